@@ -1,0 +1,209 @@
+//! One attempt at an operation: what the engine knows of a claim, from the grant until a later attempt takes its place.
+
+use std::time::Duration;
+
+use crate::clock::{Deadline, millis};
+use crate::codec::{EarlierRow, IntentRow};
+use crate::error::Failure;
+use crate::key::Digest;
+use crate::state::{Facts, Fence};
+use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
+use crate::{Fingerprint, Record, Timestamp};
+
+/// What is known of an earlier attempt at the same operation that ended without an outcome.
+///
+/// Its effect may have happened or not: find out before acting again, or act in a way that can be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    pub(crate) fence: Fence,
+    pub(crate) attempt: u32,
+    pub(crate) started: Timestamp,
+}
+
+impl Interrupted {
+    /// The fence of the earlier claim.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// The number of the earlier attempt.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When the earlier claim was granted.
+    #[must_use]
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+}
+
+/// How an attempt ended, as those who wait for it are told.
+#[derive(Clone, Debug)]
+pub(crate) enum Ended {
+    Done(Record),
+    Vacated,
+    Interrupted,
+    Failed(Failure),
+    Closed,
+}
+
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) digest: Digest,
+    pub(crate) fence: Fence,
+    pub(crate) number: u32,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) started: Timestamp,
+    pub(crate) ttl: Duration,
+    pub(crate) earlier: Option<Interrupted>,
+    /// Scope, then key.
+    names: Box<[u8]>,
+    scope_len: usize,
+    /// When the claim was found dead, in ms; `ALIVE` before.
+    interrupted_ms: AtomicU64,
+    /// Set once. Leaf lock: nothing else is locked under it.
+    ended: Mutex<Option<Ended>>,
+    woken: Condvar,
+}
+
+const ALIVE: u64 = u64::MAX;
+
+/// All that makes an attempt, by name.
+pub(crate) struct AttemptParts<'a> {
+    pub(crate) digest: Digest,
+    pub(crate) scope: &'a [u8],
+    pub(crate) key: &'a [u8],
+    pub(crate) fence: Fence,
+    pub(crate) number: u32,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) started: Timestamp,
+    pub(crate) ttl: Duration,
+    pub(crate) earlier: Option<Interrupted>,
+}
+
+impl Attempt {
+    pub(crate) fn new(parts: &AttemptParts<'_>) -> Self {
+        Self {
+            digest: parts.digest,
+            fence: parts.fence,
+            number: parts.number,
+            fingerprint: parts.fingerprint,
+            started: parts.started,
+            ttl: parts.ttl,
+            earlier: parts.earlier,
+            names: [parts.scope, parts.key].concat().into(),
+            scope_len: parts.scope.len(),
+            interrupted_ms: AtomicU64::new(ALIVE),
+            ended: Mutex::new(None),
+            woken: Condvar::new(),
+        }
+    }
+
+    /// The attempt that a row from disk tells of. Its names were checked when the row was decoded.
+    pub(crate) fn from_row(row: &IntentRow<'_>) -> Self {
+        let earlier = row.earlier.map(|earlier| Interrupted {
+            fence: Fence::new(earlier.fence),
+            attempt: earlier.attempt,
+            started: Timestamp::from_millis(earlier.started_ms),
+        });
+        let attempt = Self::new(&AttemptParts {
+            digest: Digest::from_u128(row.digest),
+            scope: row.scope,
+            key: row.key,
+            fence: Fence::new(row.fence),
+            number: row.attempt,
+            fingerprint: Fingerprint::from_bytes(row.fingerprint),
+            started: Timestamp::from_millis(row.started_ms),
+            ttl: Duration::from_millis(row.ttl_ms),
+            earlier,
+        });
+        attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
+        attempt
+    }
+
+    pub(crate) fn row(&self) -> IntentRow<'_> {
+        IntentRow {
+            digest: self.digest.as_u128(),
+            scope: self.scope(),
+            key: self.key(),
+            fingerprint: *self.fingerprint.as_bytes(),
+            fence: self.fence.get(),
+            attempt: self.number,
+            started_ms: self.started.as_millis(),
+            ttl_ms: millis(self.ttl),
+            earlier: self.earlier.map(|earlier| EarlierRow {
+                fence: earlier.fence.get(),
+                attempt: earlier.attempt,
+                started_ms: earlier.started.as_millis(),
+            }),
+            interrupted_ms: self.interrupted().map(Timestamp::as_millis),
+        }
+    }
+
+    pub(crate) fn scope(&self) -> &[u8] {
+        self.names.split_at(self.scope_len).0
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        self.names.split_at(self.scope_len).1
+    }
+
+    #[inline]
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts { fence: self.fence, attempt: self.number, fingerprint: &self.fingerprint }
+    }
+
+    /// Until when this attempt, if it is interrupted, is remembered: one TTL after it was found dead.
+    pub(crate) fn remembered_until(&self) -> Timestamp {
+        let since = self.interrupted().unwrap_or(self.started);
+        since.saturating_add(self.ttl)
+    }
+
+    pub(crate) fn interrupted(&self) -> Option<Timestamp> {
+        match self.interrupted_ms.load(Ordering::Acquire) {
+            ALIVE => None,
+            at => Some(Timestamp::from_millis(at)),
+        }
+    }
+
+    /// Notes when the claim was found dead, once.
+    pub(crate) fn interrupt(&self, now: Timestamp) {
+        let at = now.as_millis().min(ALIVE - 1);
+        // A row from disk may know the time already; it stays.
+        drop(self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire));
+    }
+
+    /// What a later attempt is told of this one.
+    pub(crate) fn as_earlier(&self) -> Interrupted {
+        Interrupted { fence: self.fence, attempt: self.number, started: self.started }
+    }
+
+    /// Tells all who wait how it ended. Only the first call counts.
+    pub(crate) fn end(&self, how: Ended) {
+        let mut ended = self.ended.lock();
+        if ended.is_none() {
+            *ended = Some(how);
+        }
+        drop(ended);
+        self.woken.notify_all();
+    }
+
+    /// Waits for the end; `None` when the deadline passes first.
+    pub(crate) fn wait(&self, deadline: Deadline) -> Option<Ended> {
+        let mut ended = self.ended.lock();
+        while ended.is_none() {
+            match deadline.instant() {
+                Some(at) => {
+                    if self.woken.wait_until(&mut ended, at).timed_out() {
+                        break;
+                    }
+                }
+                None => self.woken.wait(&mut ended),
+            }
+        }
+        ended.clone()
+    }
+}

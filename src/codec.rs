@@ -1,0 +1,329 @@
+//! What goes into the log and the store, as bytes. The only module that names bincode.
+//!
+//! Bytes from disk are never trusted: every run of them carries a checksum, a version and lengths, decoding has
+//! a size limit and refuses trailing bytes, and nothing here panics on any input.
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::{BorrowDecode, Encode};
+
+use crate::key::{Digest, Secret};
+use crate::record::{Outcome, Record, RecordParts};
+use crate::state::Fence;
+use crate::{Fingerprint, Timestamp};
+
+/// Version of everything on disk. A file with a higher one is refused, a lower one too until somebody needs it.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+/// Largest encoded entry that decoding accepts: far above the largest body that options allow.
+const ENTRY_LIMIT: usize = 32 << 20;
+
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<ENTRY_LIMIT>> =
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<ENTRY_LIMIT>();
+
+/// Bytes that don't decode: what is wrong with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BadBytes(pub(crate) String);
+
+/// One entry of the log.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) enum Entry<'a> {
+    /// A claim was granted.
+    Intent(IntentRow<'a>),
+    /// A claim was completed or failed.
+    Completion(CompletionRow<'a>),
+    /// A claim was released, or a key forgotten.
+    Vacated(VacatedRow),
+    /// Nothing happened but time.
+    Mark,
+}
+
+/// A claim that was granted and, as far as this row knows, has not ended.
+#[derive(Clone, Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct IntentRow<'a> {
+    pub(crate) digest: u128,
+    pub(crate) scope: &'a [u8],
+    pub(crate) key: &'a [u8],
+    pub(crate) fingerprint: [u8; 32],
+    pub(crate) fence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) started_ms: u64,
+    pub(crate) ttl_ms: u64,
+    /// The attempt before this one, if it was interrupted.
+    pub(crate) earlier: Option<EarlierRow>,
+    /// Since when the claim is known to be dead.
+    pub(crate) interrupted_ms: Option<u64>,
+}
+
+/// An earlier attempt that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct EarlierRow {
+    pub(crate) fence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) started_ms: u64,
+}
+
+/// A record.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct CompletionRow<'a> {
+    pub(crate) digest: u128,
+    pub(crate) scope: &'a [u8],
+    pub(crate) key: &'a [u8],
+    pub(crate) fingerprint: [u8; 32],
+    pub(crate) fence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) failed: bool,
+    pub(crate) started_ms: u64,
+    pub(crate) completed_ms: u64,
+    pub(crate) expires_ms: u64,
+    pub(crate) body: &'a [u8],
+}
+
+/// A key that is vacant again.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct VacatedRow {
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    /// For a forgotten record: until when it would have been replayed.
+    pub(crate) forgotten_until_ms: Option<u64>,
+}
+
+impl<'a> From<&'a Record> for CompletionRow<'a> {
+    fn from(record: &'a Record) -> Self {
+        let parts = record.parts();
+        Self {
+            digest: parts.digest.as_u128(),
+            scope: parts.scope,
+            key: parts.key,
+            fingerprint: *parts.fingerprint.as_bytes(),
+            fence: parts.fence.get(),
+            attempt: parts.attempt,
+            failed: parts.outcome == Outcome::Failure,
+            started_ms: parts.started.as_millis(),
+            completed_ms: parts.completed.as_millis(),
+            expires_ms: parts.expires.as_millis(),
+            body: parts.body,
+        }
+    }
+}
+
+impl<'a> CompletionRow<'a> {
+    pub(crate) fn parts(&self) -> Result<RecordParts<'a>, BadBytes> {
+        check_names(self.scope, self.key)?;
+        Ok(RecordParts {
+            digest: Digest::from_u128(self.digest),
+            scope: self.scope,
+            key: self.key,
+            fingerprint: Fingerprint::from_bytes(self.fingerprint),
+            fence: Fence::new(self.fence),
+            attempt: self.attempt,
+            outcome: if self.failed { Outcome::Failure } else { Outcome::Success },
+            started: Timestamp::from_millis(self.started_ms),
+            completed: Timestamp::from_millis(self.completed_ms),
+            expires: Timestamp::from_millis(self.expires_ms),
+            body: self.body,
+        })
+    }
+}
+
+/// Longest scope or key that any options allow.
+pub(crate) const NAME_MAX: usize = 4_096;
+
+/// Bytes that an encoded entry can need beside its scope, key and body.
+pub(crate) const ENTRY_OVERHEAD_MAX: usize = 192;
+
+pub(crate) fn check_names(scope: &[u8], key: &[u8]) -> Result<(), BadBytes> {
+    if key.is_empty() || key.len() > NAME_MAX || scope.len() > NAME_MAX {
+        return Err(BadBytes(format!("a scope of {} and a key of {} bytes", scope.len(), key.len())));
+    }
+    Ok(())
+}
+
+/// Appends the encoding of `value` to `out`.
+///
+/// # Panics
+///
+/// Never: a vector takes any number of bytes, and rows are far below the limit, which options guard.
+pub(crate) fn encode_into(value: &impl Encode, out: &mut Vec<u8>) {
+    if let Err(error) = bincode::encode_into_std_write(value, out, CONFIG) {
+        unreachable!("encoding into memory failed: {error}");
+    }
+}
+
+/// Decodes exactly `bytes`.
+pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, BadBytes> {
+    let (value, used) = bincode::borrow_decode_from_slice(bytes, CONFIG)
+        .map_err(|error| BadBytes(format!("an entry does not decode: {error}")))?;
+    if used != bytes.len() {
+        return Err(BadBytes(format!("an entry of {used} bytes is followed by {} more", bytes.len() - used)));
+    }
+    Ok(value)
+}
+
+pub(crate) const CHECKSUM_BYTES: usize = 16;
+
+/// Checksums that are bound to the file and to the place of the bytes, so that neither another file's bytes nor
+/// bytes of another row pass: BLAKE3 under a key of the file's, over the place and then the bytes.
+#[derive(Clone)]
+pub(crate) struct Sealer(blake3::Hasher);
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer(..)")
+    }
+}
+
+impl Sealer {
+    pub(crate) fn new(secret: &Secret) -> Self {
+        Self(blake3::Hasher::new_keyed(&secret.0))
+    }
+
+    pub(crate) fn checksum(&self, table: &str, place: &[u64], bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+        let mut hasher = self.0.clone();
+        hasher.update(&[u8::try_from(table.len()).unwrap_or(u8::MAX)]);
+        hasher.update(table.as_bytes());
+        for part in place {
+            hasher.update(&part.to_le_bytes());
+        }
+        hasher.update(bytes);
+        let mut checksum = [0; CHECKSUM_BYTES];
+        checksum.iter_mut().zip(hasher.finalize().as_bytes()).for_each(|(to, from)| *to = *from);
+        checksum
+    }
+
+    /// The checksum, then the bytes.
+    pub(crate) fn seal(&self, table: &str, place: &[u64], bytes: &[u8]) -> Vec<u8> {
+        let mut sealed = Vec::with_capacity(CHECKSUM_BYTES + bytes.len());
+        sealed.extend_from_slice(&self.checksum(table, place, bytes));
+        sealed.extend_from_slice(bytes);
+        sealed
+    }
+
+    /// The bytes of a sealed row, if they are the ones that were sealed for this place.
+    pub(crate) fn open<'a>(
+        &self,
+        table: &str,
+        place: &[u64],
+        sealed: &'a [u8],
+    ) -> Result<&'a [u8], BadBytes> {
+        let Some((checksum, bytes)) = sealed.split_first_chunk::<CHECKSUM_BYTES>() else {
+            return Err(BadBytes(format!("a row of {} bytes is too short", sealed.len())));
+        };
+        if *checksum != self.checksum(table, place, bytes) {
+            return Err(BadBytes("the checksum does not match".to_owned()));
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn intent() -> Entry<'static> {
+        Entry::Intent(IntentRow {
+            digest: 0x0102_0304,
+            scope: b"s",
+            key: b"key",
+            fingerprint: [7; 32],
+            fence: 5,
+            attempt: 2,
+            started_ms: 1_000,
+            ttl_ms: 60,
+            earlier: Some(EarlierRow { fence: 4, attempt: 1, started_ms: 900 }),
+            interrupted_ms: None,
+        })
+    }
+
+    fn completion(body: &[u8]) -> Entry<'_> {
+        Entry::Completion(CompletionRow {
+            digest: 1,
+            scope: b"",
+            key: b"k",
+            fingerprint: [0; 32],
+            fence: 2,
+            attempt: 1,
+            failed: true,
+            started_ms: 3,
+            completed_ms: 4,
+            expires_ms: 5,
+            body,
+        })
+    }
+
+    fn hex(entry: &Entry<'_>) -> String {
+        let mut bytes = Vec::new();
+        encode_into(entry, &mut bytes);
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// A change of these is a change of the file format: raise `FORMAT_VERSION`.
+    #[test]
+    fn golden_bytes() {
+        let sevens = "07".repeat(32);
+        assert_eq!(
+            hex(&intent()),
+            format!(
+                "0000000004030201000000000000000000000000010000000000000073030000000000000\
+                 06b6579{sevens}050000000000000002000000e8030000000000003c0000000000000001\
+                 0400000000000000010000008403000000000000\
+                 00"
+            )
+        );
+        let zeros = "00".repeat(32);
+        assert_eq!(
+            hex(&completion(b"hi")),
+            format!(
+                "0100000001000000000000000000000000000000000000000000000001000000000000006b\
+                 {zeros}02000000000000000100000001030000000000000004000000000000000500000000000000\
+                 02000000000000006869"
+            )
+        );
+        let vacated = Entry::Vacated(VacatedRow { digest: 1, fence: 2, forgotten_until_ms: Some(3) });
+        assert_eq!(
+            hex(&vacated),
+            "02000000010000000000000000000000000000000200000000000000010300000000000000"
+        );
+        assert_eq!(hex(&Entry::Mark), "03000000");
+    }
+
+    #[test]
+    fn the_overhead_bound_holds() {
+        for entry in [intent(), completion(b"")] {
+            let mut bytes = Vec::new();
+            encode_into(&entry, &mut bytes);
+            assert!(bytes.len() <= ENTRY_OVERHEAD_MAX, "{} bytes", bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_sealed_row_opens_at_its_own_place_only() {
+        let sealer = Sealer::new(&Secret([3; 32]));
+        let sealed = sealer.seal("blocks", &[1, 2], b"bytes");
+        assert_eq!(sealer.open("blocks", &[1, 2], &sealed), Ok(&b"bytes"[..]));
+        assert!(sealer.open("blocks", &[2, 1], &sealed).is_err());
+        assert!(sealer.open("index", &[1, 2], &sealed).is_err());
+        assert!(Sealer::new(&Secret([4; 32])).open("blocks", &[1, 2], &sealed).is_err());
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(sealer.open("blocks", &[1, 2], &flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            prop_assert!(matches!(decode::<Entry<'_>>(&bytes), Ok(_) | Err(BadBytes(_))));
+        }
+
+        #[test]
+        fn what_was_encoded_decodes_to_itself(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut bytes = Vec::new();
+            encode_into(&completion(&body), &mut bytes);
+            prop_assert_eq!(decode::<Entry<'_>>(&bytes), Ok(completion(&body)));
+            bytes.push(0);
+            prop_assert!(decode::<Entry<'_>>(&bytes).is_err());
+        }
+    }
+}

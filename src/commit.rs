@@ -1,0 +1,457 @@
+//! Group commit: callers queue entries, one of them writes for all.
+//!
+//! A caller that finds the log idle becomes the leader: it takes the writer, writes the group at the head of the queue,
+//! syncs, publishes, wakes those who wait for it, and goes on with the next group until the queue is empty or it has
+//! led long enough; then a follower takes over. There is no commit thread, so a lone caller pays for no hand-over.
+//! Whoever holds the [`LogWriter`] is the leader; `None` in its place means that somebody leads, or that a commit failed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::clock::{Deadline, EngineClock, Stopwatch};
+use crate::error::{Busy, CommitError, Failure};
+use crate::sync::{
+    Arc, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, Thread, current, park,
+};
+use crate::wal::{LogWriter, Room, frame::FrameBuf};
+
+/// What becomes of entries once they are durable, or once it is known that they may not be.
+pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
+    /// What rides along with an entry.
+    type Op: Send;
+
+    /// The frame with sequence `seq` is durable. Called by one thread at a time, in the order of sequences.
+    fn publish(&self, seq: u64, ops: Vec<Self::Op>);
+
+    /// A commit failed. Called once, before anybody who waits is told.
+    fn failed(&self, failure: &Failure);
+}
+
+/// Limits of the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of entries in one group.
+    pub(crate) group_bytes: usize,
+    /// Bytes of entries in all groups that wait.
+    pub(crate) queue_bytes: usize,
+    /// Entries in all groups that wait.
+    pub(crate) queue_entries: usize,
+}
+
+/// Groups that a leader writes beyond the one with its own entry before somebody else takes over: what it costs to wake
+/// a thread is then spread over this many syncs, and no caller is kept for longer.
+const LED_MAX: u32 = 8;
+
+/// How many threads a woken thread wakes in turn.
+const WAKES: usize = 2;
+
+#[derive(Debug)]
+pub(crate) struct Commit<P: Publish> {
+    publisher: Arc<P>,
+    room: Arc<Room>,
+    clock: Arc<EngineClock>,
+    limits: Limits,
+    /// Leaf lock: never held across I/O, publishing, or a wait for anything but `drained`.
+    queue: Mutex<Queue<P::Op>>,
+    /// A group left the queue.
+    drained: Condvar,
+    failure: OnceLock<Failure>,
+    stats: Counters,
+}
+
+struct Queue<T> {
+    groups: VecDeque<Group<T>>,
+    bytes: usize,
+    entries: usize,
+    writer: Option<LogWriter>,
+    closed: bool,
+    /// Buffers of written groups, to be used again.
+    spare: Vec<FrameBuf>,
+}
+
+impl<T> std::fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("groups", &self.groups.len())
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Group<T> {
+    frame: FrameBuf,
+    bytes: usize,
+    ops: Vec<T>,
+    /// Room that was promised to its entries.
+    promised: u64,
+    fate: Arc<Fate>,
+}
+
+/// What became of a group.
+#[derive(Debug, Default)]
+struct Fate {
+    state: AtomicU8,
+    /// Threads that wait. Leaf lock.
+    waiters: Mutex<Vec<Thread>>,
+}
+
+const PENDING: u8 = 0;
+const DURABLE: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Fate {
+    fn settle(&self, state: u8) {
+        let waiters = self.waiters.lock();
+        self.state.store(state, Ordering::Release);
+        drop(waiters);
+        self.wake_some();
+    }
+
+    /// Wakes a few; each of them wakes a few more. The leader has no time to wake them all.
+    fn wake_some(&self) {
+        let mut waiters = self.waiters.lock();
+        let from = waiters.len().saturating_sub(WAKES);
+        let woken = waiters.split_off(from);
+        drop(waiters);
+        woken.iter().for_each(Thread::unpark);
+    }
+
+    /// Wakes one, and leaves it in the list: it may find that somebody else leads by then.
+    fn wake_a_leader(&self) {
+        let thread = self.waiters.lock().first().cloned();
+        if let Some(thread) = thread {
+            thread.unpark();
+        }
+    }
+
+    /// Puts the calling thread into the list, unless the group is settled.
+    fn register(&self) -> bool {
+        let mut waiters = self.waiters.lock();
+        let pending = self.state.load(Ordering::Acquire) == PENDING;
+        if pending {
+            waiters.push(current());
+        }
+        pending
+    }
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+#[must_use = "an entry is durable once its ticket was waited for"]
+pub(crate) struct Ticket(Arc<Fate>);
+
+/// Counters, for statistics.
+#[derive(Debug, Default)]
+struct Counters {
+    commits: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    group_max: AtomicU64,
+    micros_total: AtomicU64,
+    micros_max: AtomicU64,
+}
+
+/// What [`Commit::stats`] gives.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CommitStats {
+    pub(crate) commits: u64,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+    pub(crate) group_max: u64,
+    pub(crate) time_total: Duration,
+    pub(crate) time_max: Duration,
+}
+
+impl<P: Publish> Commit<P> {
+    pub(crate) fn new(
+        publisher: Arc<P>,
+        room: Arc<Room>,
+        clock: Arc<EngineClock>,
+        limits: Limits,
+        writer: LogWriter,
+    ) -> Self {
+        let queue = Queue {
+            groups: VecDeque::new(),
+            bytes: 0,
+            entries: 0,
+            writer: Some(writer),
+            closed: false,
+            spare: Vec::new(),
+        };
+        Self {
+            publisher,
+            room,
+            clock,
+            limits,
+            queue: Mutex::new(queue),
+            drained: Condvar::new(),
+            failure: OnceLock::new(),
+            stats: Counters::default(),
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        self.failure.get()
+    }
+
+    /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, until the
+    /// deadline. The promise is the queue's once this succeeds.
+    pub(crate) fn append(
+        &self,
+        entry: &[u8],
+        op: P::Op,
+        promised: u64,
+        patience: Duration,
+    ) -> Result<Ticket, CommitError> {
+        // As the frame counts: an entry has its length in front.
+        let bytes = entry.len() + size_of::<u32>();
+        let mut queue = self.admit(bytes, patience)?;
+        let in_last = queue.groups.back().is_some_and(|group| group.bytes + bytes <= self.limits.group_bytes);
+        if !in_last {
+            let frame = queue.spare.pop().unwrap_or_default();
+            queue.groups.push_back(Group {
+                frame,
+                bytes: 0,
+                ops: Vec::new(),
+                promised: 0,
+                fate: Arc::default(),
+            });
+        }
+        queue.bytes += bytes;
+        queue.entries += 1;
+        let Some(group) = queue.groups.back_mut() else { unreachable!("a group was just made sure of") };
+        group.frame.push(entry);
+        group.bytes += bytes;
+        group.ops.push(op);
+        group.promised += promised;
+        Ok(Ticket(Arc::clone(&group.fate)))
+    }
+
+    /// Waits until the queue has a place.
+    fn admit(&self, bytes: usize, patience: Duration) -> Result<MutexGuard<'_, Queue<P::Op>>, CommitError> {
+        let mut deadline = None;
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(failure) = self.failure.get() {
+                return Err(CommitError::Failed(failure.clone()));
+            }
+            if queue.closed {
+                return Err(CommitError::Closed);
+            }
+            let fits =
+                queue.bytes + bytes <= self.limits.queue_bytes && queue.entries < self.limits.queue_entries;
+            // An entry longer than the whole queue may be is let in alone.
+            if fits || queue.groups.is_empty() {
+                return Ok(queue);
+            }
+            let at = *deadline.get_or_insert_with(|| Deadline::after(patience));
+            if at.has_passed() {
+                return Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
+            }
+            if queue.writer.is_some() {
+                // Nobody leads, and those whose entries wait are on their way: lead for them.
+                queue = self.lead(queue, None);
+                continue;
+            }
+            match at.instant() {
+                Some(at) => {
+                    self.drained.wait_until(&mut queue, at);
+                }
+                None => self.drained.wait(&mut queue),
+            }
+        }
+    }
+
+    /// Waits until the ticket's group is durable and published; leads where nobody does.
+    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
+        let fate = &ticket.0;
+        let mut registered = false;
+        loop {
+            match fate.state.load(Ordering::Acquire) {
+                DURABLE => {
+                    fate.wake_some();
+                    return Ok(());
+                }
+                FAILED => {
+                    fate.wake_some();
+                    let failure = self.failure.get().cloned().unwrap_or(Failure::Panicked);
+                    return Err(CommitError::Failed(failure));
+                }
+                _ => {}
+            }
+            let queue = self.queue.lock();
+            if queue.writer.is_some() {
+                drop(self.lead(queue, Some(fate)));
+                continue;
+            }
+            // Under the queue's lock: whoever leads now will see this thread when it looks for its successor.
+            registered = registered || fate.register();
+            drop(queue);
+            if registered {
+                park();
+            }
+        }
+    }
+
+    /// Writes whatever is queued and not being written. For entries that nobody waits for.
+    pub(crate) fn drain(&self) {
+        let queue = self.queue.lock();
+        if queue.writer.is_some() {
+            drop(self.lead(queue, None));
+        }
+    }
+
+    /// Refuses new entries, and returns when everything queued before is settled and nobody leads.
+    pub(crate) fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        loop {
+            if self.failure.get().is_some() {
+                break;
+            }
+            if queue.writer.is_some() {
+                if queue.groups.is_empty() {
+                    break;
+                }
+                queue = self.lead(queue, None);
+                continue;
+            }
+            self.drained.wait(&mut queue);
+        }
+        drop(queue);
+        self.drained.notify_all();
+    }
+
+    /// Leads: writes groups until the queue is empty or the turn is over. Needs the writer to be in its place.
+    fn lead<'a>(
+        &'a self,
+        mut queue: MutexGuard<'a, Queue<P::Op>>,
+        own: Option<&Arc<Fate>>,
+    ) -> MutexGuard<'a, Queue<P::Op>> {
+        let Some(mut writer) = queue.writer.take() else { return queue };
+        let mut led = 0;
+        while let Some(group) = queue.groups.pop_front() {
+            let own_settled = own.is_none_or(|fate| fate.state.load(Ordering::Acquire) != PENDING);
+            if own_settled && led >= LED_MAX && group.fate.waiters.lock().first().is_some() {
+                group.fate.wake_a_leader();
+                queue.groups.push_front(group);
+                break;
+            }
+            queue.bytes -= group.bytes;
+            queue.entries -= group.ops.len();
+            drop(queue);
+            self.drained.notify_all();
+            let written = self.write(&mut writer, group);
+            queue = self.queue.lock();
+            match written {
+                Some(spare) if queue.spare.len() < 4 => queue.spare.push(spare),
+                Some(_) => {}
+                // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
+                None => {
+                    self.settle_all_failed(&mut queue);
+                    self.drained.notify_all();
+                    return queue;
+                }
+            }
+            led += 1;
+        }
+        queue.writer = Some(writer);
+        self.drained.notify_all();
+        queue
+    }
+
+    /// Makes one group durable and publishes it; gives its buffer back. `None` after a failure.
+    fn write(&self, writer: &mut LogWriter, mut group: Group<P::Op>) -> Option<FrameBuf> {
+        // A panic in here must not leave others waiting for ever.
+        let unwinding = FailOnUnwind { commit: self, fate: &group.fate };
+        let watch = Stopwatch::start();
+        let written = writer.append(&mut group.frame, self.clock.now());
+        let result = match written {
+            Ok(seq) => {
+                self.stats.note(&group.frame, group.bytes, watch.elapsed());
+                self.room.withdraw(group.promised);
+                self.publisher.publish(seq, std::mem::take(&mut group.ops));
+                group.fate.settle(DURABLE);
+                group.frame.clear();
+                Some(std::mem::take(&mut group.frame))
+            }
+            Err(failure) => {
+                self.fail(Failure::Io(failure));
+                group.fate.settle(FAILED);
+                None
+            }
+        };
+        std::mem::forget(unwinding);
+        result
+    }
+
+    /// Stops all commits for good, because one failed here or a sync of the same file failed elsewhere.
+    pub(crate) fn fail(&self, failure: Failure) {
+        if self.failure.set(failure.clone()).is_ok() {
+            self.publisher.failed(&failure);
+            self.room.wake();
+        }
+    }
+
+    /// [`Commit::fail`], for callers that do not lead: settles what is queued too.
+    pub(crate) fn fail_and_settle(&self, failure: Failure) {
+        self.fail(failure);
+        let mut queue = self.queue.lock();
+        // A leader that is writing settles its own group, and the queue after it.
+        if queue.writer.take().is_some() {
+            self.settle_all_failed(&mut queue);
+        }
+        drop(queue);
+        self.drained.notify_all();
+    }
+
+    fn settle_all_failed(&self, queue: &mut Queue<P::Op>) {
+        queue.bytes = 0;
+        queue.entries = 0;
+        for group in queue.groups.drain(..) {
+            group.fate.settle(FAILED);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> CommitStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CommitStats {
+            commits: load(&self.stats.commits),
+            entries: load(&self.stats.entries),
+            bytes: load(&self.stats.bytes),
+            group_max: load(&self.stats.group_max),
+            time_total: Duration::from_micros(load(&self.stats.micros_total)),
+            time_max: Duration::from_micros(load(&self.stats.micros_max)),
+        }
+    }
+}
+
+impl Counters {
+    fn note(&self, frame: &FrameBuf, bytes: usize, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let entries = u64::from(frame.entries());
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.entries.fetch_add(entries, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.group_max.fetch_max(entries, Ordering::Relaxed);
+        self.micros_total.fetch_add(micros, Ordering::Relaxed);
+        self.micros_max.fetch_max(micros, Ordering::Relaxed);
+    }
+}
+
+/// Turns a panic of a leader into a failed commit. Forgotten where nothing went wrong.
+struct FailOnUnwind<'a, P: Publish> {
+    commit: &'a Commit<P>,
+    fate: &'a Arc<Fate>,
+}
+
+impl<P: Publish> Drop for FailOnUnwind<'_, P> {
+    fn drop(&mut self) {
+        self.commit.fail(Failure::Panicked);
+        self.fate.settle(FAILED);
+        let mut queue = self.commit.queue.lock();
+        self.commit.settle_all_failed(&mut queue);
+        drop(queue);
+        self.commit.drained.notify_all();
+    }
+}

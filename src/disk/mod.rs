@@ -1,0 +1,112 @@
+//! Files, behind one small trait, so that a whole engine can run on a simulated disk.
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+
+use crate::sync::Arc;
+
+mod real;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
+
+pub(crate) use real::RealDisk;
+
+/// What kind of thing a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing.
+    Missing,
+    /// A regular file that may be written.
+    File,
+    /// A regular file that may not be written.
+    ReadOnlyFile,
+    /// Something else, such as a directory.
+    Other,
+}
+
+/// The files of a directory tree.
+pub(crate) trait Disk: Send + Sync + Debug {
+    /// What `path` names.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system can't tell.
+    fn kind(&self, path: &Path) -> io::Result<Kind>;
+
+    /// Opens an existing file for reading and writing, with an exclusive lock that lasts as long as the handle.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] where somebody else holds the lock; otherwise as the operating system says.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Makes an empty file, in place of an old one if there is one, and opens it as [`Disk::open`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Disk::open`].
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Gives the file `from` the name `to`, which must not exist yet, and makes that durable.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::AlreadyExists`] where `to` exists; otherwise as the operating system says.
+    fn publish(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives the file `from` the name `to`, in place of what had it, and makes that durable.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
+}
+
+/// An open file. Reads and writes name their offset; there is no cursor.
+pub(crate) trait DiskFile: Send + Sync + Debug {
+    /// Length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills `out` from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::UnexpectedEof`] where the file ends before; otherwise as the operating system says.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`; the file grows where needed.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says; some of the bytes may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Sets the length; new bytes are zero.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Returns when everything written so far, and the length, would survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says. What was written since the last success may or may not survive, and a later
+    /// success says nothing about it: never call this again to find out.
+    fn sync(&self) -> io::Result<()>;
+}

@@ -1,0 +1,125 @@
+//! The operating system's files.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::Path;
+
+use super::{Disk, DiskFile, Kind};
+use crate::sync::Arc;
+
+/// Files of the operating system.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RealDisk;
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl Disk for RealDisk {
+    fn kind(&self, path: &Path) -> io::Result<Kind> {
+        match fs::metadata(path) {
+            Ok(found) if !found.is_file() => Ok(Kind::Other),
+            Ok(found) if found.permissions().readonly() => Ok(Kind::ReadOnlyFile),
+            Ok(_) => Ok(Kind::File),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Kind::Missing),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        lock(OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = lock(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)?;
+        // Only now: before the lock it might have been somebody else's.
+        file.set_len(0)?;
+        Ok(file)
+    }
+
+    fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // A hard link, unlike a rename, does not replace what is there.
+        fs::hard_link(from, to)?;
+        sync_directory(to)?;
+        fs::remove_file(from)
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)?;
+        sync_directory(to)
+    }
+}
+
+fn lock(file: File) -> io::Result<Arc<dyn DiskFile>> {
+    match file.try_lock() {
+        Ok(()) => Ok(Arc::new(RealFile(file))),
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Makes the name of `path` durable.
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    File::open(parent)?.sync_all()
+}
+
+/// Directories can't be synced here; the file system's journal has to do.
+#[cfg(not(unix))]
+fn sync_directory(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+impl DiskFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.0, out, offset)
+    }
+
+    #[cfg(unix)]
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        while !out.is_empty() {
+            let read = std::os::windows::fs::FileExt::seek_read(&self.0, out, offset)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            out = out.split_at_mut(read).1;
+            offset += read as u64;
+        }
+        Ok(())
+    }
+
+    #[cfg(windows)]
+    fn write_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = std::os::windows::fs::FileExt::seek_write(&self.0, bytes, offset)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = bytes.split_at(written).1;
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    /// `fdatasync` where there is one: it syncs the length too, and leaves only times out.
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}

@@ -1,0 +1,82 @@
+//! Walking through everything an engine holds, for tools.
+
+use super::core::SlotNames;
+use super::{Handle, Status};
+use crate::error::ReadError;
+use crate::index::Slot;
+use crate::key::Digest;
+use crate::sync::{Arc, Ordering};
+
+/// One live key, as [`Engine::entries`](crate::Engine::entries) gives it.
+#[derive(Debug)]
+pub struct KeyEntry {
+    names: SlotNames,
+    status: Status,
+}
+
+impl KeyEntry {
+    /// The key's scope; empty for the default scope.
+    #[must_use]
+    pub fn scope(&self) -> &[u8] {
+        match &self.names {
+            SlotNames::Record(record) => record.scope(),
+            SlotNames::Attempt(attempt) => attempt.scope(),
+        }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        match &self.names {
+            SlotNames::Record(record) => record.key(),
+            SlotNames::Attempt(attempt) => attempt.key(),
+        }
+    }
+
+    /// What is known of it. Never [`Status::Vacant`].
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+}
+
+/// Iterates over live keys, in no particular order. Each shard is seen as it was at one moment, the shards at different ones.
+#[derive(Debug)]
+pub struct Entries {
+    handle: Arc<Handle>,
+    next_shard: usize,
+    slots: Vec<(Digest, Slot)>,
+}
+
+impl Entries {
+    pub(super) fn new(handle: &Arc<Handle>) -> Self {
+        Self { handle: Arc::clone(handle), next_shard: 0, slots: Vec::new() }
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<KeyEntry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let core = self.handle.core();
+        loop {
+            while let Some((digest, slot)) = self.slots.pop() {
+                if core.closed.load(Ordering::Acquire) {
+                    self.slots.clear();
+                    self.next_shard = core.index.shards();
+                    return Some(Err(ReadError::Closed));
+                }
+                match core.resolve(digest, slot) {
+                    Ok(Some((Status::Vacant, _)) | None) => {}
+                    Ok(Some((status, names))) => return Some(Ok(KeyEntry { names, status })),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            if self.next_shard == core.index.shards() {
+                return None;
+            }
+            self.slots = core.index.snapshot(self.next_shard);
+            self.next_shard += 1;
+        }
+    }
+}

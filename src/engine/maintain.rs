@@ -1,0 +1,297 @@
+//! The work of the background: checkpoints, room in the log, expiry. Done by a thread, or stepped by hand.
+
+use std::time::Duration;
+
+use super::core::{Core, Counters, vacated_entry};
+use super::publisher::Op;
+use crate::Timestamp;
+use crate::attempt::Ended;
+use crate::error::Failure;
+use crate::index::Slot;
+use crate::state::Phase;
+use crate::store::{Meta, StoreError};
+use crate::sync::{Arc, Ordering};
+use crate::wal::frame::entry_bytes_max;
+
+/// How many claims may be granted between two checkpoints.
+pub(super) const FENCES: u64 = 1 << 40;
+/// Expired blocks that one checkpoint drops at least, if there are that many.
+const RECLAIM_MAX: usize = 64;
+/// Interrupted claims that one pass of the sweeper vacates at most.
+const VACATE_MAX: usize = 256;
+
+/// When what is due.
+#[derive(Debug, Default)]
+pub(crate) struct Rota {
+    next_sweep: Timestamp,
+    next_reclaim: Timestamp,
+    next_mark: Timestamp,
+    next_retry: Timestamp,
+}
+
+/// What a step did; for tests and for tools that step by hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stepped {
+    /// Whether the log's content was moved to the store.
+    pub checkpointed: bool,
+    /// Keys that had expired and were removed from memory.
+    pub swept: usize,
+}
+
+impl Core {
+    /// How often the worker looks at the clock.
+    pub(super) fn tick(&self) -> Duration {
+        (self.options.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// Does what is due.
+    pub(super) fn step(&self) -> Stepped {
+        let mut rota = self.rota.lock();
+        let now = self.clock.now();
+        let mut stepped = Stepped::default();
+        if now >= rota.next_sweep {
+            rota.next_sweep = now.saturating_add((self.options.ttl / 10).min(Duration::from_secs(60)));
+            stepped.swept = self.sweep(now);
+        }
+        let reclaim = now >= rota.next_reclaim && self.store.has_due(now);
+        if reclaim || self.room.has_sealed() {
+            rota.next_reclaim = now.saturating_add((self.options.ttl / 40).min(Duration::from_secs(10)));
+            stepped.checkpointed = self.checkpoint(&mut rota);
+        }
+        self.grow();
+        self.mark(&mut rota, now);
+        stepped
+    }
+
+    /// Makes room in the log, whether it is time or not.
+    pub(super) fn make_room(&self) {
+        let mut rota = self.rota.lock();
+        if self.publisher.tail_lag().0 > 0 {
+            self.checkpoint(&mut rota);
+        }
+        self.grow();
+    }
+
+    /// Checkpoints now, whatever is due.
+    pub(super) fn checkpoint_on_request(&self) -> Result<(), Failure> {
+        let mut rota = self.rota.lock();
+        rota.next_retry = Timestamp::default();
+        if self.checkpoint(&mut rota) {
+            return Ok(());
+        }
+        let full = self.full.lock().clone();
+        match (self.commit.failure().or(self.halted.get()), full) {
+            (Some(failure), _) => Err(failure.clone()),
+            (None, Some(failure)) => Err(Failure::Io(failure)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Moves what the log holds to the store and frees its segments; drops expired blocks on the way.
+    fn checkpoint(&self, rota: &mut Rota) -> bool {
+        if self.halted.get().is_some() {
+            return false;
+        }
+        let was_full = self.full.lock().is_some();
+        let now = self.clock.now();
+        if was_full && now < rota.next_retry {
+            return false;
+        }
+        rota.next_retry = now.saturating_add(Duration::from_millis(100));
+        // After a full disk redb takes no more writes until it is opened again.
+        let ready = if was_full { self.store.reopen() } else { Ok(()) };
+        let tail = self.publisher.take_tail();
+        let seq = tail.seq;
+        let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
+        let applied = ready.and_then(|()| {
+            self.store.apply(tail.batch(RECLAIM_MAX), now, |meta| {
+                meta.checkpointed_seq = seq;
+                meta.fence_next = limit;
+                self.stamp(meta);
+            })
+        });
+        match applied {
+            Ok(applied) => {
+                *self.full.lock() = None;
+                self.fence_limit.store(limit, Ordering::Release);
+                self.room.recycle(seq);
+                self.index.evict();
+                Counters::add(&self.counters.checkpoints, 1);
+                Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
+                true
+            }
+            Err(error) => {
+                self.publisher.put_tail_back(tail);
+                self.checkpoint_failed(error);
+                false
+            }
+        }
+    }
+
+    fn checkpoint_failed(&self, error: StoreError) {
+        match error {
+            // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
+            StoreError::Full(failure) => *self.full.lock() = Some(failure),
+            StoreError::Failed(failure) => self.halt(failure),
+        }
+        self.room.wake();
+    }
+
+    /// Grants no more claims. Those that are out can be completed, for the log is whole.
+    fn halt(&self, failure: Failure) {
+        // Only the first failure counts.
+        drop(self.halted.set(failure));
+        self.room.wake();
+    }
+
+    /// What every write of the meta row brings up to date.
+    pub(super) fn stamp(&self, meta: &mut Meta) {
+        let mark = self.clock.mark();
+        meta.high_water_ms = mark.high_water.as_millis();
+        meta.wall_ahead_ms = mark.wall_ahead_ms;
+        meta.log_segments = self.room.segments();
+    }
+
+    /// Adds segments while little of the log is free.
+    fn grow(&self) {
+        let segments_max = self.options.segments_max(self.log.segment_bytes());
+        while self.room.is_short() && self.room.segments() < segments_max && self.commit.failure().is_none() {
+            match self.log.grow(&self.room) {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) if failure.is_disk_full() => {
+                    *self.full.lock() = Some(failure);
+                    self.room.wake();
+                    return;
+                }
+                Ok(Err(failure)) => return self.halt(Failure::Io(failure)),
+                Err(failure) => return self.commit.fail_and_settle(failure),
+            }
+        }
+    }
+
+    /// Writes the time into the log when it has not been for a while, so that a crash does not forget it.
+    fn mark(&self, rota: &mut Rota, now: Timestamp) {
+        if now < rota.next_mark {
+            return;
+        }
+        let every = (self.options.max_clock_jump / 4).clamp(Duration::from_secs(1), Duration::from_secs(600));
+        let first = rota.next_mark == Timestamp::default();
+        rota.next_mark = now.saturating_add(every);
+        if first {
+            return;
+        }
+        let mut entry = Vec::new();
+        crate::codec::encode_into(&crate::codec::Entry::Mark, &mut entry);
+        self.append_unattended(&entry, Op::Mark);
+    }
+
+    /// Appends an entry that nobody waits for, if there is room; it can be made up for later.
+    fn append_unattended(&self, entry: &[u8], op: Op) -> bool {
+        let cost = entry_bytes_max(entry.len()) as u64;
+        if !self.room.try_promise(cost) {
+            return false;
+        }
+        match self.commit.append(entry, op, cost, Duration::ZERO) {
+            Ok(_ticket) => true,
+            Err(_refused) => {
+                self.room.withdraw(cost);
+                false
+            }
+        }
+    }
+
+    /// Removes expired keys from memory, a few cells under each lock.
+    fn sweep(&self, now: Timestamp) -> usize {
+        let mut removed = 0;
+        let mut interrupted = Vec::new();
+        for shard in 0..self.index.shards() {
+            let mut from = 0;
+            loop {
+                let swept = self.index.sweep(shard, from, now);
+                removed += swept.removed;
+                interrupted.extend(swept.interrupted);
+                if swept.done {
+                    break;
+                }
+                from += crate::index::CELLS_PER_STEP;
+            }
+        }
+        // Their rows on disk have to go too, so these take the way of everything that changes the disk.
+        for digest in interrupted.into_iter().take(VACATE_MAX) {
+            if let Slot::Interrupted(attempt) = self.index.get(digest)
+                && attempt.remembered_until() <= now
+            {
+                let entry = vacated_entry(&attempt, None);
+                removed += usize::from(self.append_unattended(&entry, Op::Vacated(attempt, None)));
+            }
+        }
+        self.commit.drain();
+        Counters::add(&self.counters.expired, removed);
+        removed
+    }
+
+    /// Ends everything: refuses new work, commits what is queued, moves the log to the store, closes it.
+    ///
+    /// Claims that are out stay behind; their keys are interrupted when the file is opened again. Gives their number.
+    pub(super) fn shut_down(&self) -> Result<usize, Failure> {
+        self.closed.store(true, Ordering::Release);
+        self.commit.close();
+        self.room.wake();
+        let rota = self.rota.lock();
+        let mut left = 0;
+        for shard in 0..self.index.shards() {
+            for (_, slot) in self.index.snapshot(shard) {
+                if let (Phase::InFlight | Phase::Ending, Some(attempt)) = (slot.phase(), slot.attempt()) {
+                    left += 1;
+                    attempt.end(Ended::Closed);
+                }
+            }
+        }
+        let flushed = match self.commit.failure().or(self.halted.get()) {
+            Some(failure) => Err(failure.clone()),
+            None => self.last_checkpoint(),
+        };
+        let closed = self.store.close();
+        drop(rota);
+        flushed.and(closed).map(|()| left)
+    }
+
+    fn last_checkpoint(&self) -> Result<(), Failure> {
+        let ready = if self.full.lock().is_some() { self.store.reopen() } else { Ok(()) };
+        let tail = self.publisher.take_tail();
+        let applied = ready.and_then(|()| {
+            self.store.apply(tail.batch(RECLAIM_MAX), self.clock.now(), |meta| {
+                meta.checkpointed_seq = tail.seq;
+                meta.fence_next = self.fence_next.load(Ordering::Acquire);
+                meta.log_empty = true;
+                self.stamp(meta);
+            })
+        });
+        match applied {
+            Ok(_) => Ok(()),
+            // The log has it all; the next opening tries again.
+            Err(StoreError::Full(failure)) => Err(Failure::Io(failure)),
+            Err(StoreError::Failed(failure)) => Err(failure),
+        }
+    }
+
+    /// How long ago the oldest commit was made that no checkpoint has moved to the store.
+    pub(super) fn checkpoint_lag(&self) -> Duration {
+        let since = self.publisher.tail_lag().1;
+        since.map_or(Duration::ZERO, |since| self.clock.now().saturating_since(since))
+    }
+}
+
+/// The worker's thread: steps when it is nudged, and once a tick.
+pub(super) fn work(core: &Arc<Core>, nudges: &crossbeam::channel::Receiver<()>) {
+    while !core.closed.load(Ordering::Acquire) {
+        match nudges.recv_timeout(core.tick()) {
+            Ok(()) | Err(crossbeam::channel::RecvTimeoutError::Timeout) => {}
+            Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
+        }
+        if core.closed.load(Ordering::Acquire) {
+            return;
+        }
+        core.step();
+    }
+}

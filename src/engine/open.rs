@@ -1,0 +1,305 @@
+//! Opening a file: recovery, up to the moment when calls can be answered.
+
+use std::path::Path;
+
+use super::core::{Core, Counters};
+use super::maintain::{FENCES, Rota};
+use super::options::{CommitMode, Options, Verify};
+use super::publisher::{Op, Publisher};
+use crate::attempt::{Attempt, AttemptParts};
+use crate::clock::{EngineClock, TimeMark};
+use crate::codec::{BadBytes, Entry};
+use crate::commit::{Commit, Publish};
+use crate::disk::Kind;
+use crate::error::{Damage, Failure, IoFailure, OpenError};
+use crate::index::{Change, Index, Slot, SlotTime};
+use crate::key::{Digest, Secret};
+use crate::record::Record;
+use crate::state::{Fence, Phase};
+use crate::store::{Batch, Meta, Store, StoreError};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
+use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room};
+use crate::{Fingerprint, Timestamp};
+
+impl Core {
+    /// Opens the file at `path`, or makes it.
+    pub(super) fn open(
+        path: &Path,
+        options: Options,
+        nudge: crossbeam::channel::Sender<()>,
+    ) -> Result<Self, OpenError> {
+        let store = open_store(path, &options)?;
+        let meta = store.meta();
+        let secret = Secret(meta.secret);
+        let id = Identity { file_id: meta.file_id, sealer: store.sealer().clone() };
+        let log = find_log(path, &options, &meta, &id)?;
+        let frames = match &log {
+            Some(log) if !meta.log_empty => wal::scan(log, &id.sealer, meta.salt, meta.checkpointed_seq)?,
+            Some(_) | None => Vec::new(),
+        };
+
+        let seen = frames.last().map_or(0, |found| found.frame.time.as_millis());
+        let mark = TimeMark {
+            high_water: Timestamp::from_millis(meta.high_water_ms.max(seen)),
+            wall_ahead_ms: meta.wall_ahead_ms,
+        };
+        let clock = Arc::new(EngineClock::resume(options.time.clone(), mark, options.max_clock_jump));
+        let epoch = Timestamp::from_millis(meta.created_ms);
+        let index = Arc::new(Index::new(options.shards, options.cache_bytes, epoch));
+        let publisher =
+            Arc::new(Publisher::new(Arc::clone(&index), Arc::clone(&clock), meta.checkpointed_seq));
+        load(&store, &index, &publisher, &clock)?;
+        let last_seq = frames.last().map_or(meta.checkpointed_seq, |found| found.frame.seq);
+        if let Some(log) = &log {
+            replay(log, frames, &publisher)?;
+        }
+        interrupt_all(&index, &publisher, &clock);
+
+        // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
+        let fence_next = meta.fence_next;
+        let fence_limit = fence_next.saturating_add(FENCES);
+        let (log, salt) = Self::settle(path, &options, &store, &publisher, &clock, log, &id, fence_limit)?;
+        index.evict();
+
+        let log = Arc::new(log);
+        let segments = log.segments()?;
+        let geometry = Geometry { segment: log.segment_bytes(), frame_max: options.frame_max() };
+        let room = Arc::new(Room::new(geometry, segments));
+        let synced = options.commit_mode == CommitMode::Synced;
+        let writer = LogWriter::new(Arc::clone(&log), Arc::clone(&room), id.sealer, salt, synced, last_seq);
+        let commit = Commit::new(
+            Arc::clone(&publisher),
+            Arc::clone(&room),
+            Arc::clone(&clock),
+            options.limits(),
+            writer,
+        );
+        Ok(Self {
+            options,
+            secret,
+            clock,
+            index,
+            publisher,
+            commit,
+            room,
+            log,
+            store,
+            fence_next: AtomicU64::new(fence_next),
+            fence_limit: AtomicU64::new(fence_limit),
+            in_flight: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            halted: OnceLock::new(),
+            full: Mutex::new(None),
+            rota: Mutex::new(Rota::default()),
+            nudge,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Checkpoints what was replayed, and puts an empty log in place: the old one under a new salt, which makes all its
+    /// frames history in one atomic step, or a new one where there is none that fits the options.
+    #[expect(clippy::too_many_arguments, reason = "the parts of an engine that is being put together")]
+    fn settle(
+        path: &Path,
+        options: &Options,
+        store: &Store,
+        publisher: &Publisher,
+        clock: &EngineClock,
+        log: Option<Log>,
+        id: &Identity,
+        fence_limit: u64,
+    ) -> Result<(Log, u64), OpenError> {
+        let salt = draw()?;
+        let tail = publisher.take_tail();
+        let kept = log.filter(|log| log.segment_bytes() == options.log_segment_bytes);
+        let segments = kept.as_ref().map(Log::segments).transpose()?;
+        let kept = kept.zip(segments).filter(|(_, segments)| *segments >= wal::SEGMENTS_MIN);
+        let stamp = |meta: &mut Meta, segments: Option<u32>| {
+            let mark = clock.mark();
+            meta.high_water_ms = mark.high_water.as_millis();
+            meta.wall_ahead_ms = mark.wall_ahead_ms;
+            meta.checkpointed_seq = tail.seq;
+            meta.fence_next = fence_limit;
+            meta.salt = salt;
+            meta.log_empty = segments.is_none();
+            meta.log_segments = segments.unwrap_or(0);
+        };
+        let log_segments = kept.as_ref().map(|(_, segments)| *segments);
+        store.apply(tail.batch(0), clock.now(), |meta| stamp(meta, log_segments)).map_err(to_open_error)?;
+        if let Some((log, _)) = kept {
+            return Ok((log, salt));
+        }
+        let log = Log::create(&*options.disk, &wal::path_of(path), id, options.log_segment_bytes)?;
+        let segments = Some(log.segments()?);
+        store.apply(Batch::default(), clock.now(), |meta| stamp(meta, segments)).map_err(to_open_error)?;
+        Ok((log, salt))
+    }
+}
+
+fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
+    let disk = &*options.disk;
+    let log_path = wal::path_of(path);
+    let kind = |path: &Path| disk.kind(path).map_err(|error| IoFailure::new(path, "looking at", error));
+    match kind(path)? {
+        Kind::Other => return Err(OpenError::NotAFile(path.to_owned())),
+        Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(path.to_owned())),
+        Kind::File => {}
+        Kind::Missing => {
+            if kind(&log_path)? != Kind::Missing {
+                return Err(OpenError::LogWithoutFile(log_path));
+            }
+            // Where somebody else makes the file at the same time, theirs is as good; it will be locked.
+            Store::create(disk, path, &first_meta(options)?)?;
+        }
+    }
+    // redb's own cache holds pages; half of what bodies get is plenty, for blocks are read once and then cached whole.
+    let cache = (options.cache_bytes / 2).clamp(1 << 20, 64 << 20);
+    Store::open(disk, path, cache, |len| match options.verify {
+        Verify::Always => true,
+        Verify::UpTo(bytes) => len <= bytes,
+    })
+}
+
+fn first_meta(options: &Options) -> Result<Meta, OpenError> {
+    let clock = EngineClock::new(options.time.clone());
+    let (mut file_id, mut secret) = ([0; 16], [0; 32]);
+    fill_random(&mut file_id)?;
+    fill_random(&mut secret)?;
+    Ok(Meta {
+        file_id,
+        secret,
+        created_ms: clock.now().as_millis(),
+        checkpointed_seq: 0,
+        salt: 0,
+        log_empty: true,
+        log_segments: 0,
+        // Zero stands for "older than every claim".
+        fence_next: 1,
+        block_next: 0,
+        blocks: 0,
+        keys: 0,
+        claims: 0,
+        high_water_ms: clock.now().as_millis(),
+        wall_ahead_ms: 0,
+    })
+}
+
+fn draw() -> Result<u64, OpenError> {
+    let mut bytes = [0; 8];
+    fill_random(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn fill_random(bytes: &mut [u8]) -> Result<(), OpenError> {
+    getrandom::fill(bytes).map_err(|error| {
+        OpenError::Io(IoFailure::new(Path::new("the system's random source"), "reading", error.into()))
+    })
+}
+
+/// The log that belongs to the file, if there is one and if it is whole.
+fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Result<Option<Log>, OpenError> {
+    let log_path = wal::path_of(path);
+    let log = Log::open(&*options.disk, &log_path, id)?;
+    match &log {
+        None if !meta.log_empty => Err(OpenError::LogMissing(log_path)),
+        Some(log) if log.segments()? < meta.log_segments => {
+            let what = format!("{} segments were there, {} are", meta.log_segments, log.segments()?);
+            Err(Damage::new(log.path(), "its end", what).into())
+        }
+        _ => Ok(log),
+    }
+}
+
+/// Fills the index from the store.
+fn load(store: &Store, index: &Index, publisher: &Publisher, clock: &EngineClock) -> Result<(), OpenError> {
+    let now = clock.now();
+    let epoch = index.epoch();
+    index.reserve(store.keys_hint());
+    store.load(
+        |digest, expires, place| {
+            if expires <= now {
+                return;
+            }
+            let stored = Slot::Stored { expires: SlotTime::new(expires, epoch), place };
+            index.change(digest, |slot| match slot {
+                // The later block has the later word.
+                Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
+                _ => (Change::Set(stored), ()),
+            });
+        },
+        |row| publisher.recall(Arc::new(Attempt::from_row(row)), now),
+    )
+}
+
+/// Publishes every frame that the store does not know, as their leaders did.
+fn replay(log: &Log, frames: Vec<wal::Found>, publisher: &Publisher) -> Result<(), OpenError> {
+    for found in frames {
+        let mut ops = Vec::new();
+        let decoded = found.frame.for_each(|entry| {
+            ops.push(op_of(entry)?);
+            Ok::<(), BadBytes>(())
+        });
+        decoded.map_err(|bad| Damage::new(log.path(), format!("offset {}", found.offset), bad.0))?;
+        publisher.publish(found.frame.seq, ops);
+    }
+    Ok(())
+}
+
+fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
+    Ok(match entry {
+        Entry::Intent(row) => {
+            crate::codec::check_names(row.scope, row.key)?;
+            Op::Granted(Arc::new(Attempt::from_row(&row)))
+        }
+        Entry::Completion(row) => {
+            let record = Record::new(&row.parts()?, None);
+            let parts = AttemptParts {
+                digest: record.digest(),
+                scope: &[],
+                key: &[],
+                fence: record.fence(),
+                number: record.attempt(),
+                fingerprint: *record.fingerprint(),
+                started: record.started(),
+                ttl: std::time::Duration::ZERO,
+                earlier: None,
+            };
+            Op::Completed(Arc::new(Attempt::new(&parts)), record)
+        }
+        Entry::Vacated(row) => {
+            let parts = AttemptParts {
+                digest: Digest::from_u128(row.digest),
+                scope: &[],
+                key: &[],
+                fence: Fence::new(row.fence),
+                number: 0,
+                fingerprint: Fingerprint::from_bytes([0; 32]),
+                started: Timestamp::default(),
+                ttl: std::time::Duration::ZERO,
+                earlier: None,
+            };
+            Op::Vacated(Arc::new(Attempt::new(&parts)), row.forgotten_until_ms.map(Timestamp::from_millis))
+        }
+        Entry::Mark => Op::Mark,
+    })
+}
+
+/// Whoever held a claim is dead: this process has the file's lock.
+fn interrupt_all(index: &Index, publisher: &Publisher, clock: &EngineClock) {
+    let now = clock.now();
+    for shard in 0..index.shards() {
+        for (_, slot) in index.snapshot(shard) {
+            if let (Phase::InFlight | Phase::Ending, Some(attempt)) = (slot.phase(), slot.attempt()) {
+                publisher.recall(Arc::clone(attempt), now);
+            }
+        }
+    }
+}
+
+fn to_open_error(error: StoreError) -> OpenError {
+    match error {
+        StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
+        StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
+        StoreError::Failed(Failure::Panicked) => unreachable!("the store turns panics into damage"),
+    }
+}

@@ -1,0 +1,374 @@
+//! What can be set when a file is opened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Engine;
+use crate::clock::TimeSource;
+use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
+use crate::commit::Limits;
+use crate::disk::{Disk, RealDisk};
+use crate::error::{OpenError, OptionError};
+use crate::sync::Arc;
+use crate::wal::frame::{SECTOR, entry_bytes_max};
+
+/// Whether the grant of a claim is made durable before [`begin`](Engine::begin) returns it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Intents {
+    /// Yes: after a crash, a key whose claim was out is *interrupted*, and the next claim says so.
+    #[default]
+    Durable,
+    /// No: a begin costs no sync, and a crash forgets claims that were out. For operations that may run again
+    /// without anybody knowing.
+    MemoryOnly,
+}
+
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum CommitMode {
+    /// For the disk (`fdatasync`): what was acknowledged survives a power cut.
+    #[default]
+    Synced,
+    /// For the operating system to have it: what was acknowledged survives the death of the process, not a power cut.
+    /// For tests and for caches of results.
+    Buffered,
+}
+
+/// When an opening verifies every page of the file, instead of trusting those it does not need to read.
+///
+/// Records, claims and the log carry checksums of their own that are always verified. What this adds is the store's own
+/// pages: its library can panic, or abort the process, on a page that was altered behind its back, unless it verified all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// At every opening. Costs a read of the whole file.
+    Always,
+    /// When the file is no longer than this many bytes. The default is 64 MiB, well below a second.
+    UpTo(u64),
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self::UpTo(64 << 20)
+    }
+}
+
+/// Options of an engine. Every value is checked when the file is opened.
+///
+/// ```
+/// use idemkv::{Engine, OpenError};
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("charges.idem");
+/// let engine = Engine::options()
+///     .ttl(Duration::from_secs(7 * 24 * 3600))
+///     .cache_bytes(256 << 20)
+///     .open(&path)?;
+/// engine.close()?;
+///
+/// let refused = Engine::options().ttl(Duration::ZERO).open(&path);
+/// assert!(matches!(refused, Err(OpenError::Option(error)) if error.name() == "ttl"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until `open`"]
+pub struct Options {
+    pub(crate) ttl: Duration,
+    pub(crate) cache_bytes: usize,
+    pub(crate) max_key_bytes: usize,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) reserve_bytes: usize,
+    pub(crate) max_in_flight: usize,
+    pub(crate) queue_bytes: usize,
+    pub(crate) queue_entries: usize,
+    pub(crate) batch_bytes: usize,
+    pub(crate) patience: Duration,
+    pub(crate) shards: usize,
+    pub(crate) log_segment_bytes: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) intents: Intents,
+    pub(crate) commit_mode: CommitMode,
+    pub(crate) max_clock_jump: Duration,
+    pub(crate) verify: Verify,
+    pub(crate) time: TimeSource,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) workers: bool,
+}
+
+/// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
+const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+const MIB: usize = 1 << 20;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(24 * 3_600),
+            cache_bytes: 64 * MIB,
+            max_key_bytes: 255,
+            max_body_bytes: MIB,
+            reserve_bytes: 16 << 10,
+            max_in_flight: 65_536,
+            queue_bytes: 64 * MIB,
+            queue_entries: 65_536,
+            batch_bytes: MIB,
+            patience: Duration::from_secs(5),
+            shards: 64,
+            log_segment_bytes: 8 * MIB as u64,
+            log_bytes: 256 * MIB as u64,
+            intents: Intents::Durable,
+            commit_mode: CommitMode::Synced,
+            max_clock_jump: Duration::from_secs(3_600),
+            verify: Verify::default(),
+            time: TimeSource::System,
+            disk: Arc::new(RealDisk),
+            workers: true,
+        }
+    }
+}
+
+impl Options {
+    /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered.
+    /// Default 24 hours; 1 ms to 100 years.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored yet are in memory too, at
+    /// most as many as fit the log. Default 64 MiB; any number.
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// The longest key. Default 255; 1 to 4,096.
+    pub fn max_key_bytes(mut self, bytes: usize) -> Self {
+        self.max_key_bytes = bytes;
+        self
+    }
+
+    /// The longest body. Default 1 MiB; 0 to 16 MiB.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.max_body_bytes = bytes;
+        self
+    }
+
+    /// Room for the body of its completion that is set aside in the log when a claim is granted: a completion with a body
+    /// up to this succeeds on a full disk too; a longer one may have to wait, and is refused, with the claim given back, where there is
+    /// no room. Default 16 KiB; 0 to `max_body_bytes` (more counts as that).
+    pub fn reserve_bytes(mut self, bytes: usize) -> Self {
+        self.reserve_bytes = bytes;
+        self
+    }
+
+    /// Claims that may be out at once. Default 65,536; at least 1.
+    pub fn max_in_flight(mut self, claims: usize) -> Self {
+        self.max_in_flight = claims;
+        self
+    }
+
+    /// Bytes that may wait for a commit. Default 64 MiB; at least 4,096.
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// Entries that may wait for a commit. Default 65,536; at least 1.
+    pub fn queue_entries(mut self, entries: usize) -> Self {
+        self.queue_entries = entries;
+        self
+    }
+
+    /// Bytes in one commit. Default 1 MiB; 4,096 to 16 MiB. An entry longer than this is committed alone.
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.batch_bytes = bytes;
+        self
+    }
+
+    /// How long a call waits for a place in the queue or for room in the log before it gives up with
+    /// [`Busy`](crate::Busy). Default 5 s; up to an hour.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Shards of the index, each with a lock. Default 64; a power of two up to 65,536.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Bytes of one segment of the log; the log starts with two and is recycled by segments. Default 8 MiB; 64 KiB to
+    /// 1 GiB, and at least four times the longest commit (`max_body_bytes` or `batch_bytes`, and what surrounds it).
+    pub fn log_segment_bytes(mut self, bytes: u64) -> Self {
+        self.log_segment_bytes = bytes;
+        self
+    }
+
+    /// Bytes that the log may grow to. It bounds the memory of records that are not stored yet, the claims that can be out
+    /// (each has [`reserve_bytes`](Self::reserve_bytes) set aside), and the time that opening takes after a crash.
+    /// Default 256 MiB; at least two segments, up to 64 GiB.
+    pub fn log_bytes(mut self, bytes: u64) -> Self {
+        self.log_bytes = bytes;
+        self
+    }
+
+    /// Whether grants are durable. Default [`Intents::Durable`].
+    pub fn intents(mut self, intents: Intents) -> Self {
+        self.intents = intents;
+        self
+    }
+
+    /// What a commit waits for. Default [`CommitMode::Synced`].
+    pub fn commit_mode(mut self, mode: CommitMode) -> Self {
+        self.commit_mode = mode;
+        self
+    }
+
+    /// How far the engine's clock may advance between two openings of the file. Default an hour; any duration.
+    ///
+    /// While the file is closed only the wall clock can tell how time goes by, and a wall clock can be wrong by decades. What
+    /// it claims beyond this is not believed: the engine's clock then lags behind the wall clock, and keys live longer by
+    /// the difference, never shorter. While the file is open the wall clock doesn't matter at all.
+    pub fn max_clock_jump(mut self, jump: Duration) -> Self {
+        self.max_clock_jump = jump;
+        self
+    }
+
+    /// When an opening verifies the whole file. Default: up to 64 MiB of it.
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both are made if neither exists.
+    ///
+    /// Everything acknowledged before is there, whatever ended the process that had the file open; claims that were out
+    /// are *interrupted*.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range; when the file can't be opened, is in use, isn't one of ours, is of a newer version, is
+    /// damaged, or lacks its log. Nothing is changed then.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
+        self.check()?;
+        Engine::open_with(path.as_ref(), self)
+    }
+
+    fn check(&self) -> Result<(), OptionError> {
+        let frame_max = self.frame_max();
+        within("ttl", self.ttl, Duration::from_millis(1), TTL_MAX)?;
+        within("max_key_bytes", self.max_key_bytes, 1, NAME_MAX)?;
+        within("max_body_bytes", self.max_body_bytes, 0, 16 * MIB)?;
+        within("max_in_flight", self.max_in_flight, 1, usize::MAX)?;
+        within("queue_bytes", self.queue_bytes, 4_096, usize::MAX)?;
+        within("queue_entries", self.queue_entries, 1, usize::MAX)?;
+        within("batch_bytes", self.batch_bytes, 4_096, 16 * MIB)?;
+        within("patience", self.patience, Duration::ZERO, Duration::from_secs(3_600))?;
+        within("shards", self.shards, 1, 65_536)?;
+        if !self.shards.is_power_of_two() {
+            return Err(out_of_range("shards", self.shards, "a power of two"));
+        }
+        within("log_segment_bytes", self.log_segment_bytes, (4 * frame_max).max(64 << 10), 1 << 30)?;
+        if !self.log_segment_bytes.is_multiple_of(SECTOR as u64) {
+            return Err(out_of_range("log_segment_bytes", self.log_segment_bytes, "a multiple of 512"));
+        }
+        within("log_bytes", self.log_bytes, 2 * self.log_segment_bytes, 64 << 30)
+    }
+
+    /// Bytes of log that the longest frame takes.
+    pub(crate) fn frame_max(&self) -> u64 {
+        let entry = ENTRY_OVERHEAD_MAX + NAME_MAX + self.max_key_bytes + self.max_body_bytes;
+        entry_bytes_max(entry.max(self.batch_bytes)) as u64
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            group_bytes: self.batch_bytes,
+            queue_bytes: self.queue_bytes,
+            queue_entries: self.queue_entries,
+        }
+    }
+
+    pub(crate) fn segments_max(&self, segment_bytes: u64) -> u32 {
+        u32::try_from(self.log_bytes / segment_bytes).unwrap_or(u32::MAX).max(crate::wal::SEGMENTS_MIN)
+    }
+}
+
+/// For deterministic tests.
+#[cfg(feature = "sim")]
+impl Options {
+    /// Runs on a clock moved by hand.
+    pub fn clock(mut self, clock: &crate::sim::ManualClock) -> Self {
+        self.time = TimeSource::Manual(clock.clone());
+        self
+    }
+
+    /// Runs on a disk in memory.
+    pub fn disk(mut self, disk: &crate::sim::SimDisk) -> Self {
+        self.disk = Arc::new(disk.clone());
+        self
+    }
+
+    /// Starts no threads: checkpoints and expiry happen in [`Engine::step`], and where a call needs room.
+    pub fn stepped(mut self) -> Self {
+        self.workers = false;
+        self
+    }
+}
+
+fn within<T: PartialOrd + std::fmt::Debug>(
+    name: &'static str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<(), OptionError> {
+    if value >= min && value <= max {
+        return Ok(());
+    }
+    let allowed = format!("{min:?} to {max:?}");
+    Err(out_of_range(name, value, &allowed))
+}
+
+fn out_of_range(name: &'static str, value: impl std::fmt::Debug, allowed: &str) -> OptionError {
+    OptionError { name, value: format!("{value:?}"), allowed: allowed.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_range() {
+        assert_eq!(Options::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn every_option_out_of_range_is_refused_by_name() {
+        let options = Options::default;
+        let cases = [
+            (options().ttl(Duration::ZERO), "ttl"),
+            (options().ttl(Duration::MAX), "ttl"),
+            (options().max_key_bytes(0), "max_key_bytes"),
+            (options().max_key_bytes(4_097), "max_key_bytes"),
+            (options().max_body_bytes(17 << 20), "max_body_bytes"),
+            (options().max_in_flight(0), "max_in_flight"),
+            (options().queue_bytes(0), "queue_bytes"),
+            (options().queue_entries(0), "queue_entries"),
+            (options().batch_bytes(1), "batch_bytes"),
+            (options().patience(Duration::MAX), "patience"),
+            (options().shards(3), "shards"),
+            (options().shards(0), "shards"),
+            (options().log_segment_bytes(1 << 20), "log_segment_bytes"),
+            (options().log_segment_bytes((8 << 20) + 1), "log_segment_bytes"),
+            (options().log_bytes(1), "log_bytes"),
+        ];
+        for (options, name) in cases {
+            let error = options.check().unwrap_err();
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().contains("allowed is"), "{error}");
+        }
+    }
+}

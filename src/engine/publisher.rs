@@ -1,0 +1,160 @@
+//! Where the log meets the index: what is durable becomes visible here, and nowhere else.
+//!
+//! The leader of a commit comes through here with each group, and recovery with each frame it replays.
+
+use crate::Timestamp;
+use crate::attempt::{Attempt, Ended};
+use crate::clock::EngineClock;
+use crate::commit::Publish;
+use crate::error::Failure;
+use crate::index::{Change, Index, Slot};
+use crate::record::Record;
+use crate::state::{Decision, Event, Phase, decide};
+use crate::sync::{Arc, Mutex};
+use crate::tail::{Last, Tail};
+
+/// An entry of the log, as the engine sees it.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// A claim was granted.
+    Granted(Arc<Attempt>),
+    /// A claim was completed or failed.
+    Completed(Arc<Attempt>, Record),
+    /// A claim was released, or what was known of a key forgotten; a forgotten record would have lived until then.
+    Vacated(Arc<Attempt>, Option<Timestamp>),
+    /// Time went by.
+    Mark,
+}
+
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    index: Arc<Index>,
+    clock: Arc<EngineClock>,
+    /// Leaf lock.
+    tail: Mutex<Tail>,
+}
+
+impl Publisher {
+    pub(crate) fn new(index: Arc<Index>, clock: Arc<EngineClock>, seq: u64) -> Self {
+        Self { index, clock, tail: Mutex::new(Tail::after(seq)) }
+    }
+
+    /// Takes the tail away, to be checkpointed. What is published from now on goes into a new one.
+    pub(crate) fn take_tail(&self) -> Tail {
+        let mut tail = self.tail.lock();
+        let seq = tail.seq;
+        std::mem::replace(&mut *tail, Tail::after(seq))
+    }
+
+    pub(crate) fn put_tail_back(&self, taken: Tail) {
+        self.tail.lock().put_back(taken);
+    }
+
+    /// Keys that wait for a checkpoint, and since when.
+    pub(crate) fn tail_lag(&self) -> (usize, Option<Timestamp>) {
+        let tail = self.tail.lock();
+        (tail.len(), tail.since)
+    }
+
+    /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its row says since when.
+    pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
+        let row_is_new = attempt.interrupted().is_none();
+        attempt.interrupt(now);
+        self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
+        if row_is_new {
+            self.tail.lock().fold(attempt.digest, Last::Open(attempt), None, now);
+        }
+    }
+
+    /// Changes the index as the state machine says; gives the last word on the key, if it is one.
+    fn apply(&self, op: &Op) -> Option<(Last, Option<Timestamp>)> {
+        match op {
+            Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
+                let event = Event::Granted { fence: attempt.fence };
+                match decide(slot.state(self.index.epoch()), event) {
+                    Decision::Become(_) => {
+                        let open = Last::Open(Arc::clone(attempt));
+                        (Change::Set(Slot::InFlight(Arc::clone(attempt))), Some((open, None)))
+                    }
+                    // The usual case: the claim was put into the index before its intent went to the log.
+                    _ if slot.attempt().is_some_and(|current| current.fence == attempt.fence) => {
+                        (Change::Keep, Some((Last::Open(Arc::clone(attempt)), None)))
+                    }
+                    _ => (Change::Keep, None),
+                }
+            }),
+            Op::Completed(attempt, record) => self.become_if_decided(
+                attempt,
+                Event::Completed { fence: attempt.fence },
+                || Slot::Cached(record.clone()),
+                || (Last::Done(record.clone()), None),
+            ),
+            Op::Vacated(attempt, forgotten_until) => self.become_if_decided(
+                attempt,
+                Event::Vacated { fence: attempt.fence },
+                || Slot::Vacant,
+                || (Last::Vacant, *forgotten_until),
+            ),
+            Op::Mark => None,
+        }
+    }
+
+    fn become_if_decided<R>(
+        &self,
+        attempt: &Attempt,
+        event: Event<'_>,
+        slot: impl FnOnce() -> Slot,
+        word: impl FnOnce() -> R,
+    ) -> Option<R> {
+        self.index.change(attempt.digest, |current| match decide(current.state(self.index.epoch()), event) {
+            Decision::Become(phase) => {
+                let slot = slot();
+                debug_assert_eq!(slot.phase(), phase, "the slot is what the state machine decided");
+                (Change::Set(slot), Some(word()))
+            }
+            _ => (Change::Keep, None),
+        })
+    }
+}
+
+impl Publish for Publisher {
+    type Op = Op;
+
+    fn publish(&self, seq: u64, ops: Vec<Op>) {
+        let now = self.clock.now();
+        let words: Vec<_> = ops.iter().map(|op| self.apply(op)).collect();
+        // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
+        let mut tail = self.tail.lock();
+        for (op, word) in ops.iter().zip(words) {
+            if let (
+                Op::Granted(attempt) | Op::Completed(attempt, _) | Op::Vacated(attempt, _),
+                Some((last, forgotten)),
+            ) = (op, word)
+            {
+                tail.fold(attempt.digest, last, forgotten, now);
+            }
+        }
+        tail.seq = seq;
+        drop(tail);
+        for op in ops {
+            match op {
+                Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
+                Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
+                Op::Granted(_) | Op::Mark => {}
+            }
+        }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        for shard in 0..self.index.shards() {
+            for (_, slot) in self.index.snapshot(shard) {
+                match slot.phase() {
+                    Phase::InFlight | Phase::Ending => {
+                        slot.attempt().inspect(|attempt| attempt.end(Ended::Failed(failure.clone())));
+                    }
+                    Phase::Vacant | Phase::Interrupted | Phase::Done => {}
+                }
+            }
+        }
+    }
+}

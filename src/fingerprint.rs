@@ -1,0 +1,117 @@
+//! Fingerprints: what a request was, in 32 bytes.
+
+use std::fmt;
+
+/// A BLAKE3 digest of a request. The same key with another fingerprint is a reused key, and refused.
+///
+/// Take everything into it that makes the request what it is, and nothing that differs between two
+/// tries of the same request (a date header, a trace id).
+///
+/// ```
+/// use idemkv::Fingerprint;
+///
+/// assert_eq!(Fingerprint::of(b"amount=10"), Fingerprint::of(b"amount=10"));
+/// assert_ne!(Fingerprint::of(b"amount=10"), Fingerprint::of(b"amount=11"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of one run of bytes, such as a request body.
+    #[must_use]
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        Self(*blake3::hash(bytes.as_ref()).as_bytes())
+    }
+
+    /// A fingerprint of several labelled fields.
+    ///
+    /// Every label and value goes in with its length in front, so fields can't run into each other.
+    /// The order of the fields counts.
+    ///
+    /// ```
+    /// use idemkv::Fingerprint;
+    ///
+    /// let one = Fingerprint::builder().field("payer", "ab").field("payee", "c").finish();
+    /// let other = Fingerprint::builder().field("payer", "a").field("payee", "bc").finish();
+    /// assert_ne!(one, other);
+    /// ```
+    #[must_use]
+    pub fn builder() -> FingerprintBuilder {
+        FingerprintBuilder {
+            hasher: Box::new(blake3::Hasher::new_derive_key("idemkv 2026-11 fingerprint of fields")),
+        }
+    }
+
+    /// A fingerprint computed elsewhere: any 32 bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// The first eight bytes in hexadecimal: enough to tell two apart in a log.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(")?;
+        for byte in self.0.iter().take(8) {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str("..)")
+    }
+}
+
+/// Collects labelled fields; see [`Fingerprint::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `finish`"]
+pub struct FingerprintBuilder {
+    hasher: Box<blake3::Hasher>,
+}
+
+impl FingerprintBuilder {
+    /// Adds one field.
+    pub fn field(mut self, label: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        for part in [label.as_ref(), value.as_ref()] {
+            self.hasher.update(&(part.len() as u64).to_le_bytes());
+            self.hasher.update(part);
+        }
+        self
+    }
+
+    /// The fingerprint of all fields so far.
+    #[must_use]
+    pub fn finish(self) -> Fingerprint {
+        Fingerprint(*self.hasher.finalize().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_values_cannot_run_into_each_other() {
+        let a = Fingerprint::builder().field("ab", "c").finish();
+        let b = Fingerprint::builder().field("a", "bc").finish();
+        let c = Fingerprint::builder().field("abc", "").finish();
+        let d = Fingerprint::builder().field("ab", "").field("c", "").finish();
+        assert!(a != b && b != c && a != c && c != d && a != d);
+    }
+
+    #[test]
+    fn of_one_field_differs_from_of_its_bytes() {
+        assert_ne!(Fingerprint::of("x"), Fingerprint::builder().field("", "x").finish());
+    }
+
+    #[test]
+    fn debug_shows_a_prefix_only() {
+        let shown = format!("{:?}", Fingerprint::from_bytes([0xab; 32]));
+        assert_eq!(shown, "Fingerprint(abababababababab..)");
+    }
+}

@@ -1,0 +1,178 @@
+//! The index: every live key, in shards with a lock each.
+//!
+//! Locks are leaves: nothing else is locked, and no I/O is done, under one.
+
+use crossbeam::utils::CachePadded;
+
+use crate::Timestamp;
+use crate::key::Digest;
+use crate::sync::{AtomicU64, Ordering, RwLock};
+
+mod shard;
+mod slot;
+mod table;
+
+use shard::Shard;
+pub(crate) use shard::{Change, Swept};
+pub(crate) use slot::{Slot, SlotTime};
+
+/// Cells that one step of the sweeper, or of eviction, passes under one lock: tens of microseconds.
+pub(crate) const CELLS_PER_STEP: usize = 2_048;
+
+#[derive(Debug)]
+pub(crate) struct Index {
+    shards: Box<[CachePadded<Locked>]>,
+    /// Bytes of cached records that a shard may keep.
+    budget: usize,
+    /// When the file was made: slot times count from here.
+    epoch: Timestamp,
+}
+
+/// A shard, its lock, and what lookups count. Together, so that they share cache lines.
+#[derive(Debug, Default)]
+struct Locked {
+    shard: RwLock<Shard>,
+    replayed: AtomicU64,
+    waited: AtomicU64,
+    loaded: AtomicU64,
+}
+
+/// How often lookups found what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hits {
+    pub(crate) replayed: u64,
+    pub(crate) waited: u64,
+    pub(crate) loaded: u64,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sizes {
+    pub(crate) keys: usize,
+    pub(crate) cached_bytes: usize,
+    pub(crate) table_bytes: usize,
+}
+
+impl Index {
+    /// # Panics
+    ///
+    /// Where `shards` is no power of two; options see to that.
+    pub(crate) fn new(shards: usize, cache_bytes: usize, epoch: Timestamp) -> Self {
+        assert!(shards.is_power_of_two(), "shards are picked by the lower bits of a digest");
+        Self {
+            shards: (0..shards).map(|_| CachePadded::default()).collect(),
+            budget: cache_bytes / shards,
+            epoch,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Timestamp {
+        self.epoch
+    }
+
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "the mask keeps the number below the number of shards")]
+    fn locked(&self, digest: Digest) -> &Locked {
+        &self.shards[digest.as_u128() as usize & (self.shards.len() - 1)]
+    }
+
+    /// What the index holds for a key.
+    #[inline]
+    pub(crate) fn get(&self, digest: Digest) -> Slot {
+        self.locked(digest).shard.read().get(digest).cloned().unwrap_or_default()
+    }
+
+    /// Looks at a slot and changes it, under the shard's lock. `change` must not block.
+    pub(crate) fn change<R>(&self, digest: Digest, change: impl FnOnce(&Slot) -> (Change, R)) -> R {
+        self.locked(digest).shard.write().change(digest, change)
+    }
+
+    #[inline]
+    pub(crate) fn count_replayed(&self, digest: Digest) {
+        self.locked(digest).replayed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_waited(&self, digest: Digest) {
+        self.locked(digest).waited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_loaded(&self, digest: Digest) {
+        self.locked(digest).loaded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts a record that was read from disk into memory, if the key still is where it was read, and makes room for it.
+    pub(crate) fn cache(&self, digest: Digest, record: &crate::Record) {
+        let mut shard = self.locked(digest).shard.write();
+        shard.change(digest, |slot| match slot {
+            Slot::Stored { place, .. } if Some(*place) == record.place() => {
+                (Change::Set(Slot::Cached(record.clone())), ())
+            }
+            Slot::Stored { .. }
+            | Slot::Vacant
+            | Slot::InFlight(_)
+            | Slot::Ending(_)
+            | Slot::Interrupted(_)
+            | Slot::Cached(_) => (Change::Keep, ()),
+        });
+        shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
+    }
+
+    /// Brings every shard's cached bytes within the budget, as far as records are stored.
+    pub(crate) fn evict(&self) {
+        for locked in &self.shards {
+            let rounds = 2 * locked.shard.read().len() / CELLS_PER_STEP + 2;
+            for _ in 0..rounds {
+                let mut shard = locked.shard.write();
+                if shard.cached_bytes() <= self.budget {
+                    break;
+                }
+                shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
+            }
+        }
+    }
+
+    /// Removes what has expired from a few cells of one shard.
+    pub(crate) fn sweep(&self, shard: usize, from: usize, now: Timestamp) -> Swept {
+        match self.shards.get(shard) {
+            Some(locked) => locked.shard.write().sweep(from, CELLS_PER_STEP, now, self.epoch),
+            None => Swept { done: true, ..Swept::default() },
+        }
+    }
+
+    pub(crate) fn reserve(&self, keys: usize) {
+        // Digests spread evenly; a little more than the share spares most shards a second growth.
+        let share = keys / self.shards.len();
+        for locked in &self.shards {
+            locked.shard.write().reserve(share + share / 16);
+        }
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// A copy of one shard's slots, for those who iterate.
+    pub(crate) fn snapshot(&self, shard: usize) -> Vec<(Digest, Slot)> {
+        let Some(locked) = self.shards.get(shard) else { return Vec::new() };
+        locked.shard.read().iter().map(|(digest, slot)| (digest, slot.clone())).collect()
+    }
+
+    pub(crate) fn hits(&self) -> Hits {
+        self.shards.iter().fold(Hits::default(), |sum, locked| Hits {
+            replayed: sum.replayed + locked.replayed.load(Ordering::Relaxed),
+            waited: sum.waited + locked.waited.load(Ordering::Relaxed),
+            loaded: sum.loaded + locked.loaded.load(Ordering::Relaxed),
+        })
+    }
+
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.shards.iter().fold(Sizes::default(), |sum, locked| {
+            let shard = locked.shard.read();
+            Sizes {
+                keys: sum.keys + shard.len(),
+                cached_bytes: sum.cached_bytes + shard.cached_bytes(),
+                table_bytes: sum.table_bytes + shard.table_bytes(),
+            }
+        })
+    }
+}

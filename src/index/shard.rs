@@ -1,0 +1,125 @@
+//! One shard of the index: a table, the bytes of cached bodies in it, and the hand that evicts them. Single-threaded.
+
+use super::slot::{Slot, SlotTime};
+use super::table::Table;
+use crate::Timestamp;
+use crate::key::Digest;
+use crate::state::{Decision, Event, Phase, decide};
+
+/// What a change does to a slot.
+pub(crate) enum Change {
+    Keep,
+    Set(Slot),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Shard {
+    table: Table,
+    cached_bytes: usize,
+    /// Where the eviction hand stands.
+    hand: usize,
+}
+
+impl Shard {
+    #[inline]
+    pub(crate) fn get(&self, digest: Digest) -> Option<&Slot> {
+        self.table.get(digest)
+    }
+
+    pub(crate) fn change<R>(&mut self, digest: Digest, change: impl FnOnce(&Slot) -> (Change, R)) -> R {
+        let (change, result) = change(self.table.get(digest).unwrap_or(&Slot::Vacant));
+        match change {
+            Change::Keep => {}
+            Change::Set(slot) => self.set(digest, slot),
+        }
+        result
+    }
+
+    fn set(&mut self, digest: Digest, slot: Slot) {
+        self.cached_bytes += slot.cached_bytes();
+        let old = self.table.set(digest, slot);
+        self.cached_bytes -= old.cached_bytes();
+    }
+
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.table.reserve(more);
+    }
+
+    /// Lets the hand pass over at most `steps` cells, or until cached bytes are within `budget`. A record that was looked
+    /// up since the hand last passed stays; one that no checkpoint has stored yet must stay.
+    pub(crate) fn evict(&mut self, budget: usize, steps: usize, epoch: Timestamp) {
+        for _ in 0..steps.min(2 * self.table.cells()) {
+            if self.cached_bytes <= budget {
+                return;
+            }
+            self.hand = if self.hand + 1 < self.table.cells() { self.hand + 1 } else { 0 };
+            if let Some((digest, Slot::Cached(record))) = self.table.cell(self.hand)
+                && let Some(place) = record.place()
+                && !record.take_touch()
+            {
+                let expires = SlotTime::new(record.expires(), epoch);
+                self.set(digest, Slot::Stored { expires, place });
+            }
+        }
+    }
+
+    /// Removes what has expired from `cells` cells from `from` on; gives the keys of interrupted claims among it, which
+    /// have rows on disk, and the number of keys removed.
+    pub(crate) fn sweep(&mut self, from: usize, cells: usize, now: Timestamp, epoch: Timestamp) -> Swept {
+        let mut due = Vec::new();
+        for at in from..from.saturating_add(cells).min(self.table.cells()) {
+            if let Some((digest, slot)) = self.table.cell(at)
+                && decide(slot.state(epoch), Event::Sweep { now }) == Decision::Become(Phase::Vacant)
+            {
+                due.push((digest, slot.clone()));
+            }
+        }
+        let mut swept = Swept::default();
+        for (digest, slot) in due {
+            match slot {
+                // Its row has to go first; the caller sees to that through the log.
+                Slot::Interrupted(_) => swept.interrupted.push(digest),
+                Slot::Vacant
+                | Slot::InFlight(_)
+                | Slot::Ending(_)
+                | Slot::Cached(_)
+                | Slot::Stored { .. } => {
+                    self.set(digest, Slot::Vacant);
+                    swept.removed += 1;
+                }
+            }
+        }
+        swept.done = from.saturating_add(cells) >= self.table.cells();
+        if swept.done {
+            self.table.shrink();
+        }
+        swept
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cached_bytes
+    }
+
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.table.bytes()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Digest, &Slot)> {
+        self.table.iter()
+    }
+}
+
+/// What a pass of the sweeper found.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Keys removed.
+    pub(crate) removed: usize,
+    /// Expired keys with a row on disk.
+    pub(crate) interrupted: Vec<Digest>,
+    /// Whether the pass reached the end of the shard.
+    pub(crate) done: bool,
+}

@@ -1,0 +1,124 @@
+//! What the index holds for one key.
+
+use crate::attempt::Attempt;
+use crate::record::{Place, Record};
+use crate::state::{Fence, Phase, State};
+use crate::sync::Arc;
+use crate::{Fingerprint, Timestamp};
+
+/// The state of a key, with what belongs to it. 16 bytes.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Slot {
+    /// Nothing is known of the key; never stored.
+    #[default]
+    Vacant,
+    /// A claim is out.
+    InFlight(Arc<Attempt>),
+    /// A claim's outcome, or a forgetting, is on its way through the log.
+    Ending(Arc<Attempt>),
+    /// A claim ended without an outcome.
+    Interrupted(Arc<Attempt>),
+    /// A record, in memory.
+    Cached(Record),
+    /// A record, on disk alone.
+    Stored {
+        /// When it expires at the latest.
+        expires: SlotTime,
+        /// Where it lies.
+        place: Place,
+    },
+}
+
+/// A time in four bytes: whole seconds since the file was made, rounded up. Lookups decide by the exact time in the
+/// record; this one only tells, without reading it, that a record is gone for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotTime(u32);
+
+impl SlotTime {
+    pub(crate) fn new(time: Timestamp, epoch: Timestamp) -> Self {
+        let seconds = time.as_millis().saturating_sub(epoch.as_millis()).div_ceil(1_000);
+        Self(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
+    /// The time rounded up; the end of time where it was too late to be held.
+    pub(crate) fn at_latest(self, epoch: Timestamp) -> Timestamp {
+        match self.0 {
+            u32::MAX => Timestamp::from_millis(u64::MAX),
+            seconds => Timestamp::from_millis(epoch.as_millis().saturating_add(u64::from(seconds) * 1_000)),
+        }
+    }
+}
+
+/// Stands in for what only the disk knows of a stored record. Fence zero is older than every claim.
+static UNKNOWN: Fingerprint = Fingerprint::from_bytes([0; 32]);
+
+impl Slot {
+    /// The state as the state machine sees it.
+    ///
+    /// For a record on disk alone the facts are unknown: callers load the record first where they matter.
+    #[inline]
+    pub(crate) fn state(&self, epoch: Timestamp) -> State<'_> {
+        match self {
+            Self::Vacant => State::Vacant,
+            Self::InFlight(attempt) => State::InFlight(attempt.facts()),
+            Self::Ending(attempt) => State::Ending(attempt.facts()),
+            Self::Interrupted(attempt) => State::Interrupted(attempt.facts(), attempt.remembered_until()),
+            Self::Cached(record) => State::Done(record.facts(), record.expires()),
+            Self::Stored { expires, .. } => {
+                let facts = crate::state::Facts { fence: Fence::new(0), attempt: 0, fingerprint: &UNKNOWN };
+                State::Done(facts, expires.at_latest(epoch))
+            }
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Self::Vacant => Phase::Vacant,
+            Self::InFlight(_) => Phase::InFlight,
+            Self::Ending(_) => Phase::Ending,
+            Self::Interrupted(_) => Phase::Interrupted,
+            Self::Cached(_) | Self::Stored { .. } => Phase::Done,
+        }
+    }
+
+    /// The attempt behind a state that has one.
+    pub(crate) fn attempt(&self) -> Option<&Arc<Attempt>> {
+        match self {
+            Self::InFlight(attempt) | Self::Ending(attempt) | Self::Interrupted(attempt) => Some(attempt),
+            Self::Vacant | Self::Cached(_) | Self::Stored { .. } => None,
+        }
+    }
+
+    /// Bytes of a cached record.
+    pub(crate) fn cached_bytes(&self) -> usize {
+        match self {
+            Self::Cached(record) => record.footprint(),
+            Self::Vacant
+            | Self::InFlight(_)
+            | Self::Ending(_)
+            | Self::Interrupted(_)
+            | Self::Stored { .. } => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_sixteen_bytes() {
+        assert_eq!(size_of::<Slot>(), 16);
+    }
+
+    #[test]
+    fn slot_times_round_up_and_give_up_late() {
+        let epoch = Timestamp::from_millis(5_000);
+        let at = |ms| SlotTime::new(Timestamp::from_millis(ms), epoch).at_latest(epoch).as_millis();
+        assert_eq!(at(5_000), 5_000);
+        assert_eq!(at(5_001), 6_000);
+        assert_eq!(at(6_000), 6_000);
+        assert_eq!(at(0), 5_000);
+        assert_eq!(at(u64::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,250 @@
+//! A plain open-addressing table from digests to slots: linear probing, deletion by shifting back.
+//!
+//! The digest is uniform and secret, so it is its own hash: its upper half, scaled to the number of cells, is the home
+//! of a key. Cells are 32 bytes, so that one lookup costs about one cache miss here. Any number of cells will do, which
+//! lets the table grow by less than doubling.
+
+use super::slot::Slot;
+use crate::key::Digest;
+
+/// Grow above this load: 25 of 32.
+const LOAD_MAX: (usize, usize) = (25, 32);
+const CELLS_MIN: usize = 16;
+
+#[derive(Debug)]
+struct Cell {
+    digest: Digest,
+    /// [`Slot::Vacant`] marks an empty cell.
+    slot: Slot,
+}
+
+impl Cell {
+    const EMPTY: Self = Self { digest: Digest::from_u128(0), slot: Slot::Vacant };
+
+    fn is_empty(&self) -> bool {
+        matches!(self.slot, Slot::Vacant)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    cells: Vec<Cell>,
+    used: usize,
+}
+
+/// Where a probe ended.
+enum Probe {
+    Found(usize),
+    /// The key is not there; this is the cell it would take.
+    Empty(usize),
+}
+
+#[inline]
+fn home(digest: Digest, cells: usize) -> usize {
+    let hash = (digest.as_u128() >> 64) as u64;
+    ((u128::from(hash) * cells as u128) >> 64) as usize
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "every position is reduced to the number of cells where it is made"
+)]
+impl Table {
+    /// Keys in the table.
+    pub(crate) fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Cells in the table, for those who walk through it.
+    pub(crate) fn cells(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Bytes of memory the cells take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.cells.capacity() * size_of::<Cell>()
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, digest: Digest) -> Option<&Slot> {
+        match self.probe(digest)? {
+            Probe::Found(at) => Some(&self.cells[at].slot),
+            Probe::Empty(_) => None,
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, digest: Digest) -> Option<&mut Slot> {
+        match self.probe(digest)? {
+            Probe::Found(at) => Some(&mut self.cells[at].slot),
+            Probe::Empty(_) => None,
+        }
+    }
+
+    /// `None` for a table without cells.
+    #[inline]
+    fn probe(&self, digest: Digest) -> Option<Probe> {
+        let cells = self.cells.len();
+        if cells == 0 {
+            return None;
+        }
+        let mut at = home(digest, cells);
+        // Ends: the load limit keeps empty cells in the table.
+        loop {
+            let cell = &self.cells[at];
+            if cell.is_empty() {
+                return Some(Probe::Empty(at));
+            }
+            if cell.digest == digest {
+                return Some(Probe::Found(at));
+            }
+            at += 1;
+            if at == cells {
+                at = 0;
+            }
+        }
+    }
+
+    /// Sets a key's slot; [`Slot::Vacant`] removes the key. Gives the slot it had.
+    pub(crate) fn set(&mut self, digest: Digest, slot: Slot) -> Slot {
+        if matches!(slot, Slot::Vacant) {
+            return self.remove(digest);
+        }
+        if let Some(old) = self.get_mut(digest) {
+            return std::mem::replace(old, slot);
+        }
+        self.reserve(1);
+        if let Some(Probe::Empty(at)) = self.probe(digest) {
+            self.cells[at] = Cell { digest, slot };
+            self.used += 1;
+        }
+        Slot::Vacant
+    }
+
+    fn remove(&mut self, digest: Digest) -> Slot {
+        let Some(Probe::Found(mut hole)) = self.probe(digest) else { return Slot::Vacant };
+        let removed = std::mem::replace(&mut self.cells[hole], Cell::EMPTY).slot;
+        self.used -= 1;
+        let cells = self.cells.len();
+        let mut at = hole;
+        loop {
+            at = (at + 1) % cells;
+            if self.cells[at].is_empty() {
+                return removed;
+            }
+            // A cell moves into the hole unless its home lies behind the hole, cyclically.
+            let from_home = (at + cells - home(self.cells[at].digest, cells)) % cells;
+            let from_hole = (at + cells - hole) % cells;
+            if from_home >= from_hole {
+                self.cells.swap(at, hole);
+                hole = at;
+            }
+        }
+    }
+
+    /// Makes room for `more` keys.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let needed = (self.used + more) * LOAD_MAX.1 / LOAD_MAX.0 + 1;
+        if needed <= self.cells.len() {
+            return;
+        }
+        let cells = needed.max(self.cells.len() + self.cells.len() * 2 / 5).max(CELLS_MIN);
+        let mut grown = Vec::new();
+        grown.resize_with(cells, || Cell::EMPTY);
+        let old = std::mem::replace(&mut self.cells, grown);
+        for cell in old {
+            if !cell.is_empty()
+                && let Some(Probe::Empty(at)) = self.probe(cell.digest)
+            {
+                self.cells[at] = cell;
+            }
+        }
+    }
+
+    /// Gives memory back where the table is mostly empty.
+    pub(crate) fn shrink(&mut self) {
+        if self.cells.len() > 4 * CELLS_MIN && self.used < self.cells.len() / 4 {
+            let old = std::mem::take(self);
+            self.reserve(old.used * 3 / 2);
+            for cell in old.cells {
+                self.set(cell.digest, cell.slot);
+            }
+        }
+    }
+
+    /// The key and slot in the cell with this number, if there is one.
+    pub(crate) fn cell(&self, at: usize) -> Option<(Digest, &Slot)> {
+        self.cells.get(at).filter(|cell| !cell.is_empty()).map(|cell| (cell.digest, &cell.slot))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Digest, &Slot)> {
+        self.cells.iter().filter(|cell| !cell.is_empty()).map(|cell| (cell.digest, &cell.slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::super::slot::SlotTime;
+    use super::*;
+    use crate::Timestamp;
+    use crate::record::Place;
+
+    fn slot(n: u64) -> Slot {
+        Slot::Stored {
+            expires: SlotTime::new(Timestamp::from_millis(0), Timestamp::from_millis(0)),
+            place: Place::new(n, 0),
+        }
+    }
+
+    fn number(slot: &Slot) -> Option<u64> {
+        match slot {
+            Slot::Stored { place, .. } => Some(place.block()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_cell_is_half_a_cache_line() {
+        assert_eq!(size_of::<Cell>(), 32);
+    }
+
+    #[test]
+    fn the_last_home_wraps_around() {
+        let mut table = Table::default();
+        for low in 0..8 {
+            table.set(Digest::from_u128(u128::MAX - low), slot(low as u64));
+        }
+        for low in (0..8).rev() {
+            assert_eq!(
+                number(&table.set(Digest::from_u128(u128::MAX - low), Slot::Vacant)),
+                Some(low as u64)
+            );
+        }
+        assert_eq!(table.len(), 0);
+    }
+
+    proptest! {
+        /// Few homes and many operations, so that runs of cells collide, wrap and shift.
+        #[test]
+        fn behaves_like_a_map(ops in proptest::collection::vec((0..64_u128, any::<bool>(), any::<u32>()), 1..600)) {
+            let mut table = Table::default();
+            let mut model = HashMap::new();
+            for (key, keep, value) in ops {
+                let digest = Digest::from_u128((key % 5) << 125 | key);
+                let value = u64::from(value);
+                let old = if keep { table.set(digest, slot(value)) } else { table.set(digest, Slot::Vacant) };
+                let expected = if keep { model.insert(digest, value) } else { model.remove(&digest) };
+                prop_assert_eq!(number(&old), expected);
+                table.shrink();
+                prop_assert_eq!(table.len(), model.len());
+            }
+            for (digest, value) in &model {
+                prop_assert_eq!(table.get(*digest).and_then(number), Some(*value));
+            }
+            prop_assert_eq!(table.iter().count(), model.len());
+        }
+    }
+}

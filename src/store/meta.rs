@@ -1,0 +1,138 @@
+//! The row that says what the file is and how far it has got.
+
+use std::path::Path;
+
+use bincode::{BorrowDecode, Encode};
+
+use crate::codec::{self, FORMAT_VERSION, Sealer};
+use crate::error::{Damage, OpenError};
+use crate::key::Secret;
+
+/// What the file knows of itself. Written with every checkpoint, in the same transaction.
+#[derive(Clone, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct Meta {
+    /// Drawn when the file was made; its log carries the same.
+    pub(crate) file_id: [u8; 16],
+    /// Keys digests and checksums.
+    pub(crate) secret: [u8; 32],
+    /// When the file was made; index slots count expiry from here.
+    pub(crate) created_ms: u64,
+    /// Every frame of the log up to this sequence is in the file.
+    pub(crate) checkpointed_seq: u64,
+    /// The salt of the frames that count. Drawn anew at every opening, which is how old frames are discarded.
+    pub(crate) salt: u64,
+    /// The log holds nothing that is needed: it was closed cleanly, or just checkpointed by an opening.
+    pub(crate) log_empty: bool,
+    /// Segments of the log when this was written; a shorter log has been cut off.
+    pub(crate) log_segments: u32,
+    /// No fence at or above this was ever granted.
+    pub(crate) fence_next: u64,
+    /// No block at or above this number was ever written.
+    pub(crate) block_next: u64,
+    /// Number of blocks there are.
+    pub(crate) blocks: u64,
+    /// Number of records in them.
+    pub(crate) keys: u64,
+    /// Number of claim rows there are.
+    pub(crate) claims: u64,
+    /// The highest engine time the file has seen.
+    pub(crate) high_water_ms: u64,
+    /// How far the wall clock was ahead of the engine's then.
+    pub(crate) wall_ahead_ms: i64,
+}
+
+impl std::fmt::Debug for Meta {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meta")
+            .field("checkpointed_seq", &self.checkpointed_seq)
+            .field("log_empty", &self.log_empty)
+            .field("blocks", &self.blocks)
+            .field("claims", &self.claims)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The row's checksum can't use the file's secret, which is in it.
+fn sealer() -> Sealer {
+    Sealer::new(&Secret(*b"idemkv: the row that says it all"))
+}
+
+const TABLE: &str = "meta";
+
+impl Meta {
+    /// The row: version, checksum, fields.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut fields = Vec::new();
+        codec::encode_into(self, &mut fields);
+        let mut row = FORMAT_VERSION.to_le_bytes().to_vec();
+        row.extend_from_slice(&sealer().seal(TABLE, &[FORMAT_VERSION.into()], &fields));
+        row
+    }
+
+    pub(crate) fn decode(path: &Path, row: &[u8]) -> Result<Self, OpenError> {
+        let damaged = |what: String| OpenError::from(Damage::new(path, "row `meta`, offset 0", what));
+        let Some((version, sealed)) = row.split_first_chunk::<4>() else {
+            return Err(damaged("the row is cut off".to_owned()));
+        };
+        let version = u32::from_le_bytes(*version);
+        if version > FORMAT_VERSION {
+            return Err(OpenError::NewerVersion {
+                file: path.to_owned(),
+                found: version,
+                supported: FORMAT_VERSION,
+            });
+        }
+        let fields = sealer().open(TABLE, &[version.into()], sealed).map_err(|bad| damaged(bad.0))?;
+        codec::decode(fields).map_err(|bad| damaged(bad.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> Meta {
+        Meta {
+            file_id: [1; 16],
+            secret: [2; 32],
+            created_ms: 3,
+            checkpointed_seq: 4,
+            salt: 5,
+            log_empty: true,
+            log_segments: 6,
+            fence_next: 7,
+            block_next: 8,
+            blocks: 9,
+            keys: 13,
+            claims: 10,
+            high_water_ms: 11,
+            wall_ahead_ms: -12,
+        }
+    }
+
+    #[test]
+    fn golden_length_and_round_trip() {
+        let row = meta().encode();
+        assert_eq!(row.len(), 4 + 16 + 133);
+        assert_eq!(Meta::decode(Path::new("f"), &row).unwrap(), meta());
+    }
+
+    #[test]
+    fn a_newer_version_and_every_flipped_bit_are_refused() {
+        let mut newer = meta().encode();
+        newer[0] = 2;
+        assert!(matches!(
+            Meta::decode(Path::new("f"), &newer),
+            Err(OpenError::NewerVersion { found: 2, supported: 1, .. })
+        ));
+        let row = meta().encode();
+        for bit in 32..row.len() * 8 {
+            let mut flipped = row.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                matches!(Meta::decode(Path::new("f"), &flipped), Err(OpenError::Damaged(_))),
+                "bit {bit}"
+            );
+        }
+    }
+}

@@ -1,0 +1,648 @@
+//! The store: everything older than the log, in a redb file. The only module that names redb.
+//!
+//! Tables: `meta` (one row), `blocks` and `index` (keyed by expiry and number, so that expiry drops a prefix),
+//! `claims` (granted and not ended when the log moved on), `forgotten` (digests whose blocks before a number don't count).
+//! Every commit is two-phase with quick repair: a failed sync then can't show what was not acknowledged, and opening
+//! after a kill costs the same at any size.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction,
+};
+
+use crate::Timestamp;
+use crate::codec::{self, BadBytes, IntentRow, Sealer};
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
+use crate::key::{Digest, Secret};
+use crate::record::{Place, Record};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
+
+mod backend;
+mod block;
+mod meta;
+
+use backend::Backend;
+pub(crate) use meta::Meta;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("idemkv.meta");
+const BLOCKS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("idemkv.blocks");
+const INDEX: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("idemkv.index");
+const CLAIMS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("idemkv.claims");
+const FORGOTTEN: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("idemkv.forgotten");
+const META_ROW: &str = "meta";
+/// How a redb file starts.
+const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
+
+/// What one checkpoint writes, all or nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Records to store.
+    pub(crate) records: Vec<Record>,
+    /// Claims that are out, or interrupted, as encoded intent rows.
+    pub(crate) claims: Vec<(Digest, Vec<u8>)>,
+    /// Keys whose claim rows, if any, are over.
+    pub(crate) ended: Vec<Digest>,
+    /// Keys whose stored records don't count any more, and until when they would have.
+    pub(crate) forgotten: Vec<(Digest, Timestamp)>,
+    /// Expired blocks to drop at most.
+    pub(crate) reclaim_max: usize,
+}
+
+/// Why a checkpoint failed.
+#[derive(Clone, Debug)]
+pub(crate) enum StoreError {
+    /// No room on the disk. Nothing was written that counts; [`Store::reopen`], then try again.
+    Full(IoFailure),
+    /// Anything else: what was written may or may not count.
+    Failed(Failure),
+}
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Applied {
+    /// Expired blocks that were dropped.
+    pub(crate) reclaimed: usize,
+}
+
+/// What is known of a block without reading it.
+#[derive(Clone, Copy, Debug)]
+struct BlockInfo {
+    /// When its last entry expires; with its number, its key.
+    expires: Timestamp,
+    /// Bytes.
+    len: u32,
+    /// Records in it.
+    entries: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    cache_bytes: usize,
+    /// `None` while it is reopened, and after closing.
+    database: RwLock<Option<Arc<Database>>>,
+    closed: AtomicBool,
+    sealer: Sealer,
+    /// Every block there is, by number.
+    directory: RwLock<HashMap<u64, BlockInfo>>,
+    /// Rows of the table `forgotten`, soonest to go first.
+    forgotten: Mutex<BTreeSet<(Timestamp, Digest)>>,
+    /// The row as last committed. Only the worker that checkpoints changes it.
+    meta: Mutex<Meta>,
+}
+
+impl Store {
+    /// Makes a new file at `path`, which must not exist.
+    ///
+    /// It is made under another name first, so that a crash leaves either no file or a whole one. `Ok(false)` where
+    /// somebody else made it meanwhile.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, meta: &Meta) -> Result<bool, OpenError> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push("-new");
+        let temporary = PathBuf::from(temporary);
+        let file = disk.create(&temporary).map_err(|error| open_failed(path, "creating", error))?;
+        // The file is empty and ours, so any trouble here is the disk's.
+        let written = guarded(|| {
+            let database = redb::Builder::new().create_with_backend(Backend(Arc::clone(&file)))?;
+            let transaction = begin_durable(&database)?;
+            transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
+            transaction.open_table(BLOCKS)?;
+            transaction.open_table(INDEX)?;
+            transaction.open_table(CLAIMS)?;
+            transaction.open_table(FORGOTTEN)?;
+            transaction.commit()?;
+            Ok(database.close()?)
+        });
+        written.map_err(|trouble| trouble.into_open_error(path))?;
+        match disk.publish(&temporary, path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(open_failed(path, "naming", error)),
+        }
+    }
+
+    /// Opens an existing file; nothing of its content is read but the meta row.
+    ///
+    /// `verify` says whether to check every page, by the file's length.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        cache_bytes: usize,
+        verify: impl FnOnce(u64) -> bool,
+    ) -> Result<Self, OpenError> {
+        let file = disk.open(path).map_err(|error| open_failed(path, "opening", error))?;
+        check_magic(path, &*file)?;
+        let verify = verify(file.len().map_err(|error| open_failed(path, "measuring", error))?);
+        let database =
+            open_database(&file, cache_bytes, verify).map_err(|trouble| trouble.into_open_error(path))?;
+        let meta = read_meta(path, &database)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            cache_bytes,
+            database: RwLock::new(Some(Arc::new(database))),
+            closed: AtomicBool::new(false),
+            sealer: Sealer::new(&Secret(meta.secret)),
+            directory: RwLock::default(),
+            forgotten: Mutex::default(),
+            meta: Mutex::new(meta),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    pub(crate) fn meta(&self) -> Meta {
+        self.meta.lock().clone()
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file.len().unwrap_or(0)
+    }
+
+    /// How many records there were at the last commit, to size tables by.
+    pub(crate) fn keys_hint(&self) -> usize {
+        usize::try_from(self.meta.lock().keys).unwrap_or(0)
+    }
+
+    /// Reads what an opening needs of every stored record (digest, expiry, place), and every claim row.
+    ///
+    /// Forgotten records are left out; expired ones are not.
+    pub(crate) fn load(
+        &self,
+        mut record: impl FnMut(Digest, Timestamp, Place),
+        mut claim: impl FnMut(&IntentRow<'_>),
+    ) -> Result<(), OpenError> {
+        let meta = self.meta();
+        let database = self.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
+        let loaded = guarded(|| {
+            let transaction = database.begin_read()?;
+            let forgotten = self.load_forgotten(&transaction)?;
+            let blocks = self.load_index(&transaction, |digest, expires, place| {
+                if forgotten.get(&digest).is_none_or(|limit| place.block() >= *limit) {
+                    record(digest, expires, place);
+                }
+            })?;
+            let claims = self.load_claims(&transaction, &mut claim)?;
+            Ok((blocks, claims))
+        });
+        let (blocks, claims) = loaded.map_err(|trouble| trouble.into_open_error(&self.path))?;
+        if blocks != meta.blocks || claims != meta.claims {
+            let what = format!(
+                "{blocks} blocks and {claims} claims are there, {} and {} were written",
+                meta.blocks, meta.claims
+            );
+            return Err(Damage::new(&self.path, "tables `index` and `claims`", what).into());
+        }
+        Ok(())
+    }
+
+    fn load_forgotten(&self, transaction: &redb::ReadTransaction) -> Result<HashMap<Digest, u64>, Trouble> {
+        let mut limits = HashMap::new();
+        let mut rows = self.forgotten.lock();
+        for row in transaction.open_table(FORGOTTEN)?.iter()? {
+            let (digest, sealed) = row?;
+            let digest = Digest::from_u128(digest.value());
+            let row: (u64, u64) = open_row(&self.sealer, FORGOTTEN, digest, sealed.value())?;
+            limits.insert(digest, row.0);
+            rows.insert((Timestamp::from_millis(row.1), digest));
+        }
+        Ok(limits)
+    }
+
+    fn load_index(
+        &self,
+        transaction: &redb::ReadTransaction,
+        mut each: impl FnMut(Digest, Timestamp, Place),
+    ) -> Result<u64, Trouble> {
+        let mut directory = self.directory.write();
+        for row in transaction.open_table(INDEX)?.iter()? {
+            let (key, index) = row?;
+            let (expires, number) = key.value();
+            let key = (Timestamp::from_millis(expires), number);
+            let (len, entries) = block::read_index(key, index.value(), &self.sealer, &mut each)
+                .map_err(|bad| Trouble::at(format!("table `index`, row ({expires}, {number})"), bad))?;
+            directory.insert(number, BlockInfo { expires: key.0, len, entries });
+        }
+        Ok(directory.len() as u64)
+    }
+
+    fn load_claims(
+        &self,
+        transaction: &redb::ReadTransaction,
+        each: &mut impl FnMut(&IntentRow<'_>),
+    ) -> Result<u64, Trouble> {
+        let mut count = 0;
+        for row in transaction.open_table(CLAIMS)?.iter()? {
+            let (digest, sealed) = row?;
+            let digest = Digest::from_u128(digest.value());
+            let row: IntentRow<'_> = open_row(&self.sealer, CLAIMS, digest, sealed.value())?;
+            codec::check_names(row.scope, row.key).map_err(|bad| Trouble::row(CLAIMS, digest, bad))?;
+            each(&row);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The record at `place`; `None` where its block was dropped because everything in it had expired.
+    pub(crate) fn read(&self, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
+        let Some(expires) = self.directory.read().get(&place.block()).map(|block| block.expires) else {
+            return Ok(None);
+        };
+        let database = self.database()?;
+        let read = guarded(|| {
+            let table = database.begin_read()?.open_table(BLOCKS)?;
+            let Some(block) = table.get((expires.as_millis(), place.block()))? else { return Ok(None) };
+            match block::read_record(block.value(), place, digest, &self.sealer) {
+                Ok(record) => Ok(Some(record)),
+                Err(bad) => Err(Trouble::at(block_place(expires, place), bad)),
+            }
+        });
+        match read {
+            Ok(None) if self.directory.read().contains_key(&place.block()) => Err(ReadError::Damaged(
+                Damage::new(&self.path, block_place(expires, place), "the block is missing"),
+            )),
+            Ok(record) => Ok(record),
+            Err(trouble) => Err(trouble.into_read_error(&self.path)),
+        }
+    }
+
+    /// Writes a batch and drops expired blocks, in one durable transaction, and tells every record its place.
+    ///
+    /// `change` sets what else is new in the meta row. Only one thread may be in here.
+    pub(crate) fn apply(
+        &self,
+        batch: Batch,
+        now: Timestamp,
+        change: impl FnOnce(&mut Meta),
+    ) -> Result<Applied, StoreError> {
+        let mut meta = self.meta();
+        change(&mut meta);
+        let database = self.database().map_err(|_closed| self.failed(Trouble::closed()))?;
+        let live = batch.records.iter().filter(|record| record.expires() > now).cloned().collect();
+        let first = meta.block_next;
+        let blocks = block::pack(live, now, first, &self.sealer);
+        meta.block_next += blocks.len() as u64;
+        assert!(meta.block_next < Place::BLOCK_LIMIT, "block numbers last for exabytes");
+        let due = self.due(now, batch.reclaim_max.max(2 * blocks.len()));
+        let written = guarded(|| {
+            let transaction = begin_durable(&database)?;
+            write_blocks(&transaction, &blocks)?;
+            drop_blocks(&transaction, &due.blocks)?;
+            meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
+            let added: usize = blocks.iter().map(|block| block.records.len()).sum();
+            meta.keys = (meta.keys + added as u64).saturating_sub(due.keys);
+            meta.claims = self.write_claims(&transaction, &batch)?;
+            self.write_forgotten(&transaction, &batch, &due, first)?;
+            transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
+            Ok(transaction.commit()?)
+        });
+        written.map_err(|trouble| self.failed(trouble))?;
+        self.committed(&blocks, &batch, &due);
+        *self.meta.lock() = meta;
+        Ok(Applied { reclaimed: due.blocks.len() })
+    }
+
+    /// Whether a block has expired by `now`.
+    pub(crate) fn has_due(&self, now: Timestamp) -> bool {
+        self.directory.read().values().any(|block| block.expires <= now)
+    }
+
+    /// What has expired by `now`: blocks in order of expiry, at most `max`, and rows of `forgotten`.
+    fn due(&self, now: Timestamp, max: usize) -> Due {
+        let mut blocks: Vec<(Timestamp, u64, u32)> = self
+            .directory
+            .read()
+            .iter()
+            .filter(|(_, block)| block.expires <= now)
+            .map(|(number, block)| (block.expires, *number, block.entries))
+            .collect();
+        blocks.sort_unstable();
+        blocks.truncate(max);
+        let keys = blocks.iter().map(|(_, _, entries)| u64::from(*entries)).sum();
+        let blocks = blocks.into_iter().map(|(expires, number, _)| (expires, number)).collect();
+        let forgotten =
+            self.forgotten.lock().iter().take_while(|(until, _)| *until <= now).take(max).copied().collect();
+        Due { blocks, keys, forgotten }
+    }
+
+    fn write_claims(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<u64, Trouble> {
+        let mut table = transaction.open_table(CLAIMS)?;
+        for digest in &batch.ended {
+            table.remove(digest.as_u128())?;
+        }
+        for (digest, row) in &batch.claims {
+            let sealed = self.sealer.seal(CLAIMS.name(), &halves(*digest), row);
+            table.insert(digest.as_u128(), sealed.as_slice())?;
+        }
+        Ok(redb::ReadableTableMetadata::len(&table)?)
+    }
+
+    fn write_forgotten(
+        &self,
+        transaction: &WriteTransaction,
+        batch: &Batch,
+        due: &Due,
+        limit: u64,
+    ) -> Result<(), Trouble> {
+        let mut table = transaction.open_table(FORGOTTEN)?;
+        for (_, digest) in &due.forgotten {
+            table.remove(digest.as_u128())?;
+        }
+        // The limit lies below this batch's blocks: a key forgotten and completed again within one batch stays.
+        for (digest, until) in &batch.forgotten {
+            let mut row = Vec::new();
+            codec::encode_into(&(limit, until.as_millis()), &mut row);
+            let sealed = self.sealer.seal(FORGOTTEN.name(), &halves(*digest), &row);
+            table.insert(digest.as_u128(), sealed.as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn committed(&self, blocks: &[block::Block], batch: &Batch, due: &Due) {
+        let mut directory = self.directory.write();
+        for block in blocks {
+            let short = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let (len, entries) = (short(block.bytes.len()), short(block.records.len()));
+            directory.insert(block.number, BlockInfo { expires: block.expires, len, entries });
+        }
+        for (_, number) in &due.blocks {
+            directory.remove(number);
+        }
+        drop(directory);
+        // After the directory, so that whoever sees a place finds its block.
+        for (record, place) in blocks.iter().flat_map(|block| &block.records) {
+            record.set_place(*place);
+        }
+        let mut forgotten = self.forgotten.lock();
+        for row in &due.forgotten {
+            forgotten.remove(row);
+        }
+        forgotten.extend(batch.forgotten.iter().map(|(digest, until)| (*until, *digest)));
+    }
+
+    /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk, which loses
+    /// nothing, this makes it take them again.
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        drop(self.take_database());
+        let opened =
+            open_database(&self.file, self.cache_bytes, false).map_err(|trouble| self.failed(trouble))?;
+        *self.database.write() = Some(Arc::new(opened));
+        Ok(())
+    }
+
+    /// Closes the database. Reads are refused from now on.
+    pub(crate) fn close(&self) -> Result<(), Failure> {
+        self.closed.store(true, Ordering::Release);
+        let Some(database) = self.take_database() else { return Ok(()) };
+        guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
+    }
+
+    /// Takes the database away from its readers, waiting for those that are reading.
+    fn take_database(&self) -> Option<Database> {
+        let mut database = self.database.write().take()?;
+        loop {
+            match Arc::try_unwrap(database) {
+                Ok(alone) => return Some(alone),
+                Err(shared) => database = shared,
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn database(&self) -> Result<Arc<Database>, ReadError> {
+        loop {
+            if let Some(database) = &*self.database.read() {
+                return Ok(Arc::clone(database));
+            }
+            if self.closed.load(Ordering::Acquire) {
+                return Err(ReadError::Closed);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn failed(&self, trouble: Trouble) -> StoreError {
+        match trouble.into_failure(&self.path) {
+            Failure::Io(failure) if failure.is_disk_full() => StoreError::Full(failure),
+            failure => StoreError::Failed(failure),
+        }
+    }
+}
+
+/// What one transaction can drop.
+struct Due {
+    blocks: Vec<(Timestamp, u64)>,
+    /// Records in the blocks.
+    keys: u64,
+    forgotten: Vec<(Timestamp, Digest)>,
+}
+
+fn write_blocks(transaction: &WriteTransaction, blocks: &[block::Block]) -> Result<(), Trouble> {
+    let mut bodies = transaction.open_table(BLOCKS)?;
+    let mut index = transaction.open_table(INDEX)?;
+    for block in blocks {
+        let key = (block.expires.as_millis(), block.number);
+        bodies.insert(key, block.bytes.as_slice())?;
+        index.insert(key, block.index.as_slice())?;
+    }
+    Ok(())
+}
+
+fn drop_blocks(transaction: &WriteTransaction, due: &[(Timestamp, u64)]) -> Result<(), Trouble> {
+    let mut bodies = transaction.open_table(BLOCKS)?;
+    let mut index = transaction.open_table(INDEX)?;
+    for (expires, number) in due {
+        bodies.remove((expires.as_millis(), *number))?;
+        index.remove((expires.as_millis(), *number))?;
+    }
+    Ok(())
+}
+
+fn begin_durable(database: &Database) -> Result<WriteTransaction, Trouble> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+fn open_database(file: &Arc<dyn DiskFile>, cache_bytes: usize, verify: bool) -> Result<Database, Trouble> {
+    guarded(|| {
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(verify);
+        Ok(builder.create_with_backend(Backend(Arc::clone(file)))?)
+    })
+}
+
+/// A file that doesn't start as redb files do is not ours. An empty one isn't either, though redb would take it.
+fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
+    let mut start = [0; REDB_MAGIC.len()];
+    match file.read_at(0, &mut start) {
+        Ok(()) if start == *REDB_MAGIC => Ok(()),
+        Ok(()) => Err(OpenError::NotIdemkv(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(OpenError::NotIdemkv(path.to_owned()))
+        }
+        Err(error) => Err(open_failed(path, "reading", error)),
+    }
+}
+
+fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {
+    let row = guarded(|| {
+        let transaction = database.begin_read()?;
+        let table = match transaction.open_table(META) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => table?,
+        };
+        Ok(table.get(META_ROW)?.map(|row| row.value().to_vec()))
+    });
+    match row.map_err(|trouble| trouble.into_open_error(path))? {
+        Some(row) => Meta::decode(path, &row),
+        None => Err(OpenError::NotIdemkv(path.to_owned())),
+    }
+}
+
+fn open_failed(path: &Path, doing: &'static str, error: io::Error) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked(path.to_owned()),
+        _ => OpenError::Io(IoFailure::new(path, doing, error)),
+    }
+}
+
+fn block_place(expires: Timestamp, place: Place) -> String {
+    format!("table `blocks`, row ({}, {}), offset {}", expires.as_millis(), place.block(), place.offset())
+}
+
+fn halves(digest: Digest) -> [u64; 2] {
+    let value = digest.as_u128();
+    [(value >> 64) as u64, (value & u128::from(u64::MAX)) as u64]
+}
+
+fn open_row<'a, T: bincode::BorrowDecode<'a, ()>>(
+    sealer: &Sealer,
+    table: impl TableHandle,
+    digest: Digest,
+    sealed: &'a [u8],
+) -> Result<T, Trouble> {
+    sealer
+        .open(table.name(), &halves(digest), sealed)
+        .and_then(codec::decode)
+        .map_err(|bad| Trouble::row(table, digest, bad))
+}
+
+/// Anything that can go wrong on the way through redb.
+struct Trouble {
+    /// Where, if it is known closer than the file.
+    place: Option<String>,
+    kind: TroubleKind,
+}
+
+enum TroubleKind {
+    Io(io::Error),
+    Damaged(String),
+}
+
+impl Trouble {
+    fn at(place: String, bad: BadBytes) -> Self {
+        Self { place: Some(place), kind: TroubleKind::Damaged(bad.0) }
+    }
+
+    fn row(table: impl TableHandle, digest: Digest, bad: BadBytes) -> Self {
+        Self::at(format!("table `{}`, row {:032x}", table.name(), digest.as_u128()), bad)
+    }
+
+    fn closed() -> Self {
+        Self { place: None, kind: TroubleKind::Io(io::Error::other("the store is closed")) }
+    }
+
+    fn into_failure(self, path: &Path) -> Failure {
+        match self.kind {
+            TroubleKind::Io(error) => Failure::Io(IoFailure::new(path, "accessing", error)),
+            TroubleKind::Damaged(what) => Failure::Damaged(Damage::new(
+                path,
+                self.place.unwrap_or_else(|| "an unknown page".to_owned()),
+                what,
+            )),
+        }
+    }
+
+    fn into_open_error(self, path: &Path) -> OpenError {
+        match self.into_failure(path) {
+            Failure::Io(failure) => OpenError::Io(failure),
+            Failure::Damaged(damage) => OpenError::Damaged(damage),
+            Failure::Panicked => unreachable!("trouble is an I/O error or damage"),
+        }
+    }
+
+    fn into_read_error(self, path: &Path) -> ReadError {
+        match self.into_failure(path) {
+            Failure::Io(failure) => ReadError::Io(failure),
+            Failure::Damaged(damage) => ReadError::Damaged(damage),
+            Failure::Panicked => unreachable!("trouble is an I/O error or damage"),
+        }
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        let kind = match error.into() {
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                TroubleKind::Damaged("the file is cut off".to_owned())
+            }
+            redb::Error::Io(error) => TroubleKind::Io(error),
+            redb::Error::PreviousIo => {
+                TroubleKind::Io(io::Error::other("an earlier I/O error stopped the store"))
+            }
+            redb::Error::DatabaseClosed => TroubleKind::Io(io::Error::other("the store is closed")),
+            other => TroubleKind::Damaged(other.to_string()),
+        };
+        Self { place: None, kind }
+    }
+}
+
+/// Runs code that goes through redb. redb can panic on a file that was altered behind its back; here that is an error
+/// like any other.
+fn guarded<T>(run: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(Trouble { place: None, kind: TroubleKind::Damaged(format!("its pages make no sense: {said}")) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::is_disk_full;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let full = Trouble::from(redb::Error::Io(io::ErrorKind::StorageFull.into()));
+        let failure = full.into_failure(Path::new("f"));
+        assert!(matches!(&failure, Failure::Io(failure) if failure.is_disk_full()));
+        assert!(!is_disk_full(&io::ErrorKind::Other.into()));
+    }
+
+    #[test]
+    fn a_panic_inside_is_damage_with_its_words() {
+        let caught: Result<(), _> = guarded(|| panic!("page {} is odd", 7));
+        let failure = caught.err().unwrap().into_failure(Path::new("f"));
+        assert!(failure.to_string().contains("page 7 is odd"), "{failure}");
+    }
+}

@@ -1,0 +1,137 @@
+//! The tail: what the log holds and the store does not yet, folded to one last word a key.
+//!
+//! The leader folds each group in as it becomes durable, recovery folds in what it replays, and a checkpoint takes the
+//! whole and moves it to the store. Both go through the same code, so what a crash leaves behind is checkpointed like
+//! anything else.
+
+use std::collections::HashMap;
+
+use crate::Timestamp;
+use crate::attempt::Attempt;
+use crate::codec;
+use crate::key::Digest;
+use crate::record::Record;
+use crate::store::Batch;
+use crate::sync::Arc;
+
+/// The last word on a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Last {
+    /// It has a record.
+    Done(Record),
+    /// A claim is out, or was interrupted.
+    Open(Arc<Attempt>),
+    /// It is vacant.
+    Vacant,
+}
+
+#[derive(Debug)]
+struct Word {
+    last: Last,
+    /// A record in the store, or on its way there, was forgotten; until when it would have been replayed.
+    forgotten_until: Option<Timestamp>,
+}
+
+/// Everything since the last checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    words: HashMap<Digest, Word>,
+    /// Sequence of the last frame folded in; zero for none.
+    pub(crate) seq: u64,
+    /// When the oldest thing in here was folded in.
+    pub(crate) since: Option<Timestamp>,
+}
+
+impl Tail {
+    /// Nothing yet, after the frame with this sequence.
+    pub(crate) fn after(seq: u64) -> Self {
+        Self { seq, ..Self::default() }
+    }
+
+    /// Keys in here.
+    pub(crate) fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    pub(crate) fn fold(
+        &mut self,
+        digest: Digest,
+        last: Last,
+        forgotten_until: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        self.since.get_or_insert(now);
+        let earlier = self.words.get(&digest).and_then(|word| word.forgotten_until);
+        self.words.insert(digest, Word { last, forgotten_until: forgotten_until.max(earlier) });
+    }
+
+    /// Puts a tail whose checkpoint failed back under this one, which is newer.
+    pub(crate) fn put_back(&mut self, older: Self) {
+        let newer = std::mem::replace(self, older);
+        self.seq = self.seq.max(newer.seq);
+        self.since = self.since.or(newer.since);
+        for (digest, word) in newer.words {
+            let earlier = self.words.get(&digest).and_then(|word| word.forgotten_until);
+            let forgotten_until = word.forgotten_until.max(earlier);
+            self.words.insert(digest, Word { forgotten_until, ..word });
+        }
+    }
+
+    /// What a checkpoint has to write. A key's claim row ends with anything but an open claim.
+    pub(crate) fn batch(&self, reclaim_max: usize) -> Batch {
+        let mut batch = Batch { reclaim_max, ..Batch::default() };
+        for (digest, word) in &self.words {
+            batch.forgotten.extend(word.forgotten_until.map(|until| (*digest, until)));
+            match &word.last {
+                Last::Done(record) => {
+                    batch.records.push(record.clone());
+                    batch.ended.push(*digest);
+                }
+                Last::Open(attempt) => {
+                    let mut row = Vec::new();
+                    codec::encode_into(&attempt.row(), &mut row);
+                    batch.claims.push((*digest, row));
+                }
+                Last::Vacant => batch.ended.push(*digest),
+            }
+        }
+        // In the order of digests: the tables are trees, and a run of the simulator must be repeatable.
+        batch.ended.sort_unstable();
+        batch.claims.sort_unstable_by_key(|(digest, _)| *digest);
+        batch.forgotten.sort_unstable();
+        batch.records.sort_unstable_by_key(|record| (record.fence(), record.digest()));
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Digest = Digest::from_u128(1);
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_millis(ms)
+    }
+
+    #[test]
+    fn a_forgotten_record_stays_forgotten_whatever_follows() {
+        let mut tail = Tail::default();
+        tail.fold(KEY, Last::Vacant, Some(at(9)), at(1));
+        tail.fold(KEY, Last::Vacant, None, at(2));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+        assert_eq!(tail.since, Some(at(1)));
+    }
+
+    #[test]
+    fn what_is_put_back_lies_under_what_came_since() {
+        let mut older = Tail::after(4);
+        older.fold(KEY, Last::Vacant, Some(at(9)), at(1));
+        older.fold(Digest::from_u128(2), Last::Vacant, None, at(1));
+        let mut tail = Tail::after(6);
+        tail.fold(KEY, Last::Vacant, None, at(3));
+        tail.put_back(older);
+        assert_eq!((tail.seq, tail.len(), tail.since), (6, 2, Some(at(1))));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+    }
+}

@@ -1,0 +1,210 @@
+//! One frame of the log: what a group commit appends, with a header that proves where it belongs.
+//!
+//! A frame starts on a sector boundary and fills whole sectors, so that no later write touches a sector that holds
+//! acknowledged bytes. Layout, little-endian: magic (4), payload length (4), number of entries (4), zero (4),
+//! salt (8), sequence (8), engine time in ms (8), checksum (16), then the payload: each entry with its length (4) in front.
+
+use crate::Timestamp;
+use crate::codec::{self, CHECKSUM_BYTES, Entry, Sealer};
+
+/// What a disk writes at once; a torn write ends at such a boundary.
+pub(crate) const SECTOR: usize = 512;
+const MAGIC: u32 = u32::from_le_bytes(*b"idmF");
+const CHECKED: usize = 40;
+const HEADER: usize = CHECKED + CHECKSUM_BYTES;
+const LENGTH: usize = 4;
+
+/// Bytes of log that a frame with this much payload takes.
+pub(crate) const fn frame_bytes(payload: usize) -> usize {
+    (HEADER + payload).next_multiple_of(SECTOR)
+}
+
+/// Bytes of log that an entry of this many bytes takes at most: those of a frame of its own.
+pub(crate) const fn entry_bytes_max(entry: usize) -> usize {
+    frame_bytes(LENGTH + entry)
+}
+
+/// A frame that is being filled.
+#[derive(Debug)]
+pub(crate) struct FrameBuf {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Default for FrameBuf {
+    fn default() -> Self {
+        Self { bytes: vec![0; HEADER], entries: 0 }
+    }
+}
+
+impl FrameBuf {
+    pub(crate) fn push(&mut self, entry: &[u8]) {
+        let Ok(len) = u32::try_from(entry.len()) else { unreachable!("entries are below 32 MiB") };
+        self.bytes.extend_from_slice(&len.to_le_bytes());
+        self.bytes.extend_from_slice(entry);
+        self.entries += 1;
+    }
+
+    pub(crate) fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Bytes of log that this frame takes as it is.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len().next_multiple_of(SECTOR)
+    }
+
+    /// Completes header and padding; gives the bytes to write.
+    pub(crate) fn seal(&mut self, sealer: &Sealer, salt: u64, seq: u64, time: Timestamp) -> &[u8] {
+        let Ok(payload) = u32::try_from(self.bytes.len() - HEADER) else {
+            unreachable!("frames are below 64 MiB")
+        };
+        let mut head = Vec::with_capacity(HEADER);
+        head.extend_from_slice(&MAGIC.to_le_bytes());
+        head.extend_from_slice(&payload.to_le_bytes());
+        head.extend_from_slice(&self.entries.to_le_bytes());
+        head.extend_from_slice(&[0; 4]);
+        head.extend_from_slice(&salt.to_le_bytes());
+        head.extend_from_slice(&seq.to_le_bytes());
+        head.extend_from_slice(&time.as_millis().to_le_bytes());
+        let body = self.bytes.split_at(HEADER).1;
+        head.extend_from_slice(&sealer.checksum(
+            "frame",
+            &[salt, seq, time.as_millis(), self.entries.into()],
+            body,
+        ));
+        self.bytes.iter_mut().zip(&head).for_each(|(to, from)| *to = *from);
+        self.bytes.resize(self.bytes.len().next_multiple_of(SECTOR), 0);
+        &self.bytes
+    }
+
+    /// Makes the buffer an empty frame again, keeping a modest amount of its memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.truncate(HEADER);
+        self.bytes.shrink_to(1 << 20);
+        self.entries = 0;
+    }
+}
+
+/// A frame read back and verified.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) seq: u64,
+    pub(crate) time: Timestamp,
+    entries: u32,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    /// Bytes of log that the frame takes.
+    pub(crate) fn len(&self) -> usize {
+        frame_bytes(self.payload.len())
+    }
+
+    /// The frame at the start of `bytes`, if a whole and true one with this salt starts there.
+    pub(crate) fn read(bytes: &[u8], sealer: &Sealer, salt: u64) -> Option<Self> {
+        let mut rest = bytes;
+        let magic = u32::from_le_bytes(take(&mut rest)?);
+        let payload = u32::from_le_bytes(take(&mut rest)?) as usize;
+        let entries = u32::from_le_bytes(take(&mut rest)?);
+        let zero = u32::from_le_bytes(take(&mut rest)?);
+        let found_salt = u64::from_le_bytes(take(&mut rest)?);
+        if magic != MAGIC || found_salt != salt || zero != 0 {
+            return None;
+        }
+        let seq = u64::from_le_bytes(take(&mut rest)?);
+        let time_ms = u64::from_le_bytes(take(&mut rest)?);
+        let checksum: [u8; CHECKSUM_BYTES] = take(&mut rest)?;
+        let payload = rest.get(..payload)?;
+        if checksum != sealer.checksum("frame", &[salt, seq, time_ms, entries.into()], payload) {
+            return None;
+        }
+        Some(Self { seq, time: Timestamp::from_millis(time_ms), entries, payload: payload.to_vec() })
+    }
+
+    /// Hands every entry to `each`, in order.
+    pub(crate) fn for_each<E: From<codec::BadBytes>>(
+        &self,
+        mut each: impl FnMut(Entry<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rest = self.payload.as_slice();
+        for _ in 0..self.entries {
+            let entry = take(&mut rest).map(|len| u32::from_le_bytes(len) as usize).and_then(|len| {
+                let (entry, behind) = rest.split_at_checked(len)?;
+                rest = behind;
+                Some(entry)
+            });
+            let entry = entry.ok_or_else(|| codec::BadBytes("an entry is cut off".to_owned()))?;
+            each(codec::decode(entry)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Secret;
+
+    fn sealer() -> Sealer {
+        Sealer::new(&Secret([1; 32]))
+    }
+
+    fn mark() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        codec::encode_into(&Entry::Mark, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_frame_reads_back_under_its_own_salt_and_key_only() {
+        let mut frame = FrameBuf::default();
+        frame.push(&mark());
+        frame.push(&mark());
+        let bytes = frame.seal(&sealer(), 7, 9, Timestamp::from_millis(11)).to_vec();
+        assert_eq!(bytes.len(), SECTOR);
+        let back = Frame::read(&bytes, &sealer(), 7).unwrap();
+        assert_eq!((back.seq, back.time, back.len()), (9, Timestamp::from_millis(11), SECTOR));
+        let mut entries = 0;
+        back.for_each(|entry| {
+            assert_eq!(entry, Entry::Mark);
+            entries += 1;
+            Ok::<(), codec::BadBytes>(())
+        })
+        .unwrap();
+        assert_eq!(entries, 2);
+        assert!(Frame::read(&bytes, &sealer(), 8).is_none());
+        assert!(Frame::read(&bytes, &Sealer::new(&Secret([2; 32])), 7).is_none());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let mut frame = FrameBuf::default();
+        frame.push(&mark());
+        let bytes = frame.seal(&sealer(), 7, 9, Timestamp::from_millis(11)).to_vec();
+        let used = HEADER + LENGTH + mark().len();
+        for bit in 0..used * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Frame::read(&flipped, &sealer(), 7).is_none(), "bit {bit}");
+        }
+        for len in 0..used {
+            assert!(Frame::read(&bytes[..len], &sealer(), 7).is_none());
+        }
+    }
+
+    #[test]
+    fn sizes_add_up() {
+        assert_eq!(frame_bytes(SECTOR - HEADER), SECTOR);
+        assert_eq!(frame_bytes(SECTOR - HEADER + 1), 2 * SECTOR);
+        let mut frame = FrameBuf::default();
+        frame.push(&[0; 1_000]);
+        assert_eq!(frame.len(), entry_bytes_max(1_000));
+    }
+}

@@ -1,0 +1,187 @@
+//! The write-ahead log: a file of preallocated segments beside the store, appended to and synced once per group.
+//!
+//! The log knows frames, segments and room; what the entries mean is not its business. Its header (first
+//! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (16).
+
+use std::path::{Path, PathBuf};
+
+use crate::codec::{CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
+use crate::disk::{Disk, DiskFile, Kind};
+use crate::error::{Damage, Failure, IoFailure, OpenError};
+use crate::sync::Arc;
+
+pub(crate) mod frame;
+mod room;
+mod scan;
+mod writer;
+
+pub(crate) use room::{Geometry, Room};
+pub(crate) use scan::{Found, scan};
+pub(crate) use writer::LogWriter;
+
+/// The first bytes of the file, a page of their own.
+pub(crate) const HEADER_BYTES: u64 = 4_096;
+const MAGIC: &[u8; 8] = b"idemkvWL";
+/// How a new log starts out: with one segment to write and one to go on in.
+pub(crate) const SEGMENTS_MIN: u32 = 2;
+/// Zeros are written in runs of this size.
+const ZEROS: usize = 1 << 20;
+
+/// The path of the log that belongs to the file at `path`.
+pub(crate) fn path_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// What makes a log belong to a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) file_id: [u8; 16],
+    pub(crate) sealer: Sealer,
+}
+
+/// The open log file.
+#[derive(Debug)]
+pub(crate) struct Log {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    segment_bytes: u64,
+}
+
+impl Log {
+    /// Makes a log of empty segments, in place of an old one whose content is no longer needed.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        id: &Identity,
+        segment_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push("-new");
+        let temporary = PathBuf::from(temporary);
+        let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
+        let file = disk.create(&temporary).map_err(failed("creating"))?;
+        let log = Self { file, path: path.to_owned(), segment_bytes };
+        log.file.write_at(0, &header(id, segment_bytes)).map_err(failed("writing"))?;
+        for segment in 0..SEGMENTS_MIN {
+            log.write_zeros(segment).map_err(failed("writing"))?;
+        }
+        log.file.sync().map_err(failed("syncing"))?;
+        disk.replace(&temporary, path).map_err(failed("renaming"))?;
+        Ok(log)
+    }
+
+    /// Opens an existing log; `None` where there is none.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, id: &Identity) -> Result<Option<Self>, OpenError> {
+        let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
+        match disk.kind(path).map_err(failed("looking at"))? {
+            Kind::Missing => return Ok(None),
+            Kind::Other => return Err(OpenError::NotAFile(path.to_owned())),
+            Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(path.to_owned())),
+            Kind::File => {}
+        }
+        let file = disk.open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => OpenError::Locked(path.to_owned()),
+            _ => failed("opening")(error),
+        })?;
+        if file.len().map_err(failed("measuring"))? < HEADER_BYTES {
+            return Err(Damage::new(path, "offset 0", "the header is cut off").into());
+        }
+        let mut bytes = vec![0; usize::try_from(HEADER_BYTES).unwrap_or(0)];
+        file.read_at(0, &mut bytes).map_err(failed("reading"))?;
+        let segment_bytes = read_header(path, &bytes, id)?;
+        Ok(Some(Self { file, path: path.to_owned(), segment_bytes }))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// Whole segments that the file has room for by its length.
+    pub(crate) fn segments(&self) -> Result<u32, IoFailure> {
+        let len = self.file.len().map_err(|error| IoFailure::new(&self.path, "measuring", error))?;
+        Ok(u32::try_from(len.saturating_sub(HEADER_BYTES) / self.segment_bytes).unwrap_or(u32::MAX))
+    }
+
+    fn segment_start(&self, segment: u32) -> u64 {
+        HEADER_BYTES + u64::from(segment) * self.segment_bytes
+    }
+
+    /// Writes a whole segment of zeros. Zeros, not a hole and not a reserved extent: the file system then has
+    /// nothing left to decide when a frame is written there, so that a sync costs one write of the disk.
+    fn write_zeros(&self, segment: u32) -> std::io::Result<()> {
+        let zeros = vec![0; ZEROS];
+        let (mut at, end) = (self.segment_start(segment), self.segment_start(segment + 1));
+        while at < end {
+            let run = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
+            self.file.write_at(at, zeros.split_at(run).0)?;
+            at += run as u64;
+        }
+        Ok(())
+    }
+
+    /// Adds a segment at the end of the file, with its room on disk secured.
+    ///
+    /// A full disk is `Ok(Err(..))`: nothing changed. `Err` is a failed sync, after which nothing may be
+    /// written: the same failure may concern a frame, and the system reports it once.
+    pub(crate) fn grow(&self, room: &Room) -> Result<Result<(), IoFailure>, Failure> {
+        let segment = room.segments();
+        if let Err(error) = self.write_zeros(segment) {
+            // Best effort: what can't be given back now is overwritten by the next try.
+            drop(self.file.set_len(self.segment_start(segment)));
+            return Ok(Err(IoFailure::new(&self.path, "extending", error)));
+        }
+        self.file.sync().map_err(|error| Failure::Io(IoFailure::new(&self.path, "syncing", error)))?;
+        room.add_segment();
+        Ok(Ok(()))
+    }
+}
+
+fn header(id: &Identity, segment_bytes: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&segment_bytes.to_le_bytes());
+    bytes.extend_from_slice(&id.file_id);
+    let checksum = id.sealer.checksum("log", &[], &bytes);
+    bytes.extend_from_slice(&checksum);
+    bytes.resize(usize::try_from(HEADER_BYTES).unwrap_or(0), 0);
+    bytes
+}
+
+/// Checks a header; gives the segment size.
+fn read_header(path: &Path, bytes: &[u8], id: &Identity) -> Result<u64, OpenError> {
+    let damaged = |what: &str| OpenError::from(Damage::new(path, "offset 0 (the header)", what));
+    let cut = || damaged("the header is cut off");
+    let (magic, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+    let (version, rest) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
+    let (_, rest) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
+    let (segment, rest) = rest.split_first_chunk::<8>().ok_or_else(cut)?;
+    let (file_id, rest) = rest.split_first_chunk::<16>().ok_or_else(cut)?;
+    let (checksum, _) = rest.split_first_chunk::<CHECKSUM_BYTES>().ok_or_else(cut)?;
+    let version = u32::from_le_bytes(*version);
+    if magic != MAGIC {
+        return Err(damaged("this is not the header of a log"));
+    }
+    if version > FORMAT_VERSION {
+        return Err(OpenError::NewerVersion {
+            file: path.to_owned(),
+            found: version,
+            supported: FORMAT_VERSION,
+        });
+    }
+    if *file_id != id.file_id {
+        return Err(OpenError::LogOfAnotherFile(path.to_owned()));
+    }
+    let checked = bytes.split_at(bytes.len() - rest.len()).0;
+    if *checksum != id.sealer.checksum("log", &[], checked) {
+        return Err(damaged("the checksum does not match"));
+    }
+    Ok(u64::from_le_bytes(*segment))
+}

@@ -1,0 +1,230 @@
+//! Room in the log: which segments are free, and how much of them is promised.
+//!
+//! Everything that is appended was promised room before, so an append never finds the log full. A claim is promised
+//! room for its intent and its completion at once.
+
+use std::collections::VecDeque;
+
+use crate::clock::Deadline;
+use crate::sync::{Condvar, Mutex};
+
+/// A frame never spans segments, so up to one longest frame of each segment may stay unused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// Bytes of a segment; a multiple of the sector size.
+    pub(crate) segment: u64,
+    /// Bytes of the longest frame.
+    pub(crate) frame_max: u64,
+}
+
+impl Geometry {
+    fn capacity(self) -> u64 {
+        self.segment.saturating_sub(self.frame_max)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Room {
+    geometry: Geometry,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Segments with nothing in them that is still needed.
+    free: VecDeque<u32>,
+    /// Full segments, oldest first, each with the sequence of its last frame.
+    sealed: VecDeque<(u32, u64)>,
+    /// Bytes left in the segment that is written now.
+    active_left: u64,
+    /// Bytes promised and not yet written.
+    promised: u64,
+    segments: u32,
+}
+
+impl State {
+    fn capacity(&self, geometry: Geometry) -> u64 {
+        self.free.len() as u64 * geometry.capacity() + self.active_left.saturating_sub(geometry.frame_max)
+    }
+
+    fn fits(&self, geometry: Geometry, bytes: u64) -> bool {
+        self.promised.saturating_add(bytes) <= self.capacity(geometry)
+    }
+}
+
+impl Room {
+    /// Room in a log of `segments` segments, all free.
+    pub(crate) fn new(geometry: Geometry, segments: u32) -> Self {
+        let state = State {
+            free: (0..segments).collect(),
+            sealed: VecDeque::new(),
+            active_left: 0,
+            promised: 0,
+            segments,
+        };
+        Self { geometry, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Promises `bytes`, if there is room for them beside all earlier promises.
+    pub(crate) fn try_promise(&self, bytes: u64) -> bool {
+        let mut state = self.state.lock();
+        let fits = state.fits(self.geometry, bytes);
+        if fits {
+            state.promised += bytes;
+        }
+        fits
+    }
+
+    /// Takes a promise back, because its bytes are written or will never be.
+    pub(crate) fn withdraw(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        state.promised = state.promised.saturating_sub(bytes);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until something changed, or until the deadline.
+    pub(crate) fn wait(&self, bytes: u64, deadline: Deadline) {
+        let mut state = self.state.lock();
+        if state.fits(self.geometry, bytes) {
+            return;
+        }
+        match deadline.instant() {
+            Some(at) => {
+                self.changed.wait_until(&mut state, at);
+            }
+            None => self.changed.wait(&mut state),
+        }
+    }
+
+    /// Wakes all who wait, so that they look again.
+    pub(crate) fn wake(&self) {
+        // Taking the lock orders this after the look of whoever is about to wait.
+        drop(self.state.lock());
+        self.changed.notify_all();
+    }
+
+    /// Whether less than one segment is left beyond all promises: time to grow or to checkpoint.
+    pub(crate) fn is_short(&self) -> bool {
+        let state = self.state.lock();
+        !state.fits(self.geometry, self.geometry.capacity())
+    }
+
+    /// Whether there are full segments, which a checkpoint would free.
+    pub(crate) fn has_sealed(&self) -> bool {
+        !self.state.lock().sealed.is_empty()
+    }
+
+    /// Bytes of the log file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        super::HEADER_BYTES + u64::from(self.segments()) * self.geometry.segment
+    }
+
+    pub(crate) fn segments(&self) -> u32 {
+        self.state.lock().segments
+    }
+
+    /// Adds the segment with the next number.
+    pub(crate) fn add_segment(&self) {
+        let mut state = self.state.lock();
+        let number = state.segments;
+        state.free.push_back(number);
+        state.segments += 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The segment to write on into when the active one is full; its last frame had sequence `last_seq`.
+    ///
+    /// `None` only where an append was not promised.
+    pub(crate) fn next_segment(&self, active: Option<u32>, last_seq: u64) -> Option<u32> {
+        let mut state = self.state.lock();
+        let next = state.free.pop_front()?;
+        if let Some(active) = active {
+            state.sealed.push_back((active, last_seq));
+        }
+        state.active_left = self.geometry.segment;
+        Some(next)
+    }
+
+    /// Notes that a frame of `bytes` was written into the active segment.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        state.active_left = state.active_left.saturating_sub(bytes);
+    }
+
+    /// Frees every full segment whose frames are all at or below `seq`.
+    pub(crate) fn recycle(&self, seq: u64) {
+        let mut state = self.state.lock();
+        while let Some(&(segment, last)) = state.sealed.front()
+            && last <= seq
+        {
+            state.sealed.pop_front();
+            state.free.push_back(segment);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GEOMETRY: Geometry = Geometry { segment: 100, frame_max: 20 };
+
+    #[test]
+    fn promises_stop_where_a_worst_case_would_not_fit() {
+        let room = Room::new(GEOMETRY, 2);
+        assert!(room.try_promise(160));
+        assert!(!room.try_promise(1));
+        room.withdraw(1);
+        assert!(room.try_promise(1));
+    }
+
+    #[test]
+    fn what_was_promised_always_fits_whatever_the_frames() {
+        // Frames of every size, each promised before; the log of three segments is never found full.
+        for size in 1..=20_u64 {
+            let room = Room::new(GEOMETRY, 3);
+            let mut promised = 0;
+            while room.try_promise(size) {
+                promised += 1;
+            }
+            let (mut active, mut left) = (None, 0);
+            for frame in 0..promised {
+                if left < size {
+                    active = room.next_segment(active, frame);
+                    assert!(active.is_some(), "frames of {size}: {frame} of {promised} fitted");
+                    left = GEOMETRY.segment;
+                }
+                left -= size;
+                room.wrote(size);
+                room.withdraw(size);
+            }
+        }
+    }
+
+    #[test]
+    fn segments_come_back_once_their_last_frame_is_checkpointed() {
+        let room = Room::new(GEOMETRY, 2);
+        let first = room.next_segment(None, 0);
+        let second = room.next_segment(first, 5);
+        assert_eq!(second, Some(1));
+        assert_eq!(room.next_segment(second, 9), None);
+        room.recycle(4);
+        assert_eq!(room.next_segment(second, 9), None);
+        room.recycle(5);
+        assert_eq!(room.next_segment(second, 9), Some(0));
+    }
+
+    #[test]
+    fn a_new_segment_makes_room() {
+        let room = Room::new(GEOMETRY, 1);
+        assert!(room.try_promise(80) && !room.try_promise(80));
+        room.add_segment();
+        assert!(room.try_promise(80));
+        assert_eq!(room.segments(), 2);
+    }
+}

@@ -1,0 +1,58 @@
+//! Reading the log back after a crash.
+
+use std::collections::BTreeMap;
+
+use super::Log;
+use super::frame::{Frame, SECTOR};
+use crate::codec::Sealer;
+use crate::error::{Damage, IoFailure, OpenError};
+
+/// A frame and where it lies.
+pub(crate) struct Found {
+    pub(crate) frame: Frame,
+    /// Offset in the file.
+    pub(crate) offset: u64,
+}
+
+/// Every frame with this salt and a sequence above `after`, in order, without a gap.
+///
+/// The log ends where the next frame in sequence isn't there: that is how a torn write looks, and frames are written one
+/// after the other, each synced before the next. So where a *later* frame is there all the same, an acknowledged one was
+/// damaged, and that is an error.
+pub(crate) fn scan(log: &Log, sealer: &Sealer, salt: u64, after: u64) -> Result<Vec<Found>, OpenError> {
+    let mut found = BTreeMap::new();
+    let mut bytes = vec![0; usize::try_from(log.segment_bytes).unwrap_or(0)];
+    for segment in 0..log.segments()? {
+        let start = log.segment_start(segment);
+        log.file.read_at(start, &mut bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))?;
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= SECTOR) {
+            let frame = Frame::read(rest, sealer, salt);
+            let step = frame.as_ref().map_or(SECTOR, Frame::len);
+            if let Some(frame) = frame.filter(|frame| frame.seq > after) {
+                found.insert(frame.seq, Found { frame, offset: start + at as u64 });
+            }
+            at += step;
+        }
+    }
+    without_gap(log, after, found)
+}
+
+fn without_gap(log: &Log, after: u64, found: BTreeMap<u64, Found>) -> Result<Vec<Found>, OpenError> {
+    let mut frames: Vec<Found> = Vec::with_capacity(found.len());
+    for (expected, (seq, next)) in (after + 1..).zip(found) {
+        if seq != expected {
+            let end = frames.last().map_or_else(
+                || "its start".to_owned(),
+                |last| format!("offset {}", last.offset + last.frame.len() as u64),
+            );
+            let what = format!(
+                "frame {expected} is damaged or missing, but frame {seq} at offset {} is there",
+                next.offset
+            );
+            return Err(Damage::new(&log.path, end, what).into());
+        }
+        frames.push(next);
+    }
+    Ok(frames)
+}
