@@ -109,4 +109,11 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     /// As the operating system says. What was written since the last success may or may not survive, and a later
     /// success says nothing about it: never call this again to find out.
     fn sync(&self) -> io::Result<()>;
+
+    /// Gives the lock up before the handle goes away; the file is not touched through this handle again.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    fn unlock(&self) -> io::Result<()>;
 }

@@ -122,4 +122,8 @@ impl DiskFile for RealFile {
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.0.unlock()
+    }
 }

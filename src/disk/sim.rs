@@ -425,6 +425,11 @@ impl DiskFile for SimFile {
         }
         Ok(())
     }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.world.lock().contents(self.id)?.lock = Weak::new();
+        Ok(())
+    }
 }
 
 #[cfg(test)]

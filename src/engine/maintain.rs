@@ -234,7 +234,9 @@ impl Core {
     ///
     /// Claims that are out stay behind; their keys are interrupted when the file is opened again. Gives their number.
     pub(super) fn shut_down(&self) -> Result<usize, Failure> {
-        self.closed.store(true, Ordering::Release);
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(0);
+        }
         self.commit.close();
         self.room.wake();
         let rota = self.rota.lock();
@@ -251,9 +253,11 @@ impl Core {
             Some(failure) => Err(failure.clone()),
             None => self.last_checkpoint(),
         };
+        // The log first: whoever opens the store next will want it.
+        let unlocked = self.log.unlock().map_err(Failure::Io);
         let closed = self.store.close();
         drop(rota);
-        flushed.and(closed).map(|()| left)
+        flushed.and(unlocked).and(closed).map(|()| left)
     }
 
     fn last_checkpoint(&self) -> Result<(), Failure> {

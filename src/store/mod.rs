@@ -407,7 +407,11 @@ impl Store {
     pub(crate) fn close(&self) -> Result<(), Failure> {
         self.closed.store(true, Ordering::Release);
         let Some(database) = self.take_database() else { return Ok(()) };
-        guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
+        let closed = guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path));
+        // Handles on a closed engine may live on; they must not keep others from opening the file.
+        let unlocked =
+            self.file.unlock().map_err(|error| Failure::Io(IoFailure::new(&self.path, "unlocking", error)));
+        closed.and(unlocked)
     }
 
     /// Takes the database away from its readers, waiting for those that are reading.

@@ -94,6 +94,11 @@ impl Log {
         Ok(Some(Self { file, path: path.to_owned(), segment_bytes }))
     }
 
+    /// Lets others open the log; nothing is written to it through this handle any more.
+    pub(crate) fn unlock(&self) -> Result<(), IoFailure> {
+        self.file.unlock().map_err(|error| IoFailure::new(&self.path, "unlocking", error))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
