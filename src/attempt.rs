@@ -173,7 +173,7 @@ impl Attempt {
     pub(crate) fn interrupt(&self, now: Timestamp) {
         let at = now.as_millis().min(ALIVE - 1);
         // A row from disk may know the time already; it stays.
-        drop(self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire));
+        self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire).unwrap_or(at);
     }
 
     /// What a later attempt is told of this one.

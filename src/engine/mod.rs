@@ -12,6 +12,7 @@ use crate::sync::{Arc, JoinHandle, Mutex, spawn};
 mod claim;
 mod core;
 mod entries;
+mod entropy;
 mod maintain;
 mod open;
 mod options;

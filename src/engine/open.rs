@@ -109,7 +109,9 @@ impl Core {
         id: &Identity,
         fence_limit: u64,
     ) -> Result<(Log, u64), OpenError> {
-        let salt = draw()?;
+        // The sequence makes it another salt at every opening, from one seed too.
+        let purpose = format!("salt {} {}", store.meta().salt, store.meta().checkpointed_seq);
+        let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
         let tail = publisher.take_tail();
         let kept = log.filter(|log| log.segment_bytes() == options.log_segment_bytes);
         let segments = kept.as_ref().map(Log::segments).transpose()?;
@@ -162,12 +164,9 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
 
 fn first_meta(options: &Options) -> Result<Meta, OpenError> {
     let clock = EngineClock::new(options.time.clone());
-    let (mut file_id, mut secret) = ([0; 16], [0; 32]);
-    fill_random(&mut file_id)?;
-    fill_random(&mut secret)?;
     Ok(Meta {
-        file_id,
-        secret,
+        file_id: options.entropy.draw("file id")?,
+        secret: options.entropy.draw("secret")?,
         created_ms: clock.now().as_millis(),
         checkpointed_seq: 0,
         salt: 0,
@@ -181,18 +180,6 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         claims: 0,
         high_water_ms: clock.now().as_millis(),
         wall_ahead_ms: 0,
-    })
-}
-
-fn draw() -> Result<u64, OpenError> {
-    let mut bytes = [0; 8];
-    fill_random(&mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-fn fill_random(bytes: &mut [u8]) -> Result<(), OpenError> {
-    getrandom::fill(bytes).map_err(|error| {
-        OpenError::Io(IoFailure::new(Path::new("the system's random source"), "reading", error.into()))
     })
 }
 

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Engine;
+use super::entropy::Entropy;
+use super::scope::SCOPE_MAX;
 use crate::clock::TimeSource;
 use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
 use crate::commit::Limits;
@@ -94,6 +96,7 @@ pub struct Options {
     pub(crate) verify: Verify,
     pub(crate) time: TimeSource,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) entropy: Entropy,
     pub(crate) workers: bool,
 }
 
@@ -123,6 +126,7 @@ impl Default for Options {
             verify: Verify::default(),
             time: TimeSource::System,
             disk: Arc::new(RealDisk),
+            entropy: Entropy::System,
             workers: true,
         }
     }
@@ -280,7 +284,7 @@ impl Options {
 
     /// Bytes of log that the longest frame takes.
     pub(crate) fn frame_max(&self) -> u64 {
-        let entry = ENTRY_OVERHEAD_MAX + NAME_MAX + self.max_key_bytes + self.max_body_bytes;
+        let entry = ENTRY_OVERHEAD_MAX + SCOPE_MAX + self.max_key_bytes + self.max_body_bytes;
         entry_bytes_max(entry.max(self.batch_bytes)) as u64
     }
 
@@ -309,6 +313,12 @@ impl Options {
     /// Runs on a disk in memory.
     pub fn disk(mut self, disk: &crate::sim::SimDisk) -> Self {
         self.disk = Arc::new(disk.clone());
+        self
+    }
+
+    /// Draws the file's secret and the log's salts from this seed, so that a run can be repeated to the byte.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.entropy = Entropy::Seeded(seed);
         self
     }
 

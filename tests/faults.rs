@@ -1,0 +1,216 @@
+//! What the disk and the clock can do to an engine: failed syncs that lie, full disks, clocks that jump.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
+use idemkv::sim::CrashKind;
+use idemkv::{Begin, BeginError, Busy, CommitError, EndReason, Status};
+
+const YEAR_MS: u64 = 365 * 24 * 3_600_000;
+
+#[test]
+fn after_a_failed_commit_nothing_is_granted_and_what_is_durable_is_still_replayed() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "done").complete("reply").unwrap();
+    let (first, second) = (fresh(&scope, "first"), fresh(&scope, "second"));
+    let Ok(Begin::InFlight(pending)) = scope.begin("second", request()) else { panic!("it is out") };
+
+    machine.disk.fail_syncs(Some("-wal"));
+    let error = first.complete("unknown").unwrap_err();
+    assert!(matches!(error.reason(), EndReason::Commit(CommitError::Failed(_))), "{error}");
+    assert!(error.into_claim().is_none());
+    machine.disk.fail_syncs(None);
+
+    assert_eq!(done(&scope, "done").body(), b"reply");
+    assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(_))));
+    assert!(matches!(scope.begin("first", request()), Err(BeginError::Failed(_))));
+    assert!(matches!(pending.wait(), Err(BeginError::Failed(_))), "every waiter gets the error");
+    assert!(second.complete("too late").is_err());
+    assert!(engine.clone().close().is_err(), "close reports it");
+}
+
+/// The page cache shows what a failed sync lost: a reopening in the same boot must not show it as done, unless it made it
+/// durable first; a power cut after that must not take it back.
+#[test]
+fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
+    for reboots in [CrashKind::DropAll, CrashKind::KeepAll, CrashKind::Torn(3)] {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let scope = default_scope(&engine);
+        fresh(&scope, "done").complete("reply").unwrap();
+        let claim = fresh(&scope, "key");
+        machine.disk.fail_syncs(Some("-wal"));
+        assert!(claim.complete("unknown").is_err());
+        machine.disk.fail_syncs(None);
+        drop((scope, engine));
+        machine.disk.restart_process();
+
+        let engine = machine.open();
+        let seen = engine.get("key").unwrap();
+        machine.disk.crash_at(machine.disk.operations());
+        drop(engine);
+        machine.disk.reboot(reboots);
+
+        let engine = machine.open();
+        assert_eq!(done(&default_scope(&engine), "done").body(), b"reply");
+        match (seen, engine.get("key").unwrap()) {
+            (Status::Done(before), Status::Done(after)) => assert_eq!(before.body(), after.body()),
+            (Status::Interrupted(_), Status::Interrupted(_)) => {}
+            (before, after) => panic!("{reboots:?}: it was {before:?}, and is {after:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_failed_checkpoint_stops_grants_but_not_completions() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    machine.disk.fail_syncs(Some(".idem"));
+    assert!(engine.checkpoint().is_err());
+    machine.disk.fail_syncs(None);
+    claim.complete("reply").unwrap();
+    assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(_))));
+    drop(scope);
+    assert!(engine.close().is_err());
+    machine.disk.reboot(CrashKind::DropAll);
+    assert_eq!(done(&default_scope(&machine.open()), "key").body(), b"reply");
+}
+
+#[test]
+fn a_full_disk_refuses_claims_while_those_that_are_out_complete() {
+    let machine = Machine::default();
+    let engine = machine.options().log_bytes(64 << 20).max_in_flight(1_000).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    machine.disk.set_capacity(Some(machine.disk.used()));
+    let mut claims = Vec::new();
+    let refused = loop {
+        match scope.begin(format!("key {}", claims.len()), request()) {
+            Ok(Begin::Fresh(claim)) => claims.push(claim),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, BeginError::Busy(Busy::DiskFull(_))), "{refused}");
+    assert!(refused.is_retryable());
+    assert!(claims.len() > 5);
+    let count = claims.len();
+    for claim in claims {
+        claim.complete(vec![b'x'; 4_096]).unwrap();
+    }
+    // Room comes back: the engine goes on without being opened again.
+    machine.disk.set_capacity(None);
+    machine.clock.advance(Duration::from_secs(1));
+    fresh(&scope, "new").complete("reply").unwrap();
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!(engine.entries().count(), count + 1);
+}
+
+#[test]
+fn a_full_log_refuses_claims_and_says_for_how_long_it_waited() {
+    let machine = Machine::default();
+    let engine = machine.options().log_bytes(128 << 10).patience(Duration::ZERO).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let mut claims = Vec::new();
+    let refused = loop {
+        match scope.begin(format!("key {}", claims.len()), request()) {
+            Ok(Begin::Fresh(claim)) => claims.push(claim),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, BeginError::Busy(Busy::QueueFull { .. })), "{refused}");
+    claims.pop().unwrap().complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    drop(fresh(&scope, "there is room for one again"));
+}
+
+#[test]
+fn as_many_claims_as_allowed_and_no_more() {
+    let machine = Machine::default();
+    let engine = machine.options().max_in_flight(2).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let (first, _second) = (fresh(&scope, "1"), fresh(&scope, "2"));
+    assert!(matches!(scope.begin("3", request()), Err(BeginError::Busy(Busy::TooManyClaims { max: 2 }))));
+    first.complete("").unwrap();
+    drop(fresh(&scope, "3"));
+}
+
+#[test]
+fn a_wall_clock_that_jumps_while_the_file_is_open_changes_nothing() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("reply").unwrap();
+    for wall in [0, u64::MAX, START_MS + 100 * YEAR_MS, START_MS] {
+        machine.clock.jump_wall_to_millis(wall);
+        engine.step();
+        done(&scope, "key");
+    }
+    machine.clock.advance(TTL);
+    drop(fresh(&scope, "key"));
+}
+
+#[test]
+fn a_wall_clock_that_jumps_between_two_openings_expires_nothing_at_once() {
+    for wall in [0, START_MS - YEAR_MS, START_MS + YEAR_MS, START_MS + 200 * YEAR_MS, u64::MAX] {
+        for clean in [true, false] {
+            let machine = Machine::default();
+            let options = || machine.options().ttl(TTL * 24).max_clock_jump(TTL);
+            let engine = options().open("x.idem").unwrap();
+            let scope = default_scope(&engine);
+            fresh(&scope, "key").complete("reply").unwrap();
+            drop(scope);
+            if clean {
+                engine.close().unwrap();
+            } else {
+                machine.kill(engine);
+            }
+            machine.clock.jump_wall_to_millis(wall);
+            let engine = options().open("x.idem").unwrap();
+            assert_eq!(done(&default_scope(&engine), "key").body(), b"reply", "wall clock at {wall}");
+            machine.clock.advance(TTL * 22);
+            done(&default_scope(&engine), "key");
+            machine.clock.advance(TTL * 2);
+            drop(fresh(&default_scope(&engine), "key"));
+        }
+    }
+}
+
+#[test]
+fn time_that_went_by_while_the_file_was_closed_counts_up_to_the_limit() {
+    let machine = Machine::default();
+    let options = || machine.options().ttl(TTL).max_clock_jump(TTL * 2);
+    let engine = options().open("x.idem").unwrap();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    engine.close().unwrap();
+    machine.clock.advance(TTL);
+    let engine = options().open("x.idem").unwrap();
+    assert!(matches!(engine.get("key").unwrap(), Status::Vacant));
+}
+
+#[test]
+fn an_idle_engine_remembers_the_time_over_a_kill() {
+    let machine = Machine::default();
+    let options = || machine.options().ttl(TTL * 100).max_clock_jump(Duration::from_secs(60));
+    let engine = options().open("x.idem").unwrap();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    for _ in 0..120 {
+        machine.clock.advance(Duration::from_secs(30));
+        engine.step();
+    }
+    let before = engine.now();
+    machine.kill(engine);
+    let engine = options().open("x.idem").unwrap();
+    assert!(engine.now() >= before, "{} after {before}", engine.now());
+    assert_eq!(engine.stats().clock_lag_ms, 0);
+}

@@ -1,0 +1,402 @@
+//! A key's life: granted, ended in each way, replayed, expired, forgotten, found again after a restart.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
+use idemkv::{
+    Begin, BeginError, Engine, Fingerprint, ForgetError, Intents, Outcome, Status, Timestamp, Waited,
+};
+
+#[test]
+fn a_completed_key_is_replayed_with_everything_that_was_stored() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = engine.scope("POST /v1/charges");
+    let claim = fresh(&scope, "key");
+    machine.clock.advance(Duration::from_millis(250));
+    claim.complete("reply").unwrap();
+    let record = done(&scope, "key");
+    assert_eq!((record.outcome(), record.body()), (Outcome::Success, &b"reply"[..]));
+    assert_eq!((record.scope(), record.key()), (&b"POST /v1/charges"[..], &b"key"[..]));
+    assert_eq!((record.attempt(), record.fingerprint()), (1, &request()));
+    assert_eq!(record.started(), Timestamp::from_millis(START_MS));
+    assert_eq!(record.completed(), Timestamp::from_millis(START_MS + 250));
+    assert_eq!(record.expires(), record.completed().saturating_add(TTL));
+}
+
+#[test]
+fn a_failure_is_replayed_as_faithfully_as_a_success() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").fail("card declined").unwrap();
+    machine.kill(engine);
+    let record = done(&default_scope(&machine.open()), "key");
+    assert_eq!((record.outcome(), record.body()), (Outcome::Failure, &b"card declined"[..]));
+}
+
+#[test]
+fn a_released_key_is_vacant_also_after_a_kill() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").release().unwrap();
+    machine.kill(engine);
+    let claim = fresh(&default_scope(&machine.open()), "key");
+    assert_eq!((claim.attempt(), claim.interrupted()), (1, None));
+}
+
+#[test]
+fn a_dropped_claim_leaves_an_interrupted_key_that_the_next_claim_tells_of() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let first = fresh(&scope, "key");
+    let fence = first.fence();
+    drop(first);
+    let second = fresh(&scope, "key");
+    let earlier = second.interrupted().unwrap();
+    assert_eq!((earlier.attempt(), earlier.fence()), (1, fence));
+    assert_eq!(earlier.started(), Timestamp::from_millis(START_MS));
+    assert!(second.fence() > fence);
+    let record = second.complete("reply").unwrap();
+    assert_eq!(record.attempt(), 2);
+}
+
+#[test]
+fn a_panic_leaves_the_key_interrupted() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    let panicked = std::thread::spawn(move || {
+        let _claim = claim;
+        std::panic::panic_any("on purpose");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(fresh(&scope, "key").attempt(), 2);
+}
+
+#[test]
+fn a_kill_leaves_the_key_interrupted_at_once_and_attempts_count_on() {
+    let machine = Machine::default();
+    for attempt in 1..=3 {
+        let engine = machine.open();
+        let claim = fresh(&default_scope(&engine), "key");
+        assert_eq!(claim.attempt(), attempt);
+        assert_eq!(claim.interrupted().map_or(0, |earlier| earlier.attempt()), attempt - 1);
+        machine.kill((engine, claim));
+    }
+}
+
+#[test]
+fn fences_grow_over_restarts_clean_or_not() {
+    let machine = Machine::default();
+    let mut last = None;
+    for round in 0..6 {
+        let engine = machine.open();
+        let claim = fresh(&default_scope(&engine), &format!("key {round}"));
+        assert!(Some(claim.fence()) > last);
+        last = Some(claim.fence());
+        claim.complete("").unwrap();
+        if round % 2 == 0 {
+            engine.close().unwrap();
+        } else {
+            machine.kill(engine);
+        }
+    }
+}
+
+#[test]
+fn another_fingerprint_is_refused_in_every_state() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let other = Fingerprint::of("another request");
+    let refused = |state: &str| {
+        let answer = scope.begin("key", other);
+        assert!(matches!(answer, Err(BeginError::KeyReused)), "{state}: {answer:?}");
+    };
+    let claim = fresh(&scope, "key");
+    refused("in flight");
+    drop(claim);
+    refused("interrupted");
+    fresh(&scope, "key").complete("reply").unwrap();
+    refused("done, in memory");
+    engine.checkpoint().unwrap();
+    drop(scope);
+    engine.close().unwrap();
+    let engine = machine.open();
+    let answer = engine.begin("key", other);
+    assert!(matches!(answer, Err(BeginError::KeyReused)), "done, on disk: {answer:?}");
+    assert_eq!(engine.stats().reused, 1);
+    machine.clock.advance(TTL);
+    assert!(matches!(engine.begin("key", other), Ok(Begin::Fresh(_))), "an expired key is nobody's");
+}
+
+#[test]
+fn a_record_lives_to_the_last_millisecond_of_its_ttl_and_no_longer() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("reply").unwrap();
+    machine.clock.advance(TTL.checked_sub(Duration::from_millis(1)).unwrap());
+    done(&scope, "key");
+    machine.clock.advance(Duration::from_millis(1));
+    let claim = fresh(&scope, "key");
+    assert_eq!((claim.attempt(), claim.interrupted()), (1, None));
+}
+
+#[test]
+fn expiry_holds_for_records_on_disk_alone_too() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(0).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    machine.clock.advance(TTL.checked_sub(Duration::from_millis(1)).unwrap());
+    assert_eq!(done(&scope, "key").body(), b"reply");
+    assert_eq!(engine.stats().loaded, 1);
+    machine.clock.advance(Duration::from_millis(1));
+    fresh(&scope, "key").complete("second").unwrap();
+    assert_eq!(done(&scope, "key").body(), b"second");
+}
+
+#[test]
+fn a_claim_that_is_out_does_not_expire() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    machine.clock.advance(TTL * 10);
+    engine.step();
+    assert!(matches!(scope.begin("key", request()), Ok(Begin::InFlight(_))));
+    claim.complete("late").unwrap();
+    assert_eq!(done(&scope, "key").body(), b"late");
+}
+
+#[test]
+fn an_interrupted_key_is_remembered_for_a_ttl_and_its_row_goes_too() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    drop(fresh(&scope, "key"));
+    engine.checkpoint().unwrap();
+    machine.clock.advance(TTL.checked_sub(Duration::from_millis(1)).unwrap());
+    engine.step();
+    assert!(matches!(scope.get("key").unwrap(), Status::Interrupted(_)));
+    machine.clock.advance(Duration::from_millis(1));
+    assert!(matches!(scope.get("key").unwrap(), Status::Vacant));
+    machine.clock.advance(TTL);
+    engine.step();
+    assert_eq!(engine.stats().entries, 0);
+    drop(scope);
+    engine.close().unwrap();
+    assert_eq!(machine.open().entries().count(), 0);
+}
+
+#[test]
+fn the_sweeper_removes_what_expired_and_nothing_else() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    for n in 0..300 {
+        fresh(&scope, &format!("old {n}")).complete("reply").unwrap();
+    }
+    machine.clock.advance(TTL / 2);
+    for n in 0..200 {
+        fresh(&scope, &format!("new {n}")).complete("reply").unwrap();
+    }
+    machine.clock.advance(TTL / 2);
+    assert_eq!(engine.stats().entries, 500);
+    engine.step();
+    assert_eq!(engine.stats().entries, 200);
+    assert_eq!(engine.entries().count(), 200);
+    assert_eq!(engine.stats().expired, 300);
+    machine.clock.advance(TTL);
+    engine.step();
+    engine.checkpoint().unwrap();
+    assert_eq!(engine.stats().entries, 0);
+}
+
+#[test]
+fn forgetting_is_durable_and_lets_the_key_run_again() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "in the log").complete("reply").unwrap();
+    fresh(&scope, "in the store").complete("reply").unwrap();
+    drop(fresh(&scope, "interrupted"));
+    engine.checkpoint().unwrap();
+    for key in ["in the log", "in the store", "interrupted"] {
+        assert!(scope.forget(key).unwrap(), "{key}");
+        assert!(!scope.forget(key).unwrap(), "{key}");
+    }
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!(engine.entries().count(), 0);
+    let scope = default_scope(&engine);
+    fresh(&scope, "in the store").complete("again").unwrap();
+    engine.checkpoint().unwrap();
+    drop(scope);
+    machine.kill(engine);
+    assert_eq!(done(&default_scope(&machine.open()), "in the store").body(), b"again");
+}
+
+#[test]
+fn a_key_forgotten_run_again_and_released_does_not_come_back() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    assert!(scope.forget("key").unwrap());
+    fresh(&scope, "key").release().unwrap();
+    drop(scope);
+    engine.close().unwrap();
+    assert!(matches!(machine.open().get("key").unwrap(), Status::Vacant));
+}
+
+#[test]
+fn a_key_in_flight_cannot_be_forgotten() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let _claim = fresh(&default_scope(&engine), "key");
+    assert!(matches!(engine.forget("key"), Err(ForgetError::InFlight)));
+    assert!(!engine.forget("another").unwrap());
+}
+
+#[test]
+fn memory_only_intents_cost_no_commit_and_are_gone_after_a_kill() {
+    let machine = Machine::default();
+    let engine = machine.options().intents(Intents::MemoryOnly).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let out = fresh(&scope, "out");
+    fresh(&scope, "released").release().unwrap();
+    assert_eq!(engine.stats().commits, 0);
+    fresh(&scope, "done").complete("reply").unwrap();
+    assert_eq!(engine.stats().commits, 1);
+    machine.kill((engine, scope, out));
+    let engine = machine.open();
+    assert!(matches!(engine.get("out").unwrap(), Status::Vacant));
+    assert_eq!(done(&default_scope(&engine), "done").body(), b"reply");
+}
+
+#[test]
+fn entries_shows_every_live_key_of_every_scope() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&engine.scope("a"), "done").complete("reply").unwrap();
+    let _out = fresh(&engine.scope("b"), "out");
+    drop(fresh(&engine.scope("c"), "dropped"));
+    let mut seen: Vec<_> = engine
+        .entries()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let status = match entry.status() {
+                Status::Vacant => "vacant",
+                Status::InFlight(_) => "in flight",
+                Status::Interrupted(_) => "interrupted",
+                Status::Done(_) => "done",
+            };
+            (
+                String::from_utf8(entry.scope().to_vec()).unwrap(),
+                String::from_utf8(entry.key().to_vec()).unwrap(),
+                status,
+            )
+        })
+        .collect();
+    seen.sort();
+    let expected = [("a", "done", "done"), ("b", "out", "in flight"), ("c", "dropped", "interrupted")];
+    assert_eq!(seen, expected.map(|(scope, key, status)| (scope.to_owned(), key.to_owned(), status)));
+}
+
+#[test]
+fn closing_with_claims_out_counts_them_and_leaves_them_interrupted() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "done").complete("reply").unwrap();
+    let claim = fresh(&scope, "out");
+    let Ok(Begin::InFlight(pending)) = scope.begin("out", request()) else { panic!("it is out") };
+    assert_eq!(engine.clone().close().unwrap().claims_left, 1);
+    assert!(matches!(pending.wait(), Err(BeginError::Closed)));
+    assert!(matches!(scope.begin("another", request()), Err(BeginError::Closed)));
+    assert!(matches!(scope.begin("done", request()), Err(BeginError::Closed)));
+    let error = claim.complete("too late").unwrap_err();
+    assert!(!error.is_retryable());
+    drop(error);
+    // The handles on the closed engine are still alive, and do not keep the file.
+    let reopened = machine.open();
+    let claim = fresh(&default_scope(&reopened), "out");
+    assert_eq!(claim.interrupted().map(|earlier| earlier.attempt()), Some(1));
+    done(&default_scope(&reopened), "done");
+    drop((engine, scope));
+}
+
+#[test]
+fn the_file_stays_open_until_the_last_handle_is_gone() {
+    let machine = Machine::default();
+    let claim = fresh(&machine.open().scope("only the claim is left"), "key");
+    assert!(machine.options().open("x.idem").is_err());
+    claim.complete("reply").unwrap();
+    assert_eq!(done(&machine.open().scope("only the claim is left"), "key").body(), b"reply");
+}
+
+#[test]
+fn those_who_wait_learn_how_it_ended() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let pending = |key: &str| match scope.begin(key, request()) {
+        Ok(Begin::InFlight(pending)) => pending,
+        other => panic!("{key} should be in flight: {other:?}"),
+    };
+    let (a, b, c, d) = (fresh(&scope, "a"), fresh(&scope, "b"), fresh(&scope, "c"), fresh(&scope, "d"));
+    let waits: Vec<_> = ["a", "b", "c", "d"]
+        .map(pending)
+        .into_iter()
+        .map(|pending| std::thread::spawn(move || pending.wait().unwrap()))
+        .collect();
+    a.complete("reply").unwrap();
+    b.fail("refused").unwrap();
+    c.release().unwrap();
+    drop(d);
+    let ends: Vec<_> = waits.into_iter().map(|wait| wait.join().unwrap()).collect();
+    assert!(matches!(&ends[0], Waited::Done(record) if record.outcome() == Outcome::Success));
+    assert!(matches!(&ends[1], Waited::Done(record) if record.outcome() == Outcome::Failure));
+    assert!(matches!(ends[2], Waited::Vacant));
+    assert!(matches!(ends[3], Waited::Interrupted));
+}
+
+#[test]
+fn bodies_are_evicted_within_the_budget_and_read_back_whole() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(64 << 10).shards(4).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let body = |n: u32| vec![u8::try_from(n % 251).unwrap(); 1_000 + n as usize];
+    for n in 0..400 {
+        fresh(&scope, &format!("key {n}")).complete(body(n)).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    assert!(engine.stats().cached_bytes <= 64 << 10, "{:?}", engine.stats());
+    for n in 0..400 {
+        assert_eq!(done(&scope, &format!("key {n}")).body(), body(n));
+    }
+    assert!(engine.stats().loaded > 300);
+    assert!(engine.stats().cached_bytes <= (64 << 10) + 4 * 2_000, "{:?}", engine.stats());
+}
+
+#[test]
+fn an_engine_is_usable_from_many_threads() {
+    fn assert_shared<T: Send + Sync + 'static>() {}
+    assert_shared::<Engine>();
+    assert_shared::<idemkv::Scope>();
+    assert_shared::<idemkv::Claim>();
+    assert_shared::<idemkv::Pending>();
+    assert_shared::<idemkv::Record>();
+    assert_shared::<idemkv::Body>();
+}
