@@ -78,6 +78,16 @@ impl<T> std::fmt::Debug for Queue<T> {
     }
 }
 
+impl<T> Queue<T> {
+    fn settle_all_failed(&mut self) {
+        self.bytes = 0;
+        self.entries = 0;
+        for group in self.groups.drain(..) {
+            group.fate.settle(FAILED);
+        }
+    }
+}
+
 struct Group<T> {
     frame: FrameBuf,
     bytes: usize,
@@ -122,6 +132,11 @@ impl Fate {
         if let Some(thread) = thread {
             thread.unpark();
         }
+    }
+
+    /// Whether anybody could take over.
+    fn is_awaited(&self) -> bool {
+        !self.waiters.lock().is_empty()
     }
 
     /// Puts the calling thread into the list, unless the group is settled.
@@ -332,7 +347,7 @@ impl<P: Publish> Commit<P> {
         let mut led = 0;
         while let Some(group) = queue.groups.pop_front() {
             let own_settled = own.is_none_or(|fate| fate.state.load(Ordering::Acquire) != PENDING);
-            if own_settled && led >= LED_MAX && group.fate.waiters.lock().first().is_some() {
+            if own_settled && led >= LED_MAX && group.fate.is_awaited() {
                 group.fate.wake_a_leader();
                 queue.groups.push_front(group);
                 break;
@@ -348,7 +363,7 @@ impl<P: Publish> Commit<P> {
                 Some(_) => {}
                 // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
                 None => {
-                    self.settle_all_failed(&mut queue);
+                    queue.settle_all_failed();
                     self.drained.notify_all();
                     return queue;
                 }
@@ -376,7 +391,7 @@ impl<P: Publish> Commit<P> {
                 Some(std::mem::take(&mut group.frame))
             }
             Err(failure) => {
-                self.fail(Failure::Io(failure));
+                self.fail(&Failure::Io(failure));
                 group.fate.settle(FAILED);
                 None
             }
@@ -386,31 +401,23 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Stops all commits for good, because one failed here or a sync of the same file failed elsewhere.
-    pub(crate) fn fail(&self, failure: Failure) {
+    fn fail(&self, failure: &Failure) {
         if self.failure.set(failure.clone()).is_ok() {
-            self.publisher.failed(&failure);
+            self.publisher.failed(failure);
             self.room.wake();
         }
     }
 
     /// [`Commit::fail`], for callers that do not lead: settles what is queued too.
-    pub(crate) fn fail_and_settle(&self, failure: Failure) {
+    pub(crate) fn fail_and_settle(&self, failure: &Failure) {
         self.fail(failure);
         let mut queue = self.queue.lock();
         // A leader that is writing settles its own group, and the queue after it.
         if queue.writer.take().is_some() {
-            self.settle_all_failed(&mut queue);
+            queue.settle_all_failed();
         }
         drop(queue);
         self.drained.notify_all();
-    }
-
-    fn settle_all_failed(&self, queue: &mut Queue<P::Op>) {
-        queue.bytes = 0;
-        queue.entries = 0;
-        for group in queue.groups.drain(..) {
-            group.fate.settle(FAILED);
-        }
     }
 
     pub(crate) fn stats(&self) -> CommitStats {
@@ -447,10 +454,10 @@ struct FailOnUnwind<'a, P: Publish> {
 
 impl<P: Publish> Drop for FailOnUnwind<'_, P> {
     fn drop(&mut self) {
-        self.commit.fail(Failure::Panicked);
+        self.commit.fail(&Failure::Panicked);
         self.fate.settle(FAILED);
         let mut queue = self.commit.queue.lock();
-        self.commit.settle_all_failed(&mut queue);
+        queue.settle_all_failed();
         drop(queue);
         self.commit.drained.notify_all();
     }

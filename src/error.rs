@@ -301,6 +301,16 @@ impl Error for OpenError {
     }
 }
 
+impl OpenError {
+    /// What a refusal to open a file means.
+    pub(crate) fn from_io(file: &Path, doing: &'static str, error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return Self::Locked(file.to_owned());
+        }
+        Self::Io(IoFailure::new(file, doing, error))
+    }
+}
+
 impl From<OptionError> for OpenError {
     fn from(error: OptionError) -> Self {
         Self::Option(error)

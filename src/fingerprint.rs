@@ -36,7 +36,6 @@ impl Fingerprint {
     /// let other = Fingerprint::builder().field("payer", "a").field("payee", "bc").finish();
     /// assert_ne!(one, other);
     /// ```
-    #[must_use]
     pub fn builder() -> FingerprintBuilder {
         FingerprintBuilder {
             hasher: Box::new(blake3::Hasher::new_derive_key("idemkv 2026-11 fingerprint of fields")),

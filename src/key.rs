@@ -29,7 +29,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Digests the keys of one scope. Every scope has a SipHash key of its own, derived from the file's secret and
+/// Digests the keys of one scope. Every scope has a hash key of its own, derived from the file's secret and
 /// the scope's name, so the name costs nothing per lookup.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyHasher(SipHasher13);

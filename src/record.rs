@@ -39,8 +39,9 @@ impl Place {
         self.0 >> Self::OFFSET_BITS
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "the mask leaves 16 bits")]
     pub(crate) fn offset(self) -> usize {
-        (self.0 & (Self::OFFSET_LIMIT as u64 - 1)) as usize
+        usize::from((self.0 & (Self::OFFSET_LIMIT as u64 - 1)) as u16)
     }
 }
 

@@ -129,6 +129,24 @@ pub enum Decision {
     Stay,
 }
 
+impl Decision {
+    /// The phase that the key changes to without being granted to anybody; `None` where it stays what it is.
+    #[must_use]
+    #[inline]
+    pub fn becomes(self) -> Option<Phase> {
+        match self {
+            Self::Become(phase) => Some(phase),
+            Self::Grant { .. }
+            | Self::Wait
+            | Self::Replay
+            | Self::Reused
+            | Self::Superseded
+            | Self::Busy
+            | Self::Stay => None,
+        }
+    }
+}
+
 /// A state without its facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -177,10 +195,8 @@ fn in_flight(facts: Facts<'_>, event: Event<'_>) -> Decision {
     match event {
         Event::Begin { fingerprint, .. } => wait_unless_reused(facts, fingerprint),
         Event::End { fence } => if_current(facts, fence, Phase::Ending),
-        Event::Abandon { fence } => match fence == facts.fence {
-            true => Decision::Become(Phase::Interrupted),
-            false => Decision::Stay,
-        },
+        Event::Abandon { fence } if fence == facts.fence => Decision::Become(Phase::Interrupted),
+        Event::Abandon { .. } => Decision::Stay,
         Event::Forget { .. } => Decision::Busy,
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Completed { fence } => if_not_older(facts, fence, Phase::Done),

@@ -72,15 +72,6 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     /// As the operating system says.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether the file has no bytes.
-    ///
-    /// # Errors
-    ///
-    /// As the operating system says.
-    fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
-    }
-
     /// Fills `out` from `offset` on.
     ///
     /// # Errors

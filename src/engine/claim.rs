@@ -11,7 +11,7 @@ use crate::codec::{self, CompletionRow, ENTRY_OVERHEAD_MAX, Entry};
 use crate::error::{BeginError, CommitError, EndError, EndReason};
 use crate::index::{Change, Slot};
 use crate::record::{Outcome, Record, RecordParts};
-use crate::state::{Decision, Event, Fence, decide};
+use crate::state::{Event, Fence, decide};
 use crate::sync::Arc;
 use crate::wal::frame::entry_bytes_max;
 use crate::{Fingerprint, Timestamp};
@@ -242,9 +242,9 @@ impl Claim {
 /// Marks a claim as ending, so that nobody else can end it.
 fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> Result<(), EndReason> {
     core.index.change(attempt.digest, |slot| {
-        match decide(slot.state(core.index.epoch()), Event::End { fence: attempt.fence }) {
-            Decision::Become(_) => (Change::Set(Slot::Ending(Arc::clone(attempt))), Ok(())),
-            _ => (Change::Keep, Err(EndReason::Superseded)),
+        match decide(slot.state(core.index.epoch()), Event::End { fence: attempt.fence }).becomes() {
+            Some(_ending) => (Change::Set(Slot::Ending(Arc::clone(attempt))), Ok(())),
+            None => (Change::Keep, Err(EndReason::Superseded)),
         }
     })
 }
@@ -260,9 +260,9 @@ impl Drop for Claim {
 pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
     attempt.interrupt(core.clock.now());
     core.index.change(attempt.digest, |slot| {
-        match decide(slot.state(core.index.epoch()), Event::Abandon { fence: attempt.fence }) {
-            Decision::Become(_) => (Change::Set(Slot::Interrupted(Arc::clone(attempt))), ()),
-            _ => (Change::Keep, ()),
+        match decide(slot.state(core.index.epoch()), Event::Abandon { fence: attempt.fence }).becomes() {
+            Some(_interrupted) => (Change::Set(Slot::Interrupted(Arc::clone(attempt))), ()),
+            None => (Change::Keep, ()),
         }
     });
     attempt.end(Ended::Interrupted);

@@ -163,34 +163,27 @@ impl Core {
 
     /// What the index says of a key; a record that is on disk alone is read, and cached.
     fn find(&self, asked: Asked<'_>) -> Result<Found, ReadError> {
-        loop {
-            let slot = self.index.get(asked.digest);
-            match slot {
-                Slot::Cached(record) => return Ok(Found::Record(record)),
-                Slot::Stored { expires, place }
-                    if expires.at_latest(self.index.epoch()) <= self.clock.now() =>
-                {
-                    return Ok(Found::Expired(place));
-                }
-                Slot::Stored { place, .. } => {
-                    let Some(record) = self.store.read(place, asked.digest)? else {
-                        // Dropped, because all of its block had expired.
-                        return Ok(Found::Expired(place));
-                    };
-                    if record.key() != asked.key || record.scope() != asked.scope.name() {
-                        let what = "a record of another key has this key's digest";
-                        let place = format!("block {}, offset {}", place.block(), place.offset());
-                        return Err(ReadError::Damaged(crate::Damage::new(self.store.path(), place, what)));
-                    }
-                    self.index.count_loaded(asked.digest);
-                    self.index.cache(asked.digest, &record);
-                    return Ok(Found::Record(record));
-                }
-                Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
-                    return Ok(Found::Slot(slot));
-                }
+        let slot = self.index.get(asked.digest);
+        let place = match slot {
+            Slot::Cached(record) => return Ok(Found::Record(record)),
+            Slot::Stored { expires, place } if expires.at_latest(self.index.epoch()) <= self.clock.now() => {
+                return Ok(Found::Expired(place));
             }
+            Slot::Stored { place, .. } => place,
+            Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
+                return Ok(Found::Slot(slot));
+            }
+        };
+        // A block is dropped only when all in it has expired.
+        let Some(record) = self.store.read(place, asked.digest)? else { return Ok(Found::Expired(place)) };
+        if record.key() != asked.key || record.scope() != asked.scope.name() {
+            let what = "a record of another key has this key's digest";
+            let place = format!("block {}, offset {}", place.block(), place.offset());
+            return Err(ReadError::Damaged(crate::Damage::new(self.store.path(), place, what)));
         }
+        self.index.count_loaded(asked.digest);
+        self.index.cache(asked.digest, &record);
+        Ok(Found::Record(record))
     }
 
     /// Grants a claim, durably where the options say so. `None` where the key's state changed meanwhile.
@@ -210,7 +203,11 @@ impl Core {
                 Slot::Stored { place, .. } if Some(*place) == expired => State::Vacant,
                 // Another record than the one that was found expired.
                 Slot::Stored { .. } => return (Change::Keep, None),
-                slot => slot.state(self.index.epoch()),
+                Slot::Vacant
+                | Slot::InFlight(_)
+                | Slot::Ending(_)
+                | Slot::Interrupted(_)
+                | Slot::Cached(_) => slot.state(self.index.epoch()),
             };
             let Decision::Grant { attempt: number } = decide(state, event) else {
                 return (Change::Keep, None);
@@ -420,12 +417,10 @@ impl Core {
     fn forget_slot(&self, asked: Asked<'_>, doomed: Slot) -> Result<bool, CommitError> {
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
         self.promise(cost)?;
-        let (attempt, until) = match &doomed {
-            Slot::Cached(record) => (Arc::new(forgetting(asked, record)), Some(record.expires())),
-            other => match other.attempt() {
-                Some(attempt) => (Arc::clone(attempt), None),
-                None => unreachable!("only records and interrupted claims are forgotten"),
-            },
+        let (attempt, until) = match (&doomed, doomed.attempt()) {
+            (Slot::Cached(record), _) => (Arc::new(forgetting(asked, record)), Some(record.expires())),
+            (_, Some(attempt)) => (Arc::clone(attempt), None),
+            (_, None) => unreachable!("only records and interrupted claims are forgotten"),
         };
         let taken = self.index.change(asked.digest, |slot| {
             let same = match (slot, &doomed) {

@@ -9,7 +9,7 @@ use crate::attempt::Ended;
 use crate::error::Failure;
 use crate::index::Slot;
 use crate::state::Phase;
-use crate::store::{Meta, StoreError};
+use crate::store::{Batch, Meta, StoreError};
 use crate::sync::{Arc, Ordering};
 use crate::wal::frame::entry_bytes_max;
 
@@ -23,10 +23,14 @@ const VACATE_MAX: usize = 256;
 /// When what is due.
 #[derive(Debug, Default)]
 pub(crate) struct Rota {
-    next_sweep: Timestamp,
-    next_reclaim: Timestamp,
-    next_mark: Timestamp,
-    next_retry: Timestamp,
+    sweep_at: Timestamp,
+    reclaim_at: Timestamp,
+    mark_at: Timestamp,
+    retry_at: Timestamp,
+    /// Commits at the last step: unchanged, the engine is idle.
+    commits_seen: u64,
+    /// Bytes of the file when it was last compacted: less than that is not to be had.
+    compacted_bytes: u64,
 }
 
 /// What a step did; for tests and for tools that step by hand.
@@ -49,17 +53,18 @@ impl Core {
         let mut rota = self.rota.lock();
         let now = self.clock.now();
         let mut stepped = Stepped::default();
-        if now >= rota.next_sweep {
-            rota.next_sweep = now.saturating_add((self.options.ttl / 10).min(Duration::from_secs(60)));
+        if now >= rota.sweep_at {
+            rota.sweep_at = now.saturating_add((self.options.ttl / 10).min(Duration::from_secs(60)));
             stepped.swept = self.sweep(now);
         }
-        let reclaim = now >= rota.next_reclaim && self.store.has_due(now);
+        let reclaim = now >= rota.reclaim_at && self.store.has_due(now);
         if reclaim || self.room.has_sealed() {
-            rota.next_reclaim = now.saturating_add((self.options.ttl / 40).min(Duration::from_secs(10)));
+            rota.reclaim_at = now.saturating_add((self.options.ttl / 40).min(Duration::from_secs(10)));
             stepped.checkpointed = self.checkpoint(&mut rota);
         }
         self.grow();
         self.mark(&mut rota, now);
+        self.compact_when_idle(&mut rota);
         stepped
     }
 
@@ -75,7 +80,7 @@ impl Core {
     /// Checkpoints now, whatever is due.
     pub(super) fn checkpoint_on_request(&self) -> Result<(), Failure> {
         let mut rota = self.rota.lock();
-        rota.next_retry = Timestamp::default();
+        rota.retry_at = Timestamp::default();
         if self.checkpoint(&mut rota) {
             return Ok(());
         }
@@ -94,17 +99,17 @@ impl Core {
         }
         let was_full = self.full.lock().is_some();
         let now = self.clock.now();
-        if was_full && now < rota.next_retry {
+        if was_full && now < rota.retry_at {
             return false;
         }
-        rota.next_retry = now.saturating_add(Duration::from_millis(100));
+        rota.retry_at = now.saturating_add(Duration::from_millis(100));
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
         let tail = self.publisher.take_tail();
         let seq = tail.seq;
         let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
         let applied = ready.and_then(|()| {
-            self.store.apply(tail.batch(RECLAIM_MAX), now, |meta| {
+            self.store.apply(&tail.batch(RECLAIM_MAX), now, |meta| {
                 meta.checkpointed_seq = seq;
                 meta.fence_next = limit;
                 self.stamp(meta);
@@ -164,25 +169,46 @@ impl Core {
                     return;
                 }
                 Ok(Err(failure)) => return self.halt(Failure::Io(failure)),
-                Err(failure) => return self.commit.fail_and_settle(failure),
+                Err(failure) => return self.commit.fail_and_settle(&failure),
             }
         }
     }
 
     /// Writes the time into the log when it has not been for a while, so that a crash does not forget it.
     fn mark(&self, rota: &mut Rota, now: Timestamp) {
-        if now < rota.next_mark {
+        if now < rota.mark_at {
             return;
         }
         let every = (self.options.max_clock_jump / 4).clamp(Duration::from_secs(1), Duration::from_secs(600));
-        let first = rota.next_mark == Timestamp::default();
-        rota.next_mark = now.saturating_add(every);
+        let first = rota.mark_at == Timestamp::default();
+        rota.mark_at = now.saturating_add(every);
         if first {
             return;
         }
         let mut entry = Vec::new();
         crate::codec::encode_into(&crate::codec::Entry::Mark, &mut entry);
         self.append_unattended(&entry, Op::Mark);
+    }
+
+    /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
+    /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
+    fn compact_when_idle(&self, rota: &mut Rota) {
+        let commits = self.commit.stats().commits;
+        let idle = commits == rota.commits_seen && self.publisher.tail_lag().0 == 0;
+        rota.commits_seen = commits;
+        let stopped =
+            self.commit.failure().is_some() || self.halted.get().is_some() || self.full.lock().is_some();
+        if !idle || stopped || !self.store.is_wasteful() || self.store.file_bytes() == rota.compacted_bytes {
+            return;
+        }
+        // The last commit has to be one of ours: what compaction commits would have to be repaired after a kill.
+        let compacted = self.store.compact().and_then(|()| {
+            self.store.apply(&Batch::default(), self.clock.now(), |meta| self.stamp(meta)).map(|_| ())
+        });
+        rota.compacted_bytes = self.store.file_bytes();
+        if let Err(error) = compacted {
+            self.checkpoint_failed(error);
+        }
     }
 
     /// Appends an entry that nobody waits for, if there is room; it can be made up for later.
@@ -264,7 +290,7 @@ impl Core {
         let ready = if self.full.lock().is_some() { self.store.reopen() } else { Ok(()) };
         let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
-            self.store.apply(tail.batch(RECLAIM_MAX), self.clock.now(), |meta| {
+            self.store.apply(&tail.batch(RECLAIM_MAX), self.clock.now(), |meta| {
                 meta.checkpointed_seq = tail.seq;
                 meta.fence_next = self.fence_next.load(Ordering::Acquire);
                 meta.log_empty = true;

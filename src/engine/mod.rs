@@ -229,6 +229,7 @@ impl Engine {
     /// Does the work of the background that is due: checkpoints, room in the log, expiry. For engines opened with
     /// [`Options::stepped`].
     #[cfg(feature = "sim")]
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn step(&self) -> Stepped {
         self.handle.core().step()
     }

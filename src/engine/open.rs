@@ -127,13 +127,13 @@ impl Core {
             meta.log_segments = segments.unwrap_or(0);
         };
         let log_segments = kept.as_ref().map(|(_, segments)| *segments);
-        store.apply(tail.batch(0), clock.now(), |meta| stamp(meta, log_segments)).map_err(to_open_error)?;
+        store.apply(&tail.batch(0), clock.now(), |meta| stamp(meta, log_segments)).map_err(to_open_error)?;
         if let Some((log, _)) = kept {
             return Ok((log, salt));
         }
         let log = Log::create(&*options.disk, &wal::path_of(path), id, options.log_segment_bytes)?;
         let segments = Some(log.segments()?);
-        store.apply(Batch::default(), clock.now(), |meta| stamp(meta, segments)).map_err(to_open_error)?;
+        store.apply(&Batch::default(), clock.now(), |meta| stamp(meta, segments)).map_err(to_open_error)?;
         Ok((log, salt))
     }
 }
@@ -211,7 +211,12 @@ fn load(store: &Store, index: &Index, publisher: &Publisher, clock: &EngineClock
             index.change(digest, |slot| match slot {
                 // The later block has the later word.
                 Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
-                _ => (Change::Set(stored), ()),
+                Slot::Vacant
+                | Slot::InFlight(_)
+                | Slot::Ending(_)
+                | Slot::Interrupted(_)
+                | Slot::Cached(_)
+                | Slot::Stored { .. } => (Change::Set(stored), ()),
             });
         },
         |row| publisher.recall(Arc::new(Attempt::from_row(row)), now),

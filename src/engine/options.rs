@@ -329,7 +329,7 @@ impl Options {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Debug>(
+fn within<T: PartialOrd + Copy + std::fmt::Debug>(
     name: &'static str,
     value: T,
     min: T,

@@ -9,7 +9,7 @@ use crate::commit::Publish;
 use crate::error::Failure;
 use crate::index::{Change, Index, Slot};
 use crate::record::Record;
-use crate::state::{Decision, Event, Phase, decide};
+use crate::state::{Event, Phase, decide};
 use crate::sync::{Arc, Mutex};
 use crate::tail::{Last, Tail};
 
@@ -71,17 +71,13 @@ impl Publisher {
         match op {
             Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
                 let event = Event::Granted { fence: attempt.fence };
-                match decide(slot.state(self.index.epoch()), event) {
-                    Decision::Become(_) => {
-                        let open = Last::Open(Arc::clone(attempt));
-                        (Change::Set(Slot::InFlight(Arc::clone(attempt))), Some((open, None)))
-                    }
-                    // The usual case: the claim was put into the index before its intent went to the log.
-                    _ if slot.attempt().is_some_and(|current| current.fence == attempt.fence) => {
-                        (Change::Keep, Some((Last::Open(Arc::clone(attempt)), None)))
-                    }
-                    _ => (Change::Keep, None),
+                let word = || Some((Last::Open(Arc::clone(attempt)), None));
+                if decide(slot.state(self.index.epoch()), event).becomes().is_some() {
+                    return (Change::Set(Slot::InFlight(Arc::clone(attempt))), word());
                 }
+                // The usual case: the claim was put into the index before its intent went to the log.
+                let is_it = slot.attempt().is_some_and(|current| current.fence == attempt.fence);
+                (Change::Keep, if is_it { word() } else { None })
             }),
             Op::Completed(attempt, record) => self.become_if_decided(
                 attempt,
@@ -106,13 +102,13 @@ impl Publisher {
         slot: impl FnOnce() -> Slot,
         word: impl FnOnce() -> R,
     ) -> Option<R> {
-        self.index.change(attempt.digest, |current| match decide(current.state(self.index.epoch()), event) {
-            Decision::Become(phase) => {
-                let slot = slot();
-                debug_assert_eq!(slot.phase(), phase, "the slot is what the state machine decided");
-                (Change::Set(slot), Some(word()))
-            }
-            _ => (Change::Keep, None),
+        self.index.change(attempt.digest, |current| {
+            let Some(phase) = decide(current.state(self.index.epoch()), event).becomes() else {
+                return (Change::Keep, None);
+            };
+            let slot = slot();
+            assert_eq!(slot.phase(), phase, "the slot is what the state machine decided");
+            (Change::Set(slot), Some(word()))
         })
     }
 }

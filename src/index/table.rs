@@ -40,6 +40,7 @@ enum Probe {
 }
 
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "a number below the number of cells")]
 fn home(digest: Digest, cells: usize) -> usize {
     let hash = (digest.as_u128() >> 64) as u64;
     ((u128::from(hash) * cells as u128) >> 64) as usize
@@ -132,9 +133,9 @@ impl Table {
                 return removed;
             }
             // A cell moves into the hole unless its home lies behind the hole, cyclically.
-            let from_home = (at + cells - home(self.cells[at].digest, cells)) % cells;
-            let from_hole = (at + cells - hole) % cells;
-            if from_home >= from_hole {
+            let back_to_home = (at + cells - home(self.cells[at].digest, cells)) % cells;
+            let behind_hole = (at + cells - hole) % cells;
+            if back_to_home >= behind_hole {
                 self.cells.swap(at, hole);
                 hole = at;
             }

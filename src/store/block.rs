@@ -9,11 +9,12 @@ use crate::key::Digest;
 use crate::record::{Place, Record};
 use crate::{Timestamp, clock};
 
-/// redb keeps a large value in pages of a power of two. What it adds to one under a 16-byte key is 24 bytes
-/// (`cargo bench --bench layout -- rows`), so a value this long still fits 64 KiB.
-pub(crate) const BLOCK_MAX: usize = (64 << 10) - 24;
+/// redb keeps a large value in a page of a power of two; one this long still fits 64 KiB.
+pub(crate) const BLOCK_MAX: usize = (64 << 10) - PAGE_OVERHEAD;
+/// What redb adds to a value under a 16-byte key that has a page of its own: see `cargo bench --bench layout -- rows`.
+pub(crate) const PAGE_OVERHEAD: usize = 24;
 const LENGTH: usize = 4;
-const INDEX_ENTRY: usize = 24;
+pub(crate) const INDEX_ENTRY: usize = 24;
 /// A block may outlive its first entry by this part of the entry's remaining life.
 const SPREAD: u64 = 8;
 
@@ -61,7 +62,7 @@ impl Filling {
         let spread_max = first.expires().saturating_since(now).as_millis() / u128::from(SPREAD);
         self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload <= BLOCK_MAX
             && spread.as_millis() <= spread_max
-            && clock::millis(spread) <= u64::from(u32::MAX)
+            && u32::try_from(clock::millis(spread)).is_ok()
     }
 
     fn push(&mut self, record: Record, payload: &[u8], sealer: &Sealer) {
@@ -133,8 +134,8 @@ pub(crate) fn read_record(
     let (len, rest) =
         block.get(place.offset()..).and_then(|rest| rest.split_first_chunk::<LENGTH>()).ok_or_else(cut)?;
     let len = CHECKSUM_BYTES + u32::from_le_bytes(*len) as usize;
-    let sealed = rest.get(..len).ok_or_else(cut)?;
-    let payload = sealer.open("blocks", &[place.block(), place.offset() as u64], sealed)?;
+    let entry = rest.get(..len).ok_or_else(cut)?;
+    let payload = sealer.open("blocks", &[place.block(), place.offset() as u64], entry)?;
     match codec::decode(payload)? {
         Entry::Completion(row) if row.digest == digest.as_u128() => {
             Ok(Record::new(&row.parts()?, Some(place)))

@@ -20,7 +20,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
 use crate::record::{Place, Record};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
+use crate::sync::{Arc, Condvar, Mutex, RwLock};
 
 mod backend;
 mod block;
@@ -80,14 +80,24 @@ struct BlockInfo {
     entries: u32,
 }
 
+/// The database, for those who read.
+#[derive(Debug)]
+enum Access {
+    Open(Arc<Database>),
+    /// Somebody needs it alone; it comes back.
+    Away,
+    Closed,
+}
+
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     cache_bytes: usize,
-    /// `None` while it is reopened, and after closing.
-    database: RwLock<Option<Arc<Database>>>,
-    closed: AtomicBool,
+    /// Leaf lock, held to look only.
+    access: Mutex<Access>,
+    /// The database is back.
+    returned: Condvar,
     sealer: Sealer,
     /// Every block there is, by number.
     directory: RwLock<HashMap<u64, BlockInfo>>,
@@ -95,6 +105,19 @@ pub(crate) struct Store {
     forgotten: Mutex<BTreeSet<(Timestamp, Digest)>>,
     /// The row as last committed. Only the worker that checkpoints changes it.
     meta: Mutex<Meta>,
+}
+
+/// Compacting more than this takes more than a moment, for which readers of records on disk would have to wait.
+const COMPACT_MAX: u64 = 1 << 30;
+/// Room that is not worth giving back.
+const COMPACT_SLACK: u64 = 4 << 20;
+
+impl BlockInfo {
+    /// Bytes of pages that the block and its index row take: large values have pages of a power of two.
+    fn file_bytes(&self) -> u64 {
+        let page = (u64::from(self.len) + block::PAGE_OVERHEAD as u64).next_power_of_two();
+        page + u64::from(self.entries) * block::INDEX_ENTRY as u64
+    }
 }
 
 impl Store {
@@ -106,7 +129,7 @@ impl Store {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push("-new");
         let temporary = PathBuf::from(temporary);
-        let file = disk.create(&temporary).map_err(|error| open_failed(path, "creating", error))?;
+        let file = disk.create(&temporary).map_err(|error| OpenError::from_io(path, "creating", error))?;
         // The file is empty and ours, so any trouble here is the disk's.
         let written = guarded(|| {
             let database = redb::Builder::new().create_with_backend(Backend(Arc::clone(&file)))?;
@@ -123,7 +146,7 @@ impl Store {
         match disk.publish(&temporary, path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(open_failed(path, "naming", error)),
+            Err(error) => Err(OpenError::from_io(path, "naming", error)),
         }
     }
 
@@ -136,9 +159,9 @@ impl Store {
         cache_bytes: usize,
         verify: impl FnOnce(u64) -> bool,
     ) -> Result<Self, OpenError> {
-        let file = disk.open(path).map_err(|error| open_failed(path, "opening", error))?;
+        let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
         check_magic(path, &*file)?;
-        let verify = verify(file.len().map_err(|error| open_failed(path, "measuring", error))?);
+        let verify = verify(file.len().map_err(|error| OpenError::from_io(path, "measuring", error))?);
         let database =
             open_database(&file, cache_bytes, verify).map_err(|trouble| trouble.into_open_error(path))?;
         let meta = read_meta(path, &database)?;
@@ -146,8 +169,8 @@ impl Store {
             path: path.to_owned(),
             file,
             cache_bytes,
-            database: RwLock::new(Some(Arc::new(database))),
-            closed: AtomicBool::new(false),
+            access: Mutex::new(Access::Open(Arc::new(database))),
+            returned: Condvar::new(),
             sealer: Sealer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
             forgotten: Mutex::default(),
@@ -215,7 +238,7 @@ impl Store {
         for row in transaction.open_table(FORGOTTEN)?.iter()? {
             let (digest, sealed) = row?;
             let digest = Digest::from_u128(digest.value());
-            let row: (u64, u64) = open_row(&self.sealer, FORGOTTEN, digest, sealed.value())?;
+            let row: (u64, u64) = open_row(&self.sealer, &FORGOTTEN, digest, sealed.value())?;
             limits.insert(digest, row.0);
             rows.insert((Timestamp::from_millis(row.1), digest));
         }
@@ -248,8 +271,8 @@ impl Store {
         for row in transaction.open_table(CLAIMS)?.iter()? {
             let (digest, sealed) = row?;
             let digest = Digest::from_u128(digest.value());
-            let row: IntentRow<'_> = open_row(&self.sealer, CLAIMS, digest, sealed.value())?;
-            codec::check_names(row.scope, row.key).map_err(|bad| Trouble::row(CLAIMS, digest, bad))?;
+            let row: IntentRow<'_> = open_row(&self.sealer, &CLAIMS, digest, sealed.value())?;
+            codec::check_names(row.scope, row.key).map_err(|bad| Trouble::row(&CLAIMS, digest, bad))?;
             each(&row);
             count += 1;
         }
@@ -284,7 +307,7 @@ impl Store {
     /// `change` sets what else is new in the meta row. Only one thread may be in here.
     pub(crate) fn apply(
         &self,
-        batch: Batch,
+        batch: &Batch,
         now: Timestamp,
         change: impl FnOnce(&mut Meta),
     ) -> Result<Applied, StoreError> {
@@ -304,13 +327,13 @@ impl Store {
             meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
             let added: usize = blocks.iter().map(|block| block.records.len()).sum();
             meta.keys = (meta.keys + added as u64).saturating_sub(due.keys);
-            meta.claims = self.write_claims(&transaction, &batch)?;
-            self.write_forgotten(&transaction, &batch, &due, first)?;
+            meta.claims = self.write_claims(&transaction, batch)?;
+            self.write_forgotten(&transaction, batch, &due, first)?;
             transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
             Ok(transaction.commit()?)
         });
         written.map_err(|trouble| self.failed(trouble))?;
-        self.committed(&blocks, &batch, &due);
+        self.committed(&blocks, batch, &due);
         *self.meta.lock() = meta;
         Ok(Applied { reclaimed: due.blocks.len() })
     }
@@ -396,17 +419,45 @@ impl Store {
     /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk, which loses
     /// nothing, this makes it take them again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        drop(self.take_database());
-        let opened =
-            open_database(&self.file, self.cache_bytes, false).map_err(|trouble| self.failed(trouble))?;
-        *self.database.write() = Some(Arc::new(opened));
-        Ok(())
+        drop(self.take_database(Access::Away));
+        self.open_again()
+    }
+
+    fn open_again(&self) -> Result<(), StoreError> {
+        let opened = open_database(&self.file, self.cache_bytes, false);
+        // Without a database reads can only be refused.
+        let (access, result) = match opened {
+            Ok(database) => (Access::Open(Arc::new(database)), Ok(())),
+            Err(trouble) => (Access::Closed, Err(self.failed(trouble))),
+        };
+        *self.access.lock() = access;
+        self.returned.notify_all();
+        result
+    }
+
+    /// Whether much of the file is free, and compacting it is a matter of moments.
+    pub(crate) fn is_wasteful(&self) -> bool {
+        let directory = self.directory.read();
+        let live: u64 = directory.values().map(BlockInfo::file_bytes).sum();
+        drop(directory);
+        live <= COMPACT_MAX && self.file_bytes() > live + live / 2 + COMPACT_SLACK
+    }
+
+    /// Gives free room in the file back to the disk. Reads wait meanwhile. The next commit must follow at once.
+    pub(crate) fn compact(&self) -> Result<(), StoreError> {
+        let Some(mut database) = self.take_database(Access::Away) else { return Ok(()) };
+        let compacted = guarded(|| {
+            database.compact()?;
+            Ok(())
+        });
+        *self.access.lock() = Access::Open(Arc::new(database));
+        self.returned.notify_all();
+        compacted.map_err(|trouble| self.failed(trouble))
     }
 
     /// Closes the database. Reads are refused from now on.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        self.closed.store(true, Ordering::Release);
-        let Some(database) = self.take_database() else { return Ok(()) };
+        let Some(database) = self.take_database(Access::Closed) else { return Ok(()) };
         let closed = guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path));
         // Handles on a closed engine may live on; they must not keep others from opening the file.
         let unlocked =
@@ -415,34 +466,39 @@ impl Store {
     }
 
     /// Takes the database away from its readers, waiting for those that are reading.
-    fn take_database(&self) -> Option<Database> {
-        let mut database = self.database.write().take()?;
+    fn take_database(&self, meanwhile: Access) -> Option<Database> {
+        let before = std::mem::replace(&mut *self.access.lock(), meanwhile);
+        self.returned.notify_all();
+        let Access::Open(mut database) = before else { return None };
         loop {
             match Arc::try_unwrap(database) {
                 Ok(alone) => return Some(alone),
                 Err(shared) => database = shared,
             }
+            // Reads last for microseconds, and no new one starts.
             std::thread::yield_now();
         }
     }
 
     fn database(&self) -> Result<Arc<Database>, ReadError> {
+        let mut access = self.access.lock();
         loop {
-            if let Some(database) = &*self.database.read() {
-                return Ok(Arc::clone(database));
+            match &*access {
+                Access::Open(database) => return Ok(Arc::clone(database)),
+                Access::Closed => return Err(ReadError::Closed),
+                Access::Away => self.returned.wait(&mut access),
             }
-            if self.closed.load(Ordering::Acquire) {
-                return Err(ReadError::Closed);
-            }
-            std::thread::yield_now();
         }
     }
 
     fn failed(&self, trouble: Trouble) -> StoreError {
-        match trouble.into_failure(&self.path) {
-            Failure::Io(failure) if failure.is_disk_full() => StoreError::Full(failure),
-            failure => StoreError::Failed(failure),
+        let failure = trouble.into_failure(&self.path);
+        if let Failure::Io(failure) = &failure
+            && failure.is_disk_full()
+        {
+            return StoreError::Full(failure.clone());
         }
+        StoreError::Failed(failure)
     }
 }
 
@@ -500,7 +556,7 @@ fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Err(OpenError::NotIdemkv(path.to_owned()))
         }
-        Err(error) => Err(open_failed(path, "reading", error)),
+        Err(error) => Err(OpenError::from_io(path, "reading", error)),
     }
 }
 
@@ -519,30 +575,24 @@ fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {
     }
 }
 
-fn open_failed(path: &Path, doing: &'static str, error: io::Error) -> OpenError {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked(path.to_owned()),
-        _ => OpenError::Io(IoFailure::new(path, doing, error)),
-    }
-}
-
 fn block_place(expires: Timestamp, place: Place) -> String {
     format!("table `blocks`, row ({}, {}), offset {}", expires.as_millis(), place.block(), place.offset())
 }
 
 fn halves(digest: Digest) -> [u64; 2] {
     let value = digest.as_u128();
-    [(value >> 64) as u64, (value & u128::from(u64::MAX)) as u64]
+    let low = value & u128::from(u64::MAX);
+    [value >> 64, low].map(|half| u64::try_from(half).unwrap_or_else(|_| unreachable!("half of 128 bits")))
 }
 
 fn open_row<'a, T: bincode::BorrowDecode<'a, ()>>(
     sealer: &Sealer,
-    table: impl TableHandle,
+    table: &impl TableHandle,
     digest: Digest,
-    sealed: &'a [u8],
+    row: &'a [u8],
 ) -> Result<T, Trouble> {
     sealer
-        .open(table.name(), &halves(digest), sealed)
+        .open(table.name(), &halves(digest), row)
         .and_then(codec::decode)
         .map_err(|bad| Trouble::row(table, digest, bad))
 }
@@ -564,7 +614,7 @@ impl Trouble {
         Self { place: Some(place), kind: TroubleKind::Damaged(bad.0) }
     }
 
-    fn row(table: impl TableHandle, digest: Digest, bad: BadBytes) -> Self {
+    fn row(table: &impl TableHandle, digest: Digest, bad: BadBytes) -> Self {
         Self::at(format!("table `{}`, row {:032x}", table.name(), digest.as_u128()), bad)
     }
 
@@ -601,6 +651,7 @@ impl Trouble {
 }
 
 impl<E: Into<redb::Error>> From<E> for Trouble {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "redb's enum grows")]
     fn from(error: E) -> Self {
         let kind = match error.into() {
             redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -611,6 +662,7 @@ impl<E: Into<redb::Error>> From<E> for Trouble {
                 TroubleKind::Io(io::Error::other("an earlier I/O error stopped the store"))
             }
             redb::Error::DatabaseClosed => TroubleKind::Io(io::Error::other("the store is closed")),
+            // Of all the rest, none happens to a file that is as redb left it.
             other => TroubleKind::Damaged(other.to_string()),
         };
         Self { place: None, kind }

@@ -81,10 +81,7 @@ impl Log {
             Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(path.to_owned())),
             Kind::File => {}
         }
-        let file = disk.open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => OpenError::Locked(path.to_owned()),
-            _ => failed("opening")(error),
-        })?;
+        let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
         if file.len().map_err(failed("measuring"))? < HEADER_BYTES {
             return Err(Damage::new(path, "offset 0", "the header is cut off").into());
         }
