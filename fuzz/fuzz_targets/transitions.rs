@@ -1,0 +1,196 @@
+//! Histories of one key, against a model written from the promises instead of the table.
+//!
+//! The input is a script of events. The state machine decides each; the model keeps, apart from it, who holds a claim, what
+//! is durable and until when. Each step checks what callers were promised.
+
+#![no_main]
+
+use idemkv::sim::state::{Decision, Event, Facts, Phase, State, decide, fence};
+use idemkv::{Fence, Fingerprint, Timestamp};
+use libfuzzer_sys::fuzz_target;
+
+const REQUESTS: [Fingerprint; 2] = [Fingerprint::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32])];
+const TTL_MS: u64 = 100;
+
+/// What an owner of the key's state would keep: the facts that [`State`] only borrows.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    phase: Phase,
+    fence: u64,
+    attempt: u32,
+    request: usize,
+    expires_ms: u64,
+}
+
+impl Owned {
+    fn state(&self) -> State<'static> {
+        let facts = Facts { fence: fence(self.fence), attempt: self.attempt, fingerprint: &REQUESTS[self.request] };
+        let expires = Timestamp::from_millis(self.expires_ms);
+        match self.phase {
+            Phase::Vacant => State::Vacant,
+            Phase::InFlight => State::InFlight(facts),
+            Phase::Ending => State::Ending(facts),
+            Phase::Interrupted => State::Interrupted(facts, expires),
+            Phase::Done => State::Done(facts, expires),
+        }
+    }
+}
+
+/// What was promised to callers so far.
+#[derive(Debug, Default)]
+struct Promises {
+    /// The claim that is out and may still be ended.
+    live: Option<u64>,
+    /// The claim whose outcome the log has, but not yet durably.
+    ending: Option<u64>,
+    /// A durable record: which request, until when.
+    done: Option<(usize, u64)>,
+}
+
+struct World {
+    now_ms: u64,
+    next_fence: u64,
+    key: Owned,
+    promises: Promises,
+}
+
+fuzz_target!(|script: &[u8]| {
+    let key = Owned { phase: Phase::Vacant, fence: 0, attempt: 0, request: 0, expires_ms: 0 };
+    let mut world = World { now_ms: 1_000, next_fence: 1, key, promises: Promises::default() };
+    for step in script.chunks_exact(2) {
+        world.step(step[0], step[1]);
+    }
+});
+
+impl World {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.now_ms)
+    }
+
+    /// A fence that an event may carry: the current one, an older or a newer one.
+    fn some_fence(&self, choice: u8) -> Fence {
+        fence(match choice % 3 {
+            0 => self.key.fence,
+            1 => self.key.fence.saturating_sub(1),
+            _ => self.next_fence,
+        })
+    }
+
+    fn step(&mut self, what: u8, detail: u8) {
+        match what % 8 {
+            0 => self.begin(usize::from(detail % 2)),
+            1 => self.end(self.some_fence(detail)),
+            2 => self.abandon(self.some_fence(detail)),
+            3 => self.durable(detail),
+            4 => self.forget(),
+            5 => self.sweep(),
+            6 => self.crash(),
+            _ => self.now_ms += u64::from(detail),
+        }
+    }
+
+    fn begin(&mut self, request: usize) {
+        let before = self.key;
+        let live = self.promises.live.is_some() || self.promises.ending.is_some();
+        let done = self.promises.done.filter(|(_, until)| self.now_ms < *until);
+        let event = Event::Begin { fingerprint: &REQUESTS[request], now: self.now() };
+        match decide(before.state(), event) {
+            Decision::Grant { attempt } => {
+                assert!(!live, "granted while a claim is out");
+                assert!(done.is_none(), "granted over a live record");
+                let interrupted = before.phase == Phase::Interrupted && self.now_ms < before.expires_ms;
+                assert_eq!(attempt > 1, interrupted, "an interruption is told, and nothing else is");
+                self.key = Owned { phase: Phase::InFlight, fence: self.next_fence, attempt, request, ..before };
+                self.next_fence += 1;
+                self.promises = Promises { live: Some(self.key.fence), ..Promises::default() };
+            }
+            Decision::Wait => assert!(live && request == before.request, "told to wait for nobody"),
+            Decision::Replay => assert_eq!(done.map(|(request, _)| request), Some(request), "replayed another's record"),
+            Decision::Reused => assert_ne!(request, before.request, "refused its own request"),
+            other => panic!("a begin was answered with {other:?}"),
+        }
+    }
+
+    fn end(&mut self, by: Fence) {
+        match decide(self.key.state(), Event::End { fence: by }) {
+            Decision::Become(Phase::Ending) => {
+                assert_eq!(self.promises.live.take(), Some(by.get()), "ended by somebody who had not the claim");
+                self.promises.ending = Some(by.get());
+                self.key.phase = Phase::Ending;
+            }
+            Decision::Superseded => assert_ne!(self.promises.live, Some(by.get()), "the holder was refused"),
+            other => panic!("an end was answered with {other:?}"),
+        }
+    }
+
+    fn abandon(&mut self, by: Fence) {
+        match decide(self.key.state(), Event::Abandon { fence: by }) {
+            Decision::Become(Phase::Interrupted) => {
+                assert_eq!(self.promises.live.take(), Some(by.get()));
+                self.key.phase = Phase::Interrupted;
+                self.key.expires_ms = self.now_ms + TTL_MS;
+            }
+            Decision::Stay => assert_ne!(self.promises.live, Some(by.get()), "the holder's death went unnoticed"),
+            other => panic!("an abandonment was answered with {other:?}"),
+        }
+    }
+
+    /// The log reports what it has: the outcome of the claim that is ending, or something old.
+    fn durable(&mut self, detail: u8) {
+        let current = self.promises.ending.filter(|_| detail >= 64).map(fence);
+        let by = current.unwrap_or_else(|| fence(self.key.fence.saturating_sub(1)));
+        let completed = detail % 2 == 0;
+        let event = if completed { Event::Completed { fence: by } } else { Event::Vacated { fence: by } };
+        let expected = if completed { Phase::Done } else { Phase::Vacant };
+        match (decide(self.key.state(), event), current) {
+            (Decision::Become(phase), Some(_)) => {
+                assert_eq!(phase, expected);
+                let until = self.now_ms + TTL_MS;
+                self.promises = Promises { done: completed.then_some((self.key.request, until)), ..Promises::default() };
+                self.key = Owned { phase, expires_ms: until, ..self.key };
+            }
+            (Decision::Stay, None) => {}
+            // A completion of a claim that nothing else is known of: its intent was in memory only.
+            (Decision::Become(Phase::Done), None) => {
+                assert_eq!(self.key.phase, Phase::Vacant, "history changed the present");
+            }
+            (other, current) => panic!("{event:?} with {current:?} ending was answered with {other:?}"),
+        }
+    }
+
+    fn forget(&mut self) {
+        let done = self.promises.done.is_some_and(|(_, until)| self.now_ms < until);
+        match decide(self.key.state(), Event::Forget { now: self.now() }) {
+            Decision::Busy => assert!(self.promises.live.is_some() || self.promises.ending.is_some()),
+            Decision::Become(Phase::Ending) => {
+                assert!(done || self.key.phase == Phase::Interrupted, "nothing to forget");
+                self.promises = Promises { ending: Some(self.key.fence), ..Promises::default() };
+                self.key.phase = Phase::Ending;
+            }
+            Decision::Stay => assert!(!done, "a record was not forgotten"),
+            other => panic!("a forgetting was answered with {other:?}"),
+        }
+    }
+
+    fn sweep(&mut self) {
+        match decide(self.key.state(), Event::Sweep { now: self.now() }) {
+            Decision::Become(Phase::Vacant) => {
+                assert!(self.promises.live.is_none() && self.promises.ending.is_none(), "a claim that is out expired");
+                assert!(self.promises.done.is_none_or(|(_, until)| self.now_ms >= until), "expired before its time");
+                self.key.phase = Phase::Vacant;
+                self.promises = Promises::default();
+            }
+            Decision::Stay => {}
+            other => panic!("a sweep was answered with {other:?}"),
+        }
+    }
+
+    /// The process dies; recovery finds a claim that was out, or whose outcome did not make it to the log.
+    fn crash(&mut self) {
+        if self.promises.ending.take().is_some() {
+            self.key.phase = Phase::InFlight;
+            self.promises.live = Some(self.key.fence);
+        }
+        self.abandon(fence(self.key.fence));
+    }
+}
