@@ -7,7 +7,7 @@ use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::key::Digest;
 use crate::state::{Facts, Fence};
-use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::{Fingerprint, Record, Timestamp};
 
 /// What is known of an earlier attempt at the same operation that ended without an outcome.
@@ -64,6 +64,8 @@ pub(crate) struct Attempt {
     scope_len: usize,
     /// When the claim was found dead, in ms; `ALIVE` before.
     interrupted_ms: AtomicU64,
+    /// The claim was released and did nothing, but an earlier attempt may have.
+    returned: AtomicBool,
     /// Set once. Leaf lock: nothing else is locked under it.
     ended: Mutex<Option<Ended>>,
     woken: Condvar,
@@ -97,6 +99,7 @@ impl Attempt {
             names: [parts.scope, parts.key].concat().into(),
             scope_len: parts.scope.len(),
             interrupted_ms: AtomicU64::new(ALIVE),
+            returned: AtomicBool::new(false),
             ended: Mutex::new(None),
             woken: Condvar::new(),
         }
@@ -121,6 +124,7 @@ impl Attempt {
             earlier,
         });
         attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
+        attempt.returned.store(row.returned, Ordering::Release);
         attempt
     }
 
@@ -140,6 +144,7 @@ impl Attempt {
                 started_ms: earlier.started.as_millis(),
             }),
             interrupted_ms: self.interrupted().map(Timestamp::as_millis),
+            returned: self.returned.load(Ordering::Acquire),
         }
     }
 
@@ -176,8 +181,25 @@ impl Attempt {
         self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire).unwrap_or(at);
     }
 
-    /// What a later attempt is told of this one.
+    /// Notes that the claim was released and did nothing, so that it is an earlier attempt that may have.
+    pub(crate) fn give_back(&self, now: Timestamp) {
+        self.returned.store(true, Ordering::Release);
+        self.interrupt(now);
+    }
+
+    /// The claim was not given back after all: its holder has it still.
+    pub(crate) fn take_back(&self) {
+        self.returned.store(false, Ordering::Release);
+        self.interrupted_ms.store(ALIVE, Ordering::Release);
+    }
+
+    /// Which attempt may have had an effect, as a later one is told.
     pub(crate) fn as_earlier(&self) -> Interrupted {
+        if self.returned.load(Ordering::Acquire)
+            && let Some(earlier) = self.earlier
+        {
+            return earlier;
+        }
         Interrupted { fence: self.fence, attempt: self.number, started: self.started }
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct IntentRow<'a> {
     pub(crate) earlier: Option<EarlierRow>,
     /// Since when the claim is known to be dead.
     pub(crate) interrupted_ms: Option<u64>,
+    /// The claim was released and did nothing: it is the earlier attempt that may have.
+    pub(crate) returned: bool,
 }
 
 /// An earlier attempt that was interrupted.
@@ -232,6 +234,7 @@ mod tests {
             ttl_ms: 60,
             earlier: Some(EarlierRow { fence: 4, attempt: 1, started_ms: 900 }),
             interrupted_ms: None,
+            returned: false,
         })
     }
 
@@ -267,7 +270,7 @@ mod tests {
                 "0000000004030201000000000000000000000000010000000000000073030000000000000\
                  06b6579{sevens}050000000000000002000000e8030000000000003c0000000000000001\
                  0400000000000000010000008403000000000000\
-                 00"
+                 0000"
             )
         );
         let zeros = "00".repeat(32);

@@ -278,7 +278,9 @@ impl fmt::Display for OpenError {
                 write!(f, "the log {} belongs to another file; put the right one back", path.display())
             }
             Self::Damaged(damage) => damage.fmt(f),
-            Self::Io(failure) => failure.fmt(f),
+            Self::Io(failure) => {
+                write!(f, "{failure}; see that its directory is there, may be written and has room")
+            }
         }
     }
 }

@@ -31,8 +31,15 @@ impl std::fmt::Debug for Secret {
 
 /// Digests the keys of one scope. Every scope has a hash key of its own, derived from the file's secret and
 /// the scope's name, so the name costs nothing per lookup.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct KeyHasher(SipHasher13);
+
+/// The hash key must not end up in a log: who knows it can aim at collisions.
+impl std::fmt::Debug for KeyHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyHasher(..)")
+    }
+}
 
 impl KeyHasher {
     pub(crate) fn new(secret: &Secret, scope: &[u8]) -> Self {
@@ -71,6 +78,12 @@ mod tests {
         assert_ne!(digest(&a, b"x"), digest(&a, b"y"));
         assert_ne!(digest(&a, b"x"), digest(&b, b"x"));
         assert_eq!(digest(&a, b"x"), digest(&a, b"x"));
+    }
+
+    #[test]
+    fn debug_output_gives_no_secret_away() {
+        let secret = Secret([7; 32]);
+        assert_eq!(format!("{secret:?} {:?}", KeyHasher::new(&secret, b"x")), "Secret(..) KeyHasher(..)");
     }
 
     #[test]

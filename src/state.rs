@@ -98,6 +98,12 @@ pub enum Event<'a> {
         /// The fence of the claim that was released, or of what was forgotten.
         fence: Fence,
     },
+    /// The log holds, durably, that the claim with this fence did nothing, but that an earlier attempt, which was
+    /// interrupted, may have.
+    Returned {
+        /// The fence of the claim that was released.
+        fence: Fence,
+    },
     /// The sweeper passes by.
     Sweep {
         /// When it passes.
@@ -185,6 +191,7 @@ fn vacant(event: Event<'_>) -> Decision {
         Event::Granted { .. } => Decision::Become(Phase::InFlight),
         // A claim with a memory-only intent leaves no other trace in the log than its completion.
         Event::Completed { .. } => Decision::Become(Phase::Done),
+        Event::Returned { .. } => Decision::Become(Phase::Interrupted),
         Event::Abandon { .. } | Event::Forget { .. } | Event::Vacated { .. } | Event::Sweep { .. } => {
             Decision::Stay
         }
@@ -201,6 +208,7 @@ fn in_flight(facts: Facts<'_>, event: Event<'_>) -> Decision {
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Completed { fence } => if_not_older(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
+        Event::Returned { fence } => if_not_older(facts, fence, Phase::Interrupted),
         // A claim that is out never expires: its holder is alive.
         Event::Sweep { .. } => Decision::Stay,
     }
@@ -216,6 +224,7 @@ fn ending(facts: Facts<'_>, event: Event<'_>) -> Decision {
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Completed { fence } => if_not_older(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
+        Event::Returned { fence } => if_not_older(facts, fence, Phase::Interrupted),
     }
 }
 
@@ -231,6 +240,7 @@ fn interrupted(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decisi
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Completed { fence } => if_not_older(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
+        Event::Returned { fence } => if_not_older(facts, fence, Phase::Interrupted),
         Event::Sweep { now } if now >= expires => Decision::Become(Phase::Vacant),
         Event::Sweep { .. } => Decision::Stay,
     }
@@ -249,6 +259,7 @@ fn done(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decision {
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Completed { fence } => if_newer(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
+        Event::Returned { fence } => if_newer(facts, fence, Phase::Interrupted),
         Event::Sweep { now } if now >= expires => Decision::Become(Phase::Vacant),
         Event::Sweep { .. } => Decision::Stay,
     }

@@ -4,7 +4,14 @@
 //! The engine runs without threads on a manual clock; a script is drawn from a seed, and a failure prints the seed and the
 //! operation that crashed.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -56,8 +63,10 @@ struct Result_ {
 #[derive(Clone, Debug, PartialEq)]
 enum Expect {
     Vacant,
-    /// Interrupted at this attempt; any fence.
+    /// Interrupted, and this attempt may have had an effect.
     Interrupted(u32),
+    /// Interrupted, at an attempt after this one: a begin was cut off.
+    InterruptedAfter(u32),
     Done(Result_),
 }
 
@@ -116,6 +125,7 @@ fn fits(expect: &Expect, found: &Expect) -> bool {
         (Expect::Done(expect), Expect::Done(found)) => {
             (expect.outcome, &expect.body) == (found.outcome, &found.body)
         }
+        (Expect::InterruptedAfter(before), Expect::Interrupted(found)) => found > before,
         (expect, found) => expect == found,
     }
 }
@@ -219,12 +229,11 @@ impl World {
 
     fn begin(&mut self, engine: &Engine, key: u64, claims: &mut HashMap<u64, Claim>) {
         let before = self.oracle.at(key);
-        let attempt = match &before {
-            // It may have expired; then the claim says so, and the crash leaves either.
-            Expect::Interrupted(attempt) => *attempt + 1,
-            Expect::Vacant | Expect::Done(_) => 1,
+        let earlier = match &before {
+            Expect::Interrupted(attempt) | Expect::InterruptedAfter(attempt) => *attempt,
+            Expect::Vacant | Expect::Done(_) => 0,
         };
-        self.oracle.start(key, Expect::Interrupted(attempt));
+        self.oracle.start(key, Expect::InterruptedAfter(earlier));
         match engine.begin(name(key), fingerprint(key)) {
             Ok(Begin::Fresh(claim)) => {
                 assert!(!claims.contains_key(&key), "key {key} was granted twice");
@@ -232,7 +241,9 @@ impl World {
                     assert!(result.expires <= engine.now(), "key {key} was granted over a live record");
                 }
                 self.oracle.saw_fence(claim.fence());
-                assert!(claim.attempt() == attempt || claim.attempt() == 1);
+                let told = claim.interrupted().map_or(0, |earlier| earlier.attempt());
+                assert_eq!(told, earlier, "key {key}: an interruption was not told of");
+                assert!(claim.attempt() > earlier);
                 assert_eq!(claim.interrupted().is_some(), claim.attempt() > 1);
                 self.oracle.start(key, Expect::Interrupted(claim.attempt()));
                 self.oracle.acknowledge();
@@ -272,7 +283,9 @@ impl World {
 
     fn release(&mut self, key: u64, claims: &mut HashMap<u64, Claim>) {
         let Some(claim) = claims.remove(&key) else { return };
-        self.oracle.start(key, Expect::Vacant);
+        let after =
+            claim.interrupted().map_or(Expect::Vacant, |earlier| Expect::Interrupted(earlier.attempt()));
+        self.oracle.start(key, after);
         match claim.release() {
             Ok(()) => self.oracle.acknowledge(),
             Err(error) => assert!(self.disk.crashed(), "release failed: {error}"),

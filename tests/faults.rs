@@ -1,6 +1,13 @@
 //! What the disk and the clock can do to an engine: failed syncs that lie, full disks, clocks that jump.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 mod common;
 

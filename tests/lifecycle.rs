@@ -1,6 +1,13 @@
 //! A key's life: granted, ended in each way, replayed, expired, forgotten, found again after a restart.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -63,6 +70,27 @@ fn a_dropped_claim_leaves_an_interrupted_key_that_the_next_claim_tells_of() {
     assert!(second.fence() > fence);
     let record = second.complete("reply").unwrap();
     assert_eq!(record.attempt(), 2);
+}
+
+#[test]
+fn a_release_does_not_speak_for_an_earlier_attempt_that_was_interrupted() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    drop(fresh(&scope, "key"));
+    for attempt in 2..5 {
+        let claim = fresh(&scope, "key");
+        assert_eq!(claim.attempt(), attempt);
+        assert_eq!(claim.interrupted().map(|earlier| earlier.attempt()), Some(1));
+        claim.release().unwrap();
+    }
+    machine.kill((engine, scope));
+    let engine = machine.open();
+    let claim = fresh(&default_scope(&engine), "key");
+    assert_eq!((claim.attempt(), claim.interrupted().map(|earlier| earlier.attempt())), (5, Some(1)));
+    claim.release().unwrap();
+    assert!(engine.forget("key").unwrap());
+    assert_eq!(fresh(&default_scope(&engine), "key").attempt(), 1);
 }
 
 #[test]

@@ -1,6 +1,13 @@
 //! Many real threads on one file: one claim a key at any time, one effect an operation, nobody left waiting.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -103,7 +110,9 @@ fn a_small_log_under_many_threads_is_recycled_and_loses_nothing() {
             let scope = engine.scope(format!("scope {thread}"));
             threads.spawn(move || {
                 for n in 0..400 {
-                    let Begin::Fresh(claim) = scope.begin(format!("{n}"), request()).unwrap() else { panic!("{n}") };
+                    let Begin::Fresh(claim) = scope.begin(format!("{n}"), request()).unwrap() else {
+                        panic!("{n}")
+                    };
                     claim.complete(vec![b'x'; 2_000]).unwrap();
                 }
             });

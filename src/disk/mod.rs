@@ -9,8 +9,10 @@ use crate::sync::Arc;
 mod real;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
+mod untouched;
 
 pub(crate) use real::RealDisk;
+pub(crate) use untouched::Untouched;
 
 /// What kind of thing a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,10 +30,21 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = lock(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)?;
-        // Only now: before the lock it might have been somebody else's.
-        file.set_len(0)?;
-        Ok(file)
+        loop {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            let found = file.try_clone()?;
+            let file = lock(file)?;
+            // Only now: before the lock it might have been somebody else's.
+            match name_of(path, &found)? {
+                Name::Only => {
+                    file.set_len(0)?;
+                    return Ok(file);
+                }
+                // Left by a kill in `publish`: the file has its name, only this one is to go.
+                Name::Another => fs::remove_file(path)?,
+                Name::Gone => return Err(io::ErrorKind::WouldBlock.into()),
+            }
+        }
     }
 
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -47,6 +58,33 @@ impl Disk for RealDisk {
         fs::rename(from, to)?;
         sync_directory(to)
     }
+}
+
+/// What a path is to an open file.
+enum Name {
+    /// Its only name.
+    Only,
+    /// One of several.
+    Another,
+    /// None of its names any more: somebody else was faster.
+    Gone,
+}
+
+#[cfg(unix)]
+fn name_of(path: &Path, file: &File) -> io::Result<Name> {
+    use std::os::unix::fs::MetadataExt;
+    let (file, named) = (file.metadata()?, fs::metadata(path));
+    let same = named.is_ok_and(|named| (named.dev(), named.ino()) == (file.dev(), file.ino()));
+    Ok(match (same, file.nlink()) {
+        (false, _) => Name::Gone,
+        (true, 0 | 1) => Name::Only,
+        (true, _) => Name::Another,
+    })
+}
+
+#[cfg(not(unix))]
+fn name_of(_path: &Path, _file: &File) -> io::Result<Name> {
+    Ok(Name::Only)
 }
 
 fn lock(file: File) -> io::Result<Arc<dyn DiskFile>> {

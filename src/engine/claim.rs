@@ -137,7 +137,9 @@ impl Claim {
         self.finish(Outcome::Failure, body.as_ref())
     }
 
-    /// Says that the operation certainly did not happen. The key is vacant again, durably when this returns.
+    /// Says that this attempt certainly did nothing. The key is vacant again, durably when this returns; but where an earlier
+    /// attempt was [interrupted](Self::interrupted), that stands, and the next claim is told of it again: this attempt can't
+    /// speak for the one before. (To say that nothing ever happened, forget the key then.)
     ///
     /// # Errors
     ///
@@ -152,6 +154,13 @@ impl Claim {
     /// claim.release()?; // the connection to the bank was refused
     /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
     /// assert!(claim.interrupted().is_none());
+    ///
+    /// drop(claim); // lost: nobody knows whether the bank was reached
+    /// let Begin::Fresh(second) = engine.begin("key", request)? else { panic!() };
+    /// second.release()?; // it reached nobody, but what of the first?
+    /// let Begin::Fresh(third) = engine.begin("key", request)? else { panic!() };
+    /// assert_eq!(third.interrupted().unwrap().attempt(), 1);
+    /// # third.release()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn release(mut self) -> Result<(), EndError> {
@@ -164,14 +173,20 @@ impl Claim {
             return Err(EndError::new(reason, None));
         }
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
-        if !live.logged && attempt.number == 1 {
+        if !live.logged && attempt.earlier.is_none() {
             core.put_back(&attempt, Slot::Vacant);
             attempt.end(Ended::Vacated);
             return Ok(());
         }
-        let entry = super::core::vacated_entry(&attempt, None);
-        let op = Op::Vacated(Arc::clone(&attempt), None);
-        self.commit(live, &entry, op)
+        if attempt.earlier.is_none() {
+            let entry = super::core::vacated_entry(&attempt, None);
+            return self.commit(live, &entry, Op::Vacated(attempt, None));
+        }
+        // What this claim knows of itself says nothing of the attempt before it.
+        attempt.give_back(core.clock.now());
+        let mut entry = Vec::new();
+        codec::encode_into(&Entry::Intent(attempt.row()), &mut entry);
+        self.commit(live, &entry, Op::Returned(attempt))
     }
 
     fn finish(mut self, outcome: Outcome, body: &[u8]) -> Result<Record, EndError> {
@@ -229,6 +244,7 @@ impl Claim {
                 return Err(EndError::new(EndReason::Commit(error), None));
             }
             Err(error @ (CommitError::Busy(_) | CommitError::Closed)) => {
+                self.attempt.take_back();
                 core.put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
                 self.live = Some(live);
                 return Err(EndError::new(EndReason::Commit(error), Some(self)));

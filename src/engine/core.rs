@@ -20,7 +20,6 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Orde
 use crate::wal::{Log, Room, frame::entry_bytes_max};
 use crate::{Fingerprint, Timestamp};
 
-#[derive(Debug)]
 pub(crate) struct Core {
     pub(super) options: Options,
     pub(super) secret: Secret,
@@ -46,6 +45,16 @@ pub(crate) struct Core {
     pub(super) rota: Mutex<Rota>,
     pub(super) nudge: crossbeam::channel::Sender<()>,
     pub(super) counters: Counters,
+}
+
+/// In short: an engine in somebody's log should not be its whole index.
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("path", &self.store.path())
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Counters that belong to no other part.

@@ -33,6 +33,9 @@ impl Core {
         let secret = Secret(meta.secret);
         let id = Identity { file_id: meta.file_id, sealer: store.sealer().clone() };
         let log = find_log(path, &options, &meta, &id)?;
+        if let Some(log) = &log {
+            wal::check_not_newer(log, &id.sealer, meta.salt, meta.checkpointed_seq)?;
+        }
         let frames = match &log {
             Some(log) if !meta.log_empty => wal::scan(log, &id.sealer, meta.salt, meta.checkpointed_seq)?,
             Some(_) | None => Vec::new(),
@@ -145,7 +148,12 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
     match kind(path)? {
         Kind::Other => return Err(OpenError::NotAFile(path.to_owned())),
         Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(path.to_owned())),
-        Kind::File => {}
+        // Before the store is opened, which changes its first bytes.
+        Kind::File => match kind(&log_path)? {
+            Kind::Other => return Err(OpenError::NotAFile(log_path)),
+            Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(log_path)),
+            Kind::File | Kind::Missing => {}
+        },
         Kind::Missing => {
             if kind(&log_path)? != Kind::Missing {
                 return Err(OpenError::LogWithoutFile(log_path));
@@ -241,7 +249,8 @@ fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
     Ok(match entry {
         Entry::Intent(row) => {
             crate::codec::check_names(row.scope, row.key)?;
-            Op::Granted(Arc::new(Attempt::from_row(&row)))
+            let attempt = Arc::new(Attempt::from_row(&row));
+            if row.returned { Op::Returned(attempt) } else { Op::Granted(attempt) }
         }
         Entry::Completion(row) => {
             let record = Record::new(&row.parts()?, None);

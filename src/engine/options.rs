@@ -262,7 +262,6 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), OptionError> {
-        let frame_max = self.frame_max();
         within("ttl", self.ttl, Duration::from_millis(1), TTL_MAX)?;
         within("max_key_bytes", self.max_key_bytes, 1, NAME_MAX)?;
         within("max_body_bytes", self.max_body_bytes, 0, 16 * MIB)?;
@@ -275,6 +274,8 @@ impl Options {
         if !self.shards.is_power_of_two() {
             return Err(out_of_range("shards", self.shards, "a power of two"));
         }
+        // Only now: what it is computed from is in range.
+        let frame_max = self.frame_max();
         within("log_segment_bytes", self.log_segment_bytes, (4 * frame_max).max(64 << 10), 1 << 30)?;
         if !self.log_segment_bytes.is_multiple_of(SECTOR as u64) {
             return Err(out_of_range("log_segment_bytes", self.log_segment_bytes, "a multiple of 512"));

@@ -22,8 +22,22 @@ pub(crate) enum Op {
     Completed(Arc<Attempt>, Record),
     /// A claim was released, or what was known of a key forgotten; a forgotten record would have lived until then.
     Vacated(Arc<Attempt>, Option<Timestamp>),
+    /// A claim was released that followed an interruption, which stands.
+    Returned(Arc<Attempt>),
     /// Time went by.
     Mark,
+}
+
+impl Op {
+    fn attempt(&self) -> Option<&Attempt> {
+        match self {
+            Self::Granted(attempt)
+            | Self::Completed(attempt, _)
+            | Self::Vacated(attempt, _)
+            | Self::Returned(attempt) => Some(attempt),
+            Self::Mark => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -91,6 +105,12 @@ impl Publisher {
                 || Slot::Vacant,
                 || (Last::Vacant, *forgotten_until),
             ),
+            Op::Returned(attempt) => self.become_if_decided(
+                attempt,
+                Event::Returned { fence: attempt.fence },
+                || Slot::Interrupted(Arc::clone(attempt)),
+                || (Last::Open(Arc::clone(attempt)), None),
+            ),
             Op::Mark => None,
         }
     }
@@ -122,11 +142,7 @@ impl Publish for Publisher {
         // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
         let mut tail = self.tail.lock();
         for (op, word) in ops.iter().zip(words) {
-            if let (
-                Op::Granted(attempt) | Op::Completed(attempt, _) | Op::Vacated(attempt, _),
-                Some((last, forgotten)),
-            ) = (op, word)
-            {
+            if let (Some(attempt), Some((last, forgotten))) = (op.attempt(), word) {
                 tail.fold(attempt.digest, last, forgotten, now);
             }
         }
@@ -136,6 +152,7 @@ impl Publish for Publisher {
             match op {
                 Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
+                Op::Returned(attempt) => attempt.end(Ended::Interrupted),
                 Op::Granted(_) | Op::Mark => {}
             }
         }

@@ -35,7 +35,7 @@ fn events() -> Vec<Event<'static>> {
     }
     for fence in [OLD, CURRENT, NEW] {
         all.extend([Event::End { fence }, Event::Abandon { fence }, Event::Granted { fence }]);
-        all.extend([Event::Completed { fence }, Event::Vacated { fence }]);
+        all.extend([Event::Completed { fence }, Event::Vacated { fence }, Event::Returned { fence }]);
     }
     all
 }
@@ -79,6 +79,11 @@ fn expected(state: State<'_>, event: Event<'_>) -> Decision {
         (_, Event::Vacated { fence }) if fence != OLD => Become(Phase::Vacant),
         (_, Event::Vacated { .. }) => Stay,
 
+        (State::Vacant, Event::Returned { .. }) => Become(Phase::Interrupted),
+        (State::Done(..), Event::Returned { fence }) if fence == CURRENT => Stay,
+        (_, Event::Returned { fence }) if fence != OLD => Become(Phase::Interrupted),
+        (_, Event::Returned { .. }) => Stay,
+
         (State::Interrupted(..) | State::Done(..), Event::Sweep { now }) if over(now) => {
             Become(Phase::Vacant)
         }
@@ -95,7 +100,7 @@ fn every_event_in_every_state_at_every_deadline_is_decided_as_promised() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 5 * 27);
+    assert_eq!(pairs, 5 * 30);
 }
 
 #[test]

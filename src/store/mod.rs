@@ -16,7 +16,7 @@ use redb::{
 
 use crate::Timestamp;
 use crate::codec::{self, BadBytes, IntentRow, Sealer};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Untouched};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
 use crate::record::{Place, Record};
@@ -161,6 +161,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
         check_magic(path, &*file)?;
+        check_ours(path, &file, cache_bytes)?;
         let verify = verify(file.len().map_err(|error| OpenError::from_io(path, "measuring", error))?);
         let database =
             open_database(&file, cache_bytes, verify).map_err(|trouble| trouble.into_open_error(path))?;
@@ -558,6 +559,23 @@ fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
         }
         Err(error) => Err(OpenError::from_io(path, "reading", error)),
     }
+}
+
+/// A database of another program's isn't ours, nor is one of a newer version. Looked at from a distance: redb writes to
+/// whatever it opens.
+fn check_ours(path: &Path, file: &Arc<dyn DiskFile>, cache_bytes: usize) -> Result<(), OpenError> {
+    let untouched =
+        Untouched::new(Arc::clone(file)).map_err(|error| OpenError::from_io(path, "measuring", error))?;
+    let untouched: Arc<dyn DiskFile> = Arc::new(untouched);
+    let database =
+        open_database(&untouched, cache_bytes, false).map_err(|trouble| trouble.into_open_error(path))?;
+    let meta = read_meta(path, &database);
+    guarded(|| {
+        drop(database);
+        Ok(())
+    })
+    .map_err(|trouble| trouble.into_open_error(path))?;
+    meta.map(drop)
 }
 
 fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {

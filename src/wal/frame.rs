@@ -101,6 +101,16 @@ impl Frame {
         frame_bytes(self.payload.len())
     }
 
+    /// Salt and length of what may be a frame, unverified.
+    pub(crate) fn peek(sector: &[u8]) -> Option<(u64, usize)> {
+        let mut rest = sector;
+        let magic = u32::from_le_bytes(take(&mut rest)?);
+        let payload = u32::from_le_bytes(take(&mut rest)?) as usize;
+        let _entries_and_zero: [u8; 8] = take(&mut rest)?;
+        let salt = u64::from_le_bytes(take(&mut rest)?);
+        (magic == MAGIC).then(|| (salt, frame_bytes(payload)))
+    }
+
     /// The frame at the start of `bytes`, if a whole and true one with this salt starts there.
     pub(crate) fn read(bytes: &[u8], sealer: &Sealer, salt: u64) -> Option<Self> {
         let mut rest = bytes;

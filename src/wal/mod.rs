@@ -16,7 +16,7 @@ mod scan;
 mod writer;
 
 pub(crate) use room::{Geometry, Room};
-pub(crate) use scan::{Found, scan};
+pub(crate) use scan::{Found, check_not_newer, scan};
 pub(crate) use writer::LogWriter;
 
 /// The first bytes of the file, a page of their own.

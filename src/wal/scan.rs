@@ -38,6 +38,42 @@ pub(crate) fn scan(log: &Log, sealer: &Sealer, salt: u64, after: u64) -> Result<
     without_gap(log, after, found)
 }
 
+/// Refuses a store that is older than its log: one restored from a backup alone, or one whose header names an earlier state.
+///
+/// An opening checkpoints every frame there is before it draws a new salt. So a frame of another salt than the store's is at
+/// or below what the store was checkpointed at, or the store doesn't know of the opening that wrote it. Every opening
+/// starts at the first segment, and every segment starts with a frame, so the first ones tell.
+pub(crate) fn check_not_newer(
+    log: &Log,
+    sealer: &Sealer,
+    salt: u64,
+    checkpointed: u64,
+) -> Result<(), OpenError> {
+    let mut bytes = vec![0; usize::try_from(log.segment_bytes).unwrap_or(0)];
+    for segment in 0..log.segments()? {
+        let start = log.segment_start(segment);
+        let read = |bytes: &mut [u8]| {
+            log.file.read_at(start, bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))
+        };
+        let (head, _) = bytes.split_at_mut(SECTOR);
+        read(head)?;
+        let Some((found_salt, len)) = Frame::peek(head) else { continue };
+        if found_salt == salt {
+            continue;
+        }
+        let Some((whole, _)) = bytes.split_at_mut_checked(len) else { continue };
+        read(whole)?;
+        if let Some(frame) = Frame::read(whole, sealer, found_salt).filter(|frame| frame.seq > checkpointed) {
+            let what = format!(
+                "frame {} was written after the state that the file names; the file is older than its log",
+                frame.seq
+            );
+            return Err(Damage::new(&log.path, format!("offset {start}"), what).into());
+        }
+    }
+    Ok(())
+}
+
 fn without_gap(log: &Log, after: u64, found: BTreeMap<u64, Found>) -> Result<Vec<Found>, OpenError> {
     let mut frames: Vec<Found> = Vec::with_capacity(found.len());
     for (expected, (seq, next)) in (after + 1..).zip(found) {
