@@ -22,6 +22,15 @@
 //! has to be on the kind of disk the answer is for: on a memory file system
 //! every `fdatasync` is free.
 
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a bench prints, measures time, and may panic"
+)]
+
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};

@@ -201,10 +201,7 @@ mod tests {
     }
 
     fn number(slot: &Slot) -> Option<u64> {
-        match slot {
-            Slot::Stored { place, .. } => Some(place.block()),
-            _ => None,
-        }
+        if let Slot::Stored { place, .. } = slot { Some(place.block()) } else { None }
     }
 
     #[test]
@@ -215,14 +212,12 @@ mod tests {
     #[test]
     fn the_last_home_wraps_around() {
         let mut table = Table::default();
-        for low in 0..8 {
-            table.set(Digest::from_u128(u128::MAX - low), slot(low as u64));
+        for low in 0..8_u64 {
+            table.set(Digest::from_u128(u128::MAX - u128::from(low)), slot(low));
         }
-        for low in (0..8).rev() {
-            assert_eq!(
-                number(&table.set(Digest::from_u128(u128::MAX - low), Slot::Vacant)),
-                Some(low as u64)
-            );
+        for low in (0..8_u64).rev() {
+            let removed = table.set(Digest::from_u128(u128::MAX - u128::from(low)), Slot::Vacant);
+            assert_eq!(number(&removed), Some(low));
         }
         assert_eq!(table.len(), 0);
     }
