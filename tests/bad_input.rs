@@ -1,6 +1,17 @@
 //! Every bad input is refused with a typed error that says what happened and what to do: never a panic, never a silently
 //! fresh file, and what isn't ours is left as it was.
 #![cfg(unix)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::format_collect,
+    clippy::wildcard_enum_match_arm,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -5,6 +5,17 @@
 //! each line with one write, so that what it said survives it. Of every key the oracle knows what may be durable, and a walk
 //! over the file at the start of each life must show nothing else.
 #![cfg(unix)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::format_collect,
+    clippy::wildcard_enum_match_arm,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
