@@ -14,6 +14,8 @@
     clippy::format_collect,
     clippy::wildcard_enum_match_arm,
     clippy::print_stdout,
+    clippy::match_bool,
+    clippy::unnecessary_wraps,
     reason = "tests"
 )]
 
