@@ -194,7 +194,7 @@ impl Core {
     /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
     fn compact_when_idle(&self, rota: &mut Rota) {
         let commits = self.commit.stats().commits;
-        let idle = commits == rota.commits_seen && self.publisher.tail_lag().0 == 0;
+        let idle = commits == rota.commits_seen;
         rota.commits_seen = commits;
         let stopped =
             self.commit.failure().is_some() || self.halted.get().is_some() || self.full.lock().is_some();
