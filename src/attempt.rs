@@ -10,30 +10,31 @@ use crate::state::{Facts, Fence};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::{Fingerprint, Record, Timestamp};
 
-/// What is known of an earlier attempt at the same operation that ended without an outcome.
+/// What is known of an attempt at an operation.
 ///
-/// Its effect may have happened or not: find out before acting again, or act in a way that can be repeated.
+/// Where it ended without an outcome, its effect may have happened or not: find out before acting again, or act in a way that
+/// can be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interrupted {
+pub struct AttemptInfo {
     pub(crate) fence: Fence,
     pub(crate) attempt: u32,
     pub(crate) started: Timestamp,
 }
 
-impl Interrupted {
-    /// The fence of the earlier claim.
+impl AttemptInfo {
+    /// The fence of its claim.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.fence
     }
 
-    /// The number of the earlier attempt.
+    /// Its number: 1 for the first claim of a key.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// When the earlier claim was granted.
+    /// When its claim was granted.
     #[must_use]
     pub fn started(&self) -> Timestamp {
         self.started
@@ -58,7 +59,7 @@ pub(crate) struct Attempt {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
     pub(crate) ttl: Duration,
-    pub(crate) earlier: Option<Interrupted>,
+    pub(crate) earlier: Option<AttemptInfo>,
     /// Scope, then key.
     names: Box<[u8]>,
     scope_len: usize,
@@ -83,7 +84,7 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
     pub(crate) ttl: Duration,
-    pub(crate) earlier: Option<Interrupted>,
+    pub(crate) earlier: Option<AttemptInfo>,
 }
 
 impl Attempt {
@@ -107,7 +108,7 @@ impl Attempt {
 
     /// The attempt that a row from disk tells of. Its names were checked when the row was decoded.
     pub(crate) fn from_row(row: &IntentRow<'_>) -> Self {
-        let earlier = row.earlier.map(|earlier| Interrupted {
+        let earlier = row.earlier.map(|earlier| AttemptInfo {
             fence: Fence::new(earlier.fence),
             attempt: earlier.attempt,
             started: Timestamp::from_millis(earlier.started_ms),
@@ -187,20 +188,18 @@ impl Attempt {
         self.interrupt(now);
     }
 
-    /// The claim was not given back after all: its holder has it still.
-    pub(crate) fn take_back(&self) {
-        self.returned.store(false, Ordering::Release);
-        self.interrupted_ms.store(ALIVE, Ordering::Release);
-    }
-
     /// Which attempt may have had an effect, as a later one is told.
-    pub(crate) fn as_earlier(&self) -> Interrupted {
+    pub(crate) fn as_earlier(&self) -> AttemptInfo {
         if self.returned.load(Ordering::Acquire)
             && let Some(earlier) = self.earlier
         {
             return earlier;
         }
-        Interrupted { fence: self.fence, attempt: self.number, started: self.started }
+        self.info()
+    }
+
+    pub(crate) fn info(&self) -> AttemptInfo {
+        AttemptInfo { fence: self.fence, attempt: self.number, started: self.started }
     }
 
     /// Tells all who wait how it ended. Only the first call counts.

@@ -1,4 +1,4 @@
-//! What goes into the log and the store, as bytes. The only module that names bincode.
+//! What goes into the log and the store, as bytes: the only module that calls bincode.
 //!
 //! Bytes from disk are never trusted: every run of them carries a checksum, a version and lengths, decoding has
 //! a size limit and refuses trailing bytes, and nothing here panics on any input.

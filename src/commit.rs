@@ -51,7 +51,7 @@ pub(crate) struct Commit<P: Publish> {
     room: Arc<Room>,
     clock: Arc<EngineClock>,
     limits: Limits,
-    /// Leaf lock: never held across I/O, publishing, or a wait for anything but `drained`.
+    /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of waiters is locked under it.
     queue: Mutex<Queue<P::Op>>,
     /// A group left the queue.
     drained: Condvar,
@@ -259,14 +259,14 @@ impl<P: Publish> Commit<P> {
             if fits || queue.groups.is_empty() {
                 return Ok(queue);
             }
-            let at = *deadline.get_or_insert_with(|| Deadline::after(patience));
-            if at.has_passed() {
-                return Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
-            }
             if queue.writer.is_some() {
                 // Nobody leads, and those whose entries wait are on their way: lead for them.
                 queue = self.lead(queue, None);
                 continue;
+            }
+            let at = *deadline.get_or_insert_with(|| Deadline::after(patience));
+            if at.has_passed() {
+                return Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
             }
             match at.instant() {
                 Some(at) => {
@@ -400,24 +400,12 @@ impl<P: Publish> Commit<P> {
         result
     }
 
-    /// Stops all commits for good, because one failed here or a sync of the same file failed elsewhere.
+    /// Stops all commits for good. Only who leads comes here.
     fn fail(&self, failure: &Failure) {
         if self.failure.set(failure.clone()).is_ok() {
             self.publisher.failed(failure);
             self.room.wake();
         }
-    }
-
-    /// [`Commit::fail`], for callers that do not lead: settles what is queued too.
-    pub(crate) fn fail_and_settle(&self, failure: &Failure) {
-        self.fail(failure);
-        let mut queue = self.queue.lock();
-        // A leader that is writing settles its own group, and the queue after it.
-        if queue.writer.take().is_some() {
-            queue.settle_all_failed();
-        }
-        drop(queue);
-        self.drained.notify_all();
     }
 
     pub(crate) fn stats(&self) -> CommitStats {

@@ -199,7 +199,7 @@ impl fmt::Display for OptionError {
 
 impl Error for OptionError {}
 
-/// Why a file could not be opened. Nothing was changed, and nothing is lost.
+/// Why a file could not be opened. Nothing is lost, and a file that isn't ours is left as it was.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -381,7 +381,7 @@ const CLOSED: &str = "the engine is closed; open the file again";
 pub enum Busy {
     /// The commit queue, or the log behind it, stayed full.
     QueueFull {
-        /// How long the call waited.
+        /// How long the call was prepared to wait: `Options::patience`.
         waited: Duration,
     },
     /// As many claims are out as may be.
@@ -389,7 +389,7 @@ pub enum Busy {
         /// The limit, see `Options::max_in_flight`.
         max: usize,
     },
-    /// The disk has no room for what a new claim may need. Completions of claims already granted still succeed.
+    /// The disk has no room for what a new claim may need. Completions within `Options::reserve_bytes` of claims already granted still succeed.
     DiskFull(IoFailure),
 }
 
@@ -412,7 +412,7 @@ impl fmt::Display for Busy {
             Self::DiskFull(failure) => {
                 write!(
                     f,
-                    "the disk has no room for the result of another claim; free some and try again: {failure}"
+                    "the disk has no room for what this call may need; free some and try again: {failure}"
                 )
             }
         }

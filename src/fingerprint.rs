@@ -108,6 +108,14 @@ mod tests {
         assert_ne!(Fingerprint::of("x"), Fingerprint::builder().field("", "x").finish());
     }
 
+    /// A change of this makes every retry look like a reused key.
+    #[test]
+    fn golden_fingerprints() {
+        let fields = Fingerprint::builder().field("payer", "a").field("amount", "10").finish();
+        let shown = format!("{:?} {fields:?}", Fingerprint::of("request"));
+        assert_eq!(shown, "Fingerprint(154b69cbf0aaa75b..) Fingerprint(f8f235dde183c6fe..)");
+    }
+
     #[test]
     fn debug_shows_a_prefix_only() {
         let shown = format!("{:?}", Fingerprint::from_bytes([0xab; 32]));

@@ -26,6 +26,8 @@
 //!
 //! # What holds
 //!
+//! With the default [`Intents`] and [`CommitMode`]:
+//!
 //! - Of all callers with one key, one holds a [`Claim`] at any time. [`Begin::Fresh`] is returned once the grant is durable.
 //! - [`Begin::Done`] is returned only for a completion that would survive a power cut.
 //! - The same key with another [`Fingerprint`] is refused: [`BeginError::KeyReused`].
@@ -52,7 +54,7 @@ mod sync;
 mod tail;
 mod wal;
 
-pub use attempt::Interrupted;
+pub use attempt::AttemptInfo;
 pub use clock::Timestamp;
 pub use engine::{
     Begin, Claim, Closed, CommitMode, Engine, Entries, Intents, KeyEntry, Options, Pending, Scope, Stats,

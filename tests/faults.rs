@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Busy, CommitError, EndReason, Status};
+use idemkv::{Begin, BeginError, Busy, CommitError, CommitMode, EndReason, Status};
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
@@ -72,6 +72,59 @@ fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
             (before, after) => panic!("{reboots:?}: it was {before:?}, and is {after:?}"),
         }
     }
+}
+
+/// Without syncs a power cut leaves any part of the log, gaps and all: what comes back is true, and the file goes on working.
+#[test]
+fn a_power_cut_without_syncs_leaves_a_file_that_opens_with_true_records_only() {
+    let mut lost = 0;
+    for seed in 0..60 {
+        let machine = Machine::default();
+        let options = || machine.options().commit_mode(CommitMode::Buffered);
+        let engine = options().open("x.idem").unwrap();
+        let scope = default_scope(&engine);
+        for n in 0..40 {
+            fresh(&scope, &format!("key {n}")).complete(format!("reply {n}")).unwrap();
+        }
+        machine.disk.crash_at(machine.disk.operations());
+        drop((engine, scope));
+        machine.disk.reboot(CrashKind::Torn(seed));
+        for round in 0..2 {
+            let engine = options().open("x.idem").unwrap();
+            let scope = default_scope(&engine);
+            for n in 0..40 {
+                match scope.get(format!("key {n}")).unwrap() {
+                    Status::Done(record) => assert_eq!(record.body(), format!("reply {n}").as_bytes()),
+                    Status::Vacant | Status::Interrupted(_) => lost += 1,
+                    Status::InFlight(_) => panic!("key {n} is in flight right after an opening"),
+                }
+            }
+            fresh(&scope, &format!("round {round}")).complete("reply").unwrap();
+            machine.kill((engine, scope));
+        }
+        let engine = options().open("x.idem").unwrap();
+        done(&default_scope(&engine), "round 0");
+        done(&default_scope(&engine), "round 1");
+    }
+    assert!(lost > 0, "no power cut lost anything: this tests nothing");
+}
+
+#[test]
+fn a_closed_engine_does_not_touch_its_file_again() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    machine.disk.set_capacity(Some(machine.disk.used()));
+    assert!(engine.checkpoint().is_err() || machine.disk.used() > 0);
+    machine.disk.set_capacity(None);
+    engine.clone().close().unwrap();
+    let other = machine.open();
+    let before = machine.disk.operations();
+    engine.checkpoint().unwrap();
+    engine.step();
+    assert_eq!(engine.clone().close().unwrap().claims_left, 0);
+    assert_eq!(machine.disk.operations(), before);
+    done(&default_scope(&other), "key");
 }
 
 #[test]

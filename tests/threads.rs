@@ -99,6 +99,37 @@ fn every_operation_has_one_effect_whatever_becomes_of_its_claims() {
     }
 }
 
+/// Claims of one key, granted and dropped as fast as can be: each has a higher fence than the one before, and what the last
+/// one completes is there after a kill.
+#[test]
+fn the_fences_of_one_key_grow_in_the_order_of_its_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.idem");
+    let engine = Engine::options().commit_mode(CommitMode::Buffered).open(&path).unwrap();
+    let last = AtomicU64::new(0);
+    std::thread::scope(|threads| {
+        for _ in 0..THREADS {
+            let (scope, last) = (engine.scope(""), &last);
+            threads.spawn(move || {
+                for _ in 0..2_000 {
+                    // While the claim is out nobody else has the key, so the order of these swaps is that of the claims.
+                    if let Begin::Fresh(claim) = scope.begin("key", request()).unwrap() {
+                        let fence = claim.fence().get();
+                        let before = last.swap(fence, Ordering::SeqCst);
+                        assert!(fence > before, "fence {fence} after {before}");
+                    }
+                }
+            });
+        }
+    });
+    let Begin::Fresh(claim) = engine.begin("key", request()).unwrap() else { panic!("nobody has it") };
+    claim.complete("reply").unwrap();
+    let copy = dir.path().join("copy.idem");
+    std::fs::copy(&path, &copy).unwrap();
+    std::fs::copy(dir.path().join("x.idem-wal"), dir.path().join("copy.idem-wal")).unwrap();
+    assert_eq!(done(&Engine::open(&copy).unwrap().scope(""), "key").body(), b"reply");
+}
+
 #[test]
 fn a_small_log_under_many_threads_is_recycled_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();

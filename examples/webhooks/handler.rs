@@ -56,7 +56,7 @@ impl Handler {
         match mishap {
             Mishap::PanicBefore => self.panic(),
             Mishap::Unreachable => {
-                // Nothing happened, for certain, nor in an earlier attempt: say so, and the next delivery starts afresh.
+                // Nothing happened, for certain: say so. An interruption before this attempt stands.
                 claim.release()?;
                 self.tally.add(Count::Released, 1);
                 return Ok(Handled::Released);

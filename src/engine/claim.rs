@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::Handle;
 use super::core::{Core, Permit, ended_by};
 use super::publisher::Op;
-use crate::attempt::{Attempt, Ended, Interrupted};
+use crate::attempt::{Attempt, AttemptInfo, Ended};
 use crate::clock::Deadline;
-use crate::codec::{self, CompletionRow, ENTRY_OVERHEAD_MAX, Entry};
+use crate::codec::{self, CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
 use crate::error::{BeginError, CommitError, EndError, EndReason};
 use crate::index::{Change, Slot};
 use crate::record::{Outcome, Record, RecordParts};
@@ -77,11 +77,11 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn interrupted(&self) -> Option<Interrupted> {
+    pub fn interrupted(&self) -> Option<AttemptInfo> {
         self.attempt.earlier
     }
 
-    /// A number greater than that of every claim this file granted before. Hand it to downstream systems that can refuse a
+    /// A number greater than that of every claim that this file granted before this one was asked for. Hand it to downstream systems that can refuse a
     /// lower one.
     #[must_use]
     pub fn fence(&self) -> Fence {
@@ -183,10 +183,11 @@ impl Claim {
             return self.commit(live, &entry, Op::Vacated(attempt, None));
         }
         // What this claim knows of itself says nothing of the attempt before it.
-        attempt.give_back(core.clock.now());
+        let now = core.clock.now();
+        let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
         let mut entry = Vec::new();
-        codec::encode_into(&Entry::Intent(attempt.row()), &mut entry);
-        self.commit(live, &entry, Op::Returned(attempt))
+        codec::encode_into(&Entry::Intent(row), &mut entry);
+        self.commit(live, &entry, Op::Returned(Arc::clone(&attempt), now))
     }
 
     fn finish(mut self, outcome: Outcome, body: &[u8]) -> Result<Record, EndError> {
@@ -244,7 +245,6 @@ impl Claim {
                 return Err(EndError::new(EndReason::Commit(error), None));
             }
             Err(error @ (CommitError::Busy(_) | CommitError::Closed)) => {
-                self.attempt.take_back();
                 core.put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
                 self.live = Some(live);
                 return Err(EndError::new(EndReason::Commit(error), Some(self)));

@@ -39,9 +39,10 @@ pub(crate) struct Core {
     pub(super) closed: AtomicBool,
     /// A checkpoint failed: claims that are out can still be completed, no new ones are granted.
     pub(super) halted: OnceLock<Failure>,
-    /// The disk was full when the log or the store last wanted to grow. Leaf lock.
-    pub(super) full: Mutex<Option<IoFailure>>,
-    /// Who holds this does the work of the background; callers never wait for it.
+    /// Who found the disk full. Leaf lock.
+    pub(super) full: Mutex<Full>,
+    /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped
+    /// engine has to make room; closing does.
     pub(super) rota: Mutex<Rota>,
     pub(super) nudge: crossbeam::channel::Sender<()>,
     pub(super) counters: Counters,
@@ -54,6 +55,21 @@ impl std::fmt::Debug for Core {
             .field("path", &self.store.path())
             .field("closed", &self.closed)
             .finish_non_exhaustive()
+    }
+}
+
+/// Who wanted room on the disk and did not get it.
+#[derive(Debug, Default)]
+pub(crate) struct Full {
+    /// The log, for another segment.
+    pub(super) log: Option<IoFailure>,
+    /// The store. It takes no more writes until it is opened again.
+    pub(super) store: Option<IoFailure>,
+}
+
+impl Full {
+    pub(super) fn any(&self) -> Option<IoFailure> {
+        self.log.as_ref().or(self.store.as_ref()).cloned()
     }
 }
 
@@ -190,6 +206,9 @@ impl Core {
             let place = format!("block {}, offset {}", place.block(), place.offset());
             return Err(ReadError::Damaged(crate::Damage::new(self.store.path(), place, what)));
         }
+        if record.expires() <= self.clock.now() {
+            return Ok(Found::Expired(place));
+        }
         self.index.count_loaded(asked.digest);
         self.index.cache(asked.digest, &record);
         Ok(Found::Record(record))
@@ -205,7 +224,6 @@ impl Core {
     ) -> Result<Option<Claim>, BeginError> {
         self.check_granting()?;
         let permit = Permit::take(handle, self.claim_promise(asked))?;
-        let fence = self.next_fence()?;
         let placed = self.index.change(asked.digest, |slot| {
             let event = Event::Begin { fingerprint, now: self.clock.now() };
             let state = match slot {
@@ -221,6 +239,11 @@ impl Core {
             let Decision::Grant { attempt: number } = decide(state, event) else {
                 return (Change::Keep, None);
             };
+            // Drawn here and not before: a key's fences must grow in the order in which its claims are granted.
+            let fence = match self.next_fence() {
+                Ok(fence) => fence,
+                Err(busy) => return (Change::Keep, Some(Err(busy))),
+            };
             let earlier = slot.attempt().filter(|_| number > 1).map(|attempt| attempt.as_earlier());
             let attempt = Arc::new(Attempt::new(&AttemptParts {
                 digest: asked.digest,
@@ -233,9 +256,9 @@ impl Core {
                 ttl: asked.scope.ttl(),
                 earlier,
             }));
-            (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some((attempt, slot.clone())))
+            (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
-        let Some((attempt, before)) = placed else { return Ok(None) };
+        let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
         let logged = self.options.intents == Intents::Durable;
         let mut permit = permit;
         if logged {
@@ -327,8 +350,9 @@ impl Core {
             if self.closed.load(Ordering::Acquire) {
                 return Err(CommitError::Closed);
             }
-            if let Some(failure) = &*self.full.lock() {
-                return Err(CommitError::Busy(Busy::DiskFull(failure.clone())));
+            let full = self.full.lock().any();
+            if let Some(failure) = full {
+                return Err(CommitError::Busy(Busy::DiskFull(failure)));
             }
             if deadline.has_passed() || !self.options.workers {
                 return Err(CommitError::Busy(Busy::QueueFull { waited: self.options.patience }));
@@ -357,7 +381,7 @@ impl Core {
             Found::Record(record) if record.expires() > now => Status::Done(record),
             Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
-                (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.as_earlier()),
+                (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
                 (Phase::Interrupted, Some(attempt)) if attempt.remembered_until() > now => {
                     Status::Interrupted(attempt.as_earlier())
                 }
@@ -428,7 +452,8 @@ impl Core {
         self.promise(cost)?;
         let (attempt, until) = match (&doomed, doomed.attempt()) {
             (Slot::Cached(record), _) => (Arc::new(forgetting(asked, record)), Some(record.expires())),
-            (_, Some(attempt)) => (Arc::clone(attempt), None),
+            // A new one: those who waited for the old one were told how it ended.
+            (_, Some(attempt)) => (Arc::new(Attempt::from_row(&attempt.row())), None),
             (_, None) => unreachable!("only records and interrupted claims are forgotten"),
         };
         let taken = self.index.change(asked.digest, |slot| {
@@ -448,6 +473,7 @@ impl Core {
         self.log_vacated(&attempt, until, cost).inspect_err(|error| {
             if !matches!(error, CommitError::Failed(_)) {
                 self.put_back(&attempt, doomed);
+                attempt.end(ended_by(error));
             }
         })?;
         Ok(true)

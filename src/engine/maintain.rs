@@ -8,6 +8,7 @@ use crate::Timestamp;
 use crate::attempt::Ended;
 use crate::error::Failure;
 use crate::index::Slot;
+use crate::key::Digest;
 use crate::state::Phase;
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::{Arc, Ordering};
@@ -17,7 +18,7 @@ use crate::wal::frame::entry_bytes_max;
 pub(super) const FENCES: u64 = 1 << 40;
 /// Expired blocks that one checkpoint drops at least, if there are that many.
 const RECLAIM_MAX: usize = 64;
-/// Interrupted claims that one pass of the sweeper vacates at most.
+/// Interrupted claims that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
 
 /// When what is due.
@@ -51,6 +52,9 @@ impl Core {
     /// Does what is due.
     pub(super) fn step(&self) -> Stepped {
         let mut rota = self.rota.lock();
+        if self.is_closed() {
+            return Stepped::default();
+        }
         let now = self.clock.now();
         let mut stepped = Stepped::default();
         if now >= rota.sweep_at {
@@ -71,20 +75,29 @@ impl Core {
     /// Makes room in the log, whether it is time or not.
     pub(super) fn make_room(&self) {
         let mut rota = self.rota.lock();
+        if self.is_closed() {
+            return;
+        }
         if self.publisher.tail_lag().0 > 0 {
             self.checkpoint(&mut rota);
         }
         self.grow();
     }
 
+    /// Looked at by whoever has the rota: what is closed is not touched again.
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Checkpoints now, whatever is due.
     pub(super) fn checkpoint_on_request(&self) -> Result<(), Failure> {
         let mut rota = self.rota.lock();
         rota.retry_at = Timestamp::default();
-        if self.checkpoint(&mut rota) {
+        // A closed engine was checkpointed as it closed.
+        if self.is_closed() || self.checkpoint(&mut rota) {
             return Ok(());
         }
-        let full = self.full.lock().clone();
+        let full = self.full.lock().store.clone();
         match (self.commit.failure().or(self.halted.get()), full) {
             (Some(failure), _) => Err(failure.clone()),
             (None, Some(failure)) => Err(Failure::Io(failure)),
@@ -97,12 +110,14 @@ impl Core {
         if self.halted.get().is_some() {
             return false;
         }
-        let was_full = self.full.lock().is_some();
+        let was_full = self.full.lock().store.is_some();
         let now = self.clock.now();
         if was_full && now < rota.retry_at {
             return false;
         }
         rota.retry_at = now.saturating_add(Duration::from_millis(100));
+        // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
+        let unwinding = HaltOnUnwind(self);
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
         let tail = self.publisher.take_tail();
@@ -115,9 +130,10 @@ impl Core {
                 self.stamp(meta);
             })
         });
+        std::mem::forget(unwinding);
         match applied {
             Ok(applied) => {
-                *self.full.lock() = None;
+                self.full.lock().store = None;
                 self.fence_limit.store(limit, Ordering::Release);
                 self.room.recycle(seq);
                 self.index.evict();
@@ -136,7 +152,7 @@ impl Core {
     fn checkpoint_failed(&self, error: StoreError) {
         match error {
             // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
-            StoreError::Full(failure) => *self.full.lock() = Some(failure),
+            StoreError::Full(failure) => self.full.lock().store = Some(failure),
             StoreError::Failed(failure) => self.halt(failure),
         }
         self.room.wake();
@@ -154,7 +170,7 @@ impl Core {
         let mark = self.clock.mark();
         meta.high_water_ms = mark.high_water.as_millis();
         meta.wall_ahead_ms = mark.wall_ahead_ms;
-        meta.log_segments = self.room.segments();
+        meta.log_segments = self.room.durable_segments();
     }
 
     /// Adds segments while little of the log is free.
@@ -162,14 +178,13 @@ impl Core {
         let segments_max = self.options.segments_max(self.log.segment_bytes());
         while self.room.is_short() && self.room.segments() < segments_max && self.commit.failure().is_none() {
             match self.log.grow(&self.room) {
-                Ok(Ok(())) => {}
-                Ok(Err(failure)) if failure.is_disk_full() => {
-                    *self.full.lock() = Some(failure);
+                Ok(()) => self.full.lock().log = None,
+                Err(failure) if failure.is_disk_full() => {
+                    self.full.lock().log = Some(failure);
                     self.room.wake();
                     return;
                 }
-                Ok(Err(failure)) => return self.halt(Failure::Io(failure)),
-                Err(failure) => return self.commit.fail_and_settle(&failure),
+                Err(failure) => return self.halt(Failure::Io(failure)),
             }
         }
     }
@@ -188,6 +203,7 @@ impl Core {
         let mut entry = Vec::new();
         crate::codec::encode_into(&crate::codec::Entry::Mark, &mut entry);
         self.append_unattended(&entry, Op::Mark);
+        self.commit.drain();
     }
 
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
@@ -196,8 +212,9 @@ impl Core {
         let commits = self.commit.stats().commits;
         let idle = commits == rota.commits_seen;
         rota.commits_seen = commits;
-        let stopped =
-            self.commit.failure().is_some() || self.halted.get().is_some() || self.full.lock().is_some();
+        let stopped = self.commit.failure().is_some()
+            || self.halted.get().is_some()
+            || self.full.lock().any().is_some();
         if !idle || stopped || !self.store.is_wasteful() || self.store.file_bytes() == rota.compacted_bytes {
             return;
         }
@@ -242,18 +259,20 @@ impl Core {
                 from += crate::index::CELLS_PER_STEP;
             }
         }
-        // Their rows on disk have to go too, so these take the way of everything that changes the disk.
-        for digest in interrupted.into_iter().take(VACATE_MAX) {
-            if let Slot::Interrupted(attempt) = self.index.get(digest)
-                && attempt.remembered_until() <= now
-            {
-                let entry = vacated_entry(&attempt, None);
-                removed += usize::from(self.append_unattended(&entry, Op::Vacated(attempt, None)));
-            }
+        // Their rows on disk have to go too, so these take the way of everything that changes the disk, some at a time.
+        for digests in interrupted.chunks(VACATE_MAX) {
+            removed += digests.iter().filter(|digest| self.vacate_if_expired(**digest, now)).count();
+            self.commit.drain();
         }
-        self.commit.drain();
         Counters::add(&self.counters.expired, removed);
         removed
+    }
+
+    /// Whether an interrupted key had expired, and its end went to the log.
+    fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> bool {
+        let Slot::Interrupted(attempt) = self.index.get(digest) else { return false };
+        let entry = vacated_entry(&attempt, None);
+        attempt.remembered_until() <= now && self.append_unattended(&entry, Op::Vacated(attempt, None))
     }
 
     /// Ends everything: refuses new work, commits what is queued, moves the log to the store, closes it.
@@ -265,6 +284,7 @@ impl Core {
         }
         self.commit.close();
         self.room.wake();
+        // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
         let mut left = 0;
         for shard in 0..self.index.shards() {
@@ -287,7 +307,7 @@ impl Core {
     }
 
     fn last_checkpoint(&self) -> Result<(), Failure> {
-        let ready = if self.full.lock().is_some() { self.store.reopen() } else { Ok(()) };
+        let ready = if self.full.lock().store.is_some() { self.store.reopen() } else { Ok(()) };
         let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
             self.store.apply(&tail.batch(RECLAIM_MAX), self.clock.now(), |meta| {
@@ -309,6 +329,15 @@ impl Core {
     pub(super) fn checkpoint_lag(&self) -> Duration {
         let since = self.publisher.tail_lag().1;
         since.map_or(Duration::ZERO, |since| self.clock.now().saturating_since(since))
+    }
+}
+
+/// Turns a panic in a checkpoint into a halt. Forgotten where nothing went wrong.
+struct HaltOnUnwind<'a>(&'a Core);
+
+impl Drop for HaltOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.halt(Failure::Panicked);
     }
 }
 

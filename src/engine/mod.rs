@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::Fingerprint;
 use crate::Timestamp;
-use crate::attempt::Interrupted;
+use crate::attempt::AttemptInfo;
 use crate::error::{BeginError, Failure, ForgetError, IoFailure, OpenError, ReadError};
 use crate::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, spawn};
@@ -36,9 +36,9 @@ pub enum Status {
     /// Nothing: a begin would be granted a first claim.
     Vacant,
     /// A claim is out.
-    InFlight(Interrupted),
+    InFlight(AttemptInfo),
     /// The last claim ended without an outcome.
-    Interrupted(Interrupted),
+    Interrupted(AttemptInfo),
     /// There is a result.
     Done(Record),
 }

@@ -18,7 +18,7 @@ use crate::record::Record;
 use crate::state::{Fence, Phase};
 use crate::store::{Batch, Meta, Store, StoreError};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
-use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room};
+use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 use crate::{Fingerprint, Timestamp};
 
 impl Core {
@@ -36,10 +36,13 @@ impl Core {
         if let Some(log) = &log {
             wal::check_not_newer(log, &id.sealer, meta.salt, meta.checkpointed_seq)?;
         }
-        let frames = match &log {
-            Some(log) if !meta.log_empty => wal::scan(log, &id.sealer, meta.salt, meta.checkpointed_seq)?,
-            Some(_) | None => Vec::new(),
+        let scanned = match &log {
+            Some(log) if !meta.log_empty => {
+                wal::scan(log, &id.sealer, meta.salt, meta.checkpointed_seq, meta.log_buffered)?
+            }
+            Some(_) | None => Scanned { frames: Vec::new(), seq_max: meta.checkpointed_seq },
         };
+        let Scanned { frames, seq_max: last_seq } = scanned;
 
         let seen = frames.last().map_or(0, |found| found.frame.time.as_millis());
         let mark = TimeMark {
@@ -52,7 +55,6 @@ impl Core {
         let publisher =
             Arc::new(Publisher::new(Arc::clone(&index), Arc::clone(&clock), meta.checkpointed_seq));
         load(&store, &index, &publisher, &clock)?;
-        let last_seq = frames.last().map_or(meta.checkpointed_seq, |found| found.frame.seq);
         if let Some(log) = &log {
             replay(log, frames, &publisher)?;
         }
@@ -61,7 +63,8 @@ impl Core {
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
         let fence_limit = fence_next.saturating_add(FENCES);
-        let (log, salt) = Self::settle(path, &options, &store, &publisher, &clock, log, &id, fence_limit)?;
+        let (log, salt) =
+            Self::settle(path, &options, &store, &publisher, &clock, log, &id, last_seq, fence_limit)?;
         index.evict();
 
         let log = Arc::new(log);
@@ -92,7 +95,7 @@ impl Core {
             in_flight: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             halted: OnceLock::new(),
-            full: Mutex::new(None),
+            full: Mutex::default(),
             rota: Mutex::new(Rota::default()),
             nudge,
             counters: Counters::default(),
@@ -110,6 +113,7 @@ impl Core {
         clock: &EngineClock,
         log: Option<Log>,
         id: &Identity,
+        last_seq: u64,
         fence_limit: u64,
     ) -> Result<(Log, u64), OpenError> {
         // The sequence makes it another salt at every opening, from one seed too.
@@ -123,12 +127,16 @@ impl Core {
             let mark = clock.mark();
             meta.high_water_ms = mark.high_water.as_millis();
             meta.wall_ahead_ms = mark.wall_ahead_ms;
-            meta.checkpointed_seq = tail.seq;
+            // Also above frames behind a gap, which a log without syncs may have: they are history now.
+            meta.checkpointed_seq = last_seq;
             meta.fence_next = fence_limit;
             meta.salt = salt;
             meta.log_empty = segments.is_none();
+            meta.log_buffered = options.commit_mode == CommitMode::Buffered;
             meta.log_segments = segments.unwrap_or(0);
         };
+        // The segments that the meta row is about to name may have been added right before a kill.
+        kept.as_ref().map(|(log, _)| log.sync()).transpose()?;
         let log_segments = kept.as_ref().map(|(_, segments)| *segments);
         store.apply(&tail.batch(0), clock.now(), |meta| stamp(meta, log_segments)).map_err(to_open_error)?;
         if let Some((log, _)) = kept {
@@ -179,6 +187,7 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         checkpointed_seq: 0,
         salt: 0,
         log_empty: true,
+        log_buffered: false,
         log_segments: 0,
         // Zero stands for "older than every claim".
         fence_next: 1,
@@ -250,7 +259,10 @@ fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
         Entry::Intent(row) => {
             crate::codec::check_names(row.scope, row.key)?;
             let attempt = Arc::new(Attempt::from_row(&row));
-            if row.returned { Op::Returned(attempt) } else { Op::Granted(attempt) }
+            match row.interrupted_ms.filter(|_| row.returned) {
+                Some(at) => Op::Returned(attempt, Timestamp::from_millis(at)),
+                None => Op::Granted(attempt),
+            }
         }
         Entry::Completion(row) => {
             let record = Record::new(&row.parts()?, None);

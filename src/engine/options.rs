@@ -141,7 +141,8 @@ impl Options {
     }
 
     /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored yet are in memory too, at
-    /// most as many as fit the log. Default 64 MiB; any number.
+    /// most as many as fit the log; and the store's own page cache takes half as much again (1 to 64 MiB). The budget is split evenly over
+    /// the shards. Default 64 MiB; any number.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
         self
@@ -153,7 +154,8 @@ impl Options {
         self
     }
 
-    /// The longest body. Default 1 MiB; 0 to 16 MiB.
+    /// The longest body. Default 1 MiB; 0 to 16 MiB. Above about 2 MiB, [`log_segment_bytes`](Self::log_segment_bytes) has to be
+    /// raised with it.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
         self
@@ -205,7 +207,7 @@ impl Options {
     }
 
     /// Bytes of one segment of the log; the log starts with two and is recycled by segments. Default 8 MiB; 64 KiB to
-    /// 1 GiB, and at least four times the longest commit (`max_body_bytes` or `batch_bytes`, and what surrounds it).
+    /// 1 GiB, a multiple of 512, and at least four times the longest commit (`max_body_bytes` or `batch_bytes`, and what surrounds it).
     pub fn log_segment_bytes(mut self, bytes: u64) -> Self {
         self.log_segment_bytes = bytes;
         self
@@ -255,7 +257,7 @@ impl Options {
     /// # Errors
     ///
     /// When an option is out of range; when the file can't be opened, is in use, isn't one of ours, is of a newer version, is
-    /// damaged, or lacks its log. Nothing is changed then.
+    /// damaged, or lacks its log. Nothing is lost by that, and a file that isn't ours is left as it was.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
         self.check()?;
         Engine::open_with(path.as_ref(), self)

@@ -23,7 +23,7 @@ pub(crate) enum Op {
     /// A claim was released, or what was known of a key forgotten; a forgotten record would have lived until then.
     Vacated(Arc<Attempt>, Option<Timestamp>),
     /// A claim was released that followed an interruption, which stands.
-    Returned(Arc<Attempt>),
+    Returned(Arc<Attempt>, Timestamp),
     /// Time went by.
     Mark,
 }
@@ -34,7 +34,7 @@ impl Op {
             Self::Granted(attempt)
             | Self::Completed(attempt, _)
             | Self::Vacated(attempt, _)
-            | Self::Returned(attempt) => Some(attempt),
+            | Self::Returned(attempt, _) => Some(attempt),
             Self::Mark => None,
         }
     }
@@ -105,10 +105,13 @@ impl Publisher {
                 || Slot::Vacant,
                 || (Last::Vacant, *forgotten_until),
             ),
-            Op::Returned(attempt) => self.become_if_decided(
+            Op::Returned(attempt, now) => self.become_if_decided(
                 attempt,
                 Event::Returned { fence: attempt.fence },
-                || Slot::Interrupted(Arc::clone(attempt)),
+                || {
+                    attempt.give_back(*now);
+                    Slot::Interrupted(Arc::clone(attempt))
+                },
                 || (Last::Open(Arc::clone(attempt)), None),
             ),
             Op::Mark => None,
@@ -152,7 +155,7 @@ impl Publish for Publisher {
             match op {
                 Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
-                Op::Returned(attempt) => attempt.end(Ended::Interrupted),
+                Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
                 Op::Granted(_) | Op::Mark => {}
             }
         }

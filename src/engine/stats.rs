@@ -69,10 +69,8 @@ impl Stats {
     /// Time of a commit, on average.
     #[must_use]
     pub fn commit_time_mean(&self) -> Duration {
-        u32::try_from(self.commits)
-            .ok()
-            .filter(|commits| *commits > 0)
-            .map_or(Duration::ZERO, |commits| self.commit_time_total / commits)
+        let nanos = self.commit_time_total.as_nanos() / u128::from(self.commits.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 

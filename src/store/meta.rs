@@ -23,6 +23,8 @@ pub(crate) struct Meta {
     pub(crate) salt: u64,
     /// The log holds nothing that is needed: it was closed cleanly, or just checkpointed by an opening.
     pub(crate) log_empty: bool,
+    /// The log was last written without syncs: after a power cut it may have gaps.
+    pub(crate) log_buffered: bool,
     /// Segments of the log when this was written; a shorter log has been cut off.
     pub(crate) log_segments: u32,
     /// No fence at or above this was ever granted.
@@ -82,6 +84,9 @@ impl Meta {
                 supported: FORMAT_VERSION,
             });
         }
+        if version < FORMAT_VERSION {
+            return Err(damaged(format!("format version {version} never was")));
+        }
         let fields = sealer().open(TABLE, &[version.into()], sealed).map_err(|bad| damaged(bad.0))?;
         codec::decode(fields).map_err(|bad| damaged(bad.0))
     }
@@ -99,6 +104,7 @@ mod tests {
             checkpointed_seq: 4,
             salt: 5,
             log_empty: true,
+            log_buffered: false,
             log_segments: 6,
             fence_next: 7,
             block_next: 8,
@@ -113,7 +119,7 @@ mod tests {
     #[test]
     fn golden_length_and_round_trip() {
         let row = meta().encode();
-        assert_eq!(row.len(), 4 + 16 + 133);
+        assert_eq!(row.len(), 4 + 16 + 134);
         assert_eq!(Meta::decode(Path::new("f"), &row).unwrap(), meta());
     }
 

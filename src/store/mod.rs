@@ -5,7 +5,7 @@
 //! Every commit is two-phase with quick repair: a failed sync then can't show what was not acknowledged, and opening
 //! after a kill costs the same at any size.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::disk::{Disk, DiskFile, Untouched};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
 use crate::record::{Place, Record};
-use crate::sync::{Arc, Condvar, Mutex, RwLock};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
 mod backend;
 mod block;
@@ -86,6 +86,8 @@ enum Access {
     Open(Arc<Database>),
     /// Somebody needs it alone; it comes back.
     Away,
+    /// It could not be opened again.
+    Lost(Failure),
     Closed,
 }
 
@@ -99,10 +101,12 @@ pub(crate) struct Store {
     /// The database is back.
     returned: Condvar,
     sealer: Sealer,
+    /// A sync of the file failed.
+    sync_failed: Arc<AtomicBool>,
     /// Every block there is, by number.
     directory: RwLock<HashMap<u64, BlockInfo>>,
-    /// Rows of the table `forgotten`, soonest to go first.
-    forgotten: Mutex<BTreeSet<(Timestamp, Digest)>>,
+    /// Rows of the table `forgotten`, and until when each is needed. They come from operators, so they are few.
+    forgotten: Mutex<HashMap<Digest, Timestamp>>,
     /// The row as last committed. Only the worker that checkpoints changes it.
     meta: Mutex<Meta>,
 }
@@ -132,7 +136,7 @@ impl Store {
         let file = disk.create(&temporary).map_err(|error| OpenError::from_io(path, "creating", error))?;
         // The file is empty and ours, so any trouble here is the disk's.
         let written = guarded(|| {
-            let database = redb::Builder::new().create_with_backend(Backend(Arc::clone(&file)))?;
+            let database = redb::Builder::new().create_with_backend(Backend::new(&file, &Arc::default()))?;
             let transaction = begin_durable(&database)?;
             transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
             transaction.open_table(BLOCKS)?;
@@ -161,10 +165,11 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
         check_magic(path, &*file)?;
-        check_ours(path, &file, cache_bytes)?;
         let verify = verify(file.len().map_err(|error| OpenError::from_io(path, "measuring", error))?);
-        let database =
-            open_database(&file, cache_bytes, verify).map_err(|trouble| trouble.into_open_error(path))?;
+        check_ours(path, &file, cache_bytes, verify)?;
+        let sync_failed = Arc::default();
+        let database = open_database(&file, &sync_failed, cache_bytes, false)
+            .map_err(|trouble| trouble.into_open_error(path))?;
         let meta = read_meta(path, &database)?;
         Ok(Self {
             path: path.to_owned(),
@@ -172,6 +177,7 @@ impl Store {
             cache_bytes,
             access: Mutex::new(Access::Open(Arc::new(database))),
             returned: Condvar::new(),
+            sync_failed,
             sealer: Sealer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
             forgotten: Mutex::default(),
@@ -241,7 +247,7 @@ impl Store {
             let digest = Digest::from_u128(digest.value());
             let row: (u64, u64) = open_row(&self.sealer, &FORGOTTEN, digest, sealed.value())?;
             limits.insert(digest, row.0);
-            rows.insert((Timestamp::from_millis(row.1), digest));
+            rows.insert(digest, Timestamp::from_millis(row.1));
         }
         Ok(limits)
     }
@@ -314,13 +320,16 @@ impl Store {
     ) -> Result<Applied, StoreError> {
         let mut meta = self.meta();
         change(&mut meta);
-        let database = self.database().map_err(|_closed| self.failed(Trouble::closed()))?;
+        let database =
+            self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))?;
         let live = batch.records.iter().filter(|record| record.expires() > now).cloned().collect();
         let first = meta.block_next;
         let blocks = block::pack(live, now, first, &self.sealer);
         meta.block_next += blocks.len() as u64;
         assert!(meta.block_next < Place::BLOCK_LIMIT, "block numbers last for exabytes");
         let due = self.due(now, batch.reclaim_max.max(2 * blocks.len()));
+        // First out of the directory, so that no reader looks for a block that is on its way out.
+        let dropped = self.leave_out(&due);
         let written = guarded(|| {
             let transaction = begin_durable(&database)?;
             write_blocks(&transaction, &blocks)?;
@@ -333,7 +342,10 @@ impl Store {
             transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
             Ok(transaction.commit()?)
         });
-        written.map_err(|trouble| self.failed(trouble))?;
+        if let Err(trouble) = written {
+            self.directory.write().extend(dropped);
+            return Err(self.failed(trouble));
+        }
         self.committed(&blocks, batch, &due);
         *self.meta.lock() = meta;
         Ok(Applied { reclaimed: due.blocks.len() })
@@ -357,9 +369,23 @@ impl Store {
         blocks.truncate(max);
         let keys = blocks.iter().map(|(_, _, entries)| u64::from(*entries)).sum();
         let blocks = blocks.into_iter().map(|(expires, number, _)| (expires, number)).collect();
-        let forgotten =
-            self.forgotten.lock().iter().take_while(|(until, _)| *until <= now).take(max).copied().collect();
+        let forgotten = self
+            .forgotten
+            .lock()
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(digest, _)| *digest)
+            .collect();
         Due { blocks, keys, forgotten }
+    }
+
+    /// Takes expired blocks out of the directory; gives what it said of them.
+    fn leave_out(&self, due: &Due) -> Vec<(u64, BlockInfo)> {
+        let mut directory = self.directory.write();
+        due.blocks
+            .iter()
+            .filter_map(|(_, number)| directory.remove(number).map(|block| (*number, block)))
+            .collect()
     }
 
     fn write_claims(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<u64, Trouble> {
@@ -382,7 +408,7 @@ impl Store {
         limit: u64,
     ) -> Result<(), Trouble> {
         let mut table = transaction.open_table(FORGOTTEN)?;
-        for (_, digest) in &due.forgotten {
+        for digest in &due.forgotten {
             table.remove(digest.as_u128())?;
         }
         // The limit lies below this batch's blocks: a key forgotten and completed again within one batch stays.
@@ -402,34 +428,43 @@ impl Store {
             let (len, entries) = (short(block.bytes.len()), short(block.records.len()));
             directory.insert(block.number, BlockInfo { expires: block.expires, len, entries });
         }
-        for (_, number) in &due.blocks {
-            directory.remove(number);
-        }
         drop(directory);
         // After the directory, so that whoever sees a place finds its block.
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
             record.set_place(*place);
         }
         let mut forgotten = self.forgotten.lock();
-        for row in &due.forgotten {
-            forgotten.remove(row);
+        for digest in &due.forgotten {
+            forgotten.remove(digest);
         }
-        forgotten.extend(batch.forgotten.iter().map(|(digest, until)| (*until, *digest)));
+        forgotten.extend(batch.forgotten.iter().copied());
     }
 
     /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk, which loses
     /// nothing, this makes it take them again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        drop(self.take_database(Access::Away));
+        let Some(database) = self.take_database(Access::Away) else { return Ok(()) };
+        drop(database);
         self.open_again()
     }
 
     fn open_again(&self) -> Result<(), StoreError> {
-        let opened = open_database(&self.file, self.cache_bytes, false);
+        let opened =
+            open_database(&self.file, &self.sync_failed, self.cache_bytes, false).and_then(|database| {
+                // What did not fit must be gone, whole: block numbers are about to be given out again.
+                let meta = read_meta(&self.path, &database).map_err(Trouble::from_open_error)?;
+                if meta != self.meta() {
+                    return Err(Trouble::unexpected("a commit that ran out of room is there after all"));
+                }
+                Ok(database)
+            });
         // Without a database reads can only be refused.
         let (access, result) = match opened {
             Ok(database) => (Access::Open(Arc::new(database)), Ok(())),
-            Err(trouble) => (Access::Closed, Err(self.failed(trouble))),
+            Err(trouble) => {
+                let failure = trouble.into_failure(&self.path);
+                (Access::Lost(failure.clone()), Err(StoreError::Failed(failure)))
+            }
         };
         *self.access.lock() = access;
         self.returned.notify_all();
@@ -458,8 +493,12 @@ impl Store {
 
     /// Closes the database. Reads are refused from now on.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        let Some(database) = self.take_database(Access::Closed) else { return Ok(()) };
-        let closed = guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path));
+        let closed = match self.take_database(Access::Closed) {
+            Some(database) => {
+                guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
+            }
+            None => Ok(()),
+        };
         // Handles on a closed engine may live on; they must not keep others from opening the file.
         let unlocked =
             self.file.unlock().map_err(|error| Failure::Io(IoFailure::new(&self.path, "unlocking", error)));
@@ -468,7 +507,12 @@ impl Store {
 
     /// Takes the database away from its readers, waiting for those that are reading.
     fn take_database(&self, meanwhile: Access) -> Option<Database> {
-        let before = std::mem::replace(&mut *self.access.lock(), meanwhile);
+        let mut access = self.access.lock();
+        if matches!(*access, Access::Closed) {
+            return None;
+        }
+        let before = std::mem::replace(&mut *access, meanwhile);
+        drop(access);
         self.returned.notify_all();
         let Access::Open(mut database) = before else { return None };
         loop {
@@ -487,6 +531,9 @@ impl Store {
             match &*access {
                 Access::Open(database) => return Ok(Arc::clone(database)),
                 Access::Closed => return Err(ReadError::Closed),
+                Access::Lost(Failure::Damaged(damage)) => return Err(ReadError::Damaged(damage.clone())),
+                Access::Lost(Failure::Io(failure)) => return Err(ReadError::Io(failure.clone())),
+                Access::Lost(Failure::Panicked) => unreachable!("the store turns panics into damage"),
                 Access::Away => self.returned.wait(&mut access),
             }
         }
@@ -494,8 +541,10 @@ impl Store {
 
     fn failed(&self, trouble: Trouble) -> StoreError {
         let failure = trouble.into_failure(&self.path);
+        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown.
         if let Failure::Io(failure) = &failure
             && failure.is_disk_full()
+            && !self.sync_failed.load(Ordering::Acquire)
         {
             return StoreError::Full(failure.clone());
         }
@@ -508,7 +557,7 @@ struct Due {
     blocks: Vec<(Timestamp, u64)>,
     /// Records in the blocks.
     keys: u64,
-    forgotten: Vec<(Timestamp, Digest)>,
+    forgotten: Vec<Digest>,
 }
 
 fn write_blocks(transaction: &WriteTransaction, blocks: &[block::Block]) -> Result<(), Trouble> {
@@ -540,11 +589,16 @@ fn begin_durable(database: &Database) -> Result<WriteTransaction, Trouble> {
     Ok(transaction)
 }
 
-fn open_database(file: &Arc<dyn DiskFile>, cache_bytes: usize, verify: bool) -> Result<Database, Trouble> {
+fn open_database(
+    file: &Arc<dyn DiskFile>,
+    sync_failed: &Arc<AtomicBool>,
+    cache_bytes: usize,
+    verify: bool,
+) -> Result<Database, Trouble> {
     guarded(|| {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(cache_bytes).set_check_integrity_on_open(verify);
-        Ok(builder.create_with_backend(Backend(Arc::clone(file)))?)
+        Ok(builder.create_with_backend(Backend::new(file, sync_failed))?)
     })
 }
 
@@ -563,12 +617,18 @@ fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
 
 /// A database of another program's isn't ours, nor is one of a newer version. Looked at from a distance: redb writes to
 /// whatever it opens.
-fn check_ours(path: &Path, file: &Arc<dyn DiskFile>, cache_bytes: usize) -> Result<(), OpenError> {
+/// This is also where every page is verified, before anything relies on one.
+fn check_ours(
+    path: &Path,
+    file: &Arc<dyn DiskFile>,
+    cache_bytes: usize,
+    verify: bool,
+) -> Result<(), OpenError> {
     let untouched =
         Untouched::new(Arc::clone(file)).map_err(|error| OpenError::from_io(path, "measuring", error))?;
     let untouched: Arc<dyn DiskFile> = Arc::new(untouched);
-    let database =
-        open_database(&untouched, cache_bytes, false).map_err(|trouble| trouble.into_open_error(path))?;
+    let database = open_database(&untouched, &Arc::default(), cache_bytes, verify)
+        .map_err(|trouble| trouble.into_open_error(path))?;
     let meta = read_meta(path, &database);
     guarded(|| {
         drop(database);
@@ -636,8 +696,12 @@ impl Trouble {
         Self::at(format!("table `{}`, row {:032x}", table.name(), digest.as_u128()), bad)
     }
 
-    fn closed() -> Self {
-        Self { place: None, kind: TroubleKind::Io(io::Error::other("the store is closed")) }
+    fn unexpected(what: &'static str) -> Self {
+        Self { place: None, kind: TroubleKind::Io(io::Error::other(what)) }
+    }
+
+    fn from_open_error(error: OpenError) -> Self {
+        Self { place: None, kind: TroubleKind::Io(io::Error::other(error)) }
     }
 
     fn into_failure(self, path: &Path) -> Failure {

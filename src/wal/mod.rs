@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::codec::{CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
 use crate::disk::{Disk, DiskFile, Kind};
-use crate::error::{Damage, Failure, IoFailure, OpenError};
+use crate::error::{Damage, IoFailure, OpenError};
 use crate::sync::Arc;
 
 pub(crate) mod frame;
@@ -16,7 +16,7 @@ mod scan;
 mod writer;
 
 pub(crate) use room::{Geometry, Room};
-pub(crate) use scan::{Found, check_not_newer, scan};
+pub(crate) use scan::{Found, Scanned, check_not_newer, scan};
 pub(crate) use writer::LogWriter;
 
 /// The first bytes of the file, a page of their own.
@@ -127,20 +127,24 @@ impl Log {
         Ok(())
     }
 
-    /// Adds a segment at the end of the file, with its room on disk secured.
+    /// Adds a segment at the end of the file, with its room on disk secured as far as the file system secures what it took.
     ///
-    /// A full disk is `Ok(Err(..))`: nothing changed. `Err` is a failed sync, after which nothing may be
-    /// written: the same failure may concern a frame, and the system reports it once.
-    pub(crate) fn grow(&self, room: &Room) -> Result<Result<(), IoFailure>, Failure> {
+    /// It is not synced here: the sync of the first frame written after it covers it too. A sync of its own could be
+    /// the one that is told of another frame's failure, which the system reports once.
+    pub(crate) fn grow(&self, room: &Room) -> Result<(), IoFailure> {
         let segment = room.segments();
         if let Err(error) = self.write_zeros(segment) {
             // Best effort: what can't be given back now is overwritten by the next try.
             drop(self.file.set_len(self.segment_start(segment)));
-            return Ok(Err(IoFailure::new(&self.path, "extending", error)));
+            return Err(IoFailure::new(&self.path, "extending", error));
         }
-        self.file.sync().map_err(|error| Failure::Io(IoFailure::new(&self.path, "syncing", error)))?;
         room.add_segment();
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    /// Makes the file as it is durable.
+    pub(crate) fn sync(&self) -> Result<(), IoFailure> {
+        self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))
     }
 }
 
@@ -177,6 +181,9 @@ fn read_header(path: &Path, bytes: &[u8], id: &Identity) -> Result<u64, OpenErro
             found: version,
             supported: FORMAT_VERSION,
         });
+    }
+    if version < FORMAT_VERSION {
+        return Err(damaged("the version is one that never was"));
     }
     if *file_id != id.file_id {
         return Err(OpenError::LogOfAnotherFile(path.to_owned()));

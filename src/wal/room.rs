@@ -41,6 +41,8 @@ struct State {
     /// Bytes promised and not yet written.
     promised: u64,
     segments: u32,
+    /// Segments that would be there after a power cut.
+    durable_segments: u32,
 }
 
 impl State {
@@ -54,7 +56,7 @@ impl State {
 }
 
 impl Room {
-    /// Room in a log of `segments` segments, all free.
+    /// Room in a log of `segments` segments, all free and all durable.
     pub(crate) fn new(geometry: Geometry, segments: u32) -> Self {
         let state = State {
             free: (0..segments).collect(),
@@ -62,6 +64,7 @@ impl Room {
             active_left: 0,
             promised: 0,
             segments,
+            durable_segments: segments,
         };
         Self { geometry, state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -125,6 +128,10 @@ impl Room {
         self.state.lock().segments
     }
 
+    pub(crate) fn durable_segments(&self) -> u32 {
+        self.state.lock().durable_segments
+    }
+
     /// Adds the segment with the next number.
     pub(crate) fn add_segment(&self) {
         let mut state = self.state.lock();
@@ -148,9 +155,10 @@ impl Room {
         Some(next)
     }
 
-    /// Notes that a frame of `bytes` was written into the active segment.
-    pub(crate) fn wrote(&self, bytes: u64) {
+    /// Notes that a frame of `bytes` was written into the active segment, and that the sync after it covered `durable` segments.
+    pub(crate) fn wrote(&self, bytes: u64, durable: u32) {
         let mut state = self.state.lock();
+        state.durable_segments = state.durable_segments.max(durable);
         state.active_left = state.active_left.saturating_sub(bytes);
     }
 
@@ -200,7 +208,7 @@ mod tests {
                     left = GEOMETRY.segment;
                 }
                 left -= size;
-                room.wrote(size);
+                room.wrote(size, 3);
                 room.withdraw(size);
             }
         }

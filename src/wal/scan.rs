@@ -14,12 +14,27 @@ pub(crate) struct Found {
     pub(crate) offset: u64,
 }
 
+/// What the log holds.
+pub(crate) struct Scanned {
+    /// Frames to replay, in order, without a gap.
+    pub(crate) frames: Vec<Found>,
+    /// The highest sequence there is.
+    pub(crate) seq_max: u64,
+}
+
 /// Every frame with this salt and a sequence above `after`, in order, without a gap.
 ///
 /// The log ends where the next frame in sequence isn't there: that is how a torn write looks, and frames are written one
 /// after the other, each synced before the next. So where a *later* frame is there all the same, an acknowledged one was
-/// damaged, and that is an error.
-pub(crate) fn scan(log: &Log, sealer: &Sealer, salt: u64, after: u64) -> Result<Vec<Found>, OpenError> {
+/// damaged, and that is an error. Only in a log that was written without syncs (`buffered`) a power cut may leave gaps: there the
+/// first one is the end.
+pub(crate) fn scan(
+    log: &Log,
+    sealer: &Sealer,
+    salt: u64,
+    after: u64,
+    buffered: bool,
+) -> Result<Scanned, OpenError> {
     let mut found = BTreeMap::new();
     let mut bytes = vec![0; usize::try_from(log.segment_bytes).unwrap_or(0)];
     for segment in 0..log.segments()? {
@@ -35,7 +50,8 @@ pub(crate) fn scan(log: &Log, sealer: &Sealer, salt: u64, after: u64) -> Result<
             at += step;
         }
     }
-    without_gap(log, after, found)
+    let seq_max = found.last_key_value().map_or(after, |(seq, _)| *seq);
+    Ok(Scanned { frames: without_gap(log, after, found, buffered)?, seq_max })
 }
 
 /// Refuses a store that is older than its log: one restored from a backup alone, or one whose header names an earlier state.
@@ -74,9 +90,17 @@ pub(crate) fn check_not_newer(
     Ok(())
 }
 
-fn without_gap(log: &Log, after: u64, found: BTreeMap<u64, Found>) -> Result<Vec<Found>, OpenError> {
+fn without_gap(
+    log: &Log,
+    after: u64,
+    found: BTreeMap<u64, Found>,
+    buffered: bool,
+) -> Result<Vec<Found>, OpenError> {
     let mut frames: Vec<Found> = Vec::with_capacity(found.len());
     for (expected, (seq, next)) in (after + 1..).zip(found) {
+        if seq != expected && buffered {
+            break;
+        }
         if seq != expected {
             let end = frames.last().map_or_else(
                 || "its start".to_owned(),

@@ -53,6 +53,7 @@ impl LogWriter {
             }
         };
         let seq = self.next_seq;
+        let segments = self.room.segments();
         let bytes = frame.seal(&self.sealer, self.salt, seq, time);
         let offset = self.log.segment_start(segment) + self.at;
         self.log.file.write_at(offset, bytes).map_err(|error| failed("writing", error))?;
@@ -61,7 +62,7 @@ impl LogWriter {
         }
         self.at += len;
         self.next_seq += 1;
-        self.room.wrote(len);
+        self.room.wrote(len, if self.synced { segments } else { 0 });
         Ok(seq)
     }
 }
