@@ -268,6 +268,7 @@ fn an_idle_engine_remembers_the_time_over_a_kill() {
         machine.clock.advance(Duration::from_secs(30));
         engine.step();
     }
+    assert!(engine.stats().commits > 2, "the time is written without anybody asking");
     let before = engine.now();
     machine.kill(engine);
     let engine = options().open("x.idem").unwrap();

@@ -275,6 +275,37 @@ fn forgetting_is_durable_and_lets_the_key_run_again() {
 }
 
 #[test]
+fn a_key_forgotten_twice_stays_forgotten_when_the_first_records_time_has_come() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    for body in ["one", "two"] {
+        fresh(&default_scope(&engine), "key").complete(body).unwrap();
+        engine.checkpoint().unwrap();
+        assert!(engine.forget("key").unwrap());
+        engine.checkpoint().unwrap();
+        machine.clock.advance(TTL / 2);
+    }
+    machine.clock.advance(TTL / 4);
+    engine.checkpoint().unwrap();
+    machine.kill(engine);
+    let status = machine.open().get("key").unwrap();
+    assert!(matches!(status, Status::Vacant), "{status:?}");
+}
+
+/// The index keeps expiry in whole seconds, the record in milliseconds; with no room in the cache the two meet at every begin.
+#[test]
+fn a_record_that_expired_within_the_second_is_found_so_without_a_cache() {
+    let machine = Machine::default();
+    let ttl = Duration::from_millis(1_500);
+    let engine = machine.options().cache_bytes(0).shards(1).ttl(ttl).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("one").unwrap();
+    engine.checkpoint().unwrap();
+    machine.clock.advance(ttl);
+    assert_eq!(fresh(&scope, "key").attempt(), 1);
+}
+
+#[test]
 fn a_key_forgotten_run_again_and_released_does_not_come_back() {
     let machine = Machine::default();
     let engine = machine.open();

@@ -174,3 +174,69 @@ impl Publish for Publisher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Fingerprint;
+    use crate::attempt::AttemptParts;
+    use crate::clock::TimeSource;
+    use crate::key::Digest;
+    use crate::state::Fence;
+
+    const KEY: Digest = Digest::from_u128(7);
+
+    fn attempt(fence: u64) -> Arc<Attempt> {
+        Arc::new(Attempt::new(&AttemptParts {
+            digest: KEY,
+            scope: b"",
+            key: b"key",
+            fence: Fence::new(fence),
+            number: 1,
+            fingerprint: Fingerprint::of(""),
+            started: Timestamp::default(),
+            ttl: std::time::Duration::from_secs(1),
+            earlier: None,
+        }))
+    }
+
+    fn publisher() -> Publisher {
+        let index = Arc::new(Index::new(1, 0, Timestamp::default()));
+        Publisher::new(index, Arc::new(EngineClock::new(TimeSource::System)), 0)
+    }
+
+    #[test]
+    fn what_is_published_reaches_the_index_and_the_tail_together() {
+        let publisher = publisher();
+        publisher.publish(1, vec![Op::Granted(attempt(1))]);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::InFlight);
+        publisher.publish(2, vec![Op::Vacated(attempt(1), None)]);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
+        let tail = publisher.take_tail();
+        assert_eq!((tail.seq, tail.len()), (2, 1));
+        assert_eq!(publisher.take_tail().len(), 0);
+    }
+
+    #[test]
+    fn an_older_fence_does_not_undo_a_newer_one() {
+        let publisher = publisher();
+        publisher.publish(
+            1,
+            vec![Op::Granted(attempt(8)), Op::Granted(attempt(7)), Op::Vacated(attempt(7), None)],
+        );
+        let slot = publisher.index.get(KEY);
+        assert_eq!(slot.attempt().map(|attempt| attempt.fence), Some(Fence::new(8)));
+    }
+
+    #[test]
+    fn a_failure_reaches_everybody_who_waits() {
+        let publisher = publisher();
+        let waiting = attempt(1);
+        publisher.publish(1, vec![Op::Granted(Arc::clone(&waiting))]);
+        publisher.failed(&Failure::Panicked);
+        assert!(matches!(
+            waiting.wait(crate::clock::Deadline::NEVER),
+            Some(Ended::Failed(Failure::Panicked))
+        ));
+    }
+}
