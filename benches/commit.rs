@@ -241,7 +241,7 @@ impl Load {
         let len = 80 + usize::try_from(mixed(!number) % 121).unwrap();
         match self.engine.begin(as_str(&key(number)), REQUEST).unwrap() {
             Begin::Fresh(claim) => drop(claim.complete(BODY.split_at(len).0).unwrap()),
-            other => panic!("a new key was {other:?}"),
+            other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
         }
     }
 }
@@ -258,7 +258,7 @@ impl Window {
             commits,
             entries: self.after.committed_entries - self.before.committed_entries,
             engine: self.took,
-            on_disk: self.after.commit_time_total - self.before.commit_time_total,
+            on_disk: self.after.commit_time_total.saturating_sub(self.before.commit_time_total),
             bare: bare.append(commits, usize::try_from(bytes / commits).unwrap()),
         }
     }

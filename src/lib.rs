@@ -48,6 +48,7 @@ mod fingerprint;
 mod index;
 mod key;
 mod record;
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
 mod store;
 mod sync;

@@ -8,6 +8,7 @@
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     clippy::format_collect,
+    clippy::pedantic,
     clippy::wildcard_enum_match_arm,
     clippy::print_stdout,
     reason = "tests"
@@ -619,7 +620,7 @@ fn fill(engine: &Engine, n: usize, expected: &mut Expected) {
         .iter()
         .flat_map(|len| (0..*len).map(|at| u8::try_from((at * 7 + n * 13) % 251).unwrap()))
         .collect();
-    let outcome = if n % 5 == 0 { Outcome::Failure } else { Outcome::Success };
+    let outcome = if n.is_multiple_of(5) { Outcome::Failure } else { Outcome::Success };
     match (n % 11, outcome) {
         (7, _) => {
             drop(claim);
@@ -799,10 +800,10 @@ struct Flip {
 impl Flip {
     /// Any bit, or one of a byte that isn't zero: most of a file is.
     fn draw(random: &mut u64, contents: &[Vec<u8>; 2]) -> Self {
-        let in_log = next(random) % 3 == 0;
+        let in_log = next(random).is_multiple_of(3);
         let bytes = &contents[usize::from(in_log)];
         let mut at = next(random) % bytes.len() as u64;
-        if next(random) % 4 > 0 {
+        if !next(random).is_multiple_of(4) {
             let from = usize::try_from(at).unwrap();
             at = bytes[from..].iter().position(|byte| *byte != 0).map_or(at, |skip| at + skip as u64);
         }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "a test that fails says how it came to that")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on stops")]
+#![allow(clippy::similar_names, clippy::wildcard_enum_match_arm, reason = "tests")]
 
 use std::collections::VecDeque;
 use std::fs;

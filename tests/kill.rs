@@ -12,6 +12,7 @@
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     clippy::format_collect,
+    clippy::pedantic,
     clippy::wildcard_enum_match_arm,
     clippy::print_stdout,
     clippy::match_bool,

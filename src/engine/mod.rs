@@ -13,6 +13,7 @@ mod claim;
 mod core;
 mod entries;
 mod entropy;
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod maintain;
 mod open;
 mod options;
