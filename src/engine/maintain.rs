@@ -61,6 +61,8 @@ impl Core {
             rota.sweep_at = now.saturating_add((self.options.ttl / 10).min(Duration::from_secs(60)));
             stepped.swept = self.sweep(now);
         }
+        // Before the checkpoint too: callers who wait for room wait for this, not for the store.
+        self.grow();
         let reclaim = now >= rota.reclaim_at && self.store.has_due(now);
         if reclaim || self.room.has_sealed() {
             rota.reclaim_at = now.saturating_add((self.options.ttl / 40).min(Duration::from_secs(10)));
