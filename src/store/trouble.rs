@@ -1,0 +1,121 @@
+//! What can go wrong on the way through redb, panics included, on its way to an error of ours.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use redb::TableHandle;
+
+use crate::codec::BadBytes;
+use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
+use crate::key::Digest;
+
+/// Anything that can go wrong on the way through redb.
+pub(super) struct Trouble {
+    /// Where, if it is known closer than the file.
+    place: Option<String>,
+    kind: TroubleKind,
+}
+
+enum TroubleKind {
+    Io(io::Error),
+    Damaged(String),
+}
+
+impl Trouble {
+    pub(super) fn at(place: String, bad: BadBytes) -> Self {
+        Self { place: Some(place), kind: TroubleKind::Damaged(bad.0) }
+    }
+
+    pub(super) fn row(table: &impl TableHandle, digest: Digest, bad: BadBytes) -> Self {
+        Self::at(format!("table `{}`, row {:032x}", table.name(), digest.as_u128()), bad)
+    }
+
+    pub(super) fn unexpected(what: &'static str) -> Self {
+        Self { place: None, kind: TroubleKind::Io(io::Error::other(what)) }
+    }
+
+    pub(super) fn from_open_error(error: OpenError) -> Self {
+        Self { place: None, kind: TroubleKind::Io(io::Error::other(error)) }
+    }
+
+    pub(super) fn into_failure(self, path: &Path) -> Failure {
+        match self.kind {
+            TroubleKind::Io(error) => Failure::Io(IoFailure::new(path, "accessing", error)),
+            TroubleKind::Damaged(what) => Failure::Damaged(Damage::new(
+                path,
+                self.place.unwrap_or_else(|| "an unknown page".to_owned()),
+                what,
+            )),
+        }
+    }
+
+    pub(super) fn into_open_error(self, path: &Path) -> OpenError {
+        match self.into_failure(path) {
+            Failure::Io(failure) => OpenError::Io(failure),
+            Failure::Damaged(damage) => OpenError::Damaged(damage),
+            Failure::Panicked => unreachable!("trouble is an I/O error or damage"),
+        }
+    }
+
+    pub(super) fn into_read_error(self, path: &Path) -> ReadError {
+        match self.into_failure(path) {
+            Failure::Io(failure) => ReadError::Io(failure),
+            Failure::Damaged(damage) => ReadError::Damaged(damage),
+            Failure::Panicked => unreachable!("trouble is an I/O error or damage"),
+        }
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for Trouble {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "redb's enum grows")]
+    fn from(error: E) -> Self {
+        let kind = match error.into() {
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                TroubleKind::Damaged("the file is cut off".to_owned())
+            }
+            redb::Error::Io(error) => TroubleKind::Io(error),
+            redb::Error::PreviousIo => {
+                TroubleKind::Io(io::Error::other("an earlier I/O error stopped the store"))
+            }
+            redb::Error::DatabaseClosed => TroubleKind::Io(io::Error::other("the store is closed")),
+            // Of all the rest, none happens to a file that is as redb left it.
+            other => TroubleKind::Damaged(other.to_string()),
+        };
+        Self { place: None, kind }
+    }
+}
+
+/// Runs code that goes through redb. redb can panic on a file that was altered behind its back; here that is an error
+/// like any other.
+pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(Trouble { place: None, kind: TroubleKind::Damaged(format!("its pages make no sense: {said}")) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::is_disk_full;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let full = Trouble::from(redb::Error::Io(io::ErrorKind::StorageFull.into()));
+        let failure = full.into_failure(Path::new("f"));
+        assert!(matches!(&failure, Failure::Io(failure) if failure.is_disk_full()));
+        assert!(!is_disk_full(&io::ErrorKind::Other.into()));
+    }
+
+    #[test]
+    fn a_panic_inside_is_damage_with_its_words() {
+        let caught: Result<(), _> = guarded(|| panic!("page {} is odd", 7));
+        let failure = caught.err().unwrap().into_failure(Path::new("f"));
+        assert!(failure.to_string().contains("page 7 is odd"), "{failure}");
+    }
+}
