@@ -78,21 +78,24 @@ fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
 #[test]
 fn a_power_cut_without_syncs_leaves_a_file_that_opens_with_true_records_only() {
     let mut lost = 0;
-    for seed in 0..60 {
+    for seed in 0..40 {
         let machine = Machine::default();
         let options = || machine.options().commit_mode(CommitMode::Buffered);
         let engine = options().open("x.idem").unwrap();
         let scope = default_scope(&engine);
-        for n in 0..40 {
+        for n in 0..90 {
             fresh(&scope, &format!("key {n}")).complete(format!("reply {n}")).unwrap();
         }
         machine.disk.crash_at(machine.disk.operations());
         drop((engine, scope));
         machine.disk.reboot(CrashKind::Torn(seed));
+        // Openings that commit nothing: what lies behind a gap must stay history for the next one too.
+        options().open("x.idem").unwrap().close().unwrap();
+        options().open("x.idem").unwrap().close().unwrap();
         for round in 0..2 {
             let engine = options().open("x.idem").unwrap();
             let scope = default_scope(&engine);
-            for n in 0..40 {
+            for n in 0..90 {
                 match scope.get(format!("key {n}")).unwrap() {
                     Status::Done(record) => assert_eq!(record.body(), format!("reply {n}").as_bytes()),
                     Status::Vacant | Status::Interrupted(_) => lost += 1,

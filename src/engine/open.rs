@@ -58,13 +58,14 @@ impl Core {
         if let Some(log) = &log {
             replay(log, frames, &publisher)?;
         }
+        // Frames behind a gap, which a log without syncs may have, are history from here on.
+        publisher.skip_to(last_seq);
         interrupt_all(&index, &publisher, &clock);
 
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
         let fence_limit = fence_next.saturating_add(FENCES);
-        let (log, salt) =
-            Self::settle(path, &options, &store, &publisher, &clock, log, &id, last_seq, fence_limit)?;
+        let (log, salt) = Self::settle(path, &options, &store, &publisher, &clock, log, &id, fence_limit)?;
         index.evict();
 
         let log = Arc::new(log);
@@ -113,7 +114,6 @@ impl Core {
         clock: &EngineClock,
         log: Option<Log>,
         id: &Identity,
-        last_seq: u64,
         fence_limit: u64,
     ) -> Result<(Log, u64), OpenError> {
         // The sequence makes it another salt at every opening, from one seed too.
@@ -127,8 +127,7 @@ impl Core {
             let mark = clock.mark();
             meta.high_water_ms = mark.high_water.as_millis();
             meta.wall_ahead_ms = mark.wall_ahead_ms;
-            // Also above frames behind a gap, which a log without syncs may have: they are history now.
-            meta.checkpointed_seq = last_seq;
+            meta.checkpointed_seq = tail.seq;
             meta.fence_next = fence_limit;
             meta.salt = salt;
             meta.log_empty = segments.is_none();

@@ -60,6 +60,11 @@ impl Publisher {
         std::mem::replace(&mut *tail, Tail::after(seq))
     }
 
+    /// Counts every frame up to `seq` as covered, also those behind a gap, which were not published.
+    pub(crate) fn skip_to(&self, seq: u64) {
+        self.tail.lock().seq = seq;
+    }
+
     pub(crate) fn put_tail_back(&self, taken: Tail) {
         self.tail.lock().put_back(taken);
     }
