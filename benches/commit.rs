@@ -4,9 +4,13 @@
 //! their mean size, into a file of written zeros. Slices of the engine and of the bare loop alternate, so that the machine's
 //! moods hit both; a ratio of 1 is the limit.
 //!
+//! Lifecycles are in flight as threads that call `begin` and `complete`, and as tasks of one executor thread that await
+//! `begin_async` and `complete_async`.
+//!
 //! ```text
 //! cargo bench --bench commit
 //! cargo bench --bench commit -- 1 64      # in flight
+//! cargo bench --bench commit -- --tasks   # or --threads
 //! BENCH_DIR=/some/disk cargo bench --bench commit
 //! ```
 
@@ -27,6 +31,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::{REQUEST, Spread, as_str, key, millis, mixed, now, rounded, verdict};
+use futures_executor::block_on;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use idemkv::{Begin, Engine, Stats};
 use serde_json::json;
 
@@ -71,7 +78,8 @@ fn main() {
 
 fn section(dir: &Path, rows: &[usize]) -> Vec<Row> {
     println!(
-        "  {:>9} {:>12} {:>12} {:>8} {:>11} {:>11} {:>11} {:>7} {:>15}",
+        "  {:>7} {:>9} {:>12} {:>12} {:>8} {:>11} {:>11} {:>11} {:>7} {:>15}",
+        "as",
         "in flight",
         "lifecycles/s",
         "limit",
@@ -83,10 +91,12 @@ fn section(dir: &Path, rows: &[usize]) -> Vec<Row> {
         "min .. max"
     );
     let mut done = Vec::new();
-    for in_flight in rows {
-        let row = Row::measure(dir, *in_flight);
+    let kinds = [Kind::Threads, Kind::Tasks].into_iter().filter(|kind| kind.is_wanted());
+    for (kind, in_flight) in kinds.flat_map(|kind| rows.iter().map(move |in_flight| (kind, *in_flight))) {
+        let row = Row::measure(dir, kind, in_flight);
         println!(
-            "  {:>9} {:>12.0} {:>12.0} {:>8.1} {:>11.3} {:>11.3} {:>11.3} {:>7.2} {:>6.2} .. {:<5.2}",
+            "  {:>7} {:>9} {:>12.0} {:>12.0} {:>8.1} {:>11.3} {:>11.3} {:>11.3} {:>7.2} {:>6.2} .. {:<5.2}",
+            row.kind.name(),
             row.in_flight,
             row.per_second(),
             row.per_second() / row.ratio().median,
@@ -108,7 +118,7 @@ fn bars(rows: &[Row]) -> Vec<serde_json::Value> {
     let mut bars = Vec::new();
     for row in rows {
         let (name, is, bar, met) = match row.in_flight {
-            1 => {
+            1 if row.kind == Kind::Threads => {
                 let is = row.against_two_syncs().median;
                 ("a lifecycle / two bare syncs, at most", is, BAR_ALONE, is <= BAR_ALONE)
             }
@@ -118,9 +128,10 @@ fn bars(rows: &[Row]) -> Vec<serde_json::Value> {
             }
             _ => continue,
         };
-        println!("  bar: {:>4} in flight, {name} {bar}: {is:.2}, {}", row.in_flight, verdict(met));
+        let (kind, in_flight) = (row.kind.name(), row.in_flight);
+        println!("  bar: {in_flight:>4} {kind} in flight, {name} {bar}: {is:.2}, {}", verdict(met));
         bars.push(json!({
-            "in_flight": row.in_flight, "bar": name, "limit": bar, "is": rounded(is), "met": met,
+            "as": kind, "in_flight": in_flight, "bar": name, "limit": bar, "is": rounded(is), "met": met,
         }));
     }
     println!();
@@ -138,21 +149,45 @@ struct Slice {
     bare: Duration,
 }
 
+/// What a lifecycle in flight is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A thread that blocks.
+    Threads,
+    /// A task; all of them run on one thread.
+    Tasks,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Threads => "threads",
+            Self::Tasks => "tasks",
+        }
+    }
+
+    fn is_wanted(self) -> bool {
+        let (threads, tasks) = (common::flag("--threads"), common::flag("--tasks"));
+        threads == tasks || (self == Self::Threads) == threads
+    }
+}
+
 struct Row {
+    kind: Kind,
     in_flight: usize,
     slices: Vec<Slice>,
 }
 
 impl Row {
-    fn measure(dir: &Path, in_flight: usize) -> Self {
+    fn measure(dir: &Path, kind: Kind, in_flight: usize) -> Self {
         let dir = common::scratch_in(dir);
         let engine = Engine::open(dir.path().join("commit.idem")).unwrap();
         let bare = Bare::new(&dir.path().join("bare"));
-        let mut load = Load { engine, in_flight, next: AtomicU64::new(0) };
+        let load = Load { engine, kind, in_flight, next: AtomicU64::new(0) };
         load.run(WARM_UP);
         let slices = (0..SLICES).map(|_| load.run(SLICE).beside(&bare)).collect();
         load.engine.close().unwrap();
-        Self { in_flight, slices }
+        Self { kind, in_flight, slices }
     }
 
     fn per_second(&self) -> f64 {
@@ -182,6 +217,7 @@ impl Row {
 
     fn json(&self) -> serde_json::Value {
         json!({
+            "as": self.kind.name(),
             "in_flight": self.in_flight,
             "lifecycles_per_second": self.per_second().round(),
             "entries_a_commit": rounded(self.entries_a_commit()),
@@ -194,9 +230,10 @@ impl Row {
     }
 }
 
-/// So many threads with a claim each, over and over.
+/// So many threads or tasks with a claim each, over and over.
 struct Load {
     engine: Engine,
+    kind: Kind,
     in_flight: usize,
     next: AtomicU64,
 }
@@ -210,37 +247,70 @@ struct Window {
 }
 
 impl Load {
-    fn run(&mut self, window: Duration) -> Window {
+    fn run(&self, window: Duration) -> Window {
         let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-        let start = Barrier::new(self.in_flight + 1);
-        let this = &*self;
-        let caller = || {
+        let threads = match self.kind {
+            Kind::Threads => self.in_flight,
+            Kind::Tasks => 1,
+        };
+        let start = Barrier::new(threads + 1);
+        let goes_on = || !stop.load(Ordering::Relaxed);
+        let thread = || {
             start.wait();
-            while !stop.load(Ordering::Relaxed) {
-                this.lifecycle();
+            while goes_on() {
+                self.lifecycle();
                 done.fetch_add(1, Ordering::Relaxed);
             }
         };
+        let task = async || {
+            while goes_on() {
+                self.lifecycle_async().await;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let executor = || {
+            start.wait();
+            let tasks: FuturesUnordered<_> = (0..self.in_flight).map(|_| task()).collect();
+            block_on(tasks.collect::<()>());
+        };
         thread::scope(|scope| {
-            for _ in 0..this.in_flight {
-                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, caller).unwrap();
+            for _ in 0..threads {
+                let builder = thread::Builder::new().stack_size(STACK);
+                match self.kind {
+                    Kind::Threads => builder.spawn_scoped(scope, thread).unwrap(),
+                    Kind::Tasks => builder.spawn_scoped(scope, executor).unwrap(),
+                };
             }
             start.wait();
             thread::sleep(PAUSE);
-            let (started, before, first) = (now(), this.engine.stats(), done.load(Ordering::Relaxed));
+            let (started, before, first) = (now(), self.engine.stats(), done.load(Ordering::Relaxed));
             thread::sleep(window);
-            let (took, after, last) = (started.elapsed(), this.engine.stats(), done.load(Ordering::Relaxed));
+            let (took, after, last) = (started.elapsed(), self.engine.stats(), done.load(Ordering::Relaxed));
             stop.store(true, Ordering::Relaxed);
             Window { lifecycles: last - first, before, after, took }
         })
     }
 
-    fn lifecycle(&self) {
-        const BODY: [u8; 200] = [b'x'; 200];
+    /// A new key, and the body of its completion.
+    fn next(&self) -> ([u8; 36], &'static [u8]) {
+        static BODY: [u8; 200] = [b'x'; 200];
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let len = 80 + usize::try_from(mixed(!number) % 121).unwrap();
-        match self.engine.begin(as_str(&key(number)), REQUEST).unwrap() {
-            Begin::Fresh(claim) => drop(claim.complete(BODY.split_at(len).0).unwrap()),
+        (key(number), BODY.split_at(len).0)
+    }
+
+    fn lifecycle(&self) {
+        let (key, body) = self.next();
+        match self.engine.begin(as_str(&key), REQUEST).unwrap() {
+            Begin::Fresh(claim) => drop(claim.complete(body).unwrap()),
+            other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
+        }
+    }
+
+    async fn lifecycle_async(&self) {
+        let (key, body) = self.next();
+        match self.engine.begin_async(as_str(&key), REQUEST).await.unwrap() {
+            Begin::Fresh(claim) => drop(claim.complete_async(body).await.unwrap()),
             other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
         }
     }

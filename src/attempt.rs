@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::key::Digest;
 use crate::state::{Facts, Fence};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
+use crate::wakers::Wakers;
 use crate::{Fingerprint, Record, Timestamp};
 
 /// What is known of an attempt at an operation.
@@ -70,6 +71,8 @@ pub(crate) struct Attempt {
     /// Set once. Leaf lock: nothing else is locked under it.
     ended: Mutex<Option<Ended>>,
     woken: Condvar,
+    /// Tasks that wait.
+    tasks: Wakers,
 }
 
 const ALIVE: u64 = u64::MAX;
@@ -103,6 +106,7 @@ impl Attempt {
             returned: AtomicBool::new(false),
             ended: Mutex::new(None),
             woken: Condvar::new(),
+            tasks: Wakers::default(),
         }
     }
 
@@ -210,6 +214,12 @@ impl Attempt {
         }
         drop(ended);
         self.woken.notify_all();
+        self.tasks.wake_all();
+    }
+
+    /// Waits for the end, as a task.
+    pub(crate) async fn ended(&self) -> Ended {
+        self.tasks.until(|| self.ended.lock().clone()).await
     }
 
     /// Waits for the end; `None` when the deadline passes first.

@@ -97,6 +97,14 @@ impl Deadline {
 
     pub(crate) const NEVER: Self = Self(None);
 
+    pub(crate) fn at(instant: Instant) -> Self {
+        Self(Some(instant))
+    }
+
+    pub(crate) fn min(self, other: Self) -> Self {
+        Self(self.0.into_iter().chain(other.0).min())
+    }
+
     /// The instant to wait until; `None` means for ever.
     pub(crate) fn instant(self) -> Option<Instant> {
         self.0

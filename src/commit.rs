@@ -2,17 +2,22 @@
 //!
 //! A caller that finds the log idle becomes the leader: it takes the writer, writes the group at the head of the queue,
 //! syncs, publishes, wakes those who wait for it, and goes on with the next group until the queue is empty or it has
-//! led long enough; then a follower takes over. There is no commit thread, so a lone caller pays for no hand-over.
+//! led long enough; then a follower takes over. A lone caller pays for no hand-over. Tasks must not block, so for their
+//! entries a thread of the engine's own leads ([`Commit::lead_for_tasks`]), where no caller happens to.
 //! Whoever holds the [`LogWriter`] is the leader; `None` in its place means that somebody leads, or that a commit failed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::caller::Caller;
 use crate::clock::{Deadline, EngineClock, Stopwatch};
 use crate::error::{Busy, CommitError, Failure};
+use crate::nudge::Nudge;
 use crate::sync::{
     Arc, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, Thread, current, park,
 };
+use crate::timers::Timers;
+use crate::wakers::Wakers;
 use crate::wal::{LogWriter, Room, frame::FrameBuf};
 
 /// What becomes of entries once they are durable, or once it is known that they may not be.
@@ -45,6 +50,27 @@ const LED_MAX: u32 = 8;
 /// How many threads a woken thread wakes in turn.
 const WAKES: usize = 2;
 
+/// When somebody who leads may stop although groups are left.
+#[derive(Clone, Copy)]
+enum Turn<'a> {
+    /// Once this group is settled and it has led long enough.
+    After(&'a Fate),
+    /// Once it has led long enough.
+    Short,
+    /// Never.
+    Endless,
+}
+
+impl Turn<'_> {
+    fn is_over(self, led: u32) -> bool {
+        match self {
+            Self::After(own) => led >= LED_MAX && own.is_settled(),
+            Self::Short => led >= LED_MAX,
+            Self::Endless => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Commit<P: Publish> {
     publisher: Arc<P>,
@@ -55,6 +81,11 @@ pub(crate) struct Commit<P: Publish> {
     queue: Mutex<Queue<P::Op>>,
     /// A group left the queue.
     drained: Condvar,
+    /// Tasks that wait for the same.
+    tasks_drained: Wakers,
+    /// Calls the thread that leads for tasks; `None` where there is none, and tasks' entries wait until somebody leads.
+    leader: Option<Nudge>,
+    timers: Arc<Timers>,
     failure: OnceLock<Failure>,
     stats: Counters,
 }
@@ -88,6 +119,11 @@ impl<T> Queue<T> {
     }
 }
 
+/// Bytes of an entry as the frame counts them: it has its length in front.
+fn bytes_of(entry: &[u8]) -> usize {
+    entry.len() + size_of::<u32>()
+}
+
 struct Group<T> {
     frame: FrameBuf,
     bytes: usize,
@@ -103,6 +139,8 @@ struct Fate {
     state: AtomicU8,
     /// Threads that wait. Leaf lock.
     waiters: Mutex<Vec<Thread>>,
+    /// Tasks that wait.
+    tasks: Wakers,
 }
 
 const PENDING: u8 = 0;
@@ -114,6 +152,7 @@ impl Fate {
         let waiters = self.waiters.lock();
         self.state.store(state, Ordering::Release);
         drop(waiters);
+        self.tasks.wake_all();
         self.wake_some();
     }
 
@@ -126,17 +165,17 @@ impl Fate {
         woken.iter().for_each(Thread::unpark);
     }
 
-    /// Wakes one, and leaves it in the list: it may find that somebody else leads by then.
-    fn wake_a_leader(&self) {
+    /// Wakes a thread to take over, if one waits; leaves it in the list, for it may find that somebody else leads by then.
+    fn wake_a_leader(&self) -> bool {
         let thread = self.waiters.lock().first().cloned();
-        if let Some(thread) = thread {
+        thread.is_some_and(|thread| {
             thread.unpark();
-        }
+            true
+        })
     }
 
-    /// Whether anybody could take over.
-    fn is_awaited(&self) -> bool {
-        !self.waiters.lock().is_empty()
+    fn is_settled(&self) -> bool {
+        self.state.load(Ordering::Acquire) != PENDING
     }
 
     /// Puts the calling thread into the list, unless the group is settled.
@@ -182,8 +221,10 @@ impl<P: Publish> Commit<P> {
         publisher: Arc<P>,
         room: Arc<Room>,
         clock: Arc<EngineClock>,
+        timers: Arc<Timers>,
         limits: Limits,
         writer: LogWriter,
+        leader: Option<Nudge>,
     ) -> Self {
         let queue = Queue {
             groups: VecDeque::new(),
@@ -200,6 +241,9 @@ impl<P: Publish> Commit<P> {
             limits,
             queue: Mutex::new(queue),
             drained: Condvar::new(),
+            tasks_drained: Wakers::default(),
+            leader,
+            timers,
             failure: OnceLock::new(),
             stats: Counters::default(),
         }
@@ -209,18 +253,60 @@ impl<P: Publish> Commit<P> {
         self.failure.get()
     }
 
-    /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, until the
-    /// deadline. The promise is the queue's once this succeeds.
-    pub(crate) fn append(
+    /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, for at most
+    /// `patience`. The promise is the queue's once this succeeds.
+    pub(crate) async fn append(
         &self,
+        caller: Caller,
         entry: &[u8],
         op: P::Op,
         promised: u64,
         patience: Duration,
     ) -> Result<Ticket, CommitError> {
-        // As the frame counts: an entry has its length in front.
-        let bytes = entry.len() + size_of::<u32>();
-        let mut queue = self.admit(bytes, patience)?;
+        let bytes = bytes_of(entry);
+        if caller == Caller::Thread {
+            return Ok(self.push(&mut *self.admit(bytes, patience)?, entry, op, promised));
+        }
+        let mut op = Some(op);
+        let admitted = self.tasks_drained.until(|| {
+            let mut queue = self.queue.lock();
+            match self.check_open(&queue) {
+                Err(refused) => Some(Err(refused)),
+                Ok(()) if self.has_place(&queue, bytes) => {
+                    let pushed = op.take().map(|op| self.push(&mut queue, entry, op, promised));
+                    self.call_leader(&queue);
+                    pushed.map(Ok)
+                }
+                Ok(()) => {
+                    self.call_leader(&queue);
+                    None
+                }
+            }
+        });
+        let full = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
+        self.timers.timeout(Deadline::after(patience), admitted).await.unwrap_or(full)
+    }
+
+    /// Queues an entry at once, however full the queue is: for the ends of claims. Room in the log was promised to each
+    /// when its claim was granted, which bounds them all, and what a claim came to is not to be refused.
+    pub(crate) fn append_promised(
+        &self,
+        caller: Caller,
+        entry: &[u8],
+        op: P::Op,
+        promised: u64,
+    ) -> Result<Ticket, CommitError> {
+        let mut queue = self.queue.lock();
+        self.check_open(&queue)?;
+        let ticket = self.push(&mut queue, entry, op, promised);
+        if caller == Caller::Task {
+            self.call_leader(&queue);
+        }
+        Ok(ticket)
+    }
+
+    fn push(&self, queue: &mut Queue<P::Op>, entry: &[u8], op: P::Op, promised: u64) -> Ticket {
+        let bytes = bytes_of(entry);
         let in_last = queue.groups.back().is_some_and(|group| group.bytes + bytes <= self.limits.group_bytes);
         if !in_last {
             let frame = queue.spare.pop().unwrap_or_default();
@@ -239,7 +325,40 @@ impl<P: Publish> Commit<P> {
         group.bytes += bytes;
         group.ops.push(op);
         group.promised += promised;
-        Ok(Ticket(Arc::clone(&group.fate)))
+        Ticket(Arc::clone(&group.fate))
+    }
+
+    fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
+        match self.failure.get() {
+            Some(failure) => Err(CommitError::Failed(failure.clone())),
+            None if queue.closed => Err(CommitError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may be is let in alone.
+    fn has_place(&self, queue: &Queue<P::Op>, bytes: usize) -> bool {
+        let fits =
+            queue.bytes + bytes <= self.limits.queue_bytes && queue.entries < self.limits.queue_entries;
+        fits || queue.groups.is_empty()
+    }
+
+    /// Sees to it that somebody leads, if nobody does.
+    fn call_leader(&self, queue: &Queue<P::Op>) {
+        if let Some(leader) = self.leader.as_ref().filter(|_| queue.writer.is_some()) {
+            leader.nudge();
+        }
+    }
+
+    pub(crate) fn nudge_leader(&self) {
+        if let Some(leader) = &self.leader {
+            leader.nudge();
+        }
+    }
+
+    fn notify_drained(&self) {
+        self.drained.notify_all();
+        self.tasks_drained.wake_all();
     }
 
     /// Waits until the queue has a place.
@@ -247,21 +366,13 @@ impl<P: Publish> Commit<P> {
         let mut deadline = None;
         let mut queue = self.queue.lock();
         loop {
-            if let Some(failure) = self.failure.get() {
-                return Err(CommitError::Failed(failure.clone()));
-            }
-            if queue.closed {
-                return Err(CommitError::Closed);
-            }
-            let fits =
-                queue.bytes + bytes <= self.limits.queue_bytes && queue.entries < self.limits.queue_entries;
-            // An entry longer than the whole queue may be is let in alone.
-            if fits || queue.groups.is_empty() {
+            self.check_open(&queue)?;
+            if self.has_place(&queue, bytes) {
                 return Ok(queue);
             }
             if queue.writer.is_some() {
                 // Nobody leads, and those whose entries wait are on their way: lead for them.
-                queue = self.lead(queue, None);
+                queue = self.lead(queue, Turn::Short);
                 continue;
             }
             let at = *deadline.get_or_insert_with(|| Deadline::after(patience));
@@ -277,8 +388,24 @@ impl<P: Publish> Commit<P> {
         }
     }
 
+    /// Waits until the ticket's group is durable and published.
+    pub(crate) async fn settled(&self, caller: Caller, ticket: &Ticket) -> Result<(), CommitError> {
+        if caller == Caller::Thread {
+            return self.wait(ticket);
+        }
+        let fate = &ticket.0;
+        match fate.tasks.until(|| fate.is_settled().then(|| fate.state.load(Ordering::Acquire))).await {
+            DURABLE => Ok(()),
+            _ => Err(self.failed()),
+        }
+    }
+
+    fn failed(&self) -> CommitError {
+        CommitError::Failed(self.failure.get().cloned().unwrap_or(Failure::Panicked))
+    }
+
     /// Waits until the ticket's group is durable and published; leads where nobody does.
-    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
+    fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
         let fate = &ticket.0;
         let mut registered = false;
         loop {
@@ -289,14 +416,13 @@ impl<P: Publish> Commit<P> {
                 }
                 FAILED => {
                     fate.wake_some();
-                    let failure = self.failure.get().cloned().unwrap_or(Failure::Panicked);
-                    return Err(CommitError::Failed(failure));
+                    return Err(self.failed());
                 }
                 _ => {}
             }
             let queue = self.queue.lock();
             if queue.writer.is_some() {
-                drop(self.lead(queue, Some(fate)));
+                drop(self.lead(queue, Turn::After(fate)));
                 continue;
             }
             // Under the queue's lock: whoever leads now will see this thread when it looks for its successor.
@@ -308,11 +434,11 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Writes whatever is queued and not being written. For entries that nobody waits for.
+    /// Writes whatever is queued and not being written. For entries that no thread waits for.
     pub(crate) fn drain(&self) {
         let queue = self.queue.lock();
         if queue.writer.is_some() {
-            drop(self.lead(queue, None));
+            drop(self.lead(queue, Turn::Endless));
         }
     }
 
@@ -328,34 +454,32 @@ impl<P: Publish> Commit<P> {
                 if queue.groups.is_empty() {
                     break;
                 }
-                queue = self.lead(queue, None);
+                queue = self.lead(queue, Turn::Short);
                 continue;
             }
             self.drained.wait(&mut queue);
         }
         drop(queue);
-        self.drained.notify_all();
+        self.notify_drained();
     }
 
     /// Leads: writes groups until the queue is empty or the turn is over. Needs the writer to be in its place.
     fn lead<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
-        own: Option<&Arc<Fate>>,
+        turn: Turn<'_>,
     ) -> MutexGuard<'a, Queue<P::Op>> {
         let Some(mut writer) = queue.writer.take() else { return queue };
         let mut led = 0;
         while let Some(group) = queue.groups.pop_front() {
-            let own_settled = own.is_none_or(|fate| fate.state.load(Ordering::Acquire) != PENDING);
-            if own_settled && led >= LED_MAX && group.fate.is_awaited() {
-                group.fate.wake_a_leader();
+            if turn.is_over(led) && self.hand_over(&group.fate) {
                 queue.groups.push_front(group);
                 break;
             }
             queue.bytes -= group.bytes;
             queue.entries -= group.ops.len();
             drop(queue);
-            self.drained.notify_all();
+            self.notify_drained();
             let written = self.write(&mut writer, group);
             queue = self.queue.lock();
             match written {
@@ -364,15 +488,24 @@ impl<P: Publish> Commit<P> {
                 // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
                 None => {
                     queue.settle_all_failed();
-                    self.drained.notify_all();
+                    self.notify_drained();
                     return queue;
                 }
             }
             led += 1;
         }
         queue.writer = Some(writer);
-        self.drained.notify_all();
+        self.notify_drained();
         queue
+    }
+
+    /// Whether somebody else was woken to lead: a thread that waits for the next group, or the leader for tasks.
+    fn hand_over(&self, next: &Fate) -> bool {
+        next.wake_a_leader()
+            || self.leader.as_ref().is_some_and(|leader| {
+                leader.nudge();
+                true
+            })
     }
 
     /// Makes one group durable and publishes it; gives its buffer back. `None` after a failure.
@@ -447,6 +580,6 @@ impl<P: Publish> Drop for FailOnUnwind<'_, P> {
         let mut queue = self.commit.queue.lock();
         queue.settle_all_failed();
         drop(queue);
-        self.commit.drained.notify_all();
+        self.commit.notify_drained();
     }
 }

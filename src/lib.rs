@@ -38,6 +38,7 @@
 //! The README's guarantees table names the test that holds each; `docs/architecture.md` has the rest.
 
 mod attempt;
+mod caller;
 mod clock;
 mod codec;
 mod commit;
@@ -47,19 +48,22 @@ mod error;
 mod fingerprint;
 mod index;
 mod key;
+mod nudge;
 mod record;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
 mod store;
 mod sync;
 mod tail;
+mod timers;
+mod wakers;
 mod wal;
 
 pub use attempt::AttemptInfo;
 pub use clock::Timestamp;
 pub use engine::{
-    Begin, Claim, Closed, CommitMode, Engine, Entries, Intents, KeyEntry, Options, Pending, Scope, Stats,
-    Status, Verify, Waited,
+    Begin, Claim, Closed, CommitMode, Ending, Engine, Entries, Intents, KeyEntry, Options, Pending, Scope,
+    Stats, Status, Verify, Waited,
 };
 pub use error::{
     BeginError, Busy, CommitError, Damage, EndError, EndReason, Failure, ForgetError, IoFailure, KeyError,

@@ -8,9 +8,22 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
 pub(crate) use std::sync::{Arc, OnceLock};
 pub(crate) use std::thread::{JoinHandle, Thread, current, park};
 
+use std::cell::Cell;
 use std::io;
+
+thread_local! {
+    static OURS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Starts a named thread.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    std::thread::Builder::new().name(name.to_owned()).spawn(|| {
+        OURS.set(true);
+        body();
+    })
+}
+
+/// Whether the calling thread was started by [`spawn`].
+pub(crate) fn is_ours() -> bool {
+    OURS.get()
 }

@@ -1,13 +1,17 @@
 //! Claims, and handles on those of others.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Handle;
 use super::core::{Core, Permit, ended_by};
 use super::publisher::Op;
 use crate::attempt::{Attempt, AttemptInfo, Ended};
+use crate::caller::{Caller, block};
 use crate::clock::Deadline;
 use crate::codec::{self, CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
+use crate::commit::Ticket;
 use crate::error::{BeginError, CommitError, EndError, EndReason};
 use crate::index::{Change, Slot};
 use crate::record::{Outcome, Record, RecordParts};
@@ -163,10 +167,106 @@ impl Claim {
     /// # third.release()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn release(mut self) -> Result<(), EndError> {
-        let Some(live) = self.live.take() else {
+    pub fn release(self) -> Result<(), EndError> {
+        match self.hand_over_release(Caller::Thread)? {
+            Some(handed) => block(handed.settled(Caller::Thread)),
+            None => Ok(()),
+        }
+    }
+
+    /// [`complete`](Self::complete) for tasks.
+    ///
+    /// The result is handed over before this returns, where the body is within
+    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes): then it becomes durable whether or not
+    /// the future is polled. A longer body may have to wait for room in the log; a future dropped meanwhile is a claim dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # futures_executor::block_on(async {
+    /// let Begin::Fresh(claim) = engine.begin_async("key", request).await? else { panic!() };
+    /// claim.complete_async("reply").await?;
+    /// let Begin::Done(record) = engine.begin_async("key", request).await? else { panic!() };
+    /// assert_eq!(record.body(), b"reply");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn complete_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
+        self.finish_async(Outcome::Success, body.as_ref())
+    }
+
+    /// [`fail`](Self::fail) for tasks; see [`complete_async`](Self::complete_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete).
+    pub fn fail_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
+        self.finish_async(Outcome::Failure, body.as_ref())
+    }
+
+    /// [`release`](Self::release) for tasks. Handed over before this returns: it becomes durable whether or not the future is
+    /// polled.
+    ///
+    /// # Errors
+    ///
+    /// As for [`release`](Self::release).
+    pub fn release_async(self) -> Ending<()> {
+        let handed = self.hand_over_release(Caller::Task);
+        Ending::new(async move {
+            match handed? {
+                Some(handed) => handed.settled(Caller::Task).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Releases without waiting for it; for a claim that its caller never saw.
+    pub(super) fn give_up(self) {
+        let handed = self.hand_over_release(Caller::Task);
+        // Where it could not be handed over, the error holds the claim, and its end is that of a claim dropped.
+        drop(handed);
+    }
+
+    /// Ends the claim without a word about its key, for a commit that failed says it all.
+    pub(super) fn forfeit(mut self) {
+        self.live = None;
+    }
+
+    pub(super) fn of(&self) -> &Arc<Attempt> {
+        &self.attempt
+    }
+
+    pub(super) fn handle(&self) -> Arc<Handle> {
+        let Some(live) = &self.live else {
             unreachable!("only ending takes the permit, and ending consumes")
         };
+        Arc::clone(&live.permit.handle)
+    }
+
+    /// Notes that `bytes` of its room are the commit queue's now.
+    pub(super) fn spend(&mut self, bytes: u64) {
+        if let Some(live) = &mut self.live {
+            live.permit.spend(bytes);
+        }
+    }
+
+    fn take_live(&mut self) -> Live {
+        match self.live.take() {
+            Some(live) => live,
+            None => unreachable!("only ending takes the permit, and ending consumes"),
+        }
+    }
+
+    /// `None` where the log need not know.
+    fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, EndError> {
+        let live = self.take_live();
         let attempt = Arc::clone(&self.attempt);
         let core = live.permit.handle.core();
         if let Err(reason) = take_for_ending(core, &attempt) {
@@ -176,37 +276,82 @@ impl Claim {
         if !live.logged && attempt.earlier.is_none() {
             core.put_back(&attempt, Slot::Vacant);
             attempt.end(Ended::Vacated);
-            return Ok(());
+            return Ok(None);
         }
         if attempt.earlier.is_none() {
             let entry = super::core::vacated_entry(&attempt, None);
-            return self.commit(live, &entry, Op::Vacated(attempt, None));
+            return self.hand_over(caller, live, &entry, Op::Vacated(attempt, None)).map(Some);
         }
         // What this claim knows of itself says nothing of the attempt before it.
         let now = core.clock.now();
         let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
         let mut entry = Vec::new();
         codec::encode_into(&Entry::Intent(row), &mut entry);
-        self.commit(live, &entry, Op::Returned(Arc::clone(&attempt), now))
+        self.hand_over(caller, live, &entry, Op::Returned(attempt, now)).map(Some)
     }
 
     fn finish(mut self, outcome: Outcome, body: &[u8]) -> Result<Record, EndError> {
-        let Some(mut live) = self.live.take() else {
+        let caller = Caller::Thread;
+        if let Err(reason) = block(self.make_room(caller, body.len())) {
+            return Err(EndError::new(reason, Some(self)));
+        }
+        let (handed, record) = self.hand_over_result(caller, outcome, body)?;
+        block(handed.settled(caller)).map(|()| record)
+    }
+
+    fn finish_async(self, outcome: Outcome, body: &[u8]) -> Ending<Record> {
+        let caller = Caller::Task;
+        let needed = self.room_for(body.len());
+        let has_room = self.live.as_ref().is_some_and(|live| live.permit.lacks(needed) == 0);
+        let early = if has_room && self.check_body(body.len()).is_ok() {
+            Ok(self.hand_over_result(caller, outcome, body))
+        } else {
+            Err((self, body.to_vec()))
+        };
+        Ending::new(async move {
+            let handed = match early {
+                Ok(handed) => handed,
+                Err((mut claim, body)) => match claim.make_room(caller, body.len()).await {
+                    Ok(()) => claim.hand_over_result(caller, outcome, &body),
+                    Err(reason) => Err(EndError::new(reason, Some(claim))),
+                },
+            };
+            let (handed, record) = handed?;
+            handed.settled(caller).await.map(|()| record)
+        })
+    }
+
+    /// Bytes of log that a completion with a body of so many bytes takes.
+    fn room_for(&self, body_len: usize) -> u64 {
+        let names = self.attempt.scope().len() + self.attempt.key().len();
+        entry_bytes_max(ENTRY_OVERHEAD_MAX + names + body_len) as u64
+    }
+
+    fn check_body(&self, len: usize) -> Result<(), EndReason> {
+        let max = self.handle().core().options.max_body_bytes;
+        if len > max { Err(EndReason::BodyTooLarge { len, max }) } else { Ok(()) }
+    }
+
+    /// Sees to it that a completion with a body of so many bytes is allowed, and has room.
+    async fn make_room(&mut self, caller: Caller, body_len: usize) -> Result<(), EndReason> {
+        self.check_body(body_len)?;
+        let needed = self.room_for(body_len);
+        let Some(live) = &mut self.live else {
             unreachable!("only ending takes the permit, and ending consumes")
         };
+        live.permit.raise(caller, needed).await.map_err(EndReason::Commit)
+    }
+
+    /// Hands the outcome to the log. Room was made for it.
+    fn hand_over_result(
+        mut self,
+        caller: Caller,
+        outcome: Outcome,
+        body: &[u8],
+    ) -> Result<(Handed, Record), EndError> {
+        let live = self.take_live();
         let attempt = Arc::clone(&self.attempt);
-        let handle = Arc::clone(&live.permit.handle);
-        let core = handle.core();
-        let max = core.options.max_body_bytes;
-        if body.len() > max {
-            self.live = Some(live);
-            return Err(EndError::new(EndReason::BodyTooLarge { len: body.len(), max }, Some(self)));
-        }
-        let needed = ENTRY_OVERHEAD_MAX + attempt.scope().len() + attempt.key().len() + body.len();
-        if let Err(error) = live.permit.raise(entry_bytes_max(needed) as u64) {
-            self.live = Some(live);
-            return Err(EndError::new(EndReason::Commit(error), Some(self)));
-        }
+        let core = live.permit.handle.core();
         if let Err(reason) = take_for_ending(core, &attempt) {
             return Err(EndError::new(reason, None));
         }
@@ -227,31 +372,73 @@ impl Claim {
             },
             None,
         );
-        let mut entry = Vec::with_capacity(needed);
+        let mut entry = Vec::with_capacity(ENTRY_OVERHEAD_MAX + record.footprint());
         codec::encode_into(&Entry::Completion(CompletionRow::from(&record)), &mut entry);
-        self.commit(live, &entry, Op::Completed(attempt, record.clone()))?;
-        Ok(record)
+        let handed = self.hand_over(caller, live, &entry, Op::Completed(attempt, record.clone()))?;
+        Ok((handed, record))
     }
 
-    /// Commits the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
-    fn commit(mut self, mut live: Live, entry: &[u8], op: Op) -> Result<(), EndError> {
+    /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
+    fn hand_over(mut self, caller: Caller, mut live: Live, entry: &[u8], op: Op) -> Result<Handed, EndError> {
         let handle = Arc::clone(&live.permit.handle);
         let core = handle.core();
         let cost = entry_bytes_max(entry.len()) as u64;
-        let ticket = match core.commit.append(entry, op, cost, core.options.patience) {
-            Ok(ticket) => ticket,
+        match core.commit.append_promised(caller, entry, op, cost) {
+            Ok(ticket) => {
+                live.permit.spend(cost);
+                Ok(Handed { live, ticket })
+            }
             Err(error @ CommitError::Failed(_)) => {
                 self.attempt.end(ended_by(&error));
-                return Err(EndError::new(EndReason::Commit(error), None));
+                Err(EndError::new(EndReason::Commit(error), None))
             }
             Err(error @ (CommitError::Busy(_) | CommitError::Closed)) => {
                 core.put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
                 self.live = Some(live);
-                return Err(EndError::new(EndReason::Commit(error), Some(self)));
+                Err(EndError::new(EndReason::Commit(error), Some(self)))
             }
-        };
-        live.permit.spend(cost);
-        core.commit.wait(&ticket).map_err(|error| EndError::new(EndReason::Commit(error), None))
+        }
+    }
+}
+
+/// The end of a claim, for tasks: a future that is ready once it is durable. Where the log has it already, which is nearly
+/// always, it is carried out whether or not this is polled; see [`Claim::complete_async`].
+#[must_use = "a claim has ended once this was awaited"]
+pub struct Ending<T>(Pin<Box<dyn Future<Output = Result<T, EndError>> + Send>>);
+
+impl<T> Ending<T> {
+    fn new(future: impl Future<Output = Result<T, EndError>> + Send + 'static) -> Self {
+        Self(Box::pin(future))
+    }
+}
+
+impl<T> Future for Ending<T> {
+    type Output = Result<T, EndError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl<T> std::fmt::Debug for Ending<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ending").finish_non_exhaustive()
+    }
+}
+
+/// The end of a claim, in the hands of the log. Dropped, it is carried out all the same.
+#[derive(Debug)]
+struct Handed {
+    live: Live,
+    ticket: Ticket,
+}
+
+impl Handed {
+    /// Waits until it is durable.
+    async fn settled(self, caller: Caller) -> Result<(), EndError> {
+        let core = self.live.permit.handle.core();
+        let settled = core.commit.settled(caller, &self.ticket).await;
+        settled.map_err(|error| EndError::new(EndReason::Commit(error), None))
     }
 }
 
@@ -289,7 +476,7 @@ pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
 pub struct Pending {
     attempt: Arc<Attempt>,
     /// Keeps the engine open.
-    _handle: Arc<Handle>,
+    handle: Arc<Handle>,
 }
 
 /// What became of a claim that was waited for.
@@ -307,7 +494,7 @@ pub enum Waited {
 
 impl Pending {
     pub(super) fn new(attempt: Arc<Attempt>, handle: &Arc<Handle>) -> Self {
-        Self { attempt, _handle: Arc::clone(handle) }
+        Self { attempt, handle: Arc::clone(handle) }
     }
 
     /// When the other claim was granted.
@@ -354,14 +541,64 @@ impl Pending {
         self.wait_until(Deadline::after(timeout))
     }
 
-    fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
-        match self.attempt.wait(deadline) {
+    /// [`wait`](Self::wait) for tasks. `pending.await` does the same.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Waited};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # futures_executor::block_on(async {
+    /// let Begin::Fresh(claim) = engine.begin_async("key", request).await? else { panic!() };
+    /// let Begin::InFlight(pending) = engine.begin_async("key", request).await? else { panic!() };
+    /// let (waited, completed) = futures_util::join!(pending.into_future(), claim.complete_async("reply"));
+    /// assert!(matches!(waited?, Waited::Done(record) if record.body() == b"reply"));
+    /// # completed?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn wait_async(&self) -> Result<Waited, BeginError> {
+        waited(self.attempt.ended().await)
+    }
+
+    /// [`wait_timeout`](Self::wait_timeout) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    pub async fn wait_timeout_async(&self, timeout: Duration) -> Result<Waited, BeginError> {
+        let timers = &self.handle.core().timers;
+        match timers.timeout(Deadline::after(timeout), self.attempt.ended()).await {
             None => Ok(Waited::TimedOut),
-            Some(Ended::Done(record)) => Ok(Waited::Done(record)),
-            Some(Ended::Vacated) => Ok(Waited::Vacant),
-            Some(Ended::Interrupted) => Ok(Waited::Interrupted),
-            Some(Ended::Failed(failure)) => Err(BeginError::Failed(failure)),
-            Some(Ended::Closed) => Err(BeginError::Closed),
+            Some(ended) => waited(ended),
         }
+    }
+
+    fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
+        self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
+    }
+}
+
+impl IntoFuture for Pending {
+    type Output = Result<Waited, BeginError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.wait_async().await })
+    }
+}
+
+fn waited(ended: Ended) -> Result<Waited, BeginError> {
+    match ended {
+        Ended::Done(record) => Ok(Waited::Done(record)),
+        Ended::Vacated => Ok(Waited::Vacant),
+        Ended::Interrupted => Ok(Waited::Interrupted),
+        Ended::Failed(failure) => Err(BeginError::Failed(failure)),
+        Ended::Closed => Err(BeginError::Closed),
     }
 }

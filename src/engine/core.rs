@@ -1,22 +1,27 @@
 //! The parts of an open engine, and the way of a call through them.
 
 use super::claim::{Begin, Claim, Pending};
+use super::granting::Granting;
 use super::maintain::Rota;
 use super::options::{Intents, Options};
 use super::publisher::{Op, Publisher};
+use super::reads::Reads;
 use super::scope::ScopeInner;
 use super::{Handle, Status};
 use crate::attempt::{Attempt, AttemptParts, Ended};
+use crate::caller::{Caller, block};
 use crate::clock::{Deadline, EngineClock};
 use crate::codec::{self, ENTRY_OVERHEAD_MAX, Entry, VacatedRow};
 use crate::commit::Commit;
 use crate::error::{BeginError, Busy, CommitError, Failure, ForgetError, IoFailure, ReadError};
 use crate::index::{Change, Index, Slot};
 use crate::key::{Digest, Secret};
+use crate::nudge::Nudge;
 use crate::record::{Place, Record};
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering};
+use crate::timers::Timers;
 use crate::wal::{Log, Room, frame::entry_bytes_max};
 use crate::{Fingerprint, Timestamp};
 
@@ -44,7 +49,11 @@ pub(crate) struct Core {
     /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped
     /// engine has to make room; closing does.
     pub(super) rota: Mutex<Rota>,
-    pub(super) nudge: crossbeam::channel::Sender<()>,
+    /// Wakes the worker.
+    pub(super) worker: Nudge,
+    /// Deadlines of tasks.
+    pub(super) timers: Arc<Timers>,
+    pub(super) reads: Reads,
     pub(super) counters: Counters,
 }
 
@@ -98,6 +107,13 @@ pub(super) struct Asked<'a> {
     pub(super) digest: Digest,
 }
 
+/// What the hot path has to say.
+enum Replay {
+    Record(Record),
+    /// Not a record in memory that can be replayed. Here is the key's digest.
+    Not(Digest),
+}
+
 /// What a key was found to be.
 enum Found {
     Record(Record),
@@ -107,8 +123,6 @@ enum Found {
 }
 
 impl Core {
-    /// The hot path: a record in memory costs one lookup, and no lock but the shard's.
-    #[inline]
     pub(super) fn begin(
         &self,
         handle: &Arc<Handle>,
@@ -116,6 +130,39 @@ impl Core {
         key: &[u8],
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
+        match self.replay(scope, key, fingerprint)? {
+            Replay::Record(record) => Ok(Begin::Done(record)),
+            Replay::Not(digest) => {
+                let asked = Asked { scope, key, digest };
+                block(self.begin_slowly(Caller::Thread, handle, asked, fingerprint))
+            }
+        }
+    }
+
+    pub(super) async fn begin_async(
+        &self,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        key: &[u8],
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        match self.replay(scope, key, fingerprint)? {
+            Replay::Record(record) => Ok(Begin::Done(record)),
+            Replay::Not(digest) => {
+                let asked = Asked { scope, key, digest };
+                self.begin_slowly(Caller::Task, handle, asked, fingerprint).await
+            }
+        }
+    }
+
+    /// The hot path: a record in memory costs one lookup, and no lock but the shard's.
+    #[inline]
+    fn replay(
+        &self,
+        scope: &ScopeInner,
+        key: &[u8],
+        fingerprint: &Fingerprint,
+    ) -> Result<Replay, BeginError> {
         let digest = scope.digest(key)?;
         if self.closed.load(Ordering::Relaxed) {
             return Err(BeginError::Closed);
@@ -125,21 +172,22 @@ impl Core {
             if decide(state, Event::Begin { fingerprint, now: self.clock.now() }) == Decision::Replay {
                 record.touch();
                 self.index.count_replayed(digest);
-                return Ok(Begin::Done(record));
+                return Ok(Replay::Record(record));
             }
         }
-        self.begin_slowly(handle, Asked { scope, key, digest }, fingerprint)
+        Ok(Replay::Not(digest))
     }
 
-    fn begin_slowly(
+    async fn begin_slowly(
         &self,
+        caller: Caller,
         handle: &Arc<Handle>,
         asked: Asked<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
         loop {
             let event = Event::Begin { fingerprint, now: self.clock.now() };
-            let found = self.find(asked)?;
+            let found = self.find(caller, asked).await?;
             let decision = match &found {
                 Found::Record(record) => decide(State::Done(record.facts(), record.expires()), event),
                 Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
@@ -151,7 +199,7 @@ impl Core {
                         Found::Expired(place) => Some(place),
                         Found::Record(_) | Found::Slot(_) => None,
                     };
-                    if let Some(claim) = self.grant(handle, asked, fingerprint, expired)? {
+                    if let Some(claim) = self.grant(caller, handle, asked, fingerprint, expired).await? {
                         return Ok(Begin::Fresh(claim));
                     }
                     // Somebody else was faster: look again.
@@ -187,7 +235,7 @@ impl Core {
     }
 
     /// What the index says of a key; a record that is on disk alone is read, and cached.
-    fn find(&self, asked: Asked<'_>) -> Result<Found, ReadError> {
+    async fn find(&self, caller: Caller, asked: Asked<'_>) -> Result<Found, ReadError> {
         let slot = self.index.get(asked.digest);
         let place = match slot {
             Slot::Cached(record) => return Ok(Found::Record(record)),
@@ -200,7 +248,11 @@ impl Core {
             }
         };
         // A block is dropped only when all in it has expired.
-        let Some(record) = self.store.read(place, asked.digest)? else { return Ok(Found::Expired(place)) };
+        let read = match caller {
+            Caller::Thread => self.store.read(place, asked.digest),
+            Caller::Task => self.reads.read(place, asked.digest).await,
+        };
+        let Some(record) = read? else { return Ok(Found::Expired(place)) };
         if record.key() != asked.key || record.scope() != asked.scope.name() {
             let what = "a record of another key has this key's digest";
             let place = format!("block {}, offset {}", place.block(), place.offset());
@@ -215,15 +267,16 @@ impl Core {
     }
 
     /// Grants a claim, durably where the options say so. `None` where the key's state changed meanwhile.
-    fn grant(
+    async fn grant(
         &self,
+        caller: Caller,
         handle: &Arc<Handle>,
         asked: Asked<'_>,
         fingerprint: &Fingerprint,
         expired: Option<Place>,
     ) -> Result<Option<Claim>, BeginError> {
         self.check_granting()?;
-        let permit = Permit::take(handle, self.claim_promise(asked))?;
+        let permit = Permit::take(caller, handle, self.claim_promise(asked)).await?;
         let placed = self.index.change(asked.digest, |slot| {
             let event = Event::Begin { fingerprint, now: self.clock.now() };
             let state = match slot {
@@ -259,41 +312,17 @@ impl Core {
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
+        let again = attempt.earlier.is_some();
         let logged = self.options.intents == Intents::Durable;
-        let mut permit = permit;
+        let mut granting = Granting::new(Claim::new(attempt, permit, logged), before);
         if logged {
-            self.log_intent(&attempt, before, &mut permit)?;
+            granting.log(self, caller).await?;
         }
-        if attempt.earlier.is_some() {
+        if again {
             self.counters.interrupted.fetch_add(1, Ordering::Relaxed);
         }
         self.counters.fresh.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(Claim::new(attempt, permit, logged)))
-    }
-
-    fn log_intent(
-        &self,
-        attempt: &Arc<Attempt>,
-        before: Slot,
-        permit: &mut Permit,
-    ) -> Result<(), CommitError> {
-        let mut entry = Vec::new();
-        codec::encode_into(&Entry::Intent(attempt.row()), &mut entry);
-        let cost = entry_bytes_max(entry.len()) as u64;
-        let appended =
-            self.commit.append(&entry, Op::Granted(Arc::clone(attempt)), cost, self.options.patience);
-        match appended {
-            Ok(ticket) => {
-                permit.spend(cost);
-                self.commit.wait(&ticket).inspect_err(|error| attempt.end(ended_by(error)))
-            }
-            Err(error) => {
-                // Nothing was written: the key is as it was before.
-                self.put_back(attempt, before);
-                attempt.end(ended_by(&error));
-                Err(error)
-            }
-        }
+        Ok(granting.into_claim())
     }
 
     /// Takes an attempt that came to nothing out of the index again.
@@ -318,7 +347,7 @@ impl Core {
             return Ok(Fence::new(fence));
         }
         // A million million claims since the last checkpoint, which would move the limit.
-        self.nudge();
+        self.worker.nudge();
         Err(BeginError::Busy(Busy::QueueFull { waited: std::time::Duration::ZERO }))
     }
 
@@ -330,49 +359,70 @@ impl Core {
     }
 
     /// Promises room in the log, waiting for it if need be.
-    pub(super) fn promise(&self, bytes: u64) -> Result<(), CommitError> {
+    pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
         if self.room.try_promise(bytes) {
             return Ok(());
         }
-        let deadline = Deadline::after(self.options.patience);
-        loop {
-            if self.options.workers {
-                self.nudge();
-            } else {
-                self.make_room();
+        let patience = self.options.patience;
+        let deadline = Deadline::after(patience);
+        let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
+        match caller {
+            Caller::Thread => loop {
+                if let Some(promised) = self.promise_now(bytes) {
+                    return promised;
+                }
+                // Without a worker nobody else makes room.
+                if deadline.has_passed() || !self.options.workers {
+                    return late;
+                }
+                self.room.wait(bytes, deadline);
+            },
+            Caller::Task => {
+                let promised = self.room.until(|| self.promise_now(bytes));
+                self.timers.timeout(deadline, promised).await.unwrap_or(late)
             }
-            if self.room.try_promise(bytes) {
-                return Ok(());
-            }
-            if let Some(failure) = self.commit.failure().or(self.halted.get()) {
-                return Err(CommitError::Failed(failure.clone()));
-            }
-            if self.closed.load(Ordering::Acquire) {
-                return Err(CommitError::Closed);
-            }
-            let full = self.full.lock().any();
-            if let Some(failure) = full {
-                return Err(CommitError::Busy(Busy::DiskFull(failure)));
-            }
-            if deadline.has_passed() || !self.options.workers {
-                return Err(CommitError::Busy(Busy::QueueFull { waited: self.options.patience }));
-            }
-            self.room.wait(bytes, deadline);
         }
     }
 
-    /// Wakes the worker; it is enough that one wake-up waits for it.
-    pub(super) fn nudge(&self) {
-        self.nudge.try_send(()).unwrap_or(());
+    /// Asks for room, and promises it if it is there by then. `None` means: wait.
+    fn promise_now(&self, bytes: u64) -> Option<Result<(), CommitError>> {
+        if self.options.workers {
+            self.worker.nudge();
+        } else {
+            self.make_room();
+        }
+        if self.room.try_promise(bytes) {
+            return Some(Ok(()));
+        }
+        if let Some(failure) = self.commit.failure().or(self.halted.get()) {
+            return Some(Err(CommitError::Failed(failure.clone())));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Some(Err(CommitError::Closed));
+        }
+        let full = self.full.lock().any();
+        full.map(|failure| Err(CommitError::Busy(Busy::DiskFull(failure))))
+    }
+
+    /// Calls all threads, so that they see what changed.
+    pub(super) fn call_all(&self) {
+        self.worker.nudge();
+        self.commit.nudge_leader();
+        self.reads.nudge();
     }
 
     /// Looks at a key without claiming it.
-    pub(super) fn status(&self, scope: &ScopeInner, key: &[u8]) -> Result<Status, ReadError> {
+    pub(super) async fn status(
+        &self,
+        caller: Caller,
+        scope: &ScopeInner,
+        key: &[u8],
+    ) -> Result<Status, ReadError> {
         let digest = scope.digest(key)?;
         if self.closed.load(Ordering::Acquire) {
             return Err(ReadError::Closed);
         }
-        Ok(self.status_of(self.find(Asked { scope, key, digest })?))
+        Ok(self.status_of(self.find(caller, Asked { scope, key, digest }).await?))
     }
 
     fn status_of(&self, found: Found) -> Status {
@@ -413,14 +463,19 @@ impl Core {
     }
 
     /// Forgets a record or an interrupted claim, durably. Whether there was one.
-    pub(super) fn forget(&self, scope: &ScopeInner, key: &[u8]) -> Result<bool, ForgetError> {
+    pub(super) async fn forget(
+        &self,
+        caller: Caller,
+        scope: &ScopeInner,
+        key: &[u8],
+    ) -> Result<bool, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
         let asked = Asked { scope, key, digest };
         if self.closed.load(Ordering::Acquire) {
             return Err(ReadError::Closed.into());
         }
         loop {
-            let found = self.find(asked)?;
+            let found = self.find(caller, asked).await?;
             let event = Event::Forget { now: self.clock.now() };
             let (decision, doomed) = match found {
                 Found::Record(record) => {
@@ -432,7 +487,7 @@ impl Core {
             match decision {
                 Decision::Busy => return Err(ForgetError::InFlight),
                 Decision::Become(_) => {
-                    if self.forget_slot(asked, doomed)? {
+                    if self.forget_slot(caller, asked, doomed).await? {
                         return Ok(true);
                     }
                 }
@@ -447,9 +502,9 @@ impl Core {
     }
 
     /// Forgets what a slot holds, if it still does; the key is in flight meanwhile.
-    fn forget_slot(&self, asked: Asked<'_>, doomed: Slot) -> Result<bool, CommitError> {
+    async fn forget_slot(&self, caller: Caller, asked: Asked<'_>, doomed: Slot) -> Result<bool, CommitError> {
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
-        self.promise(cost)?;
+        self.promise(caller, cost).await?;
         let (attempt, until) = match (&doomed, doomed.attempt()) {
             (Slot::Cached(record), _) => (Arc::new(forgetting(asked, record)), Some(record.expires())),
             // A new one: those who waited for the old one were told how it ended.
@@ -470,29 +525,18 @@ impl Core {
             self.room.withdraw(cost);
             return Ok(false);
         }
-        self.log_vacated(&attempt, until, cost).inspect_err(|error| {
+        let entry = vacated_entry(&attempt, until);
+        let op = Op::Vacated(Arc::clone(&attempt), until);
+        // Whoever asked may stop waiting from here on; it is done all the same.
+        let ticket = self.commit.append_promised(caller, &entry, op, cost).inspect_err(|error| {
+            self.room.withdraw(cost);
             if !matches!(error, CommitError::Failed(_)) {
                 self.put_back(&attempt, doomed);
-                attempt.end(ended_by(error));
             }
+            attempt.end(ended_by(error));
         })?;
+        self.commit.settled(caller, &ticket).await?;
         Ok(true)
-    }
-
-    /// Logs that a key is vacant. The promise of `cost` bytes is used up or withdrawn.
-    pub(super) fn log_vacated(
-        &self,
-        attempt: &Arc<Attempt>,
-        forgotten_until: Option<Timestamp>,
-        cost: u64,
-    ) -> Result<(), CommitError> {
-        let entry = vacated_entry(attempt, forgotten_until);
-        let op = Op::Vacated(Arc::clone(attempt), forgotten_until);
-        let ticket = self
-            .commit
-            .append(&entry, op, cost, self.options.patience)
-            .inspect_err(|_| self.room.withdraw(cost))?;
-        self.commit.wait(&ticket)
     }
 }
 
@@ -553,7 +597,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    fn take(handle: &Arc<Handle>, promise: Promise) -> Result<Self, BeginError> {
+    async fn take(caller: Caller, handle: &Arc<Handle>, promise: Promise) -> Result<Self, BeginError> {
         let core = handle.core();
         let max = core.options.max_in_flight;
         // The permit exists from here on, so that every way out gives it back.
@@ -562,7 +606,7 @@ impl Permit {
             return Err(BeginError::Busy(Busy::TooManyClaims { max }));
         }
         let bytes = promise.intent + promise.ending;
-        core.promise(bytes)?;
+        core.promise(caller, bytes).await?;
         permit.promised = bytes;
         Ok(permit)
     }
@@ -573,13 +617,18 @@ impl Permit {
     }
 
     /// Makes sure that at least `bytes` are promised.
-    pub(super) fn raise(&mut self, bytes: u64) -> Result<(), CommitError> {
-        let more = bytes.saturating_sub(self.promised);
+    pub(super) async fn raise(&mut self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+        let more = self.lacks(bytes);
         if more > 0 {
-            self.handle.core().promise(more)?;
+            self.handle.core().promise(caller, more).await?;
             self.promised += more;
         }
         Ok(())
+    }
+
+    /// How much of `bytes` is not promised.
+    pub(super) fn lacks(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.promised)
     }
 }
 

@@ -6,12 +6,15 @@ use super::core::{Core, Counters, vacated_entry};
 use super::publisher::Op;
 use crate::Timestamp;
 use crate::attempt::Ended;
+use crate::caller::Caller;
+use crate::clock::Deadline;
 use crate::error::Failure;
 use crate::index::Slot;
 use crate::key::Digest;
+use crate::nudge::Nudges;
 use crate::state::Phase;
 use crate::store::{Batch, Meta, StoreError};
-use crate::sync::{Arc, Ordering};
+use crate::sync::Ordering;
 use crate::wal::frame::entry_bytes_max;
 
 /// How many claims may be granted between two checkpoints.
@@ -57,6 +60,12 @@ impl Core {
         }
         let now = self.clock.now();
         let mut stepped = Stepped::default();
+        self.timers.fire();
+        if !self.options.workers {
+            // What the engine's other threads would do.
+            self.commit.drain();
+            self.reads.serve(&self.store);
+        }
         if now >= rota.sweep_at {
             rota.sweep_at = now.saturating_add((self.options.ttl / 10).min(Duration::from_secs(60)));
             stepped.swept = self.sweep(now);
@@ -236,7 +245,7 @@ impl Core {
         if !self.room.try_promise(cost) {
             return false;
         }
-        match self.commit.append(entry, op, cost, Duration::ZERO) {
+        match self.commit.append_promised(Caller::Thread, entry, op, cost) {
             Ok(_ticket) => true,
             Err(_refused) => {
                 self.room.withdraw(cost);
@@ -285,6 +294,7 @@ impl Core {
             return Ok(0);
         }
         self.commit.close();
+        self.reads.close();
         self.room.wake();
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
@@ -344,15 +354,28 @@ impl Drop for HaltOnUnwind<'_> {
 }
 
 /// The worker's thread: steps when it is nudged, and once a tick.
-pub(super) fn work(core: &Arc<Core>, nudges: &crossbeam::channel::Receiver<()>) {
-    while !core.closed.load(Ordering::Acquire) {
-        match nudges.recv_timeout(core.tick()) {
-            Ok(()) | Err(crossbeam::channel::RecvTimeoutError::Timeout) => {}
-            Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
-        }
-        if core.closed.load(Ordering::Acquire) {
+pub(super) fn work(core: &Core, nudges: &Nudges) {
+    loop {
+        let tick = Deadline::after(core.tick());
+        let wake_up = core.timers.next().map_or(tick, |timer| tick.min(Deadline::at(timer)));
+        if !nudges.wait(wake_up) || core.closed.load(Ordering::Acquire) {
+            // Whoever waits for a deadline now looks for himself, and finds the engine closed.
             return;
         }
         core.step();
+    }
+}
+
+/// The thread that leads commits for tasks.
+pub(super) fn lead(core: &Core, nudges: &Nudges) {
+    while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
+        core.commit.drain();
+    }
+}
+
+/// The thread that reads records for tasks.
+pub(super) fn read(core: &Core, nudges: &Nudges) {
+    while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
+        core.reads.serve(&core.store);
     }
 }

@@ -1,29 +1,33 @@
 //! The engine: joins index, log, store and clock, and owns the background work.
 
+use std::io;
 use std::path::Path;
 
 use crate::Fingerprint;
 use crate::Timestamp;
 use crate::attempt::AttemptInfo;
 use crate::error::{BeginError, Failure, ForgetError, IoFailure, OpenError, ReadError};
+use crate::nudge::{Nudge, Nudges};
 use crate::record::Record;
-use crate::sync::{Arc, JoinHandle, Mutex, spawn};
+use crate::sync::{Arc, JoinHandle, Mutex, is_ours, spawn};
 
 mod claim;
 mod core;
 mod entries;
 mod entropy;
+mod granting;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod maintain;
 mod open;
 mod options;
 mod publisher;
+mod reads;
 mod scope;
 mod stats;
 
 use self::core::Core;
 use self::scope::ScopeInner;
-pub use claim::{Begin, Claim, Pending, Waited};
+pub use claim::{Begin, Claim, Ending, Pending, Waited};
 pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
@@ -48,7 +52,14 @@ pub enum Status {
 #[derive(Debug)]
 pub(crate) struct Handle {
     core: Arc<Core>,
-    worker: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the engine's threads are called by.
+struct Bells {
+    worker: Nudge,
+    leader: Nudge,
+    reader: Nudge,
 }
 
 impl Handle {
@@ -57,24 +68,47 @@ impl Handle {
         &self.core
     }
 
-    /// Stops the worker and closes the file; the second call finds nothing left to do.
-    fn close(&self) -> Result<usize, Failure> {
-        let closed = self.core.shut_down();
-        self.core.nudge();
-        let worker = self.worker.lock().take();
-        if let Some(worker) = worker
-            && worker.join().is_err()
-        {
-            return Err(Failure::Panicked);
+    /// Starts the engine's threads.
+    fn start(core: Arc<Core>, bodies: [(&str, Body, Nudges); 3]) -> io::Result<Self> {
+        // Dropped where a thread can't be started, this closes and joins the others.
+        let handle = Self { core, threads: Mutex::default() };
+        for (name, body, nudges) in bodies {
+            let core = Arc::clone(&handle.core);
+            let thread = spawn(name, move || body(&core, &nudges))?;
+            handle.threads.lock().push(thread);
         }
-        closed
+        Ok(handle)
     }
+
+    /// Stops the threads and closes the file; the second call finds nothing left to do.
+    fn close(&self) -> Result<usize, Failure> {
+        close(&self.core, std::mem::take(&mut *self.threads.lock()))
+    }
+}
+
+/// What a thread of the engine does.
+type Body = fn(&Core, &Nudges);
+
+fn close(core: &Core, threads: Vec<JoinHandle<()>>) -> Result<usize, Failure> {
+    let closed = core.shut_down();
+    core.call_all();
+    let joined = threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
+    if joined > 0 {
+        return Err(Failure::Panicked);
+    }
+    closed
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is lost.
-        drop(self.close());
+        if is_ours() {
+            // The last handle went with a task that one of the engine's threads woke or dropped. That thread can't wait for itself.
+            let (core, threads) = (Arc::clone(&self.core), std::mem::take(&mut *self.threads.lock()));
+            drop(spawn("idemkv-close", move || drop(close(&core, threads))));
+        } else {
+            drop(self.close());
+        }
     }
 }
 
@@ -114,16 +148,22 @@ impl Engine {
     }
 
     fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
-        // One wake-up that waits is enough, however many ask for it.
-        let (nudge, nudges) = crossbeam::channel::bounded(1);
         let workers = options.workers;
-        let core = Arc::new(Core::open(path, options, nudge)?);
-        let handle = Arc::new(Handle { core: Arc::clone(&core), worker: Mutex::new(None) });
-        if workers {
-            let worker = spawn("idemkv-worker", move || maintain::work(&core, &nudges))
-                .map_err(|error| IoFailure::new(path, "starting the worker for", error))?;
-            *handle.worker.lock() = Some(worker);
-        }
+        let ((worker, at_work), (leader, at_lead), (reader, at_read)) =
+            (Nudge::pair(), Nudge::pair(), Nudge::pair());
+        let core = Arc::new(Core::open(path, options, Bells { worker, leader, reader })?);
+        let handle = if workers {
+            let bodies: [(&str, Body, Nudges); 3] = [
+                ("idemkv-worker", maintain::work, at_work),
+                ("idemkv-commit", maintain::lead, at_lead),
+                ("idemkv-reads", maintain::read, at_read),
+            ];
+            Handle::start(core, bodies)
+                .map_err(|error| IoFailure::new(path, "starting the threads for", error))?
+        } else {
+            Handle { core, threads: Mutex::default() }
+        };
+        let handle = Arc::new(handle);
         let default = Self::scope_of(&handle, b"");
         Ok(Self { handle, default })
     }
@@ -169,6 +209,37 @@ impl Engine {
     /// As for [`Scope::forget`].
     pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
         self.default.forget(key)
+    }
+
+    /// [`Scope::begin_async`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::begin`].
+    pub async fn begin_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        self.default.begin_async(key, fingerprint).await
+    }
+
+    /// [`Scope::get_async`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::get`].
+    pub async fn get_async(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
+        self.default.get_async(key).await
+    }
+
+    /// [`Scope::forget_async`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::forget`].
+    pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
+        self.default.forget_async(key).await
     }
 
     /// Iterates over all live keys of all scopes, for tools: it reads every record that isn't in memory.

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use super::Bells;
 use super::core::{Core, Counters};
 use super::maintain::{FENCES, Rota};
 use super::options::{CommitMode, Options, Verify};
 use super::publisher::{Op, Publisher};
+use super::reads::Reads;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::{EngineClock, TimeMark};
 use crate::codec::{BadBytes, Entry};
@@ -18,16 +20,13 @@ use crate::record::Record;
 use crate::state::{Fence, Phase};
 use crate::store::{Batch, Meta, Store, StoreError};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
+use crate::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 use crate::{Fingerprint, Timestamp};
 
 impl Core {
     /// Opens the file at `path`, or makes it.
-    pub(super) fn open(
-        path: &Path,
-        options: Options,
-        nudge: crossbeam::channel::Sender<()>,
-    ) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, options: Options, bells: Bells) -> Result<Self, OpenError> {
         let store = open_store(path, &options)?;
         let meta = store.meta();
         let secret = Secret(meta.secret);
@@ -74,12 +73,15 @@ impl Core {
         let room = Arc::new(Room::new(geometry, segments));
         let synced = options.commit_mode == CommitMode::Synced;
         let writer = LogWriter::new(Arc::clone(&log), Arc::clone(&room), id.sealer, salt, synced, last_seq);
+        let timers = Arc::new(Timers::new(bells.worker.clone()));
         let commit = Commit::new(
             Arc::clone(&publisher),
             Arc::clone(&room),
             Arc::clone(&clock),
+            Arc::clone(&timers),
             options.limits(),
             writer,
+            options.workers.then_some(bells.leader),
         );
         Ok(Self {
             options,
@@ -98,7 +100,9 @@ impl Core {
             halted: OnceLock::new(),
             full: Mutex::default(),
             rota: Mutex::new(Rota::default()),
-            nudge,
+            worker: bells.worker,
+            timers,
+            reads: Reads::new(bells.reader),
             counters: Counters::default(),
         })
     }

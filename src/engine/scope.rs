@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::claim::Begin;
 use super::{Handle, Status};
 use crate::Fingerprint;
+use crate::caller::{Caller, block};
 use crate::error::{BeginError, ForgetError, KeyError, ReadError};
 use crate::key::{self, Digest, KeyHasher, Secret};
 use crate::sync::Arc;
@@ -109,7 +110,7 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
-        self.handle.core().status(&self.inner, key.as_ref())
+        block(self.handle.core().status(Caller::Thread, &self.inner, key.as_ref()))
     }
 
     /// Forgets a record, or an interrupted claim, before its time. Durable when it returns; `false` if there was nothing.
@@ -132,6 +133,56 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
-        self.handle.core().forget(&self.inner, key.as_ref())
+        block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref()))
+    }
+
+    /// [`begin`](Self::begin) for tasks, on any executor. It does no I/O and blocks nobody: the engine's own threads do the work.
+    ///
+    /// A future that is dropped before it is ready has claimed nothing: where its claim was on its way already, it is
+    /// released. A claim that is dropped is another matter: that leaves its key interrupted.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin`](Self::begin).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let charges = engine.scope("charges");
+    /// # futures_executor::block_on(async {
+    /// match charges.begin_async("key", Fingerprint::of("request")).await? {
+    ///     Begin::Fresh(claim) => drop(claim.complete_async("reply").await?),
+    ///     Begin::InFlight(pending) => drop(pending.await?),
+    ///     Begin::Done(record) => println!("{:?}", record.body()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn begin_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        self.handle.core().begin_async(&self.handle, &self.inner, key.as_ref(), &fingerprint).await
+    }
+
+    /// [`get`](Self::get) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    pub async fn get_async(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
+        self.handle.core().status(Caller::Task, &self.inner, key.as_ref()).await
+    }
+
+    /// [`forget`](Self::forget) for tasks. A future that is dropped may have forgotten the key or not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`forget`](Self::forget).
+    pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
+        self.handle.core().forget(Caller::Task, &self.inner, key.as_ref()).await
     }
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::clock::Deadline;
 use crate::sync::{Condvar, Mutex};
+use crate::wakers::Wakers;
 
 /// A frame never spans segments, so up to one longest frame of each segment may stay unused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) struct Room {
     geometry: Geometry,
     state: Mutex<State>,
     changed: Condvar,
+    /// Tasks that wait for a change.
+    tasks: Wakers,
 }
 
 #[derive(Debug)]
@@ -66,7 +69,7 @@ impl Room {
             segments,
             durable_segments: segments,
         };
-        Self { geometry, state: Mutex::new(state), changed: Condvar::new() }
+        Self { geometry, state: Mutex::new(state), changed: Condvar::new(), tasks: Wakers::default() }
     }
 
     /// Promises `bytes`, if there is room for them beside all earlier promises.
@@ -84,7 +87,7 @@ impl Room {
         let mut state = self.state.lock();
         state.promised = state.promised.saturating_sub(bytes);
         drop(state);
-        self.changed.notify_all();
+        self.notify();
     }
 
     /// Waits until something changed, or until the deadline.
@@ -101,11 +104,21 @@ impl Room {
         }
     }
 
+    /// Waits until `ready` gives something; it is asked again whenever something changed. For tasks.
+    pub(crate) async fn until<T>(&self, ready: impl FnMut() -> Option<T>) -> T {
+        self.tasks.until(ready).await
+    }
+
+    fn notify(&self) {
+        self.changed.notify_all();
+        self.tasks.wake_all();
+    }
+
     /// Wakes all who wait, so that they look again.
     pub(crate) fn wake(&self) {
         // Taking the lock orders this after the look of whoever is about to wait.
         drop(self.state.lock());
-        self.changed.notify_all();
+        self.notify();
     }
 
     /// Whether less than one segment is left beyond all promises: time to grow or to checkpoint.
@@ -139,7 +152,7 @@ impl Room {
         state.free.push_back(number);
         state.segments += 1;
         drop(state);
-        self.changed.notify_all();
+        self.notify();
     }
 
     /// The segment to write on into when the active one is full; its last frame had sequence `last_seq`.
@@ -172,7 +185,7 @@ impl Room {
             state.free.push_back(segment);
         }
         drop(state);
-        self.changed.notify_all();
+        self.notify();
     }
 }
 

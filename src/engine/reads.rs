@@ -1,0 +1,113 @@
+//! Reading records for tasks, which must not wait for the disk: a thread of the engine's own reads for them.
+
+use std::collections::VecDeque;
+
+use crate::error::ReadError;
+use crate::key::Digest;
+use crate::nudge::Nudge;
+use crate::record::{Place, Record};
+use crate::store::Store;
+use crate::sync::{Arc, Mutex};
+use crate::wakers::Wakers;
+
+/// Reads that may wait; further tasks wait for a place.
+const WAITING_MAX: usize = 1_024;
+
+type Answer = Result<Option<Record>, ReadError>;
+
+#[derive(Debug)]
+pub(crate) struct Reads {
+    /// Leaf lock.
+    queue: Mutex<Queue>,
+    reader: Nudge,
+    /// Tasks that wait for a place in the queue.
+    crowd: Wakers,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+/// A record that is wanted. Dropped without an answer, it tells that the engine is closed.
+#[derive(Debug)]
+struct Job {
+    place: Place,
+    digest: Digest,
+    reply: Arc<Reply>,
+}
+
+#[derive(Debug, Default)]
+struct Reply {
+    answer: Mutex<Option<Answer>>,
+    task: Wakers,
+}
+
+impl Job {
+    fn answer(&self, answer: Answer) {
+        let mut place = self.reply.answer.lock();
+        if place.is_none() {
+            *place = Some(answer);
+        }
+        drop(place);
+        self.reply.task.wake_all();
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // Only the first answer counts. Where it was taken already, nobody looks at another.
+        self.answer(Err(ReadError::Closed));
+    }
+}
+
+impl Reads {
+    pub(super) fn new(reader: Nudge) -> Self {
+        Self { queue: Mutex::default(), reader, crowd: Wakers::default() }
+    }
+
+    /// The record at `place`, as [`Store::read`] gives it.
+    pub(super) async fn read(&self, place: Place, digest: Digest) -> Answer {
+        let reply = Arc::new(Reply::default());
+        self.crowd
+            .until(|| {
+                let mut queue = self.queue.lock();
+                if queue.closed {
+                    return Some(Err(ReadError::Closed));
+                }
+                if queue.jobs.len() >= WAITING_MAX {
+                    return None;
+                }
+                queue.jobs.push_back(Job { place, digest, reply: Arc::clone(&reply) });
+                Some(Ok(()))
+            })
+            .await?;
+        self.reader.nudge();
+        reply.task.until(|| reply.answer.lock().take()).await
+    }
+
+    /// Reads what is wanted by now.
+    pub(super) fn serve(&self, store: &Store) {
+        loop {
+            let job = self.queue.lock().jobs.pop_front();
+            let Some(job) = job else { return };
+            self.crowd.wake_all();
+            job.answer(store.read(job.place, job.digest));
+        }
+    }
+
+    pub(super) fn nudge(&self) {
+        self.reader.nudge();
+    }
+
+    /// Refuses all that is wanted, from now on.
+    pub(super) fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        let refused = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        drop(refused);
+        self.crowd.wake_all();
+    }
+}
