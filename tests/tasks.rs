@@ -1,0 +1,388 @@
+//! Calls of tasks: they never block, they can be dropped at any point, and nobody is left waiting.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use common::{Machine, default_scope, done, fresh, request};
+use futures_executor::block_on;
+use futures_util::future::join_all;
+use idemkv::{Begin, BeginError, Busy, CommitMode, Engine, Failure, Pending, Status, Waited};
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Count {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[track_caller]
+fn ready<F: Future>(future: Pin<&mut F>) -> F::Output {
+    match poll(future) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("should be ready"),
+    }
+}
+
+#[track_caller]
+fn pending(engine: &Engine) -> Pending {
+    match engine.begin("key", request()) {
+        Ok(Begin::InFlight(pending)) => pending,
+        other => panic!("should be in flight, is {other:?}"),
+    }
+}
+
+#[test]
+fn a_task_claims_completes_and_replays() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    {
+        let mut begin = pin!(engine.begin_async("key", request()));
+        assert!(poll(begin.as_mut()).is_pending(), "a grant is not durable before its commit");
+        engine.step();
+        let Begin::Fresh(claim) = ready(begin.as_mut()).unwrap() else { panic!("fresh") };
+        let mut complete = claim.complete_async("reply");
+        assert!(poll(Pin::new(&mut complete)).is_pending(), "a completion is not durable before its commit");
+        engine.step();
+        assert_eq!(ready(Pin::new(&mut complete)).unwrap().body(), b"reply");
+        let mut again = pin!(engine.begin_async("key", request()));
+        assert!(matches!(ready(again.as_mut()), Ok(Begin::Done(record)) if record.body() == b"reply"));
+    }
+    machine.kill(engine);
+    assert_eq!(done(&default_scope(&machine.open()), "key").body(), b"reply");
+}
+
+#[test]
+fn what_tasks_queue_meanwhile_is_one_commit() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let keys: Vec<String> = (0..10).map(|n| format!("key {n}")).collect();
+    let mut begins: Vec<_> = keys.iter().map(|key| Box::pin(engine.begin_async(key, request()))).collect();
+    for begin in &mut begins {
+        assert!(poll(begin.as_mut()).is_pending());
+    }
+    engine.step();
+    for begin in &mut begins {
+        assert!(matches!(ready(begin.as_mut()), Ok(Begin::Fresh(_))));
+    }
+    let stats = engine.stats();
+    assert_eq!((stats.commits, stats.committed_entries), (1, 10));
+}
+
+#[test]
+fn a_begin_dropped_before_it_is_polled_claims_nothing() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    drop(engine.begin_async("key", request()));
+    assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+}
+
+#[test]
+fn a_begin_dropped_while_its_grant_is_on_its_way_gives_the_claim_back() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    {
+        let mut begin = Box::pin(engine.begin_async("key", request()));
+        assert!(poll(begin.as_mut()).is_pending());
+        let other = pending(&engine);
+        drop(begin);
+        engine.step();
+        assert!(matches!(other.wait(), Ok(Waited::Vacant)), "who waited is told");
+    }
+    assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+    assert_eq!(engine.stats().in_flight, 0);
+    machine.kill(engine);
+    let claim = fresh(&default_scope(&machine.open()), "key");
+    assert_eq!((claim.attempt(), claim.interrupted()), (1, None), "nobody had run it");
+}
+
+#[test]
+fn a_begin_dropped_after_an_interruption_keeps_the_interruption() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    drop(fresh(&default_scope(&engine), "key"));
+    {
+        let mut begin = Box::pin(engine.begin_async("key", request()));
+        assert!(poll(begin.as_mut()).is_pending());
+    }
+    engine.step();
+    assert!(matches!(engine.get("key"), Ok(Status::Interrupted(attempt)) if attempt.attempt() == 1));
+    machine.kill(engine);
+    let claim = fresh(&default_scope(&machine.open()), "key");
+    assert_eq!(claim.interrupted().map(|earlier| earlier.attempt()), Some(1));
+}
+
+#[test]
+fn a_begin_dropped_while_it_waits_for_the_queue_leaves_the_key_as_it_was() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let mut first = Box::pin(engine.begin_async("first", request()));
+    assert!(poll(first.as_mut()).is_pending());
+    let mut second = Box::pin(engine.begin_async("second", request()));
+    assert!(poll(second.as_mut()).is_pending());
+    assert!(matches!(engine.get("second"), Ok(Status::InFlight(_))));
+    drop(second);
+    assert!(matches!(engine.get("second"), Ok(Status::Vacant)));
+    engine.step();
+    assert!(matches!(ready(first.as_mut()), Ok(Begin::Fresh(_))));
+    assert_eq!(engine.stats().committed_entries, 1);
+}
+
+#[test]
+fn a_task_waits_for_a_place_in_the_queue_and_no_longer_than_its_patience() {
+    let machine = Machine::default();
+    let patient = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let mut first = Box::pin(patient.begin_async("first", request()));
+    assert!(poll(first.as_mut()).is_pending());
+    let mut second = Box::pin(patient.begin_async("second", request()));
+    assert!(poll(second.as_mut()).is_pending());
+    patient.step();
+    assert!(poll(second.as_mut()).is_pending());
+    patient.step();
+    assert!(matches!(ready(second.as_mut()), Ok(Begin::Fresh(_))));
+
+    let machine = Machine::default();
+    let options = machine.options().queue_entries(1).patience(Duration::ZERO);
+    let hasty = options.open("x.idem").unwrap();
+    let mut first = Box::pin(hasty.begin_async("first", request()));
+    assert!(poll(first.as_mut()).is_pending());
+    let mut second = pin!(hasty.begin_async("second", request()));
+    let refused = ready(second.as_mut());
+    assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
+    assert!(matches!(hasty.get("second"), Ok(Status::Vacant)));
+}
+
+#[test]
+fn a_completion_handed_over_is_carried_out_though_nobody_awaits_it() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let claims = ["done", "failed", "released"].map(|key| fresh(&scope, key));
+    let [to_complete, to_fail, to_release] = claims;
+    drop(to_complete.complete_async("reply"));
+    drop(to_fail.fail_async("no"));
+    drop(to_release.release_async());
+    assert!(matches!(engine.get("done"), Ok(Status::InFlight(_))), "not before it is durable");
+    engine.step();
+    assert_eq!((done(&scope, "done").body(), done(&scope, "failed").body()), (&b"reply"[..], &b"no"[..]));
+    assert!(matches!(engine.get("released"), Ok(Status::Vacant)));
+    assert_eq!(engine.stats().in_flight, 0);
+    drop(scope);
+    machine.kill(engine);
+    assert_eq!(done(&default_scope(&machine.open()), "done").body(), b"reply");
+}
+
+#[test]
+fn a_body_that_is_too_long_gives_the_claim_back() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let claim = fresh(&default_scope(&engine), "key");
+    let error = block_on(claim.complete_async(vec![0; 5_000])).unwrap_err();
+    let claim = error.into_claim().expect("nothing was written");
+    let mut complete = claim.complete_async("short");
+    assert!(poll(Pin::new(&mut complete)).is_pending());
+    engine.step();
+    assert!(ready(Pin::new(&mut complete)).is_ok());
+}
+
+#[test]
+fn a_waiting_task_wakes_however_the_claim_ends() {
+    type End = fn(Engine, idemkv::Claim) -> Option<Engine>;
+    let ends: [(&str, End); 5] = [
+        ("done", |engine, claim| claim.complete("reply").map(|_| engine).ok()),
+        ("failed", |engine, claim| claim.fail("reply").map(|_| engine).ok()),
+        ("vacant", |engine, claim| claim.release().map(|()| engine).ok()),
+        ("interrupted", |engine, claim| {
+            drop(claim);
+            Some(engine)
+        }),
+        ("closed", |engine, claim| {
+            engine.close().unwrap();
+            drop(claim);
+            None
+        }),
+    ];
+    for (name, end) in ends {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let claim = fresh(&default_scope(&engine), "key");
+        let pending = pending(&engine);
+        let (count, mut waiting) = (Arc::new(Count::default()), pin!(pending.wait_async()));
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let engine = end(engine, claim);
+        assert!(count.get() > 0, "{name}: not woken");
+        let waited = ready(waiting.as_mut());
+        match name {
+            "done" | "failed" => {
+                assert!(matches!(waited, Ok(Waited::Done(record)) if record.body() == b"reply"))
+            }
+            "vacant" => assert!(matches!(waited, Ok(Waited::Vacant))),
+            "interrupted" => assert!(matches!(waited, Ok(Waited::Interrupted))),
+            _ => assert!(matches!(waited, Err(BeginError::Closed))),
+        }
+        drop(engine);
+    }
+}
+
+#[test]
+fn waiting_tasks_are_told_of_a_failed_commit() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let claim = fresh(&default_scope(&engine), "key");
+    let pending = pending(&engine);
+    let mut waiting = pin!(pending.wait_async());
+    assert!(poll(waiting.as_mut()).is_pending());
+    let mut begin = pin!(engine.begin_async("other", request()));
+    assert!(poll(begin.as_mut()).is_pending());
+    machine.disk.fail_syncs(Some("-wal"));
+    engine.step();
+    assert!(matches!(ready(waiting.as_mut()), Err(BeginError::Failed(Failure::Io(_)))));
+    assert!(matches!(ready(begin.as_mut()), Err(BeginError::Failed(Failure::Io(_)))));
+    drop(claim);
+}
+
+#[test]
+fn a_wait_with_a_timeout_ends_with_it() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let _claim = fresh(&default_scope(&engine), "key");
+    let pending = pending(&engine);
+    assert!(matches!(block_on(pending.wait_timeout_async(Duration::ZERO)), Ok(Waited::TimedOut)));
+    let mut waiting = pin!(pending.wait_timeout_async(Duration::from_secs(3_600)));
+    assert!(poll(waiting.as_mut()).is_pending());
+}
+
+#[test]
+fn the_worker_wakes_a_task_at_its_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("x.idem")).unwrap();
+    let _claim = fresh(&default_scope(&engine), "key");
+    let pending = pending(&engine);
+    let waited = block_on(pending.wait_timeout_async(Duration::from_millis(5)));
+    assert!(matches!(waited, Ok(Waited::TimedOut)));
+}
+
+#[test]
+fn a_record_on_disk_is_read_for_a_task_by_somebody_else() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    engine.close().unwrap();
+    let engine = machine.open();
+    let mut begin = pin!(engine.begin_async("key", request()));
+    assert!(poll(begin.as_mut()).is_pending(), "a task does not read");
+    engine.step();
+    assert!(matches!(ready(begin.as_mut()), Ok(Begin::Done(record)) if record.body() == b"reply"));
+
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    engine.close().unwrap();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let mut begin = pin!(scope.get_async("key"));
+    assert!(poll(begin.as_mut()).is_pending());
+    engine.close().unwrap();
+    assert!(ready(begin.as_mut()).is_err(), "a closed engine answers");
+}
+
+#[test]
+fn a_key_is_forgotten_for_a_task_even_if_it_does_not_wait() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    {
+        let mut forget = Box::pin(engine.forget_async("key"));
+        assert!(poll(forget.as_mut()).is_pending());
+    }
+    engine.step();
+    assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+}
+
+#[test]
+fn many_tasks_on_a_real_file_with_the_engines_own_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::options().commit_mode(CommitMode::Buffered).open(dir.path().join("x.idem")).unwrap();
+    let effects: Vec<AtomicUsize> = (0..200).map(|_| AtomicUsize::new(0)).collect();
+    let deliver = async |n: usize| {
+        let key = format!("key {}", n % 200);
+        loop {
+            match engine.begin_async(&key, request()).await.unwrap() {
+                Begin::Fresh(claim) => {
+                    effects[n % 200].fetch_add(1, Ordering::SeqCst);
+                    return drop(claim.complete_async(&key).await.unwrap());
+                }
+                Begin::InFlight(pending) => drop(pending.await.unwrap()),
+                Begin::Done(record) => return assert_eq!(record.body(), key.as_bytes()),
+            }
+        }
+    };
+    block_on(join_all((0..2_000).map(deliver)));
+    assert!(effects.iter().all(|effects| effects.load(Ordering::SeqCst) == 1));
+    engine.close().unwrap();
+}
+
+/// Drops the last handle on an engine where its own thread wakes it.
+struct Last(std::sync::Mutex<Option<Engine>>);
+
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+#[test]
+fn the_last_handle_may_go_on_one_of_the_engines_own_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.idem");
+    let engine = Engine::open(&path).unwrap();
+    let claim = fresh(&default_scope(&engine), "key");
+    let pending = pending(&engine);
+    let last = Arc::new(Last(std::sync::Mutex::new(Some(engine.clone()))));
+    let waker = Waker::from(Arc::clone(&last));
+    let mut waiting = Box::pin(pending.into_future());
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let complete = claim.complete_async("reply");
+    drop(engine);
+    drop((complete, waker));
+    // The future of the one who waits holds a handle too.
+    while last.0.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    drop(waiting);
+    let engine = loop {
+        match Engine::open(&path) {
+            Ok(engine) => break engine,
+            Err(idemkv::OpenError::Locked(_)) => std::thread::yield_now(),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(done(&default_scope(&engine), "key").body(), b"reply");
+}
