@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use common::{REQUEST, Spread, as_str, key, mixed, now, rounded, verdict};
 use dashmap::DashMap;
-use idemkv::{Begin, CommitMode, Engine, Intents};
+use idemkv::{Begin, CommitMode, Durability, Engine};
 use serde_json::json;
 
 mod common;
@@ -77,7 +77,7 @@ impl Pair {
             .cache_bytes(16 << 30)
             .log_segment_bytes(64 << 20)
             .log_bytes(1 << 30)
-            .intents(Intents::MemoryOnly)
+            .durability(Durability::Completions)
             .commit_mode(CommitMode::Buffered)
             .open(scratch.path().join("lookup.idem"))
             .unwrap();

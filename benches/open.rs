@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{REQUEST, Spread, as_str, key, millis, mixed, now, rounded, verdict};
-use idemkv::{Begin, CommitMode, Engine, Intents};
+use idemkv::{Begin, CommitMode, Durability, Engine};
 use serde_json::json;
 
 mod common;
@@ -122,7 +122,11 @@ fn child(told: &str) -> ! {
 }
 
 fn open(path: &Path) -> Engine {
-    Engine::options().intents(Intents::MemoryOnly).commit_mode(CommitMode::Buffered).open(path).unwrap()
+    Engine::options()
+        .durability(Durability::Completions)
+        .commit_mode(CommitMode::Buffered)
+        .open(path)
+        .unwrap()
 }
 
 fn complete(engine: &Engine, numbers: std::ops::Range<u64>) {

@@ -7,7 +7,7 @@ use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::key::Digest;
 use crate::state::{Facts, Fence};
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use crate::wakers::Wakers;
 use crate::{Fingerprint, Record, Timestamp};
 
@@ -42,6 +42,53 @@ impl AttemptInfo {
     }
 }
 
+/// What a claim noted of how far it had come; see [`Claim::checkpoint`](crate::Claim::checkpoint). Cheap to clone.
+#[derive(Clone)]
+pub struct Checkpoint(Arc<Kept>);
+
+struct Kept {
+    bytes: Box<[u8]>,
+    budget: Arc<Budget>,
+}
+
+/// Bytes of all checkpoints in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Budget(AtomicUsize);
+
+impl Budget {
+    /// Whether so many bytes more are within `max`.
+    pub(crate) fn has_room(&self, bytes: usize, max: usize) -> bool {
+        self.0.load(Ordering::Relaxed).saturating_add(bytes) <= max
+    }
+}
+
+impl Checkpoint {
+    pub(crate) fn new(bytes: &[u8], budget: &Arc<Budget>) -> Self {
+        budget.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        Self(Arc::new(Kept { bytes: bytes.into(), budget: Arc::clone(budget) }))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for Checkpoint {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
 /// How an attempt ended, as those who wait for it are told.
 #[derive(Clone, Debug)]
 pub(crate) enum Ended {
@@ -60,6 +107,8 @@ pub(crate) struct Attempt {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
     pub(crate) ttl: Duration,
+    /// How long the claim is good without being renewed.
+    pub(crate) lease: Option<Duration>,
     pub(crate) earlier: Option<AttemptInfo>,
     /// Scope, then key.
     names: Box<[u8]>,
@@ -68,6 +117,12 @@ pub(crate) struct Attempt {
     interrupted_ms: AtomicU64,
     /// The claim was released and did nothing, but an earlier attempt may have.
     returned: AtomicBool,
+    /// When its lease ends, in ms; changed under the lock of its key's shard.
+    lease_until_ms: AtomicU64,
+    /// Until when the claim is good although no process holds it, in ms; `HELD` otherwise. Durable.
+    detached_until_ms: AtomicU64,
+    /// Leaf lock.
+    checkpoint: Mutex<Option<Checkpoint>>,
     /// Set once. Leaf lock: nothing else is locked under it.
     ended: Mutex<Option<Ended>>,
     woken: Condvar,
@@ -76,6 +131,8 @@ pub(crate) struct Attempt {
 }
 
 const ALIVE: u64 = u64::MAX;
+const HELD: u64 = 0;
+const NO_END: Timestamp = Timestamp::from_millis(u64::MAX);
 
 /// All that makes an attempt, by name.
 pub(crate) struct AttemptParts<'a> {
@@ -87,11 +144,14 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
     pub(crate) ttl: Duration,
+    pub(crate) lease: Option<Duration>,
     pub(crate) earlier: Option<AttemptInfo>,
+    pub(crate) checkpoint: Option<Checkpoint>,
 }
 
 impl Attempt {
-    pub(crate) fn new(parts: &AttemptParts<'_>) -> Self {
+    pub(crate) fn new(parts: AttemptParts<'_>) -> Self {
+        let lease_until = parts.lease.map_or(NO_END, |lease| parts.started.saturating_add(lease));
         Self {
             digest: parts.digest,
             fence: parts.fence,
@@ -99,11 +159,15 @@ impl Attempt {
             fingerprint: parts.fingerprint,
             started: parts.started,
             ttl: parts.ttl,
+            lease: parts.lease,
             earlier: parts.earlier,
             names: [parts.scope, parts.key].concat().into(),
             scope_len: parts.scope.len(),
             interrupted_ms: AtomicU64::new(ALIVE),
             returned: AtomicBool::new(false),
+            lease_until_ms: AtomicU64::new(lease_until.as_millis()),
+            detached_until_ms: AtomicU64::new(HELD),
+            checkpoint: Mutex::new(parts.checkpoint),
             ended: Mutex::new(None),
             woken: Condvar::new(),
             tasks: Wakers::default(),
@@ -111,13 +175,13 @@ impl Attempt {
     }
 
     /// The attempt that a row from disk tells of. Its names were checked when the row was decoded.
-    pub(crate) fn from_row(row: &IntentRow<'_>) -> Self {
+    pub(crate) fn from_row(row: &IntentRow<'_>, budget: &Arc<Budget>) -> Self {
         let earlier = row.earlier.map(|earlier| AttemptInfo {
             fence: Fence::new(earlier.fence),
             attempt: earlier.attempt,
             started: Timestamp::from_millis(earlier.started_ms),
         });
-        let attempt = Self::new(&AttemptParts {
+        let attempt = Self::new(AttemptParts {
             digest: Digest::from_u128(row.digest),
             scope: row.scope,
             key: row.key,
@@ -126,13 +190,19 @@ impl Attempt {
             fingerprint: Fingerprint::from_bytes(row.fingerprint),
             started: Timestamp::from_millis(row.started_ms),
             ttl: Duration::from_millis(row.ttl_ms),
+            lease: row.lease_ms.map(Duration::from_millis),
             earlier,
+            checkpoint: row.checkpoint.map(|bytes| Checkpoint::new(bytes, budget)),
         });
+        if let Some(until) = row.detached_until_ms {
+            attempt.detach(Timestamp::from_millis(until));
+        }
         attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
         attempt.returned.store(row.returned, Ordering::Release);
         attempt
     }
 
+    /// The row of the log; that of the store has the checkpoint as well.
     pub(crate) fn row(&self) -> IntentRow<'_> {
         IntentRow {
             digest: self.digest.as_u128(),
@@ -150,6 +220,9 @@ impl Attempt {
             }),
             interrupted_ms: self.interrupted().map(Timestamp::as_millis),
             returned: self.returned.load(Ordering::Acquire),
+            lease_ms: self.lease.map(millis),
+            detached_until_ms: self.detached_until().map(Timestamp::as_millis),
+            checkpoint: None,
         }
     }
 
@@ -170,6 +243,56 @@ impl Attempt {
     pub(crate) fn remembered_until(&self) -> Timestamp {
         let since = self.interrupted().unwrap_or(self.started);
         since.saturating_add(self.ttl)
+    }
+
+    /// When its lease ends; the end of time where it has none.
+    #[inline]
+    pub(crate) fn lease_until(&self) -> Timestamp {
+        Timestamp::from_millis(self.lease_until_ms.load(Ordering::Acquire))
+    }
+
+    /// Starts the lease anew.
+    pub(crate) fn renew(&self, now: Timestamp) {
+        if let Some(lease) = self.lease {
+            self.lease_until_ms.store(now.saturating_add(lease).as_millis(), Ordering::Release);
+        }
+    }
+
+    /// Notes that no process holds the claim, and that it is good until then all the same.
+    pub(crate) fn detach(&self, until: Timestamp) {
+        self.lease_until_ms.store(until.as_millis(), Ordering::Release);
+        self.detached_until_ms.store(until.as_millis(), Ordering::Release);
+    }
+
+    /// Notes that a process holds the claim.
+    pub(crate) fn attach(&self) {
+        self.detached_until_ms.store(HELD, Ordering::Release);
+    }
+
+    pub(crate) fn detached_until(&self) -> Option<Timestamp> {
+        match self.detached_until_ms.load(Ordering::Acquire) {
+            HELD => None,
+            until => Some(Timestamp::from_millis(until)),
+        }
+    }
+
+    /// The last checkpoint, of this attempt or of one before it.
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
+        self.checkpoint.lock().clone()
+    }
+
+    pub(crate) fn set_checkpoint(&self, checkpoint: Checkpoint) {
+        let before = self.checkpoint.lock().replace(checkpoint);
+        drop(before);
+    }
+
+    /// Takes over the checkpoint of the attempt before it, unless it has one.
+    pub(crate) fn inherit(&self, earlier: &Self) {
+        let inherited = earlier.checkpoint();
+        let mut checkpoint = self.checkpoint.lock();
+        if checkpoint.is_none() {
+            *checkpoint = inherited;
+        }
     }
 
     pub(crate) fn interrupted(&self) -> Option<Timestamp> {

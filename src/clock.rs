@@ -86,7 +86,7 @@ impl Stopwatch {
 }
 
 /// A deadline in real time, for bounded waits of threads.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
@@ -103,6 +103,10 @@ impl Deadline {
 
     pub(crate) fn min(self, other: Self) -> Self {
         Self(self.0.into_iter().chain(other.0).min())
+    }
+
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        self.min(other).0 == self.0 && self.0 != other.0
     }
 
     /// The instant to wait until; `None` means for ever.

@@ -35,6 +35,12 @@ pub(crate) enum Entry<'a> {
     Vacated(VacatedRow),
     /// Nothing happened but time.
     Mark,
+    /// A claim was given a checkpoint.
+    Checkpoint(CheckpointRow<'a>),
+    /// A claim was handed over as a token.
+    Detached(DetachedRow),
+    /// A scope was given a policy.
+    Declared(ScopeRow<'a>),
 }
 
 /// A claim that was granted and, as far as this row knows, has not ended.
@@ -54,6 +60,56 @@ pub(crate) struct IntentRow<'a> {
     pub(crate) interrupted_ms: Option<u64>,
     /// The claim was released and did nothing: it is the earlier attempt that may have.
     pub(crate) returned: bool,
+    pub(crate) lease_ms: Option<u64>,
+    /// Until when the claim is good although no process holds it: it was handed over as a token.
+    pub(crate) detached_until_ms: Option<u64>,
+    /// The last checkpoint, in the store. In the log it has entries of its own.
+    pub(crate) checkpoint: Option<&'a [u8]>,
+}
+
+/// A checkpoint of a claim.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct CheckpointRow<'a> {
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// A claim that was handed over as a token.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct DetachedRow {
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    /// Until when it is good.
+    pub(crate) until_ms: u64,
+}
+
+/// A claim, as a token names it.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct TokenRow<'a> {
+    pub(crate) file_id: [u8; 16],
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    pub(crate) scope: &'a [u8],
+}
+
+/// A scope and its policy.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct ScopeRow<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) policy: PolicyRow,
+}
+
+/// A policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub(crate) struct PolicyRow {
+    pub(crate) ttl_ms: u64,
+    pub(crate) refuse: bool,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) lease_ms: Option<u64>,
+    pub(crate) intents: bool,
+    pub(crate) relaxed_ms: Option<u64>,
+    pub(crate) max_in_flight: Option<u32>,
 }
 
 /// An earlier attempt that was interrupted.
@@ -235,6 +291,9 @@ mod tests {
             earlier: Some(EarlierRow { fence: 4, attempt: 1, started_ms: 900 }),
             interrupted_ms: None,
             returned: false,
+            lease_ms: Some(8),
+            detached_until_ms: None,
+            checkpoint: None,
         })
     }
 
@@ -274,7 +333,7 @@ mod tests {
                 "0000000004030201000000000000000000000000010000000000000073030000000000000\
                  06b6579{sevens}050000000000000002000000e8030000000000003c0000000000000001\
                  0400000000000000010000008403000000000000\
-                 0000"
+                 000001080000000000000000"
             )
         );
         let zeros = "00".repeat(32);
@@ -292,6 +351,18 @@ mod tests {
             "02000000010000000000000000000000000000000200000000000000010300000000000000"
         );
         assert_eq!(hex(&Entry::Mark), "03000000");
+        let checkpoint = Entry::Checkpoint(CheckpointRow { digest: 1, fence: 2, bytes: b"hi" });
+        assert_eq!(
+            hex(&checkpoint),
+            "04000000010000000000000000000000000000000200000000000000020000000000000068             69"
+        );
+        let detached = Entry::Detached(DetachedRow { digest: 1, fence: 2, until_ms: 3 });
+        assert_eq!(
+            hex(&detached),
+            "050000000100000000000000000000000000000002000000000000000300000000000000"
+        );
+        let declared = Entry::Declared(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
+        assert_eq!(hex(&declared), "06000000010000000000000073005c260500000000000000010000");
     }
 
     #[test]

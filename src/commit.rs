@@ -14,7 +14,8 @@ use crate::clock::{Deadline, EngineClock, Stopwatch};
 use crate::error::{Busy, CommitError, Failure};
 use crate::nudge::Nudge;
 use crate::sync::{
-    Arc, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, Thread, current, park,
+    Arc, AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, Thread, current,
+    park,
 };
 use crate::timers::Timers;
 use crate::wakers::Wakers;
@@ -83,8 +84,12 @@ pub(crate) struct Commit<P: Publish> {
     drained: Condvar,
     /// Tasks that wait for the same.
     tasks_drained: Wakers,
-    /// Calls the thread that leads for tasks; `None` where there is none, and tasks' entries wait until somebody leads.
+    /// Calls the thread that leads where no caller does; `None` where there is none, and tasks' entries wait until somebody leads.
     leader: Option<Nudge>,
+    /// Somebody waits for that thread.
+    is_called: AtomicBool,
+    /// When it has to lead though nobody waits: entries were acknowledged before they are durable. Leaf lock.
+    flush_at: Mutex<Option<Deadline>>,
     timers: Arc<Timers>,
     failure: OnceLock<Failure>,
     stats: Counters,
@@ -95,6 +100,8 @@ struct Queue<T> {
     bytes: usize,
     entries: usize,
     writer: Option<LogWriter>,
+    /// The fate of the group that is being written.
+    writing: Option<Arc<Fate>>,
     closed: bool,
     /// Buffers of written groups, to be used again.
     spare: Vec<FrameBuf>,
@@ -231,6 +238,7 @@ impl<P: Publish> Commit<P> {
             bytes: 0,
             entries: 0,
             writer: Some(writer),
+            writing: None,
             closed: false,
             spare: Vec::new(),
         };
@@ -243,6 +251,8 @@ impl<P: Publish> Commit<P> {
             drained: Condvar::new(),
             tasks_drained: Wakers::default(),
             leader,
+            is_called: AtomicBool::new(false),
+            flush_at: Mutex::default(),
             timers,
             failure: OnceLock::new(),
             stats: Counters::default(),
@@ -299,7 +309,8 @@ impl<P: Publish> Commit<P> {
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
         let ticket = self.push(&mut queue, entry, op, promised);
-        if caller == Caller::Task {
+        // More than one group is more than anybody should leave for later.
+        if caller == Caller::Task || queue.groups.len() > 1 {
             self.call_leader(&queue);
         }
         Ok(ticket)
@@ -345,15 +356,67 @@ impl<P: Publish> Commit<P> {
 
     /// Sees to it that somebody leads, if nobody does.
     fn call_leader(&self, queue: &Queue<P::Op>) {
-        if let Some(leader) = self.leader.as_ref().filter(|_| queue.writer.is_some()) {
-            leader.nudge();
+        if queue.writer.is_some() {
+            self.call();
         }
+    }
+
+    /// Has what is queued written soon.
+    pub(crate) fn call(&self) {
+        self.is_called.store(true, Ordering::Release);
+        self.nudge_leader();
     }
 
     pub(crate) fn nudge_leader(&self) {
         if let Some(leader) = &self.leader {
             leader.nudge();
         }
+    }
+
+    /// Has what is queued by now written within this time.
+    pub(crate) fn flush_within(&self, within: Duration) {
+        let deadline = Deadline::after(within);
+        let mut flush_at = self.flush_at.lock();
+        let is_earlier = flush_at.is_none_or(|at| deadline.is_before(at));
+        if is_earlier {
+            *flush_at = Some(deadline);
+        }
+        drop(flush_at);
+        if is_earlier {
+            self.nudge_leader();
+        }
+    }
+
+    /// Leads if somebody called, or if it is time to flush; gives the time until which there is nothing to do. For the
+    /// engine's own thread.
+    pub(crate) fn lead_if_called(&self) -> Deadline {
+        let mut flush_at = self.flush_at.lock();
+        let is_due = flush_at.is_some_and(Deadline::has_passed);
+        let next = if is_due { flush_at.take().map(|_| Deadline::NEVER) } else { *flush_at };
+        drop(flush_at);
+        // Both are taken back before what they stand for is done.
+        let is_called = self.is_called.swap(false, Ordering::AcqRel);
+        if is_due || is_called {
+            self.drain();
+        }
+        next.unwrap_or(Deadline::NEVER)
+    }
+
+    /// Waits until everything queued by now is durable.
+    pub(crate) async fn flush(&self, caller: Caller) -> Result<(), CommitError> {
+        let ticket = {
+            let queue = self.queue.lock();
+            if let Some(failure) = self.failure.get() {
+                return Err(CommitError::Failed(failure.clone()));
+            }
+            let last = queue.groups.back().map(|group| &group.fate).or(queue.writing.as_ref());
+            let Some(fate) = last else { return Ok(()) };
+            if caller == Caller::Task {
+                self.call_leader(&queue);
+            }
+            Ticket(Arc::clone(fate))
+        };
+        self.settled(caller, &ticket).await
     }
 
     fn notify_drained(&self) {
@@ -478,6 +541,7 @@ impl<P: Publish> Commit<P> {
             }
             queue.bytes -= group.bytes;
             queue.entries -= group.ops.len();
+            queue.writing = Some(Arc::clone(&group.fate));
             drop(queue);
             self.notify_drained();
             let written = self.write(&mut writer, group);
@@ -495,17 +559,18 @@ impl<P: Publish> Commit<P> {
             led += 1;
         }
         queue.writer = Some(writer);
+        queue.writing = None;
         self.notify_drained();
         queue
     }
 
-    /// Whether somebody else was woken to lead: a thread that waits for the next group, or the leader for tasks.
+    /// Whether somebody else was woken to lead: a thread that waits for the next group, or the engine's own.
     fn hand_over(&self, next: &Fate) -> bool {
-        next.wake_a_leader()
-            || self.leader.as_ref().is_some_and(|leader| {
-                leader.nudge();
-                true
-            })
+        if next.wake_a_leader() {
+            return true;
+        }
+        self.call();
+        self.leader.is_some()
     }
 
     /// Makes one group durable and publishes it; gives its buffer back. `None` after a failure.

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::Claim;
 use crate::sync::Arc;
+use crate::{AttemptInfo, Claim, Status};
 
 /// A key that can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +188,22 @@ impl OptionError {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    pub(crate) fn new(name: &'static str, value: impl fmt::Debug, allowed: &str) -> Self {
+        Self { name, value: format!("{value:?}"), allowed: allowed.to_owned() }
+    }
+
+    pub(crate) fn unless_within<T: PartialOrd + Copy + fmt::Debug>(
+        name: &'static str,
+        value: T,
+        min: T,
+        max: T,
+    ) -> Result<(), Self> {
+        if value >= min && value <= max {
+            return Ok(());
+        }
+        Err(Self::new(name, value, &format!("{min:?} to {max:?}")))
     }
 }
 
@@ -386,7 +402,12 @@ pub enum Busy {
     },
     /// As many claims are out as may be.
     TooManyClaims {
-        /// The limit, see `Options::max_in_flight`.
+        /// The limit, see `Options::max_in_flight` and `Policy::max_in_flight`.
+        max: usize,
+    },
+    /// The checkpoints of all claims take as much memory as they may.
+    TooManyCheckpointBytes {
+        /// The limit, see `Options::max_checkpoint_bytes`.
         max: usize,
     },
     /// The disk has no room for what a new claim may need. Completions within `Options::reserve_bytes` of claims already granted still succeed.
@@ -409,6 +430,12 @@ impl fmt::Display for Busy {
                     "{max} claims are out, which is the limit; try again later, or raise `max_in_flight`"
                 )
             }
+            Self::TooManyCheckpointBytes { max } => {
+                write!(
+                    f,
+                    "checkpoints take {max} bytes of memory, which is the limit; make them shorter, or raise `max_checkpoint_bytes`"
+                )
+            }
             Self::DiskFull(failure) => {
                 write!(
                     f,
@@ -422,7 +449,7 @@ impl fmt::Display for Busy {
 impl Error for Busy {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::QueueFull { .. } | Self::TooManyClaims { .. } => None,
+            Self::QueueFull { .. } | Self::TooManyClaims { .. } | Self::TooManyCheckpointBytes { .. } => None,
             Self::DiskFull(failure) => Some(failure),
         }
     }
@@ -436,6 +463,8 @@ pub enum BeginError {
     Key(KeyError),
     /// The key was used before, with another fingerprint: a client sent two requests under one key.
     KeyReused,
+    /// The last attempt ended without an outcome, and the scope's policy lets no other run by itself.
+    Unresolved(AttemptInfo),
     /// A limit held for too long; trying again later can succeed.
     Busy(Busy),
     /// The engine stopped granting claims; records known to be durable are still replayed.
@@ -463,6 +492,11 @@ impl fmt::Display for BeginError {
             Self::KeyReused => f.write_str(
                 "the idempotency key was used for another request; send a new key with a new request",
             ),
+            Self::Unresolved(attempt) => write!(
+                f,
+                "attempt {} ended without an outcome, so its effect may have happened; find out, then say so with `resolve`",
+                attempt.attempt()
+            ),
             Self::Busy(busy) => busy.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
             Self::Closed => f.write_str(CLOSED),
@@ -476,7 +510,7 @@ impl Error for BeginError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Key(error) => Some(error),
-            Self::KeyReused | Self::Closed => None,
+            Self::KeyReused | Self::Unresolved(_) | Self::Closed => None,
             Self::Busy(busy) => Some(busy),
             Self::Failed(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
@@ -547,35 +581,87 @@ impl Error for CommitError {
 /// Why a claim could not be ended. Where nothing was written, the claim comes back with the error.
 #[derive(Debug)]
 pub struct EndError {
-    reason: EndReason,
+    reason: ClaimError,
     claim: Option<Box<Claim>>,
 }
 
-/// The reason within an [`EndError`].
+/// Why a claim was refused something.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum EndReason {
-    /// The body is longer than the limit.
+pub enum ClaimError {
+    /// The body, or the checkpoint, is longer than the limit.
     BodyTooLarge {
         /// Its length in bytes.
         len: usize,
         /// The limit, see `Options::max_body_bytes`.
         max: usize,
     },
-    /// The claim is not the current one for its key.
-    Superseded,
+    /// The claim is not the current one for its key: its lease ran out. Here is what became of the key.
+    Superseded(Box<Status>),
+    /// The claim's scope has no leases, and a claim without one would be lost with its token.
+    NoLease,
     /// The commit did not happen, or is not known to have happened.
     Commit(CommitError),
 }
 
+impl ClaimError {
+    /// Whether the same call can succeed later, with no change.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Commit(CommitError::Busy(_)))
+    }
+}
+
+impl fmt::Display for ClaimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BodyTooLarge { len, max } => write!(
+                f,
+                "the body has {len} bytes, the limit is {max}; complete the claim with a smaller one, or raise `max_body_bytes`"
+            ),
+            Self::Superseded(current) => {
+                let now = match &**current {
+                    Status::Vacant => "vacant",
+                    Status::InFlight(_) => "in flight with another claim",
+                    Status::Interrupted(_) => "interrupted",
+                    Status::Done(_) => "done",
+                };
+                write!(
+                    f,
+                    "the claim's lease has run out, and its key is {now}; look what became of the operation before acting"
+                )
+            }
+            Self::NoLease => f.write_str(
+                "the claim has no lease, so it can't be handed over as a token; declare a policy with a lease for its scope",
+            ),
+            Self::Commit(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for ClaimError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::BodyTooLarge { .. } | Self::Superseded(_) | Self::NoLease => None,
+            Self::Commit(error) => Some(error),
+        }
+    }
+}
+
+impl From<CommitError> for ClaimError {
+    fn from(error: CommitError) -> Self {
+        Self::Commit(error)
+    }
+}
+
 impl EndError {
-    pub(crate) fn new(reason: EndReason, claim: Option<Claim>) -> Self {
+    pub(crate) fn new(reason: ClaimError, claim: Option<Claim>) -> Self {
         Self { reason, claim: claim.map(Box::new) }
     }
 
     /// What went wrong.
     #[must_use]
-    pub fn reason(&self) -> &EndReason {
+    pub fn reason(&self) -> &ClaimError {
         &self.reason
     }
 
@@ -589,31 +675,161 @@ impl EndError {
     /// Whether ending the claim again later can succeed, with no change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self.reason, EndReason::Commit(CommitError::Busy(_)))
+        self.reason.is_retryable()
     }
 }
 
 impl fmt::Display for EndError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reason {
-            EndReason::BodyTooLarge { len, max } => write!(
-                f,
-                "the body has {len} bytes, the limit is {max}; complete the claim with a smaller one, or raise `max_body_bytes`"
-            ),
-            EndReason::Superseded => f.write_str(
-                "the claim is not the current one for its key; look what became of the key before acting",
-            ),
-            EndReason::Commit(error) => error.fmt(f),
-        }
+        self.reason.fmt(f)
     }
 }
 
 impl Error for EndError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.reason {
-            EndReason::BodyTooLarge { .. } | EndReason::Superseded => None,
-            EndReason::Commit(error) => Some(error),
+        Some(&self.reason)
+    }
+}
+
+/// Why an interrupted key could not be resolved.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The key is not interrupted: here is what it is.
+    NotInterrupted(Box<Status>),
+    /// No claim could be had.
+    Begin(BeginError),
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInterrupted(_) => {
+                f.write_str("the key is not interrupted, so there is nothing to resolve; look at what it is")
+            }
+            Self::Begin(error) => error.fmt(f),
         }
+    }
+}
+
+impl Error for ResolveError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::NotInterrupted(_) => None,
+            Self::Begin(error) => Some(error),
+        }
+    }
+}
+
+impl From<BeginError> for ResolveError {
+    fn from(error: BeginError) -> Self {
+        Self::Begin(error)
+    }
+}
+
+/// Why a claim could not be taken up again from its token.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// These bytes are no token, or not what they were.
+    Malformed,
+    /// Another file granted the claim.
+    OtherFile,
+    /// The claim belongs to another scope.
+    OtherScope,
+    /// The claim is not the current one for its key: it has ended, or its lease ran out. Here is what became of the key.
+    Superseded(Box<Status>),
+    /// Somebody in this process holds the claim already.
+    Held,
+    /// The engine stopped granting claims, or is closed.
+    Begin(BeginError),
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("these bytes are not a token; pass them on as they were given"),
+            Self::OtherFile => {
+                f.write_str("the token is of another file; resume the claim where it was granted")
+            }
+            Self::OtherScope => f.write_str("the token is of another scope; resume the claim in its own"),
+            Self::Superseded(_) => f.write_str(
+                "the claim has ended or its lease has run out; look what became of the operation before acting",
+            ),
+            Self::Held => f.write_str("the claim is held already; a token is resumed once"),
+            Self::Begin(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for TokenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Malformed | Self::OtherFile | Self::OtherScope | Self::Superseded(_) | Self::Held => None,
+            Self::Begin(error) => Some(error),
+        }
+    }
+}
+
+impl From<BeginError> for TokenError {
+    fn from(error: BeginError) -> Self {
+        Self::Begin(error)
+    }
+}
+
+/// Why a scope could not be given a policy.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum DeclareError {
+    /// The scope's name is too long.
+    Name(KeyError),
+    /// A part of the policy is out of range, or contradicts another.
+    Policy(OptionError),
+    /// So many scopes have policies of their own already.
+    TooManyScopes {
+        /// The limit.
+        max: usize,
+    },
+    /// The commit did not happen, or is not known to have happened.
+    Commit(CommitError),
+}
+
+impl fmt::Display for DeclareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(error) => error.fmt(f),
+            Self::Policy(error) => error.fmt(f),
+            Self::TooManyScopes { max } => {
+                write!(
+                    f,
+                    "{max} scopes have policies of their own, which is the limit; use the default policy"
+                )
+            }
+            Self::Commit(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for DeclareError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Name(error) => Some(error),
+            Self::Policy(error) => Some(error),
+            Self::TooManyScopes { .. } => None,
+            Self::Commit(error) => Some(error),
+        }
+    }
+}
+
+impl From<OptionError> for DeclareError {
+    fn from(error: OptionError) -> Self {
+        Self::Policy(error)
+    }
+}
+
+impl From<CommitError> for DeclareError {
+    fn from(error: CommitError) -> Self {
+        Self::Commit(error)
     }
 }
 

@@ -26,7 +26,7 @@
 //!
 //! # What holds
 //!
-//! With the default [`Intents`] and [`CommitMode`]:
+//! With the default [`Durability`] and [`CommitMode`]:
 //!
 //! - Of all callers with one key, one holds a [`Claim`] at any time. [`Begin::Fresh`] is returned once the grant is durable.
 //! - [`Begin::Done`] is returned only for a completion that would survive a power cut.
@@ -49,9 +49,11 @@ mod fingerprint;
 mod index;
 mod key;
 mod nudge;
+mod policy;
 mod record;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
+mod step_key;
 mod store;
 mod sync;
 mod tail;
@@ -59,19 +61,21 @@ mod timers;
 mod wakers;
 mod wal;
 
-pub use attempt::AttemptInfo;
+pub use attempt::{AttemptInfo, Checkpoint};
 pub use clock::Timestamp;
 pub use engine::{
-    Begin, Claim, Closed, CommitMode, Ending, Engine, Entries, Intents, KeyEntry, Options, Pending, Scope,
+    Begin, Claim, ClaimToken, Closed, CommitMode, Ending, Engine, Entries, KeyEntry, Options, Pending, Scope,
     Stats, Status, Verify, Waited,
 };
 pub use error::{
-    BeginError, Busy, CommitError, Damage, EndError, EndReason, Failure, ForgetError, IoFailure, KeyError,
-    OpenError, OptionError, ReadError,
+    BeginError, Busy, ClaimError, CommitError, Damage, DeclareError, EndError, Failure, ForgetError,
+    IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
+pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};
 pub use state::Fence;
+pub use step_key::StepKey;
 
 /// Tools for deterministic tests: a simulated disk, a manual clock, hand-stepped workers, and the state machine itself.
 ///

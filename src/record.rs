@@ -55,6 +55,8 @@ struct Header {
     place: AtomicU64,
     /// Set by lookups, cleared by the eviction hand as it passes.
     touched: AtomicBool,
+    /// Whether it would survive a crash.
+    durable: AtomicBool,
     outcome: Outcome,
     scope_len: u16,
     key_len: u16,
@@ -111,6 +113,7 @@ impl Record {
             fingerprint: parts.fingerprint,
             place: AtomicU64::new(place.map_or(NOT_STORED, |place| place.0)),
             touched: AtomicBool::new(true),
+            durable: AtomicBool::new(place.is_some()),
             outcome: parts.outcome,
             scope_len: short(parts.scope.len()),
             key_len: short(parts.key.len()),
@@ -164,6 +167,17 @@ impl Record {
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.0.header.header.fence
+    }
+
+    /// Whether the record is durable by now, in the way the file was opened for. Always, but for one that was acknowledged early; see
+    /// [`Durability::Relaxed`](crate::Durability::Relaxed).
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.0.header.header.durable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_durable(&self) {
+        self.0.header.header.durable.store(true, Ordering::Release);
     }
 
     /// When the claim was granted.

@@ -48,8 +48,8 @@ pub struct Facts<'a> {
 pub enum State<'a> {
     /// Nothing is known of the key.
     Vacant,
-    /// A claim is out.
-    InFlight(Facts<'a>),
+    /// A claim is out; its lease ends at the time given, which is the end of time where it has none.
+    InFlight(Facts<'a>, Timestamp),
     /// The claim has ended, or the record is being forgotten; the log has it, but it isn't durable yet.
     Ending(Facts<'a>),
     /// The claim ended with no outcome known; remembered until the time given.
@@ -67,11 +67,28 @@ pub enum Event<'a> {
         fingerprint: &'a Fingerprint,
         /// When it asks.
         now: Timestamp,
+        /// How many attempts may have been made before somebody has to resolve an interruption: 1 where none is to be
+        /// run again by itself, `u32::MAX` where there is no limit.
+        attempts_max: u32,
+    },
+    /// Somebody who knows, or decides, what became of an interrupted claim asks to say so.
+    Resolve {
+        /// When it asks.
+        now: Timestamp,
+    },
+    /// The claim with this fence is used: renewed, or given a checkpoint.
+    Use {
+        /// The claim's fence.
+        fence: Fence,
+        /// When.
+        now: Timestamp,
     },
     /// The claim with this fence hands its outcome, or its release, to the log.
     End {
         /// The claim's fence.
         fence: Fence,
+        /// When.
+        now: Timestamp,
     },
     /// The claim with this fence is gone without an outcome: dropped, panicked, or its process died.
     Abandon {
@@ -85,6 +102,11 @@ pub enum Event<'a> {
     },
     /// The log holds, durably, that a claim with this fence was granted.
     Granted {
+        /// The claim's fence.
+        fence: Fence,
+    },
+    /// The log holds, durably, a note on the claim with this fence: a checkpoint, or that it was handed over as a token.
+    Noted {
         /// The claim's fence.
         fence: Fence,
     },
@@ -125,6 +147,8 @@ pub enum Decision {
     Replay,
     /// Another request used this key: refuse.
     Reused,
+    /// The key is interrupted, and was attempted often enough: refuse until somebody resolves it.
+    Unresolved,
     /// The claim is not the current one: refuse.
     Superseded,
     /// Somebody holds the key, so it can't be forgotten: refuse.
@@ -146,6 +170,7 @@ impl Decision {
             | Self::Wait
             | Self::Replay
             | Self::Reused
+            | Self::Unresolved
             | Self::Superseded
             | Self::Busy
             | Self::Stay => None,
@@ -171,13 +196,13 @@ pub enum Phase {
 /// Decides what `event` does to a key in `state`.
 ///
 /// A state whose time has come counts as vacant, before anything else. Then the fingerprint is checked, before
-/// anything about the state. Events that come from the log carry fences: a lower one than the state's is history.
+/// anything else about the state. Events that come from the log carry fences: a lower one than the state's is history.
 #[must_use]
 #[inline]
 pub fn decide(state: State<'_>, event: Event<'_>) -> Decision {
     match state {
         State::Vacant => vacant(event),
-        State::InFlight(facts) => in_flight(facts, event),
+        State::InFlight(facts, lease) => in_flight(facts, lease, event),
         State::Ending(facts) => ending(facts, event),
         State::Interrupted(facts, expires) => interrupted(facts, expires, event),
         State::Done(facts, expires) => done(facts, expires, event),
@@ -187,29 +212,39 @@ pub fn decide(state: State<'_>, event: Event<'_>) -> Decision {
 fn vacant(event: Event<'_>) -> Decision {
     match event {
         Event::Begin { .. } => Decision::Grant { attempt: 1 },
-        Event::End { .. } => Decision::Superseded,
+        Event::Use { .. } | Event::End { .. } => Decision::Superseded,
         Event::Granted { .. } => Decision::Become(Phase::InFlight),
         // A claim with a memory-only intent leaves no other trace in the log than its completion.
         Event::Completed { .. } => Decision::Become(Phase::Done),
         Event::Returned { .. } => Decision::Become(Phase::Interrupted),
-        Event::Abandon { .. } | Event::Forget { .. } | Event::Vacated { .. } | Event::Sweep { .. } => {
-            Decision::Stay
-        }
+        Event::Resolve { .. }
+        | Event::Abandon { .. }
+        | Event::Forget { .. }
+        | Event::Noted { .. }
+        | Event::Vacated { .. }
+        | Event::Sweep { .. } => Decision::Stay,
     }
 }
 
-fn in_flight(facts: Facts<'_>, event: Event<'_>) -> Decision {
+fn in_flight(facts: Facts<'_>, lease: Timestamp, event: Event<'_>) -> Decision {
     match event {
+        Event::Begin { now, .. } | Event::Resolve { now } | Event::Forget { now } if now >= lease => {
+            Decision::Become(Phase::Interrupted)
+        }
         Event::Begin { fingerprint, .. } => wait_unless_reused(facts, fingerprint),
-        Event::End { fence } => if_current(facts, fence, Phase::Ending),
+        Event::Use { now, .. } | Event::End { now, .. } if now >= lease => Decision::Superseded,
+        Event::Use { fence, .. } => if_current(facts, fence, Phase::InFlight),
+        Event::End { fence, .. } => if_current(facts, fence, Phase::Ending),
         Event::Abandon { fence } if fence == facts.fence => Decision::Become(Phase::Interrupted),
         Event::Abandon { .. } => Decision::Stay,
-        Event::Forget { .. } => Decision::Busy,
+        Event::Resolve { .. } | Event::Forget { .. } => Decision::Busy,
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
+        Event::Noted { fence } => if_same(facts, fence, Phase::InFlight),
         Event::Completed { fence } => if_not_older(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
         Event::Returned { fence } => if_not_older(facts, fence, Phase::Interrupted),
-        // A claim that is out never expires: its holder is alive.
+        // A claim without a lease never expires: its holder is alive.
+        Event::Sweep { now } if now >= lease => Decision::Become(Phase::Interrupted),
         Event::Sweep { .. } => Decision::Stay,
     }
 }
@@ -217,11 +252,12 @@ fn in_flight(facts: Facts<'_>, event: Event<'_>) -> Decision {
 fn ending(facts: Facts<'_>, event: Event<'_>) -> Decision {
     match event {
         Event::Begin { fingerprint, .. } => wait_unless_reused(facts, fingerprint),
-        Event::End { .. } => Decision::Superseded,
+        Event::Use { .. } | Event::End { .. } => Decision::Superseded,
         // The outcome is in the log's hands; the claim that is dropped after handing it over changes nothing.
         Event::Abandon { .. } | Event::Sweep { .. } => Decision::Stay,
-        Event::Forget { .. } => Decision::Busy,
+        Event::Resolve { .. } | Event::Forget { .. } => Decision::Busy,
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
+        Event::Noted { fence } => if_same(facts, fence, Phase::Ending),
         Event::Completed { fence } => if_not_older(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
         Event::Returned { fence } => if_not_older(facts, fence, Phase::Interrupted),
@@ -232,12 +268,16 @@ fn interrupted(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decisi
     match event {
         Event::Begin { now, .. } if now >= expires => Decision::Grant { attempt: 1 },
         Event::Begin { fingerprint, .. } if fingerprint != facts.fingerprint => Decision::Reused,
-        Event::Begin { .. } => Decision::Grant { attempt: facts.attempt.saturating_add(1) },
-        Event::End { .. } => Decision::Superseded,
+        Event::Begin { attempts_max, .. } if facts.attempt >= attempts_max => Decision::Unresolved,
+        Event::Begin { .. } => next_attempt(facts),
+        Event::Resolve { now } if now >= expires => Decision::Stay,
+        Event::Resolve { .. } => next_attempt(facts),
+        Event::Use { .. } | Event::End { .. } => Decision::Superseded,
         Event::Abandon { .. } => Decision::Stay,
         Event::Forget { now } if now >= expires => Decision::Stay,
         Event::Forget { .. } => Decision::Become(Phase::Ending),
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
+        Event::Noted { fence } => if_same(facts, fence, Phase::Interrupted),
         Event::Completed { fence } => if_not_older(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
         Event::Returned { fence } => if_not_older(facts, fence, Phase::Interrupted),
@@ -251,8 +291,8 @@ fn done(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decision {
         Event::Begin { now, .. } if now >= expires => Decision::Grant { attempt: 1 },
         Event::Begin { fingerprint, .. } if fingerprint != facts.fingerprint => Decision::Reused,
         Event::Begin { .. } => Decision::Replay,
-        Event::End { .. } => Decision::Superseded,
-        Event::Abandon { .. } => Decision::Stay,
+        Event::Use { .. } | Event::End { .. } => Decision::Superseded,
+        Event::Resolve { .. } | Event::Abandon { .. } | Event::Noted { .. } => Decision::Stay,
         Event::Forget { now } if now >= expires => Decision::Stay,
         Event::Forget { .. } => Decision::Become(Phase::Ending),
         // Granted over a record that had expired by then.
@@ -267,6 +307,14 @@ fn done(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decision {
 
 fn wait_unless_reused(facts: Facts<'_>, fingerprint: &Fingerprint) -> Decision {
     if fingerprint == facts.fingerprint { Decision::Wait } else { Decision::Reused }
+}
+
+fn next_attempt(facts: Facts<'_>) -> Decision {
+    Decision::Grant { attempt: facts.attempt.saturating_add(1) }
+}
+
+fn if_same(facts: Facts<'_>, fence: Fence, phase: Phase) -> Decision {
+    if fence == facts.fence { Decision::Become(phase) } else { Decision::Stay }
 }
 
 fn if_current(facts: Facts<'_>, fence: Fence, phase: Phase) -> Decision {

@@ -4,12 +4,13 @@
 //! whole and moves it to the store. Both go through the same code, so what a crash leaves behind is checkpointed like
 //! anything else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::codec;
+use crate::codec::{self, IntentRow, ScopeRow};
 use crate::key::Digest;
+use crate::policy::Policy;
 use crate::record::Record;
 use crate::store::Batch;
 use crate::sync::Arc;
@@ -36,6 +37,8 @@ struct Word {
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     words: HashMap<Digest, Word>,
+    /// Scopes that were given a policy.
+    scopes: BTreeMap<Box<[u8]>, Policy>,
     /// Sequence of the last frame folded in; zero for none.
     pub(crate) seq: u64,
     /// When the oldest thing in here was folded in.
@@ -48,9 +51,9 @@ impl Tail {
         Self { seq, ..Self::default() }
     }
 
-    /// Keys in here.
+    /// Keys and scopes in here.
     pub(crate) fn len(&self) -> usize {
-        self.words.len()
+        self.words.len() + self.scopes.len()
     }
 
     pub(crate) fn fold(
@@ -65,6 +68,11 @@ impl Tail {
         self.words.insert(digest, Word { last, forgotten_until: forgotten_until.max(earlier) });
     }
 
+    pub(crate) fn declare(&mut self, scope: &[u8], policy: Policy, now: Timestamp) {
+        self.since.get_or_insert(now);
+        self.scopes.insert(scope.into(), policy);
+    }
+
     /// Puts a tail whose checkpoint failed back under this one, which is newer.
     pub(crate) fn put_back(&mut self, older: Self) {
         let newer = std::mem::replace(self, older);
@@ -75,11 +83,17 @@ impl Tail {
             let forgotten_until = word.forgotten_until.max(earlier);
             self.words.insert(digest, Word { forgotten_until, ..word });
         }
+        self.scopes.extend(newer.scopes);
     }
 
     /// What a checkpoint has to write. A key's claim row ends with anything but an open claim.
     pub(crate) fn batch(&self, reclaim_max: usize) -> Batch {
         let mut batch = Batch { reclaim_max, ..Batch::default() };
+        for (name, policy) in &self.scopes {
+            let mut row = Vec::new();
+            codec::encode_into(&ScopeRow { name, policy: policy.row() }, &mut row);
+            batch.scopes.push((name.clone(), row));
+        }
         for (digest, word) in &self.words {
             batch.forgotten.extend(word.forgotten_until.map(|until| (*digest, until)));
             match &word.last {
@@ -89,7 +103,9 @@ impl Tail {
                 }
                 Last::Open(attempt) => {
                     let mut row = Vec::new();
-                    codec::encode_into(&attempt.row(), &mut row);
+                    let checkpoint = attempt.checkpoint();
+                    let open = IntentRow { checkpoint: checkpoint.as_deref(), ..attempt.row() };
+                    codec::encode_into(&open, &mut row);
                     batch.claims.push((*digest, row));
                 }
                 Last::Vacant => batch.ended.push(*digest),

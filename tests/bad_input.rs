@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use idemkv::sim::{CrashKind, SimDisk};
 use idemkv::{
-    Begin, BeginError, Claim, EndReason, Engine, Fingerprint, ForgetError, KeyError, OpenError, Options,
+    Begin, BeginError, Claim, ClaimError, Engine, Fingerprint, ForgetError, KeyError, OpenError, Options,
     Outcome, ReadError, Status, Verify,
 };
 use redb::ReadableDatabase;
@@ -162,7 +162,7 @@ fn a_body_over_the_limit_gives_the_claim_back_and_it_can_still_be_completed() {
     let engine = small().open(directory.path().join("x.idem")).unwrap();
     let long = vec![b'x'; 4_097];
     let error = claim(&engine, "key").complete(&long).unwrap_err();
-    assert!(matches!(error.reason(), EndReason::BodyTooLarge { len: 4_097, max: 4_096 }), "{error}");
+    assert!(matches!(error.reason(), ClaimError::BodyTooLarge { len: 4_097, max: 4_096 }), "{error}");
     assert_says(&error, &["4097 bytes", "the limit is 4096", "smaller", "max_body_bytes"]);
     assert!(!error.is_retryable());
     let error = error.into_claim().unwrap().fail(&long).unwrap_err();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Busy, CommitError, CommitMode, EndReason, Status};
+use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Status};
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
@@ -30,7 +30,7 @@ fn after_a_failed_commit_nothing_is_granted_and_what_is_durable_is_still_replaye
 
     machine.disk.fail_syncs(Some("-wal"));
     let error = first.complete("unknown").unwrap_err();
-    assert!(matches!(error.reason(), EndReason::Commit(CommitError::Failed(_))), "{error}");
+    assert!(matches!(error.reason(), ClaimError::Commit(CommitError::Failed(_))), "{error}");
     assert!(error.into_claim().is_none());
     machine.disk.fail_syncs(None);
 

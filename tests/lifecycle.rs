@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::{
-    Begin, BeginError, Engine, Fingerprint, ForgetError, Intents, Outcome, Status, Timestamp, Waited,
+    Begin, BeginError, Durability, Engine, Fingerprint, ForgetError, Outcome, Status, Timestamp, Waited,
 };
 
 #[test]
@@ -331,7 +331,7 @@ fn a_key_in_flight_cannot_be_forgotten() {
 #[test]
 fn memory_only_intents_cost_no_commit_and_are_gone_after_a_kill() {
     let machine = Machine::default();
-    let engine = machine.options().intents(Intents::MemoryOnly).open("x.idem").unwrap();
+    let engine = machine.options().durability(Durability::Completions).open("x.idem").unwrap();
     let scope = default_scope(&engine);
     let out = fresh(&scope, "out");
     fresh(&scope, "released").release().unwrap();

@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, abort};
 
-use idemkv::{Begin, CommitMode, Engine, Fingerprint, Intents, Outcome, Status};
+use idemkv::{Begin, CommitMode, Durability, Engine, Fingerprint, Outcome, Status};
 
 const RECORDS: u64 = 4_000;
 /// Completed by a process that is killed before any checkpoint.
@@ -88,7 +88,7 @@ fn killed_over(path: &Path, from: u64) {
 fn open(path: &Path) -> Engine {
     Engine::options()
         .commit_mode(CommitMode::Buffered)
-        .intents(Intents::Durable)
+        .durability(Durability::Full)
         // Most records have to be read from the file.
         .cache_bytes(1 << 20)
         .open(path)

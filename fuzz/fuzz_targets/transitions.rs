@@ -93,7 +93,7 @@ impl World {
         let before = self.key;
         let live = self.promises.live.is_some() || self.promises.ending.is_some();
         let done = self.promises.done.filter(|(_, until)| self.now_ms < *until);
-        let event = Event::Begin { fingerprint: &REQUESTS[request], now: self.now() };
+        let event = Event::Begin { fingerprint: &REQUESTS[request], now: self.now(), attempts_max: u32::MAX };
         match decide(before.state(), event) {
             Decision::Grant { attempt } => {
                 assert!(!live, "granted while a claim is out");
@@ -112,7 +112,7 @@ impl World {
     }
 
     fn end(&mut self, by: Fence) {
-        match decide(self.key.state(), Event::End { fence: by }) {
+        match decide(self.key.state(), Event::End { fence: by, now: self.now() }) {
             Decision::Become(Phase::Ending) => {
                 assert_eq!(self.promises.live.take(), Some(by.get()), "ended by somebody who had not the claim");
                 self.promises.ending = Some(by.get());

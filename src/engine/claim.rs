@@ -7,15 +7,18 @@ use std::time::Duration;
 use super::Handle;
 use super::core::{Core, Permit, ended_by};
 use super::publisher::Op;
-use crate::attempt::{Attempt, AttemptInfo, Ended};
+use super::token::ClaimToken;
+use crate::attempt::{Attempt, AttemptInfo, Checkpoint, Ended};
 use crate::caller::{Caller, block};
 use crate::clock::Deadline;
-use crate::codec::{self, CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
+use crate::codec::{self, CheckpointRow, CompletionRow, DetachedRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
 use crate::commit::Ticket;
-use crate::error::{BeginError, CommitError, EndError, EndReason};
+use crate::error::{BeginError, Busy, ClaimError, CommitError, EndError};
 use crate::index::{Change, Slot};
+use crate::policy::Durability;
 use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Event, Fence, decide};
+use crate::step_key::StepKey;
 use crate::sync::Arc;
 use crate::wal::frame::entry_bytes_max;
 use crate::{Fingerprint, Timestamp};
@@ -50,13 +53,22 @@ pub struct Claim {
 #[derive(Debug)]
 struct Live {
     permit: Permit,
+    terms: Terms,
+}
+
+/// On what terms a claim was granted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
     /// Whether the log knows of the claim.
-    logged: bool,
+    pub(super) logged: bool,
+    /// Whether it speaks for the attempts before it as well.
+    pub(super) resolves: bool,
+    pub(super) durability: Durability,
 }
 
 impl Claim {
-    pub(super) fn new(attempt: Arc<Attempt>, permit: Permit, logged: bool) -> Self {
-        Self { live: Some(Live { permit, logged }), attempt }
+    pub(super) fn new(attempt: Arc<Attempt>, permit: Permit, terms: Terms) -> Self {
+        Self { live: Some(Live { permit, terms }), attempt }
     }
 
     /// 1 for the first claim of a key, one more for each that follows an interruption.
@@ -83,6 +95,256 @@ impl Claim {
     #[must_use]
     pub fn interrupted(&self) -> Option<AttemptInfo> {
         self.attempt.earlier
+    }
+
+    /// The last checkpoint of this attempt, or else of the attempts before it since the key was vacant.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> Option<Checkpoint> {
+        self.attempt.checkpoint()
+    }
+
+    /// Notes how far the operation has come, durably: should this attempt be interrupted, the next one finds it. A later
+    /// checkpoint replaces it.
+    ///
+    /// # Errors
+    ///
+    /// When it is longer than a body may be, checkpoints take too much memory already, the claim's lease ran out, the disk stays full, a commit
+    /// fails, or the engine is closed.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let Begin::Fresh(mut claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.checkpoint("card charged")?;
+    /// drop(claim); // the process dies before the receipt is sent
+    ///
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// assert_eq!(claim.last_checkpoint().as_deref(), Some(&b"card charged"[..]));
+    /// # claim.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn checkpoint(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
+        block(self.checkpoint_as(Caller::Thread, note.as_ref()))
+    }
+
+    /// [`checkpoint`](Self::checkpoint) for tasks. A future that is dropped may have made the checkpoint or not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`checkpoint`](Self::checkpoint).
+    pub async fn checkpoint_async(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
+        self.checkpoint_as(Caller::Task, note.as_ref()).await
+    }
+
+    async fn checkpoint_as(&mut self, caller: Caller, note: &[u8]) -> Result<(), ClaimError> {
+        self.check_body(note.len())?;
+        let handle = self.handle();
+        let core = handle.core();
+        let max = core.options.max_checkpoint_bytes;
+        if !core.checkpoint_bytes.has_room(note.len(), max) {
+            return Err(CommitError::Busy(Busy::TooManyCheckpointBytes { max }).into());
+        }
+        let (digest, fence) = (self.attempt.digest, self.attempt.fence);
+        let row = CheckpointRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
+        let mut entry = Vec::with_capacity(ENTRY_OVERHEAD_MAX + note.len());
+        codec::encode_into(&Entry::Checkpoint(row), &mut entry);
+        let checkpoint = Checkpoint::new(note, &core.checkpoint_bytes);
+        let op = Op::Checkpointed(digest, fence, None);
+        // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
+        let ticket =
+            self.note(caller, &entry, op, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
+        Ok(core.commit.settled(caller, &ticket).await?)
+    }
+
+    /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
+    /// before the entry is durable.
+    async fn note(
+        &mut self,
+        caller: Caller,
+        entry: &[u8],
+        op: Op,
+        change: impl FnOnce(&Attempt, Timestamp),
+    ) -> Result<Ticket, ClaimError> {
+        let handle = self.handle();
+        let core = handle.core();
+        let mut intent = Vec::new();
+        if !self.is_logged() {
+            // The log knows nothing of the claim that the entry is about.
+            codec::encode_into(&Entry::Intent(self.attempt.row()), &mut intent);
+        }
+        let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
+        let costs = if intent.is_empty() { cost(entry) } else { cost(entry) + cost(&intent) };
+        core.promise(caller, costs).await?;
+        if !self.use_now(core, change) {
+            core.room.withdraw(costs);
+            return Err(core.superseded(caller, &self.attempt).await);
+        }
+        let append = |entry: &[u8], op| {
+            core.commit
+                .append_promised(caller, entry, op, cost(entry))
+                .inspect_err(|_| core.room.withdraw(cost(entry)))
+        };
+        if !intent.is_empty() {
+            let granted = append(&intent, Op::Granted(Arc::clone(&self.attempt)));
+            // Whoever waits for the entry behind it has waited for it too.
+            drop(granted.inspect_err(|_| core.room.withdraw(cost(entry)))?);
+            if let Some(live) = &mut self.live {
+                live.terms.logged = true;
+            }
+        }
+        Ok(append(entry, op)?)
+    }
+
+    fn is_logged(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.terms.logged)
+    }
+
+    /// Changes the claim, if it is good; whether it is.
+    fn use_now(&self, core: &Core, change: impl FnOnce(&Attempt, Timestamp)) -> bool {
+        core.index.change(self.attempt.digest, |slot| {
+            let now = core.clock.now();
+            let event = Event::Use { fence: self.attempt.fence, now };
+            let good = decide(slot.state(core.index.epoch()), event).becomes().is_some();
+            if good {
+                change(&self.attempt, now);
+            }
+            (Change::Keep, good)
+        })
+    }
+
+    /// Starts the claim's lease anew, for a worker that is alive and takes longer. Without a lease there is nothing to renew,
+    /// and it succeeds. It touches no disk.
+    ///
+    /// # Errors
+    ///
+    /// When the lease has run out: the key is interrupted, or somebody else's by now.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
+    /// claim.renew()?;
+    /// # claim.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn renew(&self) -> Result<(), ClaimError> {
+        let handle = self.handle();
+        let core = handle.core();
+        if self.use_now(core, Attempt::renew) {
+            return Ok(());
+        }
+        // Only a record that has left memory would be read for the answer, and the winner's has just come in.
+        Err(block(core.superseded(Caller::Thread, &self.attempt)))
+    }
+
+    /// When the lease ends; `None` without one.
+    #[must_use]
+    pub fn lease_until(&self) -> Option<Timestamp> {
+        self.attempt.lease.map(|_| self.attempt.lease_until())
+    }
+
+    /// A key for a step of the operation, to be sent to a downstream service as its idempotency key. The same in every attempt, and
+    /// after a restart: it depends on the file, the scope, the key, the fingerprint and the step's name alone.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let Begin::Fresh(first) = engine.begin("key", request)? else { panic!() };
+    /// let charge = first.step_key("charge-card");
+    /// assert_ne!(charge, first.step_key("send-receipt"));
+    /// drop(first);
+    /// let Begin::Fresh(second) = engine.begin("key", request)? else { panic!() };
+    /// assert_eq!(second.step_key("charge-card"), charge);
+    /// assert_eq!(charge.to_string().len(), 36); // in the form of a UUID
+    /// # second.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn step_key(&self, step: impl AsRef<[u8]>) -> StepKey {
+        let attempt = &self.attempt;
+        StepKey::new(
+            &self.handle().core().secret,
+            attempt.scope(),
+            attempt.key(),
+            &attempt.fingerprint,
+            step.as_ref(),
+        )
+    }
+
+    /// Hands the claim over as a token, which another process can keep while it does the work. The claim stays out, also across
+    /// a restart of this process, until [`Scope::resume`](crate::Scope::resume) takes it up again or its lease, which starts anew here, runs out.
+    ///
+    /// # Errors
+    ///
+    /// When the claim has no lease, or as for [`checkpoint`](Self::checkpoint). Where nothing was written the error gives the claim
+    /// back.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, ClaimToken, Engine, Fingerprint};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
+    /// let token = claim.into_token()?;
+    /// let message = token.as_bytes().to_vec(); // to a worker, and back with its result
+    /// jobs.resume(&ClaimToken::from_bytes(message))?.complete("reply")?;
+    /// assert!(matches!(jobs.begin("key", request)?, Begin::Done(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_token(self) -> Result<ClaimToken, EndError> {
+        block(self.into_token_as(Caller::Thread))
+    }
+
+    /// [`into_token`](Self::into_token) for tasks. A future that is dropped leaves the key in flight until the lease runs out.
+    ///
+    /// # Errors
+    ///
+    /// As for [`into_token`](Self::into_token).
+    pub async fn into_token_async(self) -> Result<ClaimToken, EndError> {
+        self.into_token_as(Caller::Task).await
+    }
+
+    async fn into_token_as(mut self, caller: Caller) -> Result<ClaimToken, EndError> {
+        let attempt = Arc::clone(&self.attempt);
+        let Some(lease) = attempt.lease else { return Err(EndError::new(ClaimError::NoLease, Some(self))) };
+        let handle = self.handle();
+        let core = handle.core();
+        // The lease starts here, and not after the wait for room.
+        let until = core.clock.now().saturating_add(lease);
+        let (digest, fence) = (attempt.digest, attempt.fence);
+        let row = DetachedRow { digest: digest.as_u128(), fence: fence.get(), until_ms: until.as_millis() };
+        let mut entry = Vec::new();
+        codec::encode_into(&Entry::Detached(row), &mut entry);
+        let op = Op::Detached(digest, fence, None);
+        match self.note(caller, &entry, op, |attempt, _now| attempt.detach(until)).await {
+            Ok(ticket) => {
+                // Nobody holds the claim from here on.
+                core.detached.put(fence, self.take_live().permit.into_share());
+                let settled = core.commit.settled(caller, &ticket).await;
+                settled.map_err(|error| EndError::new(error.into(), None))?;
+                Ok(core.token(&attempt))
+            }
+            Err(error) => {
+                attempt.attach();
+                let is_over =
+                    matches!(error, ClaimError::Superseded(_) | ClaimError::Commit(CommitError::Failed(_)));
+                if is_over {
+                    self.live = None;
+                    return Err(EndError::new(error, None));
+                }
+                Err(EndError::new(error, Some(self)))
+            }
+        }
     }
 
     /// A number greater than that of every claim that this file granted before this one was asked for. Hand it to downstream systems that can refuse a
@@ -168,10 +430,8 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn release(self) -> Result<(), EndError> {
-        match self.hand_over_release(Caller::Thread)? {
-            Some(handed) => block(handed.settled(Caller::Thread)),
-            None => Ok(()),
-        }
+        let handed = self.hand_over_release(Caller::Thread);
+        block(released(Caller::Thread, handed))
     }
 
     /// [`complete`](Self::complete) for tasks.
@@ -219,12 +479,7 @@ impl Claim {
     /// As for [`release`](Self::release).
     pub fn release_async(self) -> Ending<()> {
         let handed = self.hand_over_release(Caller::Task);
-        Ending::new(async move {
-            match handed? {
-                Some(handed) => handed.settled(Caller::Task).await,
-                None => Ok(()),
-            }
-        })
+        Ending::new(released(Caller::Task, handed))
     }
 
     /// Releases without waiting for it; for a claim that its caller never saw.
@@ -265,20 +520,22 @@ impl Claim {
     }
 
     /// `None` where the log need not know.
-    fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, EndError> {
+    fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, Refusal> {
         let live = self.take_live();
         let attempt = Arc::clone(&self.attempt);
-        let core = live.permit.handle.core();
-        if let Err(reason) = take_for_ending(core, &attempt) {
-            return Err(EndError::new(reason, None));
+        let handle = Arc::clone(&live.permit.handle);
+        let core = handle.core();
+        if !take_for_ending(core, &attempt) {
+            return Err(Refusal::Superseded(handle, attempt));
         }
+        let vacates = attempt.earlier.is_none() || live.terms.resolves;
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
-        if !live.logged && attempt.earlier.is_none() {
+        if !live.terms.logged && attempt.earlier.is_none() {
             core.put_back(&attempt, Slot::Vacant);
             attempt.end(Ended::Vacated);
             return Ok(None);
         }
-        if attempt.earlier.is_none() {
+        if vacates {
             let entry = super::core::vacated_entry(&attempt, None);
             return self.hand_over(caller, live, &entry, Op::Vacated(attempt, None)).map(Some);
         }
@@ -295,8 +552,12 @@ impl Claim {
         if let Err(reason) = block(self.make_room(caller, body.len())) {
             return Err(EndError::new(reason, Some(self)));
         }
-        let (handed, record) = self.hand_over_result(caller, outcome, body)?;
-        block(handed.settled(caller)).map(|()| record)
+        block(async {
+            match self.hand_over_result(caller, outcome, body) {
+                Ok((handed, record)) => handed.acknowledged(caller).await.map(|()| record),
+                Err(refusal) => Err(refusal.explained(caller).await),
+            }
+        })
     }
 
     fn finish_async(self, outcome: Outcome, body: &[u8]) -> Ending<Record> {
@@ -313,11 +574,13 @@ impl Claim {
                 Ok(handed) => handed,
                 Err((mut claim, body)) => match claim.make_room(caller, body.len()).await {
                     Ok(()) => claim.hand_over_result(caller, outcome, &body),
-                    Err(reason) => Err(EndError::new(reason, Some(claim))),
+                    Err(reason) => return Err(EndError::new(reason, Some(claim))),
                 },
             };
-            let (handed, record) = handed?;
-            handed.settled(caller).await.map(|()| record)
+            match handed {
+                Ok((handed, record)) => handed.acknowledged(caller).await.map(|()| record),
+                Err(refusal) => Err(refusal.explained(caller).await),
+            }
         })
     }
 
@@ -327,19 +590,19 @@ impl Claim {
         entry_bytes_max(ENTRY_OVERHEAD_MAX + names + body_len) as u64
     }
 
-    fn check_body(&self, len: usize) -> Result<(), EndReason> {
+    fn check_body(&self, len: usize) -> Result<(), ClaimError> {
         let max = self.handle().core().options.max_body_bytes;
-        if len > max { Err(EndReason::BodyTooLarge { len, max }) } else { Ok(()) }
+        if len > max { Err(ClaimError::BodyTooLarge { len, max }) } else { Ok(()) }
     }
 
     /// Sees to it that a completion with a body of so many bytes is allowed, and has room.
-    async fn make_room(&mut self, caller: Caller, body_len: usize) -> Result<(), EndReason> {
+    async fn make_room(&mut self, caller: Caller, body_len: usize) -> Result<(), ClaimError> {
         self.check_body(body_len)?;
         let needed = self.room_for(body_len);
         let Some(live) = &mut self.live else {
             unreachable!("only ending takes the permit, and ending consumes")
         };
-        live.permit.raise(caller, needed).await.map_err(EndReason::Commit)
+        live.permit.raise(caller, needed).await.map_err(ClaimError::Commit)
     }
 
     /// Hands the outcome to the log. Room was made for it.
@@ -348,12 +611,13 @@ impl Claim {
         caller: Caller,
         outcome: Outcome,
         body: &[u8],
-    ) -> Result<(Handed, Record), EndError> {
+    ) -> Result<(Handed, Record), Refusal> {
         let live = self.take_live();
         let attempt = Arc::clone(&self.attempt);
-        let core = live.permit.handle.core();
-        if let Err(reason) = take_for_ending(core, &attempt) {
-            return Err(EndError::new(reason, None));
+        let handle = Arc::clone(&live.permit.handle);
+        let core = handle.core();
+        if !take_for_ending(core, &attempt) {
+            return Err(Refusal::Superseded(handle, attempt));
         }
         let completed = core.clock.now();
         let record = Record::new(
@@ -374,29 +638,51 @@ impl Claim {
         );
         let mut entry = Vec::with_capacity(ENTRY_OVERHEAD_MAX + record.footprint());
         codec::encode_into(&Entry::Completion(CompletionRow::from(&record)), &mut entry);
+        // What is flushed later calls nobody now.
+        let relaxed = matches!(live.terms.durability, Durability::Relaxed(_));
+        let caller = if relaxed { Caller::Thread } else { caller };
         let handed = self.hand_over(caller, live, &entry, Op::Completed(attempt, record.clone()))?;
         Ok((handed, record))
     }
 
     /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
-    fn hand_over(mut self, caller: Caller, mut live: Live, entry: &[u8], op: Op) -> Result<Handed, EndError> {
+    fn hand_over(mut self, caller: Caller, mut live: Live, entry: &[u8], op: Op) -> Result<Handed, Refusal> {
         let handle = Arc::clone(&live.permit.handle);
         let core = handle.core();
         let cost = entry_bytes_max(entry.len()) as u64;
         match core.commit.append_promised(caller, entry, op, cost) {
             Ok(ticket) => {
                 live.permit.spend(cost);
+                core.leases.forget(&self.attempt);
                 Ok(Handed { live, ticket })
             }
             Err(error @ CommitError::Failed(_)) => {
                 self.attempt.end(ended_by(&error));
-                Err(EndError::new(EndReason::Commit(error), None))
+                Err(Refusal::Other(EndError::new(ClaimError::Commit(error), None)))
             }
             Err(error @ (CommitError::Busy(_) | CommitError::Closed)) => {
                 core.put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
                 self.live = Some(live);
-                Err(EndError::new(EndReason::Commit(error), Some(self)))
+                Err(Refusal::Other(EndError::new(ClaimError::Commit(error), Some(self))))
             }
+        }
+    }
+}
+
+/// Why the end of a claim was not handed over.
+enum Refusal {
+    /// The claim is not the current one.
+    Superseded(Arc<Handle>, Arc<Attempt>),
+    Other(EndError),
+}
+
+impl Refusal {
+    async fn explained(self, caller: Caller) -> EndError {
+        match self {
+            Self::Superseded(handle, attempt) => {
+                EndError::new(handle.core().superseded(caller, &attempt).await, None)
+            }
+            Self::Other(error) => error,
         }
     }
 }
@@ -434,20 +720,40 @@ struct Handed {
 }
 
 impl Handed {
+    /// Waits until it is as durable as the scope's policy wants it before it is acknowledged.
+    async fn acknowledged(self, caller: Caller) -> Result<(), EndError> {
+        match self.live.terms.durability {
+            Durability::Full | Durability::Completions => self.settled(caller).await,
+            Durability::Relaxed(within) => {
+                self.live.permit.handle.core().commit.flush_within(within);
+                Ok(())
+            }
+        }
+    }
+
     /// Waits until it is durable.
     async fn settled(self, caller: Caller) -> Result<(), EndError> {
         let core = self.live.permit.handle.core();
         let settled = core.commit.settled(caller, &self.ticket).await;
-        settled.map_err(|error| EndError::new(EndReason::Commit(error), None))
+        settled.map_err(|error| EndError::new(ClaimError::Commit(error), None))
     }
 }
 
-/// Marks a claim as ending, so that nobody else can end it.
-fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> Result<(), EndReason> {
+async fn released(caller: Caller, handed: Result<Option<Handed>, Refusal>) -> Result<(), EndError> {
+    match handed {
+        Ok(Some(handed)) => handed.settled(caller).await,
+        Ok(None) => Ok(()),
+        Err(refusal) => Err(refusal.explained(caller).await),
+    }
+}
+
+/// Marks a claim as ending, so that nobody else can end it; `false` where it is not the current one.
+fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> bool {
     core.index.change(attempt.digest, |slot| {
-        match decide(slot.state(core.index.epoch()), Event::End { fence: attempt.fence }).becomes() {
-            Some(_ending) => (Change::Set(Slot::Ending(Arc::clone(attempt))), Ok(())),
-            None => (Change::Keep, Err(EndReason::Superseded)),
+        let event = Event::End { fence: attempt.fence, now: core.clock.now() };
+        match decide(slot.state(core.index.epoch()), event).becomes() {
+            Some(_ending) => (Change::Set(Slot::Ending(Arc::clone(attempt))), true),
+            None => (Change::Keep, false),
         }
     })
 }
@@ -468,6 +774,7 @@ pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
             None => (Change::Keep, ()),
         }
     });
+    core.leases.forget(attempt);
     attempt.end(Ended::Interrupted);
 }
 

@@ -1,22 +1,29 @@
 //! The parts of an open engine, and the way of a call through them.
 
-use super::claim::{Begin, Claim, Pending};
+use super::claim::{Begin, Claim, Pending, Terms};
+use super::detached::Detached;
 use super::granting::Granting;
+use super::leases::Leases;
 use super::maintain::Rota;
-use super::options::{Intents, Options};
+use super::options::Options;
+use super::policies::{Policies, SCOPES_MAX};
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;
-use super::scope::ScopeInner;
+use super::scope::{SCOPE_MAX, ScopeInner};
 use super::{Handle, Status};
-use crate::attempt::{Attempt, AttemptParts, Ended};
+use crate::attempt::{Attempt, AttemptParts, Budget, Ended};
 use crate::caller::{Caller, block};
 use crate::clock::{Deadline, EngineClock};
-use crate::codec::{self, ENTRY_OVERHEAD_MAX, Entry, VacatedRow};
+use crate::codec::{self, ENTRY_OVERHEAD_MAX, Entry, ScopeRow, VacatedRow};
 use crate::commit::Commit;
-use crate::error::{BeginError, Busy, CommitError, Failure, ForgetError, IoFailure, ReadError};
+use crate::error::{
+    BeginError, Busy, ClaimError, CommitError, DeclareError, Failure, ForgetError, IoFailure, KeyError,
+    ReadError, ResolveError,
+};
 use crate::index::{Change, Index, Slot};
 use crate::key::{Digest, Secret};
 use crate::nudge::Nudge;
+use crate::policy::{Durability, Policy};
 use crate::record::{Place, Record};
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
@@ -28,6 +35,7 @@ use crate::{Fingerprint, Timestamp};
 pub(crate) struct Core {
     pub(super) options: Options,
     pub(super) secret: Secret,
+    pub(super) file_id: [u8; 16],
     pub(super) clock: Arc<EngineClock>,
     pub(super) index: Arc<Index>,
     pub(super) publisher: Arc<Publisher>,
@@ -54,6 +62,11 @@ pub(crate) struct Core {
     /// Deadlines of tasks.
     pub(super) timers: Arc<Timers>,
     pub(super) reads: Reads,
+    pub(super) policies: Arc<Policies>,
+    pub(super) leases: Leases,
+    pub(super) detached: Detached,
+    /// Bytes of checkpoints in memory.
+    pub(super) checkpoint_bytes: Arc<Budget>,
     pub(super) counters: Counters,
 }
 
@@ -96,6 +109,26 @@ pub(crate) struct Counters {
 impl Counters {
     pub(super) fn add(counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+}
+
+/// What is asked of a key that may be granted.
+#[derive(Clone, Copy)]
+pub(super) enum Wish<'a> {
+    /// To run the operation.
+    Begin(&'a Fingerprint),
+    /// To say what became of it.
+    Resolve,
+}
+
+impl<'a> Wish<'a> {
+    fn event(self, now: Timestamp, policy: &Policy) -> Event<'a> {
+        match self {
+            Self::Begin(fingerprint) => {
+                Event::Begin { fingerprint, now, attempts_max: policy.attempts_max() }
+            }
+            Self::Resolve => Event::Resolve { now },
+        }
     }
 }
 
@@ -169,7 +202,8 @@ impl Core {
         }
         if let Slot::Cached(record) = self.index.get(digest) {
             let state = State::Done(record.facts(), record.expires());
-            if decide(state, Event::Begin { fingerprint, now: self.clock.now() }) == Decision::Replay {
+            let event = Event::Begin { fingerprint, now: self.clock.now(), attempts_max: u32::MAX };
+            if decide(state, event) == Decision::Replay {
                 record.touch();
                 self.index.count_replayed(digest);
                 return Ok(Replay::Record(record));
@@ -185,21 +219,17 @@ impl Core {
         asked: Asked<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
+        let policy = self.policies.of(asked.scope.name());
+        let wish = Wish::Begin(fingerprint);
         loop {
-            let event = Event::Begin { fingerprint, now: self.clock.now() };
             let found = self.find(caller, asked).await?;
-            let decision = match &found {
-                Found::Record(record) => decide(State::Done(record.facts(), record.expires()), event),
-                Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
-                Found::Expired(_) => decide(State::Vacant, event),
-            };
-            match (decision, found) {
+            match (self.decide(&found, wish.event(self.clock.now(), &policy)), found) {
                 (Decision::Grant { .. }, found) => {
                     let expired = match found {
                         Found::Expired(place) => Some(place),
                         Found::Record(_) | Found::Slot(_) => None,
                     };
-                    if let Some(claim) = self.grant(caller, handle, asked, fingerprint, expired).await? {
+                    if let Some(claim) = self.grant(caller, handle, asked, &policy, wish, expired).await? {
                         return Ok(Begin::Fresh(claim));
                     }
                     // Somebody else was faster: look again.
@@ -217,13 +247,21 @@ impl Core {
                     self.index.count_waited(asked.digest);
                     return Ok(Begin::InFlight(Pending::new(Arc::clone(attempt), handle)));
                 }
+                (Decision::Become(Phase::Interrupted), Found::Slot(slot)) => {
+                    slot.attempt().inspect(|attempt| self.lapse(attempt));
+                }
                 (Decision::Reused, _) => {
                     self.counters.reused.fetch_add(1, Ordering::Relaxed);
                     return Err(BeginError::KeyReused);
                 }
+                (Decision::Unresolved, Found::Slot(slot)) => {
+                    let Some(attempt) = slot.attempt() else { continue };
+                    return Err(BeginError::Unresolved(attempt.as_earlier()));
+                }
                 (
                     Decision::Replay
                     | Decision::Wait
+                    | Decision::Unresolved
                     | Decision::Superseded
                     | Decision::Busy
                     | Decision::Become(_)
@@ -231,6 +269,123 @@ impl Core {
                     _,
                 ) => unreachable!("a begin is granted, waits, is replayed or refused"),
             }
+        }
+    }
+
+    fn decide(&self, found: &Found, event: Event<'_>) -> Decision {
+        match found {
+            Found::Record(record) => decide(State::Done(record.facts(), record.expires()), event),
+            Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
+            Found::Expired(_) => decide(State::Vacant, event),
+        }
+    }
+
+    /// Gives a scope a policy, durably.
+    pub(super) async fn declare(
+        &self,
+        caller: Caller,
+        scope: &[u8],
+        policy: Policy,
+    ) -> Result<(), DeclareError> {
+        if scope.len() > SCOPE_MAX {
+            return Err(DeclareError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
+        }
+        policy.check()?;
+        if !self.policies.has_place(scope) {
+            return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
+        }
+        let mut entry = Vec::new();
+        codec::encode_into(&Entry::Declared(ScopeRow { name: scope, policy: policy.row() }), &mut entry);
+        let cost = entry_bytes_max(entry.len()) as u64;
+        self.promise(caller, cost).await?;
+        let op = Op::Declared(scope.into(), policy);
+        let appended = self.commit.append_promised(caller, &entry, op, cost);
+        let ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
+        Ok(self.commit.settled(caller, &ticket).await?)
+    }
+
+    /// A claim on an interrupted key, for whoever knows what became of it.
+    pub(super) async fn resolve_key(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        key: &[u8],
+    ) -> Result<Claim, ResolveError> {
+        let digest = scope.digest(key).map_err(BeginError::Key)?;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(BeginError::Closed.into());
+        }
+        let asked = Asked { scope, key, digest };
+        let policy = self.policies.of(scope.name());
+        loop {
+            let found = self.find(caller, asked).await.map_err(BeginError::from)?;
+            match (self.decide(&found, Wish::Resolve.event(self.clock.now(), &policy)), found) {
+                (Decision::Grant { .. }, _) => {
+                    if let Some(claim) =
+                        self.grant(caller, handle, asked, &policy, Wish::Resolve, None).await?
+                    {
+                        return Ok(claim);
+                    }
+                }
+                (Decision::Become(Phase::Interrupted), Found::Slot(slot)) => {
+                    slot.attempt().inspect(|attempt| self.lapse(attempt));
+                }
+                (_, found) => return Err(ResolveError::NotInterrupted(Box::new(self.status_of(found)))),
+            }
+        }
+    }
+
+    /// Makes a claim interrupted whose lease has run out, and tells those who wait.
+    pub(super) fn lapse(&self, attempt: &Arc<Attempt>) {
+        let now = self.clock.now();
+        let lapsed = self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            let decision = decide(slot.state(self.index.epoch()), Event::Sweep { now });
+            if is_it && decision == Decision::Become(Phase::Interrupted) {
+                attempt.interrupt(now);
+                (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true)
+            } else {
+                (Change::Keep, false)
+            }
+        });
+        if lapsed {
+            self.leases.forget(attempt);
+            self.detached.drop(attempt, self);
+            attempt.end(Ended::Interrupted);
+        }
+    }
+
+    /// What a claim is told that is not the current one.
+    pub(super) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
+        ClaimError::Superseded(Box::new(self.became(caller, attempt.digest).await))
+    }
+
+    /// What became of a key.
+    pub(super) async fn became(&self, caller: Caller, digest: Digest) -> Status {
+        // The worker would come by; but whoever asks is not to be told that a claim stands whose lease has run out.
+        if let Slot::InFlight(current) = self.index.get(digest)
+            && current.lease_until() <= self.clock.now()
+        {
+            self.lapse(&current);
+        }
+        let slot = self.index.get(digest);
+        match slot {
+            Slot::Stored { place, .. } => match self.read(caller, place, digest).await {
+                Ok(Some(record)) => self.status_of(Found::Record(record)),
+                Ok(None) | Err(_) => Status::Vacant,
+            },
+            Slot::Cached(record) => self.status_of(Found::Record(record)),
+            Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
+                self.status_of(Found::Slot(slot))
+            }
+        }
+    }
+
+    async fn read(&self, caller: Caller, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
+        match caller {
+            Caller::Thread => self.store.read(place, digest),
+            Caller::Task => self.reads.read(place, digest).await,
         }
     }
 
@@ -248,11 +403,8 @@ impl Core {
             }
         };
         // A block is dropped only when all in it has expired.
-        let read = match caller {
-            Caller::Thread => self.store.read(place, asked.digest),
-            Caller::Task => self.reads.read(place, asked.digest).await,
-        };
-        let Some(record) = read? else { return Ok(Found::Expired(place)) };
+        let read = self.read(caller, place, asked.digest).await?;
+        let Some(record) = read else { return Ok(Found::Expired(place)) };
         if record.key() != asked.key || record.scope() != asked.scope.name() {
             let what = "a record of another key has this key's digest";
             let place = format!("block {}, offset {}", place.block(), place.offset());
@@ -272,13 +424,15 @@ impl Core {
         caller: Caller,
         handle: &Arc<Handle>,
         asked: Asked<'_>,
-        fingerprint: &Fingerprint,
+        policy: &Policy,
+        wish: Wish<'_>,
         expired: Option<Place>,
     ) -> Result<Option<Claim>, BeginError> {
         self.check_granting()?;
-        let permit = Permit::take(caller, handle, self.claim_promise(asked)).await?;
+        let permit =
+            Permit::take(caller, handle, asked.scope.name(), policy, self.claim_promise(asked)).await?;
         let placed = self.index.change(asked.digest, |slot| {
-            let event = Event::Begin { fingerprint, now: self.clock.now() };
+            let now = self.clock.now();
             let state = match slot {
                 Slot::Stored { place, .. } if Some(*place) == expired => State::Vacant,
                 // Another record than the one that was found expired.
@@ -289,7 +443,7 @@ impl Core {
                 | Slot::Interrupted(_)
                 | Slot::Cached(_) => slot.state(self.index.epoch()),
             };
-            let Decision::Grant { attempt: number } = decide(state, event) else {
+            let Decision::Grant { attempt: number } = decide(state, wish.event(now, policy)) else {
                 return (Change::Keep, None);
             };
             // Drawn here and not before: a key's fences must grow in the order in which its claims are granted.
@@ -297,24 +451,34 @@ impl Core {
                 Ok(fence) => fence,
                 Err(busy) => return (Change::Keep, Some(Err(busy))),
             };
-            let earlier = slot.attempt().filter(|_| number > 1).map(|attempt| attempt.as_earlier());
-            let attempt = Arc::new(Attempt::new(&AttemptParts {
+            let earlier = slot.attempt().filter(|_| number > 1);
+            let fingerprint = match (wish, earlier) {
+                (Wish::Begin(fingerprint), _) => *fingerprint,
+                (Wish::Resolve, Some(earlier)) => earlier.fingerprint,
+                (Wish::Resolve, None) => unreachable!("only an interrupted key is resolved"),
+            };
+            let attempt = Arc::new(Attempt::new(AttemptParts {
                 digest: asked.digest,
                 scope: asked.scope.name(),
                 key: asked.key,
                 fence,
                 number,
-                fingerprint: *fingerprint,
-                started: self.clock.now(),
-                ttl: asked.scope.ttl(),
-                earlier,
+                fingerprint,
+                started: now,
+                ttl: policy.ttl,
+                lease: policy.lease,
+                earlier: earlier.map(|attempt| attempt.as_earlier()),
+                checkpoint: earlier.and_then(|attempt| attempt.checkpoint()),
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
         let again = attempt.earlier.is_some();
-        let logged = self.options.intents == Intents::Durable;
-        let mut granting = Granting::new(Claim::new(attempt, permit, logged), before);
+        let logged = policy.durability == Durability::Full;
+        let resolves = matches!(wish, Wish::Resolve);
+        self.leases.watch(&attempt);
+        let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
+        let mut granting = Granting::new(claim, before);
         if logged {
             granting.log(self, caller).await?;
         }
@@ -388,6 +552,8 @@ impl Core {
     fn promise_now(&self, bytes: u64) -> Option<Result<(), CommitError>> {
         if self.options.workers {
             self.worker.nudge();
+            // What nobody waits for holds room as well.
+            self.commit.call();
         } else {
             self.make_room();
         }
@@ -486,6 +652,9 @@ impl Core {
             };
             match decision {
                 Decision::Busy => return Err(ForgetError::InFlight),
+                Decision::Become(Phase::Interrupted) => {
+                    doomed.attempt().inspect(|attempt| self.lapse(attempt));
+                }
                 Decision::Become(_) => {
                     if self.forget_slot(caller, asked, doomed).await? {
                         return Ok(true);
@@ -496,6 +665,7 @@ impl Core {
                 | Decision::Wait
                 | Decision::Replay
                 | Decision::Reused
+                | Decision::Unresolved
                 | Decision::Superseded => return Ok(false),
             }
         }
@@ -508,7 +678,7 @@ impl Core {
         let (attempt, until) = match (&doomed, doomed.attempt()) {
             (Slot::Cached(record), _) => (Arc::new(forgetting(asked, record)), Some(record.expires())),
             // A new one: those who waited for the old one were told how it ended.
-            (_, Some(attempt)) => (Arc::new(Attempt::from_row(&attempt.row())), None),
+            (_, Some(attempt)) => (Arc::new(Attempt::from_row(&attempt.row(), &self.checkpoint_bytes)), None),
             (_, None) => unreachable!("only records and interrupted claims are forgotten"),
         };
         let taken = self.index.change(asked.digest, |slot| {
@@ -562,7 +732,7 @@ pub(super) fn ended_by(error: &CommitError) -> Ended {
 
 /// Stands in the index for a record that is being forgotten.
 fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
-    Attempt::new(&AttemptParts {
+    Attempt::new(AttemptParts {
         digest: asked.digest,
         scope: asked.scope.name(),
         key: asked.key,
@@ -570,8 +740,10 @@ fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
         number: record.attempt(),
         fingerprint: *record.fingerprint(),
         started: record.started(),
-        ttl: asked.scope.ttl(),
+        ttl: std::time::Duration::ZERO,
+        lease: None,
         earlier: None,
+        checkpoint: None,
     })
 }
 
@@ -589,31 +761,76 @@ pub(super) struct Promise {
     ending: u64,
 }
 
-/// A claim's place among those that may be out, and its room in the log. Given back when dropped.
+/// What a claim takes while it is out: a place among those that may be, and room in the log.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    promised: u64,
+    /// The scope that counts it.
+    scope: Option<Box<[u8]>>,
+}
+
+/// A claim's share. Given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(super) handle: Arc<Handle>,
-    promised: u64,
+    /// `None` once it was taken elsewhere.
+    share: Option<Share>,
+}
+
+impl Core {
+    pub(super) fn give_back(&self, share: &Share) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(scope) = &share.scope {
+            self.policies.leave(scope);
+        }
+        if share.promised > 0 {
+            self.room.withdraw(share.promised);
+        }
+    }
 }
 
 impl Permit {
-    async fn take(caller: Caller, handle: &Arc<Handle>, promise: Promise) -> Result<Self, BeginError> {
+    async fn take(
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &[u8],
+        policy: &Policy,
+        promise: Promise,
+    ) -> Result<Self, BeginError> {
         let core = handle.core();
         let max = core.options.max_in_flight;
+        let before = core.in_flight.fetch_add(1, Ordering::Relaxed);
         // The permit exists from here on, so that every way out gives it back.
-        let mut permit = Self { handle: Arc::clone(handle), promised: 0 };
-        if core.in_flight.fetch_add(1, Ordering::Relaxed) >= max {
+        let mut permit = Self::of(Share::default(), handle);
+        if before >= max {
             return Err(BeginError::Busy(Busy::TooManyClaims { max }));
+        }
+        if core.policies.enter(scope, policy)? {
+            permit.share_mut().scope = Some(scope.into());
         }
         let bytes = promise.intent + promise.ending;
         core.promise(caller, bytes).await?;
-        permit.promised = bytes;
+        permit.share_mut().promised = bytes;
         Ok(permit)
+    }
+
+    /// A permit on a share that was taken before.
+    pub(super) fn of(share: Share, handle: &Arc<Handle>) -> Self {
+        Self { handle: Arc::clone(handle), share: Some(share) }
+    }
+
+    pub(super) fn into_share(mut self) -> Share {
+        self.share.take().unwrap_or_default()
+    }
+
+    fn share_mut(&mut self) -> &mut Share {
+        self.share.get_or_insert_default()
     }
 
     /// Notes that `bytes` of the promise are the commit queue's now.
     pub(super) fn spend(&mut self, bytes: u64) {
-        self.promised = self.promised.saturating_sub(bytes);
+        let share = self.share_mut();
+        share.promised = share.promised.saturating_sub(bytes);
     }
 
     /// Makes sure that at least `bytes` are promised.
@@ -621,23 +838,21 @@ impl Permit {
         let more = self.lacks(bytes);
         if more > 0 {
             self.handle.core().promise(caller, more).await?;
-            self.promised += more;
+            self.share_mut().promised += more;
         }
         Ok(())
     }
 
     /// How much of `bytes` is not promised.
     pub(super) fn lacks(&self, bytes: u64) -> u64 {
-        bytes.saturating_sub(self.promised)
+        bytes.saturating_sub(self.share.as_ref().map_or(0, |share| share.promised))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let core = self.handle.core();
-        core.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if self.promised > 0 {
-            core.room.withdraw(self.promised);
+        if let Some(share) = self.share.take() {
+            self.handle.core().give_back(&share);
         }
     }
 }

@@ -24,6 +24,9 @@ const RECLAIM_MAX: usize = 64;
 /// Interrupted claims that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
 
+/// The engine's clock is late by this much at most.
+const CLOCK_TICK: Duration = Duration::from_millis(10);
+
 /// When what is due.
 #[derive(Debug, Default)]
 pub(crate) struct Rota {
@@ -49,7 +52,7 @@ pub struct Stepped {
 impl Core {
     /// How often the worker looks at the clock.
     pub(super) fn tick(&self) -> Duration {
-        (self.options.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
+        (self.options.policy.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
     /// Does what is due.
@@ -66,15 +69,18 @@ impl Core {
             self.commit.drain();
             self.reads.serve(&self.store);
         }
+        for attempt in self.leases.take_due(now) {
+            self.lapse(&attempt);
+        }
         if now >= rota.sweep_at {
-            rota.sweep_at = now.saturating_add((self.options.ttl / 10).min(Duration::from_secs(60)));
+            rota.sweep_at = now.saturating_add((self.options.policy.ttl / 10).min(Duration::from_secs(60)));
             stepped.swept = self.sweep(now);
         }
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
         let reclaim = now >= rota.reclaim_at && self.store.has_due(now);
         if reclaim || self.room.has_sealed() {
-            rota.reclaim_at = now.saturating_add((self.options.ttl / 40).min(Duration::from_secs(10)));
+            rota.reclaim_at = now.saturating_add((self.options.policy.ttl / 40).min(Duration::from_secs(10)));
             stepped.checkpointed = self.checkpoint(&mut rota);
         }
         self.grow();
@@ -89,6 +95,7 @@ impl Core {
         if self.is_closed() {
             return;
         }
+        self.commit.drain();
         if self.publisher.tail_lag().0 > 0 {
             self.checkpoint(&mut rota);
         }
@@ -357,7 +364,11 @@ impl Drop for HaltOnUnwind<'_> {
 pub(super) fn work(core: &Core, nudges: &Nudges) {
     loop {
         let tick = Deadline::after(core.tick());
-        let wake_up = core.timers.next().map_or(tick, |timer| tick.min(Deadline::at(timer)));
+        let timer = core.timers.next().map_or(Deadline::NEVER, Deadline::at);
+        let lease = core.leases.next().map_or(Deadline::NEVER, |at| {
+            Deadline::after(at.saturating_since(core.clock.now()) + CLOCK_TICK)
+        });
+        let wake_up = tick.min(timer).min(lease);
         if !nudges.wait(wake_up) || core.closed.load(Ordering::Acquire) {
             // Whoever waits for a deadline now looks for himself, and finds the engine closed.
             return;
@@ -366,11 +377,9 @@ pub(super) fn work(core: &Core, nudges: &Nudges) {
     }
 }
 
-/// The thread that leads commits for tasks.
+/// The thread that leads commits where no caller does.
 pub(super) fn lead(core: &Core, nudges: &Nudges) {
-    while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
-        core.commit.drain();
-    }
+    while nudges.wait(core.commit.lead_if_called()) && !core.closed.load(Ordering::Acquire) {}
 }
 
 /// The thread that reads records for tasks.

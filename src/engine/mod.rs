@@ -6,24 +6,32 @@ use std::path::Path;
 use crate::Fingerprint;
 use crate::Timestamp;
 use crate::attempt::AttemptInfo;
-use crate::error::{BeginError, Failure, ForgetError, IoFailure, OpenError, ReadError};
+use crate::caller::{Caller, block};
+use crate::error::{
+    BeginError, CommitError, DeclareError, Failure, ForgetError, IoFailure, OpenError, ReadError,
+};
 use crate::nudge::{Nudge, Nudges};
+use crate::policy::Policy;
 use crate::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, is_ours, spawn};
 
 mod claim;
 mod core;
+mod detached;
 mod entries;
 mod entropy;
 mod granting;
+mod leases;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod maintain;
 mod open;
 mod options;
+mod policies;
 mod publisher;
 mod reads;
 mod scope;
 mod stats;
+mod token;
 
 use self::core::Core;
 use self::scope::ScopeInner;
@@ -31,9 +39,10 @@ pub use claim::{Begin, Claim, Ending, Pending, Waited};
 pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
-pub use options::{CommitMode, Intents, Options, Verify};
+pub use options::{CommitMode, Options, Verify};
 pub use scope::Scope;
 pub use stats::Stats;
+pub use token::ClaimToken;
 
 /// What is known of a key.
 #[derive(Clone, Debug)]
@@ -170,7 +179,7 @@ impl Engine {
 
     fn scope_of(handle: &Arc<Handle>, name: &[u8]) -> Scope {
         let core = handle.core();
-        let inner = ScopeInner::new(&core.secret, name, core.options.ttl, core.options.max_key_bytes);
+        let inner = ScopeInner::new(&core.secret, name, core.options.max_key_bytes);
         Scope { handle: Arc::clone(handle), inner: Arc::new(inner) }
     }
 
@@ -181,6 +190,60 @@ impl Engine {
     #[must_use]
     pub fn scope(&self, name: impl AsRef<[u8]>) -> Scope {
         Self::scope_of(&self.handle, name.as_ref())
+    }
+
+    /// The policy of scopes that have none of their own: what the file was opened with.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.handle.core().policies.default()
+    }
+
+    /// The scope with this name, which has this policy from now on, durably.
+    ///
+    /// A file remembers the policies of its scopes, so that they hold for every program that opens it. Where
+    /// the scope had another policy, claims that are out and results that are stored keep what they were granted under: their leases, and how
+    /// long they are kept. Whether an interrupted key runs again is decided by the policy of the moment. A file holds up to
+    /// 65,536 policies; the empty name is that of the default scope.
+    ///
+    /// # Errors
+    ///
+    /// When the name is too long, a part of the policy is out of range or contradicts another, there are too many
+    /// policies, or the commit fails. The scope then has the policy it had.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint, Recovery};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::open(&path)?;
+    /// let charges = engine.declare("charges", engine.policy().recovery(Recovery::Refuse))?;
+    /// drop(charges.begin("key", request)?); // a worker that lost its way
+    /// engine.close()?;
+    ///
+    /// let engine = Engine::open(&path)?;
+    /// let refused = engine.scope("charges").begin("key", request);
+    /// assert!(matches!(refused, Err(BeginError::Unresolved(attempt)) if attempt.attempt() == 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn declare(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, DeclareError> {
+        block(self.handle.core().declare(Caller::Thread, name.as_ref(), policy))?;
+        Ok(self.scope(name))
+    }
+
+    /// [`declare`](Self::declare) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`declare`](Self::declare).
+    pub async fn declare_async(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, DeclareError> {
+        self.handle.core().declare(Caller::Task, name.as_ref(), policy).await?;
+        Ok(self.scope(name))
+    }
+
+    /// The scopes that have policies of their own, by name.
+    #[must_use]
+    pub fn policies(&self) -> Vec<(Box<[u8]>, Policy)> {
+        self.handle.core().policies.declared()
     }
 
     /// [`Scope::begin`] in the default scope.
@@ -272,6 +335,39 @@ impl Engine {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.handle.core().clock.now()
+    }
+
+    /// Waits until everything that was acknowledged so far is durable; see [`Durability::Relaxed`](crate::Durability::Relaxed).
+    ///
+    /// # Errors
+    ///
+    /// When a commit failed.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Durability, Engine, Fingerprint};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// let relaxed = Durability::Relaxed(Duration::from_secs(60));
+    /// let clicks = engine.declare("clicks", engine.policy().durability(relaxed))?;
+    /// let Begin::Fresh(claim) = clicks.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// let record = claim.complete("reply")?;
+    /// assert!(!record.is_durable());
+    /// engine.flush()?;
+    /// assert!(record.is_durable());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush(&self) -> Result<(), CommitError> {
+        block(self.handle.core().commit.flush(Caller::Thread))
+    }
+
+    /// [`flush`](Self::flush) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`flush`](Self::flush).
+    pub async fn flush_async(&self) -> Result<(), CommitError> {
+        self.handle.core().commit.flush(Caller::Task).await
     }
 
     /// Moves what the log holds to the file now, instead of when the log is full. Nothing needs this to be safe; it

@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use super::Bells;
-use super::core::{Core, Counters};
+use super::core::{Core, Counters, Share};
+use super::detached::Detached;
+use super::leases::Leases;
 use super::maintain::{FENCES, Rota};
 use super::options::{CommitMode, Options, Verify};
+use super::policies::Policies;
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;
-use crate::attempt::{Attempt, AttemptParts};
+use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint};
 use crate::clock::{EngineClock, TimeMark};
 use crate::codec::{BadBytes, Entry};
 use crate::commit::{Commit, Publish};
@@ -16,6 +19,7 @@ use crate::disk::Kind;
 use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::index::{Change, Index, Slot, SlotTime};
 use crate::key::{Digest, Secret};
+use crate::policy::Policy;
 use crate::record::Record;
 use crate::state::{Fence, Phase};
 use crate::store::{Batch, Meta, Store, StoreError};
@@ -51,15 +55,23 @@ impl Core {
         let clock = Arc::new(EngineClock::resume(options.time.clone(), mark, options.max_clock_jump));
         let epoch = Timestamp::from_millis(meta.created_ms);
         let index = Arc::new(Index::new(options.shards, options.cache_bytes, epoch));
-        let publisher =
-            Arc::new(Publisher::new(Arc::clone(&index), Arc::clone(&clock), meta.checkpointed_seq));
-        load(&store, &index, &publisher, &clock)?;
+        let policies = Arc::new(Policies::new(options.policy));
+        let publisher = Arc::new(Publisher::new(
+            Arc::clone(&index),
+            Arc::clone(&clock),
+            Arc::clone(&policies),
+            meta.checkpointed_seq,
+        ));
+        let budget = Arc::default();
+        load(&store, &index, &policies, &clock, &budget)?;
         if let Some(log) = &log {
-            replay(log, frames, &publisher)?;
+            replay(log, frames, &publisher, &budget)?;
         }
         // Frames behind a gap, which a log without syncs may have, are history from here on.
         publisher.skip_to(last_seq);
-        interrupt_all(&index, &publisher, &clock);
+        let leases = Leases::new(bells.worker.clone());
+        let detached = Detached::default();
+        let in_flight = interrupt_all(&index, &publisher, &clock, &leases, &detached);
 
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
@@ -86,6 +98,7 @@ impl Core {
         Ok(Self {
             options,
             secret,
+            file_id: meta.file_id,
             clock,
             index,
             publisher,
@@ -95,7 +108,7 @@ impl Core {
             store,
             fence_next: AtomicU64::new(fence_next),
             fence_limit: AtomicU64::new(fence_limit),
-            in_flight: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(in_flight),
             closed: AtomicBool::new(false),
             halted: OnceLock::new(),
             full: Mutex::default(),
@@ -103,6 +116,10 @@ impl Core {
             worker: bells.worker,
             timers,
             reads: Reads::new(bells.reader),
+            policies,
+            leases,
+            detached,
+            checkpoint_bytes: budget,
             counters: Counters::default(),
         })
     }
@@ -218,7 +235,13 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
 }
 
 /// Fills the index from the store.
-fn load(store: &Store, index: &Index, publisher: &Publisher, clock: &EngineClock) -> Result<(), OpenError> {
+fn load(
+    store: &Store,
+    index: &Index,
+    policies: &Policies,
+    clock: &EngineClock,
+    budget: &Arc<Budget>,
+) -> Result<(), OpenError> {
     let now = clock.now();
     let epoch = index.epoch();
     index.reserve(store.keys_hint());
@@ -239,16 +262,30 @@ fn load(store: &Store, index: &Index, publisher: &Publisher, clock: &EngineClock
                 | Slot::Stored { .. } => (Change::Set(stored), ()),
             });
         },
-        |row| publisher.recall(Arc::new(Attempt::from_row(row)), now),
+        |row| {
+            let attempt = Arc::new(Attempt::from_row(row, budget));
+            let slot = match attempt.interrupted() {
+                Some(_) => Slot::Interrupted(attempt),
+                // Whether it still is, the log may know.
+                None => Slot::InFlight(attempt),
+            };
+            index.change(Digest::from_u128(row.digest), |_| (Change::Set(slot), ()));
+        },
+        |scope, policy| policies.set(scope, policy),
     )
 }
 
 /// Publishes every frame that the store does not know, as their leaders did.
-fn replay(log: &Log, frames: Vec<wal::Found>, publisher: &Publisher) -> Result<(), OpenError> {
+fn replay(
+    log: &Log,
+    frames: Vec<wal::Found>,
+    publisher: &Publisher,
+    budget: &Arc<Budget>,
+) -> Result<(), OpenError> {
     for found in frames {
         let mut ops = Vec::new();
         let decoded = found.frame.for_each(|entry| {
-            ops.push(op_of(entry)?);
+            ops.push(op_of(entry, budget)?);
             Ok::<(), BadBytes>(())
         });
         decoded.map_err(|bad| Damage::new(log.path(), format!("offset {}", found.offset), bad.0))?;
@@ -257,11 +294,11 @@ fn replay(log: &Log, frames: Vec<wal::Found>, publisher: &Publisher) -> Result<(
     Ok(())
 }
 
-fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
+fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
     Ok(match entry {
         Entry::Intent(row) => {
             crate::codec::check_names(row.scope, row.key)?;
-            let attempt = Arc::new(Attempt::from_row(&row));
+            let attempt = Arc::new(Attempt::from_row(&row, budget));
             match row.interrupted_ms.filter(|_| row.returned) {
                 Some(at) => Op::Returned(attempt, Timestamp::from_millis(at)),
                 None => Op::Granted(attempt),
@@ -278,9 +315,11 @@ fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
                 fingerprint: *record.fingerprint(),
                 started: record.started(),
                 ttl: std::time::Duration::ZERO,
+                lease: None,
                 earlier: None,
+                checkpoint: None,
             };
-            Op::Completed(Arc::new(Attempt::new(&parts)), record)
+            Op::Completed(Arc::new(Attempt::new(parts)), record)
         }
         Entry::Vacated(row) => {
             let parts = AttemptParts {
@@ -292,24 +331,51 @@ fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
                 fingerprint: Fingerprint::from_bytes([0; 32]),
                 started: Timestamp::default(),
                 ttl: std::time::Duration::ZERO,
+                lease: None,
                 earlier: None,
+                checkpoint: None,
             };
-            Op::Vacated(Arc::new(Attempt::new(&parts)), row.forgotten_until_ms.map(Timestamp::from_millis))
+            Op::Vacated(Arc::new(Attempt::new(parts)), row.forgotten_until_ms.map(Timestamp::from_millis))
         }
         Entry::Mark => Op::Mark,
+        Entry::Checkpoint(row) => {
+            let checkpoint = Checkpoint::new(row.bytes, budget);
+            Op::Checkpointed(Digest::from_u128(row.digest), Fence::new(row.fence), Some(checkpoint))
+        }
+        Entry::Detached(row) => {
+            let until = Timestamp::from_millis(row.until_ms);
+            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), Some(until))
+        }
+        Entry::Declared(row) => Op::Declared(row.name.into(), Policy::from_row(&row.policy)?),
     })
 }
 
-/// Whoever held a claim is dead: this process has the file's lock.
-fn interrupt_all(index: &Index, publisher: &Publisher, clock: &EngineClock) {
+/// Whoever held a claim is dead, for this process has the file's lock; but not the holder of a token. Gives the number of
+/// claims that stand.
+fn interrupt_all(
+    index: &Index,
+    publisher: &Publisher,
+    clock: &EngineClock,
+    leases: &Leases,
+    detached: &Detached,
+) -> usize {
     let now = clock.now();
+    let mut standing = 0;
     for shard in 0..index.shards() {
         for (_, slot) in index.snapshot(shard) {
-            if let (Phase::InFlight | Phase::Ending, Some(attempt)) = (slot.phase(), slot.attempt()) {
+            let (Phase::InFlight | Phase::Ending, Some(attempt)) = (slot.phase(), slot.attempt()) else {
+                continue;
+            };
+            if attempt.detached_until().is_some_and(|until| until > now) {
+                leases.watch(attempt);
+                detached.put(attempt.fence, Share::default());
+                standing += 1;
+            } else {
                 publisher.recall(Arc::clone(attempt), now);
             }
         }
     }
+    standing
 }
 
 fn to_open_error(error: StoreError) -> OpenError {

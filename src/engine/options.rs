@@ -11,20 +11,9 @@ use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
 use crate::commit::Limits;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{OpenError, OptionError};
+use crate::policy::{Durability, Policy};
 use crate::sync::Arc;
 use crate::wal::frame::{SECTOR, entry_bytes_max};
-
-/// Whether the grant of a claim is made durable before [`begin`](Engine::begin) returns it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub enum Intents {
-    /// Yes: after a crash, a key whose claim was out is *interrupted*, and the next claim says so.
-    #[default]
-    Durable,
-    /// No: a begin costs no sync, and a crash forgets claims that were out. For operations that may run again
-    /// without anybody knowing.
-    MemoryOnly,
-}
 
 /// What a commit waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,12 +66,13 @@ impl Default for Verify {
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until `open`"]
 pub struct Options {
-    pub(crate) ttl: Duration,
+    pub(crate) policy: Policy,
     pub(crate) cache_bytes: usize,
     pub(crate) max_key_bytes: usize,
     pub(crate) max_body_bytes: usize,
     pub(crate) reserve_bytes: usize,
     pub(crate) max_in_flight: usize,
+    pub(crate) max_checkpoint_bytes: usize,
     pub(crate) queue_bytes: usize,
     pub(crate) queue_entries: usize,
     pub(crate) batch_bytes: usize,
@@ -90,7 +80,6 @@ pub struct Options {
     pub(crate) shards: usize,
     pub(crate) log_segment_bytes: u64,
     pub(crate) log_bytes: u64,
-    pub(crate) intents: Intents,
     pub(crate) commit_mode: CommitMode,
     pub(crate) max_clock_jump: Duration,
     pub(crate) verify: Verify,
@@ -100,19 +89,18 @@ pub struct Options {
     pub(crate) workers: bool,
 }
 
-/// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
-const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 const MIB: usize = 1 << 20;
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            ttl: Duration::from_secs(24 * 3_600),
+            policy: Policy::default(),
             cache_bytes: 64 * MIB,
             max_key_bytes: 255,
             max_body_bytes: MIB,
             reserve_bytes: 16 << 10,
             max_in_flight: 65_536,
+            max_checkpoint_bytes: 64 * MIB,
             queue_bytes: 64 * MIB,
             queue_entries: 65_536,
             batch_bytes: MIB,
@@ -120,7 +108,6 @@ impl Default for Options {
             shards: 64,
             log_segment_bytes: 8 * MIB as u64,
             log_bytes: 256 * MIB as u64,
-            intents: Intents::Durable,
             commit_mode: CommitMode::Synced,
             max_clock_jump: Duration::from_secs(3_600),
             verify: Verify::default(),
@@ -135,8 +122,16 @@ impl Default for Options {
 impl Options {
     /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered.
     /// Default 24 hours; 1 ms to 100 years.
+    ///
+    /// The same as setting it in the [`policy`](Self::policy).
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+        self.policy.ttl = ttl;
+        self
+    }
+
+    /// The policy of all scopes that have none of their own. See [`Policy`] for its parts and their defaults.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 
@@ -172,6 +167,12 @@ impl Options {
     /// Claims that may be out at once. Default 65,536; at least 1.
     pub fn max_in_flight(mut self, claims: usize) -> Self {
         self.max_in_flight = claims;
+        self
+    }
+
+    /// Bytes of memory for checkpoints of claims that are out or interrupted. Default 64 MiB; any number.
+    pub fn max_checkpoint_bytes(mut self, bytes: usize) -> Self {
+        self.max_checkpoint_bytes = bytes;
         self
     }
 
@@ -221,9 +222,11 @@ impl Options {
         self
     }
 
-    /// Whether grants are durable. Default [`Intents::Durable`].
-    pub fn intents(mut self, intents: Intents) -> Self {
-        self.intents = intents;
+    /// What is durable when it is acknowledged. Default [`Durability::Full`].
+    ///
+    /// The same as setting it in the [`policy`](Self::policy).
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.policy.durability = durability;
         self
     }
 
@@ -264,25 +267,30 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), OptionError> {
-        within("ttl", self.ttl, Duration::from_millis(1), TTL_MAX)?;
-        within("max_key_bytes", self.max_key_bytes, 1, NAME_MAX)?;
-        within("max_body_bytes", self.max_body_bytes, 0, 16 * MIB)?;
-        within("max_in_flight", self.max_in_flight, 1, usize::MAX)?;
-        within("queue_bytes", self.queue_bytes, 4_096, usize::MAX)?;
-        within("queue_entries", self.queue_entries, 1, usize::MAX)?;
-        within("batch_bytes", self.batch_bytes, 4_096, 16 * MIB)?;
-        within("patience", self.patience, Duration::ZERO, Duration::from_secs(3_600))?;
-        within("shards", self.shards, 1, 65_536)?;
+        self.policy.check()?;
+        OptionError::unless_within("max_key_bytes", self.max_key_bytes, 1, NAME_MAX)?;
+        OptionError::unless_within("max_body_bytes", self.max_body_bytes, 0, 16 * MIB)?;
+        OptionError::unless_within("max_in_flight", self.max_in_flight, 1, usize::MAX)?;
+        OptionError::unless_within("queue_bytes", self.queue_bytes, 4_096, usize::MAX)?;
+        OptionError::unless_within("queue_entries", self.queue_entries, 1, usize::MAX)?;
+        OptionError::unless_within("batch_bytes", self.batch_bytes, 4_096, 16 * MIB)?;
+        OptionError::unless_within("patience", self.patience, Duration::ZERO, Duration::from_secs(3_600))?;
+        OptionError::unless_within("shards", self.shards, 1, 65_536)?;
         if !self.shards.is_power_of_two() {
-            return Err(out_of_range("shards", self.shards, "a power of two"));
+            return Err(OptionError::new("shards", self.shards, "a power of two"));
         }
         // Only now: what it is computed from is in range.
         let frame_max = self.frame_max();
-        within("log_segment_bytes", self.log_segment_bytes, (4 * frame_max).max(64 << 10), 1 << 30)?;
+        OptionError::unless_within(
+            "log_segment_bytes",
+            self.log_segment_bytes,
+            (4 * frame_max).max(64 << 10),
+            1 << 30,
+        )?;
         if !self.log_segment_bytes.is_multiple_of(SECTOR as u64) {
-            return Err(out_of_range("log_segment_bytes", self.log_segment_bytes, "a multiple of 512"));
+            return Err(OptionError::new("log_segment_bytes", self.log_segment_bytes, "a multiple of 512"));
         }
-        within("log_bytes", self.log_bytes, 2 * self.log_segment_bytes, 64 << 30)
+        OptionError::unless_within("log_bytes", self.log_bytes, 2 * self.log_segment_bytes, 64 << 30)
     }
 
     /// Bytes of log that the longest frame takes.
@@ -330,23 +338,6 @@ impl Options {
         self.workers = false;
         self
     }
-}
-
-fn within<T: PartialOrd + Copy + std::fmt::Debug>(
-    name: &'static str,
-    value: T,
-    min: T,
-    max: T,
-) -> Result<(), OptionError> {
-    if value >= min && value <= max {
-        return Ok(());
-    }
-    let allowed = format!("{min:?} to {max:?}");
-    Err(out_of_range(name, value, &allowed))
-}
-
-fn out_of_range(name: &'static str, value: impl std::fmt::Debug, allowed: &str) -> OptionError {
-    OptionError { name, value: format!("{value:?}"), allowed: allowed.to_owned() }
 }
 
 #[cfg(test)]

@@ -2,14 +2,17 @@
 //!
 //! The leader of a commit comes through here with each group, and recovery with each frame it replays.
 
+use super::policies::Policies;
 use crate::Timestamp;
-use crate::attempt::{Attempt, Ended};
+use crate::attempt::{Attempt, Checkpoint, Ended};
 use crate::clock::EngineClock;
 use crate::commit::Publish;
 use crate::error::Failure;
 use crate::index::{Change, Index, Slot};
+use crate::key::Digest;
+use crate::policy::Policy;
 use crate::record::Record;
-use crate::state::{Event, Phase, decide};
+use crate::state::{Event, Fence, Phase, decide};
 use crate::sync::{Arc, Mutex};
 use crate::tail::{Last, Tail};
 
@@ -24,18 +27,25 @@ pub(crate) enum Op {
     Vacated(Arc<Attempt>, Option<Timestamp>),
     /// A claim was released that followed an interruption, which stands.
     Returned(Arc<Attempt>, Timestamp),
+    /// A claim was given a checkpoint. The bytes are those of a log that is replayed; otherwise the attempt has them already.
+    Checkpointed(Digest, Fence, Option<Checkpoint>),
+    /// A claim was handed over as a token, and is good for so long; the time is that of a log that is replayed.
+    Detached(Digest, Fence, Option<Timestamp>),
+    /// A scope was given a policy.
+    Declared(Box<[u8]>, Policy),
     /// Time went by.
     Mark,
 }
 
 impl Op {
-    fn attempt(&self) -> Option<&Attempt> {
+    fn digest(&self) -> Option<Digest> {
         match self {
             Self::Granted(attempt)
             | Self::Completed(attempt, _)
             | Self::Vacated(attempt, _)
-            | Self::Returned(attempt, _) => Some(attempt),
-            Self::Mark => None,
+            | Self::Returned(attempt, _) => Some(attempt.digest),
+            Self::Checkpointed(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
+            Self::Declared(..) | Self::Mark => None,
         }
     }
 }
@@ -44,13 +54,14 @@ impl Op {
 pub(crate) struct Publisher {
     index: Arc<Index>,
     clock: Arc<EngineClock>,
+    policies: Arc<Policies>,
     /// Leaf lock.
     tail: Mutex<Tail>,
 }
 
 impl Publisher {
-    pub(crate) fn new(index: Arc<Index>, clock: Arc<EngineClock>, seq: u64) -> Self {
-        Self { index, clock, tail: Mutex::new(Tail::after(seq)) }
+    pub(crate) fn new(index: Arc<Index>, clock: Arc<EngineClock>, policies: Arc<Policies>, seq: u64) -> Self {
+        Self { index, clock, policies, tail: Mutex::new(Tail::after(seq)) }
     }
 
     /// Takes the tail away, to be checkpointed. What is published from now on goes into a new one.
@@ -92,49 +103,85 @@ impl Publisher {
                 let event = Event::Granted { fence: attempt.fence };
                 let word = || Some((Last::Open(Arc::clone(attempt)), None));
                 if decide(slot.state(self.index.epoch()), event).becomes().is_some() {
+                    if let Some(earlier) = slot.attempt().filter(|_| attempt.earlier.is_some()) {
+                        attempt.inherit(earlier);
+                    }
                     return (Change::Set(Slot::InFlight(Arc::clone(attempt))), word());
                 }
                 // The usual case: the claim was put into the index before its intent went to the log.
                 let is_it = slot.attempt().is_some_and(|current| current.fence == attempt.fence);
                 (Change::Keep, if is_it { word() } else { None })
             }),
-            Op::Completed(attempt, record) => self.become_if_decided(
-                attempt,
-                Event::Completed { fence: attempt.fence },
-                || Slot::Cached(record.clone()),
-                || (Last::Done(record.clone()), None),
-            ),
+            Op::Completed(attempt, record) => {
+                record.set_durable();
+                self.become_if_decided(
+                    attempt,
+                    Event::Completed { fence: attempt.fence },
+                    |_| Slot::Cached(record.clone()),
+                    || (Last::Done(record.clone()), None),
+                )
+            }
             Op::Vacated(attempt, forgotten_until) => self.become_if_decided(
                 attempt,
                 Event::Vacated { fence: attempt.fence },
-                || Slot::Vacant,
+                |_| Slot::Vacant,
                 || (Last::Vacant, *forgotten_until),
             ),
             Op::Returned(attempt, now) => self.become_if_decided(
                 attempt,
                 Event::Returned { fence: attempt.fence },
-                || {
+                |slot| {
+                    if let Some(current) = slot.attempt() {
+                        attempt.inherit(current);
+                    }
                     attempt.give_back(*now);
                     Slot::Interrupted(Arc::clone(attempt))
                 },
                 || (Last::Open(Arc::clone(attempt)), None),
             ),
-            Op::Mark => None,
+            Op::Checkpointed(digest, fence, checkpoint) => self.note(*digest, *fence, |attempt| {
+                if let Some(checkpoint) = checkpoint {
+                    attempt.set_checkpoint(checkpoint.clone());
+                }
+            }),
+            Op::Detached(digest, fence, until) => self.note(*digest, *fence, |attempt| {
+                if let Some(until) = until {
+                    attempt.detach(*until);
+                }
+            }),
+            Op::Declared(..) | Op::Mark => None,
         }
+    }
+
+    /// Notes something on the claim that a key has, whatever has become of it.
+    fn note(
+        &self,
+        digest: Digest,
+        fence: Fence,
+        what: impl FnOnce(&Attempt),
+    ) -> Option<(Last, Option<Timestamp>)> {
+        self.index.change(digest, |slot| {
+            let decision = decide(slot.state(self.index.epoch()), Event::Noted { fence });
+            let Some(attempt) = slot.attempt().filter(|_| decision.becomes().is_some()) else {
+                return (Change::Keep, None);
+            };
+            what(attempt);
+            (Change::Keep, Some((Last::Open(Arc::clone(attempt)), None)))
+        })
     }
 
     fn become_if_decided<R>(
         &self,
         attempt: &Attempt,
         event: Event<'_>,
-        slot: impl FnOnce() -> Slot,
+        slot: impl FnOnce(&Slot) -> Slot,
         word: impl FnOnce() -> R,
     ) -> Option<R> {
         self.index.change(attempt.digest, |current| {
             let Some(phase) = decide(current.state(self.index.epoch()), event).becomes() else {
                 return (Change::Keep, None);
             };
-            let slot = slot();
+            let slot = slot(current);
             assert_eq!(slot.phase(), phase, "the slot is what the state machine decided");
             (Change::Set(slot), Some(word()))
         })
@@ -150,8 +197,11 @@ impl Publish for Publisher {
         // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
         let mut tail = self.tail.lock();
         for (op, word) in ops.iter().zip(words) {
-            if let (Some(attempt), Some((last, forgotten))) = (op.attempt(), word) {
-                tail.fold(attempt.digest, last, forgotten, now);
+            if let (Some(digest), Some((last, forgotten))) = (op.digest(), word) {
+                tail.fold(digest, last, forgotten, now);
+            }
+            if let Op::Declared(scope, policy) = op {
+                tail.declare(scope, *policy, now);
             }
         }
         tail.seq = seq;
@@ -161,7 +211,8 @@ impl Publish for Publisher {
                 Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
                 Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
-                Op::Granted(_) | Op::Mark => {}
+                Op::Declared(scope, policy) => self.policies.set(&scope, policy),
+                Op::Granted(_) | Op::Checkpointed(..) | Op::Detached(..) | Op::Mark => {}
             }
         }
     }
@@ -186,13 +237,11 @@ mod tests {
     use crate::Fingerprint;
     use crate::attempt::AttemptParts;
     use crate::clock::TimeSource;
-    use crate::key::Digest;
-    use crate::state::Fence;
 
     const KEY: Digest = Digest::from_u128(7);
 
     fn attempt(fence: u64) -> Arc<Attempt> {
-        Arc::new(Attempt::new(&AttemptParts {
+        Arc::new(Attempt::new(AttemptParts {
             digest: KEY,
             scope: b"",
             key: b"key",
@@ -201,13 +250,16 @@ mod tests {
             fingerprint: Fingerprint::of(""),
             started: Timestamp::default(),
             ttl: std::time::Duration::from_secs(1),
+            lease: None,
             earlier: None,
+            checkpoint: None,
         }))
     }
 
     fn publisher() -> Publisher {
         let index = Arc::new(Index::new(1, 0, Timestamp::default()));
-        Publisher::new(index, Arc::new(EngineClock::new(TimeSource::System)), 0)
+        let policies = Arc::new(Policies::new(Policy::default()));
+        Publisher::new(index, Arc::new(EngineClock::new(TimeSource::System)), policies, 0)
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Scopes: namespaces of keys.
 
-use std::time::Duration;
-
-use super::claim::Begin;
+use super::claim::{Begin, Claim};
+use super::token::ClaimToken;
 use super::{Handle, Status};
 use crate::Fingerprint;
 use crate::caller::{Caller, block};
-use crate::error::{BeginError, ForgetError, KeyError, ReadError};
+use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
 use crate::key::{self, Digest, KeyHasher, Secret};
+use crate::policy::Policy;
 use crate::sync::Arc;
 
 /// Longest name of a scope, in bytes.
@@ -17,23 +17,18 @@ pub(crate) const SCOPE_MAX: usize = 255;
 pub(crate) struct ScopeInner {
     name: Box<[u8]>,
     hasher: KeyHasher,
-    ttl: Duration,
     /// Zero where the scope's own name is too long, so that the hot path checks one thing only.
     key_max: usize,
 }
 
 impl ScopeInner {
-    pub(super) fn new(secret: &Secret, name: &[u8], ttl: Duration, key_max: usize) -> Self {
+    pub(super) fn new(secret: &Secret, name: &[u8], key_max: usize) -> Self {
         let key_max = if name.len() > SCOPE_MAX { 0 } else { key_max };
-        Self { name: name.into(), hasher: KeyHasher::new(secret, name), ttl, key_max }
+        Self { name: name.into(), hasher: KeyHasher::new(secret, name), key_max }
     }
 
     pub(super) fn name(&self) -> &[u8] {
         &self.name
-    }
-
-    pub(super) fn ttl(&self) -> Duration {
-        self.ttl
     }
 
     #[inline]
@@ -90,6 +85,68 @@ impl Scope {
     #[inline]
     pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
         self.handle.core().begin(&self.handle, &self.inner, key.as_ref(), &fingerprint)
+    }
+
+    /// The policy of this scope, at the moment; see [`Engine::declare`](crate::Engine::declare).
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.handle.core().policies.of(self.name())
+    }
+
+    /// A claim on an interrupted key, whatever the scope's policy, for whoever knows what became of the operation: complete
+    /// it or fail it where that is known, release it where it certainly did not happen, in no attempt; or run it.
+    ///
+    /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all attempts, and leaves the
+    /// key vacant.
+    ///
+    /// # Errors
+    ///
+    /// When the key is not interrupted, or as for [`begin`](Self::begin).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint, Recovery};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let charges = engine.declare("charges", engine.policy().recovery(Recovery::Refuse))?;
+    /// drop(charges.begin("key", request)?); // lost: was the card charged?
+    /// assert!(matches!(charges.begin("key", request), Err(BeginError::Unresolved(_))));
+    ///
+    /// // Somebody asks the bank. It was.
+    /// charges.resolve("key")?.complete("charged")?;
+    /// assert!(matches!(charges.begin("key", request)?, Begin::Done(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resolve(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
+        block(self.handle.core().resolve_key(Caller::Thread, &self.handle, &self.inner, key.as_ref()))
+    }
+
+    /// [`resolve`](Self::resolve) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`resolve`](Self::resolve).
+    pub async fn resolve_async(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
+        self.handle.core().resolve_key(Caller::Task, &self.handle, &self.inner, key.as_ref()).await
+    }
+
+    /// Takes up a claim that was handed over with [`Claim::into_token`].
+    ///
+    /// # Errors
+    ///
+    /// When the token is damaged, of another file or of another scope; when the claim has ended, its lease has run out, or
+    /// somebody has it already; when a commit failed, or the engine is closed.
+    pub fn resume(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
+        block(self.handle.core().resume(Caller::Thread, &self.handle, &self.inner, token))
+    }
+
+    /// [`resume`](Self::resume) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`resume`](Self::resume).
+    pub async fn resume_async(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
+        self.handle.core().resume(Caller::Task, &self.handle, &self.inner, token).await
     }
 
     /// Looks at a key without claiming it.

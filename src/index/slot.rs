@@ -60,7 +60,7 @@ impl Slot {
     pub(crate) fn state(&self, epoch: Timestamp) -> State<'_> {
         match self {
             Self::Vacant => State::Vacant,
-            Self::InFlight(attempt) => State::InFlight(attempt.facts()),
+            Self::InFlight(attempt) => State::InFlight(attempt.facts(), attempt.lease_until()),
             Self::Ending(attempt) => State::Ending(attempt.facts()),
             Self::Interrupted(attempt) => State::Interrupted(attempt.facts(), attempt.remembered_until()),
             Self::Cached(record) => State::Done(record.facts(), record.expires()),

@@ -7,6 +7,7 @@ const MINE: Fingerprint = Fingerprint::from_bytes([1; 32]);
 const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
 const EXPIRES: Timestamp = Timestamp::from_millis(1_000);
 const TIMES: [Timestamp; 3] = [Timestamp::from_millis(999), EXPIRES, Timestamp::from_millis(1_001)];
+const END_OF_TIME: Timestamp = Timestamp::from_millis(u64::MAX);
 const OLD: Fence = Fence::new(6);
 const CURRENT: Fence = Fence::new(7);
 const NEW: Fence = Fence::new(8);
@@ -15,10 +16,11 @@ fn facts() -> Facts<'static> {
     Facts { fence: CURRENT, attempt: 3, fingerprint: &MINE }
 }
 
-fn states() -> [State<'static>; 5] {
+fn states() -> [State<'static>; 6] {
     [
         State::Vacant,
-        State::InFlight(facts()),
+        State::InFlight(facts(), END_OF_TIME),
+        State::InFlight(facts(), EXPIRES),
         State::Ending(facts()),
         State::Interrupted(facts(), EXPIRES),
         State::Done(facts(), EXPIRES),
@@ -29,12 +31,19 @@ fn events() -> Vec<Event<'static>> {
     let mut all = Vec::new();
     for now in TIMES {
         for fingerprint in [&MINE, &OTHER] {
-            all.push(Event::Begin { fingerprint, now });
+            all.extend([1, 3, 4, u32::MAX].map(|attempts_max| Event::Begin {
+                fingerprint,
+                now,
+                attempts_max,
+            }));
         }
-        all.extend([Event::Forget { now }, Event::Sweep { now }]);
+        all.extend([Event::Forget { now }, Event::Resolve { now }, Event::Sweep { now }]);
+        for fence in [OLD, CURRENT, NEW] {
+            all.extend([Event::Use { fence, now }, Event::End { fence, now }]);
+        }
     }
     for fence in [OLD, CURRENT, NEW] {
-        all.extend([Event::End { fence }, Event::Abandon { fence }, Event::Granted { fence }]);
+        all.extend([Event::Abandon { fence }, Event::Granted { fence }, Event::Noted { fence }]);
         all.extend([Event::Completed { fence }, Event::Vacated { fence }, Event::Returned { fence }]);
     }
     all
@@ -42,25 +51,45 @@ fn events() -> Vec<Event<'static>> {
 
 /// The table, written a second time from the promises.
 fn expected(state: State<'_>, event: Event<'_>) -> Decision {
-    use Decision::{Become, Busy, Grant, Replay, Reused, Stay, Superseded, Wait};
+    use Decision::{Become, Busy, Grant, Replay, Reused, Stay, Superseded, Unresolved, Wait};
     let over = |now: Timestamp| now.as_millis() >= 1_000;
     match (state, event) {
+        (
+            State::InFlight(_, lease),
+            Event::Begin { now, .. } | Event::Resolve { now } | Event::Forget { now },
+        ) if now >= lease => Become(Phase::Interrupted),
+
         (State::Vacant, Event::Begin { .. }) => Grant { attempt: 1 },
         (State::Interrupted(..) | State::Done(..), Event::Begin { now, .. }) if over(now) => {
             Grant { attempt: 1 }
         }
         (_, Event::Begin { fingerprint, .. }) if *fingerprint == OTHER => Reused,
-        (State::InFlight(_) | State::Ending(_), Event::Begin { .. }) => Wait,
+        (State::InFlight(..) | State::Ending(_), Event::Begin { .. }) => Wait,
+        (State::Interrupted(..), Event::Begin { attempts_max: 1 | 3, .. }) => Unresolved,
         (State::Interrupted(..), Event::Begin { .. }) => Grant { attempt: 4 },
         (State::Done(..), Event::Begin { .. }) => Replay,
 
-        (State::InFlight(_), Event::End { fence }) if fence == CURRENT => Become(Phase::Ending),
-        (_, Event::End { .. }) => Superseded,
+        (State::Interrupted(..), Event::Resolve { now }) if !over(now) => Grant { attempt: 4 },
+        (State::InFlight(..) | State::Ending(_), Event::Resolve { .. }) => Busy,
+        (_, Event::Resolve { .. }) => Stay,
 
-        (State::InFlight(_), Event::Abandon { fence }) if fence == CURRENT => Become(Phase::Interrupted),
+        (State::InFlight(_, lease), Event::Use { fence, now }) if fence == CURRENT && now < lease => {
+            Become(Phase::InFlight)
+        }
+        (State::InFlight(_, lease), Event::End { fence, now }) if fence == CURRENT && now < lease => {
+            Become(Phase::Ending)
+        }
+        (_, Event::Use { .. } | Event::End { .. }) => Superseded,
+
+        (State::InFlight(..), Event::Abandon { fence }) if fence == CURRENT => Become(Phase::Interrupted),
         (_, Event::Abandon { .. }) => Stay,
 
-        (State::InFlight(_) | State::Ending(_), Event::Forget { .. }) => Busy,
+        (State::InFlight(..), Event::Noted { fence }) if fence == CURRENT => Become(Phase::InFlight),
+        (State::Ending(_), Event::Noted { fence }) if fence == CURRENT => Become(Phase::Ending),
+        (State::Interrupted(..), Event::Noted { fence }) if fence == CURRENT => Become(Phase::Interrupted),
+        (_, Event::Noted { .. }) => Stay,
+
+        (State::InFlight(..) | State::Ending(_), Event::Forget { .. }) => Busy,
         (State::Interrupted(..) | State::Done(..), Event::Forget { now }) if !over(now) => {
             Become(Phase::Ending)
         }
@@ -87,6 +116,7 @@ fn expected(state: State<'_>, event: Event<'_>) -> Decision {
         (State::Interrupted(..) | State::Done(..), Event::Sweep { now }) if over(now) => {
             Become(Phase::Vacant)
         }
+        (State::InFlight(_, lease), Event::Sweep { now }) if now >= lease => Become(Phase::Interrupted),
         (_, Event::Sweep { .. }) => Stay,
     }
 }
@@ -100,15 +130,15 @@ fn every_event_in_every_state_at_every_deadline_is_decided_as_promised() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 5 * 30);
+    assert_eq!(pairs, 6 * 69);
 }
 
 #[test]
-fn a_claim_that_is_out_never_expires() {
-    for state in [State::InFlight(facts()), State::Ending(facts())] {
-        let end_of_time = Timestamp::from_millis(u64::MAX);
-        assert_eq!(decide(state, Event::Sweep { now: end_of_time }), Decision::Stay);
-        let begin = Event::Begin { fingerprint: &MINE, now: end_of_time };
+fn a_claim_that_is_out_without_a_lease_never_expires() {
+    let late = Timestamp::from_millis(u64::MAX - 1);
+    for state in [State::InFlight(facts(), END_OF_TIME), State::Ending(facts())] {
+        assert_eq!(decide(state, Event::Sweep { now: late }), Decision::Stay);
+        let begin = Event::Begin { fingerprint: &MINE, now: late, attempts_max: u32::MAX };
         assert_eq!(decide(state, begin), Decision::Wait);
     }
 }
@@ -116,6 +146,8 @@ fn a_claim_that_is_out_never_expires() {
 #[test]
 fn attempt_numbers_do_not_wrap() {
     let last = Facts { attempt: u32::MAX, ..facts() };
-    let begin = Event::Begin { fingerprint: &MINE, now: TIMES[0] };
-    assert_eq!(decide(State::Interrupted(last, EXPIRES), begin), Decision::Grant { attempt: u32::MAX });
+    let begin = Event::Begin { fingerprint: &MINE, now: TIMES[0], attempts_max: u32::MAX };
+    assert_eq!(decide(State::Interrupted(last, EXPIRES), begin), Decision::Unresolved);
+    let resolve = Event::Resolve { now: TIMES[0] };
+    assert_eq!(decide(State::Interrupted(last, EXPIRES), resolve), Decision::Grant { attempt: u32::MAX });
 }

@@ -140,9 +140,13 @@ pub(crate) fn read_record(
         Entry::Completion(row) if row.digest == digest.as_u128() => {
             Ok(Record::new(&row.parts()?, Some(place)))
         }
-        Entry::Completion(_) | Entry::Intent(_) | Entry::Vacated(_) | Entry::Mark => {
-            Err(BadBytes("the entry belongs to another key".to_owned()))
-        }
+        Entry::Completion(_)
+        | Entry::Intent(_)
+        | Entry::Vacated(_)
+        | Entry::Mark
+        | Entry::Checkpoint(_)
+        | Entry::Detached(_)
+        | Entry::Declared(_) => Err(BadBytes("the entry belongs to another key".to_owned())),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The store: everything older than the log, in a redb file. The only module that names redb.
 //!
 //! Tables: `meta` (one row), `blocks` and `index` (keyed by expiry and number, so that expiry drops a prefix),
-//! `claims` (granted and not ended when the log moved on), `forgotten` (digests whose blocks before a number don't count).
+//! `claims` (granted and not ended when the log moved on), `forgotten` (digests whose blocks before a number don't count),
+//! `scopes` (those with a policy of their own).
 //! Every commit is two-phase with quick repair: a failed sync then can't show what was not acknowledged, and opening
 //! after a kill costs the same at any size.
 
@@ -14,10 +15,11 @@ use redb::{
 };
 
 use crate::Timestamp;
-use crate::codec::{self, IntentRow, Sealer};
+use crate::codec::{self, BadBytes, IntentRow, Sealer};
 use crate::disk::{Disk, DiskFile, Untouched};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
+use crate::policy::Policy;
 use crate::record::{Place, Record};
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
@@ -35,6 +37,7 @@ const BLOCKS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("ide
 const INDEX: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("idemkv.index");
 const CLAIMS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("idemkv.claims");
 const FORGOTTEN: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("idemkv.forgotten");
+const SCOPES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("idemkv.scopes");
 const META_ROW: &str = "meta";
 /// How a redb file starts.
 const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
@@ -50,6 +53,8 @@ pub(crate) struct Batch {
     pub(crate) ended: Vec<Digest>,
     /// Keys whose stored records don't count any more, and until when they would have.
     pub(crate) forgotten: Vec<(Digest, Timestamp)>,
+    /// Scopes that were given a policy, as encoded rows.
+    pub(crate) scopes: Vec<(Box<[u8]>, Vec<u8>)>,
     /// Expired blocks to drop at most.
     pub(crate) reclaim_max: usize,
 }
@@ -144,6 +149,7 @@ impl Store {
             transaction.open_table(INDEX)?;
             transaction.open_table(CLAIMS)?;
             transaction.open_table(FORGOTTEN)?;
+            transaction.open_table(SCOPES)?;
             transaction.commit()?;
             Ok(database.close()?)
         });
@@ -208,13 +214,14 @@ impl Store {
         usize::try_from(self.meta.lock().keys).unwrap_or(0)
     }
 
-    /// Reads what an opening needs of every stored record (digest, expiry, place), and every claim row.
+    /// Reads what an opening needs of every stored record (digest, expiry, place), every claim row and every scope's policy.
     ///
     /// Forgotten records are left out; expired ones are not.
     pub(crate) fn load(
         &self,
         mut record: impl FnMut(Digest, Timestamp, Place),
         mut claim: impl FnMut(&IntentRow<'_>),
+        mut scope: impl FnMut(&[u8], Policy),
     ) -> Result<(), OpenError> {
         let meta = self.meta();
         let database = self.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
@@ -227,6 +234,7 @@ impl Store {
                 }
             })?;
             let claims = self.load_claims(&transaction, &mut claim)?;
+            self.load_scopes(&transaction, &mut scope)?;
             Ok((blocks, claims))
         });
         let (blocks, claims) = loaded.map_err(|trouble| trouble.into_open_error(&self.path))?;
@@ -287,6 +295,26 @@ impl Store {
         Ok(count)
     }
 
+    fn load_scopes(
+        &self,
+        transaction: &redb::ReadTransaction,
+        each: &mut impl FnMut(&[u8], Policy),
+    ) -> Result<(), Trouble> {
+        for row in transaction.open_table(SCOPES)?.iter()? {
+            let (name, sealed) = row?;
+            let policy = self.sealer.open(SCOPES.name(), &[], sealed.value()).and_then(|bytes| {
+                let row: codec::ScopeRow<'_> = codec::decode(bytes)?;
+                if row.name != name.value() {
+                    return Err(BadBytes("the row belongs to another scope".to_owned()));
+                }
+                Policy::from_row(&row.policy)
+            });
+            let place = || format!("table `{}`, row {:?}", SCOPES.name(), name.value().escape_ascii());
+            each(name.value(), policy.map_err(|bad| Trouble::at(place(), bad))?);
+        }
+        Ok(())
+    }
+
     /// The record at `place`; `None` where its block was dropped because everything in it had expired.
     pub(crate) fn read(&self, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
         let Some(expires) = self.directory.read().get(&place.block()).map(|block| block.expires) else {
@@ -340,6 +368,7 @@ impl Store {
             meta.keys = (meta.keys + added as u64).saturating_sub(due.keys);
             meta.claims = self.write_claims(&transaction, batch)?;
             self.write_forgotten(&transaction, batch, &due, first)?;
+            self.write_scopes(&transaction, batch)?;
             transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
             Ok(transaction.commit()?)
         });
@@ -418,6 +447,14 @@ impl Store {
             codec::encode_into(&(limit, until.as_millis()), &mut row);
             let sealed = self.sealer.seal(FORGOTTEN.name(), &halves(*digest), &row);
             table.insert(digest.as_u128(), sealed.as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn write_scopes(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<(), Trouble> {
+        let mut table = transaction.open_table(SCOPES)?;
+        for (name, row) in &batch.scopes {
+            table.insert(&**name, self.sealer.seal(SCOPES.name(), &[], row).as_slice())?;
         }
         Ok(())
     }

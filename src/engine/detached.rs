@@ -1,0 +1,31 @@
+//! Claims that were handed over as tokens: their places among those that are out, and their room in the log.
+
+use std::collections::HashMap;
+
+use super::core::{Core, Share};
+use crate::attempt::Attempt;
+use crate::state::Fence;
+use crate::sync::Mutex;
+
+#[derive(Debug, Default)]
+pub(crate) struct Detached {
+    /// Leaf lock.
+    shares: Mutex<HashMap<Fence, Share>>,
+}
+
+impl Detached {
+    pub(super) fn put(&self, fence: Fence, share: Share) {
+        self.shares.lock().insert(fence, share);
+    }
+
+    pub(super) fn take(&self, fence: Fence) -> Option<Share> {
+        self.shares.lock().remove(&fence)
+    }
+
+    /// Gives back the share of a claim that nobody will take up again.
+    pub(super) fn drop(&self, attempt: &Attempt, core: &Core) {
+        if let Some(share) = self.take(attempt.fence) {
+            core.give_back(&share);
+        }
+    }
+}

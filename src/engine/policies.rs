@@ -1,0 +1,92 @@
+//! Which scope has which policy, and how many claims of it are out.
+
+use std::collections::HashMap;
+
+use crate::error::{BeginError, Busy};
+use crate::policy::Policy;
+use crate::sync::{Mutex, RwLock};
+
+/// Scopes with a policy of their own, at most.
+pub(crate) const SCOPES_MAX: usize = 65_536;
+
+#[derive(Debug)]
+pub(crate) struct Policies {
+    default: Policy,
+    /// Leaf lock.
+    declared: RwLock<HashMap<Box<[u8]>, Policy>>,
+    /// Claims that are out, of scopes that limit them. Leaf lock.
+    in_flight: Mutex<HashMap<Box<[u8]>, u32>>,
+}
+
+impl Policies {
+    pub(crate) fn new(default: Policy) -> Self {
+        Self { default, declared: RwLock::default(), in_flight: Mutex::default() }
+    }
+
+    pub(crate) fn of(&self, scope: &[u8]) -> Policy {
+        self.declared.read().get(scope).copied().unwrap_or(self.default)
+    }
+
+    pub(crate) fn default(&self) -> Policy {
+        self.default
+    }
+
+    pub(crate) fn set(&self, scope: &[u8], policy: Policy) {
+        self.declared.write().insert(scope.into(), policy);
+    }
+
+    /// Whether the scope may have a policy of its own.
+    pub(crate) fn has_place(&self, scope: &[u8]) -> bool {
+        let declared = self.declared.read();
+        declared.len() < SCOPES_MAX || declared.contains_key(scope)
+    }
+
+    pub(crate) fn declared(&self) -> Vec<(Box<[u8]>, Policy)> {
+        let mut all: Vec<_> =
+            self.declared.read().iter().map(|(name, policy)| (name.clone(), *policy)).collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// Counts a claim of the scope; `false` where its policy sets no limit.
+    pub(crate) fn enter(&self, scope: &[u8], policy: &Policy) -> Result<bool, BeginError> {
+        let Some(max) = policy.max_in_flight else { return Ok(false) };
+        let mut in_flight = self.in_flight.lock();
+        let count = in_flight.entry(scope.into()).or_default();
+        if *count >= max {
+            return Err(BeginError::Busy(Busy::TooManyClaims { max: max as usize }));
+        }
+        *count += 1;
+        Ok(true)
+    }
+
+    /// Takes back what [`enter`](Self::enter) counted.
+    pub(crate) fn leave(&self, scope: &[u8]) {
+        let mut in_flight = self.in_flight.lock();
+        let Some(count) = in_flight.get_mut(scope) else { return };
+        *count -= 1;
+        if *count == 0 {
+            in_flight.remove(scope);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_holds_for_its_scope_alone() {
+        let policies = Policies::new(Policy::default());
+        let limited = Policy::default().max_in_flight(1);
+        policies.set(b"a", limited);
+        assert_eq!(policies.of(b"a"), limited);
+        assert_eq!(policies.of(b"b"), Policy::default());
+        assert_eq!(policies.enter(b"a", &limited).ok(), Some(true));
+        assert!(policies.enter(b"a", &limited).is_err());
+        assert_eq!(policies.enter(b"b", &Policy::default()).ok(), Some(false));
+        policies.leave(b"a");
+        assert_eq!(policies.enter(b"a", &limited).ok(), Some(true));
+        assert_eq!(policies.declared(), [(b"a".as_slice().into(), limited)]);
+    }
+}

@@ -1,0 +1,111 @@
+//! Claims on their way across a process boundary.
+
+use std::fmt;
+
+use super::Handle;
+use super::claim::{Claim, Terms};
+use super::core::{Core, Permit};
+use super::scope::ScopeInner;
+use crate::attempt::Attempt;
+use crate::caller::Caller;
+use crate::codec::{self, BadBytes, TokenRow};
+use crate::error::{BeginError, TokenError};
+use crate::index::Slot;
+use crate::key::Digest;
+use crate::state::{Event, Fence, Phase, decide};
+use crate::sync::{Arc, Ordering};
+
+/// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
+///
+/// [`Claim::into_token`] gives one, [`Scope::resume`](crate::Scope::resume) takes it back. It is a bearer token: who has it can
+/// end the claim, through a process that has the file open. With the feature `serde` it can be part of a message.
+#[derive(Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ClaimToken(Vec<u8>);
+
+impl ClaimToken {
+    /// Its bytes, about a hundred and the scope's name.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The token with these bytes. Whether they are one is found out when the claim is resumed.
+    #[must_use]
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+/// Who has a token can end the claim: it does not belong in a log.
+impl fmt::Debug for ClaimToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClaimToken(..)")
+    }
+}
+
+const SEALED_AS: &str = "token";
+
+impl Core {
+    pub(super) fn token(&self, attempt: &Attempt) -> ClaimToken {
+        let mut row = Vec::new();
+        let (digest, fence) = (attempt.digest.as_u128(), attempt.fence.get());
+        codec::encode_into(
+            &TokenRow { file_id: self.file_id, digest, fence, scope: attempt.scope() },
+            &mut row,
+        );
+        let checksum = self.store.sealer().checksum(SEALED_AS, &[], &row);
+        // The row first: its start tells of which file it is, should it be of another one.
+        row.extend_from_slice(&checksum);
+        ClaimToken(row)
+    }
+
+    /// The claim that a token stands for, if it is still good and nobody has it.
+    pub(super) async fn resume(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        token: &ClaimToken,
+    ) -> Result<Claim, TokenError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(BeginError::Closed.into());
+        }
+        if let Some(failure) = self.commit.failure() {
+            return Err(BeginError::Failed(failure.clone()).into());
+        }
+        let row = self.open_token(token)?;
+        if row.scope != scope.name() {
+            return Err(TokenError::OtherScope);
+        }
+        let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
+        let now = self.clock.now();
+        // A claim is used; in the index nothing changes by that.
+        let current = self.index.get(digest);
+        let usable = decide(current.state(self.index.epoch()), Event::Use { fence, now }).becomes();
+        let (Some(Phase::InFlight), Slot::InFlight(attempt)) = (usable, &current) else {
+            return Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)));
+        };
+        // Only one of all who ask finds the share there.
+        let Some(share) = self.detached.take(fence) else { return Err(TokenError::Held) };
+        attempt.attach();
+        let policy = self.policies.of(scope.name());
+        let terms = Terms { logged: true, resolves: false, durability: policy.durability };
+        Ok(Claim::new(Arc::clone(attempt), Permit::of(share, handle), terms))
+    }
+
+    fn open_token<'a>(&self, token: &'a ClaimToken) -> Result<TokenRow<'a>, TokenError> {
+        let Some((row, checksum)) = token.0.split_last_chunk::<{ codec::CHECKSUM_BYTES }>() else {
+            return Err(TokenError::Malformed);
+        };
+        let decoded: Result<TokenRow<'_>, BadBytes> = codec::decode(row);
+        let Ok(decoded) = decoded else { return Err(TokenError::Malformed) };
+        if decoded.file_id != self.file_id {
+            return Err(TokenError::OtherFile);
+        }
+        if *checksum != self.store.sealer().checksum(SEALED_AS, &[], row) {
+            return Err(TokenError::Malformed);
+        }
+        Ok(decoded)
+    }
+}

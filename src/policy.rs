@@ -1,0 +1,238 @@
+//! What a scope's keys are promised.
+
+use std::time::Duration;
+
+use crate::clock::millis;
+use crate::codec::{BadBytes, PolicyRow};
+use crate::error::OptionError;
+
+/// What a scope's keys are promised: how long results are kept, what becomes of interrupted keys, what is durable when.
+///
+/// [`Options::policy`](crate::Options::policy) sets the policy of all scopes that have none of their own,
+/// [`Engine::declare`](crate::Engine::declare) gives a scope its own.
+///
+/// ```
+/// # use idemkv::{Engine, Policy, Recovery};
+/// # use std::time::Duration;
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("x.idem"))?;
+/// let week = Duration::from_secs(7 * 24 * 3600);
+/// let charges = engine.declare("POST /v1/charges", engine.policy().ttl(week).recovery(Recovery::Refuse))?;
+/// assert_eq!(charges.policy().recovery, Recovery::Refuse);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Policy {
+    /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered.
+    pub ttl: Duration,
+    /// What a begin of an interrupted key gets.
+    pub recovery: Recovery,
+    /// How many attempts are granted by themselves before an interrupted key has to be resolved; `None` for any number.
+    pub max_attempts: Option<u32>,
+    /// How long a claim is good without being renewed; `None` for as long as its holder has it.
+    pub lease: Option<Duration>,
+    /// What is durable when it is acknowledged.
+    pub durability: Durability,
+    /// Claims of one scope that may be out at once; the engine's own limit holds as well.
+    pub max_in_flight: Option<u32>,
+}
+
+/// What a begin of an interrupted key gets. The effect of the earlier attempt may have happened, or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Recovery {
+    /// A claim that tells of the earlier attempt: see [`Claim::interrupted`](crate::Claim::interrupted). For operations that
+    /// can find out how far they came, or can be repeated downstream.
+    #[default]
+    Rerun,
+    /// [`BeginError::Unresolved`](crate::BeginError::Unresolved), until somebody says what became of it: see
+    /// [`Scope::resolve`](crate::Scope::resolve).
+    Refuse,
+}
+
+/// What is durable when it is acknowledged. Whatever is chosen, others see a result only once it is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Durability {
+    /// Grants and results: after a crash, a key whose claim was out is *interrupted*, and the next claim says so. Two syncs a
+    /// lifecycle.
+    #[default]
+    Full,
+    /// Results: a begin costs no sync, and a crash forgets claims that were out. For operations that may run again without anybody
+    /// knowing.
+    Completions,
+    /// Neither: a grant costs no sync, and a completion returns before its result is durable, which it is within this time
+    /// (1 ms to 60 s) or at the next [`Engine::flush`](crate::Engine::flush). A crash meanwhile forgets that the operation ever
+    /// ran. Until then others find the key in flight; [`Record::is_durable`](crate::Record::is_durable) tells.
+    Relaxed(Duration),
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(24 * 3_600),
+            recovery: Recovery::Rerun,
+            max_attempts: None,
+            lease: None,
+            durability: Durability::Full,
+            max_in_flight: None,
+        }
+    }
+}
+
+/// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
+const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+const LEASE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+const RELAXED_MAX: Duration = Duration::from_secs(60);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+impl Policy {
+    /// Sets [`ttl`](Self::ttl). Default 24 hours; 1 ms to 100 years.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Sets [`recovery`](Self::recovery). Default [`Recovery::Rerun`].
+    #[must_use]
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
+    /// Sets [`max_attempts`](Self::max_attempts). Default any number; at least 1, which is [`Recovery::Refuse`].
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts);
+        self
+    }
+
+    /// Sets [`lease`](Self::lease). Default none; 1 ms to 30 days.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Sets [`durability`](Self::durability). Default [`Durability::Full`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Sets [`max_in_flight`](Self::max_in_flight). Default no limit but the engine's; at least 1.
+    #[must_use]
+    pub fn max_in_flight(mut self, claims: u32) -> Self {
+        self.max_in_flight = Some(claims);
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), OptionError> {
+        OptionError::unless_within("ttl", self.ttl, MILLISECOND, TTL_MAX)?;
+        if let Some(attempts) = self.max_attempts {
+            OptionError::unless_within("max_attempts", attempts, 1, u32::MAX - 1)?;
+        }
+        if let Some(lease) = self.lease {
+            OptionError::unless_within("lease", lease, MILLISECOND, LEASE_MAX)?;
+        }
+        if let Durability::Relaxed(within) = self.durability {
+            OptionError::unless_within("durability", within, MILLISECOND, RELAXED_MAX)?;
+        }
+        if let Some(claims) = self.max_in_flight {
+            OptionError::unless_within("max_in_flight", claims, 1, u32::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// How many attempts are granted by themselves.
+    pub(crate) fn attempts_max(&self) -> u32 {
+        match self.recovery {
+            Recovery::Refuse => 1,
+            Recovery::Rerun => self.max_attempts.unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(crate) fn row(&self) -> PolicyRow {
+        let (intents, relaxed_ms) = match self.durability {
+            Durability::Full => (true, None),
+            Durability::Completions => (false, None),
+            Durability::Relaxed(within) => (false, Some(millis(within))),
+        };
+        PolicyRow {
+            ttl_ms: millis(self.ttl),
+            refuse: self.recovery == Recovery::Refuse,
+            max_attempts: self.max_attempts,
+            lease_ms: self.lease.map(millis),
+            intents,
+            relaxed_ms,
+            max_in_flight: self.max_in_flight,
+        }
+    }
+
+    pub(crate) fn from_row(row: &PolicyRow) -> Result<Self, BadBytes> {
+        let policy = Self {
+            ttl: Duration::from_millis(row.ttl_ms),
+            recovery: if row.refuse { Recovery::Refuse } else { Recovery::Rerun },
+            max_attempts: row.max_attempts,
+            lease: row.lease_ms.map(Duration::from_millis),
+            durability: match (row.intents, row.relaxed_ms) {
+                (true, _) => Durability::Full,
+                (false, None) => Durability::Completions,
+                (false, Some(within)) => Durability::Relaxed(Duration::from_millis(within)),
+            },
+            max_in_flight: row.max_in_flight,
+        };
+        policy.check().map_err(|error| BadBytes(format!("a policy is not possible: {error}")))?;
+        Ok(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_comes_back_from_its_row() {
+        let second = Duration::from_secs(1);
+        let policies = [
+            Policy::default(),
+            Policy::default().recovery(Recovery::Refuse).max_attempts(3).lease(second).max_in_flight(7),
+            Policy::default().ttl(second).durability(Durability::Completions),
+            Policy::default().durability(Durability::Relaxed(second)),
+        ];
+        for policy in policies {
+            assert_eq!(Policy::from_row(&policy.row()), Ok(policy));
+        }
+        let impossible = PolicyRow { ttl_ms: 0, ..Policy::default().row() };
+        assert!(Policy::from_row(&impossible).is_err());
+    }
+
+    #[test]
+    fn every_value_out_of_range_is_refused_by_name() {
+        let policy = Policy::default;
+        let cases = [
+            (policy().ttl(Duration::ZERO), "ttl"),
+            (policy().ttl(Duration::MAX), "ttl"),
+            (policy().max_attempts(0), "max_attempts"),
+            (policy().lease(Duration::ZERO), "lease"),
+            (policy().lease(Duration::MAX), "lease"),
+            (policy().durability(Durability::Relaxed(Duration::ZERO)), "durability"),
+            (policy().max_in_flight(0), "max_in_flight"),
+        ];
+        for (policy, name) in cases {
+            assert_eq!(policy.check().unwrap_err().name(), name);
+        }
+    }
+
+    #[test]
+    fn refusing_is_a_limit_of_one_attempt() {
+        let policy = Policy::default();
+        assert_eq!(policy.attempts_max(), u32::MAX);
+        assert_eq!(policy.max_attempts(3).attempts_max(), 3);
+        assert_eq!(policy.max_attempts(3).recovery(Recovery::Refuse).attempts_max(), 1);
+    }
+}
