@@ -9,6 +9,7 @@ use crate::error::{BeginError, Failure, ForgetError, IoFailure, OpenError, ReadE
 use crate::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, spawn};
 
+mod batch;
 mod claim;
 mod core;
 mod entries;
