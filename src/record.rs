@@ -251,7 +251,7 @@ impl Record {
         self.0.header.header.place.store(place.0, Ordering::Release);
     }
 
-    /// Reads from what a replay needs, and does nothing with it: what matters is that it is in the cache afterwards.
+    /// Reads from the lines that a replay needs, for nothing but to have them in the cache.
     #[inline]
     pub(crate) fn warm(&self) -> u64 {
         let header = &self.0.header.header;

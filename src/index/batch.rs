@@ -1,13 +1,14 @@
 //! Many lookups at once, so that they wait for memory together.
 //!
 //! A lookup alone waits for two cache misses in a row: the key's cell, then its record. A processor overlaps the misses of
-//! loads that don't depend on each other, but not beyond an instruction with a lock prefix, and both taking a lock and
-//! cloning a record are such. So all locks are taken first, then all cells are read, then all records, and only then are
-//! records cloned. The two passes that only read take no branch on what they read, so nothing in them waits for it.
+//! loads that don't depend on each other, but hardly across instructions with a lock prefix, and both taking a lock and
+//! cloning a record are such. So all locks are taken first, then all keys are found in one plain loop, then all records are
+//! read, and only then is one cloned. What each of these steps is worth is in `docs/design.md`.
 
 use std::hint::black_box;
 
 use super::Index;
+use super::shard::Shard;
 use super::slot::Slot;
 use crate::key::Digest;
 use crate::record::Record;
@@ -16,11 +17,23 @@ use crate::record::Record;
 /// microseconds at most.
 pub(crate) const BATCH_MAX: usize = 64;
 
-/// A key of a batch.
-struct Asked {
-    shard: usize,
-    position: usize,
-    digest: Digest,
+/// A key of a batch: the number of its shard above, its position in the batch in the lowest byte. Sorts by shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Asked(usize);
+
+impl Asked {
+    fn new(shard: usize, position: usize) -> Self {
+        const { assert!(BATCH_MAX <= 1 << 8, "positions fit a byte") };
+        Self(shard << 8 | position)
+    }
+
+    fn shard(self) -> usize {
+        self.0 >> 8
+    }
+
+    fn position(self) -> usize {
+        self.0 & 0xff
+    }
 }
 
 impl Index {
@@ -34,47 +47,42 @@ impl Index {
         mut wanted: impl FnMut(usize, &Record) -> bool,
     ) -> [Option<Record>; BATCH_MAX] {
         let asked = self.by_shard(digests);
-        let groups = || asked.chunk_by(|a, b| a.shard == b.shard);
-        let guards: Vec<_> = groups()
-            .filter_map(|group| group.first())
-            .map(|asked| self.locked(asked.digest).shard.read())
-            .collect();
-        let mut read = 0;
+        let groups = || asked.chunk_by(|a, b| a.shard() == b.shard());
+        let mut guards = Vec::with_capacity(asked.len());
+        for locked in groups().filter_map(|group| self.shards.get(group.first()?.shard())) {
+            guards.push(locked.shard.read());
+        }
         let mut looks = Vec::with_capacity(asked.len());
         for (group, shard) in groups().zip(&guards) {
-            for asked in group {
-                read ^= shard.warm(asked.digest);
-                looks.push((asked, shard));
-            }
+            let shard: &Shard = shard;
+            looks.extend(group.iter().map(|asked| (asked.position(), shard)));
         }
-        black_box(read);
-        let mut records = Vec::with_capacity(asked.len());
-        for (asked, shard) in looks {
-            if let Some(Slot::Cached(record)) = shard.get(asked.digest) {
-                records.push((asked.position, record));
-            }
-        }
-        black_box(records.iter().fold(0, |read, (_, record)| read ^ record.warm()));
-        let mut found = [const { None }; BATCH_MAX];
-        for (position, record) in records {
-            if wanted(position, record)
+        let mut found = [None; BATCH_MAX];
+        for (position, shard) in looks {
+            if let Some(Some(digest)) = digests.get(position)
+                && let Some(Slot::Cached(record)) = shard.get(*digest)
                 && let Some(found) = found.get_mut(position)
             {
-                *found = Some(record.clone());
+                *found = Some(record);
             }
         }
-        found
+        black_box(found.iter().flatten().fold(0, |read, record| read ^ record.warm()));
+        let mut records = [const { None }; BATCH_MAX];
+        for (position, (to, found)) in records.iter_mut().zip(found).enumerate() {
+            *to = found.filter(|record| wanted(position, record)).cloned();
+        }
+        records
     }
 
     /// The keys of a batch, shard by shard.
     fn by_shard(&self, digests: &[Option<Digest>; BATCH_MAX]) -> Vec<Asked> {
         let mut asked = Vec::with_capacity(BATCH_MAX);
         for (position, digest) in digests.iter().enumerate() {
-            if let Some(digest) = *digest {
-                asked.push(Asked { shard: self.shard_of(digest), position, digest });
+            if let Some(digest) = digest {
+                asked.push(Asked::new(self.shard_of(*digest), position));
             }
         }
-        asked.sort_unstable_by_key(|asked| asked.shard);
+        asked.sort_unstable();
         asked
     }
 }

@@ -26,12 +26,6 @@ impl Shard {
         self.table.get(digest)
     }
 
-    /// See [`Table::warm`].
-    #[inline]
-    pub(crate) fn warm(&self, digest: Digest) -> u64 {
-        self.table.warm(digest)
-    }
-
     pub(crate) fn change<R>(&mut self, digest: Digest, change: impl FnOnce(&Slot) -> (Change, R)) -> R {
         let (change, result) = change(self.table.get(digest).unwrap_or(&Slot::Vacant));
         match change {

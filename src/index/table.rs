@@ -74,14 +74,6 @@ impl Table {
         }
     }
 
-    /// Reads from the cell where the search for a key starts, and does nothing with it: what matters is that the cell is in
-    /// the cache afterwards.
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "any bits of the cell will do")]
-    pub(crate) fn warm(&self, digest: Digest) -> u64 {
-        self.cells.get(home(digest, self.cells.len())).map_or(0, |cell| cell.digest.as_u128() as u64)
-    }
-
     pub(crate) fn get_mut(&mut self, digest: Digest) -> Option<&mut Slot> {
         match self.probe(digest)? {
             Probe::Found(at) => Some(&mut self.cells[at].slot),
