@@ -1,7 +1,7 @@
-//! `begin` on a key that is done, beside `DashMap<String, Arc<[u8]>>::get`, in the same run.
+//! `begin` on a key that is done, and `begin_many` of 32 such keys, beside `DashMap<String, Arc<[u8]>>::get`, in the same run.
 //!
-//! Both hold the same keys and bodies, are asked in the same random order, and have a byte of the body read; the engine
-//! checks expiry and fingerprint as well. Slices of the two alternate.
+//! Engine and map hold the same keys and bodies, are asked in the same random order, and have a byte of the body read; the
+//! engine checks expiry and fingerprint as well. Slices of the three alternate.
 //!
 //! ```text
 //! cargo bench --bench lookup
@@ -32,9 +32,15 @@ const THREADS: [usize; 2] = [1, 2];
 const SLICES: usize = 11;
 const SLICE: Duration = Duration::from_millis(500);
 const BODY: [u8; 80] = [b'x'; 80];
+/// Single begins to the map.
 const BAR: f64 = 1.0;
+/// Batches to single begins, where the index is larger than the processor's caches.
+const BATCH_BAR: f64 = 2.0;
+const BATCH_BAR_FROM: u32 = 1_000_000;
 /// Lookups between two looks at whether the slice is over.
 const CHUNK: usize = 256;
+/// Keys in a batch.
+const BATCH: usize = 32;
 
 fn main() {
     let wanted: Vec<u32> = common::arguments()
@@ -47,18 +53,28 @@ fn main() {
         (wanted, ..) => wanted.to_vec(),
     };
     println!(
-        "begin on Done beside DashMap::get, {SLICES} slices of {} ms each; M lookups a second",
+        "begin on Done, and begin_many of {BATCH}, beside DashMap::get, {SLICES} slices of {} ms each; M lookups a second",
         SLICE.as_millis()
     );
     println!(
-        "  {:>10} {:>7} {:>8} {:>8} {:>7} {:>15} {:>10}  bar {BAR:.1}",
-        "keys", "threads", "engine", "dashmap", "ratio", "min .. max", "keys alone"
+        "  {:>10} {:>7} {:>8} {:>8} {:>8} {:>22}  {:<6} {:>22}  {:<6} {:>22} {:>10}",
+        "keys",
+        "threads",
+        "begin",
+        "batch",
+        "dashmap",
+        "begin/dashmap",
+        format!("{BAR:.1}"),
+        "batch/begin",
+        format!("{BATCH_BAR:.1}"),
+        "batch/dashmap",
+        "keys alone"
     );
     let mut rows = Vec::new();
     for keys in sizes {
         rows.extend(Pair::filled(keys).rows());
     }
-    println!("{}", json!({ "bar": BAR, "rows": rows }));
+    println!("{}", json!({ "bar": BAR, "batch_bar": BATCH_BAR, "rows": rows }));
 }
 
 /// The two that are compared, with the order in which both are asked.
@@ -113,41 +129,61 @@ impl Pair {
             Ok(Begin::Done(record)) => byte_of(record.body()),
             other => panic!("key {number} was {other:?}"),
         };
+        let batch = |numbers: &[u32]| {
+            let mut requests = [([0; 36], REQUEST); BATCH];
+            numbers.chunks(BATCH).fold(0, |sum, numbers| {
+                requests.iter_mut().zip(numbers).for_each(|((to, _), number)| *to = key((*number).into()));
+                let results = self.engine.begin_many(&requests);
+                sum ^ results.iter().fold(0, |sum, result| match result {
+                    Ok(Begin::Done(record)) => sum ^ byte_of(record.body()),
+                    other => panic!("a key was {other:?}"),
+                })
+            })
+        };
         let map = |number: u32| match self.map.get(as_str(&key(number.into()))) {
             Some(body) => byte_of(&body),
             None => panic!("key {number} was not there"),
         };
         let text_alone = |number: u32| byte_of(as_str(&key(number.into())).as_bytes());
-        let (mut engines, mut maps, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut engines, mut batches, mut maps, mut texts) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for slice in 0..SLICES {
-            engines.push(self.slice(threads, slice, engine));
-            maps.push(self.slice(threads, slice, map));
+            engines.push(self.slice(threads, slice, each(engine)));
+            batches.push(self.slice(threads, slice, batch));
+            maps.push(self.slice(threads, slice, each(map)));
             if slice % 3 == 0 {
-                texts.push(self.slice(threads, slice, text_alone));
+                texts.push(self.slice(threads, slice, each(text_alone)));
             }
         }
-        let ratio = Spread::of(engines.iter().zip(&maps).map(|(engine, map)| engine / map));
-        let [engine, map, texts] = [engines, maps, texts].map(Spread::of);
+        let ratio = ratios(&engines, &maps);
+        let gain = ratios(&batches, &engines);
+        let batch_ratio = ratios(&batches, &maps);
+        let [engine, batch, map, texts] = [engines, batches, maps, texts].map(Spread::of);
+        let met = ratio.median >= BAR;
+        let batch_met = (self.keys >= BATCH_BAR_FROM).then_some(gain.median >= BATCH_BAR);
         println!(
-            "  {:>10} {threads:>7} {:>8.2} {:>8.2} {:>7.2} {:>6.2} .. {:<5.2} {:>10.1}  {}",
+            "  {:>10} {threads:>7} {:>8.2} {:>8.2} {:>8.2} {:>22}  {:<6} {:>22}  {:<6} {:>22} {:>10.1}",
             self.keys,
             engine.median,
+            batch.median,
             map.median,
-            ratio.median,
-            ratio.min,
-            ratio.max,
+            in_words(ratio),
+            verdict(met),
+            in_words(gain),
+            batch_met.map_or("no bar", verdict),
+            in_words(batch_ratio),
             texts.median,
-            verdict(ratio.median >= BAR),
         );
         json!({
             "keys": self.keys, "threads": threads, "engine_millions_per_second": engine.json(),
-            "dashmap_millions_per_second": map.json(), "ratio": ratio.json(),
-            "keys_alone_millions_per_second": rounded(texts.median), "met": ratio.median >= BAR,
+            "batch_millions_per_second": batch.json(), "dashmap_millions_per_second": map.json(),
+            "ratio": ratio.json(), "batch_to_single": gain.json(), "batch_to_dashmap": batch_ratio.json(),
+            "keys_alone_millions_per_second": rounded(texts.median), "met": met, "batch_met": batch_met,
         })
     }
 
     /// Looks up for the time of a slice; gives millions a second. Every slice and thread starts somewhere else in the order.
-    fn slice(&self, threads: usize, slice: usize, lookup: impl Fn(u32) -> u8 + Sync) -> f64 {
+    fn slice(&self, threads: usize, slice: usize, lookup: impl Fn(&[u32]) -> u8 + Sync) -> f64 {
         let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
         let start = Barrier::new(threads + 1);
         let took = thread::scope(|scope| {
@@ -156,14 +192,14 @@ impl Pair {
                 let from = self.order.len() / (threads * SLICES) * (thread * SLICES + slice);
                 scope.spawn(move || {
                     let (before, behind) = self.order.split_at(from);
-                    let mut numbers = behind.iter().chain(before).cycle();
+                    let mut chunks = behind.chunks_exact(CHUNK).chain(before.chunks_exact(CHUNK)).cycle();
                     let mut count = 0;
                     start.wait();
                     while !stop.load(Ordering::Relaxed) {
-                        for number in numbers.by_ref().take(CHUNK) {
-                            black_box(lookup(*number));
+                        if let Some(numbers) = chunks.next() {
+                            black_box(lookup(numbers));
+                            count += numbers.len() as u64;
                         }
-                        count += CHUNK as u64;
                     }
                     done.fetch_add(count, Ordering::Relaxed);
                 });
@@ -176,6 +212,20 @@ impl Pair {
         });
         done.into_inner() as f64 / took.as_secs_f64() / 1e6
     }
+}
+
+/// The ratios of figures that were taken one after the other.
+fn ratios(of: &[f64], to: &[f64]) -> Spread {
+    Spread::of(of.iter().zip(to).map(|(of, to)| of / to))
+}
+
+fn in_words(ratio: Spread) -> String {
+    format!("{:.2} ({:.2} .. {:.2})", ratio.median, ratio.min, ratio.max)
+}
+
+/// Looks numbers up one after the other.
+fn each(lookup: impl Fn(u32) -> u8 + Sync) -> impl Fn(&[u32]) -> u8 + Sync {
+    move |numbers| numbers.iter().fold(0, |_, number| black_box(lookup(*number)))
 }
 
 #[inline]

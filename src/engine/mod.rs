@@ -15,6 +15,7 @@ use crate::policy::Policy;
 use crate::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, is_ours, spawn};
 
+mod batch;
 mod claim;
 mod core;
 mod detached;

@@ -1,6 +1,7 @@
 //! The index: every live key, in shards with a lock each.
 //!
-//! Locks are leaves: nothing else is locked, and no I/O is done, under one.
+//! Locks are leaves: nothing else is locked, and no I/O is done, under one. The one exception is a batch of lookups, which
+//! takes read locks of several shards, in ascending order.
 
 use crossbeam::utils::CachePadded;
 
@@ -8,10 +9,12 @@ use crate::Timestamp;
 use crate::key::Digest;
 use crate::sync::{AtomicU64, Ordering, RwLock};
 
+mod batch;
 mod shard;
 mod slot;
 mod table;
 
+pub(crate) use batch::BATCH_MAX;
 use shard::Shard;
 pub(crate) use shard::{Change, Swept};
 pub(crate) use slot::{Slot, SlotTime};
@@ -29,6 +32,10 @@ pub(crate) struct Index {
 }
 
 /// A shard, its lock, and what lookups count. Together, so that they share cache lines.
+///
+/// Who holds a shard's lock takes no other. Only a batch of lookups, [`Index::records`], does: read locks of other shards, in
+/// ascending order, each once. So of those who wait for each other, the one that waits for the highest shard waits for
+/// somebody who waits for nobody.
 #[derive(Debug, Default)]
 struct Locked {
     shard: RwLock<Shard>,
@@ -70,10 +77,16 @@ impl Index {
         self.epoch
     }
 
+    /// The number of a key's shard.
+    #[inline]
+    fn shard_of(&self, digest: Digest) -> usize {
+        digest.as_u128() as usize & (self.shards.len() - 1)
+    }
+
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "the mask keeps the number below the number of shards")]
     fn locked(&self, digest: Digest) -> &Locked {
-        &self.shards[digest.as_u128() as usize & (self.shards.len() - 1)]
+        &self.shards[self.shard_of(digest)]
     }
 
     /// What the index holds for a key.
@@ -89,7 +102,13 @@ impl Index {
 
     #[inline]
     pub(crate) fn count_replayed(&self, digest: Digest) {
-        self.locked(digest).replayed.fetch_add(1, Ordering::Relaxed);
+        self.count_replays(digest, 1);
+    }
+
+    /// Counts replays together, in the shard of one of them: only sums are ever read.
+    #[inline]
+    pub(crate) fn count_replays(&self, digest: Digest, replays: u64) {
+        self.locked(digest).replayed.fetch_add(replays, Ordering::Relaxed);
     }
 
     pub(crate) fn count_waited(&self, digest: Digest) {

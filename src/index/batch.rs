@@ -1,0 +1,88 @@
+//! Many lookups at once, so that they wait for memory together.
+//!
+//! A lookup alone waits for two cache misses in a row: the key's cell, then its record. A processor overlaps the misses of
+//! loads that don't depend on each other, but hardly across instructions with a lock prefix, and both taking a lock and
+//! cloning a record are such. So all locks are taken first, then all keys are found in one plain loop, then all records are
+//! read, and only then is one cloned. What each of these steps is worth is in `docs/design.md`.
+
+use std::hint::black_box;
+
+use super::Index;
+use super::shard::Shard;
+use super::slot::Slot;
+use crate::key::Digest;
+use crate::record::Record;
+
+/// Keys that are looked up under one set of locks: enough to hide the misses, and few enough that a writer waits for some
+/// microseconds at most.
+pub(crate) const BATCH_MAX: usize = 64;
+
+/// A key of a batch: the number of its shard above, its position in the batch in the lowest byte. Sorts by shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Asked(usize);
+
+impl Asked {
+    fn new(shard: usize, position: usize) -> Self {
+        const { assert!(BATCH_MAX <= 1 << 8, "positions fit a byte") };
+        Self(shard << 8 | position)
+    }
+
+    fn shard(self) -> usize {
+        self.0 >> 8
+    }
+
+    fn position(self) -> usize {
+        self.0 & 0xff
+    }
+}
+
+impl Index {
+    /// Clones of those records in memory that `wanted` accepts; it is also given the position of the key. They are in the
+    /// order of the digests; a position without a digest has none.
+    ///
+    /// The read locks of all shards concerned are held at once: see [`Locked`](super::Locked). `wanted` must not block.
+    pub(crate) fn records(
+        &self,
+        digests: &[Option<Digest>; BATCH_MAX],
+        mut wanted: impl FnMut(usize, &Record) -> bool,
+    ) -> [Option<Record>; BATCH_MAX] {
+        let asked = self.by_shard(digests);
+        let groups = || asked.chunk_by(|a, b| a.shard() == b.shard());
+        let mut guards = Vec::with_capacity(asked.len());
+        for locked in groups().filter_map(|group| self.shards.get(group.first()?.shard())) {
+            guards.push(locked.shard.read());
+        }
+        let mut looks = Vec::with_capacity(asked.len());
+        for (group, shard) in groups().zip(&guards) {
+            let shard: &Shard = shard;
+            looks.extend(group.iter().map(|asked| (asked.position(), shard)));
+        }
+        let mut found = [None; BATCH_MAX];
+        for (position, shard) in looks {
+            if let Some(Some(digest)) = digests.get(position)
+                && let Some(Slot::Cached(record)) = shard.get(*digest)
+                && let Some(found) = found.get_mut(position)
+            {
+                *found = Some(record);
+            }
+        }
+        black_box(found.iter().flatten().fold(0, |read, record| read ^ record.warm()));
+        let mut records = [const { None }; BATCH_MAX];
+        for (position, (to, found)) in records.iter_mut().zip(found).enumerate() {
+            *to = found.filter(|record| wanted(position, record)).cloned();
+        }
+        records
+    }
+
+    /// The keys of a batch, shard by shard.
+    fn by_shard(&self, digests: &[Option<Digest>; BATCH_MAX]) -> Vec<Asked> {
+        let mut asked = Vec::with_capacity(BATCH_MAX);
+        for (position, digest) in digests.iter().enumerate() {
+            if let Some(digest) = digest {
+                asked.push(Asked::new(self.shard_of(*digest), position));
+            }
+        }
+        asked.sort_unstable();
+        asked
+    }
+}
