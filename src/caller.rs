@@ -5,7 +5,9 @@
 //! engine's own threads.
 
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
+
+use crate::sync::{Arc, Thread, current, park};
 
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,28 @@ pub(crate) enum Caller {
     Thread,
     /// Must not block.
     Task,
+    /// One of many in a batch, which sees to it that somebody leads once all of them are queued.
+    Member,
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs something that waits as a task does, and parks the thread meanwhile.
+pub(crate) fn park_on<T>(call: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(current())));
+    let mut call = pin!(call);
+    loop {
+        if let Poll::Ready(value) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        park();
+    }
 }
 
 /// Runs a call of a thread.

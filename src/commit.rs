@@ -284,7 +284,9 @@ impl<P: Publish> Commit<P> {
                 Err(refused) => Some(Err(refused)),
                 Ok(()) if self.has_place(&queue, bytes) => {
                     let pushed = op.take().map(|op| self.push(&mut queue, entry, op, promised));
-                    self.call_leader(&queue);
+                    if caller == Caller::Task {
+                        self.call_leader(&queue);
+                    }
                     pushed.map(Ok)
                 }
                 Ok(()) => {
@@ -502,6 +504,14 @@ impl<P: Publish> Commit<P> {
         let queue = self.queue.lock();
         if queue.writer.is_some() {
             drop(self.lead(queue, Turn::Endless));
+        }
+    }
+
+    /// Writes what is queued for as long as a caller does.
+    pub(crate) fn lead_a_turn(&self) {
+        let queue = self.queue.lock();
+        if queue.writer.is_some() {
+            drop(self.lead(queue, Turn::Short));
         }
     }
 

@@ -465,6 +465,13 @@ pub enum BeginError {
     KeyReused,
     /// The last attempt ended without an outcome, and the scope's policy lets no other run by itself.
     Unresolved(AttemptInfo),
+    /// The batch has too many requests; none of them was looked at.
+    BatchTooLong {
+        /// Requests in it.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
     /// A limit held for too long; trying again later can succeed.
     Busy(Busy),
     /// The engine stopped granting claims; records known to be durable are still replayed.
@@ -497,6 +504,7 @@ impl fmt::Display for BeginError {
                 "attempt {} ended without an outcome, so its effect may have happened; find out, then say so with `resolve`",
                 attempt.attempt()
             ),
+            Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
             Self::Busy(busy) => busy.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
             Self::Closed => f.write_str(CLOSED),
@@ -510,7 +518,7 @@ impl Error for BeginError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Key(error) => Some(error),
-            Self::KeyReused | Self::Unresolved(_) | Self::Closed => None,
+            Self::KeyReused | Self::Unresolved(_) | Self::BatchTooLong { .. } | Self::Closed => None,
             Self::Busy(busy) => Some(busy),
             Self::Failed(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
@@ -600,8 +608,19 @@ pub enum ClaimError {
     Superseded(Box<Status>),
     /// The claim's scope has no leases, and a claim without one would be lost with its token.
     NoLease,
+    /// The batch has too many claims; none of them was ended.
+    BatchTooLong {
+        /// Claims in it.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The commit did not happen, or is not known to have happened.
     Commit(CommitError),
+}
+
+fn too_long_a_batch(f: &mut fmt::Formatter<'_>, len: usize, max: usize) -> fmt::Result {
+    write!(f, "the batch has {len} calls, the limit is {max}; split it")
 }
 
 impl ClaimError {
@@ -634,6 +653,7 @@ impl fmt::Display for ClaimError {
             Self::NoLease => f.write_str(
                 "the claim has no lease, so it can't be handed over as a token; declare a policy with a lease for its scope",
             ),
+            Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
             Self::Commit(error) => error.fmt(f),
         }
     }
@@ -642,7 +662,9 @@ impl fmt::Display for ClaimError {
 impl Error for ClaimError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::BodyTooLarge { .. } | Self::Superseded(_) | Self::NoLease => None,
+            Self::BodyTooLarge { .. } | Self::Superseded(_) | Self::NoLease | Self::BatchTooLong { .. } => {
+                None
+            }
             Self::Commit(error) => Some(error),
         }
     }

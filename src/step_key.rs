@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn golden_step_key() {
         let key = step_key(b"charges", b"key", "request", b"charge-card");
-        assert_eq!(key.to_string(), "GOLDEN");
+        assert_eq!(key.to_string(), "deac07cb-64f7-88f5-b6ed-a527965722e1");
     }
 
     #[test]

@@ -1,27 +1,35 @@
 //! Many begins in one call.
 
-use super::Engine;
-use super::claim::Begin;
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::claim::{Begin, Claim, Completing};
 use super::core::Core;
 use super::scope::{Scope, ScopeInner};
+use super::{Engine, Handle};
 use crate::Fingerprint;
-use crate::error::BeginError;
+use crate::caller::{Caller, block, park_on};
+use crate::error::{BeginError, ClaimError, EndError};
 use crate::index::BATCH_MAX;
-use crate::record::Record;
+use crate::record::{Outcome, Record};
 use crate::state::{Decision, Event, State, decide};
-use crate::sync::Ordering;
+use crate::sync::{Arc, Ordering};
+
+/// Calls in one batch, at most.
+const CALLS_MAX: usize = 16_384;
 
 impl Scope {
     /// Asks for many keys at once, in the order of `requests`; the results are in the same order.
     ///
     /// Each result is what [`begin`](Self::begin) would have given, and one that is an error stops none of the others. Keys
     /// whose record is in memory are looked up together, 64 at a time, which overlaps what each lookup waits for: at a
-    /// million keys and more, 32 together cost less than half of 32 single calls. All other keys are begun one after
-    /// the other. A key that comes twice is begun twice: where the first of the two is granted, the second is in flight.
+    /// million keys and more, 32 together cost less than half of 32 single calls. All claims that are granted are durable
+    /// with one commit. A key that comes twice is begun twice: where the first of the two is granted, the second is in flight.
     ///
     /// # Errors
     ///
-    /// None of its own; each result is as for [`begin`](Self::begin).
+    /// Each result is as for [`begin`](Self::begin). A batch of more than 16,384 requests is refused whole: each result is
+    /// [`BeginError::BatchTooLong`].
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -33,14 +41,16 @@ impl Scope {
     /// claim.complete("shipped")?;
     ///
     /// let batch = [("m-1", request("ship 7")), ("m-2", request("ship 8")), ("", request("?"))];
+    /// let mut done = Vec::new();
     /// for (result, (key, _)) in queue.begin_many(&batch).into_iter().zip(&batch) {
     ///     match result {
     ///         Ok(Begin::Done(record)) => assert_eq!((*key, record.body()), ("m-1", &b"shipped"[..])),
-    ///         Ok(Begin::Fresh(claim)) => drop(claim.complete("shipped")?),
+    ///         Ok(Begin::Fresh(claim)) => done.push((claim, "shipped")),
     ///         Ok(Begin::InFlight(_)) => unreachable!("nobody else is here"),
     ///         Err(error) => assert_eq!((*key, error.is_retryable()), ("", false)),
     ///     }
     /// }
+    /// assert!(engine.complete_many(done).iter().all(Result::is_ok));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use = "claims that are dropped leave their keys interrupted"]
@@ -49,22 +59,28 @@ impl Scope {
         requests: &[(K, Fingerprint)],
     ) -> Vec<Result<Begin, BeginError>> {
         let core = self.handle.core();
-        let mut results = Vec::with_capacity(requests.len());
-        for chunk in requests.chunks(BATCH_MAX) {
-            let replays = core.replays(&self.inner, chunk);
-            for ((key, fingerprint), replay) in chunk.iter().zip(replays) {
-                results.push(match replay {
-                    Some(record) => Ok(Begin::Done(record)),
-                    None => core.begin(&self.handle, &self.inner, key.as_ref(), fingerprint),
-                });
-            }
-        }
-        results
+        park_on(core.begin_many(Caller::Thread, &self.handle, &self.inner, requests))
+    }
+
+    /// [`begin_many`](Self::begin_many) for tasks. A future that is dropped has claimed nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin_many`](Self::begin_many).
+    pub async fn begin_many_async<K: AsRef<[u8]> + Sync>(
+        &self,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        self.handle.core().begin_many(Caller::Task, &self.handle, &self.inner, requests).await
     }
 }
 
 impl Engine {
     /// [`Scope::begin_many`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::begin_many`].
     #[must_use = "claims that are dropped leave their keys interrupted"]
     pub fn begin_many<K: AsRef<[u8]>>(
         &self,
@@ -72,9 +88,107 @@ impl Engine {
     ) -> Vec<Result<Begin, BeginError>> {
         self.default.begin_many(requests)
     }
+
+    /// Completes many claims, of any scopes, with one commit. The results are in the order of the claims, and one that is an error
+    /// stops none of the others.
+    ///
+    /// # Errors
+    ///
+    /// Each result is as for [`Claim::complete`]. A batch of more than 16,384 claims is refused whole, and
+    /// each result gives its claim back.
+    pub fn complete_many<B: AsRef<[u8]>>(&self, claims: Vec<(Claim, B)>) -> Vec<Result<Record, EndError>> {
+        let handed = hand_over_all(Caller::Thread, claims);
+        // The first that waits leads for all.
+        handed.into_iter().map(|handed| block(handed.acknowledged(Caller::Thread))).collect()
+    }
+
+    /// [`complete_many`](Self::complete_many) for tasks. The results are handed over before this returns, where their bodies are within
+    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes).
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_many`](Self::complete_many).
+    pub fn complete_many_async<B: AsRef<[u8]>>(
+        &self,
+        claims: Vec<(Claim, B)>,
+    ) -> impl Future<Output = Vec<Result<Record, EndError>>> + Send + use<B> {
+        let handed = hand_over_all(Caller::Member, claims);
+        self.default.handle.core().commit.call();
+        async move {
+            let mut results = Vec::with_capacity(handed.len());
+            for handed in handed {
+                results.push(handed.acknowledged(Caller::Task).await);
+            }
+            results
+        }
+    }
+}
+
+fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, B)>) -> Vec<Completing> {
+    let (len, max) = (claims.len(), CALLS_MAX);
+    let refused =
+        |claim| Completing::Refused(EndError::new(ClaimError::BatchTooLong { len, max }, Some(claim)));
+    claims
+        .into_iter()
+        .map(|(claim, body)| {
+            if len <= max {
+                claim.start_completing(caller, Outcome::Success, body.as_ref())
+            } else {
+                refused(claim)
+            }
+        })
+        .collect()
 }
 
 impl Core {
+    /// Begins many keys; the grants among them are one commit.
+    async fn begin_many<K: AsRef<[u8]>>(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        let (len, max) = (requests.len(), CALLS_MAX);
+        if len > max {
+            return requests.iter().map(|_| Err(BeginError::BatchTooLong { len, max })).collect();
+        }
+        let mut results = Vec::with_capacity(len);
+        let mut calls = Vec::new();
+        for chunk in requests.chunks(BATCH_MAX) {
+            let replays = self.replays(scope, chunk);
+            for ((key, fingerprint), replay) in chunk.iter().zip(replays) {
+                if replay.is_none() {
+                    let call = self.begin_one(Caller::Member, handle, scope, key.as_ref(), fingerprint);
+                    calls.push((results.len(), Box::pin(call)));
+                }
+                results.push(replay.map(|record| Ok(Begin::Done(record))));
+            }
+        }
+        poll_fn(|context| {
+            calls.retain_mut(|(position, call)| match call.as_mut().poll(context) {
+                Poll::Pending => true,
+                Poll::Ready(result) => {
+                    if let Some(place) = results.get_mut(*position) {
+                        *place = Some(result);
+                    }
+                    false
+                }
+            });
+            if calls.is_empty() {
+                return Poll::Ready(());
+            }
+            // All that can be queued is.
+            match caller {
+                Caller::Task | Caller::Member => self.commit.call(),
+                Caller::Thread => self.help_tasks(),
+            }
+            Poll::Pending
+        })
+        .await;
+        results.into_iter().flatten().collect()
+    }
+
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
     fn replays<K: AsRef<[u8]>>(
         &self,
@@ -93,7 +207,8 @@ impl Core {
         let replays = self.index.records(&digests, |position, record| {
             let Some((_, fingerprint)) = requests.get(position) else { return false };
             let state = State::Done(record.facts(), record.expires());
-            let replays = decide(state, Event::Begin { fingerprint, now }) == Decision::Replay;
+            let replays =
+                decide(state, Event::Begin { fingerprint, now, attempts_max: u32::MAX }) == Decision::Replay;
             if replays {
                 record.touch();
                 replayed += 1;

@@ -547,41 +547,34 @@ impl Claim {
         self.hand_over(caller, live, &entry, Op::Returned(attempt, now)).map(Some)
     }
 
-    fn finish(mut self, outcome: Outcome, body: &[u8]) -> Result<Record, EndError> {
-        let caller = Caller::Thread;
-        if let Err(reason) = block(self.make_room(caller, body.len())) {
-            return Err(EndError::new(reason, Some(self)));
-        }
-        block(async {
-            match self.hand_over_result(caller, outcome, body) {
-                Ok((handed, record)) => handed.acknowledged(caller).await.map(|()| record),
-                Err(refusal) => Err(refusal.explained(caller).await),
-            }
-        })
+    fn finish(self, outcome: Outcome, body: &[u8]) -> Result<Record, EndError> {
+        block(self.start_completing(Caller::Thread, outcome, body).acknowledged(Caller::Thread))
     }
 
     fn finish_async(self, outcome: Outcome, body: &[u8]) -> Ending<Record> {
-        let caller = Caller::Task;
+        Ending::new(self.start_completing(Caller::Task, outcome, body).acknowledged(Caller::Task))
+    }
+
+    /// Hands the outcome over, if that needs no waiting.
+    pub(super) fn start_completing(mut self, caller: Caller, outcome: Outcome, body: &[u8]) -> Completing {
+        if let Err(refused) = self.check_body(body.len()) {
+            return Completing::Refused(EndError::new(refused, Some(self)));
+        }
         let needed = self.room_for(body.len());
         let has_room = self.live.as_ref().is_some_and(|live| live.permit.lacks(needed) == 0);
-        let early = if has_room && self.check_body(body.len()).is_ok() {
-            Ok(self.hand_over_result(caller, outcome, body))
-        } else {
-            Err((self, body.to_vec()))
-        };
-        Ending::new(async move {
-            let handed = match early {
-                Ok(handed) => handed,
-                Err((mut claim, body)) => match claim.make_room(caller, body.len()).await {
-                    Ok(()) => claim.hand_over_result(caller, outcome, &body),
-                    Err(reason) => return Err(EndError::new(reason, Some(claim))),
-                },
-            };
-            match handed {
-                Ok((handed, record)) => handed.acknowledged(caller).await.map(|()| record),
-                Err(refusal) => Err(refusal.explained(caller).await),
+        if !has_room {
+            if caller != Caller::Thread {
+                return Completing::Waits(self, outcome, body.into());
             }
-        })
+            if let Err(refused) = block(self.secure_room(caller, body.len())) {
+                return Completing::Refused(EndError::new(refused, Some(self)));
+            }
+        }
+        match self.hand_over_result(caller, outcome, body) {
+            Ok((handed, record)) => Completing::Handed(handed, record),
+            Err(Refusal::Superseded(handle, attempt)) => Completing::Superseded(handle, attempt),
+            Err(Refusal::Other(error)) => Completing::Refused(error),
+        }
     }
 
     /// Bytes of log that a completion with a body of so many bytes takes.
@@ -596,7 +589,7 @@ impl Claim {
     }
 
     /// Sees to it that a completion with a body of so many bytes is allowed, and has room.
-    async fn make_room(&mut self, caller: Caller, body_len: usize) -> Result<(), ClaimError> {
+    async fn secure_room(&mut self, caller: Caller, body_len: usize) -> Result<(), ClaimError> {
         self.check_body(body_len)?;
         let needed = self.room_for(body_len);
         let Some(live) = &mut self.live else {
@@ -669,6 +662,37 @@ impl Claim {
     }
 }
 
+/// A completion on its way.
+#[derive(Debug)]
+pub(super) enum Completing {
+    /// The log has it.
+    Handed(Handed, Record),
+    /// It needs more room than was promised.
+    Waits(Claim, Outcome, Box<[u8]>),
+    /// The claim is not the current one.
+    Superseded(Arc<Handle>, Arc<Attempt>),
+    Refused(EndError),
+}
+
+impl Completing {
+    /// Waits until it may be acknowledged.
+    pub(super) async fn acknowledged(self, caller: Caller) -> Result<Record, EndError> {
+        let handed = match self {
+            Self::Handed(handed, record) => Ok((handed, record)),
+            Self::Waits(mut claim, outcome, body) => match claim.secure_room(caller, body.len()).await {
+                Ok(()) => claim.hand_over_result(caller, outcome, &body),
+                Err(refused) => Err(Refusal::Other(EndError::new(refused, Some(claim)))),
+            },
+            Self::Superseded(handle, attempt) => Err(Refusal::Superseded(handle, attempt)),
+            Self::Refused(error) => Err(Refusal::Other(error)),
+        };
+        match handed {
+            Ok((handed, record)) => handed.acknowledged(caller).await.map(|()| record),
+            Err(refusal) => Err(refusal.explained(caller).await),
+        }
+    }
+}
+
 /// Why the end of a claim was not handed over.
 enum Refusal {
     /// The claim is not the current one.
@@ -714,7 +738,7 @@ impl<T> std::fmt::Debug for Ending<T> {
 
 /// The end of a claim, in the hands of the log. Dropped, it is carried out all the same.
 #[derive(Debug)]
-struct Handed {
+pub(super) struct Handed {
     live: Live,
     ticket: Ticket,
 }

@@ -156,6 +156,7 @@ enum Found {
 }
 
 impl Core {
+    #[inline]
     pub(super) fn begin(
         &self,
         handle: &Arc<Handle>,
@@ -172,8 +173,9 @@ impl Core {
         }
     }
 
-    pub(super) async fn begin_async(
+    pub(super) async fn begin_one(
         &self,
+        caller: Caller,
         handle: &Arc<Handle>,
         scope: &ScopeInner,
         key: &[u8],
@@ -183,7 +185,7 @@ impl Core {
             Replay::Record(record) => Ok(Begin::Done(record)),
             Replay::Not(digest) => {
                 let asked = Asked { scope, key, digest };
-                self.begin_slowly(Caller::Task, handle, asked, fingerprint).await
+                self.begin_slowly(caller, handle, asked, fingerprint).await
             }
         }
     }
@@ -385,7 +387,7 @@ impl Core {
     async fn read(&self, caller: Caller, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
         match caller {
             Caller::Thread => self.store.read(place, digest),
-            Caller::Task => self.reads.read(place, digest).await,
+            Caller::Task | Caller::Member => self.reads.read(place, digest).await,
         }
     }
 
@@ -541,7 +543,7 @@ impl Core {
                 }
                 self.room.wait(bytes, deadline);
             },
-            Caller::Task => {
+            Caller::Task | Caller::Member => {
                 let promised = self.room.until(|| self.promise_now(bytes));
                 self.timers.timeout(deadline, promised).await.unwrap_or(late)
             }

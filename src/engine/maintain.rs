@@ -65,9 +65,8 @@ impl Core {
         let mut stepped = Stepped::default();
         self.timers.fire();
         if !self.options.workers {
-            // What the engine's other threads would do.
+            self.help_tasks();
             self.commit.drain();
-            self.reads.serve(&self.store);
         }
         for attempt in self.leases.take_due(now) {
             self.lapse(&attempt);
@@ -87,6 +86,14 @@ impl Core {
         self.mark(&mut rota, now);
         self.compact_when_idle(&mut rota);
         stepped
+    }
+
+    /// What the engine's other threads do for tasks, done by the caller: leads for a turn, and reads where nobody else would.
+    pub(super) fn help_tasks(&self) {
+        self.commit.lead_a_turn();
+        if !self.options.workers {
+            self.reads.serve(&self.store);
+        }
     }
 
     /// Makes room in the log, whether it is time or not.

@@ -222,7 +222,8 @@ impl Scope {
         key: impl AsRef<[u8]>,
         fingerprint: Fingerprint,
     ) -> Result<Begin, BeginError> {
-        self.handle.core().begin_async(&self.handle, &self.inner, key.as_ref(), &fingerprint).await
+        let core = self.handle.core();
+        core.begin_one(Caller::Task, &self.handle, &self.inner, key.as_ref(), &fingerprint).await
     }
 
     /// [`get`](Self::get) for tasks.
