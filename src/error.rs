@@ -405,6 +405,11 @@ pub enum Busy {
         /// The limit, see `Options::max_in_flight` and `Policy::max_in_flight`.
         max: usize,
     },
+    /// As many calls wait for claims of others as may.
+    TooManyWaiters {
+        /// The limit, see `Options::max_waiters`.
+        max: usize,
+    },
     /// The checkpoints of all claims take as much memory as they may.
     TooManyCheckpointBytes {
         /// The limit, see `Options::max_checkpoint_bytes`.
@@ -430,6 +435,10 @@ impl fmt::Display for Busy {
                     "{max} claims are out, which is the limit; try again later, or raise `max_in_flight`"
                 )
             }
+            Self::TooManyWaiters { max } => write!(
+                f,
+                "{max} calls wait for claims of others, which is the limit; try again later, or raise `max_waiters`"
+            ),
             Self::TooManyCheckpointBytes { max } => {
                 write!(
                     f,
@@ -449,7 +458,10 @@ impl fmt::Display for Busy {
 impl Error for Busy {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::QueueFull { .. } | Self::TooManyClaims { .. } | Self::TooManyCheckpointBytes { .. } => None,
+            Self::QueueFull { .. }
+            | Self::TooManyClaims { .. }
+            | Self::TooManyWaiters { .. }
+            | Self::TooManyCheckpointBytes { .. } => None,
             Self::DiskFull(failure) => Some(failure),
         }
     }

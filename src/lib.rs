@@ -49,6 +49,7 @@ mod fingerprint;
 mod index;
 mod key;
 mod nudge;
+mod observer;
 mod policy;
 mod record;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
@@ -72,6 +73,7 @@ pub use error::{
     IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
+pub use observer::Observer;
 pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};
 pub use state::Fence;

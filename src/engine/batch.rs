@@ -158,7 +158,9 @@ impl Core {
         for chunk in requests.chunks(BATCH_MAX) {
             let replays = self.replays(scope, chunk);
             for ((key, fingerprint), replay) in chunk.iter().zip(replays) {
-                if replay.is_none() {
+                if let Some(record) = &replay {
+                    self.options.hooks.call(|observer| observer.replayed(record));
+                } else {
                     let call = self.begin_one(Caller::Member, handle, scope, key.as_ref(), fingerprint);
                     calls.push((results.len(), Box::pin(call)));
                 }

@@ -792,14 +792,17 @@ impl Drop for Claim {
 /// Makes a claim that is gone without an outcome interrupted, whatever ended it.
 pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
     attempt.interrupt(core.clock.now());
-    core.index.change(attempt.digest, |slot| {
+    let interrupted = core.index.change(attempt.digest, |slot| {
         match decide(slot.state(core.index.epoch()), Event::Abandon { fence: attempt.fence }).becomes() {
-            Some(_interrupted) => (Change::Set(Slot::Interrupted(Arc::clone(attempt))), ()),
-            None => (Change::Keep, ()),
+            Some(_interrupted) => (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true),
+            None => (Change::Keep, false),
         }
     });
     core.leases.forget(attempt);
     attempt.end(Ended::Interrupted);
+    if interrupted {
+        core.tell_of_interruption(attempt);
+    }
 }
 
 /// A handle on somebody else's claim.
@@ -894,7 +897,7 @@ impl Pending {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn wait_async(&self) -> Result<Waited, BeginError> {
-        waited(self.attempt.ended().await)
+        self.wait_until_async(Deadline::NEVER).await
     }
 
     /// [`wait_timeout`](Self::wait_timeout) for tasks.
@@ -903,14 +906,20 @@ impl Pending {
     ///
     /// As for [`wait`](Self::wait).
     pub async fn wait_timeout_async(&self, timeout: Duration) -> Result<Waited, BeginError> {
-        let timers = &self.handle.core().timers;
-        match timers.timeout(Deadline::after(timeout), self.attempt.ended()).await {
+        self.wait_until_async(Deadline::after(timeout)).await
+    }
+
+    pub(super) async fn wait_until_async(&self, deadline: Deadline) -> Result<Waited, BeginError> {
+        let core = self.handle.core();
+        let _waiter = core.waiter()?;
+        match core.timers.timeout(deadline, self.attempt.ended()).await {
             None => Ok(Waited::TimedOut),
             Some(ended) => waited(ended),
         }
     }
 
-    fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
+    pub(super) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
+        let _waiter = self.handle.core().waiter()?;
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
     }
 }

@@ -49,6 +49,10 @@ pub(crate) struct Core {
     pub(super) fence_limit: AtomicU64,
     /// Claims that are out.
     pub(super) in_flight: AtomicUsize,
+    /// Calls that wait for claims of others.
+    pub(super) waiters: AtomicUsize,
+    /// Claims that the opening found dead, until the observer is told.
+    pub(super) recalled: Mutex<Vec<Arc<Attempt>>>,
     pub(super) closed: AtomicBool,
     /// A checkpoint failed: claims that are out can still be completed, no new ones are granted.
     pub(super) halted: OnceLock<Failure>,
@@ -208,6 +212,7 @@ impl Core {
             if decide(state, event) == Decision::Replay {
                 record.touch();
                 self.index.count_replayed(digest);
+                self.options.hooks.call(|observer| observer.replayed(&record));
                 return Ok(Replay::Record(record));
             }
         }
@@ -239,6 +244,7 @@ impl Core {
                 (Decision::Replay, Found::Record(record)) => {
                     record.touch();
                     self.index.count_replayed(asked.digest);
+                    self.options.hooks.call(|observer| observer.replayed(&record));
                     return Ok(Begin::Done(record));
                 }
                 (Decision::Wait, Found::Slot(slot)) => {
@@ -254,6 +260,7 @@ impl Core {
                 }
                 (Decision::Reused, _) => {
                     self.counters.reused.fetch_add(1, Ordering::Relaxed);
+                    self.options.hooks.call(|observer| observer.reused(asked.scope.name(), asked.key));
                     return Err(BeginError::KeyReused);
                 }
                 (Decision::Unresolved, Found::Slot(slot)) => {
@@ -355,7 +362,24 @@ impl Core {
             self.leases.forget(attempt);
             self.detached.drop(attempt, self);
             attempt.end(Ended::Interrupted);
+            self.tell_of_interruption(attempt);
         }
+    }
+
+    pub(super) fn tell_of_interruption(&self, attempt: &Attempt) {
+        let (scope, key) = (attempt.scope(), attempt.key());
+        self.options.hooks.call(|observer| observer.interrupted(scope, key, &attempt.as_earlier()));
+    }
+
+    /// A place among the calls that wait for claims of others.
+    pub(super) fn waiter(&self) -> Result<Waiter<'_>, BeginError> {
+        let max = self.options.max_waiters;
+        // The place exists from here on, so that every way out gives it back.
+        let waiter = Waiter(&self.waiters);
+        if self.waiters.fetch_add(1, Ordering::Relaxed) >= max {
+            return Err(BeginError::Busy(Busy::TooManyWaiters { max }));
+        }
+        Ok(waiter)
     }
 
     /// What a claim is told that is not the current one.
@@ -761,6 +785,15 @@ pub(super) enum SlotNames {
 pub(super) struct Promise {
     intent: u64,
     ending: u64,
+}
+
+/// A call that waits for somebody else's claim.
+pub(super) struct Waiter<'a>(&'a AtomicUsize);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a claim takes while it is out: a place among those that may be, and room in the log.

@@ -33,6 +33,7 @@ mod reads;
 mod scope;
 mod stats;
 mod token;
+mod waiting;
 
 use self::core::Core;
 use self::scope::ScopeInner;
@@ -174,6 +175,7 @@ impl Engine {
             Handle { core, threads: Mutex::default() }
         };
         let handle = Arc::new(handle);
+        handle.core.tell_of_interruptions();
         let default = Self::scope_of(&handle, b"");
         Ok(Self { handle, default })
     }

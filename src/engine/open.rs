@@ -71,7 +71,7 @@ impl Core {
         publisher.skip_to(last_seq);
         let leases = Leases::new(bells.worker.clone());
         let detached = Detached::default();
-        let in_flight = interrupt_all(&index, &publisher, &clock, &leases, &detached);
+        let (in_flight, recalled) = interrupt_all(&index, &publisher, &clock, &leases, &detached);
 
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
@@ -109,6 +109,8 @@ impl Core {
             fence_next: AtomicU64::new(fence_next),
             fence_limit: AtomicU64::new(fence_limit),
             in_flight: AtomicUsize::new(in_flight),
+            waiters: AtomicUsize::new(0),
+            recalled: Mutex::new(recalled),
             closed: AtomicBool::new(false),
             halted: OnceLock::new(),
             full: Mutex::default(),
@@ -122,6 +124,14 @@ impl Core {
             checkpoint_bytes: budget,
             counters: Counters::default(),
         })
+    }
+
+    /// Tells the observer of claims whose holders died with the process.
+    pub(super) fn tell_of_interruptions(&self) {
+        let recalled = std::mem::take(&mut *self.recalled.lock());
+        for attempt in recalled {
+            self.tell_of_interruption(&attempt);
+        }
     }
 
     /// Checkpoints what was replayed, and puts an empty log in place: the old one under a new salt, which makes all its
@@ -351,16 +361,16 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
 }
 
 /// Whoever held a claim is dead, for this process has the file's lock; but not the holder of a token. Gives the number of
-/// claims that stand.
+/// claims that stand, and those that don't.
 fn interrupt_all(
     index: &Index,
     publisher: &Publisher,
     clock: &EngineClock,
     leases: &Leases,
     detached: &Detached,
-) -> usize {
+) -> (usize, Vec<Arc<Attempt>>) {
     let now = clock.now();
-    let mut standing = 0;
+    let (mut standing, mut recalled) = (0, Vec::new());
     for shard in 0..index.shards() {
         for (_, slot) in index.snapshot(shard) {
             let (Phase::InFlight | Phase::Ending, Some(attempt)) = (slot.phase(), slot.attempt()) else {
@@ -372,10 +382,11 @@ fn interrupt_all(
                 standing += 1;
             } else {
                 publisher.recall(Arc::clone(attempt), now);
+                recalled.push(Arc::clone(attempt));
             }
         }
     }
-    standing
+    (standing, recalled)
 }
 
 fn to_open_error(error: StoreError) -> OpenError {

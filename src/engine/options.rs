@@ -11,6 +11,7 @@ use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
 use crate::commit::Limits;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{OpenError, OptionError};
+use crate::observer::{Hooks, Observer};
 use crate::policy::{Durability, Policy};
 use crate::sync::Arc;
 use crate::wal::frame::{SECTOR, entry_bytes_max};
@@ -73,6 +74,8 @@ pub struct Options {
     pub(crate) reserve_bytes: usize,
     pub(crate) max_in_flight: usize,
     pub(crate) max_checkpoint_bytes: usize,
+    pub(crate) max_waiters: usize,
+    pub(crate) hooks: Hooks,
     pub(crate) queue_bytes: usize,
     pub(crate) queue_entries: usize,
     pub(crate) batch_bytes: usize,
@@ -101,6 +104,8 @@ impl Default for Options {
             reserve_bytes: 16 << 10,
             max_in_flight: 65_536,
             max_checkpoint_bytes: 64 * MIB,
+            max_waiters: 65_536,
+            hooks: Hooks::default(),
             queue_bytes: 64 * MIB,
             queue_entries: 65_536,
             batch_bytes: MIB,
@@ -173,6 +178,18 @@ impl Options {
     /// Bytes of memory for checkpoints of claims that are out or interrupted. Default 64 MiB; any number.
     pub fn max_checkpoint_bytes(mut self, bytes: usize) -> Self {
         self.max_checkpoint_bytes = bytes;
+        self
+    }
+
+    /// Calls that may wait for claims of others at once. Default 65,536; any number.
+    pub fn max_waiters(mut self, waiters: usize) -> Self {
+        self.max_waiters = waiters;
+        self
+    }
+
+    /// Who is told of replays, interruptions and reused keys. Default nobody.
+    pub fn observer(mut self, observer: Arc<impl Observer + 'static>) -> Self {
+        self.hooks = Hooks::new(observer);
         self
     }
 
