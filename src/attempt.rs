@@ -1,11 +1,10 @@
 //! One attempt at an operation: what the engine knows of a claim, from the grant until a later attempt takes its place.
 
-use std::time::Duration;
-
-use crate::clock::{Deadline, millis};
+use crate::clock::Deadline;
 use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::key::Digest;
+use crate::retention::Retention;
 use crate::state::{Facts, Fence};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use crate::{Fingerprint, Record, Timestamp};
@@ -58,7 +57,8 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
-    pub(crate) ttl: Duration,
+    /// How long its record will be kept, unless whoever completes it says otherwise.
+    pub(crate) retention: Retention,
     pub(crate) earlier: Option<AttemptInfo>,
     /// Scope, then key.
     names: Box<[u8]>,
@@ -83,7 +83,7 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) number: u32,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
-    pub(crate) ttl: Duration,
+    pub(crate) retention: Retention,
     pub(crate) earlier: Option<AttemptInfo>,
 }
 
@@ -95,7 +95,7 @@ impl Attempt {
             number: parts.number,
             fingerprint: parts.fingerprint,
             started: parts.started,
-            ttl: parts.ttl,
+            retention: parts.retention,
             earlier: parts.earlier,
             names: [parts.scope, parts.key].concat().into(),
             scope_len: parts.scope.len(),
@@ -121,7 +121,7 @@ impl Attempt {
             number: row.attempt,
             fingerprint: Fingerprint::from_bytes(row.fingerprint),
             started: Timestamp::from_millis(row.started_ms),
-            ttl: Duration::from_millis(row.ttl_ms),
+            retention: Retention::from_millis(row.ttl_ms, row.remembered_ms),
             earlier,
         });
         attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
@@ -138,7 +138,8 @@ impl Attempt {
             fence: self.fence.get(),
             attempt: self.number,
             started_ms: self.started.as_millis(),
-            ttl_ms: millis(self.ttl),
+            ttl_ms: self.retention.ttl_ms(),
+            remembered_ms: self.retention.remembered_ms(),
             earlier: self.earlier.map(|earlier| EarlierRow {
                 fence: earlier.fence.get(),
                 attempt: earlier.attempt,
@@ -165,7 +166,7 @@ impl Attempt {
     /// Until when this attempt, if it is interrupted, is remembered: one TTL after it was found dead.
     pub(crate) fn remembered_until(&self) -> Timestamp {
         let since = self.interrupted().unwrap_or(self.started);
-        since.saturating_add(self.ttl)
+        since.saturating_add(self.retention.ttl())
     }
 
     pub(crate) fn interrupted(&self) -> Option<Timestamp> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::Claim;
 use crate::sync::Arc;
+use crate::tombstone::Tombstone;
 
 /// A key that can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -436,6 +437,9 @@ pub enum BeginError {
     Key(KeyError),
     /// The key was used before, with another fingerprint: a client sent two requests under one key.
     KeyReused,
+    /// The operation has run, but its result is no longer kept: the retry comes too late. See
+    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl).
+    Expired(Tombstone),
     /// A limit held for too long; trying again later can succeed.
     Busy(Busy),
     /// The engine stopped granting claims; records known to be durable are still replayed.
@@ -463,6 +467,11 @@ impl fmt::Display for BeginError {
             Self::KeyReused => f.write_str(
                 "the idempotency key was used for another request; send a new key with a new request",
             ),
+            Self::Expired(tombstone) => write!(
+                f,
+                "the operation has run and its result is no longer kept ({tombstone}); \
+                 look for its effect, and send a new key only if it is to run again"
+            ),
             Self::Busy(busy) => busy.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
             Self::Closed => f.write_str(CLOSED),
@@ -476,7 +485,7 @@ impl Error for BeginError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Key(error) => Some(error),
-            Self::KeyReused | Self::Closed => None,
+            Self::KeyReused | Self::Expired(_) | Self::Closed => None,
             Self::Busy(busy) => Some(busy),
             Self::Failed(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
@@ -562,6 +571,8 @@ pub enum EndReason {
         /// The limit, see `Options::max_body_bytes`.
         max: usize,
     },
+    /// A time of the [`Completion`](crate::Completion) is out of range.
+    Option(OptionError),
     /// The claim is not the current one for its key.
     Superseded,
     /// The commit did not happen, or is not known to have happened.
@@ -600,6 +611,7 @@ impl fmt::Display for EndError {
                 f,
                 "the body has {len} bytes, the limit is {max}; complete the claim with a smaller one, or raise `max_body_bytes`"
             ),
+            EndReason::Option(error) => write!(f, "{error}; end the claim again with a value in that range"),
             EndReason::Superseded => f.write_str(
                 "the claim is not the current one for its key; look what became of the key before acting",
             ),
@@ -612,6 +624,7 @@ impl Error for EndError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.reason {
             EndReason::BodyTooLarge { .. } | EndReason::Superseded => None,
+            EndReason::Option(error) => Some(error),
             EndReason::Commit(error) => Some(error),
         }
     }

@@ -48,18 +48,20 @@ mod fingerprint;
 mod index;
 mod key;
 mod record;
+mod retention;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
 mod store;
 mod sync;
 mod tail;
+mod tombstone;
 mod wal;
 
 pub use attempt::AttemptInfo;
 pub use clock::Timestamp;
 pub use engine::{
-    Begin, Claim, Closed, CommitMode, Engine, Entries, Intents, KeyEntry, Options, Pending, Scope, Stats,
-    Status, Verify, Waited,
+    Begin, Claim, Closed, CommitMode, Completion, Engine, Entries, Intents, KeyEntry, Options, Pending,
+    Scope, Stats, Status, Verify, Waited,
 };
 pub use error::{
     BeginError, Busy, CommitError, Damage, EndError, EndReason, Failure, ForgetError, IoFailure, KeyError,
@@ -68,6 +70,7 @@ pub use error::{
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use record::{Body, Outcome, Record};
 pub use state::Fence;
+pub use tombstone::Tombstone;
 
 /// Tools for deterministic tests: a simulated disk, a manual clock, hand-stepped workers, and the state machine itself.
 ///
@@ -79,7 +82,7 @@ pub mod sim {
     pub use crate::engine::Stepped;
     /// The state machine of one key.
     pub mod state {
-        pub use crate::state::{Decision, Event, Facts, Phase, State, decide};
+        pub use crate::state::{Decision, Event, Facts, Lifetime, Phase, State, decide};
 
         /// A fence with this number.
         #[must_use]

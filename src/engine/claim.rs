@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Handle;
+use super::completion::Completion;
 use super::core::{Core, Permit, ended_by};
 use super::publisher::Op;
 use crate::attempt::{Attempt, AttemptInfo, Ended};
@@ -113,7 +114,28 @@ impl Claim {
     /// When the body is too long, the queue or the disk stays full, a commit fails, or the engine is closed. Where nothing was
     /// written, the error gives the claim back: see [`EndError::into_claim`].
     pub fn complete(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
-        self.finish(Outcome::Success, body.as_ref())
+        self.complete_with(body, Completion::new())
+    }
+
+    /// [`complete`](Self::complete) with a say in what is kept of it, and for how long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete), and when a time of `completion` is out of range; the claim comes back then.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Completion, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.complete_with("a video of three gigabytes", Completion::new().discard_body())?;
+    /// let Begin::Done(record) = engine.begin("key", request)? else { panic!() };
+    /// assert!(!record.is_body_kept()); // it ran; where its result is, somebody else has to know
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn complete_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
+        self.finish(Outcome::Success, body.as_ref(), completion)
     }
 
     /// Stores the reply of an operation that failed for good. It is replayed as faithfully as a success.
@@ -134,7 +156,16 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn fail(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
-        self.finish(Outcome::Failure, body.as_ref())
+        self.fail_with(body, Completion::new())
+    }
+
+    /// [`fail`](Self::fail) with a say in what is kept of it, and for how long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_with`](Self::complete_with).
+    pub fn fail_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
+        self.finish(Outcome::Failure, body.as_ref(), completion)
     }
 
     /// Says that this attempt certainly did nothing. The key is vacant again, durably when this returns; but where an earlier
@@ -190,13 +221,22 @@ impl Claim {
         self.commit(live, &entry, Op::Returned(Arc::clone(&attempt), now))
     }
 
-    fn finish(mut self, outcome: Outcome, body: &[u8]) -> Result<Record, EndError> {
+    fn finish(mut self, outcome: Outcome, body: &[u8], completion: Completion) -> Result<Record, EndError> {
         let Some(mut live) = self.live.take() else {
             unreachable!("only ending takes the permit, and ending consumes")
         };
         let attempt = Arc::clone(&self.attempt);
         let handle = Arc::clone(&live.permit.handle);
         let core = handle.core();
+        let retention = match completion.retention(attempt.retention) {
+            Ok(retention) => retention,
+            Err(error) => {
+                self.live = Some(live);
+                return Err(EndError::new(EndReason::Option(error), Some(self)));
+            }
+        };
+        let body_kept = completion.keeps_body();
+        let body = if body_kept { body } else { &[] };
         let max = core.options.max_body_bytes;
         if body.len() > max {
             self.live = Some(live);
@@ -222,7 +262,8 @@ impl Claim {
                 outcome,
                 started: attempt.started,
                 completed,
-                expires: completed.saturating_add(attempt.ttl),
+                lifetime: retention.lifetime(completed),
+                body_kept,
                 body,
             },
             None,

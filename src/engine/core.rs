@@ -17,6 +17,7 @@ use crate::record::{Place, Record};
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering};
+use crate::tombstone::Tombstone;
 use crate::wal::{Log, Room, frame::entry_bytes_max};
 use crate::{Fingerprint, Timestamp};
 
@@ -78,6 +79,7 @@ impl Full {
 pub(crate) struct Counters {
     pub(super) fresh: AtomicU64,
     pub(super) reused: AtomicU64,
+    pub(super) late: AtomicU64,
     pub(super) interrupted: AtomicU64,
     pub(super) expired: AtomicU64,
     pub(super) checkpoints: AtomicU64,
@@ -102,7 +104,7 @@ pub(super) struct Asked<'a> {
 enum Found {
     Record(Record),
     Slot(Slot),
-    /// The index still names a place on disk, but what lies there has expired.
+    /// The index still names a place on disk, but what lies there, or lay there, is no longer remembered.
     Expired(Place),
 }
 
@@ -121,7 +123,7 @@ impl Core {
             return Err(BeginError::Closed);
         }
         if let Slot::Cached(record) = self.index.get(digest) {
-            let state = State::Done(record.facts(), record.expires());
+            let state = State::Done(record.facts(), record.lifetime());
             if decide(state, Event::Begin { fingerprint, now: self.clock.now() }) == Decision::Replay {
                 record.touch();
                 self.index.count_replayed(digest);
@@ -141,7 +143,7 @@ impl Core {
             let event = Event::Begin { fingerprint, now: self.clock.now() };
             let found = self.find(asked)?;
             let decision = match &found {
-                Found::Record(record) => decide(State::Done(record.facts(), record.expires()), event),
+                Found::Record(record) => decide(State::Done(record.facts(), record.lifetime()), event),
                 Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
                 Found::Expired(_) => decide(State::Vacant, event),
             };
@@ -161,6 +163,10 @@ impl Core {
                     self.index.count_replayed(asked.digest);
                     return Ok(Begin::Done(record));
                 }
+                (Decision::Expired, Found::Record(record)) => {
+                    self.counters.late.fetch_add(1, Ordering::Relaxed);
+                    return Err(BeginError::Expired(Tombstone::of(&record)));
+                }
                 (Decision::Wait, Found::Slot(slot)) => {
                     if let Some(failure) = self.commit.failure() {
                         return Err(BeginError::Failed(failure.clone()));
@@ -175,6 +181,7 @@ impl Core {
                 }
                 (
                     Decision::Replay
+                    | Decision::Expired
                     | Decision::Wait
                     | Decision::Superseded
                     | Decision::Busy
@@ -188,25 +195,32 @@ impl Core {
 
     /// What the index says of a key; a record that is on disk alone is read, and cached.
     fn find(&self, asked: Asked<'_>) -> Result<Found, ReadError> {
-        let slot = self.index.get(asked.digest);
-        let place = match slot {
-            Slot::Cached(record) => return Ok(Found::Record(record)),
-            Slot::Stored { expires, place } if expires.at_latest(self.index.epoch()) <= self.clock.now() => {
-                return Ok(Found::Expired(place));
-            }
-            Slot::Stored { place, .. } => place,
-            Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
-                return Ok(Found::Slot(slot));
+        let mut gone = None;
+        let (place, record) = loop {
+            let slot = self.index.get(asked.digest);
+            let place = match slot {
+                Slot::Cached(record) => return Ok(Found::Record(record)),
+                Slot::Stored { until, place } if until.at_latest(self.index.epoch()) <= self.clock.now() => {
+                    return Ok(Found::Expired(place));
+                }
+                Slot::Stored { place, .. } => place,
+                Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
+                    return Ok(Found::Slot(slot));
+                }
+            };
+            match self.store.read(place, asked.digest)? {
+                Some(record) => break (place, record),
+                // What is still to be remembered of a block that goes has another place in the index before it is gone.
+                None if gone == Some(place) => return Ok(Found::Expired(place)),
+                None => gone = Some(place),
             }
         };
-        // A block is dropped only when all in it has expired.
-        let Some(record) = self.store.read(place, asked.digest)? else { return Ok(Found::Expired(place)) };
         if record.key() != asked.key || record.scope() != asked.scope.name() {
             let what = "a record of another key has this key's digest";
             let place = format!("block {}, offset {}", place.block(), place.offset());
             return Err(ReadError::Damaged(crate::Damage::new(self.store.path(), place, what)));
         }
-        if record.expires() <= self.clock.now() {
+        if record.remembered_until() <= self.clock.now() {
             return Ok(Found::Expired(place));
         }
         self.index.count_loaded(asked.digest);
@@ -253,7 +267,7 @@ impl Core {
                 number,
                 fingerprint: *fingerprint,
                 started: self.clock.now(),
-                ttl: asked.scope.ttl(),
+                retention: asked.scope.retention(),
                 earlier,
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
@@ -379,6 +393,9 @@ impl Core {
         let now = self.clock.now();
         match found {
             Found::Record(record) if record.expires() > now => Status::Done(record),
+            Found::Record(record) if record.remembered_until() > now => {
+                Status::Expired(Tombstone::of(&record))
+            }
             Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
@@ -399,7 +416,11 @@ impl Core {
         let record = match slot {
             Slot::Stored { place, .. } => match self.store.read(place, digest)? {
                 Some(record) => record,
-                None => return Ok(None),
+                // Its tombstone may lie elsewhere by now. (Where the slot is the same, it is no longer remembered.)
+                None => match self.index.get(digest) {
+                    Slot::Stored { place: now, .. } if now == place => return Ok(None),
+                    moved => return self.resolve(digest, moved),
+                },
             },
             Slot::Cached(record) => record,
             slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
@@ -408,8 +429,8 @@ impl Core {
                 return Ok(Some((status, SlotNames::Attempt(attempt))));
             }
         };
-        let live = record.expires() > self.clock.now();
-        Ok(live.then(|| (Status::Done(record.clone()), SlotNames::Record(record))))
+        let status = self.status_of(Found::Record(record.clone()));
+        Ok(Some((status, SlotNames::Record(record))))
     }
 
     /// Forgets a record or an interrupted claim, durably. Whether there was one.
@@ -424,7 +445,7 @@ impl Core {
             let event = Event::Forget { now: self.clock.now() };
             let (decision, doomed) = match found {
                 Found::Record(record) => {
-                    (decide(State::Done(record.facts(), record.expires()), event), Slot::Cached(record))
+                    (decide(State::Done(record.facts(), record.lifetime()), event), Slot::Cached(record))
                 }
                 Found::Slot(slot) => (decide(slot.state(self.index.epoch()), event), slot),
                 Found::Expired(_) => return Ok(false),
@@ -440,6 +461,7 @@ impl Core {
                 | Decision::Grant { .. }
                 | Decision::Wait
                 | Decision::Replay
+                | Decision::Expired
                 | Decision::Reused
                 | Decision::Superseded => return Ok(false),
             }
@@ -451,7 +473,9 @@ impl Core {
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
         self.promise(cost)?;
         let (attempt, until) = match (&doomed, doomed.attempt()) {
-            (Slot::Cached(record), _) => (Arc::new(forgetting(asked, record)), Some(record.expires())),
+            (Slot::Cached(record), _) => {
+                (Arc::new(forgetting(asked, record)), Some(record.remembered_until()))
+            }
             // A new one: those who waited for the old one were told how it ended.
             (_, Some(attempt)) => (Arc::new(Attempt::from_row(&attempt.row())), None),
             (_, None) => unreachable!("only records and interrupted claims are forgotten"),
@@ -464,15 +488,17 @@ impl Core {
                 (Slot::Interrupted(now), Slot::Interrupted(then)) => Arc::ptr_eq(now, then),
                 _ => false,
             };
-            if same { (Change::Set(Slot::Ending(Arc::clone(&attempt))), true) } else { (Change::Keep, false) }
+            // What is there now is what may have to be put back: the record may lie elsewhere than when it was found.
+            let before = same.then(|| slot.clone());
+            (if same { Change::Set(Slot::Ending(Arc::clone(&attempt))) } else { Change::Keep }, before)
         });
-        if !taken {
+        let Some(before) = taken else {
             self.room.withdraw(cost);
             return Ok(false);
-        }
+        };
         self.log_vacated(&attempt, until, cost).inspect_err(|error| {
             if !matches!(error, CommitError::Failed(_)) {
-                self.put_back(&attempt, doomed);
+                self.put_back(&attempt, before);
                 attempt.end(ended_by(error));
             }
         })?;
@@ -526,7 +552,7 @@ fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
         number: record.attempt(),
         fingerprint: *record.fingerprint(),
         started: record.started(),
-        ttl: asked.scope.ttl(),
+        retention: asked.scope.retention(),
         earlier: None,
     })
 }

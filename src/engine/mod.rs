@@ -8,8 +8,10 @@ use crate::attempt::AttemptInfo;
 use crate::error::{BeginError, Failure, ForgetError, IoFailure, OpenError, ReadError};
 use crate::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, spawn};
+use crate::tombstone::Tombstone;
 
 mod claim;
+mod completion;
 mod core;
 mod entries;
 mod entropy;
@@ -24,6 +26,7 @@ mod stats;
 use self::core::Core;
 use self::scope::ScopeInner;
 pub use claim::{Begin, Claim, Pending, Waited};
+pub use completion::Completion;
 pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
@@ -42,6 +45,8 @@ pub enum Status {
     Interrupted(AttemptInfo),
     /// There is a result.
     Done(Record),
+    /// There was a result. It is no longer replayed, but the key is not free yet.
+    Expired(Tombstone),
 }
 
 /// What is shared by all handles on an open file. Closes it when the last one is dropped.
@@ -130,7 +135,7 @@ impl Engine {
 
     fn scope_of(handle: &Arc<Handle>, name: &[u8]) -> Scope {
         let core = handle.core();
-        let inner = ScopeInner::new(&core.secret, name, core.options.ttl, core.options.max_key_bytes);
+        let inner = ScopeInner::new(&core.secret, name, core.options.retention(), core.options.max_key_bytes);
         Scope { handle: Arc::clone(handle), inner: Arc::new(inner) }
     }
 

@@ -15,6 +15,7 @@ use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::index::{Change, Index, Slot, SlotTime};
 use crate::key::{Digest, Secret};
 use crate::record::Record;
+use crate::retention::Retention;
 use crate::state::{Fence, Phase};
 use crate::store::{Batch, Meta, Store, StoreError};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
@@ -65,7 +66,8 @@ impl Core {
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
         let fence_limit = fence_next.saturating_add(FENCES);
-        let (log, salt) = Self::settle(path, &options, &store, &publisher, &clock, log, &id, fence_limit)?;
+        let (log, salt) =
+            Self::settle(path, &options, &store, &publisher, &index, &clock, log, &id, fence_limit)?;
         index.evict();
 
         let log = Arc::new(log);
@@ -111,6 +113,7 @@ impl Core {
         options: &Options,
         store: &Store,
         publisher: &Publisher,
+        index: &Index,
         clock: &EngineClock,
         log: Option<Log>,
         id: &Identity,
@@ -137,13 +140,16 @@ impl Core {
         // The segments that the meta row is about to name may have been added right before a kill.
         kept.as_ref().map(|(log, _)| log.sync()).transpose()?;
         let log_segments = kept.as_ref().map(|(_, segments)| *segments);
-        store.apply(&tail.batch(0), clock.now(), |meta| stamp(meta, log_segments)).map_err(to_open_error)?;
+        let lift = |from, tombstone: &Record| index.lift(from, tombstone);
+        let applied = store.apply(&tail.batch(0), clock.now(), |meta| stamp(meta, log_segments), lift);
+        applied.map_err(to_open_error)?.bodiless.iter().for_each(|record| index.drop_cached(record));
         if let Some((log, _)) = kept {
             return Ok((log, salt));
         }
         let log = Log::create(&*options.disk, &wal::path_of(path), id, options.log_segment_bytes)?;
         let segments = Some(log.segments()?);
-        store.apply(&Batch::default(), clock.now(), |meta| stamp(meta, segments)).map_err(to_open_error)?;
+        let nothing = Batch::default();
+        store.apply(&nothing, clock.now(), |meta| stamp(meta, segments), lift).map_err(to_open_error)?;
         Ok((log, salt))
     }
 }
@@ -219,11 +225,11 @@ fn load(store: &Store, index: &Index, publisher: &Publisher, clock: &EngineClock
     let epoch = index.epoch();
     index.reserve(store.keys_hint());
     store.load(
-        |digest, expires, place| {
-            if expires <= now {
+        |digest, until, place| {
+            if until <= now {
                 return;
             }
-            let stored = Slot::Stored { expires: SlotTime::new(expires, epoch), place };
+            let stored = Slot::Stored { until: SlotTime::new(until, epoch), place };
             index.change(digest, |slot| match slot {
                 // The later block has the later word.
                 Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
@@ -273,7 +279,7 @@ fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
                 number: record.attempt(),
                 fingerprint: *record.fingerprint(),
                 started: record.started(),
-                ttl: std::time::Duration::ZERO,
+                retention: Retention::NONE,
                 earlier: None,
             };
             Op::Completed(Arc::new(Attempt::new(&parts)), record)
@@ -287,7 +293,7 @@ fn op_of(entry: Entry<'_>) -> Result<Op, BadBytes> {
                 number: 0,
                 fingerprint: Fingerprint::from_bytes([0; 32]),
                 started: Timestamp::default(),
-                ttl: std::time::Duration::ZERO,
+                retention: Retention::NONE,
                 earlier: None,
             };
             Op::Vacated(Arc::new(Attempt::new(&parts)), row.forgotten_until_ms.map(Timestamp::from_millis))

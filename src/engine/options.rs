@@ -11,6 +11,7 @@ use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
 use crate::commit::Limits;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{OpenError, OptionError};
+use crate::retention::Retention;
 use crate::sync::Arc;
 use crate::wal::frame::{SECTOR, entry_bytes_max};
 
@@ -78,6 +79,7 @@ impl Default for Verify {
 #[must_use = "options do nothing until `open`"]
 pub struct Options {
     pub(crate) ttl: Duration,
+    pub(crate) tombstone_ttl: Option<Duration>,
     pub(crate) cache_bytes: usize,
     pub(crate) max_key_bytes: usize,
     pub(crate) max_body_bytes: usize,
@@ -100,14 +102,13 @@ pub struct Options {
     pub(crate) workers: bool,
 }
 
-/// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
-const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 const MIB: usize = 1 << 20;
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             ttl: Duration::from_secs(24 * 3_600),
+            tombstone_ttl: None,
             cache_bytes: 64 * MIB,
             max_key_bytes: 255,
             max_body_bytes: MIB,
@@ -137,6 +138,40 @@ impl Options {
     /// Default 24 hours; 1 ms to 100 years.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
+        self
+    }
+
+    /// How long a key is remembered after its record, counted from the completion as [`ttl`](Self::ttl) is. Default: as long as the
+    /// record; `ttl` to 100 years.
+    ///
+    /// A retry that comes after the `ttl` finds nothing to replay. Without this it is granted a claim, and the operation runs again.
+    /// With it, what is left of the record is kept (about 200 bytes on disk and 32 in memory), and the retry is told
+    /// [`BeginError::Expired`](crate::BeginError::Expired).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sim")] {
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint, sim::ManualClock};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # let clock = ManualClock::at_millis(1_800_000_000_000);
+    /// # let day = Duration::from_secs(24 * 3_600);
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::options().ttl(day).tombstone_ttl(30 * day).clock(&clock).open(&path)?;
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let completed = claim.complete("reply")?.completed();
+    ///
+    /// clock.advance(2 * day);
+    /// let Err(BeginError::Expired(tombstone)) = engine.begin("key", request) else { panic!() };
+    /// assert_eq!(tombstone.completed(), completed);
+    ///
+    /// clock.advance(28 * day);
+    /// assert!(matches!(engine.begin("key", request)?, Begin::Fresh(_)));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
+        self.tombstone_ttl = Some(ttl);
         self
     }
 
@@ -264,7 +299,7 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), OptionError> {
-        within("ttl", self.ttl, Duration::from_millis(1), TTL_MAX)?;
+        Retention::new(self.ttl, self.tombstone_ttl)?;
         within("max_key_bytes", self.max_key_bytes, 1, NAME_MAX)?;
         within("max_body_bytes", self.max_body_bytes, 0, 16 * MIB)?;
         within("max_in_flight", self.max_in_flight, 1, usize::MAX)?;
@@ -283,6 +318,12 @@ impl Options {
             return Err(out_of_range("log_segment_bytes", self.log_segment_bytes, "a multiple of 512"));
         }
         within("log_bytes", self.log_bytes, 2 * self.log_segment_bytes, 64 << 30)
+    }
+
+    /// How long records are kept where nobody says otherwise.
+    pub(crate) fn retention(&self) -> Retention {
+        Retention::new(self.ttl, self.tombstone_ttl)
+            .unwrap_or_else(|error| unreachable!("options are checked before they are used: {error}"))
     }
 
     /// Bytes of log that the longest frame takes.
@@ -364,6 +405,8 @@ mod tests {
         let cases = [
             (options().ttl(Duration::ZERO), "ttl"),
             (options().ttl(Duration::MAX), "ttl"),
+            (options().tombstone_ttl(Duration::from_secs(1)), "tombstone_ttl"),
+            (options().tombstone_ttl(Duration::MAX), "tombstone_ttl"),
             (options().max_key_bytes(0), "max_key_bytes"),
             (options().max_key_bytes(4_097), "max_key_bytes"),
             (options().max_body_bytes(17 << 20), "max_body_bytes"),

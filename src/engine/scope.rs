@@ -1,12 +1,11 @@
 //! Scopes: namespaces of keys.
 
-use std::time::Duration;
-
 use super::claim::Begin;
 use super::{Handle, Status};
 use crate::Fingerprint;
 use crate::error::{BeginError, ForgetError, KeyError, ReadError};
 use crate::key::{self, Digest, KeyHasher, Secret};
+use crate::retention::Retention;
 use crate::sync::Arc;
 
 /// Longest name of a scope, in bytes.
@@ -16,23 +15,23 @@ pub(crate) const SCOPE_MAX: usize = 255;
 pub(crate) struct ScopeInner {
     name: Box<[u8]>,
     hasher: KeyHasher,
-    ttl: Duration,
+    retention: Retention,
     /// Zero where the scope's own name is too long, so that the hot path checks one thing only.
     key_max: usize,
 }
 
 impl ScopeInner {
-    pub(super) fn new(secret: &Secret, name: &[u8], ttl: Duration, key_max: usize) -> Self {
+    pub(super) fn new(secret: &Secret, name: &[u8], retention: Retention, key_max: usize) -> Self {
         let key_max = if name.len() > SCOPE_MAX { 0 } else { key_max };
-        Self { name: name.into(), hasher: KeyHasher::new(secret, name), ttl, key_max }
+        Self { name: name.into(), hasher: KeyHasher::new(secret, name), retention, key_max }
     }
 
     pub(super) fn name(&self) -> &[u8] {
         &self.name
     }
 
-    pub(super) fn ttl(&self) -> Duration {
-        self.ttl
+    pub(super) fn retention(&self) -> Retention {
+        self.retention
     }
 
     #[inline]
@@ -83,7 +82,8 @@ impl Scope {
     ///
     /// # Errors
     ///
-    /// When the key is empty or too long; when it was used with another fingerprint; when a limit held for too long, the
+    /// When the key is empty or too long; when it was used with another fingerprint; when its operation has run and the result is no
+    /// longer kept ([`BeginError::Expired`], see [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long, the
     /// disk is full, an earlier commit failed, the engine is closed, or the key's record can't be read. None of them
     /// grants anything.
     #[inline]
@@ -112,7 +112,7 @@ impl Scope {
         self.handle.core().status(&self.inner, key.as_ref())
     }
 
-    /// Forgets a record, or an interrupted claim, before its time. Durable when it returns; `false` if there was nothing.
+    /// Forgets a record, what is left of one, or an interrupted claim, before its time. Durable when it returns; `false` if there was nothing.
     ///
     /// The next begin runs the operation again: this is for operators who know that it may.
     ///

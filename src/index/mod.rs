@@ -6,6 +6,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::Timestamp;
 use crate::key::Digest;
+use crate::record::{Place, Record};
 use crate::sync::{AtomicU64, Ordering, RwLock};
 
 mod shard;
@@ -101,7 +102,7 @@ impl Index {
     }
 
     /// Puts a record that was read from disk into memory, if the key still is where it was read, and makes room for it.
-    pub(crate) fn cache(&self, digest: Digest, record: &crate::Record) {
+    pub(crate) fn cache(&self, digest: Digest, record: &Record) {
         let mut shard = self.locked(digest).shard.write();
         shard.change(digest, |slot| match slot {
             Slot::Stored { place, .. } if Some(*place) == record.place() => {
@@ -115,6 +116,43 @@ impl Index {
             | Slot::Cached(_) => (Change::Keep, ()),
         });
         shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
+    }
+
+    /// Puts a tombstone into memory where the record lies at `from`, whose place it takes there. `false` where the key is about to
+    /// change, and what it is now may be put back.
+    pub(crate) fn lift(&self, from: Place, tombstone: &Record) -> bool {
+        self.change(tombstone.digest(), |slot| match slot {
+            Slot::Stored { place, .. } if *place == from => {
+                (Change::Set(Slot::Cached(tombstone.clone())), true)
+            }
+            Slot::Cached(record) if record.place() == Some(from) => {
+                (Change::Set(Slot::Cached(tombstone.clone())), true)
+            }
+            Slot::Ending(_) => (Change::Keep, false),
+            // Another record, or another claim: the one at `from` is history, or its time is over.
+            Slot::Vacant
+            | Slot::InFlight(_)
+            | Slot::Interrupted(_)
+            | Slot::Cached(_)
+            | Slot::Stored { .. } => (Change::Keep, true),
+        })
+    }
+
+    /// Leaves a record that was stored to the disk alone.
+    pub(crate) fn drop_cached(&self, record: &Record) {
+        let Some(place) = record.place() else { return };
+        let until = SlotTime::new(record.remembered_until(), self.epoch);
+        self.change(record.digest(), |slot| match slot {
+            Slot::Cached(cached) if cached.place() == Some(place) => {
+                (Change::Set(Slot::Stored { until, place }), ())
+            }
+            Slot::Vacant
+            | Slot::InFlight(_)
+            | Slot::Ending(_)
+            | Slot::Interrupted(_)
+            | Slot::Cached(_)
+            | Slot::Stored { .. } => (Change::Keep, ()),
+        });
     }
 
     /// Brings every shard's cached bytes within the budget, as far as records are stored.

@@ -6,7 +6,20 @@ use super::*;
 const MINE: Fingerprint = Fingerprint::from_bytes([1; 32]);
 const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
 const EXPIRES: Timestamp = Timestamp::from_millis(1_000);
-const TIMES: [Timestamp; 3] = [Timestamp::from_millis(999), EXPIRES, Timestamp::from_millis(1_001)];
+const REMEMBERED_UNTIL: Timestamp = Timestamp::from_millis(2_000);
+const TIMES: [Timestamp; 6] = [
+    Timestamp::from_millis(999),
+    EXPIRES,
+    Timestamp::from_millis(1_001),
+    Timestamp::from_millis(1_999),
+    REMEMBERED_UNTIL,
+    Timestamp::from_millis(2_001),
+];
+/// With a tombstone, and without one.
+const LIFETIMES: [Lifetime; 2] = [
+    Lifetime { expires: EXPIRES, remembered_until: REMEMBERED_UNTIL },
+    Lifetime { expires: EXPIRES, remembered_until: EXPIRES },
+];
 const OLD: Fence = Fence::new(6);
 const CURRENT: Fence = Fence::new(7);
 const NEW: Fence = Fence::new(8);
@@ -15,13 +28,14 @@ fn facts() -> Facts<'static> {
     Facts { fence: CURRENT, attempt: 3, fingerprint: &MINE }
 }
 
-fn states() -> [State<'static>; 5] {
+fn states() -> [State<'static>; 6] {
     [
         State::Vacant,
         State::InFlight(facts()),
         State::Ending(facts()),
         State::Interrupted(facts(), EXPIRES),
-        State::Done(facts(), EXPIRES),
+        State::Done(facts(), LIFETIMES[0]),
+        State::Done(facts(), LIFETIMES[1]),
     ]
 }
 
@@ -42,8 +56,11 @@ fn events() -> Vec<Event<'static>> {
 
 /// The table, written a second time from the promises.
 fn expected(state: State<'_>, event: Event<'_>) -> Decision {
-    use Decision::{Become, Busy, Grant, Replay, Reused, Stay, Superseded, Wait};
-    let over = |now: Timestamp| now.as_millis() >= 1_000;
+    use Decision::{Become, Busy, Expired, Grant, Replay, Reused, Stay, Superseded, Wait};
+    let over = |now: Timestamp| match state {
+        State::Done(_, lifetime) if lifetime == LIFETIMES[0] => now.as_millis() >= 2_000,
+        _ => now.as_millis() >= 1_000,
+    };
     match (state, event) {
         (State::Vacant, Event::Begin { .. }) => Grant { attempt: 1 },
         (State::Interrupted(..) | State::Done(..), Event::Begin { now, .. }) if over(now) => {
@@ -52,6 +69,7 @@ fn expected(state: State<'_>, event: Event<'_>) -> Decision {
         (_, Event::Begin { fingerprint, .. }) if *fingerprint == OTHER => Reused,
         (State::InFlight(_) | State::Ending(_), Event::Begin { .. }) => Wait,
         (State::Interrupted(..), Event::Begin { .. }) => Grant { attempt: 4 },
+        (State::Done(..), Event::Begin { now, .. }) if now.as_millis() >= 1_000 => Expired,
         (State::Done(..), Event::Begin { .. }) => Replay,
 
         (State::InFlight(_), Event::End { fence }) if fence == CURRENT => Become(Phase::Ending),
@@ -100,7 +118,7 @@ fn every_event_in_every_state_at_every_deadline_is_decided_as_promised() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 5 * 30);
+    assert_eq!(pairs, 6 * 42);
 }
 
 #[test]
