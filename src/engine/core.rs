@@ -1,6 +1,7 @@
 //! The parts of an open engine, and the way of a call through them.
 
 use super::claim::{Begin, Claim, Pending};
+use super::follow::{Followed, follow};
 use super::maintain::Rota;
 use super::options::{Intents, Options};
 use super::publisher::{Op, Publisher};
@@ -195,25 +196,17 @@ impl Core {
 
     /// What the index says of a key; a record that is on disk alone is read, and cached.
     fn find(&self, asked: Asked<'_>) -> Result<Found, ReadError> {
-        let mut gone = None;
-        let (place, record) = loop {
-            let slot = self.index.get(asked.digest);
-            let place = match slot {
-                Slot::Cached(record) => return Ok(Found::Record(record)),
-                Slot::Stored { until, place } if until.at_latest(self.index.epoch()) <= self.clock.now() => {
-                    return Ok(Found::Expired(place));
-                }
-                Slot::Stored { place, .. } => place,
-                Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
-                    return Ok(Found::Slot(slot));
-                }
-            };
-            match self.store.read(place, asked.digest)? {
-                Some(record) => break (place, record),
-                // What is still to be remembered of a block that goes has another place in the index before it is gone.
-                None if gone == Some(place) => return Ok(Found::Expired(place)),
-                None => gone = Some(place),
-            }
+        let followed = follow(
+            || self.index.get(asked.digest),
+            |place| self.store.read(place, asked.digest),
+            self.index.epoch(),
+            self.clock.now(),
+        )?;
+        let (place, record) = match followed {
+            Followed::Slot(Slot::Cached(record)) => return Ok(Found::Record(record)),
+            Followed::Slot(slot) => return Ok(Found::Slot(slot)),
+            Followed::Over(place) => return Ok(Found::Expired(place)),
+            Followed::Read(place, record) => (place, record),
         };
         if record.key() != asked.key || record.scope() != asked.scope.name() {
             let what = "a record of another key has this key's digest";

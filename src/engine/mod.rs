@@ -15,6 +15,7 @@ mod completion;
 mod core;
 mod entries;
 mod entropy;
+mod follow;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod maintain;
 mod open;
