@@ -11,6 +11,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::sim::CrashKind;
 use idemkv::{
     Begin, BeginError, Completion, EndReason, Engine, Fingerprint, Outcome, Scope, Status, Timestamp,
-    Tombstone,
+    Tombstone, Verify,
 };
 
 const TOMBSTONE_TTL: Duration = Duration::from_secs(10 * 3_600);
@@ -451,6 +452,40 @@ fn reclaim_on_a_full_disk(keys: usize) -> bool {
     put_off
 }
 
+/// A block that can't be read can't be moved: its keys are answered with the damage for as long as they would have been remembered.
+#[test]
+fn a_damaged_block_stays_and_its_keys_are_never_granted() {
+    let machine = Machine::default();
+    let engine = open(&machine);
+    let body = b"a body to be found in the file";
+    fresh(&default_scope(&engine), "damaged").complete(body).unwrap();
+    engine.close().unwrap();
+    let file = Path::new("x.idem");
+    let image = machine.disk.read(file).unwrap();
+    let at = image.windows(body.len()).position(|bytes| bytes == body).unwrap();
+    assert!(machine.disk.flip(file, at as u64 * 8));
+
+    let options = machine.options().tombstone_ttl(TOMBSTONE_TTL).verify(Verify::UpTo(0));
+    let engine = options.open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    machine.clock.advance(TTL);
+    for _ in 0..3 {
+        engine.checkpoint().unwrap();
+        let refused = scope.begin("damaged", request());
+        assert!(matches!(refused, Err(BeginError::Damaged(_))), "{refused:?}");
+    }
+    assert_eq!(engine.stats().reclaimed_blocks, 0);
+    fresh(&scope, "whole").complete("reply").unwrap();
+    let checkpoints = engine.stats().checkpoints;
+    machine.clock.advance(Duration::from_secs(60));
+    engine.step();
+    assert_eq!(engine.stats().checkpoints, checkpoints, "a block that can't go is not tried at every step");
+    machine.clock.advance(TOMBSTONE_TTL);
+    engine.step();
+    assert_eq!(engine.stats().reclaimed_blocks, 1);
+    fresh(&scope, "damaged").complete("reply").unwrap();
+}
+
 #[test]
 fn a_body_that_is_discarded_is_nowhere_and_the_key_is_done() {
     let machine = Machine::default();
@@ -476,7 +511,7 @@ fn a_body_that_is_discarded_is_nowhere_and_the_key_is_done() {
         assert!(done(&scope, "empty").is_body_kept());
         engine.checkpoint().unwrap();
         for file in ["x.idem", "x.idem-wal"] {
-            let image = machine.disk.read(std::path::Path::new(file)).unwrap();
+            let image = machine.disk.read(Path::new(file)).unwrap();
             assert!(!image.windows(secret.len()).any(|bytes| bytes == secret), "{file}");
         }
         drop(scope);

@@ -214,3 +214,94 @@ impl Index {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::{Attempt, AttemptParts};
+    use crate::record::{Outcome, RecordParts};
+    use crate::retention::Retention;
+    use crate::state::{Fence, Phase};
+    use crate::sync::Arc;
+    use crate::{Fingerprint, Timestamp};
+
+    const KEY: Digest = Digest::from_u128(7);
+
+    fn record(place: Option<Place>) -> Record {
+        let parts = RecordParts {
+            digest: KEY,
+            scope: b"",
+            key: b"key",
+            fingerprint: Fingerprint::of(""),
+            fence: Fence::new(1),
+            attempt: 1,
+            outcome: Outcome::Success,
+            started: Timestamp::default(),
+            completed: Timestamp::default(),
+            lifetime: Retention::NONE.lifetime(Timestamp::from_millis(9_000)),
+            body_kept: true,
+            body: b"body",
+        };
+        Record::new(&parts, place)
+    }
+
+    fn attempt() -> Arc<Attempt> {
+        Arc::new(Attempt::new(&AttemptParts {
+            digest: KEY,
+            scope: b"",
+            key: b"key",
+            fence: Fence::new(2),
+            number: 1,
+            fingerprint: Fingerprint::of(""),
+            started: Timestamp::default(),
+            retention: Retention::NONE,
+            earlier: None,
+        }))
+    }
+
+    fn from() -> Place {
+        Place::new(3, 4)
+    }
+
+    fn index_of(slot: Slot) -> Index {
+        let index = Index::new(1, 0, Timestamp::default());
+        index.change(KEY, |_| (Change::Set(slot), ()));
+        index
+    }
+
+    #[test]
+    fn a_tombstone_takes_the_place_of_its_record_and_of_nothing_else() {
+        let tombstone = record(Some(from())).without_body();
+        let until = SlotTime::new(tombstone.remembered_until(), Timestamp::default());
+        let is_lifted = |index: &Index| matches!(index.get(KEY), Slot::Cached(now) if !now.is_body_kept());
+        for slot in [Slot::Stored { until, place: from() }, Slot::Cached(record(Some(from())))] {
+            let index = index_of(slot);
+            assert!(index.lift(from(), &tombstone) && is_lifted(&index));
+            // Nothing on disk has it yet, so it can't be evicted.
+            index.evict();
+            assert!(is_lifted(&index));
+        }
+        let elsewhere = Place::new(9, 9);
+        for slot in [
+            Slot::Stored { until, place: elsewhere },
+            Slot::Cached(record(Some(elsewhere))),
+            Slot::Cached(record(None)),
+            Slot::InFlight(attempt()),
+        ] {
+            let index = index_of(slot);
+            assert!(index.lift(from(), &tombstone) && !is_lifted(&index));
+        }
+        tombstone.set_place(elsewhere);
+        let index = index_of(Slot::Cached(tombstone.clone()));
+        index.drop_cached(&tombstone);
+        assert!(matches!(index.get(KEY), Slot::Stored { place, .. } if place == elsewhere));
+    }
+
+    /// A forgetting that fails puts back what it found, with its old place.
+    #[test]
+    fn a_record_that_is_being_forgotten_holds_its_block() {
+        let index = index_of(Slot::Ending(attempt()));
+        assert!(!index.lift(from(), &record(None)));
+        assert_eq!(index.get(KEY).phase(), Phase::Ending);
+    }
+}
