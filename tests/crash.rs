@@ -102,7 +102,11 @@ impl Expect {
                 expired: result.expires,
                 remembered_until: result.remembered_until,
             }),
-            other => other,
+            same @ (Self::Vacant
+            | Self::Interrupted(_)
+            | Self::InterruptedAfter(_)
+            | Self::Done(_)
+            | Self::Expired(_)) => same,
         }
     }
 }

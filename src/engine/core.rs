@@ -400,23 +400,23 @@ impl Core {
         }
     }
 
-    /// Reads what a slot of a snapshot stands for; `None` where it has expired or changed since.
+    /// Reads what a slot of a snapshot stands for; `None` where it is over or vacant by now.
     pub(super) fn resolve(
         &self,
         digest: Digest,
         slot: Slot,
     ) -> Result<Option<(Status, SlotNames)>, ReadError> {
-        let record = match slot {
-            Slot::Stored { place, .. } => match self.store.read(place, digest)? {
-                Some(record) => record,
-                // Its tombstone may lie elsewhere by now. (Where the slot is the same, it is no longer remembered.)
-                None => match self.index.get(digest) {
-                    Slot::Stored { place: now, .. } if now == place => return Ok(None),
-                    moved => return self.resolve(digest, moved),
-                },
-            },
-            Slot::Cached(record) => record,
-            slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
+        let mut seen = Some(slot);
+        let followed = follow(
+            || seen.take().unwrap_or_else(|| self.index.get(digest)),
+            |place| self.store.read(place, digest),
+            self.index.epoch(),
+            self.clock.now(),
+        )?;
+        let record = match followed {
+            Followed::Over(_) => return Ok(None),
+            Followed::Read(_, record) | Followed::Slot(Slot::Cached(record)) => record,
+            Followed::Slot(slot) => {
                 let Some(attempt) = slot.attempt().cloned() else { return Ok(None) };
                 let status = self.status_of(Found::Slot(slot));
                 return Ok(Some((status, SlotNames::Attempt(attempt))));
@@ -446,7 +446,7 @@ impl Core {
             match decision {
                 Decision::Busy => return Err(ForgetError::InFlight),
                 Decision::Become(_) => {
-                    if self.forget_slot(asked, doomed)? {
+                    if self.forget_slot(asked, &doomed)? {
                         return Ok(true);
                     }
                 }
@@ -462,10 +462,10 @@ impl Core {
     }
 
     /// Forgets what a slot holds, if it still does; the key is in flight meanwhile.
-    fn forget_slot(&self, asked: Asked<'_>, doomed: Slot) -> Result<bool, CommitError> {
+    fn forget_slot(&self, asked: Asked<'_>, doomed: &Slot) -> Result<bool, CommitError> {
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
         self.promise(cost)?;
-        let (attempt, until) = match (&doomed, doomed.attempt()) {
+        let (attempt, until) = match (doomed, doomed.attempt()) {
             (Slot::Cached(record), _) => {
                 (Arc::new(forgetting(asked, record)), Some(record.remembered_until()))
             }
@@ -474,7 +474,7 @@ impl Core {
             (_, None) => unreachable!("only records and interrupted claims are forgotten"),
         };
         let taken = self.index.change(asked.digest, |slot| {
-            let same = match (slot, &doomed) {
+            let same = match (slot, doomed) {
                 (Slot::Cached(now), Slot::Cached(then)) => now.fence() == then.fence(),
                 // Evicted since; the place is that of the record that was read.
                 (Slot::Stored { place, .. }, Slot::Cached(then)) => Some(*place) == then.place(),

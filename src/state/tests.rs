@@ -59,7 +59,9 @@ fn expected(state: State<'_>, event: Event<'_>) -> Decision {
     use Decision::{Become, Busy, Expired, Grant, Replay, Reused, Stay, Superseded, Wait};
     let over = |now: Timestamp| match state {
         State::Done(_, lifetime) if lifetime == LIFETIMES[0] => now.as_millis() >= 2_000,
-        _ => now.as_millis() >= 1_000,
+        State::Vacant | State::InFlight(_) | State::Ending(_) | State::Interrupted(..) | State::Done(..) => {
+            now.as_millis() >= 1_000
+        }
     };
     match (state, event) {
         (State::Vacant, Event::Begin { .. }) => Grant { attempt: 1 },
