@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::unchecked_time_subtraction,
     reason = "tests"
 )]
 
