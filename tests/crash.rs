@@ -287,7 +287,9 @@ impl World {
             Expect::Interrupted(attempt) | Expect::InterruptedAfter(attempt) => *attempt,
             Expect::Vacant | Expect::Done(_) | Expect::Expired(_) => 0,
         };
-        self.oracle.start(key, Expect::InterruptedAfter(earlier));
+        // An interruption that is forgotten by now lets attempts count from 1 again.
+        let counted = if self.oracle.may_be_forgotten(key, engine.now()) { 0 } else { earlier };
+        self.oracle.start(key, Expect::InterruptedAfter(counted));
         match engine.begin(name(key), fingerprint(key)) {
             Ok(Begin::Fresh(claim)) => {
                 assert!(!claims.contains_key(&key), "key {key} was granted twice");
