@@ -6,6 +6,7 @@ use crate::clock::{Deadline, millis};
 use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::key::Digest;
+use crate::retention::Retention;
 use crate::state::{Facts, Fence};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use crate::wakers::Wakers;
@@ -106,7 +107,8 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
-    pub(crate) ttl: Duration,
+    /// How long its record will be kept, unless whoever completes it says otherwise.
+    pub(crate) retention: Retention,
     /// How long the claim is good without being renewed.
     pub(crate) lease: Option<Duration>,
     pub(crate) earlier: Option<AttemptInfo>,
@@ -143,7 +145,7 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) number: u32,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
-    pub(crate) ttl: Duration,
+    pub(crate) retention: Retention,
     pub(crate) lease: Option<Duration>,
     pub(crate) earlier: Option<AttemptInfo>,
     pub(crate) checkpoint: Option<Checkpoint>,
@@ -158,7 +160,7 @@ impl Attempt {
             number: parts.number,
             fingerprint: parts.fingerprint,
             started: parts.started,
-            ttl: parts.ttl,
+            retention: parts.retention,
             lease: parts.lease,
             earlier: parts.earlier,
             names: [parts.scope, parts.key].concat().into(),
@@ -189,7 +191,7 @@ impl Attempt {
             number: row.attempt,
             fingerprint: Fingerprint::from_bytes(row.fingerprint),
             started: Timestamp::from_millis(row.started_ms),
-            ttl: Duration::from_millis(row.ttl_ms),
+            retention: Retention::from_millis(row.ttl_ms, row.remembered_ms),
             lease: row.lease_ms.map(Duration::from_millis),
             earlier,
             checkpoint: row.checkpoint.map(|bytes| Checkpoint::new(bytes, budget)),
@@ -212,7 +214,8 @@ impl Attempt {
             fence: self.fence.get(),
             attempt: self.number,
             started_ms: self.started.as_millis(),
-            ttl_ms: millis(self.ttl),
+            ttl_ms: self.retention.ttl_ms(),
+            remembered_ms: self.retention.remembered_ms(),
             earlier: self.earlier.map(|earlier| EarlierRow {
                 fence: earlier.fence.get(),
                 attempt: earlier.attempt,
@@ -242,7 +245,7 @@ impl Attempt {
     /// Until when this attempt, if it is interrupted, is remembered: one TTL after it was found dead.
     pub(crate) fn remembered_until(&self) -> Timestamp {
         let since = self.interrupted().unwrap_or(self.started);
-        since.saturating_add(self.ttl)
+        since.saturating_add(self.retention.ttl())
     }
 
     /// When its lease ends; the end of time where it has none.

@@ -8,7 +8,7 @@ use bincode::{BorrowDecode, Encode};
 
 use crate::key::{Digest, Secret};
 use crate::record::{Outcome, Record, RecordParts};
-use crate::state::Fence;
+use crate::state::{Fence, Lifetime};
 use crate::{Fingerprint, Timestamp};
 
 /// Version of everything on disk. A file with a higher one is refused, a lower one too until somebody needs it.
@@ -54,6 +54,7 @@ pub(crate) struct IntentRow<'a> {
     pub(crate) attempt: u32,
     pub(crate) started_ms: u64,
     pub(crate) ttl_ms: u64,
+    pub(crate) remembered_ms: u64,
     /// The attempt before this one, if it was interrupted.
     pub(crate) earlier: Option<EarlierRow>,
     /// Since when the claim is known to be dead.
@@ -104,6 +105,7 @@ pub(crate) struct ScopeRow<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub(crate) struct PolicyRow {
     pub(crate) ttl_ms: u64,
+    pub(crate) tombstone_ms: Option<u64>,
     pub(crate) refuse: bool,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) lease_ms: Option<u64>,
@@ -133,6 +135,8 @@ pub(crate) struct CompletionRow<'a> {
     pub(crate) started_ms: u64,
     pub(crate) completed_ms: u64,
     pub(crate) expires_ms: u64,
+    pub(crate) remembered_until_ms: u64,
+    pub(crate) body_kept: bool,
     pub(crate) body: &'a [u8],
 }
 
@@ -141,7 +145,7 @@ pub(crate) struct CompletionRow<'a> {
 pub(crate) struct VacatedRow {
     pub(crate) digest: u128,
     pub(crate) fence: u64,
-    /// For a forgotten record: until when it would have been replayed.
+    /// For a forgotten record: until when it would have been remembered.
     pub(crate) forgotten_until_ms: Option<u64>,
 }
 
@@ -158,15 +162,25 @@ impl<'a> From<&'a Record> for CompletionRow<'a> {
             failed: parts.outcome == Outcome::Failure,
             started_ms: parts.started.as_millis(),
             completed_ms: parts.completed.as_millis(),
-            expires_ms: parts.expires.as_millis(),
+            expires_ms: parts.lifetime.expires.as_millis(),
+            remembered_until_ms: parts.lifetime.remembered_until.as_millis(),
+            body_kept: parts.body_kept,
             body: parts.body,
         }
     }
 }
 
 impl<'a> CompletionRow<'a> {
+    /// The same record without its body.
+    pub(crate) fn without_body(self) -> Self {
+        Self { body_kept: false, body: &[], ..self }
+    }
+
     pub(crate) fn parts(&self) -> Result<RecordParts<'a>, BadBytes> {
         check_names(self.scope, self.key)?;
+        if self.remembered_until_ms < self.expires_ms || (!self.body_kept && !self.body.is_empty()) {
+            return Err(BadBytes("a record that contradicts itself".to_owned()));
+        }
         Ok(RecordParts {
             digest: Digest::from_u128(self.digest),
             scope: self.scope,
@@ -177,7 +191,11 @@ impl<'a> CompletionRow<'a> {
             outcome: if self.failed { Outcome::Failure } else { Outcome::Success },
             started: Timestamp::from_millis(self.started_ms),
             completed: Timestamp::from_millis(self.completed_ms),
-            expires: Timestamp::from_millis(self.expires_ms),
+            lifetime: Lifetime {
+                expires: Timestamp::from_millis(self.expires_ms),
+                remembered_until: Timestamp::from_millis(self.remembered_until_ms),
+            },
+            body_kept: self.body_kept,
             body: self.body,
         })
     }
@@ -288,6 +306,7 @@ mod tests {
             attempt: 2,
             started_ms: 1_000,
             ttl_ms: 60,
+            remembered_ms: 61,
             earlier: Some(EarlierRow { fence: 4, attempt: 1, started_ms: 900 }),
             interrupted_ms: None,
             returned: false,
@@ -309,6 +328,8 @@ mod tests {
             started_ms: 3,
             completed_ms: 4,
             expires_ms: 5,
+            remembered_until_ms: 6,
+            body_kept: true,
             body,
         })
     }
@@ -331,7 +352,7 @@ mod tests {
             hex(&intent()),
             format!(
                 "0000000004030201000000000000000000000000010000000000000073030000000000000\
-                 06b6579{sevens}050000000000000002000000e8030000000000003c0000000000000001\
+                 06b6579{sevens}050000000000000002000000e8030000000000003c000000000000003d0000000000000001\
                  0400000000000000010000008403000000000000\
                  00000108000000000000000000"
             )
@@ -342,7 +363,7 @@ mod tests {
             format!(
                 "0100000001000000000000000000000000000000000000000000000001000000000000006b\
                  {zeros}02000000000000000100000001030000000000000004000000000000000500000000000000\
-                 02000000000000006869"
+                 06000000000000000102000000000000006869"
             )
         );
         let vacated = Entry::Vacated(VacatedRow { digest: 1, fence: 2, forgotten_until_ms: Some(3) });
@@ -362,7 +383,16 @@ mod tests {
             "050000000100000000000000000000000000000002000000000000000300000000000000"
         );
         let declared = Entry::Declared(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
-        assert_eq!(hex(&declared), "06000000010000000000000073005c260500000000000000010000");
+        assert_eq!(hex(&declared), "06000000010000000000000073005c26050000000000000000010000");
+    }
+
+    #[test]
+    fn a_record_that_contradicts_itself_is_refused() {
+        let Entry::Completion(row) = completion(b"") else { panic!() };
+        assert!(row.parts().is_ok());
+        assert!(CompletionRow { remembered_until_ms: 4, ..row }.parts().is_err());
+        let Entry::Completion(row) = completion(b"hi") else { panic!() };
+        assert!(CompletionRow { body_kept: false, ..row }.parts().is_err());
     }
 
     #[test]

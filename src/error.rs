@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::sync::Arc;
+use crate::tombstone::Tombstone;
 use crate::{AttemptInfo, Claim, Status};
 
 /// A key that can't be used.
@@ -484,6 +485,9 @@ pub enum BeginError {
         /// The limit.
         max: usize,
     },
+    /// The operation has run, but its result is no longer kept: the retry comes too late. See
+    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl).
+    Expired(Tombstone),
     /// A limit held for too long; trying again later can succeed.
     Busy(Busy),
     /// The engine stopped granting claims; records known to be durable are still replayed.
@@ -517,6 +521,11 @@ impl fmt::Display for BeginError {
                 attempt.attempt()
             ),
             Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
+            Self::Expired(tombstone) => write!(
+                f,
+                "the operation has run and its result is no longer kept ({tombstone}); \
+                 look for its effect, and send a new key only if it is to run again"
+            ),
             Self::Busy(busy) => busy.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
             Self::Closed => f.write_str(CLOSED),
@@ -530,7 +539,11 @@ impl Error for BeginError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Key(error) => Some(error),
-            Self::KeyReused | Self::Unresolved(_) | Self::BatchTooLong { .. } | Self::Closed => None,
+            Self::KeyReused
+            | Self::Unresolved(_)
+            | Self::Expired(_)
+            | Self::BatchTooLong { .. }
+            | Self::Closed => None,
             Self::Busy(busy) => Some(busy),
             Self::Failed(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
@@ -616,6 +629,8 @@ pub enum ClaimError {
         /// The limit, see `Options::max_body_bytes`.
         max: usize,
     },
+    /// A time of the [`Completion`](crate::Completion) is out of range.
+    Option(OptionError),
     /// The claim is not the current one for its key: its lease ran out. Here is what became of the key.
     Superseded(Box<Status>),
     /// The claim's scope has no leases, and a claim without one would be lost with its token.
@@ -656,12 +671,14 @@ impl fmt::Display for ClaimError {
                     Status::InFlight(_) => "in flight with another claim",
                     Status::Interrupted(_) => "interrupted",
                     Status::Done(_) => "done",
+                    Status::Expired(_) => "done, and its result no longer kept",
                 };
                 write!(
                     f,
                     "the claim's lease has run out, and its key is {now}; look what became of the operation before acting"
                 )
             }
+            Self::Option(error) => write!(f, "{error}; end the claim again with a value in that range"),
             Self::NoLease => f.write_str(
                 "the claim has no lease, so it can't be handed over as a token; declare a policy with a lease for its scope",
             ),
@@ -674,6 +691,7 @@ impl fmt::Display for ClaimError {
 impl Error for ClaimError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
+            Self::Option(error) => Some(error),
             Self::BodyTooLarge { .. } | Self::Superseded(_) | Self::NoLease | Self::BatchTooLong { .. } => {
                 None
             }

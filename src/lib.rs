@@ -52,6 +52,7 @@ mod nudge;
 mod observer;
 mod policy;
 mod record;
+mod retention;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
 mod step_key;
@@ -59,14 +60,15 @@ mod store;
 mod sync;
 mod tail;
 mod timers;
+mod tombstone;
 mod wakers;
 mod wal;
 
 pub use attempt::{AttemptInfo, Checkpoint};
 pub use clock::Timestamp;
 pub use engine::{
-    Begin, Claim, ClaimToken, Closed, CommitMode, Ending, Engine, Entries, KeyEntry, Options, Pending, Scope,
-    Stats, Status, Verify, Waited,
+    Begin, Claim, ClaimToken, Closed, CommitMode, Completion, Ending, Engine, Entries, KeyEntry, Options,
+    Pending, Scope, Stats, Status, Verify, Waited,
 };
 pub use error::{
     BeginError, Busy, ClaimError, CommitError, Damage, DeclareError, EndError, Failure, ForgetError,
@@ -78,6 +80,7 @@ pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};
 pub use state::Fence;
 pub use step_key::StepKey;
+pub use tombstone::Tombstone;
 
 /// Tools for deterministic tests: a simulated disk, a manual clock, hand-stepped workers, and the state machine itself.
 ///
@@ -89,7 +92,7 @@ pub mod sim {
     pub use crate::engine::Stepped;
     /// The state machine of one key.
     pub mod state {
-        pub use crate::state::{Decision, Event, Facts, Phase, State, decide};
+        pub use crate::state::{Decision, Event, Facts, Lifetime, Phase, State, decide};
 
         /// A fence with this number.
         #[must_use]

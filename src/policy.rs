@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::millis;
 use crate::codec::{BadBytes, PolicyRow};
 use crate::error::OptionError;
+use crate::retention::Retention;
 
 /// What a scope's keys are promised: how long results are kept, what becomes of interrupted keys, what is durable when.
 ///
@@ -27,6 +28,9 @@ use crate::error::OptionError;
 pub struct Policy {
     /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered.
     pub ttl: Duration,
+    /// How long a key is remembered after its completion, so that a very late retry is refused and not run again; counted from the
+    /// completion too. `None` for as long as its record is replayed.
+    pub tombstone_ttl: Option<Duration>,
     /// What a begin of an interrupted key gets.
     pub recovery: Recovery,
     /// How many attempts are granted by themselves before an interrupted key has to be resolved; `None` for any number.
@@ -73,6 +77,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             ttl: Duration::from_secs(24 * 3_600),
+            tombstone_ttl: None,
             recovery: Recovery::Rerun,
             max_attempts: None,
             lease: None,
@@ -82,8 +87,6 @@ impl Default for Policy {
     }
 }
 
-/// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
-const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 const LEASE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 const RELAXED_MAX: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -93,6 +96,13 @@ impl Policy {
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
+        self
+    }
+
+    /// Sets [`tombstone_ttl`](Self::tombstone_ttl). Default none; from the TTL to 100 years.
+    #[must_use]
+    pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
+        self.tombstone_ttl = Some(ttl);
         self
     }
 
@@ -132,7 +142,7 @@ impl Policy {
     }
 
     pub(crate) fn check(&self) -> Result<(), OptionError> {
-        OptionError::unless_within("ttl", self.ttl, MILLISECOND, TTL_MAX)?;
+        Retention::new(self.ttl, self.tombstone_ttl)?;
         if let Some(attempts) = self.max_attempts {
             OptionError::unless_within("max_attempts", attempts, 1, u32::MAX - 1)?;
         }
@@ -146,6 +156,12 @@ impl Policy {
             OptionError::unless_within("max_in_flight", claims, 1, u32::MAX)?;
         }
         Ok(())
+    }
+
+    /// How long records are kept. The policy was checked.
+    pub(crate) fn retention(&self) -> Retention {
+        Retention::new(self.ttl, self.tombstone_ttl)
+            .unwrap_or_else(|error| unreachable!("a policy is checked before it is used: {error}"))
     }
 
     /// How many attempts are granted by themselves.
@@ -164,6 +180,7 @@ impl Policy {
         };
         PolicyRow {
             ttl_ms: millis(self.ttl),
+            tombstone_ms: self.tombstone_ttl.map(millis),
             refuse: self.recovery == Recovery::Refuse,
             max_attempts: self.max_attempts,
             lease_ms: self.lease.map(millis),
@@ -176,6 +193,7 @@ impl Policy {
     pub(crate) fn from_row(row: &PolicyRow) -> Result<Self, BadBytes> {
         let policy = Self {
             ttl: Duration::from_millis(row.ttl_ms),
+            tombstone_ttl: row.tombstone_ms.map(Duration::from_millis),
             recovery: if row.refuse { Recovery::Refuse } else { Recovery::Rerun },
             max_attempts: row.max_attempts,
             lease: row.lease_ms.map(Duration::from_millis),
@@ -201,7 +219,7 @@ mod tests {
         let policies = [
             Policy::default(),
             Policy::default().recovery(Recovery::Refuse).max_attempts(3).lease(second).max_in_flight(7),
-            Policy::default().ttl(second).durability(Durability::Completions),
+            Policy::default().ttl(second).tombstone_ttl(2 * second).durability(Durability::Completions),
             Policy::default().durability(Durability::Relaxed(second)),
         ];
         for policy in policies {
@@ -217,6 +235,7 @@ mod tests {
         let cases = [
             (policy().ttl(Duration::ZERO), "ttl"),
             (policy().ttl(Duration::MAX), "ttl"),
+            (policy().tombstone_ttl(Duration::from_secs(1)), "tombstone_ttl"),
             (policy().max_attempts(0), "max_attempts"),
             (policy().lease(Duration::ZERO), "lease"),
             (policy().lease(Duration::MAX), "lease"),

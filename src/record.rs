@@ -6,7 +6,7 @@ use std::ops::Deref;
 use triomphe::ThinArc;
 
 use crate::key::Digest;
-use crate::state::{Facts, Fence};
+use crate::state::{Facts, Fence, Lifetime};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Fingerprint, Timestamp};
 
@@ -51,15 +51,17 @@ impl Place {
 struct Header {
     expires: Timestamp,
     fingerprint: Fingerprint,
-    /// `Place` in the store, or `NOT_STORED`. Written once, by the checkpoint that stored it.
-    place: AtomicU64,
+    remembered_until: Timestamp,
     /// Set by lookups, cleared by the eviction hand as it passes.
     touched: AtomicBool,
     /// Whether it would survive a crash.
     durable: AtomicBool,
     outcome: Outcome,
+    body_kept: bool,
     scope_len: u16,
     key_len: u16,
+    /// `Place` in the store, or `NOT_STORED`. Written once, by the checkpoint that stored it.
+    place: AtomicU64,
     attempt: u32,
     fence: Fence,
     digest: Digest,
@@ -97,7 +99,9 @@ pub(crate) struct RecordParts<'a> {
     pub(crate) outcome: Outcome,
     pub(crate) started: Timestamp,
     pub(crate) completed: Timestamp,
-    pub(crate) expires: Timestamp,
+    pub(crate) lifetime: Lifetime,
+    /// Whether `body` is the reply, and not the nothing that is left of it.
+    pub(crate) body_kept: bool,
     pub(crate) body: &'a [u8],
 }
 
@@ -109,12 +113,14 @@ impl Record {
         let short =
             |len: usize| u16::try_from(len).unwrap_or_else(|_| unreachable!("names are at most 4,096 bytes"));
         let header = Header {
-            expires: parts.expires,
+            expires: parts.lifetime.expires,
             fingerprint: parts.fingerprint,
+            remembered_until: parts.lifetime.remembered_until,
             place: AtomicU64::new(place.map_or(NOT_STORED, |place| place.0)),
             touched: AtomicBool::new(true),
             durable: AtomicBool::new(place.is_some()),
             outcome: parts.outcome,
+            body_kept: parts.body_kept,
             scope_len: short(parts.scope.len()),
             key_len: short(parts.key.len()),
             attempt: parts.attempt,
@@ -137,11 +143,23 @@ impl Record {
         self.0.header.header.outcome
     }
 
-    /// The stored reply.
+    /// The same record without its body, not stored anywhere yet: all that is left of it when it is no longer replayed.
+    pub(crate) fn without_body(&self) -> Self {
+        Self::new(&RecordParts { body_kept: false, body: &[], ..self.parts() }, None)
+    }
+
+    /// The stored reply; empty where it was [not kept](Self::is_body_kept).
     #[must_use]
     #[inline]
     pub fn body(&self) -> &[u8] {
         self.split().0
+    }
+
+    /// Whether the reply was stored. `false` where the claim was ended with
+    /// [`Completion::discard_body`](crate::Completion::discard_body).
+    #[must_use]
+    pub fn is_body_kept(&self) -> bool {
+        self.0.header.header.body_kept
     }
 
     /// The stored reply as an owned buffer that shares this record's memory; see [`Body`].
@@ -199,6 +217,20 @@ impl Record {
         self.0.header.header.expires
     }
 
+    /// Until when the key is remembered: not before [`expires`](Self::expires), and later where a
+    /// [tombstone](crate::Options::tombstone_ttl) stays behind.
+    #[must_use]
+    #[inline]
+    pub fn remembered_until(&self) -> Timestamp {
+        self.0.header.header.remembered_until
+    }
+
+    #[inline]
+    pub(crate) fn lifetime(&self) -> Lifetime {
+        let header = &self.0.header.header;
+        Lifetime { expires: header.expires, remembered_until: header.remembered_until }
+    }
+
     /// The idempotency key.
     #[must_use]
     pub fn key(&self) -> &[u8] {
@@ -243,7 +275,8 @@ impl Record {
             outcome: header.outcome,
             started: header.started,
             completed: header.completed,
-            expires: header.expires,
+            lifetime: self.lifetime(),
+            body_kept: header.body_kept,
             body,
         }
     }
@@ -294,11 +327,13 @@ impl fmt::Debug for Record {
         f.debug_struct("Record")
             .field("outcome", &self.outcome())
             .field("body_len", &self.body().len())
+            .field("body_kept", &self.is_body_kept())
             .field("fingerprint", self.fingerprint())
             .field("attempt", &self.attempt())
             .field("started", &self.started())
             .field("completed", &self.completed())
             .field("expires", &self.expires())
+            .field("remembered_until", &self.remembered_until())
             .finish_non_exhaustive()
     }
 }
@@ -352,7 +387,11 @@ mod tests {
             outcome: Outcome::Failure,
             started: Timestamp::from_millis(1),
             completed: Timestamp::from_millis(2),
-            expires: Timestamp::from_millis(3),
+            lifetime: Lifetime {
+                expires: Timestamp::from_millis(3),
+                remembered_until: Timestamp::from_millis(4),
+            },
+            body_kept: true,
             body: b"body",
         };
         let record = Record::new(&parts, None);
@@ -361,16 +400,24 @@ mod tests {
             (record.outcome(), record.attempt(), record.fence()),
             (Outcome::Failure, 2, Fence::new(4))
         );
+        assert_eq!((record.expires().as_millis(), record.remembered_until().as_millis()), (3, 4));
         assert_eq!(record.place(), None);
         record.set_place(Place::new(77, 65_535));
         let place = record.place().unwrap();
         assert_eq!((place.block(), place.offset()), (77, 65_535));
         assert!(record.take_touch() && !record.take_touch());
+
+        let small = record.without_body();
+        assert_eq!((small.body(), small.scope(), small.key()), (&b""[..], &b"scope"[..], &b"key"[..]));
+        assert!(record.is_body_kept() && !small.is_body_kept());
+        assert_eq!((small.facts(), small.lifetime()), (record.facts(), record.lifetime()));
+        assert_eq!(small.place(), None);
     }
 
     #[test]
     fn what_a_lookup_needs_lies_in_the_first_cache_line() {
         // The reference count takes the first eight bytes of the allocation.
+        assert!(8 + std::mem::offset_of!(Header, remembered_until) + 8 <= 64);
         assert!(8 + std::mem::offset_of!(Header, touched) < 64);
     }
 }

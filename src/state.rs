@@ -43,6 +43,15 @@ pub struct Facts<'a> {
     pub fingerprint: &'a Fingerprint,
 }
 
+/// How long a record counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// It is replayed until then.
+    pub expires: Timestamp,
+    /// Its key is remembered until then, which is not before. Between the two a begin is told that it comes too late.
+    pub remembered_until: Timestamp,
+}
+
 /// The state of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State<'a> {
@@ -54,8 +63,8 @@ pub enum State<'a> {
     Ending(Facts<'a>),
     /// The claim ended with no outcome known; remembered until the time given.
     Interrupted(Facts<'a>, Timestamp),
-    /// A durable record, replayed until the time given.
-    Done(Facts<'a>, Timestamp),
+    /// A durable record, which counts as long as is given.
+    Done(Facts<'a>, Lifetime),
 }
 
 /// What can happen to a key.
@@ -145,6 +154,8 @@ pub enum Decision {
     Wait,
     /// Answer with the record.
     Replay,
+    /// The operation has run, but its record is not replayed any more: refuse.
+    Expired,
     /// Another request used this key: refuse.
     Reused,
     /// The key is interrupted, and was attempted often enough: refuse until somebody resolves it.
@@ -169,6 +180,7 @@ impl Decision {
             Self::Grant { .. }
             | Self::Wait
             | Self::Replay
+            | Self::Expired
             | Self::Reused
             | Self::Unresolved
             | Self::Superseded
@@ -195,8 +207,10 @@ pub enum Phase {
 
 /// Decides what `event` does to a key in `state`.
 ///
-/// A state whose time has come counts as vacant, before anything else. Then the fingerprint is checked, before
-/// anything else about the state. Events that come from the log carry fences: a lower one than the state's is history.
+/// A state whose time is over counts as vacant, before anything else. Then the fingerprint is checked, before
+/// anything else about the state. A claim whose lease has run out is to be made interrupted first, whatever is asked of its key:
+/// [`Decision::Become`] says so, and the event is to meet that state. Events that come from the log carry fences: a lower one than the
+/// state's is history.
 #[must_use]
 #[inline]
 pub fn decide(state: State<'_>, event: Event<'_>) -> Decision {
@@ -205,7 +219,7 @@ pub fn decide(state: State<'_>, event: Event<'_>) -> Decision {
         State::InFlight(facts, lease) => in_flight(facts, lease, event),
         State::Ending(facts) => ending(facts, event),
         State::Interrupted(facts, expires) => interrupted(facts, expires, event),
-        State::Done(facts, expires) => done(facts, expires, event),
+        State::Done(facts, lifetime) => done(facts, lifetime, event),
     }
 }
 
@@ -286,21 +300,24 @@ fn interrupted(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decisi
     }
 }
 
-fn done(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decision {
+fn done(facts: Facts<'_>, lifetime: Lifetime, event: Event<'_>) -> Decision {
+    let Lifetime { expires, remembered_until } = lifetime;
     match event {
-        Event::Begin { now, .. } if now >= expires => Decision::Grant { attempt: 1 },
+        // First what nearly every retry meets, so that it costs one look at the time: what is replayed is remembered.
+        Event::Begin { fingerprint, now, .. } if now < expires => replay_unless_reused(facts, fingerprint),
+        Event::Begin { now, .. } if now >= remembered_until => Decision::Grant { attempt: 1 },
         Event::Begin { fingerprint, .. } if fingerprint != facts.fingerprint => Decision::Reused,
-        Event::Begin { .. } => Decision::Replay,
+        Event::Begin { .. } => Decision::Expired,
         Event::Use { .. } | Event::End { .. } => Decision::Superseded,
         Event::Resolve { .. } | Event::Abandon { .. } | Event::Noted { .. } => Decision::Stay,
-        Event::Forget { now } if now >= expires => Decision::Stay,
+        Event::Forget { now } if now >= remembered_until => Decision::Stay,
         Event::Forget { .. } => Decision::Become(Phase::Ending),
-        // Granted over a record that had expired by then.
+        // Granted over a record that was no longer remembered by then.
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Completed { fence } => if_newer(facts, fence, Phase::Done),
         Event::Vacated { fence } => if_not_older(facts, fence, Phase::Vacant),
         Event::Returned { fence } => if_newer(facts, fence, Phase::Interrupted),
-        Event::Sweep { now } if now >= expires => Decision::Become(Phase::Vacant),
+        Event::Sweep { now } if now >= remembered_until => Decision::Become(Phase::Vacant),
         Event::Sweep { .. } => Decision::Stay,
     }
 }
@@ -315,6 +332,11 @@ fn next_attempt(facts: Facts<'_>) -> Decision {
 
 fn if_same(facts: Facts<'_>, fence: Fence, phase: Phase) -> Decision {
     if fence == facts.fence { Decision::Become(phase) } else { Decision::Stay }
+}
+
+#[inline]
+fn replay_unless_reused(facts: Facts<'_>, fingerprint: &Fingerprint) -> Decision {
+    if fingerprint == facts.fingerprint { Decision::Replay } else { Decision::Reused }
 }
 
 fn if_current(facts: Facts<'_>, fence: Fence, phase: Phase) -> Decision {

@@ -29,7 +29,7 @@ pub(crate) enum Last {
 #[derive(Debug)]
 struct Word {
     last: Last,
-    /// A record in the store, or on its way there, was forgotten; until when it would have been replayed.
+    /// A record in the store, or on its way there, was forgotten; until when it would have been remembered.
     forgotten_until: Option<Timestamp>,
 }
 

@@ -759,7 +759,7 @@ fn fate_of(status: &Status) -> Option<Fate> {
         Status::Interrupted(earlier) | Status::InFlight(earlier) => {
             Some(Fate::Interrupted { fence: earlier.fence().get(), attempt: earlier.attempt() })
         }
-        Status::Vacant => None,
+        Status::Expired(_) | Status::Vacant => None,
     }
 }
 

@@ -17,10 +17,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
-use idemkv::{Begin, Claim, Engine, Fence, Fingerprint, Options, Outcome, Record, Status, Timestamp};
+use idemkv::{
+    Begin, BeginError, Claim, Completion, Engine, Fence, Fingerprint, Options, Outcome, Record, Status,
+    Timestamp, Tombstone,
+};
 
 const START_MS: u64 = 1_800_000_000_000;
 const TTL: Duration = Duration::from_secs(1_800);
+const TOMBSTONE_TTL: Duration = Duration::from_secs(3 * 1_800);
 const KEYS: u64 = 5;
 
 fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
@@ -30,6 +34,7 @@ fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
         .stepped()
         .seed(7)
         .ttl(TTL)
+        .tombstone_ttl(TOMBSTONE_TTL)
         .max_body_bytes(4_096)
         .reserve_bytes(4_096)
         .batch_bytes(4_096)
@@ -54,9 +59,20 @@ impl Random {
 #[derive(Clone, Debug, PartialEq)]
 struct Result_ {
     outcome: Outcome,
-    body: Vec<u8>,
+    /// `None` where it was not kept.
+    body: Option<Vec<u8>>,
     fence: Fence,
     expires: Timestamp,
+    remembered_until: Timestamp,
+}
+
+/// What is left of a result.
+#[derive(Clone, Debug, PartialEq)]
+struct Left {
+    outcome: Outcome,
+    fence: Fence,
+    expired: Timestamp,
+    remembered_until: Timestamp,
 }
 
 /// What a key may be found to be after a crash.
@@ -68,6 +84,31 @@ enum Expect {
     /// Interrupted, at an attempt after this one: a begin was cut off.
     InterruptedAfter(u32),
     Done(Result_),
+    Expired(Left),
+}
+
+impl Expect {
+    /// What time makes of it.
+    fn at(self, now: Timestamp) -> Self {
+        match self {
+            Self::Done(Result_ { remembered_until, .. }) | Self::Expired(Left { remembered_until, .. })
+                if remembered_until <= now =>
+            {
+                Self::Vacant
+            }
+            Self::Done(result) if result.expires <= now => Self::Expired(Left {
+                outcome: result.outcome,
+                fence: result.fence,
+                expired: result.expires,
+                remembered_until: result.remembered_until,
+            }),
+            same @ (Self::Vacant
+            | Self::Interrupted(_)
+            | Self::InterruptedAfter(_)
+            | Self::Done(_)
+            | Self::Expired(_)) => same,
+        }
+    }
 }
 
 /// The oracle: what each key is, and what else it may be if the operation under way was cut off.
@@ -114,11 +155,7 @@ impl Oracle {
         for key in 0..KEYS {
             let mut allowed = vec![self.at(key)];
             allowed.extend(under_way.iter().filter(|(other, _)| *other == key).map(|(_, next)| next.clone()));
-            for expect in &mut allowed {
-                if matches!(expect, Expect::Done(result) if result.expires <= now) {
-                    *expect = Expect::Vacant;
-                }
-            }
+            allowed = allowed.into_iter().map(|expect| expect.at(now)).collect();
             let interrupted = allowed.iter().any(|expect| matches!(expect, Expect::Interrupted(_)));
             if interrupted && self.may_be_forgotten(key, now) {
                 allowed.push(Expect::Vacant);
@@ -133,7 +170,7 @@ impl Oracle {
 
 fn fits(expect: &Expect, found: &Expect) -> bool {
     match (expect, found) {
-        // The fence and the expiry of a completion that was cut off are not known to the oracle.
+        // The fence and the times of a completion that was cut off are not known to the oracle.
         (Expect::Done(expect), Expect::Done(found)) => {
             (expect.outcome, &expect.body) == (found.outcome, &found.body)
         }
@@ -145,9 +182,19 @@ fn fits(expect: &Expect, found: &Expect) -> bool {
 fn result(record: &Record) -> Result_ {
     Result_ {
         outcome: record.outcome(),
-        body: record.body().to_vec(),
+        body: record.is_body_kept().then(|| record.body().to_vec()),
         fence: record.fence(),
         expires: record.expires(),
+        remembered_until: record.remembered_until(),
+    }
+}
+
+fn left(tombstone: &Tombstone) -> Left {
+    Left {
+        outcome: tombstone.outcome(),
+        fence: tombstone.fence(),
+        expired: tombstone.expired(),
+        remembered_until: tombstone.remembered_until(),
     }
 }
 
@@ -157,6 +204,7 @@ fn found(engine: &Engine, key: u64) -> Expect {
         Status::InFlight(_) => panic!("key {key} is in flight right after an opening"),
         Status::Interrupted(earlier) => Expect::Interrupted(earlier.attempt()),
         Status::Done(record) => Expect::Done(result(&record)),
+        Status::Expired(tombstone) => Expect::Expired(left(&tombstone)),
     }
 }
 
@@ -228,24 +276,25 @@ impl World {
             14 => drop(claims.remove(&key)),
             15 => self.forget(engine, key, claims),
             16 => drop(engine.checkpoint()),
-            17 => self.clock.advance(Duration::from_secs(self.random.below(600))),
+            17 => self.clock.advance(Duration::from_secs(self.random.below(3_000))),
             _ => drop(engine.step()),
         }
     }
 
     fn begin(&mut self, engine: &Engine, key: u64, claims: &mut HashMap<u64, Claim>) {
-        let before = self.oracle.at(key);
+        let before = self.oracle.at(key).at(engine.now());
         let earlier = match &before {
             Expect::Interrupted(attempt) | Expect::InterruptedAfter(attempt) => *attempt,
-            Expect::Vacant | Expect::Done(_) => 0,
+            Expect::Vacant | Expect::Done(_) | Expect::Expired(_) => 0,
         };
-        self.oracle.start(key, Expect::InterruptedAfter(earlier));
+        // An interruption that is forgotten by now lets attempts count from 1 again.
+        let counted = if self.oracle.may_be_forgotten(key, engine.now()) { 0 } else { earlier };
+        self.oracle.start(key, Expect::InterruptedAfter(counted));
         match engine.begin(name(key), fingerprint(key)) {
             Ok(Begin::Fresh(claim)) => {
                 assert!(!claims.contains_key(&key), "key {key} was granted twice");
-                if let Expect::Done(result) = &before {
-                    assert!(result.expires <= engine.now(), "key {key} was granted over a live record");
-                }
+                let free = !matches!(before, Expect::Done(_) | Expect::Expired(_));
+                assert!(free, "key {key} was granted over {before:?}");
                 self.oracle.saw_fence(claim.fence());
                 let told = claim.interrupted().map_or(0, |earlier| earlier.attempt());
                 let forgotten = told == 0 && self.oracle.may_be_forgotten(key, engine.now());
@@ -266,6 +315,10 @@ impl World {
                 assert!(record.expires() > engine.now());
                 self.oracle.under_way = None;
             }
+            Err(BeginError::Expired(tombstone)) => {
+                assert_eq!(before, Expect::Expired(left(&tombstone)), "key {key} was told to be expired");
+                self.oracle.under_way = None;
+            }
             Err(error) => assert!(self.disk.crashed(), "begin failed: {error}"),
         }
     }
@@ -273,12 +326,22 @@ impl World {
     fn finish(&mut self, key: u64, claims: &mut HashMap<u64, Claim>, outcome: Outcome) {
         let Some(claim) = claims.remove(&key) else { return };
         let (fence, body) = (claim.fence(), body(&mut self.random, claim.fence()));
-        let result_ =
-            Result_ { outcome, body: body.clone(), fence, expires: Timestamp::from_millis(u64::MAX) };
-        self.oracle.start(key, Expect::Done(result_));
+        let (completion, kept) = self.completion();
+        let never = Timestamp::from_millis(u64::MAX);
+        let body_stored = kept.then(|| body.clone());
+        self.oracle.start(
+            key,
+            Expect::Done(Result_ {
+                outcome,
+                body: body_stored,
+                fence,
+                expires: never,
+                remembered_until: never,
+            }),
+        );
         let ended = match outcome {
-            Outcome::Success => claim.complete(body),
-            Outcome::Failure => claim.fail(body),
+            Outcome::Success => claim.complete_with(body, completion),
+            Outcome::Failure => claim.fail_with(body, completion),
         };
         match ended {
             Ok(record) => {
@@ -286,6 +349,16 @@ impl World {
                 self.oracle.acknowledge();
             }
             Err(error) => assert!(self.disk.crashed(), "complete failed: {error}"),
+        }
+    }
+
+    /// Usually nothing special; and whether the body is kept.
+    fn completion(&mut self) -> (Completion, bool) {
+        match self.random.below(8) {
+            0 => (Completion::new().tombstone_ttl(TTL), true),
+            1 => (Completion::new().ttl(TTL / 8), true),
+            2 => (Completion::new().discard_body(), false),
+            _ => (Completion::new(), true),
         }
     }
 

@@ -178,7 +178,9 @@ impl Worker {
             let status = match entry.status() {
                 Status::Done(record) => format!("done {}", told(record)),
                 Status::Interrupted(earlier) => format!("open {} {}", earlier.fence(), earlier.attempt()),
-                Status::InFlight(_) | Status::Vacant => format!("! {key} is {:?}", entry.status()),
+                Status::InFlight(_) | Status::Expired(_) | Status::Vacant => {
+                    format!("! {key} is {:?}", entry.status())
+                }
             };
             match place_is_right && !status.starts_with('!') {
                 true => self.pipe.say(&format!("walked {key} {status}")),

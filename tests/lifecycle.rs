@@ -360,6 +360,7 @@ fn entries_shows_every_live_key_of_every_scope() {
                 Status::InFlight(_) => "in flight",
                 Status::Interrupted(_) => "interrupted",
                 Status::Done(_) => "done",
+                Status::Expired(_) => "expired",
             };
             (
                 String::from_utf8(entry.scope().to_vec()).unwrap(),

@@ -5,12 +5,14 @@
 
 #![no_main]
 
-use idemkv::sim::state::{Decision, Event, Facts, Phase, State, decide, fence};
+use idemkv::sim::state::{Decision, Event, Facts, Lifetime, Phase, State, decide, fence};
 use idemkv::{Fence, Fingerprint, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 const REQUESTS: [Fingerprint; 2] = [Fingerprint::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32])];
 const TTL_MS: u64 = 100;
+/// How much longer than its record a key is remembered, as far as the script wants it to be.
+const TOMBSTONE_MS: [u64; 2] = [0, 150];
 
 /// What an owner of the key's state would keep: the facts that [`State`] only borrows.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,7 @@ struct Owned {
     attempt: u32,
     request: usize,
     expires_ms: u64,
+    remembered_until_ms: u64,
 }
 
 impl Owned {
@@ -31,7 +34,10 @@ impl Owned {
             Phase::InFlight => State::InFlight(facts),
             Phase::Ending => State::Ending(facts),
             Phase::Interrupted => State::Interrupted(facts, expires),
-            Phase::Done => State::Done(facts, expires),
+            Phase::Done => {
+                let remembered_until = Timestamp::from_millis(self.remembered_until_ms);
+                State::Done(facts, Lifetime { expires, remembered_until })
+            }
         }
     }
 }
@@ -43,8 +49,16 @@ struct Promises {
     live: Option<u64>,
     /// The claim whose outcome the log has, but not yet durably.
     ending: Option<u64>,
-    /// A durable record: which request, until when.
-    done: Option<(usize, u64)>,
+    /// A durable record.
+    done: Option<Promised>,
+}
+
+/// What was promised of a record.
+#[derive(Clone, Copy, Debug)]
+struct Promised {
+    request: usize,
+    replayed_until_ms: u64,
+    remembered_until_ms: u64,
 }
 
 struct World {
@@ -55,7 +69,7 @@ struct World {
 }
 
 fuzz_target!(|script: &[u8]| {
-    let key = Owned { phase: Phase::Vacant, fence: 0, attempt: 0, request: 0, expires_ms: 0 };
+    let key = Owned { phase: Phase::Vacant, fence: 0, attempt: 0, request: 0, expires_ms: 0, remembered_until_ms: 0 };
     let mut world = World { now_ms: 1_000, next_fence: 1, key, promises: Promises::default() };
     for step in script.chunks_exact(2) {
         world.step(step[0], step[1]);
@@ -92,12 +106,13 @@ impl World {
     fn begin(&mut self, request: usize) {
         let before = self.key;
         let live = self.promises.live.is_some() || self.promises.ending.is_some();
-        let done = self.promises.done.filter(|(_, until)| self.now_ms < *until);
+        let remembered = self.promises.done.filter(|done| self.now_ms < done.remembered_until_ms);
+        let replayed = remembered.filter(|done| self.now_ms < done.replayed_until_ms);
         let event = Event::Begin { fingerprint: &REQUESTS[request], now: self.now(), attempts_max: u32::MAX };
         match decide(before.state(), event) {
             Decision::Grant { attempt } => {
                 assert!(!live, "granted while a claim is out");
-                assert!(done.is_none(), "granted over a live record");
+                assert!(remembered.is_none(), "granted over a record that is to be remembered");
                 let interrupted = before.phase == Phase::Interrupted && self.now_ms < before.expires_ms;
                 assert_eq!(attempt > 1, interrupted, "an interruption is told, and nothing else is");
                 self.key = Owned { phase: Phase::InFlight, fence: self.next_fence, attempt, request, ..before };
@@ -105,7 +120,13 @@ impl World {
                 self.promises = Promises { live: Some(self.key.fence), ..Promises::default() };
             }
             Decision::Wait => assert!(live && request == before.request, "told to wait for nobody"),
-            Decision::Replay => assert_eq!(done.map(|(request, _)| request), Some(request), "replayed another's record"),
+            Decision::Replay => {
+                assert_eq!(replayed.map(|done| done.request), Some(request), "replayed another's record");
+            }
+            Decision::Expired => {
+                assert!(replayed.is_none(), "a live record was not replayed");
+                assert_eq!(remembered.map(|done| done.request), Some(request), "told of another's record");
+            }
             Decision::Reused => assert_ne!(request, before.request, "refused its own request"),
             other => panic!("a begin was answered with {other:?}"),
         }
@@ -145,9 +166,11 @@ impl World {
         match (decide(self.key.state(), event), current) {
             (Decision::Become(phase), Some(_)) => {
                 assert_eq!(phase, expected);
-                let until = self.now_ms + TTL_MS;
-                self.promises = Promises { done: completed.then_some((self.key.request, until)), ..Promises::default() };
-                self.key = Owned { phase, expires_ms: until, ..self.key };
+                let replayed_until_ms = self.now_ms + TTL_MS;
+                let remembered_until_ms = replayed_until_ms + TOMBSTONE_MS[usize::from(detail / 2 % 2)];
+                let promised = Promised { request: self.key.request, replayed_until_ms, remembered_until_ms };
+                self.promises = Promises { done: completed.then_some(promised), ..Promises::default() };
+                self.key = Owned { phase, expires_ms: replayed_until_ms, remembered_until_ms, ..self.key };
             }
             (Decision::Stay, None) => {}
             // A completion of a claim that nothing else is known of: its intent was in memory only.
@@ -159,7 +182,7 @@ impl World {
     }
 
     fn forget(&mut self) {
-        let done = self.promises.done.is_some_and(|(_, until)| self.now_ms < until);
+        let done = self.promises.done.is_some_and(|done| self.now_ms < done.remembered_until_ms);
         match decide(self.key.state(), Event::Forget { now: self.now() }) {
             Decision::Busy => assert!(self.promises.live.is_some() || self.promises.ending.is_some()),
             Decision::Become(Phase::Ending) => {
@@ -176,7 +199,7 @@ impl World {
         match decide(self.key.state(), Event::Sweep { now: self.now() }) {
             Decision::Become(Phase::Vacant) => {
                 assert!(self.promises.live.is_none() && self.promises.ending.is_none(), "a claim that is out expired");
-                assert!(self.promises.done.is_none_or(|(_, until)| self.now_ms >= until), "expired before its time");
+                assert!(self.promises.done.is_none_or(|done| self.now_ms >= done.remembered_until_ms), "expired before its time");
                 self.key.phase = Phase::Vacant;
                 self.promises = Promises::default();
             }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use super::claim::{Begin, Claim, Completing};
+use super::claim::{Begin, Claim, Completing, Given};
 use super::core::Core;
 use super::scope::{Scope, ScopeInner};
 use super::{Engine, Handle};
@@ -132,7 +132,7 @@ fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, B)>) -> Vec
         .into_iter()
         .map(|(claim, body)| {
             if len <= max {
-                claim.start_completing(caller, Outcome::Success, body.as_ref())
+                claim.start_completing(caller, Given::new(Outcome::Success, body.as_ref()))
             } else {
                 refused(claim)
             }
@@ -208,7 +208,7 @@ impl Core {
         let mut replayed = 0;
         let replays = self.index.records(&digests, |position, record| {
             let Some((_, fingerprint)) = requests.get(position) else { return false };
-            let state = State::Done(record.facts(), record.expires());
+            let state = State::Done(record.facts(), record.lifetime());
             let replays =
                 decide(state, Event::Begin { fingerprint, now, attempts_max: u32::MAX }) == Decision::Replay;
             if replays {

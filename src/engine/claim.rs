@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Handle;
+use super::completion::Completion;
 use super::core::{Core, Permit, ended_by};
 use super::publisher::Op;
 use super::token::ClaimToken;
@@ -379,7 +380,28 @@ impl Claim {
     /// When the body is too long, the queue or the disk stays full, a commit fails, or the engine is closed. Where nothing was
     /// written, the error gives the claim back: see [`EndError::into_claim`].
     pub fn complete(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
-        self.finish(Outcome::Success, body.as_ref())
+        self.complete_with(body, Completion::new())
+    }
+
+    /// [`complete`](Self::complete) with a say in what is kept of it, and for how long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete), and when a time of `completion` is out of range; the claim comes back then.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Completion, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.complete_with("a video of three gigabytes", Completion::new().discard_body())?;
+    /// let Begin::Done(record) = engine.begin("key", request)? else { panic!() };
+    /// assert!(!record.is_body_kept()); // it ran; where its result is, somebody else has to know
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn complete_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
+        self.finish(Given { outcome: Outcome::Success, body: body.as_ref(), completion })
     }
 
     /// Stores the reply of an operation that failed for good. It is replayed as faithfully as a success.
@@ -400,7 +422,16 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn fail(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
-        self.finish(Outcome::Failure, body.as_ref())
+        self.fail_with(body, Completion::new())
+    }
+
+    /// [`fail`](Self::fail) with a say in what is kept of it, and for how long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_with`](Self::complete_with).
+    pub fn fail_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
+        self.finish(Given { outcome: Outcome::Failure, body: body.as_ref(), completion })
     }
 
     /// Says that this attempt certainly did nothing. The key is vacant again, durably when this returns; but where an earlier
@@ -459,7 +490,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn complete_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
-        self.finish_async(Outcome::Success, body.as_ref())
+        self.finish_async(Given::new(Outcome::Success, body.as_ref()))
     }
 
     /// [`fail`](Self::fail) for tasks; see [`complete_async`](Self::complete_async).
@@ -468,7 +499,25 @@ impl Claim {
     ///
     /// As for [`complete`](Self::complete).
     pub fn fail_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
-        self.finish_async(Outcome::Failure, body.as_ref())
+        self.finish_async(Given::new(Outcome::Failure, body.as_ref()))
+    }
+
+    /// [`complete_with`](Self::complete_with) for tasks; see [`complete_async`](Self::complete_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_with`](Self::complete_with).
+    pub fn complete_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
+        self.finish_async(Given { outcome: Outcome::Success, body: body.as_ref(), completion })
+    }
+
+    /// [`fail_with`](Self::fail_with) for tasks; see [`complete_async`](Self::complete_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_with`](Self::complete_with).
+    pub fn fail_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
+        self.finish_async(Given { outcome: Outcome::Failure, body: body.as_ref(), completion })
     }
 
     /// [`release`](Self::release) for tasks. Handed over before this returns: it becomes durable whether or not the future is
@@ -547,30 +596,32 @@ impl Claim {
         self.hand_over(caller, live, &entry, Op::Returned(attempt, now)).map(Some)
     }
 
-    fn finish(self, outcome: Outcome, body: &[u8]) -> Result<Record, EndError> {
-        block(self.start_completing(Caller::Thread, outcome, body).acknowledged(Caller::Thread))
+    fn finish(self, result: Given<'_>) -> Result<Record, EndError> {
+        block(self.start_completing(Caller::Thread, result).acknowledged(Caller::Thread))
     }
 
-    fn finish_async(self, outcome: Outcome, body: &[u8]) -> Ending<Record> {
-        Ending::new(self.start_completing(Caller::Task, outcome, body).acknowledged(Caller::Task))
+    fn finish_async(self, result: Given<'_>) -> Ending<Record> {
+        Ending::new(self.start_completing(Caller::Task, result).acknowledged(Caller::Task))
     }
 
     /// Hands the outcome over, if that needs no waiting.
-    pub(super) fn start_completing(mut self, caller: Caller, outcome: Outcome, body: &[u8]) -> Completing {
-        if let Err(refused) = self.check_body(body.len()) {
+    pub(super) fn start_completing(mut self, caller: Caller, result: Given<'_>) -> Completing {
+        let body_len = result.kept().len();
+        let checked = result.completion.retention(self.attempt.retention).map_err(ClaimError::Option);
+        if let Err(refused) = checked.and_then(|_| self.check_body(body_len)) {
             return Completing::Refused(EndError::new(refused, Some(self)));
         }
-        let needed = self.room_for(body.len());
+        let needed = self.room_for(body_len);
         let has_room = self.live.as_ref().is_some_and(|live| live.permit.lacks(needed) == 0);
         if !has_room {
             if caller != Caller::Thread {
-                return Completing::Waits(self, outcome, body.into());
+                return Completing::Waits(self, result.outcome, result.body.into(), result.completion);
             }
-            if let Err(refused) = block(self.secure_room(caller, body.len())) {
+            if let Err(refused) = block(self.secure_room(caller, body_len)) {
                 return Completing::Refused(EndError::new(refused, Some(self)));
             }
         }
-        match self.hand_over_result(caller, outcome, body) {
+        match self.hand_over_result(caller, result) {
             Ok((handed, record)) => Completing::Handed(handed, record),
             Err(Refusal::Superseded(handle, attempt)) => Completing::Superseded(handle, attempt),
             Err(Refusal::Other(error)) => Completing::Refused(error),
@@ -588,9 +639,8 @@ impl Claim {
         if len > max { Err(ClaimError::BodyTooLarge { len, max }) } else { Ok(()) }
     }
 
-    /// Sees to it that a completion with a body of so many bytes is allowed, and has room.
+    /// Sees to it that a completion with a body of so many bytes has room.
     async fn secure_room(&mut self, caller: Caller, body_len: usize) -> Result<(), ClaimError> {
-        self.check_body(body_len)?;
         let needed = self.room_for(body_len);
         let Some(live) = &mut self.live else {
             unreachable!("only ending takes the permit, and ending consumes")
@@ -598,13 +648,8 @@ impl Claim {
         live.permit.raise(caller, needed).await.map_err(ClaimError::Commit)
     }
 
-    /// Hands the outcome to the log. Room was made for it.
-    fn hand_over_result(
-        mut self,
-        caller: Caller,
-        outcome: Outcome,
-        body: &[u8],
-    ) -> Result<(Handed, Record), Refusal> {
+    /// Hands the outcome to the log. It was checked, and room was made for it.
+    fn hand_over_result(mut self, caller: Caller, result: Given<'_>) -> Result<(Handed, Record), Refusal> {
         let live = self.take_live();
         let attempt = Arc::clone(&self.attempt);
         let handle = Arc::clone(&live.permit.handle);
@@ -612,23 +657,7 @@ impl Claim {
         if !take_for_ending(core, &attempt) {
             return Err(Refusal::Superseded(handle, attempt));
         }
-        let completed = core.clock.now();
-        let record = Record::new(
-            &RecordParts {
-                digest: attempt.digest,
-                scope: attempt.scope(),
-                key: attempt.key(),
-                fingerprint: attempt.fingerprint,
-                fence: attempt.fence,
-                attempt: attempt.number,
-                outcome,
-                started: attempt.started,
-                completed,
-                expires: completed.saturating_add(attempt.ttl),
-                body,
-            },
-            None,
-        );
+        let record = result.record(&attempt, core.clock.now());
         let mut entry = Vec::with_capacity(ENTRY_OVERHEAD_MAX + record.footprint());
         codec::encode_into(&Entry::Completion(CompletionRow::from(&record)), &mut entry);
         // What is flushed later calls nobody now.
@@ -662,13 +691,52 @@ impl Claim {
     }
 }
 
+/// What whoever ends a claim gives.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) outcome: Outcome,
+    pub(super) body: &'a [u8],
+    pub(super) completion: Completion,
+}
+
+impl<'a> Given<'a> {
+    pub(super) fn new(outcome: Outcome, body: &'a [u8]) -> Self {
+        Self { outcome, body, completion: Completion::new() }
+    }
+
+    /// What is kept of the body.
+    pub(super) fn kept(&self) -> &'a [u8] {
+        if self.completion.keeps_body() { self.body } else { &[] }
+    }
+
+    /// The record that comes of it. Its times were checked.
+    pub(super) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
+        let retention = self.completion.retention(attempt.retention).unwrap_or(attempt.retention);
+        let parts = RecordParts {
+            digest: attempt.digest,
+            scope: attempt.scope(),
+            key: attempt.key(),
+            fingerprint: attempt.fingerprint,
+            fence: attempt.fence,
+            attempt: attempt.number,
+            outcome: self.outcome,
+            started: attempt.started,
+            completed,
+            lifetime: retention.lifetime(completed),
+            body_kept: self.completion.keeps_body(),
+            body: self.kept(),
+        };
+        Record::new(&parts, None)
+    }
+}
+
 /// A completion on its way.
 #[derive(Debug)]
 pub(super) enum Completing {
     /// The log has it.
     Handed(Handed, Record),
     /// It needs more room than was promised.
-    Waits(Claim, Outcome, Box<[u8]>),
+    Waits(Claim, Outcome, Box<[u8]>, Completion),
     /// The claim is not the current one.
     Superseded(Arc<Handle>, Arc<Attempt>),
     Refused(EndError),
@@ -679,10 +747,13 @@ impl Completing {
     pub(super) async fn acknowledged(self, caller: Caller) -> Result<Record, EndError> {
         let handed = match self {
             Self::Handed(handed, record) => Ok((handed, record)),
-            Self::Waits(mut claim, outcome, body) => match claim.secure_room(caller, body.len()).await {
-                Ok(()) => claim.hand_over_result(caller, outcome, &body),
-                Err(refused) => Err(Refusal::Other(EndError::new(refused, Some(claim)))),
-            },
+            Self::Waits(mut claim, outcome, body, completion) => {
+                let result = Given { outcome, body: &body, completion };
+                match claim.secure_room(caller, result.kept().len()).await {
+                    Ok(()) => claim.hand_over_result(caller, result),
+                    Err(refused) => Err(Refusal::Other(EndError::new(refused, Some(claim)))),
+                }
+            }
             Self::Superseded(handle, attempt) => Err(Refusal::Superseded(handle, attempt)),
             Self::Refused(error) => Err(Refusal::Other(error)),
         };

@@ -1,7 +1,10 @@
 //! The parts of an open engine, and the way of a call through them.
 
+use std::future::ready;
+
 use super::claim::{Begin, Claim, Pending, Terms};
 use super::detached::Detached;
+use super::follow::{Followed, follow};
 use super::granting::Granting;
 use super::leases::Leases;
 use super::maintain::Rota;
@@ -25,10 +28,12 @@ use crate::key::{Digest, Secret};
 use crate::nudge::Nudge;
 use crate::policy::{Durability, Policy};
 use crate::record::{Place, Record};
+use crate::retention::Retention;
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering};
 use crate::timers::Timers;
+use crate::tombstone::Tombstone;
 use crate::wal::{Log, Room, frame::entry_bytes_max};
 use crate::{Fingerprint, Timestamp};
 
@@ -104,6 +109,7 @@ impl Full {
 pub(crate) struct Counters {
     pub(super) fresh: AtomicU64,
     pub(super) reused: AtomicU64,
+    pub(super) late: AtomicU64,
     pub(super) interrupted: AtomicU64,
     pub(super) expired: AtomicU64,
     pub(super) checkpoints: AtomicU64,
@@ -155,7 +161,7 @@ enum Replay {
 enum Found {
     Record(Record),
     Slot(Slot),
-    /// The index still names a place on disk, but what lies there has expired.
+    /// The index still names a place on disk, but what lies there, or lay there, is no longer remembered.
     Expired(Place),
 }
 
@@ -207,7 +213,7 @@ impl Core {
             return Err(BeginError::Closed);
         }
         if let Slot::Cached(record) = self.index.get(digest) {
-            let state = State::Done(record.facts(), record.expires());
+            let state = State::Done(record.facts(), record.lifetime());
             let event = Event::Begin { fingerprint, now: self.clock.now(), attempts_max: u32::MAX };
             if decide(state, event) == Decision::Replay {
                 record.touch();
@@ -247,6 +253,10 @@ impl Core {
                     self.options.hooks.call(|observer| observer.replayed(&record));
                     return Ok(Begin::Done(record));
                 }
+                (Decision::Expired, Found::Record(record)) => {
+                    self.counters.late.fetch_add(1, Ordering::Relaxed);
+                    return Err(BeginError::Expired(Tombstone::of(&record)));
+                }
                 (Decision::Wait, Found::Slot(slot)) => {
                     if let Some(failure) = self.commit.failure() {
                         return Err(BeginError::Failed(failure.clone()));
@@ -269,6 +279,7 @@ impl Core {
                 }
                 (
                     Decision::Replay
+                    | Decision::Expired
                     | Decision::Wait
                     | Decision::Unresolved
                     | Decision::Superseded
@@ -283,7 +294,7 @@ impl Core {
 
     fn decide(&self, found: &Found, event: Event<'_>) -> Decision {
         match found {
-            Found::Record(record) => decide(State::Done(record.facts(), record.expires()), event),
+            Found::Record(record) => decide(State::Done(record.facts(), record.lifetime()), event),
             Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
             Found::Expired(_) => decide(State::Vacant, event),
         }
@@ -395,16 +406,18 @@ impl Core {
         {
             self.lapse(&current);
         }
-        let slot = self.index.get(digest);
-        match slot {
-            Slot::Stored { place, .. } => match self.read(caller, place, digest).await {
-                Ok(Some(record)) => self.status_of(Found::Record(record)),
-                Ok(None) | Err(_) => Status::Vacant,
-            },
-            Slot::Cached(record) => self.status_of(Found::Record(record)),
-            Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
-                self.status_of(Found::Slot(slot))
+        let followed = follow(
+            || self.index.get(digest),
+            |place| self.read(caller, place, digest),
+            self.index.epoch(),
+            self.clock.now(),
+        );
+        match followed.await {
+            Ok(Followed::Slot(Slot::Cached(record)) | Followed::Read(_, record)) => {
+                self.status_of(Found::Record(record))
             }
+            Ok(Followed::Slot(slot)) => self.status_of(Found::Slot(slot)),
+            Ok(Followed::Over(_)) | Err(_) => Status::Vacant,
         }
     }
 
@@ -417,26 +430,24 @@ impl Core {
 
     /// What the index says of a key; a record that is on disk alone is read, and cached.
     async fn find(&self, caller: Caller, asked: Asked<'_>) -> Result<Found, ReadError> {
-        let slot = self.index.get(asked.digest);
-        let place = match slot {
-            Slot::Cached(record) => return Ok(Found::Record(record)),
-            Slot::Stored { expires, place } if expires.at_latest(self.index.epoch()) <= self.clock.now() => {
-                return Ok(Found::Expired(place));
-            }
-            Slot::Stored { place, .. } => place,
-            Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) => {
-                return Ok(Found::Slot(slot));
-            }
+        let followed = follow(
+            || self.index.get(asked.digest),
+            |place| self.read(caller, place, asked.digest),
+            self.index.epoch(),
+            self.clock.now(),
+        );
+        let (place, record) = match followed.await? {
+            Followed::Slot(Slot::Cached(record)) => return Ok(Found::Record(record)),
+            Followed::Slot(slot) => return Ok(Found::Slot(slot)),
+            Followed::Over(place) => return Ok(Found::Expired(place)),
+            Followed::Read(place, record) => (place, record),
         };
-        // A block is dropped only when all in it has expired.
-        let read = self.read(caller, place, asked.digest).await?;
-        let Some(record) = read else { return Ok(Found::Expired(place)) };
         if record.key() != asked.key || record.scope() != asked.scope.name() {
             let what = "a record of another key has this key's digest";
             let place = format!("block {}, offset {}", place.block(), place.offset());
             return Err(ReadError::Damaged(crate::Damage::new(self.store.path(), place, what)));
         }
-        if record.expires() <= self.clock.now() {
+        if record.remembered_until() <= self.clock.now() {
             return Ok(Found::Expired(place));
         }
         self.index.count_loaded(asked.digest);
@@ -491,7 +502,7 @@ impl Core {
                 number,
                 fingerprint,
                 started: now,
-                ttl: policy.ttl,
+                retention: policy.retention(),
                 lease: policy.lease,
                 earlier: earlier.map(|attempt| attempt.as_earlier()),
                 checkpoint: earlier.and_then(|attempt| attempt.checkpoint()),
@@ -621,6 +632,9 @@ impl Core {
         let now = self.clock.now();
         match found {
             Found::Record(record) if record.expires() > now => Status::Done(record),
+            Found::Record(record) if record.remembered_until() > now => {
+                Status::Expired(Tombstone::of(&record))
+            }
             Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
@@ -632,26 +646,31 @@ impl Core {
         }
     }
 
-    /// Reads what a slot of a snapshot stands for; `None` where it has expired or changed since.
+    /// Reads what a slot of a snapshot stands for; `None` where it is over or vacant by now.
     pub(super) fn resolve(
         &self,
         digest: Digest,
         slot: Slot,
     ) -> Result<Option<(Status, SlotNames)>, ReadError> {
-        let record = match slot {
-            Slot::Stored { place, .. } => match self.store.read(place, digest)? {
-                Some(record) => record,
-                None => return Ok(None),
-            },
-            Slot::Cached(record) => record,
-            slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
+        let mut seen = Some(slot);
+        let followed = follow(
+            || seen.take().unwrap_or_else(|| self.index.get(digest)),
+            |place| ready(self.store.read(place, digest)),
+            self.index.epoch(),
+            self.clock.now(),
+        );
+        let followed = block(followed)?;
+        let record = match followed {
+            Followed::Over(_) => return Ok(None),
+            Followed::Read(_, record) | Followed::Slot(Slot::Cached(record)) => record,
+            Followed::Slot(slot) => {
                 let Some(attempt) = slot.attempt().cloned() else { return Ok(None) };
                 let status = self.status_of(Found::Slot(slot));
                 return Ok(Some((status, SlotNames::Attempt(attempt))));
             }
         };
-        let live = record.expires() > self.clock.now();
-        Ok(live.then(|| (Status::Done(record.clone()), SlotNames::Record(record))))
+        let status = self.status_of(Found::Record(record.clone()));
+        Ok(Some((status, SlotNames::Record(record))))
     }
 
     /// Forgets a record or an interrupted claim, durably. Whether there was one.
@@ -671,7 +690,7 @@ impl Core {
             let event = Event::Forget { now: self.clock.now() };
             let (decision, doomed) = match found {
                 Found::Record(record) => {
-                    (decide(State::Done(record.facts(), record.expires()), event), Slot::Cached(record))
+                    (decide(State::Done(record.facts(), record.lifetime()), event), Slot::Cached(record))
                 }
                 Found::Slot(slot) => (decide(slot.state(self.index.epoch()), event), slot),
                 Found::Expired(_) => return Ok(false),
@@ -682,7 +701,7 @@ impl Core {
                     doomed.attempt().inspect(|attempt| self.lapse(attempt));
                 }
                 Decision::Become(_) => {
-                    if self.forget_slot(caller, asked, doomed).await? {
+                    if self.forget_slot(caller, asked, &doomed).await? {
                         return Ok(true);
                     }
                 }
@@ -690,6 +709,7 @@ impl Core {
                 | Decision::Grant { .. }
                 | Decision::Wait
                 | Decision::Replay
+                | Decision::Expired
                 | Decision::Reused
                 | Decision::Unresolved
                 | Decision::Superseded => return Ok(false),
@@ -698,36 +718,45 @@ impl Core {
     }
 
     /// Forgets what a slot holds, if it still does; the key is in flight meanwhile.
-    async fn forget_slot(&self, caller: Caller, asked: Asked<'_>, doomed: Slot) -> Result<bool, CommitError> {
+    async fn forget_slot(
+        &self,
+        caller: Caller,
+        asked: Asked<'_>,
+        doomed: &Slot,
+    ) -> Result<bool, CommitError> {
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
         self.promise(caller, cost).await?;
-        let (attempt, until) = match (&doomed, doomed.attempt()) {
-            (Slot::Cached(record), _) => (Arc::new(forgetting(asked, record)), Some(record.expires())),
+        let (attempt, until) = match (doomed, doomed.attempt()) {
+            (Slot::Cached(record), _) => {
+                (Arc::new(forgetting(asked, record)), Some(record.remembered_until()))
+            }
             // A new one: those who waited for the old one were told how it ended.
             (_, Some(attempt)) => (Arc::new(Attempt::from_row(&attempt.row(), &self.checkpoint_bytes)), None),
             (_, None) => unreachable!("only records and interrupted claims are forgotten"),
         };
         let taken = self.index.change(asked.digest, |slot| {
-            let same = match (slot, &doomed) {
+            let same = match (slot, doomed) {
                 (Slot::Cached(now), Slot::Cached(then)) => now.fence() == then.fence(),
                 // Evicted since; the place is that of the record that was read.
                 (Slot::Stored { place, .. }, Slot::Cached(then)) => Some(*place) == then.place(),
                 (Slot::Interrupted(now), Slot::Interrupted(then)) => Arc::ptr_eq(now, then),
                 _ => false,
             };
-            if same { (Change::Set(Slot::Ending(Arc::clone(&attempt))), true) } else { (Change::Keep, false) }
+            // What is there now is what may have to be put back: the record may lie elsewhere than when it was found.
+            let before = same.then(|| slot.clone());
+            (if same { Change::Set(Slot::Ending(Arc::clone(&attempt))) } else { Change::Keep }, before)
         });
-        if !taken {
+        let Some(before) = taken else {
             self.room.withdraw(cost);
             return Ok(false);
-        }
+        };
         let entry = vacated_entry(&attempt, until);
         let op = Op::Vacated(Arc::clone(&attempt), until);
         // Whoever asked may stop waiting from here on; it is done all the same.
         let ticket = self.commit.append_promised(caller, &entry, op, cost).inspect_err(|error| {
             self.room.withdraw(cost);
             if !matches!(error, CommitError::Failed(_)) {
-                self.put_back(&attempt, doomed);
+                self.put_back(&attempt, before);
             }
             attempt.end(ended_by(error));
         })?;
@@ -766,7 +795,7 @@ fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
         number: record.attempt(),
         fingerprint: *record.fingerprint(),
         started: record.started(),
-        ttl: std::time::Duration::ZERO,
+        retention: Retention::NONE,
         lease: None,
         earlier: None,
         checkpoint: None,

@@ -19,7 +19,7 @@ use crate::wal::frame::entry_bytes_max;
 
 /// How many claims may be granted between two checkpoints.
 pub(super) const FENCES: u64 = 1 << 40;
-/// Expired blocks that one checkpoint drops at least, if there are that many.
+/// Blocks that one checkpoint drops at least, and writes tombstones of where some of their keys are still to be remembered, if there are that many.
 const RECLAIM_MAX: usize = 64;
 /// Interrupted claims that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
@@ -149,11 +149,16 @@ impl Core {
         let seq = tail.seq;
         let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
         let applied = ready.and_then(|()| {
-            self.store.apply(&tail.batch(RECLAIM_MAX), now, |meta| {
-                meta.checkpointed_seq = seq;
-                meta.fence_next = limit;
-                self.stamp(meta);
-            })
+            self.store.apply(
+                &tail.batch(RECLAIM_MAX),
+                now,
+                |meta| {
+                    meta.checkpointed_seq = seq;
+                    meta.fence_next = limit;
+                    self.stamp(meta);
+                },
+                |from, tombstone| self.index.lift(from, tombstone),
+            )
         });
         std::mem::forget(unwinding);
         match applied {
@@ -164,6 +169,7 @@ impl Core {
                 self.index.evict();
                 Counters::add(&self.counters.checkpoints, 1);
                 Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
+                applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
                 true
             }
             Err(error) => {
@@ -245,7 +251,9 @@ impl Core {
         }
         // The last commit has to be one of ours: what compaction commits would have to be repaired after a kill.
         let compacted = self.store.compact().and_then(|()| {
-            self.store.apply(&Batch::default(), self.clock.now(), |meta| self.stamp(meta)).map(|_| ())
+            self.store
+                .apply(&Batch::default(), self.clock.now(), |meta| self.stamp(meta), |_, _| true)
+                .map(|_| ())
         });
         rota.compacted_bytes = self.store.file_bytes();
         if let Err(error) = compacted {
@@ -336,12 +344,17 @@ impl Core {
         let ready = if self.full.lock().store.is_some() { self.store.reopen() } else { Ok(()) };
         let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
-            self.store.apply(&tail.batch(RECLAIM_MAX), self.clock.now(), |meta| {
-                meta.checkpointed_seq = tail.seq;
-                meta.fence_next = self.fence_next.load(Ordering::Acquire);
-                meta.log_empty = true;
-                self.stamp(meta);
-            })
+            self.store.apply(
+                &tail.batch(RECLAIM_MAX),
+                self.clock.now(),
+                |meta| {
+                    meta.checkpointed_seq = tail.seq;
+                    meta.fence_next = self.fence_next.load(Ordering::Acquire);
+                    meta.log_empty = true;
+                    self.stamp(meta);
+                },
+                |from, tombstone| self.index.lift(from, tombstone),
+            )
         });
         match applied {
             Ok(_) => Ok(()),

@@ -14,13 +14,16 @@ use crate::nudge::{Nudge, Nudges};
 use crate::policy::Policy;
 use crate::record::Record;
 use crate::sync::{Arc, JoinHandle, Mutex, is_ours, spawn};
+use crate::tombstone::Tombstone;
 
 mod batch;
 mod claim;
+mod completion;
 mod core;
 mod detached;
 mod entries;
 mod entropy;
+mod follow;
 mod granting;
 mod leases;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
@@ -38,6 +41,7 @@ mod waiting;
 use self::core::Core;
 use self::scope::ScopeInner;
 pub use claim::{Begin, Claim, Ending, Pending, Waited};
+pub use completion::Completion;
 pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
@@ -57,6 +61,8 @@ pub enum Status {
     Interrupted(AttemptInfo),
     /// There is a result.
     Done(Record),
+    /// There was a result. It is no longer replayed, but the key is not free yet.
+    Expired(Tombstone),
 }
 
 /// What is shared by all handles on an open file. Closes it when the last one is dropped.

@@ -21,6 +21,7 @@ use crate::index::{Change, Index, Slot, SlotTime};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::Record;
+use crate::retention::Retention;
 use crate::state::{Fence, Phase};
 use crate::store::{Batch, Meta, Store, StoreError};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
@@ -76,7 +77,8 @@ impl Core {
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
         let fence_limit = fence_next.saturating_add(FENCES);
-        let (log, salt) = Self::settle(path, &options, &store, &publisher, &clock, log, &id, fence_limit)?;
+        let (log, salt) =
+            Self::settle(path, &options, &store, &publisher, &index, &clock, log, &id, fence_limit)?;
         index.evict();
 
         let log = Arc::new(log);
@@ -142,6 +144,7 @@ impl Core {
         options: &Options,
         store: &Store,
         publisher: &Publisher,
+        index: &Index,
         clock: &EngineClock,
         log: Option<Log>,
         id: &Identity,
@@ -168,13 +171,16 @@ impl Core {
         // The segments that the meta row is about to name may have been added right before a kill.
         kept.as_ref().map(|(log, _)| log.sync()).transpose()?;
         let log_segments = kept.as_ref().map(|(_, segments)| *segments);
-        store.apply(&tail.batch(0), clock.now(), |meta| stamp(meta, log_segments)).map_err(to_open_error)?;
+        let lift = |from, tombstone: &Record| index.lift(from, tombstone);
+        let applied = store.apply(&tail.batch(0), clock.now(), |meta| stamp(meta, log_segments), lift);
+        applied.map_err(to_open_error)?.bodiless.iter().for_each(|record| index.drop_cached(record));
         if let Some((log, _)) = kept {
             return Ok((log, salt));
         }
         let log = Log::create(&*options.disk, &wal::path_of(path), id, options.log_segment_bytes)?;
         let segments = Some(log.segments()?);
-        store.apply(&Batch::default(), clock.now(), |meta| stamp(meta, segments)).map_err(to_open_error)?;
+        let nothing = Batch::default();
+        store.apply(&nothing, clock.now(), |meta| stamp(meta, segments), lift).map_err(to_open_error)?;
         Ok((log, salt))
     }
 }
@@ -256,11 +262,11 @@ fn load(
     let epoch = index.epoch();
     index.reserve(store.keys_hint());
     store.load(
-        |digest, expires, place| {
-            if expires <= now {
+        |digest, until, place| {
+            if until <= now {
                 return;
             }
-            let stored = Slot::Stored { expires: SlotTime::new(expires, epoch), place };
+            let stored = Slot::Stored { until: SlotTime::new(until, epoch), place };
             index.change(digest, |slot| match slot {
                 // The later block has the later word.
                 Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
@@ -324,7 +330,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
                 number: record.attempt(),
                 fingerprint: *record.fingerprint(),
                 started: record.started(),
-                ttl: std::time::Duration::ZERO,
+                retention: Retention::NONE,
                 lease: None,
                 earlier: None,
                 checkpoint: None,
@@ -340,7 +346,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
                 number: 0,
                 fingerprint: Fingerprint::from_bytes([0; 32]),
                 started: Timestamp::default(),
-                ttl: std::time::Duration::ZERO,
+                retention: Retention::NONE,
                 lease: None,
                 earlier: None,
                 checkpoint: None,

@@ -140,6 +140,40 @@ impl Options {
         self
     }
 
+    /// How long a key is remembered after its record, counted from the completion as [`ttl`](Self::ttl) is. Default: as long as the
+    /// record; `ttl` to 100 years.
+    ///
+    /// A retry that comes after the `ttl` finds nothing to replay. Without this it is granted a claim, and the operation runs again.
+    /// With it, what is left of the record is kept (about 200 bytes on disk and 32 in memory), and the retry is told
+    /// [`BeginError::Expired`](crate::BeginError::Expired).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sim")] {
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint, sim::ManualClock};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # let clock = ManualClock::at_millis(1_800_000_000_000);
+    /// # let day = Duration::from_secs(24 * 3_600);
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::options().ttl(day).tombstone_ttl(30 * day).clock(&clock).open(&path)?;
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let completed = claim.complete("reply")?.completed();
+    ///
+    /// clock.advance(2 * day);
+    /// let Err(BeginError::Expired(tombstone)) = engine.begin("key", request) else { panic!() };
+    /// assert_eq!(tombstone.completed(), completed);
+    ///
+    /// clock.advance(28 * day);
+    /// assert!(matches!(engine.begin("key", request)?, Begin::Fresh(_)));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
+        self.policy.tombstone_ttl = Some(ttl);
+        self
+    }
+
     /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored yet are in memory too, at
     /// most as many as fit the log; and the store's own page cache takes half as much again (1 to 64 MiB). The budget is split evenly over
     /// the shards. Default 64 MiB; any number.
@@ -372,6 +406,8 @@ mod tests {
         let cases = [
             (options().ttl(Duration::ZERO), "ttl"),
             (options().ttl(Duration::MAX), "ttl"),
+            (options().tombstone_ttl(Duration::from_secs(1)), "tombstone_ttl"),
+            (options().tombstone_ttl(Duration::MAX), "tombstone_ttl"),
             (options().max_key_bytes(0), "max_key_bytes"),
             (options().max_key_bytes(4_097), "max_key_bytes"),
             (options().max_body_bytes(17 << 20), "max_body_bytes"),

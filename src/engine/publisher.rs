@@ -23,7 +23,7 @@ pub(crate) enum Op {
     Granted(Arc<Attempt>),
     /// A claim was completed or failed.
     Completed(Arc<Attempt>, Record),
-    /// A claim was released, or what was known of a key forgotten; a forgotten record would have lived until then.
+    /// A claim was released, or what was known of a key forgotten; a forgotten record would have been remembered until then.
     Vacated(Arc<Attempt>, Option<Timestamp>),
     /// A claim was released that followed an interruption, which stands.
     Returned(Arc<Attempt>, Timestamp),
@@ -237,6 +237,7 @@ mod tests {
     use crate::Fingerprint;
     use crate::attempt::AttemptParts;
     use crate::clock::TimeSource;
+    use crate::retention::Retention;
 
     const KEY: Digest = Digest::from_u128(7);
 
@@ -249,7 +250,7 @@ mod tests {
             number: 1,
             fingerprint: Fingerprint::of(""),
             started: Timestamp::default(),
-            ttl: std::time::Duration::from_secs(1),
+            retention: Retention::NONE,
             lease: None,
             earlier: None,
             checkpoint: None,

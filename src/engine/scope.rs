@@ -79,7 +79,8 @@ impl Scope {
     ///
     /// # Errors
     ///
-    /// When the key is empty or too long; when it was used with another fingerprint; when a limit held for too long, the
+    /// When the key is empty or too long; when it was used with another fingerprint; when its operation has run and the result is no
+    /// longer kept ([`BeginError::Expired`], see [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long, the
     /// disk is full, an earlier commit failed, the engine is closed, or the key's record can't be read. None of them
     /// grants anything.
     #[inline]
@@ -170,7 +171,7 @@ impl Scope {
         block(self.handle.core().status(Caller::Thread, &self.inner, key.as_ref()))
     }
 
-    /// Forgets a record, or an interrupted claim, before its time. Durable when it returns; `false` if there was nothing.
+    /// Forgets a record, what is left of one, or an interrupted claim, before its time. Durable when it returns; `false` if there was nothing.
     ///
     /// The next begin runs the operation again: this is for operators who know that it may.
     ///

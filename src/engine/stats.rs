@@ -34,6 +34,8 @@ pub struct Stats {
     pub loaded: u64,
     /// Begins that were refused because the key was used with another fingerprint.
     pub reused: u64,
+    /// Begins that were refused because the key's record is no longer replayed: late retries.
+    pub late: u64,
     /// Group commits.
     pub commits: u64,
     /// Entries in all of them.
@@ -50,9 +52,9 @@ pub struct Stats {
     pub checkpoints: u64,
     /// How long ago the oldest commit was made that is not checkpointed yet.
     pub checkpoint_lag: Duration,
-    /// Keys removed from memory because they had expired.
+    /// Keys removed from memory because they were no longer to be remembered.
     pub expired: u64,
-    /// Blocks of the file whose room was reclaimed because all in them had expired.
+    /// Blocks of the file whose room was reclaimed because all bodies in them had expired.
     pub reclaimed_blocks: u64,
     /// By how many milliseconds the wall clock was ahead of the engine's when the file was opened (negative: behind).
     pub clock_lag_ms: i64,
@@ -91,6 +93,7 @@ impl Core {
             replayed: hits.replayed,
             loaded: hits.loaded,
             reused: load(&self.counters.reused),
+            late: load(&self.counters.late),
             commits: commit.commits,
             committed_entries: commit.entries,
             committed_bytes: commit.bytes,

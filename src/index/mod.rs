@@ -7,6 +7,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::Timestamp;
 use crate::key::Digest;
+use crate::record::{Place, Record};
 use crate::sync::{AtomicU64, Ordering, RwLock};
 
 mod batch;
@@ -120,7 +121,7 @@ impl Index {
     }
 
     /// Puts a record that was read from disk into memory, if the key still is where it was read, and makes room for it.
-    pub(crate) fn cache(&self, digest: Digest, record: &crate::Record) {
+    pub(crate) fn cache(&self, digest: Digest, record: &Record) {
         let mut shard = self.locked(digest).shard.write();
         shard.change(digest, |slot| match slot {
             Slot::Stored { place, .. } if Some(*place) == record.place() => {
@@ -134,6 +135,43 @@ impl Index {
             | Slot::Cached(_) => (Change::Keep, ()),
         });
         shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
+    }
+
+    /// Puts a tombstone into memory where the record lies at `from`, whose place it takes there. `false` where the key is about to
+    /// change, and what it is now may be put back.
+    pub(crate) fn lift(&self, from: Place, tombstone: &Record) -> bool {
+        self.change(tombstone.digest(), |slot| match slot {
+            Slot::Stored { place, .. } if *place == from => {
+                (Change::Set(Slot::Cached(tombstone.clone())), true)
+            }
+            Slot::Cached(record) if record.place() == Some(from) => {
+                (Change::Set(Slot::Cached(tombstone.clone())), true)
+            }
+            Slot::Ending(_) => (Change::Keep, false),
+            // Another record, or another claim: the one at `from` is history, or its time is over.
+            Slot::Vacant
+            | Slot::InFlight(_)
+            | Slot::Interrupted(_)
+            | Slot::Cached(_)
+            | Slot::Stored { .. } => (Change::Keep, true),
+        })
+    }
+
+    /// Leaves a record that was stored to the disk alone.
+    pub(crate) fn drop_cached(&self, record: &Record) {
+        let Some(place) = record.place() else { return };
+        let until = SlotTime::new(record.remembered_until(), self.epoch);
+        self.change(record.digest(), |slot| match slot {
+            Slot::Cached(cached) if cached.place() == Some(place) => {
+                (Change::Set(Slot::Stored { until, place }), ())
+            }
+            Slot::Vacant
+            | Slot::InFlight(_)
+            | Slot::Ending(_)
+            | Slot::Interrupted(_)
+            | Slot::Cached(_)
+            | Slot::Stored { .. } => (Change::Keep, ()),
+        });
     }
 
     /// Brings every shard's cached bytes within the budget, as far as records are stored.
@@ -193,5 +231,98 @@ impl Index {
                 table_bytes: sum.table_bytes + shard.table_bytes(),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::{Attempt, AttemptParts};
+    use crate::record::{Outcome, RecordParts};
+    use crate::retention::Retention;
+    use crate::state::{Fence, Phase};
+    use crate::sync::Arc;
+    use crate::{Fingerprint, Timestamp};
+
+    const KEY: Digest = Digest::from_u128(7);
+
+    fn record(place: Option<Place>) -> Record {
+        let parts = RecordParts {
+            digest: KEY,
+            scope: b"",
+            key: b"key",
+            fingerprint: Fingerprint::of(""),
+            fence: Fence::new(1),
+            attempt: 1,
+            outcome: Outcome::Success,
+            started: Timestamp::default(),
+            completed: Timestamp::default(),
+            lifetime: Retention::NONE.lifetime(Timestamp::from_millis(9_000)),
+            body_kept: true,
+            body: b"body",
+        };
+        Record::new(&parts, place)
+    }
+
+    fn attempt() -> Arc<Attempt> {
+        Arc::new(Attempt::new(AttemptParts {
+            digest: KEY,
+            scope: b"",
+            key: b"key",
+            fence: Fence::new(2),
+            number: 1,
+            fingerprint: Fingerprint::of(""),
+            started: Timestamp::default(),
+            retention: Retention::NONE,
+            lease: None,
+            earlier: None,
+            checkpoint: None,
+        }))
+    }
+
+    fn from() -> Place {
+        Place::new(3, 4)
+    }
+
+    fn index_of(slot: Slot) -> Index {
+        let index = Index::new(1, 0, Timestamp::default());
+        index.change(KEY, |_| (Change::Set(slot), ()));
+        index
+    }
+
+    #[test]
+    fn a_tombstone_takes_the_place_of_its_record_and_of_nothing_else() {
+        let tombstone = record(Some(from())).without_body();
+        let until = SlotTime::new(tombstone.remembered_until(), Timestamp::default());
+        let is_lifted = |index: &Index| matches!(index.get(KEY), Slot::Cached(now) if !now.is_body_kept());
+        for slot in [Slot::Stored { until, place: from() }, Slot::Cached(record(Some(from())))] {
+            let index = index_of(slot);
+            assert!(index.lift(from(), &tombstone) && is_lifted(&index));
+            // Nothing on disk has it yet, so it can't be evicted.
+            index.evict();
+            assert!(is_lifted(&index));
+        }
+        let elsewhere = Place::new(9, 9);
+        for slot in [
+            Slot::Stored { until, place: elsewhere },
+            Slot::Cached(record(Some(elsewhere))),
+            Slot::Cached(record(None)),
+            Slot::InFlight(attempt()),
+        ] {
+            let index = index_of(slot);
+            assert!(index.lift(from(), &tombstone) && !is_lifted(&index));
+        }
+        tombstone.set_place(elsewhere);
+        let index = index_of(Slot::Cached(tombstone.clone()));
+        index.drop_cached(&tombstone);
+        assert!(matches!(index.get(KEY), Slot::Stored { place, .. } if place == elsewhere));
+    }
+
+    /// A forgetting that fails puts back what it found, with its old place.
+    #[test]
+    fn a_record_that_is_being_forgotten_holds_its_block() {
+        let index = index_of(Slot::Ending(attempt()));
+        assert!(!index.lift(from(), &record(None)));
+        assert_eq!(index.get(KEY).phase(), Phase::Ending);
     }
 }

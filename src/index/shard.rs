@@ -57,8 +57,8 @@ impl Shard {
                 && let Some(place) = record.place()
                 && !record.take_touch()
             {
-                let expires = SlotTime::new(record.expires(), epoch);
-                self.set(digest, Slot::Stored { expires, place });
+                let until = SlotTime::new(record.remembered_until(), epoch);
+                self.set(digest, Slot::Stored { until, place });
             }
         }
     }

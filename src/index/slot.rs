@@ -2,7 +2,7 @@
 
 use crate::attempt::Attempt;
 use crate::record::{Place, Record};
-use crate::state::{Fence, Phase, State};
+use crate::state::{Fence, Lifetime, Phase, State};
 use crate::sync::Arc;
 use crate::{Fingerprint, Timestamp};
 
@@ -22,8 +22,8 @@ pub(crate) enum Slot {
     Cached(Record),
     /// A record, on disk alone.
     Stored {
-        /// When it expires at the latest.
-        expires: SlotTime,
+        /// Until when it is remembered at the latest.
+        until: SlotTime,
         /// Where it lies.
         place: Place,
     },
@@ -63,10 +63,11 @@ impl Slot {
             Self::InFlight(attempt) => State::InFlight(attempt.facts(), attempt.lease_until()),
             Self::Ending(attempt) => State::Ending(attempt.facts()),
             Self::Interrupted(attempt) => State::Interrupted(attempt.facts(), attempt.remembered_until()),
-            Self::Cached(record) => State::Done(record.facts(), record.expires()),
-            Self::Stored { expires, .. } => {
+            Self::Cached(record) => State::Done(record.facts(), record.lifetime()),
+            Self::Stored { until, .. } => {
                 let facts = crate::state::Facts { fence: Fence::new(0), attempt: 0, fingerprint: &UNKNOWN };
-                State::Done(facts, expires.at_latest(epoch))
+                let until = until.at_latest(epoch);
+                State::Done(facts, Lifetime { expires: until, remembered_until: until })
             }
         }
     }

@@ -195,7 +195,7 @@ mod tests {
 
     fn slot(n: u64) -> Slot {
         Slot::Stored {
-            expires: SlotTime::new(Timestamp::from_millis(0), Timestamp::from_millis(0)),
+            until: SlotTime::new(Timestamp::from_millis(0), Timestamp::from_millis(0)),
             place: Place::new(n, 0),
         }
     }

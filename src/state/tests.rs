@@ -6,8 +6,21 @@ use super::*;
 const MINE: Fingerprint = Fingerprint::from_bytes([1; 32]);
 const OTHER: Fingerprint = Fingerprint::from_bytes([2; 32]);
 const EXPIRES: Timestamp = Timestamp::from_millis(1_000);
-const TIMES: [Timestamp; 3] = [Timestamp::from_millis(999), EXPIRES, Timestamp::from_millis(1_001)];
+const REMEMBERED_UNTIL: Timestamp = Timestamp::from_millis(2_000);
 const END_OF_TIME: Timestamp = Timestamp::from_millis(u64::MAX);
+const TIMES: [Timestamp; 6] = [
+    Timestamp::from_millis(999),
+    EXPIRES,
+    Timestamp::from_millis(1_001),
+    Timestamp::from_millis(1_999),
+    REMEMBERED_UNTIL,
+    Timestamp::from_millis(2_001),
+];
+/// With a tombstone, and without one.
+const LIFETIMES: [Lifetime; 2] = [
+    Lifetime { expires: EXPIRES, remembered_until: REMEMBERED_UNTIL },
+    Lifetime { expires: EXPIRES, remembered_until: EXPIRES },
+];
 const OLD: Fence = Fence::new(6);
 const CURRENT: Fence = Fence::new(7);
 const NEW: Fence = Fence::new(8);
@@ -16,14 +29,15 @@ fn facts() -> Facts<'static> {
     Facts { fence: CURRENT, attempt: 3, fingerprint: &MINE }
 }
 
-fn states() -> [State<'static>; 6] {
+fn states() -> [State<'static>; 7] {
     [
         State::Vacant,
         State::InFlight(facts(), END_OF_TIME),
         State::InFlight(facts(), EXPIRES),
         State::Ending(facts()),
         State::Interrupted(facts(), EXPIRES),
-        State::Done(facts(), EXPIRES),
+        State::Done(facts(), LIFETIMES[0]),
+        State::Done(facts(), LIFETIMES[1]),
     ]
 }
 
@@ -51,8 +65,13 @@ fn events() -> Vec<Event<'static>> {
 
 /// The table, written a second time from the promises.
 fn expected(state: State<'_>, event: Event<'_>) -> Decision {
-    use Decision::{Become, Busy, Grant, Replay, Reused, Stay, Superseded, Unresolved, Wait};
-    let over = |now: Timestamp| now.as_millis() >= 1_000;
+    use Decision::{Become, Busy, Expired, Grant, Replay, Reused, Stay, Superseded, Unresolved, Wait};
+    let over = |now: Timestamp| match state {
+        State::Done(_, lifetime) if lifetime == LIFETIMES[0] => now.as_millis() >= 2_000,
+        State::Vacant | State::InFlight(..) | State::Ending(_) | State::Interrupted(..) | State::Done(..) => {
+            now.as_millis() >= 1_000
+        }
+    };
     match (state, event) {
         (
             State::InFlight(_, lease),
@@ -67,6 +86,7 @@ fn expected(state: State<'_>, event: Event<'_>) -> Decision {
         (State::InFlight(..) | State::Ending(_), Event::Begin { .. }) => Wait,
         (State::Interrupted(..), Event::Begin { attempts_max: 1 | 3, .. }) => Unresolved,
         (State::Interrupted(..), Event::Begin { .. }) => Grant { attempt: 4 },
+        (State::Done(..), Event::Begin { now, .. }) if now.as_millis() >= 1_000 => Expired,
         (State::Done(..), Event::Begin { .. }) => Replay,
 
         (State::Interrupted(..), Event::Resolve { now }) if !over(now) => Grant { attempt: 4 },
@@ -130,7 +150,7 @@ fn every_event_in_every_state_at_every_deadline_is_decided_as_promised() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 6 * 69);
+    assert_eq!(pairs, 7 * 120);
 }
 
 #[test]

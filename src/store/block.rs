@@ -1,51 +1,79 @@
 //! Blocks: many records in one row, with what an opening needs of them in a row apart.
 //!
 //! A block holds entries back to back: length (4), checksum (16), encoded completion. Its index row is sealed and
-//! holds the block's length (4), then for each entry: digest (16), by how many milliseconds it expires before the block
-//! does (4), offset (4).
+//! holds the block's length (4), then for each entry: digest (16), until when it is remembered (8), offset (2).
+//!
+//! A block is due when the last of its bodies expires. What is still to be remembered then moves on, without its body, to a
+//! block that is due when the last of its keys is no longer remembered: see `carry.rs`.
 
+use crate::Timestamp;
 use crate::codec::{self, BadBytes, CHECKSUM_BYTES, CompletionRow, Entry, Sealer};
 use crate::key::Digest;
 use crate::record::{Place, Record};
-use crate::{Timestamp, clock};
 
 /// redb keeps a large value in a page of a power of two; one this long still fits 64 KiB.
 pub(crate) const BLOCK_MAX: usize = (64 << 10) - PAGE_OVERHEAD;
 /// What redb adds to a value under a 16-byte key that has a page of its own: see `cargo bench --bench layout -- rows`.
 pub(crate) const PAGE_OVERHEAD: usize = 24;
 const LENGTH: usize = 4;
-pub(crate) const INDEX_ENTRY: usize = 24;
+pub(crate) const INDEX_ENTRY: usize = 26;
 /// A block may outlive its first entry by this part of the entry's remaining life.
-const SPREAD: u64 = 8;
+const SPREAD: u128 = 8;
 
 /// A block and its index row, ready to be written.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) number: u64,
-    /// When its last entry expires; with the number, the row's key.
-    pub(crate) expires: Timestamp,
+    /// When its room can be had back; with the number, the row's key.
+    pub(crate) due: Timestamp,
+    /// When the last of its keys is no longer remembered.
+    pub(crate) remembered_until: Timestamp,
     pub(crate) bytes: Vec<u8>,
     /// The index row.
     pub(crate) index: Vec<u8>,
     pub(crate) records: Vec<(Record, Place)>,
 }
 
-/// Packs records into blocks by expiry, so that dropping a block drops only what has expired. Numbers count up from `next`.
+/// When a record's room can be had back: with its body, or with its key where there is no body, or none that is written.
+fn due(record: &Record, now: Timestamp) -> Timestamp {
+    if record.body().is_empty() || record.expires() <= now {
+        record.remembered_until()
+    } else {
+        record.expires()
+    }
+}
+
+impl Block {
+    /// What its index row says.
+    pub(crate) fn contents(&self) -> Contents {
+        let short = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Contents {
+            len: short(self.bytes.len()),
+            entries: short(self.records.len()),
+            remembered_until: self.remembered_until,
+        }
+    }
+}
+
+/// Packs records into blocks by the time when they are due, so that a block doesn't keep what is due long before it. Bodies that
+/// have expired are left out. Numbers count up from `next`.
 pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: &Sealer) -> Vec<Block> {
-    records.sort_by_key(Record::expires);
+    records.sort_by_key(|record| due(record, now));
     let mut blocks = Vec::new();
     let mut open: Option<Filling> = None;
     for record in records {
         let mut payload = Vec::new();
-        codec::encode_into(&Entry::Completion(CompletionRow::from(&record)), &mut payload);
+        let row = CompletionRow::from(&record);
+        let row = if record.expires() <= now { row.without_body() } else { row };
+        codec::encode_into(&Entry::Completion(row), &mut payload);
         if let Some(full) = open.take_if(|block| !block.has_place_for(&record, payload.len(), now)) {
-            blocks.push(full.finish(sealer));
+            blocks.push(full.finish(now, sealer));
         }
         let number = next + blocks.len() as u64;
         open.get_or_insert_with(|| Filling { number, bytes: Vec::new(), records: Vec::new() })
             .push(record, &payload, sealer);
     }
-    blocks.extend(open.map(|block| block.finish(sealer)));
+    blocks.extend(open.map(|block| block.finish(now, sealer)));
     blocks
 }
 
@@ -58,11 +86,9 @@ struct Filling {
 impl Filling {
     fn has_place_for(&self, record: &Record, payload: usize, now: Timestamp) -> bool {
         let Some((first, _)) = self.records.first() else { return true };
-        let spread = record.expires().saturating_since(first.expires());
-        let spread_max = first.expires().saturating_since(now).as_millis() / u128::from(SPREAD);
-        self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload <= BLOCK_MAX
-            && spread.as_millis() <= spread_max
-            && u32::try_from(clock::millis(spread)).is_ok()
+        let spread = due(record, now).saturating_since(due(first, now));
+        let spread_max = due(first, now).saturating_since(now).as_millis() / SPREAD;
+        self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload <= BLOCK_MAX && spread.as_millis() <= spread_max
     }
 
     fn push(&mut self, record: Record, payload: &[u8], sealer: &Sealer) {
@@ -75,30 +101,47 @@ impl Filling {
         self.records.push((record, place));
     }
 
-    fn finish(self, sealer: &Sealer) -> Block {
-        let expires = self.records.last().map(|(record, _)| record.expires()).unwrap_or_default();
+    fn finish(self, now: Timestamp, sealer: &Sealer) -> Block {
+        let due = self.records.last().map(|(record, _)| due(record, now)).unwrap_or_default();
+        let last = self.records.iter().map(|(record, _)| record.remembered_until()).max();
         let Ok(len) = u32::try_from(self.bytes.len()) else { unreachable!("blocks are below 64 MiB") };
         let mut index = Vec::with_capacity(LENGTH + self.records.len() * INDEX_ENTRY);
         index.extend_from_slice(&len.to_le_bytes());
         for (record, place) in &self.records {
-            let before = clock::millis(expires.saturating_since(record.expires()));
             index.extend_from_slice(&record.digest().as_u128().to_le_bytes());
-            index.extend_from_slice(&u32::try_from(before).unwrap_or(u32::MAX).to_le_bytes());
-            index.extend_from_slice(&u32::try_from(place.offset()).unwrap_or(u32::MAX).to_le_bytes());
+            index.extend_from_slice(&record.remembered_until().as_millis().to_le_bytes());
+            index.extend_from_slice(&u16::try_from(place.offset()).unwrap_or(u16::MAX).to_le_bytes());
         }
-        let index = sealer.seal("index", &[expires.as_millis(), self.number], &index);
-        Block { number: self.number, expires, bytes: self.bytes, index, records: self.records }
+        let index = sealer.seal("index", &[due.as_millis(), self.number], &index);
+        Block {
+            number: self.number,
+            due,
+            remembered_until: last.unwrap_or_default(),
+            bytes: self.bytes,
+            index,
+            records: self.records,
+        }
     }
 }
 
-/// Hands every entry of an index row to `each`: digest, expiry, place. Gives the block's length and its number of entries.
+/// What an index row says of its block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contents {
+    /// Bytes of the block.
+    pub(crate) len: u32,
+    pub(crate) entries: u32,
+    /// When the last of its keys is no longer remembered.
+    pub(crate) remembered_until: Timestamp,
+}
+
+/// Hands every entry of an index row to `each`: digest, until when it is remembered, place.
 pub(crate) fn read_index(
-    (expires, number): (Timestamp, u64),
+    (due, number): (Timestamp, u64),
     row: &[u8],
     sealer: &Sealer,
     mut each: impl FnMut(Digest, Timestamp, Place),
-) -> Result<(u32, u32), BadBytes> {
-    let bytes = sealer.open("index", &[expires.as_millis(), number], row)?;
+) -> Result<Contents, BadBytes> {
+    let bytes = sealer.open("index", &[due.as_millis(), number], row)?;
     let Some((len, entries)) = bytes.split_first_chunk::<LENGTH>() else {
         return Err(BadBytes("an index with nothing in it".to_owned()));
     };
@@ -106,21 +149,20 @@ pub(crate) fn read_index(
     if !rest.is_empty() {
         return Err(BadBytes(format!("an index of {} bytes", bytes.len())));
     }
+    let mut last = Timestamp::default();
     for entry in entries {
         let (digest, tail) = entry.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-        let (before, tail) = tail.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
-        let offset = tail.first_chunk::<4>().map_or(0, |offset| u32::from_le_bytes(*offset));
-        let Ok(offset) = u16::try_from(offset) else {
-            return Err(BadBytes(format!("an entry at offset {offset} of a block")));
-        };
-        let expires = expires.as_millis().saturating_sub(u32::from_le_bytes(*before).into());
-        each(
-            Digest::from_u128(u128::from_le_bytes(*digest)),
-            Timestamp::from_millis(expires),
-            Place::new(number, offset),
-        );
+        let (until, tail) = tail.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+        let offset = tail.first_chunk::<2>().map_or(0, |offset| u16::from_le_bytes(*offset));
+        let until = Timestamp::from_millis(u64::from_le_bytes(*until));
+        last = last.max(until);
+        each(Digest::from_u128(u128::from_le_bytes(*digest)), until, Place::new(number, offset));
     }
-    Ok((u32::from_le_bytes(*len), u32::try_from(entries.len()).unwrap_or(u32::MAX)))
+    Ok(Contents {
+        len: u32::from_le_bytes(*len),
+        entries: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+        remembered_until: last,
+    })
 }
 
 /// The record at `place` of a block.
@@ -156,11 +198,15 @@ mod tests {
     use crate::Fingerprint;
     use crate::key::Secret;
     use crate::record::{Outcome, RecordParts};
-    use crate::state::Fence;
+    use crate::state::{Fence, Lifetime};
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
 
     fn record(n: u64, expires: u64, body: usize) -> Record {
+        remembered(n, expires, expires, body)
+    }
+
+    fn remembered(n: u64, expires: u64, until: u64, body: usize) -> Record {
         let parts = RecordParts {
             digest: Digest::from_u128(n.into()),
             scope: b"",
@@ -171,7 +217,11 @@ mod tests {
             outcome: Outcome::Success,
             started: NOW,
             completed: NOW,
-            expires: Timestamp::from_millis(expires),
+            lifetime: Lifetime {
+                expires: Timestamp::from_millis(expires),
+                remembered_until: Timestamp::from_millis(until),
+            },
+            body_kept: true,
             body: &vec![b'x'; body],
         };
         Record::new(&parts, None)
@@ -190,16 +240,27 @@ mod tests {
             assert_eq!(block.number, number);
             assert!(block.bytes.len() <= BLOCK_MAX);
             let mut places = block.records.iter();
-            read_index((block.expires, number), &block.index, &sealer(), |digest, expires, place| {
-                let (record, expected) = places.next().unwrap();
-                assert_eq!((digest, expires, place), (record.digest(), record.expires(), *expected));
-                let back = read_record(&block.bytes, place, digest, &sealer()).unwrap();
-                assert_eq!(back.body(), record.body());
-                assert!(read_record(&block.bytes, place, Digest::from_u128(u128::MAX), &sealer()).is_err());
-                seen += 1;
-            })
-            .unwrap();
-            assert!(read_index((block.expires, number + 1), &block.index, &sealer(), |_, _, _| ()).is_err());
+            let contents =
+                read_index((block.due, number), &block.index, &sealer(), |digest, until, place| {
+                    let (record, expected) = places.next().unwrap();
+                    assert_eq!(
+                        (digest, until, place),
+                        (record.digest(), record.remembered_until(), *expected)
+                    );
+                    let back = read_record(&block.bytes, place, digest, &sealer()).unwrap();
+                    assert_eq!(back.body(), record.body());
+                    assert!(
+                        read_record(&block.bytes, place, Digest::from_u128(u128::MAX), &sealer()).is_err()
+                    );
+                    seen += 1;
+                })
+                .unwrap();
+            assert_eq!(contents.remembered_until, block.remembered_until);
+            assert_eq!(
+                (contents.len as usize, contents.entries as usize),
+                (block.bytes.len(), block.records.len())
+            );
+            assert!(read_index((block.due, number + 1), &block.index, &sealer(), |_, _, _| ()).is_err());
         }
         assert_eq!(seen, 500);
     }
@@ -209,8 +270,29 @@ mod tests {
         let (soon, late) = (NOW.as_millis() + 1_000, NOW.as_millis() + 1_000_000);
         let blocks =
             pack(vec![record(1, late, 9), record(2, soon, 9), record(3, soon + 100, 9)], NOW, 0, &sealer());
-        let expiries: Vec<_> = blocks.iter().map(|block| block.expires.as_millis()).collect();
-        assert_eq!(expiries, [soon + 100, late]);
+        let due: Vec<_> = blocks.iter().map(|block| block.due.as_millis()).collect();
+        assert_eq!(due, [soon + 100, late]);
+    }
+
+    #[test]
+    fn a_block_is_due_with_its_bodies_and_where_there_are_none_with_its_keys() {
+        let now = NOW.as_millis();
+        let (soon, late) = (now + 1_000, now + 1_000_000);
+        let records = vec![
+            remembered(1, soon, late, 9),
+            // Nothing would be won by moving this one when it expires.
+            remembered(2, soon, late, 0),
+            // Nobody will ever be given this body.
+            remembered(3, now, late, 300),
+        ];
+        let blocks = pack(records, NOW, 0, &sealer());
+        let due: Vec<_> = blocks.iter().map(|block| (block.due.as_millis(), block.records.len())).collect();
+        assert_eq!(due, [(soon, 1), (late, 2)]);
+        assert!(blocks.iter().all(|block| block.remembered_until.as_millis() == late));
+        let (record, place) = blocks[1].records.iter().find(|(record, _)| record.fence().get() == 3).unwrap();
+        let back = read_record(&blocks[1].bytes, *place, record.digest(), &sealer()).unwrap();
+        assert_eq!((back.body(), back.is_body_kept()), (&b""[..], false));
+        assert_eq!(back.lifetime(), record.lifetime());
     }
 
     #[test]

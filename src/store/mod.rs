@@ -1,6 +1,6 @@
 //! The store: everything older than the log, in a redb file. The only module that names redb.
 //!
-//! Tables: `meta` (one row), `blocks` and `index` (keyed by expiry and number, so that expiry drops a prefix),
+//! Tables: `meta` (one row), `blocks` and `index` (keyed by when they are due and number, so that expiry drops a prefix),
 //! `claims` (granted and not ended when the log moved on), `forgotten` (digests whose blocks before a number don't count),
 //! `scopes` (those with a policy of their own).
 //! Every commit is two-phase with quick repair: a failed sync then can't show what was not acknowledged, and opening
@@ -25,6 +25,7 @@ use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
 mod backend;
 mod block;
+mod carry;
 mod meta;
 mod trouble;
 
@@ -55,7 +56,7 @@ pub(crate) struct Batch {
     pub(crate) forgotten: Vec<(Digest, Timestamp)>,
     /// Scopes that were given a policy, as encoded rows.
     pub(crate) scopes: Vec<(Box<[u8]>, Vec<u8>)>,
-    /// Expired blocks to drop at most.
+    /// Blocks that are due to drop at most.
     pub(crate) reclaim_max: usize,
 }
 
@@ -69,21 +70,36 @@ pub(crate) enum StoreError {
 }
 
 /// What a checkpoint did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Applied {
-    /// Expired blocks that were dropped.
+    /// Blocks that were dropped.
     pub(crate) reclaimed: usize,
+    /// Records that were written without their bodies, which nobody needs in memory any more.
+    pub(crate) bodiless: Vec<Record>,
 }
 
 /// What is known of a block without reading it.
 #[derive(Clone, Copy, Debug)]
 struct BlockInfo {
-    /// When its last entry expires; with its number, its key.
-    expires: Timestamp,
+    /// When the last of its bodies expires, or the last of its keys where it has none; with its number, its key.
+    due: Timestamp,
+    /// When the last of its keys is no longer remembered. Later than `due` where some have to move on.
+    remembered_until: Timestamp,
+    /// It can't be read, so it stays where it is until nobody needs it.
+    unreadable: bool,
     /// Bytes.
     len: u32,
     /// Records in it.
     entries: u32,
+}
+
+/// What is known of a forgotten key: a row of the table `forgotten`.
+#[derive(Clone, Copy, Debug)]
+struct Forgotten {
+    /// Blocks below this number don't count.
+    limit: u64,
+    /// When no record in them would be remembered any more.
+    until: Timestamp,
 }
 
 /// The database, for those who read.
@@ -111,8 +127,8 @@ pub(crate) struct Store {
     sync_failed: Arc<AtomicBool>,
     /// Every block there is, by number.
     directory: RwLock<HashMap<u64, BlockInfo>>,
-    /// Rows of the table `forgotten`, and until when each is needed. They come from operators, so they are few.
-    forgotten: Mutex<HashMap<Digest, Timestamp>>,
+    /// Rows of the table `forgotten`. They come from operators, so they are few.
+    forgotten: Mutex<HashMap<Digest, Forgotten>>,
     /// The row as last committed. Only the worker that checkpoints changes it.
     meta: Mutex<Meta>,
 }
@@ -123,6 +139,16 @@ const COMPACT_MAX: u64 = 1 << 30;
 const COMPACT_SLACK: u64 = 4 << 20;
 
 impl BlockInfo {
+    fn new(due: Timestamp, contents: block::Contents) -> Self {
+        let block::Contents { len, entries, remembered_until } = contents;
+        Self { due, remembered_until, unreadable: false, len, entries }
+    }
+
+    /// Whether its room can be had back by `now`.
+    fn is_due(&self, now: Timestamp) -> bool {
+        if self.unreadable { self.remembered_until <= now } else { self.due <= now }
+    }
+
     /// Bytes of pages that the block and its index row take: large values have pages of a power of two.
     fn file_bytes(&self) -> u64 {
         let page = (u64::from(self.len) + block::PAGE_OVERHEAD as u64).next_power_of_two();
@@ -214,9 +240,10 @@ impl Store {
         usize::try_from(self.meta.lock().keys).unwrap_or(0)
     }
 
-    /// Reads what an opening needs of every stored record (digest, expiry, place), every claim row and every scope's policy.
+    /// Reads what an opening needs of every stored record (digest, until when it is remembered, place), every claim row and every
+    /// scope's policy.
     ///
-    /// Forgotten records are left out; expired ones are not.
+    /// Forgotten records are left out; those whose time is over are not.
     pub(crate) fn load(
         &self,
         mut record: impl FnMut(Digest, Timestamp, Place),
@@ -228,9 +255,9 @@ impl Store {
         let loaded = guarded(|| {
             let transaction = database.begin_read()?;
             let forgotten = self.load_forgotten(&transaction)?;
-            let blocks = self.load_index(&transaction, |digest, expires, place| {
+            let blocks = self.load_index(&transaction, |digest, until, place| {
                 if forgotten.get(&digest).is_none_or(|limit| place.block() >= *limit) {
-                    record(digest, expires, place);
+                    record(digest, until, place);
                 }
             })?;
             let claims = self.load_claims(&transaction, &mut claim)?;
@@ -256,7 +283,7 @@ impl Store {
             let digest = Digest::from_u128(digest.value());
             let row: (u64, u64) = open_row(&self.sealer, &FORGOTTEN, digest, sealed.value())?;
             limits.insert(digest, row.0);
-            rows.insert(digest, Timestamp::from_millis(row.1));
+            rows.insert(digest, Forgotten { limit: row.0, until: Timestamp::from_millis(row.1) });
         }
         Ok(limits)
     }
@@ -269,11 +296,11 @@ impl Store {
         let mut directory = self.directory.write();
         for row in transaction.open_table(INDEX)?.iter()? {
             let (key, index) = row?;
-            let (expires, number) = key.value();
-            let key = (Timestamp::from_millis(expires), number);
-            let (len, entries) = block::read_index(key, index.value(), &self.sealer, &mut each)
-                .map_err(|bad| Trouble::at(format!("table `index`, row ({expires}, {number})"), bad))?;
-            directory.insert(number, BlockInfo { expires: key.0, len, entries });
+            let (due, number) = key.value();
+            let key = (Timestamp::from_millis(due), number);
+            let contents = block::read_index(key, index.value(), &self.sealer, &mut each)
+                .map_err(|bad| Trouble::at(format!("table `index`, row ({due}, {number})"), bad))?;
+            directory.insert(number, BlockInfo::new(key.0, contents));
         }
         Ok(directory.len() as u64)
     }
@@ -315,48 +342,56 @@ impl Store {
         Ok(())
     }
 
-    /// The record at `place`; `None` where its block was dropped because everything in it had expired.
+    /// The record at `place`; `None` where its block was dropped. Then it was no longer to be remembered, or its tombstone moved:
+    /// the index, which learns of that before the block goes, tells which.
     pub(crate) fn read(&self, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
-        let Some(expires) = self.directory.read().get(&place.block()).map(|block| block.expires) else {
+        let Some(due) = self.directory.read().get(&place.block()).map(|block| block.due) else {
             return Ok(None);
         };
         let database = self.database()?;
         let read = guarded(|| {
             let table = database.begin_read()?.open_table(BLOCKS)?;
-            let Some(block) = table.get((expires.as_millis(), place.block()))? else { return Ok(None) };
+            let Some(block) = table.get((due.as_millis(), place.block()))? else { return Ok(None) };
             match block::read_record(block.value(), place, digest, &self.sealer) {
                 Ok(record) => Ok(Some(record)),
-                Err(bad) => Err(Trouble::at(block_place(expires, place), bad)),
+                Err(bad) => Err(Trouble::at(block_place(due, place), bad)),
             }
         });
         match read {
             Ok(None) if self.directory.read().contains_key(&place.block()) => Err(ReadError::Damaged(
-                Damage::new(&self.path, block_place(expires, place), "the block is missing"),
+                Damage::new(&self.path, block_place(due, place), "the block is missing"),
             )),
             Ok(record) => Ok(record),
             Err(trouble) => Err(trouble.into_read_error(&self.path)),
         }
     }
 
-    /// Writes a batch and drops expired blocks, in one durable transaction, and tells every record its place.
+    /// Writes a batch, drops blocks that are due and writes anew what is still to be remembered of them, in one durable
+    /// transaction, and tells every record its place.
     ///
-    /// `change` sets what else is new in the meta row. Only one thread may be in here.
+    /// `change` sets what else is new in the meta row. `lift` is told, before a record's block goes, of the tombstone that takes
+    /// its place, so that whoever looks finds that in memory; it says whether the record may go now. Only one thread may be in
+    /// here.
     pub(crate) fn apply(
         &self,
         batch: &Batch,
         now: Timestamp,
         change: impl FnOnce(&mut Meta),
+        lift: impl Fn(Place, &Record) -> bool,
     ) -> Result<Applied, StoreError> {
         let mut meta = self.meta();
         change(&mut meta);
         let database =
             self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))?;
-        let live = batch.records.iter().filter(|record| record.expires() > now).cloned().collect();
+        let live = batch.records.iter().filter(|record| record.remembered_until() > now).cloned().collect();
         let first = meta.block_next;
-        let blocks = block::pack(live, now, first, &self.sealer);
+        let mut blocks = block::pack(live, now, first, &self.sealer);
+        let mut due = self.due(now, batch.reclaim_max.max(2 * blocks.len()));
+        let carried = self.carry(&database, &mut due, batch, now, &lift)?;
+        let next = first + blocks.len() as u64;
+        blocks.extend(block::pack(carried.tombstones(), now, next, &self.sealer));
         meta.block_next += blocks.len() as u64;
         assert!(meta.block_next < Place::BLOCK_LIMIT, "block numbers last for exabytes");
-        let due = self.due(now, batch.reclaim_max.max(2 * blocks.len()));
         // First out of the directory, so that no reader looks for a block that is on its way out.
         let dropped = self.leave_out(&due);
         let written = guarded(|| {
@@ -365,7 +400,7 @@ impl Store {
             drop_blocks(&transaction, &due.blocks)?;
             meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
             let added: usize = blocks.iter().map(|block| block.records.len()).sum();
-            meta.keys = (meta.keys + added as u64).saturating_sub(due.keys);
+            meta.keys = (meta.keys + added as u64).saturating_sub(due.keys());
             meta.claims = self.write_claims(&transaction, batch)?;
             self.write_forgotten(&transaction, batch, &due, first)?;
             self.write_scopes(&transaction, batch)?;
@@ -374,48 +409,53 @@ impl Store {
         });
         if let Err(trouble) = written {
             self.directory.write().extend(dropped);
+            carried.put_back();
             return Err(self.failed(trouble));
         }
-        self.committed(&blocks, batch, &due);
+        self.committed(&blocks, batch, &due, first);
         *self.meta.lock() = meta;
-        Ok(Applied { reclaimed: due.blocks.len() })
+        let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
+        let bodiless = records.filter(|record| record.expires() <= now).collect();
+        Ok(Applied { reclaimed: due.blocks.len(), bodiless })
     }
 
-    /// Whether a block has expired by `now`.
+    /// Whether a block's room can be had back by `now`.
     pub(crate) fn has_due(&self, now: Timestamp) -> bool {
-        self.directory.read().values().any(|block| block.expires <= now)
+        self.directory.read().values().any(|block| block.is_due(now))
     }
 
-    /// What has expired by `now`: blocks in order of expiry, at most `max`, and rows of `forgotten`.
+    /// What can go by `now`: blocks in the order in which they were due, at most `max`, and rows of `forgotten`.
     fn due(&self, now: Timestamp, max: usize) -> Due {
-        let mut blocks: Vec<(Timestamp, u64, u32)> = self
-            .directory
-            .read()
-            .iter()
-            .filter(|(_, block)| block.expires <= now)
-            .map(|(number, block)| (block.expires, *number, block.entries))
-            .collect();
-        blocks.sort_unstable();
+        let directory = self.directory.read();
+        let due = directory.iter().filter(|(_, block)| block.is_due(now));
+        let mut blocks: Vec<(u64, BlockInfo)> = due.map(|(number, block)| (*number, *block)).collect();
+        drop(directory);
+        blocks.sort_unstable_by_key(|(number, block)| (block.due, *number));
         blocks.truncate(max);
-        let keys = blocks.iter().map(|(_, _, entries)| u64::from(*entries)).sum();
-        let blocks = blocks.into_iter().map(|(expires, number, _)| (expires, number)).collect();
         let forgotten = self
             .forgotten
             .lock()
             .iter()
-            .filter(|(_, until)| **until <= now)
+            .filter(|(_, forgotten)| forgotten.until <= now)
             .map(|(digest, _)| *digest)
             .collect();
-        Due { blocks, keys, forgotten }
+        Due { blocks, forgotten }
     }
 
-    /// Takes expired blocks out of the directory; gives what it said of them.
+    /// Takes blocks out of the directory; gives what it said of them.
     fn leave_out(&self, due: &Due) -> Vec<(u64, BlockInfo)> {
         let mut directory = self.directory.write();
         due.blocks
             .iter()
-            .filter_map(|(_, number)| directory.remove(number).map(|block| (*number, block)))
+            .filter_map(|(number, _)| directory.remove(number).map(|block| (*number, block)))
             .collect()
+    }
+
+    /// Until when the rows of what a batch forgets are needed: no shorter than those that they replace.
+    fn forgotten_until(&self, batch: &Batch) -> Vec<(Digest, Timestamp)> {
+        let rows = self.forgotten.lock();
+        let earlier = |digest| rows.get(digest).map(|row| row.until).unwrap_or_default();
+        batch.forgotten.iter().map(|(digest, until)| (*digest, (*until).max(earlier(digest)))).collect()
     }
 
     fn write_claims(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<u64, Trouble> {
@@ -441,8 +481,9 @@ impl Store {
         for digest in &due.forgotten {
             table.remove(digest.as_u128())?;
         }
-        // The limit lies below this batch's blocks: a key forgotten and completed again within one batch stays.
-        for (digest, until) in &batch.forgotten {
+        // The limit lies below this batch's blocks: a key forgotten and completed again within one batch stays. Tombstones that move
+        // now lie above it too, but none of a key that this batch forgets: `carry` leaves those out.
+        for (digest, until) in &self.forgotten_until(batch) {
             let mut row = Vec::new();
             codec::encode_into(&(limit, until.as_millis()), &mut row);
             let sealed = self.sealer.seal(FORGOTTEN.name(), &halves(*digest), &row);
@@ -459,23 +500,22 @@ impl Store {
         Ok(())
     }
 
-    fn committed(&self, blocks: &[block::Block], batch: &Batch, due: &Due) {
+    fn committed(&self, blocks: &[block::Block], batch: &Batch, due: &Due, limit: u64) {
         let mut directory = self.directory.write();
         for block in blocks {
-            let short = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            let (len, entries) = (short(block.bytes.len()), short(block.records.len()));
-            directory.insert(block.number, BlockInfo { expires: block.expires, len, entries });
+            directory.insert(block.number, BlockInfo::new(block.due, block.contents()));
         }
         drop(directory);
         // After the directory, so that whoever sees a place finds its block.
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
             record.set_place(*place);
         }
+        let rows = self.forgotten_until(batch);
         let mut forgotten = self.forgotten.lock();
         for digest in &due.forgotten {
             forgotten.remove(digest);
         }
-        forgotten.extend(batch.forgotten.iter().copied());
+        forgotten.extend(rows.into_iter().map(|(digest, until)| (digest, Forgotten { limit, until })));
     }
 
     /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk, which loses
@@ -592,29 +632,34 @@ impl Store {
 
 /// What one transaction can drop.
 struct Due {
-    blocks: Vec<(Timestamp, u64)>,
-    /// Records in the blocks.
-    keys: u64,
+    blocks: Vec<(u64, BlockInfo)>,
     forgotten: Vec<Digest>,
+}
+
+impl Due {
+    /// Records in the blocks.
+    fn keys(&self) -> u64 {
+        self.blocks.iter().map(|(_, block)| u64::from(block.entries)).sum()
+    }
 }
 
 fn write_blocks(transaction: &WriteTransaction, blocks: &[block::Block]) -> Result<(), Trouble> {
     let mut bodies = transaction.open_table(BLOCKS)?;
     let mut index = transaction.open_table(INDEX)?;
     for block in blocks {
-        let key = (block.expires.as_millis(), block.number);
+        let key = (block.due.as_millis(), block.number);
         bodies.insert(key, block.bytes.as_slice())?;
         index.insert(key, block.index.as_slice())?;
     }
     Ok(())
 }
 
-fn drop_blocks(transaction: &WriteTransaction, due: &[(Timestamp, u64)]) -> Result<(), Trouble> {
+fn drop_blocks(transaction: &WriteTransaction, due: &[(u64, BlockInfo)]) -> Result<(), Trouble> {
     let mut bodies = transaction.open_table(BLOCKS)?;
     let mut index = transaction.open_table(INDEX)?;
-    for (expires, number) in due {
-        bodies.remove((expires.as_millis(), *number))?;
-        index.remove((expires.as_millis(), *number))?;
+    for (number, block) in due {
+        bodies.remove((block.due.as_millis(), *number))?;
+        index.remove((block.due.as_millis(), *number))?;
     }
     Ok(())
 }
@@ -691,8 +736,8 @@ fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {
     }
 }
 
-fn block_place(expires: Timestamp, place: Place) -> String {
-    format!("table `blocks`, row ({}, {}), offset {}", expires.as_millis(), place.block(), place.offset())
+fn block_place(due: Timestamp, place: Place) -> String {
+    format!("table `blocks`, row ({}, {}), offset {}", due.as_millis(), place.block(), place.offset())
 }
 
 fn halves(digest: Digest) -> [u64; 2] {

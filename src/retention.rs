@@ -1,0 +1,116 @@
+//! How long a record is kept.
+
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::clock::millis;
+use crate::error::OptionError;
+use crate::state::Lifetime;
+
+/// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
+const RETENTION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+const TTL_MIN: Duration = Duration::from_millis(1);
+
+/// How long a record is replayed, and how long its key is remembered; both count from its completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Retention {
+    ttl: Duration,
+    /// Not shorter than `ttl`; where it is longer, a tombstone stays for the rest.
+    remembered: Duration,
+}
+
+impl Retention {
+    /// For attempts of which only the log's last word counts.
+    pub(crate) const NONE: Self = Self { ttl: Duration::ZERO, remembered: Duration::ZERO };
+
+    /// Without `tombstone_ttl` a key is remembered as long as its record is replayed.
+    ///
+    /// # Errors
+    ///
+    /// Where one of the two is out of its range; the error names it.
+    pub(crate) fn new(ttl: Duration, tombstone_ttl: Option<Duration>) -> Result<Self, OptionError> {
+        let remembered = tombstone_ttl.unwrap_or(ttl);
+        for (name, value, min) in [("ttl", ttl, TTL_MIN), ("tombstone_ttl", remembered, ttl)] {
+            OptionError::unless_within(name, value, min, RETENTION_MAX)?;
+        }
+        Ok(Self { ttl, remembered })
+    }
+
+    /// This one with parts of it replaced. A longer `ttl` takes a tombstone's time along where that is not given; where there is
+    /// no tombstone, there still is none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub(crate) fn with(
+        self,
+        ttl: Option<Duration>,
+        tombstone_ttl: Option<Duration>,
+    ) -> Result<Self, OptionError> {
+        if ttl.is_none() && tombstone_ttl.is_none() {
+            return Ok(self);
+        }
+        let ttl = ttl.unwrap_or(self.ttl);
+        let kept = (self.remembered > self.ttl).then(|| self.remembered.max(ttl));
+        Self::new(ttl, tombstone_ttl.or(kept))
+    }
+
+    /// As a row from disk has it. It was in range when it was written, under options that may have changed since.
+    pub(crate) fn from_millis(ttl_ms: u64, remembered_ms: u64) -> Self {
+        let remembered = Duration::from_millis(remembered_ms.max(ttl_ms));
+        Self { ttl: Duration::from_millis(ttl_ms), remembered }
+    }
+
+    pub(crate) fn ttl(self) -> Duration {
+        self.ttl
+    }
+
+    pub(crate) fn ttl_ms(self) -> u64 {
+        millis(self.ttl)
+    }
+
+    pub(crate) fn remembered_ms(self) -> u64 {
+        millis(self.remembered)
+    }
+
+    /// Of a record that was completed at `completed`.
+    pub(crate) fn lifetime(self, completed: Timestamp) -> Lifetime {
+        Lifetime {
+            expires: completed.saturating_add(self.ttl),
+            remembered_until: completed.saturating_add(self.remembered),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_tombstone_that_ends_before_its_record_is_refused_by_name_with_the_range() {
+        let error = Retention::new(seconds(10), Some(seconds(9))).unwrap_err();
+        assert_eq!(error.name(), "tombstone_ttl");
+        assert!(error.to_string().contains("allowed is 10s to"), "{error}");
+        assert_eq!(Retention::new(Duration::ZERO, None).unwrap_err().name(), "ttl");
+        assert_eq!(Retention::new(Duration::MAX, None).unwrap_err().name(), "ttl");
+        assert_eq!(Retention::new(seconds(1), Some(Duration::MAX)).unwrap_err().name(), "tombstone_ttl");
+    }
+
+    #[test]
+    fn replacing_a_part_keeps_the_other_or_keeps_it_away() {
+        let plain = Retention::new(seconds(10), None).unwrap();
+        let marked = Retention::new(seconds(10), Some(seconds(30))).unwrap();
+        let new = |ttl, remembered| Retention::new(seconds(ttl), Some(seconds(remembered)));
+        assert_eq!(plain.with(None, None), Ok(plain));
+        assert_eq!(plain.with(Some(seconds(5)), None), new(5, 5));
+        assert_eq!(marked.with(Some(seconds(5)), None), new(5, 30));
+        assert_eq!(marked.with(Some(seconds(40)), None), new(40, 40));
+        assert_eq!(plain.with(None, Some(seconds(20))), new(10, 20));
+        assert_eq!(marked.with(None, Some(seconds(10))), new(10, 10));
+        assert!(marked.with(Some(seconds(20)), Some(seconds(19))).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! Carrying over: what is still to be remembered of blocks that go moves on, without its bodies.
+//!
+//! A checkpoint drops a block when the last of its bodies has expired, and writes tombstones of the keys that are to be remembered
+//! for longer into new blocks, in the same transaction. So a crash finds the old block or the new one, never neither.
+//!
+//! Readers may hold the old place meanwhile. Before the block leaves the directory every key that the index knows to lie there has
+//! its tombstone in memory (`lift`), so whoever finds the block gone looks at the index again and finds that. A place that the
+//! index still names after its block is gone therefore belongs to a key that is no longer remembered.
+
+use std::collections::HashSet;
+
+use redb::{Database, ReadableDatabase};
+
+use super::block::{self, read_record};
+use super::trouble::{Trouble, guarded};
+use super::{BLOCKS, Batch, BlockInfo, Due, INDEX, Store, StoreError};
+use crate::Timestamp;
+use crate::codec::BadBytes;
+use crate::key::Digest;
+use crate::record::{Place, Record};
+
+/// Tombstones on their way to new blocks.
+#[derive(Debug, Default)]
+pub(super) struct Carried(Vec<Moving>);
+
+#[derive(Debug)]
+struct Moving {
+    from: Place,
+    tombstone: Record,
+}
+
+impl Carried {
+    pub(super) fn tombstones(&self) -> Vec<Record> {
+        self.0.iter().map(|moving| moving.tombstone.clone()).collect()
+    }
+
+    /// The blocks stay after all: what was lifted lies where its record lies.
+    pub(super) fn put_back(&self) {
+        for moving in &self.0 {
+            moving.tombstone.set_place(moving.from);
+        }
+    }
+}
+
+impl Store {
+    /// Takes what is still to be remembered out of the blocks that are due. A block that can't go now is taken out of `due`.
+    ///
+    /// Blocks with nothing to remember are not read.
+    pub(super) fn carry(
+        &self,
+        database: &Database,
+        due: &mut Due,
+        batch: &Batch,
+        now: Timestamp,
+        lift: &impl Fn(Place, &Record) -> bool,
+    ) -> Result<Carried, StoreError> {
+        let forgotten_now: HashSet<Digest> = batch.forgotten.iter().map(|(digest, _)| *digest).collect();
+        let mut carried = Carried::default();
+        let mut go = Vec::with_capacity(due.blocks.len());
+        for (number, info) in std::mem::take(&mut due.blocks) {
+            if info.remembered_until <= now {
+                go.push((number, info));
+                continue;
+            }
+            // What is forgotten must not move: its row hides blocks by their numbers, and the new one is higher.
+            let is_forgotten = |digest| forgotten_now.contains(&digest) || self.hides(digest, number);
+            let found =
+                self.remembered(database, number, info, |digest, until| until > now && !is_forgotten(digest));
+            let found = found.map_err(|trouble| {
+                carried.put_back();
+                self.failed(trouble)
+            })?;
+            match found {
+                Ok(moving) if moving.iter().all(|it| lift(it.from, &it.tombstone)) => {
+                    carried.0.extend(moving);
+                    go.push((number, info));
+                }
+                // One of its keys is being forgotten at this moment. The block goes next time.
+                Ok(moving) => Carried(moving).put_back(),
+                // Its keys are answered with the damage for as long as they would have been remembered.
+                Err(_damaged) => self.keep_unreadable(number),
+            }
+        }
+        due.blocks = go;
+        Ok(carried)
+    }
+
+    /// Whether a row of `forgotten` says that this block does not count for this key.
+    fn hides(&self, digest: Digest, block: u64) -> bool {
+        self.forgotten.lock().get(&digest).is_some_and(|row| block < row.limit)
+    }
+
+    fn keep_unreadable(&self, number: u64) {
+        if let Some(block) = self.directory.write().get_mut(&number) {
+            block.unreadable = true;
+        }
+    }
+
+    /// Tombstones of those entries of a block that are to be remembered.
+    fn remembered(
+        &self,
+        database: &Database,
+        number: u64,
+        info: BlockInfo,
+        is_remembered: impl Fn(Digest, Timestamp) -> bool,
+    ) -> Result<Result<Vec<Moving>, BadBytes>, Trouble> {
+        guarded(|| {
+            let transaction = database.begin_read()?;
+            let (blocks, index) = (transaction.open_table(BLOCKS)?, transaction.open_table(INDEX)?);
+            let key = (info.due.as_millis(), number);
+            let (Some(block), Some(index)) = (blocks.get(key)?, index.get(key)?) else {
+                return Ok(Err(BadBytes("the block is missing".to_owned())));
+            };
+            let mut places = Vec::new();
+            let listed =
+                block::read_index((info.due, number), index.value(), &self.sealer, |digest, until, place| {
+                    if is_remembered(digest, until) {
+                        places.push((digest, place));
+                    }
+                });
+            let read = |(digest, from)| {
+                let record = read_record(block.value(), from, digest, &self.sealer)?;
+                Ok(Moving { from, tombstone: record.without_body() })
+            };
+            Ok(listed.and_then(|_| places.into_iter().map(read).collect()))
+        })
+    }
+}
