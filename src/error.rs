@@ -635,6 +635,8 @@ pub enum ClaimError {
     Superseded(Box<Status>),
     /// The claim's scope has no leases, and a claim without one would be lost with its token.
     NoLease,
+    /// The call was made inside another call of [`Claim::complete_in`], which it would wait for.
+    InsideTransaction,
     /// The batch has too many claims; none of them was ended.
     BatchTooLong {
         /// Claims in it.
@@ -682,6 +684,9 @@ impl fmt::Display for ClaimError {
             Self::NoLease => f.write_str(
                 "the claim has no lease, so it can't be handed over as a token; declare a policy with a lease for its scope",
             ),
+            Self::InsideTransaction => f.write_str(
+                "a transaction can't be started inside another; complete the claims one after the other",
+            ),
             Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
             Self::Commit(error) => error.fmt(f),
         }
@@ -692,9 +697,11 @@ impl Error for ClaimError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Option(error) => Some(error),
-            Self::BodyTooLarge { .. } | Self::Superseded(_) | Self::NoLease | Self::BatchTooLong { .. } => {
-                None
-            }
+            Self::BodyTooLarge { .. }
+            | Self::Superseded(_)
+            | Self::NoLease
+            | Self::InsideTransaction
+            | Self::BatchTooLong { .. } => None,
             Self::Commit(error) => Some(error),
         }
     }
@@ -740,6 +747,46 @@ impl fmt::Display for EndError {
 impl Error for EndError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.reason)
+    }
+}
+
+/// Why a claim was not completed in a transaction. Nothing was written, but after a failed commit: what became of that, the next
+/// opening decides.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CompleteInError<E> {
+    /// The work gave this error. The claim is still good.
+    Work {
+        /// What it gave.
+        error: E,
+        /// The claim.
+        claim: Box<Claim>,
+    },
+    /// The claim could not be completed.
+    End(EndError),
+}
+
+impl<E: fmt::Display> fmt::Display for CompleteInError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Work { error, .. } => write!(f, "nothing was written, because of this: {error}"),
+            Self::End(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> Error for CompleteInError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Work { .. } => None,
+            Self::End(error) => Some(error),
+        }
+    }
+}
+
+impl<E> From<EndError> for CompleteInError<E> {
+    fn from(error: EndError) -> Self {
+        Self::End(error)
     }
 }
 

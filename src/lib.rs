@@ -71,15 +71,18 @@ pub use engine::{
     Pending, Scope, Stats, Status, Verify, Waited,
 };
 pub use error::{
-    BeginError, Busy, ClaimError, CommitError, Damage, DeclareError, EndError, Failure, ForgetError,
-    IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
+    BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError, Failure,
+    ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use observer::Observer;
 pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};
+/// The store behind the file, for tables of your own in it: see [`Claim::complete_in`].
+pub use redb;
 pub use state::Fence;
 pub use step_key::StepKey;
+pub use store::{ReadTables, TableError, Tables};
 pub use tombstone::Tombstone;
 
 /// Tools for deterministic tests: a simulated disk, a manual clock, hand-stepped workers, and the state machine itself.

@@ -96,6 +96,7 @@ impl Engine {
     ///
     /// Each result is as for [`Claim::complete`]. A batch of more than 16,384 claims is refused whole, and
     /// each result gives its claim back.
+    #[must_use = "each claim has a result of its own"]
     pub fn complete_many<B: AsRef<[u8]>>(&self, claims: Vec<(Claim, B)>) -> Vec<Result<Record, EndError>> {
         let handed = hand_over_all(Caller::Thread, claims);
         // The first that waits leads for all.

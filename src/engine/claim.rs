@@ -52,7 +52,7 @@ pub struct Claim {
 }
 
 #[derive(Debug)]
-struct Live {
+pub(super) struct Live {
     permit: Permit,
     terms: Terms,
 }
@@ -607,8 +607,7 @@ impl Claim {
     /// Hands the outcome over, if that needs no waiting.
     pub(super) fn start_completing(mut self, caller: Caller, result: Given<'_>) -> Completing {
         let body_len = result.kept().len();
-        let checked = result.completion.retention(self.attempt.retention).map_err(ClaimError::Option);
-        if let Err(refused) = checked.and_then(|_| self.check_body(body_len)) {
+        if let Err(refused) = self.check(result) {
             return Completing::Refused(EndError::new(refused, Some(self)));
         }
         let needed = self.room_for(body_len);
@@ -626,6 +625,28 @@ impl Claim {
             Err(Refusal::Superseded(handle, attempt)) => Completing::Superseded(handle, attempt),
             Err(Refusal::Other(error)) => Completing::Refused(error),
         }
+    }
+
+    /// Whether a result may be stored.
+    pub(super) fn check(&self, result: Given<'_>) -> Result<(), ClaimError> {
+        result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
+        self.check_body(result.kept().len())
+    }
+
+    /// Marks the claim as ending, so that nobody else can end it.
+    pub(super) fn start_ending(mut self) -> Result<(Live, Arc<Attempt>), Refusal> {
+        let live = self.take_live();
+        let attempt = Arc::clone(&self.attempt);
+        let handle = Arc::clone(&live.permit.handle);
+        if take_for_ending(handle.core(), &attempt) {
+            Ok((live, attempt))
+        } else {
+            Err(Refusal::Superseded(handle, attempt))
+        }
+    }
+
+    pub(super) fn of_parts(live: Live, attempt: Arc<Attempt>) -> Self {
+        Self { live: Some(live), attempt }
     }
 
     /// Bytes of log that a completion with a body of so many bytes takes.
@@ -765,14 +786,14 @@ impl Completing {
 }
 
 /// Why the end of a claim was not handed over.
-enum Refusal {
+pub(super) enum Refusal {
     /// The claim is not the current one.
     Superseded(Arc<Handle>, Arc<Attempt>),
     Other(EndError),
 }
 
 impl Refusal {
-    async fn explained(self, caller: Caller) -> EndError {
+    pub(super) async fn explained(self, caller: Caller) -> EndError {
         match self {
             Self::Superseded(handle, attempt) => {
                 EndError::new(handle.core().superseded(caller, &attempt).await, None)

@@ -8,12 +8,13 @@ use crate::Timestamp;
 use crate::attempt::Ended;
 use crate::caller::Caller;
 use crate::clock::Deadline;
-use crate::error::Failure;
+use crate::error::{Busy, CommitError, Failure};
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::nudge::Nudges;
+use crate::record::Record;
 use crate::state::Phase;
-use crate::store::{Batch, Meta, StoreError};
+use crate::store::{Batch, Begun, Meta, StoreError};
 use crate::sync::Ordering;
 use crate::wal::frame::entry_bytes_max;
 
@@ -57,6 +58,9 @@ impl Core {
 
     /// Does what is due.
     pub(super) fn step(&self) -> Stepped {
+        if self.is_inside() {
+            return Stepped::default();
+        }
         let mut rota = self.rota.lock();
         if self.is_closed() {
             return Stepped::default();
@@ -98,6 +102,9 @@ impl Core {
 
     /// Makes room in the log, whether it is time or not.
     pub(super) fn make_room(&self) {
+        if self.is_inside() {
+            return;
+        }
         let mut rota = self.rota.lock();
         if self.is_closed() {
             return;
@@ -116,6 +123,10 @@ impl Core {
 
     /// Checkpoints now, whatever is due.
     pub(super) fn checkpoint_on_request(&self) -> Result<(), Failure> {
+        if self.is_inside() {
+            // The transaction that this thread is in is a checkpoint.
+            return Ok(());
+        }
         let mut rota = self.rota.lock();
         rota.retry_at = Timestamp::default();
         // A closed engine was checkpointed as it closed.
@@ -132,52 +143,81 @@ impl Core {
 
     /// Moves what the log holds to the store and frees its segments; drops expired blocks on the way.
     fn checkpoint(&self, rota: &mut Rota) -> bool {
-        if self.halted.get().is_some() {
-            return false;
-        }
-        let was_full = self.full.lock().store.is_some();
         let now = self.clock.now();
-        if was_full && now < rota.retry_at {
+        let was_full = self.full.lock().store.is_some();
+        if self.halted.get().is_some() || was_full && now < rota.retry_at {
             return false;
         }
         rota.retry_at = now.saturating_add(Duration::from_millis(100));
-        // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
-        let unwinding = HaltOnUnwind(self);
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
-        let tail = self.publisher.take_tail();
-        let seq = tail.seq;
-        let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
-        let applied = ready.and_then(|()| {
-            self.store.apply(
-                &tail.batch(RECLAIM_MAX),
-                now,
-                |meta| {
-                    meta.checkpointed_seq = seq;
-                    meta.fence_next = limit;
-                    self.stamp(meta);
-                },
-                |from, tombstone| self.index.lift(from, tombstone),
-            )
-        });
-        std::mem::forget(unwinding);
-        match applied {
-            Ok(applied) => {
-                self.full.lock().store = None;
-                self.fence_limit.store(limit, Ordering::Release);
-                self.room.recycle(seq);
-                self.index.evict();
-                Counters::add(&self.counters.checkpoints, 1);
-                Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
-                applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
-                true
-            }
+        match ready.and_then(|()| self.apply_tail(None)) {
+            Ok(()) => true,
             Err(error) => {
-                self.publisher.put_tail_back(tail);
                 self.checkpoint_failed(error);
                 false
             }
         }
+    }
+
+    /// Sees to it that the store takes a transaction; for whoever has the rota.
+    pub(super) fn make_store_ready(&self, rota: &mut Rota) -> Result<(), CommitError> {
+        if self.is_closed() {
+            return Err(CommitError::Closed);
+        }
+        if let Some(failure) = self.commit.failure().or(self.halted.get()) {
+            return Err(CommitError::Failed(failure.clone()));
+        }
+        if self.full.lock().store.is_some() {
+            rota.retry_at = self.clock.now().saturating_add(Duration::from_millis(100));
+            self.store.reopen().map_err(|error| self.store_refused(error))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the store refused a transaction; gives what to tell whoever wanted it.
+    pub(super) fn store_refused(&self, error: StoreError) -> CommitError {
+        self.checkpoint_failed(error.clone());
+        match error {
+            StoreError::Full(failure) => CommitError::Busy(Busy::DiskFull(failure)),
+            StoreError::Failed(failure) => CommitError::Failed(failure),
+        }
+    }
+
+    /// Moves what the log holds to the store, in the transaction of whoever completes a claim with it, if there is one.
+    pub(super) fn apply_tail(&self, completes: Option<(Begun, &Record)>) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
+        let unwinding = HaltOnUnwind(self);
+        let tail = self.publisher.take_tail();
+        let seq = tail.seq;
+        let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
+        let mut batch = tail.batch(RECLAIM_MAX);
+        let begun = completes.map(|(begun, record)| {
+            batch.complete(record.clone());
+            begun
+        });
+        let applied = self.store.apply(
+            begun,
+            &batch,
+            now,
+            |meta| {
+                meta.checkpointed_seq = seq;
+                meta.fence_next = limit;
+                self.stamp(meta);
+            },
+            |from, tombstone| self.index.lift(from, tombstone),
+        );
+        std::mem::forget(unwinding);
+        let applied = applied.inspect_err(|_| self.publisher.put_tail_back(tail))?;
+        self.full.lock().store = None;
+        self.fence_limit.store(limit, Ordering::Release);
+        self.room.recycle(seq);
+        self.index.evict();
+        Counters::add(&self.counters.checkpoints, 1);
+        Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
+        applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
+        Ok(())
     }
 
     fn checkpoint_failed(&self, error: StoreError) {
@@ -252,7 +292,7 @@ impl Core {
         // The last commit has to be one of ours: what compaction commits would have to be repaired after a kill.
         let compacted = self.store.compact().and_then(|()| {
             self.store
-                .apply(&Batch::default(), self.clock.now(), |meta| self.stamp(meta), |_, _| true)
+                .apply(None, &Batch::default(), self.clock.now(), |meta| self.stamp(meta), |_, _| true)
                 .map(|_| ())
         });
         rota.compacted_bytes = self.store.file_bytes();
@@ -345,6 +385,7 @@ impl Core {
         let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
             self.store.apply(
+                None,
                 &tail.batch(RECLAIM_MAX),
                 self.clock.now(),
                 |meta| {

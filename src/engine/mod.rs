@@ -13,7 +13,7 @@ use crate::error::{
 use crate::nudge::{Nudge, Nudges};
 use crate::policy::Policy;
 use crate::record::Record;
-use crate::sync::{Arc, JoinHandle, Mutex, is_ours, spawn};
+use crate::sync::{Arc, JoinHandle, Mutex, Ordering, is_ours, spawn};
 use crate::tombstone::Tombstone;
 
 mod batch;
@@ -36,6 +36,7 @@ mod reads;
 mod scope;
 mod stats;
 mod token;
+mod transaction;
 mod waiting;
 
 use self::core::Core;
@@ -99,7 +100,21 @@ impl Handle {
 
     /// Stops the threads and closes the file; the second call finds nothing left to do.
     fn close(&self) -> Result<usize, Failure> {
+        if self.core.is_inside() {
+            // The transaction that this thread is in has to end first.
+            let left = self.core.in_flight.load(Ordering::Relaxed);
+            self.close_elsewhere();
+            return Ok(left);
+        }
         close(&self.core, std::mem::take(&mut *self.threads.lock()))
+    }
+}
+
+impl Handle {
+    /// Closes the file on a thread that may wait for all others.
+    fn close_elsewhere(&self) {
+        let (core, threads) = (Arc::clone(&self.core), std::mem::take(&mut *self.threads.lock()));
+        drop(spawn("idemkv-close", move || drop(close(&core, threads))));
     }
 }
 
@@ -121,8 +136,7 @@ impl Drop for Handle {
         // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is lost.
         if is_ours() {
             // The last handle went with a task that one of the engine's threads woke or dropped. That thread can't wait for itself.
-            let (core, threads) = (Arc::clone(&self.core), std::mem::take(&mut *self.threads.lock()));
-            drop(spawn("idemkv-close", move || drop(close(&core, threads))));
+            self.close_elsewhere();
         } else {
             drop(self.close());
         }
@@ -166,14 +180,14 @@ impl Engine {
 
     fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
         let workers = options.workers;
-        let ((worker, at_work), (leader, at_lead), (reader, at_read)) =
+        let ((worker, at_work), (leader, at_lead), (reader, at_books)) =
             (Nudge::pair(), Nudge::pair(), Nudge::pair());
         let core = Arc::new(Core::open(path, options, Bells { worker, leader, reader })?);
         let handle = if workers {
             let bodies: [(&str, Body, Nudges); 3] = [
                 ("idemkv-worker", maintain::work, at_work),
                 ("idemkv-commit", maintain::lead, at_lead),
-                ("idemkv-reads", maintain::read, at_read),
+                ("idemkv-reads", maintain::read, at_books),
             ];
             Handle::start(core, bodies)
                 .map_err(|error| IoFailure::new(path, "starting the threads for", error))?

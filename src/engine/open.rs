@@ -172,7 +172,7 @@ impl Core {
         kept.as_ref().map(|(log, _)| log.sync()).transpose()?;
         let log_segments = kept.as_ref().map(|(_, segments)| *segments);
         let lift = |from, tombstone: &Record| index.lift(from, tombstone);
-        let applied = store.apply(&tail.batch(0), clock.now(), |meta| stamp(meta, log_segments), lift);
+        let applied = store.apply(None, &tail.batch(0), clock.now(), |meta| stamp(meta, log_segments), lift);
         applied.map_err(to_open_error)?.bodiless.iter().for_each(|record| index.drop_cached(record));
         if let Some((log, _)) = kept {
             return Ok((log, salt));
@@ -180,7 +180,9 @@ impl Core {
         let log = Log::create(&*options.disk, &wal::path_of(path), id, options.log_segment_bytes)?;
         let segments = Some(log.segments()?);
         let nothing = Batch::default();
-        store.apply(&nothing, clock.now(), |meta| stamp(meta, segments), lift).map_err(to_open_error)?;
+        store
+            .apply(None, &nothing, clock.now(), |meta| stamp(meta, segments), lift)
+            .map_err(to_open_error)?;
         Ok((log, salt))
     }
 }

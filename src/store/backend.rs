@@ -3,19 +3,46 @@
 use std::io;
 
 use crate::disk::DiskFile;
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+
+/// What went wrong on the way to the file, whether or not redb, or whoever uses it, said so.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    sync_failed: AtomicBool,
+    /// A write that failed: redb takes no more of them until it is opened again. Leaf lock.
+    write_failed: Mutex<Option<io::ErrorKind>>,
+}
+
+impl Faults {
+    pub(super) fn sync_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn write_failed(&self) -> Option<io::ErrorKind> {
+        *self.write_failed.lock()
+    }
+
+    /// The file was opened again.
+    pub(super) fn forget_write(&self) {
+        *self.write_failed.lock() = None;
+    }
+
+    fn note(&self, error: &io::Error) {
+        *self.write_failed.lock() = Some(error.kind());
+    }
+}
 
 /// Hands redb's reads and writes to a [`DiskFile`]. The file's lock is held by the handle itself, so redb's own
 /// lock methods stay at their default.
 #[derive(Debug)]
 pub(super) struct Backend {
     file: Arc<dyn DiskFile>,
-    sync_failed: Arc<AtomicBool>,
+    faults: Arc<Faults>,
 }
 
 impl Backend {
-    pub(super) fn new(file: &Arc<dyn DiskFile>, sync_failed: &Arc<AtomicBool>) -> Self {
-        Self { file: Arc::clone(file), sync_failed: Arc::clone(sync_failed) }
+    pub(super) fn new(file: &Arc<dyn DiskFile>, faults: &Arc<Faults>) -> Self {
+        Self { file: Arc::clone(file), faults: Arc::clone(faults) }
     }
 }
 
@@ -29,14 +56,14 @@ impl redb::StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        self.file.set_len(len).inspect_err(|error| self.faults.note(error))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+        self.file.sync().inspect_err(|_| self.faults.sync_failed.store(true, Ordering::Release))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, data)
+        self.file.write_at(offset, data).inspect_err(|error| self.faults.note(error))
     }
 }

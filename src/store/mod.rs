@@ -21,16 +21,18 @@ use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::{Place, Record};
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
+use crate::sync::{Arc, Condvar, Mutex, RwLock};
 
 mod backend;
 mod block;
 mod carry;
 mod meta;
+mod tables;
 mod trouble;
 
-use backend::Backend;
+use backend::{Backend, Faults};
 pub(crate) use meta::Meta;
+pub use tables::{ReadTables, TableError, Tables};
 use trouble::{Trouble, guarded};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("idemkv.meta");
@@ -58,6 +60,17 @@ pub(crate) struct Batch {
     pub(crate) scopes: Vec<(Box<[u8]>, Vec<u8>)>,
     /// Blocks that are due to drop at most.
     pub(crate) reclaim_max: usize,
+}
+
+impl Batch {
+    /// Adds a record that no log knows of, in place of whatever was to be written of its key.
+    pub(crate) fn complete(&mut self, record: Record) {
+        let digest = record.digest();
+        self.records.retain(|other| other.digest() != digest);
+        self.claims.retain(|(open, _)| *open != digest);
+        self.ended.push(digest);
+        self.records.push(record);
+    }
 }
 
 /// Why a checkpoint failed.
@@ -113,6 +126,16 @@ enum Access {
     Closed,
 }
 
+/// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
+#[must_use = "it keeps everybody else from writing"]
+pub(crate) struct Begun(WriteTransaction);
+
+impl Begun {
+    pub(crate) fn tables(&self) -> Tables<'_> {
+        Tables(&self.0)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
@@ -123,8 +146,7 @@ pub(crate) struct Store {
     /// The database is back.
     returned: Condvar,
     sealer: Sealer,
-    /// A sync of the file failed.
-    sync_failed: Arc<AtomicBool>,
+    faults: Arc<Faults>,
     /// Every block there is, by number.
     directory: RwLock<HashMap<u64, BlockInfo>>,
     /// Rows of the table `forgotten`. They come from operators, so they are few.
@@ -200,8 +222,8 @@ impl Store {
         check_magic(path, &*file)?;
         let verify = verify(file.len().map_err(|error| OpenError::from_io(path, "measuring", error))?);
         check_ours(path, &file, cache_bytes, verify)?;
-        let sync_failed = Arc::default();
-        let database = open_database(&file, &sync_failed, cache_bytes, false)
+        let faults = Arc::default();
+        let database = open_database(&file, &faults, cache_bytes, false)
             .map_err(|trouble| trouble.into_open_error(path))?;
         let meta = read_meta(path, &database)?;
         Ok(Self {
@@ -210,7 +232,7 @@ impl Store {
             cache_bytes,
             access: Mutex::new(Access::Open(Arc::new(database))),
             returned: Condvar::new(),
-            sync_failed,
+            faults,
             sealer: Sealer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
             forgotten: Mutex::default(),
@@ -369,11 +391,13 @@ impl Store {
     /// Writes a batch, drops blocks that are due and writes anew what is still to be remembered of them, in one durable
     /// transaction, and tells every record its place.
     ///
-    /// `change` sets what else is new in the meta row. `lift` is told, before a record's block goes, of the tombstone that takes
+    /// `begun` is a transaction that others have written in, to be committed with it. `change` sets what else is new in the meta
+    /// row. `lift` is told, before a record's block goes, of the tombstone that takes
     /// its place, so that whoever looks finds that in memory; it says whether the record may go now. Only one thread may be in
     /// here.
     pub(crate) fn apply(
         &self,
+        begun: Option<Begun>,
         batch: &Batch,
         now: Timestamp,
         change: impl FnOnce(&mut Meta),
@@ -395,7 +419,10 @@ impl Store {
         // First out of the directory, so that no reader looks for a block that is on its way out.
         let dropped = self.leave_out(&due);
         let written = guarded(|| {
-            let transaction = begin_durable(&database)?;
+            let transaction = match begun {
+                Some(Begun(transaction)) => transaction,
+                None => begin_durable(&database)?,
+            };
             write_blocks(&transaction, &blocks)?;
             drop_blocks(&transaction, &due.blocks)?;
             meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
@@ -417,6 +444,32 @@ impl Store {
         let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
         let bodiless = records.filter(|record| record.expires() <= now).collect();
         Ok(Applied { reclaimed: due.blocks.len(), bodiless })
+    }
+
+    /// Begins a transaction for others to write in.
+    pub(crate) fn begin(&self) -> Result<Begun, StoreError> {
+        let database =
+            self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))?;
+        guarded(|| begin_durable(&database)).map(Begun).map_err(|trouble| self.failed(trouble))
+    }
+
+    /// Undoes what others have written. An error of theirs that came from the disk concerns us too: redb takes no more writes
+    /// after it.
+    pub(crate) fn abort(&self, begun: Begun) -> Result<(), StoreError> {
+        let aborted = guarded(|| Ok(begun.0.abort()?));
+        match (self.faults.write_failed(), aborted) {
+            (Some(kind), _) => Err(self.failed(Trouble::from(redb::Error::Io(kind.into())))),
+            (None, Err(trouble)) => Err(self.failed(trouble)),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+
+    /// Lets others read, in a transaction of their own.
+    pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
+        let database = self.database()?;
+        let transaction =
+            guarded(|| Ok(database.begin_read()?)).map_err(|trouble| trouble.into_read_error(&self.path))?;
+        Ok(read(&ReadTables(&transaction)))
     }
 
     /// Whether a block's room can be had back by `now`.
@@ -527,15 +580,15 @@ impl Store {
     }
 
     fn open_again(&self) -> Result<(), StoreError> {
-        let opened =
-            open_database(&self.file, &self.sync_failed, self.cache_bytes, false).and_then(|database| {
-                // What did not fit must be gone, whole: block numbers are about to be given out again.
-                let meta = read_meta(&self.path, &database).map_err(Trouble::from_open_error)?;
-                if meta != self.meta() {
-                    return Err(Trouble::unexpected("a commit that ran out of room is there after all"));
-                }
-                Ok(database)
-            });
+        let opened = open_database(&self.file, &self.faults, self.cache_bytes, false).and_then(|database| {
+            // What did not fit must be gone, whole: block numbers are about to be given out again.
+            let meta = read_meta(&self.path, &database).map_err(Trouble::from_open_error)?;
+            if meta != self.meta() {
+                return Err(Trouble::unexpected("a commit that ran out of room is there after all"));
+            }
+            self.faults.forget_write();
+            Ok(database)
+        });
         // Without a database reads can only be refused.
         let (access, result) = match opened {
             Ok(database) => (Access::Open(Arc::new(database)), Ok(())),
@@ -622,7 +675,7 @@ impl Store {
         // A sync that ran out of room is a failed sync like any other: what it left behind is unknown.
         if let Failure::Io(failure) = &failure
             && failure.is_disk_full()
-            && !self.sync_failed.load(Ordering::Acquire)
+            && !self.faults.sync_failed()
         {
             return StoreError::Full(failure.clone());
         }
@@ -674,14 +727,14 @@ fn begin_durable(database: &Database) -> Result<WriteTransaction, Trouble> {
 
 fn open_database(
     file: &Arc<dyn DiskFile>,
-    sync_failed: &Arc<AtomicBool>,
+    faults: &Arc<Faults>,
     cache_bytes: usize,
     verify: bool,
 ) -> Result<Database, Trouble> {
     guarded(|| {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(cache_bytes).set_check_integrity_on_open(verify);
-        Ok(builder.create_with_backend(Backend::new(file, sync_failed))?)
+        Ok(builder.create_with_backend(Backend::new(file, faults))?)
     })
 }
 

@@ -1,0 +1,183 @@
+//! An effect and its completion in one transaction: the application's tables live in the same file.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use super::Engine;
+use super::claim::{Claim, Given};
+use super::core::Core;
+use crate::attempt::Ended;
+use crate::caller::{Caller, block};
+use crate::error::{ClaimError, CompleteInError, EndError, ReadError};
+use crate::index::Slot;
+use crate::record::{Outcome, Record};
+use crate::store::{ReadTables, StoreError, Tables};
+use crate::sync::Arc;
+
+thread_local! {
+    /// The engines in whose transactions this thread is.
+    static INSIDE: RefCell<Vec<*const Core>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks the thread as being inside a transaction, for as long as it lives.
+struct Inside;
+
+impl Inside {
+    fn enter(core: &Core) -> Self {
+        INSIDE.with_borrow_mut(|engines| engines.push(std::ptr::from_ref(core)));
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(Vec::pop);
+    }
+}
+
+impl Core {
+    /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the
+    /// background's work.
+    pub(super) fn is_inside(&self) -> bool {
+        INSIDE.with_borrow(|engines| engines.contains(&std::ptr::from_ref(self)))
+    }
+}
+
+impl Claim {
+    /// Completes the claim with the body that `work` returns, in one transaction with what `work` writes to the application's own
+    /// tables in the same file: both are durable when this returns, or neither ever is. So an effect that lives in the file happens exactly
+    /// once, whatever crashes when.
+    ///
+    /// `work` runs while nobody else can write to the file's tables, this crate's checkpoints included: keep it short. Other
+    /// begins and completions go on meanwhile, until the log is full. This is the way for effects, not for speed: it
+    /// costs a commit of the store, with two syncs and everything the log has collected, where [`complete`](Self::complete) costs one append and one
+    /// sync that many share.
+    ///
+    /// It blocks, and has no form for tasks: call it where your runtime lets you block.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns as an error comes back with the claim, and nothing is written. Otherwise as for [`complete`](Self::complete);
+    /// calls of this within `work` are refused. A checkpoint asked for within `work` is this one; closing waits until `work` is over.
+    ///
+    /// # Panics
+    ///
+    /// Where `work` panics: nothing is written, the claim is dropped, and the panic goes on.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, redb};
+    /// use redb::{ReadableTable, TableDefinition};
+    ///
+    /// const BALANCES: TableDefinition<&str, u64> = TableDefinition::new("balances");
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let Begin::Fresh(claim) = engine.begin("deposit-1", request)? else { panic!() };
+    /// claim.complete_in(|tables| {
+    ///     let mut balances = tables.open_table(BALANCES)?;
+    ///     let balance = balances.get("alice")?.map_or(0, |balance| balance.value()) + 10;
+    ///     balances.insert("alice", balance)?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(format!("balance={balance}"))
+    /// })?;
+    ///
+    /// let Begin::Done(record) = engine.begin("deposit-1", request)? else { panic!() };
+    /// assert_eq!(record.body(), b"balance=10");
+    /// let balance = engine.read_tables(|tables| {
+    ///     let balances = tables.open_table(BALANCES)?;
+    ///     let balance = balances.get("alice")?.map(|balance| balance.value());
+    ///     Ok::<_, Box<dyn std::error::Error>>(balance)
+    /// })??;
+    /// assert_eq!(balance, Some(10));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn complete_in<B: AsRef<[u8]>, E>(
+        self,
+        work: impl FnOnce(&Tables<'_>) -> Result<B, E>,
+    ) -> Result<Record, CompleteInError<E>> {
+        let handle = self.handle();
+        let core = handle.core();
+        if core.is_inside() {
+            return Err(self.refused(ClaimError::InsideTransaction));
+        }
+        // Nobody else writes to the store from here on.
+        let mut rota = core.rota.lock();
+        if let Err(error) = core.make_store_ready(&mut rota) {
+            return Err(self.refused(error.into()));
+        }
+        let begun = match core.store.begin() {
+            Ok(begun) => begun,
+            Err(error) => return Err(self.refused(core.store_refused(error).into())),
+        };
+        let inside = Inside::enter(core);
+        // redb can't abort while a panic goes through it.
+        let worked = catch_unwind(AssertUnwindSafe(|| work(&begun.tables())));
+        drop(inside);
+        let undo = |begun| {
+            if let Err(error) = core.store.abort(begun) {
+                core.store_refused(error);
+            }
+        };
+        let body = match worked {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => {
+                undo(begun);
+                return Err(CompleteInError::Work { error, claim: Box::new(self) });
+            }
+            Err(panic) => {
+                undo(begun);
+                drop(rota);
+                resume_unwind(panic);
+            }
+        };
+        let given = Given::new(Outcome::Success, body.as_ref());
+        if let Err(error) = self.check(given) {
+            undo(begun);
+            return Err(self.refused(error));
+        }
+        let (live, attempt) = match self.start_ending() {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                undo(begun);
+                drop(rota);
+                return Err(block(refusal.explained(Caller::Thread)).into());
+            }
+        };
+        let record = given.record(&attempt, core.clock.now());
+        match core.apply_tail(Some((begun, &record))) {
+            Ok(()) => {
+                core.publisher.complete(&attempt, &record);
+                core.leases.forget(&attempt);
+                Ok(record)
+            }
+            Err(StoreError::Full(failure)) => {
+                core.put_back(&attempt, Slot::InFlight(Arc::clone(&attempt)));
+                let claim = Self::of_parts(live, attempt);
+                Err(claim.refused(core.store_refused(StoreError::Full(failure)).into()))
+            }
+            Err(StoreError::Failed(failure)) => {
+                // Whether it is there, only the next opening can tell.
+                attempt.end(Ended::Failed(failure.clone()));
+                let reason = core.store_refused(StoreError::Failed(failure)).into();
+                Err(EndError::new(reason, None).into())
+            }
+        }
+    }
+
+    fn refused<E>(self, reason: ClaimError) -> CompleteInError<E> {
+        EndError::new(reason, Some(self)).into()
+    }
+}
+
+impl Engine {
+    /// Reads the application's own tables, as they are at this moment; see [`Claim::complete_in`].
+    ///
+    /// Keep it short: while it lasts the file can't be compacted or closed.
+    ///
+    /// # Errors
+    ///
+    /// When the engine is closed, or the file can't be read. What `read` returns is returned.
+    pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
+        self.handle.core().store.read_tables(read)
+    }
+}
