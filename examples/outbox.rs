@@ -9,6 +9,9 @@
 //! the worker at random moments, starts it again, and gives it all deposits again, as clients that retry do. In the end every deposit must have
 //! been booked once, its message must lie in the outbox once, and what was answered must be what was booked.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example says what it found")]
+#![allow(clippy::disallowed_methods, reason = "this program owns its clock")]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
@@ -123,7 +126,7 @@ fn kill_and_count(dir: &Path) -> Result<()> {
     for kill in 1..=KILLS {
         let mut worker = worker(dir)?;
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        sleep(LIFE_MAX.mul_f64((state >> 40) as f64 / (1_u64 << 24) as f64));
+        sleep(LIFE_MAX * u32::from(u16::try_from(state >> 48)?) / u32::from(u16::MAX));
         worker.kill()?;
         worker.wait()?;
         if kill % 5 == 0 {
@@ -177,8 +180,9 @@ fn count(dir: &Path, took: Duration) -> Result<()> {
         };
         again += u64::from(record.attempt() > 1);
         let messages = outbox.get(&deposit.key).map_or(&[][..], Vec::as_slice);
-        let answered = String::from_utf8_lossy(record.body()).into_owned();
-        wrong += u64::from(messages.len() != 1 || format!("message {}", messages[0]) != answered);
+        let answered =
+            matches!(messages, [number] if record.body() == format!("message {number}").as_bytes());
+        wrong += u64::from(!answered);
     }
     println!();
     println!("  deposits                     {DEPOSITS:>8}");
