@@ -111,6 +111,8 @@ pub(crate) struct Attempt {
     pub(crate) retention: Retention,
     /// How long the claim is good without being renewed.
     pub(crate) lease: Option<Duration>,
+    /// Whether, once it is interrupted, it stays so until somebody resolves it: its scope's policy lets no other attempt run by itself.
+    pub(crate) stays: bool,
     pub(crate) earlier: Option<AttemptInfo>,
     /// Scope, then key.
     names: Box<[u8]>,
@@ -147,6 +149,7 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) started: Timestamp,
     pub(crate) retention: Retention,
     pub(crate) lease: Option<Duration>,
+    pub(crate) stays: bool,
     pub(crate) earlier: Option<AttemptInfo>,
     pub(crate) checkpoint: Option<Checkpoint>,
 }
@@ -162,6 +165,7 @@ impl Attempt {
             started: parts.started,
             retention: parts.retention,
             lease: parts.lease,
+            stays: parts.stays,
             earlier: parts.earlier,
             names: [parts.scope, parts.key].concat().into(),
             scope_len: parts.scope.len(),
@@ -193,6 +197,7 @@ impl Attempt {
             started: Timestamp::from_millis(row.started_ms),
             retention: Retention::from_millis(row.ttl_ms, row.remembered_ms),
             lease: row.lease_ms.map(Duration::from_millis),
+            stays: row.stays,
             earlier,
             checkpoint: row.checkpoint.map(|bytes| Checkpoint::new(bytes, budget)),
         });
@@ -224,6 +229,7 @@ impl Attempt {
             interrupted_ms: self.interrupted().map(Timestamp::as_millis),
             returned: self.returned.load(Ordering::Acquire),
             lease_ms: self.lease.map(millis),
+            stays: self.stays,
             detached_until_ms: self.detached_until().map(Timestamp::as_millis),
             checkpoint: None,
         }
@@ -242,8 +248,11 @@ impl Attempt {
         Facts { fence: self.fence, attempt: self.number, fingerprint: &self.fingerprint }
     }
 
-    /// Until when this attempt, if it is interrupted, is remembered: one TTL after it was found dead.
+    /// Until when this attempt, if it is interrupted, is remembered: one TTL after it was found dead, or for ever.
     pub(crate) fn remembered_until(&self) -> Timestamp {
+        if self.stays {
+            return NO_END;
+        }
         let since = self.interrupted().unwrap_or(self.started);
         since.saturating_add(self.retention.ttl())
     }

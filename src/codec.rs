@@ -62,6 +62,8 @@ pub(crate) struct IntentRow<'a> {
     /// The claim was released and did nothing: it is the earlier attempt that may have.
     pub(crate) returned: bool,
     pub(crate) lease_ms: Option<u64>,
+    /// Interrupted, it stays so until somebody resolves it.
+    pub(crate) stays: bool,
     /// Until when the claim is good although no process holds it: it was handed over as a token.
     pub(crate) detached_until_ms: Option<u64>,
     /// The last checkpoint, in the store. In the log it has entries of its own.
@@ -311,6 +313,7 @@ mod tests {
             interrupted_ms: None,
             returned: false,
             lease_ms: Some(8),
+            stays: true,
             detached_until_ms: None,
             checkpoint: None,
         })
@@ -354,7 +357,7 @@ mod tests {
                 "0000000004030201000000000000000000000000010000000000000073030000000000000\
                  06b6579{sevens}050000000000000002000000e8030000000000003c000000000000003d0000000000000001\
                  0400000000000000010000008403000000000000\
-                 00000108000000000000000000"
+                 0000010800000000000000010000"
             )
         );
         let zeros = "00".repeat(32);

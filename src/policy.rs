@@ -26,7 +26,8 @@ use crate::retention::Retention;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Policy {
-    /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered.
+    /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered that may run again.
+    /// One that may not stays until it is resolved.
     pub ttl: Duration,
     /// How long a key is remembered after its completion, so that a very late retry is refused and not run again; counted from the
     /// completion too. `None` for as long as its record is replayed.

@@ -504,6 +504,7 @@ impl Core {
                 started: now,
                 retention: policy.retention(),
                 lease: policy.lease,
+                stays: number >= policy.attempts_max(),
                 earlier: earlier.map(|attempt| attempt.as_earlier()),
                 checkpoint: earlier.and_then(|attempt| attempt.checkpoint()),
             }));
@@ -797,6 +798,7 @@ fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
         started: record.started(),
         retention: Retention::NONE,
         lease: None,
+        stays: false,
         earlier: None,
         checkpoint: None,
     })

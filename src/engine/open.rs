@@ -334,6 +334,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
                 started: record.started(),
                 retention: Retention::NONE,
                 lease: None,
+                stays: false,
                 earlier: None,
                 checkpoint: None,
             };
@@ -350,6 +351,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
                 started: Timestamp::default(),
                 retention: Retention::NONE,
                 lease: None,
+                stays: false,
                 earlier: None,
                 checkpoint: None,
             };

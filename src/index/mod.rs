@@ -275,6 +275,7 @@ mod tests {
             started: Timestamp::default(),
             retention: Retention::NONE,
             lease: None,
+            stays: false,
             earlier: None,
             checkpoint: None,
         }))

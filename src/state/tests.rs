@@ -171,3 +171,128 @@ fn attempt_numbers_do_not_wrap() {
     let resolve = Event::Resolve { now: TIMES[0] };
     assert_eq!(decide(State::Interrupted(last, EXPIRES), resolve), Decision::Grant { attempt: u32::MAX });
 }
+
+/// The states of the table in `docs/architecture.md`, with the time that each event there happens at.
+const COLUMNS: [(&str, State<'static>, Timestamp); 9] = [
+    ("Vacant", State::Vacant, TIMES[0]),
+    ("InFlight", State::InFlight(FACTS, EXPIRES), TIMES[0]),
+    ("InFlight, lease over", State::InFlight(FACTS, EXPIRES), EXPIRES),
+    ("Ending", State::Ending(FACTS), TIMES[0]),
+    ("Interrupted", State::Interrupted(FACTS, EXPIRES), TIMES[0]),
+    ("Interrupted, over", State::Interrupted(FACTS, EXPIRES), EXPIRES),
+    ("Done", State::Done(FACTS, LIFETIMES[0]), TIMES[0]),
+    ("Done, tombstone", State::Done(FACTS, LIFETIMES[0]), EXPIRES),
+    ("Done, over", State::Done(FACTS, LIFETIMES[0]), REMEMBERED_UNTIL),
+];
+
+const FACTS: Facts<'static> = Facts { fence: CURRENT, attempt: 3, fingerprint: &MINE };
+
+type MakeEvent = fn(Fence, Timestamp) -> Event<'static>;
+
+/// The events of the table, and whether their fence matters.
+const ROWS: [(&str, bool, MakeEvent); 14] = [
+    ("Begin, same", false, |_, now| Event::Begin { fingerprint: &MINE, now, attempts_max: u32::MAX }),
+    ("Begin, same, attempts used up", false, |_, now| Event::Begin {
+        fingerprint: &MINE,
+        now,
+        attempts_max: 3,
+    }),
+    ("Begin, other", false, |_, now| Event::Begin { fingerprint: &OTHER, now, attempts_max: u32::MAX }),
+    ("Resolve", false, |_, now| Event::Resolve { now }),
+    ("Use", true, |fence, now| Event::Use { fence, now }),
+    ("End", true, |fence, now| Event::End { fence, now }),
+    ("Abandon", true, |fence, _| Event::Abandon { fence }),
+    ("Forget", false, |_, now| Event::Forget { now }),
+    ("Granted", true, |fence, _| Event::Granted { fence }),
+    ("Noted", true, |fence, _| Event::Noted { fence }),
+    ("Completed", true, |fence, _| Event::Completed { fence }),
+    ("Vacated", true, |fence, _| Event::Vacated { fence }),
+    ("Returned", true, |fence, _| Event::Returned { fence }),
+    ("Sweep", false, |_, now| Event::Sweep { now }),
+];
+
+fn in_words(decision: Decision) -> String {
+    match decision {
+        Decision::Grant { attempt: 1 } => "Grant 1".to_owned(),
+        Decision::Grant { .. } => "Grant attempt + 1".to_owned(),
+        Decision::Become(phase) => format!("**{phase:?}**"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn cell(state: State<'static>, now: Timestamp, fence_matters: bool, event: MakeEvent) -> String {
+    let [old, same, new] = [OLD, CURRENT, NEW].map(|fence| in_words(decide(state, event(fence, now))));
+    match (old == same, same == new) {
+        (true, true) => same,
+        _ if !fence_matters => panic!("the fence matters"),
+        (false, true) => format!("f ≥ F: {same}; else {old}"),
+        (true, false) => format!("f > F: {new}; else {old}"),
+        (false, false) => {
+            assert_eq!(old, new);
+            format!("f = F: {same}; else {old}")
+        }
+    }
+}
+
+/// The table, as it must stand in the document.
+fn table() -> String {
+    let mut lines = vec![
+        format!("| event | {} |", COLUMNS.map(|(name, ..)| name).join(" | ")),
+        format!("|{}", "---|".repeat(COLUMNS.len() + 1)),
+    ];
+    for (name, fence_matters, event) in ROWS {
+        let cells = COLUMNS.map(|(_, state, now)| cell(state, now, fence_matters, event));
+        lines.push(format!("| {name} | {} |", cells.join(" | ")));
+    }
+    lines.join("\n")
+}
+
+/// The changes of state, as they must stand in the document's diagram.
+fn diagram() -> Vec<String> {
+    let mut arrows = std::collections::BTreeSet::new();
+    for (_, state, now) in COLUMNS {
+        for (name, _, event) in ROWS {
+            for fence in [OLD, CURRENT, NEW] {
+                let to = match decide(state, event(fence, now)) {
+                    Decision::Grant { .. } => "InFlight".to_owned(),
+                    decision => match decision.becomes() {
+                        Some(phase) => format!("{phase:?}"),
+                        None => continue,
+                    },
+                };
+                let from = match state {
+                    State::Vacant => "Vacant",
+                    State::InFlight(..) => "InFlight",
+                    State::Ending(_) => "Ending",
+                    State::Interrupted(..) => "Interrupted",
+                    State::Done(..) => "Done",
+                };
+                let event = name.split(',').next().unwrap_or(name);
+                if from != to {
+                    arrows.insert((from, to, event));
+                }
+            }
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut arrows = arrows.into_iter().peekable();
+    while let Some((from, to, event)) = arrows.next() {
+        let mut events = vec![event];
+        while let Some((_, _, event)) = arrows.next_if(|next| (next.0, &next.1) == (from, &to)) {
+            events.push(event);
+        }
+        lines.push(format!("    {from} --> {to}: {}", events.join(", ")));
+    }
+    lines
+}
+
+#[test]
+fn the_document_shows_every_state_and_event_there_is() {
+    let document = include_str!("../../docs/architecture.md");
+    let table = table();
+    assert!(document.contains(&table), "the table should be:\n{table}");
+    let diagram = diagram();
+    let shown: Vec<&str> =
+        document.lines().filter(|line| line.contains(" --> ") && !line.contains("[*]")).collect();
+    assert_eq!(shown, diagram, "the diagram should be:\n{}", diagram.join("\n"));
+}
