@@ -13,6 +13,8 @@ const REQUESTS: [Fingerprint; 2] = [Fingerprint::from_bytes([1; 32]), Fingerprin
 const TTL_MS: u64 = 100;
 /// How much longer than its record a key is remembered, as far as the script wants it to be.
 const TOMBSTONE_MS: [u64; 2] = [0, 150];
+/// How long a claim is good, as far as the script wants it to have a lease.
+const LEASES_MS: [u64; 2] = [u64::MAX, 60];
 
 /// What an owner of the key's state would keep: the facts that [`State`] only borrows.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,7 @@ struct Owned {
     request: usize,
     expires_ms: u64,
     remembered_until_ms: u64,
+    lease_until_ms: u64,
 }
 
 impl Owned {
@@ -31,7 +34,7 @@ impl Owned {
         let expires = Timestamp::from_millis(self.expires_ms);
         match self.phase {
             Phase::Vacant => State::Vacant,
-            Phase::InFlight => State::InFlight(facts),
+            Phase::InFlight => State::InFlight(facts, Timestamp::from_millis(self.lease_until_ms)),
             Phase::Ending => State::Ending(facts),
             Phase::Interrupted => State::Interrupted(facts, expires),
             Phase::Done => {
@@ -45,7 +48,7 @@ impl Owned {
 /// What was promised to callers so far.
 #[derive(Debug, Default)]
 struct Promises {
-    /// The claim that is out and may still be ended.
+    /// The claim that is out and may still be ended, unless its lease is over.
     live: Option<u64>,
     /// The claim whose outcome the log has, but not yet durably.
     ending: Option<u64>,
@@ -69,7 +72,15 @@ struct World {
 }
 
 fuzz_target!(|script: &[u8]| {
-    let key = Owned { phase: Phase::Vacant, fence: 0, attempt: 0, request: 0, expires_ms: 0, remembered_until_ms: 0 };
+    let key = Owned {
+        phase: Phase::Vacant,
+        fence: 0,
+        attempt: 0,
+        request: 0,
+        expires_ms: 0,
+        remembered_until_ms: 0,
+        lease_until_ms: 0,
+    };
     let mut world = World { now_ms: 1_000, next_fence: 1, key, promises: Promises::default() };
     for step in script.chunks_exact(2) {
         world.step(step[0], step[1]);
@@ -91,9 +102,12 @@ impl World {
     }
 
     fn step(&mut self, what: u8, detail: u8) {
-        match what % 8 {
-            0 => self.begin(usize::from(detail % 2)),
+        match what % 11 {
+            0 => self.begin(detail),
             1 => self.end(self.some_fence(detail)),
+            7 => self.use_it(self.some_fence(detail)),
+            8 => self.resolve(detail),
+            9 => self.note(self.some_fence(detail)),
             2 => self.abandon(self.some_fence(detail)),
             3 => self.durable(detail),
             4 => self.forget(),
@@ -103,22 +117,53 @@ impl World {
         }
     }
 
-    fn begin(&mut self, request: usize) {
+    /// The claim that is out and whose lease is not over.
+    fn live(&self) -> Option<u64> {
+        self.promises.live.filter(|_| self.now_ms < self.key.lease_until_ms)
+    }
+
+    /// What anybody who asks must find to be interrupted.
+    fn lapse(&mut self) {
+        assert!(self.live().is_none(), "a claim was lost before its lease was over");
+        assert!(self.promises.live.take().is_some(), "nobody had a claim");
+        self.interrupt();
+    }
+
+    fn interrupt(&mut self) {
+        self.key.phase = Phase::Interrupted;
+        self.key.expires_ms = self.now_ms + TTL_MS;
+    }
+
+    fn grant(&mut self, attempt: u32, request: usize, detail: u8) {
+        let lease_until_ms = self.now_ms.saturating_add(LEASES_MS[usize::from(detail / 16 % 2)]);
+        let (phase, fence) = (Phase::InFlight, self.next_fence);
+        self.key = Owned { phase, fence, attempt, request, lease_until_ms, ..self.key };
+        self.next_fence += 1;
+        self.promises = Promises { live: Some(fence), ..Promises::default() };
+    }
+
+    fn begin(&mut self, detail: u8) {
+        let request = usize::from(detail % 2);
+        let attempts_max = [u32::MAX, 1, 2, 3][usize::from(detail / 2 % 4)];
         let before = self.key;
-        let live = self.promises.live.is_some() || self.promises.ending.is_some();
+        let live = self.live().is_some() || self.promises.ending.is_some();
         let remembered = self.promises.done.filter(|done| self.now_ms < done.remembered_until_ms);
         let replayed = remembered.filter(|done| self.now_ms < done.replayed_until_ms);
-        let event = Event::Begin { fingerprint: &REQUESTS[request], now: self.now(), attempts_max: u32::MAX };
+        let interrupted = before.phase == Phase::Interrupted && self.now_ms < before.expires_ms;
+        let event = Event::Begin { fingerprint: &REQUESTS[request], now: self.now(), attempts_max };
         match decide(before.state(), event) {
             Decision::Grant { attempt } => {
                 assert!(!live, "granted while a claim is out");
                 assert!(remembered.is_none(), "granted over a record that is to be remembered");
-                let interrupted = before.phase == Phase::Interrupted && self.now_ms < before.expires_ms;
                 assert_eq!(attempt > 1, interrupted, "an interruption is told, and nothing else is");
-                self.key = Owned { phase: Phase::InFlight, fence: self.next_fence, attempt, request, ..before };
-                self.next_fence += 1;
-                self.promises = Promises { live: Some(self.key.fence), ..Promises::default() };
+                assert!(attempt <= attempts_max, "granted more often than the policy wants");
+                self.grant(attempt, request, detail);
             }
+            Decision::Become(Phase::Interrupted) => {
+                self.lapse();
+                self.begin(detail);
+            }
+            Decision::Unresolved => assert!(interrupted && before.attempt >= attempts_max && request == before.request),
             Decision::Wait => assert!(live && request == before.request, "told to wait for nobody"),
             Decision::Replay => {
                 assert_eq!(replayed.map(|done| done.request), Some(request), "replayed another's record");
@@ -132,14 +177,58 @@ impl World {
         }
     }
 
+    /// Somebody says what became of an interrupted claim.
+    fn resolve(&mut self, detail: u8) {
+        let before = self.key;
+        let interrupted = before.phase == Phase::Interrupted && self.now_ms < before.expires_ms;
+        match decide(before.state(), Event::Resolve { now: self.now() }) {
+            Decision::Grant { attempt } => {
+                assert!(interrupted && attempt == before.attempt + 1, "resolved what was not interrupted");
+                self.grant(attempt, before.request, detail);
+            }
+            Decision::Become(Phase::Interrupted) => {
+                self.lapse();
+                self.resolve(detail);
+            }
+            Decision::Busy => assert!(self.live().is_some() || self.promises.ending.is_some()),
+            Decision::Stay => assert!(!interrupted, "an interruption could not be resolved"),
+            other => panic!("a resolving was answered with {other:?}"),
+        }
+    }
+
+    /// The holder renews its lease, or makes a checkpoint.
+    fn use_it(&mut self, by: Fence) {
+        match decide(self.key.state(), Event::Use { fence: by, now: self.now() }) {
+            Decision::Become(Phase::InFlight) => {
+                assert_eq!(self.live(), Some(by.get()), "used by somebody who had not the claim");
+                if self.key.lease_until_ms != u64::MAX {
+                    self.key.lease_until_ms = self.now_ms + LEASES_MS[1];
+                }
+            }
+            Decision::Superseded => assert_ne!(self.live(), Some(by.get()), "the holder was refused"),
+            other => panic!("a use was answered with {other:?}"),
+        }
+    }
+
+    /// The log reports a checkpoint: it belongs to the attempt that the key has, or to nobody.
+    fn note(&mut self, by: Fence) {
+        let before = self.key;
+        match decide(before.state(), Event::Noted { fence: by }) {
+            Decision::Become(phase) => assert_eq!((phase, by.get()), (before.phase, before.fence)),
+            Decision::Stay => {}
+            other => panic!("a note was answered with {other:?}"),
+        }
+    }
+
     fn end(&mut self, by: Fence) {
         match decide(self.key.state(), Event::End { fence: by, now: self.now() }) {
             Decision::Become(Phase::Ending) => {
-                assert_eq!(self.promises.live.take(), Some(by.get()), "ended by somebody who had not the claim");
+                assert_eq!(self.live(), Some(by.get()), "ended by somebody who had not the claim");
+                self.promises.live = None;
                 self.promises.ending = Some(by.get());
                 self.key.phase = Phase::Ending;
             }
-            Decision::Superseded => assert_ne!(self.promises.live, Some(by.get()), "the holder was refused"),
+            Decision::Superseded => assert_ne!(self.live(), Some(by.get()), "the holder was refused"),
             other => panic!("an end was answered with {other:?}"),
         }
     }
@@ -148,8 +237,7 @@ impl World {
         match decide(self.key.state(), Event::Abandon { fence: by }) {
             Decision::Become(Phase::Interrupted) => {
                 assert_eq!(self.promises.live.take(), Some(by.get()));
-                self.key.phase = Phase::Interrupted;
-                self.key.expires_ms = self.now_ms + TTL_MS;
+                self.interrupt();
             }
             Decision::Stay => assert_ne!(self.promises.live, Some(by.get()), "the holder's death went unnoticed"),
             other => panic!("an abandonment was answered with {other:?}"),
@@ -184,7 +272,11 @@ impl World {
     fn forget(&mut self) {
         let done = self.promises.done.is_some_and(|done| self.now_ms < done.remembered_until_ms);
         match decide(self.key.state(), Event::Forget { now: self.now() }) {
-            Decision::Busy => assert!(self.promises.live.is_some() || self.promises.ending.is_some()),
+            Decision::Busy => assert!(self.live().is_some() || self.promises.ending.is_some()),
+            Decision::Become(Phase::Interrupted) => {
+                self.lapse();
+                self.forget();
+            }
             Decision::Become(Phase::Ending) => {
                 assert!(done || self.key.phase == Phase::Interrupted, "nothing to forget");
                 self.promises = Promises { ending: Some(self.key.fence), ..Promises::default() };
@@ -203,7 +295,10 @@ impl World {
                 self.key.phase = Phase::Vacant;
                 self.promises = Promises::default();
             }
-            Decision::Stay => {}
+            Decision::Become(Phase::Interrupted) => self.lapse(),
+            Decision::Stay => {
+                assert_eq!(self.live(), self.promises.live, "the end of a lease went unnoticed");
+            }
             other => panic!("a sweep was answered with {other:?}"),
         }
     }
@@ -212,6 +307,7 @@ impl World {
     fn crash(&mut self) {
         if self.promises.ending.take().is_some() {
             self.key.phase = Phase::InFlight;
+            self.key.lease_until_ms = u64::MAX;
             self.promises.live = Some(self.key.fence);
         }
         self.abandon(fence(self.key.fence));
