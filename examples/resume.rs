@@ -93,13 +93,12 @@ impl Service {
         self.note(&format!("call {step}"))?;
         let effect = format!("effect {step} {key} ");
         let known = fs::read_to_string(&self.journal)?;
-        let answer = match known.lines().find_map(|line| line.strip_prefix(&effect)) {
-            Some(answer) => answer.to_owned(),
-            None => {
-                let answer = format!("{step} ({what})");
-                self.note(&format!("{effect}{answer}"))?;
-                answer
-            }
+        let answer = if let Some(answer) = known.lines().find_map(|line| line.strip_prefix(&effect)) {
+            answer.to_owned()
+        } else {
+            let answer = format!("{step} ({what})");
+            self.note(&format!("{effect}{answer}"))?;
+            answer
         };
         if self.die_in.as_deref() == Some(step) {
             abort(); // the service has acted, and nobody will ever read its answer

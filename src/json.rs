@@ -272,7 +272,6 @@ mod tests {
 
     #[test]
     fn numbers_come_back_to_the_last_bit() {
-        // The last three are read wrong by parsers that are fast and not exact.
         for value in [0.1, -0.0, f64::MIN_POSITIVE, 5e-324, f64::MAX, 9_007_199_254_740_993.0, 1.0e23] {
             carries(&value);
         }
@@ -297,25 +296,25 @@ mod tests {
         refuses(&Some(()));
         refuses(&Some(New(Nothing)));
         refuses(&BTreeMap::from([("a", Some(Some(())))].map(|(key, value)| (key.to_owned(), value))));
-        refuses(&Kinds2::Deep { inside: vec![(1, Some(None))] });
+        refuses(&Deep::Inside { list: vec![(1, Some(()))] });
         refuses(&BTreeMap::from([((1, 2), 3)]));
         refuses(&BTreeMap::from([(vec![1], 3)]));
     }
 
     #[derive(Serialize, Deserialize)]
-    enum Kinds2 {
-        Deep { inside: Vec<(u8, Option<Option<u8>>)> },
+    enum Deep {
+        Inside { list: Vec<(u8, Option<()>)> },
     }
 
     #[test]
     fn what_is_nested_too_deep_to_be_read_is_refused() {
         #[derive(Serialize, Deserialize)]
-        struct Deep(Vec<Deep>);
-        let mut deep = Deep(Vec::new());
+        struct Nested(Vec<Nested>);
+        let mut nested = Nested(Vec::new());
         for _ in 0..200 {
-            deep = Deep(vec![deep]);
+            nested = Nested(vec![nested]);
         }
-        refuses(&deep);
+        refuses(&nested);
     }
 
     #[test]
