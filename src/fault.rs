@@ -17,11 +17,29 @@ pub enum Fault<E> {
     /// again.
     Retry(E),
     /// Nobody knows whether it had its effect: the reply did not come. The key is left interrupted, and the next attempt is
-    /// [told so](Claim::interrupted). When in doubt, this one.
+    /// [told so](Claim::interrupted). Where in doubt, this one.
     Unknown(E),
 }
 
 /// Why [`run`](crate::Scope::run) has no stored result to give.
+///
+/// Where the operation ran, its result is in the error:
+///
+/// ```
+/// # use idemkv::{Engine, Fault, Fingerprint, RunError};
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("x.idem"))?;
+/// let measures = engine.scope("measures");
+/// let measured = measures.run("key", Fingerprint::of("request"), |_claim| Ok::<f64, Fault<String>>(f64::NAN));
+/// let Err(RunError::NotStored { result, claim, .. }) = measured else { panic!() };
+/// assert!(result?.is_nan()); // JSON has no such number
+/// if let Some(claim) = claim {
+///     claim.fail("\"not a number\"")?; // what the retries get
+/// }
+/// # let again = measures.run("key", Fingerprint::of("request"), |_claim| Ok::<f64, Fault<String>>(0.0))?;
+/// # assert_eq!(again, Err("not a number".to_owned()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<T, E> {

@@ -173,6 +173,28 @@ impl Scope {
     /// # Errors
     ///
     /// As for [`run_async`](Self::run_async), and [`RunError::InFlight`] when the time is up.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fault, Fingerprint, RunError};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # futures_executor::block_on(async {
+    /// let charges = engine.scope("charges");
+    /// let Begin::Fresh(claim) = charges.begin_async("key", request).await? else { panic!() };
+    /// let spawn = |_task| unreachable!("the claim is another's");
+    /// let waited = charges
+    ///     .run_within_async(Duration::from_millis(1), "key", request, spawn, |_claim| {
+    ///         Box::pin(async { Ok::<u64, Fault<String>>(1000) })
+    ///     })
+    ///     .await;
+    /// assert!(matches!(waited, Err(RunError::InFlight(_)))); // 409
+    /// # claim.release_async().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn run_within_async<T, E>(
         &self,
         timeout: Duration,
