@@ -297,6 +297,23 @@ fn the_release_of_a_resolver_speaks_for_all_attempts() {
 }
 
 #[test]
+fn a_resolve_dropped_on_its_way_says_nothing_of_the_attempts_before_it() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = with(&engine, "scope", engine.policy().recovery(Recovery::Refuse));
+    drop(fresh(&scope, "key"));
+    {
+        let mut resolve = Box::pin(scope.resolve_async("key"));
+        assert!(poll(resolve.as_mut()).is_pending());
+    }
+    engine.step();
+    assert_eq!(unresolved(&scope, "key"), 1);
+    assert_eq!(engine.stats().in_flight, 0);
+    machine.kill((engine, scope));
+    assert_eq!(unresolved(&machine.open().scope("scope"), "key"), 1);
+}
+
+#[test]
 fn a_resolver_that_is_lost_leaves_the_key_interrupted() {
     let machine = Machine::default();
     let engine = machine.open();

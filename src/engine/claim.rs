@@ -483,7 +483,11 @@ impl Claim {
     }
 
     /// Releases without waiting for it; for a claim that its caller never saw.
-    pub(super) fn give_up(self) {
+    pub(super) fn give_up(mut self) {
+        // Nobody has said anything of the attempts before it.
+        if let Some(live) = &mut self.live {
+            live.terms.resolves = false;
+        }
         let handed = self.hand_over_release(Caller::Task);
         // Where it could not be handed over, the error holds the claim, and its end is that of a claim dropped.
         drop(handed);
