@@ -1084,6 +1084,30 @@ fn a_batch_over_the_limit_is_refused_whole_and_gives_its_claims_back() {
     assert_eq!(results.iter().filter(|result| matches!(result, Ok(Begin::Fresh(_)))).count(), 1);
 }
 
+#[test]
+fn a_batch_of_begins_dropped_on_its_way_has_claimed_nothing() {
+    // Each of its grants is a commit of its own, so after some steps some of them are there and some are not.
+    for steps in 0..4 {
+        let machine = Machine::default();
+        let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+        let scope = with(&engine, "scope", engine.policy().recovery(Recovery::Refuse));
+        let requests = ["one", "two", "three", "four", "five"].map(|key| (key, request()));
+        {
+            let mut begins = Box::pin(scope.begin_many_async(&requests));
+            assert!(poll(begins.as_mut()).is_pending());
+            for _ in 0..steps {
+                engine.step();
+                assert!(poll(begins.as_mut()).is_pending());
+            }
+        }
+        engine.step();
+        for (key, _) in &requests {
+            assert!(matches!(scope.get(key).unwrap(), Status::Vacant), "{key} after {steps} steps");
+        }
+        assert_eq!(engine.stats().in_flight, 0);
+    }
+}
+
 // All together.
 
 #[test]
