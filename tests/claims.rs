@@ -476,6 +476,53 @@ fn a_kill_interrupts_a_claim_whose_lease_lasts() {
     }
 }
 
+/// The grant waits in the queue until its lease is over; in memory the next one has the key by then.
+#[test]
+fn a_grant_overtaken_in_memory_is_no_less_durable() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let scope = jobs(&engine);
+    {
+        let mut first = Box::pin(scope.begin_async("key", request()));
+        assert!(poll(first.as_mut()).is_pending());
+        machine.clock.advance(LEASE);
+        let mut second = Box::pin(scope.begin_async("key", request()));
+        assert!(poll(second.as_mut()).is_pending());
+        engine.step();
+        let Ok(Begin::Fresh(claim)) = ready(first.as_mut()) else { panic!("granted") };
+        engine.checkpoint().unwrap();
+        machine.disk.crash_at(machine.disk.operations());
+        drop((claim, second));
+    }
+    machine.kill((engine, scope));
+    let claim = fresh(&machine.open().scope("jobs"), "key");
+    assert_eq!(claim.interrupted().unwrap().attempt(), 1);
+}
+
+/// The other way round: a grant that waits for a place in the queue, and comes into it after a later one of its key.
+#[test]
+fn a_grant_overtaken_on_its_way_to_the_log_is_not_given_out() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let scope = jobs(&engine);
+    let mut blocker = Box::pin(scope.begin_async("blocker", request()));
+    assert!(poll(blocker.as_mut()).is_pending());
+    let mut first = Box::pin(scope.begin_async("key", request()));
+    assert!(poll(first.as_mut()).is_pending());
+    machine.clock.advance(LEASE);
+    engine.step();
+    let Ok(Begin::Fresh(blocking)) = ready(blocker.as_mut()) else { panic!("granted") };
+    // There is a place now, and the second comes first.
+    let second = fresh(&scope, "key");
+    let Ok(Begin::InFlight(waiting)) = run(&engine, first.as_mut()) else { panic!("the second has it") };
+    second.complete("second").unwrap();
+    assert!(matches!(waiting.wait(), Ok(Waited::Done(_))));
+    drop((blocker, first, blocking, waiting));
+    assert_eq!(engine.stats().in_flight, 0);
+    machine.kill((engine, scope));
+    assert_eq!(done(&machine.open().scope("jobs"), "key").body(), b"second");
+}
+
 // Checkpoints.
 
 #[test]
@@ -620,6 +667,39 @@ fn a_checkpoint_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit(
         let engine = pass(&machine, engine, gap);
         let claim = fresh(&engine.scope("jobs"), "key");
         assert_eq!((claim.attempt(), note(&claim).as_deref()), (3, Some("note")), "{gap:?}");
+    }
+}
+
+/// The next attempt has the key in memory, and is not in the log, when the checkpoint becomes durable and the log moves to the file.
+#[test]
+fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
+    for durability in [Durability::Full, Durability::Completions] {
+        let machine = Machine::default();
+        let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+        let scope = jobs(&engine);
+        {
+            let mut first = fresh(&scope, "key");
+            engine.checkpoint().unwrap();
+            let mut checkpoint = Box::pin(first.checkpoint_async("note"));
+            assert!(poll(checkpoint.as_mut()).is_pending());
+            machine.clock.advance(LEASE);
+            if durability == Durability::Completions {
+                // Declared in memory by the time it is asked for, and not in the way of the queue.
+                engine.step();
+                with(&engine, "jobs", engine.policy().lease(LEASE).durability(durability));
+            }
+            let mut begin = Box::pin(scope.begin_async("key", request()));
+            let next = poll(begin.as_mut());
+            assert_eq!(next.is_pending(), durability == Durability::Full);
+            engine.step();
+            ready(checkpoint.as_mut()).unwrap();
+            engine.checkpoint().unwrap();
+            machine.disk.crash_at(machine.disk.operations());
+            drop((begin, next));
+        }
+        machine.kill((engine, scope));
+        let claim = fresh(&machine.open().scope("jobs"), "key");
+        assert_eq!(note(&claim).as_deref(), Some("note"), "{durability:?}");
     }
 }
 

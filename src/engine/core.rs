@@ -358,6 +358,12 @@ impl Core {
         }
     }
 
+    /// Whether a claim is the current one for its key, and its lease lasts.
+    pub(super) fn is_good(&self, attempt: &Attempt) -> bool {
+        let event = Event::Use { fence: attempt.fence, now: self.clock.now() };
+        decide(self.index.get(attempt.digest).state(self.index.epoch()), event).becomes().is_some()
+    }
+
     /// What a claim is told that is not the current one.
     pub(super) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
         ClaimError::Superseded(Box::new(self.became(caller, attempt.digest).await))
@@ -481,8 +487,8 @@ impl Core {
         self.leases.watch(&attempt);
         let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
         let mut granting = Granting::new(claim, before);
-        if logged {
-            granting.log(self, caller).await?;
+        if logged && !granting.log(self, caller).await? {
+            return Ok(None);
         }
         if again {
             self.counters.interrupted.fetch_add(1, Ordering::Relaxed);

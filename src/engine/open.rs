@@ -340,11 +340,11 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
         Entry::Mark => Op::Mark,
         Entry::Checkpoint(row) => {
             let checkpoint = Checkpoint::new(row.bytes, budget);
-            Op::Checkpointed(Digest::from_u128(row.digest), Fence::new(row.fence), Some(checkpoint))
+            Op::Checkpointed(Digest::from_u128(row.digest), Fence::new(row.fence), checkpoint)
         }
         Entry::Detached(row) => {
             let until = Timestamp::from_millis(row.until_ms);
-            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), Some(until))
+            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), until)
         }
         Entry::Declared(row) => Op::Declared(row.name.into(), Policy::from_row(&row.policy)?),
     })
