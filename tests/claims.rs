@@ -327,6 +327,23 @@ fn a_resolver_that_is_lost_leaves_the_key_interrupted() {
     assert_eq!(unresolved(&machine.open().scope("scope"), "key"), 3);
 }
 
+#[test]
+fn a_lease_ends_on_its_millisecond_and_the_next_claim_tells_of_it() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = jobs(&engine);
+    let first = fresh(&scope, "key");
+    assert_eq!(first.lease_until(), Some(engine.now().saturating_add(LEASE)));
+    machine.clock.advance(LEASE - MS);
+    assert!(matches!(scope.get("key").unwrap(), Status::InFlight(_)));
+    drop(pending(&scope, "key"));
+    machine.clock.advance(MS);
+    assert!(matches!(scope.get("key").unwrap(), Status::Interrupted(attempt) if attempt.attempt() == 1));
+    let second = fresh(&scope, "key");
+    assert_eq!((second.attempt(), second.interrupted().unwrap().fence()), (2, first.fence()));
+    assert!(second.fence() > first.fence());
+}
+
 // Leases.
 
 #[test]

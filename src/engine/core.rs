@@ -371,7 +371,7 @@ impl Core {
 
     /// What became of a key.
     pub(super) async fn became(&self, caller: Caller, digest: Digest) -> Status {
-        // The worker would come by; but whoever asks is not to be told that a claim stands whose lease has run out.
+        // Whoever asks may begin again at once, and wants no place taken by a claim whose lease has run out.
         if let Slot::InFlight(current) = self.index.get(digest)
             && current.lease_until() <= self.clock.now()
         {
@@ -605,6 +605,10 @@ impl Core {
             Found::Record(record) if record.expires() > now => Status::Done(record),
             Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
+                // The worker will come by; until then the clock decides.
+                (Phase::InFlight, Some(attempt)) if attempt.lease_until() <= now => {
+                    Status::Interrupted(attempt.info())
+                }
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
                 (Phase::Interrupted, Some(attempt)) if attempt.remembered_until() > now => {
                     Status::Interrupted(attempt.as_earlier())
