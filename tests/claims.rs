@@ -1062,6 +1062,21 @@ fn a_scopes_limit_counts_its_claims_and_no_others_however_they_end() {
     assert_eq!(engine.stats().in_flight, 0);
 }
 
+#[test]
+fn a_scopes_limit_counts_claims_handed_over_before_a_restart() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = with(&engine, "scope", engine.policy().lease(LEASE).max_in_flight(1));
+    let token = fresh(&scope, "key").into_token().unwrap();
+    machine.kill((engine, scope));
+    let engine = machine.open();
+    let scope = engine.scope("scope");
+    let refused = scope.begin("another", request());
+    assert!(matches!(refused, Err(BeginError::Busy(Busy::TooManyClaims { max: 1 }))), "{refused:?}");
+    scope.resume(&token).unwrap().complete("reply").unwrap();
+    fresh(&scope, "another").complete("reply").unwrap();
+}
+
 /// The log is small and each claim has thousands of bytes of it promised, so a promise that is not taken back is missed soon.
 #[test]
 fn nothing_stays_promised_or_counted_whatever_becomes_of_claims() {

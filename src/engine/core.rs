@@ -789,6 +789,14 @@ pub(crate) struct Permit {
     share: Option<Share>,
 }
 
+impl Share {
+    /// The share of a claim that was handed over before the file was opened. Room for its end is promised when it comes.
+    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies) -> Self {
+        let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
+        Self { promised: 0, scope }
+    }
+}
+
 impl Core {
     pub(super) fn give_back(&self, share: &Share) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);

@@ -71,7 +71,7 @@ impl Core {
         publisher.skip_to(last_seq);
         let leases = Leases::new(bells.worker.clone());
         let detached = Detached::default();
-        let in_flight = interrupt_all(&index, &publisher, &clock, &leases, &detached);
+        let in_flight = interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached);
 
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
@@ -355,6 +355,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
 fn interrupt_all(
     index: &Index,
     publisher: &Publisher,
+    policies: &Policies,
     clock: &EngineClock,
     leases: &Leases,
     detached: &Detached,
@@ -368,7 +369,7 @@ fn interrupt_all(
             };
             if attempt.detached_until().is_some_and(|until| until > now) {
                 leases.watch(attempt);
-                detached.put(attempt.fence, Share::default());
+                detached.put(attempt.fence, Share::of_standing(attempt, policies));
                 standing += 1;
             } else {
                 publisher.recall(Arc::clone(attempt), now);
