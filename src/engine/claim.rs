@@ -486,6 +486,7 @@ impl Claim {
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.
     pub(super) fn forfeit(mut self) {
+        self.handle().core().leases.forget(&self.attempt);
         self.live = None;
     }
 
@@ -527,6 +528,7 @@ impl Claim {
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
         if !live.terms.logged && attempt.earlier.is_none() {
             core.put_back(&attempt, Slot::Vacant);
+            core.leases.forget(&attempt);
             attempt.end(Ended::Vacated);
             return Ok(None);
         }

@@ -338,6 +338,17 @@ impl Core {
         }
     }
 
+    /// Makes a claim interrupted whose lease was due.
+    pub(super) fn lapse_due(&self, attempt: &Arc<Attempt>) {
+        self.lapse(attempt);
+        // It may have been renewed since it was taken from those that are watched.
+        if let Slot::InFlight(current) = self.index.get(attempt.digest)
+            && Arc::ptr_eq(&current, attempt)
+        {
+            self.leases.watch(attempt);
+        }
+    }
+
     /// Makes a claim interrupted whose lease has run out, and tells those who wait.
     pub(super) fn lapse(&self, attempt: &Arc<Attempt>) {
         let now = self.clock.now();
