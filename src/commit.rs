@@ -118,12 +118,11 @@ impl<T> std::fmt::Debug for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    fn settle_all_failed(&mut self) {
+    /// Takes away all that waits, after a failure.
+    fn take_all(&mut self) -> VecDeque<Group<T>> {
         self.bytes = 0;
         self.entries = 0;
-        for group in self.groups.drain(..) {
-            group.fate.settle(FAILED);
-        }
+        std::mem::take(&mut self.groups)
     }
 }
 
@@ -586,9 +585,9 @@ impl<P: Publish> Commit<P> {
                 Some(_) => {}
                 // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
                 None => {
-                    queue.settle_all_failed();
-                    self.notify_drained();
-                    return queue;
+                    drop(queue);
+                    self.fail_queued();
+                    return self.queue.lock();
                 }
             }
             led += 1;
@@ -641,6 +640,16 @@ impl<P: Publish> Commit<P> {
         }
     }
 
+    /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are woken by foreign code, which may call
+    /// in here again.
+    fn fail_queued(&self) {
+        let groups = self.queue.lock().take_all();
+        for group in groups {
+            group.fate.settle(FAILED);
+        }
+        self.notify_drained();
+    }
+
     pub(crate) fn stats(&self) -> CommitStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CommitStats {
@@ -677,9 +686,6 @@ impl<P: Publish> Drop for FailOnUnwind<'_, P> {
     fn drop(&mut self) {
         self.commit.fail(&Failure::Panicked);
         self.fate.settle(FAILED);
-        let mut queue = self.commit.queue.lock();
-        queue.settle_all_failed();
-        drop(queue);
-        self.commit.notify_drained();
+        self.commit.fail_queued();
     }
 }
