@@ -322,6 +322,11 @@ impl Claim {
             Ok(ticket) => {
                 // Nobody holds the claim from here on.
                 core.detached.put(fence, self.take_live().permit.into_share());
+                // Whoever found its lease ended before that did not find the share.
+                if !matches!(core.index.get(digest), Slot::InFlight(current) if Arc::ptr_eq(&current, &attempt))
+                {
+                    core.detached.drop(&attempt, core);
+                }
                 let settled = core.commit.settled(caller, &ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
                 Ok(core.token(&attempt))
