@@ -8,12 +8,14 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::unchecked_time_subtraction,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 
 mod common;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
@@ -1038,8 +1040,7 @@ fn a_scopes_limit_counts_its_claims_and_no_others_however_they_end() {
     assert!(full(&scope));
     fresh(&engine.scope("other"), "key").complete("reply").unwrap();
     done(&engine.scope("other"), "key");
-    type End = fn(Claim);
-    let ends: [End; 5] = [
+    let ends: [fn(Claim); 5] = [
         |claim| drop(claim.complete("").unwrap()),
         |claim| drop(claim.fail("").unwrap()),
         |claim| claim.release().unwrap(),
@@ -1221,6 +1222,50 @@ fn a_batch_of_begins_dropped_on_its_way_has_claimed_nothing() {
 }
 
 // All together.
+
+/// A task, and what it waits for.
+type Waiting<'a> = (&'static str, Pin<Box<dyn Future<Output = ()> + 'a>>);
+
+#[test]
+fn closing_wakes_every_task_however_it_waits() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let scope = jobs(&engine);
+    let [mut noting, handed, ended, released] =
+        ["noting", "handed", "ended", "released"].map(|key| fresh(&scope, key));
+    let token = fresh(&scope, "token").into_token().unwrap();
+    let (on_claim, on_token) = (pending(&scope, "noting"), pending(&scope, "token"));
+    let requests = ["four", "five"].map(|key| (key, request()));
+    let theirs = &engine;
+    let policy = engine.policy();
+    let scope = &scope;
+    let waiting: Vec<Waiting<'_>> = vec![
+        ("begin", Box::pin(async move { drop(scope.begin_async("one", request()).await) })),
+        ("begin, no place", Box::pin(async move { drop(scope.begin_async("two", request()).await) })),
+        ("begin of a batch", Box::pin(async { drop(scope.begin_many_async(&requests).await) })),
+        ("checkpoint", Box::pin(async { drop(noting.checkpoint_async("note").await) })),
+        ("token", Box::pin(async move { drop(handed.into_token_async().await) })),
+        ("complete", Box::pin(async move { drop(ended.complete_async("reply").await) })),
+        ("release", Box::pin(async move { drop(released.release_async().await) })),
+        ("declare", Box::pin(async move { drop(theirs.declare_async("scope", policy).await) })),
+        ("flush", Box::pin(async move { drop(theirs.flush_async().await) })),
+        ("wait for a claim", Box::pin(async { drop(on_claim.wait_async().await) })),
+        ("wait for a token", Box::pin(async { drop(on_token.wait_timeout_async(TTL).await) })),
+    ];
+    let mut waiting: Vec<_> =
+        waiting.into_iter().map(|(name, future)| (name, future, Arc::new(Count::default()))).collect();
+    for (name, future, count) in &mut waiting {
+        let waker = Waker::from(Arc::clone(count));
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending(), "{name}");
+    }
+    engine.clone().close().unwrap();
+    for (name, future, count) in &mut waiting {
+        assert!(count.0.load(Ordering::SeqCst) > 0, "{name}: not woken");
+        assert!(poll(future.as_mut()).is_ready(), "{name}: waits on");
+    }
+    drop(waiting);
+    assert!(scope.resume(&token).is_err());
+}
 
 #[test]
 fn fences_grow_through_leases_tokens_resolving_and_restarts() {

@@ -100,7 +100,7 @@ struct Token {
     attempt: u32,
     until: Timestamp,
     /// `None` where the crash came before it was given out.
-    token: Option<ClaimToken>,
+    given: Option<ClaimToken>,
     /// Nobody has taken it up.
     must_stand: bool,
 }
@@ -445,13 +445,13 @@ impl World {
         let mut token = Token {
             attempt: held.claim.attempt(),
             until: engine.now().saturating_add(LEASE),
-            token: None,
+            given: None,
             must_stand: false,
         };
         let before = self.oracle.tokens.insert(key, token.clone());
         match held.claim.into_token() {
             Ok(given) => {
-                token.token = Some(given);
+                token.given = Some(given);
                 token.must_stand = true;
                 self.oracle.tokens.insert(key, token);
             }
@@ -470,7 +470,7 @@ impl World {
 
     fn take_up(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
         let Some(known) = self.oracle.tokens.get_mut(&key) else { return };
-        let Some(token) = &known.token else { return };
+        let Some(token) = &known.given else { return };
         let stands = known.must_stand && engine.now() < known.until;
         match scope(engine, key).resume(token) {
             Ok(claim) => {

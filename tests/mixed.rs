@@ -9,6 +9,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 
@@ -29,7 +30,7 @@ use futures_util::future::join_all;
 use idemkv::sim::ManualClock;
 use idemkv::{
     Begin, BeginError, Claim, ClaimError, ClaimToken, CommitMode, Durability, EndError, Engine, Fingerprint,
-    Options, Pending, Record, Scope, TokenError, Waited,
+    Options, Pending, Record, Scope, Timestamp, TokenError, Waited,
 };
 
 const THREADS: u64 = 4;
@@ -86,7 +87,7 @@ impl Oracle {
     fn granted(&self, engine: &Engine, key: u64, claim: &Claim) {
         self.grants.fetch_add(1, Ordering::Relaxed);
         let fence = claim.fence().get();
-        let until = claim.lease_until().map_or(u64::MAX, |until| until.as_millis());
+        let until = claim.lease_until().map_or(u64::MAX, Timestamp::as_millis);
         self.with(key, |known| {
             let now = engine.now().as_millis();
             assert!(known.fences.insert(fence), "key {key}: fence {fence} was granted twice");
@@ -393,7 +394,7 @@ impl Worker<'_> {
             };
             match used {
                 Ok(()) => {
-                    let until = claim.lease_until().map_or(u64::MAX, |until| until.as_millis());
+                    let until = claim.lease_until().map_or(u64::MAX, Timestamp::as_millis);
                     oracle.lives_until(key, fence, until);
                     let inherited = claim.last_checkpoint().map(|note| note.to_vec());
                     assert!(choice >= 6 || inherited == Some(body_of(key, fence)));

@@ -241,7 +241,7 @@ fn a_waiting_task_wakes_however_the_claim_ends() {
         let waited = ready(waiting.as_mut());
         match name {
             "done" | "failed" => {
-                assert!(matches!(waited, Ok(Waited::Done(record)) if record.body() == b"reply"))
+                assert!(matches!(waited, Ok(Waited::Done(record)) if record.body() == b"reply"));
             }
             "vacant" => assert!(matches!(waited, Ok(Waited::Vacant))),
             "interrupted" => assert!(matches!(waited, Ok(Waited::Interrupted))),

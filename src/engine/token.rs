@@ -89,9 +89,10 @@ impl Core {
         // Only one of all who ask finds the share there.
         let Some(share) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
-            return Err(match self.is_good(attempt) {
-                true => TokenError::Held,
-                false => TokenError::Superseded(Box::new(self.became(caller, digest).await)),
+            return Err(if self.is_good(attempt) {
+                TokenError::Held
+            } else {
+                TokenError::Superseded(Box::new(self.became(caller, digest).await))
             });
         };
         attempt.attach();

@@ -84,7 +84,7 @@ pub fn default_scope(engine: &Engine) -> Scope {
 }
 
 /// Asks a future once.
-pub fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+pub fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
