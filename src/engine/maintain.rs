@@ -73,7 +73,7 @@ impl Core {
             self.commit.drain();
         }
         for attempt in self.leases.take_due(now) {
-            self.lapse(&attempt);
+            self.lapse_due(&attempt);
         }
         if now >= rota.sweep_at {
             rota.sweep_at = now.saturating_add((self.options.policy.ttl / 10).min(Duration::from_secs(60)));
