@@ -528,6 +528,12 @@ impl Core {
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
+        if self.closed.load(Ordering::Acquire) {
+            // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
+            self.put_back(&attempt, before);
+            attempt.end(Ended::Closed);
+            return Err(BeginError::Closed);
+        }
         let again = attempt.earlier.is_some();
         let logged = policy.durability == Durability::Full;
         let resolves = matches!(wish, Wish::Resolve);
@@ -587,6 +593,7 @@ impl Core {
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
         match caller {
             Caller::Thread => loop {
+                let wakes = self.room.wakes();
                 if let Some(promised) = self.promise_now(bytes) {
                     return promised;
                 }
@@ -594,7 +601,7 @@ impl Core {
                 if deadline.has_passed() || !self.options.workers {
                     return late;
                 }
-                self.room.wait(bytes, deadline);
+                self.room.wait(bytes, wakes, deadline);
             },
             Caller::Task | Caller::Member => {
                 let promised = self.room.until(|| self.promise_now(bytes));
