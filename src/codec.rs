@@ -216,6 +216,21 @@ pub(crate) fn check_names(scope: &[u8], key: &[u8]) -> Result<(), BadBytes> {
     Ok(())
 }
 
+impl Entry<'_> {
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let variable = match self {
+            Self::Intent(row) => row.scope.len() + row.key.len(),
+            Self::Completion(row) => row.scope.len() + row.key.len() + row.body.len(),
+            Self::Checkpoint(row) => row.bytes.len(),
+            Self::Declared(row) => row.name.len(),
+            Self::Vacated(_) | Self::Mark | Self::Detached(_) => 0,
+        };
+        let mut bytes = Vec::with_capacity(ENTRY_OVERHEAD_MAX + variable);
+        encode_into(self, &mut bytes);
+        bytes
+    }
+}
+
 /// Appends the encoding of `value` to `out`.
 ///
 /// # Panics

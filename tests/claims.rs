@@ -897,10 +897,10 @@ fn a_token_gives_its_claim_to_one_holder_at_a_time() {
     assert!(
         matches!(&ended, Err(TokenError::Superseded(status)) if matches!(**status, Status::Interrupted(_)))
     );
-    let taken = fresh(&scope, "taken").into_token().unwrap();
+    let passed_on = fresh(&scope, "taken").into_token().unwrap();
     machine.clock.advance(LEASE);
     let next = fresh(&scope, "taken");
-    let Err(TokenError::Superseded(status)) = scope.resume(&taken) else { panic!("superseded") };
+    let Err(TokenError::Superseded(status)) = scope.resume(&passed_on) else { panic!("superseded") };
     assert!(matches!(*status, Status::InFlight(attempt) if attempt.fence() == next.fence()));
     drop(next);
     assert_eq!(engine.stats().in_flight, 0);

@@ -12,7 +12,7 @@ use super::token::ClaimToken;
 use crate::attempt::{Attempt, AttemptInfo, Checkpoint, Ended};
 use crate::caller::{Caller, block};
 use crate::clock::Deadline;
-use crate::codec::{self, CheckpointRow, CompletionRow, DetachedRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
+use crate::codec::{CheckpointRow, CompletionRow, DetachedRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
 use crate::commit::Ticket;
 use crate::error::{BeginError, Busy, ClaimError, CommitError, EndError};
 use crate::index::{Change, Slot};
@@ -149,8 +149,7 @@ impl Claim {
         }
         let (digest, fence) = (self.attempt.digest, self.attempt.fence);
         let row = CheckpointRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
-        let mut entry = Vec::with_capacity(ENTRY_OVERHEAD_MAX + note.len());
-        codec::encode_into(&Entry::Checkpoint(row), &mut entry);
+        let entry = Entry::Checkpoint(row).encoded();
         let checkpoint = Checkpoint::new(note, &core.checkpoint_bytes);
         // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
         let ticket = self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
@@ -167,17 +166,14 @@ impl Claim {
     ) -> Result<Ticket, ClaimError> {
         let handle = self.handle();
         let core = handle.core();
-        let mut intent = Vec::new();
-        if !self.is_logged() {
-            // The log knows nothing of the claim that the entry is about.
-            codec::encode_into(&Entry::Intent(self.attempt.row()), &mut intent);
-        }
+        // Where the log knows nothing of the claim that the entry is about.
+        let intent = (!self.is_logged()).then(|| Entry::Intent(self.attempt.row()).encoded());
         let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
-        let costs = if intent.is_empty() { cost(entry) } else { cost(entry) + cost(&intent) };
+        let costs = cost(entry) + intent.as_deref().map_or(0, cost);
         core.promise(caller, costs).await?;
-        let granted = Some(&intent).filter(|intent| !intent.is_empty());
+        let granted = intent.as_deref();
         let entries = granted
-            .map(|intent| (intent.as_slice(), Op::Granted(Arc::clone(&self.attempt)), cost(intent)))
+            .map(|intent| (intent, Op::Granted(Arc::clone(&self.attempt)), cost(intent)))
             .into_iter()
             .chain([(entry, Op::Noted(Arc::clone(&self.attempt)), cost(entry))]);
         let appended = core.commit.append_promised_if(caller, entries, || self.use_now(core, change));
@@ -317,8 +313,7 @@ impl Claim {
         let until = core.clock.now().saturating_add(lease);
         let (digest, fence) = (attempt.digest, attempt.fence);
         let row = DetachedRow { digest: digest.as_u128(), fence: fence.get(), until_ms: until.as_millis() };
-        let mut entry = Vec::new();
-        codec::encode_into(&Entry::Detached(row), &mut entry);
+        let entry = Entry::Detached(row).encoded();
         match self.note(caller, &entry, |attempt, _now| attempt.detach(until)).await {
             Ok(ticket) => {
                 // Nobody holds the claim from here on.
@@ -603,8 +598,7 @@ impl Claim {
         // What this claim knows of itself says nothing of the attempt before it.
         let now = core.clock.now();
         let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
-        let mut entry = Vec::new();
-        codec::encode_into(&Entry::Intent(row), &mut entry);
+        let entry = Entry::Intent(row).encoded();
         self.hand_over(caller, live, &entry, Op::Returned(attempt, now)).map(Some)
     }
 
@@ -691,8 +685,7 @@ impl Claim {
             return Err(Refusal::Superseded(handle, attempt));
         }
         let record = result.record(&attempt, core.clock.now());
-        let mut entry = Vec::with_capacity(ENTRY_OVERHEAD_MAX + record.footprint());
-        codec::encode_into(&Entry::Completion(CompletionRow::from(&record)), &mut entry);
+        let entry = Entry::Completion(CompletionRow::from(&record)).encoded();
         // What is flushed later calls nobody now.
         let relaxed = matches!(live.terms.durability, Durability::Relaxed(_));
         let caller = if relaxed { Caller::Thread } else { caller };

@@ -17,7 +17,7 @@ use super::{Handle, Status};
 use crate::attempt::{Attempt, AttemptParts, Budget, Ended};
 use crate::caller::{Caller, block};
 use crate::clock::{Deadline, EngineClock};
-use crate::codec::{self, ENTRY_OVERHEAD_MAX, Entry, ScopeRow, VacatedRow};
+use crate::codec::{ENTRY_OVERHEAD_MAX, Entry, ScopeRow, VacatedRow};
 use crate::commit::Commit;
 use crate::error::{
     BeginError, Busy, ClaimError, CommitError, DeclareError, Failure, ForgetError, IoFailure, KeyError,
@@ -314,8 +314,7 @@ impl Core {
         if !self.policies.has_place(scope) {
             return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
         }
-        let mut entry = Vec::new();
-        codec::encode_into(&Entry::Declared(ScopeRow { name: scope, policy: policy.row() }), &mut entry);
+        let entry = Entry::Declared(ScopeRow { name: scope, policy: policy.row() }).encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         self.promise(caller, cost).await?;
         let op = Op::Declared(scope.into(), policy);
@@ -795,14 +794,12 @@ impl Core {
 }
 
 pub(super) fn vacated_entry(attempt: &Attempt, forgotten_until: Option<Timestamp>) -> Vec<u8> {
-    let mut entry = Vec::new();
     let row = VacatedRow {
         digest: attempt.digest.as_u128(),
         fence: attempt.fence.get(),
         forgotten_until_ms: forgotten_until.map(Timestamp::as_millis),
     };
-    codec::encode_into(&Entry::Vacated(row), &mut entry);
-    entry
+    Entry::Vacated(row).encoded()
 }
 
 /// What waiters are told when a commit did not happen.

@@ -5,7 +5,7 @@ use super::core::{Core, ended_by};
 use super::publisher::Op;
 use crate::attempt::Ended;
 use crate::caller::Caller;
-use crate::codec::{self, Entry};
+use crate::codec::Entry;
 use crate::error::CommitError;
 use crate::index::Slot;
 use crate::sync::Arc;
@@ -31,8 +31,7 @@ impl Granting {
     pub(super) async fn log(&mut self, core: &Core, caller: Caller) -> Result<bool, CommitError> {
         let Some(claim) = &mut self.claim else { unreachable!("a claim is granted once") };
         let attempt = Arc::clone(claim.of());
-        let mut entry = Vec::new();
-        codec::encode_into(&Entry::Intent(attempt.row()), &mut entry);
+        let entry = Entry::Intent(attempt.row()).encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         let op = Op::Granted(Arc::clone(&attempt));
         // Without a lease nobody else can have the key.

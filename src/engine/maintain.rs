@@ -8,6 +8,7 @@ use crate::Timestamp;
 use crate::attempt::Ended;
 use crate::caller::Caller;
 use crate::clock::Deadline;
+use crate::codec::Entry;
 use crate::error::{Busy, CommitError, Failure};
 use crate::index::Slot;
 use crate::key::Digest;
@@ -290,9 +291,7 @@ impl Core {
         if first {
             return;
         }
-        let mut entry = Vec::new();
-        crate::codec::encode_into(&crate::codec::Entry::Mark, &mut entry);
-        self.append_unattended(&entry, Op::Mark);
+        self.append_unattended(&Entry::Mark.encoded(), Op::Mark);
     }
 
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by

@@ -216,7 +216,14 @@ fn in_words(decision: Decision) -> String {
         Decision::Grant { attempt: 1 } => "Grant 1".to_owned(),
         Decision::Grant { .. } => "Grant attempt + 1".to_owned(),
         Decision::Become(phase) => format!("**{phase:?}**"),
-        other => format!("{other:?}"),
+        Decision::Wait
+        | Decision::Replay
+        | Decision::Expired
+        | Decision::Reused
+        | Decision::Unresolved
+        | Decision::Superseded
+        | Decision::Busy
+        | Decision::Stay => format!("{decision:?}"),
     }
 }
 
@@ -253,13 +260,10 @@ fn diagram() -> Vec<String> {
     for (_, state, now) in COLUMNS {
         for (name, _, event) in ROWS {
             for fence in [OLD, CURRENT, NEW] {
-                let to = match decide(state, event(fence, now)) {
-                    Decision::Grant { .. } => "InFlight".to_owned(),
-                    decision => match decision.becomes() {
-                        Some(phase) => format!("{phase:?}"),
-                        None => continue,
-                    },
-                };
+                let decision = decide(state, event(fence, now));
+                let granted = matches!(decision, Decision::Grant { .. }).then_some(Phase::InFlight);
+                let Some(phase) = granted.or(decision.becomes()) else { continue };
+                let to = format!("{phase:?}");
                 let from = match state {
                     State::Vacant => "Vacant",
                     State::InFlight(..) => "InFlight",
