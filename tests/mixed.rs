@@ -335,7 +335,7 @@ impl Worker<'_> {
     }
 
     async fn resume(&mut self) {
-        let taken = {
+        let (key, fence, token) = {
             let mut tokens = self.shared.tokens.lock().unwrap();
             let at = usize::try_from(self.random.below(tokens.len().max(1) as u64)).unwrap();
             if tokens.is_empty() {
@@ -348,7 +348,6 @@ impl Worker<'_> {
                 tokens.swap_remove(at)
             }
         };
-        let (key, fence, token) = taken;
         let resumed = if self.is_task {
             self.scope(key).resume_async(&token).await
         } else {
