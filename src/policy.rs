@@ -153,6 +153,11 @@ impl Policy {
         if let Durability::Relaxed(within) = self.durability {
             OptionError::unless_within("durability", within, MILLISECOND, RELAXED_MAX)?;
         }
+        if self.attempts_max() != u32::MAX && self.durability != Durability::Full {
+            // A crash would forget the attempts that it counts.
+            let name = if self.recovery == Recovery::Refuse { "recovery" } else { "max_attempts" };
+            return Err(OptionError::new(name, self.durability, "with Durability::Full only"));
+        }
         if let Some(claims) = self.max_in_flight {
             OptionError::unless_within("max_in_flight", claims, 1, u32::MAX)?;
         }
@@ -238,6 +243,8 @@ mod tests {
             (policy().ttl(Duration::MAX), "ttl"),
             (policy().tombstone_ttl(Duration::from_secs(1)), "tombstone_ttl"),
             (policy().max_attempts(0), "max_attempts"),
+            (policy().max_attempts(2).durability(Durability::Completions), "max_attempts"),
+            (policy().recovery(Recovery::Refuse).durability(Durability::Completions), "recovery"),
             (policy().lease(Duration::ZERO), "lease"),
             (policy().lease(Duration::MAX), "lease"),
             (policy().durability(Durability::Relaxed(Duration::ZERO)), "durability"),

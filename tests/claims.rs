@@ -132,7 +132,7 @@ fn a_file_remembers_the_policies_of_its_scopes_and_their_changes() {
         let machine = Machine::default();
         let engine = machine.open();
         let first = engine.policy().ttl(TTL / 2).lease(LEASE).recovery(Recovery::Refuse).max_in_flight(3);
-        let second = engine.policy().durability(Durability::Relaxed(LEASE)).max_attempts(2);
+        let second = engine.policy().durability(Durability::Relaxed(LEASE));
         with(&engine, "changed", second);
         with(&engine, "changed", first);
         with(&engine, "kept", second);

@@ -348,3 +348,25 @@ fn many_threads_with_and_without_transactions_lose_nothing() {
         assert_eq!(done(&scope, &key).body(), body);
     }
 }
+
+#[test]
+fn a_checkpoint_that_nobody_waited_for_does_not_open_the_key_again() {
+    for durability in [Durability::Full, Durability::Completions] {
+        let machine = Machine::default();
+        let engine = machine.options().durability(durability).open("x.idem").unwrap();
+        let mut claim = fresh(&default_scope(&engine), "key");
+        {
+            let mut checkpoint = std::pin::pin!(claim.checkpoint_async("half"));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(checkpoint.as_mut().poll(&mut context).is_pending());
+        }
+        claim.complete_in(|tables| effect(tables, "key")).unwrap();
+        engine.step();
+        engine.checkpoint().unwrap();
+        fresh(&default_scope(&engine), "other").complete("reply").unwrap();
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_eq!(done(&default_scope(&engine), "key").body(), b"effect 1");
+        assert_eq!(effects(&engine, "key"), 1);
+    }
+}

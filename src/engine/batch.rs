@@ -114,7 +114,7 @@ impl Engine {
         claims: Vec<(Claim, B)>,
     ) -> impl Future<Output = Vec<Result<Record, EndError>>> + Send + use<B> {
         let handed = hand_over_all(Caller::Member, claims);
-        self.default.handle.core().commit.call();
+        handed.iter().for_each(Completing::call_leader);
         async move {
             let mut results = Vec::with_capacity(handed.len());
             for handed in handed {

@@ -55,6 +55,8 @@ pub struct Claim {
 pub(super) struct Live {
     permit: Permit,
     terms: Terms,
+    /// Whether the log may still have an entry about the claim in its queue: whoever waited for it gave up.
+    unsettled: bool,
 }
 
 /// On what terms a claim was granted.
@@ -69,7 +71,7 @@ pub(super) struct Terms {
 
 impl Claim {
     pub(super) fn new(attempt: Arc<Attempt>, permit: Permit, terms: Terms) -> Self {
-        Self { live: Some(Live { permit, terms }), attempt }
+        Self { live: Some(Live { permit, terms, unsettled: false }), attempt }
     }
 
     /// 1 for the first claim of a key, one more for each that follows an interruption.
@@ -153,7 +155,19 @@ impl Claim {
         let checkpoint = Checkpoint::new(note, &core.checkpoint_bytes);
         // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
         let ticket = self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
-        Ok(core.commit.settled(caller, &ticket).await?)
+        core.commit.settled(caller, &ticket).await?;
+        if let Some(live) = &mut self.live {
+            live.unsettled = false;
+        }
+        Ok(())
+    }
+
+    /// Waits until no entry about the claim is in the log's queue.
+    pub(super) async fn settle(&mut self, caller: Caller) -> Result<(), CommitError> {
+        if self.live.as_ref().is_some_and(|live| live.unsettled) {
+            self.handle().core().commit.flush(caller).await?;
+        }
+        Ok(())
     }
 
     /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
@@ -183,6 +197,7 @@ impl Claim {
         };
         if let Some(live) = &mut self.live {
             live.terms.logged = true;
+            live.unsettled = true;
         }
         Ok(ticket)
     }
@@ -769,6 +784,13 @@ pub(super) enum Completing {
 }
 
 impl Completing {
+    /// Has it written soon.
+    pub(super) fn call_leader(&self) {
+        if let Self::Handed(handed, _) = self {
+            handed.live.permit.handle.core().commit.call();
+        }
+    }
+
     /// Waits until it may be acknowledged.
     pub(super) async fn acknowledged(self, caller: Caller) -> Result<Record, EndError> {
         let handed = match self {

@@ -578,8 +578,17 @@ impl Core {
     /// Bytes of log to promise to a claim: its intent, its completion with a body of the reserved size.
     fn claim_promise(&self, asked: Asked<'_>) -> Promise {
         let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
+        Promise { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
+    }
+
+    fn ending_bytes(&self, names: usize) -> u64 {
         let body = self.options.reserve_bytes.min(self.options.max_body_bytes);
-        Promise { intent: entry_bytes_max(names) as u64, ending: entry_bytes_max(names + body) as u64 }
+        entry_bytes_max(names + body) as u64
+    }
+
+    /// Bytes of log to promise to a claim for its end.
+    pub(super) fn ending_promise(&self, attempt: &Attempt) -> u64 {
+        self.ending_bytes(ENTRY_OVERHEAD_MAX + attempt.scope().len() + attempt.key().len())
     }
 
     /// Promises room in the log, waiting for it if need be.
@@ -860,6 +869,17 @@ pub(crate) struct Share {
     scope: Option<Box<[u8]>>,
 }
 
+impl Share {
+    /// How much of `bytes` is not promised.
+    pub(super) fn lacks(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.promised)
+    }
+
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.promised += bytes;
+    }
+}
+
 /// A claim's share. Given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
@@ -944,7 +964,7 @@ impl Permit {
 
     /// How much of `bytes` is not promised.
     pub(super) fn lacks(&self, bytes: u64) -> u64 {
-        bytes.saturating_sub(self.share.as_ref().map_or(0, |share| share.promised))
+        self.share.as_ref().map_or(bytes, |share| share.lacks(bytes))
     }
 }
 

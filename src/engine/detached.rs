@@ -22,6 +22,11 @@ impl Detached {
         self.shares.lock().remove(&fence)
     }
 
+    /// How much of `bytes` is not promised to the claim.
+    pub(super) fn lacks(&self, fence: Fence, bytes: u64) -> u64 {
+        self.shares.lock().get(&fence).map_or(0, |share| share.lacks(bytes))
+    }
+
     /// Gives back the share of a claim that nobody will take up again.
     pub(super) fn drop(&self, attempt: &Attempt, core: &Core) {
         if let Some(share) = self.take(attempt.fence) {

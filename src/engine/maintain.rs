@@ -85,7 +85,7 @@ impl Core {
     }
 
     fn is_time_to_sweep(&self, now: Timestamp) -> bool {
-        let mut rota = self.rota.lock();
+        let Some(mut rota) = self.rota.try_lock() else { return false };
         let due = now >= rota.sweep_at;
         if due {
             rota.sweep_at = now.saturating_add((self.options.policy.ttl / 10).min(Duration::from_secs(60)));
@@ -95,7 +95,8 @@ impl Core {
 
     /// Room in the log and in the file; whether there was a checkpoint.
     fn keep_house(&self, now: Timestamp) -> bool {
-        let mut rota = self.rota.lock();
+        // Whoever has the rota may keep it for long; deadlines and leases must not wait for that.
+        let Some(mut rota) = self.rota.try_lock() else { return false };
         if self.is_closed() {
             return false;
         }

@@ -79,6 +79,27 @@ impl Core {
             return Err(TokenError::OtherScope);
         }
         let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
+        // After a restart the claim has no room in the log yet; it is had before anything is changed.
+        let more = match self.index.get(digest) {
+            Slot::InFlight(attempt) => self.detached.lacks(fence, self.ending_promise(&attempt)),
+            Slot::Vacant | Slot::Ending(_) | Slot::Interrupted(_) | Slot::Cached(_) | Slot::Stored { .. } => {
+                0
+            }
+        };
+        self.promise(caller, more).await.map_err(BeginError::from)?;
+        let resumed = self.take_up(caller, handle, scope, digest, fence, more).await;
+        resumed.inspect_err(|_| self.room.withdraw(more))
+    }
+
+    async fn take_up(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        digest: Digest,
+        fence: Fence,
+        more: u64,
+    ) -> Result<Claim, TokenError> {
         let now = self.clock.now();
         // A claim is used; in the index nothing changes by that.
         let current = self.index.get(digest);
@@ -87,7 +108,7 @@ impl Core {
             return Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)));
         };
         // Only one of all who ask finds the share there.
-        let Some(share) = self.detached.take(fence) else {
+        let Some(mut share) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
             return Err(if self.is_good(attempt) {
                 TokenError::Held
@@ -95,6 +116,7 @@ impl Core {
                 TokenError::Superseded(Box::new(self.became(caller, digest).await))
             });
         };
+        share.add(more);
         attempt.attach();
         let policy = self.policies.of(scope.name());
         let terms = Terms { logged: true, resolves: false, durability: policy.durability };

@@ -15,7 +15,7 @@ use crate::store::{ReadTables, StoreError, Tables};
 use crate::sync::Arc;
 
 thread_local! {
-    /// The engines in whose transactions this thread is.
+    /// The engines in whose transactions this thread is, to write or to read.
     static INSIDE: RefCell<Vec<*const Core>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -92,13 +92,17 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn complete_in<B: AsRef<[u8]>, E>(
-        self,
+        mut self,
         work: impl FnOnce(&Tables<'_>) -> Result<B, E>,
     ) -> Result<Record, CompleteInError<E>> {
         let handle = self.handle();
         let core = handle.core();
         if core.is_inside() {
             return Err(self.refused(ClaimError::InsideTransaction));
+        }
+        // What the log is told of the claim after the store has its end would open it again.
+        if let Err(error) = block(self.settle(Caller::Thread)) {
+            return Err(self.refused(error.into()));
         }
         // Nobody else writes to the store from here on.
         let mut rota = core.rota.lock();
@@ -172,12 +176,17 @@ impl Claim {
 impl Engine {
     /// Reads the application's own tables, as they are at this moment; see [`Claim::complete_in`].
     ///
-    /// Keep it short: while it lasts the file can't be compacted or closed.
+    /// Keep it short: while it lasts the file can't be compacted or closed, and old pages are kept. Within `read` no claim can be
+    /// completed in a transaction.
     ///
     /// # Errors
     ///
     /// When the engine is closed, or the file can't be read. What `read` returns is returned.
     pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
-        self.handle.core().store.read_tables(read)
+        let core = self.handle.core();
+        core.store.read_tables(|tables| {
+            let _inside = Inside::enter(core);
+            read(tables)
+        })
     }
 }

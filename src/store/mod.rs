@@ -145,6 +145,9 @@ pub(crate) struct Store {
     access: Mutex<Access>,
     /// The database is back.
     returned: Condvar,
+    /// Held for reading while somebody reads tables of his own, for who knows how long: the database is not taken away from him.
+    /// Before all other locks of the store.
+    long_reads: RwLock<()>,
     sealer: Sealer,
     faults: Arc<Faults>,
     /// Every block there is, by number.
@@ -232,6 +235,7 @@ impl Store {
             cache_bytes,
             access: Mutex::new(Access::Open(Arc::new(database))),
             returned: Condvar::new(),
+            long_reads: RwLock::new(()),
             faults,
             sealer: Sealer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
@@ -466,6 +470,7 @@ impl Store {
 
     /// Lets others read, in a transaction of their own.
     pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
+        let _long = self.long_reads.read_recursive();
         let database = self.database()?;
         let transaction =
             guarded(|| Ok(database.begin_read()?)).map_err(|trouble| trouble.into_read_error(&self.path))?;
@@ -574,6 +579,14 @@ impl Store {
     /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk, which loses
     /// nothing, this makes it take them again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        let Some(_alone) = self.long_reads.try_write() else {
+            // Not while somebody reads; there will be another try.
+            let busy = io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the file can't be opened again while tables are read",
+            );
+            return Err(StoreError::Full(IoFailure::new(&self.path, "opening", busy)));
+        };
         let Some(database) = self.take_database(Access::Away) else { return Ok(()) };
         drop(database);
         self.open_again()
@@ -612,6 +625,7 @@ impl Store {
 
     /// Gives free room in the file back to the disk. Reads wait meanwhile. The next commit must follow at once.
     pub(crate) fn compact(&self) -> Result<(), StoreError> {
+        let Some(_alone) = self.long_reads.try_write() else { return Ok(()) };
         let Some(mut database) = self.take_database(Access::Away) else { return Ok(()) };
         let compacted = guarded(|| {
             database.compact()?;
@@ -624,6 +638,7 @@ impl Store {
 
     /// Closes the database. Reads are refused from now on.
     pub(crate) fn close(&self) -> Result<(), Failure> {
+        let _alone = self.long_reads.write();
         let closed = match self.take_database(Access::Closed) {
             Some(database) => {
                 guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
