@@ -81,7 +81,9 @@ fn crash_kinds(seed: u64) -> [CrashKind; 4] {
 }
 
 /// Opens what a crash left; crashes again at the given operations of the recoveries.
-fn recover(mut world: World, kind: CrashKind, again: &[u64], context: &str) {
+fn recover(mut world: World, kind: CrashKind, again: &[u64]) {
+    let context = format!("{}, again at {again:?}", world.context.0);
+    world.context.0.clone_from(&context);
     for after in again {
         world.disk.crash_at(world.disk.operations() + after);
         let opened = options(&world.disk, &world.clock).open("x.idem");
@@ -94,7 +96,7 @@ fn recover(mut world: World, kind: CrashKind, again: &[u64], context: &str) {
         Ok(engine) => engine,
         Err(error) => panic!("{context}: does not open: {error}"),
     };
-    world.oracle.check(&engine, context);
+    world.oracle.check(&engine, &context);
     let key = world.random.below(KEYS);
     world.begin(&engine, key, &mut HashMap::new());
 }
@@ -102,11 +104,11 @@ fn recover(mut world: World, kind: CrashKind, again: &[u64], context: &str) {
 /// Crashes at one operation of a seed's script, in every way.
 fn crash_at(seed: u64, operation: u64, again: &[u64]) -> u64 {
     let mut world = World::new(seed);
+    world.context.0 = format!("seed {seed}, crash at operation {operation}");
     world.disk.crash_at(operation);
     world.run(STEPS);
     for kind in crash_kinds(seed ^ operation) {
-        let context = format!("seed {seed}, crash at operation {operation}, {kind:?}, again at {again:?}");
-        recover(world.image(kind), kind, again, &context);
+        recover(world.image(kind), kind, again);
     }
     4
 }
@@ -177,7 +179,7 @@ fn the_rig_notices_a_disk_that_ignores_syncs() {
             world.disk.ignore_syncs();
             world.disk.crash_at(world.disk.operations() + 30 + extra);
             world.run(STEPS);
-            recover(world.image(CrashKind::DropAll), CrashKind::DropAll, &[], "syncs ignored");
+            recover(world.image(CrashKind::DropAll), CrashKind::DropAll, &[]);
         });
         outcome.is_err()
     });

@@ -95,7 +95,19 @@ impl Ending {
     }
 }
 
+/// Where a script is, told on standard error where it fails.
+pub(crate) struct Context(pub(crate) String);
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
 pub(crate) struct World {
+    pub(crate) context: Context,
     pub(crate) disk: SimDisk,
     pub(crate) clock: ManualClock,
     pub(crate) oracle: Oracle,
@@ -108,6 +120,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
+            context: Context(format!("seed {seed}")),
             disk: SimDisk::new(),
             clock: ManualClock::at_millis(START_MS),
             oracle: Oracle::default(),
@@ -120,6 +133,7 @@ impl World {
     /// What a crash leaves of it now. The clock is shared: recovering takes no time.
     pub(crate) fn image(&self, kind: CrashKind) -> Self {
         Self {
+            context: Context(format!("{}, {kind:?}", self.context.0)),
             disk: self.disk.image(kind),
             clock: self.clock.clone(),
             oracle: self.oracle.clone(),
