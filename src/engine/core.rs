@@ -742,6 +742,12 @@ impl Core {
                         return Ok(true);
                     }
                 }
+                // Its time is over, but its row is on disk, and the next opening would find it dead anew.
+                Decision::Stay if matches!(doomed, Slot::Interrupted(_)) => {
+                    if self.forget_slot(caller, asked, &doomed).await? {
+                        return Ok(false);
+                    }
+                }
                 Decision::Stay
                 | Decision::Grant { .. }
                 | Decision::Wait

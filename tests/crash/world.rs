@@ -1,0 +1,432 @@
+//! A disk, a clock, and scripts of operations on them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use idemkv::sim::{CrashKind, ManualClock, SimDisk};
+use idemkv::{
+    Begin, BeginError, Claim, ClaimError, Completion, Engine, Fence, ForgetError, Outcome, ResolveError,
+    Timestamp, TokenError,
+};
+
+use crate::oracle::{Expect, Left, Oracle, Reply, Token};
+use crate::{
+    KEYS, LEASE, LEASED_FROM, Random, START_MS, TOMBSTONE_TTL, TTL, fingerprint, name, options, scope,
+};
+
+/// What scripts that crash nowhere must come to, some of them at least, or crashes prove nothing about it.
+pub(crate) const TO_MEET: [&str; 15] = [
+    "begin of a tombstone",
+    "begin over an interruption",
+    "begin over a forgotten interruption",
+    "begin of a key handed over",
+    "replay",
+    "reply without a body",
+    "forgotten tombstone",
+    "reclaim with tombstones",
+    "opening with tombstones",
+    "opening with claims handed over",
+    "inherited checkpoint",
+    "superseded claim",
+    "resumed claim",
+    "superseded token",
+    "resolved key",
+];
+
+/// A claim in the hands of the script.
+pub(crate) struct Held {
+    claim: Claim,
+    resolves: bool,
+}
+
+impl Held {
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.claim.lease_until().is_some_and(|until| until <= now)
+    }
+}
+
+pub(crate) type Claims = HashMap<u64, Held>;
+
+fn is_held(claims: &Claims, key: u64, now: Timestamp) -> bool {
+    claims.get(&key).is_some_and(|held| !held.is_over(now))
+}
+
+/// The first key from this one on that is one, so that scripts do little in vain.
+fn nearest(key: u64, is_one: impl Fn(u64) -> bool) -> u64 {
+    (0..KEYS).map(|n| (key + n) % KEYS).find(|key| is_one(*key)).unwrap_or(key)
+}
+
+fn body(random: &mut Random, fence: Fence) -> Vec<u8> {
+    let len = if random.below(4) == 0 { 4_000 } else { random.below(300) };
+    let mut body = fence.get().to_le_bytes().to_vec();
+    body.resize(8 + usize::try_from(len).unwrap(), b'b');
+    body
+}
+
+/// How a claim is completed.
+struct Ending {
+    completion: Completion,
+    keeps_body: bool,
+    ttl: Duration,
+    remembered: Duration,
+}
+
+impl Ending {
+    /// Usually nothing special.
+    fn draw(random: &mut Random) -> Self {
+        let plain = Completion::new();
+        let usual = Self { completion: plain, keeps_body: true, ttl: TTL, remembered: TOMBSTONE_TTL };
+        match random.below(8) {
+            0 => Self { completion: plain.tombstone_ttl(TTL), remembered: TTL, ..usual },
+            1 => Self { completion: plain.ttl(TTL / 8), ttl: TTL / 8, ..usual },
+            2 => Self { completion: plain.discard_body(), keeps_body: false, ..usual },
+            _ => usual,
+        }
+    }
+
+    fn reply(&self, outcome: Outcome, body: &[u8], fence: Fence, now: Timestamp) -> Reply {
+        Reply {
+            outcome,
+            body: self.keeps_body.then(|| body.to_vec()),
+            fence,
+            expires: now.saturating_add(self.ttl),
+            remembered_until: now.saturating_add(self.remembered),
+        }
+    }
+}
+
+/// Where a script is, told on standard error where it fails.
+pub(crate) struct Context(pub(crate) String);
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) context: Context,
+    pub(crate) disk: SimDisk,
+    pub(crate) clock: ManualClock,
+    pub(crate) oracle: Oracle,
+    pub(crate) random: Random,
+    /// What the script came to, and how often.
+    pub(crate) met: BTreeMap<&'static str, u32>,
+    declared: u32,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            context: Context(format!("seed {seed}")),
+            disk: SimDisk::new(),
+            clock: ManualClock::at_millis(START_MS),
+            oracle: Oracle::default(),
+            random: Random(seed | 1),
+            met: BTreeMap::new(),
+            declared: 0,
+        }
+    }
+
+    /// What a crash leaves of it now. The clock is shared: recovering takes no time.
+    pub(crate) fn image(&self, kind: CrashKind) -> Self {
+        Self {
+            context: Context(format!("{}, {kind:?}", self.context.0)),
+            disk: self.disk.image(kind),
+            clock: self.clock.clone(),
+            oracle: self.oracle.clone(),
+            random: self.random.clone(),
+            met: self.met.clone(),
+            declared: self.declared,
+        }
+    }
+
+    fn meet(&mut self, what: &'static str, is_met: bool) {
+        if is_met {
+            *self.met.entry(what).or_insert(0) += 1;
+        }
+    }
+
+    fn has_tombstone(&self, now: Timestamp) -> bool {
+        (0..KEYS).any(|key| matches!(self.oracle.at(key, now), Expect::Expired(_)))
+    }
+
+    /// Runs a script of operations until its end or the crash.
+    pub(crate) fn run(&mut self, steps: u64) {
+        let Ok(mut engine) = options(&self.disk, &self.clock).open("x.idem") else {
+            assert!(self.disk.crashed());
+            return;
+        };
+        self.declare(&engine);
+        let mut claims = HashMap::new();
+        for _ in 0..steps {
+            if self.disk.crashed() {
+                return;
+            }
+            if self.random.below(40) == 0 {
+                claims.clear();
+                if engine.close().is_err() {
+                    assert!(self.disk.crashed());
+                    return;
+                }
+                let Ok(opened) = options(&self.disk, &self.clock).open("x.idem") else { return };
+                engine = opened;
+                self.meet("opening with tombstones", self.has_tombstone(engine.now()));
+                let standing = (0..KEYS).any(|key| self.oracle.may_stand(key, engine.now()));
+                self.meet("opening with claims handed over", standing);
+                self.oracle.check(&engine, "after a clean close");
+                continue;
+            }
+            self.operate(&engine, &mut claims);
+        }
+    }
+
+    fn operate(&mut self, engine: &Engine, claims: &mut Claims) {
+        let key = self.random.below(KEYS);
+        let held = nearest(key, |key| claims.contains_key(&key));
+        let leased = nearest(key.max(LEASED_FROM), |key| claims.contains_key(&key));
+        let handed_over = nearest(key, |key| self.oracle.tokens.contains_key(&key));
+        match self.random.below(28) {
+            0..8 => self.begin(engine, key, claims),
+            8..10 => self.finish(engine, held, claims, Outcome::Success),
+            10 => self.finish(engine, held, claims, Outcome::Failure),
+            11 => self.release(engine, held, claims),
+            12 => drop(claims.remove(&held)),
+            13..15 => self.forget(engine, key, claims),
+            15 => self.upkeep(engine, |engine| drop(engine.checkpoint())),
+            16..18 => self.upkeep(engine, |engine| _ = engine.step()),
+            // A lease or two at most, or up to more than a TTL.
+            18 => self.clock.advance(Duration::from_secs(self.random.below(600))),
+            19 => self.clock.advance(Duration::from_secs(self.random.below(3_000))),
+            20..22 => self.note(engine, held, claims),
+            22..24 => self.hand_over(engine, leased, claims),
+            24..26 => self.take_up(engine, handed_over, claims),
+            26 => self.resolve(engine, key, claims),
+            _ => self.declare(engine),
+        }
+    }
+
+    fn upkeep(&mut self, engine: &Engine, keep_up: impl Fn(&Engine)) {
+        let before = engine.stats().reclaimed_blocks;
+        keep_up(engine);
+        let reclaimed = engine.stats().reclaimed_blocks > before;
+        self.meet("reclaim with tombstones", reclaimed && self.has_tombstone(engine.now()));
+    }
+
+    fn declare(&mut self, engine: &Engine) {
+        self.declared += 1;
+        let policy = engine.policy().lease(LEASE).max_in_flight(100 + self.declared);
+        self.oracle.start_policy(engine, policy);
+        match engine.declare("leased", policy) {
+            Ok(_) => self.oracle.policy_is(policy),
+            Err(error) => assert!(self.disk.crashed(), "declare failed: {error}"),
+        }
+    }
+
+    fn granted(&mut self, engine: &Engine, key: u64, held: Held, claims: &mut Claims) {
+        let (claim, now) = (&held.claim, engine.now());
+        let is_told = claim.interrupted().is_some();
+        let forgotten = !is_told && self.oracle.at(key, now).attempt() > 0;
+        self.oracle.saw_claim(key, claim, now);
+        self.meet("begin over an interruption", is_told);
+        self.meet("begin over a forgotten interruption", forgotten);
+        self.meet("inherited checkpoint", claim.last_checkpoint().is_some());
+        if let Some(late) = claims.insert(key, held) {
+            assert!(late.is_over(now), "key {key} was granted twice");
+            let refused = late.claim.complete("late").unwrap_err();
+            assert!(matches!(refused.reason(), ClaimError::Superseded(_)), "key {key}: {refused}");
+        }
+    }
+
+    pub(crate) fn begin(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let now = engine.now();
+        let before = self.oracle.at(key, now);
+        self.oracle.start_grant(key, now);
+        match scope(engine, key).begin(name(key), fingerprint(key)) {
+            Ok(Begin::Fresh(claim)) => self.granted(engine, key, Held { claim, resolves: false }, claims),
+            Ok(Begin::InFlight(_)) => {
+                let held = is_held(claims, key, now);
+                let may_stand = self.oracle.may_stand(key, now);
+                assert!(held || may_stand, "key {key} is in flight and nobody has it");
+                self.meet("begin of a key handed over", !held);
+                self.oracle.refuse();
+            }
+            Ok(Begin::Done(record)) => {
+                assert_eq!(before, Expect::Done(Reply::of(&record)), "key {key} was replayed");
+                assert!(record.expires() > now);
+                self.meet("replay", true);
+                self.oracle.refuse();
+            }
+            Err(BeginError::Expired(tombstone)) => {
+                assert_eq!(before, Expect::Expired(Left::of(&tombstone)), "key {key} was told to be expired");
+                self.meet("begin of a tombstone", true);
+                self.oracle.refuse();
+            }
+            Err(error) => assert!(self.disk.crashed(), "begin failed: {error}"),
+        }
+    }
+
+    fn resolve(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let now = engine.now();
+        let earlier = self.oracle.at(key, now).attempt();
+        self.oracle.start_grant(key, now);
+        match scope(engine, key).resolve(name(key)) {
+            Ok(claim) => {
+                assert!(earlier > 0, "key {key} was not interrupted");
+                self.granted(engine, key, Held { claim, resolves: true }, claims);
+                self.meet("resolved key", true);
+            }
+            Err(ResolveError::NotInterrupted(is)) => {
+                let has_holder = is_held(claims, key, now) || self.oracle.may_stand(key, now);
+                let gone = earlier == 0 || self.oracle.may_be_forgotten(key, now);
+                assert!(has_holder || gone, "key {key}: interruption {earlier} is {is:?}");
+                self.oracle.refuse();
+            }
+            Err(error) => assert!(self.disk.crashed(), "resolve failed: {error}"),
+        }
+    }
+
+    /// A claim was refused something: then its lease is over, or the power is gone.
+    fn refused(&mut self, key: u64, is_over: bool, reason: &ClaimError) {
+        if matches!(reason, ClaimError::Superseded(_)) {
+            assert!(is_over, "key {key}: superseded before its lease was over");
+            self.meet("superseded claim", true);
+            self.oracle.refuse();
+        } else {
+            assert!(self.disk.crashed(), "key {key}: {reason}");
+        }
+    }
+
+    fn note(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let Some(held) = claims.get_mut(&key) else { return };
+        let (is_over, note) = (held.is_over(engine.now()), body(&mut self.random, held.claim.fence()));
+        let before = self.oracle.start_note(key, note.clone());
+        match held.claim.checkpoint(&note) {
+            Ok(()) => {
+                assert!(!is_over, "key {key}: a superseded claim made a checkpoint");
+                self.oracle.note_is(key, Some(note));
+            }
+            Err(error) => {
+                if matches!(error, ClaimError::Superseded(_)) {
+                    self.oracle.notes_are(key, before);
+                }
+                self.refused(key, is_over, &error);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let Some(held) = claims.remove(&key) else { return };
+        let is_over = held.is_over(engine.now());
+        let has_lease = held.claim.lease_until().is_some();
+        let mut token = Token {
+            attempt: held.claim.attempt(),
+            until: engine.now().saturating_add(LEASE),
+            given: None,
+            must_stand: false,
+        };
+        let before = self.oracle.tokens.insert(key, token.clone());
+        match held.claim.into_token() {
+            Ok(given) => {
+                assert!(!is_over, "key {key}: a superseded claim was handed over");
+                token.given = Some(given);
+                token.must_stand = true;
+                self.oracle.tokens.insert(key, token);
+            }
+            Err(error) if matches!(error.reason(), ClaimError::NoLease) => {
+                assert!(!has_lease, "key {key} has a lease");
+                self.oracle.tokens.remove(&key);
+            }
+            Err(error) => {
+                if matches!(error.reason(), ClaimError::Superseded(_)) {
+                    self.oracle.tokens.remove(&key);
+                    self.oracle.tokens.extend(before.map(|before| (key, before)));
+                }
+                self.refused(key, is_over, error.reason());
+            }
+        }
+    }
+
+    fn take_up(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let now = engine.now();
+        let Some(known) = self.oracle.tokens.get_mut(&key) else { return };
+        let Some(token) = &known.given else { return };
+        let stands = known.stands(now);
+        match scope(engine, key).resume(token) {
+            Ok(claim) => {
+                assert!(now < known.until && claim.attempt() == known.attempt, "key {key}: {known:?}");
+                known.must_stand = false;
+                claims.insert(key, Held { claim, resolves: false });
+                self.meet("resumed claim", true);
+            }
+            Err(TokenError::Superseded(_)) => {
+                assert!(!stands, "key {key}: {known:?} does not stand");
+                self.meet("superseded token", true);
+            }
+            Err(TokenError::Held) => assert!(is_held(claims, key, now)),
+            Err(error) => assert!(self.disk.crashed(), "key {key}: {error}"),
+        }
+    }
+
+    fn finish(&mut self, engine: &Engine, key: u64, claims: &mut Claims, outcome: Outcome) {
+        let Some(held) = claims.remove(&key) else { return };
+        let (now, claim) = (engine.now(), &held.claim);
+        let is_over = held.is_over(now);
+        let body = body(&mut self.random, claim.fence());
+        let ending = Ending::draw(&mut self.random);
+        let reply = ending.reply(outcome, &body, claim.fence(), now);
+        self.oracle.start(key, Expect::Done(reply.clone()));
+        let ended = match outcome {
+            Outcome::Success => held.claim.complete_with(body, ending.completion),
+            Outcome::Failure => held.claim.fail_with(body, ending.completion),
+        };
+        match ended {
+            Ok(record) => {
+                assert!(!is_over, "key {key}: a superseded claim completed");
+                assert_eq!(Reply::of(&record), reply, "key {key}");
+                self.oracle.acknowledge_end(key);
+                self.meet("reply without a body", !record.is_body_kept());
+            }
+            Err(error) => self.refused(key, is_over, error.reason()),
+        }
+    }
+
+    fn release(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let Some(held) = claims.remove(&key) else { return };
+        let (is_over, earlier) = (held.is_over(engine.now()), held.claim.interrupted());
+        let after = match earlier {
+            Some(earlier) if !held.resolves => Expect::Interrupted(earlier.attempt()),
+            Some(_) | None => Expect::Vacant,
+        };
+        self.oracle.start(key, after);
+        match held.claim.release() {
+            Ok(()) => {
+                assert!(!is_over, "key {key}: a superseded claim was released");
+                self.oracle.acknowledge_end(key);
+            }
+            Err(error) => self.refused(key, is_over, error.reason()),
+        }
+    }
+
+    fn forget(&mut self, engine: &Engine, key: u64, claims: &Claims) {
+        let now = engine.now();
+        let held = is_held(claims, key, now);
+        let stands = self.oracle.tokens.get(&key).is_some_and(|token| token.stands(now));
+        let is_tombstone = matches!(self.oracle.at(key, now), Expect::Expired(_));
+        self.oracle.start(key, Expect::Vacant);
+        match scope(engine, key).forget(name(key)) {
+            Ok(_) => {
+                assert!(!held && !stands, "key {key} was forgotten under its holder");
+                self.oracle.acknowledge_end(key);
+                self.meet("forgotten tombstone", is_tombstone);
+            }
+            Err(ForgetError::InFlight) => {
+                assert!(held || self.oracle.may_stand(key, now));
+                self.oracle.refuse();
+            }
+            Err(error) => assert!(self.disk.crashed(), "forget failed: {error}"),
+        }
+    }
+}
