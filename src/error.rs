@@ -718,6 +718,11 @@ impl EndError {
         Self { reason, claim: claim.map(Box::new) }
     }
 
+    #[cfg(feature = "serde")]
+    pub(crate) fn into_parts(self) -> (ClaimError, Option<Box<Claim>>) {
+        (self.reason, self.claim)
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn reason(&self) -> &ClaimError {

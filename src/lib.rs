@@ -45,13 +45,19 @@ mod commit;
 mod disk;
 mod engine;
 mod error;
+#[cfg(feature = "serde")]
+mod fault;
 mod fingerprint;
 mod index;
+#[cfg(feature = "serde")]
+mod json;
 mod key;
 mod nudge;
 mod observer;
 mod policy;
 mod record;
+#[cfg(feature = "serde")]
+mod reply;
 mod retention;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
@@ -66,6 +72,8 @@ mod wal;
 
 pub use attempt::{AttemptInfo, Checkpoint};
 pub use clock::Timestamp;
+#[cfg(feature = "serde")]
+pub use engine::Running;
 pub use engine::{
     Begin, Claim, ClaimToken, Closed, CommitMode, Completion, Ending, Engine, Entries, KeyEntry, Options,
     Pending, Scope, Stats, Status, Verify, Waited,
@@ -74,7 +82,11 @@ pub use error::{
     BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError, Failure,
     ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
 };
+#[cfg(feature = "serde")]
+pub use fault::{Fault, ReplayError, RunError, StoreError};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
+#[cfg(feature = "serde")]
+pub use json::JsonError;
 pub use observer::Observer;
 pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};

@@ -531,6 +531,16 @@ impl Claim {
         Ending::new(released(Caller::Task, handed))
     }
 
+    #[cfg(feature = "serde")]
+    pub(super) async fn end_as(self, caller: Caller, result: Given<'_>) -> Result<Record, EndError> {
+        self.start_completing(caller, result).acknowledged(caller).await
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) async fn release_as(self, caller: Caller) -> Result<(), EndError> {
+        released(caller, self.hand_over_release(caller)).await
+    }
+
     /// Releases without waiting for it; for a claim that its caller never saw.
     pub(super) fn give_up(self) {
         let handed = self.hand_over_release(Caller::Task);

@@ -33,6 +33,8 @@ mod options;
 mod policies;
 mod publisher;
 mod reads;
+#[cfg(feature = "serde")]
+mod run;
 mod scope;
 mod stats;
 mod token;
@@ -47,6 +49,8 @@ pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
 pub use options::{CommitMode, Options, Verify};
+#[cfg(feature = "serde")]
+pub use run::Running;
 pub use scope::Scope;
 pub use stats::Stats;
 pub use token::ClaimToken;

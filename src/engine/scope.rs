@@ -74,7 +74,7 @@ impl Scope {
     /// Asks whether to run the operation with this key. Exactly one of all callers is told to.
     ///
     /// [`Begin::Fresh`] is a claim: run the operation, then end the claim. It is returned once the grant is durable
-    /// (see [`Options::intents`](crate::Options::intents)). [`Begin::InFlight`] means that somebody else has the claim.
+    /// (see [`Policy::durability`]). [`Begin::InFlight`] means that somebody else has the claim.
     /// [`Begin::Done`] is the stored result. The latter two touch no disk, except for a record that is no longer in memory.
     ///
     /// # Errors

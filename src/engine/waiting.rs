@@ -39,9 +39,17 @@ impl Scope {
         fingerprint: Fingerprint,
         timeout: Duration,
     ) -> Result<Begin, BeginError> {
-        let deadline = Deadline::after(timeout);
+        self.begin_until(Deadline::after(timeout), key.as_ref(), fingerprint)
+    }
+
+    pub(super) fn begin_until(
+        &self,
+        deadline: Deadline,
+        key: &[u8],
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
         loop {
-            let pending = match self.begin(key.as_ref(), fingerprint)? {
+            let pending = match self.begin(key, fingerprint)? {
                 Begin::InFlight(pending) => pending,
                 answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
             };
@@ -64,9 +72,17 @@ impl Scope {
         fingerprint: Fingerprint,
         timeout: Duration,
     ) -> Result<Begin, BeginError> {
-        let deadline = Deadline::after(timeout);
+        self.begin_until_async(Deadline::after(timeout), key.as_ref(), fingerprint).await
+    }
+
+    pub(super) async fn begin_until_async(
+        &self,
+        deadline: Deadline,
+        key: &[u8],
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
         loop {
-            let pending = match self.begin_async(key.as_ref(), fingerprint).await? {
+            let pending = match self.begin_async(key, fingerprint).await? {
                 Begin::InFlight(pending) => pending,
                 answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
             };
