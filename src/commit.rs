@@ -78,7 +78,8 @@ pub(crate) struct Commit<P: Publish> {
     room: Arc<Room>,
     clock: Arc<EngineClock>,
     limits: Limits,
-    /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of waiters is locked under it.
+    /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of waiters is locked under it, and
+    /// a shard of the index by whoever looks whether an entry may still come in.
     queue: Mutex<Queue<P::Op>>,
     /// A group left the queue.
     drained: Condvar,
@@ -117,12 +118,11 @@ impl<T> std::fmt::Debug for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    fn settle_all_failed(&mut self) {
+    /// Takes away all that waits, after a failure.
+    fn take_all(&mut self) -> VecDeque<Group<T>> {
         self.bytes = 0;
         self.entries = 0;
-        for group in self.groups.drain(..) {
-            group.fate.settle(FAILED);
-        }
+        std::mem::take(&mut self.groups)
     }
 }
 
@@ -264,7 +264,8 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, for at most
-    /// `patience`. The promise is the queue's once this succeeds.
+    /// `patience`. The promise is the queue's once this succeeds. `None` where `may`, asked under the queue's lock when there is a
+    /// place, says that it is no longer to be queued.
     pub(crate) async fn append(
         &self,
         caller: Caller,
@@ -272,22 +273,25 @@ impl<P: Publish> Commit<P> {
         op: P::Op,
         promised: u64,
         patience: Duration,
-    ) -> Result<Ticket, CommitError> {
+        may: impl Fn() -> bool,
+    ) -> Result<Option<Ticket>, CommitError> {
         let bytes = bytes_of(entry);
         if caller == Caller::Thread {
-            return Ok(self.push(&mut *self.admit(bytes, patience)?, entry, op, promised));
+            let mut queue = self.admit(bytes, patience)?;
+            return Ok(may().then(|| self.push(&mut queue, entry, op, promised)));
         }
         let mut op = Some(op);
         let admitted = self.tasks_drained.until(|| {
             let mut queue = self.queue.lock();
             match self.check_open(&queue) {
                 Err(refused) => Some(Err(refused)),
+                Ok(()) if !may() => Some(Ok(None)),
                 Ok(()) if self.has_place(&queue, bytes) => {
                     let pushed = op.take().map(|op| self.push(&mut queue, entry, op, promised));
                     if caller == Caller::Task {
                         self.call_leader(&queue);
                     }
-                    pushed.map(Ok)
+                    Some(Ok(pushed))
                 }
                 Ok(()) => {
                     self.call_leader(&queue);
@@ -308,9 +312,29 @@ impl<P: Publish> Commit<P> {
         op: P::Op,
         promised: u64,
     ) -> Result<Ticket, CommitError> {
+        match self.append_promised_if(caller, [(entry, op, promised)], || true)? {
+            Some(ticket) => Ok(ticket),
+            None => unreachable!("nothing kept the entry out"),
+        }
+    }
+
+    /// Queues entries at once, one behind the other, if `may` says so. It is asked under the queue's lock, so that the log has what is
+    /// allowed by a state in the order of that state's changes. The ticket is that of the last entry.
+    pub(crate) fn append_promised_if<'e>(
+        &self,
+        caller: Caller,
+        entries: impl IntoIterator<Item = (&'e [u8], P::Op, u64)>,
+        may: impl FnOnce() -> bool,
+    ) -> Result<Option<Ticket>, CommitError> {
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
-        let ticket = self.push(&mut queue, entry, op, promised);
+        if !may() {
+            return Ok(None);
+        }
+        let mut ticket = None;
+        for (entry, op, promised) in entries {
+            ticket = Some(self.push(&mut queue, entry, op, promised));
+        }
         // More than one group is more than anybody should leave for later.
         if caller == Caller::Task || queue.groups.len() > 1 {
             self.call_leader(&queue);
@@ -561,9 +585,9 @@ impl<P: Publish> Commit<P> {
                 Some(_) => {}
                 // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
                 None => {
-                    queue.settle_all_failed();
-                    self.notify_drained();
-                    return queue;
+                    drop(queue);
+                    self.fail_queued();
+                    return self.queue.lock();
                 }
             }
             led += 1;
@@ -616,6 +640,16 @@ impl<P: Publish> Commit<P> {
         }
     }
 
+    /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are woken by foreign code, which may call
+    /// in here again.
+    fn fail_queued(&self) {
+        let groups = self.queue.lock().take_all();
+        for group in groups {
+            group.fate.settle(FAILED);
+        }
+        self.notify_drained();
+    }
+
     pub(crate) fn stats(&self) -> CommitStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CommitStats {
@@ -652,9 +686,6 @@ impl<P: Publish> Drop for FailOnUnwind<'_, P> {
     fn drop(&mut self) {
         self.commit.fail(&Failure::Panicked);
         self.fate.settle(FAILED);
-        let mut queue = self.commit.queue.lock();
-        queue.settle_all_failed();
-        drop(queue);
-        self.commit.notify_drained();
+        self.commit.fail_queued();
     }
 }

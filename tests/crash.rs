@@ -13,19 +13,21 @@
     reason = "tests"
 )]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
 use idemkv::{
-    Begin, BeginError, Claim, Completion, Engine, Fence, Fingerprint, Options, Outcome, Record, Status,
-    Timestamp, Tombstone,
+    Begin, Claim, ClaimError, ClaimToken, Engine, Fence, Fingerprint, Options, Outcome, Policy, Record,
+    Scope, Status, Timestamp, TokenError,
 };
 
 const START_MS: u64 = 1_800_000_000_000;
 const TTL: Duration = Duration::from_secs(1_800);
-const TOMBSTONE_TTL: Duration = Duration::from_secs(3 * 1_800);
 const KEYS: u64 = 5;
+/// Keys from this one on are of a scope whose claims have leases, once it was declared.
+const LEASED_FROM: u64 = 3;
+const LEASE: Duration = Duration::from_secs(300);
 
 fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
     Engine::options()
@@ -34,7 +36,6 @@ fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
         .stepped()
         .seed(7)
         .ttl(TTL)
-        .tombstone_ttl(TOMBSTONE_TTL)
         .max_body_bytes(4_096)
         .reserve_bytes(4_096)
         .batch_bytes(4_096)
@@ -59,20 +60,9 @@ impl Random {
 #[derive(Clone, Debug, PartialEq)]
 struct Result_ {
     outcome: Outcome,
-    /// `None` where it was not kept.
-    body: Option<Vec<u8>>,
+    body: Vec<u8>,
     fence: Fence,
     expires: Timestamp,
-    remembered_until: Timestamp,
-}
-
-/// What is left of a result.
-#[derive(Clone, Debug, PartialEq)]
-struct Left {
-    outcome: Outcome,
-    fence: Fence,
-    expired: Timestamp,
-    remembered_until: Timestamp,
 }
 
 /// What a key may be found to be after a crash.
@@ -84,31 +74,6 @@ enum Expect {
     /// Interrupted, at an attempt after this one: a begin was cut off.
     InterruptedAfter(u32),
     Done(Result_),
-    Expired(Left),
-}
-
-impl Expect {
-    /// What time makes of it.
-    fn at(self, now: Timestamp) -> Self {
-        match self {
-            Self::Done(Result_ { remembered_until, .. }) | Self::Expired(Left { remembered_until, .. })
-                if remembered_until <= now =>
-            {
-                Self::Vacant
-            }
-            Self::Done(result) if result.expires <= now => Self::Expired(Left {
-                outcome: result.outcome,
-                fence: result.fence,
-                expired: result.expires,
-                remembered_until: result.remembered_until,
-            }),
-            same @ (Self::Vacant
-            | Self::Interrupted(_)
-            | Self::InterruptedAfter(_)
-            | Self::Done(_)
-            | Self::Expired(_)) => same,
-        }
-    }
 }
 
 /// The oracle: what each key is, and what else it may be if the operation under way was cut off.
@@ -120,9 +85,70 @@ struct Oracle {
     /// TTL after this.
     granted: HashMap<u64, Timestamp>,
     fence_max: Option<Fence>,
+    /// Claims that were handed over.
+    tokens: HashMap<u64, Token>,
+    /// What the next attempt may find noted; nothing at first, two where a crash came between.
+    notes: HashMap<u64, BTreeSet<Option<Vec<u8>>>>,
+    /// What the leased scope's policy may be.
+    policies: Vec<Policy>,
+    declared: u32,
 }
 
+/// A claim that was handed over, or was about to be.
+#[derive(Clone, Debug)]
+struct Token {
+    attempt: u32,
+    until: Timestamp,
+    /// `None` where the crash came before it was given out.
+    given: Option<ClaimToken>,
+    /// Nobody has taken it up.
+    must_stand: bool,
+}
+
+/// A claim in the hands of the script.
+struct Held {
+    claim: Claim,
+    resolves: bool,
+}
+
+impl Held {
+    fn is_over(&self, engine: &Engine) -> bool {
+        self.claim.lease_until().is_some_and(|until| until <= engine.now())
+    }
+}
+
+type Claims = HashMap<u64, Held>;
+
 impl Oracle {
+    /// Whether a claim that nobody holds may be found in flight.
+    fn may_stand(&self, key: u64, now: Timestamp) -> bool {
+        self.tokens.get(&key).is_some_and(|token| now < token.until)
+    }
+
+    fn note_starts(&mut self, key: u64, note: Vec<u8>) {
+        self.notes.entry(key).or_insert_with(|| BTreeSet::from([None])).insert(Some(note));
+    }
+
+    fn note_is(&mut self, key: u64, note: Option<Vec<u8>>) {
+        self.notes.insert(key, BTreeSet::from([note]));
+    }
+
+    /// What a claim that was granted finds noted.
+    fn saw_note(&mut self, key: u64, claim: &Claim) {
+        let note = claim.last_checkpoint().map(|note| note.to_vec());
+        let nothing = BTreeSet::from([None]);
+        let allowed = self.notes.get(&key).filter(|_| claim.attempt() > 1).unwrap_or(&nothing);
+        assert!(allowed.contains(&note), "key {key}: attempt {} finds {note:?}", claim.attempt());
+        self.note_is(key, note);
+    }
+
+    fn check_policy(&mut self, engine: &Engine, context: &str) {
+        let found = engine.scope("leased").policy();
+        let allowed = &self.policies;
+        assert!(allowed.contains(&found) || allowed.is_empty(), "{context}: {found:?}, not of {allowed:?}");
+        self.policies = vec![found];
+    }
+
     fn at(&self, key: u64) -> Expect {
         self.keys.get(&key).cloned().unwrap_or(Expect::Vacant)
     }
@@ -152,15 +178,32 @@ impl Oracle {
     fn check(&mut self, engine: &Engine, context: &str) {
         let now = engine.now();
         let under_way = self.under_way.take();
+        self.check_policy(engine, context);
         for key in 0..KEYS {
             let mut allowed = vec![self.at(key)];
             allowed.extend(under_way.iter().filter(|(other, _)| *other == key).map(|(_, next)| next.clone()));
-            allowed = allowed.into_iter().map(|expect| expect.at(now)).collect();
+            for expect in &mut allowed {
+                if matches!(expect, Expect::Done(result) if result.expires <= now) {
+                    *expect = Expect::Vacant;
+                }
+            }
             let interrupted = allowed.iter().any(|expect| matches!(expect, Expect::Interrupted(_)));
             if interrupted && self.may_be_forgotten(key, now) {
                 allowed.push(Expect::Vacant);
             }
-            let found = found(engine, key);
+            let found = match (found(engine, key), self.tokens.get(&key)) {
+                (Found::Standing(attempt), Some(token)) => {
+                    assert!(now < token.until && attempt == token.attempt, "{context}: key {key}: {token:?}");
+                    Expect::Interrupted(attempt)
+                }
+                (Found::Standing(_), None) => panic!("{context}: key {key} is in flight after an opening"),
+                (Found::Is(found), Some(token)) => {
+                    let lost = found == Expect::Interrupted(token.attempt) && token.must_stand;
+                    assert!(!lost || token.until <= now, "{context}: key {key} lost its holder: {token:?}");
+                    found
+                }
+                (Found::Is(found), None) => found,
+            };
             let fits = allowed.iter().any(|expect| fits(expect, &found));
             assert!(fits, "{context}: key {key} is {found:?}, allowed is {allowed:?}");
             self.keys.insert(key, found);
@@ -170,7 +213,7 @@ impl Oracle {
 
 fn fits(expect: &Expect, found: &Expect) -> bool {
     match (expect, found) {
-        // The fence and the times of a completion that was cut off are not known to the oracle.
+        // The fence and the expiry of a completion that was cut off are not known to the oracle.
         (Expect::Done(expect), Expect::Done(found)) => {
             (expect.outcome, &expect.body) == (found.outcome, &found.body)
         }
@@ -182,30 +225,31 @@ fn fits(expect: &Expect, found: &Expect) -> bool {
 fn result(record: &Record) -> Result_ {
     Result_ {
         outcome: record.outcome(),
-        body: record.is_body_kept().then(|| record.body().to_vec()),
+        body: record.body().to_vec(),
         fence: record.fence(),
         expires: record.expires(),
-        remembered_until: record.remembered_until(),
     }
 }
 
-fn left(tombstone: &Tombstone) -> Left {
-    Left {
-        outcome: tombstone.outcome(),
-        fence: tombstone.fence(),
-        expired: tombstone.expired(),
-        remembered_until: tombstone.remembered_until(),
+/// What a key is right after an opening.
+enum Found {
+    Is(Expect),
+    /// Claimed, though nobody in this process has the claim.
+    Standing(u32),
+}
+
+fn found(engine: &Engine, key: u64) -> Found {
+    match scope(engine, key).get(name(key)).unwrap() {
+        Status::Vacant => Found::Is(Expect::Vacant),
+        Status::Expired(_) => panic!("key {key} has a tombstone"),
+        Status::InFlight(info) => Found::Standing(info.attempt()),
+        Status::Interrupted(earlier) => Found::Is(Expect::Interrupted(earlier.attempt())),
+        Status::Done(record) => Found::Is(Expect::Done(result(&record))),
     }
 }
 
-fn found(engine: &Engine, key: u64) -> Expect {
-    match engine.get(name(key)).unwrap() {
-        Status::Vacant => Expect::Vacant,
-        Status::InFlight(_) => panic!("key {key} is in flight right after an opening"),
-        Status::Interrupted(earlier) => Expect::Interrupted(earlier.attempt()),
-        Status::Done(record) => Expect::Done(result(&record)),
-        Status::Expired(tombstone) => Expect::Expired(left(&tombstone)),
-    }
+fn scope(engine: &Engine, key: u64) -> Scope {
+    engine.scope(if key < LEASED_FROM { "" } else { "leased" })
 }
 
 fn name(key: u64) -> String {
@@ -246,6 +290,7 @@ impl World {
             assert!(self.disk.crashed());
             return;
         };
+        self.declare(&engine);
         let mut claims = HashMap::new();
         for _ in 0..steps {
             if self.disk.crashed() {
@@ -266,48 +311,86 @@ impl World {
         }
     }
 
-    fn operate(&mut self, engine: &Engine, claims: &mut HashMap<u64, Claim>) {
+    fn operate(&mut self, engine: &Engine, claims: &mut Claims) {
         let key = self.random.below(KEYS);
-        match self.random.below(20) {
+        match self.random.below(26) {
             0..6 => self.begin(engine, key, claims),
-            6..12 => self.finish(key, claims, Outcome::Success),
-            12 => self.finish(key, claims, Outcome::Failure),
-            13 => self.release(key, claims),
+            6..12 => self.finish(engine, key, claims, Outcome::Success),
+            12 => self.finish(engine, key, claims, Outcome::Failure),
+            13 => self.release(engine, key, claims),
             14 => drop(claims.remove(&key)),
             15 => self.forget(engine, key, claims),
             16 => drop(engine.checkpoint()),
-            17 => self.clock.advance(Duration::from_secs(self.random.below(3_000))),
-            _ => drop(engine.step()),
+            17 => self.clock.advance(Duration::from_secs(self.random.below(600))),
+            18..20 => drop(engine.step()),
+            20..22 => self.note(engine, key, claims),
+            22 => self.hand_over(engine, key, claims),
+            23 => self.take_up(engine, key, claims),
+            24 => self.resolve(engine, key, claims),
+            _ => self.declare(engine),
         }
     }
 
-    fn begin(&mut self, engine: &Engine, key: u64, claims: &mut HashMap<u64, Claim>) {
-        let before = self.oracle.at(key).at(engine.now());
-        let earlier = match &before {
-            Expect::Interrupted(attempt) | Expect::InterruptedAfter(attempt) => *attempt,
-            Expect::Vacant | Expect::Done(_) | Expect::Expired(_) => 0,
+    fn declare(&mut self, engine: &Engine) {
+        self.oracle.declared += 1;
+        let policy = engine.policy().lease(LEASE).max_in_flight(100 + self.oracle.declared);
+        if self.oracle.policies.is_empty() {
+            self.oracle.policies.push(engine.scope("leased").policy());
+        }
+        self.oracle.policies.push(policy);
+        match engine.declare("leased", policy) {
+            Ok(_) => self.oracle.policies = vec![policy],
+            Err(error) => assert!(self.disk.crashed(), "declare failed: {error}"),
+        }
+    }
+
+    /// A key is about to be granted, after what it was.
+    fn start_grant(&mut self, key: u64) -> u32 {
+        let earlier = match self.oracle.at(key) {
+            Expect::Interrupted(attempt) | Expect::InterruptedAfter(attempt) => attempt,
+            Expect::Vacant | Expect::Done(_) => 0,
         };
-        // An interruption that is forgotten by now lets attempts count from 1 again.
-        let counted = if self.oracle.may_be_forgotten(key, engine.now()) { 0 } else { earlier };
-        self.oracle.start(key, Expect::InterruptedAfter(counted));
-        match engine.begin(name(key), fingerprint(key)) {
+        self.oracle.start(key, Expect::InterruptedAfter(earlier));
+        earlier
+    }
+
+    fn granted(&mut self, engine: &Engine, key: u64, earlier: u32, held: Held, claims: &mut Claims) {
+        let claim = &held.claim;
+        if let Some(token) = self.oracle.tokens.remove(&key) {
+            let stands = token.must_stand && engine.now() < token.until;
+            assert!(!stands, "key {key} was granted over a claim handed over: {token:?}");
+        }
+        if let Expect::Done(result) = self.oracle.at(key) {
+            assert!(result.expires <= engine.now(), "key {key} was granted over a live record");
+        }
+        self.oracle.saw_fence(claim.fence());
+        let told = claim.interrupted().map_or(0, |earlier| earlier.attempt());
+        let forgotten = told == 0 && self.oracle.may_be_forgotten(key, engine.now());
+        assert!(told == earlier || forgotten, "key {key}: interruption {earlier} was not told of");
+        assert!(claim.attempt() > told);
+        assert_eq!(claim.interrupted().is_some(), claim.attempt() > 1);
+        self.oracle.saw_note(key, claim);
+        self.oracle.granted.insert(key, engine.now());
+        self.oracle.start(key, Expect::Interrupted(claim.attempt()));
+        self.oracle.acknowledge();
+        if let Some(late) = claims.insert(key, held) {
+            assert!(late.is_over(engine), "key {key} was granted twice");
+            let refused = late.claim.complete("late").unwrap_err();
+            assert!(matches!(refused.reason(), ClaimError::Superseded(_)), "key {key}: {refused}");
+        }
+    }
+
+    fn begin(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let before = self.oracle.at(key);
+        let earlier = self.start_grant(key);
+        match scope(engine, key).begin(name(key), fingerprint(key)) {
             Ok(Begin::Fresh(claim)) => {
-                assert!(!claims.contains_key(&key), "key {key} was granted twice");
-                let free = !matches!(before, Expect::Done(_) | Expect::Expired(_));
-                assert!(free, "key {key} was granted over {before:?}");
-                self.oracle.saw_fence(claim.fence());
-                let told = claim.interrupted().map_or(0, |earlier| earlier.attempt());
-                let forgotten = told == 0 && self.oracle.may_be_forgotten(key, engine.now());
-                assert!(told == earlier || forgotten, "key {key}: interruption {earlier} was not told of");
-                assert!(claim.attempt() > told);
-                self.oracle.granted.insert(key, engine.now());
-                assert_eq!(claim.interrupted().is_some(), claim.attempt() > 1);
-                self.oracle.start(key, Expect::Interrupted(claim.attempt()));
-                self.oracle.acknowledge();
-                claims.insert(key, claim);
+                self.granted(engine, key, earlier, Held { claim, resolves: false }, claims);
             }
             Ok(Begin::InFlight(_)) => {
-                assert!(claims.contains_key(&key), "key {key} is in flight and nobody has it");
+                let is_held = claims.get(&key).is_some_and(|held| !held.is_over(engine));
+                let may_stand = self.oracle.may_stand(key, engine.now());
+                assert!(is_held || may_stand, "key {key} is in flight and nobody has it");
                 self.oracle.under_way = None;
             }
             Ok(Begin::Done(record)) => {
@@ -315,70 +398,144 @@ impl World {
                 assert!(record.expires() > engine.now());
                 self.oracle.under_way = None;
             }
-            Err(BeginError::Expired(tombstone)) => {
-                assert_eq!(before, Expect::Expired(left(&tombstone)), "key {key} was told to be expired");
-                self.oracle.under_way = None;
-            }
             Err(error) => assert!(self.disk.crashed(), "begin failed: {error}"),
         }
     }
 
-    fn finish(&mut self, key: u64, claims: &mut HashMap<u64, Claim>, outcome: Outcome) {
-        let Some(claim) = claims.remove(&key) else { return };
+    fn resolve(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let earlier = self.start_grant(key);
+        match scope(engine, key).resolve(name(key)) {
+            Ok(claim) => {
+                assert!(earlier > 0, "key {key} was not interrupted");
+                self.granted(engine, key, earlier, Held { claim, resolves: true }, claims);
+            }
+            Err(idemkv::ResolveError::NotInterrupted(_)) => self.oracle.under_way = None,
+            Err(error) => assert!(self.disk.crashed(), "resolve failed: {error}"),
+        }
+    }
+
+    /// A claim was refused something: then its lease is over, or the power is gone.
+    fn refused(&mut self, key: u64, is_over: bool, reason: &ClaimError) {
+        if matches!(reason, ClaimError::Superseded(_)) {
+            assert!(is_over, "key {key}: superseded before its lease was over");
+            self.oracle.under_way = None;
+        } else {
+            assert!(self.disk.crashed(), "key {key}: {reason}");
+        }
+    }
+
+    fn note(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let Some(held) = claims.get_mut(&key) else { return };
+        let (is_over, note) = (held.is_over(engine), body(&mut self.random, held.claim.fence()));
+        let before = self.oracle.notes.get(&key).cloned();
+        self.oracle.note_starts(key, note.clone());
+        match held.claim.checkpoint(&note) {
+            Ok(()) => self.oracle.note_is(key, Some(note)),
+            Err(error) => {
+                if matches!(error, ClaimError::Superseded(_)) {
+                    self.oracle.notes.extend(before.map(|before| (key, before)));
+                }
+                self.refused(key, is_over, &error);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let Some(held) = claims.remove(&key) else { return };
+        let is_over = held.is_over(engine);
+        let mut token = Token {
+            attempt: held.claim.attempt(),
+            until: engine.now().saturating_add(LEASE),
+            given: None,
+            must_stand: false,
+        };
+        let before = self.oracle.tokens.insert(key, token.clone());
+        match held.claim.into_token() {
+            Ok(given) => {
+                token.given = Some(given);
+                token.must_stand = true;
+                self.oracle.tokens.insert(key, token);
+            }
+            Err(error) if matches!(error.reason(), ClaimError::NoLease) => {
+                self.oracle.tokens.remove(&key);
+            }
+            Err(error) => {
+                if matches!(error.reason(), ClaimError::Superseded(_)) {
+                    self.oracle.tokens.remove(&key);
+                    self.oracle.tokens.extend(before.map(|before| (key, before)));
+                }
+                self.refused(key, is_over, error.reason());
+            }
+        }
+    }
+
+    fn take_up(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let Some(known) = self.oracle.tokens.get_mut(&key) else { return };
+        let Some(token) = &known.given else { return };
+        let stands = known.must_stand && engine.now() < known.until;
+        match scope(engine, key).resume(token) {
+            Ok(claim) => {
+                assert!(
+                    engine.now() < known.until && claim.attempt() == known.attempt,
+                    "key {key}: {known:?}"
+                );
+                known.must_stand = false;
+                claims.insert(key, Held { claim, resolves: false });
+            }
+            Err(TokenError::Superseded(_)) => assert!(!stands, "key {key}: {known:?} does not stand"),
+            Err(TokenError::Held) => assert!(claims.contains_key(&key)),
+            Err(error) => assert!(self.disk.crashed(), "key {key}: {error}"),
+        }
+    }
+
+    fn finish(&mut self, engine: &Engine, key: u64, claims: &mut Claims, outcome: Outcome) {
+        let Some(held) = claims.remove(&key) else { return };
+        let (is_over, claim) = (held.is_over(engine), held.claim);
         let (fence, body) = (claim.fence(), body(&mut self.random, claim.fence()));
-        let (completion, kept) = self.completion();
-        let never = Timestamp::from_millis(u64::MAX);
-        let body_stored = kept.then(|| body.clone());
-        self.oracle.start(
-            key,
-            Expect::Done(Result_ {
-                outcome,
-                body: body_stored,
-                fence,
-                expires: never,
-                remembered_until: never,
-            }),
-        );
+        let result_ =
+            Result_ { outcome, body: body.clone(), fence, expires: Timestamp::from_millis(u64::MAX) };
+        self.oracle.start(key, Expect::Done(result_));
         let ended = match outcome {
-            Outcome::Success => claim.complete_with(body, completion),
-            Outcome::Failure => claim.fail_with(body, completion),
+            Outcome::Success => claim.complete(body),
+            Outcome::Failure => claim.fail(body),
         };
         match ended {
             Ok(record) => {
+                assert!(!is_over, "key {key}: a superseded claim completed");
                 self.oracle.start(key, Expect::Done(result(&record)));
                 self.oracle.acknowledge();
+                self.oracle.tokens.remove(&key);
             }
-            Err(error) => assert!(self.disk.crashed(), "complete failed: {error}"),
+            Err(error) => self.refused(key, is_over, error.reason()),
         }
     }
 
-    /// Usually nothing special; and whether the body is kept.
-    fn completion(&mut self) -> (Completion, bool) {
-        match self.random.below(8) {
-            0 => (Completion::new().tombstone_ttl(TTL), true),
-            1 => (Completion::new().ttl(TTL / 8), true),
-            2 => (Completion::new().discard_body(), false),
-            _ => (Completion::new(), true),
-        }
-    }
-
-    fn release(&mut self, key: u64, claims: &mut HashMap<u64, Claim>) {
-        let Some(claim) = claims.remove(&key) else { return };
-        let after =
-            claim.interrupted().map_or(Expect::Vacant, |earlier| Expect::Interrupted(earlier.attempt()));
+    fn release(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+        let Some(held) = claims.remove(&key) else { return };
+        let (is_over, earlier) = (held.is_over(engine), held.claim.interrupted());
+        let after = match earlier {
+            Some(earlier) if !held.resolves => Expect::Interrupted(earlier.attempt()),
+            Some(_) | None => Expect::Vacant,
+        };
         self.oracle.start(key, after);
-        match claim.release() {
-            Ok(()) => self.oracle.acknowledge(),
-            Err(error) => assert!(self.disk.crashed(), "release failed: {error}"),
+        match held.claim.release() {
+            Ok(()) => {
+                self.oracle.acknowledge();
+                self.oracle.tokens.remove(&key);
+            }
+            Err(error) => self.refused(key, is_over, error.reason()),
         }
     }
 
-    fn forget(&mut self, engine: &Engine, key: u64, claims: &HashMap<u64, Claim>) {
+    fn forget(&mut self, engine: &Engine, key: u64, claims: &Claims) {
         self.oracle.start(key, Expect::Vacant);
-        match engine.forget(name(key)) {
-            Ok(_) => self.oracle.acknowledge(),
+        match scope(engine, key).forget(name(key)) {
+            Ok(_) => {
+                self.oracle.acknowledge();
+                self.oracle.tokens.remove(&key);
+            }
             Err(idemkv::ForgetError::InFlight) => {
-                assert!(claims.contains_key(&key));
+                assert!(claims.contains_key(&key) || self.oracle.may_stand(key, engine.now()));
                 self.oracle.under_way = None;
             }
             Err(error) => assert!(self.disk.crashed(), "forget failed: {error}"),

@@ -349,6 +349,39 @@ fn many_tasks_on_a_real_file_with_the_engines_own_threads() {
     engine.close().unwrap();
 }
 
+/// Drops a future as it is woken, as an executor that shuts down may.
+struct Gone(std::sync::Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+
+impl Wake for Gone {
+    fn wake(self: Arc<Self>) {
+        let future = self.0.lock().unwrap().take();
+        drop(future);
+    }
+}
+
+#[test]
+fn a_begin_may_be_dropped_by_the_waker_that_tells_of_a_failed_commit() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let claim = fresh(&default_scope(&engine), "first");
+    // A group of its own, so that the begin is in the one behind it.
+    let mut first = claim.complete_async(vec![b'x'; 4_000]);
+    assert!(poll(Pin::new(&mut first)).is_pending());
+    let theirs = engine.clone();
+    let mut begin: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        drop(theirs.begin_async("key", request()).await);
+    });
+    let gone = Arc::new(Gone(std::sync::Mutex::default()));
+    let waker = Waker::from(Arc::clone(&gone));
+    assert!(begin.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    *gone.0.lock().unwrap() = Some(begin);
+    machine.disk.fail_syncs(Some("-wal"));
+    engine.step();
+    assert!(gone.0.lock().unwrap().is_none(), "it was woken");
+    assert!(ready(Pin::new(&mut first)).is_err());
+    assert_eq!(engine.stats().in_flight, 0);
+}
+
 /// Drops the last handle on an engine where its own thread wakes it.
 struct Last(std::sync::Mutex<Option<Engine>>);
 

@@ -141,6 +141,25 @@ fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, B)>) -> Vec
         .collect()
 }
 
+/// What a batch of begins has come to so far. Claims in it that nobody came for are given back when it is dropped: its caller never saw them.
+struct Results(Vec<Option<Result<Begin, BeginError>>>);
+
+impl Results {
+    fn take(mut self) -> Vec<Result<Begin, BeginError>> {
+        std::mem::take(&mut self.0).into_iter().flatten().collect()
+    }
+}
+
+impl Drop for Results {
+    fn drop(&mut self) {
+        for result in self.0.drain(..).flatten() {
+            if let Ok(Begin::Fresh(claim)) = result {
+                claim.give_up();
+            }
+        }
+    }
+}
+
 impl Core {
     /// Begins many keys; the grants among them are one commit.
     async fn begin_many<K: AsRef<[u8]>>(
@@ -154,7 +173,7 @@ impl Core {
         if len > max {
             return requests.iter().map(|_| Err(BeginError::BatchTooLong { len, max })).collect();
         }
-        let mut results = Vec::with_capacity(len);
+        let mut results = Results(Vec::with_capacity(len));
         let mut calls = Vec::new();
         for chunk in requests.chunks(BATCH_MAX) {
             let replays = self.replays(scope, chunk);
@@ -163,16 +182,16 @@ impl Core {
                     self.options.hooks.call(|observer| observer.replayed(record));
                 } else {
                     let call = self.begin_one(Caller::Member, handle, scope, key.as_ref(), fingerprint);
-                    calls.push((results.len(), Box::pin(call)));
+                    calls.push((results.0.len(), Box::pin(call)));
                 }
-                results.push(replay.map(|record| Ok(Begin::Done(record))));
+                results.0.push(replay.map(|record| Ok(Begin::Done(record))));
             }
         }
         poll_fn(|context| {
             calls.retain_mut(|(position, call)| match call.as_mut().poll(context) {
                 Poll::Pending => true,
                 Poll::Ready(result) => {
-                    if let Some(place) = results.get_mut(*position) {
+                    if let Some(place) = results.0.get_mut(*position) {
                         *place = Some(result);
                     }
                     false
@@ -189,7 +208,7 @@ impl Core {
             Poll::Pending
         })
         .await;
-        results.into_iter().flatten().collect()
+        results.take()
     }
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.

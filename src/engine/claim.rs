@@ -152,20 +152,17 @@ impl Claim {
         let mut entry = Vec::with_capacity(ENTRY_OVERHEAD_MAX + note.len());
         codec::encode_into(&Entry::Checkpoint(row), &mut entry);
         let checkpoint = Checkpoint::new(note, &core.checkpoint_bytes);
-        let op = Op::Checkpointed(digest, fence, None);
         // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
-        let ticket =
-            self.note(caller, &entry, op, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
+        let ticket = self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
         Ok(core.commit.settled(caller, &ticket).await?)
     }
 
     /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
-    /// before the entry is durable.
+    /// before the entry is durable. Nothing is changed where this fails.
     async fn note(
         &mut self,
         caller: Caller,
         entry: &[u8],
-        op: Op,
         change: impl FnOnce(&Attempt, Timestamp),
     ) -> Result<Ticket, ClaimError> {
         let handle = self.handle();
@@ -178,24 +175,20 @@ impl Claim {
         let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
         let costs = if intent.is_empty() { cost(entry) } else { cost(entry) + cost(&intent) };
         core.promise(caller, costs).await?;
-        if !self.use_now(core, change) {
+        let granted = Some(&intent).filter(|intent| !intent.is_empty());
+        let entries = granted
+            .map(|intent| (intent.as_slice(), Op::Granted(Arc::clone(&self.attempt)), cost(intent)))
+            .into_iter()
+            .chain([(entry, Op::Noted(Arc::clone(&self.attempt)), cost(entry))]);
+        let appended = core.commit.append_promised_if(caller, entries, || self.use_now(core, change));
+        let Some(ticket) = appended.inspect_err(|_| core.room.withdraw(costs))? else {
             core.room.withdraw(costs);
             return Err(core.superseded(caller, &self.attempt).await);
-        }
-        let append = |entry: &[u8], op| {
-            core.commit
-                .append_promised(caller, entry, op, cost(entry))
-                .inspect_err(|_| core.room.withdraw(cost(entry)))
         };
-        if !intent.is_empty() {
-            let granted = append(&intent, Op::Granted(Arc::clone(&self.attempt)));
-            // Whoever waits for the entry behind it has waited for it too.
-            drop(granted.inspect_err(|_| core.room.withdraw(cost(entry)))?);
-            if let Some(live) = &mut self.live {
-                live.terms.logged = true;
-            }
+        if let Some(live) = &mut self.live {
+            live.terms.logged = true;
         }
-        Ok(append(entry, op)?)
+        Ok(ticket)
     }
 
     fn is_logged(&self) -> bool {
@@ -326,17 +319,20 @@ impl Claim {
         let row = DetachedRow { digest: digest.as_u128(), fence: fence.get(), until_ms: until.as_millis() };
         let mut entry = Vec::new();
         codec::encode_into(&Entry::Detached(row), &mut entry);
-        let op = Op::Detached(digest, fence, None);
-        match self.note(caller, &entry, op, |attempt, _now| attempt.detach(until)).await {
+        match self.note(caller, &entry, |attempt, _now| attempt.detach(until)).await {
             Ok(ticket) => {
                 // Nobody holds the claim from here on.
                 core.detached.put(fence, self.take_live().permit.into_share());
+                // Whoever found its lease ended before that did not find the share.
+                if !matches!(core.index.get(digest), Slot::InFlight(current) if Arc::ptr_eq(&current, &attempt))
+                {
+                    core.detached.drop(&attempt, core);
+                }
                 let settled = core.commit.settled(caller, &ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
                 Ok(core.token(&attempt))
             }
             Err(error) => {
-                attempt.attach();
                 let is_over =
                     matches!(error, ClaimError::Superseded(_) | ClaimError::Commit(CommitError::Failed(_)));
                 if is_over {
@@ -542,7 +538,11 @@ impl Claim {
     }
 
     /// Releases without waiting for it; for a claim that its caller never saw.
-    pub(super) fn give_up(self) {
+    pub(super) fn give_up(mut self) {
+        // Nobody has said anything of the attempts before it.
+        if let Some(live) = &mut self.live {
+            live.terms.resolves = false;
+        }
         let handed = self.hand_over_release(Caller::Task);
         // Where it could not be handed over, the error holds the claim, and its end is that of a claim dropped.
         drop(handed);
@@ -550,6 +550,7 @@ impl Claim {
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.
     pub(super) fn forfeit(mut self) {
+        self.handle().core().leases.forget(&self.attempt);
         self.live = None;
     }
 
@@ -591,6 +592,7 @@ impl Claim {
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
         if !live.terms.logged && attempt.earlier.is_none() {
             core.put_back(&attempt, Slot::Vacant);
+            core.leases.forget(&attempt);
             attempt.end(Ended::Vacated);
             return Ok(None);
         }

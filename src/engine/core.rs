@@ -356,6 +356,17 @@ impl Core {
         }
     }
 
+    /// Makes a claim interrupted whose lease was due.
+    pub(super) fn lapse_due(&self, attempt: &Arc<Attempt>) {
+        self.lapse(attempt);
+        // It may have been renewed since it was taken from those that are watched.
+        if let Slot::InFlight(current) = self.index.get(attempt.digest)
+            && Arc::ptr_eq(&current, attempt)
+        {
+            self.leases.watch(attempt);
+        }
+    }
+
     /// Makes a claim interrupted whose lease has run out, and tells those who wait.
     pub(super) fn lapse(&self, attempt: &Arc<Attempt>) {
         let now = self.clock.now();
@@ -393,6 +404,12 @@ impl Core {
         Ok(waiter)
     }
 
+    /// Whether a claim is the current one for its key, and its lease lasts.
+    pub(super) fn is_good(&self, attempt: &Attempt) -> bool {
+        let event = Event::Use { fence: attempt.fence, now: self.clock.now() };
+        decide(self.index.get(attempt.digest).state(self.index.epoch()), event).becomes().is_some()
+    }
+
     /// What a claim is told that is not the current one.
     pub(super) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
         ClaimError::Superseded(Box::new(self.became(caller, attempt.digest).await))
@@ -400,7 +417,7 @@ impl Core {
 
     /// What became of a key.
     pub(super) async fn became(&self, caller: Caller, digest: Digest) -> Status {
-        // The worker would come by; but whoever asks is not to be told that a claim stands whose lease has run out.
+        // Whoever asks may begin again at once, and wants no place taken by a claim whose lease has run out.
         if let Slot::InFlight(current) = self.index.get(digest)
             && current.lease_until() <= self.clock.now()
         {
@@ -511,14 +528,20 @@ impl Core {
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
+        if self.closed.load(Ordering::Acquire) {
+            // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
+            self.put_back(&attempt, before);
+            attempt.end(Ended::Closed);
+            return Err(BeginError::Closed);
+        }
         let again = attempt.earlier.is_some();
         let logged = policy.durability == Durability::Full;
         let resolves = matches!(wish, Wish::Resolve);
         self.leases.watch(&attempt);
         let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
         let mut granting = Granting::new(claim, before);
-        if logged {
-            granting.log(self, caller).await?;
+        if logged && !granting.log(self, caller).await? {
+            return Ok(None);
         }
         if again {
             self.counters.interrupted.fetch_add(1, Ordering::Relaxed);
@@ -570,6 +593,7 @@ impl Core {
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
         match caller {
             Caller::Thread => loop {
+                let wakes = self.room.wakes();
                 if let Some(promised) = self.promise_now(bytes) {
                     return promised;
                 }
@@ -577,7 +601,7 @@ impl Core {
                 if deadline.has_passed() || !self.options.workers {
                     return late;
                 }
-                self.room.wait(bytes, deadline);
+                self.room.wait(bytes, wakes, deadline);
             },
             Caller::Task | Caller::Member => {
                 let promised = self.room.until(|| self.promise_now(bytes));
@@ -638,6 +662,10 @@ impl Core {
             }
             Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
+                // The worker will come by; until then the clock decides.
+                (Phase::InFlight, Some(attempt)) if attempt.lease_until() <= now => {
+                    Status::Interrupted(attempt.info())
+                }
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
                 (Phase::Interrupted, Some(attempt)) if attempt.remembered_until() > now => {
                     Status::Interrupted(attempt.as_earlier())
@@ -841,6 +869,14 @@ pub(crate) struct Permit {
     pub(super) handle: Arc<Handle>,
     /// `None` once it was taken elsewhere.
     share: Option<Share>,
+}
+
+impl Share {
+    /// The share of a claim that was handed over before the file was opened. Room for its end is promised when it comes.
+    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies) -> Self {
+        let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
+        Self { promised: 0, scope }
+    }
 }
 
 impl Core {

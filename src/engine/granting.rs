@@ -25,21 +25,27 @@ impl Granting {
         Self { claim: Some(claim), before: Some(before) }
     }
 
-    /// Makes the grant durable.
-    pub(super) async fn log(&mut self, core: &Core, caller: Caller) -> Result<(), CommitError> {
+    /// Makes the grant durable; `false` where its lease ran out before the log had it, so that it is none.
+    ///
+    /// By then the key may have been granted again, and the log must get the claims of a key in the order of their fences.
+    pub(super) async fn log(&mut self, core: &Core, caller: Caller) -> Result<bool, CommitError> {
         let Some(claim) = &mut self.claim else { unreachable!("a claim is granted once") };
         let attempt = Arc::clone(claim.of());
         let mut entry = Vec::new();
         codec::encode_into(&Entry::Intent(attempt.row()), &mut entry);
         let cost = entry_bytes_max(entry.len()) as u64;
         let op = Op::Granted(Arc::clone(&attempt));
-        let appended = core.commit.append(caller, &entry, op, cost, core.options.patience).await;
+        // Without a lease nobody else can have the key.
+        let may = || attempt.lease.is_none() || core.is_good(&attempt);
+        let appended = core.commit.append(caller, &entry, op, cost, core.options.patience, may).await;
         let settled = match appended {
-            Ok(ticket) => {
+            Ok(Some(ticket)) => {
                 claim.spend(cost);
                 self.before = None;
-                core.commit.settled(caller, &ticket).await
+                core.commit.settled(caller, &ticket).await.map(|()| true)
             }
+            // Dropped with what the key was before, this puts it back.
+            Ok(None) => Ok(false),
             Err(error) => {
                 // Nothing was written: the key is as it was before.
                 self.put_back(core);

@@ -83,3 +83,91 @@ impl Leases {
         due
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::time::Duration;
+
+    use crate::engine::core::Core;
+    use crate::sim::{ManualClock, SimDisk};
+    use crate::sync::Arc;
+    use crate::{Begin, Claim, Durability, Engine, Fingerprint, Timestamp};
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn open(durability: Durability) -> (Engine, ManualClock) {
+        let clock = ManualClock::at_millis(1_000);
+        let options = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().queue_entries(1);
+        let engine = options.open("x.idem").unwrap();
+        drop(engine.declare("jobs", engine.policy().lease(LEASE).durability(durability)).unwrap());
+        (engine, clock)
+    }
+
+    fn claim(engine: &Engine) -> Claim {
+        match engine.scope("jobs").begin("key", Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn watched(core: &Core) -> (usize, usize) {
+        let table = core.leases.table.lock();
+        (table.due.len(), table.at.len())
+    }
+
+    #[test]
+    fn a_claim_is_watched_until_it_ends_and_no_longer() {
+        for durability in [Durability::Full, Durability::Completions] {
+            let ends: [fn(Claim); 4] = [
+                |claim| drop(claim.complete("").unwrap()),
+                |claim| claim.release().unwrap(),
+                drop,
+                |claim| drop(claim.into_token().unwrap_err()),
+            ];
+            let last = ends.len() - 1;
+            for (n, end) in ends.into_iter().enumerate() {
+                let (engine, clock) = open(durability);
+                let core = engine.handle.core();
+                let claim = claim(&engine);
+                assert_eq!(watched(core), (1, 1));
+                if n == last {
+                    clock.advance(LEASE);
+                }
+                end(claim);
+                assert_eq!(watched(core), (0, 0), "{durability:?}, end {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_begin_that_came_to_nothing_is_not_watched() {
+        let (engine, _clock) = open(Durability::Full);
+        let scope = engine.scope("jobs");
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut begins = ["one", "two"].map(|key| Box::pin(scope.begin_async(key, Fingerprint::of(""))));
+        for begin in &mut begins {
+            assert!(begin.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(watched(engine.handle.core()), (2, 2));
+        drop(begins);
+        assert_eq!(watched(engine.handle.core()), (0, 0));
+    }
+
+    /// Whoever renews reads the clock before the lease ends, and may be held up until the worker has found it ended.
+    #[test]
+    fn a_lease_renewed_while_it_is_found_ended_is_watched_on() {
+        let (engine, clock) = open(Durability::Full);
+        let core = engine.handle.core();
+        let claim = claim(&engine);
+        let end = Timestamp::from_millis(1_000).saturating_add(LEASE);
+        let due = core.leases.take_due(end);
+        assert!(due.iter().any(|attempt| Arc::ptr_eq(attempt, claim.of())) && core.leases.next().is_none());
+        clock.advance(Duration::from_millis(9_999));
+        claim.renew().unwrap();
+        for attempt in &due {
+            core.lapse_due(attempt);
+        }
+        assert_eq!(core.leases.next(), claim.lease_until());
+    }
+}

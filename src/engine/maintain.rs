@@ -61,35 +61,54 @@ impl Core {
         if self.is_inside() {
             return Stepped::default();
         }
-        let mut rota = self.rota.lock();
         if self.is_closed() {
             return Stepped::default();
         }
         let now = self.clock.now();
         let mut stepped = Stepped::default();
+        // Whoever is woken runs code of his own, so all that wakes comes without the rota.
         self.timers.fire();
         if !self.options.workers {
             self.help_tasks();
-            self.commit.drain();
         }
         for attempt in self.leases.take_due(now) {
-            self.lapse(&attempt);
+            self.lapse_due(&attempt);
         }
-        if now >= rota.sweep_at {
-            rota.sweep_at = now.saturating_add((self.options.policy.ttl / 10).min(Duration::from_secs(60)));
+        if self.is_time_to_sweep(now) {
             stepped.swept = self.sweep(now);
+        }
+        self.commit.drain();
+        stepped.checkpointed = self.keep_house(now);
+        self.commit.drain();
+        stepped
+    }
+
+    fn is_time_to_sweep(&self, now: Timestamp) -> bool {
+        let mut rota = self.rota.lock();
+        let due = now >= rota.sweep_at;
+        if due {
+            rota.sweep_at = now.saturating_add((self.options.policy.ttl / 10).min(Duration::from_secs(60)));
+        }
+        due
+    }
+
+    /// Room in the log and in the file; whether there was a checkpoint.
+    fn keep_house(&self, now: Timestamp) -> bool {
+        let mut rota = self.rota.lock();
+        if self.is_closed() {
+            return false;
         }
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
         let reclaim = now >= rota.reclaim_at && self.store.has_due(now);
-        if reclaim || self.room.has_sealed() {
+        let checkpointed = (reclaim || self.room.has_sealed()) && {
             rota.reclaim_at = now.saturating_add((self.options.policy.ttl / 40).min(Duration::from_secs(10)));
-            stepped.checkpointed = self.checkpoint(&mut rota);
-        }
+            self.checkpoint(&mut rota)
+        };
         self.grow();
         self.mark(&mut rota, now);
         self.compact_when_idle(&mut rota);
-        stepped
+        checkpointed
     }
 
     /// What the engine's other threads do for tasks, done by the caller: leads for a turn, and reads where nobody else would.
@@ -105,11 +124,11 @@ impl Core {
         if self.is_inside() {
             return;
         }
+        self.commit.drain();
         let mut rota = self.rota.lock();
         if self.is_closed() {
             return;
         }
-        self.commit.drain();
         if self.publisher.tail_lag().0 > 0 {
             self.checkpoint(&mut rota);
         }
@@ -274,7 +293,6 @@ impl Core {
         let mut entry = Vec::new();
         crate::codec::encode_into(&crate::codec::Entry::Mark, &mut entry);
         self.append_unattended(&entry, Op::Mark);
-        self.commit.drain();
     }
 
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by

@@ -104,8 +104,8 @@ impl Handle {
 
     /// Stops the threads and closes the file; the second call finds nothing left to do.
     fn close(&self) -> Result<usize, Failure> {
-        if self.core.is_inside() {
-            // The transaction that this thread is in has to end first.
+        if self.core.is_inside() || is_ours() {
+            // The transaction, or the engine's thread, that this is called from has to go on first.
             let left = self.core.in_flight.load(Ordering::Relaxed);
             self.close_elsewhere();
             return Ok(left);

@@ -72,7 +72,7 @@ impl Core {
         publisher.skip_to(last_seq);
         let leases = Leases::new(bells.worker.clone());
         let detached = Detached::default();
-        let (in_flight, recalled) = interrupt_all(&index, &publisher, &clock, &leases, &detached);
+        let (in_flight, recalled) = interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached);
 
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fence_next = meta.fence_next;
@@ -360,11 +360,11 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
         Entry::Mark => Op::Mark,
         Entry::Checkpoint(row) => {
             let checkpoint = Checkpoint::new(row.bytes, budget);
-            Op::Checkpointed(Digest::from_u128(row.digest), Fence::new(row.fence), Some(checkpoint))
+            Op::Checkpointed(Digest::from_u128(row.digest), Fence::new(row.fence), checkpoint)
         }
         Entry::Detached(row) => {
             let until = Timestamp::from_millis(row.until_ms);
-            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), Some(until))
+            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), until)
         }
         Entry::Declared(row) => Op::Declared(row.name.into(), Policy::from_row(&row.policy)?),
     })
@@ -375,6 +375,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
 fn interrupt_all(
     index: &Index,
     publisher: &Publisher,
+    policies: &Policies,
     clock: &EngineClock,
     leases: &Leases,
     detached: &Detached,
@@ -388,7 +389,7 @@ fn interrupt_all(
             };
             if attempt.detached_until().is_some_and(|until| until > now) {
                 leases.watch(attempt);
-                detached.put(attempt.fence, Share::default());
+                detached.put(attempt.fence, Share::of_standing(attempt, policies));
                 standing += 1;
             } else {
                 publisher.recall(Arc::clone(attempt), now);

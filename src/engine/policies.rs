@@ -60,6 +60,15 @@ impl Policies {
         Ok(true)
     }
 
+    /// Counts a claim that stands already, whatever the limit; `false` where the scope has none.
+    pub(crate) fn reenter(&self, scope: &[u8]) -> bool {
+        let limited = self.of(scope).max_in_flight.is_some();
+        if limited {
+            *self.in_flight.lock().entry(scope.into()).or_default() += 1;
+        }
+        limited
+    }
+
     /// Takes back what [`enter`](Self::enter) counted.
     pub(crate) fn leave(&self, scope: &[u8]) {
         let mut in_flight = self.in_flight.lock();

@@ -27,10 +27,12 @@ pub(crate) enum Op {
     Vacated(Arc<Attempt>, Option<Timestamp>),
     /// A claim was released that followed an interruption, which stands.
     Returned(Arc<Attempt>, Timestamp),
-    /// A claim was given a checkpoint. The bytes are those of a log that is replayed; otherwise the attempt has them already.
-    Checkpointed(Digest, Fence, Option<Checkpoint>),
-    /// A claim was handed over as a token, and is good for so long; the time is that of a log that is replayed.
-    Detached(Digest, Fence, Option<Timestamp>),
+    /// A claim was given a checkpoint, or handed over as a token; the attempt knows.
+    Noted(Arc<Attempt>),
+    /// A claim was given a checkpoint, in a log that is replayed.
+    Checkpointed(Digest, Fence, Checkpoint),
+    /// A claim was handed over as a token, in a log that is replayed, and was good until then.
+    Detached(Digest, Fence, Timestamp),
     /// A scope was given a policy.
     Declared(Box<[u8]>, Policy),
     /// Time went by.
@@ -43,7 +45,8 @@ impl Op {
             Self::Granted(attempt)
             | Self::Completed(attempt, _)
             | Self::Vacated(attempt, _)
-            | Self::Returned(attempt, _) => Some(attempt.digest),
+            | Self::Returned(attempt, _)
+            | Self::Noted(attempt) => Some(attempt.digest),
             Self::Checkpointed(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
             Self::Declared(..) | Self::Mark => None,
         }
@@ -116,8 +119,11 @@ impl Publisher {
                     return (Change::Set(Slot::InFlight(Arc::clone(attempt))), word());
                 }
                 // The usual case: the claim was put into the index before its intent went to the log.
-                let is_it = slot.attempt().is_some_and(|current| current.fence == attempt.fence);
-                (Change::Keep, if is_it { word() } else { None })
+                (Change::Keep, if is_last_in_log(slot) { word() } else { None })
+            }),
+            Op::Noted(attempt) => self.index.change(attempt.digest, |slot| {
+                let word = is_last_in_log(slot).then(|| (Last::Open(Arc::clone(attempt)), None));
+                (Change::Keep, word)
             }),
             Op::Completed(attempt, record) => {
                 record.set_durable();
@@ -146,21 +152,17 @@ impl Publisher {
                 },
                 || (Last::Open(Arc::clone(attempt)), None),
             ),
-            Op::Checkpointed(digest, fence, checkpoint) => self.note(*digest, *fence, |attempt| {
-                if let Some(checkpoint) = checkpoint {
-                    attempt.set_checkpoint(checkpoint.clone());
-                }
-            }),
-            Op::Detached(digest, fence, until) => self.note(*digest, *fence, |attempt| {
-                if let Some(until) = until {
-                    attempt.detach(*until);
-                }
-            }),
+            Op::Checkpointed(digest, fence, checkpoint) => {
+                self.note(*digest, *fence, |attempt| attempt.set_checkpoint(checkpoint.clone()))
+            }
+            Op::Detached(digest, fence, until) => {
+                self.note(*digest, *fence, |attempt| attempt.detach(*until))
+            }
             Op::Declared(..) | Op::Mark => None,
         }
     }
 
-    /// Notes something on the claim that a key has, whatever has become of it.
+    /// Notes something on the claim that a key has, whatever has become of it. For a log that is replayed.
     fn note(
         &self,
         digest: Digest,
@@ -195,6 +197,13 @@ impl Publisher {
     }
 }
 
+/// Whether a claim that the log tells of is the last one of its key there, though the index may have a later one: its lease ran
+/// out, and the next one was granted in memory. That is not in the log yet, for the log gets the claims of a key in the order
+/// in which they were granted; so until it is, a checkpoint has to move the earlier one to the store.
+fn is_last_in_log(slot: &Slot) -> bool {
+    slot.attempt().is_some()
+}
+
 impl Publish for Publisher {
     type Op = Op;
 
@@ -219,7 +228,7 @@ impl Publish for Publisher {
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
                 Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
                 Op::Declared(scope, policy) => self.policies.set(&scope, policy),
-                Op::Granted(_) | Op::Checkpointed(..) | Op::Detached(..) | Op::Mark => {}
+                Op::Granted(_) | Op::Noted(_) | Op::Checkpointed(..) | Op::Detached(..) | Op::Mark => {}
             }
         }
     }

@@ -87,7 +87,14 @@ impl Core {
             return Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)));
         };
         // Only one of all who ask finds the share there.
-        let Some(share) = self.detached.take(fence) else { return Err(TokenError::Held) };
+        let Some(share) = self.detached.take(fence) else {
+            // Or nobody, where its lease was found ended meanwhile.
+            return Err(if self.is_good(attempt) {
+                TokenError::Held
+            } else {
+                TokenError::Superseded(Box::new(self.became(caller, digest).await))
+            });
+        };
         attempt.attach();
         let policy = self.policies.of(scope.name());
         let terms = Terms { logged: true, resolves: false, durability: policy.durability };

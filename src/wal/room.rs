@@ -46,6 +46,8 @@ struct State {
     segments: u32,
     /// Segments that would be there after a power cut.
     durable_segments: u32,
+    /// Counts calls of [`Room::wake`], so that one that comes right before a wait is not missed.
+    wakes: u64,
 }
 
 impl State {
@@ -68,6 +70,7 @@ impl Room {
             promised: 0,
             segments,
             durable_segments: segments,
+            wakes: 0,
         };
         Self { geometry, state: Mutex::new(state), changed: Condvar::new(), tasks: Wakers::default() }
     }
@@ -90,10 +93,15 @@ impl Room {
         self.notify();
     }
 
-    /// Waits until something changed, or until the deadline.
-    pub(crate) fn wait(&self, bytes: u64, deadline: Deadline) {
+    /// How often those who wait were told to look again.
+    pub(crate) fn wakes(&self) -> u64 {
+        self.state.lock().wakes
+    }
+
+    /// Waits until something changed, or until the deadline. `wakes` is from before the caller looked.
+    pub(crate) fn wait(&self, bytes: u64, wakes: u64, deadline: Deadline) {
         let mut state = self.state.lock();
-        if state.fits(self.geometry, bytes) {
+        if state.fits(self.geometry, bytes) || state.wakes != wakes {
             return;
         }
         match deadline.instant() {
@@ -116,8 +124,7 @@ impl Room {
 
     /// Wakes all who wait, so that they look again.
     pub(crate) fn wake(&self) {
-        // Taking the lock orders this after the look of whoever is about to wait.
-        drop(self.state.lock());
+        self.state.lock().wakes += 1;
         self.notify();
     }
 
@@ -238,6 +245,15 @@ mod tests {
         assert_eq!(room.next_segment(second, 9), None);
         room.recycle(5);
         assert_eq!(room.next_segment(second, 9), Some(0));
+    }
+
+    #[test]
+    fn a_wake_between_the_look_and_the_wait_is_not_missed() {
+        let room = Room::new(GEOMETRY, 1);
+        assert!(room.try_promise(80));
+        let wakes = room.wakes();
+        room.wake();
+        room.wait(1, wakes, Deadline::NEVER);
     }
 
     #[test]

@@ -8,6 +8,8 @@
     reason = "each test uses a part of it"
 )]
 
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use idemkv::sim::{ManualClock, SimDisk};
@@ -79,4 +81,30 @@ pub fn done(scope: &Scope, key: &str) -> Record {
 
 pub fn default_scope(engine: &Engine) -> Scope {
     engine.scope("")
+}
+
+/// Asks a future once.
+pub fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[track_caller]
+pub fn ready<F: Future>(future: Pin<&mut F>) -> F::Output {
+    match poll(future) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("should be ready"),
+    }
+}
+
+/// Carries out a task's call on an engine that is stepped by hand.
+#[track_caller]
+pub fn run<F: Future>(engine: &Engine, call: F) -> F::Output {
+    let mut call = pin!(call);
+    for _ in 0..8 {
+        if let Poll::Ready(output) = poll(call.as_mut()) {
+            return output;
+        }
+        engine.step();
+    }
+    panic!("should be ready by now")
 }
