@@ -26,8 +26,8 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
     /// What rides along with an entry.
     type Op: Send;
 
-    /// The frame with sequence `seq` is durable. Called by one thread at a time, in the order of sequences.
-    fn publish(&self, seq: u64, ops: Vec<Self::Op>);
+    /// The frame with sequence `seq` is durable; takes what rides along. Called by one thread at a time, in the order of sequences.
+    fn publish(&self, seq: u64, ops: &mut Vec<Self::Op>);
 
     /// A commit failed. Called once, before anybody who waits is told.
     fn failed(&self, failure: &Failure);
@@ -105,7 +105,7 @@ struct Queue<T> {
     writing: Option<Arc<Fate>>,
     closed: bool,
     /// Buffers of written groups, to be used again.
-    spare: Vec<FrameBuf>,
+    spare: Vec<(FrameBuf, Vec<T>)>,
 }
 
 impl<T> std::fmt::Debug for Queue<T> {
@@ -346,14 +346,8 @@ impl<P: Publish> Commit<P> {
         let bytes = bytes_of(entry);
         let in_last = queue.groups.back().is_some_and(|group| group.bytes + bytes <= self.limits.group_bytes);
         if !in_last {
-            let frame = queue.spare.pop().unwrap_or_default();
-            queue.groups.push_back(Group {
-                frame,
-                bytes: 0,
-                ops: Vec::new(),
-                promised: 0,
-                fate: Arc::default(),
-            });
+            let (frame, ops) = queue.spare.pop().unwrap_or_default();
+            queue.groups.push_back(Group { frame, bytes: 0, ops, promised: 0, fate: Arc::default() });
         }
         queue.bytes += bytes;
         queue.entries += 1;
@@ -607,8 +601,8 @@ impl<P: Publish> Commit<P> {
         self.leader.is_some()
     }
 
-    /// Makes one group durable and publishes it; gives its buffer back. `None` after a failure.
-    fn write(&self, writer: &mut LogWriter, mut group: Group<P::Op>) -> Option<FrameBuf> {
+    /// Makes one group durable and publishes it; gives its buffers back. `None` after a failure.
+    fn write(&self, writer: &mut LogWriter, mut group: Group<P::Op>) -> Option<(FrameBuf, Vec<P::Op>)> {
         // A panic in here must not leave others waiting for ever.
         let unwinding = FailOnUnwind { commit: self, fate: &group.fate };
         let watch = Stopwatch::start();
@@ -617,10 +611,10 @@ impl<P: Publish> Commit<P> {
             Ok(seq) => {
                 self.stats.note(&group.frame, group.bytes, watch.elapsed());
                 self.room.withdraw(group.promised);
-                self.publisher.publish(seq, std::mem::take(&mut group.ops));
+                self.publisher.publish(seq, &mut group.ops);
                 group.fate.settle(DURABLE);
                 group.frame.clear();
-                Some(std::mem::take(&mut group.frame))
+                Some((std::mem::take(&mut group.frame), std::mem::take(&mut group.ops)))
             }
             Err(failure) => {
                 self.fail(&Failure::Io(failure));

@@ -19,6 +19,29 @@ impl Digest {
     }
 }
 
+/// Hashes digests for maps: they are uniform already, and nobody outside can aim at them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DigestHasher(u64);
+
+impl std::hash::Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("only digests are hashed so");
+    }
+
+    fn write_u128(&mut self, digest: u128) {
+        let low = digest & u128::from(u64::MAX);
+        self.0 = u64::try_from(low).unwrap_or_else(|_| unreachable!("half of 128 bits"));
+    }
+}
+
+/// A map by digest.
+pub(crate) type DigestMap<V> =
+    std::collections::HashMap<Digest, V, std::hash::BuildHasherDefault<DigestHasher>>;
+
 /// The file's secret.
 #[derive(Clone, Copy)]
 pub(crate) struct Secret(pub(crate) [u8; 32]);

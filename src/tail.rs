@@ -4,12 +4,12 @@
 //! whole and moves it to the store. Both go through the same code, so what a crash leaves behind is checkpointed like
 //! anything else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::codec::{self, IntentRow, ScopeRow};
-use crate::key::Digest;
+use crate::key::{Digest, DigestMap};
 use crate::policy::Policy;
 use crate::record::Record;
 use crate::store::Batch;
@@ -36,7 +36,7 @@ struct Word {
 /// Everything since the last checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    words: HashMap<Digest, Word>,
+    words: DigestMap<Word>,
     /// Scopes that were given a policy.
     scopes: BTreeMap<Box<[u8]>, Policy>,
     /// Sequence of the last frame folded in; zero for none.

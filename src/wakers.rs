@@ -1,6 +1,5 @@
 //! Tasks that wait for something, kept so that they can be woken.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Poll, Waker};
@@ -16,8 +15,11 @@ pub(crate) struct Wakers {
 
 #[derive(Debug, Default)]
 struct List {
-    next: u64,
-    wakers: BTreeMap<u64, Waker>,
+    /// How often all were woken; places of another round are gone.
+    round: u64,
+    wakers: Vec<Option<Waker>>,
+    /// Places in `wakers` that were given up.
+    free: Vec<usize>,
 }
 
 impl Wakers {
@@ -38,14 +40,21 @@ impl Wakers {
 
     /// Wakes all who wait.
     pub(crate) fn wake_all(&self) {
-        let woken = std::mem::take(&mut self.list.lock().wakers);
-        woken.into_values().for_each(wake);
+        let mut list = self.list.lock();
+        if list.wakers.is_empty() {
+            return;
+        }
+        list.round += 1;
+        list.free.clear();
+        let woken = std::mem::take(&mut list.wakers);
+        drop(list);
+        woken.into_iter().flatten().for_each(wake);
     }
 
     /// How many wait.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.list.lock().wakers.len()
+        self.list.lock().wakers.iter().flatten().count()
     }
 }
 
@@ -57,18 +66,24 @@ pub(crate) fn wake(waker: Waker) {
 /// One task's place in the list; given up when dropped.
 struct Place<'a> {
     wakers: &'a Wakers,
-    id: Option<u64>,
+    /// Round and place.
+    id: Option<(u64, usize)>,
 }
 
 impl Place<'_> {
     fn take(&mut self, waker: &Waker) {
-        let waker = waker.clone();
+        let waker = Some(waker.clone());
         let mut list = self.wakers.list.lock();
-        let id = *self.id.get_or_insert_with(|| {
-            list.next += 1;
-            list.next
-        });
-        let old = list.wakers.insert(id, waker);
+        let round = list.round;
+        let mine = self.id.filter(|(of, _)| *of == round).map(|(_, at)| at).or_else(|| list.free.pop());
+        let old = match mine.and_then(|at| list.wakers.get_mut(at)) {
+            Some(place) => std::mem::replace(place, waker),
+            None => {
+                list.wakers.push(waker);
+                None
+            }
+        };
+        self.id = Some((round, mine.unwrap_or(list.wakers.len() - 1)));
         drop(list);
         drop(old);
     }
@@ -76,8 +91,14 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let Some(id) = self.id else { return };
-        let waker = self.wakers.list.lock().wakers.remove(&id);
+        let Some((round, at)) = self.id else { return };
+        let mut list = self.wakers.list.lock();
+        if list.round != round {
+            return;
+        }
+        let waker = list.wakers.get_mut(at).and_then(Option::take);
+        list.free.push(at);
+        drop(list);
         drop(waker);
     }
 }
@@ -135,6 +156,23 @@ mod tests {
             assert_eq!(wakers.len(), 1);
         }
         assert_eq!(wakers.len(), 0);
+    }
+
+    #[test]
+    fn places_are_used_again_and_those_of_an_earlier_round_are_gone() {
+        let wakers = Wakers::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut stale = Box::pin(wakers.until(|| None::<()>));
+        assert!(stale.as_mut().poll(&mut context).is_pending());
+        for _ in 0..10 {
+            assert!(pin!(wakers.until(|| None::<()>)).poll(&mut context).is_pending());
+        }
+        assert_eq!((wakers.len(), wakers.list.lock().wakers.len()), (1, 2));
+        wakers.wake_all();
+        let mut next = pin!(wakers.until(|| None::<()>));
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        drop(stale);
+        assert_eq!(wakers.len(), 1, "a place of the round before is not that of somebody else");
     }
 
     #[test]

@@ -717,7 +717,7 @@ impl Claim {
             Ok(ticket) => {
                 live.permit.spend(cost);
                 core.leases.forget(&self.attempt);
-                Ok(Handed { live, ticket })
+                Ok(Handed { live, ticket, _attempt: Arc::clone(&self.attempt) })
             }
             Err(error @ CommitError::Failed(_)) => {
                 self.attempt.end(ended_by(&error));
@@ -860,6 +860,8 @@ impl<T> std::fmt::Debug for Ending<T> {
 pub(super) struct Handed {
     live: Live,
     ticket: Ticket,
+    /// Held to the end, so that who made the attempt frees it and not who committed it: allocators are quicker so.
+    _attempt: Arc<Attempt>,
 }
 
 impl Handed {

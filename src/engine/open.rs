@@ -307,7 +307,7 @@ fn replay(
             Ok::<(), BadBytes>(())
         });
         decoded.map_err(|bad| Damage::new(log.path(), format!("offset {}", found.offset), bad.0))?;
-        publisher.publish(found.frame.seq, ops);
+        publisher.publish(found.frame.seq, &mut ops);
     }
     Ok(())
 }

@@ -207,7 +207,7 @@ fn is_last_in_log(slot: &Slot) -> bool {
 impl Publish for Publisher {
     type Op = Op;
 
-    fn publish(&self, seq: u64, ops: Vec<Op>) {
+    fn publish(&self, seq: u64, ops: &mut Vec<Op>) {
         let now = self.clock.now();
         let words: Vec<_> = ops.iter().map(|op| self.apply(op)).collect();
         // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
@@ -222,7 +222,7 @@ impl Publish for Publisher {
         }
         tail.seq = seq;
         drop(tail);
-        for op in ops {
+        for op in ops.drain(..) {
             match op {
                 Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
@@ -283,9 +283,9 @@ mod tests {
     #[test]
     fn what_is_published_reaches_the_index_and_the_tail_together() {
         let publisher = publisher();
-        publisher.publish(1, vec![Op::Granted(attempt(1))]);
+        publisher.publish(1, &mut vec![Op::Granted(attempt(1))]);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::InFlight);
-        publisher.publish(2, vec![Op::Vacated(attempt(1), None)]);
+        publisher.publish(2, &mut vec![Op::Vacated(attempt(1), None)]);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
         let tail = publisher.take_tail();
         assert_eq!((tail.seq, tail.len()), (2, 1));
@@ -297,7 +297,7 @@ mod tests {
         let publisher = publisher();
         publisher.publish(
             1,
-            vec![Op::Granted(attempt(8)), Op::Granted(attempt(7)), Op::Vacated(attempt(7), None)],
+            &mut vec![Op::Granted(attempt(8)), Op::Granted(attempt(7)), Op::Vacated(attempt(7), None)],
         );
         let slot = publisher.index.get(KEY);
         assert_eq!(slot.attempt().map(|attempt| attempt.fence), Some(Fence::new(8)));
@@ -307,7 +307,7 @@ mod tests {
     fn a_failure_reaches_everybody_who_waits() {
         let publisher = publisher();
         let waiting = attempt(1);
-        publisher.publish(1, vec![Op::Granted(Arc::clone(&waiting))]);
+        publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&waiting))]);
         publisher.failed(&Failure::Panicked);
         assert!(matches!(
             waiting.wait(crate::clock::Deadline::NEVER),
