@@ -823,6 +823,27 @@ fn a_claim_handed_over_stands_while_its_lease_lasts_whatever_becomes_of_the_proc
 }
 
 #[test]
+fn a_claim_that_stood_over_a_restart_is_released_with_room_of_its_own() {
+    for is_task in [true, false] {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let token = fresh(&jobs(&engine), "key").into_token().unwrap();
+        machine.kill(engine);
+        let engine = machine.open();
+        let others: Vec<_> = (0..4).map(|n| fresh(&engine.scope(""), &n.to_string())).collect();
+        let claim = engine.scope("jobs").resume(&token).unwrap();
+        if is_task {
+            run(&engine, claim.release_async()).unwrap();
+        } else {
+            claim.release().unwrap();
+        }
+        // Its room is its own: what was promised to these is still there.
+        others.into_iter().for_each(|claim| drop(claim.complete("reply").unwrap()));
+        drop(fresh(&engine.scope("jobs"), "key"));
+    }
+}
+
+#[test]
 fn a_claim_handed_over_lapses_with_its_lease_while_the_file_is_open_or_not() {
     for gap in GAPS {
         for before in [true, false] {

@@ -591,6 +591,10 @@ impl Claim {
 
     /// `None` where the log need not know.
     fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, Refusal> {
+        // There is room, but for a claim that was handed over before the file was opened.
+        if let Err(refused) = self.secure_room_for_release(caller) {
+            return Err(Refusal::Other(EndError::new(refused, Some(self))));
+        }
         let live = self.take_live();
         let attempt = Arc::clone(&self.attempt);
         let handle = Arc::clone(&live.permit.handle);
@@ -688,6 +692,20 @@ impl Claim {
             unreachable!("only ending takes the permit, and ending consumes")
         };
         live.permit.raise(caller, needed).await.map_err(ClaimError::Commit)
+    }
+
+    /// Sees to it that a release has room; for a task only where that needs no waiting.
+    fn secure_room_for_release(&mut self, caller: Caller) -> Result<(), ClaimError> {
+        if caller == Caller::Thread {
+            return block(self.secure_room(caller, 0));
+        }
+        let needed = self.room_for(0);
+        let is_secure = self.live.as_mut().is_some_and(|live| live.permit.raise_now(needed));
+        if is_secure {
+            Ok(())
+        } else {
+            Err(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }).into())
+        }
     }
 
     /// Hands the outcome to the log. It was checked, and room was made for it.

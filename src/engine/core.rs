@@ -968,6 +968,16 @@ impl Permit {
         Ok(())
     }
 
+    /// Makes sure that at least `bytes` are promised, where there is room for them now.
+    pub(super) fn raise_now(&mut self, bytes: u64) -> bool {
+        let more = self.lacks(bytes);
+        let is_promised = more == 0 || self.handle.core().room.try_promise(more);
+        if is_promised {
+            self.share_mut().promised += more;
+        }
+        is_promised
+    }
+
     /// How much of `bytes` is not promised.
     pub(super) fn lacks(&self, bytes: u64) -> u64 {
         self.share.as_ref().map_or(bytes, |share| share.lacks(bytes))

@@ -88,6 +88,7 @@ impl Room {
     /// Takes a promise back, because its bytes are written or will never be.
     pub(crate) fn withdraw(&self, bytes: u64) {
         let mut state = self.state.lock();
+        debug_assert!(state.promised >= bytes, "only what was promised is taken back");
         state.promised = state.promised.saturating_sub(bytes);
         drop(state);
         self.notify();
