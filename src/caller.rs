@@ -7,7 +7,7 @@
 use std::pin::pin;
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::sync::{Arc, Thread, current, park};
+use crate::sync::{Arc, AtomicBool, Ordering, Thread, current, park};
 
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,23 +20,31 @@ pub(crate) enum Caller {
     Member,
 }
 
-struct Unpark(Thread);
+struct Unpark {
+    thread: Thread,
+    /// The thread's own token is not enough: foreign code that runs within a poll may park, and use it up.
+    is_called: AtomicBool,
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.is_called.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 
 /// Runs something that waits as a task does, and parks the thread meanwhile.
 pub(crate) fn park_on<T>(call: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(current())));
+    let unpark = Arc::new(Unpark { thread: current(), is_called: AtomicBool::new(false) });
+    let waker = Waker::from(Arc::clone(&unpark));
     let mut call = pin!(call);
     loop {
         if let Poll::Ready(value) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
             return value;
         }
-        park();
+        while !unpark.is_called.swap(false, Ordering::Acquire) {
+            park();
+        }
     }
 }
 
