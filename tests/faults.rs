@@ -42,6 +42,19 @@ fn after_a_failed_commit_nothing_is_granted_and_what_is_durable_is_still_replaye
     assert!(engine.clone().close().is_err(), "close reports it");
 }
 
+#[test]
+fn what_is_not_forgotten_because_a_commit_failed_is_still_replayed() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "done").complete("reply").unwrap();
+    let claim = fresh(&scope, "key");
+    machine.disk.fail_syncs(Some("-wal"));
+    assert!(claim.complete("unknown").is_err());
+    assert!(scope.forget("done").is_err());
+    assert_eq!(done(&scope, "done").body(), b"reply");
+}
+
 /// The page cache shows what a failed sync lost: a reopening in the same boot must not show it as done, unless it made it
 /// durable first; a power cut after that must not take it back.
 #[test]

@@ -798,9 +798,8 @@ impl Core {
         // Whoever asked may stop waiting from here on; it is done all the same.
         let ticket = self.commit.append_promised(caller, &entry, op, cost).inspect_err(|error| {
             self.room.withdraw(cost);
-            if !matches!(error, CommitError::Failed(_)) {
-                self.put_back(&attempt, before);
-            }
+            // Nothing was written, not even where commits have failed: a record is still replayed.
+            self.put_back(&attempt, before);
             attempt.end(ended_by(error));
         })?;
         self.commit.settled(caller, &ticket).await?;
