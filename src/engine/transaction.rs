@@ -156,6 +156,8 @@ impl Claim {
             }
             Err(StoreError::Full(failure)) => {
                 core.put_back(&attempt, Slot::InFlight(Arc::clone(&attempt)));
+                // Its lease may have been found ended, and let alone because the claim was ending.
+                core.leases.watch(&attempt);
                 let claim = Self::of_parts(live, attempt);
                 Err(claim.refused(core.store_refused(StoreError::Full(failure)).into()))
             }
