@@ -3,7 +3,7 @@
 //! A caller that finds the log idle becomes the leader: it takes the writer, writes the group at the head of the queue,
 //! syncs, publishes, wakes those who wait for it, and goes on with the next group until the queue is empty or it has
 //! led long enough; then a follower takes over. A lone caller pays for no hand-over. Tasks must not block, so for their
-//! entries a thread of the engine's own leads ([`Commit::lead_for_tasks`]), where no caller happens to.
+//! entries a thread of the engine's own leads ([`Commit::lead_if_called`]), where no caller happens to.
 //! Whoever holds the [`LogWriter`] is the leader; `None` in its place means that somebody leads, or that a commit failed.
 
 use std::collections::VecDeque;
