@@ -16,7 +16,7 @@ use crate::nudge::Nudges;
 use crate::record::Record;
 use crate::state::Phase;
 use crate::store::{Batch, Begun, Meta, StoreError};
-use crate::sync::Ordering;
+use crate::sync::{Arc, Ordering};
 use crate::wal::frame::entry_bytes_max;
 
 /// How many claims may be granted between two checkpoints.
@@ -292,7 +292,13 @@ impl Core {
         if first {
             return;
         }
+<<<<<<< HEAD
         self.append_unattended(&Entry::Mark.encoded(), Op::Mark);
+=======
+        let mut entry = Vec::new();
+        crate::codec::encode_into(&crate::codec::Entry::Mark, &mut entry);
+        self.append_unattended(&entry, Op::Mark, || true);
+>>>>>>> dad2f26 (The sweeper's end of an interrupted key never comes behind a later claim's record)
     }
 
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
@@ -319,15 +325,16 @@ impl Core {
         }
     }
 
-    /// Appends an entry that nobody waits for, if there is room; it can be made up for later.
-    fn append_unattended(&self, entry: &[u8], op: Op) -> bool {
+    /// Appends an entry that nobody waits for, if `may`, asked under the queue's lock, says so and there is room; it can be made up
+    /// for later.
+    fn append_unattended(&self, entry: &[u8], op: Op, may: impl FnOnce() -> bool) -> bool {
         let cost = entry_bytes_max(entry.len()) as u64;
         if !self.room.try_promise(cost) {
             return false;
         }
-        match self.commit.append_promised(Caller::Thread, entry, op, cost) {
-            Ok(_ticket) => true,
-            Err(_refused) => {
+        match self.commit.append_promised_if(Caller::Thread, [(entry, op, cost)], may) {
+            Ok(Some(_ticket)) => true,
+            Ok(None) | Err(_) => {
                 self.room.withdraw(cost);
                 false
             }
@@ -362,8 +369,14 @@ impl Core {
     /// Whether an interrupted key had expired, and its end went to the log.
     fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> bool {
         let Slot::Interrupted(attempt) = self.index.get(digest) else { return false };
+        if attempt.remembered_until() > now {
+            return false;
+        }
         let entry = vacated_entry(&attempt, None);
-        attempt.remembered_until() <= now && self.append_unattended(&entry, Op::Vacated(attempt, None))
+        // Behind the record of a later claim, which a checkpoint may have moved to the store by then, it would undo that.
+        let still = Arc::clone(&attempt);
+        let may = || matches!(self.index.get(digest), Slot::Interrupted(now) if Arc::ptr_eq(&now, &still));
+        self.append_unattended(&entry, Op::Vacated(attempt, None), may)
     }
 
     /// Ends everything: refuses new work, commits what is queued, moves the log to the store, closes it.
