@@ -32,7 +32,8 @@ pub struct Policy {
     /// How long a key is remembered after its completion, so that a very late retry is refused and not run again; counted from the
     /// completion too. `None` for as long as its record is replayed.
     pub tombstone_ttl: Option<Duration>,
-    /// What a begin of an interrupted key gets.
+    /// What a begin of an interrupted key gets. It is the policy of the moment that decides; but whether an interruption is remembered for a TTL or
+    /// until it is resolved was settled when its claim was granted.
     pub recovery: Recovery,
     /// How many attempts are granted by themselves before an interrupted key has to be resolved; `None` for any number.
     pub max_attempts: Option<u32>,

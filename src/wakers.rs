@@ -76,12 +76,12 @@ impl Place<'_> {
         let mut list = self.wakers.list.lock();
         let round = list.round;
         let mine = self.id.filter(|(of, _)| *of == round).map(|(_, at)| at).or_else(|| list.free.pop());
-        let old = match mine.and_then(|at| list.wakers.get_mut(at)) {
-            Some(place) => std::mem::replace(place, waker),
-            None => {
-                list.wakers.push(waker);
-                None
-            }
+        let place = mine.and_then(|at| list.wakers.get_mut(at));
+        let old = if let Some(place) = place {
+            std::mem::replace(place, waker)
+        } else {
+            list.wakers.push(waker);
+            None
         };
         self.id = Some((round, mine.unwrap_or(list.wakers.len() - 1)));
         drop(list);

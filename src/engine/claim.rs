@@ -310,7 +310,8 @@ impl Claim {
         block(self.into_token_as(Caller::Thread))
     }
 
-    /// [`into_token`](Self::into_token) for tasks. A future that is dropped leaves the key in flight until the lease runs out.
+    /// [`into_token`](Self::into_token) for tasks. A future that is dropped before the log has the hand-over is a claim dropped; after
+    /// that it leaves the key in flight until the lease runs out.
     ///
     /// # Errors
     ///
@@ -723,6 +724,9 @@ impl Claim {
         let relaxed = matches!(live.terms.durability, Durability::Relaxed(_));
         let caller = if relaxed { Caller::Thread } else { caller };
         let handed = self.hand_over(caller, live, &entry, Op::Completed(attempt, record.clone()))?;
+        if let Durability::Relaxed(within) = handed.live.terms.durability {
+            core.commit.flush_within(within);
+        }
         Ok((handed, record))
     }
 
@@ -887,10 +891,7 @@ impl Handed {
     async fn acknowledged(self, caller: Caller) -> Result<(), EndError> {
         match self.live.terms.durability {
             Durability::Full | Durability::Completions => self.settled(caller).await,
-            Durability::Relaxed(within) => {
-                self.live.permit.handle.core().commit.flush_within(within);
-                Ok(())
-            }
+            Durability::Relaxed(_) => Ok(()),
         }
     }
 

@@ -611,6 +611,8 @@ impl Core {
                 }
                 self.room.wait(bytes, wakes, deadline);
             },
+            // Without a worker nobody would end the wait of a batch that is polled by its own thread.
+            Caller::Member if !self.options.workers => self.promise_now(bytes).unwrap_or(late),
             Caller::Task | Caller::Member => {
                 let promised = self.room.until(|| self.promise_now(bytes));
                 self.timers.timeout(deadline, promised).await.unwrap_or(late)

@@ -292,13 +292,7 @@ impl Core {
         if first {
             return;
         }
-<<<<<<< HEAD
-        self.append_unattended(&Entry::Mark.encoded(), Op::Mark);
-=======
-        let mut entry = Vec::new();
-        crate::codec::encode_into(&crate::codec::Entry::Mark, &mut entry);
-        self.append_unattended(&entry, Op::Mark, || true);
->>>>>>> dad2f26 (The sweeper's end of an interrupted key never comes behind a later claim's record)
+        self.append_unattended(&Entry::Mark.encoded(), Op::Mark, || true);
     }
 
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
@@ -332,13 +326,12 @@ impl Core {
         if !self.room.try_promise(cost) {
             return false;
         }
-        match self.commit.append_promised_if(Caller::Thread, [(entry, op, cost)], may) {
-            Ok(Some(_ticket)) => true,
-            Ok(None) | Err(_) => {
-                self.room.withdraw(cost);
-                false
-            }
+        let appended = self.commit.append_promised_if(Caller::Thread, [(entry, op, cost)], may);
+        let appended = matches!(appended, Ok(Some(_)));
+        if !appended {
+            self.room.withdraw(cost);
         }
+        appended
     }
 
     /// Removes expired keys from memory, a few cells under each lock.

@@ -35,6 +35,14 @@ impl Drop for Inside {
     }
 }
 
+struct CallWorker<'a>(&'a Core);
+
+impl Drop for CallWorker<'_> {
+    fn drop(&mut self) {
+        self.0.worker.nudge();
+    }
+}
+
 impl Core {
     /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the
     /// background's work.
@@ -104,6 +112,8 @@ impl Claim {
         if let Err(error) = block(self.settle(Caller::Thread)) {
             return Err(self.refused(error.into()));
         }
+        // Declared before the rota, so dropped after it: what the worker left out meanwhile is due.
+        let _afterwards = CallWorker(core);
         // Nobody else writes to the store from here on.
         let mut rota = core.rota.lock();
         if let Err(error) = core.make_store_ready(&mut rota) {

@@ -21,7 +21,7 @@ use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::{Place, Record};
-use crate::sync::{Arc, Condvar, Mutex, RwLock};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
 mod backend;
 mod block;
@@ -148,6 +148,8 @@ pub(crate) struct Store {
     /// Held for reading while somebody reads tables of his own, for who knows how long: the database is not taken away from him.
     /// Before all other locks of the store.
     long_reads: RwLock<()>,
+    /// The application has tables of its own in the file: how much of it they take is not known here.
+    is_shared: AtomicBool,
     sealer: Sealer,
     faults: Arc<Faults>,
     /// Every block there is, by number.
@@ -236,6 +238,7 @@ impl Store {
             access: Mutex::new(Access::Open(Arc::new(database))),
             returned: Condvar::new(),
             long_reads: RwLock::new(()),
+            is_shared: AtomicBool::new(false),
             faults,
             sealer: Sealer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
@@ -288,6 +291,9 @@ impl Store {
             })?;
             let claims = self.load_claims(&transaction, &mut claim)?;
             self.load_scopes(&transaction, &mut scope)?;
+            let others = transaction.list_tables()?.any(|table| !table.name().starts_with(tables::RESERVED));
+            let others = others || transaction.list_multimap_tables()?.next().is_some();
+            self.is_shared.store(others, Ordering::Relaxed);
             Ok((blocks, claims))
         });
         let (blocks, claims) = loaded.map_err(|trouble| trouble.into_open_error(&self.path))?;
@@ -454,6 +460,7 @@ impl Store {
     pub(crate) fn begin(&self) -> Result<Begun, StoreError> {
         let database =
             self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))?;
+        self.is_shared.store(true, Ordering::Relaxed);
         guarded(|| begin_durable(&database)).map(Begun).map_err(|trouble| self.failed(trouble))
     }
 
@@ -615,8 +622,12 @@ impl Store {
         result
     }
 
-    /// Whether much of the file is free, and compacting it is a matter of moments.
+    /// Whether much of the file is free, and compacting it is a matter of moments. Never where others have tables in it: theirs would
+    /// look free.
     pub(crate) fn is_wasteful(&self) -> bool {
+        if self.is_shared.load(Ordering::Relaxed) {
+            return false;
+        }
         let directory = self.directory.read();
         let live: u64 = directory.values().map(BlockInfo::file_bytes).sum();
         drop(directory);
@@ -654,8 +665,9 @@ impl Store {
     /// Takes the database away from its readers, waiting for those that are reading.
     fn take_database(&self, meanwhile: Access) -> Option<Database> {
         let mut access = self.access.lock();
-        if matches!(*access, Access::Closed) {
-            return None;
+        match (&*access, &meanwhile) {
+            (Access::Closed, _) | (Access::Lost(_), Access::Away) => return None,
+            (Access::Open(_) | Access::Away | Access::Lost(_), _) => {}
         }
         let before = std::mem::replace(&mut *access, meanwhile);
         drop(access);
