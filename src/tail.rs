@@ -5,6 +5,7 @@
 //! anything else.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasherDefault;
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
@@ -46,9 +47,10 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Nothing yet, after the frame with this sequence.
-    pub(crate) fn after(seq: u64) -> Self {
-        Self { seq, ..Self::default() }
+    /// Nothing yet, after the frame with this sequence; made for as many keys as the last one had.
+    pub(crate) fn after(seq: u64, keys: usize) -> Self {
+        let words = DigestMap::with_capacity_and_hasher(keys, BuildHasherDefault::default());
+        Self { seq, words, ..Self::default() }
     }
 
     /// Keys and scopes in here.
@@ -141,10 +143,10 @@ mod tests {
 
     #[test]
     fn what_is_put_back_lies_under_what_came_since() {
-        let mut older = Tail::after(4);
+        let mut older = Tail::after(4, 0);
         older.fold(KEY, Last::Vacant, Some(at(9)), at(1));
         older.fold(Digest::from_u128(2), Last::Vacant, None, at(1));
-        let mut tail = Tail::after(6);
+        let mut tail = Tail::after(6, 0);
         tail.fold(KEY, Last::Vacant, None, at(3));
         tail.put_back(older);
         assert_eq!((tail.seq, tail.len(), tail.since), (6, 2, Some(at(1))));

@@ -64,14 +64,18 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(index: Arc<Index>, clock: Arc<EngineClock>, policies: Arc<Policies>, seq: u64) -> Self {
-        Self { index, clock, policies, tail: Mutex::new(Tail::after(seq)) }
+        Self { index, clock, policies, tail: Mutex::new(Tail::after(seq, 0)) }
     }
 
     /// Takes the tail away, to be checkpointed. What is published from now on goes into a new one.
     pub(crate) fn take_tail(&self) -> Tail {
+        let keys = self.tail.lock().len();
+        let next = Tail::after(0, keys);
         let mut tail = self.tail.lock();
         let seq = tail.seq;
-        std::mem::replace(&mut *tail, Tail::after(seq))
+        let taken = std::mem::replace(&mut *tail, next);
+        tail.seq = seq;
+        taken
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not published.
