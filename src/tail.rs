@@ -50,7 +50,7 @@ impl Tail {
     /// Nothing yet, after the frame with this sequence; made for as many keys as the last one had.
     pub(crate) fn after(seq: u64, keys: usize) -> Self {
         let words = DigestMap::with_capacity_and_hasher(keys, BuildHasherDefault::default());
-        Self { seq, words, ..Self::default() }
+        Self { words, seq, ..Self::default() }
     }
 
     /// Keys and scopes in here.
