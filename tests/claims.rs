@@ -1320,3 +1320,20 @@ fn fences_grow_through_leases_tokens_resolving_and_restarts() {
         engine = pass(&machine, engine, gap);
     }
 }
+
+#[test]
+fn a_task_renews_as_a_thread_does() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = jobs(&engine);
+    let claim = fresh(&scope, "key");
+    for _ in 0..3 {
+        machine.clock.advance(LEASE / 2);
+        run(&engine, claim.renew_async()).unwrap();
+    }
+    machine.clock.advance(LEASE);
+    let refused = run(&engine, claim.renew_async());
+    assert!(
+        matches!(refused, Err(ClaimError::Superseded(status)) if matches!(*status, Status::Interrupted(_)))
+    );
+}

@@ -220,7 +220,7 @@ impl Claim {
     }
 
     /// Starts the claim's lease anew, for a worker that is alive and takes longer. Without a lease there is nothing to renew,
-    /// and it succeeds. It touches no disk.
+    /// and it succeeds. It touches no disk, unless the lease has run out and the winner's record is on disk alone.
     ///
     /// # Errors
     ///
@@ -244,8 +244,21 @@ impl Claim {
         if self.use_now(core, Attempt::renew) {
             return Ok(());
         }
-        // Only a record that has left memory would be read for the answer, and the winner's has just come in.
         Err(block(core.superseded(Caller::Thread, &self.attempt)))
+    }
+
+    /// [`renew`](Self::renew) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`renew`](Self::renew).
+    pub async fn renew_async(&self) -> Result<(), ClaimError> {
+        let handle = self.handle();
+        let core = handle.core();
+        if self.use_now(core, Attempt::renew) {
+            return Ok(());
+        }
+        Err(core.superseded(Caller::Task, &self.attempt).await)
     }
 
     /// When the lease ends; `None` without one.
