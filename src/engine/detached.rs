@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::core::{Core, Share};
+use super::core::Core;
+use super::permit::Share;
 use crate::attempt::Attempt;
 use crate::state::Fence;
 use crate::sync::Mutex;

@@ -30,6 +30,8 @@ mod leases;
 mod maintain;
 mod open;
 mod options;
+mod pending;
+mod permit;
 mod policies;
 mod publisher;
 mod reads;
@@ -43,12 +45,13 @@ mod waiting;
 
 use self::core::Core;
 use self::scope::ScopeInner;
-pub use claim::{Begin, Claim, Ending, Pending, Waited};
+pub use claim::{Begin, Claim, Ending};
 pub use completion::Completion;
 pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
 pub use options::{CommitMode, Options, Verify};
+pub use pending::{Pending, Waited};
 #[cfg(feature = "serde")]
 pub use run::Running;
 pub use scope::Scope;

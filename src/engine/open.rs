@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use super::Bells;
-use super::core::{Core, Counters, Share};
+use super::core::{Core, Counters};
 use super::detached::Detached;
 use super::leases::Leases;
 use super::maintain::{FENCES, Rota};
 use super::options::{CommitMode, Options, Verify};
+use super::permit::Share;
 use super::policies::Policies;
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::Handle;
 use super::claim::{Claim, Terms};
-use super::core::{Core, Permit};
+use super::core::Core;
+use super::permit::Permit;
 use super::scope::ScopeInner;
 use crate::attempt::Attempt;
 use crate::caller::Caller;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::claim::{Begin, Waited};
+use super::claim::Begin;
+use super::pending::Waited;
 use super::scope::Scope;
 use crate::Fingerprint;
 use crate::clock::Deadline;

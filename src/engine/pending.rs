@@ -1,0 +1,150 @@
+//! Handles on claims of others.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::Handle;
+use crate::Timestamp;
+use crate::attempt::{Attempt, Ended};
+use crate::clock::Deadline;
+use crate::error::BeginError;
+use crate::record::Record;
+use crate::sync::Arc;
+
+/// A handle on somebody else's claim.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    attempt: Arc<Attempt>,
+    /// Keeps the engine open.
+    handle: Arc<Handle>,
+}
+
+/// What became of a claim that was waited for.
+#[derive(Clone, Debug)]
+pub enum Waited {
+    /// It was completed or failed: here is the result.
+    Done(Record),
+    /// It was released, or the key was forgotten: begin again.
+    Vacant,
+    /// It ended without an outcome: begin again, and the claim will say so.
+    Interrupted,
+    /// It is still out.
+    TimedOut,
+}
+
+impl Pending {
+    pub(super) fn new(attempt: Arc<Attempt>, handle: &Arc<Handle>) -> Self {
+        Self { attempt, handle: Arc::clone(handle) }
+    }
+
+    /// When the other claim was granted.
+    #[must_use]
+    pub fn started(&self) -> Timestamp {
+        self.attempt.started
+    }
+
+    /// The number of the other attempt.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt.number
+    }
+
+    /// Waits until the other claim has ended.
+    ///
+    /// # Errors
+    ///
+    /// When a commit failed, or the engine is closed, while the claim was out.
+    pub fn wait(&self) -> Result<Waited, BeginError> {
+        self.wait_until(Deadline::NEVER)
+    }
+
+    /// Waits until the other claim has ended, for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Waited};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::InFlight(pending) = engine.begin("key", request)? else { panic!() };
+    /// assert!(matches!(pending.wait_timeout(Duration::from_millis(1))?, Waited::TimedOut));
+    /// claim.complete("reply")?;
+    /// assert!(matches!(pending.wait()?, Waited::Done(record) if record.body() == b"reply"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Waited, BeginError> {
+        self.wait_until(Deadline::after(timeout))
+    }
+
+    /// [`wait`](Self::wait) for tasks. `pending.await` does the same.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Waited};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # futures_executor::block_on(async {
+    /// let Begin::Fresh(claim) = engine.begin_async("key", request).await? else { panic!() };
+    /// let Begin::InFlight(pending) = engine.begin_async("key", request).await? else { panic!() };
+    /// let (waited, completed) = futures_util::join!(pending.into_future(), claim.complete_async("reply"));
+    /// assert!(matches!(waited?, Waited::Done(record) if record.body() == b"reply"));
+    /// # completed?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn wait_async(&self) -> Result<Waited, BeginError> {
+        self.wait_until_async(Deadline::NEVER).await
+    }
+
+    /// [`wait_timeout`](Self::wait_timeout) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Self::wait).
+    pub async fn wait_timeout_async(&self, timeout: Duration) -> Result<Waited, BeginError> {
+        self.wait_until_async(Deadline::after(timeout)).await
+    }
+
+    pub(super) async fn wait_until_async(&self, deadline: Deadline) -> Result<Waited, BeginError> {
+        let core = self.handle.core();
+        let _waiter = core.waiter()?;
+        match core.timers.timeout(deadline, self.attempt.ended()).await {
+            None => Ok(Waited::TimedOut),
+            Some(ended) => waited(ended),
+        }
+    }
+
+    pub(super) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
+        let _waiter = self.handle.core().waiter()?;
+        self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
+    }
+}
+
+impl IntoFuture for Pending {
+    type Output = Result<Waited, BeginError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.wait_async().await })
+    }
+}
+
+fn waited(ended: Ended) -> Result<Waited, BeginError> {
+    match ended {
+        Ended::Done(record) => Ok(Waited::Done(record)),
+        Ended::Vacated => Ok(Waited::Vacant),
+        Ended::Interrupted => Ok(Waited::Interrupted),
+        Ended::Failed(failure) => Err(BeginError::Failed(failure)),
+        Ended::Closed => Err(BeginError::Closed),
+    }
+}

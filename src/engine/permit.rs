@@ -1,0 +1,149 @@
+//! What claims and waits take of what is limited, given back when they end.
+
+use super::Handle;
+use super::core::Core;
+use super::policies::Policies;
+use crate::attempt::Attempt;
+use crate::caller::Caller;
+use crate::error::{BeginError, Busy, CommitError};
+use crate::policy::Policy;
+use crate::sync::{Arc, AtomicUsize, Ordering};
+
+/// Room for one claim.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promise {
+    pub(super) intent: u64,
+    pub(super) ending: u64,
+}
+
+/// A call that waits for somebody else's claim.
+pub(super) struct Waiter<'a>(pub(super) &'a AtomicUsize);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a claim takes while it is out: a place among those that may be, and room in the log.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    promised: u64,
+    /// The scope that counts it.
+    scope: Option<Box<[u8]>>,
+}
+
+impl Share {
+    /// The share of a claim that was handed over before the file was opened. Room for its end is promised when it comes.
+    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies) -> Self {
+        let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
+        Self { promised: 0, scope }
+    }
+
+    /// How much of `bytes` is not promised.
+    pub(super) fn lacks(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.promised)
+    }
+
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.promised += bytes;
+    }
+}
+
+/// A claim's share. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    pub(super) handle: Arc<Handle>,
+    /// `None` once it was taken elsewhere.
+    share: Option<Share>,
+}
+
+impl Core {
+    pub(super) fn give_back(&self, share: &Share) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(scope) = &share.scope {
+            self.policies.leave(scope);
+        }
+        if share.promised > 0 {
+            self.room.withdraw(share.promised);
+        }
+    }
+}
+
+impl Permit {
+    pub(super) async fn take(
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &[u8],
+        policy: &Policy,
+        promise: Promise,
+    ) -> Result<Self, BeginError> {
+        let core = handle.core();
+        let max = core.options.max_in_flight;
+        let before = core.in_flight.fetch_add(1, Ordering::Relaxed);
+        // The permit exists from here on, so that every way out gives it back.
+        let mut permit = Self::of(Share::default(), handle);
+        if before >= max {
+            return Err(BeginError::Busy(Busy::TooManyClaims { max }));
+        }
+        if core.policies.enter(scope, policy)? {
+            permit.share_mut().scope = Some(scope.into());
+        }
+        let bytes = promise.intent + promise.ending;
+        core.promise(caller, bytes).await?;
+        permit.share_mut().promised = bytes;
+        Ok(permit)
+    }
+
+    /// A permit on a share that was taken before.
+    pub(super) fn of(share: Share, handle: &Arc<Handle>) -> Self {
+        Self { handle: Arc::clone(handle), share: Some(share) }
+    }
+
+    pub(super) fn into_share(mut self) -> Share {
+        self.share.take().unwrap_or_default()
+    }
+
+    fn share_mut(&mut self) -> &mut Share {
+        self.share.get_or_insert_default()
+    }
+
+    /// Notes that `bytes` of the promise are the commit queue's now.
+    pub(super) fn spend(&mut self, bytes: u64) {
+        let share = self.share_mut();
+        share.promised = share.promised.saturating_sub(bytes);
+    }
+
+    /// Makes sure that at least `bytes` are promised.
+    pub(super) async fn raise(&mut self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+        let more = self.lacks(bytes);
+        if more > 0 {
+            self.handle.core().promise(caller, more).await?;
+            self.share_mut().promised += more;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that at least `bytes` are promised, where there is room for them now.
+    pub(super) fn raise_now(&mut self, bytes: u64) -> bool {
+        let more = self.lacks(bytes);
+        let is_promised = more == 0 || self.handle.core().room.try_promise(more);
+        if is_promised {
+            self.share_mut().promised += more;
+        }
+        is_promised
+    }
+
+    /// How much of `bytes` is not promised.
+    pub(super) fn lacks(&self, bytes: u64) -> u64 {
+        self.share.as_ref().map_or(bytes, |share| share.lacks(bytes))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(share) = self.share.take() {
+            self.handle.core().give_back(&share);
+        }
+    }
+}
