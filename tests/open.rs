@@ -131,3 +131,30 @@ fn body(number: u64) -> String {
     let len = 80 + usize::try_from(number % 121).unwrap();
     format!("{number:0len$}")
 }
+
+/// A child process has copies of all handles until it runs its own program, and with them the locks.
+#[cfg(unix)]
+#[test]
+fn children_that_are_being_started_keep_no_file_locked() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::process::Command::new("true").status().unwrap();
+            }
+        });
+        let opened: Vec<_> = (0..150)
+            .map(|n| {
+                let path = dir.path().join(format!("{n}.idem"));
+                let options = || Engine::options().log_segment_bytes(64 << 10).log_bytes(128 << 10);
+                let small = || options().max_body_bytes(4_096).reserve_bytes(0).batch_bytes(4_096);
+                let made = small().open(&path).map(|engine| engine.close().unwrap().claims_left);
+                made.and_then(|_none| small().open(&path)).map(drop)
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(opened.iter().all(Result::is_ok), "{:?}", opened.iter().find(|opened| opened.is_err()));
+    });
+}

@@ -207,7 +207,10 @@ impl Store {
             Ok(database.close()?)
         });
         written.map_err(|trouble| trouble.into_open_error(path))?;
-        match disk.publish(&temporary, path) {
+        let published = disk.publish(&temporary, path);
+        // Dropping the handle would do, but for a child process that is being started at this moment and has a copy of it.
+        file.unlock().map_err(|error| OpenError::from_io(path, "unlocking", error))?;
+        match published {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(OpenError::from_io(path, "naming", error)),
