@@ -8,6 +8,8 @@
     reason = "each test uses a part of it"
 )]
 
+pub mod budget;
+
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
