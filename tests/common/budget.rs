@@ -3,7 +3,12 @@
 //! `IDEMKV_SECONDS=n` makes every rig go on for about that long, from a seed of its own choice, and say how far it is.
 //! `IDEMKV_SEED=n` starts at a seed: the first round is then the one that a failure named.
 
-#![allow(dead_code, clippy::disallowed_methods, reason = "each rig uses a part of it; a rig's time is real")]
+#![allow(
+    dead_code,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "each rig uses a part of it; its time is real"
+)]
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
