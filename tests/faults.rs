@@ -218,7 +218,7 @@ fn results_on_disk_alone_are_replayed_while_the_disk_is_full() {
     let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
     let count = results_on_disk_alone(&engine);
     machine.disk.set_capacity(Some(machine.disk.used()));
-    let more = (0..100).find(|n| {
+    let more = (0..2_000).find(|n| {
         fresh(&default_scope(&engine), &format!("more {n}")).complete(vec![b'm'; 4_000]).unwrap();
         engine.checkpoint().is_err()
     });
