@@ -37,6 +37,7 @@ fn after_a_failed_commit_nothing_is_granted_and_what_is_durable_is_still_replaye
     assert_eq!(done(&scope, "done").body(), b"reply");
     assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(_))));
     assert!(matches!(scope.begin("first", request()), Err(BeginError::Failed(_))));
+    assert!(!matches!(engine.get("first").unwrap(), Status::Vacant), "nobody knows whether it is done");
     assert!(matches!(pending.wait(), Err(BeginError::Failed(_))), "every waiter gets the error");
     assert!(second.complete("too late").is_err());
     assert!(engine.clone().close().is_err(), "close reports it");
