@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Disk, DiskFile, Kind};
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, UnseenMutex, Weak};
 
 const SECTOR: usize = 512;
 
@@ -45,7 +45,7 @@ pub enum CrashKind {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct SimDisk(Arc<Mutex<World>>);
+pub struct SimDisk(Arc<UnseenMutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
@@ -85,7 +85,7 @@ enum Pending {
 
 #[derive(Debug)]
 struct SimFile {
-    world: Arc<Mutex<World>>,
+    world: Arc<UnseenMutex<World>>,
     id: FileId,
 }
 
@@ -208,7 +208,7 @@ impl SimDisk {
             };
             (*id, copy)
         });
-        let image = Self(Arc::new(Mutex::new(World {
+        let image = Self(Arc::new(UnseenMutex::new(World {
             files: world.files.clone(),
             contents: contents.collect(),
             next_id: world.next_id,

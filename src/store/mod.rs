@@ -21,7 +21,7 @@ use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::{Place, Record};
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock, yield_now};
 
 mod backend;
 mod block;
@@ -682,7 +682,7 @@ impl Store {
                 Err(shared) => database = shared,
             }
             // Reads last for microseconds, and no new one starts.
-            std::thread::yield_now();
+            yield_now();
         }
     }
 
