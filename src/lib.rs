@@ -105,7 +105,7 @@ pub use tombstone::Tombstone;
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::clock::ManualClock;
-    pub use crate::disk::sim::{CrashKind, SimDisk};
+    pub use crate::disk::sim::{CrashKind, Fault, Moment, Operation, SimDisk};
     pub use crate::engine::Stepped;
     /// The state machine of one key.
     pub mod state {
