@@ -52,6 +52,8 @@ mod index;
 #[cfg(feature = "serde")]
 mod json;
 mod key;
+#[cfg(all(test, loom, feature = "sim"))]
+mod models;
 mod nudge;
 mod observer;
 mod policy;

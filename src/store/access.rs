@@ -14,7 +14,7 @@ use super::backend::{Backend, Faults};
 use super::trouble::{Trouble, guarded};
 use crate::disk::{DiskFile, Untouched};
 use crate::error::{Failure, IoFailure, ReadError};
-use crate::sync::{Arc, Condvar, Mutex, RwLock};
+use crate::sync::{Arc, Condvar, Mutex, RwLock, yield_now};
 
 /// Where redb gets its bytes from.
 #[derive(Debug)]
@@ -277,7 +277,7 @@ fn alone(mut database: Arc<Database>) -> Database {
             Ok(alone) => return alone,
             Err(shared) => database = shared,
         }
-        std::thread::yield_now();
+        yield_now();
     }
 }
 
