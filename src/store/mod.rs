@@ -24,7 +24,7 @@ use crate::record::{Place, Record};
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
 
 mod backend;
-mod block;
+pub(crate) mod block;
 mod carry;
 mod meta;
 mod tables;
