@@ -1,17 +1,36 @@
 //! What fuzzing starts from: `fuzz/seeds` has what this makes. `IDEMKV_WRITE_SEEDS=1 cargo test --test seeds` makes it anew.
 
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::struct_excessive_bools,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
 
+#[path = "model/calls.rs"]
+mod calls;
 #[path = "damage/damage.rs"]
 mod damage;
+#[path = "model/key.rs"]
+mod key;
+#[path = "model/script.rs"]
+mod script;
 #[path = "damage/specimen.rs"]
 mod specimen;
+#[path = "model/world.rs"]
+mod world;
 
 use std::fs;
 use std::path::Path;
 
 use idemkv::sim::Decoder;
+use script::{CALL_BYTES, Call};
 use specimen::{Found, Specimen};
+use world::{Image, World};
 
 /// Seeds of a target, by name.
 type Seeds = Vec<(String, Vec<u8>)>;
@@ -72,4 +91,149 @@ fn open_starts_from_one_of_each_kind_of_damage() {
     }
     let files = seeds.iter().map(|(name, _, script)| ((*name).to_owned(), script.to_vec()));
     assert_on_disk("open", &files.collect());
+}
+
+// Calls, as `Call::of` reads them: what, who or which, and two numbers.
+const BEGIN: u8 = 0;
+const BEGIN_MANY: u8 = 9;
+const COMPLETE: u8 = 10;
+const FAIL: u8 = 14;
+const COMPLETE_MANY: u8 = 15;
+const COMPLETE_IN: u8 = 16;
+const RELEASE: u8 = 17;
+const DROP: u8 = 19;
+const NOTE: u8 = 21;
+const RENEW: u8 = 23;
+const INTO_TOKEN: u8 = 24;
+const RESUME: u8 = 26;
+const RESOLVE: u8 = 28;
+const FORGET: u8 = 30;
+const GET: u8 = 31;
+const ENTRIES: u8 = 33;
+const DECLARE: u8 = 34;
+const FLUSH: u8 = 36;
+const STEP: u8 = 37;
+const CHECKPOINT: u8 = 38;
+const CLOSE: u8 = 39;
+const KILL: u8 = 40;
+const CRASH: u8 = 41;
+const CRASH_AGAIN: u8 = 43;
+const ADVANCE: u8 = 44;
+const ADVANCE_TO: u8 = 45;
+const SET_WALL: u8 = 47;
+const OTHER_REQUEST: u8 = 84;
+const BEGUN: [u8; CALL_BYTES] = [BEGIN, 0, 0, 0];
+
+/// Where to start and whether to be killed at the end, then calls. See `tests/model`.
+const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 10] = [
+    (
+        "replay",
+        0,
+        &[BEGUN, BEGUN, [COMPLETE, 0, 2, 0], BEGUN, [BEGIN, OTHER_REQUEST, 0, 0], [FORGET, 0, 0, 0]],
+    ),
+    (
+        "interrupted",
+        0,
+        &[BEGUN, [NOTE, 0, 2, 0], [DROP, 0, 0, 0], BEGUN, [RELEASE, 0, 0, 0], [KILL, 0, 0, 0], BEGUN],
+    ),
+    (
+        "resolved",
+        0,
+        &[[DECLARE, 0, 4, 0], BEGUN, [CLOSE, 0, 0, 0], BEGUN, [RESOLVE, 0, 0, 0], [FAIL, 0, 2, 0], BEGUN],
+    ),
+    (
+        "token",
+        1,
+        &[
+            [BEGIN, 4, 0, 0],
+            [INTO_TOKEN, 0, 0, 0],
+            [KILL, 0, 0, 0],
+            [RESUME, 0, 0, 0],
+            [RENEW, 0, 0, 0],
+            [RESUME, 0, 0, 7],
+        ],
+    ),
+    (
+        "lease",
+        1,
+        &[
+            [BEGIN, 4, 0, 0],
+            [ADVANCE_TO, 0, 1, 0],
+            [RENEW, 0, 0, 0],
+            [STEP, 0, 0, 0],
+            [RESOLVE, 4, 0, 0],
+            [COMPLETE, 1, 2, 0],
+        ],
+    ),
+    (
+        "relaxed",
+        1,
+        &[
+            [BEGIN, 8, 0, 0],
+            [COMPLETE, 0, 2, 0],
+            [GET, 8, 0, 0],
+            [FLUSH, 0, 0, 0],
+            [CRASH, 0, 0, 1],
+            [CHECKPOINT, 0, 0, 0],
+        ],
+    ),
+    (
+        "late",
+        2,
+        &[
+            BEGUN,
+            [COMPLETE, 0, 2, 5],
+            [ADVANCE_TO, 0, 1, 0],
+            BEGUN,
+            [ADVANCE_TO, 0, 0, 0],
+            BEGUN,
+            [ADVANCE, 0, 0, 0],
+            BEGUN,
+        ],
+    ),
+    (
+        "effect",
+        0,
+        &[
+            BEGUN,
+            [CRASH, 0, 3, 2],
+            [COMPLETE_IN, 0, 2, 0],
+            [BEGIN, 1, 0, 0],
+            [COMPLETE_IN, 0, 2, 0],
+            [ENTRIES, 0, 0, 0],
+        ],
+    ),
+    (
+        "batch",
+        0,
+        &[[BEGIN_MANY, 0, 15, 0], [COMPLETE_MANY, 3, 2, 0], [CRASH_AGAIN, 0, 1, 30], [BEGIN_MANY, 1, 15, 0]],
+    ),
+    (
+        "clock",
+        0,
+        &[
+            BEGUN,
+            [SET_WALL, 0, 9, 0],
+            [CLOSE, 0, 0, 0],
+            BEGUN,
+            [COMPLETE, 0, 1, 0],
+            [SET_WALL, 0, 0, 0],
+            [KILL, 0, 0, 0],
+            BEGUN,
+        ],
+    ),
+];
+
+#[test]
+fn api_starts_from_one_of_each_kind_of_history() {
+    let images = Image::all();
+    for (name, first, calls) in &HISTORIES {
+        eprintln!("{name}");
+        calls::run(&mut World::new(&images[usize::from(*first)]), Call::all(calls.as_flattened()), true);
+    }
+    let files = HISTORIES.iter().map(|(name, first, calls)| {
+        let bytes = [&[*first], calls.as_flattened()].concat();
+        ((*name).to_owned(), bytes)
+    });
+    assert_on_disk("api", &files.collect());
 }

@@ -26,5 +26,5 @@ fuzz_target!(|input: &[u8]| {
     let Some((image, script)) = input.split_first() else { return };
     let images = images();
     let mut world = World::new(&images[usize::from(*image) % images.len()]);
-    calls::run(&mut world, Call::all(script));
+    calls::run(&mut world, Call::all(script), *image < 128);
 });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use idemkv::{
     Begin, BeginError, Busy, Claim, ClaimError, ClaimToken, CommitError, CompleteInError, Completion,
-    Durability, EndError, ForgetError, Outcome, Record, ResolveError, Status, TokenError,
+    Durability, EndError, ForgetError, Outcome, Record, ResolveError, Status, Timestamp, TokenError,
 };
 
 use crate::key::{Answer, Ask, Attempt, Info, Kept, NEVER, Reply, Seen, State, ms};
@@ -28,8 +28,8 @@ enum Disk {
     Perhaps(State),
 }
 
-/// Runs a script; panics where an answer is not one of those that were promised.
-pub fn run(world: &mut World, calls: impl Iterator<Item = Call>) {
+/// Runs a script, and looks at all keys at its end, killed before or not; panics where an answer is not one of those that were promised.
+pub fn run(world: &mut World, calls: impl Iterator<Item = Call>, is_killed: bool) {
     // What becomes of the disk when the power goes, which it does in the middle of some later call.
     let (mut kind, mut again) = (0, None);
     for call in calls {
@@ -45,8 +45,10 @@ pub fn run(world: &mut World, calls: impl Iterator<Item = Call>) {
             world.reboot(kind, again);
         }
     }
-    // The last word is what a process would find that starts now.
-    world.kill();
+    world.settle();
+    if is_killed {
+        world.kill();
+    }
     world.walk();
 }
 
@@ -96,7 +98,7 @@ impl World {
             Call::Drop(which) => self.lose(which),
             Call::Note(which, note) => self.note(which, note),
             Call::Renew(which) => self.renew(which),
-            Call::IntoToken(which) => self.into_token(which),
+            Call::IntoToken(which) => self.hand_over(which),
             Call::Resume(which, scope, altered) => self.resume(which, scope, altered),
             Call::Resolve(who) => self.resolve(who),
             Call::Forget(who) => self.forget(who),
@@ -233,7 +235,7 @@ impl World {
             .collect();
         assert!(!live.is_empty(), "{who:?} at {now} is granted {found:#?}, may be {:#?}", key.live);
         assert_eq!(claim.key(), key_name(who.key).as_bytes());
-        assert_eq!(claim.lease_until().map(|until| until.as_millis()), policy.lease.map(|_| until));
+        assert_eq!(claim.lease_until().map(Timestamp::as_millis), policy.lease.map(|_| until));
         let requests = live.iter().filter_map(State::attempt).map(|attempt| fingerprint(attempt.request));
         assert!(requests.into_iter().any(|request| request == *claim.fingerprint()));
         let is_logged = policy.durability == Durability::Full;
@@ -614,7 +616,7 @@ impl World {
         }
     }
 
-    fn into_token(&mut self, which: u8) {
+    fn hand_over(&mut self, which: u8) {
         let Some((claim, facts)) = self.take(which) else { return };
         if self.tokens.len() == TOKENS_MAX {
             self.tokens.remove(0);

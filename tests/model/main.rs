@@ -3,7 +3,16 @@
 //! Claims, tokens, batches, policies, effects, clocks that jump, closing, kills, power cuts, and all of it again. proptest makes a
 //! history that fails as short as it can.
 
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::struct_excessive_bools,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
 
 #[path = "../common/budget.rs"]
 mod budget;
@@ -51,8 +60,9 @@ fn every_answer_of_a_long_history_is_one_that_was_promised() {
         let mut runner = runner(seed);
         let tree = history().new_tree(&mut runner).unwrap();
         let result = runner.run_one(tree, |(image, script)| {
-            let run = || calls::run(&mut World::new(&images[image]), Call::all(script.as_flattened()));
-            catch_unwind(AssertUnwindSafe(run)).map_err(|_| TestCaseError::fail(said.lock().unwrap().clone()))
+            let run = || calls::run(&mut World::new(&images[image]), Call::all(script.as_flattened()), true);
+            catch_unwind(AssertUnwindSafe(run))
+                .map_err(|_panic| TestCaseError::fail(said.lock().unwrap().clone()))
         });
         if let Err(TestError::Fail(reason, (image, script))) = result {
             std::panic::set_hook(loud);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use idemkv::redb::{ReadableTable, TableDefinition};
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
-use idemkv::{Claim, ClaimToken, Durability, Engine, Fingerprint, Options, Policy, Recovery, Scope};
+use idemkv::{Claim, ClaimToken, Durability, Engine, Fingerprint, Options, Policy, Recovery, Scope, Verify};
 
 use crate::key::{Kept, Seen, State};
 use crate::script::{KEYS, SCOPES};
@@ -126,6 +126,8 @@ fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
         .cache_bytes(600)
         .patience(Duration::ZERO)
         .max_clock_jump(Duration::from_millis(JUMP_MAX_MS))
+        // Nothing damages these files.
+        .verify(Verify::UpTo(0))
 }
 
 /// Policies to declare; the last two are refused.
@@ -229,6 +231,13 @@ impl World {
                 self.policies[scope].push(Some(wanted));
             }
         }
+    }
+}
+
+/// Nobody will look at what a file is closed with.
+impl Drop for World {
+    fn drop(&mut self) {
+        self.disk.crash_at(self.disk.operations());
     }
 }
 
@@ -380,7 +389,8 @@ impl World {
             let found = &mut self.keys[key];
             found.live = found.disk.drain(..).map(|state| state.opened(since, now)).collect();
             self.see(key);
-            self.keys[key].disk = self.keys[key].live.clone();
+            let Key { live, disk } = &mut self.keys[key];
+            disk.clone_from(live);
         }
         for given in 0..self.tokens.len() {
             let scope = self.tokens[given].key / KEYS;
