@@ -125,7 +125,7 @@ const OTHER_REQUEST: u8 = 84;
 const BEGUN: [u8; CALL_BYTES] = [BEGIN, 0, 0, 0];
 
 /// Where to start and whether to be killed at the end, then calls. See `tests/model`.
-const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 10] = [
+const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 11] = [
     (
         "replay",
         0,
@@ -151,6 +151,18 @@ const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 10] = [
             [RESUME, 0, 0, 0],
             [RENEW, 0, 0, 0],
             [RESUME, 0, 0, 7],
+        ],
+    ),
+    (
+        "taken-up",
+        1,
+        &[
+            [BEGIN, 4, 0, 0],
+            [INTO_TOKEN, 0, 0, 0],
+            [RESUME, 0, 0, 0],
+            [CHECKPOINT, 0, 0, 0],
+            [KILL, 0, 0, 0],
+            [RESUME, 0, 0, 0],
         ],
     ),
     (
