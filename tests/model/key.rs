@@ -208,8 +208,15 @@ impl State {
                 let info = attempt.info;
                 Self::lost(attempt, info, until, now)
             }
-            Self::Ending { reply, record, .. } if record.is_durable() => Self::Done(reply),
             other => other,
+        }
+    }
+
+    /// A result that has become durable in the call at work was seen before or after that.
+    fn durable(&self) -> Option<Self> {
+        match self {
+            Self::Ending { reply, record, .. } if record.is_durable() => Some(Self::Done(reply.clone())),
+            _ => None,
         }
     }
 
@@ -218,7 +225,8 @@ impl State {
         match self.clone().at(now) {
             Self::Vacant => vec![Seen::Vacant],
             Self::Out { attempt, .. } | Self::Detached { attempt, .. } | Self::Ending { attempt, .. } => {
-                vec![Seen::InFlight(attempt.info)]
+                let done = self.durable().map(|done| done.seen(now)).unwrap_or_default();
+                [vec![Seen::InFlight(attempt.info)], done].concat()
             }
             Self::Interrupted { told, from, to, .. } => {
                 let remembered = (now < to).then_some(Seen::Interrupted(told));
@@ -341,11 +349,13 @@ impl Ask<'_> {
         match state {
             State::Vacant => first(),
             State::Out { attempt, .. } | State::Detached { attempt, .. } | State::Ending { attempt, .. } => {
-                match self.request {
+                let out = match self.request {
                     None => Vec::new(),
                     Some(_) if is_other(attempt.request) => refused(Answer::Reused),
                     Some(_) => refused(Answer::InFlight),
-                }
+                };
+                let done = state.durable().map(|done| self.answers(&done)).unwrap_or_default();
+                [out, done].concat()
             }
             State::Interrupted { attempt, told, from, to } => {
                 let is_used_up = attempt.info.number >= attempts_max(self.policy);
