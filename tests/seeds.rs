@@ -28,7 +28,11 @@ use std::fs;
 use std::path::Path;
 
 use idemkv::sim::Decoder;
-use script::{CALL_BYTES, Call};
+use script::{
+    ADVANCE, ADVANCE_TO, BEGIN, BEGIN_MANY, CALL_BYTES, CHECKPOINT, CLOSE, COMPLETE, COMPLETE_IN,
+    COMPLETE_MANY, CRASH, CRASH_AGAIN, Call, DECLARE, DROP, ENTRIES, FAIL, FLUSH, FORGET, GET, INTO_TOKEN,
+    KILL, NOTE, RELEASE, RENEW, RESOLVE, RESUME, SET_WALL, STEP,
+};
 use specimen::{Found, Specimen};
 use world::{Image, World};
 
@@ -93,34 +97,7 @@ fn open_starts_from_one_of_each_kind_of_damage() {
     assert_on_disk("open", &files.collect());
 }
 
-// Calls, as `Call::of` reads them: what, who or which, and two numbers.
-const BEGIN: u8 = 0;
-const BEGIN_MANY: u8 = 9;
-const COMPLETE: u8 = 10;
-const FAIL: u8 = 14;
-const COMPLETE_MANY: u8 = 15;
-const COMPLETE_IN: u8 = 16;
-const RELEASE: u8 = 17;
-const DROP: u8 = 19;
-const NOTE: u8 = 21;
-const RENEW: u8 = 23;
-const INTO_TOKEN: u8 = 24;
-const RESUME: u8 = 26;
-const RESOLVE: u8 = 28;
-const FORGET: u8 = 30;
-const GET: u8 = 31;
-const ENTRIES: u8 = 33;
-const DECLARE: u8 = 34;
-const FLUSH: u8 = 36;
-const STEP: u8 = 37;
-const CHECKPOINT: u8 = 38;
-const CLOSE: u8 = 39;
-const KILL: u8 = 40;
-const CRASH: u8 = 41;
-const CRASH_AGAIN: u8 = 43;
-const ADVANCE: u8 = 44;
-const ADVANCE_TO: u8 = 45;
-const SET_WALL: u8 = 47;
+/// The first key of the first scope, with another request.
 const OTHER_REQUEST: u8 = 84;
 const BEGUN: [u8; CALL_BYTES] = [BEGIN, 0, 0, 0];
 

@@ -46,6 +46,24 @@ fn history() -> impl Strategy<Value = (usize, Vec<[u8; CALL_BYTES]>)> {
     (0_usize..3, proptest::collection::vec(any::<[u8; CALL_BYTES]>(), 0..CALLS_MAX))
 }
 
+/// The rig must be able to fail: a disk that ignores syncs loses what was acknowledged, and that must be noticed.
+#[test]
+fn the_model_notices_a_disk_that_ignores_syncs() {
+    let images = Image::all();
+    let drop_all = [1, 5, 9].map(|after| [script::CRASH, 0, after, 1]);
+    let complete = [[script::BEGIN, 0, 0, 0], [script::COMPLETE, 0, 2, 0], [script::BEGIN, 1, 0, 0]];
+    let caught = drop_all.into_iter().filter(|crash| {
+        let calls = [complete.as_slice(), &[*crash], &complete, &complete, &complete].concat();
+        let run = || {
+            let mut world = World::new(&images[0]);
+            world.disk.ignore_syncs();
+            calls::run(&mut world, Call::all(calls.as_flattened()), true);
+        };
+        catch_unwind(AssertUnwindSafe(run)).is_err()
+    });
+    assert!(caught.count() > 0, "no crash without syncs was noticed");
+}
+
 #[test]
 fn every_answer_of_a_long_history_is_one_that_was_promised() {
     let images = Image::all();

@@ -60,38 +60,68 @@ impl Who {
     }
 }
 
-/// Bytes of a call.
+/// Bytes of a call: its kind, then who or which, and two numbers more.
 pub const CALL_BYTES: usize = 4;
+
+// Where the kinds start, by the first byte: the more likely one is, the more numbers it has.
+pub const BEGIN: u8 = 0;
+pub const BEGIN_MANY: u8 = 9;
+pub const COMPLETE: u8 = 10;
+pub const FAIL: u8 = 14;
+pub const COMPLETE_MANY: u8 = 15;
+pub const COMPLETE_IN: u8 = 16;
+pub const RELEASE: u8 = 17;
+pub const DROP: u8 = 19;
+pub const NOTE: u8 = 21;
+pub const RENEW: u8 = 23;
+pub const INTO_TOKEN: u8 = 24;
+pub const RESUME: u8 = 26;
+pub const RESOLVE: u8 = 28;
+pub const FORGET: u8 = 30;
+pub const GET: u8 = 31;
+pub const ENTRIES: u8 = 33;
+pub const DECLARE: u8 = 34;
+pub const FLUSH: u8 = 36;
+pub const STEP: u8 = 37;
+pub const CHECKPOINT: u8 = 38;
+pub const CLOSE: u8 = 39;
+pub const KILL: u8 = 40;
+pub const CRASH: u8 = 41;
+pub const CRASH_AGAIN: u8 = 43;
+pub const ADVANCE: u8 = 44;
+pub const ADVANCE_TO: u8 = 45;
+pub const SET_WALL: u8 = 47;
+const KINDS: u8 = 48;
 
 impl Call {
     pub fn of([what, who, a, b]: [u8; CALL_BYTES]) -> Self {
-        match what % 48 {
-            0..9 => Self::Begin(Who::of(who)),
-            9 => Self::BeginMany(Who::of(who), a),
-            10..14 => Self::Complete(who, a, b),
-            14 => Self::Fail(who, a, b),
-            15 => Self::CompleteMany(who, a),
-            16 => Self::CompleteIn(who, a),
-            17 | 18 => Self::Release(who),
-            19 | 20 => Self::Drop(who),
-            21 | 22 => Self::Note(who, a),
-            23 => Self::Renew(who),
-            24 | 25 => Self::IntoToken(who),
-            26 | 27 => Self::Resume(who, a, b),
-            28 | 29 => Self::Resolve(Who::of(who)),
-            30 => Self::Forget(Who::of(who)),
-            31 | 32 => Self::Get(Who::of(who)),
-            33 => Self::Entries,
-            34 | 35 => Self::Declare(who, a),
-            36 => Self::Flush,
-            37 => Self::Step,
-            38 => Self::Checkpoint,
-            39 => Self::Close,
-            40 => Self::Kill,
-            41 | 42 => Self::Crash(a, b),
-            43 => Self::CrashAgain(a, b),
-            44 => Self::Advance(a),
-            45 | 46 => Self::AdvanceTo(a, b),
+        match what % KINDS {
+            BEGIN..BEGIN_MANY => Self::Begin(Who::of(who)),
+            BEGIN_MANY..COMPLETE => Self::BeginMany(Who::of(who), a),
+            COMPLETE..FAIL => Self::Complete(who, a, b),
+            FAIL..COMPLETE_MANY => Self::Fail(who, a, b),
+            COMPLETE_MANY..COMPLETE_IN => Self::CompleteMany(who, a),
+            COMPLETE_IN..RELEASE => Self::CompleteIn(who, a),
+            RELEASE..DROP => Self::Release(who),
+            DROP..NOTE => Self::Drop(who),
+            NOTE..RENEW => Self::Note(who, a),
+            RENEW..INTO_TOKEN => Self::Renew(who),
+            INTO_TOKEN..RESUME => Self::IntoToken(who),
+            RESUME..RESOLVE => Self::Resume(who, a, b),
+            RESOLVE..FORGET => Self::Resolve(Who::of(who)),
+            FORGET..GET => Self::Forget(Who::of(who)),
+            GET..ENTRIES => Self::Get(Who::of(who)),
+            ENTRIES..DECLARE => Self::Entries,
+            DECLARE..FLUSH => Self::Declare(who, a),
+            FLUSH..STEP => Self::Flush,
+            STEP..CHECKPOINT => Self::Step,
+            CHECKPOINT..CLOSE => Self::Checkpoint,
+            CLOSE..KILL => Self::Close,
+            KILL..CRASH => Self::Kill,
+            CRASH..CRASH_AGAIN => Self::Crash(a, b),
+            CRASH_AGAIN..ADVANCE => Self::CrashAgain(a, b),
+            ADVANCE..ADVANCE_TO => Self::Advance(a),
+            ADVANCE_TO..SET_WALL => Self::AdvanceTo(a, b),
             _ => Self::SetWall(a),
         }
     }
