@@ -254,6 +254,13 @@ impl ManualClock {
         Self { wall_ms: Arc::new(AtomicU64::new(millis)), monotonic_ms: Arc::new(AtomicU64::new(0)) }
     }
 
+    /// A clock of its own that shows the same time.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let copy = |time: &AtomicU64| Arc::new(AtomicU64::new(time.load(Ordering::Acquire)));
+        Self { wall_ms: copy(&self.wall_ms), monotonic_ms: copy(&self.monotonic_ms) }
+    }
+
     /// Lets `span` go by.
     pub fn advance(&self, span: Duration) {
         let step = millis(span);

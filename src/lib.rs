@@ -106,7 +106,7 @@ pub use tombstone::Tombstone;
 pub mod sim {
     pub use crate::clock::ManualClock;
     pub use crate::decoders::Decoder;
-    pub use crate::disk::sim::{CrashKind, SimDisk};
+    pub use crate::disk::sim::{CrashKind, Fault, Moment, Operation, SimDisk};
     pub use crate::engine::Stepped;
     /// The state machine of one key.
     pub mod state {

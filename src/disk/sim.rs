@@ -1,7 +1,9 @@
 //! A disk in memory that crashes, fails, lies and fills up on demand.
 //!
-//! Every write, change of length and sync is one *operation*, and gets a number. A crash can be set to happen at any of
-//! them; after it, all operations fail until [`SimDisk::reboot`] decides what of the unsynced writes survived.
+//! Every write, change of length, sync, new file and new name is one *operation*, and gets a number. A crash or a fault can
+//! be set to happen at any of them; after a crash, all operations fail until [`SimDisk::reboot`] decides what of the
+//! unsynced writes survived. A disk that records gives a [`Moment`] for each operation, so that every crash of a run can be
+//! looked at without running it again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -10,18 +12,15 @@ use std::path::{Path, PathBuf};
 use super::{Disk, DiskFile, Kind};
 use crate::sync::{Arc, Mutex, Weak};
 
-const SECTOR: usize = 512;
+mod crash;
+mod fault;
+mod pages;
 
-/// What becomes of unsynced writes in a crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CrashKind {
-    /// All of them survive, as when only the process dies.
-    KeepAll,
-    /// None does.
-    DropAll,
-    /// Each sector of each write survives or not, by this seed; in any order, so torn in the middle too.
-    Torn(u64),
-}
+pub use crash::CrashKind;
+use crash::{Change, Crash, Pending};
+pub use fault::{Fault, Operation};
+use fault::{Faults, Verdict, broken};
+use pages::Pages;
 
 /// A simulated disk. Clones are handles on the same disk.
 ///
@@ -49,44 +48,84 @@ pub struct SimDisk(Arc<Mutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
-    files: HashMap<PathBuf, FileId>,
-    contents: BTreeMap<FileId, Contents>,
-    next_id: FileId,
+    files: Files,
+    locks: HashMap<FileId, Weak<SimFile>>,
     operations: u64,
+    reads: u64,
     crash_at: Option<u64>,
     crashed: bool,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
+    faults: Faults,
     /// The next syncs of a file whose name ends so fail; what they should have made durable is lost, though reads go on to
     /// show it, as a page cache does.
     failing_syncs: Option<String>,
-    /// Syncs do nothing, silently. For proving that a rig notices.
-    ignore_syncs: bool,
+    /// Syncs of a file whose name ends so do nothing, silently. For proving that a rig notices.
+    ignored_syncs: Option<String>,
+    /// What was before each operation, where somebody wants to know.
+    moments: Option<Vec<Moment>>,
 }
 
 type FileId = u64;
 
-#[derive(Debug, Default)]
-struct Contents {
-    /// What the process sees.
-    seen: Vec<u8>,
-    /// What is on the platter.
-    durable: Vec<u8>,
-    /// Writes and changes of length since the last sync, in order.
-    pending: Vec<Pending>,
-    lock: Weak<SimFile>,
+/// What is on the disk. A copy shares all bytes until one of the two is written to.
+#[derive(Clone, Debug, Default)]
+struct Files {
+    names: HashMap<PathBuf, FileId>,
+    contents: BTreeMap<FileId, Contents>,
+    next_id: FileId,
 }
 
+#[derive(Clone, Debug, Default)]
+struct Contents {
+    /// What the process sees.
+    seen: Pages,
+    /// What is on the platter.
+    durable: Pages,
+    /// Since the last sync, in order.
+    pending: Vec<Pending>,
+}
+
+/// A disk as it was right before one of its operations.
 #[derive(Clone, Debug)]
-enum Pending {
-    Write { at: usize, bytes: Vec<u8> },
-    Len(usize),
+pub struct Moment {
+    number: u64,
+    operation: Operation,
+    files: Files,
 }
 
 #[derive(Debug)]
 struct SimFile {
     world: Arc<Mutex<World>>,
     id: FileId,
+}
+
+impl Moment {
+    /// The number of the operation.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What the operation is.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// How many pieces were not synced: see [`CrashKind::Subset`].
+    #[must_use]
+    pub fn pieces(&self) -> u64 {
+        self.files.pieces()
+    }
+
+    /// A disk with the files that would be found if the power had gone at this moment.
+    #[must_use]
+    pub fn image(&self, kind: CrashKind) -> SimDisk {
+        let mut files = self.files.clone();
+        files.crash(kind);
+        SimDisk(Arc::new(Mutex::new(World { files, ..World::default() })))
+    }
 }
 
 impl SimDisk {
@@ -100,6 +139,23 @@ impl SimDisk {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.0.lock().operations
+    }
+
+    /// Reads so far: the number that the next one gets.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.0.lock().reads
+    }
+
+    /// Keeps what is on the disk before each operation from now on.
+    pub fn record(&self) {
+        self.0.lock().moments = Some(Vec::new());
+    }
+
+    /// What was recorded since the last call.
+    #[must_use]
+    pub fn take_moments(&self) -> Vec<Moment> {
+        self.0.lock().moments.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Lets the power go at operation `number`, before it has any effect.
@@ -118,18 +174,8 @@ impl SimDisk {
         let mut world = self.0.lock();
         world.crashed = false;
         world.crash_at = None;
-        let mut random = match kind {
-            CrashKind::Torn(seed) => seed,
-            CrashKind::KeepAll | CrashKind::DropAll => 0,
-        };
-        for contents in world.contents.values_mut() {
-            let pending = std::mem::take(&mut contents.pending);
-            for change in pending {
-                survive(&mut contents.durable, change, kind, &mut random);
-            }
-            contents.seen.clone_from(&contents.durable);
-            contents.lock = Weak::new();
-        }
+        world.files.crash(kind);
+        world.locks.clear();
     }
 
     /// Ends the process but not the machine: locks are gone, the page cache stays.
@@ -137,9 +183,7 @@ impl SimDisk {
         let mut world = self.0.lock();
         world.crashed = false;
         world.crash_at = None;
-        for contents in world.contents.values_mut() {
-            contents.lock = Weak::new();
-        }
+        world.locks.clear();
     }
 
     /// Limits the bytes that all files together may have, or lifts the limit.
@@ -150,7 +194,27 @@ impl SimDisk {
     /// Bytes of all files together.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.0.lock().used()
+        self.0.lock().files.used()
+    }
+
+    /// Lets operation `number` go wrong.
+    pub fn fault_at(&self, number: u64, fault: Fault) {
+        self.0.lock().faults.at.insert(number, fault);
+    }
+
+    /// Lets every operation but syncs find the disk full, from operation `number` on.
+    pub fn fill_from(&self, number: u64) {
+        self.0.lock().faults.full_from = Some(number);
+    }
+
+    /// Lets read `number` fail.
+    pub fn fail_read(&self, number: u64) {
+        self.0.lock().faults.read = Some(number);
+    }
+
+    /// Forgets faults that are still to come, and a disk that is full by [`fill_from`](Self::fill_from) has room again.
+    pub fn mend(&self) {
+        self.0.lock().faults = Faults::default();
     }
 
     /// Makes syncs of files whose names end with `suffix` fail from now on; `None` makes them work again.
@@ -160,17 +224,23 @@ impl SimDisk {
         self.0.lock().failing_syncs = suffix.map(str::to_owned);
     }
 
-    /// Makes syncs succeed without making anything durable. A rig that doesn't notice this can't notice anything.
-    pub fn ignore_syncs(&self) {
-        self.0.lock().ignore_syncs = true;
+    /// Makes syncs of files whose names end with `suffix` succeed without making anything durable. A rig that doesn't notice
+    /// this can't notice anything.
+    pub fn ignore_syncs(&self, suffix: &str) {
+        self.0.lock().ignored_syncs = Some(suffix.to_owned());
     }
 
     /// Flips one bit of a file, on the platter and in what is seen. `false` where the file is shorter or missing.
     #[must_use]
     pub fn flip(&self, path: &Path, bit: u64) -> bool {
+        let at = usize::try_from(bit / 8).unwrap_or(usize::MAX);
         self.edit(path, |bytes| {
-            let at = usize::try_from(bit / 8).unwrap_or(usize::MAX);
-            bytes.get_mut(at).map(|byte| *byte ^= 1 << (bit % 8)).is_some()
+            let mut byte = [0];
+            let is_there = bytes.read(at, &mut byte);
+            if is_there {
+                bytes.write(at, &byte.map(|byte| byte ^ 1 << (bit % 8)));
+            }
+            is_there
         })
     }
 
@@ -178,7 +248,7 @@ impl SimDisk {
     #[must_use]
     pub fn truncate(&self, path: &Path, len: usize) -> bool {
         self.edit(path, |bytes| {
-            bytes.truncate(len);
+            bytes.resize(len.min(bytes.len()));
             true
         })
     }
@@ -187,127 +257,66 @@ impl SimDisk {
     #[must_use]
     pub fn read(&self, path: &Path) -> Option<Vec<u8>> {
         let world = self.0.lock();
-        world.files.get(path).and_then(|id| world.contents.get(id)).map(|contents| contents.seen.clone())
+        let contents = world.files.names.get(path).and_then(|id| world.files.contents.get(id));
+        contents.map(|contents| contents.seen.to_vec())
     }
 
     /// Removes a file; whether there was one.
     #[must_use]
     pub fn remove(&self, path: &Path) -> bool {
-        self.0.lock().files.remove(path).is_some()
+        self.0.lock().files.names.remove(path).is_some()
     }
 
     /// An independent disk with the same files, as they would be found after `kind` of crash now.
     #[must_use]
     pub fn image(&self, kind: CrashKind) -> Self {
         let world = self.0.lock();
-        let contents = world.contents.iter().map(|(id, old)| {
-            let copy = Contents {
-                durable: old.durable.clone(),
-                pending: old.pending.clone(),
-                ..Contents::default()
-            };
-            (*id, copy)
-        });
-        let image = Self(Arc::new(Mutex::new(World {
-            files: world.files.clone(),
-            contents: contents.collect(),
-            next_id: world.next_id,
-            ..World::default()
-        })));
-        image.reboot(kind);
-        image
+        world.moment(Operation::Sync).image(kind)
     }
 
-    fn edit(&self, path: &Path, change: impl Fn(&mut Vec<u8>) -> bool) -> bool {
+    fn edit(&self, path: &Path, change: impl Fn(&mut Pages) -> bool) -> bool {
         let mut world = self.0.lock();
-        let Some(id) = world.files.get(path).copied() else { return false };
-        let Some(contents) = world.contents.get_mut(&id) else { return false };
+        let Some(id) = world.files.names.get(path).copied() else { return false };
+        let Some(contents) = world.files.contents.get_mut(&id) else { return false };
         change(&mut contents.durable) | change(&mut contents.seen)
     }
 }
 
-/// A small generator, so that a crash is the same for the same seed everywhere.
-fn next(random: &mut u64) -> u64 {
-    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *random;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-fn survive(durable: &mut Vec<u8>, change: Pending, kind: CrashKind, random: &mut u64) {
-    match (change, kind) {
-        (_, CrashKind::DropAll) => {}
-        (change, CrashKind::KeepAll) => apply(durable, &change),
-        (Pending::Len(len), CrashKind::Torn(_)) => {
-            if next(random).is_multiple_of(2) {
-                durable.resize(len, 0);
-            }
-        }
-        (Pending::Write { at, bytes }, CrashKind::Torn(_)) => {
-            // All, nothing, or any sectors of it.
-            let fate = next(random) % 4;
-            let mut from = 0;
-            while from < bytes.len() {
-                let to = ((at + from) / SECTOR * SECTOR + SECTOR - at).min(bytes.len());
-                let kept = fate == 0 || (fate > 1 && next(random).is_multiple_of(2));
-                if kept && let Some(sector) = bytes.get(from..to) {
-                    apply(durable, &Pending::Write { at: at + from, bytes: sector.to_vec() });
-                }
-                from = to;
-            }
-        }
-    }
-}
-
-fn apply(bytes: &mut Vec<u8>, change: &Pending) {
-    match change {
-        Pending::Len(len) => bytes.resize(*len, 0),
-        Pending::Write { at, bytes: new } => {
-            if bytes.len() < at + new.len() {
-                bytes.resize(at + new.len(), 0);
-            }
-            bytes.iter_mut().skip(*at).zip(new).for_each(|(to, from)| *to = *from);
-        }
-    }
-}
-
-impl World {
+impl Files {
     fn used(&self) -> u64 {
-        self.files
+        self.names
             .values()
             .filter_map(|id| self.contents.get(id))
             .map(|contents| contents.seen.len() as u64)
             .sum()
     }
 
-    /// Counts an operation, and crashes where one was ordered.
-    fn operate(&mut self) -> io::Result<()> {
-        self.check_power()?;
-        if self.crash_at == Some(self.operations) {
-            self.crashed = true;
+    fn pieces(&self) -> u64 {
+        let pending = self.contents.values().flat_map(|contents| &contents.pending);
+        pending.map(|pending| pending.change.pieces()).sum()
+    }
+
+    /// Decides what survives.
+    fn crash(&mut self, kind: CrashKind) {
+        let mut crash = Crash::new(kind, self.pieces());
+        let mut pending = Vec::new();
+        for (id, contents) in &mut self.contents {
+            let changes = std::mem::take(&mut contents.pending).into_iter();
+            pending.extend(changes.map(|pending| (pending.number, *id, pending.change)));
         }
-        self.operations += 1;
-        self.check_power()
-    }
-
-    fn check_power(&self) -> io::Result<()> {
-        if self.crashed { Err(io::Error::other("the power is gone")) } else { Ok(()) }
-    }
-
-    fn check_room(&self, id: FileId, len: usize) -> io::Result<()> {
-        let now = self.contents.get(&id).map_or(0, |contents| contents.seen.len());
-        let more = len.saturating_sub(now) as u64;
-        match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more > capacity => {
-                Err(io::ErrorKind::StorageFull.into())
+        pending.sort_unstable_by_key(|(number, ..)| *number);
+        for (_, id, change) in pending {
+            if let Some(contents) = self.contents.get_mut(&id) {
+                crash.survive(&mut contents.durable, &change);
             }
-            _ => Ok(()),
+        }
+        for contents in self.contents.values_mut() {
+            contents.seen.clone_from(&contents.durable);
         }
     }
 
     fn name_of(&self, id: FileId) -> String {
-        let named = self.files.iter().find(|(_, other)| **other == id);
+        let named = self.names.iter().find(|(_, other)| **other == id);
         named.map(|(path, _)| path.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
@@ -316,40 +325,99 @@ impl World {
     }
 }
 
+impl World {
+    /// Counts an operation, crashes where one was ordered, and says how it ends.
+    fn operate(&mut self, operation: Operation) -> io::Result<Verdict> {
+        self.check_power()?;
+        let moment = self.moments.is_some().then(|| self.moment(operation));
+        if let Some(moments) = &mut self.moments {
+            moments.extend(moment);
+        }
+        if self.crash_at == Some(self.operations) {
+            self.crashed = true;
+        }
+        let verdict = self.faults.verdict(self.operations, operation);
+        self.operations += 1;
+        self.check_power()?;
+        Ok(verdict)
+    }
+
+    /// As [`operate`](Self::operate), for what is done or not.
+    fn operate_or_fail(&mut self, operation: Operation) -> io::Result<()> {
+        match self.operate(operation)? {
+            Verdict::Done | Verdict::Lied => Ok(()),
+            Verdict::Failed(error) | Verdict::Late(error) => Err(error),
+        }
+    }
+
+    fn moment(&self, operation: Operation) -> Moment {
+        Moment { number: self.operations, operation, files: self.files.clone() }
+    }
+
+    fn check_power(&self) -> io::Result<()> {
+        if self.crashed { Err(io::Error::other("the power is gone")) } else { Ok(()) }
+    }
+
+    fn check_room(&self, id: FileId, len: usize) -> io::Result<()> {
+        let now = self.files.contents.get(&id).map_or(0, |contents| contents.seen.len());
+        let more = len.saturating_sub(now) as u64;
+        match self.capacity {
+            Some(capacity) if more > 0 && self.files.used() + more > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn change(&mut self, id: FileId, change: Change) -> io::Result<()> {
+        let number = self.operations;
+        let contents = self.files.contents(id)?;
+        change.apply(&mut contents.seen);
+        contents.pending.push(Pending { number, change });
+        Ok(())
+    }
+
+    /// Whether a file's name ends so.
+    fn is_named(&self, id: FileId, suffix: Option<&String>) -> bool {
+        suffix.is_some_and(|suffix| self.files.name_of(id).ends_with(suffix))
+    }
+}
+
 impl Disk for SimDisk {
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         let world = self.0.lock();
         world.check_power()?;
-        Ok(if world.files.contains_key(path) { Kind::File } else { Kind::Missing })
+        Ok(if world.files.names.contains_key(path) { Kind::File } else { Kind::Missing })
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.0.lock();
         world.check_power()?;
-        let Some(id) = world.files.get(path).copied() else { return Err(io::ErrorKind::NotFound.into()) };
-        let file = Arc::new(SimFile { world: Arc::clone(&self.0), id });
-        let contents = world.contents(id)?;
-        if contents.lock.strong_count() > 0 {
+        let Some(id) = world.files.names.get(path).copied() else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if world.locks.get(&id).is_some_and(|lock| lock.strong_count() > 0) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        contents.lock = Arc::downgrade(&file);
+        let file = Arc::new(SimFile { world: Arc::clone(&self.0), id });
+        world.locks.insert(id, Arc::downgrade(&file));
         Ok(file)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.0.lock();
-        world.operate()?;
-        let id = world.next_id;
-        world.next_id += 1;
-        world.files.insert(path.to_owned(), id);
-        world.contents.insert(id, Contents::default());
+        world.operate_or_fail(Operation::Create)?;
+        let id = world.files.next_id;
+        world.files.next_id += 1;
+        world.files.names.insert(path.to_owned(), id);
+        world.files.contents.insert(id, Contents::default());
         drop(world);
         self.open(path)
     }
 
     /// A rename is atomic and durable at once here; a crash comes before or after it.
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.0.lock().files.contains_key(to) {
+        if self.0.lock().files.names.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.replace(from, to)
@@ -357,9 +425,9 @@ impl Disk for SimDisk {
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.0.lock();
-        world.operate()?;
-        let Some(id) = world.files.remove(from) else { return Err(io::ErrorKind::NotFound.into()) };
-        world.files.insert(to.to_owned(), id);
+        world.operate_or_fail(Operation::Rename)?;
+        let Some(id) = world.files.names.remove(from) else { return Err(io::ErrorKind::NotFound.into()) };
+        world.files.names.insert(to.to_owned(), id);
         Ok(())
     }
 }
@@ -368,66 +436,75 @@ impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
         let mut world = self.world.lock();
         world.check_power()?;
-        Ok(world.contents(self.id)?.seen.len() as u64)
+        Ok(world.files.contents(self.id)?.seen.len() as u64)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut world = self.world.lock();
         world.check_power()?;
-        let seen = &world.contents(self.id)?.seen;
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let Some(bytes) = seen.get(from..from.saturating_add(out.len())) else {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        };
-        out.copy_from_slice(bytes);
-        Ok(())
+        let number = world.reads;
+        world.reads += 1;
+        if world.faults.read == Some(number) {
+            return Err(broken());
+        }
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        if world.files.contents(self.id)?.seen.read(at, out) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut world = self.world.lock();
-        world.operate()?;
+        let verdict = world.operate(Operation::Write)?;
         world.check_room(self.id, at.saturating_add(bytes.len()))?;
-        let contents = world.contents(self.id)?;
-        let change = Pending::Write { at, bytes: bytes.to_vec() };
-        apply(&mut contents.seen, &change);
-        contents.pending.push(change);
-        Ok(())
+        match verdict {
+            Verdict::Done | Verdict::Lied => world.change(self.id, Change::Write { at, bytes: bytes.into() }),
+            Verdict::Failed(error) => Err(error),
+            Verdict::Late(error) => {
+                let (half, _) = bytes.split_at(bytes.len() / 2);
+                world.change(self.id, Change::Write { at, bytes: half.into() })?;
+                Err(error)
+            }
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let mut world = self.world.lock();
-        world.operate()?;
+        world.operate_or_fail(Operation::SetLen)?;
         world.check_room(self.id, len)?;
-        let contents = world.contents(self.id)?;
-        let change = Pending::Len(len);
-        apply(&mut contents.seen, &change);
-        contents.pending.push(change);
-        Ok(())
+        world.change(self.id, Change::Len(len))
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut world = self.world.lock();
-        world.operate()?;
-        let failing =
-            world.failing_syncs.as_ref().is_some_and(|suffix| world.name_of(self.id).ends_with(suffix));
-        let ignore = world.ignore_syncs;
-        let contents = world.contents(self.id)?;
-        if failing {
-            contents.pending.clear();
-            return Err(io::Error::other("the disk did not take the data"));
+        let verdict = world.operate(Operation::Sync)?;
+        let is_failing = world.is_named(self.id, world.failing_syncs.as_ref());
+        let is_ignored = world.is_named(self.id, world.ignored_syncs.as_ref());
+        let contents = world.files.contents(self.id)?;
+        let (is_kept, said) = match verdict {
+            _ if is_failing => (false, Err(broken())),
+            Verdict::Done => (true, Ok(())),
+            Verdict::Failed(error) => (false, Err(error)),
+            Verdict::Late(error) => (true, Err(error)),
+            Verdict::Lied => return Ok(()),
+        };
+        if is_ignored && is_kept {
+            return said;
         }
-        if !ignore {
-            for change in std::mem::take(&mut contents.pending) {
-                apply(&mut contents.durable, &change);
+        for pending in std::mem::take(&mut contents.pending) {
+            if is_kept {
+                pending.change.apply(&mut contents.durable);
             }
         }
-        Ok(())
+        said
     }
 
     fn unlock(&self) -> io::Result<()> {
-        self.world.lock().contents(self.id)?.lock = Weak::new();
+        self.world.lock().locks.remove(&self.id);
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ fn the_model_notices_a_disk_that_ignores_syncs() {
         let calls = [complete.as_slice(), &[*crash], &complete, &complete, &complete].concat();
         let run = || {
             let mut world = World::new(&images[0]);
-            world.disk.ignore_syncs();
+            world.disk.ignore_syncs("");
             calls::run(&mut world, Call::all(calls.as_flattened()), true);
         };
         catch_unwind(AssertUnwindSafe(run)).is_err()

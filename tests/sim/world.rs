@@ -9,10 +9,14 @@ use idemkv::{
     Timestamp, TokenError,
 };
 
+use crate::moments::Watch;
 use crate::oracle::{Expect, Left, Oracle, Reply, Token};
-use crate::{
-    KEYS, LEASE, LEASED_FROM, Random, START_MS, TOMBSTONE_TTL, TTL, fingerprint, name, options, scope,
-};
+use crate::script::{Op, Random, Script};
+use crate::{KEYS, LEASE, LEASED_FROM, START_MS, TOMBSTONE_TTL, TTL, fingerprint, name, options, scope};
+
+/// One of so many recovered files is used on, for so many operations.
+const AFTERLIFE_OF: u64 = 32;
+const AFTERLIFE: usize = 12;
 
 /// What scripts that crash nowhere must come to, some of them at least, or crashes prove nothing about it.
 pub(crate) const TO_MEET: [&str; 15] = [
@@ -111,36 +115,35 @@ pub(crate) struct World {
     pub(crate) disk: SimDisk,
     pub(crate) clock: ManualClock,
     pub(crate) oracle: Oracle,
-    pub(crate) random: Random,
+    /// What is looked at while the script runs.
+    pub(crate) watch: Watch,
     /// What the script came to, and how often.
     pub(crate) met: BTreeMap<&'static str, u32>,
     declared: u32,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(watch: Watch) -> Self {
         Self {
-            context: Context(format!("seed {seed}")),
+            context: Context(String::new()),
             disk: SimDisk::new(),
             clock: ManualClock::at_millis(START_MS),
             oracle: Oracle::default(),
-            random: Random(seed | 1),
+            watch,
             met: BTreeMap::new(),
             declared: 0,
         }
     }
 
-    /// What a crash leaves of it now. The clock is shared: recovering takes no time.
-    pub(crate) fn image(&self, kind: CrashKind) -> Self {
-        Self {
-            context: Context(format!("{}, {kind:?}", self.context.0)),
-            disk: self.disk.image(kind),
-            clock: self.clock.clone(),
-            oracle: self.oracle.clone(),
-            random: self.random.clone(),
-            met: self.met.clone(),
-            declared: self.declared,
-        }
+    /// What a crash left.
+    pub(crate) fn of_crash(
+        disk: SimDisk,
+        clock: ManualClock,
+        oracle: Oracle,
+        watch: Watch,
+        at: String,
+    ) -> Self {
+        Self { context: Context(at), disk, clock, oracle, ..Self::new(watch) }
     }
 
     fn meet(&mut self, what: &'static str, is_met: bool) {
@@ -153,64 +156,116 @@ impl World {
         (0..KEYS).any(|key| matches!(self.oracle.at(key, now), Expect::Expired(_)))
     }
 
-    /// Runs a script of operations until its end or the crash.
-    pub(crate) fn run(&mut self, steps: u64) {
-        let Ok(mut engine) = options(&self.disk, &self.clock).open("x.idem") else {
-            assert!(self.disk.crashed());
-            return;
-        };
-        self.declare(&engine);
-        let mut claims = HashMap::new();
-        for _ in 0..steps {
-            if self.disk.crashed() {
-                return;
+    /// A call of the engine: whatever the disk does during it, the oracle knows it as under way.
+    pub(crate) fn during<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        let result = call();
+        for moment in self.disk.take_moments() {
+            self.watch.look(&moment, &self.oracle, &self.clock, &self.context.0);
+        }
+        result
+    }
+
+    fn open(&mut self) -> Option<Engine> {
+        let options = options(&self.disk, &self.clock);
+        match self.during(|| options.open("x.idem")) {
+            Ok(engine) => Some(engine),
+            Err(error) => {
+                assert!(self.disk.crashed(), "does not open: {error}");
+                None
             }
-            if self.random.below(40) == 0 {
-                claims.clear();
-                if engine.close().is_err() {
-                    assert!(self.disk.crashed());
-                    return;
-                }
-                let Ok(opened) = options(&self.disk, &self.clock).open("x.idem") else { return };
-                engine = opened;
-                self.meet("opening with tombstones", self.has_tombstone(engine.now()));
-                let standing = (0..KEYS).any(|key| self.oracle.may_stand(key, engine.now()));
-                self.meet("opening with claims handed over", standing);
-                self.oracle.check(&engine, "after a clean close");
-                continue;
-            }
-            self.operate(&engine, &mut claims);
         }
     }
 
-    fn operate(&mut self, engine: &Engine, claims: &mut Claims) {
-        let key = self.random.below(KEYS);
-        let held = nearest(key, |key| claims.contains_key(&key));
-        let leased = nearest(key.max(LEASED_FROM), |key| claims.contains_key(&key));
-        let handed_over = nearest(key, |key| self.oracle.tokens.contains_key(&key));
-        match self.random.below(28) {
-            0..8 => self.begin(engine, key, claims),
-            8..10 => self.finish(engine, held, claims, Outcome::Success),
-            10 => self.finish(engine, held, claims, Outcome::Failure),
-            11 => self.release(engine, held, claims),
-            12 => drop(claims.remove(&held)),
-            13..15 => self.forget(engine, key, claims),
-            15 => self.upkeep(engine, |engine| drop(engine.checkpoint())),
-            16..18 => self.upkeep(engine, |engine| _ = engine.step()),
-            // A lease or two at most, or up to more than a TTL.
-            18 => self.clock.advance(Duration::from_secs(self.random.below(600))),
-            19 => self.clock.advance(Duration::from_secs(self.random.below(3_000))),
-            20..22 => self.note(engine, held, claims),
-            22..24 => self.hand_over(engine, leased, claims),
-            24..26 => self.take_up(engine, handed_over, claims),
-            26 => self.resolve(engine, key, claims),
-            _ => self.declare(engine),
+    /// Runs a script until its end or the crash.
+    pub(crate) fn run(&mut self, script: &Script) {
+        "at the first opening".clone_into(&mut self.context.0);
+        self.watch.start(&self.disk);
+        let Some(engine) = self.open() else { return };
+        self.declare(&engine);
+        self.go_on(engine, script);
+    }
+
+    /// Opens what a crash left, compares it, and sometimes lets life go on for a while.
+    pub(crate) fn recover(&mut self, seed: u64) {
+        self.watch.start(&self.disk);
+        let engine = self.open().expect("the power is back");
+        self.oracle.check(&engine, &self.context.0);
+        self.begin(&engine, seed % KEYS, &mut HashMap::new());
+        if seed.is_multiple_of(AFTERLIFE_OF) {
+            self.go_on(engine, &Script::draw(seed, AFTERLIFE));
+            self.disk = self.disk.image(CrashKind::DropAll);
+            let engine = self.open().expect("the power is back");
+            self.oracle.check(&engine, &self.context.0);
+        }
+        // What a close would write is not looked at.
+        self.disk.crash_at(self.disk.operations());
+    }
+
+    /// Runs a script on a file that is open.
+    pub(crate) fn go_on(&mut self, mut engine: Engine, script: &Script) {
+        let before = self.context.0.clone();
+        let mut claims = HashMap::new();
+        for (number, op) in script.ops.iter().enumerate() {
+            if self.disk.crashed() {
+                return;
+            }
+            self.context.0 =
+                format!("{before}, seed {}, operation {number} of the script: {op:?}", script.seed);
+            if *op == Op::Reopen {
+                claims.clear();
+                let Some(opened) = self.reopen(engine) else { return };
+                engine = opened;
+            } else {
+                self.operate(&engine, &mut claims, *op);
+            }
+        }
+        self.context.0 = format!("{before}, seed {}, at the end of the script", script.seed);
+        drop(claims);
+        self.during(|| drop(engine));
+    }
+
+    fn reopen(&mut self, engine: Engine) -> Option<Engine> {
+        if let Err(error) = self.during(|| engine.close()) {
+            assert!(self.disk.crashed(), "does not close: {error}");
+            return None;
+        }
+        let engine = self.open()?;
+        self.meet("opening with tombstones", self.has_tombstone(engine.now()));
+        let standing = (0..KEYS).any(|key| self.oracle.may_stand(key, engine.now()));
+        self.meet("opening with claims handed over", standing);
+        self.oracle.check(&engine, "after a clean close");
+        Some(engine)
+    }
+
+    fn operate(&mut self, engine: &Engine, claims: &mut Claims, op: Op) {
+        let held = |key| nearest(key, |key| claims.contains_key(&key));
+        match op {
+            Op::Begin { key } => self.begin(engine, key, claims),
+            Op::Finish { key, outcome, seed } => self.finish(engine, held(key), claims, outcome, seed),
+            Op::Release { key } => self.release(engine, held(key), claims),
+            Op::DropClaim { key } => {
+                let key = held(key);
+                drop(claims.remove(&key));
+            }
+            Op::Forget { key } => self.forget(engine, key, claims),
+            Op::Checkpoint => self.upkeep(engine, |engine| drop(engine.checkpoint())),
+            Op::Step => self.upkeep(engine, |engine| _ = engine.step()),
+            Op::Advance { seconds } => self.clock.advance(Duration::from_secs(seconds)),
+            Op::Note { key, seed } => self.note(engine, held(key), claims, seed),
+            Op::HandOver { key } => self.hand_over(engine, held(key.max(LEASED_FROM)), claims),
+            Op::TakeUp { key } => {
+                let handed_over = nearest(key, |key| self.oracle.tokens.contains_key(&key));
+                self.take_up(engine, handed_over, claims);
+            }
+            Op::Resolve { key } => self.resolve(engine, key, claims),
+            Op::Declare => self.declare(engine),
+            Op::Reopen => unreachable!("needs the engine itself"),
         }
     }
 
     fn upkeep(&mut self, engine: &Engine, keep_up: impl Fn(&Engine)) {
         let before = engine.stats().reclaimed_blocks;
-        keep_up(engine);
+        self.during(|| keep_up(engine));
         let reclaimed = engine.stats().reclaimed_blocks > before;
         self.meet("reclaim with tombstones", reclaimed && self.has_tombstone(engine.now()));
     }
@@ -219,7 +274,7 @@ impl World {
         self.declared += 1;
         let policy = engine.policy().lease(LEASE).max_in_flight(100 + self.declared);
         self.oracle.start_policy(engine, policy);
-        match engine.declare("leased", policy) {
+        match self.during(|| engine.declare("leased", policy)) {
             Ok(_) => self.oracle.policy_is(policy),
             Err(error) => assert!(self.disk.crashed(), "declare failed: {error}"),
         }
@@ -244,7 +299,7 @@ impl World {
         let now = engine.now();
         let before = self.oracle.at(key, now);
         self.oracle.start_grant(key, now);
-        match scope(engine, key).begin(name(key), fingerprint(key)) {
+        match self.during(|| scope(engine, key).begin(name(key), fingerprint(key))) {
             Ok(Begin::Fresh(claim)) => self.granted(engine, key, Held { claim, resolves: false }, claims),
             Ok(Begin::InFlight(_)) => {
                 let held = is_held(claims, key, now);
@@ -272,7 +327,7 @@ impl World {
         let now = engine.now();
         let earlier = self.oracle.at(key, now).attempt();
         self.oracle.start_grant(key, now);
-        match scope(engine, key).resolve(name(key)) {
+        match self.during(|| scope(engine, key).resolve(name(key))) {
             Ok(claim) => {
                 assert!(earlier > 0, "key {key} was not interrupted");
                 self.granted(engine, key, Held { claim, resolves: true }, claims);
@@ -299,11 +354,11 @@ impl World {
         }
     }
 
-    fn note(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
+    fn note(&mut self, engine: &Engine, key: u64, claims: &mut Claims, seed: u64) {
         let Some(held) = claims.get_mut(&key) else { return };
-        let (is_over, note) = (held.is_over(engine.now()), body(&mut self.random, held.claim.fence()));
+        let (is_over, note) = (held.is_over(engine.now()), body(&mut Random::new(seed), held.claim.fence()));
         let before = self.oracle.start_note(key, note.clone());
-        match held.claim.checkpoint(&note) {
+        match self.during(|| held.claim.checkpoint(&note)) {
             Ok(()) => {
                 assert!(!is_over, "key {key}: a superseded claim made a checkpoint");
                 self.oracle.note_is(key, Some(note));
@@ -328,7 +383,7 @@ impl World {
             must_stand: false,
         };
         let before = self.oracle.tokens.insert(key, token.clone());
-        match held.claim.into_token() {
+        match self.during(|| held.claim.into_token()) {
             Ok(given) => {
                 assert!(!is_over, "key {key}: a superseded claim was handed over");
                 token.given = Some(given);
@@ -351,13 +406,13 @@ impl World {
 
     fn take_up(&mut self, engine: &Engine, key: u64, claims: &mut Claims) {
         let now = engine.now();
-        let Some(known) = self.oracle.tokens.get_mut(&key) else { return };
+        let Some(known) = self.oracle.tokens.get(&key).cloned() else { return };
         let Some(token) = &known.given else { return };
         let stands = known.stands(now);
-        match scope(engine, key).resume(token) {
+        match self.during(|| scope(engine, key).resume(token)) {
             Ok(claim) => {
                 assert!(now < known.until && claim.attempt() == known.attempt, "key {key}: {known:?}");
-                known.must_stand = false;
+                self.oracle.tokens.insert(key, Token { must_stand: false, ..known });
                 claims.insert(key, Held { claim, resolves: false });
                 self.meet("resumed claim", true);
             }
@@ -370,18 +425,19 @@ impl World {
         }
     }
 
-    fn finish(&mut self, engine: &Engine, key: u64, claims: &mut Claims, outcome: Outcome) {
+    fn finish(&mut self, engine: &Engine, key: u64, claims: &mut Claims, outcome: Outcome, seed: u64) {
         let Some(held) = claims.remove(&key) else { return };
         let (now, claim) = (engine.now(), &held.claim);
         let is_over = held.is_over(now);
-        let body = body(&mut self.random, claim.fence());
-        let ending = Ending::draw(&mut self.random);
+        let mut random = Random::new(seed);
+        let body = body(&mut random, claim.fence());
+        let ending = Ending::draw(&mut random);
         let reply = ending.reply(outcome, &body, claim.fence(), now);
         self.oracle.start(key, Expect::Done(reply.clone()));
-        let ended = match outcome {
+        let ended = self.during(|| match outcome {
             Outcome::Success => held.claim.complete_with(body, ending.completion),
             Outcome::Failure => held.claim.fail_with(body, ending.completion),
-        };
+        });
         match ended {
             Ok(record) => {
                 assert!(!is_over, "key {key}: a superseded claim completed");
@@ -401,7 +457,7 @@ impl World {
             Some(_) | None => Expect::Vacant,
         };
         self.oracle.start(key, after);
-        match held.claim.release() {
+        match self.during(|| held.claim.release()) {
             Ok(()) => {
                 assert!(!is_over, "key {key}: a superseded claim was released");
                 self.oracle.acknowledge_end(key);
@@ -416,7 +472,7 @@ impl World {
         let stands = self.oracle.tokens.get(&key).is_some_and(|token| token.stands(now));
         let is_tombstone = matches!(self.oracle.at(key, now), Expect::Expired(_));
         self.oracle.start(key, Expect::Vacant);
-        match scope(engine, key).forget(name(key)) {
+        match self.during(|| scope(engine, key).forget(name(key))) {
             Ok(_) => {
                 assert!(!held && !stands, "key {key} was forgotten under its holder");
                 self.oracle.acknowledge_end(key);

@@ -1,0 +1,75 @@
+//! What can go wrong with one operation of the disk.
+
+use std::collections::BTreeMap;
+use std::io;
+
+/// What an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A file is made.
+    Create,
+    /// A file gets another name.
+    Rename,
+    /// Bytes are written.
+    Write,
+    /// A file's length changes.
+    SetLen,
+    /// A file is synced.
+    Sync,
+}
+
+/// What goes wrong with one operation. It is reported once: the same call can succeed the next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The disk is full. Nothing happens; a sync loses what it should have made durable.
+    Full,
+    /// An I/O error. Nothing happens; a sync loses what it should have made durable, though reads in the same boot go on
+    /// to show it, as a page cache does.
+    Error,
+    /// An I/O error, after the first half of a write, or all that a sync should have made durable.
+    Late,
+    /// No error, but what a sync should have made durable is not. Anything but a sync is as it should be.
+    Lie,
+    /// The thread that asks panics, before anything happens.
+    Panic,
+}
+
+/// How an operation ends.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Done,
+    /// It fails before it has done anything.
+    Failed(io::Error),
+    /// It fails after it has done some, or all.
+    Late(io::Error),
+    Lied,
+}
+
+/// The faults that are to come.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) at: BTreeMap<u64, Fault>,
+    /// From this operation on the disk is full, but for syncs.
+    pub(super) full_from: Option<u64>,
+    /// The read that fails.
+    pub(super) read: Option<u64>,
+}
+
+impl Faults {
+    pub(super) fn verdict(&self, number: u64, operation: Operation) -> Verdict {
+        let full = operation != Operation::Sync && self.full_from.is_some_and(|from| from <= number);
+        match self.at.get(&number) {
+            Some(Fault::Full) => Verdict::Failed(io::ErrorKind::StorageFull.into()),
+            Some(Fault::Error) => Verdict::Failed(broken()),
+            Some(Fault::Late) => Verdict::Late(broken()),
+            Some(Fault::Lie) => Verdict::Lied,
+            Some(Fault::Panic) => panic!("the disk's code panics, as it was told to"),
+            None if full => Verdict::Failed(io::ErrorKind::StorageFull.into()),
+            None => Verdict::Done,
+        }
+    }
+}
+
+pub(super) fn broken() -> io::Error {
+    io::Error::other("the disk reports an error")
+}

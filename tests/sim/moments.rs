@@ -1,0 +1,97 @@
+//! Crashes at every operation of the disk, from what it recorded while a script ran once.
+
+use idemkv::sim::{CrashKind, ManualClock, Moment, SimDisk};
+
+use crate::oracle::Oracle;
+use crate::script::Random;
+use crate::world::World;
+
+/// About as many operations as a recovery has.
+const RECOVERY: u64 = 20;
+
+/// What is looked at while a script runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watch {
+    plan: Plan,
+    random: Random,
+    /// Crash images so far.
+    pub(crate) images: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Plan {
+    #[default]
+    Nothing,
+    /// Every operation: all, none, and so many times some of the sectors survive.
+    Every { torn: u64 },
+    /// One of so many operations, and then some of the recoveries', this deep.
+    Deep { one_of: u64, depth: u32 },
+}
+
+impl Plan {
+    /// What is looked at while a recovery is under way.
+    fn of_recovery(self) -> Self {
+        match self {
+            Self::Deep { depth, .. } if depth > 0 => Self::Deep { one_of: RECOVERY, depth: depth - 1 },
+            Self::Nothing | Self::Every { .. } | Self::Deep { .. } => Self::Nothing,
+        }
+    }
+}
+
+impl Watch {
+    pub(crate) fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// Crashes at every operation.
+    pub(crate) fn every_operation(seed: u64) -> Self {
+        Self { plan: Plan::Every { torn: 2 }, random: Random::new(seed), images: 0 }
+    }
+
+    /// Crashes at some operations, and three times more while recovering.
+    pub(crate) fn recoveries(seed: u64) -> Self {
+        Self { plan: Plan::Deep { one_of: 8, depth: 3 }, random: Random::new(seed), images: 0 }
+    }
+
+    pub(crate) fn start(&self, disk: &SimDisk) {
+        if !matches!(self.plan, Plan::Nothing) {
+            disk.record();
+        }
+    }
+
+    /// Opens what a crash at this moment leaves, and compares it with what the oracle allows.
+    pub(crate) fn look(&mut self, moment: &Moment, oracle: &Oracle, clock: &ManualClock, at: &str) {
+        match self.plan {
+            Plan::Nothing => {}
+            Plan::Every { torn } => {
+                let torn: Vec<_> = (0..torn).map(|_| CrashKind::Torn(self.random.below(1 << 32))).collect();
+                for kind in [CrashKind::KeepAll, CrashKind::DropAll].into_iter().chain(torn) {
+                    // All kinds leave the same where nothing is pending.
+                    if moment.pieces() > 0 || kind == CrashKind::KeepAll {
+                        self.crash(moment, kind, oracle, clock, at);
+                    }
+                }
+            }
+            Plan::Deep { one_of, .. } => {
+                if self.random.below(one_of) == 0 {
+                    let kind = match self.random.below(4) {
+                        0 => CrashKind::KeepAll,
+                        1 => CrashKind::DropAll,
+                        _ => CrashKind::Torn(self.random.below(1 << 32)),
+                    };
+                    self.crash(moment, kind, oracle, clock, at);
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, moment: &Moment, kind: CrashKind, oracle: &Oracle, clock: &ManualClock, at: &str) {
+        let seed = self.random.below(1 << 32);
+        let watch = Self { plan: self.plan.of_recovery(), random: Random::new(seed), images: 0 };
+        let at = format!("{at}, crash at operation {} of the disk, {kind:?}", moment.number());
+        // Recovering takes no time, so the clock is the same.
+        let mut world = World::of_crash(moment.image(kind), clock.fork(), oracle.clone(), watch, at);
+        world.recover(seed);
+        self.images += 1 + world.watch.images;
+    }
+}
