@@ -164,7 +164,10 @@ impl World {
         let batch: Vec<_> = keys.iter().map(|key| (key_name(*key), fingerprint(who.request))).collect();
         let answers = self.scope(who.scope).begin_many(&batch);
         assert_eq!(answers.len(), keys.len());
-        for (key, answer) in keys.into_iter().zip(answers) {
+        let mut answers: Vec<_> = keys.into_iter().zip(answers).collect();
+        // Which of them are granted where not all can be is not promised; those that were are what the others met.
+        answers.sort_by_key(|(_, answer)| !matches!(answer, Ok(Begin::Fresh(_))));
+        for (key, answer) in answers {
             self.begun(Who { key, ..who }, answer);
         }
     }
@@ -294,13 +297,15 @@ impl World {
             least += u32::from(self.keys[held.key].live.iter().all(is_good));
             most += 1;
         }
-        for given in self.tokens.iter().filter(|given| given.key / KEYS == scope && given.is_counted) {
-            let stands = |state: &State| match state {
-                State::Detached { attempt, until } => attempt.info.fence == Some(given.fence) && now < *until,
-                _ => false,
-            };
-            least += u32::from(self.keys[given.key].live.iter().all(stands));
-            most += 1;
+        for key in scope * KEYS..(scope + 1) * KEYS {
+            let live = &self.keys[key].live;
+            // A claim may have been handed over twice.
+            least += u32::from(self.tokens.iter().any(|given| {
+                let stands = |state: &State| state.standing(given.fence, now).is_some();
+                given.key == key && given.is_counted && live.iter().all(stands)
+            }));
+            // Also one whose token a crash kept from being given out.
+            most += u32::from(live.iter().any(|state| matches!(state, State::Detached { .. })));
         }
         (least, most)
     }
@@ -674,20 +679,20 @@ impl World {
             Err(TokenError::OtherScope) => assert_ne!(scope, own, "a token of its own scope is refused"),
             Ok(claim) => {
                 assert_eq!((scope, claim.fence().get()), (own, fence));
-                let live = &mut self.keys[key].live;
-                live.retain(|state| matches!(state, State::Detached { attempt, until } if attempt.info.fence == Some(fence) && now < *until));
-                assert!(!live.is_empty(), "{facts:?} is taken up, and does not stand");
-                for state in live {
-                    if let State::Detached { attempt, until } = state {
-                        assert_eq!(claim.attempt(), attempt.info.number);
-                        assert_eq!(claim.interrupted().map(Info::of), attempt.earlier);
-                        let note = claim.last_checkpoint().map(|note| note.to_vec());
-                        assert!(attempt.notes.contains(&note), "{facts:?} finds {note:?}");
+                let found = (claim.attempt(), claim.interrupted().map(Info::of));
+                let note = claim.last_checkpoint().map(|note| note.to_vec());
+                let live = std::mem::take(&mut self.keys[key].live);
+                for state in &live {
+                    let Some((attempt, until)) = state.standing(fence, now) else { continue };
+                    if found == (attempt.info.number, attempt.earlier) && attempt.notes.contains(&note) {
                         facts.kept = attempt.kept;
-                        let (attempt, until) = (attempt.clone(), *until);
-                        *state = State::Out { attempt, until, token_until: Some(until) };
+                        let attempt = Attempt { notes: vec![note.clone()], ..attempt.clone() };
+                        let taken_up = State::Out { attempt, until, token_until: Some(until) };
+                        self.keys[key].live.push(taken_up);
                     }
                 }
+                let taken_up = !self.keys[key].live.is_empty();
+                assert!(taken_up, "{facts:?} is taken up with {found:?}, {note:?}, may be {live:#?}");
                 self.held.push(Held { claim, facts });
             }
             Err(TokenError::Held) => {
@@ -699,8 +704,7 @@ impl World {
                 assert!(!self.keys[key].live.is_empty(), "{facts:?} is not good");
             }
             Err(TokenError::Superseded(status)) => {
-                let stands = |state: &State| matches!(state, State::Detached { attempt, until } if attempt.info.fence == Some(fence) && now < *until);
-                self.keys[key].live.retain(|state| !stands(state));
+                self.keys[key].live.retain(|state| state.standing(fence, now).is_none());
                 assert!(!self.keys[key].live.is_empty(), "{facts:?} stands, but is superseded");
                 self.superseded(facts, &status);
             }
@@ -727,6 +731,8 @@ impl World {
                 let is_written = |state: &State| was_there || matches!(state, State::Interrupted { .. });
                 if key.live.iter().all(is_written) {
                     (key.live, key.disk) = (vec![State::Vacant], vec![State::Vacant]);
+                }
+                if was_there {
                     self.acknowledged();
                 }
             }

@@ -194,6 +194,16 @@ impl State {
         matches!(self, Self::Out { attempt, until, .. } if attempt.info.fence == Some(fence) && now < *until)
     }
 
+    /// The attempt of this fence, if it was handed over and nobody has taken it up, and until when it stands.
+    pub fn standing(&self, fence: u64, now: u64) -> Option<(&Attempt, u64)> {
+        match self {
+            Self::Detached { attempt, until } if attempt.info.fence == Some(fence) && now < *until => {
+                Some((attempt, *until))
+            }
+            _ => None,
+        }
+    }
+
     /// A claim that ended without an outcome, between `since` and `by`.
     pub fn lost(attempt: Attempt, told: Info, since: u64, by: u64) -> Self {
         let after = |time: u64| if attempt.stays { NEVER } else { time.saturating_add(attempt.kept.ttl) };
