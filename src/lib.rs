@@ -42,6 +42,8 @@ mod caller;
 mod clock;
 mod codec;
 mod commit;
+#[cfg(feature = "sim")]
+mod decoders;
 mod disk;
 mod engine;
 mod error;
@@ -105,6 +107,7 @@ pub use tombstone::Tombstone;
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::clock::ManualClock;
+    pub use crate::decoders::Decoder;
     pub use crate::disk::sim::{CrashKind, Fault, Moment, Operation, SimDisk};
     pub use crate::engine::Stepped;
     /// The state machine of one key.

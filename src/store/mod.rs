@@ -25,7 +25,7 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
 
 mod access;
 mod backend;
-mod block;
+pub(crate) mod block;
 mod carry;
 mod meta;
 mod tables;
