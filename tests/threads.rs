@@ -1,6 +1,6 @@
 //! Many real threads on one file: one claim a key at any time, one effect an operation, nobody left waiting.
 //!
-//! Under ThreadSanitizer, with the nightly toolchain and its `rust-src`:
+//! Under `ThreadSanitizer`, with the nightly toolchain and its `rust-src`:
 //!
 //! ```text
 //! TSAN_OPTIONS=suppressions=$PWD/tests/tsan.supp RUSTFLAGS=-Zsanitizer=thread cargo +nightly test --release -Zbuild-std \
