@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-#[cfg(shuttle)]
+#[cfg(idemkv_shuttle)]
 use crate::sync::time::now;
 #[cfg(feature = "sim")]
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -73,7 +73,7 @@ pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[cfg(not(shuttle))]
+#[cfg(not(idemkv_shuttle))]
 #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
 fn now() -> Instant {
     Instant::now()
@@ -271,7 +271,7 @@ impl ManualClock {
         let step = millis(span);
         self.wall_ms.fetch_add(step, Ordering::AcqRel);
         self.monotonic_ms.fetch_add(step, Ordering::AcqRel);
-        #[cfg(shuttle)]
+        #[cfg(idemkv_shuttle)]
         crate::sync::time::pass(span);
     }
 

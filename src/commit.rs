@@ -685,7 +685,7 @@ impl<P: Publish> Drop for FailOnUnwind<'_, P> {
 }
 
 /// What models of commits look at; see `models`.
-#[cfg(all(test, loom))]
+#[cfg(all(test, idemkv_loom))]
 impl<P: Publish> Commit<P> {
     pub(crate) fn publisher(&self) -> &P {
         &self.publisher

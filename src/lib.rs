@@ -54,7 +54,7 @@ mod index;
 #[cfg(feature = "serde")]
 mod json;
 mod key;
-#[cfg(all(test, loom, feature = "sim"))]
+#[cfg(all(test, idemkv_loom, feature = "sim"))]
 mod models;
 mod nudge;
 mod observer;

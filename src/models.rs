@@ -2,7 +2,7 @@
 //! atomic may show them. Nothing of this is in a real build.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --lib models -- --nocapture
+//! RUSTFLAGS="--cfg idemkv_loom" cargo test --release --target-dir target/loom --lib models -- --nocapture
 //! ```
 //!
 //! Small as they are, the larger ones have too many orders: those look at all with up to so many changes of thread that were not forced.

@@ -1,17 +1,17 @@
 //! Every synchronisation primitive the engine uses, from one place, so that a scheduler for model
 //! checking can be slotted in here and nowhere else.
 //!
-//! `--cfg shuttle` and `--cfg loom` do that; see `model`. `tests/schedules/` says how to run the first of them, `src/models.rs` the second.
+//! `--cfg idemkv_shuttle` and `--cfg idemkv_loom` do that; see `model`. `tests/schedules/` says how to run the first of them, `src/models.rs` the second.
 
 use std::cell::Cell;
 use std::io;
 
-#[cfg(any(loom, shuttle))]
+#[cfg(any(idemkv_loom, idemkv_shuttle))]
 mod model;
-#[cfg(shuttle)]
+#[cfg(idemkv_shuttle)]
 pub(crate) mod time;
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 mod real {
     pub(crate) use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -19,9 +19,9 @@ mod real {
     pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
 }
 
-#[cfg(any(loom, shuttle))]
+#[cfg(any(idemkv_loom, idemkv_shuttle))]
 pub(crate) use model::*;
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 pub(crate) use real::*;
 
 /// A lock that no scheduler sees, for what redb calls into: while somebody is in redb, which has locks of its own, no other thread
@@ -32,9 +32,9 @@ pub(crate) use std::sync::Weak;
 pub(crate) use std::sync::atomic::{AtomicBool as UnseenBool, Ordering};
 pub(crate) use std::sync::{Arc, OnceLock};
 
-#[cfg(shuttle)]
+#[cfg(idemkv_shuttle)]
 pub(crate) use shuttle::thread_local;
-#[cfg(not(shuttle))]
+#[cfg(not(idemkv_shuttle))]
 pub(crate) use std::thread_local;
 
 thread_local! {

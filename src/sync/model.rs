@@ -6,12 +6,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::time::Instant;
 
-#[cfg(loom)]
+#[cfg(idemkv_loom)]
 use loom as scheduler;
-#[cfg(shuttle)]
+#[cfg(idemkv_shuttle)]
 use shuttle as scheduler;
 
-#[cfg(shuttle)]
+#[cfg(idemkv_shuttle)]
 pub(crate) use scheduler::sync::atomic::AtomicBool;
 pub(crate) use scheduler::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 pub(crate) use scheduler::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
@@ -20,11 +20,11 @@ use super::Arc;
 
 /// Loom has a swap give the value before a store that its own thread knows of, where that store and an earlier swap did not know of each
 /// other. No processor, and not the language, allows that; so a store is a swap as well here.
-#[cfg(loom)]
+#[cfg(idemkv_loom)]
 #[derive(Debug)]
 pub(crate) struct AtomicBool(scheduler::sync::atomic::AtomicBool);
 
-#[cfg(loom)]
+#[cfg(idemkv_loom)]
 impl AtomicBool {
     pub(crate) fn new(value: bool) -> Self {
         Self(scheduler::sync::atomic::AtomicBool::new(value))
@@ -150,7 +150,7 @@ impl Condvar {
         guard.0 = Some(self.0.wait(taken).unwrap_or_else(PoisonError::into_inner));
     }
 
-    #[cfg(shuttle)]
+    #[cfg(idemkv_shuttle)]
     pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, at: Instant) -> WaitTimeoutResult {
         if super::time::now() < at {
             let _sleeper = super::time::wake_at(at, &self.0);
@@ -159,7 +159,7 @@ impl Condvar {
         WaitTimeoutResult(super::time::now() >= at)
     }
 
-    #[cfg(loom)]
+    #[cfg(idemkv_loom)]
     pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _at: Instant) -> WaitTimeoutResult {
         self.wait(guard);
         WaitTimeoutResult(false)

@@ -2,8 +2,8 @@
 //! changes of who goes first reach a bug (PCT). Locks, condition variables, atomics and threads are the scheduler's; see `src/sync.rs`.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg shuttle" cargo test --release --target-dir target/shuttle --test schedules
-//! RUSTFLAGS="--cfg shuttle" IDEMKV_SECONDS=60 cargo test --release --target-dir target/shuttle --test schedules -- --nocapture --test-threads 1
+//! RUSTFLAGS="--cfg idemkv_shuttle" cargo test --release --target-dir target/shuttle --test schedules
+//! RUSTFLAGS="--cfg idemkv_shuttle" IDEMKV_SECONDS=60 cargo test --release --target-dir target/shuttle --test schedules -- --nocapture --test-threads 1
 //! ```
 //!
 //! Without the flag there is nothing here. A schedule that fails prints itself and the seed of its round: `IDEMKV_SEED=n` runs that round
@@ -14,7 +14,7 @@
 //! as in `tests/linear/`. Not seen: reordering of memory by processors (each atomic is taken for sequentially consistent; `src/models.rs`
 //! looks at that), and what goes on within redb, where nobody is interrupted.
 
-#![cfg(shuttle)]
+#![cfg(idemkv_shuttle)]
 #![allow(
     missing_docs,
     unreachable_pub,
