@@ -17,7 +17,7 @@ mod fault;
 mod pages;
 
 pub use crash::CrashKind;
-use crash::{Change, Crash, Pending};
+use crash::{Change, Crash, Novelty, Pending};
 pub use fault::{Fault, Operation};
 use fault::{Faults, Verdict, broken};
 use pages::Pages;
@@ -111,6 +111,12 @@ impl Moment {
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.operation
+    }
+
+    /// Whether everything was synced, so that a crash takes nothing.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.files.is_synced()
     }
 
     /// How many pieces were not synced: see [`CrashKind::Subset`].
@@ -291,27 +297,38 @@ impl Files {
             .sum()
     }
 
+    fn is_synced(&self) -> bool {
+        self.contents.values().all(|contents| contents.pending.is_empty())
+    }
+
     fn pieces(&self) -> u64 {
-        let pending = self.contents.values().flat_map(|contents| &contents.pending);
-        pending.map(|pending| pending.change.pieces()).sum()
+        let (mut novelty, mut count) = (Novelty::default(), 0);
+        for (id, contents) in &self.contents {
+            for pending in &contents.pending {
+                let mut is_new = |piece| novelty.is_new(*id, &contents.durable, &piece);
+                pending.change.for_each_piece(|piece| count += u64::from(is_new(piece)));
+            }
+        }
+        count
     }
 
     /// Decides what survives.
     fn crash(&mut self, kind: CrashKind) {
-        let mut crash = Crash::new(kind, self.pieces());
+        let mut crash = Crash::new(kind, || self.pieces());
         let mut pending = Vec::new();
         for (id, contents) in &mut self.contents {
+            contents.seen.clone_from(&contents.durable);
             let changes = std::mem::take(&mut contents.pending).into_iter();
             pending.extend(changes.map(|pending| (pending.number, *id, pending.change)));
         }
         pending.sort_unstable_by_key(|(number, ..)| *number);
         for (_, id, change) in pending {
             if let Some(contents) = self.contents.get_mut(&id) {
-                crash.survive(&mut contents.durable, &change);
+                crash.survive(id, &contents.durable, &mut contents.seen, &change);
             }
         }
         for contents in self.contents.values_mut() {
-            contents.seen.clone_from(&contents.durable);
+            contents.durable.clone_from(&contents.seen);
         }
     }
 
@@ -530,6 +547,32 @@ mod tests {
         let torn = (0..50).map(|seed| after(CrashKind::Torn(seed)));
         let half = torn.filter(|bytes| bytes[..512] != bytes[512..]).count();
         assert!(half > 0, "no seed tore the write in the middle");
+    }
+
+    #[test]
+    fn every_subset_of_the_sectors_that_are_new_survives_by_its_number() {
+        let disk = SimDisk::new();
+        let file = file(&disk);
+        file.write_at(0, &[1; 2_048]).unwrap();
+        file.sync().unwrap();
+        disk.record();
+        let mut sectors = [1; 2_048];
+        sectors[512..1_024].fill(2);
+        sectors[1_536..].fill(3);
+        file.write_at(0, &sectors).unwrap();
+        file.set_len(2_048 + 512).unwrap();
+        file.sync().unwrap();
+        let moments = disk.take_moments();
+        let before_sync = moments.last().unwrap();
+        assert_eq!((before_sync.operation(), before_sync.pieces()), (Operation::Sync, 3));
+        let found = |newest, older| {
+            let bytes = before_sync.image(CrashKind::Subset { newest, older }).read(Path::new("f")).unwrap();
+            (bytes[512], bytes[1_536], bytes.len())
+        };
+        assert_eq!(found(0, true), (1, 1, 2_048));
+        assert_eq!(found(0b001, false), (1, 1, 2_560));
+        assert_eq!(found(0b010, false), (1, 3, 2_048));
+        assert_eq!(found(0b101, false), (2, 1, 2_560));
     }
 
     #[test]

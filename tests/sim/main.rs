@@ -16,6 +16,7 @@
 #[path = "../common/budget.rs"]
 #[allow(unreachable_pub, reason = "other rigs use it too")]
 mod budget;
+mod exhaustive;
 mod moments;
 mod oracle;
 mod script;

@@ -5,7 +5,7 @@ use idemkv::Outcome;
 use crate::KEYS;
 
 /// A small generator, so that a seed means the same script everywhere.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {

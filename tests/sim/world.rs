@@ -211,17 +211,37 @@ impl World {
             }
             self.context.0 =
                 format!("{before}, seed {}, operation {number} of the script: {op:?}", script.seed);
-            if *op == Op::Reopen {
-                claims.clear();
-                let Some(opened) = self.reopen(engine) else { return };
-                engine = opened;
-            } else {
-                self.operate(&engine, &mut claims, *op);
-            }
+            let Some(same) = self.perform(engine, &mut claims, *op) else { return };
+            engine = same;
         }
         self.context.0 = format!("{before}, seed {}, at the end of the script", script.seed);
         drop(claims);
         self.during(|| drop(engine));
+    }
+
+    /// Runs a history on a file that is there, and looks at all that its last operation may leave.
+    pub(crate) fn run_history(&mut self, history: &[Op], watch: Watch) {
+        let mut engine = self.open().expect("nothing is wrong with the disk");
+        let mut claims = HashMap::new();
+        let (last, before) = history.split_last().expect("something happens");
+        for op in before {
+            engine = self.perform(engine, &mut claims, *op).expect("nothing is wrong with the disk");
+        }
+        self.watch = watch;
+        self.watch.start(&self.disk);
+        let engine = self.perform(engine, &mut claims, *last);
+        self.disk.crash_at(self.disk.operations());
+        drop(engine);
+    }
+
+    /// Does one operation; gives the engine that is open after it, unless the power is gone.
+    fn perform(&mut self, engine: Engine, claims: &mut Claims, op: Op) -> Option<Engine> {
+        if op == Op::Reopen {
+            claims.clear();
+            return self.reopen(engine);
+        }
+        self.operate(&engine, claims, op);
+        Some(engine)
     }
 
     fn reopen(&mut self, engine: Engine) -> Option<Engine> {
