@@ -208,7 +208,7 @@ impl SimDisk {
         self.0.lock().faults.at.insert(number, fault);
     }
 
-    /// Lets every operation but syncs find the disk full, from operation `number` on.
+    /// Lets the disk be full from operation `number` on: files can't grow, and no new ones be made.
     pub fn fill_from(&self, number: u64) {
         self.0.lock().faults.full_from = Some(number);
     }
@@ -344,7 +344,7 @@ impl Files {
 
 impl World {
     /// Counts an operation, crashes where one was ordered, and says how it ends.
-    fn operate(&mut self, operation: Operation) -> io::Result<Verdict> {
+    fn operate(&mut self, operation: Operation, grows: bool) -> io::Result<Verdict> {
         self.check_power()?;
         let moment = self.moments.is_some().then(|| self.moment(operation));
         if let Some(moments) = &mut self.moments {
@@ -353,15 +353,15 @@ impl World {
         if self.crash_at == Some(self.operations) {
             self.crashed = true;
         }
-        let verdict = self.faults.verdict(self.operations, operation);
+        let verdict = self.faults.verdict(self.operations, grows);
         self.operations += 1;
         self.check_power()?;
         Ok(verdict)
     }
 
     /// As [`operate`](Self::operate), for what is done or not.
-    fn operate_or_fail(&mut self, operation: Operation) -> io::Result<()> {
-        match self.operate(operation)? {
+    fn operate_or_fail(&mut self, operation: Operation, grows: bool) -> io::Result<()> {
+        match self.operate(operation, grows)? {
             Verdict::Done | Verdict::Lied => Ok(()),
             Verdict::Failed(error) | Verdict::Late(error) => Err(error),
         }
@@ -375,9 +375,14 @@ impl World {
         if self.crashed { Err(io::Error::other("the power is gone")) } else { Ok(()) }
     }
 
-    fn check_room(&self, id: FileId, len: usize) -> io::Result<()> {
+    /// By how much a file grows that gets this long.
+    fn grows(&self, id: FileId, len: usize) -> u64 {
         let now = self.files.contents.get(&id).map_or(0, |contents| contents.seen.len());
-        let more = len.saturating_sub(now) as u64;
+        len.saturating_sub(now) as u64
+    }
+
+    fn check_room(&self, id: FileId, len: usize) -> io::Result<()> {
+        let more = self.grows(id, len);
         match self.capacity {
             Some(capacity) if more > 0 && self.files.used() + more > capacity => {
                 Err(io::ErrorKind::StorageFull.into())
@@ -423,7 +428,7 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.0.lock();
-        world.operate_or_fail(Operation::Create)?;
+        world.operate_or_fail(Operation::Create, true)?;
         let id = world.files.next_id;
         world.files.next_id += 1;
         world.files.names.insert(path.to_owned(), id);
@@ -442,7 +447,7 @@ impl Disk for SimDisk {
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.0.lock();
-        world.operate_or_fail(Operation::Rename)?;
+        world.operate_or_fail(Operation::Rename, false)?;
         let Some(id) = world.files.names.remove(from) else { return Err(io::ErrorKind::NotFound.into()) };
         world.files.names.insert(to.to_owned(), id);
         Ok(())
@@ -475,8 +480,10 @@ impl DiskFile for SimFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut world = self.world.lock();
-        let verdict = world.operate(Operation::Write)?;
-        world.check_room(self.id, at.saturating_add(bytes.len()))?;
+        let len = at.saturating_add(bytes.len());
+        let grows = world.grows(self.id, len) > 0;
+        let verdict = world.operate(Operation::Write, grows)?;
+        world.check_room(self.id, len)?;
         match verdict {
             Verdict::Done | Verdict::Lied => world.change(self.id, Change::Write { at, bytes: bytes.into() }),
             Verdict::Failed(error) => Err(error),
@@ -491,14 +498,15 @@ impl DiskFile for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let mut world = self.world.lock();
-        world.operate_or_fail(Operation::SetLen)?;
+        let grows = world.grows(self.id, len) > 0;
+        world.operate_or_fail(Operation::SetLen, grows)?;
         world.check_room(self.id, len)?;
         world.change(self.id, Change::Len(len))
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut world = self.world.lock();
-        let verdict = world.operate(Operation::Sync)?;
+        let verdict = world.operate(Operation::Sync, false)?;
         let is_failing = world.is_named(self.id, world.failing_syncs.as_ref());
         let is_ignored = world.is_named(self.id, world.ignored_syncs.as_ref());
         let contents = world.files.contents(self.id)?;

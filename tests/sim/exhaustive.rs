@@ -10,8 +10,8 @@ use crate::budget::Budget;
 use crate::moments::Watch;
 use crate::oracle::Oracle;
 use crate::script::Op;
+use crate::setting::{START_MS, TTL, options};
 use crate::world::World;
-use crate::{START_MS, TTL, options};
 
 /// So many pieces that were not synced survive in every combination; those before them all together.
 const NEWEST_MAX: u64 = 12;
@@ -83,7 +83,7 @@ fn every_small_history_survives_a_crash_at_every_operation_with_every_subset_of_
         let number = usize::try_from(seed % all.len() as u64).unwrap();
         let at = format!("history {number} of {}: {:?}", all.len(), all[number]);
         let image = disk.image(CrashKind::KeepAll);
-        let mut world = World::of_crash(image, clock.fork(), Oracle::default(), Watch::nothing(), at);
+        let mut world = World::of_crash(image, clock.fork(), Oracle::default(), Watch::nothing(), KEYS, at);
         world.run_history(&all[number], Watch::subsets(newest_max));
         budget.count(world.watch.images);
     }

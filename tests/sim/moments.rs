@@ -1,6 +1,6 @@
 //! Crashes at every operation of the disk, from what it recorded while a script ran once.
 
-use idemkv::sim::{CrashKind, ManualClock, Moment, SimDisk};
+use idemkv::sim::{CrashKind, ManualClock, Moment, Operation, SimDisk};
 
 use crate::oracle::Oracle;
 use crate::script::Random;
@@ -16,11 +16,15 @@ pub(crate) struct Watch {
     random: Random,
     /// Crash images so far.
     pub(crate) images: u64,
+    /// Operations of the disk, where they are listed.
+    pub(crate) operations: Vec<(u64, Operation)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Plan {
     Nothing,
+    /// Which operations there are.
+    List,
     /// Every operation: all, none, and so many times some of the sectors survive.
     Every {
         torn: u64,
@@ -41,18 +45,25 @@ impl Plan {
     fn of_recovery(self) -> Self {
         match self {
             Self::Deep { depth, .. } if depth > 0 => Self::Deep { one_of: RECOVERY, depth: depth - 1 },
-            Self::Nothing | Self::Every { .. } | Self::Subsets { .. } | Self::Deep { .. } => Self::Nothing,
+            Self::Nothing | Self::List | Self::Every { .. } | Self::Subsets { .. } | Self::Deep { .. } => {
+                Self::Nothing
+            }
         }
     }
 }
 
 impl Watch {
     fn new(plan: Plan, seed: u64) -> Self {
-        Self { plan, random: Random::new(seed), images: 0 }
+        Self { plan, random: Random::new(seed), images: 0, operations: Vec::new() }
     }
 
     pub(crate) fn nothing() -> Self {
         Self::new(Plan::Nothing, 0)
+    }
+
+    /// Looks at nothing, but lists the operations of the disk.
+    pub(crate) fn list() -> Self {
+        Self::new(Plan::List, 0)
     }
 
     /// Crashes at every operation.
@@ -77,15 +88,23 @@ impl Watch {
     }
 
     /// Opens what a crash at this moment leaves, and compares it with what the oracle allows.
-    pub(crate) fn look(&mut self, moment: &Moment, oracle: &Oracle, clock: &ManualClock, at: &str) {
+    pub(crate) fn look(
+        &mut self,
+        moment: &Moment,
+        oracle: &Oracle,
+        clock: &ManualClock,
+        keys: u64,
+        at: &str,
+    ) {
         match self.plan {
             Plan::Nothing => {}
+            Plan::List => self.operations.push((moment.number(), moment.operation())),
             Plan::Every { torn } => {
                 let torn: Vec<_> = (0..torn).map(|_| CrashKind::Torn(self.random.below(1 << 32))).collect();
                 for kind in [CrashKind::KeepAll, CrashKind::DropAll].into_iter().chain(torn) {
                     // All kinds leave the same where nothing is pending.
                     if !moment.is_synced() || kind == CrashKind::KeepAll {
-                        self.crash(moment, kind, oracle, clock, at);
+                        self.crash(moment, kind, oracle, clock, keys, at);
                     }
                 }
             }
@@ -94,7 +113,7 @@ impl Watch {
                 for newest in 0..1 << pieces.min(newest_max) {
                     for older in [false, true] {
                         if pieces > newest_max || !older {
-                            self.crash(moment, CrashKind::Subset { newest, older }, oracle, clock, at);
+                            self.crash(moment, CrashKind::Subset { newest, older }, oracle, clock, keys, at);
                         }
                     }
                 }
@@ -106,18 +125,26 @@ impl Watch {
                         1 => CrashKind::DropAll,
                         _ => CrashKind::Torn(self.random.below(1 << 32)),
                     };
-                    self.crash(moment, kind, oracle, clock, at);
+                    self.crash(moment, kind, oracle, clock, keys, at);
                 }
             }
         }
     }
 
-    fn crash(&mut self, moment: &Moment, kind: CrashKind, oracle: &Oracle, clock: &ManualClock, at: &str) {
+    fn crash(
+        &mut self,
+        moment: &Moment,
+        kind: CrashKind,
+        oracle: &Oracle,
+        clock: &ManualClock,
+        keys: u64,
+        at: &str,
+    ) {
         let seed = self.random.below(1 << 32);
         let watch = Self::new(self.plan.of_recovery(), seed);
         let at = format!("{at}, crash at operation {} of the disk, {kind:?}", moment.number());
         // Recovering takes no time, so the clock is the same.
-        let mut world = World::of_crash(moment.image(kind), clock.fork(), oracle.clone(), watch, at);
+        let mut world = World::of_crash(moment.image(kind), clock.fork(), oracle.clone(), watch, keys, at);
         world.recover(seed);
         self.images += 1 + world.watch.images;
     }
