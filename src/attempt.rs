@@ -123,7 +123,8 @@ pub(crate) struct Attempt {
     returned: AtomicBool,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
     lease_until_ms: AtomicU64,
-    /// Until when the claim is good although no process holds it, in ms; `HELD` otherwise. Durable.
+    /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` where it was never handed over. Durable, and kept
+    /// when somebody takes the claim up: should he be killed, it stands again until then.
     detached_until_ms: AtomicU64,
     /// Leaf lock.
     checkpoint: Mutex<Option<Checkpoint>>,
@@ -135,7 +136,7 @@ pub(crate) struct Attempt {
 }
 
 const ALIVE: u64 = u64::MAX;
-const HELD: u64 = 0;
+const NO_TOKEN: u64 = 0;
 const NO_END: Timestamp = Timestamp::from_millis(u64::MAX);
 
 /// All that makes an attempt, by name.
@@ -172,7 +173,7 @@ impl Attempt {
             interrupted_ms: AtomicU64::new(ALIVE),
             returned: AtomicBool::new(false),
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
-            detached_until_ms: AtomicU64::new(HELD),
+            detached_until_ms: AtomicU64::new(NO_TOKEN),
             checkpoint: Mutex::new(parts.checkpoint),
             ended: Mutex::new(None),
             woken: Condvar::new(),
@@ -276,14 +277,10 @@ impl Attempt {
         self.detached_until_ms.store(until.as_millis(), Ordering::Release);
     }
 
-    /// Notes that a process holds the claim.
-    pub(crate) fn attach(&self) {
-        self.detached_until_ms.store(HELD, Ordering::Release);
-    }
-
+    /// Until when the claim stands for whoever opens the file, if it was handed over as a token.
     pub(crate) fn detached_until(&self) -> Option<Timestamp> {
         match self.detached_until_ms.load(Ordering::Acquire) {
-            HELD => None,
+            NO_TOKEN => None,
             until => Some(Timestamp::from_millis(until)),
         }
     }

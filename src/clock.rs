@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+#[cfg(shuttle)]
+use crate::sync::time::now;
 #[cfg(feature = "sim")]
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -71,17 +73,22 @@ pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+#[cfg(not(shuttle))]
+#[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// A running stopwatch, for statistics only.
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
-    #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn start() -> Self {
-        Self(Instant::now())
+        Self(now())
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
-        self.0.elapsed()
+        now().saturating_duration_since(self.0)
     }
 }
 
@@ -90,9 +97,8 @@ impl Stopwatch {
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn after(span: Duration) -> Self {
-        Self(Instant::now().checked_add(span))
+        Self(now().checked_add(span))
     }
 
     pub(crate) const NEVER: Self = Self(None);
@@ -114,9 +120,8 @@ impl Deadline {
         self.0
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn has_passed(self) -> bool {
-        self.0.is_some_and(|at| Instant::now() >= at)
+        self.0.is_some_and(|at| now() >= at)
     }
 }
 
@@ -271,6 +276,8 @@ impl ManualClock {
         let step = millis(span);
         self.wall_ms.fetch_add(step, Ordering::AcqRel);
         self.monotonic_ms.fetch_add(step, Ordering::AcqRel);
+        #[cfg(shuttle)]
+        crate::sync::time::pass(span);
     }
 
     /// Sets the wall clock, as an administrator or a time server might; no time goes by.

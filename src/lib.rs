@@ -42,6 +42,8 @@ mod caller;
 mod clock;
 mod codec;
 mod commit;
+#[cfg(feature = "sim")]
+mod decoders;
 mod disk;
 mod engine;
 mod error;
@@ -52,6 +54,8 @@ mod index;
 #[cfg(feature = "serde")]
 mod json;
 mod key;
+#[cfg(all(test, loom, feature = "sim"))]
+mod models;
 mod nudge;
 mod observer;
 mod policy;
@@ -103,6 +107,7 @@ pub use tombstone::Tombstone;
 #[cfg(feature = "sim")]
 pub mod sim {
     pub use crate::clock::ManualClock;
+    pub use crate::decoders::Decoder;
     pub use crate::disk::sim::{CrashKind, Fault, Moment, Operation, SimDisk};
     pub use crate::engine::Stepped;
     /// The state machine of one key.

@@ -125,6 +125,10 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Fingerprint;
+    use crate::attempt::AttemptParts;
+    use crate::retention::Retention;
+    use crate::state::Fence;
 
     const KEY: Digest = Digest::from_u128(1);
 
@@ -139,6 +143,35 @@ mod tests {
         tail.fold(KEY, Last::Vacant, None, at(2));
         assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
         assert_eq!(tail.since, Some(at(1)));
+    }
+
+    fn open() -> Last {
+        Last::Open(Arc::new(Attempt::new(AttemptParts {
+            digest: KEY,
+            scope: b"",
+            key: b"key",
+            fence: Fence::new(1),
+            number: 1,
+            fingerprint: Fingerprint::of(""),
+            started: at(1),
+            retention: Retention::NONE,
+            lease: None,
+            stays: false,
+            earlier: None,
+            checkpoint: None,
+        })))
+    }
+
+    #[test]
+    fn what_came_later_has_the_last_word_over_what_is_put_back() {
+        let mut older = Tail::after(4, 0);
+        older.fold(KEY, open(), None, at(1));
+        let mut tail = Tail::after(6, 0);
+        tail.fold(KEY, Last::Vacant, None, at(3));
+        tail.put_back(older);
+        let batch = tail.batch(0);
+        assert!(batch.claims.is_empty());
+        assert_eq!(batch.ended, [KEY]);
     }
 
     #[test]

@@ -969,6 +969,38 @@ fn a_claim_taken_up_stands_again_after_a_kill_of_its_holder() {
     assert_eq!(done(&scope, "key").attempt(), 1);
 }
 
+/// The row that a checkpoint writes of a claim must not say that a process has it.
+#[test]
+fn a_claim_taken_up_stands_again_though_a_checkpoint_came_between_or_the_file_was_closed() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = jobs(&engine);
+    let token = fresh(&scope, "key").into_token().unwrap();
+    let claim = scope.resume(&token).unwrap();
+    engine.checkpoint().unwrap();
+    machine.kill((engine, scope, claim));
+
+    let engine = machine.open();
+    let scope = engine.scope("jobs");
+    let claim = scope.resume(&token).unwrap();
+    engine.close().unwrap();
+    drop((scope, claim));
+
+    let engine = machine.open();
+    let scope = engine.scope("jobs");
+    // Once it is dropped, and that was written, it does not stand any more.
+    let mut claim = scope.resume(&token).unwrap();
+    claim.checkpoint("note").unwrap();
+    drop(claim);
+    engine.checkpoint().unwrap();
+    machine.kill((engine, scope));
+
+    let engine = machine.open();
+    let scope = engine.scope("jobs");
+    assert!(matches!(scope.resume(&token), Err(TokenError::Superseded(_))));
+    assert_eq!(fresh(&scope, "key").attempt(), 2);
+}
+
 #[test]
 fn a_claim_without_a_lease_is_not_handed_over_and_comes_back() {
     let machine = Machine::default();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Status};
+use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Engine, Status};
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
@@ -37,6 +37,7 @@ fn after_a_failed_commit_nothing_is_granted_and_what_is_durable_is_still_replaye
     assert_eq!(done(&scope, "done").body(), b"reply");
     assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(_))));
     assert!(matches!(scope.begin("first", request()), Err(BeginError::Failed(_))));
+    assert!(!matches!(engine.get("first").unwrap(), Status::Vacant), "nobody knows whether it is done");
     assert!(matches!(pending.wait(), Err(BeginError::Failed(_))), "every waiter gets the error");
     assert!(second.complete("too late").is_err());
     assert!(engine.clone().close().is_err(), "close reports it");
@@ -189,6 +190,65 @@ fn a_full_disk_refuses_claims_while_those_that_are_out_complete() {
     machine.kill(engine);
     let engine = machine.open();
     assert_eq!(engine.entries().count(), count + 1);
+}
+
+/// More results than memory holds, all on disk; gives how many.
+fn results_on_disk_alone(engine: &Engine) -> usize {
+    let scope = default_scope(engine);
+    for n in 0..250 {
+        fresh(&scope, &format!("key {n}")).complete(vec![n; 4_000]).unwrap();
+        if n % 25 == 24 {
+            engine.checkpoint().unwrap();
+        }
+    }
+    250
+}
+
+#[track_caller]
+fn all_are_replayed(engine: &Engine, count: usize) {
+    let scope = default_scope(engine);
+    for n in 0..count {
+        assert_eq!(done(&scope, &format!("key {n}")).body(), vec![u8::try_from(n).unwrap(); 4_000]);
+    }
+}
+
+/// redb stops for good after any error of the disk, and with it went everything that is not in memory.
+#[test]
+fn results_on_disk_alone_are_replayed_while_the_disk_is_full() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let count = results_on_disk_alone(&engine);
+    machine.disk.set_capacity(Some(machine.disk.used()));
+    let more = (0..2_000).find(|n| {
+        fresh(&default_scope(&engine), &format!("more {n}")).complete(vec![b'm'; 4_000]).unwrap();
+        engine.checkpoint().is_err()
+    });
+    all_are_replayed(&engine, count);
+    // Another try, which may find room that the first one had freed.
+    drop(engine.checkpoint());
+    all_are_replayed(&engine, count);
+    machine.disk.set_capacity(None);
+    machine.clock.advance(Duration::from_secs(1));
+    engine.checkpoint().unwrap();
+    all_are_replayed(&engine, count);
+    machine.kill(engine);
+    let engine = machine.open();
+    all_are_replayed(&engine, count);
+    (0..=more.unwrap()).for_each(|n| drop(done(&default_scope(&engine), &format!("more {n}"))));
+}
+
+#[test]
+fn results_on_disk_alone_are_replayed_after_a_failed_checkpoint() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let count = results_on_disk_alone(&engine);
+    fresh(&default_scope(&engine), "more").complete("reply").unwrap();
+    machine.disk.fail_syncs(Some(".idem"));
+    assert!(engine.checkpoint().is_err());
+    machine.disk.fail_syncs(None);
+    all_are_replayed(&engine, count);
+    assert!(matches!(engine.begin("new", request()), Err(BeginError::Failed(_))));
+    assert!(engine.close().is_err());
 }
 
 #[test]

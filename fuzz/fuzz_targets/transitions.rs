@@ -30,7 +30,8 @@ struct Owned {
 
 impl Owned {
     fn state(&self) -> State<'static> {
-        let facts = Facts { fence: fence(self.fence), attempt: self.attempt, fingerprint: &REQUESTS[self.request] };
+        let facts =
+            Facts { fence: fence(self.fence), attempt: self.attempt, fingerprint: &REQUESTS[self.request] };
         let expires = Timestamp::from_millis(self.expires_ms);
         match self.phase {
             Phase::Vacant => State::Vacant,
@@ -163,7 +164,9 @@ impl World {
                 self.lapse();
                 self.begin(detail);
             }
-            Decision::Unresolved => assert!(interrupted && before.attempt >= attempts_max && request == before.request),
+            Decision::Unresolved => {
+                assert!(interrupted && before.attempt >= attempts_max && request == before.request)
+            }
             Decision::Wait => assert!(live && request == before.request, "told to wait for nobody"),
             Decision::Replay => {
                 assert_eq!(replayed.map(|done| done.request), Some(request), "replayed another's record");
@@ -239,7 +242,9 @@ impl World {
                 assert_eq!(self.promises.live.take(), Some(by.get()));
                 self.interrupt();
             }
-            Decision::Stay => assert_ne!(self.promises.live, Some(by.get()), "the holder's death went unnoticed"),
+            Decision::Stay => {
+                assert_ne!(self.promises.live, Some(by.get()), "the holder's death went unnoticed")
+            }
             other => panic!("an abandonment was answered with {other:?}"),
         }
     }
@@ -290,8 +295,14 @@ impl World {
     fn sweep(&mut self) {
         match decide(self.key.state(), Event::Sweep { now: self.now() }) {
             Decision::Become(Phase::Vacant) => {
-                assert!(self.promises.live.is_none() && self.promises.ending.is_none(), "a claim that is out expired");
-                assert!(self.promises.done.is_none_or(|done| self.now_ms >= done.remembered_until_ms), "expired before its time");
+                assert!(
+                    self.promises.live.is_none() && self.promises.ending.is_none(),
+                    "a claim that is out expired"
+                );
+                assert!(
+                    self.promises.done.is_none_or(|done| self.now_ms >= done.remembered_until_ms),
+                    "expired before its time"
+                );
                 self.key.phase = Phase::Vacant;
                 self.promises = Promises::default();
             }

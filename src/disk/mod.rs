@@ -6,6 +6,8 @@ use std::path::Path;
 
 use crate::sync::Arc;
 
+#[cfg(feature = "sim")]
+mod given;
 mod real;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;

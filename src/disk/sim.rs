@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Disk, DiskFile, Kind};
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, UnseenMutex, Weak};
 
 mod crash;
 mod fault;
@@ -44,7 +44,7 @@ use pages::Pages;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct SimDisk(Arc<Mutex<World>>);
+pub struct SimDisk(Arc<UnseenMutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
@@ -96,7 +96,7 @@ pub struct Moment {
 
 #[derive(Debug)]
 struct SimFile {
-    world: Arc<Mutex<World>>,
+    world: Arc<UnseenMutex<World>>,
     id: FileId,
 }
 
@@ -130,7 +130,7 @@ impl Moment {
     pub fn image(&self, kind: CrashKind) -> SimDisk {
         let mut files = self.files.clone();
         files.crash(kind);
-        SimDisk(Arc::new(Mutex::new(World { files, ..World::default() })))
+        SimDisk(Arc::new(UnseenMutex::new(World { files, ..World::default() })))
     }
 }
 

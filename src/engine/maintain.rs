@@ -59,12 +59,13 @@ impl Core {
 
     /// Does what is due.
     pub(super) fn step(&self) -> Stepped {
-        if self.is_inside() {
+        if self.is_inside() || self.is_closed() {
             return Stepped::default();
         }
-        if self.is_closed() {
-            return Stepped::default();
-        }
+        self.or_halt(|| self.do_what_is_due())
+    }
+
+    fn do_what_is_due(&self) -> Stepped {
         let now = self.clock.now();
         let mut stepped = Stepped::default();
         // Whoever is woken runs code of his own, so all that wakes comes without the rota.
@@ -131,10 +132,12 @@ impl Core {
         if self.is_closed() {
             return;
         }
-        if self.publisher.tail_lag().0 > 0 {
-            self.checkpoint(&mut rota);
-        }
-        self.grow();
+        self.or_halt(|| {
+            if self.publisher.tail_lag().0 > 0 {
+                self.checkpoint(&mut rota);
+            }
+            self.grow();
+        });
     }
 
     /// Looked at by whoever has the rota: what is closed is not touched again.
@@ -207,29 +210,29 @@ impl Core {
 
     /// Moves what the log holds to the store, in the transaction of whoever completes a claim with it, if there is one.
     pub(super) fn apply_tail(&self, completes: Option<(Begun, &Record)>) -> Result<(), StoreError> {
-        let now = self.clock.now();
         // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
-        let unwinding = HaltOnUnwind(self);
-        let tail = self.publisher.take_tail();
-        let seq = tail.seq;
-        let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
-        let mut batch = tail.batch(RECLAIM_MAX);
-        let begun = completes.map(|(begun, record)| {
-            batch.complete(record.clone());
-            begun
+        let (tail, limit, applied) = self.or_halt(|| {
+            let tail = self.publisher.take_tail();
+            let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
+            let mut batch = tail.batch(RECLAIM_MAX);
+            let begun = completes.map(|(begun, record)| {
+                batch.complete(record.clone());
+                begun
+            });
+            let applied = self.store.apply(
+                begun,
+                &batch,
+                self.clock.now(),
+                |meta| {
+                    meta.checkpointed_seq = tail.seq;
+                    meta.fence_next = limit;
+                    self.stamp(meta);
+                },
+                |from, tombstone| self.index.lift(from, tombstone),
+            );
+            (tail, limit, applied)
         });
-        let applied = self.store.apply(
-            begun,
-            &batch,
-            now,
-            |meta| {
-                meta.checkpointed_seq = seq;
-                meta.fence_next = limit;
-                self.stamp(meta);
-            },
-            |from, tombstone| self.index.lift(from, tombstone),
-        );
-        std::mem::forget(unwinding);
+        let seq = tail.seq;
         let applied = applied.inspect_err(|_| self.publisher.put_tail_back(tail))?;
         self.full.lock().store = None;
         self.fence_limit.store(limit, Ordering::Release);
@@ -239,6 +242,14 @@ impl Core {
         Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
         applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
         Ok(())
+    }
+
+    /// Does some of the background's work. Where it panics nobody would do the rest: then nothing is granted any more.
+    fn or_halt<R>(&self, work: impl FnOnce() -> R) -> R {
+        let unwinding = HaltOnUnwind(self);
+        let result = work();
+        std::mem::forget(unwinding);
+        result
     }
 
     fn checkpoint_failed(&self, error: StoreError) {
@@ -436,7 +447,7 @@ impl Core {
     }
 }
 
-/// Turns a panic in a checkpoint into a halt. Forgotten where nothing went wrong.
+/// Turns a panic of the background's work into a halt. Forgotten where nothing went wrong.
 struct HaltOnUnwind<'a>(&'a Core);
 
 impl Drop for HaltOnUnwind<'_> {

@@ -14,6 +14,7 @@ use crate::error::{OpenError, OptionError};
 use crate::observer::{Hooks, Observer};
 use crate::policy::{Durability, Policy};
 use crate::sync::Arc;
+use crate::wal::SEGMENT_BYTES;
 use crate::wal::frame::{SECTOR, entry_bytes_max};
 
 /// What a commit waits for.
@@ -335,8 +336,8 @@ impl Options {
         OptionError::unless_within(
             "log_segment_bytes",
             self.log_segment_bytes,
-            (4 * frame_max).max(64 << 10),
-            1 << 30,
+            (4 * frame_max).max(*SEGMENT_BYTES.start()),
+            *SEGMENT_BYTES.end(),
         )?;
         if !self.log_segment_bytes.is_multiple_of(SECTOR as u64) {
             return Err(OptionError::new("log_segment_bytes", self.log_segment_bytes, "a multiple of 512"));

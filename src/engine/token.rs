@@ -118,7 +118,6 @@ impl Core {
             });
         };
         share.add(more);
-        attempt.attach();
         let policy = self.policies.of(scope.name());
         let terms = Terms { logged: true, resolves: false, durability: policy.durability };
         Ok(Claim::new(Arc::clone(attempt), Permit::of(share, handle), terms))

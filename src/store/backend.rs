@@ -3,16 +3,16 @@
 use std::io;
 
 use crate::disk::DiskFile;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
 
 /// What went wrong on the way to the file, whether or not redb, or whoever uses it, said so.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    sync_failed: AtomicBool,
+    sync_failed: UnseenBool,
     /// The file could not be made shorter. redb does that once a commit is durable, and calls it failed all the same.
-    stayed_long: AtomicBool,
+    stayed_long: UnseenBool,
     /// A write that failed: redb takes no more of them until it is opened again. Leaf lock.
-    write_failed: Mutex<Option<io::ErrorKind>>,
+    write_failed: UnseenMutex<Option<io::ErrorKind>>,
 }
 
 impl Faults {

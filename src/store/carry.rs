@@ -68,7 +68,7 @@ impl Store {
                 self.remembered(database, number, info, |digest, until| until > now && !is_forgotten(digest));
             let found = found.map_err(|trouble| {
                 carried.put_back();
-                self.failed(trouble)
+                self.access.failed(trouble)
             })?;
             match found {
                 Ok(moving) if moving.iter().all(|it| lift(it.from, &it.tombstone)) => {

@@ -21,16 +21,18 @@ use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::{Place, Record};
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, RwLock};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
 
+mod access;
 mod backend;
-mod block;
+pub(crate) mod block;
 mod carry;
 mod meta;
 mod tables;
 mod trouble;
 
-use backend::{Backend, Faults};
+use access::{Access, open_database};
+use backend::Backend;
 pub(crate) use meta::Meta;
 pub use tables::{ReadTables, TableError, Tables};
 use trouble::{Trouble, guarded};
@@ -115,17 +117,6 @@ struct Forgotten {
     until: Timestamp,
 }
 
-/// The database, for those who read.
-#[derive(Debug)]
-enum Access {
-    Open(Arc<Database>),
-    /// Somebody needs it alone; it comes back.
-    Away,
-    /// It could not be opened again.
-    Lost(Failure),
-    Closed,
-}
-
 /// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
 #[must_use = "it keeps everybody else from writing"]
 pub(crate) struct Begun(WriteTransaction);
@@ -139,19 +130,10 @@ impl Begun {
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
-    file: Arc<dyn DiskFile>,
-    cache_bytes: usize,
-    /// Leaf lock, held to look only.
-    access: Mutex<Access>,
-    /// The database is back.
-    returned: Condvar,
-    /// Held for reading while somebody reads tables of his own, for who knows how long: the database is not taken away from him.
-    /// Before all other locks of the store.
-    long_reads: RwLock<()>,
+    access: Access,
     /// The application has tables of its own in the file: how much of it they take is not known here.
     is_shared: AtomicBool,
     sealer: Sealer,
-    faults: Arc<Faults>,
     /// Every block there is, by number.
     directory: RwLock<HashMap<u64, BlockInfo>>,
     /// Rows of the table `forgotten`. They come from operators, so they are few.
@@ -230,19 +212,15 @@ impl Store {
         check_magic(path, &*file)?;
         let verify = verify(file.len().map_err(|error| OpenError::from_io(path, "measuring", error))?);
         check_ours(path, &file, cache_bytes, verify)?;
-        let faults = Arc::default();
-        let database = open_database(&file, &faults, cache_bytes, false)
-            .map_err(|trouble| trouble.into_open_error(path))?;
+        let access =
+            Access::open(path, file, cache_bytes).map_err(|trouble| trouble.into_open_error(path))?;
+        let database = access.database().map_err(|_lost| OpenError::Locked(path.to_owned()))?;
         let meta = read_meta(path, &database)?;
+        drop(database);
         Ok(Self {
             path: path.to_owned(),
-            file,
-            cache_bytes,
-            access: Mutex::new(Access::Open(Arc::new(database))),
-            returned: Condvar::new(),
-            long_reads: RwLock::new(()),
+            access,
             is_shared: AtomicBool::new(false),
-            faults,
             sealer: Sealer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
             forgotten: Mutex::default(),
@@ -264,7 +242,7 @@ impl Store {
 
     /// Bytes of the file.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.file.len().unwrap_or(0)
+        self.access.file().len().unwrap_or(0)
     }
 
     /// How many records there were at the last commit, to size tables by.
@@ -283,7 +261,7 @@ impl Store {
         mut scope: impl FnMut(&[u8], Policy),
     ) -> Result<(), OpenError> {
         let meta = self.meta();
-        let database = self.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
+        let database = self.access.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
         let loaded = guarded(|| {
             let transaction = database.begin_read()?;
             let forgotten = self.load_forgotten(&transaction)?;
@@ -383,8 +361,7 @@ impl Store {
         let Some(due) = self.directory.read().get(&place.block()).map(|block| block.due) else {
             return Ok(None);
         };
-        let database = self.database()?;
-        let read = guarded(|| {
+        let read = self.access.read(|database| {
             let table = database.begin_read()?.open_table(BLOCKS)?;
             let Some(block) = table.get((due.as_millis(), place.block()))? else { return Ok(None) };
             match block::read_record(block.value(), place, digest, &self.sealer) {
@@ -393,12 +370,20 @@ impl Store {
             }
         });
         match read {
-            Ok(None) if self.directory.read().contains_key(&place.block()) => Err(ReadError::Damaged(
-                Damage::new(&self.path, block_place(due, place), "the block is missing"),
-            )),
-            Ok(record) => Ok(record),
-            Err(trouble) => Err(trouble.into_read_error(&self.path)),
+            Ok(None) if self.directory.read().contains_key(&place.block()) => {
+                Err(self.block_missing(due, place))
+            }
+            read => read,
         }
+    }
+
+    fn block_missing(&self, due: Timestamp, place: Place) -> ReadError {
+        if self.access.is_view() {
+            // A checkpoint that failed in its last step may have dropped it, and only the next opening can tell.
+            let unknown = io::Error::other("a failed checkpoint may have moved what it holds");
+            return ReadError::Io(IoFailure::new(&self.path, "reading", unknown));
+        }
+        ReadError::Damaged(Damage::new(&self.path, block_place(due, place), "the block is missing"))
     }
 
     /// Writes a batch, drops blocks that are due and writes anew what is still to be remembered of them, in one durable
@@ -418,8 +403,14 @@ impl Store {
     ) -> Result<Applied, StoreError> {
         let mut meta = self.meta();
         change(&mut meta);
-        let database =
-            self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))?;
+        let database = match &begun {
+            // It is of the database that is open, or of one that has stopped: then it fails.
+            Some(_) => self
+                .access
+                .database()
+                .map_err(|_closed| self.access.failed(Trouble::unexpected("the store is closed")))?,
+            None => self.access.writable(|database| self.check_current(database))?,
+        };
         let live = batch.records.iter().filter(|record| record.remembered_until() > now).cloned().collect();
         let first = meta.block_next;
         let mut blocks = block::pack(live, now, first, &self.sealer);
@@ -450,7 +441,7 @@ impl Store {
         if let Err(trouble) = written {
             self.directory.write().extend(dropped);
             carried.put_back();
-            return Err(self.failed(trouble));
+            return Err(self.access.failed(trouble));
         }
         self.committed(&blocks, batch, &due, first);
         *self.meta.lock() = meta;
@@ -461,30 +452,33 @@ impl Store {
 
     /// Begins a transaction for others to write in.
     pub(crate) fn begin(&self) -> Result<Begun, StoreError> {
-        let database =
-            self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))?;
+        let database = self.access.writable(|database| self.check_current(database))?;
         self.is_shared.store(true, Ordering::Relaxed);
-        guarded(|| begin_durable(&database)).map(Begun).map_err(|trouble| self.failed(trouble))
+        guarded(|| begin_durable(&database)).map(Begun).map_err(|trouble| self.access.failed(trouble))
     }
 
     /// Undoes what others have written. An error of theirs that came from the disk concerns us too: redb takes no more writes
     /// after it.
     pub(crate) fn abort(&self, begun: Begun) -> Result<(), StoreError> {
         let aborted = guarded(|| Ok(begun.0.abort()?));
-        match (self.faults.write_failed(), aborted) {
-            (Some(kind), _) => Err(self.failed(Trouble::from(redb::Error::Io(kind.into())))),
-            (None, Err(trouble)) => Err(self.failed(trouble)),
+        match (self.access.write_failed(), aborted) {
+            (Some(kind), _) => Err(self.access.failed(Trouble::from(redb::Error::Io(kind.into())))),
+            (None, Err(trouble)) => Err(self.access.failed(trouble)),
             (None, Ok(())) => Ok(()),
         }
     }
 
     /// Lets others read, in a transaction of their own.
     pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
-        let _long = self.long_reads.read_recursive();
-        let database = self.database()?;
-        let transaction =
-            guarded(|| Ok(database.begin_read()?)).map_err(|trouble| trouble.into_read_error(&self.path))?;
-        Ok(read(&ReadTables(&transaction)))
+        self.access.read_long(
+            |database| {
+                let transaction = database.begin_read()?;
+                // One that has stopped does not say so before something is read.
+                drop(transaction.open_table(META)?.get(META_ROW)?);
+                Ok(transaction)
+            },
+            |transaction| read(&ReadTables(&transaction)),
+        )
     }
 
     /// Whether a block's room can be had back by `now`.
@@ -589,40 +583,16 @@ impl Store {
     /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk, which loses
     /// nothing, this makes it take them again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        let Some(_alone) = self.long_reads.try_write() else {
-            // Not while somebody reads; there will be another try.
-            let busy = io::Error::new(
-                io::ErrorKind::StorageFull,
-                "the file can't be opened again while tables are read",
-            );
-            return Err(StoreError::Full(IoFailure::new(&self.path, "opening", busy)));
-        };
-        let Some(database) = self.take_database(Access::Away) else { return Ok(()) };
-        drop(database);
-        self.open_again()
+        self.access.reopen(|database| self.check_current(database))
     }
 
-    fn open_again(&self) -> Result<(), StoreError> {
-        let opened = open_database(&self.file, &self.faults, self.cache_bytes, false).and_then(|database| {
-            // What did not fit must be gone, whole: block numbers are about to be given out again.
-            let meta = read_meta(&self.path, &database).map_err(Trouble::from_open_error)?;
-            if meta != self.meta() {
-                return Err(Trouble::unexpected("a commit that ran out of room is there after all"));
-            }
-            self.faults.forget_write();
-            Ok(database)
-        });
-        // Without a database reads can only be refused.
-        let (access, result) = match opened {
-            Ok(database) => (Access::Open(Arc::new(database)), Ok(())),
-            Err(trouble) => {
-                let failure = trouble.into_failure(&self.path);
-                (Access::Lost(failure.clone()), Err(StoreError::Failed(failure)))
-            }
-        };
-        *self.access.lock() = access;
-        self.returned.notify_all();
-        result
+    /// What did not fit must be gone, whole: block numbers are about to be given out again.
+    fn check_current(&self, database: &Database) -> Result<(), Trouble> {
+        let meta = read_meta(&self.path, database).map_err(Trouble::from_open_error)?;
+        if meta != self.meta() {
+            return Err(Trouble::unexpected("a commit that ran out of room is there after all"));
+        }
+        Ok(())
     }
 
     /// Whether much of the file is free, and compacting it is a matter of moments. Never where others have tables in it: theirs would
@@ -639,79 +609,12 @@ impl Store {
 
     /// Gives free room in the file back to the disk. Reads wait meanwhile. The next commit must follow at once.
     pub(crate) fn compact(&self) -> Result<(), StoreError> {
-        let Some(_alone) = self.long_reads.try_write() else { return Ok(()) };
-        let Some(mut database) = self.take_database(Access::Away) else { return Ok(()) };
-        let compacted = guarded(|| {
-            database.compact()?;
-            Ok(())
-        });
-        *self.access.lock() = Access::Open(Arc::new(database));
-        self.returned.notify_all();
-        compacted.map_err(|trouble| self.failed(trouble))
+        self.access.compact()
     }
 
     /// Closes the database. Reads are refused from now on.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        let _alone = self.long_reads.write();
-        let closed = match self.take_database(Access::Closed) {
-            Some(database) => {
-                guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
-            }
-            None => Ok(()),
-        };
-        // Handles on a closed engine may live on; they must not keep others from opening the file.
-        let unlocked =
-            self.file.unlock().map_err(|error| Failure::Io(IoFailure::new(&self.path, "unlocking", error)));
-        closed.and(unlocked)
-    }
-
-    /// Takes the database away from its readers, waiting for those that are reading.
-    fn take_database(&self, meanwhile: Access) -> Option<Database> {
-        let mut access = self.access.lock();
-        match (&*access, &meanwhile) {
-            (Access::Closed, _) | (Access::Lost(_), Access::Away) => return None,
-            (Access::Open(_) | Access::Away | Access::Lost(_), _) => {}
-        }
-        let before = std::mem::replace(&mut *access, meanwhile);
-        drop(access);
-        self.returned.notify_all();
-        let Access::Open(mut database) = before else { return None };
-        loop {
-            match Arc::try_unwrap(database) {
-                Ok(alone) => return Some(alone),
-                Err(shared) => database = shared,
-            }
-            // Reads last for microseconds, and no new one starts.
-            std::thread::yield_now();
-        }
-    }
-
-    fn database(&self) -> Result<Arc<Database>, ReadError> {
-        let mut access = self.access.lock();
-        loop {
-            match &*access {
-                Access::Open(database) => return Ok(Arc::clone(database)),
-                Access::Closed => return Err(ReadError::Closed),
-                Access::Lost(Failure::Damaged(damage)) => return Err(ReadError::Damaged(damage.clone())),
-                Access::Lost(Failure::Io(failure)) => return Err(ReadError::Io(failure.clone())),
-                Access::Lost(Failure::Panicked) => unreachable!("the store turns panics into damage"),
-                Access::Away => self.returned.wait(&mut access),
-            }
-        }
-    }
-
-    fn failed(&self, trouble: Trouble) -> StoreError {
-        let failure = trouble.into_failure(&self.path);
-        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown. Nor does a file that
-        // can't be made shorter say that nothing was written.
-        if let Failure::Io(failure) = &failure
-            && failure.is_disk_full()
-            && !self.faults.sync_failed()
-            && !self.faults.stayed_long()
-        {
-            return StoreError::Full(failure.clone());
-        }
-        StoreError::Failed(failure)
+        self.access.close()
     }
 }
 
@@ -755,19 +658,6 @@ fn begin_durable(database: &Database) -> Result<WriteTransaction, Trouble> {
     transaction.set_two_phase_commit(true);
     transaction.set_quick_repair(true);
     Ok(transaction)
-}
-
-fn open_database(
-    file: &Arc<dyn DiskFile>,
-    faults: &Arc<Faults>,
-    cache_bytes: usize,
-    verify: bool,
-) -> Result<Database, Trouble> {
-    guarded(|| {
-        let mut builder = redb::Builder::new();
-        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(verify);
-        Ok(builder.create_with_backend(Backend::new(file, faults))?)
-    })
 }
 
 /// A file that doesn't start as redb files do is not ours. An empty one isn't either, though redb would take it.

@@ -39,6 +39,11 @@ impl Trouble {
         Self { place: None, kind: TroubleKind::Io(io::Error::other(error)) }
     }
 
+    /// The disk's doing, as far as it says.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self.kind, TroubleKind::Io(_))
+    }
+
     pub(super) fn into_failure(self, path: &Path) -> Failure {
         match self.kind {
             TroubleKind::Io(error) => Failure::Io(IoFailure::new(path, "accessing", error)),

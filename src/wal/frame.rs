@@ -10,8 +10,9 @@ use crate::codec::{self, CHECKSUM_BYTES, Entry, Sealer};
 /// What a disk writes at once; a torn write ends at such a boundary.
 pub(crate) const SECTOR: usize = 512;
 const MAGIC: u32 = u32::from_le_bytes(*b"idmF");
-const CHECKED: usize = 40;
-const HEADER: usize = CHECKED + CHECKSUM_BYTES;
+/// Bytes of a header that come before its checksum.
+pub(crate) const CHECKED: usize = 40;
+pub(crate) const HEADER: usize = CHECKED + CHECKSUM_BYTES;
 const LENGTH: usize = 4;
 
 /// Bytes of log that a frame with this much payload takes.

@@ -3,6 +3,7 @@
 //! The log knows frames, segments and room; what the entries mean is not its business. Its header (first
 //! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (16).
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::codec::{CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
@@ -22,6 +23,8 @@ pub(crate) use writer::LogWriter;
 /// The first bytes of the file, a page of their own.
 pub(crate) const HEADER_BYTES: u64 = 4_096;
 const MAGIC: &[u8; 8] = b"idemkvWL";
+/// Bytes that a segment may have; a multiple of a sector.
+pub(crate) const SEGMENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// How a new log starts out: with one segment to write and one to go on in.
 pub(crate) const SEGMENTS_MIN: u32 = 2;
 /// Zeros are written in runs of this size.
@@ -148,7 +151,7 @@ impl Log {
     }
 }
 
-fn header(id: &Identity, segment_bytes: u64) -> Vec<u8> {
+pub(crate) fn header(id: &Identity, segment_bytes: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -162,7 +165,7 @@ fn header(id: &Identity, segment_bytes: u64) -> Vec<u8> {
 }
 
 /// Checks a header; gives the segment size.
-fn read_header(path: &Path, bytes: &[u8], id: &Identity) -> Result<u64, OpenError> {
+pub(crate) fn read_header(path: &Path, bytes: &[u8], id: &Identity) -> Result<u64, OpenError> {
     let damaged = |what: &str| OpenError::from(Damage::new(path, "offset 0 (the header)", what));
     let cut = || damaged("the header is cut off");
     let (magic, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
@@ -192,5 +195,29 @@ fn read_header(path: &Path, bytes: &[u8], id: &Identity) -> Result<u64, OpenErro
     if *checksum != id.sealer.checksum("log", &[], checked) {
         return Err(damaged("the checksum does not match"));
     }
-    Ok(u64::from_le_bytes(*segment))
+    // What is allocated and divided by later.
+    let segment = u64::from_le_bytes(*segment);
+    if !SEGMENT_BYTES.contains(&segment) || !segment.is_multiple_of(frame::SECTOR as u64) {
+        return Err(damaged(&format!("segments of {segment} bytes never were")));
+    }
+    Ok(segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Secret;
+
+    /// A sealed one can come from a fault in memory, or from whoever has the file's secret. Zero would be divided by.
+    #[test]
+    fn a_header_with_segments_of_no_possible_size_is_refused_though_it_is_sealed() {
+        let id = Identity { file_id: [1; 16], sealer: Sealer::new(&Secret([2; 32])) };
+        let read = |segment_bytes| read_header(Path::new("x.idem-wal"), &header(&id, segment_bytes), &id);
+        for segment_bytes in [0, 1, 512, (64 << 10) - 512, (64 << 10) + 1, (1 << 30) + 512, u64::MAX] {
+            assert!(matches!(read(segment_bytes), Err(OpenError::Damaged(_))), "{segment_bytes}");
+        }
+        for segment_bytes in [64 << 10, 8 << 20, 1 << 30] {
+            assert_eq!(read(segment_bytes).unwrap(), segment_bytes);
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::disallowed_methods,
     clippy::print_stdout,
     reason = "each rig uses a part of it; its time is real"

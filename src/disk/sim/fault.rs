@@ -30,6 +30,8 @@ pub enum Fault {
     Late,
     /// No error, but what a sync should have made durable is not. Anything but a sync is as it should be.
     Lie,
+    /// The thread that asks panics, before anything happens.
+    Panic,
 }
 
 /// How an operation ends.
@@ -62,6 +64,7 @@ impl Faults {
             Some(Fault::Error) => Verdict::Failed(broken()),
             Some(Fault::Late) => Verdict::Late(broken()),
             Some(Fault::Lie) => Verdict::Lied,
+            Some(Fault::Panic) => panic!("the disk's code panics, as it was told to"),
             None if full => Verdict::Failed(io::ErrorKind::StorageFull.into()),
             None => Verdict::Done,
         }

@@ -1,0 +1,408 @@
+//! Every decoder of what the engine reads from disk, tried on any bytes: for fuzzing.
+//!
+//! In an engine a checksum stands before most of them, and damage gets no further. Here the bytes are given a right one, so that
+//! what lies behind it is tried as well. What decodes has to encode to the same bytes; where it need not, that is said.
+
+use std::path::Path;
+
+use crate::Timestamp;
+use crate::attempt::{Attempt, Budget};
+use crate::codec::{
+    self, BadBytes, CHECKSUM_BYTES, CheckpointRow, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow,
+    PolicyRow, ScopeRow, Sealer, TokenRow, VacatedRow,
+};
+use crate::key::{Digest, Secret};
+use crate::policy::Policy;
+use crate::record::{Place, Record};
+use crate::store::{Meta, block};
+use crate::sync::{Arc, OnceLock};
+use crate::wal::frame::{CHECKED, Frame, FrameBuf, HEADER};
+use crate::wal::{self, Identity};
+
+/// A decoder of the engine's. [`check`](Self::check) tries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoder {
+    /// An entry of the log.
+    Entry,
+    /// A frame of the log, with its entries.
+    Frame,
+    /// The start of the log.
+    LogHeader,
+    /// The row that says what the file is.
+    Meta,
+    /// The row that says which records a block has.
+    IndexRow,
+    /// A record in a block.
+    BlockEntry,
+    /// The row of a claim.
+    ClaimRow,
+    /// The row of a scope and its policy.
+    ScopeRow,
+    /// The row of a forgotten key.
+    ForgottenRow,
+    /// A claim that was handed over.
+    Token,
+    /// A typed result.
+    #[cfg(feature = "serde")]
+    Json,
+}
+
+/// What the bytes are sealed with, as one file seals its own.
+fn sealer() -> &'static Sealer {
+    static SEALER: OnceLock<Sealer> = OnceLock::new();
+    SEALER.get_or_init(|| Sealer::new(&Secret([7; 32])))
+}
+
+const SALT: u64 = 9;
+/// Where a block and its index row lie.
+const DUE: Timestamp = Timestamp::from_millis(5);
+const BLOCK: u64 = 3;
+
+impl Decoder {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Entry,
+        Self::Frame,
+        Self::LogHeader,
+        Self::Meta,
+        Self::IndexRow,
+        Self::BlockEntry,
+        Self::ClaimRow,
+        Self::ScopeRow,
+        Self::ForgottenRow,
+        Self::Token,
+        #[cfg(feature = "serde")]
+        Self::Json,
+    ];
+
+    /// Decodes `bytes`; whether they were something.
+    ///
+    /// # Panics
+    ///
+    /// When what was decoded does not encode to the same bytes, or means something else when it is decoded again.
+    #[must_use]
+    pub fn check(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Entry => codec::decode(bytes).is_ok_and(|entry| check_entry(&entry, bytes)),
+            Self::Frame => check_frame(bytes),
+            Self::LogHeader => check_log_header(bytes),
+            Self::Meta => check_meta(bytes),
+            Self::IndexRow => check_index_row(bytes),
+            Self::BlockEntry => check_block_entry(bytes),
+            Self::ClaimRow => codec::decode(bytes).is_ok_and(|row| {
+                assert_same(&row, bytes);
+                check_claim(&row)
+            }),
+            Self::ScopeRow => codec::decode(bytes).is_ok_and(|row: ScopeRow<'_>| {
+                assert_same(&row, bytes);
+                check_policy(&row.policy)
+            }),
+            Self::ForgottenRow => codec::decode(bytes).is_ok_and(|row: (u64, u64)| {
+                assert_same(&row, bytes);
+                true
+            }),
+            Self::Token => codec::decode(bytes).is_ok_and(|row: TokenRow<'_>| {
+                assert_same(&row, bytes);
+                true
+            }),
+            #[cfg(feature = "serde")]
+            Self::Json => check_json(bytes),
+        }
+    }
+
+    /// Bytes that it takes, to start from.
+    #[must_use]
+    pub fn example(self) -> Vec<u8> {
+        match self {
+            Self::Entry => Entry::Intent(intent()).encoded(),
+            Self::Frame => {
+                let mut frame = FrameBuf::default();
+                for entry in entries() {
+                    frame.push(&entry.encoded());
+                }
+                frame.seal(sealer(), SALT, 4, Timestamp::from_millis(6)).to_vec()
+            }
+            Self::LogHeader => {
+                let id = Identity { file_id: [2; 16], sealer: sealer().clone() };
+                let mut header = wal::header(&id, 64 << 10);
+                header.truncate(HEADER);
+                header
+            }
+            Self::Meta => encoded(&meta()),
+            Self::IndexRow => {
+                let digest_until_and_offset = [&[1; 16][..], &[2; 8], &[3; 2]].concat();
+                [&[9, 0, 0, 0], &*digest_until_and_offset, &digest_until_and_offset].concat()
+            }
+            Self::BlockEntry => Entry::Completion(completion()).encoded(),
+            Self::ClaimRow => encoded(&IntentRow { checkpoint: Some(b"note"), ..intent() }),
+            Self::ScopeRow => encoded(&scope()),
+            Self::ForgottenRow => encoded(&(1_u64, 2_u64)),
+            Self::Token => encoded(&TokenRow { file_id: [1; 16], digest: 2, fence: 3, scope: b"jobs" }),
+            #[cfg(feature = "serde")]
+            Self::Json => br#"{"Ok":[[1.5,[-2]],[null,[]]]}"#.to_vec(),
+        }
+    }
+}
+
+fn encoded(value: &impl bincode::Encode) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode_into(value, &mut bytes);
+    bytes
+}
+
+fn assert_same(value: &impl bincode::Encode, bytes: &[u8]) {
+    assert_eq!(encoded(value), bytes, "what was decoded encodes to other bytes");
+}
+
+/// What replaying an entry does with it.
+fn check_entry(entry: &Entry<'_>, bytes: &[u8]) -> bool {
+    assert_same(entry, bytes);
+    match entry {
+        Entry::Intent(row) => check_claim(row),
+        Entry::Completion(row) => check_completion(row).is_some(),
+        Entry::Declared(row) => check_policy(&row.policy),
+        Entry::Vacated(_) | Entry::Mark | Entry::Checkpoint(_) | Entry::Detached(_) => true,
+    }
+}
+
+/// An attempt gives its row back, but for times that stand for "not yet", and a span of remembering below the TTL.
+fn check_claim(row: &IntentRow<'_>) -> bool {
+    if codec::check_names(row.scope, row.key).is_err() {
+        return false;
+    }
+    let attempt = Attempt::from_row(row, &Arc::new(Budget::default()));
+    let checkpoint = attempt.checkpoint();
+    let expected = IntentRow {
+        remembered_ms: row.remembered_ms.max(row.ttl_ms),
+        interrupted_ms: row.interrupted_ms.filter(|at| *at != u64::MAX),
+        detached_until_ms: row.detached_until_ms.filter(|until| *until != 0),
+        ..row.clone()
+    };
+    assert_eq!(IntentRow { checkpoint: checkpoint.as_deref(), ..attempt.row() }, expected);
+    true
+}
+
+fn check_completion(row: &CompletionRow<'_>) -> Option<Record> {
+    let record = Record::new(&row.parts().ok()?, None);
+    assert_eq!(&CompletionRow::from(&record), row);
+    Some(record)
+}
+
+/// A policy gives its row back, but for a delay that has no meaning beside intents.
+fn check_policy(row: &PolicyRow) -> bool {
+    let Ok(policy) = Policy::from_row(row) else { return false };
+    let expected = PolicyRow { relaxed_ms: row.relaxed_ms.filter(|_| !row.intents), ..*row };
+    assert_eq!(policy.row(), expected);
+    true
+}
+
+/// Bytes behind the last entry, and the padding of the last sector, are not looked at.
+fn check_frame(bytes: &[u8]) -> bool {
+    assert!(Frame::read(bytes, sealer(), SALT).is_none_or(|frame| frame.len() >= HEADER));
+    let (Some(len), Some(entries)) = (number(bytes, 4..8), number(bytes, 8..12)) else { return false };
+    let places = (number(bytes, 16..24), number(bytes, 24..32), number(bytes, 32..CHECKED));
+    let (Some(salt), Some(seq), Some(time)) = places else { return false };
+    let whole = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(HEADER);
+    let Some(payload) = bytes.get(HEADER..whole) else { return false };
+    let checksum = sealer().checksum("frame", &[salt, seq, time, entries], payload);
+    let bytes = with_checksum(bytes, CHECKED, checksum);
+    let Some(frame) = Frame::read(&bytes, sealer(), salt) else { return false };
+    let mut again = FrameBuf::default();
+    let decoded = frame.for_each(|entry| {
+        let encoded = entry.encoded();
+        again.push(&encoded);
+        if check_entry(&entry, &encoded) { Ok(()) } else { Err(BadBytes("not an entry".to_owned())) }
+    });
+    if decoded.is_err() {
+        return false;
+    }
+    assert_eq!(u64::from(again.entries()), entries);
+    let sealed = again.seal(sealer(), salt, seq, Timestamp::from_millis(time));
+    if number(sealed, 4..8) == Some(len) {
+        assert_eq!(sealed.get(..whole), bytes.get(..whole), "what was decoded encodes to another frame");
+    }
+    true
+}
+
+/// Four bytes that are zero are under the checksum, and not looked at.
+fn check_log_header(bytes: &[u8]) -> bool {
+    let path = Path::new("x.idem-wal");
+    let nobody = Identity { file_id: [0; 16], sealer: sealer().clone() };
+    assert!(wal::read_header(path, bytes, &nobody).is_err());
+    let (Some(checked), Some(file_id)) = (bytes.get(..CHECKED), bytes.get(24..CHECKED)) else { return false };
+    let Ok(file_id) = file_id.try_into() else { return false };
+    let id = Identity { file_id, sealer: sealer().clone() };
+    let bytes = with_checksum(bytes, CHECKED, sealer().checksum("log", &[], checked));
+    let Ok(segment_bytes) = wal::read_header(path, &bytes, &id) else { return false };
+    let again = wal::header(&id, segment_bytes);
+    if bytes.get(12..16) == Some(&[0; 4]) {
+        assert_eq!(again.get(..HEADER), bytes.get(..HEADER), "what was decoded encodes to another header");
+    }
+    true
+}
+
+fn check_meta(bytes: &[u8]) -> bool {
+    let path = Path::new("x.idem");
+    assert!(Meta::decode(path, bytes).is_err());
+    let Ok(meta) = codec::decode::<Meta>(bytes) else { return false };
+    assert_same(&meta, bytes);
+    assert!(Meta::decode(path, &meta.encode()).is_ok_and(|again| again == meta));
+    true
+}
+
+fn check_index_row(bytes: &[u8]) -> bool {
+    let row = sealer().seal("index", &[DUE.as_millis(), BLOCK], bytes);
+    let mut again = Vec::new();
+    let contents = block::read_index((DUE, BLOCK), &row, sealer(), |digest, until, place| {
+        again.extend_from_slice(&digest.as_u128().to_le_bytes());
+        again.extend_from_slice(&until.as_millis().to_le_bytes());
+        again.extend_from_slice(&u16::try_from(place.offset()).unwrap_or(u16::MAX).to_le_bytes());
+    });
+    let Ok(contents) = contents else { return false };
+    assert_eq!([&contents.len.to_le_bytes(), &*again].concat(), bytes);
+    true
+}
+
+fn check_block_entry(bytes: &[u8]) -> bool {
+    let place = Place::new(BLOCK, 0);
+    assert!(block::read_record(bytes, place, Digest::from_u128(0), sealer()).is_err());
+    let (Ok(Entry::Completion(row)), Ok(len)) = (codec::decode(bytes), u32::try_from(bytes.len())) else {
+        return false;
+    };
+    let entry = [&len.to_le_bytes()[..], &sealer().seal("blocks", &[BLOCK, 0], bytes)].concat();
+    let read = block::read_record(&entry, place, Digest::from_u128(row.digest), sealer());
+    assert_eq!(read.is_ok(), row.parts().is_ok());
+    let Ok(record) = read else { return false };
+    assert_same(&Entry::Completion(CompletionRow::from(&record)), bytes);
+    true
+}
+
+/// The text may be written in another way, but means the same.
+#[cfg(feature = "serde")]
+fn check_json(bytes: &[u8]) -> bool {
+    type Reply = Result<Vec<(Option<f64>, Vec<i64>)>, std::collections::BTreeMap<String, bool>>;
+    let Ok(reply) = crate::json::decode::<Reply>(bytes) else { return false };
+    assert!(crate::json::encode(&reply).is_ok_and(|(_, again)| again == reply));
+    true
+}
+
+/// A number in these bytes, little-endian.
+fn number(bytes: &[u8], at: std::ops::Range<usize>) -> Option<u64> {
+    Some(bytes.get(at)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+fn with_checksum(bytes: &[u8], at: usize, checksum: [u8; CHECKSUM_BYTES]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes.iter_mut().skip(at).zip(checksum).for_each(|(to, from)| *to = from);
+    bytes
+}
+
+fn intent() -> IntentRow<'static> {
+    IntentRow {
+        digest: 1,
+        scope: b"jobs",
+        key: b"key",
+        fingerprint: [2; 32],
+        fence: 3,
+        attempt: 2,
+        started_ms: 1_000,
+        ttl_ms: 60,
+        remembered_ms: 61,
+        earlier: Some(EarlierRow { fence: 2, attempt: 1, started_ms: 900 }),
+        interrupted_ms: Some(1_001),
+        returned: true,
+        lease_ms: Some(8),
+        stays: true,
+        detached_until_ms: Some(1_008),
+        checkpoint: None,
+    }
+}
+
+fn completion() -> CompletionRow<'static> {
+    CompletionRow {
+        digest: 1,
+        scope: b"",
+        key: b"key",
+        fingerprint: [2; 32],
+        fence: 3,
+        attempt: 1,
+        failed: true,
+        started_ms: 4,
+        completed_ms: 5,
+        expires_ms: 6,
+        remembered_until_ms: 7,
+        body_kept: true,
+        body: b"body",
+    }
+}
+
+fn meta() -> Meta {
+    Meta {
+        file_id: [1; 16],
+        secret: [2; 32],
+        created_ms: 3,
+        checkpointed_seq: 4,
+        salt: 5,
+        log_empty: true,
+        log_buffered: false,
+        log_segments: 6,
+        fence_next: 7,
+        block_next: 8,
+        blocks: 9,
+        keys: 10,
+        claims: 11,
+        high_water_ms: 12,
+        wall_ahead_ms: -13,
+    }
+}
+
+fn scope() -> ScopeRow<'static> {
+    let second = std::time::Duration::from_secs(1);
+    let policy = Policy::default().tombstone_ttl(Policy::default().ttl + second).lease(second);
+    ScopeRow { name: b"jobs", policy: policy.max_attempts(3).max_in_flight(4).row() }
+}
+
+/// One of each kind.
+fn entries() -> [Entry<'static>; 7] {
+    [
+        Entry::Intent(intent()),
+        Entry::Completion(completion()),
+        Entry::Vacated(VacatedRow { digest: 1, fence: 3, forgotten_until_ms: Some(4) }),
+        Entry::Mark,
+        Entry::Checkpoint(CheckpointRow { digest: 1, fence: 3, bytes: b"note" }),
+        Entry::Detached(DetachedRow { digest: 1, fence: 3, until_ms: 4 }),
+        Entry::Declared(scope()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_decoder_takes_its_example_and_nothing_that_is_cut_off() {
+        for decoder in Decoder::ALL {
+            let example = decoder.example();
+            assert!(decoder.check(&example), "{decoder:?}");
+            let needed = example.len() - example.iter().rev().take_while(|byte| **byte == 0).count();
+            for len in 0..needed {
+                let is_row_of_fewer = *decoder == Decoder::IndexRow && len % block::INDEX_ENTRY == 4;
+                assert_eq!(decoder.check(&example[..len]), is_row_of_fewer, "{decoder:?}, {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn every_decoder_bears_every_flipped_bit_of_its_example() {
+        let mut refused = 0;
+        for decoder in Decoder::ALL {
+            let example = decoder.example();
+            for bit in 0..example.len() * 8 {
+                let mut flipped = example.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                refused += usize::from(!decoder.check(&flipped));
+            }
+        }
+        assert!(refused > 0);
+    }
+}

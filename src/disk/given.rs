@@ -1,0 +1,20 @@
+//! Simulated disks that start with files from elsewhere.
+
+use std::io;
+use std::path::Path;
+
+use super::Disk;
+use super::sim::SimDisk;
+
+impl SimDisk {
+    /// Puts a file on the disk, durably, in place of one of that name.
+    ///
+    /// # Errors
+    ///
+    /// As any write: when the power is gone, or there is no room.
+    pub fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.create(path)?;
+        file.write_at(0, bytes)?;
+        file.sync()
+    }
+}

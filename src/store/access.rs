@@ -1,0 +1,297 @@
+//! The database: for those who read it, for the one who writes, and for one who needs it alone.
+//!
+//! redb stops for good after any error of the disk, one of a read included. Records that are known to be durable are replayed all the
+//! same: whoever reads and finds it stopped opens it again, in a view that writes nothing to the file. Whoever writes next opens it
+//! for good, where that is safe.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::Database;
+
+use super::StoreError;
+use super::backend::{Backend, Faults};
+use super::trouble::{Trouble, guarded};
+use crate::disk::{DiskFile, Untouched};
+use crate::error::{Failure, IoFailure, ReadError};
+use crate::sync::{Arc, Condvar, Mutex, RwLock, yield_now};
+
+/// Where redb gets its bytes from.
+#[derive(Debug)]
+pub(super) struct Access {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    faults: Arc<Faults>,
+    cache_bytes: usize,
+    /// Leaf lock, held to look only.
+    state: Mutex<State>,
+    /// The database is back.
+    returned: Condvar,
+    /// Held for reading while somebody reads tables of his own, for who knows how long: the database is not taken away from him.
+    /// Before all other locks of the store.
+    long_reads: RwLock<()>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// For all. It may have stopped.
+    Open(Arc<Database>),
+    /// For those who read: it keeps to itself what is written to it.
+    View(Arc<Database>),
+    /// Somebody needs it alone; it comes back.
+    Away,
+    /// It could not be opened again. Whoever comes next tries once more.
+    Lost(Failure),
+    Closed,
+}
+
+impl Access {
+    pub(super) fn open(path: &Path, file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Self, Trouble> {
+        let faults = Arc::default();
+        let database = open_database(&file, &faults, cache_bytes, false)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            faults,
+            cache_bytes,
+            state: Mutex::new(State::Open(Arc::new(database))),
+            returned: Condvar::new(),
+            long_reads: RwLock::new(()),
+        })
+    }
+
+    pub(super) fn file(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+
+    /// What went wrong with a write since the database was opened, if anything did.
+    pub(super) fn write_failed(&self) -> Option<io::ErrorKind> {
+        self.faults.write_failed()
+    }
+
+    pub(super) fn failed(&self, trouble: Trouble) -> StoreError {
+        let failure = trouble.into_failure(&self.path);
+        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown. Nor does a file that
+        // can't be made shorter say that nothing was written.
+        if let Failure::Io(failure) = &failure
+            && failure.is_disk_full()
+            && !self.faults.sync_failed()
+            && !self.faults.stayed_long()
+        {
+            return StoreError::Full(failure.clone());
+        }
+        StoreError::Failed(failure)
+    }
+}
+
+// Reading.
+impl Access {
+    /// Reads. Where the database has stopped, once more, in a view.
+    pub(super) fn read<T>(&self, read: impl Fn(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
+        let database = self.database()?;
+        let first = guarded(|| read(&database));
+        let second = match first {
+            Err(trouble) if trouble.is_io() => {
+                self.leave(&database);
+                drop(database);
+                let database = self.database()?;
+                guarded(|| read(&database))
+            }
+            done => done,
+        };
+        second.map_err(|trouble| trouble.into_read_error(&self.path))
+    }
+
+    /// Reads for who knows how long.
+    pub(super) fn read_long<T, R>(
+        &self,
+        begin: impl Fn(&Database) -> Result<T, Trouble>,
+        read: impl FnOnce(T) -> R,
+    ) -> Result<R, ReadError> {
+        let _long = self.long_reads.read_recursive();
+        self.read(begin).map(read)
+    }
+
+    /// Whether there is only a view of the file, which may be newer than what is known of it.
+    pub(super) fn is_view(&self) -> bool {
+        matches!(&*self.state.lock(), State::View(_))
+    }
+
+    /// The database, or a view.
+    pub(super) fn database(&self) -> Result<Arc<Database>, ReadError> {
+        let mut state = self.state.lock();
+        loop {
+            match &*state {
+                State::Open(database) | State::View(database) => return Ok(Arc::clone(database)),
+                State::Closed => return Err(ReadError::Closed),
+                State::Away => self.returned.wait(&mut state),
+                State::Lost(_) => break,
+            }
+        }
+        *state = State::Away;
+        drop(state);
+        let opened = self.open_view();
+        let result = match &opened {
+            State::Open(database) | State::View(database) => Ok(Arc::clone(database)),
+            State::Lost(Failure::Damaged(damage)) => Err(ReadError::Damaged(damage.clone())),
+            State::Lost(Failure::Io(failure)) => Err(ReadError::Io(failure.clone())),
+            State::Lost(Failure::Panicked) => unreachable!("the store turns panics into damage"),
+            State::Closed | State::Away => unreachable!("a view was opened, or not"),
+        };
+        self.put(opened);
+        result
+    }
+
+    /// Gives a database up that has stopped, unless that was done meanwhile.
+    fn leave(&self, stopped: &Arc<Database>) {
+        let mut state = self.state.lock();
+        if let State::Open(current) | State::View(current) = &*state
+            && Arc::ptr_eq(current, stopped)
+        {
+            *state = State::Away;
+            drop(state);
+            let opened = self.open_view();
+            self.put(opened);
+        }
+    }
+
+    fn open_view(&self) -> State {
+        let opened = Untouched::new(Arc::clone(&self.file)).map_err(Trouble::from).and_then(|untouched| {
+            let untouched: Arc<dyn DiskFile> = Arc::new(untouched);
+            open_database(&untouched, &Arc::default(), self.cache_bytes, false)
+        });
+        match opened {
+            Ok(view) => State::View(Arc::new(view)),
+            Err(trouble) => State::Lost(trouble.into_failure(&self.path)),
+        }
+    }
+}
+
+// Writing, and having it alone: for one thread at a time.
+impl Access {
+    /// The database, for writing; one that a failed read has stopped is opened again.
+    pub(super) fn writable(
+        &self,
+        check: impl FnOnce(&Database) -> Result<(), Trouble>,
+    ) -> Result<Arc<Database>, StoreError> {
+        if !matches!(&*self.state.lock(), State::Open(_)) {
+            self.reopen(check)?;
+        }
+        self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))
+    }
+
+    /// Closes and opens the database, so that it takes writes again: after a full disk, which loses nothing.
+    pub(super) fn reopen(
+        &self,
+        check: impl FnOnce(&Database) -> Result<(), Trouble>,
+    ) -> Result<(), StoreError> {
+        let Some(_alone) = self.long_reads.try_write() else {
+            // Not while somebody reads; there will be another try.
+            let busy = io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the file can't be opened again while tables are read",
+            );
+            return Err(StoreError::Full(IoFailure::new(&self.path, "opening", busy)));
+        };
+        match self.take(State::Away) {
+            State::Closed => return Ok(()),
+            State::Open(database) | State::View(database) => drop(alone(database)),
+            State::Lost(_) | State::Away => {}
+        }
+        let opened = open_database(&self.file, &self.faults, self.cache_bytes, false)
+            .and_then(|database| check(&database).map(|()| database));
+        match opened {
+            Ok(database) => {
+                self.faults.forget_write();
+                self.put(State::Open(Arc::new(database)));
+                Ok(())
+            }
+            Err(trouble) => {
+                let refused = self.failed(trouble);
+                self.put(State::Lost(match &refused {
+                    StoreError::Full(failure) => Failure::Io(failure.clone()),
+                    StoreError::Failed(failure) => failure.clone(),
+                }));
+                Err(refused)
+            }
+        }
+    }
+
+    /// Gives free room in the file back to the disk. Reads wait meanwhile.
+    pub(super) fn compact(&self) -> Result<(), StoreError> {
+        let Some(_alone) = self.long_reads.try_write() else { return Ok(()) };
+        let mut database = match self.take(State::Away) {
+            State::Open(database) => alone(database),
+            State::Closed => return Ok(()),
+            other @ (State::View(_) | State::Lost(_) | State::Away) => {
+                self.put(other);
+                return Ok(());
+            }
+        };
+        let compacted = guarded(|| {
+            database.compact()?;
+            Ok(())
+        });
+        self.put(State::Open(Arc::new(database)));
+        compacted.map_err(|trouble| self.failed(trouble))
+    }
+
+    /// Closes the database. Reads are refused from now on.
+    pub(super) fn close(&self) -> Result<(), Failure> {
+        let _alone = self.long_reads.write();
+        let closed = match self.take(State::Closed) {
+            State::Open(database) => {
+                let database = alone(database);
+                guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
+            }
+            State::View(_) | State::Lost(_) | State::Away | State::Closed => Ok(()),
+        };
+        // Handles on a closed engine may live on; they must not keep others from opening the file.
+        let unlocked =
+            self.file.unlock().map_err(|error| Failure::Io(IoFailure::new(&self.path, "unlocking", error)));
+        closed.and(unlocked)
+    }
+
+    /// Takes the database away. Once closed it stays closed.
+    fn take(&self, meanwhile: State) -> State {
+        let mut state = self.state.lock();
+        while matches!(&*state, State::Away) {
+            self.returned.wait(&mut state);
+        }
+        if matches!(&*state, State::Closed) {
+            return State::Closed;
+        }
+        let taken = std::mem::replace(&mut *state, meanwhile);
+        drop(state);
+        taken
+    }
+
+    fn put(&self, back: State) {
+        *self.state.lock() = back;
+        self.returned.notify_all();
+    }
+}
+
+/// Waits for those that are still reading: reads last for microseconds, and no new one starts.
+fn alone(mut database: Arc<Database>) -> Database {
+    loop {
+        match Arc::try_unwrap(database) {
+            Ok(alone) => return alone,
+            Err(shared) => database = shared,
+        }
+        yield_now();
+    }
+}
+
+pub(super) fn open_database(
+    file: &Arc<dyn DiskFile>,
+    faults: &Arc<Faults>,
+    cache_bytes: usize,
+    verify: bool,
+) -> Result<Database, Trouble> {
+    guarded(|| {
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(cache_bytes).set_check_integrity_on_open(verify);
+        Ok(builder.create_with_backend(Backend::new(file, faults))?)
+    })
+}

@@ -1,0 +1,59 @@
+//! Files and logs that were altered in any way, alone or together with those of another engine: they are refused, or say what
+//! they have said before.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "../common/budget.rs"]
+mod budget;
+mod damage;
+mod specimen;
+
+use budget::Budget;
+use specimen::{Found, Specimen};
+use std::collections::BTreeMap;
+
+/// Splitmix64.
+fn next(random: &mut u64) -> u64 {
+    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *random;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// Up to three kinds of damage, most of the time one.
+fn draw(seed: u64) -> Vec<u8> {
+    let mut random = seed;
+    let len = [8, 8, 8, 10, 20, 30][usize::try_from(next(&mut random) % 6).unwrap()];
+    (0..len).map(|_| next(&mut random).to_le_bytes()[0]).collect()
+}
+
+/// redb panics on some altered pages; that is caught, and reported as damage.
+fn hide_panics_of_redb() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.location().is_none_or(|at| !at.file().contains("redb-")) {
+            loud(panic);
+        }
+    }));
+}
+
+#[test]
+fn altered_files_are_refused_or_say_what_they_said_before() {
+    hide_panics_of_redb();
+    let specimens = Specimen::all();
+    assert_eq!(damage::examine(&specimens, &[1, 4]), Found::Whole);
+    let mut budget = Budget::new(
+        "damage::altered_files_are_refused_or_say_what_they_said_before",
+        "damaged openings",
+        1_500,
+    );
+    let mut met = BTreeMap::new();
+    while let Some(seed) = budget.next_seed() {
+        let found = damage::examine(&specimens, &draw(seed));
+        *met.entry(format!("{found:?}")).or_insert(0) += 1;
+        budget.count(1);
+    }
+    println!("{met:?}");
+    assert_eq!(met.len(), 3, "only {met:?} was met");
+}

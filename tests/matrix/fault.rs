@@ -1,0 +1,104 @@
+//! What goes wrong.
+
+use std::time::Duration;
+
+use idemkv::sim::{Fault as DiskFault, Operation};
+
+use crate::common::{Machine, START_MS};
+
+const TEN_YEARS_MS: u64 = 10 * 365 * 24 * 3_600_000;
+
+/// The columns of the matrix, in the order of the document.
+pub(crate) const FAULTS: [Fault; 9] = [
+    Fault::Error,
+    Fault::Full,
+    Fault::Short,
+    Fault::Sync,
+    Fault::Torn,
+    Fault::Kill,
+    Fault::ClockBack,
+    Fault::ClockForward,
+    Fault::Panic,
+];
+
+/// Where it goes wrong, counted from the start of the phase.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Target {
+    Operation(u64, Operation),
+    Read(u64),
+    /// Before the phase starts.
+    Before,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fault {
+    /// EIO of anything but a sync, reads included.
+    Error,
+    /// ENOSPC: of whatever makes a file longer; or of anything but a sync, from then on.
+    Full,
+    /// An error of a write after half of it was written.
+    Short,
+    /// A failed sync.
+    Sync,
+    /// A power cut that tears what was not synced.
+    Torn,
+    /// The process is killed; what it wrote is there.
+    Kill,
+    ClockBack,
+    ClockForward,
+    /// The thread panics on its way through the disk.
+    Panic,
+}
+
+impl Fault {
+    /// Power cuts and kills, which the process does not live through.
+    pub(crate) fn is_crash(self) -> bool {
+        matches!(self, Self::Torn | Self::Kill)
+    }
+
+    /// Whether it can happen there.
+    pub(crate) fn is_for(self, target: Target) -> bool {
+        match (self, target) {
+            (Self::ClockBack | Self::ClockForward, target) => target == Target::Before,
+            (Self::Full, Target::Before) => true,
+            (_, Target::Before) => false,
+            (Self::Error, Target::Read(_)) => true,
+            (_, Target::Read(_)) => false,
+            (Self::Error | Self::Full, Target::Operation(_, operation)) => operation != Operation::Sync,
+            (Self::Short, Target::Operation(_, operation)) => operation == Operation::Write,
+            (Self::Sync, Target::Operation(_, operation)) => operation == Operation::Sync,
+            (Self::Torn | Self::Kill | Self::Panic, Target::Operation(..)) => true,
+        }
+    }
+
+    /// Lets it come.
+    pub(crate) fn set(self, machine: &Machine, target: Target) {
+        match target {
+            Target::Read(number) => machine.disk.fail_read(machine.disk.reads() + number),
+            Target::Before if self == Self::Full => machine.disk.set_capacity(Some(machine.disk.used())),
+            Target::Before => {
+                let years = TEN_YEARS_MS;
+                let wall = if self == Self::ClockBack { START_MS - years } else { START_MS + years };
+                machine.clock.jump_wall_to_millis(wall);
+            }
+            Target::Operation(number, _) => {
+                let at = machine.disk.operations() + number;
+                match self {
+                    Self::Error | Self::Sync => machine.disk.fault_at(at, DiskFault::Error),
+                    Self::Full => machine.disk.fill_from(at),
+                    Self::Short => machine.disk.fault_at(at, DiskFault::Late),
+                    Self::Panic => machine.disk.fault_at(at, DiskFault::Panic),
+                    Self::Torn | Self::Kill => machine.disk.crash_at(at),
+                    Self::ClockBack | Self::ClockForward => unreachable!("not of the disk"),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn lift(self, machine: &Machine) {
+        machine.disk.mend();
+        machine.disk.set_capacity(None);
+        // A full disk is looked at again after a while.
+        machine.clock.advance(Duration::from_secs(1));
+    }
+}
