@@ -136,15 +136,20 @@ pub(crate) enum TimeSource {
     Manual(ManualClock),
 }
 
+/// The latest time that a wall clock is believed to show. Every span can be added to it, and its distance from any time
+/// below it fits the file.
+const WALL_MAX: Timestamp = Timestamp(i64::MAX.cast_unsigned());
+
 impl TimeSource {
-    /// Wall clock, milliseconds since the epoch; a clock set before 1970 reads as zero.
+    /// Wall clock, milliseconds since the epoch; a clock set before 1970 reads as zero, one beyond [`WALL_MAX`] as that.
     #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn wall(&self) -> Timestamp {
-        match self {
+        let wall = match self {
             Self::System => Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)),
             #[cfg(feature = "sim")]
             Self::Manual(clock) => Timestamp(clock.wall_ms.load(Ordering::Acquire)),
-        }
+        };
+        wall.min(WALL_MAX)
     }
 
     /// Milliseconds on a clock that never goes back, from an arbitrary origin.
@@ -325,6 +330,14 @@ mod tests {
         let mark = lagging.mark();
         let next = resumed(1_000_000 + YEAR_MS + 5_000, mark.high_water.0, mark.wall_ahead_ms);
         assert_eq!(next.now().saturating_since(mark.high_water), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_jump_beyond_all_reason_is_not_counted_again_at_the_next_opening() {
+        let first = resumed(u64::MAX, 1_000_000, 0);
+        let mark = first.mark();
+        let next = resumed(u64::MAX, mark.high_water.0, mark.wall_ahead_ms);
+        assert_eq!(next.now(), first.now());
     }
 
     #[test]

@@ -71,10 +71,12 @@ impl Access {
 
     pub(super) fn failed(&self, trouble: Trouble) -> StoreError {
         let failure = trouble.into_failure(&self.path);
-        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown.
+        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown. Nor does a file that
+        // can't be made shorter say that nothing was written.
         if let Failure::Io(failure) = &failure
             && failure.is_disk_full()
             && !self.faults.sync_failed()
+            && !self.faults.stayed_long()
         {
             return StoreError::Full(failure.clone());
         }
