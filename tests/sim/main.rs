@@ -16,7 +16,6 @@
 )]
 
 #[path = "../common/budget.rs"]
-#[allow(unreachable_pub, reason = "other rigs use it too")]
 mod budget;
 mod calls;
 mod ending;
