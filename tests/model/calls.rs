@@ -426,7 +426,10 @@ impl World {
         let batch = taken.into_iter().map(|(claim, _)| (claim, &body)).collect();
         let completed = self.engine().complete_many(batch);
         assert_eq!(completed.len(), facts.len());
-        for (facts, completed) in facts.into_iter().zip(completed) {
+        let mut ends: Vec<_> = facts.into_iter().zip(completed).collect();
+        // A superseded claim may be told of the one that took over and ended in the same batch.
+        ends.sort_by_key(|(_, completed)| completed.is_err());
+        for (facts, completed) in ends {
             self.completed(facts, Outcome::Success, &body, 0, completed);
         }
     }
