@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+#[cfg(idemkv_shuttle)]
+use crate::sync::time::now;
 #[cfg(feature = "sim")]
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -71,17 +73,22 @@ pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+#[cfg(not(idemkv_shuttle))]
+#[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// A running stopwatch, for statistics only.
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
-    #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn start() -> Self {
-        Self(Instant::now())
+        Self(now())
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
-        self.0.elapsed()
+        now().saturating_duration_since(self.0)
     }
 }
 
@@ -90,9 +97,8 @@ impl Stopwatch {
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn after(span: Duration) -> Self {
-        Self(Instant::now().checked_add(span))
+        Self(now().checked_add(span))
     }
 
     pub(crate) const NEVER: Self = Self(None);
@@ -114,9 +120,8 @@ impl Deadline {
         self.0
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn has_passed(self) -> bool {
-        self.0.is_some_and(|at| Instant::now() >= at)
+        self.0.is_some_and(|at| now() >= at)
     }
 }
 
@@ -131,15 +136,20 @@ pub(crate) enum TimeSource {
     Manual(ManualClock),
 }
 
+/// The latest time that a wall clock is believed to show. Every span can be added to it, and its distance from any time
+/// below it fits the file.
+const WALL_MAX: Timestamp = Timestamp(i64::MAX.cast_unsigned());
+
 impl TimeSource {
-    /// Wall clock, milliseconds since the epoch; a clock set before 1970 reads as zero.
+    /// Wall clock, milliseconds since the epoch; a clock set before 1970 reads as zero, one beyond [`WALL_MAX`] as that.
     #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn wall(&self) -> Timestamp {
-        match self {
+        let wall = match self {
             Self::System => Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)),
             #[cfg(feature = "sim")]
             Self::Manual(clock) => Timestamp(clock.wall_ms.load(Ordering::Acquire)),
-        }
+        };
+        wall.min(WALL_MAX)
     }
 
     /// Milliseconds on a clock that never goes back, from an arbitrary origin.
@@ -266,6 +276,8 @@ impl ManualClock {
         let step = millis(span);
         self.wall_ms.fetch_add(step, Ordering::AcqRel);
         self.monotonic_ms.fetch_add(step, Ordering::AcqRel);
+        #[cfg(idemkv_shuttle)]
+        crate::sync::time::pass(span);
     }
 
     /// Sets the wall clock, as an administrator or a time server might; no time goes by.
@@ -318,6 +330,14 @@ mod tests {
         let mark = lagging.mark();
         let next = resumed(1_000_000 + YEAR_MS + 5_000, mark.high_water.0, mark.wall_ahead_ms);
         assert_eq!(next.now().saturating_since(mark.high_water), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_jump_beyond_all_reason_is_not_counted_again_at_the_next_opening() {
+        let first = resumed(u64::MAX, 1_000_000, 0);
+        let mark = first.mark();
+        let next = resumed(u64::MAX, mark.high_water.0, mark.wall_ahead_ms);
+        assert_eq!(next.now(), first.now());
     }
 
     #[test]

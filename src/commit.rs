@@ -683,3 +683,19 @@ impl<P: Publish> Drop for FailOnUnwind<'_, P> {
         self.commit.fail_queued();
     }
 }
+
+/// What models of commits look at; see `models`.
+#[cfg(all(test, idemkv_loom))]
+impl<P: Publish> Commit<P> {
+    pub(crate) fn publisher(&self) -> &P {
+        &self.publisher
+    }
+
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.queue.lock().closed
+    }
+}

@@ -54,6 +54,8 @@ mod index;
 #[cfg(feature = "serde")]
 mod json;
 mod key;
+#[cfg(all(test, idemkv_loom, feature = "sim"))]
+mod models;
 mod nudge;
 mod observer;
 mod policy;

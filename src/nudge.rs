@@ -1,8 +1,7 @@
 //! A bell for one thread: it is enough that one ring waits for it.
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-
 use crate::clock::Deadline;
+use crate::sync::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// The button.
 #[derive(Clone, Debug)]

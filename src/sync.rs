@@ -1,15 +1,41 @@
 //! Every synchronisation primitive the engine uses, from one place, so that a scheduler for model
 //! checking can be slotted in here and nowhere else.
-
-pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-#[cfg(feature = "sim")]
-pub(crate) use std::sync::Weak;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, OnceLock};
-pub(crate) use std::thread::{JoinHandle, Thread, current, park};
+//!
+//! `--cfg idemkv_shuttle` and `--cfg idemkv_loom` do that; see `model`. `tests/schedules/` says how to run the first of them, `src/models.rs` the second.
 
 use std::cell::Cell;
 use std::io;
+
+#[cfg(any(idemkv_loom, idemkv_shuttle))]
+mod model;
+#[cfg(idemkv_shuttle)]
+pub(crate) mod time;
+
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+mod real {
+    pub(crate) use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
+    pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
+}
+
+#[cfg(any(idemkv_loom, idemkv_shuttle))]
+pub(crate) use model::*;
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+pub(crate) use real::*;
+
+/// A lock that no scheduler sees, for what redb calls into: while somebody is in redb, which has locks of its own, no other thread
+/// must be let run that could come there as well.
+pub(crate) use parking_lot::Mutex as UnseenMutex;
+#[cfg(feature = "sim")]
+pub(crate) use std::sync::Weak;
+pub(crate) use std::sync::atomic::{AtomicBool as UnseenBool, Ordering};
+pub(crate) use std::sync::{Arc, OnceLock};
+
+#[cfg(idemkv_shuttle)]
+pub(crate) use shuttle::thread_local;
+#[cfg(not(idemkv_shuttle))]
+pub(crate) use std::thread_local;
 
 thread_local! {
     static OURS: Cell<bool> = const { Cell::new(false) };
@@ -17,13 +43,13 @@ thread_local! {
 
 /// Starts a named thread.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(|| {
-        OURS.set(true);
+    Builder::new().name(name.to_owned()).spawn(|| {
+        OURS.with(|ours| ours.set(true));
         body();
     })
 }
 
 /// Whether the calling thread was started by [`spawn`].
 pub(crate) fn is_ours() -> bool {
-    OURS.get()
+    OURS.with(Cell::get)
 }

@@ -729,6 +729,30 @@ fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
     }
 }
 
+/// The file knows of the old attempt, whose checkpoint made it durable, and would know of no other.
+#[test]
+fn a_memory_only_claim_that_starts_anew_does_not_bring_back_the_attempt_before_it() {
+    for gap in GAPS {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let scope = with(&engine, "jobs", engine.policy().durability(Durability::Completions));
+        for key in ["released", "lost"] {
+            let mut claim = fresh(&scope, key);
+            claim.checkpoint("old").unwrap();
+            drop(claim);
+        }
+        machine.clock.advance(TTL);
+        let (released, lost) = (fresh(&scope, "released"), fresh(&scope, "lost"));
+        assert_eq!((lost.attempt(), note(&lost)), (1, None), "{gap:?}");
+        released.release().unwrap();
+        drop((lost, scope));
+        let engine = pass(&machine, engine, gap);
+        let scope = engine.scope("jobs");
+        assert!(matches!(scope.get("released").unwrap(), Status::Vacant), "{gap:?}");
+        assert_eq!(note(&fresh(&scope, "lost")), None, "{gap:?}");
+    }
+}
+
 #[test]
 fn a_checkpoint_makes_a_memory_only_claim_durable() {
     for gap in GAPS {

@@ -322,6 +322,23 @@ fn a_wall_clock_that_jumps_between_two_openings_expires_nothing_at_once() {
     }
 }
 
+/// At the last moment that a number of milliseconds can tell, a lease would be over as soon as it began.
+#[test]
+fn a_file_made_under_a_wall_clock_beyond_all_reason_works_like_any_other() {
+    for wall in [u64::MAX, u64::MAX - YEAR_MS, i64::MAX.cast_unsigned()] {
+        let machine = Machine::default();
+        machine.clock.jump_wall_to_millis(wall);
+        let engine = machine.open();
+        let leased = engine.declare("leased", engine.policy().lease(TTL)).unwrap();
+        fresh(&leased, "key").complete("reply").unwrap();
+        drop((leased, engine));
+        let engine = machine.open();
+        assert_eq!(done(&engine.scope("leased"), "key").body(), b"reply");
+        machine.clock.advance(TTL);
+        drop(fresh(&engine.scope("leased"), "key"));
+    }
+}
+
 #[test]
 fn time_that_went_by_while_the_file_was_closed_counts_up_to_the_limit() {
     let machine = Machine::default();

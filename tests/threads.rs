@@ -1,4 +1,11 @@
 //! Many real threads on one file: one claim a key at any time, one effect an operation, nobody left waiting.
+//!
+//! Under `ThreadSanitizer`, with the nightly toolchain and its `rust-src`:
+//!
+//! ```text
+//! TSAN_OPTIONS=suppressions=$PWD/tests/tsan.supp RUSTFLAGS=-Zsanitizer=thread cargo +nightly test --release -Zbuild-std \
+//!     --target x86_64-unknown-linux-gnu --target-dir target/tsan --test threads --test mixed --test tasks
+//! ```
 
 #![allow(
     missing_docs,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request, small};
 use idemkv::redb::{ReadableTable, TableDefinition};
-use idemkv::sim::{CrashKind, ManualClock, SimDisk};
+use idemkv::sim::{CrashKind, Fault, ManualClock, Operation, SimDisk};
 use idemkv::{
     Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Status,
     TableError, Tables,
@@ -287,6 +287,43 @@ fn a_full_disk_undoes_the_effect_and_gives_the_claim_back() {
     assert_eq!(effects(&engine, "key"), 1);
     engine.close().unwrap();
     assert_eq!(effects(&options().open("x.idem").unwrap(), "key"), 1);
+}
+
+/// The file is made shorter after a commit, where nobody expects to find the disk full.
+#[test]
+fn a_claim_comes_back_from_a_full_disk_only_where_nothing_was_written() {
+    let prepared = |checkpoints: usize| {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let scope = default_scope(&engine);
+        for n in 0..checkpoints {
+            fresh(&scope, &format!("{n}")).complete(vec![b'x'; 4_000]).unwrap();
+            engine.checkpoint().unwrap();
+        }
+        let claim = fresh(&scope, "key");
+        (machine, engine, claim)
+    };
+    let mut lengths = 0;
+    for checkpoints in 0..6 {
+        let (machine, _engine, claim) = prepared(checkpoints);
+        machine.disk.record();
+        claim.complete_in(|tables| effect(tables, "key")).unwrap();
+        for moment in machine.disk.take_moments() {
+            lengths += usize::from(moment.operation() == Operation::SetLen);
+            let (machine, engine, claim) = prepared(checkpoints);
+            machine.disk.fault_at(moment.number(), Fault::Full);
+            let comes_back = match claim.complete_in(|tables| effect(tables, "key")) {
+                Ok(_) => continue,
+                Err(CompleteInError::End(error)) => error.into_claim().is_some(),
+                Err(error) => panic!("{error}"),
+            };
+            machine.kill(engine);
+            let effects = effects(&machine.open(), "key");
+            let at = moment.operation();
+            assert!(effects == 0 || !comes_back, "{at:?}: the claim came back, and its effect is there");
+        }
+    }
+    assert!(lengths > 0, "the file's length never changes");
 }
 
 #[test]

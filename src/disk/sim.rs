@@ -10,14 +10,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Disk, DiskFile, Kind};
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, UnseenMutex, Weak};
 
 mod crash;
 mod fault;
 mod pages;
 
 pub use crash::CrashKind;
-use crash::{Change, Crash, Pending};
+use crash::{Change, Crash, Novelty, Pending};
 pub use fault::{Fault, Operation};
 use fault::{Faults, Verdict, broken};
 use pages::Pages;
@@ -44,7 +44,7 @@ use pages::Pages;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct SimDisk(Arc<Mutex<World>>);
+pub struct SimDisk(Arc<UnseenMutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
@@ -96,7 +96,7 @@ pub struct Moment {
 
 #[derive(Debug)]
 struct SimFile {
-    world: Arc<Mutex<World>>,
+    world: Arc<UnseenMutex<World>>,
     id: FileId,
 }
 
@@ -113,6 +113,12 @@ impl Moment {
         self.operation
     }
 
+    /// Whether everything was synced, so that a crash takes nothing.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.files.is_synced()
+    }
+
     /// How many pieces were not synced: see [`CrashKind::Subset`].
     #[must_use]
     pub fn pieces(&self) -> u64 {
@@ -124,7 +130,7 @@ impl Moment {
     pub fn image(&self, kind: CrashKind) -> SimDisk {
         let mut files = self.files.clone();
         files.crash(kind);
-        SimDisk(Arc::new(Mutex::new(World { files, ..World::default() })))
+        SimDisk(Arc::new(UnseenMutex::new(World { files, ..World::default() })))
     }
 }
 
@@ -202,7 +208,7 @@ impl SimDisk {
         self.0.lock().faults.at.insert(number, fault);
     }
 
-    /// Lets every operation but syncs find the disk full, from operation `number` on.
+    /// Lets the disk be full from operation `number` on: files can't grow, and no new ones be made.
     pub fn fill_from(&self, number: u64) {
         self.0.lock().faults.full_from = Some(number);
     }
@@ -291,27 +297,38 @@ impl Files {
             .sum()
     }
 
+    fn is_synced(&self) -> bool {
+        self.contents.values().all(|contents| contents.pending.is_empty())
+    }
+
     fn pieces(&self) -> u64 {
-        let pending = self.contents.values().flat_map(|contents| &contents.pending);
-        pending.map(|pending| pending.change.pieces()).sum()
+        let (mut novelty, mut count) = (Novelty::default(), 0);
+        for (id, contents) in &self.contents {
+            for pending in &contents.pending {
+                let mut is_new = |piece| novelty.is_new(*id, &contents.durable, &piece);
+                pending.change.for_each_piece(|piece| count += u64::from(is_new(piece)));
+            }
+        }
+        count
     }
 
     /// Decides what survives.
     fn crash(&mut self, kind: CrashKind) {
-        let mut crash = Crash::new(kind, self.pieces());
+        let mut crash = Crash::new(kind, || self.pieces());
         let mut pending = Vec::new();
         for (id, contents) in &mut self.contents {
+            contents.seen.clone_from(&contents.durable);
             let changes = std::mem::take(&mut contents.pending).into_iter();
             pending.extend(changes.map(|pending| (pending.number, *id, pending.change)));
         }
         pending.sort_unstable_by_key(|(number, ..)| *number);
         for (_, id, change) in pending {
             if let Some(contents) = self.contents.get_mut(&id) {
-                crash.survive(&mut contents.durable, &change);
+                crash.survive(id, &contents.durable, &mut contents.seen, &change);
             }
         }
         for contents in self.contents.values_mut() {
-            contents.seen.clone_from(&contents.durable);
+            contents.durable.clone_from(&contents.seen);
         }
     }
 
@@ -327,7 +344,7 @@ impl Files {
 
 impl World {
     /// Counts an operation, crashes where one was ordered, and says how it ends.
-    fn operate(&mut self, operation: Operation) -> io::Result<Verdict> {
+    fn operate(&mut self, operation: Operation, grows: bool) -> io::Result<Verdict> {
         self.check_power()?;
         let moment = self.moments.is_some().then(|| self.moment(operation));
         if let Some(moments) = &mut self.moments {
@@ -336,15 +353,15 @@ impl World {
         if self.crash_at == Some(self.operations) {
             self.crashed = true;
         }
-        let verdict = self.faults.verdict(self.operations, operation);
+        let verdict = self.faults.verdict(self.operations, grows);
         self.operations += 1;
         self.check_power()?;
         Ok(verdict)
     }
 
     /// As [`operate`](Self::operate), for what is done or not.
-    fn operate_or_fail(&mut self, operation: Operation) -> io::Result<()> {
-        match self.operate(operation)? {
+    fn operate_or_fail(&mut self, operation: Operation, grows: bool) -> io::Result<()> {
+        match self.operate(operation, grows)? {
             Verdict::Done | Verdict::Lied => Ok(()),
             Verdict::Failed(error) | Verdict::Late(error) => Err(error),
         }
@@ -358,9 +375,14 @@ impl World {
         if self.crashed { Err(io::Error::other("the power is gone")) } else { Ok(()) }
     }
 
-    fn check_room(&self, id: FileId, len: usize) -> io::Result<()> {
+    /// By how much a file grows that gets this long.
+    fn grows(&self, id: FileId, len: usize) -> u64 {
         let now = self.files.contents.get(&id).map_or(0, |contents| contents.seen.len());
-        let more = len.saturating_sub(now) as u64;
+        len.saturating_sub(now) as u64
+    }
+
+    fn check_room(&self, id: FileId, len: usize) -> io::Result<()> {
+        let more = self.grows(id, len);
         match self.capacity {
             Some(capacity) if more > 0 && self.files.used() + more > capacity => {
                 Err(io::ErrorKind::StorageFull.into())
@@ -406,7 +428,7 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.0.lock();
-        world.operate_or_fail(Operation::Create)?;
+        world.operate_or_fail(Operation::Create, true)?;
         let id = world.files.next_id;
         world.files.next_id += 1;
         world.files.names.insert(path.to_owned(), id);
@@ -425,7 +447,7 @@ impl Disk for SimDisk {
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.0.lock();
-        world.operate_or_fail(Operation::Rename)?;
+        world.operate_or_fail(Operation::Rename, false)?;
         let Some(id) = world.files.names.remove(from) else { return Err(io::ErrorKind::NotFound.into()) };
         world.files.names.insert(to.to_owned(), id);
         Ok(())
@@ -458,8 +480,10 @@ impl DiskFile for SimFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut world = self.world.lock();
-        let verdict = world.operate(Operation::Write)?;
-        world.check_room(self.id, at.saturating_add(bytes.len()))?;
+        let len = at.saturating_add(bytes.len());
+        let grows = world.grows(self.id, len) > 0;
+        let verdict = world.operate(Operation::Write, grows)?;
+        world.check_room(self.id, len)?;
         match verdict {
             Verdict::Done | Verdict::Lied => world.change(self.id, Change::Write { at, bytes: bytes.into() }),
             Verdict::Failed(error) => Err(error),
@@ -474,14 +498,15 @@ impl DiskFile for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let mut world = self.world.lock();
-        world.operate_or_fail(Operation::SetLen)?;
+        let grows = world.grows(self.id, len) > 0;
+        world.operate_or_fail(Operation::SetLen, grows)?;
         world.check_room(self.id, len)?;
         world.change(self.id, Change::Len(len))
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut world = self.world.lock();
-        let verdict = world.operate(Operation::Sync)?;
+        let verdict = world.operate(Operation::Sync, false)?;
         let is_failing = world.is_named(self.id, world.failing_syncs.as_ref());
         let is_ignored = world.is_named(self.id, world.ignored_syncs.as_ref());
         let contents = world.files.contents(self.id)?;
@@ -530,6 +555,32 @@ mod tests {
         let torn = (0..50).map(|seed| after(CrashKind::Torn(seed)));
         let half = torn.filter(|bytes| bytes[..512] != bytes[512..]).count();
         assert!(half > 0, "no seed tore the write in the middle");
+    }
+
+    #[test]
+    fn every_subset_of_the_sectors_that_are_new_survives_by_its_number() {
+        let disk = SimDisk::new();
+        let file = file(&disk);
+        file.write_at(0, &[1; 2_048]).unwrap();
+        file.sync().unwrap();
+        disk.record();
+        let mut sectors = [1; 2_048];
+        sectors[512..1_024].fill(2);
+        sectors[1_536..].fill(3);
+        file.write_at(0, &sectors).unwrap();
+        file.set_len(2_048 + 512).unwrap();
+        file.sync().unwrap();
+        let moments = disk.take_moments();
+        let before_sync = moments.last().unwrap();
+        assert_eq!((before_sync.operation(), before_sync.pieces()), (Operation::Sync, 3));
+        let found = |newest, older| {
+            let bytes = before_sync.image(CrashKind::Subset { newest, older }).read(Path::new("f")).unwrap();
+            (bytes[512], bytes[1_536], bytes.len())
+        };
+        assert_eq!(found(0, true), (1, 1, 2_048));
+        assert_eq!(found(0b001, false), (1, 1, 2_560));
+        assert_eq!(found(0b010, false), (1, 3, 2_048));
+        assert_eq!(found(0b101, false), (2, 1, 2_560));
     }
 
     #[test]

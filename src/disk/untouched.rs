@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::DiskFile;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, UnseenMutex};
 
 const PAGE: usize = 4_096;
 
@@ -13,7 +13,7 @@ const PAGE: usize = 4_096;
 pub(crate) struct Untouched {
     file: Arc<dyn DiskFile>,
     /// Leaf lock, but for reads of the file below.
-    state: Mutex<State>,
+    state: UnseenMutex<State>,
 }
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ struct State {
 impl Untouched {
     pub(crate) fn new(file: Arc<dyn DiskFile>) -> io::Result<Self> {
         let len = file.len()?;
-        Ok(Self { file, state: Mutex::new(State { len, shown: len, written: BTreeMap::new() }) })
+        Ok(Self { file, state: UnseenMutex::new(State { len, shown: len, written: BTreeMap::new() }) })
     }
 
     fn below(&self, shown: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {

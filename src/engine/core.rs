@@ -536,7 +536,10 @@ impl Core {
             return Err(BeginError::Closed);
         }
         let again = attempt.earlier.is_some();
-        let logged = policy.durability == Durability::Full;
+        // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's
+        // place, with what was noted then.
+        let starts_anew = !again && matches!(before, Slot::Interrupted(_));
+        let logged = policy.durability == Durability::Full || starts_anew;
         let resolves = matches!(wish, Wish::Resolve);
         self.leases.watch(&attempt);
         let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });

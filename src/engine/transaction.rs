@@ -12,7 +12,7 @@ use crate::error::{ClaimError, CompleteInError, EndError, ReadError};
 use crate::index::Slot;
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
-use crate::sync::Arc;
+use crate::sync::{Arc, thread_local};
 
 thread_local! {
     /// The engines in whose transactions this thread is, to write or to read.
@@ -24,14 +24,14 @@ struct Inside;
 
 impl Inside {
     fn enter(core: &Core) -> Self {
-        INSIDE.with_borrow_mut(|engines| engines.push(std::ptr::from_ref(core)));
+        INSIDE.with(|engines| engines.borrow_mut().push(std::ptr::from_ref(core)));
         Self
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(Vec::pop);
+        INSIDE.with(|engines| engines.borrow_mut().pop());
     }
 }
 
@@ -47,7 +47,7 @@ impl Core {
     /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the
     /// background's work.
     pub(super) fn is_inside(&self) -> bool {
-        INSIDE.with_borrow(|engines| engines.contains(&std::ptr::from_ref(self)))
+        INSIDE.with(|engines| engines.borrow().contains(&std::ptr::from_ref(self)))
     }
 }
 

@@ -14,7 +14,7 @@ use super::backend::{Backend, Faults};
 use super::trouble::{Trouble, guarded};
 use crate::disk::{DiskFile, Untouched};
 use crate::error::{Failure, IoFailure, ReadError};
-use crate::sync::{Arc, Condvar, Mutex, RwLock};
+use crate::sync::{Arc, Condvar, Mutex, RwLock, yield_now};
 
 /// Where redb gets its bytes from.
 #[derive(Debug)]
@@ -71,10 +71,12 @@ impl Access {
 
     pub(super) fn failed(&self, trouble: Trouble) -> StoreError {
         let failure = trouble.into_failure(&self.path);
-        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown.
+        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown. Nor does a file that
+        // can't be made shorter say that nothing was written.
         if let Failure::Io(failure) = &failure
             && failure.is_disk_full()
             && !self.faults.sync_failed()
+            && !self.faults.stayed_long()
         {
             return StoreError::Full(failure.clone());
         }
@@ -277,7 +279,7 @@ fn alone(mut database: Arc<Database>) -> Database {
             Ok(alone) => return alone,
             Err(shared) => database = shared,
         }
-        std::thread::yield_now();
+        yield_now();
     }
 }
 

@@ -3,19 +3,25 @@
 use std::io;
 
 use crate::disk::DiskFile;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
 
 /// What went wrong on the way to the file, whether or not redb, or whoever uses it, said so.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    sync_failed: AtomicBool,
+    sync_failed: UnseenBool,
+    /// The file could not be made shorter. redb does that once a commit is durable, and calls it failed all the same.
+    stayed_long: UnseenBool,
     /// A write that failed: redb takes no more of them until it is opened again. Leaf lock.
-    write_failed: Mutex<Option<io::ErrorKind>>,
+    write_failed: UnseenMutex<Option<io::ErrorKind>>,
 }
 
 impl Faults {
     pub(super) fn sync_failed(&self) -> bool {
         self.sync_failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn stayed_long(&self) -> bool {
+        self.stayed_long.load(Ordering::Acquire)
     }
 
     pub(super) fn write_failed(&self) -> Option<io::ErrorKind> {
@@ -56,7 +62,11 @@ impl redb::StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len).inspect_err(|error| self.faults.note(error))
+        let shrinks = self.file.len()? > len;
+        self.file.set_len(len).inspect_err(|error| {
+            self.faults.note(error);
+            self.faults.stayed_long.fetch_or(shrinks, Ordering::AcqRel);
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {

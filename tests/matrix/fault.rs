@@ -95,7 +95,8 @@ impl Fault {
         }
     }
 
-    pub(crate) fn lift(self, machine: &Machine) {
+    /// Nothing goes wrong any more.
+    pub(crate) fn lift(machine: &Machine) {
         machine.disk.mend();
         machine.disk.set_capacity(None);
         // A full disk is looked at again after a while.

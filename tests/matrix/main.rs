@@ -8,6 +8,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     clippy::disallowed_methods,
     clippy::print_stdout,
     reason = "tests"
@@ -113,7 +114,7 @@ fn meet(phase: Phase, fault: Fault, target: Target) -> String {
         restart(&machine, &context);
         return "all is found at the next opening".to_owned();
     }
-    fault.lift(&machine);
+    Fault::lift(&machine);
     let told = match outcome {
         Ok(Ok(())) => "done".to_owned(),
         Ok(Err(error)) => format!("`{error}`"),

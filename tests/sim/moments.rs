@@ -1,6 +1,6 @@
 //! Crashes at every operation of the disk, from what it recorded while a script ran once.
 
-use idemkv::sim::{CrashKind, ManualClock, Moment, SimDisk};
+use idemkv::sim::{CrashKind, ManualClock, Moment, Operation, SimDisk};
 
 use crate::oracle::Oracle;
 use crate::script::Random;
@@ -10,22 +10,34 @@ use crate::world::World;
 const RECOVERY: u64 = 20;
 
 /// What is looked at while a script runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Watch {
     plan: Plan,
     random: Random,
     /// Crash images so far.
     pub(crate) images: u64,
+    /// Operations of the disk, where they are listed.
+    pub(crate) operations: Vec<(u64, Operation)>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 enum Plan {
-    #[default]
     Nothing,
+    /// Which operations there are.
+    List,
     /// Every operation: all, none, and so many times some of the sectors survive.
-    Every { torn: u64 },
+    Every {
+        torn: u64,
+    },
+    /// Every operation, and every subset of the newest pieces, with those before them kept and dropped.
+    Subsets {
+        newest_max: u64,
+    },
     /// One of so many operations, and then some of the recoveries', this deep.
-    Deep { one_of: u64, depth: u32 },
+    Deep {
+        one_of: u64,
+        depth: u32,
+    },
 }
 
 impl Plan {
@@ -33,24 +45,40 @@ impl Plan {
     fn of_recovery(self) -> Self {
         match self {
             Self::Deep { depth, .. } if depth > 0 => Self::Deep { one_of: RECOVERY, depth: depth - 1 },
-            Self::Nothing | Self::Every { .. } | Self::Deep { .. } => Self::Nothing,
+            Self::Nothing | Self::List | Self::Every { .. } | Self::Subsets { .. } | Self::Deep { .. } => {
+                Self::Nothing
+            }
         }
     }
 }
 
 impl Watch {
+    fn new(plan: Plan, seed: u64) -> Self {
+        Self { plan, random: Random::new(seed), images: 0, operations: Vec::new() }
+    }
+
     pub(crate) fn nothing() -> Self {
-        Self::default()
+        Self::new(Plan::Nothing, 0)
+    }
+
+    /// Looks at nothing, but lists the operations of the disk.
+    pub(crate) fn list() -> Self {
+        Self::new(Plan::List, 0)
     }
 
     /// Crashes at every operation.
     pub(crate) fn every_operation(seed: u64) -> Self {
-        Self { plan: Plan::Every { torn: 2 }, random: Random::new(seed), images: 0 }
+        Self::new(Plan::Every { torn: 2 }, seed)
     }
 
     /// Crashes at some operations, and three times more while recovering.
     pub(crate) fn recoveries(seed: u64) -> Self {
-        Self { plan: Plan::Deep { one_of: 8, depth: 3 }, random: Random::new(seed), images: 0 }
+        Self::new(Plan::Deep { one_of: 8, depth: 3 }, seed)
+    }
+
+    /// Crashes at every operation, with every subset of the newest pieces that were not synced.
+    pub(crate) fn subsets(newest_max: u64) -> Self {
+        Self::new(Plan::Subsets { newest_max }, 1)
     }
 
     pub(crate) fn start(&self, disk: &SimDisk) {
@@ -60,15 +88,33 @@ impl Watch {
     }
 
     /// Opens what a crash at this moment leaves, and compares it with what the oracle allows.
-    pub(crate) fn look(&mut self, moment: &Moment, oracle: &Oracle, clock: &ManualClock, at: &str) {
+    pub(crate) fn look(
+        &mut self,
+        moment: &Moment,
+        oracle: &Oracle,
+        clock: &ManualClock,
+        keys: u64,
+        at: &str,
+    ) {
         match self.plan {
             Plan::Nothing => {}
+            Plan::List => self.operations.push((moment.number(), moment.operation())),
             Plan::Every { torn } => {
                 let torn: Vec<_> = (0..torn).map(|_| CrashKind::Torn(self.random.below(1 << 32))).collect();
                 for kind in [CrashKind::KeepAll, CrashKind::DropAll].into_iter().chain(torn) {
                     // All kinds leave the same where nothing is pending.
-                    if moment.pieces() > 0 || kind == CrashKind::KeepAll {
-                        self.crash(moment, kind, oracle, clock, at);
+                    if !moment.is_synced() || kind == CrashKind::KeepAll {
+                        self.crash(moment, kind, oracle, clock, keys, at);
+                    }
+                }
+            }
+            Plan::Subsets { newest_max } => {
+                let pieces = moment.pieces();
+                for newest in 0..1 << pieces.min(newest_max) {
+                    for older in [false, true] {
+                        if pieces > newest_max || !older {
+                            self.crash(moment, CrashKind::Subset { newest, older }, oracle, clock, keys, at);
+                        }
                     }
                 }
             }
@@ -79,18 +125,26 @@ impl Watch {
                         1 => CrashKind::DropAll,
                         _ => CrashKind::Torn(self.random.below(1 << 32)),
                     };
-                    self.crash(moment, kind, oracle, clock, at);
+                    self.crash(moment, kind, oracle, clock, keys, at);
                 }
             }
         }
     }
 
-    fn crash(&mut self, moment: &Moment, kind: CrashKind, oracle: &Oracle, clock: &ManualClock, at: &str) {
+    fn crash(
+        &mut self,
+        moment: &Moment,
+        kind: CrashKind,
+        oracle: &Oracle,
+        clock: &ManualClock,
+        keys: u64,
+        at: &str,
+    ) {
         let seed = self.random.below(1 << 32);
-        let watch = Self { plan: self.plan.of_recovery(), random: Random::new(seed), images: 0 };
+        let watch = Self::new(self.plan.of_recovery(), seed);
         let at = format!("{at}, crash at operation {} of the disk, {kind:?}", moment.number());
         // Recovering takes no time, so the clock is the same.
-        let mut world = World::of_crash(moment.image(kind), clock.fork(), oracle.clone(), watch, at);
+        let mut world = World::of_crash(moment.image(kind), clock.fork(), oracle.clone(), watch, keys, at);
         world.recover(seed);
         self.images += 1 + world.watch.images;
     }

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use idemkv::{Claim, ClaimToken, Engine, Fence, Outcome, Policy, Record, Status, Timestamp, Tombstone};
+use idemkv::redb::ReadableTable;
+use idemkv::{
+    Claim, ClaimToken, Engine, Fence, Outcome, Policy, ReadError, Record, Status, Timestamp, Tombstone,
+};
 
-use crate::{KEYS, TTL, name, scope};
+use crate::setting::{CLOCK_JUMP_MAX, EFFECTS, TTL, forgets_claims, name, scope, stays};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reply {
@@ -83,6 +86,15 @@ impl Expect {
         }
     }
 
+    fn of(status: &Status) -> Self {
+        match status {
+            Status::Vacant => Self::Vacant,
+            Status::InFlight(info) | Status::Interrupted(info) => Self::Interrupted(info.attempt()),
+            Status::Done(record) => Self::Done(Reply::of(record)),
+            Status::Expired(tombstone) => Self::Expired(Left::of(tombstone)),
+        }
+    }
+
     fn allows(&self, found: &Self) -> bool {
         match (self, found) {
             (Self::InterruptedAfter(before), Self::Interrupted(found)) => found > before,
@@ -116,21 +128,44 @@ impl Token {
     }
 }
 
-/// The oracle: what each key is, and what else it may be if the operation under way was cut off.
+/// What the application's table says of a key.
+#[derive(Clone, Default)]
+struct Effect {
+    /// The fence of the claim that wrote it.
+    is: Option<u64>,
+    /// What it says if the transaction was committed that was cut off, and the reply that is there then.
+    cut_off: Option<(u64, Reply)>,
+}
+
+/// The oracle: what each key is, and what else it may be if operations under way were cut off.
 #[derive(Clone, Default)]
 pub(crate) struct Oracle {
     keys: HashMap<u64, Expect>,
-    under_way: Option<(u64, Expect)>,
+    /// What keys may have become: their operations are under way, were cut off, or nobody waited for them.
+    under_way: Vec<(u64, Expect)>,
+    /// Of these, those that nothing but a crash or a failed commit undoes, and when they are durable at the latest.
+    certain: HashMap<u64, Timestamp>,
+    /// Keys whose claims were given back while they were granted.
+    leaving: BTreeSet<u64>,
     /// When each key was last granted. One that is interrupted is forgotten a TTL after it was found dead, so not before a
     /// TTL after this.
     granted: HashMap<u64, Timestamp>,
+    /// The last attempt that is durable, of keys whose claims need not be.
+    durable_attempt: HashMap<u64, u32>,
+    /// What keys were before their first attempt, which the file need not know of.
+    before_claim: HashMap<u64, Expect>,
     fence_max: Option<Fence>,
     /// Claims that were handed over.
     pub(crate) tokens: HashMap<u64, Token>,
     /// What the next attempt may find noted; nothing at first, two where a crash came between.
     notes: HashMap<u64, BTreeSet<Option<Vec<u8>>>>,
-    /// What the leased scope's policy may be.
-    policies: Vec<Policy>,
+    /// What the policies of scopes may be.
+    policies: HashMap<&'static str, Vec<Policy>>,
+    /// What the application has written.
+    effects: HashMap<u64, Effect>,
+    /// The last time that is durable, and the last one that was seen.
+    pub(crate) time_durable: Timestamp,
+    pub(crate) time_max: Timestamp,
 }
 
 // Keys.
@@ -142,7 +177,7 @@ impl Oracle {
 
     /// An operation starts that makes a key `next`.
     pub(crate) fn start(&mut self, key: u64, next: Expect) {
-        self.under_way = Some((key, next));
+        self.under_way.push((key, next));
     }
 
     /// One starts that may grant a key.
@@ -152,26 +187,75 @@ impl Oracle {
         self.start(key, Expect::InterruptedAfter(counted));
     }
 
-    /// It was acknowledged.
-    pub(crate) fn acknowledge(&mut self) {
-        let (key, next) = self.under_way.take().expect("an operation is under way");
+    /// The last one that was started for a key was acknowledged; earlier ones are over with it.
+    pub(crate) fn acknowledge(&mut self, key: u64) {
+        let last = self.under_way.iter().rposition(|(other, _)| *other == key);
+        let (_, next) = self.under_way.remove(last.expect("an operation is under way"));
+        self.under_way.retain(|(other, _)| *other != key);
+        self.certain.remove(&key);
+        self.leaving.remove(&key);
         self.keys.insert(key, next);
     }
 
     /// It was acknowledged, and nobody has the key any more.
     pub(crate) fn acknowledge_end(&mut self, key: u64) {
-        self.acknowledge();
+        self.acknowledge(key);
+        self.tokens.remove(&key);
+        let left = self.keys.get(&key).map_or(0, Expect::attempt);
+        self.durable_attempt.insert(key, left);
+    }
+
+    /// The last one that was started for a key was refused, and changed nothing.
+    pub(crate) fn refuse(&mut self, key: u64) {
+        let last = self.under_way.iter().rposition(|(other, _)| *other == key);
+        self.under_way.remove(last.expect("an operation is under way"));
+    }
+
+    /// It will be carried out though nobody waits for it, and is durable from `by` on.
+    pub(crate) fn leave_to_the_engine(&mut self, key: u64, by: Timestamp) {
+        self.certain.insert(key, by);
         self.tokens.remove(&key);
     }
 
-    /// It was refused, and changed nothing.
-    pub(crate) fn refuse(&mut self) {
-        self.under_way = None;
+    /// A claim is given back that nobody waited for.
+    pub(crate) fn leave(&mut self, key: u64) {
+        self.leaving.insert(key);
+    }
+
+    /// Whether a key may be in flight because the engine is at work on it.
+    pub(crate) fn is_in_the_engines_hands(&self, key: u64) -> bool {
+        self.certain.contains_key(&key) || self.leaving.contains(&key)
+    }
+
+    /// Everything that the engine had in hand and that is due by now is durable.
+    pub(crate) fn settle(&mut self, now: Timestamp) {
+        let due: Vec<_> = self.certain.iter().filter(|(_, by)| **by <= now).map(|(key, _)| *key).collect();
+        for key in due {
+            self.carried_out(key);
+        }
+        for key in std::mem::take(&mut self.leaving) {
+            self.under_way.retain(|(other, next)| *other != key || matches!(next, Expect::Done(_)));
+        }
+    }
+
+    /// What was left to the engine is durable.
+    fn carried_out(&mut self, key: u64) {
+        self.under_way.retain(|(other, next)| *other != key || matches!(next, Expect::Done(_)));
+        self.acknowledge_end(key);
+    }
+
+    /// A reply is shown, or what is left of it: then it is durable.
+    pub(crate) fn saw_end(&mut self, key: u64, found: &Expect, now: Timestamp) {
+        let by_the_engine = |(other, next): &(u64, Expect)| *other == key && next.clone().at(now) == *found;
+        if self.certain.contains_key(&key) && self.under_way.iter().any(by_the_engine) {
+            self.carried_out(key);
+        }
+        assert_eq!(self.at(key, now), *found, "what key {key} is told to be");
     }
 
     /// Whether an interruption of this key may have been forgotten by now.
     pub(crate) fn may_be_forgotten(&self, key: u64, now: Timestamp) -> bool {
-        self.granted.get(&key).is_none_or(|granted| granted.saturating_add(TTL) <= now)
+        !stays(key) && self.granted.get(&key).is_none_or(|granted| granted.saturating_add(TTL) <= now)
     }
 
     /// Whether a claim that nobody holds may be found in flight.
@@ -184,20 +268,41 @@ impl Oracle {
         if let Some(token) = self.tokens.remove(&key) {
             assert!(!token.stands(now), "key {key} was granted over a claim handed over: {token:?}");
         }
+        if self.certain.contains_key(&key) {
+            // The key can't be granted before it has ended, nor while its record is remembered.
+            self.carried_out(key);
+        }
         let before = self.at(key, now);
         let free = !matches!(before, Expect::Done(_) | Expect::Expired(_));
         assert!(free, "key {key} was granted over {before:?}");
-        assert!(self.fence_max.is_none_or(|max| claim.fence() > max), "not above {:?}", self.fence_max);
-        self.fence_max = Some(claim.fence());
+        self.saw_fence(claim);
         let told = claim.interrupted().map_or(0, |earlier| earlier.attempt());
         let forgotten = told == 0 && self.may_be_forgotten(key, now);
         assert!(told == before.attempt() || forgotten, "key {key}: {before:?} was not told of");
         assert!(claim.attempt() > told);
         assert_eq!(claim.interrupted().is_some(), claim.attempt() > 1);
         self.saw_note(key, claim);
-        self.granted.insert(key, now);
+        if told == 0 || !forgets_claims(key) {
+            // Where claims are not durable, the file may know of an earlier attempt alone.
+            self.granted.insert(key, now);
+        }
+        if told == 0 {
+            self.durable_attempt.remove(&key);
+            self.before_claim.insert(key, self.keys.get(&key).cloned().unwrap_or(Expect::Vacant));
+        }
         self.start(key, Expect::Interrupted(claim.attempt()));
-        self.acknowledge();
+        self.acknowledge(key);
+    }
+
+    /// A claim was granted on a key that is not looked at.
+    pub(crate) fn saw_fence(&mut self, claim: &Claim) {
+        assert!(self.fence_max.is_none_or(|max| claim.fence() > max), "not above {:?}", self.fence_max);
+        self.fence_max = Some(claim.fence());
+    }
+
+    /// This attempt is durable, whatever the key's claims are otherwise.
+    pub(crate) fn attempt_is_durable(&mut self, key: u64, attempt: u32) {
+        self.durable_attempt.insert(key, attempt);
     }
 }
 
@@ -231,69 +336,170 @@ impl Oracle {
 
 // Policies.
 impl Oracle {
-    pub(crate) fn start_policy(&mut self, engine: &Engine, policy: Policy) {
-        if self.policies.is_empty() {
-            self.policies.push(engine.scope("leased").policy());
+    pub(crate) fn start_policy(&mut self, engine: &Engine, scope: &'static str, policy: Policy) {
+        let known = self.policies.entry(scope).or_default();
+        if known.is_empty() {
+            known.push(engine.scope(scope).policy());
         }
-        self.policies.push(policy);
+        known.push(policy);
     }
 
-    pub(crate) fn policy_is(&mut self, policy: Policy) {
-        self.policies = vec![policy];
+    pub(crate) fn policy_is(&mut self, scope: &'static str, policy: Policy) {
+        self.policies.insert(scope, vec![policy]);
     }
 
-    fn check_policy(&mut self, engine: &Engine, context: &str) {
-        let found = engine.scope("leased").policy();
-        let allowed = &self.policies;
-        assert!(allowed.contains(&found) || allowed.is_empty(), "{context}: {found:?}, not of {allowed:?}");
-        self.policies = vec![found];
+    /// The scope has the policy that it had.
+    pub(crate) fn policy_is_refused(&mut self, scope: &'static str) {
+        self.policies.entry(scope).or_default().pop();
+    }
+
+    fn check_policies(&mut self, engine: &Engine, context: &str) {
+        for (scope, allowed) in &mut self.policies {
+            let found = engine.scope(scope).policy();
+            assert!(allowed.contains(&found), "{context}: `{scope}` has {found:?}, allowed is {allowed:?}");
+            *allowed = vec![found];
+        }
+    }
+}
+
+// What the application writes.
+impl Oracle {
+    pub(crate) fn start_effect(&mut self, key: u64, reply: Reply) {
+        self.effects.entry(key).or_default().cut_off = Some((reply.fence.get(), reply));
+    }
+
+    pub(crate) fn effect_is(&mut self, key: u64, effect: Fence) {
+        self.effects.insert(key, Effect { is: Some(effect.get()), cut_off: None });
+    }
+
+    pub(crate) fn effect_is_refused(&mut self, key: u64) {
+        self.effects.entry(key).or_default().cut_off = None;
+    }
+
+    /// Both are there, the effect and the reply, or neither.
+    fn check_effects(&mut self, engine: &Engine, context: &str) {
+        for (key, effect) in &mut self.effects {
+            let (found, now) = (effect_of(engine, *key), engine.now());
+            let is = self.keys.get(key).cloned().unwrap_or(Expect::Vacant);
+            match effect.cut_off.take() {
+                Some((fence, reply)) if found == Some(fence) => {
+                    let with = Expect::Done(reply).at(now);
+                    assert_eq!(is, with, "{context}: key {key} has its effect without its reply");
+                }
+                Some((_, reply)) => {
+                    let with = Expect::Done(reply).at(now);
+                    let has_reply = with != Expect::Vacant && is == with;
+                    assert!(!has_reply, "{context}: key {key} has its reply without its effect");
+                }
+                None => assert_eq!(found, effect.is, "{context}: the effect of key {key}"),
+            }
+            effect.is = found;
+        }
     }
 }
 
 // After an opening.
 impl Oracle {
     /// Compares with what an engine says of every key, and takes its word where two were possible.
-    pub(crate) fn check(&mut self, engine: &Engine, context: &str) {
+    pub(crate) fn check(&mut self, engine: &Engine, keys: u64, context: &str) {
         let now = engine.now();
-        let under_way = self.under_way.take();
-        self.check_policy(engine, context);
-        for key in 0..KEYS {
-            let before = self.at(key, now);
-            let cut_off = under_way.as_ref().filter(|(other, _)| *other == key).map(|(_, next)| next);
-            let mut allowed: Vec<_> = [Some(&before), cut_off].into_iter().flatten().cloned().collect();
-            allowed = allowed.into_iter().map(|expect| expect.at(now)).collect();
-            let interrupted = allowed.iter().any(|expect| matches!(expect, Expect::Interrupted(_)));
-            if interrupted && self.may_be_forgotten(key, now) {
-                allowed.push(Expect::Vacant);
-            }
+        self.check_time(now, context);
+        let under_way = std::mem::take(&mut self.under_way);
+        self.certain.clear();
+        self.leaving.clear();
+        self.check_policies(engine, context);
+        for key in 0..keys {
+            let allowed = self.allowed(key, &under_way, now);
             let found = self.found(engine, key, context);
             let fits = allowed.iter().any(|expect| expect.allows(&found));
             assert!(fits, "{context}: key {key} is {found:?}, allowed is {allowed:?}");
-            if cut_off == Some(&Expect::InterruptedAfter(0)) {
+            if under_way.contains(&(key, Expect::InterruptedAfter(0))) {
                 // Attempts may count from 1 again, and the first has nothing noted.
                 self.notes.entry(key).or_default().insert(None);
             }
+            self.durable_attempt.insert(key, found.attempt());
             self.keys.insert(key, found);
         }
+        self.check_effects(engine, context);
+    }
+
+    /// What is not refused as damaged is as it should be.
+    pub(crate) fn check_damaged(&self, engine: &Engine, keys: u64) -> Result<(), String> {
+        let now = engine.now();
+        for key in 0..keys {
+            let found = match scope(engine, key).get(name(key)) {
+                Err(ReadError::Damaged(_)) => continue,
+                Err(error) => return Err(format!("key {key}: {error}")),
+                Ok(status) => Expect::of(&status),
+            };
+            let allowed = self.allowed(key, &self.under_way, now);
+            if !allowed.iter().any(|expect| expect.allows(&found)) {
+                return Err(format!("key {key} is {found:?}, allowed is {allowed:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine's clock never goes back behind what is durable, and never leaps.
+    fn check_time(&mut self, now: Timestamp, context: &str) {
+        let (from, to) = (self.time_durable, self.time_max.saturating_add(CLOCK_JUMP_MAX));
+        let is_first = self.time_max == Timestamp::default();
+        assert!(
+            is_first || (from <= now && now <= to),
+            "{context}: it is {now}, not between {from} and {to}"
+        );
+        self.time_durable = now;
+        self.time_max = now;
+    }
+
+    fn allowed(&self, key: u64, under_way: &[(u64, Expect)], now: Timestamp) -> Vec<Expect> {
+        let before = self.at(key, now);
+        let cut_off =
+            under_way.iter().filter(|(other, _)| *other == key).map(|(_, next)| next.clone().at(now));
+        let mut allowed: Vec<_> = [before].into_iter().chain(cut_off).collect();
+        let attempt_max = allowed.iter().map(Expect::attempt).max().unwrap_or(0);
+        let interrupted = allowed.iter().any(|expect| matches!(expect, Expect::Interrupted(_)));
+        if interrupted && self.may_be_forgotten(key, now) {
+            allowed.push(Expect::Vacant);
+        }
+        if attempt_max > 0 && forgets_claims(key) {
+            match self.durable_attempt.get(&key).copied().unwrap_or(0) {
+                0 => {
+                    // With the claim the time may be forgotten at which the record before it was over.
+                    let before = self.before_claim.get(&key).cloned().unwrap_or(Expect::Vacant);
+                    allowed.extend([Expect::Vacant, before.at(now)]);
+                }
+                durable => allowed.extend((durable..attempt_max).map(Expect::Interrupted)),
+            }
+        }
+        allowed
     }
 
     /// What a key is right after an opening. One that is claimed counts as interrupted; only one that was handed over may be.
     fn found(&self, engine: &Engine, key: u64, context: &str) -> Expect {
         let token = self.tokens.get(&key);
         let stands = token.is_some_and(|token| token.stands(engine.now()));
-        let found = match scope(engine, key).get(name(key)).unwrap() {
+        match scope(engine, key).get(name(key)).unwrap() {
             Status::InFlight(info) => {
                 let may = self.may_stand(key, engine.now());
                 let same = token.is_some_and(|token| token.attempt == info.attempt());
                 assert!(may && same, "{context}: key {key} is in flight after an opening: {token:?}");
-                return Expect::Interrupted(info.attempt());
+                Expect::Interrupted(info.attempt())
             }
-            Status::Vacant => Expect::Vacant,
-            Status::Interrupted(earlier) => Expect::Interrupted(earlier.attempt()),
-            Status::Done(record) => Expect::Done(Reply::of(&record)),
-            Status::Expired(tombstone) => Expect::Expired(Left::of(&tombstone)),
-        };
-        assert!(!stands, "{context}: key {key} is {found:?}, and lost its holder: {token:?}");
-        found
+            status => {
+                let found = Expect::of(&status);
+                assert!(!stands, "{context}: key {key} is {found:?}, and lost its holder: {token:?}");
+                found
+            }
+        }
     }
+}
+
+/// What the application's table says of a key.
+fn effect_of(engine: &Engine, key: u64) -> Option<u64> {
+    let read = engine.read_tables(|tables| {
+        let table = tables.open_table(EFFECTS).ok()?;
+        table.get(key).unwrap().map(|fence| fence.value())
+    });
+    read.unwrap()
 }

@@ -2,10 +2,12 @@
 
 use idemkv::Outcome;
 
-use crate::KEYS;
+use crate::setting::{KEYS, START_MS};
+
+const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
 /// A small generator, so that a seed means the same script everywhere.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -30,16 +32,43 @@ pub(crate) enum Op {
     Begin {
         key: u64,
     },
+    /// A task that gives up after so many polls, with a step of the engine between two of them.
+    BeginTask {
+        key: u64,
+        polls: u64,
+    },
+    BeginMany {
+        key: u64,
+    },
     /// `seed` draws the body, and what is said about the record.
     Finish {
         key: u64,
         outcome: Outcome,
         seed: u64,
     },
+    /// A task that stops waiting after so many polls.
+    FinishTask {
+        key: u64,
+        seed: u64,
+        polls: u64,
+    },
+    CompleteIn {
+        key: u64,
+        seed: u64,
+    },
+    /// All claims that are out.
+    CompleteMany,
     Release {
         key: u64,
     },
     DropClaim {
+        key: u64,
+    },
+    /// The caller panics, and the claim is lost in that.
+    Panic {
+        key: u64,
+    },
+    Renew {
         key: u64,
     },
     Forget {
@@ -58,11 +87,18 @@ pub(crate) enum Op {
     TakeUp {
         key: u64,
     },
-    Declare,
+    Declare {
+        scope: u64,
+    },
     Checkpoint,
     Step,
+    Flush,
     Advance {
         seconds: u64,
+    },
+    /// Somebody sets the wall clock.
+    JumpWall {
+        to_ms: u64,
     },
     /// A clean close, and the next opening.
     Reopen,
@@ -70,26 +106,49 @@ pub(crate) enum Op {
 
 impl Op {
     pub(crate) fn draw(random: &mut Random) -> Self {
-        let (key, seed) = (random.below(KEYS), random.below(1 << 40));
-        match random.below(29) {
-            0..8 => Self::Begin { key },
-            8..10 => Self::Finish { key, outcome: Outcome::Success, seed },
-            10 => Self::Finish { key, outcome: Outcome::Failure, seed },
-            11 => Self::Release { key },
-            12 => Self::DropClaim { key },
-            13..15 => Self::Forget { key },
-            15 => Self::Checkpoint,
-            16..18 => Self::Step,
+        let (key, seed, polls) = (random.below(KEYS), random.below(1 << 40), random.below(4));
+        match random.below(50) {
+            0..10 => Self::Begin { key },
+            10..13 => Self::BeginTask { key, polls },
+            13 => Self::BeginMany { key },
+            14..18 => Self::Finish { key, outcome: Outcome::Success, seed },
+            18 => Self::Finish { key, outcome: Outcome::Failure, seed },
+            19 => Self::FinishTask { key, seed, polls },
+            20 => Self::CompleteIn { key, seed },
+            21 if seed.is_multiple_of(2) => Self::CompleteMany,
+            21 => Self::Panic { key },
+            22 | 23 => Self::Release { key },
+            24 | 25 => Self::DropClaim { key },
+            26 | 27 => Self::Forget { key },
+            28 | 29 => Self::Checkpoint,
+            30..34 => Self::Step,
             // A lease or two at most, or up to more than a TTL.
-            18 => Self::Advance { seconds: seed % 600 },
-            19 => Self::Advance { seconds: seed % 3_000 },
-            20..22 => Self::Note { key, seed },
-            22..24 => Self::HandOver { key },
-            24..26 => Self::TakeUp { key },
-            26 => Self::Resolve { key },
-            27 => Self::Declare,
+            34 | 35 => Self::Advance { seconds: seed % 600 },
+            36 => Self::Advance { seconds: seed % 3_000 },
+            37 if seed.is_multiple_of(3) => Self::JumpWall { to_ms: wall(seed / 3) },
+            37 => Self::Renew { key },
+            38..41 => Self::Note { key, seed },
+            41..44 => Self::HandOver { key: key.clamp(3, 4) },
+            44 | 45 => Self::TakeUp { key },
+            46 | 47 => Self::Resolve { key },
+            48 if seed.is_multiple_of(2) => Self::Declare { scope: seed / 2 },
+            48 => Self::Flush,
             _ => Self::Reopen,
         }
+    }
+}
+
+/// Where a wall clock may be set: years off in either direction, and at the ends.
+fn wall(draw: u64) -> u64 {
+    let years = (draw / 8 % 200) * YEAR_MS;
+    match draw % 8 {
+        0 => 0,
+        1 => u64::MAX,
+        2 => u64::MAX - years,
+        3 => i64::MAX.cast_unsigned(),
+        4 => START_MS.saturating_sub(years),
+        5 => START_MS,
+        _ => START_MS + years,
     }
 }
 
@@ -97,12 +156,19 @@ impl Op {
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     pub(crate) seed: u64,
+    /// What the wall clock says when the file is made.
+    pub(crate) start_ms: u64,
     pub(crate) ops: Vec<Op>,
 }
 
 impl Script {
     pub(crate) fn draw(seed: u64, len: usize) -> Self {
         let mut random = Random::new(seed);
-        Self { seed, ops: (0..len).map(|_| Op::draw(&mut random)).collect() }
+        Self { seed, start_ms: START_MS, ops: (0..len).map(|_| Op::draw(&mut random)).collect() }
+    }
+
+    /// One that begins at a time far off.
+    pub(crate) fn draw_at_an_edge(seed: u64, len: usize) -> Self {
+        Self { start_ms: wall(Random::new(!seed).below(1 << 32)), ..Self::draw(seed, len) }
     }
 }

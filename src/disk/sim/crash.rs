@@ -1,5 +1,7 @@
 //! What a crash makes of writes that were not synced.
 
+use std::collections::HashSet;
+
 use super::pages::Pages;
 use crate::sync::Arc;
 
@@ -14,7 +16,8 @@ pub enum CrashKind {
     DropAll,
     /// Each sector of each write survives or not, by this seed; in any order, so torn in the middle too.
     Torn(u64),
-    /// Exactly these pieces survive; a piece is a sector of a write, or a change of length.
+    /// Exactly these pieces survive. A piece is a change of length, or a sector of a write; sectors that say what is on the
+    /// platter already are not counted.
     Subset {
         /// The newest 64 pieces of all files, the newest first: those whose bit is set survive.
         newest: u64,
@@ -45,34 +48,66 @@ impl Change {
         }
     }
 
-    /// How many pieces can survive one without the other.
-    pub(super) fn pieces(&self) -> u64 {
-        match self {
-            Self::Len(_) => 1,
-            Self::Write { at, bytes } => ((at + bytes.len()).div_ceil(SECTOR) - at / SECTOR) as u64,
-        }
+    /// Lets of a change survive what is kept, piece by piece.
+    fn apply_some(&self, pages: &mut Pages, mut is_kept: impl FnMut(&Piece<'_>) -> bool) {
+        self.for_each_piece(|piece| {
+            if is_kept(&piece) {
+                piece.apply(pages);
+            }
+        });
     }
 
-    /// Applies the pieces that are kept.
-    fn apply_some(&self, pages: &mut Pages, mut is_kept: impl FnMut() -> bool) {
+    /// Everything that can survive without the rest.
+    pub(super) fn for_each_piece<'a>(&'a self, mut each: impl FnMut(Piece<'a>)) {
         match self {
-            Self::Len(len) => {
-                if is_kept() {
-                    pages.resize(*len);
-                }
-            }
+            Self::Len(len) => each(Piece::Len(*len)),
             Self::Write { at, bytes } => {
                 let (mut at, mut rest) = (*at, &**bytes);
                 while !rest.is_empty() {
-                    let (sector, later) = rest.split_at((SECTOR - at % SECTOR).min(rest.len()));
-                    if is_kept() {
-                        pages.write(at, sector);
-                    }
-                    at += sector.len();
+                    let (bytes, later) = rest.split_at((SECTOR - at % SECTOR).min(rest.len()));
+                    each(Piece::Sector { at, bytes });
+                    at += bytes.len();
                     rest = later;
                 }
             }
         }
+    }
+}
+
+/// A part of a change that can survive without the rest.
+pub(super) enum Piece<'a> {
+    Len(usize),
+    Sector { at: usize, bytes: &'a [u8] },
+}
+
+impl Piece<'_> {
+    fn apply(&self, pages: &mut Pages) {
+        match self {
+            Self::Len(len) => pages.resize(*len),
+            Self::Sector { at, bytes } => pages.write(*at, bytes),
+        }
+    }
+}
+
+/// Tells pieces that count from those that say what is there already.
+#[derive(Default)]
+pub(super) struct Novelty {
+    /// Sectors of files that an earlier piece may have changed.
+    touched: HashSet<(u64, usize)>,
+}
+
+impl Novelty {
+    /// Whether a piece of a file makes a difference to what is on the platter; asked in the order of pieces.
+    pub(super) fn is_new(&mut self, file: u64, durable: &Pages, piece: &Piece<'_>) -> bool {
+        let Piece::Sector { at, bytes } = piece else { return true };
+        let mut there = [0; SECTOR];
+        let (there, _) = there.split_at_mut(bytes.len());
+        let is_same = durable.read(*at, there) && there == *bytes;
+        let is_touched = self.touched.contains(&(file, at / SECTOR));
+        if !is_same {
+            self.touched.insert((file, at / SECTOR));
+        }
+        !is_same || is_touched
     }
 }
 
@@ -81,39 +116,46 @@ pub(super) enum Crash {
     KeepAll,
     DropAll,
     Torn(u64),
-    /// How many pieces are still to be decided about.
+    /// How many pieces that count are still to be decided about.
     Subset {
         newest: u64,
         older: bool,
         left: u64,
+        novelty: Novelty,
     },
 }
 
 impl Crash {
-    /// `pieces` is how many there are in all.
-    pub(super) fn new(kind: CrashKind, pieces: u64) -> Self {
+    /// `pieces` tells how many there are in all.
+    pub(super) fn new(kind: CrashKind, pieces: impl FnOnce() -> u64) -> Self {
         match kind {
             CrashKind::KeepAll => Self::KeepAll,
             CrashKind::DropAll => Self::DropAll,
             CrashKind::Torn(seed) => Self::Torn(seed),
-            CrashKind::Subset { newest, older } => Self::Subset { newest, older, left: pieces },
+            CrashKind::Subset { newest, older } => {
+                Self::Subset { newest, older, left: pieces(), novelty: Novelty::default() }
+            }
         }
     }
 
-    /// Lets of a change survive what does. Changes come in the order in which they were made.
-    pub(super) fn survive(&mut self, pages: &mut Pages, change: &Change) {
+    /// Lets of a change survive what does, in `pages`. Changes come in the order in which they were made; `durable` is what was on
+    /// the platter before the first.
+    pub(super) fn survive(&mut self, file: u64, durable: &Pages, pages: &mut Pages, change: &Change) {
         match self {
             Self::DropAll => {}
             Self::KeepAll => change.apply(pages),
             Self::Torn(random) => match change {
-                Change::Len(_) => change.apply_some(pages, || next(random).is_multiple_of(2)),
+                Change::Len(_) => change.apply_some(pages, |_| next(random).is_multiple_of(2)),
                 Change::Write { .. } => {
                     // All, nothing, or any sectors of it.
                     let fate = next(random) % 4;
-                    change.apply_some(pages, || fate == 0 || (fate > 1 && next(random).is_multiple_of(2)));
+                    change.apply_some(pages, |_| fate == 0 || (fate > 1 && next(random).is_multiple_of(2)));
                 }
             },
-            Self::Subset { newest, older, left } => change.apply_some(pages, || {
+            Self::Subset { newest, older, left, novelty } => change.apply_some(pages, |piece| {
+                if !novelty.is_new(file, durable, piece) {
+                    return false;
+                }
                 *left -= 1;
                 if *left < 64 { *newest >> *left & 1 == 1 } else { *older }
             }),

@@ -49,15 +49,16 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     pub(super) at: BTreeMap<u64, Fault>,
-    /// From this operation on the disk is full, but for syncs.
+    /// From this operation on no file can grow.
     pub(super) full_from: Option<u64>,
     /// The read that fails.
     pub(super) read: Option<u64>,
 }
 
 impl Faults {
-    pub(super) fn verdict(&self, number: u64, operation: Operation) -> Verdict {
-        let full = operation != Operation::Sync && self.full_from.is_some_and(|from| from <= number);
+    /// `grows` says whether the operation needs room.
+    pub(super) fn verdict(&self, number: u64, grows: bool) -> Verdict {
+        let full = grows && self.full_from.is_some_and(|from| from <= number);
         match self.at.get(&number) {
             Some(Fault::Full) => Verdict::Failed(io::ErrorKind::StorageFull.into()),
             Some(Fault::Error) => Verdict::Failed(broken()),

@@ -1,0 +1,379 @@
+//! The smallest pieces that threads meet in, under every order in which loom can let two or three of them go on, and every value that an
+//! atomic may show them. Nothing of this is in a real build.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg idemkv_loom" cargo test --release --target-dir target/loom --lib models -- --nocapture
+//! ```
+//!
+//! Small as they are, the larger ones have too many orders: those look at all with up to so many changes of thread that were not forced.
+
+use std::sync::atomic::AtomicU64 as UnseenU64;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use loom::model::Builder;
+use loom::thread::spawn;
+
+use crate::attempt::{Attempt, AttemptParts, Ended};
+use crate::caller::{Caller, block, park_on};
+use crate::clock::{Deadline, EngineClock, TimeSource};
+use crate::codec::{Entry, Sealer};
+use crate::commit::{Commit, Limits, Publish};
+use crate::disk::sim::SimDisk;
+use crate::error::Failure;
+use crate::key::{Digest, Secret};
+use crate::nudge::Nudge;
+use crate::record::{Outcome, Place, Record, RecordParts};
+use crate::retention::Retention;
+use crate::state::{Fence, Lifetime};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
+use crate::timers::Timers;
+use crate::wakers::Wakers;
+use crate::wal::{Geometry, Identity, Log, LogWriter, Room};
+use crate::{Fingerprint, Timestamp};
+
+/// Runs a model in every order with at most so many changes of thread that were not forced; in every order at all where there is no limit.
+fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.max_branches = 100_000;
+    let runs = Arc::new(UnseenU64::new(0));
+    let counted = Arc::clone(&runs);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        body();
+    });
+    println!("evidence: models::{name} | {} | loom executions", runs.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_task_that_waits_is_woken_by_whoever_changes_the_answer() {
+    model("wakers", None, || {
+        let shared = Arc::new((Wakers::default(), AtomicBool::new(false)));
+        let theirs = Arc::clone(&shared);
+        let other = spawn(move || {
+            theirs.1.store(true, Ordering::Release);
+            theirs.0.wake_all();
+        });
+        park_on(shared.0.until(|| shared.1.load(Ordering::Acquire).then_some(())));
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn two_tasks_that_wait_are_both_woken_though_a_third_gives_up() {
+    model("wakers_of_two", Some(3), || {
+        let shared = Arc::new((Wakers::default(), AtomicBool::new(false)));
+        let wait = |shared: Arc<(Wakers, AtomicBool)>| {
+            spawn(move || park_on(shared.0.until(|| shared.1.load(Ordering::Acquire).then_some(()))))
+        };
+        let waiting = [wait(Arc::clone(&shared)), wait(Arc::clone(&shared))];
+        {
+            let mut given_up = Box::pin(shared.0.until(|| None::<()>));
+            assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        shared.1.store(true, Ordering::Release);
+        shared.0.wake_all();
+        waiting.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+#[test]
+fn a_bell_that_rings_before_anybody_listens_is_heard() {
+    model("nudge", Some(3), || {
+        let (nudge, nudges) = Nudge::pair();
+        let work = Arc::new(AtomicUsize::new(0));
+        let ring = |nudge: Nudge, work: Arc<AtomicUsize>| {
+            spawn(move || {
+                work.fetch_add(1, Ordering::Release);
+                nudge.nudge();
+            })
+        };
+        let others = [ring(nudge.clone(), Arc::clone(&work)), ring(nudge, Arc::clone(&work))];
+        let mut seen = 0;
+        // Once nobody is left to ring, everything that was rung for has been seen.
+        while nudges.wait(Deadline::NEVER) {
+            seen = work.load(Ordering::Acquire);
+        }
+        assert_eq!(seen, 2);
+        others.into_iter().for_each(|other| other.join().unwrap());
+    });
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn an_answer_reaches_whoever_waits_for_it_and_so_does_its_absence() {
+    for answers in [true, false] {
+        model("reply", None, move || {
+            let (replier, awaited) = crate::reply::pair();
+            let other = spawn(move || if answers { replier.send(7) } else { drop(replier) });
+            assert_eq!(park_on(awaited.get()), answers.then_some(7));
+            other.join().unwrap();
+        });
+    }
+}
+
+fn attempt(fence: u64) -> Attempt {
+    Attempt::new(AttemptParts {
+        digest: Digest::from_u128(fence.into()),
+        scope: b"",
+        key: b"key",
+        fence: Fence::new(fence),
+        number: 1,
+        fingerprint: Fingerprint::from_bytes([0; 32]),
+        started: Timestamp::default(),
+        retention: Retention::NONE,
+        lease: None,
+        stays: false,
+        earlier: None,
+        checkpoint: None,
+    })
+}
+
+#[test]
+fn an_attempt_ends_once_and_everybody_is_told_the_same() {
+    model("attempt", Some(3), || {
+        let attempt = Arc::new(attempt(1));
+        let ends = |ended: Ended| {
+            let attempt = Arc::clone(&attempt);
+            spawn(move || attempt.end(ended))
+        };
+        let others = [ends(Ended::Vacated), ends(Ended::Interrupted)];
+        let as_task = park_on(attempt.ended());
+        let Some(as_thread) = attempt.wait(Deadline::NEVER) else { panic!("it has ended") };
+        others.into_iter().for_each(|other| other.join().unwrap());
+        let last = attempt.wait(Deadline::NEVER);
+        let is_vacated = |ended: &Ended| matches!(ended, Ended::Vacated);
+        assert_eq!(is_vacated(&as_task), is_vacated(&as_thread));
+        assert!(last.is_some_and(|last| is_vacated(&last) == is_vacated(&as_task)));
+    });
+}
+
+#[test]
+fn a_thread_that_waits_for_an_end_is_woken() {
+    model("attempt_of_a_thread", None, || {
+        let attempt = Arc::new(attempt(1));
+        let theirs = Arc::clone(&attempt);
+        let other = spawn(move || theirs.end(Ended::Vacated));
+        assert!(matches!(attempt.wait(Deadline::NEVER), Some(Ended::Vacated)));
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn an_interruption_is_dated_once() {
+    model("interruption", None, || {
+        let attempt = Arc::new(attempt(1));
+        let theirs = Arc::clone(&attempt);
+        let other = spawn(move || theirs.interrupt(Timestamp::from_millis(1)));
+        attempt.interrupt(Timestamp::from_millis(2));
+        let seen = attempt.interrupted();
+        other.join().unwrap();
+        assert!(seen.is_some() && attempt.interrupted() == seen);
+    });
+}
+
+#[test]
+fn whoever_sees_a_records_place_sees_what_was_written_before_it() {
+    model("place", None, || {
+        let record = Record::new(
+            &RecordParts {
+                digest: Digest::from_u128(1),
+                scope: b"",
+                key: b"key",
+                fingerprint: Fingerprint::from_bytes([0; 32]),
+                fence: Fence::new(1),
+                attempt: 1,
+                outcome: Outcome::Success,
+                started: Timestamp::default(),
+                completed: Timestamp::default(),
+                lifetime: Lifetime { expires: Timestamp::default(), remembered_until: Timestamp::default() },
+                body_kept: true,
+                body: b"",
+            },
+            None,
+        );
+        let directory = Arc::new(AtomicUsize::new(0));
+        let (theirs, written) = (record.clone(), Arc::clone(&directory));
+        // As a checkpoint does: the block is in the directory before a record says that it lies there.
+        let other = spawn(move || {
+            written.store(1, Ordering::Relaxed);
+            theirs.set_place(Place::new(1, 0));
+            theirs.take_touch();
+        });
+        record.touch();
+        if record.place().is_some() {
+            assert_eq!(directory.load(Ordering::Relaxed), 1);
+        }
+        other.join().unwrap();
+    });
+}
+
+const SEGMENT: u64 = 4_096;
+
+fn room() -> Room {
+    Room::new(Geometry { segment: SEGMENT, frame_max: 1_024 }, 2)
+}
+
+#[test]
+fn a_thread_that_waits_for_room_is_woken_when_it_is_given_back() {
+    model("room", None, || {
+        let room = Arc::new(room());
+        let taken = (0..).take_while(|_| room.try_promise(512)).count() as u64;
+        let theirs = Arc::clone(&room);
+        let other = spawn(move || theirs.withdraw(512));
+        // As `Core::promise` does.
+        loop {
+            let wakes = room.wakes();
+            if room.try_promise(512) {
+                break;
+            }
+            room.wait(512, wakes, Deadline::NEVER);
+        }
+        other.join().unwrap();
+        room.withdraw(512 * taken);
+    });
+}
+
+/// Notes what was published.
+#[derive(Debug, Default)]
+struct Published(AtomicUsize);
+
+impl Publish for Published {
+    type Op = usize;
+
+    fn publish(&self, _seq: u64, ops: &mut Vec<usize>) {
+        for op in ops.drain(..) {
+            self.0.fetch_or(1 << op, Ordering::Release);
+        }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        panic!("{failure}");
+    }
+}
+
+const ENTRY: u64 = 512;
+
+/// A log and its queue. The log is made once: what is on its disk is no part of a model.
+fn commit(leader: Option<Nudge>) -> Arc<Commit<Published>> {
+    let sealer = Sealer::new(&Secret([0; 32]));
+    let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
+    let log = Log::create(&SimDisk::new(), "x".as_ref(), &id, SEGMENT);
+    let Ok(log) = log.map(Arc::new) else { panic!("a log can be made") };
+    let room = Arc::new(room());
+    let writer = LogWriter::new(log, Arc::clone(&room), sealer, 1, true, 0);
+    let limits = Limits { group_bytes: 64, queue_bytes: 1 << 20, queue_entries: 100 };
+    let timers = Arc::new(Timers::new(Nudge::pair().0));
+    let clock = Arc::new(EngineClock::new(TimeSource::System));
+    Arc::new(Commit::new(Arc::default(), room, clock, timers, limits, writer, leader))
+}
+
+impl Commit<Published> {
+    /// Queues an entry and waits until it is durable; by then it is published.
+    fn commit_one(&self, caller: Caller, op: usize) {
+        assert!(self.room().try_promise(ENTRY));
+        let Ok(ticket) = self.append_promised(caller, &Entry::Mark.encoded(), op, ENTRY) else {
+            panic!("it is open")
+        };
+        let settled = async {
+            let Ok(()) = self.settled(caller, &ticket).await else { panic!("nothing fails") };
+        };
+        if caller == Caller::Thread {
+            block(settled)
+        } else {
+            park_on(settled)
+        }
+        assert_ne!(self.publisher().0.load(Ordering::Acquire) & 1 << op, 0, "durable and not published");
+    }
+}
+
+#[test]
+fn two_threads_that_commit_lead_for_each_other() {
+    model("commit_of_threads", None, || {
+        let commit = commit(None);
+        let theirs = Arc::clone(&commit);
+        let other = spawn(move || theirs.commit_one(Caller::Thread, 1));
+        commit.commit_one(Caller::Thread, 0);
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_task_that_commits_finds_a_leader() {
+    model("commit_of_a_task", None, || {
+        let (leader, calls) = Nudge::pair();
+        let commit = commit(Some(leader));
+        let theirs = Arc::clone(&commit);
+        let leads = spawn(move || {
+            // As idemkv-commit does, until the one entry is committed.
+            loop {
+                let until = theirs.lead_if_called();
+                if theirs.publisher().0.load(Ordering::Acquire) > 0 {
+                    break;
+                }
+                assert!(calls.wait(until));
+            }
+        });
+        commit.commit_one(Caller::Task, 0);
+        leads.join().unwrap();
+    });
+}
+
+#[test]
+fn a_task_and_a_thread_that_commit_find_a_leader() {
+    model("commit_of_a_task_and_a_thread", Some(3), || {
+        let (leader, calls) = Nudge::pair();
+        let commit = commit(Some(leader));
+        let theirs = Arc::clone(&commit);
+        let leads = spawn(move || while calls.wait(theirs.lead_if_called()) && !theirs.is_over() {});
+        let theirs = Arc::clone(&commit);
+        let thread = spawn(move || theirs.commit_one(Caller::Thread, 1));
+        commit.commit_one(Caller::Task, 0);
+        thread.join().unwrap();
+        commit.close();
+        commit.nudge_leader();
+        leads.join().unwrap();
+    });
+}
+
+#[test]
+fn closing_waits_for_what_was_queued() {
+    model("commit_and_close", None, || {
+        let commit = commit(None);
+        let theirs = Arc::clone(&commit);
+        let other = spawn(move || {
+            assert!(theirs.room().try_promise(ENTRY));
+            let queued = theirs.append_promised(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY);
+            let Ok(ticket) = queued else { return false };
+            let Ok(()) = block(theirs.settled(Caller::Thread, &ticket)) else { panic!("nothing fails") };
+            true
+        });
+        commit.close();
+        let at_close = commit.publisher().0.load(Ordering::Acquire) == 1;
+        assert_eq!(other.join().unwrap(), at_close, "queued before the close, or refused");
+    });
+}
+
+#[test]
+fn what_is_acknowledged_early_is_flushed() {
+    model("commit_relaxed", None, || {
+        let (leader, calls) = Nudge::pair();
+        let commit = commit(Some(leader));
+        let theirs = Arc::clone(&commit);
+        let leads = spawn(move || {
+            loop {
+                let until = theirs.lead_if_called();
+                if theirs.publisher().0.load(Ordering::Acquire) > 0 {
+                    break;
+                }
+                assert!(calls.wait(until));
+            }
+        });
+        assert!(commit.room().try_promise(ENTRY));
+        let queued = commit.append_promised(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY);
+        assert!(queued.is_ok());
+        commit.flush_within(Duration::ZERO);
+        leads.join().unwrap();
+    });
+}

@@ -1,0 +1,65 @@
+//! Time for shuttle's schedules, which have none: it passes when a test says so, and wakes those whose deadline has come.
+//!
+//! Nothing else ends a wait with a deadline. So who is not woken, and is saved by a timeout in a real program, is found to wait for ever.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use shuttle::sync::Condvar;
+
+use super::{Arc, UnseenMutex};
+
+shuttle::lazy_static! {
+    /// That of the schedule that is being run.
+    static ref TIME: UnseenMutex<Time> = UnseenMutex::default();
+}
+
+#[derive(Default)]
+struct Time {
+    passed: Duration,
+    next: u64,
+    sleepers: Vec<(u64, Instant, Arc<Condvar>)>,
+}
+
+/// The time of the schedule.
+pub(crate) fn now() -> Instant {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(origin);
+    *ORIGIN + TIME.lock().passed
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an instant can't be made of anything else; only differences count"
+)]
+fn origin() -> Instant {
+    Instant::now()
+}
+
+/// Somebody who waits with a deadline; leaves the list when dropped.
+pub(super) struct Sleeper(u64);
+
+/// Has all who wait for `condvar` woken at this time.
+pub(super) fn wake_at(at: Instant, condvar: &Arc<Condvar>) -> Sleeper {
+    let mut time = TIME.lock();
+    let id = time.next;
+    time.next += 1;
+    time.sleepers.push((id, at, Arc::clone(condvar)));
+    Sleeper(id)
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        TIME.lock().sleepers.retain(|(id, ..)| *id != self.0);
+    }
+}
+
+/// Lets `span` go by.
+pub(crate) fn pass(span: Duration) {
+    TIME.lock().passed += span;
+    let now = now();
+    let time = TIME.lock();
+    let due: Vec<_> = time.sleepers.iter().filter(|(_, at, _)| *at <= now).cloned().collect();
+    drop(time);
+    // Somebody else runs in here.
+    due.iter().for_each(|(.., condvar)| condvar.notify_all());
+}

@@ -1,0 +1,182 @@
+//! Histories of what must never happen, which the checker must not explain.
+
+use super::checker::{Timed, is_linearizable};
+use super::key::{Begun, Call, Forgot, Grant, Key, LeasedKey, Outcome, Seen, State};
+
+/// One call after the other, each of its own thread.
+fn in_turn(calls: impl IntoIterator<Item = Call>) -> Vec<Timed<Call>> {
+    let timed = |(n, call)| Timed { thread: n, called: 2 * n as u64, returned: Some(2 * n as u64 + 1), call };
+    calls.into_iter().enumerate().map(timed).collect()
+}
+
+/// All at the same time.
+fn at_once(calls: impl IntoIterator<Item = Call>) -> Vec<Timed<Call>> {
+    let timed = |(n, call)| Timed { thread: n, called: n as u64, returned: Some(100 + n as u64), call };
+    calls.into_iter().enumerate().map(timed).collect()
+}
+
+fn is_explained(history: &[Timed<Call>]) -> bool {
+    is_linearizable::<Key>(State::new(), history)
+}
+
+fn fresh(fence: u64, attempt: u32) -> Call {
+    Call::Begin(Begun::Fresh(Grant { fence, attempt }))
+}
+
+fn outcome(fence: u64) -> Outcome {
+    Outcome { fence, failed: false, body: vec![1] }
+}
+
+fn complete(fence: u64) -> Call {
+    Call::Complete { outcome: outcome(fence), accepted: true }
+}
+
+fn done(fence: u64) -> Call {
+    Call::Begin(Begun::Done(outcome(fence)))
+}
+
+fn release(fence: u64) -> Call {
+    Call::Release { fence, accepted: true }
+}
+
+const WAIT: Call = Call::Begin(Begun::InFlight);
+const FORGOT: Call = Call::Forget(Forgot::Something);
+
+#[test]
+fn what_may_happen_is_explained() {
+    let good = [
+        in_turn([fresh(1, 1), WAIT, complete(1), done(1), Call::Get(Seen::Done(outcome(1)))]),
+        in_turn([
+            fresh(1, 1),
+            Call::Drop { fence: 1 },
+            fresh(2, 2),
+            release(2),
+            fresh(5, 3),
+            complete(5),
+            done(5),
+        ]),
+        in_turn([fresh(1, 1), release(1), Call::Get(Seen::Vacant), fresh(2, 1)]),
+        in_turn([fresh(1, 1), complete(1), FORGOT, Call::Get(Seen::Vacant), fresh(3, 1)]),
+        in_turn([
+            fresh(1, 1),
+            Call::Drop { fence: 1 },
+            Call::Resolve(Some(Grant { fence: 2, attempt: 2 })),
+            release(2),
+            fresh(3, 1),
+        ]),
+        at_once([done(1), WAIT, complete(1), fresh(1, 1), FORGOT, fresh(2, 1), Call::Get(Seen::Vacant)]),
+        // While a record is forgotten its key is in flight.
+        [in_turn([fresh(1, 1), complete(1)]), at_once([FORGOT, WAIT, Call::Forget(Forgot::Refused)])]
+            .into_iter()
+            .enumerate()
+            .flat_map(|(n, calls)| calls.into_iter().map(move |call| later(call, 10 * n as u64)))
+            .collect(),
+    ];
+    for history in good {
+        assert!(is_explained(&history), "{history:#?}");
+    }
+}
+
+fn later(call: Timed<Call>, by: u64) -> Timed<Call> {
+    Timed { called: call.called + by, returned: call.returned.map(|at| at + by), ..call }
+}
+
+#[test]
+fn what_must_never_happen_is_not_explained() {
+    let superseded = Call::Complete { outcome: outcome(1), accepted: false };
+    let bad = [
+        ("granted twice", in_turn([fresh(1, 1), fresh(2, 1)])),
+        ("granted twice at once", at_once([fresh(1, 1), fresh(2, 1)])),
+        ("granted after it was done", in_turn([fresh(1, 1), complete(1), fresh(2, 1)])),
+        ("a fence that does not grow", in_turn([fresh(2, 1), release(2), fresh(1, 1)])),
+        ("the same fence again", in_turn([fresh(1, 1), release(1), fresh(1, 1)])),
+        ("done before anybody completed it", in_turn([fresh(1, 1), done(1), complete(1)])),
+        ("a result that was forgotten", in_turn([fresh(1, 1), complete(1), FORGOT, done(1)])),
+        ("a lost result", in_turn([fresh(1, 1), complete(1), Call::Get(Seen::Vacant)])),
+        ("another result", in_turn([fresh(1, 1), complete(1), done(2)])),
+        (
+            "an altered result",
+            in_turn([
+                fresh(1, 1),
+                complete(1),
+                Call::Get(Seen::Done(Outcome { body: vec![2], ..outcome(1) })),
+            ]),
+        ),
+        (
+            "a failure that became a success",
+            in_turn([
+                fresh(1, 1),
+                Call::Complete { outcome: Outcome { failed: true, ..outcome(1) }, accepted: true },
+                done(1),
+            ]),
+        ),
+        ("two results", in_turn([fresh(1, 1), complete(1), complete(1)])),
+        ("a good claim that was refused", in_turn([fresh(1, 1), superseded.clone()])),
+        ("in flight after its end", in_turn([fresh(1, 1), complete(1), WAIT])),
+        ("in flight before its begin", in_turn([WAIT, fresh(1, 1)])),
+        ("an interruption that is not told", in_turn([fresh(1, 1), Call::Drop { fence: 1 }, fresh(2, 1)])),
+        (
+            "an interruption that a release undid",
+            in_turn([fresh(1, 1), Call::Drop { fence: 1 }, fresh(2, 2), release(2), fresh(3, 1)]),
+        ),
+        ("an interruption that never was", in_turn([fresh(1, 1), release(1), fresh(2, 2)])),
+        ("resolved though it was vacant", in_turn([Call::Resolve(Some(Grant { fence: 1, attempt: 1 }))])),
+        (
+            "not resolved though interrupted",
+            in_turn([fresh(1, 1), Call::Drop { fence: 1 }, Call::Resolve(None)]),
+        ),
+        ("forgotten while a claim is out", in_turn([fresh(1, 1), FORGOT])),
+        (
+            "nothing to forget though there is",
+            in_turn([fresh(1, 1), complete(1), Call::Forget(Forgot::Nothing)]),
+        ),
+        ("forgotten twice", in_turn([fresh(1, 1), complete(1), FORGOT, FORGOT])),
+    ];
+    for (what, history) in bad {
+        assert!(!is_explained(&history), "{what}");
+    }
+}
+
+#[test]
+fn a_lease_explains_no_more_than_an_interruption() {
+    let explained = |history: &[Timed<Call>]| is_linearizable::<LeasedKey>(State::new(), history);
+    let superseded = Call::Complete { outcome: outcome(1), accepted: false };
+    assert!(explained(&in_turn([fresh(1, 1), fresh(2, 2), superseded.clone(), complete(2), done(2)])));
+    assert!(!explained(&in_turn([fresh(1, 1), fresh(2, 1)])), "the interruption is not told");
+    assert!(!explained(&in_turn([fresh(1, 1), fresh(2, 2), complete(1)])), "a superseded claim completed");
+    assert!(!explained(&in_turn([fresh(1, 1), superseded, Call::Get(Seen::Vacant)])), "nobody released it");
+    assert!(!explained(&in_turn([fresh(1, 1), complete(1), fresh(2, 2)])), "granted after it was done");
+}
+
+#[test]
+fn a_call_that_never_returned_may_have_had_its_effect_or_not() {
+    let mut history = in_turn([fresh(1, 1), complete(1), done(1)]);
+    history[1].returned = None;
+    assert!(is_explained(&history));
+    let mut history = in_turn([fresh(1, 1), complete(1), WAIT]);
+    history[1].returned = None;
+    assert!(is_explained(&history));
+    let mut history = in_turn([fresh(1, 1), done(1), complete(1)]);
+    history[2].returned = None;
+    assert!(!is_explained(&history), "it had no effect before it was called");
+}
+
+#[test]
+fn a_begin_that_nobody_waited_for_leaves_nothing_behind() {
+    let mut let_go = vec![Timed { thread: 0, called: 0, returned: None, call: Call::LetGo }];
+    let later_calls = |calls: Vec<Call>| in_turn(calls).into_iter().map(|call| later(call, 10));
+    let_go.extend(later_calls(vec![WAIT, Call::Get(Seen::Vacant), fresh(2, 1), complete(2), done(2)]));
+    assert!(is_explained(&let_go), "it is given back after a while");
+    let_go.truncate(1);
+    let_go.extend(later_calls(vec![WAIT, Call::Get(Seen::Interrupted)]));
+    assert!(!is_explained(&let_go), "nobody has run anything");
+}
+
+#[test]
+fn a_token_does_not_carry_that_a_claim_resolves() {
+    let resolved =
+        [fresh(1, 1), Call::Drop { fence: 1 }, Call::Resolve(Some(Grant { fence: 2, attempt: 2 }))];
+    let then = |calls: Vec<Call>| in_turn(resolved.iter().cloned().chain(calls));
+    assert!(is_explained(&then(vec![Call::HandOver { fence: 2 }, release(2), fresh(3, 3)])));
+    assert!(!is_explained(&then(vec![Call::HandOver { fence: 2 }, release(2), fresh(3, 1)])));
+}
