@@ -426,7 +426,19 @@ impl World {
         let batch = taken.into_iter().map(|(claim, _)| (claim, &body)).collect();
         let completed = self.engine().complete_many(batch);
         assert_eq!(completed.len(), facts.len());
-        for (facts, completed) in facts.into_iter().zip(completed) {
+        let keys: Vec<_> = facts.iter().map(|facts| facts.key).collect();
+        let mut ends: Vec<_> = facts.into_iter().zip(completed).collect();
+        ends.sort_by_key(|(_, completed)| completed.is_err());
+        for (facts, completed) in ends {
+            let is_superseded = |error: &EndError| matches!(error.reason(), ClaimError::Superseded(_));
+            let of_its_key = keys.iter().filter(|key| **key == facts.key).count();
+            if of_its_key > 1 && completed.as_ref().is_err_and(is_superseded) {
+                // It is told of the one that took over, which ends in the same batch, as it was before or after that.
+                let now = self.now();
+                let is_good = |state: &State| state.is_good(facts.fence, now);
+                assert!(!self.keys[facts.key].live.iter().all(is_good), "{facts:?} is good, but superseded");
+                continue;
+            }
             self.completed(facts, Outcome::Success, &body, 0, completed);
         }
     }
