@@ -34,7 +34,7 @@ pub(crate) enum Target {
 pub(crate) enum Fault {
     /// EIO of anything but a sync, reads included.
     Error,
-    /// ENOSPC: of whatever makes a file longer; or of anything but a sync, from then on.
+    /// ENOSPC: of whatever makes a file longer, or once, of anything but a sync.
     Full,
     /// An error of a write after half of it was written.
     Short,
@@ -85,7 +85,7 @@ impl Fault {
                 let at = machine.disk.operations() + number;
                 match self {
                     Self::Error | Self::Sync => machine.disk.fault_at(at, DiskFault::Error),
-                    Self::Full => machine.disk.fill_from(at),
+                    Self::Full => machine.disk.fault_at(at, DiskFault::Full),
                     Self::Short => machine.disk.fault_at(at, DiskFault::Late),
                     Self::Panic => machine.disk.fault_at(at, DiskFault::Panic),
                     Self::Torn | Self::Kill => machine.disk.crash_at(at),

@@ -53,12 +53,16 @@ pub(crate) fn open(machine: &Machine) -> Result<Engine, OpenError> {
     options(machine).open("x.idem")
 }
 
-fn complete(engine: &Engine, name: &str, body: &[u8]) -> Result<(), String> {
+fn begin(engine: &Engine, name: &str) -> Result<Claim, String> {
     match default_scope(engine).begin(name, request()) {
-        Ok(Begin::Fresh(claim)) => claim.complete(body).map(|_| ()).map_err(|error| kind(error.reason())),
+        Ok(Begin::Fresh(claim)) => Ok(claim),
         Ok(other) => panic!("{name} should be fresh, is {other:?}"),
         Err(error) => Err(kind(&error)),
     }
+}
+
+fn complete(engine: &Engine, name: &str, body: &[u8]) {
+    begin(engine, name).unwrap().complete(body).unwrap();
 }
 
 impl Phase {
@@ -83,11 +87,11 @@ impl Phase {
             fresh(&scope, &format!("short {n}")).complete_with(vec![n; 4_000], short).unwrap();
         }
         for (name, body) in acknowledged().take(usize::from(ON_DISK)) {
-            complete(&engine, &name, &body).unwrap();
+            complete(&engine, &name, &body);
         }
         engine.checkpoint().unwrap();
         for (name, body) in acknowledged().skip(usize::from(ON_DISK)) {
-            complete(&engine, &name, &body).unwrap();
+            complete(&engine, &name, &body);
         }
         drop(fresh(&scope, INTERRUPTED));
         let held = fresh(&scope, "held");
@@ -113,23 +117,20 @@ impl Phase {
         let engine = prepared.engine.as_ref().expect("open from the start");
         match self {
             Self::Open => unreachable!(),
-            Self::Intent => match engine.begin("new", request()) {
-                Ok(Begin::Fresh(claim)) => {
-                    drop(claim);
-                    Ok(())
-                }
-                Ok(other) => panic!("nobody has it: {other:?}"),
-                Err(error) => Err(kind(&error)),
-            },
+            Self::Intent => begin(engine, "new").map(drop),
             Self::Commit => {
                 let held = prepared.held.take().expect("out from the start");
                 held.complete(vec![7; 4_000]).map(|_| ()).map_err(|error| kind(error.reason()))
             }
             Self::Checkpoint => engine.checkpoint().map_err(|error| kind(&error)),
             Self::Recycling => {
-                for n in 0..40 {
-                    complete(engine, &format!("recycling {n}"), &[1; 4_000])?;
+                for round in 0..2 {
+                    let names = (0..24).map(|n| format!("recycling {round} {n}"));
+                    let claims: Result<Vec<Claim>, String> = names.map(|name| begin(engine, &name)).collect();
                     engine.step();
+                    for claim in claims? {
+                        claim.complete([1; 4_000]).map_err(|error| kind(error.reason()))?;
+                    }
                 }
                 Ok(())
             }
