@@ -242,10 +242,14 @@ impl World {
         let requests = live.iter().filter_map(State::attempt).map(|attempt| fingerprint(attempt.request));
         assert!(requests.into_iter().any(|request| request == *claim.fingerprint()));
         let is_logged = policy.durability == Durability::Full;
+        // Where an interruption was in its place that the file may still know of, the file is told all the same.
+        let may_be_logged = told.is_none() && key.is_interrupted();
         key.live.clone_from(&live);
         if is_logged {
             key.disk = live;
             self.acknowledged();
+        } else if may_be_logged {
+            key.disk.extend(live);
         }
         let limit = policy.max_in_flight;
         if let Some(limit) = limit {
@@ -255,7 +259,8 @@ impl World {
         let (durability, resolves) = (policy.durability, request.is_none());
         let (key, is_counted) = (who.place(), limit.is_some());
         let (kept, has_lease) = (Kept::by(&policy), policy.lease.is_some());
-        let facts = Facts { key, fence, kept, has_lease, durability, is_logged, resolves, is_counted };
+        let facts =
+            Facts { key, fence, kept, has_lease, durability, is_logged, may_be_logged, resolves, is_counted };
         self.held.push(Held { claim, facts });
     }
 
@@ -268,7 +273,13 @@ impl World {
         let answers: Vec<_> = key.live.iter().flat_map(|state| ask.answers(state)).collect();
         let attempts: Vec<Attempt> = answers.into_iter().filter_map(|(_, attempt)| attempt).collect();
         if let BeginError::Busy(Busy::TooManyClaims { max }) = error {
-            assert!(!attempts.is_empty(), "{who:?} is busy, and is {:#?}", key.live);
+            // Another member of the same batch may have been granted it meanwhile.
+            let is_just_out = |state: &State| {
+                state.attempt().is_some_and(|attempt| attempt.info.started == ask.now)
+                    && matches!(state, State::Out { .. })
+            };
+            let may_be = !attempts.is_empty() || key.live.iter().any(is_just_out);
+            assert!(may_be, "{who:?} is busy, and is {:#?}", key.live);
             assert_eq!(policy.max_in_flight.map(|max| max as usize), Some(*max));
             let most = self.claims_out(who.scope).1;
             // In a batch, a grant that a crash cut off was out meanwhile.
@@ -276,7 +287,7 @@ impl World {
             return;
         }
         assert!(self.disk.crashed(), "{who:?}: {error}");
-        if policy.durability == Durability::Full {
+        if policy.durability == Durability::Full || key.is_interrupted() {
             let until = policy.lease.map_or(NEVER, |lease| ask.now.saturating_add(ms(lease)));
             let out = |attempt| State::Out { attempt, until, token_until: None };
             let cut_off: Vec<State> = attempts.into_iter().map(out).collect();
@@ -536,7 +547,11 @@ impl World {
             earlier => {
                 // What the disk knows nothing of leaves nothing to undo there.
                 let is_known = facts.is_logged || earlier.is_some();
-                let disk = if is_known { Disk::This(State::Vacant) } else { Disk::AsBefore };
+                let disk = match (is_known, facts.may_be_logged) {
+                    (true, _) => Disk::This(State::Vacant),
+                    (false, true) => Disk::Perhaps(State::Vacant),
+                    (false, false) => Disk::AsBefore,
+                };
                 After { live: State::Vacant, disk }
             }
         };
@@ -682,6 +697,7 @@ impl World {
             has_lease: true,
             durability,
             is_logged: true,
+            may_be_logged: true,
             resolves: false,
             is_counted,
         };

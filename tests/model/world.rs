@@ -33,6 +33,12 @@ pub struct Key {
     pub disk: Vec<State>,
 }
 
+impl Key {
+    pub fn is_interrupted(&self) -> bool {
+        self.live.iter().any(|state| matches!(state, State::Interrupted { .. }))
+    }
+}
+
 /// A claim in the script's hands.
 pub struct Held {
     pub claim: Claim,
@@ -49,6 +55,8 @@ pub struct Facts {
     pub durability: Durability,
     /// Whether the disk knows of it.
     pub is_logged: bool,
+    /// The file may know of the claim.
+    pub may_be_logged: bool,
     pub resolves: bool,
     /// Its scope's limit counts it.
     pub is_counted: bool,
