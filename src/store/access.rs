@@ -93,7 +93,7 @@ impl Access {
         let second = match first {
             Err(trouble) if trouble.is_io() => {
                 self.leave(&database);
-                drop(database);
+                let_go(database);
                 let database = self.database()?;
                 guarded(|| read(&database))
             }
@@ -156,8 +156,8 @@ impl Access {
     }
 
     fn open_view(&self) -> State {
-        let opened = Untouched::new(Arc::clone(&self.file)).map_err(Trouble::from).and_then(|untouched| {
-            let untouched: Arc<dyn DiskFile> = Arc::new(untouched);
+        let opened = guarded(|| {
+            let untouched: Arc<dyn DiskFile> = Arc::new(Untouched::new(Arc::clone(&self.file))?);
             open_database(&untouched, &Arc::default(), self.cache_bytes, false)
         });
         match opened {
@@ -174,6 +174,10 @@ impl Access {
         &self,
         check: impl FnOnce(&Database) -> Result<(), Trouble>,
     ) -> Result<Arc<Database>, StoreError> {
+        if self.faults.sync_failed() {
+            // What is on disk is unknown, and only the next opening may find out.
+            return Err(self.failed(Trouble::unexpected("an earlier sync failed")));
+        }
         if !matches!(&*self.state.lock(), State::Open(_)) {
             self.reopen(check)?;
         }
@@ -193,13 +197,17 @@ impl Access {
             );
             return Err(StoreError::Full(IoFailure::new(&self.path, "opening", busy)));
         };
-        match self.take(State::Away) {
+        let before = match self.take(State::Away) {
             State::Closed => return Ok(()),
-            State::Open(database) | State::View(database) => drop(alone(database)),
-            State::Lost(_) | State::Away => {}
-        }
-        let opened = open_database(&self.file, &self.faults, self.cache_bytes, false)
-            .and_then(|database| check(&database).map(|()| database));
+            State::Open(database) | State::View(database) => Some(alone(database)),
+            State::Lost(_) | State::Away => None,
+        };
+        let opened = guarded(|| {
+            drop(before);
+            let database = open_database(&self.file, &self.faults, self.cache_bytes, false)?;
+            check(&database)?;
+            Ok(database)
+        });
         match opened {
             Ok(database) => {
                 self.faults.forget_write();
@@ -270,6 +278,15 @@ impl Access {
         *self.state.lock() = back;
         self.returned.notify_all();
     }
+}
+
+/// Drops a database that has stopped. It may have panicked before, and may do so again.
+fn let_go(database: Arc<Database>) {
+    let dropped = guarded(|| {
+        drop(database);
+        Ok(())
+    });
+    drop(dropped);
 }
 
 /// Waits for those that are still reading: reads last for microseconds, and no new one starts.
