@@ -1001,6 +1001,27 @@ fn a_claim_taken_up_stands_again_though_a_checkpoint_came_between_or_the_file_wa
     assert_eq!(fresh(&scope, "key").attempt(), 2);
 }
 
+/// The file says that the claim stands, and knows nothing of what became of it since.
+#[test]
+fn a_token_does_not_bring_its_claim_back_over_a_later_one_that_only_memory_knows() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let policy = engine.policy().lease(LEASE).durability(Durability::Completions);
+    let scope = with(&engine, "jobs", policy);
+    let token = fresh(&scope, "key").into_token().unwrap();
+    let claim = scope.resume(&token).unwrap();
+    engine.checkpoint().unwrap();
+    drop(claim);
+    let later = fresh(&scope, "key");
+    assert_eq!(later.attempt(), 2);
+    machine.kill((engine, scope, later));
+
+    let engine = machine.open();
+    let scope = engine.scope("jobs");
+    assert!(matches!(scope.resume(&token), Err(TokenError::Superseded(_))));
+    assert_eq!(fresh(&scope, "key").interrupted().unwrap().attempt(), 2);
+}
+
 #[test]
 fn a_claim_without_a_lease_is_not_handed_over_and_comes_back() {
     let machine = Machine::default();

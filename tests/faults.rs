@@ -14,9 +14,11 @@ mod common;
 use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
+use idemkv::redb::TableDefinition;
 use idemkv::sim::CrashKind;
 use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Engine, Status};
 
+const TABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("ours");
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
 #[test]
@@ -251,6 +253,35 @@ fn results_on_disk_alone_are_replayed_after_a_failed_checkpoint() {
     all_are_replayed(&engine, count);
     assert!(matches!(engine.begin("new", request()), Err(BeginError::Failed(_))));
     assert!(engine.close().is_err());
+}
+
+/// redb stops after an error of a read as after any other.
+#[test]
+fn an_error_of_one_read_stops_neither_reads_nor_grants() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let count = results_on_disk_alone(&engine);
+    for round in 0..3 {
+        machine.disk.fail_read(machine.disk.reads());
+        all_are_replayed(&engine, count);
+        fresh(&default_scope(&engine), &format!("round {round}")).complete("reply").unwrap();
+        if round > 0 {
+            engine.checkpoint().unwrap();
+        }
+    }
+    // Nobody of ours reads what the application reads.
+    machine.disk.fail_read(machine.disk.reads());
+    let read = engine.read_tables(|tables| tables.open_table(TABLE).is_ok());
+    assert!(!read.unwrap_or(false), "there is no such table");
+    fresh(&default_scope(&engine), "last").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    machine.disk.mend();
+    machine.kill(engine);
+    let engine = machine.open();
+    all_are_replayed(&engine, count);
+    for key in ["round 0", "round 1", "round 2", "last"] {
+        done(&default_scope(&engine), key);
+    }
 }
 
 #[test]

@@ -539,7 +539,11 @@ impl Core {
         // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's
         // place, with what was noted then.
         let starts_anew = !again && matches!(before, Slot::Interrupted(_));
-        let logged = policy.durability == Durability::Full || starts_anew;
+        // So would one that was handed over as a token, which stands in the file until then.
+        let now = self.clock.now();
+        let stood =
+            before.attempt().and_then(|earlier| earlier.detached_until()).is_some_and(|until| until > now);
+        let logged = policy.durability == Durability::Full || starts_anew || stood;
         let resolves = matches!(wish, Wish::Resolve);
         self.leases.watch(&attempt);
         let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });

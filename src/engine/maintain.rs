@@ -154,7 +154,7 @@ impl Core {
         let mut rota = self.rota.lock();
         rota.retry_at = Timestamp::default();
         // A closed engine was checkpointed as it closed.
-        if self.is_closed() || self.checkpoint(&mut rota) {
+        if self.is_closed() || self.or_halt(|| self.checkpoint(&mut rota)) {
             return Ok(());
         }
         let full = self.full.lock().store.clone();
@@ -211,7 +211,7 @@ impl Core {
     /// Moves what the log holds to the store, in the transaction of whoever completes a claim with it, if there is one.
     pub(super) fn apply_tail(&self, completes: Option<(Begun, &Record)>) -> Result<(), StoreError> {
         // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
-        let (tail, limit, applied) = self.or_halt(|| {
+        let (seq, limit, applied) = self.or_halt(|| {
             let tail = self.publisher.take_tail();
             let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
             let mut batch = tail.batch(RECLAIM_MAX);
@@ -230,10 +230,10 @@ impl Core {
                 },
                 |from, tombstone| self.index.lift(from, tombstone),
             );
-            (tail, limit, applied)
+            let seq = tail.seq;
+            (seq, limit, applied.inspect_err(|_| self.publisher.put_tail_back(tail)))
         });
-        let seq = tail.seq;
-        let applied = applied.inspect_err(|_| self.publisher.put_tail_back(tail))?;
+        let applied = applied?;
         self.full.lock().store = None;
         self.fence_limit.store(limit, Ordering::Release);
         self.room.recycle(seq);

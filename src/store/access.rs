@@ -16,6 +16,9 @@ use crate::disk::{DiskFile, Untouched};
 use crate::error::{Failure, IoFailure, ReadError};
 use crate::sync::{Arc, Condvar, Mutex, RwLock, yield_now};
 
+/// How often a read is tried that finds the database stopped.
+const READ_TRIES: u32 = 3;
+
 /// Where redb gets its bytes from.
 #[derive(Debug)]
 pub(super) struct Access {
@@ -86,20 +89,25 @@ impl Access {
 
 // Reading.
 impl Access {
-    /// Reads. Where the database has stopped, once more, in a view.
+    /// Reads. Where the database has stopped, again, in a view.
     pub(super) fn read<T>(&self, read: impl Fn(&Database) -> Result<T, Trouble>) -> Result<T, ReadError> {
-        let database = self.database()?;
-        let first = guarded(|| read(&database));
-        let second = match first {
-            Err(trouble) if trouble.is_io() => {
-                self.leave(&database);
-                let_go(database);
-                let database = self.database()?;
-                guarded(|| read(&database))
+        let mut tries = 0;
+        loop {
+            let database = self.database()?;
+            let done = guarded(|| read(&database));
+            tries += 1;
+            match done {
+                Err(trouble) if trouble.is_io() => {
+                    self.leave(&database);
+                    let_go(database);
+                    // Others may stop a view, too, in which this read would find nothing wrong.
+                    if tries == READ_TRIES {
+                        return Err(trouble.into_read_error(&self.path));
+                    }
+                }
+                done => return done.map_err(|trouble| trouble.into_read_error(&self.path)),
             }
-            done => done,
-        };
-        second.map_err(|trouble| trouble.into_read_error(&self.path))
+        }
     }
 
     /// Reads for who knows how long.
@@ -112,9 +120,9 @@ impl Access {
         self.read(begin).map(read)
     }
 
-    /// Whether there is only a view of the file, which may be newer than what is known of it.
-    pub(super) fn is_view(&self) -> bool {
-        matches!(&*self.state.lock(), State::View(_))
+    /// Whether the database is what is known of it. A view may be newer, where a commit failed in its last step.
+    pub(super) fn is_current(&self) -> bool {
+        matches!(&*self.state.lock(), State::Open(_))
     }
 
     /// The database, or a view.
@@ -178,17 +186,20 @@ impl Access {
             // What is on disk is unknown, and only the next opening may find out.
             return Err(self.failed(Trouble::unexpected("an earlier sync failed")));
         }
-        if !matches!(&*self.state.lock(), State::Open(_)) {
-            self.reopen(check)?;
+        // Taken while looking: a view, which a reader may put in its place at any moment, must never be written to.
+        if let State::Open(database) = &*self.state.lock()
+            && !self.faults.has_stopped()
+        {
+            return Ok(Arc::clone(database));
         }
-        self.database().map_err(|_closed| self.failed(Trouble::unexpected("the store is closed")))
+        self.reopen(check)
     }
 
-    /// Closes and opens the database, so that it takes writes again: after a full disk, which loses nothing.
+    /// Closes and opens the database, so that it takes writes again: after a full disk or a failed read, which lose nothing.
     pub(super) fn reopen(
         &self,
         check: impl FnOnce(&Database) -> Result<(), Trouble>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Arc<Database>, StoreError> {
         let Some(_alone) = self.long_reads.try_write() else {
             // Not while somebody reads; there will be another try.
             let busy = io::Error::new(
@@ -198,31 +209,35 @@ impl Access {
             return Err(StoreError::Full(IoFailure::new(&self.path, "opening", busy)));
         };
         let before = match self.take(State::Away) {
-            State::Closed => return Ok(()),
+            State::Closed => return Err(self.failed(Trouble::unexpected("the store is closed"))),
             State::Open(database) | State::View(database) => Some(alone(database)),
             State::Lost(_) | State::Away => None,
         };
         let opened = guarded(|| {
             drop(before);
+            self.faults.forget();
             let database = open_database(&self.file, &self.faults, self.cache_bytes, false)?;
             check(&database)?;
             Ok(database)
         });
         match opened {
             Ok(database) => {
-                self.faults.forget_write();
-                self.put(State::Open(Arc::new(database)));
-                Ok(())
+                let database = Arc::new(database);
+                self.put(State::Open(Arc::clone(&database)));
+                Ok(database)
             }
-            Err(trouble) => {
-                let refused = self.failed(trouble);
-                self.put(State::Lost(match &refused {
-                    StoreError::Full(failure) => Failure::Io(failure.clone()),
-                    StoreError::Failed(failure) => failure.clone(),
-                }));
-                Err(refused)
-            }
+            Err(trouble) => Err(self.lose(trouble)),
         }
+    }
+
+    /// Nothing is open; the next one who comes tries again.
+    fn lose(&self, trouble: Trouble) -> StoreError {
+        let refused = self.failed(trouble);
+        self.put(State::Lost(match &refused {
+            StoreError::Full(failure) => Failure::Io(failure.clone()),
+            StoreError::Failed(failure) => failure.clone(),
+        }));
+        refused
     }
 
     /// Gives free room in the file back to the disk. Reads wait meanwhile.
@@ -240,8 +255,16 @@ impl Access {
             database.compact()?;
             Ok(())
         });
-        self.put(State::Open(Arc::new(database)));
-        compacted.map_err(|trouble| self.failed(trouble))
+        match compacted {
+            Ok(()) => {
+                self.put(State::Open(Arc::new(database)));
+                Ok(())
+            }
+            Err(trouble) => {
+                let_go(database);
+                Err(self.lose(trouble))
+            }
+        }
     }
 
     /// Closes the database. Reads are refused from now on.
@@ -252,7 +275,11 @@ impl Access {
                 let database = alone(database);
                 guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
             }
-            State::View(_) | State::Lost(_) | State::Away | State::Closed => Ok(()),
+            State::View(view) => {
+                let_go(alone(view));
+                Ok(())
+            }
+            State::Lost(_) | State::Away | State::Closed => Ok(()),
         };
         // Handles on a closed engine may live on; they must not keep others from opening the file.
         let unlocked =
@@ -280,8 +307,8 @@ impl Access {
     }
 }
 
-/// Drops a database that has stopped. It may have panicked before, and may do so again.
-fn let_go(database: Arc<Database>) {
+/// Drops a database that may have panicked before, and may do so again.
+fn let_go<D>(database: D) {
     let dropped = guarded(|| {
         drop(database);
         Ok(())

@@ -11,6 +11,8 @@ pub(super) struct Faults {
     sync_failed: UnseenBool,
     /// The file could not be made shorter. redb does that once a commit is durable, and calls it failed all the same.
     stayed_long: UnseenBool,
+    /// Any error: redb takes no more of anything until it is opened again.
+    has_stopped: UnseenBool,
     /// A write that failed: redb takes no more of them until it is opened again. Leaf lock.
     write_failed: UnseenMutex<Option<io::ErrorKind>>,
 }
@@ -28,13 +30,24 @@ impl Faults {
         *self.write_failed.lock()
     }
 
-    /// The file was opened again.
-    pub(super) fn forget_write(&self) {
+    pub(super) fn has_stopped(&self) -> bool {
+        self.has_stopped.load(Ordering::Acquire)
+    }
+
+    /// The file is opened again. A failed sync stays: nobody knows what it left behind.
+    pub(super) fn forget(&self) {
         *self.write_failed.lock() = None;
+        self.stayed_long.store(false, Ordering::Release);
+        self.has_stopped.store(false, Ordering::Release);
+    }
+
+    fn stop(&self) {
+        self.has_stopped.store(true, Ordering::Release);
     }
 
     fn note(&self, error: &io::Error) {
         *self.write_failed.lock() = Some(error.kind());
+        self.stop();
     }
 }
 
@@ -54,15 +67,15 @@ impl Backend {
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.file.len().inspect_err(|_| self.faults.stop())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
+        self.file.read_at(offset, out).inspect_err(|_| self.faults.stop())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let shrinks = self.file.len()? > len;
+        let shrinks = self.file.len().inspect_err(|error| self.faults.note(error))? > len;
         self.file.set_len(len).inspect_err(|error| {
             self.faults.note(error);
             self.faults.stayed_long.fetch_or(shrinks, Ordering::AcqRel);

@@ -378,7 +378,7 @@ impl Store {
     }
 
     fn block_missing(&self, due: Timestamp, place: Place) -> ReadError {
-        if self.access.is_view() {
+        if !self.access.is_current() {
             // A checkpoint that failed in its last step may have dropped it, and only the next opening can tell.
             let unknown = io::Error::other("a failed checkpoint may have moved what it holds");
             return ReadError::Io(IoFailure::new(&self.path, "reading", unknown));
@@ -580,17 +580,17 @@ impl Store {
         forgotten.extend(rows.into_iter().map(|(digest, until)| (digest, Forgotten { limit, until })));
     }
 
-    /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk, which loses
+    /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk or a failed read, which lose
     /// nothing, this makes it take them again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        self.access.reopen(|database| self.check_current(database))
+        self.access.reopen(|database| self.check_current(database)).map(drop)
     }
 
     /// What did not fit must be gone, whole: block numbers are about to be given out again.
     fn check_current(&self, database: &Database) -> Result<(), Trouble> {
         let meta = read_meta(&self.path, database).map_err(Trouble::from_open_error)?;
         if meta != self.meta() {
-            return Err(Trouble::unexpected("a commit that ran out of room is there after all"));
+            return Err(Trouble::unexpected("a commit that failed is there after all"));
         }
         Ok(())
     }

@@ -242,8 +242,8 @@ impl World {
         let requests = live.iter().filter_map(State::attempt).map(|attempt| fingerprint(attempt.request));
         assert!(requests.into_iter().any(|request| request == *claim.fingerprint()));
         let is_logged = policy.durability == Durability::Full;
-        // Where an interruption was in its place that the file may still know of, the file is told all the same.
-        let may_be_logged = told.is_none() && key.is_interrupted();
+        // Where the file may still know of another in its place, it is told all the same.
+        let may_be_logged = told.is_none() && key.is_interrupted() || key.is_detached_on_disk();
         key.live.clone_from(&live);
         if is_logged {
             key.disk = live;
@@ -287,7 +287,7 @@ impl World {
             return;
         }
         assert!(self.disk.crashed(), "{who:?}: {error}");
-        if policy.durability == Durability::Full || key.is_interrupted() {
+        if policy.durability == Durability::Full || key.is_interrupted() || key.is_detached_on_disk() {
             let until = policy.lease.map_or(NEVER, |lease| ask.now.saturating_add(ms(lease)));
             let out = |attempt| State::Out { attempt, until, token_until: None };
             let cut_off: Vec<State> = attempts.into_iter().map(out).collect();

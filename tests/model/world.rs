@@ -37,6 +37,13 @@ impl Key {
     pub fn is_interrupted(&self) -> bool {
         self.live.iter().any(|state| matches!(state, State::Interrupted { .. }))
     }
+
+    /// Whether the file may say that a token stands for it.
+    pub fn is_detached_on_disk(&self) -> bool {
+        let is_detached =
+            |state: &State| matches!(state, State::Detached { .. } | State::Out { token_until: Some(_), .. });
+        self.disk.iter().any(is_detached)
+    }
 }
 
 /// A claim in the script's hands.
