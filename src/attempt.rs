@@ -321,6 +321,7 @@ impl Attempt {
     /// Notes that the claim was released and did nothing, so that it is an earlier attempt that may have.
     pub(crate) fn give_back(&self, now: Timestamp) {
         self.returned.store(true, Ordering::Release);
+        self.detached_until_ms.store(NO_TOKEN, Ordering::Release);
         self.interrupt(now);
     }
 

@@ -227,6 +227,7 @@ impl World {
         let note = claim.last_checkpoint().map(|note| note.to_vec());
         let found = Answer::Fresh { info, told: claim.interrupted().map(Info::of), note };
         let ask = Ask { request, policy: &policy, now };
+        let had_token = self.tokens.iter().any(|given| given.key == who.place());
         let key = &mut self.keys[who.place()];
         let answers = key.live.iter().flat_map(|state| ask.answers(state));
         let attempts = answers.filter(|(answer, _)| answer.is(&found)).filter_map(|(_, attempt)| attempt);
@@ -243,7 +244,7 @@ impl World {
         assert!(requests.into_iter().any(|request| request == *claim.fingerprint()));
         let is_logged = policy.durability == Durability::Full;
         // Where the file may still know of another in its place, it is told all the same.
-        let may_be_logged = told.is_none() && key.is_interrupted() || key.is_detached_on_disk();
+        let may_be_logged = told.is_none() && key.is_interrupted() || key.is_detached_on_disk() || had_token;
         key.live.clone_from(&live);
         if is_logged {
             key.disk = live;
@@ -269,6 +270,7 @@ impl World {
         self.touch(who.place());
         let policy = self.policy(who.scope);
         let ask = Ask { request, policy: &policy, now: self.now() };
+        let had_token = self.tokens.iter().any(|given| given.key == who.place());
         let key = &mut self.keys[who.place()];
         let answers: Vec<_> = key.live.iter().flat_map(|state| ask.answers(state)).collect();
         let attempts: Vec<Attempt> = answers.into_iter().filter_map(|(_, attempt)| attempt).collect();
@@ -287,7 +289,8 @@ impl World {
             return;
         }
         assert!(self.disk.crashed(), "{who:?}: {error}");
-        if policy.durability == Durability::Full || key.is_interrupted() || key.is_detached_on_disk() {
+        let may_be_logged = key.is_interrupted() || key.is_detached_on_disk() || had_token;
+        if policy.durability == Durability::Full || may_be_logged {
             let until = policy.lease.map_or(NEVER, |lease| ask.now.saturating_add(ms(lease)));
             let out = |attempt| State::Out { attempt, until, token_until: None };
             let cut_off: Vec<State> = attempts.into_iter().map(out).collect();

@@ -214,7 +214,10 @@ impl Oracle {
     /// It will be carried out though nobody waits for it, and is durable from `by` on.
     pub(crate) fn leave_to_the_engine(&mut self, key: u64, by: Timestamp) {
         self.certain.insert(key, by);
-        self.tokens.remove(&key);
+        // Until it is durable a claim that was taken up from a token may stand again.
+        if let Some(token) = self.tokens.get_mut(&key) {
+            token.must_stand = false;
+        }
     }
 
     /// A claim is given back that nobody waited for.
