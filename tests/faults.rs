@@ -242,6 +242,28 @@ fn results_on_disk_alone_are_replayed_while_the_disk_is_full() {
 }
 
 #[test]
+fn what_no_checkpoint_could_store_stays_in_the_log_however_much_follows() {
+    let machine = Machine::default();
+    let options = || machine.options().cache_bytes(8 << 10).log_bytes(256 << 10).patience(Duration::ZERO);
+    let engine = options().open("x.idem").unwrap();
+    results_on_disk_alone(&engine);
+    machine.disk.set_capacity(Some(machine.disk.used()));
+    let mut completed = 0;
+    // Until the log is full.
+    while completed < 1_000
+        && let Ok(Begin::Fresh(claim)) = engine.begin(format!("more {completed}"), request())
+    {
+        claim.complete(vec![b'm'; 4_000]).unwrap();
+        completed += 1;
+        drop(engine.checkpoint());
+    }
+    machine.kill(engine);
+    machine.disk.set_capacity(None);
+    let engine = options().open("x.idem").unwrap();
+    (0..completed).for_each(|n| drop(done(&default_scope(&engine), &format!("more {n}"))));
+}
+
+#[test]
 fn results_on_disk_alone_are_replayed_after_a_failed_checkpoint() {
     let machine = Machine::default();
     let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
