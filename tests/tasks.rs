@@ -11,15 +11,17 @@
 
 mod common;
 
+use std::panic::catch_unwind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use common::{Machine, default_scope, done, fresh, request};
+use common::{Machine, default_scope, done, fresh, request, small};
 use futures_executor::block_on;
 use futures_util::future::join_all;
+use idemkv::sim::Fault;
 use idemkv::{Begin, BeginError, Busy, CommitMode, Engine, Failure, Pending, Status, Waited};
 
 /// Counts how often it was woken.
@@ -287,6 +289,37 @@ fn the_worker_wakes_a_task_at_its_deadline() {
     let pending = pending(&engine);
     let waited = block_on(pending.wait_timeout_async(Duration::from_millis(5)));
     assert!(matches!(waited, Ok(Waited::TimedOut)));
+}
+
+/// The log's growth is the worker's own work on the disk; whose operation panics depends on the threads, so each is tried.
+#[test]
+fn a_task_is_woken_at_its_deadline_by_a_worker_that_panicked() {
+    let (timed_out, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for ahead in 0..200 {
+            // The caller's own operation may be the one that panics.
+            if let Ok(true) = catch_unwind(|| a_task_times_out_where_the_worker_panics(ahead)) {
+                timed_out.send(()).unwrap();
+            }
+        }
+    });
+    end.recv_timeout(Duration::from_secs(60)).expect("no worker panicked, or a task was never woken");
+}
+
+/// Whether it was the worker who did the operation that panics, so many after the first claims, and the task timed out.
+fn a_task_times_out_where_the_worker_panics(ahead: u64) -> bool {
+    let machine = Machine::default();
+    let options = small(Engine::options()).disk(&machine.disk).patience(Duration::from_millis(10));
+    let engine = options.open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let (_claim, whole) = (fresh(&scope, "key"), fresh(&scope, "whole"));
+    let pending = pending(&engine);
+    machine.disk.fault_at(machine.disk.operations() + ahead, Fault::Panic);
+    let _claims: Vec<_> = (0..100).map_while(|n| scope.begin(n.to_string(), request()).ok()).collect();
+    // A panic in a commit ends the log; one of the worker leaves it whole.
+    matches!(scope.begin("new", request()), Err(BeginError::Failed(Failure::Panicked)))
+        && whole.complete("reply").is_ok()
+        && matches!(block_on(pending.wait_timeout_async(Duration::from_millis(5))), Ok(Waited::TimedOut))
 }
 
 #[test]

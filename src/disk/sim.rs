@@ -353,8 +353,10 @@ impl World {
         if self.crash_at == Some(self.operations) {
             self.crashed = true;
         }
-        let verdict = self.faults.verdict(self.operations, grows);
+        let number = self.operations;
+        // Before the verdict, which may be a panic: it too happens once.
         self.operations += 1;
+        let verdict = self.faults.verdict(number, grows);
         self.check_power()?;
         Ok(verdict)
     }

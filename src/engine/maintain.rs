@@ -1,5 +1,6 @@
 //! The work of the background: checkpoints, room in the log, expiry. Done by a thread, or stepped by hand.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::core::{Core, Counters, vacated_entry};
@@ -469,7 +470,8 @@ pub(super) fn work(core: &Core, nudges: &Nudges) {
             // Whoever waits for a deadline now looks for himself, and finds the engine closed.
             return;
         }
-        core.step();
+        // After a panic nothing is granted any more, but tasks have deadlines still, and claims have leases.
+        drop(catch_unwind(AssertUnwindSafe(|| core.step())));
     }
 }
 
