@@ -309,7 +309,11 @@ impl World {
         match self.during(|| scope(engine, key).forget(name(key))) {
             Ok(was_there) => {
                 assert!(!held && !stands, "key {key} was forgotten under its holder");
-                if was_there || self.oracle.at(key, now).attempt() > 0 {
+                // Of a claim that only memory knew nothing is left to forget once its time is over; what it came after may be there.
+                let is_over = !was_there && forgets_claims(key);
+                if is_over {
+                    self.oracle.refuse(key);
+                } else if was_there || self.oracle.at(key, now).attempt() > 0 {
                     self.oracle.acknowledge_end(key);
                 } else {
                     assert_eq!(self.oracle.at(key, now), Expect::Vacant, "there was nothing to forget");
