@@ -1,14 +1,19 @@
 //! What the benchmarks share.
 
-#![allow(dead_code, reason = "not every benchmark uses all of it")]
+#![allow(dead_code, unused_imports, reason = "not every benchmark uses all of it")]
 #![allow(unreachable_pub, reason = "a module of several programs")]
 
 use std::env;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+pub(crate) use figures::{Spread, millis, rounded, verdict};
 use idemkv::Fingerprint;
+pub(crate) use keys::{as_str, key, mixed};
 use tempfile::TempDir;
+
+mod figures;
+mod keys;
 
 /// The fingerprint of every request: what it takes to compute one is not what is measured.
 pub(crate) const REQUEST: Fingerprint = Fingerprint::from_bytes([7; 32]);
@@ -38,88 +43,4 @@ pub(crate) fn flag(name: &str) -> bool {
 
 pub(crate) fn now() -> Instant {
     Instant::now()
-}
-
-/// The key with this number, in the form of a UUID. Different numbers give different keys.
-///
-/// Keys are made as they are needed, from registers alone, so that reading the text of a key costs no cache miss
-/// that would be added to that of the lookup.
-#[inline]
-pub(crate) fn key(number: u64) -> [u8; 36] {
-    let high = mixed(number);
-    let low = mixed(high);
-    let [a, b, c, d] = [high >> 32, high, low >> 32, low].map(hex);
-    let mut text = [b'-'; 36];
-    text[..8].copy_from_slice(&a);
-    text[9..13].copy_from_slice(&b[..4]);
-    text[14..18].copy_from_slice(&b[4..]);
-    text[19..23].copy_from_slice(&c[..4]);
-    text[24..28].copy_from_slice(&c[4..]);
-    text[28..].copy_from_slice(&d);
-    text
-}
-
-/// The key as text.
-#[inline]
-pub(crate) fn as_str(key: &[u8; 36]) -> &str {
-    std::str::from_utf8(key).unwrap_or_else(|_| unreachable!("hexadecimal digits and dashes"))
-}
-
-/// The lower 32 bits in hexadecimal, eight digits at a time.
-#[inline]
-fn hex(bits: u64) -> [u8; 8] {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let halves = (bits & 0xffff_0000) << 16 | (bits & 0xffff);
-    let bytes = (halves & 0x0000_ff00_0000_ff00) << 8 | (halves & 0x0000_00ff_0000_00ff);
-    let nibbles = (bytes & 0x00f0_00f0_00f0_00f0) << 4 | (bytes & 0x000f_000f_000f_000f);
-    // 1 in each byte whose nibble is above 9: those are letters.
-    let letters = (nibbles + 6 * ONES) >> 4 & ONES;
-    (nibbles + u64::from(b'0') * ONES + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
-}
-
-/// A bijection that spreads neighbouring numbers (splitmix64).
-#[inline]
-pub(crate) fn mixed(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Median, least and greatest of some figures.
-#[derive(Clone, Copy)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-}
-
-impl Spread {
-    /// # Panics
-    ///
-    /// Where there are no figures.
-    pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Self {
-        let mut figures: Vec<f64> = figures.into_iter().collect();
-        figures.sort_by(f64::total_cmp);
-        let at = |at: usize| figures.get(at).copied().unwrap_or_else(|| panic!("no figures"));
-        Self { median: at(figures.len() / 2), min: at(0), max: at(figures.len() - 1) }
-    }
-
-    pub(crate) fn json(self) -> serde_json::Value {
-        serde_json::json!({ "median": rounded(self.median), "min": rounded(self.min), "max": rounded(self.max) })
-    }
-}
-
-/// Three digits behind the point.
-pub(crate) fn rounded(figure: f64) -> f64 {
-    (figure * 1e3).round() / 1e3
-}
-
-pub(crate) fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
-/// How a bar was met.
-pub(crate) fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "MISSED" }
 }

@@ -1,0 +1,48 @@
+//! idemkv beside what one would use instead, on the same work in the same run, and beside the physical limit.
+//!
+//! ```text
+//! cargo run --release --manifest-path benches/peers/Cargo.toml -- lookup    # replay, beside concurrent maps
+//! ... -- durable     # claim and complete durably, beside stores
+//! ```
+//!
+//! `--help` after a command tells its options. Each command prints a table, writes a plot (SVG) to `target/peers/`, and ends with a
+//! line of JSON. Files of stores go to `BENCH_DIR`, or else below the build's own directory.
+
+#[path = "../../common/figures.rs"]
+#[allow(dead_code, reason = "shared with the criterion benches")]
+mod figures;
+#[path = "../../common/keys.rs"]
+mod keys;
+
+mod durable;
+mod lookup;
+mod map;
+mod options;
+mod plot;
+mod server;
+mod store;
+
+use std::env;
+use std::process::ExitCode;
+
+const COMMANDS: [(&str, fn(&options::Options)); 2] = [("lookup", lookup::run), ("durable", durable::run)];
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let wanted = arguments.next().unwrap_or_default();
+    let Some((_, run)) = COMMANDS.iter().find(|(name, _)| *name == wanted) else {
+        let names: Vec<_> = COMMANDS.iter().map(|(name, _)| *name).collect();
+        eprintln!("which comparison? One of: {}", names.join(", "));
+        return ExitCode::FAILURE;
+    };
+    match options::Options::parse(arguments) {
+        Ok(options) => {
+            run(&options);
+            ExitCode::SUCCESS
+        }
+        Err(told) => {
+            eprintln!("{told}");
+            ExitCode::FAILURE
+        }
+    }
+}
