@@ -1,0 +1,76 @@
+//! How many instructions a call takes: counts can be repeated where times can't.
+//!
+//! `benches/instructions` runs this under callgrind, which counts within the functions named `counted_..` alone, and compares with
+//! `benches/instructions.txt`. By itself this program only does the work.
+//!
+//! The engine is stepped by hand and draws its secrets from a seed, so that two runs do the same.
+
+#![allow(clippy::print_stdout, reason = "a benchmark says what it found")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that can't go on stops")]
+
+use std::hint::black_box;
+
+use common::{REQUEST, as_str, key};
+use idemkv::{Begin, CommitMode, Engine, Status};
+
+mod common;
+
+/// Calls that are counted, of each kind.
+const CALLS: u64 = 2_000;
+const BODY: [u8; 80] = [b'x'; 80];
+const BATCH: usize = 32;
+
+fn main() {
+    let scratch = common::scratch();
+    let options = Engine::options().stepped().seed(1).commit_mode(CommitMode::Buffered);
+    let engine = options.open(scratch.path().join("instructions.idem")).unwrap();
+    // What the first calls set up is not counted.
+    (0..100).for_each(|number| complete(&engine, number));
+    counted_claim_and_complete(&engine);
+    counted_lookup_hit(&engine);
+    counted_lookup_miss(&engine);
+    counted_batch_hit(&engine);
+    println!("{CALLS} calls of each kind");
+    engine.close().unwrap();
+}
+
+#[inline(never)]
+fn complete(engine: &Engine, number: u64) {
+    match engine.begin(as_str(&key(number)), REQUEST).unwrap() {
+        Begin::Fresh(claim) => drop(claim.complete(BODY).unwrap()),
+        other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
+    }
+}
+
+#[inline(never)]
+fn counted_claim_and_complete(engine: &Engine) {
+    (100..100 + CALLS).for_each(|number| complete(engine, number));
+}
+
+#[inline(never)]
+fn counted_lookup_hit(engine: &Engine) {
+    for number in 100..100 + CALLS {
+        match engine.begin(as_str(&key(number)), REQUEST) {
+            Ok(Begin::Done(record)) => drop(black_box(record)),
+            other => panic!("key {number} was {other:?}"),
+        }
+    }
+}
+
+#[inline(never)]
+fn counted_lookup_miss(engine: &Engine) {
+    for number in 0..CALLS {
+        let status = engine.get(as_str(&key(u64::MAX - number)));
+        assert!(matches!(black_box(status), Ok(Status::Vacant)));
+    }
+}
+
+#[inline(never)]
+fn counted_batch_hit(engine: &Engine) {
+    let mut requests = [([0; 36], REQUEST); BATCH];
+    for first in (100..100 + CALLS).step_by(BATCH) {
+        let last = (first + BATCH as u64).min(100 + CALLS);
+        requests.iter_mut().zip(first..last).for_each(|((to, _), number)| *to = key(number));
+        black_box(engine.begin_many(&requests));
+    }
+}
