@@ -215,7 +215,7 @@ impl SimDisk {
 
     /// Lets read `number` fail.
     pub fn fail_read(&self, number: u64) {
-        self.0.lock().faults.read = Some(number);
+        self.0.lock().faults.reads.insert(number);
     }
 
     /// Forgets faults that are still to come, and a disk that is full by [`fill_from`](Self::fill_from) has room again.
@@ -468,7 +468,7 @@ impl DiskFile for SimFile {
         world.check_power()?;
         let number = world.reads;
         world.reads += 1;
-        if world.faults.read == Some(number) {
+        if world.faults.reads.contains(&number) {
             return Err(broken());
         }
         let at = usize::try_from(offset).unwrap_or(usize::MAX);

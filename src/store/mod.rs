@@ -29,6 +29,8 @@ pub(crate) mod block;
 mod carry;
 mod meta;
 mod tables;
+#[cfg(all(test, feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
+mod tests;
 mod trouble;
 
 use access::{Access, open_database};
@@ -349,7 +351,7 @@ impl Store {
                 }
                 Policy::from_row(&row.policy)
             });
-            let place = || format!("table `{}`, row {:?}", SCOPES.name(), name.value().escape_ascii());
+            let place = || format!("table `{}`, row \"{}\"", SCOPES.name(), name.value().escape_ascii());
             each(name.value(), policy.map_err(|bad| Trouble::at(place(), bad))?);
         }
         Ok(())
