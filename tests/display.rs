@@ -19,10 +19,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use common::{Machine, START_MS, TTL, default_scope, fresh, request};
 use idemkv::redb::{MultimapTableDefinition, ReadableMultimapTable, TableDefinition};
 use idemkv::{
-    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CompleteInError, Completion, Damage,
-    DeclareError, EndError, Engine, Failure, Fault, Fingerprint, ForgetError, IoFailure, KeyError, Observer,
-    OpenError, OptionError, Outcome, ReadError, ReplayError, ResolveError, RunError, Status, StoreError,
-    TableError, TokenError, Waited,
+    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CompleteInError, Damage, DeclareError,
+    EndError, Engine, Failure, Fault, Fingerprint, ForgetError, IoFailure, KeyError, Observer, OpenError,
+    OptionError, Outcome, ReadError, ReplayError, ResolveError, RunError, Status, StoreError, TableError,
+    TokenError,
 };
 
 /// An error says all of `words`, and names as its source the one that says `source`.
@@ -246,9 +246,9 @@ fn an_error_of_a_run_says_whether_the_operation_ran() {
     says(&not_stored, &["has run", "act on it", "change its type"], Some("JSON"));
     assert!(!not_stored.is_retryable());
     let RunError::NotStored { reason, .. } = not_stored else { panic!() };
-    says(&reason, &["does not come back from JSON"], Some("NaN"));
+    says(&reason, &["does not come back from JSON"], Some("not a number"));
     let source = reason.source().unwrap();
-    says(source, &["NaN"], None);
+    says(source, &["not a number"], None);
     let too_large = ClaimError::BodyTooLarge { len: 9, max: 8 };
     says(&StoreError::End(too_large), &["9 bytes"], Some("9 bytes"));
 

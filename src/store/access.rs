@@ -122,7 +122,7 @@ impl Access {
 
     /// Whether the database is what is known of it. A view may be newer, where a commit failed in its last step.
     pub(super) fn is_current(&self) -> bool {
-        matches!(&*self.state.lock(), State::Open(_))
+        matches!(&*self.state.lock(), State::Open(_)) && !self.faults.has_stopped()
     }
 
     /// The database, or a view.

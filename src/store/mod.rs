@@ -465,6 +465,8 @@ impl Store {
         let aborted = guarded(|| Ok(begun.0.abort()?));
         match (self.access.write_failed(), aborted) {
             (Some(kind), _) => Err(self.access.failed(Trouble::from(redb::Error::Io(kind.into())))),
+            // After a failed read redb does not even abort. Nothing was written, and whoever writes next opens it again.
+            (None, Err(trouble)) if trouble.is_io() => Ok(()),
             (None, Err(trouble)) => Err(self.access.failed(trouble)),
             (None, Ok(())) => Ok(()),
         }
