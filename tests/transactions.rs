@@ -260,6 +260,37 @@ fn a_panic_of_the_work_leaves_nothing_and_harms_nobody_else() {
     assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
 }
 
+/// As it would where redb met what it did not expect.
+#[test]
+fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {
+    let machine = Machine::default();
+    let engine = with_bulk(&machine);
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        claim.complete_in(|tables| {
+            effect(tables, "key")?;
+            let mut bulk = tables.open_table(BULK)?;
+            machine.disk.fault_at(machine.disk.operations(), Fault::Panic);
+            // More than memory holds, so some of it is written meanwhile.
+            (0..ROWS).try_for_each(|n| bulk.insert(n, &[8; 16 << 10][..]).map(drop))?;
+            Ok::<_, Anything>("reply")
+        })
+    }));
+    assert!(panicked.is_err());
+    assert!(matches!(engine.begin("new", request()), Err(BeginError::Failed(_)) | Ok(Begin::Fresh(_))));
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!(effects(&engine, "key"), 0);
+    assert!(matches!(engine.get("key"), Ok(Status::Interrupted(_))));
+    let rows = engine.read_tables(|tables| {
+        let bulk = tables.open_table(BULK).unwrap();
+        (0..ROWS).filter(|n| bulk.get(n).unwrap().unwrap().value() == &[7; 16 << 10][..]).count()
+    });
+    assert_eq!(rows.unwrap() as u64, ROWS);
+}
+
 #[test]
 fn our_own_tables_are_out_of_reach() {
     const OURS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("idemkv.meta");

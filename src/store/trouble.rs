@@ -113,6 +113,14 @@ mod tests {
     }
 
     #[test]
+    fn a_database_that_has_stopped_or_is_closed_is_not_damaged() {
+        for error in [redb::Error::PreviousIo, redb::Error::DatabaseClosed] {
+            assert!(Trouble::from(error).is_io());
+        }
+        assert!(!Trouble::from(redb::Error::Io(io::ErrorKind::UnexpectedEof.into())).is_io());
+    }
+
+    #[test]
     fn a_panic_inside_is_damage_with_its_words() {
         let caught: Result<(), _> = guarded(|| panic!("page {} is odd", 7));
         let failure = caught.err().unwrap().into_failure(Path::new("f"));
