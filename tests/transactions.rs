@@ -278,12 +278,16 @@ fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {
         })
     }));
     assert!(panicked.is_err());
-    assert!(matches!(engine.begin("new", request()), Err(BeginError::Failed(_)) | Ok(Begin::Fresh(_))));
+    // The log is another matter, until the next checkpoint.
+    fresh(&scope, "log").complete("reply").unwrap();
+    assert!(matches!(engine.checkpoint(), Err(Failure::Damaged(_))));
+    assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(Failure::Damaged(_)))));
     drop(scope);
     machine.kill(engine);
     let engine = machine.open();
     assert_eq!(effects(&engine, "key"), 0);
     assert!(matches!(engine.get("key"), Ok(Status::Interrupted(_))));
+    assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
     let rows = engine.read_tables(|tables| {
         let bulk = tables.open_table(BULK).unwrap();
         (0..ROWS).filter(|n| bulk.get(n).unwrap().unwrap().value() == &[7; 16 << 10][..]).count()
