@@ -117,7 +117,9 @@ fn a_task_waits_for_room_in_the_log_and_goes_on_once_there_is_some() {
                 claims.pop().unwrap().complete("reply").unwrap();
                 engine.checkpoint().unwrap();
                 assert!(count.get() > 0, "whoever makes room tells those who wait");
-                let Begin::Fresh(claim) = common::run(&engine, begin.as_mut()).unwrap() else { panic!("fresh") };
+                let Begin::Fresh(claim) = common::run(&engine, begin.as_mut()).unwrap() else {
+                    panic!("fresh")
+                };
                 drop((begin, claim));
                 break;
             }

@@ -223,7 +223,10 @@ fn work_that_goes_on_after_a_failed_read_has_no_effect() {
             Ok::<_, Anything>(reply)
         });
         let Err(CompleteInError::End(error)) = refused else { panic!("{refused:?}") };
-        assert!(matches!(error.reason(), ClaimError::Commit(CommitError::Failed(Failure::Io(_)))), "{error:?}");
+        assert!(
+            matches!(error.reason(), ClaimError::Commit(CommitError::Failed(Failure::Io(_)))),
+            "{error:?}"
+        );
         assert!(error.into_claim().is_none());
         assert_eq!(done(&scope, "bulk").body(), b"");
         drop(scope);

@@ -193,9 +193,9 @@ impl Index {
     /// Removes what has expired from a few cells of one shard.
     pub(crate) fn sweep(&self, shard: usize, from: usize, now: Timestamp) -> Swept {
         let nothing = Swept { done: true, ..Swept::default() };
-        self.shards.get(shard).map_or(nothing, |locked| {
-            locked.shard.write().sweep(from, CELLS_PER_STEP, now, self.epoch)
-        })
+        self.shards
+            .get(shard)
+            .map_or(nothing, |locked| locked.shard.write().sweep(from, CELLS_PER_STEP, now, self.epoch))
     }
 
     pub(crate) fn reserve(&self, keys: usize) {
@@ -320,7 +320,9 @@ mod tests {
         index.drop_cached(&tombstone);
         assert!(matches!(index.get(KEY), Slot::Stored { place, .. } if place == elsewhere));
         // Memory has the only copy of these.
-        for slot in [Slot::Cached(record(None)), Slot::Cached(record(Some(from()))), Slot::InFlight(attempt())] {
+        for slot in
+            [Slot::Cached(record(None)), Slot::Cached(record(Some(from()))), Slot::InFlight(attempt())]
+        {
             let index = index_of(slot);
             index.drop_cached(&tombstone);
             index.drop_cached(&record(None));
