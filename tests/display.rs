@@ -295,8 +295,8 @@ fn what_is_shown_of_a_value_has_no_secret_and_no_body_in_it() {
 
     let claim = fresh(&scope, "steps");
     let step = claim.step_key("charge");
-    let hex: String = step.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(step.to_string().replace('-', ""), hex);
+    let number = u128::from_be_bytes(*step.as_bytes());
+    assert_eq!(step.to_string().replace('-', ""), format!("{number:032x}"));
     assert_eq!(engine.now().to_string(), format!("{START_MS} ms since the epoch"));
     let time = engine.now().to_system_time().unwrap();
     assert_eq!(time.duration_since(UNIX_EPOCH).unwrap(), Duration::from_millis(START_MS));

@@ -99,7 +99,8 @@ impl DiskFile for Untouched {
     }
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(test)]
+#[cfg(feature = "sim")]
 mod tests {
     use std::path::Path;
 
@@ -153,9 +154,10 @@ mod tests {
                     Op::Read { at, len } => {
                         let mut out = vec![0; len];
                         let read = view.read_at(at as u64, &mut out);
-                        match model.get(at..at + len) {
-                            Some(bytes) => prop_assert_eq!((read.is_ok(), &out[..]), (true, bytes)),
-                            None => prop_assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof),
+                        if let Some(bytes) = model.get(at..at + len) {
+                            prop_assert_eq!((read.is_ok(), &out[..]), (true, bytes));
+                        } else {
+                            prop_assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
                         }
                     }
                 }

@@ -29,7 +29,8 @@ pub(crate) mod block;
 mod carry;
 mod meta;
 mod tables;
-#[cfg(all(test, feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
+#[cfg(test)]
+#[cfg(all(feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
 mod tests;
 mod trouble;
 

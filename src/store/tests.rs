@@ -153,7 +153,7 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
     let policy = codec::ScopeRow { name: b"mild", policy: Policy::default().row() };
     let mut scope = Vec::new();
     codec::encode_into(&policy, &mut scope);
-    let sealed = sealer.seal(SCOPES.name(), &[], &scope);
+    let row = sealer.seal(SCOPES.name(), &[], &scope);
     let digest = Digest::from_u128(0xabc);
     let store = || {
         let store = new_store(&SimDisk::new());
@@ -180,7 +180,7 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
 
     let changed = store();
     alter(&changed, |transaction| {
-        transaction.open_table(SCOPES).unwrap().insert(&b"strict"[..], sealed.as_slice()).unwrap();
+        transaction.open_table(SCOPES).unwrap().insert(&b"strict"[..], row.as_slice()).unwrap();
     });
     let damage = load(&changed);
     assert_eq!(damage.place(), "table `idemkv.scopes`, row \"strict\"");
