@@ -327,12 +327,7 @@ impl Attempt {
 
     /// Which attempt may have had an effect, as a later one is told.
     pub(crate) fn as_earlier(&self) -> AttemptInfo {
-        if self.returned.load(Ordering::Acquire)
-            && let Some(earlier) = self.earlier
-        {
-            return earlier;
-        }
-        self.info()
+        self.earlier.filter(|_| self.returned.load(Ordering::Acquire)).unwrap_or_else(|| self.info())
     }
 
     pub(crate) fn info(&self) -> AttemptInfo {

@@ -112,7 +112,7 @@ impl Deadline {
     }
 
     pub(crate) fn is_before(self, other: Self) -> bool {
-        self.min(other).0 == self.0 && self.0 != other.0
+        self.0.is_some_and(|at| other.0.is_none_or(|other| at < other))
     }
 
     /// The instant to wait until; `None` means for ever.
@@ -297,6 +297,15 @@ mod tests {
         let source = TimeSource::Manual(ManualClock::at_millis(wall));
         let mark = TimeMark { high_water: Timestamp(high_water), wall_ahead_ms };
         EngineClock::resume(source, mark, HOUR)
+    }
+
+    #[test]
+    fn never_is_the_latest_deadline_and_none_is_before_itself() {
+        let [soon, late] = [HOUR, 2 * HOUR].map(|span| Deadline::at(now() + span));
+        for (early, later) in [(soon, late), (soon, Deadline::NEVER)] {
+            assert!(early.is_before(later) && !later.is_before(early) && !early.is_before(early));
+        }
+        assert!(!Deadline::NEVER.is_before(Deadline::NEVER));
     }
 
     #[test]

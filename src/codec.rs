@@ -242,6 +242,15 @@ pub(crate) fn encode_into(value: &impl Encode, out: &mut Vec<u8>) {
     }
 }
 
+/// How lengths are written in front of what they are the length of: in four bytes.
+///
+/// # Panics
+///
+/// Never: options keep entries below 32 MiB, blocks and frames below 64 MiB.
+pub(crate) fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).unwrap_or_else(|_| unreachable!("{bytes} bytes in one piece")).to_le_bytes()
+}
+
 /// Decodes exactly `bytes`.
 pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, BadBytes> {
     let (value, used) = bincode::borrow_decode_from_slice(bytes, CONFIG)
@@ -414,6 +423,19 @@ mod tests {
     }
 
     #[test]
+    fn names_of_no_possible_length_are_refused() {
+        let (longest, longer) = ([b'x'; NAME_MAX], [b'x'; NAME_MAX + 1]);
+        for (scope, key) in [(&b""[..], &b"k"[..]), (&longest, &longest)] {
+            assert_eq!(check_names(scope, key), Ok(()));
+        }
+        for (scope, key) in [(&b""[..], &b""[..]), (b"", &longer), (&longer, b"k")] {
+            assert!(check_names(scope, key).is_err(), "{} and {} bytes", scope.len(), key.len());
+            let Entry::Completion(row) = completion(b"hi") else { panic!() };
+            assert!(CompletionRow { scope, key, ..row }.parts().is_err());
+        }
+    }
+
+    #[test]
     fn the_overhead_bound_holds() {
         for entry in [intent(), completion(b"")] {
             let mut bytes = Vec::new();
@@ -425,6 +447,7 @@ mod tests {
     #[test]
     fn a_sealed_row_opens_at_its_own_place_only() {
         let sealer = Sealer::new(&Secret([3; 32]));
+        assert_eq!(format!("{sealer:?}"), "Sealer(..)", "the secret is nobody else's");
         let row = sealer.seal("blocks", &[1, 2], b"bytes");
         assert_eq!(sealer.open("blocks", &[1, 2], &row), Ok(&b"bytes"[..]));
         assert!(sealer.open("blocks", &[2, 1], &row).is_err());
@@ -434,6 +457,9 @@ mod tests {
             let mut flipped = row.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(sealer.open("blocks", &[1, 2], &flipped).is_err(), "bit {bit}");
+        }
+        for len in 0..row.len() {
+            assert!(sealer.open("blocks", &[1, 2], &row[..len]).is_err(), "{len} bytes of it");
         }
     }
 

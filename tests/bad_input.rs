@@ -522,6 +522,32 @@ fn a_file_that_is_older_than_its_log_is_refused() {
     assert_says(&error, &["is damaged at", "restore both it and its log from a backup"]);
 }
 
+/// Frames of earlier openings are history: nothing acknowledged is in them alone.
+#[test]
+fn an_earlier_frame_whose_length_is_damaged_harms_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.idem");
+    make_file(&path);
+    small().open(&path).unwrap().close().unwrap();
+    let mut log = fs::read(log_of(&path)).unwrap();
+    assert_eq!(&log[4_096..4_100], b"idmF");
+    log[4_096 + 7] = 0xff;
+    fs::write(log_of(&path), &log).unwrap();
+    for _ in 0..2 {
+        assert_done(&small().open(&path).unwrap(), "key", b"reply");
+    }
+}
+
+#[test]
+fn a_path_through_a_file_is_an_error_that_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "diary").unwrap();
+    let error = refused(small().open(file.join("x.idem")));
+    assert!(matches!(&error, OpenError::Io(failure) if failure.file() == file.join("x.idem")), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), b"diary");
+}
+
 #[test]
 fn a_file_that_was_cut_off_is_refused_at_every_length() {
     let directory = tempfile::tempdir().unwrap();

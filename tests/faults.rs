@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::redb::TableDefinition;
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Engine, Status};
+use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Engine, ReadError, Status};
 
 const TABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("ours");
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
@@ -304,6 +304,28 @@ fn an_error_of_one_read_stops_neither_reads_nor_grants() {
     for key in ["round 0", "round 1", "round 2", "last"] {
         done(&default_scope(&engine), key);
     }
+}
+
+#[test]
+fn errors_of_several_reads_in_a_row_are_told_and_the_next_read_finds_the_record() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let count = results_on_disk_alone(&engine);
+    let mut told = 0;
+    for apart in 1..40_u8 {
+        let first = machine.disk.reads();
+        (0..3).for_each(|n| machine.disk.fail_read(first + n * u64::from(apart)));
+        match engine.get(format!("key {apart}")) {
+            Ok(Status::Done(record)) => assert_eq!(record.body(), [apart; 4_000]),
+            Err(ReadError::Io(_)) => told += 1,
+            other => panic!("{apart} apart: {other:?}"),
+        }
+        machine.disk.mend();
+        assert_eq!(done(&default_scope(&engine), &format!("key {apart}")).body(), [apart; 4_000]);
+        engine.checkpoint().unwrap();
+    }
+    assert!(told > 0);
+    all_are_replayed(&engine, count);
 }
 
 #[test]

@@ -98,6 +98,37 @@ fn what_tasks_queue_meanwhile_is_one_commit() {
 }
 
 #[test]
+fn a_task_waits_for_room_in_the_log_and_goes_on_once_there_is_some() {
+    let machine = Machine::default();
+    let engine = machine.options().log_bytes(128 << 10).open("x.idem").unwrap();
+    let mut claims = Vec::new();
+    loop {
+        let key = format!("key {}", claims.len());
+        let mut begin = Box::pin(engine.begin_async(key, request()));
+        // Queued, or waiting for room.
+        let begun = poll(begin.as_mut()).is_pending().then(|| engine.step());
+        match poll(begin.as_mut()) {
+            Poll::Ready(Ok(Begin::Fresh(claim))) => claims.push(claim),
+            Poll::Ready(other) => panic!("{other:?} after {begun:?}"),
+            Poll::Pending => {
+                let count = Arc::new(Count::default());
+                let waker = Waker::from(Arc::clone(&count));
+                assert!(begin.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                claims.pop().unwrap().complete("reply").unwrap();
+                engine.checkpoint().unwrap();
+                assert!(count.get() > 0, "whoever makes room tells those who wait");
+                let Begin::Fresh(claim) = common::run(&engine, begin.as_mut()).unwrap() else {
+                    panic!("fresh")
+                };
+                drop((begin, claim));
+                break;
+            }
+        }
+    }
+    assert!(claims.len() > 5);
+}
+
+#[test]
 fn a_begin_dropped_before_it_is_polled_claims_nothing() {
     let machine = Machine::default();
     let engine = machine.open();

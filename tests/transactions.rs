@@ -15,10 +15,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request, small};
-use idemkv::redb::{ReadableTable, TableDefinition};
+use idemkv::redb::{self, ReadableTable, TableDefinition};
 use idemkv::sim::{CrashKind, Fault, ManualClock, Operation, SimDisk};
 use idemkv::{
-    Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Status,
+    Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Failure, Status,
     TableError, Tables,
 };
 
@@ -122,6 +122,121 @@ fn an_error_of_the_work_gives_the_claim_back_and_leaves_nothing() {
     assert_eq!(effects(&engine, "key"), 1);
 }
 
+const ROWS: u64 = 200;
+
+/// More rows of the application's own than memory holds.
+fn with_bulk(machine: &Machine) -> Engine {
+    let open = || machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let engine = open();
+    let bulk = fresh(&default_scope(&engine), "bulk").complete_in(|tables| {
+        let mut bulk = tables.open_table(BULK)?;
+        (0..ROWS).try_for_each(|n| bulk.insert(n, &[7; 16 << 10][..]).map(drop))?;
+        Ok::<_, Anything>("")
+    });
+    bulk.unwrap();
+    engine.close().unwrap();
+    open()
+}
+
+/// Reads the application's rows from the disk, of which one read fails.
+fn read_badly(machine: &Machine, bulk: &impl ReadableTable<u64, &'static [u8]>) -> redb::StorageError {
+    machine.disk.fail_read(machine.disk.reads());
+    (0..ROWS).find_map(|n| bulk.get(n).err()).unwrap()
+}
+
+/// redb stops after an error of a read as after any other.
+#[test]
+fn a_read_of_tables_that_fails_stops_nobody() {
+    let machine = Machine::default();
+    let engine = with_bulk(&machine);
+    let scope = default_scope(&engine);
+    let [first, second] = ["first", "second"].map(|key| fresh(&scope, key));
+    let read = engine.read_tables(|tables| {
+        read_badly(&machine, &tables.open_table(BULK).unwrap());
+        // The file can't be opened again under a reader's feet. That is for later, and only delays what writes to it.
+        let others = || {
+            let refused = engine.checkpoint().unwrap_err();
+            assert!(matches!(&refused, Failure::Io(failure) if failure.is_disk_full()), "{refused}");
+            assert!(refused.to_string().contains("while tables are read"), "{refused}");
+            let refused = first.complete_in(|tables| effect(tables, "first"));
+            let Err(CompleteInError::End(refused)) = refused else { panic!("there was nothing to write to") };
+            assert!(refused.is_retryable());
+            fresh(&scope, "log").complete("reply").unwrap();
+            refused.into_claim().unwrap()
+        };
+        std::thread::scope(|threads| threads.spawn(others).join().unwrap())
+    });
+    read.unwrap().complete_in(|tables| effect(tables, "first")).unwrap();
+
+    let read = engine.read_tables(|tables| read_badly(&machine, &tables.open_table(BULK).unwrap()));
+    assert!(read.is_ok());
+    second.complete_in(|tables| effect(tables, "second")).unwrap();
+    assert_eq!((effects(&engine, "first"), effects(&engine, "second")), (1, 1));
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!((effects(&engine, "first"), effects(&engine, "second")), (1, 1));
+    assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
+}
+
+/// redb refuses to abort then. That stopped the engine, as if something had been written.
+#[test]
+fn work_that_gives_up_after_a_failed_read_gets_its_claim_back_and_stops_nobody() {
+    for others_read in [false, true] {
+        let machine = Machine::default();
+        let engine = with_bulk(&machine);
+        let scope = default_scope(&engine);
+        let refused = fresh(&scope, "key").complete_in(|tables| {
+            effect(tables, "key")?;
+            let failed = read_badly(&machine, &tables.open_table(BULK)?);
+            if others_read {
+                // This finds the database stopped, and reads a view.
+                assert_eq!(effects(&engine, "key"), 0);
+            }
+            Err::<String, Anything>(failed.into())
+        });
+        let Err(CompleteInError::Work { claim, .. }) = refused else { panic!("{refused:?}") };
+        fresh(&scope, "log").complete("reply").unwrap();
+        claim.complete_in(|tables| effect(tables, "key")).unwrap();
+        engine.checkpoint().unwrap();
+        drop(scope);
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_eq!((effects(&engine, "key"), effects(&engine, "bulk")), (1, 0));
+        assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
+    }
+}
+
+/// The work should have given up. What redb refuses to commit is not there, but that is for the next opening to find out.
+#[test]
+fn work_that_goes_on_after_a_failed_read_has_no_effect() {
+    for others_read in [false, true] {
+        let machine = Machine::default();
+        let engine = with_bulk(&machine);
+        let scope = default_scope(&engine);
+        let refused = fresh(&scope, "key").complete_in(|tables| {
+            let reply = effect(tables, "key")?;
+            read_badly(&machine, &tables.open_table(BULK)?);
+            if others_read {
+                assert_eq!(effects(&engine, "key"), 0);
+            }
+            Ok::<_, Anything>(reply)
+        });
+        let Err(CompleteInError::End(error)) = refused else { panic!("{refused:?}") };
+        assert!(
+            matches!(error.reason(), ClaimError::Commit(CommitError::Failed(Failure::Io(_)))),
+            "{error:?}"
+        );
+        assert!(error.into_claim().is_none());
+        assert_eq!(done(&scope, "bulk").body(), b"");
+        drop(scope);
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_eq!(effects(&engine, "key"), 0);
+        assert!(matches!(engine.get("key"), Ok(Status::Interrupted(_))));
+    }
+}
+
 #[test]
 fn a_panic_of_the_work_leaves_nothing_and_harms_nobody_else() {
     let machine = Machine::default();
@@ -146,6 +261,41 @@ fn a_panic_of_the_work_leaves_nothing_and_harms_nobody_else() {
     let engine = machine.open();
     assert_eq!((effects(&engine, "key"), effects(&engine, "other")), (0, 1));
     assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
+}
+
+/// As it would where redb met what it did not expect.
+#[test]
+fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {
+    let machine = Machine::default();
+    let engine = with_bulk(&machine);
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        claim.complete_in(|tables| {
+            effect(tables, "key")?;
+            let mut bulk = tables.open_table(BULK)?;
+            machine.disk.fault_at(machine.disk.operations(), Fault::Panic);
+            // More than memory holds, so some of it is written meanwhile.
+            (0..ROWS).try_for_each(|n| bulk.insert(n, &[8; 16 << 10][..]).map(drop))?;
+            Ok::<_, Anything>("reply")
+        })
+    }));
+    assert!(panicked.is_err());
+    // The log is another matter, until the next checkpoint.
+    fresh(&scope, "log").complete("reply").unwrap();
+    assert!(matches!(engine.checkpoint(), Err(Failure::Damaged(_))));
+    assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(Failure::Damaged(_)))));
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!(effects(&engine, "key"), 0);
+    assert!(matches!(engine.get("key"), Ok(Status::Interrupted(_))));
+    assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
+    let rows = engine.read_tables(|tables| {
+        let bulk = tables.open_table(BULK).unwrap();
+        (0..ROWS).filter(|n| bulk.get(n).unwrap().unwrap().value() == &[7; 16 << 10][..]).count()
+    });
+    assert_eq!(rows.unwrap() as u64, ROWS);
 }
 
 #[test]

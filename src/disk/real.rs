@@ -165,3 +165,30 @@ impl DiskFile for RealFile {
         self.0.unlock()
     }
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_knows_whether_a_path_is_still_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("f"), dir.path().join("g"));
+        let file = File::create(&path).unwrap();
+        assert!(matches!(name_of(&path, &file), Ok(Name::Only)));
+        fs::hard_link(&path, &other).unwrap();
+        assert!(matches!(name_of(&path, &file), Ok(Name::Another)));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(name_of(&path, &file), Ok(Name::Gone)));
+        File::create(&path).unwrap();
+        assert!(matches!(name_of(&path, &file), Ok(Name::Gone)), "the name is somebody else's");
+    }
+
+    #[test]
+    fn the_name_of_a_file_in_the_working_directory_and_of_the_root_can_be_synced() {
+        sync_directory(Path::new("x.idem")).unwrap();
+        sync_directory(Path::new("/")).unwrap();
+        assert!(sync_directory(Path::new("no such directory/x.idem")).is_err());
+    }
+}

@@ -215,7 +215,7 @@ impl SimDisk {
 
     /// Lets read `number` fail.
     pub fn fail_read(&self, number: u64) {
-        self.0.lock().faults.read = Some(number);
+        self.0.lock().faults.reads.insert(number);
     }
 
     /// Forgets faults that are still to come, and a disk that is full by [`fill_from`](Self::fill_from) has room again.
@@ -282,9 +282,9 @@ impl SimDisk {
 
     fn edit(&self, path: &Path, change: impl Fn(&mut Pages) -> bool) -> bool {
         let mut world = self.0.lock();
-        let Some(id) = world.files.names.get(path).copied() else { return false };
-        let Some(contents) = world.files.contents.get_mut(&id) else { return false };
-        change(&mut contents.durable) | change(&mut contents.seen)
+        let Files { names, contents, .. } = &mut world.files;
+        let contents = names.get(path).and_then(|id| contents.get_mut(id));
+        contents.is_some_and(|contents| change(&mut contents.durable) | change(&mut contents.seen))
     }
 }
 
@@ -323,9 +323,9 @@ impl Files {
         }
         pending.sort_unstable_by_key(|(number, ..)| *number);
         for (_, id, change) in pending {
-            if let Some(contents) = self.contents.get_mut(&id) {
+            self.contents.entry(id).and_modify(|contents| {
                 crash.survive(id, &contents.durable, &mut contents.seen, &change);
-            }
+            });
         }
         for contents in self.contents.values_mut() {
             contents.durable.clone_from(&contents.seen);
@@ -468,7 +468,7 @@ impl DiskFile for SimFile {
         world.check_power()?;
         let number = world.reads;
         world.reads += 1;
-        if world.faults.read == Some(number) {
+        if world.faults.reads.contains(&number) {
             return Err(broken());
         }
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -596,6 +596,56 @@ mod tests {
         file.sync().unwrap();
         assert_eq!(disk.read(Path::new("f")).unwrap(), b"lost");
         assert_eq!(disk.image(CrashKind::KeepAll).read(Path::new("f")).unwrap(), b"");
+    }
+
+    #[test]
+    fn of_many_pieces_the_older_ones_survive_together() {
+        let disk = SimDisk::new();
+        let file = file(&disk);
+        for byte in 1..=70 {
+            file.write_at(u64::from(byte - 1) * 512, &[byte; 512]).unwrap();
+        }
+        let survive = |newest, older| {
+            let bytes = disk.image(CrashKind::Subset { newest, older }).read(Path::new("f")).unwrap();
+            let sectors = bytes.chunks(512).map(|sector| sector[0]).filter(|byte| *byte > 0);
+            sectors.collect::<Vec<_>>()
+        };
+        assert_eq!(survive(0, true), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(survive(1, false), [70]);
+        assert_eq!(survive(1 << 63, false), [7]);
+    }
+
+    #[test]
+    fn a_sync_that_lies_keeps_nothing_and_one_that_is_ignored_can_fail_all_the_same() {
+        let disk = SimDisk::new();
+        let file = file(&disk);
+        let kept = || disk.image(CrashKind::DropAll).read(Path::new("f")).unwrap();
+        file.write_at(0, b"lost").unwrap();
+        disk.fault_at(disk.operations(), Fault::Lie);
+        file.sync().unwrap();
+        assert_eq!(kept(), b"");
+        disk.ignore_syncs("f");
+        file.sync().unwrap();
+        assert_eq!(kept(), b"");
+        disk.fault_at(disk.operations(), Fault::Error);
+        assert!(file.sync().is_err());
+        assert_eq!(kept(), b"");
+    }
+
+    #[test]
+    fn what_is_not_there_can_not_be_changed_removed_or_renamed() {
+        let disk = SimDisk::new();
+        let (here, gone) = (Path::new("f"), Path::new("g"));
+        disk.put(here, b"1234").unwrap();
+        assert!(disk.flip(here, 0) && !disk.flip(here, 4 * 8) && !disk.flip(gone, 0));
+        assert!(disk.truncate(here, 9) && disk.truncate(here, 2) && !disk.truncate(gone, 2));
+        assert_eq!((disk.read(here), disk.read(gone)), (Some(b"02".to_vec()), None));
+        for renamed in [disk.publish(gone, here), disk.publish(gone, gone), disk.replace(gone, here)] {
+            assert!(renamed.is_err());
+        }
+        assert_eq!(disk.read(here).unwrap(), b"02");
+        assert!(disk.remove(here) && !disk.remove(here));
+        assert_eq!(disk.open(here).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

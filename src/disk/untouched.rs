@@ -33,7 +33,7 @@ impl Untouched {
     fn below(&self, shown: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
         out.fill(0);
         let there = usize::try_from(shown.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
-        self.file.read_at(offset, out.split_at_mut(there).0)
+        if there == 0 { Ok(()) } else { self.file.read_at(offset, out.split_at_mut(there).0) }
     }
 }
 
@@ -96,5 +96,81 @@ impl DiskFile for Untouched {
 
     fn unlock(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::disk::sim::SimDisk;
+
+    const LEN: usize = 3 * PAGE + 100;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Write { at: usize, len: usize, byte: u8 },
+        SetLen(usize),
+        Read { at: usize, len: usize },
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            (0..5 * PAGE, 0..2 * PAGE, 1..u8::MAX).prop_map(|(at, len, byte)| Op::Write { at, len, byte }),
+            (0..6 * PAGE).prop_map(Op::SetLen),
+            (0..5 * PAGE, 0..2 * PAGE).prop_map(|(at, len)| Op::Read { at, len }),
+        ];
+        proptest::collection::vec(op, 1..40)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_view_is_like_a_file_and_leaves_the_one_below_as_it_is(ops in ops()) {
+            let disk = SimDisk::new();
+            let mut model: Vec<u8> = (0..LEN).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            disk.put(Path::new("f"), &model).unwrap();
+            let below = disk.open(Path::new("f")).unwrap();
+            let (before, operations) = (model.clone(), disk.operations());
+            let view = Untouched::new(below).unwrap();
+            for op in ops {
+                match op {
+                    Op::Write { at, len, byte } => {
+                        view.write_at(at as u64, &vec![byte; len]).unwrap();
+                        if len > 0 {
+                            model.resize(model.len().max(at + len), 0);
+                            model[at..at + len].fill(byte);
+                        }
+                    }
+                    Op::SetLen(len) => {
+                        view.set_len(len as u64).unwrap();
+                        model.resize(len, 0);
+                    }
+                    Op::Read { at, len } => {
+                        let mut out = vec![0; len];
+                        let read = view.read_at(at as u64, &mut out);
+                        if let Some(bytes) = model.get(at..at + len) {
+                            prop_assert_eq!((read.is_ok(), &out[..]), (true, bytes));
+                        } else {
+                            prop_assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+                        }
+                    }
+                }
+                view.sync().unwrap();
+                prop_assert_eq!(view.len().unwrap(), model.len() as u64);
+            }
+            let mut all = vec![0; model.len()];
+            view.read_at(0, &mut all).unwrap();
+            prop_assert_eq!(all, model);
+            prop_assert_eq!((disk.operations(), disk.read(Path::new("f")).unwrap()), (operations, before));
+            // Nor is its lock a view's to give up.
+            view.unlock().unwrap();
+            prop_assert!(disk.open(Path::new("f")).is_err());
+        }
     }
 }

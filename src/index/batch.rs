@@ -41,6 +41,7 @@ impl Index {
     /// order of the digests; a position without a digest has none.
     ///
     /// The read locks of all shards concerned are held at once: see [`Locked`](super::Locked). `wanted` must not block.
+    #[expect(clippy::indexing_slicing, reason = "positions are those of digests")]
     pub(crate) fn records(
         &self,
         digests: &[Option<Digest>; BATCH_MAX],
@@ -59,11 +60,8 @@ impl Index {
         }
         let mut found = [None; BATCH_MAX];
         for (position, shard) in looks {
-            if let Some(Some(digest)) = digests.get(position)
-                && let Some(Slot::Cached(record)) = shard.get(*digest)
-                && let Some(found) = found.get_mut(position)
-            {
-                *found = Some(record);
+            if let Some(Slot::Cached(record)) = digests[position].and_then(|digest| shard.get(digest)) {
+                found[position] = Some(record);
             }
         }
         black_box(found.iter().flatten().fold(0, |read, record| read ^ record.warm()));

@@ -159,18 +159,20 @@ impl Index {
 
     /// Leaves a record that was stored to the disk alone.
     pub(crate) fn drop_cached(&self, record: &Record) {
-        let Some(place) = record.place() else { return };
         let until = SlotTime::new(record.remembered_until(), self.epoch);
-        self.change(record.digest(), |slot| match slot {
-            Slot::Cached(cached) if cached.place() == Some(place) => {
+        self.change(record.digest(), |slot| match (slot, record.place()) {
+            (Slot::Cached(cached), Some(place)) if cached.place() == Some(place) => {
                 (Change::Set(Slot::Stored { until, place }), ())
             }
-            Slot::Vacant
-            | Slot::InFlight(_)
-            | Slot::Ending(_)
-            | Slot::Interrupted(_)
-            | Slot::Cached(_)
-            | Slot::Stored { .. } => (Change::Keep, ()),
+            (
+                Slot::Vacant
+                | Slot::InFlight(_)
+                | Slot::Ending(_)
+                | Slot::Interrupted(_)
+                | Slot::Cached(_)
+                | Slot::Stored { .. },
+                _,
+            ) => (Change::Keep, ()),
         });
     }
 
@@ -190,10 +192,10 @@ impl Index {
 
     /// Removes what has expired from a few cells of one shard.
     pub(crate) fn sweep(&self, shard: usize, from: usize, now: Timestamp) -> Swept {
-        match self.shards.get(shard) {
-            Some(locked) => locked.shard.write().sweep(from, CELLS_PER_STEP, now, self.epoch),
-            None => Swept { done: true, ..Swept::default() },
-        }
+        let nothing = Swept { done: true, ..Swept::default() };
+        self.shards
+            .get(shard)
+            .map_or(nothing, |locked| locked.shard.write().sweep(from, CELLS_PER_STEP, now, self.epoch))
     }
 
     pub(crate) fn reserve(&self, keys: usize) {
@@ -210,8 +212,8 @@ impl Index {
 
     /// A copy of one shard's slots, for those who iterate.
     pub(crate) fn snapshot(&self, shard: usize) -> Vec<(Digest, Slot)> {
-        let Some(locked) = self.shards.get(shard) else { return Vec::new() };
-        locked.shard.read().iter().map(|(digest, slot)| (digest, slot.clone())).collect()
+        let copy = |shard: &Shard| shard.iter().map(|(digest, slot)| (digest, slot.clone())).collect();
+        self.shards.get(shard).map(|locked| copy(&locked.shard.read())).unwrap_or_default()
     }
 
     pub(crate) fn hits(&self) -> Hits {
@@ -317,6 +319,40 @@ mod tests {
         let index = index_of(Slot::Cached(tombstone.clone()));
         index.drop_cached(&tombstone);
         assert!(matches!(index.get(KEY), Slot::Stored { place, .. } if place == elsewhere));
+        // Memory has the only copy of these.
+        for slot in
+            [Slot::Cached(record(None)), Slot::Cached(record(Some(from()))), Slot::InFlight(attempt())]
+        {
+            let index = index_of(slot);
+            index.drop_cached(&tombstone);
+            index.drop_cached(&record(None));
+            assert!(!matches!(index.get(KEY), Slot::Stored { .. } | Slot::Vacant));
+        }
+    }
+
+    #[test]
+    fn a_sweep_goes_in_steps_and_gives_memory_back_at_the_end_of_a_shard() {
+        let index = Index::new(1, 0, Timestamp::default());
+        let (early, late) = (Timestamp::from_millis(1_000), Timestamp::from_millis(100_000));
+        let digest = |key: u64| Digest::from_u128(u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64);
+        let keys = 3 * CELLS_PER_STEP as u64;
+        for key in 0..keys {
+            let until = SlotTime::new(if key < 100 { late } else { early }, index.epoch());
+            index.change(digest(key), |_| (Change::Set(Slot::Stored { until, place: from() }), ()));
+        }
+        let bytes = index.sizes().table_bytes;
+        let mut at = 0;
+        while !index.sweep(0, at, early).done {
+            assert_eq!(index.sizes().table_bytes, bytes, "cells keep their numbers until the pass is over");
+            at += CELLS_PER_STEP;
+        }
+        assert!(at > 2 * CELLS_PER_STEP);
+        // What a removal moved to where the pass had been is left to the next ones.
+        while index.sweep(0, 0, early).removed > 0 {}
+        assert_eq!(index.sizes().keys, 100);
+        assert!(index.sizes().table_bytes < bytes / 4);
+        (0..100).for_each(|key| assert!(matches!(index.get(digest(key)), Slot::Stored { .. }), "key {key}"));
+        assert!(index.sweep(1, 0, late).done && index.snapshot(1).is_empty(), "there is no such shard");
     }
 
     /// A forgetting that fails puts back what it found, with its old place.

@@ -32,13 +32,6 @@ pub(crate) struct Table {
     used: usize,
 }
 
-/// Where a probe ended.
-enum Probe {
-    Found(usize),
-    /// The key is not there; this is the cell it would take.
-    Empty(usize),
-}
-
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "a number below the number of cells")]
 fn home(digest: Digest, cells: usize) -> usize {
@@ -68,22 +61,16 @@ impl Table {
 
     #[inline]
     pub(crate) fn get(&self, digest: Digest) -> Option<&Slot> {
-        match self.probe(digest)? {
-            Probe::Found(at) => Some(&self.cells[at].slot),
-            Probe::Empty(_) => None,
-        }
+        self.find(digest).map(|at| &self.cells[at].slot)
     }
 
     pub(crate) fn get_mut(&mut self, digest: Digest) -> Option<&mut Slot> {
-        match self.probe(digest)? {
-            Probe::Found(at) => Some(&mut self.cells[at].slot),
-            Probe::Empty(_) => None,
-        }
+        self.find(digest).map(|at| &mut self.cells[at].slot)
     }
 
-    /// `None` for a table without cells.
+    /// The number of a key's cell.
     #[inline]
-    fn probe(&self, digest: Digest) -> Option<Probe> {
+    fn find(&self, digest: Digest) -> Option<usize> {
         let cells = self.cells.len();
         if cells == 0 {
             return None;
@@ -93,10 +80,10 @@ impl Table {
         loop {
             let cell = &self.cells[at];
             if cell.is_empty() {
-                return Some(Probe::Empty(at));
+                return None;
             }
             if cell.digest == digest {
-                return Some(Probe::Found(at));
+                return Some(at);
             }
             at += 1;
             if at == cells {
@@ -114,15 +101,23 @@ impl Table {
             return std::mem::replace(old, slot);
         }
         self.reserve(1);
-        if let Some(Probe::Empty(at)) = self.probe(digest) {
-            self.cells[at] = Cell { digest, slot };
-            self.used += 1;
-        }
+        self.add(Cell { digest, slot });
+        self.used += 1;
         Slot::Vacant
     }
 
+    /// Puts a key that is not there into the first empty cell from its home on.
+    fn add(&mut self, cell: Cell) {
+        let cells = self.cells.len();
+        let mut at = home(cell.digest, cells);
+        while !self.cells[at].is_empty() {
+            at = if at + 1 == cells { 0 } else { at + 1 };
+        }
+        self.cells[at] = cell;
+    }
+
     fn remove(&mut self, digest: Digest) -> Slot {
-        let Some(Probe::Found(mut hole)) = self.probe(digest) else { return Slot::Vacant };
+        let Some(mut hole) = self.find(digest) else { return Slot::Vacant };
         let removed = std::mem::replace(&mut self.cells[hole], Cell::EMPTY).slot;
         self.used -= 1;
         let cells = self.cells.len();
@@ -145,18 +140,17 @@ impl Table {
     /// Makes room for `more` keys.
     pub(crate) fn reserve(&mut self, more: usize) {
         let needed = (self.used + more) * LOAD_MAX.1 / LOAD_MAX.0 + 1;
-        if needed <= self.cells.len() {
-            return;
+        if needed > self.cells.len() {
+            self.resize(needed.max(self.cells.len() + self.cells.len() * 2 / 5).max(CELLS_MIN));
         }
-        let cells = needed.max(self.cells.len() + self.cells.len() * 2 / 5).max(CELLS_MIN);
-        let mut grown = Vec::new();
-        grown.resize_with(cells, || Cell::EMPTY);
-        let old = std::mem::replace(&mut self.cells, grown);
-        for cell in old {
-            if !cell.is_empty()
-                && let Some(Probe::Empty(at)) = self.probe(cell.digest)
-            {
-                self.cells[at] = cell;
+    }
+
+    fn resize(&mut self, cells: usize) {
+        let mut resized = Vec::new();
+        resized.resize_with(cells, || Cell::EMPTY);
+        for cell in std::mem::replace(&mut self.cells, resized) {
+            if !cell.is_empty() {
+                self.add(cell);
             }
         }
     }
@@ -164,11 +158,7 @@ impl Table {
     /// Gives memory back where the table is mostly empty.
     pub(crate) fn shrink(&mut self) {
         if self.cells.len() > 4 * CELLS_MIN && self.used < self.cells.len() / 4 {
-            let old = std::mem::take(self);
-            self.reserve(old.used * 3 / 2);
-            for cell in old.cells {
-                self.set(cell.digest, cell.slot);
-            }
+            self.resize((self.used * 2).max(CELLS_MIN));
         }
     }
 
@@ -220,6 +210,27 @@ mod tests {
             assert_eq!(number(&removed), Some(low));
         }
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn a_table_that_is_mostly_empty_shrinks_and_keeps_every_key() {
+        let digest = |n: u64| Digest::from_u128(u128::from(n) << 118 | u128::from(n));
+        let mut table = Table::default();
+        (0..1_000).for_each(|n| drop(table.set(digest(n), slot(n))));
+        let cells = table.cells();
+        table.shrink();
+        assert_eq!(table.cells(), cells, "a full table stays as it is");
+        (100..1_000).for_each(|n| drop(table.set(digest(n), Slot::Vacant)));
+        table.shrink();
+        assert!(table.cells() < cells / 4 && table.len() == 100);
+        for n in 0..1_000 {
+            assert_eq!(table.get(digest(n)).and_then(number), (n < 100).then_some(n));
+        }
+        (0..100).for_each(|n| drop(table.set(digest(n), Slot::Vacant)));
+        table.shrink();
+        table.shrink();
+        table.set(digest(1), slot(1));
+        assert_eq!((table.len(), table.iter().count()), (1, 1));
     }
 
     proptest! {

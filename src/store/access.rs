@@ -44,7 +44,7 @@ enum State {
     /// Somebody needs it alone; it comes back.
     Away,
     /// It could not be opened again. Whoever comes next tries once more.
-    Lost(Failure),
+    Lost,
     Closed,
 }
 
@@ -122,7 +122,7 @@ impl Access {
 
     /// Whether the database is what is known of it. A view may be newer, where a commit failed in its last step.
     pub(super) fn is_current(&self) -> bool {
-        matches!(&*self.state.lock(), State::Open(_))
+        matches!(&*self.state.lock(), State::Open(_)) && !self.faults.has_stopped()
     }
 
     /// The database, or a view.
@@ -133,21 +133,12 @@ impl Access {
                 State::Open(database) | State::View(database) => return Ok(Arc::clone(database)),
                 State::Closed => return Err(ReadError::Closed),
                 State::Away => self.returned.wait(&mut state),
-                State::Lost(_) => break,
+                State::Lost => break,
             }
         }
         *state = State::Away;
         drop(state);
-        let opened = self.open_view();
-        let result = match &opened {
-            State::Open(database) | State::View(database) => Ok(Arc::clone(database)),
-            State::Lost(Failure::Damaged(damage)) => Err(ReadError::Damaged(damage.clone())),
-            State::Lost(Failure::Io(failure)) => Err(ReadError::Io(failure.clone())),
-            State::Lost(Failure::Panicked) => unreachable!("the store turns panics into damage"),
-            State::Closed | State::Away => unreachable!("a view was opened, or not"),
-        };
-        self.put(opened);
-        result
+        self.open_view()
     }
 
     /// Gives a database up that has stopped, unless that was done meanwhile.
@@ -158,20 +149,20 @@ impl Access {
         {
             *state = State::Away;
             drop(state);
-            let opened = self.open_view();
-            self.put(opened);
+            // Where that fails, too, whoever needs it is told.
+            drop(self.open_view());
         }
     }
 
-    fn open_view(&self) -> State {
+    /// Opens a view, for whoever has taken the database away.
+    fn open_view(&self) -> Result<Arc<Database>, ReadError> {
         let opened = guarded(|| {
             let untouched: Arc<dyn DiskFile> = Arc::new(Untouched::new(Arc::clone(&self.file))?);
             open_database(&untouched, &Arc::default(), self.cache_bytes, false)
         });
-        match opened {
-            Ok(view) => State::View(Arc::new(view)),
-            Err(trouble) => State::Lost(trouble.into_failure(&self.path)),
-        }
+        let opened = opened.map(Arc::new).map_err(|trouble| trouble.into_read_error(&self.path));
+        self.put(opened.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
+        opened
     }
 }
 
@@ -211,7 +202,7 @@ impl Access {
         let before = match self.take(State::Away) {
             State::Closed => return Err(self.failed(Trouble::unexpected("the store is closed"))),
             State::Open(database) | State::View(database) => Some(alone(database)),
-            State::Lost(_) | State::Away => None,
+            State::Lost | State::Away => None,
         };
         let opened = guarded(|| {
             drop(before);
@@ -232,12 +223,8 @@ impl Access {
 
     /// Nothing is open; the next one who comes tries again.
     fn lose(&self, trouble: Trouble) -> StoreError {
-        let refused = self.failed(trouble);
-        self.put(State::Lost(match &refused {
-            StoreError::Full(failure) => Failure::Io(failure.clone()),
-            StoreError::Failed(failure) => failure.clone(),
-        }));
-        refused
+        self.put(State::Lost);
+        self.failed(trouble)
     }
 
     /// Gives free room in the file back to the disk. Reads wait meanwhile.
@@ -246,7 +233,7 @@ impl Access {
         let mut database = match self.take(State::Away) {
             State::Open(database) => alone(database),
             State::Closed => return Ok(()),
-            other @ (State::View(_) | State::Lost(_) | State::Away) => {
+            other @ (State::View(_) | State::Lost | State::Away) => {
                 self.put(other);
                 return Ok(());
             }
@@ -279,7 +266,7 @@ impl Access {
                 let_go(alone(view));
                 Ok(())
             }
-            State::Lost(_) | State::Away | State::Closed => Ok(()),
+            State::Lost | State::Away | State::Closed => Ok(()),
         };
         // Handles on a closed engine may live on; they must not keep others from opening the file.
         let unlocked =

@@ -70,8 +70,13 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
             blocks.push(full.finish(now, sealer));
         }
         let number = next + blocks.len() as u64;
-        open.get_or_insert_with(|| Filling { number, bytes: Vec::new(), records: Vec::new() })
-            .push(record, &payload, sealer);
+        open.get_or_insert_with(|| Filling {
+            number,
+            first_due: due(&record, now),
+            bytes: Vec::new(),
+            records: Vec::new(),
+        })
+        .push(record, &payload, sealer);
     }
     blocks.extend(open.map(|block| block.finish(now, sealer)));
     blocks
@@ -79,24 +84,23 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
 
 struct Filling {
     number: u64,
+    first_due: Timestamp,
     bytes: Vec<u8>,
     records: Vec<(Record, Place)>,
 }
 
 impl Filling {
     fn has_place_for(&self, record: &Record, payload: usize, now: Timestamp) -> bool {
-        let Some((first, _)) = self.records.first() else { return true };
-        let spread = due(record, now).saturating_since(due(first, now));
-        let spread_max = due(first, now).saturating_since(now).as_millis() / SPREAD;
+        let spread = due(record, now).saturating_since(self.first_due);
+        let spread_max = self.first_due.saturating_since(now).as_millis() / SPREAD;
         self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload <= BLOCK_MAX && spread.as_millis() <= spread_max
     }
 
     fn push(&mut self, record: Record, payload: &[u8], sealer: &Sealer) {
-        let (Ok(offset), Ok(len)) = (u16::try_from(self.bytes.len()), u32::try_from(payload.len())) else {
-            unreachable!("entries start below 64 KiB and are below 32 MiB")
-        };
+        let offset = u16::try_from(self.bytes.len())
+            .unwrap_or_else(|_| unreachable!("what has place for more is shorter than BLOCK_MAX"));
         let place = Place::new(self.number, offset);
-        self.bytes.extend_from_slice(&len.to_le_bytes());
+        self.bytes.extend_from_slice(&codec::length(payload.len()));
         self.bytes.extend_from_slice(&sealer.seal("blocks", &[self.number, offset.into()], payload));
         self.records.push((record, place));
     }
@@ -104,9 +108,8 @@ impl Filling {
     fn finish(self, now: Timestamp, sealer: &Sealer) -> Block {
         let due = self.records.last().map(|(record, _)| due(record, now)).unwrap_or_default();
         let last = self.records.iter().map(|(record, _)| record.remembered_until()).max();
-        let Ok(len) = u32::try_from(self.bytes.len()) else { unreachable!("blocks are below 64 MiB") };
         let mut index = Vec::with_capacity(LENGTH + self.records.len() * INDEX_ENTRY);
-        index.extend_from_slice(&len.to_le_bytes());
+        index.extend_from_slice(&codec::length(self.bytes.len()));
         for (record, place) in &self.records {
             index.extend_from_slice(&record.digest().as_u128().to_le_bytes());
             index.extend_from_slice(&record.remembered_until().as_millis().to_le_bytes());

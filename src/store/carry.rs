@@ -91,9 +91,7 @@ impl Store {
     }
 
     fn keep_unreadable(&self, number: u64) {
-        if let Some(block) = self.directory.write().get_mut(&number) {
-            block.unreadable = true;
-        }
+        self.directory.write().entry(number).and_modify(|block| block.unreadable = true);
     }
 
     /// Tombstones of those entries of a block that are to be remembered.

@@ -121,6 +121,8 @@ mod tests {
         let row = meta().encode();
         assert_eq!(row.len(), 4 + 16 + 134);
         assert_eq!(Meta::decode(Path::new("f"), &row).unwrap(), meta());
+        let shown = format!("{:?}", meta());
+        assert!(!shown.contains("secret") && !shown.contains("[2, 2"), "{shown}");
     }
 
     #[test]
@@ -131,6 +133,9 @@ mod tests {
             Meta::decode(Path::new("f"), &newer),
             Err(OpenError::NewerVersion { found: 2, supported: 1, .. })
         ));
+        let mut older = meta().encode();
+        older[0] = 0;
+        assert!(matches!(Meta::decode(Path::new("f"), &older), Err(OpenError::Damaged(_))));
         let row = meta().encode();
         for bit in 32..row.len() * 8 {
             let mut flipped = row.clone();

@@ -29,6 +29,9 @@ pub(crate) mod block;
 mod carry;
 mod meta;
 mod tables;
+#[cfg(test)]
+#[cfg(all(feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
+mod tests;
 mod trouble;
 
 use access::{Access, open_database};
@@ -349,7 +352,7 @@ impl Store {
                 }
                 Policy::from_row(&row.policy)
             });
-            let place = || format!("table `{}`, row {:?}", SCOPES.name(), name.value().escape_ascii());
+            let place = || format!("table `{}`, row \"{}\"", SCOPES.name(), name.value().escape_ascii());
             each(name.value(), policy.map_err(|bad| Trouble::at(place(), bad))?);
         }
         Ok(())
@@ -463,6 +466,8 @@ impl Store {
         let aborted = guarded(|| Ok(begun.0.abort()?));
         match (self.access.write_failed(), aborted) {
             (Some(kind), _) => Err(self.access.failed(Trouble::from(redb::Error::Io(kind.into())))),
+            // After a failed read redb does not even abort. Nothing was written, and whoever writes next opens it again.
+            (None, Err(trouble)) if trouble.is_io() => Ok(()),
             (None, Err(trouble)) => Err(self.access.failed(trouble)),
             (None, Ok(())) => Ok(()),
         }

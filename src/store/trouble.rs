@@ -45,29 +45,24 @@ impl Trouble {
     }
 
     pub(super) fn into_failure(self, path: &Path) -> Failure {
-        match self.kind {
-            TroubleKind::Io(error) => Failure::Io(IoFailure::new(path, "accessing", error)),
-            TroubleKind::Damaged(what) => Failure::Damaged(Damage::new(
-                path,
-                self.place.unwrap_or_else(|| "an unknown page".to_owned()),
-                what,
-            )),
-        }
+        self.told(path, Failure::Io, Failure::Damaged)
     }
 
     pub(super) fn into_open_error(self, path: &Path) -> OpenError {
-        match self.into_failure(path) {
-            Failure::Io(failure) => OpenError::Io(failure),
-            Failure::Damaged(damage) => OpenError::Damaged(damage),
-            Failure::Panicked => unreachable!("trouble is an I/O error or damage"),
-        }
+        self.told(path, OpenError::Io, OpenError::Damaged)
     }
 
     pub(super) fn into_read_error(self, path: &Path) -> ReadError {
-        match self.into_failure(path) {
-            Failure::Io(failure) => ReadError::Io(failure),
-            Failure::Damaged(damage) => ReadError::Damaged(damage),
-            Failure::Panicked => unreachable!("trouble is an I/O error or damage"),
+        self.told(path, ReadError::Io, ReadError::Damaged)
+    }
+
+    /// As an error of ours.
+    fn told<E>(self, path: &Path, io: impl FnOnce(IoFailure) -> E, damaged: impl FnOnce(Damage) -> E) -> E {
+        match self.kind {
+            TroubleKind::Io(error) => io(IoFailure::new(path, "accessing", error)),
+            TroubleKind::Damaged(what) => {
+                damaged(Damage::new(path, self.place.unwrap_or_else(|| "an unknown page".to_owned()), what))
+            }
         }
     }
 }
@@ -115,6 +110,14 @@ mod tests {
         let failure = full.into_failure(Path::new("f"));
         assert!(matches!(&failure, Failure::Io(failure) if failure.is_disk_full()));
         assert!(!is_disk_full(&io::ErrorKind::Other.into()));
+    }
+
+    #[test]
+    fn a_database_that_has_stopped_or_is_closed_is_not_damaged() {
+        for error in [redb::Error::PreviousIo, redb::Error::DatabaseClosed] {
+            assert!(Trouble::from(error).is_io());
+        }
+        assert!(!Trouble::from(redb::Error::Io(io::ErrorKind::UnexpectedEof.into())).is_io());
     }
 
     #[test]

@@ -40,8 +40,7 @@ impl Default for FrameBuf {
 
 impl FrameBuf {
     pub(crate) fn push(&mut self, entry: &[u8]) {
-        let Ok(len) = u32::try_from(entry.len()) else { unreachable!("entries are below 32 MiB") };
-        self.bytes.extend_from_slice(&len.to_le_bytes());
+        self.bytes.extend_from_slice(&codec::length(entry.len()));
         self.bytes.extend_from_slice(entry);
         self.entries += 1;
     }
@@ -57,12 +56,9 @@ impl FrameBuf {
 
     /// Completes header and padding; gives the bytes to write.
     pub(crate) fn seal(&mut self, sealer: &Sealer, salt: u64, seq: u64, time: Timestamp) -> &[u8] {
-        let Ok(payload) = u32::try_from(self.bytes.len() - HEADER) else {
-            unreachable!("frames are below 64 MiB")
-        };
         let mut head = Vec::with_capacity(HEADER);
         head.extend_from_slice(&MAGIC.to_le_bytes());
-        head.extend_from_slice(&payload.to_le_bytes());
+        head.extend_from_slice(&codec::length(self.bytes.len() - HEADER));
         head.extend_from_slice(&self.entries.to_le_bytes());
         head.extend_from_slice(&[0; 4]);
         head.extend_from_slice(&salt.to_le_bytes());

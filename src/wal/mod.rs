@@ -3,11 +3,12 @@
 //! The log knows frames, segments and room; what the entries mean is not its business. Its header (first
 //! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (16).
 
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::codec::{CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
-use crate::disk::{Disk, DiskFile, Kind};
+use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, IoFailure, OpenError};
 use crate::sync::Arc;
 
@@ -75,16 +76,13 @@ impl Log {
         Ok(log)
     }
 
-    /// Opens an existing log; `None` where there is none.
+    /// Opens an existing log, which is known to be a file that may be written; `None` where there is none.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, id: &Identity) -> Result<Option<Self>, OpenError> {
         let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
-        match disk.kind(path).map_err(failed("looking at"))? {
-            Kind::Missing => return Ok(None),
-            Kind::Other => return Err(OpenError::NotAFile(path.to_owned())),
-            Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(path.to_owned())),
-            Kind::File => {}
-        }
-        let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
+        let file = match disk.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|error| OpenError::from_io(path, "opening", error))?,
+        };
         if file.len().map_err(failed("measuring"))? < HEADER_BYTES {
             return Err(Damage::new(path, "offset 0", "the header is cut off").into());
         }
@@ -119,7 +117,7 @@ impl Log {
 
     /// Writes a whole segment of zeros. Zeros, not a hole and not a reserved extent: the file system then has
     /// nothing left to decide when a frame is written there, so that a sync costs one write of the disk.
-    fn write_zeros(&self, segment: u32) -> std::io::Result<()> {
+    fn write_zeros(&self, segment: u32) -> io::Result<()> {
         let zeros = vec![0; ZEROS];
         let (mut at, end) = (self.segment_start(segment), self.segment_start(segment + 1));
         while at < end {

@@ -258,6 +258,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_for_ever_is_woken_when_there_is_room() {
+        let room = &Room::new(GEOMETRY, 1);
+        assert!(room.try_promise(80));
+        std::thread::scope(|threads| {
+            for _ in 0..3 {
+                let wakes = room.wakes();
+                let waiter = threads.spawn(move || {
+                    while !room.try_promise(20) {
+                        room.wait(20, wakes, Deadline::NEVER);
+                    }
+                });
+                // Most likely it waits by then; it is woken in any case.
+                (0..100).for_each(|_| std::thread::yield_now());
+                room.withdraw(20);
+                waiter.join().unwrap();
+            }
+        });
+        // What fits by now is not waited for.
+        room.withdraw(20);
+        room.wait(20, room.wakes(), Deadline::NEVER);
+    }
+
+    #[test]
     fn a_new_segment_makes_room() {
         let room = Room::new(GEOMETRY, 1);
         assert!(room.try_promise(80) && !room.try_promise(80));

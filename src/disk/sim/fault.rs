@@ -1,6 +1,6 @@
 //! What can go wrong with one operation of the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// What an operation is.
@@ -51,8 +51,8 @@ pub(super) struct Faults {
     pub(super) at: BTreeMap<u64, Fault>,
     /// From this operation on no file can grow.
     pub(super) full_from: Option<u64>,
-    /// The read that fails.
-    pub(super) read: Option<u64>,
+    /// The reads that fail.
+    pub(super) reads: BTreeSet<u64>,
 }
 
 impl Faults {

@@ -79,19 +79,16 @@ impl Pages {
         pages.is_some_and(|pages| pages.iter().all(Option::is_none))
     }
 
-    /// Changes a range piece by piece, in order.
+    /// Changes a range piece by piece, in order. There are pages for all of it.
+    #[expect(clippy::indexing_slicing, reason = "callers see to the pages")]
     fn fill(&mut self, range: std::ops::Range<usize>, mut change: impl FnMut(&mut [u8])) {
         let pages = Arc::make_mut(&mut self.pages);
         let mut at = range.start;
         while at < range.end {
             let skip = at % PAGE;
             let len = (PAGE - skip).min(range.end - at);
-            if let Some(page) = pages.get_mut(at / PAGE) {
-                let page = Arc::make_mut(page.get_or_insert_with(|| Arc::new([0; PAGE])));
-                if let Some(piece) = page.get_mut(skip..skip + len) {
-                    change(piece);
-                }
-            }
+            let page = pages[at / PAGE].get_or_insert_with(|| Arc::new([0; PAGE]));
+            change(&mut Arc::make_mut(page)[skip..skip + len]);
             at += len;
         }
     }

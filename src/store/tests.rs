@@ -1,0 +1,512 @@
+//! Rows that are not what was written, and readers while the database is opened again.
+
+use std::cell::Cell;
+use std::thread;
+
+use super::*;
+use crate::Fingerprint;
+use crate::disk::sim::{Fault, SimDisk};
+use crate::record::{Outcome, RecordParts};
+use crate::state::{Fence, Lifetime};
+
+const NOW: Timestamp = Timestamp::from_millis(1_000);
+const EXPIRED: Timestamp = Timestamp::from_millis(2_000);
+const FORGETTABLE: Timestamp = Timestamp::from_millis(9_000);
+
+fn path() -> &'static Path {
+    Path::new("x.idem")
+}
+
+fn meta() -> Meta {
+    Meta {
+        file_id: [1; 16],
+        secret: [2; 32],
+        created_ms: 0,
+        checkpointed_seq: 0,
+        salt: 1,
+        log_empty: true,
+        log_buffered: false,
+        log_segments: 0,
+        fence_next: 1,
+        block_next: 1,
+        blocks: 0,
+        keys: 0,
+        claims: 0,
+        high_water_ms: 0,
+        wall_ahead_ms: 0,
+    }
+}
+
+fn new_store(disk: &SimDisk) -> Store {
+    assert!(Store::create(disk, path(), &meta()).unwrap());
+    open(disk)
+}
+
+fn open(disk: &SimDisk) -> Store {
+    let store = Store::open(disk, path(), 64 << 10, |_| false).unwrap();
+    store.load(|_, _, _| (), |_| (), |_, _| ()).unwrap();
+    store
+}
+
+/// A record with a tombstone, that lives until [`EXPIRED`].
+fn record(n: u64) -> Record {
+    let parts = RecordParts {
+        digest: Digest::from_u128(n.into()),
+        scope: b"",
+        key: b"key",
+        fingerprint: Fingerprint::of(""),
+        fence: Fence::new(n),
+        attempt: 1,
+        outcome: Outcome::Success,
+        started: NOW,
+        completed: NOW,
+        lifetime: Lifetime { expires: EXPIRED, remembered_until: FORGETTABLE },
+        body_kept: true,
+        body: b"body",
+    };
+    Record::new(&parts, None)
+}
+
+fn apply(store: &Store, batch: &Batch, now: Timestamp, may_go: bool) -> Result<Applied, StoreError> {
+    store.apply(None, batch, now, |_| (), |_, _| may_go)
+}
+
+/// Stores a record; gives it with its place.
+fn stored(store: &Store, n: u64) -> (Record, Place) {
+    let record = record(n);
+    apply(store, &Batch { records: vec![record.clone()], ..Batch::default() }, NOW, true).unwrap();
+    let place = record.place().unwrap();
+    (record, place)
+}
+
+fn reclaim(store: &Store, now: Timestamp, may_go: bool) -> usize {
+    apply(store, &Batch { reclaim_max: 9, ..Batch::default() }, now, may_go).unwrap().reclaimed
+}
+
+/// Writes behind the store's back.
+fn alter(store: &Store, change: impl FnOnce(&WriteTransaction)) {
+    let database = store.access.writable(|_| Ok(())).unwrap();
+    let transaction = begin_durable(&database).ok().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
+fn remove_blocks(transaction: &WriteTransaction) {
+    transaction.open_table(BLOCKS).unwrap().retain(|_, _| false).unwrap();
+}
+
+#[track_caller]
+fn is_damage<T>(result: Result<T, ReadError>, place: &str) {
+    match result {
+        Err(ReadError::Damaged(damage)) => assert!(damage.place().contains(place), "{damage}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("nobody noticed"),
+    }
+}
+
+#[track_caller]
+fn load(store: &Store) -> Damage {
+    match store.load(|_, _, _| (), |_| (), |_, _| ()) {
+        Err(OpenError::Damaged(damage)) => damage,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_somebody_else_made_meanwhile_stays() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    assert!(!Store::create(&disk, path(), &Meta { salt: 99, ..meta() }).unwrap());
+    drop(store);
+    assert_eq!(open(&disk).meta(), meta());
+}
+
+#[test]
+fn a_record_whose_block_is_missing_is_damaged_for_as_long_as_it_is_remembered() {
+    let store = new_store(&SimDisk::new());
+    let (record, place) = stored(&store, 7);
+    assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+    alter(&store, remove_blocks);
+    is_damage(store.read(place, record.digest()), "table `blocks`, row (2000, 1), offset 0");
+    // There is nothing to make a tombstone of: that must not look as if the key were free.
+    assert_eq!(reclaim(&store, EXPIRED, true), 0);
+    is_damage(store.read(place, record.digest()), "table `blocks`");
+    assert!(!store.has_due(EXPIRED) && store.has_due(FORGETTABLE));
+    assert_eq!(reclaim(&store, FORGETTABLE, true), 1);
+    assert!(store.read(place, record.digest()).unwrap().is_none());
+}
+
+#[test]
+fn a_block_stays_while_one_of_its_keys_is_about_to_change() {
+    let store = new_store(&SimDisk::new());
+    let (record, place) = stored(&store, 7);
+    assert_eq!(reclaim(&store, EXPIRED, false), 0);
+    assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+    assert_eq!(reclaim(&store, EXPIRED, true), 1);
+    assert!(store.read(place, record.digest()).unwrap().is_none(), "its tombstone is elsewhere");
+    assert_eq!(store.meta().blocks, 1);
+}
+
+#[test]
+fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened() {
+    let sealer = Sealer::new(&Secret(meta().secret));
+    let policy = codec::ScopeRow { name: b"mild", policy: Policy::default().row() };
+    let mut scope = Vec::new();
+    codec::encode_into(&policy, &mut scope);
+    let row = sealer.seal(SCOPES.name(), &[], &scope);
+    let digest = Digest::from_u128(0xabc);
+    let store = || {
+        let store = new_store(&SimDisk::new());
+        stored(&store, 7);
+        store
+    };
+
+    let changed = store();
+    alter(&changed, |transaction| {
+        transaction.open_table(INDEX).unwrap().retain(|_, _| false).unwrap();
+    });
+    // As it is found by an opening: what this one knows it has read before.
+    changed.directory.write().clear();
+    assert!(load(&changed).to_string().contains("0 blocks and 0 claims are there, 1 and 0 were written"));
+
+    for table in [CLAIMS, FORGOTTEN] {
+        let changed = store();
+        alter(&changed, |transaction| {
+            transaction.open_table(table).unwrap().insert(digest.as_u128(), &b"not sealed"[..]).unwrap();
+        });
+        let place = format!("table `{}`, row {:032x}", table.name(), digest.as_u128());
+        assert_eq!(load(&changed).place(), place);
+    }
+
+    let changed = store();
+    alter(&changed, |transaction| {
+        transaction.open_table(SCOPES).unwrap().insert(&b"strict"[..], row.as_slice()).unwrap();
+    });
+    let damage = load(&changed);
+    assert_eq!(damage.place(), "table `idemkv.scopes`, row \"strict\"");
+    assert!(damage.to_string().contains("another scope"), "{damage}");
+}
+
+/// Block numbers would be given out twice.
+#[test]
+fn a_commit_that_failed_and_is_there_after_all_stops_writes_but_not_reads() {
+    for lost in [false, true] {
+        let store = new_store(&SimDisk::new());
+        let (record, place) = stored(&store, 7);
+        alter(&store, |transaction| {
+            let mut table = transaction.open_table(META).unwrap();
+            if lost {
+                table.remove(META_ROW).unwrap();
+            } else {
+                let row = Meta { block_next: 99, ..store.meta() }.encode();
+                table.insert(META_ROW, row.as_slice()).unwrap();
+            }
+        });
+        assert!(matches!(store.reopen(), Err(StoreError::Failed(_))));
+        assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+        assert!(matches!(apply(&store, &Batch::default(), NOW, true), Err(StoreError::Failed(_))));
+        assert!(store.read(place, record.digest()).unwrap().is_some());
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_closed_store_refuses_everything_and_lets_its_file_be() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    store.close().unwrap();
+    let other = open(&disk);
+    let operations = disk.operations();
+    assert!(matches!(store.read(place, record.digest()), Err(ReadError::Closed)));
+    assert!(matches!(store.read_tables(|_| ()), Err(ReadError::Closed)));
+    assert!(matches!(store.reopen(), Err(StoreError::Failed(_))));
+    assert!(matches!(store.begin().map(|_| ()), Err(StoreError::Failed(_))));
+    assert!(matches!(apply(&store, &Batch::default(), NOW, true), Err(StoreError::Failed(_))));
+    store.compact().unwrap();
+    store.close().unwrap();
+    assert_eq!(disk.operations(), operations);
+    assert!(other.read(place, record.digest()).unwrap().is_some());
+}
+
+#[test]
+fn compaction_waits_for_whoever_reads_tables_and_for_a_database_that_takes_writes() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    let operations = disk.operations();
+    store.read_tables(|_| store.compact().unwrap()).unwrap();
+    assert_eq!(disk.operations(), operations);
+    stop(&store);
+    let operations = disk.operations();
+    store.compact().unwrap();
+    assert_eq!(disk.operations(), operations, "a view is not compacted");
+    store.reopen().unwrap();
+    store.compact().unwrap();
+    assert!(disk.operations() > operations);
+    assert!(store.read(place, record.digest()).unwrap().is_some());
+}
+
+#[test]
+fn a_compaction_that_fails_loses_nothing() {
+    let mut failed = 0;
+    for operation in 0.. {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        let records: Vec<_> = (1..20).map(|n| stored(&store, n)).collect();
+        assert_eq!(reclaim(&store, EXPIRED, true), 9);
+        let first = disk.operations();
+        disk.fault_at(first + operation, Fault::Error);
+        let compacted = store.compact();
+        if disk.operations() <= first + operation {
+            break;
+        }
+        failed += usize::from(compacted.is_err());
+        for (record, place) in &records[10..] {
+            assert!(store.read(*place, record.digest()).unwrap().is_some(), "after operation {operation}");
+        }
+        drop(store.close());
+        drop(store);
+        let store = open(&disk);
+        for (record, place) in &records[10..] {
+            assert!(store.read(*place, record.digest()).unwrap().is_some(), "after operation {operation}");
+        }
+    }
+    assert!(failed > 0);
+}
+
+#[test]
+fn a_file_is_wasteful_where_much_of_it_is_free_and_what_is_live_can_be_moved_in_a_moment() {
+    let store = new_store(&SimDisk::new());
+    assert!(!store.is_wasteful());
+    store.access.file().set_len(4 * COMPACT_MAX).unwrap();
+    assert!(store.is_wasteful());
+    let contents = block::Contents { len: 1 << 30, entries: 1, remembered_until: NOW };
+    store.directory.write().insert(1, BlockInfo::new(NOW, contents));
+    assert!(!store.is_wasteful());
+}
+
+/// What a failed sync left behind only the next opening may find out.
+#[test]
+fn after_a_failed_sync_nothing_is_written_until_the_file_is_opened_again() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    disk.fail_syncs(Some(".idem"));
+    assert!(apply(&store, &Batch::default(), NOW, true).is_err());
+    disk.fail_syncs(None);
+    let operations = disk.operations();
+    for _ in 0..2 {
+        assert!(matches!(apply(&store, &Batch::default(), NOW, true), Err(StoreError::Failed(_))));
+        assert!(matches!(store.begin().map(|_| ()), Err(StoreError::Failed(_))));
+    }
+    assert_eq!(disk.operations(), operations);
+    assert!(store.read(place, record.digest()).unwrap().is_some());
+}
+
+#[test]
+fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
+    let mut failed = 0;
+    for read in 0.. {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        let places: Vec<_> = (1..5).map(|n| stored(&store, n).1).collect();
+        store.close().unwrap();
+        drop(store);
+        let store = open(&disk);
+        // Reads nothing from memory.
+        store.reopen().unwrap();
+        let first = disk.reads();
+        disk.fail_read(first + read);
+        let lifted = Cell::new(Vec::new());
+        let lift = |from, tombstone: &Record| {
+            let mut all = lifted.take();
+            all.push((from, tombstone.clone()));
+            lifted.set(all);
+            true
+        };
+        let batch = Batch { reclaim_max: 9, ..Batch::default() };
+        let applied = store.apply(None, &batch, EXPIRED, |_| (), lift);
+        if disk.reads() <= first + read {
+            assert!(applied.is_ok());
+            break;
+        }
+        let lifted = lifted.take();
+        if applied.is_err() {
+            failed += lifted.len();
+            assert!(lifted.iter().all(|(from, tombstone)| tombstone.place() == Some(*from)));
+            for (place, n) in places.iter().zip(1..) {
+                is_known(&store, *place, n);
+            }
+        } else {
+            assert_eq!(lifted.len(), places.len());
+        }
+    }
+    assert!(failed > 0, "no read failed after the first block");
+}
+
+fn broken() -> Trouble {
+    Trouble::unexpected("the disk reports an error")
+}
+
+/// Lets a read find the database stopped.
+fn stop(store: &Store) {
+    let is_first = Cell::new(true);
+    store.access.read(|_| if is_first.replace(false) { Err(broken()) } else { Ok(()) }).unwrap();
+    assert!(!store.access.is_current());
+}
+
+#[test]
+fn whoever_finds_the_database_stopped_takes_the_view_that_another_has_opened_meanwhile() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let tries = Cell::new(0);
+    let reads = Cell::new(0);
+    let read = store.access.read(|database| {
+        tries.set(tries.get() + 1);
+        if tries.get() == 1 {
+            stop(&store);
+            reads.set(disk.reads());
+            return Err(broken());
+        }
+        assert_eq!(disk.reads(), reads.get(), "the view is not opened twice");
+        read_meta(path(), database).map_err(Trouble::from_open_error)
+    });
+    assert_eq!((read.unwrap(), tries.get()), (meta(), 2));
+}
+
+#[test]
+fn a_read_is_not_tried_for_ever() {
+    let store = new_store(&SimDisk::new());
+    let tries = Cell::new(0);
+    let read: Result<(), _> = store.access.read(|_| {
+        tries.set(tries.get() + 1);
+        Err(broken())
+    });
+    assert!(matches!(read, Err(ReadError::Io(_))));
+    assert_eq!(tries.get(), 3);
+    assert!(store.access.read(|_| Ok(())).is_ok(), "the next one finds what there is");
+}
+
+/// Ends the readers of a test, however it ends.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn readers_and_a_writer_that_open_the_database_again_do_not_disturb_each_other() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    let is_over = AtomicBool::new(false);
+    let read = || match store.read(place, record.digest()) {
+        Ok(found) => assert_eq!(found.unwrap().body(), b"body"),
+        // Others may have stopped all that it was given.
+        Err(error) => assert!(matches!(error, ReadError::Io(_)), "{error}"),
+    };
+    thread::scope(|threads| {
+        let over = Over(&is_over);
+        for _ in 0..3 {
+            threads.spawn(|| {
+                while !is_over.load(Ordering::Acquire) {
+                    disk.fail_read(disk.reads());
+                    read();
+                }
+            });
+        }
+        for _ in 0..20 {
+            // One that fails leaves it to the next.
+            let opened = store.access.reopen(|_| {
+                threads.spawn(read);
+                (0..10).for_each(|_| thread::yield_now());
+                Ok(())
+            });
+            drop(opened);
+            drop(store.compact());
+        }
+        drop(over);
+    });
+    disk.mend();
+    store.reopen().unwrap();
+    assert!(store.read(place, record.digest()).unwrap().is_some());
+    store.close().unwrap();
+    drop(store);
+    let mut keys = 0;
+    open(&disk).load(|_, _, _| keys += 1, |_| (), |_, _| ()).unwrap();
+    assert_eq!(keys, 1);
+}
+
+#[test]
+fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_was_cut_off() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    disk.crash_at(disk.operations());
+    assert!(apply(&store, &Batch::default(), NOW, true).is_err() && disk.crashed());
+    let stopped: Result<(), _> = store.access.read(|_| Err(broken()));
+    assert!(matches!(stopped, Err(ReadError::Io(_))));
+    for _ in 0..2 {
+        assert!(matches!(store.read(place, record.digest()), Err(ReadError::Io(_))));
+    }
+    disk.restart_process();
+    assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+
+    assert!(disk.truncate(path(), 100));
+    let stopped: Result<(), _> = store.access.read(|_| Err(broken()));
+    assert!(matches!(stopped, Err(ReadError::Damaged(_))), "{stopped:?}");
+    is_damage(store.read(place, record.digest()), "");
+    assert!(!disk.truncate(Path::new("y.idem"), 0), "there is no such file");
+    store.close().unwrap();
+}
+
+/// What is found at a place after a checkpoint failed that would have dropped its block; whether that is known.
+#[track_caller]
+fn is_known(store: &Store, place: Place, n: u64) -> bool {
+    match store.read(place, Digest::from_u128(n.into())) {
+        Ok(Some(found)) => {
+            assert_eq!(found.body(), b"body");
+            true
+        }
+        Err(ReadError::Io(failure)) => {
+            assert!(failure.to_string().contains("a failed checkpoint may have moved"), "{failure}");
+            false
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// To be told of damage where there is none makes people restore backups.
+#[test]
+fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
+    let mut found = HashMap::new();
+    for (fault, is_stopped) in [(Some(Fault::Late), false), (Some(Fault::Late), true), (None, false)] {
+        for number in 0.. {
+            let disk = SimDisk::new();
+            let store = new_store(&disk);
+            let (_, place) = stored(&store, 7);
+            store.reopen().unwrap();
+            let (operations, reads) = (disk.operations() + number, disk.reads() + number);
+            match fault {
+                Some(fault) => disk.fault_at(operations, fault),
+                None => disk.fail_read(reads),
+            }
+            let applied = apply(&store, &Batch { reclaim_max: 9, ..Batch::default() }, EXPIRED, true);
+            let is_over =
+                if fault.is_some() { disk.operations() <= operations } else { disk.reads() <= reads };
+            if is_over {
+                break;
+            }
+            if applied.is_err() {
+                if is_stopped {
+                    stop(&store);
+                }
+                *found.entry(is_known(&store, place, 7)).or_insert(0) += 1;
+            }
+        }
+    }
+    assert!(found[&true] > 3 && found[&false] > 1, "{found:?}");
+}
