@@ -295,7 +295,7 @@ impl Access {
 }
 
 /// Drops a database that may have panicked before, and may do so again.
-fn let_go<D>(database: D) {
+pub(super) fn let_go<D>(database: D) {
     let dropped = guarded(|| {
         drop(database);
         Ok(())

@@ -34,7 +34,7 @@ mod tables;
 mod tests;
 mod trouble;
 
-use access::{Access, open_database};
+use access::{Access, let_go, open_database};
 use backend::Backend;
 pub(crate) use meta::Meta;
 pub use tables::{ReadTables, TableError, Tables};
@@ -444,6 +444,7 @@ impl Store {
         if let Err(trouble) = written {
             self.directory.write().extend(dropped);
             carried.put_back();
+            let_go(database);
             return Err(self.access.failed(trouble));
         }
         self.committed(&blocks, batch, &due, first);
