@@ -106,10 +106,10 @@ fn a_task_waits_for_room_in_the_log_and_goes_on_once_there_is_some() {
         let key = format!("key {}", claims.len());
         let mut begin = Box::pin(engine.begin_async(key, request()));
         // Queued, or waiting for room.
-        let begun = poll(begin.as_mut()).is_pending().then(|| engine.step());
+        let stepped = poll(begin.as_mut()).is_pending().then(|| engine.step());
         match poll(begin.as_mut()) {
             Poll::Ready(Ok(Begin::Fresh(claim))) => claims.push(claim),
-            Poll::Ready(other) => panic!("{other:?} after {begun:?}"),
+            Poll::Ready(other) => panic!("{other:?} after {stepped:?}"),
             Poll::Pending => {
                 let count = Arc::new(Count::default());
                 let waker = Waker::from(Arc::clone(&count));
