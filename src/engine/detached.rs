@@ -5,13 +5,26 @@ use std::collections::HashMap;
 use super::core::Core;
 use super::permit::Share;
 use crate::attempt::Attempt;
+use crate::index::Slot;
 use crate::state::Fence;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 #[derive(Debug, Default)]
 pub(crate) struct Detached {
     /// Leaf lock.
     shares: Mutex<HashMap<Fence, Share>>,
+}
+
+impl Core {
+    /// Leaves the share of a claim that is handed over where whoever takes it up, or finds its lease ended, looks for it.
+    pub(super) fn detach(&self, attempt: &Arc<Attempt>, share: Share) {
+        self.detached.put(attempt.fence, share);
+        // Whoever found its lease ended before that did not find the share.
+        if !matches!(self.index.get(attempt.digest), Slot::InFlight(current) if Arc::ptr_eq(&current, attempt))
+        {
+            self.detached.drop(attempt, self);
+        }
+    }
 }
 
 impl Detached {

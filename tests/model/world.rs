@@ -548,7 +548,8 @@ impl World {
                 continue;
             }
             let of = |key: &usize| {
-                self.scopes[key / KEYS].as_bytes() == entry.scope() && key_name(*key).as_bytes() == entry.key()
+                self.scopes[key / KEYS].as_bytes() == entry.scope()
+                    && key_name(*key).as_bytes() == entry.key()
             };
             let key = (0..found.len()).find(of).expect("a key that nobody used");
             assert_eq!(found[key], Seen::Vacant, "key {key} is there twice");
