@@ -158,12 +158,8 @@ impl Core {
         if self.is_closed() || self.or_halt(|| self.checkpoint(&mut rota)) {
             return Ok(());
         }
-        let full = self.full.lock().store.clone();
-        match (self.commit.failure().or(self.halted.get()), full) {
-            (Some(failure), _) => Err(failure.clone()),
-            (None, Some(failure)) => Err(Failure::Io(failure)),
-            (None, None) => Ok(()),
-        }
+        let failure = self.commit.failure().or(self.halted.get()).cloned();
+        failure.or_else(|| self.full.lock().store.clone().map(Failure::Io)).map_or(Ok(()), Err)
     }
 
     /// Moves what the log holds to the store and frees its segments; drops expired blocks on the way.

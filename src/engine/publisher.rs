@@ -95,12 +95,9 @@ impl Publisher {
 
     /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its row says since when.
     pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
-        let row_is_new = attempt.interrupted().is_none();
         attempt.interrupt(now);
         self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
-        if row_is_new {
-            self.tail.lock().fold(attempt.digest, Last::Open(attempt), None, now);
-        }
+        self.tail.lock().fold(attempt.digest, Last::Open(attempt), None, now);
     }
 
     /// Shows a completion that went to the store, past the log.
