@@ -23,7 +23,8 @@ use futures_executor::block_on;
 use futures_util::future::join_all;
 use idemkv::sim::Fault;
 use idemkv::{
-    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CommitMode, Engine, Failure, Pending, Status, Waited,
+    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CommitMode, Engine, Failure, Pending, Status,
+    Waited,
 };
 
 /// Counts how often it was woken.
@@ -577,10 +578,7 @@ fn a_body_that_a_full_log_has_no_room_for_gives_the_claim_back() {
     assert!(is_busy(&refused), "{refused}");
     let claim = refused.into_claim().unwrap();
     let many = engine.begin_many(&[("one", request()), ("two", request())]);
-    assert!(
-        many.iter().all(|one| matches!(one, Err(BeginError::Busy(Busy::QueueFull { .. })))),
-        "{many:?}"
-    );
+    assert!(many.iter().all(|one| matches!(one, Err(BeginError::Busy(Busy::QueueFull { .. })))), "{many:?}");
     // What every claim has is room to say that it came to something, or to nothing.
     claim.complete("").unwrap();
     engine.clone().close().unwrap();
@@ -724,7 +722,10 @@ fn a_failure_of_a_task_is_kept_as_its_completion_says() {
     drop(fresh(&scope, "key").fail_with_async("declined", completion));
     engine.step();
     let record = done(&scope, "key");
-    assert_eq!((record.outcome(), record.is_body_kept(), record.body()), (idemkv::Outcome::Failure, false, &b""[..]));
+    assert_eq!(
+        (record.outcome(), record.is_body_kept(), record.body()),
+        (idemkv::Outcome::Failure, false, &b""[..])
+    );
     machine.clock.advance(TTL / 2);
     drop(fresh(&scope, "key"));
 }
