@@ -16,7 +16,9 @@ use std::time::Duration;
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::redb::TableDefinition;
 use idemkv::sim::{CrashKind, Fault};
-use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Durability, Engine, Status};
+use idemkv::{
+    Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, CompleteInError, Durability, Engine, Status,
+};
 
 const TABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("ours");
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
@@ -613,4 +615,26 @@ fn a_file_that_can_not_be_compacted_is_left_alone_until_it_changes() {
     });
     assert!(matches!(operations, Ok([first, 0, 0]) if first > 0), "{operations:?}");
     assert_kept(&engine);
+}
+
+/// After a failed read redb has to be opened again before it takes writes, and that is not done while others read.
+#[test]
+fn a_transaction_that_can_not_begin_while_tables_are_read_gives_the_claim_back() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let count = results_on_disk_alone(&engine);
+    let claim = fresh(&default_scope(&engine), "key");
+    machine.disk.fail_read(machine.disk.reads());
+    all_are_replayed(&engine, count);
+    let tried = || match claim.complete_in(|_| Ok::<_, ()>("reply")) {
+        Err(CompleteInError::End(refused)) => refused,
+        other => panic!("it was not to begin: {other:?}"),
+    };
+    let refused = engine.read_tables(|_| std::thread::scope(|threads| threads.spawn(tried).join().unwrap()));
+    let refused = refused.unwrap();
+    let is_busy = matches!(refused.reason(), ClaimError::Commit(CommitError::Busy(Busy::DiskFull(_))));
+    assert!(is_busy, "{refused}");
+    let completed = refused.into_claim().unwrap().complete_in(|_| Ok::<_, ()>("reply"));
+    assert_eq!(completed.unwrap().body(), b"reply");
+    all_are_replayed(&engine, count);
 }

@@ -858,3 +858,78 @@ pub(super) enum SlotNames {
     Record(Record),
     Attempt(Arc<Attempt>),
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::Engine;
+    use crate::sim::{ManualClock, SimDisk};
+
+    fn open() -> Engine {
+        let options = Engine::options().disk(&SimDisk::new()).clock(&ManualClock::at_millis(1_000)).stepped();
+        options.cache_bytes(0).open("x.idem").unwrap()
+    }
+
+    fn claim(engine: &Engine, key: &str) -> Claim {
+        match engine.begin(key, Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_key_with_the_same_digest_is_damage_and_no_answer() {
+        let engine = open();
+        claim(&engine, "key").complete("reply").unwrap();
+        engine.checkpoint().unwrap();
+        let (core, scope) = (engine.handle.core(), &engine.default.inner);
+        let digest = scope.digest(b"key").unwrap();
+        let found = block(core.find(Caller::Thread, Asked { scope, key: b"another", digest }));
+        let Err(ReadError::Damaged(damage)) = found.map(|_| ()) else { panic!("it was found") };
+        let said = damage.to_string();
+        assert!(said.contains("x.idem") && said.contains("block 0") && said.contains("digest"), "{said}");
+        assert!(block(core.find(Caller::Thread, Asked { scope, key: b"key", digest })).is_ok());
+    }
+
+    #[test]
+    fn no_fence_at_the_files_limit_is_granted_before_a_checkpoint_moves_it() {
+        let engine = open();
+        let core = engine.handle.core();
+        let last = claim(&engine, "last").fence();
+        core.fence_limit.store(core.fence_next.load(Ordering::Acquire), Ordering::Release);
+        let refused = engine.begin("next", Fingerprint::of(""));
+        assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
+        assert_eq!(engine.stats().in_flight, 0);
+        engine.checkpoint().unwrap();
+        assert!(claim(&engine, "next").fence() > last);
+    }
+
+    #[test]
+    fn a_file_has_so_many_policies_and_those_it_has_can_still_be_changed() {
+        let engine = open();
+        let core = engine.handle.core();
+        for n in 0..SCOPES_MAX {
+            core.policies.set(n.to_string().as_bytes(), engine.policy());
+        }
+        let refused = engine.declare("one more", engine.policy());
+        assert!(matches!(refused, Err(DeclareError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
+        let changed = engine.policy().max_attempts(7);
+        assert_eq!(engine.declare("7", changed).unwrap().policy(), changed);
+    }
+
+    #[test]
+    fn what_somebody_else_forgot_or_ran_again_meanwhile_is_not_forgotten() {
+        let engine = open();
+        let (core, scope) = (engine.handle.core(), &engine.default.inner);
+        let asked = Asked { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
+        drop(claim(&engine, "key"));
+        let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
+        let record = Doomed::Record(claim(&engine, "key").complete("reply").unwrap());
+        let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed)).unwrap();
+        assert!(!forget(&interrupted));
+        assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
+        assert!(forget(&record) && !forget(&record));
+        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+    }
+}

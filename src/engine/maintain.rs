@@ -482,3 +482,46 @@ pub(super) fn read(core: &Core, nudges: &Nudges) {
         core.reads.serve(&core.store);
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::sim::{ManualClock, SimDisk};
+    use crate::{Begin, Engine, Fingerprint, Status};
+
+    /// A sweep looks at the keys again, for its commits let others go on.
+    #[test]
+    fn only_an_interruption_whose_time_is_over_by_now_is_swept() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let core = engine.handle.core();
+        let begin = || match engine.begin("key", Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        };
+        let digest = engine.default.inner.digest(b"key").unwrap();
+        let sweep = || core.vacate_if_expired(digest, core.clock.now());
+        assert!(!sweep());
+        drop(begin());
+        assert!(!sweep());
+        clock.advance(engine.policy().ttl);
+        let again = begin();
+        assert!(!sweep());
+        drop(again);
+        clock.advance(engine.policy().ttl);
+        assert!(sweep());
+        core.commit.drain();
+        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+        assert_eq!(engine.stats().entries, 0);
+    }
+
+    #[test]
+    fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
+        let engine = Engine::options().disk(&SimDisk::new()).stepped().open("x.idem").unwrap();
+        for body in [work, lead, read] {
+            let (_, nudges) = crate::nudge::Nudge::pair();
+            body(engine.handle.core(), &nudges);
+        }
+    }
+}
