@@ -455,7 +455,9 @@ fn a_log_full_of_claims_that_only_memory_knows_refuses_more_and_the_time_is_kept
         engine.step();
         let before = engine.stats().commits;
         without_room += u32::from(before == 0);
-        claims.into_iter().for_each(|claim| claim.release().unwrap());
+        for claim in claims {
+            claim.release().unwrap();
+        }
         machine.clock.advance(Duration::from_secs(3_600));
         engine.step();
         assert_eq!(engine.stats().commits, before + 1);
@@ -552,7 +554,7 @@ fn wasteful(machine: &Machine) -> Engine {
         .unwrap();
     let scope = default_scope(&engine);
     for n in 0..100 {
-        fresh(&scope, &format!("expires {n}")).complete([n; 60_000]).unwrap();
+        fresh(&scope, &format!("expires {n}")).complete(vec![n; 60_000]).unwrap();
     }
     let kept = engine.declare("kept", engine.policy().ttl(TTL * 9)).unwrap();
     for n in 0..10 {
