@@ -72,7 +72,6 @@ impl Turn<'_> {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Commit<P: Publish> {
     publisher: Arc<P>,
     room: Arc<Room>,
@@ -106,15 +105,6 @@ struct Queue<T> {
     closed: bool,
     /// Buffers of written groups, to be used again.
     spare: Vec<(FrameBuf, Vec<T>)>,
-}
-
-impl<T> std::fmt::Debug for Queue<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue")
-            .field("groups", &self.groups.len())
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<T> Queue<T> {
@@ -312,10 +302,11 @@ impl<P: Publish> Commit<P> {
         op: P::Op,
         promised: u64,
     ) -> Result<Ticket, CommitError> {
-        match self.append_promised_if(caller, [(entry, op, promised)], || true)? {
-            Some(ticket) => Ok(ticket),
-            None => unreachable!("nothing kept the entry out"),
-        }
+        let mut queue = self.queue.lock();
+        self.check_open(&queue)?;
+        let ticket = self.push(&mut queue, entry, op, promised);
+        self.call_leader_for(caller, &queue);
+        Ok(ticket)
     }
 
     /// Queues entries at once, one behind the other, if `may` says so. It is asked under the queue's lock, so that the log has what is
@@ -335,28 +326,29 @@ impl<P: Publish> Commit<P> {
         for (entry, op, promised) in entries {
             ticket = Some(self.push(&mut queue, entry, op, promised));
         }
-        // More than one group is more than anybody should leave for later.
-        if caller == Caller::Task || queue.groups.len() > 1 {
-            self.call_leader(&queue);
-        }
+        self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
 
     fn push(&self, queue: &mut Queue<P::Op>, entry: &[u8], op: P::Op, promised: u64) -> Ticket {
         let bytes = bytes_of(entry);
-        let in_last = queue.groups.back().is_some_and(|group| group.bytes + bytes <= self.limits.group_bytes);
-        if !in_last {
-            let (frame, ops) = queue.spare.pop().unwrap_or_default();
-            queue.groups.push_back(Group { frame, bytes: 0, ops, promised: 0, fate: Arc::default() });
-        }
         queue.bytes += bytes;
         queue.entries += 1;
-        let Some(group) = queue.groups.back_mut() else { unreachable!("a group was just made sure of") };
+        let mut group = match queue.groups.pop_back() {
+            Some(last) if last.bytes + bytes <= self.limits.group_bytes => last,
+            full => {
+                queue.groups.extend(full);
+                let (frame, ops) = queue.spare.pop().unwrap_or_default();
+                Group { frame, bytes: 0, ops, promised: 0, fate: Arc::default() }
+            }
+        };
         group.frame.push(entry);
         group.bytes += bytes;
         group.ops.push(op);
         group.promised += promised;
-        Ticket(Arc::clone(&group.fate))
+        let ticket = Ticket(Arc::clone(&group.fate));
+        queue.groups.push_back(group);
+        ticket
     }
 
     fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
@@ -372,6 +364,14 @@ impl<P: Publish> Commit<P> {
         let fits =
             queue.bytes + bytes <= self.limits.queue_bytes && queue.entries < self.limits.queue_entries;
         fits || queue.groups.is_empty()
+    }
+
+    /// Sees to it that somebody leads for entries that are queued already, where whoever queued them does not.
+    fn call_leader_for(&self, caller: Caller, queue: &Queue<P::Op>) {
+        // More than one group is more than anybody should leave for later.
+        if caller == Caller::Task || queue.groups.len() > 1 {
+            self.call_leader(queue);
+        }
     }
 
     /// Sees to it that somebody leads, if nobody does.
@@ -453,21 +453,25 @@ impl<P: Publish> Commit<P> {
             if self.has_place(&queue, bytes) {
                 return Ok(queue);
             }
-            if queue.writer.is_some() {
+            if let Some(writer) = queue.writer.take() {
                 // Nobody leads, and those whose entries wait are on their way: lead for them.
-                queue = self.lead(queue, Turn::Short);
+                queue = self.lead(queue, writer, Turn::Short);
                 continue;
             }
             let at = *deadline.get_or_insert_with(|| Deadline::after(patience));
             if at.has_passed() {
                 return Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
             }
-            match at.instant() {
-                Some(at) => {
-                    self.drained.wait_until(&mut queue, at);
-                }
-                None => self.drained.wait(&mut queue),
+            self.wait_for_drained(&mut queue, at);
+        }
+    }
+
+    fn wait_for_drained(&self, queue: &mut MutexGuard<'_, Queue<P::Op>>, deadline: Deadline) {
+        match deadline.instant() {
+            Some(at) => {
+                self.drained.wait_until(queue, at);
             }
+            None => self.drained.wait(queue),
         }
     }
 
@@ -503,9 +507,9 @@ impl<P: Publish> Commit<P> {
                 }
                 _ => {}
             }
-            let queue = self.queue.lock();
-            if queue.writer.is_some() {
-                drop(self.lead(queue, Turn::After(fate)));
+            let mut queue = self.queue.lock();
+            if let Some(writer) = queue.writer.take() {
+                drop(self.lead(queue, writer, Turn::After(fate)));
                 continue;
             }
             // Under the queue's lock: whoever leads now will see this thread when it looks for its successor.
@@ -519,17 +523,18 @@ impl<P: Publish> Commit<P> {
 
     /// Writes whatever is queued and not being written. For entries that no thread waits for.
     pub(crate) fn drain(&self) {
-        let queue = self.queue.lock();
-        if queue.writer.is_some() {
-            drop(self.lead(queue, Turn::Endless));
-        }
+        self.lead_if_nobody_does(Turn::Endless);
     }
 
     /// Writes what is queued for as long as a caller does.
     pub(crate) fn lead_a_turn(&self) {
-        let queue = self.queue.lock();
-        if queue.writer.is_some() {
-            drop(self.lead(queue, Turn::Short));
+        self.lead_if_nobody_does(Turn::Short);
+    }
+
+    fn lead_if_nobody_does(&self, turn: Turn<'_>) {
+        let mut queue = self.queue.lock();
+        if let Some(writer) = queue.writer.take() {
+            drop(self.lead(queue, writer, turn));
         }
     }
 
@@ -541,26 +546,26 @@ impl<P: Publish> Commit<P> {
             if self.failure.get().is_some() {
                 break;
             }
-            if queue.writer.is_some() {
-                if queue.groups.is_empty() {
+            match queue.writer.take() {
+                Some(writer) if queue.groups.is_empty() => {
+                    queue.writer = Some(writer);
                     break;
                 }
-                queue = self.lead(queue, Turn::Short);
-                continue;
+                Some(writer) => queue = self.lead(queue, writer, Turn::Short),
+                None => self.wait_for_drained(&mut queue, Deadline::NEVER),
             }
-            self.drained.wait(&mut queue);
         }
         drop(queue);
         self.notify_drained();
     }
 
-    /// Leads: writes groups until the queue is empty or the turn is over. Needs the writer to be in its place.
+    /// Leads: writes groups until the queue is empty or the turn is over, and puts the writer back.
     fn lead<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
+        mut writer: LogWriter,
         turn: Turn<'_>,
     ) -> MutexGuard<'a, Queue<P::Op>> {
-        let Some(mut writer) = queue.writer.take() else { return queue };
         let mut led = 0;
         while let Some(group) = queue.groups.pop_front() {
             if turn.is_over(led) && self.hand_over(&group.fate) {
@@ -626,12 +631,11 @@ impl<P: Publish> Commit<P> {
         result
     }
 
-    /// Stops all commits for good. Only who leads comes here.
+    /// Stops all commits for good. Only who leads comes here, and nobody leads after that.
     fn fail(&self, failure: &Failure) {
-        if self.failure.set(failure.clone()).is_ok() {
-            self.publisher.failed(failure);
-            self.room.wake();
-        }
+        drop(self.failure.set(failure.clone()));
+        self.publisher.failed(failure);
+        self.room.wake();
     }
 
     /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are woken by foreign code, which may call

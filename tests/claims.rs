@@ -1414,3 +1414,53 @@ fn a_task_renews_as_a_thread_does() {
         matches!(refused, Err(ClaimError::Superseded(status)) if matches!(*status, Status::Interrupted(_)))
     );
 }
+
+#[test]
+fn a_batch_of_completions_over_the_limit_is_refused_whole_and_gives_its_claims_back() {
+    let machine = Machine::default();
+    let options = machine.options().reserve_bytes(0).log_segment_bytes(1 << 20).log_bytes(128 << 20);
+    let engine = options.durability(Durability::Completions).open("x.idem").unwrap();
+    let scope = engine.scope("");
+    let mut claims = Vec::new();
+    for first in (0..=LIMIT).step_by(4_096) {
+        let requests: Vec<_> =
+            (first..(first + 4_096).min(LIMIT + 1)).map(|n| (n.to_string(), request())).collect();
+        let begun = scope.begin_many(&requests).into_iter().map(|begun| match begun {
+            Ok(Begin::Fresh(claim)) => (claim, ""),
+            other => panic!("{other:?}"),
+        });
+        claims.extend(begun);
+    }
+    assert_eq!(claims.len(), LIMIT + 1);
+    let results = engine.complete_many(claims).into_iter().map(|result| {
+        let refused = result.unwrap_err();
+        assert!(matches!(refused.reason(), ClaimError::BatchTooLong { .. }), "{refused}");
+        (refused.into_claim().unwrap(), "")
+    });
+    let mut claims: Vec<_> = results.collect();
+    assert!(claims.pop().unwrap().0.release().is_ok());
+    assert!(engine.complete_many(claims).iter().all(Result::is_ok));
+    assert_eq!(engine.stats().in_flight, 0);
+}
+
+#[test]
+fn a_hand_over_that_a_full_log_has_no_room_for_gives_the_claim_back() {
+    let mut refused = 0;
+    for reserve_bytes in (0..1_000).step_by(25) {
+        let machine = Machine::default();
+        let options = machine.options().reserve_bytes(reserve_bytes).log_bytes(128 << 10);
+        let policy = Policy::default().ttl(TTL).lease(LEASE).durability(Durability::Completions);
+        let engine = options.policy(policy).patience(Duration::ZERO).open("x.idem").unwrap();
+        let mut claims = Vec::new();
+        while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {
+            claims.push(claim);
+        }
+        // What is left of the log may be enough for this.
+        let Err(error) = claims.pop().unwrap().into_token() else { continue };
+        let is_busy = matches!(error.reason(), ClaimError::Commit(CommitError::Busy(Busy::QueueFull { .. })));
+        assert!(is_busy, "{error}");
+        error.into_claim().unwrap().complete("reply").unwrap();
+        refused += 1;
+    }
+    assert!(refused > 0, "there was room each time");
+}

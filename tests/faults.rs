@@ -15,8 +15,11 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::redb::TableDefinition;
-use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, Engine, ReadError, Status};
+use idemkv::sim::{CrashKind, Fault};
+use idemkv::{
+    Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, CompleteInError, Durability, Engine,
+    ReadError, Status,
+};
 
 const TABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("ours");
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
@@ -444,4 +447,219 @@ fn an_idle_engine_remembers_the_time_over_a_kill() {
     let engine = options().open("x.idem").unwrap();
     assert!(engine.now() >= before, "{} after {before}", engine.now());
     assert_eq!(engine.stats().clock_lag_ms, 0);
+}
+
+/// Begins keys until one is refused.
+fn claims_until_refused(engine: &Engine) -> (Vec<idemkv::Claim>, BeginError) {
+    let mut claims = Vec::new();
+    loop {
+        match engine.begin(format!("filler {}", claims.len()), request()) {
+            Ok(Begin::Fresh(claim)) => claims.push(claim),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => return (claims, error),
+        }
+    }
+}
+
+#[test]
+fn a_log_full_of_claims_that_only_memory_knows_refuses_more_and_the_time_is_kept_later() {
+    let mut without_room = 0;
+    for reserve_bytes in (0..1_000).step_by(25) {
+        let machine = Machine::default();
+        let options = machine.options().durability(Durability::Completions).log_bytes(128 << 10);
+        let engine = options.reserve_bytes(reserve_bytes).patience(Duration::ZERO).open("x.idem").unwrap();
+        engine.step();
+        let (claims, refused) = claims_until_refused(&engine);
+        assert!(matches!(refused, BeginError::Busy(Busy::QueueFull { .. })), "{refused}");
+        let refused = engine.begin("again", request());
+        assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
+        // What is left of the log may be too little even to note the time.
+        machine.clock.advance(Duration::from_secs(3_600));
+        engine.step();
+        let before = engine.stats().commits;
+        without_room += u32::from(before == 0);
+        for claim in claims {
+            claim.release().unwrap();
+        }
+        machine.clock.advance(Duration::from_secs(3_600));
+        engine.step();
+        assert_eq!(engine.stats().commits, before + 1);
+    }
+    assert!(without_room > 0, "there was room each time");
+}
+
+#[test]
+fn begins_inside_a_transaction_are_refused_by_a_full_log_and_do_not_wait_for_themselves() {
+    let machine = Machine::default();
+    let engine = machine.options().log_bytes(128 << 10).open("x.idem").unwrap();
+    let claim = fresh(&default_scope(&engine), "key");
+    let mut begun = Vec::new();
+    let completed = claim.complete_in(|tables| {
+        tables.open_table(TABLE)?.insert("effect", 1)?;
+        let (claims, refused) = claims_until_refused(&engine);
+        begun = claims;
+        assert!(matches!(refused, BeginError::Busy(Busy::QueueFull { .. })), "{refused}");
+        Ok::<_, Box<dyn std::error::Error>>("reply")
+    });
+    assert_eq!(completed.unwrap().body(), b"reply");
+    assert!(begun.into_iter().all(|claim| claim.complete("").is_ok()));
+    drop(fresh(&default_scope(&engine), "there is room again"));
+}
+
+#[test]
+fn the_log_does_not_grow_behind_a_failed_commit() {
+    for fails in [false, true] {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let scope = default_scope(&engine);
+        let claims: Vec<_> = (0..15).map(|n| fresh(&scope, &n.to_string())).collect();
+        let before = engine.stats().log_bytes;
+        if fails {
+            machine.disk.fail_syncs(Some("-wal"));
+            assert!(scope.begin("key", request()).is_err());
+            machine.disk.fail_syncs(None);
+        }
+        // The second finds the engine idle.
+        engine.step();
+        engine.step();
+        assert_eq!(engine.stats().log_bytes == before, fails, "with less than a segment left it grows");
+        drop(claims);
+    }
+}
+
+/// What an observer is told of happens in the middle of a step.
+struct Closes(std::sync::Mutex<Option<Engine>>);
+
+impl idemkv::Observer for Closes {
+    fn interrupted(&self, _scope: &[u8], _key: &[u8], _attempt: &idemkv::AttemptInfo) {
+        let engine = self.0.lock().unwrap().take();
+        if let Some(engine) = engine {
+            engine.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_engine_closed_in_the_middle_of_a_step_does_not_touch_its_file_again() {
+    let machine = Machine::default();
+    let observer = std::sync::Arc::new(Closes(std::sync::Mutex::default()));
+    let engine = machine.options().observer(std::sync::Arc::clone(&observer)).open("x.idem").unwrap();
+    let leased = engine.declare("leased", engine.policy().lease(TTL)).unwrap();
+    // The log is to grow, which is work that the step would do.
+    let claims: Vec<_> = (0..15).map(|n| fresh(&leased, &n.to_string())).collect();
+    *observer.0.lock().unwrap() = Some(engine.clone());
+    machine.clock.advance(TTL);
+    let before = engine.stats().log_bytes;
+    assert!(!engine.step().checkpointed);
+    assert!(observer.0.lock().unwrap().is_none(), "nobody was told");
+    assert_eq!(machine.disk.read("x.idem-wal".as_ref()).unwrap().len() as u64, before);
+    done_elsewhere(&machine);
+    drop(claims);
+}
+
+/// Whoever has the file now is alone.
+fn done_elsewhere(machine: &Machine) {
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "elsewhere").complete("reply").unwrap();
+    engine.close().unwrap();
+    done(&default_scope(&machine.open()), "elsewhere");
+}
+
+/// An engine that is idle, with a file that is mostly free; some keys in it are live.
+fn wasteful(machine: &Machine) -> Engine {
+    let engine = machine
+        .options()
+        .cache_bytes(0)
+        .max_body_bytes(64 << 10)
+        .log_segment_bytes(512 << 10)
+        .log_bytes(4 << 20)
+        .open("x.idem")
+        .unwrap();
+    let scope = default_scope(&engine);
+    for n in 0..100 {
+        fresh(&scope, &format!("expires {n}")).complete(vec![n; 60_000]).unwrap();
+    }
+    let kept = engine.declare("kept", engine.policy().ttl(TTL * 9)).unwrap();
+    for n in 0..10 {
+        fresh(&kept, &n.to_string()).complete([n; 4_000]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    machine.clock.advance(TTL);
+    engine.checkpoint().unwrap();
+    engine.step();
+    engine
+}
+
+#[track_caller]
+fn assert_kept(engine: &Engine) {
+    let kept = engine.scope("kept");
+    (0..10).for_each(|n: u8| assert_eq!(done(&kept, &n.to_string()).body(), [n; 4_000]));
+}
+
+#[test]
+fn a_compaction_that_fails_loses_nothing_and_stops_grants_or_is_made_up_for() {
+    let machine = Machine::default();
+    let engine = wasteful(&machine);
+    let (full, first) = (engine.stats().file_bytes, machine.disk.operations());
+    engine.step();
+    let last = machine.disk.operations();
+    assert!(engine.stats().file_bytes < full / 2 && last > first, "the file was compacted");
+    assert_kept(&engine);
+    let mut stopped = 0;
+    for at in [first, first.midpoint(last), last - 1] {
+        let machine = Machine::default();
+        let engine = wasteful(&machine);
+        assert_eq!(machine.disk.operations(), first);
+        machine.disk.fault_at(at, Fault::Error);
+        engine.step();
+        assert_kept(&engine);
+        match engine.begin("new", request()) {
+            Err(BeginError::Failed(_)) => stopped += 1,
+            begun => drop(begun.unwrap()),
+        }
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_kept(&engine);
+        drop(fresh(&default_scope(&engine), "new"));
+    }
+    assert!(stopped > 0, "no fault mattered");
+}
+
+#[test]
+fn a_file_that_can_not_be_compacted_is_left_alone_until_it_changes() {
+    let machine = Machine::default();
+    let engine = wasteful(&machine);
+    let stepped = || {
+        let before = machine.disk.operations();
+        engine.step();
+        machine.disk.operations() - before
+    };
+    // Nobody compacts what is being read, however long that takes.
+    let operations = engine.read_tables(|_| {
+        std::thread::scope(|threads| threads.spawn(|| [stepped(), stepped(), stepped()]).join().unwrap())
+    });
+    assert!(matches!(operations, Ok([first, 0, 0]) if first > 0), "{operations:?}");
+    assert_kept(&engine);
+}
+
+/// After a failed read redb has to be opened again before it takes writes, and that is not done while others read.
+#[test]
+fn a_transaction_that_can_not_begin_while_tables_are_read_gives_the_claim_back() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let count = results_on_disk_alone(&engine);
+    let claim = fresh(&default_scope(&engine), "key");
+    machine.disk.fail_read(machine.disk.reads());
+    all_are_replayed(&engine, count);
+    let tried = || match claim.complete_in(|_| Ok::<_, ()>("reply")) {
+        Err(CompleteInError::End(refused)) => refused,
+        other => panic!("it was not to begin: {other:?}"),
+    };
+    let refused = engine.read_tables(|_| std::thread::scope(|threads| threads.spawn(tried).join().unwrap()));
+    let refused = refused.unwrap();
+    let is_busy = matches!(refused.reason(), ClaimError::Commit(CommitError::Busy(Busy::DiskFull(_))));
+    assert!(is_busy, "{refused}");
+    let completed = refused.into_claim().unwrap().complete_in(|_| Ok::<_, ()>("reply"));
+    assert_eq!(completed.unwrap().body(), b"reply");
+    all_are_replayed(&engine, count);
 }

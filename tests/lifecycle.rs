@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
 use idemkv::{
-    Begin, BeginError, Durability, Engine, Fingerprint, ForgetError, Outcome, Status, Timestamp, Waited,
+    Begin, BeginError, ClaimError, CommitError, CompleteInError, DeclareError, Durability, Engine,
+    Fingerprint, ForgetError, Outcome, ReadError, ResolveError, Status, Timestamp, Verify, Waited,
 };
 
 #[test]
@@ -459,4 +460,150 @@ fn an_engine_is_usable_from_many_threads() {
     assert_shared::<idemkv::Pending>();
     assert_shared::<idemkv::Record>();
     assert_shared::<idemkv::Body>();
+}
+
+#[test]
+fn a_closed_engine_refuses_every_call_and_gives_claims_back() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let leased = engine.declare("leased", engine.policy().lease(TTL)).unwrap();
+    fresh(&scope, "done").complete("reply").unwrap();
+    drop(fresh(&scope, "interrupted"));
+    let [completed, in_transaction] = ["1", "2"].map(|key| fresh(&scope, key));
+    let [handed_over, mut noted] = ["1", "2"].map(|key| fresh(&leased, key));
+    let mut entries = engine.entries();
+    assert!(entries.next().unwrap().is_ok());
+    engine.clone().close().unwrap();
+
+    assert!(matches!(scope.begin("new", request()), Err(BeginError::Closed)));
+    assert!(matches!(scope.begin("done", request()), Err(BeginError::Closed)));
+    assert!(matches!(scope.get("done"), Err(ReadError::Closed)));
+    assert!(matches!(scope.forget("done"), Err(ForgetError::Read(ReadError::Closed))));
+    assert!(matches!(scope.resolve("interrupted"), Err(ResolveError::Begin(BeginError::Closed))));
+    let declared = engine.declare("new", engine.policy());
+    assert!(matches!(declared, Err(DeclareError::Commit(CommitError::Closed))), "{declared:?}");
+    assert!(entries.all(|entry| matches!(entry, Err(ReadError::Closed))));
+    assert!(matches!(engine.read_tables(|_| ()), Err(ReadError::Closed)));
+    assert!(matches!(noted.checkpoint("note"), Err(ClaimError::Commit(CommitError::Closed))));
+    for refused in [completed.complete("reply").unwrap_err(), handed_over.into_token().unwrap_err()] {
+        assert!(matches!(refused.reason(), ClaimError::Commit(CommitError::Closed)), "{refused}");
+        assert!(refused.into_claim().is_some());
+    }
+    let refused = in_transaction.complete_in(|_| Ok::<_, ()>("reply")).unwrap_err();
+    let CompleteInError::End(refused) = refused else { panic!("{refused:?}") };
+    assert!(matches!(refused.reason(), ClaimError::Commit(CommitError::Closed)), "{refused}");
+    assert!(refused.into_claim().is_some());
+}
+
+#[test]
+fn one_step_sweeps_however_many_keys_one_shard_has() {
+    const KEYS: usize = 5_000;
+    let machine = Machine::default();
+    let options = machine.options().shards(1).reserve_bytes(0).durability(Durability::Completions);
+    let engine = options.open("x.idem").unwrap();
+    for first in (0..KEYS).step_by(100) {
+        let requests: Vec<_> = (first..first + 100).map(|n| (n.to_string(), request())).collect();
+        let claims = engine.begin_many(&requests).into_iter().map(|begun| match begun {
+            Ok(Begin::Fresh(claim)) => (claim, ""),
+            other => panic!("{other:?}"),
+        });
+        assert!(engine.complete_many(claims.collect()).iter().all(Result::is_ok));
+    }
+    assert_eq!(engine.step().swept, 0);
+    machine.clock.advance(TTL);
+    assert_eq!(engine.step().swept, KEYS);
+    assert_eq!(engine.stats().entries, 0);
+}
+
+#[test]
+fn a_file_whose_every_page_is_verified_opens_as_it_was() {
+    let machine = Machine::default();
+    fresh(&default_scope(&machine.open()), "key").complete("reply").unwrap();
+    let verified = machine.options().verify(Verify::Always).open("x.idem").unwrap();
+    assert_eq!(done(&default_scope(&verified), "key").body(), b"reply");
+}
+
+#[test]
+fn the_means_of_commits_are_those_of_their_sums_also_where_there_were_none() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let idle = engine.stats();
+    assert!(idle.commits == 0 && idle.commit_entries_mean() == 0.0 && idle.commit_time_mean().is_zero());
+    let scope = default_scope(&engine);
+    drop(["1", "2", "3"].map(|key| fresh(&scope, key)).map(|claim| claim.complete_async("")));
+    engine.step();
+    let mut busy = engine.stats();
+    assert_eq!((busy.commits, busy.committed_entries), (4, 6));
+    assert!((busy.commit_entries_mean() - 1.5).abs() < f64::EPSILON);
+    busy.commit_time_total = Duration::from_micros(10);
+    assert_eq!(busy.commit_time_mean(), Duration::from_nanos(2_500));
+}
+
+#[test]
+fn an_engine_in_a_log_says_which_file_it_has_and_nothing_of_what_is_in_it() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "a key").complete("a body").unwrap();
+    let said = format!("{engine:?}");
+    assert!(said.contains("x.idem") && said.contains("closed: false"), "{said}");
+    assert!(!said.contains("a key") && !said.contains("a body") && !said.contains("secret"), "{said}");
+    let ending = fresh(&default_scope(&engine), "another").complete_async("a body");
+    assert_eq!(format!("{ending:?}"), "Ending { .. }");
+}
+
+/// The iterator has a copy of the slots, in which the key still is.
+#[test]
+fn entries_passes_over_a_key_that_is_gone_meanwhile_with_its_block() {
+    let machine = Machine::default();
+    let options = machine.options().shards(1).cache_bytes(0).ttl(Duration::from_millis(1_500));
+    let engine = options.open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    for key in ["one", "two"] {
+        fresh(&scope, key).complete("reply").unwrap();
+    }
+    engine.checkpoint().unwrap();
+    let mut entries = engine.entries();
+    let first = entries.next().unwrap().unwrap();
+    let other = if first.key() == b"one" { "two" } else { "one" };
+    assert!(scope.forget(other).unwrap());
+    // In memory a time is rounded up to whole seconds; the block goes before that.
+    machine.clock.advance(Duration::from_millis(1_600));
+    engine.checkpoint().unwrap();
+    assert_eq!(engine.stats().reclaimed_blocks, 1);
+    assert!(entries.next().is_none());
+}
+
+#[test]
+fn whoever_waits_can_tell_since_when_the_other_has_run() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    machine.clock.advance(Duration::from_secs(7));
+    let Ok(Begin::InFlight(pending)) = scope.begin("key", request()) else { panic!("it is out") };
+    assert_eq!((pending.started(), pending.attempt()), (claim.started(), 1));
+    assert_eq!(engine.now().saturating_since(pending.started()), Duration::from_secs(7));
+}
+
+#[test]
+fn a_steps_key_is_the_same_in_every_attempt_and_in_no_other_operation() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let first = fresh(&scope, "key");
+    let charge = first.step_key("charge");
+    let others = [
+        first.step_key("receipt"),
+        fresh(&scope, "other").step_key("charge"),
+        fresh(&engine.scope("other"), "key").step_key("charge"),
+    ];
+    assert!(others.iter().all(|other| *other != charge));
+    drop(scope);
+    machine.kill((engine, first));
+    let engine = machine.open();
+    let again = fresh(&default_scope(&engine), "key");
+    assert_eq!((again.attempt(), again.step_key("charge")), (2, charge));
+    let elsewhere = Machine::default().options().seed(2).open("x.idem").unwrap();
+    assert_ne!(fresh(&default_scope(&elsewhere), "key").step_key("charge"), charge);
 }

@@ -18,11 +18,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use common::{Machine, default_scope, done, fresh, request, small};
+use common::{Machine, TTL, default_scope, done, fresh, request, run, small};
 use futures_executor::block_on;
 use futures_util::future::join_all;
 use idemkv::sim::Fault;
-use idemkv::{Begin, BeginError, Busy, CommitMode, Engine, Failure, Pending, Status, Waited};
+use idemkv::{
+    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CommitMode, Engine, Failure, Pending, Status,
+    Waited,
+};
 
 /// Counts how often it was woken.
 #[derive(Default)]
@@ -482,4 +485,278 @@ fn the_last_handle_may_go_on_one_of_the_engines_own_threads() {
         }
     };
     assert_eq!(done(&default_scope(&engine), "key").body(), b"reply");
+}
+
+/// Runs something where it is woken: in the middle of a commit, on the thread that leads it.
+struct Callback(std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Callback {
+    fn waker(call: impl FnOnce() + Send + 'static) -> Waker {
+        Waker::from(Arc::new(Self(std::sync::Mutex::new(Some(Box::new(call))))))
+    }
+}
+
+impl Wake for Callback {
+    fn wake(self: Arc<Self>) {
+        let call = self.0.lock().unwrap().take();
+        if let Some(call) = call {
+            call();
+        }
+    }
+}
+
+#[test]
+fn a_thread_waits_for_a_place_in_the_queue_for_its_patience_and_no_longer() {
+    for patience in [Duration::ZERO, Duration::from_millis(2)] {
+        let machine = Machine::default();
+        let engine = machine.options().queue_entries(1).patience(patience).open("x.idem").unwrap();
+        let (theirs, (tell, told)) = (engine.clone(), std::sync::mpsc::channel());
+        let waker = Callback::waker(move || {
+            let mut next = Box::pin(theirs.begin_async("next", request()));
+            assert!(poll(next.as_mut()).is_pending(), "it has the only place");
+            tell.send(theirs.begin("key", request())).unwrap();
+        });
+        let mut first = pin!(engine.begin_async("first", request()));
+        assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        engine.step();
+        let refused = told.try_recv().unwrap();
+        assert!(
+            matches!(&refused, Err(BeginError::Busy(Busy::QueueFull { waited })) if *waited == patience),
+            "{refused:?}"
+        );
+        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+        assert!(matches!(ready(first.as_mut()), Ok(Begin::Fresh(_))));
+    }
+}
+
+#[test]
+fn a_thread_that_finds_no_place_leads_for_the_tasks_that_have_them() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).patience(Duration::ZERO).open("x.idem").unwrap();
+    let mut first = pin!(engine.begin_async("first", request()));
+    assert!(poll(first.as_mut()).is_pending());
+    drop(fresh(&default_scope(&engine), "second"));
+    assert!(matches!(ready(first.as_mut()), Ok(Begin::Fresh(_))));
+}
+
+#[test]
+fn long_entries_fill_the_queue_as_many_do() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_bytes(4_096).open("x.idem").unwrap();
+    let long = fresh(&default_scope(&engine), "long").complete_async(vec![0; 4_096]);
+    let mut begin = pin!(engine.begin_async("key", request()));
+    assert!(poll(begin.as_mut()).is_pending());
+    engine.step();
+    assert_eq!(block_on(long).unwrap().body().len(), 4_096);
+    let commits = engine.stats().commits;
+    assert!(poll(begin.as_mut()).is_pending(), "it had no place before");
+    engine.step();
+    assert!(matches!(ready(begin.as_mut()), Ok(Begin::Fresh(_))));
+    assert_eq!(engine.stats().commits, commits + 1);
+}
+
+/// Nobody else could go on where a batch's thread has led for long enough.
+#[test]
+fn a_batch_gets_its_claims_however_many_commits_are_before_it() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let keys: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+    for key in &keys {
+        // Each too long to share a commit.
+        drop(fresh(&scope, key).complete_async(vec![b'x'; 4_000]));
+    }
+    let results = scope.begin_many(&[("key", request())]);
+    assert!(matches!(results.as_slice(), [Ok(Begin::Fresh(_))]));
+    for key in &keys {
+        assert_eq!(done(&scope, key).body().len(), 4_000);
+    }
+}
+
+/// An engine whose claims have no room for a body promised, and claims that have all of its log.
+fn full_log(machine: &Machine, patience: Duration) -> (Engine, Vec<Claim>) {
+    let options = machine.options().reserve_bytes(0).log_bytes(128 << 10).cache_bytes(0).patience(patience);
+    let engine = options.open("x.idem").unwrap();
+    let mut claims = Vec::new();
+    while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {
+        claims.push(claim);
+    }
+    (engine, claims)
+}
+
+#[test]
+fn a_body_longer_than_what_was_reserved_is_handed_over_once_it_is_awaited() {
+    let machine = Machine::default();
+    let engine = machine.options().reserve_bytes(0).open("x.idem").unwrap();
+    let mut complete = fresh(&default_scope(&engine), "key").complete_async(vec![7; 4_000]);
+    engine.step();
+    assert!(matches!(engine.get("key"), Ok(Status::InFlight(_))), "there was no room for it");
+    assert!(poll(Pin::new(&mut complete)).is_pending());
+    engine.step();
+    assert_eq!(ready(Pin::new(&mut complete)).unwrap().body(), [7; 4_000]);
+}
+
+#[test]
+fn a_body_that_a_full_log_has_no_room_for_gives_the_claim_back() {
+    let machine = Machine::default();
+    let (engine, mut claims) = full_log(&machine, Duration::ZERO);
+    let is_busy = |error: &idemkv::EndError| {
+        matches!(error.reason(), ClaimError::Commit(CommitError::Busy(Busy::QueueFull { .. })))
+    };
+    let refused = claims.pop().unwrap().complete(vec![0; 4_000]).unwrap_err();
+    assert!(is_busy(&refused), "{refused}");
+    let refused = block_on(refused.into_claim().unwrap().complete_async(vec![0; 4_000])).unwrap_err();
+    assert!(is_busy(&refused), "{refused}");
+    let claim = refused.into_claim().unwrap();
+    let many = engine.begin_many(&[("one", request()), ("two", request())]);
+    assert!(many.iter().all(|one| matches!(one, Err(BeginError::Busy(Busy::QueueFull { .. })))), "{many:?}");
+    // What every claim has is room to say that it came to something, or to nothing.
+    claim.complete("").unwrap();
+    engine.clone().close().unwrap();
+    let closed = claims.pop().unwrap().complete(vec![0; 4_000]).unwrap_err();
+    assert!(matches!(closed.reason(), ClaimError::Commit(CommitError::Closed)), "{closed}");
+    assert!(closed.into_claim().is_some());
+}
+
+#[test]
+fn a_task_that_waited_for_room_in_the_log_finds_what_others_did_meanwhile() {
+    let machine = Machine::default();
+    let (engine, mut claims) = full_log(&machine, Duration::from_secs(600));
+    let scope = default_scope(&engine);
+    let mut begin = Box::pin(engine.begin_async("key", request()));
+    assert!(poll(begin.as_mut()).is_pending());
+    for claim in claims.drain(..10) {
+        claim.complete("").unwrap();
+    }
+    engine.checkpoint().unwrap();
+    fresh(&scope, "key").complete("reply").unwrap();
+    // From here on the record is on disk alone.
+    engine.checkpoint().unwrap();
+    let found = run(&engine, begin);
+    assert!(matches!(&found, Ok(Begin::Done(record)) if record.body() == b"reply"), "{found:?}");
+}
+
+#[test]
+fn the_engines_own_threads_read_for_tasks() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Engine::open(dir.path().join("x.idem")).unwrap();
+    let engine = open();
+    for key in ["begun", "looked at"] {
+        fresh(&default_scope(&engine), key).complete(key).unwrap();
+    }
+    engine.close().unwrap();
+    let engine = open();
+    let begun = block_on(engine.begin_async("begun", request()));
+    assert!(matches!(begun, Ok(Begin::Done(record)) if record.body() == b"begun"));
+    let status = block_on(engine.get_async("looked at"));
+    assert!(matches!(status, Ok(Status::Done(record)) if record.body() == b"looked at"));
+    assert_eq!(engine.stats().loaded, 2);
+}
+
+#[test]
+fn as_many_reads_wait_as_may_and_those_behind_them_have_their_turn_or_are_told_of_the_end() {
+    const READS_MAX: usize = 1_024;
+    for closes in [false, true] {
+        let machine = Machine::default();
+        let engine = machine.open();
+        fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+        engine.close().unwrap();
+        let engine = machine.open();
+        let mut reads: Vec<_> = (0..=READS_MAX).map(|_| Box::pin(engine.get_async("key"))).collect();
+        assert!(reads.iter_mut().all(|read| poll(read.as_mut()).is_pending()));
+        if closes {
+            engine.clone().close().unwrap();
+            for mut read in reads {
+                assert!(matches!(ready(read.as_mut()), Err(idemkv::ReadError::Closed)));
+            }
+        } else {
+            engine.step();
+            let mut last = reads.pop().unwrap();
+            assert!(poll(last.as_mut()).is_pending());
+            for mut read in reads {
+                assert!(matches!(ready(read.as_mut()), Ok(Status::Done(_))));
+            }
+            assert!(matches!(run(&engine, last), Ok(Status::Done(_))));
+        }
+    }
+}
+
+/// Opens a file that is being closed by somebody else.
+fn open_once_closed(path: &std::path::Path) -> Engine {
+    loop {
+        match Engine::open(path) {
+            Ok(engine) => return engine,
+            Err(idemkv::OpenError::Locked(_)) => std::thread::yield_now(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn an_engine_may_be_closed_by_one_of_its_own_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.idem");
+    let engine = Engine::open(&path).unwrap();
+    let claim = fresh(&default_scope(&engine), "key");
+    let pending = pending(&engine);
+    let (theirs, (tell, told)) = (engine.clone(), std::sync::mpsc::channel());
+    let waker = Callback::waker(move || tell.send(theirs.close()).unwrap());
+    let mut waiting = Box::pin(pending.into_future());
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(claim.complete_async("reply"));
+    told.recv().unwrap().unwrap();
+    let reopened = open_once_closed(&path);
+    assert_eq!(done(&default_scope(&reopened), "key").body(), b"reply");
+    assert!(matches!(engine.begin("new", request()), Err(BeginError::Closed)));
+}
+
+#[test]
+fn the_last_handle_may_go_with_a_task_that_one_of_the_engines_own_threads_drops() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.idem");
+    let engine = Engine::open(&path).unwrap();
+    let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(600))).unwrap();
+    let token = fresh(&jobs, "key").into_token().unwrap();
+    let Ok(Begin::InFlight(pending)) = jobs.begin("key", request()) else { panic!("it is out") };
+    let mut waiting: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        drop(pending.wait_timeout_async(Duration::from_millis(20)).await);
+    });
+    let gone = Arc::new(Gone(std::sync::Mutex::default()));
+    let waker = Waker::from(Arc::clone(&gone));
+    // Nobody is woken before the task has the last handle.
+    let mut place = gone.0.lock().unwrap();
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    *place = Some(waiting);
+    drop((engine, jobs, waker));
+    drop(place);
+    let engine = open_once_closed(&path);
+    assert!(gone.0.lock().unwrap().is_none(), "it was woken");
+    engine.scope("jobs").resume(&token).unwrap().complete("reply").unwrap();
+}
+
+#[test]
+fn closing_reports_that_one_of_the_engines_own_threads_panicked() {
+    let machine = Machine::default();
+    let engine = small(Engine::options()).disk(&machine.disk).open("x.idem").unwrap();
+    machine.disk.fault_at(machine.disk.operations(), Fault::Panic);
+    let begun = block_on(engine.begin_async("key", request()));
+    assert!(matches!(begun, Err(BeginError::Failed(Failure::Panicked))), "{begun:?}");
+    assert!(matches!(engine.close(), Err(Failure::Panicked)));
+}
+
+#[test]
+fn a_failure_of_a_task_is_kept_as_its_completion_says() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let completion = idemkv::Completion::new().ttl(TTL / 2).discard_body();
+    drop(fresh(&scope, "key").fail_with_async("declined", completion));
+    engine.step();
+    let record = done(&scope, "key");
+    assert_eq!(
+        (record.outcome(), record.is_body_kept(), record.body()),
+        (idemkv::Outcome::Failure, false, &b""[..])
+    );
+    machine.clock.advance(TTL / 2);
+    drop(fresh(&scope, "key"));
 }

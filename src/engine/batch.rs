@@ -174,26 +174,24 @@ impl Core {
             return requests.iter().map(|_| Err(BeginError::BatchTooLong { len, max })).collect();
         }
         let mut results = Results(Vec::with_capacity(len));
-        let mut calls = Vec::new();
         for chunk in requests.chunks(BATCH_MAX) {
-            let replays = self.replays(scope, chunk);
-            for ((key, fingerprint), replay) in chunk.iter().zip(replays) {
-                if let Some(record) = &replay {
-                    self.options.hooks.call(|observer| observer.replayed(record));
-                } else {
-                    let call = self.begin_one(Caller::Member, handle, scope, key.as_ref(), fingerprint);
-                    calls.push((results.0.len(), Box::pin(call)));
-                }
-                results.0.push(replay.map(|record| Ok(Begin::Done(record))));
+            let replays = self.replays(scope, chunk).into_iter().take(chunk.len());
+            results.0.extend(replays.map(|replay| replay.map(|record| Ok(Begin::Done(record)))));
+        }
+        let mut calls = Vec::new();
+        for (result, (key, fingerprint)) in results.0.iter_mut().zip(requests) {
+            if let Some(Ok(Begin::Done(record))) = result {
+                self.options.hooks.call(|observer| observer.replayed(record));
+            } else {
+                let call = self.begin_one(Caller::Member, handle, scope, key.as_ref(), fingerprint);
+                calls.push((result, Box::pin(call)));
             }
         }
         poll_fn(|context| {
-            calls.retain_mut(|(position, call)| match call.as_mut().poll(context) {
+            calls.retain_mut(|(result, call)| match call.as_mut().poll(context) {
                 Poll::Pending => true,
-                Poll::Ready(result) => {
-                    if let Some(place) = results.0.get_mut(*position) {
-                        *place = Some(result);
-                    }
+                Poll::Ready(given) => {
+                    **result = Some(given);
                     false
                 }
             });
@@ -208,6 +206,7 @@ impl Core {
             Poll::Pending
         })
         .await;
+        drop(calls);
         results.take()
     }
 
@@ -225,22 +224,20 @@ impl Core {
             *digest = scope.digest(key.as_ref()).ok();
         }
         let now = self.clock.now();
-        let mut replayed = 0;
         let replays = self.index.records(&digests, |position, record| {
-            let Some((_, fingerprint)) = requests.get(position) else { return false };
-            let state = State::Done(record.facts(), record.lifetime());
-            let replays =
-                decide(state, Event::Begin { fingerprint, now, attempts_max: u32::MAX }) == Decision::Replay;
-            if replays {
-                record.touch();
-                replayed += 1;
-            }
-            replays
+            requests.get(position).is_some_and(|(_, fingerprint)| {
+                let state = State::Done(record.facts(), record.lifetime());
+                let event = Event::Begin { fingerprint, now, attempts_max: u32::MAX };
+                decide(state, event) == Decision::Replay
+            })
         });
-        if replayed > 0
-            && let Some(digest) = digests.iter().flatten().next()
-        {
-            self.index.count_replays(*digest, replayed);
+        let mut replayed = 0;
+        for record in replays.iter().flatten() {
+            record.touch();
+            replayed += 1;
+        }
+        if let Some(first) = replays.iter().flatten().next() {
+            self.index.count_replays(first.digest(), replayed);
         }
         replays
     }

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::Handle;
 use super::completion::Completion;
@@ -47,17 +46,13 @@ pub enum Begin {
 #[derive(Debug)]
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub struct Claim {
-    /// `None` once it has ended.
-    live: Option<Live>,
     attempt: Arc<Attempt>,
-}
-
-#[derive(Debug)]
-pub(super) struct Live {
     permit: Permit,
     terms: Terms,
     /// Whether the log may still have an entry about the claim in its queue: whoever waited for it gave up.
     unsettled: bool,
+    /// Whether its end is in other hands, or known, so that dropping it says nothing of its key.
+    is_over: bool,
 }
 
 /// On what terms a claim was granted.
@@ -72,7 +67,7 @@ pub(super) struct Terms {
 
 impl Claim {
     pub(super) fn new(attempt: Arc<Attempt>, permit: Permit, terms: Terms) -> Self {
-        Self { live: Some(Live { permit, terms, unsettled: false }), attempt }
+        Self { attempt, permit, terms, unsettled: false, is_over: false }
     }
 
     /// 1 for the first claim of a key, one more for each that follows an interruption.
@@ -157,15 +152,13 @@ impl Claim {
         // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
         let ticket = self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
         core.commit.settled(caller, &ticket).await?;
-        if let Some(live) = &mut self.live {
-            live.unsettled = false;
-        }
+        self.unsettled = false;
         Ok(())
     }
 
     /// Waits until no entry about the claim is in the log's queue.
     pub(super) async fn settle(&mut self, caller: Caller) -> Result<(), CommitError> {
-        if self.live.as_ref().is_some_and(|live| live.unsettled) {
+        if self.unsettled {
             self.handle().core().commit.flush(caller).await?;
         }
         Ok(())
@@ -182,7 +175,7 @@ impl Claim {
         let handle = self.handle();
         let core = handle.core();
         // Where the log knows nothing of the claim that the entry is about.
-        let intent = (!self.is_logged()).then(|| Entry::Intent(self.attempt.row()).encoded());
+        let intent = (!self.terms.logged).then(|| Entry::Intent(self.attempt.row()).encoded());
         let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
         let costs = cost(entry) + intent.as_deref().map_or(0, cost);
         core.promise(caller, costs).await?;
@@ -196,15 +189,9 @@ impl Claim {
             core.room.withdraw(costs);
             return Err(core.superseded(caller, &self.attempt).await);
         };
-        if let Some(live) = &mut self.live {
-            live.terms.logged = true;
-            live.unsettled = true;
-        }
+        self.terms.logged = true;
+        self.unsettled = true;
         Ok(ticket)
-    }
-
-    fn is_logged(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| live.terms.logged)
     }
 
     /// Changes the claim, if it is good; whether it is.
@@ -347,24 +334,17 @@ impl Claim {
         match self.note(caller, &entry, |attempt, _now| attempt.detach(until)).await {
             Ok(ticket) => {
                 // Nobody holds the claim from here on.
-                core.detached.put(fence, self.take_live().permit.into_share());
-                // Whoever found its lease ended before that did not find the share.
-                if !matches!(core.index.get(digest), Slot::InFlight(current) if Arc::ptr_eq(&current, &attempt))
-                {
-                    core.detached.drop(&attempt, core);
-                }
+                self.is_over = true;
+                core.detach(&attempt, self.permit.take_share());
                 let settled = core.commit.settled(caller, &ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
                 Ok(core.token(&attempt))
             }
             Err(error) => {
-                let is_over =
+                self.is_over =
                     matches!(error, ClaimError::Superseded(_) | ClaimError::Commit(CommitError::Failed(_)));
-                if is_over {
-                    self.live = None;
-                    return Err(EndError::new(error, None));
-                }
-                Err(EndError::new(error, Some(self)))
+                let claim = (!self.is_over).then_some(self);
+                Err(EndError::new(error, claim))
             }
         }
     }
@@ -565,9 +545,7 @@ impl Claim {
     /// Releases without waiting for it; for a claim that its caller never saw.
     pub(super) fn give_up(mut self) {
         // Nobody has said anything of the attempts before it.
-        if let Some(live) = &mut self.live {
-            live.terms.resolves = false;
-        }
+        self.terms.resolves = false;
         let handed = self.hand_over_release(Caller::Task);
         // Where it could not be handed over, the error holds the claim, and its end is that of a claim dropped.
         drop(handed);
@@ -576,7 +554,7 @@ impl Claim {
     /// Ends the claim without a word about its key, for a commit that failed says it all.
     pub(super) fn forfeit(mut self) {
         self.handle().core().leases.forget(&self.attempt);
-        self.live = None;
+        self.is_over = true;
     }
 
     pub(super) fn of(&self) -> &Arc<Attempt> {
@@ -584,42 +562,23 @@ impl Claim {
     }
 
     pub(super) fn handle(&self) -> Arc<Handle> {
-        let Some(live) = &self.live else {
-            unreachable!("only ending takes the permit, and ending consumes")
-        };
-        Arc::clone(&live.permit.handle)
+        Arc::clone(&self.permit.handle)
     }
 
     /// Notes that `bytes` of its room are the commit queue's now.
     pub(super) fn spend(&mut self, bytes: u64) {
-        if let Some(live) = &mut self.live {
-            live.permit.spend(bytes);
-        }
-    }
-
-    fn take_live(&mut self) -> Live {
-        match self.live.take() {
-            Some(live) => live,
-            None => unreachable!("only ending takes the permit, and ending consumes"),
-        }
+        self.permit.spend(bytes);
     }
 
     /// `None` where the log need not know.
     fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, Refusal> {
-        // There is room, but for a claim that was handed over before the file was opened.
-        if let Err(refused) = self.secure_room_for_release(caller) {
-            return Err(Refusal::Other(EndError::new(refused, Some(self))));
-        }
-        let live = self.take_live();
-        let attempt = Arc::clone(&self.attempt);
-        let handle = Arc::clone(&live.permit.handle);
+        self.start_ending()?;
+        let handle = self.handle();
         let core = handle.core();
-        if !take_for_ending(core, &attempt) {
-            return Err(Refusal::Superseded(handle, attempt));
-        }
-        let vacates = attempt.earlier.is_none() || live.terms.resolves;
+        let attempt = Arc::clone(&self.attempt);
+        let vacates = attempt.earlier.is_none() || self.terms.resolves;
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
-        if !live.terms.logged && attempt.earlier.is_none() {
+        if !self.terms.logged && attempt.earlier.is_none() {
             core.put_back(&attempt, Slot::Vacant);
             core.leases.forget(&attempt);
             attempt.end(Ended::Vacated);
@@ -627,13 +586,13 @@ impl Claim {
         }
         if vacates {
             let entry = super::core::vacated_entry(&attempt, None);
-            return self.hand_over(caller, live, &entry, Op::Vacated(attempt, None)).map(Some);
+            return self.hand_over(caller, &entry, Op::Vacated(attempt, None)).map(Some);
         }
         // What this claim knows of itself says nothing of the attempt before it.
         let now = core.clock.now();
         let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
         let entry = Entry::Intent(row).encoded();
-        self.hand_over(caller, live, &entry, Op::Returned(attempt, now)).map(Some)
+        self.hand_over(caller, &entry, Op::Returned(attempt, now)).map(Some)
     }
 
     fn finish(self, result: Given<'_>) -> Result<Record, EndError> {
@@ -651,8 +610,7 @@ impl Claim {
             return Completing::Refused(EndError::new(refused, Some(self)));
         }
         let needed = self.room_for(body_len);
-        let has_room = self.live.as_ref().is_some_and(|live| live.permit.lacks(needed) == 0);
-        if !has_room {
+        if self.permit.lacks(needed) > 0 {
             if caller != Caller::Thread {
                 return Completing::Waits(self, result.outcome, result.body.into(), result.completion);
             }
@@ -673,20 +631,21 @@ impl Claim {
         self.check_body(result.kept().len())
     }
 
-    /// Marks the claim as ending, so that nobody else can end it.
-    pub(super) fn start_ending(mut self) -> Result<(Live, Arc<Attempt>), Refusal> {
-        let live = self.take_live();
-        let attempt = Arc::clone(&self.attempt);
-        let handle = Arc::clone(&live.permit.handle);
-        if take_for_ending(handle.core(), &attempt) {
-            Ok((live, attempt))
+    /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
+    pub(super) fn start_ending(&mut self) -> Result<(), Refusal> {
+        self.is_over = true;
+        let handle = self.handle();
+        if take_for_ending(handle.core(), &self.attempt) {
+            Ok(())
         } else {
-            Err(Refusal::Superseded(handle, attempt))
+            Err(Refusal::Superseded(handle, Arc::clone(&self.attempt)))
         }
     }
 
-    pub(super) fn of_parts(live: Live, attempt: Arc<Attempt>) -> Self {
-        Self { live: Some(live), attempt }
+    /// Takes back that it is ending: nothing was written.
+    pub(super) fn go_on(&mut self) {
+        self.is_over = false;
+        self.permit.handle.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
     }
 
     /// Bytes of log that a completion with a body of so many bytes takes.
@@ -703,65 +662,44 @@ impl Claim {
     /// Sees to it that a completion with a body of so many bytes has room.
     async fn secure_room(&mut self, caller: Caller, body_len: usize) -> Result<(), ClaimError> {
         let needed = self.room_for(body_len);
-        let Some(live) = &mut self.live else {
-            unreachable!("only ending takes the permit, and ending consumes")
-        };
-        live.permit.raise(caller, needed).await.map_err(ClaimError::Commit)
-    }
-
-    /// Sees to it that a release has room; for a task only where that needs no waiting.
-    fn secure_room_for_release(&mut self, caller: Caller) -> Result<(), ClaimError> {
-        if caller == Caller::Thread {
-            return block(self.secure_room(caller, 0));
-        }
-        let needed = self.room_for(0);
-        let is_secure = self.live.as_mut().is_some_and(|live| live.permit.raise_now(needed));
-        if is_secure {
-            Ok(())
-        } else {
-            Err(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }).into())
-        }
+        self.permit.raise(caller, needed).await.map_err(ClaimError::Commit)
     }
 
     /// Hands the outcome to the log. It was checked, and room was made for it.
     fn hand_over_result(mut self, caller: Caller, result: Given<'_>) -> Result<(Handed, Record), Refusal> {
-        let live = self.take_live();
-        let attempt = Arc::clone(&self.attempt);
-        let handle = Arc::clone(&live.permit.handle);
+        self.start_ending()?;
+        let handle = self.handle();
         let core = handle.core();
-        if !take_for_ending(core, &attempt) {
-            return Err(Refusal::Superseded(handle, attempt));
-        }
+        let attempt = Arc::clone(&self.attempt);
         let record = result.record(&attempt, core.clock.now());
         let entry = Entry::Completion(CompletionRow::from(&record)).encoded();
         // What is flushed later calls nobody now.
-        let relaxed = matches!(live.terms.durability, Durability::Relaxed(_));
+        let relaxed = matches!(self.terms.durability, Durability::Relaxed(_));
         let caller = if relaxed { Caller::Thread } else { caller };
-        let handed = self.hand_over(caller, live, &entry, Op::Completed(attempt, record.clone()))?;
-        if let Durability::Relaxed(within) = handed.live.terms.durability {
+        let handed = self.hand_over(caller, &entry, Op::Completed(attempt, record.clone()))?;
+        if let Durability::Relaxed(within) = handed.claim.terms.durability {
             core.commit.flush_within(within);
         }
         Ok((handed, record))
     }
 
     /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
-    fn hand_over(mut self, caller: Caller, mut live: Live, entry: &[u8], op: Op) -> Result<Handed, Refusal> {
-        let handle = Arc::clone(&live.permit.handle);
+    fn hand_over(mut self, caller: Caller, entry: &[u8], op: Op) -> Result<Handed, Refusal> {
+        let handle = self.handle();
         let core = handle.core();
         let cost = entry_bytes_max(entry.len()) as u64;
         match core.commit.append_promised(caller, entry, op, cost) {
             Ok(ticket) => {
-                live.permit.spend(cost);
+                self.spend(cost);
                 core.leases.forget(&self.attempt);
-                Ok(Handed { live, ticket, _attempt: Arc::clone(&self.attempt) })
+                Ok(Handed { claim: self, ticket })
             }
             Err(error @ CommitError::Failed(_)) => {
                 self.attempt.end(ended_by(&error));
                 Err(Refusal::Other(EndError::new(ClaimError::Commit(error), None)))
             }
             Err(error @ (CommitError::Busy(_) | CommitError::Closed)) => {
-                core.put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
-                self.live = Some(live);
+                self.go_on();
                 Err(Refusal::Other(EndError::new(ClaimError::Commit(error), Some(self))))
             }
         }
@@ -823,7 +761,7 @@ impl Completing {
     /// Has it written soon.
     pub(super) fn call_leader(&self) {
         if let Self::Handed(handed, _) = self {
-            handed.live.permit.handle.core().commit.call();
+            handed.claim.permit.handle.core().commit.call();
         }
     }
 
@@ -894,16 +832,15 @@ impl<T> std::fmt::Debug for Ending<T> {
 /// The end of a claim, in the hands of the log. Dropped, it is carried out all the same.
 #[derive(Debug)]
 pub(super) struct Handed {
-    live: Live,
+    /// It is over. Held to the end, so that who made the attempt frees it and not who committed it: allocators are quicker so.
+    claim: Claim,
     ticket: Ticket,
-    /// Held to the end, so that who made the attempt frees it and not who committed it: allocators are quicker so.
-    _attempt: Arc<Attempt>,
 }
 
 impl Handed {
     /// Waits until it is as durable as the scope's policy wants it before it is acknowledged.
     async fn acknowledged(self, caller: Caller) -> Result<(), EndError> {
-        match self.live.terms.durability {
+        match self.claim.terms.durability {
             Durability::Full | Durability::Completions => self.settled(caller).await,
             Durability::Relaxed(_) => Ok(()),
         }
@@ -911,7 +848,7 @@ impl Handed {
 
     /// Waits until it is durable.
     async fn settled(self, caller: Caller) -> Result<(), EndError> {
-        let core = self.live.permit.handle.core();
+        let core = self.claim.permit.handle.core();
         let settled = core.commit.settled(caller, &self.ticket).await;
         settled.map_err(|error| EndError::new(ClaimError::Commit(error), None))
     }
@@ -938,8 +875,9 @@ fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> bool {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let Some(live) = self.live.take() else { return };
-        abandon(live.permit.handle.core(), &self.attempt);
+        if !self.is_over {
+            abandon(self.permit.handle.core(), &self.attempt);
+        }
     }
 }
 

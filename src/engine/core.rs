@@ -167,6 +167,12 @@ enum Found {
     Expired(Place),
 }
 
+/// What is to be forgotten.
+enum Doomed {
+    Record(Record),
+    Interrupted(Arc<Attempt>),
+}
+
 impl Core {
     #[inline]
     pub(super) fn begin(
@@ -259,24 +265,22 @@ impl Core {
                     self.counters.late.fetch_add(1, Ordering::Relaxed);
                     return Err(BeginError::Expired(Tombstone::of(&record)));
                 }
-                (Decision::Wait, Found::Slot(slot)) => {
+                (Decision::Wait, Found::Slot(Slot::InFlight(attempt) | Slot::Ending(attempt))) => {
                     if let Some(failure) = self.commit.failure() {
                         return Err(BeginError::Failed(failure.clone()));
                     }
-                    let Some(attempt) = slot.attempt() else { continue };
                     self.index.count_waited(asked.digest);
-                    return Ok(Begin::InFlight(Pending::new(Arc::clone(attempt), handle)));
+                    return Ok(Begin::InFlight(Pending::new(attempt, handle)));
                 }
-                (Decision::Become(Phase::Interrupted), Found::Slot(slot)) => {
-                    slot.attempt().inspect(|attempt| self.lapse(attempt));
+                (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
+                    self.lapse(&attempt);
                 }
                 (Decision::Reused, _) => {
                     self.counters.reused.fetch_add(1, Ordering::Relaxed);
                     self.options.hooks.call(|observer| observer.reused(asked.scope.name(), asked.key));
                     return Err(BeginError::KeyReused);
                 }
-                (Decision::Unresolved, Found::Slot(slot)) => {
-                    let Some(attempt) = slot.attempt() else { continue };
+                (Decision::Unresolved, Found::Slot(Slot::Interrupted(attempt))) => {
                     return Err(BeginError::Unresolved(attempt.as_earlier()));
                 }
                 (
@@ -349,8 +353,8 @@ impl Core {
                         return Ok(claim);
                     }
                 }
-                (Decision::Become(Phase::Interrupted), Found::Slot(slot)) => {
-                    slot.attempt().inspect(|attempt| self.lapse(attempt));
+                (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
+                    self.lapse(&attempt);
                 }
                 (_, found) => return Err(ResolveError::NotInterrupted(Box::new(self.status_of(found)))),
             }
@@ -712,9 +716,8 @@ impl Core {
             Followed::Over(_) => return Ok(None),
             Followed::Read(_, record) | Followed::Slot(Slot::Cached(record)) => record,
             Followed::Slot(slot) => {
-                let Some(attempt) = slot.attempt().cloned() else { return Ok(None) };
-                let status = self.status_of(Found::Slot(slot));
-                return Ok(Some((status, SlotNames::Attempt(attempt))));
+                let names = slot.attempt().cloned().map(SlotNames::Attempt);
+                return Ok(names.map(|names| (self.status_of(Found::Slot(slot)), names)));
             }
         };
         let status = self.status_of(Found::Record(record.clone()));
@@ -736,64 +739,59 @@ impl Core {
         loop {
             let found = self.find(caller, asked).await?;
             let event = Event::Forget { now: self.clock.now() };
-            let (decision, doomed) = match found {
-                Found::Record(record) => {
-                    (decide(State::Done(record.facts(), record.lifetime()), event), Slot::Cached(record))
+            match (self.decide(&found, event), found) {
+                (Decision::Busy, _) => return Err(ForgetError::InFlight),
+                (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
+                    self.lapse(&attempt);
                 }
-                Found::Slot(slot) => (decide(slot.state(self.index.epoch()), event), slot),
-                Found::Expired(_) => return Ok(false),
-            };
-            match decision {
-                Decision::Busy => return Err(ForgetError::InFlight),
-                Decision::Become(Phase::Interrupted) => {
-                    doomed.attempt().inspect(|attempt| self.lapse(attempt));
-                }
-                Decision::Become(_) => {
-                    if self.forget_slot(caller, asked, &doomed).await? {
+                (Decision::Become(_), Found::Record(record)) => {
+                    if self.forget_one(caller, asked, &Doomed::Record(record)).await? {
                         return Ok(true);
                     }
                 }
-                // Its time is over, but its row is on disk, and the next opening would find it dead anew.
-                Decision::Stay if matches!(doomed, Slot::Interrupted(_)) => {
-                    if self.forget_slot(caller, asked, &doomed).await? {
-                        return Ok(false);
+                // Where its time is over, its row is on disk all the same, and the next opening would find it dead anew.
+                (decision, Found::Slot(Slot::Interrupted(attempt))) => {
+                    if self.forget_one(caller, asked, &Doomed::Interrupted(attempt)).await? {
+                        return Ok(decision.becomes().is_some());
                     }
                 }
-                Decision::Stay
-                | Decision::Grant { .. }
-                | Decision::Wait
-                | Decision::Replay
-                | Decision::Expired
-                | Decision::Reused
-                | Decision::Unresolved
-                | Decision::Superseded => return Ok(false),
+                (
+                    Decision::Become(_)
+                    | Decision::Stay
+                    | Decision::Grant { .. }
+                    | Decision::Wait
+                    | Decision::Replay
+                    | Decision::Expired
+                    | Decision::Reused
+                    | Decision::Unresolved
+                    | Decision::Superseded,
+                    _,
+                ) => return Ok(false),
             }
         }
     }
 
-    /// Forgets what a slot holds, if it still does; the key is in flight meanwhile.
-    async fn forget_slot(
+    /// Forgets what a key has, if it still does; the key is in flight meanwhile.
+    async fn forget_one(
         &self,
         caller: Caller,
         asked: Asked<'_>,
-        doomed: &Slot,
+        doomed: &Doomed,
     ) -> Result<bool, CommitError> {
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
         self.promise(caller, cost).await?;
-        let (attempt, until) = match (doomed, doomed.attempt()) {
-            (Slot::Cached(record), _) => {
-                (Arc::new(forgetting(asked, record)), Some(record.remembered_until()))
-            }
+        let (attempt, until) = match doomed {
+            Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
             // A new one: those who waited for the old one were told how it ended.
-            (_, Some(attempt)) => (Arc::new(Attempt::from_row(&attempt.row(), &self.checkpoint_bytes)), None),
-            (_, None) => unreachable!("only records and interrupted claims are forgotten"),
+            Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), &self.checkpoint_bytes), None),
         };
+        let attempt = Arc::new(attempt);
         let taken = self.index.change(asked.digest, |slot| {
             let same = match (slot, doomed) {
-                (Slot::Cached(now), Slot::Cached(then)) => now.fence() == then.fence(),
+                (Slot::Cached(now), Doomed::Record(then)) => now.fence() == then.fence(),
                 // Evicted since; the place is that of the record that was read.
-                (Slot::Stored { place, .. }, Slot::Cached(then)) => Some(*place) == then.place(),
-                (Slot::Interrupted(now), Slot::Interrupted(then)) => Arc::ptr_eq(now, then),
+                (Slot::Stored { place, .. }, Doomed::Record(then)) => Some(*place) == then.place(),
+                (Slot::Interrupted(now), Doomed::Interrupted(then)) => Arc::ptr_eq(now, then),
                 _ => false,
             };
             // What is there now is what may have to be put back: the record may lie elsewhere than when it was found.
@@ -859,4 +857,79 @@ fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
 pub(super) enum SlotNames {
     Record(Record),
     Attempt(Arc<Attempt>),
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::Engine;
+    use crate::sim::{ManualClock, SimDisk};
+
+    fn open() -> Engine {
+        let options = Engine::options().disk(&SimDisk::new()).clock(&ManualClock::at_millis(1_000)).stepped();
+        options.cache_bytes(0).open("x.idem").unwrap()
+    }
+
+    fn claim(engine: &Engine, key: &str) -> Claim {
+        match engine.begin(key, Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_key_with_the_same_digest_is_damage_and_no_answer() {
+        let engine = open();
+        claim(&engine, "key").complete("reply").unwrap();
+        engine.checkpoint().unwrap();
+        let (core, scope) = (engine.handle.core(), &engine.default.inner);
+        let digest = scope.digest(b"key").unwrap();
+        let found = block(core.find(Caller::Thread, Asked { scope, key: b"another", digest }));
+        let Err(ReadError::Damaged(damage)) = found.map(|_| ()) else { panic!("it was found") };
+        let said = damage.to_string();
+        assert!(said.contains("x.idem") && said.contains("block 0") && said.contains("digest"), "{said}");
+        assert!(block(core.find(Caller::Thread, Asked { scope, key: b"key", digest })).is_ok());
+    }
+
+    #[test]
+    fn no_fence_at_the_files_limit_is_granted_before_a_checkpoint_moves_it() {
+        let engine = open();
+        let core = engine.handle.core();
+        let last = claim(&engine, "last").fence();
+        core.fence_limit.store(core.fence_next.load(Ordering::Acquire), Ordering::Release);
+        let refused = engine.begin("next", Fingerprint::of(""));
+        assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
+        assert_eq!(engine.stats().in_flight, 0);
+        engine.checkpoint().unwrap();
+        assert!(claim(&engine, "next").fence() > last);
+    }
+
+    #[test]
+    fn a_file_has_so_many_policies_and_those_it_has_can_still_be_changed() {
+        let engine = open();
+        let core = engine.handle.core();
+        for n in 0..SCOPES_MAX {
+            core.policies.set(n.to_string().as_bytes(), engine.policy());
+        }
+        let refused = engine.declare("one more", engine.policy());
+        assert!(matches!(refused, Err(DeclareError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
+        let changed = engine.policy().max_attempts(7);
+        assert_eq!(engine.declare("7", changed).unwrap().policy(), changed);
+    }
+
+    #[test]
+    fn what_somebody_else_forgot_or_ran_again_meanwhile_is_not_forgotten() {
+        let engine = open();
+        let (core, scope) = (engine.handle.core(), &engine.default.inner);
+        let asked = Asked { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
+        drop(claim(&engine, "key"));
+        let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
+        let record = Doomed::Record(claim(&engine, "key").complete("reply").unwrap());
+        let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed)).unwrap();
+        assert!(!forget(&interrupted));
+        assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
+        assert!(forget(&record) && !forget(&record));
+        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+    }
 }

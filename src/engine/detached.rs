@@ -5,13 +5,26 @@ use std::collections::HashMap;
 use super::core::Core;
 use super::permit::Share;
 use crate::attempt::Attempt;
+use crate::index::Slot;
 use crate::state::Fence;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 #[derive(Debug, Default)]
 pub(crate) struct Detached {
     /// Leaf lock.
     shares: Mutex<HashMap<Fence, Share>>,
+}
+
+impl Core {
+    /// Leaves the share of a claim that is handed over where whoever takes it up, or finds its lease ended, looks for it.
+    pub(super) fn detach(&self, attempt: &Arc<Attempt>, share: Share) {
+        self.detached.put(attempt.fence, share);
+        // Whoever found its lease ended before that did not find the share.
+        if !matches!(self.index.get(attempt.digest), Slot::InFlight(current) if Arc::ptr_eq(&current, attempt))
+        {
+            self.detached.drop(attempt, self);
+        }
+    }
 }
 
 impl Detached {
@@ -32,6 +45,46 @@ impl Detached {
     pub(super) fn drop(&self, attempt: &Attempt, core: &Core) {
         if let Some(share) = self.take(attempt.fence) {
             core.give_back(&share);
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::time::Duration;
+
+    use crate::sim::{ManualClock, SimDisk};
+    use crate::{Begin, Engine, Fingerprint, TokenError};
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    /// The lease ends, and that is found, after the log was told of the hand-over and before the share is in its place.
+    #[test]
+    fn a_claim_whose_lease_ends_while_it_is_handed_over_leaves_nothing_counted() {
+        for ends in [false, true] {
+            let clock = ManualClock::at_millis(1_000);
+            let options = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped();
+            let engine = options.open("x.idem").unwrap();
+            let jobs = engine.declare("jobs", engine.policy().lease(LEASE).max_in_flight(1)).unwrap();
+            let Ok(Begin::Fresh(claim)) = jobs.begin("key", Fingerprint::of("")) else { panic!("it is new") };
+            let token = claim.into_token().unwrap();
+            let core = engine.handle.core();
+            let digest = jobs.inner.digest(b"key").unwrap();
+            let attempt = core.index.get(digest).attempt().cloned().unwrap();
+            let share = core.detached.take(attempt.fence).unwrap();
+            if ends {
+                clock.advance(LEASE);
+                engine.step();
+            }
+            core.detach(&attempt, share);
+            assert_eq!(engine.stats().in_flight, usize::from(!ends));
+            match jobs.resume(&token) {
+                Ok(claim) => assert!(!ends && claim.complete("reply").is_ok()),
+                Err(TokenError::Superseded(_)) => assert!(ends),
+                Err(other) => panic!("{other}"),
+            }
+            assert!(matches!(jobs.begin("other", Fingerprint::of("")), Ok(Begin::Fresh(_))));
         }
     }
 }

@@ -158,12 +158,8 @@ impl Core {
         if self.is_closed() || self.or_halt(|| self.checkpoint(&mut rota)) {
             return Ok(());
         }
-        let full = self.full.lock().store.clone();
-        match (self.commit.failure().or(self.halted.get()), full) {
-            (Some(failure), _) => Err(failure.clone()),
-            (None, Some(failure)) => Err(Failure::Io(failure)),
-            (None, None) => Ok(()),
-        }
+        let failure = self.commit.failure().or(self.halted.get()).cloned();
+        failure.or_else(|| self.full.lock().store.clone().map(Failure::Io)).map_or(Ok(()), Err)
     }
 
     /// Moves what the log holds to the store and frees its segments; drops expired blocks on the way.
@@ -484,5 +480,48 @@ pub(super) fn lead(core: &Core, nudges: &Nudges) {
 pub(super) fn read(core: &Core, nudges: &Nudges) {
     while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
         core.reads.serve(&core.store);
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::sim::{ManualClock, SimDisk};
+    use crate::{Begin, Engine, Fingerprint, Status};
+
+    /// A sweep looks at the keys again, for its commits let others go on.
+    #[test]
+    fn only_an_interruption_whose_time_is_over_by_now_is_swept() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let core = engine.handle.core();
+        let begin = || match engine.begin("key", Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        };
+        let digest = engine.default.inner.digest(b"key").unwrap();
+        let sweep = || core.vacate_if_expired(digest, core.clock.now());
+        assert!(!sweep());
+        drop(begin());
+        assert!(!sweep());
+        clock.advance(engine.policy().ttl);
+        let again = begin();
+        assert!(!sweep());
+        drop(again);
+        clock.advance(engine.policy().ttl);
+        assert!(sweep());
+        core.commit.drain();
+        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+        assert_eq!(engine.stats().entries, 0);
+    }
+
+    #[test]
+    fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
+        let engine = Engine::options().disk(&SimDisk::new()).stepped().open("x.idem").unwrap();
+        for body in [work, lead, read] {
+            let (_, nudges) = crate::nudge::Nudge::pair();
+            body(engine.handle.core(), &nudges);
+        }
     }
 }

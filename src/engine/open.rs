@@ -21,7 +21,7 @@ use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::index::{Change, Index, Slot, SlotTime};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
-use crate::record::Record;
+use crate::record::{Place, Record};
 use crate::retention::Retention;
 use crate::state::{Fence, Phase};
 use crate::store::{Batch, Meta, Store, StoreError};
@@ -266,20 +266,9 @@ fn load(
     index.reserve(store.keys_hint());
     store.load(
         |digest, until, place| {
-            if until <= now {
-                return;
+            if until > now {
+                load_record(index, digest, SlotTime::new(until, epoch), place);
             }
-            let stored = Slot::Stored { until: SlotTime::new(until, epoch), place };
-            index.change(digest, |slot| match slot {
-                // The later block has the later word.
-                Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
-                Slot::Vacant
-                | Slot::InFlight(_)
-                | Slot::Ending(_)
-                | Slot::Interrupted(_)
-                | Slot::Cached(_)
-                | Slot::Stored { .. } => (Change::Set(stored), ()),
-            });
         },
         |row| {
             let attempt = Arc::new(Attempt::from_row(row, budget));
@@ -292,6 +281,20 @@ fn load(
         },
         |scope, policy| policies.set(scope, policy),
     )
+}
+
+/// Notes where a record lies. Blocks come in the order in which they are due.
+fn load_record(index: &Index, digest: Digest, until: SlotTime, place: Place) {
+    index.change(digest, |slot| match slot {
+        // The later block has the later word.
+        Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
+        Slot::Vacant
+        | Slot::InFlight(_)
+        | Slot::Ending(_)
+        | Slot::Interrupted(_)
+        | Slot::Cached(_)
+        | Slot::Stored { .. } => (Change::Set(Slot::Stored { until, place }), ()),
+    });
 }
 
 /// Publishes every frame that the store does not know, as their leaders did.
@@ -406,5 +409,24 @@ fn to_open_error(error: StoreError) -> OpenError {
         StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
         StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
         StoreError::Failed(Failure::Panicked) => unreachable!("the store turns panics into damage"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_records_of_a_key_the_one_in_the_later_block_counts_whichever_is_read_first() {
+        let until = SlotTime::new(Timestamp::from_millis(9_000), Timestamp::default());
+        for blocks in [[3, 7], [7, 3]] {
+            let index = Index::new(1, 0, Timestamp::default());
+            let digest = Digest::from_u128(1);
+            for block in blocks {
+                load_record(&index, digest, until, Place::new(block, 0));
+            }
+            let slot = index.get(digest);
+            assert!(matches!(slot, Slot::Stored { place, .. } if place.block() == 7), "{slot:?}");
+        }
     }
 }

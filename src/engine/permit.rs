@@ -100,7 +100,8 @@ impl Permit {
         Self { handle: Arc::clone(handle), share: Some(share) }
     }
 
-    pub(super) fn into_share(mut self) -> Share {
+    /// Takes the share elsewhere.
+    pub(super) fn take_share(&mut self) -> Share {
         self.share.take().unwrap_or_default()
     }
 
@@ -111,6 +112,7 @@ impl Permit {
     /// Notes that `bytes` of the promise are the commit queue's now.
     pub(super) fn spend(&mut self, bytes: u64) {
         let share = self.share_mut();
+        debug_assert!(share.promised >= bytes, "only what was promised is spent");
         share.promised = share.promised.saturating_sub(bytes);
     }
 
@@ -122,16 +124,6 @@ impl Permit {
             self.share_mut().promised += more;
         }
         Ok(())
-    }
-
-    /// Makes sure that at least `bytes` are promised, where there is room for them now.
-    pub(super) fn raise_now(&mut self, bytes: u64) -> bool {
-        let more = self.lacks(bytes);
-        let is_promised = more == 0 || self.handle.core().room.try_promise(more);
-        if is_promised {
-            self.share_mut().promised += more;
-        }
-        is_promised
     }
 
     /// How much of `bytes` is not promised.

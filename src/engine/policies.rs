@@ -72,9 +72,11 @@ impl Policies {
     /// Takes back what [`enter`](Self::enter) counted.
     pub(crate) fn leave(&self, scope: &[u8]) {
         let mut in_flight = self.in_flight.lock();
-        let Some(count) = in_flight.get_mut(scope) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let was_last = in_flight.get_mut(scope).is_some_and(|count| {
+            *count -= 1;
+            *count == 0
+        });
+        if was_last {
             in_flight.remove(scope);
         }
     }

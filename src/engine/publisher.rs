@@ -95,12 +95,9 @@ impl Publisher {
 
     /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its row says since when.
     pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
-        let row_is_new = attempt.interrupted().is_none();
         attempt.interrupt(now);
         self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
-        if row_is_new {
-            self.tail.lock().fold(attempt.digest, Last::Open(attempt), None, now);
-        }
+        self.tail.lock().fold(attempt.digest, Last::Open(attempt), None, now);
     }
 
     /// Shows a completion that went to the store, past the log.
@@ -257,6 +254,7 @@ mod tests {
     use crate::Fingerprint;
     use crate::attempt::AttemptParts;
     use crate::clock::TimeSource;
+    use crate::record::{Outcome, RecordParts};
     use crate::retention::Retention;
 
     const KEY: Digest = Digest::from_u128(7);
@@ -276,6 +274,24 @@ mod tests {
             earlier: None,
             checkpoint: None,
         }))
+    }
+
+    fn record(fence: u64) -> Record {
+        let parts = RecordParts {
+            digest: KEY,
+            scope: b"",
+            key: b"key",
+            fingerprint: Fingerprint::of(""),
+            fence: Fence::new(fence),
+            attempt: 1,
+            outcome: Outcome::Success,
+            started: Timestamp::default(),
+            completed: Timestamp::default(),
+            lifetime: Retention::NONE.lifetime(Timestamp::from_millis(9_000)),
+            body_kept: true,
+            body: b"body",
+        };
+        Record::new(&parts, None)
     }
 
     fn publisher() -> Publisher {
@@ -305,6 +321,37 @@ mod tests {
         );
         let slot = publisher.index.get(KEY);
         assert_eq!(slot.attempt().map(|attempt| attempt.fence), Some(Fence::new(8)));
+    }
+
+    #[test]
+    fn an_older_claim_and_notes_on_it_do_not_open_a_key_that_is_vacant_again() {
+        let publisher = publisher();
+        publisher.publish(1, &mut vec![Op::Granted(attempt(8)), Op::Vacated(attempt(8), None)]);
+        assert_eq!(publisher.take_tail().len(), 1);
+        let budget = Arc::default();
+        let checkpoint = Checkpoint::new(b"note", &budget);
+        let until = Timestamp::from_millis(u64::MAX);
+        publisher.publish(
+            2,
+            &mut vec![
+                Op::Noted(attempt(7)),
+                Op::Checkpointed(KEY, Fence::new(7), checkpoint),
+                Op::Detached(KEY, Fence::new(7), until),
+            ],
+        );
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
+        assert_eq!(publisher.take_tail().len(), 0, "a checkpoint would write that it is open");
+    }
+
+    #[test]
+    fn an_older_claim_does_not_open_a_key_that_is_done() {
+        let publisher = publisher();
+        let record = record(8);
+        publisher.publish(1, &mut vec![Op::Granted(attempt(8)), Op::Completed(attempt(8), record)]);
+        drop(publisher.take_tail());
+        publisher.publish(2, &mut vec![Op::Granted(attempt(7))]);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Done);
+        assert_eq!(publisher.take_tail().len(), 0, "a checkpoint would write that it is open");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use super::core::Core;
 use crate::attempt::Ended;
 use crate::caller::{Caller, block};
 use crate::error::{ClaimError, CompleteInError, EndError, ReadError};
-use crate::index::Slot;
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
 use crate::sync::{Arc, thread_local};
@@ -149,14 +148,12 @@ impl Claim {
             undo(begun);
             return Err(self.refused(error));
         }
-        let (live, attempt) = match self.start_ending() {
-            Ok(taken) => taken,
-            Err(refusal) => {
-                undo(begun);
-                drop(rota);
-                return Err(block(refusal.explained(Caller::Thread)).into());
-            }
-        };
+        if let Err(refusal) = self.start_ending() {
+            undo(begun);
+            drop(rota);
+            return Err(block(refusal.explained(Caller::Thread)).into());
+        }
+        let attempt = Arc::clone(self.of());
         let record = given.record(&attempt, core.clock.now());
         match core.apply_tail(Some((begun, &record))) {
             Ok(()) => {
@@ -165,11 +162,10 @@ impl Claim {
                 Ok(record)
             }
             Err(StoreError::Full(failure)) => {
-                core.put_back(&attempt, Slot::InFlight(Arc::clone(&attempt)));
+                self.go_on();
                 // Its lease may have been found ended, and let alone because the claim was ending.
                 core.leases.watch(&attempt);
-                let claim = Self::of_parts(live, attempt);
-                Err(claim.refused(core.store_refused(StoreError::Full(failure)).into()))
+                Err(self.refused(core.store_refused(StoreError::Full(failure)).into()))
             }
             Err(StoreError::Failed(failure)) => {
                 // Whether it is there, only the next opening can tell.
