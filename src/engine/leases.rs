@@ -140,6 +140,20 @@ mod tests {
         }
     }
 
+    /// A claim that comes back from a transaction may be watched still, or not: its lease may have been found ended meanwhile.
+    #[test]
+    fn a_lease_is_watched_once_however_often_it_is_asked_for() {
+        let (engine, clock) = open(Durability::Full);
+        let core = engine.handle.core();
+        let claim = claim(&engine);
+        clock.advance(LEASE / 2);
+        claim.renew().unwrap();
+        core.leases.watch(claim.of());
+        assert_eq!((watched(core), core.leases.next()), ((1, 1), claim.lease_until()));
+        claim.release().unwrap();
+        assert_eq!(watched(core), (0, 0));
+    }
+
     #[test]
     fn a_begin_that_came_to_nothing_is_not_watched() {
         let (engine, _clock) = open(Durability::Full);
