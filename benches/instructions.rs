@@ -6,6 +6,7 @@
 //! The engine is stepped by hand and draws its secrets from a seed, so that two runs do the same.
 
 #![allow(clippy::print_stdout, reason = "a benchmark says what it found")]
+#![allow(clippy::disallowed_methods, reason = "shared with benchmarks that measure time")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that can't go on stops")]
 
 use std::hint::black_box;
