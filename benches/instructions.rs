@@ -23,7 +23,9 @@ const BATCH: usize = 32;
 
 fn main() {
     let scratch = common::scratch();
+    // A log that never fills, so that nothing but what is asked for goes to the store.
     let options = Engine::options().stepped().seed(1).commit_mode(CommitMode::Buffered);
+    let options = options.log_segment_bytes(32 << 20).log_bytes(256 << 20);
     let engine = options.open(scratch.path().join("instructions.idem")).unwrap();
     // What the first calls set up is not counted.
     (0..100).for_each(|number| complete(&engine, number));
@@ -31,6 +33,9 @@ fn main() {
     counted_lookup_hit(&engine);
     counted_lookup_miss(&engine);
     counted_batch_hit(&engine);
+    engine.checkpoint().unwrap();
+    counted_batch_claim_and_complete(&engine);
+    counted_checkpoint(&engine);
     println!("{CALLS} calls of each kind");
     engine.close().unwrap();
 }
@@ -74,4 +79,21 @@ fn counted_batch_hit(engine: &Engine) {
         requests.iter_mut().zip(first..last).for_each(|((to, _), number)| *to = key(number));
         black_box(engine.begin_many(&requests));
     }
+}
+
+/// Two commits for [`CALLS`] claims: what a claim costs beside its share of a commit.
+#[inline(never)]
+fn counted_batch_claim_and_complete(engine: &Engine) {
+    let requests: Vec<_> = (0..CALLS).map(|number| (key(1_000_000 + number), REQUEST)).collect();
+    let claims = engine.begin_many(&requests).into_iter().map(|begun| match begun.unwrap() {
+        Begin::Fresh(claim) => (claim, BODY),
+        other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
+    });
+    assert!(engine.complete_many(claims.collect()).iter().all(Result::is_ok));
+}
+
+/// The records of all calls so far go to the store: what the background does for each.
+#[inline(never)]
+fn counted_checkpoint(engine: &Engine) {
+    engine.checkpoint().unwrap();
 }

@@ -155,6 +155,27 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
+#[cfg(test)]
+impl AttemptParts<'static> {
+    /// What a test needs that asks for little: the first claim of the key "key".
+    pub(crate) fn example(fence: u64) -> Self {
+        Self {
+            digest: Digest::from_u128(7),
+            scope: b"",
+            key: b"key",
+            fence: Fence::new(fence),
+            number: 1,
+            fingerprint: Fingerprint::of(""),
+            started: Timestamp::default(),
+            retention: Retention::NONE,
+            lease: None,
+            stays: false,
+            earlier: None,
+            checkpoint: None,
+        }
+    }
+}
+
 impl Attempt {
     pub(crate) fn new(parts: AttemptParts<'_>) -> Self {
         let lease_until = parts.lease.map_or(NO_END, |lease| parts.started.saturating_add(lease));

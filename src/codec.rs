@@ -3,16 +3,35 @@
 //! Bytes from disk are never trusted: every run of them carries a checksum, a version and lengths, decoding has
 //! a size limit and refuses trailing bytes, and nothing here panics on any input.
 
+use std::cmp::Ordering;
+use std::hash::Hasher;
+use std::path::Path;
+
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::{BorrowDecode, Encode};
+use siphasher::sip128::{Hasher128, SipHasher13};
 
+use crate::error::{Damage, OpenError};
 use crate::key::{Digest, Secret};
 use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Fence, Lifetime};
 use crate::{Fingerprint, Timestamp};
 
-/// Version of everything on disk. A file with a higher one is refused, a lower one too until somebody needs it.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Version of everything on disk. A file with another one is refused. Version 1 had checksums of BLAKE3.
+pub(crate) const FORMAT_VERSION: u32 = 2;
+
+/// Refuses a file with another version than this build's.
+pub(crate) fn check_version(file: &Path, found: u32) -> Result<(), OpenError> {
+    let (file, supported) = (|| file.to_owned(), FORMAT_VERSION);
+    match found.cmp(&supported) {
+        Ordering::Less if found == 0 => {
+            Err(Damage::new(&file(), "its format version", "there never was a version 0").into())
+        }
+        Ordering::Less => Err(OpenError::OlderVersion { file: file(), found, supported }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(OpenError::NewerVersion { file: file(), found, supported }),
+    }
+}
 
 /// Largest encoded entry that decoding accepts: far above the largest body that options allow.
 const ENTRY_LIMIT: usize = 32 << 20;
@@ -264,9 +283,12 @@ pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, 
 pub(crate) const CHECKSUM_BYTES: usize = 16;
 
 /// Checksums that are bound to the file and to the place of the bytes, so that neither another file's bytes nor
-/// bytes of another row pass: BLAKE3 under a key of the file's, over the place and then the bytes.
+/// bytes of another row pass: SipHash-1-3 of 128 bits, under a key derived from the file's secret, over the place and then the bytes.
+///
+/// They are there for what disks do. Who could write to the file could as well read the secret in it; a client, who chooses bodies, can't make one
+/// that would pass for a frame of the log.
 #[derive(Clone)]
-pub(crate) struct Sealer(blake3::Hasher);
+pub(crate) struct Sealer(SipHasher13);
 
 impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -276,20 +298,18 @@ impl std::fmt::Debug for Sealer {
 
 impl Sealer {
     pub(crate) fn new(secret: &Secret) -> Self {
-        Self(blake3::Hasher::new_keyed(&secret.0))
+        Self(SipHasher13::new_with_key(&secret.derived("idemkv 2: checksums of what is on disk")))
     }
 
     pub(crate) fn checksum(&self, table: &str, place: &[u64], bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-        let mut hasher = self.0.clone();
-        hasher.update(&[u8::try_from(table.len()).unwrap_or(u8::MAX)]);
-        hasher.update(table.as_bytes());
+        let mut hasher = self.0;
+        // No table's name is the start of another's, and all places of a table have one length.
+        hasher.write(table.as_bytes());
         for part in place {
-            hasher.update(&part.to_le_bytes());
+            hasher.write(&part.to_le_bytes());
         }
-        hasher.update(bytes);
-        let mut checksum = [0; CHECKSUM_BYTES];
-        checksum.iter_mut().zip(hasher.finalize().as_bytes()).for_each(|(to, from)| *to = *from);
-        checksum
+        hasher.write(bytes);
+        hasher.finish128().as_u128().to_le_bytes()
     }
 
     /// The checksum, then the bytes.

@@ -239,6 +239,15 @@ pub enum OpenError {
         /// The newest version this crate reads.
         supported: u32,
     },
+    /// The file was written by an older version of this crate, in a format that this one no longer reads.
+    OlderVersion {
+        /// The file.
+        file: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The oldest version this crate reads.
+        supported: u32,
+    },
     /// The log that belongs to the file isn't there, and the file was not closed cleanly: completions that were
     /// acknowledged are in that log.
     LogMissing(PathBuf),
@@ -281,6 +290,11 @@ impl fmt::Display for OpenError {
                 "{} has format version {found}, this build reads up to {supported}; use a newer idemkv",
                 file.display()
             ),
+            Self::OlderVersion { file, found, supported } => write!(
+                f,
+                "{} has format version {found}, this build reads from {supported} on; open it with the idemkv that wrote it",
+                file.display()
+            ),
             Self::LogMissing(path) => write!(
                 f,
                 "the log {} is missing and the file was not closed cleanly, so results may be in it; put it back",
@@ -313,6 +327,7 @@ impl Error for OpenError {
             | Self::Locked(_)
             | Self::NotIdemkv(_)
             | Self::NewerVersion { .. }
+            | Self::OlderVersion { .. }
             | Self::LogMissing(_)
             | Self::LogWithoutFile(_)
             | Self::LogOfAnotherFile(_) => None,

@@ -46,6 +46,17 @@ pub(crate) type DigestMap<V> =
 #[derive(Clone, Copy)]
 pub(crate) struct Secret(pub(crate) [u8; 32]);
 
+impl Secret {
+    /// A key for one purpose, of which nobody learns from the keys for others.
+    pub(crate) fn derived(&self, purpose: &str) -> [u8; 16] {
+        first_half(&blake3::derive_key(purpose, &self.0))
+    }
+}
+
+fn first_half(bytes: &[u8; 32]) -> [u8; 16] {
+    bytes.first_chunk().copied().unwrap_or_default()
+}
+
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(..)")
@@ -67,9 +78,7 @@ impl std::fmt::Debug for KeyHasher {
 impl KeyHasher {
     pub(crate) fn new(secret: &Secret, scope: &[u8]) -> Self {
         let derived = blake3::keyed_hash(&secret.0, scope);
-        let mut key = [0; 16];
-        key.iter_mut().zip(derived.as_bytes()).for_each(|(to, from)| *to = *from);
-        Self(SipHasher13::new_with_key(&key))
+        Self(SipHasher13::new_with_key(&first_half(derived.as_bytes())))
     }
 
     #[inline]

@@ -14,23 +14,21 @@ use std::time::Duration;
 use loom::model::Builder;
 use loom::thread::spawn;
 
+use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts, Ended};
 use crate::caller::{Caller, block, park_on};
 use crate::clock::{Deadline, EngineClock, TimeSource};
 use crate::codec::{Entry, Sealer};
-use crate::commit::{Commit, Limits, Publish};
+use crate::commit::{Commit, Limits, Publish, Threads};
 use crate::disk::sim::SimDisk;
 use crate::error::Failure;
 use crate::key::{Digest, Secret};
 use crate::nudge::Nudge;
-use crate::record::{Outcome, Place, Record, RecordParts};
-use crate::retention::Retention;
-use crate::state::{Fence, Lifetime};
+use crate::record::{Place, Record, RecordParts};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
 use crate::timers::Timers;
 use crate::wakers::Wakers;
 use crate::wal::{Geometry, Identity, Log, LogWriter, Room};
-use crate::{Fingerprint, Timestamp};
 
 /// Runs a model in every order with at most so many changes of thread that were not forced; in every order at all where there is no limit.
 fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
@@ -114,20 +112,7 @@ fn an_answer_reaches_whoever_waits_for_it_and_so_does_its_absence() {
 }
 
 fn attempt(fence: u64) -> Attempt {
-    Attempt::new(AttemptParts {
-        digest: Digest::from_u128(fence.into()),
-        scope: b"",
-        key: b"key",
-        fence: Fence::new(fence),
-        number: 1,
-        fingerprint: Fingerprint::from_bytes([0; 32]),
-        started: Timestamp::default(),
-        retention: Retention::NONE,
-        lease: None,
-        stays: false,
-        earlier: None,
-        checkpoint: None,
-    })
+    Attempt::new(AttemptParts { digest: Digest::from_u128(fence.into()), ..AttemptParts::example(fence) })
 }
 
 #[test]
@@ -176,23 +161,7 @@ fn an_interruption_is_dated_once() {
 #[test]
 fn whoever_sees_a_records_place_sees_what_was_written_before_it() {
     model("place", None, || {
-        let record = Record::new(
-            &RecordParts {
-                digest: Digest::from_u128(1),
-                scope: b"",
-                key: b"key",
-                fingerprint: Fingerprint::from_bytes([0; 32]),
-                fence: Fence::new(1),
-                attempt: 1,
-                outcome: Outcome::Success,
-                started: Timestamp::default(),
-                completed: Timestamp::default(),
-                lifetime: Lifetime { expires: Timestamp::default(), remembered_until: Timestamp::default() },
-                body_kept: true,
-                body: b"",
-            },
-            None,
-        );
+        let record = Record::new(&RecordParts::example(1), None);
         let directory = Arc::new(AtomicUsize::new(0));
         let (theirs, written) = (record.clone(), Arc::clone(&directory));
         // As a checkpoint does: the block is in the directory before a record says that it lies there.
@@ -235,17 +204,28 @@ fn a_thread_that_waits_for_room_is_woken_when_it_is_given_back() {
     });
 }
 
-/// Notes what was published.
+/// Notes what was published, and that it was in order.
 #[derive(Debug, Default)]
-struct Published(AtomicUsize);
+struct Published {
+    ops: AtomicUsize,
+    /// The last frame that was published; twice its number; one less means that somebody is publishing.
+    last: AtomicUsize,
+}
 
 impl Publish for Published {
     type Op = usize;
 
-    fn publish(&self, _seq: u64, ops: &mut Vec<usize>) {
+    fn publish(&self, seq: u64, ops: &mut Vec<usize>) {
+        let Ok(seq) = usize::try_from(seq) else { panic!("a model has few frames") };
+        assert_eq!(
+            self.last.swap(2 * seq - 1, Ordering::AcqRel),
+            2 * (seq - 1),
+            "out of order, or two at once"
+        );
         for op in ops.drain(..) {
-            self.0.fetch_or(1 << op, Ordering::Release);
+            self.ops.fetch_or(1 << op, Ordering::Release);
         }
+        self.last.store(2 * seq, Ordering::Release);
     }
 
     fn failed(&self, failure: &Failure) {
@@ -257,16 +237,20 @@ const ENTRY: u64 = 512;
 
 /// A log and its queue. The log is made once: what is on its disk is no part of a model.
 fn commit(leader: Option<Nudge>) -> Arc<Commit<Published>> {
+    commit_with(leader, None)
+}
+
+fn commit_with(leader: Option<Nudge>, press: Option<Nudge>) -> Arc<Commit<Published>> {
     let sealer = Sealer::new(&Secret([0; 32]));
     let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
     let log = Log::create(&SimDisk::new(), "x".as_ref(), &id, SEGMENT);
     let Ok(log) = log.map(Arc::new) else { panic!("a log can be made") };
     let room = Arc::new(room());
     let writer = LogWriter::new(log, Arc::clone(&room), sealer, 1, true, 0);
-    let limits = Limits { group_bytes: 64, queue_bytes: 1 << 20, queue_entries: 100 };
+    let limits = Limits { group_bytes: 64, queue_bytes: 1 << 20, queue_entries: 100, published_by_leader: 0 };
     let timers = Arc::new(Timers::new(Nudge::pair().0));
     let clock = Arc::new(EngineClock::new(TimeSource::System));
-    Arc::new(Commit::new(Arc::default(), room, clock, timers, limits, writer, leader))
+    Arc::new(Commit::new(Arc::default(), room, clock, timers, limits, writer, Threads { leader, press }))
 }
 
 impl Commit<Published> {
@@ -284,7 +268,7 @@ impl Commit<Published> {
         } else {
             park_on(settled)
         }
-        assert_ne!(self.publisher().0.load(Ordering::Acquire) & 1 << op, 0, "durable and not published");
+        assert_ne!(self.publisher().ops.load(Ordering::Acquire) & 1 << op, 0, "durable and not published");
     }
 }
 
@@ -309,7 +293,7 @@ fn a_task_that_commits_finds_a_leader() {
             // As idemkv-commit does, until the one entry is committed.
             loop {
                 let until = theirs.lead_if_called();
-                if theirs.publisher().0.load(Ordering::Acquire) > 0 {
+                if theirs.publisher().ops.load(Ordering::Acquire) > 0 {
                     break;
                 }
                 assert!(calls.wait(until));
@@ -332,8 +316,30 @@ fn a_task_and_a_thread_that_commit_find_a_leader() {
         commit.commit_one(Caller::Task, 0);
         thread.join().unwrap();
         commit.close();
-        commit.nudge_leader();
+        commit.nudge_threads();
         leads.join().unwrap();
+    });
+}
+
+#[test]
+fn what_a_leader_leaves_to_others_is_published_in_its_order() {
+    model("commit_and_publish", Some(3), || {
+        let (publishes, rings) = Nudge::pair();
+        let commit = commit_with(None, Some(publishes));
+        let theirs = Arc::clone(&commit);
+        // As idemkv-publish does.
+        let press = spawn(move || {
+            while rings.wait(Deadline::NEVER) && !theirs.is_over() {
+                theirs.publish_what_is_written();
+            }
+        });
+        let theirs = Arc::clone(&commit);
+        let other = spawn(move || theirs.commit_one(Caller::Thread, 1));
+        commit.commit_one(Caller::Thread, 0);
+        other.join().unwrap();
+        commit.close();
+        commit.nudge_threads();
+        press.join().unwrap();
     });
 }
 
@@ -350,7 +356,7 @@ fn closing_waits_for_what_was_queued() {
             true
         });
         commit.close();
-        let at_close = commit.publisher().0.load(Ordering::Acquire) == 1;
+        let at_close = commit.publisher().ops.load(Ordering::Acquire) == 1;
         assert_eq!(other.join().unwrap(), at_close, "queued before the close, or refused");
     });
 }
@@ -364,7 +370,7 @@ fn what_is_acknowledged_early_is_flushed() {
         let leads = spawn(move || {
             loop {
                 let until = theirs.lead_if_called();
-                if theirs.publisher().0.load(Ordering::Acquire) > 0 {
+                if theirs.publisher().ops.load(Ordering::Acquire) > 0 {
                     break;
                 }
                 assert!(calls.wait(until));

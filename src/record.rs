@@ -6,7 +6,7 @@ use std::ops::Deref;
 use triomphe::ThinArc;
 
 use crate::key::Digest;
-use crate::state::{Facts, Fence, Lifetime};
+use crate::state::{Facts, Fence, Lifetime, is_replayed};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Fingerprint, Timestamp};
 
@@ -45,13 +45,12 @@ impl Place {
     }
 }
 
-/// The fixed part of a record. What a lookup needs comes first, so that it shares a cache line with the
-/// reference count.
+/// What lookups read of a record, and what may change. With the reference count in front of it, it is a cache line long. The length and
+/// then the body come right behind it: a replay of a short body reads two neighbouring lines.
 #[repr(C)]
 struct Header {
     expires: Timestamp,
     fingerprint: Fingerprint,
-    remembered_until: Timestamp,
     /// Set by lookups, cleared by the eviction hand as it passes.
     touched: AtomicBool,
     /// Whether it would survive a crash.
@@ -62,11 +61,56 @@ struct Header {
     key_len: u16,
     /// `Place` in the store, or `NOT_STORED`. Written once, by the checkpoint that stored it.
     place: AtomicU64,
-    attempt: u32,
-    fence: Fence,
+}
+
+/// What a lookup does not read; it lies behind body and names, as bytes.
+#[derive(Clone, Copy)]
+struct Rest {
+    remembered_until: Timestamp,
     digest: Digest,
+    fence: Fence,
+    attempt: u32,
     started: Timestamp,
     completed: Timestamp,
+}
+
+const REST: usize = 52;
+
+impl Rest {
+    fn to_bytes(self) -> [u8; REST] {
+        let mut bytes = [0; REST];
+        let mut free = bytes.as_mut_slice();
+        let mut put = |field: &[u8]| {
+            let (to, rest) = std::mem::take(&mut free).split_at_mut(field.len());
+            to.copy_from_slice(field);
+            free = rest;
+        };
+        put(&self.remembered_until.as_millis().to_le_bytes());
+        put(&self.digest.as_u128().to_le_bytes());
+        put(&self.fence.get().to_le_bytes());
+        put(&self.started.as_millis().to_le_bytes());
+        put(&self.completed.as_millis().to_le_bytes());
+        put(&self.attempt.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; REST]) -> Self {
+        let mut left = bytes.as_slice();
+        let mut take = |len: usize| {
+            let (field, rest) = left.split_at(len);
+            left = rest;
+            field
+        };
+        let mut word = || u64::from_le_bytes(take(8).try_into().unwrap_or_default());
+        Self {
+            remembered_until: Timestamp::from_millis(word()),
+            digest: Digest::from_u128(u128::from(word()) | u128::from(word()) << 64),
+            fence: Fence::new(word()),
+            started: Timestamp::from_millis(word()),
+            completed: Timestamp::from_millis(word()),
+            attempt: u32::from_le_bytes(take(4).try_into().unwrap_or_default()),
+        }
+    }
 }
 
 const NOT_STORED: u64 = u64::MAX;
@@ -88,6 +132,19 @@ const NOT_STORED: u64 = u64::MAX;
 #[derive(Clone)]
 pub struct Record(ThinArc<Header, u8>);
 
+/// Hands the parts, one behind the other, to `then`; short ones without an allocation.
+fn joined<R>(parts: &[&[u8]], then: impl FnOnce(&[u8]) -> R) -> R {
+    let mut short = [0; 512];
+    let mut free = short.as_mut_slice();
+    for part in parts {
+        let Some((to, rest)) = free.split_at_mut_checked(part.len()) else { return then(&parts.concat()) };
+        to.copy_from_slice(part);
+        free = rest;
+    }
+    let left = free.len();
+    then(short.split_at(short.len() - left).0)
+}
+
 /// All that makes a record, by name.
 pub(crate) struct RecordParts<'a> {
     pub(crate) digest: Digest,
@@ -105,6 +162,28 @@ pub(crate) struct RecordParts<'a> {
     pub(crate) body: &'a [u8],
 }
 
+#[cfg(test)]
+impl RecordParts<'static> {
+    /// What a test needs that asks for little: a success of the key "key", replayed until 9,000 ms.
+    pub(crate) fn example(fence: u64) -> Self {
+        let end = Timestamp::from_millis(9_000);
+        Self {
+            digest: Digest::from_u128(7),
+            scope: b"",
+            key: b"key",
+            fingerprint: Fingerprint::of(""),
+            fence: Fence::new(fence),
+            attempt: 1,
+            outcome: Outcome::Success,
+            started: Timestamp::default(),
+            completed: Timestamp::default(),
+            lifetime: Lifetime { expires: end, remembered_until: end },
+            body_kept: true,
+            body: b"body",
+        }
+    }
+}
+
 impl Record {
     /// # Panics
     ///
@@ -115,7 +194,6 @@ impl Record {
         let header = Header {
             expires: parts.lifetime.expires,
             fingerprint: parts.fingerprint,
-            remembered_until: parts.lifetime.remembered_until,
             place: AtomicU64::new(place.map_or(NOT_STORED, |place| place.0)),
             touched: AtomicBool::new(true),
             durable: AtomicBool::new(place.is_some()),
@@ -123,18 +201,17 @@ impl Record {
             body_kept: parts.body_kept,
             scope_len: short(parts.scope.len()),
             key_len: short(parts.key.len()),
-            attempt: parts.attempt,
-            fence: parts.fence,
+        };
+        let rest = Rest {
+            remembered_until: parts.lifetime.remembered_until,
             digest: parts.digest,
+            fence: parts.fence,
+            attempt: parts.attempt,
             started: parts.started,
             completed: parts.completed,
         };
-        // Body first: it is what a replay reads.
-        let mut tail = Vec::with_capacity(parts.body.len() + parts.scope.len() + parts.key.len());
-        tail.extend_from_slice(parts.body);
-        tail.extend_from_slice(parts.scope);
-        tail.extend_from_slice(parts.key);
-        Self(ThinArc::from_header_and_slice(header, &tail))
+        let tail = [parts.body, parts.scope, parts.key, &rest.to_bytes()];
+        Self(joined(&tail, |tail| ThinArc::from_header_and_slice(header, tail)))
     }
 
     /// Success or failure.
@@ -178,13 +255,13 @@ impl Record {
     /// Which attempt completed: 1 unless earlier ones were interrupted.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.0.header.header.attempt
+        self.rest().attempt
     }
 
     /// The fence of the claim that completed.
     #[must_use]
     pub fn fence(&self) -> Fence {
-        self.0.header.header.fence
+        self.rest().fence
     }
 
     /// Whether the record is durable by now, in the way the file was opened for. Always, but for one that was acknowledged early; see
@@ -201,13 +278,13 @@ impl Record {
     /// When the claim was granted.
     #[must_use]
     pub fn started(&self) -> Timestamp {
-        self.0.header.header.started
+        self.rest().started
     }
 
     /// When the claim was completed or failed.
     #[must_use]
     pub fn completed(&self) -> Timestamp {
-        self.0.header.header.completed
+        self.rest().completed
     }
 
     /// When the record stops being replayed: completion plus the TTL.
@@ -222,13 +299,12 @@ impl Record {
     #[must_use]
     #[inline]
     pub fn remembered_until(&self) -> Timestamp {
-        self.0.header.header.remembered_until
+        self.rest().remembered_until
     }
 
     #[inline]
     pub(crate) fn lifetime(&self) -> Lifetime {
-        let header = &self.0.header.header;
-        Lifetime { expires: header.expires, remembered_until: header.remembered_until }
+        Lifetime { expires: self.expires(), remembered_until: self.remembered_until() }
     }
 
     /// The idempotency key.
@@ -247,34 +323,48 @@ impl Record {
     fn split(&self) -> (&[u8], &[u8], &[u8]) {
         let header = &self.0.header.header;
         let names = usize::from(header.scope_len) + usize::from(header.key_len);
-        let (body, names) = self.0.slice.split_at(self.0.slice.len() - names);
-        let (scope, key) = names.split_at(usize::from(header.scope_len));
-        (body, scope, key)
+        let (body, behind) = self.0.slice.split_at(self.0.slice.len() - REST - names);
+        let (scope, behind) = behind.split_at(usize::from(header.scope_len));
+        (body, scope, behind.split_at(usize::from(header.key_len)).0)
+    }
+
+    fn rest(&self) -> Rest {
+        let Some(bytes) = self.0.slice.last_chunk() else {
+            unreachable!("every record is made with its rest")
+        };
+        Rest::from_bytes(bytes)
+    }
+
+    /// Whether it answers such a request now: see [`is_replayed`].
+    #[inline]
+    pub(crate) fn is_replayed(&self, asked: &Fingerprint, now: Timestamp) -> bool {
+        let header = &self.0.header.header;
+        is_replayed(&header.fingerprint, header.expires, asked, now)
     }
 
     pub(crate) fn digest(&self) -> Digest {
-        self.0.header.header.digest
+        self.rest().digest
     }
 
     #[inline]
     pub(crate) fn facts(&self) -> Facts<'_> {
-        let header = &self.0.header.header;
-        Facts { fence: header.fence, attempt: header.attempt, fingerprint: &header.fingerprint }
+        let rest = self.rest();
+        Facts { fence: rest.fence, attempt: rest.attempt, fingerprint: self.fingerprint() }
     }
 
     pub(crate) fn parts(&self) -> RecordParts<'_> {
-        let header = &self.0.header.header;
+        let (header, rest) = (&self.0.header.header, self.rest());
         let (body, scope, key) = self.split();
         RecordParts {
-            digest: header.digest,
+            digest: rest.digest,
             scope,
             key,
             fingerprint: header.fingerprint,
-            fence: header.fence,
-            attempt: header.attempt,
+            fence: rest.fence,
+            attempt: rest.attempt,
             outcome: header.outcome,
-            started: header.started,
-            completed: header.completed,
+            started: rest.started,
+            completed: rest.completed,
             lifetime: self.lifetime(),
             body_kept: header.body_kept,
             body,
@@ -375,14 +465,9 @@ impl Deref for Body {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_record_gives_back_what_went_in() {
-        let parts = RecordParts {
-            digest: Digest::from_u128(9),
+    fn parts() -> RecordParts<'static> {
+        RecordParts {
             scope: b"scope",
-            key: b"key",
-            fingerprint: Fingerprint::of("request"),
-            fence: Fence::new(4),
             attempt: 2,
             outcome: Outcome::Failure,
             started: Timestamp::from_millis(1),
@@ -391,10 +476,13 @@ mod tests {
                 expires: Timestamp::from_millis(3),
                 remembered_until: Timestamp::from_millis(4),
             },
-            body_kept: true,
-            body: b"body",
-        };
-        let record = Record::new(&parts, None);
+            ..RecordParts::example(4)
+        }
+    }
+
+    #[test]
+    fn a_record_gives_back_what_went_in() {
+        let record = Record::new(&parts(), None);
         assert_eq!((record.body(), record.scope(), record.key()), (&b"body"[..], &b"scope"[..], &b"key"[..]));
         assert_eq!(
             (record.outcome(), record.attempt(), record.fence()),
@@ -415,9 +503,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lookup_needs_lies_in_the_first_cache_line() {
-        // The reference count takes the first eight bytes of the allocation.
-        assert!(8 + std::mem::offset_of!(Header, remembered_until) + 8 <= 64);
-        assert!(8 + std::mem::offset_of!(Header, touched) < 64);
+    fn what_a_lookup_needs_is_one_cache_line_and_the_body_follows() {
+        assert_eq!((align_of::<Header>(), size_of::<Header>()), (8, 56));
+        let record = Record::new(&parts(), None);
+        let at = std::ptr::from_ref(&record.0.header.header).addr();
+        assert_eq!(record.body().as_ptr().addr() - at, 56 + size_of::<usize>());
     }
 }

@@ -303,8 +303,11 @@ fn interrupted(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decisi
 fn done(facts: Facts<'_>, lifetime: Lifetime, event: Event<'_>) -> Decision {
     let Lifetime { expires, remembered_until } = lifetime;
     match event {
-        // First what nearly every retry meets, so that it costs one look at the time: what is replayed is remembered.
-        Event::Begin { fingerprint, now, .. } if now < expires => replay_unless_reused(facts, fingerprint),
+        Event::Begin { fingerprint, now, .. }
+            if is_replayed(facts.fingerprint, expires, fingerprint, now) =>
+        {
+            Decision::Replay
+        }
         Event::Begin { now, .. } if now >= remembered_until => Decision::Grant { attempt: 1 },
         Event::Begin { fingerprint, .. } if fingerprint != facts.fingerprint => Decision::Reused,
         Event::Begin { .. } => Decision::Expired,
@@ -322,6 +325,19 @@ fn done(facts: Facts<'_>, lifetime: Lifetime, event: Event<'_>) -> Decision {
     }
 }
 
+/// Whether a record of this request, which expires then, answers a begin: what [`decide`] asks first of a key that is done, for those
+/// who want no more than that.
+#[must_use]
+#[inline]
+pub(crate) fn is_replayed(
+    stored: &Fingerprint,
+    expires: Timestamp,
+    asked: &Fingerprint,
+    now: Timestamp,
+) -> bool {
+    now < expires && asked == stored
+}
+
 fn wait_unless_reused(facts: Facts<'_>, fingerprint: &Fingerprint) -> Decision {
     if fingerprint == facts.fingerprint { Decision::Wait } else { Decision::Reused }
 }
@@ -332,11 +348,6 @@ fn next_attempt(facts: Facts<'_>) -> Decision {
 
 fn if_same(facts: Facts<'_>, fence: Fence, phase: Phase) -> Decision {
     if fence == facts.fence { Decision::Become(phase) } else { Decision::Stay }
-}
-
-#[inline]
-fn replay_unless_reused(facts: Facts<'_>, fingerprint: &Fingerprint) -> Decision {
-    if fingerprint == facts.fingerprint { Decision::Replay } else { Decision::Reused }
 }
 
 fn if_current(facts: Facts<'_>, fence: Fence, phase: Phase) -> Decision {

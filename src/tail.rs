@@ -1,6 +1,6 @@
 //! The tail: what the log holds and the store does not yet, folded to one last word a key.
 //!
-//! The leader folds each group in as it becomes durable, recovery folds in what it replays, and a checkpoint takes the
+//! Whoever publishes folds each group in, recovery folds in what it replays, and a checkpoint takes the
 //! whole and moves it to the store. Both go through the same code, so what a crash leaves behind is checkpointed like
 //! anything else.
 
@@ -117,7 +117,6 @@ impl Tail {
         batch.ended.sort_unstable();
         batch.claims.sort_unstable_by_key(|(digest, _)| *digest);
         batch.forgotten.sort_unstable();
-        batch.records.sort_unstable_by_key(|record| (record.fence(), record.digest()));
         batch
     }
 }
@@ -125,10 +124,7 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Fingerprint;
     use crate::attempt::AttemptParts;
-    use crate::retention::Retention;
-    use crate::state::Fence;
 
     const KEY: Digest = Digest::from_u128(1);
 
@@ -146,20 +142,7 @@ mod tests {
     }
 
     fn open() -> Last {
-        Last::Open(Arc::new(Attempt::new(AttemptParts {
-            digest: KEY,
-            scope: b"",
-            key: b"key",
-            fence: Fence::new(1),
-            number: 1,
-            fingerprint: Fingerprint::of(""),
-            started: at(1),
-            retention: Retention::NONE,
-            lease: None,
-            stays: false,
-            earlier: None,
-            checkpoint: None,
-        })))
+        Last::Open(Arc::new(Attempt::new(AttemptParts { digest: KEY, ..AttemptParts::example(1) })))
     }
 
     #[test]

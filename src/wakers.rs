@@ -46,8 +46,11 @@ impl Wakers {
         }
         list.round += 1;
         list.free.clear();
-        let woken = std::mem::take(&mut list.wakers);
+        let mut woken = std::mem::take(&mut list.wakers);
         drop(list);
+        // A batch waits for each of its entries, but is one task.
+        // Dropping one is foreign code as well.
+        drop(catch_unwind(AssertUnwindSafe(|| woken.dedup_by(|a, b| is_one_task(a.as_ref(), b.as_ref())))));
         woken.into_iter().flatten().for_each(wake);
     }
 
@@ -56,6 +59,10 @@ impl Wakers {
     pub(crate) fn len(&self) -> usize {
         self.list.lock().wakers.iter().flatten().count()
     }
+}
+
+fn is_one_task(a: Option<&Waker>, b: Option<&Waker>) -> bool {
+    a.zip(b).is_some_and(|(a, b)| a.will_wake(b))
 }
 
 /// Calls a waker. A panic in there is its executor's affair: whoever wakes has others to wake.

@@ -396,42 +396,52 @@ fn a_file_that_another_engine_of_this_process_holds_is_refused() {
 // ---------------------------------------------------------------------------------------------- versions
 
 #[test]
-fn a_file_of_a_newer_version_is_refused_with_both_versions() {
+fn a_file_of_another_version_is_refused_with_both_versions() {
     const META: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("idemkv.meta");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.idem");
     make_file(&path);
-    let database = redb::Database::open(&path).unwrap();
-    let transaction = database.begin_write().unwrap();
-    let mut table = transaction.open_table(META).unwrap();
-    let mut row = redb::ReadableTable::get(&table, "meta").unwrap().unwrap().value().to_vec();
-    assert_eq!(row[..4], 1_u32.to_le_bytes());
-    row[..4].copy_from_slice(&77_u32.to_le_bytes());
-    table.insert("meta", row.as_slice()).unwrap();
-    drop(table);
-    transaction.commit().unwrap();
-    drop(database);
+    let set_version = |version: u32| {
+        let database = redb::Database::open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut table = transaction.open_table(META).unwrap();
+        let mut row = redb::ReadableTable::get(&table, "meta").unwrap().unwrap().value().to_vec();
+        row[..4].copy_from_slice(&version.to_le_bytes());
+        table.insert("meta", row.as_slice()).unwrap();
+        drop(table);
+        transaction.commit().unwrap();
+    };
+    set_version(77);
     let before = bytes_of(&path)[1].clone();
     let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 1, .. }), "{error}");
-    assert_says(&error, &["format version 77", "reads up to 1", "use a newer idemkv"]);
+    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 2, .. }), "{error}");
+    assert_says(&error, &["format version 77", "reads up to 2", "use a newer idemkv"]);
+    set_version(1);
+    let error = refused(small().open(&path));
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 2, .. }), "{error}");
+    assert_says(&error, &["format version 1", "reads from 2 on", "the idemkv that wrote it"]);
     assert!(bytes_of(&path)[1] == before);
+    set_version(2);
+    drop(small().open(&path).unwrap());
 }
 
 #[test]
-fn a_log_of_a_newer_version_is_refused_with_both_versions() {
+fn a_log_of_another_version_is_refused_with_both_versions() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.idem");
     make_unclean(&path);
     let mut log = fs::read(log_of(&path)).unwrap();
-    assert_eq!(log[8..12], 1_u32.to_le_bytes());
-    log[8] = 2;
-    fs::write(log_of(&path), &log).unwrap();
-    let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 2, supported: 1, .. }), "{error}");
-    log[8] = 1;
-    fs::write(log_of(&path), &log).unwrap();
-    assert_done(&small().open(&path).unwrap(), "logged", b"reply");
+    assert_eq!(log[8..12], 2_u32.to_le_bytes());
+    let mut refused_with = |version| {
+        log[8] = version;
+        fs::write(log_of(&path), &log).unwrap();
+        small().open(&path)
+    };
+    let error = refused(refused_with(3));
+    assert!(matches!(&error, OpenError::NewerVersion { found: 3, supported: 2, .. }), "{error}");
+    let error = refused(refused_with(1));
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 2, .. }), "{error}");
+    assert_done(&refused_with(2).unwrap(), "logged", b"reply");
 }
 
 // ---------------------------------------------------------------------------------------------- file and log apart
@@ -768,6 +778,7 @@ fn judge_refusal(error: &OpenError) -> Found {
         OpenError::Damaged(_)
         | OpenError::NotIdemkv(_)
         | OpenError::NewerVersion { .. }
+        | OpenError::OlderVersion { .. }
         | OpenError::LogOfAnotherFile(_)
         | OpenError::Io(_) => Found::Refused,
         other => Found::Wrong(format!("refused with {other:?}")),

@@ -58,6 +58,10 @@ impl DiskFile for Untouched {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // As with files: nothing is written, and nothing grows.
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let mut state = self.state.lock();
         let (mut at, mut rest) = (offset, bytes);
         while !rest.is_empty() {
@@ -126,6 +130,15 @@ mod tests {
             (0..5 * PAGE, 0..2 * PAGE).prop_map(|(at, len)| Op::Read { at, len }),
         ];
         proptest::collection::vec(op, 1..40)
+    }
+
+    #[test]
+    fn writing_nothing_behind_the_end_does_not_move_it() {
+        let disk = SimDisk::new();
+        disk.put(Path::new("f"), b"three").unwrap();
+        let view = Untouched::new(disk.open(Path::new("f")).unwrap()).unwrap();
+        view.write_at(9, b"").unwrap();
+        assert_eq!(view.len().unwrap(), 5);
     }
 
     proptest! {

@@ -12,7 +12,6 @@ use crate::caller::{Caller, block, park_on};
 use crate::error::{BeginError, ClaimError, EndError};
 use crate::index::BATCH_MAX;
 use crate::record::{Outcome, Record};
-use crate::state::{Decision, Event, State, decide};
 use crate::sync::{Arc, Ordering};
 
 /// Calls in one batch, at most.
@@ -225,11 +224,7 @@ impl Core {
         }
         let now = self.clock.now();
         let replays = self.index.records(&digests, |position, record| {
-            requests.get(position).is_some_and(|(_, fingerprint)| {
-                let state = State::Done(record.facts(), record.lifetime());
-                let event = Event::Begin { fingerprint, now, attempts_max: u32::MAX };
-                decide(state, event) == Decision::Replay
-            })
+            requests.get(position).is_some_and(|(_, fingerprint)| record.is_replayed(fingerprint, now))
         });
         let mut replayed = 0;
         for record in replays.iter().flatten() {

@@ -220,15 +220,13 @@ impl Core {
         if self.closed.load(Ordering::Relaxed) {
             return Err(BeginError::Closed);
         }
-        if let Slot::Cached(record) = self.index.get(digest) {
-            let state = State::Done(record.facts(), record.lifetime());
-            let event = Event::Begin { fingerprint, now: self.clock.now(), attempts_max: u32::MAX };
-            if decide(state, event) == Decision::Replay {
-                record.touch();
-                self.index.count_replayed(digest);
-                self.options.hooks.call(|observer| observer.replayed(&record));
-                return Ok(Replay::Record(record));
-            }
+        if let Slot::Cached(record) = self.index.get(digest)
+            && record.is_replayed(fingerprint, self.clock.now())
+        {
+            record.touch();
+            self.index.count_replayed(digest);
+            self.options.hooks.call(|observer| observer.replayed(&record));
+            return Ok(Replay::Record(record));
         }
         Ok(Replay::Not(digest))
     }
@@ -658,7 +656,7 @@ impl Core {
     /// Calls all threads, so that they see what changed.
     pub(super) fn call_all(&self) {
         self.worker.nudge();
-        self.commit.nudge_leader();
+        self.commit.nudge_threads();
         self.reads.nudge();
     }
 

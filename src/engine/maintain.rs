@@ -476,6 +476,13 @@ pub(super) fn lead(core: &Core, nudges: &Nudges) {
     while nudges.wait(core.commit.lead_if_called()) && !core.closed.load(Ordering::Acquire) {}
 }
 
+/// The thread that publishes where whoever leads has the next group to write.
+pub(super) fn publish(core: &Core, nudges: &Nudges) {
+    while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
+        core.commit.publish_what_is_written();
+    }
+}
+
 /// The thread that reads records for tasks.
 pub(super) fn read(core: &Core, nudges: &Nudges) {
     while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
@@ -519,7 +526,7 @@ mod tests {
     #[test]
     fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
         let engine = Engine::options().disk(&SimDisk::new()).stepped().open("x.idem").unwrap();
-        for body in [work, lead, read] {
+        for body in [work, lead, publish, read] {
             let (_, nudges) = crate::nudge::Nudge::pair();
             body(engine.handle.core(), &nudges);
         }

@@ -84,6 +84,7 @@ pub(crate) struct Handle {
 struct Bells {
     worker: Nudge,
     leader: Nudge,
+    publisher: Nudge,
     reader: Nudge,
 }
 
@@ -94,7 +95,7 @@ impl Handle {
     }
 
     /// Starts the engine's threads.
-    fn start(core: Arc<Core>, bodies: [(&str, Body, Nudges); 3]) -> io::Result<Self> {
+    fn start(core: Arc<Core>, bodies: [(&str, Body, Nudges); 4]) -> io::Result<Self> {
         // Dropped where a thread can't be started, this closes and joins the others.
         let handle = Self { core, threads: Mutex::default() };
         for (name, body, nudges) in bodies {
@@ -187,13 +188,14 @@ impl Engine {
 
     fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
         let workers = options.workers;
-        let ((worker, at_work), (leader, at_lead), (reader, at_books)) =
-            (Nudge::pair(), Nudge::pair(), Nudge::pair());
-        let core = Arc::new(Core::open(path, options, Bells { worker, leader, reader })?);
+        let ((worker, at_work), (leader, at_lead), (publisher, at_press), (reader, at_books)) =
+            (Nudge::pair(), Nudge::pair(), Nudge::pair(), Nudge::pair());
+        let core = Arc::new(Core::open(path, options, Bells { worker, leader, publisher, reader })?);
         let handle = if workers {
-            let bodies: [(&str, Body, Nudges); 3] = [
+            let bodies: [(&str, Body, Nudges); 4] = [
                 ("idemkv-worker", maintain::work, at_work),
                 ("idemkv-commit", maintain::lead, at_lead),
+                ("idemkv-publish", maintain::publish, at_press),
                 ("idemkv-reads", maintain::read, at_books),
             ];
             Handle::start(core, bodies)

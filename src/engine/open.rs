@@ -1,6 +1,7 @@
 //! Opening a file: recovery, up to the moment when calls can be answered.
 
 use std::path::Path;
+use std::thread;
 
 use super::Bells;
 use super::core::{Core, Counters};
@@ -15,16 +16,16 @@ use super::reads::Reads;
 use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint};
 use crate::clock::{EngineClock, TimeMark};
 use crate::codec::{BadBytes, Entry};
-use crate::commit::{Commit, Publish};
+use crate::commit::{Commit, Publish, Threads};
 use crate::disk::Kind;
 use crate::error::{Damage, Failure, IoFailure, OpenError};
-use crate::index::{Change, Index, Slot, SlotTime};
+use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
-use crate::record::{Place, Record};
+use crate::record::Record;
 use crate::retention::Retention;
 use crate::state::{Fence, Phase};
-use crate::store::{Batch, Meta, Store, StoreError};
+use crate::store::{Batch, Meta, Store, StoreError, Stored};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
@@ -56,16 +57,17 @@ impl Core {
         };
         let clock = Arc::new(EngineClock::resume(options.time.clone(), mark, options.max_clock_jump));
         let epoch = Timestamp::from_millis(meta.created_ms);
-        let index = Arc::new(Index::new(options.shards, options.cache_bytes, epoch));
+        let mut index = Index::new(options.shards, options.cache_bytes, epoch);
         let policies = Arc::new(Policies::new(options.policy));
+        let budget = Arc::default();
+        load(&store, &mut index, &policies, &clock, &budget, options.workers)?;
+        let index = Arc::new(index);
         let publisher = Arc::new(Publisher::new(
             Arc::clone(&index),
             Arc::clone(&clock),
             Arc::clone(&policies),
             meta.checkpointed_seq,
         ));
-        let budget = Arc::default();
-        load(&store, &index, &policies, &clock, &budget)?;
         if let Some(log) = &log {
             replay(log, frames, &publisher, &budget)?;
         }
@@ -89,6 +91,11 @@ impl Core {
         let synced = options.commit_mode == CommitMode::Synced;
         let writer = LogWriter::new(Arc::clone(&log), Arc::clone(&room), id.sealer, salt, synced, last_seq);
         let timers = Arc::new(Timers::new(bells.worker.clone()));
+        let threads = if options.workers {
+            Threads { leader: Some(bells.leader), press: Some(bells.publisher) }
+        } else {
+            Threads::default()
+        };
         let commit = Commit::new(
             Arc::clone(&publisher),
             Arc::clone(&room),
@@ -96,7 +103,7 @@ impl Core {
             Arc::clone(&timers),
             options.limits(),
             writer,
-            options.workers.then_some(bells.leader),
+            threads,
         );
         Ok(Self {
             options,
@@ -253,48 +260,56 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
     }
 }
 
+/// Fewer keys than that are loaded by the thread that opens: others are not worth their start.
+const KEYS_FOR_THREADS: usize = 100_000;
+/// Threads that load, at most: each reads every row of what there is, and fills its part of the index.
+const THREADS_MAX: usize = 8;
+
 /// Fills the index from the store.
 fn load(
     store: &Store,
-    index: &Index,
+    index: &mut Index,
     policies: &Policies,
     clock: &EngineClock,
     budget: &Arc<Budget>,
+    may_use_threads: bool,
 ) -> Result<(), OpenError> {
-    let now = clock.now();
-    let epoch = index.epoch();
-    index.reserve(store.keys_hint());
+    let (now, keys) = (clock.now(), store.keys_hint());
+    let threads = if may_use_threads && keys >= KEYS_FOR_THREADS {
+        thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+    } else {
+        1
+    };
+    let mut open = Vec::new();
+    let takers = index.parts(threads).into_iter().map(|part| filler(part, keys, now)).collect();
     store.load(
-        |digest, until, place| {
-            if until > now {
-                load_record(index, digest, SlotTime::new(until, epoch), place);
-            }
-        },
-        |row| {
-            let attempt = Arc::new(Attempt::from_row(row, budget));
-            let slot = match attempt.interrupted() {
-                Some(_) => Slot::Interrupted(attempt),
-                // Whether it still is, the log may know.
-                None => Slot::InFlight(attempt),
-            };
-            index.change(Digest::from_u128(row.digest), |_| (Change::Set(slot), ()));
-        },
+        takers,
+        |row| open.push(Arc::new(Attempt::from_row(row, budget))),
         |scope, policy| policies.set(scope, policy),
-    )
+    )?;
+    for attempt in open {
+        let digest = attempt.digest;
+        let slot = match attempt.interrupted() {
+            Some(_) => Slot::Interrupted(attempt),
+            // Whether it still is, the log may know.
+            None => Slot::InFlight(attempt),
+        };
+        index.change(digest, |_| (Change::Set(slot), ()));
+    }
+    Ok(())
 }
 
-/// Notes where a record lies. Blocks come in the order in which they are due.
-fn load_record(index: &Index, digest: Digest, until: SlotTime, place: Place) {
-    index.change(digest, |slot| match slot {
-        // The later block has the later word.
-        Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
-        Slot::Vacant
-        | Slot::InFlight(_)
-        | Slot::Ending(_)
-        | Slot::Interrupted(_)
-        | Slot::Cached(_)
-        | Slot::Stored { .. } => (Change::Set(Slot::Stored { until, place }), ()),
-    });
+/// Fills one part of the index with what is not over.
+fn filler(mut part: Part<'_>, keys: usize, now: Timestamp) -> impl FnMut(&[Stored]) + Send {
+    let mut is_reserved = false;
+    move |records| {
+        // In the thread that fills it: most of this is the first touch of memory.
+        if !std::mem::replace(&mut is_reserved, true) {
+            part.reserve(keys);
+        }
+        let live = records.iter().filter(|record| record.until > now);
+        part.load(live.map(|record| (record.digest, record.until, record.place)));
+    }
 }
 
 /// Publishes every frame that the store does not know, as their leaders did.
@@ -409,24 +424,5 @@ fn to_open_error(error: StoreError) -> OpenError {
         StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
         StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
         StoreError::Failed(Failure::Panicked) => unreachable!("the store turns panics into damage"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_two_records_of_a_key_the_one_in_the_later_block_counts_whichever_is_read_first() {
-        let until = SlotTime::new(Timestamp::from_millis(9_000), Timestamp::default());
-        for blocks in [[3, 7], [7, 3]] {
-            let index = Index::new(1, 0, Timestamp::default());
-            let digest = Digest::from_u128(1);
-            for block in blocks {
-                load_record(&index, digest, until, Place::new(block, 0));
-            }
-            let slot = index.get(digest);
-            assert!(matches!(slot, Slot::Stored { place, .. } if place.block() == 7), "{slot:?}");
-        }
     }
 }

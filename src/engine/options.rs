@@ -94,6 +94,8 @@ pub struct Options {
 }
 
 const MIB: usize = 1 << 20;
+/// Publishing fewer entries takes less time than calling a thread that does it.
+const PUBLISHED_BY_LEADER: usize = 16;
 
 impl Default for Options {
     fn default() -> Self {
@@ -356,6 +358,7 @@ impl Options {
             group_bytes: self.batch_bytes,
             queue_bytes: self.queue_bytes,
             queue_entries: self.queue_entries,
+            published_by_leader: PUBLISHED_BY_LEADER,
         }
     }
 

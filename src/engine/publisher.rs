@@ -1,6 +1,6 @@
 //! Where the log meets the index: what is durable becomes visible here, and nowhere else.
 //!
-//! The leader of a commit comes through here with each group, and recovery with each frame it replays.
+//! Whoever publishes comes through here with each group, and recovery with each frame it replays.
 
 use super::policies::Policies;
 use crate::Timestamp;
@@ -251,47 +251,18 @@ impl Publish for Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Fingerprint;
     use crate::attempt::AttemptParts;
     use crate::clock::TimeSource;
-    use crate::record::{Outcome, RecordParts};
-    use crate::retention::Retention;
+    use crate::record::RecordParts;
 
     const KEY: Digest = Digest::from_u128(7);
 
     fn attempt(fence: u64) -> Arc<Attempt> {
-        Arc::new(Attempt::new(AttemptParts {
-            digest: KEY,
-            scope: b"",
-            key: b"key",
-            fence: Fence::new(fence),
-            number: 1,
-            fingerprint: Fingerprint::of(""),
-            started: Timestamp::default(),
-            retention: Retention::NONE,
-            lease: None,
-            stays: false,
-            earlier: None,
-            checkpoint: None,
-        }))
+        Arc::new(Attempt::new(AttemptParts::example(fence)))
     }
 
     fn record(fence: u64) -> Record {
-        let parts = RecordParts {
-            digest: KEY,
-            scope: b"",
-            key: b"key",
-            fingerprint: Fingerprint::of(""),
-            fence: Fence::new(fence),
-            attempt: 1,
-            outcome: Outcome::Success,
-            started: Timestamp::default(),
-            completed: Timestamp::default(),
-            lifetime: Retention::NONE.lifetime(Timestamp::from_millis(9_000)),
-            body_kept: true,
-            body: b"body",
-        };
-        Record::new(&parts, None)
+        Record::new(&RecordParts::example(fence), None)
     }
 
     fn publisher() -> Publisher {

@@ -11,11 +11,13 @@ use crate::record::{Place, Record};
 use crate::sync::{AtomicU64, Ordering, RwLock};
 
 mod batch;
+mod part;
 mod shard;
 mod slot;
 mod table;
 
 pub(crate) use batch::BATCH_MAX;
+pub(crate) use part::Part;
 use shard::Shard;
 pub(crate) use shard::{Change, Swept};
 pub(crate) use slot::{Slot, SlotTime};
@@ -43,6 +45,11 @@ struct Locked {
     replayed: AtomicU64,
     waited: AtomicU64,
     loaded: AtomicU64,
+}
+
+#[inline]
+fn shard_of(digest: Digest, mask: usize) -> usize {
+    digest.as_u128() as usize & mask
 }
 
 /// How often lookups found what.
@@ -81,7 +88,7 @@ impl Index {
     /// The number of a key's shard.
     #[inline]
     fn shard_of(&self, digest: Digest) -> usize {
-        digest.as_u128() as usize & (self.shards.len() - 1)
+        shard_of(digest, self.shards.len() - 1)
     }
 
     #[inline]
@@ -198,12 +205,12 @@ impl Index {
             .map_or(nothing, |locked| locked.shard.write().sweep(from, CELLS_PER_STEP, now, self.epoch))
     }
 
-    pub(crate) fn reserve(&self, keys: usize) {
-        // Digests spread evenly; a little more than the share spares most shards a second growth.
-        let share = keys / self.shards.len();
-        for locked in &self.shards {
-            locked.shard.write().reserve(share + share / 16);
-        }
+    /// The shards in so many parts, for those who fill them before anybody else is there.
+    pub(crate) fn parts(&mut self, parts: usize) -> Vec<Part<'_>> {
+        let (epoch, mask) = (self.epoch, self.shards.len() - 1);
+        let each = self.shards.len().div_ceil(parts);
+        let parts = self.shards.chunks_mut(each).enumerate();
+        parts.map(|(number, shards)| Part { shards, first: number * each, mask, epoch }).collect()
     }
 
     pub(crate) fn shards(&self) -> usize {
@@ -239,48 +246,20 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Timestamp;
     use crate::attempt::{Attempt, AttemptParts};
-    use crate::record::{Outcome, RecordParts};
-    use crate::retention::Retention;
-    use crate::state::{Fence, Phase};
+    use crate::record::RecordParts;
+    use crate::state::Phase;
     use crate::sync::Arc;
-    use crate::{Fingerprint, Timestamp};
 
     const KEY: Digest = Digest::from_u128(7);
 
     fn record(place: Option<Place>) -> Record {
-        let parts = RecordParts {
-            digest: KEY,
-            scope: b"",
-            key: b"key",
-            fingerprint: Fingerprint::of(""),
-            fence: Fence::new(1),
-            attempt: 1,
-            outcome: Outcome::Success,
-            started: Timestamp::default(),
-            completed: Timestamp::default(),
-            lifetime: Retention::NONE.lifetime(Timestamp::from_millis(9_000)),
-            body_kept: true,
-            body: b"body",
-        };
-        Record::new(&parts, place)
+        Record::new(&RecordParts::example(1), place)
     }
 
     fn attempt() -> Arc<Attempt> {
-        Arc::new(Attempt::new(AttemptParts {
-            digest: KEY,
-            scope: b"",
-            key: b"key",
-            fence: Fence::new(2),
-            number: 1,
-            fingerprint: Fingerprint::of(""),
-            started: Timestamp::default(),
-            retention: Retention::NONE,
-            lease: None,
-            stays: false,
-            earlier: None,
-            checkpoint: None,
-        }))
+        Arc::new(Attempt::new(AttemptParts::example(2)))
     }
 
     fn from() -> Place {

@@ -26,11 +26,30 @@ impl Shard {
         self.table.get(digest)
     }
 
+    /// Reads the cell where a key would be looked for first, for nothing but to have it in the cache.
+    #[inline]
+    pub(crate) fn warm(&self, digest: Digest) -> u64 {
+        self.table.warm(digest)
+    }
+
     pub(crate) fn change<R>(&mut self, digest: Digest, change: impl FnOnce(&Slot) -> (Change, R)) -> R {
-        let (change, result) = change(self.table.get(digest).unwrap_or(&Slot::Vacant));
+        let Some(slot) = self.table.get_mut(digest) else {
+            let (change, result) = change(&Slot::Vacant);
+            if let Change::Set(slot) = change {
+                self.set(digest, slot);
+            }
+            return result;
+        };
+        let (change, result) = change(slot);
         match change {
             Change::Keep => {}
-            Change::Set(slot) => self.set(digest, slot),
+            Change::Set(Slot::Vacant) => self.set(digest, Slot::Vacant),
+            // In place, for it was found already.
+            Change::Set(new) => {
+                self.cached_bytes += new.cached_bytes();
+                let old = std::mem::replace(slot, new);
+                self.cached_bytes -= old.cached_bytes();
+            }
         }
         result
     }

@@ -68,6 +68,12 @@ impl Table {
         self.find(digest).map(|at| &mut self.cells[at].slot)
     }
 
+    /// Reads the cell where a key would be looked for first.
+    #[inline]
+    pub(crate) fn warm(&self, digest: Digest) -> u64 {
+        self.cells.get(home(digest, self.cells.len())).map_or(0, |cell| (cell.digest.as_u128() >> 64) as u64)
+    }
+
     /// The number of a key's cell.
     #[inline]
     fn find(&self, digest: Digest) -> Option<usize> {
@@ -141,7 +147,7 @@ impl Table {
     pub(crate) fn reserve(&mut self, more: usize) {
         let needed = (self.used + more) * LOAD_MAX.1 / LOAD_MAX.0 + 1;
         if needed > self.cells.len() {
-            self.resize(needed.max(self.cells.len() + self.cells.len() * 2 / 5).max(CELLS_MIN));
+            self.resize(needed.max(self.cells.len() + self.cells.len() / 3).max(CELLS_MIN));
         }
     }
 

@@ -300,3 +300,8 @@ fn the_document_shows_every_state_and_event_there_is() {
         document.lines().filter(|line| line.contains(" --> ") && !line.contains("[*]")).collect();
     assert_eq!(shown, diagram, "the diagram should be:\n{}", diagram.join("\n"));
 }
+
+#[test]
+fn a_fence_is_shown_as_its_number() {
+    assert_eq!(format!("{CURRENT} {NEW:>3}"), "7   8");
+}

@@ -58,11 +58,14 @@ impl Block {
 /// Packs records into blocks by the time when they are due, so that a block doesn't keep what is due long before it. Bodies that
 /// have expired are left out. Numbers count up from `next`.
 pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: &Sealer) -> Vec<Block> {
-    records.sort_by_key(|record| due(record, now));
+    // Ties in the order of claims, so that a run of the simulator can be repeated.
+    records.sort_by_cached_key(|record| (due(record, now), record.fence(), record.digest()));
     let mut blocks = Vec::new();
     let mut open: Option<Filling> = None;
+    let mut payload = Vec::new();
+    let mut left = records.len();
     for record in records {
-        let mut payload = Vec::new();
+        payload.clear();
         let row = CompletionRow::from(&record);
         let row = if record.expires() <= now { row.without_body() } else { row };
         codec::encode_into(&Entry::Completion(row), &mut payload);
@@ -73,10 +76,11 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
         open.get_or_insert_with(|| Filling {
             number,
             first_due: due(&record, now),
-            bytes: Vec::new(),
+            bytes: Vec::with_capacity(BLOCK_MAX.min(left * (LENGTH + CHECKSUM_BYTES + payload.len()))),
             records: Vec::new(),
         })
         .push(record, &payload, sealer);
+        left -= 1;
     }
     blocks.extend(open.map(|block| block.finish(now, sealer)));
     blocks
@@ -101,7 +105,8 @@ impl Filling {
             .unwrap_or_else(|_| unreachable!("what has place for more is shorter than BLOCK_MAX"));
         let place = Place::new(self.number, offset);
         self.bytes.extend_from_slice(&codec::length(payload.len()));
-        self.bytes.extend_from_slice(&sealer.seal("blocks", &[self.number, offset.into()], payload));
+        self.bytes.extend_from_slice(&sealer.checksum("blocks", &[self.number, offset.into()], payload));
+        self.bytes.extend_from_slice(payload);
         self.records.push((record, place));
     }
 
@@ -198,10 +203,9 @@ pub(crate) fn read_record(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Fingerprint;
     use crate::key::Secret;
-    use crate::record::{Outcome, RecordParts};
-    use crate::state::{Fence, Lifetime};
+    use crate::record::RecordParts;
+    use crate::state::Lifetime;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -210,22 +214,12 @@ mod tests {
     }
 
     fn remembered(n: u64, expires: u64, until: u64, body: usize) -> Record {
+        let (expires, remembered_until) = (Timestamp::from_millis(expires), Timestamp::from_millis(until));
         let parts = RecordParts {
             digest: Digest::from_u128(n.into()),
-            scope: b"",
-            key: b"k",
-            fingerprint: Fingerprint::of(""),
-            fence: Fence::new(n),
-            attempt: 1,
-            outcome: Outcome::Success,
-            started: NOW,
-            completed: NOW,
-            lifetime: Lifetime {
-                expires: Timestamp::from_millis(expires),
-                remembered_until: Timestamp::from_millis(until),
-            },
-            body_kept: true,
+            lifetime: Lifetime { expires, remembered_until },
             body: &vec![b'x'; body],
+            ..RecordParts::example(n)
         };
         Record::new(&parts, None)
     }

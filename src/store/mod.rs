@@ -10,16 +10,13 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction,
-};
+use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableHandle, WriteTransaction};
 
 use crate::Timestamp;
-use crate::codec::{self, BadBytes, IntentRow, Sealer};
+use crate::codec::{self, Sealer};
 use crate::disk::{Disk, DiskFile, Untouched};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::{Digest, Secret};
-use crate::policy::Policy;
 use crate::record::{Place, Record};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
 
@@ -27,6 +24,7 @@ mod access;
 mod backend;
 pub(crate) mod block;
 mod carry;
+mod load;
 mod meta;
 mod tables;
 #[cfg(test)]
@@ -36,6 +34,7 @@ mod trouble;
 
 use access::{Access, let_go, open_database};
 use backend::Backend;
+pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
 pub use tables::{ReadTables, TableError, Tables};
 use trouble::{Trouble, guarded};
@@ -251,111 +250,6 @@ impl Store {
     /// How many records there were at the last commit, to size tables by.
     pub(crate) fn keys_hint(&self) -> usize {
         usize::try_from(self.meta.lock().keys).unwrap_or(0)
-    }
-
-    /// Reads what an opening needs of every stored record (digest, until when it is remembered, place), every claim row and every
-    /// scope's policy.
-    ///
-    /// Forgotten records are left out; those whose time is over are not.
-    pub(crate) fn load(
-        &self,
-        mut record: impl FnMut(Digest, Timestamp, Place),
-        mut claim: impl FnMut(&IntentRow<'_>),
-        mut scope: impl FnMut(&[u8], Policy),
-    ) -> Result<(), OpenError> {
-        let meta = self.meta();
-        let database = self.access.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
-        let loaded = guarded(|| {
-            let transaction = database.begin_read()?;
-            let forgotten = self.load_forgotten(&transaction)?;
-            let blocks = self.load_index(&transaction, |digest, until, place| {
-                if forgotten.get(&digest).is_none_or(|limit| place.block() >= *limit) {
-                    record(digest, until, place);
-                }
-            })?;
-            let claims = self.load_claims(&transaction, &mut claim)?;
-            self.load_scopes(&transaction, &mut scope)?;
-            let others = transaction.list_tables()?.any(|table| !table.name().starts_with(tables::RESERVED));
-            let others = others || transaction.list_multimap_tables()?.next().is_some();
-            self.is_shared.store(others, Ordering::Relaxed);
-            Ok((blocks, claims))
-        });
-        let (blocks, claims) = loaded.map_err(|trouble| trouble.into_open_error(&self.path))?;
-        if blocks != meta.blocks || claims != meta.claims {
-            let what = format!(
-                "{blocks} blocks and {claims} claims are there, {} and {} were written",
-                meta.blocks, meta.claims
-            );
-            return Err(Damage::new(&self.path, "tables `index` and `claims`", what).into());
-        }
-        Ok(())
-    }
-
-    fn load_forgotten(&self, transaction: &redb::ReadTransaction) -> Result<HashMap<Digest, u64>, Trouble> {
-        let mut limits = HashMap::new();
-        let mut rows = self.forgotten.lock();
-        for row in transaction.open_table(FORGOTTEN)?.iter()? {
-            let (digest, sealed) = row?;
-            let digest = Digest::from_u128(digest.value());
-            let row: (u64, u64) = open_row(&self.sealer, &FORGOTTEN, digest, sealed.value())?;
-            limits.insert(digest, row.0);
-            rows.insert(digest, Forgotten { limit: row.0, until: Timestamp::from_millis(row.1) });
-        }
-        Ok(limits)
-    }
-
-    fn load_index(
-        &self,
-        transaction: &redb::ReadTransaction,
-        mut each: impl FnMut(Digest, Timestamp, Place),
-    ) -> Result<u64, Trouble> {
-        let mut directory = self.directory.write();
-        for row in transaction.open_table(INDEX)?.iter()? {
-            let (key, index) = row?;
-            let (due, number) = key.value();
-            let key = (Timestamp::from_millis(due), number);
-            let contents = block::read_index(key, index.value(), &self.sealer, &mut each)
-                .map_err(|bad| Trouble::at(format!("table `index`, row ({due}, {number})"), bad))?;
-            directory.insert(number, BlockInfo::new(key.0, contents));
-        }
-        Ok(directory.len() as u64)
-    }
-
-    fn load_claims(
-        &self,
-        transaction: &redb::ReadTransaction,
-        each: &mut impl FnMut(&IntentRow<'_>),
-    ) -> Result<u64, Trouble> {
-        let mut count = 0;
-        for row in transaction.open_table(CLAIMS)?.iter()? {
-            let (digest, sealed) = row?;
-            let digest = Digest::from_u128(digest.value());
-            let row: IntentRow<'_> = open_row(&self.sealer, &CLAIMS, digest, sealed.value())?;
-            codec::check_names(row.scope, row.key).map_err(|bad| Trouble::row(&CLAIMS, digest, bad))?;
-            each(&row);
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    fn load_scopes(
-        &self,
-        transaction: &redb::ReadTransaction,
-        each: &mut impl FnMut(&[u8], Policy),
-    ) -> Result<(), Trouble> {
-        for row in transaction.open_table(SCOPES)?.iter()? {
-            let (name, sealed) = row?;
-            let policy = self.sealer.open(SCOPES.name(), &[], sealed.value()).and_then(|bytes| {
-                let row: codec::ScopeRow<'_> = codec::decode(bytes)?;
-                if row.name != name.value() {
-                    return Err(BadBytes("the row belongs to another scope".to_owned()));
-                }
-                Policy::from_row(&row.policy)
-            });
-            let place = || format!("table `{}`, row \"{}\"", SCOPES.name(), name.value().escape_ascii());
-            each(name.value(), policy.map_err(|bad| Trouble::at(place(), bad))?);
-        }
-        Ok(())
     }
 
     /// The record at `place`; `None` where its block was dropped. Then it was no longer to be remembered, or its tombstone moved:

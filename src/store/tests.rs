@@ -4,10 +4,9 @@ use std::cell::Cell;
 use std::thread;
 
 use super::*;
-use crate::Fingerprint;
 use crate::disk::sim::{Fault, SimDisk};
-use crate::record::{Outcome, RecordParts};
-use crate::state::{Fence, Lifetime};
+use crate::record::RecordParts;
+use crate::state::Lifetime;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 const EXPIRED: Timestamp = Timestamp::from_millis(2_000);
@@ -44,7 +43,7 @@ fn new_store(disk: &SimDisk) -> Store {
 
 fn open(disk: &SimDisk) -> Store {
     let store = Store::open(disk, path(), 64 << 10, |_| false).unwrap();
-    store.load(|_, _, _| (), |_| (), |_, _| ()).unwrap();
+    store.load(vec![|_: &[Stored]| ()], |_| (), |_, _| ()).unwrap();
     store
 }
 
@@ -52,17 +51,8 @@ fn open(disk: &SimDisk) -> Store {
 fn record(n: u64) -> Record {
     let parts = RecordParts {
         digest: Digest::from_u128(n.into()),
-        scope: b"",
-        key: b"key",
-        fingerprint: Fingerprint::of(""),
-        fence: Fence::new(n),
-        attempt: 1,
-        outcome: Outcome::Success,
-        started: NOW,
-        completed: NOW,
         lifetime: Lifetime { expires: EXPIRED, remembered_until: FORGETTABLE },
-        body_kept: true,
-        body: b"body",
+        ..RecordParts::example(n)
     };
     Record::new(&parts, None)
 }
@@ -106,7 +96,7 @@ fn is_damage<T>(result: Result<T, ReadError>, place: &str) {
 
 #[track_caller]
 fn load(store: &Store) -> Damage {
-    match store.load(|_, _, _| (), |_| (), |_, _| ()) {
+    match store.load(vec![|_: &[Stored]| ()], |_| (), |_, _| ()) {
         Err(OpenError::Damaged(damage)) => damage,
         other => panic!("{other:?}"),
     }
@@ -150,7 +140,7 @@ fn a_block_stays_while_one_of_its_keys_is_about_to_change() {
 #[test]
 fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened() {
     let sealer = Sealer::new(&Secret(meta().secret));
-    let policy = codec::ScopeRow { name: b"mild", policy: Policy::default().row() };
+    let policy = codec::ScopeRow { name: b"mild", policy: crate::Policy::default().row() };
     let mut scope = Vec::new();
     codec::encode_into(&policy, &mut scope);
     let row = sealer.seal(SCOPES.name(), &[], &scope);
@@ -169,6 +159,15 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
     changed.directory.write().clear();
     assert!(load(&changed).to_string().contains("0 blocks and 0 claims are there, 1 and 0 were written"));
 
+    // One of the two is enough.
+    let changed = store();
+    let ended = Batch { claims: vec![(digest, b"row".to_vec())], ..Batch::default() };
+    apply(&changed, &ended, NOW, true).unwrap();
+    alter(&changed, |transaction| {
+        transaction.open_table(CLAIMS).unwrap().retain(|_, _| false).unwrap();
+    });
+    assert!(load(&changed).to_string().contains("1 blocks and 0 claims are there, 1 and 1 were written"));
+
     for table in [CLAIMS, FORGOTTEN] {
         let changed = store();
         alter(&changed, |transaction| {
@@ -185,6 +184,48 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
     let damage = load(&changed);
     assert_eq!(damage.place(), "table `idemkv.scopes`, row \"strict\"");
     assert!(damage.to_string().contains("another scope"), "{damage}");
+}
+
+#[test]
+fn what_is_no_longer_remembered_when_it_is_to_be_stored_is_left_out() {
+    let store = new_store(&SimDisk::new());
+    let batch = |n| Batch { records: vec![record(n)], ..Batch::default() };
+    let just_before = Timestamp::from_millis(FORGETTABLE.as_millis() - 1);
+    apply(&store, &batch(1), just_before, true).unwrap();
+    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+    apply(&store, &batch(2), FORGETTABLE, true).unwrap();
+    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+    stored(&store, 3);
+    assert_eq!((store.keys_hint(), store.meta().blocks), (2, 2));
+}
+
+/// What redb does to a block is measured by `benches/layout.rs`.
+#[test]
+fn a_block_takes_pages_of_a_power_of_two_and_its_part_of_the_index() {
+    let bytes = |len, entries| {
+        let contents = block::Contents { len, entries, remembered_until: EXPIRED };
+        BlockInfo::new(EXPIRED, contents).file_bytes()
+    };
+    assert_eq!(bytes(1_000, 0), 1_024);
+    assert_eq!(bytes(1_001, 0), 2_048);
+    assert_eq!(bytes(65_512, 10), 65_536 + 260);
+}
+
+#[test]
+fn a_new_file_that_cannot_be_named_is_told_from_one_that_is_there_already() {
+    let mut refused = 0;
+    for operation in 0.. {
+        let disk = SimDisk::new();
+        disk.fault_at(operation, Fault::Error);
+        match Store::create(&disk, path(), &meta()) {
+            Err(OpenError::Io(_)) => refused += 1,
+            made => {
+                assert!(made.unwrap(), "nobody else made it");
+                break;
+            }
+        }
+    }
+    assert!(refused > 3, "{refused}");
 }
 
 /// Block numbers would be given out twice.
@@ -436,7 +477,7 @@ fn readers_and_a_writer_that_open_the_database_again_do_not_disturb_each_other()
     store.close().unwrap();
     drop(store);
     let mut keys = 0;
-    open(&disk).load(|_, _, _| keys += 1, |_| (), |_, _| ()).unwrap();
+    open(&disk).load(vec![|found: &[Stored]| keys += found.len()], |_| (), |_, _| ()).unwrap();
     assert_eq!(keys, 1);
 }
 
@@ -509,4 +550,35 @@ fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
         }
     }
     assert!(found[&true] > 3 && found[&false] > 1, "{found:?}");
+}
+
+#[test]
+fn a_read_that_fails_in_one_of_the_threads_that_load_fails_the_opening() {
+    const KEYS: u64 = 300;
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    for n in 1..=KEYS {
+        // A block for each, so that there are many rows to be read.
+        stored(&store, n);
+    }
+    store.close().unwrap();
+    drop(store);
+    let mut failed = 0;
+    for number in 0.. {
+        let store = Store::open(&disk, path(), 64 << 10, |_| false).unwrap();
+        disk.fail_read(disk.reads() + number);
+        let mut keys = [0; 3];
+        let takers = keys.iter_mut().map(|keys| |found: &[Stored]| *keys += found.len()).collect();
+        let loaded = store.load(takers, |_| (), |_, _| ());
+        disk.mend();
+        match loaded {
+            Err(OpenError::Io(_)) => failed += 1,
+            Err(other) => panic!("read {number}: {other}"),
+            Ok(()) => {
+                assert_eq!(keys, [300; 3], "read {number} failed in one thread, and nobody was told");
+                break;
+            }
+        }
+    }
+    assert!(failed > 5, "{failed} reads");
 }

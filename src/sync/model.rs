@@ -107,6 +107,10 @@ impl<T> RwLock<T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn try_write(&self) -> Option<scheduler::sync::RwLockWriteGuard<'_, T>> {
         self.0.try_write().ok()
     }

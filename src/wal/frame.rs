@@ -45,10 +45,6 @@ impl FrameBuf {
         self.entries += 1;
     }
 
-    pub(crate) fn entries(&self) -> u32 {
-        self.entries
-    }
-
     /// Bytes of log that this frame takes as it is.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len().next_multiple_of(SECTOR)

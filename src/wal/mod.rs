@@ -7,7 +7,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
+use crate::codec::{self, CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, IoFailure, OpenError};
 use crate::sync::Arc;
@@ -176,16 +176,7 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8], id: &Identity) -> Result<u6
     if magic != MAGIC {
         return Err(damaged("this is not the header of a log"));
     }
-    if version > FORMAT_VERSION {
-        return Err(OpenError::NewerVersion {
-            file: path.to_owned(),
-            found: version,
-            supported: FORMAT_VERSION,
-        });
-    }
-    if version < FORMAT_VERSION {
-        return Err(damaged("the version is one that never was"));
-    }
+    codec::check_version(path, version)?;
     if *file_id != id.file_id {
         return Err(OpenError::LogOfAnotherFile(path.to_owned()));
     }

@@ -168,6 +168,7 @@ impl Specimen {
             OpenError::Damaged(_)
                 | OpenError::NotIdemkv(_)
                 | OpenError::NewerVersion { .. }
+                | OpenError::OlderVersion { .. }
                 | OpenError::LogOfAnotherFile(_)
                 | OpenError::Io(_)
         );

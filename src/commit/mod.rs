@@ -5,21 +5,31 @@
 //! led long enough; then a follower takes over. A lone caller pays for no hand-over. Tasks must not block, so for their
 //! entries a thread of the engine's own leads ([`Commit::lead_if_called`]), where no caller happens to.
 //! Whoever holds the [`LogWriter`] is the leader; `None` in its place means that somebody leads, or that a commit failed.
+//!
+//! Groups are published in the order in which they were written, by one thread at a time. Where the next group waits already, the
+//! leader writes that, and leaves publishing to a thread that has nothing else to do ([`Commit::publish_what_is_written`]).
+//! A commit that failed takes its place in the same order: what was durable before it is still published.
 
-use std::collections::VecDeque;
+mod counters;
+mod fate;
+mod queue;
+
 use std::time::Duration;
 
 use crate::caller::Caller;
 use crate::clock::{Deadline, EngineClock, Stopwatch};
 use crate::error::{Busy, CommitError, Failure};
 use crate::nudge::Nudge;
-use crate::sync::{
-    Arc, AtomicBool, AtomicU8, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, Ordering, Thread, current,
-    park,
-};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, OnceLock, Ordering, park};
 use crate::timers::Timers;
 use crate::wakers::Wakers;
 use crate::wal::{LogWriter, Room, frame::FrameBuf};
+pub(crate) use counters::CommitStats;
+use counters::Counters;
+pub(crate) use fate::Ticket;
+use fate::{End, Fate};
+pub(crate) use queue::Limits;
+use queue::{Group, Queue, Written, bytes_of};
 
 /// What becomes of entries once they are durable, or once it is known that they may not be.
 pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
@@ -33,23 +43,9 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
     fn failed(&self, failure: &Failure);
 }
 
-/// Limits of the queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Bytes of entries in one group.
-    pub(crate) group_bytes: usize,
-    /// Bytes of entries in all groups that wait.
-    pub(crate) queue_bytes: usize,
-    /// Entries in all groups that wait.
-    pub(crate) queue_entries: usize,
-}
-
 /// Groups that a leader writes beyond the one with its own entry before somebody else takes over: what it costs to wake
 /// a thread is then spread over this many syncs, and no caller is kept for longer.
 const LED_MAX: u32 = 8;
-
-/// How many threads a woken thread wakes in turn.
-const WAKES: usize = 2;
 
 /// When somebody who leads may stop although groups are left.
 #[derive(Clone, Copy)]
@@ -65,18 +61,26 @@ enum Turn<'a> {
 impl Turn<'_> {
     fn is_over(self, led: u32) -> bool {
         match self {
-            Self::After(own) => led >= LED_MAX && own.is_settled(),
+            Self::After(own) => led >= LED_MAX && own.end().is_some(),
             Self::Short => led >= LED_MAX,
             Self::Endless => false,
         }
     }
 }
 
+/// The engine's threads that help with commits, and how they are called. Where there is none, callers do its work.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    /// Leads where no caller does. Without it tasks' entries wait until somebody leads.
+    pub(crate) leader: Option<Nudge>,
+    /// Publishes where whoever leads has the next group to write.
+    pub(crate) press: Option<Nudge>,
+}
+
 pub(crate) struct Commit<P: Publish> {
     publisher: Arc<P>,
     room: Arc<Room>,
     clock: Arc<EngineClock>,
-    limits: Limits,
     /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of waiters is locked under it, and
     /// a shard of the index by whoever looks whether an entry may still come in.
     queue: Mutex<Queue<P::Op>>,
@@ -84,133 +88,14 @@ pub(crate) struct Commit<P: Publish> {
     drained: Condvar,
     /// Tasks that wait for the same.
     tasks_drained: Wakers,
-    /// Calls the thread that leads where no caller does; `None` where there is none, and tasks' entries wait until somebody leads.
-    leader: Option<Nudge>,
-    /// Somebody waits for that thread.
+    threads: Threads,
+    /// Somebody waits for the thread that leads.
     is_called: AtomicBool,
     /// When it has to lead though nobody waits: entries were acknowledged before they are durable. Leaf lock.
     flush_at: Mutex<Option<Deadline>>,
     timers: Arc<Timers>,
     failure: OnceLock<Failure>,
-    stats: Counters,
-}
-
-struct Queue<T> {
-    groups: VecDeque<Group<T>>,
-    bytes: usize,
-    entries: usize,
-    writer: Option<LogWriter>,
-    /// The fate of the group that is being written.
-    writing: Option<Arc<Fate>>,
-    closed: bool,
-    /// Buffers of written groups, to be used again.
-    spare: Vec<(FrameBuf, Vec<T>)>,
-}
-
-impl<T> Queue<T> {
-    /// Takes away all that waits, after a failure.
-    fn take_all(&mut self) -> VecDeque<Group<T>> {
-        self.bytes = 0;
-        self.entries = 0;
-        std::mem::take(&mut self.groups)
-    }
-}
-
-/// Bytes of an entry as the frame counts them: it has its length in front.
-fn bytes_of(entry: &[u8]) -> usize {
-    entry.len() + size_of::<u32>()
-}
-
-struct Group<T> {
-    frame: FrameBuf,
-    bytes: usize,
-    ops: Vec<T>,
-    /// Room that was promised to its entries.
-    promised: u64,
-    fate: Arc<Fate>,
-}
-
-/// What became of a group.
-#[derive(Debug, Default)]
-struct Fate {
-    state: AtomicU8,
-    /// Threads that wait. Leaf lock.
-    waiters: Mutex<Vec<Thread>>,
-    /// Tasks that wait.
-    tasks: Wakers,
-}
-
-const PENDING: u8 = 0;
-const DURABLE: u8 = 1;
-const FAILED: u8 = 2;
-
-impl Fate {
-    fn settle(&self, state: u8) {
-        let waiters = self.waiters.lock();
-        self.state.store(state, Ordering::Release);
-        drop(waiters);
-        self.tasks.wake_all();
-        self.wake_some();
-    }
-
-    /// Wakes a few; each of them wakes a few more. The leader has no time to wake them all.
-    fn wake_some(&self) {
-        let mut waiters = self.waiters.lock();
-        let from = waiters.len().saturating_sub(WAKES);
-        let woken = waiters.split_off(from);
-        drop(waiters);
-        woken.iter().for_each(Thread::unpark);
-    }
-
-    /// Wakes a thread to take over, if one waits; leaves it in the list, for it may find that somebody else leads by then.
-    fn wake_a_leader(&self) -> bool {
-        let thread = self.waiters.lock().first().cloned();
-        thread.is_some_and(|thread| {
-            thread.unpark();
-            true
-        })
-    }
-
-    fn is_settled(&self) -> bool {
-        self.state.load(Ordering::Acquire) != PENDING
-    }
-
-    /// Puts the calling thread into the list, unless the group is settled.
-    fn register(&self) -> bool {
-        let mut waiters = self.waiters.lock();
-        let pending = self.state.load(Ordering::Acquire) == PENDING;
-        if pending {
-            waiters.push(current());
-        }
-        pending
-    }
-}
-
-/// A place in the queue.
-#[derive(Debug)]
-#[must_use = "an entry is durable once its ticket was waited for"]
-pub(crate) struct Ticket(Arc<Fate>);
-
-/// Counters, for statistics.
-#[derive(Debug, Default)]
-struct Counters {
-    commits: AtomicU64,
-    entries: AtomicU64,
-    bytes: AtomicU64,
-    group_max: AtomicU64,
-    micros_total: AtomicU64,
-    micros_max: AtomicU64,
-}
-
-/// What [`Commit::stats`] gives.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct CommitStats {
-    pub(crate) commits: u64,
-    pub(crate) entries: u64,
-    pub(crate) bytes: u64,
-    pub(crate) group_max: u64,
-    pub(crate) time_total: Duration,
-    pub(crate) time_max: Duration,
+    counters: Counters,
 }
 
 impl<P: Publish> Commit<P> {
@@ -221,31 +106,21 @@ impl<P: Publish> Commit<P> {
         timers: Arc<Timers>,
         limits: Limits,
         writer: LogWriter,
-        leader: Option<Nudge>,
+        threads: Threads,
     ) -> Self {
-        let queue = Queue {
-            groups: VecDeque::new(),
-            bytes: 0,
-            entries: 0,
-            writer: Some(writer),
-            writing: None,
-            closed: false,
-            spare: Vec::new(),
-        };
         Self {
             publisher,
             room,
             clock,
-            limits,
-            queue: Mutex::new(queue),
+            queue: Mutex::new(Queue::new(limits, writer)),
             drained: Condvar::new(),
             tasks_drained: Wakers::default(),
-            leader,
+            threads,
             is_called: AtomicBool::new(false),
             flush_at: Mutex::default(),
             timers,
             failure: OnceLock::new(),
-            stats: Counters::default(),
+            counters: Counters::default(),
         }
     }
 
@@ -268,7 +143,7 @@ impl<P: Publish> Commit<P> {
         let bytes = bytes_of(entry);
         if caller == Caller::Thread {
             let mut queue = self.admit(bytes, patience)?;
-            return Ok(may().then(|| self.push(&mut queue, entry, op, promised)));
+            return Ok(may().then(|| queue.push(entry, op, promised)));
         }
         let mut op = Some(op);
         let admitted = self.tasks_drained.until(|| {
@@ -276,8 +151,8 @@ impl<P: Publish> Commit<P> {
             match self.check_open(&queue) {
                 Err(refused) => Some(Err(refused)),
                 Ok(()) if !may() => Some(Ok(None)),
-                Ok(()) if self.has_place(&queue, bytes) => {
-                    let pushed = op.take().map(|op| self.push(&mut queue, entry, op, promised));
+                Ok(()) if queue.has_place(bytes) => {
+                    let pushed = op.take().map(|op| queue.push(entry, op, promised));
                     if caller == Caller::Task {
                         self.call_leader(&queue);
                     }
@@ -304,7 +179,7 @@ impl<P: Publish> Commit<P> {
     ) -> Result<Ticket, CommitError> {
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
-        let ticket = self.push(&mut queue, entry, op, promised);
+        let ticket = queue.push(entry, op, promised);
         self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
@@ -324,31 +199,10 @@ impl<P: Publish> Commit<P> {
         }
         let mut ticket = None;
         for (entry, op, promised) in entries {
-            ticket = Some(self.push(&mut queue, entry, op, promised));
+            ticket = Some(queue.push(entry, op, promised));
         }
         self.call_leader_for(caller, &queue);
         Ok(ticket)
-    }
-
-    fn push(&self, queue: &mut Queue<P::Op>, entry: &[u8], op: P::Op, promised: u64) -> Ticket {
-        let bytes = bytes_of(entry);
-        queue.bytes += bytes;
-        queue.entries += 1;
-        let mut group = match queue.groups.pop_back() {
-            Some(last) if last.bytes + bytes <= self.limits.group_bytes => last,
-            full => {
-                queue.groups.extend(full);
-                let (frame, ops) = queue.spare.pop().unwrap_or_default();
-                Group { frame, bytes: 0, ops, promised: 0, fate: Arc::default() }
-            }
-        };
-        group.frame.push(entry);
-        group.bytes += bytes;
-        group.ops.push(op);
-        group.promised += promised;
-        let ticket = Ticket(Arc::clone(&group.fate));
-        queue.groups.push_back(group);
-        ticket
     }
 
     fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
@@ -359,17 +213,10 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may be is let in alone.
-    fn has_place(&self, queue: &Queue<P::Op>, bytes: usize) -> bool {
-        let fits =
-            queue.bytes + bytes <= self.limits.queue_bytes && queue.entries < self.limits.queue_entries;
-        fits || queue.groups.is_empty()
-    }
-
     /// Sees to it that somebody leads for entries that are queued already, where whoever queued them does not.
     fn call_leader_for(&self, caller: Caller, queue: &Queue<P::Op>) {
         // More than one group is more than anybody should leave for later.
-        if caller == Caller::Task || queue.groups.len() > 1 {
+        if caller == Caller::Task || queue.is_backed_up() {
             self.call_leader(queue);
         }
     }
@@ -387,9 +234,17 @@ impl<P: Publish> Commit<P> {
         self.nudge_leader();
     }
 
-    pub(crate) fn nudge_leader(&self) {
-        if let Some(leader) = &self.leader {
+    fn nudge_leader(&self) {
+        if let Some(leader) = &self.threads.leader {
             leader.nudge();
+        }
+    }
+
+    /// Has the engine's threads look up.
+    pub(crate) fn nudge_threads(&self) {
+        self.nudge_leader();
+        if let Some(press) = &self.threads.press {
+            press.nudge();
         }
     }
 
@@ -429,8 +284,7 @@ impl<P: Publish> Commit<P> {
             if let Some(failure) = self.failure.get() {
                 return Err(CommitError::Failed(failure.clone()));
             }
-            let last = queue.groups.back().map(|group| &group.fate).or(queue.writing.as_ref());
-            let Some(fate) = last else { return Ok(()) };
+            let Some(fate) = queue.newest_not_durable() else { return Ok(()) };
             if caller == Caller::Task {
                 self.call_leader(&queue);
             }
@@ -450,7 +304,7 @@ impl<P: Publish> Commit<P> {
         let mut queue = self.queue.lock();
         loop {
             self.check_open(&queue)?;
-            if self.has_place(&queue, bytes) {
+            if queue.has_place(bytes) {
                 return Ok(queue);
             }
             if let Some(writer) = queue.writer.take() {
@@ -480,10 +334,13 @@ impl<P: Publish> Commit<P> {
         if caller == Caller::Thread {
             return self.wait(ticket);
         }
-        let fate = &ticket.0;
-        match fate.tasks.until(|| fate.is_settled().then(|| fate.state.load(Ordering::Acquire))).await {
-            DURABLE => Ok(()),
-            _ => Err(self.failed()),
+        self.told(ticket.0.ended().await)
+    }
+
+    fn told(&self, end: End) -> Result<(), CommitError> {
+        match end {
+            End::Durable => Ok(()),
+            End::Failed => Err(self.failed()),
         }
     }
 
@@ -496,19 +353,15 @@ impl<P: Publish> Commit<P> {
         let fate = &ticket.0;
         let mut registered = false;
         loop {
-            match fate.state.load(Ordering::Acquire) {
-                DURABLE => {
-                    fate.wake_some();
-                    return Ok(());
-                }
-                FAILED => {
-                    fate.wake_some();
-                    return Err(self.failed());
-                }
-                _ => {}
+            if let Some(end) = fate.end() {
+                fate.wake_some();
+                return self.told(end);
             }
             let mut queue = self.queue.lock();
-            if let Some(writer) = queue.writer.take() {
+            // Where nothing waits, the group is written, and somebody publishes it.
+            if !queue.is_empty()
+                && let Some(writer) = queue.writer.take()
+            {
                 drop(self.lead(queue, writer, Turn::After(fate)));
                 continue;
             }
@@ -538,21 +391,26 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Refuses new entries, and returns when everything queued before is settled and nobody leads.
+    /// Refuses new entries, and returns when everything queued before is published and nobody leads.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
         queue.closed = true;
         loop {
-            if self.failure.get().is_some() {
+            // The files are let go after this, so nobody may be writing.
+            if self.failure.get().is_some() && !queue.is_writing {
                 break;
             }
             match queue.writer.take() {
-                Some(writer) if queue.groups.is_empty() => {
+                Some(writer) if queue.is_settled() => {
                     queue.writer = Some(writer);
                     break;
                 }
-                Some(writer) => queue = self.lead(queue, writer, Turn::Short),
-                None => self.wait_for_drained(&mut queue, Deadline::NEVER),
+                // Also where nothing is left to be written: it publishes what no other thread does.
+                Some(writer) if !queue.is_publishing => queue = self.lead(queue, writer, Turn::Short),
+                writer => {
+                    queue.writer = writer;
+                    self.wait_for_drained(&mut queue, Deadline::NEVER);
+                }
             }
         }
         drop(queue);
@@ -566,35 +424,49 @@ impl<P: Publish> Commit<P> {
         mut writer: LogWriter,
         turn: Turn<'_>,
     ) -> MutexGuard<'a, Queue<P::Op>> {
-        let mut led = 0;
-        while let Some(group) = queue.groups.pop_front() {
-            if turn.is_over(led) && self.hand_over(&group.fate) {
-                queue.groups.push_front(group);
+        let (mut led, mut is_over) = (0, false);
+        while let Some(next) = queue.next() {
+            is_over = turn.is_over(led) && self.hand_over(next);
+            if is_over {
                 break;
             }
-            queue.bytes -= group.bytes;
-            queue.entries -= group.ops.len();
-            queue.writing = Some(Arc::clone(&group.fate));
+            let Some(group) = queue.take_next() else { break };
+            queue.is_writing = true;
             drop(queue);
             self.notify_drained();
-            let written = self.write(&mut writer, group);
+            let (written, frame) = self.write(&mut writer, group);
+            let has_failed = written.outcome.is_err();
             queue = self.queue.lock();
-            match written {
-                Some(spare) if queue.spare.len() < 4 => queue.spare.push(spare),
-                Some(_) => {}
+            queue.is_writing = false;
+            queue.written.push_back(written);
+            queue.keep_frame(frame);
+            if has_failed {
                 // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
-                None => {
-                    drop(queue);
-                    self.fail_queued();
-                    return self.queue.lock();
-                }
+                return self.publish(queue);
             }
             led += 1;
+            if !self.leaves_publishing(&queue) {
+                queue = self.publish(queue);
+            }
         }
         queue.writer = Some(writer);
-        queue.writing = None;
-        self.notify_drained();
-        queue
+        // No tasks: what they wait for is told without the queue's lock, for wakers are foreign code.
+        self.drained.notify_all();
+        if is_over && self.calls_publisher(&queue) { queue } else { self.publish(queue) }
+    }
+
+    /// Whether somebody else publishes what is written, while whoever leads writes on.
+    fn leaves_publishing(&self, queue: &Queue<P::Op>) -> bool {
+        queue.is_publishing
+            || !queue.is_empty()
+                && queue.written_entries() > queue.limits.published_by_leader
+                && self.calls_publisher(queue)
+    }
+
+    /// Whether the thread that publishes was called. While the engine is being closed it may be gone.
+    fn calls_publisher(&self, queue: &Queue<P::Op>) -> bool {
+        let press = self.threads.press.as_ref().filter(|_| !queue.closed);
+        press.inspect(|press| press.nudge()).is_some()
     }
 
     /// Whether somebody else was woken to lead: a thread that waits for the next group, or the engine's own.
@@ -603,88 +475,129 @@ impl<P: Publish> Commit<P> {
             return true;
         }
         self.call();
-        self.leader.is_some()
+        self.threads.leader.is_some()
     }
 
-    /// Makes one group durable and publishes it; gives its buffers back. `None` after a failure.
-    fn write(&self, writer: &mut LogWriter, mut group: Group<P::Op>) -> Option<(FrameBuf, Vec<P::Op>)> {
+    /// Makes one group durable.
+    fn write(&self, writer: &mut LogWriter, group: Group<P::Op>) -> (Written<P::Op>, FrameBuf) {
+        let Group { mut frame, bytes, ops, promised, fate } = group;
         // A panic in here must not leave others waiting for ever.
-        let unwinding = FailOnUnwind { commit: self, fate: &group.fate };
+        let unwinding = FailOnUnwind { commit: self, fate: &fate, at: Stage::Writing };
         let watch = Stopwatch::start();
-        let written = writer.append(&mut group.frame, self.clock.now());
-        let result = match written {
+        let outcome = match writer.append(&mut frame, self.clock.now()) {
             Ok(seq) => {
-                self.stats.note(&group.frame, group.bytes, watch.elapsed());
-                self.room.withdraw(group.promised);
-                self.publisher.publish(seq, &mut group.ops);
-                group.fate.settle(DURABLE);
-                group.frame.clear();
-                Some((std::mem::take(&mut group.frame), std::mem::take(&mut group.ops)))
+                self.counters.note(ops.len(), bytes, watch.elapsed());
+                self.room.withdraw(promised);
+                Ok((seq, ops))
+            }
+            Err(failure) => Err(Failure::Io(failure)),
+        };
+        frame.clear();
+        std::mem::forget(unwinding);
+        (Written { fate, outcome }, frame)
+    }
+
+    /// Publishes what is written, in its order, unless somebody else does, who then goes on with it.
+    fn publish<'a>(&'a self, mut queue: MutexGuard<'a, Queue<P::Op>>) -> MutexGuard<'a, Queue<P::Op>> {
+        if queue.is_publishing {
+            return queue;
+        }
+        let mut published = false;
+        while let Some(written) = queue.written.pop_front() {
+            queue.is_publishing = true;
+            drop(queue);
+            let ops = self.publish_one(written);
+            queue = self.queue.lock();
+            queue.is_publishing = false;
+            queue.keep_ops(ops);
+            published = true;
+        }
+        if published {
+            self.drained.notify_all();
+        }
+        queue
+    }
+
+    /// Publishes what is written. For the engine's own thread, when it is called.
+    pub(crate) fn publish_what_is_written(&self) {
+        drop(self.publish(self.queue.lock()));
+    }
+
+    /// Publishes one group; gives an empty vector back, to be used again.
+    fn publish_one(&self, written: Written<P::Op>) -> Vec<P::Op> {
+        let Written { fate, outcome } = written;
+        let unwinding = FailOnUnwind { commit: self, fate: &fate, at: Stage::Publishing };
+        let ops = match outcome {
+            Ok((seq, mut ops)) if self.failure.get().is_none() => {
+                self.publisher.publish(seq, &mut ops);
+                fate.settle(End::Durable);
+                ops
+            }
+            // Publishing panicked before, and what this one follows is not in the index.
+            Ok(_) => {
+                fate.settle(End::Failed);
+                Vec::new()
             }
             Err(failure) => {
-                self.fail(&Failure::Io(failure));
-                group.fate.settle(FAILED);
-                None
+                self.fail(&failure);
+                fate.settle(End::Failed);
+                self.fail_queued();
+                Vec::new()
             }
         };
         std::mem::forget(unwinding);
-        result
+        ops
     }
 
-    /// Stops all commits for good. Only who leads comes here, and nobody leads after that.
+    /// Stops all commits for good. Only who publishes comes here.
     fn fail(&self, failure: &Failure) {
-        drop(self.failure.set(failure.clone()));
-        self.publisher.failed(failure);
-        self.room.wake();
+        if self.failure.set(failure.clone()).is_ok() {
+            self.publisher.failed(failure);
+            self.room.wake();
+        }
     }
 
     /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are woken by foreign code, which may call
     /// in here again.
     fn fail_queued(&self) {
-        let groups = self.queue.lock().take_all();
-        for group in groups {
-            group.fate.settle(FAILED);
-        }
+        let (written, groups) = self.queue.lock().take_all();
+        let written = written.iter().map(|written| &written.fate);
+        written.chain(groups.iter().map(|group| &group.fate)).for_each(|fate| fate.settle(End::Failed));
         self.notify_drained();
     }
 
     pub(crate) fn stats(&self) -> CommitStats {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CommitStats {
-            commits: load(&self.stats.commits),
-            entries: load(&self.stats.entries),
-            bytes: load(&self.stats.bytes),
-            group_max: load(&self.stats.group_max),
-            time_total: Duration::from_micros(load(&self.stats.micros_total)),
-            time_max: Duration::from_micros(load(&self.stats.micros_max)),
-        }
+        self.counters.stats()
     }
 }
 
-impl Counters {
-    fn note(&self, frame: &FrameBuf, bytes: usize, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let entries = u64::from(frame.entries());
-        self.commits.fetch_add(1, Ordering::Relaxed);
-        self.entries.fetch_add(entries, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.group_max.fetch_max(entries, Ordering::Relaxed);
-        self.micros_total.fetch_add(micros, Ordering::Relaxed);
-        self.micros_max.fetch_max(micros, Ordering::Relaxed);
-    }
-}
-
-/// Turns a panic of a leader into a failed commit. Forgotten where nothing went wrong.
+/// Turns a panic of who writes or publishes into a failed commit. Forgotten where nothing went wrong.
 struct FailOnUnwind<'a, P: Publish> {
     commit: &'a Commit<P>,
     fate: &'a Arc<Fate>,
+    at: Stage,
+}
+
+enum Stage {
+    Writing,
+    Publishing,
 }
 
 impl<P: Publish> Drop for FailOnUnwind<'_, P> {
     fn drop(&mut self) {
-        self.commit.fail(&Failure::Panicked);
-        self.fate.settle(FAILED);
-        self.commit.fail_queued();
+        let failed = Written { fate: Arc::clone(self.fate), outcome: Err(Failure::Panicked) };
+        let mut queue = self.commit.queue.lock();
+        match self.at {
+            Stage::Writing => {
+                queue.is_writing = false;
+                queue.written.push_back(failed);
+            }
+            Stage::Publishing => {
+                queue.is_publishing = false;
+                queue.written.push_front(failed);
+            }
+        }
+        drop(self.commit.publish(queue));
     }
 }
 
@@ -703,3 +616,7 @@ impl<P: Publish> Commit<P> {
         self.queue.lock().closed
     }
 }
+
+#[cfg(test)]
+#[cfg(all(feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
+mod tests;

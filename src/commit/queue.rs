@@ -1,0 +1,181 @@
+//! What waits to be written, and what is written and waits to be published.
+
+use std::collections::VecDeque;
+
+use super::fate::{End, Fate, Ticket};
+use crate::error::Failure;
+use crate::sync::Arc;
+use crate::wal::{LogWriter, frame::FrameBuf};
+
+/// Limits of the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of entries in one group.
+    pub(crate) group_bytes: usize,
+    /// Bytes of entries in all groups that wait.
+    pub(crate) queue_bytes: usize,
+    /// Entries in all groups that wait.
+    pub(crate) queue_entries: usize,
+    /// Entries that a leader publishes itself though the next group waits: handing over would take longer.
+    pub(crate) published_by_leader: usize,
+}
+
+/// Buffers of groups that are kept to be used again.
+const SPARES: usize = 4;
+
+/// Entries that are written, and synced, together.
+pub(super) struct Group<T> {
+    pub(super) frame: FrameBuf,
+    pub(super) bytes: usize,
+    pub(super) ops: Vec<T>,
+    /// Room that was promised to its entries.
+    pub(super) promised: u64,
+    pub(super) fate: Arc<Fate>,
+}
+
+/// A group that was written, or not.
+pub(super) struct Written<T> {
+    pub(super) fate: Arc<Fate>,
+    /// The sequence of its frame, and what is to be published.
+    pub(super) outcome: Result<(u64, Vec<T>), Failure>,
+}
+
+pub(super) struct Queue<T> {
+    pub(super) limits: Limits,
+    /// Groups that take no more entries.
+    full: VecDeque<Group<T>>,
+    filling: Option<Group<T>>,
+    /// Bytes of all that waits.
+    bytes: usize,
+    entries: usize,
+    /// The newest group, whatever has become of it.
+    newest: Option<Arc<Fate>>,
+    /// `None` where somebody leads, or a commit failed.
+    pub(super) writer: Option<LogWriter>,
+    /// A group is being written.
+    pub(super) is_writing: bool,
+    /// In the order in which they were written. They are published in that order, by one thread at a time.
+    pub(super) written: VecDeque<Written<T>>,
+    /// Somebody is publishing, and goes on while there is something.
+    pub(super) is_publishing: bool,
+    pub(super) closed: bool,
+    /// Buffers of groups that are done, to be used again.
+    frames: Vec<FrameBuf>,
+    ops: Vec<Vec<T>>,
+}
+
+/// Bytes of an entry as the frame counts them: it has its length in front.
+pub(super) fn bytes_of(entry: &[u8]) -> usize {
+    entry.len() + size_of::<u32>()
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(limits: Limits, writer: LogWriter) -> Self {
+        Self {
+            limits,
+            full: VecDeque::new(),
+            filling: None,
+            bytes: 0,
+            entries: 0,
+            newest: None,
+            writer: Some(writer),
+            is_writing: false,
+            written: VecDeque::new(),
+            is_publishing: false,
+            closed: false,
+            frames: Vec::new(),
+            ops: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, entry: &[u8], op: T, promised: u64) -> Ticket {
+        let bytes = bytes_of(entry);
+        self.bytes += bytes;
+        self.entries += 1;
+        let group_bytes = self.limits.group_bytes;
+        let Self { full, filling, frames, ops, newest, .. } = self;
+        full.extend(filling.take_if(|group| group.bytes + bytes > group_bytes));
+        let group = filling.get_or_insert_with(|| {
+            let (frame, ops) = (frames.pop().unwrap_or_default(), ops.pop().unwrap_or_default());
+            let fate = Arc::default();
+            *newest = Some(Arc::clone(&fate));
+            Group { frame, bytes: 0, ops, promised: 0, fate }
+        });
+        group.frame.push(entry);
+        group.bytes += bytes;
+        group.ops.push(op);
+        group.promised += promised;
+        Ticket(Arc::clone(&group.fate))
+    }
+
+    /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may be is let in alone.
+    pub(super) fn has_place(&self, bytes: usize) -> bool {
+        let limits = &self.limits;
+        let fits = self.bytes + bytes <= limits.queue_bytes && self.entries < limits.queue_entries;
+        fits || self.is_empty()
+    }
+
+    /// Whether nothing waits to be written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.filling.is_none()
+    }
+
+    /// Whether more than one group waits.
+    pub(super) fn is_backed_up(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// The group that is to be written next.
+    pub(super) fn next(&self) -> Option<&Arc<Fate>> {
+        self.full.front().or(self.filling.as_ref()).map(|group| &group.fate)
+    }
+
+    /// Takes the group that is to be written next.
+    pub(super) fn take_next(&mut self) -> Option<Group<T>> {
+        let group = self.full.pop_front().or_else(|| self.filling.take())?;
+        self.bytes -= group.bytes;
+        self.entries -= group.ops.len();
+        Some(group)
+    }
+
+    /// The fate of the newest group, unless it is durable: then all before it are, too.
+    pub(super) fn newest_not_durable(&self) -> Option<&Arc<Fate>> {
+        self.newest.as_ref().filter(|fate| fate.end() != Some(End::Durable))
+    }
+
+    /// Entries that wait to be published.
+    pub(super) fn written_entries(&self) -> usize {
+        let entries = |written: &Written<T>| written.outcome.as_ref().map_or(0, |(_, ops)| ops.len());
+        self.written.iter().map(entries).sum()
+    }
+
+    /// Whether everything that was queued is written, and what was written published.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_empty() && self.written.is_empty() && !self.is_publishing
+    }
+
+    /// Takes away all that waits, after a failure.
+    pub(super) fn take_all(&mut self) -> (VecDeque<Written<T>>, Vec<Group<T>>) {
+        let written = std::mem::take(&mut self.written);
+        (written, std::iter::from_fn(|| self.take_next()).collect())
+    }
+
+    /// Keeps an empty frame, to be used again.
+    pub(super) fn keep_frame(&mut self, frame: FrameBuf) {
+        if self.frames.len() < SPARES {
+            self.frames.push(frame);
+        }
+    }
+
+    /// Keeps an empty vector, to be used again.
+    pub(super) fn keep_ops(&mut self, ops: Vec<T>) {
+        if self.ops.len() < SPARES {
+            self.ops.push(ops);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn spares(&self) -> (usize, usize) {
+        (self.frames.len(), self.ops.len())
+    }
+}

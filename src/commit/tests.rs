@@ -1,0 +1,330 @@
+//! What of a commit can be seen from inside alone: who leads, for how long, who is called for it, and in which order groups are published.
+
+use std::panic::catch_unwind;
+use std::path::Path;
+use std::sync::Mutex as StdMutex;
+
+use super::*;
+use crate::clock::TimeSource;
+use crate::codec::Sealer;
+use crate::disk::sim::{Fault, SimDisk};
+use crate::key::Secret;
+use crate::nudge::Nudges;
+use crate::wal::{Geometry, Identity, Log};
+
+const ENTRY: &[u8] = &[7; 60];
+/// Bytes that an entry counts for.
+const COUNTED: usize = 64;
+const ROOM: u64 = 512;
+
+/// Notes what was published, and what failed.
+#[derive(Debug, Default)]
+struct Seen {
+    published: StdMutex<Vec<(u64, Vec<u32>)>>,
+    failures: StdMutex<Vec<Failure>>,
+    panics_at: Option<u32>,
+}
+
+impl Publish for Seen {
+    type Op = u32;
+
+    fn publish(&self, seq: u64, ops: &mut Vec<u32>) {
+        assert!(self.panics_at.is_none_or(|at| !ops.contains(&at)), "as it was told to");
+        self.published.lock().unwrap().push((seq, std::mem::take(ops)));
+    }
+
+    fn failed(&self, failure: &Failure) {
+        self.failures.lock().unwrap().push(failure.clone());
+    }
+}
+
+struct Bench {
+    commit: Arc<Commit<Seen>>,
+    disk: SimDisk,
+    leader: Nudges,
+    publisher: Nudges,
+}
+
+impl Bench {
+    /// Groups of so many entries; with threads to call, or without.
+    fn new(group: usize, seen: Seen, has_threads: bool) -> Self {
+        let disk = SimDisk::new();
+        let sealer = Sealer::new(&Secret([0; 32]));
+        let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
+        let log = Arc::new(Log::create(&disk, Path::new("x"), &id, 1 << 20).unwrap());
+        let segments = log.segments().unwrap();
+        let room = Arc::new(Room::new(Geometry { segment: 1 << 20, frame_max: 1 << 16 }, segments));
+        assert!(room.try_promise(1_000 * ROOM));
+        let writer = LogWriter::new(log, Arc::clone(&room), sealer, 1, true, 0);
+        let limits = Limits {
+            group_bytes: group * COUNTED,
+            queue_bytes: 100 * COUNTED,
+            queue_entries: 50,
+            published_by_leader: 2,
+        };
+        let ((leads, leader), (prints, publisher)) = (Nudge::pair(), Nudge::pair());
+        let timers = Arc::new(Timers::new(Nudge::pair().0));
+        let clock = Arc::new(EngineClock::new(TimeSource::System));
+        let [leader_call, press] = [leads, prints].map(|nudge| has_threads.then_some(nudge));
+        let threads = Threads { leader: leader_call, press };
+        let commit = Commit::new(Arc::new(seen), room, clock, timers, limits, writer, threads);
+        Self { commit: Arc::new(commit), disk, leader, publisher }
+    }
+
+    fn append(&self, caller: Caller, op: u32) -> Ticket {
+        self.commit.append_promised(caller, ENTRY, op, ROOM).unwrap()
+    }
+
+    fn append_all(&self, ops: std::ops::Range<u32>) -> Vec<Ticket> {
+        // One after the other, so that nobody is called before the last.
+        ops.map(|op| Ticket(self.commit.queue.lock().push(ENTRY, op, ROOM).0)).collect()
+    }
+
+    fn published(&self) -> Vec<(u64, Vec<u32>)> {
+        self.commit.publisher.published.lock().unwrap().clone()
+    }
+
+    fn groups(&self) -> usize {
+        self.published().len()
+    }
+}
+
+#[test]
+fn a_turn_is_over_once_it_was_long_enough_and_its_own_group_is_settled() {
+    let fate = Fate::default();
+    assert!(!Turn::After(&fate).is_over(LED_MAX));
+    fate.settle(End::Durable);
+    for (turn, is_over) in [(Turn::After(&fate), true), (Turn::Short, true), (Turn::Endless, false)] {
+        assert_eq!(turn.is_over(LED_MAX), is_over);
+        assert_eq!(turn.is_over(LED_MAX + 1), is_over);
+        assert!(!turn.is_over(LED_MAX - 1));
+    }
+}
+
+#[test]
+fn a_turn_ends_where_somebody_can_take_over_and_nowhere_else() {
+    let led = LED_MAX as usize;
+    let bench = Bench::new(1, Seen::default(), true);
+    bench.append_all(0..20);
+    bench.commit.lead_a_turn();
+    assert_eq!(bench.groups(), led);
+    assert!(bench.leader.take(), "nobody was called to take over");
+    bench.commit.drain();
+    assert_eq!(bench.groups(), 20);
+    let alone = Bench::new(1, Seen::default(), false);
+    alone.append_all(0..20);
+    alone.commit.lead_a_turn();
+    assert_eq!(alone.groups(), 20, "there is nobody who could go on");
+}
+
+#[test]
+fn a_thread_that_waits_for_the_next_group_is_woken_to_lead() {
+    let fate = Fate::default();
+    assert!(!fate.wake_a_leader());
+    assert!(fate.register());
+    assert!(fate.wake_a_leader());
+    // Woken, this returns at once.
+    park();
+    fate.settle(End::Failed);
+    assert!(!fate.register(), "there is nothing left to wait for");
+    assert_eq!(fate.end(), Some(End::Failed));
+}
+
+#[test]
+fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
+    let bench = Bench::new(2, Seen::default(), true);
+    let called = || {
+        let called = bench.leader.take();
+        assert_eq!(bench.commit.is_called.swap(false, Ordering::AcqRel), called);
+        called
+    };
+    for (caller, is_called) in [
+        (Caller::Thread, false),
+        (Caller::Member, false),
+        // The third entry starts a second group.
+        (Caller::Thread, true),
+        (Caller::Task, true),
+    ] {
+        drop(bench.append(caller, 0));
+        assert_eq!(called(), is_called, "{caller:?}");
+    }
+    let entry = |caller| {
+        let patience = Duration::from_secs(3_600);
+        drop(crate::caller::block(bench.commit.append(caller, ENTRY, 9, ROOM, patience, || true)).unwrap());
+        called()
+    };
+    assert!(!entry(Caller::Member) && entry(Caller::Task));
+    // Who leads does not have to be called.
+    let writer = bench.commit.queue.lock().writer.take();
+    assert!(!entry(Caller::Task));
+    bench.commit.queue.lock().writer = writer;
+    bench.commit.drain();
+    let last = bench.append(Caller::Thread, 1);
+    crate::caller::park_on(async {
+        // A task that flushes calls for what nobody else would write.
+        let mut flush = std::pin::pin!(bench.commit.flush(Caller::Task));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(flush.as_mut().poll(&mut context).is_pending());
+    });
+    assert!(called());
+    assert_eq!(last.0.end(), None);
+}
+
+#[test]
+fn what_was_acknowledged_early_is_led_for_at_the_earliest_deadline() {
+    let bench = Bench::new(8, Seen::default(), true);
+    let _ticket = bench.append(Caller::Thread, 1);
+    let hour = Duration::from_secs(3_600);
+    bench.commit.flush_within(2 * hour);
+    assert!(bench.leader.take());
+    bench.commit.flush_within(3 * hour);
+    assert!(!bench.leader.take(), "a later deadline changes nothing");
+    bench.commit.flush_within(hour);
+    assert!(bench.leader.take());
+    let next = bench.commit.lead_if_called();
+    assert!(next.is_before(Deadline::after(hour)) && bench.groups() == 0);
+    bench.commit.flush_within(Duration::ZERO);
+    assert!(bench.commit.lead_if_called().instant().is_none());
+    assert_eq!(bench.published(), [(1, vec![1])]);
+}
+
+#[test]
+fn a_leader_leaves_what_is_not_small_to_the_thread_that_publishes_if_more_is_to_be_written() {
+    let bench = Bench::new(3, Seen::default(), true);
+    let tickets = bench.append_all(0..7);
+    bench.commit.drain();
+    // The last group is small, and nothing followed it: the leader published all that was left.
+    assert_eq!(bench.published(), [(1, vec![0, 1, 2]), (2, vec![3, 4, 5]), (3, vec![6])]);
+    assert!(bench.publisher.take());
+    assert!(tickets.iter().all(|ticket| ticket.0.end() == Some(End::Durable)));
+
+    let bench = Bench::new(2, Seen::default(), true);
+    bench.append_all(0..4);
+    bench.commit.drain();
+    assert!(!bench.publisher.take(), "two entries are published faster than a thread is called");
+    let bench = Bench::new(3, Seen::default(), false);
+    bench.append_all(0..6);
+    bench.commit.drain();
+    assert_eq!(bench.groups(), 2, "nobody else is there to publish");
+}
+
+/// Publishing what is left is done by whoever comes: here by who closes.
+#[test]
+fn a_commit_closes_when_everything_is_published() {
+    let bench = Bench::new(3, Seen::default(), true);
+    let ticket = bench.append(Caller::Thread, 0);
+    let mut queue = bench.commit.queue.lock();
+    let mut writer = queue.writer.take().unwrap();
+    let group = queue.take_next().unwrap();
+    drop(queue);
+    let (written, _) = bench.commit.write(&mut writer, group);
+    let mut queue = bench.commit.queue.lock();
+    queue.written.push_back(written);
+    queue.writer = Some(writer);
+    drop(queue);
+    assert_eq!(ticket.0.end(), None);
+    bench.commit.close();
+    assert_eq!((bench.groups(), ticket.0.end()), (1, Some(End::Durable)));
+    assert!(matches!(bench.commit.append_promised(Caller::Thread, ENTRY, 1, ROOM), Err(CommitError::Closed)));
+}
+
+#[test]
+fn what_was_durable_before_a_failure_is_published_and_what_comes_after_fails() {
+    let bench = Bench::new(3, Seen::default(), true);
+    let tickets = bench.append_all(0..8);
+    // The second write of the three; making the file took some operations before.
+    let operations = bench.disk.operations();
+    bench.disk.fault_at(operations + 2, Fault::Error);
+    bench.commit.drain();
+    assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
+    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.0.end()).collect();
+    assert!(ends[..3].iter().all(|end| *end == Some(End::Durable)), "{ends:?}");
+    assert!(ends[3..].iter().all(|end| *end == Some(End::Failed)), "{ends:?}");
+    assert_eq!(bench.commit.publisher.failures.lock().unwrap().len(), 1);
+    assert!(bench.commit.failure().is_some() && bench.commit.queue.lock().writer.is_none());
+    assert!(matches!(
+        bench.commit.append_promised(Caller::Thread, ENTRY, 1, ROOM),
+        Err(CommitError::Failed(_))
+    ));
+    // Nobody waits for what will not come.
+    bench.commit.close();
+}
+
+#[test]
+fn a_panic_while_publishing_fails_that_group_and_all_after_it() {
+    let bench = Bench::new(3, Seen { panics_at: Some(4), ..Seen::default() }, false);
+    let tickets = bench.append_all(0..9);
+    let commit = Arc::clone(&bench.commit);
+    let panicked = catch_unwind(std::panic::AssertUnwindSafe(|| commit.drain()));
+    assert!(panicked.is_err());
+    assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
+    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.0.end()).collect();
+    assert!(ends[..3].iter().all(|end| *end == Some(End::Durable)), "{ends:?}");
+    assert!(ends[3..].iter().all(|end| *end == Some(End::Failed)), "{ends:?}");
+    assert!(matches!(bench.commit.failure(), Some(Failure::Panicked)));
+    // A leader that was writing meanwhile finds its group failed, durable as it may be.
+    let mut queue = bench.commit.queue.lock();
+    assert!(!queue.is_publishing);
+    let ticket = queue.push(ENTRY, 9, ROOM);
+    let group = queue.take_next().unwrap();
+    queue.written.push_back(Written { fate: Arc::clone(&group.fate), outcome: Ok((4, group.ops)) });
+    drop(queue);
+    bench.commit.publish_what_is_written();
+    assert_eq!((bench.groups(), ticket.0.end()), (1, Some(End::Failed)));
+}
+
+#[test]
+fn a_panic_while_writing_fails_that_group_and_not_those_before_it() {
+    let bench = Bench::new(3, Seen::default(), false);
+    let tickets = bench.append_all(0..6);
+    let operations = bench.disk.operations();
+    bench.disk.fault_at(operations + 2, Fault::Panic);
+    let commit = Arc::clone(&bench.commit);
+    assert!(catch_unwind(std::panic::AssertUnwindSafe(|| commit.drain())).is_err());
+    assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
+    assert_eq!(tickets.last().and_then(|ticket| ticket.0.end()), Some(End::Failed));
+    assert!(matches!(bench.commit.failure(), Some(Failure::Panicked)));
+    bench.commit.close();
+}
+
+#[test]
+fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_long() {
+    let limits = Limits { group_bytes: 128, queue_bytes: 256, queue_entries: 3, published_by_leader: 0 };
+    let bench = Bench::new(1, Seen::default(), false);
+    let writer = bench.commit.queue.lock().writer.take().unwrap();
+    let mut queue = Queue::new(limits, writer);
+    assert_eq!(bytes_of(ENTRY), COUNTED);
+    assert!(queue.has_place(10_000) && queue.is_empty());
+    let fates: Vec<_> = (0..2).map(|op| queue.push(ENTRY, op, 0).0).collect();
+    assert!(Arc::ptr_eq(&fates[0], &fates[1]), "two of them fill a group");
+    assert!(queue.has_place(128) && !queue.has_place(129) && !queue.is_backed_up());
+    assert!(Arc::ptr_eq(queue.newest_not_durable().unwrap(), &fates[1]));
+    let third = queue.push(ENTRY, 2, 0).0;
+    assert!(!Arc::ptr_eq(&third, &fates[1]) && queue.is_backed_up());
+    assert!(!queue.has_place(1), "three entries are the limit");
+    let group = queue.take_next().unwrap();
+    assert_eq!((group.bytes, group.ops.as_slice()), (128, &[0, 1][..]));
+    assert!(queue.has_place(192) && !queue.has_place(193) && !queue.is_backed_up());
+    let last = queue.take_next().unwrap();
+    assert!(queue.is_empty() && queue.take_next().is_none() && queue.is_settled());
+    // Buffers are used again, a few of them.
+    (0..10).for_each(|op| {
+        drop(queue.push(ENTRY, op, 0));
+    });
+    let groups: Vec<_> = std::iter::from_fn(|| queue.take_next()).collect();
+    assert_eq!(groups.len(), 5);
+    for mut group in groups.into_iter().chain([group, last]) {
+        group.ops.clear();
+        queue.keep_frame(group.frame);
+        queue.keep_ops(group.ops);
+    }
+    assert_eq!(queue.spares(), (4, 4));
+    let newest = queue.push(ENTRY, 1, 0).0;
+    assert_eq!(queue.spares(), (3, 3));
+    // What failed is not durable: whoever flushes is to be told.
+    newest.settle(End::Failed);
+    assert!(queue.newest_not_durable().is_some());
+    newest.settle(End::Durable);
+    assert!(queue.newest_not_durable().is_none());
+    drop(third);
+}

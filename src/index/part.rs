@@ -1,0 +1,113 @@
+//! Some of the shards, for who fills them before anybody else is there: no locks are needed.
+
+use std::hint::black_box;
+
+use crossbeam::utils::CachePadded;
+
+use super::slot::SlotTime;
+use super::{Change, Locked, Shard, Slot};
+use crate::Timestamp;
+use crate::key::Digest;
+use crate::record::Place;
+
+#[derive(Debug)]
+pub(crate) struct Part<'i> {
+    pub(super) shards: &'i mut [CachePadded<Locked>],
+    /// The number of the first of them.
+    pub(super) first: usize,
+    /// Gives a digest's shard.
+    pub(super) mask: usize,
+    pub(super) epoch: Timestamp,
+}
+
+impl Part<'_> {
+    /// Makes room for this part's share of so many keys.
+    pub(crate) fn reserve(&mut self, keys: usize) {
+        // Digests spread evenly; a little more than the share spares most shards a second growth.
+        let share = keys / (self.mask + 1);
+        for locked in &mut *self.shards {
+            locked.shard.get_mut().reserve(share + share / 16);
+        }
+    }
+
+    fn shard(&mut self, digest: Digest) -> Option<&mut Shard> {
+        let number = super::shard_of(digest, self.mask).checked_sub(self.first)?;
+        self.shards.get_mut(number).map(|locked| locked.shard.get_mut())
+    }
+
+    /// Notes where records lie: digest, until when each is remembered, place. Those of other parts are left to them. Blocks come in the
+    /// order in which they are due.
+    pub(crate) fn load(&mut self, records: impl Iterator<Item = (Digest, Timestamp, Place)> + Clone) {
+        // All cells are read before the first one is written, so that the processor waits for them together.
+        let mut read = 0;
+        for (digest, ..) in records.clone() {
+            read ^= self.shard(digest).map_or(0, |shard| shard.warm(digest));
+        }
+        black_box(read);
+        let epoch = self.epoch;
+        for (digest, until, place) in records {
+            let Some(shard) = self.shard(digest) else { continue };
+            shard.change(digest, |slot| match slot {
+                // The later block has the later word.
+                Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
+                Slot::Vacant
+                | Slot::InFlight(_)
+                | Slot::Ending(_)
+                | Slot::Interrupted(_)
+                | Slot::Cached(_)
+                | Slot::Stored { .. } => {
+                    (Change::Set(Slot::Stored { until: SlotTime::new(until, epoch), place }), ())
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Index;
+    use super::*;
+
+    const KEYS: usize = 4_000;
+
+    fn record(key: u64, block: u64) -> (Digest, Timestamp, Place) {
+        // Homes and shards are spread as those of digests are.
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let digest = Digest::from_u128(u128::from(hash) << 64 | u128::from(key));
+        (digest, Timestamp::from_millis(9_000), Place::new(block, 0))
+    }
+
+    #[test]
+    fn of_two_records_of_a_key_the_one_in_the_later_block_counts_whichever_is_read_first() {
+        for blocks in [[3, 7], [7, 3]] {
+            let mut index = Index::new(1, 0, Timestamp::default());
+            index
+                .parts(1)
+                .iter_mut()
+                .for_each(|part| part.load(blocks.iter().map(|block| record(1, *block))));
+            let slot = index.get(record(1, 0).0);
+            assert!(matches!(slot, Slot::Stored { place, .. } if place.block() == 7), "{slot:?}");
+        }
+    }
+
+    #[test]
+    fn every_record_is_loaded_by_one_part_however_many_there_are() {
+        for parts in [1, 2, 3, 8, 20] {
+            let mut index = Index::new(8, 0, Timestamp::default());
+            for mut part in index.parts(parts) {
+                part.reserve(KEYS);
+            }
+            let room = index.sizes().table_bytes;
+            assert!((32 * KEYS..2 * 32 * KEYS).contains(&room), "{room} bytes");
+            for mut part in index.parts(parts) {
+                part.load((0..KEYS as u64).map(|key| record(key, key)));
+            }
+            assert_eq!(index.sizes().keys, KEYS, "{parts} parts");
+            assert_eq!(index.sizes().table_bytes, room, "there was room for all");
+            for key in 0..KEYS as u64 {
+                let slot = index.get(record(key, 0).0);
+                assert!(matches!(slot, Slot::Stored { place, .. } if place.block() == key), "{slot:?}");
+            }
+        }
+    }
+}

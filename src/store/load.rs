@@ -1,0 +1,165 @@
+//! Loading: what an opening reads of the store.
+
+use std::collections::HashMap;
+use std::panic::resume_unwind;
+use std::thread;
+
+use redb::{ReadableDatabase, ReadableTable, TableHandle};
+
+use super::block;
+use super::trouble::{Trouble, guarded};
+use super::{BlockInfo, CLAIMS, FORGOTTEN, Forgotten, INDEX, SCOPES, Store, open_row, tables};
+use crate::Timestamp;
+use crate::codec::{self, BadBytes, IntentRow};
+use crate::error::{Damage, OpenError};
+use crate::key::Digest;
+use crate::policy::Policy;
+use crate::record::Place;
+use crate::sync::Ordering;
+
+/// What an opening is told of a stored record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored {
+    pub(crate) digest: Digest,
+    /// Until when it is remembered.
+    pub(crate) until: Timestamp,
+    pub(crate) place: Place,
+}
+
+impl Store {
+    /// Reads what an opening needs: every stored record, every claim row and every scope's policy.
+    ///
+    /// Each of `takers` is given all records, in a thread of its own, in the order in which their blocks are due; so many at a time as
+    /// there are in a block. Forgotten records are left out; those whose time is over are not.
+    pub(crate) fn load<T: FnMut(&[Stored]) + Send>(
+        &self,
+        takers: Vec<T>,
+        mut claim: impl FnMut(&IntentRow<'_>),
+        mut scope: impl FnMut(&[u8], Policy),
+    ) -> Result<(), OpenError> {
+        let meta = self.meta();
+        let database = self.access.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
+        let loaded = guarded(|| {
+            let transaction = database.begin_read()?;
+            let forgotten = self.load_forgotten(&transaction)?;
+            let blocks = self.load_records(&transaction, &forgotten, takers)?;
+            let claims = self.load_claims(&transaction, &mut claim)?;
+            self.load_scopes(&transaction, &mut scope)?;
+            let others = transaction.list_tables()?.any(|table| !table.name().starts_with(tables::RESERVED));
+            let others = others || transaction.list_multimap_tables()?.next().is_some();
+            self.is_shared.store(others, Ordering::Relaxed);
+            Ok((blocks, claims))
+        });
+        let (blocks, claims) = loaded.map_err(|trouble| trouble.into_open_error(&self.path))?;
+        if blocks != meta.blocks || claims != meta.claims {
+            let what = format!(
+                "{blocks} blocks and {claims} claims are there, {} and {} were written",
+                meta.blocks, meta.claims
+            );
+            return Err(Damage::new(&self.path, "tables `index` and `claims`", what).into());
+        }
+        Ok(())
+    }
+
+    fn load_forgotten(&self, transaction: &redb::ReadTransaction) -> Result<HashMap<Digest, u64>, Trouble> {
+        let mut limits = HashMap::new();
+        let mut rows = self.forgotten.lock();
+        for row in transaction.open_table(FORGOTTEN)?.iter()? {
+            let (digest, sealed) = row?;
+            let digest = Digest::from_u128(digest.value());
+            let row: (u64, u64) = open_row(&self.sealer, &FORGOTTEN, digest, sealed.value())?;
+            limits.insert(digest, row.0);
+            rows.insert(digest, Forgotten { limit: row.0, until: Timestamp::from_millis(row.1) });
+        }
+        Ok(limits)
+    }
+
+    /// Gives the number of blocks.
+    fn load_records<T: FnMut(&[Stored]) + Send>(
+        &self,
+        transaction: &redb::ReadTransaction,
+        forgotten: &HashMap<Digest, u64>,
+        takers: Vec<T>,
+    ) -> Result<u64, Trouble> {
+        let mut takers = takers.into_iter();
+        let Some(first) = takers.next() else { return Ok(0) };
+        thread::scope(|threads| {
+            let mut others = Vec::new();
+            for taker in takers {
+                let load = || guarded(|| self.load_index(transaction, forgotten, taker, |_, _| ()));
+                others
+                    .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
+            }
+            let mut directory = self.directory.write();
+            let loaded = self.load_index(transaction, forgotten, first, |number, block| {
+                directory.insert(number, block);
+            });
+            // One of them may fail to read what the others have read.
+            let others =
+                others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            others.fold(loaded, Result::and).map(|()| directory.len() as u64)
+        })
+    }
+
+    fn load_index(
+        &self,
+        transaction: &redb::ReadTransaction,
+        forgotten: &HashMap<Digest, u64>,
+        mut taker: impl FnMut(&[Stored]),
+        mut block: impl FnMut(u64, BlockInfo),
+    ) -> Result<(), Trouble> {
+        let mut records = Vec::new();
+        for row in transaction.open_table(INDEX)?.iter()? {
+            let (key, index) = row?;
+            let (due, number) = key.value();
+            let key = (Timestamp::from_millis(due), number);
+            records.clear();
+            let contents = block::read_index(key, index.value(), &self.sealer, |digest, until, place| {
+                if forgotten.get(&digest).is_none_or(|limit| place.block() >= *limit) {
+                    records.push(Stored { digest, until, place });
+                }
+            })
+            .map_err(|bad| Trouble::at(format!("table `index`, row ({due}, {number})"), bad))?;
+            taker(&records);
+            block(number, BlockInfo::new(key.0, contents));
+        }
+        Ok(())
+    }
+
+    fn load_claims(
+        &self,
+        transaction: &redb::ReadTransaction,
+        each: &mut impl FnMut(&IntentRow<'_>),
+    ) -> Result<u64, Trouble> {
+        let mut count = 0;
+        for row in transaction.open_table(CLAIMS)?.iter()? {
+            let (digest, sealed) = row?;
+            let digest = Digest::from_u128(digest.value());
+            let row: IntentRow<'_> = open_row(&self.sealer, &CLAIMS, digest, sealed.value())?;
+            codec::check_names(row.scope, row.key).map_err(|bad| Trouble::row(&CLAIMS, digest, bad))?;
+            each(&row);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn load_scopes(
+        &self,
+        transaction: &redb::ReadTransaction,
+        each: &mut impl FnMut(&[u8], Policy),
+    ) -> Result<(), Trouble> {
+        for row in transaction.open_table(SCOPES)?.iter()? {
+            let (name, sealed) = row?;
+            let policy = self.sealer.open(SCOPES.name(), &[], sealed.value()).and_then(|bytes| {
+                let row: codec::ScopeRow<'_> = codec::decode(bytes)?;
+                if row.name != name.value() {
+                    return Err(BadBytes("the row belongs to another scope".to_owned()));
+                }
+                Policy::from_row(&row.policy)
+            });
+            let place = || format!("table `{}`, row \"{}\"", SCOPES.name(), name.value().escape_ascii());
+            each(name.value(), policy.map_err(|bad| Trouble::at(place(), bad))?);
+        }
+        Ok(())
+    }
+}
