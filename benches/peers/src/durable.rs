@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use idemkv::{Begin, Engine, Fingerprint};
+use idemkv::{Begin, Engine};
 use serde_json::{Value, json};
 
 use crate::figures::Spread;
-use crate::keys::{as_str, key, mixed};
+use crate::fill::{REQUEST, body};
+use crate::keys::{as_str, key};
 use crate::options::Options;
 use crate::plot::Plot;
 use crate::store::{STORES, Session, Store};
@@ -31,7 +32,6 @@ const PAUSE: Duration = Duration::from_millis(150);
 const STACK: usize = 256 << 10;
 /// With more in flight only tasks are measured: so many threads measure the scheduler.
 const THREADS_MAX: usize = 2_000;
-const REQUEST: Fingerprint = Fingerprint::from_bytes([7; 32]);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn run(options: &Options) {
@@ -197,9 +197,8 @@ impl Run {
 
 /// A new key, and the body of its completion.
 fn next() -> ([u8; 36], &'static [u8]) {
-    static BODY: [u8; 200] = [b'x'; 200];
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    (key(number), &BODY[..80 + mixed(!number) as usize % 121])
+    (key(number), body(number))
 }
 
 fn lifecycle(session: &mut dyn Session) {

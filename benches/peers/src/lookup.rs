@@ -9,10 +9,11 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::{Begin, CommitMode, Durability, Engine, Fingerprint};
+use idemkv::{Begin, Engine};
 use serde_json::{Value, json};
 
 use crate::figures::Spread;
+use crate::fill::{REQUEST, fill, in_parallel, open_to_fill};
 use crate::keys::{as_str, key, mixed};
 use crate::map::{MAPS, Map};
 use crate::options::Options;
@@ -23,7 +24,6 @@ const THREADS: [usize; 2] = [1, 2];
 const ROUNDS: usize = 7;
 const SLICE: Duration = Duration::from_millis(400);
 const BODY: [u8; 80] = [b'x'; 80];
-const REQUEST: Fingerprint = Fingerprint::from_bytes([7; 32]);
 /// Keys in a batch.
 const BATCH: usize = 32;
 /// Lookups between two looks at whether the slice is over.
@@ -68,15 +68,8 @@ struct Row {
 impl Work {
     fn new(keys: usize, options: &Options) -> Self {
         let scratch = options.scratch();
-        let engine = Engine::options()
-            .cache_bytes(usize::MAX / 2)
-            .log_segment_bytes(64 << 20)
-            .log_bytes(1 << 30)
-            .durability(Durability::Completions)
-            .commit_mode(CommitMode::Buffered)
-            .open(scratch.path().join("lookup.idem"))
-            .expect("the engine opens");
-        in_parallel(keys, |number| complete(&engine, number));
+        let engine = open_to_fill(&scratch.path().join("lookup.idem"), usize::MAX / 2);
+        fill(&engine, 0..keys as u64, |_| &BODY);
         engine.checkpoint().expect("the log is moved");
         Self {
             engine,
@@ -92,7 +85,9 @@ impl Work {
         let mut rows: Vec<Row> = threads.iter().map(|threads| self.row_alone(*threads)).collect();
         for (name, make) in MAPS.iter().filter(|(name, _)| options.wants(name)) {
             let map = make(keys);
-            in_parallel(keys, |number| map.insert(as_str(&key(number)).to_owned(), Arc::from(BODY)));
+            in_parallel(0..keys as u64, CHUNK as u64, |numbers| {
+                numbers.for_each(|number| map.insert(as_str(&key(number)).to_owned(), Arc::from(BODY)));
+            });
             for row in &mut rows {
                 row.beside(self, name, map.as_ref());
             }
@@ -236,39 +231,12 @@ impl Row {
 
 /// Reads what was found.
 #[inline]
-fn touch(body: &[u8]) {
+pub(crate) fn touch(body: &[u8]) {
     black_box(body.first());
 }
 
-fn complete(engine: &Engine, number: u64) {
-    match engine.begin(as_str(&key(number)), REQUEST).expect("an engine at rest grants") {
-        Begin::Fresh(claim) => drop(claim.complete(BODY).expect("a granted claim completes")),
-        other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
-    }
-}
-
-/// Calls `each` with every number below `keys`, from as many threads as there are processors.
-fn in_parallel(keys: usize, each: impl Fn(u64) + Sync) {
-    let next = AtomicU64::new(0);
-    let keys = keys as u64;
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let from = next.fetch_add(1_000, Ordering::Relaxed);
-                    if from >= keys {
-                        break;
-                    }
-                    (from..(from + 1_000).min(keys)).for_each(&each);
-                }
-            });
-        }
-    });
-}
-
 /// The numbers below `keys` in a random order, the same in every run.
-fn shuffled(keys: usize) -> Vec<u64> {
+pub(crate) fn shuffled(keys: usize) -> Vec<u64> {
     let mut numbers: Vec<u64> = (0..keys as u64).collect();
     for at in (1..numbers.len()).rev() {
         let other = (u128::from(mixed(at as u64)) * (at as u128 + 1)) >> 64;

@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/peers/Cargo.toml -- lookup    # replay, beside concurrent maps
+//! ... -- stored      # replay of records that are on disk alone, beside redb
 //! ... -- durable     # claim and complete durably, beside stores
+//! ... -- open        # open a file, beside redb's reading of the same rows
+//! ... -- churn       # keys that expire as fast as new ones come, beside the same without expiry
+//! ... -- memory      # bytes a key, beside concurrent maps
 //! ```
 //!
 //! `--help` after a command tells its options. Each command prints a table, writes a plot (SVG) to `target/peers/`, and ends with a
@@ -11,21 +15,34 @@
 #[path = "../../common/figures.rs"]
 #[allow(dead_code, reason = "shared with the criterion benches")]
 mod figures;
+#[path = "../../common/fill.rs"]
+mod fill;
 #[path = "../../common/keys.rs"]
 mod keys;
 
+mod churn;
 mod durable;
 mod lookup;
 mod map;
+mod memory;
+mod open;
 mod options;
 mod plot;
 mod server;
 mod store;
+mod stored;
 
 use std::env;
 use std::process::ExitCode;
 
-const COMMANDS: [(&str, fn(&options::Options)); 2] = [("lookup", lookup::run), ("durable", durable::run)];
+const COMMANDS: [(&str, fn(&options::Options)); 6] = [
+    ("lookup", lookup::run),
+    ("stored", stored::run),
+    ("durable", durable::run),
+    ("open", open::run),
+    ("churn", churn::run),
+    ("memory", memory::run),
+];
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);

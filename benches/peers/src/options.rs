@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const HELP: &str = "\
-NUMBERS               sizes to run: keys for `lookup`, lifecycles in flight for `durable`
+NUMBERS               sizes to run: lifecycles in flight for `durable`, keys for all others
 --only NAMES          peers to run, with commas between; none: idemkv alone
 --skip NAMES          peers to leave out
 --rounds N            measurements of each, taken in turns
