@@ -8,7 +8,7 @@ use crate::error::Failure;
 use crate::key::Digest;
 use crate::retention::Retention;
 use crate::state::{Facts, Fence};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, OnceLock, Ordering};
 use crate::wakers::Wakers;
 use crate::{Fingerprint, Record, Timestamp};
 
@@ -96,7 +96,8 @@ pub(crate) enum Ended {
     Done(Record),
     Vacated,
     Interrupted,
-    Failed(Failure),
+    /// Boxed, for every attempt has a place for this.
+    Failed(Box<Failure>),
     Closed,
 }
 
@@ -131,8 +132,8 @@ pub(crate) struct Attempt {
     /// Set once. Leaf lock: nothing else is locked under it.
     ended: Mutex<Option<Ended>>,
     woken: Condvar,
-    /// Tasks that wait.
-    tasks: Wakers,
+    /// Tasks that wait; made for the first of them, for nearly nobody waits.
+    tasks: OnceLock<Box<Wakers>>,
 }
 
 const ALIVE: u64 = u64::MAX;
@@ -198,7 +199,7 @@ impl Attempt {
             checkpoint: Mutex::new(parts.checkpoint),
             ended: Mutex::new(None),
             woken: Condvar::new(),
-            tasks: Wakers::default(),
+            tasks: OnceLock::new(),
         }
     }
 
@@ -363,12 +364,15 @@ impl Attempt {
         }
         drop(ended);
         self.woken.notify_all();
-        self.tasks.wake_all();
+        // Who comes too late for this sees the end, for it looks under the lock after it made the list.
+        if let Some(tasks) = self.tasks.get() {
+            tasks.wake_all();
+        }
     }
 
     /// Waits for the end, as a task.
     pub(crate) async fn ended(&self) -> Ended {
-        self.tasks.until(|| self.ended.lock().clone()).await
+        self.tasks.get_or_init(Box::default).until(|| self.ended.lock().clone()).await
     }
 
     /// Waits for the end; `None` when the deadline passes first.

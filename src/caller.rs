@@ -4,7 +4,7 @@
 //! that its future is always ready at the first poll; for a task it leaves a waker behind and the work to the
 //! engine's own threads.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::sync::{Arc, AtomicBool, Ordering, Thread, current, park};
@@ -48,10 +48,46 @@ pub(crate) fn park_on<T>(call: impl Future<Output = T>) -> T {
     }
 }
 
+/// Polls a call that nearly always is ready at once. Where it is not, it has to be polled again by somebody who can be woken.
+pub(crate) fn poll_once<T>(call: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    call.poll(&mut Context::from_waker(Waker::noop()))
+}
+
 /// Runs a call of a thread.
 pub(crate) fn block<T>(call: impl Future<Output = T>) -> T {
-    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
+    match poll_once(pin!(call)) {
         Poll::Ready(value) => value,
         Poll::Pending => unreachable!("a thread's call waits by blocking"),
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+#[expect(clippy::disallowed_methods, reason = "the thread is foreign")]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    /// As an observer may, which is foreign code.
+    #[test]
+    fn a_thread_whose_token_was_used_up_within_a_poll_is_not_kept_asleep() {
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let mut polls = 0;
+            park_on(poll_fn(|context| {
+                polls += 1;
+                if polls == 1 {
+                    context.waker().wake_by_ref();
+                    thread::park();
+                    return Poll::Pending;
+                }
+                Poll::Ready(())
+            }));
+            done.send(polls).unwrap();
+        });
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(2));
     }
 }

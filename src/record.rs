@@ -214,6 +214,20 @@ impl Record {
         Self(joined(&tail, |tail| ThinArc::from_header_and_slice(header, tail)))
     }
 
+    /// The same record in memory of its own. Of a place that this one is told later it learns nothing.
+    pub(crate) fn to_copy(&self) -> Self {
+        let copy = Self::new(&self.parts(), self.place());
+        if self.is_durable() {
+            copy.set_durable();
+        }
+        copy
+    }
+
+    /// Whether the two share their memory.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.as_ptr() == other.0.as_ptr()
+    }
+
     /// Success or failure.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

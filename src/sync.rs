@@ -13,7 +13,6 @@ pub(crate) mod time;
 
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 mod real {
-    pub(crate) use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
     pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
@@ -29,7 +28,7 @@ pub(crate) use real::*;
 pub(crate) use parking_lot::Mutex as UnseenMutex;
 #[cfg(feature = "sim")]
 pub(crate) use std::sync::Weak;
-pub(crate) use std::sync::atomic::{AtomicBool as UnseenBool, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool as UnseenBool, AtomicU64 as UnseenU64, Ordering};
 pub(crate) use std::sync::{Arc, OnceLock};
 
 #[cfg(idemkv_shuttle)]

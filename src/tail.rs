@@ -89,7 +89,7 @@ impl Tail {
     }
 
     /// What a checkpoint has to write. A key's claim row ends with anything but an open claim.
-    pub(crate) fn batch(&self, reclaim_max: usize) -> Batch {
+    pub(crate) fn batch(&self, reclaim_max: u64) -> Batch {
         let mut batch = Batch { reclaim_max, ..Batch::default() };
         for (name, policy) in &self.scopes {
             let mut row = Vec::new();

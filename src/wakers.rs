@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::sync::Mutex;
 
@@ -26,16 +26,53 @@ impl Wakers {
     /// Waits until `ready` gives something. It is asked again whenever this list is woken: whoever changes its answer
     /// does so before waking.
     pub(crate) async fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
-        let mut place = Place { wakers: self, id: None };
-        poll_fn(|context| {
-            if let Some(value) = ready() {
-                return Poll::Ready(value);
-            }
-            place.take(context.waker());
-            // Once more: it may have happened before the waker was in its place.
-            ready().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        let mut place = Place { wakers: self, seat: Seat::default() };
+        poll_fn(|context| self.poll(&mut place.seat, context, &mut ready)).await
+    }
+
+    /// [`until`](Self::until), for futures that are written by hand. Whoever drops one gives its seat up with [`leave`](Self::leave).
+    pub(crate) fn poll<T>(
+        &self,
+        seat: &mut Seat,
+        context: &Context<'_>,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Poll<T> {
+        if let Some(value) = ready() {
+            return Poll::Ready(value);
+        }
+        self.take(seat, context.waker());
+        // Once more: it may have happened before the waker was in its place.
+        ready().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn take(&self, seat: &mut Seat, waker: &Waker) {
+        let waker = Some(waker.clone());
+        let mut list = self.list.lock();
+        let round = list.round;
+        let mine = seat.0.filter(|(of, _)| *of == round).map(|(_, at)| at).or_else(|| list.free.pop());
+        let place = mine.and_then(|at| list.wakers.get_mut(at));
+        let old = if let Some(place) = place {
+            std::mem::replace(place, waker)
+        } else {
+            list.wakers.push(waker);
+            None
+        };
+        seat.0 = Some((round, mine.unwrap_or(list.wakers.len() - 1)));
+        drop(list);
+        drop(old);
+    }
+
+    /// Gives a seat up.
+    pub(crate) fn leave(&self, seat: &Seat) {
+        let Some((round, at)) = seat.0 else { return };
+        let mut list = self.list.lock();
+        if list.round != round {
+            return;
+        }
+        let waker = list.wakers.get_mut(at).and_then(Option::take);
+        list.free.push(at);
+        drop(list);
+        drop(waker);
     }
 
     /// Wakes all who wait.
@@ -70,43 +107,19 @@ pub(crate) fn wake(waker: Waker) {
     drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
-/// One task's place in the list; given up when dropped.
+/// One task's place in a list: of which round, and where. None before it first waited.
+#[derive(Debug, Default)]
+pub(crate) struct Seat(Option<(u64, usize)>);
+
+/// A seat that is given up when dropped.
 struct Place<'a> {
     wakers: &'a Wakers,
-    /// Round and place.
-    id: Option<(u64, usize)>,
-}
-
-impl Place<'_> {
-    fn take(&mut self, waker: &Waker) {
-        let waker = Some(waker.clone());
-        let mut list = self.wakers.list.lock();
-        let round = list.round;
-        let mine = self.id.filter(|(of, _)| *of == round).map(|(_, at)| at).or_else(|| list.free.pop());
-        let place = mine.and_then(|at| list.wakers.get_mut(at));
-        let old = if let Some(place) = place {
-            std::mem::replace(place, waker)
-        } else {
-            list.wakers.push(waker);
-            None
-        };
-        self.id = Some((round, mine.unwrap_or(list.wakers.len() - 1)));
-        drop(list);
-        drop(old);
-    }
+    seat: Seat,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let Some((round, at)) = self.id else { return };
-        let mut list = self.wakers.list.lock();
-        if list.round != round {
-            return;
-        }
-        let waker = list.wakers.get_mut(at).and_then(Option::take);
-        list.free.push(at);
-        drop(list);
-        drop(waker);
+        self.wakers.leave(&self.seat);
     }
 }
 
@@ -115,7 +128,7 @@ mod tests {
     use super::*;
     use crate::sync::{Arc, AtomicUsize, Ordering};
     use std::pin::pin;
-    use std::task::{Context, Wake};
+    use std::task::Wake;
 
     #[derive(Default)]
     struct Count(AtomicUsize);

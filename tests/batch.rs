@@ -12,12 +12,9 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
-use std::time::Duration;
 
 use common::{Machine, TTL, default_scope, done, fresh, request};
-use idemkv::{Begin, BeginError, CommitMode, Engine, Fingerprint, KeyError, Observer, Scope};
+use idemkv::{Begin, BeginError, CommitMode, Engine, Fingerprint, KeyError, Scope};
 
 fn keys(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix} {number}")).collect()
@@ -51,34 +48,6 @@ fn assert_all_done(scope: &Scope, keys: &[String]) {
 fn an_empty_batch_has_no_results() {
     let engine = Machine::default().open();
     assert!(engine.begin_many::<&str>(&[]).is_empty());
-}
-
-/// Blocks in the middle of a batch, as an observer may, and uses up the token that the batch's thread is woken with.
-#[derive(Default)]
-struct Blocks(Mutex<Option<Engine>>);
-
-impl Observer for Blocks {
-    fn reused(&self, _scope: &[u8], _key: &[u8]) {
-        let Some(engine) = self.0.lock().unwrap().take() else { return };
-        thread::spawn(move || drop(fresh(&default_scope(&engine), "other"))).join().unwrap();
-        thread::park_timeout(Duration::from_secs(5));
-    }
-}
-
-#[test]
-fn a_batch_is_not_kept_asleep_by_an_observer_that_blocks() {
-    let scratch = tempfile::tempdir().unwrap();
-    let blocks = Arc::new(Blocks::default());
-    let engine = Engine::options().observer(Arc::clone(&blocks)).open(scratch.path().join("x.idem")).unwrap();
-    fresh(&default_scope(&engine), "used").complete("reply").unwrap();
-    *blocks.0.lock().unwrap() = Some(engine.clone());
-    let (done, is_done) = mpsc::channel();
-    thread::spawn(move || {
-        let results = engine.begin_many(&[("new", request()), ("used", Fingerprint::of("another"))]);
-        done.send(results).unwrap();
-    });
-    let results = is_done.recv_timeout(Duration::from_secs(60)).expect("the batch should have woken");
-    assert!(matches!(results.as_slice(), [Ok(Begin::Fresh(_)), Err(BeginError::KeyReused)]));
 }
 
 #[test]

@@ -298,6 +298,7 @@ fn blocks_are_reclaimed_some_at_a_time_and_every_key_is_answered_all_the_while()
     loop {
         engine.checkpoint().unwrap();
         let reclaimed = engine.stats().reclaimed_blocks;
+        // Of 64 KiB each, and their part of the index: no more than 4 MiB and the last of them.
         assert!(reclaimed - last <= 64, "{} blocks in one step", reclaimed - last);
         for n in 0..KEYS {
             expired(&scope, &format!("key {n}"));

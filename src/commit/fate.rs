@@ -1,7 +1,9 @@
 //! What becomes of a group, and those who wait to be told.
 
+use std::task::{Context, Poll};
+
 use crate::sync::{Arc, AtomicU8, Mutex, Ordering, Thread, current};
-use crate::wakers::Wakers;
+use crate::wakers::{Seat, Wakers};
 
 /// How many threads a woken thread wakes in turn.
 const WAKES: usize = 2;
@@ -32,7 +34,34 @@ pub(super) struct Fate {
 /// A place in the queue.
 #[derive(Debug)]
 #[must_use = "an entry is durable once its ticket was waited for"]
-pub(crate) struct Ticket(pub(super) Arc<Fate>);
+pub(crate) struct Ticket {
+    pub(super) fate: Arc<Fate>,
+    /// Where a task waits for it.
+    seat: Seat,
+}
+
+impl Ticket {
+    pub(super) fn new(fate: &Arc<Fate>) -> Self {
+        Self { fate: Arc::clone(fate), seat: Seat::default() }
+    }
+
+    /// Whether its entry is durable.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.fate.end() == Some(End::Durable)
+    }
+
+    /// Waits for the end, as a task.
+    pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<End> {
+        let Self { fate, seat } = self;
+        fate.tasks.poll(seat, context, || fate.end())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.fate.tasks.leave(&self.seat);
+    }
+}
 
 impl Fate {
     pub(super) fn settle(&self, end: End) {
@@ -56,9 +85,9 @@ impl Fate {
         }
     }
 
-    /// Waits for the end, as a task.
-    pub(super) async fn ended(&self) -> End {
-        self.tasks.until(|| self.end()).await
+    #[cfg(test)]
+    pub(super) fn waiting_tasks(&self) -> usize {
+        self.tasks.len()
     }
 
     /// Wakes a few; each of them wakes a few more. Whoever settles has no time to wake them all.

@@ -14,6 +14,8 @@ mod counters;
 mod fate;
 mod queue;
 
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::caller::Caller;
@@ -134,38 +136,50 @@ impl<P: Publish> Commit<P> {
     pub(crate) async fn append(
         &self,
         caller: Caller,
-        entry: &[u8],
-        op: P::Op,
+        entry: Vec<u8>,
+        mut op: Option<P::Op>,
         promised: u64,
         patience: Duration,
         may: impl Fn() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
-        let bytes = bytes_of(entry);
-        if caller == Caller::Thread {
-            let mut queue = self.admit(bytes, patience)?;
-            return Ok(may().then(|| queue.push(entry, op, promised)));
-        }
-        let mut op = Some(op);
-        let admitted = self.tasks_drained.until(|| {
-            let mut queue = self.queue.lock();
-            match self.check_open(&queue) {
-                Err(refused) => Some(Err(refused)),
-                Ok(()) if !may() => Some(Ok(None)),
-                Ok(()) if queue.has_place(bytes) => {
-                    let pushed = op.take().map(|op| queue.push(entry, op, promised));
-                    if caller == Caller::Task {
-                        self.call_leader(&queue);
-                    }
-                    Some(Ok(pushed))
-                }
-                Ok(()) => {
-                    self.call_leader(&queue);
-                    None
-                }
-            }
-        });
+        let now = || self.append_now(caller, &entry, &mut op, promised, patience, &may);
+        let queued = self.tasks_drained.until(now);
         let full = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
-        self.timers.timeout(Deadline::after(patience), admitted).await.unwrap_or(full)
+        self.timers.timeout(Deadline::after(patience), queued).await.unwrap_or(full)
+    }
+
+    /// [`append`](Self::append), where there is a place, or for a thread, which waits for one in here. `None` where a task has to
+    /// wait: somebody leads, so that there will be a place, and `op` was not taken.
+    pub(crate) fn append_now(
+        &self,
+        caller: Caller,
+        entry: &[u8],
+        op: &mut Option<P::Op>,
+        promised: u64,
+        patience: Duration,
+        may: impl Fn() -> bool,
+    ) -> Option<Result<Option<Ticket>, CommitError>> {
+        let bytes = bytes_of(entry);
+        let admitted = match caller {
+            Caller::Thread => self.admit(bytes, patience),
+            Caller::Task | Caller::Member => {
+                let queue = self.queue.lock();
+                self.check_open(&queue).map(|()| queue)
+            }
+        };
+        let mut queue = match admitted {
+            Ok(queue) => queue,
+            Err(refused) => return Some(Err(refused)),
+        };
+        if !may() {
+            return Some(Ok(None));
+        }
+        let has_place = queue.has_place(bytes);
+        let ticket = op.take_if(|_| has_place).map(|op| queue.push(entry, op, promised));
+        if caller == Caller::Task || ticket.is_none() {
+            self.call_leader(&queue);
+        }
+        ticket.map(|ticket| Ok(Some(ticket)))
     }
 
     /// Queues an entry at once, however full the queue is: for the ends of claims. Room in the log was promised to each
@@ -279,7 +293,7 @@ impl<P: Publish> Commit<P> {
 
     /// Waits until everything queued by now is durable.
     pub(crate) async fn flush(&self, caller: Caller) -> Result<(), CommitError> {
-        let ticket = {
+        let mut ticket = {
             let queue = self.queue.lock();
             if let Some(failure) = self.failure.get() {
                 return Err(CommitError::Failed(failure.clone()));
@@ -288,9 +302,9 @@ impl<P: Publish> Commit<P> {
             if caller == Caller::Task {
                 self.call_leader(&queue);
             }
-            Ticket(Arc::clone(fate))
+            Ticket::new(fate)
         };
-        self.settled(caller, &ticket).await
+        self.settled(caller, &mut ticket).await
     }
 
     fn notify_drained(&self) {
@@ -330,11 +344,20 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Waits until the ticket's group is durable and published.
-    pub(crate) async fn settled(&self, caller: Caller, ticket: &Ticket) -> Result<(), CommitError> {
-        if caller == Caller::Thread {
-            return self.wait(ticket);
+    pub(crate) async fn settled(&self, caller: Caller, ticket: &mut Ticket) -> Result<(), CommitError> {
+        match caller {
+            Caller::Thread => self.wait(ticket),
+            Caller::Task | Caller::Member => poll_fn(|context| self.poll_settled(ticket, context)).await,
         }
-        self.told(ticket.0.ended().await)
+    }
+
+    /// [`settled`](Self::settled) for futures of tasks that are written by hand.
+    pub(crate) fn poll_settled(
+        &self,
+        ticket: &mut Ticket,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), CommitError>> {
+        ticket.poll(context).map(|end| self.told(end))
     }
 
     fn told(&self, end: End) -> Result<(), CommitError> {
@@ -349,12 +372,15 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Waits until the ticket's group is durable and published; leads where nobody does.
-    fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
-        let fate = &ticket.0;
+    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
+        let fate = &ticket.fate;
         let mut registered = false;
         loop {
             if let Some(end) = fate.end() {
-                fate.wake_some();
+                // Whoever never waited has nobody in its part of the list.
+                if registered {
+                    fate.wake_some();
+                }
                 return self.told(end);
             }
             let mut queue = self.queue.lock();

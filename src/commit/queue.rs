@@ -105,7 +105,7 @@ impl<T> Queue<T> {
         group.bytes += bytes;
         group.ops.push(op);
         group.promised += promised;
-        Ticket(Arc::clone(&group.fate))
+        Ticket::new(&group.fate)
     }
 
     /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may be is let in alone.

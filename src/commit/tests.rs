@@ -77,7 +77,7 @@ impl Bench {
 
     fn append_all(&self, ops: std::ops::Range<u32>) -> Vec<Ticket> {
         // One after the other, so that nobody is called before the last.
-        ops.map(|op| Ticket(self.commit.queue.lock().push(ENTRY, op, ROOM).0)).collect()
+        ops.map(|op| self.commit.queue.lock().push(ENTRY, op, ROOM)).collect()
     }
 
     fn published(&self) -> Vec<(u64, Vec<u32>)> {
@@ -150,7 +150,17 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
     }
     let entry = |caller| {
         let patience = Duration::from_secs(3_600);
-        drop(crate::caller::block(bench.commit.append(caller, ENTRY, 9, ROOM, patience, || true)).unwrap());
+        drop(
+            crate::caller::block(bench.commit.append(
+                caller,
+                ENTRY.to_vec(),
+                Some(9),
+                ROOM,
+                patience,
+                || true,
+            ))
+            .unwrap(),
+        );
         called()
     };
     assert!(!entry(Caller::Member) && entry(Caller::Task));
@@ -167,7 +177,7 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
         assert!(flush.as_mut().poll(&mut context).is_pending());
     });
     assert!(called());
-    assert_eq!(last.0.end(), None);
+    assert_eq!(last.fate.end(), None);
 }
 
 #[test]
@@ -196,7 +206,7 @@ fn a_leader_leaves_what_is_not_small_to_the_thread_that_publishes_if_more_is_to_
     // The last group is small, and nothing followed it: the leader published all that was left.
     assert_eq!(bench.published(), [(1, vec![0, 1, 2]), (2, vec![3, 4, 5]), (3, vec![6])]);
     assert!(bench.publisher.take());
-    assert!(tickets.iter().all(|ticket| ticket.0.end() == Some(End::Durable)));
+    assert!(tickets.iter().all(|ticket| ticket.fate.end() == Some(End::Durable)));
 
     let bench = Bench::new(2, Seen::default(), true);
     bench.append_all(0..4);
@@ -222,9 +232,9 @@ fn a_commit_closes_when_everything_is_published() {
     queue.written.push_back(written);
     queue.writer = Some(writer);
     drop(queue);
-    assert_eq!(ticket.0.end(), None);
+    assert_eq!(ticket.fate.end(), None);
     bench.commit.close();
-    assert_eq!((bench.groups(), ticket.0.end()), (1, Some(End::Durable)));
+    assert_eq!((bench.groups(), ticket.fate.end()), (1, Some(End::Durable)));
     assert!(matches!(bench.commit.append_promised(Caller::Thread, ENTRY, 1, ROOM), Err(CommitError::Closed)));
 }
 
@@ -237,7 +247,7 @@ fn what_was_durable_before_a_failure_is_published_and_what_comes_after_fails() {
     bench.disk.fault_at(operations + 2, Fault::Error);
     bench.commit.drain();
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
-    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.0.end()).collect();
+    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.fate.end()).collect();
     assert!(ends[..3].iter().all(|end| *end == Some(End::Durable)), "{ends:?}");
     assert!(ends[3..].iter().all(|end| *end == Some(End::Failed)), "{ends:?}");
     assert_eq!(bench.commit.publisher.failures.lock().unwrap().len(), 1);
@@ -258,7 +268,7 @@ fn a_panic_while_publishing_fails_that_group_and_all_after_it() {
     let panicked = catch_unwind(std::panic::AssertUnwindSafe(|| commit.drain()));
     assert!(panicked.is_err());
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
-    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.0.end()).collect();
+    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.fate.end()).collect();
     assert!(ends[..3].iter().all(|end| *end == Some(End::Durable)), "{ends:?}");
     assert!(ends[3..].iter().all(|end| *end == Some(End::Failed)), "{ends:?}");
     assert!(matches!(bench.commit.failure(), Some(Failure::Panicked)));
@@ -270,7 +280,7 @@ fn a_panic_while_publishing_fails_that_group_and_all_after_it() {
     queue.written.push_back(Written { fate: Arc::clone(&group.fate), outcome: Ok((4, group.ops)) });
     drop(queue);
     bench.commit.publish_what_is_written();
-    assert_eq!((bench.groups(), ticket.0.end()), (1, Some(End::Failed)));
+    assert_eq!((bench.groups(), ticket.fate.end()), (1, Some(End::Failed)));
 }
 
 #[test]
@@ -282,8 +292,27 @@ fn a_panic_while_writing_fails_that_group_and_not_those_before_it() {
     let commit = Arc::clone(&bench.commit);
     assert!(catch_unwind(std::panic::AssertUnwindSafe(|| commit.drain())).is_err());
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
-    assert_eq!(tickets.last().and_then(|ticket| ticket.0.end()), Some(End::Failed));
+    assert_eq!(tickets.last().and_then(|ticket| ticket.fate.end()), Some(End::Failed));
     assert!(matches!(bench.commit.failure(), Some(Failure::Panicked)));
+    bench.commit.close();
+}
+
+#[test]
+fn a_task_that_no_longer_waits_for_its_group_leaves_nothing_behind() {
+    let bench = Bench::new(3, Seen::default(), false);
+    let tickets = bench.append_all(0..2);
+    let fate = Arc::clone(&tickets[0].fate);
+    let context = Context::from_waker(std::task::Waker::noop());
+    for mut ticket in tickets {
+        assert!(ticket.poll(&context).is_pending() && ticket.poll(&context).is_pending());
+        assert_eq!(fate.waiting_tasks(), 1);
+        drop(ticket);
+        assert_eq!(fate.waiting_tasks(), 0);
+    }
+    let mut ticket = bench.append_all(2..3).remove(0);
+    assert!(ticket.poll(&context).is_pending());
+    bench.commit.drain();
+    assert!(ticket.poll(&context).is_ready() && fate.waiting_tasks() == 0);
     bench.commit.close();
 }
 
@@ -295,11 +324,11 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     let mut queue = Queue::new(limits, writer);
     assert_eq!(bytes_of(ENTRY), COUNTED);
     assert!(queue.has_place(10_000) && queue.is_empty());
-    let fates: Vec<_> = (0..2).map(|op| queue.push(ENTRY, op, 0).0).collect();
+    let fates: Vec<_> = (0..2).map(|op| Arc::clone(&queue.push(ENTRY, op, 0).fate)).collect();
     assert!(Arc::ptr_eq(&fates[0], &fates[1]), "two of them fill a group");
     assert!(queue.has_place(128) && !queue.has_place(129) && !queue.is_backed_up());
     assert!(Arc::ptr_eq(queue.newest_not_durable().unwrap(), &fates[1]));
-    let third = queue.push(ENTRY, 2, 0).0;
+    let third = Arc::clone(&queue.push(ENTRY, 2, 0).fate);
     assert!(!Arc::ptr_eq(&third, &fates[1]) && queue.is_backed_up());
     assert!(!queue.has_place(1), "three entries are the limit");
     let group = queue.take_next().unwrap();
@@ -319,7 +348,7 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
         queue.keep_ops(group.ops);
     }
     assert_eq!(queue.spares(), (4, 4));
-    let newest = queue.push(ENTRY, 1, 0).0;
+    let newest = Arc::clone(&queue.push(ENTRY, 1, 0).fate);
     assert_eq!(queue.spares(), (3, 3));
     // What failed is not durable: whoever flushes is to be told.
     newest.settle(End::Failed);

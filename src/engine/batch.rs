@@ -4,13 +4,15 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use super::claim::{Begin, Claim, Completing, Given};
-use super::core::Core;
+use super::core::{Asked, Begun, Core};
+use super::granting::Granting;
 use super::scope::{Scope, ScopeInner};
 use super::{Engine, Handle};
 use crate::Fingerprint;
-use crate::caller::{Caller, block, park_on};
+use crate::caller::{Caller, park_on, poll_once};
 use crate::error::{BeginError, ClaimError, EndError};
 use crate::index::BATCH_MAX;
+use crate::key::Digest;
 use crate::record::{Outcome, Record};
 use crate::sync::{Arc, Ordering};
 
@@ -99,7 +101,7 @@ impl Engine {
     pub fn complete_many<B: AsRef<[u8]>>(&self, claims: Vec<(Claim, B)>) -> Vec<Result<Record, EndError>> {
         let handed = hand_over_all(Caller::Thread, claims);
         // The first that waits leads for all.
-        handed.into_iter().map(|handed| block(handed.acknowledged(Caller::Thread))).collect()
+        handed.into_iter().map(Completing::wait).collect()
     }
 
     /// [`complete_many`](Self::complete_many) for tasks. The results are handed over before this returns, where their bodies are within
@@ -140,25 +142,6 @@ fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, B)>) -> Vec
         .collect()
 }
 
-/// What a batch of begins has come to so far. Claims in it that nobody came for are given back when it is dropped: its caller never saw them.
-struct Results(Vec<Option<Result<Begin, BeginError>>>);
-
-impl Results {
-    fn take(mut self) -> Vec<Result<Begin, BeginError>> {
-        std::mem::take(&mut self.0).into_iter().flatten().collect()
-    }
-}
-
-impl Drop for Results {
-    fn drop(&mut self) {
-        for result in self.0.drain(..).flatten() {
-            if let Ok(Begin::Fresh(claim)) = result {
-                claim.give_up();
-            }
-        }
-    }
-}
-
 impl Core {
     /// Begins many keys; the grants among them are one commit.
     async fn begin_many<K: AsRef<[u8]>>(
@@ -172,29 +155,62 @@ impl Core {
         if len > max {
             return requests.iter().map(|_| Err(BeginError::BatchTooLong { len, max })).collect();
         }
-        let mut results = Results(Vec::with_capacity(len));
+        let mut results = Vec::with_capacity(len);
+        // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
+        let mut granting = Vec::new();
+        let mut waiting = Vec::new();
+        // One place on the heap for all calls that need not wait.
+        let mut spare = None;
+        let mut digests = Vec::with_capacity(len);
         for chunk in requests.chunks(BATCH_MAX) {
-            let replays = self.replays(scope, chunk).into_iter().take(chunk.len());
-            results.0.extend(replays.map(|replay| replay.map(|record| Ok(Begin::Done(record)))));
+            let mut of_chunk = [None; BATCH_MAX];
+            for (digest, (key, _)) in of_chunk.iter_mut().zip(chunk) {
+                *digest = scope.digest(key.as_ref()).ok();
+            }
+            let replays = self.replays(&of_chunk, chunk).into_iter().take(chunk.len());
+            results.extend(replays.map(|replay| replay.map(|record| Ok(Begin::Done(record)))));
+            digests.extend(of_chunk.into_iter().take(chunk.len()));
         }
-        let mut calls = Vec::new();
-        for (result, (key, fingerprint)) in results.0.iter_mut().zip(requests) {
-            if let Some(Ok(Begin::Done(record))) = result {
+        // Before the first claim is out: observers may take their time.
+        for result in results.iter().flatten() {
+            if let Ok(Begin::Done(record)) = result {
                 self.options.hooks.call(|observer| observer.replayed(record));
-            } else {
-                let call = self.begin_one(Caller::Member, handle, scope, key.as_ref(), fingerprint);
-                calls.push((result, Box::pin(call)));
+            }
+        }
+        for (at, (((key, fingerprint), digest), result)) in
+            requests.iter().zip(digests).zip(&mut results).enumerate()
+        {
+            if result.is_some() {
+                continue;
+            }
+            let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
+            call.set(Some(async move {
+                let key = key.as_ref();
+                let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
+                if self.closed.load(Ordering::Relaxed) {
+                    return Err(BeginError::Closed);
+                }
+                self.start(Caller::Member, handle, Asked { scope, key, digest }, fingerprint).await
+            }));
+            match call.as_mut().as_pin_mut().map(poll_once) {
+                Some(Poll::Ready(begun)) => {
+                    note(begun, at, result, &mut granting);
+                    spare = Some(call);
+                }
+                Some(Poll::Pending) => waiting.push((at, call)),
+                None => unreachable!("it was put there"),
             }
         }
         poll_fn(|context| {
-            calls.retain_mut(|(result, call)| match call.as_mut().poll(context) {
-                Poll::Pending => true,
-                Poll::Ready(given) => {
-                    **result = Some(given);
-                    false
-                }
+            waiting.retain_mut(|(at, call)| {
+                let polled = call.as_mut().as_pin_mut().map(|call| call.poll(context));
+                let (Some(Poll::Ready(begun)), Some(result)) = (polled, results.get_mut(*at)) else {
+                    return true;
+                };
+                note(begun, *at, result, &mut granting);
+                false
             });
-            if calls.is_empty() {
+            if waiting.is_empty() {
                 return Poll::Ready(());
             }
             // All that can be queued is.
@@ -205,25 +221,38 @@ impl Core {
             Poll::Pending
         })
         .await;
-        drop(calls);
-        results.take()
+        // A thread leads while it waits.
+        if !granting.is_empty() && caller != Caller::Thread {
+            self.commit.call();
+        }
+        // From the last one on, for those before it are settled by then.
+        for (at, granting) in granting.iter_mut().rev() {
+            if let Err(error) = granting.settled(self, caller).await
+                && let Some(result) = results.get_mut(*at)
+            {
+                *result = Some(Err(error.into()));
+            }
+        }
+        for (at, granting) in granting {
+            if let Some(result @ None) = results.get_mut(at) {
+                *result = Some(Ok(Begin::Fresh(granting.into_claim(self))));
+            }
+        }
+        let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
+        results.into_iter().map(answered).collect()
     }
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
-    fn replays<K: AsRef<[u8]>>(
+    fn replays<K>(
         &self,
-        scope: &ScopeInner,
+        digests: &[Option<Digest>; BATCH_MAX],
         requests: &[(K, Fingerprint)],
     ) -> [Option<Record>; BATCH_MAX] {
         if self.closed.load(Ordering::Relaxed) {
             return [const { None }; BATCH_MAX];
         }
-        let mut digests = [None; BATCH_MAX];
-        for (digest, (key, _)) in digests.iter_mut().zip(requests) {
-            *digest = scope.digest(key.as_ref()).ok();
-        }
         let now = self.clock.now();
-        let replays = self.index.records(&digests, |position, record| {
+        let replays = self.index.records(digests, |position, record| {
             requests.get(position).is_some_and(|(_, fingerprint)| record.is_replayed(fingerprint, now))
         });
         let mut replayed = 0;
@@ -235,6 +264,20 @@ impl Core {
             self.index.count_replays(first.digest(), replayed);
         }
         replays
+    }
+}
+
+/// Notes what a call of a batch has come to.
+fn note(
+    begun: Result<Begun, BeginError>,
+    at: usize,
+    result: &mut Option<Result<Begin, BeginError>>,
+    granting: &mut Vec<(usize, Granting)>,
+) {
+    match begun {
+        Ok(Begun::Answered(answer)) => *result = Some(Ok(answer)),
+        Ok(Begun::Granting(claim)) => granting.push((at, claim)),
+        Err(error) => *result = Some(Err(error)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Claims, and handles on those of others.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::Handle;
 use super::completion::Completion;
@@ -150,8 +150,9 @@ impl Claim {
         let entry = Entry::Checkpoint(row).encoded();
         let checkpoint = Checkpoint::new(note, &core.checkpoint_bytes);
         // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
-        let ticket = self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
-        core.commit.settled(caller, &ticket).await?;
+        let mut ticket =
+            self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
+        core.commit.settled(caller, &mut ticket).await?;
         self.unsettled = false;
         Ok(())
     }
@@ -159,7 +160,7 @@ impl Claim {
     /// Waits until no entry about the claim is in the log's queue.
     pub(super) async fn settle(&mut self, caller: Caller) -> Result<(), CommitError> {
         if self.unsettled {
-            self.handle().core().commit.flush(caller).await?;
+            self.core().commit.flush(caller).await?;
         }
         Ok(())
     }
@@ -227,8 +228,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn renew(&self) -> Result<(), ClaimError> {
-        let handle = self.handle();
-        let core = handle.core();
+        let core = self.core();
         if self.use_now(core, Attempt::renew) {
             return Ok(());
         }
@@ -241,8 +241,7 @@ impl Claim {
     ///
     /// As for [`renew`](Self::renew).
     pub async fn renew_async(&self) -> Result<(), ClaimError> {
-        let handle = self.handle();
-        let core = handle.core();
+        let core = self.core();
         if self.use_now(core, Attempt::renew) {
             return Ok(());
         }
@@ -276,13 +275,7 @@ impl Claim {
     #[must_use]
     pub fn step_key(&self, step: impl AsRef<[u8]>) -> StepKey {
         let attempt = &self.attempt;
-        StepKey::new(
-            &self.handle().core().secret,
-            attempt.scope(),
-            attempt.key(),
-            &attempt.fingerprint,
-            step.as_ref(),
-        )
+        StepKey::new(&self.core().secret, attempt.scope(), attempt.key(), &attempt.fingerprint, step.as_ref())
     }
 
     /// Hands the claim over as a token, which another process can keep while it does the work. The claim stays out, also across
@@ -332,11 +325,11 @@ impl Claim {
         let row = DetachedRow { digest: digest.as_u128(), fence: fence.get(), until_ms: until.as_millis() };
         let entry = Entry::Detached(row).encoded();
         match self.note(caller, &entry, |attempt, _now| attempt.detach(until)).await {
-            Ok(ticket) => {
+            Ok(mut ticket) => {
                 // Nobody holds the claim from here on.
                 self.is_over = true;
                 core.detach(&attempt, self.permit.take_share());
-                let settled = core.commit.settled(caller, &ticket).await;
+                let settled = core.commit.settled(caller, &mut ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
                 Ok(core.token(&attempt))
             }
@@ -529,7 +522,7 @@ impl Claim {
     /// As for [`release`](Self::release).
     pub fn release_async(self) -> Ending<()> {
         let handed = self.hand_over_release(Caller::Task);
-        Ending::new(released(Caller::Task, handed))
+        Ending::slowly(released(Caller::Task, handed))
     }
 
     #[cfg(feature = "serde")]
@@ -553,7 +546,7 @@ impl Claim {
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.
     pub(super) fn forfeit(mut self) {
-        self.handle().core().leases.forget(&self.attempt);
+        self.core().leases.forget(&self.attempt);
         self.is_over = true;
     }
 
@@ -565,6 +558,15 @@ impl Claim {
         Arc::clone(&self.permit.handle)
     }
 
+    fn core(&self) -> &Core {
+        self.permit.handle.core()
+    }
+
+    /// Whether the log knows of it, or is to.
+    pub(super) fn is_logged(&self) -> bool {
+        self.terms.logged
+    }
+
     /// Notes that `bytes` of its room are the commit queue's now.
     pub(super) fn spend(&mut self, bytes: u64) {
         self.permit.spend(bytes);
@@ -573,8 +575,7 @@ impl Claim {
     /// `None` where the log need not know.
     fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, Refusal> {
         self.start_ending()?;
-        let handle = self.handle();
-        let core = handle.core();
+        let core = self.core();
         let attempt = Arc::clone(&self.attempt);
         let vacates = attempt.earlier.is_none() || self.terms.resolves;
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
@@ -596,11 +597,16 @@ impl Claim {
     }
 
     fn finish(self, result: Given<'_>) -> Result<Record, EndError> {
-        block(self.start_completing(Caller::Thread, result).acknowledged(Caller::Thread))
+        self.start_completing(Caller::Thread, result).wait()
     }
 
     fn finish_async(self, result: Given<'_>) -> Ending<Record> {
-        Ending::new(self.start_completing(Caller::Task, result).acknowledged(Caller::Task))
+        match self.start_completing(Caller::Task, result) {
+            Completing::Handed(handed, record) => Ending(Course::Handed(Some((handed, record)))),
+            slow @ (Completing::Waits(..) | Completing::Superseded(..) | Completing::Refused(_)) => {
+                Ending::slowly(slow.acknowledged(Caller::Task))
+            }
+        }
     }
 
     /// Hands the outcome over, if that needs no waiting.
@@ -634,18 +640,17 @@ impl Claim {
     /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
     pub(super) fn start_ending(&mut self) -> Result<(), Refusal> {
         self.is_over = true;
-        let handle = self.handle();
-        if take_for_ending(handle.core(), &self.attempt) {
+        if take_for_ending(self.core(), &self.attempt) {
             Ok(())
         } else {
-            Err(Refusal::Superseded(handle, Arc::clone(&self.attempt)))
+            Err(Refusal::Superseded(self.handle(), Arc::clone(&self.attempt)))
         }
     }
 
     /// Takes back that it is ending: nothing was written.
     pub(super) fn go_on(&mut self) {
         self.is_over = false;
-        self.permit.handle.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
+        self.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
     }
 
     /// Bytes of log that a completion with a body of so many bytes takes.
@@ -655,7 +660,7 @@ impl Claim {
     }
 
     fn check_body(&self, len: usize) -> Result<(), ClaimError> {
-        let max = self.handle().core().options.max_body_bytes;
+        let max = self.core().options.max_body_bytes;
         if len > max { Err(ClaimError::BodyTooLarge { len, max }) } else { Ok(()) }
     }
 
@@ -668,30 +673,26 @@ impl Claim {
     /// Hands the outcome to the log. It was checked, and room was made for it.
     fn hand_over_result(mut self, caller: Caller, result: Given<'_>) -> Result<(Handed, Record), Refusal> {
         self.start_ending()?;
-        let handle = self.handle();
-        let core = handle.core();
-        let attempt = Arc::clone(&self.attempt);
-        let record = result.record(&attempt, core.clock.now());
+        let record = result.record(&self.attempt, self.core().clock.now());
         let entry = Entry::Completion(CompletionRow::from(&record)).encoded();
         // What is flushed later calls nobody now.
         let relaxed = matches!(self.terms.durability, Durability::Relaxed(_));
         let caller = if relaxed { Caller::Thread } else { caller };
-        let handed = self.hand_over(caller, &entry, Op::Completed(attempt, record.clone()))?;
+        let op = Op::Completed(Arc::clone(&self.attempt), record.clone());
+        let handed = self.hand_over(caller, &entry, op)?;
         if let Durability::Relaxed(within) = handed.claim.terms.durability {
-            core.commit.flush_within(within);
+            handed.claim.core().commit.flush_within(within);
         }
         Ok((handed, record))
     }
 
     /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
     fn hand_over(mut self, caller: Caller, entry: &[u8], op: Op) -> Result<Handed, Refusal> {
-        let handle = self.handle();
-        let core = handle.core();
         let cost = entry_bytes_max(entry.len()) as u64;
-        match core.commit.append_promised(caller, entry, op, cost) {
+        match self.core().commit.append_promised(caller, entry, op, cost) {
             Ok(ticket) => {
                 self.spend(cost);
-                core.leases.forget(&self.attempt);
+                self.core().leases.forget(&self.attempt);
                 Ok(Handed { claim: self, ticket })
             }
             Err(error @ CommitError::Failed(_)) => {
@@ -761,7 +762,17 @@ impl Completing {
     /// Has it written soon.
     pub(super) fn call_leader(&self) {
         if let Self::Handed(handed, _) = self {
-            handed.claim.permit.handle.core().commit.call();
+            handed.claim.core().commit.call();
+        }
+    }
+
+    /// Waits until it may be acknowledged, as a thread.
+    pub(super) fn wait(self) -> Result<Record, EndError> {
+        match self {
+            Self::Handed(handed, record) => handed.wait().map(|()| record),
+            slow @ (Self::Waits(..) | Self::Superseded(..) | Self::Refused(_)) => {
+                block(slow.acknowledged(Caller::Thread))
+            }
         }
     }
 
@@ -807,19 +818,38 @@ impl Refusal {
 /// The end of a claim, for tasks: a future that is ready once it is durable. Where the log has it already, which is nearly
 /// always, it is carried out whether or not this is polled; see [`Claim::complete_async`].
 #[must_use = "a claim has ended once this was awaited"]
-pub struct Ending<T>(Pin<Box<dyn Future<Output = Result<T, EndError>> + Send>>);
+pub struct Ending<T>(Course<T>);
+
+enum Course<T> {
+    /// The log has it, and this is what is given once it is durable; `None` once it was given. By hand, for a future would be moved
+    /// onto the heap for every claim.
+    Handed(Option<(Handed, T)>),
+    /// Anything else.
+    Slow(Pin<Box<dyn Future<Output = Result<T, EndError>> + Send>>),
+}
 
 impl<T> Ending<T> {
-    fn new(future: impl Future<Output = Result<T, EndError>> + Send + 'static) -> Self {
-        Self(Box::pin(future))
+    fn slowly(future: impl Future<Output = Result<T, EndError>> + Send + 'static) -> Self {
+        Self(Course::Slow(Box::pin(future)))
     }
 }
+
+/// What it gives is never pinned.
+impl<T> Unpin for Ending<T> {}
 
 impl<T> Future for Ending<T> {
     type Output = Result<T, EndError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(context)
+        match &mut self.0 {
+            Course::Slow(future) => future.as_mut().poll(context),
+            Course::Handed(waits) => {
+                let Some((handed, _)) = waits else { unreachable!("it was polled after it was ready") };
+                let acknowledged = ready!(handed.poll_acknowledged(context));
+                let given = waits.take().map(|(_, given)| given);
+                Poll::Ready(acknowledged.map(|()| given.unwrap_or_else(|| unreachable!("it is there"))))
+            }
+        }
     }
 }
 
@@ -838,20 +868,45 @@ pub(super) struct Handed {
 }
 
 impl Handed {
-    /// Waits until it is as durable as the scope's policy wants it before it is acknowledged.
-    async fn acknowledged(self, caller: Caller) -> Result<(), EndError> {
+    /// Whether the scope's policy wants it durable before it is acknowledged.
+    fn is_awaited(&self) -> bool {
         match self.claim.terms.durability {
-            Durability::Full | Durability::Completions => self.settled(caller).await,
-            Durability::Relaxed(_) => Ok(()),
+            Durability::Full | Durability::Completions => true,
+            Durability::Relaxed(_) => false,
         }
     }
 
-    /// Waits until it is durable.
-    async fn settled(self, caller: Caller) -> Result<(), EndError> {
-        let core = self.claim.permit.handle.core();
-        let settled = core.commit.settled(caller, &self.ticket).await;
-        settled.map_err(|error| EndError::new(ClaimError::Commit(error), None))
+    /// Waits until it may be acknowledged, as a thread.
+    fn wait(self) -> Result<(), EndError> {
+        if self.is_awaited() {
+            self.claim.core().commit.wait(&self.ticket).map_err(not_committed)
+        } else {
+            Ok(())
+        }
     }
+
+    /// Waits until it may be acknowledged, as a task.
+    fn poll_acknowledged(&mut self, context: &Context<'_>) -> Poll<Result<(), EndError>> {
+        if !self.is_awaited() {
+            return Poll::Ready(Ok(()));
+        }
+        let Self { claim, ticket } = self;
+        claim.core().commit.poll_settled(ticket, context).map_err(not_committed)
+    }
+
+    /// Waits until it may be acknowledged.
+    async fn acknowledged(self, caller: Caller) -> Result<(), EndError> {
+        if self.is_awaited() { self.settled(caller).await } else { Ok(()) }
+    }
+
+    /// Waits until it is durable.
+    async fn settled(mut self, caller: Caller) -> Result<(), EndError> {
+        self.claim.core().commit.settled(caller, &mut self.ticket).await.map_err(not_committed)
+    }
+}
+
+fn not_committed(error: CommitError) -> EndError {
+    EndError::new(ClaimError::Commit(error), None)
 }
 
 async fn released(caller: Caller, handed: Result<Option<Handed>, Refusal>) -> Result<(), EndError> {
@@ -876,7 +931,7 @@ fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> bool {
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.is_over {
-            abandon(self.permit.handle.core(), &self.attempt);
+            abandon(self.core(), &self.attempt);
         }
     }
 }

@@ -167,6 +167,23 @@ enum Found {
     Expired(Place),
 }
 
+/// How far a begin comes without waiting for the log.
+pub(super) enum Begun {
+    Answered(Begin),
+    /// A claim, once it has settled.
+    Granting(Granting),
+}
+
+impl Begun {
+    /// The answer. A grant has settled.
+    pub(super) fn answer(self, core: &Core) -> Begin {
+        match self {
+            Self::Answered(begin) => begin,
+            Self::Granting(granting) => Begin::Fresh(granting.into_claim(core)),
+        }
+    }
+}
+
 /// What is to be forgotten.
 enum Doomed {
     Record(Record),
@@ -208,7 +225,8 @@ impl Core {
         }
     }
 
-    /// The hot path: a record in memory costs one lookup, and no lock but the shard's.
+    /// The hot path: a record in memory costs one lookup, and no lock but the shard's; not even that where this thread asked for the
+    /// same key last.
     #[inline]
     fn replay(
         &self,
@@ -220,15 +238,10 @@ impl Core {
         if self.closed.load(Ordering::Relaxed) {
             return Err(BeginError::Closed);
         }
-        if let Slot::Cached(record) = self.index.get(digest)
-            && record.is_replayed(fingerprint, self.clock.now())
-        {
-            record.touch();
-            self.index.count_replayed(digest);
-            self.options.hooks.call(|observer| observer.replayed(&record));
-            return Ok(Replay::Record(record));
-        }
-        Ok(Replay::Not(digest))
+        let answers = |record: &Record| record.is_replayed(fingerprint, self.clock.now());
+        let Some(record) = self.index.replay(digest, answers) else { return Ok(Replay::Not(digest)) };
+        self.options.hooks.call(|observer| observer.replayed(&record));
+        Ok(Replay::Record(record))
     }
 
     async fn begin_slowly(
@@ -238,6 +251,21 @@ impl Core {
         asked: Asked<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
+        let mut begun = self.start(caller, handle, asked, fingerprint).await?;
+        if let Begun::Granting(granting) = &mut begun {
+            granting.settled(self, caller).await?;
+        }
+        Ok(begun.answer(self))
+    }
+
+    /// Begins, up to the point from which on nothing but the log is waited for.
+    pub(super) async fn start(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        asked: Asked<'_>,
+        fingerprint: &Fingerprint,
+    ) -> Result<Begun, BeginError> {
         let policy = self.policies.of(asked.scope.name());
         let wish = Wish::Begin(fingerprint);
         loop {
@@ -248,8 +276,9 @@ impl Core {
                         Found::Expired(place) => Some(place),
                         Found::Record(_) | Found::Slot(_) => None,
                     };
-                    if let Some(claim) = self.grant(caller, handle, asked, &policy, wish, expired).await? {
-                        return Ok(Begin::Fresh(claim));
+                    let granting = self.grant(caller, handle, asked, &policy, wish, expired).await?;
+                    if let Some(granting) = granting {
+                        return Ok(Begun::Granting(granting));
                     }
                     // Somebody else was faster: look again.
                 }
@@ -257,7 +286,7 @@ impl Core {
                     record.touch();
                     self.index.count_replayed(asked.digest);
                     self.options.hooks.call(|observer| observer.replayed(&record));
-                    return Ok(Begin::Done(record));
+                    return Ok(Begun::Answered(Begin::Done(record)));
                 }
                 (Decision::Expired, Found::Record(record)) => {
                     self.counters.late.fetch_add(1, Ordering::Relaxed);
@@ -268,7 +297,7 @@ impl Core {
                         return Err(BeginError::Failed(failure.clone()));
                     }
                     self.index.count_waited(asked.digest);
-                    return Ok(Begin::InFlight(Pending::new(attempt, handle)));
+                    return Ok(Begun::Answered(Begin::InFlight(Pending::new(attempt, handle))));
                 }
                 (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt);
@@ -321,10 +350,10 @@ impl Core {
         let entry = Entry::Declared(ScopeRow { name: scope, policy: policy.row() }).encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         self.promise(caller, cost).await?;
-        let op = Op::Declared(scope.into(), policy);
+        let op = Op::Declared(Box::new((scope.into(), policy)));
         let appended = self.commit.append_promised(caller, &entry, op, cost);
-        let ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
-        Ok(self.commit.settled(caller, &ticket).await?)
+        let mut ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
+        Ok(self.commit.settled(caller, &mut ticket).await?)
     }
 
     /// A claim on an interrupted key, for whoever knows what became of it.
@@ -345,10 +374,11 @@ impl Core {
             let found = self.find(caller, asked).await.map_err(BeginError::from)?;
             match (self.decide(&found, Wish::Resolve.event(self.clock.now(), &policy)), found) {
                 (Decision::Grant { .. }, _) => {
-                    if let Some(claim) =
+                    if let Some(mut granting) =
                         self.grant(caller, handle, asked, &policy, Wish::Resolve, None).await?
                     {
-                        return Ok(claim);
+                        granting.settled(self, caller).await.map_err(BeginError::from)?;
+                        return Ok(granting.into_claim(self));
                     }
                 }
                 (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
@@ -450,8 +480,20 @@ impl Core {
 
     /// What the index says of a key; a record that is on disk alone is read, and cached.
     async fn find(&self, caller: Caller, asked: Asked<'_>) -> Result<Found, ReadError> {
+        match self.index.get(asked.digest) {
+            Slot::Cached(record) => Ok(Found::Record(record)),
+            // Boxed, so that whoever asks for a key that is not on disk does not carry it along.
+            slot @ Slot::Stored { .. } => Box::pin(self.find_stored(caller, asked, slot)).await,
+            slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
+                Ok(Found::Slot(slot))
+            }
+        }
+    }
+
+    async fn find_stored(&self, caller: Caller, asked: Asked<'_>, seen: Slot) -> Result<Found, ReadError> {
+        let mut seen = Some(seen);
         let followed = follow(
-            || self.index.get(asked.digest),
+            || seen.take().unwrap_or_else(|| self.index.get(asked.digest)),
             |place| self.read(caller, place, asked.digest),
             self.index.epoch(),
             self.clock.now(),
@@ -475,7 +517,7 @@ impl Core {
         Ok(Found::Record(record))
     }
 
-    /// Grants a claim, durably where the options say so. `None` where the key's state changed meanwhile.
+    /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's state changed meanwhile.
     async fn grant(
         &self,
         caller: Caller,
@@ -484,10 +526,23 @@ impl Core {
         policy: &Policy,
         wish: Wish<'_>,
         expired: Option<Place>,
-    ) -> Result<Option<Claim>, BeginError> {
+    ) -> Result<Option<Granting>, BeginError> {
         self.check_granting()?;
         let permit =
             Permit::take(caller, handle, asked.scope.name(), policy, self.claim_promise(asked)).await?;
+        let Some(mut granting) = self.put(asked, permit, policy, wish, expired)? else { return Ok(None) };
+        Ok(granting.log(self, caller).await?.then_some(granting))
+    }
+
+    /// Puts a new claim into the index. `None` where the key's state changed meanwhile.
+    fn put(
+        &self,
+        asked: Asked<'_>,
+        permit: Permit,
+        policy: &Policy,
+        wish: Wish<'_>,
+        expired: Option<Place>,
+    ) -> Result<Option<Granting>, BeginError> {
         let placed = self.index.change(asked.digest, |slot| {
             let now = self.clock.now();
             let state = match slot {
@@ -537,27 +592,24 @@ impl Core {
             attempt.end(Ended::Closed);
             return Err(BeginError::Closed);
         }
-        let again = attempt.earlier.is_some();
         // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's
         // place, with what was noted then.
-        let starts_anew = !again && matches!(before, Slot::Interrupted(_));
+        let starts_anew = attempt.earlier.is_none() && matches!(before, Slot::Interrupted(_));
         // So would one that was handed over as a token, which stands in the file until then.
-        let now = self.clock.now();
-        let stood =
-            before.attempt().and_then(|earlier| earlier.detached_until()).is_some_and(|until| until > now);
+        let stands_until = before.attempt().and_then(|earlier| earlier.detached_until());
+        let stood = stands_until.is_some_and(|until| until > self.clock.now());
         let logged = policy.durability == Durability::Full || starts_anew || stood;
         let resolves = matches!(wish, Wish::Resolve);
         self.leases.watch(&attempt);
         let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
-        let mut granting = Granting::new(claim, before);
-        if logged && !granting.log(self, caller).await? {
-            return Ok(None);
-        }
-        if again {
+        Ok(Some(Granting::new(claim, before)))
+    }
+
+    pub(super) fn count_grant(&self, attempt: &Attempt) {
+        if attempt.earlier.is_some() {
             self.counters.interrupted.fetch_add(1, Ordering::Relaxed);
         }
         self.counters.fresh.fetch_add(1, Ordering::Relaxed);
-        Ok(granting.into_claim())
     }
 
     /// Takes an attempt that came to nothing out of the index again.
@@ -607,6 +659,11 @@ impl Core {
         if self.room.try_promise(bytes) {
             return Ok(());
         }
+        // Boxed, because nearly nobody comes here, and whoever does not should not carry it along.
+        Box::pin(self.wait_for_room(caller, bytes)).await
+    }
+
+    async fn wait_for_room(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
         let patience = self.options.patience;
         let deadline = Deadline::after(patience);
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
@@ -803,13 +860,13 @@ impl Core {
         let entry = vacated_entry(&attempt, until);
         let op = Op::Vacated(Arc::clone(&attempt), until);
         // Whoever asked may stop waiting from here on; it is done all the same.
-        let ticket = self.commit.append_promised(caller, &entry, op, cost).inspect_err(|error| {
+        let mut ticket = self.commit.append_promised(caller, &entry, op, cost).inspect_err(|error| {
             self.room.withdraw(cost);
             // Nothing was written, not even where commits have failed: a record is still replayed.
             self.put_back(&attempt, before);
             attempt.end(ended_by(error));
         })?;
-        self.commit.settled(caller, &ticket).await?;
+        self.commit.settled(caller, &mut ticket).await?;
         Ok(true)
     }
 }
@@ -827,7 +884,7 @@ pub(super) fn vacated_entry(attempt: &Attempt, forgotten_until: Option<Timestamp
 pub(super) fn ended_by(error: &CommitError) -> Ended {
     match error {
         CommitError::Busy(_) => Ended::Vacated,
-        CommitError::Failed(failure) => Ended::Failed(failure.clone()),
+        CommitError::Failed(failure) => Ended::Failed(Box::new(failure.clone())),
         CommitError::Closed => Ended::Closed,
     }
 }

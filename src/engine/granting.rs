@@ -6,6 +6,7 @@ use super::publisher::Op;
 use crate::attempt::Ended;
 use crate::caller::Caller;
 use crate::codec::Entry;
+use crate::commit::Ticket;
 use crate::error::CommitError;
 use crate::index::Slot;
 use crate::sync::Arc;
@@ -18,45 +19,64 @@ pub(super) struct Granting {
     claim: Option<Claim>,
     /// What the key was; `None` once the log may know of the claim.
     before: Option<Slot>,
+    /// Its place in the log's queue; `None` where the log need not know.
+    ticket: Option<Ticket>,
 }
 
 impl Granting {
     pub(super) fn new(claim: Claim, before: Slot) -> Self {
-        Self { claim: Some(claim), before: Some(before) }
+        Self { claim: Some(claim), before: Some(before), ticket: None }
     }
 
-    /// Makes the grant durable; `false` where its lease ran out before the log had it, so that it is none.
+    /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out before the log had it, so that it is none.
     ///
     /// By then the key may have been granted again, and the log must get the claims of a key in the order of their fences.
     pub(super) async fn log(&mut self, core: &Core, caller: Caller) -> Result<bool, CommitError> {
         let Some(claim) = &mut self.claim else { unreachable!("a claim is granted once") };
-        let attempt = Arc::clone(claim.of());
+        if !claim.is_logged() {
+            return Ok(true);
+        }
+        let attempt = claim.of();
         let entry = Entry::Intent(attempt.row()).encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
-        let op = Op::Granted(Arc::clone(&attempt));
+        let mut op = Some(Op::Granted(Arc::clone(attempt)));
+        let patience = core.options.patience;
         // Without a lease nobody else can have the key.
-        let may = || attempt.lease.is_none() || core.is_good(&attempt);
-        let appended = core.commit.append(caller, &entry, op, cost, core.options.patience, may).await;
-        let settled = match appended {
+        let may = || attempt.lease.is_none() || core.is_good(attempt);
+        let appended = match core.commit.append_now(caller, &entry, &mut op, cost, patience, may) {
+            Some(appended) => appended,
+            // Boxed, so that whoever finds a place at once does not carry it along.
+            None => Box::pin(core.commit.append(caller, entry, op, cost, patience, may)).await,
+        };
+        match appended {
             Ok(Some(ticket)) => {
                 claim.spend(cost);
                 self.before = None;
-                core.commit.settled(caller, &ticket).await.map(|()| true)
+                self.ticket = Some(ticket);
+                Ok(true)
             }
             // Dropped with what the key was before, this puts it back.
             Ok(None) => Ok(false),
             Err(error) => {
                 // Nothing was written: the key is as it was before.
                 self.put_back(core);
+                self.forfeit(&error);
                 Err(error)
             }
-        };
-        settled.inspect_err(|error| {
-            attempt.end(ended_by(error));
-            if let Some(claim) = self.claim.take() {
-                claim.forfeit();
-            }
-        })
+        }
+    }
+
+    /// Waits until the grant is durable, where it has to be.
+    pub(super) async fn settled(&mut self, core: &Core, caller: Caller) -> Result<(), CommitError> {
+        let Some(ticket) = &mut self.ticket else { return Ok(()) };
+        core.commit.settled(caller, ticket).await.inspect_err(|error| self.forfeit(error))
+    }
+
+    fn forfeit(&mut self, error: &CommitError) {
+        if let Some(claim) = self.claim.take() {
+            claim.of().end(ended_by(error));
+            claim.forfeit();
+        }
     }
 
     fn put_back(&mut self, core: &Core) {
@@ -65,9 +85,12 @@ impl Granting {
         }
     }
 
-    /// It has arrived.
-    pub(super) fn into_claim(mut self) -> Option<Claim> {
-        self.claim.take()
+    /// It has settled, and arrives.
+    pub(super) fn into_claim(mut self, core: &Core) -> Claim {
+        debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
+        let Some(claim) = self.claim.take() else { unreachable!("a claim arrives once") };
+        core.count_grant(claim.of());
+        claim
     }
 }
 

@@ -22,8 +22,9 @@ use crate::wal::frame::entry_bytes_max;
 
 /// How many claims may be granted between two checkpoints.
 pub(super) const FENCES: u64 = 1 << 40;
-/// Blocks that one checkpoint drops at least, and writes tombstones of where some of their keys are still to be remembered, if there are that many.
-const RECLAIM_MAX: usize = 64;
+/// Bytes of blocks that one checkpoint drops at least, and writes tombstones of where some of their keys are still to be remembered,
+/// if there are that many.
+const RECLAIM_MAX: u64 = 4 << 20;
 /// Interrupted claims that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
 

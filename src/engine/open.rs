@@ -216,8 +216,12 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
             Store::create(disk, path, &first_meta(options)?)?;
         }
     }
-    // redb's own cache holds pages; half of what bodies get is plenty, for blocks are read once and then cached whole.
-    let cache = (options.cache_bytes / 2).clamp(1 << 20, 64 << 20);
+    // redb's own cache holds pages. Half of what bodies get is plenty for blocks; but the inner pages of its tables, about a 200th of the
+    // file, should have room, or they are read from the file again for every record.
+    let cache = |len: u64| {
+        let inner = usize::try_from(len / 128).unwrap_or(usize::MAX);
+        (options.cache_bytes / 2).max(inner).clamp(1 << 20, 64 << 20)
+    };
     Store::open(disk, path, cache, |len| match options.verify {
         Verify::Always => true,
         Verify::UpTo(bytes) => len <= bytes,
@@ -385,7 +389,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
             let until = Timestamp::from_millis(row.until_ms);
             Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), until)
         }
-        Entry::Declared(row) => Op::Declared(row.name.into(), Policy::from_row(&row.policy)?),
+        Entry::Declared(row) => Op::Declared(Box::new((row.name.into(), Policy::from_row(&row.policy)?))),
     })
 }
 

@@ -178,8 +178,9 @@ impl Options {
     }
 
     /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored yet are in memory too, at
-    /// most as many as fit the log; and the store's own page cache takes half as much again (1 to 64 MiB). The budget is split evenly over
-    /// the shards. Default 64 MiB; any number.
+    /// most as many as fit the log; and the store's own page cache takes half as much again, or a 128th of the file as it was
+    /// opened where that is more (1 to 64 MiB). The budget is split evenly over
+    /// the shards, and a record that is larger than a shard's part is read anew each time. Default 64 MiB; any number.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
         self

@@ -144,7 +144,7 @@ fn waited(ended: Ended) -> Result<Waited, BeginError> {
         Ended::Done(record) => Ok(Waited::Done(record)),
         Ended::Vacated => Ok(Waited::Vacant),
         Ended::Interrupted => Ok(Waited::Interrupted),
-        Ended::Failed(failure) => Err(BeginError::Failed(failure)),
+        Ended::Failed(failure) => Err(BeginError::Failed(*failure)),
         Ended::Closed => Err(BeginError::Closed),
     }
 }

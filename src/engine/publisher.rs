@@ -33,8 +33,8 @@ pub(crate) enum Op {
     Checkpointed(Digest, Fence, Checkpoint),
     /// A claim was handed over as a token, in a log that is replayed, and was good until then.
     Detached(Digest, Fence, Timestamp),
-    /// A scope was given a policy.
-    Declared(Box<[u8]>, Policy),
+    /// A scope was given a policy. Boxed, so that all the others are no larger than they need be.
+    Declared(Box<(Box<[u8]>, Policy)>),
     /// Time went by.
     Mark,
 }
@@ -48,7 +48,7 @@ impl Op {
             | Self::Returned(attempt, _)
             | Self::Noted(attempt) => Some(attempt.digest),
             Self::Checkpointed(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
-            Self::Declared(..) | Self::Mark => None,
+            Self::Declared(_) | Self::Mark => None,
         }
     }
 }
@@ -58,7 +58,7 @@ pub(crate) struct Publisher {
     index: Arc<Index>,
     clock: Arc<EngineClock>,
     policies: Arc<Policies>,
-    /// Leaf lock.
+    /// Only the locks of shards are taken under it.
     tail: Mutex<Tail>,
 }
 
@@ -159,7 +159,7 @@ impl Publisher {
             Op::Detached(digest, fence, until) => {
                 self.note(*digest, *fence, |attempt| attempt.detach(*until))
             }
-            Op::Declared(..) | Op::Mark => None,
+            Op::Declared(_) | Op::Mark => None,
         }
     }
 
@@ -210,14 +210,14 @@ impl Publish for Publisher {
 
     fn publish(&self, seq: u64, ops: &mut Vec<Op>) {
         let now = self.clock.now();
-        let words: Vec<_> = ops.iter().map(|op| self.apply(op)).collect();
         // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
         let mut tail = self.tail.lock();
-        for (op, word) in ops.iter().zip(words) {
-            if let (Some(digest), Some((last, forgotten))) = (op.digest(), word) {
+        for op in ops.iter() {
+            if let (Some((last, forgotten)), Some(digest)) = (self.apply(op), op.digest()) {
                 tail.fold(digest, last, forgotten, now);
             }
-            if let Op::Declared(scope, policy) = op {
+            if let Op::Declared(declared) = op {
+                let (scope, policy) = &**declared;
                 tail.declare(scope, *policy, now);
             }
         }
@@ -228,7 +228,7 @@ impl Publish for Publisher {
                 Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
                 Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
-                Op::Declared(scope, policy) => self.policies.set(&scope, policy),
+                Op::Declared(declared) => self.policies.set(&declared.0, declared.1),
                 Op::Granted(_) | Op::Noted(_) | Op::Checkpointed(..) | Op::Detached(..) | Op::Mark => {}
             }
         }
@@ -239,7 +239,8 @@ impl Publish for Publisher {
             for (_, slot) in self.index.snapshot(shard) {
                 match slot.phase() {
                     Phase::InFlight | Phase::Ending => {
-                        slot.attempt().inspect(|attempt| attempt.end(Ended::Failed(failure.clone())));
+                        slot.attempt()
+                            .inspect(|attempt| attempt.end(Ended::Failed(Box::new(failure.clone()))));
                     }
                     Phase::Vacant | Phase::Interrupted | Phase::Done => {}
                 }
@@ -331,9 +332,7 @@ mod tests {
         let waiting = attempt(1);
         publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&waiting))]);
         publisher.failed(&Failure::Panicked);
-        assert!(matches!(
-            waiting.wait(crate::clock::Deadline::NEVER),
-            Some(Ended::Failed(Failure::Panicked))
-        ));
+        let ended = waiting.wait(crate::clock::Deadline::NEVER);
+        assert!(matches!(ended, Some(Ended::Failed(failure)) if matches!(*failure, Failure::Panicked)));
     }
 }

@@ -169,7 +169,7 @@ impl Claim {
             }
             Err(StoreError::Failed(failure)) => {
                 // Whether it is there, only the next opening can tell.
-                attempt.end(Ended::Failed(failure.clone()));
+                attempt.end(Ended::Failed(Box::new(failure.clone())));
                 let reason = core.store_refused(StoreError::Failed(failure)).into();
                 Err(EndError::new(reason, None).into())
             }

@@ -40,7 +40,7 @@ impl Index {
     /// Clones of those records in memory that `wanted` accepts; it is also given the position of the key. They are in the
     /// order of the digests; a position without a digest has none.
     ///
-    /// The read locks of all shards concerned are held at once: see [`Locked`](super::Locked). `wanted` must not block.
+    /// The read locks of all shards concerned are held at once: see [`Locked`](super::locked::Locked). `wanted` must not block.
     #[expect(clippy::indexing_slicing, reason = "positions are those of digests")]
     pub(crate) fn records(
         &self,
@@ -51,7 +51,7 @@ impl Index {
         let groups = || asked.chunk_by(|a, b| a.shard() == b.shard());
         let mut guards = Vec::with_capacity(asked.len());
         for locked in groups().filter_map(|group| self.shards.get(group.first()?.shard())) {
-            guards.push(locked.shard.read());
+            guards.push(locked.read());
         }
         let mut looks = Vec::with_capacity(asked.len());
         for (group, shard) in groups().zip(&guards) {

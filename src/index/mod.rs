@@ -8,43 +8,41 @@ use crossbeam::utils::CachePadded;
 use crate::Timestamp;
 use crate::key::Digest;
 use crate::record::{Place, Record};
-use crate::sync::{AtomicU64, Ordering, RwLock};
+use crate::sync::{Ordering, UnseenU64};
 
 mod batch;
+mod hot;
+mod locked;
 mod part;
 mod shard;
 mod slot;
 mod table;
+mod tally;
 
 pub(crate) use batch::BATCH_MAX;
+#[cfg(all(test, idemkv_loom, feature = "sim"))]
+pub(crate) use hot::Hot;
+use locked::Locked;
 pub(crate) use part::Part;
 use shard::Shard;
 pub(crate) use shard::{Change, Swept};
 pub(crate) use slot::{Slot, SlotTime};
+use tally::Tallies;
 
 /// Cells that one step of the sweeper, or of eviction, passes under one lock: tens of microseconds.
 pub(crate) const CELLS_PER_STEP: usize = 2_048;
 
 #[derive(Debug)]
 pub(crate) struct Index {
+    /// No other index of this process has the same, not even one that is gone.
+    number: u64,
     shards: Box<[CachePadded<Locked>]>,
+    /// Replays that were not counted by a shard.
+    tallies: Tallies,
     /// Bytes of cached records that a shard may keep.
     budget: usize,
     /// When the file was made: slot times count from here.
     epoch: Timestamp,
-}
-
-/// A shard, its lock, and what lookups count. Together, so that they share cache lines.
-///
-/// Who holds a shard's lock takes no other. Only a batch of lookups, [`Index::records`], does: read locks of other shards, in
-/// ascending order, each once. So of those who wait for each other, the one that waits for the highest shard waits for
-/// somebody who waits for nobody.
-#[derive(Debug, Default)]
-struct Locked {
-    shard: RwLock<Shard>,
-    replayed: AtomicU64,
-    waited: AtomicU64,
-    loaded: AtomicU64,
 }
 
 #[inline]
@@ -73,8 +71,11 @@ impl Index {
     ///
     /// Where `shards` is no power of two; options see to that.
     pub(crate) fn new(shards: usize, cache_bytes: usize, epoch: Timestamp) -> Self {
+        static NUMBERS: UnseenU64 = UnseenU64::new(1);
         assert!(shards.is_power_of_two(), "shards are picked by the lower bits of a digest");
         Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            tallies: Tallies::default(),
             shards: (0..shards).map(|_| CachePadded::default()).collect(),
             budget: cache_bytes / shards,
             epoch,
@@ -100,12 +101,12 @@ impl Index {
     /// What the index holds for a key.
     #[inline]
     pub(crate) fn get(&self, digest: Digest) -> Slot {
-        self.locked(digest).shard.read().get(digest).cloned().unwrap_or_default()
+        self.locked(digest).get(digest)
     }
 
     /// Looks at a slot and changes it, under the shard's lock. `change` must not block.
     pub(crate) fn change<R>(&self, digest: Digest, change: impl FnOnce(&Slot) -> (Change, R)) -> R {
-        self.locked(digest).shard.write().change(digest, change)
+        self.locked(digest).change(|shard| shard.change(digest, change))
     }
 
     #[inline]
@@ -127,21 +128,26 @@ impl Index {
         self.locked(digest).loaded.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Puts a record that was read from disk into memory, if the key still is where it was read, and makes room for it.
+    /// Puts a record that was read from disk into memory, if the key still is where it was read, and makes room for it. One that
+    /// would have no room is left where it is: the hand would pass over the whole shard to take it out again.
     pub(crate) fn cache(&self, digest: Digest, record: &Record) {
-        let mut shard = self.locked(digest).shard.write();
-        shard.change(digest, |slot| match slot {
-            Slot::Stored { place, .. } if Some(*place) == record.place() => {
-                (Change::Set(Slot::Cached(record.clone())), ())
-            }
-            Slot::Stored { .. }
-            | Slot::Vacant
-            | Slot::InFlight(_)
-            | Slot::Ending(_)
-            | Slot::Interrupted(_)
-            | Slot::Cached(_) => (Change::Keep, ()),
+        if record.footprint() > self.budget {
+            return;
+        }
+        self.locked(digest).change(|shard| {
+            shard.change(digest, |slot| match slot {
+                Slot::Stored { place, .. } if Some(*place) == record.place() => {
+                    (Change::Set(Slot::Cached(record.clone())), ())
+                }
+                Slot::Stored { .. }
+                | Slot::Vacant
+                | Slot::InFlight(_)
+                | Slot::Ending(_)
+                | Slot::Interrupted(_)
+                | Slot::Cached(_) => (Change::Keep, ()),
+            });
+            shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
         });
-        shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
     }
 
     /// Puts a tombstone into memory where the record lies at `from`, whose place it takes there. `false` where the key is about to
@@ -186,13 +192,12 @@ impl Index {
     /// Brings every shard's cached bytes within the budget, as far as records are stored.
     pub(crate) fn evict(&self) {
         for locked in &self.shards {
-            let rounds = 2 * locked.shard.read().len() / CELLS_PER_STEP + 2;
+            let rounds = 2 * locked.read().len() / CELLS_PER_STEP + 2;
             for _ in 0..rounds {
-                let mut shard = locked.shard.write();
-                if shard.cached_bytes() <= self.budget {
+                if locked.read().cached_bytes() <= self.budget {
                     break;
                 }
-                shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
+                locked.change(|shard| shard.evict(self.budget, CELLS_PER_STEP, self.epoch));
             }
         }
     }
@@ -200,9 +205,9 @@ impl Index {
     /// Removes what has expired from a few cells of one shard.
     pub(crate) fn sweep(&self, shard: usize, from: usize, now: Timestamp) -> Swept {
         let nothing = Swept { done: true, ..Swept::default() };
-        self.shards
-            .get(shard)
-            .map_or(nothing, |locked| locked.shard.write().sweep(from, CELLS_PER_STEP, now, self.epoch))
+        self.shards.get(shard).map_or(nothing, |locked| {
+            locked.change(|shard| shard.sweep(from, CELLS_PER_STEP, now, self.epoch))
+        })
     }
 
     /// The shards in so many parts, for those who fill them before anybody else is there.
@@ -220,11 +225,12 @@ impl Index {
     /// A copy of one shard's slots, for those who iterate.
     pub(crate) fn snapshot(&self, shard: usize) -> Vec<(Digest, Slot)> {
         let copy = |shard: &Shard| shard.iter().map(|(digest, slot)| (digest, slot.clone())).collect();
-        self.shards.get(shard).map(|locked| copy(&locked.shard.read())).unwrap_or_default()
+        self.shards.get(shard).map(|locked| copy(&locked.read())).unwrap_or_default()
     }
 
     pub(crate) fn hits(&self) -> Hits {
-        self.shards.iter().fold(Hits::default(), |sum, locked| Hits {
+        let kept = Hits { replayed: self.tallies.sum(), ..Hits::default() };
+        self.shards.iter().fold(kept, |sum, locked| Hits {
             replayed: sum.replayed + locked.replayed.load(Ordering::Relaxed),
             waited: sum.waited + locked.waited.load(Ordering::Relaxed),
             loaded: sum.loaded + locked.loaded.load(Ordering::Relaxed),
@@ -233,7 +239,7 @@ impl Index {
 
     pub(crate) fn sizes(&self) -> Sizes {
         self.shards.iter().fold(Sizes::default(), |sum, locked| {
-            let shard = locked.shard.read();
+            let shard = locked.read();
             Sizes {
                 keys: sum.keys + shard.len(),
                 cached_bytes: sum.cached_bytes + shard.cached_bytes(),

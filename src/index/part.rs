@@ -26,13 +26,13 @@ impl Part<'_> {
         // Digests spread evenly; a little more than the share spares most shards a second growth.
         let share = keys / (self.mask + 1);
         for locked in &mut *self.shards {
-            locked.shard.get_mut().reserve(share + share / 16);
+            locked.get_mut().reserve(share + share / 16);
         }
     }
 
     fn shard(&mut self, digest: Digest) -> Option<&mut Shard> {
         let number = super::shard_of(digest, self.mask).checked_sub(self.first)?;
-        self.shards.get_mut(number).map(|locked| locked.shard.get_mut())
+        self.shards.get_mut(number).map(|locked| locked.get_mut())
     }
 
     /// Notes where records lie: digest, until when each is remembered, place. Those of other parts are left to them. Blocks come in the

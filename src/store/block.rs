@@ -11,8 +11,12 @@ use crate::codec::{self, BadBytes, CHECKSUM_BYTES, CompletionRow, Entry, Sealer}
 use crate::key::Digest;
 use crate::record::{Place, Record};
 
-/// redb keeps a large value in a page of a power of two; one this long still fits 64 KiB.
-pub(crate) const BLOCK_MAX: usize = (64 << 10) - PAGE_OVERHEAD;
+/// redb keeps a large value in a page of a power of two. Short records come in blocks that fit the least of these, for who wants
+/// one of them reads all; long ones, and short ones among them, in larger blocks, so that little of a page is left empty.
+pub(crate) const PAGE_MIN: usize = 8 << 10;
+const PAGE_MAX: usize = 64 << 10;
+/// A block grows until its page has room for so many records of what their mean length was at most.
+const RECORDS_A_PAGE: usize = 16;
 /// What redb adds to a value under a 16-byte key that has a page of its own: see `cargo bench --bench layout -- rows`.
 pub(crate) const PAGE_OVERHEAD: usize = 24;
 const LENGTH: usize = 4;
@@ -69,14 +73,15 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
         let row = CompletionRow::from(&record);
         let row = if record.expires() <= now { row.without_body() } else { row };
         codec::encode_into(&Entry::Completion(row), &mut payload);
-        if let Some(full) = open.take_if(|block| !block.has_place_for(&record, payload.len(), now)) {
+        if let Some(full) = open.take_if(|block| !block.makes_place_for(&record, payload.len(), now)) {
             blocks.push(full.finish(now, sealer));
         }
         let number = next + blocks.len() as u64;
         open.get_or_insert_with(|| Filling {
             number,
             first_due: due(&record, now),
-            bytes: Vec::with_capacity(BLOCK_MAX.min(left * (LENGTH + CHECKSUM_BYTES + payload.len()))),
+            len_max: PAGE_MIN - PAGE_OVERHEAD,
+            bytes: Vec::with_capacity(PAGE_MIN.min(left * (LENGTH + CHECKSUM_BYTES + payload.len()))),
             records: Vec::new(),
         })
         .push(record, &payload, sealer);
@@ -89,20 +94,25 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
 struct Filling {
     number: u64,
     first_due: Timestamp,
+    len_max: usize,
     bytes: Vec<u8>,
     records: Vec<(Record, Place)>,
 }
 
 impl Filling {
-    fn has_place_for(&self, record: &Record, payload: usize, now: Timestamp) -> bool {
+    /// Whether the record may come into this block.
+    fn makes_place_for(&mut self, record: &Record, payload: usize, now: Timestamp) -> bool {
         let spread = due(record, now).saturating_since(self.first_due);
         let spread_max = self.first_due.saturating_since(now).as_millis() / SPREAD;
-        self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload <= BLOCK_MAX && spread.as_millis() <= spread_max
+        let len = self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload;
+        let page = (len / (self.records.len() + 1) * RECORDS_A_PAGE).next_power_of_two();
+        self.len_max = self.len_max.max(page.min(PAGE_MAX) - PAGE_OVERHEAD);
+        len <= self.len_max && spread.as_millis() <= spread_max
     }
 
     fn push(&mut self, record: Record, payload: &[u8], sealer: &Sealer) {
         let offset = u16::try_from(self.bytes.len())
-            .unwrap_or_else(|_| unreachable!("what has place for more is shorter than BLOCK_MAX"));
+            .unwrap_or_else(|_| unreachable!("what has place for more is shorter than PAGE_MAX"));
         let place = Place::new(self.number, offset);
         self.bytes.extend_from_slice(&codec::length(payload.len()));
         self.bytes.extend_from_slice(&sealer.checksum("blocks", &[self.number, offset.into()], payload));
@@ -230,12 +240,17 @@ mod tests {
 
     #[test]
     fn records_read_back_from_their_places_and_no_other() {
-        let blocks = pack((0..500).map(|n| record(n, 100_000 + n, 300)).collect(), NOW, 7, &sealer());
+        let blocks = pack(
+            (0..500).map(|n| record(n, 100_000 + n, if n % 2 == 0 { 300 } else { 6_000 })).collect(),
+            NOW,
+            7,
+            &sealer(),
+        );
         assert!(blocks.len() > 1);
         let mut seen = 0;
         for (block, number) in blocks.iter().zip(7..) {
             assert_eq!(block.number, number);
-            assert!(block.bytes.len() <= BLOCK_MAX);
+            assert!(block.bytes.len() > PAGE_MAX / 2 || number == 6 + blocks.len() as u64);
             let mut places = block.records.iter();
             let contents =
                 read_index((block.due, number), &block.index, &sealer(), |digest, until, place| {
@@ -290,6 +305,27 @@ mod tests {
         let back = read_record(&blocks[1].bytes, *place, record.digest(), &sealer()).unwrap();
         assert_eq!((back.body(), back.is_body_kept()), (&b""[..], false));
         assert_eq!(back.lifetime(), record.lifetime());
+    }
+
+    #[test]
+    fn short_records_come_in_short_blocks_and_none_leaves_much_of_a_page_empty() {
+        let cases = [
+            ([100; 3], PAGE_MIN),
+            ([300; 3], PAGE_MIN),
+            ([1_000; 3], 4 * PAGE_MIN),
+            ([3_000; 3], PAGE_MAX),
+            ([80, 700, 6_000], PAGE_MAX),
+        ];
+        for (bodies, longest) in cases {
+            let lengths = bodies.into_iter().cycle();
+            let records = (0..2_000).zip(lengths).map(|(n, body)| record(n, 5_000, body)).collect();
+            let blocks = pack(records, NOW, 0, &sealer());
+            let page = |block: &Block| (block.bytes.len() + PAGE_OVERHEAD).next_power_of_two();
+            assert_eq!(blocks.iter().map(page).max(), Some(longest), "{bodies:?}");
+            let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
+            let pages: usize = blocks.iter().map(page).sum();
+            assert!(pages < bytes + bytes / 8, "{bodies:?}: {pages} bytes of pages for {bytes}");
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Store {
     }
 
     fn keep_unreadable(&self, number: u64) {
-        self.directory.write().entry(number).and_modify(|block| block.unreadable = true);
+        self.directory.write().keep_unreadable(number);
     }
 
     /// Tombstones of those entries of a block that are to be remembered.

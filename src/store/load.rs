@@ -91,6 +91,8 @@ impl Store {
                     .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
             }
             let mut directory = self.directory.write();
+            // No more than could be there, whatever the meta row says.
+            directory.reserve(self.meta().blocks.min(self.file_bytes() / block::PAGE_MIN as u64));
             let loaded = self.load_index(transaction, forgotten, first, |number, block| {
                 directory.insert(number, block);
             });

@@ -24,6 +24,7 @@ mod access;
 mod backend;
 pub(crate) mod block;
 mod carry;
+mod directory;
 mod load;
 mod meta;
 mod tables;
@@ -34,6 +35,7 @@ mod trouble;
 
 use access::{Access, let_go, open_database};
 use backend::Backend;
+use directory::{BlockInfo, Directory};
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
 pub use tables::{ReadTables, TableError, Tables};
@@ -62,8 +64,8 @@ pub(crate) struct Batch {
     pub(crate) forgotten: Vec<(Digest, Timestamp)>,
     /// Scopes that were given a policy, as encoded rows.
     pub(crate) scopes: Vec<(Box<[u8]>, Vec<u8>)>,
-    /// Blocks that are due to drop at most.
-    pub(crate) reclaim_max: usize,
+    /// Blocks that are due are dropped until they have so many bytes, or twice what is written where that is more.
+    pub(crate) reclaim_max: u64,
 }
 
 impl Batch {
@@ -95,21 +97,6 @@ pub(crate) struct Applied {
     pub(crate) bodiless: Vec<Record>,
 }
 
-/// What is known of a block without reading it.
-#[derive(Clone, Copy, Debug)]
-struct BlockInfo {
-    /// When the last of its bodies expires, or the last of its keys where it has none; with its number, its key.
-    due: Timestamp,
-    /// When the last of its keys is no longer remembered. Later than `due` where some have to move on.
-    remembered_until: Timestamp,
-    /// It can't be read, so it stays where it is until nobody needs it.
-    unreadable: bool,
-    /// Bytes.
-    len: u32,
-    /// Records in it.
-    entries: u32,
-}
-
 /// What is known of a forgotten key: a row of the table `forgotten`.
 #[derive(Clone, Copy, Debug)]
 struct Forgotten {
@@ -136,8 +123,8 @@ pub(crate) struct Store {
     /// The application has tables of its own in the file: how much of it they take is not known here.
     is_shared: AtomicBool,
     sealer: Sealer,
-    /// Every block there is, by number.
-    directory: RwLock<HashMap<u64, BlockInfo>>,
+    /// Leaf lock.
+    directory: RwLock<Directory>,
     /// Rows of the table `forgotten`. They come from operators, so they are few.
     forgotten: Mutex<HashMap<Digest, Forgotten>>,
     /// The row as last committed. Only the worker that checkpoints changes it.
@@ -148,24 +135,6 @@ pub(crate) struct Store {
 const COMPACT_MAX: u64 = 1 << 30;
 /// Room that is not worth giving back.
 const COMPACT_SLACK: u64 = 4 << 20;
-
-impl BlockInfo {
-    fn new(due: Timestamp, contents: block::Contents) -> Self {
-        let block::Contents { len, entries, remembered_until } = contents;
-        Self { due, remembered_until, unreadable: false, len, entries }
-    }
-
-    /// Whether its room can be had back by `now`.
-    fn is_due(&self, now: Timestamp) -> bool {
-        if self.unreadable { self.remembered_until <= now } else { self.due <= now }
-    }
-
-    /// Bytes of pages that the block and its index row take: large values have pages of a power of two.
-    fn file_bytes(&self) -> u64 {
-        let page = (u64::from(self.len) + block::PAGE_OVERHEAD as u64).next_power_of_two();
-        page + u64::from(self.entries) * block::INDEX_ENTRY as u64
-    }
-}
 
 impl Store {
     /// Makes a new file at `path`, which must not exist.
@@ -203,16 +172,17 @@ impl Store {
 
     /// Opens an existing file; nothing of its content is read but the meta row.
     ///
-    /// `verify` says whether to check every page, by the file's length.
+    /// By the file's length, `cache_bytes` says how large redb's cache of pages is, and `verify` whether to check every page.
     pub(crate) fn open(
         disk: &dyn Disk,
         path: &Path,
-        cache_bytes: usize,
+        cache_bytes: impl FnOnce(u64) -> usize,
         verify: impl FnOnce(u64) -> bool,
     ) -> Result<Self, OpenError> {
         let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
         check_magic(path, &*file)?;
-        let verify = verify(file.len().map_err(|error| OpenError::from_io(path, "measuring", error))?);
+        let len = file.len().map_err(|error| OpenError::from_io(path, "measuring", error))?;
+        let (cache_bytes, verify) = (cache_bytes(len), verify(len));
         check_ours(path, &file, cache_bytes, verify)?;
         let access =
             Access::open(path, file, cache_bytes).map_err(|trouble| trouble.into_open_error(path))?;
@@ -255,7 +225,7 @@ impl Store {
     /// The record at `place`; `None` where its block was dropped. Then it was no longer to be remembered, or its tombstone moved:
     /// the index, which learns of that before the block goes, tells which.
     pub(crate) fn read(&self, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
-        let Some(due) = self.directory.read().get(&place.block()).map(|block| block.due) else {
+        let Some(due) = self.due_of(place) else {
             return Ok(None);
         };
         let read = self.access.read(|database| {
@@ -267,11 +237,14 @@ impl Store {
             }
         });
         match read {
-            Ok(None) if self.directory.read().contains_key(&place.block()) => {
-                Err(self.block_missing(due, place))
-            }
+            Ok(None) if self.due_of(place).is_some() => Err(self.block_missing(due, place)),
             read => read,
         }
+    }
+
+    /// When the block of a record is due; `None` where it is gone.
+    fn due_of(&self, place: Place) -> Option<Timestamp> {
+        self.directory.read().get(place.block()).map(|block| block.due)
     }
 
     fn block_missing(&self, due: Timestamp, place: Place) -> ReadError {
@@ -311,7 +284,8 @@ impl Store {
         let live = batch.records.iter().filter(|record| record.remembered_until() > now).cloned().collect();
         let first = meta.block_next;
         let mut blocks = block::pack(live, now, first, &self.sealer);
-        let mut due = self.due(now, batch.reclaim_max.max(2 * blocks.len()));
+        let written: u64 = blocks.iter().map(|block| BlockInfo::of(block).file_bytes()).sum();
+        let mut due = self.due(now, batch.reclaim_max.max(2 * written));
         let carried = self.carry(&database, &mut due, batch, now, &lift)?;
         let next = first + blocks.len() as u64;
         blocks.extend(block::pack(carried.tombstones(), now, next, &self.sealer));
@@ -336,7 +310,11 @@ impl Store {
             Ok(transaction.commit()?)
         });
         if let Err(trouble) = written {
-            self.directory.write().extend(dropped);
+            let mut directory = self.directory.write();
+            for (number, block) in dropped {
+                directory.insert(number, block);
+            }
+            drop(directory);
             carried.put_back();
             let_go(database);
             return Err(self.access.failed(trouble));
@@ -383,17 +361,12 @@ impl Store {
 
     /// Whether a block's room can be had back by `now`.
     pub(crate) fn has_due(&self, now: Timestamp) -> bool {
-        self.directory.read().values().any(|block| block.is_due(now))
+        self.directory.write().has_due(now)
     }
 
-    /// What can go by `now`: blocks in the order in which they were due, at most `max`, and rows of `forgotten`.
-    fn due(&self, now: Timestamp, max: usize) -> Due {
-        let directory = self.directory.read();
-        let due = directory.iter().filter(|(_, block)| block.is_due(now));
-        let mut blocks: Vec<(u64, BlockInfo)> = due.map(|(number, block)| (*number, *block)).collect();
-        drop(directory);
-        blocks.sort_unstable_by_key(|(number, block)| (block.due, *number));
-        blocks.truncate(max);
+    /// What can go by `now`: blocks in the order in which they were due, of at most `max` bytes, and rows of `forgotten`.
+    fn due(&self, now: Timestamp, max: u64) -> Due {
+        let blocks = self.directory.read().due(now, max);
         let forgotten = self
             .forgotten
             .lock()
@@ -409,7 +382,7 @@ impl Store {
         let mut directory = self.directory.write();
         due.blocks
             .iter()
-            .filter_map(|(number, _)| directory.remove(number).map(|block| (*number, block)))
+            .filter_map(|(number, _)| directory.remove(*number).map(|block| (*number, block)))
             .collect()
     }
 
@@ -465,7 +438,7 @@ impl Store {
     fn committed(&self, blocks: &[block::Block], batch: &Batch, due: &Due, limit: u64) {
         let mut directory = self.directory.write();
         for block in blocks {
-            directory.insert(block.number, BlockInfo::new(block.due, block.contents()));
+            directory.insert(block.number, BlockInfo::of(block));
         }
         drop(directory);
         // After the directory, so that whoever sees a place finds its block.
@@ -501,9 +474,7 @@ impl Store {
         if self.is_shared.load(Ordering::Relaxed) {
             return false;
         }
-        let directory = self.directory.read();
-        let live: u64 = directory.values().map(BlockInfo::file_bytes).sum();
-        drop(directory);
+        let live = self.directory.read().file_bytes();
         live <= COMPACT_MAX && self.file_bytes() > live + live / 2 + COMPACT_SLACK
     }
 

@@ -1,7 +1,6 @@
 //! The primitives of `sync` for a scheduler that decides which thread goes on: shuttle's or loom's, in the shape in which the engine
 //! uses those of the real build.
 
-use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -167,108 +166,5 @@ impl Condvar {
     pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _at: Instant) -> WaitTimeoutResult {
         self.wait(guard);
         WaitTimeoutResult(false)
-    }
-}
-
-/// A channel for so many messages.
-pub(crate) fn bounded<T>(max: usize) -> (Sender<T>, Receiver<T>) {
-    let state = State { queue: VecDeque::new(), max, senders: 1, received: true };
-    let channel = Arc::new(Channel { state: Mutex::new(state), changed: Condvar::new() });
-    (Sender(Arc::clone(&channel)), Receiver(channel))
-}
-
-#[derive(Debug)]
-struct Channel<T> {
-    state: Mutex<State<T>>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct State<T> {
-    queue: VecDeque<T>,
-    max: usize,
-    senders: usize,
-    /// Whether there is somebody to receive.
-    received: bool,
-}
-
-/// Why nothing was received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RecvTimeoutError {
-    Timeout,
-    Disconnected,
-}
-
-#[derive(Debug)]
-pub(crate) struct Sender<T>(Arc<Channel<T>>);
-
-impl<T> Sender<T> {
-    /// Gives the message back where it finds no place, or nobody to receive it.
-    pub(crate) fn try_send(&self, message: T) -> Result<(), T> {
-        let mut state = self.0.state.lock();
-        if !state.received || state.queue.len() >= state.max {
-            return Err(message);
-        }
-        state.queue.push_back(message);
-        drop(state);
-        self.0.changed.notify_all();
-        Ok(())
-    }
-}
-
-impl<T> Clone for Sender<T> {
-    fn clone(&self) -> Self {
-        self.0.state.lock().senders += 1;
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<T> Drop for Sender<T> {
-    fn drop(&mut self) {
-        self.0.state.lock().senders -= 1;
-        self.0.changed.notify_all();
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Receiver<T>(Arc<Channel<T>>);
-
-impl<T> Receiver<T> {
-    pub(crate) fn recv(&self) -> Result<T, RecvTimeoutError> {
-        self.receive(None)
-    }
-
-    pub(crate) fn recv_deadline(&self, at: Instant) -> Result<T, RecvTimeoutError> {
-        self.receive(Some(at))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn try_recv(&self) -> Result<T, RecvTimeoutError> {
-        self.0.state.lock().queue.pop_front().ok_or(RecvTimeoutError::Timeout)
-    }
-
-    fn receive(&self, at: Option<Instant>) -> Result<T, RecvTimeoutError> {
-        let mut state = self.0.state.lock();
-        loop {
-            if let Some(message) = state.queue.pop_front() {
-                return Ok(message);
-            }
-            if state.senders == 0 {
-                return Err(RecvTimeoutError::Disconnected);
-            }
-            match at {
-                None => self.0.changed.wait(&mut state),
-                Some(at) if self.0.changed.wait_until(&mut state, at).timed_out() => {
-                    return state.queue.pop_front().ok_or(RecvTimeoutError::Timeout);
-                }
-                Some(_) => {}
-            }
-        }
-    }
-}
-
-impl<T> Drop for Receiver<T> {
-    fn drop(&mut self) {
-        self.0.state.lock().received = false;
     }
 }

@@ -1,0 +1,194 @@
+//! The directory: what is known of every block without reading it.
+
+use std::collections::HashMap;
+
+use super::block::{self, Block};
+use crate::Timestamp;
+
+/// What is known of a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockInfo {
+    /// When the last of its bodies expires, or the last of its keys where it has none; with its number, its key.
+    pub(super) due: Timestamp,
+    /// When the last of its keys is no longer remembered. Later than `due` where some have to move on.
+    pub(super) remembered_until: Timestamp,
+    /// It can't be read, so it stays where it is until nobody needs it.
+    unreadable: bool,
+    /// Bytes.
+    len: u32,
+    /// Records in it.
+    pub(super) entries: u32,
+}
+
+impl BlockInfo {
+    pub(super) fn new(due: Timestamp, contents: block::Contents) -> Self {
+        let block::Contents { len, entries, remembered_until } = contents;
+        Self { due, remembered_until, unreadable: false, len, entries }
+    }
+
+    pub(super) fn of(block: &Block) -> Self {
+        Self::new(block.due, block.contents())
+    }
+
+    /// When its room can be had back.
+    fn goes_at(&self) -> Timestamp {
+        if self.unreadable { self.remembered_until } else { self.due }
+    }
+
+    /// Bytes of pages that the block and its index row take: large values have pages of a power of two.
+    pub(super) fn file_bytes(&self) -> u64 {
+        let page = (u64::from(self.len) + block::PAGE_OVERHEAD as u64).next_power_of_two();
+        page + u64::from(self.entries) * block::INDEX_ENTRY as u64
+    }
+}
+
+/// Every block there is, by number.
+#[derive(Debug)]
+pub(super) struct Directory {
+    blocks: HashMap<u64, BlockInfo>,
+    /// Nothing goes before this. There are hundreds of thousands of blocks, and whether any is due is asked many times a second.
+    goes_next: Timestamp,
+    /// Bytes of the pages of all.
+    file_bytes: u64,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self { blocks: HashMap::new(), goes_next: Timestamp::from_millis(u64::MAX), file_bytes: 0 }
+    }
+}
+
+impl Directory {
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Makes room for so many.
+    pub(super) fn reserve(&mut self, blocks: u64) {
+        self.blocks.reserve(usize::try_from(blocks).unwrap_or(0));
+    }
+
+    pub(super) fn get(&self, number: u64) -> Option<&BlockInfo> {
+        self.blocks.get(&number)
+    }
+
+    pub(super) fn insert(&mut self, number: u64, block: BlockInfo) {
+        self.goes_next = self.goes_next.min(block.goes_at());
+        self.file_bytes += block.file_bytes();
+        if let Some(before) = self.blocks.insert(number, block) {
+            self.file_bytes -= before.file_bytes();
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: u64) -> Option<BlockInfo> {
+        let removed = self.blocks.remove(&number);
+        self.file_bytes -= removed.map_or(0, |block| block.file_bytes());
+        removed
+    }
+
+    /// Notes that a block can't be read.
+    pub(super) fn keep_unreadable(&mut self, number: u64) {
+        self.blocks.entry(number).and_modify(|block| block.unreadable = true);
+    }
+
+    /// Whether a block's room can be had back by `now`.
+    pub(super) fn has_due(&mut self, now: Timestamp) -> bool {
+        if now < self.goes_next {
+            return false;
+        }
+        let has_due = self.blocks.values().any(|block| block.goes_at() <= now);
+        if !has_due {
+            // What went took its time along.
+            let all = self.blocks.values().map(BlockInfo::goes_at);
+            self.goes_next = all.min().unwrap_or(Timestamp::from_millis(u64::MAX));
+        }
+        has_due
+    }
+
+    /// The blocks whose room can be had back by `now`, in the order in which they were due: so many that they have `bytes` at least.
+    pub(super) fn due(&self, now: Timestamp, bytes: u64) -> Vec<(u64, BlockInfo)> {
+        if now < self.goes_next {
+            return Vec::new();
+        }
+        let due = self.blocks.iter().filter(|(_, block)| block.goes_at() <= now);
+        let mut due: Vec<_> = due.map(|(number, block)| (*number, *block)).collect();
+        due.sort_unstable_by_key(|(number, block)| (block.due, *number));
+        let mut sum = 0;
+        let within = due.iter().take_while(|(_, block)| {
+            let has_place = sum < bytes;
+            sum += block.file_bytes();
+            has_place
+        });
+        let count = within.count();
+        due.truncate(count);
+        due
+    }
+
+    /// Bytes of the pages of all blocks and their index rows.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(due: u64, remembered_until: u64) -> BlockInfo {
+        let remembered_until = Timestamp::from_millis(remembered_until);
+        let contents = block::Contents { len: 5_000, entries: 10, remembered_until };
+        BlockInfo::new(Timestamp::from_millis(due), contents)
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn due(directory: &Directory, now: u64, bytes: u64) -> Vec<u64> {
+        directory.due(at(now), bytes).iter().map(|(number, _)| *number).collect()
+    }
+
+    #[test]
+    fn blocks_are_due_in_order_and_so_many_as_have_the_bytes() {
+        let mut directory = Directory::default();
+        assert!(!directory.has_due(at(u64::MAX)));
+        for (number, due_at) in [(1, 300), (2, 200), (3, 100), (4, 100)] {
+            directory.insert(number, block(due_at, due_at));
+        }
+        assert!(!directory.has_due(at(99)) && directory.has_due(at(100)));
+        assert_eq!(due(&directory, 99, u64::MAX), [0; 0]);
+        assert_eq!(due(&directory, 200, u64::MAX), [3, 4, 2]);
+        let bytes = block(1, 1).file_bytes();
+        assert_eq!(due(&directory, 200, 2 * bytes), [3, 4]);
+        assert_eq!(due(&directory, 200, bytes + 1), [3, 4]);
+        assert_eq!((due(&directory, 200, 1), due(&directory, 200, 0)), (vec![3], vec![]));
+        assert!([2, 3, 4].into_iter().all(|number| directory.remove(number).is_some()));
+        assert!(!directory.has_due(at(299)) && directory.goes_next == at(300));
+        assert!(directory.has_due(at(300)));
+        directory.insert(5, block(50, 50));
+        assert!(directory.has_due(at(50)));
+        assert_eq!(due(&directory, 50, 1), [5]);
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_read_goes_when_nobody_needs_it() {
+        let mut directory = Directory::default();
+        directory.insert(1, block(100, 900));
+        directory.keep_unreadable(1);
+        assert_eq!(due(&directory, 899, 1), [0; 0]);
+        assert!(!directory.has_due(at(899)) && directory.goes_next == at(900));
+        assert_eq!(due(&directory, 900, 1), [1]);
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_pages_of_what_is_there() {
+        let mut directory = Directory::default();
+        directory.insert(1, block(1, 1));
+        directory.insert(2, block(1, 1));
+        directory.insert(2, block(2, 2));
+        assert_eq!(directory.file_bytes(), 2 * (8_192 + 260));
+        directory.remove(1);
+        directory.remove(7);
+        assert_eq!((directory.file_bytes(), directory.len()), (8_192 + 260, 1));
+    }
+}
