@@ -11,7 +11,6 @@ use super::keys::{key, mixed};
 pub(crate) const REQUEST: Fingerprint = Fingerprint::from_bytes([7; 32]);
 /// Keys that are claimed together.
 const BATCH: u64 = 1_000;
-const BODY: [u8; 200] = [b'x'; 200];
 
 /// Options under which filling is fast; what is measured after it needs no sync.
 pub(crate) fn unsynced() -> Options {
@@ -26,8 +25,23 @@ pub(crate) fn open_to_fill(path: &Path, cache_bytes: usize) -> Engine {
 
 /// A body of 80 to 200 bytes, the same for a number at all times.
 pub(crate) fn body(number: u64) -> &'static [u8] {
-    static LONGEST: [u8; 200] = BODY;
-    &LONGEST[..80 + mixed(!number) as usize % 121]
+    Bodies::default().of(number)
+}
+
+/// How long bodies are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Bodies {
+    /// 80 to 200 bytes where this does not say otherwise.
+    pub(crate) bytes: Option<usize>,
+}
+
+impl Bodies {
+    pub(crate) const MAX: usize = 64 << 10;
+
+    pub(crate) fn of(self, number: u64) -> &'static [u8] {
+        static LONGEST: [u8; Bodies::MAX] = [b'x'; Bodies::MAX];
+        LONGEST.split_at(self.bytes.unwrap_or(80 + mixed(!number) as usize % 121)).0
+    }
 }
 
 /// Completes all of these numbers' keys.

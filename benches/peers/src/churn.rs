@@ -14,7 +14,7 @@ use idemkv::{Begin, Engine};
 use serde_json::{Value, json};
 
 use crate::figures::{Spread, rounded};
-use crate::fill::{REQUEST, body, complete};
+use crate::fill::{Bodies, REQUEST, body, complete};
 use crate::keys::{as_str, key, mixed};
 use crate::options::Options;
 use crate::plot::Plot;
@@ -153,7 +153,7 @@ fn seen(live: usize, ttl: Duration, options: &Options) -> Seen {
     let (next, stop, counts) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
     let goes_on = || !stop.load(Ordering::Relaxed);
     let mut seen = thread::scope(|threads| {
-        threads.spawn(|| bring(&engine, portion, &next, &goes_on));
+        threads.spawn(|| bring(&engine, portion, options.bodies, &next, &goes_on));
         let lookups = threads.spawn(|| look_up(&engine, &next, live as u64, &counts, &goes_on));
         let commits = threads.spawn(|| commit(&engine, &counts, &goes_on));
         thread::sleep(2 * TTL);
@@ -179,8 +179,9 @@ fn seen(live: usize, ttl: Duration, options: &Options) -> Seen {
         }
     });
     let last = next.into_inner();
-    let payload: u64 =
-        (last.saturating_sub(live as u64)..last).map(|number| KEY_BYTES + body(number).len() as u64).sum();
+    let payload: u64 = (last.saturating_sub(live as u64)..last)
+        .map(|number| KEY_BYTES + options.bodies.of(number).len() as u64)
+        .sum();
     seen.length = rounded(seen.length / payload as f64);
     seen.room = rounded(seen.room / payload as f64);
     engine.close().expect("the engine closes");
@@ -188,12 +189,12 @@ fn seen(live: usize, ttl: Duration, options: &Options) -> Seen {
 }
 
 /// New keys, so many in each portion of time.
-fn bring(engine: &Engine, portion: u64, next: &AtomicU64, goes_on: &dyn Fn() -> bool) {
+fn bring(engine: &Engine, portion: u64, bodies: Bodies, next: &AtomicU64, goes_on: &dyn Fn() -> bool) {
     let started = Instant::now();
     let mut portions = 0;
     while goes_on() {
         let from = next.load(Ordering::Relaxed);
-        complete(engine, from..from + portion, body);
+        complete(engine, from..from + portion, |number| bodies.of(number));
         next.store(from + portion, Ordering::Relaxed);
         portions += 1;
         let due = PORTION * portions;

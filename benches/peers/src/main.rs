@@ -7,6 +7,7 @@
 //! ... -- open        # open a file, beside redb's reading of the same rows
 //! ... -- churn       # keys that expire as fast as new ones come, beside the same without expiry
 //! ... -- memory      # bytes a key, beside concurrent maps
+//! ... -- large       # 100 million keys: memory, opening, lookups
 //! ```
 //!
 //! `--help` after a command tells its options. Each command prints a table, writes a plot (SVG) to `target/peers/`, and ends with a
@@ -22,6 +23,7 @@ mod keys;
 
 mod churn;
 mod durable;
+mod large;
 mod lookup;
 mod map;
 mod memory;
@@ -35,13 +37,14 @@ mod stored;
 use std::env;
 use std::process::ExitCode;
 
-const COMMANDS: [(&str, fn(&options::Options)); 6] = [
+const COMMANDS: [(&str, fn(&options::Options)); 7] = [
     ("lookup", lookup::run),
     ("stored", stored::run),
     ("durable", durable::run),
     ("open", open::run),
     ("churn", churn::run),
     ("memory", memory::run),
+    ("large", large::run),
 ];
 
 fn main() -> ExitCode {

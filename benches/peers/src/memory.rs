@@ -55,7 +55,7 @@ fn measured(name: &str, keys: usize, options: &Options) -> f64 {
     if name == BESIDE {
         // What is measured is an engine that finds the records there: filling takes buffers that are not given back.
         let engine = open_to_fill(&scratch.path().join("memory.idem"), 0);
-        fill(&engine, 0..keys as u64, |_| &BODY);
+        fill(&engine, 0..keys as u64, |number| options.bodies.of(number));
         engine.close().expect("the engine closes");
     }
     let output = Command::new(env::current_exe().expect("this program has a name"))
@@ -100,7 +100,7 @@ fn child(told: &str) {
 }
 
 /// Memory of this process that is no file's.
-fn anonymous_bytes() -> usize {
+pub(crate) fn anonymous_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("a system that tells");
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line on it");
     let kibibytes = line.trim().trim_end_matches(" kB");

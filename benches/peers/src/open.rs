@@ -60,7 +60,7 @@ impl Row {
         let scratch = options.scratch();
         let path = scratch.path().join("open.idem");
         let engine = open_to_fill(&path, 0);
-        fill(&engine, 0..keys, body);
+        fill(&engine, 0..keys, |number| options.bodies.of(number));
         engine.close().expect("the engine closes");
         let file_bytes = fs::metadata(&path).expect("the file is there").len();
         let rounds = options.rounds_or(ROUNDS);

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::fill::Bodies;
+
 const HELP: &str = "\
 NUMBERS               sizes to run: lifecycles in flight for `durable`, keys for all others
 --only NAMES          peers to run, with commas between; none: idemkv alone
 --skip NAMES          peers to leave out
 --rounds N            measurements of each, taken in turns
 --millis N            how long one lasts
+--body BYTES          length of bodies, where it is not 80 to 200 (`open`, `stored`, `churn`, `memory` beside bodies)
 --threads NUMBERS     threads, with commas between (`lookup`)
 --tmpfs               files in memory, where a sync is free (`durable`)";
 
@@ -20,6 +23,7 @@ pub(crate) struct Options {
     pub(crate) sizes: Vec<usize>,
     pub(crate) threads: Vec<usize>,
     pub(crate) tmpfs: bool,
+    pub(crate) bodies: Bodies,
     only: Option<Vec<String>>,
     skip: Vec<String>,
     rounds: Option<usize>,
@@ -40,6 +44,7 @@ impl Options {
                     options.threads =
                         names(&value()?).iter().map(|text| number(text)).collect::<Result<_, _>>()?;
                 }
+                "--body" => options.bodies.bytes = Some(number::<usize>(&value()?)?.min(Bodies::MAX)),
                 "--tmpfs" => options.tmpfs = true,
                 "--help" => return Err(HELP.to_owned()),
                 size => options.sizes.push(number(size)?),

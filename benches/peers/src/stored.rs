@@ -1,5 +1,6 @@
 //! Replay of records that are on disk alone, in the page cache; beside redb's get of the same bodies by a digest of the key.
 
+use std::fs;
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use redb::{ReadOnlyTable, ReadableDatabase};
 use serde_json::json;
 
 use crate::figures::Spread;
-use crate::fill::{REQUEST, body, fill, open_to_fill, unsynced};
+use crate::fill::{Bodies, REQUEST, fill, open_to_fill, unsynced};
 use crate::keys::{as_str, key, mixed};
 use crate::lookup::{shuffled, touch};
 use crate::options::Options;
@@ -26,8 +27,8 @@ pub(crate) fn run(options: &Options) {
     println!("thousand replays a second, one thread: median, least .. greatest");
     for keys in options.sizes_or(&SIZES) {
         let scratch = options.scratch();
-        let engine = filled_engine(scratch.path(), keys);
-        let database = filled_redb(scratch.path(), keys);
+        let engine = filled_engine(scratch.path(), keys, options.bodies);
+        let database = filled_redb(scratch.path(), keys, options.bodies);
         let table = database.begin_read().and_then(|read| Ok(read.open_table(TABLE)));
         let table = table.expect("a transaction").expect("the table");
         let order = shuffled(keys);
@@ -60,26 +61,31 @@ pub(crate) fn run(options: &Options) {
 }
 
 /// An engine that keeps no bodies in memory; redb's own cache under it is as large as beside it.
-fn filled_engine(dir: &Path, keys: usize) -> Engine {
+fn filled_engine(dir: &Path, keys: usize, bodies: Bodies) -> Engine {
     let path = dir.join("stored.idem");
     let engine = open_to_fill(&path, 0);
-    fill(&engine, 0..keys as u64, body);
+    fill(&engine, 0..keys as u64, |number| bodies.of(number));
     engine.close().expect("the engine closes");
     unsynced().cache_bytes(0).open(path).expect("the engine opens")
 }
 
-fn filled_redb(dir: &Path, keys: usize) -> redb::Database {
+fn filled_redb(dir: &Path, keys: usize, bodies: Bodies) -> redb::Database {
     let path = dir.join("redb");
     let database = redb::Database::create(&path).expect("a database");
     let transaction = database.begin_write().expect("a transaction");
     let mut table = transaction.open_table(TABLE).expect("a table");
     for number in 0..keys as u64 {
-        table.insert(digest(number), body(number)).expect("a row");
+        table.insert(digest(number), bodies.of(number)).expect("a row");
     }
     drop(table);
     transaction.commit().expect("a commit");
     drop(database);
-    redb::Builder::new().set_cache_size(1 << 20).open(path).expect("it opens again")
+    // As much as an engine that keeps no bodies gives it.
+    let ours = fs::metadata(dir.join("stored.idem")).expect("an engine was filled before").len() as usize;
+    redb::Builder::new()
+        .set_cache_size((ours / 128).clamp(1 << 20, 64 << 20))
+        .open(path)
+        .expect("it opens again")
 }
 
 /// What stands for a digest; it costs nothing to make.
