@@ -1,6 +1,6 @@
 //! The directory: what is known of every block without reading it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::block::{self, Block};
 use crate::Timestamp;
@@ -42,20 +42,14 @@ impl BlockInfo {
     }
 }
 
-/// Every block there is, by number.
-#[derive(Debug)]
+/// Every block there is.
+#[derive(Debug, Default)]
 pub(super) struct Directory {
     blocks: HashMap<u64, BlockInfo>,
-    /// Nothing goes before this. There are hundreds of thousands of blocks, and whether any is due is asked many times a second.
-    goes_next: Timestamp,
+    /// When each goes, and its number: there are hundreds of thousands, and what is due is asked with every checkpoint.
+    order: BTreeSet<(Timestamp, u64)>,
     /// Bytes of the pages of all.
     file_bytes: u64,
-}
-
-impl Default for Directory {
-    fn default() -> Self {
-        Self { blocks: HashMap::new(), goes_next: Timestamp::from_millis(u64::MAX), file_bytes: 0 }
-    }
 }
 
 impl Directory {
@@ -73,55 +67,42 @@ impl Directory {
     }
 
     pub(super) fn insert(&mut self, number: u64, block: BlockInfo) {
-        self.goes_next = self.goes_next.min(block.goes_at());
+        self.remove(number);
+        self.order.insert((block.goes_at(), number));
         self.file_bytes += block.file_bytes();
-        if let Some(before) = self.blocks.insert(number, block) {
-            self.file_bytes -= before.file_bytes();
-        }
+        self.blocks.insert(number, block);
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<BlockInfo> {
-        let removed = self.blocks.remove(&number);
-        self.file_bytes -= removed.map_or(0, |block| block.file_bytes());
-        removed
+        let removed = self.blocks.remove(&number)?;
+        self.order.remove(&(removed.goes_at(), number));
+        self.file_bytes -= removed.file_bytes();
+        Some(removed)
     }
 
     /// Notes that a block can't be read.
     pub(super) fn keep_unreadable(&mut self, number: u64) {
-        self.blocks.entry(number).and_modify(|block| block.unreadable = true);
+        if let Some(block) = self.remove(number) {
+            self.insert(number, BlockInfo { unreadable: true, ..block });
+        }
     }
 
     /// Whether a block's room can be had back by `now`.
-    pub(super) fn has_due(&mut self, now: Timestamp) -> bool {
-        if now < self.goes_next {
-            return false;
-        }
-        let has_due = self.blocks.values().any(|block| block.goes_at() <= now);
-        if !has_due {
-            // What went took its time along.
-            let all = self.blocks.values().map(BlockInfo::goes_at);
-            self.goes_next = all.min().unwrap_or(Timestamp::from_millis(u64::MAX));
-        }
-        has_due
+    pub(super) fn has_due(&self, now: Timestamp) -> bool {
+        self.order.first().is_some_and(|(at, _)| *at <= now)
     }
 
-    /// The blocks whose room can be had back by `now`, in the order in which they were due: so many that they have `bytes` at least.
+    /// The blocks whose room can be had back by `now`, those that were due first in front: so many that they have `bytes` at least.
     pub(super) fn due(&self, now: Timestamp, bytes: u64) -> Vec<(u64, BlockInfo)> {
-        if now < self.goes_next {
-            return Vec::new();
-        }
-        let due = self.blocks.iter().filter(|(_, block)| block.goes_at() <= now);
-        let mut due: Vec<_> = due.map(|(number, block)| (*number, *block)).collect();
-        due.sort_unstable_by_key(|(number, block)| (block.due, *number));
         let mut sum = 0;
-        let within = due.iter().take_while(|(_, block)| {
+        let due = self.order.iter().take_while(|(at, _)| *at <= now);
+        let blocks = due.filter_map(|(_, number)| self.get(*number).map(|block| (*number, *block)));
+        let within = blocks.take_while(|(_, block)| {
             let has_place = sum < bytes;
             sum += block.file_bytes();
             has_place
         });
-        let count = within.count();
-        due.truncate(count);
-        due
+        within.collect()
     }
 
     /// Bytes of the pages of all blocks and their index rows.
@@ -163,8 +144,7 @@ mod tests {
         assert_eq!(due(&directory, 200, bytes + 1), [3, 4]);
         assert_eq!((due(&directory, 200, 1), due(&directory, 200, 0)), (vec![3], vec![]));
         assert!([2, 3, 4].into_iter().all(|number| directory.remove(number).is_some()));
-        assert!(!directory.has_due(at(299)) && directory.goes_next == at(300));
-        assert!(directory.has_due(at(300)));
+        assert!(!directory.has_due(at(299)) && directory.has_due(at(300)));
         directory.insert(5, block(50, 50));
         assert!(directory.has_due(at(50)));
         assert_eq!(due(&directory, 50, 1), [5]);
@@ -176,7 +156,7 @@ mod tests {
         directory.insert(1, block(100, 900));
         directory.keep_unreadable(1);
         assert_eq!(due(&directory, 899, 1), [0; 0]);
-        assert!(!directory.has_due(at(899)) && directory.goes_next == at(900));
+        assert!(!directory.has_due(at(899)) && directory.has_due(at(900)));
         assert_eq!(due(&directory, 900, 1), [1]);
     }
 

@@ -361,7 +361,7 @@ impl Store {
 
     /// Whether a block's room can be had back by `now`.
     pub(crate) fn has_due(&self, now: Timestamp) -> bool {
-        self.directory.write().has_due(now)
+        self.directory.read().has_due(now)
     }
 
     /// What can go by `now`: blocks in the order in which they were due, of at most `max` bytes, and rows of `forgotten`.
