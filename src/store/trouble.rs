@@ -102,14 +102,16 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Trouble>) -> Result<T, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::is_disk_full;
 
     #[test]
     fn a_full_disk_is_told_from_other_trouble() {
-        let full = Trouble::from(redb::Error::Io(io::ErrorKind::StorageFull.into()));
-        let failure = full.into_failure(Path::new("f"));
-        assert!(matches!(&failure, Failure::Io(failure) if failure.is_disk_full()));
-        assert!(!is_disk_full(&io::ErrorKind::Other.into()));
+        let is_disk_full = |kind: io::ErrorKind| {
+            let failure = Trouble::from(redb::Error::Io(kind.into())).into_failure(Path::new("f"));
+            let Failure::Io(failure) = failure else { panic!("{failure}") };
+            failure.is_disk_full()
+        };
+        assert!(is_disk_full(io::ErrorKind::StorageFull));
+        assert!(!is_disk_full(io::ErrorKind::Other));
     }
 
     #[test]

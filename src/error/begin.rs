@@ -1,0 +1,119 @@
+//! Why a begin gave no answer.
+
+use std::error::Error;
+use std::fmt;
+
+use super::{Busy, CLOSED, CommitError, Damage, Failure, IoFailure, KeyError, ReadError, too_long_a_batch};
+use crate::AttemptInfo;
+use crate::tombstone::Tombstone;
+
+/// Why [`begin`](crate::Engine::begin) gave no answer. The operation was not granted to the caller.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum BeginError {
+    /// The key can't be used.
+    Key(KeyError),
+    /// The key was used before, with another fingerprint: a client sent two requests under one key.
+    KeyReused,
+    /// The last attempt ended without an outcome, and the scope's policy lets no other run by itself.
+    Unresolved(AttemptInfo),
+    /// The batch has too many requests; none of them was looked at.
+    BatchTooLong {
+        /// Requests in it.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The operation has run, but its result is no longer kept: the retry comes too late. See
+    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl).
+    Expired(Tombstone),
+    /// A limit held for too long; trying again later can succeed.
+    Busy(Busy),
+    /// The engine stopped granting claims; records known to be durable are still replayed.
+    Failed(Failure),
+    /// The engine is closed.
+    Closed,
+    /// The key's record on disk is not what was written.
+    Damaged(Damage),
+    /// The key's record on disk could not be read.
+    Io(IoFailure),
+}
+
+impl BeginError {
+    /// Whether the same call can succeed later, with no change.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Busy(_))
+    }
+}
+
+impl fmt::Display for BeginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(error) => error.fmt(f),
+            Self::KeyReused => f.write_str(
+                "the idempotency key was used for another request; send a new key with a new request",
+            ),
+            Self::Unresolved(attempt) => write!(
+                f,
+                "attempt {} ended without an outcome, so its effect may have happened; find out, then say so with `resolve`",
+                attempt.attempt()
+            ),
+            Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
+            Self::Expired(tombstone) => write!(
+                f,
+                "the operation has run and its result is no longer kept ({tombstone}); \
+                 look for its effect, and send a new key only if it is to run again"
+            ),
+            Self::Busy(busy) => busy.fmt(f),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Closed => f.write_str(CLOSED),
+            Self::Damaged(damage) => damage.fmt(f),
+            Self::Io(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl Error for BeginError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Key(error) => Some(error),
+            Self::KeyReused
+            | Self::Unresolved(_)
+            | Self::Expired(_)
+            | Self::BatchTooLong { .. }
+            | Self::Closed => None,
+            Self::Busy(busy) => Some(busy),
+            Self::Failed(failure) => Some(failure),
+            Self::Damaged(damage) => Some(damage),
+            Self::Io(failure) => Some(failure),
+        }
+    }
+}
+
+impl From<KeyError> for BeginError {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}
+
+impl From<ReadError> for BeginError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Key(error) => Self::Key(error),
+            ReadError::Closed => Self::Closed,
+            ReadError::Damaged(damage) => Self::Damaged(damage),
+            ReadError::Io(failure) => Self::Io(failure),
+        }
+    }
+}
+
+impl From<CommitError> for BeginError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Busy(busy) => Self::Busy(busy),
+            CommitError::Failed(failure) => Self::Failed(failure),
+            CommitError::Closed => Self::Closed,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Limits that held for too long.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use super::IoFailure;
+
+/// A limit that held for longer than a caller may wait.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Busy {
+    /// The commit queue, or the log behind it, stayed full.
+    QueueFull {
+        /// How long the call was prepared to wait: `Options::patience`.
+        waited: Duration,
+    },
+    /// As many claims are out as may be.
+    TooManyClaims {
+        /// The limit, see `Options::max_in_flight` and `Policy::max_in_flight`.
+        max: usize,
+    },
+    /// As many calls wait for claims of others as may.
+    TooManyWaiters {
+        /// The limit, see `Options::max_waiters`.
+        max: usize,
+    },
+    /// The checkpoints of all claims take as much memory as they may.
+    TooManyCheckpointBytes {
+        /// The limit, see `Options::max_checkpoint_bytes`.
+        max: usize,
+    },
+    /// The disk has no room for what a new claim may need. Completions within `Options::reserve_bytes` of claims already granted still succeed.
+    DiskFull(IoFailure),
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::QueueFull { waited } => {
+                write!(
+                    f,
+                    "the log had no room for {} ms; try again later, with fewer calls at once",
+                    waited.as_millis()
+                )
+            }
+            Self::TooManyClaims { max } => {
+                write!(
+                    f,
+                    "{max} claims are out, which is the limit; try again later, or raise `max_in_flight`"
+                )
+            }
+            Self::TooManyWaiters { max } => write!(
+                f,
+                "{max} calls wait for claims of others, which is the limit; try again later, or raise `max_waiters`"
+            ),
+            Self::TooManyCheckpointBytes { max } => {
+                write!(
+                    f,
+                    "checkpoints take {max} bytes of memory, which is the limit; make them shorter, or raise `max_checkpoint_bytes`"
+                )
+            }
+            Self::DiskFull(failure) => {
+                write!(
+                    f,
+                    "the disk has no room for what this call may need; free some and try again: {failure}"
+                )
+            }
+        }
+    }
+}
+
+impl Error for Busy {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::QueueFull { .. }
+            | Self::TooManyClaims { .. }
+            | Self::TooManyWaiters { .. }
+            | Self::TooManyCheckpointBytes { .. } => None,
+            Self::DiskFull(failure) => Some(failure),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Why a commit did not happen.
+
+use std::error::Error;
+use std::fmt;
+
+use super::{Busy, CLOSED, Failure};
+
+/// Why a commit did not happen, or is not known to have happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// A limit held for too long; nothing was written.
+    Busy(Busy),
+    /// A commit failed: whether this one is on disk is unknown until the file is opened again.
+    Failed(Failure),
+    /// The engine is closed; nothing was written.
+    Closed,
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy(busy) => busy.fmt(f),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Closed => f.write_str(CLOSED),
+        }
+    }
+}
+
+impl Error for CommitError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Busy(busy) => Some(busy),
+            Self::Failed(failure) => Some(failure),
+            Self::Closed => None,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Why a claim could not be ended.
+
+use std::error::Error;
+use std::fmt;
+
+use super::ClaimError;
+use crate::Claim;
+
+/// Why a claim could not be ended. Where nothing was written, the claim comes back with the error.
+#[derive(Debug)]
+pub struct EndError {
+    reason: ClaimError,
+    claim: Option<Box<Claim>>,
+}
+
+impl EndError {
+    pub(crate) fn new(reason: ClaimError, claim: Option<Claim>) -> Self {
+        Self { reason, claim: claim.map(Box::new) }
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn into_parts(self) -> (ClaimError, Option<Box<Claim>>) {
+        (self.reason, self.claim)
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn reason(&self) -> &ClaimError {
+        &self.reason
+    }
+
+    /// The claim, where it is still good: nothing was written and it can be ended again, with another body or
+    /// later. `None` after a failed commit, whose outcome is unknown until the file is opened again.
+    #[must_use]
+    pub fn into_claim(self) -> Option<Claim> {
+        self.claim.map(|claim| *claim)
+    }
+
+    /// Whether ending the claim again later can succeed, with no change.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.reason.is_retryable()
+    }
+}
+
+impl fmt::Display for EndError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl Error for EndError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.reason)
+    }
+}

@@ -1,0 +1,40 @@
+//! Why an engine has stopped.
+
+use std::error::Error;
+use std::fmt;
+
+use super::{Damage, IoFailure};
+
+/// Why the engine stopped granting claims. Only opening the file again decides what became of the
+/// commits that were under way.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Writing or syncing failed; what the failed call wrote may or may not be on disk.
+    Io(IoFailure),
+    /// The store is damaged.
+    Damaged(Damage),
+    /// A thread panicked while it committed for its group.
+    Panicked,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the engine stopped after a failed commit, open the file again to go on: ")?;
+        match self {
+            Self::Io(failure) => failure.fmt(f),
+            Self::Damaged(damage) => damage.fmt(f),
+            Self::Panicked => f.write_str("a thread panicked while it committed"),
+        }
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(failure) => Some(failure),
+            Self::Damaged(damage) => Some(damage),
+            Self::Panicked => None,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Errors: a small enum for each kind of call, each with a sentence that says what happened and what to do.
+
+mod begin;
+mod busy;
+mod claim;
+mod commit;
+mod complete_in;
+mod damage;
+mod declare;
+mod end;
+mod failure;
+mod forget;
+mod io;
+mod key;
+mod open;
+mod option;
+mod read;
+mod resolve;
+mod token;
+
+use std::fmt;
+
+pub use begin::BeginError;
+pub use busy::Busy;
+pub use claim::ClaimError;
+pub use commit::CommitError;
+pub use complete_in::CompleteInError;
+pub use damage::Damage;
+pub use declare::DeclareError;
+pub use end::EndError;
+pub use failure::Failure;
+pub use forget::ForgetError;
+pub use io::IoFailure;
+pub use key::KeyError;
+pub use open::OpenError;
+pub use option::OptionError;
+pub use read::ReadError;
+pub use resolve::ResolveError;
+pub use token::TokenError;
+
+const CLOSED: &str = "the engine is closed; open the file again";
+
+fn too_long_a_batch(f: &mut fmt::Formatter<'_>, len: usize, max: usize) -> fmt::Result {
+    write!(f, "the batch has {len} calls, the limit is {max}; split it")
+}

@@ -1,0 +1,155 @@
+//! Why a file could not be opened.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Damage, IoFailure, OptionError};
+
+/// Why a file could not be opened. Nothing is lost, and a file that isn't ours is left as it was.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// An option is out of range.
+    Option(OptionError),
+    /// The path names a directory or another thing that isn't a regular file.
+    NotAFile(PathBuf),
+    /// The file may not be written.
+    ReadOnly(PathBuf),
+    /// Another process, or another engine in this one, has the file open.
+    Locked(PathBuf),
+    /// The file is not one of ours. An empty file isn't either.
+    NotIdemkv(PathBuf),
+    /// The file was written by a newer version of this crate.
+    NewerVersion {
+        /// The file.
+        file: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The newest version this crate reads.
+        supported: u32,
+    },
+    /// The file was written by an older version of this crate, in a format that this one no longer reads.
+    OlderVersion {
+        /// The file.
+        file: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The oldest version this crate reads.
+        supported: u32,
+    },
+    /// The log that belongs to the file isn't there, and the file was not closed cleanly: completions that were
+    /// acknowledged are in that log.
+    LogMissing(PathBuf),
+    /// There is a log, but not the file that it belongs to.
+    LogWithoutFile(PathBuf),
+    /// The log belongs to another file.
+    LogOfAnotherFile(PathBuf),
+    /// Bytes on disk are not what was written.
+    Damaged(Damage),
+    /// The operating system refused.
+    Io(IoFailure),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option(error) => error.fmt(f),
+            Self::NotAFile(path) => {
+                write!(f, "{} is not a regular file; give the path of a file", path.display())
+            }
+            Self::ReadOnly(path) => {
+                write!(
+                    f,
+                    "{} may not be written; the engine needs to write it, change its permissions",
+                    path.display()
+                )
+            }
+            Self::Locked(path) => {
+                write!(
+                    f,
+                    "{} is open in another engine; one process at a time can have it, close the other",
+                    path.display()
+                )
+            }
+            Self::NotIdemkv(path) => {
+                write!(f, "{} was not made by idemkv and was left alone; give another path", path.display())
+            }
+            Self::NewerVersion { file, found, supported } => write!(
+                f,
+                "{} has format version {found}, this build reads up to {supported}; use a newer idemkv",
+                file.display()
+            ),
+            Self::OlderVersion { file, found, supported } => write!(
+                f,
+                "{} has format version {found}, this build reads from {supported} on; open it with the idemkv that wrote it",
+                file.display()
+            ),
+            Self::LogMissing(path) => write!(
+                f,
+                "the log {} is missing and the file was not closed cleanly, so results may be in it; put it back",
+                path.display()
+            ),
+            Self::LogWithoutFile(path) => write!(
+                f,
+                "the log {} is there, but not the file it belongs to; put the file back, or move the log away",
+                path.display()
+            ),
+            Self::LogOfAnotherFile(path) => {
+                write!(f, "the log {} belongs to another file; put the right one back", path.display())
+            }
+            Self::Damaged(damage) => damage.fmt(f),
+            Self::Io(failure) => {
+                write!(f, "{failure}; see that its directory is there, may be written and has room")
+            }
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Option(error) => Some(error),
+            Self::Damaged(damage) => Some(damage),
+            Self::Io(failure) => Some(failure),
+            Self::NotAFile(_)
+            | Self::ReadOnly(_)
+            | Self::Locked(_)
+            | Self::NotIdemkv(_)
+            | Self::NewerVersion { .. }
+            | Self::OlderVersion { .. }
+            | Self::LogMissing(_)
+            | Self::LogWithoutFile(_)
+            | Self::LogOfAnotherFile(_) => None,
+        }
+    }
+}
+
+impl OpenError {
+    /// What a refusal to open a file means.
+    pub(crate) fn from_io(file: &Path, doing: &'static str, error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return Self::Locked(file.to_owned());
+        }
+        Self::Io(IoFailure::new(file, doing, error))
+    }
+}
+
+impl From<OptionError> for OpenError {
+    fn from(error: OptionError) -> Self {
+        Self::Option(error)
+    }
+}
+
+impl From<Damage> for OpenError {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(damage)
+    }
+}
+
+impl From<IoFailure> for OpenError {
+    fn from(failure: IoFailure) -> Self {
+        Self::Io(failure)
+    }
+}

@@ -1,0 +1,48 @@
+//! Why a key could not be looked at.
+
+use std::error::Error;
+use std::fmt;
+
+use super::{CLOSED, Damage, IoFailure, KeyError};
+
+/// Why a record on disk could not be read.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The key can't be used.
+    Key(KeyError),
+    /// The engine is closed.
+    Closed,
+    /// The bytes on disk are not what was written.
+    Damaged(Damage),
+    /// The operating system refused.
+    Io(IoFailure),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(error) => error.fmt(f),
+            Self::Closed => f.write_str(CLOSED),
+            Self::Damaged(damage) => damage.fmt(f),
+            Self::Io(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl Error for ReadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Key(error) => Some(error),
+            Self::Closed => None,
+            Self::Damaged(damage) => Some(damage),
+            Self::Io(failure) => Some(failure),
+        }
+    }
+}
+
+impl From<KeyError> for ReadError {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
+    }
+}

@@ -1,0 +1,43 @@
+//! Why a key could not be resolved.
+
+use std::error::Error;
+use std::fmt;
+
+use super::BeginError;
+use crate::Status;
+
+/// Why an interrupted key could not be resolved.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The key is not interrupted: here is what it is.
+    NotInterrupted(Box<Status>),
+    /// No claim could be had.
+    Begin(BeginError),
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInterrupted(_) => {
+                f.write_str("the key is not interrupted, so there is nothing to resolve; look at what it is")
+            }
+            Self::Begin(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for ResolveError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::NotInterrupted(_) => None,
+            Self::Begin(error) => Some(error),
+        }
+    }
+}
+
+impl From<BeginError> for ResolveError {
+    fn from(error: BeginError) -> Self {
+        Self::Begin(error)
+    }
+}

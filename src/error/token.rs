@@ -1,0 +1,57 @@
+//! Why a claim could not be taken up from its token.
+
+use std::error::Error;
+use std::fmt;
+
+use super::BeginError;
+use crate::Status;
+
+/// Why a claim could not be taken up again from its token.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// These bytes are no token, or not what they were.
+    Malformed,
+    /// Another file granted the claim.
+    OtherFile,
+    /// The claim belongs to another scope.
+    OtherScope,
+    /// The claim is not the current one for its key: it has ended, or its lease ran out. Here is what became of the key.
+    Superseded(Box<Status>),
+    /// Somebody in this process holds the claim already.
+    Held,
+    /// The engine stopped granting claims, or is closed.
+    Begin(BeginError),
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("these bytes are not a token; pass them on as they were given"),
+            Self::OtherFile => {
+                f.write_str("the token is of another file; resume the claim where it was granted")
+            }
+            Self::OtherScope => f.write_str("the token is of another scope; resume the claim in its own"),
+            Self::Superseded(_) => f.write_str(
+                "the claim has ended or its lease has run out; look what became of the operation before acting",
+            ),
+            Self::Held => f.write_str("the claim is held already; a token is resumed once"),
+            Self::Begin(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for TokenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Malformed | Self::OtherFile | Self::OtherScope | Self::Superseded(_) | Self::Held => None,
+            Self::Begin(error) => Some(error),
+        }
+    }
+}
+
+impl From<BeginError> for TokenError {
+    fn from(error: BeginError) -> Self {
+        Self::Begin(error)
+    }
+}
