@@ -192,7 +192,8 @@ impl Index {
     /// Brings every shard's cached bytes within the budget, as far as records are stored.
     pub(crate) fn evict(&self) {
         for locked in &self.shards {
-            let rounds = 2 * locked.read().len() / CELLS_PER_STEP + 2;
+            // Twice over all cells: the first time takes away what says that a record was asked for.
+            let rounds = 2 * locked.read().cells().div_ceil(CELLS_PER_STEP);
             for _ in 0..rounds {
                 if locked.read().cached_bytes() <= self.budget {
                     break;
@@ -316,6 +317,22 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_was_read_is_kept_only_where_it_still_lies_and_has_room() {
+        let read = record(Some(from()));
+        let until = SlotTime::new(read.expires(), Timestamp::default());
+        let elsewhere = Place::new(9, 9);
+        let is_kept = |place, budget| {
+            let index = Index::new(1, budget, Timestamp::default());
+            index.change(KEY, |_| (Change::Set(Slot::Stored { until, place }), ()));
+            index.cache(KEY, &read);
+            matches!(index.get(KEY), Slot::Cached(_))
+        };
+        assert!(is_kept(from(), read.footprint()));
+        assert!(!is_kept(from(), read.footprint() - 1));
+        assert!(!is_kept(elsewhere, read.footprint()), "it is another record's place by now");
+    }
+
+    #[test]
     fn a_sweep_goes_in_steps_and_gives_memory_back_at_the_end_of_a_shard() {
         let index = Index::new(1, 0, Timestamp::default());
         let (early, late) = (Timestamp::from_millis(1_000), Timestamp::from_millis(100_000));
@@ -338,6 +355,27 @@ mod tests {
         assert!(index.sizes().table_bytes < bytes / 4);
         (0..100).for_each(|key| assert!(matches!(index.get(digest(key)), Slot::Stored { .. }), "key {key}"));
         assert!(index.sweep(1, 0, late).done && index.snapshot(1).is_empty(), "there is no such shard");
+    }
+
+    #[test]
+    fn an_eviction_finds_every_record_in_a_table_that_is_nearly_empty() {
+        let index = Index::new(1, 0, Timestamp::default());
+        let digest = |key: u64| Digest::from_u128(u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64);
+        let until = SlotTime::new(Timestamp::default(), index.epoch());
+        for key in 0..6 * CELLS_PER_STEP as u64 {
+            index.change(digest(key), |_| (Change::Set(Slot::Stored { until, place: from() }), ()));
+        }
+        let kept = 50;
+        for key in 0..kept {
+            // A new record counts as asked for.
+            index.change(digest(key), |_| (Change::Set(Slot::Cached(record(Some(from())))), ()));
+        }
+        for key in kept..6 * CELLS_PER_STEP as u64 {
+            index.change(digest(key), |_| (Change::Set(Slot::Vacant), ()));
+        }
+        assert!(index.sizes().cached_bytes > 0);
+        index.evict();
+        assert_eq!(index.sizes().cached_bytes, 0);
     }
 
     /// A forgetting that fails puts back what it found, with its old place.

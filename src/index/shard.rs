@@ -119,6 +119,10 @@ impl Shard {
         self.table.len()
     }
 
+    pub(crate) fn cells(&self) -> usize {
+        self.table.cells()
+    }
+
     pub(crate) fn cached_bytes(&self) -> usize {
         self.cached_bytes
     }
