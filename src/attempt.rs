@@ -156,17 +156,16 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
-#[cfg(test)]
 impl AttemptParts<'static> {
-    /// What a test needs that asks for little: the first claim of the key "key".
-    pub(crate) fn example(fence: u64) -> Self {
+    /// Of a claim of which nothing else matters any more.
+    pub(crate) fn bare(digest: Digest, fence: Fence) -> Self {
         Self {
-            digest: Digest::from_u128(7),
-            scope: b"",
-            key: b"key",
-            fence: Fence::new(fence),
-            number: 1,
-            fingerprint: Fingerprint::of(""),
+            digest,
+            scope: &[],
+            key: &[],
+            fence,
+            number: 0,
+            fingerprint: Fingerprint::from_bytes([0; 32]),
             started: Timestamp::default(),
             retention: Retention::NONE,
             lease: None,
@@ -174,6 +173,13 @@ impl AttemptParts<'static> {
             earlier: None,
             checkpoint: None,
         }
+    }
+
+    /// What a test needs that asks for little: the first claim of the key "key".
+    #[cfg(test)]
+    pub(crate) fn example(fence: u64) -> Self {
+        let bare = Self::bare(Digest::from_u128(7), Fence::new(fence));
+        Self { key: b"key", number: 1, fingerprint: Fingerprint::of(""), ..bare }
     }
 }
 

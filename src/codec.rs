@@ -405,7 +405,6 @@ mod tests {
             .collect()
     }
 
-    /// A change of these is a change of the file format: raise `FORMAT_VERSION`.
     /// Files depend on it, so on how the hasher takes a number, too, which its documentation does not promise.
     #[test]
     fn a_checksum_is_that_of_the_bytes_behind_each_other() {
@@ -417,6 +416,7 @@ mod tests {
         assert_eq!(Sealer::new(&secret).checksum("frame", &place, b"bytes"), expected);
     }
 
+    /// A change of these is a change of the file format: raise `FORMAT_VERSION`.
     #[test]
     fn golden_bytes() {
         let sevens = "07".repeat(32);

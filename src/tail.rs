@@ -79,13 +79,14 @@ impl Tail {
     pub(crate) fn put_back(&mut self, older: Self) {
         let newer = std::mem::replace(self, older);
         self.seq = self.seq.max(newer.seq);
-        self.since = self.since.or(newer.since);
+        // `None` where there is nothing in it.
+        let since = newer.since.unwrap_or_default();
         for (digest, word) in newer.words {
-            let earlier = self.words.get(&digest).and_then(|word| word.forgotten_until);
-            let forgotten_until = word.forgotten_until.max(earlier);
-            self.words.insert(digest, Word { forgotten_until, ..word });
+            self.fold(digest, word.last, word.forgotten_until, since);
         }
-        self.scopes.extend(newer.scopes);
+        for (scope, policy) in newer.scopes {
+            self.declare(&scope, policy, since);
+        }
     }
 
     /// What a checkpoint has to write. A key's claim row ends with anything but an open claim.

@@ -1,10 +1,12 @@
 //! Many begins in one call.
 
+use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use super::claim::{Begin, Claim, Completing, Given};
+use super::claim::{Begin, Claim};
 use super::core::{Asked, Begun, Core};
+use super::ending::{Completing, Given};
 use super::granting::Granting;
 use super::scope::{Scope, ScopeInner};
 use super::{Engine, Handle};
@@ -251,8 +253,10 @@ impl Core {
         if self.closed.load(Ordering::Relaxed) {
             return [const { None }; BATCH_MAX];
         }
-        let now = self.clock.now();
+        // Read once no record can change any more: one that has expired since may have lost its body.
+        let now = OnceCell::new();
         let replays = self.index.records(digests, |position, record| {
+            let now = *now.get_or_init(|| self.clock.now());
             requests.get(position).is_some_and(|(_, fingerprint)| record.is_replayed(fingerprint, now))
         });
         let mut replayed = 0;

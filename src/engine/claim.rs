@@ -1,23 +1,21 @@
 //! Claims, and handles on those of others.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
 use super::Handle;
 use super::completion::Completion;
-use super::core::{Core, ended_by};
+use super::core::Core;
+use super::ending::{Ending, Given, released};
 use super::pending::Pending;
 use super::permit::Permit;
 use super::publisher::Op;
 use super::token::ClaimToken;
 use crate::attempt::{Attempt, AttemptInfo, Checkpoint, Ended};
 use crate::caller::{Caller, block};
-use crate::codec::{CheckpointRow, CompletionRow, DetachedRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
+use crate::codec::{CheckpointRow, DetachedRow, Entry};
 use crate::commit::Ticket;
 use crate::error::{Busy, ClaimError, CommitError, EndError};
 use crate::index::{Change, Slot};
 use crate::policy::Durability;
-use crate::record::{Outcome, Record, RecordParts};
+use crate::record::{Outcome, Record};
 use crate::state::{Event, Fence, decide};
 use crate::step_key::StepKey;
 use crate::sync::Arc;
@@ -46,13 +44,13 @@ pub enum Begin {
 #[derive(Debug)]
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub struct Claim {
-    attempt: Arc<Attempt>,
-    permit: Permit,
-    terms: Terms,
+    pub(super) attempt: Arc<Attempt>,
+    pub(super) permit: Permit,
+    pub(super) terms: Terms,
     /// Whether the log may still have an entry about the claim in its queue: whoever waited for it gave up.
     unsettled: bool,
     /// Whether its end is in other hands, or known, so that dropping it says nothing of its key.
-    is_over: bool,
+    pub(super) is_over: bool,
 }
 
 /// On what terms a claim was granted.
@@ -558,7 +556,7 @@ impl Claim {
         Arc::clone(&self.permit.handle)
     }
 
-    fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &Core {
         self.permit.handle.core()
     }
 
@@ -571,361 +569,6 @@ impl Claim {
     pub(super) fn spend(&mut self, bytes: u64) {
         self.permit.spend(bytes);
     }
-
-    /// `None` where the log need not know.
-    fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, Refusal> {
-        self.start_ending()?;
-        let core = self.core();
-        let attempt = Arc::clone(&self.attempt);
-        let vacates = attempt.earlier.is_none() || self.terms.resolves;
-        // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
-        if !self.terms.logged && attempt.earlier.is_none() {
-            core.put_back(&attempt, Slot::Vacant);
-            core.leases.forget(&attempt);
-            attempt.end(Ended::Vacated);
-            return Ok(None);
-        }
-        if vacates {
-            let entry = super::core::vacated_entry(&attempt, None);
-            return self.hand_over(caller, &entry, Op::Vacated(attempt, None)).map(Some);
-        }
-        // What this claim knows of itself says nothing of the attempt before it.
-        let now = core.clock.now();
-        let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
-        let entry = Entry::Intent(row).encoded();
-        self.hand_over(caller, &entry, Op::Returned(attempt, now)).map(Some)
-    }
-
-    fn finish(self, result: Given<'_>) -> Result<Record, EndError> {
-        self.start_completing(Caller::Thread, result).wait()
-    }
-
-    fn finish_async(self, result: Given<'_>) -> Ending<Record> {
-        match self.start_completing(Caller::Task, result) {
-            Completing::Handed(handed, record) => Ending(Course::Handed(Some((handed, record)))),
-            slow @ (Completing::Waits(..) | Completing::Superseded(..) | Completing::Refused(_)) => {
-                Ending::slowly(slow.acknowledged(Caller::Task))
-            }
-        }
-    }
-
-    /// Hands the outcome over, if that needs no waiting.
-    pub(super) fn start_completing(mut self, caller: Caller, result: Given<'_>) -> Completing {
-        let body_len = result.kept().len();
-        if let Err(refused) = self.check(result) {
-            return Completing::Refused(EndError::new(refused, Some(self)));
-        }
-        let needed = self.room_for(body_len);
-        if self.permit.lacks(needed) > 0 {
-            if caller != Caller::Thread {
-                return Completing::Waits(self, result.outcome, result.body.into(), result.completion);
-            }
-            if let Err(refused) = block(self.secure_room(caller, body_len)) {
-                return Completing::Refused(EndError::new(refused, Some(self)));
-            }
-        }
-        match self.hand_over_result(caller, result) {
-            Ok((handed, record)) => Completing::Handed(handed, record),
-            Err(Refusal::Superseded(handle, attempt)) => Completing::Superseded(handle, attempt),
-            Err(Refusal::Other(error)) => Completing::Refused(error),
-        }
-    }
-
-    /// Whether a result may be stored.
-    pub(super) fn check(&self, result: Given<'_>) -> Result<(), ClaimError> {
-        result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
-        self.check_body(result.kept().len())
-    }
-
-    /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
-    pub(super) fn start_ending(&mut self) -> Result<(), Refusal> {
-        self.is_over = true;
-        if take_for_ending(self.core(), &self.attempt) {
-            Ok(())
-        } else {
-            Err(Refusal::Superseded(self.handle(), Arc::clone(&self.attempt)))
-        }
-    }
-
-    /// Takes back that it is ending: nothing was written.
-    pub(super) fn go_on(&mut self) {
-        self.is_over = false;
-        self.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
-    }
-
-    /// Bytes of log that a completion with a body of so many bytes takes.
-    fn room_for(&self, body_len: usize) -> u64 {
-        let names = self.attempt.scope().len() + self.attempt.key().len();
-        entry_bytes_max(ENTRY_OVERHEAD_MAX + names + body_len) as u64
-    }
-
-    fn check_body(&self, len: usize) -> Result<(), ClaimError> {
-        let max = self.core().options.max_body_bytes;
-        if len > max { Err(ClaimError::BodyTooLarge { len, max }) } else { Ok(()) }
-    }
-
-    /// Sees to it that a completion with a body of so many bytes has room.
-    async fn secure_room(&mut self, caller: Caller, body_len: usize) -> Result<(), ClaimError> {
-        let needed = self.room_for(body_len);
-        self.permit.raise(caller, needed).await.map_err(ClaimError::Commit)
-    }
-
-    /// Hands the outcome to the log. It was checked, and room was made for it.
-    fn hand_over_result(mut self, caller: Caller, result: Given<'_>) -> Result<(Handed, Record), Refusal> {
-        self.start_ending()?;
-        let record = result.record(&self.attempt, self.core().clock.now());
-        let entry = Entry::Completion(CompletionRow::from(&record)).encoded();
-        // What is flushed later calls nobody now.
-        let relaxed = matches!(self.terms.durability, Durability::Relaxed(_));
-        let caller = if relaxed { Caller::Thread } else { caller };
-        let op = Op::Completed(Arc::clone(&self.attempt), record.clone());
-        let handed = self.hand_over(caller, &entry, op)?;
-        if let Durability::Relaxed(within) = handed.claim.terms.durability {
-            handed.claim.core().commit.flush_within(within);
-        }
-        Ok((handed, record))
-    }
-
-    /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
-    fn hand_over(mut self, caller: Caller, entry: &[u8], op: Op) -> Result<Handed, Refusal> {
-        let cost = entry_bytes_max(entry.len()) as u64;
-        match self.core().commit.append_promised(caller, entry, op, cost) {
-            Ok(ticket) => {
-                self.spend(cost);
-                self.core().leases.forget(&self.attempt);
-                Ok(Handed { claim: self, ticket })
-            }
-            Err(error @ CommitError::Failed(_)) => {
-                self.attempt.end(ended_by(&error));
-                Err(Refusal::Other(EndError::new(ClaimError::Commit(error), None)))
-            }
-            Err(error @ (CommitError::Busy(_) | CommitError::Closed)) => {
-                self.go_on();
-                Err(Refusal::Other(EndError::new(ClaimError::Commit(error), Some(self))))
-            }
-        }
-    }
-}
-
-/// What whoever ends a claim gives.
-#[derive(Clone, Copy)]
-pub(super) struct Given<'a> {
-    pub(super) outcome: Outcome,
-    pub(super) body: &'a [u8],
-    pub(super) completion: Completion,
-}
-
-impl<'a> Given<'a> {
-    pub(super) fn new(outcome: Outcome, body: &'a [u8]) -> Self {
-        Self { outcome, body, completion: Completion::new() }
-    }
-
-    /// What is kept of the body.
-    pub(super) fn kept(&self) -> &'a [u8] {
-        if self.completion.keeps_body() { self.body } else { &[] }
-    }
-
-    /// The record that comes of it. Its times were checked.
-    pub(super) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
-        let retention = self.completion.retention(attempt.retention).unwrap_or(attempt.retention);
-        let parts = RecordParts {
-            digest: attempt.digest,
-            scope: attempt.scope(),
-            key: attempt.key(),
-            fingerprint: attempt.fingerprint,
-            fence: attempt.fence,
-            attempt: attempt.number,
-            outcome: self.outcome,
-            started: attempt.started,
-            completed,
-            lifetime: retention.lifetime(completed),
-            body_kept: self.completion.keeps_body(),
-            body: self.kept(),
-        };
-        Record::new(&parts, None)
-    }
-}
-
-/// A completion on its way.
-#[derive(Debug)]
-pub(super) enum Completing {
-    /// The log has it.
-    Handed(Handed, Record),
-    /// It needs more room than was promised.
-    Waits(Claim, Outcome, Box<[u8]>, Completion),
-    /// The claim is not the current one.
-    Superseded(Arc<Handle>, Arc<Attempt>),
-    Refused(EndError),
-}
-
-impl Completing {
-    /// Has it written soon.
-    pub(super) fn call_leader(&self) {
-        if let Self::Handed(handed, _) = self {
-            handed.claim.core().commit.call();
-        }
-    }
-
-    /// Waits until it may be acknowledged, as a thread.
-    pub(super) fn wait(self) -> Result<Record, EndError> {
-        match self {
-            Self::Handed(handed, record) => handed.wait().map(|()| record),
-            slow @ (Self::Waits(..) | Self::Superseded(..) | Self::Refused(_)) => {
-                block(slow.acknowledged(Caller::Thread))
-            }
-        }
-    }
-
-    /// Waits until it may be acknowledged.
-    pub(super) async fn acknowledged(self, caller: Caller) -> Result<Record, EndError> {
-        let handed = match self {
-            Self::Handed(handed, record) => Ok((handed, record)),
-            Self::Waits(mut claim, outcome, body, completion) => {
-                let result = Given { outcome, body: &body, completion };
-                match claim.secure_room(caller, result.kept().len()).await {
-                    Ok(()) => claim.hand_over_result(caller, result),
-                    Err(refused) => Err(Refusal::Other(EndError::new(refused, Some(claim)))),
-                }
-            }
-            Self::Superseded(handle, attempt) => Err(Refusal::Superseded(handle, attempt)),
-            Self::Refused(error) => Err(Refusal::Other(error)),
-        };
-        match handed {
-            Ok((handed, record)) => handed.acknowledged(caller).await.map(|()| record),
-            Err(refusal) => Err(refusal.explained(caller).await),
-        }
-    }
-}
-
-/// Why the end of a claim was not handed over.
-pub(super) enum Refusal {
-    /// The claim is not the current one.
-    Superseded(Arc<Handle>, Arc<Attempt>),
-    Other(EndError),
-}
-
-impl Refusal {
-    pub(super) async fn explained(self, caller: Caller) -> EndError {
-        match self {
-            Self::Superseded(handle, attempt) => {
-                EndError::new(handle.core().superseded(caller, &attempt).await, None)
-            }
-            Self::Other(error) => error,
-        }
-    }
-}
-
-/// The end of a claim, for tasks: a future that is ready once it is durable. Where the log has it already, which is nearly
-/// always, it is carried out whether or not this is polled; see [`Claim::complete_async`].
-#[must_use = "a claim has ended once this was awaited"]
-pub struct Ending<T>(Course<T>);
-
-enum Course<T> {
-    /// The log has it, and this is what is given once it is durable; `None` once it was given. By hand, for a future would be moved
-    /// onto the heap for every claim.
-    Handed(Option<(Handed, T)>),
-    /// Anything else.
-    Slow(Pin<Box<dyn Future<Output = Result<T, EndError>> + Send>>),
-}
-
-impl<T> Ending<T> {
-    fn slowly(future: impl Future<Output = Result<T, EndError>> + Send + 'static) -> Self {
-        Self(Course::Slow(Box::pin(future)))
-    }
-}
-
-/// What it gives is never pinned.
-impl<T> Unpin for Ending<T> {}
-
-impl<T> Future for Ending<T> {
-    type Output = Result<T, EndError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Course::Slow(future) => future.as_mut().poll(context),
-            Course::Handed(waits) => {
-                let Some((handed, _)) = waits else { unreachable!("it was polled after it was ready") };
-                let acknowledged = ready!(handed.poll_acknowledged(context));
-                let given = waits.take().map(|(_, given)| given);
-                Poll::Ready(acknowledged.map(|()| given.unwrap_or_else(|| unreachable!("it is there"))))
-            }
-        }
-    }
-}
-
-impl<T> std::fmt::Debug for Ending<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ending").finish_non_exhaustive()
-    }
-}
-
-/// The end of a claim, in the hands of the log. Dropped, it is carried out all the same.
-#[derive(Debug)]
-pub(super) struct Handed {
-    /// It is over. Held to the end, so that who made the attempt frees it and not who committed it: allocators are quicker so.
-    claim: Claim,
-    ticket: Ticket,
-}
-
-impl Handed {
-    /// Whether the scope's policy wants it durable before it is acknowledged.
-    fn is_awaited(&self) -> bool {
-        match self.claim.terms.durability {
-            Durability::Full | Durability::Completions => true,
-            Durability::Relaxed(_) => false,
-        }
-    }
-
-    /// Waits until it may be acknowledged, as a thread.
-    fn wait(self) -> Result<(), EndError> {
-        if self.is_awaited() {
-            self.claim.core().commit.wait(&self.ticket).map_err(not_committed)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Waits until it may be acknowledged, as a task.
-    fn poll_acknowledged(&mut self, context: &Context<'_>) -> Poll<Result<(), EndError>> {
-        if !self.is_awaited() {
-            return Poll::Ready(Ok(()));
-        }
-        let Self { claim, ticket } = self;
-        claim.core().commit.poll_settled(ticket, context).map_err(not_committed)
-    }
-
-    /// Waits until it may be acknowledged.
-    async fn acknowledged(self, caller: Caller) -> Result<(), EndError> {
-        if self.is_awaited() { self.settled(caller).await } else { Ok(()) }
-    }
-
-    /// Waits until it is durable.
-    async fn settled(mut self, caller: Caller) -> Result<(), EndError> {
-        self.claim.core().commit.settled(caller, &mut self.ticket).await.map_err(not_committed)
-    }
-}
-
-fn not_committed(error: CommitError) -> EndError {
-    EndError::new(ClaimError::Commit(error), None)
-}
-
-async fn released(caller: Caller, handed: Result<Option<Handed>, Refusal>) -> Result<(), EndError> {
-    match handed {
-        Ok(Some(handed)) => handed.settled(caller).await,
-        Ok(None) => Ok(()),
-        Err(refusal) => Err(refusal.explained(caller).await),
-    }
-}
-
-/// Marks a claim as ending, so that nobody else can end it; `false` where it is not the current one.
-fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> bool {
-    core.index.change(attempt.digest, |slot| {
-        let event = Event::End { fence: attempt.fence, now: core.clock.now() };
-        match decide(slot.state(core.index.epoch()), event).becomes() {
-            Some(_ending) => (Change::Set(Slot::Ending(Arc::clone(attempt))), true),
-            None => (Change::Keep, false),
-        }
-    })
 }
 
 impl Drop for Claim {

@@ -10,33 +10,28 @@ use super::leases::Leases;
 use super::maintain::Rota;
 use super::options::Options;
 use super::pending::Pending;
-use super::permit::{Permit, Promise, Waiter};
-use super::policies::{Policies, SCOPES_MAX};
-use super::publisher::{Op, Publisher};
+use super::permit::{Permit, Waiter};
+use super::policies::Policies;
+use super::publisher::Publisher;
 use super::reads::Reads;
-use super::scope::{SCOPE_MAX, ScopeInner};
+use super::scope::ScopeInner;
 use super::{Handle, Status};
 use crate::attempt::{Attempt, AttemptParts, Budget, Ended};
 use crate::caller::{Caller, block};
-use crate::clock::{Deadline, EngineClock};
-use crate::codec::{ENTRY_OVERHEAD_MAX, Entry, ScopeRow, VacatedRow};
+use crate::clock::EngineClock;
 use crate::commit::Commit;
-use crate::error::{
-    BeginError, Busy, ClaimError, CommitError, DeclareError, Failure, ForgetError, IoFailure, KeyError,
-    ReadError, ResolveError,
-};
+use crate::error::{BeginError, Busy, ClaimError, CommitError, Failure, IoFailure, ReadError, ResolveError};
 use crate::index::{Change, Index, Slot};
 use crate::key::{Digest, Secret};
 use crate::nudge::Nudge;
 use crate::policy::{Durability, Policy};
 use crate::record::{Place, Record};
-use crate::retention::Retention;
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering};
 use crate::timers::Timers;
 use crate::tombstone::Tombstone;
-use crate::wal::{Log, Room, frame::entry_bytes_max};
+use crate::wal::{Log, Room};
 use crate::{Fingerprint, Timestamp};
 
 pub(crate) struct Core {
@@ -160,7 +155,7 @@ enum Replay {
 }
 
 /// What a key was found to be.
-enum Found {
+pub(super) enum Found {
     Record(Record),
     Slot(Slot),
     /// The index still names a place on disk, but what lies there, or lay there, is no longer remembered.
@@ -182,12 +177,6 @@ impl Begun {
             Self::Granting(granting) => Begin::Fresh(granting.into_claim(core)),
         }
     }
-}
-
-/// What is to be forgotten.
-enum Doomed {
-    Record(Record),
-    Interrupted(Arc<Attempt>),
 }
 
 impl Core {
@@ -325,35 +314,12 @@ impl Core {
         }
     }
 
-    fn decide(&self, found: &Found, event: Event<'_>) -> Decision {
+    pub(super) fn decide(&self, found: &Found, event: Event<'_>) -> Decision {
         match found {
             Found::Record(record) => decide(State::Done(record.facts(), record.lifetime()), event),
             Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
             Found::Expired(_) => decide(State::Vacant, event),
         }
-    }
-
-    /// Gives a scope a policy, durably.
-    pub(super) async fn declare(
-        &self,
-        caller: Caller,
-        scope: &[u8],
-        policy: Policy,
-    ) -> Result<(), DeclareError> {
-        if scope.len() > SCOPE_MAX {
-            return Err(DeclareError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
-        }
-        policy.check()?;
-        if !self.policies.has_place(scope) {
-            return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
-        }
-        let entry = Entry::Declared(ScopeRow { name: scope, policy: policy.row() }).encoded();
-        let cost = entry_bytes_max(entry.len()) as u64;
-        self.promise(caller, cost).await?;
-        let op = Op::Declared(Box::new((scope.into(), policy)));
-        let appended = self.commit.append_promised(caller, &entry, op, cost);
-        let mut ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
-        Ok(self.commit.settled(caller, &mut ticket).await?)
     }
 
     /// A claim on an interrupted key, for whoever knows what became of it.
@@ -479,7 +445,7 @@ impl Core {
     }
 
     /// What the index says of a key; a record that is on disk alone is read, and cached.
-    async fn find(&self, caller: Caller, asked: Asked<'_>) -> Result<Found, ReadError> {
+    pub(super) async fn find(&self, caller: Caller, asked: Asked<'_>) -> Result<Found, ReadError> {
         match self.index.get(asked.digest) {
             Slot::Cached(record) => Ok(Found::Record(record)),
             // Boxed, so that whoever asks for a key that is not on disk does not carry it along.
@@ -638,78 +604,6 @@ impl Core {
         Err(BeginError::Busy(Busy::QueueFull { waited: std::time::Duration::ZERO }))
     }
 
-    /// Bytes of log to promise to a claim: its intent, its completion with a body of the reserved size.
-    fn claim_promise(&self, asked: Asked<'_>) -> Promise {
-        let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
-        Promise { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
-    }
-
-    fn ending_bytes(&self, names: usize) -> u64 {
-        let body = self.options.reserve_bytes.min(self.options.max_body_bytes);
-        entry_bytes_max(names + body) as u64
-    }
-
-    /// Bytes of log to promise to a claim for its end.
-    pub(super) fn ending_promise(&self, attempt: &Attempt) -> u64 {
-        self.ending_bytes(ENTRY_OVERHEAD_MAX + attempt.scope().len() + attempt.key().len())
-    }
-
-    /// Promises room in the log, waiting for it if need be.
-    pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
-        if self.room.try_promise(bytes) {
-            return Ok(());
-        }
-        // Boxed, because nearly nobody comes here, and whoever does not should not carry it along.
-        Box::pin(self.wait_for_room(caller, bytes)).await
-    }
-
-    async fn wait_for_room(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
-        let patience = self.options.patience;
-        let deadline = Deadline::after(patience);
-        let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
-        match caller {
-            Caller::Thread => loop {
-                let wakes = self.room.wakes();
-                if let Some(promised) = self.promise_now(bytes) {
-                    return promised;
-                }
-                // Without a worker nobody else makes room.
-                if deadline.has_passed() || !self.options.workers {
-                    return late;
-                }
-                self.room.wait(bytes, wakes, deadline);
-            },
-            // Without a worker nobody would end the wait of a batch that is polled by its own thread.
-            Caller::Member if !self.options.workers => self.promise_now(bytes).unwrap_or(late),
-            Caller::Task | Caller::Member => {
-                let promised = self.room.until(|| self.promise_now(bytes));
-                self.timers.timeout(deadline, promised).await.unwrap_or(late)
-            }
-        }
-    }
-
-    /// Asks for room, and promises it if it is there by then. `None` means: wait.
-    fn promise_now(&self, bytes: u64) -> Option<Result<(), CommitError>> {
-        if self.options.workers {
-            self.worker.nudge();
-            // What nobody waits for holds room as well.
-            self.commit.call();
-        } else {
-            self.make_room();
-        }
-        if self.room.try_promise(bytes) {
-            return Some(Ok(()));
-        }
-        if let Some(failure) = self.commit.failure().or(self.halted.get()) {
-            return Some(Err(CommitError::Failed(failure.clone())));
-        }
-        if self.closed.load(Ordering::Acquire) {
-            return Some(Err(CommitError::Closed));
-        }
-        let full = self.full.lock().any();
-        full.map(|failure| Err(CommitError::Busy(Busy::DiskFull(failure))))
-    }
-
     /// Calls all threads, so that they see what changed.
     pub(super) fn call_all(&self) {
         self.worker.nudge();
@@ -778,106 +672,6 @@ impl Core {
         let status = self.status_of(Found::Record(record.clone()));
         Ok(Some((status, SlotNames::Record(record))))
     }
-
-    /// Forgets a record or an interrupted claim, durably. Whether there was one.
-    pub(super) async fn forget(
-        &self,
-        caller: Caller,
-        scope: &ScopeInner,
-        key: &[u8],
-    ) -> Result<bool, ForgetError> {
-        let digest = scope.digest(key).map_err(ReadError::Key)?;
-        let asked = Asked { scope, key, digest };
-        if self.closed.load(Ordering::Acquire) {
-            return Err(ReadError::Closed.into());
-        }
-        loop {
-            let found = self.find(caller, asked).await?;
-            let event = Event::Forget { now: self.clock.now() };
-            match (self.decide(&found, event), found) {
-                (Decision::Busy, _) => return Err(ForgetError::InFlight),
-                (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
-                    self.lapse(&attempt);
-                }
-                (Decision::Become(_), Found::Record(record)) => {
-                    if self.forget_one(caller, asked, &Doomed::Record(record)).await? {
-                        return Ok(true);
-                    }
-                }
-                // Where its time is over, its row is on disk all the same, and the next opening would find it dead anew.
-                (decision, Found::Slot(Slot::Interrupted(attempt))) => {
-                    if self.forget_one(caller, asked, &Doomed::Interrupted(attempt)).await? {
-                        return Ok(decision.becomes().is_some());
-                    }
-                }
-                (
-                    Decision::Become(_)
-                    | Decision::Stay
-                    | Decision::Grant { .. }
-                    | Decision::Wait
-                    | Decision::Replay
-                    | Decision::Expired
-                    | Decision::Reused
-                    | Decision::Unresolved
-                    | Decision::Superseded,
-                    _,
-                ) => return Ok(false),
-            }
-        }
-    }
-
-    /// Forgets what a key has, if it still does; the key is in flight meanwhile.
-    async fn forget_one(
-        &self,
-        caller: Caller,
-        asked: Asked<'_>,
-        doomed: &Doomed,
-    ) -> Result<bool, CommitError> {
-        let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
-        self.promise(caller, cost).await?;
-        let (attempt, until) = match doomed {
-            Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
-            // A new one: those who waited for the old one were told how it ended.
-            Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), &self.checkpoint_bytes), None),
-        };
-        let attempt = Arc::new(attempt);
-        let taken = self.index.change(asked.digest, |slot| {
-            let same = match (slot, doomed) {
-                (Slot::Cached(now), Doomed::Record(then)) => now.fence() == then.fence(),
-                // Evicted since; the place is that of the record that was read.
-                (Slot::Stored { place, .. }, Doomed::Record(then)) => Some(*place) == then.place(),
-                (Slot::Interrupted(now), Doomed::Interrupted(then)) => Arc::ptr_eq(now, then),
-                _ => false,
-            };
-            // What is there now is what may have to be put back: the record may lie elsewhere than when it was found.
-            let before = same.then(|| slot.clone());
-            (if same { Change::Set(Slot::Ending(Arc::clone(&attempt))) } else { Change::Keep }, before)
-        });
-        let Some(before) = taken else {
-            self.room.withdraw(cost);
-            return Ok(false);
-        };
-        let entry = vacated_entry(&attempt, until);
-        let op = Op::Vacated(Arc::clone(&attempt), until);
-        // Whoever asked may stop waiting from here on; it is done all the same.
-        let mut ticket = self.commit.append_promised(caller, &entry, op, cost).inspect_err(|error| {
-            self.room.withdraw(cost);
-            // Nothing was written, not even where commits have failed: a record is still replayed.
-            self.put_back(&attempt, before);
-            attempt.end(ended_by(error));
-        })?;
-        self.commit.settled(caller, &mut ticket).await?;
-        Ok(true)
-    }
-}
-
-pub(super) fn vacated_entry(attempt: &Attempt, forgotten_until: Option<Timestamp>) -> Vec<u8> {
-    let row = VacatedRow {
-        digest: attempt.digest.as_u128(),
-        fence: attempt.fence.get(),
-        forgotten_until_ms: forgotten_until.map(Timestamp::as_millis),
-    };
-    Entry::Vacated(row).encoded()
 }
 
 /// What waiters are told when a commit did not happen.
@@ -889,24 +683,6 @@ pub(super) fn ended_by(error: &CommitError) -> Ended {
     }
 }
 
-/// Stands in the index for a record that is being forgotten.
-fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
-    Attempt::new(AttemptParts {
-        digest: asked.digest,
-        scope: asked.scope.name(),
-        key: asked.key,
-        fence: record.fence(),
-        number: record.attempt(),
-        fingerprint: *record.fingerprint(),
-        started: record.started(),
-        retention: Retention::NONE,
-        lease: None,
-        stays: false,
-        earlier: None,
-        checkpoint: None,
-    })
-}
-
 /// Where the names of a slot's key are kept.
 #[derive(Debug)]
 pub(super) enum SlotNames {
@@ -916,17 +692,17 @@ pub(super) enum SlotNames {
 
 #[cfg(test)]
 #[cfg(feature = "sim")]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::Engine;
     use crate::sim::{ManualClock, SimDisk};
 
-    fn open() -> Engine {
+    pub(in crate::engine) fn open() -> Engine {
         let options = Engine::options().disk(&SimDisk::new()).clock(&ManualClock::at_millis(1_000)).stepped();
         options.cache_bytes(0).open("x.idem").unwrap()
     }
 
-    fn claim(engine: &Engine, key: &str) -> Claim {
+    pub(in crate::engine) fn claim(engine: &Engine, key: &str) -> Claim {
         match engine.begin(key, Fingerprint::of("")) {
             Ok(Begin::Fresh(claim)) => claim,
             other => panic!("{other:?}"),
@@ -958,33 +734,5 @@ mod tests {
         assert_eq!(engine.stats().in_flight, 0);
         engine.checkpoint().unwrap();
         assert!(claim(&engine, "next").fence() > last);
-    }
-
-    #[test]
-    fn a_file_has_so_many_policies_and_those_it_has_can_still_be_changed() {
-        let engine = open();
-        let core = engine.handle.core();
-        for n in 0..SCOPES_MAX {
-            core.policies.set(n.to_string().as_bytes(), engine.policy());
-        }
-        let refused = engine.declare("one more", engine.policy());
-        assert!(matches!(refused, Err(DeclareError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
-        let changed = engine.policy().max_attempts(7);
-        assert_eq!(engine.declare("7", changed).unwrap().policy(), changed);
-    }
-
-    #[test]
-    fn what_somebody_else_forgot_or_ran_again_meanwhile_is_not_forgotten() {
-        let engine = open();
-        let (core, scope) = (engine.handle.core(), &engine.default.inner);
-        let asked = Asked { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
-        drop(claim(&engine, "key"));
-        let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
-        let record = Doomed::Record(claim(&engine, "key").complete("reply").unwrap());
-        let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed)).unwrap();
-        assert!(!forget(&interrupted));
-        assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
-        assert!(forget(&record) && !forget(&record));
-        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
     }
 }

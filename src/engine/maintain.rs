@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::core::{Core, Counters, vacated_entry};
+use super::core::{Core, Counters};
+use super::forget::vacated_entry;
 use super::publisher::Op;
 use crate::Timestamp;
 use crate::attempt::Ended;

@@ -21,9 +21,11 @@ mod claim;
 mod completion;
 mod core;
 mod detached;
+mod ending;
 mod entries;
 mod entropy;
 mod follow;
+mod forget;
 mod granting;
 mod leases;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
@@ -45,8 +47,9 @@ mod waiting;
 
 use self::core::Core;
 use self::scope::ScopeInner;
-pub use claim::{Begin, Claim, Ending};
+pub use claim::{Begin, Claim};
 pub use completion::Completion;
+pub use ending::Ending;
 pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;

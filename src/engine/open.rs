@@ -13,6 +13,8 @@ use super::permit::Share;
 use super::policies::Policies;
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;
+
+use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint};
 use crate::clock::{EngineClock, TimeMark};
 use crate::codec::{BadBytes, Entry};
@@ -23,13 +25,11 @@ use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::Record;
-use crate::retention::Retention;
 use crate::state::{Fence, Phase};
 use crate::store::{Batch, Meta, Store, StoreError, Stored};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
-use crate::{Fingerprint, Timestamp};
 
 impl Core {
     /// Opens the file at `path`, or makes it.
@@ -347,37 +347,11 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
         }
         Entry::Completion(row) => {
             let record = Record::new(&row.parts()?, None);
-            let parts = AttemptParts {
-                digest: record.digest(),
-                scope: &[],
-                key: &[],
-                fence: record.fence(),
-                number: record.attempt(),
-                fingerprint: *record.fingerprint(),
-                started: record.started(),
-                retention: Retention::NONE,
-                lease: None,
-                stays: false,
-                earlier: None,
-                checkpoint: None,
-            };
+            let parts = AttemptParts::bare(record.digest(), record.fence());
             Op::Completed(Arc::new(Attempt::new(parts)), record)
         }
         Entry::Vacated(row) => {
-            let parts = AttemptParts {
-                digest: Digest::from_u128(row.digest),
-                scope: &[],
-                key: &[],
-                fence: Fence::new(row.fence),
-                number: 0,
-                fingerprint: Fingerprint::from_bytes([0; 32]),
-                started: Timestamp::default(),
-                retention: Retention::NONE,
-                lease: None,
-                stays: false,
-                earlier: None,
-                checkpoint: None,
-            };
+            let parts = AttemptParts::bare(Digest::from_u128(row.digest), Fence::new(row.fence));
             Op::Vacated(Arc::new(Attempt::new(parts)), row.forgotten_until_ms.map(Timestamp::from_millis))
         }
         Entry::Mark => Op::Mark,

@@ -1,13 +1,16 @@
 //! What claims and waits take of what is limited, given back when they end.
 
 use super::Handle;
-use super::core::Core;
+use super::core::{Asked, Core};
 use super::policies::Policies;
 use crate::attempt::Attempt;
 use crate::caller::Caller;
+use crate::clock::Deadline;
+use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::error::{BeginError, Busy, CommitError};
 use crate::policy::Policy;
 use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::wal::frame::entry_bytes_max;
 
 /// Room for one claim.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +70,78 @@ impl Core {
         if share.promised > 0 {
             self.room.withdraw(share.promised);
         }
+    }
+
+    /// Bytes of log to promise to a claim: its intent, its completion with a body of the reserved size.
+    pub(super) fn claim_promise(&self, asked: Asked<'_>) -> Promise {
+        let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
+        Promise { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
+    }
+
+    fn ending_bytes(&self, names: usize) -> u64 {
+        let body = self.options.reserve_bytes.min(self.options.max_body_bytes);
+        entry_bytes_max(names + body) as u64
+    }
+
+    /// Bytes of log to promise to a claim for its end.
+    pub(super) fn ending_promise(&self, attempt: &Attempt) -> u64 {
+        self.ending_bytes(ENTRY_OVERHEAD_MAX + attempt.scope().len() + attempt.key().len())
+    }
+
+    /// Promises room in the log, waiting for it if need be.
+    pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+        if self.room.try_promise(bytes) {
+            return Ok(());
+        }
+        // Boxed, because nearly nobody comes here, and whoever does not should not carry it along.
+        Box::pin(self.wait_for_room(caller, bytes)).await
+    }
+
+    async fn wait_for_room(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+        let patience = self.options.patience;
+        let deadline = Deadline::after(patience);
+        let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
+        match caller {
+            Caller::Thread => loop {
+                let wakes = self.room.wakes();
+                if let Some(promised) = self.promise_now(bytes) {
+                    return promised;
+                }
+                // Without a worker nobody else makes room.
+                if deadline.has_passed() || !self.options.workers {
+                    return late;
+                }
+                self.room.wait(bytes, wakes, deadline);
+            },
+            // Without a worker nobody would end the wait of a batch that is polled by its own thread.
+            Caller::Member if !self.options.workers => self.promise_now(bytes).unwrap_or(late),
+            Caller::Task | Caller::Member => {
+                let promised = self.room.until(|| self.promise_now(bytes));
+                self.timers.timeout(deadline, promised).await.unwrap_or(late)
+            }
+        }
+    }
+
+    /// Asks for room, and promises it if it is there by then. `None` means: wait.
+    fn promise_now(&self, bytes: u64) -> Option<Result<(), CommitError>> {
+        if self.options.workers {
+            self.worker.nudge();
+            // What nobody waits for holds room as well.
+            self.commit.call();
+        } else {
+            self.make_room();
+        }
+        if self.room.try_promise(bytes) {
+            return Some(Ok(()));
+        }
+        if let Some(failure) = self.commit.failure().or(self.halted.get()) {
+            return Some(Err(CommitError::Failed(failure.clone())));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Some(Err(CommitError::Closed));
+        }
+        let full = self.full.lock().any();
+        full.map(|failure| Err(CommitError::Busy(Busy::DiskFull(failure))))
     }
 }
 

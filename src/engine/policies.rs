@@ -1,10 +1,16 @@
-//! Which scope has which policy, and how many claims of it are out.
+//! Which scope has which policy, how it gets one, and how many claims of it are out.
 
 use std::collections::HashMap;
 
-use crate::error::{BeginError, Busy};
+use super::core::Core;
+use super::publisher::Op;
+use super::scope::SCOPE_MAX;
+use crate::caller::Caller;
+use crate::codec::{Entry, ScopeRow};
+use crate::error::{BeginError, Busy, DeclareError, KeyError};
 use crate::policy::Policy;
 use crate::sync::{Mutex, RwLock};
+use crate::wal::frame::entry_bytes_max;
 
 /// Scopes with a policy of their own, at most.
 pub(crate) const SCOPES_MAX: usize = 65_536;
@@ -82,6 +88,31 @@ impl Policies {
     }
 }
 
+impl Core {
+    /// Gives a scope a policy, durably.
+    pub(super) async fn declare(
+        &self,
+        caller: Caller,
+        scope: &[u8],
+        policy: Policy,
+    ) -> Result<(), DeclareError> {
+        if scope.len() > SCOPE_MAX {
+            return Err(DeclareError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
+        }
+        policy.check()?;
+        if !self.policies.has_place(scope) {
+            return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
+        }
+        let entry = Entry::Declared(ScopeRow { name: scope, policy: policy.row() }).encoded();
+        let cost = entry_bytes_max(entry.len()) as u64;
+        self.promise(caller, cost).await?;
+        let op = Op::Declared(Box::new((scope.into(), policy)));
+        let appended = self.commit.append_promised(caller, &entry, op, cost);
+        let mut ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
+        Ok(self.commit.settled(caller, &mut ticket).await?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +130,19 @@ mod tests {
         policies.leave(b"a");
         assert_eq!(policies.enter(b"a", &limited).ok(), Some(true));
         assert_eq!(policies.declared(), [(b"a".as_slice().into(), limited)]);
+    }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn a_file_has_so_many_policies_and_those_it_has_can_still_be_changed() {
+        let engine = super::super::core::tests::open();
+        let core = engine.handle.core();
+        for n in 0..SCOPES_MAX {
+            core.policies.set(n.to_string().as_bytes(), engine.policy());
+        }
+        let refused = engine.declare("one more", engine.policy());
+        assert!(matches!(refused, Err(DeclareError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
+        let changed = engine.policy().max_attempts(7);
+        assert_eq!(engine.declare("7", changed).unwrap().policy(), changed);
     }
 }

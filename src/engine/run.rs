@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::claim::{Begin, Claim, Given};
+use super::claim::{Begin, Claim};
+use super::ending::Given;
 use super::scope::Scope;
 use crate::Fingerprint;
 use crate::caller::{Caller, block};

@@ -45,6 +45,14 @@ impl fmt::Debug for ClaimToken {
     }
 }
 
+/// Why a claim was not taken up.
+enum NotTaken {
+    /// Somebody has it.
+    Held,
+    /// It is not the current one.
+    Superseded,
+}
+
 impl Core {
     /// What makes a token one of this file: BLAKE3 under a key derived from the file's secret. Tokens travel, so this withstands
     /// whoever would make one up; checksums of what is on disk need not.
@@ -93,34 +101,39 @@ impl Core {
             }
         };
         self.promise(caller, more).await.map_err(BeginError::from)?;
-        let resumed = self.take_up(caller, handle, scope, digest, fence, more).await;
-        resumed.inspect_err(|_| self.room.withdraw(more))
+        match self.take_up(handle, scope, digest, fence, more) {
+            Ok(claim) => Ok(claim),
+            Err(not_taken) => {
+                self.room.withdraw(more);
+                Err(match not_taken {
+                    NotTaken::Held => TokenError::Held,
+                    NotTaken::Superseded => {
+                        TokenError::Superseded(Box::new(self.became(caller, digest).await))
+                    }
+                })
+            }
+        }
     }
 
-    async fn take_up(
+    fn take_up(
         &self,
-        caller: Caller,
         handle: &Arc<Handle>,
         scope: &ScopeInner,
         digest: Digest,
         fence: Fence,
         more: u64,
-    ) -> Result<Claim, TokenError> {
+    ) -> Result<Claim, NotTaken> {
         let now = self.clock.now();
         // A claim is used; in the index nothing changes by that.
         let current = self.index.get(digest);
         let usable = decide(current.state(self.index.epoch()), Event::Use { fence, now }).becomes();
         let (Some(Phase::InFlight), Slot::InFlight(attempt)) = (usable, &current) else {
-            return Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)));
+            return Err(NotTaken::Superseded);
         };
         // Only one of all who ask finds the share there.
         let Some(mut share) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
-            return Err(if self.is_good(attempt) {
-                TokenError::Held
-            } else {
-                TokenError::Superseded(Box::new(self.became(caller, digest).await))
-            });
+            return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });
         };
         share.add(more);
         let policy = self.policies.of(scope.name());

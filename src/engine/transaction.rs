@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Engine;
-use super::claim::{Claim, Given};
+use super::claim::Claim;
 use super::core::Core;
+use super::ending::Given;
 use crate::attempt::Ended;
 use crate::caller::{Caller, block};
 use crate::error::{ClaimError, CompleteInError, EndError, ReadError};

@@ -90,9 +90,10 @@ impl Store {
                 others
                     .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
             }
-            let mut directory = self.directory.write();
             // No more than could be there, whatever the meta row says.
-            directory.reserve(self.meta().blocks.min(self.file_bytes() / block::PAGE_MIN as u64));
+            let blocks = self.meta().blocks.min(self.file_bytes() / block::PAGE_MIN as u64);
+            let mut directory = self.directory.write();
+            directory.reserve(blocks);
             let loaded = self.load_index(transaction, forgotten, first, |number, block| {
                 directory.insert(number, block);
             });
