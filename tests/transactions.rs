@@ -537,6 +537,31 @@ fn many_threads_with_and_without_transactions_lose_nothing() {
 }
 
 #[test]
+fn a_checkpoint_of_an_earlier_attempt_that_nobody_waited_for_does_not_open_the_key_again() {
+    for durability in [Durability::Completions, Durability::Relaxed(Duration::from_secs(60))] {
+        let machine = Machine::default();
+        let engine = machine.options().durability(durability).open("x.idem").unwrap();
+        let scope = default_scope(&engine);
+        let mut first = fresh(&scope, "key");
+        {
+            let mut checkpoint = std::pin::pin!(first.checkpoint_async("half"));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(checkpoint.as_mut().poll(&mut context).is_pending());
+        }
+        drop(first);
+        let second = fresh(&scope, "key");
+        assert_eq!(second.attempt(), 2);
+        second.complete_in(|tables| effect(tables, "key")).unwrap();
+        let _record = fresh(&scope, "other").complete("reply").unwrap();
+        engine.flush().unwrap();
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_eq!(done(&default_scope(&engine), "key").body(), b"effect 1");
+        assert_eq!(effects(&engine, "key"), 1);
+    }
+}
+
+#[test]
 fn a_checkpoint_that_nobody_waited_for_does_not_open_the_key_again() {
     for durability in [Durability::Full, Durability::Completions] {
         let machine = Machine::default();

@@ -47,8 +47,6 @@ pub struct Claim {
     pub(super) attempt: Arc<Attempt>,
     pub(super) permit: Permit,
     pub(super) terms: Terms,
-    /// Whether the log may still have an entry about the claim in its queue: whoever waited for it gave up.
-    unsettled: bool,
     /// Whether its end is in other hands, or known, so that dropping it says nothing of its key.
     pub(super) is_over: bool,
 }
@@ -65,7 +63,7 @@ pub(super) struct Terms {
 
 impl Claim {
     pub(super) fn new(attempt: Arc<Attempt>, permit: Permit, terms: Terms) -> Self {
-        Self { attempt, permit, terms, unsettled: false, is_over: false }
+        Self { attempt, permit, terms, is_over: false }
     }
 
     /// 1 for the first claim of a key, one more for each that follows an interruption.
@@ -150,17 +148,7 @@ impl Claim {
         // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
         let mut ticket =
             self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
-        core.commit.settled(caller, &mut ticket).await?;
-        self.unsettled = false;
-        Ok(())
-    }
-
-    /// Waits until no entry about the claim is in the log's queue.
-    pub(super) async fn settle(&mut self, caller: Caller) -> Result<(), CommitError> {
-        if self.unsettled {
-            self.core().commit.flush(caller).await?;
-        }
-        Ok(())
+        Ok(core.commit.settled(caller, &mut ticket).await?)
     }
 
     /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
@@ -189,7 +177,6 @@ impl Claim {
             return Err(core.superseded(caller, &self.attempt).await);
         };
         self.terms.logged = true;
-        self.unsettled = true;
         Ok(ticket)
     }
 

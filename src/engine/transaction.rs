@@ -108,8 +108,9 @@ impl Claim {
         if core.is_inside() {
             return Err(self.refused(ClaimError::InsideTransaction));
         }
-        // What the log is told of the claim after the store has its end would open it again.
-        if let Err(error) = block(self.settle(Caller::Thread)) {
+        // Nobody may have waited for an entry about this claim, or an earlier one on the key. Behind the store's word of its end it would
+        // open the key again; no further one comes while the claim is good.
+        if let Err(error) = block(core.commit.flush(Caller::Thread)) {
             return Err(self.refused(error.into()));
         }
         // Declared before the rota, so dropped after it: what the worker left out meanwhile is due.
