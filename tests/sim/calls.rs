@@ -11,7 +11,7 @@ use idemkv::{
 
 use crate::ending::{Ending, body};
 use crate::harm::Trouble;
-use crate::oracle::{Expect, Left, Reply, Token};
+use crate::oracle::{Expect, Left, Notes, Reply, Token};
 use crate::script::{Op, Random};
 use crate::setting::{
     EFFECTS, KEYS, LEASE, SCOPES, fingerprint, forgets_claims, is_leased, name, scope, scope_of, stays,
@@ -80,6 +80,7 @@ impl World {
             | Op::Panic { key }
             | Op::Renew { key }
             | Op::Note { key, .. }
+            | Op::NoteTask { key, .. }
             | Op::HandOver { key } => {
                 let key = callers.nearest(key);
                 if let Some(held) = callers.claims.remove(&key) {
@@ -132,6 +133,7 @@ impl World {
                 callers.claims.insert(key, held);
             }
             Op::Note { seed, .. } => self.note(engine, key, held, callers, seed),
+            Op::NoteTask { seed, polls, .. } => self.note_task(engine, key, held, callers, seed, polls),
             Op::HandOver { .. } => self.hand_over(engine, key, held, callers),
             _ => drop(held),
         }
@@ -362,8 +364,22 @@ impl World {
     fn note(&mut self, engine: &Engine, key: u64, mut held: Held, callers: &mut Callers, seed: u64) {
         let (is_over, note) = (held.is_over(engine.now()), body(&mut Random::new(seed), held.claim.fence()));
         let before = self.oracle.start_note(key, note.clone());
-        match self.during(|| held.claim.checkpoint(&note)) {
-            Ok(()) => {
+        let noted = self.during(|| held.claim.checkpoint(&note));
+        self.noted(key, &held, is_over, before, noted.map(|()| note));
+        callers.claims.insert(key, held);
+    }
+
+    /// What a checkpoint came to.
+    pub(crate) fn noted(
+        &mut self,
+        key: u64,
+        held: &Held,
+        is_over: bool,
+        before: Notes,
+        noted: Result<Vec<u8>, ClaimError>,
+    ) {
+        match noted {
+            Ok(note) => {
                 assert!(!is_over, "key {key}: a superseded claim made a checkpoint");
                 self.oracle.note_is(key, Some(note));
                 self.oracle.attempt_is_durable(key, held.claim.attempt());
@@ -379,7 +395,6 @@ impl World {
                 }
             }
         }
-        callers.claims.insert(key, held);
     }
 
     fn hand_over(&mut self, engine: &Engine, key: u64, held: Held, callers: &mut Callers) {

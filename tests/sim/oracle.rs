@@ -137,6 +137,9 @@ struct Effect {
     cut_off: Option<(u64, Reply)>,
 }
 
+/// What the next attempt of a key may find noted.
+pub(crate) type Notes = BTreeSet<Option<Vec<u8>>>;
+
 /// The oracle: what each key is, and what else it may be if operations under way were cut off.
 #[derive(Clone, Default)]
 pub(crate) struct Oracle {
@@ -152,13 +155,15 @@ pub(crate) struct Oracle {
     granted: HashMap<u64, Timestamp>,
     /// The last attempt that is durable, of keys whose claims need not be.
     durable_attempt: HashMap<u64, u32>,
+    /// Later ones that may be durable, for nobody waited for what the log was told of them.
+    told_to_nobody: BTreeSet<(u64, u32)>,
     /// What keys were before their first attempt, which the file need not know of.
     before_claim: HashMap<u64, Expect>,
     fence_max: Option<Fence>,
     /// Claims that were handed over.
     pub(crate) tokens: HashMap<u64, Token>,
     /// What the next attempt may find noted; nothing at first, two where a crash came between.
-    notes: HashMap<u64, BTreeSet<Option<Vec<u8>>>>,
+    notes: HashMap<u64, Notes>,
     /// What the policies of scopes may be.
     policies: HashMap<&'static str, Vec<Policy>>,
     /// What the application has written.
@@ -202,7 +207,7 @@ impl Oracle {
         self.acknowledge(key);
         self.tokens.remove(&key);
         let left = self.keys.get(&key).map_or(0, Expect::attempt);
-        self.durable_attempt.insert(key, left);
+        self.last_durable_attempt(key, Some(left));
     }
 
     /// The last one that was started for a key was refused, and changed nothing.
@@ -290,7 +295,7 @@ impl Oracle {
             self.granted.insert(key, now);
         }
         if told == 0 {
-            self.durable_attempt.remove(&key);
+            self.last_durable_attempt(key, None);
             self.before_claim.insert(key, self.keys.get(&key).cloned().unwrap_or(Expect::Vacant));
         }
         self.start(key, Expect::Interrupted(claim.attempt()));
@@ -305,21 +310,32 @@ impl Oracle {
 
     /// This attempt is durable, whatever the key's claims are otherwise.
     pub(crate) fn attempt_is_durable(&mut self, key: u64, attempt: u32) {
-        self.durable_attempt.insert(key, attempt);
+        self.last_durable_attempt(key, Some(attempt));
+    }
+
+    /// This one may be.
+    pub(crate) fn attempt_may_be_durable(&mut self, key: u64, attempt: u32) {
+        self.told_to_nobody.insert((key, attempt));
+    }
+
+    fn last_durable_attempt(&mut self, key: u64, attempt: Option<u32>) {
+        self.durable_attempt.remove(&key);
+        self.durable_attempt.extend(attempt.map(|attempt| (key, attempt)));
+        self.told_to_nobody.retain(|(other, _)| *other != key);
     }
 }
 
 // Notes.
 impl Oracle {
     /// A checkpoint starts; gives what to put back where it is refused.
-    pub(crate) fn start_note(&mut self, key: u64, note: Vec<u8>) -> BTreeSet<Option<Vec<u8>>> {
+    pub(crate) fn start_note(&mut self, key: u64, note: Vec<u8>) -> Notes {
         let notes = self.notes.entry(key).or_insert_with(|| BTreeSet::from([None]));
         let before = notes.clone();
         notes.insert(Some(note));
         before
     }
 
-    pub(crate) fn notes_are(&mut self, key: u64, notes: BTreeSet<Option<Vec<u8>>>) {
+    pub(crate) fn notes_are(&mut self, key: u64, notes: Notes) {
         self.notes.insert(key, notes);
     }
 
@@ -420,7 +436,7 @@ impl Oracle {
                 // Attempts may count from 1 again, and the first has nothing noted.
                 self.notes.entry(key).or_default().insert(None);
             }
-            self.durable_attempt.insert(key, found.attempt());
+            self.last_durable_attempt(key, Some(found.attempt()));
             self.keys.insert(key, found);
         }
         self.check_effects(engine, context);
@@ -474,6 +490,8 @@ impl Oracle {
                 }
                 durable => allowed.extend((durable..attempt_max).map(Expect::Interrupted)),
             }
+            let told_to_nobody = self.told_to_nobody.iter().filter(|(other, _)| *other == key);
+            allowed.extend(told_to_nobody.map(|(_, attempt)| Expect::Interrupted(*attempt)));
         }
         allowed
     }

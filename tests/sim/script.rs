@@ -81,6 +81,12 @@ pub(crate) enum Op {
         key: u64,
         seed: u64,
     },
+    /// A task that stops waiting for its checkpoint after so many polls.
+    NoteTask {
+        key: u64,
+        seed: u64,
+        polls: u64,
+    },
     HandOver {
         key: u64,
     },
@@ -127,6 +133,7 @@ impl Op {
             36 => Self::Advance { seconds: seed % 3_000 },
             37 if seed.is_multiple_of(3) => Self::JumpWall { to_ms: wall(seed / 3) },
             37 => Self::Renew { key },
+            38 if seed.is_multiple_of(2) => Self::NoteTask { key, seed, polls },
             38..41 => Self::Note { key, seed },
             41..44 => Self::HandOver { key: key.clamp(3, 4) },
             44 | 45 => Self::TakeUp { key },

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use idemkv::{BeginError, Engine, Outcome, Pending, Status, Waited};
 
 use crate::calls::{Callers, Held};
-use crate::ending::Ending;
+use crate::ending::{Ending, body};
 use crate::oracle::Expect;
 use crate::script::Random;
 use crate::setting::{fingerprint, name, scope, scope_of};
@@ -100,6 +100,41 @@ impl World {
             self.oracle.leave(key);
             self.meet("begin given up on its way", true);
         }
+    }
+
+    /// A checkpoint that nobody waits for after some polls.
+    pub(crate) fn note_task(
+        &mut self,
+        engine: &Engine,
+        key: u64,
+        mut held: Held,
+        callers: &mut Callers,
+        seed: u64,
+        polls: u64,
+    ) {
+        let (is_over, attempt) = (held.is_over(engine.now()), held.claim.attempt());
+        let note = body(&mut Random::new(seed), held.claim.fence());
+        let before = self.oracle.start_note(key, note.clone());
+        let mut future = Box::pin(held.claim.checkpoint_async(&note));
+        let noted = (0..polls).find_map(|turn| {
+            if turn > 0 {
+                self.during(|| engine.step());
+            }
+            match self.during(|| poll(future.as_mut())) {
+                Poll::Ready(noted) => Some(noted),
+                Poll::Pending => None,
+            }
+        });
+        self.during(|| drop(future));
+        match noted {
+            Some(noted) => self.noted(key, &held, is_over, before, noted.map(|()| note)),
+            None if polls == 0 => self.oracle.notes_are(key, before),
+            None => {
+                self.oracle.attempt_may_be_durable(key, attempt);
+                self.meet("checkpoint given up on its way", true);
+            }
+        }
+        callers.claims.insert(key, held);
     }
 
     /// A completion that nobody waits for after some polls.

@@ -20,13 +20,14 @@ const AFTERLIFE_OF: u64 = 32;
 const AFTERLIFE: usize = 12;
 
 /// What scripts that crash nowhere must come to, some of them at least, or crashes prove nothing about it.
-pub(crate) const TO_MEET: [&str; 24] = [
+pub(crate) const TO_MEET: [&str; 25] = [
     "batch of claims",
     "begin given up on its way",
     "begin of a key handed over",
     "begin of a tombstone",
     "begin over a forgotten interruption",
     "begin over an interruption",
+    "checkpoint given up on its way",
     "completion in a transaction",
     "completion that nobody waited for",
     "forgotten tombstone",
