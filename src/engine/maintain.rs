@@ -17,7 +17,7 @@ use crate::key::Digest;
 use crate::nudge::Nudges;
 use crate::record::Record;
 use crate::state::Phase;
-use crate::store::{Batch, Begun, Meta, StoreError};
+use crate::store::{Applied, Batch, Begun, Meta, StoreError};
 use crate::sync::{Arc, Ordering};
 use crate::wal::frame::entry_bytes_max;
 
@@ -218,17 +218,10 @@ impl Core {
                 batch.complete(record.clone());
                 begun
             });
-            let applied = self.store.apply(
-                begun,
-                &batch,
-                self.clock.now(),
-                |meta| {
-                    meta.checkpointed_seq = tail.seq;
-                    meta.fence_next = limit;
-                    self.stamp(meta);
-                },
-                |from, tombstone| self.index.lift(from, tombstone),
-            );
+            let applied = self.store_batch(begun, &batch, |meta| {
+                meta.checkpointed_seq = tail.seq;
+                meta.fence_next = limit;
+            });
             let seq = tail.seq;
             (seq, limit, applied.inspect_err(|_| self.publisher.put_tail_back(tail)))
         });
@@ -241,6 +234,21 @@ impl Core {
         Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
         applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
         Ok(())
+    }
+
+    /// Writes a batch, and to the meta row what `change` sets and what it always says.
+    fn store_batch(
+        &self,
+        begun: Option<Begun>,
+        batch: &Batch,
+        change: impl FnOnce(&mut Meta),
+    ) -> Result<Applied, StoreError> {
+        let change = |meta: &mut Meta| {
+            change(meta);
+            self.stamp(meta);
+        };
+        self.store
+            .apply(begun, batch, self.clock.now(), change, |from, tombstone| self.index.lift(from, tombstone))
     }
 
     /// Does some of the background's work. Where it panics nobody would do the rest: then nothing is granted any more.
@@ -317,12 +325,13 @@ impl Core {
         if !idle || stopped || !self.store.is_wasteful() || self.store.file_bytes() == rota.compacted_bytes {
             return;
         }
-        // The last commit has to be one of ours: what compaction commits would have to be repaired after a kill.
-        let compacted = self.store.compact().and_then(|()| {
-            self.store
-                .apply(None, &Batch::default(), self.clock.now(), |meta| self.stamp(meta), |_, _| true)
-                .map(|_| ())
-        });
+        let compacted = match self.store.compact() {
+            // Somebody reads tables; it is tried again with the next step.
+            Ok(false) => return,
+            // The last commit has to be one of ours: what compaction commits would have to be repaired after a kill.
+            Ok(true) => self.store_batch(None, &Batch::default(), |_| {}).map(drop),
+            Err(error) => Err(error),
+        };
         rota.compacted_bytes = self.store.file_bytes();
         if let Err(error) = compacted {
             self.checkpoint_failed(error);
@@ -418,18 +427,11 @@ impl Core {
         let ready = if self.full.lock().store.is_some() { self.store.reopen() } else { Ok(()) };
         let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
-            self.store.apply(
-                None,
-                &tail.batch(RECLAIM_MAX),
-                self.clock.now(),
-                |meta| {
-                    meta.checkpointed_seq = tail.seq;
-                    meta.fence_next = self.fence_next.load(Ordering::Acquire);
-                    meta.log_empty = true;
-                    self.stamp(meta);
-                },
-                |from, tombstone| self.index.lift(from, tombstone),
-            )
+            self.store_batch(None, &tail.batch(RECLAIM_MAX), |meta| {
+                meta.checkpointed_seq = tail.seq;
+                meta.fence_next = self.fence_next.load(Ordering::Acquire);
+                meta.log_empty = true;
+            })
         });
         match applied {
             Ok(_) => Ok(()),

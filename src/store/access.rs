@@ -227,15 +227,15 @@ impl Access {
         self.failed(trouble)
     }
 
-    /// Gives free room in the file back to the disk. Reads wait meanwhile.
-    pub(super) fn compact(&self) -> Result<(), StoreError> {
-        let Some(_alone) = self.long_reads.try_write() else { return Ok(()) };
+    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile.
+    pub(super) fn compact(&self) -> Result<bool, StoreError> {
+        let Some(_alone) = self.long_reads.try_write() else { return Ok(false) };
         let mut database = match self.take(State::Away) {
             State::Open(database) => alone(database),
-            State::Closed => return Ok(()),
+            State::Closed => return Ok(false),
             other @ (State::View(_) | State::Lost | State::Away) => {
                 self.put(other);
-                return Ok(());
+                return Ok(false);
             }
         };
         let compacted = guarded(|| {
@@ -245,7 +245,7 @@ impl Access {
         match compacted {
             Ok(()) => {
                 self.put(State::Open(Arc::new(database)));
-                Ok(())
+                Ok(true)
             }
             Err(trouble) => {
                 let_go(database);

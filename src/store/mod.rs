@@ -478,8 +478,9 @@ impl Store {
         live <= COMPACT_MAX && self.file_bytes() > live + live / 2 + COMPACT_SLACK
     }
 
-    /// Gives free room in the file back to the disk. Reads wait meanwhile. The next commit must follow at once.
-    pub(crate) fn compact(&self) -> Result<(), StoreError> {
+    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile. The next
+    /// commit must follow at once.
+    pub(crate) fn compact(&self) -> Result<bool, StoreError> {
         self.access.compact()
     }
 

@@ -277,14 +277,14 @@ fn compaction_waits_for_whoever_reads_tables_and_for_a_database_that_takes_write
     let store = new_store(&disk);
     let (record, place) = stored(&store, 7);
     let operations = disk.operations();
-    store.read_tables(|_| store.compact().unwrap()).unwrap();
+    assert!(!store.read_tables(|_| store.compact().unwrap()).unwrap());
     assert_eq!(disk.operations(), operations);
     stop(&store);
     let operations = disk.operations();
-    store.compact().unwrap();
+    assert!(!store.compact().unwrap());
     assert_eq!(disk.operations(), operations, "a view is not compacted");
     store.reopen().unwrap();
-    store.compact().unwrap();
+    assert!(store.compact().unwrap());
     assert!(disk.operations() > operations);
     assert!(store.read(place, record.digest()).unwrap().is_some());
 }
