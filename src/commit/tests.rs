@@ -336,6 +336,12 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     assert!(queue.has_place(192) && !queue.has_place(193) && !queue.is_backed_up());
     let last = queue.take_next().unwrap();
     assert!(queue.is_empty() && queue.take_next().is_none() && queue.is_settled());
+    // Neither bytes nor entries are left of what was taken.
+    (0..2).for_each(|op| {
+        drop(queue.push(ENTRY, op, 0));
+    });
+    assert!(queue.has_place(128) && !queue.has_place(129));
+    drop(queue.take_next());
     // Buffers are used again, a few of them.
     (0..10).for_each(|op| {
         drop(queue.push(ENTRY, op, 0));

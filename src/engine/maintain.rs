@@ -499,7 +499,59 @@ pub(super) fn read(core: &Core, nudges: &Nudges) {
 mod tests {
     use super::*;
     use crate::sim::{ManualClock, SimDisk};
-    use crate::{Begin, Engine, Fingerprint, Status};
+    use crate::{Begin, Completion, Engine, Fingerprint, Status};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn engine(clock: &ManualClock, ttl: Duration) -> Engine {
+        Engine::options().disk(&SimDisk::new()).clock(clock).stepped().ttl(ttl).open("x.idem").unwrap()
+    }
+
+    fn complete(engine: &Engine, key: &str, ttl: Duration) {
+        match engine.begin(key, Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => {
+                claim.complete_with("reply", Completion::new().ttl(ttl)).map(drop).unwrap()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_worker_looks_at_the_clock_forty_times_a_ttl_within_limits() {
+        let clock = ManualClock::at_millis(1_000);
+        for (ttl, tick) in [(100 * SECOND, SECOND), (4 * SECOND, SECOND / 10), (SECOND / 10, SECOND / 50)] {
+            assert_eq!(engine(&clock, ttl).handle.core().tick(), tick);
+        }
+    }
+
+    #[test]
+    fn keys_are_swept_ten_times_a_ttl() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = engine(&clock, 60 * SECOND);
+        complete(&engine, "key", SECOND);
+        assert_eq!(engine.step().swept, 0);
+        clock.advance(2 * SECOND);
+        assert_eq!(engine.step().swept, 0, "it is not time yet");
+        clock.advance(4 * SECOND);
+        assert_eq!(engine.step().swept, 1);
+    }
+
+    #[test]
+    fn room_in_the_file_is_had_back_forty_times_a_ttl() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = engine(&clock, 60 * SECOND);
+        complete(&engine, "first", SECOND);
+        complete(&engine, "second", 2 * SECOND);
+        engine.checkpoint().unwrap();
+        assert!(!engine.step().checkpointed);
+        clock.advance(SECOND);
+        assert!(engine.step().checkpointed);
+        clock.advance(SECOND);
+        assert!(!engine.step().checkpointed, "it is not time yet");
+        clock.advance(SECOND / 2);
+        assert!(engine.step().checkpointed);
+        assert_eq!(engine.stats().reclaimed_blocks, 2);
+    }
 
     /// A sweep looks at the keys again, for its commits let others go on.
     #[test]
