@@ -525,6 +525,19 @@ mod tests {
     }
 
     #[test]
+    fn what_no_checkpoint_has_stored_is_as_old_as_the_first_of_it() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = engine(&clock, 60 * SECOND);
+        complete(&engine, "first", SECOND);
+        clock.advance(5 * SECOND);
+        complete(&engine, "second", SECOND);
+        clock.advance(SECOND);
+        assert_eq!(engine.stats().checkpoint_lag, 6 * SECOND);
+        engine.checkpoint().unwrap();
+        assert_eq!(engine.stats().checkpoint_lag, Duration::ZERO);
+    }
+
+    #[test]
     fn keys_are_swept_ten_times_a_ttl() {
         let clock = ManualClock::at_millis(1_000);
         let engine = engine(&clock, 60 * SECOND);

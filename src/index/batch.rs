@@ -84,3 +84,40 @@ impl Index {
         asked
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Timestamp;
+    use crate::index::Change;
+    use crate::record::{Place, RecordParts};
+
+    #[test]
+    fn every_record_in_memory_is_found_whichever_shard_it_is_in() {
+        let index = Index::new(8, 0, Timestamp::default());
+        let digest = |key: u64| {
+            let mixed = u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            Digest::from_u128(mixed << 64 | mixed >> 32)
+        };
+        let mut digests = [None; BATCH_MAX];
+        for (key, to) in (0..60).zip(&mut digests) {
+            *to = Some(digest(key));
+            let parts = RecordParts { digest: digest(key), ..RecordParts::example(key) };
+            let record = Record::new(&parts, Some(Place::new(1, 2)));
+            if key % 3 > 0 {
+                index.change(digest(key), |_| (Change::Set(Slot::Cached(record)), ()));
+            }
+        }
+        let shards =
+            |at: usize| digests.iter().flatten().filter(|digest| index.shard_of(**digest) == at).count();
+        assert!((0..8).all(|at| shards(at) > 0));
+        let records = index.records(&digests, |position, record| {
+            assert_eq!(Some(record.digest()), digests[position]);
+            position % 5 > 0
+        });
+        for (position, record) in records.iter().enumerate() {
+            let is_wanted = position < 60 && position % 3 > 0 && position % 5 > 0;
+            assert_eq!(record.as_ref().map(Record::digest), digests[position].filter(|_| is_wanted));
+        }
+    }
+}

@@ -182,6 +182,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn replays_are_counted_by_the_index_that_had_them() {
+        let (one, other) = (index_of(&durable()), index_of(&durable()));
+        for _ in 0..3 {
+            (0..4).for_each(|_| assert!(one.replay(digest(), |_| true).is_some()));
+            (0..5).for_each(|_| assert!(other.replay(digest(), |_| true).is_some()));
+        }
+        assert_eq!((one.hits().replayed, other.hits().replayed), (12, 15));
+    }
+
     /// Two engines of one seed, say.
     #[test]
     fn the_same_digest_in_another_index_is_another_key() {
