@@ -23,8 +23,8 @@ use futures_executor::block_on;
 use futures_util::future::join_all;
 use idemkv::sim::Fault;
 use idemkv::{
-    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CommitMode, Engine, Failure, Pending, Status,
-    Waited,
+    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CommitMode, Engine, Failure, Pending, Policy,
+    Status, Waited,
 };
 
 /// Counts how often it was woken.
@@ -576,7 +576,7 @@ fn a_batch_gets_its_claims_however_many_commits_are_before_it() {
 /// An engine whose claims have no room for a body promised, and claims that have all of its log.
 fn full_log(machine: &Machine, patience: Duration) -> (Engine, Vec<Claim>) {
     let options = machine.options().reserve_bytes(0).log_bytes(128 << 10).cache_bytes(0).patience(patience);
-    let engine = options.open("x.idem").unwrap();
+    let engine = options.policy(Policy::default().ttl(TTL).lease(TTL)).open("x.idem").unwrap();
     let mut claims = Vec::new();
     while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {
         claims.push(claim);
@@ -616,6 +616,42 @@ fn a_body_that_a_full_log_has_no_room_for_gives_the_claim_back() {
     let closed = claims.pop().unwrap().complete(vec![0; 4_000]).unwrap_err();
     assert!(matches!(closed.reason(), ClaimError::Commit(CommitError::Closed)), "{closed}");
     assert!(closed.into_claim().is_some());
+}
+
+#[test]
+fn what_still_waits_for_room_in_the_log_is_dropped_with_its_claim() {
+    let machine = Machine::default();
+    let (engine, mut claims) = full_log(&machine, Duration::from_secs(600));
+    let scope = default_scope(&engine);
+    let mut give_up = |wait: &dyn Fn(Claim)| {
+        let key = (claims.len() - 1).to_string();
+        wait(claims.pop().unwrap());
+        assert!(matches!(scope.get(&key), Ok(Status::Interrupted(_))), "key {key}");
+    };
+    give_up(&|claim| assert!(poll(Box::pin(claim.into_token_async()).as_mut()).is_pending()));
+    give_up(&|claim| {
+        let mut complete = claim.complete_async(vec![0; 4_000]);
+        assert!(poll(Pin::new(&mut complete)).is_pending());
+    });
+}
+
+#[test]
+fn the_end_of_a_claim_does_not_wait_for_a_place_in_the_queue() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let (completed, released) = (fresh(&scope, "completed"), fresh(&scope, "released"));
+    let mut has_the_place = Box::pin(engine.begin_async("new", request()));
+    assert!(poll(has_the_place.as_mut()).is_pending());
+    let commits = engine.stats().commits;
+    drop((completed.complete_async("reply"), released.release_async()));
+    engine.step();
+    assert_eq!(engine.stats().commits, commits + 1);
+    drop(has_the_place);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!(done(&default_scope(&engine), "completed").body(), b"reply");
+    assert!(matches!(engine.get("released"), Ok(Status::Vacant)));
 }
 
 #[test]

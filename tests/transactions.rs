@@ -537,6 +537,21 @@ fn many_threads_with_and_without_transactions_lose_nothing() {
 }
 
 #[test]
+fn after_a_failed_commit_of_the_log_no_effect_begins() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let (claim, other) = (fresh(&scope, "key"), fresh(&scope, "other"));
+    machine.disk.fault_at(machine.disk.operations(), Fault::Error);
+    assert!(other.complete("reply").is_err());
+    let refused = match claim.complete_in(|_| -> Result<&str, ()> { panic!("it ran") }) {
+        Err(CompleteInError::End(refused)) => refused,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(refused.reason(), ClaimError::Commit(CommitError::Failed(_))), "{refused}");
+}
+
+#[test]
 fn a_checkpoint_of_an_earlier_attempt_that_nobody_waited_for_does_not_open_the_key_again() {
     for durability in [Durability::Completions, Durability::Relaxed(Duration::from_secs(60))] {
         let machine = Machine::default();

@@ -45,7 +45,7 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
     fn failed(&self, failure: &Failure);
 }
 
-/// Groups that a leader writes beyond the one with its own entry before somebody else takes over: what it costs to wake
+/// Groups that a leader writes before somebody else takes over, once its own entry is among them: what it costs to wake
 /// a thread is then spread over this many syncs, and no caller is kept for longer.
 const LED_MAX: u32 = 8;
 

@@ -58,7 +58,7 @@ impl Claim {
     ///
     /// `work` runs while nobody else can write to the file's tables, this crate's checkpoints included: keep it short. Other
     /// begins and completions go on meanwhile, until the log is full. This is the way for effects, not for speed: it
-    /// costs a commit of the store, with two syncs and everything the log has collected, where [`complete`](Self::complete) costs one append and one
+    /// costs a commit of the store, with two syncs and everything the log has collected or has queued, where [`complete`](Self::complete) costs one append and one
     /// sync that many share.
     ///
     /// It blocks, and has no form for tasks: call it where your runtime lets you block.

@@ -23,7 +23,8 @@ pub enum ClaimError {
     Superseded(Box<Status>),
     /// The claim's scope has no leases, and a claim without one would be lost with its token.
     NoLease,
-    /// The call was made inside another call of [`Claim::complete_in`](crate::Claim::complete_in), which it would wait for.
+    /// The call was made inside another call of [`Claim::complete_in`](crate::Claim::complete_in), or of
+    /// [`Engine::read_tables`](crate::Engine::read_tables), which it would wait for.
     InsideTransaction,
     /// The batch has too many claims; none of them was ended.
     BatchTooLong {
