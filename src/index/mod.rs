@@ -358,6 +358,23 @@ mod tests {
     }
 
     #[test]
+    fn an_eviction_takes_what_was_not_asked_for_first() {
+        let digests = [Digest::from_u128(1 << 64), Digest::from_u128(2 << 64)];
+        for unwanted in digests {
+            let index = Index::new(1, record(None).footprint(), Timestamp::default());
+            for digest in digests {
+                // A new record counts as asked for.
+                let record = record(Some(from()));
+                assert!(digest != unwanted || record.take_touch());
+                index.change(digest, |_| (Change::Set(Slot::Cached(record)), ()));
+            }
+            index.evict();
+            let is_kept = |digest: Digest| matches!(index.get(digest), Slot::Cached(_));
+            assert!(digests.iter().all(|digest| is_kept(*digest) == (*digest != unwanted)));
+        }
+    }
+
+    #[test]
     fn an_eviction_finds_every_record_in_a_table_that_is_nearly_empty() {
         let index = Index::new(1, 0, Timestamp::default());
         let digest = |key: u64| Digest::from_u128(u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64);
