@@ -239,6 +239,47 @@ mod tests {
         assert_eq!((table.len(), table.iter().count()), (1, 1));
     }
 
+    #[test]
+    fn a_table_has_as_many_cells_as_its_load_asks_for_and_grows_by_a_third() {
+        let digest = |n: u64| Digest::from_u128(u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64);
+        let cells_for = |keys: usize| keys * LOAD_MAX.1 / LOAD_MAX.0 + 1;
+        let mut table = Table::default();
+        table.reserve(1);
+        assert_eq!(table.cells(), CELLS_MIN);
+        table.reserve(3_000);
+        assert_eq!(table.cells(), cells_for(3_000));
+        table.reserve(3_000);
+        assert_eq!(table.cells(), cells_for(3_000), "nothing is there yet, so it has the room");
+        table.reserve(3_001);
+        assert_eq!(table.cells(), cells_for(3_000) + cells_for(3_000) / 3);
+        let cells = table.cells();
+        let keys = (0_u64..).take_while(|n| {
+            drop(table.set(digest(*n), slot(*n)));
+            table.cells() == cells
+        });
+        assert!(keys.count() >= 3_001);
+        assert_eq!(table.cells(), cells + cells / 3);
+        // Down to a quarter nothing happens; below that, half of what is there is left free.
+        let cells = table.cells();
+        let mut keys = u64::try_from(table.len()).unwrap();
+        while table.len() >= cells / 4 {
+            table.shrink();
+            assert_eq!(table.cells(), cells);
+            keys -= 1;
+            drop(table.set(digest(keys), Slot::Vacant));
+        }
+        table.shrink();
+        assert_eq!(table.cells(), 2 * table.len());
+        // A small one is left as it is.
+        let mut small = Table::default();
+        small.resize(4 * CELLS_MIN);
+        small.shrink();
+        assert_eq!(small.cells(), 4 * CELLS_MIN);
+        small.resize(4 * CELLS_MIN + 1);
+        small.shrink();
+        assert_eq!(small.cells(), CELLS_MIN);
+    }
+
     proptest! {
         /// Few homes and many operations, so that runs of cells collide, wrap and shift.
         #[test]

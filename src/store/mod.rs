@@ -474,8 +474,7 @@ impl Store {
         if self.is_shared.load(Ordering::Relaxed) {
             return false;
         }
-        let live = self.directory.read().file_bytes();
-        live <= COMPACT_MAX && self.file_bytes() > live + live / 2 + COMPACT_SLACK
+        is_mostly_free(self.directory.read().file_bytes(), self.file_bytes())
     }
 
     /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile. The next
@@ -488,6 +487,10 @@ impl Store {
     pub(crate) fn close(&self) -> Result<(), Failure> {
         self.access.close()
     }
+}
+
+fn is_mostly_free(live: u64, file: u64) -> bool {
+    live <= COMPACT_MAX && file > live + live / 2 + COMPACT_SLACK
 }
 
 /// What one transaction can drop.

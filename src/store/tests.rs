@@ -177,6 +177,19 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
         assert_eq!(load(&changed).place(), place);
     }
 
+    // Sealed, but for another key, whichever half of the digest differs.
+    for other in [digest.as_u128() + 1, digest.as_u128() + (1 << 64)] {
+        let changed = store();
+        let forgets = Batch { forgotten: vec![(digest, FORGETTABLE)], ..Batch::default() };
+        apply(&changed, &forgets, NOW, true).unwrap();
+        alter(&changed, |transaction| {
+            let mut table = transaction.open_table(FORGOTTEN).unwrap();
+            let row = table.remove(digest.as_u128()).unwrap().unwrap().value().to_vec();
+            table.insert(other, row.as_slice()).unwrap();
+        });
+        assert_eq!(load(&changed).place(), format!("table `{}`, row {other:032x}", FORGOTTEN.name()));
+    }
+
     let changed = store();
     alter(&changed, |transaction| {
         transaction.open_table(SCOPES).unwrap().insert(&b"strict"[..], row.as_slice()).unwrap();
@@ -327,6 +340,12 @@ fn a_file_is_wasteful_where_much_of_it_is_free_and_what_is_live_can_be_moved_in_
     let contents = block::Contents { len: 1 << 30, entries: 1, remembered_until: NOW };
     store.directory.write().insert(1, BlockInfo::new(NOW, contents));
     assert!(!store.is_wasteful());
+    for (live, least) in
+        [(0, COMPACT_SLACK), (1 << 20, (3 << 19) + COMPACT_SLACK), (COMPACT_MAX, (3 << 29) + COMPACT_SLACK)]
+    {
+        assert!(!is_mostly_free(live, least) && is_mostly_free(live, least + 1), "{live}");
+    }
+    assert!(!is_mostly_free(COMPACT_MAX + 1, u64::MAX));
 }
 
 /// What a failed sync left behind only the next opening may find out.
