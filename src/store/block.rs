@@ -329,6 +329,28 @@ mod tests {
     }
 
     #[test]
+    fn a_block_takes_what_has_place_in_its_page_and_no_more() {
+        for (body, page) in [(100, PAGE_MIN), (4_000, PAGE_MAX)] {
+            let blocks = pack((0..2_000).map(|n| record(n, 5_000, body)).collect(), NOW, 0, &sealer());
+            let entry = blocks[0].bytes.len() / blocks[0].records.len();
+            for block in &blocks[..blocks.len() - 1] {
+                assert_eq!(block.bytes.len() % entry, 0);
+                let left = page - PAGE_OVERHEAD - block.bytes.len();
+                assert!(left < entry, "{left} bytes are left, an entry has {entry}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_outlives_its_first_entry_by_an_eighth_of_its_life() {
+        let now = NOW.as_millis();
+        for (last, together) in [(9_000, true), (9_001, false)] {
+            let blocks = pack(vec![record(1, now + 8_000, 9), record(2, now + last, 9)], NOW, 0, &sealer());
+            assert_eq!(blocks.len() == 1, together, "{last}");
+        }
+    }
+
+    #[test]
     fn a_body_over_the_block_size_has_a_block_of_its_own() {
         let blocks = pack(
             vec![record(1, 5_000, 10), record(2, 5_000, 1 << 20), record(3, 5_000, 10)],
