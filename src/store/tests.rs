@@ -206,8 +206,9 @@ fn what_is_no_longer_remembered_when_it_is_to_be_stored_is_left_out() {
     let just_before = Timestamp::from_millis(FORGETTABLE.as_millis() - 1);
     apply(&store, &batch(1), just_before, true).unwrap();
     assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+    let next = store.meta().block_next;
     apply(&store, &batch(2), FORGETTABLE, true).unwrap();
-    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+    assert_eq!((store.keys_hint(), store.meta().blocks, store.meta().block_next), (1, 1, next));
     stored(&store, 3);
     assert_eq!((store.keys_hint(), store.meta().blocks), (2, 2));
 }
