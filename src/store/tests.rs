@@ -349,6 +349,28 @@ fn a_file_is_wasteful_where_much_of_it_is_free_and_what_is_live_can_be_moved_in_
     assert!(!is_mostly_free(COMPACT_MAX + 1, u64::MAX));
 }
 
+/// redb takes no more writes after it.
+#[test]
+fn an_error_of_what_others_wrote_is_told_when_they_give_up() {
+    const THEIRS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("theirs");
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    // More than redb keeps in memory, so it goes to the disk before the commit.
+    let write_much = |begun: &Begun| -> Result<(), redb::Error> {
+        let tables = begun.tables();
+        let mut table = tables.open_table(THEIRS).unwrap();
+        (0..100)
+            .try_for_each(|n| table.insert(n, [7; 40_000].as_slice()).map(drop).map_err(redb::Error::from))
+    };
+    let begun = store.begin().unwrap();
+    write_much(&begun).unwrap();
+    store.abort(begun).unwrap();
+    let begun = store.begin().unwrap();
+    disk.fault_at(disk.operations(), Fault::Error);
+    assert!(write_much(&begun).is_err());
+    assert!(store.abort(begun).is_err());
+}
+
 /// What a failed sync left behind only the next opening may find out.
 #[test]
 fn after_a_failed_sync_nothing_is_written_until_the_file_is_opened_again() {
