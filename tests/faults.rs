@@ -646,6 +646,45 @@ fn a_file_is_not_compacted_while_tables_are_read_but_right_after() {
     assert_kept(&engine);
 }
 
+#[test]
+fn a_file_is_not_compacted_between_commits_nor_after_a_failed_one() {
+    let machine = Machine::default();
+    let engine = wasteful(&machine);
+    let full = engine.stats().file_bytes;
+    fresh(&engine.scope("kept"), "one more").complete("reply").unwrap();
+    engine.step();
+    assert_eq!(engine.stats().file_bytes, full);
+    machine.disk.fault_at(machine.disk.operations(), Fault::Error);
+    assert!(engine.begin("new", request()).is_err());
+    let operations = machine.disk.operations();
+    (0..3).for_each(|_| _ = engine.step());
+    assert_eq!(machine.disk.operations(), operations);
+}
+
+#[test]
+fn an_idle_engine_leaves_a_file_alone_that_has_little_room_to_give_back() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    engine.step();
+    let operations = machine.disk.operations();
+    (0..3).for_each(|_| _ = engine.step());
+    assert_eq!(machine.disk.operations(), operations);
+}
+
+#[test]
+fn time_does_not_go_back_behind_a_clean_close() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    machine.clock.advance(TTL / 2);
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    let before = engine.now();
+    engine.close().unwrap();
+    machine.clock.jump_wall_to_millis(START_MS);
+    assert!(machine.open().now() >= before);
+}
+
 /// After a failed read redb has to be opened again before it takes writes, and that is not done while others read.
 #[test]
 fn a_transaction_that_can_not_begin_while_tables_are_read_gives_the_claim_back() {

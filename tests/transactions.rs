@@ -12,14 +12,16 @@
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request, small};
 use idemkv::redb::{self, ReadableTable, TableDefinition};
 use idemkv::sim::{CrashKind, Fault, ManualClock, Operation, SimDisk};
 use idemkv::{
-    Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Failure, Status,
-    TableError, Tables,
+    AttemptInfo, Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine,
+    Failure, Observer, Policy, Status, TableError, Tables,
 };
 
 type Anything = Box<dyn std::error::Error>;
@@ -534,6 +536,37 @@ fn many_threads_with_and_without_transactions_lose_nothing() {
         let body: &[u8] = if n % 4 == 0 { b"effect 1" } else { b"reply" };
         assert_eq!(done(&scope, &key).body(), body);
     }
+}
+
+#[derive(Default)]
+struct Interruptions(AtomicUsize);
+
+impl Observer for Interruptions {
+    fn interrupted(&self, _scope: &[u8], _key: &[u8], _attempt: &AttemptInfo) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_step_inside_a_transaction_does_nothing() {
+    let machine = Machine::default();
+    let told = Arc::new(Interruptions::default());
+    let options =
+        machine.options().policy(Policy::default().ttl(TTL).lease(TTL / 2)).observer(Arc::clone(&told));
+    let engine = options.open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let _late = fresh(&scope, "late");
+    machine.clock.advance(TTL / 4);
+    let claim = fresh(&scope, "key");
+    machine.clock.advance(TTL / 4);
+    let completed = claim.complete_in(|_| {
+        engine.step();
+        assert_eq!(told.0.load(Ordering::Relaxed), 0, "a lease that is over comes to its end outside");
+        Ok::<_, ()>("reply")
+    });
+    assert_eq!(completed.unwrap().body(), b"reply");
+    engine.step();
+    assert_eq!(told.0.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -510,7 +510,7 @@ mod tests {
     fn complete(engine: &Engine, key: &str, ttl: Duration) {
         match engine.begin(key, Fingerprint::of("")) {
             Ok(Begin::Fresh(claim)) => {
-                claim.complete_with("reply", Completion::new().ttl(ttl)).map(drop).unwrap()
+                claim.complete_with("reply", Completion::new().ttl(ttl)).map(drop).unwrap();
             }
             other => panic!("{other:?}"),
         }

@@ -330,8 +330,10 @@ mod tests {
 
     #[test]
     fn a_block_takes_what_has_place_in_its_page_and_no_more() {
-        for (body, page) in [(100, PAGE_MIN), (4_000, PAGE_MAX)] {
-            let blocks = pack((0..2_000).map(|n| record(n, 5_000, body)).collect(), NOW, 0, &sealer());
+        let short = (100..200).map(|body| (body, PAGE_MIN));
+        for (body, page) in short.chain((4_000..4_020).map(|body| (body, PAGE_MAX))) {
+            let records = (0..200).map(|n| record(n, 5_000, body)).collect();
+            let blocks = pack(records, NOW, 0, &sealer());
             let entry = blocks[0].bytes.len() / blocks[0].records.len();
             for block in &blocks[..blocks.len() - 1] {
                 assert_eq!(block.bytes.len() % entry, 0);

@@ -349,6 +349,25 @@ fn a_file_is_wasteful_where_much_of_it_is_free_and_what_is_live_can_be_moved_in_
     assert!(!is_mostly_free(COMPACT_MAX + 1, u64::MAX));
 }
 
+#[test]
+fn what_is_dropped_is_counted_no_longer() {
+    let store = new_store(&SimDisk::new());
+    (1..4).for_each(|n| drop(stored(&store, n)));
+    assert_eq!((store.keys_hint(), store.meta().blocks), (3, 3));
+    assert_eq!(reclaim(&store, FORGETTABLE, true), 3);
+    assert_eq!((store.keys_hint(), store.meta().blocks), (0, 0));
+}
+
+#[test]
+fn a_file_whose_start_can_not_be_read_may_be_ours_all_the_same() {
+    let disk = SimDisk::new();
+    new_store(&disk).close().unwrap();
+    disk.fail_read(disk.reads());
+    let refused = Store::open(&disk, path(), |_| 64 << 10, |_| false).map(drop);
+    assert!(matches!(refused, Err(OpenError::Io(_))), "{refused:?}");
+    open(&disk);
+}
+
 /// redb takes no more writes after it.
 #[test]
 fn an_error_of_what_others_wrote_is_told_when_they_give_up() {
@@ -359,8 +378,9 @@ fn an_error_of_what_others_wrote_is_told_when_they_give_up() {
     let write_much = |begun: &Begun| -> Result<(), redb::Error> {
         let tables = begun.tables();
         let mut table = tables.open_table(THEIRS).unwrap();
-        (0..100)
-            .try_for_each(|n| table.insert(n, [7; 40_000].as_slice()).map(drop).map_err(redb::Error::from))
+        (0..100).try_for_each(|n| {
+            table.insert(n, vec![7; 40_000].as_slice()).map(drop).map_err(redb::Error::from)
+        })
     };
     let begun = store.begin().unwrap();
     write_much(&begun).unwrap();
