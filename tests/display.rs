@@ -295,6 +295,11 @@ fn what_is_shown_of_a_value_has_no_secret_and_no_body_in_it() {
     assert!(matches!(scope.begin("key", request()), Ok(Begin::Done(_))));
     assert!(matches!(scope.begin("key", Fingerprint::of("another")), Err(BeginError::KeyReused)));
 
+    let claim = fresh(&scope, "tables");
+    let shown = claim.complete_in(|tables| Ok::<_, ()>(format!("{tables:?}"))).unwrap();
+    assert_eq!(shown.body(), b"Tables { .. }");
+    assert_eq!(engine.read_tables(|tables| format!("{tables:?}")).unwrap(), "ReadTables { .. }");
+
     let claim = fresh(&scope, "steps");
     let step = claim.step_key("charge");
     let number = u128::from_be_bytes(*step.as_bytes());

@@ -60,6 +60,7 @@ mod tests {
     fn a_tally_that_is_given_back_counts_on_and_one_that_is_in_use_is_given_to_nobody() {
         let tallies = Tallies::default();
         let (mut one, mut other) = (tallies.take(), tallies.take());
+        assert_eq!(tallies.0.lock().len(), 2);
         one.count();
         other.count();
         drop(one);

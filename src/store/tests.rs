@@ -358,6 +358,62 @@ fn what_is_dropped_is_counted_no_longer() {
     assert_eq!((store.keys_hint(), store.meta().blocks), (0, 0));
 }
 
+/// A key that is remembered until this very moment need not move on.
+#[test]
+fn what_moves_on_is_what_is_still_to_be_remembered() {
+    let store = new_store(&SimDisk::new());
+    let until = |n: u64, until: u64| {
+        let lifetime = Lifetime { expires: EXPIRED, remembered_until: Timestamp::from_millis(until) };
+        let digest = Digest::from_u128(n.into());
+        Record::new(&RecordParts { digest, lifetime, ..RecordParts::example(n) }, None)
+    };
+    let records = vec![until(1, 3_000), until(2, 3_001)];
+    apply(&store, &Batch { records, ..Batch::default() }, NOW, true).unwrap();
+    assert_eq!((store.keys_hint(), store.meta().blocks), (2, 1));
+    assert_eq!(reclaim(&store, Timestamp::from_millis(3_000), true), 1);
+    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+}
+
+/// What forgets a key hides the blocks before, not that of the record that came with it.
+#[test]
+fn a_record_that_came_with_a_forgetting_of_its_key_moves_on() {
+    for with in [true, false] {
+        let store = new_store(&SimDisk::new());
+        let forgotten = vec![(Digest::from_u128(7), FORGETTABLE)];
+        let batch = |records| Batch { records, forgotten: forgotten.clone(), ..Batch::default() };
+        if with {
+            apply(&store, &batch(vec![record(7)]), NOW, true).unwrap();
+        } else {
+            stored(&store, 7);
+            apply(&store, &batch(Vec::new()), NOW, true).unwrap();
+        }
+        assert_eq!(reclaim(&store, EXPIRED, true), 1);
+        assert_eq!(store.keys_hint(), usize::from(with));
+    }
+}
+
+#[test]
+fn a_file_with_tables_of_others_is_not_wasteful_to_whoever_opens_it() {
+    const THEIRS: TableDefinition<'_, u64, u64> = TableDefinition::new("theirs");
+    for others in [false, true] {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        if others {
+            alter(&store, |transaction| drop(transaction.open_table(THEIRS).unwrap()));
+        }
+        store.close().unwrap();
+        let store = open(&disk);
+        store.access.file().set_len(4 * COMPACT_MAX).unwrap();
+        assert_eq!(store.is_wasteful(), !others);
+    }
+}
+
+#[test]
+fn a_meta_row_in_a_log_shows_no_secret() {
+    let shown = format!("{:?}", Meta { blocks: 7, secret: [123; 32], ..meta() });
+    assert!(shown.contains("blocks: 7") && !shown.contains("123"), "{shown}");
+}
+
 #[test]
 fn a_file_whose_start_can_not_be_read_may_be_ours_all_the_same() {
     let disk = SimDisk::new();
