@@ -547,6 +547,10 @@ mod tests {
         assert_eq!(engine.step().swept, 0, "it is not time yet");
         clock.advance(4 * SECOND);
         assert_eq!(engine.step().swept, 1);
+        // Interrupted keys count too.
+        drop(engine.begin("lost", Fingerprint::of("")).unwrap());
+        clock.advance(60 * SECOND);
+        assert_eq!(engine.step().swept, 1);
     }
 
     #[test]
