@@ -654,11 +654,19 @@ fn a_file_is_not_compacted_between_commits_nor_after_a_failed_one() {
     fresh(&engine.scope("kept"), "one more").complete("reply").unwrap();
     engine.step();
     assert_eq!(engine.stats().file_bytes, full);
-    machine.disk.fault_at(machine.disk.operations(), Fault::Error);
-    assert!(engine.begin("new", request()).is_err());
-    let operations = machine.disk.operations();
-    (0..3).for_each(|_| _ = engine.step());
-    assert_eq!(machine.disk.operations(), operations);
+    for commit_of_the_log in [true, false] {
+        let machine = Machine::default();
+        let engine = wasteful(&machine);
+        machine.disk.fault_at(machine.disk.operations(), Fault::Error);
+        if commit_of_the_log {
+            assert!(engine.begin("new", request()).is_err());
+        } else {
+            assert!(engine.checkpoint().is_err());
+        }
+        let operations = machine.disk.operations();
+        (0..3).for_each(|_| _ = engine.step());
+        assert_eq!(machine.disk.operations(), operations);
+    }
 }
 
 #[test]
