@@ -646,6 +646,13 @@ fn a_file_is_not_compacted_while_tables_are_read_but_right_after() {
     assert_kept(&engine);
 }
 
+#[track_caller]
+fn assert_left_alone(machine: &Machine, engine: &Engine) {
+    let operations = machine.disk.operations();
+    (0..3).for_each(|_| _ = engine.step());
+    assert_eq!(machine.disk.operations(), operations);
+}
+
 #[test]
 fn a_file_is_not_compacted_between_commits_nor_after_a_failed_one() {
     let machine = Machine::default();
@@ -663,9 +670,7 @@ fn a_file_is_not_compacted_between_commits_nor_after_a_failed_one() {
         } else {
             assert!(engine.checkpoint().is_err());
         }
-        let operations = machine.disk.operations();
-        (0..3).for_each(|_| _ = engine.step());
-        assert_eq!(machine.disk.operations(), operations);
+        assert_left_alone(&machine, &engine);
     }
 }
 
@@ -676,9 +681,7 @@ fn an_idle_engine_leaves_a_file_alone_that_has_little_room_to_give_back() {
     fresh(&default_scope(&engine), "key").complete("reply").unwrap();
     engine.checkpoint().unwrap();
     engine.step();
-    let operations = machine.disk.operations();
-    (0..3).for_each(|_| _ = engine.step());
-    assert_eq!(machine.disk.operations(), operations);
+    assert_left_alone(&machine, &engine);
 }
 
 #[test]
