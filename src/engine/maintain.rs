@@ -16,7 +16,6 @@ use crate::index::Slot;
 use crate::key::Digest;
 use crate::nudge::Nudges;
 use crate::record::Record;
-use crate::state::Phase;
 use crate::store::{Applied, Batch, Begun, Meta, StoreError};
 use crate::sync::{Arc, Ordering};
 use crate::wal::frame::entry_bytes_max;
@@ -403,15 +402,8 @@ impl Core {
         self.room.wake();
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
-        let mut left = 0;
-        for shard in 0..self.index.shards() {
-            for (_, slot) in self.index.snapshot(shard) {
-                if let (Phase::InFlight | Phase::Ending, Some(attempt)) = (slot.phase(), slot.attempt()) {
-                    left += 1;
-                    attempt.end(Ended::Closed);
-                }
-            }
-        }
+        let left = self.index.attempts_out();
+        left.iter().for_each(|attempt| attempt.end(Ended::Closed));
         let flushed = match self.commit.failure().or(self.halted.get()) {
             Some(failure) => Err(failure.clone()),
             None => self.last_checkpoint(),
@@ -420,7 +412,7 @@ impl Core {
         let unlocked = self.log.unlock().map_err(Failure::Io);
         let closed = self.store.close();
         drop(rota);
-        flushed.and(unlocked).and(closed).map(|()| left)
+        flushed.and(unlocked).and(closed).map(|()| left.len())
     }
 
     fn last_checkpoint(&self) -> Result<(), Failure> {

@@ -25,7 +25,7 @@ use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::Record;
-use crate::state::{Fence, Phase};
+use crate::state::Fence;
 use crate::store::{Batch, Meta, Store, StoreError, Stored};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
@@ -379,19 +379,14 @@ fn interrupt_all(
 ) -> (usize, Vec<Arc<Attempt>>) {
     let now = clock.now();
     let (mut standing, mut recalled) = (0, Vec::new());
-    for shard in 0..index.shards() {
-        for (_, slot) in index.snapshot(shard) {
-            let (Phase::InFlight | Phase::Ending, Some(attempt)) = (slot.phase(), slot.attempt()) else {
-                continue;
-            };
-            if attempt.detached_until().is_some_and(|until| until > now) {
-                leases.watch(attempt);
-                detached.put(attempt.fence, Share::of_standing(attempt, policies));
-                standing += 1;
-            } else {
-                publisher.recall(Arc::clone(attempt), now);
-                recalled.push(Arc::clone(attempt));
-            }
+    for attempt in index.attempts_out() {
+        if attempt.detached_until().is_some_and(|until| until > now) {
+            leases.watch(&attempt);
+            detached.put(attempt.fence, Share::of_standing(&attempt, policies));
+            standing += 1;
+        } else {
+            publisher.recall(Arc::clone(&attempt), now);
+            recalled.push(attempt);
         }
     }
     (standing, recalled)

@@ -12,7 +12,7 @@ use crate::index::{Change, Index, Slot};
 use crate::key::Digest;
 use crate::policy::Policy;
 use crate::record::Record;
-use crate::state::{Event, Fence, Phase, decide};
+use crate::state::{Event, Fence, decide};
 use crate::sync::{Arc, Mutex};
 use crate::tail::{Last, Tail};
 
@@ -235,17 +235,8 @@ impl Publish for Publisher {
     }
 
     fn failed(&self, failure: &Failure) {
-        for shard in 0..self.index.shards() {
-            for (_, slot) in self.index.snapshot(shard) {
-                match slot.phase() {
-                    Phase::InFlight | Phase::Ending => {
-                        slot.attempt()
-                            .inspect(|attempt| attempt.end(Ended::Failed(Box::new(failure.clone()))));
-                    }
-                    Phase::Vacant | Phase::Interrupted | Phase::Done => {}
-                }
-            }
-        }
+        let failed = || Ended::Failed(Box::new(failure.clone()));
+        self.index.attempts_out().iter().for_each(|attempt| attempt.end(failed()));
     }
 }
 
@@ -255,6 +246,7 @@ mod tests {
     use crate::attempt::AttemptParts;
     use crate::clock::TimeSource;
     use crate::record::RecordParts;
+    use crate::state::Phase;
 
     const KEY: Digest = Digest::from_u128(7);
 

@@ -6,9 +6,10 @@
 use crossbeam::utils::CachePadded;
 
 use crate::Timestamp;
+use crate::attempt::Attempt;
 use crate::key::Digest;
 use crate::record::{Place, Record};
-use crate::sync::{Ordering, UnseenU64};
+use crate::sync::{Arc, Ordering, UnseenU64};
 
 mod batch;
 mod hot;
@@ -229,6 +230,15 @@ impl Index {
         self.shards.get(shard).map(|locked| copy(&locked.read())).unwrap_or_default()
     }
 
+    /// The attempts whose claims are out, or whose ends are on their way through the log.
+    pub(crate) fn attempts_out(&self) -> Vec<Arc<Attempt>> {
+        let mut out = Vec::new();
+        for locked in &self.shards {
+            out.extend(locked.read().iter().filter_map(|(_, slot)| slot.attempt_out().cloned()));
+        }
+        out
+    }
+
     pub(crate) fn hits(&self) -> Hits {
         let kept = Hits { replayed: self.tallies.sum(), ..Hits::default() };
         self.shards.iter().fold(kept, |sum, locked| Hits {
@@ -254,10 +264,9 @@ impl Index {
 mod tests {
     use super::*;
     use crate::Timestamp;
-    use crate::attempt::{Attempt, AttemptParts};
+    use crate::attempt::AttemptParts;
     use crate::record::RecordParts;
     use crate::state::Phase;
-    use crate::sync::Arc;
 
     const KEY: Digest = Digest::from_u128(7);
 
@@ -314,6 +323,24 @@ mod tests {
             index.drop_cached(&record(None));
             assert!(!matches!(index.get(KEY), Slot::Stored { .. } | Slot::Vacant));
         }
+    }
+
+    #[test]
+    fn the_attempts_that_are_out_are_those_in_flight_and_ending() {
+        let index = Index::new(4, 0, Timestamp::default());
+        let slots = [
+            Slot::InFlight(attempt()),
+            Slot::Ending(attempt()),
+            Slot::Interrupted(attempt()),
+            Slot::Cached(record(None)),
+        ];
+        let out: Vec<_> = slots.iter().filter_map(|slot| slot.attempt().cloned()).take(2).collect();
+        for (key, slot) in slots.into_iter().enumerate() {
+            index.change(Digest::from_u128(key as u128), |_| (Change::Set(slot), ()));
+        }
+        let found = index.attempts_out();
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().zip(&out).all(|(found, expected)| Arc::ptr_eq(found, expected)));
     }
 
     #[test]

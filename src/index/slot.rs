@@ -90,6 +90,14 @@ impl Slot {
         }
     }
 
+    /// The attempt whose claim is out, or whose end is on its way through the log.
+    pub(crate) fn attempt_out(&self) -> Option<&Arc<Attempt>> {
+        match self {
+            Self::InFlight(attempt) | Self::Ending(attempt) => Some(attempt),
+            Self::Vacant | Self::Interrupted(_) | Self::Cached(_) | Self::Stored { .. } => None,
+        }
+    }
+
     /// Bytes of a cached record.
     pub(crate) fn cached_bytes(&self) -> usize {
         match self {

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::thread;
 
+use redb::ReadableTable;
+
 use super::*;
 use crate::disk::sim::{Fault, SimDisk};
 use crate::record::RecordParts;
@@ -701,4 +703,49 @@ fn a_read_that_fails_in_one_of_the_threads_that_load_fails_the_opening() {
         }
     }
     assert!(failed > 5, "{failed} reads");
+}
+
+#[test]
+fn a_damaged_index_row_is_found_in_whichever_threads_share_it_is() {
+    const ROWS: usize = 7;
+    let store = new_store(&SimDisk::new());
+    (1..=ROWS as u64).for_each(|n| drop(stored(&store, n)));
+    // Of an offset, so that it decodes.
+    let flip = |at: usize| {
+        alter(&store, |transaction| {
+            let mut table = transaction.open_table(INDEX).unwrap();
+            let (key, mut row) = {
+                let (key, row) = table.iter().unwrap().nth(at).unwrap().unwrap();
+                (key.value(), row.value().to_vec())
+            };
+            *row.last_mut().unwrap() ^= 1;
+            table.insert(key, row.as_slice()).unwrap();
+        });
+    };
+    let load = |threads| store.load(vec![|_: &[Stored]| (); threads], |_| (), |_, _| ());
+    for (row, threads) in (0..ROWS).flat_map(|row| (1..=4).map(move |threads| (row, threads))) {
+        flip(row);
+        let loaded = load(threads);
+        let is_found =
+            matches!(&loaded, Err(OpenError::Damaged(damage)) if damage.place().contains("`index`"));
+        assert!(is_found, "row {row}, {threads} threads: {loaded:?}");
+        flip(row);
+        load(threads).unwrap();
+    }
+}
+
+#[test]
+fn records_are_handed_over_some_hundred_at_a_time_and_all_of_them() {
+    let store = new_store(&SimDisk::new());
+    let records: Vec<_> = (1..=2_000).map(record).collect();
+    apply(&store, &Batch { records, ..Batch::default() }, NOW, true).unwrap();
+    let (mut keys, mut calls) = (Vec::new(), 0);
+    let taker = |found: &[Stored]| {
+        calls += 1;
+        keys.extend(found.iter().map(|stored| stored.digest.as_u128()));
+    };
+    store.load(vec![taker], |_| (), |_, _| ()).unwrap();
+    keys.sort_unstable();
+    assert_eq!(keys, (1..=2_000).collect::<Vec<u128>>());
+    assert!((3..10).contains(&calls), "{calls} calls");
 }

@@ -143,6 +143,20 @@ impl Op {
             _ => Self::Reopen,
         }
     }
+
+    /// Calls in a row that chance alone would seldom bring about: an attempt is given up while its checkpoint is on the way, and the
+    /// next one ends in the store, past the log.
+    fn note_given_up(random: &mut Random) -> [Self; 5] {
+        let (key, seed, polls) = (random.below(KEYS), random.below(1 << 40), random.below(4));
+        let note = Self::NoteTask { key, seed, polls };
+        [
+            Self::Begin { key },
+            note,
+            Self::DropClaim { key },
+            Self::Begin { key },
+            Self::CompleteIn { key, seed },
+        ]
+    }
 }
 
 /// Where a wall clock may be set: years off in either direction, and at the ends.
@@ -171,7 +185,15 @@ pub(crate) struct Script {
 impl Script {
     pub(crate) fn draw(seed: u64, len: usize) -> Self {
         let mut random = Random::new(seed);
-        Self { seed, start_ms: START_MS, ops: (0..len).map(|_| Op::draw(&mut random)).collect() }
+        let mut ops = Vec::with_capacity(len + 4);
+        while ops.len() < len {
+            match random.below(60) {
+                0 => ops.extend(Op::note_given_up(&mut random)),
+                _ => ops.push(Op::draw(&mut random)),
+            }
+        }
+        ops.truncate(len);
+        Self { seed, start_ms: START_MS, ops }
     }
 
     /// One that begins at a time far off.
