@@ -48,10 +48,15 @@ pub(crate) fn run(options: &Options) {
 /// An engine that has done all its keys, and the order in which they are asked for.
 struct Work {
     engine: Engine,
-    order: Vec<u64>,
+    order: Order,
+    _scratch: tempfile::TempDir,
+}
+
+/// In which order keys are asked for, how often, and for how long.
+pub(crate) struct Order {
+    numbers: Vec<u64>,
     rounds: usize,
     slice: Duration,
-    _scratch: tempfile::TempDir,
 }
 
 /// One size with so many threads.
@@ -71,17 +76,11 @@ impl Work {
         let engine = open_to_fill(&scratch.path().join("lookup.idem"), usize::MAX / 2);
         fill(&engine, 0..keys as u64, |_| &BODY);
         engine.checkpoint().expect("the log is moved");
-        Self {
-            engine,
-            order: shuffled(keys),
-            rounds: options.rounds_or(ROUNDS),
-            slice: options.time_or(SLICE),
-            _scratch: scratch,
-        }
+        Self { engine, order: Order::new(keys, options), _scratch: scratch }
     }
 
     fn rows(&self, threads: &[usize], options: &Options) -> Vec<Row> {
-        let keys = self.order.len();
+        let keys = self.order.numbers.len();
         let mut rows: Vec<Row> = threads.iter().map(|threads| self.row_alone(*threads)).collect();
         for (name, make) in MAPS.iter().filter(|(name, _)| options.wants(name)) {
             let map = make(keys);
@@ -97,9 +96,10 @@ impl Work {
     }
 
     fn row_alone(&self, threads: usize) -> Row {
-        let [single, batch, hot] = [Asked::Singly, Asked::InBatches, Asked::ForOne]
-            .map(|asked| Spread::of((0..self.rounds).map(|round| self.engine_slice(threads, round, asked))));
-        let row = Row { keys: self.order.len(), threads, single, batch, hot, maps: Vec::new() };
+        let [single, batch, hot] = [Asked::Singly, Asked::InBatches, Asked::ForOne].map(|asked| {
+            Spread::of((0..self.order.rounds).map(|round| self.engine_slice(threads, round, asked)))
+        });
+        let row = Row { keys: self.order.numbers.len(), threads, single, batch, hot, maps: Vec::new() };
         println!(
             "{:>10} keys, {threads} threads: begin {:.2}, batches of {BATCH} {:.2}, one hot key {:.2}",
             row.keys, single.median, batch.median, hot.median
@@ -109,11 +109,13 @@ impl Work {
 
     fn engine_slice(&self, threads: usize, round: usize, asked: Asked) -> f64 {
         match asked {
-            Asked::Singly => {
-                self.slice(threads, round, |numbers| numbers.iter().for_each(|number| self.begin(*number)))
+            Asked::Singly => self
+                .order
+                .slice(threads, round, |numbers| numbers.iter().for_each(|number| self.begin(*number))),
+            Asked::ForOne => {
+                self.order.slice(threads, round, |numbers| numbers.iter().for_each(|_| self.begin(0)))
             }
-            Asked::ForOne => self.slice(threads, round, |numbers| numbers.iter().for_each(|_| self.begin(0))),
-            Asked::InBatches => self.slice(threads, round, |numbers| self.begin_many(numbers)),
+            Asked::InBatches => self.order.slice(threads, round, |numbers| self.begin_many(numbers)),
         }
     }
 
@@ -136,17 +138,27 @@ impl Work {
             }
         }
     }
+}
+
+impl Order {
+    pub(crate) fn new(keys: usize, options: &Options) -> Self {
+        Self { numbers: shuffled(keys), rounds: options.rounds_or(ROUNDS), slice: options.time_or(SLICE) }
+    }
+
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds
+    }
 
     /// Looks up for the time of a slice; gives millions a second. Every round and thread starts somewhere else in the order.
-    fn slice(&self, threads: usize, round: usize, lookup: impl Fn(&[u64]) + Sync) -> f64 {
+    pub(crate) fn slice(&self, threads: usize, round: usize, lookup: impl Fn(&[u64]) + Sync) -> f64 {
         let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
         let start = Barrier::new(threads + 1);
         let took = thread::scope(|scope| {
             for thread in 0..threads {
                 let (done, stop, start, lookup) = (&done, &stop, &start, &lookup);
-                let from = self.order.len() / (threads * self.rounds) * (thread * self.rounds + round);
+                let from = self.numbers.len() / (threads * self.rounds) * (thread * self.rounds + round);
                 scope.spawn(move || {
-                    let (before, behind) = self.order.split_at(from);
+                    let (before, behind) = self.numbers.split_at(from);
                     let mut chunks = behind.chunks_exact(CHUNK).chain(before.chunks_exact(CHUNK)).cycle();
                     let mut count = 0;
                     start.wait();
@@ -180,9 +192,9 @@ enum Asked {
 impl Row {
     fn beside(&mut self, work: &Work, name: &'static str, map: &dyn Map) {
         let (mut theirs, mut single, mut batch) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..work.rounds {
+        for round in 0..work.order.rounds {
             let ours = work.engine_slice(self.threads, round, Asked::Singly);
-            let map = work.slice(self.threads, round, |numbers| {
+            let map = work.order.slice(self.threads, round, |numbers| {
                 for number in numbers {
                     touch(&map.get(as_str(&key(*number))).expect("the map has every key"));
                 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/peers/Cargo.toml -- lookup    # replay, beside concurrent maps
+//! ... -- inline      # what other layouts of the index would bring: sketches
 //! ... -- stored      # replay of records that are on disk alone, beside redb
 //! ... -- durable     # claim and complete durably, beside stores
 //! ... -- open        # open a file, beside redb's reading of the same rows
@@ -23,6 +24,7 @@ mod keys;
 
 mod churn;
 mod durable;
+mod inline;
 mod large;
 mod lookup;
 mod map;
@@ -37,8 +39,9 @@ mod stored;
 use std::env;
 use std::process::ExitCode;
 
-const COMMANDS: [(&str, fn(&options::Options)); 7] = [
+const COMMANDS: [(&str, fn(&options::Options)); 8] = [
     ("lookup", lookup::run),
+    ("inline", inline::run),
     ("stored", stored::run),
     ("durable", durable::run),
     ("open", open::run),
