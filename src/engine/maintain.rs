@@ -403,7 +403,9 @@ impl Core {
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
         let left = self.index.attempts_out();
-        left.iter().for_each(|attempt| attempt.end(Ended::Closed));
+        for attempt in &left {
+            attempt.end(Ended::Closed);
+        }
         let flushed = match self.commit.failure().or(self.halted.get()) {
             Some(failure) => Err(failure.clone()),
             None => self.last_checkpoint(),

@@ -235,8 +235,9 @@ impl Publish for Publisher {
     }
 
     fn failed(&self, failure: &Failure) {
-        let failed = || Ended::Failed(Box::new(failure.clone()));
-        self.index.attempts_out().iter().for_each(|attempt| attempt.end(failed()));
+        for attempt in self.index.attempts_out() {
+            attempt.end(Ended::Failed(Box::new(failure.clone())));
+        }
     }
 }
 
