@@ -341,21 +341,13 @@ impl Sealer {
         place: &[u64],
         sealed: &'a [u8],
     ) -> Result<&'a [u8], BadBytes> {
-        let (checksum, bytes) = Self::split(sealed)?;
+        let Some((checksum, bytes)) = sealed.split_first_chunk::<CHECKSUM_BYTES>() else {
+            return Err(BadBytes(format!("a row of {} bytes is too short", sealed.len())));
+        };
         if *checksum != self.checksum(table, place, bytes) {
             return Err(BadBytes("the checksum does not match".to_owned()));
         }
         Ok(bytes)
-    }
-
-    /// The bytes of a sealed row, whatever they are.
-    pub(crate) fn unverified(sealed: &[u8]) -> Result<&[u8], BadBytes> {
-        Self::split(sealed).map(|(_, bytes)| bytes)
-    }
-
-    fn split(sealed: &[u8]) -> Result<(&[u8; CHECKSUM_BYTES], &[u8]), BadBytes> {
-        let cut = || BadBytes(format!("a row of {} bytes is too short", sealed.len()));
-        sealed.split_first_chunk().ok_or_else(cut)
     }
 }
 

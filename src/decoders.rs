@@ -254,7 +254,7 @@ fn check_meta(bytes: &[u8]) -> bool {
 fn check_index_row(bytes: &[u8]) -> bool {
     let row = sealer().seal("index", &[DUE.as_millis(), BLOCK], bytes);
     let mut again = Vec::new();
-    let contents = block::read_index((DUE, BLOCK), &row, Some(sealer()), |digest, until, place| {
+    let contents = block::read_index((DUE, BLOCK), &row, sealer(), |digest, until, place| {
         again.extend_from_slice(&digest.as_u128().to_le_bytes());
         again.extend_from_slice(&until.as_millis().to_le_bytes());
         again.extend_from_slice(&u16::try_from(place.offset()).unwrap_or(u16::MAX).to_le_bytes());

@@ -153,18 +153,13 @@ pub(crate) struct Contents {
 }
 
 /// Hands every entry of an index row to `each`: digest, until when it is remembered, place.
-///
-/// Without a sealer nothing is verified: for those who read beside somebody who does, and drop what they have read if that fails.
 pub(crate) fn read_index(
     (due, number): (Timestamp, u64),
     row: &[u8],
-    sealer: Option<&Sealer>,
+    sealer: &Sealer,
     mut each: impl FnMut(Digest, Timestamp, Place),
 ) -> Result<Contents, BadBytes> {
-    let bytes = match sealer {
-        Some(sealer) => sealer.open("index", &[due.as_millis(), number], row)?,
-        None => Sealer::unverified(row)?,
-    };
+    let bytes = sealer.open("index", &[due.as_millis(), number], row)?;
     let Some((len, entries)) = bytes.split_first_chunk::<LENGTH>() else {
         return Err(BadBytes("an index with nothing in it".to_owned()));
     };
@@ -258,7 +253,7 @@ mod tests {
             assert!(block.bytes.len() > PAGE_MAX / 2 || number == 6 + blocks.len() as u64);
             let mut places = block.records.iter();
             let contents =
-                read_index((block.due, number), &block.index, Some(&sealer()), |digest, until, place| {
+                read_index((block.due, number), &block.index, &sealer(), |digest, until, place| {
                     let (record, expected) = places.next().unwrap();
                     assert_eq!(
                         (digest, until, place),
@@ -277,9 +272,7 @@ mod tests {
                 (contents.len as usize, contents.entries as usize),
                 (block.bytes.len(), block.records.len())
             );
-            assert!(
-                read_index((block.due, number + 1), &block.index, Some(&sealer()), |_, _, _| ()).is_err()
-            );
+            assert!(read_index((block.due, number + 1), &block.index, &sealer(), |_, _, _| ()).is_err());
         }
         assert_eq!(seen, 500);
     }

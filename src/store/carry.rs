@@ -110,16 +110,12 @@ impl Store {
                 return Ok(Err(BadBytes("the block is missing".to_owned())));
             };
             let mut places = Vec::new();
-            let listed = block::read_index(
-                (info.due, number),
-                index.value(),
-                Some(&self.sealer),
-                |digest, until, place| {
+            let listed =
+                block::read_index((info.due, number), index.value(), &self.sealer, |digest, until, place| {
                     if is_remembered(digest, until) {
                         places.push((digest, place));
                     }
-                },
-            );
+                });
             let read = |(digest, from)| {
                 let record = read_record(block.value(), from, digest, &self.sealer)?;
                 Ok(Moving { from, tombstone: record.without_body() })

@@ -29,19 +29,6 @@ pub(crate) struct Stored {
 /// So many records, and the rest of a block, are handed over together: enough to wait for their cells together.
 const RECORDS_A_CALL: usize = 256;
 
-/// Which rows a thread verifies. Each reads all of them, and takes those records that are in its part of the index.
-#[derive(Clone, Copy)]
-struct Share {
-    number: usize,
-    of: usize,
-}
-
-impl Share {
-    fn has(self, row: usize) -> bool {
-        row % self.of == self.number
-    }
-}
-
 impl Store {
     /// Reads what an opening needs: every stored record, every claim row and every scope's policy.
     ///
@@ -97,14 +84,12 @@ impl Store {
         forgotten: &HashMap<Digest, u64>,
         takers: Vec<T>,
     ) -> Result<u64, Trouble> {
-        let shares = takers.len();
-        let mut takers = (0..shares).map(|number| Share { number, of: shares }).zip(takers);
-        let Some((share, first)) = takers.next() else { return Ok(0) };
+        let mut takers = takers.into_iter();
+        let Some(first) = takers.next() else { return Ok(0) };
         thread::scope(|threads| {
             let mut others = Vec::new();
-            for (share, taker) in takers {
-                let load =
-                    move || guarded(|| self.load_index(transaction, forgotten, share, taker, |_, _| ()));
+            for taker in takers {
+                let load = || guarded(|| self.load_index(transaction, forgotten, taker, |_, _| ()));
                 others
                     .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
             }
@@ -112,7 +97,7 @@ impl Store {
             let blocks = self.meta().blocks.min(self.file_bytes() / block::PAGE_MIN as u64);
             let mut directory = self.directory.write();
             directory.reserve(blocks);
-            let loaded = self.load_index(transaction, forgotten, share, first, |number, block| {
+            let loaded = self.load_index(transaction, forgotten, first, |number, block| {
                 directory.insert(number, block);
             });
             // One of them may fail to read what the others have read.
@@ -126,17 +111,15 @@ impl Store {
         &self,
         transaction: &redb::ReadTransaction,
         forgotten: &HashMap<Digest, u64>,
-        share: Share,
         mut taker: impl FnMut(&[Stored]),
         mut block: impl FnMut(u64, BlockInfo),
     ) -> Result<(), Trouble> {
         let mut records = Vec::with_capacity(2 * RECORDS_A_CALL);
-        for (at, row) in transaction.open_table(INDEX)?.iter()?.enumerate() {
+        for row in transaction.open_table(INDEX)?.iter()? {
             let (key, index) = row?;
             let (due, number) = key.value();
             let key = (Timestamp::from_millis(due), number);
-            let sealer = share.has(at).then_some(&self.sealer);
-            let contents = block::read_index(key, index.value(), sealer, |digest, until, place| {
+            let contents = block::read_index(key, index.value(), &self.sealer, |digest, until, place| {
                 if forgotten.get(&digest).is_none_or(|limit| place.block() >= *limit) {
                     records.push(Stored { digest, until, place });
                 }

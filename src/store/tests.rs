@@ -706,7 +706,7 @@ fn a_read_that_fails_in_one_of_the_threads_that_load_fails_the_opening() {
 }
 
 #[test]
-fn a_damaged_index_row_is_found_in_whichever_threads_share_it_is() {
+fn a_damaged_index_row_is_found_however_many_threads_load() {
     const ROWS: usize = 7;
     let store = new_store(&SimDisk::new());
     (1..=ROWS as u64).for_each(|n| drop(stored(&store, n)));
