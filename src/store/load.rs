@@ -131,7 +131,9 @@ impl Store {
                 records.clear();
             }
         }
-        taker(&records);
+        if !records.is_empty() {
+            taker(&records);
+        }
         Ok(())
     }
 

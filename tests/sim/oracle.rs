@@ -349,7 +349,10 @@ impl Oracle {
         let nothing = BTreeSet::from([None]);
         let allowed = self.notes.get(&key).filter(|_| claim.attempt() > 1).unwrap_or(&nothing);
         assert!(allowed.contains(&note), "key {key}: attempt {} finds {note:?}", claim.attempt());
-        self.note_is(key, note);
+        // A claim that is not durable may be shown what is not durable either, and a crash takes both.
+        if claim.attempt() == 1 || !forgets_claims(key) {
+            self.note_is(key, note);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use idemkv::Outcome;
 
-use crate::setting::{KEYS, START_MS};
+use crate::setting::{FORGETS_CLAIMS, KEYS, LEASE, START_MS};
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
@@ -144,11 +144,11 @@ impl Op {
         }
     }
 
-    /// Calls in a row that chance alone would seldom bring about: an attempt is given up while its checkpoint is on the way, and the
-    /// next one ends in the store, past the log.
+    /// Calls in a row that chance alone would seldom bring about: a claim that memory alone knows of is given up while its checkpoint is
+    /// on the way, and the next one ends in the store, past the log.
     fn note_given_up(random: &mut Random) -> [Self; 5] {
-        let (key, seed, polls) = (random.below(KEYS), random.below(1 << 40), random.below(4));
-        let note = Self::NoteTask { key, seed, polls };
+        let (key, seed) = (FORGETS_CLAIMS.start + random.below(2), random.below(1 << 40));
+        let note = Self::NoteTask { key, seed, polls: 1 };
         [
             Self::Begin { key },
             note,
@@ -156,6 +156,13 @@ impl Op {
             Self::Begin { key },
             Self::CompleteIn { key, seed },
         ]
+    }
+
+    /// And a claim that is handed over, and taken up when its lease is over and somebody else has the key.
+    fn token_too_late(random: &mut Random) -> [Self; 6] {
+        let key = 3 + random.below(2);
+        let (begin, over) = (Self::Begin { key }, Self::Advance { seconds: LEASE.as_secs() });
+        [begin, Self::HandOver { key }, begin, over, begin, Self::TakeUp { key }]
     }
 }
 
@@ -185,10 +192,11 @@ pub(crate) struct Script {
 impl Script {
     pub(crate) fn draw(seed: u64, len: usize) -> Self {
         let mut random = Random::new(seed);
-        let mut ops = Vec::with_capacity(len + 4);
+        let mut ops = Vec::with_capacity(len + 5);
         while ops.len() < len {
-            match random.below(60) {
+            match random.below(80) {
                 0 => ops.extend(Op::note_given_up(&mut random)),
+                1 => ops.extend(Op::token_too_late(&mut random)),
                 _ => ops.push(Op::draw(&mut random)),
             }
         }

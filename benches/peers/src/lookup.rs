@@ -20,7 +20,7 @@ use crate::options::Options;
 use crate::plot::Plot;
 
 const SIZES: [usize; 3] = [100_000, 1_000_000, 10_000_000];
-const THREADS: [usize; 2] = [1, 2];
+pub(crate) const THREADS: [usize; 2] = [1, 2];
 const ROUNDS: usize = 7;
 const SLICE: Duration = Duration::from_millis(400);
 const BODY: [u8; 80] = [b'x'; 80];
@@ -30,7 +30,7 @@ const BATCH: usize = 32;
 const CHUNK: usize = 8 * BATCH;
 
 pub(crate) fn run(options: &Options) {
-    let threads = if options.threads.is_empty() { THREADS.to_vec() } else { options.threads.clone() };
+    let threads = options.threads_or(&THREADS);
     println!("million lookups a second (median of slices), and ours to theirs (median, least .. greatest)");
     let mut plot = Plot::new("Replay: million lookups a second");
     let mut rows = Vec::new();

@@ -21,7 +21,7 @@ NUMBERS               sizes to run: lifecycles in flight for `durable`, keys for
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) sizes: Vec<usize>,
-    pub(crate) threads: Vec<usize>,
+    threads: Vec<usize>,
     pub(crate) tmpfs: bool,
     pub(crate) bodies: Bodies,
     only: Option<Vec<String>>,
@@ -55,6 +55,10 @@ impl Options {
 
     pub(crate) fn sizes_or(&self, default: &[usize]) -> Vec<usize> {
         if self.sizes.is_empty() { default.to_vec() } else { self.sizes.clone() }
+    }
+
+    pub(crate) fn threads_or(&self, default: &[usize]) -> Vec<usize> {
+        if self.threads.is_empty() { default.to_vec() } else { self.threads.clone() }
     }
 
     pub(crate) fn rounds_or(&self, default: usize) -> usize {
