@@ -456,7 +456,9 @@ impl World {
     fn time_at_opening(&mut self) -> u64 {
         let ahead = self.engine().stats().clock_lag_ms;
         if ahead.unsigned_abs() < 1 << 62 {
-            return u64::try_from(i128::from(self.wall) - i128::from(ahead)).unwrap();
+            // A wall clock that is set later than that is read as that.
+            let wall = self.wall.min(i64::MAX.cast_unsigned());
+            return u64::try_from(i128::from(wall) - i128::from(ahead)).unwrap();
         }
         // The difference can't be told; a claim can.
         let Ok(idemkv::Begin::Fresh(claim)) = self.engine().scope("probe").begin("key", fingerprint(0))
