@@ -169,4 +169,20 @@ mod tests {
         assert_eq!((tail.seq, tail.len(), tail.since), (6, 2, Some(at(1))));
         assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
     }
+
+    #[test]
+    fn a_policy_that_was_declared_since_outlasts_what_is_put_back() {
+        let policies =
+            [5, 6].map(|days| Policy::default().ttl(std::time::Duration::from_secs(days * 86_400)));
+        let [earlier, later] = policies;
+        let mut older = Tail::after(4, 0);
+        older.declare(b"scope", earlier, at(1));
+        older.declare(b"other", earlier, at(1));
+        let mut tail = Tail::after(6, 0);
+        tail.declare(b"scope", later, at(3));
+        tail.put_back(older);
+        let expected: BTreeMap<Box<[u8]>, Policy> =
+            [(b"scope".as_slice().into(), later), (b"other".as_slice().into(), earlier)].into();
+        assert_eq!(tail.scopes, expected);
+    }
 }

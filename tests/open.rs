@@ -59,6 +59,36 @@ fn everything_acknowledged_is_there_after_a_kill_and_claims_are_interrupted() {
     }
 }
 
+/// So many that all processors load, each its part.
+#[test]
+fn every_one_of_very_many_keys_is_there() {
+    const MANY: u64 = 101_000;
+    const TOGETHER: usize = 1_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("open.idem");
+    let engine = open(&path);
+    let numbers: Vec<u64> = (0..MANY).collect();
+    for numbers in numbers.chunks(TOGETHER) {
+        let requests: Vec<_> = numbers.iter().map(|number| (key(*number), request(*number))).collect();
+        let claims =
+            engine.begin_many(&requests).into_iter().zip(numbers).map(|(begun, number)| match begun {
+                Ok(Begin::Fresh(claim)) => (claim, number.to_le_bytes()),
+                other => panic!("key {number}: {other:?}"),
+            });
+        assert!(engine.complete_many(claims.collect()).iter().all(Result::is_ok));
+    }
+    engine.close().unwrap();
+
+    let engine = open(&path);
+    assert_eq!(engine.stats().entries as u64, MANY);
+    for numbers in numbers.chunks(TOGETHER) {
+        let requests: Vec<_> = numbers.iter().map(|number| (key(*number), request(*number))).collect();
+        for (begun, number) in engine.begin_many(&requests).into_iter().zip(numbers) {
+            assert!(matches!(begun, Ok(Begin::Done(record)) if record.body() == number.to_le_bytes()));
+        }
+    }
+}
+
 /// Not a test: the process that is killed. It does nothing where nobody asked it to.
 #[test]
 fn child() {
