@@ -706,7 +706,7 @@ fn a_read_that_fails_in_one_of_the_threads_that_load_fails_the_opening() {
 }
 
 #[test]
-fn a_damaged_index_row_is_found_however_many_threads_load() {
+fn a_damaged_index_row_is_found_by_each_thread_that_loads() {
     const ROWS: usize = 7;
     let store = new_store(&SimDisk::new());
     (1..=ROWS as u64).for_each(|n| drop(stored(&store, n)));
@@ -722,15 +722,23 @@ fn a_damaged_index_row_is_found_however_many_threads_load() {
             table.insert(key, row.as_slice()).unwrap();
         });
     };
-    let load = |threads| store.load(vec![|_: &[Stored]| (); threads], |_| (), |_, _| ());
+    // With what each thread was given.
+    let load = |threads| {
+        let mut given = vec![0; threads];
+        let takers = given.iter_mut().map(|given| |found: &[Stored]| *given += found.len()).collect();
+        let loaded = store.load(takers, |_| (), |_, _| ());
+        (loaded, given)
+    };
     for (row, threads) in (0..ROWS).flat_map(|row| (1..=4).map(move |threads| (row, threads))) {
         flip(row);
-        let loaded = load(threads);
-        let is_found =
-            matches!(&loaded, Err(OpenError::Damaged(damage)) if damage.place().contains("`index`"));
-        assert!(is_found, "row {row}, {threads} threads: {loaded:?}");
+        let (loaded, given) = load(threads);
+        let is_it = |damage: &Damage| damage.place().starts_with("table `index`, row");
+        assert!(matches!(&loaded, Err(OpenError::Damaged(damage)) if is_it(damage)), "{loaded:?}");
+        assert_eq!(given, vec![0; threads], "row {row}: each of them looks itself");
         flip(row);
-        load(threads).unwrap();
+        let (loaded, given) = load(threads);
+        loaded.unwrap();
+        assert_eq!(given, vec![ROWS; threads]);
     }
 }
 

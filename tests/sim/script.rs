@@ -2,7 +2,7 @@
 
 use idemkv::Outcome;
 
-use crate::setting::{FORGETS_CLAIMS, KEYS, LEASE, START_MS};
+use crate::setting::{KEYS, LEASE, START_MS, forgets_claims, is_leased};
 
 const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
@@ -23,6 +23,13 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % limit
+    }
+
+    /// One of the keys of which this is true.
+    fn key(&mut self, is_one: fn(u64) -> bool) -> u64 {
+        let keys: Vec<u64> = (0..KEYS).filter(|key| is_one(*key)).collect();
+        let which = self.below(keys.len() as u64);
+        keys[usize::try_from(which).unwrap()]
     }
 }
 
@@ -147,7 +154,7 @@ impl Op {
     /// Calls in a row that chance alone would seldom bring about: a claim that memory alone knows of is given up while its checkpoint is
     /// on the way, and the next one ends in the store, past the log.
     fn note_given_up(random: &mut Random) -> [Self; 5] {
-        let (key, seed) = (FORGETS_CLAIMS.start + random.below(2), random.below(1 << 40));
+        let (key, seed) = (random.key(forgets_claims), random.below(1 << 40));
         let note = Self::NoteTask { key, seed, polls: 1 };
         [
             Self::Begin { key },
@@ -160,7 +167,7 @@ impl Op {
 
     /// And a claim that is handed over, and taken up when its lease is over and somebody else has the key.
     fn token_too_late(random: &mut Random) -> [Self; 6] {
-        let key = 3 + random.below(2);
+        let key = random.key(is_leased);
         let (begin, over) = (Self::Begin { key }, Self::Advance { seconds: LEASE.as_secs() });
         [begin, Self::HandOver { key }, begin, over, begin, Self::TakeUp { key }]
     }

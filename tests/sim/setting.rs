@@ -1,6 +1,5 @@
 //! What all worlds have in common: options, scopes and their keys.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use idemkv::redb::TableDefinition;
@@ -18,9 +17,6 @@ pub(crate) const EFFECTS: TableDefinition<'_, u64, u64> = TableDefinition::new("
 pub(crate) const KEYS: u64 = 8;
 /// Scopes with policies of their own.
 pub(crate) const SCOPES: [&str; 4] = ["leased", "refusing", "quick", "relaxed"];
-
-/// Keys whose claims need not survive a crash.
-pub(crate) const FORGETS_CLAIMS: Range<u64> = 6..8;
 
 pub(crate) fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
     Engine::options()
@@ -62,7 +58,7 @@ pub(crate) fn stays(key: u64) -> bool {
 
 /// Whether a claim need not survive a crash.
 pub(crate) fn forgets_claims(key: u64) -> bool {
-    FORGETS_CLAIMS.contains(&key)
+    matches!(scope_of(key), "quick" | "relaxed")
 }
 
 /// The policy of a scope; its limit of claims says how often it was declared.
