@@ -7,11 +7,11 @@ use std::cmp::Ordering;
 use std::hash::Hasher;
 use std::path::Path;
 
-use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::write::Writer;
 use bincode::error::EncodeError;
 use bincode::{BorrowDecode, Encode};
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::sip::SipHasher13;
 
 use crate::error::{Damage, OpenError};
 use crate::key::{Digest, Secret};
@@ -19,8 +19,9 @@ use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Fence, Lifetime};
 use crate::{Fingerprint, Timestamp};
 
-/// Version of everything on disk. A file with another one is refused. Version 1 had checksums of BLAKE3.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+/// Version of everything on disk. A file with another one is refused. Version 1 had checksums of BLAKE3, version 2 numbers of fixed
+/// width.
+pub(crate) const FORMAT_VERSION: u32 = 3;
 
 /// Refuses a file with another version than this build's.
 pub(crate) fn check_version(file: &Path, found: u32) -> Result<(), OpenError> {
@@ -38,8 +39,8 @@ pub(crate) fn check_version(file: &Path, found: u32) -> Result<(), OpenError> {
 /// Largest encoded entry that decoding accepts: far above the largest body that options allow.
 const ENTRY_LIMIT: usize = 32 << 20;
 
-const CONFIG: Configuration<LittleEndian, Fixint, Limit<ENTRY_LIMIT>> =
-    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<ENTRY_LIMIT>();
+const CONFIG: Configuration<LittleEndian, Varint, Limit<ENTRY_LIMIT>> =
+    bincode::config::standard().with_little_endian().with_variable_int_encoding().with_limit::<ENTRY_LIMIT>();
 
 /// Bytes that don't decode: what is wrong with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +51,8 @@ pub(crate) struct BadBytes(pub(crate) String);
 pub(crate) enum Entry<'a> {
     /// A claim was granted.
     Intent(IntentRow<'a>),
-    /// A claim was completed or failed.
-    Completion(CompletionRow<'a>),
+    /// The claim of this key, by its digest, was completed or failed.
+    Completion(u128, CompletionRow<'a>),
     /// A claim was released, or a key forgotten.
     Vacated(VacatedRow),
     /// Nothing happened but time.
@@ -145,10 +146,11 @@ pub(crate) struct EarlierRow {
     pub(crate) started_ms: u64,
 }
 
-/// A record.
+/// A record, but for the digest of its key, which everybody who looks for it has.
+///
+/// Times are spans from the one before, which need few bytes. They wrap: a row holds any times, also those that make no sense.
 #[derive(Debug, PartialEq, Encode, BorrowDecode)]
 pub(crate) struct CompletionRow<'a> {
-    pub(crate) digest: u128,
     pub(crate) scope: &'a [u8],
     pub(crate) key: &'a [u8],
     pub(crate) fingerprint: [u8; 32],
@@ -156,9 +158,12 @@ pub(crate) struct CompletionRow<'a> {
     pub(crate) attempt: u32,
     pub(crate) failed: bool,
     pub(crate) started_ms: u64,
-    pub(crate) completed_ms: u64,
-    pub(crate) expires_ms: u64,
-    pub(crate) remembered_until_ms: u64,
+    /// From the start to the completion.
+    pub(crate) took_ms: u64,
+    /// From the completion until the body expires.
+    pub(crate) ttl_ms: u64,
+    /// From then until the key is no longer remembered.
+    pub(crate) tombstone_ms: u64,
     pub(crate) body_kept: bool,
     pub(crate) body: &'a [u8],
 }
@@ -175,18 +180,20 @@ pub(crate) struct VacatedRow {
 impl<'a> From<&'a Record> for CompletionRow<'a> {
     fn from(record: &'a Record) -> Self {
         let parts = record.parts();
+        let [started, completed, expires, remembered_until] =
+            [parts.started, parts.completed, parts.lifetime.expires, parts.lifetime.remembered_until]
+                .map(Timestamp::as_millis);
         Self {
-            digest: parts.digest.as_u128(),
             scope: parts.scope,
             key: parts.key,
             fingerprint: *parts.fingerprint.as_bytes(),
             fence: parts.fence.get(),
             attempt: parts.attempt,
             failed: parts.outcome == Outcome::Failure,
-            started_ms: parts.started.as_millis(),
-            completed_ms: parts.completed.as_millis(),
-            expires_ms: parts.lifetime.expires.as_millis(),
-            remembered_until_ms: parts.lifetime.remembered_until.as_millis(),
+            started_ms: started,
+            took_ms: completed.wrapping_sub(started),
+            ttl_ms: expires.wrapping_sub(completed),
+            tombstone_ms: remembered_until.wrapping_sub(expires),
             body_kept: parts.body_kept,
             body: parts.body,
         }
@@ -199,13 +206,16 @@ impl<'a> CompletionRow<'a> {
         Self { body_kept: false, body: &[], ..self }
     }
 
-    pub(crate) fn parts(&self) -> Result<RecordParts<'a>, BadBytes> {
+    pub(crate) fn parts(&self, digest: Digest) -> Result<RecordParts<'a>, BadBytes> {
         check_names(self.scope, self.key)?;
-        if self.remembered_until_ms < self.expires_ms || (!self.body_kept && !self.body.is_empty()) {
+        let completed = self.started_ms.wrapping_add(self.took_ms);
+        let expires = completed.wrapping_add(self.ttl_ms);
+        let remembered_until = expires.wrapping_add(self.tombstone_ms);
+        if remembered_until < expires || (!self.body_kept && !self.body.is_empty()) {
             return Err(BadBytes("a record that contradicts itself".to_owned()));
         }
         Ok(RecordParts {
-            digest: Digest::from_u128(self.digest),
+            digest,
             scope: self.scope,
             key: self.key,
             fingerprint: Fingerprint::from_bytes(self.fingerprint),
@@ -213,10 +223,10 @@ impl<'a> CompletionRow<'a> {
             attempt: self.attempt,
             outcome: if self.failed { Outcome::Failure } else { Outcome::Success },
             started: Timestamp::from_millis(self.started_ms),
-            completed: Timestamp::from_millis(self.completed_ms),
+            completed: Timestamp::from_millis(completed),
             lifetime: Lifetime {
-                expires: Timestamp::from_millis(self.expires_ms),
-                remembered_until: Timestamp::from_millis(self.remembered_until_ms),
+                expires: Timestamp::from_millis(expires),
+                remembered_until: Timestamp::from_millis(remembered_until),
             },
             body_kept: self.body_kept,
             body: self.body,
@@ -241,7 +251,7 @@ impl Entry<'_> {
     pub(crate) fn encoded(&self) -> Vec<u8> {
         let variable = match self {
             Self::Intent(row) => row.scope.len() + row.key.len(),
-            Self::Completion(row) => row.scope.len() + row.key.len() + row.body.len(),
+            Self::Completion(_, row) => row.scope.len() + row.key.len() + row.body.len(),
             Self::Checkpoint(row) => row.bytes.len(),
             Self::Declared(row) => row.name.len(),
             Self::Vacated(_) | Self::Mark | Self::Detached(_) => 0,
@@ -293,10 +303,10 @@ pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<T, 
     Ok(value)
 }
 
-pub(crate) const CHECKSUM_BYTES: usize = 16;
+pub(crate) const CHECKSUM_BYTES: usize = 8;
 
 /// Checksums that are bound to the file and to the place of the bytes, so that neither another file's bytes nor
-/// bytes of another row pass: SipHash-1-3 of 128 bits, under a key derived from the file's secret, over the place and then the bytes.
+/// bytes of another row pass: SipHash-1-3, under a key derived from the file's secret, over the place and then the bytes.
 ///
 /// They are there for what disks do. Who could write to the file could as well read the secret in it; a client, who chooses bodies, can't make one
 /// that would pass for a frame of the log.
@@ -311,7 +321,7 @@ impl std::fmt::Debug for Sealer {
 
 impl Sealer {
     pub(crate) fn new(secret: &Secret) -> Self {
-        Self(SipHasher13::new_with_key(&secret.derived("idemkv 2: checksums of what is on disk")))
+        Self(SipHasher13::new_with_key(&secret.derived("idemkv 3: checksums of what is on disk")))
     }
 
     pub(crate) fn checksum(&self, table: &str, place: &[u64], bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -323,7 +333,7 @@ impl Sealer {
             hasher.write_u64(part.to_le());
         }
         hasher.write(bytes);
-        hasher.finish128().as_u128().to_le_bytes()
+        hasher.finish().to_le_bytes()
     }
 
     /// The checksum, then the bytes.
@@ -377,22 +387,23 @@ mod tests {
         })
     }
 
-    fn completion(body: &[u8]) -> Entry<'_> {
-        Entry::Completion(CompletionRow {
-            digest: 1,
+    const DIGEST: Digest = Digest::from_u128(1);
+
+    fn completion(body: &[u8]) -> CompletionRow<'_> {
+        CompletionRow {
             scope: b"",
             key: b"k",
             fingerprint: [0; 32],
             fence: 2,
             attempt: 1,
             failed: true,
-            started_ms: 3,
-            completed_ms: 4,
-            expires_ms: 5,
-            remembered_until_ms: 6,
+            started_ms: 1_800_000_000_000,
+            took_ms: 4,
+            ttl_ms: 86_400_000,
+            tombstone_ms: 600,
             body_kept: true,
             body,
-        })
+        }
     }
 
     fn hex(entry: &Entry<'_>) -> String {
@@ -409,62 +420,45 @@ mod tests {
     #[test]
     fn a_checksum_is_that_of_the_bytes_behind_each_other() {
         let secret = Secret([9; 32]);
-        let key = secret.derived("idemkv 2: checksums of what is on disk");
+        let key = secret.derived("idemkv 3: checksums of what is on disk");
         let place = [1, u64::MAX - 7, 0x0102_0304_0506_0708];
         let joined = [b"frame".as_slice(), &place.map(u64::to_le_bytes).concat(), b"bytes"].concat();
-        let expected = SipHasher13::new_with_key(&key).hash(&joined).as_u128().to_le_bytes();
+        let expected = SipHasher13::new_with_key(&key).hash(&joined).to_le_bytes();
         assert_eq!(Sealer::new(&secret).checksum("frame", &place, b"bytes"), expected);
     }
 
     /// A change of these is a change of the file format: raise `FORMAT_VERSION`.
     #[test]
     fn golden_bytes() {
-        let sevens = "07".repeat(32);
+        let (sevens, zeros) = ("07".repeat(32), "00".repeat(32));
+        let earlier = "010401fb8403";
         assert_eq!(
             hex(&intent()),
-            format!(
-                "0000000004030201000000000000000000000000010000000000000073030000000000000\
-                 06b6579{sevens}050000000000000002000000e8030000000000003c000000000000003d0000000000000001\
-                 0400000000000000010000008403000000000000\
-                 0000010800000000000000010000"
-            )
+            format!("00fc040302010173036b6579{sevens}0502fbe8033c3d{earlier}00000108010000")
         );
-        let zeros = "00".repeat(32);
+        let times = "fd00505c18a301000004fc005c2605fb5802";
         assert_eq!(
-            hex(&completion(b"hi")),
-            format!(
-                "0100000001000000000000000000000000000000000000000000000001000000000000006b\
-                 {zeros}02000000000000000100000001030000000000000004000000000000000500000000000000\
-                 06000000000000000102000000000000006869"
-            )
+            hex(&Entry::Completion(1 << 100, completion(b"hi"))),
+            format!("01fe0000000000000000000000001000000000016b{zeros}020101{times}01026869")
         );
         let vacated = Entry::Vacated(VacatedRow { digest: 1, fence: 2, forgotten_until_ms: Some(3) });
-        assert_eq!(
-            hex(&vacated),
-            "02000000010000000000000000000000000000000200000000000000010300000000000000"
-        );
-        assert_eq!(hex(&Entry::Mark), "03000000");
+        assert_eq!(hex(&vacated), "0201020103");
+        assert_eq!(hex(&Entry::Mark), "03");
         let checkpoint = Entry::Checkpoint(CheckpointRow { digest: 1, fence: 2, bytes: b"hi" });
-        assert_eq!(
-            hex(&checkpoint),
-            "0400000001000000000000000000000000000000020000000000000002000000000000006869"
-        );
+        assert_eq!(hex(&checkpoint), "040102026869");
         let detached = Entry::Detached(DetachedRow { digest: 1, fence: 2, until_ms: 3 });
-        assert_eq!(
-            hex(&detached),
-            "050000000100000000000000000000000000000002000000000000000300000000000000"
-        );
+        assert_eq!(hex(&detached), "05010203");
         let declared = Entry::Declared(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
-        assert_eq!(hex(&declared), "06000000010000000000000073005c26050000000000000000010000");
+        assert_eq!(hex(&declared), "060173fc005c260500000000010000");
     }
 
     #[test]
     fn a_record_that_contradicts_itself_is_refused() {
-        let Entry::Completion(row) = completion(b"") else { panic!() };
-        assert!(row.parts().is_ok());
-        assert!(CompletionRow { remembered_until_ms: 4, ..row }.parts().is_err());
-        let Entry::Completion(row) = completion(b"hi") else { panic!() };
-        assert!(CompletionRow { body_kept: false, ..row }.parts().is_err());
+        let row = completion(b"");
+        assert!(row.parts(DIGEST).is_ok());
+        let back_in_time = 1_u64.wrapping_neg();
+        assert!(CompletionRow { tombstone_ms: back_in_time, ..row }.parts(DIGEST).is_err());
+        assert!(CompletionRow { body_kept: false, ..completion(b"hi") }.parts(DIGEST).is_err());
     }
 
     #[test]
@@ -475,17 +469,50 @@ mod tests {
         }
         for (scope, key) in [(&b""[..], &b""[..]), (b"", &longer), (&longer, b"k")] {
             assert!(check_names(scope, key).is_err(), "{} and {} bytes", scope.len(), key.len());
-            let Entry::Completion(row) = completion(b"hi") else { panic!() };
-            assert!(CompletionRow { scope, key, ..row }.parts().is_err());
+            assert!(CompletionRow { scope, key, ..completion(b"hi") }.parts(DIGEST).is_err());
         }
     }
 
     #[test]
     fn the_overhead_bound_holds() {
-        for entry in [intent(), completion(b"")] {
+        let intent = IntentRow {
+            digest: u128::MAX,
+            scope: &[b'x'; NAME_MAX],
+            key: &[b'x'; NAME_MAX],
+            fingerprint: [7; 32],
+            fence: u64::MAX,
+            attempt: u32::MAX,
+            started_ms: u64::MAX,
+            ttl_ms: u64::MAX,
+            remembered_ms: u64::MAX,
+            earlier: Some(EarlierRow { fence: u64::MAX, attempt: u32::MAX, started_ms: u64::MAX }),
+            interrupted_ms: Some(u64::MAX),
+            returned: true,
+            lease_ms: Some(u64::MAX),
+            stays: true,
+            detached_until_ms: Some(u64::MAX),
+            checkpoint: Some(&[b'x'; NAME_MAX]),
+        };
+        let completion = CompletionRow {
+            scope: &[b'x'; NAME_MAX],
+            key: &[b'x'; NAME_MAX],
+            fingerprint: [7; 32],
+            fence: u64::MAX,
+            attempt: u32::MAX,
+            failed: true,
+            started_ms: u64::MAX,
+            took_ms: u64::MAX,
+            ttl_ms: u64::MAX,
+            tombstone_ms: u64::MAX,
+            body_kept: true,
+            body: &[b'x'; NAME_MAX],
+        };
+        for entry in [Entry::Intent(intent), Entry::Completion(u128::MAX, completion)] {
             let mut bytes = Vec::new();
             encode_into(&entry, &mut bytes);
-            assert!(bytes.len() <= ENTRY_OVERHEAD_MAX, "{} bytes", bytes.len());
+            // What a body of 2 GiB takes in front of it.
+            let overhead = bytes.len() - 3 * NAME_MAX + 2;
+            assert!(overhead <= ENTRY_OVERHEAD_MAX, "{overhead} bytes");
         }
     }
 
@@ -518,9 +545,9 @@ mod tests {
         fn what_was_encoded_decodes_to_itself(body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut bytes = Vec::new();
             encode_into(&completion(&body), &mut bytes);
-            prop_assert_eq!(decode::<Entry<'_>>(&bytes), Ok(completion(&body)));
+            prop_assert_eq!(decode(&bytes), Ok(completion(&body)));
             bytes.push(0);
-            prop_assert!(decode::<Entry<'_>>(&bytes).is_err());
+            prop_assert!(decode::<CompletionRow<'_>>(&bytes).is_err());
         }
     }
 }

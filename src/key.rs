@@ -14,6 +14,13 @@ impl Digest {
         Self(value)
     }
 
+    /// The upper half and the lower one.
+    pub(crate) fn halves(self) -> [u64; 2] {
+        let low = self.0 & u128::from(u64::MAX);
+        [self.0 >> 64, low]
+            .map(|half| u64::try_from(half).unwrap_or_else(|_| unreachable!("half of 128 bits")))
+    }
+
     pub(crate) const fn as_u128(self) -> u128 {
         self.0
     }
@@ -33,8 +40,7 @@ impl std::hash::Hasher for DigestHasher {
     }
 
     fn write_u128(&mut self, digest: u128) {
-        let low = digest & u128::from(u64::MAX);
-        self.0 = u64::try_from(low).unwrap_or_else(|_| unreachable!("half of 128 bits"));
+        [_, self.0] = Digest(digest).halves();
     }
 }
 

@@ -414,14 +414,14 @@ fn a_file_of_another_version_is_refused_with_both_versions() {
     set_version(77);
     let before = bytes_of(&path)[1].clone();
     let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 2, .. }), "{error}");
-    assert_says(&error, &["format version 77", "reads up to 2", "use a newer idemkv"]);
+    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 3, .. }), "{error}");
+    assert_says(&error, &["format version 77", "reads up to 3", "use a newer idemkv"]);
     set_version(1);
     let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 2, .. }), "{error}");
-    assert_says(&error, &["format version 1", "reads from 2 on", "the idemkv that wrote it"]);
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 3, .. }), "{error}");
+    assert_says(&error, &["format version 1", "reads from 3 on", "the idemkv that wrote it"]);
     assert!(bytes_of(&path)[1] == before);
-    set_version(2);
+    set_version(3);
     drop(small().open(&path).unwrap());
 }
 
@@ -431,17 +431,17 @@ fn a_log_of_another_version_is_refused_with_both_versions() {
     let path = directory.path().join("x.idem");
     make_unclean(&path);
     let mut log = fs::read(log_of(&path)).unwrap();
-    assert_eq!(log[8..12], 2_u32.to_le_bytes());
+    assert_eq!(log[8..12], 3_u32.to_le_bytes());
     let mut refused_with = |version| {
         log[8] = version;
         fs::write(log_of(&path), &log).unwrap();
         small().open(&path)
     };
-    let error = refused(refused_with(3));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 3, supported: 2, .. }), "{error}");
+    let error = refused(refused_with(4));
+    assert!(matches!(&error, OpenError::NewerVersion { found: 4, supported: 3, .. }), "{error}");
     let error = refused(refused_with(1));
-    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 2, .. }), "{error}");
-    assert_done(&refused_with(2).unwrap(), "logged", b"reply");
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 3, .. }), "{error}");
+    assert_done(&refused_with(3).unwrap(), "logged", b"reply");
 }
 
 // ---------------------------------------------------------------------------------------------- file and log apart

@@ -120,14 +120,14 @@ fn an_error_of_an_opening_names_the_file_and_what_to_do_with_it() {
     says(&OpenError::Damaged(damage()), &["offset 0"], Some("offset 0"));
     says(&OpenError::Io(io_failure()), &["no such directory", "has room"], Some("no such directory"));
     let newer = OpenError::NewerVersion { file: path(), found: 3, supported: 1 };
-    let older = OpenError::OlderVersion { file: path(), found: 1, supported: 2 };
+    let older = OpenError::OlderVersion { file: path(), found: 1, supported: 3 };
     for (error, words) in [
         (OpenError::NotAFile(path()), &["not a regular file"][..]),
         (OpenError::ReadOnly(path()), &["permissions"]),
         (OpenError::Locked(path()), &["close the other"]),
         (OpenError::NotIdemkv(path()), &["left alone"]),
         (newer, &["version 3", "up to 1", "a newer idemkv"]),
-        (older, &["version 1", "from 2 on", "that wrote it"]),
+        (older, &["version 1", "from 3 on", "that wrote it"]),
         (OpenError::LogMissing(path()), &["put it back"]),
         (OpenError::LogWithoutFile(path()), &["put the file back"]),
         (OpenError::LogOfAnotherFile(path()), &["put the right one back"]),

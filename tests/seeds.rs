@@ -81,7 +81,7 @@ fn open_starts_from_one_of_each_kind_of_damage() {
         ("file-of-an-earlier-time", Refused, &[2, 3]),
         ("flip-in-file", Refused, &[1, 4, 0, 0, 0, 32, 3]),
         ("flip-in-log-header", Refused, &[2, 4, in_log, 0, 0, 4, 3]),
-        ("flip-in-first-frame", Refused, &[3, 4, in_log, 8, 0, 40, 3]),
+        ("flip-in-first-frame", Refused, &[3, 4, in_log, 8, 0, 20, 3]),
         ("overwritten", Refused, &[1, 4, 4 + 192, 0, 0, 5, 1, 2, 3, 4]),
         ("file-cut-off", Refused, &[1, 4, 6, 30, 0, 0]),
         ("log-cut-off", Refused, &[2, 4, 6 + in_log, 30, 0, 0]),

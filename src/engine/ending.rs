@@ -125,7 +125,7 @@ impl Claim {
     fn hand_over_result(mut self, caller: Caller, result: Given<'_>) -> Result<(Handed, Record), Refusal> {
         self.start_ending()?;
         let record = result.record(&self.attempt, self.core().clock.now());
-        let entry = Entry::Completion(CompletionRow::from(&record)).encoded();
+        let entry = Entry::Completion(record.digest().as_u128(), CompletionRow::from(&record)).encoded();
         // What is flushed later calls nobody now.
         let relaxed = matches!(self.terms.durability, Durability::Relaxed(_));
         let caller = if relaxed { Caller::Thread } else { caller };

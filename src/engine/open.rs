@@ -345,8 +345,8 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
                 None => Op::Granted(attempt),
             }
         }
-        Entry::Completion(row) => {
-            let record = Record::new(&row.parts()?, None);
+        Entry::Completion(digest, row) => {
+            let record = Record::new(&row.parts(Digest::from_u128(digest))?, None);
             let parts = AttemptParts::bare(record.digest(), record.fence());
             Op::Completed(Arc::new(Attempt::new(parts)), record)
         }

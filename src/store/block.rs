@@ -1,13 +1,14 @@
 //! Blocks: many records in one row, with what an opening needs of them in a row apart.
 //!
-//! A block holds entries back to back: length (4), checksum (16), encoded completion. Its index row is sealed and
+//! A block holds entries back to back: length (4), checksum (8), encoded completion, of whose key the checksum alone tells. Its
+//! index row is sealed and
 //! holds the block's length (4), then for each entry: digest (16), until when it is remembered (8), offset (2).
 //!
 //! A block is due when the last of its bodies expires. What is still to be remembered then moves on, without its body, to a
 //! block that is due when the last of its keys is no longer remembered: see `carry.rs`.
 
 use crate::Timestamp;
-use crate::codec::{self, BadBytes, CHECKSUM_BYTES, CompletionRow, Entry, Sealer};
+use crate::codec::{self, BadBytes, CHECKSUM_BYTES, CompletionRow, Sealer};
 use crate::key::Digest;
 use crate::record::{Place, Record};
 
@@ -72,7 +73,7 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
         payload.clear();
         let row = CompletionRow::from(&record);
         let row = if record.expires() <= now { row.without_body() } else { row };
-        codec::encode_into(&Entry::Completion(row), &mut payload);
+        codec::encode_into(&row, &mut payload);
         if let Some(full) = open.take_if(|block| !block.makes_place_for(&record, payload.len(), now)) {
             blocks.push(full.finish(now, sealer));
         }
@@ -115,7 +116,11 @@ impl Filling {
             .unwrap_or_else(|_| unreachable!("what has place for more is shorter than PAGE_MAX"));
         let place = Place::new(self.number, offset);
         self.bytes.extend_from_slice(&codec::length(payload.len()));
-        self.bytes.extend_from_slice(&sealer.checksum("blocks", &[self.number, offset.into()], payload));
+        self.bytes.extend_from_slice(&sealer.checksum(
+            "blocks",
+            &seal_place(place, record.digest()),
+            payload,
+        ));
         self.bytes.extend_from_slice(payload);
         self.records.push((record, place));
     }
@@ -195,19 +200,15 @@ pub(crate) fn read_record(
         block.get(place.offset()..).and_then(|rest| rest.split_first_chunk::<LENGTH>()).ok_or_else(cut)?;
     let len = CHECKSUM_BYTES + u32::from_le_bytes(*len) as usize;
     let entry = rest.get(..len).ok_or_else(cut)?;
-    let payload = sealer.open("blocks", &[place.block(), place.offset() as u64], entry)?;
-    match codec::decode(payload)? {
-        Entry::Completion(row) if row.digest == digest.as_u128() => {
-            Ok(Record::new(&row.parts()?, Some(place)))
-        }
-        Entry::Completion(_)
-        | Entry::Intent(_)
-        | Entry::Vacated(_)
-        | Entry::Mark
-        | Entry::Checkpoint(_)
-        | Entry::Detached(_)
-        | Entry::Declared(_) => Err(BadBytes("the entry belongs to another key".to_owned())),
-    }
+    let payload = sealer.open("blocks", &seal_place(place, digest), entry)?;
+    let row: CompletionRow<'_> = codec::decode(payload)?;
+    Ok(Record::new(&row.parts(digest)?, Some(place)))
+}
+
+/// What an entry is sealed for: its place, and the key that it belongs to.
+pub(crate) fn seal_place(place: Place, digest: Digest) -> [u64; 4] {
+    let [high, low] = digest.halves();
+    [place.block(), place.offset() as u64, high, low]
 }
 
 #[cfg(test)]
@@ -215,7 +216,7 @@ mod tests {
     use super::*;
     use crate::key::Secret;
     use crate::record::RecordParts;
-    use crate::state::Lifetime;
+    use crate::state::{Fence, Lifetime};
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -275,6 +276,27 @@ mod tests {
             assert!(read_index((block.due, number + 1), &block.index, &sealer(), |_, _, _| ()).is_err());
         }
         assert_eq!(seen, 500);
+    }
+
+    #[test]
+    fn an_entry_has_few_bytes_beside_key_and_body() {
+        const DAY_MS: u64 = 86_400_000;
+        let started = 1_800_000_000_000;
+        let expires = Timestamp::from_millis(started + 300 + DAY_MS);
+        let parts = RecordParts {
+            key: &[b'k'; 36],
+            fence: Fence::new(1_000_000),
+            started: Timestamp::from_millis(started),
+            completed: Timestamp::from_millis(started + 300),
+            lifetime: Lifetime { expires, remembered_until: expires },
+            body: &[b'x'; 140],
+            ..RecordParts::example(1)
+        };
+        let records = vec![Record::new(&parts, None)];
+        let blocks = pack(records, Timestamp::from_millis(started + 400), 0, &sealer());
+        let bytes =
+            blocks[0].bytes.len() + INDEX_ENTRY - parts.scope.len() - parts.key.len() - parts.body.len();
+        assert_eq!(bytes, 99);
     }
 
     #[test]

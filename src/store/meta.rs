@@ -108,9 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn golden_length_and_round_trip() {
+    fn golden_bytes_and_round_trip() {
         let row = meta().encode();
-        assert_eq!(row.len(), 4 + 16 + 134);
+        let fields = [&[1; 16][..], &[2; 32], &[3, 4, 5, 1, 0, 6, 7, 8, 9, 13, 10, 11, 23]].concat();
+        let (version, sealed) = row.split_at(4);
+        assert_eq!(version, [3, 0, 0, 0]);
+        assert_eq!(sealed, sealer().seal("meta", &[3], &fields));
         assert_eq!(Meta::decode(Path::new("f"), &row).unwrap(), meta());
         let shown = format!("{:?}", meta());
         assert!(!shown.contains("secret") && !shown.contains("[2, 2"), "{shown}");
@@ -119,16 +122,16 @@ mod tests {
     #[test]
     fn another_version_and_every_flipped_bit_are_refused() {
         let mut newer = meta().encode();
-        newer[0] = 3;
+        newer[0] = 4;
         assert!(matches!(
             Meta::decode(Path::new("f"), &newer),
-            Err(OpenError::NewerVersion { found: 3, supported: 2, .. })
+            Err(OpenError::NewerVersion { found: 4, supported: 3, .. })
         ));
         let mut older = meta().encode();
         older[0] = 1;
         assert!(matches!(
             Meta::decode(Path::new("f"), &older),
-            Err(OpenError::OlderVersion { found: 1, supported: 2, .. })
+            Err(OpenError::OlderVersion { found: 1, supported: 3, .. })
         ));
         older[0] = 0;
         assert!(matches!(Meta::decode(Path::new("f"), &older), Err(OpenError::Damaged(_))));

@@ -399,7 +399,7 @@ impl Store {
             table.remove(digest.as_u128())?;
         }
         for (digest, row) in &batch.claims {
-            let sealed = self.sealer.seal(CLAIMS.name(), &halves(*digest), row);
+            let sealed = self.sealer.seal(CLAIMS.name(), &digest.halves(), row);
             table.insert(digest.as_u128(), sealed.as_slice())?;
         }
         Ok(redb::ReadableTableMetadata::len(&table)?)
@@ -421,7 +421,7 @@ impl Store {
         for (digest, until) in &self.forgotten_until(batch) {
             let mut row = Vec::new();
             codec::encode_into(&(limit, until.as_millis()), &mut row);
-            let sealed = self.sealer.seal(FORGOTTEN.name(), &halves(*digest), &row);
+            let sealed = self.sealer.seal(FORGOTTEN.name(), &digest.halves(), &row);
             table.insert(digest.as_u128(), sealed.as_slice())?;
         }
         Ok(())
@@ -590,12 +590,6 @@ fn block_place(due: Timestamp, place: Place) -> String {
     format!("table `blocks`, row ({}, {}), offset {}", due.as_millis(), place.block(), place.offset())
 }
 
-fn halves(digest: Digest) -> [u64; 2] {
-    let value = digest.as_u128();
-    let low = value & u128::from(u64::MAX);
-    [value >> 64, low].map(|half| u64::try_from(half).unwrap_or_else(|_| unreachable!("half of 128 bits")))
-}
-
 fn open_row<'a, T: bincode::BorrowDecode<'a, ()>>(
     sealer: &Sealer,
     table: &impl TableHandle,
@@ -603,7 +597,7 @@ fn open_row<'a, T: bincode::BorrowDecode<'a, ()>>(
     row: &'a [u8],
 ) -> Result<T, Trouble> {
     sealer
-        .open(table.name(), &halves(digest), row)
+        .open(table.name(), &digest.halves(), row)
         .and_then(codec::decode)
         .map_err(|bad| Trouble::row(table, digest, bad))
 }
