@@ -272,6 +272,7 @@ fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {
     let engine = with_bulk(&machine);
     let scope = default_scope(&engine);
     let claim = fresh(&scope, "key");
+    fresh(&scope, "log").complete("reply").unwrap();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         claim.complete_in(|tables| {
             effect(tables, "key")?;
@@ -283,8 +284,6 @@ fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {
         })
     }));
     assert!(panicked.is_err());
-    // The log is another matter, until the next checkpoint.
-    fresh(&scope, "log").complete("reply").unwrap();
     assert!(matches!(engine.checkpoint(), Err(Failure::Damaged(_))));
     assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(Failure::Damaged(_)))));
     drop(scope);

@@ -229,8 +229,8 @@ impl Store {
             return Ok(None);
         };
         let read = self.access.read(|database| {
-            let table = database.begin_read()?.open_table(BLOCKS)?;
-            let Some(block) = table.get((due.as_millis(), place.block()))? else { return Ok(None) };
+            let blocks = database.blocks()?;
+            let Some(block) = blocks.get((due.as_millis(), place.block()))? else { return Ok(None) };
             match block::read_record(block.value(), place, digest, &self.sealer) {
                 Ok(record) => Ok(Some(record)),
                 Err(bad) => Err(Trouble::at(block_place(due, place), bad)),
@@ -319,6 +319,8 @@ impl Store {
             let_go(database);
             return Err(self.access.failed(trouble));
         }
+        // Before anybody learns of new blocks. Where it fails, whoever reads next finds out why.
+        drop(database.renew());
         self.committed(&blocks, batch, &due, first);
         *self.meta.lock() = meta;
         let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);

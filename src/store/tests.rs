@@ -51,7 +51,12 @@ fn open(disk: &SimDisk) -> Store {
 
 /// A record with a tombstone, that lives until [`EXPIRED`].
 fn record(n: u64) -> Record {
+    record_with(n, b"body")
+}
+
+fn record_with(n: u64, body: &[u8]) -> Record {
     let parts = RecordParts {
+        body,
         digest: Digest::from_u128(n.into()),
         lifetime: Lifetime { expires: EXPIRED, remembered_until: FORGETTABLE },
         ..RecordParts::example(n)
@@ -65,7 +70,11 @@ fn apply(store: &Store, batch: &Batch, now: Timestamp, may_go: bool) -> Result<A
 
 /// Stores a record; gives it with its place.
 fn stored(store: &Store, n: u64) -> (Record, Place) {
-    let record = record(n);
+    stored_with(store, n, b"body")
+}
+
+fn stored_with(store: &Store, n: u64, body: &[u8]) -> (Record, Place) {
+    let record = record_with(n, body);
     apply(store, &Batch { records: vec![record.clone()], ..Batch::default() }, NOW, true).unwrap();
     let place = record.place().unwrap();
     (record, place)
@@ -81,6 +90,7 @@ fn alter(store: &Store, change: impl FnOnce(&WriteTransaction)) {
     let transaction = begin_durable(&database).ok().unwrap();
     change(&transaction);
     transaction.commit().unwrap();
+    database.renew().ok().unwrap();
 }
 
 fn remove_blocks(transaction: &WriteTransaction) {
@@ -473,11 +483,11 @@ fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
     for read in 0.. {
         let disk = SimDisk::new();
         let store = new_store(&disk);
-        let places: Vec<_> = (1..5).map(|n| stored(&store, n).1).collect();
+        let places: Vec<_> = (1..5).map(|n| stored_with(&store, n, &b"body".repeat(3_000)).1).collect();
         store.close().unwrap();
         drop(store);
         let store = open(&disk);
-        // Reads nothing from memory.
+        // Reads no block from memory.
         store.reopen().unwrap();
         let first = disk.reads();
         disk.fail_read(first + read);
@@ -631,7 +641,7 @@ fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_w
 fn is_known(store: &Store, place: Place, n: u64) -> bool {
     match store.read(place, Digest::from_u128(n.into())) {
         Ok(Some(found)) => {
-            assert_eq!(found.body(), b"body");
+            assert!(found.body().starts_with(b"body"));
             true
         }
         Err(ReadError::Io(failure)) => {
