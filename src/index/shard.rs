@@ -1,7 +1,7 @@
 //! One shard of the index: a table, the bytes of cached bodies in it, and the hand that evicts them. Single-threaded.
 
 use super::slot::{Slot, SlotTime};
-use super::table::Table;
+use super::table::{Found, Table};
 use crate::Timestamp;
 use crate::key::Digest;
 use crate::state::{Decision, Event, Phase, decide};
@@ -33,30 +33,22 @@ impl Shard {
     }
 
     pub(crate) fn change<R>(&mut self, digest: Digest, change: impl FnOnce(&Slot) -> (Change, R)) -> R {
-        let Some(slot) = self.table.get_mut(digest) else {
-            let (change, result) = change(&Slot::Vacant);
-            if let Change::Set(slot) = change {
-                self.set(digest, slot);
-            }
-            return result;
-        };
-        let (change, result) = change(slot);
-        match change {
-            Change::Keep => {}
-            Change::Set(Slot::Vacant) => self.set(digest, Slot::Vacant),
-            // In place, for it was found already.
-            Change::Set(new) => {
-                self.cached_bytes += new.cached_bytes();
-                let old = std::mem::replace(slot, new);
-                self.cached_bytes -= old.cached_bytes();
-            }
+        let found = self.table.find(digest);
+        let (change, result) = change(self.table.slot(found));
+        if let Change::Set(slot) = change {
+            self.put(found, digest, slot);
         }
         result
     }
 
     fn set(&mut self, digest: Digest, slot: Slot) {
+        self.put(self.table.find(digest), digest, slot);
+    }
+
+    /// Sets the slot of a key that was looked for just now.
+    fn put(&mut self, found: Found, digest: Digest, slot: Slot) {
         self.cached_bytes += slot.cached_bytes();
-        let old = self.table.set(digest, slot);
+        let old = self.table.put(found, digest, slot);
         self.cached_bytes -= old.cached_bytes();
     }
 

@@ -26,6 +26,9 @@ impl Cell {
     }
 }
 
+/// The number of a key's cell, or of the empty one that it would come into. Good until the table is changed.
+pub(crate) type Found = Result<usize, usize>;
+
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     cells: Vec<Cell>,
@@ -61,11 +64,12 @@ impl Table {
 
     #[inline]
     pub(crate) fn get(&self, digest: Digest) -> Option<&Slot> {
-        self.find(digest).map(|at| &self.cells[at].slot)
+        self.find(digest).ok().map(|at| &self.cells[at].slot)
     }
 
-    pub(crate) fn get_mut(&mut self, digest: Digest) -> Option<&mut Slot> {
-        self.find(digest).map(|at| &mut self.cells[at].slot)
+    /// What is in the cell that was found; [`Slot::Vacant`] where the key is not there.
+    pub(crate) fn slot(&self, found: Found) -> &Slot {
+        found.map_or(&Slot::Vacant, |at| &self.cells[at].slot)
     }
 
     /// Reads the cell where a key would be looked for first.
@@ -74,22 +78,22 @@ impl Table {
         self.cells.get(home(digest, self.cells.len())).map_or(0, |cell| (cell.digest.as_u128() >> 64) as u64)
     }
 
-    /// The number of a key's cell.
+    /// Looks for a key.
     #[inline]
-    fn find(&self, digest: Digest) -> Option<usize> {
+    pub(crate) fn find(&self, digest: Digest) -> Found {
         let cells = self.cells.len();
         if cells == 0 {
-            return None;
+            return Err(0);
         }
         let mut at = home(digest, cells);
         // Ends: the load limit keeps empty cells in the table.
         loop {
             let cell = &self.cells[at];
             if cell.is_empty() {
-                return None;
+                return Err(at);
             }
             if cell.digest == digest {
-                return Some(at);
+                return Ok(at);
             }
             at += 1;
             if at == cells {
@@ -98,18 +102,24 @@ impl Table {
         }
     }
 
-    /// Sets a key's slot; [`Slot::Vacant`] removes the key. Gives the slot it had.
-    pub(crate) fn set(&mut self, digest: Digest, slot: Slot) -> Slot {
-        if matches!(slot, Slot::Vacant) {
-            return self.remove(digest);
+    /// Sets the slot of a key that was looked for just now; [`Slot::Vacant`] removes the key. Gives the slot it had.
+    pub(crate) fn put(&mut self, found: Found, digest: Digest, slot: Slot) -> Slot {
+        match (found, slot) {
+            (Ok(at), Slot::Vacant) => self.remove(at),
+            (Ok(at), slot) => std::mem::replace(&mut self.cells[at].slot, slot),
+            (Err(_), Slot::Vacant) => Slot::Vacant,
+            (Err(empty), slot) => {
+                let (cell, cells) = (Cell { digest, slot }, self.cells.len());
+                self.reserve(1);
+                if self.cells.len() == cells {
+                    self.cells[empty] = cell;
+                } else {
+                    self.add(cell);
+                }
+                self.used += 1;
+                Slot::Vacant
+            }
         }
-        if let Some(old) = self.get_mut(digest) {
-            return std::mem::replace(old, slot);
-        }
-        self.reserve(1);
-        self.add(Cell { digest, slot });
-        self.used += 1;
-        Slot::Vacant
     }
 
     /// Puts a key that is not there into the first empty cell from its home on.
@@ -122,8 +132,7 @@ impl Table {
         self.cells[at] = cell;
     }
 
-    fn remove(&mut self, digest: Digest) -> Slot {
-        let Some(mut hole) = self.find(digest) else { return Slot::Vacant };
+    fn remove(&mut self, mut hole: usize) -> Slot {
         let removed = std::mem::replace(&mut self.cells[hole], Cell::EMPTY).slot;
         self.used -= 1;
         let cells = self.cells.len();
@@ -188,6 +197,12 @@ mod tests {
     use super::*;
     use crate::Timestamp;
     use crate::record::Place;
+
+    impl Table {
+        fn set(&mut self, digest: Digest, slot: Slot) -> Slot {
+            self.put(self.find(digest), digest, slot)
+        }
+    }
 
     fn slot(n: u64) -> Slot {
         Slot::Stored {
