@@ -25,7 +25,7 @@ use crate::sync::{Arc, Ordering};
 pub struct ClaimToken(Vec<u8>);
 
 impl ClaimToken {
-    /// Its bytes: 80 and the scope's name.
+    /// Its bytes: at most 77 and the scope's name.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -1,7 +1,7 @@
 //! One shard of the index: a table, the bytes of cached bodies in it, and the hand that evicts them. Single-threaded.
 
 use super::slot::{Slot, SlotTime};
-use super::table::{Found, Table};
+use super::table::{Probe, Table};
 use crate::Timestamp;
 use crate::key::Digest;
 use crate::state::{Decision, Event, Phase, decide};
@@ -46,7 +46,7 @@ impl Shard {
     }
 
     /// Sets the slot of a key that was looked for just now.
-    fn put(&mut self, found: Found, digest: Digest, slot: Slot) {
+    fn put(&mut self, found: Probe, digest: Digest, slot: Slot) {
         self.cached_bytes += slot.cached_bytes();
         let old = self.table.put(found, digest, slot);
         self.cached_bytes -= old.cached_bytes();

@@ -26,8 +26,8 @@ impl Cell {
     }
 }
 
-/// The number of a key's cell, or of the empty one that it would come into. Good until the table is changed.
-pub(crate) type Found = Result<usize, usize>;
+/// Where a search for a key ended: at its cell, or at the empty one that it would come into. Good until the table is changed.
+pub(crate) type Probe = Result<usize, usize>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -38,7 +38,7 @@ pub(crate) struct Table {
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "a number below the number of cells")]
 fn home(digest: Digest, cells: usize) -> usize {
-    let hash = (digest.as_u128() >> 64) as u64;
+    let [hash, _] = digest.halves();
     ((u128::from(hash) * cells as u128) >> 64) as usize
 }
 
@@ -68,19 +68,19 @@ impl Table {
     }
 
     /// What is in the cell that was found; [`Slot::Vacant`] where the key is not there.
-    pub(crate) fn slot(&self, found: Found) -> &Slot {
+    pub(crate) fn slot(&self, found: Probe) -> &Slot {
         found.map_or(&Slot::Vacant, |at| &self.cells[at].slot)
     }
 
     /// Reads the cell where a key would be looked for first.
     #[inline]
     pub(crate) fn warm(&self, digest: Digest) -> u64 {
-        self.cells.get(home(digest, self.cells.len())).map_or(0, |cell| (cell.digest.as_u128() >> 64) as u64)
+        self.cells.get(home(digest, self.cells.len())).map_or(0, |cell| cell.digest.halves()[0])
     }
 
     /// Looks for a key.
     #[inline]
-    pub(crate) fn find(&self, digest: Digest) -> Found {
+    pub(crate) fn find(&self, digest: Digest) -> Probe {
         let cells = self.cells.len();
         if cells == 0 {
             return Err(0);
@@ -103,7 +103,7 @@ impl Table {
     }
 
     /// Sets the slot of a key that was looked for just now; [`Slot::Vacant`] removes the key. Gives the slot it had.
-    pub(crate) fn put(&mut self, found: Found, digest: Digest, slot: Slot) -> Slot {
+    pub(crate) fn put(&mut self, found: Probe, digest: Digest, slot: Slot) -> Slot {
         match (found, slot) {
             (Ok(at), Slot::Vacant) => self.remove(at),
             (Ok(at), slot) => std::mem::replace(&mut self.cells[at].slot, slot),

@@ -84,16 +84,24 @@ impl Opened {
         blocks.map_or_else(|| self.blocks_now(), Ok)
     }
 
-    /// Reads what was committed just now from now on.
-    pub(super) fn renew(&self) -> Result<(), Trouble> {
-        let blocks = guarded(|| self.blocks_now());
-        let (now, renewed) = match blocks {
-            Ok(blocks) => (Some(blocks), Ok(())),
-            Err(trouble) => (None, Err(trouble)),
-        };
-        let before = std::mem::replace(&mut *self.blocks.lock(), now);
-        drop(before);
-        renewed
+    /// Sees to it that somebody reads while a commit is made.
+    pub(super) fn hold(&self) -> Result<(), Trouble> {
+        let is_held = self.blocks.lock().is_some();
+        if !is_held {
+            let blocks = self.blocks_now()?;
+            self.put(Some(blocks));
+        }
+        Ok(())
+    }
+
+    /// Reads what was committed just now from now on. Where that fails, whoever reads next finds out why.
+    pub(super) fn renew(&self) {
+        self.put(guarded(|| self.blocks_now()).ok());
+    }
+
+    fn put(&self, blocks: Option<Arc<Blocks>>) {
+        let before = std::mem::replace(&mut *self.blocks.lock(), blocks);
+        let_go(before);
     }
 
     fn blocks_now(&self) -> Result<Arc<Blocks>, Trouble> {
@@ -102,7 +110,7 @@ impl Opened {
 
     /// Without the transaction that reads, which must not be there when the database is compacted or closed.
     fn into_database(self) -> Database {
-        drop(self.blocks);
+        let_go(self.blocks);
         self.database
     }
 }
@@ -268,7 +276,6 @@ impl Access {
             self.faults.forget();
             let database = open_database(&self.file, &self.faults, self.cache_bytes, false)?;
             check(&database)?;
-            database.renew()?;
             Ok(database)
         });
         match opened {
@@ -304,10 +311,7 @@ impl Access {
         });
         match compacted {
             Ok(()) => {
-                let database = Opened::from(database);
-                // Whoever reads next finds out what is wrong.
-                drop(database.renew());
-                self.put(State::Open(Arc::new(database)));
+                self.put(State::Open(Arc::new(database.into())));
                 Ok(true)
             }
             Err(trouble) => {

@@ -1,8 +1,8 @@
 //! Blocks: many records in one row, with what an opening needs of them in a row apart.
 //!
-//! A block holds entries back to back: length (4), checksum (8), encoded completion, of whose key the checksum alone tells. Its
-//! index row is sealed and
-//! holds the block's length (4), then for each entry: digest (16), until when it is remembered (8), offset (2).
+//! A block holds entries back to back: length (4), checksum (8), encoded completion, of whose digest the checksum alone tells.
+//! Its index row is sealed and holds the block's length (4), then for each entry: digest (16), until when it is remembered (8),
+//! offset (2).
 //!
 //! A block is due when the last of its bodies expires. What is still to be remembered then moves on, without its body, to a
 //! block that is due when the last of its keys is no longer remembered: see `carry.rs`.

@@ -51,7 +51,6 @@ impl Store {
             let others = transaction.list_tables()?.any(|table| !table.name().starts_with(tables::RESERVED));
             let others = others || transaction.list_multimap_tables()?.next().is_some();
             self.is_shared.store(others, Ordering::Relaxed);
-            database.renew()?;
             Ok((blocks, claims))
         });
         let (blocks, claims) = loaded.map_err(|trouble| trouble.into_open_error(&self.path))?;

@@ -294,6 +294,7 @@ impl Store {
         // First out of the directory, so that no reader looks for a block that is on its way out.
         let dropped = self.leave_out(&due);
         let written = guarded(|| {
+            database.hold()?;
             let transaction = match begun {
                 Some(Begun(transaction)) => transaction,
                 None => begin_durable(&database)?,
@@ -319,8 +320,8 @@ impl Store {
             let_go(database);
             return Err(self.access.failed(trouble));
         }
-        // Before anybody learns of new blocks. Where it fails, whoever reads next finds out why.
-        drop(database.renew());
+        // Before anybody learns of new blocks.
+        database.renew();
         self.committed(&blocks, batch, &due, first);
         *self.meta.lock() = meta;
         let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);

@@ -1,7 +1,8 @@
 //! Rows that are not what was written, and readers while the database is opened again.
 
 use std::cell::Cell;
-use std::thread;
+use std::sync::mpsc;
+use std::{iter, thread};
 
 use redb::ReadableTable;
 
@@ -90,7 +91,7 @@ fn alter(store: &Store, change: impl FnOnce(&WriteTransaction)) {
     let transaction = begin_durable(&database).ok().unwrap();
     change(&transaction);
     transaction.commit().unwrap();
-    database.renew().ok().unwrap();
+    database.renew();
 }
 
 fn remove_blocks(transaction: &WriteTransaction) {
@@ -559,6 +560,27 @@ fn a_read_is_not_tried_for_ever() {
     assert!(matches!(read, Err(ReadError::Io(_))));
     assert_eq!(tries.get(), 3);
     assert!(store.access.read(|_| Ok(())).is_ok(), "the next one finds what there is");
+}
+
+#[test]
+fn a_record_is_found_as_soon_as_it_has_a_place() {
+    let store = new_store(&SimDisk::new());
+    let (sender, receiver) = mpsc::channel::<Record>();
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            for record in receiver {
+                let place = iter::repeat_with(|| record.place()).flatten().next().unwrap();
+                assert!(store.read(place, record.digest()).unwrap().is_some());
+            }
+        });
+        for _ in 0..20 {
+            // So many that all are told their places in a time in which somebody reads the first.
+            let records: Vec<_> = (0..5_000).map(record).collect();
+            sender.send(records[0].clone()).unwrap();
+            apply(&store, &Batch { records, ..Batch::default() }, NOW, true).unwrap();
+        }
+        drop(sender);
+    });
 }
 
 /// Ends the readers of a test, however it ends.

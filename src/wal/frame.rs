@@ -2,7 +2,7 @@
 //!
 //! A frame starts on a sector boundary and fills whole sectors, so that no later write touches a sector that holds
 //! acknowledged bytes. Layout, little-endian: magic (4), payload length (4), number of entries (4), zero (4),
-//! salt (8), sequence (8), engine time in ms (8), checksum (16), then the payload: each entry with its length (4) in front.
+//! salt (8), sequence (8), engine time in ms (8), checksum (8), then the payload: each entry with its length (4) in front.
 
 use crate::Timestamp;
 use crate::codec::{self, CHECKSUM_BYTES, Entry, Sealer};

@@ -1,7 +1,7 @@
 //! The write-ahead log: a file of preallocated segments beside the store, appended to and synced once per group.
 //!
 //! The log knows frames, segments and room; what the entries mean is not its business. Its header (first
-//! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (16).
+//! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (8).
 
 use std::io;
 use std::ops::RangeInclusive;

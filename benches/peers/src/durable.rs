@@ -77,6 +77,8 @@ struct Subject {
 enum Kind {
     Threads,
     Tasks,
+    /// Two threads, each with half of them at a time.
+    Batches,
 }
 
 impl Row {
@@ -92,6 +94,9 @@ impl Row {
         let mut kinds = vec![("idemkv tasks", Kind::Tasks)];
         if in_flight <= THREADS_MAX {
             kinds.insert(0, ("idemkv threads", Kind::Threads));
+        }
+        if in_flight > 1 {
+            kinds.push(("idemkv batches", Kind::Batches));
         }
         let names = kinds.iter().map(|(name, _)| *name).chain(stores.iter().map(|(name, _)| *name));
         let mut subjects: Vec<_> =
@@ -233,6 +238,14 @@ fn run_engine(engine: &Engine, kind: Kind, in_flight: usize, window: Duration) -
             },
         );
     }
+    if kind == Kind::Batches {
+        return timed(2, window, |goes_on, count| {
+            while goes_on() {
+                batch(engine, in_flight / 2);
+                (0..in_flight / 2).for_each(|_| count());
+            }
+        });
+    }
     timed(1, window, |goes_on, count| {
         let task = async || {
             while goes_on() {
@@ -249,6 +262,17 @@ fn run_engine(engine: &Engine, kind: Kind, in_flight: usize, window: Duration) -
         let tasks: FuturesUnordered<_> = (0..in_flight).map(|_| task()).collect();
         block_on(tasks.collect::<()>());
     })
+}
+
+fn batch(engine: &Engine, size: usize) {
+    let (keys, bodies): (Vec<_>, Vec<_>) = (0..size).map(|_| next()).unzip();
+    let requests: Vec<_> = keys.iter().map(|key| (as_str(key), REQUEST)).collect();
+    let claims = engine.begin_many(&requests).into_iter().map(|begun| match begun {
+        Ok(Begin::Fresh(claim)) => claim,
+        other => panic!("a new key was {other:?}"),
+    });
+    let ended = engine.complete_many(claims.zip(bodies).collect());
+    assert!(ended.iter().all(Result::is_ok), "a granted claim completes");
 }
 
 fn run_threads<S>(
@@ -302,7 +326,7 @@ struct Bare {
 impl Bare {
     const FILE: usize = 64 << 20;
     /// What a frame of the log has in front of its entries, and what it is padded to.
-    const HEADER: usize = 56;
+    const HEADER: usize = 48;
     const SECTOR: usize = 512;
 
     fn new(path: &Path) -> Self {
