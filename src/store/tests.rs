@@ -565,7 +565,7 @@ fn a_read_is_not_tried_for_ever() {
 #[test]
 fn a_record_is_found_as_soon_as_it_has_a_place() {
     let store = new_store(&SimDisk::new());
-    let (sender, receiver) = mpsc::channel::<Record>();
+    let (sender, receiver) = mpsc::sync_channel::<Record>(1);
     thread::scope(|threads| {
         threads.spawn(|| {
             for record in receiver {
