@@ -81,7 +81,9 @@ impl Options {
             true => PathBuf::from("/dev/shm"),
             false => env::var_os("BENCH_DIR").map_or_else(beside, PathBuf::from),
         };
-        TempDir::with_prefix_in("peers-", &base)
+        // A build into another directory leaves it unmade.
+        std::fs::create_dir_all(&base)
+            .and_then(|()| TempDir::with_prefix_in("peers-", &base))
             .unwrap_or_else(|error| panic!("no directory in {}: {error}", base.display()))
     }
 }
