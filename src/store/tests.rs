@@ -663,7 +663,7 @@ fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_w
 fn is_known(store: &Store, place: Place, n: u64) -> bool {
     match store.read(place, Digest::from_u128(n.into())) {
         Ok(Some(found)) => {
-            assert!(found.body().starts_with(b"body"));
+            assert_eq!(found.body(), b"body".repeat(found.body().len().max(4) / 4));
             true
         }
         Err(ReadError::Io(failure)) => {
