@@ -14,7 +14,7 @@ mod checker;
 mod key;
 
 use budget::Budget;
-use checker::{Model, Timed, is_linearizable};
+use checker::{DONE, Model, Timed, is_linearizable};
 use key::{Begun, Call, Forgot, Grant, Key, Outcome, Seen, State};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
@@ -30,16 +30,12 @@ impl Model for AtomicKey {
     type State = State;
     type Call = Call;
 
-    fn steps(_call: &Call) -> u32 {
-        1
-    }
-
-    fn step(state: &State, call: &Call, _step: u32) -> Vec<State> {
-        let mut states = vec![state.clone()];
-        for step in 0..Key::steps(call) {
-            states = states.iter().flat_map(|state| Key::step(state, call, step)).collect();
-        }
-        states
+    fn step(state: &State, call: &Call, step: u32) -> Vec<(u32, State)> {
+        let next = Key::step(state, call, step);
+        let ends = |(step, state)| {
+            if step == DONE { vec![(step, state)] } else { Self::step(&state, call, step) }
+        };
+        next.into_iter().flat_map(ends).collect()
     }
 
     fn drift(_state: &State) -> Vec<State> {
@@ -59,7 +55,7 @@ impl SequentialSpec for AtomicKey {
     fn is_valid_step(&mut self, (): &(), call: &Call) -> bool {
         let states = Self::step(&self.0, call, 0);
         assert!(states.len() < 2, "{call:?} has one effect");
-        states.into_iter().next().map(|state| self.0 = state).is_some()
+        states.into_iter().next().map(|(_, state)| self.0 = state).is_some()
     }
 }
 
@@ -108,7 +104,7 @@ impl Random {
         for n in 1..=CALLS {
             let (call, next) = loop {
                 let call = self.call();
-                if let Some(next) = AtomicKey::step(&state, &call, 0).pop() {
+                if let Some((_, next)) = AtomicKey::step(&state, &call, 0).pop() {
                     break (call, next);
                 }
             };

@@ -137,15 +137,44 @@ fn what_must_never_happen_is_not_explained() {
     }
 }
 
+fn is_explained_with_leases(history: &[Timed<Call>]) -> bool {
+    is_linearizable::<LeasedKey>(State::new(), history)
+}
+
 #[test]
 fn a_lease_explains_no_more_than_an_interruption() {
-    let explained = |history: &[Timed<Call>]| is_linearizable::<LeasedKey>(State::new(), history);
+    let explained = |calls: &[Call]| is_explained_with_leases(&in_turn(calls.iter().cloned()));
     let superseded = Call::Complete { outcome: outcome(1), accepted: false };
-    assert!(explained(&in_turn([fresh(1, 1), fresh(2, 2), superseded.clone(), complete(2), done(2)])));
-    assert!(!explained(&in_turn([fresh(1, 1), fresh(2, 1)])), "the interruption is not told");
-    assert!(!explained(&in_turn([fresh(1, 1), fresh(2, 2), complete(1)])), "a superseded claim completed");
-    assert!(!explained(&in_turn([fresh(1, 1), superseded, Call::Get(Seen::Vacant)])), "nobody released it");
-    assert!(!explained(&in_turn([fresh(1, 1), complete(1), fresh(2, 2)])), "granted after it was done");
+    let lapsed = [fresh(1, 1), Call::Advance];
+    let then = |calls: &[Call]| explained(&[&lapsed, calls].concat());
+    assert!(then(&[fresh(2, 2), superseded.clone(), complete(2), done(2)]));
+    assert!(then(&[Call::Get(Seen::Interrupted), FORGOT, fresh(2, 1)]));
+    assert!(!then(&[fresh(2, 1)]), "the interruption is not told");
+    assert!(!then(&[fresh(2, 2), complete(1)]), "a superseded claim completed");
+    assert!(!then(&[superseded.clone(), Call::Get(Seen::Vacant)]), "nobody released it");
+    assert!(!then(&[complete(1), fresh(2, 2)]), "granted after it was done");
+    assert!(!then(&[Call::Get(Seen::Interrupted), complete(1)]), "an interrupted claim completed");
+    for told in [fresh(2, 2), superseded, Call::Get(Seen::Interrupted), FORGOT] {
+        assert!(!explained(&[Call::Advance, fresh(1, 1), told]), "its lease was not over");
+    }
+}
+
+/// A claim is none whose lease ends before the log has it, and who asked for it asks again.
+#[test]
+fn a_begin_may_have_a_claim_that_comes_to_nothing_each_time_that_the_clock_moves() {
+    let explained = |attempt: u32, meanwhile: &[Call]| {
+        let begin = Timed { thread: 99, called: 0, returned: Some(100), call: fresh(9, attempt) };
+        let meanwhile = in_turn(meanwhile.iter().cloned()).into_iter().map(|call| later(call, 1));
+        is_explained_with_leases(&meanwhile.chain([begin]).collect::<Vec<_>>())
+    };
+    let [found, busy] = [Seen::Interrupted, Seen::InFlight].map(Call::Get);
+    let clock = Call::Advance;
+    assert!(explained(1, &[clock.clone(), found.clone()]) && explained(2, &[clock.clone(), found.clone()]));
+    assert!(!explained(1, std::slice::from_ref(&found)), "the clock did not move");
+    assert!(!explained(3, &[clock.clone(), found.clone()]), "it moved once");
+    assert!(explained(1, &[clock.clone(), FORGOT, clock.clone(), found.clone(), busy.clone()]));
+    assert!(!explained(1, &[FORGOT, clock.clone(), found.clone(), busy.clone()]), "it moved too late");
+    assert!(!explained(1, &[clock, FORGOT, found, busy]), "it moved once");
 }
 
 #[test]

@@ -10,11 +10,9 @@ pub trait Model {
     type State: Clone + Eq + Hash + Debug;
     type Call: Debug;
 
-    /// In how many steps a call takes effect, 1 to 3; others may come between.
-    fn steps(call: &Self::Call) -> u32;
-
-    /// Every state that this step of a call may lead to, with the answer that it got. None where it can't have got that.
-    fn step(state: &Self::State, call: &Self::Call, step: u32) -> Vec<Self::State>;
+    /// What this step of a call, the first of which is 0, may lead to with the answer that it got: the call's next step, or [`DONE`],
+    /// and the state. None where it can't have got that. Others may come between two steps.
+    fn step(state: &Self::State, call: &Self::Call, step: u32) -> Vec<(u32, Self::State)>;
 
     /// Every state that may come by itself.
     fn drift(state: &Self::State) -> Vec<Self::State>;
@@ -32,20 +30,23 @@ pub struct Timed<C> {
 
 /// Calls of one history, at most.
 pub const CALLS_MAX: usize = 64;
+/// A call has taken effect. All its steps have lower numbers.
+pub const DONE: u32 = 0b11;
 const BITS: u32 = 2;
 
-/// How many steps of each call are done.
+/// The next step of each call.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Progress(u128);
 
 impl Progress {
     fn of(self, call: usize) -> u32 {
-        let steps = self.0 >> (BITS as usize * call) & 0b11;
-        u32::try_from(steps).unwrap()
+        let step = self.0 >> (BITS as usize * call) & u128::from(DONE);
+        u32::try_from(step).unwrap()
     }
 
-    fn step(self, call: usize) -> Self {
-        Self(self.0 + (1 << (BITS as usize * call)))
+    fn with(self, call: usize, step: u32) -> Self {
+        let shift = BITS as usize * call;
+        Self(self.0 & !(u128::from(DONE) << shift) | u128::from(step) << shift)
     }
 }
 
@@ -62,8 +63,7 @@ pub fn is_linearizable<M: Model>(start: M::State, calls: &[Timed<M::Call>]) -> b
         if !seen.insert((progress, state.clone())) {
             continue;
         }
-        let unfinished =
-            || calls.iter().enumerate().filter(|(n, timed)| progress.of(*n) < M::steps(&timed.call));
+        let unfinished = || calls.iter().enumerate().filter(|(n, _)| progress.of(*n) != DONE);
         // Whatever is called after this comes behind a call that is not finished.
         let Some(first_return) = unfinished().filter_map(|(_, timed)| timed.returned).min() else {
             return true;
@@ -71,7 +71,7 @@ pub fn is_linearizable<M: Model>(start: M::State, calls: &[Timed<M::Call>]) -> b
         open.extend(M::drift(&state).into_iter().map(|state| (progress, state)));
         for (n, timed) in unfinished().filter(|(_, timed)| timed.called < first_return) {
             let next = M::step(&state, &timed.call, progress.of(n));
-            open.extend(next.into_iter().map(|state| (progress.step(n), state)));
+            open.extend(next.into_iter().map(|(step, state)| (progress.with(n, step), state)));
         }
     }
     false

@@ -2,12 +2,12 @@
 
 use idemkv::{Begin, BeginError, Claim, ClaimError, EndError, ForgetError, Record, ResolveError, Status};
 
-use super::checker::Model;
+use super::checker::{DONE, Model};
 
 /// A key whose claims have no leases.
 pub struct Key;
 
-/// A key whose claims have leases: they may be over at any time.
+/// A key whose claims have leases: they may be over once the clock has moved on.
 pub struct LeasedKey;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,8 @@ enum Phase {
         fence: u64,
         attempt: u32,
         resolves: bool,
+        /// The clock has moved on since it was granted.
+        is_late: bool,
     },
     Interrupted {
         attempt: u32,
@@ -35,9 +37,12 @@ enum Phase {
     LetGo {
         attempt: u32,
     },
-    /// A claim was granted whose lease is over before its caller is told, or may be. It comes to nothing, or to an interruption.
+    /// A claim was granted whose lease ends before the log has it. It comes to nothing, or to an interruption, and who asked for it goes
+    /// on asking.
     Unsure {
         attempt: u32,
+        /// The clock has moved on since it was granted.
+        is_late: bool,
     },
 }
 
@@ -97,6 +102,8 @@ pub enum Call {
     Forget(Forgot),
     /// A begin that nobody waited for: whatever it had is given back.
     LetGo,
+    /// The clock moves on.
+    Advance,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,13 +149,13 @@ impl State {
             return Vec::new();
         }
         let Grant { fence, attempt } = grant;
-        vec![Self { fence_max: fence, phase: Phase::InFlight { fence, attempt, resolves } }]
+        vec![Self { fence_max: fence, phase: Phase::InFlight { fence, attempt, resolves, is_late: false } }]
     }
 
     /// Attempt and whether it resolves, where this is the claim that is out.
     fn held(&self, fence: u64) -> Option<(u32, bool)> {
         match self.phase {
-            Phase::InFlight { fence: current, attempt, resolves } if current == fence => {
+            Phase::InFlight { fence: current, attempt, resolves, .. } if current == fence => {
                 Some((attempt, resolves))
             }
             _ => None,
@@ -171,11 +178,11 @@ impl State {
     }
 
     fn is_vacant(&self) -> bool {
-        matches!(self.phase, Phase::Vacant | Phase::Unsure { attempt: 1 })
+        self.phase == Phase::Vacant
     }
 
     fn is_interrupted(&self) -> bool {
-        matches!(self.phase, Phase::Interrupted { .. } | Phase::Unsure { .. })
+        matches!(self.phase, Phase::Interrupted { .. } | Phase::Unsure { is_late: true, .. })
     }
 
     /// The next attempt, where one would be granted.
@@ -192,35 +199,46 @@ impl State {
     }
 
     /// What a begin that nobody waited for may do.
-    fn let_go(&self, step: u32) -> Vec<Self> {
-        if let (1, Phase::LetGo { attempt }) = (step, &self.phase) {
-            let mut states = self.at(before(*attempt));
-            // A release says nothing of the attempts before it, but counts.
-            if *attempt > 1 {
-                states.extend(self.at(Phase::Interrupted { attempt: *attempt }));
+    fn let_go(&self, step: u32) -> Vec<(u32, Self)> {
+        match (step, &self.phase) {
+            (0, _) => {
+                let attempt = self.next_attempt();
+                let granted = attempt.into_iter().flat_map(|attempt| self.at(Phase::LetGo { attempt }));
+                done(vec![self.clone()]).into_iter().chain(granted.map(|state| (1, state))).collect()
             }
-            return states;
+            (_, Phase::LetGo { attempt }) => {
+                let mut states = self.at(before(*attempt));
+                // A release says nothing of the attempts before it, but counts.
+                if *attempt > 1 {
+                    states.extend(self.at(Phase::Interrupted { attempt: *attempt }));
+                }
+                done(states)
+            }
+            _ => Vec::new(),
         }
-        let mut states = vec![self.clone()];
-        let attempt = self.next_attempt().filter(|_| step == 0);
-        states.extend(attempt.into_iter().flat_map(|attempt| self.at(Phase::LetGo { attempt })));
-        states
     }
 
-    /// What a begin, or a resolve, may do to a key with leases before it does what it tells.
-    fn unsure(&self, step: u32) -> Vec<Self> {
-        let mut states = vec![self.clone()];
-        match (step, self.next_attempt()) {
-            (0, Some(attempt)) => states.extend(self.at(Phase::Unsure { attempt })),
-            (1, None) => {
-                if let Phase::Unsure { attempt } = self.phase {
-                    states.extend(self.at(Phase::Interrupted { attempt }));
-                    states.extend(self.at(before(attempt)));
-                }
-            }
-            _ => {}
+    /// What a begin, or a resolve, may do to a key with leases before it does what it tells: any number of claims may come to nothing, one
+    /// each time that the clock moves on.
+    fn unsure(&self, step: u32) -> Vec<(u32, Self)> {
+        let states = match (step, &self.phase, self.next_attempt()) {
+            (0, _, Some(attempt)) => self.at(Phase::Unsure { attempt, is_late: false }),
+            (1, Phase::Unsure { attempt, is_late: true }, _) => self.at(before(*attempt)),
+            (1, Phase::Unsure { is_late: false, .. }, _) => Vec::new(),
+            // Somebody found it interrupted, and may have gone on from there.
+            (1, ..) => vec![self.clone()],
+            _ => Vec::new(),
+        };
+        states.into_iter().map(|state| (1 - step, state)).collect()
+    }
+
+    /// The clock moves on.
+    fn advance(&self) -> Vec<Self> {
+        let mut state = self.clone();
+        if let Phase::InFlight { is_late, .. } | Phase::Unsure { is_late, .. } = &mut state.phase {
+            *is_late = true;
         }
-        states
+        vec![state]
     }
 
     fn end(&self, fence: u64, accepted: bool, becomes: impl FnOnce(u32, bool) -> Phase) -> Vec<Self> {
@@ -231,14 +249,27 @@ impl State {
         }
     }
 
-    fn forget(&self, forgot: Forgot, step: u32) -> Vec<Self> {
+    fn forget(&self, forgot: Forgot, step: u32) -> Vec<(u32, Self)> {
         match (forgot, step, &self.phase) {
-            (Forgot::Something, 0, Phase::Done(_) | Phase::Interrupted { .. }) => self.at(Phase::Forgetting),
-            (Forgot::Something, 1, Phase::Forgetting) => self.at(Phase::Vacant),
-            (Forgot::Nothing, ..) => self.stay_if(self.is_vacant()),
-            (Forgot::Refused, ..) => self.stay_if(self.is_busy()),
+            // While a key is forgotten it is in flight.
+            (Forgot::Something, 0, Phase::Done(_) | Phase::Interrupted { .. }) => {
+                self.at(Phase::Forgetting).into_iter().map(|state| (1, state)).collect()
+            }
+            (Forgot::Something, 1, Phase::Forgetting) => done(self.at(Phase::Vacant)),
+            (Forgot::Nothing, ..) => done(self.stay_if(self.is_vacant())),
+            (Forgot::Refused, ..) => done(self.stay_if(self.is_busy())),
             _ => Vec::new(),
         }
+    }
+
+    fn handed_over(&self, fence: u64) -> Vec<Self> {
+        let mut state = self.clone();
+        if let Phase::InFlight { fence: current, resolves, .. } = &mut state.phase
+            && *current == fence
+        {
+            *resolves = false;
+        }
+        vec![state]
     }
 
     fn get(&self, seen: &Seen) -> bool {
@@ -256,17 +287,17 @@ fn before(attempt: u32) -> Phase {
     if attempt > 1 { Phase::Interrupted { attempt: attempt - 1 } } else { Phase::Vacant }
 }
 
+/// The states that a call may lead to with its last step.
+fn done(states: Vec<State>) -> Vec<(u32, State)> {
+    states.into_iter().map(|state| (DONE, state)).collect()
+}
+
 impl Model for Key {
     type State = State;
     type Call = Call;
 
-    fn steps(call: &Call) -> u32 {
-        // While a key is forgotten it is in flight.
-        if matches!(call, Call::Forget(Forgot::Something) | Call::LetGo) { 2 } else { 1 }
-    }
-
-    fn step(state: &State, call: &Call, step: u32) -> Vec<State> {
-        match call {
+    fn step(state: &State, call: &Call, step: u32) -> Vec<(u32, State)> {
+        done(match call {
             Call::Begin(begun) => state.begin(begun),
             Call::Resolve(Some(grant)) => state.granted(*grant, true),
             Call::Resolve(None) => state.stay_if(!matches!(state.phase, Phase::Interrupted { .. })),
@@ -280,14 +311,12 @@ impl Model for Key {
                 let is_held = state.held(*fence).is_some();
                 state.end(*fence, is_held, |attempt, _| Phase::Interrupted { attempt })
             }
-            Call::HandOver { fence } => match state.held(*fence) {
-                Some((attempt, _)) => state.at(Phase::InFlight { fence: *fence, attempt, resolves: false }),
-                None => vec![state.clone()],
-            },
+            Call::HandOver { fence } => state.handed_over(*fence),
             Call::Get(seen) => state.stay_if(state.get(seen)),
-            Call::Forget(forgot) => state.forget(*forgot, step),
-            Call::LetGo => state.let_go(step),
-        }
+            Call::Forget(forgot) => return state.forget(*forgot, step),
+            Call::LetGo => return state.let_go(step),
+            Call::Advance => state.advance(),
+        })
     }
 
     fn drift(_state: &State) -> Vec<State> {
@@ -299,13 +328,12 @@ impl Model for LeasedKey {
     type State = State;
     type Call = Call;
 
-    fn steps(call: &Call) -> u32 {
-        if matches!(call, Call::Begin(_) | Call::Resolve(_)) { 3 } else { Key::steps(call) }
-    }
-
-    fn step(state: &State, call: &Call, step: u32) -> Vec<State> {
+    fn step(state: &State, call: &Call, step: u32) -> Vec<(u32, State)> {
         match (call, step) {
-            (Call::Begin(_) | Call::Resolve(_), 0 | 1) => state.unsure(step),
+            (Call::Begin(_) | Call::Resolve(_), 0) => {
+                Key::step(state, call, step).into_iter().chain(state.unsure(step)).collect()
+            }
+            (Call::Begin(_) | Call::Resolve(_), _) => state.unsure(step),
             _ => Key::step(state, call, step),
         }
     }
@@ -313,14 +341,16 @@ impl Model for LeasedKey {
     /// A lease is over.
     fn drift(state: &State) -> Vec<State> {
         match state.phase {
-            Phase::InFlight { attempt, .. } | Phase::Unsure { attempt } => {
+            Phase::InFlight { attempt, is_late: true, .. } | Phase::Unsure { attempt, is_late: true } => {
                 state.at(Phase::Interrupted { attempt })
             }
             Phase::Vacant
+            | Phase::InFlight { .. }
             | Phase::Interrupted { .. }
             | Phase::Done(_)
             | Phase::Forgetting
-            | Phase::LetGo { .. } => Vec::new(),
+            | Phase::LetGo { .. }
+            | Phase::Unsure { .. } => Vec::new(),
         }
     }
 }

@@ -154,7 +154,9 @@ impl Actor<'_> {
 
     fn ask(&mut self, key: &str) {
         let (scope, is_task) = (self.scope, self.is_task());
-        match self.random.below(20) {
+        // Where there are leases, time passes as often as anything else happens.
+        let kinds = if self.clock.is_some() { 24 } else { 20 };
+        match self.random.below(kinds) {
             0..10 => {
                 // Whoever has a claim must not wait for another's.
                 let patience = if self.held.is_none() && self.random.below(2) == 0 { 60 } else { 0 };
@@ -188,7 +190,11 @@ impl Actor<'_> {
                 }
             }
             18 => self.engine.checkpoint().unwrap(),
-            _ => self.clock.into_iter().for_each(|clock| clock.advance(LEASE)),
+            _ => {
+                if let Some(clock) = self.clock {
+                    self.note(|| clock.advance(LEASE), |()| Call::Advance);
+                }
+            }
         }
     }
 

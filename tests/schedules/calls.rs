@@ -56,11 +56,11 @@ fn leases(policy: idemkv::Policy) -> idemkv::Policy {
 
 /// Lets leases run out while others work.
 fn time_passes(world: &Arc<World>) -> shuttle::thread::JoinHandle<()> {
-    let clock = world.clock.clone();
+    let world = Arc::clone(world);
     shuttle::thread::spawn(move || {
         for _ in 0..3 {
             shuttle::thread::yield_now();
-            clock.advance(LEASE / 2 + Duration::from_millis(10));
+            world.advance(LEASE / 2 + Duration::from_millis(10));
         }
     })
 }
@@ -72,7 +72,7 @@ fn threads_and_tasks_with_leases_that_run_out() {
         act(&world, 2, 1, 3, Habits { leases: true, ..Habits::default() });
         time.join().unwrap();
         // What was handed over and never taken up lapses.
-        world.clock.advance(LEASE);
+        world.advance(LEASE);
         while world.engine.stats().in_flight > 0 {
             world.clock.advance(Duration::from_millis(10));
             shuttle::thread::yield_now();

@@ -96,6 +96,16 @@ impl World {
         self.calls.lock().unwrap().entry(key).or_default().push(told);
     }
 
+    /// Moves the clock on, which every key may tell.
+    pub fn advance(&self, by: Duration) {
+        let called = self.now();
+        self.clock.advance(by);
+        let returned = Some(self.now());
+        for key in KEYS {
+            self.tell(key, Timed { thread: usize::MAX, called, returned, call: Call::Advance });
+        }
+    }
+
     /// Begins every key once all others are done, so that whatever was left to be done has to be.
     fn settle(&self) {
         for key in KEYS {
