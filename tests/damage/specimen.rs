@@ -33,11 +33,19 @@ pub struct Specimen {
     pub files: Files,
     /// What the files were at some moments before.
     pub older: Vec<Files>,
-    /// What was found after each call, and which bytes of the log that call wrote and nobody has overwritten.
-    states: Vec<(Range<usize>, Answers)>,
+    /// What was found after each call.
+    states: Vec<Known>,
     /// The first of the states whose later calls the store does not know.
     covered: usize,
+}
+
+/// What was known after a call.
+struct Known {
+    /// Which bytes of the log the call wrote and nobody has overwritten.
+    frame: Range<usize>,
+    /// The highest fence that was granted by then.
     fence_max: u64,
+    answers: Answers,
 }
 
 /// How a specimen's last process left it.
@@ -77,10 +85,12 @@ struct Reply {
 }
 
 /// What an engine says of everything.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 struct Answers {
     keys: BTreeMap<(usize, usize), Answer>,
     policies: Vec<(Box<[u8]>, Policy)>,
+    /// The lowest fence of the claims that were granted to whoever asked. It is not compared.
+    fence_min: u64,
 }
 
 /// What became of an opening.
@@ -139,25 +149,29 @@ impl Specimen {
                 return Found::Refused;
             }
         };
-        let found = Answers::of(&engine, self.fence_max);
+        let found = Answers::of(&engine);
         // Dropped without the writes that nobody will look at.
         disk.crash_at(disk.operations());
         drop(engine);
         let last = self.states.len() - 1;
         let (store, log) = (damaged.store != self.files.store, damaged.log != self.files.log || !has_log);
         let first = if store { 0 } else { self.covered };
+        // A file of an earlier time is told by the log behind it; where that is damaged too, nothing may be left to tell it.
+        let may_be_older = store && log;
         // From the last state on back to the one before which a frame is whole.
-        for (state, (frame, answers)) in self.states.iter().enumerate().skip(first).rev() {
-            if answers.allows(&found) {
-                return if state == last { Found::Whole } else { Found::Torn };
+        for (number, state) in self.states.iter().enumerate().skip(first).rev() {
+            if state.answers.allows(&found) {
+                let known = if may_be_older { state } else { &self.states[last] };
+                assert!(found.fence_min > known.fence_max, "fence {} was granted again", found.fence_min);
+                return if number == last { Found::Whole } else { Found::Torn };
             }
-            let is_whole = self.files.log.get(frame.clone()) == damaged.log.get(frame.clone());
-            // A file of an earlier time is told by the log behind it; where that is damaged too, nothing may be left to tell it.
-            if !frame.is_empty() && is_whole && has_log && !(store && log) {
+            let frame = || state.frame.clone();
+            let is_whole = self.files.log.get(frame()) == damaged.log.get(frame());
+            if !state.frame.is_empty() && is_whole && has_log && !may_be_older {
                 break;
             }
         }
-        panic!("the files lie: {}", self.states[last].1.difference(&found));
+        panic!("the files lie: {}", self.states[last].answers.difference(&found));
     }
 
     fn judge_refusal(&self, error: &OpenError, damaged: &Files, has_log: bool) {
@@ -230,9 +244,9 @@ fn claim(engine: &Engine, scope: usize, key: usize) -> Claim {
 }
 
 impl Answers {
-    fn of(engine: &Engine, fence_max: u64) -> Self {
+    fn of(engine: &Engine) -> Self {
         let mut walked = BTreeMap::new();
-        let mut refused = 0;
+        let (mut refused, mut fence_min) = (0, u64::MAX);
         for entry in engine.entries() {
             match entry {
                 Ok(entry) => {
@@ -248,7 +262,7 @@ impl Answers {
         for (scope, name_of) in SCOPES.iter().enumerate() {
             for key in 0..KEYS {
                 let by_walk = walked.remove(&(name_of.as_bytes().to_vec(), name(key).into_bytes()));
-                let answer = answer(engine, scope, key, fence_max);
+                let answer = answer(engine, scope, key, &mut fence_min);
                 match (&by_walk, &answer) {
                     (None, Answer::Refused) => refused -= 1,
                     (None, Answer::Vacant) => {}
@@ -261,7 +275,7 @@ impl Answers {
             }
         }
         assert!(walked.is_empty() && refused == 0, "{walked:?} and {refused} errors are of no key");
-        Self { keys, policies: engine.policies() }
+        Self { keys, policies: engine.policies(), fence_min }
     }
 
     /// Whether these are the answers, or errors in their place.
@@ -282,7 +296,7 @@ impl Answers {
 }
 
 /// Asks for a key in both ways, which have to agree.
-fn answer(engine: &Engine, scope: usize, key: usize, fence_max: u64) -> Answer {
+fn answer(engine: &Engine, scope: usize, key: usize, fence_min: &mut u64) -> Answer {
     let scope = engine.scope(SCOPES[scope]);
     let status = match scope.get(name(key)) {
         Ok(status) => Answer::of(&status),
@@ -295,7 +309,7 @@ fn answer(engine: &Engine, scope: usize, key: usize, fence_max: u64) -> Answer {
             Answer::Done(reply)
         }
         (Ok(Begin::Fresh(claim)), status @ (Answer::Vacant | Answer::Interrupted(..))) => {
-            assert!(claim.fence().get() > fence_max, "key {key} is granted with an old fence");
+            *fence_min = claim.fence().get().min(*fence_min);
             let note = claim.last_checkpoint().map(|note| Fingerprint::of(&*note));
             match (claim.interrupted(), status) {
                 (None, Answer::Vacant) if note.is_none() => Answer::Vacant,
@@ -351,8 +365,8 @@ struct Making {
     disk: SimDisk,
     clock: ManualClock,
     seed: u64,
-    /// The files after each call, and their answers.
-    states: Vec<(Files, Answers)>,
+    /// The files after each call, the highest fence by then, and what they answer.
+    states: Vec<(Files, u64, Answers)>,
     covered: usize,
     fence_max: u64,
 }
@@ -378,7 +392,7 @@ impl Making {
         let files = Files { store: read(STORE), log: read(LOG) };
         let clock = ManualClock::at_millis(END_MS);
         let engine = options(&image, &clock).open(STORE).unwrap();
-        self.states.push((files, Answers::of(&engine, 0)));
+        self.states.push((files, self.fence_max, Answers::of(&engine)));
     }
 
     fn checkpointed(&mut self) {
@@ -449,12 +463,13 @@ impl Making {
         let files = Files { store: read(STORE), log: read(LOG) };
         let mut before: &[u8] = &[];
         let mut states = Vec::new();
-        for (at, answers) in &self.states {
-            states.push((frame_between(before, &at.log, &files.log), answers.clone()));
+        for (at, fence_max, answers) in &self.states {
+            let frame = frame_between(before, &at.log, &files.log);
+            states.push(Known { frame, fence_max: *fence_max, answers: answers.clone() });
             before = &at.log;
         }
-        let older = self.states.iter().step_by(OLDER_EVERY).map(|(files, _)| files.clone()).collect();
-        Specimen { files, older, states, covered: self.covered, fence_max: self.fence_max }
+        let older = self.states.iter().step_by(OLDER_EVERY).map(|(files, ..)| files.clone()).collect();
+        Specimen { files, older, states, covered: self.covered }
     }
 }
 
