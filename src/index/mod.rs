@@ -217,7 +217,8 @@ impl Index {
         let (epoch, mask) = (self.epoch, self.shards.len() - 1);
         let each = self.shards.len().div_ceil(parts);
         let parts = self.shards.chunks_mut(each).enumerate();
-        parts.map(|(number, shards)| Part { shards, first: number * each, mask, epoch }).collect()
+        let part = |(number, shards)| Part { shards, first: number * each, mask, epoch, mine: Vec::new() };
+        parts.map(part).collect()
     }
 
     pub(crate) fn shards(&self) -> usize {

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use crossbeam::utils::CachePadded;
 
 use super::slot::SlotTime;
-use super::{Change, Locked, Shard, Slot};
+use super::{Change, Locked, Slot};
 use crate::Timestamp;
 use crate::key::Digest;
 use crate::record::Place;
@@ -18,6 +18,8 @@ pub(crate) struct Part<'i> {
     /// Gives a digest's shard.
     pub(super) mask: usize,
     pub(super) epoch: Timestamp,
+    /// Those that are being loaded, with the numbers of their shards within this part.
+    pub(super) mine: Vec<(usize, Digest, Timestamp, Place)>,
 }
 
 impl Part<'_> {
@@ -30,24 +32,27 @@ impl Part<'_> {
         }
     }
 
-    fn shard(&mut self, digest: Digest) -> Option<&mut Shard> {
-        let number = super::shard_of(digest, self.mask).checked_sub(self.first)?;
-        self.shards.get_mut(number).map(|locked| locked.get_mut())
-    }
-
     /// Notes where records lie: digest, until when each is remembered, place. Those of other parts are left to them. Blocks come in the
     /// order in which they are due.
-    pub(crate) fn load(&mut self, records: impl Iterator<Item = (Digest, Timestamp, Place)> + Clone) {
+    pub(crate) fn load(&mut self, records: impl Iterator<Item = (Digest, Timestamp, Place)>) {
+        self.mine.clear();
+        for (digest, until, place) in records {
+            let shard = super::shard_of(digest, self.mask).wrapping_sub(self.first);
+            // No processor can guess whose a record is, so nothing branches on it.
+            let kept = self.mine.len() + usize::from(shard < self.shards.len());
+            self.mine.push((shard, digest, until, place));
+            self.mine.truncate(kept);
+        }
         // All cells are read before the first one is written, so that the processor waits for them together.
         let mut read = 0;
-        for (digest, ..) in records.clone() {
-            read ^= self.shard(digest).map_or(0, |shard| shard.warm(digest));
+        for (shard, digest, ..) in &self.mine {
+            read ^= self.shards.get_mut(*shard).map_or(0, |locked| locked.get_mut().warm(*digest));
         }
         black_box(read);
-        let epoch = self.epoch;
-        for (digest, until, place) in records {
-            let Some(shard) = self.shard(digest) else { continue };
-            shard.change(digest, |slot| match slot {
+        for (shard, digest, until, place) in self.mine.iter().copied() {
+            let Some(locked) = self.shards.get_mut(shard) else { continue };
+            let new = || Slot::Stored { until: SlotTime::new(until, self.epoch), place };
+            locked.get_mut().change(digest, |slot| match slot {
                 // The later block has the later word.
                 Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
                 Slot::Vacant
@@ -55,9 +60,7 @@ impl Part<'_> {
                 | Slot::Ending(_)
                 | Slot::Interrupted(_)
                 | Slot::Cached(_)
-                | Slot::Stored { .. } => {
-                    (Change::Set(Slot::Stored { until: SlotTime::new(until, epoch), place }), ())
-                }
+                | Slot::Stored { .. } => (Change::Set(new()), ()),
             });
         }
     }

@@ -11,7 +11,9 @@ use crate::key::Digest;
 const LOAD_MAX: (usize, usize) = (25, 32);
 const CELLS_MIN: usize = 16;
 
+/// Aligned, so that none lies in two cache lines: allocators align to 16 bytes.
 #[derive(Debug)]
+#[repr(align(32))]
 struct Cell {
     digest: Digest,
     /// [`Slot::Vacant`] marks an empty cell.

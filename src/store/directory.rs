@@ -67,17 +67,23 @@ impl Directory {
     }
 
     pub(super) fn insert(&mut self, number: u64, block: BlockInfo) {
-        self.remove(number);
+        if let Some(before) = self.blocks.insert(number, block) {
+            self.leave_out(number, &before);
+        }
         self.order.insert((block.goes_at(), number));
         self.file_bytes += block.file_bytes();
-        self.blocks.insert(number, block);
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<BlockInfo> {
         let removed = self.blocks.remove(&number)?;
-        self.order.remove(&(removed.goes_at(), number));
-        self.file_bytes -= removed.file_bytes();
+        self.leave_out(number, &removed);
         Some(removed)
+    }
+
+    /// What a block that is no longer there was counted for.
+    fn leave_out(&mut self, number: u64, block: &BlockInfo) {
+        self.order.remove(&(block.goes_at(), number));
+        self.file_bytes -= block.file_bytes();
     }
 
     /// Notes that a block can't be read.
