@@ -163,15 +163,10 @@ impl Core {
         let mut waiting = Vec::new();
         // One place on the heap for all calls that need not wait.
         let mut spare = None;
-        let mut digests = Vec::with_capacity(len);
-        for chunk in requests.chunks(BATCH_MAX) {
-            let mut of_chunk = [None; BATCH_MAX];
-            for (digest, (key, _)) in of_chunk.iter_mut().zip(chunk) {
-                *digest = scope.digest(key.as_ref()).ok();
-            }
-            let replays = self.replays(&of_chunk, chunk).into_iter().take(chunk.len());
+        let digests: Vec<_> = requests.iter().map(|(key, _)| scope.digest(key.as_ref()).ok()).collect();
+        for (requests, digests) in requests.chunks(BATCH_MAX).zip(digests.chunks(BATCH_MAX)) {
+            let replays = self.replays(digests, requests).into_iter();
             results.extend(replays.map(|replay| replay.map(|record| Ok(Begin::Done(record)))));
-            digests.extend(of_chunk.into_iter().take(chunk.len()));
         }
         // Before the first claim is out: observers may take their time.
         for result in results.iter().flatten() {
@@ -245,25 +240,23 @@ impl Core {
     }
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
-    fn replays<K>(
-        &self,
-        digests: &[Option<Digest>; BATCH_MAX],
-        requests: &[(K, Fingerprint)],
-    ) -> [Option<Record>; BATCH_MAX] {
+    fn replays<K>(&self, digests: &[Option<Digest>], requests: &[(K, Fingerprint)]) -> Vec<Option<Record>> {
         if self.closed.load(Ordering::Relaxed) {
-            return [const { None }; BATCH_MAX];
+            return vec![None; digests.len()];
         }
         // Read once no record can change any more: one that has expired since may have lost its body.
         let now = OnceCell::new();
+        let mut replayed = 0;
         let replays = self.index.records(digests, |position, record| {
             let now = *now.get_or_init(|| self.clock.now());
-            requests.get(position).is_some_and(|(_, fingerprint)| record.is_replayed(fingerprint, now))
+            let answers = |(_, fingerprint): &(K, Fingerprint)| record.is_replayed(fingerprint, now);
+            let is_wanted = requests.get(position).is_some_and(answers);
+            if is_wanted {
+                record.touch();
+                replayed += 1;
+            }
+            is_wanted
         });
-        let mut replayed = 0;
-        for record in replays.iter().flatten() {
-            record.touch();
-            replayed += 1;
-        }
         if let Some(first) = replays.iter().flatten().next() {
             self.index.count_replays(first.digest(), replayed);
         }

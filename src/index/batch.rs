@@ -37,16 +37,20 @@ impl Asked {
 }
 
 impl Index {
-    /// Clones of those records in memory that `wanted` accepts; it is also given the position of the key. They are in the
-    /// order of the digests; a position without a digest has none.
+    /// Clones of those records in memory that `wanted` accepts; it is also given the position of the key. There is one for each digest,
+    /// in their order; a position without a digest has none.
     ///
     /// The read locks of all shards concerned are held at once: see [`Locked`](super::locked::Locked). `wanted` must not block.
+    ///
+    /// # Panics
+    ///
+    /// Where there are more than [`BATCH_MAX`] digests.
     #[expect(clippy::indexing_slicing, reason = "positions are those of digests")]
     pub(crate) fn records(
         &self,
-        digests: &[Option<Digest>; BATCH_MAX],
+        digests: &[Option<Digest>],
         mut wanted: impl FnMut(usize, &Record) -> bool,
-    ) -> [Option<Record>; BATCH_MAX] {
+    ) -> Vec<Option<Record>> {
         let asked = self.by_shard(digests);
         let groups = || asked.chunk_by(|a, b| a.shard() == b.shard());
         let mut guards = Vec::with_capacity(asked.len());
@@ -59,22 +63,20 @@ impl Index {
             looks.extend(group.iter().map(|asked| (asked.position(), shard)));
         }
         let mut found = [None; BATCH_MAX];
+        let found = &mut found[..digests.len()];
         for (position, shard) in looks {
             if let Some(Slot::Cached(record)) = digests[position].and_then(|digest| shard.get(digest)) {
                 found[position] = Some(record);
             }
         }
         black_box(found.iter().flatten().fold(0, |read, record| read ^ record.warm()));
-        let mut records = [const { None }; BATCH_MAX];
-        for (position, (to, found)) in records.iter_mut().zip(found).enumerate() {
-            *to = found.filter(|record| wanted(position, record)).cloned();
-        }
-        records
+        let found = found.iter().copied().enumerate();
+        found.map(|(position, found)| found.filter(|record| wanted(position, record)).cloned()).collect()
     }
 
     /// The keys of a batch, shard by shard.
-    fn by_shard(&self, digests: &[Option<Digest>; BATCH_MAX]) -> Vec<Asked> {
-        let mut asked = Vec::with_capacity(BATCH_MAX);
+    fn by_shard(&self, digests: &[Option<Digest>]) -> Vec<Asked> {
+        let mut asked = Vec::with_capacity(digests.len());
         for (position, digest) in digests.iter().enumerate() {
             if let Some(digest) = digest {
                 asked.push(Asked::new(self.shard_of(*digest), position));
