@@ -456,6 +456,7 @@ fn a_claim_comes_back_from_a_full_disk_only_where_nothing_was_written() {
         (machine, engine, claim)
     };
     let mut lengths = 0;
+    // A file grows, and becomes shorter again, once there is more than a new one has room for.
     for checkpoints in 4..10 {
         let (machine, _engine, claim) = prepared(checkpoints);
         machine.disk.record();

@@ -337,6 +337,7 @@ impl Core {
         let asked = Asked { scope, key, digest };
         let policy = self.policies.of(scope.name());
         loop {
+            let before = self.clock.now();
             let found = self.find(caller, asked).await.map_err(BeginError::from)?;
             match (self.decide(&found, Wish::Resolve.event(self.clock.now(), &policy)), found) {
                 (Decision::Grant { .. }, _) => {
@@ -350,7 +351,9 @@ impl Core {
                 (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt);
                 }
-                (_, found) => return Err(ResolveError::NotInterrupted(Box::new(self.status_of(found)))),
+                (_, found) => {
+                    return Err(ResolveError::NotInterrupted(Box::new(self.status_of(found, before))));
+                }
             }
         }
     }
@@ -422,17 +425,18 @@ impl Core {
         {
             self.lapse(&current);
         }
+        let before = self.clock.now();
         let followed = follow(
             || self.index.get(digest),
             |place| self.read(caller, place, digest),
             self.index.epoch(),
-            self.clock.now(),
+            before,
         );
         match followed.await {
             Ok(Followed::Slot(Slot::Cached(record)) | Followed::Read(_, record)) => {
-                self.status_of(Found::Record(record))
+                self.status_of(Found::Record(record), before)
             }
-            Ok(Followed::Slot(slot)) => self.status_of(Found::Slot(slot)),
+            Ok(Followed::Slot(slot)) => self.status_of(Found::Slot(slot), before),
             Ok(Followed::Over(_)) | Err(_) => Status::Vacant,
         }
     }
@@ -622,10 +626,14 @@ impl Core {
         if self.closed.load(Ordering::Acquire) {
             return Err(ReadError::Closed);
         }
-        Ok(self.status_of(self.find(caller, Asked { scope, key, digest }).await?))
+        let before = self.clock.now();
+        Ok(self.status_of(self.find(caller, Asked { scope, key, digest }).await?, before))
     }
 
-    fn status_of(&self, found: Found) -> Status {
+    /// What was found of a key, where the time was `before` when it was looked for: a claim whose lease had not ended then may have been
+    /// completed since it was found, so a lease that ended later says nothing. A record is judged by the time now, for one that has
+    /// expired meanwhile may have lost its body.
+    fn status_of(&self, found: Found, before: Timestamp) -> Status {
         let now = self.clock.now();
         match found {
             Found::Record(record) if record.expires() > now => Status::Done(record),
@@ -635,7 +643,7 @@ impl Core {
             Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
                 // The worker will come by; until then the clock decides.
-                (Phase::InFlight, Some(attempt)) if attempt.lease_until() <= now => {
+                (Phase::InFlight, Some(attempt)) if attempt.lease_until() <= before => {
                     Status::Interrupted(attempt.info())
                 }
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
@@ -647,11 +655,12 @@ impl Core {
         }
     }
 
-    /// Reads what a slot of a snapshot stands for; `None` where it is over or vacant by now.
+    /// Reads what a slot stands for of a snapshot that was taken after `before`; `None` where it is over or vacant by now.
     pub(super) fn resolve(
         &self,
         digest: Digest,
         slot: Slot,
+        before: Timestamp,
     ) -> Result<Option<(Status, SlotNames)>, ReadError> {
         let mut seen = Some(slot);
         let followed = follow(
@@ -666,10 +675,10 @@ impl Core {
             Followed::Read(_, record) | Followed::Slot(Slot::Cached(record)) => record,
             Followed::Slot(slot) => {
                 let names = slot.attempt().cloned().map(SlotNames::Attempt);
-                return Ok(names.map(|names| (self.status_of(Found::Slot(slot)), names)));
+                return Ok(names.map(|names| (self.status_of(Found::Slot(slot), before), names)));
             }
         };
-        let status = self.status_of(Found::Record(record.clone()));
+        let status = self.status_of(Found::Record(record.clone()), before);
         Ok(Some((status, SlotNames::Record(record))))
     }
 }
@@ -721,6 +730,25 @@ pub(super) mod tests {
         let said = damage.to_string();
         assert!(said.contains("x.idem") && said.contains("block 0") && said.contains("digest"), "{said}");
         assert!(block(core.find(Caller::Thread, Asked { scope, key: b"key", digest })).is_ok());
+    }
+
+    /// Between looking at the key and at the clock.
+    #[test]
+    fn a_claim_completed_in_time_is_never_said_to_be_interrupted() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let lease = std::time::Duration::from_secs(10);
+        drop(engine.declare("", engine.policy().lease(lease)).unwrap());
+        let (core, scope) = (engine.handle.core(), &engine.default.inner);
+        let claim = claim(&engine, "key");
+        let (before, digest) = (core.clock.now(), scope.digest(b"key").unwrap());
+        let found = block(core.find(Caller::Thread, Asked { scope, key: b"key", digest })).unwrap();
+        let mut entries = core.index.snapshot(core.index.shard_of(digest)).into_iter();
+        claim.complete("reply").unwrap();
+        clock.advance(lease);
+        assert!(matches!(core.status_of(found, before), Status::InFlight(_)));
+        let (digest, slot) = entries.next().unwrap();
+        assert!(matches!(core.resolve(digest, slot, before), Ok(Some((Status::InFlight(_), _)))));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::core::SlotNames;
 use super::{Handle, Status};
+use crate::Timestamp;
 use crate::error::ReadError;
 use crate::index::Slot;
 use crate::key::Digest;
@@ -46,11 +47,13 @@ pub struct Entries {
     handle: Arc<Handle>,
     next_shard: usize,
     slots: Vec<(Digest, Slot)>,
+    /// The time before they were taken.
+    before: Timestamp,
 }
 
 impl Entries {
     pub(super) fn new(handle: &Arc<Handle>) -> Self {
-        Self { handle: Arc::clone(handle), next_shard: 0, slots: Vec::new() }
+        Self { handle: Arc::clone(handle), next_shard: 0, slots: Vec::new(), before: Timestamp::default() }
     }
 }
 
@@ -66,7 +69,7 @@ impl Iterator for Entries {
                     self.next_shard = core.index.shards();
                     return Some(Err(ReadError::Closed));
                 }
-                match core.resolve(digest, slot) {
+                match core.resolve(digest, slot, self.before) {
                     Ok(Some((Status::Vacant, _)) | None) => {}
                     Ok(Some((status, names))) => return Some(Ok(KeyEntry { names, status })),
                     Err(error) => return Some(Err(error)),
@@ -75,6 +78,7 @@ impl Iterator for Entries {
             if self.next_shard == core.index.shards() {
                 return None;
             }
+            self.before = core.clock.now();
             self.slots = core.index.snapshot(self.next_shard);
             self.next_shard += 1;
         }

@@ -89,7 +89,7 @@ impl Index {
 
     /// The number of a key's shard.
     #[inline]
-    fn shard_of(&self, digest: Digest) -> usize {
+    pub(crate) fn shard_of(&self, digest: Digest) -> usize {
         shard_of(digest, self.shards.len() - 1)
     }
 

@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_cell_is_half_a_cache_line() {
-        assert_eq!(size_of::<Cell>(), 32);
+        assert_eq!((size_of::<Cell>(), align_of::<Cell>()), (32, 32));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Specimen {
 struct Known {
     /// Which bytes of the log the call wrote and nobody has overwritten.
     frame: Range<usize>,
-    /// The highest fence that was granted by then.
+    /// The highest fence that the process granted whose call it was, then or later: what it opened says of all of them that they may be out.
     fence_max: u64,
     answers: Answers,
 }
@@ -365,22 +365,25 @@ struct Making {
     disk: SimDisk,
     clock: ManualClock,
     seed: u64,
-    /// The files after each call, the highest fence by then, and what they answer.
-    states: Vec<(Files, u64, Answers)>,
+    /// The files after each call, the process that called, and what they answer.
+    states: Vec<(Files, usize, Answers)>,
     covered: usize,
-    fence_max: u64,
+    /// The highest fence that each process granted.
+    fences: Vec<u64>,
 }
 
 impl Making {
     fn new(seed: u64) -> Self {
         let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(START_MS));
-        Self { disk, clock, seed, states: Vec::new(), covered: 0, fence_max: 0 }
+        Self { disk, clock, seed, states: Vec::new(), covered: 0, fences: vec![0] }
     }
 
     fn open(&mut self) -> Engine {
         let engine = options(&self.disk, &self.clock).seed(self.seed).open(STORE).unwrap();
+        // What is there now says no more than the process before has left.
         self.called();
         self.checkpointed();
+        self.fences.push(self.fences.last().copied().unwrap());
         engine
     }
 
@@ -392,7 +395,7 @@ impl Making {
         let files = Files { store: read(STORE), log: read(LOG) };
         let clock = ManualClock::at_millis(END_MS);
         let engine = options(&image, &clock).open(STORE).unwrap();
-        self.states.push((files, self.fence_max, Answers::of(&engine)));
+        self.states.push((files, self.fences.len() - 1, Answers::of(&engine)));
     }
 
     fn checkpointed(&mut self) {
@@ -409,7 +412,7 @@ impl Making {
     /// Claims a key and ends it, in a way that depends on the key.
     fn fill(&mut self, engine: &Engine, scope: usize, key: usize) {
         let mut claim = claim(engine, scope, key);
-        self.fence_max = claim.fence().get();
+        *self.fences.last_mut().unwrap() = claim.fence().get();
         self.called();
         let short = Completion::new().ttl(Duration::from_secs(1));
         match key % 6 {
@@ -463,9 +466,9 @@ impl Making {
         let files = Files { store: read(STORE), log: read(LOG) };
         let mut before: &[u8] = &[];
         let mut states = Vec::new();
-        for (at, fence_max, answers) in &self.states {
+        for (at, process, answers) in &self.states {
             let frame = frame_between(before, &at.log, &files.log);
-            states.push(Known { frame, fence_max: *fence_max, answers: answers.clone() });
+            states.push(Known { frame, fence_max: self.fences[*process], answers: answers.clone() });
             before = &at.log;
         }
         let older = self.states.iter().step_by(OLDER_EVERY).map(|(files, ..)| files.clone()).collect();

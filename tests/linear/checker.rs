@@ -45,6 +45,7 @@ impl Progress {
     }
 
     fn with(self, call: usize, step: u32) -> Self {
+        assert!(step <= DONE, "step {step} has no place");
         let shift = BITS as usize * call;
         Self(self.0 & !(u128::from(DONE) << shift) | u128::from(step) << shift)
     }

@@ -100,7 +100,7 @@ pub enum Call {
     },
     Get(Seen),
     Forget(Forgot),
-    /// A begin that nobody waited for: whatever it had is given back.
+    /// A begin that nobody waited for: whatever it had is given back. Not of a key with leases, which may end before that.
     LetGo,
     /// The clock moves on.
     Advance,
@@ -220,8 +220,11 @@ impl State {
 
     /// What a begin, or a resolve, may do to a key with leases before it does what it tells: any number of claims may come to nothing, one
     /// each time that the clock moves on.
-    fn unsure(&self, step: u32) -> Vec<(u32, Self)> {
-        let states = match (step, &self.phase, self.next_attempt()) {
+    ///
+    /// Of two such claims at once either caller may end the other's, which the engine does not; whoever ends it, the key is told the same.
+    fn unsure(&self, step: u32, resolves: bool) -> Vec<(u32, Self)> {
+        let next = self.next_attempt().filter(|attempt| !resolves || *attempt > 1);
+        let states = match (step, &self.phase, next) {
             (0, _, Some(attempt)) => self.at(Phase::Unsure { attempt, is_late: false }),
             (1, Phase::Unsure { attempt, is_late: true }, _) => self.at(before(*attempt)),
             (1, Phase::Unsure { is_late: false, .. }, _) => Vec::new(),
@@ -264,10 +267,11 @@ impl State {
 
     fn handed_over(&self, fence: u64) -> Vec<Self> {
         let mut state = self.clone();
-        if let Phase::InFlight { fence: current, resolves, .. } = &mut state.phase
+        if let Phase::InFlight { fence: current, resolves, is_late, .. } = &mut state.phase
             && *current == fence
         {
-            *resolves = false;
+            // Its lease starts anew.
+            (*resolves, *is_late) = (false, false);
         }
         vec![state]
     }
@@ -329,13 +333,13 @@ impl Model for LeasedKey {
     type Call = Call;
 
     fn step(state: &State, call: &Call, step: u32) -> Vec<(u32, State)> {
-        match (call, step) {
-            (Call::Begin(_) | Call::Resolve(_), 0) => {
-                Key::step(state, call, step).into_iter().chain(state.unsure(step)).collect()
-            }
-            (Call::Begin(_) | Call::Resolve(_), _) => state.unsure(step),
-            _ => Key::step(state, call, step),
-        }
+        let resolves = match call {
+            Call::Begin(_) => false,
+            Call::Resolve(_) => true,
+            _ => return Key::step(state, call, step),
+        };
+        let told = if step == 0 { Key::step(state, call, step) } else { Vec::new() };
+        told.into_iter().chain(state.unsure(step, resolves)).collect()
     }
 
     /// A lease is over.
