@@ -51,7 +51,7 @@ impl Part<'_> {
         black_box(read);
         for (shard, digest, until, place) in self.mine.iter().copied() {
             let Some(locked) = self.shards.get_mut(shard) else { continue };
-            let new = || Slot::Stored { until: SlotTime::new(until, self.epoch), place };
+            let stored = Slot::Stored { until: SlotTime::new(until, self.epoch), place };
             locked.get_mut().change(digest, |slot| match slot {
                 // The later block has the later word.
                 Slot::Stored { place: other, .. } if other.block() > place.block() => (Change::Keep, ()),
@@ -60,7 +60,7 @@ impl Part<'_> {
                 | Slot::Ending(_)
                 | Slot::Interrupted(_)
                 | Slot::Cached(_)
-                | Slot::Stored { .. } => (Change::Set(new()), ()),
+                | Slot::Stored { .. } => (Change::Set(stored), ()),
             });
         }
     }
