@@ -634,20 +634,21 @@ impl Core {
     /// completed since it was found, so a lease that ended later says nothing. A record is judged by the time now, for one that has
     /// expired meanwhile may have lost its body.
     fn status_of(&self, found: Found, before: Timestamp) -> Status {
-        let now = self.clock.now();
+        let now = || self.clock.now();
         match found {
-            Found::Record(record) if record.expires() > now => Status::Done(record),
-            Found::Record(record) if record.remembered_until() > now => {
-                Status::Expired(Tombstone::of(&record))
-            }
-            Found::Record(_) | Found::Expired(_) => Status::Vacant,
+            Found::Record(record) => match now() {
+                now if now < record.expires() => Status::Done(record),
+                now if now < record.remembered_until() => Status::Expired(Tombstone::of(&record)),
+                _ => Status::Vacant,
+            },
+            Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
                 // The worker will come by; until then the clock decides.
                 (Phase::InFlight, Some(attempt)) if attempt.lease_until() <= before => {
                     Status::Interrupted(attempt.info())
                 }
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
-                (Phase::Interrupted, Some(attempt)) if attempt.remembered_until() > now => {
+                (Phase::Interrupted, Some(attempt)) if attempt.remembered_until() > now() => {
                     Status::Interrupted(attempt.as_earlier())
                 }
                 _ => Status::Vacant,
