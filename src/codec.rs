@@ -20,8 +20,8 @@ use crate::state::{Fence, Lifetime};
 use crate::{Fingerprint, Timestamp};
 
 /// Version of everything on disk. A file with another one is refused. Version 1 had checksums of BLAKE3, version 2 numbers of fixed
-/// width.
-pub(crate) const FORMAT_VERSION: u32 = 3;
+/// width, in version 3 a log did not say to which opening of the file it belongs.
+pub(crate) const FORMAT_VERSION: u32 = 4;
 
 /// Refuses a file with another version than this build's.
 pub(crate) fn check_version(file: &Path, found: u32) -> Result<(), OpenError> {

@@ -348,6 +348,7 @@ fn meta() -> Meta {
         checkpointed_seq: 4,
         salt: 5,
         log_empty: true,
+        opened_as: "f".to_owned(),
         log_buffered: false,
         log_segments: 6,
         fence_next: 7,

@@ -242,7 +242,7 @@ fn a_missing_parent_directory_is_an_error_that_names_the_path() {
     let path = directory.path().join("missing").join("x.idem");
     let error = refused(small().open(&path));
     assert!(matches!(&error, OpenError::Io(failure) if failure.kind() == io::ErrorKind::NotFound), "{error}");
-    assert_says(&error, &["creating", "missing", "failed", "No such file or directory"]);
+    assert_says(&error, &["looking for", "missing", "failed", "No such file or directory"]);
     assert!(!directory.path().join("missing").exists());
 }
 
@@ -414,14 +414,14 @@ fn a_file_of_another_version_is_refused_with_both_versions() {
     set_version(77);
     let before = bytes_of(&path)[1].clone();
     let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 3, .. }), "{error}");
-    assert_says(&error, &["format version 77", "reads up to 3", "use a newer idemkv"]);
+    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 4, .. }), "{error}");
+    assert_says(&error, &["format version 77", "reads up to 4", "use a newer idemkv"]);
     set_version(1);
     let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 3, .. }), "{error}");
-    assert_says(&error, &["format version 1", "reads from 3 on", "the idemkv that wrote it"]);
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 4, .. }), "{error}");
+    assert_says(&error, &["format version 1", "reads from 4 on", "the idemkv that wrote it"]);
     assert!(bytes_of(&path)[1] == before);
-    set_version(3);
+    set_version(4);
     drop(small().open(&path).unwrap());
 }
 
@@ -431,17 +431,17 @@ fn a_log_of_another_version_is_refused_with_both_versions() {
     let path = directory.path().join("x.idem");
     make_unclean(&path);
     let mut log = fs::read(log_of(&path)).unwrap();
-    assert_eq!(log[8..12], 3_u32.to_le_bytes());
+    assert_eq!(log[8..12], 4_u32.to_le_bytes());
     let mut refused_with = |version| {
         log[8] = version;
         fs::write(log_of(&path), &log).unwrap();
         small().open(&path)
     };
-    let error = refused(refused_with(4));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 4, supported: 3, .. }), "{error}");
+    let error = refused(refused_with(5));
+    assert!(matches!(&error, OpenError::NewerVersion { found: 5, supported: 4, .. }), "{error}");
     let error = refused(refused_with(1));
-    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 3, .. }), "{error}");
-    assert_done(&refused_with(3).unwrap(), "logged", b"reply");
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 4, .. }), "{error}");
+    assert_done(&refused_with(4).unwrap(), "logged", b"reply");
 }
 
 // ---------------------------------------------------------------------------------------------- file and log apart
@@ -455,7 +455,7 @@ fn an_unclean_file_without_its_log_is_refused_until_the_log_is_put_back() {
     fs::rename(log_of(&path), &away).unwrap();
     for _ in 0..2 {
         let error = refused(small().open(&path));
-        assert!(matches!(&error, OpenError::LogMissing(found) if *found == log_of(&path)), "{error}");
+        assert!(matches!(&error, OpenError::LogMissing { log, .. } if *log == log_of(&path)), "{error}");
         assert_says(&error, &["is missing", "not closed cleanly", "put it back"]);
         assert!(!log_of(&path).exists());
     }

@@ -128,7 +128,11 @@ fn an_error_of_an_opening_names_the_file_and_what_to_do_with_it() {
         (OpenError::NotIdemkv(path()), &["left alone"]),
         (newer, &["version 3", "up to 1", "a newer idemkv"]),
         (older, &["version 1", "from 3 on", "that wrote it"]),
-        (OpenError::LogMissing(path()), &["put it back"]),
+        (OpenError::LogMissing { log: path(), opened_as: "old.idem".into() }, &["put it back", "old.idem"]),
+        (
+            OpenError::LogOfEarlierOpening { log: path(), opened_as: "old.idem".into() },
+            &["old.idem", "open it by that name"],
+        ),
         (OpenError::LogWithoutFile(path()), &["put the file back"]),
         (OpenError::LogOfAnotherFile(path()), &["put the right one back"]),
     ] {

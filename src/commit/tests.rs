@@ -51,7 +51,7 @@ impl Bench {
         let disk = SimDisk::new();
         let sealer = Sealer::new(&Secret([0; 32]));
         let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
-        let log = Arc::new(Log::create(&disk, Path::new("x"), &id, 1 << 20).unwrap());
+        let log = Arc::new(Log::create(&disk, Path::new("x"), &id, 1 << 20, 1).unwrap());
         let segments = log.segments().unwrap();
         let room = Arc::new(Room::new(Geometry { segment: 1 << 20, frame_max: 1 << 16 }, segments));
         assert!(room.try_promise(1_000 * ROOM));

@@ -13,7 +13,7 @@ impl SimDisk {
     ///
     /// As any write: when the power is gone, or there is no room.
     pub fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let file = self.create(path)?;
+        let file = self.create(path, None)?;
         file.write_at(0, bytes)?;
         file.sync()
     }

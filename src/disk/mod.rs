@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::sync::Arc;
 
@@ -31,6 +31,13 @@ pub(crate) enum Kind {
 
 /// The files of a directory tree.
 pub(crate) trait Disk: Send + Sync + Debug {
+    /// The one name of the file that `path` leads to: absolute, with every symbolic link followed. The file itself need not exist.
+    ///
+    /// # Errors
+    ///
+    /// When the path names no file, its directory doesn't exist, or the operating system refuses to look.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
+
     /// What `path` names.
     ///
     /// # Errors
@@ -47,10 +54,12 @@ pub(crate) trait Disk: Send + Sync + Debug {
 
     /// Makes an empty file, in place of an old one if there is one, and opens it as [`Disk::open`] does.
     ///
+    /// Where the system has permissions, the new file is for its owner alone, or for the users that the file `like` is for.
+    ///
     /// # Errors
     ///
     /// As for [`Disk::open`].
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    fn create(&self, path: &Path, like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Gives the file `from` the name `to`, which must not exist yet, and makes that durable.
     ///

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Disk, DiskFile, Kind};
 use crate::sync::Arc;
@@ -14,7 +14,28 @@ pub(crate) struct RealDisk;
 #[derive(Debug)]
 struct RealFile(File);
 
+/// Symbolic links that are followed from one name, at most: as many as Linux follows.
+const LINKS_MAX: usize = 40;
+
 impl Disk for RealDisk {
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            match fs::canonicalize(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                resolved => return resolved,
+            }
+            let Some(name) = path.file_name() else { return Err(io::ErrorKind::NotFound.into()) };
+            let directory = directory_of(&path);
+            match fs::read_link(&path) {
+                // A link to a file that doesn't exist yet.
+                Ok(target) => path = directory.join(target),
+                Err(_not_a_link) => return Ok(fs::canonicalize(directory)?.join(name)),
+            }
+        }
+        Err(io::Error::other("too many symbolic links"))
+    }
+
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         match fs::metadata(path) {
             Ok(found) if !found.is_file() => Ok(Kind::Other),
@@ -29,15 +50,18 @@ impl Disk for RealDisk {
         lock(OpenOptions::new().read(true).write(true).open(path)?)
     }
 
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, path: &Path, like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>> {
         loop {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            let file = open_or_create(path)?;
             let found = file.try_clone()?;
             let file = lock(file)?;
             // Only now: before the lock it might have been somebody else's.
             match name_of(path, &found)? {
                 Name::Only => {
                     file.set_len(0)?;
+                    if let Some(like) = like {
+                        share_like(&found, like)?;
+                    }
                     return Ok(file);
                 }
                 // Left by a kill in `publish`: the file has its name, only this one is to go.
@@ -58,6 +82,35 @@ impl Disk for RealDisk {
         fs::rename(from, to)?;
         sync_directory(to)
     }
+}
+
+#[cfg(unix)]
+fn open_or_create(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // Bodies are the service's business, and the file's secret makes tokens.
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+#[cfg(not(unix))]
+fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// Gives a file the owner and the permissions of another one, so that a tool run by somebody else does not lock the service out.
+#[cfg(unix)]
+fn share_like(file: &File, like: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    let (made, like) = (file.metadata()?, fs::metadata(like)?);
+    if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
+        // Only a privileged process may do this. Where it may not, the owner of the file can still read its own log.
+        drop(fchown(file, Some(like.uid()), Some(like.gid())));
+    }
+    file.set_permissions(like.permissions())
+}
+
+#[cfg(not(unix))]
+fn share_like(_file: &File, _like: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// What a path is to an open file.
@@ -95,14 +148,17 @@ fn lock(file: File) -> io::Result<Arc<dyn DiskFile>> {
     }
 }
 
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
 /// Makes the name of `path` durable.
 #[cfg(unix)]
 fn sync_directory(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    };
-    File::open(parent)?.sync_all()
+    File::open(directory_of(path))?.sync_all()
 }
 
 /// Directories can't be synced here; the file system's journal has to do.
@@ -183,6 +239,43 @@ mod tests {
         assert!(matches!(name_of(&path, &file), Ok(Name::Gone)));
         File::create(&path).unwrap();
         assert!(matches!(name_of(&path, &file), Ok(Name::Gone)), "the name is somebody else's");
+    }
+
+    #[test]
+    fn a_name_leads_to_one_file_whatever_links_are_on_the_way() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(dir.path()).unwrap().join("real.idem");
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        symlink("real.idem", &one).unwrap();
+        symlink(&one, &two).unwrap();
+        let round = dir.path().join("..").join(dir.path().file_name().unwrap()).join("two");
+        for exists in [false, true] {
+            for path in [&one, &two, &round, &real] {
+                assert_eq!(RealDisk.resolve(path).unwrap(), real, "{}, exists: {exists}", path.display());
+            }
+            File::create(&real).unwrap();
+        }
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        symlink(&here, &there).unwrap();
+        symlink(&there, &here).unwrap();
+        assert!(RealDisk.resolve(&here).is_err(), "a circle of links");
+        assert!(
+            RealDisk.resolve(Path::new("")).is_err() && RealDisk.resolve(&dir.path().join("no/x")).is_err()
+        );
+    }
+
+    #[test]
+    fn a_new_file_is_for_its_owner_alone_and_a_log_for_those_who_may_use_the_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (file, log) = (dir.path().join("f"), dir.path().join("f-wal"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        drop(RealDisk.create(&file, None).unwrap());
+        assert_eq!(mode(&file), 0o600);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o660)).unwrap();
+        drop(RealDisk.create(&log, Some(&file)).unwrap());
+        assert_eq!(mode(&log), 0o660);
     }
 
     #[test]

@@ -408,6 +408,12 @@ impl World {
 }
 
 impl Disk for SimDisk {
+    /// Names have no links here.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.0.lock().check_power()?;
+        Ok(path.to_owned())
+    }
+
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         let world = self.0.lock();
         world.check_power()?;
@@ -428,7 +434,7 @@ impl Disk for SimDisk {
         Ok(file)
     }
 
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, path: &Path, _like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.0.lock();
         world.operate_or_fail(Operation::Create, true)?;
         let id = world.files.next_id;
@@ -541,7 +547,7 @@ mod tests {
     use super::*;
 
     fn file(disk: &SimDisk) -> Arc<dyn DiskFile> {
-        disk.create(Path::new("f")).unwrap()
+        disk.create(Path::new("f"), None).unwrap()
     }
 
     #[test]

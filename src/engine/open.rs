@@ -34,6 +34,9 @@ use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 impl Core {
     /// Opens the file at `path`, or makes it.
     pub(super) fn open(path: &Path, options: Options, bells: Bells) -> Result<Self, OpenError> {
+        // By whatever name the file is opened, this is the one it goes by, and its log is beside it.
+        let path =
+            &options.disk.resolve(path).map_err(|error| OpenError::from_io(path, "looking for", error))?;
         let store = open_store(path, &options)?;
         let meta = store.meta();
         let secret = Secret(meta.secret);
@@ -162,9 +165,10 @@ impl Core {
         let purpose = format!("salt {} {}", store.meta().salt, store.meta().checkpointed_seq);
         let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
         let tail = publisher.take_tail();
+        let current = store.meta().salt;
         let kept = log.filter(|log| log.segment_bytes() == options.log_segment_bytes);
         let segments = kept.as_ref().map(Log::segments).transpose()?;
-        let kept = kept.zip(segments).filter(|(_, segments)| *segments >= wal::SEGMENTS_MIN);
+        let mut kept = kept.zip(segments).filter(|(_, segments)| *segments >= wal::SEGMENTS_MIN);
         let stamp = |meta: &mut Meta, segments: Option<u32>| {
             let mark = clock.mark();
             meta.high_water_ms = mark.high_water.as_millis();
@@ -172,12 +176,13 @@ impl Core {
             meta.checkpointed_seq = tail.seq;
             meta.fence_next = fence_limit;
             meta.salt = salt;
+            meta.opened_as = path.to_string_lossy().into_owned();
             meta.log_empty = segments.is_none();
             meta.log_buffered = options.commit_mode == CommitMode::Buffered;
             meta.log_segments = segments.unwrap_or(0);
         };
-        // The segments that the meta row is about to name may have been added right before a kill.
-        kept.as_ref().map(|(log, _)| log.sync()).transpose()?;
+        // This syncs it, too: the segments that the meta row is about to name may have been added right before a kill.
+        kept.as_mut().map(|(log, _)| log.add_opening(&id.sealer, current, salt)).transpose()?;
         let log_segments = kept.as_ref().map(|(_, segments)| *segments);
         let lift = |from, tombstone: &Record| index.lift(from, tombstone);
         let applied = store.apply(None, &tail.batch(0), clock.now(), |meta| stamp(meta, log_segments), lift);
@@ -185,7 +190,7 @@ impl Core {
         if let Some((log, _)) = kept {
             return Ok((log, salt));
         }
-        let log = Log::create(&*options.disk, &wal::path_of(path), id, options.log_segment_bytes)?;
+        let log = Log::create(&*options.disk, path, id, options.log_segment_bytes, salt)?;
         let segments = Some(log.segments()?);
         let nothing = Batch::default();
         store
@@ -237,6 +242,7 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         checkpointed_seq: 0,
         salt: 0,
         log_empty: true,
+        opened_as: String::new(),
         log_buffered: false,
         log_segments: 0,
         // Zero stands for "older than every claim".
@@ -254,14 +260,22 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
 fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Result<Option<Log>, OpenError> {
     let log_path = wal::path_of(path);
     let log = Log::open(&*options.disk, &log_path, id)?;
-    match &log {
-        None if !meta.log_empty => Err(OpenError::LogMissing(log_path)),
-        Some(log) if log.segments()? < meta.log_segments => {
-            let what = format!("{} segments were there, {} are", meta.log_segments, log.segments()?);
-            Err(Damage::new(log.path(), "its end", what).into())
+    let Some(log) = log else {
+        if meta.log_empty {
+            return Ok(None);
         }
-        _ => Ok(log),
+        return Err(OpenError::LogMissing { log: log_path, opened_as: meta.opened_as.as_str().into() });
+    };
+    if meta.log_empty {
+        // Nothing in it is needed, whichever opening left it.
+        return Ok(Some(log));
     }
+    log.check_opening(meta.salt, &meta.opened_as)?;
+    if log.segments()? < meta.log_segments {
+        let what = format!("{} segments were there, {} are", meta.log_segments, log.segments()?);
+        return Err(Damage::new(log.path(), "its end", what).into());
+    }
+    Ok(Some(log))
 }
 
 /// Fewer keys than that are loaded by the thread that opens: others are not worth their start.

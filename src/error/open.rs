@@ -41,11 +41,24 @@ pub enum OpenError {
     },
     /// The log that belongs to the file isn't there, and the file was not closed cleanly: completions that were
     /// acknowledged are in that log.
-    LogMissing(PathBuf),
+    LogMissing {
+        /// Where it should be.
+        log: PathBuf,
+        /// The name that the file was last opened by. Its log lay beside that: the same name with `-wal` behind.
+        opened_as: Box<str>,
+    },
     /// There is a log, but not the file that it belongs to.
     LogWithoutFile(PathBuf),
     /// The log belongs to another file.
     LogOfAnotherFile(PathBuf),
+    /// The log is that of an earlier opening of the file. Since then the file was opened by another name, or the log was put back
+    /// from a copy, and the file was not closed cleanly: completions that were acknowledged are in the log of the last opening.
+    LogOfEarlierOpening {
+        /// The log that was found.
+        log: PathBuf,
+        /// The name that the file was last opened by. Its log lay beside that: the same name with `-wal` behind.
+        opened_as: Box<str>,
+    },
     /// Bytes on disk are not what was written.
     Damaged(Damage),
     /// The operating system refused.
@@ -86,10 +99,11 @@ impl fmt::Display for OpenError {
                 "{} has format version {found}, this build reads from {supported} on; open it with the idemkv that wrote it",
                 file.display()
             ),
-            Self::LogMissing(path) => write!(
+            Self::LogMissing { log, opened_as } => write!(
                 f,
-                "the log {} is missing and the file was not closed cleanly, so results may be in it; put it back",
-                path.display()
+                "the log {} is missing and the file was not closed cleanly, so results may be in it; put it back \
+                 (the file was last opened as {opened_as})",
+                log.display()
             ),
             Self::LogWithoutFile(path) => write!(
                 f,
@@ -99,6 +113,12 @@ impl fmt::Display for OpenError {
             Self::LogOfAnotherFile(path) => {
                 write!(f, "the log {} belongs to another file; put the right one back", path.display())
             }
+            Self::LogOfEarlierOpening { log, opened_as } => write!(
+                f,
+                "the log {} is of an earlier opening; the file was last opened as {opened_as} and not closed cleanly: \
+                 open it by that name, or put the log {opened_as}-wal in the place of this one",
+                log.display()
+            ),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Io(failure) => {
                 write!(f, "{failure}; see that its directory is there, may be written and has room")
@@ -119,9 +139,10 @@ impl Error for OpenError {
             | Self::NotIdemkv(_)
             | Self::NewerVersion { .. }
             | Self::OlderVersion { .. }
-            | Self::LogMissing(_)
+            | Self::LogMissing { .. }
             | Self::LogWithoutFile(_)
-            | Self::LogOfAnotherFile(_) => None,
+            | Self::LogOfAnotherFile(_)
+            | Self::LogOfEarlierOpening { .. } => None,
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Meta {
     pub(crate) salt: u64,
     /// The log holds nothing that is needed: it was closed cleanly, or just checkpointed by an opening.
     pub(crate) log_empty: bool,
+    /// The name that the file was last opened by, as far as it is text; its log lies beside that.
+    pub(crate) opened_as: String,
     /// The log was last written without syncs: after a power cut it may have gaps.
     pub(crate) log_buffered: bool,
     /// Segments of the log when this was written; a shorter log has been cut off.
@@ -95,6 +97,7 @@ mod tests {
             checkpointed_seq: 4,
             salt: 5,
             log_empty: true,
+            opened_as: "f".to_owned(),
             log_buffered: false,
             log_segments: 6,
             fence_next: 7,
@@ -110,10 +113,10 @@ mod tests {
     #[test]
     fn golden_bytes_and_round_trip() {
         let row = meta().encode();
-        let fields = [&[1; 16][..], &[2; 32], &[3, 4, 5, 1, 0, 6, 7, 8, 9, 13, 10, 11, 23]].concat();
+        let fields = [&[1; 16][..], &[2; 32], &[3, 4, 5, 1, 1, b'f', 0, 6, 7, 8, 9, 13, 10, 11, 23]].concat();
         let (version, sealed) = row.split_at(4);
-        assert_eq!(version, [3, 0, 0, 0]);
-        assert_eq!(sealed, sealer().seal("meta", &[3], &fields));
+        assert_eq!(version, [4, 0, 0, 0]);
+        assert_eq!(sealed, sealer().seal("meta", &[4], &fields));
         assert_eq!(Meta::decode(Path::new("f"), &row).unwrap(), meta());
         let shown = format!("{:?}", meta());
         assert!(!shown.contains("secret") && !shown.contains("[2, 2"), "{shown}");
@@ -122,16 +125,16 @@ mod tests {
     #[test]
     fn another_version_and_every_flipped_bit_are_refused() {
         let mut newer = meta().encode();
-        newer[0] = 4;
+        newer[0] = 5;
         assert!(matches!(
             Meta::decode(Path::new("f"), &newer),
-            Err(OpenError::NewerVersion { found: 4, supported: 3, .. })
+            Err(OpenError::NewerVersion { found: 5, supported: 4, .. })
         ));
         let mut older = meta().encode();
         older[0] = 1;
         assert!(matches!(
             Meta::decode(Path::new("f"), &older),
-            Err(OpenError::OlderVersion { found: 1, supported: 3, .. })
+            Err(OpenError::OlderVersion { found: 1, supported: 4, .. })
         ));
         older[0] = 0;
         assert!(matches!(Meta::decode(Path::new("f"), &older), Err(OpenError::Damaged(_))));

@@ -145,7 +145,8 @@ impl Store {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push("-new");
         let temporary = PathBuf::from(temporary);
-        let file = disk.create(&temporary).map_err(|error| OpenError::from_io(path, "creating", error))?;
+        let file =
+            disk.create(&temporary, None).map_err(|error| OpenError::from_io(path, "creating", error))?;
         // The file is empty and ours, so any trouble here is the disk's.
         let written = guarded(|| {
             let database = redb::Builder::new().create_with_backend(Backend::new(&file, &Arc::default()))?;

@@ -27,6 +27,7 @@ fn meta() -> Meta {
         checkpointed_seq: 0,
         salt: 1,
         log_empty: true,
+        opened_as: "f".to_owned(),
         log_buffered: false,
         log_segments: 0,
         fence_next: 1,

@@ -1,7 +1,8 @@
 //! The write-ahead log: a file of preallocated segments beside the store, appended to and synced once per group.
 //!
 //! The log knows frames, segments and room; what the entries mean is not its business. Its header (first
-//! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (8).
+//! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (8); then the [openings] it
+//! belongs to.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -11,8 +12,10 @@ use crate::codec::{self, CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, IoFailure, OpenError};
 use crate::sync::Arc;
+use openings::Openings;
 
 pub(crate) mod frame;
+mod openings;
 mod room;
 mod scan;
 mod writer;
@@ -51,23 +54,30 @@ pub(crate) struct Log {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     segment_bytes: u64,
+    /// As they were when the log was opened or made.
+    openings: Openings,
 }
 
 impl Log {
-    /// Makes a log of empty segments, in place of an old one whose content is no longer needed.
+    /// Makes a log of empty segments for the opening with this salt, in place of an old one whose content is no longer needed.
     pub(crate) fn create(
         disk: &dyn Disk,
-        path: &Path,
+        store: &Path,
         id: &Identity,
         segment_bytes: u64,
+        salt: u64,
     ) -> Result<Self, OpenError> {
+        let path = &path_of(store);
         let mut temporary = path.as_os_str().to_owned();
         temporary.push("-new");
         let temporary = PathBuf::from(temporary);
         let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
-        let file = disk.create(&temporary).map_err(failed("creating"))?;
-        let log = Self { file, path: path.to_owned(), segment_bytes };
-        log.file.write_at(0, &header(id, segment_bytes)).map_err(failed("writing"))?;
+        let file = disk.create(&temporary, Some(store)).map_err(failed("creating"))?;
+        let openings = Openings::first(salt);
+        let log = Self { file, path: path.to_owned(), segment_bytes, openings };
+        let mut header = header(id, segment_bytes);
+        openings.write(&mut header, &id.sealer);
+        log.file.write_at(0, &header).map_err(failed("writing"))?;
         for segment in 0..SEGMENTS_MIN {
             log.write_zeros(segment).map_err(failed("writing"))?;
         }
@@ -89,7 +99,23 @@ impl Log {
         let mut bytes = vec![0; usize::try_from(HEADER_BYTES).unwrap_or(0)];
         file.read_at(0, &mut bytes).map_err(failed("reading"))?;
         let segment_bytes = read_header(path, &bytes, id)?;
-        Ok(Some(Self { file, path: path.to_owned(), segment_bytes }))
+        let openings = Openings::read(&bytes, &id.sealer);
+        Ok(Some(Self { file, path: path.to_owned(), segment_bytes, openings }))
+    }
+
+    /// Checks that this is the log of the file's last opening, which had this salt; `opened_as` is the name it went by.
+    ///
+    /// # Errors
+    ///
+    /// When it is the log of an earlier opening, or damage hides which it is.
+    pub(crate) fn check_opening(&self, salt: u64, opened_as: &str) -> Result<(), OpenError> {
+        self.openings.check(&self.path, salt, opened_as)
+    }
+
+    /// Makes this the log of the next opening as well, durably.
+    pub(crate) fn add_opening(&mut self, sealer: &Sealer, current: u64, next: u64) -> Result<(), IoFailure> {
+        self.openings.add(&*self.file, &self.path, sealer, current, next)?;
+        self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))
     }
 
     /// Lets others open the log; nothing is written to it through this handle any more.
@@ -141,11 +167,6 @@ impl Log {
         }
         room.add_segment();
         Ok(())
-    }
-
-    /// Makes the file as it is durable.
-    pub(crate) fn sync(&self) -> Result<(), IoFailure> {
-        self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))
     }
 }
 

@@ -184,9 +184,10 @@ impl Specimen {
                 | OpenError::NewerVersion { .. }
                 | OpenError::OlderVersion { .. }
                 | OpenError::LogOfAnotherFile(_)
+                | OpenError::LogOfEarlierOpening { .. }
                 | OpenError::Io(_)
         );
-        let log_is_missing = !has_log && matches!(error, OpenError::LogMissing(_));
+        let log_is_missing = !has_log && matches!(error, OpenError::LogMissing { .. });
         assert!(is_of_damage || log_is_missing, "refused with {error:?}");
     }
 }

@@ -27,6 +27,7 @@ mod full;
 mod judge;
 mod kill;
 mod life;
+mod names;
 mod oracle;
 mod power;
 mod worker;
