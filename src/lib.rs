@@ -60,7 +60,6 @@ mod nudge;
 mod observer;
 mod policy;
 mod record;
-#[cfg(feature = "serde")]
 mod reply;
 mod retention;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]

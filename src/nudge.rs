@@ -1,7 +1,7 @@
 //! A bell for one thread: it is enough that one ring waits for it.
 
 use crate::clock::Deadline;
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, OnceLock};
 
 /// The button.
 #[derive(Debug)]
@@ -11,31 +11,46 @@ pub(crate) struct Nudge(Arc<Bell>);
 #[derive(Debug)]
 pub(crate) struct Nudges(Arc<Bell>);
 
-#[derive(Debug)]
 struct Bell {
     /// Leaf lock.
     state: Mutex<State>,
     changed: Condvar,
+    /// Starts the thread, where that waits for the first ring.
+    start: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Bell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bell").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
 struct State {
     rings: bool,
     buttons: usize,
+    /// A thread listens, or is about to.
+    has_thread: bool,
 }
 
 impl Nudge {
     pub(crate) fn pair() -> (Self, Nudges) {
-        let state = Mutex::new(State { rings: false, buttons: 1 });
-        let bell = Arc::new(Bell { state, changed: Condvar::new() });
+        let state = Mutex::new(State { rings: false, buttons: 1, has_thread: false });
+        let bell = Arc::new(Bell { state, changed: Condvar::new(), start: OnceLock::new() });
         (Self(Arc::clone(&bell)), Nudges(bell))
     }
 
-    /// Rings, unless a ring waits already.
+    /// Rings, unless a ring waits already. The first ring may start the thread.
     pub(crate) fn nudge(&self) {
-        let rang = std::mem::replace(&mut self.0.state.lock().rings, true);
+        let mut state = self.0.state.lock();
+        let rang = std::mem::replace(&mut state.rings, true);
+        let has_thread = state.has_thread;
+        drop(state);
         if !rang {
             self.0.changed.notify_all();
+        }
+        if !has_thread && let Some(start) = self.0.start.get() {
+            start();
         }
     }
 }
@@ -71,6 +86,25 @@ impl Nudges {
         }
         state.rings = false;
         true
+    }
+
+    /// Has `start` called at each ring, the ones before included, until a thread [listens](Self::take_up).
+    pub(crate) fn start_when_called(&self, start: impl Fn() + Send + Sync + 'static) {
+        let start = self.0.start.get_or_init(|| Box::new(start));
+        let rang = self.0.state.lock().rings;
+        if rang {
+            start();
+        }
+    }
+
+    /// Notes that a thread listens from now on; `false` where one does already.
+    pub(crate) fn take_up(&self) -> bool {
+        !std::mem::replace(&mut self.0.state.lock().has_thread, true)
+    }
+
+    /// Notes that no thread listens.
+    pub(crate) fn lay_down(&self) {
+        self.0.state.lock().has_thread = false;
     }
 
     /// Whether a ring waited.

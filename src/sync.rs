@@ -40,8 +40,27 @@ thread_local! {
     static OURS: Cell<bool> = const { Cell::new(false) };
 }
 
+#[cfg(test)]
+thread_local! {
+    /// The system has no more threads to give to the calling one.
+    static BARREN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something that can start no threads.
+#[cfg(test)]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+pub(crate) fn without_threads(body: impl FnOnce()) {
+    BARREN.set(true);
+    body();
+    BARREN.set(false);
+}
+
 /// Starts a named thread.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    #[cfg(test)]
+    if BARREN.with(Cell::get) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
     Builder::new().name(name.to_owned()).spawn(|| {
         OURS.with(|ours| ours.set(true));
         body();

@@ -111,13 +111,13 @@ fn a_batch_may_hold_every_kind_of_key() {
 }
 
 #[test]
-fn a_key_that_comes_twice_is_begun_twice() {
+fn a_key_that_comes_twice_is_granted_once_and_the_others_are_told_by_which() {
     let machine = Machine::default();
     let engine = machine.open();
     let results = engine.begin_many(&[("key", request()), ("key", request()), ("key", request())]);
     assert!(matches!(
         results.as_slice(),
-        [Ok(Begin::Fresh(_)), Ok(Begin::InFlight(_)), Ok(Begin::InFlight(_))]
+        [Ok(Begin::Fresh(_)), Err(BeginError::Twin { first: 0 }), Err(BeginError::Twin { first: 0 })]
     ));
     let Some(Ok(Begin::Fresh(claim))) = results.into_iter().next() else { unreachable!() };
     claim.complete("reply").unwrap();

@@ -1,6 +1,7 @@
 //! Many begins in one call.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::task::Poll;
 
@@ -27,7 +28,8 @@ impl Scope {
     /// Each result is what [`begin`](Self::begin) would have given, and one that is an error stops none of the others. Keys
     /// whose record is in memory are looked up together, 64 at a time, which overlaps what each lookup waits for: at a
     /// million keys and more, 32 together cost less than half of 32 single calls. All claims that are granted are durable
-    /// with one commit. A key that comes twice is begun twice: where the first of the two is granted, the second is in flight.
+    /// with one commit. Where two requests have the same key and the first is granted, the second is the error
+    /// [`BeginError::Twin`], which names the first: the result of the first answers both.
     ///
     /// # Errors
     ///
@@ -35,7 +37,7 @@ impl Scope {
     /// [`BeginError::BatchTooLong`].
     ///
     /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// let queue = engine.scope("messages");
@@ -43,17 +45,27 @@ impl Scope {
     /// # let Begin::Fresh(claim) = queue.begin("m-1", request("ship 7"))? else { panic!() };
     /// claim.complete("shipped")?;
     ///
-    /// let batch = [("m-1", request("ship 7")), ("m-2", request("ship 8")), ("", request("?"))];
-    /// let mut done = Vec::new();
-    /// for (result, (key, _)) in queue.begin_many(&batch).into_iter().zip(&batch) {
-    ///     match result {
-    ///         Ok(Begin::Done(record)) => assert_eq!((*key, record.body()), ("m-1", &b"shipped"[..])),
-    ///         Ok(Begin::Fresh(claim)) => done.push((claim, "shipped")),
-    ///         Ok(Begin::InFlight(_)) => unreachable!("nobody else is here"),
-    ///         Err(error) => assert_eq!((*key, error.is_retryable()), ("", false)),
+    /// // A consumer of messages; the broker delivered "m-2" twice.
+    /// let batch = [("m-1", "ship 7"), ("m-2", "ship 8"), ("m-2", "ship 8"), ("", "?")];
+    /// let requests = batch.map(|(key, body)| (key, request(body)));
+    /// let (mut run, mut acknowledge) = (Vec::new(), Vec::new());
+    /// for (at, answer) in queue.begin_many(&requests).into_iter().enumerate() {
+    ///     match answer {
+    ///         Ok(Begin::Fresh(claim)) => run.push((at, claim)),
+    ///         Ok(Begin::Done(_)) => acknowledge.push(at), // it ran before
+    ///         Ok(Begin::InFlight(_)) => {}                // another consumer has it: let the broker deliver it again
+    ///         Err(BeginError::Twin { first }) => assert_eq!((first, at), (1, 2)), // the broker delivers it again; by then it is done
+    ///         Err(error) if error.is_retryable() => {}    // the broker delivers it again
+    ///         Err(_) => acknowledge.push(at),             // no delivery can mend this: note it, and go on
     ///     }
     /// }
-    /// assert!(engine.complete_many(done).iter().all(Result::is_ok));
+    /// // The operations run here.
+    /// let (ran, claims): (Vec<_>, Vec<_>) = run.into_iter().map(|(at, claim)| (at, (claim, "shipped"))).unzip();
+    /// for (at, stored) in ran.into_iter().zip(engine.complete_many(claims)) {
+    ///     stored?;
+    ///     acknowledge.push(at);
+    /// }
+    /// assert_eq!(acknowledge, [0, 3, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use = "claims that are dropped leave their keys interrupted"]
@@ -218,6 +230,7 @@ impl Core {
             Poll::Pending
         })
         .await;
+        tell_twins(&mut results, &granting);
         // A thread leads while it waits.
         if !granting.is_empty() && caller != Caller::Thread {
             self.commit.call();
@@ -275,6 +288,19 @@ fn note(
         Ok(Begun::Answered(answer)) => *result = Some(Ok(answer)),
         Ok(Begun::Granting(claim)) => granting.push((at, claim)),
         Err(error) => *result = Some(Err(error)),
+    }
+}
+
+/// Tells requests whose key another request of the batch was granted: they must not wait for the caller's own claim.
+fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(usize, Granting)]) {
+    let mut granted = None;
+    for result in results {
+        let Some(Ok(Begin::InFlight(pending))) = result else { continue };
+        let granted: &HashMap<_, _> =
+            granted.get_or_insert_with(|| granting.iter().map(|(at, claim)| (claim.fence(), *at)).collect());
+        if let Some(first) = granted.get(&Some(pending.fence())) {
+            *result = Some(Err(BeginError::Twin { first: *first }));
+        }
     }
 }
 

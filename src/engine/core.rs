@@ -3,6 +3,8 @@
 use std::future::ready;
 
 use super::claim::{Begin, Claim, Terms};
+use super::closing::Closing;
+use super::crew::Crew;
 use super::detached::Detached;
 use super::follow::{Followed, follow};
 use super::granting::Granting;
@@ -56,6 +58,8 @@ pub(crate) struct Core {
     /// Claims that the opening found dead, until the observer is told.
     pub(super) recalled: Mutex<Vec<Arc<Attempt>>>,
     pub(super) closed: AtomicBool,
+    pub(super) closing: Closing,
+    pub(super) crew: Crew,
     /// A checkpoint failed: claims that are out can still be completed, no new ones are granted.
     pub(super) halted: OnceLock<Failure>,
     /// Who found the disk full. Leaf lock.

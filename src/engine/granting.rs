@@ -9,6 +9,7 @@ use crate::codec::Entry;
 use crate::commit::Ticket;
 use crate::error::CommitError;
 use crate::index::Slot;
+use crate::state::Fence;
 use crate::sync::Arc;
 use crate::wal::frame::entry_bytes_max;
 
@@ -64,6 +65,11 @@ impl Granting {
                 Err(error)
             }
         }
+    }
+
+    /// The claim's fence; `None` once the claim was taken back.
+    pub(super) fn fence(&self) -> Option<Fence> {
+        self.claim.as_ref().map(Claim::fence)
     }
 
     /// Waits until the grant is durable, where it has to be.

@@ -459,7 +459,8 @@ pub(super) fn work(core: &Core, nudges: &Nudges) {
         let lease = core.leases.next().map_or(Deadline::NEVER, |at| {
             Deadline::after(at.saturating_since(core.clock.now()) + CLOCK_TICK)
         });
-        let wake_up = tick.min(timer).min(lease);
+        let flush = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
+        let wake_up = tick.min(timer).min(lease).min(flush);
         if !nudges.wait(wake_up) || core.closed.load(Ordering::Acquire) {
             // Whoever waits for a deadline now looks for himself, and finds the engine closed.
             return;

@@ -1,6 +1,5 @@
 //! The engine: joins index, log, store and clock, and owns the background work.
 
-use std::io;
 use std::path::Path;
 
 use crate::Fingerprint;
@@ -10,16 +9,18 @@ use crate::caller::{Caller, block};
 use crate::error::{
     BeginError, CommitError, DeclareError, Failure, ForgetError, IoFailure, OpenError, ReadError,
 };
-use crate::nudge::{Nudge, Nudges};
+use crate::nudge::Nudge;
 use crate::policy::Policy;
 use crate::record::Record;
-use crate::sync::{Arc, JoinHandle, Mutex, Ordering, is_ours, spawn};
+use crate::sync::Arc;
 use crate::tombstone::Tombstone;
 
 mod batch;
 mod claim;
+mod closing;
 mod completion;
 mod core;
+mod crew;
 mod detached;
 mod ending;
 mod entries;
@@ -32,6 +33,7 @@ mod leases;
 mod maintain;
 mod open;
 mod options;
+mod own;
 mod pending;
 mod permit;
 mod policies;
@@ -46,6 +48,7 @@ mod transaction;
 mod waiting;
 
 use self::core::Core;
+use self::crew::Crew;
 use self::scope::ScopeInner;
 pub use claim::{Begin, Claim};
 pub use completion::Completion;
@@ -80,7 +83,6 @@ pub enum Status {
 #[derive(Debug)]
 pub(crate) struct Handle {
     core: Arc<Core>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the engine's threads are called by.
@@ -89,68 +91,13 @@ struct Bells {
     leader: Nudge,
     publisher: Nudge,
     reader: Nudge,
+    crew: Crew,
 }
 
 impl Handle {
     #[inline]
     pub(crate) fn core(&self) -> &Core {
         &self.core
-    }
-
-    /// Starts the engine's threads.
-    fn start(core: Arc<Core>, bodies: [(&str, Body, Nudges); 4]) -> io::Result<Self> {
-        // Dropped where a thread can't be started, this closes and joins the others.
-        let handle = Self { core, threads: Mutex::default() };
-        for (name, body, nudges) in bodies {
-            let core = Arc::clone(&handle.core);
-            let thread = spawn(name, move || body(&core, &nudges))?;
-            handle.threads.lock().push(thread);
-        }
-        Ok(handle)
-    }
-
-    /// Stops the threads and closes the file; the second call finds nothing left to do.
-    fn close(&self) -> Result<usize, Failure> {
-        if self.core.is_inside() || is_ours() {
-            // The transaction, or the engine's thread, that this is called from has to go on first.
-            let left = self.core.in_flight.load(Ordering::Relaxed);
-            self.close_elsewhere();
-            return Ok(left);
-        }
-        close(&self.core, std::mem::take(&mut *self.threads.lock()))
-    }
-}
-
-impl Handle {
-    /// Closes the file on a thread that may wait for all others.
-    fn close_elsewhere(&self) {
-        let (core, threads) = (Arc::clone(&self.core), std::mem::take(&mut *self.threads.lock()));
-        drop(spawn("idemkv-close", move || drop(close(&core, threads))));
-    }
-}
-
-/// What a thread of the engine does.
-type Body = fn(&Core, &Nudges);
-
-fn close(core: &Core, threads: Vec<JoinHandle<()>>) -> Result<usize, Failure> {
-    let closed = core.shut_down();
-    core.call_all();
-    let joined = threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
-    if joined > 0 {
-        return Err(Failure::Panicked);
-    }
-    closed
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is lost.
-        if is_ours() {
-            // The last handle went with a task that one of the engine's threads woke or dropped. That thread can't wait for itself.
-            self.close_elsewhere();
-        } else {
-            drop(self.close());
-        }
     }
 }
 
@@ -190,23 +137,13 @@ impl Engine {
     }
 
     fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
-        let workers = options.workers;
-        let ((worker, at_work), (leader, at_lead), (publisher, at_press), (reader, at_books)) =
-            (Nudge::pair(), Nudge::pair(), Nudge::pair(), Nudge::pair());
-        let core = Arc::new(Core::open(path, options, Bells { worker, leader, publisher, reader })?);
-        let handle = if workers {
-            let bodies: [(&str, Body, Nudges); 4] = [
-                ("idemkv-worker", maintain::work, at_work),
-                ("idemkv-commit", maintain::lead, at_lead),
-                ("idemkv-publish", maintain::publish, at_press),
-                ("idemkv-reads", maintain::read, at_books),
-            ];
-            Handle::start(core, bodies)
-                .map_err(|error| IoFailure::new(path, "starting the threads for", error))?
-        } else {
-            Handle { core, threads: Mutex::default() }
-        };
-        let handle = Arc::new(handle);
+        let core = Arc::new(Core::open(path, options, Crew::bells())?);
+        // Dropped where a thread can't be started, this closes the file.
+        let handle = Arc::new(Handle { core });
+        if handle.core.options.workers {
+            Core::start_threads(&handle.core)
+                .map_err(|error| IoFailure::new(path, "starting a thread for", error))?;
+        }
         handle.core.tell_of_interruptions();
         let default = Self::scope_of(&handle, b"");
         Ok(Self { handle, default })
@@ -413,20 +350,6 @@ impl Engine {
     /// When an earlier commit or checkpoint failed, or this one does.
     pub fn checkpoint(&self) -> Result<(), Failure> {
         self.handle.core().checkpoint_on_request()
-    }
-
-    /// Closes the file: no more claims are granted, what is queued is committed, the log is moved to the file.
-    ///
-    /// Other clones, scopes and claims may still be around; their calls fail with "closed" from now on. Claims that are out
-    /// can't be completed any more: their keys are interrupted when the file is opened again, and the number of them is
-    /// given here. To lose none, end them first.
-    ///
-    /// # Errors
-    ///
-    /// When an earlier commit failed, or the file can't be brought up to date. Nothing acknowledged is lost by that: the next
-    /// opening finds it in the log.
-    pub fn close(self) -> Result<Closed, Failure> {
-        self.handle.close().map(|claims_left| Closed { claims_left })
     }
 
     /// Does the work of the background that is due: checkpoints, room in the log, expiry. For engines opened with

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::thread;
 
 use super::Bells;
+use super::closing::Closing;
 use super::core::{Core, Counters};
 use super::detached::Detached;
 use super::leases::Leases;
@@ -125,6 +126,8 @@ impl Core {
             waiters: AtomicUsize::new(0),
             recalled: Mutex::new(recalled),
             closed: AtomicBool::new(false),
+            closing: Closing::default(),
+            crew: bells.crew,
             halted: OnceLock::new(),
             full: Mutex::default(),
             rota: Mutex::new(Rota::default()),

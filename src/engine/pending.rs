@@ -4,11 +4,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::Handle;
+use super::own::is_running;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
 use crate::error::BeginError;
 use crate::record::Record;
+use crate::state::Fence;
 use crate::sync::Arc;
 
 /// A handle on somebody else's claim.
@@ -53,7 +55,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// When a commit failed, or the engine is closed, while the claim was out.
+    /// When a commit failed, or the engine is closed, while the claim was out; when the calling operation itself holds the claim
+    /// ([`BeginError::OwnKey`]).
     pub fn wait(&self) -> Result<Waited, BeginError> {
         self.wait_until(Deadline::NEVER)
     }
@@ -117,6 +120,7 @@ impl Pending {
 
     pub(super) async fn wait_until_async(&self, deadline: Deadline) -> Result<Waited, BeginError> {
         let core = self.handle.core();
+        self.check_not_own()?;
         let _waiter = core.waiter()?;
         match core.timers.timeout(deadline, self.attempt.ended()).await {
             None => Ok(Waited::TimedOut),
@@ -124,7 +128,18 @@ impl Pending {
         }
     }
 
+    /// An operation that waits for its own claim would wait for ever.
+    fn check_not_own(&self) -> Result<(), BeginError> {
+        if is_running(&self.attempt) { Err(BeginError::OwnKey) } else { Ok(()) }
+    }
+
+    /// The fence of the other claim.
+    pub(super) fn fence(&self) -> Fence {
+        self.attempt.fence
+    }
+
     pub(super) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
+        self.check_not_own()?;
         let _waiter = self.handle.core().waiter()?;
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
     }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::claim::{Begin, Claim};
 use super::ending::Given;
+use super::own::{self, Marked};
 use super::scope::Scope;
 use crate::Fingerprint;
 use crate::caller::{Caller, block};
@@ -16,6 +17,7 @@ use crate::fault::{Fault, ReplayError, RunError, StoreError};
 use crate::json::{self, JsonError};
 use crate::record::{Outcome, Record};
 use crate::reply::{self, Replier};
+use crate::sync::Arc;
 
 /// What comes of running an operation: its result, new or stored.
 type Ran<T, E> = Result<Result<T, E>, RunError<T, E>>;
@@ -31,6 +33,7 @@ impl Scope {
     ///
     /// It waits for as long as the other takes; see [`run_within`](Self::run_within). Where the other did nothing, or was
     /// interrupted, this call runs the operation. A panic in the operation leaves the key interrupted and goes on.
+    /// An operation that runs its own key again would wait for itself: that is refused with [`BeginError::OwnKey`](crate::BeginError::OwnKey).
     ///
     /// The operation can look whether an [earlier attempt was interrupted](Claim::interrupted), note how far it came with
     /// [`Claim::checkpoint`], and give every step a key with [`Claim::step_key`].
@@ -224,7 +227,9 @@ impl Scope {
     {
         match self.begin_until(deadline, key, fingerprint)? {
             Begin::Fresh(mut claim) => {
+                let running = own::Running::enter(claim.of());
                 let given = op(&mut claim);
+                drop(running);
                 block(end(Caller::Thread, claim, given))
             }
             Begin::InFlight(pending) => Err(RunError::InFlight(pending)),
@@ -276,7 +281,11 @@ where
 {
     // Dropped from the last to the first, so that here too the replier goes after the claim.
     let Job { replier, op, mut claim } = job;
-    let given = op(&mut claim).await;
+    let attempt = Arc::clone(claim.of());
+    let running = own::Running::enter(&attempt);
+    let operation = op(&mut claim);
+    drop(running);
+    let given = Marked { attempt, operation }.await;
     replier.send(end(Caller::Task, claim, given).await);
 }
 

@@ -17,6 +17,14 @@ pub enum BeginError {
     KeyReused,
     /// The last attempt ended without an outcome, and the scope's policy lets no other run by itself.
     Unresolved(AttemptInfo),
+    /// The calling operation itself holds the claim that it would wait for: it was called by [`Scope::run`](crate::Scope::run) with this
+    /// very key.
+    OwnKey,
+    /// Another request of the same batch has this key, and was granted the claim: the result of that one answers this one too.
+    Twin {
+        /// The position of that request in the batch; nearly always it came first.
+        first: usize,
+    },
     /// The batch has too many requests; none of them was looked at.
     BatchTooLong {
         /// Requests in it.
@@ -59,6 +67,13 @@ impl fmt::Display for BeginError {
                 "attempt {} ended without an outcome, so its effect may have happened; find out, then say so with `resolve`",
                 attempt.attempt()
             ),
+            Self::OwnKey => f.write_str(
+                "the operation would wait for its own claim, and so for ever; use what it has, or another key for a part of it",
+            ),
+            Self::Twin { first } => write!(
+                f,
+                "request {first} of the batch has the same key and was granted the claim; answer this one with that one's result"
+            ),
             Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
             Self::Expired(tombstone) => write!(
                 f,
@@ -80,6 +95,8 @@ impl Error for BeginError {
             Self::Key(error) => Some(error),
             Self::KeyReused
             | Self::Unresolved(_)
+            | Self::OwnKey
+            | Self::Twin { .. }
             | Self::Expired(_)
             | Self::BatchTooLong { .. }
             | Self::Closed => None,

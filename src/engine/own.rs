@@ -1,0 +1,54 @@
+//! Which claims the calling thread is running the operation of, so that an operation never waits for itself.
+
+use std::cell::RefCell;
+#[cfg(feature = "serde")]
+use std::pin::Pin;
+#[cfg(feature = "serde")]
+use std::task::{Context, Poll};
+
+use crate::attempt::Attempt;
+use crate::sync::{Arc, thread_local};
+
+thread_local! {
+    static RUNNING: RefCell<Vec<*const Attempt>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks the thread as running the operation of a claim, for as long as it lives.
+pub(super) struct Running(());
+
+impl Running {
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "for `Scope::run`"))]
+    pub(super) fn enter(attempt: &Arc<Attempt>) -> Self {
+        RUNNING.with(|running| running.borrow_mut().push(Arc::as_ptr(attempt)));
+        Self(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.with(|running| running.borrow_mut().pop());
+    }
+}
+
+/// Whether the calling thread runs the operation of this very claim, and would wait for itself if it waited for the claim's end.
+pub(super) fn is_running(attempt: &Arc<Attempt>) -> bool {
+    // A thread that is ending runs nothing.
+    RUNNING.try_with(|running| running.borrow().contains(&Arc::as_ptr(attempt))).unwrap_or(false)
+}
+
+/// The operation of a task: the thread that polls it is marked meanwhile.
+#[cfg(feature = "serde")]
+pub(super) struct Marked<F> {
+    pub(super) attempt: Arc<Attempt>,
+    pub(super) operation: F,
+}
+
+#[cfg(feature = "serde")]
+impl<F: Future + Unpin> Future for Marked<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let _running = Running::enter(&self.attempt);
+        Pin::new(&mut self.operation).poll(context)
+    }
+}

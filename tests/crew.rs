@@ -1,0 +1,70 @@
+//! Which threads an engine has. A process of its own: it counts the threads of all engines.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+
+use common::{default_scope, fresh, request};
+use futures_executor::block_on;
+use idemkv::{Begin, Engine, Status};
+
+/// The names of all threads of engines in this process.
+fn threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    // A thread that ends meanwhile has no name.
+    let names = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    let mut ours: Vec<_> =
+        names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with("idemkv-")).collect();
+    ours.sort();
+    ours
+}
+
+/// Waits until the engines' threads have these names: a thread's name is set by itself.
+#[track_caller]
+fn assert_threads(expected: &[&str]) {
+    for _ in 0..10_000 {
+        if threads() == expected {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(threads(), expected);
+}
+
+/// One test, for there is one process.
+#[test]
+fn an_idle_engine_has_one_thread_and_others_come_with_use() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = |name: &str| Engine::options().cache_bytes(0).open(scratch.path().join(name)).unwrap();
+    let engine = open("x.idem");
+    let scope = default_scope(&engine);
+    assert_threads(&["idemkv-worker"]);
+    // Threads that call do all the work themselves.
+    fresh(&scope, "key").complete("reply").unwrap();
+    assert!(engine.forget("key").unwrap());
+    fresh(&scope, "key").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
+    assert_threads(&["idemkv-worker"]);
+    // A task has others commit for it, and read.
+    let Ok(Begin::Fresh(claim)) = block_on(engine.begin_async("other", request())) else {
+        panic!("it is new")
+    };
+    block_on(claim.complete_async("reply")).unwrap();
+    assert_threads(&["idemkv-commit", "idemkv-worker"]);
+    assert!(matches!(block_on(engine.get_async("key")), Ok(Status::Done(_))));
+    assert_threads(&["idemkv-commit", "idemkv-reads", "idemkv-worker"]);
+    // Ten more that nobody uses have a thread each.
+    let idle: Vec<_> = (0..10).map(|n| open(&format!("{n}.idem"))).collect();
+    assert_threads(
+        &[&["idemkv-commit", "idemkv-reads"], [&"idemkv-worker"; 11].map(|name| *name).as_slice()].concat(),
+    );
+    drop(idle);
+    // Closing starts none, and leaves none.
+    drop(scope);
+    block_on(engine.close_async()).unwrap();
+    assert_threads(&[]);
+}
