@@ -575,7 +575,14 @@ impl<P: Publish> Commit<P> {
         ops
     }
 
-    /// Stops all commits for good. Only who publishes comes here.
+    /// Stops all commits for good, for a reason that no commit met. What is being published now may still be acknowledged; what is being
+    /// written or queued is not.
+    pub(crate) fn stop(&self, failure: &Failure) {
+        self.fail(failure);
+        self.fail_queued();
+    }
+
+    /// Stops all commits for good. Only the publishing thread comes here, and [`stop`](Self::stop).
     fn fail(&self, failure: &Failure) {
         if self.failure.set(failure.clone()).is_ok() {
             self.publisher.failed(failure);

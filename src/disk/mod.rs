@@ -120,4 +120,8 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     ///
     /// As the operating system says.
     fn unlock(&self) -> io::Result<()>;
+
+    /// Whether `path` certainly doesn't lead to this file any more: nothing is there, or another file is. `false` where the system
+    /// can't tell.
+    fn is_gone_from(&self, path: &Path) -> bool;
 }

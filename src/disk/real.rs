@@ -220,6 +220,28 @@ impl DiskFile for RealFile {
     fn unlock(&self) -> io::Result<()> {
         self.0.unlock()
     }
+
+    /// Only a definite answer counts. A relative path says nothing: the working directory may be another one by now.
+    #[cfg(unix)]
+    fn is_gone_from(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        if path.is_relative() {
+            return false;
+        }
+        match (self.0.metadata(), fs::metadata(path)) {
+            (Ok(file), Ok(named)) => (named.dev(), named.ino()) != (file.dev(), file.ino()),
+            (_, Err(error)) => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+            (Err(_), Ok(_)) => false,
+        }
+    }
+
+    /// The standard library doesn't tell files apart here.
+    #[cfg(not(unix))]
+    fn is_gone_from(&self, _path: &Path) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +298,27 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o660)).unwrap();
         drop(RealDisk.create(&log, Some(&file)).unwrap());
         assert_eq!(mode(&log), 0o660);
+    }
+
+    #[test]
+    fn a_file_is_gone_from_a_path_only_where_that_is_certain() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inner, path) = (dir.path().join("d"), dir.path().join("d").join("f"));
+        fs::create_dir(&inner).unwrap();
+        let file = RealFile(File::create(&path).unwrap());
+        assert!(!file.is_gone_from(&path));
+        fs::copy(&path, inner.join("copy")).unwrap();
+        fs::rename(&path, inner.join("g")).unwrap();
+        assert!(file.is_gone_from(&path), "renamed");
+        fs::rename(inner.join("copy"), &path).unwrap();
+        assert!(file.is_gone_from(&path), "a copy has its name");
+        fs::rename(inner.join("g"), &path).unwrap();
+        assert!(!file.is_gone_from(&path), "it is back");
+        fs::rename(&inner, dir.path().join("e")).unwrap();
+        assert!(file.is_gone_from(&path), "its directory has another name");
+        File::create(&inner).unwrap();
+        assert!(file.is_gone_from(&path), "a file has the name of its directory");
+        assert!(!file.is_gone_from(Path::new("no such file")), "a relative path says nothing");
     }
 
     #[test]

@@ -267,10 +267,18 @@ impl SimDisk {
         contents.map(|contents| contents.seen.to_vec())
     }
 
-    /// Removes a file; whether there was one.
+    /// Removes a file; whether there was one. A process that has it open goes on with a file without a name.
     #[must_use]
     pub fn remove(&self, path: &Path) -> bool {
         self.0.lock().files.names.remove(path).is_some()
+    }
+
+    /// Gives a file another name, in place of a file that had it; whether there was one. A process that has it open keeps it.
+    #[must_use]
+    pub fn rename(&self, from: &Path, to: &Path) -> bool {
+        let mut world = self.0.lock();
+        let moved = world.files.names.remove(from).map(|id| world.files.names.insert(to.to_owned(), id));
+        moved.is_some()
     }
 
     /// An independent disk with the same files, as they would be found after `kind` of crash now.
@@ -539,6 +547,11 @@ impl DiskFile for SimFile {
     fn unlock(&self) -> io::Result<()> {
         self.world.lock().locks.remove(&self.id);
         Ok(())
+    }
+
+    fn is_gone_from(&self, path: &Path) -> bool {
+        let world = self.world.lock();
+        !world.crashed && world.files.names.get(path) != Some(&self.id)
     }
 }
 

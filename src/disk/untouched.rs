@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 
 use super::DiskFile;
 use crate::sync::{Arc, UnseenMutex};
@@ -100,6 +101,10 @@ impl DiskFile for Untouched {
 
     fn unlock(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn is_gone_from(&self, path: &Path) -> bool {
+        self.file.is_gone_from(path)
     }
 }
 

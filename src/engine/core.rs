@@ -62,6 +62,8 @@ pub(crate) struct Core {
     pub(super) crew: Crew,
     /// A checkpoint failed: claims that are out can still be completed, no new ones are granted.
     pub(super) halted: OnceLock<Failure>,
+    /// When to look next whether the files are where they were opened, in ms.
+    pub(super) look_at_ms: AtomicU64,
     /// Who found the disk full. Leaf lock.
     pub(super) full: Mutex<Full>,
     /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped

@@ -28,6 +28,9 @@ const RECLAIM_MAX: u64 = 4 << 20;
 /// Interrupted claims that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
 
+/// How often the worker looks whether the files are still where they were opened.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// The engine's clock is late by this much at most.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
@@ -70,6 +73,7 @@ impl Core {
     fn do_what_is_due(&self) -> Stepped {
         let now = self.clock.now();
         let mut stepped = Stepped::default();
+        self.look_for_files(now);
         // Whoever is woken runs code of his own, so all that wakes comes without the rota.
         self.timers.fire();
         if !self.options.workers {
@@ -85,6 +89,31 @@ impl Core {
         stepped.checkpointed = self.keep_house(now);
         self.commit.drain();
         stepped
+    }
+
+    /// Stops the engine where one of its files was taken away. Looks once a second; a stepped engine does at every step.
+    fn look_for_files(&self, now: Timestamp) {
+        let due = Timestamp::from_millis(self.look_at_ms.load(Ordering::Relaxed));
+        if self.options.workers && now < due || self.commit.failure().is_some() {
+            return;
+        }
+        let next = now.saturating_add(LOOK_EVERY);
+        self.look_at_ms.store(next.as_millis(), Ordering::Relaxed);
+        // Once closed, the files are no longer this engine's business.
+        if let Some(failure) = self.taken_away()
+            && !self.is_closed()
+        {
+            drop(self.halted.set(failure.clone()));
+            self.commit.stop(&failure);
+        }
+    }
+
+    /// The failure that stands for a file whose path leads elsewhere by now, if there is one.
+    fn taken_away(&self) -> Option<Failure> {
+        if self.store.is_taken_away() {
+            return Some(Failure::TakenAway(self.store.path().to_owned()));
+        }
+        self.log.is_taken_away().then(|| Failure::TakenAway(self.log.path().to_owned()))
     }
 
     fn is_time_to_sweep(&self, now: Timestamp) -> bool {
@@ -408,7 +437,8 @@ impl Core {
         }
         let flushed = match self.commit.failure().or(self.halted.get()) {
             Some(failure) => Err(failure.clone()),
-            None => self.last_checkpoint(),
+            // Even where a file was taken away: then that one is whole.
+            None => self.last_checkpoint().and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
         // The log first: whoever opens the store next will want it.
         let unlocked = self.log.unlock().map_err(Failure::Io);

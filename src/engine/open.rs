@@ -129,6 +129,7 @@ impl Core {
             closing: Closing::default(),
             crew: bells.crew,
             halted: OnceLock::new(),
+            look_at_ms: AtomicU64::new(0),
             full: Mutex::default(),
             rota: Mutex::new(Rota::default()),
             worker: bells.worker,
@@ -413,6 +414,8 @@ fn to_open_error(error: StoreError) -> OpenError {
     match error {
         StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
         StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
-        StoreError::Failed(Failure::Panicked) => unreachable!("the store turns panics into damage"),
+        StoreError::Failed(Failure::Panicked | Failure::TakenAway(_)) => {
+            unreachable!("the store turns panics into damage, and looks at no path")
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 
 use super::{Damage, IoFailure};
 
@@ -16,15 +17,27 @@ pub enum Failure {
     Damaged(Damage),
     /// A thread panicked while it committed for its group.
     Panicked,
+    /// The file or its log was deleted, renamed or replaced while it was open: its path no longer leads to what this engine writes to.
+    /// Results that were acknowledged within the last two seconds may only be in the file that was taken away.
+    TakenAway(PathBuf),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::TakenAway(path) = self {
+            let path = path.display();
+            return write!(
+                f,
+                "the engine stopped because {path} was deleted, renamed or replaced while it was open: put the file and its log \
+                 back where they were, and open it again"
+            );
+        }
         f.write_str("the engine stopped after a failed commit, open the file again to go on: ")?;
         match self {
             Self::Io(failure) => failure.fmt(f),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Panicked => f.write_str("a thread panicked while it committed"),
+            Self::TakenAway(_) => Ok(()),
         }
     }
 }
@@ -34,7 +47,7 @@ impl Error for Failure {
         match self {
             Self::Io(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
-            Self::Panicked => None,
+            Self::Panicked | Self::TakenAway(_) => None,
         }
     }
 }

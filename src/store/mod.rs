@@ -205,6 +205,11 @@ impl Store {
         &self.path
     }
 
+    /// Whether the file's path certainly doesn't lead to this file any more.
+    pub(crate) fn is_taken_away(&self) -> bool {
+        self.access.file().is_gone_from(&self.path)
+    }
+
     pub(crate) fn sealer(&self) -> &Sealer {
         &self.sealer
     }

@@ -127,6 +127,11 @@ impl Log {
         &self.path
     }
 
+    /// Whether the log's path certainly doesn't lead to this file any more.
+    pub(crate) fn is_taken_away(&self) -> bool {
+        self.file.is_gone_from(&self.path)
+    }
+
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.segment_bytes
     }
