@@ -101,6 +101,21 @@ pub(crate) enum Ended {
     Closed,
 }
 
+/// That a claim was handed over as a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HandOver {
+    /// Until when the claim is good although no process holds it.
+    pub(crate) until: Timestamp,
+    /// The salt of the opening in which it was done: a token of another line of openings, as after a restored backup, does not count.
+    pub(crate) opening: u64,
+}
+
+impl HandOver {
+    pub(crate) fn from_row((until_ms, opening): (u64, u64)) -> Self {
+        Self { until: Timestamp::from_millis(until_ms), opening }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) digest: Digest,
@@ -127,6 +142,8 @@ pub(crate) struct Attempt {
     /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` where it was never handed over. Durable, and kept
     /// when somebody takes the claim up: should he be killed, it stands again until then.
     detached_until_ms: AtomicU64,
+    /// The opening in which it was handed over last.
+    detached_in: AtomicU64,
     /// Leaf lock.
     checkpoint: Mutex<Option<Checkpoint>>,
     /// Set once. Leaf lock: nothing else is locked under it.
@@ -202,6 +219,7 @@ impl Attempt {
             returned: AtomicBool::new(false),
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
             detached_until_ms: AtomicU64::new(NO_TOKEN),
+            detached_in: AtomicU64::new(0),
             checkpoint: Mutex::new(parts.checkpoint),
             ended: Mutex::new(None),
             woken: Condvar::new(),
@@ -230,8 +248,8 @@ impl Attempt {
             earlier,
             checkpoint: row.checkpoint.map(|bytes| Checkpoint::new(bytes, budget)),
         });
-        if let Some(until) = row.detached_until_ms {
-            attempt.detach(Timestamp::from_millis(until));
+        if let Some(row) = row.detached {
+            attempt.detach(HandOver::from_row(row));
         }
         attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
         attempt.returned.store(row.returned, Ordering::Release);
@@ -259,7 +277,7 @@ impl Attempt {
             returned: self.returned.load(Ordering::Acquire),
             lease_ms: self.lease.map(millis),
             stays: self.stays,
-            detached_until_ms: self.detached_until().map(Timestamp::as_millis),
+            detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
             checkpoint: None,
         }
     }
@@ -299,18 +317,28 @@ impl Attempt {
         }
     }
 
-    /// Notes that no process holds the claim, and that it is good until then all the same.
-    pub(crate) fn detach(&self, until: Timestamp) {
-        self.lease_until_ms.store(until.as_millis(), Ordering::Release);
-        self.detached_until_ms.store(until.as_millis(), Ordering::Release);
+    /// Notes that no process holds the claim, and that it is good all the same.
+    pub(crate) fn detach(&self, hand_over: HandOver) {
+        let until = hand_over.until.as_millis();
+        self.lease_until_ms.store(until, Ordering::Release);
+        self.detached_in.store(hand_over.opening, Ordering::Release);
+        self.detached_until_ms.store(until, Ordering::Release);
     }
 
-    /// Until when the claim stands for whoever opens the file, if it was handed over as a token.
-    pub(crate) fn detached_until(&self) -> Option<Timestamp> {
+    /// How the claim was handed over as a token last, if it was.
+    pub(crate) fn detached(&self) -> Option<HandOver> {
         match self.detached_until_ms.load(Ordering::Acquire) {
             NO_TOKEN => None,
-            until => Some(Timestamp::from_millis(until)),
+            until => Some(HandOver {
+                until: Timestamp::from_millis(until),
+                opening: self.detached_in.load(Ordering::Acquire),
+            }),
         }
+    }
+
+    /// Until when the claim stands though the file is opened anew, if it was handed over as a token.
+    pub(crate) fn detached_until(&self) -> Option<Timestamp> {
+        self.detached().map(|hand_over| hand_over.until)
     }
 
     /// The last checkpoint, of this attempt or of one before it.

@@ -86,8 +86,8 @@ pub(crate) struct IntentRow<'a> {
     pub(crate) lease_ms: Option<u64>,
     /// Interrupted, it stays so until somebody resolves it.
     pub(crate) stays: bool,
-    /// Until when the claim is good although no process holds it: it was handed over as a token.
-    pub(crate) detached_until_ms: Option<u64>,
+    /// The claim was handed over as a token: until when it is good although no process holds it, and the opening in which that was done.
+    pub(crate) detached: Option<(u64, u64)>,
     /// The last checkpoint, in the store. In the log it has entries of its own.
     pub(crate) checkpoint: Option<&'a [u8]>,
 }
@@ -107,6 +107,8 @@ pub(crate) struct DetachedRow {
     pub(crate) fence: u64,
     /// Until when it is good.
     pub(crate) until_ms: u64,
+    /// The salt of the opening in which it was handed over.
+    pub(crate) opening: u64,
 }
 
 /// A claim, as a token names it.
@@ -115,6 +117,8 @@ pub(crate) struct TokenRow<'a> {
     pub(crate) file_id: [u8; 16],
     pub(crate) digest: u128,
     pub(crate) fence: u64,
+    /// The salt of the opening in which the claim was handed over.
+    pub(crate) opening: u64,
     pub(crate) scope: &'a [u8],
 }
 
@@ -382,7 +386,7 @@ mod tests {
             returned: false,
             lease_ms: Some(8),
             stays: true,
-            detached_until_ms: None,
+            detached: None,
             checkpoint: None,
         })
     }
@@ -446,8 +450,8 @@ mod tests {
         assert_eq!(hex(&Entry::Mark), "03");
         let checkpoint = Entry::Checkpoint(CheckpointRow { digest: 1, fence: 2, bytes: b"hi" });
         assert_eq!(hex(&checkpoint), "040102026869");
-        let detached = Entry::Detached(DetachedRow { digest: 1, fence: 2, until_ms: 3 });
-        assert_eq!(hex(&detached), "05010203");
+        let detached = Entry::Detached(DetachedRow { digest: 1, fence: 2, until_ms: 3, opening: 4 });
+        assert_eq!(hex(&detached), "0501020304");
         let declared = Entry::Declared(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
         assert_eq!(hex(&declared), "060173fc005c260500000000010000");
     }
@@ -490,7 +494,7 @@ mod tests {
             returned: true,
             lease_ms: Some(u64::MAX),
             stays: true,
-            detached_until_ms: Some(u64::MAX),
+            detached: Some((u64::MAX, u64::MAX)),
             checkpoint: Some(&[b'x'; NAME_MAX]),
         };
         let completion = CompletionRow {

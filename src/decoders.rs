@@ -139,7 +139,9 @@ impl Decoder {
             Self::ClaimRow => encoded(&IntentRow { checkpoint: Some(b"note"), ..intent() }),
             Self::ScopeRow => encoded(&scope()),
             Self::ForgottenRow => encoded(&(1_u64, 2_u64)),
-            Self::Token => encoded(&TokenRow { file_id: [1; 16], digest: 2, fence: 3, scope: b"jobs" }),
+            Self::Token => {
+                encoded(&TokenRow { file_id: [1; 16], digest: 2, fence: 3, opening: 4, scope: b"jobs" })
+            }
             #[cfg(feature = "serde")]
             Self::Json => br#"{"Ok":[[1.5,[-2]],[null,[]]]}"#.to_vec(),
         }
@@ -178,7 +180,7 @@ fn check_claim(row: &IntentRow<'_>) -> bool {
     let expected = IntentRow {
         remembered_ms: row.remembered_ms.max(row.ttl_ms),
         interrupted_ms: row.interrupted_ms.filter(|at| *at != u64::MAX),
-        detached_until_ms: row.detached_until_ms.filter(|until| *until != 0),
+        detached: row.detached.filter(|(until, _)| *until != 0),
         ..row.clone()
     };
     assert_eq!(IntentRow { checkpoint: checkpoint.as_deref(), ..attempt.row() }, expected);
@@ -318,7 +320,7 @@ fn intent() -> IntentRow<'static> {
         returned: true,
         lease_ms: Some(8),
         stays: true,
-        detached_until_ms: Some(1_008),
+        detached: Some((1_008, 9)),
         checkpoint: None,
     }
 }
@@ -375,7 +377,7 @@ fn entries() -> [Entry<'static>; 7] {
         Entry::Vacated(VacatedRow { digest: 1, fence: 3, forgotten_until_ms: Some(4) }),
         Entry::Mark,
         Entry::Checkpoint(CheckpointRow { digest: 1, fence: 3, bytes: b"note" }),
-        Entry::Detached(DetachedRow { digest: 1, fence: 3, until_ms: 4 }),
+        Entry::Detached(DetachedRow { digest: 1, fence: 3, until_ms: 4, opening: 5 }),
         Entry::Declared(scope()),
     ]
 }

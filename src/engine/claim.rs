@@ -8,7 +8,7 @@ use super::pending::Pending;
 use super::permit::Permit;
 use super::publisher::Op;
 use super::token::ClaimToken;
-use crate::attempt::{Attempt, AttemptInfo, Checkpoint, Ended};
+use crate::attempt::{Attempt, AttemptInfo, Checkpoint, Ended, HandOver};
 use crate::caller::{Caller, block};
 use crate::codec::{CheckpointRow, DetachedRow, Entry};
 use crate::commit::Ticket;
@@ -307,9 +307,15 @@ impl Claim {
         // The lease starts here, and not after the wait for room.
         let until = core.clock.now().saturating_add(lease);
         let (digest, fence) = (attempt.digest, attempt.fence);
-        let row = DetachedRow { digest: digest.as_u128(), fence: fence.get(), until_ms: until.as_millis() };
+        let hand_over = HandOver { until, opening: core.opening };
+        let row = DetachedRow {
+            digest: digest.as_u128(),
+            fence: fence.get(),
+            until_ms: until.as_millis(),
+            opening: core.opening,
+        };
         let entry = Entry::Detached(row).encoded();
-        match self.note(caller, &entry, |attempt, _now| attempt.detach(until)).await {
+        match self.note(caller, &entry, |attempt, _now| attempt.detach(hand_over)).await {
             Ok(mut ticket) => {
                 // Nobody holds the claim from here on.
                 self.is_over = true;

@@ -6,6 +6,7 @@ use super::claim::{Begin, Claim, Terms};
 use super::closing::Closing;
 use super::crew::Crew;
 use super::detached::Detached;
+use super::fences::Fences;
 use super::follow::{Followed, follow};
 use super::granting::Granting;
 use super::leases::Leases;
@@ -47,10 +48,9 @@ pub(crate) struct Core {
     pub(super) room: Arc<Room>,
     pub(super) log: Arc<Log>,
     pub(super) store: Store,
-    /// The next fence to grant; always below `fence_limit`.
-    pub(super) fence_next: AtomicU64,
-    /// What the file says of fences: none at or above this was ever granted.
-    pub(super) fence_limit: AtomicU64,
+    pub(super) fences: Fences,
+    /// The salt of this opening: tokens that are made in it say so.
+    pub(super) opening: u64,
     /// Claims that are out.
     pub(super) in_flight: AtomicUsize,
     /// Calls that wait for claims of others.
@@ -605,11 +605,10 @@ impl Core {
     }
 
     fn next_fence(&self) -> Result<Fence, BeginError> {
-        let fence = self.fence_next.fetch_add(1, Ordering::Relaxed);
-        if fence < self.fence_limit.load(Ordering::Acquire) {
-            return Ok(Fence::new(fence));
+        if let Ok(fence) = self.fences.draw() {
+            return Ok(fence);
         }
-        // A million million claims since the last checkpoint, which would move the limit.
+        // Four million claims since the last checkpoint, which would move the limit.
         self.worker.nudge();
         Err(BeginError::Busy(Busy::QueueFull { waited: std::time::Duration::ZERO }))
     }
@@ -763,7 +762,7 @@ pub(super) mod tests {
         let engine = open();
         let core = engine.handle.core();
         let last = claim(&engine, "last").fence();
-        core.fence_limit.store(core.fence_next.load(Ordering::Acquire), Ordering::Release);
+        core.fences.exhaust();
         let refused = engine.begin("next", Fingerprint::of(""));
         assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
         assert_eq!(engine.stats().in_flight, 0);

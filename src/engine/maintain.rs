@@ -20,8 +20,6 @@ use crate::store::{Applied, Batch, Begun, Meta, StoreError};
 use crate::sync::{Arc, Ordering};
 use crate::wal::frame::entry_bytes_max;
 
-/// How many claims may be granted between two checkpoints.
-pub(super) const FENCES: u64 = 1 << 40;
 /// Bytes of blocks that one checkpoint drops at least, and writes tombstones of where some of their keys are still to be remembered,
 /// if there are that many.
 const RECLAIM_MAX: u64 = 4 << 20;
@@ -135,7 +133,7 @@ impl Core {
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
         let reclaim = now >= rota.reclaim_at && self.store.has_due(now);
-        let checkpointed = (reclaim || self.room.has_sealed()) && {
+        let checkpointed = (reclaim || self.room.has_sealed() || self.fences.are_short()) && {
             rota.reclaim_at = now.saturating_add((self.options.policy.ttl / 40).min(Duration::from_secs(10)));
             self.checkpoint(&mut rota)
         };
@@ -240,7 +238,7 @@ impl Core {
         // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
         let (seq, limit, applied) = self.or_halt(|| {
             let tail = self.publisher.take_tail();
-            let limit = self.fence_next.load(Ordering::Acquire).saturating_add(FENCES);
+            let limit = self.fences.next_limit();
             let mut batch = tail.batch(RECLAIM_MAX);
             let begun = completes.map(|(begun, record)| {
                 batch.complete(record.clone());
@@ -255,7 +253,7 @@ impl Core {
         });
         let applied = applied?;
         self.full.lock().store = None;
-        self.fence_limit.store(limit, Ordering::Release);
+        self.fences.move_limit(limit);
         self.room.recycle(seq);
         self.index.evict();
         Counters::add(&self.counters.checkpoints, 1);
@@ -453,7 +451,7 @@ impl Core {
         let applied = ready.and_then(|()| {
             self.store_batch(None, &tail.batch(RECLAIM_MAX), |meta| {
                 meta.checkpointed_seq = tail.seq;
-                meta.fence_next = self.fence_next.load(Ordering::Acquire);
+                meta.fence_next = self.fences.next();
                 meta.log_empty = true;
             })
         });

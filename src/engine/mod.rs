@@ -25,6 +25,7 @@ mod detached;
 mod ending;
 mod entries;
 mod entropy;
+mod fences;
 mod follow;
 mod forget;
 mod granting;

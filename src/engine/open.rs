@@ -7,8 +7,9 @@ use super::Bells;
 use super::closing::Closing;
 use super::core::{Core, Counters};
 use super::detached::Detached;
+use super::fences::Fences;
 use super::leases::Leases;
-use super::maintain::{FENCES, Rota};
+use super::maintain::Rota;
 use super::options::{CommitMode, Options, Verify};
 use super::permit::Share;
 use super::policies::Policies;
@@ -16,7 +17,7 @@ use super::publisher::{Op, Publisher};
 use super::reads::Reads;
 
 use crate::Timestamp;
-use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint};
+use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint, HandOver};
 use crate::clock::{EngineClock, TimeMark};
 use crate::codec::{BadBytes, Entry};
 use crate::commit::{Commit, Publish, Threads};
@@ -28,7 +29,7 @@ use crate::policy::Policy;
 use crate::record::Record;
 use crate::state::Fence;
 use crate::store::{Batch, Meta, Store, StoreError, Stored};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 
@@ -82,10 +83,9 @@ impl Core {
         let (in_flight, recalled) = interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached);
 
         // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
-        let fence_next = meta.fence_next;
-        let fence_limit = fence_next.saturating_add(FENCES);
+        let fences = Fences::open(meta.fence_next, options.time.wall());
         let (log, salt) =
-            Self::settle(path, &options, &store, &publisher, &index, &clock, log, &id, fence_limit)?;
+            Self::settle(path, &options, &store, &publisher, &index, &clock, log, &id, fences.limit())?;
         index.evict();
 
         let log = Arc::new(log);
@@ -120,8 +120,8 @@ impl Core {
             room,
             log,
             store,
-            fence_next: AtomicU64::new(fence_next),
-            fence_limit: AtomicU64::new(fence_limit),
+            fences,
+            opening: salt,
             in_flight: AtomicUsize::new(in_flight),
             waiters: AtomicUsize::new(0),
             recalled: Mutex::new(recalled),
@@ -378,8 +378,8 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
             Op::Checkpointed(Digest::from_u128(row.digest), Fence::new(row.fence), checkpoint)
         }
         Entry::Detached(row) => {
-            let until = Timestamp::from_millis(row.until_ms);
-            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), until)
+            let hand_over = HandOver::from_row((row.until_ms, row.opening));
+            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), hand_over)
         }
         Entry::Declared(row) => Op::Declared(Box::new((row.name.into(), Policy::from_row(&row.policy)?))),
     })

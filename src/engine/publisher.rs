@@ -4,7 +4,7 @@
 
 use super::policies::Policies;
 use crate::Timestamp;
-use crate::attempt::{Attempt, Checkpoint, Ended};
+use crate::attempt::{Attempt, Checkpoint, Ended, HandOver};
 use crate::clock::EngineClock;
 use crate::commit::Publish;
 use crate::error::Failure;
@@ -31,8 +31,8 @@ pub(crate) enum Op {
     Noted(Arc<Attempt>),
     /// A claim was given a checkpoint, in a log that is replayed.
     Checkpointed(Digest, Fence, Checkpoint),
-    /// A claim was handed over as a token, in a log that is replayed, and was good until then.
-    Detached(Digest, Fence, Timestamp),
+    /// A claim was handed over as a token, in a log that is replayed.
+    Detached(Digest, Fence, HandOver),
     /// A scope was given a policy. Boxed, so that all the others are no larger than they need be.
     Declared(Box<(Box<[u8]>, Policy)>),
     /// Time went by.
@@ -156,8 +156,8 @@ impl Publisher {
             Op::Checkpointed(digest, fence, checkpoint) => {
                 self.note(*digest, *fence, |attempt| attempt.set_checkpoint(checkpoint.clone()))
             }
-            Op::Detached(digest, fence, until) => {
-                self.note(*digest, *fence, |attempt| attempt.detach(*until))
+            Op::Detached(digest, fence, hand_over) => {
+                self.note(*digest, *fence, |attempt| attempt.detach(*hand_over))
             }
             Op::Declared(_) | Op::Mark => None,
         }
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(publisher.take_tail().len(), 1);
         let budget = Arc::default();
         let checkpoint = Checkpoint::new(b"note", &budget);
-        let until = Timestamp::from_millis(u64::MAX);
+        let until = HandOver { until: Timestamp::from_millis(u64::MAX), opening: 1 };
         publisher.publish(
             2,
             &mut vec![

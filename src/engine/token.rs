@@ -25,7 +25,7 @@ use crate::sync::{Arc, Ordering};
 pub struct ClaimToken(Vec<u8>);
 
 impl ClaimToken {
-    /// Its bytes: at most 77 and the scope's name.
+    /// Its bytes: at most 86 and the scope's name.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -65,7 +65,7 @@ impl Core {
         let mut row = Vec::new();
         let (digest, fence) = (attempt.digest.as_u128(), attempt.fence.get());
         codec::encode_into(
-            &TokenRow { file_id: self.file_id, digest, fence, scope: attempt.scope() },
+            &TokenRow { file_id: self.file_id, digest, fence, opening: self.opening, scope: attempt.scope() },
             &mut row,
         );
         let seal = self.seal(&row);
@@ -101,7 +101,7 @@ impl Core {
             }
         };
         self.promise(caller, more).await.map_err(BeginError::from)?;
-        match self.take_up(handle, scope, digest, fence, more) {
+        match self.take_up(handle, scope, &row, more) {
             Ok(claim) => Ok(claim),
             Err(not_taken) => {
                 self.room.withdraw(more);
@@ -119,10 +119,10 @@ impl Core {
         &self,
         handle: &Arc<Handle>,
         scope: &ScopeInner,
-        digest: Digest,
-        fence: Fence,
+        row: &TokenRow<'_>,
         more: u64,
     ) -> Result<Claim, NotTaken> {
+        let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
         let now = self.clock.now();
         // A claim is used; in the index nothing changes by that.
         let current = self.index.get(digest);
@@ -130,6 +130,10 @@ impl Core {
         let (Some(Phase::InFlight), Slot::InFlight(attempt)) = (usable, &current) else {
             return Err(NotTaken::Superseded);
         };
+        // A backup that was put back may have granted this fence anew, to somebody else.
+        if attempt.detached().is_none_or(|hand_over| hand_over.opening != row.opening) {
+            return Err(NotTaken::Superseded);
+        }
         // Only one of all who ask finds the share there.
         let Some(mut share) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
