@@ -29,7 +29,7 @@ use crate::policy::Policy;
 use crate::record::Record;
 use crate::state::Fence;
 use crate::store::{Batch, Meta, Store, StoreError, Stored};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, OnceLock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 
