@@ -404,9 +404,15 @@ impl Attempt {
         }
     }
 
-    /// Waits for the end, as a task.
-    pub(crate) async fn ended(&self) -> Ended {
-        self.tasks.get_or_init(Box::default).until(|| self.ended.lock().clone()).await
+    /// Waits for the end, as a task. In a forked child there will be none.
+    pub(crate) async fn ended(&self, is_forked: impl Fn() -> bool) -> Ended {
+        let ended = || {
+            if is_forked() {
+                return Some(Ended::Failed(Box::new(Failure::Forked)));
+            }
+            self.ended.lock().clone()
+        };
+        self.tasks.get_or_init(Box::default).until(ended).await
     }
 
     /// Waits for the end; `None` when the deadline passes first.

@@ -50,6 +50,7 @@ mod error;
 #[cfg(feature = "serde")]
 mod fault;
 mod fingerprint;
+mod fork;
 mod index;
 #[cfg(feature = "serde")]
 mod json;

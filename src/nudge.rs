@@ -1,6 +1,7 @@
 //! A bell for one thread: it is enough that one ring waits for it.
 
 use crate::clock::Deadline;
+use crate::fork;
 use crate::sync::{Arc, Condvar, Mutex, OnceLock};
 
 /// The button.
@@ -15,6 +16,7 @@ struct Bell {
     /// Leaf lock.
     state: Mutex<State>,
     changed: Condvar,
+    generation: u64,
     /// Starts the thread, where that waits for the first ring.
     start: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -36,12 +38,21 @@ struct State {
 impl Nudge {
     pub(crate) fn pair() -> (Self, Nudges) {
         let state = Mutex::new(State { rings: false, buttons: 1, has_thread: false });
-        let bell = Arc::new(Bell { state, changed: Condvar::new(), start: OnceLock::new() });
+        let bell = Arc::new(Bell {
+            state,
+            changed: Condvar::new(),
+            generation: fork::generation(),
+            start: OnceLock::new(),
+        });
         (Self(Arc::clone(&bell)), Nudges(bell))
     }
 
     /// Rings, unless a ring waits already. The first ring may start the thread.
     pub(crate) fn nudge(&self) {
+        // In a forked child nobody listens, and the bell may be locked for ever.
+        if self.0.generation != fork::generation() {
+            return;
+        }
         let mut state = self.0.state.lock();
         let rang = std::mem::replace(&mut state.rings, true);
         let has_thread = state.has_thread;
@@ -73,6 +84,10 @@ impl Nudges {
     /// Waits for a ring, until the deadline; `false` once there is nobody left to ring. It sleeps at once: on a machine with few
     /// processors, whoever looks out for a ring takes its time from those who would ring.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
+        // In a forked child nobody rings.
+        if self.0.generation != fork::generation() {
+            return false;
+        }
         let mut state = self.0.state.lock();
         while !state.rings {
             if state.buttons == 0 {

@@ -1,11 +1,16 @@
 //! One answer, from a task to whoever waits for it.
 
+use crate::fork;
 use crate::sync::{Arc, Mutex};
 use crate::wakers::Wakers;
 
 /// Both ends of a reply.
 pub(crate) fn pair<T>() -> (Replier<T>, Awaited<T>) {
-    let shared = Arc::new(Shared { state: Mutex::new(State::Open), wakers: Wakers::default() });
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State::Open),
+        wakers: Wakers::default(),
+        generation: fork::generation(),
+    });
     (Replier(Arc::clone(&shared)), Awaited(shared))
 }
 
@@ -13,6 +18,14 @@ struct Shared<T> {
     /// Leaf lock.
     state: Mutex<State<T>>,
     wakers: Wakers,
+    generation: u64,
+}
+
+impl<T> Shared<T> {
+    /// Whether this is a forked child: nobody answers there, and the lock may be held for ever.
+    fn is_forked(&self) -> bool {
+        self.generation != fork::generation()
+    }
 }
 
 enum State<T> {
@@ -28,12 +41,17 @@ pub(crate) struct Replier<T>(Arc<Shared<T>>);
 
 impl<T> Replier<T> {
     pub(crate) fn send(self, answer: T) {
-        *self.0.state.lock() = State::Sent(answer);
+        if !self.0.is_forked() {
+            *self.0.state.lock() = State::Sent(answer);
+        }
     }
 }
 
 impl<T> Drop for Replier<T> {
     fn drop(&mut self) {
+        if self.0.is_forked() {
+            return;
+        }
         let mut state = self.0.state.lock();
         if matches!(*state, State::Open) {
             *state = State::Over;
@@ -50,6 +68,9 @@ impl<T> Awaited<T> {
     /// The answer; `None` where there will be none.
     pub(crate) async fn get(self) -> Option<T> {
         let take = || {
+            if self.0.is_forked() {
+                return Some(None);
+            }
             let mut state = self.0.state.lock();
             match std::mem::replace(&mut *state, State::Over) {
                 State::Open => {

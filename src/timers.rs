@@ -7,6 +7,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use crate::clock::Deadline;
+use crate::fork;
 use crate::nudge::Nudge;
 use crate::sync::Mutex;
 use crate::wakers::wake;
@@ -16,6 +17,7 @@ use crate::wakers::wake;
 pub(crate) struct Timers {
     /// Tells the worker of a deadline before all others.
     worker: Nudge,
+    generation: u64,
     /// Leaf lock. Not held while a waker is called or dropped.
     due: Mutex<Due>,
 }
@@ -28,7 +30,7 @@ struct Due {
 
 impl Timers {
     pub(crate) fn new(worker: Nudge) -> Self {
-        Self { worker, due: Mutex::default() }
+        Self { worker, generation: fork::generation(), due: Mutex::default() }
     }
 
     /// Runs `future` until the deadline; `None` where that passes first.
@@ -59,7 +61,8 @@ impl Timers {
 
     /// Wakes all whose deadline has passed.
     pub(crate) fn fire(&self) {
-        loop {
+        // The task that was woken last may have forked.
+        while self.generation == fork::generation() {
             let mut due = self.due.lock();
             let Some(first) = due.wakers.first_entry() else { return };
             if !Deadline::at(first.key().0).has_passed() {
@@ -98,6 +101,10 @@ impl Timer<'_> {
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
+        // In a forked child they may be locked for ever.
+        if self.timers.generation != fork::generation() {
+            return;
+        }
         let waker = self.timers.due.lock().wakers.remove(&key);
         drop(waker);
     }

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 
+use crate::fork;
 use crate::sync::Mutex;
 
 /// Tasks that wait, in the order in which they came.
@@ -57,6 +58,7 @@ impl Wakers {
             list.wakers.push(waker);
             None
         };
+        seat.1 = fork::generation();
         seat.0 = Some((round, mine.unwrap_or(list.wakers.len() - 1)));
         drop(list);
         drop(old);
@@ -65,6 +67,10 @@ impl Wakers {
     /// Gives a seat up.
     pub(crate) fn leave(&self, seat: &Seat) {
         let Some((round, at)) = seat.0 else { return };
+        // In a forked child the list may be locked for ever.
+        if seat.1 != fork::generation() {
+            return;
+        }
         let mut list = self.list.lock();
         if list.round != round {
             return;
@@ -107,9 +113,9 @@ pub(crate) fn wake(waker: Waker) {
     drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
-/// One task's place in a list: of which round, and where. None before it first waited.
+/// One task's place in a list: of which round, and where; none before it first waited. Then the generation of the process that took it.
 #[derive(Debug, Default)]
-pub(crate) struct Seat(Option<(u64, usize)>);
+pub(crate) struct Seat(Option<(u64, usize)>, u64);
 
 /// A seat that is given up when dropped.
 struct Place<'a> {

@@ -92,6 +92,7 @@ fn an_error_says_what_happened_and_what_to_do_and_names_its_source() {
         (Failure::Damaged(damage.clone()), "offset 0", Some("offset 0")),
         (Failure::Panicked, "a thread panicked", None),
     ];
+    says(&Failure::Forked, &["fork of the one that opened the file", "open files after the fork"], None);
     for (failure, word, source) in &failures {
         says(failure, &["open the file again", word], *source);
         says(&BeginError::Failed(failure.clone()), &[word], Some(word));
@@ -148,6 +149,7 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     for (read, word, is_source) in [
         (ReadError::Key(key), "empty", true),
         (ReadError::Closed, "closed; open the file again", false),
+        (ReadError::Forked, "fork of the one that opened the file", false),
         (ReadError::Damaged(damage), "offset 0", true),
         (ReadError::Io(io), "no such directory", true),
     ] {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use crate::caller::Caller;
 use crate::clock::{Deadline, EngineClock, Stopwatch};
 use crate::error::{Busy, CommitError, Failure};
+use crate::fork::Origin;
 use crate::nudge::Nudge;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, OnceLock, Ordering, park};
 use crate::timers::Timers;
@@ -97,6 +98,8 @@ pub(crate) struct Commit<P: Publish> {
     flush_at: Mutex<Option<Deadline>>,
     timers: Arc<Timers>,
     failure: OnceLock<Failure>,
+    /// In a forked child no lock is taken and nothing is written.
+    origin: Origin,
     counters: Counters,
 }
 
@@ -122,12 +125,18 @@ impl<P: Publish> Commit<P> {
             flush_at: Mutex::default(),
             timers,
             failure: OnceLock::new(),
+            origin: Origin::here(),
             counters: Counters::default(),
         }
     }
 
     pub(crate) fn failure(&self) -> Option<&Failure> {
         self.failure.get()
+    }
+
+    /// Asked before any lock is taken: in a forked child it may be held by a thread that is not there.
+    fn check_process(&self) -> Result<(), CommitError> {
+        if self.origin.is_elsewhere() { Err(CommitError::Failed(Failure::Forked)) } else { Ok(()) }
     }
 
     /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, for at most
@@ -159,6 +168,9 @@ impl<P: Publish> Commit<P> {
         patience: Duration,
         may: impl Fn() -> bool,
     ) -> Option<Result<Option<Ticket>, CommitError>> {
+        if let Err(forked) = self.check_process() {
+            return Some(Err(forked));
+        }
         let bytes = bytes_of(entry);
         let admitted = match caller {
             Caller::Thread => self.admit(bytes, patience),
@@ -191,6 +203,7 @@ impl<P: Publish> Commit<P> {
         op: P::Op,
         promised: u64,
     ) -> Result<Ticket, CommitError> {
+        self.check_process()?;
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
         let ticket = queue.push(entry, op, promised);
@@ -206,6 +219,7 @@ impl<P: Publish> Commit<P> {
         entries: impl IntoIterator<Item = (&'e [u8], P::Op, u64)>,
         may: impl FnOnce() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
+        self.check_process()?;
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
         if !may() {
@@ -264,6 +278,9 @@ impl<P: Publish> Commit<P> {
 
     /// Has what is queued by now written within this time.
     pub(crate) fn flush_within(&self, within: Duration) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
         let deadline = Deadline::after(within);
         let mut flush_at = self.flush_at.lock();
         let is_earlier = flush_at.is_none_or(|at| deadline.is_before(at));
@@ -279,6 +296,9 @@ impl<P: Publish> Commit<P> {
     /// Leads if somebody called, or if it is time to flush; gives the time until which there is nothing to do. For the
     /// engine's own thread.
     pub(crate) fn lead_if_called(&self) -> Deadline {
+        if self.origin.is_elsewhere() {
+            return Deadline::NEVER;
+        }
         let mut flush_at = self.flush_at.lock();
         let is_due = flush_at.is_some_and(Deadline::has_passed);
         let next = if is_due { flush_at.take().map(|_| Deadline::NEVER) } else { *flush_at };
@@ -293,6 +313,7 @@ impl<P: Publish> Commit<P> {
 
     /// Waits until everything queued by now is durable.
     pub(crate) async fn flush(&self, caller: Caller) -> Result<(), CommitError> {
+        self.check_process()?;
         let mut ticket = {
             let queue = self.queue.lock();
             if let Some(failure) = self.failure.get() {
@@ -323,7 +344,7 @@ impl<P: Publish> Commit<P> {
             }
             if let Some(writer) = queue.writer.take() {
                 // Nobody leads, and those whose entries wait are on their way: lead for them.
-                queue = self.lead(queue, writer, Turn::Short);
+                queue = self.lead(queue, writer, Turn::Short).ok_or(CommitError::Failed(Failure::Forked))?;
                 continue;
             }
             let at = *deadline.get_or_insert_with(|| Deadline::after(patience));
@@ -357,6 +378,7 @@ impl<P: Publish> Commit<P> {
         ticket: &mut Ticket,
         context: &Context<'_>,
     ) -> Poll<Result<(), CommitError>> {
+        self.check_process()?;
         ticket.poll(context).map(|end| self.told(end))
     }
 
@@ -376,6 +398,7 @@ impl<P: Publish> Commit<P> {
         let fate = &ticket.fate;
         let mut registered = false;
         loop {
+            self.check_process()?;
             if let Some(end) = fate.end() {
                 // Whoever never waited has nobody in its part of the list.
                 if registered {
@@ -411,6 +434,9 @@ impl<P: Publish> Commit<P> {
     }
 
     fn lead_if_nobody_does(&self, turn: Turn<'_>) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
         let mut queue = self.queue.lock();
         if let Some(writer) = queue.writer.take() {
             drop(self.lead(queue, writer, turn));
@@ -432,7 +458,10 @@ impl<P: Publish> Commit<P> {
                     break;
                 }
                 // Also where nothing is left to be written: it publishes what no other thread does.
-                Some(writer) if !queue.is_publishing => queue = self.lead(queue, writer, Turn::Short),
+                Some(writer) if !queue.is_publishing => {
+                    let Some(led) = self.lead(queue, writer, Turn::Short) else { return };
+                    queue = led;
+                }
                 writer => {
                     queue.writer = writer;
                     self.wait_for_drained(&mut queue, Deadline::NEVER);
@@ -443,13 +472,14 @@ impl<P: Publish> Commit<P> {
         self.notify_drained();
     }
 
-    /// Leads: writes groups until the queue is empty or the turn is over, and puts the writer back.
+    /// Leads: writes groups until the queue is empty or the turn is over, and puts the writer back. `None` in a forked child, where a
+    /// task that was woken meanwhile comes back.
     fn lead<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
         mut writer: LogWriter,
         turn: Turn<'_>,
-    ) -> MutexGuard<'a, Queue<P::Op>> {
+    ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
         let (mut led, mut is_over) = (0, false);
         while let Some(next) = queue.next() {
             is_over = turn.is_over(led) && self.hand_over(next);
@@ -460,6 +490,9 @@ impl<P: Publish> Commit<P> {
             queue.is_writing = true;
             drop(queue);
             self.notify_drained();
+            if self.origin.is_elsewhere() {
+                return None;
+            }
             let (written, frame) = self.write(&mut writer, group);
             let has_failed = written.outcome.is_err();
             queue = self.queue.lock();
@@ -472,13 +505,13 @@ impl<P: Publish> Commit<P> {
             }
             led += 1;
             if !self.leaves_publishing(&queue) {
-                queue = self.publish(queue);
+                queue = self.publish(queue)?;
             }
         }
         queue.writer = Some(writer);
         // No tasks: what they wait for is told without the queue's lock, for wakers are foreign code.
         self.drained.notify_all();
-        if is_over && self.calls_publisher(&queue) { queue } else { self.publish(queue) }
+        if is_over && self.calls_publisher(&queue) { Some(queue) } else { self.publish(queue) }
     }
 
     /// Whether somebody else publishes what is written, while whoever leads writes on.
@@ -510,29 +543,40 @@ impl<P: Publish> Commit<P> {
         // A panic in here must not leave others waiting for ever.
         let unwinding = FailOnUnwind { commit: self, fate: &fate, at: Stage::Writing };
         let watch = Stopwatch::start();
-        let outcome = match writer.append(&mut frame, self.clock.now()) {
+        let appended = if self.origin.is_elsewhere_for_sure() {
+            Err(Failure::Forked)
+        } else {
+            writer.append(&mut frame, self.clock.now()).map_err(Failure::Io)
+        };
+        let outcome = match appended {
             Ok(seq) => {
                 self.counters.note(ops.len(), bytes, watch.elapsed());
                 self.room.withdraw(promised);
                 Ok((seq, ops))
             }
-            Err(failure) => Err(Failure::Io(failure)),
+            Err(failure) => Err(failure),
         };
         frame.clear();
         std::mem::forget(unwinding);
         (Written { fate, outcome }, frame)
     }
 
-    /// Publishes what is written, in its order, unless somebody else does, who then goes on with it.
-    fn publish<'a>(&'a self, mut queue: MutexGuard<'a, Queue<P::Op>>) -> MutexGuard<'a, Queue<P::Op>> {
+    /// Publishes what is written, in its order, unless somebody else does, who then goes on with it. `None` as for [`lead`](Self::lead).
+    fn publish<'a>(
+        &'a self,
+        mut queue: MutexGuard<'a, Queue<P::Op>>,
+    ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
         if queue.is_publishing {
-            return queue;
+            return Some(queue);
         }
         let mut published = false;
         while let Some(written) = queue.written.pop_front() {
             queue.is_publishing = true;
             drop(queue);
             let ops = self.publish_one(written);
+            if self.origin.is_elsewhere() {
+                return None;
+            }
             queue = self.queue.lock();
             queue.is_publishing = false;
             queue.keep_ops(ops);
@@ -541,11 +585,14 @@ impl<P: Publish> Commit<P> {
         if published {
             self.drained.notify_all();
         }
-        queue
+        Some(queue)
     }
 
     /// Publishes what is written. For the engine's own thread, when it is called.
     pub(crate) fn publish_what_is_written(&self) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
         drop(self.publish(self.queue.lock()));
     }
 
@@ -619,6 +666,9 @@ enum Stage {
 impl<P: Publish> Drop for FailOnUnwind<'_, P> {
     fn drop(&mut self) {
         let failed = Written { fate: Arc::clone(self.fate), outcome: Err(Failure::Panicked) };
+        if self.commit.origin.is_elsewhere() {
+            return;
+        }
         let mut queue = self.commit.queue.lock();
         match self.at {
             Stage::Writing => {

@@ -17,7 +17,7 @@ use crate::error::{BeginError, ClaimError, EndError};
 use crate::index::BATCH_MAX;
 use crate::key::Digest;
 use crate::record::{Outcome, Record};
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 
 /// Calls in one batch, at most.
 const CALLS_MAX: usize = 16_384;
@@ -196,9 +196,7 @@ impl Core {
             call.set(Some(async move {
                 let key = key.as_ref();
                 let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
-                if self.closed.load(Ordering::Relaxed) {
-                    return Err(BeginError::Closed);
-                }
+                self.gate.check()?;
                 self.start(Caller::Member, handle, Asked { scope, key, digest }, fingerprint).await
             }));
             match call.as_mut().as_pin_mut().map(poll_once) {
@@ -254,7 +252,7 @@ impl Core {
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
     fn replays<K>(&self, digests: &[Option<Digest>], requests: &[(K, Fingerprint)]) -> Vec<Option<Record>> {
-        if self.closed.load(Ordering::Relaxed) {
+        if !self.gate.is_open() {
             return vec![None; digests.len()];
         }
         // Read once no record can change any more: one that has expired since may have lost its body.

@@ -92,10 +92,11 @@ impl Claim {
         self.attempt.earlier
     }
 
-    /// The last checkpoint of this attempt, or else of the attempts before it since the key was vacant.
+    /// The last checkpoint of this attempt, or else of the attempts before it since the key was vacant. `None` in a forked child.
     #[must_use]
     pub fn last_checkpoint(&self) -> Option<Checkpoint> {
-        self.attempt.checkpoint()
+        // In a forked child it may be locked for ever.
+        if self.core().gate.is_forked() { None } else { self.attempt.checkpoint() }
     }
 
     /// Notes how far the operation has come, durably: should this attempt be interrupted, the next one finds it. A later
@@ -137,6 +138,7 @@ impl Claim {
         self.check_body(note.len())?;
         let handle = self.handle();
         let core = handle.core();
+        core.gate.check_process().map_err(CommitError::Failed)?;
         let max = core.options.max_checkpoint_bytes;
         if !core.checkpoint_bytes.has_room(note.len(), max) {
             return Err(CommitError::Busy(Busy::TooManyCheckpointBytes { max }).into());
@@ -214,6 +216,7 @@ impl Claim {
     /// ```
     pub fn renew(&self) -> Result<(), ClaimError> {
         let core = self.core();
+        core.gate.check_process().map_err(CommitError::Failed)?;
         if self.use_now(core, Attempt::renew) {
             return Ok(());
         }
@@ -227,6 +230,7 @@ impl Claim {
     /// As for [`renew`](Self::renew).
     pub async fn renew_async(&self) -> Result<(), ClaimError> {
         let core = self.core();
+        core.gate.check_process().map_err(CommitError::Failed)?;
         if self.use_now(core, Attempt::renew) {
             return Ok(());
         }
@@ -304,6 +308,9 @@ impl Claim {
         let Some(lease) = attempt.lease else { return Err(EndError::new(ClaimError::NoLease, Some(self))) };
         let handle = self.handle();
         let core = handle.core();
+        if let Err(forked) = core.gate.check_process() {
+            return Err(EndError::new(CommitError::Failed(forked).into(), Some(self)));
+        }
         // The lease starts here, and not after the wait for room.
         let until = core.clock.now().saturating_add(lease);
         let (digest, fence) = (attempt.digest, attempt.fence);
@@ -537,6 +544,9 @@ impl Claim {
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.
     pub(super) fn forfeit(mut self) {
+        if self.core().gate.is_forked() {
+            return;
+        }
         self.core().leases.forget(&self.attempt);
         self.is_over = true;
     }
@@ -566,7 +576,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.is_over {
+        // A forked child drops a copy: the claim is the parent's.
+        if !self.is_over && !self.core().gate.is_forked_for_sure() {
             abandon(self.core(), &self.attempt);
         }
     }

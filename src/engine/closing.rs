@@ -55,6 +55,7 @@ impl Closing {
 impl Core {
     /// Stops the threads and closes the file.
     fn close(&self) -> Result<usize, Failure> {
+        self.gate.check_process()?;
         if self.closing.is_first() { self.close_first() } else { self.closing.outcome() }
     }
 
@@ -75,7 +76,7 @@ impl Core {
     fn close_elsewhere(core: &Arc<Self>) {
         let theirs = Arc::clone(core);
         if spawn("idemkv-close", move || drop(theirs.close())).is_err() {
-            core.closed.store(true, Ordering::Release);
+            core.gate.shut();
             core.call_all();
         }
     }
@@ -98,6 +99,7 @@ impl Drop for SettleOnUnwind<'_> {
 impl Handle {
     /// Stops the threads and closes the file.
     pub(super) fn close(&self) -> Result<usize, Failure> {
+        self.core.gate.check_process()?;
         if self.core.must_close_elsewhere() {
             let left = self.core.in_flight.load(Ordering::Relaxed);
             Core::close_elsewhere(&self.core);
@@ -108,6 +110,7 @@ impl Handle {
 
     /// [`close`](Self::close) for tasks.
     async fn close_async(&self) -> Result<usize, Failure> {
+        self.core.gate.check_process()?;
         // A stepped engine does all work where it is called.
         if self.core.must_close_elsewhere() || !self.core.options.workers {
             return self.close();
@@ -124,6 +127,11 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if self.core.gate.is_forked_for_sure() {
+            // The file, its lock and the database are the parent's: nothing of them is ever closed here, not even by a drop.
+            std::mem::forget(Arc::clone(&self.core));
+            return;
+        }
         // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is lost.
         if self.core.must_close_elsewhere() {
             // The last handle went with a task that one of the engine's threads woke or dropped, or within a transaction.

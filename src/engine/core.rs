@@ -8,6 +8,7 @@ use super::crew::Crew;
 use super::detached::Detached;
 use super::fences::Fences;
 use super::follow::{Followed, follow};
+use super::gate::Gate;
 use super::granting::Granting;
 use super::leases::Leases;
 use super::maintain::Rota;
@@ -31,7 +32,7 @@ use crate::policy::{Durability, Policy};
 use crate::record::{Place, Record};
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering};
 use crate::timers::Timers;
 use crate::tombstone::Tombstone;
 use crate::wal::{Log, Room};
@@ -57,7 +58,7 @@ pub(crate) struct Core {
     pub(super) waiters: AtomicUsize,
     /// Claims that the opening found dead, until the observer is told.
     pub(super) recalled: Mutex<Vec<Arc<Attempt>>>,
-    pub(super) closed: AtomicBool,
+    pub(super) gate: Gate,
     pub(super) closing: Closing,
     pub(super) crew: Crew,
     /// A checkpoint failed: claims that are out can still be completed, no new ones are granted.
@@ -87,7 +88,7 @@ impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Core")
             .field("path", &self.store.path())
-            .field("closed", &self.closed)
+            .field("is_open", &self.gate.is_open())
             .finish_non_exhaustive()
     }
 }
@@ -230,9 +231,7 @@ impl Core {
         fingerprint: &Fingerprint,
     ) -> Result<Replay, BeginError> {
         let digest = scope.digest(key)?;
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(BeginError::Closed);
-        }
+        self.gate.check()?;
         let answers = |record: &Record| record.is_replayed(fingerprint, self.clock.now());
         let Some(record) = self.index.replay(digest, answers) else { return Ok(Replay::Not(digest)) };
         self.options.hooks.call(|observer| observer.replayed(&record));
@@ -337,9 +336,7 @@ impl Core {
         key: &[u8],
     ) -> Result<Claim, ResolveError> {
         let digest = scope.digest(key).map_err(BeginError::Key)?;
-        if self.closed.load(Ordering::Acquire) {
-            return Err(BeginError::Closed.into());
-        }
+        self.gate.check().map_err(BeginError::from)?;
         let asked = Asked { scope, key, digest };
         let policy = self.policies.of(scope.name());
         loop {
@@ -450,7 +447,7 @@ impl Core {
     async fn read(&self, caller: Caller, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
         match caller {
             Caller::Thread => self.store.read(place, digest),
-            Caller::Task | Caller::Member => self.reads.read(place, digest).await,
+            Caller::Task | Caller::Member => self.reads.read(place, digest, &self.gate).await,
         }
     }
 
@@ -562,11 +559,11 @@ impl Core {
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
-        if self.closed.load(Ordering::Acquire) {
+        if let Err(shut) = self.gate.check() {
             // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
             self.put_back(&attempt, before);
             attempt.end(Ended::Closed);
-            return Err(BeginError::Closed);
+            return Err(shut.into());
         }
         // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's
         // place, with what was noted then.
@@ -598,10 +595,20 @@ impl Core {
 
     /// Whether claims are granted at all.
     fn check_granting(&self) -> Result<(), BeginError> {
+        // Code of others may have forked since the call came in.
+        if self.gate.is_forked() {
+            return Err(BeginError::Failed(Failure::Forked));
+        }
         match self.commit.failure().or(self.halted.get()) {
             Some(failure) => Err(BeginError::Failed(failure.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Waits until everything queued by now is durable.
+    pub(super) async fn flush(&self, caller: Caller) -> Result<(), CommitError> {
+        self.gate.check_process().map_err(CommitError::Failed)?;
+        self.commit.flush(caller).await
     }
 
     fn next_fence(&self) -> Result<Fence, BeginError> {
@@ -628,9 +635,7 @@ impl Core {
         key: &[u8],
     ) -> Result<Status, ReadError> {
         let digest = scope.digest(key)?;
-        if self.closed.load(Ordering::Acquire) {
-            return Err(ReadError::Closed);
-        }
+        self.gate.check()?;
         let before = self.clock.now();
         Ok(self.status_of(self.find(caller, Asked { scope, key, digest }).await?, before))
     }

@@ -25,6 +25,9 @@ use crate::wal::frame::entry_bytes_max;
 impl Claim {
     /// `None` where the log need not know.
     pub(super) fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, Refusal> {
+        if let Err(forked) = self.core().gate.check_process() {
+            return Err(Refusal::Other(EndError::new(CommitError::Failed(forked).into(), Some(self))));
+        }
         self.start_ending()?;
         let core = self.core();
         let attempt = Arc::clone(&self.attempt);
@@ -84,6 +87,7 @@ impl Claim {
 
     /// Whether a result may be stored.
     pub(super) fn check(&self, result: Given<'_>) -> Result<(), ClaimError> {
+        self.core().gate.check_process().map_err(CommitError::Failed)?;
         result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
         self.check_body(result.kept().len())
     }

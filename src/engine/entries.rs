@@ -6,7 +6,7 @@ use crate::Timestamp;
 use crate::error::ReadError;
 use crate::index::Slot;
 use crate::key::Digest;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 
 /// One live key, as [`Engine::entries`](crate::Engine::entries) gives it.
 #[derive(Debug)]
@@ -62,12 +62,17 @@ impl Iterator for Entries {
 
     fn next(&mut self) -> Option<Self::Item> {
         let core = self.handle.core();
+        if core.gate.is_forked() && self.next_shard < core.index.shards() {
+            self.slots.clear();
+            self.next_shard = core.index.shards();
+            return Some(Err(ReadError::Forked));
+        }
         loop {
             while let Some((digest, slot)) = self.slots.pop() {
-                if core.closed.load(Ordering::Acquire) {
+                if let Err(shut) = core.gate.check() {
                     self.slots.clear();
                     self.next_shard = core.index.shards();
-                    return Some(Err(ReadError::Closed));
+                    return Some(Err(shut.into()));
                 }
                 match core.resolve(digest, slot, self.before) {
                     Ok(Some((Status::Vacant, _)) | None) => {}

@@ -11,7 +11,7 @@ use crate::error::{CommitError, ForgetError, ReadError};
 use crate::index::{Change, Slot};
 use crate::record::Record;
 use crate::state::{Decision, Event, Phase};
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 use crate::wal::frame::entry_bytes_max;
 
 /// What is to be forgotten.
@@ -30,9 +30,7 @@ impl Core {
     ) -> Result<bool, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
         let asked = Asked { scope, key, digest };
-        if self.closed.load(Ordering::Acquire) {
-            return Err(ReadError::Closed.into());
-        }
+        self.gate.check().map_err(ReadError::from)?;
         loop {
             let found = self.find(caller, asked).await?;
             let event = Event::Forget { now: self.clock.now() };

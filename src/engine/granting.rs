@@ -7,7 +7,7 @@ use crate::attempt::Ended;
 use crate::caller::Caller;
 use crate::codec::Entry;
 use crate::commit::Ticket;
-use crate::error::CommitError;
+use crate::error::{CommitError, Failure};
 use crate::index::Slot;
 use crate::state::Fence;
 use crate::sync::Arc;
@@ -58,6 +58,8 @@ impl Granting {
             }
             // Dropped with what the key was before, this puts it back.
             Ok(None) => Ok(false),
+            // What a forked child has is a copy; see the drop.
+            Err(error) if core.gate.is_forked() => Err(error),
             Err(error) => {
                 // Nothing was written: the key is as it was before.
                 self.put_back(core);
@@ -74,6 +76,9 @@ impl Granting {
 
     /// Waits until the grant is durable, where it has to be.
     pub(super) async fn settled(&mut self, core: &Core, caller: Caller) -> Result<(), CommitError> {
+        if core.gate.is_forked() {
+            return Err(CommitError::Failed(Failure::Forked));
+        }
         let Some(ticket) = &mut self.ticket else { return Ok(()) };
         core.commit.settled(caller, ticket).await.inspect_err(|error| self.forfeit(error))
     }
@@ -103,6 +108,9 @@ impl Granting {
 impl Drop for Granting {
     fn drop(&mut self) {
         let Some(claim) = self.claim.take() else { return };
+        if claim.core().gate.is_forked() {
+            return;
+        }
         if let Some(before) = self.before.take() {
             let attempt = Arc::clone(claim.of());
             let handle = claim.handle();

@@ -80,6 +80,10 @@ impl Core {
         for attempt in self.leases.take_due(now) {
             self.lapse_due(&attempt);
         }
+        // Code of others ran: in a forked child nothing more is to be done.
+        if self.is_closed() {
+            return stepped;
+        }
         if self.is_time_to_sweep(now) {
             stepped.swept = self.sweep(now);
         }
@@ -153,7 +157,7 @@ impl Core {
 
     /// Makes room in the log, whether it is time or not.
     pub(super) fn make_room(&self) {
-        if self.is_inside() {
+        if self.is_inside() || self.is_closed() {
             return;
         }
         self.commit.drain();
@@ -171,7 +175,7 @@ impl Core {
 
     /// Looked at by whoever has the rota: what is closed is not touched again.
     fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        !self.gate.is_open()
     }
 
     /// Checkpoints now, whatever is due.
@@ -180,6 +184,7 @@ impl Core {
             // The transaction that this thread is in is a checkpoint.
             return Ok(());
         }
+        self.gate.check_process()?;
         let mut rota = self.rota.lock();
         rota.retry_at = Timestamp::default();
         // A closed engine was checkpointed as it closed.
@@ -421,7 +426,7 @@ impl Core {
     ///
     /// Claims that are out stay behind; their keys are interrupted when the file is opened again. Gives their number.
     pub(super) fn shut_down(&self) -> Result<usize, Failure> {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if !self.gate.shut() {
             return Ok(0);
         }
         self.commit.close();
@@ -482,6 +487,9 @@ impl Drop for HaltOnUnwind<'_> {
 /// The worker's thread: steps when it is nudged, and once a tick.
 pub(super) fn work(core: &Core, nudges: &Nudges) {
     loop {
+        if !core.gate.is_open() {
+            return;
+        }
         let tick = Deadline::after(core.tick());
         let timer = core.timers.next().map_or(Deadline::NEVER, Deadline::at);
         let lease = core.leases.next().map_or(Deadline::NEVER, |at| {
@@ -489,7 +497,7 @@ pub(super) fn work(core: &Core, nudges: &Nudges) {
         });
         let flush = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
         let wake_up = tick.min(timer).min(lease).min(flush);
-        if !nudges.wait(wake_up) || core.closed.load(Ordering::Acquire) {
+        if !nudges.wait(wake_up) || !core.gate.is_open() {
             // Whoever waits for a deadline now looks for himself, and finds the engine closed.
             return;
         }
@@ -500,19 +508,19 @@ pub(super) fn work(core: &Core, nudges: &Nudges) {
 
 /// The thread that leads commits where no caller does.
 pub(super) fn lead(core: &Core, nudges: &Nudges) {
-    while nudges.wait(core.commit.lead_if_called()) && !core.closed.load(Ordering::Acquire) {}
+    while nudges.wait(core.commit.lead_if_called()) && core.gate.is_open() {}
 }
 
 /// The thread that publishes where whoever leads has the next group to write.
 pub(super) fn publish(core: &Core, nudges: &Nudges) {
-    while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
+    while nudges.wait(Deadline::NEVER) && core.gate.is_open() {
         core.commit.publish_what_is_written();
     }
 }
 
 /// The thread that reads records for tasks.
 pub(super) fn read(core: &Core, nudges: &Nudges) {
-    while nudges.wait(Deadline::NEVER) && !core.closed.load(Ordering::Acquire) {
+    while nudges.wait(Deadline::NEVER) && core.gate.is_open() {
         core.reads.serve(&core.store);
     }
 }

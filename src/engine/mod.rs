@@ -28,6 +28,7 @@ mod entropy;
 mod fences;
 mod follow;
 mod forget;
+mod gate;
 mod granting;
 mod leases;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
@@ -213,10 +214,11 @@ impl Engine {
         Ok(self.scope(name))
     }
 
-    /// The scopes that have policies of their own, by name.
+    /// The scopes that have policies of their own, by name. None in a forked child.
     #[must_use]
     pub fn policies(&self) -> Vec<(Box<[u8]>, Policy)> {
-        self.handle.core().policies.declared()
+        let core = self.handle.core();
+        if core.gate.is_forked() { Vec::new() } else { core.policies.declared() }
     }
 
     /// [`Scope::begin`] in the default scope.
@@ -331,7 +333,7 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn flush(&self) -> Result<(), CommitError> {
-        block(self.handle.core().commit.flush(Caller::Thread))
+        block(self.handle.core().flush(Caller::Thread))
     }
 
     /// [`flush`](Self::flush) for tasks.
@@ -340,7 +342,7 @@ impl Engine {
     ///
     /// As for [`flush`](Self::flush).
     pub async fn flush_async(&self) -> Result<(), CommitError> {
-        self.handle.core().commit.flush(Caller::Task).await
+        self.handle.core().flush(Caller::Task).await
     }
 
     /// Moves what the log holds to the file now, instead of when the log is full. Nothing needs this to be safe; it

@@ -8,6 +8,7 @@ use super::closing::Closing;
 use super::core::{Core, Counters};
 use super::detached::Detached;
 use super::fences::Fences;
+use super::gate::Gate;
 use super::leases::Leases;
 use super::maintain::Rota;
 use super::options::{CommitMode, Options, Verify};
@@ -23,19 +24,21 @@ use crate::codec::{BadBytes, Entry};
 use crate::commit::{Commit, Publish, Threads};
 use crate::disk::Kind;
 use crate::error::{Damage, Failure, IoFailure, OpenError};
+use crate::fork;
 use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::Record;
 use crate::state::Fence;
 use crate::store::{Batch, Meta, Store, StoreError, Stored};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 
 impl Core {
     /// Opens the file at `path`, or makes it.
     pub(super) fn open(path: &Path, options: Options, bells: Bells) -> Result<Self, OpenError> {
+        fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
         // By whatever name the file is opened, this is the one it goes by, and its log is beside it.
         let path =
             &options.disk.resolve(path).map_err(|error| OpenError::from_io(path, "looking for", error))?;
@@ -125,7 +128,7 @@ impl Core {
             in_flight: AtomicUsize::new(in_flight),
             waiters: AtomicUsize::new(0),
             recalled: Mutex::new(recalled),
-            closed: AtomicBool::new(false),
+            gate: Gate::open(),
             closing: Closing::default(),
             crew: bells.crew,
             halted: OnceLock::new(),
@@ -414,8 +417,8 @@ fn to_open_error(error: StoreError) -> OpenError {
     match error {
         StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
         StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
-        StoreError::Failed(Failure::Panicked | Failure::TakenAway(_)) => {
-            unreachable!("the store turns panics into damage, and looks at no path")
+        StoreError::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked) => {
+            unreachable!("the store turns panics into damage, looks at no path, and is opened where it is used")
         }
     }
 }

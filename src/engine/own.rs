@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::attempt::Attempt;
+#[cfg(feature = "serde")]
+use crate::fork::Origin;
 use crate::sync::{Arc, thread_local};
 
 thread_local! {
@@ -41,14 +43,19 @@ pub(super) fn is_running(attempt: &Arc<Attempt>) -> bool {
 pub(super) struct Marked<F> {
     pub(super) attempt: Arc<Attempt>,
     pub(super) operation: F,
+    pub(super) origin: Origin,
 }
 
 #[cfg(feature = "serde")]
 impl<F: Future + Unpin> Future for Marked<F> {
-    type Output = F::Output;
+    /// `None` in a forked child, which must not go on with what its parent runs.
+    type Output = Option<F::Output>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.origin.is_elsewhere_for_sure() {
+            return Poll::Ready(None);
+        }
         let _running = Running::enter(&self.attempt);
-        Pin::new(&mut self.operation).poll(context)
+        Pin::new(&mut self.operation).poll(context).map(Some)
     }
 }

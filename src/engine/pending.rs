@@ -120,16 +120,17 @@ impl Pending {
 
     pub(super) async fn wait_until_async(&self, deadline: Deadline) -> Result<Waited, BeginError> {
         let core = self.handle.core();
-        self.check_not_own()?;
+        self.check_wait()?;
         let _waiter = core.waiter()?;
-        match core.timers.timeout(deadline, self.attempt.ended()).await {
+        match core.timers.timeout(deadline, self.attempt.ended(|| core.gate.is_forked())).await {
             None => Ok(Waited::TimedOut),
             Some(ended) => waited(ended),
         }
     }
 
-    /// An operation that waits for its own claim would wait for ever.
-    fn check_not_own(&self) -> Result<(), BeginError> {
+    /// An operation that waits for its own claim would wait for ever, and so would a forked child.
+    fn check_wait(&self) -> Result<(), BeginError> {
+        self.handle.core().gate.check_process().map_err(BeginError::Failed)?;
         if is_running(&self.attempt) { Err(BeginError::OwnKey) } else { Ok(()) }
     }
 
@@ -139,7 +140,7 @@ impl Pending {
     }
 
     pub(super) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
-        self.check_not_own()?;
+        self.check_wait()?;
         let _waiter = self.handle.core().waiter()?;
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
     }

@@ -7,7 +7,7 @@ use crate::attempt::Attempt;
 use crate::caller::Caller;
 use crate::clock::Deadline;
 use crate::codec::ENTRY_OVERHEAD_MAX;
-use crate::error::{BeginError, Busy, CommitError};
+use crate::error::{BeginError, Busy, CommitError, Failure};
 use crate::policy::Policy;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 use crate::wal::frame::entry_bytes_max;
@@ -90,6 +90,9 @@ impl Core {
 
     /// Promises room in the log, waiting for it if need be.
     pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+        if self.gate.is_forked() {
+            return Err(CommitError::Failed(Failure::Forked));
+        }
         if self.room.try_promise(bytes) {
             return Ok(());
         }
@@ -124,6 +127,9 @@ impl Core {
 
     /// Asks for room, and promises it if it is there by then. `None` means: wait.
     fn promise_now(&self, bytes: u64) -> Option<Result<(), CommitError>> {
+        if self.gate.is_forked() {
+            return Some(Err(CommitError::Failed(Failure::Forked)));
+        }
         if self.options.workers {
             self.worker.nudge();
             // What nobody waits for holds room as well.
@@ -137,8 +143,8 @@ impl Core {
         if let Some(failure) = self.commit.failure().or(self.halted.get()) {
             return Some(Err(CommitError::Failed(failure.clone())));
         }
-        if self.closed.load(Ordering::Acquire) {
-            return Some(Err(CommitError::Closed));
+        if let Err(shut) = self.gate.check() {
+            return Some(Err(shut.into()));
         }
         let full = self.full.lock().any();
         full.map(|failure| Err(CommitError::Busy(Busy::DiskFull(failure))))
@@ -209,7 +215,10 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(share) = self.share.take() {
+        // What a forked child has is a copy.
+        if let Some(share) = self.share.take()
+            && !self.handle.core().gate.is_forked()
+        {
             self.handle.core().give_back(&share);
         }
     }

@@ -7,7 +7,7 @@ use super::publisher::Op;
 use super::scope::SCOPE_MAX;
 use crate::caller::Caller;
 use crate::codec::{Entry, ScopeRow};
-use crate::error::{BeginError, Busy, DeclareError, KeyError};
+use crate::error::{BeginError, Busy, CommitError, DeclareError, KeyError};
 use crate::policy::Policy;
 use crate::sync::{Mutex, RwLock};
 use crate::wal::frame::entry_bytes_max;
@@ -100,6 +100,7 @@ impl Core {
             return Err(DeclareError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
         }
         policy.check()?;
+        self.gate.check().map_err(CommitError::from)?;
         if !self.policies.has_place(scope) {
             return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
         }

@@ -8,6 +8,7 @@ use crate::attempt::{Attempt, Checkpoint, Ended, HandOver};
 use crate::clock::EngineClock;
 use crate::commit::Publish;
 use crate::error::Failure;
+use crate::fork;
 use crate::index::{Change, Index, Slot};
 use crate::key::Digest;
 use crate::policy::Policy;
@@ -223,7 +224,12 @@ impl Publish for Publisher {
         }
         tail.seq = seq;
         drop(tail);
+        let generation = fork::generation();
         for op in ops.drain(..) {
+            // The task that was woken last may have forked.
+            if generation != fork::generation() {
+                return;
+            }
             match op {
                 Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),

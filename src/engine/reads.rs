@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::gate::Gate;
 use crate::error::ReadError;
+use crate::fork;
 use crate::key::Digest;
 use crate::nudge::Nudge;
 use crate::record::{Place, Record};
@@ -68,10 +70,13 @@ impl Reads {
     }
 
     /// The record at `place`, as [`Store::read`] gives it.
-    pub(super) async fn read(&self, place: Place, digest: Digest) -> Answer {
+    pub(super) async fn read(&self, place: Place, digest: Digest, gate: &Gate) -> Answer {
         let reply = Arc::new(Reply::default());
         self.crowd
             .until(|| {
+                if gate.is_forked() {
+                    return Some(Err(ReadError::Forked));
+                }
                 let mut queue = self.queue.lock();
                 if queue.closed {
                     return Some(Err(ReadError::Closed));
@@ -84,12 +89,20 @@ impl Reads {
             })
             .await?;
         self.reader.nudge();
-        reply.task.until(|| reply.answer.lock().take()).await
+        let answer = || {
+            if gate.is_forked() {
+                return Some(Err(ReadError::Forked));
+            }
+            reply.answer.lock().take()
+        };
+        reply.task.until(answer).await
     }
 
     /// Reads what is wanted by now.
     pub(super) fn serve(&self, store: &Store) {
-        loop {
+        let generation = fork::generation();
+        // The task that was woken last may have forked.
+        while generation == fork::generation() {
             let job = self.queue.lock().jobs.pop_front();
             let Some(job) = job else { return };
             self.crowd.wake_all();

@@ -13,7 +13,9 @@ use super::scope::Scope;
 use crate::Fingerprint;
 use crate::caller::{Caller, block};
 use crate::clock::Deadline;
+use crate::error::{BeginError, Failure};
 use crate::fault::{Fault, ReplayError, RunError, StoreError};
+use crate::fork::Origin;
 use crate::json::{self, JsonError};
 use crate::record::{Outcome, Record};
 use crate::reply::{self, Replier};
@@ -254,7 +256,11 @@ impl Scope {
                 // From here to the task's being the executor's there is no point at which this can be dropped.
                 let (replier, awaited) = reply::pair();
                 spawn(Box::pin(carry_out(Job { claim, op, replier })));
-                awaited.get().await.unwrap_or(Err(RunError::TaskLost))
+                let lost = || match self.handle.core().gate.check_process() {
+                    Ok(()) => RunError::TaskLost,
+                    Err(forked) => BeginError::Failed(forked).into(),
+                };
+                awaited.get().await.unwrap_or_else(|| Err(lost()))
             }
             Begin::InFlight(pending) => Err(RunError::InFlight(pending)),
             Begin::Done(record) => replay(record),
@@ -285,7 +291,11 @@ where
     let running = own::Running::enter(&attempt);
     let operation = op(&mut claim);
     drop(running);
-    let given = Marked { attempt, operation }.await;
+    let given = Marked { attempt, operation, origin: Origin::here() }.await;
+    let Some(given) = given else {
+        // A forked child must not run what its parent runs.
+        return replier.send(Err(BeginError::Failed(Failure::Forked).into()));
+    };
     replier.send(end(Caller::Task, claim, given).await);
 }
 

@@ -78,6 +78,9 @@ impl Stats {
 
 impl Core {
     pub(super) fn stats(&self) -> Stats {
+        if self.gate.is_forked() {
+            return Stats::default();
+        }
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (sizes, hits, commit) = (self.index.sizes(), self.index.hits(), self.commit.stats());
         Stats {

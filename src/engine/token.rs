@@ -14,7 +14,7 @@ use crate::error::{BeginError, TokenError};
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::state::{Event, Fence, Phase, decide};
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
 ///
@@ -82,9 +82,7 @@ impl Core {
         scope: &ScopeInner,
         token: &ClaimToken,
     ) -> Result<Claim, TokenError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(BeginError::Closed.into());
-        }
+        self.gate.check().map_err(BeginError::from)?;
         if let Some(failure) = self.commit.failure() {
             return Err(BeginError::Failed(failure.clone()).into());
         }

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::ending::Given;
 use crate::attempt::Ended;
 use crate::caller::{Caller, block};
-use crate::error::{ClaimError, CompleteInError, EndError, ReadError};
+use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
 use crate::sync::{Arc, thread_local};
@@ -105,6 +105,9 @@ impl Claim {
     ) -> Result<Record, CompleteInError<E>> {
         let handle = self.handle();
         let core = handle.core();
+        if let Err(forked) = core.gate.check_process() {
+            return Err(self.refused(CommitError::Failed(forked).into()));
+        }
         if core.is_inside() {
             return Err(self.refused(ClaimError::InsideTransaction));
         }
@@ -128,6 +131,14 @@ impl Claim {
         // redb can't abort while a panic goes through it.
         let worked = catch_unwind(AssertUnwindSafe(|| work(&begun.tables())));
         drop(inside);
+        if core.gate.is_forked_for_sure() {
+            // `work` forked, and this is the child: the transaction and the rota are the parent's, and go on there.
+            std::mem::forget((begun, rota));
+            return match worked {
+                Ok(_) => Err(self.refused(CommitError::Failed(Failure::Forked).into())),
+                Err(panic) => resume_unwind(panic),
+            };
+        }
         let undo = |begun| {
             if let Err(error) = core.store.abort(begun) {
                 core.store_refused(error);
@@ -194,6 +205,7 @@ impl Engine {
     /// When the engine is closed, or the file can't be read. What `read` returns is returned.
     pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         let core = self.handle.core();
+        core.gate.check_process().map_err(|_forked| ReadError::Forked)?;
         core.store.read_tables(|tables| {
             let _inside = Inside::enter(core);
             read(tables)

@@ -119,6 +119,7 @@ impl From<ReadError> for BeginError {
         match error {
             ReadError::Key(error) => Self::Key(error),
             ReadError::Closed => Self::Closed,
+            ReadError::Forked => Self::Failed(Failure::Forked),
             ReadError::Damaged(damage) => Self::Damaged(damage),
             ReadError::Io(failure) => Self::Io(failure),
         }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Damage, IoFailure};
+use super::{Damage, FORKED, IoFailure};
 
 /// Why the engine stopped granting claims. Only opening the file again decides what became of the
 /// commits that were under way.
@@ -20,6 +20,9 @@ pub enum Failure {
     /// The file or its log was deleted, renamed or replaced while it was open: its path no longer leads to what this engine writes to.
     /// Results that were acknowledged within the last two seconds may only be in the file that was taken away.
     TakenAway(PathBuf),
+    /// This process is a forked child of the one that opened the file, and that one still has it. Here nothing is granted, written or
+    /// unlocked.
+    Forked,
 }
 
 impl fmt::Display for Failure {
@@ -32,12 +35,16 @@ impl fmt::Display for Failure {
                  back where they were, and open it again"
             );
         }
+        if let Self::Forked = self {
+            return f.write_str(FORKED);
+        }
         f.write_str("the engine stopped after a failed commit, open the file again to go on: ")?;
         match self {
             Self::Io(failure) => failure.fmt(f),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Panicked => f.write_str("a thread panicked while it committed"),
             Self::TakenAway(_) => Ok(()),
+            Self::Forked => f.write_str(FORKED),
         }
     }
 }
@@ -48,6 +55,7 @@ impl Error for Failure {
             Self::Io(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
             Self::Panicked | Self::TakenAway(_) => None,
+            Self::Panicked | Self::Forked => None,
         }
     }
 }

@@ -39,6 +39,8 @@ pub use resolve::ResolveError;
 pub use token::TokenError;
 
 const CLOSED: &str = "the engine is closed; open the file again";
+const FORKED: &str = "this process is a fork of the one that opened the file, which still has it; \
+    open files after the fork, in the process that uses them";
 
 fn too_long_a_batch(f: &mut fmt::Formatter<'_>, len: usize, max: usize) -> fmt::Result {
     write!(f, "the batch has {len} calls, the limit is {max}; split it")

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use super::{CLOSED, Damage, IoFailure, KeyError};
+use super::{CLOSED, Damage, FORKED, IoFailure, KeyError};
 
 /// Why a record on disk could not be read.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub enum ReadError {
     Key(KeyError),
     /// The engine is closed.
     Closed,
+    /// This process is a forked child of the one that opened the file; see [`Failure::Forked`](crate::Failure::Forked).
+    Forked,
     /// The bytes on disk are not what was written.
     Damaged(Damage),
     /// The operating system refused.
@@ -24,6 +26,7 @@ impl fmt::Display for ReadError {
         match self {
             Self::Key(error) => error.fmt(f),
             Self::Closed => f.write_str(CLOSED),
+            Self::Forked => f.write_str(FORKED),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Io(failure) => failure.fmt(f),
         }
@@ -34,7 +37,7 @@ impl Error for ReadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Key(error) => Some(error),
-            Self::Closed => None,
+            Self::Closed | Self::Forked => None,
             Self::Damaged(damage) => Some(damage),
             Self::Io(failure) => Some(failure),
         }

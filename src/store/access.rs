@@ -15,6 +15,7 @@ use super::trouble::{Trouble, guarded};
 use super::{BLOCKS, StoreError};
 use crate::disk::{DiskFile, Untouched};
 use crate::error::{Failure, IoFailure, ReadError};
+use crate::fork;
 use crate::sync::{Arc, Condvar, Mutex, RwLock, yield_now};
 
 /// How often a read is tried that finds the database stopped.
@@ -183,8 +184,13 @@ impl Access {
         begin: impl Fn(&Opened) -> Result<T, Trouble>,
         read: impl FnOnce(T) -> R,
     ) -> Result<R, ReadError> {
-        let _long = self.long_reads.read_recursive();
-        self.read(begin).map(read)
+        let generation = fork::generation();
+        let long = self.long_reads.read_recursive();
+        let result = self.read(begin).map(read);
+        if generation != fork::generation() {
+            std::mem::forget(long);
+        }
+        result
     }
 
     /// Whether the database is what is known of it. A view may be newer, where a commit failed in its last step.

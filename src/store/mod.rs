@@ -16,6 +16,7 @@ use crate::Timestamp;
 use crate::codec::{self, Sealer};
 use crate::disk::{Disk, DiskFile, Untouched};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
+use crate::fork::Origin;
 use crate::key::{Digest, Secret};
 use crate::record::{Place, Record};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
@@ -127,6 +128,7 @@ pub(crate) struct Store {
     directory: RwLock<Directory>,
     /// Rows of the table `forgotten`. They come from operators, so they are few.
     forgotten: Mutex<HashMap<Digest, Forgotten>>,
+    origin: Origin,
     /// The row as last committed. Only the worker that checkpoints changes it.
     meta: Mutex<Meta>,
 }
@@ -197,6 +199,7 @@ impl Store {
             sealer: Sealer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
             forgotten: Mutex::default(),
+            origin: Origin::here(),
             meta: Mutex::new(meta),
         })
     }
@@ -277,6 +280,10 @@ impl Store {
         change: impl FnOnce(&mut Meta),
         lift: impl Fn(Place, &Record) -> bool,
     ) -> Result<Applied, StoreError> {
+        if self.origin.is_elsewhere_for_sure() {
+            std::mem::forget(begun);
+            return Err(StoreError::Failed(Failure::Forked));
+        }
         let mut meta = self.meta();
         change(&mut meta);
         let database = match &begun {
@@ -364,7 +371,14 @@ impl Store {
                 drop(transaction.open_table(META)?.get(META_ROW)?);
                 Ok(transaction)
             },
-            |transaction| read(&ReadTables(&transaction)),
+            |transaction| {
+                let result = read(&ReadTables(&transaction));
+                if self.origin.is_elsewhere() {
+                    // Its end would touch what is the parent's.
+                    std::mem::forget(transaction);
+                }
+                result
+            },
         )
     }
 

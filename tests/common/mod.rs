@@ -91,7 +91,7 @@ pub fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[track_caller]
-pub fn ready<F: Future>(future: Pin<&mut F>) -> F::Output {
+pub fn ready<F: Future + ?Sized>(future: Pin<&mut F>) -> F::Output {
     match poll(future) {
         Poll::Ready(output) => output,
         Poll::Pending => panic!("should be ready"),

@@ -1,0 +1,21 @@
+//! Forked children: each call is refused, each drop is harmless, and the parent loses nothing.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+#![cfg(unix)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod calls;
+mod child;
+mod moments;
+mod within;
