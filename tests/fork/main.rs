@@ -6,6 +6,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::similar_names,
+    clippy::needless_pass_by_value,
     clippy::disallowed_methods,
     clippy::print_stdout,
     reason = "tests"
