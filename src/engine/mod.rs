@@ -9,6 +9,7 @@ use crate::caller::{Caller, block};
 use crate::error::{
     BeginError, CommitError, DeclareError, Failure, ForgetError, IoFailure, OpenError, ReadError,
 };
+use crate::fork;
 use crate::nudge::Nudge;
 use crate::policy::Policy;
 use crate::record::Record;
@@ -139,6 +140,7 @@ impl Engine {
     }
 
     fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
+        fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
         let core = Arc::new(Core::open(path, options, Crew::bells())?);
         // Dropped where a thread can't be started, this closes the file.
         let handle = Arc::new(Handle { core });

@@ -24,7 +24,6 @@ use crate::codec::{BadBytes, Entry};
 use crate::commit::{Commit, Publish, Threads};
 use crate::disk::Kind;
 use crate::error::{Damage, Failure, IoFailure, OpenError};
-use crate::fork;
 use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
@@ -38,7 +37,6 @@ use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 impl Core {
     /// Opens the file at `path`, or makes it.
     pub(super) fn open(path: &Path, options: Options, bells: Bells) -> Result<Self, OpenError> {
-        fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
         // By whatever name the file is opened, this is the one it goes by, and its log is beside it.
         let path =
             &options.disk.resolve(path).map_err(|error| OpenError::from_io(path, "looking for", error))?;
