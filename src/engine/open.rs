@@ -416,7 +416,9 @@ fn to_open_error(error: StoreError) -> OpenError {
         StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
         StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
         StoreError::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked) => {
-            unreachable!("the store turns panics into damage, looks at no path, and is opened where it is used")
+            unreachable!(
+                "the store turns panics into damage, looks at no path, and is opened where it is used"
+            )
         }
     }
 }

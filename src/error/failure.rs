@@ -54,8 +54,7 @@ impl Error for Failure {
         match self {
             Self::Io(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
-            Self::Panicked | Self::TakenAway(_) => None,
-            Self::Panicked | Self::Forked => None,
+            Self::Panicked | Self::TakenAway(_) | Self::Forked => None,
         }
     }
 }
