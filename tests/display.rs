@@ -146,10 +146,10 @@ fn an_error_of_an_opening_names_the_file_and_what_to_do_with_it() {
 fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     let (io, damage) = (io_failure(), damage());
     let key = KeyError::Empty;
+    says(&ReadError::Forked, &["fork of the one that opened the file"], None);
     for (read, word, is_source) in [
         (ReadError::Key(key), "empty", true),
         (ReadError::Closed, "closed; open the file again", false),
-        (ReadError::Forked, "fork of the one that opened the file", false),
         (ReadError::Damaged(damage), "offset 0", true),
         (ReadError::Io(io), "no such directory", true),
     ] {
