@@ -1,21 +1,26 @@
 //! Time. The only module that reads a clock.
 //!
-//! The engine runs on its own clock: it starts from the wall clock when the file is opened, advances
-//! with the monotonic clock after that, and never goes back below the highest time the file has seen.
-//! [`EngineClock::resume`] holds the rule for what a wall clock that jumped may do.
+//! The engine has a clock of its own. A new file starts it at the wall clock. Within one boot of the machine it runs with the boot
+//! clock, over stops and sleeps. [`EngineClock::resume`] has the rule for an opening, [`EngineClock::now`] what runs while it is open.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam::utils::CachePadded;
+
 #[cfg(idemkv_shuttle)]
 use crate::sync::time::now;
 #[cfg(feature = "sim")]
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64};
+use crate::sync::{Ordering, UnseenI64, UnseenU64};
+
+#[cfg(target_os = "linux")]
+mod linux;
 
 /// A point in time on the engine's clock, in whole milliseconds since the Unix epoch.
 ///
-/// The engine's clock equals the wall clock at the moment a file is created, then runs with the
-/// monotonic clock of the machine; see `Options::max_clock_jump` for what happens between two openings.
+/// The engine's clock equals the wall clock at the moment a file is created. After that it measures what time goes by;
+/// `Options::max_clock_jump` has the rule.
 ///
 /// ```
 /// use idemkv::Timestamp;
@@ -152,7 +157,7 @@ impl TimeSource {
         wall.min(WALL_MAX)
     }
 
-    /// Milliseconds on a clock that never goes back, from an arbitrary origin.
+    /// Milliseconds on a clock that never goes back and stands still while the machine sleeps.
     #[inline]
     fn monotonic_ms(&self) -> u64 {
         match self {
@@ -161,16 +166,28 @@ impl TimeSource {
             Self::Manual(clock) => clock.monotonic_ms.load(Ordering::Acquire),
         }
     }
+
+    /// How long the machine has slept since it booted, as far as can be told.
+    fn slept_ms(&self) -> u64 {
+        match self {
+            Self::System => system_slept_ms(),
+            #[cfg(feature = "sim")]
+            Self::Manual(clock) => clock.slept_ms.load(Ordering::Acquire),
+        }
+    }
+
+    /// The boot of the machine that the other clocks count from; `None` where the system does not say.
+    fn boot(&self) -> Option<BootId> {
+        match self {
+            Self::System => system_boot(),
+            #[cfg(feature = "sim")]
+            Self::Manual(clock) => clock.boot(),
+        }
+    }
 }
 
-/// The kernel's coarse clock: it is read on every lookup, costs a quarter of the precise one, and is
-/// at most one scheduler tick (1 to 10 ms) late, never early. A record may live that much longer.
 #[cfg(target_os = "linux")]
-#[inline]
-fn system_monotonic_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
-}
+use linux::{boot as system_boot, monotonic_ms as system_monotonic_ms, slept_ms as system_slept_ms};
 
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
@@ -179,96 +196,243 @@ fn system_monotonic_ms() -> u64 {
     millis(ORIGIN.get_or_init(Instant::now).elapsed())
 }
 
-/// What a file remembers of time: the highest engine time it has seen, and by how much the wall clock
-/// was ahead of the engine's clock then (negative: behind).
+#[cfg(not(target_os = "linux"))]
+fn system_slept_ms() -> u64 {
+    0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn system_boot() -> Option<BootId> {
+    None
+}
+
+/// The name of one boot of one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BootId(pub(crate) [u8; 16]);
+
+/// What every frame of the log says of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameTime {
+    pub(crate) time: Timestamp,
+    /// The highest time that a wall clock was ever seen to show.
+    pub(crate) wall_max: Timestamp,
+}
+
+/// What the file says of time: readings of all clocks, taken at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeMark {
-    pub(crate) high_water: Timestamp,
-    pub(crate) wall_ahead_ms: i64,
+    pub(crate) time: Timestamp,
+    /// The highest time that a wall clock was ever seen to show.
+    pub(crate) wall_max: Timestamp,
+    pub(crate) boot: Option<BootId>,
+    /// The boot clock: how long the machine had been running or asleep since it booted.
+    pub(crate) boot_ms: u64,
+}
+
+/// What an opening finds in the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Past {
+    pub(crate) mark: TimeMark,
+    /// What the last frame of the log says, if there is one that counts.
+    pub(crate) frame: Option<FrameTime>,
+    /// The file has nothing that could expire.
+    pub(crate) is_empty: bool,
 }
 
 /// The engine's clock while a file is open.
 #[derive(Debug)]
 pub(crate) struct EngineClock {
     source: TimeSource,
+    /// The engine's time when the boot clock showed `origin_ms`.
     start: Timestamp,
     origin_ms: u64,
-    wall_ahead_ms: i64,
+    /// How long the machine has slept. Only grows.
+    slept_ms: UnseenU64,
+    boot: Option<BootId>,
+    /// On a cache line of its own, away from what lookups read.
+    wall: CachePadded<WallSeen>,
+}
+
+/// What was seen of the wall clock. Written with every commit.
+#[derive(Debug)]
+struct WallSeen {
+    max_ms: UnseenU64,
+    /// By how much `max_ms` was ahead of the engine's time in the last frame or mark.
+    told_ahead_ms: UnseenI64,
+}
+
+/// A wall clock that was set forward by more than this is worth a frame of its own.
+const LEAP_MS: i64 = 1_000;
+
+fn ahead_ms(wall: Timestamp, time: Timestamp) -> i64 {
+    let ahead = i128::from(wall.0) - i128::from(time.0);
+    i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX })
 }
 
 impl EngineClock {
     /// The clock of a new file: it starts at the wall clock.
     pub(crate) fn new(source: TimeSource) -> Self {
         let wall = source.wall();
-        Self { start: wall, origin_ms: source.monotonic_ms(), wall_ahead_ms: 0, source }
+        Self::start(source, wall, wall)
     }
 
     /// The clock of a file that is opened again.
     ///
-    /// Between two openings only the wall clock can tell how much time went by, and it may lie: a machine
-    /// that boots in 2099 must not expire every key, one that boots in 1970 must not stop time. So the
-    /// engine's clock advances by what the wall clock says went by, but by `jump_max` at most, and never goes back.
-    /// What was cut off stays a lag behind the wall clock: keys live longer by it, never shorter.
-    pub(crate) fn resume(source: TimeSource, mark: TimeMark, jump_max: Duration) -> Self {
+    /// 1. In the boot that the mark was made in, the boot clock says exactly how much time went by. The wall clock does not matter.
+    /// 2. Otherwise only a wall clock can tell, and it may be wrong by decades. What it says beyond the highest time that a wall
+    ///    clock ever showed went by, but `jump_max` at most. So a clock that is wrong for one opening and right for the next counts
+    ///    at most once; keys live longer by what is not counted.
+    /// 3. A file that has nothing that could expire takes the wall clock as it is, if that is later.
+    ///
+    /// The clock never goes back behind what the file has seen. A boot clock that did (a virtual machine that was put back) says
+    /// nothing of the time between: that is case 2.
+    pub(crate) fn resume(source: TimeSource, past: &Past, jump_max: Duration) -> Self {
+        let Past { mark, frame, is_empty } = *past;
         let wall = source.wall();
-        let wall_then = i128::from(mark.high_water.0) + i128::from(mark.wall_ahead_ms);
-        let gap = i128::from(wall.0) - wall_then;
-        let advance = gap.clamp(0, i128::from(millis(jump_max)));
-        let advance = u64::try_from(advance).unwrap_or(0);
-        let start = Timestamp(mark.high_water.0.saturating_add(advance));
-        let ahead = i128::from(wall.0) - i128::from(start.0);
-        let wall_ahead_ms = i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX });
-        Self { start, origin_ms: source.monotonic_ms(), wall_ahead_ms, source }
+        let last = frame.unwrap_or(FrameTime { time: mark.time, wall_max: mark.wall_max });
+        let high = mark.time.max(last.time);
+        let wall_max = mark.wall_max.max(last.wall_max);
+        let clock = Self::start(source, high, wall.max(wall_max));
+        let gone_by = clock.origin_ms.checked_sub(mark.boot_ms);
+        let start = match gone_by.filter(|_| clock.boot.is_some() && clock.boot == mark.boot) {
+            Some(gone_by) => high.max(mark.time.saturating_add(Duration::from_millis(gone_by))),
+            None => high.saturating_add(wall.saturating_since(wall_max).min(jump_max)),
+        };
+        Self { start: if is_empty { start.max(wall) } else { start }, ..clock }
+    }
+
+    fn start(source: TimeSource, start: Timestamp, wall_max: Timestamp) -> Self {
+        let slept_ms = source.slept_ms();
+        Self {
+            start,
+            origin_ms: source.monotonic_ms().saturating_add(slept_ms),
+            slept_ms: UnseenU64::new(slept_ms),
+            boot: source.boot(),
+            wall: CachePadded::new(WallSeen {
+                max_ms: UnseenU64::new(wall_max.0),
+                told_ahead_ms: UnseenI64::new(ahead_ms(wall_max, start)),
+            }),
+            source,
+        }
     }
 
     /// The engine's time now; never less than an earlier answer.
+    ///
+    /// A sleep of the machine counts from the next call of [`notice_sleep`](Self::notice_sleep) on.
     #[inline]
     pub(crate) fn now(&self) -> Timestamp {
-        let elapsed = self.source.monotonic_ms().saturating_sub(self.origin_ms);
-        Timestamp(self.start.0.saturating_add(elapsed))
+        self.at(self.boot_ms())
     }
 
-    /// What to write into the file so that a later opening can go on from here.
+    /// The boot clock, with the sleeps that were noticed. Of two coarse numbers, which makes it late by a tick at most, never early:
+    /// what a later opening reads of it is not less.
+    #[inline]
+    fn boot_ms(&self) -> u64 {
+        self.source.monotonic_ms().saturating_add(self.slept_ms.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn at(&self, boot_ms: u64) -> Timestamp {
+        Timestamp(self.start.0.saturating_add(boot_ms.saturating_sub(self.origin_ms)))
+    }
+
+    /// Adds what the machine has slept since the last call. The worker calls it with every tick; lookups don't, it costs several times
+    /// what they may.
+    pub(crate) fn notice_sleep(&self) {
+        let slept_ms = self.source.slept_ms();
+        if slept_ms > self.slept_ms.load(Ordering::Relaxed) {
+            self.slept_ms.fetch_max(slept_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// What to write into a frame, so that an opening after a crash can go on from there.
+    pub(crate) fn frame_time(&self) -> FrameTime {
+        let wall = self.source.wall();
+        let before = self.wall.max_ms.fetch_max(wall.0, Ordering::Relaxed);
+        let told = FrameTime { time: self.now(), wall_max: wall.max(Timestamp(before)) };
+        self.wall.told_ahead_ms.store(ahead_ms(told.wall_max, told.time), Ordering::Relaxed);
+        told
+    }
+
+    /// Whether the wall clock was set forward since the last frame or mark. If a reboot came before the next one, an opening would take
+    /// that for time that went by.
+    pub(crate) fn has_wall_leapt(&self) -> bool {
+        self.wall_ahead_ms() > self.wall.told_ahead_ms.load(Ordering::Relaxed).saturating_add(LEAP_MS)
+    }
+
+    /// What to write into the file, so that a later opening can go on from there.
     pub(crate) fn mark(&self) -> TimeMark {
-        TimeMark { high_water: self.now(), wall_ahead_ms: self.wall_ahead_ms }
+        self.notice_sleep();
+        let wall_max = self.frame_time().wall_max;
+        let boot_ms = self.boot_ms();
+        TimeMark { time: self.at(boot_ms), wall_max, boot: self.boot, boot_ms }
     }
 
-    /// By how much the wall clock is ahead of the engine's (negative: behind), as measured at open.
+    /// By how much the wall clock is ahead of the engine's now (negative: behind).
     pub(crate) fn wall_ahead_ms(&self) -> i64 {
-        self.wall_ahead_ms
+        ahead_ms(self.source.wall(), self.now())
     }
 }
 
-/// A clock that is moved by hand, for tests.
+/// The clocks of a machine, moved by hand, for tests.
 ///
 /// ```
 /// use idemkv::sim::ManualClock;
 /// use std::time::Duration;
 ///
 /// let clock = ManualClock::at_millis(1_800_000_000_000);
-/// clock.advance(Duration::from_secs(1)); // time goes by: wall and monotonic clock together
+/// clock.advance(Duration::from_secs(1)); // time goes by: all clocks together
 /// clock.jump_wall_to_millis(0);          // somebody sets the wall clock: only it moves
+/// clock.sleep(Duration::from_secs(1));   // the machine sleeps: the monotonic clock stands still
+/// clock.reboot();                        // another boot: only the wall clock goes on
 /// ```
 #[cfg(feature = "sim")]
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     wall_ms: Arc<AtomicU64>,
     monotonic_ms: Arc<AtomicU64>,
+    /// The boot clock is ahead of the monotonic clock by this.
+    slept_ms: Arc<AtomicU64>,
+    /// What the wall clock showed at first stands for the machine.
+    machine: u64,
+    boots: Arc<AtomicU64>,
+    is_boot_hidden: Arc<AtomicBool>,
 }
 
 #[cfg(feature = "sim")]
 impl ManualClock {
-    /// A clock whose wall time is `millis` milliseconds after the Unix epoch.
+    /// A machine that boots when the wall clock shows `millis` milliseconds after the Unix epoch. Two that boot at the same time
+    /// count as the same boot.
     #[must_use]
     pub fn at_millis(millis: u64) -> Self {
-        Self { wall_ms: Arc::new(AtomicU64::new(millis)), monotonic_ms: Arc::new(AtomicU64::new(0)) }
+        Self {
+            wall_ms: Arc::new(AtomicU64::new(millis)),
+            monotonic_ms: Arc::new(AtomicU64::new(0)),
+            slept_ms: Arc::new(AtomicU64::new(0)),
+            machine: millis,
+            boots: Arc::new(AtomicU64::new(0)),
+            is_boot_hidden: Arc::new(AtomicBool::new(false)),
+        }
     }
 
-    /// A clock of its own that shows the same time.
+    /// A clock of its own that shows the same time, in the same boot.
     #[must_use]
     pub fn fork(&self) -> Self {
         let copy = |time: &AtomicU64| Arc::new(AtomicU64::new(time.load(Ordering::Acquire)));
-        Self { wall_ms: copy(&self.wall_ms), monotonic_ms: copy(&self.monotonic_ms) }
+        Self {
+            wall_ms: copy(&self.wall_ms),
+            monotonic_ms: copy(&self.monotonic_ms),
+            slept_ms: copy(&self.slept_ms),
+            machine: self.machine,
+            boots: copy(&self.boots),
+            is_boot_hidden: Arc::new(AtomicBool::new(self.is_boot_hidden.load(Ordering::Acquire))),
+        }
+    }
+
+    /// What the wall clock shows.
+    #[must_use]
+    pub fn wall_millis(&self) -> u64 {
+        self.wall_ms.load(Ordering::Acquire)
     }
 
     /// Lets `span` go by.
@@ -280,82 +444,47 @@ impl ManualClock {
         crate::sync::time::pass(span);
     }
 
+    /// Lets `span` go by while the machine sleeps: wall clock and boot clock go on, the monotonic clock stands still. An engine
+    /// notices with its next step, checkpoint or close.
+    pub fn sleep(&self, span: Duration) {
+        let step = millis(span);
+        self.wall_ms.fetch_add(step, Ordering::AcqRel);
+        self.slept_ms.fetch_add(step, Ordering::AcqRel);
+    }
+
     /// Sets the wall clock, as an administrator or a time server might; no time goes by.
     pub fn jump_wall_to_millis(&self, millis: u64) {
         self.wall_ms.store(millis, Ordering::Release);
     }
+
+    /// Boots the machine anew: boot clock and monotonic clock start again, the wall clock goes on. No process survives that: drop
+    /// the engines on this clock first.
+    pub fn reboot(&self) {
+        self.boots.fetch_add(1, Ordering::AcqRel);
+        self.jump_boot_to_millis(0);
+        self.is_boot_hidden.store(false, Ordering::Release);
+    }
+
+    /// Sets the boot clock, as on a virtual machine that is put back to an earlier moment; no time goes by. The boot is the same.
+    /// Drop the engines on this clock first.
+    pub fn jump_boot_to_millis(&self, millis: u64) {
+        self.slept_ms.store(0, Ordering::Release);
+        self.monotonic_ms.store(millis, Ordering::Release);
+    }
+
+    /// Until the next reboot the machine does not say which boot this is, as on systems other than Linux.
+    pub fn hide_boot(&self) {
+        self.is_boot_hidden.store(true, Ordering::Release);
+    }
+
+    fn boot(&self) -> Option<BootId> {
+        let mut id = [0; 16];
+        let boot =
+            self.machine.to_le_bytes().into_iter().chain(self.boots.load(Ordering::Acquire).to_le_bytes());
+        id.iter_mut().zip(boot).for_each(|(to, from)| *to = from);
+        (!self.is_boot_hidden.load(Ordering::Acquire)).then_some(BootId(id))
+    }
 }
 
 #[cfg(all(test, feature = "sim"))]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3_600);
-    const YEAR_MS: u64 = 365 * 24 * 3_600_000;
-
-    fn resumed(wall: u64, high_water: u64, wall_ahead_ms: i64) -> EngineClock {
-        let source = TimeSource::Manual(ManualClock::at_millis(wall));
-        let mark = TimeMark { high_water: Timestamp(high_water), wall_ahead_ms };
-        EngineClock::resume(source, mark, HOUR)
-    }
-
-    #[test]
-    fn never_is_the_latest_deadline_and_none_is_before_itself() {
-        let [soon, late] = [HOUR, 2 * HOUR].map(|span| Deadline::at(now() + span));
-        for (early, later) in [(soon, late), (soon, Deadline::NEVER)] {
-            assert!(early.is_before(later) && !later.is_before(early) && !early.is_before(early));
-        }
-        assert!(!Deadline::NEVER.is_before(Deadline::NEVER));
-    }
-
-    #[test]
-    fn a_short_stop_counts_in_full() {
-        let clock = resumed(1_060_000, 1_000_000, 0);
-        assert_eq!(clock.now(), Timestamp(1_060_000));
-        assert_eq!(clock.wall_ahead_ms(), 0);
-    }
-
-    #[test]
-    fn a_jump_forward_of_any_size_advances_by_the_limit_only() {
-        for jump in [2 * 3_600_000, YEAR_MS, 100 * YEAR_MS, u64::MAX - 1_000_000] {
-            let clock = resumed(1_000_000 + jump, 1_000_000, 0);
-            assert_eq!(clock.now(), Timestamp(1_000_000 + 3_600_000));
-        }
-    }
-
-    #[test]
-    fn a_jump_back_stops_nothing_and_is_not_counted_again_when_it_is_mended() {
-        let clock = resumed(0, 1_000_000, 0);
-        assert_eq!(clock.now(), Timestamp(1_000_000));
-        assert_eq!(clock.wall_ahead_ms(), -1_000_000);
-        // Ten seconds of that run, then a reopen five seconds later on the same, still wrong, wall clock.
-        let again = resumed(15_000, 1_010_000, -1_000_000);
-        assert_eq!(again.now(), Timestamp(1_015_000));
-    }
-
-    #[test]
-    fn a_lag_stays_and_the_next_stop_is_counted_from_it() {
-        let lagging = resumed(1_000_000 + YEAR_MS, 1_000_000, 0);
-        let mark = lagging.mark();
-        let next = resumed(1_000_000 + YEAR_MS + 5_000, mark.high_water.0, mark.wall_ahead_ms);
-        assert_eq!(next.now().saturating_since(mark.high_water), Duration::from_secs(5));
-    }
-
-    #[test]
-    fn a_jump_beyond_all_reason_is_not_counted_again_at_the_next_opening() {
-        let first = resumed(u64::MAX, 1_000_000, 0);
-        let mark = first.mark();
-        let next = resumed(u64::MAX, mark.high_water.0, mark.wall_ahead_ms);
-        assert_eq!(next.now(), first.now());
-    }
-
-    #[test]
-    fn the_edges_of_the_representable_do_not_overflow() {
-        for (wall, high, ahead) in
-            [(0, u64::MAX, i64::MIN), (u64::MAX, 0, i64::MIN), (u64::MAX, u64::MAX, i64::MAX)]
-        {
-            let clock = resumed(wall, high, ahead);
-            assert!(clock.now() >= Timestamp(high));
-        }
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, Budget};
+use crate::clock::FrameTime;
 use crate::codec::{
     self, BadBytes, CHECKSUM_BYTES, CheckpointRow, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow,
     PolicyRow, ScopeRow, Sealer, TokenRow, VacatedRow,
@@ -19,6 +20,10 @@ use crate::store::{Meta, block};
 use crate::sync::{Arc, OnceLock};
 use crate::wal::frame::{CHECKED, Frame, FrameBuf, HEADER};
 use crate::wal::{self, Identity};
+
+/// Bytes of the log's header that are under its checksum, and with it.
+const LOG_CHECKED: usize = 40;
+const LOG_HEADER: usize = LOG_CHECKED + 8;
 
 /// A decoder of the engine's. [`check`](Self::check) tries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,12 +127,12 @@ impl Decoder {
                 for entry in entries() {
                     frame.push(&entry.encoded());
                 }
-                frame.seal(sealer(), SALT, 4, Timestamp::from_millis(6)).to_vec()
+                frame.seal(sealer(), SALT, 4, frame_time(6, 7)).to_vec()
             }
             Self::LogHeader => {
                 let id = Identity { file_id: [2; 16], sealer: sealer().clone() };
                 let mut header = wal::header(&id, 64 << 10);
-                header.truncate(HEADER);
+                header.truncate(LOG_HEADER);
                 header
             }
             Self::Meta => encoded(&meta()),
@@ -201,15 +206,19 @@ fn check_policy(row: &PolicyRow) -> bool {
     true
 }
 
+fn frame_time(time: u64, wall: u64) -> FrameTime {
+    FrameTime { time: Timestamp::from_millis(time), wall_max: Timestamp::from_millis(wall) }
+}
+
 /// Bytes behind the last entry, and the padding of the last sector, are not looked at.
 fn check_frame(bytes: &[u8]) -> bool {
     assert!(Frame::read(bytes, sealer(), SALT).is_none_or(|frame| frame.len() >= HEADER));
     let (Some(len), Some(entries)) = (number(bytes, 4..8), number(bytes, 8..12)) else { return false };
-    let places = (number(bytes, 16..24), number(bytes, 24..32), number(bytes, 32..CHECKED));
-    let (Some(salt), Some(seq), Some(time)) = places else { return false };
+    let (Some(salt), Some(seq)) = (number(bytes, 16..24), number(bytes, 24..32)) else { return false };
+    let (Some(time), Some(wall)) = (number(bytes, 32..40), number(bytes, 40..CHECKED)) else { return false };
     let whole = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(HEADER);
     let Some(payload) = bytes.get(HEADER..whole) else { return false };
-    let checksum = sealer().checksum("frame", &[salt, seq, time, entries], payload);
+    let checksum = sealer().checksum("frame", &[salt, seq, time, wall, entries], payload);
     let bytes = with_checksum(bytes, CHECKED, checksum);
     let Some(frame) = Frame::read(&bytes, sealer(), salt) else { return false };
     let (mut again, mut pushed) = (FrameBuf::default(), 0);
@@ -223,7 +232,7 @@ fn check_frame(bytes: &[u8]) -> bool {
         return false;
     }
     assert_eq!(pushed, entries);
-    let sealed = again.seal(sealer(), salt, seq, Timestamp::from_millis(time));
+    let sealed = again.seal(sealer(), salt, seq, frame_time(time, wall));
     if number(sealed, 4..8) == Some(len) {
         assert_eq!(sealed.get(..whole), bytes.get(..whole), "what was decoded encodes to another frame");
     }
@@ -235,14 +244,20 @@ fn check_log_header(bytes: &[u8]) -> bool {
     let path = Path::new("x.idem-wal");
     let nobody = Identity { file_id: [0; 16], sealer: sealer().clone() };
     assert!(wal::read_header(path, bytes, &nobody).is_err());
-    let (Some(checked), Some(file_id)) = (bytes.get(..CHECKED), bytes.get(24..CHECKED)) else { return false };
+    let (Some(checked), Some(file_id)) = (bytes.get(..LOG_CHECKED), bytes.get(24..LOG_CHECKED)) else {
+        return false;
+    };
     let Ok(file_id) = file_id.try_into() else { return false };
     let id = Identity { file_id, sealer: sealer().clone() };
-    let bytes = with_checksum(bytes, CHECKED, sealer().checksum("log", &[], checked));
+    let bytes = with_checksum(bytes, LOG_CHECKED, sealer().checksum("log", &[], checked));
     let Ok(segment_bytes) = wal::read_header(path, &bytes, &id) else { return false };
     let again = wal::header(&id, segment_bytes);
     if bytes.get(12..16) == Some(&[0; 4]) {
-        assert_eq!(again.get(..HEADER), bytes.get(..HEADER), "what was decoded encodes to another header");
+        assert_eq!(
+            again.get(..LOG_HEADER),
+            bytes.get(..LOG_HEADER),
+            "what was decoded encodes to another header"
+        );
     }
     true
 }
@@ -346,7 +361,6 @@ fn meta() -> Meta {
     Meta {
         file_id: [1; 16],
         secret: [2; 32],
-        created_ms: 3,
         checkpointed_seq: 4,
         salt: 5,
         log_empty: true,
@@ -359,7 +373,9 @@ fn meta() -> Meta {
         keys: 10,
         claims: 11,
         high_water_ms: 12,
-        wall_ahead_ms: -13,
+        wall_max_ms: 13,
+        boot_id: Some([14; 16]),
+        boot_ms: 15,
     }
 }
 

@@ -28,7 +28,9 @@ pub(crate) use real::*;
 pub(crate) use parking_lot::Mutex as UnseenMutex;
 #[cfg(feature = "sim")]
 pub(crate) use std::sync::Weak;
-pub(crate) use std::sync::atomic::{AtomicBool as UnseenBool, AtomicU64 as UnseenU64, Ordering};
+pub(crate) use std::sync::atomic::{
+    AtomicBool as UnseenBool, AtomicI64 as UnseenI64, AtomicU64 as UnseenU64, Ordering,
+};
 pub(crate) use std::sync::{Arc, OnceLock};
 
 #[cfg(idemkv_shuttle)]

@@ -31,7 +31,7 @@ use idemkv::sim::Decoder;
 use script::{
     ADVANCE, ADVANCE_TO, BEGIN, BEGIN_MANY, CALL_BYTES, CHECKPOINT, CLOSE, COMPLETE, COMPLETE_IN,
     COMPLETE_MANY, CRASH, CRASH_AGAIN, Call, DECLARE, DROP, ENTRIES, FAIL, FLUSH, FORGET, GET, INTO_TOKEN,
-    KILL, NOTE, RELEASE, RENEW, RESOLVE, RESUME, SET_WALL, STEP,
+    KILL, NOTE, RELEASE, RENEW, RESOLVE, RESTART, RESUME, SET_WALL, SLEEP, STEP,
 };
 use specimen::{Found, Specimen};
 use world::{Image, World};
@@ -102,7 +102,7 @@ const OTHER_REQUEST: u8 = 84;
 const BEGUN: [u8; CALL_BYTES] = [BEGIN, 0, 0, 0];
 
 /// Where to start and whether to be killed at the end, then calls. See `tests/model`.
-const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 11] = [
+const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 12] = [
     (
         "replay",
         0,
@@ -208,6 +208,21 @@ const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 11] = [
             [COMPLETE, 0, 1, 0],
             [SET_WALL, 0, 0, 0],
             [KILL, 0, 0, 0],
+            BEGUN,
+        ],
+    ),
+    (
+        "boot",
+        0,
+        &[
+            BEGUN,
+            [COMPLETE, 0, 1, 0],
+            [SLEEP, 0, 4, 0],
+            [SET_WALL, 0, 0, 0],
+            [RESTART, 0, 3, 0],
+            BEGUN,
+            [SET_WALL, 0, 2, 0],
+            [RESTART, 0, 8, 0],
             BEGUN,
         ],
     ),

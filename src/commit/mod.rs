@@ -546,7 +546,7 @@ impl<P: Publish> Commit<P> {
         let appended = if self.origin.is_elsewhere_for_sure() {
             Err(Failure::Forked)
         } else {
-            writer.append(&mut frame, self.clock.now()).map_err(Failure::Io)
+            writer.append(&mut frame, self.clock.frame_time()).map_err(Failure::Io)
         };
         let outcome = match appended {
             Ok(seq) => {

@@ -69,6 +69,7 @@ impl Core {
     }
 
     fn do_what_is_due(&self) -> Stepped {
+        self.clock.notice_sleep();
         let now = self.clock.now();
         let mut stepped = Stepped::default();
         self.look_for_files(now);
@@ -308,9 +309,7 @@ impl Core {
 
     /// What every write of the meta row brings up to date.
     pub(super) fn stamp(&self, meta: &mut Meta) {
-        let mark = self.clock.mark();
-        meta.high_water_ms = mark.high_water.as_millis();
-        meta.wall_ahead_ms = mark.wall_ahead_ms;
+        meta.set_time(self.clock.mark());
         meta.log_segments = self.room.durable_segments();
     }
 
@@ -330,15 +329,17 @@ impl Core {
         }
     }
 
-    /// Writes the time into the log when it has not been for a while, so that a crash does not forget it.
+    /// Writes the time into the log when it has not been for a while, or when the wall clock was set forward, so that a crash does not
+    /// forget it.
     fn mark(&self, rota: &mut Rota, now: Timestamp) {
-        if now < rota.mark_at {
+        let has_leapt = self.clock.has_wall_leapt();
+        if now < rota.mark_at && !has_leapt {
             return;
         }
         let every = (self.options.max_clock_jump / 4).clamp(Duration::from_secs(1), Duration::from_secs(600));
         let first = rota.mark_at == Timestamp::default();
         rota.mark_at = now.saturating_add(every);
-        if first {
+        if first && !has_leapt {
             return;
         }
         self.append_unattended(&Entry::Mark.encoded(), Op::Mark, || true);

@@ -19,7 +19,7 @@ use super::reads::Reads;
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint, HandOver};
-use crate::clock::{EngineClock, TimeMark};
+use crate::clock::{EngineClock, Past};
 use crate::codec::{BadBytes, Entry};
 use crate::commit::{Commit, Publish, Threads};
 use crate::disk::Kind;
@@ -56,14 +56,14 @@ impl Core {
         };
         let Scanned { frames, seq_max: last_seq } = scanned;
 
-        let seen = frames.last().map_or(0, |found| found.frame.time.as_millis());
-        let mark = TimeMark {
-            high_water: Timestamp::from_millis(meta.high_water_ms.max(seen)),
-            wall_ahead_ms: meta.wall_ahead_ms,
+        let past = Past {
+            mark: meta.time(),
+            frame: frames.last().map(|found| found.frame.time),
+            is_empty: meta.keys == 0 && meta.claims == 0 && frames.is_empty(),
         };
-        let clock = Arc::new(EngineClock::resume(options.time.clone(), mark, options.max_clock_jump));
-        let epoch = Timestamp::from_millis(meta.created_ms);
-        let mut index = Index::new(options.shards, options.cache_bytes, epoch);
+        let clock = Arc::new(EngineClock::resume(options.time.clone(), &past, options.max_clock_jump));
+        // Cells count whole seconds from here: what had expired by then is not loaded.
+        let mut index = Index::new(options.shards, options.cache_bytes, clock.now());
         let policies = Arc::new(Policies::new(options.policy));
         let budget = Arc::default();
         load(&store, &mut index, &policies, &clock, &budget, options.workers)?;
@@ -175,9 +175,7 @@ impl Core {
         let segments = kept.as_ref().map(Log::segments).transpose()?;
         let mut kept = kept.zip(segments).filter(|(_, segments)| *segments >= wal::SEGMENTS_MIN);
         let stamp = |meta: &mut Meta, segments: Option<u32>| {
-            let mark = clock.mark();
-            meta.high_water_ms = mark.high_water.as_millis();
-            meta.wall_ahead_ms = mark.wall_ahead_ms;
+            meta.set_time(clock.mark());
             meta.checkpointed_seq = tail.seq;
             meta.fence_next = fence_limit;
             meta.salt = salt;
@@ -240,10 +238,9 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
 
 fn first_meta(options: &Options) -> Result<Meta, OpenError> {
     let clock = EngineClock::new(options.time.clone());
-    Ok(Meta {
+    let mut meta = Meta {
         file_id: options.entropy.draw("file id")?,
         secret: options.entropy.draw("secret")?,
-        created_ms: clock.now().as_millis(),
         checkpointed_seq: 0,
         salt: 0,
         log_empty: true,
@@ -256,9 +253,13 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         blocks: 0,
         keys: 0,
         claims: 0,
-        high_water_ms: clock.now().as_millis(),
-        wall_ahead_ms: 0,
-    })
+        high_water_ms: 0,
+        wall_max_ms: 0,
+        boot_id: None,
+        boot_ms: 0,
+    };
+    meta.set_time(clock.mark());
+    Ok(meta)
 }
 
 /// The log that belongs to the file, if there is one and if it is whole.

@@ -291,11 +291,17 @@ impl Options {
         self
     }
 
-    /// How far the engine's clock may advance between two openings of the file. Default an hour; any duration.
+    /// How far the engine's clock may advance over a reboot of the machine. Default an hour; any duration.
     ///
-    /// While the file is closed only the wall clock can tell how time goes by, and a wall clock can be wrong by decades. What
-    /// it claims beyond this is not believed: the engine's clock then lags behind the wall clock, and keys live longer by
-    /// the difference, never shorter. While the file is open the wall clock doesn't matter at all.
+    /// Within one boot (Linux) the boot clock measures every stop of the process and every sleep of the machine exactly. Neither this
+    /// limit nor the wall clock matters then.
+    ///
+    /// Over a reboot, and where the boot is not known (other systems, another machine), only the wall clock can tell how much time went
+    /// by, and it can be wrong by decades. The engine's clock advances by what the wall clock says beyond the highest time that it was
+    /// ever seen to say, and by this at most. It then lags behind the wall clock, and keys live longer by the difference:
+    /// `Stats::clock_lag_ms`. Raise the limit where machines stay off for long and their wall clocks can be trusted at boot.
+    ///
+    /// A file without records and claims takes the wall clock as it is, if that is later.
     pub fn max_clock_jump(mut self, jump: Duration) -> Self {
         self.max_clock_jump = jump;
         self

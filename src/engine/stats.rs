@@ -56,7 +56,7 @@ pub struct Stats {
     pub expired: u64,
     /// Blocks of the file whose room was reclaimed because all bodies in them had expired.
     pub reclaimed_blocks: u64,
-    /// By how many milliseconds the wall clock was ahead of the engine's when the file was opened (negative: behind).
+    /// By how many milliseconds the wall clock is ahead of the engine's now (negative: behind).
     pub clock_lag_ms: i64,
 }
 

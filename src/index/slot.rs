@@ -29,7 +29,7 @@ pub(crate) enum Slot {
     },
 }
 
-/// A time in four bytes: whole seconds since the file was made, rounded up. Lookups decide by the exact time in the
+/// A time in four bytes: whole seconds since the file was opened, rounded up. Lookups decide by the exact time in the
 /// record; this one only tells, without reading it, that a record is gone for certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotTime(u32);

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use bincode::{BorrowDecode, Encode};
 
+use crate::Timestamp;
+use crate::clock::{BootId, TimeMark};
 use crate::codec::{self, FORMAT_VERSION, Sealer};
 use crate::error::{Damage, OpenError};
 use crate::key::Secret;
@@ -15,8 +17,6 @@ pub(crate) struct Meta {
     pub(crate) file_id: [u8; 16],
     /// Keys digests and checksums.
     pub(crate) secret: [u8; 32],
-    /// When the file was made; index slots count expiry from here.
-    pub(crate) created_ms: u64,
     /// Every frame of the log up to this sequence is in the file.
     pub(crate) checkpointed_seq: u64,
     /// The salt of the frames that count. Drawn anew at every opening, which is how old frames are discarded.
@@ -39,10 +39,15 @@ pub(crate) struct Meta {
     pub(crate) keys: u64,
     /// Number of claim rows there are.
     pub(crate) claims: u64,
+    // What the clocks showed when this was written, see `TimeMark`.
     /// The highest engine time the file has seen.
     pub(crate) high_water_ms: u64,
-    /// How far the wall clock was ahead of the engine's then.
-    pub(crate) wall_ahead_ms: i64,
+    /// The highest time that a wall clock was ever seen to show.
+    pub(crate) wall_max_ms: u64,
+    /// The boot of the machine, if it said which.
+    pub(crate) boot_id: Option<[u8; 16]>,
+    /// The boot clock.
+    pub(crate) boot_ms: u64,
 }
 
 impl std::fmt::Debug for Meta {
@@ -64,6 +69,22 @@ fn sealer() -> Sealer {
 const TABLE: &str = "meta";
 
 impl Meta {
+    pub(crate) fn time(&self) -> TimeMark {
+        TimeMark {
+            time: Timestamp::from_millis(self.high_water_ms),
+            wall_max: Timestamp::from_millis(self.wall_max_ms),
+            boot: self.boot_id.map(BootId),
+            boot_ms: self.boot_ms,
+        }
+    }
+
+    pub(crate) fn set_time(&mut self, mark: TimeMark) {
+        self.high_water_ms = mark.time.as_millis();
+        self.wall_max_ms = mark.wall_max.as_millis();
+        self.boot_id = mark.boot.map(|boot| boot.0);
+        self.boot_ms = mark.boot_ms;
+    }
+
     /// The row: version, checksum, fields.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::new();
@@ -93,7 +114,6 @@ mod tests {
         Meta {
             file_id: [1; 16],
             secret: [2; 32],
-            created_ms: 3,
             checkpointed_seq: 4,
             salt: 5,
             log_empty: true,
@@ -106,14 +126,17 @@ mod tests {
             keys: 13,
             claims: 10,
             high_water_ms: 11,
-            wall_ahead_ms: -12,
+            wall_max_ms: 12,
+            boot_id: Some([14; 16]),
+            boot_ms: 15,
         }
     }
 
     #[test]
     fn golden_bytes_and_round_trip() {
         let row = meta().encode();
-        let fields = [&[1; 16][..], &[2; 32], &[3, 4, 5, 1, 1, b'f', 0, 6, 7, 8, 9, 13, 10, 11, 23]].concat();
+        let numbers = [4, 5, 1, 1, b'f', 0, 6, 7, 8, 9, 13, 10, 11, 12, 1];
+        let fields = [&[1; 16][..], &[2; 32], &numbers, &[14; 16], &[15]].concat();
         let (version, sealed) = row.split_at(4);
         assert_eq!(version, [4, 0, 0, 0]);
         assert_eq!(sealed, sealer().seal("meta", &[4], &fields));

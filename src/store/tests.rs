@@ -23,7 +23,6 @@ fn meta() -> Meta {
     Meta {
         file_id: [1; 16],
         secret: [2; 32],
-        created_ms: 0,
         checkpointed_seq: 0,
         salt: 1,
         log_empty: true,
@@ -36,7 +35,9 @@ fn meta() -> Meta {
         keys: 0,
         claims: 0,
         high_water_ms: 0,
-        wall_ahead_ms: 0,
+        wall_max_ms: 0,
+        boot_id: None,
+        boot_ms: 0,
     }
 }
 

@@ -2,16 +2,18 @@
 //!
 //! A frame starts on a sector boundary and fills whole sectors, so that no later write touches a sector that holds
 //! acknowledged bytes. Layout, little-endian: magic (4), payload length (4), number of entries (4), zero (4),
-//! salt (8), sequence (8), engine time in ms (8), checksum (8), then the payload: each entry with its length (4) in front.
+//! salt (8), sequence (8), engine time in ms (8), highest wall clock in ms (8), checksum (8), then the payload: each entry with its
+//! length (4) in front.
 
 use crate::Timestamp;
+use crate::clock::FrameTime;
 use crate::codec::{self, CHECKSUM_BYTES, Entry, Sealer};
 
 /// What a disk writes at once; a torn write ends at such a boundary.
 pub(crate) const SECTOR: usize = 512;
 const MAGIC: u32 = u32::from_le_bytes(*b"idmF");
 /// Bytes of a header that come before its checksum.
-pub(crate) const CHECKED: usize = 40;
+pub(crate) const CHECKED: usize = 48;
 pub(crate) const HEADER: usize = CHECKED + CHECKSUM_BYTES;
 const LENGTH: usize = 4;
 
@@ -51,7 +53,7 @@ impl FrameBuf {
     }
 
     /// Completes header and padding; gives the bytes to write.
-    pub(crate) fn seal(&mut self, sealer: &Sealer, salt: u64, seq: u64, time: Timestamp) -> &[u8] {
+    pub(crate) fn seal(&mut self, sealer: &Sealer, salt: u64, seq: u64, time: FrameTime) -> &[u8] {
         let mut head = Vec::with_capacity(HEADER);
         head.extend_from_slice(&MAGIC.to_le_bytes());
         head.extend_from_slice(&codec::length(self.bytes.len() - HEADER));
@@ -59,13 +61,12 @@ impl FrameBuf {
         head.extend_from_slice(&[0; 4]);
         head.extend_from_slice(&salt.to_le_bytes());
         head.extend_from_slice(&seq.to_le_bytes());
-        head.extend_from_slice(&time.as_millis().to_le_bytes());
+        let (time_ms, wall_ms) = (time.time.as_millis(), time.wall_max.as_millis());
+        head.extend_from_slice(&time_ms.to_le_bytes());
+        head.extend_from_slice(&wall_ms.to_le_bytes());
         let body = self.bytes.split_at(HEADER).1;
-        head.extend_from_slice(&sealer.checksum(
-            "frame",
-            &[salt, seq, time.as_millis(), self.entries.into()],
-            body,
-        ));
+        let place = [salt, seq, time_ms, wall_ms, self.entries.into()];
+        head.extend_from_slice(&sealer.checksum("frame", &place, body));
         self.bytes.iter_mut().zip(&head).for_each(|(to, from)| *to = *from);
         self.bytes.resize(self.bytes.len().next_multiple_of(SECTOR), 0);
         &self.bytes
@@ -83,7 +84,7 @@ impl FrameBuf {
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) seq: u64,
-    pub(crate) time: Timestamp,
+    pub(crate) time: FrameTime,
     entries: u32,
     payload: Vec<u8>,
 }
@@ -117,12 +118,14 @@ impl Frame {
         }
         let seq = u64::from_le_bytes(take(&mut rest)?);
         let time_ms = u64::from_le_bytes(take(&mut rest)?);
+        let wall_ms = u64::from_le_bytes(take(&mut rest)?);
         let checksum: [u8; CHECKSUM_BYTES] = take(&mut rest)?;
         let payload = rest.get(..payload)?;
-        if checksum != sealer.checksum("frame", &[salt, seq, time_ms, entries.into()], payload) {
+        if checksum != sealer.checksum("frame", &[salt, seq, time_ms, wall_ms, entries.into()], payload) {
             return None;
         }
-        Some(Self { seq, time: Timestamp::from_millis(time_ms), entries, payload: payload.to_vec() })
+        let [time, wall_max] = [time_ms, wall_ms].map(Timestamp::from_millis);
+        Some(Self { seq, time: FrameTime { time, wall_max }, entries, payload: payload.to_vec() })
     }
 
     /// Hands every entry to `each`, in order.
@@ -159,6 +162,10 @@ mod tests {
         Sealer::new(&Secret([1; 32]))
     }
 
+    fn time() -> FrameTime {
+        FrameTime { time: Timestamp::from_millis(11), wall_max: Timestamp::from_millis(13) }
+    }
+
     fn mark() -> Vec<u8> {
         let mut bytes = Vec::new();
         codec::encode_into(&Entry::Mark, &mut bytes);
@@ -170,10 +177,10 @@ mod tests {
         let mut frame = FrameBuf::default();
         frame.push(&mark());
         frame.push(&mark());
-        let bytes = frame.seal(&sealer(), 7, 9, Timestamp::from_millis(11)).to_vec();
+        let bytes = frame.seal(&sealer(), 7, 9, time()).to_vec();
         assert_eq!(bytes.len(), SECTOR);
         let back = Frame::read(&bytes, &sealer(), 7).unwrap();
-        assert_eq!((back.seq, back.time, back.len()), (9, Timestamp::from_millis(11), SECTOR));
+        assert_eq!((back.seq, back.time, back.len()), (9, time(), SECTOR));
         let mut entries = 0;
         back.for_each(|entry| {
             assert_eq!(entry, Entry::Mark);
@@ -190,7 +197,7 @@ mod tests {
     fn every_flipped_bit_and_every_cut_is_noticed() {
         let mut frame = FrameBuf::default();
         frame.push(&mark());
-        let bytes = frame.seal(&sealer(), 7, 9, Timestamp::from_millis(11)).to_vec();
+        let bytes = frame.seal(&sealer(), 7, 9, time()).to_vec();
         let used = HEADER + LENGTH + mark().len();
         for bit in 0..used * 8 {
             let mut flipped = bytes.clone();

@@ -2,7 +2,7 @@
 
 use super::frame::FrameBuf;
 use super::{Log, Room};
-use crate::Timestamp;
+use crate::clock::FrameTime;
 use crate::codec::Sealer;
 use crate::error::IoFailure;
 use crate::sync::Arc;
@@ -38,7 +38,7 @@ impl LogWriter {
     /// Appends a frame and makes it durable; gives its sequence.
     ///
     /// After an error the frame may or may not be there, and nothing may be appended behind it.
-    pub(crate) fn append(&mut self, frame: &mut FrameBuf, time: Timestamp) -> Result<u64, IoFailure> {
+    pub(crate) fn append(&mut self, frame: &mut FrameBuf, time: FrameTime) -> Result<u64, IoFailure> {
         let failed = |doing, error| IoFailure::new(&self.log.path, doing, error);
         let len = frame.len() as u64;
         let segment = match self.segment {

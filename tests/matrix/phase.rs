@@ -104,6 +104,8 @@ impl Phase {
             prepared.held = None;
             prepared.engine = None;
             prepared.machine.disk = prepared.machine.disk.image(CrashKind::KeepAll);
+            // Within a boot the wall clock would not matter.
+            prepared.machine.clock.reboot();
         }
         prepared
     }

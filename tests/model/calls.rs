@@ -120,6 +120,12 @@ impl World {
             Call::Advance(choice) => self.advance_some(choice),
             Call::AdvanceTo(which, by) => self.advance_to(which, by),
             Call::SetWall(choice) => self.set_wall(choice),
+            Call::Sleep(choice) => {
+                if self.sleep(choice) {
+                    self.stepped();
+                }
+            }
+            Call::Restart(choice) => self.restart(choice),
         }
     }
 

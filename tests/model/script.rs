@@ -35,6 +35,9 @@ pub enum Call {
     /// To one of the times at which something ends, or next to it.
     AdvanceTo(u8, u8),
     SetWall(u8),
+    Sleep(u8),
+    /// A clean close, a while without power, and the next boot.
+    Restart(u8),
 }
 
 /// A key, and who asks for it.
@@ -91,7 +94,9 @@ pub const CRASH_AGAIN: u8 = 43;
 pub const ADVANCE: u8 = 44;
 pub const ADVANCE_TO: u8 = 45;
 pub const SET_WALL: u8 = 47;
-const KINDS: u8 = 48;
+pub const SLEEP: u8 = 48;
+pub const RESTART: u8 = 49;
+const KINDS: u8 = 50;
 
 impl Call {
     pub fn of([what, who, a, b]: [u8; CALL_BYTES]) -> Self {
@@ -122,7 +127,9 @@ impl Call {
             CRASH_AGAIN..ADVANCE => Self::CrashAgain(a, b),
             ADVANCE..ADVANCE_TO => Self::Advance(a),
             ADVANCE_TO..SET_WALL => Self::AdvanceTo(a, b),
-            _ => Self::SetWall(a),
+            SET_WALL..SLEEP => Self::SetWall(a),
+            SLEEP..RESTART => Self::Sleep(a),
+            _ => Self::Restart(a),
         }
     }
 

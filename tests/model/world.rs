@@ -18,7 +18,9 @@ const LEASE: Duration = Duration::from_secs(30);
 pub const BODY_MAX: usize = 300;
 const JUMP_MAX_MS: u64 = 3_600_000;
 /// So that no clock comes to its end.
-const MONOTONIC_MAX: u64 = 1 << 62;
+const ELAPSED_MAX: u64 = 1 << 62;
+/// A wall clock that is set later than that is read as that.
+const WALL_MAX: u64 = i64::MAX.cast_unsigned();
 /// Claims that are held at once.
 pub const HELD_MAX: usize = 10;
 pub const TOKENS_MAX: usize = 10;
@@ -89,11 +91,16 @@ pub struct World {
     clock: ManualClock,
     engine: Option<Engine>,
     wall: u64,
-    monotonic: u64,
-    /// The engine's time when it was opened, and what the monotonic clock showed.
+    /// All time that went by, awake or asleep.
+    elapsed: u64,
+    /// The engine's time when it was opened, and how much had gone by.
     opened_at: (u64, u64),
     /// When something was last acknowledged as durable.
     durable_at: u64,
+    /// The highest wall clock there was when something was acknowledged as durable: an opening knows of it.
+    wall_durable: u64,
+    /// The highest wall clock that an engine may have seen.
+    wall_shown: u64,
     pub keys: Vec<Key>,
     pub held: Vec<Held>,
     pub tokens: Vec<Given>,
@@ -205,9 +212,11 @@ impl World {
             clock,
             engine: None,
             wall: START_MS,
-            monotonic: 0,
+            elapsed: 0,
             opened_at: (START_MS, 0),
             durable_at: START_MS,
+            wall_durable: START_MS,
+            wall_shown: START_MS,
             keys: Key::all_vacant(),
             held: Vec::new(),
             tokens: Vec::new(),
@@ -217,7 +226,7 @@ impl World {
             fence_max: 0,
             fence_before: 0,
         };
-        world.open(START_MS, 1);
+        world.open(START_MS, Boot::Same);
         world
     }
 
@@ -231,7 +240,7 @@ impl World {
 
     /// The engine's time.
     pub fn now(&self) -> u64 {
-        self.opened_at.0.saturating_add(self.monotonic - self.opened_at.1)
+        self.opened_at.0.saturating_add(self.elapsed - self.opened_at.1)
     }
 
     /// The policy of a scope. After a call that a crash cut off it is looked at before it is needed.
@@ -242,6 +251,13 @@ impl World {
     /// Something is durable, and so is the time by now.
     pub fn acknowledged(&mut self) {
         self.durable_at = self.now();
+        self.see_wall();
+        self.wall_durable = self.wall_durable.max(self.wall.min(WALL_MAX));
+    }
+
+    /// An engine that is open may see the wall clock at any time.
+    fn see_wall(&mut self) {
+        self.wall_shown = self.wall_shown.max(self.wall.min(WALL_MAX));
     }
 
     pub fn declare(&mut self, scope: usize, choice: u8) {
@@ -266,7 +282,7 @@ impl World {
     /// Whether another script would have enough of its clock, and not too much of others' to walk over.
     #[allow(dead_code, reason = "of use to the fuzz target alone")]
     pub fn has_room_for_another(&self) -> bool {
-        self.generation < 31 && self.monotonic < MONOTONIC_MAX / 2
+        self.generation < 31 && self.elapsed < ELAPSED_MAX / 2
     }
 
     /// Makes room for another script: nobody holds anything, and no name was ever used.
@@ -282,6 +298,7 @@ impl World {
         self.policies = vec![vec![None]; SCOPES];
         self.wall = START_MS;
         self.clock.jump_wall_to_millis(self.wall);
+        self.see_wall();
     }
 }
 
@@ -295,18 +312,35 @@ impl Drop for World {
 // Time.
 impl World {
     pub fn advance(&mut self, millis: u64) {
-        if self.monotonic.saturating_add(millis) <= MONOTONIC_MAX {
-            self.monotonic += millis;
-            self.wall = self.wall.wrapping_add(millis);
+        if self.goes_by(millis) {
             self.clock.advance(Duration::from_millis(millis));
+            self.see_wall();
         }
     }
 
     pub fn advance_some(&mut self, choice: u8) {
-        let day = 86_400_000;
-        let spans =
-            [1, 999, 5_000, 29_999, 30_000, 59_999, 60_000, 150_000, 3_600_000, day, 3_650 * day, 1 << 60];
-        self.advance(spans[usize::from(choice) % spans.len()]);
+        self.advance(span(choice));
+    }
+
+    /// The machine sleeps, and the engine's worker wakes with it. Whether there was time for that.
+    pub fn sleep(&mut self, choice: u8) -> bool {
+        let millis = span(choice);
+        let goes_by = self.goes_by(millis);
+        if goes_by {
+            self.clock.sleep(Duration::from_millis(millis));
+            self.see_wall();
+            self.engine().step();
+        }
+        goes_by
+    }
+
+    fn goes_by(&mut self, millis: u64) -> bool {
+        let fits = self.elapsed.saturating_add(millis) <= ELAPSED_MAX;
+        if fits {
+            self.elapsed += millis;
+            self.wall = self.wall.wrapping_add(millis);
+        }
+        fits
     }
 
     /// To the next time at which something ends, or a millisecond before or after that.
@@ -338,12 +372,47 @@ impl World {
         ];
         self.wall = walls[usize::from(choice) % walls.len()];
         self.clock.jump_wall_to_millis(self.wall);
+        self.see_wall();
     }
+}
+
+fn span(choice: u8) -> u64 {
+    let day = 86_400_000;
+    let spans =
+        [1, 999, 5_000, 29_999, 30_000, 59_999, 60_000, 150_000, 3_600_000, day, 3_650 * day, 1 << 60];
+    spans[usize::from(choice) % spans.len()]
+}
+
+/// Which boot of the machine an opening is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boot {
+    /// That of the opening before.
+    Same,
+    New,
 }
 
 // Ends of the process, and openings.
 impl World {
+    /// The file is closed, and opened again.
     pub fn close(&mut self) {
+        let before = self.now();
+        self.leave_orderly();
+        self.open(before, Boot::Same);
+    }
+
+    /// The file is closed, the machine is off for a while, and boots again.
+    pub fn restart(&mut self, choice: u8) {
+        let before = self.now();
+        self.leave_orderly();
+        let millis = span(choice);
+        if self.goes_by(millis) {
+            self.clock.advance(Duration::from_millis(millis));
+        }
+        self.clock.reboot();
+        self.open(before, Boot::New);
+    }
+
+    fn leave_orderly(&mut self) {
         let engine = self.engine.take().unwrap();
         let now = self.now();
         // One whose lease ran out counts until somebody looks.
@@ -374,7 +443,6 @@ impl World {
                 self.disk.reboot(CrashKind::KeepAll);
             }
         }
-        self.open(now, 1);
     }
 
     fn refuse_on_a_closed_engine(&mut self) {
@@ -391,7 +459,7 @@ impl World {
         self.disk.crash_at(self.disk.operations());
         self.leave();
         self.disk.restart_process();
-        self.open(now, 1);
+        self.open(now, Boot::Same);
     }
 
     /// The power is gone.
@@ -404,6 +472,7 @@ impl World {
             _ => CrashKind::Torn(u64::from(kind)),
         };
         self.disk.reboot(kind);
+        self.clock.reboot();
         if let Some(after) = again {
             self.disk.crash_at(self.disk.operations() + after);
             let opened = options(&self.disk, &self.clock).open(FILE);
@@ -411,8 +480,9 @@ impl World {
             self.disk.crash_at(self.disk.operations());
             drop(opened);
             self.disk.reboot(kind);
+            self.clock.reboot();
         }
-        self.open(now, 1 + u64::from(again.is_some()));
+        self.open(now, Boot::New);
     }
 
     /// All that a process holds is gone.
@@ -421,20 +491,18 @@ impl World {
         self.engine = None;
     }
 
-    /// Opens the file; `before` was the engine's time. An opening that was cut off may have moved the clock too.
-    fn open(&mut self, before: u64, openings: u64) {
+    /// Opens the file; `before` was the engine's time when the file was left.
+    fn open(&mut self, before: u64, boot: Boot) {
         let engine = match options(&self.disk, &self.clock).open(FILE) {
             Ok(engine) => engine,
             Err(error) => panic!("does not open: {error}"),
         };
+        self.opened_at = (engine.now().as_millis(), self.elapsed);
         self.engine = Some(engine);
-        self.opened_at = (self.time_at_opening(), self.monotonic);
         let now = self.now();
-        assert!(now >= self.durable_at, "the clock went back from {} to {now}", self.durable_at);
-        assert!(
-            now <= before.saturating_add(openings * JUMP_MAX_MS),
-            "the clock went from {before} to {now}"
-        );
+        self.check_time(before, boot);
+        self.see_wall();
+        self.wall_durable = self.wall_durable.max(self.wall.min(WALL_MAX));
         // No opening since then was at an earlier time.
         let since = std::mem::replace(&mut self.durable_at, now);
         self.see_policies();
@@ -452,23 +520,27 @@ impl World {
         self.see_effects();
     }
 
-    /// What the engine took as the time when it was opened.
-    fn time_at_opening(&mut self) -> u64 {
-        let ahead = self.engine().stats().clock_lag_ms;
-        if ahead.unsigned_abs() < 1 << 62 {
-            // A wall clock that is set later than that is read as that.
-            let wall = self.wall.min(i64::MAX.cast_unsigned());
-            return u64::try_from(i128::from(wall) - i128::from(ahead)).unwrap();
-        }
-        // The difference can't be told; a claim can.
-        let Ok(idemkv::Begin::Fresh(claim)) = self.engine().scope("probe").begin("key", fingerprint(0))
-        else {
-            panic!("the probe is not fresh")
+    /// Within a boot the boot clock counts, and that did not move since the file was left. Over a reboot the wall clock counts, by what it
+    /// says beyond the highest that it ever said.
+    fn check_time(&self, before: u64, boot: Boot) {
+        let now = self.now();
+        let wall = self.wall.min(WALL_MAX);
+        let counted = |wall_max: u64| wall.saturating_sub(wall_max).min(JUMP_MAX_MS);
+        let (from, to) = match boot {
+            Boot::Same => (before, before),
+            Boot::New => (
+                self.durable_at.saturating_add(counted(self.wall_shown)),
+                before.saturating_add(counted(self.wall_durable)),
+            ),
         };
-        let started = claim.started().as_millis();
-        self.fence_max = claim.fence().get();
-        claim.release().unwrap();
-        started
+        // A file that has nothing in it takes the wall clock as it is.
+        let may_be_vacant =
+            |key: &Key| key.disk.iter().any(|state| state.seen(before).contains(&Seen::Vacant));
+        let takes_wall = now == wall && wall >= from && self.keys.iter().all(may_be_vacant);
+        assert!(
+            (from..=to).contains(&now) || takes_wall,
+            "the clock went from {before} to {now}, not to {from} to {to}; the wall clock shows {wall}"
+        );
     }
 
     fn see_policies(&mut self) {

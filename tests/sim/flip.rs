@@ -13,7 +13,7 @@ const FILE: &str = "x.idem";
 const LOG: &str = "x.idem-wal";
 /// A frame of the log: its magic, and where its parts lie, as `docs/architecture.md` has it.
 const FRAME: &[u8; 4] = b"idmF";
-const FRAME_HEADER: usize = 48;
+const FRAME_HEADER: usize = 56;
 const SECTOR: usize = 512;
 
 /// Flips bits while a script runs.

@@ -143,8 +143,13 @@ impl Watch {
         let seed = self.random.below(1 << 32);
         let watch = Self::new(self.plan.of_recovery(), seed);
         let at = format!("{at}, crash at operation {} of the disk, {kind:?}", moment.number());
-        // Recovering takes no time, so the clock is the same.
-        let mut world = World::of_crash(moment.image(kind), clock.fork(), oracle.clone(), watch, keys, at);
+        // Recovering takes no time. Where nothing is lost the process alone may have died.
+        let (clock, mut oracle) = (clock.fork(), oracle.clone());
+        if kind != CrashKind::KeepAll || seed.is_multiple_of(2) {
+            clock.reboot();
+            oracle.has_booted = true;
+        }
+        let mut world = World::of_crash(moment.image(kind), clock, oracle, watch, keys, at);
         world.recover(seed);
         self.images += 1 + world.watch.images;
     }

@@ -171,6 +171,8 @@ pub(crate) struct Oracle {
     /// The last time that is durable, and the last one that was seen.
     pub(crate) time_durable: Timestamp,
     pub(crate) time_max: Timestamp,
+    /// The machine has booted since the file was last open.
+    pub(crate) has_booted: bool,
 }
 
 // Keys.
@@ -425,8 +427,8 @@ impl Oracle {
     /// Compares with what an engine says of every key, and takes its word where two were possible.
     pub(crate) fn check(&mut self, engine: &Engine, keys: u64, context: &str) {
         let now = engine.now();
-        self.check_time(now, context);
         let under_way = std::mem::take(&mut self.under_way);
+        self.check_time(engine, keys, &under_way, context);
         self.certain.clear();
         self.leaving.clear();
         self.check_policies(engine, context);
@@ -462,12 +464,20 @@ impl Oracle {
         Ok(())
     }
 
-    /// The engine's clock never goes back behind what is durable, and never leaps.
-    fn check_time(&mut self, now: Timestamp, context: &str) {
-        let (from, to) = (self.time_durable, self.time_max.saturating_add(CLOCK_JUMP_MAX));
+    /// Within a boot the engine's clock is exact. Over a reboot it never goes back behind what is durable, and never leaps; but where
+    /// nothing is kept it may be the wall clock.
+    fn check_time(&mut self, engine: &Engine, keys: u64, under_way: &[(u64, Expect)], context: &str) {
+        let now = engine.now();
+        let (from, to) = if std::mem::take(&mut self.has_booted) {
+            (self.time_durable, self.time_max.saturating_add(CLOCK_JUMP_MAX))
+        } else {
+            (self.time_max, self.time_max)
+        };
         let is_first = self.time_max == Timestamp::default();
+        let may_be_vacant = |key| self.allowed(key, under_way, self.time_max).contains(&Expect::Vacant);
+        let takes_wall = || engine.stats().clock_lag_ms == 0 && from <= now && (0..keys).all(may_be_vacant);
         assert!(
-            is_first || (from <= now && now <= to),
+            is_first || (from <= now && now <= to) || takes_wall(),
             "{context}: it is {now}, not between {from} and {to}"
         );
         self.time_durable = now;

@@ -200,6 +200,7 @@ impl World {
         self.watch.start(&self.disk);
         let Some(engine) = self.open() else { return };
         self.oracle.time_durable = engine.now();
+        self.oracle.time_max = engine.now();
         self.declare_missing(&engine);
         self.go_on(engine, script);
     }
@@ -214,6 +215,8 @@ impl World {
         if seed.is_multiple_of(AFTERLIFE_OF) && self.keys == KEYS {
             self.go_on(engine, &Script::draw(seed, AFTERLIFE));
             self.disk = self.disk.image(CrashKind::DropAll);
+            self.clock.reboot();
+            self.oracle.has_booted = true;
             let engine = self.open().expect("the power is back");
             self.oracle.check(&engine, self.keys, &self.context.0);
         }
