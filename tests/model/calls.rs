@@ -672,9 +672,12 @@ impl World {
             Ok(token) => {
                 self.succeeded(facts, after);
                 let Facts { key, fence, is_counted, .. } = facts;
-                self.tokens.push(Given { token, key, fence, is_counted });
+                let opening = self.openings;
+                self.handed_in.insert(fence, (opening, opening));
+                self.tokens.push(Given { token, key, fence, is_counted, opening });
             }
             Err(error) => {
+                self.handed_in.entry(facts.fence).or_default().1 = self.openings;
                 let came_back = self.not_ended(facts, error, after);
                 assert!(came_back.is_none() || !facts.has_lease, "a token is refused: {came_back:?}");
             }
@@ -686,8 +689,9 @@ impl World {
         if self.held.len() == HELD_MAX {
             return;
         }
-        let Given { token, key, fence, is_counted } = &self.tokens[which];
-        let (key, fence, is_counted) = (*key, *fence, *is_counted);
+        let Given { token, key, fence, is_counted, opening } = &self.tokens[which];
+        let (key, fence, is_counted, opening) = (*key, *fence, *is_counted, *opening);
+        let (handed_in, perhaps) = self.handed_in[&fence];
         let mut bytes = token.as_bytes().to_vec();
         let own = key / KEYS;
         let scope = if scope % 8 == 7 { (own + 1) % 3 } else { own };
@@ -716,6 +720,7 @@ impl World {
             Err(TokenError::OtherScope) => assert_ne!(scope, own, "a token of its own scope is refused"),
             Ok(claim) => {
                 assert_eq!((scope, claim.fence().get()), (own, fence));
+                assert!(opening >= handed_in, "a token is taken that a later opening has made anew");
                 let found = (claim.attempt(), claim.interrupted().map(Info::of));
                 let note = claim.last_checkpoint().map(|note| note.to_vec());
                 let live = std::mem::take(&mut self.keys[key].live);
@@ -740,6 +745,7 @@ impl World {
                 self.keys[key].live.retain(|state| state.is_good(fence, now));
                 assert!(!self.keys[key].live.is_empty(), "{facts:?} is not good");
             }
+            Err(TokenError::Superseded(_)) if opening < perhaps => {}
             Err(TokenError::Superseded(status)) => {
                 self.keys[key].live.retain(|state| state.standing(fence, now).is_none());
                 assert!(!self.keys[key].live.is_empty(), "{facts:?} stands, but is superseded");

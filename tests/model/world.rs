@@ -1,6 +1,6 @@
 //! An engine on a simulated machine, and the model beside it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use idemkv::redb::{ReadableTable, TableDefinition};
@@ -81,6 +81,8 @@ pub struct Given {
     pub key: usize,
     pub fence: u64,
     pub is_counted: bool,
+    /// The opening that it was made in.
+    pub opening: u32,
 }
 
 pub struct World {
@@ -104,6 +106,10 @@ pub struct World {
     pub keys: Vec<Key>,
     pub held: Vec<Held>,
     pub tokens: Vec<Given>,
+    /// Openings so far.
+    pub openings: u32,
+    /// In which opening a claim was handed over last, by its fence: for certain, and perhaps. Tokens of earlier ones don't count.
+    pub handed_in: BTreeMap<u64, (u32, u32)>,
     /// What each scope may have as a policy of its own.
     policies: Vec<Vec<Option<Policy>>>,
     /// Fences of claims that were completed with an effect.
@@ -220,6 +226,8 @@ impl World {
             keys: Key::all_vacant(),
             held: Vec::new(),
             tokens: Vec::new(),
+            openings: 0,
+            handed_in: BTreeMap::new(),
             policies: image.declared.iter().map(|policy| vec![*policy]).collect(),
             effects: BTreeSet::new(),
             cut_effect: None,
@@ -497,6 +505,7 @@ impl World {
             Ok(engine) => engine,
             Err(error) => panic!("does not open: {error}"),
         };
+        self.openings += 1;
         self.opened_at = (engine.now().as_millis(), self.elapsed);
         self.engine = Some(engine);
         let now = self.now();
