@@ -52,6 +52,7 @@ mod fault;
 mod fingerprint;
 mod fork;
 mod index;
+mod inside;
 #[cfg(feature = "serde")]
 mod json;
 mod key;

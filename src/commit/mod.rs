@@ -22,6 +22,7 @@ use crate::caller::Caller;
 use crate::clock::{Deadline, EngineClock, Stopwatch};
 use crate::error::{Busy, CommitError, Failure};
 use crate::fork::Origin;
+use crate::inside::{Inside, Role};
 use crate::nudge::Nudge;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, OnceLock, Ordering, park};
 use crate::timers::Timers;
@@ -480,6 +481,7 @@ impl<P: Publish> Commit<P> {
         mut writer: LogWriter,
         turn: Turn<'_>,
     ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
+        let _inside = Inside::enter(self, Role::Commits);
         let (mut led, mut is_over) = (0, false);
         while let Some(next) = queue.next() {
             is_over = turn.is_over(led) && self.hand_over(next);
@@ -569,6 +571,7 @@ impl<P: Publish> Commit<P> {
         if queue.is_publishing {
             return Some(queue);
         }
+        let _inside = Inside::enter(self, Role::Commits);
         let mut published = false;
         while let Some(written) = queue.written.pop_front() {
             queue.is_publishing = true;

@@ -163,6 +163,7 @@ impl Claim {
     ) -> Result<Ticket, ClaimError> {
         let handle = self.handle();
         let core = handle.core();
+        core.check_blocking(caller)?;
         // Where the log knows nothing of the claim that the entry is about.
         let intent = (!self.terms.logged).then(|| Entry::Intent(self.attempt.row()).encoded());
         let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;

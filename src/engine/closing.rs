@@ -2,6 +2,7 @@
 
 use super::core::Core;
 use super::{Closed, Engine, Handle};
+use crate::caller::Caller;
 use crate::error::Failure;
 use crate::reply;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Ordering, is_ours, spawn};
@@ -83,7 +84,7 @@ impl Core {
 
     /// Whether a thread that closes would have to wait for itself: for the transaction that it is in, or for an end of its own.
     fn must_close_elsewhere(&self) -> bool {
-        self.is_inside() || is_ours()
+        self.is_inside() || is_ours() || self.check_blocking(Caller::Thread).is_err()
     }
 }
 

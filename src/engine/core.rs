@@ -26,13 +26,14 @@ use crate::clock::EngineClock;
 use crate::commit::Commit;
 use crate::error::{BeginError, Busy, ClaimError, CommitError, Failure, IoFailure, ReadError, ResolveError};
 use crate::index::{Change, Index, Slot};
+use crate::inside::{Role, is_inside};
 use crate::key::{Digest, Secret};
 use crate::nudge::Nudge;
 use crate::policy::{Durability, Policy};
 use crate::record::{Place, Record};
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, is_ours};
 use crate::timers::Timers;
 use crate::tombstone::Tombstone;
 use crate::wal::{Log, Room};
@@ -501,6 +502,7 @@ impl Core {
         expired: Option<Place>,
     ) -> Result<Option<Granting>, BeginError> {
         self.check_granting()?;
+        self.check_blocking(caller)?;
         let permit =
             Permit::take(caller, handle, asked.scope.name(), policy, self.claim_promise(asked)).await?;
         let Some(mut granting) = self.put(asked, permit, policy, wish, expired)? else { return Ok(None) };
@@ -608,7 +610,24 @@ impl Core {
     /// Waits until everything queued by now is durable.
     pub(super) async fn flush(&self, caller: Caller) -> Result<(), CommitError> {
         self.gate.check_process().map_err(CommitError::Failed)?;
+        self.check_blocking(caller)?;
         self.commit.flush(caller).await
+    }
+
+    /// Refuses a call that blocks where the calling thread is the one that it would wait for. Asked before anything is changed.
+    pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
+        if caller == Caller::Thread && is_inside(&self.commit, &[Role::Commits, Role::Maintains]) {
+            return Err(CommitError::InsideCallback);
+        }
+        Ok(())
+    }
+
+    /// The same for a wait that may last: the engine's own threads have others to serve.
+    pub(super) fn check_waiting(&self) -> Result<(), BeginError> {
+        if is_ours() {
+            return Err(BeginError::InsideCallback);
+        }
+        Ok(self.check_blocking(Caller::Thread)?)
     }
 
     fn next_fence(&self) -> Result<Fence, BeginError> {
@@ -697,7 +716,7 @@ impl Core {
 /// What waiters are told when a commit did not happen.
 pub(super) fn ended_by(error: &CommitError) -> Ended {
     match error {
-        CommitError::Busy(_) => Ended::Vacated,
+        CommitError::Busy(_) | CommitError::InsideCallback => Ended::Vacated,
         CommitError::Failed(failure) => Ended::Failed(Box::new(failure.clone())),
         CommitError::Closed => Ended::Closed,
     }

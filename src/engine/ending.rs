@@ -28,6 +28,9 @@ impl Claim {
         if let Err(forked) = self.core().gate.check_process() {
             return Err(Refusal::Other(EndError::new(CommitError::Failed(forked).into(), Some(self))));
         }
+        if let Err(inside) = self.core().check_blocking(caller) {
+            return Err(Refusal::Other(EndError::new(inside.into(), Some(self))));
+        }
         self.start_ending()?;
         let core = self.core();
         let attempt = Arc::clone(&self.attempt);
@@ -68,6 +71,9 @@ impl Claim {
         let body_len = result.kept().len();
         if let Err(refused) = self.check(result) {
             return Completing::Refused(EndError::new(refused, Some(self)));
+        }
+        if let Err(inside) = self.core().check_blocking(caller) {
+            return Completing::Refused(EndError::new(inside.into(), Some(self)));
         }
         let needed = self.room_for(body_len);
         if self.permit.lacks(needed) > 0 {
@@ -154,7 +160,7 @@ impl Claim {
                 self.attempt.end(ended_by(&error));
                 Err(Refusal::Other(EndError::new(ClaimError::Commit(error), None)))
             }
-            Err(error @ (CommitError::Busy(_) | CommitError::Closed)) => {
+            Err(error @ (CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback)) => {
                 self.go_on();
                 Err(Refusal::Other(EndError::new(ClaimError::Commit(error), Some(self))))
             }

@@ -73,6 +73,7 @@ impl Core {
         asked: Asked<'_>,
         doomed: &Doomed,
     ) -> Result<bool, CommitError> {
+        self.check_blocking(caller)?;
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
         self.promise(caller, cost).await?;
         let (attempt, until) = match doomed {

@@ -13,6 +13,7 @@ use crate::clock::Deadline;
 use crate::codec::Entry;
 use crate::error::{Busy, CommitError, Failure};
 use crate::index::Slot;
+use crate::inside::{Inside, Role, is_inside};
 use crate::key::Digest;
 use crate::nudge::Nudges;
 use crate::record::Record;
@@ -132,6 +133,7 @@ impl Core {
     fn keep_house(&self, now: Timestamp) -> bool {
         // Whoever has the rota may keep it for long; deadlines and leases must not wait for that.
         let Some(mut rota) = self.rota.try_lock() else { return false };
+        let _maintains = self.maintains();
         if self.is_closed() {
             return false;
         }
@@ -158,11 +160,12 @@ impl Core {
 
     /// Makes room in the log, whether it is time or not.
     pub(super) fn make_room(&self) {
-        if self.is_inside() || self.is_closed() {
+        if self.has_rota() || self.is_closed() {
             return;
         }
         self.commit.drain();
         let mut rota = self.rota.lock();
+        let _maintains = self.maintains();
         if self.is_closed() {
             return;
         }
@@ -174,6 +177,16 @@ impl Core {
         });
     }
 
+    /// Marks the thread that has the rota: wakers run under it.
+    fn maintains(&self) -> Inside {
+        Inside::enter(&self.commit, Role::Maintains)
+    }
+
+    /// Whether the calling thread has the rota, further up its stack.
+    fn has_rota(&self) -> bool {
+        is_inside(&self.commit, &[Role::Maintains, Role::Transaction])
+    }
+
     /// Looked at by whoever has the rota: what is closed is not touched again.
     fn is_closed(&self) -> bool {
         !self.gate.is_open()
@@ -181,12 +194,13 @@ impl Core {
 
     /// Checkpoints now, whatever is due.
     pub(super) fn checkpoint_on_request(&self) -> Result<(), Failure> {
-        if self.is_inside() {
-            // The transaction that this thread is in is a checkpoint.
+        if self.has_rota() {
+            // This thread makes a checkpoint, or is in a transaction that is one.
             return Ok(());
         }
         self.gate.check_process()?;
         let mut rota = self.rota.lock();
+        let _maintains = self.maintains();
         rota.retry_at = Timestamp::default();
         // A closed engine was checkpointed as it closed.
         if self.is_closed() || self.or_halt(|| self.checkpoint(&mut rota)) {
@@ -435,6 +449,7 @@ impl Core {
         self.room.wake();
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
+        let _maintains = self.maintains();
         let left = self.index.attempts_out();
         for attempt in &left {
             attempt.end(Ended::Closed);

@@ -141,7 +141,12 @@ impl Pending {
 
     pub(super) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
         self.check_wait()?;
-        let _waiter = self.handle.core().waiter()?;
+        let core = self.handle.core();
+        if let Err(inside) = core.check_waiting() {
+            // What has happened by now is told all the same.
+            return self.attempt.wait(Deadline::after(Duration::ZERO)).map_or(Err(inside), waited);
+        }
+        let _waiter = core.waiter()?;
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
     }
 }

@@ -105,6 +105,10 @@ impl Core {
         let deadline = Deadline::after(patience);
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
         match caller {
+            // The worker would wait for room that it makes itself.
+            Caller::Thread if self.options.workers && self.check_waiting().is_err() => {
+                self.promise_now(bytes).unwrap_or(Err(CommitError::InsideCallback))
+            }
             Caller::Thread => loop {
                 let wakes = self.room.wakes();
                 if let Some(promised) = self.promise_now(bytes) {

@@ -101,6 +101,7 @@ impl Core {
         }
         policy.check()?;
         self.gate.check().map_err(CommitError::from)?;
+        self.check_blocking(caller)?;
         if !self.policies.has_place(scope) {
             return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
         }

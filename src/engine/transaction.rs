@@ -1,6 +1,5 @@
 //! An effect and its completion in one transaction: the application's tables live in the same file.
 
-use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Engine;
@@ -10,30 +9,10 @@ use super::ending::Given;
 use crate::attempt::Ended;
 use crate::caller::{Caller, block};
 use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
+use crate::inside::{Inside, Role, is_inside};
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
-use crate::sync::{Arc, thread_local};
-
-thread_local! {
-    /// The engines in whose transactions this thread is, to write or to read.
-    static INSIDE: RefCell<Vec<*const Core>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Marks the thread as being inside a transaction, for as long as it lives.
-struct Inside;
-
-impl Inside {
-    fn enter(core: &Core) -> Self {
-        INSIDE.with(|engines| engines.borrow_mut().push(std::ptr::from_ref(core)));
-        Self
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        INSIDE.with(|engines| engines.borrow_mut().pop());
-    }
-}
+use crate::sync::Arc;
 
 struct CallWorker<'a>(&'a Core);
 
@@ -47,7 +26,7 @@ impl Core {
     /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the
     /// background's work.
     pub(super) fn is_inside(&self) -> bool {
-        INSIDE.with(|engines| engines.borrow().contains(&std::ptr::from_ref(self)))
+        is_inside(&self.commit, &[Role::Transaction])
     }
 }
 
@@ -111,6 +90,9 @@ impl Claim {
         if core.is_inside() {
             return Err(self.refused(ClaimError::InsideTransaction));
         }
+        if let Err(inside) = core.check_blocking(Caller::Thread) {
+            return Err(self.refused(inside.into()));
+        }
         // Nobody may have waited for an entry about this claim, or an earlier one on the key. Behind the store's word of its end it would
         // open the key again; no further one comes while the claim is good.
         if let Err(error) = block(core.commit.flush(Caller::Thread)) {
@@ -120,6 +102,8 @@ impl Claim {
         let _afterwards = CallWorker(core);
         // Nobody else writes to the store from here on.
         let mut rota = core.rota.lock();
+        // What the closure gives, and wakers, are code of others, too.
+        let _maintains = Inside::enter(&core.commit, Role::Transaction);
         if let Err(error) = core.make_store_ready(&mut rota) {
             return Err(self.refused(error.into()));
         }
@@ -127,10 +111,8 @@ impl Claim {
             Ok(begun) => begun,
             Err(error) => return Err(self.refused(core.store_refused(error).into())),
         };
-        let inside = Inside::enter(core);
         // redb can't abort while a panic goes through it.
         let worked = catch_unwind(AssertUnwindSafe(|| work(&begun.tables())));
-        drop(inside);
         if core.gate.is_forked_for_sure() {
             // `work` forked, and this is the child: the transaction and the rota are the parent's, and go on there.
             std::mem::forget((begun, rota));
@@ -207,7 +189,7 @@ impl Engine {
         let core = self.handle.core();
         core.gate.check_process().map_err(|_forked| ReadError::Forked)?;
         core.store.read_tables(|tables| {
-            let _inside = Inside::enter(core);
+            let _inside = Inside::enter(&core.commit, Role::Transaction);
             read(tables)
         })
     }

@@ -3,7 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
-use super::{Busy, CLOSED, CommitError, Damage, Failure, IoFailure, KeyError, ReadError, too_long_a_batch};
+use super::{
+    Busy, CLOSED, CommitError, Damage, Failure, INSIDE_CALLBACK, IoFailure, KeyError, ReadError,
+    too_long_a_batch,
+};
 use crate::AttemptInfo;
 use crate::tombstone::Tombstone;
 
@@ -17,6 +20,8 @@ pub enum BeginError {
     KeyReused,
     /// The last attempt ended without an outcome, and the scope's policy lets no other run by itself.
     Unresolved(AttemptInfo),
+    /// A waker, or other code that the engine calls, made a call that blocks, on the thread that everybody waits for. Nothing was granted.
+    InsideCallback,
     /// The calling operation itself holds the claim that it would wait for: it was called by [`Scope::run`](crate::Scope::run) with this
     /// very key.
     OwnKey,
@@ -67,6 +72,7 @@ impl fmt::Display for BeginError {
                 "attempt {} ended without an outcome, so its effect may have happened; find out, then say so with `resolve`",
                 attempt.attempt()
             ),
+            Self::InsideCallback => f.write_str(INSIDE_CALLBACK),
             Self::OwnKey => f.write_str(
                 "the operation would wait for its own claim, and so for ever; use what it has, or another key for a part of it",
             ),
@@ -96,6 +102,7 @@ impl Error for BeginError {
             Self::KeyReused
             | Self::Unresolved(_)
             | Self::OwnKey
+            | Self::InsideCallback
             | Self::Twin { .. }
             | Self::Expired(_)
             | Self::BatchTooLong { .. }
@@ -132,6 +139,7 @@ impl From<CommitError> for BeginError {
             CommitError::Busy(busy) => Self::Busy(busy),
             CommitError::Failed(failure) => Self::Failed(failure),
             CommitError::Closed => Self::Closed,
+            CommitError::InsideCallback => Self::InsideCallback,
         }
     }
 }

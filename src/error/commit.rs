@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use super::{Busy, CLOSED, Failure};
+use super::{Busy, CLOSED, Failure, INSIDE_CALLBACK};
 
 /// Why a commit did not happen, or is not known to have happened.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub enum CommitError {
     Failed(Failure),
     /// The engine is closed; nothing was written.
     Closed,
+    /// A waker, or other code that the engine calls, made a call that blocks, on the thread that everybody waits for. Nothing was written.
+    InsideCallback,
 }
 
 impl fmt::Display for CommitError {
@@ -23,6 +25,7 @@ impl fmt::Display for CommitError {
             Self::Busy(busy) => busy.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
             Self::Closed => f.write_str(CLOSED),
+            Self::InsideCallback => f.write_str(INSIDE_CALLBACK),
         }
     }
 }
@@ -32,7 +35,7 @@ impl Error for CommitError {
         match self {
             Self::Busy(busy) => Some(busy),
             Self::Failed(failure) => Some(failure),
-            Self::Closed => None,
+            Self::Closed | Self::InsideCallback => None,
         }
     }
 }

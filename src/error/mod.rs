@@ -39,6 +39,8 @@ pub use resolve::ResolveError;
 pub use token::TokenError;
 
 const CLOSED: &str = "the engine is closed; open the file again";
+const INSIDE_CALLBACK: &str = "a call that blocks was made by a waker or observer, on the thread that commits for all; \
+    use its `_async` form there, or another thread";
 const FORKED: &str = "this process is a fork of the one that opened the file, which still has it; \
     open files after the fork, in the process that uses them";
 

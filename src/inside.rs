@@ -1,0 +1,50 @@
+//! What the calling thread is in the middle of, further up its stack, so that code of others that it runs never waits for it.
+
+use std::cell::RefCell;
+
+use crate::sync::thread_local;
+
+/// What a thread is in the middle of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It leads or publishes: nothing is durable, or nothing is shown, before it goes on.
+    Commits,
+    /// It has the rota: no checkpoint is made before it goes on.
+    Maintains,
+    /// It is in a transaction of an application's, to write or to read.
+    Transaction,
+}
+
+thread_local! {
+    /// By engine, as the address of something in it.
+    static ROLES: RefCell<Vec<(usize, Role)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks the thread for as long as it lives.
+#[must_use = "the mark goes with it"]
+pub(crate) struct Inside(());
+
+impl Inside {
+    pub(crate) fn enter<T>(engine: &T, role: Role) -> Self {
+        ROLES.with(|roles| roles.borrow_mut().push((id(engine), role)));
+        Self(())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        ROLES.with(|roles| roles.borrow_mut().pop());
+    }
+}
+
+/// Whether the calling thread has one of these roles in this engine.
+pub(crate) fn is_inside<T>(engine: &T, wanted: &[Role]) -> bool {
+    let id = id(engine);
+    let is_it = |(of, role): &(usize, Role)| *of == id && wanted.contains(role);
+    // A thread that is ending has none.
+    ROLES.try_with(|roles| roles.borrow().iter().any(is_it)).unwrap_or(false)
+}
+
+fn id<T>(engine: &T) -> usize {
+    std::ptr::from_ref(engine).addr()
+}
