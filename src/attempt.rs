@@ -43,6 +43,12 @@ impl AttemptInfo {
     }
 }
 
+impl std::fmt::Display for AttemptInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "attempt {} with fence {}, started {}", self.attempt, self.fence.get(), self.started)
+    }
+}
+
 /// What a claim noted of how far it had come; see [`Claim::checkpoint`](crate::Claim::checkpoint). Cheap to clone.
 #[derive(Clone)]
 pub struct Checkpoint(Arc<Kept>);
@@ -116,7 +122,6 @@ impl HandOver {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) digest: Digest,
     pub(crate) fence: Fence,
@@ -429,5 +434,16 @@ impl Attempt {
             }
         }
         ended.clone()
+    }
+}
+
+/// In short, and without the key.
+impl std::fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attempt")
+            .field("key", &self.digest.key_hash())
+            .field("number", &self.number)
+            .field("fence", &self.fence.get())
+            .finish_non_exhaustive()
     }
 }

@@ -5,218 +5,82 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::ser::{self, Error as _, Serializer};
+
+mod trace;
+
+use trace::{Difference, Trace};
 
 /// A value that JSON can't carry, or bytes that are not the JSON of a value.
-#[derive(Debug)]
-pub struct JsonError(serde_json::Error);
+pub struct JsonError(Kind);
+
+enum Kind {
+    Json(serde_json::Error),
+    /// What is read from the JSON of a value is another value.
+    Altered(Difference),
+}
+
+impl JsonError {
+    /// Where in the value lies what would come back as something else, such as `.items[..].price`; empty for the whole value. `None` for
+    /// all other errors.
+    #[must_use]
+    pub fn altered_at(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Altered(difference) => Some(&difference.path),
+            Kind::Json(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JsonError({self})")
+    }
+}
 
 impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match &self.0 {
+            Kind::Json(error) => error.fmt(f),
+            Kind::Altered(Difference { path, was, is }) => {
+                let path = if path.is_empty() { "the value" } else { path };
+                write!(f, "{path} is {was} and would come back as {is}")?;
+                // The same kind of thing, so it is the content.
+                if was == is { f.write_str(" with other contents") } else { Ok(()) }
+            }
+        }
     }
 }
 
 impl Error for JsonError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
+        match &self.0 {
+            Kind::Json(error) => error.source(),
+            Kind::Altered(_) => None,
+        }
     }
 }
 
+fn json(error: serde_json::Error) -> JsonError {
+    JsonError(Kind::Json(error))
+}
+
 /// A value as JSON, and what it will be when it is read again.
+///
+/// Where that is another value, as far as serde can tell, it is refused: everybody gets the result that the operation gave, or nobody
+/// does.
 pub(crate) fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<(Vec<u8>, T), JsonError> {
-    value.serialize(Check).map_err(JsonError)?;
-    let bytes = serde_json::to_vec(value).map_err(JsonError)?;
+    let given = Trace::of(value).map_err(json)?;
+    let bytes = serde_json::to_vec(value).map_err(json)?;
     let read = decode(&bytes)?;
-    Ok((bytes, read))
+    match given.difference(Trace::of(&read).map_err(json)?) {
+        None => Ok((bytes, read)),
+        Some(difference) => Err(JsonError(Kind::Altered(difference))),
+    }
 }
 
 /// The value that these bytes are the JSON of.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
-    serde_json::from_slice(bytes).map_err(JsonError)
-}
-
-/// Goes through a value and refuses what JSON would quietly turn into something else. `serde_json` writes `null` for a
-/// number that is none, and for what is in an option if that is nothing: both may be read again without an error.
-struct Check;
-
-/// What a value is in JSON, as far as it matters.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Null,
-    Other,
-}
-
-type Checked = Result<Shape, serde_json::Error>;
-
-fn finite(is_finite: bool) -> Checked {
-    if is_finite {
-        Ok(Shape::Other)
-    } else {
-        Err(serde_json::Error::custom("JSON has no numbers that are infinite or not a number"))
-    }
-}
-
-macro_rules! carried {
-    ($($method:ident: $type:ty),*) => {
-        $(fn $method(self, _value: $type) -> Checked {
-            Ok(Shape::Other)
-        })*
-    };
-}
-
-impl Serializer for Check {
-    type Ok = Shape;
-    type Error = serde_json::Error;
-    type SerializeSeq = Self;
-    type SerializeTuple = Self;
-    type SerializeTupleStruct = Self;
-    type SerializeTupleVariant = Self;
-    type SerializeMap = Self;
-    type SerializeStruct = Self;
-    type SerializeStructVariant = Self;
-
-    carried! {
-        serialize_bool: bool,
-        serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64, serialize_i128: i128,
-        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_u128: u128,
-        serialize_char: char, serialize_str: &str, serialize_bytes: &[u8]
-    }
-
-    fn serialize_f32(self, value: f32) -> Checked {
-        finite(value.is_finite())
-    }
-
-    fn serialize_f64(self, value: f64) -> Checked {
-        finite(value.is_finite())
-    }
-
-    fn serialize_none(self) -> Checked {
-        Ok(Shape::Null)
-    }
-
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Checked {
-        match value.serialize(Self)? {
-            Shape::Other => Ok(Shape::Other),
-            Shape::Null => {
-                Err(serde_json::Error::custom("JSON has no `Some` of nothing: it would be read as `None`"))
-            }
-        }
-    }
-
-    fn serialize_unit(self) -> Checked {
-        Ok(Shape::Null)
-    }
-
-    fn serialize_unit_struct(self, _name: &'static str) -> Checked {
-        Ok(Shape::Null)
-    }
-
-    fn serialize_unit_variant(self, _name: &'static str, _index: u32, _variant: &'static str) -> Checked {
-        Ok(Shape::Other)
-    }
-
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _name: &'static str, value: &T) -> Checked {
-        value.serialize(Self)
-    }
-
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _name: &'static str,
-        _index: u32,
-        _variant: &'static str,
-        value: &T,
-    ) -> Checked {
-        value.serialize(Self).map(|_inside| Shape::Other)
-    }
-
-    fn serialize_seq(self, _len: Option<usize>) -> Result<Self, Self::Error> {
-        Ok(self)
-    }
-
-    fn serialize_tuple(self, _len: usize) -> Result<Self, Self::Error> {
-        Ok(self)
-    }
-
-    fn serialize_tuple_struct(self, _name: &'static str, _len: usize) -> Result<Self, Self::Error> {
-        Ok(self)
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _name: &'static str,
-        _index: u32,
-        _variant: &'static str,
-        _len: usize,
-    ) -> Result<Self, Self::Error> {
-        Ok(self)
-    }
-
-    fn serialize_map(self, _len: Option<usize>) -> Result<Self, Self::Error> {
-        Ok(self)
-    }
-
-    fn serialize_struct(self, _name: &'static str, _len: usize) -> Result<Self, Self::Error> {
-        Ok(self)
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _name: &'static str,
-        _index: u32,
-        _variant: &'static str,
-        _len: usize,
-    ) -> Result<Self, Self::Error> {
-        Ok(self)
-    }
-}
-
-/// All that has parts is checked part by part.
-macro_rules! parts {
-    ($($kind:ident::$method:ident($($name:ident: $type:ty)?)),*) => {
-        $(impl ser::$kind for Check {
-            type Ok = Shape;
-            type Error = serde_json::Error;
-
-            fn $method<T: Serialize + ?Sized>(
-                &mut self,
-                $($name: $type,)?
-                value: &T,
-            ) -> Result<(), Self::Error> {
-                value.serialize(Self).map(|_part| ())
-            }
-
-            fn end(self) -> Checked {
-                Ok(Shape::Other)
-            }
-        })*
-    };
-}
-
-parts! {
-    SerializeSeq::serialize_element(),
-    SerializeTuple::serialize_element(),
-    SerializeTupleStruct::serialize_field(),
-    SerializeTupleVariant::serialize_field(),
-    SerializeStruct::serialize_field(_name: &'static str),
-    SerializeStructVariant::serialize_field(_name: &'static str)
-}
-
-impl ser::SerializeMap for Check {
-    type Ok = Shape;
-    type Error = serde_json::Error;
-
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Self::Error> {
-        key.serialize(Self).map(|_key| ())
-    }
-
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Self::Error> {
-        value.serialize(Self).map(|_value| ())
-    }
-
-    fn end(self) -> Checked {
-        Ok(Shape::Other)
-    }
+    serde_json::from_slice(bytes).map_err(json)
 }
 
 #[cfg(test)]
@@ -323,5 +187,155 @@ mod tests {
         assert!(error.to_string().contains("column"), "{error}");
         assert!(decode::<u8>(b"1 2").is_err());
         assert!(decode::<u8>(b"").is_err());
+    }
+
+    #[track_caller]
+    fn altered_at<T: Serialize + DeserializeOwned>(value: &T) -> (String, String) {
+        let error = encode(value).err().unwrap();
+        (error.altered_at().unwrap().to_owned(), error.to_string())
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Untagged {
+        Whole { amount: u32 },
+        Part { amount: u32, of: u32 },
+        Number(f64),
+        Text(String),
+        Time(New<String>),
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Order {
+        parts: Vec<Untagged>,
+        #[serde(default = "ten", skip_serializing_if = "is_zero")]
+        pieces: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+        #[serde(flatten)]
+        more: HashMap<String, u8>,
+    }
+
+    fn ten() -> u32 {
+        10
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+    fn is_zero(pieces: &u32) -> bool {
+        *pieces == 0
+    }
+
+    fn order(parts: Vec<Untagged>, pieces: u32) -> Order {
+        let more = (0..40).map(|number| (format!("more {number}"), number)).collect();
+        Order { parts, pieces, note: None, more }
+    }
+
+    #[test]
+    fn an_untagged_enum_that_comes_back_as_another_variant_is_refused_with_its_place() {
+        carries(&order(
+            vec![Untagged::Whole { amount: 1 }, Untagged::Number(1.5), Untagged::Text("x".into())],
+            3,
+        ));
+        let part = order(vec![Untagged::Text("x".into()), Untagged::Part { amount: 1, of: 2 }], 3);
+        let (path, says) = altered_at(&part);
+        assert!(path.contains("parts") || path.contains("{..}"), "{path}");
+        assert!(says.contains("would come back as"), "{says}");
+        altered_at(&Untagged::Time(New("now".to_owned())));
+    }
+
+    #[test]
+    fn a_struct_that_comes_back_as_another_one_with_the_same_fields_is_refused() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Paid {
+            cents: u32,
+        }
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Refunded {
+            cents: u32,
+        }
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Moved {
+            In(Paid),
+            Out(Refunded),
+        }
+        carries(&Moved::In(Paid { cents: 7 }));
+        let (_, says) = altered_at(&Moved::Out(Refunded { cents: 7 }));
+        assert!(says.contains("`Refunded`") && says.contains("`Paid`"), "{says}");
+    }
+
+    #[test]
+    fn a_field_that_is_left_out_and_comes_back_with_a_default_is_refused() {
+        carries(&order(Vec::new(), 1));
+        altered_at(&order(Vec::new(), 0));
+    }
+
+    #[test]
+    fn numbers_that_come_back_as_others_are_refused() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Number {
+            Float(f64),
+            Whole(u64),
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Deep {
+            list: Vec<(u8, Number)>,
+        }
+        carries(&Number::Float(0.5));
+        assert_eq!(altered_at(&Number::Whole(7)).1, "the value is u64 and would come back as f64");
+        let (path, _) = altered_at(&Deep { list: vec![(1, Number::Whole(1 << 60))] });
+        assert_eq!(path, ".list[..].1");
+    }
+
+    #[test]
+    fn nested_options_say_where_they_are() {
+        #[expect(clippy::option_option, reason = "that is what JSON can't tell apart")]
+        #[derive(Serialize, Deserialize)]
+        struct Outer {
+            inner: Option<Option<u8>>,
+        }
+        let (path, says) = altered_at(&Outer { inner: Some(None) });
+        assert_eq!((path.as_str(), says.contains("`Some` of `None`")), (".inner", true), "{says}");
+        encode(&Outer { inner: Some(Some(1)) }).unwrap();
+    }
+
+    #[test]
+    fn what_has_no_order_may_come_back_in_another() {
+        use std::collections::HashSet;
+        carries(&(0..100).collect::<HashSet<u32>>());
+        carries(&(0..100).map(|number| (number, HashSet::from([number, 7]))).collect::<HashMap<u32, _>>());
+        carries(&vec![3, 1, 2]);
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_refused() {
+        /// Entries, some of them with the same key.
+        struct Twice(Vec<(String, u8)>);
+        impl Serialize for Twice {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+            }
+        }
+        impl<'de> Deserialize<'de> for Twice {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                HashMap::<String, u8>::deserialize(deserializer)
+                    .map(|entries| Self(entries.into_iter().collect()))
+            }
+        }
+        encode(&Twice(vec![("a".to_owned(), 1), ("b".to_owned(), 2)])).unwrap();
+        let (_, says) = altered_at(&Twice(vec![("a".to_owned(), 1), ("a".to_owned(), 2)]));
+        assert_eq!(says, "the value is a map of 2 and would come back as a map of 1");
+    }
+
+    /// What can't be found: the documentation of `Scope::run` says so.
+    #[test]
+    fn a_field_that_both_sides_leave_out_is_lost_without_a_word() {
+        #[derive(Serialize, Deserialize)]
+        struct Forgets {
+            #[serde(skip)]
+            secret: u32,
+        }
+        assert_eq!(encode(&Forgets { secret: 7 }).unwrap().1.secret, 0);
     }
 }

@@ -35,7 +35,16 @@
 //!   claim says so: [`Claim::interrupted`].
 //! - After a failed commit the engine grants nothing more, and goes on to replay what is known to be durable.
 //!
+//! # Features
+//!
+//! - none (default): the engine.
+//! - `serde`: [`Scope::run`](crate::Scope) and its kin, which store typed results as JSON; `Serialize` and `Deserialize` for the small types.
+//! - `sim`: a simulated disk, a clock moved by hand, and engines without threads, for deterministic tests. Not for production.
+//!
 //! The README's guarantees table names the test that holds each; `docs/architecture.md` has the rest.
+
+// docs.rs says which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attempt;
 mod caller;
@@ -80,8 +89,8 @@ pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;
 pub use engine::{
-    Begin, Claim, ClaimToken, Closed, CommitMode, Completion, Ending, Engine, Entries, KeyEntry, Options,
-    Pending, Scope, Stats, Status, Verify, Waited,
+    Begin, Claim, ClaimToken, Closed, CommitMode, Completion, End, Ending, Engine, Entries, KeyEntry,
+    Options, Pending, Scope, Stats, Status, Verify, Waited,
 };
 pub use error::{
     BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError, Failure,
@@ -92,6 +101,7 @@ pub use fault::{Fault, ReplayError, RunError, StoreError};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 #[cfg(feature = "serde")]
 pub use json::JsonError;
+pub use key::KeyHash;
 pub use observer::Observer;
 pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};

@@ -20,6 +20,15 @@ pub enum Outcome {
     Failure,
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+        })
+    }
+}
+
 /// Where a record lies in the store: the number of its block, and its offset there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place(u64);
@@ -426,18 +435,15 @@ impl Record {
     }
 }
 
+/// In short, and without key and body.
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
+            .field("key", &self.digest().key_hash())
             .field("outcome", &self.outcome())
             .field("body_len", &self.body().len())
-            .field("body_kept", &self.is_body_kept())
-            .field("fingerprint", self.fingerprint())
             .field("attempt", &self.attempt())
-            .field("started", &self.started())
-            .field("completed", &self.completed())
-            .field("expires", &self.expires())
-            .field("remembered_until", &self.remembered_until())
+            .field("completed_ms", &self.completed().as_millis())
             .finish_non_exhaustive()
     }
 }
@@ -458,8 +464,15 @@ impl fmt::Debug for Record {
 /// assert_eq!(bytes.as_ptr(), at); // the same memory
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Body(Record);
+
+/// Its length.
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.as_ref().len())
+    }
+}
 
 impl AsRef<[u8]> for Body {
     fn as_ref(&self) -> &[u8] {

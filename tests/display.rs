@@ -119,7 +119,11 @@ fn an_error_of_an_opening_names_the_file_and_what_to_do_with_it() {
     let path = || PathBuf::from("x.idem");
     says(&OpenError::Option(option_error()), &["`ttl`"], Some("`ttl`"));
     says(&OpenError::Damaged(damage()), &["offset 0"], Some("offset 0"));
-    says(&OpenError::Io(io_failure()), &["no such directory", "has room"], Some("no such directory"));
+    says(
+        &OpenError::Io(io_failure()),
+        &["no such directory", "make the directory"],
+        Some("no such directory"),
+    );
     let newer = OpenError::NewerVersion { file: path(), found: 3, supported: 1 };
     let older = OpenError::OlderVersion { file: path(), found: 1, supported: 3 };
     for (error, words) in [
@@ -292,11 +296,11 @@ fn what_is_shown_of_a_value_has_no_secret_and_no_body_in_it() {
     assert_eq!(format!("{ending:?}"), "Ending { .. }");
     let record = common::run(&engine, std::pin::Pin::new(&mut ending)).unwrap();
     let shown = format!("{record:?}");
-    assert!(shown.starts_with("Record { outcome: Success, body_len: 8, body_kept: true"), "{shown}");
+    assert!(shown.contains("outcome: Success, body_len: 8"), "{shown}");
     assert!(shown.contains("attempt: 1") && !shown.contains("4711") && !shown.contains("80, 73"), "{shown}");
     let body = record.clone().into_body();
     assert_eq!((&*body, body.as_ref()), (record.body(), &b"PIN 4711"[..]));
-    assert!(format!("{body:?}").contains("body_len: 8"));
+    assert_eq!(format!("{body:?}"), "Body(8 bytes)");
     // An observer that is interested in nothing is told of all this.
     assert!(matches!(scope.begin("key", request()), Ok(Begin::Done(_))));
     assert!(matches!(scope.begin("key", Fingerprint::of("another")), Err(BeginError::KeyReused)));

@@ -188,7 +188,7 @@ impl<P: Publish> Commit<P> {
             return Some(Ok(None));
         }
         let has_place = queue.has_place(bytes);
-        let ticket = op.take_if(|_| has_place).map(|op| queue.push(entry, op, promised));
+        let ticket = op.take_if(|_| has_place).map(|op| self.push(&mut queue, entry, op, promised));
         if caller == Caller::Task || ticket.is_none() {
             self.call_leader(&queue);
         }
@@ -207,7 +207,7 @@ impl<P: Publish> Commit<P> {
         self.check_process()?;
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
-        let ticket = queue.push(entry, op, promised);
+        let ticket = self.push(&mut queue, entry, op, promised);
         self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
@@ -228,10 +228,15 @@ impl<P: Publish> Commit<P> {
         }
         let mut ticket = None;
         for (entry, op, promised) in entries {
-            ticket = Some(queue.push(entry, op, promised));
+            ticket = Some(self.push(&mut queue, entry, op, promised));
         }
         self.call_leader_for(caller, &queue);
         Ok(ticket)
+    }
+
+    fn push(&self, queue: &mut Queue<P::Op>, entry: &[u8], op: P::Op, promised: u64) -> Ticket {
+        self.room.queue(promised);
+        queue.push(entry, op, promised)
     }
 
     fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
@@ -553,7 +558,7 @@ impl<P: Publish> Commit<P> {
         let outcome = match appended {
             Ok(seq) => {
                 self.counters.note(ops.len(), bytes, watch.elapsed());
-                self.room.withdraw(promised);
+                self.room.withdraw_queued(promised);
                 Ok((seq, ops))
             }
             Err(failure) => Err(failure),

@@ -74,6 +74,13 @@ pub(crate) trait Disk: Send + Sync + Debug {
     ///
     /// As the operating system says.
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file whose creation failed. The caller still has it open, so nobody else can be at it.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    fn discard(&self, path: &Path) -> io::Result<()>;
 }
 
 /// An open file. Reads and writes name their offset; there is no cursor.

@@ -54,15 +54,22 @@ impl Disk for RealDisk {
         loop {
             let file = open_or_create(path)?;
             let found = file.try_clone()?;
-            let file = lock(file)?;
+            let file = match lock(file) {
+                // Where nothing can be locked, nobody else is making it either.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Err(discard_empty(path, &found, error));
+                }
+                locked => locked?,
+            };
             // Only now: before the lock it might have been somebody else's.
             match name_of(path, &found)? {
                 Name::Only => {
-                    file.set_len(0)?;
-                    if let Some(like) = like {
-                        share_like(&found, like)?;
-                    }
-                    return Ok(file);
+                    let emptied = file.set_len(0);
+                    let shared = emptied.and_then(|()| like.map_or(Ok(()), |like| share_like(&found, like)));
+                    return match shared {
+                        Ok(()) => Ok(file),
+                        Err(error) => Err(discard_empty(path, &found, error)),
+                    };
                 }
                 // Left by a kill in `publish`: the file has its name, only this one is to go.
                 Name::Another => fs::remove_file(path)?,
@@ -82,6 +89,20 @@ impl Disk for RealDisk {
         fs::rename(from, to)?;
         sync_directory(to)
     }
+
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+}
+
+/// Removes a file that was just made and can't be used. Gives the error that says why.
+fn discard_empty(path: &Path, file: &File, error: io::Error) -> io::Error {
+    let is_empty = file.metadata().is_ok_and(|found| found.len() == 0);
+    if is_empty && matches!(name_of(path, file), Ok(Name::Only)) {
+        // Best effort: the next creation starts with what is left.
+        drop(fs::remove_file(path));
+    }
+    error
 }
 
 #[cfg(unix)]

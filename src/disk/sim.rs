@@ -468,6 +468,12 @@ impl Disk for SimDisk {
         world.files.names.insert(to.to_owned(), id);
         Ok(())
     }
+
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        let mut world = self.0.lock();
+        world.check_power()?;
+        world.files.names.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
 }
 
 impl DiskFile for SimFile {

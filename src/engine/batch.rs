@@ -5,22 +5,21 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use super::claim::{Begin, Claim};
+use super::claim::Begin;
 use super::core::{Asked, Begun, Core};
-use super::ending::{Completing, Given};
 use super::granting::Granting;
 use super::scope::{Scope, ScopeInner};
 use super::{Engine, Handle};
 use crate::Fingerprint;
 use crate::caller::{Caller, park_on, poll_once};
-use crate::error::{BeginError, ClaimError, EndError};
+use crate::error::BeginError;
 use crate::index::BATCH_MAX;
 use crate::key::Digest;
-use crate::record::{Outcome, Record};
+use crate::record::Record;
 use crate::sync::Arc;
 
 /// Calls in one batch, at most.
-const CALLS_MAX: usize = 16_384;
+pub(super) const CALLS_MAX: usize = 16_384;
 
 impl Scope {
     /// Asks for many keys at once, in the order of `requests`; the results are in the same order.
@@ -30,6 +29,10 @@ impl Scope {
     /// million keys and more, 32 together cost less than half of 32 single calls. All claims that are granted are durable
     /// with one commit. Where two requests have the same key and the first is granted, the second is the error
     /// [`BeginError::Twin`], which names the first: the result of the first answers both.
+    ///
+    /// A batch waits for the disk, for a place in the queue, and for log room that a checkpoint or a longer log will give. It does not wait
+    /// for claims to end, for it may hold them itself: a key that only their end could give log room is answered
+    /// [`Busy::QueueFull`](crate::Busy::QueueFull) at once, and the others have their claims.
     ///
     /// # Errors
     ///
@@ -103,57 +106,6 @@ impl Engine {
     ) -> Vec<Result<Begin, BeginError>> {
         self.default.begin_many(requests)
     }
-
-    /// Completes many claims, of any scopes, with one commit. The results are in the order of the claims, and one that is an error
-    /// stops none of the others.
-    ///
-    /// # Errors
-    ///
-    /// Each result is as for [`Claim::complete`]. A batch of more than 16,384 claims is refused whole, and
-    /// each result gives its claim back.
-    #[must_use = "each claim has a result of its own"]
-    pub fn complete_many<B: AsRef<[u8]>>(&self, claims: Vec<(Claim, B)>) -> Vec<Result<Record, EndError>> {
-        let handed = hand_over_all(Caller::Thread, claims);
-        // The first that waits leads for all.
-        handed.into_iter().map(Completing::wait).collect()
-    }
-
-    /// [`complete_many`](Self::complete_many) for tasks. The results are handed over before this returns, where their bodies are within
-    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes).
-    ///
-    /// # Errors
-    ///
-    /// As for [`complete_many`](Self::complete_many).
-    pub fn complete_many_async<B: AsRef<[u8]>>(
-        &self,
-        claims: Vec<(Claim, B)>,
-    ) -> impl Future<Output = Vec<Result<Record, EndError>>> + Send + use<B> {
-        let handed = hand_over_all(Caller::Member, claims);
-        handed.iter().for_each(Completing::call_leader);
-        async move {
-            let mut results = Vec::with_capacity(handed.len());
-            for handed in handed {
-                results.push(handed.acknowledged(Caller::Task).await);
-            }
-            results
-        }
-    }
-}
-
-fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, B)>) -> Vec<Completing> {
-    let (len, max) = (claims.len(), CALLS_MAX);
-    let refused =
-        |claim| Completing::Refused(EndError::new(ClaimError::BatchTooLong { len, max }, Some(claim)));
-    claims
-        .into_iter()
-        .map(|(claim, body)| {
-            if len <= max {
-                claim.start_completing(caller, Given::new(Outcome::Success, body.as_ref()))
-            } else {
-                refused(claim)
-            }
-        })
-        .collect()
 }
 
 impl Core {

@@ -14,6 +14,7 @@ use crate::codec::{CheckpointRow, DetachedRow, Entry};
 use crate::commit::Ticket;
 use crate::error::{Busy, ClaimError, CommitError, EndError};
 use crate::index::{Change, Slot};
+use crate::key::KeyHash;
 use crate::policy::Durability;
 use crate::record::{Outcome, Record};
 use crate::state::{Event, Fence, decide};
@@ -41,7 +42,6 @@ pub enum Begin {
 /// that tells so, because the effect may have happened. The death of the process does the same.
 ///
 /// It is `Send`, and keeps the engine open.
-#[derive(Debug)]
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub struct Claim {
     pub(super) attempt: Arc<Attempt>,
@@ -360,6 +360,18 @@ impl Claim {
         self.attempt.key()
     }
 
+    /// The name of the key's scope; empty for the default scope.
+    #[must_use]
+    pub fn scope(&self) -> &[u8] {
+        self.attempt.scope()
+    }
+
+    /// A short name of the key for logs, which gives nothing of it away.
+    #[must_use]
+    pub fn key_hash(&self) -> KeyHash {
+        self.attempt.digest.key_hash()
+    }
+
     /// The fingerprint of the request.
     #[must_use]
     pub fn fingerprint(&self) -> &Fingerprint {
@@ -597,5 +609,16 @@ pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
     attempt.end(Ended::Interrupted);
     if interrupted {
         core.tell_of_interruption(attempt);
+    }
+}
+
+/// In short, and without the key.
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claim")
+            .field("key", &self.key_hash())
+            .field("attempt", &self.attempt())
+            .field("fence", &self.fence().get())
+            .finish_non_exhaustive()
     }
 }

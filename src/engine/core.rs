@@ -87,7 +87,7 @@ pub(crate) struct Core {
 /// In short: an engine in somebody's log should not be its whole index.
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core")
+        f.debug_struct("Engine")
             .field("path", &self.store.path())
             .field("is_open", &self.gate.is_open())
             .finish_non_exhaustive()
@@ -503,6 +503,9 @@ impl Core {
     ) -> Result<Option<Granting>, BeginError> {
         self.check_granting()?;
         self.check_blocking(caller)?;
+        if let Wish::Begin(_) = wish {
+            asked.scope.check_granted(asked.key)?;
+        }
         let permit =
             Permit::take(caller, handle, asked.scope.name(), policy, self.claim_promise(asked)).await?;
         let Some(mut granting) = self.put(asked, permit, policy, wish, expired)? else { return Ok(None) };

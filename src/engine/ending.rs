@@ -12,6 +12,7 @@ use super::publisher::Op;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::caller::{Caller, block};
+use crate::clock::Deadline;
 use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
 use crate::commit::Ticket;
 use crate::error::{ClaimError, CommitError, EndError};
@@ -80,15 +81,11 @@ impl Claim {
             if caller != Caller::Thread {
                 return Completing::Waits(self, result.outcome, result.body.into(), result.completion);
             }
-            if let Err(refused) = block(self.secure_room(caller, body_len)) {
+            if let Err(refused) = block(self.secure_room(caller, body_len, None)) {
                 return Completing::Refused(EndError::new(refused, Some(self)));
             }
         }
-        match self.hand_over_result(caller, result) {
-            Ok((handed, record)) => Completing::Handed(handed, record),
-            Err(Refusal::Superseded(handle, attempt)) => Completing::Superseded(handle, attempt),
-            Err(Refusal::Other(error)) => Completing::Refused(error),
-        }
+        self.hand_over_result(caller, result).into()
     }
 
     /// Whether a result may be stored.
@@ -121,14 +118,22 @@ impl Claim {
     }
 
     pub(super) fn check_body(&self, len: usize) -> Result<(), ClaimError> {
-        let max = self.core().options.max_body_bytes;
+        let options = &self.core().options;
+        // A key that is longer than is granted today leaves less.
+        let beside_key = options.key_and_body_max().saturating_sub(self.attempt.key().len());
+        let max = options.max_body_bytes.min(beside_key);
         if len > max { Err(ClaimError::BodyTooLarge { len, max }) } else { Ok(()) }
     }
 
     /// Sees to it that a completion with a body of so many bytes has room.
-    async fn secure_room(&mut self, caller: Caller, body_len: usize) -> Result<(), ClaimError> {
+    async fn secure_room(
+        &mut self,
+        caller: Caller,
+        body_len: usize,
+        deadline: Option<Deadline>,
+    ) -> Result<(), ClaimError> {
         let needed = self.room_for(body_len);
-        self.permit.raise(caller, needed).await.map_err(ClaimError::Commit)
+        self.permit.raise(caller, needed, deadline).await.map_err(ClaimError::Commit)
     }
 
     /// Hands the outcome to the log. It was checked, and room was made for it.
@@ -223,7 +228,7 @@ impl Completing {
     /// Has it written soon.
     pub(super) fn call_leader(&self) {
         if let Self::Handed(handed, _) = self {
-            handed.claim.core().commit.call();
+            handed.call_leader();
         }
     }
 
@@ -237,23 +242,38 @@ impl Completing {
         }
     }
 
+    /// Waits for room in the log, where it needs more than was promised, and hands it over then.
+    pub(super) async fn with_room(self, caller: Caller, deadline: Option<Deadline>) -> Self {
+        let Self::Waits(mut claim, outcome, body, completion) = self else { return self };
+        let result = Given { outcome, body: &body, completion };
+        match claim.secure_room(caller, result.kept().len(), deadline).await {
+            Ok(()) => claim.hand_over_result(caller, result).into(),
+            Err(refused) => Self::Refused(EndError::new(refused, Some(claim))),
+        }
+    }
+
     /// Waits until it may be acknowledged.
     pub(super) async fn acknowledged(self, caller: Caller) -> Result<Record, EndError> {
-        let handed = match self {
-            Self::Handed(handed, record) => Ok((handed, record)),
-            Self::Waits(mut claim, outcome, body, completion) => {
-                let result = Given { outcome, body: &body, completion };
-                match claim.secure_room(caller, result.kept().len()).await {
-                    Ok(()) => claim.hand_over_result(caller, result),
-                    Err(refused) => Err(Refusal::Other(EndError::new(refused, Some(claim)))),
-                }
-            }
-            Self::Superseded(handle, attempt) => Err(Refusal::Superseded(handle, attempt)),
-            Self::Refused(error) => Err(Refusal::Other(error)),
+        let ready = match self {
+            Self::Waits(..) => self.with_room(caller, None).await,
+            Self::Handed(..) | Self::Superseded(..) | Self::Refused(_) => self,
         };
+        let refusal = match ready {
+            Self::Handed(handed, record) => return handed.acknowledged(caller).await.map(|()| record),
+            Self::Superseded(handle, attempt) => Refusal::Superseded(handle, attempt),
+            Self::Refused(error) => Refusal::Other(error),
+            Self::Waits(..) => unreachable!("it was handed over, or refused"),
+        };
+        Err(refusal.explained(caller).await)
+    }
+}
+
+impl From<Result<(Handed, Record), Refusal>> for Completing {
+    fn from(handed: Result<(Handed, Record), Refusal>) -> Self {
         match handed {
-            Ok((handed, record)) => handed.acknowledged(caller).await.map(|()| record),
-            Err(refusal) => Err(refusal.explained(caller).await),
+            Ok((handed, record)) => Self::Handed(handed, record),
+            Err(Refusal::Superseded(handle, attempt)) => Self::Superseded(handle, attempt),
+            Err(Refusal::Other(error)) => Self::Refused(error),
         }
     }
 }
@@ -329,6 +349,11 @@ pub(super) struct Handed {
 }
 
 impl Handed {
+    /// Has it written soon.
+    pub(super) fn call_leader(&self) {
+        self.claim.core().commit.call();
+    }
+
     /// Whether the scope's policy wants it durable before it is acknowledged.
     fn is_awaited(&self) -> bool {
         match self.claim.terms.durability {

@@ -9,7 +9,6 @@ use crate::key::Digest;
 use crate::sync::Arc;
 
 /// One live key, as [`Engine::entries`](crate::Engine::entries) gives it.
-#[derive(Debug)]
 pub struct KeyEntry {
     names: SlotNames,
     status: Status,
@@ -42,7 +41,6 @@ impl KeyEntry {
 }
 
 /// Iterates over live keys, in no particular order. Each shard is seen as it was at one moment, the shards at different ones.
-#[derive(Debug)]
 pub struct Entries {
     handle: Arc<Handle>,
     next_shard: usize,
@@ -87,5 +85,22 @@ impl Iterator for Entries {
             self.slots = core.index.snapshot(self.next_shard);
             self.next_shard += 1;
         }
+    }
+}
+
+/// In short, and without the key.
+impl std::fmt::Debug for KeyEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digest = match &self.names {
+            SlotNames::Record(record) => record.digest(),
+            SlotNames::Attempt(attempt) => attempt.digest,
+        };
+        f.debug_struct("KeyEntry").field("key", &digest.key_hash()).field("status", &self.status).finish()
+    }
+}
+
+impl std::fmt::Debug for Entries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entries").field("next_shard", &self.next_shard).finish_non_exhaustive()
     }
 }

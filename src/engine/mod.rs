@@ -24,6 +24,7 @@ mod core;
 mod crew;
 mod detached;
 mod ending;
+mod ends;
 mod entries;
 mod entropy;
 mod fences;
@@ -48,6 +49,7 @@ mod scope;
 mod stats;
 mod token;
 mod transaction;
+mod unwind;
 mod waiting;
 
 use self::core::Core;
@@ -56,6 +58,7 @@ use self::scope::ScopeInner;
 pub use claim::{Begin, Claim};
 pub use completion::Completion;
 pub use ending::Ending;
+pub use ends::End;
 pub use entries::{Entries, KeyEntry};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
@@ -80,6 +83,18 @@ pub enum Status {
     Done(Record),
     /// There was a result. It is no longer replayed, but the key is not free yet.
     Expired(Tombstone),
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vacant => f.write_str("vacant"),
+            Self::InFlight(attempt) => write!(f, "in flight: {attempt}"),
+            Self::Interrupted(attempt) => write!(f, "interrupted: {attempt}"),
+            Self::Done(record) => write!(f, "done: {}, completed {}", record.outcome(), record.completed()),
+            Self::Expired(tombstone) => write!(f, "expired: {tombstone}"),
+        }
+    }
 }
 
 /// What is shared by all handles on an open file. Closes it when the last one is dropped.
@@ -110,7 +125,7 @@ impl Handle {
 /// [`close`](Self::close), which reports what a drop can't.
 ///
 /// See the [front page](crate) for an example.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Engine {
     handle: Arc<Handle>,
     /// The default scope: the one with the empty name.
@@ -363,5 +378,12 @@ impl Engine {
     #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn step(&self) -> Stepped {
         self.handle.core().step()
+    }
+}
+
+/// Its file, and whether that is closed.
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.handle.core().fmt(f)
     }
 }

@@ -1,6 +1,6 @@
 //! Opening a file: recovery, up to the moment when calls can be answered.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use super::Bells;
@@ -37,9 +37,7 @@ use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
 impl Core {
     /// Opens the file at `path`, or makes it.
     pub(super) fn open(path: &Path, options: Options, bells: Bells) -> Result<Self, OpenError> {
-        // By whatever name the file is opened, this is the one it goes by, and its log is beside it.
-        let path =
-            &options.disk.resolve(path).map_err(|error| OpenError::from_io(path, "looking for", error))?;
+        let path = &real_name(path, &options)?;
         let store = open_store(path, &options)?;
         let meta = store.meta();
         let secret = Secret(meta.secret);
@@ -230,10 +228,41 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
         let inner = usize::try_from(len / 128).unwrap_or(usize::MAX);
         (options.cache_bytes / 2).max(inner).clamp(1 << 20, 64 << 20)
     };
-    Store::open(disk, path, cache, |len| match options.verify {
+    let opened = Store::open(disk, path, cache, |len| match options.verify {
         Verify::Always => true,
         Verify::UpTo(bytes) => len <= bytes,
-    })
+    });
+    match opened {
+        // What a log of ours lies beside was ours, whatever it looks like.
+        Err(OpenError::NotIdemkv(_)) if Log::is_log(disk, &log_path) => {
+            let what = "it does not start as idemkv files do, but the log of one lies beside it";
+            Err(Damage::new(path, "its first page", what).into())
+        }
+        opened => opened,
+    }
+}
+
+/// Bytes that the name of a file may have, on file systems that are in use.
+const FILE_NAME_MAX: usize = 255;
+
+/// By whatever name the file is opened, this is the one it goes by, and its log is beside it.
+fn real_name(path: &Path, options: &Options) -> Result<PathBuf, OpenError> {
+    if path.as_os_str().is_empty() {
+        return Err(OpenError::NoPath);
+    }
+    let path = options.disk.resolve(path).map_err(|error| OpenError::from_io(path, "looking for", error))?;
+    check_name(&path)?;
+    Ok(path)
+}
+
+/// Checks that the names of the log, and of a log that is being made, fit as well. Before anything is made.
+fn check_name(path: &Path) -> Result<(), OpenError> {
+    let max = FILE_NAME_MAX - "-wal-new".len();
+    let len = path.file_name().map_or(0, std::ffi::OsStr::len);
+    if len > max {
+        return Err(OpenError::NameTooLong { path: path.to_owned(), len, max });
+    }
+    Ok(())
 }
 
 fn first_meta(options: &Options) -> Result<Meta, OpenError> {

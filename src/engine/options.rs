@@ -104,7 +104,7 @@ impl Default for Options {
             cache_bytes: 64 * MIB,
             max_key_bytes: 255,
             max_body_bytes: MIB,
-            reserve_bytes: 16 << 10,
+            reserve_bytes: 4 << 10,
             max_in_flight: 65_536,
             max_checkpoint_bytes: 64 * MIB,
             max_waiters: 65_536,
@@ -115,7 +115,7 @@ impl Default for Options {
             patience: Duration::from_secs(5),
             shards: 64,
             log_segment_bytes: 8 * MIB as u64,
-            log_bytes: 256 * MIB as u64,
+            log_bytes: 512 * MIB as u64,
             commit_mode: CommitMode::Synced,
             max_clock_jump: Duration::from_secs(3_600),
             verify: Verify::default(),
@@ -201,7 +201,7 @@ impl Options {
 
     /// Room for the body of its completion that is set aside in the log when a claim is granted: a completion with a body
     /// up to this succeeds on a full disk too; a longer one may have to wait, and is refused, with the claim given back, where there is
-    /// no room. Default 16 KiB; 0 to `max_body_bytes` (more counts as that).
+    /// no room. Default 4 KiB; 0 to `max_body_bytes` (more counts as that).
     pub fn reserve_bytes(mut self, bytes: usize) -> Self {
         self.reserve_bytes = bytes;
         self
@@ -271,7 +271,7 @@ impl Options {
 
     /// Bytes that the log may grow to. It bounds the memory of records that are not stored yet, the claims that can be out
     /// (each has [`reserve_bytes`](Self::reserve_bytes) set aside), and the time that opening takes after a crash.
-    /// Default 256 MiB; at least two segments, up to 64 GiB.
+    /// Default 512 MiB, which has room for `max_in_flight` claims with the longest names; at least two segments, up to 64 GiB.
     pub fn log_bytes(mut self, bytes: u64) -> Self {
         self.log_bytes = bytes;
         self
@@ -356,8 +356,13 @@ impl Options {
 
     /// Bytes of log that the longest frame takes.
     pub(crate) fn frame_max(&self) -> u64 {
-        let entry = ENTRY_OVERHEAD_MAX + SCOPE_MAX + self.max_key_bytes + self.max_body_bytes;
+        let entry = ENTRY_OVERHEAD_MAX + SCOPE_MAX + self.key_and_body_max();
         entry_bytes_max(entry.max(self.batch_bytes)) as u64
+    }
+
+    /// Bytes that a key and a body, or a checkpoint, may have together. The key may be from a time when `max_key_bytes` was higher.
+    pub(crate) fn key_and_body_max(&self) -> usize {
+        (self.max_key_bytes + self.max_body_bytes).max(NAME_MAX)
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -396,6 +401,10 @@ impl Options {
     }
 
     /// Starts no threads: checkpoints and expiry happen in [`Engine::step`], and where a call needs room.
+    ///
+    /// Calls for tasks leave commits and reads to a thread of the engine. In a stepped engine their futures become ready only when
+    /// [`Engine::step`], or a blocking call on another thread, does that work. So don't block on such a future alone: poll it,
+    /// step, and poll it again.
     pub fn stepped(mut self) -> Self {
         self.workers = false;
         self
@@ -405,6 +414,18 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The defaults carry each other: as many claims as may be out have room in the log, whatever their names.
+    #[test]
+    fn the_default_log_has_room_for_all_claims_that_may_be_out() {
+        let options = Options::default();
+        let names = ENTRY_OVERHEAD_MAX + SCOPE_MAX + options.max_key_bytes;
+        let claim = entry_bytes_max(names) + entry_bytes_max(names + options.reserve_bytes);
+        let segments = u64::from(options.segments_max(options.log_segment_bytes));
+        // Half of one segment is what the frames of the intents themselves may take before it is full.
+        let room = (segments - 1) * (options.log_segment_bytes - options.frame_max());
+        assert!((options.max_in_flight * claim) as u64 <= room, "{claim} bytes a claim");
+    }
 
     #[test]
     fn the_defaults_are_within_range() {

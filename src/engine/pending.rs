@@ -14,7 +14,7 @@ use crate::state::Fence;
 use crate::sync::Arc;
 
 /// A handle on somebody else's claim.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pending {
     attempt: Arc<Attempt>,
     /// Keeps the engine open.
@@ -32,6 +32,17 @@ pub enum Waited {
     Interrupted,
     /// It is still out.
     TimedOut,
+}
+
+impl std::fmt::Display for Waited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done(record) => write!(f, "done: {}", record.outcome()),
+            Self::Vacant => f.write_str("released or forgotten"),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::TimedOut => f.write_str("still out"),
+        }
+    }
 }
 
 impl Pending {
@@ -167,5 +178,15 @@ fn waited(ended: Ended) -> Result<Waited, BeginError> {
         Ended::Interrupted => Ok(Waited::Interrupted),
         Ended::Failed(failure) => Err(BeginError::Failed(*failure)),
         Ended::Closed => Err(BeginError::Closed),
+    }
+}
+
+/// In short, and without the key.
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending")
+            .field("key", &self.attempt.digest.key_hash())
+            .field("attempt", &self.attempt())
+            .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,7 @@
 //! What claims and waits take of what is limited, given back when they end.
 
+use std::time::Duration;
+
 use super::Handle;
 use super::core::{Asked, Core};
 use super::policies::Policies;
@@ -90,6 +92,16 @@ impl Core {
 
     /// Promises room in the log, waiting for it if need be.
     pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+        self.promise_until(caller, bytes, None).await
+    }
+
+    /// [`promise`](Self::promise) with the deadline of a batch.
+    async fn promise_until(
+        &self,
+        caller: Caller,
+        bytes: u64,
+        deadline: Option<Deadline>,
+    ) -> Result<(), CommitError> {
         if self.gate.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
@@ -97,12 +109,17 @@ impl Core {
             return Ok(());
         }
         // Boxed, because nearly nobody comes here, and whoever does not should not carry it along.
-        Box::pin(self.wait_for_room(caller, bytes)).await
+        Box::pin(self.wait_for_room(caller, bytes, deadline)).await
     }
 
-    async fn wait_for_room(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+    async fn wait_for_room(
+        &self,
+        caller: Caller,
+        bytes: u64,
+        deadline: Option<Deadline>,
+    ) -> Result<(), CommitError> {
         let patience = self.options.patience;
-        let deadline = Deadline::after(patience);
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(patience));
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
         match caller {
             // The worker would wait for room that it makes itself.
@@ -123,10 +140,20 @@ impl Core {
             // Without a worker nobody would end the wait of a batch that is polled by its own thread.
             Caller::Member if !self.options.workers => self.promise_now(bytes).unwrap_or(late),
             Caller::Task | Caller::Member => {
-                let promised = self.room.until(|| self.promise_now(bytes));
+                let promised = self.room.until(|| self.promise_for(caller, bytes));
                 self.timers.timeout(deadline, promised).await.unwrap_or(late)
             }
         }
+    }
+
+    /// [`promise_now`](Self::promise_now). A member of a batch does not wait for the end of claims: the batch may have them, and others
+    /// of the batch have their answers.
+    fn promise_for(&self, caller: Caller, bytes: u64) -> Option<Result<(), CommitError>> {
+        let segments_max = self.options.segments_max(self.log.segment_bytes());
+        self.promise_now(bytes).or_else(|| {
+            let is_in_vain = caller == Caller::Member && !self.room.may_come(bytes, segments_max);
+            is_in_vain.then_some(Err(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO })))
+        })
     }
 
     /// Asks for room, and promises it if it is there by then. `None` means: wait.
@@ -202,10 +229,15 @@ impl Permit {
     }
 
     /// Makes sure that at least `bytes` are promised.
-    pub(super) async fn raise(&mut self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+    pub(super) async fn raise(
+        &mut self,
+        caller: Caller,
+        bytes: u64,
+        deadline: Option<Deadline>,
+    ) -> Result<(), CommitError> {
         let more = self.lacks(bytes);
         if more > 0 {
-            self.handle.core().promise(caller, more).await?;
+            self.handle.core().promise_until(caller, more, deadline).await?;
             self.share_mut().promised += more;
         }
         Ok(())

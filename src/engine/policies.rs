@@ -20,13 +20,20 @@ pub(crate) struct Policies {
     default: Policy,
     /// Leaf lock.
     declared: RwLock<HashMap<Box<[u8]>, Policy>>,
+    /// Declarations on their way to `declared`, by scope. Before `declared`.
+    declaring: Mutex<HashMap<Box<[u8]>, u32>>,
     /// Claims that are out, of scopes that limit them. Leaf lock.
     in_flight: Mutex<HashMap<Box<[u8]>, u32>>,
 }
 
 impl Policies {
     pub(crate) fn new(default: Policy) -> Self {
-        Self { default, declared: RwLock::default(), in_flight: Mutex::default() }
+        Self {
+            default,
+            declared: RwLock::default(),
+            declaring: Mutex::default(),
+            in_flight: Mutex::default(),
+        }
     }
 
     pub(crate) fn of(&self, scope: &[u8]) -> Policy {
@@ -38,13 +45,23 @@ impl Policies {
     }
 
     pub(crate) fn set(&self, scope: &[u8], policy: Policy) {
+        let mut declaring = self.declaring.lock();
         self.declared.write().insert(scope.into(), policy);
+        drop_one(&mut declaring, scope);
     }
 
-    /// Whether the scope may have a policy of its own.
-    pub(crate) fn has_place(&self, scope: &[u8]) -> bool {
+    /// A place among the scopes with a policy of their own; `None` where there is none left. It counts until [`set`](Self::set), or
+    /// until it is dropped.
+    fn enter_declared(&self, scope: &[u8]) -> Option<Place<'_>> {
+        let mut declaring = self.declaring.lock();
         let declared = self.declared.read();
-        declared.len() < SCOPES_MAX || declared.contains_key(scope)
+        let coming = declaring.keys().filter(|name| !declared.contains_key(*name)).count();
+        let is_known = declared.contains_key(scope) || declaring.contains_key(scope);
+        if !is_known && declared.len() + coming >= SCOPES_MAX {
+            return None;
+        }
+        *declaring.entry(scope.into()).or_default() += 1;
+        Some(Place { policies: self, scope: Some(scope.into()) })
     }
 
     pub(crate) fn declared(&self) -> Vec<(Box<[u8]>, Policy)> {
@@ -77,13 +94,39 @@ impl Policies {
 
     /// Takes back what [`enter`](Self::enter) counted.
     pub(crate) fn leave(&self, scope: &[u8]) {
-        let mut in_flight = self.in_flight.lock();
-        let was_last = in_flight.get_mut(scope).is_some_and(|count| {
-            *count -= 1;
-            *count == 0
-        });
-        if was_last {
-            in_flight.remove(scope);
+        drop_one(&mut self.in_flight.lock(), scope);
+    }
+}
+
+/// Counts one less of a scope that is counted.
+fn drop_one(counts: &mut HashMap<Box<[u8]>, u32>, scope: &[u8]) {
+    let was_last = counts.get_mut(scope).is_some_and(|count| {
+        *count -= 1;
+        *count == 0
+    });
+    if was_last {
+        counts.remove(scope);
+    }
+}
+
+/// A declaration that the log does not have yet.
+struct Place<'a> {
+    policies: &'a Policies,
+    /// `None` once it is kept.
+    scope: Option<Box<[u8]>>,
+}
+
+impl Place<'_> {
+    /// The log has the declaration, so the publisher will set it.
+    fn keep(mut self) {
+        self.scope = None;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(scope) = &self.scope {
+            drop_one(&mut self.policies.declaring.lock(), scope);
         }
     }
 }
@@ -102,15 +145,16 @@ impl Core {
         policy.check()?;
         self.gate.check().map_err(CommitError::from)?;
         self.check_blocking(caller)?;
-        if !self.policies.has_place(scope) {
+        let Some(place) = self.policies.enter_declared(scope) else {
             return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
-        }
+        };
         let entry = Entry::Declared(ScopeRow { name: scope, policy: policy.row() }).encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         self.promise(caller, cost).await?;
         let op = Op::Declared(Box::new((scope.into(), policy)));
         let appended = self.commit.append_promised(caller, &entry, op, cost);
         let mut ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
+        place.keep();
         Ok(self.commit.settled(caller, &mut ticket).await?)
     }
 }
@@ -139,9 +183,18 @@ mod tests {
     fn a_file_has_so_many_policies_and_those_it_has_can_still_be_changed() {
         let engine = super::super::core::tests::open();
         let core = engine.handle.core();
-        for n in 0..SCOPES_MAX {
+        for n in 1..SCOPES_MAX {
             core.policies.set(n.to_string().as_bytes(), engine.policy());
         }
+        let last = core.policies.enter_declared(b"0").unwrap();
+        assert!(core.policies.enter_declared(b"one more").is_none(), "the last place is taken");
+        assert!(core.policies.enter_declared(b"0").is_some(), "by this one");
+        drop(last);
+        core.policies.enter_declared(b"0").unwrap().keep();
+        core.policies.set(b"0", engine.policy());
+        assert!(core.policies.declaring.lock().is_empty());
+        // One that is on its way counts.
+        assert!(core.policies.enter_declared(b"7").is_some(), "it has a policy");
         let refused = engine.declare("one more", engine.policy());
         assert!(matches!(refused, Err(DeclareError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
         let changed = engine.policy().max_attempts(7);

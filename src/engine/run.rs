@@ -44,8 +44,20 @@ impl Scope {
     ///
     /// When the key could not be begun; when the operation gave [`Fault::Retry`] or [`Fault::Unknown`]; when its result could
     /// not be stored, which gives the result back, and the claim where nothing was written; when the key's record is not
-    /// a result of these types, which gives the record. Results that JSON can't carry unaltered, such as a `NaN`, a `Some(None)`, or a map
-    /// whose keys have parts, are not stored.
+    /// a result of these types, which gives the record. Results that JSON can't carry unaltered are not stored; see below.
+    ///
+    /// # What JSON alters
+    ///
+    /// Before a result is stored it is read from its JSON again, and what serde says of the two values is compared: types of numbers, names of
+    /// structs, fields and variants, options, lengths, contents. Where they differ the result is refused with
+    /// [`JsonError::altered_at`](crate::JsonError::altered_at). So a `NaN`, a `Some(None)`, a map whose keys have parts, a key that comes twice, an untagged
+    /// enum that comes back as another variant, and a skipped field that comes back with another default are refused.
+    ///
+    /// Not found is:
+    ///
+    /// - a field that serde never writes (`#[serde(skip)]`): it comes back with its default;
+    /// - an untagged variant that comes back as another one for which serde makes the same calls;
+    /// - another order of a list, for sets have none, and a difference that only the type's own `Serialize` hides.
     ///
     /// ```
     /// # use idemkv::{Engine, Fault, Fingerprint};

@@ -5,8 +5,9 @@ use super::token::ClaimToken;
 use super::{Handle, Status};
 use crate::Fingerprint;
 use crate::caller::{Caller, block};
+use crate::codec::NAME_MAX;
 use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
-use crate::key::{self, Digest, KeyHasher, Secret};
+use crate::key::{Digest, KeyHasher, Secret};
 use crate::policy::Policy;
 use crate::sync::Arc;
 
@@ -17,14 +18,17 @@ pub(crate) const SCOPE_MAX: usize = 255;
 pub(crate) struct ScopeInner {
     name: Box<[u8]>,
     hasher: KeyHasher,
-    /// Zero where the scope's own name is too long, so that the hot path checks one thing only.
+    /// Bytes of the longest key that a file can have. Zero where the scope's own name is too long, so that the hot path checks one
+    /// thing only.
     key_max: usize,
+    /// Bytes of the longest key that is granted a claim.
+    granted_max: usize,
 }
 
 impl ScopeInner {
-    pub(super) fn new(secret: &Secret, name: &[u8], key_max: usize) -> Self {
-        let key_max = if name.len() > SCOPE_MAX { 0 } else { key_max };
-        Self { name: name.into(), hasher: KeyHasher::new(secret, name), key_max }
+    pub(super) fn new(secret: &Secret, name: &[u8], granted_max: usize) -> Self {
+        let key_max = if name.len() > SCOPE_MAX { 0 } else { NAME_MAX };
+        Self { name: name.into(), hasher: KeyHasher::new(secret, name), key_max, granted_max }
     }
 
     pub(super) fn name(&self) -> &[u8] {
@@ -33,14 +37,27 @@ impl ScopeInner {
 
     #[inline]
     pub(super) fn digest(&self, key: &[u8]) -> Result<Digest, KeyError> {
-        if let Err(error) = key::check(key, self.key_max) {
-            return Err(if self.key_max == 0 {
-                KeyError::ScopeTooLong { len: self.name.len(), max: SCOPE_MAX }
-            } else {
-                error
-            });
+        if key.is_empty() || key.len() > self.key_max {
+            return Err(self.refusal(key));
         }
         Ok(self.hasher.digest(key))
+    }
+
+    /// Checks that a key may be granted a claim. Longer keys, from a time when the limit was higher, can be looked at, replayed,
+    /// resolved and forgotten.
+    pub(super) fn check_granted(&self, key: &[u8]) -> Result<(), KeyError> {
+        if key.len() > self.granted_max { Err(self.refusal(key)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn refusal(&self, key: &[u8]) -> KeyError {
+        if self.key_max == 0 {
+            KeyError::ScopeTooLong { len: self.name.len(), max: SCOPE_MAX }
+        } else if key.is_empty() {
+            KeyError::Empty
+        } else {
+            KeyError::TooLong { len: key.len(), max: self.granted_max }
+        }
     }
 }
 
@@ -58,7 +75,7 @@ impl ScopeInner {
 /// assert!(matches!(refunds.begin("key", request)?, Begin::Fresh(_)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Scope {
     pub(super) handle: Arc<Handle>,
     pub(super) inner: Arc<ScopeInner>,
@@ -245,5 +262,16 @@ impl Scope {
     /// As for [`forget`](Self::forget).
     pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
         self.handle.core().forget(Caller::Task, &self.inner, key.as_ref()).await
+    }
+}
+
+/// Its name, or how it starts.
+impl std::fmt::Debug for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 32;
+        let name = self.inner.name();
+        let (shown, rest) = name.split_at(name.len().min(SHOWN));
+        let more = if rest.is_empty() { "" } else { ".." };
+        write!(f, "Scope(\"{}{more}\")", shown.escape_ascii())
     }
 }

@@ -12,7 +12,8 @@ use super::IoFailure;
 pub enum Busy {
     /// The commit queue, or the log behind it, stayed full.
     QueueFull {
-        /// How long the call was prepared to wait: `Options::patience`.
+        /// How long the call was prepared to wait: `Options::patience`. Zero for a member of a batch that only the end of claims could have
+        /// given room: a batch does not wait for those.
         waited: Duration,
     },
     /// As many claims are out as may be.
@@ -37,6 +38,9 @@ pub enum Busy {
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::QueueFull { waited } if waited.is_zero() => f.write_str(
+                "the log is full of room for claims that are out; end some and try again, or raise `log_bytes`",
+            ),
             Self::QueueFull { waited } => {
                 write!(
                     f,

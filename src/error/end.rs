@@ -7,7 +7,6 @@ use super::ClaimError;
 use crate::Claim;
 
 /// Why a claim could not be ended. Where nothing was written, the claim comes back with the error.
-#[derive(Debug)]
 pub struct EndError {
     reason: ClaimError,
     claim: Option<Box<Claim>>,
@@ -52,5 +51,13 @@ impl fmt::Display for EndError {
 impl Error for EndError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.reason)
+    }
+}
+
+/// The sentence, for `unwrap` shows it.
+impl fmt::Debug for EndError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let claim = if self.claim.is_some() { "comes back" } else { "is gone" };
+        write!(f, "EndError({self}; the claim {claim})")
     }
 }

@@ -38,6 +38,16 @@ impl fmt::Display for Failure {
         if let Self::Forked = self {
             return f.write_str(FORKED);
         }
+        if let Self::Io(failure) = self
+            && failure.is_disk_full()
+        {
+            // Of a close most of all: the log has what the file has no room for.
+            return write!(
+                f,
+                "the disk is full, so the file could not be brought up to date; nothing acknowledged is lost: make room, and open \
+                 the file again: {failure}"
+            );
+        }
         f.write_str("the engine stopped after a failed commit, open the file again to go on: ")?;
         match self {
             Self::Io(failure) => failure.fmt(f),

@@ -19,8 +19,19 @@ pub enum OpenError {
     ReadOnly(PathBuf),
     /// Another process, or another engine in this one, has the file open.
     Locked(PathBuf),
-    /// The file is not one of ours. An empty file isn't either.
+    /// The file does not start as ours do, and nothing beside it says that it was one. An empty file doesn't either.
     NotIdemkv(PathBuf),
+    /// The path is empty.
+    NoPath,
+    /// The name of the file is too long: the names of its log and of files that are being made have 8 bytes more.
+    NameTooLong {
+        /// The path that was given.
+        path: PathBuf,
+        /// Bytes of the name.
+        len: usize,
+        /// Bytes that it may have.
+        max: usize,
+    },
     /// The file was written by a newer version of this crate.
     NewerVersion {
         /// The file.
@@ -87,8 +98,20 @@ impl fmt::Display for OpenError {
                 )
             }
             Self::NotIdemkv(path) => {
-                write!(f, "{} was not made by idemkv and was left alone; give another path", path.display())
+                write!(
+                    f,
+                    "{} is no file of idemkv's as far as can be told, and was left alone: it is another program's, or its first \
+                     page is damaged. Find out which, and restore a damaged file and its log from a backup; a new file would know \
+                     nothing of operations that were done",
+                    path.display()
+                )
             }
+            Self::NoPath => f.write_str("the path is empty; give the path of a file"),
+            Self::NameTooLong { path, len, max } => write!(
+                f,
+                "the name of {} has {len} bytes, and its log's would be too long; choose one of at most {max} bytes",
+                path.display()
+            ),
             Self::NewerVersion { file, found, supported } => write!(
                 f,
                 "{} has format version {found}, this build reads up to {supported}; use a newer idemkv",
@@ -121,7 +144,7 @@ impl fmt::Display for OpenError {
             ),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Io(failure) => {
-                write!(f, "{failure}; see that its directory is there, may be written and has room")
+                write!(f, "{failure}; {}", failure.advice())
             }
         }
     }
@@ -137,6 +160,8 @@ impl Error for OpenError {
             | Self::ReadOnly(_)
             | Self::Locked(_)
             | Self::NotIdemkv(_)
+            | Self::NoPath
+            | Self::NameTooLong { .. }
             | Self::NewerVersion { .. }
             | Self::OlderVersion { .. }
             | Self::LogMissing { .. }
@@ -150,7 +175,8 @@ impl Error for OpenError {
 impl OpenError {
     /// What a refusal to open a file means.
     pub(crate) fn from_io(file: &Path, doing: &'static str, error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::WouldBlock {
+        // The system's own `EAGAIN` has a number, and is short of something else than the lock.
+        if error.kind() == io::ErrorKind::WouldBlock && error.raw_os_error().is_none() {
             return Self::Locked(file.to_owned());
         }
         Self::Io(IoFailure::new(file, doing, error))

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
 use super::backend::{Backend, Faults};
+use super::owned::Owned;
 use super::trouble::{Trouble, guarded};
 use super::{BLOCKS, StoreError};
 use crate::disk::{DiskFile, Untouched};
@@ -50,7 +51,7 @@ enum State {
     Closed,
 }
 
-pub(super) type Blocks = ReadOnlyTable<(u64, u64), &'static [u8]>;
+pub(super) type Blocks = Owned<ReadOnlyTable<(u64, u64), &'static [u8]>>;
 
 /// A database that is open, with a transaction that reads its blocks as the last commit left them.
 ///
@@ -61,7 +62,8 @@ pub(super) type Blocks = ReadOnlyTable<(u64, u64), &'static [u8]>;
 pub(super) struct Opened {
     /// Changed by whoever commits alone, so that it is never older than the directory of blocks. Leaf lock, held to look only.
     blocks: Mutex<Option<Arc<Blocks>>>,
-    database: Database,
+    /// After the blocks, so dropped after them.
+    database: Owned<Database>,
 }
 
 impl Deref for Opened {
@@ -74,7 +76,7 @@ impl Deref for Opened {
 
 impl From<Database> for Opened {
     fn from(database: Database) -> Self {
-        Self { blocks: Mutex::default(), database }
+        Self { blocks: Mutex::default(), database: Owned::new(database) }
     }
 }
 
@@ -102,16 +104,18 @@ impl Opened {
 
     fn put(&self, blocks: Option<Arc<Blocks>>) {
         let before = std::mem::replace(&mut *self.blocks.lock(), blocks);
-        let_go(before);
+        // Without the lock: redb may write now.
+        drop(before);
     }
 
     fn blocks_now(&self) -> Result<Arc<Blocks>, Trouble> {
-        Ok(Arc::new(self.database.begin_read()?.open_table(BLOCKS)?))
+        let transaction = Owned::new(self.database.begin_read()?);
+        Ok(Arc::new(Owned::new(transaction.open_table(BLOCKS)?)))
     }
 
     /// Without the transaction that reads, which must not be there when the database is compacted or closed.
-    fn into_database(self) -> Database {
-        let_go(self.blocks);
+    pub(super) fn into_database(self) -> Owned<Database> {
+        drop(self.blocks);
         self.database
     }
 }
@@ -167,7 +171,7 @@ impl Access {
             match done {
                 Err(trouble) if trouble.is_io() => {
                     self.leave(&database);
-                    let_go(database);
+                    drop(database);
                     // Others may stop a view, too, in which this read would find nothing wrong.
                     if tries == READ_TRIES {
                         return Err(trouble.into_read_error(&self.path));
@@ -277,13 +281,10 @@ impl Access {
             State::Open(database) | State::View(database) => Some(alone(database)),
             State::Lost | State::Away => None,
         };
-        let opened = guarded(|| {
-            drop(before);
-            self.faults.forget();
-            let database = open_database(&self.file, &self.faults, self.cache_bytes, false)?;
-            check(&database)?;
-            Ok(database)
-        });
+        drop(before);
+        self.faults.forget();
+        let opened = open_database(&self.file, &self.faults, self.cache_bytes, false)
+            .and_then(|database| guarded(|| check(&database)).map(|()| database));
         match opened {
             Ok(database) => {
                 let database = Arc::new(database);
@@ -317,11 +318,11 @@ impl Access {
         });
         match compacted {
             Ok(()) => {
-                self.put(State::Open(Arc::new(database.into())));
+                self.put(State::Open(Arc::new(Opened { blocks: Mutex::default(), database })));
                 Ok(true)
             }
             Err(trouble) => {
-                let_go(database);
+                drop(database);
                 Err(self.lose(trouble))
             }
         }
@@ -333,10 +334,11 @@ impl Access {
         let closed = match self.take(State::Closed) {
             State::Open(database) => {
                 let database = alone(database).into_database();
-                guarded(|| Ok(database.close()?)).map_err(|trouble| trouble.into_failure(&self.path))
+                guarded(|| Ok(database.into_inner().close()?))
+                    .map_err(|trouble| trouble.into_failure(&self.path))
             }
             State::View(view) => {
-                let_go(alone(view));
+                drop(alone(view));
                 Ok(())
             }
             State::Lost | State::Away | State::Closed => Ok(()),
@@ -365,15 +367,6 @@ impl Access {
         *self.state.lock() = back;
         self.returned.notify_all();
     }
-}
-
-/// Drops a database that may have panicked before, and may do so again.
-pub(super) fn let_go<D>(database: D) {
-    let dropped = guarded(|| {
-        drop(database);
-        Ok(())
-    });
-    drop(dropped);
 }
 
 /// Waits for those that are still reading: reads last for microseconds, and no new one starts.

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use redb::{Database, ReadableDatabase};
 
 use super::block::{self, read_record};
+use super::owned::Owned;
 use super::trouble::{Trouble, guarded};
 use super::{BLOCKS, Batch, BlockInfo, Due, INDEX, Store, StoreError};
 use crate::Timestamp;
@@ -103,7 +104,7 @@ impl Store {
         is_remembered: impl Fn(Digest, Timestamp) -> bool,
     ) -> Result<Result<Vec<Moving>, BadBytes>, Trouble> {
         guarded(|| {
-            let transaction = database.begin_read()?;
+            let transaction = Owned::new(database.begin_read()?);
             let (blocks, index) = (transaction.open_table(BLOCKS)?, transaction.open_table(INDEX)?);
             let key = (info.due.as_millis(), number);
             let (Some(block), Some(index)) = (blocks.get(key)?, index.get(key)?) else {

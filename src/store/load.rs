@@ -7,6 +7,7 @@ use std::thread;
 use redb::{ReadableDatabase, ReadableTable, TableHandle};
 
 use super::block;
+use super::owned::Owned;
 use super::trouble::{Trouble, guarded};
 use super::{BlockInfo, CLAIMS, FORGOTTEN, Forgotten, INDEX, SCOPES, Store, open_row, tables};
 use crate::Timestamp;
@@ -43,7 +44,7 @@ impl Store {
         let meta = self.meta();
         let database = self.access.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
         let loaded = guarded(|| {
-            let transaction = database.begin_read()?;
+            let transaction = Owned::new(database.begin_read()?);
             let forgotten = self.load_forgotten(&transaction)?;
             let blocks = self.load_records(&transaction, &forgotten, takers)?;
             let claims = self.load_claims(&transaction, &mut claim)?;

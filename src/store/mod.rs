@@ -28,17 +28,19 @@ mod carry;
 mod directory;
 mod load;
 mod meta;
+mod owned;
 mod tables;
 #[cfg(test)]
 #[cfg(all(feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
 mod tests;
 mod trouble;
 
-use access::{Access, let_go, open_database};
+use access::{Access, open_database};
 use backend::Backend;
 use directory::{BlockInfo, Directory};
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
+use owned::Owned;
 pub use tables::{ReadTables, TableError, Tables};
 use trouble::{Trouble, guarded};
 
@@ -109,7 +111,7 @@ struct Forgotten {
 
 /// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
 #[must_use = "it keeps everybody else from writing"]
-pub(crate) struct Begun(WriteTransaction);
+pub(crate) struct Begun(Owned<WriteTransaction>);
 
 impl Begun {
     pub(crate) fn tables(&self) -> Tables<'_> {
@@ -152,6 +154,7 @@ impl Store {
         // The file is empty and ours, so any trouble here is the disk's.
         let written = guarded(|| {
             let database = redb::Builder::new().create_with_backend(Backend::new(&file, &Arc::default()))?;
+            let database = Owned::new(database);
             let transaction = begin_durable(&database)?;
             transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
             transaction.open_table(BLOCKS)?;
@@ -159,11 +162,16 @@ impl Store {
             transaction.open_table(CLAIMS)?;
             transaction.open_table(FORGOTTEN)?;
             transaction.open_table(SCOPES)?;
-            transaction.commit()?;
-            Ok(database.close()?)
+            transaction.into_inner().commit()?;
+            Ok(database.into_inner().close()?)
         });
-        written.map_err(|trouble| trouble.into_open_error(path))?;
-        let published = disk.publish(&temporary, path);
+        let published = written
+            .map_err(|trouble| trouble.into_open_error(path))
+            .map(|()| disk.publish(&temporary, path))
+            .inspect_err(|_| discard(disk, &temporary))?;
+        if published.is_err() {
+            discard(disk, &temporary);
+        }
         // Dropping the handle would do, but for a child process that is being started at this moment and has a copy of it.
         file.unlock().map_err(|error| OpenError::from_io(path, "unlocking", error))?;
         match published {
@@ -306,22 +314,25 @@ impl Store {
         assert!(meta.block_next < Place::BLOCK_LIMIT, "block numbers last for exabytes");
         // First out of the directory, so that no reader looks for a block that is on its way out.
         let dropped = self.leave_out(&due);
-        let written = guarded(|| {
+        let begun = guarded(|| {
             database.hold()?;
-            let transaction = match begun {
-                Some(Begun(transaction)) => transaction,
-                None => begin_durable(&database)?,
-            };
-            write_blocks(&transaction, &blocks)?;
-            drop_blocks(&transaction, &due.blocks)?;
-            meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
-            let added: usize = blocks.iter().map(|block| block.records.len()).sum();
-            meta.keys = (meta.keys + added as u64).saturating_sub(due.keys());
-            meta.claims = self.write_claims(&transaction, batch)?;
-            self.write_forgotten(&transaction, batch, &due, first)?;
-            self.write_scopes(&transaction, batch)?;
-            transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
-            Ok(transaction.commit()?)
+            begun.map_or_else(|| begin_durable(&database), |Begun(transaction)| Ok(transaction))
+        });
+        // redb can't abort a transaction while a panic goes through it, so the transaction lies outside.
+        let written = begun.and_then(|transaction| {
+            guarded(|| {
+                write_blocks(&transaction, &blocks)?;
+                drop_blocks(&transaction, &due.blocks)?;
+                meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
+                let added: usize = blocks.iter().map(|block| block.records.len()).sum();
+                meta.keys = (meta.keys + added as u64).saturating_sub(due.keys());
+                meta.claims = self.write_claims(&transaction, batch)?;
+                self.write_forgotten(&transaction, batch, &due, first)?;
+                self.write_scopes(&transaction, batch)?;
+                transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
+                Ok(())
+            })?;
+            guarded(|| Ok(transaction.into_inner().commit()?))
         });
         if let Err(trouble) = written {
             let mut directory = self.directory.write();
@@ -330,7 +341,7 @@ impl Store {
             }
             drop(directory);
             carried.put_back();
-            let_go(database);
+            drop(database);
             return Err(self.access.failed(trouble));
         }
         // Before anybody learns of new blocks.
@@ -352,7 +363,7 @@ impl Store {
     /// Undoes what others have written. An error of theirs that came from the disk concerns us too: redb takes no more writes
     /// after it.
     pub(crate) fn abort(&self, begun: Begun) -> Result<(), StoreError> {
-        let aborted = guarded(|| Ok(begun.0.abort()?));
+        let aborted = guarded(|| Ok(begun.0.into_inner().abort()?));
         match (self.access.write_failed(), aborted) {
             (Some(kind), _) => Err(self.access.failed(Trouble::from(redb::Error::Io(kind.into())))),
             // After a failed read redb does not even abort. Nothing was written, and whoever writes next opens it again.
@@ -366,7 +377,7 @@ impl Store {
     pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         self.access.read_long(
             |database| {
-                let transaction = database.begin_read()?;
+                let transaction = Owned::new(database.begin_read()?);
                 // One that has stopped does not say so before something is read.
                 drop(transaction.open_table(META)?.get(META_ROW)?);
                 Ok(transaction)
@@ -550,8 +561,13 @@ fn drop_blocks(transaction: &WriteTransaction, due: &[(u64, BlockInfo)]) -> Resu
     Ok(())
 }
 
-fn begin_durable(database: &Database) -> Result<WriteTransaction, Trouble> {
-    let mut transaction = database.begin_write()?;
+/// Removes what a failed creation made, before its lock is gone. Where that fails, too, the next creation starts with it.
+fn discard(disk: &dyn Disk, temporary: &Path) {
+    drop(disk.discard(temporary));
+}
+
+fn begin_durable(database: &Database) -> Result<Owned<WriteTransaction>, Trouble> {
+    let mut transaction = Owned::new(database.begin_write()?);
     transaction.set_durability(Durability::Immediate)?;
     transaction.set_two_phase_commit(true);
     transaction.set_quick_repair(true);
@@ -586,8 +602,9 @@ fn check_ours(
     let database = open_database(&untouched, &Arc::default(), cache_bytes, verify)
         .map_err(|trouble| trouble.into_open_error(path))?;
     let meta = read_meta(path, &database);
+    // Closing looks at pages as well: a panic there is damage, too.
     guarded(|| {
-        drop(database);
+        drop(database.into_database().into_inner());
         Ok(())
     })
     .map_err(|trouble| trouble.into_open_error(path))?;
@@ -596,7 +613,7 @@ fn check_ours(
 
 fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {
     let row = guarded(|| {
-        let transaction = database.begin_read()?;
+        let transaction = Owned::new(database.begin_read()?);
         let table = match transaction.open_table(META) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => table?,

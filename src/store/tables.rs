@@ -1,12 +1,16 @@
 //! An application's own tables, in the same file as ours.
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use redb::{
     Key, MultimapTable, MultimapTableDefinition, ReadTransaction, ReadableTable, Table, TableDefinition,
     TableHandle, Value, WriteTransaction,
 };
+
+use super::trouble::said;
 
 /// How the names of our own tables start.
 pub(super) const RESERVED: &str = "idemkv.";
@@ -19,13 +23,14 @@ impl<'t> Tables<'t> {
     ///
     /// # Errors
     ///
-    /// When its name is one of ours, or when redb refuses: another type, a table that is open already, an I/O error.
+    /// When its name is one of ours, or when redb refuses: another type, a table that is open already, an I/O error, a damaged page.
+    /// The table that is returned is redb's own: reading a damaged page through it can panic. Such a panic is one of the closure's.
     pub fn open_table<K: Key + 'static, V: Value + 'static>(
         &self,
         definition: TableDefinition<'_, K, V>,
     ) -> Result<Table<'t, K, V>, TableError> {
         check(definition.name())?;
-        Ok(self.0.open_table(definition)?)
+        opened(|| self.0.open_table(definition))
     }
 
     /// Opens a table with several values a key, and makes it where there is none.
@@ -38,7 +43,7 @@ impl<'t> Tables<'t> {
         definition: MultimapTableDefinition<'_, K, V>,
     ) -> Result<MultimapTable<'t, K, V>, TableError> {
         check(redb::MultimapTableHandle::name(&definition))?;
-        Ok(self.0.open_multimap_table(definition)?)
+        opened(|| self.0.open_multimap_table(definition))
     }
 
     /// Deletes a table; whether there was one.
@@ -51,7 +56,7 @@ impl<'t> Tables<'t> {
         definition: TableDefinition<'_, K, V>,
     ) -> Result<bool, TableError> {
         check(definition.name())?;
-        Ok(self.0.delete_table(definition)?)
+        opened(|| self.0.delete_table(definition))
     }
 }
 
@@ -75,7 +80,7 @@ impl<'t> ReadTables<'t> {
         definition: TableDefinition<'_, K, V>,
     ) -> Result<impl ReadableTable<K, V> + use<'t, K, V>, TableError> {
         check(definition.name())?;
-        Ok(self.0.open_table(definition)?)
+        opened(|| self.0.open_table(definition))
     }
 
     /// Opens a table with several values a key.
@@ -88,7 +93,7 @@ impl<'t> ReadTables<'t> {
         definition: MultimapTableDefinition<'_, K, V>,
     ) -> Result<impl redb::ReadableMultimapTable<K, V> + use<'t, K, V>, TableError> {
         check(redb::MultimapTableHandle::name(&definition))?;
-        Ok(self.0.open_multimap_table(definition)?)
+        opened(|| self.0.open_multimap_table(definition))
     }
 }
 
@@ -103,6 +108,15 @@ fn check(name: &str) -> Result<(), TableError> {
         return Err(TableError::Reserved(name.to_owned()));
     }
     Ok(())
+}
+
+/// Opens a table. A panic inside redb, which damaged pages can cause, is an error like any other.
+fn opened<T>(open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<T, TableError> {
+    let opened = catch_unwind(AssertUnwindSafe(open));
+    let damaged = |panic: Box<dyn Any + Send>| {
+        redb::TableError::Storage(redb::StorageError::Corrupted(said(&*panic).to_owned()))
+    };
+    opened.unwrap_or_else(|panic| Err(damaged(panic))).map_err(TableError::Redb)
 }
 
 /// Why a table could not be opened.

@@ -92,7 +92,7 @@ fn alter(store: &Store, change: impl FnOnce(&WriteTransaction)) {
     let database = store.access.writable(|_| Ok(())).unwrap();
     let transaction = begin_durable(&database).ok().unwrap();
     change(&transaction);
-    transaction.commit().unwrap();
+    transaction.into_inner().commit().unwrap();
     database.renew();
 }
 

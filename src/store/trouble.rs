@@ -1,5 +1,6 @@
 //! What can go wrong on the way through redb, panics included, on its way to an error of ours.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -90,13 +91,15 @@ impl<E: Into<redb::Error>> From<E> for Trouble {
 /// like any other.
 pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let said = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        Err(Trouble { place: None, kind: TroubleKind::Damaged(format!("its pages make no sense: {said}")) })
+        let what = format!("its pages make no sense: {}", said(&*panic));
+        Err(Trouble { place: None, kind: TroubleKind::Damaged(what) })
     })
+}
+
+/// The message of a panic.
+pub(super) fn said(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 #[cfg(test)]

@@ -75,15 +75,30 @@ impl Log {
         let file = disk.create(&temporary, Some(store)).map_err(failed("creating"))?;
         let openings = Openings::first(salt);
         let log = Self { file, path: path.to_owned(), segment_bytes, openings };
-        let mut header = header(id, segment_bytes);
-        openings.write(&mut header, &id.sealer);
-        log.file.write_at(0, &header).map_err(failed("writing"))?;
-        for segment in 0..SEGMENTS_MIN {
-            log.write_zeros(segment).map_err(failed("writing"))?;
+        let made = log.fill(id).and_then(|()| disk.replace(&temporary, path).map_err(failed("renaming")));
+        if made.is_err() {
+            // Best effort: the next creation starts with what is left.
+            drop(disk.discard(&temporary));
         }
-        log.file.sync().map_err(failed("syncing"))?;
-        disk.replace(&temporary, path).map_err(failed("renaming"))?;
-        Ok(log)
+        made.map(|()| log)
+    }
+
+    /// Writes the header and the first segments of a new log, and syncs them.
+    fn fill(&self, id: &Identity) -> Result<(), OpenError> {
+        let failed = |doing| move |error| OpenError::from(IoFailure::new(&self.path, doing, error));
+        let mut header = header(id, self.segment_bytes);
+        self.openings.write(&mut header, &id.sealer);
+        self.file.write_at(0, &header).map_err(failed("writing"))?;
+        for segment in 0..SEGMENTS_MIN {
+            self.write_zeros(segment).map_err(failed("writing"))?;
+        }
+        self.file.sync().map_err(failed("syncing"))
+    }
+
+    /// Whether a file starts as logs do.
+    pub(crate) fn is_log(disk: &dyn Disk, path: &Path) -> bool {
+        let mut start = [0; MAGIC.len()];
+        disk.open(path).and_then(|file| file.read_at(0, &mut start)).is_ok() && start == *MAGIC
     }
 
     /// Opens an existing log, which is known to be a file that may be written; `None` where there is none.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::clock::Deadline;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 use crate::wakers::Wakers;
 
 /// A frame never spans segments, so up to one longest frame of each segment may stay unused.
@@ -29,6 +29,9 @@ pub(crate) struct Room {
     geometry: Geometry,
     state: Mutex<State>,
     changed: Condvar,
+    /// Of what is promised: bytes of entries that are queued and not written yet. Taken back under the lock of `state`, so that under it
+    /// this is never less than what is promised to them.
+    queued: AtomicU64,
     /// Tasks that wait for a change.
     tasks: Wakers,
 }
@@ -72,7 +75,13 @@ impl Room {
             durable_segments: segments,
             wakes: 0,
         };
-        Self { geometry, state: Mutex::new(state), changed: Condvar::new(), tasks: Wakers::default() }
+        Self {
+            geometry,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            queued: AtomicU64::new(0),
+            tasks: Wakers::default(),
+        }
     }
 
     /// Promises `bytes`, if there is room for them beside all earlier promises.
@@ -92,6 +101,31 @@ impl Room {
         state.promised = state.promised.saturating_sub(bytes);
         drop(state);
         self.notify();
+    }
+
+    /// Notes that an entry is queued which was promised so many bytes.
+    pub(crate) fn queue(&self, bytes: u64) {
+        self.queued.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes the promise of queued entries back, which are written.
+    pub(crate) fn withdraw_queued(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        debug_assert!(state.promised >= bytes, "only what was promised is taken back");
+        state.promised = state.promised.saturating_sub(bytes);
+        self.queued.fetch_sub(bytes, Ordering::Relaxed);
+        drop(state);
+        self.notify();
+    }
+
+    /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `segments_max`, once all that is queued is
+    /// written, and moved to the store.
+    pub(crate) fn may_come(&self, bytes: u64, segments_max: u32) -> bool {
+        let state = self.state.lock();
+        let claims = state.promised.saturating_sub(self.queued.load(Ordering::Relaxed));
+        let more = u64::from(segments_max.saturating_sub(state.segments)) + state.sealed.len() as u64;
+        let best = state.capacity(self.geometry) + more * self.geometry.capacity();
+        claims.saturating_add(bytes) <= best
     }
 
     /// How often those who wait were told to look again.
@@ -287,5 +321,23 @@ mod tests {
         room.add_segment();
         assert!(room.try_promise(80));
         assert_eq!(room.segments(), 2);
+    }
+
+    #[test]
+    fn room_may_come_by_growth_a_checkpoint_or_a_commit_and_otherwise_only_by_the_end_of_claims() {
+        let room = Room::new(GEOMETRY, 2);
+        assert!(room.try_promise(160));
+        assert!(room.may_come(80, 3), "the log may grow");
+        assert!(!room.may_come(1, 2), "claims have it all");
+        // One of them queues its entry, of which nobody knows how little it takes.
+        room.queue(30);
+        assert!(room.may_come(30, 2) && !room.may_come(31, 2));
+        room.withdraw_queued(30);
+        assert!(room.try_promise(30) && !room.may_come(1, 2));
+        // A full segment would be freed by a checkpoint.
+        let first = room.next_segment(None, 0);
+        room.next_segment(first, 5);
+        room.withdraw(80);
+        assert!(!room.try_promise(1) && room.may_come(50, 2));
     }
 }

@@ -1,0 +1,41 @@
+//! Handles may be used after a panic was caught.
+//!
+//! The engine keeps its own state whole: a panic of the background's work or of a commit stops grants, and a claim that is dropped during an
+//! unwind is interrupted. So a web framework that catches panics may share handles among its handlers.
+
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
+use super::{Claim, Ending, Engine, Entries, Pending, Scope};
+
+macro_rules! unwind_safe {
+    ($($handle:ty),*) => {
+        $(impl UnwindSafe for $handle {}
+        impl RefUnwindSafe for $handle {})*
+    };
+}
+
+unwind_safe!(Engine, Scope, Claim, Pending, Entries);
+
+impl<T> UnwindSafe for Ending<T> {}
+impl<T> RefUnwindSafe for Ending<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Begin, Record, Status};
+
+    fn may_cross_a_caught_panic<T: UnwindSafe + RefUnwindSafe + Send>() {}
+
+    #[test]
+    fn handles_and_answers_may_cross_a_caught_panic() {
+        may_cross_a_caught_panic::<Engine>();
+        may_cross_a_caught_panic::<Scope>();
+        may_cross_a_caught_panic::<Claim>();
+        may_cross_a_caught_panic::<Pending>();
+        may_cross_a_caught_panic::<Entries>();
+        may_cross_a_caught_panic::<Begin>();
+        may_cross_a_caught_panic::<Ending<Record>>();
+        may_cross_a_caught_panic::<Record>();
+        may_cross_a_caught_panic::<Status>();
+    }
+}
