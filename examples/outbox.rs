@@ -22,7 +22,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use idemkv::redb::{ReadableTable, TableDefinition};
-use idemkv::{Begin, Claim, Engine, Fingerprint, Record, Tables};
+use idemkv::{Begin, Claim, Engine, Fingerprint, Record, Recovery, Tables};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -96,10 +96,10 @@ impl Deposit {
 /// Takes every deposit, as after a restart of a service whose clients all retry.
 fn work(dir: &Path) -> Result<()> {
     let engine = Engine::open(dir.join("bank.idem"))?;
-    let deposits = engine.scope("POST /deposits");
+    // A deposit may run again: an attempt that was interrupted has left nothing, for its booking and its completion are one.
+    let deposits = engine.declare("POST /deposits", engine.policy().recovery(Recovery::Rerun))?;
     for deposit in (0..DEPOSITS).map(Deposit::new) {
         match deposits.begin(&deposit.key, deposit.fingerprint())? {
-            // An earlier attempt that was interrupted has left nothing: its booking and its completion are one.
             Begin::Fresh(claim) => drop(deposit.book(claim)?),
             Begin::Done(_) => {}
             Begin::InFlight(_) => return Err("nobody else takes deposits".into()),

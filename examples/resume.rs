@@ -5,7 +5,7 @@
 //! cargo run --release --example resume
 //! ```
 //!
-//! What to copy is `pay` and `step`. A step is a call to another service, with two precautions:
+//! What to copy is `pay` and `step`, and the policy in `work`: a payment may run again, which is not the default. A step is a call to another service, with two precautions:
 //!
 //! - It sends a key that is the same in every attempt: [`Claim::step_key`]. The process may die when the service has acted and its
 //!   answer has not come. Then the next attempt has to call again, and the service knows the key and acts no second time.
@@ -23,7 +23,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, abort};
 
-use idemkv::{Claim, Engine, Fault, Fingerprint, StepKey};
+use idemkv::{Claim, Engine, Fault, Fingerprint, Recovery, StepKey};
 use serde::{Deserialize, Serialize};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -130,7 +130,8 @@ fn main() -> ExitCode {
 fn work(dir: &Path) -> Result<()> {
     let service = Service { journal: dir.join("service.journal"), die_in: env::var(DIE_IN).ok() };
     let engine = Engine::open(dir.join("payments.idem"))?;
-    let payments = engine.scope("payments");
+    // A payment may run again: no step of it acts twice.
+    let payments = engine.declare("payments", engine.policy().recovery(Recovery::Rerun))?;
     let receipt = payments.run(KEY, Fingerprint::of(REQUEST), |claim| pay(claim, &service))??;
     say("paid", &serde_json::to_string(&receipt)?);
     engine.close()?;

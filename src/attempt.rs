@@ -5,49 +5,13 @@ use std::time::Duration;
 use crate::clock::{Deadline, millis};
 use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
+use crate::interruption::{AttemptInfo, Earlier, Interruption};
 use crate::key::Digest;
 use crate::retention::Retention;
 use crate::state::{Facts, Fence};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, OnceLock, Ordering};
 use crate::wakers::Wakers;
 use crate::{Fingerprint, Record, Timestamp};
-
-/// What is known of an attempt at an operation.
-///
-/// Where it ended without an outcome, its effect may have happened or not: find out before acting again, or act in a way that
-/// can be repeated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttemptInfo {
-    pub(crate) fence: Fence,
-    pub(crate) attempt: u32,
-    pub(crate) started: Timestamp,
-}
-
-impl AttemptInfo {
-    /// The fence of its claim.
-    #[must_use]
-    pub fn fence(&self) -> Fence {
-        self.fence
-    }
-
-    /// Its number: 1 for the first claim of a key.
-    #[must_use]
-    pub fn attempt(&self) -> u32 {
-        self.attempt
-    }
-
-    /// When its claim was granted.
-    #[must_use]
-    pub fn started(&self) -> Timestamp {
-        self.started
-    }
-}
-
-impl std::fmt::Display for AttemptInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "attempt {} with fence {}, started {}", self.attempt, self.fence.get(), self.started)
-    }
-}
 
 /// What a claim noted of how far it had come; see [`Claim::checkpoint`](crate::Claim::checkpoint). Cheap to clone.
 #[derive(Clone)]
@@ -89,6 +53,15 @@ impl std::ops::Deref for Checkpoint {
         &self.0.bytes
     }
 }
+
+/// The same bytes.
+impl PartialEq for Checkpoint {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Checkpoint {}
 
 impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -132,9 +105,9 @@ pub(crate) struct Attempt {
     pub(crate) retention: Retention,
     /// How long the claim is good without being renewed.
     pub(crate) lease: Option<Duration>,
-    /// Whether, once it is interrupted, it stays so until somebody resolves it: its scope's policy lets no other attempt run by itself.
-    pub(crate) stays: bool,
-    pub(crate) earlier: Option<AttemptInfo>,
+    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
+    pub(crate) unresolved_ttl: Option<Duration>,
+    pub(crate) earlier: Option<Earlier>,
     /// Scope, then key.
     names: Box<[u8]>,
     scope_len: usize,
@@ -173,8 +146,8 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) started: Timestamp,
     pub(crate) retention: Retention,
     pub(crate) lease: Option<Duration>,
-    pub(crate) stays: bool,
-    pub(crate) earlier: Option<AttemptInfo>,
+    pub(crate) unresolved_ttl: Option<Duration>,
+    pub(crate) earlier: Option<Earlier>,
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
@@ -191,7 +164,7 @@ impl AttemptParts<'static> {
             started: Timestamp::default(),
             retention: Retention::NONE,
             lease: None,
-            stays: false,
+            unresolved_ttl: None,
             earlier: None,
             checkpoint: None,
         }
@@ -216,7 +189,7 @@ impl Attempt {
             started: parts.started,
             retention: parts.retention,
             lease: parts.lease,
-            stays: parts.stays,
+            unresolved_ttl: parts.unresolved_ttl,
             earlier: parts.earlier,
             names: [parts.scope, parts.key].concat().into(),
             scope_len: parts.scope.len(),
@@ -234,10 +207,13 @@ impl Attempt {
 
     /// The attempt that a row from disk tells of. Its names were checked when the row was decoded.
     pub(crate) fn from_row(row: &IntentRow<'_>, budget: &Arc<Budget>) -> Self {
-        let earlier = row.earlier.map(|earlier| AttemptInfo {
-            fence: Fence::new(earlier.fence),
-            attempt: earlier.attempt,
-            started: Timestamp::from_millis(earlier.started_ms),
+        let earlier = row.earlier.map(|earlier| Earlier {
+            info: AttemptInfo {
+                fence: Fence::new(earlier.fence),
+                attempt: earlier.attempt,
+                started: Timestamp::from_millis(earlier.started_ms),
+            },
+            interrupted_at: Timestamp::from_millis(earlier.interrupted_ms),
         });
         let attempt = Self::new(AttemptParts {
             digest: Digest::from_u128(row.digest),
@@ -249,7 +225,7 @@ impl Attempt {
             started: Timestamp::from_millis(row.started_ms),
             retention: Retention::from_millis(row.ttl_ms, row.remembered_ms),
             lease: row.lease_ms.map(Duration::from_millis),
-            stays: row.stays,
+            unresolved_ttl: row.unresolved_ms.map(Duration::from_millis),
             earlier,
             checkpoint: row.checkpoint.map(|bytes| Checkpoint::new(bytes, budget)),
         });
@@ -274,14 +250,15 @@ impl Attempt {
             ttl_ms: self.retention.ttl_ms(),
             remembered_ms: self.retention.remembered_ms(),
             earlier: self.earlier.map(|earlier| EarlierRow {
-                fence: earlier.fence.get(),
-                attempt: earlier.attempt,
-                started_ms: earlier.started.as_millis(),
+                fence: earlier.info.fence.get(),
+                attempt: earlier.info.attempt,
+                started_ms: earlier.info.started.as_millis(),
+                interrupted_ms: earlier.interrupted_at.as_millis(),
             }),
             interrupted_ms: self.interrupted().map(Timestamp::as_millis),
             returned: self.returned.load(Ordering::Acquire),
             lease_ms: self.lease.map(millis),
-            stays: self.stays,
+            unresolved_ms: self.unresolved_ttl.map(millis),
             detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
             checkpoint: None,
         }
@@ -300,13 +277,10 @@ impl Attempt {
         Facts { fence: self.fence, attempt: self.number, fingerprint: &self.fingerprint }
     }
 
-    /// Until when this attempt, if it is interrupted, is remembered: one TTL after it was found dead, or for ever.
+    /// Until when this attempt, if it is interrupted, is remembered. The time counts from when it was found interrupted, or given back.
     pub(crate) fn remembered_until(&self) -> Timestamp {
-        if self.stays {
-            return NO_END;
-        }
-        let since = self.interrupted().unwrap_or(self.started);
-        since.saturating_add(self.retention.ttl())
+        let Some(ttl) = self.unresolved_ttl else { return NO_END };
+        self.interrupted().unwrap_or(self.started).saturating_add(ttl)
     }
 
     /// When its lease ends; the end of time where it has none.
@@ -386,9 +360,27 @@ impl Attempt {
         self.interrupt(now);
     }
 
-    /// Which attempt may have had an effect, as a later one is told.
-    pub(crate) fn as_earlier(&self) -> AttemptInfo {
-        self.earlier.filter(|_| self.returned.load(Ordering::Acquire)).unwrap_or_else(|| self.info())
+    /// Which attempt may have had an effect, as a later one remembers it. A claim that nobody noted as interrupted yet, although its
+    /// lease is over, counts as interrupted since then.
+    pub(crate) fn as_earlier(&self) -> Earlier {
+        self.earlier.filter(|_| self.returned.load(Ordering::Acquire)).unwrap_or_else(|| {
+            let interrupted_at = self.interrupted().unwrap_or_else(|| self.lease_until());
+            Earlier { info: self.info(), interrupted_at }
+        })
+    }
+
+    /// Which attempt may have had an effect, as callers are told.
+    pub(crate) fn interruption(&self) -> Interruption {
+        self.interruption_of(self.as_earlier())
+    }
+
+    /// The interruption before this attempt, as its holder is told.
+    pub(crate) fn interruption_before(&self) -> Option<Interruption> {
+        self.earlier.map(|earlier| self.interruption_of(earlier))
+    }
+
+    fn interruption_of(&self, earlier: Earlier) -> Interruption {
+        Interruption { earlier, fingerprint: self.fingerprint, checkpoint: self.checkpoint() }
     }
 
     pub(crate) fn info(&self) -> AttemptInfo {

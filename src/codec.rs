@@ -84,8 +84,8 @@ pub(crate) struct IntentRow<'a> {
     /// The claim was released and did nothing: it is the earlier attempt that may have.
     pub(crate) returned: bool,
     pub(crate) lease_ms: Option<u64>,
-    /// Interrupted, it stays so until somebody resolves it.
-    pub(crate) stays: bool,
+    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
+    pub(crate) unresolved_ms: Option<u64>,
     /// The claim was handed over as a token: until when it is good although no process holds it, and the opening in which that was done.
     pub(crate) detached: Option<(u64, u64)>,
     /// The last checkpoint, in the store. In the log it has entries of its own.
@@ -135,6 +135,7 @@ pub(crate) struct PolicyRow {
     pub(crate) ttl_ms: u64,
     pub(crate) tombstone_ms: Option<u64>,
     pub(crate) refuse: bool,
+    pub(crate) unresolved_ms: Option<u64>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) lease_ms: Option<u64>,
     pub(crate) intents: bool,
@@ -148,6 +149,7 @@ pub(crate) struct EarlierRow {
     pub(crate) fence: u64,
     pub(crate) attempt: u32,
     pub(crate) started_ms: u64,
+    pub(crate) interrupted_ms: u64,
 }
 
 /// A record, but for the digest of its key, which everybody who looks for it has.
@@ -381,11 +383,11 @@ mod tests {
             started_ms: 1_000,
             ttl_ms: 60,
             remembered_ms: 61,
-            earlier: Some(EarlierRow { fence: 4, attempt: 1, started_ms: 900 }),
+            earlier: Some(EarlierRow { fence: 4, attempt: 1, started_ms: 900, interrupted_ms: 950 }),
             interrupted_ms: None,
             returned: false,
             lease_ms: Some(8),
-            stays: true,
+            unresolved_ms: Some(9),
             detached: None,
             checkpoint: None,
         })
@@ -435,10 +437,10 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let (sevens, zeros) = ("07".repeat(32), "00".repeat(32));
-        let earlier = "010401fb8403";
+        let earlier = "010401fb8403fbb603";
         assert_eq!(
             hex(&intent()),
-            format!("00fc040302010173036b6579{sevens}0502fbe8033c3d{earlier}00000108010000")
+            format!("00fc040302010173036b6579{sevens}0502fbe8033c3d{earlier}0000010801090000")
         );
         let times = "fd00505c18a301000004fc005c2605fb5802";
         assert_eq!(
@@ -453,7 +455,7 @@ mod tests {
         let detached = Entry::Detached(DetachedRow { digest: 1, fence: 2, until_ms: 3, opening: 4 });
         assert_eq!(hex(&detached), "0501020304");
         let declared = Entry::Declared(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
-        assert_eq!(hex(&declared), "060173fc005c260500000000010000");
+        assert_eq!(hex(&declared), "060173fc005c2605000101fc00c87e9a0000010000");
     }
 
     #[test]
@@ -489,11 +491,16 @@ mod tests {
             started_ms: u64::MAX,
             ttl_ms: u64::MAX,
             remembered_ms: u64::MAX,
-            earlier: Some(EarlierRow { fence: u64::MAX, attempt: u32::MAX, started_ms: u64::MAX }),
+            earlier: Some(EarlierRow {
+                fence: u64::MAX,
+                attempt: u32::MAX,
+                started_ms: u64::MAX,
+                interrupted_ms: u64::MAX,
+            }),
             interrupted_ms: Some(u64::MAX),
             returned: true,
             lease_ms: Some(u64::MAX),
-            stays: true,
+            unresolved_ms: Some(u64::MAX),
             detached: Some((u64::MAX, u64::MAX)),
             checkpoint: Some(&[b'x'; NAME_MAX]),
         };

@@ -14,7 +14,7 @@ use crate::codec::{
     PolicyRow, ScopeRow, Sealer, TokenRow, VacatedRow,
 };
 use crate::key::{Digest, Secret};
-use crate::policy::Policy;
+use crate::policy::{Policy, Recovery};
 use crate::record::{Place, Record};
 use crate::store::{Meta, block};
 use crate::sync::{Arc, OnceLock};
@@ -330,11 +330,11 @@ fn intent() -> IntentRow<'static> {
         started_ms: 1_000,
         ttl_ms: 60,
         remembered_ms: 61,
-        earlier: Some(EarlierRow { fence: 2, attempt: 1, started_ms: 900 }),
+        earlier: Some(EarlierRow { fence: 2, attempt: 1, started_ms: 900, interrupted_ms: 950 }),
         interrupted_ms: Some(1_001),
         returned: true,
         lease_ms: Some(8),
-        stays: true,
+        unresolved_ms: Some(9),
         detached: Some((1_008, 9)),
         checkpoint: None,
     }
@@ -381,8 +381,8 @@ fn meta() -> Meta {
 
 fn scope() -> ScopeRow<'static> {
     let second = std::time::Duration::from_secs(1);
-    let policy = Policy::default().tombstone_ttl(Policy::default().ttl + second).lease(second);
-    ScopeRow { name: b"jobs", policy: policy.max_attempts(3).max_in_flight(4).row() }
+    let policy = Policy::default().recovery(Recovery::Rerun).tombstone_ttl(Policy::default().ttl + second);
+    ScopeRow { name: b"jobs", policy: policy.lease(second).max_attempts(3).max_in_flight(4).row() }
 }
 
 /// One of each kind.

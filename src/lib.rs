@@ -62,6 +62,7 @@ mod fingerprint;
 mod fork;
 mod index;
 mod inside;
+mod interruption;
 #[cfg(feature = "serde")]
 mod json;
 mod key;
@@ -84,7 +85,7 @@ mod tombstone;
 mod wakers;
 mod wal;
 
-pub use attempt::{AttemptInfo, Checkpoint};
+pub use attempt::Checkpoint;
 pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;
@@ -99,6 +100,7 @@ pub use error::{
 #[cfg(feature = "serde")]
 pub use fault::{Fault, ReplayError, RunError, StoreError};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
+pub use interruption::{AttemptInfo, Interruption};
 #[cfg(feature = "serde")]
 pub use json::JsonError;
 pub use key::KeyHash;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::sync::Arc;
-use crate::{AttemptInfo, Record};
+use crate::{Interruption, Record};
 
 /// Is told of what an operator wants to see: replays, interruptions, reused keys. Set with
 /// [`Options::observer`](crate::Options::observer).
@@ -45,8 +45,8 @@ pub trait Observer: Send + Sync {
 
     /// A claim ended without an outcome: it was dropped, its lease ran out, or the process that had it died (that is found when the
     /// file is opened).
-    fn interrupted(&self, scope: &[u8], key: &[u8], attempt: &AttemptInfo) {
-        let _ = (scope, key, attempt);
+    fn interrupted(&self, scope: &[u8], key: &[u8], interruption: &Interruption) {
+        let _ = (scope, key, interruption);
     }
 
     /// A begin was refused because its key was used with another fingerprint.

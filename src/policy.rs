@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::millis;
 use crate::codec::{BadBytes, PolicyRow};
 use crate::error::OptionError;
-use crate::retention::Retention;
+use crate::retention::{RETENTION_MAX, Retention};
 
 /// What a scope's keys are promised: how long results are kept, what becomes of interrupted keys, what is durable when.
 ///
@@ -18,24 +18,28 @@ use crate::retention::Retention;
 /// # let dir = tempfile::tempdir()?;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
 /// let week = Duration::from_secs(7 * 24 * 3600);
-/// let charges = engine.declare("POST /v1/charges", engine.policy().ttl(week).recovery(Recovery::Refuse))?;
-/// assert_eq!(charges.policy().recovery, Recovery::Refuse);
+/// let charges = engine.declare("POST /v1/charges", engine.policy().ttl(week))?;
+/// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+/// assert_eq!(charges.policy().recovery, Recovery::Refuse); // the default
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Policy {
-    /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered that may run again.
-    /// One that may not stays until it is resolved.
+    /// How long a record is replayed, counted from its completion.
     pub ttl: Duration,
     /// How long a key is remembered after its completion, so that a very late retry is refused and not run again; counted from the
     /// completion too. `None` for as long as its record is replayed.
     pub tombstone_ttl: Option<Duration>,
-    /// What a begin of an interrupted key gets. It is the policy of the moment that decides; but whether an interruption is remembered for a TTL or
-    /// until it is resolved was settled when its claim was granted.
+    /// What a begin of an interrupted key gets. The policy at the time of that begin decides.
     pub recovery: Recovery,
-    /// How many attempts are granted by themselves before an interrupted key has to be resolved; `None` for any number.
+    /// How long an interrupted key is remembered, counted from when it was found interrupted; `None` until it is resolved or
+    /// forgotten. After that time the key is vacant: the next begin runs the operation, and is not told of the interruption. The policy at the
+    /// time of the grant decides.
+    pub unresolved_ttl: Option<Duration>,
+    /// With [`Recovery::Rerun`]: how many attempts are granted before an interrupted key is refused like with
+    /// [`Recovery::Refuse`]; `None` for any number.
     pub max_attempts: Option<u32>,
     /// How long a claim is good without being renewed; `None` for as long as its holder has it.
     pub lease: Option<Duration>,
@@ -50,11 +54,11 @@ pub struct Policy {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Recovery {
     /// A claim that tells of the earlier attempt: see [`Claim::interrupted`](crate::Claim::interrupted). For operations that
-    /// can find out how far they came, or can be repeated downstream.
-    #[default]
+    /// can find out how far they came, or that may be repeated.
     Rerun,
-    /// [`BeginError::Unresolved`](crate::BeginError::Unresolved), until somebody says what became of it: see
-    /// [`Scope::resolve`](crate::Scope::resolve).
+    /// [`BeginError::Unresolved`](crate::BeginError::Unresolved), until the key is resolved
+    /// ([`Scope::resolve`](crate::Scope::resolve)) or forgotten, or its [time](Policy::unresolved_ttl) is over.
+    #[default]
     Refuse,
 }
 
@@ -67,11 +71,12 @@ pub enum Durability {
     #[default]
     Full,
     /// Results: a begin costs no sync, and a crash forgets claims that were out. For operations that may run again without anybody
-    /// knowing.
+    /// knowing, so with [`Recovery::Rerun`] only.
     Completions,
     /// Neither: a grant costs no sync, and a completion returns before its result is durable, which it is within this time
     /// (1 ms to 60 s) or at the next [`Engine::flush`](crate::Engine::flush). A crash meanwhile forgets that the operation ever
-    /// ran. Until then others find the key in flight; [`Record::is_durable`](crate::Record::is_durable) tells.
+    /// ran. Until then others find the key in flight; [`Record::is_durable`](crate::Record::is_durable) tells. With
+    /// [`Recovery::Rerun`] only.
     Relaxed(Duration),
 }
 
@@ -80,7 +85,8 @@ impl Default for Policy {
         Self {
             ttl: Duration::from_secs(24 * 3_600),
             tombstone_ttl: None,
-            recovery: Recovery::Rerun,
+            recovery: Recovery::Refuse,
+            unresolved_ttl: Some(UNRESOLVED_TTL),
             max_attempts: None,
             lease: None,
             durability: Durability::Full,
@@ -89,6 +95,7 @@ impl Default for Policy {
     }
 }
 
+const UNRESOLVED_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
 const LEASE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 const RELAXED_MAX: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -108,14 +115,28 @@ impl Policy {
         self
     }
 
-    /// Sets [`recovery`](Self::recovery). Default [`Recovery::Rerun`].
+    /// Sets [`recovery`](Self::recovery). Default [`Recovery::Refuse`].
     #[must_use]
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
     }
 
-    /// Sets [`max_attempts`](Self::max_attempts). Default any number; at least 1, which is [`Recovery::Refuse`].
+    /// Sets [`unresolved_ttl`](Self::unresolved_ttl). Default 30 days; 1 ms to 100 years.
+    #[must_use]
+    pub fn unresolved_ttl(mut self, ttl: Duration) -> Self {
+        self.unresolved_ttl = Some(ttl);
+        self
+    }
+
+    /// Sets [`unresolved_ttl`](Self::unresolved_ttl) to `None`: an interrupted key is remembered until it is resolved or forgotten.
+    #[must_use]
+    pub fn unresolved_forever(mut self) -> Self {
+        self.unresolved_ttl = None;
+        self
+    }
+
+    /// Sets [`max_attempts`](Self::max_attempts), with [`Recovery::Rerun`] only. Default any number; at least 1.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
@@ -154,15 +175,41 @@ impl Policy {
         if let Durability::Relaxed(within) = self.durability {
             OptionError::unless_within("durability", within, MILLISECOND, RELAXED_MAX)?;
         }
-        if self.attempts_max() != u32::MAX && self.durability != Durability::Full {
-            // A crash would forget the attempts that it counts.
-            let name = if self.recovery == Recovery::Refuse { "recovery" } else { "max_attempts" };
-            return Err(OptionError::new(name, self.durability, "with Durability::Full only"));
+        if let Some(ttl) = self.unresolved_ttl {
+            OptionError::unless_within("unresolved_ttl", ttl, MILLISECOND, RETENTION_MAX)?;
         }
+        self.check_recovery()?;
         if let Some(claims) = self.max_in_flight {
             OptionError::unless_within("max_in_flight", claims, 1, u32::MAX)?;
         }
         Ok(())
+    }
+
+    /// Whether the parts that say what becomes of an interrupted key go together.
+    fn check_recovery(&self) -> Result<(), OptionError> {
+        let durability = self.durability;
+        match (self.recovery, self.max_attempts) {
+            (Recovery::Rerun, None) => Ok(()),
+            (Recovery::Refuse, Some(attempts)) => {
+                let allowed = "none with Recovery::Refuse, which grants no second attempt; choose Recovery::Rerun by name";
+                Err(OptionError::new("max_attempts", attempts, allowed))
+            }
+            (Recovery::Rerun, Some(_)) | (Recovery::Refuse, None) if durability == Durability::Full => Ok(()),
+            (Recovery::Rerun, Some(attempts)) => {
+                let allowed = format!(
+                    "none with Durability::{durability:?}, because a crash forgets how many attempts there were; \
+                     choose Durability::Full"
+                );
+                Err(OptionError::new("max_attempts", attempts, &allowed))
+            }
+            (Recovery::Refuse, None) => {
+                let allowed = format!(
+                    "Rerun with Durability::{durability:?}, because a crash forgets that an operation was started; \
+                     choose Recovery::Rerun by name if it may be repeated, or Durability::Full"
+                );
+                Err(OptionError::new("recovery", self.recovery, &allowed))
+            }
+        }
     }
 
     /// How long records are kept. The policy was checked.
@@ -189,6 +236,7 @@ impl Policy {
             ttl_ms: millis(self.ttl),
             tombstone_ms: self.tombstone_ttl.map(millis),
             refuse: self.recovery == Recovery::Refuse,
+            unresolved_ms: self.unresolved_ttl.map(millis),
             max_attempts: self.max_attempts,
             lease_ms: self.lease.map(millis),
             intents,
@@ -202,6 +250,7 @@ impl Policy {
             ttl: Duration::from_millis(row.ttl_ms),
             tombstone_ttl: row.tombstone_ms.map(Duration::from_millis),
             recovery: if row.refuse { Recovery::Refuse } else { Recovery::Rerun },
+            unresolved_ttl: row.unresolved_ms.map(Duration::from_millis),
             max_attempts: row.max_attempts,
             lease: row.lease_ms.map(Duration::from_millis),
             durability: match (row.intents, row.relaxed_ms) {
@@ -220,14 +269,19 @@ impl Policy {
 mod tests {
     use super::*;
 
+    fn rerun() -> Policy {
+        Policy::default().recovery(Recovery::Rerun)
+    }
+
     #[test]
     fn a_policy_comes_back_from_its_row() {
         let second = Duration::from_secs(1);
         let policies = [
             Policy::default(),
-            Policy::default().recovery(Recovery::Refuse).max_attempts(3).lease(second).max_in_flight(7),
-            Policy::default().ttl(second).tombstone_ttl(2 * second).durability(Durability::Completions),
-            Policy::default().durability(Durability::Relaxed(second)),
+            Policy::default().unresolved_ttl(second).lease(second).max_in_flight(7),
+            rerun().unresolved_forever().max_attempts(3),
+            rerun().ttl(second).tombstone_ttl(2 * second).durability(Durability::Completions),
+            rerun().durability(Durability::Relaxed(second)),
         ];
         for policy in policies {
             assert_eq!(Policy::from_row(&policy.row()), Ok(policy));
@@ -243,12 +297,16 @@ mod tests {
             (policy().ttl(Duration::ZERO), "ttl"),
             (policy().ttl(Duration::MAX), "ttl"),
             (policy().tombstone_ttl(Duration::from_secs(1)), "tombstone_ttl"),
-            (policy().max_attempts(0), "max_attempts"),
-            (policy().max_attempts(2).durability(Durability::Completions), "max_attempts"),
-            (policy().recovery(Recovery::Refuse).durability(Durability::Completions), "recovery"),
+            (policy().unresolved_ttl(Duration::ZERO), "unresolved_ttl"),
+            (policy().unresolved_ttl(Duration::MAX), "unresolved_ttl"),
+            (rerun().max_attempts(0), "max_attempts"),
+            (policy().max_attempts(2), "max_attempts"),
+            (rerun().max_attempts(2).durability(Durability::Completions), "max_attempts"),
+            (policy().durability(Durability::Completions), "recovery"),
+            (policy().durability(Durability::Relaxed(MILLISECOND)), "recovery"),
             (policy().lease(Duration::ZERO), "lease"),
             (policy().lease(Duration::MAX), "lease"),
-            (policy().durability(Durability::Relaxed(Duration::ZERO)), "durability"),
+            (rerun().durability(Durability::Relaxed(Duration::ZERO)), "durability"),
             (policy().max_in_flight(0), "max_in_flight"),
         ];
         for (policy, name) in cases {
@@ -257,10 +315,30 @@ mod tests {
     }
 
     #[test]
-    fn refusing_is_a_limit_of_one_attempt() {
-        let policy = Policy::default();
-        assert_eq!(policy.attempts_max(), u32::MAX);
-        assert_eq!(policy.max_attempts(3).attempts_max(), 3);
-        assert_eq!(policy.max_attempts(3).recovery(Recovery::Refuse).attempts_max(), 1);
+    fn parts_that_contradict_each_other_are_refused_with_the_reason_and_the_way_out() {
+        let said = |policy: Policy| policy.check().unwrap_err().to_string();
+        assert_eq!(
+            said(Policy::default().durability(Durability::Completions)),
+            "option `recovery` is Refuse; allowed is Rerun with Durability::Completions, because a crash forgets that an \
+             operation was started; choose Recovery::Rerun by name if it may be repeated, or Durability::Full"
+        );
+        assert_eq!(
+            said(rerun().max_attempts(3).durability(Durability::Completions)),
+            "option `max_attempts` is 3; allowed is none with Durability::Completions, because a crash forgets how many \
+             attempts there were; choose Durability::Full"
+        );
+        assert_eq!(
+            said(Policy::default().max_attempts(3)),
+            "option `max_attempts` is 3; allowed is none with Recovery::Refuse, which grants no second attempt; \
+             choose Recovery::Rerun by name"
+        );
+    }
+
+    #[test]
+    fn refusing_is_the_default_and_a_limit_of_one_attempt() {
+        assert_eq!(Policy::default().recovery, Recovery::default());
+        assert_eq!(Policy::default().attempts_max(), 1);
+        assert_eq!(rerun().attempts_max(), u32::MAX);
+        assert_eq!(rerun().max_attempts(3).attempts_max(), 3);
     }
 }

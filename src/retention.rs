@@ -8,7 +8,7 @@ use crate::error::OptionError;
 use crate::state::Lifetime;
 
 /// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
-const RETENTION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+pub(crate) const RETENTION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 const TTL_MIN: Duration = Duration::from_millis(1);
 
 /// How long a record is replayed, and how long its key is remembered; both count from its completion.
@@ -59,10 +59,6 @@ impl Retention {
     pub(crate) fn from_millis(ttl_ms: u64, remembered_ms: u64) -> Self {
         let remembered = Duration::from_millis(remembered_ms.max(ttl_ms));
         Self { ttl: Duration::from_millis(ttl_ms), remembered }
-    }
-
-    pub(crate) fn ttl(self) -> Duration {
-        self.ttl
     }
 
     pub(crate) fn ttl_ms(self) -> u64 {

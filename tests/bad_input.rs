@@ -198,7 +198,7 @@ fn a_key_with_another_request_is_refused_in_every_state_and_changes_none() {
     let engine = small().open(&path).unwrap();
     ["done", "interrupted", "in flight"].iter().for_each(|key| check(&engine, key));
     assert_done(&engine, "done", b"reply");
-    assert_eq!(claim(&engine, "in flight").attempt(), 2);
+    assert_eq!(engine.scope("").resolve("in flight").unwrap().attempt(), 2);
 }
 
 // ---------------------------------------------------------------------------------------------- options
@@ -796,8 +796,11 @@ fn fate_of(status: &Status) -> Option<Fate> {
             outcome: record.outcome(),
             body: record.body().to_vec(),
         }),
-        Status::Interrupted(earlier) | Status::InFlight(earlier) => {
-            Some(Fate::Interrupted { fence: earlier.fence().get(), attempt: earlier.attempt() })
+        Status::Interrupted(lost) => {
+            Some(Fate::Interrupted { fence: lost.fence().get(), attempt: lost.attempt() })
+        }
+        Status::InFlight(info) => {
+            Some(Fate::Interrupted { fence: info.fence().get(), attempt: info.attempt() })
         }
         Status::Expired(_) | Status::Vacant => None,
     }

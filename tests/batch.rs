@@ -67,7 +67,7 @@ fn results_come_in_the_order_of_the_requests_in_batches_of_any_length() {
 
 #[test]
 fn a_batch_may_hold_every_kind_of_key() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     fresh(&scope, "expired").complete("").unwrap();

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use common::{Machine, TTL, done, fresh, poll, ready, request, run};
+use common::{Machine, TTL, UNRESOLVED, done, fresh, poll, ready, request, run};
 use idemkv::{
     Begin, BeginError, Busy, Claim, ClaimError, ClaimToken, CommitError, DeclareError, Durability, Engine,
     Fence, Fingerprint, Policy, Recovery, ResolveError, Scope, Status, TokenError, Waited,
@@ -34,7 +34,12 @@ const LIMIT: usize = 16_384;
 
 /// A scope whose claims have leases.
 fn jobs(engine: &Engine) -> Scope {
-    engine.declare("jobs", engine.policy().lease(LEASE)).unwrap()
+    engine.declare("jobs", rerun(engine).lease(LEASE)).unwrap()
+}
+
+/// For operations that may be repeated.
+fn rerun(engine: &Engine) -> Policy {
+    engine.policy().recovery(Recovery::Rerun)
 }
 
 fn with(engine: &Engine, name: &str, policy: Policy) -> Scope {
@@ -129,10 +134,10 @@ fn pass(machine: &Machine, engine: Engine, gap: Gap) -> Engine {
 #[test]
 fn a_file_remembers_the_policies_of_its_scopes_and_their_changes() {
     for gap in GAPS {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
         let first = engine.policy().ttl(TTL / 2).lease(LEASE).recovery(Recovery::Refuse).max_in_flight(3);
-        let second = engine.policy().durability(Durability::Relaxed(LEASE));
+        let second = rerun(&engine).durability(Durability::Relaxed(LEASE));
         with(&engine, "changed", second);
         with(&engine, "changed", first);
         with(&engine, "kept", second);
@@ -232,9 +237,9 @@ fn a_scope_that_refuses_wants_its_interrupted_keys_resolved_however_they_came_ab
 
 #[test]
 fn attempts_are_granted_up_to_their_limit_and_the_policy_of_the_moment_decides() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let mut engine = machine.open();
-    let policy = engine.policy().max_attempts(3);
+    let policy = rerun(&engine).max_attempts(3).unresolved_forever();
     for attempt in 1..=3 {
         let scope = with(&engine, "scope", policy);
         let claim = fresh(&scope, "key");
@@ -262,7 +267,7 @@ fn attempts_are_granted_up_to_their_limit_and_the_policy_of_the_moment_decides()
 
 #[test]
 fn only_an_interrupted_key_is_resolved() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     let status = |key: &str| match scope.resolve(key) {
@@ -279,7 +284,7 @@ fn only_an_interrupted_key_is_resolved() {
     let claim = scope.resolve("out").unwrap();
     assert!(claim.fence() > out.fence());
     assert!(matches!(status("out"), Status::InFlight(info) if info.attempt() == 2));
-    machine.clock.advance(TTL);
+    machine.clock.advance(UNRESOLVED);
     assert!(matches!(status("expired"), Status::Vacant));
     assert!(matches!(scope.resolve(""), Err(ResolveError::Begin(BeginError::Key(_)))));
 }
@@ -288,12 +293,12 @@ fn only_an_interrupted_key_is_resolved() {
 fn the_release_of_a_resolver_speaks_for_all_attempts() {
     for durability in [Durability::Full, Durability::Completions] {
         for gap in GAPS {
-            let machine = Machine::default();
+            let machine = Machine::rerun();
             let engine = machine.open();
             let scope = with(&engine, "scope", engine.policy().recovery(Recovery::Refuse));
             drop(fresh(&scope, "key"));
             drop(scope.resolve("key").unwrap());
-            with(&engine, "scope", engine.policy().durability(durability));
+            with(&engine, "scope", rerun(&engine).durability(durability));
             let claim = scope.resolve("key").unwrap();
             assert_eq!(claim.attempt(), 3);
             claim.release().unwrap();
@@ -338,7 +343,7 @@ fn a_resolver_that_is_lost_leaves_the_key_interrupted() {
 
 #[test]
 fn a_lease_ends_on_its_millisecond_and_the_next_claim_tells_of_it() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     let first = fresh(&scope, "key");
@@ -383,7 +388,7 @@ fn whatever_a_superseded_claim_asks_for_is_refused_with_what_became_of_its_key()
         ("token", |claim| claim.into_token().unwrap_err().reason().clone()),
     ];
     for (name, late) in calls {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
         let scope = jobs(&engine);
         let keys = ["interrupted", "taken", "done", "vacant"];
@@ -407,7 +412,7 @@ fn whatever_a_superseded_claim_asks_for_is_refused_with_what_became_of_its_key()
 
 #[test]
 fn of_two_that_meet_in_one_commit_only_the_current_claim_completes() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     let first = fresh(&scope, "key");
@@ -485,7 +490,7 @@ fn a_claim_whose_lease_ended_in_passing_counts_until_its_holder_lets_it_go() {
 #[test]
 fn a_kill_interrupts_a_claim_whose_lease_lasts() {
     for gap in [Gap::Kill, Gap::CheckpointAndKill, Gap::Close] {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
         let scope = jobs(&engine);
         let claim = fresh(&scope, "key");
@@ -505,7 +510,7 @@ fn a_kill_interrupts_a_claim_whose_lease_lasts() {
 /// The grant waits in the queue until its lease is over; in memory the next one has the key by then.
 #[test]
 fn a_grant_overtaken_in_memory_is_no_less_durable() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
     let scope = jobs(&engine);
     {
@@ -528,7 +533,7 @@ fn a_grant_overtaken_in_memory_is_no_less_durable() {
 /// The other way round: a grant that waits for a place in the queue, and comes into it after a later one of its key.
 #[test]
 fn a_grant_overtaken_on_its_way_to_the_log_is_not_given_out() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
     let scope = jobs(&engine);
     let mut blocker = Box::pin(scope.begin_async("blocker", request()));
@@ -564,7 +569,7 @@ fn a_checkpoint_outlives_every_end_but_an_outcome() {
     for (end, lose) in ends {
         for gap in GAPS {
             for second in GAPS {
-                let machine = Machine::default();
+                let machine = Machine::rerun();
                 let engine = machine.open();
                 let scope = jobs(&engine);
                 let mut claim = fresh(&scope, "key");
@@ -596,7 +601,7 @@ fn a_checkpoint_outlives_every_end_but_an_outcome() {
 #[test]
 fn a_kill_of_the_holder_keeps_its_checkpoint() {
     for stored in [false, true] {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
         let scope = jobs(&engine);
         let mut claim = fresh(&scope, "key");
@@ -614,9 +619,9 @@ fn a_kill_of_the_holder_keeps_its_checkpoint() {
 fn a_release_that_returns_the_key_keeps_the_checkpoint_of_the_attempt_before() {
     for durability in [Durability::Full, Durability::Completions] {
         for gap in GAPS {
-            let machine = Machine::default();
+            let machine = Machine::rerun();
             let engine = machine.open();
-            let scope = with(&engine, "jobs", engine.policy().lease(LEASE).durability(durability));
+            let scope = with(&engine, "jobs", rerun(&engine).lease(LEASE).durability(durability));
             let mut claim = fresh(&scope, "key");
             claim.checkpoint("one").unwrap();
             drop((claim, scope));
@@ -640,7 +645,7 @@ fn a_release_that_returns_the_key_keeps_the_checkpoint_of_the_attempt_before() {
 
 #[test]
 fn a_key_that_starts_anew_knows_no_checkpoint() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     for key in ["released", "completed", "expired", "forgotten"] {
@@ -656,7 +661,7 @@ fn a_key_that_starts_anew_knows_no_checkpoint() {
     for key in ["released", "forgotten"] {
         assert_eq!(note(&fresh(&scope, key)), None, "{key}");
     }
-    machine.clock.advance(TTL);
+    machine.clock.advance(UNRESOLVED);
     for key in ["completed", "expired"] {
         let claim = fresh(&scope, key);
         assert_eq!((claim.attempt(), note(&claim)), (1, None), "{key}");
@@ -672,7 +677,7 @@ fn a_key_that_starts_anew_knows_no_checkpoint() {
 #[test]
 fn a_checkpoint_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit() {
     for gap in GAPS {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
         let scope = jobs(&engine);
         {
@@ -700,7 +705,7 @@ fn a_checkpoint_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit(
 #[test]
 fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
     for durability in [Durability::Full, Durability::Completions] {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
         let scope = jobs(&engine);
         {
@@ -712,7 +717,7 @@ fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
             if durability == Durability::Completions {
                 // Declared in memory by the time it is asked for, and not in the way of the queue.
                 engine.step();
-                with(&engine, "jobs", engine.policy().lease(LEASE).durability(durability));
+                with(&engine, "jobs", rerun(&engine).lease(LEASE).durability(durability));
             }
             let mut begin = Box::pin(scope.begin_async("key", request()));
             let next = poll(begin.as_mut());
@@ -733,15 +738,15 @@ fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
 #[test]
 fn a_memory_only_claim_that_starts_anew_does_not_bring_back_the_attempt_before_it() {
     for gap in GAPS {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
-        let scope = with(&engine, "jobs", engine.policy().durability(Durability::Completions));
+        let scope = with(&engine, "jobs", rerun(&engine).durability(Durability::Completions));
         for key in ["released", "lost"] {
             let mut claim = fresh(&scope, key);
             claim.checkpoint("old").unwrap();
             drop(claim);
         }
-        machine.clock.advance(TTL);
+        machine.clock.advance(UNRESOLVED);
         let (released, lost) = (fresh(&scope, "released"), fresh(&scope, "lost"));
         assert_eq!((lost.attempt(), note(&lost)), (1, None), "{gap:?}");
         released.release().unwrap();
@@ -756,9 +761,9 @@ fn a_memory_only_claim_that_starts_anew_does_not_bring_back_the_attempt_before_i
 #[test]
 fn a_checkpoint_makes_a_memory_only_claim_durable() {
     for gap in GAPS {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
-        let memory_only = engine.policy().lease(LEASE).durability(Durability::Completions);
+        let memory_only = rerun(&engine).lease(LEASE).durability(Durability::Completions);
         let scope = with(&engine, "jobs", memory_only);
         let commits = engine.stats().commits;
         let mut claim = fresh(&scope, "key");
@@ -816,9 +821,9 @@ fn checkpoints_take_no_more_memory_than_they_may() {
 fn a_claim_handed_over_stands_while_its_lease_lasts_whatever_becomes_of_the_process() {
     for durability in [Durability::Full, Durability::Completions] {
         for gap in GAPS {
-            let machine = Machine::default();
+            let machine = Machine::rerun();
             let engine = machine.open();
-            let scope = with(&engine, "jobs", engine.policy().lease(LEASE).durability(durability));
+            let scope = with(&engine, "jobs", rerun(&engine).lease(LEASE).durability(durability));
             let mut claim = fresh(&scope, "key");
             claim.checkpoint("note").unwrap();
             machine.clock.advance(LEASE / 2);
@@ -873,7 +878,7 @@ fn a_claim_that_stood_over_a_restart_is_released_with_room_of_its_own() {
 fn a_claim_handed_over_lapses_with_its_lease_while_the_file_is_open_or_not() {
     for gap in GAPS {
         for before in [true, false] {
-            let machine = Machine::default();
+            let machine = Machine::rerun();
             let engine = machine.open();
             let scope = jobs(&engine);
             let token = fresh(&scope, "key").into_token().unwrap();
@@ -926,7 +931,7 @@ fn a_token_is_refused_that_is_damaged_or_of_elsewhere() {
 
 #[test]
 fn a_token_gives_its_claim_to_one_holder_at_a_time() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     let token = fresh(&scope, "key").into_token().unwrap();
@@ -972,7 +977,7 @@ fn a_claim_taken_up_stands_again_after_a_kill_of_its_holder() {
 /// The row that a checkpoint writes of a claim must not say that a process has it.
 #[test]
 fn a_claim_taken_up_stands_again_though_a_checkpoint_came_between_or_the_file_was_closed() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     let token = fresh(&scope, "key").into_token().unwrap();
@@ -1004,9 +1009,9 @@ fn a_claim_taken_up_stands_again_though_a_checkpoint_came_between_or_the_file_wa
 /// The file says that the claim stands, and knows nothing of what became of it since.
 #[test]
 fn a_token_does_not_bring_its_claim_back_over_a_later_one_that_only_memory_knows() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
-    let policy = engine.policy().lease(LEASE).durability(Durability::Completions);
+    let policy = rerun(&engine).lease(LEASE).durability(Durability::Completions);
     let scope = with(&engine, "jobs", policy);
     let token = fresh(&scope, "key").into_token().unwrap();
     let claim = scope.resume(&token).unwrap();
@@ -1033,7 +1038,7 @@ fn a_claim_without_a_lease_is_not_handed_over_and_comes_back() {
 
 #[test]
 fn a_hand_over_that_nobody_waits_for_stands_until_its_lease_ends() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     let claim = fresh(&scope, "key");
@@ -1053,9 +1058,9 @@ fn a_hand_over_that_nobody_waits_for_stands_until_its_lease_ends() {
 
 #[test]
 fn a_relaxed_result_is_seen_by_others_once_it_is_flushed() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
-    let relaxed = engine.policy().durability(Durability::Relaxed(Duration::from_secs(60)));
+    let relaxed = rerun(&engine).durability(Durability::Relaxed(Duration::from_secs(60)));
     let scope = with(&engine, "scope", relaxed);
     let commits = engine.stats().commits;
     let record = fresh(&scope, "key").complete("reply").unwrap();
@@ -1083,9 +1088,9 @@ fn a_relaxed_result_is_seen_by_others_once_it_is_flushed() {
 
 #[test]
 fn a_relaxed_result_is_flushed_by_closing() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
-    let relaxed = engine.policy().durability(Durability::Relaxed(Duration::from_secs(60)));
+    let relaxed = rerun(&engine).durability(Durability::Relaxed(Duration::from_secs(60)));
     let scope = with(&engine, "scope", relaxed);
     fresh(&scope, "key").complete("reply").unwrap();
     engine.close().unwrap();
@@ -1097,9 +1102,9 @@ fn a_relaxed_result_is_flushed_by_closing() {
 fn each_durability_leaves_what_it_promises_after_a_kill() {
     let classes = [Durability::Full, Durability::Completions, Durability::Relaxed(LEASE)];
     for durability in classes {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
-        let scope = with(&engine, "scope", engine.policy().durability(durability));
+        let scope = with(&engine, "scope", rerun(&engine).durability(durability));
         let out = fresh(&scope, "out");
         fresh(&scope, "done").complete("reply").unwrap();
         machine.kill((engine, scope, out));
@@ -1119,7 +1124,7 @@ fn each_durability_leaves_what_it_promises_after_a_kill() {
 fn a_real_engine_flushes_relaxed_results_within_their_time() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("x.idem")).unwrap();
-    let relaxed = engine.policy().durability(Durability::Relaxed(MS));
+    let relaxed = rerun(&engine).durability(Durability::Relaxed(MS));
     let scope = with(&engine, "scope", relaxed);
     for n in 0..20 {
         let key = format!("key {n}");
@@ -1188,10 +1193,10 @@ fn a_scopes_limit_counts_claims_handed_over_before_a_restart() {
 /// The log is small and each claim has thousands of bytes of it promised, so a promise that is not taken back is missed soon.
 #[test]
 fn nothing_stays_promised_or_counted_whatever_becomes_of_claims() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.options().patience(Duration::ZERO).open("x.idem").unwrap();
     let scopes = [Durability::Full, Durability::Completions, Durability::Relaxed(LEASE)].map(|durability| {
-        let policy = engine.policy().lease(LEASE).durability(durability).max_in_flight(3);
+        let policy = rerun(&engine).lease(LEASE).durability(durability).max_in_flight(3);
         with(&engine, &format!("{durability:?}"), policy)
     });
     let mut fences = Fences::default();
@@ -1258,7 +1263,7 @@ fn a_batch_of_begins_is_one_commit_and_so_are_its_completions() {
 #[test]
 fn a_superseded_claim_in_a_batch_stops_none_of_the_others() {
     for as_task in [false, true] {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
         let scope = jobs(&engine);
         let unleased = engine.scope("unleased");
@@ -1376,7 +1381,7 @@ fn closing_wakes_every_task_however_it_waits() {
 
 #[test]
 fn fences_grow_through_leases_tokens_resolving_and_restarts() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let mut fences = Fences::default();
     let mut engine = machine.open();
     jobs(&engine);
@@ -1417,7 +1422,7 @@ fn a_task_renews_as_a_thread_does() {
 
 #[test]
 fn a_batch_of_completions_over_the_limit_is_refused_whole_and_gives_its_claims_back() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let options = machine.options().reserve_bytes(0).log_segment_bytes(1 << 20).log_bytes(128 << 20);
     let engine = options.durability(Durability::Completions).open("x.idem").unwrap();
     let scope = engine.scope("");
@@ -1447,9 +1452,10 @@ fn a_batch_of_completions_over_the_limit_is_refused_whole_and_gives_its_claims_b
 fn a_hand_over_that_a_full_log_has_no_room_for_gives_the_claim_back() {
     let mut refused = 0;
     for reserve_bytes in (0..1_000).step_by(25) {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let options = machine.options().reserve_bytes(reserve_bytes).log_bytes(128 << 10);
-        let policy = Policy::default().ttl(TTL).lease(LEASE).durability(Durability::Completions);
+        let policy =
+            Policy::default().recovery(Recovery::Rerun).lease(LEASE).durability(Durability::Completions);
         let engine = options.policy(policy).patience(Duration::ZERO).open("x.idem").unwrap();
         let mut claims = Vec::new();
         while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {

@@ -170,7 +170,7 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     let scope = default_scope(&engine);
     drop(fresh(&scope, "interrupted"));
     let Ok(Status::Interrupted(attempt)) = engine.get("interrupted") else { panic!() };
-    says(&BeginError::Unresolved(attempt), &["attempt 1", "`resolve`"], None);
+    says(&BeginError::Unresolved(attempt), &["attempt 1", "without a checkpoint", "`resolve`"], None);
     says(&BeginError::KeyReused, &["another request", "new key"], None);
     says(&BeginError::BatchTooLong { len: 12, max: 11 }, &["12 calls", "11", "split it"], None);
     fresh(&scope, "well").complete("reply").unwrap();

@@ -487,7 +487,7 @@ fn claims_until_refused(engine: &Engine) -> (Vec<idemkv::Claim>, BeginError) {
 fn a_log_full_of_claims_that_only_memory_knows_refuses_more_and_the_time_is_kept_later() {
     let mut without_room = 0;
     for reserve_bytes in (0..1_000).step_by(25) {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let options = machine.options().durability(Durability::Completions).log_bytes(128 << 10);
         let engine = options.reserve_bytes(reserve_bytes).patience(Duration::ZERO).open("x.idem").unwrap();
         engine.step();
@@ -553,7 +553,7 @@ fn the_log_does_not_grow_behind_a_failed_commit() {
 struct Closes(std::sync::Mutex<Option<Engine>>);
 
 impl idemkv::Observer for Closes {
-    fn interrupted(&self, _scope: &[u8], _key: &[u8], _attempt: &idemkv::AttemptInfo) {
+    fn interrupted(&self, _scope: &[u8], _key: &[u8], _attempt: &idemkv::Interruption) {
         let engine = self.0.lock().unwrap().take();
         if let Some(engine) = engine {
             engine.close().unwrap();

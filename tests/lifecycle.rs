@@ -13,7 +13,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
+use common::{Machine, START_MS, TTL, UNRESOLVED, default_scope, done, fresh, request};
 use idemkv::{
     Begin, BeginError, ClaimError, CommitError, CompleteInError, DeclareError, Durability, Engine,
     Fingerprint, ForgetError, Outcome, ReadError, ResolveError, Status, Timestamp, Verify, Waited,
@@ -58,7 +58,7 @@ fn a_released_key_is_vacant_also_after_a_kill() {
 
 #[test]
 fn a_dropped_claim_leaves_an_interrupted_key_that_the_next_claim_tells_of() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     let first = fresh(&scope, "key");
@@ -75,7 +75,7 @@ fn a_dropped_claim_leaves_an_interrupted_key_that_the_next_claim_tells_of() {
 
 #[test]
 fn a_release_does_not_speak_for_an_earlier_attempt_that_was_interrupted() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     drop(fresh(&scope, "key"));
@@ -96,7 +96,7 @@ fn a_release_does_not_speak_for_an_earlier_attempt_that_was_interrupted() {
 
 #[test]
 fn a_panic_leaves_the_key_interrupted() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     let claim = fresh(&scope, "key");
@@ -110,7 +110,7 @@ fn a_panic_leaves_the_key_interrupted() {
 
 #[test]
 fn a_kill_leaves_the_key_interrupted_at_once_and_attempts_count_on() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     for attempt in 1..=3 {
         let engine = machine.open();
         let claim = fresh(&default_scope(&engine), "key");
@@ -140,7 +140,7 @@ fn fences_grow_over_restarts_clean_or_not() {
 
 #[test]
 fn another_fingerprint_is_refused_in_every_state() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     let other = Fingerprint::of("another request");
@@ -207,13 +207,13 @@ fn a_claim_that_is_out_does_not_expire() {
 }
 
 #[test]
-fn an_interrupted_key_is_remembered_for_a_ttl_and_its_row_goes_too() {
+fn an_interrupted_key_is_remembered_for_its_time_and_its_row_goes_too() {
     let machine = Machine::default();
     let engine = machine.open();
     let scope = default_scope(&engine);
     drop(fresh(&scope, "key"));
     engine.checkpoint().unwrap();
-    machine.clock.advance(TTL.checked_sub(Duration::from_millis(1)).unwrap());
+    machine.clock.advance(UNRESOLVED.checked_sub(Duration::from_millis(1)).unwrap());
     engine.step();
     assert!(matches!(scope.get("key").unwrap(), Status::Interrupted(_)));
     machine.clock.advance(Duration::from_millis(1));
@@ -331,7 +331,7 @@ fn a_key_in_flight_cannot_be_forgotten() {
 
 #[test]
 fn memory_only_intents_cost_no_commit_and_are_gone_after_a_kill() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.options().durability(Durability::Completions).open("x.idem").unwrap();
     let scope = default_scope(&engine);
     let out = fresh(&scope, "out");
@@ -377,7 +377,7 @@ fn entries_shows_every_live_key_of_every_scope() {
 
 #[test]
 fn closing_with_claims_out_counts_them_and_leaves_them_interrupted() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     fresh(&scope, "done").complete("reply").unwrap();
@@ -499,7 +499,7 @@ fn a_closed_engine_refuses_every_call_and_gives_claims_back() {
 #[test]
 fn one_step_sweeps_however_many_keys_one_shard_has() {
     const KEYS: usize = 5_000;
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let options = machine.options().shards(1).reserve_bytes(0).durability(Durability::Completions);
     let engine = options.open("x.idem").unwrap();
     for first in (0..KEYS).step_by(100) {
@@ -592,7 +592,7 @@ fn whoever_waits_can_tell_since_when_the_other_has_run() {
 
 #[test]
 fn a_steps_key_is_the_same_in_every_attempt_and_in_no_other_operation() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     let first = fresh(&scope, "key");
@@ -608,6 +608,6 @@ fn a_steps_key_is_the_same_in_every_attempt_and_in_no_other_operation() {
     let engine = machine.open();
     let again = fresh(&default_scope(&engine), "key");
     assert_eq!((again.attempt(), again.step_key("charge")), (2, charge));
-    let elsewhere = Machine::default().options().seed(2).open("x.idem").unwrap();
+    let elsewhere = Machine::rerun().options().seed(2).open("x.idem").unwrap();
     assert_ne!(fresh(&default_scope(&elsewhere), "key").step_key("charge"), charge);
 }

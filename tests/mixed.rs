@@ -30,7 +30,7 @@ use futures_util::future::join_all;
 use idemkv::sim::ManualClock;
 use idemkv::{
     Begin, BeginError, Claim, ClaimError, ClaimToken, CommitMode, Durability, EndError, Engine, Fingerprint,
-    Options, Pending, Record, Scope, Timestamp, TokenError, Waited,
+    Options, Pending, Record, Recovery, Scope, Timestamp, TokenError, Waited,
 };
 
 const THREADS: u64 = 4;
@@ -480,7 +480,7 @@ fn options(clock: &ManualClock) -> Options {
 }
 
 fn declare(engine: &Engine) -> Vec<Scope> {
-    let policy = engine.policy();
+    let policy = engine.policy().recovery(Recovery::Rerun);
     let lease = |ms| policy.lease(Duration::from_millis(ms));
     let policies = [
         lease(5),

@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, abort};
 
-use idemkv::{Begin, CommitMode, Durability, Engine, Fingerprint, Outcome, Status};
+use idemkv::{Begin, BeginError, CommitMode, Durability, Engine, Fingerprint, Outcome, Status};
 
 const RECORDS: u64 = 4_000;
 /// Completed by a process that is killed before any checkpoint.
@@ -48,9 +48,11 @@ fn everything_acknowledged_is_there_after_a_kill_and_claims_are_interrupted() {
             assert!(
                 matches!(engine.get(key(number)).unwrap(), Status::Interrupted(was) if was.attempt() == 1)
             );
-            let Begin::Fresh(claim) = engine.begin(key(number), request(number)).unwrap() else {
+            let Err(BeginError::Unresolved(lost)) = engine.begin(key(number), request(number)) else {
                 panic!("key {number} is claimed by a process that is dead")
             };
+            assert_eq!(lost.attempt(), 1);
+            let claim = engine.scope("").resolve(key(number)).unwrap();
             assert_eq!((claim.attempt(), claim.interrupted().unwrap().attempt()), (2, 1));
             claim.complete("").unwrap();
         }

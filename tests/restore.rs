@@ -14,7 +14,7 @@ use idemkv::{Engine, Scope, TokenError};
 const FILES: [&str; 2] = ["x.idem", "x.idem-wal"];
 
 fn at(millis: u64) -> Machine {
-    Machine { disk: SimDisk::new(), clock: ManualClock::at_millis(millis) }
+    Machine { disk: SimDisk::new(), clock: ManualClock::at_millis(millis), ..Machine::default() }
 }
 
 fn jobs(engine: &Engine) -> Scope {

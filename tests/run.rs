@@ -118,7 +118,7 @@ fn a_fault_that_did_nothing_releases_the_key() {
 
 #[test]
 fn a_fault_that_did_nothing_leaves_an_earlier_interruption_standing() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let scope = machine.open().scope("charges");
     drop(fresh(&scope, "key"));
     let (ran, _) = run(&scope, Err(Fault::Retry(Declined::Stolen)));
@@ -128,7 +128,7 @@ fn a_fault_that_did_nothing_leaves_an_earlier_interruption_standing() {
 
 #[test]
 fn an_unknown_outcome_leaves_the_key_interrupted_and_the_next_attempt_is_told() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let scope = machine.open().scope("charges");
     let first = scope.run("key", request(), |claim| {
         assert_eq!((claim.attempt(), claim.interrupted()), (1, None));
@@ -372,7 +372,7 @@ fn a_result_is_given_back_where_its_commit_failed() {
 
 #[test]
 fn a_result_is_given_back_where_the_lease_ran_out() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let lease = Duration::from_secs(30);
     let scope = engine.declare("charges", engine.policy().lease(lease)).unwrap();

@@ -160,7 +160,7 @@ fn a_begin_dropped_while_its_grant_is_on_its_way_gives_the_claim_back() {
 
 #[test]
 fn a_begin_dropped_after_an_interruption_keeps_the_interruption() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     drop(fresh(&default_scope(&engine), "key"));
     {

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{done, request};
-use idemkv::{Begin, CommitMode, Engine, Outcome, Scope, Waited};
+use idemkv::{Begin, BeginError, CommitMode, Engine, Outcome, Recovery, ResolveError, Scope, Waited};
 
 const THREADS: usize = 8;
 const KEYS: usize = 300;
@@ -38,7 +38,20 @@ struct Operation {
 /// Delivers one operation until it is done, as a client that retries does.
 fn deliver(scope: &Scope, key: &str, operation: &Operation, luck: usize) {
     for attempts in 0.. {
-        match scope.begin(key, request()).unwrap() {
+        let begun = match scope.begin(key, request()) {
+            Err(BeginError::Unresolved(lost)) => match scope.resolve(key) {
+                Ok(claim) => {
+                    assert_eq!(scope.policy().recovery, Recovery::Refuse);
+                    assert!(claim.interrupted().unwrap().attempt() >= lost.attempt());
+                    Begin::Fresh(claim)
+                }
+                // Somebody else was faster.
+                Err(ResolveError::NotInterrupted(_)) => continue,
+                Err(error) => panic!("{key}: {error}"),
+            },
+            begun => begun.unwrap(),
+        };
+        match begun {
             Begin::Done(record) => {
                 assert_eq!((record.outcome(), record.body()), (Outcome::Success, key.as_bytes()));
                 return;
@@ -69,12 +82,11 @@ fn deliver(scope: &Scope, key: &str, operation: &Operation, luck: usize) {
     }
 }
 
-fn stress(engine: &Engine) {
-    let scope = engine.scope("stress");
+fn stress(engine: &Engine, scope: &Scope) {
     let operations: Vec<Operation> = (0..KEYS).map(|_| Operation::default()).collect();
     std::thread::scope(|threads| {
         for thread in 0..THREADS {
-            let (scope, operations) = (&scope, &operations);
+            let operations = &operations;
             threads.spawn(move || {
                 for step in 0..KEYS {
                     // Each thread in an order of its own, so that they meet on some keys and not on others.
@@ -97,12 +109,16 @@ fn every_operation_has_one_effect_whatever_becomes_of_its_claims() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.idem");
     let engine = Engine::open(&path).unwrap();
-    stress(&engine);
+    let rerun = engine.policy().recovery(Recovery::Rerun);
+    for scope in [engine.scope("refuse"), engine.declare("rerun", rerun).unwrap()] {
+        stress(&engine, &scope);
+    }
     engine.close().unwrap();
     let engine = Engine::open(&path).unwrap();
-    let scope = engine.scope("stress");
-    for key in 0..KEYS {
-        assert_eq!(done(&scope, &format!("key {key}")).body(), format!("key {key}").as_bytes());
+    for scope in ["refuse", "rerun"].map(|name| engine.scope(name)) {
+        for key in 0..KEYS {
+            assert_eq!(done(&scope, &format!("key {key}")).body(), format!("key {key}").as_bytes());
+        }
     }
 }
 
@@ -112,7 +128,8 @@ fn every_operation_has_one_effect_whatever_becomes_of_its_claims() {
 fn the_fences_of_one_key_grow_in_the_order_of_its_claims() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.idem");
-    let engine = Engine::options().commit_mode(CommitMode::Buffered).open(&path).unwrap();
+    let options = Engine::options().commit_mode(CommitMode::Buffered).recovery(Recovery::Rerun);
+    let engine = options.open(&path).unwrap();
     let last = AtomicU64::new(0);
     std::thread::scope(|threads| {
         for _ in 0..THREADS {

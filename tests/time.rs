@@ -195,7 +195,7 @@ fn a_backup_that_is_put_back_in_the_same_boot_is_at_the_present() {
     machine.clock.advance(20 * HOUR);
     machine.clock.jump_wall_to_millis(0);
     drop(engine);
-    let restored = Machine { disk: backup, clock: machine.clock.clone() };
+    let restored = Machine { disk: backup, clock: machine.clock.clone(), ..Machine::default() };
     let engine = open(&restored);
     done(&default_scope(&engine), "key");
     machine.clock.advance(4 * HOUR);

@@ -20,8 +20,8 @@ use common::{Machine, START_MS, TTL, default_scope, done, fresh, request, small}
 use idemkv::redb::{self, ReadableTable, TableDefinition};
 use idemkv::sim::{CrashKind, Fault, ManualClock, Operation, SimDisk};
 use idemkv::{
-    AttemptInfo, Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine,
-    Failure, Observer, Policy, Status, TableError, Tables,
+    Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Failure,
+    Interruption, Observer, Policy, Status, TableError, Tables,
 };
 
 type Anything = Box<dyn std::error::Error>;
@@ -74,7 +74,7 @@ fn the_effect_and_the_completion_are_there_together_also_after_a_power_cut() {
 fn after_a_crash_at_any_point_there_are_both_or_neither() {
     let (mut both, mut neither) = (0, 0);
     for crash in 0.. {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.open();
         let claim = fresh(&default_scope(&engine), "key");
         machine.disk.crash_at(machine.disk.operations() + crash);
@@ -366,7 +366,7 @@ fn closing_inside_a_transaction_waits_for_its_end() {
 
 #[test]
 fn a_claim_superseded_during_the_work_has_no_effect() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let second = Duration::from_secs(1);
     let scope = engine.declare("jobs", engine.policy().lease(second)).unwrap();
@@ -386,7 +386,7 @@ fn a_claim_superseded_during_the_work_has_no_effect() {
 
 #[test]
 fn a_claim_that_the_log_knows_nothing_of_can_be_completed_so() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.options().durability(Durability::Completions).open("x.idem").unwrap();
     fresh(&default_scope(&engine), "key").complete_in(|tables| effect(tables, "key")).unwrap();
     machine.kill(engine);
@@ -481,7 +481,7 @@ fn a_claim_comes_back_from_a_full_disk_only_where_nothing_was_written() {
 
 #[test]
 fn after_a_failed_commit_only_the_next_opening_tells() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     let (claim, log) = (fresh(&scope, "key"), fresh(&scope, "log"));
@@ -543,7 +543,7 @@ fn many_threads_with_and_without_transactions_lose_nothing() {
 struct Interruptions(AtomicUsize);
 
 impl Observer for Interruptions {
-    fn interrupted(&self, _scope: &[u8], _key: &[u8], _attempt: &AttemptInfo) {
+    fn interrupted(&self, _scope: &[u8], _key: &[u8], _lost: &Interruption) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -588,7 +588,7 @@ fn after_a_failed_commit_of_the_log_no_effect_begins() {
 #[test]
 fn a_checkpoint_of_an_earlier_attempt_that_nobody_waited_for_does_not_open_the_key_again() {
     for durability in [Durability::Completions, Durability::Relaxed(Duration::from_secs(60))] {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.options().durability(durability).open("x.idem").unwrap();
         let scope = default_scope(&engine);
         let mut first = fresh(&scope, "key");
@@ -613,7 +613,7 @@ fn a_checkpoint_of_an_earlier_attempt_that_nobody_waited_for_does_not_open_the_k
 #[test]
 fn a_checkpoint_that_nobody_waited_for_does_not_open_the_key_again() {
     for durability in [Durability::Full, Durability::Completions] {
-        let machine = Machine::default();
+        let machine = Machine::rerun();
         let engine = machine.options().durability(durability).open("x.idem").unwrap();
         let mut claim = fresh(&default_scope(&engine), "key");
         {

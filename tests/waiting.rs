@@ -17,7 +17,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use common::{Machine, default_scope, done, fresh, request};
-use idemkv::{AttemptInfo, Begin, BeginError, Busy, Engine, Fingerprint, Observer, Pending, Record, Scope};
+use idemkv::{
+    Begin, BeginError, Busy, Engine, Fingerprint, Interruption, Observer, Pending, Record, Recovery, Scope,
+};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -32,12 +34,16 @@ fn pending(scope: &Scope, key: &str) -> Pending {
 fn a_twin_that_waits_gets_the_record_or_the_claim() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("x.idem")).unwrap();
-    let scope = default_scope(&engine);
-    for (key, end) in [("done", 0), ("released", 1), ("dropped", 2)] {
-        let claim = fresh(&scope, key);
+    let (refuse, rerun) = (default_scope(&engine), engine.policy().recovery(Recovery::Rerun));
+    let rerun = engine.declare("rerun", rerun).unwrap();
+    for (key, end, scope) in
+        [("done", 0, &refuse), ("released", 1, &refuse), ("dropped", 2, &rerun), ("unknown", 3, &refuse)]
+    {
+        let waited = engine.stats().waited;
+        let claim = fresh(scope, key);
         let twin = std::thread::scope(|threads| {
             let twin = threads.spawn(|| scope.begin_or_wait(key, request(), LONG));
-            while engine.stats().waited == 0 && !twin.is_finished() {
+            while engine.stats().waited == waited && !twin.is_finished() {
                 std::thread::yield_now();
             }
             match end {
@@ -45,12 +51,13 @@ fn a_twin_that_waits_gets_the_record_or_the_claim() {
                 1 => claim.release().unwrap(),
                 _ => drop(claim),
             }
-            twin.join().unwrap().unwrap()
+            twin.join().unwrap()
         });
         match (end, twin) {
-            (0, Begin::Done(record)) => assert_eq!(record.body(), b"reply"),
-            (1, Begin::Fresh(claim)) => assert_eq!(claim.attempt(), 1),
-            (2, Begin::Fresh(claim)) => assert_eq!(claim.interrupted().unwrap().attempt(), 1),
+            (0, Ok(Begin::Done(record))) => assert_eq!(record.body(), b"reply"),
+            (1, Ok(Begin::Fresh(claim))) => assert_eq!(claim.attempt(), 1),
+            (2, Ok(Begin::Fresh(claim))) => assert_eq!(claim.interrupted().unwrap().attempt(), 1),
+            (3, Err(BeginError::Unresolved(lost))) => assert_eq!(lost.attempt(), 1),
             (_, other) => panic!("{key}: {other:?}"),
         }
     }
@@ -68,7 +75,7 @@ fn when_the_time_is_up_the_key_is_still_in_flight() {
 
 #[test]
 fn a_task_that_waits_gets_the_claim_when_it_is_free() {
-    let machine = Machine::default();
+    let machine = Machine::rerun();
     let engine = machine.open();
     let scope = default_scope(&engine);
     let claim = fresh(&scope, "key");
@@ -120,7 +127,7 @@ impl Observer for Told {
         self.note(format!("replayed {}", record.key().escape_ascii()));
     }
 
-    fn interrupted(&self, _scope: &[u8], key: &[u8], attempt: &AttemptInfo) {
+    fn interrupted(&self, _scope: &[u8], key: &[u8], attempt: &Interruption) {
         self.note(format!("interrupted {} {}", key.escape_ascii(), attempt.attempt()));
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use idemkv::{Begin, CommitMode, Durability, Engine, Fingerprint, Options};
+use idemkv::{Begin, CommitMode, Durability, Engine, Fingerprint, Options, Recovery};
 
 use super::keys::{key, mixed};
 
@@ -14,7 +14,8 @@ const BATCH: u64 = 1_000;
 
 /// Options under which filling is fast; what is measured after it needs no sync.
 pub(crate) fn unsynced() -> Options {
-    Engine::options().durability(Durability::Completions).commit_mode(CommitMode::Buffered)
+    let options = Engine::options().recovery(Recovery::Rerun).durability(Durability::Completions);
+    options.commit_mode(CommitMode::Buffered)
 }
 
 /// The file at `path`, with a larger log than usual, so that a checkpoint has much to write at once.

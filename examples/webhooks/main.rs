@@ -9,8 +9,9 @@
 //!
 //! This process starts a worker that aborts itself in the middle of its work, then a second one that opens the same file
 //! and gets all deliveries again, and then counts the effects. What there is to learn is in `handler.rs`: an engine that
-//! lives beside the effect can't know whether a handler that died had acted. It says that the claim was interrupted, and
-//! the handler asks the system that it acts on before it acts again.
+//! lives beside the effect can't know whether a handler that died had acted. By default it refuses such a key. Here the policy
+//! lets it run again (`Recovery::Rerun` in `worker.rs`): the claim says that it was interrupted, and the handler asks the
+//! system that it acts on before it acts again.
 
 mod event;
 mod handler;

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use idemkv::{Begin, Engine};
+use idemkv::{Begin, Engine, Recovery};
 
 use crate::Result;
 use crate::event::{self, Event};
@@ -54,7 +54,8 @@ pub(crate) fn run(dir: &Path, crash_after: Option<u64>) -> Result<()> {
         tally: Tally::new(),
         crash_after,
     };
-    let engine = Engine::open(dir.join(ENGINE))?;
+    // An interrupted event may be handled again, because the handler asks first whether it has had its effect.
+    let engine = Engine::options().recovery(Recovery::Rerun).open(dir.join(ENGINE))?;
     let senders = senders(&engine, events);
     let (stop, stopped) = sync_channel(1);
     let tally = &handler.tally;

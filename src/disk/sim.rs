@@ -26,7 +26,7 @@ use pages::Pages;
 ///
 /// ```
 /// use idemkv::sim::{CrashKind, SimDisk};
-/// use idemkv::{Begin, Engine, Fingerprint};
+/// use idemkv::{Begin, BeginError, Engine, Fingerprint};
 ///
 /// let disk = SimDisk::new();
 /// let open = || Engine::options().disk(&disk).stepped().open("x.idem");
@@ -39,8 +39,7 @@ use pages::Pages;
 /// drop(engine);
 ///
 /// disk.reboot(CrashKind::DropAll);
-/// let Begin::Fresh(claim) = open()?.begin("key", request)? else { panic!() };
-/// assert!(claim.interrupted().is_some());
+/// assert!(matches!(open()?.begin("key", request), Err(BeginError::Unresolved(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]

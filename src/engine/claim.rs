@@ -8,7 +8,7 @@ use super::pending::Pending;
 use super::permit::Permit;
 use super::publisher::Op;
 use super::token::ClaimToken;
-use crate::attempt::{Attempt, AttemptInfo, Checkpoint, Ended, HandOver};
+use crate::attempt::{Attempt, Checkpoint, Ended, HandOver};
 use crate::caller::{Caller, block};
 use crate::codec::{CheckpointRow, DetachedRow, Entry};
 use crate::commit::Ticket;
@@ -21,7 +21,7 @@ use crate::state::{Event, Fence, decide};
 use crate::step_key::StepKey;
 use crate::sync::Arc;
 use crate::wal::frame::entry_bytes_max;
-use crate::{Fingerprint, Timestamp};
+use crate::{Fingerprint, Interruption, Timestamp};
 
 /// The answer to a begin.
 #[derive(Debug)]
@@ -38,8 +38,11 @@ pub enum Begin {
 /// The right to run an operation, and the duty to say how it ended.
 ///
 /// Ends by value, in one of three ways: [`complete`](Self::complete), [`fail`](Self::fail), [`release`](Self::release).
-/// Dropped without any of them, in a panic too, it leaves its key *interrupted*: the next begin gets a claim
-/// that tells so, because the effect may have happened. The death of the process does the same.
+/// Dropped without any of them, in a panic too, it leaves its key *interrupted*: the effect may have happened, so the next begin
+/// is refused, or is told, as the scope's [`Recovery`](crate::Recovery) says. The death of the process does the same.
+///
+/// A web framework drops the handler of a request whose client hangs up, and with it the claim. So run the operation in a task
+/// of its own: [`Scope::run_async`](crate::Scope::run_async) does.
 ///
 /// It is `Send`, and keeps the engine open.
 #[must_use = "a claim that is dropped leaves its key interrupted"]
@@ -76,20 +79,21 @@ impl Claim {
     /// out before acting again, or act in a way that can be repeated.
     ///
     /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// drop(engine.begin("key", request)?); // a worker that lost its way
-    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// drop(reports.begin("key", request)?); // a worker that lost its way
+    /// let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
     /// assert_eq!(claim.attempt(), 2);
     /// assert_eq!(claim.interrupted().unwrap().attempt(), 1);
     /// # claim.release()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn interrupted(&self) -> Option<AttemptInfo> {
-        self.attempt.earlier
+    pub fn interrupted(&self) -> Option<Interruption> {
+        self.attempt.interruption_before()
     }
 
     /// The last checkpoint of this attempt, or else of the attempts before it since the key was vacant. `None` in a forked child.
@@ -108,7 +112,7 @@ impl Claim {
     /// fails, or the engine is closed.
     ///
     /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
@@ -116,9 +120,8 @@ impl Claim {
     /// claim.checkpoint("card charged")?;
     /// drop(claim); // the process dies before the receipt is sent
     ///
-    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
-    /// assert_eq!(claim.last_checkpoint().as_deref(), Some(&b"card charged"[..]));
-    /// # claim.release()?;
+    /// let Err(BeginError::Unresolved(lost)) = engine.begin("key", request) else { panic!() };
+    /// assert_eq!(lost.last_checkpoint().unwrap()[..], *b"card charged");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn checkpoint(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
@@ -252,11 +255,12 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let Begin::Fresh(first) = engine.begin("key", request)? else { panic!() };
+    /// let orders = engine.scope("orders");
+    /// let Begin::Fresh(first) = orders.begin("key", request)? else { panic!() };
     /// let charge = first.step_key("charge-card");
     /// assert_ne!(charge, first.step_key("send-receipt"));
     /// drop(first);
-    /// let Begin::Fresh(second) = engine.begin("key", request)? else { panic!() };
+    /// let second = orders.resolve("key")?;
     /// assert_eq!(second.step_key("charge-card"), charge);
     /// assert_eq!(charge.to_string().len(), 36); // in the form of a UUID
     /// # second.release()?;
@@ -448,19 +452,20 @@ impl Claim {
     /// When the queue stays full, a commit fails, or the engine is closed; see [`EndError::into_claim`].
     ///
     /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// # let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
-    /// claim.release()?; // the connection to the bank was refused
-    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// # let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
+    /// claim.release()?; // the connection to the printer was refused
+    /// let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
     /// assert!(claim.interrupted().is_none());
     ///
-    /// drop(claim); // lost: nobody knows whether the bank was reached
-    /// let Begin::Fresh(second) = engine.begin("key", request)? else { panic!() };
+    /// drop(claim); // lost: nobody knows whether the printer was reached
+    /// let Begin::Fresh(second) = reports.begin("key", request)? else { panic!() };
     /// second.release()?; // it reached nobody, but what of the first?
-    /// let Begin::Fresh(third) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Fresh(third) = reports.begin("key", request)? else { panic!() };
     /// assert_eq!(third.interrupted().unwrap().attempt(), 1);
     /// # third.release()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -303,7 +303,7 @@ impl Core {
                     return Err(BeginError::KeyReused);
                 }
                 (Decision::Unresolved, Found::Slot(Slot::Interrupted(attempt))) => {
-                    return Err(BeginError::Unresolved(attempt.as_earlier()));
+                    return Err(BeginError::Unresolved(attempt.interruption()));
                 }
                 (
                     Decision::Replay
@@ -396,7 +396,7 @@ impl Core {
 
     pub(super) fn tell_of_interruption(&self, attempt: &Attempt) {
         let (scope, key) = (attempt.scope(), attempt.key());
-        self.options.hooks.call(|observer| observer.interrupted(scope, key, &attempt.as_earlier()));
+        self.options.hooks.call(|observer| observer.interrupted(scope, key, &attempt.interruption()));
     }
 
     /// A place among the calls that wait for claims of others.
@@ -557,7 +557,7 @@ impl Core {
                 started: now,
                 retention: policy.retention(),
                 lease: policy.lease,
-                stays: number >= policy.attempts_max(),
+                unresolved_ttl: policy.unresolved_ttl,
                 earlier: earlier.map(|attempt| attempt.as_earlier()),
                 checkpoint: earlier.and_then(|attempt| attempt.checkpoint()),
             }));
@@ -677,11 +677,11 @@ impl Core {
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
                 // The worker will come by; until then the clock decides.
                 (Phase::InFlight, Some(attempt)) if attempt.lease_until() <= before => {
-                    Status::Interrupted(attempt.info())
+                    Status::Interrupted(attempt.interruption())
                 }
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
                 (Phase::Interrupted, Some(attempt)) if attempt.remembered_until() > now() => {
-                    Status::Interrupted(attempt.as_earlier())
+                    Status::Interrupted(attempt.interruption())
                 }
                 _ => Status::Vacant,
             },

@@ -148,7 +148,7 @@ mod tests {
         let asked = Asked { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
         drop(claim(&engine, "key"));
         let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
-        let record = Doomed::Record(claim(&engine, "key").complete("reply").unwrap());
+        let record = Doomed::Record(engine.scope("").resolve("key").unwrap().complete("reply").unwrap());
         let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed)).unwrap();
         assert!(!forget(&interrupted));
         assert!(matches!(engine.get("key"), Ok(Status::Done(_))));

@@ -92,7 +92,7 @@ mod tests {
     use crate::engine::core::Core;
     use crate::sim::{ManualClock, SimDisk};
     use crate::sync::Arc;
-    use crate::{Begin, Claim, Durability, Engine, Fingerprint, Timestamp};
+    use crate::{Begin, Claim, Durability, Engine, Fingerprint, Recovery, Timestamp};
 
     const LEASE: Duration = Duration::from_secs(10);
 
@@ -100,7 +100,8 @@ mod tests {
         let clock = ManualClock::at_millis(1_000);
         let options = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().queue_entries(1);
         let engine = options.open("x.idem").unwrap();
-        drop(engine.declare("jobs", engine.policy().lease(LEASE).durability(durability)).unwrap());
+        let rerun = engine.policy().recovery(Recovery::Rerun);
+        drop(engine.declare("jobs", rerun.lease(LEASE).durability(durability)).unwrap());
         (engine, clock)
     }
 

@@ -596,7 +596,7 @@ mod tests {
         assert_eq!(engine.step().swept, 1);
         // Interrupted keys count too.
         drop(engine.begin("lost", Fingerprint::of("")).unwrap());
-        clock.advance(60 * SECOND);
+        clock.advance(engine.policy().unresolved_ttl.unwrap());
         assert_eq!(engine.step().swept, 1);
     }
 
@@ -632,11 +632,12 @@ mod tests {
         assert!(!sweep());
         drop(begin());
         assert!(!sweep());
-        clock.advance(engine.policy().ttl);
+        let remembered = engine.policy().unresolved_ttl.unwrap();
+        clock.advance(remembered);
         let again = begin();
         assert!(!sweep());
         drop(again);
-        clock.advance(engine.policy().ttl);
+        clock.advance(remembered);
         assert!(sweep());
         core.commit.drain();
         assert!(matches!(engine.get("key"), Ok(Status::Vacant)));

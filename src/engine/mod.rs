@@ -4,12 +4,12 @@ use std::path::Path;
 
 use crate::Fingerprint;
 use crate::Timestamp;
-use crate::attempt::AttemptInfo;
 use crate::caller::{Caller, block};
 use crate::error::{
     BeginError, CommitError, DeclareError, Failure, ForgetError, IoFailure, OpenError, ReadError,
 };
 use crate::fork;
+use crate::interruption::{AttemptInfo, Interruption};
 use crate::nudge::Nudge;
 use crate::policy::Policy;
 use crate::record::Record;
@@ -78,7 +78,7 @@ pub enum Status {
     /// A claim is out.
     InFlight(AttemptInfo),
     /// The last claim ended without an outcome.
-    Interrupted(AttemptInfo),
+    Interrupted(Interruption),
     /// There is a result.
     Done(Record),
     /// There was a result. It is no longer replayed, but the key is not free yet.
@@ -202,18 +202,19 @@ impl Engine {
     /// policies, or the commit fails. The scope then has the policy it had.
     ///
     /// ```
-    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint, Recovery};
+    /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("x.idem");
     /// # let request = Fingerprint::of("request");
     /// let engine = Engine::open(&path)?;
-    /// let charges = engine.declare("charges", engine.policy().recovery(Recovery::Refuse))?;
-    /// drop(charges.begin("key", request)?); // a worker that lost its way
+    /// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// drop(reports.begin("key", request)?); // a worker that lost its way
     /// engine.close()?;
     ///
     /// let engine = Engine::open(&path)?;
-    /// let refused = engine.scope("charges").begin("key", request);
-    /// assert!(matches!(refused, Err(BeginError::Unresolved(attempt)) if attempt.attempt() == 1));
+    /// let Begin::Fresh(claim) = engine.scope("reports").begin("key", request)? else { panic!() };
+    /// assert_eq!(claim.interrupted().unwrap().attempt(), 1);
+    /// # claim.release()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn declare(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, DeclareError> {
@@ -336,12 +337,12 @@ impl Engine {
     /// When a commit failed.
     ///
     /// ```
-    /// # use idemkv::{Begin, Durability, Engine, Fingerprint};
+    /// # use idemkv::{Begin, Durability, Engine, Fingerprint, Recovery};
     /// # use std::time::Duration;
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// let relaxed = Durability::Relaxed(Duration::from_secs(60));
-    /// let clicks = engine.declare("clicks", engine.policy().durability(relaxed))?;
+    /// let clicks = engine.declare("clicks", engine.policy().recovery(Recovery::Rerun).durability(relaxed))?;
     /// let Begin::Fresh(claim) = clicks.begin("key", Fingerprint::of("request"))? else { panic!() };
     /// let record = claim.complete("reply")?;
     /// assert!(!record.is_durable());

@@ -12,7 +12,7 @@ use crate::commit::Limits;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{OpenError, OptionError};
 use crate::observer::{Hooks, Observer};
-use crate::policy::{Durability, Policy};
+use crate::policy::{Durability, Policy, Recovery};
 use crate::sync::Arc;
 use crate::wal::SEGMENT_BYTES;
 use crate::wal::frame::{SECTOR, entry_bytes_max};
@@ -128,8 +128,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How long a record is replayed, counted from its completion, and how long an interrupted key is remembered.
-    /// Default 24 hours; 1 ms to 100 years.
+    /// How long a record is replayed, counted from its completion. Default 24 hours; 1 ms to 100 years.
     ///
     /// The same as setting it in the [`policy`](Self::policy).
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -277,7 +276,15 @@ impl Options {
         self
     }
 
-    /// What is durable when it is acknowledged. Default [`Durability::Full`].
+    /// What a begin of an interrupted key gets. Default [`Recovery::Refuse`].
+    ///
+    /// The same as setting it in the [`policy`](Self::policy).
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.policy.recovery = recovery;
+        self
+    }
+
+    /// What is durable when it is acknowledged. Default [`Durability::Full`]; another only with [`Recovery::Rerun`].
     ///
     /// The same as setting it in the [`policy`](Self::policy).
     pub fn durability(mut self, durability: Durability) -> Self {

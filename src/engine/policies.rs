@@ -197,7 +197,7 @@ mod tests {
         assert!(core.policies.enter_declared(b"7").is_some(), "it has a policy");
         let refused = engine.declare("one more", engine.policy());
         assert!(matches!(refused, Err(DeclareError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
-        let changed = engine.policy().max_attempts(7);
+        let changed = engine.policy().max_in_flight(7);
         assert_eq!(engine.declare("7", changed).unwrap().policy(), changed);
     }
 }

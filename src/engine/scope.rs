@@ -96,8 +96,8 @@ impl Scope {
     ///
     /// # Errors
     ///
-    /// When the key is empty or too long; when it was used with another fingerprint; when its operation has run and the result is no
-    /// longer kept ([`BeginError::Expired`], see [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long, the
+    /// When the key is empty or too long; when it was used with another fingerprint; when it is interrupted and the policy grants no other
+    /// attempt ([`BeginError::Unresolved`]); when its operation has run and the result is no longer kept ([`BeginError::Expired`], see [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long, the
     /// disk is full, an earlier commit failed, the engine is closed, or the key's record can't be read. None of them
     /// grants anything.
     #[inline]
@@ -124,11 +124,11 @@ impl Scope {
     /// When the key is not interrupted, or as for [`begin`](Self::begin).
     ///
     /// ```
-    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint, Recovery};
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let charges = engine.declare("charges", engine.policy().recovery(Recovery::Refuse))?;
+    /// let charges = engine.scope("charges");
     /// drop(charges.begin("key", request)?); // lost: was the card charged?
     /// assert!(matches!(charges.begin("key", request), Err(BeginError::Unresolved(_))));
     ///

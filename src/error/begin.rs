@@ -7,7 +7,7 @@ use super::{
     Busy, CLOSED, CommitError, Damage, Failure, INSIDE_CALLBACK, IoFailure, KeyError, ReadError,
     too_long_a_batch,
 };
-use crate::AttemptInfo;
+use crate::Interruption;
 use crate::tombstone::Tombstone;
 
 /// Why [`begin`](crate::Engine::begin) gave no answer. The operation was not granted to the caller.
@@ -18,8 +18,9 @@ pub enum BeginError {
     Key(KeyError),
     /// The key was used before, with another fingerprint: a client sent two requests under one key.
     KeyReused,
-    /// The last attempt ended without an outcome, and the scope's policy lets no other run by itself.
-    Unresolved(AttemptInfo),
+    /// The last attempt ended without an outcome, and the scope's policy grants no other. Find out what became of it, then
+    /// [`resolve`](crate::Scope::resolve) or [`forget`](crate::Scope::forget) the key.
+    Unresolved(Interruption),
     /// A waker, or other code that the engine calls, made a call that blocks, on the thread that everybody waits for. Nothing was granted.
     InsideCallback,
     /// The calling operation itself holds the claim that it would wait for: it was called by [`Scope::run`](crate::Scope::run) with this
@@ -67,10 +68,10 @@ impl fmt::Display for BeginError {
             Self::KeyReused => f.write_str(
                 "the idempotency key was used for another request; send a new key with a new request",
             ),
-            Self::Unresolved(attempt) => write!(
+            Self::Unresolved(interruption) => write!(
                 f,
-                "attempt {} ended without an outcome, so its effect may have happened; find out, then say so with `resolve`",
-                attempt.attempt()
+                "the operation was interrupted, so its effect may have happened ({interruption}); \
+                 find out, then say so with `resolve`"
             ),
             Self::InsideCallback => f.write_str(INSIDE_CALLBACK),
             Self::OwnKey => f.write_str(

@@ -15,28 +15,37 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use idemkv::sim::{ManualClock, SimDisk};
-use idemkv::{Begin, Claim, Engine, Fingerprint, Options, Record, Scope};
+use idemkv::{Begin, Claim, Engine, Fingerprint, Options, Policy, Record, Recovery, Scope};
 
 pub const START_MS: u64 = 1_800_000_000_000;
 pub const TTL: Duration = Duration::from_secs(3_600);
+/// How long interrupted keys are remembered.
+pub const UNRESOLVED: Duration = Duration::from_secs(3 * 3_600);
 
 /// A simulated machine: a disk and a clock.
 #[derive(Clone)]
 pub struct Machine {
     pub disk: SimDisk,
     pub clock: ManualClock,
+    pub recovery: Recovery,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { disk: SimDisk::new(), clock: ManualClock::at_millis(START_MS) }
+        Self { disk: SimDisk::new(), clock: ManualClock::at_millis(START_MS), recovery: Recovery::default() }
     }
 }
 
 impl Machine {
+    /// One whose engines grant interrupted keys again.
+    pub fn rerun() -> Self {
+        Self { recovery: Recovery::Rerun, ..Self::default() }
+    }
+
     /// Options of a small engine without threads.
     pub fn options(&self) -> Options {
-        small(Engine::options()).disk(&self.disk).clock(&self.clock).stepped().seed(1).ttl(TTL)
+        let policy = Policy::default().ttl(TTL).unresolved_ttl(UNRESOLVED).recovery(self.recovery);
+        small(Engine::options()).disk(&self.disk).clock(&self.clock).stepped().seed(1).policy(policy)
     }
 
     pub fn open(&self) -> Engine {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
 use idemkv::{
-    AttemptInfo, Begin, BeginError, Claim, Completion, Durability, Engine, Fingerprint, OpenError, Options,
-    Outcome, Policy, ReadError, Recovery, Status, Timestamp,
+    AttemptInfo, Begin, BeginError, Claim, Completion, Durability, Engine, Fingerprint, Interruption,
+    OpenError, Options, Outcome, Policy, ReadError, Recovery, Status, Timestamp,
 };
 
 pub const STORE: &str = "x.idem";
@@ -66,12 +66,34 @@ enum Left {
 enum Answer {
     Vacant,
     InFlight(AttemptInfo),
-    /// The attempt that was interrupted, its checkpoint, and whether it may run again.
-    Interrupted(AttemptInfo, Option<Fingerprint>, bool),
+    /// The attempt that was interrupted, and whether it may run again.
+    Interrupted(Lost, bool),
     Done(Box<Reply>),
     Expired(Fingerprint, u64),
     /// The record could not be read.
     Refused,
+}
+
+/// A lost attempt. Since when it is known to be dead is not compared: an older state of a file does not tell.
+#[derive(Clone, Debug, PartialEq)]
+struct Lost {
+    fence: u64,
+    attempt: u32,
+    started_ms: u64,
+    fingerprint: Fingerprint,
+    note: Option<Fingerprint>,
+}
+
+impl Lost {
+    fn of(lost: &Interruption) -> Self {
+        Self {
+            fence: lost.fence().get(),
+            attempt: lost.attempt(),
+            started_ms: lost.started().as_millis(),
+            fingerprint: *lost.fingerprint(),
+            note: lost.last_checkpoint().map(|note| Fingerprint::of(&**note)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -312,16 +334,18 @@ fn answer(engine: &Engine, scope: usize, key: usize, fence_min: &mut u64) -> Ans
         (Ok(Begin::Fresh(claim)), status @ (Answer::Vacant | Answer::Interrupted(..))) => {
             *fence_min = claim.fence().get().min(*fence_min);
             let note = claim.last_checkpoint().map(|note| Fingerprint::of(&*note));
-            match (claim.interrupted(), status) {
+            match (claim.interrupted().as_ref().map(Lost::of), status) {
                 (None, Answer::Vacant) if note.is_none() => Answer::Vacant,
-                (Some(told), Answer::Interrupted(earlier, ..)) if told == earlier => {
-                    Answer::Interrupted(earlier, note, true)
+                (Some(told), Answer::Interrupted(earlier, _)) if told == earlier && told.note == note => {
+                    Answer::Interrupted(earlier, true)
                 }
                 (told, status) => panic!("key {key} is {status:?}, but its claim says {told:?}, {note:?}"),
             }
         }
-        (Err(BeginError::Unresolved(told)), Answer::Interrupted(earlier, ..)) if told == earlier => {
-            Answer::Interrupted(earlier, None, false)
+        (Err(BeginError::Unresolved(told)), Answer::Interrupted(earlier, _))
+            if Lost::of(&told) == earlier =>
+        {
+            Answer::Interrupted(earlier, false)
         }
         (Ok(Begin::InFlight(_)), status @ Answer::InFlight(_))
         | (Err(BeginError::Expired(_)), status @ Answer::Expired(..)) => status,
@@ -335,7 +359,7 @@ impl Answer {
         match status {
             Status::Vacant => Self::Vacant,
             Status::InFlight(attempt) => Self::InFlight(*attempt),
-            Status::Interrupted(attempt) => Self::Interrupted(*attempt, None, false),
+            Status::Interrupted(lost) => Self::Interrupted(Lost::of(lost), false),
             Status::Done(record) => {
                 let times =
                     [record.started(), record.completed(), record.expires(), record.remembered_until()];
@@ -354,8 +378,8 @@ impl Answer {
 
     /// What a walk can tell.
     fn without_begin(&self) -> Self {
-        if let Self::Interrupted(attempt, ..) = self {
-            return Self::Interrupted(*attempt, None, false);
+        if let Self::Interrupted(lost, _) = self {
+            return Self::Interrupted(lost.clone(), false);
         }
         self.clone()
     }
@@ -404,9 +428,9 @@ impl Making {
     }
 
     fn declare(&mut self, engine: &Engine) {
-        engine.declare("bank", engine.policy().recovery(Recovery::Refuse)).unwrap();
+        engine.declare("bank", engine.policy().unresolved_forever()).unwrap();
         self.called();
-        engine.declare("jobs", engine.policy().lease(LEASE)).unwrap();
+        engine.declare("jobs", engine.policy().recovery(Recovery::Rerun).lease(LEASE)).unwrap();
         self.called();
     }
 
@@ -447,7 +471,7 @@ impl Making {
     }
 
     fn second_life(&mut self, engine: &Engine, left: Left) {
-        let clicks = engine.policy().durability(Durability::Completions);
+        let clicks = engine.policy().recovery(Recovery::Rerun).durability(Durability::Completions);
         engine.declare("clicks", clicks).unwrap();
         self.called();
         (6..9).for_each(|key| self.fill(engine, 0, key));

@@ -116,7 +116,7 @@ fn a_waker_that_forks_leaves_a_child_that_stops_leading() {
 struct Hears(Forks);
 
 impl Observer for Hears {
-    fn interrupted(&self, _scope: &[u8], _key: &[u8], _attempt: &idemkv::AttemptInfo) {
+    fn interrupted(&self, _scope: &[u8], _key: &[u8], _lost: &idemkv::Interruption) {
         match split() {
             Some(child) => self.0.child.store(child, Ordering::Relaxed),
             None => self.0.is_child.store(true, Ordering::Relaxed),

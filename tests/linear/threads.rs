@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_executor::block_on;
 use idemkv::sim::{ManualClock, SimDisk};
-use idemkv::{Begin, Claim, Durability, Engine, Scope};
+use idemkv::{Begin, Claim, Durability, Engine, Recovery, Scope};
 
 use super::checker::Timed;
 use super::common::{START_MS, request, small};
@@ -65,10 +65,11 @@ impl Gate {
 pub fn histories(seed: u64, kind: Kind, count: usize) -> Vec<Vec<Timed<Call>>> {
     let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(START_MS));
     let engine = small(Engine::options()).disk(&disk).clock(&clock).open("x.idem").unwrap();
+    let rerun = engine.policy().recovery(Recovery::Rerun);
     let policy = match kind {
-        Kind::Durable => engine.policy(),
-        Kind::Completions => engine.policy().durability(Durability::Completions),
-        Kind::Leases => engine.policy().lease(LEASE),
+        Kind::Durable => rerun,
+        Kind::Completions => rerun.durability(Durability::Completions),
+        Kind::Leases => rerun.lease(LEASE),
     };
     let scope = engine.declare("keys", policy).unwrap();
     let (gate, time) = (Gate::default(), AtomicU64::new(0));

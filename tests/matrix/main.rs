@@ -87,7 +87,8 @@ fn go_on(prepared: &mut Prepared, context: &str) -> String {
 fn restart(machine: &Machine, context: &str) {
     for kind in [CrashKind::KeepAll, CrashKind::DropAll, CrashKind::Torn(1), CrashKind::Torn(2)] {
         let context = format!("{context}, {kind:?}");
-        let machine = Machine { disk: machine.disk.image(kind), clock: machine.clock.fork() };
+        let machine =
+            Machine { disk: machine.disk.image(kind), clock: machine.clock.fork(), ..machine.clone() };
         if kind != CrashKind::KeepAll {
             machine.clock.reboot();
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use idemkv::{
     Begin, BeginError, Busy, Claim, ClaimError, ClaimToken, CommitError, CompleteInError, Completion,
-    Durability, EndError, ForgetError, Outcome, Record, ResolveError, Status, Timestamp, TokenError,
+    Durability, EndError, ForgetError, Interruption, Outcome, Record, ResolveError, Status, Timestamp,
+    TokenError,
 };
 
 use crate::key::{Answer, Ask, Attempt, Info, Kept, NEVER, Reply, Seen, State, ms};
@@ -184,7 +185,10 @@ impl World {
             Ok(Begin::InFlight(_)) | Err(BeginError::Twin { .. }) => self.answered(who, &Answer::InFlight),
             Ok(Begin::Done(record)) => self.answered(who, &Answer::Done(Reply::of(&record))),
             Err(BeginError::KeyReused) => self.answered(who, &Answer::Reused),
-            Err(BeginError::Unresolved(info)) => self.answered(who, &Answer::Unresolved(Info::of(info))),
+            Err(BeginError::Unresolved(lost)) => {
+                self.answered(who, &Answer::Unresolved(Info::lost(&lost)));
+                self.told_of(who, &lost);
+            }
             Err(BeginError::Expired(left)) => self.answered(who, &Answer::Expired(Reply::left(&left))),
             Err(error) => self.not_granted(who, Some(who.request), &error),
         }
@@ -221,6 +225,22 @@ impl World {
         }
     }
 
+    /// A begin was told of an interruption that nobody has resolved.
+    fn told_of(&mut self, who: Who, lost: &Interruption) {
+        let now = self.now();
+        let (at, note) =
+            (lost.interrupted_at().as_millis(), lost.last_checkpoint().map(|note| note.to_vec()));
+        assert!(
+            lost.started().as_millis() <= at && at <= now,
+            "{who:?} was interrupted at {at}, and it is {now}"
+        );
+        assert_eq!(*lost.fingerprint(), fingerprint(who.request));
+        let live = &mut self.keys[who.place()].live;
+        let before = live.clone();
+        live.retain(|state| state.attempt().is_some_and(|attempt| attempt.notes.contains(&note)));
+        assert!(!live.is_empty(), "{who:?} is told of the checkpoint {note:?}, may be {before:#?}");
+    }
+
     /// A begin or a resolve was answered with a claim.
     fn granted(&mut self, who: Who, request: Option<usize>, claim: Claim) {
         self.touch(who.place());
@@ -231,14 +251,14 @@ impl World {
         let started = claim.started().as_millis();
         let info = Info { fence: Some(fence), number: claim.attempt(), started };
         let note = claim.last_checkpoint().map(|note| note.to_vec());
-        let found = Answer::Fresh { info, told: claim.interrupted().map(Info::of), note };
+        let found = Answer::Fresh { info, told: claim.interrupted().as_ref().map(Info::lost), note };
         let ask = Ask { request, policy: &policy, now };
         let had_token = self.tokens.iter().any(|given| given.key == who.place());
         let key = &mut self.keys[who.place()];
         let answers = key.live.iter().flat_map(|state| ask.answers(state));
         let attempts = answers.filter(|(answer, _)| answer.is(&found)).filter_map(|(_, attempt)| attempt);
         let until = policy.lease.map_or(NEVER, |lease| now.saturating_add(ms(lease)));
-        let told = claim.interrupted().map(Info::of);
+        let told = claim.interrupted().as_ref().map(Info::lost);
         let live: Vec<State> = attempts
             .map(|attempt| Attempt { info, earlier: told, ..attempt })
             .map(|attempt| State::Out { attempt, until, token_until: None })
@@ -721,7 +741,7 @@ impl World {
             Ok(claim) => {
                 assert_eq!((scope, claim.fence().get()), (own, fence));
                 assert!(opening >= handed_in, "a token is taken that a later opening has made anew");
-                let found = (claim.attempt(), claim.interrupted().map(Info::of));
+                let found = (claim.attempt(), claim.interrupted().as_ref().map(Info::lost));
                 let note = claim.last_checkpoint().map(|note| note.to_vec());
                 let live = std::mem::take(&mut self.keys[key].live);
                 for state in &live {

@@ -1,6 +1,6 @@
 //! What was promised of one key, as plainly as it can be said. Written from the README and the documentation of the calls.
 
-use idemkv::{AttemptInfo, Outcome, Policy, Record, Recovery, Status, Tombstone};
+use idemkv::{AttemptInfo, Interruption, Outcome, Policy, Record, Recovery, Status, Tombstone};
 
 /// An attempt as others are told of it. The fence of one whose begin was cut off by a crash is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,11 @@ pub struct Info {
 impl Info {
     pub fn of(info: AttemptInfo) -> Self {
         Self { fence: Some(info.fence().get()), number: info.attempt(), started: info.started().as_millis() }
+    }
+
+    pub fn lost(lost: &Interruption) -> Self {
+        let started = lost.started().as_millis();
+        Self { fence: Some(lost.fence().get()), number: lost.attempt(), started }
     }
 
     fn is(&self, found: &Self) -> bool {
@@ -55,11 +60,18 @@ pub struct Attempt {
     pub request: usize,
     pub kept: Kept,
     pub lease: Option<u64>,
-    /// Interrupted, it stays until somebody resolves it.
-    pub stays: bool,
+    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
+    pub unresolved: Option<u64>,
     pub earlier: Option<Info>,
     /// What the next attempt may find noted.
     pub notes: Vec<Option<Vec<u8>>>,
+}
+
+impl Attempt {
+    /// When it is no longer remembered, if it was found dead at that time.
+    fn forgotten_after(&self, found: u64) -> u64 {
+        self.unresolved.map_or(NEVER, |unresolved| found.saturating_add(unresolved))
+    }
 }
 
 /// A stored result.
@@ -124,7 +136,7 @@ impl Seen {
         match status {
             Status::Vacant => Self::Vacant,
             Status::InFlight(info) => Self::InFlight(Info::of(*info)),
-            Status::Interrupted(info) => Self::Interrupted(Info::of(*info)),
+            Status::Interrupted(lost) => Self::Interrupted(Info::lost(lost)),
             Status::Done(record) => Self::Done(Reply::of(record)),
             Status::Expired(tombstone) => Self::Expired(Reply::left(tombstone)),
         }
@@ -206,8 +218,7 @@ impl State {
 
     /// A claim that ended without an outcome, between `since` and `by`.
     pub fn lost(attempt: Attempt, told: Info, since: u64, by: u64) -> Self {
-        let after = |time: u64| if attempt.stays { NEVER } else { time.saturating_add(attempt.kept.ttl) };
-        let (from, to) = (after(since), after(by));
+        let (from, to) = (attempt.forgotten_after(since), attempt.forgotten_after(by));
         Self::Interrupted { attempt, told, from, to }
     }
 
@@ -281,7 +292,7 @@ impl State {
             }
             // Since when a claim is dead the disk may not know.
             Self::Interrupted { attempt, told, from, to } if to != NEVER => {
-                let to = to.max(now.saturating_add(attempt.kept.ttl));
+                let to = to.max(attempt.forgotten_after(now));
                 Self::Interrupted { attempt, told, from, to }
             }
             Self::Ending { reply, .. } => Self::Done(reply),
@@ -338,7 +349,7 @@ impl Ask<'_> {
             request,
             kept: Kept::by(self.policy),
             lease: self.policy.lease.map(ms),
-            stays: number >= attempts_max(self.policy),
+            unresolved: self.policy.unresolved_ttl.map(ms),
             earlier: earlier.map(|(_, told)| told),
             notes: earlier.map_or_else(|| vec![None], |(attempt, _)| attempt.notes.clone()),
         }

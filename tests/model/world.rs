@@ -15,6 +15,9 @@ const START_MS: u64 = 1_800_000_000_000;
 const SECOND: Duration = Duration::from_secs(1);
 pub const TTL: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(30);
+/// How long interrupted keys are remembered: longer than a record, or not as long.
+const UNRESOLVED: Duration = Duration::from_secs(100);
+const UNRESOLVED_SHORT: Duration = Duration::from_secs(20);
 pub const BODY_MAX: usize = 300;
 const JUMP_MAX_MS: u64 = 3_600_000;
 /// So that no clock comes to its end.
@@ -167,21 +170,22 @@ fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
 
 /// Policies to declare; the last two are refused.
 pub fn policy(choice: u8) -> Policy {
-    let plain = Policy::default().ttl(TTL);
+    let plain = Policy::default().ttl(TTL).unresolved_ttl(UNRESOLVED);
+    let rerun = plain.recovery(Recovery::Rerun);
     let relaxed = Durability::Relaxed(60 * SECOND);
     match choice % 14 {
-        1 => plain.tombstone_ttl(150 * SECOND),
-        2 => plain.lease(LEASE),
-        3 => plain.lease(LEASE).recovery(Recovery::Refuse),
-        4 => plain.recovery(Recovery::Refuse),
-        5 => plain.max_attempts(2),
-        6 => plain.durability(Durability::Completions),
-        7 => plain.durability(relaxed),
-        8 => plain.max_in_flight(1),
-        9 => plain.durability(relaxed).lease(LEASE).tombstone_ttl(150 * SECOND),
-        10 => plain.durability(Durability::Completions).lease(LEASE),
+        1 => rerun.tombstone_ttl(150 * SECOND),
+        2 => rerun.lease(LEASE),
+        3 => plain.lease(LEASE).unresolved_forever(),
+        4 => plain.unresolved_ttl(UNRESOLVED_SHORT).tombstone_ttl(150 * SECOND),
+        5 => rerun.max_attempts(2).unresolved_forever(),
+        6 => rerun.durability(Durability::Completions),
+        7 => rerun.durability(relaxed).unresolved_ttl(UNRESOLVED_SHORT),
+        8 => rerun.max_in_flight(1).unresolved_ttl(UNRESOLVED_SHORT),
+        9 => rerun.durability(relaxed).lease(LEASE).tombstone_ttl(150 * SECOND),
+        10 => rerun.durability(Durability::Completions).lease(LEASE),
         11 => plain.lease(LEASE).max_in_flight(2).ttl(5 * SECOND),
-        12 => plain.recovery(Recovery::Refuse).durability(Durability::Completions),
+        12 => plain.durability(Durability::Completions),
         13 => plain.ttl(Duration::ZERO),
         _ => plain,
     }

@@ -34,7 +34,7 @@ mod worker;
 
 use std::process::Command;
 
-use idemkv::{Engine, Fingerprint, Options};
+use idemkv::{Engine, Fingerprint, Options, Recovery};
 
 const FILE_VARIABLE: &str = "IDEMKV_REAL_FILE";
 const ORDER_VARIABLE: &str = "IDEMKV_REAL_ORDER";
@@ -120,7 +120,8 @@ impl Order {
     }
 
     fn options(&self) -> Options {
-        if self.small { small_options() } else { Engine::options() }
+        let options = if self.small { small_options() } else { Engine::options() };
+        options.recovery(Recovery::Rerun)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
-use idemkv::{Begin, Engine, Options, Policy, Scope, Verify};
+use idemkv::{Begin, Engine, Options, Policy, Recovery, Scope, Verify};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{
     PctScheduler, RandomScheduler, ReplayScheduler, Scheduler, UncontrolledNondeterminismCheckScheduler,
@@ -58,6 +58,7 @@ pub struct World {
 
 fn options(setup: Setup, disk: &SimDisk, clock: &ManualClock) -> Options {
     let small = Engine::options()
+        .recovery(Recovery::Rerun)
         .max_body_bytes(64)
         .reserve_bytes(16)
         .batch_bytes(4_096)

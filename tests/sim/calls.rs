@@ -14,7 +14,8 @@ use crate::harm::Trouble;
 use crate::oracle::{Expect, Left, Notes, Reply, Token};
 use crate::script::{Op, Random};
 use crate::setting::{
-    EFFECTS, KEYS, LEASE, SCOPES, fingerprint, forgets_claims, is_leased, name, scope, scope_of, stays,
+    DEFAULT_KEYS, EFFECTS, KEYS, LEASE, SCOPES, fingerprint, forgets_claims, is_leased, name, refuses, scope,
+    scope_of,
 };
 use crate::tasks::Waiter;
 use crate::world::{World, is_declared};
@@ -160,7 +161,8 @@ impl World {
     }
 
     fn begin_many(&mut self, engine: &Engine, key: u64, callers: &mut Callers) {
-        let keys: Vec<_> = (0..3).map(|n| (key + n) % 3).collect();
+        let first = usize::try_from(key).unwrap();
+        let keys: Vec<_> = (0..3).map(|n| DEFAULT_KEYS[(first + n) % 3]).collect();
         let requests: Vec<_> = keys.iter().map(|key| (name(*key), fingerprint(*key))).collect();
         for key in &keys {
             self.oracle.start_grant(*key, engine.now());
@@ -213,11 +215,18 @@ impl World {
                 self.oracle.saw_end(key, &Expect::Expired(Left::of(&tombstone)), now);
                 self.meet("begin of a tombstone", true);
             }
-            Err(BeginError::Unresolved(attempt)) => {
+            Err(BeginError::Unresolved(lost)) => {
                 self.oracle.refuse(key);
                 let before = self.oracle.at(key, now);
-                assert!(stays(key), "key {key} may run again");
-                assert_eq!(before, Expect::Interrupted(attempt.attempt()), "key {key} is unresolved");
+                assert!(refuses(key), "key {key} may run again");
+                assert_eq!(before, Expect::Interrupted(lost.attempt()), "key {key} is unresolved");
+                assert_eq!(*lost.fingerprint(), fingerprint(key));
+                let at = lost.interrupted_at();
+                assert!(
+                    lost.started() <= at && at <= now,
+                    "key {key} was interrupted at {at}, and it is {now}"
+                );
+                self.oracle.told_of_note(key, lost.last_checkpoint().map(|note| note.to_vec()));
                 self.meet("unresolved key", true);
             }
             Err(error) => {
@@ -233,7 +242,7 @@ impl World {
         assert!(!self.failed, "key {key} was granted after a commit had failed");
         let (claim, now) = (&held.claim, engine.now());
         let is_told = claim.interrupted().is_some();
-        assert!(!is_told || !stays(key) || held.resolves, "key {key} may not run again by itself");
+        assert!(!is_told || !refuses(key) || held.resolves, "key {key} may not run again by itself");
         let forgotten = !is_told && self.oracle.at(key, now).attempt() > 0;
         // What was started for the grant is over.
         self.oracle.refuse(key);

@@ -7,7 +7,7 @@ use idemkv::{
     Claim, ClaimToken, Engine, Fence, Outcome, Policy, ReadError, Record, Status, Timestamp, Tombstone,
 };
 
-use crate::setting::{CLOCK_JUMP_MAX, EFFECTS, TTL, forgets_claims, name, scope, stays};
+use crate::setting::{CLOCK_JUMP_MAX, EFFECTS, forgets_claims, name, scope, unresolved};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reply {
@@ -89,7 +89,8 @@ impl Expect {
     fn of(status: &Status) -> Self {
         match status {
             Status::Vacant => Self::Vacant,
-            Status::InFlight(info) | Status::Interrupted(info) => Self::Interrupted(info.attempt()),
+            Status::InFlight(info) => Self::Interrupted(info.attempt()),
+            Status::Interrupted(lost) => Self::Interrupted(lost.attempt()),
             Status::Done(record) => Self::Done(Reply::of(record)),
             Status::Expired(tombstone) => Self::Expired(Left::of(tombstone)),
         }
@@ -150,8 +151,8 @@ pub(crate) struct Oracle {
     certain: HashMap<u64, Timestamp>,
     /// Keys whose claims were given back while they were granted.
     leaving: BTreeSet<u64>,
-    /// When each key was last granted. One that is interrupted is forgotten a TTL after it was found dead, so not before a
-    /// TTL after this.
+    /// When each key was last granted. One that is interrupted is forgotten some time after it was found dead, so not before
+    /// that time after this.
     granted: HashMap<u64, Timestamp>,
     /// The last attempt that is durable, of keys whose claims need not be.
     durable_attempt: HashMap<u64, u32>,
@@ -265,7 +266,9 @@ impl Oracle {
 
     /// Whether an interruption of this key may have been forgotten by now.
     pub(crate) fn may_be_forgotten(&self, key: u64, now: Timestamp) -> bool {
-        !stays(key) && self.granted.get(&key).is_none_or(|granted| granted.saturating_add(TTL) <= now)
+        let is_over =
+            |granted: &Timestamp| unresolved(key).is_some_and(|span| granted.saturating_add(span) <= now);
+        self.granted.get(&key).map_or(unresolved(key).is_some(), is_over)
     }
 
     /// Whether a claim that nobody holds may be found in flight.
@@ -343,6 +346,13 @@ impl Oracle {
 
     pub(crate) fn note_is(&mut self, key: u64, note: Option<Vec<u8>>) {
         self.notes_are(key, BTreeSet::from([note]));
+    }
+
+    /// What somebody is told of a key that is interrupted.
+    pub(crate) fn told_of_note(&mut self, key: u64, note: Option<Vec<u8>>) {
+        let allowed = self.notes.get(&key).cloned().unwrap_or_else(|| BTreeSet::from([None]));
+        assert!(allowed.contains(&note), "key {key}: told of {note:?}, may be {allowed:?}");
+        self.note_is(key, note);
     }
 
     /// What a claim that was granted finds noted.
