@@ -366,7 +366,7 @@ fn meta() -> Meta {
         log_empty: true,
         opened_as: "f".to_owned(),
         log_buffered: false,
-        log_segments: 6,
+        log_bytes: 6,
         fence_next: 7,
         block_next: 8,
         blocks: 9,

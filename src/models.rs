@@ -254,7 +254,9 @@ fn replays_of_kept_records_are_all_counted_though_a_tally_changes_hands() {
 const SEGMENT: u64 = 4_096;
 
 fn room() -> Room {
-    Room::new(Geometry { segment: SEGMENT, frame_max: 1_024 }, 2)
+    let room = Room::new(Geometry { segment: SEGMENT, frame_max: 1_024 });
+    room.open(2 * SEGMENT);
+    room
 }
 
 #[test]
@@ -323,7 +325,9 @@ fn commit_with(leader: Option<Nudge>, press: Option<Nudge>) -> Arc<Commit<Publis
     let limits = Limits { group_bytes: 64, queue_bytes: 1 << 20, queue_entries: 100, published_by_leader: 0 };
     let timers = Arc::new(Timers::new(Nudge::pair().0));
     let clock = Arc::new(EngineClock::new(TimeSource::System));
-    Arc::new(Commit::new(Arc::default(), room, clock, timers, limits, writer, Threads { leader, press }))
+    let commit = Commit::new(Arc::default(), room, clock, timers, limits, Threads { leader, press });
+    commit.start(writer);
+    Arc::new(commit)
 }
 
 impl Commit<Published> {

@@ -111,14 +111,13 @@ impl<P: Publish> Commit<P> {
         clock: Arc<EngineClock>,
         timers: Arc<Timers>,
         limits: Limits,
-        writer: LogWriter,
         threads: Threads,
     ) -> Self {
         Self {
             publisher,
             room,
             clock,
-            queue: Mutex::new(Queue::new(limits, writer)),
+            queue: Mutex::new(Queue::new(limits)),
             drained: Condvar::new(),
             tasks_drained: Wakers::default(),
             threads,
@@ -129,6 +128,14 @@ impl<P: Publish> Commit<P> {
             origin: Origin::here(),
             counters: Counters::default(),
         }
+    }
+
+    /// The log is ready to be appended to. Nothing was promised space in it, and so nothing was queued, before.
+    pub(crate) fn start(&self, writer: LogWriter) {
+        let mut queue = self.queue.lock();
+        debug_assert!(!queue.is_started && queue.is_empty(), "a log is started once");
+        queue.is_started = true;
+        queue.writer = Some(writer);
     }
 
     pub(crate) fn failure(&self) -> Option<&Failure> {
@@ -454,6 +461,9 @@ impl<P: Publish> Commit<P> {
         let mut queue = self.queue.lock();
         queue.closed = true;
         loop {
+            if !queue.is_started {
+                break;
+            }
             // The files are let go after this, so nobody may be writing.
             if self.failure.get().is_some() && !queue.is_writing {
                 break;

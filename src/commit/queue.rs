@@ -50,7 +50,9 @@ pub(super) struct Queue<T> {
     entries: usize,
     /// The newest group, whatever has become of it.
     newest: Option<Arc<Fate>>,
-    /// `None` where somebody leads, or a commit failed.
+    /// The log can be appended to, or was until a commit failed.
+    pub(super) is_started: bool,
+    /// `None` where somebody leads, a commit failed, or the log is not ready yet.
     pub(super) writer: Option<LogWriter>,
     /// A group is being written.
     pub(super) is_writing: bool,
@@ -70,7 +72,7 @@ pub(super) fn bytes_of(entry: &[u8]) -> usize {
 }
 
 impl<T> Queue<T> {
-    pub(super) fn new(limits: Limits, writer: LogWriter) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
             full: VecDeque::new(),
@@ -78,7 +80,8 @@ impl<T> Queue<T> {
             bytes: 0,
             entries: 0,
             newest: None,
-            writer: Some(writer),
+            is_started: false,
+            writer: None,
             is_writing: false,
             written: VecDeque::new(),
             is_publishing: false,

@@ -52,8 +52,9 @@ impl Bench {
         let sealer = Sealer::new(&Secret([0; 32]));
         let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
         let log = Arc::new(Log::create(&disk, Path::new("x"), &id, 1 << 20, 1).unwrap());
-        let segments = log.segments().unwrap();
-        let room = Arc::new(Room::new(Geometry { segment: 1 << 20, frame_max: 1 << 16 }, segments));
+        let room = Arc::new(Room::new(Geometry { segment: 1 << 20, frame_max: 1 << 16 }));
+        // The simulated file grows where it is written.
+        room.open(2 << 20);
         assert!(room.try_promise(1_000 * ROOM));
         let writer = LogWriter::new(log, Arc::clone(&room), sealer, 1, true, 0);
         let limits = Limits {
@@ -67,7 +68,8 @@ impl Bench {
         let clock = Arc::new(EngineClock::new(TimeSource::System));
         let [leader_call, press] = [leads, prints].map(|nudge| has_threads.then_some(nudge));
         let threads = Threads { leader: leader_call, press };
-        let commit = Commit::new(Arc::new(seen), room, clock, timers, limits, writer, threads);
+        let commit = Commit::new(Arc::new(seen), room, clock, timers, limits, threads);
+        commit.start(writer);
         Self { commit: Arc::new(commit), disk, leader, publisher }
     }
 
@@ -321,7 +323,8 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     let limits = Limits { group_bytes: 128, queue_bytes: 256, queue_entries: 3, published_by_leader: 0 };
     let bench = Bench::new(1, Seen::default(), false);
     let writer = bench.commit.queue.lock().writer.take().unwrap();
-    let mut queue = Queue::new(limits, writer);
+    let mut queue = Queue::new(limits);
+    queue.writer = Some(writer);
     assert_eq!(bytes_of(ENTRY), COUNTED);
     assert!(queue.has_place(10_000) && queue.is_empty());
     let fates: Vec<_> = (0..2).map(|op| Arc::clone(&queue.push(ENTRY, op, 0).fate)).collect();

@@ -48,7 +48,8 @@ pub(crate) struct Core {
     pub(super) publisher: Arc<Publisher>,
     pub(super) commit: Commit<Publisher>,
     pub(super) room: Arc<Room>,
-    pub(super) log: Arc<Log>,
+    /// `None` where there is none yet, on a full disk. Leaf lock.
+    pub(super) log: Mutex<Option<Arc<Log>>>,
     pub(super) store: Store,
     pub(super) fences: Fences,
     /// The salt of this opening: tokens that are made in it say so.

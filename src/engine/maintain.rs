@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::core::{Core, Counters};
 use super::forget::vacated_entry;
+use super::prepare::Unprepared;
 use super::publisher::Op;
 use crate::Timestamp;
 use crate::attempt::Ended;
@@ -40,6 +41,8 @@ pub(crate) struct Rota {
     reclaim_at: Timestamp,
     mark_at: Timestamp,
     retry_at: Timestamp,
+    /// The log, where it is not prepared for this opening yet.
+    pub(super) unprepared: Option<Unprepared>,
     /// Commits at the last step: unchanged, the engine is idle.
     commits_seen: u64,
     /// Bytes of the file when it was last compacted: less than that is not to be had.
@@ -117,7 +120,8 @@ impl Core {
         if self.store.is_taken_away() {
             return Some(Failure::TakenAway(self.store.path().to_owned()));
         }
-        self.log.is_taken_away().then(|| Failure::TakenAway(self.log.path().to_owned()))
+        let log = self.log.lock().clone()?;
+        log.is_taken_away().then(|| Failure::TakenAway(log.path().to_owned()))
     }
 
     fn is_time_to_sweep(&self, now: Timestamp) -> bool {
@@ -140,7 +144,9 @@ impl Core {
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
         let reclaim = now >= rota.reclaim_at && self.store.has_due(now);
-        let checkpointed = (reclaim || self.room.has_sealed() || self.fences.are_short()) && {
+        let is_due =
+            reclaim || self.room.has_sealed() || self.fences.are_short() || rota.unprepared.is_some();
+        let checkpointed = is_due && {
             rota.reclaim_at = now.saturating_add((self.options.policy.ttl / 40).min(Duration::from_secs(10)));
             self.checkpoint(&mut rota)
         };
@@ -170,7 +176,7 @@ impl Core {
             return;
         }
         self.or_halt(|| {
-            if self.publisher.tail_lag().0 > 0 {
+            if self.publisher.tail_lag().0 > 0 || rota.unprepared.is_some() {
                 self.checkpoint(&mut rota);
             }
             self.grow();
@@ -220,7 +226,11 @@ impl Core {
         rota.retry_at = now.saturating_add(Duration::from_millis(100));
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
-        match ready.and_then(|()| self.apply_tail(None)) {
+        let moved = ready.and_then(|()| match &mut rota.unprepared {
+            None => self.apply_tail(None),
+            unprepared @ Some(_) => self.prepare(unprepared),
+        });
+        match moved {
             Ok(()) => true,
             Err(error) => {
                 self.checkpoint_failed(error);
@@ -241,7 +251,7 @@ impl Core {
             rota.retry_at = self.clock.now().saturating_add(Duration::from_millis(100));
             self.store.reopen().map_err(|error| self.store_refused(error))?;
         }
-        Ok(())
+        self.prepare(&mut rota.unprepared).map_err(|error| self.store_refused(error))
     }
 
     /// Notes that the store refused a transaction; gives what to tell whoever wanted it.
@@ -298,7 +308,7 @@ impl Core {
     }
 
     /// Does some of the background's work. Where it panics nobody would do the rest: then nothing is granted any more.
-    fn or_halt<R>(&self, work: impl FnOnce() -> R) -> R {
+    pub(super) fn or_halt<R>(&self, work: impl FnOnce() -> R) -> R {
         let unwinding = HaltOnUnwind(self);
         let result = work();
         std::mem::forget(unwinding);
@@ -324,14 +334,16 @@ impl Core {
     /// What every write of the meta row brings up to date.
     pub(super) fn stamp(&self, meta: &mut Meta) {
         meta.set_time(self.clock.mark());
-        meta.log_segments = self.room.durable_segments();
+        meta.log_bytes = self.room.durable_bytes();
     }
 
-    /// Adds segments while little of the log is free.
+    /// Makes the log longer while little of it is free.
     fn grow(&self) {
-        let segments_max = self.options.segments_max(self.log.segment_bytes());
-        while self.room.is_short() && self.room.segments() < segments_max && self.commit.failure().is_none() {
-            match self.log.grow(&self.room) {
+        let Some(log) = self.log.lock().clone() else { return };
+        while let Some(bytes) = self.room.growth(self.options.log_bytes_max())
+            && self.commit.failure().is_none()
+        {
+            match log.grow(&self.room, bytes) {
                 Ok(()) => self.full.lock().log = None,
                 Err(failure) if failure.is_disk_full() => {
                     self.full.lock().log = Some(failure);
@@ -460,7 +472,8 @@ impl Core {
             None => self.last_checkpoint().and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
         // The log first: whoever opens the store next will want it.
-        let unlocked = self.log.unlock().map_err(Failure::Io);
+        let log = self.log.lock().clone();
+        let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
         let closed = self.store.close();
         drop(rota);
         flushed.and(unlocked).and(closed).map(|()| left.len())

@@ -41,6 +41,7 @@ mod own;
 mod pending;
 mod permit;
 mod policies;
+mod prepare;
 mod publisher;
 mod reads;
 #[cfg(feature = "serde")]

@@ -11,9 +11,10 @@ use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
 use super::maintain::Rota;
-use super::options::{CommitMode, Options, Verify};
+use super::options::{Options, Verify};
 use super::permit::Share;
 use super::policies::Policies;
+use super::prepare::Unprepared;
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;
 
@@ -29,10 +30,10 @@ use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::Record;
 use crate::state::Fence;
-use crate::store::{Batch, Meta, Store, StoreError, Stored};
+use crate::store::{Meta, Store, StoreError, Stored};
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
-use crate::wal::{self, Geometry, Identity, Log, LogWriter, Room, Scanned};
+use crate::wal::{self, Geometry, Identity, Log, Room, Scanned};
 
 impl Core {
     /// Opens the file at `path`, or makes it.
@@ -72,6 +73,7 @@ impl Core {
             Arc::clone(&policies),
             meta.checkpointed_seq,
         ));
+        let replayed = frames.iter().map(|found| (found.offset, found.frame.len())).collect::<Vec<_>>();
         if let Some(log) = &log {
             replay(log, frames, &publisher, &budget)?;
         }
@@ -81,18 +83,12 @@ impl Core {
         let detached = Detached::default();
         let (in_flight, recalled) = interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached);
 
-        // From here on the file is changed: what was replayed becomes durable in the store before anybody sees it.
         let fences = Fences::open(meta.fence_next, options.time.wall());
-        let (log, salt) =
-            Self::settle(path, &options, &store, &publisher, &index, &clock, log, &id, fences.limit())?;
-        index.evict();
-
-        let log = Arc::new(log);
-        let segments = log.segments()?;
-        let geometry = Geometry { segment: log.segment_bytes(), frame_max: options.frame_max() };
-        let room = Arc::new(Room::new(geometry, segments));
-        let synced = options.commit_mode == CommitMode::Synced;
-        let writer = LogWriter::new(Arc::clone(&log), Arc::clone(&room), id.sealer, salt, synced, last_seq);
+        // The sequence makes it another salt at every opening, from one seed too.
+        let purpose = format!("salt {} {}", meta.salt, meta.checkpointed_seq);
+        let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
+        let geometry = Geometry { segment: options.log_segment_bytes, frame_max: options.frame_max() };
+        let room = Arc::new(Room::new(geometry));
         let timers = Arc::new(Timers::new(bells.worker.clone()));
         let threads = if options.workers {
             Threads { leader: Some(bells.leader), press: Some(bells.publisher) }
@@ -105,10 +101,10 @@ impl Core {
             Arc::clone(&clock),
             Arc::clone(&timers),
             options.limits(),
-            writer,
             threads,
         );
-        Ok(Self {
+        let mut unprepared = Some(Unprepared { path: path.clone(), id, last_seq });
+        let core = Self {
             options,
             secret,
             file_id: meta.file_id,
@@ -117,7 +113,7 @@ impl Core {
             publisher,
             commit,
             room,
-            log,
+            log: Mutex::new(log.map(Arc::new)),
             store,
             fences,
             opening: salt,
@@ -139,7 +135,24 @@ impl Core {
             detached,
             checkpoint_bytes: budget,
             counters: Counters::default(),
-        })
+        };
+        // From here on the files are changed.
+        match core.prepare(&mut unprepared) {
+            Ok(()) => {}
+            Err(StoreError::Full(failure)) => core.open_on_a_full_disk(&replayed, failure)?,
+            Err(error) => return Err(to_open_error(error)),
+        }
+        core.rota.lock().unprepared = unprepared;
+        Ok(core)
+    }
+
+    /// Makes what was read from the log durable where it is, for nothing else has space: what is replayed to callers must not be known
+    /// to the operating system alone.
+    fn open_on_a_full_disk(&self, replayed: &[(u64, usize)], failure: IoFailure) -> Result<(), OpenError> {
+        let log = self.log.lock().clone();
+        log.map_or(Ok(()), |log| log.write_again(replayed))?;
+        self.full.lock().store = Some(failure);
+        Ok(())
     }
 
     /// Tells the observer of claims whose holders died with the process.
@@ -148,56 +161,6 @@ impl Core {
         for attempt in recalled {
             self.tell_of_interruption(&attempt);
         }
-    }
-
-    /// Checkpoints what was replayed, and puts an empty log in place: the old one under a new salt, which makes all its
-    /// frames history in one atomic step, or a new one where there is none that fits the options.
-    #[expect(clippy::too_many_arguments, reason = "the parts of an engine that is being put together")]
-    fn settle(
-        path: &Path,
-        options: &Options,
-        store: &Store,
-        publisher: &Publisher,
-        index: &Index,
-        clock: &EngineClock,
-        log: Option<Log>,
-        id: &Identity,
-        fence_limit: u64,
-    ) -> Result<(Log, u64), OpenError> {
-        // The sequence makes it another salt at every opening, from one seed too.
-        let purpose = format!("salt {} {}", store.meta().salt, store.meta().checkpointed_seq);
-        let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
-        let tail = publisher.take_tail();
-        let current = store.meta().salt;
-        let kept = log.filter(|log| log.segment_bytes() == options.log_segment_bytes);
-        let segments = kept.as_ref().map(Log::segments).transpose()?;
-        let mut kept = kept.zip(segments).filter(|(_, segments)| *segments >= wal::SEGMENTS_MIN);
-        let stamp = |meta: &mut Meta, segments: Option<u32>| {
-            meta.set_time(clock.mark());
-            meta.checkpointed_seq = tail.seq;
-            meta.fence_next = fence_limit;
-            meta.salt = salt;
-            meta.opened_as = path.to_string_lossy().into_owned();
-            meta.log_empty = segments.is_none();
-            meta.log_buffered = options.commit_mode == CommitMode::Buffered;
-            meta.log_segments = segments.unwrap_or(0);
-        };
-        // This syncs it, too: the segments that the meta row is about to name may have been added right before a kill.
-        kept.as_mut().map(|(log, _)| log.add_opening(&id.sealer, current, salt)).transpose()?;
-        let log_segments = kept.as_ref().map(|(_, segments)| *segments);
-        let lift = |from, tombstone: &Record| index.lift(from, tombstone);
-        let applied = store.apply(None, &tail.batch(0), clock.now(), |meta| stamp(meta, log_segments), lift);
-        applied.map_err(to_open_error)?.bodiless.iter().for_each(|record| index.drop_cached(record));
-        if let Some((log, _)) = kept {
-            return Ok((log, salt));
-        }
-        let log = Log::create(&*options.disk, path, id, options.log_segment_bytes, salt)?;
-        let segments = Some(log.segments()?);
-        let nothing = Batch::default();
-        store
-            .apply(None, &nothing, clock.now(), |meta| stamp(meta, segments), lift)
-            .map_err(to_open_error)?;
-        Ok((log, salt))
     }
 }
 
@@ -275,7 +238,7 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         log_empty: true,
         opened_as: String::new(),
         log_buffered: false,
-        log_segments: 0,
+        log_bytes: 0,
         // Zero stands for "older than every claim".
         fence_next: 1,
         block_next: 0,
@@ -306,8 +269,9 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
         return Ok(Some(log));
     }
     log.check_opening(meta.salt, &meta.opened_as)?;
-    if log.segments()? < meta.log_segments {
-        let what = format!("{} segments were there, {} are", meta.log_segments, log.segments()?);
+    let bytes = log.bytes()?;
+    if bytes < meta.log_bytes {
+        let what = format!("{} bytes were there, {bytes} are", meta.log_bytes);
         return Err(Damage::new(log.path(), "its end", what).into());
     }
     Ok(Some(log))

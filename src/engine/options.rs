@@ -381,8 +381,9 @@ impl Options {
         }
     }
 
-    pub(crate) fn segments_max(&self, segment_bytes: u64) -> u32 {
-        u32::try_from(self.log_bytes / segment_bytes).unwrap_or(u32::MAX).max(crate::wal::SEGMENTS_MIN)
+    /// Bytes of segments that the log may have: whole ones.
+    pub(crate) fn log_bytes_max(&self) -> u64 {
+        self.log_bytes - self.log_bytes % self.log_segment_bytes
     }
 }
 
@@ -428,8 +429,8 @@ mod tests {
         let options = Options::default();
         let names = ENTRY_OVERHEAD_MAX + SCOPE_MAX + options.max_key_bytes;
         let claim = entry_bytes_max(names) + entry_bytes_max(names + options.reserve_bytes);
-        let segments = u64::from(options.segments_max(options.log_segment_bytes));
-        // Half of one segment is what the frames of the intents themselves may take before it is full.
+        let segments = options.log_bytes_max() / options.log_segment_bytes;
+        // One segment less: what is not yet freed by a checkpoint.
         let room = (segments - 1) * (options.log_segment_bytes - options.frame_max());
         assert!((options.max_in_flight * claim) as u64 <= room, "{claim} bytes a claim");
     }

@@ -149,9 +149,8 @@ impl Core {
     /// [`promise_now`](Self::promise_now). A member of a batch does not wait for the end of claims: the batch may have them, and others
     /// of the batch have their answers.
     fn promise_for(&self, caller: Caller, bytes: u64) -> Option<Result<(), CommitError>> {
-        let segments_max = self.options.segments_max(self.log.segment_bytes());
         self.promise_now(bytes).or_else(|| {
-            let is_in_vain = caller == Caller::Member && !self.room.may_come(bytes, segments_max);
+            let is_in_vain = caller == Caller::Member && !self.room.may_come(bytes, self.options.log_bytes_max());
             is_in_vain.then_some(Err(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO })))
         })
     }
@@ -160,6 +159,10 @@ impl Core {
     fn promise_now(&self, bytes: u64) -> Option<Result<(), CommitError>> {
         if self.gate.is_forked() {
             return Some(Err(CommitError::Failed(Failure::Forked)));
+        }
+        // Asked before the worker is called, so that it sees what is wanted.
+        if self.room.try_promise(bytes) {
+            return Some(Ok(()));
         }
         if self.options.workers {
             self.worker.nudge();

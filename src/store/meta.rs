@@ -27,8 +27,8 @@ pub(crate) struct Meta {
     pub(crate) opened_as: String,
     /// The log was last written without syncs: after a power cut it may have gaps.
     pub(crate) log_buffered: bool,
-    /// Segments of the log when this was written; a shorter log has been cut off.
-    pub(crate) log_segments: u32,
+    /// Bytes of the log's segments when this was written; a shorter log has been cut off.
+    pub(crate) log_bytes: u64,
     /// No fence at or above this was ever granted.
     pub(crate) fence_next: u64,
     /// No block at or above this number was ever written.
@@ -119,7 +119,7 @@ mod tests {
             log_empty: true,
             opened_as: "f".to_owned(),
             log_buffered: false,
-            log_segments: 6,
+            log_bytes: 6,
             fence_next: 7,
             block_next: 8,
             blocks: 9,

@@ -28,7 +28,7 @@ fn meta() -> Meta {
         log_empty: true,
         opened_as: "f".to_owned(),
         log_buffered: false,
-        log_segments: 0,
+        log_bytes: 0,
         fence_next: 1,
         block_next: 1,
         blocks: 0,

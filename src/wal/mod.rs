@@ -5,13 +5,13 @@
 //! belongs to.
 
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use crate::codec::{self, CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, IoFailure, OpenError};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use openings::Openings;
 
 pub(crate) mod frame;
@@ -20,7 +20,7 @@ mod room;
 mod scan;
 mod writer;
 
-pub(crate) use room::{Geometry, Room};
+pub(crate) use room::{Geometry, Room, Spot};
 pub(crate) use scan::{Found, Scanned, check_not_newer, scan};
 pub(crate) use writer::LogWriter;
 
@@ -29,10 +29,13 @@ pub(crate) const HEADER_BYTES: u64 = 4_096;
 const MAGIC: &[u8; 8] = b"idemkvWL";
 /// Bytes that a segment may have; a multiple of a sector.
 pub(crate) const SEGMENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
-/// How a new log starts out: with one segment to write and one to go on in.
-pub(crate) const SEGMENTS_MIN: u32 = 2;
 /// Zeros are written in runs of this size.
 const ZEROS: usize = 1 << 20;
+
+/// Bytes of segments that a log is made with: two small segments, or a part of a large one.
+pub(crate) fn first_bytes(segment_bytes: u64) -> u64 {
+    (2 * segment_bytes).min(room::FIRST_BYTES)
+}
 
 /// The path of the log that belongs to the file at `path`.
 pub(crate) fn path_of(path: &Path) -> PathBuf {
@@ -54,8 +57,8 @@ pub(crate) struct Log {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     segment_bytes: u64,
-    /// As they were when the log was opened or made.
-    openings: Openings,
+    /// Leaf lock.
+    openings: Mutex<Openings>,
 }
 
 impl Log {
@@ -66,16 +69,17 @@ impl Log {
         id: &Identity,
         segment_bytes: u64,
         salt: u64,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, IoFailure> {
         let path = &path_of(store);
         let mut temporary = path.as_os_str().to_owned();
         temporary.push("-new");
         let temporary = PathBuf::from(temporary);
-        let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
+        let failed = |doing| move |error| IoFailure::new(path, doing, error);
         let file = disk.create(&temporary, Some(store)).map_err(failed("creating"))?;
         let openings = Openings::first(salt);
-        let log = Self { file, path: path.to_owned(), segment_bytes, openings };
-        let made = log.fill(id).and_then(|()| disk.replace(&temporary, path).map_err(failed("renaming")));
+        let log = Self { file, path: path.to_owned(), segment_bytes, openings: Mutex::new(openings) };
+        let made =
+            log.fill(id, openings).and_then(|()| disk.replace(&temporary, path).map_err(failed("renaming")));
         if made.is_err() {
             // Best effort: the next creation starts with what is left.
             drop(disk.discard(&temporary));
@@ -83,15 +87,13 @@ impl Log {
         made.map(|()| log)
     }
 
-    /// Writes the header and the first segments of a new log, and syncs them.
-    fn fill(&self, id: &Identity) -> Result<(), OpenError> {
-        let failed = |doing| move |error| OpenError::from(IoFailure::new(&self.path, doing, error));
+    /// Writes the header and the first bytes of a new log, and syncs them.
+    fn fill(&self, id: &Identity, openings: Openings) -> Result<(), IoFailure> {
+        let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
         let mut header = header(id, self.segment_bytes);
-        self.openings.write(&mut header, &id.sealer);
+        openings.write(&mut header, &id.sealer);
         self.file.write_at(0, &header).map_err(failed("writing"))?;
-        for segment in 0..SEGMENTS_MIN {
-            self.write_zeros(segment).map_err(failed("writing"))?;
-        }
+        self.write_zeros(0..first_bytes(self.segment_bytes)).map_err(failed("writing"))?;
         self.file.sync().map_err(failed("syncing"))
     }
 
@@ -114,7 +116,7 @@ impl Log {
         let mut bytes = vec![0; usize::try_from(HEADER_BYTES).unwrap_or(0)];
         file.read_at(0, &mut bytes).map_err(failed("reading"))?;
         let segment_bytes = read_header(path, &bytes, id)?;
-        let openings = Openings::read(&bytes, &id.sealer);
+        let openings = Mutex::new(Openings::read(&bytes, &id.sealer));
         Ok(Some(Self { file, path: path.to_owned(), segment_bytes, openings }))
     }
 
@@ -124,13 +126,19 @@ impl Log {
     ///
     /// When it is the log of an earlier opening, or damage hides which it is.
     pub(crate) fn check_opening(&self, salt: u64, opened_as: &str) -> Result<(), OpenError> {
-        self.openings.check(&self.path, salt, opened_as)
+        self.openings.lock().check(&self.path, salt, opened_as)
     }
 
     /// Makes this the log of the next opening as well, durably.
-    pub(crate) fn add_opening(&mut self, sealer: &Sealer, current: u64, next: u64) -> Result<(), IoFailure> {
-        self.openings.add(&*self.file, &self.path, sealer, current, next)?;
-        self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))
+    pub(crate) fn add_opening(&self, sealer: &Sealer, current: u64, next: u64) -> Result<(), IoFailure> {
+        let mut openings = *self.openings.lock();
+        if openings.names(next) {
+            return Ok(());
+        }
+        openings.add(&*self.file, &self.path, sealer, current, next)?;
+        self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))?;
+        *self.openings.lock() = openings;
+        Ok(())
     }
 
     /// Lets others open the log; nothing is written to it through this handle any more.
@@ -151,42 +159,64 @@ impl Log {
         self.segment_bytes
     }
 
-    /// Whole segments that the file has room for by its length.
-    pub(crate) fn segments(&self) -> Result<u32, IoFailure> {
+    /// Bytes of segments that the file has, by its length; whole sectors.
+    pub(crate) fn bytes(&self) -> Result<u64, IoFailure> {
         let len = self.file.len().map_err(|error| IoFailure::new(&self.path, "measuring", error))?;
-        Ok(u32::try_from(len.saturating_sub(HEADER_BYTES) / self.segment_bytes).unwrap_or(u32::MAX))
+        let bytes = len.saturating_sub(HEADER_BYTES);
+        Ok(bytes - bytes % frame::SECTOR as u64)
+    }
+
+    /// Where each segment starts in the file, and how many bytes it has: the last one may be shorter than the others.
+    fn segments(&self) -> Result<impl Iterator<Item = (u64, usize)> + use<>, IoFailure> {
+        let (bytes, segment) = (self.bytes()?, self.segment_bytes);
+        Ok((0..bytes.div_ceil(segment)).map(move |number| {
+            let start = number * segment;
+            (HEADER_BYTES + start, usize::try_from((bytes - start).min(segment)).unwrap_or(usize::MAX))
+        }))
     }
 
     fn segment_start(&self, segment: u32) -> u64 {
         HEADER_BYTES + u64::from(segment) * self.segment_bytes
     }
 
-    /// Writes a whole segment of zeros. Zeros, not a hole and not a reserved extent: the file system then has
+    /// Writes zeros over a range of segments' bytes. Zeros, not a hole and not a reserved extent: the file system then has
     /// nothing left to decide when a frame is written there, so that a sync costs one write of the disk.
-    fn write_zeros(&self, segment: u32) -> io::Result<()> {
-        let zeros = vec![0; ZEROS];
-        let (mut at, end) = (self.segment_start(segment), self.segment_start(segment + 1));
-        while at < end {
-            let run = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
-            self.file.write_at(at, zeros.split_at(run).0)?;
+    fn write_zeros(&self, bytes: Range<u64>) -> io::Result<()> {
+        let zeros = vec![0; usize::try_from(bytes.end - bytes.start).unwrap_or(ZEROS).min(ZEROS)];
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let run = usize::try_from(bytes.end - at).unwrap_or(ZEROS).min(ZEROS);
+            self.file.write_at(HEADER_BYTES + at, zeros.split_at(run).0)?;
             at += run as u64;
         }
         Ok(())
     }
 
-    /// Adds a segment at the end of the file, with its room on disk secured as far as the file system secures what it took.
+    /// Makes the file so many bytes longer, with their space on disk secured as far as the file system secures what it took.
     ///
     /// It is not synced here: the sync of the first frame written after it covers it too. A sync of its own could be
     /// the one that is told of another frame's failure, which the system reports once.
-    pub(crate) fn grow(&self, room: &Room) -> Result<(), IoFailure> {
-        let segment = room.segments();
-        if let Err(error) = self.write_zeros(segment) {
+    pub(crate) fn grow(&self, room: &Room, bytes: u64) -> Result<(), IoFailure> {
+        let end = room.bytes();
+        if let Err(error) = self.write_zeros(end..end + bytes) {
             // Best effort: what can't be given back now is overwritten by the next try.
-            drop(self.file.set_len(self.segment_start(segment)));
+            drop(self.file.set_len(HEADER_BYTES + end));
             return Err(IoFailure::new(&self.path, "extending", error));
         }
-        room.add_segment();
+        room.grow(bytes);
         Ok(())
+    }
+
+    /// Writes frames anew where they are, and makes them durable. What was read may be known to the operating system alone, after a
+    /// sync that failed. It takes no space that the file does not have.
+    pub(crate) fn write_again(&self, frames: &[(u64, usize)]) -> Result<(), IoFailure> {
+        let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
+        for (offset, len) in frames {
+            let mut bytes = vec![0; *len];
+            self.file.read_at(*offset, &mut bytes).map_err(failed("reading"))?;
+            self.file.write_at(*offset, &bytes).map_err(failed("writing"))?;
+        }
+        self.file.sync().map_err(failed("syncing"))
     }
 }
 

@@ -68,9 +68,14 @@ impl Openings {
         }
     }
 
+    /// Whether the log belongs to the opening with this salt.
+    pub(super) fn names(self, salt: u64) -> bool {
+        self.0.contains(&Place::Salt(salt))
+    }
+
     /// Checks that the log belongs to the opening with this salt.
     pub(super) fn check(self, log: &Path, salt: u64, opened_as: &str) -> Result<(), OpenError> {
-        if self.0.contains(&Place::Salt(salt)) {
+        if self.names(salt) {
             return Ok(());
         }
         let damaged = self.0.iter().zip(OFFSETS).find(|(place, _)| **place == Place::Damaged);

@@ -1,7 +1,9 @@
-//! Room in the log: which segments are free, and how much of them is promised.
+//! Space in the log: which segments are free, and how much of them is promised.
 //!
-//! Everything that is appended was promised room before, so an append never finds the log full. A claim is promised
-//! room for its intent and its completion at once.
+//! Everything that is appended was promised space before, so an append never finds the log full. A claim is promised
+//! space for its intent and its completion at once.
+//!
+//! A log starts small. Its last segment is as long as the file is, and grows in steps until it is as long as the others.
 
 use std::collections::VecDeque;
 
@@ -9,19 +11,16 @@ use crate::clock::Deadline;
 use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
 use crate::wakers::Wakers;
 
-/// A frame never spans segments, so up to one longest frame of each segment may stay unused.
+/// Bytes that a new log is made with, where its segments are not shorter.
+pub(crate) const FIRST_BYTES: u64 = 256 << 10;
+
+/// A frame never spans segments, so up to one longest frame may stay unused at the end of each segment but the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    /// Bytes of a segment; a multiple of the sector size.
+    /// Bytes of a segment that is not the last; a multiple of the sector size.
     pub(crate) segment: u64,
     /// Bytes of the longest frame.
     pub(crate) frame_max: u64,
-}
-
-impl Geometry {
-    fn capacity(self) -> u64 {
-        self.segment.saturating_sub(self.frame_max)
-    }
 }
 
 #[derive(Debug)]
@@ -36,26 +35,67 @@ pub(crate) struct Room {
     tasks: Wakers,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// Segments with nothing in them that is still needed.
     free: VecDeque<u32>,
     /// Full segments, oldest first, each with the sequence of its last frame.
     sealed: VecDeque<(u32, u64)>,
-    /// Bytes left in the segment that is written now.
-    active_left: u64,
+    /// The segment that is written now.
+    active: Option<Active>,
     /// Bytes promised and not yet written.
     promised: u64,
-    segments: u32,
-    /// Segments that would be there after a power cut.
-    durable_segments: u32,
+    /// Bytes of all segments together.
+    bytes: u64,
+    /// Bytes that would be there after a power cut.
+    durable_bytes: u64,
+    /// The most bytes that somebody asked for and did not get since the log grew.
+    wanted: u64,
     /// Counts calls of [`Room::wake`], so that one that comes right before a wait is not missed.
     wakes: u64,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    segment: u32,
+    /// Where the next frame goes.
+    at: u64,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) segment: u32,
+    /// Offset in the segment.
+    pub(crate) at: u64,
+    /// Bytes of all segments at this moment: a sync of the frame makes them durable as well.
+    pub(crate) log_bytes: u64,
+}
+
 impl State {
+    fn segments(&self, geometry: Geometry) -> u32 {
+        u32::try_from(self.bytes.div_ceil(geometry.segment)).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of a segment: the last one may be shorter than the others.
+    fn len_of(&self, geometry: Geometry, segment: u32) -> u64 {
+        self.bytes.saturating_sub(u64::from(segment) * geometry.segment).min(geometry.segment)
+    }
+
+    /// Bytes of frames that certainly fit, whatever their lengths.
+    ///
+    /// Frames are placed one after the other, and go on in the next segment where one does not fit. What is lost by that at the end of
+    /// a segment is less than a longest frame. So of the next segments, however many, the bytes of all but one longest frame for each but the last fit.
     fn capacity(&self, geometry: Geometry) -> u64 {
-        self.free.len() as u64 * geometry.capacity() + self.active_left.saturating_sub(geometry.frame_max)
+        let left = |active: Active| self.len_of(geometry, active.segment).saturating_sub(active.at);
+        let free = self.free.iter().map(|segment| self.len_of(geometry, *segment));
+        let (mut sum, mut lost, mut capacity) = (0_u64, 0, 0);
+        for len in self.active.map(left).into_iter().chain(free) {
+            sum += len;
+            capacity = capacity.max(sum.saturating_sub(lost));
+            lost += geometry.frame_max;
+        }
+        capacity
     }
 
     fn fits(&self, geometry: Geometry, bytes: u64) -> bool {
@@ -64,32 +104,36 @@ impl State {
 }
 
 impl Room {
-    /// Room in a log of `segments` segments, all free and all durable.
-    pub(crate) fn new(geometry: Geometry, segments: u32) -> Self {
-        let state = State {
-            free: (0..segments).collect(),
-            sealed: VecDeque::new(),
-            active_left: 0,
-            promised: 0,
-            segments,
-            durable_segments: segments,
-            wakes: 0,
-        };
+    /// Space in a log that is not open for writing yet: there is none.
+    pub(crate) fn new(geometry: Geometry) -> Self {
         Self {
             geometry,
-            state: Mutex::new(state),
+            state: Mutex::default(),
             changed: Condvar::new(),
             queued: AtomicU64::new(0),
             tasks: Wakers::default(),
         }
     }
 
-    /// Promises `bytes`, if there is room for them beside all earlier promises.
+    /// The log has so many bytes of segments, all free and all durable.
+    pub(crate) fn open(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        debug_assert!(state.bytes == 0, "a log is opened once");
+        state.bytes = bytes;
+        state.durable_bytes = bytes;
+        state.free = (0..state.segments(self.geometry)).collect();
+        drop(state);
+        self.wake();
+    }
+
+    /// Promises `bytes`, if there is space for them beside all earlier promises.
     pub(crate) fn try_promise(&self, bytes: u64) -> bool {
         let mut state = self.state.lock();
         let fits = state.fits(self.geometry, bytes);
         if fits {
             state.promised += bytes;
+        } else {
+            state.wanted = state.wanted.max(bytes);
         }
         fits
     }
@@ -118,14 +162,16 @@ impl Room {
         self.notify();
     }
 
-    /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `segments_max`, once all that is queued is
+    /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `bytes_max`, once all that is queued is
     /// written, and moved to the store.
-    pub(crate) fn may_come(&self, bytes: u64, segments_max: u32) -> bool {
+    pub(crate) fn may_come(&self, bytes: u64, bytes_max: u64) -> bool {
         let state = self.state.lock();
         let claims = state.promised.saturating_sub(self.queued.load(Ordering::Relaxed));
-        let more = u64::from(segments_max.saturating_sub(state.segments)) + state.sealed.len() as u64;
-        let best = state.capacity(self.geometry) + more * self.geometry.capacity();
-        claims.saturating_add(bytes) <= best
+        let mut best = State { active: state.active, bytes: bytes_max.max(state.bytes), ..State::default() };
+        let new = state.segments(self.geometry)..best.segments(self.geometry);
+        let sealed = state.sealed.iter().map(|(segment, _)| *segment);
+        best.free = state.free.iter().copied().chain(sealed).chain(new).collect();
+        claims.saturating_add(bytes) <= best.capacity(self.geometry)
     }
 
     /// How often those who wait were told to look again.
@@ -163,10 +209,21 @@ impl Room {
         self.notify();
     }
 
-    /// Whether less than one segment is left beyond all promises: time to grow or to checkpoint.
-    pub(crate) fn is_short(&self) -> bool {
+    /// Bytes to grow by, where less is left beyond all promises than half of the log, or than somebody asked for; more than a segment
+    /// need not be left. `None` where the log need not grow, or has as many bytes as it may.
+    pub(crate) fn growth(&self, bytes_max: u64) -> Option<u64> {
         let state = self.state.lock();
-        !state.fits(self.geometry, self.geometry.capacity())
+        if state.bytes == 0 {
+            // It is not open yet.
+            return None;
+        }
+        let enough = (state.bytes / 2).min(self.geometry.segment - self.geometry.frame_max).max(state.wanted);
+        if state.fits(self.geometry, enough) || state.bytes >= bytes_max {
+            return None;
+        }
+        // Twice as long, or one segment longer, but never over the end of the last segment.
+        let to_end = self.geometry.segment - state.bytes % self.geometry.segment;
+        Some(state.bytes.max(FIRST_BYTES.min(self.geometry.segment)).min(to_end))
     }
 
     /// Whether there are full segments, which a checkpoint would free.
@@ -176,45 +233,56 @@ impl Room {
 
     /// Bytes of the log file.
     pub(crate) fn file_bytes(&self) -> u64 {
-        super::HEADER_BYTES + u64::from(self.segments()) * self.geometry.segment
+        super::HEADER_BYTES + self.bytes()
     }
 
-    pub(crate) fn segments(&self) -> u32 {
-        self.state.lock().segments
+    /// Bytes of all segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state.lock().bytes
     }
 
-    pub(crate) fn durable_segments(&self) -> u32 {
-        self.state.lock().durable_segments
+    /// Bytes of segments that would be there after a power cut.
+    pub(crate) fn durable_bytes(&self) -> u64 {
+        self.state.lock().durable_bytes
     }
 
-    /// Adds the segment with the next number.
-    pub(crate) fn add_segment(&self) {
+    /// The file is so many bytes longer: its last segment is, or a new one is there.
+    pub(crate) fn grow(&self, bytes: u64) {
         let mut state = self.state.lock();
-        let number = state.segments;
-        state.free.push_back(number);
-        state.segments += 1;
+        let before = state.segments(self.geometry);
+        state.bytes += bytes;
+        state.wanted = 0;
+        let new = before..state.segments(self.geometry);
+        state.free.extend(new);
         drop(state);
         self.notify();
     }
 
-    /// The segment to write on into when the active one is full; its last frame had sequence `last_seq`.
+    /// Where a frame of `bytes` goes; the one before it had sequence `last_seq`.
     ///
     /// `None` only where an append was not promised.
-    pub(crate) fn next_segment(&self, active: Option<u32>, last_seq: u64) -> Option<u32> {
+    pub(crate) fn spot(&self, bytes: u64, last_seq: u64) -> Option<Spot> {
         let mut state = self.state.lock();
-        let next = state.free.pop_front()?;
-        if let Some(active) = active {
-            state.sealed.push_back((active, last_seq));
+        loop {
+            if let Some(Active { segment, at }) = state.active
+                && at + bytes <= state.len_of(self.geometry, segment)
+            {
+                return Some(Spot { segment, at, log_bytes: state.bytes });
+            }
+            let next = state.free.pop_front()?;
+            if let Some(full) = state.active.replace(Active { segment: next, at: 0 }) {
+                state.sealed.push_back((full.segment, last_seq));
+            }
         }
-        state.active_left = self.geometry.segment;
-        Some(next)
     }
 
-    /// Notes that a frame of `bytes` was written into the active segment, and that the sync after it covered `durable` segments.
-    pub(crate) fn wrote(&self, bytes: u64, durable: u32) {
+    /// Notes that a frame of `bytes` was written at its spot, and that the sync after it covered `durable` bytes of segments.
+    pub(crate) fn wrote(&self, bytes: u64, durable: u64) {
         let mut state = self.state.lock();
-        state.durable_segments = state.durable_segments.max(durable);
-        state.active_left = state.active_left.saturating_sub(bytes);
+        state.durable_bytes = state.durable_bytes.max(durable);
+        if let Some(active) = &mut state.active {
+            active.at += bytes;
+        }
     }
 
     /// Frees every full segment whose frames are all at or below `seq`.
@@ -237,64 +305,158 @@ mod tests {
 
     const GEOMETRY: Geometry = Geometry { segment: 100, frame_max: 20 };
 
+    /// Of so many bytes.
+    fn room(bytes: u64) -> Room {
+        let room = Room::new(GEOMETRY);
+        room.open(bytes);
+        room
+    }
+
     #[test]
     fn promises_stop_where_a_worst_case_would_not_fit() {
-        let room = Room::new(GEOMETRY, 2);
-        assert!(room.try_promise(160));
+        let room = room(200);
+        assert!(room.try_promise(180));
         assert!(!room.try_promise(1));
         room.withdraw(1);
         assert!(room.try_promise(1));
     }
 
     #[test]
+    fn nothing_is_promised_before_the_log_is_open() {
+        let room = Room::new(GEOMETRY);
+        assert!(!room.try_promise(1) && room.spot(1, 0).is_none());
+        room.open(100);
+        assert!(room.try_promise(1));
+    }
+
+    /// Frames of all lengths, each promised before, in logs of all lengths that grow at any time: the log is never found full.
+    #[test]
     fn what_was_promised_always_fits_whatever_the_frames() {
-        // Frames of every size, each promised before; the log of three segments is never found full.
-        for size in 1..=20_u64 {
-            let room = Room::new(GEOMETRY, 3);
-            let mut promised = 0;
-            while room.try_promise(size) {
-                promised += 1;
-            }
-            let (mut active, mut left) = (None, 0);
-            for frame in 0..promised {
-                if left < size {
-                    active = room.next_segment(active, frame);
-                    assert!(active.is_some(), "frames of {size}: {frame} of {promised} fitted");
-                    left = GEOMETRY.segment;
+        let mut random = 1_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        for round in 0..2_000_u64 {
+            let room = room(20 + draw(400));
+            let (mut promised, mut seq) = (VecDeque::new(), 0);
+            for _ in 0..60 {
+                let size = 1 + draw(GEOMETRY.frame_max);
+                if room.try_promise(size) {
+                    promised.push_back(size);
                 }
-                left -= size;
-                room.wrote(size, 3);
+                if draw(16) == 0
+                    && let Some(bytes) = room.growth(600)
+                {
+                    room.grow(1 + draw(bytes));
+                }
+                if draw(8) == 0 {
+                    room.recycle(seq.max(3) - 3);
+                }
+                // Some frames hold several entries.
+                let mut frame = 0;
+                while draw(2) == 0
+                    && let Some(size) =
+                        promised.front().copied().filter(|size| frame + size <= GEOMETRY.frame_max)
+                {
+                    promised.pop_front();
+                    frame += size;
+                }
+                if frame > 0 {
+                    let spot = room.spot(frame, seq);
+                    assert!(spot.is_some(), "round {round}: a frame of {frame} does not fit");
+                    room.wrote(frame, 0);
+                    room.withdraw(frame);
+                    seq += 1;
+                }
+            }
+            for size in promised {
+                assert!(room.spot(size, seq).is_some(), "round {round}: what is left does not fit");
+                room.wrote(size, 0);
                 room.withdraw(size);
+                seq += 1;
             }
         }
     }
 
     #[test]
     fn segments_come_back_once_their_last_frame_is_checkpointed() {
-        let room = Room::new(GEOMETRY, 2);
-        let first = room.next_segment(None, 0);
-        let second = room.next_segment(first, 5);
-        assert_eq!(second, Some(1));
-        assert_eq!(room.next_segment(second, 9), None);
+        let room = room(200);
+        let fill = |last_seq| {
+            let spot = room.spot(100, last_seq);
+            room.wrote(100, 0);
+            spot.map(|spot| spot.segment)
+        };
+        assert_eq!((fill(0), fill(5)), (Some(0), Some(1)));
+        assert_eq!(room.spot(100, 9), None);
         room.recycle(4);
-        assert_eq!(room.next_segment(second, 9), None);
+        assert_eq!(room.spot(100, 9), None);
         room.recycle(5);
-        assert_eq!(room.next_segment(second, 9), Some(0));
+        assert_eq!(fill(9), Some(0));
+    }
+
+    #[test]
+    fn a_log_doubles_until_it_has_a_segment_and_then_grows_by_segments() {
+        let room = room(30);
+        let mut lengths = Vec::new();
+        while room.try_promise(1) {}
+        while let Some(bytes) = room.growth(300) {
+            room.grow(bytes);
+            lengths.push(room.bytes());
+            // All that there is is promised.
+            while room.try_promise(1) {}
+        }
+        assert_eq!(lengths, [100, 200, 300]);
+    }
+
+    #[test]
+    fn a_log_grows_by_what_somebody_asked_for_and_no_further() {
+        let room = room(30);
+        assert_eq!(room.growth(300), None, "half of it is left");
+        assert!(!room.try_promise(90));
+        while let Some(bytes) = room.growth(300).filter(|_| !room.try_promise(90)) {
+            room.grow(bytes);
+        }
+        assert_eq!(room.bytes(), 100);
+    }
+
+    #[test]
+    fn the_segment_that_is_written_grows_with_the_file() {
+        let room = room(30);
+        assert_eq!(room.spot(20, 0).map(|spot| (spot.segment, spot.at)), Some((0, 0)));
+        room.wrote(20, 30);
+        assert_eq!(room.spot(20, 1), None);
+    }
+
+    #[test]
+    fn a_short_segment_that_was_full_has_its_new_length_once_it_is_free() {
+        let room = room(130);
+        for seq in 0..2 {
+            assert!(room.spot(20, seq).is_some());
+            room.wrote(20, 130);
+        }
+        room.grow(70);
+        assert_eq!(room.bytes(), 200);
+        assert!(
+            room.try_promise(140),
+            "two segments of 100, of which 40 bytes are written and 20 may be lost"
+        );
+        assert!(!room.try_promise(1));
     }
 
     #[test]
     fn a_wake_between_the_look_and_the_wait_is_not_missed() {
-        let room = Room::new(GEOMETRY, 1);
-        assert!(room.try_promise(80));
+        let room = room(100);
+        assert!(room.try_promise(100));
         let wakes = room.wakes();
         room.wake();
         room.wait(1, wakes, Deadline::NEVER);
     }
 
     #[test]
-    fn whoever_waits_for_ever_is_woken_when_there_is_room() {
-        let room = &Room::new(GEOMETRY, 1);
-        assert!(room.try_promise(80));
+    fn a_thread_that_waits_for_ever_is_woken_when_there_is_space() {
+        let room = &room(100);
+        assert!(room.try_promise(100));
         std::thread::scope(|threads| {
             for _ in 0..3 {
                 let wakes = room.wakes();
@@ -315,29 +477,22 @@ mod tests {
     }
 
     #[test]
-    fn a_new_segment_makes_room() {
-        let room = Room::new(GEOMETRY, 1);
-        assert!(room.try_promise(80) && !room.try_promise(80));
-        room.add_segment();
-        assert!(room.try_promise(80));
-        assert_eq!(room.segments(), 2);
-    }
-
-    #[test]
-    fn room_may_come_by_growth_a_checkpoint_or_a_commit_and_otherwise_only_by_the_end_of_claims() {
-        let room = Room::new(GEOMETRY, 2);
-        assert!(room.try_promise(160));
-        assert!(room.may_come(80, 3), "the log may grow");
-        assert!(!room.may_come(1, 2), "claims have it all");
+    fn space_may_come_by_growth_a_checkpoint_or_a_commit_and_otherwise_only_by_the_end_of_claims() {
+        let room = room(200);
+        assert!(room.try_promise(180));
+        assert!(room.may_come(80, 300), "the log may grow");
+        assert!(!room.may_come(1, 200), "claims have it all");
         // One of them queues its entry, of which nobody knows how little it takes.
         room.queue(30);
-        assert!(room.may_come(30, 2) && !room.may_come(31, 2));
+        assert!(room.may_come(30, 200) && !room.may_come(31, 200));
         room.withdraw_queued(30);
-        assert!(room.try_promise(30) && !room.may_come(1, 2));
+        assert!(room.try_promise(30) && !room.may_come(1, 200));
         // A full segment would be freed by a checkpoint.
-        let first = room.next_segment(None, 0);
-        room.next_segment(first, 5);
-        room.withdraw(80);
-        assert!(!room.try_promise(1) && room.may_come(50, 2));
+        for seq in 0..2 {
+            assert!(room.spot(90, seq).is_some());
+            room.wrote(90, 200);
+        }
+        room.withdraw(170);
+        assert!(!room.try_promise(1) && room.may_come(50, 200));
     }
 }

@@ -36,9 +36,9 @@ pub(crate) fn scan(
     buffered: bool,
 ) -> Result<Scanned, OpenError> {
     let mut found = BTreeMap::new();
-    let mut bytes = vec![0; usize::try_from(log.segment_bytes).unwrap_or(0)];
-    for segment in 0..log.segments()? {
-        let start = log.segment_start(segment);
+    let mut bytes = Vec::new();
+    for (start, len) in log.segments()? {
+        bytes.resize(len, 0);
         log.file.read_at(start, &mut bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))?;
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= SECTOR) {
@@ -65,13 +65,13 @@ pub(crate) fn check_not_newer(
     salt: u64,
     checkpointed: u64,
 ) -> Result<(), OpenError> {
-    let mut bytes = vec![0; usize::try_from(log.segment_bytes).unwrap_or(0)];
-    for segment in 0..log.segments()? {
-        let start = log.segment_start(segment);
+    let mut bytes = Vec::new();
+    for (start, len) in log.segments()? {
+        bytes.resize(len, 0);
         let read = |bytes: &mut [u8]| {
             log.file.read_at(start, bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))
         };
-        let (head, _) = bytes.split_at_mut(SECTOR);
+        let Some((head, _)) = bytes.split_at_mut_checked(SECTOR) else { continue };
         read(head)?;
         let Some((found_salt, len)) = Frame::peek(head) else { continue };
         if found_salt == salt {

@@ -1,0 +1,99 @@
+//! Preparing the log for a new opening of its file: what was replayed moves to the store, and the log is empty again.
+//!
+//! An opening does this before it answers anything. Where the disk is full the store can't take it. Then the engine opens all the same,
+//! for replaying results needs no space: it makes what it read from the log durable where it is, and the log is prepared later, by the
+//! first checkpoint that finds space. Until then the log has no space to promise, so nothing is granted and nothing is appended.
+
+use std::path::PathBuf;
+
+use super::core::{Core, Counters};
+use super::options::CommitMode;
+use crate::error::{Failure, IoFailure};
+use crate::store::{Batch, Meta, StoreError};
+use crate::sync::Arc;
+use crate::wal::{self, Identity, Log, LogWriter};
+
+/// A log that is not prepared yet.
+#[derive(Debug)]
+pub(super) struct Unprepared {
+    /// The file's.
+    pub(super) path: PathBuf,
+    pub(super) id: Identity,
+    /// The highest sequence that the log has.
+    pub(super) last_seq: u64,
+}
+
+impl Core {
+    /// Moves what was replayed to the store and opens the log for writing, if that was not done before. For the holder of `rota`.
+    ///
+    /// # Errors
+    ///
+    /// Where the store or the log can't be written. Nothing that counts was changed then.
+    pub(super) fn prepare(&self, unprepared: &mut Option<Unprepared>) -> Result<(), StoreError> {
+        let Some(Unprepared { path, id, last_seq }) = unprepared else { return Ok(()) };
+        let wanted = self.options.log_segment_bytes;
+        let found = self.log.lock().clone().filter(|log| log.segment_bytes() == wanted);
+        let bytes = found.as_ref().map(|log| log.bytes()).transpose().map_err(refused)?;
+        let kept = found.zip(bytes).filter(|(_, bytes)| *bytes >= wal::first_bytes(wanted));
+        let name = path.to_string_lossy();
+        if let Some((log, _)) = &kept {
+            // This syncs it, too: what the meta row is about to say of its length may be from right before a kill.
+            log.add_opening(&id.sealer, self.store.meta().salt, self.opening).map_err(refused)?;
+        }
+        self.move_replayed(&name, kept.as_ref().map(|(_, bytes)| *bytes))?;
+        let (log, bytes) = match kept {
+            Some(kept) => kept,
+            None => {
+                let disk = &*self.options.disk;
+                let log = Log::create(disk, path, id, wanted, self.opening).map_err(refused)?;
+                let bytes = log.bytes().map_err(refused)?;
+                // Only now does the store rely on it.
+                self.move_replayed(&name, Some(bytes))?;
+                (Arc::new(log), bytes)
+            }
+        };
+        *self.log.lock() = Some(Arc::clone(&log));
+        let synced = self.options.commit_mode == CommitMode::Synced;
+        let sealer = id.sealer.clone();
+        let writer = LogWriter::new(log, Arc::clone(&self.room), sealer, self.opening, synced, *last_seq);
+        *unprepared = None;
+        self.commit.start(writer);
+        let mut full = self.full.lock();
+        (full.log, full.store) = (None, None);
+        drop(full);
+        self.room.open(bytes);
+        Ok(())
+    }
+
+    /// Moves what was replayed to the store, which says from then on that this opening has a log with so many bytes of segments, or
+    /// that no log is needed. The old log is history by that, in one atomic step.
+    fn move_replayed(&self, name: &str, log_bytes: Option<u64>) -> Result<(), StoreError> {
+        let applied = self.or_halt(|| {
+            let (tail, now, limit) = (self.publisher.take_tail(), self.clock.now(), self.fences.limit());
+            let change = |meta: &mut Meta| {
+                self.stamp(meta);
+                meta.checkpointed_seq = tail.seq;
+                meta.fence_next = limit;
+                meta.salt = self.opening;
+                meta.opened_as = name.to_owned();
+                meta.log_empty = log_bytes.is_none();
+                meta.log_buffered = self.options.commit_mode == CommitMode::Buffered;
+                meta.log_bytes = log_bytes.unwrap_or(0);
+            };
+            let batch = if tail.len() == 0 { Batch::default() } else { tail.batch(0) };
+            let lift = |from, tombstone: &_| self.index.lift(from, tombstone);
+            self.store
+                .apply(None, &batch, now, change, lift)
+                .inspect_err(|_| self.publisher.put_tail_back(tail))
+        })?;
+        self.index.evict();
+        Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
+        applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
+        Ok(())
+    }
+}
+
+/// What it means that the log can't be prepared: on a full disk it is tried again.
+fn refused(failure: IoFailure) -> StoreError {
+    if failure.is_disk_full() { StoreError::Full(failure) } else { StoreError::Failed(Failure::Io(failure)) }
+}
