@@ -14,7 +14,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
-use idemkv::redb::TableDefinition;
+use idemkv::redb::{ReadableTable, TableDefinition};
 use idemkv::sim::{CrashKind, Fault};
 use idemkv::{
     Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, CompleteInError, Durability, Engine,
