@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use idemkv::{Begin, BeginError, Busy, Claim, Engine, Status};
 
-use crate::{FILE_VARIABLE, body_of, request_of, small_options, works};
+use crate::{FILE_VARIABLE, ORDER_VARIABLE, body_of, request_of, small_options, works};
 
 /// Given back to the disk later.
 const BALLAST: usize = 2 << 20;
@@ -83,6 +83,63 @@ fn process() {
         Err(error) => println!("told so: {error}"),
     }
     println!("{full} keys until it was full, {full_again} until it was full again");
+    start_again_on_a_full_disk(directory);
+}
+
+/// Of a second file: a process fills what is left of the disk and dies; others start on it and die; then space comes back.
+fn start_again_on_a_full_disk(directory: &Path) {
+    for file in ["x.idem", "x.idem-wal"] {
+        std::fs::remove_file(directory.join(file)).unwrap();
+    }
+    std::fs::write(directory.join("ballast"), vec![0; BALLAST]).unwrap();
+    for order in ["fill", "look", "look", "look"] {
+        let mut command = crate::life::ourselves("full::dies_on_a_full_disk", None);
+        let output = command.env(FILE_VARIABLE, directory).env(ORDER_VARIABLE, order).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("all is there"), "{order}: {said}");
+    }
+    let full = std::fs::read_to_string(directory.join("full")).unwrap().parse().unwrap();
+    let engine = small_options().open(directory.join("y.idem")).unwrap();
+    check(&engine, full);
+    std::fs::remove_file(directory.join("ballast")).unwrap();
+    complete(begin_once_there_is_room(&engine, full), full);
+    check(&engine, full + 1);
+    engine.close().unwrap();
+}
+
+/// Not a test: the process that dies. Returns at once where nobody ordered one.
+#[test]
+fn dies_on_a_full_disk() {
+    let (Some(directory), Ok(order)) = (std::env::var_os(FILE_VARIABLE), std::env::var(ORDER_VARIABLE))
+    else {
+        return;
+    };
+    let directory = Path::new(&directory);
+    let told = directory.join("full");
+    // Its space is taken before the disk is full.
+    if order == "fill" {
+        std::fs::write(&told, "100000").unwrap();
+    }
+    let engine = small_options().open(directory.join("y.idem")).unwrap();
+    let full = if order == "fill" {
+        let full = fill(&engine, 0);
+        std::os::unix::fs::FileExt::write_all_at(
+            &std::fs::OpenOptions::new().write(true).open(&told).unwrap(),
+            format!("{full:06}").as_bytes(),
+            0,
+        )
+        .unwrap();
+        full
+    } else {
+        std::fs::read_to_string(&told).unwrap().parse().unwrap()
+    };
+    // Not one byte more: whatever is left is taken.
+    let mut rest =
+        std::fs::OpenOptions::new().append(true).create(true).open(directory.join("rest")).unwrap();
+    while std::io::Write::write(&mut rest, &[0; 4_096]).is_ok() {}
+    check(&engine, full);
+    eprintln!("all is there, of {full}");
+    std::process::abort();
 }
 
 #[test]
