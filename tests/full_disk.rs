@@ -130,7 +130,7 @@ fn a_log_that_can_not_be_made_durable_again_is_not_shown() {
     // The opening fails for every operation that fails, or it shows what is durable.
     for number in before..before + 400 {
         let disk: SimDisk = machine.disk.image(idemkv::sim::CrashKind::KeepAll);
-        let machine = Machine { disk, clock: machine.clock.clone() };
+        let machine = Machine { disk, ..machine.clone() };
         machine.disk.set_capacity(Some(machine.disk.used()));
         let start = machine.disk.operations();
         machine.disk.fault_at(start + number - before, Fault::Error);

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Machine, START_MS, fresh};
-use idemkv::sim::{ManualClock, SimDisk};
+use idemkv::sim::ManualClock;
 use idemkv::{Engine, Scope, TokenError};
 
 const FILES: [&str; 2] = ["x.idem", "x.idem-wal"];
 
 fn at(millis: u64) -> Machine {
-    Machine { disk: SimDisk::new(), clock: ManualClock::at_millis(millis), ..Machine::default() }
+    Machine { clock: ManualClock::at_millis(millis), ..Machine::default() }
 }
 
 fn jobs(engine: &Engine) -> Scope {

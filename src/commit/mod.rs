@@ -33,7 +33,7 @@ use counters::Counters;
 pub(crate) use fate::Ticket;
 use fate::{End, Fate};
 pub(crate) use queue::Limits;
-use queue::{Group, Queue, Written, bytes_of};
+use queue::{Group, Intake, Queue, Written, bytes_of};
 
 /// What becomes of entries once they are durable, or once it is known that they may not be.
 pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
@@ -133,8 +133,8 @@ impl<P: Publish> Commit<P> {
     /// The log is ready to be appended to. Nothing was promised space in it, and so nothing was queued, before.
     pub(crate) fn start(&self, writer: LogWriter) {
         let mut queue = self.queue.lock();
-        debug_assert!(!queue.is_started && queue.is_empty(), "a log is started once");
-        queue.is_started = true;
+        debug_assert!(queue.intake == Intake::Early && queue.is_empty(), "a log is started once");
+        queue.intake = Intake::Open;
         queue.writer = Some(writer);
     }
 
@@ -249,7 +249,7 @@ impl<P: Publish> Commit<P> {
     fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
         match self.failure.get() {
             Some(failure) => Err(CommitError::Failed(failure.clone())),
-            None if queue.closed => Err(CommitError::Closed),
+            None if queue.intake == Intake::Closed => Err(CommitError::Closed),
             None => Ok(()),
         }
     }
@@ -459,9 +459,10 @@ impl<P: Publish> Commit<P> {
     /// Refuses new entries, and returns when everything queued before is published and nobody leads.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
-        queue.closed = true;
+        let has_started = queue.intake != Intake::Early;
+        queue.intake = Intake::Closed;
         loop {
-            if !queue.is_started {
+            if !has_started {
                 break;
             }
             // The files are let go after this, so nobody may be writing.
@@ -541,7 +542,7 @@ impl<P: Publish> Commit<P> {
 
     /// Whether the thread that publishes was called. While the engine is being closed it may be gone.
     fn calls_publisher(&self, queue: &Queue<P::Op>) -> bool {
-        let press = self.threads.press.as_ref().filter(|_| !queue.closed);
+        let press = self.threads.press.as_ref().filter(|_| queue.intake != Intake::Closed);
         press.inspect(|press| press.nudge()).is_some()
     }
 
@@ -714,7 +715,7 @@ impl<P: Publish> Commit<P> {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.queue.lock().closed
+        self.queue.lock().intake == Intake::Closed
     }
 }
 

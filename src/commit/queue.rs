@@ -40,6 +40,15 @@ pub(super) struct Written<T> {
     pub(super) outcome: Result<(u64, Vec<T>), Failure>,
 }
 
+/// Whether entries are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intake {
+    /// The log is not ready to be appended to.
+    Early,
+    Open,
+    Closed,
+}
+
 pub(super) struct Queue<T> {
     pub(super) limits: Limits,
     /// Groups that take no more entries.
@@ -50,8 +59,6 @@ pub(super) struct Queue<T> {
     entries: usize,
     /// The newest group, whatever has become of it.
     newest: Option<Arc<Fate>>,
-    /// The log can be appended to, or was until a commit failed.
-    pub(super) is_started: bool,
     /// `None` where somebody leads, a commit failed, or the log is not ready yet.
     pub(super) writer: Option<LogWriter>,
     /// A group is being written.
@@ -60,7 +67,7 @@ pub(super) struct Queue<T> {
     pub(super) written: VecDeque<Written<T>>,
     /// Somebody is publishing, and goes on while there is something.
     pub(super) is_publishing: bool,
-    pub(super) closed: bool,
+    pub(super) intake: Intake,
     /// Buffers of groups that are done, to be used again.
     frames: Vec<FrameBuf>,
     ops: Vec<Vec<T>>,
@@ -80,12 +87,11 @@ impl<T> Queue<T> {
             bytes: 0,
             entries: 0,
             newest: None,
-            is_started: false,
             writer: None,
             is_writing: false,
             written: VecDeque::new(),
             is_publishing: false,
-            closed: false,
+            intake: Intake::Early,
             frames: Vec::new(),
             ops: Vec::new(),
         }

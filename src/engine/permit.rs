@@ -150,7 +150,8 @@ impl Core {
     /// of the batch have their answers.
     fn promise_for(&self, caller: Caller, bytes: u64) -> Option<Result<(), CommitError>> {
         self.promise_now(bytes).or_else(|| {
-            let is_in_vain = caller == Caller::Member && !self.room.may_come(bytes, self.options.log_bytes_max());
+            let is_in_vain =
+                caller == Caller::Member && !self.room.may_come(bytes, self.options.log_bytes_max());
             is_in_vain.then_some(Err(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO })))
         })
     }

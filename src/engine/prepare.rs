@@ -41,16 +41,15 @@ impl Core {
             log.add_opening(&id.sealer, self.store.meta().salt, self.opening).map_err(refused)?;
         }
         self.move_replayed(&name, kept.as_ref().map(|(_, bytes)| *bytes))?;
-        let (log, bytes) = match kept {
-            Some(kept) => kept,
-            None => {
-                let disk = &*self.options.disk;
-                let log = Log::create(disk, path, id, wanted, self.opening).map_err(refused)?;
-                let bytes = log.bytes().map_err(refused)?;
-                // Only now does the store rely on it.
-                self.move_replayed(&name, Some(bytes))?;
-                (Arc::new(log), bytes)
-            }
+        let (log, bytes) = if let Some(kept) = kept {
+            kept
+        } else {
+            let disk = &*self.options.disk;
+            let log = Log::create(disk, path, id, wanted, self.opening).map_err(refused)?;
+            let bytes = log.bytes().map_err(refused)?;
+            // Only now does the store rely on it.
+            self.move_replayed(&name, Some(bytes))?;
+            (Arc::new(log), bytes)
         };
         *self.log.lock() = Some(Arc::clone(&log));
         let synced = self.options.commit_mode == CommitMode::Synced;
@@ -75,7 +74,7 @@ impl Core {
                 meta.checkpointed_seq = tail.seq;
                 meta.fence_next = limit;
                 meta.salt = self.opening;
-                meta.opened_as = name.to_owned();
+                name.clone_into(&mut meta.opened_as);
                 meta.log_empty = log_bytes.is_none();
                 meta.log_buffered = self.options.commit_mode == CommitMode::Buffered;
                 meta.log_bytes = log_bytes.unwrap_or(0);
