@@ -16,8 +16,8 @@ pub enum Fault<E> {
     /// This attempt certainly did nothing: the connection was refused. The claim is released, and a retry runs the operation
     /// again.
     Retry(E),
-    /// Nobody knows whether it had its effect: the reply did not come. The key is left interrupted, and the next attempt is
-    /// [told so](Claim::interrupted). Where in doubt, this one.
+    /// Nobody knows whether it had its effect: the reply did not come. The key is left interrupted: by default nothing runs
+    /// until it is [resolved](crate::Scope::resolve), see [`Recovery`](crate::Recovery). Where in doubt, this one.
     Unknown(E),
 }
 

@@ -31,8 +31,11 @@
 //! - Of all callers with one key, one holds a [`Claim`] at any time. [`Begin::Fresh`] is returned once the grant is durable.
 //! - [`Begin::Done`] is returned only for a completion that would survive a power cut.
 //! - The same key with another [`Fingerprint`] is refused: [`BeginError::KeyReused`].
-//! - A claim that ends without an outcome (dropped, panicked, process killed) leaves its key *interrupted*, and the next
-//!   claim says so: [`Claim::interrupted`].
+//! - A claim that ends without an outcome (dropped, panicked, process killed) leaves its key *interrupted*: its effect may have
+//!   happened. The next begin is refused with all that is known ([`BeginError::Unresolved`]), until the key is resolved; or, where
+//!   the policy says [`Recovery::Rerun`], it gets a claim that tells ([`Claim::interrupted`]).
+//! - A web framework drops the handler of a request whose client hangs up, and with it the claim. Run the operation in a task
+//!   of its own: [`Scope::run_async`] does (feature `serde`).
 //! - After a failed commit the engine grants nothing more, and goes on to replay what is known to be durable.
 //!
 //! # Features

@@ -216,7 +216,8 @@ impl Scope {
     /// [`begin`](Self::begin) for tasks, on any executor. It does no I/O and blocks nobody: the engine's own threads do the work.
     ///
     /// A future that is dropped before it is ready has claimed nothing: where its claim was on its way already, it is
-    /// released. A claim that is dropped is another matter: that leaves its key interrupted.
+    /// released. A claim that is dropped is another matter: that leaves its key interrupted. So a handler
+    /// that a framework drops with its client should not hold a claim itself, but a task that it spawns.
     ///
     /// # Errors
     ///
