@@ -247,7 +247,7 @@ fn the_rig_notices_the_handler_that_was_in_the_readme_before() {
     };
     let engine = open(&SimDisk::new());
     let mut charged_again = 0;
-    for key in keys("before").take(50).filter(|key| !is_fatal(key)) {
+    for key in keys("before").take(200).filter(|key| !is_fatal(key)) {
         for _ in 0..20 {
             let client =
                 Client { handling: before(engine.clone(), key.clone()), polls_left: Some(1 + random(8)) };
