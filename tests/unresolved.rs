@@ -326,12 +326,12 @@ fn a_release_after_an_interruption_tells_of_the_interruption_and_counts_its_time
         first.checkpoint("charged").unwrap();
         let (fence, since) = (first.fence(), engine.now());
         drop(first);
-        machine.clock.advance(UNRESOLVED - MS);
+        machine.clock.advance(UNRESOLVED.checked_sub(MS).unwrap());
         fresh(&scope, "key").release().unwrap();
         drop(scope);
         let engine = pass(&machine, engine, gap);
         let scope = default_scope(&engine);
-        machine.clock.advance(UNRESOLVED - MS);
+        machine.clock.advance(UNRESOLVED.checked_sub(MS).unwrap());
         let lost = interrupted(&scope, "key");
         assert_eq!((lost.attempt(), lost.fence(), lost.interrupted_at()), (1, fence, since), "{gap:?}");
         assert_eq!(lost.last_checkpoint().map(|note| &note[..]), Some(&b"charged"[..]), "{gap:?}");
@@ -353,7 +353,7 @@ fn a_scope_that_no_longer_lets_keys_run_again_refuses_those_that_are_interrupted
         drop(scope);
         let engine = pass(&machine, engine, gap);
         let scope = engine.scope("scope");
-        machine.clock.advance(UNRESOLVED - MS);
+        machine.clock.advance(UNRESOLVED.checked_sub(MS).unwrap());
         assert_eq!(unresolved(&scope, "key").attempt(), 2, "{gap:?}: its own time counts");
         engine.declare("scope", rerun.max_attempts(2)).unwrap();
         assert_eq!(unresolved(&scope, "key").attempt(), 2, "{gap:?}: two attempts were made");

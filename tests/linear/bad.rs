@@ -42,6 +42,28 @@ fn release(fence: u64) -> Call {
 const WAIT: Call = Call::Begin(Begun::InFlight);
 const FORGOT: Call = Call::Forget(Forgot::Something);
 
+/// Of a key that refuses where it is interrupted.
+fn is_explained_where_refused(calls: impl IntoIterator<Item = Call>) -> [bool; 2] {
+    let history = in_turn(calls);
+    [State::refusing(), State::new()].map(|state| is_linearizable::<Key>(state, &history))
+}
+
+#[test]
+fn an_interrupted_key_is_refused_and_not_granted_or_the_other_way_round() {
+    let unresolved = || Call::Begin(Begun::Unresolved);
+    let lost = || [fresh(1, 1), Call::Drop { fence: 1 }];
+    let resolve = Call::Resolve(Some(Grant { fence: 2, attempt: 2 }));
+    let refused = is_explained_where_refused(lost().into_iter().chain([unresolved(), resolve, WAIT]));
+    assert_eq!(refused, [true, false]);
+    let granted = is_explained_where_refused(lost().into_iter().chain([fresh(2, 2)]));
+    assert_eq!(granted, [false, true]);
+    assert_eq!(is_explained_where_refused([unresolved()]), [false, false]);
+    assert_eq!(is_explained_where_refused([fresh(1, 1), unresolved()]), [false, false]);
+    let released =
+        lost().into_iter().chain([Call::Resolve(Some(Grant { fence: 2, attempt: 2 })), release(2)]);
+    assert_eq!(is_explained_where_refused(released.chain([fresh(3, 1)])), [true, true]);
+}
+
 #[test]
 fn what_may_happen_is_explained() {
     let good = [

@@ -14,6 +14,8 @@ pub struct LeasedKey;
 pub struct State {
     /// The highest fence that was granted.
     fence_max: u64,
+    /// A begin of an interrupted key is refused.
+    refuses: bool,
     phase: Phase,
 }
 
@@ -111,6 +113,7 @@ pub enum Begun {
     Fresh(Grant),
     InFlight,
     Done(Outcome),
+    Unresolved,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,13 +133,18 @@ pub enum Forgot {
 }
 
 impl State {
-    /// A key that nobody has asked for.
+    /// A key that nobody has asked for, which may run again where it is interrupted.
     pub fn new() -> Self {
-        Self { fence_max: 0, phase: Phase::Vacant }
+        Self { fence_max: 0, refuses: false, phase: Phase::Vacant }
+    }
+
+    /// One that may not.
+    pub fn refusing() -> Self {
+        Self { refuses: true, ..Self::new() }
     }
 
     fn at(&self, phase: Phase) -> Vec<Self> {
-        vec![Self { fence_max: self.fence_max, phase }]
+        vec![Self { phase, ..self.clone() }]
     }
 
     fn stay_if(&self, possible: bool) -> Vec<Self> {
@@ -144,12 +152,13 @@ impl State {
     }
 
     fn granted(&self, grant: Grant, resolves: bool) -> Vec<Self> {
-        let attempt = self.next_attempt().filter(|attempt| !resolves || *attempt > 1);
+        let attempt = self.next_attempt(resolves);
         if attempt != Some(grant.attempt) || grant.fence <= self.fence_max {
             return Vec::new();
         }
         let Grant { fence, attempt } = grant;
-        vec![Self { fence_max: fence, phase: Phase::InFlight { fence, attempt, resolves, is_late: false } }]
+        let phase = Phase::InFlight { fence, attempt, resolves, is_late: false };
+        vec![Self { fence_max: fence, phase, ..self.clone() }]
     }
 
     /// Attempt and whether it resolves, where this is the claim that is out.
@@ -167,6 +176,7 @@ impl State {
             Begun::Fresh(grant) => self.granted(*grant, false),
             Begun::InFlight => self.stay_if(self.is_busy()),
             Begun::Done(outcome) => self.stay_if(self.phase == Phase::Done(outcome.clone())),
+            Begun::Unresolved => self.stay_if(self.refuses && self.is_interrupted()),
         }
     }
 
@@ -185,11 +195,11 @@ impl State {
         matches!(self.phase, Phase::Interrupted { .. } | Phase::Unsure { is_late: true, .. })
     }
 
-    /// The next attempt, where one would be granted.
-    fn next_attempt(&self) -> Option<u32> {
+    /// The next attempt, where a begin, or a resolve, would be granted one.
+    fn next_attempt(&self, resolves: bool) -> Option<u32> {
         match self.phase {
-            Phase::Vacant => Some(1),
-            Phase::Interrupted { attempt } => Some(attempt + 1),
+            Phase::Vacant => (!resolves).then_some(1),
+            Phase::Interrupted { attempt } => (resolves || !self.refuses).then_some(attempt + 1),
             Phase::InFlight { .. }
             | Phase::Done(_)
             | Phase::Forgetting
@@ -202,7 +212,7 @@ impl State {
     fn let_go(&self, step: u32) -> Vec<(u32, Self)> {
         match (step, &self.phase) {
             (0, _) => {
-                let attempt = self.next_attempt();
+                let attempt = self.next_attempt(false);
                 let granted = attempt.into_iter().flat_map(|attempt| self.at(Phase::LetGo { attempt }));
                 done(vec![self.clone()]).into_iter().chain(granted.map(|state| (1, state))).collect()
             }
@@ -223,7 +233,7 @@ impl State {
     ///
     /// Of two such claims at once either caller may end the other's, which the engine does not; whoever ends it, the key is told the same.
     fn unsure(&self, step: u32, resolves: bool) -> Vec<(u32, Self)> {
-        let next = self.next_attempt().filter(|attempt| !resolves || *attempt > 1);
+        let next = self.next_attempt(resolves);
         let states = match (step, &self.phase, next) {
             (0, _, Some(attempt)) => self.at(Phase::Unsure { attempt, is_late: false }),
             (1, Phase::Unsure { attempt, is_late: true }, _) => self.at(before(*attempt)),
@@ -365,6 +375,7 @@ impl Begun {
             Ok(Begin::Fresh(claim)) => Self::Fresh(Grant::of(claim)),
             Ok(Begin::InFlight(_)) => Self::InFlight,
             Ok(Begin::Done(record)) => Self::Done(Outcome::of(record)),
+            Err(BeginError::Unresolved(_)) => Self::Unresolved,
             Err(error) => panic!("begin: {error}"),
         }
     }

@@ -32,8 +32,8 @@ use threads::{Kind, histories};
 /// With one engine and one set of threads.
 const HISTORIES: usize = 250;
 
-fn check<M: Model<State = State, Call = Call>>(history: &[Timed<Call>]) {
-    if !is_linearizable::<M>(State::new(), history) {
+fn check<M: Model<State = State, Call = Call>>(kind: Kind, history: &[Timed<Call>]) {
+    if !is_linearizable::<M>(kind.state(), history) {
         for call in history {
             println!("{call:?}");
         }
@@ -42,12 +42,12 @@ fn check<M: Model<State = State, Call = Call>>(history: &[Timed<Call>]) {
 }
 
 fn explain(kind: Kind, history: &[Timed<Call>]) {
-    if kind == Kind::Leases { check::<LeasedKey>(history) } else { check::<Key>(history) }
+    if kind.has_leases() { check::<LeasedKey>(kind, history) } else { check::<Key>(kind, history) }
 }
 
 #[test]
 fn what_threads_are_told_of_a_key_comes_from_one_call_after_the_other() {
-    let mut budget = Budget::new("linear::what_threads_are_told", "linearizability histories", 12);
+    let mut budget = Budget::new("linear::what_threads_are_told", "linearizability histories", 15);
     let (mut overlapping, mut pairs, mut calls) = (0, 0, 0);
     while let Some(seed) = budget.next_seed() {
         let kind = Kind::of(seed);

@@ -9,7 +9,7 @@ use idemkv::{Begin, Claim, Durability, Engine, Recovery, Scope};
 
 use super::checker::Timed;
 use super::common::{START_MS, request, small};
-use super::key::{Begun, Call, Forgot, Grant, Outcome, Seen, accepted, resolved};
+use super::key::{Begun, Call, Forgot, Grant, Outcome, Seen, State, accepted, resolved};
 
 const THREADS: usize = 4;
 const CALLS: u64 = 4;
@@ -21,11 +21,25 @@ pub enum Kind {
     Durable,
     Completions,
     Leases,
+    Refuse,
+    RefuseLeases,
 }
 
 impl Kind {
     pub fn of(seed: u64) -> Self {
-        [Self::Durable, Self::Completions, Self::Leases][usize::try_from(seed % 3).unwrap()]
+        let all = [Self::Durable, Self::Refuse, Self::Completions, Self::RefuseLeases, Self::Leases];
+        all[usize::try_from(seed % 5).unwrap()]
+    }
+
+    pub fn has_leases(self) -> bool {
+        matches!(self, Self::Leases | Self::RefuseLeases)
+    }
+
+    pub fn state(self) -> State {
+        match self {
+            Self::Refuse | Self::RefuseLeases => State::refusing(),
+            Self::Durable | Self::Completions | Self::Leases => State::new(),
+        }
     }
 }
 
@@ -70,6 +84,8 @@ pub fn histories(seed: u64, kind: Kind, count: usize) -> Vec<Vec<Timed<Call>>> {
         Kind::Durable => rerun,
         Kind::Completions => rerun.durability(Durability::Completions),
         Kind::Leases => rerun.lease(LEASE),
+        Kind::Refuse => engine.policy(),
+        Kind::RefuseLeases => engine.policy().lease(LEASE),
     };
     let scope = engine.declare("keys", policy).unwrap();
     let (gate, time) = (Gate::default(), AtomicU64::new(0));
@@ -83,7 +99,7 @@ pub fn histories(seed: u64, kind: Kind, count: usize) -> Vec<Vec<Timed<Call>>> {
                     random,
                     engine: &engine,
                     scope: &scope,
-                    clock: (kind == Kind::Leases).then_some(&clock),
+                    clock: kind.has_leases().then_some(&clock),
                     time: &time,
                     held: None,
                     calls: Vec::new(),

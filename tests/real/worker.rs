@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use idemkv::{Begin, BeginError, Claim, Engine, Outcome, Record, Scope, Status, Waited};
+use idemkv::{Begin, BeginError, Claim, Engine, Outcome, Record, ResolveError, Scope, Status, Waited};
 
 use crate::{FILE_VARIABLE, ORDER_VARIABLE, Order, Random, body_of, is_forgettable, request_of, sum_of};
 
@@ -108,6 +108,13 @@ impl Worker {
                         self.forget(key, thread);
                     }
                 }
+                Err(BeginError::Unresolved(_)) => match self.scope(key).resolve(key.to_string()) {
+                    Ok(claim) => self.end(key, claim, &mut random),
+                    Err(ResolveError::NotInterrupted(_) | ResolveError::Begin(BeginError::Busy(_))) => {
+                        self.pipe.say(&format!("refused {key}"));
+                    }
+                    Err(error) => self.pipe.say(&format!("! resolve: {error}")),
+                },
                 Err(BeginError::Busy(_)) => self.pipe.say(&format!("refused {key}")),
                 Err(error) => self.pipe.say(&format!("! begin: {error}")),
             }

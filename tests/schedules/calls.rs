@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use idemkv::Durability;
+use idemkv::{Durability, Recovery};
 
 use super::actor::{Habits, act};
 use super::world::{LEASE, Setup, World, explore};
@@ -21,6 +21,15 @@ fn threads_on_keys_whose_intents_are_not_durable() {
     let policy = |policy: idemkv::Policy| policy.durability(Durability::Completions);
     explore("schedules::intents_in_memory", 8, Setup { policy, ..Setup::default() }, |world| {
         act(&world, 3, 0, 3, Habits { checkpoints: true, ..Habits::default() });
+        world.finish();
+    });
+}
+
+#[test]
+fn threads_on_keys_that_are_refused_where_they_are_interrupted() {
+    let policy = |policy: idemkv::Policy| policy.recovery(Recovery::Refuse);
+    explore("schedules::refused", 8, Setup { policy, ..Setup::default() }, |world| {
+        act(&world, 2, 1, 3, Habits { checkpoints: true, batches: true, ..Habits::default() });
         world.finish();
     });
 }

@@ -122,7 +122,9 @@ impl World {
 
     fn explain<M: Model<State = State, Call = Call>>(&self) {
         for (key, calls) in &*self.calls.lock().unwrap() {
-            if !is_linearizable::<M>(State::new(), calls) {
+            let refuses = self.scope.policy().recovery == Recovery::Refuse;
+            let state = if refuses { State::refusing() } else { State::new() };
+            if !is_linearizable::<M>(state, calls) {
                 for call in calls {
                     println!("{key}: {call:?}");
                 }

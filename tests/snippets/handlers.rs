@@ -12,11 +12,11 @@ pub mod web {
         let fingerprint = Fingerprint::of(&request);
         // A task of its own, which goes on when the client hangs up and this future is dropped.
         let spawn = |task| drop(tokio::spawn(task));
-        let charged = charges.run_async(key, fingerprint, spawn, |claim| {
+        let ran = charges.run_async(key, fingerprint, spawn, |claim| {
             let step = claim.step_key("charge").to_string();
             Box::pin(async move { bank(step, request).await.map_err(Fault::Final) })
         });
-        match charged.await {
+        match ran.await {
             Ok(Ok(receipt)) => (200, receipt),
             Ok(Err(declined)) => (402, declined),
             Err(RunError::Begin(BeginError::Unresolved(lost))) => (409, format!("being looked into: {lost}")),
