@@ -157,6 +157,18 @@ impl TimeSource {
         wall.min(WALL_MAX)
     }
 
+    /// The same, at most a tick late: it is read with every commit.
+    fn coarse_wall(&self) -> Timestamp {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::System => Timestamp(linux::wall_ms()).min(WALL_MAX),
+            #[cfg(not(target_os = "linux"))]
+            Self::System => self.wall(),
+            #[cfg(feature = "sim")]
+            Self::Manual(_) => self.wall(),
+        }
+    }
+
     /// Milliseconds on a clock that never goes back and stands still while the machine sleeps.
     #[inline]
     fn monotonic_ms(&self) -> u64 {
@@ -265,8 +277,8 @@ struct WallSeen {
 const LEAP_MS: i64 = 1_000;
 
 fn ahead_ms(wall: Timestamp, time: Timestamp) -> i64 {
-    let ahead = i128::from(wall.0) - i128::from(time.0);
-    i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX })
+    let (ahead, behind) = (wall.0.saturating_sub(time.0), time.0.saturating_sub(wall.0));
+    i64::try_from(ahead).unwrap_or(i64::MAX).saturating_sub_unsigned(behind)
 }
 
 impl EngineClock {
@@ -347,7 +359,7 @@ impl EngineClock {
 
     /// What to write into a frame, so that an opening after a crash can go on from there.
     pub(crate) fn frame_time(&self) -> FrameTime {
-        let wall = self.source.wall();
+        let wall = self.source.coarse_wall();
         let before = self.wall.max_ms.fetch_max(wall.0, Ordering::Relaxed);
         let told = FrameTime { time: self.now(), wall_max: wall.max(Timestamp(before)) };
         self.wall.told_ahead_ms.store(ahead_ms(told.wall_max, told.time), Ordering::Relaxed);

@@ -170,7 +170,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let jump_max = random.one_of(&[HOUR_MS, HOUR_MS, HOUR_MS, 0, 200 * YEAR_MS]);
+        let jump_max = random.one_of(&[HOUR_MS, HOUR_MS, HOUR_MS, 0, 2 * YEAR_MS]);
         let mut machine = Machine::new();
         match random.below(8) {
             0 => machine.set_wall(&mut random),

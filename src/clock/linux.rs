@@ -11,7 +11,17 @@ use super::BootId;
 /// at most one scheduler tick (1 to 10 ms) late, never early. A record may live that much longer.
 #[inline]
 pub(super) fn monotonic_ms() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
+    coarse_ms(ClockId::MonotonicCoarse)
+}
+
+/// The wall clock in the same coarseness, in milliseconds since 1970; zero before that.
+pub(super) fn wall_ms() -> u64 {
+    coarse_ms(ClockId::RealtimeCoarse)
+}
+
+#[inline]
+fn coarse_ms(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
