@@ -125,7 +125,7 @@ fn an_attempt_ends_once_and_everybody_is_told_the_same() {
             spawn(move || attempt.end(ended))
         };
         let others = [ends(Ended::Vacated), ends(Ended::Interrupted)];
-        let as_task = park_on(attempt.ended());
+        let as_task = park_on(attempt.ended(|| false));
         let Some(as_thread) = attempt.wait(Deadline::NEVER) else { panic!("it has ended") };
         others.into_iter().for_each(|other| other.join().unwrap());
         let last = attempt.wait(Deadline::NEVER);
@@ -318,7 +318,7 @@ fn commit(leader: Option<Nudge>) -> Arc<Commit<Published>> {
 fn commit_with(leader: Option<Nudge>, press: Option<Nudge>) -> Arc<Commit<Published>> {
     let sealer = Sealer::new(&Secret([0; 32]));
     let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
-    let log = Log::create(&SimDisk::new(), "x".as_ref(), &id, SEGMENT);
+    let log = Log::create(&SimDisk::new(), "x".as_ref(), &id, SEGMENT, 1);
     let Ok(log) = log.map(Arc::new) else { panic!("a log can be made") };
     let room = Arc::new(room());
     let writer = LogWriter::new(log, Arc::clone(&room), sealer, 1, true, 0);

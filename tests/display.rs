@@ -92,6 +92,7 @@ fn an_error_says_what_happened_and_what_to_do_and_names_its_source() {
         (Failure::Damaged(damage.clone()), "offset 0", Some("offset 0")),
         (Failure::Panicked, "a thread panicked", None),
     ];
+    says(&Failure::ReadOnly, &["to be read only", "without `read_only`"], None);
     says(&Failure::Forked, &["fork of the one that opened the file", "open files after the fork"], None);
     for (failure, word, source) in &failures {
         says(failure, &["open the file again", word], *source);

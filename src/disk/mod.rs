@@ -8,11 +8,13 @@ use crate::sync::Arc;
 
 #[cfg(feature = "sim")]
 mod given;
+mod read_only;
 mod real;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 mod untouched;
 
+pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
 pub(crate) use untouched::Untouched;
 
@@ -51,6 +53,13 @@ pub(crate) trait Disk: Send + Sync + Debug {
     ///
     /// [`io::ErrorKind::WouldBlock`] where somebody else holds the lock; otherwise as the operating system says.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens an existing file for reading alone, with a lock that others who read can have as well, and none who writes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Disk::open`].
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Makes an empty file, in place of an old one if there is one, and opens it as [`Disk::open`] does.
     ///

@@ -90,6 +90,11 @@ impl Disk for RealDisk {
         sync_directory(to)
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = File::open(path)?;
+        locked(file.try_lock_shared(), file)
+    }
+
     fn discard(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -162,7 +167,11 @@ fn name_of(_path: &Path, _file: &File) -> io::Result<Name> {
 }
 
 fn lock(file: File) -> io::Result<Arc<dyn DiskFile>> {
-    match file.try_lock() {
+    locked(file.try_lock(), file)
+}
+
+fn locked(locked: Result<(), TryLockError>, file: File) -> io::Result<Arc<dyn DiskFile>> {
+    match locked {
         Ok(()) => Ok(Arc::new(RealFile(file))),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(TryLockError::Error(error)) => Err(error),

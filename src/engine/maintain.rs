@@ -467,6 +467,8 @@ impl Core {
             attempt.end(Ended::Closed);
         }
         let flushed = match self.commit.failure().or(self.halted.get()) {
+            // There was nothing to bring up to date.
+            Some(Failure::ReadOnly) => Ok(()),
             Some(failure) => Err(failure.clone()),
             // Even where a file was taken away: then that one is whole.
             None => self.last_checkpoint().and_then(|()| self.taken_away().map_or(Ok(()), Err)),

@@ -136,14 +136,27 @@ impl Core {
             checkpoint_bytes: budget,
             counters: Counters::default(),
         };
-        // From here on the files are changed.
-        match core.prepare(&mut unprepared) {
-            Ok(()) => {}
-            Err(StoreError::Full(failure)) => core.open_on_a_full_disk(&replayed, failure)?,
-            Err(error) => return Err(to_open_error(error)),
-        }
+        core.make_ready(&mut unprepared, &replayed)?;
         core.rota.lock().unprepared = unprepared;
         Ok(core)
+    }
+
+    /// The last step of an opening: from here on the files are changed.
+    fn make_ready(
+        &self,
+        unprepared: &mut Option<Unprepared>,
+        replayed: &[(u64, usize)],
+    ) -> Result<(), OpenError> {
+        if self.options.read_only {
+            // They stay as they are: nothing is granted, and the log is never prepared.
+            drop(self.halted.set(Failure::ReadOnly));
+            return Ok(());
+        }
+        match self.prepare(unprepared) {
+            Ok(()) => Ok(()),
+            Err(StoreError::Full(failure)) => self.open_on_a_full_disk(replayed, failure),
+            Err(error) => Err(to_open_error(error)),
+        }
     }
 
     /// Makes what was read from the log durable where it is, for nothing else has space: what is replayed to callers must not be known
@@ -177,6 +190,10 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
             Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(log_path)),
             Kind::File | Kind::Missing => {}
         },
+        Kind::Missing if options.read_only => {
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(OpenError::from_io(path, "opening", missing));
+        }
         Kind::Missing => {
             if kind(&log_path)? != Kind::Missing {
                 return Err(OpenError::LogWithoutFile(log_path));
@@ -409,7 +426,9 @@ fn to_open_error(error: StoreError) -> OpenError {
     match error {
         StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
         StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
-        StoreError::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked) => {
+        StoreError::Failed(
+            Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly,
+        ) => {
             unreachable!(
                 "the store turns panics into damage, looks at no path, and is opened where it is used"
             )

@@ -9,7 +9,7 @@ use super::scope::SCOPE_MAX;
 use crate::clock::TimeSource;
 use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
 use crate::commit::Limits;
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Disk, ReadOnlyDisk, RealDisk};
 use crate::error::{OpenError, OptionError};
 use crate::observer::{Hooks, Observer};
 use crate::policy::{Durability, Policy, Recovery};
@@ -91,6 +91,7 @@ pub struct Options {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) entropy: Entropy,
     pub(crate) workers: bool,
+    pub(crate) read_only: bool,
 }
 
 const MIB: usize = 1 << 20;
@@ -123,6 +124,7 @@ impl Default for Options {
             disk: Arc::new(RealDisk),
             entropy: Entropy::System,
             workers: true,
+            read_only: false,
         }
     }
 }
@@ -320,6 +322,33 @@ impl Options {
         self
     }
 
+    /// Looks into a file that no engine has open, and changes nothing: on a read-only mount, on a full disk, or in a backup.
+    ///
+    /// Results are replayed, keys and statistics are shown, and what the log of a killed process holds is seen as well. A begin that
+    /// would be granted, and every other call that changes something, is refused with [`Failure::ReadOnly`](crate::Failure::ReadOnly).
+    /// Several can look at once. While they do, the file can't be opened to be written. What the store's library writes to a file as it
+    /// opens it stays in memory. After a kill, what is shown may be known to the operating system alone: only an opening that writes makes it durable.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, BeginError, Engine, Failure, Fingerprint, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::open(&path)?;
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.complete("reply")?;
+    /// engine.close()?;
+    ///
+    /// let reader = Engine::options().read_only().open(&path)?;
+    /// assert!(matches!(reader.get("key")?, Status::Done(record) if record.body() == b"reply"));
+    /// assert!(matches!(reader.begin("new", request), Err(BeginError::Failed(Failure::ReadOnly))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
     /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both are made if neither exists.
     ///
     /// Everything acknowledged before is there, whatever ended the process that had the file open; claims that were out
@@ -329,8 +358,11 @@ impl Options {
     ///
     /// When an option is out of range; when the file can't be opened, is in use, isn't one of ours, is of a newer version, is
     /// damaged, or lacks its log. Nothing is lost by that, and a file that isn't ours is left as it was.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
+    pub fn open(mut self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
         self.check()?;
+        if self.read_only {
+            self.disk = Arc::new(ReadOnlyDisk::new(self.disk));
+        }
         Engine::open_with(path.as_ref(), self)
     }
 

@@ -23,7 +23,12 @@ pub enum Failure {
     /// This process is a forked child of the one that opened the file, and that one still has it. Here nothing is granted, written or
     /// unlocked.
     Forked,
+    /// The file was opened with [`Options::read_only`](crate::Options::read_only): it is looked at, and never changed.
+    ReadOnly,
 }
+
+const READ_ONLY: &str =
+    "the file was opened to be read only; open it without `read_only` to claim or change keys";
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +42,9 @@ impl fmt::Display for Failure {
         }
         if let Self::Forked = self {
             return f.write_str(FORKED);
+        }
+        if let Self::ReadOnly = self {
+            return f.write_str(READ_ONLY);
         }
         if let Self::Io(failure) = self
             && failure.is_disk_full()
@@ -55,6 +63,7 @@ impl fmt::Display for Failure {
             Self::Panicked => f.write_str("a thread panicked while it committed"),
             Self::TakenAway(_) => Ok(()),
             Self::Forked => f.write_str(FORKED),
+            Self::ReadOnly => f.write_str(READ_ONLY),
         }
     }
 }
@@ -64,7 +73,7 @@ impl Error for Failure {
         match self {
             Self::Io(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
-            Self::Panicked | Self::TakenAway(_) | Self::Forked => None,
+            Self::Panicked | Self::TakenAway(_) | Self::Forked | Self::ReadOnly => None,
         }
     }
 }

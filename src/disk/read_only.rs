@@ -1,0 +1,97 @@
+//! A disk whose files are only read: what is written to them stays in memory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Disk, DiskFile, Kind, Untouched};
+use crate::sync::Arc;
+
+/// For an engine that looks into a file and changes nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadOnlyDisk(Arc<dyn Disk>);
+
+impl ReadOnlyDisk {
+    pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self(disk)
+    }
+}
+
+/// Read by several at once, while nobody writes.
+#[derive(Debug)]
+struct ReadOnlyFile {
+    view: Untouched,
+    file: Arc<dyn DiskFile>,
+}
+
+fn refused() -> io::Error {
+    io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the file was opened to be read only")
+}
+
+impl Disk for ReadOnlyDisk {
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.0.resolve(path)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<Kind> {
+        Ok(match self.0.kind(path)? {
+            Kind::ReadOnlyFile => Kind::File,
+            kind @ (Kind::Missing | Kind::File | Kind::Other) => kind,
+        })
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open_to_read(path)
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.0.open_to_read(path)?;
+        Ok(Arc::new(ReadOnlyFile { view: Untouched::new(Arc::clone(&file))?, file }))
+    }
+
+    fn create(&self, _path: &Path, _like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>> {
+        Err(refused())
+    }
+
+    fn publish(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(refused())
+    }
+
+    fn replace(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(refused())
+    }
+
+    fn discard(&self, _path: &Path) -> io::Result<()> {
+        Err(refused())
+    }
+}
+
+impl DiskFile for ReadOnlyFile {
+    fn len(&self) -> io::Result<u64> {
+        self.view.len()
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.view.read_at(offset, out)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.view.write_at(offset, bytes)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.view.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.view.sync()
+    }
+
+    /// Unlike a view's, this lock is its own to give up.
+    fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    fn is_gone_from(&self, path: &Path) -> bool {
+        self.view.is_gone_from(path)
+    }
+}
