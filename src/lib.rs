@@ -93,12 +93,12 @@ pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;
 pub use engine::{
-    Begin, Claim, ClaimToken, Closed, CommitMode, Completion, End, Ending, Engine, Entries, KeyEntry,
-    Options, Pending, Scope, Stats, Status, Verify, Waited,
+    Backup, Begin, Claim, ClaimToken, Closed, CommitMode, Completion, End, Ending, Engine, Entries, KeyEntry,
+    ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Status, Verify, Waited,
 };
 pub use error::{
-    BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError, Failure,
-    ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
+    BackupError, BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError,
+    Failure, ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
 };
 #[cfg(feature = "serde")]
 pub use fault::{Fault, ReplayError, RunError, StoreError};

@@ -69,6 +69,11 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     })
 }
 
+/// Lets others have the processor and the disk for so long.
+pub(crate) fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
 /// Whether the calling thread was started by [`spawn`].
 pub(crate) fn is_ours() -> bool {
     OURS.with(Cell::get)

@@ -12,10 +12,12 @@ mod read_only;
 mod real;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
+mod tracked;
 mod untouched;
 
 pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
+pub(crate) use tracked::{CHUNK, Tracked, Tracking};
 pub(crate) use untouched::Untouched;
 
 /// What kind of thing a path names.

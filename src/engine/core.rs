@@ -120,6 +120,7 @@ pub(crate) struct Counters {
     pub(super) expired: AtomicU64,
     pub(super) checkpoints: AtomicU64,
     pub(super) reclaimed_blocks: AtomicU64,
+    pub(super) backups: AtomicU64,
 }
 
 impl Counters {

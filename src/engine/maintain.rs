@@ -338,7 +338,7 @@ impl Core {
     }
 
     /// Makes the log longer while little of it is free.
-    fn grow(&self) {
+    pub(super) fn grow(&self) {
         let Some(log) = self.log.lock().clone() else { return };
         while let Some(bytes) = self.room.growth(self.options.log_bytes_max())
             && self.commit.failure().is_none()

@@ -16,6 +16,7 @@ use crate::record::Record;
 use crate::sync::Arc;
 use crate::tombstone::Tombstone;
 
+mod backup;
 mod batch;
 mod claim;
 mod closing;
@@ -33,6 +34,7 @@ mod forget;
 mod gate;
 mod granting;
 mod leases;
+mod lists;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod maintain;
 mod open;
@@ -56,11 +58,13 @@ mod waiting;
 use self::core::Core;
 use self::crew::Crew;
 use self::scope::ScopeInner;
+pub use backup::Backup;
 pub use claim::{Begin, Claim};
 pub use completion::Completion;
 pub use ending::Ending;
 pub use ends::End;
 pub use entries::{Entries, KeyEntry};
+pub use lists::{ListPosition, Listing, OpenKey};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
 pub use options::{CommitMode, Options, Verify};

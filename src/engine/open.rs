@@ -24,7 +24,7 @@ use crate::clock::{EngineClock, Past};
 use crate::codec::{BadBytes, Entry};
 use crate::commit::{Commit, Publish, Threads};
 use crate::disk::Kind;
-use crate::error::{Damage, Failure, IoFailure, OpenError};
+use crate::error::{Damage, IoFailure, OpenError};
 use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
@@ -155,7 +155,7 @@ impl Core {
         match self.prepare(unprepared) {
             Ok(()) => Ok(()),
             Err(StoreError::Full(failure)) => self.open_on_a_full_disk(replayed, failure),
-            Err(error) => Err(to_open_error(error)),
+            Err(error) => Err(error.into_open_error()),
         }
     }
 
@@ -281,6 +281,10 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
         }
         return Err(OpenError::LogMissing { log: log_path, opened_as: meta.opened_as.as_str().into() });
     };
+    if meta.opened_as.is_empty() {
+        // Every opening says so before it makes a log, so this one was left by what a backup takes the place of.
+        return Err(OpenError::LogBesideBackup(log_path));
+    }
     if meta.log_empty {
         // Nothing in it is needed, whichever opening left it.
         return Ok(Some(log));
@@ -420,18 +424,4 @@ fn interrupt_all(
         }
     }
     (standing, recalled)
-}
-
-fn to_open_error(error: StoreError) -> OpenError {
-    match error {
-        StoreError::Full(failure) | StoreError::Failed(Failure::Io(failure)) => OpenError::Io(failure),
-        StoreError::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
-        StoreError::Failed(
-            Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly,
-        ) => {
-            unreachable!(
-                "the store turns panics into damage, looks at no path, and is opened where it is used"
-            )
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Errors: a small enum for each kind of call, each with a sentence that says what happened and what to do.
 
+mod backup;
 mod begin;
 mod busy;
 mod claim;
@@ -20,6 +21,7 @@ mod token;
 
 use std::fmt;
 
+pub use backup::BackupError;
 pub use begin::BeginError;
 pub use busy::Busy;
 pub use claim::ClaimError;

@@ -70,6 +70,8 @@ pub enum OpenError {
         /// The name that the file was last opened by. Its log lay beside that: the same name with `-wal` behind.
         opened_as: Box<str>,
     },
+    /// The file is a backup that was never opened, and there is a log beside it: that of the file whose place it took.
+    LogBesideBackup(PathBuf),
     /// Bytes on disk are not what was written.
     Damaged(Damage),
     /// The operating system refused.
@@ -142,6 +144,11 @@ impl fmt::Display for OpenError {
                  open it by that name, or put the log {opened_as}-wal in the place of this one",
                 log.display()
             ),
+            Self::LogBesideBackup(path) => write!(
+                f,
+                "the file is a backup, and the log {} is not in it; move the log away to go on without what it holds",
+                path.display()
+            ),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Io(failure) => {
                 write!(f, "{failure}; {}", failure.advice())
@@ -167,7 +174,8 @@ impl Error for OpenError {
             | Self::LogMissing { .. }
             | Self::LogWithoutFile(_)
             | Self::LogOfAnotherFile(_)
-            | Self::LogOfEarlierOpening { .. } => None,
+            | Self::LogOfEarlierOpening { .. }
+            | Self::LogBesideBackup(_) => None,
         }
     }
 }

@@ -63,6 +63,7 @@ pub(crate) struct Hits {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sizes {
     pub(crate) keys: usize,
+    pub(crate) interrupted: usize,
     pub(crate) cached_bytes: usize,
     pub(crate) table_bytes: usize,
 }
@@ -231,6 +232,16 @@ impl Index {
         self.shards.get(shard).map(|locked| copy(&locked.read())).unwrap_or_default()
     }
 
+    /// Calls `each` with the slots of all keys that have no outcome yet. Shards without one are not looked through. `each` must not block.
+    pub(crate) fn for_each_open(&self, mut each: impl FnMut(&Slot)) {
+        for locked in &self.shards {
+            let shard = locked.read();
+            let open = shard.iter().map(|(_, slot)| slot).filter(|slot| slot.is_open());
+            // It ends with the last of them, not with the last cell.
+            open.take(shard.open()).for_each(&mut each);
+        }
+    }
+
     /// The attempts whose claims are out, or whose ends are on their way through the log.
     pub(crate) fn attempts_out(&self) -> Vec<Arc<Attempt>> {
         let mut out = Vec::new();
@@ -254,6 +265,7 @@ impl Index {
             let shard = locked.read();
             Sizes {
                 keys: sum.keys + shard.len(),
+                interrupted: sum.interrupted + shard.interrupted(),
                 cached_bytes: sum.cached_bytes + shard.cached_bytes(),
                 table_bytes: sum.table_bytes + shard.table_bytes(),
             }

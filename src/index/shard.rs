@@ -16,6 +16,10 @@ pub(crate) enum Change {
 pub(crate) struct Shard {
     table: Table,
     cached_bytes: usize,
+    /// Keys without an outcome: with a claim that is out, or an interrupted one.
+    open: usize,
+    /// Of those, the interrupted ones.
+    interrupted: usize,
     /// Where the eviction hand stands.
     hand: usize,
 }
@@ -48,8 +52,12 @@ impl Shard {
     /// Sets the slot of a key that was looked for just now.
     fn put(&mut self, found: Probe, digest: Digest, slot: Slot) {
         self.cached_bytes += slot.cached_bytes();
+        self.open += usize::from(slot.is_open());
+        self.interrupted += usize::from(slot.is_interrupted());
         let old = self.table.put(found, digest, slot);
         self.cached_bytes -= old.cached_bytes();
+        self.open -= usize::from(old.is_open());
+        self.interrupted -= usize::from(old.is_interrupted());
     }
 
     pub(crate) fn reserve(&mut self, more: usize) {
@@ -109,6 +117,16 @@ impl Shard {
 
     pub(crate) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Keys without an outcome.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Interrupted keys.
+    pub(crate) fn interrupted(&self) -> usize {
+        self.interrupted
     }
 
     pub(crate) fn cells(&self) -> usize {

@@ -90,6 +90,15 @@ impl Slot {
         }
     }
 
+    /// Whether the key has a claim, and no outcome yet.
+    pub(crate) fn is_open(&self) -> bool {
+        self.attempt().is_some()
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted(_))
+    }
+
     /// The attempt whose claim is out, or whose end is on its way through the log.
     pub(crate) fn attempt_out(&self) -> Option<&Arc<Attempt>> {
         match self {

@@ -14,7 +14,7 @@ use super::backend::{Backend, Faults};
 use super::owned::Owned;
 use super::trouble::{Trouble, guarded};
 use super::{BLOCKS, StoreError};
-use crate::disk::{DiskFile, Untouched};
+use crate::disk::{DiskFile, Tracked, Tracking, Untouched};
 use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;
 use crate::sync::{Arc, Condvar, Mutex, RwLock, yield_now};
@@ -27,6 +27,8 @@ const READ_TRIES: u32 = 3;
 pub(super) struct Access {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
+    /// The same, for a copy that is made while it is in use.
+    tracked: Arc<Tracked>,
     faults: Arc<Faults>,
     cache_bytes: usize,
     /// Leaf lock, held to look only.
@@ -123,10 +125,13 @@ impl Opened {
 impl Access {
     pub(super) fn open(path: &Path, file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Self, Trouble> {
         let faults = Arc::default();
+        let tracked = Arc::new(Tracked::new(file));
+        let file: Arc<dyn DiskFile> = Arc::<Tracked>::clone(&tracked);
         let database = open_database(&file, &faults, cache_bytes, false)?;
         Ok(Self {
             path: path.to_owned(),
             file,
+            tracked,
             faults,
             cache_bytes,
             state: Mutex::new(State::Open(Arc::new(database))),
@@ -137,6 +142,11 @@ impl Access {
 
     pub(super) fn file(&self) -> &dyn DiskFile {
         &*self.file
+    }
+
+    /// Notes what is written from now on, for a copy; `None` where one is being made.
+    pub(super) fn track(&self) -> Option<Tracking> {
+        self.tracked.track()
     }
 
     /// What went wrong with a write since the database was opened, if anything did.

@@ -25,6 +25,7 @@ mod access;
 mod backend;
 pub(crate) mod block;
 mod carry;
+mod copy;
 mod directory;
 mod load;
 mod meta;
@@ -37,6 +38,7 @@ mod trouble;
 
 use access::{Access, open_database};
 use backend::Backend;
+pub(crate) use copy::{Copy, Meanwhile, Whole};
 use directory::{BlockInfo, Directory};
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
@@ -89,6 +91,21 @@ pub(crate) enum StoreError {
     Full(IoFailure),
     /// Anything else: what was written may or may not count.
     Failed(Failure),
+}
+
+impl StoreError {
+    /// As an opening tells it.
+    pub(crate) fn into_open_error(self) -> OpenError {
+        match self {
+            Self::Full(failure) | Self::Failed(Failure::Io(failure)) => OpenError::Io(failure),
+            Self::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
+            Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked) => {
+                unreachable!(
+                    "the store turns panics into damage, looks at no path, and is opened where it is used"
+                )
+            }
+        }
+    }
 }
 
 /// What a checkpoint did.

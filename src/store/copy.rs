@@ -1,0 +1,157 @@
+//! A copy of the file, made while it is in use: byte for byte, what changes meanwhile once more.
+
+use std::io;
+use std::path::Path;
+
+use super::{Batch, Store};
+use crate::Timestamp;
+use crate::disk::{CHUNK, Disk, DiskFile, Tracking};
+use crate::error::{IoFailure, OpenError};
+use crate::sync::Arc;
+
+/// Bytes that are copied between two syncs of the copy. A disk that gets more at once keeps the log waiting.
+const SYNC_EVERY: u64 = 8 << 20;
+
+/// A copy that is being made.
+#[derive(Debug)]
+pub(crate) struct Copy<'p> {
+    from: &'p Path,
+    to: &'p Path,
+    tracking: Tracking,
+    file: Arc<dyn DiskFile>,
+    /// Where what was written ends.
+    end: u64,
+    unsynced: u64,
+}
+
+/// Whether the file may change while it is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meanwhile {
+    /// What changes is copied by the next round.
+    Changes,
+    /// Nobody writes a page that counts.
+    StaysAsItIs,
+}
+
+impl Store {
+    /// Starts a copy into the empty file `file` at `to`; `None` where another one is being made.
+    pub(crate) fn copy<'p>(&'p self, to: &'p Path, file: Arc<dyn DiskFile>) -> Option<Copy<'p>> {
+        let tracking = self.access.track()?;
+        Some(Copy { from: &self.path, to, tracking, file, end: 0, unsynced: 0 })
+    }
+}
+
+impl Copy<'_> {
+    /// Bytes that are to be copied still.
+    pub(crate) fn left(&self) -> Result<u64, IoFailure> {
+        Ok(self.tracking.left(self.source_len()?))
+    }
+
+    fn source_len(&self) -> Result<u64, IoFailure> {
+        self.tracking.file().len().map_err(|error| IoFailure::new(self.from, "measuring", error))
+    }
+
+    /// Copies every chunk that was written to since it was copied last. `pause` is called after each, and may end it.
+    pub(crate) fn round<E: From<IoFailure>>(
+        &mut self,
+        meanwhile: Meanwhile,
+        mut pause: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let len = self.source_len()?;
+        for chunk in 0..len.div_ceil(CHUNK) {
+            if self.tracking.take(chunk) {
+                self.copy_chunk(chunk, len, meanwhile)?;
+                pause()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_chunk(&mut self, chunk: u64, len: u64, meanwhile: Meanwhile) -> Result<(), IoFailure> {
+        let at = chunk * CHUNK;
+        // What lies behind the end is zero, so that a file that grows again finds no old bytes there.
+        let mut bytes = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
+        let there = usize::try_from(len.saturating_sub(at).min(CHUNK)).unwrap_or(0);
+        match self.tracking.file().read_at(at, bytes.split_at_mut(there).0) {
+            Ok(()) => {}
+            // It was made shorter just now.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && meanwhile == Meanwhile::Changes => {
+                self.tracking.put_back(chunk);
+                return Ok(());
+            }
+            Err(error) => return Err(IoFailure::new(self.from, "reading", error)),
+        }
+        // redb doubles its file: most of a large one can be nothing at all.
+        if at >= self.end && bytes.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        self.file.write_at(at, &bytes).map_err(|error| self.failed("writing", error))?;
+        self.end = self.end.max(at + CHUNK);
+        self.unsynced += CHUNK;
+        if self.unsynced >= SYNC_EVERY && meanwhile == Meanwhile::Changes { self.sync() } else { Ok(()) }
+    }
+
+    fn failed(&self, doing: &'static str, error: io::Error) -> IoFailure {
+        IoFailure::new(self.to, doing, error)
+    }
+
+    fn sync(&mut self) -> Result<(), IoFailure> {
+        self.unsynced = 0;
+        self.file.sync().map_err(|error| self.failed("syncing", error))
+    }
+
+    /// Cuts the copy to the length that the file has, which nobody changes now; nothing is copied after this.
+    pub(crate) fn cut(mut self) -> Result<Whole, IoFailure> {
+        self.end = self.source_len()?;
+        Ok(Whole { len: self.end, file: Arc::clone(&self.file) })
+    }
+}
+
+/// All bytes of a copy. Not durable yet.
+#[derive(Debug)]
+#[must_use = "it is made durable by `finish`"]
+pub(crate) struct Whole {
+    len: u64,
+    file: Arc<dyn DiskFile>,
+}
+
+impl Whole {
+    /// Makes the copy at `path` a file of its own, durably: it needs no log, and a log of the original is refused beside it. Every page is
+    /// verified on the way. Gives its length in bytes.
+    pub(crate) fn finish(
+        self,
+        disk: &dyn Disk,
+        path: &Path,
+        now: Timestamp,
+        salt: u64,
+    ) -> Result<u64, OpenError> {
+        let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
+        self.file.set_len(self.len).map_err(failed("cutting"))?;
+        self.file.sync().map_err(failed("syncing"))?;
+        // It is opened as any file is, which takes its lock.
+        self.file.unlock().map_err(failed("unlocking"))?;
+        drop(self);
+        let store = Store::open(disk, path, |_len| 1 << 20, |_len| true)?;
+        let sealed = store.apply(
+            None,
+            &Batch::default(),
+            now,
+            |meta| {
+                meta.log_empty = true;
+                meta.log_segments = 0;
+                meta.salt = salt;
+                // It was never opened: whatever log lies beside it is the original's.
+                meta.opened_as.clear();
+            },
+            |_from, _tombstone| true,
+        );
+        let closed = store.close();
+        sealed.map_err(super::StoreError::into_open_error)?;
+        closed.map_err(|failure| super::StoreError::Failed(failure).into_open_error())?;
+        let file = disk.open(path).map_err(failed("opening"))?;
+        file.sync().map_err(failed("syncing"))?;
+        let len = file.len().map_err(failed("measuring"))?;
+        file.unlock().map_err(failed("unlocking"))?;
+        Ok(len)
+    }
+}
