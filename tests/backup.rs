@@ -71,7 +71,7 @@ fn a_backup_opens_at_once_with_all_that_was_acknowledged_and_claims_in_flight_ar
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>("reply")
     })
     .unwrap();
-    engine.declare("jobs", engine.policy().max_attempts(3)).unwrap();
+    engine.declare("jobs", engine.policy().max_in_flight(3)).unwrap();
 
     let backup = engine.backup(COPY).unwrap();
     assert_eq!(backup.time, engine.now());
@@ -204,7 +204,7 @@ fn a_crash_at_any_operation_of_a_backup_leaves_the_original_whole_and_a_backup_o
     for moment in &moments {
         for kind in [CrashKind::KeepAll, CrashKind::DropAll, CrashKind::Torn(1)] {
             let context = format!("{:?} at {}", kind, moment.number());
-            let machine = Machine { disk: moment.image(kind), clock: machine.clock.clone() };
+            let machine = Machine { disk: moment.image(kind), ..machine.clone() };
             check_filled(&machine.open(), &context);
             if machine.disk.read(Path::new(COPY)).is_some() {
                 check_filled(&open_copy(&machine), &context);
@@ -212,7 +212,7 @@ fn a_crash_at_any_operation_of_a_backup_leaves_the_original_whole_and_a_backup_o
         }
     }
     // It is durable once it has its name.
-    let crashed = Machine { disk: machine.disk.image(CrashKind::DropAll), clock: machine.clock.clone() };
+    let crashed = Machine { disk: machine.disk.image(CrashKind::DropAll), ..machine.clone() };
     check_filled(&open_copy(&crashed), "right after it");
 }
 

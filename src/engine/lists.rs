@@ -37,7 +37,7 @@ impl OpenKey {
         let Candidate { position, state, claim } = candidate;
         let (attempt, interrupted) = match state {
             OpenState::InFlight => (claim.info(), None),
-            OpenState::Interrupted => (claim.as_earlier(), Some(position.since)),
+            OpenState::Interrupted => (claim.as_earlier().info, Some(position.since)),
         };
         let lease_until = Some(claim.lease_until()).filter(|until| *until < Timestamp::from_millis(u64::MAX));
         Self { attempt, interrupted, lease_until, checkpoint: claim.checkpoint(), position, claim }

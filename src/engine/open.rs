@@ -24,7 +24,7 @@ use crate::clock::{EngineClock, Past};
 use crate::codec::{BadBytes, Entry};
 use crate::commit::{Commit, Publish, Threads};
 use crate::disk::Kind;
-use crate::error::{Damage, IoFailure, OpenError};
+use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;

@@ -138,7 +138,7 @@ impl Whole {
             now,
             |meta| {
                 meta.log_empty = true;
-                meta.log_segments = 0;
+                meta.log_bytes = 0;
                 meta.salt = salt;
                 // It was never opened: whatever log lies beside it is the original's.
                 meta.opened_as.clear();

@@ -99,7 +99,7 @@ impl StoreError {
         match self {
             Self::Full(failure) | Self::Failed(Failure::Io(failure)) => OpenError::Io(failure),
             Self::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
-            Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked) => {
+            Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly) => {
                 unreachable!(
                     "the store turns panics into damage, looks at no path, and is opened where it is used"
                 )
