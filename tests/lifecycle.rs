@@ -550,7 +550,7 @@ fn an_engine_in_a_log_says_which_file_it_has_and_nothing_of_what_is_in_it() {
     let engine = machine.open();
     fresh(&default_scope(&engine), "a key").complete("a body").unwrap();
     let said = format!("{engine:?}");
-    assert!(said.contains("x.idem") && said.contains("closed: false"), "{said}");
+    assert!(said.contains("x.idem") && said.contains("is_open: true"), "{said}");
     assert!(!said.contains("a key") && !said.contains("a body") && !said.contains("secret"), "{said}");
     let ending = fresh(&default_scope(&engine), "another").complete_async("a body");
     assert_eq!(format!("{ending:?}"), "Ending { .. }");

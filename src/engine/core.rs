@@ -503,6 +503,8 @@ impl Core {
         wish: Wish<'_>,
         expired: Option<Place>,
     ) -> Result<Option<Granting>, BeginError> {
+        // A child made past the C library is found out by its process alone, and before a lock that it may have inherited.
+        self.gate.check_process().map_err(BeginError::Failed)?;
         self.check_granting()?;
         self.check_blocking(caller)?;
         if let Wish::Begin(_) = wish {

@@ -197,6 +197,11 @@ fn everything_is_refused_in_a_child_made_by(way: Way) {
     // The first half of their way is gone before the fork.
     assert!(poll(held.futures.wait.as_mut()).is_pending());
     assert!(poll(held.futures.begin.as_mut()).is_pending());
+    if way == Way::Clone {
+        // Past the C library the engine learns of the child where it goes to the disk. A lock that another thread has at this moment
+        // stays locked there, so the engine's threads are to be at rest.
+        engine.flush().unwrap();
+    }
     in_child(way, || {
         if way == Way::Fork {
             all_calls(&mut held, &path);
@@ -251,8 +256,15 @@ fn every_call_in_a_forked_child_is_refused_and_the_parent_loses_nothing() {
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
 fn a_child_made_past_the_c_library_writes_and_unlocks_nothing_either() {
-    let _alone = alone();
-    everything_is_refused_in_a_child_made_by(Way::Clone);
+    // In a process of its own: nobody looks after the allocator's locks in such a child, and another test may hold one.
+    const HERE: &str = "IDEMKV_TEST_FORK_CLONE";
+    if std::env::var_os(HERE).is_some() {
+        return everything_is_refused_in_a_child_made_by(Way::Clone);
+    }
+    let test = "calls::a_child_made_past_the_c_library_writes_and_unlocks_nothing_either";
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = command.args([test, "--exact", "--test-threads=1"]).env(HERE, "1").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
