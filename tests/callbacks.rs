@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use common::{default_scope, fresh, poll, request};
 use futures_executor::block_on;
 use idemkv::{
-    Begin, BeginError, Claim, ClaimError, CommitError, Engine, Interruption, Observer, Pending, Scope,
-    Status, Waited,
+    BackupError, Begin, BeginError, Claim, ClaimError, CommitError, Engine, Interruption, Observer, Pending,
+    Scope, Status, Waited,
 };
 
 const LONG: Duration = Duration::from_secs(3_600);
@@ -110,6 +110,12 @@ const ACTS: &[(&str, Act)] = &[
         assert!(flushed.is_ok() || matches!(flushed, Err(CommitError::InsideCallback)));
     }),
     ("checkpoint", |tools| tools.engine.checkpoint().unwrap()),
+    ("backup", |tools| {
+        let scratch = tempfile::tempdir().unwrap();
+        let made = tools.engine.backup(scratch.path().join("copy.idem"));
+        let is_refused = matches!(made, Err(BackupError::Commit(CommitError::InsideCallback)));
+        assert!(made.is_ok() || is_refused, "{made:?}");
+    }),
     ("calls of tasks", |tools| {
         // Polled once, as an executor does that polls in `wake`.
         let mut begin = Box::pin(tools.scope.begin_async("new", request()));

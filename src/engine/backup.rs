@@ -10,11 +10,12 @@ use std::time::Duration;
 use super::Engine;
 use super::core::{Core, Counters};
 use crate::Timestamp;
+use crate::caller::Caller;
 use crate::clock::Stopwatch;
 use crate::disk::Kind;
 use crate::error::{BackupError, CommitError, IoFailure};
 use crate::store::{Copy, Meanwhile, Whole};
-use crate::sync::pause;
+use crate::sync::{is_ours, pause};
 use crate::wal;
 
 /// Rounds in which the file is copied while it changes, at most.
@@ -78,6 +79,11 @@ impl Core {
         if self.is_inside() {
             return Err(BackupError::InsideTransaction);
         }
+        self.check_blocking(Caller::Thread)?;
+        if is_ours() {
+            // The engine's own threads have others to serve.
+            return Err(CommitError::InsideCallback.into());
+        }
         self.check_open()?;
         let disk = &*self.options.disk;
         let failed = |path: &Path, doing| {
@@ -133,6 +139,7 @@ impl Core {
             }
         }
         let mut rota = self.rota.lock();
+        let _maintains = self.maintains();
         self.make_store_ready(&mut rota)?;
         self.apply_tail(None).map_err(|error| self.store_refused(error))?;
         let time = self.clock.now();

@@ -184,7 +184,7 @@ impl Core {
     }
 
     /// Marks the thread that has the rota: wakers run under it.
-    fn maintains(&self) -> Inside {
+    pub(super) fn maintains(&self) -> Inside {
         Inside::enter(&self.commit, Role::Maintains)
     }
 
