@@ -27,6 +27,10 @@ struct Kept {
 pub(crate) struct Budget(AtomicUsize);
 
 impl Budget {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Whether so many bytes more are within `max`.
     pub(crate) fn has_room(&self, bytes: usize, max: usize) -> bool {
         self.0.load(Ordering::Relaxed).saturating_add(bytes) <= max

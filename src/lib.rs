@@ -107,7 +107,7 @@ pub use interruption::{AttemptInfo, Interruption};
 #[cfg(feature = "serde")]
 pub use json::JsonError;
 pub use key::KeyHash;
-pub use observer::Observer;
+pub use observer::{Cause, EndKind, Event, Observer};
 pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};
 /// The store behind the file, for tables of your own in it: see [`Claim::complete_in`].

@@ -3,10 +3,14 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::sync::Arc;
-use crate::{Interruption, Record};
+use std::time::Duration;
 
-/// Is told of what an operator wants to see: replays, interruptions, reused keys. Set with
+use crate::error::{BeginError, Failure, IoFailure};
+use crate::policy::Policy;
+use crate::sync::Arc;
+use crate::{AttemptInfo, Interruption, Record};
+
+/// Is told of what an operator wants to see: replays, and [events](Event) of every other kind. Set with
 /// [`Options::observer`](crate::Options::observer).
 ///
 /// The methods are called by whichever thread the thing happens on, with no lock held, and that thread waits for them: hand longer work
@@ -38,20 +42,186 @@ use crate::{Interruption, Record};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Observer: Send + Sync {
-    /// A begin was answered with this record.
+    /// A begin was answered with this record. A method of its own, because it is on the way of every replay.
     fn replayed(&self, record: &Record) {
         let _ = record;
     }
 
-    /// A claim ended without an outcome: it was dropped, its lease ran out, or the process that had it died (that is found when the
-    /// file is opened).
-    fn interrupted(&self, scope: &[u8], key: &[u8], interruption: &Interruption) {
-        let _ = (scope, key, interruption);
+    /// Anything else that is worth a line in a log.
+    fn event(&self, event: &Event<'_>) {
+        let _ = event;
     }
+}
 
-    /// A begin was refused because its key was used with another fingerprint.
-    fn reused(&self, scope: &[u8], key: &[u8]) {
-        let _ = (scope, key);
+/// What an [`Observer`] is told. Kinds of events, and what they say, may be added.
+#[non_exhaustive]
+pub enum Event<'e> {
+    /// The file was opened, and calls are about to be answered.
+    #[non_exhaustive]
+    Opened {
+        /// Keys in the index.
+        keys: usize,
+        /// Group commits that were replayed from the log.
+        replayed: u64,
+        /// Claims that were found dead. Each has an event of its own.
+        interrupted: usize,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A claim was granted, and is on its way to its caller.
+    #[non_exhaustive]
+    Granted {
+        /// The key's scope.
+        scope: &'e [u8],
+        /// The key.
+        key: &'e [u8],
+        /// The claim.
+        attempt: AttemptInfo,
+        /// The attempt before it that was interrupted, if there was one.
+        interrupted: Option<Interruption>,
+        /// It was given to resolve the key.
+        resolves: bool,
+    },
+    /// A claim has ended. The log has its end, and makes it durable.
+    #[non_exhaustive]
+    Ended {
+        /// The key's scope.
+        scope: &'e [u8],
+        /// The key.
+        key: &'e [u8],
+        /// The claim.
+        attempt: AttemptInfo,
+        /// How it ended.
+        end: EndKind,
+        /// How long it was out, by the engine's clock.
+        took: Duration,
+        /// Bytes of the body that is kept.
+        body_len: usize,
+    },
+    /// A claim ended without an outcome.
+    #[non_exhaustive]
+    Interrupted {
+        /// The key's scope.
+        scope: &'e [u8],
+        /// The key.
+        key: &'e [u8],
+        /// The attempt that may have had an effect, and what is known of it.
+        interruption: Interruption,
+        /// What ended it.
+        cause: Cause,
+    },
+    /// A begin was refused.
+    #[non_exhaustive]
+    Refused {
+        /// The key's scope.
+        scope: &'e [u8],
+        /// The key.
+        key: &'e [u8],
+        /// Why.
+        error: &'e BeginError,
+    },
+    /// A call on a claim was refused, because the claim is no longer the current one.
+    #[non_exhaustive]
+    Superseded {
+        /// The key's scope.
+        scope: &'e [u8],
+        /// The key.
+        key: &'e [u8],
+        /// The claim.
+        attempt: AttemptInfo,
+    },
+    /// A scope was given a policy.
+    #[non_exhaustive]
+    Declared {
+        /// The scope.
+        scope: &'e [u8],
+        /// Its policy from now on.
+        policy: Policy,
+    },
+    /// The disk had no room. Claims that are out still complete.
+    #[non_exhaustive]
+    DiskFull {
+        /// What was refused.
+        failure: &'e IoFailure,
+    },
+    /// The disk has room again.
+    #[non_exhaustive]
+    RoomAgain {},
+    /// The engine has stopped granting claims. It is told once.
+    #[non_exhaustive]
+    Failed {
+        /// Why.
+        failure: &'e Failure,
+    },
+    /// A backup was made.
+    #[non_exhaustive]
+    BackedUp {
+        /// Its bytes.
+        bytes: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The file was closed.
+    #[non_exhaustive]
+    Closed {
+        /// Claims that were still out.
+        claims_left: usize,
+        /// What went wrong, if something did. `claims_left` is zero then.
+        failure: Option<&'e Failure>,
+        /// How long it took.
+        took: Duration,
+    },
+}
+
+/// How a claim ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndKind {
+    /// With a result.
+    Completed,
+    /// With a failure, which is replayed as well.
+    Failed,
+    /// It certainly did nothing.
+    Released,
+}
+
+/// What ended a claim that has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// It was dropped, by a panic for example.
+    Dropped,
+    /// Its lease ran out.
+    Lease,
+    /// The process that had it died, or closed the file. It is found when the file is opened.
+    Restart,
+}
+
+impl Event<'_> {
+    /// The kind of event, as a short name for logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => "opened",
+            Self::Granted { .. } => "granted",
+            Self::Ended { .. } => "ended",
+            Self::Interrupted { .. } => "interrupted",
+            Self::Refused { .. } => "refused",
+            Self::Superseded { .. } => "superseded",
+            Self::Declared { .. } => "declared",
+            Self::DiskFull { .. } => "disk full",
+            Self::RoomAgain {} => "room again",
+            Self::Failed { .. } => "failed",
+            Self::BackedUp { .. } => "backed up",
+            Self::Closed { .. } => "closed",
+        }
+    }
+}
+
+/// Without keys, which may be clients' secrets.
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 
@@ -62,6 +232,11 @@ pub(crate) struct Hooks(Option<Arc<dyn Observer>>);
 impl Hooks {
     pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
         Self(Some(observer))
+    }
+
+    /// Tells of an event, which is made only where somebody listens.
+    pub(crate) fn tell<'e>(&self, event: impl FnOnce() -> Event<'e>) {
+        self.call(|observer| observer.event(&event()));
     }
 
     #[inline]

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use common::{default_scope, fresh, poll, request};
 use futures_executor::block_on;
 use idemkv::{
-    BackupError, Begin, BeginError, Claim, ClaimError, CommitError, Engine, Interruption, Observer, Pending,
-    Scope, Status, Waited,
+    BackupError, Begin, BeginError, Claim, ClaimError, CommitError, Engine, Event, Observer, Pending, Scope,
+    Status, Waited,
 };
 
 const LONG: Duration = Duration::from_secs(3_600);
@@ -164,8 +164,8 @@ impl Wake for Foreign {
 struct Hears(Mutex<Option<Arc<Foreign>>>);
 
 impl Observer for Hears {
-    fn interrupted(&self, _scope: &[u8], key: &[u8], _lost: &Interruption) {
-        if key == b"interrupted"
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Interrupted { key: b"interrupted", .. } = event
             && let Some(foreign) = self.0.lock().unwrap().take()
         {
             foreign.run();

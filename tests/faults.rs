@@ -565,7 +565,10 @@ fn the_log_does_not_grow_behind_a_failed_commit() {
 struct Closes(std::sync::Mutex<Option<Engine>>);
 
 impl idemkv::Observer for Closes {
-    fn interrupted(&self, _scope: &[u8], _key: &[u8], _attempt: &idemkv::Interruption) {
+    fn event(&self, event: &idemkv::Event<'_>) {
+        if event.name() != "interrupted" {
+            return;
+        }
         let engine = self.0.lock().unwrap().take();
         if let Some(engine) = engine {
             engine.close().unwrap();

@@ -20,8 +20,8 @@ use common::{Machine, START_MS, TTL, default_scope, done, fresh, request, small}
 use idemkv::redb::{self, ReadableTable, TableDefinition};
 use idemkv::sim::{CrashKind, Fault, ManualClock, Operation, SimDisk};
 use idemkv::{
-    Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Failure,
-    Interruption, Observer, Policy, Status, TableError, Tables,
+    Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Event, Failure,
+    Observer, Policy, Status, TableError, Tables,
 };
 
 type Anything = Box<dyn std::error::Error>;
@@ -543,8 +543,8 @@ fn many_threads_with_and_without_transactions_lose_nothing() {
 struct Interruptions(AtomicUsize);
 
 impl Observer for Interruptions {
-    fn interrupted(&self, _scope: &[u8], _key: &[u8], _lost: &Interruption) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn event(&self, event: &Event<'_>) {
+        self.0.fetch_add(usize::from(event.name() == "interrupted"), Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use common::{Machine, default_scope, done, fresh, request};
 use idemkv::{
-    Begin, BeginError, Busy, Engine, Fingerprint, Interruption, Observer, Pending, Record, Recovery, Scope,
+    Begin, BeginError, Busy, Engine, Event, Fingerprint, Observer, Pending, Record, Recovery, Scope,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -127,13 +128,17 @@ impl Observer for Told {
         self.note(format!("replayed {}", record.key().escape_ascii()));
     }
 
-    fn interrupted(&self, _scope: &[u8], key: &[u8], attempt: &Interruption) {
-        self.note(format!("interrupted {} {}", key.escape_ascii(), attempt.attempt()));
-    }
-
-    fn reused(&self, _scope: &[u8], key: &[u8]) {
-        self.note(format!("reused {}", key.escape_ascii()));
-        panic!("an observer with a bug");
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Interrupted { key, interruption: attempt, .. } => {
+                self.note(format!("interrupted {} {}", key.escape_ascii(), attempt.attempt()));
+            }
+            Event::Refused { key, error: BeginError::KeyReused, .. } => {
+                self.note(format!("reused {}", key.escape_ascii()));
+                panic!("an observer with a bug");
+            }
+            _ => {}
+        }
     }
 }
 

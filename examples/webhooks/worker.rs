@@ -165,7 +165,7 @@ fn check_counts(counts: &Counts, engine: &Engine) -> Result<()> {
         ("claims", counts.get(Fresh), sum(&[Completed, Failed, Released, Panicked])),
         ("deliveries", counts.get(Deliveries), counts.get(Planned) + counts.get(Reused)),
         ("fresh", counts.get(Fresh), stats.fresh),
-        ("interrupted", counts.get(Interrupted), stats.interrupted),
+        ("interrupted", counts.get(Interrupted), stats.rerun),
         ("replayed", counts.get(Replayed), stats.replayed),
         ("reused", counts.get(Reused), stats.reused),
     ];

@@ -665,6 +665,11 @@ impl<P: Publish> Commit<P> {
         self.notify_drained();
     }
 
+    /// Entries that wait to be written.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.lock().entries()
+    }
+
     pub(crate) fn stats(&self) -> CommitStats {
         self.counters.stats()
     }

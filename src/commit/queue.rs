@@ -124,6 +124,11 @@ impl<T> Queue<T> {
         fits || self.is_empty()
     }
 
+    /// Entries that wait to be written.
+    pub(super) fn entries(&self) -> usize {
+        self.entries
+    }
+
     /// Whether nothing waits to be written.
     pub(super) fn is_empty(&self) -> bool {
         self.full.is_empty() && self.filling.is_none()

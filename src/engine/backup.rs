@@ -14,6 +14,7 @@ use crate::caller::Caller;
 use crate::clock::Stopwatch;
 use crate::disk::Kind;
 use crate::error::{BackupError, CommitError, IoFailure};
+use crate::observer::Event;
 use crate::store::{Copy, Meanwhile, Whole};
 use crate::sync::{is_ours, pause};
 use crate::wal;
@@ -85,6 +86,7 @@ impl Core {
             return Err(CommitError::InsideCallback.into());
         }
         self.check_open()?;
+        let watch = Stopwatch::start();
         let disk = &*self.options.disk;
         let failed = |path: &Path, doing| {
             let path = path.to_owned();
@@ -111,7 +113,11 @@ impl Core {
             Err(error) => Err(failed(path, "naming")(error)),
         });
         match &made {
-            Ok(_) => Counters::add(&self.counters.backups, 1),
+            Ok(backup) => {
+                Counters::count(&self.counters.backups);
+                let (bytes, took) = (backup.bytes, watch.elapsed());
+                self.options.hooks.tell(|| Event::BackedUp { bytes, took });
+            }
             // Best effort: the next backup of this name takes its place.
             Err(_) => drop(disk.discard(&temporary)),
         }

@@ -119,7 +119,10 @@ impl Core {
     ) -> Vec<Result<Begin, BeginError>> {
         let (len, max) = (requests.len(), CALLS_MAX);
         if len > max {
-            return requests.iter().map(|_| Err(BeginError::BatchTooLong { len, max })).collect();
+            let refuse = |(key, _): &(K, _)| {
+                Err(self.refused(scope, key.as_ref(), BeginError::BatchTooLong { len, max }))
+            };
+            return requests.iter().map(refuse).collect();
         }
         let mut results = Vec::with_capacity(len);
         // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
@@ -201,7 +204,10 @@ impl Core {
             }
         }
         let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
-        results.into_iter().map(answered).collect()
+        let answers = results.into_iter().map(answered).zip(requests);
+        answers
+            .map(|(answer, (key, _))| answer.map_err(|error| self.refused(scope, key.as_ref(), error)))
+            .collect()
     }
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.

@@ -2,7 +2,7 @@
 
 use super::Handle;
 use super::completion::Completion;
-use super::core::Core;
+use super::core::{Core, Counters};
 use super::ending::{Ending, Given, released};
 use super::pending::Pending;
 use super::permit::Permit;
@@ -15,6 +15,7 @@ use crate::commit::Ticket;
 use crate::error::{Busy, ClaimError, CommitError, EndError};
 use crate::index::{Change, Slot};
 use crate::key::KeyHash;
+use crate::observer::Cause;
 use crate::policy::Durability;
 use crate::record::{Outcome, Record};
 use crate::state::{Event, Fence, decide};
@@ -153,7 +154,9 @@ impl Claim {
         // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
         let mut ticket =
             self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
-        Ok(core.commit.settled(caller, &mut ticket).await?)
+        core.commit.settled(caller, &mut ticket).await?;
+        Counters::count(&core.counters.noted);
+        Ok(())
     }
 
     /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
@@ -471,7 +474,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn release(self) -> Result<(), EndError> {
-        let handed = self.hand_over_release(Caller::Thread);
+        let handed = self.start_releasing(Caller::Thread);
         block(released(Caller::Thread, handed))
     }
 
@@ -537,7 +540,7 @@ impl Claim {
     ///
     /// As for [`release`](Self::release).
     pub fn release_async(self) -> Ending<()> {
-        let handed = self.hand_over_release(Caller::Task);
+        let handed = self.start_releasing(Caller::Task);
         Ending::slowly(released(Caller::Task, handed))
     }
 
@@ -548,7 +551,7 @@ impl Claim {
 
     #[cfg(feature = "serde")]
     pub(super) async fn release_as(self, caller: Caller) -> Result<(), EndError> {
-        released(caller, self.hand_over_release(caller)).await
+        released(caller, self.start_releasing(caller)).await
     }
 
     /// Releases without waiting for it; for a claim that its caller never saw.
@@ -579,6 +582,11 @@ impl Claim {
 
     pub(super) fn core(&self) -> &Core {
         self.permit.handle.core()
+    }
+
+    /// Whether it was given by `resolve`.
+    pub(super) fn resolves(&self) -> bool {
+        self.terms.resolves
     }
 
     /// Whether the log knows of it, or is to.
@@ -613,7 +621,7 @@ pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
     core.leases.forget(attempt);
     attempt.end(Ended::Interrupted);
     if interrupted {
-        core.tell_of_interruption(attempt);
+        core.tell_of_interruption(attempt, Cause::Dropped);
     }
 }
 

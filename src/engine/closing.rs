@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::{Closed, Engine, Handle};
 use crate::caller::Caller;
+use crate::clock::Stopwatch;
 use crate::error::Failure;
 use crate::reply;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Ordering, is_ours, spawn};
@@ -61,6 +62,7 @@ impl Core {
     }
 
     fn close_first(&self) -> Result<usize, Failure> {
+        let watch = Stopwatch::start();
         let unwinding = SettleOnUnwind(self);
         let closed = self.shut_down();
         let threads = self.crew.dismiss();
@@ -69,6 +71,8 @@ impl Core {
         let outcome = if joined > 0 { Err(Failure::Panicked) } else { closed };
         std::mem::forget(unwinding);
         self.closing.settle(outcome.clone());
+        // Others who close have their result by now, an observer that does so included.
+        self.tell_of_close(&outcome, &watch);
         outcome
     }
 

@@ -19,6 +19,8 @@ use super::policies::Policies;
 use super::publisher::Publisher;
 use super::reads::Reads;
 use super::scope::ScopeInner;
+pub(super) use super::stats::Counters;
+use super::tell::ToldOf;
 use super::{Handle, Status};
 use crate::attempt::{Attempt, AttemptParts, Budget, Ended};
 use crate::caller::{Caller, block};
@@ -29,6 +31,7 @@ use crate::index::{Change, Index, Slot};
 use crate::inside::{Role, is_inside};
 use crate::key::{Digest, Secret};
 use crate::nudge::Nudge;
+use crate::observer::{Cause, EndKind, Event as Told};
 use crate::policy::{Durability, Policy};
 use crate::record::{Place, Record};
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
@@ -60,6 +63,8 @@ pub(crate) struct Core {
     pub(super) waiters: AtomicUsize,
     /// Claims that the opening found dead, until the observer is told.
     pub(super) recalled: Mutex<Vec<Arc<Attempt>>>,
+    /// What the observer was told.
+    pub(super) told: ToldOf,
     pub(super) gate: Gate,
     pub(super) closing: Closing,
     pub(super) crew: Crew,
@@ -107,25 +112,6 @@ pub(crate) struct Full {
 impl Full {
     pub(super) fn any(&self) -> Option<IoFailure> {
         self.log.as_ref().or(self.store.as_ref()).cloned()
-    }
-}
-
-/// Counters that belong to no other part.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(super) fresh: AtomicU64,
-    pub(super) reused: AtomicU64,
-    pub(super) late: AtomicU64,
-    pub(super) interrupted: AtomicU64,
-    pub(super) expired: AtomicU64,
-    pub(super) checkpoints: AtomicU64,
-    pub(super) reclaimed_blocks: AtomicU64,
-    pub(super) backups: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn add(counter: &AtomicU64, n: usize) {
-        counter.fetch_add(n as u64, Ordering::Relaxed);
     }
 }
 
@@ -198,12 +184,13 @@ impl Core {
         key: &[u8],
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        match self.replay(scope, key, fingerprint)? {
-            Replay::Record(record) => Ok(Begin::Done(record)),
-            Replay::Not(digest) => {
+        match self.replay(scope, key, fingerprint) {
+            Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
+            Ok(Replay::Not(digest)) => {
                 let asked = Asked { scope, key, digest };
                 block(self.begin_slowly(Caller::Thread, handle, asked, fingerprint))
             }
+            Err(error) => Err(self.refused(scope, key, error)),
         }
     }
 
@@ -215,12 +202,13 @@ impl Core {
         key: &[u8],
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        match self.replay(scope, key, fingerprint)? {
-            Replay::Record(record) => Ok(Begin::Done(record)),
-            Replay::Not(digest) => {
+        match self.replay(scope, key, fingerprint) {
+            Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
+            Ok(Replay::Not(digest)) => {
                 let asked = Asked { scope, key, digest };
                 self.begin_slowly(caller, handle, asked, fingerprint).await
             }
+            Err(error) => Err(self.refused(scope, key, error)),
         }
     }
 
@@ -248,11 +236,20 @@ impl Core {
         asked: Asked<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        let mut begun = self.start(caller, handle, asked, fingerprint).await?;
+        let refused = |error| self.refused(asked.scope, asked.key, error);
+        let mut begun = self.start(caller, handle, asked, fingerprint).await.map_err(refused)?;
         if let Begun::Granting(granting) = &mut begun {
-            granting.settled(self, caller).await?;
+            granting.settled(self, caller).await.map_err(|error| refused(error.into()))?;
         }
         Ok(begun.answer(self))
+    }
+
+    /// Counts a begin that was refused, and tells the observer.
+    #[cold]
+    pub(super) fn refused(&self, scope: &ScopeInner, key: &[u8], error: BeginError) -> BeginError {
+        self.counters.count_refusal(&error);
+        self.options.hooks.tell(|| Told::Refused { scope: scope.name(), key, error: &error });
+        error
     }
 
     /// Begins, up to the point from which on nothing but the log is waited for.
@@ -286,7 +283,6 @@ impl Core {
                     return Ok(Begun::Answered(Begin::Done(record)));
                 }
                 (Decision::Expired, Found::Record(record)) => {
-                    self.counters.late.fetch_add(1, Ordering::Relaxed);
                     return Err(BeginError::Expired(Tombstone::of(&record)));
                 }
                 (Decision::Wait, Found::Slot(Slot::InFlight(attempt) | Slot::Ending(attempt))) => {
@@ -300,8 +296,6 @@ impl Core {
                     self.lapse(&attempt);
                 }
                 (Decision::Reused, _) => {
-                    self.counters.reused.fetch_add(1, Ordering::Relaxed);
-                    self.options.hooks.call(|observer| observer.reused(asked.scope.name(), asked.key));
                     return Err(BeginError::KeyReused);
                 }
                 (Decision::Unresolved, Found::Slot(Slot::Interrupted(attempt))) => {
@@ -392,13 +386,21 @@ impl Core {
             self.leases.forget(attempt);
             self.detached.drop(attempt, self);
             attempt.end(Ended::Interrupted);
-            self.tell_of_interruption(attempt);
+            self.tell_of_interruption(attempt, Cause::Lease);
         }
     }
 
-    pub(super) fn tell_of_interruption(&self, attempt: &Attempt) {
-        let (scope, key) = (attempt.scope(), attempt.key());
-        self.options.hooks.call(|observer| observer.interrupted(scope, key, &attempt.interruption()));
+    /// Counts an interruption, and tells the observer.
+    pub(super) fn tell_of_interruption(&self, attempt: &Attempt, cause: Cause) {
+        Counters::count(match cause {
+            Cause::Dropped => &self.counters.dropped,
+            Cause::Lease => &self.counters.lapsed,
+            Cause::Restart => &self.counters.recalled,
+        });
+        self.options.hooks.tell(|| {
+            let (scope, key) = (attempt.scope(), attempt.key());
+            Told::Interrupted { scope, key, interruption: attempt.interruption(), cause }
+        });
     }
 
     /// A place among the calls that wait for claims of others.
@@ -420,6 +422,11 @@ impl Core {
 
     /// What a claim is told that is not the current one.
     pub(super) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
+        Counters::count(&self.counters.superseded);
+        self.options.hooks.tell(|| {
+            let (scope, key) = (attempt.scope(), attempt.key());
+            Told::Superseded { scope, key, attempt: attempt.info() }
+        });
         ClaimError::Superseded(Box::new(self.became(caller, attempt.digest).await))
     }
 
@@ -587,11 +594,40 @@ impl Core {
         Ok(Some(Granting::new(claim, before)))
     }
 
-    pub(super) fn count_grant(&self, attempt: &Attempt) {
-        if attempt.earlier.is_some() {
-            self.counters.interrupted.fetch_add(1, Ordering::Relaxed);
+    /// Counts a claim that is given to its caller, and tells the observer.
+    pub(super) fn count_grant(&self, attempt: &Attempt, resolves: bool) {
+        if resolves {
+            Counters::count(&self.counters.resolved);
+        } else {
+            Counters::count(&self.counters.fresh);
+            if attempt.earlier.is_some() {
+                Counters::count(&self.counters.rerun);
+            }
         }
-        self.counters.fresh.fetch_add(1, Ordering::Relaxed);
+        self.options.hooks.tell(|| Told::Granted {
+            scope: attempt.scope(),
+            key: attempt.key(),
+            attempt: attempt.info(),
+            interrupted: attempt.interruption_before(),
+            resolves,
+        });
+    }
+
+    /// Counts an end of a claim that the log, or the store, has, and tells the observer.
+    pub(super) fn count_end(&self, attempt: &Attempt, end: EndKind, body_len: usize) {
+        Counters::count(match end {
+            EndKind::Completed => &self.counters.completed,
+            EndKind::Failed => &self.counters.failed,
+            EndKind::Released => &self.counters.released,
+        });
+        self.options.hooks.tell(|| Told::Ended {
+            scope: attempt.scope(),
+            key: attempt.key(),
+            attempt: attempt.info(),
+            end,
+            took: self.clock.now().saturating_since(attempt.started),
+            body_len,
+        });
     }
 
     /// Takes an attempt that came to nothing out of the index again.

@@ -17,6 +17,7 @@ use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
 use crate::commit::Ticket;
 use crate::error::{ClaimError, CommitError, EndError};
 use crate::index::{Change, Slot};
+use crate::observer::EndKind;
 use crate::policy::Durability;
 use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Event, decide};
@@ -146,10 +147,28 @@ impl Claim {
         let caller = if relaxed { Caller::Thread } else { caller };
         let op = Op::Completed(Arc::clone(&self.attempt), record.clone());
         let handed = self.hand_over(caller, &entry, op)?;
+        handed.claim.count_outcome(&record);
         if let Durability::Relaxed(within) = handed.claim.terms.durability {
             handed.claim.core().commit.flush_within(within);
         }
         Ok((handed, record))
+    }
+
+    /// Counts a result of the claim that the log, or the store, has.
+    pub(super) fn count_outcome(&self, record: &Record) {
+        let end = match record.outcome() {
+            Outcome::Success => EndKind::Completed,
+            Outcome::Failure => EndKind::Failed,
+        };
+        self.core().count_end(&self.attempt, end, record.body().len());
+    }
+
+    /// Hands a release over that its caller asked for.
+    pub(super) fn start_releasing(self, caller: Caller) -> Result<Option<Handed>, Refusal> {
+        let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
+        let handed = self.hand_over_release(caller)?;
+        handle.core().count_end(&attempt, EndKind::Released, 0);
+        Ok(handed)
     }
 
     /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.

@@ -230,7 +230,7 @@ fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -
                 let given = Given { outcome: *outcome, body: body.as_ref(), completion: end.completion };
                 Member::Completing(claim.start_completing(caller, given))
             }
-            Way::Released => Member::Releasing(claim.hand_over_release(caller)),
+            Way::Released => Member::Releasing(claim.start_releasing(caller)),
         }
     };
     claims.into_iter().map(hand_over).collect()

@@ -1,6 +1,6 @@
 //! Forgetting: a key is vacant again, durably.
 
-use super::core::{Asked, Core, Found, ended_by};
+use super::core::{Asked, Core, Counters, Found, ended_by};
 use super::publisher::Op;
 use super::scope::ScopeInner;
 use crate::Timestamp;
@@ -108,6 +108,7 @@ impl Core {
             attempt.end(ended_by(error));
         })?;
         self.commit.settled(caller, &mut ticket).await?;
+        Counters::count(&self.counters.forgotten);
         Ok(true)
     }
 }

@@ -100,7 +100,7 @@ impl Granting {
     pub(super) fn into_claim(mut self, core: &Core) -> Claim {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         let Some(claim) = self.claim.take() else { unreachable!("a claim arrives once") };
-        core.count_grant(claim.of());
+        core.count_grant(claim.of(), claim.resolves());
         claim
     }
 }

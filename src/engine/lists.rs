@@ -234,6 +234,12 @@ impl Core {
     fn listing(&self, state: OpenState) -> Listing<'_> {
         Listing { core: self, state, scope: None, after: None, limit: LIMIT }
     }
+
+    /// When the oldest interruption was found that is still remembered.
+    pub(super) fn oldest_interruption(&self) -> Option<Timestamp> {
+        let oldest = self.listing(OpenState::Interrupted).limit(1).get().ok()?;
+        oldest.first().and_then(OpenKey::interrupted_at)
+    }
 }
 
 impl Engine {

@@ -95,6 +95,7 @@ impl Core {
         self.commit.drain();
         stepped.checkpointed = self.keep_house(now);
         self.commit.drain();
+        self.tell_of_trouble();
         stepped
     }
 

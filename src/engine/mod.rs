@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::Fingerprint;
 use crate::Timestamp;
 use crate::caller::{Caller, block};
+use crate::clock::Stopwatch;
 use crate::error::{
     BeginError, CommitError, DeclareError, Failure, ForgetError, IoFailure, OpenError, ReadError,
 };
@@ -50,6 +51,7 @@ mod reads;
 mod run;
 mod scope;
 mod stats;
+mod tell;
 mod token;
 mod transaction;
 mod unwind;
@@ -160,6 +162,7 @@ impl Engine {
     }
 
     fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let watch = Stopwatch::start();
         fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
         let core = Arc::new(Core::open(path, options, Crew::bells())?);
         // Dropped where a thread can't be started, this closes the file.
@@ -168,7 +171,7 @@ impl Engine {
             Core::start_threads(&handle.core)
                 .map_err(|error| IoFailure::new(path, "starting a thread for", error))?;
         }
-        handle.core.tell_of_interruptions();
+        handle.core.tell_of_opening(&watch);
         let default = Self::scope_of(&handle, b"");
         Ok(Self { handle, default })
     }

@@ -17,6 +17,7 @@ use super::policies::Policies;
 use super::prepare::Unprepared;
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;
+use super::tell::ToldOf;
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint, HandOver};
@@ -120,6 +121,7 @@ impl Core {
             in_flight: AtomicUsize::new(in_flight),
             waiters: AtomicUsize::new(0),
             recalled: Mutex::new(recalled),
+            told: ToldOf::after(last_seq - meta.checkpointed_seq),
             gate: Gate::open(),
             closing: Closing::default(),
             crew: bells.crew,
@@ -134,7 +136,7 @@ impl Core {
             leases,
             detached,
             checkpoint_bytes: budget,
-            counters: Counters::default(),
+            counters: Counters::after_opening(in_flight),
         };
         core.make_ready(&mut unprepared, &replayed)?;
         core.rota.lock().unprepared = unprepared;
@@ -166,14 +168,6 @@ impl Core {
         log.map_or(Ok(()), |log| log.write_again(replayed))?;
         self.full.lock().store = Some(failure);
         Ok(())
-    }
-
-    /// Tells the observer of claims whose holders died with the process.
-    pub(super) fn tell_of_interruptions(&self) {
-        let recalled = std::mem::take(&mut *self.recalled.lock());
-        for attempt in recalled {
-            self.tell_of_interruption(&attempt);
-        }
     }
 }
 

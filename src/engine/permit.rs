@@ -24,6 +24,14 @@ pub(super) struct Promise {
 /// A call that waits for somebody else's claim.
 pub(super) struct Waiter<'a>(pub(super) &'a AtomicUsize);
 
+impl<'a> Waiter<'a> {
+    /// One more.
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -109,6 +117,7 @@ impl Core {
             return Ok(());
         }
         // Boxed, because nearly nobody comes here, and whoever does not should not carry it along.
+        let _waiting = Waiter::new(&self.counters.waiting_for_room);
         Box::pin(self.wait_for_room(caller, bytes, deadline)).await
     }
 

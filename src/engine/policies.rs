@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::core::Core;
+use super::core::{Core, Counters};
 use super::publisher::Op;
 use super::scope::SCOPE_MAX;
 use crate::caller::Caller;
 use crate::codec::{Entry, ScopeRow};
 use crate::error::{BeginError, Busy, CommitError, DeclareError, KeyError};
+use crate::observer::Event;
 use crate::policy::Policy;
 use crate::sync::{Mutex, RwLock};
 use crate::wal::frame::entry_bytes_max;
@@ -155,7 +156,10 @@ impl Core {
         let appended = self.commit.append_promised(caller, &entry, op, cost);
         let mut ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
         place.keep();
-        Ok(self.commit.settled(caller, &mut ticket).await?)
+        self.commit.settled(caller, &mut ticket).await?;
+        Counters::count(&self.counters.declared);
+        self.options.hooks.tell(|| Event::Declared { scope, policy });
+        Ok(())
     }
 }
 

@@ -154,6 +154,8 @@ impl Claim {
             Ok(()) => {
                 core.publisher.complete(&attempt, &record);
                 core.leases.forget(&attempt);
+                drop(rota);
+                self.count_outcome(&record);
                 Ok(record)
             }
             Err(StoreError::Full(failure)) => {

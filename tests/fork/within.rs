@@ -116,7 +116,10 @@ fn a_waker_that_forks_leaves_a_child_that_stops_leading() {
 struct Hears(Forks);
 
 impl Observer for Hears {
-    fn interrupted(&self, _scope: &[u8], _key: &[u8], _lost: &idemkv::Interruption) {
+    fn event(&self, event: &idemkv::Event<'_>) {
+        if event.name() != "interrupted" {
+            return;
+        }
         match split() {
             Some(child) => self.0.child.store(child, Ordering::Relaxed),
             None => self.0.is_child.store(true, Ordering::Relaxed),

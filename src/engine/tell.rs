@@ -1,0 +1,65 @@
+//! What the observer is told of the engine as a whole: without a lock, so that it may call anything.
+
+use super::core::Core;
+use crate::clock::Stopwatch;
+use crate::error::Failure;
+use crate::observer::{Cause, Event};
+use crate::sync::{AtomicBool, Ordering};
+
+/// What the observer knows already, or is about to be told.
+#[derive(Debug)]
+pub(crate) struct ToldOf {
+    /// Group commits that the opening replayed from the log.
+    replayed: u64,
+    disk_full: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl ToldOf {
+    /// After an opening that replayed so many group commits.
+    pub(super) fn after(replayed: u64) -> Self {
+        Self { replayed, disk_full: AtomicBool::new(false), failed: AtomicBool::new(false) }
+    }
+}
+
+impl Core {
+    /// Tells of the opening, and of claims whose holders died with the process.
+    pub(super) fn tell_of_opening(&self, watch: &Stopwatch) {
+        let recalled = std::mem::take(&mut *self.recalled.lock());
+        self.options.hooks.tell(|| Event::Opened {
+            keys: self.index.sizes().keys,
+            replayed: self.told.replayed,
+            interrupted: recalled.len(),
+            took: watch.elapsed(),
+        });
+        for attempt in recalled {
+            self.tell_of_interruption(&attempt, Cause::Restart);
+        }
+    }
+
+    /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. Whoever finds one has
+    /// the rota, or leads, so it is told here: by the worker at its next step, and at close.
+    pub(super) fn tell_of_trouble(&self) {
+        let full = self.full.lock().any();
+        let is_news = self.told.disk_full.swap(full.is_some(), Ordering::AcqRel) != full.is_some();
+        match &full {
+            Some(failure) if is_news => self.options.hooks.tell(|| Event::DiskFull { failure }),
+            None if is_news => self.options.hooks.tell(|| Event::RoomAgain {}),
+            Some(_) | None => {}
+        }
+        let Some(failure) = self.commit.failure().or(self.halted.get()) else { return };
+        if !self.told.failed.swap(true, Ordering::AcqRel) {
+            self.options.hooks.tell(|| Event::Failed { failure });
+        }
+    }
+
+    /// Tells that the file was closed.
+    pub(super) fn tell_of_close(&self, outcome: &Result<usize, Failure>, watch: &Stopwatch) {
+        self.tell_of_trouble();
+        self.options.hooks.tell(|| Event::Closed {
+            claims_left: *outcome.as_ref().unwrap_or(&0),
+            failure: outcome.as_ref().err(),
+            took: watch.elapsed(),
+        });
+    }
+}
