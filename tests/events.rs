@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Machine, default_scope, fresh, request};
-use idemkv::{BeginError, Busy, Event, Observer, Recovery};
+use idemkv::{BeginError, Busy, Event, Interruption, Observer, Recovery};
 
 #[derive(Default)]
 struct Log(Mutex<Vec<String>>);
@@ -33,7 +33,7 @@ impl Observer for Log {
         let line = match event {
             Event::Opened { keys, replayed, interrupted, .. } => format!("{keys} {replayed} {interrupted}"),
             Event::Granted { key, attempt, interrupted, resolves, .. } => {
-                let earlier = interrupted.as_ref().map(|earlier| earlier.attempt());
+                let earlier = interrupted.as_ref().map(Interruption::attempt);
                 format!("{} {} {earlier:?} {resolves}", text(key), attempt.attempt())
             }
             Event::Ended { key, end, took, body_len, .. } => {
