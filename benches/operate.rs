@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench operate -- lists            # 300,000 keys, 6 of them interrupted: how long a list takes
 //! cargo bench --bench operate -- backup 2048      # a file of 2,048 MB under load: claims with and without a backup
+//! cargo bench --bench operate -- backup 2048 4000 # the same with 4,000 claims a second instead of 400
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that can't go on stops")]
@@ -27,19 +28,24 @@ mod common;
 
 const KEYS: u64 = 300_000;
 const LOST: u64 = 6;
+/// Time for the disk to come to rest.
+const SETTLE: Duration = Duration::from_secs(15);
 /// Callers at the same time.
 const CALLERS: u64 = 4;
-/// Claims a caller begins a second: a load that the machine can carry, so that waiting shows.
-const RATE: u64 = 100;
+/// Claims that all callers begin a second: a load that the machine can carry, so that waiting shows.
+const RATE: u64 = 400;
 
 fn main() {
     let mut words = env::args().skip(1).filter(|word| !word.starts_with("--"));
     match words.next().as_deref() {
         Some("lists") => lists(),
-        Some("backup") => backup(words.next().and_then(|word| word.parse().ok()).unwrap_or(256)),
+        Some("backup") => {
+            let mut number = |default| words.next().and_then(|word| word.parse().ok()).unwrap_or(default);
+            backup(number(256), number(RATE));
+        }
         _ => {
             lists();
-            backup(64);
+            backup(64, RATE);
         }
     }
 }
@@ -75,6 +81,8 @@ fn lists() {
 /// How long claims took: begin and complete, each durable.
 struct Load<'e> {
     engine: &'e Engine,
+    /// Claims a second.
+    rate: u64,
     next: AtomicU64,
     is_over: AtomicBool,
     times: Mutex<Vec<Duration>>,
@@ -82,7 +90,7 @@ struct Load<'e> {
 
 impl Load<'_> {
     fn call(&self) {
-        let every = Duration::from_secs(1) / RATE as u32;
+        let every = Duration::from_secs(CALLERS) / self.rate as u32;
         let mut due = Instant::now();
         while !self.is_over.load(Ordering::Acquire) {
             // By the clock, not by the last answer: a call that is late makes the next ones late, as clients would see.
@@ -118,7 +126,7 @@ fn print(name: &str, times: &[Duration]) -> Duration {
     at(990)
 }
 
-fn backup(megabytes: u64) {
+fn backup(megabytes: u64, rate: u64) {
     let scratch = scratch();
     let path = scratch.path().join("backup.idem");
     let big = vec![b'x'; 60_000];
@@ -137,6 +145,7 @@ fn backup(megabytes: u64) {
     println!("file: {} MB", engine.stats().file_bytes >> 20);
     let load = Load {
         engine: &engine,
+        rate,
         next: AtomicU64::new(0),
         is_over: AtomicBool::new(false),
         times: Mutex::default(),
@@ -146,8 +155,10 @@ fn backup(megabytes: u64) {
             threads.spawn(|| load.call());
         }
         for round in 0..3 {
+            // What filling the file, or removing the copy before this one, left for the disk to do.
+            thread::sleep(SETTLE);
             drop(load.take());
-            thread::sleep(Duration::from_secs(10));
+            thread::sleep(Duration::from_secs(20));
             let without = print("without", &load.take());
             let started = Instant::now();
             let made = engine.backup(scratch.path().join(format!("copy {round}"))).unwrap();

@@ -9,7 +9,7 @@
 //!
 //! - It sends a key that is the same in every attempt: [`Claim::step_key`]. The process may die when the service has acted and its
 //!   answer has not come. Then the next attempt has to call again, and the service knows the key and acts no second time.
-//! - It notes the answer in a checkpoint before the next step begins: [`Claim::checkpoint`]. Then the next attempt need not
+//! - It saves the answer as its progress before the next step begins: [`Claim::save_progress`]. Then the next attempt need not
 //!   call at all.
 //!
 //! This program starts itself as a worker, again and again, until the payment is made. A worker told to die in a step
@@ -48,7 +48,7 @@ struct Receipt {
 fn pay(claim: &mut Claim, service: &Service) -> std::result::Result<Receipt, Fault<String>> {
     say("attempt", &claim.attempt().to_string());
     // The answers that earlier attempts got, by step.
-    let mut answers = match claim.last_checkpoint() {
+    let mut answers = match claim.last_progress() {
         Some(note) => serde_json::from_slice(&note).map_err(unknown)?,
         None => BTreeMap::new(),
     };
@@ -73,11 +73,11 @@ fn step(
     say("step", name);
     let answer = call(claim.step_key(name)).map_err(unknown)?;
     answers.insert(name.to_owned(), answer.clone());
-    claim.checkpoint(serde_json::to_vec(answers).map_err(unknown)?).map_err(unknown)?;
+    claim.save_progress(serde_json::to_vec(answers).map_err(unknown)?).map_err(unknown)?;
     Ok(answer)
 }
 
-/// Something failed on the way, and nobody knows what has happened by then: the next attempt goes on from the last checkpoint.
+/// Something failed on the way, and nobody knows what has happened by then: the next attempt goes on from the progress that was saved last.
 fn unknown(error: impl Error) -> Fault<String> {
     Fault::Unknown(error.to_string())
 }

@@ -13,16 +13,16 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, OnceL
 use crate::wakers::Wakers;
 use crate::{Fingerprint, Record, Timestamp};
 
-/// What a claim noted of how far it had come; see [`Claim::checkpoint`](crate::Claim::checkpoint). Cheap to clone.
+/// What a claim noted of how far it had come; see [`Claim::save_progress`](crate::Claim::save_progress). Cheap to clone.
 #[derive(Clone)]
-pub struct Checkpoint(Arc<Kept>);
+pub struct Progress(Arc<Kept>);
 
 struct Kept {
     bytes: Box<[u8]>,
     budget: Arc<Budget>,
 }
 
-/// Bytes of all checkpoints in memory.
+/// Bytes of all saved progress in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(AtomicUsize);
 
@@ -37,7 +37,7 @@ impl Budget {
     }
 }
 
-impl Checkpoint {
+impl Progress {
     pub(crate) fn new(bytes: &[u8], budget: &Arc<Budget>) -> Self {
         budget.0.fetch_add(bytes.len(), Ordering::Relaxed);
         Self(Arc::new(Kept { bytes: bytes.into(), budget: Arc::clone(budget) }))
@@ -50,7 +50,7 @@ impl Drop for Kept {
     }
 }
 
-impl std::ops::Deref for Checkpoint {
+impl std::ops::Deref for Progress {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -59,17 +59,17 @@ impl std::ops::Deref for Checkpoint {
 }
 
 /// The same bytes.
-impl PartialEq for Checkpoint {
+impl PartialEq for Progress {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl Eq for Checkpoint {}
+impl Eq for Progress {}
 
-impl std::fmt::Debug for Checkpoint {
+impl std::fmt::Debug for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checkpoint").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("Progress").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -127,7 +127,7 @@ pub(crate) struct Attempt {
     /// The opening in which it was handed over last.
     detached_in: AtomicU64,
     /// Leaf lock.
-    checkpoint: Mutex<Option<Checkpoint>>,
+    progress: Mutex<Option<Progress>>,
     /// Set once. Leaf lock: nothing else is locked under it.
     ended: Mutex<Option<Ended>>,
     woken: Condvar,
@@ -152,7 +152,7 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) lease: Option<Duration>,
     pub(crate) unresolved_ttl: Option<Duration>,
     pub(crate) earlier: Option<Earlier>,
-    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) progress: Option<Progress>,
 }
 
 impl AttemptParts<'static> {
@@ -170,7 +170,7 @@ impl AttemptParts<'static> {
             lease: None,
             unresolved_ttl: None,
             earlier: None,
-            checkpoint: None,
+            progress: None,
         }
     }
 
@@ -202,7 +202,7 @@ impl Attempt {
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
             detached_until_ms: AtomicU64::new(NO_TOKEN),
             detached_in: AtomicU64::new(0),
-            checkpoint: Mutex::new(parts.checkpoint),
+            progress: Mutex::new(parts.progress),
             ended: Mutex::new(None),
             woken: Condvar::new(),
             tasks: OnceLock::new(),
@@ -231,7 +231,7 @@ impl Attempt {
             lease: row.lease_ms.map(Duration::from_millis),
             unresolved_ttl: row.unresolved_ms.map(Duration::from_millis),
             earlier,
-            checkpoint: row.checkpoint.map(|bytes| Checkpoint::new(bytes, budget)),
+            progress: row.progress.map(|bytes| Progress::new(bytes, budget)),
         });
         if let Some(row) = row.detached {
             attempt.detach(HandOver::from_row(row));
@@ -241,7 +241,7 @@ impl Attempt {
         attempt
     }
 
-    /// The row of the log; that of the store has the checkpoint as well.
+    /// The row of the log; that of the store has the progress as well.
     pub(crate) fn row(&self) -> IntentRow<'_> {
         IntentRow {
             digest: self.digest.as_u128(),
@@ -264,7 +264,7 @@ impl Attempt {
             lease_ms: self.lease.map(millis),
             unresolved_ms: self.unresolved_ttl.map(millis),
             detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
-            checkpoint: None,
+            progress: None,
         }
     }
 
@@ -324,22 +324,22 @@ impl Attempt {
         self.detached().map(|hand_over| hand_over.until)
     }
 
-    /// The last checkpoint, of this attempt or of one before it.
-    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
-        self.checkpoint.lock().clone()
+    /// What was last saved, by this attempt or one before it.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        self.progress.lock().clone()
     }
 
-    pub(crate) fn set_checkpoint(&self, checkpoint: Checkpoint) {
-        let before = self.checkpoint.lock().replace(checkpoint);
+    pub(crate) fn set_progress(&self, progress: Progress) {
+        let before = self.progress.lock().replace(progress);
         drop(before);
     }
 
-    /// Takes over the checkpoint of the attempt before it, unless it has one.
+    /// Takes over the progress of the attempt before it, unless it has one.
     pub(crate) fn inherit(&self, earlier: &Self) {
-        let inherited = earlier.checkpoint();
-        let mut checkpoint = self.checkpoint.lock();
-        if checkpoint.is_none() {
-            *checkpoint = inherited;
+        let inherited = earlier.progress();
+        let mut progress = self.progress.lock();
+        if progress.is_none() {
+            *progress = inherited;
         }
     }
 
@@ -384,7 +384,7 @@ impl Attempt {
     }
 
     fn interruption_of(&self, earlier: Earlier) -> Interruption {
-        Interruption { earlier, fingerprint: self.fingerprint, checkpoint: self.checkpoint() }
+        Interruption { earlier, fingerprint: self.fingerprint, progress: self.progress() }
     }
 
     pub(crate) fn info(&self) -> AttemptInfo {

@@ -8,8 +8,9 @@ use std::hash::Hasher;
 use std::path::Path;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::de::BorrowDecoder;
 use bincode::enc::write::Writer;
-use bincode::error::EncodeError;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Encode};
 use siphasher::sip::SipHasher13;
 
@@ -46,6 +47,16 @@ const CONFIG: Configuration<LittleEndian, Varint, Limit<ENTRY_LIMIT>> =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BadBytes(pub(crate) String);
 
+/// Text that is kept. It is decoded from the bytes that are there: bincode's own `String` asks for memory by the length that they claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
+pub(crate) struct Text(pub(crate) String);
+
+impl<'de, C> BorrowDecode<'de, C> for Text {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        <&str>::borrow_decode(decoder).map(|text| Self(text.to_owned()))
+    }
+}
+
 /// One entry of the log.
 #[derive(Debug, PartialEq, Encode, BorrowDecode)]
 pub(crate) enum Entry<'a> {
@@ -57,8 +68,8 @@ pub(crate) enum Entry<'a> {
     Vacated(VacatedRow),
     /// Nothing happened but time.
     Mark,
-    /// A claim was given a checkpoint.
-    Checkpoint(CheckpointRow<'a>),
+    /// The progress of a claim was saved.
+    Progress(ProgressRow<'a>),
     /// A claim was handed over as a token.
     Detached(DetachedRow),
     /// A scope was given a policy.
@@ -88,13 +99,13 @@ pub(crate) struct IntentRow<'a> {
     pub(crate) unresolved_ms: Option<u64>,
     /// The claim was handed over as a token: until when it is good although no process holds it, and the opening in which that was done.
     pub(crate) detached: Option<(u64, u64)>,
-    /// The last checkpoint, in the store. In the log it has entries of its own.
-    pub(crate) checkpoint: Option<&'a [u8]>,
+    /// Its progress, in the store. In the log it has entries of its own.
+    pub(crate) progress: Option<&'a [u8]>,
 }
 
-/// A checkpoint of a claim.
+/// The progress of a claim.
 #[derive(Debug, PartialEq, Encode, BorrowDecode)]
-pub(crate) struct CheckpointRow<'a> {
+pub(crate) struct ProgressRow<'a> {
     pub(crate) digest: u128,
     pub(crate) fence: u64,
     pub(crate) bytes: &'a [u8],
@@ -258,7 +269,7 @@ impl Entry<'_> {
         let variable = match self {
             Self::Intent(row) => row.scope.len() + row.key.len(),
             Self::Completion(_, row) => row.scope.len() + row.key.len() + row.body.len(),
-            Self::Checkpoint(row) => row.bytes.len(),
+            Self::Progress(row) => row.bytes.len(),
             Self::Declared(row) => row.name.len(),
             Self::Vacated(_) | Self::Mark | Self::Detached(_) => 0,
         };
@@ -389,7 +400,7 @@ mod tests {
             lease_ms: Some(8),
             unresolved_ms: Some(9),
             detached: None,
-            checkpoint: None,
+            progress: None,
         })
     }
 
@@ -450,8 +461,8 @@ mod tests {
         let vacated = Entry::Vacated(VacatedRow { digest: 1, fence: 2, forgotten_until_ms: Some(3) });
         assert_eq!(hex(&vacated), "0201020103");
         assert_eq!(hex(&Entry::Mark), "03");
-        let checkpoint = Entry::Checkpoint(CheckpointRow { digest: 1, fence: 2, bytes: b"hi" });
-        assert_eq!(hex(&checkpoint), "040102026869");
+        let progress = Entry::Progress(ProgressRow { digest: 1, fence: 2, bytes: b"hi" });
+        assert_eq!(hex(&progress), "040102026869");
         let detached = Entry::Detached(DetachedRow { digest: 1, fence: 2, until_ms: 3, opening: 4 });
         assert_eq!(hex(&detached), "0501020304");
         let declared = Entry::Declared(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
@@ -502,7 +513,7 @@ mod tests {
             lease_ms: Some(u64::MAX),
             unresolved_ms: Some(u64::MAX),
             detached: Some((u64::MAX, u64::MAX)),
-            checkpoint: Some(&[b'x'; NAME_MAX]),
+            progress: Some(&[b'x'; NAME_MAX]),
         };
         let completion = CompletionRow {
             scope: &[b'x'; NAME_MAX],

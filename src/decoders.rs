@@ -10,8 +10,8 @@ use crate::Timestamp;
 use crate::attempt::{Attempt, Budget};
 use crate::clock::FrameTime;
 use crate::codec::{
-    self, BadBytes, CHECKSUM_BYTES, CheckpointRow, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow,
-    PolicyRow, ScopeRow, Sealer, TokenRow, VacatedRow,
+    self, BadBytes, CHECKSUM_BYTES, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow, PolicyRow,
+    ProgressRow, ScopeRow, Sealer, TokenRow, VacatedRow,
 };
 use crate::key::{Digest, Secret};
 use crate::policy::{Policy, Recovery};
@@ -141,7 +141,7 @@ impl Decoder {
                 [&[9, 0, 0, 0], &*digest_until_and_offset, &digest_until_and_offset].concat()
             }
             Self::BlockEntry => encoded(&completion()),
-            Self::ClaimRow => encoded(&IntentRow { checkpoint: Some(b"note"), ..intent() }),
+            Self::ClaimRow => encoded(&IntentRow { progress: Some(b"note"), ..intent() }),
             Self::ScopeRow => encoded(&scope()),
             Self::ForgottenRow => encoded(&(1_u64, 2_u64)),
             Self::Token => {
@@ -171,7 +171,7 @@ fn check_entry(entry: &Entry<'_>, bytes: &[u8]) -> bool {
         Entry::Intent(row) => check_claim(row),
         Entry::Completion(_, row) => check_completion(row).is_some(),
         Entry::Declared(row) => check_policy(&row.policy),
-        Entry::Vacated(_) | Entry::Mark | Entry::Checkpoint(_) | Entry::Detached(_) => true,
+        Entry::Vacated(_) | Entry::Mark | Entry::Progress(_) | Entry::Detached(_) => true,
     }
 }
 
@@ -181,14 +181,14 @@ fn check_claim(row: &IntentRow<'_>) -> bool {
         return false;
     }
     let attempt = Attempt::from_row(row, &Arc::new(Budget::default()));
-    let checkpoint = attempt.checkpoint();
+    let progress = attempt.progress();
     let expected = IntentRow {
         remembered_ms: row.remembered_ms.max(row.ttl_ms),
         interrupted_ms: row.interrupted_ms.filter(|at| *at != u64::MAX),
         detached: row.detached.filter(|(until, _)| *until != 0),
         ..row.clone()
     };
-    assert_eq!(IntentRow { checkpoint: checkpoint.as_deref(), ..attempt.row() }, expected);
+    assert_eq!(IntentRow { progress: progress.as_deref(), ..attempt.row() }, expected);
     true
 }
 
@@ -336,7 +336,7 @@ fn intent() -> IntentRow<'static> {
         lease_ms: Some(8),
         unresolved_ms: Some(9),
         detached: Some((1_008, 9)),
-        checkpoint: None,
+        progress: None,
     }
 }
 
@@ -364,7 +364,7 @@ fn meta() -> Meta {
         checkpointed_seq: 4,
         salt: 5,
         log_empty: true,
-        opened_as: "f".to_owned(),
+        opened_as: codec::Text("f".to_owned()),
         log_buffered: false,
         log_bytes: 6,
         fence_next: 7,
@@ -392,7 +392,7 @@ fn entries() -> [Entry<'static>; 7] {
         Entry::Completion(1, completion()),
         Entry::Vacated(VacatedRow { digest: 1, fence: 3, forgotten_until_ms: Some(4) }),
         Entry::Mark,
-        Entry::Checkpoint(CheckpointRow { digest: 1, fence: 3, bytes: b"note" }),
+        Entry::Progress(ProgressRow { digest: 1, fence: 3, bytes: b"note" }),
         Entry::Detached(DetachedRow { digest: 1, fence: 3, until_ms: 4, opening: 5 }),
         Entry::Declared(scope()),
     ]

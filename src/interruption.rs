@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::attempt::Checkpoint;
+use crate::attempt::Progress;
 use crate::{Fence, Fingerprint, Timestamp};
 
 /// What is known of an attempt at an operation.
@@ -62,14 +62,14 @@ pub(crate) struct Earlier {
 /// let Err(BeginError::Unresolved(lost)) = engine.begin("key", request) else { panic!() };
 /// assert_eq!(lost.attempt(), 1);
 /// assert!(lost.started() <= lost.interrupted_at());
-/// assert!(lost.last_checkpoint().is_none());
+/// assert!(lost.last_progress().is_none());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interruption {
     pub(crate) earlier: Earlier,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) progress: Option<Progress>,
 }
 
 impl Interruption {
@@ -104,20 +104,20 @@ impl Interruption {
         &self.fingerprint
     }
 
-    /// The last checkpoint of the key: that of the last attempt that made one.
+    /// The progress that was last saved, by this attempt or one before it.
     #[must_use]
-    pub fn last_checkpoint(&self) -> Option<&Checkpoint> {
-        self.checkpoint.as_ref()
+    pub fn last_progress(&self) -> Option<&Progress> {
+        self.progress.as_ref()
     }
 }
 
-/// One line, without the bytes of the checkpoint.
+/// One line, without the bytes of the progress.
 impl fmt::Display for Interruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, interrupted {}, ", self.earlier.info, self.earlier.interrupted_at)?;
-        match &self.checkpoint {
-            Some(checkpoint) => write!(f, "with a checkpoint of {} bytes", checkpoint.len()),
-            None => f.write_str("without a checkpoint"),
+        match &self.progress {
+            Some(progress) => write!(f, "with progress of {} bytes", progress.len()),
+            None => f.write_str("without progress"),
         }
     }
 }

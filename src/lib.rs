@@ -88,7 +88,7 @@ mod tombstone;
 mod wakers;
 mod wal;
 
-pub use attempt::Checkpoint;
+pub use attempt::Progress;
 pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;

@@ -85,7 +85,7 @@ pub enum Event<'a> {
         /// When it asks.
         now: Timestamp,
     },
-    /// The claim with this fence is used: renewed, or given a checkpoint.
+    /// The claim with this fence is used: renewed, or its progress saved.
     Use {
         /// The claim's fence.
         fence: Fence,
@@ -114,7 +114,7 @@ pub enum Event<'a> {
         /// The claim's fence.
         fence: Fence,
     },
-    /// The log holds, durably, a note on the claim with this fence: a checkpoint, or that it was handed over as a token.
+    /// The log holds, durably, a note on the claim with this fence: its progress, or that it was handed over as a token.
     Noted {
         /// The claim's fence.
         fence: Fence,

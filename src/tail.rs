@@ -106,8 +106,8 @@ impl Tail {
                 }
                 Last::Open(attempt) => {
                     let mut row = Vec::new();
-                    let checkpoint = attempt.checkpoint();
-                    let open = IntentRow { checkpoint: checkpoint.as_deref(), ..attempt.row() };
+                    let progress = attempt.progress();
+                    let open = IntentRow { progress: progress.as_deref(), ..attempt.row() };
                     codec::encode_into(&open, &mut row);
                     batch.claims.push((*digest, row));
                 }

@@ -95,8 +95,8 @@ const ACTS: &[(&str, Act)] = &[
         let released = tools.claim.release();
         assert!(released.is_ok() || released.is_err_and(|error| is_refused(error.reason())));
     }),
-    ("checkpoint of a claim", |mut tools| {
-        let noted = tools.claim.checkpoint("note");
+    ("progress of a claim", |mut tools| {
+        let noted = tools.claim.save_progress("note");
         assert!(noted.is_ok() || noted.is_err_and(|error| is_refused(&error)));
         tools.claim.renew().unwrap();
     }),

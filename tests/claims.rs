@@ -1,4 +1,4 @@
-//! Claims beyond begin and complete: policies, leases, checkpoints, tokens, resolving, durability, limits, batches.
+//! Claims beyond begin and complete: policies, leases, progress, tokens, resolving, durability, limits, batches.
 //!
 //! On a simulated disk and a manual clock; every engine is stepped by hand.
 
@@ -48,7 +48,7 @@ fn with(engine: &Engine, name: &str, policy: Policy) -> Scope {
 
 #[track_caller]
 fn note(claim: &Claim) -> Option<String> {
-    claim.last_checkpoint().map(|note| String::from_utf8(note.to_vec()).unwrap())
+    claim.last_progress().map(|note| String::from_utf8(note.to_vec()).unwrap())
 }
 
 #[track_caller]
@@ -383,7 +383,7 @@ fn whatever_a_superseded_claim_asks_for_is_refused_with_what_became_of_its_key()
         ("complete", |claim| claim.complete("late").unwrap_err().reason().clone()),
         ("fail", |claim| claim.fail("late").unwrap_err().reason().clone()),
         ("release", |claim| claim.release().unwrap_err().reason().clone()),
-        ("checkpoint", |mut claim| claim.checkpoint("late").unwrap_err()),
+        ("save_progress", |mut claim| claim.save_progress("late").unwrap_err()),
         ("renew", |claim| claim.renew().unwrap_err()),
         ("token", |claim| claim.into_token().unwrap_err().reason().clone()),
     ];
@@ -554,10 +554,10 @@ fn a_grant_overtaken_on_its_way_to_the_log_is_not_given_out() {
     assert_eq!(done(&machine.open().scope("jobs"), "key").body(), b"second");
 }
 
-// Checkpoints.
+// Progress.
 
 #[test]
-fn a_checkpoint_outlives_every_end_but_an_outcome() {
+fn progress_outlives_every_end_but_an_outcome() {
     type Lose = fn(&Machine, Claim);
     let ends: [(&str, Lose); 2] = [
         ("dropped", |_, claim| drop(claim)),
@@ -574,8 +574,8 @@ fn a_checkpoint_outlives_every_end_but_an_outcome() {
                 let scope = jobs(&engine);
                 let mut claim = fresh(&scope, "key");
                 assert_eq!(note(&claim), None);
-                claim.checkpoint("one").unwrap();
-                claim.checkpoint("two").unwrap();
+                claim.save_progress("one").unwrap();
+                claim.save_progress("two").unwrap();
                 assert_eq!(note(&claim).as_deref(), Some("two"));
                 lose(&machine, claim);
                 drop(scope);
@@ -588,7 +588,7 @@ fn a_checkpoint_outlives_every_end_but_an_outcome() {
                 let engine = pass(&machine, engine, second);
                 let mut claim = fresh(&engine.scope("jobs"), "key");
                 assert_eq!((claim.attempt(), note(&claim).as_deref()), (3, Some("two")), "{end}, {second:?}");
-                claim.checkpoint("three").unwrap();
+                claim.save_progress("three").unwrap();
                 lose(&machine, claim);
                 let claim = fresh(&engine.scope("jobs"), "key");
                 assert_eq!(note(&claim).as_deref(), Some("three"));
@@ -599,13 +599,13 @@ fn a_checkpoint_outlives_every_end_but_an_outcome() {
 }
 
 #[test]
-fn a_kill_of_the_holder_keeps_its_checkpoint() {
+fn a_kill_of_the_holder_keeps_its_progress() {
     for stored in [false, true] {
         let machine = Machine::rerun();
         let engine = machine.open();
         let scope = jobs(&engine);
         let mut claim = fresh(&scope, "key");
-        claim.checkpoint("note").unwrap();
+        claim.save_progress("note").unwrap();
         if stored {
             engine.checkpoint().unwrap();
         }
@@ -616,14 +616,14 @@ fn a_kill_of_the_holder_keeps_its_checkpoint() {
 }
 
 #[test]
-fn a_release_that_returns_the_key_keeps_the_checkpoint_of_the_attempt_before() {
+fn a_release_that_returns_the_key_keeps_the_progress_of_the_attempt_before() {
     for durability in [Durability::Full, Durability::Completions] {
         for gap in GAPS {
             let machine = Machine::rerun();
             let engine = machine.open();
             let scope = with(&engine, "jobs", rerun(&engine).lease(LEASE).durability(durability));
             let mut claim = fresh(&scope, "key");
-            claim.checkpoint("one").unwrap();
+            claim.save_progress("one").unwrap();
             drop((claim, scope));
             let engine = pass(&machine, engine, gap);
             fresh(&engine.scope("jobs"), "key").release().unwrap();
@@ -632,7 +632,7 @@ fn a_release_that_returns_the_key_keeps_the_checkpoint_of_the_attempt_before() {
             let mut claim = fresh(&scope, "key");
             assert_eq!(note(&claim).as_deref(), Some("one"), "{durability:?} {gap:?}");
             assert_eq!(claim.interrupted().unwrap().attempt(), 1);
-            claim.checkpoint("three").unwrap();
+            claim.save_progress("three").unwrap();
             claim.release().unwrap();
             drop(scope);
             let engine = pass(&machine, engine, gap);
@@ -644,13 +644,13 @@ fn a_release_that_returns_the_key_keeps_the_checkpoint_of_the_attempt_before() {
 }
 
 #[test]
-fn a_key_that_starts_anew_knows_no_checkpoint() {
+fn a_key_that_starts_anew_knows_no_progress() {
     let machine = Machine::rerun();
     let engine = machine.open();
     let scope = jobs(&engine);
     for key in ["released", "completed", "expired", "forgotten"] {
         let mut claim = fresh(&scope, key);
-        claim.checkpoint("old").unwrap();
+        claim.save_progress("old").unwrap();
         match key {
             "released" => claim.release().unwrap(),
             "completed" => drop(claim.complete("reply").unwrap()),
@@ -675,7 +675,7 @@ fn a_key_that_starts_anew_knows_no_checkpoint() {
 }
 
 #[test]
-fn a_checkpoint_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit() {
+fn progress_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit() {
     for gap in GAPS {
         let machine = Machine::rerun();
         let engine = machine.open();
@@ -683,14 +683,14 @@ fn a_checkpoint_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit(
         {
             let mut first = fresh(&scope, "key");
             let commits = engine.stats().commits;
-            let mut checkpoint = Box::pin(first.checkpoint_async("note"));
-            assert!(poll(checkpoint.as_mut()).is_pending());
+            let mut progress = Box::pin(first.save_progress_async("note"));
+            assert!(poll(progress.as_mut()).is_pending());
             machine.clock.advance(LEASE);
             let mut begin = Box::pin(scope.begin_async("key", request()));
             assert!(poll(begin.as_mut()).is_pending());
             engine.step();
             assert_eq!(engine.stats().commits, commits + 1, "both are one commit");
-            ready(checkpoint.as_mut()).unwrap();
+            ready(progress.as_mut()).unwrap();
             let Ok(Begin::Fresh(second)) = ready(begin.as_mut()) else { panic!("granted") };
             assert_eq!((second.attempt(), note(&second).as_deref()), (2, Some("note")));
         }
@@ -701,9 +701,9 @@ fn a_checkpoint_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit(
     }
 }
 
-/// The next attempt has the key in memory, and is not in the log, when the checkpoint becomes durable and the log moves to the file.
+/// The next attempt has the key in memory, and is not in the log, when the progress becomes durable and the log moves to the file.
 #[test]
-fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
+fn progress_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
     for durability in [Durability::Full, Durability::Completions] {
         let machine = Machine::rerun();
         let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
@@ -711,8 +711,8 @@ fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
         {
             let mut first = fresh(&scope, "key");
             engine.checkpoint().unwrap();
-            let mut checkpoint = Box::pin(first.checkpoint_async("note"));
-            assert!(poll(checkpoint.as_mut()).is_pending());
+            let mut progress = Box::pin(first.save_progress_async("note"));
+            assert!(poll(progress.as_mut()).is_pending());
             machine.clock.advance(LEASE);
             if durability == Durability::Completions {
                 // Declared in memory by the time it is asked for, and not in the way of the queue.
@@ -723,7 +723,7 @@ fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
             let next = poll(begin.as_mut());
             assert_eq!(next.is_pending(), durability == Durability::Full);
             engine.step();
-            ready(checkpoint.as_mut()).unwrap();
+            ready(progress.as_mut()).unwrap();
             engine.checkpoint().unwrap();
             machine.disk.crash_at(machine.disk.operations());
             drop((begin, next));
@@ -734,7 +734,7 @@ fn a_checkpoint_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
     }
 }
 
-/// The file knows of the old attempt, whose checkpoint made it durable, and would know of no other.
+/// The file knows of the old attempt, whose progress made it durable, and would know of no other.
 #[test]
 fn a_memory_only_claim_that_starts_anew_does_not_bring_back_the_attempt_before_it() {
     for gap in GAPS {
@@ -743,7 +743,7 @@ fn a_memory_only_claim_that_starts_anew_does_not_bring_back_the_attempt_before_i
         let scope = with(&engine, "jobs", rerun(&engine).durability(Durability::Completions));
         for key in ["released", "lost"] {
             let mut claim = fresh(&scope, key);
-            claim.checkpoint("old").unwrap();
+            claim.save_progress("old").unwrap();
             drop(claim);
         }
         machine.clock.advance(UNRESOLVED);
@@ -759,7 +759,7 @@ fn a_memory_only_claim_that_starts_anew_does_not_bring_back_the_attempt_before_i
 }
 
 #[test]
-fn a_checkpoint_makes_a_memory_only_claim_durable() {
+fn progress_makes_a_memory_only_claim_durable() {
     for gap in GAPS {
         let machine = Machine::rerun();
         let engine = machine.open();
@@ -768,7 +768,7 @@ fn a_checkpoint_makes_a_memory_only_claim_durable() {
         let commits = engine.stats().commits;
         let mut claim = fresh(&scope, "key");
         assert_eq!(engine.stats().commits, commits);
-        claim.checkpoint("note").unwrap();
+        claim.save_progress("note").unwrap();
         assert_eq!(engine.stats().commits, commits + 1);
         drop((claim, scope));
         let engine = pass(&machine, engine, gap);
@@ -778,7 +778,7 @@ fn a_checkpoint_makes_a_memory_only_claim_durable() {
         claim.release().unwrap();
         // What the log knows of is undone there.
         let mut claim = fresh(&scope, "released");
-        claim.checkpoint("note").unwrap();
+        claim.save_progress("note").unwrap();
         claim.release().unwrap();
         drop(scope);
         let engine = pass(&machine, engine, gap);
@@ -789,13 +789,13 @@ fn a_checkpoint_makes_a_memory_only_claim_durable() {
 }
 
 #[test]
-fn checkpoints_take_no_more_memory_than_they_may() {
+fn progress_takes_no_more_memory_than_it_may() {
     let machine = Machine::default();
-    let options = || machine.options().max_checkpoint_bytes(1_000);
+    let options = || machine.options().max_progress_bytes(1_000);
     let engine = options().open("x.idem").unwrap();
     let scope = jobs(&engine);
-    let full = |claim: &mut Claim, len: usize| match claim.checkpoint("x".repeat(len)) {
-        Err(ClaimError::Commit(CommitError::Busy(Busy::TooManyCheckpointBytes { max: 1_000 }))) => true,
+    let full = |claim: &mut Claim, len: usize| match claim.save_progress("x".repeat(len)) {
+        Err(ClaimError::Commit(CommitError::Busy(Busy::TooManyProgressBytes { max: 1_000 }))) => true,
         Ok(()) => false,
         Err(other) => panic!("{other}"),
     };
@@ -811,8 +811,8 @@ fn checkpoints_take_no_more_memory_than_they_may() {
     assert!(full(&mut third, 401), "what an interrupted key keeps counts");
     assert!(scope.forget("second").unwrap());
     assert!(!full(&mut third, 1_000));
-    assert!(matches!(third.checkpoint(vec![0; 5_000]), Err(ClaimError::BodyTooLarge { len: 5_000, .. })));
-    assert_eq!(third.last_checkpoint().unwrap().len(), 1_000);
+    assert!(matches!(third.save_progress(vec![0; 5_000]), Err(ClaimError::BodyTooLarge { len: 5_000, .. })));
+    assert_eq!(third.last_progress().unwrap().len(), 1_000);
 }
 
 // Tokens.
@@ -825,7 +825,7 @@ fn a_claim_handed_over_stands_while_its_lease_lasts_whatever_becomes_of_the_proc
             let engine = machine.open();
             let scope = with(&engine, "jobs", rerun(&engine).lease(LEASE).durability(durability));
             let mut claim = fresh(&scope, "key");
-            claim.checkpoint("note").unwrap();
+            claim.save_progress("note").unwrap();
             machine.clock.advance(LEASE / 2);
             let (fence, token) = (claim.fence(), claim.into_token().unwrap());
             drop(scope);
@@ -995,7 +995,7 @@ fn a_claim_taken_up_stands_again_though_a_checkpoint_came_between_or_the_file_wa
     let scope = engine.scope("jobs");
     // Once it is dropped, and that was written, it does not stand any more.
     let mut claim = scope.resume(&token).unwrap();
-    claim.checkpoint("note").unwrap();
+    claim.save_progress("note").unwrap();
     drop(claim);
     engine.checkpoint().unwrap();
     machine.kill((engine, scope));
@@ -1204,14 +1204,14 @@ fn nothing_stays_promised_or_counted_whatever_becomes_of_claims() {
         for scope in &scopes {
             let key = |name: &str| format!("{name} {round}");
             let mut noted = fences.saw(fresh(scope, &key("noted")));
-            noted.checkpoint("note").unwrap();
+            noted.save_progress("note").unwrap();
             noted.release().unwrap();
             let token = fences.saw(fresh(scope, &key("token"))).into_token().unwrap();
             let lost = fences.saw(fresh(scope, &key("lost"))).into_token().unwrap();
             scope.resume(&token).unwrap().complete("reply").unwrap();
             let mut late = fences.saw(fresh(scope, &key("late")));
             machine.clock.advance(LEASE);
-            assert!(scope.resume(&lost).is_err() && late.checkpoint("late").is_err());
+            assert!(scope.resume(&lost).is_err() && late.save_progress("late").is_err());
             let next = fences.saw(fresh(scope, &key("late")));
             assert!(late.complete("late").is_err());
             next.release().unwrap();
@@ -1355,7 +1355,7 @@ fn closing_wakes_every_task_however_it_waits() {
         ("begin", Box::pin(async move { drop(scope.begin_async("one", request()).await) })),
         ("begin, no place", Box::pin(async move { drop(scope.begin_async("two", request()).await) })),
         ("begin of a batch", Box::pin(async { drop(scope.begin_many_async(&requests).await) })),
-        ("checkpoint", Box::pin(async { drop(noting.checkpoint_async("note").await) })),
+        ("save_progress", Box::pin(async { drop(noting.save_progress_async("note").await) })),
         ("token", Box::pin(async move { drop(handed.into_token_async().await) })),
         ("complete", Box::pin(async move { drop(ended.complete_async("reply").await) })),
         ("release", Box::pin(async move { drop(released.release_async().await) })),

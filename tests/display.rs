@@ -105,7 +105,7 @@ fn an_error_says_what_happened_and_what_to_do_and_names_its_source() {
         (Busy::QueueFull { waited: Duration::from_millis(7) }, ["7 ms", "try again later"], None),
         (Busy::TooManyClaims { max: 8 }, ["8 claims", "`max_in_flight`"], None),
         (Busy::TooManyWaiters { max: 9 }, ["9 calls", "`max_waiters`"], None),
-        (Busy::TooManyCheckpointBytes { max: 6 }, ["6 bytes", "`max_checkpoint_bytes`"], None),
+        (Busy::TooManyProgressBytes { max: 6 }, ["6 bytes", "`max_progress_bytes`"], None),
         (Busy::DiskFull(io.clone()), ["no room", "no such directory"], Some("no such directory")),
     ] {
         says(&busy, &words, source);
@@ -171,7 +171,7 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     let scope = default_scope(&engine);
     drop(fresh(&scope, "interrupted"));
     let Ok(Status::Interrupted(attempt)) = engine.get("interrupted") else { panic!() };
-    says(&BeginError::Unresolved(attempt), &["attempt 1", "without a checkpoint", "`resolve`"], None);
+    says(&BeginError::Unresolved(attempt), &["attempt 1", "without progress", "`resolve`"], None);
     says(&BeginError::KeyReused, &["another request", "new key"], None);
     says(&BeginError::BatchTooLong { len: 12, max: 11 }, &["12 calls", "11", "split it"], None);
     fresh(&scope, "well").complete("reply").unwrap();
@@ -286,9 +286,9 @@ fn what_is_shown_of_a_value_has_no_secret_and_no_body_in_it() {
     let scope = engine.declare("jobs", engine.policy().lease(TTL)).unwrap();
 
     let mut claim = fresh(&scope, "key");
-    claim.checkpoint("PIN 4711").unwrap();
-    let noted = claim.last_checkpoint().unwrap();
-    assert_eq!(format!("{noted:?}"), "Checkpoint { len: 8, .. }");
+    claim.save_progress("PIN 4711").unwrap();
+    let noted = claim.last_progress().unwrap();
+    assert_eq!(format!("{noted:?}"), "Progress { len: 8, .. }");
     assert!(!format!("{claim:?}").contains("4711"));
     let token = claim.into_token().unwrap();
     assert_eq!(format!("{token:?}"), "ClaimToken(..)");

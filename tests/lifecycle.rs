@@ -485,7 +485,7 @@ fn a_closed_engine_refuses_every_call_and_gives_claims_back() {
     assert!(matches!(declared, Err(DeclareError::Commit(CommitError::Closed))), "{declared:?}");
     assert!(entries.all(|entry| matches!(entry, Err(ReadError::Closed))));
     assert!(matches!(engine.read_tables(|_| ()), Err(ReadError::Closed)));
-    assert!(matches!(noted.checkpoint("note"), Err(ClaimError::Commit(CommitError::Closed))));
+    assert!(matches!(noted.save_progress("note"), Err(ClaimError::Commit(CommitError::Closed))));
     for refused in [completed.complete("reply").unwrap_err(), handed_over.into_token().unwrap_err()] {
         assert!(matches!(refused.reason(), ClaimError::Commit(CommitError::Closed)), "{refused}");
         assert!(refused.into_claim().is_some());

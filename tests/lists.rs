@@ -39,7 +39,7 @@ fn interrupted_keys_are_listed_oldest_first_with_all_that_is_known_and_nothing_i
     let started = engine.now();
     let mut claims = ["c", "a", "b"].map(|key| fresh(&scope, key));
     let fences = [claims[0].fence(), claims[1].fence(), claims[2].fence()];
-    claims[0].checkpoint("half").unwrap();
+    claims[0].save_progress("half").unwrap();
     for claim in claims {
         machine.clock.advance(SECOND);
         drop(claim);
@@ -55,7 +55,7 @@ fn interrupted_keys_are_listed_oldest_first_with_all_that_is_known_and_nothing_i
             assert_eq!((attempt.attempt(), attempt.fence(), attempt.started()), (1, fences[n], started));
             let at = Timestamp::from_millis(started.as_millis() + 1_000 * (n as u64 + 1));
             assert_eq!((entry.interrupted_at(), entry.lease_until()), (Some(at), None));
-            assert_eq!(entry.last_checkpoint(), (n == 0).then_some(&b"half"[..]));
+            assert_eq!(entry.last_progress(), (n == 0).then_some(&b"half"[..]));
             assert!(!format!("{entry:?}").contains("key"), "{entry:?}");
         }
     }

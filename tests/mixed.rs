@@ -387,15 +387,15 @@ impl Worker<'_> {
         let choice = self.random.below(30);
         if choice < 10 {
             let used = match (choice, self.is_task) {
-                (0..6, true) => claim.checkpoint_async(body_of(key, fence)).await,
-                (0..6, false) => claim.checkpoint(body_of(key, fence)),
+                (0..6, true) => claim.save_progress_async(body_of(key, fence)).await,
+                (0..6, false) => claim.save_progress(body_of(key, fence)),
                 _ => claim.renew(),
             };
             match used {
                 Ok(()) => {
                     let until = claim.lease_until().map_or(u64::MAX, Timestamp::as_millis);
                     oracle.lives_until(key, fence, until);
-                    let inherited = claim.last_checkpoint().map(|note| note.to_vec());
+                    let inherited = claim.last_progress().map(|note| note.to_vec());
                     assert!(choice >= 6 || inherited == Some(body_of(key, fence)));
                     self.held.push((key, claim));
                 }

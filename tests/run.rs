@@ -132,7 +132,7 @@ fn an_unknown_outcome_leaves_the_key_interrupted_and_the_next_attempt_is_told() 
     let scope = machine.open().scope("charges");
     let first = scope.run("key", request(), |claim| {
         assert_eq!((claim.attempt(), claim.interrupted()), (1, None));
-        claim.checkpoint("charged").unwrap();
+        claim.save_progress("charged").unwrap();
         Err::<Receipt, _>(Fault::Unknown(Declined::Stolen))
     });
     let error = first.unwrap_err();
@@ -141,7 +141,7 @@ fn an_unknown_outcome_leaves_the_key_interrupted_and_the_next_attempt_is_told() 
     let second = scope.run("key", request(), |claim| {
         assert_eq!(claim.attempt(), 2);
         assert_eq!(claim.interrupted().map(|earlier| earlier.attempt()), Some(1));
-        assert_eq!(claim.last_checkpoint().as_deref(), Some(&b"charged"[..]));
+        assert_eq!(claim.last_progress().as_deref(), Some(&b"charged"[..]));
         Ok::<_, Fault<Declined>>(receipt())
     });
     assert_eq!(second.unwrap(), Ok(receipt()));
@@ -686,7 +686,7 @@ fn futures_can_go_from_thread_to_thread() {
             scope
                 .run_async(String::from("key"), request(), spawn, move |claim| {
                     Box::pin(async move {
-                        claim.checkpoint_async("running").await.unwrap();
+                        claim.save_progress_async("running").await.unwrap();
                         ran.fetch_add(1, Ordering::SeqCst);
                         Ok::<_, Fault<Declined>>(receipt())
                     })

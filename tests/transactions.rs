@@ -586,16 +586,16 @@ fn after_a_failed_commit_of_the_log_no_effect_begins() {
 }
 
 #[test]
-fn a_checkpoint_of_an_earlier_attempt_that_nobody_waited_for_does_not_open_the_key_again() {
+fn progress_of_an_earlier_attempt_that_nobody_waited_for_does_not_open_the_key_again() {
     for durability in [Durability::Completions, Durability::Relaxed(Duration::from_secs(60))] {
         let machine = Machine::rerun();
         let engine = machine.options().durability(durability).open("x.idem").unwrap();
         let scope = default_scope(&engine);
         let mut first = fresh(&scope, "key");
         {
-            let mut checkpoint = std::pin::pin!(first.checkpoint_async("half"));
+            let mut progress = std::pin::pin!(first.save_progress_async("half"));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            assert!(checkpoint.as_mut().poll(&mut context).is_pending());
+            assert!(progress.as_mut().poll(&mut context).is_pending());
         }
         drop(first);
         let second = fresh(&scope, "key");
@@ -611,15 +611,15 @@ fn a_checkpoint_of_an_earlier_attempt_that_nobody_waited_for_does_not_open_the_k
 }
 
 #[test]
-fn a_checkpoint_that_nobody_waited_for_does_not_open_the_key_again() {
+fn progress_that_nobody_waited_for_does_not_open_the_key_again() {
     for durability in [Durability::Full, Durability::Completions] {
         let machine = Machine::rerun();
         let engine = machine.options().durability(durability).open("x.idem").unwrap();
         let mut claim = fresh(&default_scope(&engine), "key");
         {
-            let mut checkpoint = std::pin::pin!(claim.checkpoint_async("half"));
+            let mut progress = std::pin::pin!(claim.save_progress_async("half"));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            assert!(checkpoint.as_mut().poll(&mut context).is_pending());
+            assert!(progress.as_mut().poll(&mut context).is_pending());
         }
         claim.complete_in(|tables| effect(tables, "key")).unwrap();
         engine.step();

@@ -83,7 +83,7 @@ fn by_default_an_interrupted_key_is_refused_with_all_that_is_known_of_it() {
         let mut claim = fresh(&scope, "secret key");
         let (fence, started) = (claim.fence(), claim.started());
         machine.clock.advance(MS);
-        claim.checkpoint("secret note").unwrap();
+        claim.save_progress("secret note").unwrap();
         machine.clock.advance(MS);
         drop(claim);
         let since = engine.now();
@@ -95,7 +95,7 @@ fn by_default_an_interrupted_key_is_refused_with_all_that_is_known_of_it() {
             assert_eq!((lost.attempt(), lost.fence(), lost.started()), (1, fence, started), "{gap:?}");
             assert_eq!(lost.interrupted_at(), since, "{gap:?}");
             assert_eq!(*lost.fingerprint(), request());
-            assert_eq!(lost.last_checkpoint().map(|note| &note[..]), Some(&b"secret note"[..]), "{gap:?}");
+            assert_eq!(lost.last_progress().map(|note| &note[..]), Some(&b"secret note"[..]), "{gap:?}");
             assert_eq!(interrupted(&scope, "secret key"), lost, "{gap:?}");
             let said =
                 [lost.to_string(), BeginError::Unresolved(lost.clone()).to_string(), format!("{lost:?}")];
@@ -323,7 +323,7 @@ fn a_release_after_an_interruption_tells_of_the_interruption_and_counts_its_time
         let engine = machine.open();
         let scope = default_scope(&engine);
         let mut first = fresh(&scope, "key");
-        first.checkpoint("charged").unwrap();
+        first.save_progress("charged").unwrap();
         let (fence, since) = (first.fence(), engine.now());
         drop(first);
         machine.clock.advance(UNRESOLVED.checked_sub(MS).unwrap());
@@ -334,7 +334,7 @@ fn a_release_after_an_interruption_tells_of_the_interruption_and_counts_its_time
         machine.clock.advance(UNRESOLVED.checked_sub(MS).unwrap());
         let lost = interrupted(&scope, "key");
         assert_eq!((lost.attempt(), lost.fence(), lost.interrupted_at()), (1, fence, since), "{gap:?}");
-        assert_eq!(lost.last_checkpoint().map(|note| &note[..]), Some(&b"charged"[..]), "{gap:?}");
+        assert_eq!(lost.last_progress().map(|note| &note[..]), Some(&b"charged"[..]), "{gap:?}");
         machine.clock.advance(MS);
         assert!(is_vacant(&scope, "key"), "{gap:?}");
     }

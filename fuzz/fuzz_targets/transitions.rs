@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    /// The holder renews its lease, or makes a checkpoint.
+    /// The holder renews its lease, or saves its progress.
     fn use_it(&mut self, by: Fence) {
         match decide(self.key.state(), Event::Use { fence: by, now: self.now() }) {
             Decision::Become(Phase::InFlight) => {
@@ -213,7 +213,7 @@ impl World {
         }
     }
 
-    /// The log reports a checkpoint: it belongs to the attempt that the key has, or to nobody.
+    /// The log reports progress: it belongs to the attempt that the key has, or to nobody.
     fn note(&mut self, by: Fence) {
         let before = self.key;
         match decide(before.state(), Event::Noted { fence: by }) {

@@ -23,8 +23,10 @@ use crate::wal;
 const ROUNDS_MAX: u32 = 8;
 /// So little is left for the last round.
 const LEFT_ENOUGH: u64 = 4 << 20;
-/// The thread that copies rests after this much work, for as long: callers have their share of the disk and of the processors.
+/// The thread that copies rests after this much work: callers have their share of the disk and of the processors.
 const SHIFT: Duration = Duration::from_millis(2);
+/// It rests for so many times as long as it worked.
+const REST: u32 = 3;
 /// It rests for so long at most, after a slow sync.
 const REST_MAX: Duration = Duration::from_millis(50);
 
@@ -165,7 +167,7 @@ impl Core {
         self.check_open()?;
         let worked = shift.elapsed();
         if self.options.workers && worked >= SHIFT {
-            pause(worked.min(REST_MAX));
+            pause((REST * worked).min(REST_MAX));
             *shift = Stopwatch::start();
         }
         Ok(())

@@ -8,9 +8,9 @@ use super::pending::Pending;
 use super::permit::Permit;
 use super::publisher::Op;
 use super::token::ClaimToken;
-use crate::attempt::{Attempt, Checkpoint, Ended, HandOver};
+use crate::attempt::{Attempt, Ended, HandOver, Progress};
 use crate::caller::{Caller, block};
-use crate::codec::{CheckpointRow, DetachedRow, Entry};
+use crate::codec::{DetachedRow, Entry, ProgressRow};
 use crate::commit::Ticket;
 use crate::error::{Busy, ClaimError, CommitError, EndError};
 use crate::index::{Change, Slot};
@@ -97,19 +97,19 @@ impl Claim {
         self.attempt.interruption_before()
     }
 
-    /// The last checkpoint of this attempt, or else of the attempts before it since the key was vacant. `None` in a forked child.
+    /// The progress that was last saved, by this attempt or else by the attempts before it since the key was vacant. `None` in a forked child.
     #[must_use]
-    pub fn last_checkpoint(&self) -> Option<Checkpoint> {
+    pub fn last_progress(&self) -> Option<Progress> {
         // In a forked child it may be locked for ever.
-        if self.core().gate.is_forked() { None } else { self.attempt.checkpoint() }
+        if self.core().gate.is_forked() { None } else { self.attempt.progress() }
     }
 
     /// Notes how far the operation has come, durably: should this attempt be interrupted, the next one finds it. A later
-    /// checkpoint replaces it.
+    /// progress replaces it.
     ///
     /// # Errors
     ///
-    /// When it is longer than a body may be, checkpoints take too much memory already, the claim's lease ran out, the disk stays full, a commit
+    /// When it is longer than a body may be, the progress of claims takes too much memory already, the claim's lease ran out, the disk stays full, a commit
     /// fails, or the engine is closed.
     ///
     /// ```
@@ -118,42 +118,41 @@ impl Claim {
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
     /// let Begin::Fresh(mut claim) = engine.begin("key", request)? else { panic!() };
-    /// claim.checkpoint("card charged")?;
+    /// claim.save_progress("card charged")?;
     /// drop(claim); // the process dies before the receipt is sent
     ///
     /// let Err(BeginError::Unresolved(lost)) = engine.begin("key", request) else { panic!() };
-    /// assert_eq!(lost.last_checkpoint().unwrap()[..], *b"card charged");
+    /// assert_eq!(lost.last_progress().unwrap()[..], *b"card charged");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn checkpoint(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
-        block(self.checkpoint_as(Caller::Thread, note.as_ref()))
+    pub fn save_progress(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
+        block(self.save_progress_as(Caller::Thread, note.as_ref()))
     }
 
-    /// [`checkpoint`](Self::checkpoint) for tasks. A future that is dropped may have made the checkpoint or not.
+    /// [`save_progress`](Self::save_progress) for tasks. A future that is dropped may have saved the progress or not.
     ///
     /// # Errors
     ///
-    /// As for [`checkpoint`](Self::checkpoint).
-    pub async fn checkpoint_async(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
-        self.checkpoint_as(Caller::Task, note.as_ref()).await
+    /// As for [`save_progress`](Self::save_progress).
+    pub async fn save_progress_async(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
+        self.save_progress_as(Caller::Task, note.as_ref()).await
     }
 
-    async fn checkpoint_as(&mut self, caller: Caller, note: &[u8]) -> Result<(), ClaimError> {
+    async fn save_progress_as(&mut self, caller: Caller, note: &[u8]) -> Result<(), ClaimError> {
         self.check_body(note.len())?;
         let handle = self.handle();
         let core = handle.core();
         core.gate.check_process().map_err(CommitError::Failed)?;
-        let max = core.options.max_checkpoint_bytes;
-        if !core.checkpoint_bytes.has_room(note.len(), max) {
-            return Err(CommitError::Busy(Busy::TooManyCheckpointBytes { max }).into());
+        let max = core.options.max_progress_bytes;
+        if !core.progress_bytes.has_room(note.len(), max) {
+            return Err(CommitError::Busy(Busy::TooManyProgressBytes { max }).into());
         }
         let (digest, fence) = (self.attempt.digest, self.attempt.fence);
-        let row = CheckpointRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
-        let entry = Entry::Checkpoint(row).encoded();
-        let checkpoint = Checkpoint::new(note, &core.checkpoint_bytes);
-        // Whoever is granted the key after this moment inherits the checkpoint, and its grant comes behind it in the log.
-        let mut ticket =
-            self.note(caller, &entry, |attempt, _now| attempt.set_checkpoint(checkpoint)).await?;
+        let row = ProgressRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
+        let entry = Entry::Progress(row).encoded();
+        let progress = Progress::new(note, &core.progress_bytes);
+        // Whoever is granted the key after this moment inherits the progress, and its grant comes behind it in the log.
+        let mut ticket = self.note(caller, &entry, |attempt, _now| attempt.set_progress(progress)).await?;
         core.commit.settled(caller, &mut ticket).await?;
         Counters::count(&core.counters.noted);
         Ok(())
@@ -280,7 +279,7 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// When the claim has no lease, or as for [`checkpoint`](Self::checkpoint). Where nothing was written the error gives the claim
+    /// When the claim has no lease, or as for [`save_progress`](Self::save_progress). Where nothing was written the error gives the claim
     /// back.
     ///
     /// ```

@@ -85,8 +85,8 @@ pub(crate) struct Core {
     pub(super) policies: Arc<Policies>,
     pub(super) leases: Leases,
     pub(super) detached: Detached,
-    /// Bytes of checkpoints in memory.
-    pub(super) checkpoint_bytes: Arc<Budget>,
+    /// Bytes of progress in memory.
+    pub(super) progress_bytes: Arc<Budget>,
     pub(super) counters: Counters,
 }
 
@@ -570,7 +570,7 @@ impl Core {
                 lease: policy.lease,
                 unresolved_ttl: policy.unresolved_ttl,
                 earlier: earlier.map(|attempt| attempt.as_earlier()),
-                checkpoint: earlier.and_then(|attempt| attempt.checkpoint()),
+                progress: earlier.and_then(|attempt| attempt.progress()),
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });

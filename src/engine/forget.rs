@@ -79,7 +79,7 @@ impl Core {
         let (attempt, until) = match doomed {
             Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
             // A new one: those who waited for the old one were told how it ended.
-            Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), &self.checkpoint_bytes), None),
+            Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), &self.progress_bytes), None),
         };
         let attempt = Arc::new(attempt);
         let taken = self.index.change(asked.digest, |slot| {

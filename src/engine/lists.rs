@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::core::Core;
 use super::{Engine, ReadError};
-use crate::attempt::{Attempt, Checkpoint};
+use crate::attempt::{Attempt, Progress};
 use crate::index::Slot;
 use crate::state::Fence;
 use crate::sync::Arc;
@@ -28,7 +28,7 @@ pub struct OpenKey {
     attempt: AttemptInfo,
     interrupted: Option<Timestamp>,
     lease_until: Option<Timestamp>,
-    checkpoint: Option<Checkpoint>,
+    progress: Option<Progress>,
     position: ListPosition,
 }
 
@@ -40,7 +40,7 @@ impl OpenKey {
             OpenState::Interrupted => (claim.as_earlier().info, Some(position.since)),
         };
         let lease_until = Some(claim.lease_until()).filter(|until| *until < Timestamp::from_millis(u64::MAX));
-        Self { attempt, interrupted, lease_until, checkpoint: claim.checkpoint(), position, claim }
+        Self { attempt, interrupted, lease_until, progress: claim.progress(), position, claim }
     }
 
     /// The key's scope; empty for the default scope.
@@ -79,10 +79,10 @@ impl OpenKey {
         self.lease_until
     }
 
-    /// The last checkpoint of the operation, of this attempt or of one before it.
+    /// The progress that was last saved, by this attempt or one before it.
     #[must_use]
-    pub fn last_checkpoint(&self) -> Option<&[u8]> {
-        self.checkpoint.as_deref()
+    pub fn last_progress(&self) -> Option<&[u8]> {
+        self.progress.as_deref()
     }
 
     /// Where the entry stands in its list.

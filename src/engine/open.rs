@@ -20,9 +20,9 @@ use super::reads::Reads;
 use super::tell::ToldOf;
 
 use crate::Timestamp;
-use crate::attempt::{Attempt, AttemptParts, Budget, Checkpoint, HandOver};
+use crate::attempt::{Attempt, AttemptParts, Budget, HandOver, Progress};
 use crate::clock::{EngineClock, Past};
-use crate::codec::{BadBytes, Entry};
+use crate::codec::{BadBytes, Entry, Text};
 use crate::commit::{Commit, Publish, Threads};
 use crate::disk::Kind;
 use crate::error::{Damage, Failure, IoFailure, OpenError};
@@ -135,7 +135,7 @@ impl Core {
             policies,
             leases,
             detached,
-            checkpoint_bytes: budget,
+            progress_bytes: budget,
             counters: Counters::after_opening(in_flight),
         };
         core.make_ready(&mut unprepared, &replayed)?;
@@ -247,7 +247,7 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         checkpointed_seq: 0,
         salt: 0,
         log_empty: true,
-        opened_as: String::new(),
+        opened_as: Text::default(),
         log_buffered: false,
         log_bytes: 0,
         // Zero stands for "older than every claim".
@@ -273,9 +273,9 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
         if meta.log_empty {
             return Ok(None);
         }
-        return Err(OpenError::LogMissing { log: log_path, opened_as: meta.opened_as.as_str().into() });
+        return Err(OpenError::LogMissing { log: log_path, opened_as: meta.opened_as.0.as_str().into() });
     };
-    if meta.opened_as.is_empty() {
+    if meta.opened_as.0.is_empty() {
         // Every opening says so before it makes a log, so this one was left by what a backup takes the place of.
         return Err(OpenError::LogBesideBackup(log_path));
     }
@@ -283,7 +283,7 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
         // Nothing in it is needed, whichever opening left it.
         return Ok(Some(log));
     }
-    log.check_opening(meta.salt, &meta.opened_as)?;
+    log.check_opening(meta.salt, &meta.opened_as.0)?;
     let bytes = log.bytes()?;
     if bytes < meta.log_bytes {
         let what = format!("{} bytes were there, {bytes} are", meta.log_bytes);
@@ -383,9 +383,9 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
             Op::Vacated(Arc::new(Attempt::new(parts)), row.forgotten_until_ms.map(Timestamp::from_millis))
         }
         Entry::Mark => Op::Mark,
-        Entry::Checkpoint(row) => {
-            let checkpoint = Checkpoint::new(row.bytes, budget);
-            Op::Checkpointed(Digest::from_u128(row.digest), Fence::new(row.fence), checkpoint)
+        Entry::Progress(row) => {
+            let progress = Progress::new(row.bytes, budget);
+            Op::Progress(Digest::from_u128(row.digest), Fence::new(row.fence), progress)
         }
         Entry::Detached(row) => {
             let hand_over = HandOver::from_row((row.until_ms, row.opening));

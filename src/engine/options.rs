@@ -74,7 +74,7 @@ pub struct Options {
     pub(crate) max_body_bytes: usize,
     pub(crate) reserve_bytes: usize,
     pub(crate) max_in_flight: usize,
-    pub(crate) max_checkpoint_bytes: usize,
+    pub(crate) max_progress_bytes: usize,
     pub(crate) max_waiters: usize,
     pub(crate) hooks: Hooks,
     pub(crate) queue_bytes: usize,
@@ -107,7 +107,7 @@ impl Default for Options {
             max_body_bytes: MIB,
             reserve_bytes: 4 << 10,
             max_in_flight: 65_536,
-            max_checkpoint_bytes: 64 * MIB,
+            max_progress_bytes: 64 * MIB,
             max_waiters: 65_536,
             hooks: Hooks::default(),
             queue_bytes: 64 * MIB,
@@ -214,9 +214,9 @@ impl Options {
         self
     }
 
-    /// Bytes of memory for checkpoints of claims that are out or interrupted. Default 64 MiB; any number.
-    pub fn max_checkpoint_bytes(mut self, bytes: usize) -> Self {
-        self.max_checkpoint_bytes = bytes;
+    /// Bytes of memory for the progress of claims that are out or interrupted. Default 64 MiB; any number.
+    pub fn max_progress_bytes(mut self, bytes: usize) -> Self {
+        self.max_progress_bytes = bytes;
         self
     }
 
@@ -399,7 +399,7 @@ impl Options {
         entry_bytes_max(entry.max(self.batch_bytes)) as u64
     }
 
-    /// Bytes that a key and a body, or a checkpoint, may have together. The key may be from a time when `max_key_bytes` was higher.
+    /// Bytes that a key and a body, or progress, may have together. The key may be from a time when `max_key_bytes` was higher.
     pub(crate) fn key_and_body_max(&self) -> usize {
         (self.max_key_bytes + self.max_body_bytes).max(NAME_MAX)
     }

@@ -74,7 +74,7 @@ impl Core {
                 meta.checkpointed_seq = tail.seq;
                 meta.fence_next = limit;
                 meta.salt = self.opening;
-                name.clone_into(&mut meta.opened_as);
+                name.clone_into(&mut meta.opened_as.0);
                 meta.log_empty = log_bytes.is_none();
                 meta.log_buffered = self.options.commit_mode == CommitMode::Buffered;
                 meta.log_bytes = log_bytes.unwrap_or(0);

@@ -4,7 +4,7 @@
 
 use super::policies::Policies;
 use crate::Timestamp;
-use crate::attempt::{Attempt, Checkpoint, Ended, HandOver};
+use crate::attempt::{Attempt, Ended, HandOver, Progress};
 use crate::clock::EngineClock;
 use crate::commit::Publish;
 use crate::error::Failure;
@@ -28,10 +28,10 @@ pub(crate) enum Op {
     Vacated(Arc<Attempt>, Option<Timestamp>),
     /// A claim was released that followed an interruption, which stands.
     Returned(Arc<Attempt>, Timestamp),
-    /// A claim was given a checkpoint, or handed over as a token; the attempt knows.
+    /// The progress of a claim was saved, or the claim handed over as a token; the attempt knows.
     Noted(Arc<Attempt>),
-    /// A claim was given a checkpoint, in a log that is replayed.
-    Checkpointed(Digest, Fence, Checkpoint),
+    /// The progress of a claim was saved, in a log that is replayed.
+    Progress(Digest, Fence, Progress),
     /// A claim was handed over as a token, in a log that is replayed.
     Detached(Digest, Fence, HandOver),
     /// A scope was given a policy. Boxed, so that all the others are no larger than they need be.
@@ -48,7 +48,7 @@ impl Op {
             | Self::Vacated(attempt, _)
             | Self::Returned(attempt, _)
             | Self::Noted(attempt) => Some(attempt.digest),
-            Self::Checkpointed(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
+            Self::Progress(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
             Self::Declared(_) | Self::Mark => None,
         }
     }
@@ -154,8 +154,8 @@ impl Publisher {
                 },
                 || (Last::Open(Arc::clone(attempt)), None),
             ),
-            Op::Checkpointed(digest, fence, checkpoint) => {
-                self.note(*digest, *fence, |attempt| attempt.set_checkpoint(checkpoint.clone()))
+            Op::Progress(digest, fence, progress) => {
+                self.note(*digest, *fence, |attempt| attempt.set_progress(progress.clone()))
             }
             Op::Detached(digest, fence, hand_over) => {
                 self.note(*digest, *fence, |attempt| attempt.detach(*hand_over))
@@ -235,7 +235,7 @@ impl Publish for Publisher {
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
                 Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
                 Op::Declared(declared) => self.policies.set(&declared.0, declared.1),
-                Op::Granted(_) | Op::Noted(_) | Op::Checkpointed(..) | Op::Detached(..) | Op::Mark => {}
+                Op::Granted(_) | Op::Noted(_) | Op::Progress(..) | Op::Detached(..) | Op::Mark => {}
             }
         }
     }
@@ -300,13 +300,13 @@ mod tests {
         publisher.publish(1, &mut vec![Op::Granted(attempt(8)), Op::Vacated(attempt(8), None)]);
         assert_eq!(publisher.take_tail().len(), 1);
         let budget = Arc::default();
-        let checkpoint = Checkpoint::new(b"note", &budget);
+        let progress = Progress::new(b"note", &budget);
         let until = HandOver { until: Timestamp::from_millis(u64::MAX), opening: 1 };
         publisher.publish(
             2,
             &mut vec![
                 Op::Noted(attempt(7)),
-                Op::Checkpointed(KEY, Fence::new(7), checkpoint),
+                Op::Progress(KEY, Fence::new(7), progress),
                 Op::Detached(KEY, Fence::new(7), until),
             ],
         );

@@ -38,7 +38,7 @@ impl Scope {
     /// An operation that runs its own key again would wait for itself: that is refused with [`BeginError::OwnKey`](crate::BeginError::OwnKey).
     ///
     /// The operation can look whether an [earlier attempt was interrupted](Claim::interrupted), note how far it came with
-    /// [`Claim::checkpoint`], and give every step a key with [`Claim::step_key`].
+    /// [`Claim::save_progress`], and give every step a key with [`Claim::step_key`].
     ///
     /// # Errors
     ///

@@ -38,8 +38,8 @@ pub struct Stats {
     pub index_bytes: usize,
     /// Gauge, bytes of memory of records that are cached or not yet stored.
     pub cached_bytes: usize,
-    /// Gauge, bytes of memory of checkpoints of claims.
-    pub checkpoint_bytes: usize,
+    /// Gauge, bytes of memory of the saved progress of claims.
+    pub progress_bytes: usize,
     /// Gauge, bytes of the file.
     pub file_bytes: u64,
     /// Gauge, bytes of the log.
@@ -91,7 +91,7 @@ pub struct Stats {
     pub recalled: u64,
     /// Calls on a claim that were refused because it was superseded.
     pub superseded: u64,
-    /// Checkpoints that claims noted.
+    /// Times that claims saved their progress.
     pub noted: u64,
     /// Keys that were forgotten.
     pub forgotten: u64,
@@ -133,8 +133,8 @@ pub struct BusyStats {
     pub claims: u64,
     /// Too many calls waited for claims of others.
     pub waiters: u64,
-    /// Checkpoints of claims took all the memory they may.
-    pub checkpoint_bytes: u64,
+    /// The progress of claims took all the memory they may.
+    pub progress_bytes: u64,
     /// The disk was full.
     pub disk_full: u64,
 }
@@ -143,7 +143,7 @@ impl BusyStats {
     /// All of them.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        self.queue_full + self.claims + self.waiters + self.checkpoint_bytes + self.disk_full
+        self.queue_full + self.claims + self.waiters + self.progress_bytes + self.disk_full
     }
 }
 
@@ -189,7 +189,7 @@ pub(crate) struct Counters {
     busy_queue_full: AtomicU64,
     busy_claims: AtomicU64,
     busy_waiters: AtomicU64,
-    busy_checkpoint_bytes: AtomicU64,
+    busy_progress_bytes: AtomicU64,
     busy_disk_full: AtomicU64,
     refused: AtomicU64,
     pub(super) resolved: AtomicU64,
@@ -233,7 +233,7 @@ impl Counters {
             BeginError::Busy(Busy::QueueFull { .. }) => &self.busy_queue_full,
             BeginError::Busy(Busy::TooManyClaims { .. }) => &self.busy_claims,
             BeginError::Busy(Busy::TooManyWaiters { .. }) => &self.busy_waiters,
-            BeginError::Busy(Busy::TooManyCheckpointBytes { .. }) => &self.busy_checkpoint_bytes,
+            BeginError::Busy(Busy::TooManyProgressBytes { .. }) => &self.busy_progress_bytes,
             BeginError::Busy(Busy::DiskFull(_)) => &self.busy_disk_full,
             // A twin was counted as one that waits.
             BeginError::Twin { .. } => return,
@@ -254,7 +254,7 @@ impl Counters {
             queue_full: load(&self.busy_queue_full),
             claims: load(&self.busy_claims),
             waiters: load(&self.busy_waiters),
-            checkpoint_bytes: load(&self.busy_checkpoint_bytes),
+            progress_bytes: load(&self.busy_progress_bytes),
             disk_full: load(&self.busy_disk_full),
         }
     }
@@ -280,7 +280,7 @@ impl Core {
             queued: self.commit.queued(),
             index_bytes: sizes.table_bytes,
             cached_bytes: sizes.cached_bytes,
-            checkpoint_bytes: self.checkpoint_bytes.bytes(),
+            progress_bytes: self.progress_bytes.bytes(),
             file_bytes: self.store.file_bytes(),
             log_bytes: self.room.file_bytes(),
             checkpoint_lag: self.checkpoint_lag(),

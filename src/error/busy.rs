@@ -26,9 +26,9 @@ pub enum Busy {
         /// The limit, see `Options::max_waiters`.
         max: usize,
     },
-    /// The checkpoints of all claims take as much memory as they may.
-    TooManyCheckpointBytes {
-        /// The limit, see `Options::max_checkpoint_bytes`.
+    /// The progress of all claims takes as much memory as they may.
+    TooManyProgressBytes {
+        /// The limit, see `Options::max_progress_bytes`.
         max: usize,
     },
     /// The disk has no room for what a new claim may need. Completions within `Options::reserve_bytes` of claims already granted still succeed.
@@ -58,10 +58,10 @@ impl fmt::Display for Busy {
                 f,
                 "{max} calls wait for claims of others, which is the limit; try again later, or raise `max_waiters`"
             ),
-            Self::TooManyCheckpointBytes { max } => {
+            Self::TooManyProgressBytes { max } => {
                 write!(
                     f,
-                    "checkpoints take {max} bytes of memory, which is the limit; make them shorter, or raise `max_checkpoint_bytes`"
+                    "the progress of claims takes {max} bytes of memory, which is the limit; save less, or raise `max_progress_bytes`"
                 )
             }
             Self::DiskFull(failure) => {
@@ -80,7 +80,7 @@ impl Error for Busy {
             Self::QueueFull { .. }
             | Self::TooManyClaims { .. }
             | Self::TooManyWaiters { .. }
-            | Self::TooManyCheckpointBytes { .. } => None,
+            | Self::TooManyProgressBytes { .. } => None,
             Self::DiskFull(failure) => Some(failure),
         }
     }

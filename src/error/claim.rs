@@ -10,7 +10,7 @@ use crate::Status;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ClaimError {
-    /// The body, or the checkpoint, is longer than the limit.
+    /// The body, or the progress, is longer than the limit.
     BodyTooLarge {
         /// Its length in bytes.
         len: usize,

@@ -10,7 +10,7 @@ use crate::error::{IoFailure, OpenError};
 use crate::sync::Arc;
 
 /// Bytes that are copied between two syncs of the copy. A disk that gets more at once keeps the log waiting.
-const SYNC_EVERY: u64 = 8 << 20;
+const SYNC_EVERY: u64 = 1 << 20;
 
 /// A copy that is being made.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl Whole {
                 meta.log_bytes = 0;
                 meta.salt = salt;
                 // It was never opened: whatever log lies beside it is the original's.
-                meta.opened_as.clear();
+                meta.opened_as.0.clear();
             },
             |_from, _tombstone| true,
         );

@@ -6,7 +6,7 @@ use bincode::{BorrowDecode, Encode};
 
 use crate::Timestamp;
 use crate::clock::{BootId, TimeMark};
-use crate::codec::{self, FORMAT_VERSION, Sealer};
+use crate::codec::{self, FORMAT_VERSION, Sealer, Text};
 use crate::error::{Damage, OpenError};
 use crate::key::Secret;
 
@@ -24,7 +24,7 @@ pub(crate) struct Meta {
     /// The log holds nothing that is needed: it was closed cleanly, or just checkpointed by an opening.
     pub(crate) log_empty: bool,
     /// The name that the file was last opened by, as far as it is text; its log lies beside that.
-    pub(crate) opened_as: String,
+    pub(crate) opened_as: Text,
     /// The log was last written without syncs: after a power cut it may have gaps.
     pub(crate) log_buffered: bool,
     /// Bytes of the log's segments when this was written; a shorter log has been cut off.
@@ -117,7 +117,7 @@ mod tests {
             checkpointed_seq: 4,
             salt: 5,
             log_empty: true,
-            opened_as: "f".to_owned(),
+            opened_as: Text("f".to_owned()),
             log_buffered: false,
             log_bytes: 6,
             fence_next: 7,

@@ -7,6 +7,7 @@ use std::{iter, thread};
 use redb::ReadableTable;
 
 use super::*;
+use crate::codec::Text;
 use crate::disk::sim::{Fault, SimDisk};
 use crate::record::RecordParts;
 use crate::state::Lifetime;
@@ -26,7 +27,7 @@ fn meta() -> Meta {
         checkpointed_seq: 0,
         salt: 1,
         log_empty: true,
-        opened_as: "f".to_owned(),
+        opened_as: Text("f".to_owned()),
         log_buffered: false,
         log_bytes: 0,
         fence_next: 1,

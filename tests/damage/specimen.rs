@@ -91,7 +91,7 @@ impl Lost {
             attempt: lost.attempt(),
             started_ms: lost.started().as_millis(),
             fingerprint: *lost.fingerprint(),
-            note: lost.last_checkpoint().map(|note| Fingerprint::of(&**note)),
+            note: lost.last_progress().map(|note| Fingerprint::of(&**note)),
         }
     }
 }
@@ -333,7 +333,7 @@ fn answer(engine: &Engine, scope: usize, key: usize, fence_min: &mut u64) -> Ans
         }
         (Ok(Begin::Fresh(claim)), status @ (Answer::Vacant | Answer::Interrupted(..))) => {
             *fence_min = claim.fence().get().min(*fence_min);
-            let note = claim.last_checkpoint().map(|note| Fingerprint::of(&*note));
+            let note = claim.last_progress().map(|note| Fingerprint::of(&*note));
             match (claim.interrupted().as_ref().map(Lost::of), status) {
                 (None, Answer::Vacant) if note.is_none() => Answer::Vacant,
                 (Some(told), Answer::Interrupted(earlier, _)) if told == earlier && told.note == note => {
@@ -443,7 +443,7 @@ impl Making {
         match key % 6 {
             0 => drop(claim.fail(body(key)).unwrap()),
             1 => {
-                claim.checkpoint(body(key)).unwrap();
+                claim.save_progress(body(key)).unwrap();
                 self.called();
                 drop(claim);
             }

@@ -142,9 +142,9 @@ fn calls_of_the_engine(engine: &Engine, scope: &Scope) {
 fn calls_of_claims(engine: &Engine, claims: &mut Vec<Claim>) {
     let mut next = || claims.pop().unwrap();
     let mut claim = next();
-    assert_claim(claim.checkpoint("note"));
+    assert_claim(claim.save_progress("note"));
     assert_claim(claim.renew());
-    assert!(claim.last_checkpoint().is_none());
+    assert!(claim.last_progress().is_none());
     let error = claim.complete("reply").unwrap_err();
     assert!(error.to_string().contains("fork"), "{error}");
     // It comes back, and is as harmless to drop as before.

@@ -228,8 +228,7 @@ impl World {
     /// A begin was told of an interruption that nobody has resolved.
     fn told_of(&mut self, who: Who, lost: &Interruption) {
         let now = self.now();
-        let (at, note) =
-            (lost.interrupted_at().as_millis(), lost.last_checkpoint().map(|note| note.to_vec()));
+        let (at, note) = (lost.interrupted_at().as_millis(), lost.last_progress().map(|note| note.to_vec()));
         assert!(
             lost.started().as_millis() <= at && at <= now,
             "{who:?} was interrupted at {at}, and it is {now}"
@@ -238,7 +237,7 @@ impl World {
         let live = &mut self.keys[who.place()].live;
         let before = live.clone();
         live.retain(|state| state.attempt().is_some_and(|attempt| attempt.notes.contains(&note)));
-        assert!(!live.is_empty(), "{who:?} is told of the checkpoint {note:?}, may be {before:#?}");
+        assert!(!live.is_empty(), "{who:?} is told of the progress {note:?}, may be {before:#?}");
     }
 
     /// A begin or a resolve was answered with a claim.
@@ -250,7 +249,7 @@ impl World {
         self.fence_max = self.fence_max.max(fence);
         let started = claim.started().as_millis();
         let info = Info { fence: Some(fence), number: claim.attempt(), started };
-        let note = claim.last_checkpoint().map(|note| note.to_vec());
+        let note = claim.last_progress().map(|note| note.to_vec());
         let found = Answer::Fresh { info, told: claim.interrupted().as_ref().map(Info::lost), note };
         let ask = Ask { request, policy: &policy, now };
         let had_token = self.tokens.iter().any(|given| given.key == who.place());
@@ -632,7 +631,7 @@ impl World {
         let Some(which) = usize::from(which).checked_rem(self.held.len()) else { return };
         let note = body(choice);
         let Held { claim, facts } = &mut self.held[which];
-        let noted = claim.checkpoint(&note);
+        let noted = claim.save_progress(&note);
         let facts = *facts;
         let after = |attempt: &Attempt, until, token_until| {
             let attempt = Attempt { notes: vec![Some(note.clone())], ..attempt.clone() };
@@ -742,7 +741,7 @@ impl World {
                 assert_eq!((scope, claim.fence().get()), (own, fence));
                 assert!(opening >= handed_in, "a token is taken that a later opening has made anew");
                 let found = (claim.attempt(), claim.interrupted().as_ref().map(Info::lost));
-                let note = claim.last_checkpoint().map(|note| note.to_vec());
+                let note = claim.last_progress().map(|note| note.to_vec());
                 let live = std::mem::take(&mut self.keys[key].live);
                 for state in &live {
                     let Some((attempt, until)) = state.standing(fence, now) else { continue };

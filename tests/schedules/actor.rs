@@ -178,8 +178,8 @@ impl Actor {
         match below(4) {
             // Refused where the lease is over: that shows at the end.
             0 => drop(claim.renew()),
-            1 if self.is_task => drop(claim.checkpoint_async("so far").await),
-            1 => drop(claim.checkpoint("so far")),
+            1 if self.is_task => drop(claim.save_progress_async("so far").await),
+            1 => drop(claim.save_progress("so far")),
             _ => return self.hand_over(key, claim).await,
         }
         self.held.push((key, claim));

@@ -226,7 +226,7 @@ impl World {
                     lost.started() <= at && at <= now,
                     "key {key} was interrupted at {at}, and it is {now}"
                 );
-                self.oracle.told_of_note(key, lost.last_checkpoint().map(|note| note.to_vec()));
+                self.oracle.told_of_note(key, lost.last_progress().map(|note| note.to_vec()));
                 self.meet("unresolved key", true);
             }
             Err(error) => {
@@ -252,7 +252,7 @@ impl World {
         }
         self.meet("begin over an interruption", is_told);
         self.meet("begin over a forgotten interruption", forgotten);
-        self.meet("inherited checkpoint", claim.last_checkpoint().is_some());
+        self.meet("inherited progress", claim.last_progress().is_some());
         if let Some(late) = callers.claims.insert(key, held) {
             assert!(late.is_over(now), "key {key} was granted twice");
             let refused = late.claim.complete("late").unwrap_err();
@@ -373,12 +373,12 @@ impl World {
     fn note(&mut self, engine: &Engine, key: u64, mut held: Held, callers: &mut Callers, seed: u64) {
         let (is_over, note) = (held.is_over(engine.now()), body(&mut Random::new(seed), held.claim.fence()));
         let before = self.oracle.start_note(key, note.clone());
-        let noted = self.during(|| held.claim.checkpoint(&note));
+        let noted = self.during(|| held.claim.save_progress(&note));
         self.noted(key, &held, is_over, before, noted.map(|()| note));
         callers.claims.insert(key, held);
     }
 
-    /// What a checkpoint came to.
+    /// What saving progress came to.
     pub(crate) fn noted(
         &mut self,
         key: u64,
@@ -389,7 +389,7 @@ impl World {
     ) {
         match noted {
             Ok(note) => {
-                assert!(!is_over, "key {key}: a superseded claim made a checkpoint");
+                assert!(!is_over, "key {key}: a superseded claim saved progress");
                 self.oracle.note_is(key, Some(note));
                 self.oracle.attempt_is_durable(key, held.claim.attempt());
             }
@@ -399,7 +399,7 @@ impl World {
                 self.meet("superseded claim", true);
             }
             Err(error) => {
-                if self.is_unchanged_by(&format!("checkpoint of key {key}: {error}"), (&error).into()) {
+                if self.is_unchanged_by(&format!("progress of key {key}: {error}"), (&error).into()) {
                     self.oracle.notes_are(key, before);
                 }
             }

@@ -332,7 +332,7 @@ impl Oracle {
 
 // Notes.
 impl Oracle {
-    /// A checkpoint starts; gives what to put back where it is refused.
+    /// Progress is being saved; gives what to put back where it is refused.
     pub(crate) fn start_note(&mut self, key: u64, note: Vec<u8>) -> Notes {
         let notes = self.notes.entry(key).or_insert_with(|| BTreeSet::from([None]));
         let before = notes.clone();
@@ -357,7 +357,7 @@ impl Oracle {
 
     /// What a claim that was granted finds noted.
     fn saw_note(&mut self, key: u64, claim: &Claim) {
-        let note = claim.last_checkpoint().map(|note| note.to_vec());
+        let note = claim.last_progress().map(|note| note.to_vec());
         let nothing = BTreeSet::from([None]);
         let allowed = self.notes.get(&key).filter(|_| claim.attempt() > 1).unwrap_or(&nothing);
         assert!(allowed.contains(&note), "key {key}: attempt {} finds {note:?}", claim.attempt());

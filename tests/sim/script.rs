@@ -88,7 +88,7 @@ pub(crate) enum Op {
         key: u64,
         seed: u64,
     },
-    /// A task that stops waiting for its checkpoint after so many polls.
+    /// A task that stops waiting for its progress after so many polls.
     NoteTask {
         key: u64,
         seed: u64,
@@ -151,7 +151,7 @@ impl Op {
         }
     }
 
-    /// Calls in a row that chance alone would seldom bring about: a claim that memory alone knows of is given up while its checkpoint is
+    /// Calls in a row that chance alone would seldom bring about: a claim that memory alone knows of is given up while its progress is
     /// on the way, and the next one ends in the store, past the log.
     fn note_given_up(random: &mut Random) -> [Self; 5] {
         let (key, seed) = (random.key(forgets_claims), random.below(1 << 40));

@@ -102,7 +102,7 @@ impl World {
         }
     }
 
-    /// A checkpoint that nobody waits for after some polls.
+    /// Progress that nobody waits for after some polls.
     pub(crate) fn note_task(
         &mut self,
         engine: &Engine,
@@ -115,7 +115,7 @@ impl World {
         let (is_over, attempt) = (held.is_over(engine.now()), held.claim.attempt());
         let note = body(&mut Random::new(seed), held.claim.fence());
         let before = self.oracle.start_note(key, note.clone());
-        let mut future = Box::pin(held.claim.checkpoint_async(&note));
+        let mut future = Box::pin(held.claim.save_progress_async(&note));
         let noted = (0..polls).find_map(|turn| {
             if turn > 0 {
                 self.during(|| engine.step());
@@ -131,7 +131,7 @@ impl World {
             None if polls == 0 => self.oracle.notes_are(key, before),
             None => {
                 self.oracle.attempt_may_be_durable(key, attempt);
-                self.meet("checkpoint given up on its way", true);
+                self.meet("progress given up on its way", true);
             }
         }
         callers.claims.insert(key, held);
