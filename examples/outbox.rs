@@ -21,8 +21,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use idemkv::redb::{ReadableTable, TableDefinition};
-use idemkv::{Begin, Claim, Engine, Fingerprint, Record, Recovery, Tables};
+use idemkv::tables::Tables;
+use idemkv::tables::redb::{ReadableTable, TableDefinition};
+use idemkv::{Begin, Claim, Engine, Fingerprint, Record, Recovery};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

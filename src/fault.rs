@@ -7,7 +7,8 @@ use crate::error::{BeginError, ClaimError, EndError};
 use crate::json::JsonError;
 use crate::{Claim, Pending, Record};
 
-/// How an operation failed, in the words of the operation, which alone can know: see [`Scope::run`](crate::Scope::run).
+/// How an operation failed, in the words of the operation, which alone can know: see [`Scope::run`](crate::Scope::run). There will be no
+/// fourth kind: each is one way to end a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "it says what becomes of the key"]
 pub enum Fault<E> {

@@ -51,7 +51,7 @@ pub(crate) struct Earlier {
 ///
 /// [`BeginError::Unresolved`](crate::BeginError::Unresolved), [`Claim::interrupted`](crate::Claim::interrupted),
 /// [`Status::Interrupted`](crate::Status::Interrupted) and
-/// [`Observer::interrupted`](crate::Observer::interrupted) give it. Cheap to clone.
+/// [`Observer::interrupted`](crate::Event::Interrupted) give it. Cheap to clone.
 ///
 /// ```
 /// # use idemkv::{BeginError, Engine, Fingerprint};

@@ -110,12 +110,19 @@ pub use key::KeyHash;
 pub use observer::{Cause, EndKind, Event, Observer};
 pub use policy::{Durability, Policy, Recovery};
 pub use record::{Body, Outcome, Record};
-/// The store behind the file, for tables of your own in it: see [`Claim::complete_in`].
-pub use redb;
 pub use state::Fence;
 pub use step_key::StepKey;
-pub use store::{ReadTables, TableError, Tables};
 pub use tombstone::Tombstone;
+
+/// Tables of your own in the engine's file: see [`Claim::complete_in`] and [`Engine::read_tables`].
+///
+/// All that is public of redb, the store behind the file, is here and in the types of these tables. So a new major version of redb
+/// changes this module alone.
+pub mod tables {
+    pub use redb;
+
+    pub use crate::store::{ReadTables, TableError, Tables};
+}
 
 /// Tools for deterministic tests: a simulated disk, a manual clock, hand-stepped workers, and the state machine itself.
 ///
@@ -124,7 +131,7 @@ pub use tombstone::Tombstone;
 pub mod sim {
     pub use crate::clock::ManualClock;
     pub use crate::decoders::Decoder;
-    pub use crate::disk::sim::{CrashKind, Fault, Moment, Operation, SimDisk};
+    pub use crate::disk::sim::{CrashKind, DiskFault, Moment, Operation, SimDisk};
     pub use crate::engine::Stepped;
     /// The state machine of one key.
     pub mod state {

@@ -52,6 +52,7 @@ pub struct Policy {
 /// What a begin of an interrupted key gets. The effect of the earlier attempt may have happened, or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Recovery {
     /// A claim that tells of the earlier attempt: see [`Claim::interrupted`](crate::Claim::interrupted). For operations that
     /// can find out how far they came, or that may be repeated.
@@ -65,6 +66,7 @@ pub enum Recovery {
 /// What is durable when it is acknowledged. Whatever is chosen, others see a result only once it is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Durability {
     /// Grants and results: after a crash, a key whose claim was out is *interrupted*, and the next claim says so. Two syncs a
     /// lifecycle.

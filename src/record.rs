@@ -10,7 +10,7 @@ use crate::state::{Facts, Fence, Lifetime, is_replayed};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Fingerprint, Timestamp};
 
-/// How an operation ended. Both kinds are replayed alike.
+/// How an operation ended. Both kinds are replayed alike. There will be no third: what has neither outcome is no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Outcome {

@@ -14,8 +14,8 @@ mod common;
 use std::path::Path;
 
 use common::{Machine, default_scope, done, fresh, request};
-use idemkv::redb::{ReadableTable, TableDefinition};
-use idemkv::sim::{CrashKind, Fault};
+use idemkv::sim::{CrashKind, DiskFault};
+use idemkv::tables::redb::{ReadableTable, TableDefinition};
 use idemkv::{BackupError, Begin, CommitError, Completion, Engine, OpenError, Status};
 
 const COPY: &str = "copy.idem";
@@ -159,7 +159,7 @@ fn a_full_disk_or_an_error_at_any_operation_leaves_nothing_behind_and_harms_nobo
     let operations = first.disk.operations() - before;
     assert!(operations > 10);
     drop(engine);
-    for fault in [Fault::Full, Fault::Error] {
+    for fault in [DiskFault::Full, DiskFault::Error] {
         for number in 0..operations {
             let machine = Machine::default();
             let engine = filled(&machine);

@@ -803,6 +803,7 @@ fn fate_of(status: &Status) -> Option<Fate> {
             Some(Fate::Interrupted { fence: info.fence().get(), attempt: info.attempt() })
         }
         Status::Expired(_) | Status::Vacant => None,
+        other => panic!("{other:?}"),
     }
 }
 

@@ -17,11 +17,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::{Machine, START_MS, TTL, default_scope, fresh, request};
-use idemkv::redb::{MultimapTableDefinition, ReadableMultimapTable, TableDefinition};
+use idemkv::tables::TableError;
+use idemkv::tables::redb::{MultimapTableDefinition, ReadableMultimapTable, TableDefinition};
 use idemkv::{
     Begin, BeginError, Busy, Claim, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError,
     Engine, Failure, Fault, Fingerprint, ForgetError, IoFailure, KeyError, Observer, OpenError, OptionError,
-    Outcome, ReadError, ReplayError, ResolveError, RunError, Status, StoreError, TableError, TokenError,
+    Outcome, ReadError, ReplayError, ResolveError, RunError, Status, StoreError, TokenError,
 };
 
 /// An error says all of `words`, and names as its source the one that says `source`.

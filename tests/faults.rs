@@ -14,8 +14,8 @@ mod common;
 use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
-use idemkv::redb::{ReadableTable, TableDefinition};
-use idemkv::sim::{CrashKind, Fault};
+use idemkv::sim::{CrashKind, DiskFault};
+use idemkv::tables::redb::{ReadableTable, TableDefinition};
 use idemkv::{
     Begin, BeginError, Busy, ClaimError, CommitError, CommitMode, CompleteInError, Durability, Engine,
     ReadError, Status,
@@ -120,7 +120,9 @@ fn a_power_cut_without_syncs_leaves_a_file_that_opens_with_true_records_only() {
                 match scope.get(format!("key {n}")).unwrap() {
                     Status::Done(record) => assert_eq!(record.body(), format!("reply {n}").as_bytes()),
                     Status::Vacant | Status::Interrupted(_) => lost += 1,
-                    Status::InFlight(_) | Status::Expired(_) => panic!("key {n} was completed a moment ago"),
+                    Status::InFlight(_) | Status::Expired(_) | _ => {
+                        panic!("key {n} was completed a moment ago")
+                    }
                 }
             }
             fresh(&scope, &format!("round {round}")).complete("reply").unwrap();
@@ -647,7 +649,7 @@ fn a_compaction_that_fails_loses_nothing_and_stops_grants_or_is_made_up_for() {
         let machine = Machine::default();
         let engine = wasteful(&machine);
         assert_eq!(machine.disk.operations(), first);
-        machine.disk.fault_at(at, Fault::Error);
+        machine.disk.fault_at(at, DiskFault::Error);
         engine.step();
         assert_kept(&engine);
         match engine.begin("new", request()) {
@@ -701,7 +703,7 @@ fn a_file_is_not_compacted_between_commits_nor_after_a_failed_one() {
     for commit_of_the_log in [true, false] {
         let machine = Machine::default();
         let engine = wasteful(&machine);
-        machine.disk.fault_at(machine.disk.operations(), Fault::Error);
+        machine.disk.fault_at(machine.disk.operations(), DiskFault::Error);
         if commit_of_the_log {
             assert!(engine.begin("new", request()).is_err());
         } else {

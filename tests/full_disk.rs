@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use common::{Machine, done, fresh, request};
-use idemkv::sim::{Fault, SimDisk};
+use idemkv::sim::{DiskFault, SimDisk};
 use idemkv::{Begin, BeginError, Busy, Engine, OpenError, Status};
 
 const KEYS: usize = 40;
@@ -133,7 +133,7 @@ fn a_log_that_can_not_be_made_durable_again_is_not_shown() {
         let machine = Machine { disk, ..machine.clone() };
         machine.disk.set_capacity(Some(machine.disk.used()));
         let start = machine.disk.operations();
-        machine.disk.fault_at(start + number - before, Fault::Error);
+        machine.disk.fault_at(start + number - before, DiskFault::Error);
         match machine.options().open("x.idem") {
             Ok(engine) => {
                 has_all(&engine);

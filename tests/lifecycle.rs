@@ -362,6 +362,7 @@ fn entries_shows_every_live_key_of_every_scope() {
                 Status::Interrupted(_) => "interrupted",
                 Status::Done(_) => "done",
                 Status::Expired(_) => "expired",
+                other => panic!("{other:?}"),
             };
             (
                 String::from_utf8(entry.scope().to_vec()).unwrap(),

@@ -21,7 +21,7 @@ use std::time::Duration;
 use common::{Machine, TTL, default_scope, done, fresh, request, run, small};
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use idemkv::sim::Fault;
+use idemkv::sim::DiskFault;
 use idemkv::{
     Begin, BeginError, Busy, Claim, ClaimError, CommitError, CommitMode, Engine, Failure, Pending, Policy,
     Status, Waited,
@@ -348,7 +348,7 @@ fn a_task_times_out_where_the_worker_panics(ahead: u64) -> bool {
     let scope = default_scope(&engine);
     let (_claim, whole) = (fresh(&scope, "key"), fresh(&scope, "whole"));
     let pending = pending(&engine);
-    machine.disk.fault_at(machine.disk.operations() + ahead, Fault::Panic);
+    machine.disk.fault_at(machine.disk.operations() + ahead, DiskFault::Panic);
     let _claims: Vec<_> = (0..100).map_while(|n| scope.begin(n.to_string(), request()).ok()).collect();
     // A panic in a commit ends the log; one of the worker leaves it whole.
     matches!(scope.begin("new", request()), Err(BeginError::Failed(Failure::Panicked)))
@@ -771,7 +771,7 @@ fn the_last_handle_may_go_with_a_task_that_one_of_the_engines_own_threads_drops(
 fn closing_reports_that_one_of_the_engines_own_threads_panicked() {
     let machine = Machine::default();
     let engine = small(Engine::options()).disk(&machine.disk).open("x.idem").unwrap();
-    machine.disk.fault_at(machine.disk.operations(), Fault::Panic);
+    machine.disk.fault_at(machine.disk.operations(), DiskFault::Panic);
     let begun = block_on(engine.begin_async("key", request()));
     assert!(matches!(begun, Err(BeginError::Failed(Failure::Panicked))), "{begun:?}");
     assert!(matches!(engine.close(), Err(Failure::Panicked)));

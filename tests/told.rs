@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use idemkv::sim::{Fault, ManualClock, SimDisk};
+use idemkv::sim::{DiskFault, ManualClock, SimDisk};
 use idemkv::{
     Begin, BeginError, EndError, Engine, Fingerprint, KeyError, OpenError, Options, Policy, Recovery, Status,
 };
@@ -89,7 +89,7 @@ fn a_name_whose_log_would_have_too_long_a_name_is_refused_before_anything_is_mad
 
 #[test]
 fn a_creation_that_fails_at_any_operation_leaves_no_file_that_is_being_made() {
-    for fault in [Fault::Full, Fault::Error] {
+    for fault in [DiskFault::Full, DiskFault::Error] {
         for at in 0.. {
             let disk = SimDisk::new();
             disk.fault_at(at, fault);

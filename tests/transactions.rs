@@ -17,11 +17,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, default_scope, done, fresh, request, small};
-use idemkv::redb::{self, ReadableTable, TableDefinition};
-use idemkv::sim::{CrashKind, Fault, ManualClock, Operation, SimDisk};
+use idemkv::sim::{CrashKind, DiskFault, ManualClock, Operation, SimDisk};
+use idemkv::tables::redb::{self, ReadableTable, TableDefinition};
+use idemkv::tables::{TableError, Tables};
 use idemkv::{
     Begin, BeginError, Busy, ClaimError, CommitError, CompleteInError, Durability, Engine, Event, Failure,
-    Observer, Policy, Status, TableError, Tables,
+    Observer, Policy, Status,
 };
 
 type Anything = Box<dyn std::error::Error>;
@@ -277,7 +278,7 @@ fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {
         claim.complete_in(|tables| {
             effect(tables, "key")?;
             let mut bulk = tables.open_table(BULK)?;
-            machine.disk.fault_at(machine.disk.operations(), Fault::Panic);
+            machine.disk.fault_at(machine.disk.operations(), DiskFault::Panic);
             // More than memory holds, so some of it is written meanwhile.
             (0..ROWS).try_for_each(|n| bulk.insert(n, &[8; 16 << 10][..]).map(drop))?;
             Ok::<_, Anything>("reply")
@@ -464,7 +465,7 @@ fn a_claim_comes_back_from_a_full_disk_only_where_nothing_was_written() {
         for moment in machine.disk.take_moments() {
             lengths += usize::from(moment.operation() == Operation::SetLen);
             let (machine, engine, claim) = prepared(checkpoints);
-            machine.disk.fault_at(moment.number(), Fault::Full);
+            machine.disk.fault_at(moment.number(), DiskFault::Full);
             let comes_back = match claim.complete_in(|tables| effect(tables, "key")) {
                 Ok(_) => continue,
                 Err(CompleteInError::End(error)) => error.into_claim().is_some(),
@@ -576,7 +577,7 @@ fn after_a_failed_commit_of_the_log_no_effect_begins() {
     let engine = machine.open();
     let scope = default_scope(&engine);
     let (claim, other) = (fresh(&scope, "key"), fresh(&scope, "other"));
-    machine.disk.fault_at(machine.disk.operations(), Fault::Error);
+    machine.disk.fault_at(machine.disk.operations(), DiskFault::Error);
     assert!(other.complete("reply").is_err());
     let refused = match claim.complete_in(|_| -> Result<&str, ()> { panic!("it ran") }) {
         Err(CompleteInError::End(refused)) => refused,

@@ -7,7 +7,7 @@ use std::sync::Mutex as StdMutex;
 use super::*;
 use crate::clock::TimeSource;
 use crate::codec::Sealer;
-use crate::disk::sim::{Fault, SimDisk};
+use crate::disk::sim::{DiskFault, SimDisk};
 use crate::key::Secret;
 use crate::nudge::Nudges;
 use crate::wal::{Geometry, Identity, Log};
@@ -246,7 +246,7 @@ fn what_was_durable_before_a_failure_is_published_and_what_comes_after_fails() {
     let tickets = bench.append_all(0..8);
     // The second write of the three; making the file took some operations before.
     let operations = bench.disk.operations();
-    bench.disk.fault_at(operations + 2, Fault::Error);
+    bench.disk.fault_at(operations + 2, DiskFault::Error);
     bench.commit.drain();
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
     let ends: Vec<_> = tickets.iter().map(|ticket| ticket.fate.end()).collect();
@@ -290,7 +290,7 @@ fn a_panic_while_writing_fails_that_group_and_not_those_before_it() {
     let bench = Bench::new(3, Seen::default(), false);
     let tickets = bench.append_all(0..6);
     let operations = bench.disk.operations();
-    bench.disk.fault_at(operations + 2, Fault::Panic);
+    bench.disk.fault_at(operations + 2, DiskFault::Panic);
     let commit = Arc::clone(&bench.commit);
     assert!(catch_unwind(std::panic::AssertUnwindSafe(|| commit.drain())).is_err());
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);

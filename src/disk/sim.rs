@@ -18,7 +18,7 @@ mod pages;
 
 pub use crash::CrashKind;
 use crash::{Change, Crash, Novelty, Pending};
-pub use fault::{Fault, Operation};
+pub use fault::{DiskFault, Operation};
 use fault::{Faults, Verdict, broken};
 use pages::Pages;
 
@@ -203,7 +203,7 @@ impl SimDisk {
     }
 
     /// Lets operation `number` go wrong.
-    pub fn fault_at(&self, number: u64, fault: Fault) {
+    pub fn fault_at(&self, number: u64, fault: DiskFault) {
         self.0.lock().faults.at.insert(number, fault);
     }
 
@@ -650,13 +650,13 @@ mod tests {
         let file = file(&disk);
         let kept = || disk.image(CrashKind::DropAll).read(Path::new("f")).unwrap();
         file.write_at(0, b"lost").unwrap();
-        disk.fault_at(disk.operations(), Fault::Lie);
+        disk.fault_at(disk.operations(), DiskFault::Lie);
         file.sync().unwrap();
         assert_eq!(kept(), b"");
         disk.ignore_syncs("f");
         file.sync().unwrap();
         assert_eq!(kept(), b"");
-        disk.fault_at(disk.operations(), Fault::Error);
+        disk.fault_at(disk.operations(), DiskFault::Error);
         assert!(file.sync().is_err());
         assert_eq!(kept(), b"");
     }

@@ -25,6 +25,8 @@ use crate::wal::frame::entry_bytes_max;
 use crate::{Fingerprint, Interruption, Timestamp};
 
 /// The answer to a begin.
+///
+/// There will be no fourth, so that a `match` on it needs no arm for what nobody knows: all else is a [`BeginError`](crate::BeginError).
 #[derive(Debug)]
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub enum Begin {

@@ -79,6 +79,7 @@ pub use token::ClaimToken;
 
 /// What is known of a key.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Status {
     /// Nothing: a begin would be granted a first claim.
     Vacant,

@@ -20,6 +20,7 @@ use crate::wal::frame::{SECTOR, entry_bytes_max};
 /// What a commit waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum CommitMode {
     /// For the disk (`fdatasync`): what was acknowledged survives a power cut.
     #[default]
@@ -34,6 +35,7 @@ pub enum CommitMode {
 /// Records, claims and the log carry checksums of their own that are always verified. What this adds is the store's own
 /// pages: its library can panic, or abort the process, on a page that was altered behind its back, unless it verified all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verify {
     /// At every opening. Costs a read of the whole file.
     Always,

@@ -21,7 +21,7 @@ pub struct Pending {
     handle: Arc<Handle>,
 }
 
-/// What became of a claim that was waited for.
+/// What became of a claim that was waited for. There will be no other: these are all the ways in which a claim ends, and none.
 #[derive(Clone, Debug)]
 pub enum Waited {
     /// It was completed or failed: here is the result.

@@ -8,7 +8,7 @@ use redb::ReadableTable;
 
 use super::*;
 use crate::codec::Text;
-use crate::disk::sim::{Fault, SimDisk};
+use crate::disk::sim::{DiskFault, SimDisk};
 use crate::record::RecordParts;
 use crate::state::Lifetime;
 
@@ -247,7 +247,7 @@ fn a_new_file_that_cannot_be_named_is_told_from_one_that_is_there_already() {
     let mut refused = 0;
     for operation in 0.. {
         let disk = SimDisk::new();
-        disk.fault_at(operation, Fault::Error);
+        disk.fault_at(operation, DiskFault::Error);
         match Store::create(&disk, path(), &meta()) {
             Err(OpenError::Io(_)) => refused += 1,
             made => {
@@ -329,7 +329,7 @@ fn a_compaction_that_fails_loses_nothing() {
         let half = Batch { reclaim_max: store.directory.read().file_bytes() / 2, ..Batch::default() };
         assert_eq!(apply(&store, &half, EXPIRED, true).unwrap().reclaimed, 10);
         let first = disk.operations();
-        disk.fault_at(first + operation, Fault::Error);
+        disk.fault_at(first + operation, DiskFault::Error);
         let compacted = store.compact();
         if disk.operations() <= first + operation {
             break;
@@ -458,7 +458,7 @@ fn an_error_of_what_others_wrote_is_told_when_they_give_up() {
     write_much(&begun).unwrap();
     store.abort(begun).unwrap();
     let begun = store.begin().unwrap();
-    disk.fault_at(disk.operations(), Fault::Error);
+    disk.fault_at(disk.operations(), DiskFault::Error);
     assert!(write_much(&begun).is_err());
     assert!(store.abort(begun).is_err());
 }
@@ -681,7 +681,8 @@ fn is_known(store: &Store, place: Place, n: u64) -> bool {
 #[test]
 fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
     let mut found = HashMap::new();
-    for (fault, is_stopped) in [(Some(Fault::Late), false), (Some(Fault::Late), true), (None, false)] {
+    for (fault, is_stopped) in [(Some(DiskFault::Late), false), (Some(DiskFault::Late), true), (None, false)]
+    {
         for number in 0.. {
             let disk = SimDisk::new();
             let store = new_store(&disk);

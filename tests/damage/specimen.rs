@@ -373,6 +373,7 @@ impl Answer {
                 }))
             }
             Status::Expired(left) => Self::Expired(*left.fingerprint(), left.fence().get()),
+            other => panic!("{other:?}"),
         }
     }
 

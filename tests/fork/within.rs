@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::task::{Context, Wake, Waker};
 
-use idemkv::{
-    ClaimError, CommitError, CompleteInError, Engine, Failure, Observer, OpenError, ReadError, redb,
-};
+use idemkv::tables::redb;
+use idemkv::{ClaimError, CommitError, CompleteInError, Engine, Failure, Observer, OpenError, ReadError};
 
 use crate::child::{alone, join, leave, split};
 use crate::common::{default_scope, done, fresh, request};

@@ -388,7 +388,7 @@ impl Seen {
             Status::InFlight(_) => Self::InFlight,
             Status::Interrupted(_) => Self::Interrupted,
             Status::Done(record) => Self::Done(Outcome::of(record)),
-            Status::Expired(tombstone) => panic!("{tombstone:?}"),
+            other => panic!("{other:?}"),
         }
     }
 }

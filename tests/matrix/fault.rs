@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idemkv::sim::{Fault as DiskFault, Operation};
+use idemkv::sim::{DiskFault, Operation};
 
 use crate::common::{Machine, START_MS};
 

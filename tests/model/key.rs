@@ -139,6 +139,7 @@ impl Seen {
             Status::Interrupted(lost) => Self::Interrupted(Info::lost(lost)),
             Status::Done(record) => Self::Done(Reply::of(record)),
             Status::Expired(tombstone) => Self::Expired(Reply::left(tombstone)),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -316,6 +317,7 @@ pub fn attempts_max(policy: &Policy) -> u32 {
     match policy.recovery {
         Recovery::Refuse => 1,
         Recovery::Rerun => policy.max_attempts.unwrap_or(NEVER_REFUSED),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use idemkv::redb::{ReadableTable, TableDefinition};
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
+use idemkv::tables::redb::{ReadableTable, TableDefinition};
 use idemkv::{Claim, ClaimToken, Durability, Engine, Fingerprint, Options, Policy, Recovery, Scope, Verify};
 
 use crate::key::{Kept, Seen, State};
@@ -593,7 +593,10 @@ impl World {
 }
 
 /// Notes an effect in a table of the script's own.
-pub fn have_effect(tables: &idemkv::Tables<'_>, fence: u64) -> Result<(), Box<dyn std::error::Error>> {
+pub fn have_effect(
+    tables: &idemkv::tables::Tables<'_>,
+    fence: u64,
+) -> Result<(), Box<dyn std::error::Error>> {
     tables.open_table(EFFECTS)?.insert(fence, 1)?;
     Ok(())
 }

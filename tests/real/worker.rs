@@ -75,9 +75,7 @@ impl Worker {
             let status = match entry.status() {
                 Status::Done(record) => format!("done {}", told(record)),
                 Status::Interrupted(earlier) => format!("open {} {}", earlier.fence(), earlier.attempt()),
-                Status::InFlight(_) | Status::Expired(_) | Status::Vacant => {
-                    format!("! {key} is {:?}", entry.status())
-                }
+                other => format!("! {key} is {other:?}"),
             };
             match place_is_right && !status.starts_with('!') {
                 true => self.pipe.say(&format!("walked {key} {status}")),

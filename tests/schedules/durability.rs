@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use idemkv::redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 use idemkv::sim::CrashKind;
+use idemkv::tables::redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 use idemkv::{Begin, Claim, CompleteInError, Engine, Record, Status};
 use shuttle::future::block_on;
 use shuttle::thread::spawn;

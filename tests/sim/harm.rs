@@ -1,6 +1,6 @@
 //! Faults of the disk in a world: which one, since when, and what it excuses.
 
-use idemkv::sim::{Fault, Operation, SimDisk};
+use idemkv::sim::{DiskFault, Operation, SimDisk};
 use idemkv::{
     BeginError, Busy, ClaimError, CommitError, DeclareError, ForgetError, ReadError, ResolveError, TokenError,
 };
@@ -11,7 +11,7 @@ use crate::script::Random;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Harm {
     /// One operation goes wrong.
-    Once { at: u64, fault: Fault },
+    Once { at: u64, fault: DiskFault },
     /// Files can't grow from an operation of the disk on, for so many operations of the script.
     Full { from: u64, ops: usize },
     /// One read fails.
@@ -23,11 +23,11 @@ impl Harm {
     pub(crate) fn draw(random: &mut Random, at: u64, operation: Operation) -> Self {
         let once = |fault| Self::Once { at, fault };
         match (random.below(5), operation) {
-            (0 | 1, Operation::Sync) => once(Fault::Late),
+            (0 | 1, Operation::Sync) => once(DiskFault::Late),
             (0, _) => Self::Full { from: at, ops: 1 + usize::try_from(random.below(12)).unwrap_or(0) },
-            (1, Operation::Write) => once(Fault::Late),
-            (1 | 2, _) => once(Fault::Full),
-            _ => once(Fault::Error),
+            (1, Operation::Write) => once(DiskFault::Late),
+            (1 | 2, _) => once(DiskFault::Full),
+            _ => once(DiskFault::Error),
         }
     }
 

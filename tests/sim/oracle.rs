@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use idemkv::redb::ReadableTable;
+use idemkv::tables::redb::ReadableTable;
 use idemkv::{
     Claim, ClaimToken, Engine, Fence, Outcome, Policy, ReadError, Record, Status, Timestamp, Tombstone,
 };
@@ -93,6 +93,7 @@ impl Expect {
             Status::Interrupted(lost) => Self::Interrupted(lost.attempt()),
             Status::Done(record) => Self::Done(Reply::of(record)),
             Status::Expired(tombstone) => Self::Expired(Left::of(tombstone)),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use idemkv::redb::TableDefinition;
 use idemkv::sim::{ManualClock, SimDisk};
+use idemkv::tables::redb::TableDefinition;
 use idemkv::{Durability, Engine, Fingerprint, Options, Policy, Recovery, Scope};
 
 pub(crate) const START_MS: u64 = 1_800_000_000_000;

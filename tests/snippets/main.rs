@@ -81,7 +81,7 @@ fn answer(engine: &Engine, key: &str) -> Option<Answer> {
             assert_eq!(told, lost);
             Some(Answer::Unresolved)
         }
-        Status::Vacant | Status::InFlight(_) | Status::Expired(_) => None,
+        Status::Vacant | Status::InFlight(_) | Status::Expired(_) | _ => None,
     }
 }
 

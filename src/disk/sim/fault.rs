@@ -20,7 +20,7 @@ pub enum Operation {
 
 /// What goes wrong with one operation. It is reported once: the same call can succeed the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum DiskFault {
     /// The disk is full. Nothing happens; a sync loses what it should have made durable.
     Full,
     /// An I/O error. Nothing happens; a sync loses what it should have made durable, though reads in the same boot go on
@@ -48,7 +48,7 @@ pub(super) enum Verdict {
 /// The faults that are to come.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    pub(super) at: BTreeMap<u64, Fault>,
+    pub(super) at: BTreeMap<u64, DiskFault>,
     /// From this operation on no file can grow.
     pub(super) full_from: Option<u64>,
     /// The reads that fail.
@@ -60,11 +60,11 @@ impl Faults {
     pub(super) fn verdict(&self, number: u64, grows: bool) -> Verdict {
         let full = grows && self.full_from.is_some_and(|from| from <= number);
         match self.at.get(&number) {
-            Some(Fault::Full) => Verdict::Failed(io::ErrorKind::StorageFull.into()),
-            Some(Fault::Error) => Verdict::Failed(broken()),
-            Some(Fault::Late) => Verdict::Late(broken()),
-            Some(Fault::Lie) => Verdict::Lied,
-            Some(Fault::Panic) => panic!("the disk's code panics, as it was told to"),
+            Some(DiskFault::Full) => Verdict::Failed(io::ErrorKind::StorageFull.into()),
+            Some(DiskFault::Error) => Verdict::Failed(broken()),
+            Some(DiskFault::Late) => Verdict::Late(broken()),
+            Some(DiskFault::Lie) => Verdict::Lied,
+            Some(DiskFault::Panic) => panic!("the disk's code panics, as it was told to"),
             None if full => Verdict::Failed(io::ErrorKind::StorageFull.into()),
             None => Verdict::Done,
         }
