@@ -1,5 +1,6 @@
 //! What goes wrong.
 
+use std::path::Path;
 use std::time::Duration;
 
 use idemkv::sim::{DiskFault, Operation};
@@ -9,7 +10,7 @@ use crate::common::{Machine, START_MS};
 const TEN_YEARS_MS: u64 = 10 * 365 * 24 * 3_600_000;
 
 /// The columns of the matrix, in the order of the document.
-pub(crate) const FAULTS: [Fault; 9] = [
+pub(crate) const FAULTS: [Fault; 13] = [
     Fault::Error,
     Fault::Full,
     Fault::Short,
@@ -19,6 +20,10 @@ pub(crate) const FAULTS: [Fault; 9] = [
     Fault::ClockBack,
     Fault::ClockForward,
     Fault::Panic,
+    Fault::Fork,
+    Fault::Name,
+    Fault::TakenAway,
+    Fault::FullRestart,
 ];
 
 /// Where it goes wrong, counted from the start of the phase.
@@ -28,6 +33,8 @@ pub(crate) enum Target {
     Read(u64),
     /// Before the phase starts.
     Before,
+    /// Before the phase starts, to the file with this name.
+    Lost(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,26 +55,45 @@ pub(crate) enum Fault {
     ClockForward,
     /// The thread panics on its way through the disk.
     Panic,
+    /// The process forks, and the child goes on.
+    Fork,
+    /// The process is killed, and the file is opened by another name, beside which its log does not lie.
+    Name,
+    /// The file, or its log, is renamed under the engine.
+    TakenAway,
+    /// The process is killed, and started again on a disk that is full.
+    FullRestart,
 }
+
+/// The names that matter to `Fault::Name` and `Fault::TakenAway`.
+pub(crate) const FILE: &str = "x.idem";
+pub(crate) const LOG: &str = "x.idem-wal";
+pub(crate) const ELSEWHERE: &str = "elsewhere.idem";
 
 impl Fault {
     /// Power cuts and kills, which the process does not live through.
     pub(crate) fn is_crash(self) -> bool {
-        matches!(self, Self::Torn | Self::Kill)
+        matches!(self, Self::Torn | Self::Kill | Self::Name | Self::FullRestart)
     }
 
     /// Whether it can happen there.
     pub(crate) fn is_for(self, target: Target) -> bool {
         match (self, target) {
             (Self::ClockBack | Self::ClockForward, target) => target == Target::Before,
-            (Self::Full, Target::Before) => true,
+            (Self::Full | Self::Fork, Target::Before) => true,
+            (Self::TakenAway, target) => matches!(target, Target::Lost(_)),
+            (_, Target::Lost(_)) => false,
             (_, Target::Before) => false,
             (Self::Error, Target::Read(_)) => true,
             (_, Target::Read(_)) => false,
             (Self::Error | Self::Full, Target::Operation(_, operation)) => operation != Operation::Sync,
             (Self::Short, Target::Operation(_, operation)) => operation == Operation::Write,
             (Self::Sync, Target::Operation(_, operation)) => operation == Operation::Sync,
-            (Self::Torn | Self::Kill | Self::Panic, Target::Operation(..)) => true,
+            (Self::Fork, Target::Operation(..)) => false,
+            (
+                Self::Torn | Self::Kill | Self::Panic | Self::Name | Self::FullRestart,
+                Target::Operation(..),
+            ) => true,
         }
     }
 
@@ -75,6 +101,8 @@ impl Fault {
     pub(crate) fn set(self, machine: &Machine, target: Target) {
         match target {
             Target::Read(number) => machine.disk.fail_read(machine.disk.reads() + number),
+            Target::Lost(name) => assert!(machine.disk.rename(Path::new(name), Path::new(ELSEWHERE))),
+            Target::Before if self == Self::Fork => {}
             Target::Before if self == Self::Full => machine.disk.set_capacity(Some(machine.disk.used())),
             Target::Before => {
                 let years = TEN_YEARS_MS;
@@ -88,8 +116,10 @@ impl Fault {
                     Self::Full => machine.disk.fault_at(at, DiskFault::Full),
                     Self::Short => machine.disk.fault_at(at, DiskFault::Late),
                     Self::Panic => machine.disk.fault_at(at, DiskFault::Panic),
-                    Self::Torn | Self::Kill => machine.disk.crash_at(at),
-                    Self::ClockBack | Self::ClockForward => unreachable!("not of the disk"),
+                    Self::Torn | Self::Kill | Self::Name | Self::FullRestart => machine.disk.crash_at(at),
+                    Self::ClockBack | Self::ClockForward | Self::Fork | Self::TakenAway => {
+                        unreachable!("not of the disk")
+                    }
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! Whatever happens, nothing acknowledged is lost, in the same process or after a restart, and what each call and the next
 //! `begin` were told is the row of the table in `docs/reliability.md`. A test compares the two: it prints the row that it saw.
 
+#![cfg(unix)]
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -14,23 +15,26 @@
     reason = "tests"
 )]
 
+#[allow(dead_code, unreachable_pub, reason = "another test uses the rest")]
+#[path = "../fork/child.rs"]
+mod child;
 #[path = "../common/mod.rs"]
 mod common;
 mod fault;
 mod phase;
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
 
 use common::{Machine, default_scope, request};
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, Engine, Status};
+use idemkv::{Begin, BeginError, Busy, Engine, Status};
 
-use fault::{FAULTS, Fault, Target};
-use phase::{Phase, Prepared, open};
-
-/// Operations of a phase that a fault is tried at in `cargo test`. With `IDEMKV_SECONDS`, whatever it says, it is all of them.
-const TARGETS_MAX: usize = 16;
+use fault::{ELSEWHERE, FAULTS, FILE, Fault, LOG, Target};
+use phase::{Phase, Prepared, open, open_as};
 
 /// What became of a call, and of the next `begin` in the same process.
 type Seen = BTreeSet<String>;
@@ -105,9 +109,108 @@ fn restart(machine: &Machine, context: &str) {
     }
 }
 
+/// After a kill the file is opened by a name beside which its log does not lie: that finds everything, or is refused. By its own name
+/// everything is there.
+fn by_another_name(machine: &Machine, context: &str) -> String {
+    let machine = Machine { disk: machine.disk.image(CrashKind::KeepAll), ..machine.clone() };
+    assert!(machine.disk.rename(Path::new(FILE), Path::new(ELSEWHERE)), "{context}");
+    let told = match open_as(&machine, ELSEWHERE) {
+        Ok(engine) => {
+            check(&engine, context);
+            return "all is found".to_owned();
+        }
+        Err(error) => error,
+    };
+    assert!(machine.disk.rename(Path::new(ELSEWHERE), Path::new(FILE)), "{context}");
+    check(&open(&machine).unwrap(), context);
+    let told = format!("{told:?}");
+    format!("`{}`, all is found by the old name", told.split([' ', '(']).next().unwrap_or_default())
+}
+
+/// After a kill the process starts on a disk that is full: everything is replayed, and when there is space again it goes on.
+fn on_a_full_disk(machine: &Machine, context: &str) -> String {
+    let machine = Machine { disk: machine.disk.image(CrashKind::KeepAll), ..machine.clone() };
+    machine.disk.set_capacity(Some(machine.disk.used()));
+    let engine = open(&machine).unwrap_or_else(|error| panic!("{context}: does not open: {error}"));
+    check(&engine, context);
+    let told = match default_scope(&engine).begin("full", request()) {
+        Err(BeginError::Busy(Busy::DiskFull(_))) => "all is found, and then `Busy::DiskFull`".to_owned(),
+        // What was free inside the file was enough.
+        Ok(Begin::Fresh(claim)) => {
+            claim.release().unwrap();
+            "all is found, goes on".to_owned()
+        }
+        other => panic!("{context}: {other:?}"),
+    };
+    Fault::lift(&machine);
+    engine.step();
+    check(&engine, context);
+    let Ok(Begin::Fresh(claim)) = default_scope(&engine).begin("next", request()) else {
+        panic!("{context}: there is space again")
+    };
+    claim.complete("next").unwrap();
+    told
+}
+
+/// Forks wait until no other thread has a lock that a child would find locked for ever.
+static FORKING: RwLock<()> = RwLock::new(());
+
+/// The process forks, and parent and child both do it.
+fn fork(phase: Phase, context: &str) -> String {
+    let _alone = FORKING.write().unwrap_or_else(PoisonError::into_inner);
+    let mut prepared = phase.prepare();
+    let (mut theirs, mut ours) = std::io::pipe().unwrap();
+    child::in_child(child::Way::Fork, || {
+        let told = match phase.act(&mut prepared) {
+            Ok(()) => "done".to_owned(),
+            Err(error) => format!("`{error}`"),
+        };
+        ours.write_all(told.as_bytes()).unwrap();
+    });
+    drop(ours);
+    let mut told = String::new();
+    theirs.read_to_string(&mut told).unwrap();
+    phase.act(&mut prepared).unwrap_or_else(|error| panic!("{context}: the parent is told {error}"));
+    let next = go_on(&mut prepared, context);
+    restart(&prepared.machine, context);
+    format!("{told} in the child, the parent {next}")
+}
+
+/// A file goes away under the engine, and is put back before the next opening.
+fn taken_away(phase: Phase, fault: Fault, target: Target, context: &str) -> String {
+    let Target::Lost(name) = target else { unreachable!() };
+    let mut prepared = phase.prepare();
+    if prepared.engine.is_none() {
+        return "nothing is open".to_owned();
+    }
+    let machine = prepared.machine.clone();
+    fault.set(&machine, target);
+    let told = match phase.act(&mut prepared) {
+        Ok(()) => "done".to_owned(),
+        Err(error) => format!("`{error}`"),
+    };
+    // The worker looks.
+    machine.clock.advance(std::time::Duration::from_secs(1));
+    if let Some(engine) = &prepared.engine {
+        engine.step();
+    }
+    let next = go_on(&mut prepared, context);
+    drop(prepared);
+    assert!(machine.disk.rename(Path::new(ELSEWHERE), Path::new(name)), "{context}");
+    restart(&machine, context);
+    format!("{told}, {next}")
+}
+
 /// One phase meets one fault.
 fn meet(phase: Phase, fault: Fault, target: Target) -> String {
     let context = format!("{phase:?} meets {fault:?} at {target:?}");
+    if fault == Fault::Fork {
+        return fork(phase, &context);
+    }
+    let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
+    if fault == Fault::TakenAway {
+        return taken_away(phase, fault, target, &context);
+    }
     let mut prepared = phase.prepare();
     let machine = prepared.machine.clone();
     fault.set(&machine, target);
@@ -115,8 +218,14 @@ fn meet(phase: Phase, fault: Fault, target: Target) -> String {
     if fault.is_crash() {
         assert!(machine.disk.crashed(), "{context}: it did not come");
         drop(prepared);
-        restart(&machine, &context);
-        return "all is found at the next opening".to_owned();
+        return match fault {
+            Fault::Name => by_another_name(&machine, &context),
+            Fault::FullRestart => on_a_full_disk(&machine, &context),
+            _ => {
+                restart(&machine, &context);
+                "all is found at the next opening".to_owned()
+            }
+        };
     }
     Fault::lift(&machine);
     let told = match outcome {
@@ -131,15 +240,10 @@ fn meet(phase: Phase, fault: Fault, target: Target) -> String {
 
 fn row(phase: Phase) -> Vec<Seen> {
     let mut targets = phase.targets();
-    targets.push(Target::Before);
+    targets.extend([Target::Before, Target::Lost(FILE), Target::Lost(LOG)]);
     let cell = |fault: Fault| -> Seen {
-        let targets: Vec<_> = targets.iter().filter(|target| fault.is_for(**target)).collect();
-        // A sample where there are many, with the first and the last.
-        let is_long = std::env::var_os("IDEMKV_SECONDS").is_some();
-        let every = if is_long { 1 } else { targets.len().div_ceil(TARGETS_MAX).max(1) };
-        let last = targets.len().saturating_sub(1);
-        let chosen = targets.iter().enumerate().filter(|(at, _)| at % every == 0 || *at == last);
-        chosen.map(|(_, target)| meet(phase, fault, **target)).collect()
+        let targets = targets.iter().filter(|target| fault.is_for(**target));
+        targets.map(|target| meet(phase, fault, *target)).collect()
     };
     FAULTS.into_iter().map(cell).collect()
 }

@@ -6,7 +6,7 @@ use idemkv::sim::CrashKind;
 use idemkv::{Begin, Claim, Completion, Engine, OpenError, Options};
 
 use crate::common::{Machine, TTL, default_scope, fresh, request};
-use crate::fault::Target;
+use crate::fault::{FILE, Target};
 use crate::kind;
 
 /// A key whose claim was dropped.
@@ -50,7 +50,11 @@ fn options(machine: &Machine) -> Options {
 }
 
 pub(crate) fn open(machine: &Machine) -> Result<Engine, OpenError> {
-    options(machine).open("x.idem")
+    open_as(machine, FILE)
+}
+
+pub(crate) fn open_as(machine: &Machine, name: &str) -> Result<Engine, OpenError> {
+    options(machine).open(name)
 }
 
 fn begin(engine: &Engine, name: &str) -> Result<Claim, String> {
