@@ -34,7 +34,6 @@ impl ClaimToken {
     }
 
     /// The token with these bytes. Whether they are one is found out when the claim is resumed.
-    #[must_use]
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self(bytes.into())
     }
