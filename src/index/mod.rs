@@ -12,6 +12,7 @@ use crate::record::{Place, Record};
 use crate::sync::{Arc, Ordering, UnseenU64};
 
 mod batch;
+mod due;
 mod hot;
 mod locked;
 mod part;
@@ -203,6 +204,11 @@ impl Index {
                 locked.change(|shard| shard.evict(self.budget, CELLS_PER_STEP, self.epoch));
             }
         }
+    }
+
+    /// Whether so much of a shard has expired that a pass of the sweeper pays.
+    pub(crate) fn is_pass_due(&self, shard: usize, now: Timestamp) -> bool {
+        self.shards.get(shard).is_some_and(|locked| locked.read().is_pass_due(now))
     }
 
     /// Removes what has expired from a few cells of one shard.

@@ -1,5 +1,6 @@
 //! One shard of the index: a table, the bytes of cached bodies in it, and the hand that evicts them. Single-threaded.
 
+use super::due::Due;
 use super::slot::{Slot, SlotTime};
 use super::table::{Probe, Table};
 use crate::Timestamp;
@@ -22,6 +23,7 @@ pub(crate) struct Shard {
     interrupted: usize,
     /// Where the eviction hand stands.
     hand: usize,
+    due: Due,
 }
 
 impl Shard {
@@ -54,6 +56,9 @@ impl Shard {
         self.cached_bytes += slot.cached_bytes();
         self.open += usize::from(slot.is_open());
         self.interrupted += usize::from(slot.is_interrupted());
+        if let Some(until) = slot.new_until() {
+            self.due.add(until);
+        }
         let old = self.table.put(found, digest, slot);
         self.cached_bytes -= old.cached_bytes();
         self.open -= usize::from(old.is_open());
@@ -82,18 +87,25 @@ impl Shard {
         }
     }
 
+    /// Whether a pass of the sweeper pays.
+    pub(crate) fn is_pass_due(&self, now: Timestamp) -> bool {
+        self.due.is_pass_due(now, self.table.cells())
+    }
+
     /// Removes what has expired from `cells` cells from `from` on; gives the keys of interrupted claims among it, which
     /// have rows on disk, and the number of keys removed.
     pub(crate) fn sweep(&mut self, from: usize, cells: usize, now: Timestamp, epoch: Timestamp) -> Swept {
         let mut due = Vec::new();
-        for at in from..from.saturating_add(cells).min(self.table.cells()) {
-            if let Some((digest, slot)) = self.table.cell(at)
-                && decide(slot.state(epoch), Event::Sweep { now }) == Decision::Become(Phase::Vacant)
-            {
+        let to = from.saturating_add(cells).min(self.table.cells());
+        for at in from..to {
+            let Some((digest, slot)) = self.table.cell(at) else { continue };
+            if decide(slot.state(epoch), Event::Sweep { now }) == Decision::Become(Phase::Vacant) {
                 due.push((digest, slot.clone()));
+            } else if let Some(until) = slot.remembered_until(epoch) {
+                self.due.leave(now, until);
             }
         }
-        let mut swept = Swept::default();
+        let mut swept = Swept { passed: to.saturating_sub(from), ..Swept::default() };
         for (digest, slot) in due {
             match slot {
                 // Its row has to go first; the caller sees to that through the log.
@@ -111,6 +123,7 @@ impl Shard {
         swept.done = from.saturating_add(cells) >= self.table.cells();
         if swept.done {
             self.table.shrink();
+            self.due.pass_is_over(now, self.table.cells());
         }
         swept
     }
@@ -149,6 +162,8 @@ impl Shard {
 /// What a pass of the sweeper found.
 #[derive(Debug, Default)]
 pub(crate) struct Swept {
+    /// Cells passed.
+    pub(crate) passed: usize,
     /// Keys removed.
     pub(crate) removed: usize,
     /// Expired keys with a row on disk.

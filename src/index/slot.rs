@@ -107,6 +107,27 @@ impl Slot {
         }
     }
 
+    /// Until when the key is remembered; `None` while that is open.
+    pub(crate) fn remembered_until(&self, epoch: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Vacant | Self::InFlight(_) | Self::Ending(_) => None,
+            Self::Interrupted(attempt) => Some(attempt.remembered_until()),
+            Self::Cached(record) => Some(record.remembered_until()),
+            Self::Stored { until, .. } => Some(until.at_latest(epoch)),
+        }
+    }
+
+    /// Until when the key is remembered, where its slot is set for the first time since that is known. A record that is left to the disk
+    /// alone was set before.
+    #[inline]
+    pub(crate) fn new_until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Interrupted(attempt) => Some(attempt.remembered_until()),
+            Self::Cached(record) => Some(record.remembered_until()),
+            Self::Vacant | Self::InFlight(_) | Self::Ending(_) | Self::Stored { .. } => None,
+        }
+    }
+
     /// Bytes of a cached record.
     pub(crate) fn cached_bytes(&self) -> usize {
         match self {
