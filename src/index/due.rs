@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn nothing_is_passed_where_nothing_falls_due_but_for_a_pass_now_and_then() {
         let cells = 64 * 3_600;
-        let due = after(cells, [1_000_000; 1_000]);
+        let due = after(cells, std::iter::repeat_n(1_000_000, 1_000));
         assert!(!due.is_pass_due(at(100 + 3_599), cells));
         assert!(due.is_pass_due(at(100 + 3_600), cells));
         let small = after(100, []);
@@ -95,11 +95,11 @@ mod tests {
     #[test]
     fn a_pass_is_due_when_a_sixteenth_of_what_it_left_is() {
         let cells = 64_000;
-        let few = after(cells, [108; 4_000]);
+        let few = after(cells, std::iter::repeat_n(108, 4_000));
         assert!(!few.is_pass_due(at(120), cells));
-        let many = after(cells, [108; 4_001]);
+        let many = after(cells, std::iter::repeat_n(108, 4_001));
         assert!(!many.is_pass_due(at(107), cells) && many.is_pass_due(at(108), cells));
-        let at_once = after(cells, [100; 4_001]);
+        let at_once = after(cells, std::iter::repeat_n(100, 4_001));
         assert!(!at_once.is_pass_due(at(100), cells) && at_once.is_pass_due(at(101), cells));
     }
 
