@@ -1,6 +1,6 @@
 //! Forgetting: a key is vacant again, durably.
 
-use super::core::{Asked, Core, Counters, Found, ended_by};
+use super::core::{Asked, Core, Counters, Found};
 use super::publisher::Op;
 use super::scope::ScopeInner;
 use crate::Timestamp;
@@ -82,34 +82,35 @@ impl Core {
             Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), &self.progress_bytes), None),
         };
         let attempt = Arc::new(attempt);
-        let taken = self.index.change(asked.digest, |slot| {
-            let same = match (slot, doomed) {
+        let entry = vacated_entry(&attempt, until);
+        let op = Op::Vacated(Arc::clone(&attempt), until);
+        // The key's state changes in the step that queues the entry. Between two steps the key could be vacated, begun and completed,
+        // and the entry would then destroy that result.
+        let doom = || self.doom(&attempt, doomed);
+        let appended = self.commit.append_promised_if(caller, [(entry.as_slice(), op, cost)], doom);
+        let Some(mut ticket) = appended.inspect_err(|_| self.room.withdraw(cost))? else {
+            self.room.withdraw(cost);
+            return Ok(false);
+        };
+        // The caller may stop waiting from here on: the key is forgotten all the same.
+        self.commit.settled(caller, &mut ticket).await?;
+        Counters::count(&self.counters.forgotten);
+        Ok(true)
+    }
+
+    /// Marks what is to be forgotten as ending, if the key still has it.
+    fn doom(&self, attempt: &Arc<Attempt>, doomed: &Doomed) -> bool {
+        self.index.change(attempt.digest, |slot| {
+            let is_same = match (slot, doomed) {
                 (Slot::Cached(now), Doomed::Record(then)) => now.fence() == then.fence(),
                 // Evicted since; the place is that of the record that was read.
                 (Slot::Stored { place, .. }, Doomed::Record(then)) => Some(*place) == then.place(),
                 (Slot::Interrupted(now), Doomed::Interrupted(then)) => Arc::ptr_eq(now, then),
                 _ => false,
             };
-            // What is there now is what may have to be put back: the record may lie elsewhere than when it was found.
-            let before = same.then(|| slot.clone());
-            (if same { Change::Set(Slot::Ending(Arc::clone(&attempt))) } else { Change::Keep }, before)
-        });
-        let Some(before) = taken else {
-            self.room.withdraw(cost);
-            return Ok(false);
-        };
-        let entry = vacated_entry(&attempt, until);
-        let op = Op::Vacated(Arc::clone(&attempt), until);
-        // Whoever asked may stop waiting from here on; it is done all the same.
-        let mut ticket = self.commit.append_promised(caller, &entry, op, cost).inspect_err(|error| {
-            self.room.withdraw(cost);
-            // Nothing was written, not even where commits have failed: a record is still replayed.
-            self.put_back(&attempt, before);
-            attempt.end(ended_by(error));
-        })?;
-        self.commit.settled(caller, &mut ticket).await?;
-        Counters::count(&self.counters.forgotten);
-        Ok(true)
+            let change = if is_same { Change::Set(Slot::Ending(Arc::clone(attempt))) } else { Change::Keep };
+            (change, is_same)
+        })
     }
 }
 
@@ -137,10 +138,14 @@ fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
 #[cfg(test)]
 #[cfg(feature = "sim")]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::super::core::tests::{claim, open};
     use super::*;
-    use crate::Status;
     use crate::caller::block;
+    use crate::sim::{Fault, ManualClock, SimDisk};
+    use crate::{Begin, Engine, Fingerprint, Status};
 
     #[test]
     fn what_somebody_else_forgot_or_ran_again_meanwhile_is_not_forgotten() {
@@ -155,5 +160,32 @@ mod tests {
         assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
         assert!(forget(&record) && !forget(&record));
         assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+    }
+
+    /// The sweeper's entry may be queued by then, and vacate the key before the entry of the forgetting is written.
+    #[test]
+    fn a_failed_commit_is_told_to_those_who_wait_for_a_forgetting_that_is_off_the_index() {
+        let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(1_000));
+        let options = Engine::options().disk(&disk).clock(&clock).stepped().batch_bytes(4_096);
+        let engine = options.open("x.idem").unwrap();
+        let (core, scope) = (engine.handle.core(), &engine.default);
+        let filler = claim(&engine, "filler");
+        drop(claim(&engine, "key"));
+        clock.advance(engine.policy().unresolved_ttl.unwrap());
+        // Three groups: the sweeper's, one that is full, and that of the forgetting.
+        let digest = scope.inner.digest(b"key").unwrap();
+        assert!(core.vacate_if_expired(digest, core.clock.now()));
+        drop(filler.complete_async([0; 4_096]));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut forget = pin!(scope.forget_async("key"));
+        assert!(forget.as_mut().poll(&mut context).is_pending());
+        let Ok(Begin::InFlight(pending)) = engine.begin("key", Fingerprint::of("")) else { panic!("it ends") };
+        let mut wait = pin!(pending.wait_async());
+        assert!(wait.as_mut().poll(&mut context).is_pending());
+        disk.fault_at(disk.operations() + 4, Fault::Error);
+        core.commit.drain();
+        assert!(core.commit.failure().is_some());
+        assert!(matches!(forget.as_mut().poll(&mut context), Poll::Ready(Err(ForgetError::Commit(_)))));
+        assert!(wait.as_mut().poll(&mut context).is_ready(), "nobody will tell it");
     }
 }

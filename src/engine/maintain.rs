@@ -444,7 +444,7 @@ impl Core {
     }
 
     /// Whether an interrupted key had expired, and its end went to the log.
-    fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> bool {
+    pub(super) fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> bool {
         let Slot::Interrupted(attempt) = self.index.get(digest) else { return false };
         if attempt.remembered_until() > now {
             return false;

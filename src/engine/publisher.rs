@@ -104,12 +104,17 @@ impl Publisher {
     /// Shows a completion that went to the store, past the log.
     pub(crate) fn complete(&self, attempt: &Arc<Attempt>, record: &Record) {
         // The store has the last word on the key already, so the tail needs none.
-        drop(self.apply(&Op::Completed(Arc::clone(attempt), record.clone())));
+        let mut displaced = Vec::new();
+        drop(self.apply(&Op::Completed(Arc::clone(attempt), record.clone()), &mut displaced));
+        end_all(displaced, fork::generation());
         attempt.end(Ended::Done(record.clone()));
     }
 
     /// Changes the index as the state machine says; gives the last word on the key, if it is one.
-    fn apply(&self, op: &Op) -> Option<(Last, Option<Timestamp>)> {
+    ///
+    /// An attempt that leaves the index here without an entry of its own goes to `displaced`. The caller has to end it: once it is off
+    /// the index, a failed commit no longer finds it, and those who wait for it would never be told.
+    fn apply(&self, op: &Op, displaced: &mut Vec<(Arc<Attempt>, Ended)>) -> Option<(Last, Option<Timestamp>)> {
         match op {
             Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
                 let event = Event::Granted { fence: attempt.fence };
@@ -118,6 +123,7 @@ impl Publisher {
                     if let Some(earlier) = slot.attempt().filter(|_| attempt.earlier.is_some()) {
                         attempt.inherit(earlier);
                     }
+                    displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Interrupted)));
                     return (Change::Set(Slot::InFlight(Arc::clone(attempt))), word());
                 }
                 // The usual case: the claim was put into the index before its intent went to the log.
@@ -132,14 +138,20 @@ impl Publisher {
                 self.become_if_decided(
                     attempt,
                     Event::Completed { fence: attempt.fence },
-                    |_| Slot::Cached(record.clone()),
+                    |slot| {
+                        displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Done(record.clone()))));
+                        Slot::Cached(record.clone())
+                    },
                     || (Last::Done(record.clone()), None),
                 )
             }
             Op::Vacated(attempt, forgotten_until) => self.become_if_decided(
                 attempt,
                 Event::Vacated { fence: attempt.fence },
-                |_| Slot::Vacant,
+                |slot| {
+                    displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Vacated)));
+                    Slot::Vacant
+                },
                 || (Last::Vacant, *forgotten_until),
             ),
             Op::Returned(attempt, now) => self.become_if_decided(
@@ -149,6 +161,7 @@ impl Publisher {
                     if let Some(current) = slot.attempt() {
                         attempt.inherit(current);
                     }
+                    displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Interrupted)));
                     attempt.give_back(*now);
                     Slot::Interrupted(Arc::clone(attempt))
                 },
@@ -199,6 +212,22 @@ impl Publisher {
     }
 }
 
+/// The attempt that a slot has out, if it is another one than this.
+fn out_of(slot: &Slot, than: &Arc<Attempt>) -> Option<Arc<Attempt>> {
+    slot.attempt_out().filter(|out| !Arc::ptr_eq(out, than)).cloned()
+}
+
+/// Tells all who wait for these attempts. No lock is held: wakers are code of others.
+fn end_all(displaced: Vec<(Arc<Attempt>, Ended)>, generation: u64) {
+    for (attempt, how) in displaced {
+        // The task that was woken last may have forked.
+        if generation != fork::generation() {
+            return;
+        }
+        attempt.end(how);
+    }
+}
+
 /// Whether a claim that the log tells of is the last one of its key there, though the index may have a later one: its lease ran
 /// out, and the next one was granted in memory. That is not in the log yet, for the log gets the claims of a key in the order
 /// in which they were granted; so until it is, a checkpoint has to move the earlier one to the store.
@@ -213,8 +242,9 @@ impl Publish for Publisher {
         let now = self.clock.now();
         // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
         let mut tail = self.tail.lock();
+        let mut displaced = Vec::new();
         for op in ops.iter() {
-            if let (Some((last, forgotten)), Some(digest)) = (self.apply(op), op.digest()) {
+            if let (Some((last, forgotten)), Some(digest)) = (self.apply(op, &mut displaced), op.digest()) {
                 tail.fold(digest, last, forgotten, now);
             }
             if let Op::Declared(declared) = op {
@@ -225,6 +255,7 @@ impl Publish for Publisher {
         tail.seq = seq;
         drop(tail);
         let generation = fork::generation();
+        end_all(displaced, generation);
         for op in ops.drain(..) {
             // The task that was woken last may have forked.
             if generation != fork::generation() {

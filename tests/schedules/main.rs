@@ -37,4 +37,5 @@ mod durability;
 mod ends;
 #[path = "../linear/key.rs"]
 mod key;
+mod order;
 mod world;
