@@ -179,7 +179,9 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let mut forget = pin!(scope.forget_async("key"));
         assert!(forget.as_mut().poll(&mut context).is_pending());
-        let Ok(Begin::InFlight(pending)) = engine.begin("key", Fingerprint::of("")) else { panic!("it ends") };
+        let Ok(Begin::InFlight(pending)) = engine.begin("key", Fingerprint::of("")) else {
+            panic!("it ends")
+        };
         let mut wait = pin!(pending.wait_async());
         assert!(wait.as_mut().poll(&mut context).is_pending());
         disk.fault_at(disk.operations() + 4, Fault::Error);

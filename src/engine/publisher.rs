@@ -114,7 +114,11 @@ impl Publisher {
     ///
     /// An attempt that leaves the index here without an entry of its own goes to `displaced`. The caller has to end it: once it is off
     /// the index, a failed commit no longer finds it, and those who wait for it would never be told.
-    fn apply(&self, op: &Op, displaced: &mut Vec<(Arc<Attempt>, Ended)>) -> Option<(Last, Option<Timestamp>)> {
+    fn apply(
+        &self,
+        op: &Op,
+        displaced: &mut Vec<(Arc<Attempt>, Ended)>,
+    ) -> Option<(Last, Option<Timestamp>)> {
         match op {
             Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
                 let event = Event::Granted { fence: attempt.fence };
@@ -139,7 +143,8 @@ impl Publisher {
                     attempt,
                     Event::Completed { fence: attempt.fence },
                     |slot| {
-                        displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Done(record.clone()))));
+                        displaced
+                            .extend(out_of(slot, attempt).map(|other| (other, Ended::Done(record.clone()))));
                         Slot::Cached(record.clone())
                     },
                     || (Last::Done(record.clone()), None),
