@@ -144,7 +144,7 @@ mod tests {
     use super::super::core::tests::{claim, open};
     use super::*;
     use crate::caller::block;
-    use crate::sim::{Fault, ManualClock, SimDisk};
+    use crate::sim::{DiskFault, ManualClock, SimDisk};
     use crate::{Begin, Engine, Fingerprint, Status};
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
         };
         let mut wait = pin!(pending.wait_async());
         assert!(wait.as_mut().poll(&mut context).is_pending());
-        disk.fault_at(disk.operations() + 4, Fault::Error);
+        disk.fault_at(disk.operations() + 4, DiskFault::Error);
         core.commit.drain();
         assert!(core.commit.failure().is_some());
         assert!(matches!(forget.as_mut().poll(&mut context), Poll::Ready(Err(ForgetError::Commit(_)))));
