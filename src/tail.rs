@@ -44,6 +44,8 @@ pub(crate) struct Tail {
     pub(crate) seq: u64,
     /// When the oldest thing in here was folded in.
     pub(crate) since: Option<Timestamp>,
+    /// When the first of its bodies expires.
+    due: Option<Timestamp>,
 }
 
 impl Tail {
@@ -66,8 +68,19 @@ impl Tail {
         now: Timestamp,
     ) {
         self.since.get_or_insert(now);
+        if let Last::Done(record) = &last
+            && !record.body().is_empty()
+        {
+            let expires = record.expires();
+            self.due = Some(self.due.map_or(expires, |due| due.min(expires)));
+        }
         let earlier = self.words.get(&digest).and_then(|word| word.forgotten_until);
         self.words.insert(digest, Word { last, forgotten_until: forgotten_until.max(earlier) });
+    }
+
+    /// Whether a body in here has expired.
+    pub(crate) fn has_due(&self, now: Timestamp) -> bool {
+        self.due.is_some_and(|due| due <= now)
     }
 
     pub(crate) fn declare(&mut self, scope: &[u8], policy: Policy, now: Timestamp) {

@@ -25,6 +25,10 @@ use crate::wal::frame::entry_bytes_max;
 /// Bytes of blocks that one checkpoint drops at least, and writes tombstones of where some of their keys are still to be remembered,
 /// if there are that many.
 const RECLAIM_MAX: u64 = 4 << 20;
+/// What has expired is looked for so often, or, where the default TTL is short, forty times a TTL: each time costs a commit of the store.
+const RECLAIM_EVERY: Duration = Duration::from_secs(600);
+/// And so often while there is more than one checkpoint drops.
+const RECLAIM_MORE: Duration = Duration::from_secs(10);
 /// Interrupted claims that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
 
@@ -146,17 +150,24 @@ impl Core {
         }
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
-        let reclaim = now >= rota.reclaim_at && self.store.has_due(now);
+        let reclaim = now >= rota.reclaim_at && self.has_due(now);
         let is_due =
             reclaim || self.room.has_sealed() || self.fences.are_short() || rota.unprepared.is_some();
         let checkpointed = is_due && {
-            rota.reclaim_at = now.saturating_add((self.options.policy.ttl / 40).min(Duration::from_secs(10)));
-            self.checkpoint(&mut rota)
+            let checkpointed = self.checkpoint(&mut rota);
+            let every = if self.has_due(now) { RECLAIM_MORE } else { RECLAIM_EVERY };
+            rota.reclaim_at = now.saturating_add((self.options.policy.ttl / 40).min(every));
+            checkpointed
         };
         self.grow();
         self.mark(&mut rota, now);
         self.compact_when_idle(&mut rota);
         checkpointed
+    }
+
+    /// Whether a body in the store has expired, or one that the next checkpoint would write there.
+    fn has_due(&self, now: Timestamp) -> bool {
+        self.store.has_due(now) || self.publisher.has_due(now)
     }
 
     /// What the engine's other threads do for tasks, done by the caller: leads for a turn, and reads where nobody else would.

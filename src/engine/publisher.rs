@@ -94,6 +94,11 @@ impl Publisher {
         (tail.len(), tail.since)
     }
 
+    /// Whether a body that waits for a checkpoint has expired.
+    pub(crate) fn has_due(&self, now: Timestamp) -> bool {
+        self.tail.lock().has_due(now)
+    }
+
     /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its row says since when.
     pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
         attempt.interrupt(now);
