@@ -56,6 +56,8 @@ fn bodies_that_expire_one_after_the_other_cost_a_commit_of_the_store_every_ten_m
     let engine = open(&machine, Policy::default().ttl(24 * HOUR));
     for n in 0..200 {
         fresh(&engine.scope(""), &n.to_string()).complete([7; 100]).unwrap();
+        // A block of its own for each.
+        engine.checkpoint().unwrap();
         pass(&machine, &engine, Duration::from_secs(60));
     }
     pass(&machine, &engine, 20 * HOUR);
