@@ -471,6 +471,8 @@ impl Core {
     ///
     /// Claims that are out stay behind; their keys are interrupted when the file is opened again. Gives their number.
     pub(super) fn shut_down(&self) -> Result<usize, Failure> {
+        // Before the gate, so that a caller that was told "closed" finds readers refused as well.
+        self.store.refuse_table_readers();
         if !self.gate.shut() {
             return Ok(0);
         }
@@ -500,7 +502,14 @@ impl Core {
     }
 
     fn last_checkpoint(&self) -> Result<(), Failure> {
-        let ready = if self.full.lock().store.is_some() { self.store.reopen() } else { Ok(()) };
+        let is_full = self.full.lock().store.is_some();
+        let ready = if is_full {
+            // Nothing is opened again while tables are read, and there is no later try.
+            self.store.await_table_readers();
+            self.store.reopen()
+        } else {
+            Ok(())
+        };
         let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
             self.store_batch(None, &tail.batch(RECLAIM_MAX), |meta| {

@@ -182,11 +182,11 @@ impl Engine {
     /// Reads the application's own tables, as they are at this moment; see [`Claim::complete_in`].
     ///
     /// Keep it short: while it lasts the file can't be compacted or closed, and old pages are kept. Within `read` no claim can be
-    /// completed in a transaction.
+    /// completed in a transaction. After a full disk this waits up to 2 s for the file to be opened again.
     ///
     /// # Errors
     ///
-    /// When the engine is closed, or the file can't be read. What `read` returns is returned.
+    /// When `close` was called, or the file can't be read. What `read` returns is returned.
     pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         let core = self.handle.core();
         core.gate.check_process().map_err(|_forked| ReadError::Forked)?;

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
 use super::backend::{Backend, Faults};
+use super::long_reads::LongReads;
 use super::owned::Owned;
 use super::trouble::{Trouble, guarded};
 use super::{BLOCKS, StoreError};
 use crate::disk::{DiskFile, Tracked, Tracking, Untouched};
 use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;
-use crate::sync::{Arc, Condvar, Mutex, RwLock, yield_now};
+use crate::sync::{Arc, Condvar, Mutex, yield_now};
 
 /// How often a read is tried that finds the database stopped.
 const READ_TRIES: u32 = 3;
@@ -35,9 +36,8 @@ pub(super) struct Access {
     state: Mutex<State>,
     /// The database is back.
     returned: Condvar,
-    /// Held for reading while somebody reads tables of his own, for who knows how long: the database is not taken away from him.
-    /// Before all other locks of the store.
-    long_reads: RwLock<()>,
+    /// Readers of tables, and the thread that is alone with the database. Before all other locks of the store.
+    long_reads: LongReads,
 }
 
 #[derive(Debug)]
@@ -136,7 +136,7 @@ impl Access {
             cache_bytes,
             state: Mutex::new(State::Open(Arc::new(database))),
             returned: Condvar::new(),
-            long_reads: RwLock::new(()),
+            long_reads: LongReads::default(),
         })
     }
 
@@ -192,14 +192,14 @@ impl Access {
         }
     }
 
-    /// Reads for who knows how long.
+    /// Reads for as long as `read` takes. Refused once [`refuse_long_reads`](Self::refuse_long_reads) was called.
     pub(super) fn read_long<T, R>(
         &self,
         begin: impl Fn(&Opened) -> Result<T, Trouble>,
         read: impl FnOnce(T) -> R,
     ) -> Result<R, ReadError> {
         let generation = fork::generation();
-        let long = self.long_reads.read_recursive();
+        let long = self.long_reads.enter().ok_or(ReadError::Closed)?;
         let result = self.read(begin).map(read);
         if generation != fork::generation() {
             std::mem::forget(long);
@@ -278,8 +278,8 @@ impl Access {
         &self,
         check: impl FnOnce(&Database) -> Result<(), Trouble>,
     ) -> Result<Arc<Opened>, StoreError> {
-        let Some(_alone) = self.long_reads.try_write() else {
-            // Not while somebody reads; there will be another try.
+        let Some(_alone) = self.long_reads.ask_alone() else {
+            // Not while somebody reads. There will be another try, and readers that come meanwhile wait for it.
             let busy = io::Error::new(
                 io::ErrorKind::StorageFull,
                 "the file can't be opened again while tables are read",
@@ -313,7 +313,7 @@ impl Access {
 
     /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile.
     pub(super) fn compact(&self) -> Result<bool, StoreError> {
-        let Some(_alone) = self.long_reads.try_write() else { return Ok(false) };
+        let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
         let mut database = match self.take(State::Away) {
             State::Open(database) => alone(database).into_database(),
             State::Closed => return Ok(false),
@@ -338,9 +338,20 @@ impl Access {
         }
     }
 
+    /// Lets no reader of tables in any more.
+    pub(super) fn refuse_long_reads(&self) {
+        self.long_reads.close();
+    }
+
+    /// Lets no reader of tables in any more, and waits for those that are in.
+    pub(super) fn await_long_reads(&self) {
+        self.long_reads.close();
+        self.long_reads.wait_for_all();
+    }
+
     /// Closes the database. Reads are refused from now on.
     pub(super) fn close(&self) -> Result<(), Failure> {
-        let _alone = self.long_reads.write();
+        self.await_long_reads();
         let closed = match self.take(State::Closed) {
             State::Open(database) => {
                 let database = alone(database).into_database();

@@ -28,6 +28,7 @@ mod carry;
 mod copy;
 mod directory;
 mod load;
+mod long_reads;
 mod meta;
 mod owned;
 mod tables;
@@ -532,6 +533,16 @@ impl Store {
     /// commit must follow at once.
     pub(crate) fn compact(&self) -> Result<bool, StoreError> {
         self.access.compact()
+    }
+
+    /// Lets no reader of tables in any more: the first step of closing.
+    pub(crate) fn refuse_table_readers(&self) {
+        self.access.refuse_long_reads();
+    }
+
+    /// Lets no reader of tables in any more, and waits for those that are in. Their closures decide how long that takes.
+    pub(crate) fn await_table_readers(&self) {
+        self.access.await_long_reads();
     }
 
     /// Closes the database. Reads are refused from now on.

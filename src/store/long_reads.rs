@@ -1,0 +1,195 @@
+//! Readers of tables, who stay for as long as an application's closure takes, and the thread that needs the database alone.
+//!
+//! Readers come in short, overlapping calls. A plain lock for many readers would let them in one after the other for ever, past the
+//! thread that waits. Here close refuses readers that come later, and the file is opened again after a full disk before they come in.
+
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::inside::{Inside, Role, is_inside};
+use crate::sync::{Condvar, Mutex};
+
+/// How long a reader waits at most for a thread that asked to be alone. Such a thread asks again within a second, and never waits
+/// itself: a reader may be waiting for it in turn.
+const HOLD_MAX: Duration = Duration::from_secs(2);
+
+/// Who reads, and who is alone with the database.
+#[derive(Debug, Default)]
+pub(super) struct LongReads {
+    /// Leaf lock.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reading: usize,
+    is_alone: bool,
+    /// Until when readers that come wait for a thread that asked to be alone.
+    wanted_until: Option<Deadline>,
+    /// No reader is let in any more.
+    is_closed: bool,
+    /// Readers that wait to be let in.
+    #[cfg(test)]
+    waiting: usize,
+}
+
+/// A reader. The database is not taken away from it.
+#[must_use = "it ends with it"]
+pub(super) struct Reading<'a> {
+    of: &'a LongReads,
+    _inside: Inside,
+}
+
+/// A thread that has the database alone.
+#[must_use = "it ends with it"]
+pub(super) struct Alone<'a>(&'a LongReads);
+
+impl LongReads {
+    /// Lets a reader in; `None` once [`close`](Self::close) was called.
+    ///
+    /// A thread that reads already does not wait: the thread that asked to be alone waits for its end.
+    pub(super) fn enter(&self) -> Option<Reading<'_>> {
+        let patience = Deadline::after(HOLD_MAX);
+        let is_nested = is_inside(self, &[Role::Transaction]);
+        let mut state = self.state.lock();
+        #[cfg(test)]
+        (state.waiting += 1);
+        while !state.is_closed {
+            let until = match state.wanted_until {
+                _ if is_nested => None,
+                _ if state.is_alone => Some(Deadline::NEVER),
+                wanted => wanted.map(|wanted| wanted.min(patience)).filter(|until| !until.has_passed()),
+            };
+            match until.map(Deadline::instant) {
+                None => break,
+                Some(None) => self.changed.wait(&mut state),
+                Some(Some(at)) => drop(self.changed.wait_until(&mut state, at)),
+            }
+        }
+        #[cfg(test)]
+        (state.waiting -= 1);
+        if state.is_closed {
+            return None;
+        }
+        state.reading += 1;
+        drop(state);
+        Some(Reading { of: self, _inside: Inside::enter(self, Role::Transaction) })
+    }
+
+    /// Has the database alone, if nobody reads now.
+    pub(super) fn try_alone(&self) -> Option<Alone<'_>> {
+        self.take(|_| ())
+    }
+
+    /// The same. Where somebody reads, readers that come later wait until this was called again.
+    pub(super) fn ask_alone(&self) -> Option<Alone<'_>> {
+        // The thread's own reader can't end while it is in here.
+        let is_reader = is_inside(self, &[Role::Transaction]);
+        self.take(|state| {
+            if !is_reader {
+                state.wanted_until = Some(Deadline::after(HOLD_MAX));
+            }
+        })
+    }
+
+    fn take(&self, refused: impl FnOnce(&mut State)) -> Option<Alone<'_>> {
+        let mut state = self.state.lock();
+        if state.reading > 0 || state.is_alone {
+            refused(&mut state);
+            return None;
+        }
+        state.is_alone = true;
+        state.wanted_until = None;
+        Some(Alone(self))
+    }
+
+    /// Refuses readers from now on.
+    pub(super) fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the readers that are in. To be called after [`close`](Self::close), so that no others come.
+    pub(super) fn wait_for_all(&self) {
+        let mut state = self.state.lock();
+        while state.reading > 0 || state.is_alone {
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.of.state.lock().reading -= 1;
+        self.of.changed.notify_all();
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().is_alone = false;
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn spin_until(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_reader_that_comes_after_a_thread_asked_to_be_alone_waits_until_it_was() {
+        let reads = LongReads::default();
+        let first = reads.enter();
+        thread::scope(|threads| {
+            // Asked by another thread than the reader's.
+            assert!(threads.spawn(|| reads.ask_alone().is_none()).join().unwrap());
+            let late = threads.spawn(|| drop(reads.enter().unwrap()));
+            spin_until(|| reads.state.lock().waiting == 1);
+            drop(reads.enter().unwrap());
+            drop(first);
+            assert_eq!(reads.state.lock().reading, 0, "the late one is not let in yet");
+            let alone = reads.ask_alone().unwrap();
+            assert_eq!(reads.state.lock().waiting, 1);
+            drop(alone);
+            late.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_thread_that_reads_holds_nobody_up_by_asking_to_be_alone() {
+        let reads = LongReads::default();
+        let first = reads.enter();
+        assert!(reads.ask_alone().is_none() && reads.try_alone().is_none());
+        assert!(reads.state.lock().wanted_until.is_none());
+        thread::scope(|threads| threads.spawn(|| drop(reads.enter().unwrap())));
+        drop(first);
+        assert!(reads.try_alone().is_some());
+    }
+
+    #[test]
+    fn close_refuses_readers_that_wait_and_lets_those_end_that_are_in() {
+        let reads = LongReads::default();
+        let first = reads.enter();
+        thread::scope(|threads| {
+            assert!(threads.spawn(|| reads.ask_alone().is_none()).join().unwrap());
+            let late = threads.spawn(|| reads.enter().is_none());
+            spin_until(|| reads.state.lock().waiting == 1);
+            reads.close();
+            assert!(late.join().unwrap(), "it was refused");
+            let waits = threads.spawn(|| reads.wait_for_all());
+            assert!(reads.enter().is_none(), "not even by a thread that reads");
+            drop(first);
+            waits.join().unwrap();
+        });
+    }
+}
