@@ -171,7 +171,7 @@ mod tests {
         let first = reads.enter();
         assert!(reads.ask_alone().is_none() && reads.try_alone().is_none());
         assert!(reads.state.lock().wanted_until.is_none());
-        thread::scope(|threads| threads.spawn(|| drop(reads.enter().unwrap())));
+        thread::scope(|threads| threads.spawn(|| drop(reads.enter().unwrap())).join().unwrap());
         drop(first);
         assert!(reads.try_alone().is_some());
     }
