@@ -19,7 +19,7 @@ use crate::attempt::{Attempt, AttemptParts, Ended};
 use crate::caller::{Caller, block, park_on};
 use crate::clock::{Deadline, EngineClock, TimeSource};
 use crate::codec::{Entry, Sealer};
-use crate::commit::{Commit, Limits, Publish, Threads};
+use crate::commit::{Commit, Duty, Limits, Publish, Threads};
 use crate::disk::sim::SimDisk;
 use crate::error::Failure;
 use crate::index::{Change, Hot, Index, Slot};
@@ -369,7 +369,7 @@ fn a_task_that_commits_finds_a_leader() {
         let leads = spawn(move || {
             // As idemkv-commit does, until the one entry is committed.
             loop {
-                let until = theirs.lead_if_called();
+                let until = theirs.lead_if_called(Duty::Sole);
                 if theirs.publisher().ops.load(Ordering::Acquire) > 0 {
                     break;
                 }
@@ -387,7 +387,7 @@ fn a_task_and_a_thread_that_commit_find_a_leader() {
         let (leader, calls) = Nudge::pair();
         let commit = commit(Some(leader));
         let theirs = Arc::clone(&commit);
-        let leads = spawn(move || while calls.wait(theirs.lead_if_called()) && !theirs.is_over() {});
+        let leads = spawn(move || while calls.wait(theirs.lead_if_called(Duty::Sole)) && !theirs.is_over() {});
         let theirs = Arc::clone(&commit);
         let thread = spawn(move || theirs.commit_one(Caller::Thread, 1));
         commit.commit_one(Caller::Task, 0);
@@ -446,7 +446,7 @@ fn what_is_acknowledged_early_is_flushed() {
         let theirs = Arc::clone(&commit);
         let leads = spawn(move || {
             loop {
-                let until = theirs.lead_if_called();
+                let until = theirs.lead_if_called(Duty::Sole);
                 if theirs.publisher().ops.load(Ordering::Acquire) > 0 {
                     break;
                 }

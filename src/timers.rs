@@ -1,4 +1,4 @@
-//! Deadlines of tasks: a task can't sleep until one, so the worker wakes it.
+//! Deadlines of tasks: a task can't sleep until one, so a thread of the engine's wakes it.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -15,8 +15,8 @@ use crate::wakers::wake;
 /// Who is to be woken when.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    /// Tells the worker of a deadline before all others.
-    worker: Nudge,
+    /// Calls the thread that waits for it: a deadline comes before all others.
+    timekeeper: Nudge,
     generation: u64,
     /// Leaf lock. Not held while a waker is called or dropped.
     due: Mutex<Due>,
@@ -29,8 +29,8 @@ struct Due {
 }
 
 impl Timers {
-    pub(crate) fn new(worker: Nudge) -> Self {
-        Self { worker, generation: fork::generation(), due: Mutex::default() }
+    pub(crate) fn new(timekeeper: Nudge) -> Self {
+        Self { timekeeper, generation: fork::generation(), due: Mutex::default() }
     }
 
     /// Runs `future` until the deadline; `None` where that passes first.
@@ -47,7 +47,7 @@ impl Timers {
             if let Some(at) = deadline.instant()
                 && timer.set(at, context.waker())
             {
-                self.worker.nudge();
+                self.timekeeper.nudge();
             }
             Poll::Pending
         })
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_deadline_nudges_the_worker_and_a_dropped_one_is_forgotten() {
+    fn the_earliest_deadline_calls_the_timekeeper_and_a_dropped_one_is_forgotten() {
         let (nudge, nudges) = Nudge::pair();
         let timers = Timers::new(nudge);
         let mut context = Context::from_waker(Waker::noop());

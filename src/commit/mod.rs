@@ -51,25 +51,56 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
 /// a thread is then spread over this many syncs, and no caller is kept for longer.
 const LED_MAX: u32 = 8;
 
-/// When somebody who leads may stop although groups are left.
+/// A leader on a slow disk hands over after this time, however few groups it wrote. Waking a thread takes a hundredth of it.
+const LED_FOR: Duration = Duration::from_millis(10);
+
+/// What a leader has done in its turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Led {
+    groups: usize,
+    time: Duration,
+}
+
+impl Led {
+    fn is_long(self) -> bool {
+        self.groups >= LED_MAX as usize || self.time >= LED_FOR
+    }
+}
+
+/// When a leader stops although groups are left. Every thread that has anything else to do has a turn that ends.
 #[derive(Clone, Copy)]
 enum Turn<'a> {
-    /// Once this group is settled and it has led long enough.
+    /// Once this group is settled and the leader has led long enough.
     After(&'a Fate),
-    /// Once it has led long enough.
+    /// Once the leader has led long enough.
     Short,
-    /// Never.
+    /// Once so many groups are written: those that were queued when the turn began.
+    Queued(usize),
+    /// After one group. The leader waits for a place for so many bytes, and has it once that group left the queue.
+    ForPlace(usize),
+    /// Never. For a thread that has nothing else to do.
     Endless,
 }
 
 impl Turn<'_> {
-    fn is_over(self, led: u32) -> bool {
+    fn is_over(self, led: Led) -> bool {
         match self {
-            Self::After(own) => led >= LED_MAX && own.end().is_some(),
-            Self::Short => led >= LED_MAX,
+            Self::After(own) => led.is_long() && own.end().is_some(),
+            Self::Short => led.is_long(),
+            Self::Queued(groups) => led.groups >= groups,
+            Self::ForPlace(_) => led.groups > 0,
             Self::Endless => false,
         }
     }
+}
+
+/// What the thread that leads where no caller does has to do besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Nothing: it leads while there is something to lead for.
+    Sole,
+    /// Other things, which must not wait for the queue to be empty: under load it never is.
+    BesideOthers,
 }
 
 /// The engine's threads that help with commits, and how they are called. Where there is none, callers do its work.
@@ -307,8 +338,8 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Leads if somebody called, or if it is time to flush; gives the time until which there is nothing to do. For the
-    /// engine's own thread.
-    pub(crate) fn lead_if_called(&self) -> Deadline {
+    /// engine's own threads.
+    pub(crate) fn lead_if_called(&self, duty: Duty) -> Deadline {
         if self.origin.is_elsewhere() {
             return Deadline::NEVER;
         }
@@ -319,7 +350,10 @@ impl<P: Publish> Commit<P> {
         // Both are taken back before what they stand for is done.
         let is_called = self.is_called.swap(false, Ordering::AcqRel);
         if is_due || is_called {
-            self.drain();
+            match duty {
+                Duty::Sole => self.lead_if_nobody_does(|_| Turn::Endless),
+                Duty::BesideOthers => self.drain(),
+            }
         }
         next.unwrap_or(Deadline::NEVER)
     }
@@ -348,23 +382,28 @@ impl<P: Publish> Commit<P> {
 
     /// Waits until the queue has a place.
     fn admit(&self, bytes: usize, patience: Duration) -> Result<MutexGuard<'_, Queue<P::Op>>, CommitError> {
-        let mut deadline = None;
         let mut queue = self.queue.lock();
+        let mut deadline = None;
         loop {
             self.check_open(&queue)?;
             if queue.has_place(bytes) {
                 return Ok(queue);
             }
-            if let Some(writer) = queue.writer.take() {
-                // Nobody leads, and those whose entries wait are on their way: lead for them.
-                queue = self.lead(queue, writer, Turn::Short).ok_or(CommitError::Failed(Failure::Forked))?;
-                continue;
-            }
-            let at = *deadline.get_or_insert_with(|| Deadline::after(patience));
-            if at.has_passed() {
+            let is_late = deadline.is_some_and(Deadline::has_passed);
+            if is_late {
                 return Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
             }
-            self.wait_for_drained(&mut queue, at);
+            // Set before the caller leads for others, not after: that too is time it waits.
+            let deadline = *deadline.get_or_insert_with(|| Deadline::after(patience));
+            match queue.writer.take() {
+                // Nobody leads, and the callers whose entries wait are on their way.
+                Some(writer) => {
+                    let led = self.lead(queue, writer, Turn::ForPlace(bytes));
+                    queue = led.ok_or(CommitError::Failed(Failure::Forked))?;
+                    queue.let_go();
+                }
+                None => self.wait_for_drained(&mut queue, deadline),
+            }
         }
     }
 
@@ -436,22 +475,23 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Writes whatever is queued and not being written. For entries that no thread waits for.
+    /// Writes what is queued by now, unless somebody leads. For entries that no thread waits for.
     pub(crate) fn drain(&self) {
-        self.lead_if_nobody_does(Turn::Endless);
+        self.lead_if_nobody_does(|queue| Turn::Queued(queue.groups()));
     }
 
     /// Writes what is queued for as long as a caller does.
     pub(crate) fn lead_a_turn(&self) {
-        self.lead_if_nobody_does(Turn::Short);
+        self.lead_if_nobody_does(|_| Turn::Short);
     }
 
-    fn lead_if_nobody_does(&self, turn: Turn<'_>) {
+    fn lead_if_nobody_does(&self, turn: impl FnOnce(&Queue<P::Op>) -> Turn<'static>) {
         if self.origin.is_elsewhere() {
             return;
         }
         let mut queue = self.queue.lock();
         if let Some(writer) = queue.writer.take() {
+            let turn = turn(&queue);
             drop(self.lead(queue, writer, turn));
         }
     }
@@ -498,20 +538,24 @@ impl<P: Publish> Commit<P> {
         turn: Turn<'_>,
     ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
         let _inside = Inside::enter(self, Role::Commits);
-        let (mut led, mut is_over) = (0, false);
+        let (mut led, mut is_over) = (Led::default(), false);
         while let Some(next) = queue.next() {
-            is_over = turn.is_over(led) && self.hand_over(next);
+            // A caller that led for a place has its own entry to lead for next, and need not be relieved.
+            is_over = turn.is_over(led) && (self.hand_over(next) || matches!(turn, Turn::ForPlace(_)));
             if is_over {
                 break;
             }
             let Some(group) = queue.take_next() else { break };
             queue.is_writing = true;
+            if let Turn::ForPlace(bytes) = turn {
+                queue.hold(bytes);
+            }
             drop(queue);
             self.notify_drained();
             if self.origin.is_elsewhere() {
                 return None;
             }
-            let (written, frame) = self.write(&mut writer, group);
+            let (written, frame, took) = self.write(&mut writer, group);
             let has_failed = written.outcome.is_err();
             queue = self.queue.lock();
             queue.is_writing = false;
@@ -521,7 +565,7 @@ impl<P: Publish> Commit<P> {
                 // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
                 return self.publish(queue);
             }
-            led += 1;
+            led = Led { groups: led.groups + 1, time: led.time + took };
             if !self.leaves_publishing(&queue) {
                 queue = self.publish(queue)?;
             }
@@ -555,8 +599,8 @@ impl<P: Publish> Commit<P> {
         self.threads.leader.is_some()
     }
 
-    /// Makes one group durable.
-    fn write(&self, writer: &mut LogWriter, group: Group<P::Op>) -> (Written<P::Op>, FrameBuf) {
+    /// Makes one group durable; says how long that took.
+    fn write(&self, writer: &mut LogWriter, group: Group<P::Op>) -> (Written<P::Op>, FrameBuf, Duration) {
         let Group { mut frame, bytes, ops, promised, fate } = group;
         // A panic in here must not leave others waiting for ever.
         let unwinding = FailOnUnwind { commit: self, fate: &fate, at: Stage::Writing };
@@ -566,9 +610,10 @@ impl<P: Publish> Commit<P> {
         } else {
             writer.append(&mut frame, self.clock.frame_time()).map_err(Failure::Io)
         };
+        let took = watch.elapsed();
         let outcome = match appended {
             Ok(seq) => {
-                self.counters.note(ops.len(), bytes, watch.elapsed());
+                self.counters.note(ops.len(), bytes, took);
                 self.room.withdraw_queued(promised);
                 Ok((seq, ops))
             }
@@ -576,7 +621,7 @@ impl<P: Publish> Commit<P> {
         };
         frame.clear();
         std::mem::forget(unwinding);
-        (Written { fate, outcome }, frame)
+        (Written { fate, outcome }, frame, took)
     }
 
     /// Publishes what is written, in its order, unless somebody else does, who then goes on with it. `None` as for [`lead`](Self::lead).

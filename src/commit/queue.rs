@@ -57,6 +57,8 @@ pub(super) struct Queue<T> {
     /// Bytes of all that waits.
     bytes: usize,
     entries: usize,
+    /// Bytes of the entry that a leader keeps a place for: its own, for which it leads.
+    held: Option<usize>,
     /// The newest group, whatever has become of it.
     newest: Option<Arc<Fate>>,
     /// `None` where somebody leads, a commit failed, or the log is not ready yet.
@@ -86,6 +88,7 @@ impl<T> Queue<T> {
             filling: None,
             bytes: 0,
             entries: 0,
+            held: None,
             newest: None,
             writer: None,
             is_writing: false,
@@ -120,8 +123,25 @@ impl<T> Queue<T> {
     /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may be is let in alone.
     pub(super) fn has_place(&self, bytes: usize) -> bool {
         let limits = &self.limits;
-        let fits = self.bytes + bytes <= limits.queue_bytes && self.entries < limits.queue_entries;
-        fits || self.is_empty()
+        let (held_bytes, held) = self.held.map_or((0, 0), |bytes| (bytes, 1));
+        let fits = self.bytes + held_bytes + bytes <= limits.queue_bytes
+            && self.entries + held < limits.queue_entries;
+        fits || self.is_empty() && held == 0
+    }
+
+    /// Keeps a place for an entry of so many bytes, if there is one: nobody else takes it while the lock is not held.
+    pub(super) fn hold(&mut self, bytes: usize) {
+        self.held = self.held.or(self.has_place(bytes).then_some(bytes));
+    }
+
+    /// Gives the place up that was kept.
+    pub(super) fn let_go(&mut self) {
+        self.held = None;
+    }
+
+    /// Groups that wait to be written.
+    pub(super) fn groups(&self) -> usize {
+        self.full.len() + usize::from(self.filling.is_some())
     }
 
     /// Entries that wait to be written.

@@ -10,6 +10,7 @@ use crate::codec::Sealer;
 use crate::disk::sim::{DiskFault, SimDisk};
 use crate::key::Secret;
 use crate::nudge::Nudges;
+use crate::sync::{AtomicUsize, OnceLock};
 use crate::wal::{Geometry, Identity, Log};
 
 const ENTRY: &[u8] = &[7; 60];
@@ -23,6 +24,30 @@ struct Seen {
     published: StdMutex<Vec<(u64, Vec<u32>)>>,
     failures: StdMutex<Vec<Failure>>,
     panics_at: Option<u32>,
+    crowd: Crowd,
+}
+
+/// Callers that come while a group is written, one for each, as long as there are any.
+#[derive(Debug, Default)]
+struct Crowd {
+    left: AtomicUsize,
+    commit: OnceLock<std::sync::Weak<Commit<Seen>>>,
+}
+
+impl Crowd {
+    fn of(callers: usize) -> Self {
+        Self { left: AtomicUsize::new(callers), commit: OnceLock::new() }
+    }
+
+    /// Queues an entry, where there is a place.
+    fn comes(&self) {
+        let Some(commit) = self.commit.get().and_then(std::sync::Weak::upgrade) else { return };
+        if self.left.load(Ordering::Relaxed) > 0 {
+            self.left.fetch_sub(1, Ordering::Relaxed);
+            let queued = commit.append_now(Caller::Member, ENTRY, &mut Some(99), ROOM, Duration::ZERO, || true);
+            drop(queued);
+        }
+    }
 }
 
 impl Publish for Seen {
@@ -31,6 +56,7 @@ impl Publish for Seen {
     fn publish(&self, seq: u64, ops: &mut Vec<u32>) {
         assert!(self.panics_at.is_none_or(|at| !ops.contains(&at)), "as it was told to");
         self.published.lock().unwrap().push((seq, std::mem::take(ops)));
+        self.crowd.comes();
     }
 
     fn failed(&self, failure: &Failure) {
@@ -70,7 +96,9 @@ impl Bench {
         let threads = Threads { leader: leader_call, press };
         let commit = Commit::new(Arc::new(seen), room, clock, timers, limits, threads);
         commit.start(writer);
-        Self { commit: Arc::new(commit), disk, leader, publisher }
+        let commit = Arc::new(commit);
+        commit.publisher.crowd.commit.set(Arc::downgrade(&commit)).unwrap();
+        Self { commit, disk, leader, publisher }
     }
 
     fn append(&self, caller: Caller, op: u32) -> Ticket {
@@ -94,13 +122,20 @@ impl Bench {
 #[test]
 fn a_turn_is_over_once_it_was_long_enough_and_its_own_group_is_settled() {
     let fate = Fate::default();
-    assert!(!Turn::After(&fate).is_over(LED_MAX));
+    let (groups, little) = (LED_MAX as usize, Duration::from_millis(1));
+    let long = [(groups, little), (groups + 1, little), (1, LED_FOR)];
+    let long = long.map(|(groups, time)| Led { groups, time });
+    assert!(long.iter().all(|led| !Turn::After(&fate).is_over(*led)));
     fate.settle(End::Durable);
     for (turn, is_over) in [(Turn::After(&fate), true), (Turn::Short, true), (Turn::Endless, false)] {
-        assert_eq!(turn.is_over(LED_MAX), is_over);
-        assert_eq!(turn.is_over(LED_MAX + 1), is_over);
-        assert!(!turn.is_over(LED_MAX - 1));
+        assert!(long.iter().all(|led| turn.is_over(*led) == is_over));
+        assert!(!turn.is_over(Led { groups: groups - 1, time: little }));
     }
+    for groups in 1..20 {
+        assert_eq!(Turn::Queued(groups).is_over(long[0]), groups <= LED_MAX as usize);
+    }
+    assert!(Turn::Queued(0).is_over(Led::default()));
+    assert!(!Turn::ForPlace(1).is_over(Led::default()) && Turn::ForPlace(1).is_over(Led { groups: 1, time: little }));
 }
 
 #[test]
@@ -117,6 +152,45 @@ fn a_turn_ends_where_somebody_can_take_over_and_nowhere_else() {
     alone.append_all(0..20);
     alone.commit.lead_a_turn();
     assert_eq!(alone.groups(), 20, "there is nobody who could go on");
+}
+
+#[test]
+fn whoever_has_other_work_leads_for_what_was_queued_when_it_began_and_no_longer() {
+    let bench = Bench::new(1, Seen { crowd: Crowd::of(100), ..Seen::default() }, true);
+    bench.append_all(0..2);
+    bench.leader.take();
+    bench.commit.drain();
+    assert_eq!(bench.groups(), 2, "the worker wrote what came meanwhile, too");
+    assert!(bench.leader.take(), "nobody was called to take over");
+    // So does the worker that stands in for the thread that leads.
+    assert!(bench.commit.lead_if_called(Duty::BesideOthers).instant().is_none());
+    assert_eq!(bench.groups(), 4);
+    bench.commit.lead_if_called(Duty::Sole);
+    assert_eq!(bench.groups(), 102, "a thread with no other work stops where nothing is left");
+}
+
+#[test]
+fn a_caller_that_leads_for_a_place_has_the_first_that_it_makes() {
+    let bench = Bench::new(1, Seen { crowd: Crowd::of(100), ..Seen::default() }, true);
+    bench.append_all(0..50);
+    let mut op = Some(100);
+    let appended = bench.commit.append_now(Caller::Thread, ENTRY, &mut op, ROOM, Duration::ZERO, || true);
+    assert!(matches!(appended, Some(Ok(Some(_)))), "{appended:?}");
+    assert_eq!(bench.groups(), 1, "others were let in, and led for, before the caller had its place");
+    assert!(bench.leader.take(), "the caller may find that it need not wait, so somebody else was called");
+    assert_eq!(bench.commit.queue.lock().entries(), 50);
+}
+
+#[test]
+fn a_caller_that_leads_for_a_place_looks_at_its_patience_after_each_group() {
+    let bench = Bench::new(1, Seen { crowd: Crowd::of(1_000), ..Seen::default() }, true);
+    bench.append_all(0..50);
+    // An entry for which many groups have to go.
+    let long = [7; 90 * COUNTED];
+    let appended =
+        bench.commit.append_now(Caller::Thread, &long, &mut Some(100), ROOM, Duration::ZERO, || true);
+    assert!(matches!(appended, Some(Err(CommitError::Busy(Busy::QueueFull { .. })))), "{appended:?}");
+    assert_eq!(bench.groups(), 1);
 }
 
 #[test]
@@ -193,10 +267,10 @@ fn what_was_acknowledged_early_is_led_for_at_the_earliest_deadline() {
     assert!(!bench.leader.take(), "a later deadline changes nothing");
     bench.commit.flush_within(hour);
     assert!(bench.leader.take());
-    let next = bench.commit.lead_if_called();
+    let next = bench.commit.lead_if_called(Duty::Sole);
     assert!(next.is_before(Deadline::after(hour)) && bench.groups() == 0);
     bench.commit.flush_within(Duration::ZERO);
-    assert!(bench.commit.lead_if_called().instant().is_none());
+    assert!(bench.commit.lead_if_called(Duty::Sole).instant().is_none());
     assert_eq!(bench.published(), [(1, vec![1])]);
 }
 
@@ -229,7 +303,7 @@ fn a_commit_closes_when_everything_is_published() {
     let mut writer = queue.writer.take().unwrap();
     let group = queue.take_next().unwrap();
     drop(queue);
-    let (written, _) = bench.commit.write(&mut writer, group);
+    let (written, ..) = bench.commit.write(&mut writer, group);
     let mut queue = bench.commit.queue.lock();
     queue.written.push_back(written);
     queue.writer = Some(writer);

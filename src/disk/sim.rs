@@ -63,6 +63,17 @@ struct World {
     ignored_syncs: Option<String>,
     /// What was before each operation, where somebody wants to know.
     moments: Option<Vec<Moment>>,
+    before_syncs: Option<Hook>,
+}
+
+/// What is called before each sync, with the name of the file.
+#[derive(Clone)]
+struct Hook(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 type FileId = u64;
@@ -233,6 +244,12 @@ impl SimDisk {
     /// this can't notice anything.
     pub fn ignore_syncs(&self, suffix: &str) {
         self.0.lock().ignored_syncs = Some(suffix.to_owned());
+    }
+
+    /// Calls `hook` with the name of the file before each sync, on the thread that syncs and without a lock: a hook that takes its time
+    /// makes the disk slow, and one that waits holds that thread where it is.
+    pub fn before_syncs(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        self.0.lock().before_syncs = Some(Hook(Arc::new(hook)));
     }
 
     /// Flips one bit of a file, on the platter and in what is seen. `false` where the file is shorter or missing.
@@ -532,6 +549,12 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut world = self.world.lock();
+        if let Some(Hook(hook)) = world.before_syncs.clone() {
+            let name = world.files.name_of(self.id);
+            drop(world);
+            hook(&name);
+            world = self.world.lock();
+        }
         let verdict = world.operate(Operation::Sync, false)?;
         let is_failing = world.is_named(self.id, world.failing_syncs.as_ref());
         let is_ignored = world.is_named(self.id, world.ignored_syncs.as_ref());

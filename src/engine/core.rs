@@ -79,6 +79,8 @@ pub(crate) struct Core {
     pub(super) rota: Mutex<Rota>,
     /// Wakes the worker.
     pub(super) worker: Nudge,
+    /// Wakes the thread that waits for deadlines and the ends of leases.
+    pub(super) timekeeper: Nudge,
     /// Deadlines of tasks.
     pub(super) timers: Arc<Timers>,
     pub(super) reads: Reads,
@@ -687,6 +689,7 @@ impl Core {
         self.worker.nudge();
         self.commit.nudge_threads();
         self.reads.nudge();
+        self.timekeeper.nudge();
     }
 
     /// Looks at a key without claiming it.

@@ -5,6 +5,7 @@ use std::io;
 use super::core::Core;
 use super::{Bells, maintain};
 use crate::clock::Deadline;
+use crate::commit::Duty;
 use crate::nudge::{Nudge, Nudges};
 use crate::sync::{Arc, AtomicBool, JoinHandle, Mutex, Ordering, spawn};
 
@@ -19,6 +20,8 @@ pub(super) enum Role {
     Publisher,
     /// Reads records for tasks.
     Reader,
+    /// Fires the deadlines of tasks, and tells of leases that have ended.
+    Timekeeper,
 }
 
 type Body = fn(&Core, &Nudges);
@@ -30,6 +33,7 @@ impl Role {
             Self::Leader => "idemkv-commit",
             Self::Publisher => "idemkv-publish",
             Self::Reader => "idemkv-reads",
+            Self::Timekeeper => "idemkv-timers",
         }
     }
 
@@ -39,6 +43,7 @@ impl Role {
             Self::Leader => maintain::lead,
             Self::Publisher => maintain::publish,
             Self::Reader => maintain::read,
+            Self::Timekeeper => maintain::keep_time,
         }
     }
 }
@@ -50,6 +55,7 @@ pub(crate) struct Crew {
     leader: Arc<Nudges>,
     publisher: Arc<Nudges>,
     reader: Arc<Nudges>,
+    timekeeper: Arc<Nudges>,
     /// Held while a thread starts. A bell is locked under it.
     roster: Mutex<Roster>,
     /// A thread could not be started, so the worker does its work too.
@@ -66,17 +72,19 @@ struct Roster {
 impl Crew {
     /// Bells for threads that do not run yet.
     pub(super) fn bells() -> Bells {
-        let ((worker, at_work), (leader, at_lead), (publisher, at_press), (reader, at_books)) =
-            (Nudge::pair(), Nudge::pair(), Nudge::pair(), Nudge::pair());
+        let (((worker, at_work), (leader, at_lead)), ((publisher, at_press), (reader, at_books))) =
+            ((Nudge::pair(), Nudge::pair()), (Nudge::pair(), Nudge::pair()));
+        let (timekeeper, at_clock) = Nudge::pair();
         let crew = Self {
             worker: Arc::new(at_work),
             leader: Arc::new(at_lead),
             publisher: Arc::new(at_press),
             reader: Arc::new(at_books),
+            timekeeper: Arc::new(at_clock),
             roster: Mutex::default(),
             is_short: AtomicBool::new(false),
         };
-        Bells { worker, leader, publisher, reader, crew }
+        Bells { worker, leader, publisher, reader, timekeeper, crew }
     }
 
     fn nudges(&self, role: Role) -> &Arc<Nudges> {
@@ -85,6 +93,7 @@ impl Crew {
             Role::Leader => &self.leader,
             Role::Publisher => &self.publisher,
             Role::Reader => &self.reader,
+            Role::Timekeeper => &self.timekeeper,
         }
     }
 
@@ -99,7 +108,7 @@ impl Crew {
 impl Core {
     /// Starts the worker, and has every other thread start at its first call.
     pub(super) fn start_threads(core: &Arc<Self>) -> io::Result<()> {
-        for role in [Role::Leader, Role::Publisher, Role::Reader] {
+        for role in [Role::Leader, Role::Publisher, Role::Reader, Role::Timekeeper] {
             let weak = Arc::downgrade(core);
             core.crew.nudges(role).start_when_called(move || {
                 if let Some(core) = weak.upgrade() {
@@ -134,10 +143,11 @@ impl Core {
         if !self.crew.is_short.load(Ordering::Acquire) {
             return Deadline::NEVER;
         }
-        let next = self.commit.lead_if_called();
+        self.keep_time();
+        let next = self.commit.lead_if_called(Duty::BesideOthers);
         self.commit.publish_what_is_written();
         self.reads.serve(&self.store);
-        next
+        next.min(self.next_end())
     }
 }
 

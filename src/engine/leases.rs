@@ -11,8 +11,8 @@ use crate::sync::{Arc, Mutex};
 
 #[derive(Debug)]
 pub(crate) struct Leases {
-    /// Told of a lease that ends before all others.
-    worker: Nudge,
+    /// Calls the thread that waits for it: a lease ends before all others.
+    timekeeper: Nudge,
     /// Leaf lock.
     table: Mutex<Table>,
 }
@@ -25,8 +25,8 @@ struct Table {
 }
 
 impl Leases {
-    pub(super) fn new(worker: Nudge) -> Self {
-        Self { worker, table: Mutex::default() }
+    pub(super) fn new(timekeeper: Nudge) -> Self {
+        Self { timekeeper, table: Mutex::default() }
     }
 
     /// Watches a claim's lease, if it has one.
@@ -43,7 +43,7 @@ impl Leases {
         let is_next = table.due.first_key_value().is_some_and(|((_, first), _)| *first == attempt.fence);
         drop(table);
         if is_next {
-            self.worker.nudge();
+            self.timekeeper.nudge();
         }
     }
 

@@ -12,6 +12,7 @@ use crate::attempt::Ended;
 use crate::caller::Caller;
 use crate::clock::Deadline;
 use crate::codec::Entry;
+use crate::commit::Duty;
 use crate::error::{Busy, CommitError, Failure};
 use crate::index::Slot;
 use crate::inside::{Inside, Role, is_inside};
@@ -83,13 +84,11 @@ impl Core {
         let now = self.clock.now();
         let mut stepped = Stepped::default();
         self.look_for_files(now);
-        // Whoever is woken runs code of his own, so all that wakes comes without the rota.
-        self.timers.fire();
         if !self.options.workers {
+            // Without the rota, for it wakes: wakers are code of others.
+            self.timers.fire();
             self.help_tasks();
-        }
-        for attempt in self.leases.take_due(now) {
-            self.lapse_due(&attempt);
+            self.lapse_all(now);
         }
         // Code of others ran: in a forked child nothing more is to be done.
         if self.is_closed() {
@@ -103,6 +102,33 @@ impl Core {
         self.commit.drain();
         self.tell_of_trouble();
         stepped
+    }
+
+    /// Fires deadlines and tells of leases that have ended. It does no I/O and waits for nobody, so that neither is late while the disk
+    /// is slow or the log is moved to the store.
+    pub(super) fn keep_time(&self) {
+        self.clock.notice_sleep();
+        self.timers.fire();
+        // Code of others ran.
+        if !self.is_closed() {
+            self.lapse_all(self.clock.now());
+        }
+    }
+
+    fn lapse_all(&self, now: Timestamp) {
+        for attempt in self.leases.take_due(now) {
+            self.lapse_due(&attempt);
+        }
+    }
+
+    /// When to [keep time](Self::keep_time) next.
+    pub(super) fn next_end(&self) -> Deadline {
+        let timer = self.timers.next().map_or(Deadline::NEVER, Deadline::at);
+        let lease = self.leases.next().map_or(Deadline::NEVER, |at| {
+            // Once a tick in any case: the machine may sleep meanwhile, and leases go on.
+            Deadline::after((at.saturating_since(self.clock.now()) + CLOCK_TICK).min(self.tick()))
+        });
+        timer.min(lease)
     }
 
     /// Stops the engine where one of its files was taken away. Looks once a second; a stepped engine does at every step.
@@ -549,24 +575,26 @@ pub(super) fn work(core: &Core, nudges: &Nudges) {
             return;
         }
         let tick = Deadline::after(core.tick());
-        let timer = core.timers.next().map_or(Deadline::NEVER, Deadline::at);
-        let lease = core.leases.next().map_or(Deadline::NEVER, |at| {
-            Deadline::after(at.saturating_since(core.clock.now()) + CLOCK_TICK)
-        });
-        let flush = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
-        let wake_up = tick.min(timer).min(lease).min(flush);
-        if !nudges.wait(wake_up) || !core.gate.is_open() {
-            // Whoever waits for a deadline now looks for himself, and finds the engine closed.
+        let next = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
+        if !nudges.wait(tick.min(next)) || !core.gate.is_open() {
             return;
         }
-        // After a panic nothing is granted any more, but tasks have deadlines still, and claims have leases.
+        // After a panic nothing is granted any more, but the worker may stand in for threads that could not be started.
         drop(catch_unwind(AssertUnwindSafe(|| core.step())));
+    }
+}
+
+/// The thread that waits for deadlines and the ends of leases. It has no other work, for either would wait for that.
+pub(super) fn keep_time(core: &Core, nudges: &Nudges) {
+    while nudges.wait(core.next_end()) && core.gate.is_open() {
+        // A panic of code of others is not the next deadline's affair.
+        drop(catch_unwind(AssertUnwindSafe(|| core.keep_time())));
     }
 }
 
 /// The thread that leads commits where no caller does.
 pub(super) fn lead(core: &Core, nudges: &Nudges) {
-    while nudges.wait(core.commit.lead_if_called()) && core.gate.is_open() {}
+    while nudges.wait(core.commit.lead_if_called(Duty::Sole)) && core.gate.is_open() {}
 }
 
 /// The thread that publishes where whoever leads has the next group to write.
@@ -673,7 +701,7 @@ mod tests {
     #[test]
     fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
         let engine = Engine::options().disk(&SimDisk::new()).stepped().open("x.idem").unwrap();
-        for body in [work, lead, publish, read] {
+        for body in [work, lead, publish, read, keep_time] {
             let (_, nudges) = crate::nudge::Nudge::pair();
             body(engine.handle.core(), &nudges);
         }

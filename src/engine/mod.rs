@@ -117,6 +117,7 @@ struct Bells {
     leader: Nudge,
     publisher: Nudge,
     reader: Nudge,
+    timekeeper: Nudge,
     crew: Crew,
 }
 

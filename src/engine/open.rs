@@ -80,7 +80,7 @@ impl Core {
         }
         // Frames behind a gap, which a log without syncs may have, are history from here on.
         publisher.skip_to(last_seq);
-        let leases = Leases::new(bells.worker.clone());
+        let leases = Leases::new(bells.timekeeper.clone());
         let detached = Detached::default();
         let (in_flight, recalled) = interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached);
 
@@ -90,7 +90,7 @@ impl Core {
         let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
         let geometry = Geometry { segment: options.log_segment_bytes, frame_max: options.frame_max() };
         let room = Arc::new(Room::new(geometry));
-        let timers = Arc::new(Timers::new(bells.worker.clone()));
+        let timers = Arc::new(Timers::new(bells.timekeeper.clone()));
         let threads = if options.workers {
             Threads { leader: Some(bells.leader), press: Some(bells.publisher) }
         } else {
@@ -130,6 +130,7 @@ impl Core {
             full: Mutex::default(),
             rota: Mutex::new(Rota::default()),
             worker: bells.worker,
+            timekeeper: bells.timekeeper,
             timers,
             reads: Reads::new(bells.reader),
             policies,

@@ -1,0 +1,117 @@
+//! Promises of time are kept while the disk is slow: no sync of the log or of the store delays a deadline or the end of a lease.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod common;
+
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use common::{default_scope, fresh, request, small};
+use futures_executor::block_on;
+use idemkv::sim::SimDisk;
+use idemkv::{Begin, Engine, Recovery, Scope};
+
+const LEASE: Duration = Duration::from_millis(50);
+/// Nothing here takes as long, unless it never ends.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A gate in front of the disk. Closed, it holds one thread of the engine at its next sync.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<State>, Condvar)>);
+
+#[derive(Default)]
+struct State {
+    held: Option<&'static str>,
+    waiting: usize,
+}
+
+impl Gate {
+    fn before(disk: &SimDisk) -> Self {
+        let gate = Self::default();
+        let theirs = gate.clone();
+        disk.before_syncs(move |_| theirs.pass());
+        gate
+    }
+
+    fn pass(&self) {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().unwrap();
+        while state.held.is_some() && thread::current().name() == state.held {
+            state.waiting += 1;
+            changed.notify_all();
+            state = changed.wait(state).unwrap();
+            state.waiting -= 1;
+        }
+    }
+
+    /// Has the thread with this name stop at its next sync.
+    fn hold(&self, name: &'static str) {
+        self.0.0.lock().unwrap().held = Some(name);
+    }
+
+    fn wait_until_it_is_held(&self) {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().unwrap();
+        while state.waiting == 0 {
+            state = changed.wait(state).unwrap();
+        }
+    }
+
+    fn open(&self) {
+        self.0.0.lock().unwrap().held = None;
+        self.0.1.notify_all();
+    }
+}
+
+/// An engine whose worker stands in the middle of a checkpoint.
+fn in_a_checkpoint() -> (Engine, Scope, Gate) {
+    let disk = SimDisk::new();
+    let gate = Gate::before(&disk);
+    let engine = small(Engine::options()).disk(&disk).recovery(Recovery::Rerun).open("x.idem").unwrap();
+    let leased = engine.declare("leased", engine.policy().lease(LEASE)).unwrap();
+    gate.hold("idemkv-worker");
+    let scope = default_scope(&engine);
+    for n in 0..30 {
+        fresh(&scope, &format!("{n}")).complete([7; 4_000]).unwrap();
+    }
+    gate.wait_until_it_is_held();
+    (engine, leased, gate)
+}
+
+/// What `call` gives, which must come although the worker is held.
+#[track_caller]
+fn in_time<T: Send + 'static>(gate: &Gate, call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (told, tells) = mpsc::channel();
+    let caller = thread::spawn(move || told.send(call()));
+    let answer = tells.recv_timeout(LONG);
+    gate.open();
+    caller.join().unwrap().ok();
+    answer.expect("it was told only when the disk let it")
+}
+
+#[test]
+fn a_lease_ends_in_time_while_the_log_is_moved_to_the_store() {
+    let (engine, leased, gate) = in_a_checkpoint();
+    let claim = fresh(&leased, "key");
+    let waits = leased.clone();
+    let begun = in_time(&gate, move || waits.begin_or_wait("key", request(), 2 * LONG));
+    let Ok(Begin::Fresh(again)) = begun else { panic!("{begun:?}") };
+    assert_eq!(again.attempt(), 2);
+    assert!(claim.complete("late").is_err());
+    again.complete("reply").unwrap();
+    engine.close().unwrap();
+}
+
+#[test]
+fn a_task_times_out_in_time_while_the_log_is_moved_to_the_store() {
+    let (engine, _, gate) = in_a_checkpoint();
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    let waits = scope.clone();
+    let begun = in_time(&gate, move || block_on(waits.begin_or_wait_async("key", request(), LEASE)));
+    assert!(matches!(begun, Ok(Begin::InFlight(_))), "{begun:?}");
+    claim.complete("reply").unwrap();
+    engine.close().unwrap();
+}
