@@ -387,7 +387,8 @@ fn a_task_and_a_thread_that_commit_find_a_leader() {
         let (leader, calls) = Nudge::pair();
         let commit = commit(Some(leader));
         let theirs = Arc::clone(&commit);
-        let leads = spawn(move || while calls.wait(theirs.lead_if_called(Duty::Sole)) && !theirs.is_over() {});
+        let leads =
+            spawn(move || while calls.wait(theirs.lead_if_called(Duty::Sole)) && !theirs.is_over() {});
         let theirs = Arc::clone(&commit);
         let thread = spawn(move || theirs.commit_one(Caller::Thread, 1));
         commit.commit_one(Caller::Task, 0);

@@ -44,7 +44,8 @@ impl Crowd {
         let Some(commit) = self.commit.get().and_then(std::sync::Weak::upgrade) else { return };
         if self.left.load(Ordering::Relaxed) > 0 {
             self.left.fetch_sub(1, Ordering::Relaxed);
-            let queued = commit.append_now(Caller::Member, ENTRY, &mut Some(99), ROOM, Duration::ZERO, || true);
+            let queued =
+                commit.append_now(Caller::Member, ENTRY, &mut Some(99), ROOM, Duration::ZERO, || true);
             drop(queued);
         }
     }
@@ -135,7 +136,10 @@ fn a_turn_is_over_once_it_was_long_enough_and_its_own_group_is_settled() {
         assert_eq!(Turn::Queued(groups).is_over(long[0]), groups <= LED_MAX as usize);
     }
     assert!(Turn::Queued(0).is_over(Led::default()));
-    assert!(!Turn::ForPlace(1).is_over(Led::default()) && Turn::ForPlace(1).is_over(Led { groups: 1, time: little }));
+    assert!(
+        !Turn::ForPlace(1).is_over(Led::default())
+            && Turn::ForPlace(1).is_over(Led { groups: 1, time: little })
+    );
 }
 
 #[test]
