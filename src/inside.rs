@@ -26,14 +26,15 @@ pub(crate) struct Inside(());
 
 impl Inside {
     pub(crate) fn enter<T>(engine: &T, role: Role) -> Self {
-        ROLES.with(|roles| roles.borrow_mut().push((id(engine), role)));
+        // A thread that is ending keeps no list: its own thread-locals may have the last handle on an engine.
+        ROLES.try_with(|roles| roles.borrow_mut().push((id(engine), role))).ok();
         Self(())
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        ROLES.with(|roles| roles.borrow_mut().pop());
+        ROLES.try_with(|roles| roles.borrow_mut().pop()).ok();
     }
 }
 

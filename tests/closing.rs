@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use common::{Machine, default_scope, fresh, poll, ready};
+use common::{Machine, default_scope, done, fresh, poll, ready};
 use futures_executor::block_on;
 use idemkv::{BeginError, Closed, Engine};
 
@@ -89,4 +90,26 @@ fn of_all_who_close_at_once_each_is_told_when_the_file_is_free() {
         Engine::open(&path).unwrap().close().unwrap();
         drop(claim);
     }
+}
+
+/// Thread-locals go in the order in which they came, backwards: those of the crate may be gone before the engine is.
+#[test]
+fn an_engine_in_a_thread_local_is_closed_when_its_thread_ends() {
+    thread_local! {
+        static ENGINE: RefCell<Option<Engine>> = const { RefCell::new(None) };
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    let theirs = path.clone();
+    let thread = thread::spawn(move || {
+        // There before the thread makes its first call.
+        ENGINE.with_borrow_mut(|place| assert!(place.is_none()));
+        let engine = Engine::open(&theirs).unwrap();
+        fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+        ENGINE.set(Some(engine));
+    });
+    thread.join().unwrap();
+    let engine = Engine::open(&path).unwrap();
+    done(&default_scope(&engine), "key");
+    engine.close().unwrap();
 }

@@ -21,14 +21,15 @@ pub(super) struct Running(());
 impl Running {
     #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "for `Scope::run`"))]
     pub(super) fn enter(attempt: &Arc<Attempt>) -> Self {
-        RUNNING.with(|running| running.borrow_mut().push(Arc::as_ptr(attempt)));
+        // A thread that is ending keeps no list.
+        RUNNING.try_with(|running| running.borrow_mut().push(Arc::as_ptr(attempt))).ok();
         Self(())
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        RUNNING.with(|running| running.borrow_mut().pop());
+        RUNNING.try_with(|running| running.borrow_mut().pop()).ok();
     }
 }
 
