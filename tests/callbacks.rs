@@ -67,6 +67,13 @@ const ACTS: &[(&str, Act)] = &[
         };
         assert!(last.is_ok() || last.as_ref().is_err_and(is_inside), "{last:?}");
     }),
+    ("begin of more than the log has room for", |tools| {
+        let requests: Vec<_> = (0..3_000).map(|key| (format!("many {key}"), request())).collect();
+        for answer in tools.scope.begin_many(&requests) {
+            let told = matches!(&answer, Ok(Begin::Fresh(_))) || answer.as_ref().is_err_and(is_inside);
+            assert!(told, "{answer:?}");
+        }
+    }),
     ("waiting", |tools| match tools.pending.wait_timeout(Duration::from_millis(1)) {
         // This thread serves nobody else.
         Ok(waited) => assert!(matches!(waited, Waited::TimedOut)),
@@ -88,6 +95,11 @@ const ACTS: &[(&str, Act)] = &[
     }),
     ("complete of many", |tools| {
         for ended in tools.engine.complete_many(vec![(tools.claim, "reply")]) {
+            assert!(ended.is_ok() || ended.is_err_and(|error| is_refused(error.reason())));
+        }
+    }),
+    ("complete of many with a body that the log has no room for", |tools| {
+        for ended in tools.engine.complete_many(vec![(tools.claim, vec![7; 1 << 20])]) {
             assert!(ended.is_ok() || ended.is_err_and(|error| is_refused(error.reason())));
         }
     }),
@@ -327,4 +339,27 @@ fn the_file_can_be_closed_from_a_waker_and_an_observer() {
             }
         }
     }
+}
+
+/// A batch may have claims of any engine, also of the one whose thread it would wait for.
+#[test]
+fn a_batch_of_another_engine_with_claims_of_the_one_that_calls_returns() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [engine, other] = ["x", "y"].map(|name| Engine::open(scratch.path().join(name)).unwrap());
+    let scope = default_scope(&engine);
+    let Ok(Begin::InFlight(pending)) = ({
+        std::mem::forget(fresh(&scope, "theirs"));
+        scope.begin("theirs", request())
+    }) else {
+        panic!("it is out")
+    };
+    let tools = Tools { engine: other, claim: fresh(&scope, "mine"), scope: scope.clone(), pending };
+    let (done, is_done) = sync_channel(1);
+    let act: Act = |tools| {
+        let ended = tools.engine.complete_many(vec![(tools.claim, "reply")]);
+        assert!(ended.iter().all(|ended| ended.as_ref().is_err_and(|error| is_refused(error.reason()))));
+    };
+    let foreign = Arc::new(Foreign { work: Mutex::new(Some((act, tools))), done });
+    thread::spawn(move || provoke(Place::Pending, &scope, &foreign));
+    assert!(is_done.recv_timeout(WATCHDOG).expect("the batch waits for its own thread"));
 }

@@ -130,8 +130,7 @@ impl Core {
         let mut waiting = Vec::new();
         // One place on the heap for all calls that need not wait.
         let mut spare = None;
-        // A thread that must not block is refused each grant, and told all else.
-        let member = if self.check_blocking(caller).is_ok() { Caller::Member } else { Caller::Thread };
+        let member = self.member(caller);
         let digests: Vec<_> = requests.iter().map(|(key, _)| scope.digest(key.as_ref()).ok()).collect();
         for (requests, digests) in requests.chunks(BATCH_MAX).zip(digests.chunks(BATCH_MAX)) {
             let replays = self.replays(digests, requests).into_iter();

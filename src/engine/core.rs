@@ -675,6 +675,12 @@ impl Core {
         Ok(self.check_blocking(Caller::Thread)?)
     }
 
+    /// How a batch makes its calls. A thread that must not wait makes each as a thread, which is refused what it would wait for.
+    pub(super) fn member(&self, caller: Caller) -> Caller {
+        let must_not_wait = caller == Caller::Thread && self.check_waiting().is_err();
+        if must_not_wait { Caller::Thread } else { Caller::Member }
+    }
+
     fn next_fence(&self) -> Result<Fence, BeginError> {
         if let Ok(fence) = self.fences.draw() {
             return Ok(fence);

@@ -125,9 +125,7 @@ impl Engine {
         &self,
         claims: Vec<(Claim, End<B>)>,
     ) -> Vec<Result<Option<Record>, EndError>> {
-        // A thread that must not block is refused, with its claims.
-        let may_block = self.handle.core().check_blocking(Caller::Thread).is_ok();
-        let members = hand_over_all(if may_block { Caller::Member } else { Caller::Thread }, claims);
+        let members = hand_over_all(Caller::Thread, claims);
         park_on(settle_all(Caller::Thread, members, self.handle.core().options.patience))
     }
 
@@ -141,7 +139,7 @@ impl Engine {
         &self,
         claims: Vec<(Claim, End<B>)>,
     ) -> impl Future<Output = Vec<Result<Option<Record>, EndError>>> + Send + use<B> {
-        let members = hand_over_all(Caller::Member, claims);
+        let members = hand_over_all(Caller::Task, claims);
         members.iter().for_each(Member::call_leader);
         settle_all(Caller::Task, members, self.handle.core().options.patience)
     }
@@ -225,12 +223,14 @@ fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -
             let refused = EndError::new(ClaimError::BatchTooLong { len, max }, Some(claim));
             return Member::Completing(Completing::Refused(refused));
         }
+        // The claim may be another engine's.
+        let member = claim.core().member(caller);
         match &end.way {
             Way::Stored(outcome, body) => {
                 let given = Given { outcome: *outcome, body: body.as_ref(), completion: end.completion };
-                Member::Completing(claim.start_completing(caller, given))
+                Member::Completing(claim.start_completing(member, given))
             }
-            Way::Released => Member::Releasing(claim.start_releasing(caller)),
+            Way::Released => Member::Releasing(claim.start_releasing(member)),
         }
     };
     claims.into_iter().map(hand_over).collect()
