@@ -167,3 +167,44 @@ fn a_file_that_was_closed_cleanly_opens_on_a_full_disk_without_its_log() {
     engine.step();
     assert!(matches!(engine.begin("new", request()), Ok(Begin::Fresh(_))));
 }
+
+/// The log gets another size at an opening that runs out of space anywhere on its way.
+#[test]
+fn a_log_that_was_replaced_before_the_disk_was_full_is_not_taken_for_one_that_was_taken_away() {
+    let (mut opened_full, mut operation) = (0, 0);
+    loop {
+        let machine = Machine::default();
+        let engine = machine.open();
+        for key in 0..KEYS {
+            fresh(&engine.scope(""), &key.to_string()).complete(body(key)).unwrap();
+        }
+        let lost = fresh(&engine.scope(""), "lost");
+        machine.kill((lost, engine));
+        let full_from = machine.disk.operations() + operation;
+        machine.disk.fault_at(full_from, DiskFault::Full);
+        let engine = match machine.options().log_segment_bytes(128 << 10).open("x.idem") {
+            Ok(engine) => engine,
+            Err(OpenError::Io(failure)) if failure.is_disk_full() => {
+                operation += 1;
+                continue;
+            }
+            Err(error) => panic!("operation {operation}: {error}"),
+        };
+        let is_over = machine.disk.operations() <= full_from;
+        opened_full += usize::from(engine.stats().is_disk_full);
+        engine.step();
+        has_all(&engine);
+        machine.disk.mend();
+        machine.clock.advance(std::time::Duration::from_secs(1));
+        engine.step();
+        assert!(!engine.stats().has_failed, "operation {operation}");
+        fresh(&engine.scope(""), "new").complete("new").unwrap();
+        has_all(&engine);
+        engine.close().unwrap();
+        if is_over {
+            break;
+        }
+        operation += 1;
+    }
+    assert!(opened_full > 3, "{opened_full}");
+}

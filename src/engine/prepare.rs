@@ -45,6 +45,8 @@ impl Core {
             kept
         } else {
             let disk = &*self.options.disk;
+            // The one there was is over. Where this fails, it must not be missed at its path.
+            *self.log.lock() = None;
             let log = Log::create(disk, path, id, wanted, self.opening).map_err(refused)?;
             let bytes = log.bytes().map_err(refused)?;
             // Only now does the store rely on it.
