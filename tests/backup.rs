@@ -52,7 +52,7 @@ fn check_filled(engine: &Engine, context: &str) {
 
 /// Whatever of a backup is on the disk.
 fn remains(machine: &Machine) -> Vec<&'static str> {
-    [COPY, "copy.idem-new", "copy.idem-wal"]
+    [COPY, "copy.idem-unfinished", "copy.idem-wal"]
         .into_iter()
         .filter(|name| machine.disk.read(Path::new(name)).is_some())
         .collect()
@@ -170,7 +170,12 @@ fn a_full_disk_or_an_error_at_any_operation_leaves_nothing_behind_and_harms_nobo
             match &made {
                 Ok(_) => check_filled(&open_copy(&machine), &context),
                 // A last name that can't be taken away may stay; it is the next backup's to take.
-                Err(_) => assert!(remains(&machine).iter().all(|name| *name == "copy.idem-new"), "{context}"),
+                Err(_) => {
+                    assert!(
+                        remains(&machine).iter().all(|name| *name == "copy.idem-unfinished"),
+                        "{context}"
+                    );
+                }
             }
             check_filled(&engine, &context);
             drop(engine);
@@ -271,6 +276,22 @@ fn backups_under_load_have_all_that_was_acknowledged_before_they_began_and_nothi
 }
 
 #[test]
+fn a_backup_of_a_name_that_no_engine_can_open_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(dir.path().join("x.idem")).unwrap();
+    for len in 238..=255 {
+        let path = dir.path().join("n".repeat(len));
+        match engine.backup(&path) {
+            Ok(_) => drop(Engine::open(&path).unwrap()),
+            Err(error) => {
+                assert!(matches!(error, BackupError::Copy(OpenError::NameTooLong { .. })), "{error}");
+                assert!(len > 240 && !path.exists(), "{len}");
+            }
+        }
+    }
+}
+
+#[test]
 fn one_backup_is_made_at_a_time_and_closing_ends_one() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("x.idem")).unwrap();
@@ -289,5 +310,5 @@ fn one_backup_is_made_at_a_time_and_closing_ends_one() {
         Ok(_) => drop(Engine::open(dir.path().join("copy")).unwrap()),
         Err(other) => panic!("{other}"),
     }
-    assert!(!dir.path().join("copy-new").exists());
+    assert!(!dir.path().join("copy-unfinished").exists());
 }

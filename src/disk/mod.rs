@@ -20,6 +20,17 @@ pub(crate) use real::RealDisk;
 pub(crate) use tracked::{CHUNK, Tracked, Tracking};
 pub(crate) use untouched::Untouched;
 
+/// What the name of a file ends with while it is being made. Whatever is there by that name is written over, so it is nothing that a
+/// person would call a file of his own: a copy, a file that is put back.
+pub(crate) const UNFINISHED: &str = "-unfinished";
+
+/// The name under which the file at `path` is made.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    name.into()
+}
+
 /// What kind of thing a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

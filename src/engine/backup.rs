@@ -4,15 +4,16 @@
 //! rounds long. The last round comes behind a checkpoint, with the rota held: nobody but who has that writes to the file. So
 //! the copy is what a kill at that moment would leave of the file, with an empty log.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::Engine;
 use super::core::{Core, Counters};
+use super::open::check_name;
 use crate::Timestamp;
 use crate::caller::Caller;
 use crate::clock::Stopwatch;
-use crate::disk::Kind;
+use crate::disk::{Kind, unfinished};
 use crate::error::{BackupError, CommitError, IoFailure};
 use crate::observer::Event;
 use crate::store::{Copy, Meanwhile, Whole};
@@ -95,12 +96,13 @@ impl Core {
             move |error| BackupError::Io(IoFailure::new(&path, doing, error))
         };
         let path = &disk.resolve(path).map_err(failed(path, "looking for"))?;
+        check_name(path)?;
         for taken in [path, &wal::path_of(path)] {
             if disk.kind(taken).map_err(failed(taken, "looking at"))? != Kind::Missing {
                 return Err(BackupError::Exists(taken.clone()));
             }
         }
-        let temporary = temporary(path);
+        let temporary = unfinished(path);
         let file =
             disk.create(&temporary, Some(self.store.path())).map_err(failed(&temporary, "creating"))?;
         let copied = match self.store.copy(&temporary, file) {
@@ -181,11 +183,4 @@ impl Core {
         let bytes = whole.finish(&*self.options.disk, path, time, salt)?;
         Ok(Backup { time, bytes })
     }
-}
-
-/// The name of a backup that is not there yet.
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-new");
-    name.into()
 }

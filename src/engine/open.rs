@@ -24,7 +24,7 @@ use crate::attempt::{Attempt, AttemptParts, Budget, HandOver, Progress};
 use crate::clock::{EngineClock, Past};
 use crate::codec::{BadBytes, Entry, Text};
 use crate::commit::{Commit, Publish, Threads};
-use crate::disk::Kind;
+use crate::disk::{Kind, UNFINISHED};
 use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
@@ -231,8 +231,8 @@ fn real_name(path: &Path, options: &Options) -> Result<PathBuf, OpenError> {
 }
 
 /// Checks that the names of the log, and of a log that is being made, fit as well. Before anything is made.
-fn check_name(path: &Path) -> Result<(), OpenError> {
-    let max = FILE_NAME_MAX - "-wal-new".len();
+pub(super) fn check_name(path: &Path) -> Result<(), OpenError> {
+    let max = FILE_NAME_MAX - "-wal".len() - UNFINISHED.len();
     let len = path.file_name().map_or(0, std::ffi::OsStr::len);
     if len > max {
         return Err(OpenError::NameTooLong { path: path.to_owned(), len, max });

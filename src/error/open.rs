@@ -23,7 +23,7 @@ pub enum OpenError {
     NotIdemkv(PathBuf),
     /// The path is empty.
     NoPath,
-    /// The name of the file is too long: the names of its log and of files that are being made have 8 bytes more.
+    /// The name of the file is too long: the names of its log and of files that are being made have 15 bytes more.
     NameTooLong {
         /// The path that was given.
         path: PathBuf,

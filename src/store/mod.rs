@@ -14,7 +14,7 @@ use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableHandle,
 
 use crate::Timestamp;
 use crate::codec::{self, Sealer};
-use crate::disk::{Disk, DiskFile, Untouched};
+use crate::disk::{Disk, DiskFile, Untouched, unfinished};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::fork::Origin;
 use crate::key::{Digest, Secret};
@@ -164,9 +164,7 @@ impl Store {
     /// It is made under another name first, so that a crash leaves either no file or a whole one. `Ok(false)` where
     /// somebody else made it meanwhile.
     pub(crate) fn create(disk: &dyn Disk, path: &Path, meta: &Meta) -> Result<bool, OpenError> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push("-new");
-        let temporary = PathBuf::from(temporary);
+        let temporary = unfinished(path);
         let file =
             disk.create(&temporary, None).map_err(|error| OpenError::from_io(path, "creating", error))?;
         // The file is empty and ours, so any trouble here is the disk's.

@@ -9,7 +9,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use crate::codec::{self, CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, unfinished};
 use crate::error::{Damage, IoFailure, OpenError};
 use crate::sync::{Arc, Mutex};
 use openings::Openings;
@@ -71,9 +71,7 @@ impl Log {
         salt: u64,
     ) -> Result<Self, IoFailure> {
         let path = &path_of(store);
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push("-new");
-        let temporary = PathBuf::from(temporary);
+        let temporary = unfinished(path);
         let failed = |doing| move |error| IoFailure::new(path, doing, error);
         let file = disk.create(&temporary, Some(store)).map_err(failed("creating"))?;
         let openings = Openings::first(salt);

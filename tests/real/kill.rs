@@ -48,7 +48,7 @@ fn a_temporary_name_left_by_a_kill_does_not_endanger_the_file_that_was_made() {
     let Begin::Fresh(claim) = engine.begin("key", request_of(1)).unwrap() else { panic!("not fresh") };
     claim.complete("reply").unwrap();
     engine.close().unwrap();
-    std::fs::hard_link(&path, directory.path().join("x.idem-new")).unwrap();
+    std::fs::hard_link(&path, directory.path().join("x.idem-unfinished")).unwrap();
     // The file moves to another name, and a new one is made under the old name.
     std::fs::rename(&path, &moved).unwrap();
     std::fs::rename(directory.path().join("x.idem-wal"), directory.path().join("moved.idem-wal")).unwrap();
