@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::compaction::{Compaction, Space};
 use super::core::{Core, Counters};
 use super::forget::vacated_entry;
 use super::prepare::Unprepared;
@@ -48,10 +49,7 @@ pub(crate) struct Rota {
     retry_at: Timestamp,
     /// The log, where it is not prepared for this opening yet.
     pub(super) unprepared: Option<Unprepared>,
-    /// Commits at the last step: unchanged, the engine is idle.
-    commits_seen: u64,
-    /// Bytes of the file when it was last compacted: less than that is not to be had.
-    compacted_bytes: u64,
+    compaction: Compaction,
 }
 
 /// What a step did; for tests and for tools that step by hand.
@@ -187,7 +185,7 @@ impl Core {
         };
         self.grow();
         self.mark(&mut rota, now);
-        self.compact_when_idle(&mut rota);
+        self.compact_when_idle(&mut rota, now);
         checkpointed
     }
 
@@ -413,14 +411,12 @@ impl Core {
 
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
     /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
-    fn compact_when_idle(&self, rota: &mut Rota) {
-        let commits = self.commit.stats().commits;
-        let idle = commits == rota.commits_seen;
-        rota.commits_seen = commits;
+    fn compact_when_idle(&self, rota: &mut Rota, now: Timestamp) {
+        let is_idle = rota.compaction.is_idle(self.writes(), now);
         let stopped = self.commit.failure().is_some()
             || self.halted.get().is_some()
             || self.full.lock().any().is_some();
-        if !idle || stopped || !self.store.is_wasteful() || self.store.file_bytes() == rota.compacted_bytes {
+        if !is_idle || stopped || !self.space().is_some_and(|space| rota.compaction.pays(space)) {
             return;
         }
         let compacted = match self.store.compact() {
@@ -430,10 +426,20 @@ impl Core {
             Ok(true) => self.store_batch(None, &Batch::default(), |_| {}).map(drop),
             Err(error) => Err(error),
         };
-        rota.compacted_bytes = self.store.file_bytes();
+        rota.compaction.is_over(self.space().unwrap_or_default(), self.writes());
         if let Err(error) = compacted {
             self.checkpoint_failed(error);
         }
+    }
+
+    /// How often the engine has written to the log or to the store.
+    fn writes(&self) -> u64 {
+        self.commit.stats().commits + self.counters.checkpoints.load(Ordering::Relaxed)
+    }
+
+    /// What of the file is live; `None` where nobody knows.
+    fn space(&self) -> Option<Space> {
+        Some(Space { live: self.store.live_bytes()?, file: self.store.file_bytes() })
     }
 
     /// Appends an entry that nobody waits for, if `may`, asked under the queue's lock, says so and there is room; it can be made up

@@ -21,6 +21,7 @@ mod backup;
 mod batch;
 mod claim;
 mod closing;
+mod compaction;
 mod completion;
 mod core;
 mod crew;

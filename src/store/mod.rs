@@ -153,11 +153,6 @@ pub(crate) struct Store {
     meta: Mutex<Meta>,
 }
 
-/// Compacting more than this takes more than a moment, for which readers of records on disk would have to wait.
-const COMPACT_MAX: u64 = 1 << 30;
-/// Room that is not worth giving back.
-const COMPACT_SLACK: u64 = 4 << 20;
-
 impl Store {
     /// Makes a new file at `path`, which must not exist.
     ///
@@ -518,13 +513,10 @@ impl Store {
         Ok(())
     }
 
-    /// Whether much of the file is free, and compacting it is a matter of moments. Never where others have tables in it: theirs would
-    /// look free.
-    pub(crate) fn is_wasteful(&self) -> bool {
-        if self.is_shared.load(Ordering::Relaxed) {
-            return false;
-        }
-        is_mostly_free(self.directory.read().file_bytes(), self.file_bytes())
+    /// Bytes of the file that are live; `None` where others have tables in it, which are not counted.
+    pub(crate) fn live_bytes(&self) -> Option<u64> {
+        let is_shared = self.is_shared.load(Ordering::Relaxed);
+        (!is_shared).then(|| self.directory.read().file_bytes())
     }
 
     /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile. The next
@@ -547,10 +539,6 @@ impl Store {
     pub(crate) fn close(&self) -> Result<(), Failure> {
         self.access.close()
     }
-}
-
-fn is_mostly_free(live: u64, file: u64) -> bool {
-    live <= COMPACT_MAX && file > live + live / 2 + COMPACT_SLACK
 }
 
 /// What one transaction can drop.

@@ -349,23 +349,6 @@ fn a_compaction_that_fails_loses_nothing() {
 }
 
 #[test]
-fn a_file_is_wasteful_where_much_of_it_is_free_and_what_is_live_can_be_moved_in_a_moment() {
-    let store = new_store(&SimDisk::new());
-    assert!(!store.is_wasteful());
-    store.access.file().set_len(4 * COMPACT_MAX).unwrap();
-    assert!(store.is_wasteful());
-    let contents = block::Contents { len: 1 << 30, entries: 1, remembered_until: NOW };
-    store.directory.write().insert(1, BlockInfo::new(NOW, contents));
-    assert!(!store.is_wasteful());
-    for (live, least) in
-        [(0, COMPACT_SLACK), (1 << 20, (3 << 19) + COMPACT_SLACK), (COMPACT_MAX, (3 << 29) + COMPACT_SLACK)]
-    {
-        assert!(!is_mostly_free(live, least) && is_mostly_free(live, least + 1), "{live}");
-    }
-    assert!(!is_mostly_free(COMPACT_MAX + 1, u64::MAX));
-}
-
-#[test]
 fn what_is_dropped_is_counted_no_longer() {
     let store = new_store(&SimDisk::new());
     (1..4).for_each(|n| drop(stored(&store, n)));
@@ -409,7 +392,7 @@ fn a_record_that_came_with_a_forgetting_of_its_key_moves_on() {
 }
 
 #[test]
-fn a_file_with_tables_of_others_is_not_wasteful_to_whoever_opens_it() {
+fn what_is_live_is_not_known_of_a_file_with_tables_of_others() {
     const THEIRS: TableDefinition<'_, u64, u64> = TableDefinition::new("theirs");
     for others in [false, true] {
         let disk = SimDisk::new();
@@ -419,8 +402,7 @@ fn a_file_with_tables_of_others_is_not_wasteful_to_whoever_opens_it() {
         }
         store.close().unwrap();
         let store = open(&disk);
-        store.access.file().set_len(4 * COMPACT_MAX).unwrap();
-        assert_eq!(store.is_wasteful(), !others);
+        assert_eq!(store.live_bytes(), (!others).then_some(0));
     }
 }
 
