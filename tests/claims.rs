@@ -377,6 +377,22 @@ fn a_renewed_claim_is_good_for_another_lease_each_time() {
 }
 
 #[test]
+fn a_superseded_claim_whose_keys_record_can_not_be_read_is_not_told_that_the_key_is_vacant() {
+    let machine = Machine::rerun();
+    let engine = machine.options().cache_bytes(0).open("x.idem").unwrap();
+    let scope = jobs(&engine);
+    let claim = fresh(&scope, "key");
+    machine.clock.advance(LEASE);
+    fresh(&scope, "key").complete("in time").unwrap();
+    engine.checkpoint().unwrap();
+    // It is on disk alone now, and nothing is read any more.
+    engine.close().unwrap();
+    let refused = claim.complete("late").unwrap_err();
+    let status = superseded(refused.reason());
+    assert!(matches!(status, Status::Unreadable(_)), "{status}");
+}
+
+#[test]
 fn whatever_a_superseded_claim_asks_for_is_refused_with_what_became_of_its_key() {
     type Late = fn(Claim) -> ClaimError;
     let calls: [(&str, Late); 6] = [

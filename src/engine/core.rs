@@ -452,7 +452,8 @@ impl Core {
                 self.status_of(Found::Record(record), before)
             }
             Ok(Followed::Slot(slot)) => self.status_of(Found::Slot(slot), before),
-            Ok(Followed::Over(_)) | Err(_) => Status::Vacant,
+            Ok(Followed::Over(_)) => Status::Vacant,
+            Err(error) => Status::Unreadable(error),
         }
     }
 

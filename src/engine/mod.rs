@@ -92,6 +92,9 @@ pub enum Status {
     Done(Record),
     /// There was a result. It is no longer replayed, but the key is not free yet.
     Expired(Tombstone),
+    /// There is, or was, a result, and its record can't be read. Only a claim or a token that was superseded is told so; a lookup gives
+    /// the error.
+    Unreadable(ReadError),
 }
 
 impl std::fmt::Display for Status {
@@ -102,6 +105,7 @@ impl std::fmt::Display for Status {
             Self::Interrupted(attempt) => write!(f, "interrupted: {attempt}"),
             Self::Done(record) => write!(f, "done: {}, completed {}", record.outcome(), record.completed()),
             Self::Expired(tombstone) => write!(f, "expired: {tombstone}"),
+            Self::Unreadable(error) => write!(f, "its record can't be read: {error}"),
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use super::{Claim, Ending, Engine, Entries, Pending, Scope};
+use crate::IoFailure;
 
 macro_rules! unwind_safe {
     ($($handle:ty),*) => {
@@ -15,6 +16,8 @@ macro_rules! unwind_safe {
 }
 
 unwind_safe!(Engine, Scope, Claim, Pending, Entries);
+// An error of the system, which nobody changes any more. It is in answers.
+unwind_safe!(IoFailure);
 
 impl<T> UnwindSafe for Ending<T> {}
 impl<T> RefUnwindSafe for Ending<T> {}

@@ -59,6 +59,7 @@ impl fmt::Display for ClaimError {
                     Status::Interrupted(_) => "interrupted",
                     Status::Done(_) => "done",
                     Status::Expired(_) => "done, and its result no longer kept",
+                    Status::Unreadable(_) => "done, but its record can't be read",
                 };
                 write!(
                     f,
