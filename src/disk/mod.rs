@@ -83,7 +83,7 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// As for [`Disk::open`].
     fn create(&self, path: &Path, like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives the file `from` the name `to`, which must not exist yet, and makes that durable.
+    /// Gives the file `from` the name `to`, which must not exist yet, and makes that durable. After an error it does not have that name.
     ///
     /// # Errors
     ///

@@ -13,11 +13,11 @@ use super::open::check_name;
 use crate::Timestamp;
 use crate::caller::Caller;
 use crate::clock::Stopwatch;
-use crate::disk::{Kind, unfinished};
+use crate::disk::{Disk, DiskFile, Kind, unfinished};
 use crate::error::{BackupError, CommitError, IoFailure};
 use crate::observer::Event;
 use crate::store::{Copy, Meanwhile, Whole};
-use crate::sync::{is_ours, pause};
+use crate::sync::{Arc, is_ours, pause};
 use crate::wal;
 
 /// Rounds in which the file is copied while it changes, at most.
@@ -109,15 +109,15 @@ impl Core {
             Some(copy) => self.copy(copy).and_then(|(whole, time)| self.finish(whole, &temporary, time)),
             None => Err(BackupError::Running),
         };
-        let made = copied.and_then(|backup| match disk.publish(&temporary, path) {
-            Ok(()) => Ok(backup),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(BackupError::Exists(path.clone()))
-            }
-            Err(error) => Err(failed(path, "naming")(error)),
-        });
+        // It is locked until it has its name, or is gone.
+        let (made, copy) = match copied {
+            Ok((backup, copy)) => (name(disk, &temporary, path).map(|()| backup), Some(copy)),
+            Err(error) => (Err(error), None),
+        };
         match &made {
             Ok(backup) => {
+                // Its drop would do, but for a child process that is being started at this moment and has a copy of it.
+                drop(copy.map(|copy| copy.unlock()));
                 Counters::count(&self.counters.backups);
                 let (bytes, took) = (backup.bytes, watch.elapsed());
                 self.options.hooks.tell(|| Event::BackedUp { bytes, took });
@@ -175,12 +175,29 @@ impl Core {
         Ok(())
     }
 
-    fn finish(&self, whole: Whole, path: &Path, time: Timestamp) -> Result<Backup, BackupError> {
+    fn finish(
+        &self,
+        whole: Whole,
+        path: &Path,
+        time: Timestamp,
+    ) -> Result<(Backup, Arc<dyn DiskFile>), BackupError> {
         let meta = self.store.meta();
         // Another one than the log's frames have: what is in the log is not in the backup.
         let purpose = format!("backup {} {}", meta.salt, meta.checkpointed_seq);
         let salt = u64::from_le_bytes(self.options.entropy.draw(&purpose)?);
-        let bytes = whole.finish(&*self.options.disk, path, time, salt)?;
-        Ok(Backup { time, bytes })
+        let copy = whole.finish(&*self.options.disk, path, time, salt)?;
+        let bytes = copy.len().map_err(|error| IoFailure::new(path, "measuring", error))?;
+        Ok((Backup { time, bytes }, copy))
     }
+}
+
+/// Gives a backup its name.
+fn name(disk: &dyn Disk, temporary: &Path, path: &Path) -> Result<(), BackupError> {
+    disk.publish(temporary, path).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            BackupError::Exists(path.to_owned())
+        } else {
+            IoFailure::new(path, "naming", error).into()
+        }
+    })
 }

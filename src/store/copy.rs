@@ -117,14 +117,14 @@ pub(crate) struct Whole {
 
 impl Whole {
     /// Makes the copy at `path` a file of its own, durably: it needs no log, and a log of the original is refused beside it. Every page is
-    /// verified on the way. Gives its length in bytes.
+    /// verified on the way. Gives the file, locked.
     pub(crate) fn finish(
         self,
         disk: &dyn Disk,
         path: &Path,
         now: Timestamp,
         salt: u64,
-    ) -> Result<u64, OpenError> {
+    ) -> Result<Arc<dyn DiskFile>, OpenError> {
         let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
         self.file.set_len(self.len).map_err(failed("cutting"))?;
         self.file.sync().map_err(failed("syncing"))?;
@@ -150,8 +150,6 @@ impl Whole {
         closed.map_err(|failure| super::StoreError::Failed(failure).into_open_error())?;
         let file = disk.open(path).map_err(failed("opening"))?;
         file.sync().map_err(failed("syncing"))?;
-        let len = file.len().map_err(failed("measuring"))?;
-        file.unlock().map_err(failed("unlocking"))?;
-        Ok(len)
+        Ok(file)
     }
 }

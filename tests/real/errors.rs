@@ -115,3 +115,41 @@ fn an_error_of_any_system_call_is_told_and_loses_nothing_acknowledged() {
         assert!(told.contains_key(what), "nothing was {what}: {told:?}");
     }
 }
+
+/// Not a test: the process that makes a backup beside its file.
+#[test]
+fn process_that_backs_up() {
+    let Some(path) = std::env::var_os(FILE_VARIABLE) else { return };
+    let Ok(engine) = small_options().open(&path) else { return println!("\n@refused") };
+    let told = match engine.backup(Path::new(&path).with_file_name("copy")) {
+        Ok(_) => "made",
+        Err(_) => "refused",
+    };
+    println!("\n@{told}");
+}
+
+#[test]
+fn a_backup_that_is_refused_at_any_call_for_its_name_is_not_there() {
+    if !can_inject() {
+        return;
+    }
+    let mut refused = 0;
+    for call in ["fsync", "linkat", "unlink"] {
+        for number in 1..=4 {
+            let directory = tempfile::tempdir().unwrap();
+            let (path, copy) = (directory.path().join("x.idem"), directory.path().join("copy"));
+            let injected = format!("{call}:error=EIO:when={number}");
+            let mut process = ourselves("errors::process_that_backs_up", Some(&injected));
+            let output = process.env(FILE_VARIABLE, &path).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            if said.contains("@refused") {
+                refused += 1;
+                assert!(!copy.exists(), "{injected}");
+            } else {
+                assert!(said.contains("@made"), "{injected}: {said}");
+                Engine::open(&copy).unwrap().close().unwrap();
+            }
+        }
+    }
+    assert!(refused >= 5, "{refused} were refused");
+}
