@@ -69,6 +69,7 @@ mod interruption;
 #[cfg(feature = "serde")]
 mod json;
 mod key;
+mod line;
 #[cfg(all(test, idemkv_loom, feature = "sim"))]
 mod models;
 mod nudge;

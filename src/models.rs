@@ -24,6 +24,7 @@ use crate::disk::sim::SimDisk;
 use crate::error::Failure;
 use crate::index::{Change, Hot, Index, Slot};
 use crate::key::{Digest, Secret};
+use crate::line::Rank;
 use crate::nudge::Nudge;
 use crate::record::{Place, Record, RecordParts};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
@@ -267,12 +268,9 @@ fn a_thread_that_waits_for_room_is_woken_when_it_is_given_back() {
         let theirs = Arc::clone(&room);
         let other = spawn(move || theirs.withdraw(512));
         // As `Core::promise` does.
-        loop {
-            let wakes = room.wakes();
-            if room.try_promise(512) {
-                break;
-            }
-            room.wait(512, wakes, Deadline::NEVER);
+        let mut place = room.line_up(512, Rank::Other);
+        while place.look(|| None::<()>).is_none() {
+            place.wait(Deadline::NEVER);
         }
         other.join().unwrap();
         room.withdraw(512 * taken);

@@ -175,7 +175,7 @@ impl Claim {
         let intent = (!self.terms.logged).then(|| Entry::Intent(self.attempt.row()).encoded());
         let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
         let costs = cost(entry) + intent.as_deref().map_or(0, cost);
-        core.promise(caller, costs).await?;
+        core.promise_to_claim(caller, costs).await?;
         let granted = intent.as_deref();
         let entries = granted
             .map(|intent| (intent, Op::Granted(Arc::clone(&self.attempt)), cost(intent)))

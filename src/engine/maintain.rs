@@ -18,6 +18,7 @@ use crate::error::{Busy, CommitError, Failure};
 use crate::index::Slot;
 use crate::inside::{Inside, Role, is_inside};
 use crate::key::Digest;
+use crate::line::Rank;
 use crate::nudge::Nudges;
 use crate::record::Record;
 use crate::store::{Applied, Batch, Begun, Meta, StoreError};
@@ -446,7 +447,7 @@ impl Core {
     /// for later.
     fn append_unattended(&self, entry: &[u8], op: Op, may: impl FnOnce() -> bool) -> bool {
         let cost = entry_bytes_max(entry.len()) as u64;
-        if !self.room.try_promise(cost) {
+        if !self.room.try_promise_to(Rank::Claim, cost) {
             return false;
         }
         let appended = self.commit.append_promised_if(Caller::Thread, [(entry, op, cost)], may);

@@ -1,5 +1,6 @@
 //! What claims and waits take of what is limited, given back when they end.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use super::Handle;
@@ -10,6 +11,7 @@ use crate::caller::Caller;
 use crate::clock::Deadline;
 use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::error::{BeginError, Busy, CommitError, Failure};
+use crate::line::Rank;
 use crate::policy::Policy;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 use crate::wal::frame::entry_bytes_max;
@@ -100,79 +102,81 @@ impl Core {
 
     /// Promises room in the log, waiting for it if need be.
     pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
-        self.promise_until(caller, bytes, None).await
+        self.promise_until(caller, Rank::Other, bytes, None).await
+    }
+
+    /// [`promise`](Self::promise) to a claim that is out, in front of all others who wait.
+    pub(super) async fn promise_to_claim(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
+        self.promise_until(caller, Rank::Claim, bytes, None).await
     }
 
     /// [`promise`](Self::promise) with the deadline of a batch.
     async fn promise_until(
         &self,
         caller: Caller,
+        rank: Rank,
         bytes: u64,
         deadline: Option<Deadline>,
     ) -> Result<(), CommitError> {
         if self.gate.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
-        if self.room.try_promise(bytes) {
+        if self.room.try_promise_to(rank, bytes) {
             return Ok(());
         }
         // Boxed, because nearly nobody comes here, and whoever does not should not carry it along.
         let _waiting = Waiter::new(&self.counters.waiting_for_room);
-        Box::pin(self.wait_for_room(caller, bytes, deadline)).await
+        Box::pin(self.wait_for_room(caller, rank, bytes, deadline)).await
     }
 
     async fn wait_for_room(
         &self,
         caller: Caller,
+        rank: Rank,
         bytes: u64,
         deadline: Option<Deadline>,
     ) -> Result<(), CommitError> {
         let patience = self.options.patience;
         let deadline = deadline.unwrap_or_else(|| Deadline::after(patience));
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
+        // In line before the worker is called, so that the worker sees how much is wanted.
+        let mut place = self.room.line_up(bytes, rank);
         match caller {
             // The worker would wait for room that it makes itself.
             Caller::Thread if self.options.workers && self.check_waiting().is_err() => {
-                self.promise_now(bytes).unwrap_or(Err(CommitError::InsideCallback))
+                place.look(|| self.ask_for_room()).unwrap_or(Err(CommitError::InsideCallback))
             }
             Caller::Thread => loop {
-                let wakes = self.room.wakes();
-                if let Some(promised) = self.promise_now(bytes) {
+                if let Some(promised) = place.look(|| self.ask_for_room()) {
                     return promised;
                 }
                 // Without a worker nobody else makes room.
                 if deadline.has_passed() || !self.options.workers {
                     return late;
                 }
-                self.room.wait(bytes, wakes, deadline);
+                place.wait(deadline);
             },
             // Without a worker nobody would end the wait of a batch that is polled by its own thread.
-            Caller::Member if !self.options.workers => self.promise_now(bytes).unwrap_or(late),
+            Caller::Member if !self.options.workers => place.look(|| self.ask_for_room()).unwrap_or(late),
             Caller::Task | Caller::Member => {
-                let promised = self.room.until(|| self.promise_for(caller, bytes));
+                let ask = || self.ask_for_room().or_else(|| self.in_vain(caller, bytes));
+                let promised = poll_fn(|context| place.poll(context, ask));
                 self.timers.timeout(deadline, promised).await.unwrap_or(late)
             }
         }
     }
 
-    /// [`promise_now`](Self::promise_now). A member of a batch does not wait for the end of claims: the batch may have them, and others
-    /// of the batch have their answers.
-    fn promise_for(&self, caller: Caller, bytes: u64) -> Option<Result<(), CommitError>> {
-        self.promise_now(bytes).or_else(|| {
-            let is_in_vain =
-                caller == Caller::Member && !self.room.may_come(bytes, self.options.log_bytes_max());
-            is_in_vain.then_some(Err(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO })))
-        })
+    /// Why a member of a batch does not wait: only the end of claims could give room. The batch may have those, and others of the batch
+    /// have their answers.
+    fn in_vain(&self, caller: Caller, bytes: u64) -> Option<CommitError> {
+        let is_in_vain = caller == Caller::Member && !self.room.may_come(bytes, self.options.log_bytes_max());
+        is_in_vain.then_some(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }))
     }
 
-    /// Asks for room, and promises it if it is there by then. `None` means: wait.
-    fn promise_now(&self, bytes: u64) -> Option<Result<(), CommitError>> {
+    /// Has room made, and says why none will come, where that is known.
+    fn ask_for_room(&self) -> Option<CommitError> {
         if self.gate.is_forked() {
-            return Some(Err(CommitError::Failed(Failure::Forked)));
-        }
-        // Asked before the worker is called, so that it sees what is wanted.
-        if self.room.try_promise(bytes) {
-            return Some(Ok(()));
+            return Some(CommitError::Failed(Failure::Forked));
         }
         if self.options.workers {
             self.worker.nudge();
@@ -181,17 +185,14 @@ impl Core {
         } else {
             self.make_room();
         }
-        if self.room.try_promise(bytes) {
-            return Some(Ok(()));
-        }
         if let Some(failure) = self.commit.failure().or(self.halted.get()) {
-            return Some(Err(CommitError::Failed(failure.clone())));
+            return Some(CommitError::Failed(failure.clone()));
         }
         if let Err(shut) = self.gate.check() {
-            return Some(Err(shut.into()));
+            return Some(shut.into());
         }
         let full = self.full.lock().any();
-        full.map(|failure| Err(CommitError::Busy(Busy::DiskFull(failure))))
+        full.map(|failure| CommitError::Busy(Busy::DiskFull(failure)))
     }
 }
 
@@ -250,7 +251,7 @@ impl Permit {
     ) -> Result<(), CommitError> {
         let more = self.lacks(bytes);
         if more > 0 {
-            self.handle.core().promise_until(caller, more, deadline).await?;
+            self.handle.core().promise_until(caller, Rank::Claim, more, deadline).await?;
             self.share_mut().promised += more;
         }
         Ok(())

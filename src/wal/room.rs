@@ -7,9 +7,10 @@
 
 use std::collections::VecDeque;
 
-use crate::clock::Deadline;
-use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
-use crate::wakers::Wakers;
+use crate::line::{Line, Rank, Rings};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+
+mod place;
 
 /// Bytes that a new log is made with, where its segments are not shorter.
 pub(crate) const FIRST_BYTES: u64 = 256 << 10;
@@ -27,12 +28,9 @@ pub(crate) struct Geometry {
 pub(crate) struct Room {
     geometry: Geometry,
     state: Mutex<State>,
-    changed: Condvar,
     /// Of what is promised: bytes of entries that are queued and not written yet. Taken back under the lock of `state`, so that under it
     /// this is never less than what is promised to them.
     queued: AtomicU64,
-    /// Tasks that wait for a change.
-    tasks: Wakers,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +51,8 @@ struct State {
     wanted: u64,
     /// Counts calls of [`Room::wake`], so that one that comes right before a wait is not missed.
     wakes: u64,
+    /// Callers that wait for a promise. Nobody is promised anything in front of them.
+    line: Line,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,18 +101,26 @@ impl State {
     fn fits(&self, geometry: Geometry, bytes: u64) -> bool {
         self.promised.saturating_add(bytes) <= self.capacity(geometry)
     }
+
+    /// Makes promises to those who wait, as far as there is space. Called wherever there is more of it.
+    fn serve(&mut self, geometry: Geometry) -> Rings {
+        if self.line.is_empty() {
+            return Rings::default();
+        }
+        let capacity = self.capacity(geometry);
+        let promised = &mut self.promised;
+        self.line.serve(|bytes| {
+            let fits = promised.saturating_add(bytes) <= capacity;
+            *promised += if fits { bytes } else { 0 };
+            fits
+        })
+    }
 }
 
 impl Room {
     /// Space in a log that is not open for writing yet: there is none.
     pub(crate) fn new(geometry: Geometry) -> Self {
-        Self {
-            geometry,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            queued: AtomicU64::new(0),
-            tasks: Wakers::default(),
-        }
+        Self { geometry, state: Mutex::default(), queued: AtomicU64::new(0) }
     }
 
     /// The log has so many bytes of segments, all free and all durable.
@@ -126,10 +134,16 @@ impl Room {
         self.wake();
     }
 
-    /// Promises `bytes`, if there is space for them beside all earlier promises.
+    /// Promises `bytes`, if there is space for them beside all earlier promises, and nobody waits for a promise.
+    #[cfg(test)]
     pub(crate) fn try_promise(&self, bytes: u64) -> bool {
+        self.try_promise_to(Rank::Other, bytes)
+    }
+
+    /// [`try_promise`](Self::try_promise), in front of those who wait with a lower rank.
+    pub(crate) fn try_promise_to(&self, rank: Rank, bytes: u64) -> bool {
         let mut state = self.state.lock();
-        let fits = state.fits(self.geometry, bytes);
+        let fits = bytes == 0 || state.line.is_free_for(rank) && state.fits(self.geometry, bytes);
         if fits {
             state.promised += bytes;
         } else {
@@ -143,8 +157,9 @@ impl Room {
         let mut state = self.state.lock();
         debug_assert!(state.promised >= bytes, "only what was promised is taken back");
         state.promised = state.promised.saturating_sub(bytes);
+        let rings = state.serve(self.geometry);
         drop(state);
-        self.notify();
+        rings.ring();
     }
 
     /// Notes that an entry is queued which was promised so many bytes.
@@ -158,8 +173,9 @@ impl Room {
         debug_assert!(state.promised >= bytes, "only what was promised is taken back");
         state.promised = state.promised.saturating_sub(bytes);
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
+        let rings = state.serve(self.geometry);
         drop(state);
-        self.notify();
+        rings.ring();
     }
 
     /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `bytes_max`, once all that is queued is
@@ -174,39 +190,13 @@ impl Room {
         claims.saturating_add(bytes) <= best.capacity(self.geometry)
     }
 
-    /// How often those who wait were told to look again.
-    pub(crate) fn wakes(&self) -> u64 {
-        self.state.lock().wakes
-    }
-
-    /// Waits until something changed, or until the deadline. `wakes` is from before the caller looked.
-    pub(crate) fn wait(&self, bytes: u64, wakes: u64, deadline: Deadline) {
-        let mut state = self.state.lock();
-        if state.fits(self.geometry, bytes) || state.wakes != wakes {
-            return;
-        }
-        match deadline.instant() {
-            Some(at) => {
-                self.changed.wait_until(&mut state, at);
-            }
-            None => self.changed.wait(&mut state),
-        }
-    }
-
-    /// Waits until `ready` gives something; it is asked again whenever something changed. For tasks.
-    pub(crate) async fn until<T>(&self, ready: impl FnMut() -> Option<T>) -> T {
-        self.tasks.until(ready).await
-    }
-
-    fn notify(&self) {
-        self.changed.notify_all();
-        self.tasks.wake_all();
-    }
-
-    /// Wakes all who wait, so that they look again.
+    /// Wakes all who wait, so that they look again: something else happened than that there is space.
     pub(crate) fn wake(&self) {
-        self.state.lock().wakes += 1;
-        self.notify();
+        let mut state = self.state.lock();
+        state.wakes += 1;
+        let rings = state.line.wake_all();
+        drop(state);
+        rings.ring();
     }
 
     /// Bytes to grow by, where less is left beyond all promises than half of the log, or than somebody asked for; more than a segment
@@ -254,8 +244,9 @@ impl Room {
         state.wanted = 0;
         let new = before..state.segments(self.geometry);
         state.free.extend(new);
+        let rings = state.serve(self.geometry);
         drop(state);
-        self.notify();
+        rings.ring();
     }
 
     /// Where a frame of `bytes` goes; the one before it had sequence `last_seq`.
@@ -294,14 +285,18 @@ impl Room {
             state.sealed.pop_front();
             state.free.push_back(segment);
         }
+        let rings = state.serve(self.geometry);
         drop(state);
-        self.notify();
+        rings.ring();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll};
+
     use super::*;
+    use crate::clock::Deadline;
 
     const GEOMETRY: Geometry = Geometry { segment: 100, frame_max: 20 };
 
@@ -448,9 +443,10 @@ mod tests {
     fn a_wake_between_the_look_and_the_wait_is_not_missed() {
         let room = room(100);
         assert!(room.try_promise(100));
-        let wakes = room.wakes();
+        let mut place = room.line_up(1, Rank::Other);
+        assert_eq!(place.look(|| None::<()>), None);
         room.wake();
-        room.wait(1, wakes, Deadline::NEVER);
+        place.wait(Deadline::NEVER);
     }
 
     #[test]
@@ -459,10 +455,10 @@ mod tests {
         assert!(room.try_promise(100));
         std::thread::scope(|threads| {
             for _ in 0..3 {
-                let wakes = room.wakes();
                 let waiter = threads.spawn(move || {
-                    while !room.try_promise(20) {
-                        room.wait(20, wakes, Deadline::NEVER);
+                    let mut place = room.line_up(20, Rank::Other);
+                    while place.look(|| None::<()>).is_none() {
+                        place.wait(Deadline::NEVER);
                     }
                 });
                 // Most likely it waits by then; it is woken in any case.
@@ -471,9 +467,75 @@ mod tests {
                 waiter.join().unwrap();
             }
         });
-        // What fits by now is not waited for.
+        // What is there by now is not waited for.
         room.withdraw(20);
-        room.wait(20, room.wakes(), Deadline::NEVER);
+        let mut place = room.line_up(20, Rank::Other);
+        place.wait(Deadline::NEVER);
+        assert_eq!(place.look(|| None::<()>), Some(Ok(())));
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Count(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn space_that_is_given_back_wakes_those_alone_who_are_promised_it() {
+        let room = room(1_000);
+        assert!(room.try_promise(820));
+        let count = std::sync::Arc::new(Count::default());
+        let waker = std::task::Waker::from(std::sync::Arc::clone(&count));
+        let context = Context::from_waker(&waker);
+        let woken = || count.0.load(Ordering::Relaxed);
+        let mut places: VecDeque<_> = (0..1_000).map(|_| room.line_up(10, Rank::Other)).collect();
+        assert!(places.iter_mut().all(|place| place.poll(&context, || None::<()>).is_pending()));
+        for served in 1..=50 {
+            room.withdraw(10);
+            assert_eq!(woken(), served);
+            assert!(places[0].poll(&context, || None::<()>).is_ready());
+            assert!(places[1].poll(&context, || None::<()>).is_pending(), "not in the order of their coming");
+            drop(places.pop_front());
+        }
+        // One that stops waiting once it was served leaves its promise to the next.
+        room.withdraw(10);
+        drop(places.pop_front());
+        assert!(places[0].poll(&context, || None::<()>).is_ready());
+        drop(places.pop_front());
+        // When something else happens all look.
+        let before = woken();
+        room.wake();
+        assert_eq!(woken() - before, places.len());
+        assert!(
+            places
+                .iter_mut()
+                .all(|place| place.poll(&context, || Some("closed")) == Poll::Ready(Err("closed")))
+        );
+        drop(places);
+        room.withdraw(820);
+        assert!(room.try_promise(820), "a promise was lost");
+    }
+
+    #[test]
+    fn nobody_is_promised_space_in_front_of_those_who_wait_but_the_ends_of_claims() {
+        let room = room(100);
+        assert!(room.try_promise(90));
+        let mut large = room.line_up(50, Rank::Other);
+        assert!(!room.try_promise(10), "it came later");
+        assert!(room.try_promise_to(Rank::Claim, 10));
+        let mut end = room.line_up(20, Rank::Claim);
+        assert!(!room.try_promise_to(Rank::Claim, 1), "it came later");
+        room.withdraw(60);
+        assert_eq!(end.look(|| None::<()>), Some(Ok(())));
+        assert_eq!(large.look(|| None::<()>), None);
+        // It gives way, and space that is enough for others is theirs.
+        let mut small = room.line_up(10, Rank::Other);
+        drop(large);
+        assert_eq!(small.look(|| None::<()>), Some(Ok(())));
     }
 
     #[test]

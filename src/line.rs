@@ -1,0 +1,110 @@
+//! Callers that wait in line for something limited. They are served in order, and only a caller that is served is woken: what is given
+//! back costs no more where many wait.
+
+use std::collections::BTreeMap;
+use std::task::Waker;
+
+use crate::sync::{Arc, Condvar};
+use crate::wakers::wake;
+
+/// Which callers are served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    /// A claim that is out: once it has ended it gives back more than it takes now.
+    Claim,
+    /// Anything else.
+    Other,
+}
+
+/// A place in the line. Lower numbers are served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Number(Rank, u64);
+
+/// How a caller that waits is woken.
+#[derive(Debug)]
+pub(crate) enum Bell {
+    Thread(Arc<Condvar>),
+    Task(Waker),
+}
+
+/// The line. It lies under the lock of what it is a line for; bells are rung once that is free, for a waker is code of others.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    next: u64,
+    waiting: BTreeMap<Number, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    bytes: u64,
+    /// `None` until it waits, and once it was woken.
+    bell: Option<Bell>,
+}
+
+/// Bells to ring.
+#[derive(Debug, Default)]
+#[must_use = "somebody waits for them"]
+pub(crate) struct Rings(Vec<Bell>);
+
+impl Rings {
+    pub(crate) fn ring(self) {
+        for bell in self.0 {
+            match bell {
+                Bell::Thread(condvar) => {
+                    condvar.notify_all();
+                }
+                Bell::Task(waker) => wake(waker),
+            }
+        }
+    }
+}
+
+impl Line {
+    /// Puts a caller that needs so many bytes at the end of its rank.
+    pub(crate) fn join(&mut self, bytes: u64, rank: Rank) -> Number {
+        let number = Number(rank, self.next);
+        self.next += 1;
+        self.waiting.insert(number, Waiting { bytes, bell: None });
+        number
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether a caller that comes now would be the first.
+    pub(crate) fn is_free_for(&self, rank: Rank) -> bool {
+        self.waiting.first_key_value().is_none_or(|(Number(first, _), _)| *first > rank)
+    }
+
+    /// Whether a caller still waits: not once it was served.
+    pub(crate) fn has(&self, number: Number) -> bool {
+        self.waiting.contains_key(&number)
+    }
+
+    /// Has a caller woken by `bell`; gives its bell before, to be dropped without the lock.
+    pub(crate) fn set_bell(&mut self, number: Number, bell: Bell) -> Option<Bell> {
+        self.waiting.get_mut(&number).and_then(|waiting| waiting.bell.replace(bell))
+    }
+
+    /// Serves callers from the first on, as long as `take` has what they need.
+    pub(crate) fn serve(&mut self, mut take: impl FnMut(u64) -> bool) -> Rings {
+        let mut rings = Rings::default();
+        while let Some(first) = self.waiting.first_entry()
+            && take(first.get().bytes)
+        {
+            rings.0.extend(first.remove().bell);
+        }
+        rings
+    }
+
+    /// Takes a caller out that no longer waits; `None` where it was served before.
+    pub(crate) fn leave(&mut self, number: Number) -> Option<Option<Bell>> {
+        self.waiting.remove(&number).map(|waiting| waiting.bell)
+    }
+
+    /// Wakes all, so that they look again. They keep their places.
+    pub(crate) fn wake_all(&mut self) -> Rings {
+        Rings(self.waiting.values_mut().filter_map(|waiting| waiting.bell.take()).collect())
+    }
+}
