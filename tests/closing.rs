@@ -113,3 +113,109 @@ fn an_engine_in_a_thread_local_is_closed_when_its_thread_ends() {
     done(&default_scope(&engine), "key");
     engine.close().unwrap();
 }
+
+/// Returns once the engine takes no calls any more: somebody closes it.
+fn wait_until_it_is_shut(engine: &Engine) {
+    while !matches!(engine.begin("nothing", common::request()), Err(BeginError::Closed)) {
+        thread::yield_now();
+    }
+}
+
+/// Closes on another thread; whether the file is free is seen by the caller of this, once that is done.
+fn close_beside(engine: &Engine) -> thread::JoinHandle<Closed> {
+    let engine = engine.clone();
+    thread::spawn(move || engine.close().unwrap())
+}
+
+/// What is told within a minute; who waits for itself is never told.
+#[track_caller]
+fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (told, tells) = std::sync::mpsc::channel();
+    thread::spawn(move || told.send(call()));
+    tells.recv_timeout(std::time::Duration::from_secs(60)).expect("it never returns")
+}
+
+#[test]
+fn a_close_inside_a_transaction_and_one_beside_it_return_in_either_order() {
+    for inside_is_first in [true, false] {
+        returns(move || {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = scratch.path().join("x.idem");
+            let engine = Engine::open(&path).unwrap();
+            let scope = default_scope(&engine);
+            let (claim, _out) = (fresh(&scope, "key"), fresh(&scope, "out"));
+            let mut beside = None;
+            let result = claim.complete_in(|_| {
+                let inside = || engine.clone().close().unwrap();
+                if inside_is_first {
+                    inside();
+                    wait_until_it_is_shut(&engine);
+                    beside = Some(close_beside(&engine));
+                } else {
+                    beside = Some(close_beside(&engine));
+                    wait_until_it_is_shut(&engine);
+                    inside();
+                }
+                assert!(!beside.as_ref().unwrap().is_finished(), "it is told before the file is free");
+                Ok::<_, String>("reply")
+            });
+            assert_eq!(result.unwrap().body(), b"reply");
+            assert_eq!(beside.unwrap().join().unwrap(), Closed { claims_left: 1 });
+            let again = Engine::open(&path).unwrap();
+            assert_eq!(common::done(&default_scope(&again), "key").body(), b"reply");
+            again.close().unwrap();
+        });
+    }
+}
+
+/// Closes the engine that it is told of, beside another thread that does so.
+struct Closer {
+    engine: std::sync::Mutex<Option<Engine>>,
+    is_first: bool,
+    beside: std::sync::Mutex<Option<thread::JoinHandle<Closed>>>,
+}
+
+impl idemkv::Observer for Closer {
+    fn event(&self, event: &idemkv::Event<'_>) {
+        if event.name() != "interrupted" {
+            return;
+        }
+        let Some(engine) = self.engine.lock().unwrap().take() else { return };
+        let beside = if self.is_first {
+            engine.clone().close().unwrap();
+            close_beside(&engine)
+        } else {
+            let beside = close_beside(&engine);
+            wait_until_it_is_shut(&engine);
+            engine.clone().close().unwrap();
+            beside
+        };
+        *self.beside.lock().unwrap() = Some(beside);
+    }
+}
+
+#[test]
+fn a_close_on_a_thread_of_the_engine_and_one_beside_it_return_in_either_order() {
+    for is_first in [true, false] {
+        returns(move || {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = scratch.path().join("x.idem");
+            let closer = Arc::new(Closer { engine: None.into(), is_first, beside: None.into() });
+            let engine = Engine::options().observer(Arc::clone(&closer)).open(&path).unwrap();
+            let lease = std::time::Duration::from_millis(1);
+            let scope = engine.declare("leased", engine.policy().lease(lease)).unwrap();
+            *closer.engine.lock().unwrap() = Some(engine);
+            // Its end is told on a thread of the engine's.
+            let claim = fresh(&scope, "key");
+            let beside = loop {
+                match closer.beside.lock().unwrap().take() {
+                    Some(beside) => break beside,
+                    None => thread::yield_now(),
+                }
+            };
+            beside.join().unwrap();
+            Engine::open(&path).unwrap().close().unwrap();
+            drop(claim);
+        });
+    }
+}
