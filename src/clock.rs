@@ -130,6 +130,28 @@ impl Deadline {
     }
 }
 
+/// How long one call waits, for whatever it waits: one span for all its waits, from the first of them on.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    span: Duration,
+    until: Option<Deadline>,
+}
+
+impl Patience {
+    pub(crate) fn new(span: Duration) -> Self {
+        Self { span, until: None }
+    }
+
+    /// Until when the call waits. The first wait sets it.
+    pub(crate) fn until(&mut self) -> Deadline {
+        *self.until.get_or_insert_with(|| Deadline::after(self.span))
+    }
+
+    pub(crate) fn span(&self) -> Duration {
+        self.span
+    }
+}
+
 /// Where raw time comes from.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum TimeSource {

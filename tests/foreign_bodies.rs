@@ -44,7 +44,7 @@ fn nothing(_: &Tools) {}
 
 const ACTS: [(&str, fn(&Tools)); 9] = [
     ("checkpoint", |tools| tools.engine.checkpoint().unwrap()),
-    ("step", |tools| drop(tools.engine.step())),
+    ("step", |tools| assert!(!tools.engine.step().checkpointed)),
     ("complete", |tools| drop(fresh(&tools.scope, "new").complete("reply").unwrap())),
     ("complete_in", |tools| {
         let other = tools.other.lock().unwrap().take();

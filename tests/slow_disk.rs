@@ -116,8 +116,8 @@ impl Caller {
     fn claim(&self, scope: &Scope, key: &str) -> Option<Result<Claim, Busy>> {
         let started = Instant::now();
         let begun = self.begin(scope, key);
-        // For room in the log, and then for a place in the queue.
-        self.watchdog.saw("patience", started.elapsed(), 2 * PATIENCE + COMMIT);
+        // For room in the log and for a place in the queue together.
+        self.watchdog.saw("patience", started.elapsed(), PATIENCE + COMMIT);
         match begun {
             Ok(Begin::Fresh(claim)) => Some(Ok(claim)),
             Err(BeginError::Busy(busy)) => Some(Err(busy)),

@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::caller::Caller;
-use crate::clock::{Deadline, EngineClock, Stopwatch};
+use crate::clock::{Deadline, EngineClock, Patience, Stopwatch};
 use crate::error::{Busy, CommitError, Failure};
 use crate::fork::Origin;
 use crate::inside::{Inside, Role};
@@ -178,8 +178,8 @@ impl<P: Publish> Commit<P> {
         if self.origin.is_elsewhere() { Err(CommitError::Failed(Failure::Forked)) } else { Ok(()) }
     }
 
-    /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, for at most
-    /// `patience`. The promise is the queue's once this succeeds. `None` where `may`, asked under the queue's lock when there is a
+    /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, as long as
+    /// `patience` lasts. The promise is the queue's once this succeeds. `None` where `may`, asked under the queue's lock when there is a
     /// place, says that it is no longer to be queued.
     pub(crate) async fn append(
         &self,
@@ -187,13 +187,12 @@ impl<P: Publish> Commit<P> {
         entry: Vec<u8>,
         mut op: Option<P::Op>,
         promised: u64,
-        patience: Duration,
+        patience: &mut Patience,
         may: impl Fn() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
+        let (until, full) = (patience.until(), Err(queue_full(patience)));
         let now = || self.append_now(caller, &entry, &mut op, promised, patience, &may);
-        let queued = self.tasks_drained.until(now);
-        let full = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
-        self.timers.timeout(Deadline::after(patience), queued).await.unwrap_or(full)
+        self.timers.timeout(until, self.tasks_drained.until(now)).await.unwrap_or(full)
     }
 
     /// [`append`](Self::append), where there is a place, or for a thread, which waits for one in here. `None` where a task has to
@@ -204,7 +203,7 @@ impl<P: Publish> Commit<P> {
         entry: &[u8],
         op: &mut Option<P::Op>,
         promised: u64,
-        patience: Duration,
+        patience: &mut Patience,
         may: impl Fn() -> bool,
     ) -> Option<Result<Option<Ticket>, CommitError>> {
         if let Err(forked) = self.check_process() {
@@ -381,20 +380,24 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Waits until the queue has a place.
-    fn admit(&self, bytes: usize, patience: Duration) -> Result<MutexGuard<'_, Queue<P::Op>>, CommitError> {
+    fn admit(
+        &self,
+        bytes: usize,
+        patience: &mut Patience,
+    ) -> Result<MutexGuard<'_, Queue<P::Op>>, CommitError> {
         let mut queue = self.queue.lock();
-        let mut deadline = None;
+        let mut has_waited = false;
         loop {
             self.check_open(&queue)?;
             if queue.has_place(bytes) {
                 return Ok(queue);
             }
-            let is_late = deadline.is_some_and(Deadline::has_passed);
-            if is_late {
-                return Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
+            // Before the caller leads for others, not after: that too is time it waits.
+            let deadline = patience.until();
+            if has_waited && deadline.has_passed() {
+                return Err(queue_full(patience));
             }
-            // Set before the caller leads for others, not after: that too is time it waits.
-            let deadline = *deadline.get_or_insert_with(|| Deadline::after(patience));
+            has_waited = true;
             match queue.writer.take() {
                 // Nobody leads, and the callers whose entries wait are on their way.
                 Some(writer) => {
@@ -718,6 +721,10 @@ impl<P: Publish> Commit<P> {
     pub(crate) fn stats(&self) -> CommitStats {
         self.counters.stats()
     }
+}
+
+fn queue_full(patience: &Patience) -> CommitError {
+    CommitError::Busy(Busy::QueueFull { waited: patience.span() })
 }
 
 /// Turns a panic of who writes or publishes into a failed commit. Forgotten where nothing went wrong.

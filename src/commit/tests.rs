@@ -44,8 +44,14 @@ impl Crowd {
         let Some(commit) = self.commit.get().and_then(std::sync::Weak::upgrade) else { return };
         if self.left.load(Ordering::Relaxed) > 0 {
             self.left.fetch_sub(1, Ordering::Relaxed);
-            let queued =
-                commit.append_now(Caller::Member, ENTRY, &mut Some(99), ROOM, Duration::ZERO, || true);
+            let queued = commit.append_now(
+                Caller::Member,
+                ENTRY,
+                &mut Some(99),
+                ROOM,
+                &mut Patience::new(Duration::ZERO),
+                || true,
+            );
             drop(queued);
         }
     }
@@ -178,7 +184,14 @@ fn a_caller_that_leads_for_a_place_has_the_first_that_it_makes() {
     let bench = Bench::new(1, Seen { crowd: Crowd::of(100), ..Seen::default() }, true);
     bench.append_all(0..50);
     let mut op = Some(100);
-    let appended = bench.commit.append_now(Caller::Thread, ENTRY, &mut op, ROOM, Duration::ZERO, || true);
+    let appended = bench.commit.append_now(
+        Caller::Thread,
+        ENTRY,
+        &mut op,
+        ROOM,
+        &mut Patience::new(Duration::ZERO),
+        || true,
+    );
     assert!(matches!(appended, Some(Ok(Some(_)))), "{appended:?}");
     assert_eq!(bench.groups(), 1, "others were let in, and led for, before the caller had its place");
     assert!(bench.leader.take(), "the caller may find that it need not wait, so somebody else was called");
@@ -191,8 +204,14 @@ fn a_caller_that_leads_for_a_place_looks_at_its_patience_after_each_group() {
     bench.append_all(0..50);
     // An entry for which many groups have to go.
     let long = [7; 90 * COUNTED];
-    let appended =
-        bench.commit.append_now(Caller::Thread, &long, &mut Some(100), ROOM, Duration::ZERO, || true);
+    let appended = bench.commit.append_now(
+        Caller::Thread,
+        &long,
+        &mut Some(100),
+        ROOM,
+        &mut Patience::new(Duration::ZERO),
+        || true,
+    );
     assert!(matches!(appended, Some(Err(CommitError::Busy(Busy::QueueFull { .. })))), "{appended:?}");
     assert_eq!(bench.groups(), 1);
 }
@@ -229,7 +248,7 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
         assert_eq!(called(), is_called, "{caller:?}");
     }
     let entry = |caller| {
-        let patience = Duration::from_secs(3_600);
+        let patience = &mut Patience::new(Duration::from_secs(3_600));
         drop(
             crate::caller::block(bench.commit.append(
                 caller,

@@ -24,7 +24,7 @@ use super::tell::ToldOf;
 use super::{Handle, Status};
 use crate::attempt::{Attempt, AttemptParts, Budget, Ended};
 use crate::caller::{Caller, block};
-use crate::clock::EngineClock;
+use crate::clock::{EngineClock, Patience};
 use crate::commit::Commit;
 use crate::error::{BeginError, Busy, ClaimError, CommitError, Failure, IoFailure, ReadError, ResolveError};
 use crate::index::{Change, Index, Slot};
@@ -264,6 +264,7 @@ impl Core {
     ) -> Result<Begun, BeginError> {
         let policy = self.policies.of(asked.scope.name());
         let wish = Wish::Begin(fingerprint);
+        let mut patience = Patience::new(self.options.patience);
         loop {
             let found = self.find(caller, asked).await?;
             match (self.decide(&found, wish.event(self.clock.now(), &policy)), found) {
@@ -272,7 +273,8 @@ impl Core {
                         Found::Expired(place) => Some(place),
                         Found::Record(_) | Found::Slot(_) => None,
                     };
-                    let granting = self.grant(caller, handle, asked, &policy, wish, expired).await?;
+                    let granting =
+                        self.grant(caller, handle, asked, &policy, wish, expired, &mut patience).await?;
                     if let Some(granting) = granting {
                         return Ok(Begun::Granting(granting));
                     }
@@ -338,13 +340,14 @@ impl Core {
         self.gate.check().map_err(BeginError::from)?;
         let asked = Asked { scope, key, digest };
         let policy = self.policies.of(scope.name());
+        let mut patience = Patience::new(self.options.patience);
         loop {
             let before = self.clock.now();
             let found = self.find(caller, asked).await.map_err(BeginError::from)?;
             match (self.decide(&found, Wish::Resolve.event(self.clock.now(), &policy)), found) {
                 (Decision::Grant { .. }, _) => {
                     if let Some(mut granting) =
-                        self.grant(caller, handle, asked, &policy, Wish::Resolve, None).await?
+                        self.grant(caller, handle, asked, &policy, Wish::Resolve, None, &mut patience).await?
                     {
                         granting.settled(self, caller).await.map_err(BeginError::from)?;
                         return Ok(granting.into_claim(self));
@@ -512,6 +515,7 @@ impl Core {
         policy: &Policy,
         wish: Wish<'_>,
         expired: Option<Place>,
+        patience: &mut Patience,
     ) -> Result<Option<Granting>, BeginError> {
         // A child made past the C library is found out by its process alone, and before a lock that it may have inherited.
         self.gate.check_process().map_err(BeginError::Failed)?;
@@ -521,9 +525,10 @@ impl Core {
             asked.scope.check_granted(asked.key)?;
         }
         let permit =
-            Permit::take(caller, handle, asked.scope.name(), policy, self.claim_promise(asked)).await?;
+            Permit::take(caller, handle, asked.scope.name(), policy, self.claim_promise(asked), patience)
+                .await?;
         let Some(mut granting) = self.put(asked, permit, policy, wish, expired)? else { return Ok(None) };
-        Ok(granting.log(self, caller).await?.then_some(granting))
+        Ok(granting.log(self, caller, patience).await?.then_some(granting))
     }
 
     /// Puts a new claim into the index. `None` where the key's state changed meanwhile.

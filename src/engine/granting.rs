@@ -5,6 +5,7 @@ use super::core::{Core, ended_by};
 use super::publisher::Op;
 use crate::attempt::Ended;
 use crate::caller::Caller;
+use crate::clock::Patience;
 use crate::codec::Entry;
 use crate::commit::Ticket;
 use crate::error::{CommitError, Failure};
@@ -32,7 +33,12 @@ impl Granting {
     /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out before the log had it, so that it is none.
     ///
     /// By then the key may have been granted again, and the log must get the claims of a key in the order of their fences.
-    pub(super) async fn log(&mut self, core: &Core, caller: Caller) -> Result<bool, CommitError> {
+    pub(super) async fn log(
+        &mut self,
+        core: &Core,
+        caller: Caller,
+        patience: &mut Patience,
+    ) -> Result<bool, CommitError> {
         let Some(claim) = &mut self.claim else { unreachable!("a claim is granted once") };
         if !claim.is_logged() {
             return Ok(true);
@@ -41,7 +47,6 @@ impl Granting {
         let entry = Entry::Intent(attempt.row()).encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         let mut op = Some(Op::Granted(Arc::clone(attempt)));
-        let patience = core.options.patience;
         // Without a lease nobody else can have the key.
         let may = || attempt.lease.is_none() || core.is_good(attempt);
         let appended = match core.commit.append_now(caller, &entry, &mut op, cost, patience, may) {

@@ -8,7 +8,7 @@ use super::core::{Asked, Core};
 use super::policies::Policies;
 use crate::attempt::Attempt;
 use crate::caller::Caller;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Patience};
 use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::error::{BeginError, Busy, CommitError, Failure};
 use crate::line::Rank;
@@ -102,7 +102,28 @@ impl Core {
 
     /// Promises room in the log, waiting for it if need be.
     pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
-        self.promise_until(caller, Rank::Other, bytes, None).await
+        self.promise_patiently(caller, bytes, &mut Patience::new(self.options.patience)).await
+    }
+
+    /// [`promise`](Self::promise) to a call that may have waited before.
+    async fn promise_patiently(
+        &self,
+        caller: Caller,
+        bytes: u64,
+        patience: &mut Patience,
+    ) -> Result<(), CommitError> {
+        if self.try_promise(Rank::Other, bytes)? {
+            return Ok(());
+        }
+        self.wait_for_room(caller, Rank::Other, bytes, patience.until()).await
+    }
+
+    /// Promises room that is there by now.
+    fn try_promise(&self, rank: Rank, bytes: u64) -> Result<bool, CommitError> {
+        if self.gate.is_forked() {
+            return Err(CommitError::Failed(Failure::Forked));
+        }
+        Ok(self.room.try_promise_to(rank, bytes))
     }
 
     /// [`promise`](Self::promise) to a claim that is out, in front of all others who wait.
@@ -118,15 +139,11 @@ impl Core {
         bytes: u64,
         deadline: Option<Deadline>,
     ) -> Result<(), CommitError> {
-        if self.gate.is_forked() {
-            return Err(CommitError::Failed(Failure::Forked));
-        }
-        if self.room.try_promise_to(rank, bytes) {
+        if self.try_promise(rank, bytes)? {
             return Ok(());
         }
-        // Boxed, because nearly nobody comes here, and whoever does not should not carry it along.
-        let _waiting = Waiter::new(&self.counters.waiting_for_room);
-        Box::pin(self.wait_for_room(caller, rank, bytes, deadline)).await
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.options.patience));
+        self.wait_for_room(caller, rank, bytes, deadline).await
     }
 
     async fn wait_for_room(
@@ -134,10 +151,21 @@ impl Core {
         caller: Caller,
         rank: Rank,
         bytes: u64,
-        deadline: Option<Deadline>,
+        deadline: Deadline,
+    ) -> Result<(), CommitError> {
+        // Boxed, because nearly nobody comes here, and a call that does not should not carry it along.
+        let _waiting = Waiter::new(&self.counters.waiting_for_room);
+        Box::pin(self.wait_in_line(caller, rank, bytes, deadline)).await
+    }
+
+    async fn wait_in_line(
+        &self,
+        caller: Caller,
+        rank: Rank,
+        bytes: u64,
+        deadline: Deadline,
     ) -> Result<(), CommitError> {
         let patience = self.options.patience;
-        let deadline = deadline.unwrap_or_else(|| Deadline::after(patience));
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
         // In line before the worker is called, so that the worker sees how much is wanted.
         let mut place = self.room.line_up(bytes, rank);
@@ -203,6 +231,7 @@ impl Permit {
         scope: &[u8],
         policy: &Policy,
         promise: Promise,
+        patience: &mut Patience,
     ) -> Result<Self, BeginError> {
         let core = handle.core();
         let max = core.options.max_in_flight;
@@ -216,7 +245,7 @@ impl Permit {
             permit.share_mut().scope = Some(scope.into());
         }
         let bytes = promise.intent + promise.ending;
-        core.promise(caller, bytes).await?;
+        core.promise_patiently(caller, bytes, patience).await?;
         permit.share_mut().promised = bytes;
         Ok(permit)
     }
