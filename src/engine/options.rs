@@ -252,7 +252,7 @@ impl Options {
         self
     }
 
-    /// How long a call waits for a place in the queue or for room in the log before it gives up with
+    /// How long a call waits for a place in the queue and for room in the log, together, before it gives up with
     /// [`Busy`](crate::Busy). Default 5 s; up to an hour.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;

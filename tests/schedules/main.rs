@@ -31,6 +31,7 @@ mod calls;
 #[allow(dead_code, reason = "`tests/linear/` counts what meets as well")]
 #[path = "../linear/checker.rs"]
 mod checker;
+mod closes;
 #[path = "../common/mod.rs"]
 mod common;
 mod durability;
