@@ -25,8 +25,11 @@ fn work(world: &Arc<World>, number: usize, acknowledged: &Arc<Mutex<Vec<String>>
                 drop(begun);
                 continue;
             }
-            let begun =
-                if is_task { block_on(scope.begin_async(&key, request())) } else { scope.begin(&key, request()) };
+            let begun = if is_task {
+                block_on(scope.begin_async(&key, request()))
+            } else {
+                scope.begin(&key, request())
+            };
             let claim = match begun {
                 Ok(Begin::Fresh(claim)) => claim,
                 Err(BeginError::Closed) => return,
@@ -88,7 +91,8 @@ fn a_full_queue_that_is_closed_from_everywhere() {
 #[test]
 fn a_full_log_that_is_closed_from_everywhere() {
     // Room for three claims, and for the engine's own entries.
-    let options = |options: Options| options.max_body_bytes(40_000).reserve_bytes(40_000).log_segment_bytes(64 << 10);
+    let options =
+        |options: Options| options.max_body_bytes(40_000).reserve_bytes(40_000).log_segment_bytes(64 << 10);
     explore("schedules::a_full_log_is_closed", 8, Setup { options, ..Setup::default() }, |world| {
         close_from_everywhere(&world);
     });
