@@ -204,9 +204,8 @@ impl Candidate {
             }
             Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(_) | Slot::Stored { .. } => return None,
         };
-        // What stands in for a record that is being forgotten has no key.
         let position = ListPosition { since, fence: claim.fence };
-        (!claim.key().is_empty()).then(|| Self { position, state, claim: Arc::clone(claim) })
+        Some(Self { position, state, claim: Arc::clone(claim) })
     }
 }
 

@@ -379,7 +379,8 @@ impl Engine {
     }
 
     /// Moves what the log holds to the file now, instead of when the log is full. Nothing needs this to be safe; it
-    /// shortens the next opening.
+    /// shortens the next opening. Within [`read_tables`](Self::read_tables), and in a waker that a
+    /// checkpoint calls, it does nothing.
     ///
     /// # Errors
     ///
