@@ -189,7 +189,7 @@ fn asks(hot: &mut Hot, index: &Index) -> Option<u64> {
 /// The fence of the record that the index has.
 fn looks(index: &Index) -> Option<u64> {
     match index.get(RecordParts::example(0).digest) {
-        Slot::Cached(record) => Some(record.fence().get()),
+        Slot::Cached(record, _) => Some(record.fence().get()),
         _ => None,
     }
 }
@@ -199,7 +199,7 @@ fn becomes(index: &Index, slot: Slot) {
 }
 
 fn durable(fence: u64) -> Slot {
-    Slot::Cached(Record::new(&RecordParts::example(fence), Some(Place::new(1, 0))))
+    Slot::cached(Record::new(&RecordParts::example(fence), Some(Place::new(1, 0))))
 }
 
 #[test]

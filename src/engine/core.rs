@@ -451,7 +451,7 @@ impl Core {
             before,
         );
         match followed.await {
-            Ok(Followed::Slot(Slot::Cached(record)) | Followed::Read(_, record)) => {
+            Ok(Followed::Slot(Slot::Cached(record, _)) | Followed::Read(_, record)) => {
                 self.status_of(Found::Record(record), before)
             }
             Ok(Followed::Slot(slot)) => self.status_of(Found::Slot(slot), before),
@@ -470,7 +470,7 @@ impl Core {
     /// What the index says of a key; a record that is on disk alone is read, and cached.
     pub(super) async fn find(&self, caller: Caller, asked: Asked<'_>) -> Result<Found, ReadError> {
         match self.index.get(asked.digest) {
-            Slot::Cached(record) => Ok(Found::Record(record)),
+            Slot::Cached(record, _) => Ok(Found::Record(record)),
             // Boxed, so that whoever asks for a key that is not on disk does not carry it along.
             slot @ Slot::Stored { .. } => Box::pin(self.find_stored(caller, asked, slot)).await,
             slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
@@ -488,7 +488,7 @@ impl Core {
             self.clock.now(),
         );
         let (place, record) = match followed.await? {
-            Followed::Slot(Slot::Cached(record)) => return Ok(Found::Record(record)),
+            Followed::Slot(Slot::Cached(record, _)) => return Ok(Found::Record(record)),
             Followed::Slot(slot) => return Ok(Found::Slot(slot)),
             Followed::Over(place) => return Ok(Found::Expired(place)),
             Followed::Read(place, record) => (place, record),
@@ -550,7 +550,7 @@ impl Core {
                 | Slot::InFlight(_)
                 | Slot::Ending(_)
                 | Slot::Interrupted(_)
-                | Slot::Cached(_) => slot.state(self.index.epoch()),
+                | Slot::Cached(..) => slot.state(self.index.epoch()),
             };
             let Decision::Grant { attempt: number } = decide(state, wish.event(now, policy)) else {
                 return (Change::Keep, None);
@@ -760,7 +760,7 @@ impl Core {
         let followed = block(followed)?;
         let record = match followed {
             Followed::Over(_) => return Ok(None),
-            Followed::Read(_, record) | Followed::Slot(Slot::Cached(record)) => record,
+            Followed::Read(_, record) | Followed::Slot(Slot::Cached(record, _)) => record,
             Followed::Slot(slot) => {
                 let names = slot.attempt().cloned().map(SlotNames::Attempt);
                 return Ok(names.map(|names| (self.status_of(Found::Slot(slot), before), names)));

@@ -37,7 +37,7 @@ pub(super) async fn follow<R: Future<Output = Result<Option<Record>, ReadError>>
             | Slot::InFlight(_)
             | Slot::Ending(_)
             | Slot::Interrupted(_)
-            | Slot::Cached(_)) => return Ok(Followed::Slot(slot)),
+            | Slot::Cached(..)) => return Ok(Followed::Slot(slot)),
         };
         match read(place).await? {
             Some(record) => return Ok(Followed::Read(place, record)),

@@ -102,7 +102,7 @@ impl Core {
     fn doom(&self, attempt: &Arc<Attempt>, doomed: &Doomed) -> bool {
         self.index.change(attempt.digest, |slot| {
             let is_same = match (slot, doomed) {
-                (Slot::Cached(now), Doomed::Record(then)) => now.fence() == then.fence(),
+                (Slot::Cached(now, _), Doomed::Record(then)) => now.fence() == then.fence(),
                 // Evicted since; the place is that of the record that was read.
                 (Slot::Stored { place, .. }, Doomed::Record(then)) => Some(*place) == then.place(),
                 (Slot::Interrupted(now), Doomed::Interrupted(then)) => Arc::ptr_eq(now, then),

@@ -202,7 +202,7 @@ impl Candidate {
             Slot::Interrupted(claim) if claim.remembered_until() > before => {
                 (OpenState::Interrupted, claim.interrupted().unwrap_or(claim.started), claim)
             }
-            Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(_) | Slot::Stored { .. } => return None,
+            Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,
         };
         let position = ListPosition { since, fence: claim.fence };
         Some(Self { position, state, claim: Arc::clone(claim) })

@@ -150,7 +150,7 @@ impl Publisher {
                     |slot| {
                         displaced
                             .extend(out_of(slot, attempt).map(|other| (other, Ended::Done(record.clone()))));
-                        Slot::Cached(record.clone())
+                        Slot::cached(record.clone())
                     },
                     || (Last::Done(record.clone()), None),
                 )

@@ -95,9 +95,11 @@ impl Core {
         // After a restart the claim has no room in the log yet; it is had before anything is changed.
         let more = match self.index.get(digest) {
             Slot::InFlight(attempt) => self.detached.lacks(fence, self.ending_promise(&attempt)),
-            Slot::Vacant | Slot::Ending(_) | Slot::Interrupted(_) | Slot::Cached(_) | Slot::Stored { .. } => {
-                0
-            }
+            Slot::Vacant
+            | Slot::Ending(_)
+            | Slot::Interrupted(_)
+            | Slot::Cached(..)
+            | Slot::Stored { .. } => 0,
         };
         self.promise(caller, more).await.map_err(BeginError::from)?;
         match self.take_up(handle, scope, &row, more) {

@@ -65,7 +65,7 @@ impl Index {
         let mut found = [None; BATCH_MAX];
         let found = &mut found[..digests.len()];
         for (position, shard) in looks {
-            if let Some(Slot::Cached(record)) = digests[position].and_then(|digest| shard.get(digest)) {
+            if let Some(Slot::Cached(record, _)) = digests[position].and_then(|digest| shard.get(digest)) {
                 found[position] = Some(record);
             }
         }
@@ -108,7 +108,7 @@ mod tests {
             let parts = RecordParts { digest: digest(key), ..RecordParts::example(key) };
             let record = Record::new(&parts, Some(Place::new(1, 2)));
             if key % 3 > 0 {
-                index.change(digest(key), |_| (Change::Set(Slot::Cached(record)), ()));
+                index.change(digest(key), |_| (Change::Set(Slot::cached(record)), ()));
             }
         }
         let shards =

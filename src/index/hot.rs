@@ -62,7 +62,7 @@ impl Index {
                 return found;
             }
         }
-        let Slot::Cached(record) = self.get(digest) else { return None };
+        let Slot::Cached(record, _) = self.get(digest) else { return None };
         if !self.is_answer(digest, &record, &answers) {
             return None;
         }
@@ -102,7 +102,7 @@ impl Hot {
         {
             return kept.replay(answers);
         }
-        let (Slot::Cached(record), version) = locked.get_with_version(digest) else { return None };
+        let (Slot::Cached(record, _), version) = locked.get_with_version(digest) else { return None };
         match &mut self.0 {
             // Something else in the shard has changed.
             Some(kept) if kept.original.is_same(&record) => {
@@ -151,7 +151,7 @@ mod tests {
 
     fn index_of(record: &Record) -> Index {
         let index = Index::new(1, 0, Timestamp::default());
-        index.change(digest(), |_| (Change::Set(Slot::Cached(record.clone())), ()));
+        index.change(digest(), |_| (Change::Set(Slot::cached(record.clone())), ()));
         index
     }
 

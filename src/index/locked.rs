@@ -95,13 +95,13 @@ mod tests {
             what();
             !locked.is_unchanged_since(version)
         };
-        assert!(raises(&|| index.change(digest, |_| (Change::Set(Slot::Cached(record.clone())), ()))));
+        assert!(raises(&|| index.change(digest, |_| (Change::Set(Slot::cached(record.clone())), ()))));
         assert!(!raises(&|| drop((index.get(digest), index.snapshot(0), index.sizes(), index.hits()))));
         assert!(raises(&|| assert!(index.lift(Place::new(3, 4), &record.without_body()))));
         assert!(raises(&|| index.drop_cached(&record)));
         assert!(!raises(&|| index.cache(digest, &record)), "there is no room for it");
         assert!(raises(&|| drop(index.sweep(0, 0, Timestamp::default()))));
-        index.change(digest, |_| (Change::Set(Slot::Cached(record.clone())), ()));
+        index.change(digest, |_| (Change::Set(Slot::cached(record.clone())), ()));
         assert!(raises(&|| index.evict()));
         assert!(!raises(&|| index.evict()), "there is nothing to evict");
 

@@ -12,10 +12,14 @@ use crate::record::{Place, Record};
 use crate::sync::{Arc, Ordering, UnseenU64};
 
 mod batch;
+#[cfg(test)]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+mod cache_tests;
 mod due;
 mod hot;
 mod locked;
 mod part;
+mod seats;
 mod shard;
 mod slot;
 mod table;
@@ -31,7 +35,7 @@ pub(crate) use shard::{Change, Swept};
 pub(crate) use slot::{Slot, SlotTime};
 use tally::Tallies;
 
-/// Cells that one step of the sweeper, or of eviction, passes under one lock: tens of microseconds.
+/// Cells that one step of the sweeper passes under one lock, and records that are looked at for whether they were stored: tens of microseconds.
 pub(crate) const CELLS_PER_STEP: usize = 2_048;
 
 #[derive(Debug)]
@@ -132,25 +136,36 @@ impl Index {
     }
 
     /// Puts a record that was read from disk into memory, if the key still is where it was read, and makes room for it. One that
-    /// would have no room is left where it is: the hand would pass over the whole shard to take it out again.
+    /// would have no room is left where it is.
+    ///
+    /// Makes room for twice its bytes where there is too much in memory, so that reads never add to that. It costs by the record's
+    /// length, and not by the number of keys.
     pub(crate) fn cache(&self, digest: Digest, record: &Record) {
-        if record.footprint() > self.budget {
+        let bytes = record.footprint();
+        if bytes > self.budget {
             return;
         }
-        self.locked(digest).change(|shard| {
+        let locked = self.locked(digest);
+        let mut evicted = locked.change(|shard| {
             shard.change(digest, |slot| match slot {
                 Slot::Stored { place, .. } if Some(*place) == record.place() => {
-                    (Change::Set(Slot::Cached(record.clone())), ())
+                    (Change::Set(Slot::cached(record.clone())), ())
                 }
                 Slot::Stored { .. }
                 | Slot::Vacant
                 | Slot::InFlight(_)
                 | Slot::Ending(_)
                 | Slot::Interrupted(_)
-                | Slot::Cached(_) => (Change::Keep, ()),
+                | Slot::Cached(..) => (Change::Keep, ()),
             });
-            shard.evict(self.budget, CELLS_PER_STEP, self.epoch);
+            shard.evict(self.budget, self.epoch)
         });
+        while evicted < 2 * bytes {
+            match locked.change(|shard| shard.evict(self.budget, self.epoch)) {
+                0 => break,
+                more => evicted += more,
+            }
+        }
     }
 
     /// Puts a tombstone into memory where the record lies at `from`, whose place it takes there. `false` where the key is about to
@@ -158,17 +173,17 @@ impl Index {
     pub(crate) fn lift(&self, from: Place, tombstone: &Record) -> bool {
         self.change(tombstone.digest(), |slot| match slot {
             Slot::Stored { place, .. } if *place == from => {
-                (Change::Set(Slot::Cached(tombstone.clone())), true)
+                (Change::Set(Slot::cached(tombstone.clone())), true)
             }
-            Slot::Cached(record) if record.place() == Some(from) => {
-                (Change::Set(Slot::Cached(tombstone.clone())), true)
+            Slot::Cached(record, _) if record.place() == Some(from) => {
+                (Change::Set(Slot::cached(tombstone.clone())), true)
             }
             Slot::Ending(_) => (Change::Keep, false),
             // Another record, or another claim: the one at `from` is history, or its time is over.
             Slot::Vacant
             | Slot::InFlight(_)
             | Slot::Interrupted(_)
-            | Slot::Cached(_)
+            | Slot::Cached(..)
             | Slot::Stored { .. } => (Change::Keep, true),
         })
     }
@@ -177,7 +192,7 @@ impl Index {
     pub(crate) fn drop_cached(&self, record: &Record) {
         let until = SlotTime::new(record.remembered_until(), self.epoch);
         self.change(record.digest(), |slot| match (slot, record.place()) {
-            (Slot::Cached(cached), Some(place)) if cached.place() == Some(place) => {
+            (Slot::Cached(cached, _), Some(place)) if cached.place() == Some(place) => {
                 (Change::Set(Slot::Stored { until, place }), ())
             }
             (
@@ -185,24 +200,24 @@ impl Index {
                 | Slot::InFlight(_)
                 | Slot::Ending(_)
                 | Slot::Interrupted(_)
-                | Slot::Cached(_)
+                | Slot::Cached(..)
                 | Slot::Stored { .. },
                 _,
             ) => (Change::Keep, ()),
         });
     }
 
-    /// Brings every shard's cached bytes within the budget, as far as records are stored.
+    /// Brings every shard's cached bytes within the budget, as far as records are stored. To be called when records were stored.
     pub(crate) fn evict(&self) {
         for locked in &self.shards {
-            // Twice over all cells: the first time takes away what says that a record was asked for.
-            let rounds = 2 * locked.read().cells().div_ceil(CELLS_PER_STEP);
-            for _ in 0..rounds {
-                if locked.read().cached_bytes() <= self.budget {
-                    break;
-                }
-                locked.change(|shard| shard.evict(self.budget, CELLS_PER_STEP, self.epoch));
+            let unsettled = locked.read().unsettled();
+            let mut left = Some(unsettled).filter(|unsettled| *unsettled > 0);
+            while let Some(end) = left {
+                left = locked.change(|shard| shard.settle(end, CELLS_PER_STEP));
             }
+            while locked.read().cached_bytes() > self.budget
+                && locked.change(|shard| shard.evict(self.budget, self.epoch)) > 0
+            {}
         }
     }
 
@@ -311,8 +326,8 @@ mod tests {
     fn a_tombstone_takes_the_place_of_its_record_and_of_nothing_else() {
         let tombstone = record(Some(from())).without_body();
         let until = SlotTime::new(tombstone.remembered_until(), Timestamp::default());
-        let is_lifted = |index: &Index| matches!(index.get(KEY), Slot::Cached(now) if !now.is_body_kept());
-        for slot in [Slot::Stored { until, place: from() }, Slot::Cached(record(Some(from())))] {
+        let is_lifted = |index: &Index| matches!(index.get(KEY), Slot::Cached(now, _) if !now.is_body_kept());
+        for slot in [Slot::Stored { until, place: from() }, Slot::cached(record(Some(from())))] {
             let index = index_of(slot);
             assert!(index.lift(from(), &tombstone) && is_lifted(&index));
             // Nothing on disk has it yet, so it can't be evicted.
@@ -322,20 +337,20 @@ mod tests {
         let elsewhere = Place::new(9, 9);
         for slot in [
             Slot::Stored { until, place: elsewhere },
-            Slot::Cached(record(Some(elsewhere))),
-            Slot::Cached(record(None)),
+            Slot::cached(record(Some(elsewhere))),
+            Slot::cached(record(None)),
             Slot::InFlight(attempt()),
         ] {
             let index = index_of(slot);
             assert!(index.lift(from(), &tombstone) && !is_lifted(&index));
         }
         tombstone.set_place(elsewhere);
-        let index = index_of(Slot::Cached(tombstone.clone()));
+        let index = index_of(Slot::cached(tombstone.clone()));
         index.drop_cached(&tombstone);
         assert!(matches!(index.get(KEY), Slot::Stored { place, .. } if place == elsewhere));
         // Memory has the only copy of these.
         for slot in
-            [Slot::Cached(record(None)), Slot::Cached(record(Some(from()))), Slot::InFlight(attempt())]
+            [Slot::cached(record(None)), Slot::cached(record(Some(from()))), Slot::InFlight(attempt())]
         {
             let index = index_of(slot);
             index.drop_cached(&tombstone);
@@ -351,7 +366,7 @@ mod tests {
             Slot::InFlight(attempt()),
             Slot::Ending(attempt()),
             Slot::Interrupted(attempt()),
-            Slot::Cached(record(None)),
+            Slot::cached(record(None)),
         ];
         let out: Vec<_> = slots.iter().filter_map(|slot| slot.attempt().cloned()).take(2).collect();
         for (key, slot) in slots.into_iter().enumerate() {
@@ -371,7 +386,7 @@ mod tests {
             let index = Index::new(1, budget, Timestamp::default());
             index.change(KEY, |_| (Change::Set(Slot::Stored { until, place }), ()));
             index.cache(KEY, &read);
-            matches!(index.get(KEY), Slot::Cached(_))
+            matches!(index.get(KEY), Slot::Cached(..))
         };
         assert!(is_kept(from(), read.footprint()));
         assert!(!is_kept(from(), read.footprint() - 1));
@@ -412,10 +427,10 @@ mod tests {
                 // A new record counts as asked for.
                 let record = record(Some(from()));
                 assert!(digest != unwanted || record.take_touch());
-                index.change(digest, |_| (Change::Set(Slot::Cached(record)), ()));
+                index.change(digest, |_| (Change::Set(Slot::cached(record)), ()));
             }
             index.evict();
-            let is_kept = |digest: Digest| matches!(index.get(digest), Slot::Cached(_));
+            let is_kept = |digest: Digest| matches!(index.get(digest), Slot::Cached(..));
             assert!(digests.iter().all(|digest| is_kept(*digest) == (*digest != unwanted)));
         }
     }
@@ -431,7 +446,7 @@ mod tests {
         let kept = 50;
         for key in 0..kept {
             // A new record counts as asked for.
-            index.change(digest(key), |_| (Change::Set(Slot::Cached(record(Some(from())))), ()));
+            index.change(digest(key), |_| (Change::Set(Slot::cached(record(Some(from())))), ()));
         }
         for key in kept..6 * CELLS_PER_STEP as u64 {
             index.change(digest(key), |_| (Change::Set(Slot::Vacant), ()));

@@ -59,7 +59,7 @@ impl Part<'_> {
                 | Slot::InFlight(_)
                 | Slot::Ending(_)
                 | Slot::Interrupted(_)
-                | Slot::Cached(_)
+                | Slot::Cached(..)
                 | Slot::Stored { .. } => (Change::Set(stored), ()),
             });
         }

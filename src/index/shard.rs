@@ -1,11 +1,17 @@
 //! One shard of the index: a table, the bytes of cached bodies in it, and the hand that evicts them. Single-threaded.
 
 use super::due::Due;
+use super::seats::{Moved, Seat, Seats};
 use super::slot::{Slot, SlotTime};
 use super::table::{Probe, Table};
 use crate::Timestamp;
 use crate::key::Digest;
 use crate::state::{Decision, Event, Phase, decide};
+
+/// Records that are evicted under one lock, at most: tens of microseconds.
+const EVICTED_MAX: usize = 128;
+/// Records that are spared under one lock because they were looked up, at most: the bound on what an eviction looks at in vain.
+const SPARED_MAX: usize = 64;
 
 /// What a change does to a slot.
 pub(crate) enum Change {
@@ -21,8 +27,13 @@ pub(crate) struct Shard {
     open: usize,
     /// Of those, the interrupted ones.
     interrupted: usize,
-    /// Where the eviction hand stands.
+    /// Of cached records.
+    seats: Seats,
+    /// The seat of a stored record where the eviction hand stands.
     hand: usize,
+    /// Records that evictions looked at.
+    #[cfg(test)]
+    pub(super) looks: usize,
     due: Due,
 }
 
@@ -52,7 +63,21 @@ impl Shard {
     }
 
     /// Sets the slot of a key that was looked for just now.
-    fn put(&mut self, found: Probe, digest: Digest, slot: Slot) {
+    fn put(&mut self, found: Probe, digest: Digest, mut slot: Slot) {
+        let seat = match self.table.slot(found) {
+            Slot::Cached(_, seat) => Some(*seat),
+            Slot::Vacant
+            | Slot::InFlight(_)
+            | Slot::Ending(_)
+            | Slot::Interrupted(_)
+            | Slot::Stored { .. } => None,
+        };
+        let is_cached = if let Slot::Cached(record, its) = &mut slot {
+            *its = seat.unwrap_or_else(|| self.seats.add(digest.halves()[0], record.place().is_some()));
+            true
+        } else {
+            false
+        };
         self.cached_bytes += slot.cached_bytes();
         self.open += usize::from(slot.is_open());
         self.interrupted += usize::from(slot.is_interrupted());
@@ -63,27 +88,97 @@ impl Shard {
         self.cached_bytes -= old.cached_bytes();
         self.open -= usize::from(old.is_open());
         self.interrupted -= usize::from(old.is_interrupted());
+        if let Some(seat) = seat
+            && !is_cached
+        {
+            self.free(seat);
+        }
     }
 
     pub(crate) fn reserve(&mut self, more: usize) {
         self.table.reserve(more);
     }
 
-    /// Lets the hand pass over at most `steps` cells, or until cached bytes are within `budget`. A record that was looked
-    /// up since the hand last passed stays; one that no checkpoint has stored yet must stay.
-    pub(crate) fn evict(&mut self, budget: usize, steps: usize, epoch: Timestamp) {
-        for _ in 0..steps.min(2 * self.table.cells()) {
-            if self.cached_bytes <= budget {
-                return;
+    /// Evicts up to [`EVICTED_MAX`] records, or until cached bytes are within `budget`; gives the bytes of those that went.
+    ///
+    /// A record that was looked up since the hand last passed stays, but for those behind [`SPARED_MAX`] such records. One that no
+    /// checkpoint has stored yet must stay.
+    pub(crate) fn evict(&mut self, budget: usize, epoch: Timestamp) -> usize {
+        let before = self.cached_bytes;
+        let (mut evicted, mut spared) = (0, 0);
+        while self.cached_bytes > budget && evicted < EVICTED_MAX {
+            #[cfg(test)]
+            (self.looks += 1);
+            let at = if self.hand < self.seats.stored() { self.hand } else { 0 };
+            self.hand = at;
+            let Some(found) = self.seats.get_stored(at) else { break };
+            let Some((digest, Slot::Cached(record, seat))) = self.seated(found, Seat::stored(at)) else {
+                break;
+            };
+            match record.place() {
+                // A tombstone took its record's seat.
+                None => {
+                    let seat = *seat;
+                    self.change_seat(found, seat, false);
+                }
+                Some(_) if record.take_touch() && spared < SPARED_MAX => {
+                    spared += 1;
+                    self.hand += 1;
+                }
+                Some(place) => {
+                    let until = SlotTime::new(record.remembered_until(), epoch);
+                    self.set(digest, Slot::Stored { until, place });
+                    evicted += 1;
+                }
             }
-            self.hand = if self.hand + 1 < self.table.cells() { self.hand + 1 } else { 0 };
-            if let Some((digest, Slot::Cached(record))) = self.table.cell(self.hand)
-                && let Some(place) = record.place()
-                && !record.take_touch()
+        }
+        before - self.cached_bytes
+    }
+
+    /// Looks whether records were stored by now, at most `steps` of those with seats below `end`; gives the next end, or `None` at
+    /// the last.
+    pub(crate) fn settle(&mut self, end: usize, steps: usize) -> Option<usize> {
+        let mut at = end.min(self.seats.unstored());
+        // From the last one on, so that nearly none has to move to where another one was.
+        for _ in 0..steps {
+            let Some(before) = at.checked_sub(1) else {
+                self.seats.shrink();
+                return None;
+            };
+            at = before;
+            let Some(found) = self.seats.get_unstored(at) else { continue };
+            let seat = Seat::unstored(at);
+            if let Some((_, Slot::Cached(record, _))) = self.seated(found, seat)
+                && record.place().is_some()
             {
-                let until = SlotTime::new(record.remembered_until(), epoch);
-                self.set(digest, Slot::Stored { until, place });
+                self.change_seat(found, seat, true);
             }
+        }
+        Some(at)
+    }
+
+    /// Records that no checkpoint had stored when they were looked at last.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.seats.unstored()
+    }
+
+    /// The key and slot with a seat.
+    fn seated(&self, hash: u64, seat: Seat) -> Option<(Digest, &Slot)> {
+        let found = self.table.find_seated(hash, seat);
+        debug_assert!(found.is_some(), "every seat has its slot");
+        found.and_then(|at| self.table.cell(at))
+    }
+
+    /// Gives a record a seat among those that are stored, or among those that are not.
+    fn change_seat(&mut self, hash: u64, from: Seat, is_stored: bool) {
+        let to = self.seats.add(hash, is_stored);
+        self.table.reseat(&Moved { hash, from, to });
+        self.free(from);
+    }
+
+    fn free(&mut self, seat: Seat) {
+        if let Some(moved) = self.seats.remove(seat) {
+            self.table.reseat(&moved);
         }
     }
 
@@ -113,7 +208,7 @@ impl Shard {
                 Slot::Vacant
                 | Slot::InFlight(_)
                 | Slot::Ending(_)
-                | Slot::Cached(_)
+                | Slot::Cached(..)
                 | Slot::Stored { .. } => {
                     self.set(digest, Slot::Vacant);
                     swept.removed += 1;
@@ -123,6 +218,7 @@ impl Shard {
         swept.done = from.saturating_add(cells) >= self.table.cells();
         if swept.done {
             self.table.shrink();
+            self.seats.shrink();
             self.due.pass_is_over(now, self.table.cells());
         }
         swept
@@ -142,20 +238,30 @@ impl Shard {
         self.interrupted
     }
 
-    pub(crate) fn cells(&self) -> usize {
-        self.table.cells()
-    }
-
     pub(crate) fn cached_bytes(&self) -> usize {
         self.cached_bytes
     }
 
     pub(crate) fn table_bytes(&self) -> usize {
-        self.table.bytes()
+        self.table.bytes() + self.seats.bytes()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Digest, &Slot)> {
         self.table.iter()
+    }
+}
+
+#[cfg(test)]
+impl Shard {
+    /// Seats that are taken.
+    pub(super) fn seats(&self) -> usize {
+        self.seats.stored() + self.seats.unstored()
+    }
+
+    /// Whether a key's slot has the seat, and the seat names the key.
+    pub(super) fn is_seated(&self, digest: Digest, seat: Seat) -> bool {
+        self.seated(digest.halves()[0], seat).is_some_and(|(found, _)| found == digest)
+            && self.seats.is_of(seat, digest.halves()[0])
     }
 }
 

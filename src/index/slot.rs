@@ -1,5 +1,6 @@
 //! What the index holds for one key.
 
+use super::seats::Seat;
 use crate::attempt::Attempt;
 use crate::record::{Place, Record};
 use crate::state::{Fence, Lifetime, Phase, State};
@@ -18,8 +19,8 @@ pub(crate) enum Slot {
     Ending(Arc<Attempt>),
     /// A claim ended without an outcome.
     Interrupted(Arc<Attempt>),
-    /// A record, in memory.
-    Cached(Record),
+    /// A record, in memory, and its seat, which the shard sets.
+    Cached(Record, Seat),
     /// A record, on disk alone.
     Stored {
         /// Until when it is remembered at the latest.
@@ -53,6 +54,11 @@ impl SlotTime {
 static UNKNOWN: Fingerprint = Fingerprint::from_bytes([0; 32]);
 
 impl Slot {
+    /// A record in memory, to be put into a shard.
+    pub(crate) fn cached(record: Record) -> Self {
+        Self::Cached(record, Seat::default())
+    }
+
     /// The state as the state machine sees it.
     ///
     /// For a record on disk alone the facts are unknown: callers load the record first where they matter.
@@ -63,7 +69,7 @@ impl Slot {
             Self::InFlight(attempt) => State::InFlight(attempt.facts(), attempt.lease_until()),
             Self::Ending(attempt) => State::Ending(attempt.facts()),
             Self::Interrupted(attempt) => State::Interrupted(attempt.facts(), attempt.remembered_until()),
-            Self::Cached(record) => State::Done(record.facts(), record.lifetime()),
+            Self::Cached(record, _) => State::Done(record.facts(), record.lifetime()),
             Self::Stored { until, .. } => {
                 let facts = crate::state::Facts { fence: Fence::new(0), attempt: 0, fingerprint: &UNKNOWN };
                 let until = until.at_latest(epoch);
@@ -78,7 +84,7 @@ impl Slot {
             Self::InFlight(_) => Phase::InFlight,
             Self::Ending(_) => Phase::Ending,
             Self::Interrupted(_) => Phase::Interrupted,
-            Self::Cached(_) | Self::Stored { .. } => Phase::Done,
+            Self::Cached(..) | Self::Stored { .. } => Phase::Done,
         }
     }
 
@@ -86,7 +92,7 @@ impl Slot {
     pub(crate) fn attempt(&self) -> Option<&Arc<Attempt>> {
         match self {
             Self::InFlight(attempt) | Self::Ending(attempt) | Self::Interrupted(attempt) => Some(attempt),
-            Self::Vacant | Self::Cached(_) | Self::Stored { .. } => None,
+            Self::Vacant | Self::Cached(..) | Self::Stored { .. } => None,
         }
     }
 
@@ -103,7 +109,7 @@ impl Slot {
     pub(crate) fn attempt_out(&self) -> Option<&Arc<Attempt>> {
         match self {
             Self::InFlight(attempt) | Self::Ending(attempt) => Some(attempt),
-            Self::Vacant | Self::Interrupted(_) | Self::Cached(_) | Self::Stored { .. } => None,
+            Self::Vacant | Self::Interrupted(_) | Self::Cached(..) | Self::Stored { .. } => None,
         }
     }
 
@@ -112,7 +118,7 @@ impl Slot {
         match self {
             Self::Vacant | Self::InFlight(_) | Self::Ending(_) => None,
             Self::Interrupted(attempt) => Some(attempt.remembered_until()),
-            Self::Cached(record) => Some(record.remembered_until()),
+            Self::Cached(record, _) => Some(record.remembered_until()),
             Self::Stored { until, .. } => Some(until.at_latest(epoch)),
         }
     }
@@ -123,7 +129,7 @@ impl Slot {
     pub(crate) fn new_until(&self) -> Option<Timestamp> {
         match self {
             Self::Interrupted(attempt) => Some(attempt.remembered_until()),
-            Self::Cached(record) => Some(record.remembered_until()),
+            Self::Cached(record, _) => Some(record.remembered_until()),
             Self::Vacant | Self::InFlight(_) | Self::Ending(_) | Self::Stored { .. } => None,
         }
     }
@@ -131,7 +137,7 @@ impl Slot {
     /// Bytes of a cached record.
     pub(crate) fn cached_bytes(&self) -> usize {
         match self {
-            Self::Cached(record) => record.footprint(),
+            Self::Cached(record, _) => record.footprint(),
             Self::Vacant
             | Self::InFlight(_)
             | Self::Ending(_)

@@ -4,6 +4,7 @@
 //! of a key. Cells are 32 bytes, so that one lookup costs about one cache miss here. Any number of cells will do, which
 //! lets the table grow by less than doubling.
 
+use super::seats::{Moved, Seat};
 use super::slot::Slot;
 use crate::key::Digest;
 
@@ -38,9 +39,14 @@ pub(crate) struct Table {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "a number below the number of cells")]
 fn home(digest: Digest, cells: usize) -> usize {
-    let [hash, _] = digest.halves();
+    home_of(digest.halves()[0], cells)
+}
+
+/// The home of all keys with this upper half of their digests.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "a number below the number of cells")]
+fn home_of(hash: u64, cells: usize) -> usize {
     ((u128::from(hash) * cells as u128) >> 64) as usize
 }
 
@@ -101,6 +107,30 @@ impl Table {
             if at == cells {
                 at = 0;
             }
+        }
+    }
+
+    /// The cell of the cached record with this seat, by the upper half of its key's digest.
+    pub(crate) fn find_seated(&self, hash: u64, seat: Seat) -> Option<usize> {
+        let cells = self.cells.len();
+        let mut at = home_of(hash, cells);
+        loop {
+            let cell = self.cells.get(at).filter(|cell| !cell.is_empty())?;
+            if matches!(&cell.slot, Slot::Cached(_, its) if *its == seat) && cell.digest.halves()[0] == hash {
+                return Some(at);
+            }
+            at = if at + 1 == cells { 0 } else { at + 1 };
+        }
+    }
+
+    /// Tells a cached record that it has another seat now.
+    pub(crate) fn reseat(&mut self, moved: &Moved) {
+        let found = self.find_seated(moved.hash, moved.from);
+        debug_assert!(found.is_some(), "every seat has its slot");
+        if let Some(at) = found
+            && let Slot::Cached(_, seat) = &mut self.cells[at].slot
+        {
+            *seat = moved.to;
         }
     }
 
