@@ -74,8 +74,12 @@ impl Tail {
             let expires = record.expires();
             self.due = Some(self.due.map_or(expires, |due| due.min(expires)));
         }
-        let earlier = self.words.get(&digest).and_then(|word| word.forgotten_until);
-        self.words.insert(digest, Word { last, forgotten_until: forgotten_until.max(earlier) });
+        let forgotten_until = match self.words.get(&digest) {
+            // No checkpoint has taken the record that is forgotten, so no block has to be hidden.
+            Some(Word { last: Last::Done(_), forgotten_until: None }) => None,
+            earlier => forgotten_until.max(earlier.and_then(|word| word.forgotten_until)),
+        };
+        self.words.insert(digest, Word { last, forgotten_until });
     }
 
     /// Whether a body in here has expired.
@@ -153,6 +157,39 @@ mod tests {
         tail.fold(KEY, Last::Vacant, None, at(2));
         assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
         assert_eq!(tail.since, Some(at(1)));
+    }
+
+    fn done() -> Last {
+        Last::Done(Record::new(&crate::record::RecordParts::example(1), None))
+    }
+
+    #[test]
+    fn a_record_that_no_checkpoint_took_is_forgotten_without_a_row() {
+        let mut tail = Tail::default();
+        tail.fold(KEY, done(), None, at(1));
+        tail.fold(KEY, Last::Vacant, Some(at(9)), at(2));
+        let batch = tail.batch(0);
+        assert!(batch.forgotten.is_empty() && batch.records.is_empty());
+        assert_eq!(batch.ended, [KEY]);
+        // One that the store has, forgotten and completed and forgotten again, needs it still.
+        let mut tail = Tail::default();
+        tail.fold(KEY, Last::Vacant, Some(at(9)), at(1));
+        tail.fold(KEY, done(), None, at(2));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+        tail.fold(KEY, Last::Vacant, Some(at(7)), at(3));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+    }
+
+    #[test]
+    fn a_record_of_a_checkpoint_that_failed_is_forgotten_without_a_row() {
+        let mut older = Tail::after(4, 0);
+        older.fold(KEY, done(), None, at(1));
+        let mut tail = Tail::after(6, 0);
+        // While the checkpoint was at it nobody could know.
+        tail.fold(KEY, Last::Vacant, Some(at(9)), at(3));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+        tail.put_back(older);
+        assert!(tail.batch(0).forgotten.is_empty());
     }
 
     fn open() -> Last {

@@ -46,7 +46,9 @@ fn with_busy_readers<R>(engine: &Engine, body: impl FnOnce() -> R) -> R {
                 while !stop.load(Ordering::Relaxed)
                     && engine
                         .read_tables(|_| {
-                            first.take().map(|told| told.send(()).unwrap());
+                            if let Some(told) = first.take() {
+                                told.send(()).unwrap();
+                            }
                             (0..200).for_each(|_| thread::yield_now());
                         })
                         .is_ok()

@@ -8,6 +8,7 @@ use crate::sync::Arc;
 
 #[cfg(feature = "sim")]
 mod given;
+mod naming;
 mod read_only;
 mod real;
 #[cfg(feature = "sim")]

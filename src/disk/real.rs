@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::naming::give_name;
 use super::{Disk, DiskFile, Kind};
 use crate::sync::Arc;
 
@@ -79,11 +80,7 @@ impl Disk for RealDisk {
     }
 
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
-        // A hard link, unlike a rename, does not replace what is there.
-        fs::hard_link(from, to)?;
-        let named = sync_directory(to).and_then(|()| fs::remove_file(from));
-        // Whoever is told that it failed must not find the file all the same. Nobody else has it: the caller has its lock.
-        named.inspect_err(|_| drop(fs::remove_file(to)))
+        give_name(from, to)
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -188,13 +185,13 @@ fn directory_of(path: &Path) -> &Path {
 
 /// Makes the name of `path` durable.
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
 /// Directories can't be synced here; the file system's journal has to do.
 #[cfg(not(unix))]
-fn sync_directory(_path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -31,7 +31,7 @@ use crate::key::{Digest, Secret};
 use crate::policy::Policy;
 use crate::record::Record;
 use crate::state::Fence;
-use crate::store::{Meta, Store, StoreError, Stored};
+use crate::store::{self, Found, Meta, Store, StoreError, Stored};
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, Room, Scanned};
@@ -183,6 +183,9 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
         Kind::File => match kind(&log_path)? {
             Kind::Other => return Err(OpenError::NotAFile(log_path)),
             Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(log_path)),
+            Kind::Missing if !options.read_only && store::is_reservation(disk, path)? => {
+                Store::create(disk, path, Found::Reservation, &first_meta(options)?)?;
+            }
             Kind::File | Kind::Missing => {}
         },
         Kind::Missing if options.read_only => {
@@ -194,7 +197,7 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
                 return Err(OpenError::LogWithoutFile(log_path));
             }
             // Where somebody else makes the file at the same time, theirs is as good; it will be locked.
-            Store::create(disk, path, &first_meta(options)?)?;
+            Store::create(disk, path, Found::Nothing, &first_meta(options)?)?;
         }
     }
     // redb's own cache holds pages. Half of what bodies get is plenty for blocks; but the inner pages of its tables, about a 200th of the

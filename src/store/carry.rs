@@ -88,7 +88,7 @@ impl Store {
 
     /// Whether a row of `forgotten` says that this block does not count for this key.
     fn hides(&self, digest: Digest, block: u64) -> bool {
-        self.forgotten.lock().get(&digest).is_some_and(|row| block < row.limit)
+        self.forgotten.lock().get(digest).is_some_and(|row| block < row.limit)
     }
 
     fn keep_unreadable(&self, number: u64) {

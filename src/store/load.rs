@@ -9,7 +9,7 @@ use redb::{ReadableDatabase, ReadableTable, TableHandle};
 use super::block;
 use super::owned::Owned;
 use super::trouble::{Trouble, guarded};
-use super::{BlockInfo, CLAIMS, FORGOTTEN, Forgotten, INDEX, SCOPES, Store, open_row, tables};
+use super::{BlockInfo, CLAIMS, FORGOTTEN, INDEX, Row, SCOPES, Store, open_row, tables};
 use crate::Timestamp;
 use crate::codec::{self, BadBytes, IntentRow};
 use crate::error::{Damage, OpenError};
@@ -73,7 +73,7 @@ impl Store {
             let digest = Digest::from_u128(digest.value());
             let row: (u64, u64) = open_row(&self.sealer, &FORGOTTEN, digest, sealed.value())?;
             limits.insert(digest, row.0);
-            rows.insert(digest, Forgotten { limit: row.0, until: Timestamp::from_millis(row.1) });
+            rows.insert(digest, Row { limit: row.0, until: Timestamp::from_millis(row.1) });
         }
         Ok(limits)
     }

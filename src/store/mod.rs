@@ -6,7 +6,6 @@
 //! Every commit is two-phase with quick repair: a failed sync then can't show what was not acknowledged, and opening
 //! after a kill costs the same at any size.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableHandle,
 
 use crate::Timestamp;
 use crate::codec::{self, Sealer};
-use crate::disk::{Disk, DiskFile, Untouched, unfinished};
+use crate::disk::{Disk, DiskFile, Kind, Untouched, unfinished};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::fork::Origin;
 use crate::key::{Digest, Secret};
@@ -27,6 +26,7 @@ pub(crate) mod block;
 mod carry;
 mod copy;
 mod directory;
+mod forgotten;
 mod load;
 mod long_reads;
 mod meta;
@@ -41,6 +41,7 @@ use access::{Access, open_database};
 use backend::Backend;
 pub(crate) use copy::{Copy, Meanwhile, Whole};
 use directory::{BlockInfo, Directory};
+use forgotten::{Forgotten, Row};
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
 use owned::Owned;
@@ -56,6 +57,14 @@ const SCOPES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("idemkv.s
 const META_ROW: &str = "meta";
 /// How a redb file starts.
 const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
+
+/// What a creation finds under the name of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// An empty file, and beside it one that was being made: where there are no hard links, a kill can leave that.
+    Reservation,
+}
 
 /// What one checkpoint writes, all or nothing.
 #[derive(Debug, Default)]
@@ -118,15 +127,6 @@ pub(crate) struct Applied {
     pub(crate) bodiless: Vec<Record>,
 }
 
-/// What is known of a forgotten key: a row of the table `forgotten`.
-#[derive(Clone, Copy, Debug)]
-struct Forgotten {
-    /// Blocks below this number don't count.
-    limit: u64,
-    /// When no record in them would be remembered any more.
-    until: Timestamp,
-}
-
 /// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
 #[must_use = "it keeps everybody else from writing"]
 pub(crate) struct Begun(Owned<WriteTransaction>);
@@ -146,22 +146,27 @@ pub(crate) struct Store {
     sealer: Sealer,
     /// Leaf lock.
     directory: RwLock<Directory>,
-    /// Rows of the table `forgotten`. They come from operators, so they are few.
-    forgotten: Mutex<HashMap<Digest, Forgotten>>,
+    /// Rows of the table `forgotten`. Leaf lock.
+    forgotten: Mutex<Forgotten>,
     origin: Origin,
     /// The row as last committed. Only the worker that checkpoints changes it.
     meta: Mutex<Meta>,
 }
 
 impl Store {
-    /// Makes a new file at `path`, which must not exist.
+    /// Makes a new file at `path`, where there is nothing, or the reservation of a creation that was killed.
     ///
     /// It is made under another name first, so that a crash leaves either no file or a whole one. `Ok(false)` where
     /// somebody else made it meanwhile.
-    pub(crate) fn create(disk: &dyn Disk, path: &Path, meta: &Meta) -> Result<bool, OpenError> {
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, found: Found, meta: &Meta) -> Result<bool, OpenError> {
         let temporary = unfinished(path);
         let file =
             disk.create(&temporary, None).map_err(|error| OpenError::from_io(path, "creating", error))?;
+        // Only now: while the other file was locked, a creation could be on its way.
+        if found == Found::Reservation && !is_freed(disk, path)? {
+            discard(disk, &temporary);
+            return Ok(false);
+        }
         // The file is empty and ours, so any trouble here is the disk's.
         let written = guarded(|| {
             let database = redb::Builder::new().create_with_backend(Backend::new(&file, &Arc::default()))?;
@@ -412,13 +417,7 @@ impl Store {
     /// What can go by `now`: blocks in the order in which they were due, of at most `max` bytes, and rows of `forgotten`.
     fn due(&self, now: Timestamp, max: u64) -> Due {
         let blocks = self.directory.read().due(now, max);
-        let forgotten = self
-            .forgotten
-            .lock()
-            .iter()
-            .filter(|(_, forgotten)| forgotten.until <= now)
-            .map(|(digest, _)| *digest)
-            .collect();
+        let forgotten = self.forgotten.lock().over(now);
         Due { blocks, forgotten }
     }
 
@@ -434,7 +433,7 @@ impl Store {
     /// Until when the rows of what a batch forgets are needed: no shorter than those that they replace.
     fn forgotten_until(&self, batch: &Batch) -> Vec<(Digest, Timestamp)> {
         let rows = self.forgotten.lock();
-        let earlier = |digest| rows.get(digest).map(|row| row.until).unwrap_or_default();
+        let earlier = |digest: &Digest| rows.get(*digest).map(|row| row.until).unwrap_or_default();
         batch.forgotten.iter().map(|(digest, until)| (*digest, (*until).max(earlier(digest)))).collect()
     }
 
@@ -493,9 +492,11 @@ impl Store {
         let rows = self.forgotten_until(batch);
         let mut forgotten = self.forgotten.lock();
         for digest in &due.forgotten {
-            forgotten.remove(digest);
+            forgotten.remove(*digest);
         }
-        forgotten.extend(rows.into_iter().map(|(digest, until)| (digest, Forgotten { limit, until })));
+        for (digest, until) in rows {
+            forgotten.insert(digest, Row { limit, until });
+        }
     }
 
     /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk or a failed read, which lose
@@ -573,6 +574,29 @@ fn drop_blocks(transaction: &WriteTransaction, due: &[(u64, BlockInfo)]) -> Resu
         index.remove((block.due.as_millis(), *number))?;
     }
     Ok(())
+}
+
+/// Whether a file is nothing but the reservation of its name, by a creation that was killed or is on its way.
+pub(crate) fn is_reservation(disk: &dyn Disk, path: &Path) -> Result<bool, OpenError> {
+    let failed = |error| OpenError::from_io(path, "looking at", error);
+    if disk.kind(&unfinished(path)).map_err(failed)? != Kind::File {
+        return Ok(false);
+    }
+    match disk.open(path) {
+        Ok(file) => Ok(file.len().map_err(failed)? == 0),
+        // The opening tells why.
+        Err(_locked) => Ok(false),
+    }
+}
+
+/// Removes a reservation, if it is one still; whether it was.
+fn is_freed(disk: &dyn Disk, path: &Path) -> Result<bool, OpenError> {
+    let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
+    let is_empty = file.len().map_err(|error| OpenError::from_io(path, "measuring", error))? == 0;
+    if is_empty {
+        disk.discard(path).map_err(|error| OpenError::from_io(path, "removing", error))?;
+    }
+    Ok(is_empty)
 }
 
 /// Removes what a failed creation made, before its lock is gone. Where that fails, too, the next creation starts with it.

@@ -1,6 +1,7 @@
 //! Rows that are not what was written, and readers while the database is opened again.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::mpsc;
 use std::{iter, thread};
 
@@ -43,7 +44,7 @@ fn meta() -> Meta {
 }
 
 fn new_store(disk: &SimDisk) -> Store {
-    assert!(Store::create(disk, path(), &meta()).unwrap());
+    assert!(Store::create(disk, path(), Found::Nothing, &meta()).unwrap());
     open(disk)
 }
 
@@ -122,7 +123,7 @@ fn load(store: &Store) -> Damage {
 fn a_file_that_somebody_else_made_meanwhile_stays() {
     let disk = SimDisk::new();
     let store = new_store(&disk);
-    assert!(!Store::create(&disk, path(), &Meta { salt: 99, ..meta() }).unwrap());
+    assert!(!Store::create(&disk, path(), Found::Nothing, &Meta { salt: 99, ..meta() }).unwrap());
     drop(store);
     assert_eq!(open(&disk).meta(), meta());
 }
@@ -248,7 +249,7 @@ fn a_new_file_that_cannot_be_named_is_told_from_one_that_is_there_already() {
     for operation in 0.. {
         let disk = SimDisk::new();
         disk.fault_at(operation, DiskFault::Error);
-        match Store::create(&disk, path(), &meta()) {
+        match Store::create(&disk, path(), Found::Nothing, &meta()) {
             Err(OpenError::Io(_)) => refused += 1,
             made => {
                 assert!(made.unwrap(), "nobody else made it");
