@@ -333,6 +333,44 @@ fn an_error_of_one_read_stops_neither_reads_nor_grants() {
     }
 }
 
+/// Pages that redb has in memory it gives all the same, and says at the first one from the disk that it has stopped.
+#[test]
+fn an_applications_tables_are_read_though_an_opening_or_a_checkpoint_found_the_disk_full() {
+    let is_whole = |engine: &Engine, at| {
+        let read = engine.read_tables(|tables| {
+            let many = tables.open_table(MANY)?;
+            (0..400).try_for_each(|n| many.get(n).map(|row| assert_eq!(row.unwrap().value(), [7; 4_000])))?;
+            Ok::<_, Box<dyn std::error::Error>>(())
+        });
+        read.unwrap().unwrap_or_else(|error| panic!("{at}: {error}"));
+    };
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(8 << 10).open("x.idem").unwrap();
+    let effect = fresh(&default_scope(&engine), "effect").complete_in(|tables| {
+        let mut many = tables.open_table(MANY)?;
+        (0..400).try_for_each(|n| many.insert(n, &[7_u8; 4_000][..]).map(drop))?;
+        Ok::<_, Box<dyn std::error::Error>>("done")
+    });
+    effect.unwrap();
+    fresh(&default_scope(&engine), "more").complete("reply").unwrap();
+    machine.kill(engine);
+    let mut stopped = 0;
+    for at in 0..40 {
+        let machine = Machine { disk: machine.disk.image(CrashKind::KeepAll), ..machine.clone() };
+        let first = machine.disk.operations();
+        machine.disk.fault_at(first + at, DiskFault::Full);
+        let Ok(engine) = machine.options().cache_bytes(8 << 10).open("x.idem") else { continue };
+        stopped += u64::from(machine.disk.operations() > first + at);
+        is_whole(&engine, format!("the opening at operation {at}"));
+        machine.disk.mend();
+        fresh(&default_scope(&engine), &format!("at {at}")).complete("reply").unwrap();
+        machine.disk.fault_at(machine.disk.operations(), DiskFault::Full);
+        assert!(engine.checkpoint().is_err());
+        is_whole(&engine, format!("a checkpoint, {at}"));
+    }
+    assert!(stopped > 0, "no opening met a full disk");
+}
+
 #[test]
 fn errors_of_several_reads_in_a_row_are_told_and_the_next_read_finds_the_record() {
     let machine = Machine::default();

@@ -200,11 +200,25 @@ impl Access {
     ) -> Result<R, ReadError> {
         let generation = fork::generation();
         let long = self.long_reads.enter().ok_or(ReadError::Closed)?;
+        let begin = |database: &Opened| {
+            // It does not always say so itself: what it has in memory it gives all the same, and stops at the first page it has not.
+            if self.has_stopped(database) {
+                return Err(Trouble::unexpected("an earlier error stopped the store"));
+            }
+            begin(database)
+        };
         let result = self.read(begin).map(read);
         if generation != fork::generation() {
             std::mem::forget(long);
         }
         result
+    }
+
+    /// Whether this is the database for all, and has stopped.
+    fn has_stopped(&self, database: &Opened) -> bool {
+        let state = self.state.lock();
+        matches!(&*state, State::Open(open) if std::ptr::eq(&raw const **open, database))
+            && self.faults.has_stopped()
     }
 
     /// Whether the database is what is known of it. A view may be newer, where a commit failed in its last step.

@@ -394,7 +394,7 @@ impl Store {
         self.access.read_long(
             |database| {
                 let transaction = Owned::new(database.begin_read()?);
-                // One that has stopped does not say so before something is read.
+                // A view may have stopped, and does not say so before something is read.
                 drop(transaction.open_table(META)?.get(META_ROW)?);
                 Ok(transaction)
             },

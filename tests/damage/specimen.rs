@@ -502,12 +502,15 @@ impl Making {
     }
 }
 
+/// Bytes of a frame before its entries.
+const FRAME_HEADER: usize = 56;
+
 /// The bytes of the frame that was written between two states of a log, if they are still there at last.
 fn frame_between(before: &[u8], after: &[u8], last: &[u8]) -> Range<usize> {
     let changed = |at: &usize| before.get(*at..at + SECTOR) != after.get(*at..at + SECTOR);
     let Some(start) = (4_096..after.len()).step_by(SECTOR).find(changed) else { return 0..0 };
     let len = u32::from_le_bytes(after[start + 4..start + 8].try_into().unwrap()) as usize;
-    let frame = start..start + 48 + len;
+    let frame = start..start + FRAME_HEADER + len;
     let is_frame = &after[start..start + 4] == b"idmF" && last.get(frame.clone()) == after.get(frame.clone());
     if is_frame { frame } else { 0..0 }
 }
