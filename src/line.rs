@@ -72,6 +72,11 @@ impl Line {
         self.waiting.is_empty()
     }
 
+    /// What the first needs; nothing where nobody waits.
+    pub(crate) fn first_bytes(&self) -> u64 {
+        self.waiting.first_key_value().map_or(0, |(_, first)| first.bytes)
+    }
+
     /// Whether a caller that comes now would be the first.
     pub(crate) fn is_free_for(&self, rank: Rank) -> bool {
         self.waiting.first_key_value().is_none_or(|(Number(first, _), _)| *first > rank)

@@ -207,7 +207,9 @@ impl Room {
             // It is not open yet.
             return None;
         }
-        let enough = (state.bytes / 2).min(self.geometry.segment - self.geometry.frame_max).max(state.wanted);
+        // Whoever waits in line asks once, and may want more than the log has grown by since.
+        let wanted = state.wanted.max(state.line.first_bytes());
+        let enough = (state.bytes / 2).min(self.geometry.segment - self.geometry.frame_max).max(wanted);
         if state.fits(self.geometry, enough) || state.bytes >= bytes_max {
             return None;
         }
@@ -447,6 +449,16 @@ mod tests {
         assert_eq!(place.look(|| None::<()>), None);
         room.wake();
         place.wait(Deadline::NEVER);
+    }
+
+    #[test]
+    fn a_log_grows_until_it_has_what_the_first_in_line_needs() {
+        let room = room(30);
+        let mut place = room.line_up(150, Rank::Other);
+        while let Some(bytes) = room.growth(400) {
+            room.grow(bytes);
+        }
+        assert_eq!(place.look(|| None::<()>), Some(Ok(())), "{} bytes", room.bytes());
     }
 
     #[test]
