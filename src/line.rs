@@ -34,8 +34,9 @@ pub(crate) struct Line {
     waiting: BTreeMap<Number, Waiting>,
 }
 
+/// A caller in the line.
 #[derive(Debug)]
-struct Waiting {
+pub(crate) struct Waiting {
     bytes: u64,
     /// `None` until it waits, and once it was woken.
     bell: Option<Bell>,
@@ -104,8 +105,8 @@ impl Line {
     }
 
     /// Takes a caller out that no longer waits; `None` where it was served before.
-    pub(crate) fn leave(&mut self, number: Number) -> Option<Option<Bell>> {
-        self.waiting.remove(&number).map(|waiting| waiting.bell)
+    pub(crate) fn leave(&mut self, number: Number) -> Option<Waiting> {
+        self.waiting.remove(&number)
     }
 
     /// Wakes all, so that they look again. They keep their places.

@@ -132,7 +132,7 @@ fn close_beside(engine: &Engine) -> thread::JoinHandle<Closed> {
 fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
     let (told, tells) = std::sync::mpsc::channel();
     thread::spawn(move || told.send(call()));
-    tells.recv_timeout(std::time::Duration::from_secs(60)).expect("it never returns")
+    tells.recv_timeout(std::time::Duration::from_secs(60)).unwrap_or_else(|_| panic!("it never returns"))
 }
 
 #[test]
@@ -208,7 +208,8 @@ fn a_close_on_a_thread_of_the_engine_and_one_beside_it_return_in_either_order() 
             // Its end is told on a thread of the engine's.
             let claim = fresh(&scope, "key");
             let beside = loop {
-                match closer.beside.lock().unwrap().take() {
+                let beside = closer.beside.lock().unwrap().take();
+                match beside {
                     Some(beside) => break beside,
                     None => thread::yield_now(),
                 }

@@ -42,7 +42,9 @@ impl Drop for Body {
 
 fn nothing(_: &Tools) {}
 
-const ACTS: [(&str, fn(&Tools)); 9] = [
+type Act = fn(&Tools);
+
+const ACTS: [(&str, Act); 9] = [
     ("checkpoint", |tools| tools.engine.checkpoint().unwrap()),
     ("step", |tools| assert!(!tools.engine.step().checkpointed)),
     ("complete", |tools| drop(fresh(&tools.scope, "new").complete("reply").unwrap())),
@@ -70,7 +72,7 @@ fn try_body(name: &str, looked_at: fn(&Tools), dropped: fn(&Tools), fails: bool)
         let body =
             Body { looked_at, dropped, tools: Tools { engine: engine.clone(), scope: scope.clone(), other } };
         let completed = if fails {
-            claim.complete_in(|_| Err::<&str, _>(body)).map(drop).map_err(drop)
+            claim.complete_in(|_| Err::<&str, _>(Box::new(body))).map(drop).map_err(drop)
         } else {
             claim.complete_in(|_| Ok::<_, ()>(body)).map(drop).map_err(drop)
         };

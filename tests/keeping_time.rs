@@ -88,7 +88,7 @@ fn in_time<T: Send + 'static>(gate: &Gate, call: impl FnOnce() -> T + Send + 'st
     let answer = tells.recv_timeout(LONG);
     gate.open();
     caller.join().unwrap().ok();
-    answer.expect("it was told only when the disk let it")
+    answer.unwrap_or_else(|_| panic!("it was told only when the disk let it"))
 }
 
 #[test]
