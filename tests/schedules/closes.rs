@@ -90,11 +90,12 @@ fn a_full_queue_that_is_closed_from_everywhere() {
 
 #[test]
 fn a_full_log_that_is_closed_from_everywhere() {
-    // Room for three claims, and for the engine's own entries.
-    let options =
-        |options: Options| options.max_body_bytes(40_000).reserve_bytes(40_000).log_segment_bytes(64 << 10);
+    // Room for about eleven claims, of which eight are out.
+    let options = |options: Options| options.max_body_bytes(12_000).reserve_bytes(12_000);
     explore("schedules::a_full_log_is_closed", 8, Setup { options, ..Setup::default() }, |world| {
+        let held: Vec<_> = (0..8).map(|n| super::common::fresh(&world.scope, &format!("held {n}"))).collect();
         close_from_everywhere(&world);
+        drop(held);
     });
 }
 
