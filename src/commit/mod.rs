@@ -52,7 +52,11 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
 const LED_MAX: u32 = 8;
 
 /// A leader on a slow disk hands over after this time, however few groups it wrote. Waking a thread takes a hundredth of it.
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 const LED_FOR: Duration = Duration::from_millis(10);
+/// A model has to go the same way each time, however long that takes.
+#[cfg(any(idemkv_loom, idemkv_shuttle))]
+const LED_FOR: Duration = Duration::MAX;
 
 /// What a leader has done in its turn.
 #[derive(Clone, Copy, Debug, Default)]
