@@ -5,7 +5,13 @@
 //! IDEMKV_SECONDS=60 cargo test --release --test slow_disk -- --nocapture
 //! ```
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "tests; the time is real")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "tests; the time is real"
+)]
 
 mod common;
 
@@ -96,6 +102,8 @@ fn options(seed: u64) -> Options {
     }
 }
 
+type Work = fn(&Caller);
+
 struct Caller {
     number: usize,
     scope: Scope,
@@ -105,7 +113,7 @@ struct Caller {
 
 impl Caller {
     fn is_task(&self) -> bool {
-        self.number % 2 == 0
+        self.number.is_multiple_of(2)
     }
 
     fn begin(&self, scope: &Scope, key: &str) -> Result<Begin, BeginError> {
@@ -194,7 +202,7 @@ fn round(seed: u64, watchdog: &Arc<Watchdog>) {
     let scope = engine.scope("");
     let leased = engine.declare("leased", engine.policy().lease(LEASE)).unwrap();
     let held = fresh(&scope, "held");
-    let works: [(usize, fn(&Caller)); 3] =
+    let works: [(usize, Work); 3] =
         [(LOAD, Caller::load), (WATCHERS, Caller::time_out), (WATCHERS, Caller::wait_for_leases)];
     thread::scope(|threads| {
         for (count, work) in works {

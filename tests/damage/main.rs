@@ -1,7 +1,14 @@
 //! Files and logs that were altered in any way, alone or together with those of another engine: they are refused, or say what
 //! they have said before.
 
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
 
 #[path = "../common/budget.rs"]
 mod budget;

@@ -226,7 +226,7 @@ impl World {
                     lost.started() <= at && at <= now,
                     "key {key} was interrupted at {at}, and it is {now}"
                 );
-                self.oracle.told_of_note(key, &lost.last_progress().map(|note| note.to_vec()));
+                self.oracle.told_of_note(key, lost.last_progress().map(|note| note.to_vec()).as_ref());
                 self.meet("unresolved key", true);
             }
             Err(error) => {

@@ -350,10 +350,10 @@ impl Oracle {
     }
 
     /// What is told of a key that is interrupted: progress that is on its way to the log too, which a crash may take.
-    pub(crate) fn told_of_note(&self, key: u64, note: &Option<Vec<u8>>) {
+    pub(crate) fn told_of_note(&self, key: u64, note: Option<&Vec<u8>>) {
         let nothing = BTreeSet::from([None]);
         let allowed = self.notes.get(&key).unwrap_or(&nothing);
-        assert!(allowed.contains(note), "key {key}: told of {note:?}, may be {allowed:?}");
+        assert!(allowed.contains(&note.cloned()), "key {key}: told of {note:?}, may be {allowed:?}");
     }
 
     /// What a claim that was granted finds noted.
