@@ -48,3 +48,27 @@ fn every_test_that_a_document_names_is_there() {
     }
     assert!(looked_at > 200, "{looked_at}");
 }
+
+/// Two changes of one row at a time leave both where they are put together without a look.
+#[test]
+fn no_table_of_the_readme_has_two_rows_of_one_name() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let mut table = BTreeSet::new();
+    let mut rows = 0;
+    for line in readme.lines() {
+        let name = line.strip_prefix("| ").and_then(|row| row.split(" | ").next());
+        match name {
+            // Figures of one thing may have several rows.
+            Some(name) if name.starts_with('`') || name.contains(' ') => {
+                let is_durability = name.starts_with("`Full`")
+                    || name.starts_with("`Completions`")
+                    || name.starts_with("`Relaxed");
+                assert!(table.insert(name) || is_durability, "two rows are called {name:?}");
+                rows += 1;
+            }
+            Some(_) => {}
+            None => table.clear(),
+        }
+    }
+    assert!(rows > 100, "{rows}");
+}
