@@ -41,7 +41,7 @@ fn operations(machine: &Machine, engine: &Engine, time: Duration) -> u64 {
 }
 
 #[test]
-fn an_idle_engine_compacts_once_and_the_file_is_shorter_whatever_follows() {
+fn an_idle_engine_compacts_once_and_not_again_for_commits_that_grow_the_file() {
     for (mebibytes, live) in [(4, 50), (4, 30), (4, 10), (6, 40), (8, 30), (8, 20)] {
         let machine = Machine::default();
         let (engine, before) = mostly_expired(&machine, mebibytes, live);

@@ -363,6 +363,8 @@ fn an_applications_tables_are_read_though_an_opening_or_a_checkpoint_found_the_d
         stopped += u64::from(machine.disk.operations() > first + at);
         is_whole(&engine, format!("the opening at operation {at}"));
         machine.disk.mend();
+        // A full disk is looked at again after a while.
+        machine.clock.advance(Duration::from_secs(1));
         fresh(&default_scope(&engine), &format!("at {at}")).complete("reply").unwrap();
         machine.disk.fault_at(machine.disk.operations(), DiskFault::Full);
         assert!(engine.checkpoint().is_err());

@@ -1,14 +1,12 @@
 //! When compacting the file pays.
 //!
 //! redb doubles its file when it needs more, and never shrinks it. Compacting costs in proportion to what is live, and the next commit
-//! may double the file again. So it pays where the file shrinks even if that happens, and not again until there is as much to be had.
+//! may double the file again. So it pays where nearly half of the file is free, and not again until there is as much to be had.
 
 use std::time::Duration;
 
 use crate::Timestamp;
 
-/// Nothing was written for so long: the engine is idle.
-const IDLE: Duration = Duration::from_secs(10);
 /// Compacting more than this takes more than a moment, for which readers of records on disk would have to wait.
 const LIVE_MAX: u64 = 1 << 30;
 /// Bytes that are not worth giving back.
@@ -23,8 +21,8 @@ pub(crate) struct Space {
 
 #[derive(Debug, Default)]
 pub(crate) struct Compaction {
-    /// How often the engine had written when it was last looked at,
-    writes: u64,
+    /// How often the engine had committed when it was last looked at,
+    commits: u64,
     /// and when that was first seen.
     since: Timestamp,
     /// What the last compaction left.
@@ -32,18 +30,18 @@ pub(crate) struct Compaction {
 }
 
 impl Compaction {
-    /// Whether the engine is idle, which has written so often by now.
-    pub(super) fn is_idle(&mut self, writes: u64, now: Timestamp) -> bool {
-        if writes != self.writes {
-            (self.writes, self.since) = (writes, now);
+    /// Whether the engine, which has committed so often by now, has not done so for so long.
+    pub(super) fn is_idle(&mut self, commits: u64, now: Timestamp, long: Duration) -> bool {
+        if commits != self.commits {
+            (self.commits, self.since) = (commits, now);
         }
-        now.saturating_since(self.since) >= IDLE
+        now.saturating_since(self.since) >= long
     }
 
-    /// Whether the file gets shorter by much, even where the next commit doubles it.
+    /// Whether the file gets shorter by much.
     pub(super) fn pays(&self, space: Space) -> bool {
         let Space { live, file } = space;
-        let is_long = live <= LIVE_MAX && file > live.saturating_mul(5) / 2 + SLACK;
+        let is_long = live <= LIVE_MAX && file > live.saturating_mul(7) / 4 + SLACK;
         // What the last one could not give back this one can't either.
         let is_new = self.left.is_none_or(|left| {
             live.saturating_mul(5) < left.live.saturating_mul(4)
@@ -52,10 +50,9 @@ impl Compaction {
         is_long && is_new
     }
 
-    /// A compaction is over, with the commit that follows it.
-    pub(super) fn is_over(&mut self, left: Space, writes: u64) {
+    /// A compaction is over, with the commit of the store that follows it.
+    pub(super) fn is_over(&mut self, left: Space) {
         self.left = Some(left);
-        self.writes = writes;
     }
 }
 
@@ -73,7 +70,7 @@ mod tests {
     fn it_pays_where_much_is_free_and_what_is_live_can_be_moved_in_a_moment() {
         let new = Compaction::default();
         assert!(!new.pays(space(0, 4)) && new.pays(space(0, 5)));
-        assert!(!new.pays(space(100, 254)) && new.pays(space(100, 255)));
+        assert!(!new.pays(space(100, 179)) && new.pays(space(100, 180)));
         assert!(new.pays(space(1_024, 4_000)) && !new.pays(space(1_025, 1 << 20)));
     }
 
@@ -81,7 +78,7 @@ mod tests {
     fn it_is_not_tried_again_until_there_is_as_much_to_be_had() {
         let mut compaction = Compaction::default();
         // A commit has doubled the file again, and more.
-        compaction.is_over(space(100, 300), 1);
+        compaction.is_over(space(100, 300));
         assert!(!compaction.pays(space(100, 300)) && !compaction.pays(space(81, 300)));
         assert!(compaction.pays(space(79, 300)), "much has expired since");
         assert!(!compaction.pays(space(100, 379)) && compaction.pays(space(100, 380)), "the file has grown");
@@ -91,10 +88,9 @@ mod tests {
     fn an_engine_is_idle_when_it_has_not_written_for_a_while() {
         let mut compaction = Compaction::default();
         let at = Timestamp::from_millis;
-        assert!(!compaction.is_idle(1, at(100_000)));
-        assert!(!compaction.is_idle(1, at(109_999)) && compaction.is_idle(1, at(110_000)));
-        assert!(!compaction.is_idle(2, at(110_000)));
-        compaction.is_over(space(1, 2), 3);
-        assert!(compaction.is_idle(3, at(120_000)), "its own commit is no work");
+        let long = Duration::from_secs(10);
+        assert!(!compaction.is_idle(1, at(100_000), long));
+        assert!(!compaction.is_idle(1, at(109_999), long) && compaction.is_idle(1, at(110_000), long));
+        assert!(!compaction.is_idle(2, at(110_000), long));
     }
 }

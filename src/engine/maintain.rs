@@ -32,6 +32,8 @@ const RECLAIM_MAX: u64 = 4 << 20;
 const RECLAIM_EVERY: Duration = Duration::from_secs(600);
 /// And so often while there is more than one checkpoint drops.
 const RECLAIM_MORE: Duration = Duration::from_secs(10);
+/// The engine is idle when nothing was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
+const IDLE_TICKS: u32 = 10;
 /// Interrupted claims that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
 
@@ -413,11 +415,16 @@ impl Core {
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
     /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
     fn compact_when_idle(&self, rota: &mut Rota, now: Timestamp) {
-        let is_idle = rota.compaction.is_idle(self.writes(), now);
+        let is_idle = rota.compaction.is_idle(self.commit.stats().commits, now, IDLE_TICKS * self.tick());
         let stopped = self.commit.failure().is_some()
             || self.halted.get().is_some()
             || self.full.lock().any().is_some();
-        if !is_idle || stopped || !self.space().is_some_and(|space| rota.compaction.pays(space)) {
+        // What has expired goes first, in as many steps as it takes.
+        if !is_idle
+            || stopped
+            || self.has_due(now)
+            || !self.space().is_some_and(|space| rota.compaction.pays(space))
+        {
             return;
         }
         let compacted = match self.store.compact() {
@@ -427,15 +434,10 @@ impl Core {
             Ok(true) => self.store_batch(None, &Batch::default(), |_| {}).map(drop),
             Err(error) => Err(error),
         };
-        rota.compaction.is_over(self.space().unwrap_or_default(), self.writes());
+        rota.compaction.is_over(self.space().unwrap_or_default());
         if let Err(error) = compacted {
             self.checkpoint_failed(error);
         }
-    }
-
-    /// How often the engine has written to the log or to the store.
-    fn writes(&self) -> u64 {
-        self.commit.stats().commits + self.counters.checkpoints.load(Ordering::Relaxed)
     }
 
     /// What of the file is live; `None` where nobody knows.

@@ -130,7 +130,10 @@ impl Room {
         state.bytes = bytes;
         state.durable_bytes = bytes;
         state.free = (0..state.segments(self.geometry)).collect();
+        // Who came before the log was prepared, as after a full disk, is in line already.
+        let rings = state.serve(self.geometry);
         drop(state);
+        rings.ring();
         self.wake();
     }
 
