@@ -507,6 +507,10 @@ impl Core {
     }
 
     /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's state changed meanwhile.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is asked, under which policy, and how long it may take"
+    )]
     async fn grant(
         &self,
         caller: Caller,
