@@ -119,6 +119,9 @@ pub(crate) struct Attempt {
     interrupted_ms: AtomicU64,
     /// The claim was released and did nothing, but an earlier attempt may have.
     returned: AtomicBool,
+    /// While the claim is on its way to its caller: the bytes of log that are promised to its end. Zero once it has arrived, or was
+    /// withdrawn. The thread that takes the bytes decides which.
+    coming: AtomicU64,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
     lease_until_ms: AtomicU64,
     /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` where it was never handed over. Durable, and kept
@@ -153,6 +156,8 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) unresolved_ttl: Option<Duration>,
     pub(crate) earlier: Option<Earlier>,
     pub(crate) progress: Option<Progress>,
+    /// Bytes of log that are promised to the end of a claim that its caller does not have yet.
+    pub(crate) coming: u64,
 }
 
 impl AttemptParts<'static> {
@@ -171,6 +176,7 @@ impl AttemptParts<'static> {
             unresolved_ttl: None,
             earlier: None,
             progress: None,
+            coming: 0,
         }
     }
 
@@ -199,6 +205,7 @@ impl Attempt {
             scope_len: parts.scope.len(),
             interrupted_ms: AtomicU64::new(ALIVE),
             returned: AtomicBool::new(false),
+            coming: AtomicU64::new(parts.coming),
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
             detached_until_ms: AtomicU64::new(NO_TOKEN),
             detached_in: AtomicU64::new(0),
@@ -232,6 +239,7 @@ impl Attempt {
             unresolved_ttl: row.unresolved_ms.map(Duration::from_millis),
             earlier,
             progress: row.progress.map(|bytes| Progress::new(bytes, budget)),
+            coming: 0,
         });
         if let Some(row) = row.detached {
             attempt.detach(HandOver::from_row(row));
@@ -362,6 +370,46 @@ impl Attempt {
         self.returned.store(true, Ordering::Release);
         self.detached_until_ms.store(NO_TOKEN, Ordering::Release);
         self.interrupt(now);
+    }
+
+    /// Whether its claim is on its way to its caller, who has done nothing yet.
+    pub(crate) fn is_coming(&self) -> bool {
+        self.coming() > 0
+    }
+
+    /// The bytes of log that are promised to its end, while it is on its way.
+    pub(crate) fn coming(&self) -> u64 {
+        self.coming.load(Ordering::Acquire)
+    }
+
+    /// Takes the bytes that are promised to the end of a claim on its way. Only one call gets them: that of the caller whom the claim
+    /// reaches, or that which withdraws the claim.
+    pub(crate) fn take_coming(&self) -> Option<u64> {
+        let bytes = self.coming.swap(0, Ordering::AcqRel);
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// The interruption that its key goes back to where its claim never reached its caller: as it was, but with this fence. `None` where
+    /// there was none.
+    pub(crate) fn never_held(&self) -> Option<Self> {
+        let earlier = self.earlier?;
+        let back = Self::new(AttemptParts {
+            digest: self.digest,
+            scope: self.scope(),
+            key: self.key(),
+            fence: self.fence,
+            number: self.number.saturating_sub(1),
+            fingerprint: self.fingerprint,
+            started: self.started,
+            retention: self.retention,
+            lease: self.lease,
+            unresolved_ttl: self.unresolved_ttl,
+            earlier: Some(earlier),
+            progress: self.progress(),
+            coming: 0,
+        });
+        back.give_back(earlier.interrupted_at);
+        Some(back)
     }
 
     /// Which attempt may have had an effect, as a later one remembers it. A claim that nobody noted as interrupted yet, although its

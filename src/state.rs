@@ -99,6 +99,11 @@ pub enum Event<'a> {
         /// When.
         now: Timestamp,
     },
+    /// The claim with this fence is taken back before its caller had it: nobody has run anything.
+    Withdraw {
+        /// The claim's fence.
+        fence: Fence,
+    },
     /// The claim with this fence is gone without an outcome: dropped, panicked, or its process died.
     Abandon {
         /// The claim's fence.
@@ -232,6 +237,7 @@ fn vacant(event: Event<'_>) -> Decision {
         Event::Completed { .. } => Decision::Become(Phase::Done),
         Event::Returned { .. } => Decision::Become(Phase::Interrupted),
         Event::Resolve { .. }
+        | Event::Withdraw { .. }
         | Event::Abandon { .. }
         | Event::Forget { .. }
         | Event::Noted { .. }
@@ -249,8 +255,9 @@ fn in_flight(facts: Facts<'_>, lease: Timestamp, event: Event<'_>) -> Decision {
         Event::Use { now, .. } | Event::End { now, .. } if now >= lease => Decision::Superseded,
         Event::Use { fence, .. } => if_current(facts, fence, Phase::InFlight),
         Event::End { fence, .. } => if_current(facts, fence, Phase::Ending),
-        Event::Abandon { fence } if fence == facts.fence => Decision::Become(Phase::Interrupted),
-        Event::Abandon { .. } => Decision::Stay,
+        // Whether its lease is over does not matter: nobody had it.
+        Event::Withdraw { fence } => if_same(facts, fence, Phase::Ending),
+        Event::Abandon { fence } => if_same(facts, fence, Phase::Interrupted),
         Event::Resolve { .. } | Event::Forget { .. } => Decision::Busy,
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Noted { fence } => if_same(facts, fence, Phase::InFlight),
@@ -268,7 +275,7 @@ fn ending(facts: Facts<'_>, event: Event<'_>) -> Decision {
         Event::Begin { fingerprint, .. } => wait_unless_reused(facts, fingerprint),
         Event::Use { .. } | Event::End { .. } => Decision::Superseded,
         // The outcome is in the log's hands; the claim that is dropped after handing it over changes nothing.
-        Event::Abandon { .. } | Event::Sweep { .. } => Decision::Stay,
+        Event::Withdraw { .. } | Event::Abandon { .. } | Event::Sweep { .. } => Decision::Stay,
         Event::Resolve { .. } | Event::Forget { .. } => Decision::Busy,
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
         Event::Noted { fence } => if_same(facts, fence, Phase::Ending),
@@ -287,7 +294,7 @@ fn interrupted(facts: Facts<'_>, expires: Timestamp, event: Event<'_>) -> Decisi
         Event::Resolve { now } if now >= expires => Decision::Stay,
         Event::Resolve { .. } => next_attempt(facts),
         Event::Use { .. } | Event::End { .. } => Decision::Superseded,
-        Event::Abandon { .. } => Decision::Stay,
+        Event::Withdraw { .. } | Event::Abandon { .. } => Decision::Stay,
         Event::Forget { now } if now >= expires => Decision::Stay,
         Event::Forget { .. } => Decision::Become(Phase::Ending),
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
@@ -312,7 +319,9 @@ fn done(facts: Facts<'_>, lifetime: Lifetime, event: Event<'_>) -> Decision {
         Event::Begin { fingerprint, .. } if fingerprint != facts.fingerprint => Decision::Reused,
         Event::Begin { .. } => Decision::Expired,
         Event::Use { .. } | Event::End { .. } => Decision::Superseded,
-        Event::Resolve { .. } | Event::Abandon { .. } | Event::Noted { .. } => Decision::Stay,
+        Event::Resolve { .. } | Event::Withdraw { .. } | Event::Abandon { .. } | Event::Noted { .. } => {
+            Decision::Stay
+        }
         Event::Forget { now } if now >= remembered_until => Decision::Stay,
         Event::Forget { .. } => Decision::Become(Phase::Ending),
         // Granted over a record that was no longer remembered by then.

@@ -523,27 +523,29 @@ fn a_kill_interrupts_a_claim_whose_lease_lasts() {
     }
 }
 
-/// The grant waits in the queue until its lease is over; in memory the next one has the key by then.
+/// Progress waits in the queue until the lease is over; in memory the next claim has the key by then.
 #[test]
-fn a_grant_overtaken_in_memory_is_no_less_durable() {
+fn a_claim_overtaken_in_memory_is_no_less_durable() {
     let machine = Machine::rerun();
     let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
     let scope = jobs(&engine);
     {
-        let mut first = Box::pin(scope.begin_async("key", request()));
-        assert!(poll(first.as_mut()).is_pending());
+        let mut first = fresh(&scope, "key");
+        let mut save = Box::pin(first.save_progress_async("so far"));
+        assert!(poll(save.as_mut()).is_pending());
         machine.clock.advance(LEASE);
         let mut second = Box::pin(scope.begin_async("key", request()));
         assert!(poll(second.as_mut()).is_pending());
         engine.step();
-        let Ok(Begin::Fresh(claim)) = ready(first.as_mut()) else { panic!("granted") };
+        ready(save.as_mut()).unwrap();
         engine.checkpoint().unwrap();
         machine.disk.crash_at(machine.disk.operations());
-        drop((claim, second));
+        drop((save, second));
     }
     machine.kill((engine, scope));
     let claim = fresh(&machine.open().scope("jobs"), "key");
     assert_eq!(claim.interrupted().unwrap().attempt(), 1);
+    assert_eq!(note(&claim).as_deref(), Some("so far"));
 }
 
 /// The other way round: a grant that waits for a place in the queue, and comes into it after a later one of its key.
@@ -552,7 +554,9 @@ fn a_grant_overtaken_on_its_way_to_the_log_is_not_given_out() {
     let machine = Machine::rerun();
     let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
     let scope = jobs(&engine);
-    let mut blocker = Box::pin(scope.begin_async("blocker", request()));
+    // Without a lease.
+    let other = engine.scope("other");
+    let mut blocker = Box::pin(other.begin_async("blocker", request()));
     assert!(poll(blocker.as_mut()).is_pending());
     let mut first = Box::pin(scope.begin_async("key", request()));
     assert!(poll(first.as_mut()).is_pending());
@@ -565,6 +569,7 @@ fn a_grant_overtaken_on_its_way_to_the_log_is_not_given_out() {
     second.complete("second").unwrap();
     assert!(matches!(waiting.wait(), Ok(Waited::Done(_))));
     drop((blocker, first, blocking, waiting));
+    drop(other);
     assert_eq!(engine.stats().in_flight, 0);
     machine.kill((engine, scope));
     assert_eq!(done(&machine.open().scope("jobs"), "key").body(), b"second");

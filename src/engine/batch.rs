@@ -12,6 +12,7 @@ use super::scope::{Scope, ScopeInner};
 use super::{Engine, Handle};
 use crate::Fingerprint;
 use crate::caller::{Caller, park_on, poll_once};
+use crate::clock::Patience;
 use crate::error::BeginError;
 use crate::index::BATCH_MAX;
 use crate::key::Digest;
@@ -143,7 +144,7 @@ impl Core {
             }
         }
         for (at, (((key, fingerprint), digest), result)) in
-            requests.iter().zip(digests).zip(&mut results).enumerate()
+            requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
         {
             if result.is_some() {
                 continue;
@@ -153,7 +154,8 @@ impl Core {
                 let key = key.as_ref();
                 let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
                 self.gate.check()?;
-                self.start(member, handle, Asked { scope, key, digest }, fingerprint).await
+                let mut patience = Patience::new(self.options.patience);
+                self.start(member, handle, Asked { scope, key, digest }, fingerprint, &mut patience).await
             }));
             match call.as_mut().as_pin_mut().map(poll_once) {
                 Some(Poll::Ready(begun)) => {
@@ -198,8 +200,18 @@ impl Core {
             }
         }
         for (at, granting) in granting {
-            if let Some(result @ None) = results.get_mut(at) {
-                *result = Some(Ok(Begin::Fresh(granting.into_claim(self))));
+            let Some(result @ None) = results.get_mut(at) else { continue };
+            *result = granting.arrive(self).map(|claim| Ok(Begin::Fresh(claim)));
+        }
+        // Grants that were withdrawn on their way, because their leases ran out or the engine closed.
+        for ((result, (key, fingerprint)), digest) in results.iter_mut().zip(requests).zip(&digests) {
+            if let (None, Some(digest)) = (&result, digest) {
+                let asked = Asked { scope, key: key.as_ref(), digest: *digest };
+                let mut patience = Patience::new(self.options.patience);
+                *result = Some(match Box::pin(self.look_again(caller, &mut patience)).await {
+                    Ok(()) => Box::pin(self.begin_to_the_end(caller, handle, asked, fingerprint)).await,
+                    Err(refused) => Err(refused),
+                });
             }
         }
         let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));

@@ -3,6 +3,7 @@
 use super::Handle;
 use super::completion::Completion;
 use super::core::{Core, Counters};
+use super::detached::Left;
 use super::ending::{Ending, Given, released};
 use super::pending::Pending;
 use super::permit::Permit;
@@ -335,7 +336,8 @@ impl Claim {
             Ok(mut ticket) => {
                 // Nobody holds the claim from here on.
                 self.is_over = true;
-                core.detach(&attempt, self.permit.take_share());
+                let left = Left { share: self.permit.take_share(), durability: self.terms.durability };
+                core.detach(&attempt, left);
                 let settled = core.commit.settled(caller, &mut ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
                 Ok(core.token(&attempt))
@@ -555,13 +557,11 @@ impl Claim {
         released(caller, self.start_releasing(caller)).await
     }
 
-    /// Releases without waiting for it; for a claim that its caller never saw.
-    pub(super) fn give_up(mut self) {
-        // Nobody has said anything of the attempts before it.
-        self.terms.resolves = false;
-        let handed = self.hand_over_release(Caller::Task);
-        // Where it could not be handed over, the error holds the claim, and its end is that of a claim dropped.
-        drop(handed);
+    /// Notes that nobody but this claim's owner decides from here on how it ends; `false` where it was withdrawn on its way.
+    pub(super) fn arrives(&mut self) -> bool {
+        let promised = self.attempt.take_coming();
+        self.permit.add(promised.unwrap_or(0));
+        promised.is_some()
     }
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.

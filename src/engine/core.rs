@@ -14,8 +14,8 @@ use super::leases::Leases;
 use super::maintain::Rota;
 use super::options::Options;
 use super::pending::Pending;
-use super::permit::{Permit, Waiter};
-use super::policies::Policies;
+use super::permit::{Permit, Waiter, count_one_more};
+use super::policies::{Policies, Version};
 use super::publisher::Publisher;
 use super::reads::Reads;
 use super::scope::ScopeInner;
@@ -36,7 +36,7 @@ use crate::policy::{Durability, Policy};
 use crate::record::{Place, Record};
 use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::store::Store;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, is_ours};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, is_ours};
 use crate::timers::Timers;
 use crate::tombstone::Tombstone;
 use crate::wal::{Log, Room};
@@ -137,6 +137,15 @@ impl<'a> Wish<'a> {
     }
 }
 
+/// What a grant goes by, as it was seen.
+#[derive(Clone, Copy)]
+struct Seen {
+    policy: Policy,
+    version: Version,
+    /// Where a record lies that is over.
+    expired: Option<Place>,
+}
+
 /// A key with what a call needs to know of it.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
@@ -168,11 +177,11 @@ pub(super) enum Begun {
 }
 
 impl Begun {
-    /// The answer. A grant has settled.
-    pub(super) fn answer(self, core: &Core) -> Begin {
+    /// The answer. A grant has settled; `None` where it was withdrawn on its way.
+    fn answer(self, core: &Core) -> Option<Begin> {
         match self {
-            Self::Answered(begin) => begin,
-            Self::Granting(granting) => Begin::Fresh(granting.into_claim(core)),
+            Self::Answered(begin) => Some(begin),
+            Self::Granting(granting) => granting.arrive(core).map(Begin::Fresh),
         }
     }
 }
@@ -238,12 +247,40 @@ impl Core {
         asked: Asked<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        let refused = |error| self.refused(asked.scope, asked.key, error);
-        let mut begun = self.start(caller, handle, asked, fingerprint).await.map_err(refused)?;
-        if let Begun::Granting(granting) = &mut begun {
-            granting.settled(self, caller).await.map_err(|error| refused(error.into()))?;
+        let begun = self.begin_to_the_end(caller, handle, asked, fingerprint).await;
+        begun.map_err(|error| self.refused(asked.scope, asked.key, error))
+    }
+
+    /// Begins; a refusal is not counted yet.
+    pub(super) async fn begin_to_the_end(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        asked: Asked<'_>,
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        let mut patience = Patience::new(self.options.patience);
+        loop {
+            let mut begun = self.start(caller, handle, asked, fingerprint, &mut patience).await?;
+            if let Begun::Granting(granting) = &mut begun {
+                granting.settled(self, caller).await?;
+            }
+            if let Some(answer) = begun.answer(self) {
+                return Ok(answer);
+            }
+            Box::pin(self.look_again(caller, &mut patience)).await?;
         }
-        Ok(begun.answer(self))
+    }
+
+    /// Waits until a grant that was withdrawn on its way is gone, so that its own caller does not find it in flight. The caller may look at
+    /// the key again while its patience lasts.
+    pub(super) async fn look_again(&self, caller: Caller, patience: &mut Patience) -> Result<(), BeginError> {
+        self.gate.check()?;
+        self.commit.flush(caller).await?;
+        if patience.until().has_passed() {
+            return Err(BeginError::Busy(Busy::QueueFull { waited: patience.span() }));
+        }
+        Ok(())
     }
 
     /// Counts a begin that was refused, and tells the observer.
@@ -261,20 +298,14 @@ impl Core {
         handle: &Arc<Handle>,
         asked: Asked<'_>,
         fingerprint: &Fingerprint,
+        patience: &mut Patience,
     ) -> Result<Begun, BeginError> {
-        let policy = self.policies.of(asked.scope.name());
         let wish = Wish::Begin(fingerprint);
-        let mut patience = Patience::new(self.options.patience);
         loop {
-            let found = self.find(caller, asked).await?;
-            match (self.decide(&found, wish.event(self.clock.now(), &policy)), found) {
-                (Decision::Grant { .. }, found) => {
-                    let expired = match found {
-                        Found::Expired(place) => Some(place),
-                        Found::Record(_) | Found::Slot(_) => None,
-                    };
-                    let granting =
-                        self.grant(caller, handle, asked, &policy, wish, expired, &mut patience).await?;
+            let Some((decision, found, terms)) = self.look(caller, asked, wish).await? else { continue };
+            match (decision, found) {
+                (Decision::Grant { .. }, _) => {
+                    let granting = self.grant(caller, handle, asked, terms, wish, patience).await?;
                     if let Some(granting) = granting {
                         return Ok(Begun::Granting(granting));
                     }
@@ -297,7 +328,7 @@ impl Core {
                     return Ok(Begun::Answered(Begin::InFlight(Pending::new(attempt, handle))));
                 }
                 (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
-                    self.lapse(&attempt);
+                    self.lapse(&attempt)?;
                 }
                 (Decision::Reused, _) => {
                     return Err(BeginError::KeyReused);
@@ -320,7 +351,43 @@ impl Core {
         }
     }
 
-    pub(super) fn decide(&self, found: &Found, event: Event<'_>) -> Decision {
+    /// Looks at a key, and decides. `None` where the answer changed on the way: look again.
+    async fn look(
+        &self,
+        caller: Caller,
+        asked: Asked<'_>,
+        wish: Wish<'_>,
+    ) -> Result<Option<(Decision, Found, Seen)>, ReadError> {
+        let (policy, version) = self.policies.seen(asked.scope.name());
+        let before = self.clock.now();
+        let found = self.find(caller, asked, before).await?;
+        let decided = self.decide_throughout(&found, before, |now| wish.event(now, &policy));
+        // The policy must have been in force when the key was found like this.
+        let is_current = self.policies.is_current(version);
+        let expired = match found {
+            Found::Expired(place) => Some(place),
+            Found::Record(_) | Found::Slot(_) => None,
+        };
+        let seen = Seen { policy, version, expired };
+        Ok(decided.filter(|_| is_current).map(|decision| (decision, found, seen)))
+    }
+
+    /// Decides on a key that was found after `before`. `None` where the time makes a difference: then the key has to be looked at again.
+    ///
+    /// The key may have changed since the look. A record that has expired since then may be gone by now, and the key begun again, so that
+    /// at no time there was an expired record.
+    pub(super) fn decide_throughout<'e>(
+        &self,
+        found: &Found,
+        before: Timestamp,
+        event: impl Fn(Timestamp) -> Event<'e>,
+    ) -> Option<Decision> {
+        let now = self.clock.now();
+        let decision = self.decide(found, event(now));
+        (now == before || decision == self.decide(found, event(before))).then_some(decision)
+    }
+
+    fn decide(&self, found: &Found, event: Event<'_>) -> Decision {
         match found {
             Found::Record(record) => decide(State::Done(record.facts(), record.lifetime()), event),
             Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
@@ -339,25 +406,29 @@ impl Core {
         let digest = scope.digest(key).map_err(BeginError::Key)?;
         self.gate.check().map_err(BeginError::from)?;
         let asked = Asked { scope, key, digest };
-        let policy = self.policies.of(scope.name());
         let mut patience = Patience::new(self.options.patience);
         loop {
             let before = self.clock.now();
-            let found = self.find(caller, asked).await.map_err(BeginError::from)?;
-            match (self.decide(&found, Wish::Resolve.event(self.clock.now(), &policy)), found) {
+            let looked = self.look(caller, asked, Wish::Resolve).await.map_err(BeginError::from)?;
+            let Some((decision, found, terms)) = looked else { continue };
+            match (decision, found) {
                 (Decision::Grant { .. }, _) => {
-                    if let Some(mut granting) =
-                        self.grant(caller, handle, asked, &policy, Wish::Resolve, None, &mut patience).await?
-                    {
-                        granting.settled(self, caller).await.map_err(BeginError::from)?;
-                        return Ok(granting.into_claim(self));
+                    let granting =
+                        self.grant(caller, handle, asked, terms, Wish::Resolve, &mut patience).await?;
+                    let Some(mut granting) = granting else { continue };
+                    granting.settled(self, caller).await.map_err(BeginError::from)?;
+                    if let Some(claim) = granting.arrive(self) {
+                        return Ok(claim);
                     }
+                    Box::pin(self.look_again(caller, &mut patience)).await?;
                 }
                 (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
-                    self.lapse(&attempt);
+                    self.lapse(&attempt).map_err(BeginError::from)?;
                 }
                 (_, found) => {
-                    return Err(ResolveError::NotInterrupted(Box::new(self.status_of(found, before))));
+                    if let Some(status) = self.status_of(found, before) {
+                        return Err(ResolveError::NotInterrupted(Box::new(status)));
+                    }
                 }
             }
         }
@@ -365,17 +436,40 @@ impl Core {
 
     /// Makes a claim interrupted whose lease was due.
     pub(super) fn lapse_due(&self, attempt: &Arc<Attempt>) {
-        self.lapse(attempt);
+        // What can't be withdrawn after a failed commit, or by an engine that closes, need not be looked at again.
+        let is_known = self.lapse(attempt).is_ok();
         // It may have been renewed since it was taken from those that are watched.
-        if let Slot::InFlight(current) = self.index.get(attempt.digest)
-            && Arc::ptr_eq(&current, attempt)
-        {
-            self.leases.watch(attempt);
+        if is_known {
+            self.watch(attempt);
         }
     }
 
-    /// Makes a claim interrupted whose lease has run out, and tells those who wait.
-    pub(super) fn lapse(&self, attempt: &Arc<Attempt>) {
+    /// Watches the lease of a claim, if it is out.
+    ///
+    /// It may have ended since its caller looked, and its end found nothing to forget. So the table has it first, and then the key is
+    /// looked at: whoever ends the claim changes the key first, and then forgets its lease.
+    pub(super) fn watch(&self, attempt: &Arc<Attempt>) {
+        if attempt.lease.is_none() {
+            return;
+        }
+        self.leases.watch(attempt);
+        let is_out =
+            matches!(self.index.get(attempt.digest), Slot::InFlight(out) if Arc::ptr_eq(&out, attempt));
+        if !is_out {
+            self.leases.forget(attempt);
+        }
+    }
+
+    /// Makes a claim interrupted whose lease has run out, and tells those who wait. One that has not reached its caller yet is taken back
+    /// instead: nobody has run anything.
+    ///
+    /// # Errors
+    ///
+    /// When the log takes nothing any more, so that the claim can't be taken back.
+    pub(super) fn lapse(&self, attempt: &Arc<Attempt>) -> Result<(), CommitError> {
+        if attempt.is_coming() {
+            return self.withdraw(attempt, || attempt.lease_until() <= self.clock.now());
+        }
         let now = self.clock.now();
         let lapsed = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
@@ -393,6 +487,7 @@ impl Core {
             attempt.end(Ended::Interrupted);
             self.tell_of_interruption(attempt, Cause::Lease);
         }
+        Ok(())
     }
 
     /// Counts an interruption, and tells the observer.
@@ -411,12 +506,10 @@ impl Core {
     /// A place among the calls that wait for claims of others.
     pub(super) fn waiter(&self) -> Result<Waiter<'_>, BeginError> {
         let max = self.options.max_waiters;
-        // The place exists from here on, so that every way out gives it back.
-        let waiter = Waiter(&self.waiters);
-        if self.waiters.fetch_add(1, Ordering::Relaxed) >= max {
+        if !count_one_more(&self.waiters, max) {
             return Err(BeginError::Busy(Busy::TooManyWaiters { max }));
         }
-        Ok(waiter)
+        Ok(Waiter(&self.waiters))
     }
 
     /// Whether a claim is the current one for its key, and its lease lasts.
@@ -441,22 +534,28 @@ impl Core {
         if let Slot::InFlight(current) = self.index.get(digest)
             && current.lease_until() <= self.clock.now()
         {
-            self.lapse(&current);
+            // Where that fails, the status says what it is all the same.
+            drop(self.lapse(&current));
         }
-        let before = self.clock.now();
-        let followed = follow(
-            || self.index.get(digest),
-            |place| self.read(caller, place, digest),
-            self.index.epoch(),
-            before,
-        );
-        match followed.await {
-            Ok(Followed::Slot(Slot::Cached(record, _)) | Followed::Read(_, record)) => {
-                self.status_of(Found::Record(record), before)
+        loop {
+            let before = self.clock.now();
+            let followed = follow(
+                || self.index.get(digest),
+                |place| self.read(caller, place, digest),
+                self.index.epoch(),
+                before,
+            );
+            let found = match followed.await {
+                Ok(Followed::Slot(Slot::Cached(record, _)) | Followed::Read(_, record)) => {
+                    Found::Record(record)
+                }
+                Ok(Followed::Slot(slot)) => Found::Slot(slot),
+                Ok(Followed::Over(_)) => return Status::Vacant,
+                Err(error) => return Status::Unreadable(error),
+            };
+            if let Some(status) = self.status_of(found, before) {
+                return status;
             }
-            Ok(Followed::Slot(slot)) => self.status_of(Found::Slot(slot), before),
-            Ok(Followed::Over(_)) => Status::Vacant,
-            Err(error) => Status::Unreadable(error),
         }
     }
 
@@ -467,25 +566,37 @@ impl Core {
         }
     }
 
-    /// What the index says of a key; a record that is on disk alone is read, and cached.
-    pub(super) async fn find(&self, caller: Caller, asked: Asked<'_>) -> Result<Found, ReadError> {
+    /// What the index says of a key; a record that is on disk alone is read, and cached. A record counts as over only where it was at
+    /// `before`, which is a time before this look.
+    pub(super) async fn find(
+        &self,
+        caller: Caller,
+        asked: Asked<'_>,
+        before: Timestamp,
+    ) -> Result<Found, ReadError> {
         match self.index.get(asked.digest) {
             Slot::Cached(record, _) => Ok(Found::Record(record)),
             // Boxed, so that whoever asks for a key that is not on disk does not carry it along.
-            slot @ Slot::Stored { .. } => Box::pin(self.find_stored(caller, asked, slot)).await,
+            slot @ Slot::Stored { .. } => Box::pin(self.find_stored(caller, asked, slot, before)).await,
             slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
                 Ok(Found::Slot(slot))
             }
         }
     }
 
-    async fn find_stored(&self, caller: Caller, asked: Asked<'_>, seen: Slot) -> Result<Found, ReadError> {
+    async fn find_stored(
+        &self,
+        caller: Caller,
+        asked: Asked<'_>,
+        seen: Slot,
+        before: Timestamp,
+    ) -> Result<Found, ReadError> {
         let mut seen = Some(seen);
         let followed = follow(
             || seen.take().unwrap_or_else(|| self.index.get(asked.digest)),
             |place| self.read(caller, place, asked.digest),
             self.index.epoch(),
-            self.clock.now(),
+            before,
         );
         let (place, record) = match followed.await? {
             Followed::Slot(Slot::Cached(record, _)) => return Ok(Found::Record(record)),
@@ -498,7 +609,7 @@ impl Core {
             let place = format!("block {}, offset {}", place.block(), place.offset());
             return Err(ReadError::Damaged(crate::Damage::new(self.store.path(), place, what)));
         }
-        if record.remembered_until() <= self.clock.now() {
+        if record.remembered_until() <= before {
             return Ok(Found::Expired(place));
         }
         self.index.count_loaded(asked.digest);
@@ -506,19 +617,14 @@ impl Core {
         Ok(Found::Record(record))
     }
 
-    /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's state changed meanwhile.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what is asked, under which policy, and how long it may take"
-    )]
+    /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's state, or a policy, changed meanwhile.
     async fn grant(
         &self,
         caller: Caller,
         handle: &Arc<Handle>,
         asked: Asked<'_>,
-        policy: &Policy,
+        seen: Seen,
         wish: Wish<'_>,
-        expired: Option<Place>,
         patience: &mut Patience,
     ) -> Result<Option<Granting>, BeginError> {
         // A child made past the C library is found out by its process alone, and before a lock that it may have inherited.
@@ -528,26 +634,42 @@ impl Core {
         if let Wish::Begin(_) = wish {
             asked.scope.check_granted(asked.key)?;
         }
-        let permit =
-            Permit::take(caller, handle, asked.scope.name(), policy, self.claim_promise(asked), patience)
-                .await?;
-        let Some(mut granting) = self.put(asked, permit, policy, wish, expired)? else { return Ok(None) };
-        Ok(granting.log(self, caller, patience).await?.then_some(granting))
+        let permit = Permit::take(
+            caller,
+            handle,
+            asked.scope.name(),
+            &seen.policy,
+            self.claim_promise(asked),
+            patience,
+        )
+        .await?;
+        let Some(mut granting) = self.put(asked, permit, seen, wish)? else { return Ok(None) };
+        if granting.log(self, caller, patience).await? {
+            return Ok(Some(granting));
+        }
+        drop(granting);
+        Box::pin(self.look_again(caller, patience)).await?;
+        Ok(None)
     }
 
-    /// Puts a new claim into the index. `None` where the key's state changed meanwhile.
+    /// Puts a new claim into the index. `None` where the key's state, or a policy, changed meanwhile.
     fn put(
         &self,
         asked: Asked<'_>,
-        permit: Permit,
-        policy: &Policy,
+        mut permit: Permit,
+        seen: Seen,
         wish: Wish<'_>,
-        expired: Option<Place>,
     ) -> Result<Option<Granting>, BeginError> {
+        let policy = &seen.policy;
+        let coming = self.claim_promise(asked).ending;
         let placed = self.index.change(asked.digest, |slot| {
+            // An interruption that arose under a later policy is not to be decided by this one.
+            if !self.policies.is_current(seen.version) {
+                return (Change::Keep, None);
+            }
             let now = self.clock.now();
             let state = match slot {
-                Slot::Stored { place, .. } if Some(*place) == expired => State::Vacant,
+                Slot::Stored { place, .. } if Some(*place) == seen.expired => State::Vacant,
                 // Another record than the one that was found expired.
                 Slot::Stored { .. } => return (Change::Keep, None),
                 Slot::Vacant
@@ -583,14 +705,20 @@ impl Core {
                 unresolved_ttl: policy.unresolved_ttl,
                 earlier: earlier.map(|attempt| attempt.as_earlier()),
                 progress: earlier.and_then(|attempt| attempt.progress()),
+                coming,
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
+        // Until it arrives, its room is that of the thread that takes it from the attempt.
+        permit.spend(coming);
         if let Err(shut) = self.gate.check() {
             // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
-            self.put_back(&attempt, before);
-            attempt.end(Ended::Closed);
+            if let Some(promised) = attempt.take_coming() {
+                permit.add(promised);
+                self.put_back(&attempt, before);
+                attempt.end(Ended::Closed);
+            }
             return Err(shut.into());
         }
         // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's
@@ -717,34 +845,45 @@ impl Core {
     ) -> Result<Status, ReadError> {
         let digest = scope.digest(key)?;
         self.gate.check()?;
-        let before = self.clock.now();
-        Ok(self.status_of(self.find(caller, Asked { scope, key, digest }).await?, before))
+        loop {
+            let before = self.clock.now();
+            let found = self.find(caller, Asked { scope, key, digest }, before).await?;
+            if let Some(status) = self.status_of(found, before) {
+                return Ok(status);
+            }
+        }
     }
 
-    /// What was found of a key, where the time was `before` when it was looked for: a claim whose lease had not ended then may have been
-    /// completed since it was found, so a lease that ended later says nothing. A record is judged by the time now, for one that has
-    /// expired meanwhile may have lost its body.
-    fn status_of(&self, found: Found, before: Timestamp) -> Status {
-        let now = || self.clock.now();
-        match found {
-            Found::Record(record) => match now() {
-                now if now < record.expires() => Status::Done(record),
-                now if now < record.remembered_until() => Status::Expired(Tombstone::of(&record)),
-                _ => Status::Vacant,
-            },
-            Found::Expired(_) => Status::Vacant,
+    /// What was found of a key, where the time was `before` when it was looked for. `None` where a time has come since that makes a
+    /// difference: the key may have changed since it was found, and has to be looked at again. Only a lease is judged by `before` alone.
+    fn status_of(&self, found: Found, before: Timestamp) -> Option<Status> {
+        let now = self.clock.now();
+        let has_come = |time: Timestamp| before < time && time <= now;
+        Some(match found {
+            // One that has expired may have lost its body.
+            Found::Record(record) if has_come(record.expires()) || has_come(record.remembered_until()) => {
+                return None;
+            }
+            Found::Record(record) if now < record.expires() => Status::Done(record),
+            Found::Record(record) if now < record.remembered_until() => {
+                Status::Expired(Tombstone::of(&record))
+            }
+            Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
-                // The worker will come by; until then the clock decides.
-                (Phase::InFlight, Some(attempt)) if attempt.lease_until() <= before => {
+                // The worker will come by; until then the clock decides. A claim that nobody has is still on its way.
+                (Phase::InFlight, Some(attempt))
+                    if attempt.lease_until() <= before && !attempt.is_coming() =>
+                {
                     Status::Interrupted(attempt.interruption())
                 }
                 (Phase::InFlight | Phase::Ending, Some(attempt)) => Status::InFlight(attempt.info()),
-                (Phase::Interrupted, Some(attempt)) if attempt.remembered_until() > now() => {
+                (Phase::Interrupted, Some(attempt)) if has_come(attempt.remembered_until()) => return None,
+                (Phase::Interrupted, Some(attempt)) if now < attempt.remembered_until() => {
                     Status::Interrupted(attempt.interruption())
                 }
                 _ => Status::Vacant,
             },
-        }
+        })
     }
 
     /// Reads what a slot stands for of a snapshot that was taken after `before`; `None` where it is over or vacant by now.
@@ -752,26 +891,32 @@ impl Core {
         &self,
         digest: Digest,
         slot: Slot,
-        before: Timestamp,
+        mut before: Timestamp,
     ) -> Result<Option<(Status, SlotNames)>, ReadError> {
         let mut seen = Some(slot);
-        let followed = follow(
-            || seen.take().unwrap_or_else(|| self.index.get(digest)),
-            |place| ready(self.store.read(place, digest)),
-            self.index.epoch(),
-            self.clock.now(),
-        );
-        let followed = block(followed)?;
-        let record = match followed {
-            Followed::Over(_) => return Ok(None),
-            Followed::Read(_, record) | Followed::Slot(Slot::Cached(record, _)) => record,
-            Followed::Slot(slot) => {
-                let names = slot.attempt().cloned().map(SlotNames::Attempt);
-                return Ok(names.map(|names| (self.status_of(Found::Slot(slot), before), names)));
+        loop {
+            let followed = follow(
+                || seen.take().unwrap_or_else(|| self.index.get(digest)),
+                |place| ready(self.store.read(place, digest)),
+                self.index.epoch(),
+                before,
+            );
+            let (found, names) = match block(followed)? {
+                Followed::Over(_) => return Ok(None),
+                Followed::Read(_, record) | Followed::Slot(Slot::Cached(record, _)) => {
+                    (Found::Record(record.clone()), SlotNames::Record(record))
+                }
+                Followed::Slot(slot) => {
+                    let Some(attempt) = slot.attempt().cloned() else { return Ok(None) };
+                    (Found::Slot(slot), SlotNames::Attempt(attempt))
+                }
+            };
+            let now = self.clock.now();
+            if let Some(status) = self.status_of(found, before) {
+                return Ok(Some((status, names)));
             }
-        };
-        let status = self.status_of(Found::Record(record.clone()), before);
-        Ok(Some((status, SlotNames::Record(record))))
+            before = now;
+        }
     }
 }
 
@@ -816,12 +961,12 @@ pub(super) mod tests {
         claim(&engine, "key").complete("reply").unwrap();
         engine.checkpoint().unwrap();
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
-        let digest = scope.digest(b"key").unwrap();
-        let found = block(core.find(Caller::Thread, Asked { scope, key: b"another", digest }));
+        let (digest, now) = (scope.digest(b"key").unwrap(), core.clock.now());
+        let found = block(core.find(Caller::Thread, Asked { scope, key: b"another", digest }, now));
         let Err(ReadError::Damaged(damage)) = found.map(|_| ()) else { panic!("it was found") };
         let said = damage.to_string();
         assert!(said.contains("x.idem") && said.contains("block 0") && said.contains("digest"), "{said}");
-        assert!(block(core.find(Caller::Thread, Asked { scope, key: b"key", digest })).is_ok());
+        assert!(block(core.find(Caller::Thread, Asked { scope, key: b"key", digest }, now)).is_ok());
     }
 
     /// Between looking at the key and at the clock.
@@ -834,11 +979,11 @@ pub(super) mod tests {
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
         let claim = claim(&engine, "key");
         let (before, digest) = (core.clock.now(), scope.digest(b"key").unwrap());
-        let found = block(core.find(Caller::Thread, Asked { scope, key: b"key", digest })).unwrap();
+        let found = block(core.find(Caller::Thread, Asked { scope, key: b"key", digest }, before)).unwrap();
         let mut entries = core.index.snapshot(core.index.shard_of(digest)).into_iter();
         claim.complete("reply").unwrap();
         clock.advance(lease);
-        assert!(matches!(core.status_of(found, before), Status::InFlight(_)));
+        assert!(matches!(core.status_of(found, before), Some(Status::InFlight(_))));
         let (digest, slot) = entries.next().unwrap();
         assert!(matches!(core.resolve(digest, slot, before), Ok(Some((Status::InFlight(_), _)))));
     }

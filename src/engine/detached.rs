@@ -4,21 +4,39 @@ use std::collections::HashMap;
 
 use super::core::Core;
 use super::permit::Share;
+use super::policies::Policies;
 use crate::attempt::Attempt;
 use crate::index::Slot;
+use crate::policy::Durability;
 use crate::state::Fence;
 use crate::sync::{Arc, Mutex};
+
+/// What a claim leaves behind that is handed over.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(super) share: Share,
+    /// What was promised of its end when it was granted. A policy that is declared later does not change that.
+    pub(super) durability: Durability,
+}
+
+impl Left {
+    /// Of a claim that was handed over before the file was opened. What it was promised is not on disk, so its end is durable before it is
+    /// acknowledged.
+    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies) -> Self {
+        Self { share: Share::of_standing(attempt, policies), durability: Durability::Completions }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Detached {
     /// Leaf lock.
-    shares: Mutex<HashMap<Fence, Share>>,
+    left: Mutex<HashMap<Fence, Left>>,
 }
 
 impl Core {
-    /// Leaves the share of a claim that is handed over where whoever takes it up, or finds its lease ended, looks for it.
-    pub(super) fn detach(&self, attempt: &Arc<Attempt>, share: Share) {
-        self.detached.put(attempt.fence, share);
+    /// Leaves what a claim has that is handed over where whoever takes it up, or finds its lease ended, looks for it.
+    pub(super) fn detach(&self, attempt: &Arc<Attempt>, left: Left) {
+        self.detached.put(attempt.fence, left);
         // Whoever found its lease ended before that did not find the share.
         if !matches!(self.index.get(attempt.digest), Slot::InFlight(current) if Arc::ptr_eq(&current, attempt))
         {
@@ -28,23 +46,23 @@ impl Core {
 }
 
 impl Detached {
-    pub(super) fn put(&self, fence: Fence, share: Share) {
-        self.shares.lock().insert(fence, share);
+    pub(super) fn put(&self, fence: Fence, left: Left) {
+        self.left.lock().insert(fence, left);
     }
 
-    pub(super) fn take(&self, fence: Fence) -> Option<Share> {
-        self.shares.lock().remove(&fence)
+    pub(super) fn take(&self, fence: Fence) -> Option<Left> {
+        self.left.lock().remove(&fence)
     }
 
     /// How much of `bytes` is not promised to the claim.
     pub(super) fn lacks(&self, fence: Fence, bytes: u64) -> u64 {
-        self.shares.lock().get(&fence).map_or(0, |share| share.lacks(bytes))
+        self.left.lock().get(&fence).map_or(0, |left| left.share.lacks(bytes))
     }
 
     /// Gives back the share of a claim that nobody will take up again.
     pub(super) fn drop(&self, attempt: &Attempt, core: &Core) {
-        if let Some(share) = self.take(attempt.fence) {
-            core.give_back(&share);
+        if let Some(left) = self.take(attempt.fence) {
+            core.give_back(&left.share);
         }
     }
 }
@@ -72,12 +90,12 @@ mod tests {
             let core = engine.handle.core();
             let digest = jobs.inner.digest(b"key").unwrap();
             let attempt = core.index.get(digest).attempt().cloned().unwrap();
-            let share = core.detached.take(attempt.fence).unwrap();
+            let left = core.detached.take(attempt.fence).unwrap();
             if ends {
                 clock.advance(LEASE);
                 engine.step();
             }
-            core.detach(&attempt, share);
+            core.detach(&attempt, left);
             assert_eq!(engine.stats().in_flight, usize::from(!ends));
             match jobs.resume(&token) {
                 Ok(claim) => assert!(!ends && claim.complete("reply").is_ok()),

@@ -110,6 +110,8 @@ impl Claim {
     pub(super) fn go_on(&mut self) {
         self.is_over = false;
         self.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
+        // Its lease may have been found ended, and let alone because the claim was ending.
+        self.core().watch(&self.attempt);
     }
 
     /// Bytes of log that a completion with a body of so many bytes takes.
@@ -181,6 +183,7 @@ impl Claim {
                 Ok(Handed { claim: self, ticket })
             }
             Err(error @ CommitError::Failed(_)) => {
+                self.core().leases.forget(&self.attempt);
                 self.attempt.end(ended_by(&error));
                 Err(Refusal::Other(EndError::new(ClaimError::Commit(error), None)))
             }

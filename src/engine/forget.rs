@@ -32,12 +32,14 @@ impl Core {
         let asked = Asked { scope, key, digest };
         self.gate.check().map_err(ReadError::from)?;
         loop {
-            let found = self.find(caller, asked).await?;
-            let event = Event::Forget { now: self.clock.now() };
-            match (self.decide(&found, event), found) {
+            let before = self.clock.now();
+            let found = self.find(caller, asked, before).await?;
+            let decided = self.decide_throughout(&found, before, |now| Event::Forget { now });
+            let Some(decision) = decided else { continue };
+            match (decision, found) {
                 (Decision::Busy, _) => return Err(ForgetError::InFlight),
                 (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
-                    self.lapse(&attempt);
+                    self.lapse(&attempt)?;
                 }
                 (Decision::Become(_), Found::Record(record)) => {
                     if self.forget_one(caller, asked, &Doomed::Record(record)).await? {

@@ -1,4 +1,7 @@
 //! A claim on its way to its caller: in the index, and not yet, or not yet durably, in the log.
+//!
+//! Until it has arrived nobody has run anything, and it can be withdrawn (`withdraw.rs`): by its own future that is dropped, by a thread
+//! that finds its lease over, by a close. [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
 
 use super::claim::Claim;
 use super::core::{Core, ended_by};
@@ -67,8 +70,7 @@ impl Granting {
             Err(error) if core.gate.is_forked() => Err(error),
             Err(error) => {
                 // Nothing was written: the key is as it was before.
-                self.put_back(core);
-                self.forfeit(&error);
+                self.forfeit(core, &error);
                 Err(error)
             }
         }
@@ -85,45 +87,51 @@ impl Granting {
             return Err(CommitError::Failed(Failure::Forked));
         }
         let Some(ticket) = &mut self.ticket else { return Ok(()) };
-        core.commit.settled(caller, ticket).await.inspect_err(|error| self.forfeit(error))
+        core.commit.settled(caller, ticket).await.inspect_err(|error| self.forfeit(core, error))
     }
 
-    fn forfeit(&mut self, error: &CommitError) {
-        if let Some(claim) = self.claim.take() {
-            claim.of().end(ended_by(error));
-            claim.forfeit();
+    /// Ends it without a word about its key, unless nothing was written: then the key is as it was before.
+    fn forfeit(&mut self, core: &Core, error: &CommitError) {
+        let Some(mut claim) = self.claim.take() else { return };
+        let attempt = Arc::clone(claim.of());
+        if let (true, Some(before)) = (claim.arrives(), self.before.take()) {
+            core.put_back(&attempt, before);
         }
+        attempt.end(ended_by(error));
+        claim.forfeit();
     }
 
-    fn put_back(&mut self, core: &Core) {
-        if let (Some(before), Some(claim)) = (self.before.take(), &self.claim) {
-            core.put_back(claim.of(), before);
-        }
-    }
-
-    /// It has settled, and arrives.
-    pub(super) fn into_claim(mut self, core: &Core) -> Claim {
+    /// It has settled, and arrives. `None` where it was withdrawn on its way, because its lease ran out or the engine closed.
+    pub(super) fn arrive(mut self, core: &Core) -> Option<Claim> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
-        let Some(claim) = self.claim.take() else { unreachable!("a claim arrives once") };
+        let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
+        if !claim.arrives() {
+            claim.forfeit();
+            return None;
+        }
         core.count_grant(claim.of(), claim.resolves());
-        claim
+        Some(claim)
     }
 }
 
 impl Drop for Granting {
     fn drop(&mut self) {
-        let Some(claim) = self.claim.take() else { return };
+        let Some(mut claim) = self.claim.take() else { return };
         if claim.core().gate.is_forked() {
             return;
         }
+        let (attempt, handle) = (Arc::clone(claim.of()), claim.handle());
         if let Some(before) = self.before.take() {
-            let attempt = Arc::clone(claim.of());
-            let handle = claim.handle();
+            let is_mine = claim.arrives();
             claim.forfeit();
-            handle.core().put_back(&attempt, before);
-            attempt.end(Ended::Vacated);
+            if is_mine {
+                handle.core().put_back(&attempt, before);
+                attempt.end(Ended::Vacated);
+            }
             return;
         }
-        claim.give_up();
+        // An engine that is closing withdraws it itself; after a failed commit only the next opening can tell what it was.
+        drop(handle.core().withdraw(&attempt, || true));
+        claim.forfeit();
     }
 }

@@ -185,4 +185,29 @@ mod tests {
         }
         assert_eq!(core.leases.next(), claim.lease_until());
     }
+
+    /// The worker may be held up between its look at a claim and the moment when it watches the claim on.
+    #[test]
+    fn a_claim_that_has_ended_is_not_watched_on() {
+        let (engine, _clock) = open(Durability::Full);
+        let core = engine.handle.core();
+        let claim = claim(&engine);
+        let attempt = Arc::clone(claim.of());
+        claim.complete("").unwrap();
+        core.watch(&attempt);
+        assert_eq!(watched(core), (0, 0));
+    }
+
+    #[test]
+    fn a_claim_whose_end_fails_is_not_watched_on() {
+        let disk = SimDisk::new();
+        let options = Engine::options().disk(&disk).clock(&ManualClock::at_millis(1_000)).stepped();
+        let engine = options.open("x.idem").unwrap();
+        drop(engine.declare("jobs", engine.policy().lease(LEASE)).unwrap());
+        let claim = claim(&engine);
+        disk.fail_syncs(Some("-wal"));
+        assert!(engine.scope("other").begin("key", Fingerprint::of("")).is_err());
+        assert!(claim.complete("").is_err());
+        assert_eq!(watched(engine.handle.core()), (0, 0));
+    }
 }

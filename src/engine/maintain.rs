@@ -517,9 +517,12 @@ impl Core {
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
         let _maintains = self.maintains();
-        let left = self.index.attempts_out();
+        let mut left = self.index.attempts_out();
         for attempt in &left {
             attempt.end(Ended::Closed);
+        }
+        if self.commit.failure().or(self.halted.get()).is_none() {
+            left.retain(|attempt| !self.withdraw_at_close(attempt));
         }
         let flushed = match self.commit.failure().or(self.halted.get()) {
             // There was nothing to bring up to date.

@@ -57,6 +57,7 @@ mod token;
 mod transaction;
 mod unwind;
 mod waiting;
+mod withdraw;
 
 use self::core::Core;
 use self::crew::Crew;

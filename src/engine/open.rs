@@ -6,13 +6,12 @@ use std::thread;
 use super::Bells;
 use super::closing::Closing;
 use super::core::{Core, Counters};
-use super::detached::Detached;
+use super::detached::{Detached, Left};
 use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
 use super::maintain::Rota;
 use super::options::{Options, Verify};
-use super::permit::Share;
 use super::policies::Policies;
 use super::prepare::Unprepared;
 use super::publisher::{Op, Publisher};
@@ -414,7 +413,7 @@ fn interrupt_all(
     for attempt in index.attempts_out() {
         if attempt.detached_until().is_some_and(|until| until > now) {
             leases.watch(&attempt);
-            detached.put(attempt.fence, Share::of_standing(&attempt, policies));
+            detached.put(attempt.fence, Left::of_standing(&attempt, policies));
             standing += 1;
         } else {
             publisher.recall(Arc::clone(&attempt), now);

@@ -73,7 +73,24 @@ pub(crate) struct Permit {
     share: Option<Share>,
 }
 
+/// One more, unless there are as many as there may be. A caller that is refused is never counted, not even for a moment: another one
+/// would be refused for it.
+pub(super) fn count_one_more(count: &AtomicUsize, max: usize) -> bool {
+    let one_more = |counted: usize| (counted < max).then(|| counted + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+}
+
 impl Core {
+    /// Takes a place among the claims that may be out.
+    fn enter(&self) -> Result<(), BeginError> {
+        let max = self.options.max_in_flight;
+        if count_one_more(&self.in_flight, max) {
+            Ok(())
+        } else {
+            Err(BeginError::Busy(Busy::TooManyClaims { max }))
+        }
+    }
+
     pub(super) fn give_back(&self, share: &Share) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if let Some(scope) = &share.scope {
@@ -234,16 +251,10 @@ impl Permit {
         patience: &mut Patience,
     ) -> Result<Self, BeginError> {
         let core = handle.core();
-        let max = core.options.max_in_flight;
-        let before = core.in_flight.fetch_add(1, Ordering::Relaxed);
+        let is_counted = core.policies.enter(scope, policy, || core.enter())?;
         // The permit exists from here on, so that every way out gives it back.
-        let mut permit = Self::of(Share::default(), handle);
-        if before >= max {
-            return Err(BeginError::Busy(Busy::TooManyClaims { max }));
-        }
-        if core.policies.enter(scope, policy)? {
-            permit.share_mut().scope = Some(scope.into());
-        }
+        let scope = is_counted.then(|| scope.into());
+        let mut permit = Self::of(Share { promised: 0, scope }, handle);
         let bytes = promise.intent + promise.ending;
         core.promise_patiently(caller, bytes, patience).await?;
         permit.share_mut().promised = bytes;
@@ -264,7 +275,12 @@ impl Permit {
         self.share.get_or_insert_default()
     }
 
-    /// Notes that `bytes` of the promise are the commit queue's now.
+    /// Takes over `bytes` that were promised before.
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.share_mut().add(bytes);
+    }
+
+    /// Notes that `bytes` of the promise are the commit queue's now, or another owner's.
     pub(super) fn spend(&mut self, bytes: u64) {
         let share = self.share_mut();
         debug_assert!(share.promised >= bytes, "only what was promised is spent");

@@ -10,17 +10,23 @@ use crate::codec::{Entry, ScopeRow};
 use crate::error::{BeginError, Busy, CommitError, DeclareError, KeyError};
 use crate::observer::Event;
 use crate::policy::Policy;
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 use crate::wal::frame::entry_bytes_max;
 
 /// Scopes with a policy of their own, at most.
 pub(crate) const SCOPES_MAX: usize = 65_536;
+
+/// A version of all policies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Version(u64);
 
 #[derive(Debug)]
 pub(crate) struct Policies {
     default: Policy,
     /// Leaf lock.
     declared: RwLock<HashMap<Box<[u8]>, Policy>>,
+    /// How often that was changed; raised under its lock.
+    version: AtomicU64,
     /// Declarations on their way to `declared`, by scope. Before `declared`.
     declaring: Mutex<HashMap<Box<[u8]>, u32>>,
     /// Claims that are out, of scopes that limit them. Leaf lock.
@@ -32,13 +38,27 @@ impl Policies {
         Self {
             default,
             declared: RwLock::default(),
+            version: AtomicU64::new(0),
             declaring: Mutex::default(),
             in_flight: Mutex::default(),
         }
     }
 
     pub(crate) fn of(&self, scope: &[u8]) -> Policy {
-        self.declared.read().get(scope).copied().unwrap_or(self.default)
+        self.seen(scope).0
+    }
+
+    /// A scope's policy, and the version of all policies that it was seen in. A call that waits asks [`is_current`](Self::is_current)
+    /// where it decides.
+    pub(crate) fn seen(&self, scope: &[u8]) -> (Policy, Version) {
+        let declared = self.declared.read();
+        let version = Version(self.version.load(Ordering::Relaxed));
+        (declared.get(scope).copied().unwrap_or(self.default), version)
+    }
+
+    /// Whether no policy has come into force since.
+    pub(crate) fn is_current(&self, version: Version) -> bool {
+        self.version.load(Ordering::Acquire) == version.0
     }
 
     pub(crate) fn default(&self) -> Policy {
@@ -47,7 +67,10 @@ impl Policies {
 
     pub(crate) fn set(&self, scope: &[u8], policy: Policy) {
         let mut declaring = self.declaring.lock();
-        self.declared.write().insert(scope.into(), policy);
+        let mut declared = self.declared.write();
+        declared.insert(scope.into(), policy);
+        self.version.fetch_add(1, Ordering::Release);
+        drop(declared);
         drop_one(&mut declaring, scope);
     }
 
@@ -72,15 +95,21 @@ impl Policies {
         all
     }
 
-    /// Counts a claim of the scope; `false` where its policy sets no limit.
-    pub(crate) fn enter(&self, scope: &[u8], policy: &Policy) -> Result<bool, BeginError> {
-        let Some(max) = policy.max_in_flight else { return Ok(false) };
+    /// Counts a claim of the scope, and with it one of the engine; `false` where the policy sets the scope no limit. Both places are
+    /// taken in one step, or none is: a place held by a begin that is then refused would refuse another begin.
+    pub(crate) fn enter(
+        &self,
+        scope: &[u8],
+        policy: &Policy,
+        enter_engine: impl FnOnce() -> Result<(), BeginError>,
+    ) -> Result<bool, BeginError> {
+        let Some(max) = policy.max_in_flight else { return enter_engine().map(|()| false) };
         let mut in_flight = self.in_flight.lock();
-        let count = in_flight.entry(scope.into()).or_default();
-        if *count >= max {
+        if in_flight.get(scope).is_some_and(|count| *count >= max) {
             return Err(BeginError::Busy(Busy::TooManyClaims { max: max as usize }));
         }
-        *count += 1;
+        enter_engine()?;
+        *in_flight.entry(scope.into()).or_default() += 1;
         Ok(true)
     }
 
@@ -174,11 +203,16 @@ mod tests {
         policies.set(b"a", limited);
         assert_eq!(policies.of(b"a"), limited);
         assert_eq!(policies.of(b"b"), Policy::default());
-        assert_eq!(policies.enter(b"a", &limited).ok(), Some(true));
-        assert!(policies.enter(b"a", &limited).is_err());
-        assert_eq!(policies.enter(b"b", &Policy::default()).ok(), Some(false));
+        let enter = |scope: &[u8], policy: &Policy| policies.enter(scope, policy, || Ok(())).ok();
+        assert_eq!(enter(b"a", &limited), Some(true));
+        // Refused by its scope, it does not ask the engine.
+        assert!(policies.enter(b"a", &limited, || panic!("it takes a place of the engine")).is_err());
+        assert_eq!(enter(b"b", &Policy::default()), Some(false));
         policies.leave(b"a");
-        assert_eq!(policies.enter(b"a", &limited).ok(), Some(true));
+        // Refused by the engine, it leaves its scope as it was.
+        let engine_is_full = || Err(BeginError::Busy(Busy::TooManyClaims { max: 0 }));
+        assert!(policies.enter(b"a", &limited, engine_is_full).is_err());
+        assert_eq!(enter(b"a", &limited), Some(true));
         assert_eq!(policies.declared(), [(b"a".as_slice().into(), limited)]);
     }
 

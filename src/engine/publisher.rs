@@ -115,6 +115,21 @@ impl Publisher {
         attempt.end(Ended::Done(record.clone()));
     }
 
+    /// Shows the end of a claim that the log takes no more, for the checkpoint that closes the file.
+    pub(crate) fn show_last(&self, op: &Op) {
+        let now = self.clock.now();
+        let mut displaced = Vec::new();
+        self.show(op, &mut self.tail.lock(), &mut displaced, now);
+        end_all(displaced, fork::generation());
+    }
+
+    /// Shows an entry in the index, and notes it in the tail if it is the last word on its key.
+    fn show(&self, op: &Op, tail: &mut Tail, displaced: &mut Vec<(Arc<Attempt>, Ended)>, now: Timestamp) {
+        if let (Some((last, forgotten)), Some(digest)) = (self.apply(op, displaced), op.digest()) {
+            tail.fold(digest, last, forgotten, now);
+        }
+    }
+
     /// Changes the index as the state machine says; gives the last word on the key, if it is one.
     ///
     /// An attempt that leaves the index here without an entry of its own goes to `displaced`. The caller has to end it: once it is off
@@ -254,9 +269,7 @@ impl Publish for Publisher {
         let mut tail = self.tail.lock();
         let mut displaced = Vec::new();
         for op in ops.iter() {
-            if let (Some((last, forgotten)), Some(digest)) = (self.apply(op, &mut displaced), op.digest()) {
-                tail.fold(digest, last, forgotten, now);
-            }
+            self.show(op, &mut tail, &mut displaced, now);
             if let Op::Declared(declared) = op {
                 let (scope, policy) = &**declared;
                 tail.declare(scope, *policy, now);

@@ -5,6 +5,7 @@ use std::fmt;
 use super::Handle;
 use super::claim::{Claim, Terms};
 use super::core::Core;
+use super::detached::Left;
 use super::permit::Permit;
 use super::scope::ScopeInner;
 use crate::attempt::Attempt;
@@ -102,7 +103,7 @@ impl Core {
             | Slot::Stored { .. } => 0,
         };
         self.promise(caller, more).await.map_err(BeginError::from)?;
-        match self.take_up(handle, scope, &row, more) {
+        match self.take_up(handle, &row, more) {
             Ok(claim) => Ok(claim),
             Err(not_taken) => {
                 self.room.withdraw(more);
@@ -116,13 +117,7 @@ impl Core {
         }
     }
 
-    fn take_up(
-        &self,
-        handle: &Arc<Handle>,
-        scope: &ScopeInner,
-        row: &TokenRow<'_>,
-        more: u64,
-    ) -> Result<Claim, NotTaken> {
+    fn take_up(&self, handle: &Arc<Handle>, row: &TokenRow<'_>, more: u64) -> Result<Claim, NotTaken> {
         let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
         let now = self.clock.now();
         // A claim is used; in the index nothing changes by that.
@@ -136,13 +131,12 @@ impl Core {
             return Err(NotTaken::Superseded);
         }
         // Only one of all who ask finds the share there.
-        let Some(mut share) = self.detached.take(fence) else {
+        let Some(Left { mut share, durability }) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
             return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });
         };
         share.add(more);
-        let policy = self.policies.of(scope.name());
-        let terms = Terms { logged: true, resolves: false, durability: policy.durability };
+        let terms = Terms { logged: true, resolves: false, durability };
         Ok(Claim::new(Arc::clone(attempt), Permit::of(share, handle), terms))
     }
 

@@ -160,12 +160,11 @@ impl Claim {
             }
             Err(StoreError::Full(failure)) => {
                 self.go_on();
-                // Its lease may have been found ended, and let alone because the claim was ending.
-                core.leases.watch(&attempt);
                 Err(self.refused(core.store_refused(StoreError::Full(failure)).into()))
             }
             Err(StoreError::Failed(failure)) => {
                 // Whether it is there, only the next opening can tell.
+                core.leases.forget(&attempt);
                 attempt.end(Ended::Failed(Box::new(failure.clone())));
                 let reason = core.store_refused(StoreError::Failed(failure)).into();
                 Err(EndError::new(reason, None).into())

@@ -57,7 +57,8 @@ fn events() -> Vec<Event<'static>> {
         }
     }
     for fence in [OLD, CURRENT, NEW] {
-        all.extend([Event::Abandon { fence }, Event::Granted { fence }, Event::Noted { fence }]);
+        all.extend([Event::Withdraw { fence }, Event::Abandon { fence }]);
+        all.extend([Event::Granted { fence }, Event::Noted { fence }]);
         all.extend([Event::Completed { fence }, Event::Vacated { fence }, Event::Returned { fence }]);
     }
     all
@@ -100,6 +101,9 @@ fn expected(state: State<'_>, event: Event<'_>) -> Decision {
             Become(Phase::Ending)
         }
         (_, Event::Use { .. } | Event::End { .. }) => Superseded,
+
+        (State::InFlight(..), Event::Withdraw { fence }) if fence == CURRENT => Become(Phase::Ending),
+        (_, Event::Withdraw { .. }) => Stay,
 
         (State::InFlight(..), Event::Abandon { fence }) if fence == CURRENT => Become(Phase::Interrupted),
         (_, Event::Abandon { .. }) => Stay,
@@ -150,7 +154,7 @@ fn every_event_in_every_state_at_every_deadline_is_decided_as_promised() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 7 * 120);
+    assert_eq!(pairs, 7 * 123);
 }
 
 #[test]
@@ -190,7 +194,7 @@ const FACTS: Facts<'static> = Facts { fence: CURRENT, attempt: 3, fingerprint: &
 type MakeEvent = fn(Fence, Timestamp) -> Event<'static>;
 
 /// The events of the table, and whether their fence matters.
-const ROWS: [(&str, bool, MakeEvent); 14] = [
+const ROWS: [(&str, bool, MakeEvent); 15] = [
     ("Begin, same", false, |_, now| Event::Begin { fingerprint: &MINE, now, attempts_max: u32::MAX }),
     ("Begin, same, attempts used up", false, |_, now| Event::Begin {
         fingerprint: &MINE,
@@ -201,6 +205,7 @@ const ROWS: [(&str, bool, MakeEvent); 14] = [
     ("Resolve", false, |_, now| Event::Resolve { now }),
     ("Use", true, |fence, now| Event::Use { fence, now }),
     ("End", true, |fence, now| Event::End { fence, now }),
+    ("Withdraw", true, |fence, _| Event::Withdraw { fence }),
     ("Abandon", true, |fence, _| Event::Abandon { fence }),
     ("Forget", false, |_, now| Event::Forget { now }),
     ("Granted", true, |fence, _| Event::Granted { fence }),

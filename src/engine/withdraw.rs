@@ -1,0 +1,69 @@
+//! Claims that are taken back before their callers had them, as if nobody had begun.
+//!
+//! A begin may be dropped, may wait for so long that the lease runs out, or may be pending when the engine closes. In none of these
+//! cases has anybody run the operation. So the key goes back to what it was, also in the log: it is vacant, or has the interruption
+//! that it had, and the claim does not count as an attempt.
+
+use super::core::Core;
+use super::forget::vacated_entry;
+use super::publisher::Op;
+use crate::attempt::{Attempt, Ended};
+use crate::caller::Caller;
+use crate::codec::{Entry, IntentRow};
+use crate::error::CommitError;
+use crate::index::{Change, Slot};
+use crate::state::{Event, decide};
+use crate::sync::Arc;
+
+impl Core {
+    /// Takes a claim back that is on its way to its caller, if `is_due`, asked under the lock of its key's shard, says so. Nothing
+    /// happens where the claim has arrived meanwhile, or was withdrawn by another thread.
+    pub(super) fn withdraw(
+        &self,
+        attempt: &Arc<Attempt>,
+        is_due: impl FnOnce() -> bool,
+    ) -> Result<(), CommitError> {
+        let (entry, op) = end_of(attempt);
+        let promised = attempt.coming();
+        // In the step that queues the entry: an intent that is queued later than this is not queued at all.
+        let take = || self.take_back(attempt, is_due);
+        let entries = [(entry.as_slice(), op, promised)];
+        if self.commit.append_promised_if(Caller::Task, entries, take)?.is_some() {
+            self.leases.forget(attempt);
+        }
+        Ok(())
+    }
+
+    fn take_back(&self, attempt: &Arc<Attempt>, is_due: impl FnOnce() -> bool) -> bool {
+        self.index.change(attempt.digest, |slot| {
+            let event = Event::Withdraw { fence: attempt.fence };
+            let decided = decide(slot.state(self.index.epoch()), event).becomes();
+            if decided.is_some() && is_due() && attempt.take_coming().is_some() {
+                (Change::Set(Slot::Ending(Arc::clone(attempt))), true)
+            } else {
+                (Change::Keep, false)
+            }
+        })
+    }
+
+    /// Takes a claim back while the engine closes: the log takes nothing any more, and the last checkpoint is still to come. `false`
+    /// where it has arrived.
+    pub(super) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) -> bool {
+        let Some(promised) = attempt.take_coming() else { return false };
+        self.room.withdraw(promised);
+        self.leases.forget(attempt);
+        attempt.end(Ended::Closed);
+        self.publisher.show_last(&end_of(attempt).1);
+        true
+    }
+}
+
+/// The entry that says that a claim never was.
+fn end_of(attempt: &Arc<Attempt>) -> (Vec<u8>, Op) {
+    let Some(before) = attempt.never_held() else {
+        return (vacated_entry(attempt, None), Op::Vacated(Arc::clone(attempt), None));
+    };
+    let since = before.interrupted().unwrap_or_default();
+    let entry = Entry::Intent(IntentRow { returned: true, ..before.row() }).encoded();
+    (entry, Op::Returned(Arc::new(before), since))
+}
