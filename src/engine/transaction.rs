@@ -52,8 +52,8 @@ impl Claim {
     /// Where `work` panics: nothing is written, the claim is dropped, and the panic goes on.
     ///
     /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint, redb};
-    /// use redb::{ReadableTable, TableDefinition};
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// use idemkv::tables::redb::{ReadableTable, TableDefinition};
     ///
     /// const BALANCES: TableDefinition<&str, u64> = TableDefinition::new("balances");
     ///
