@@ -49,6 +49,9 @@ pub(crate) struct Rings(Vec<Bell>);
 
 impl Rings {
     pub(crate) fn ring(self) {
+        if self.0.is_empty() {
+            return;
+        }
         for bell in self.0 {
             match bell {
                 Bell::Thread(condvar) => {

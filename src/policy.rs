@@ -216,8 +216,7 @@ impl Policy {
 
     /// How long records are kept. The policy was checked.
     pub(crate) fn retention(&self) -> Retention {
-        Retention::new(self.ttl, self.tombstone_ttl)
-            .unwrap_or_else(|error| unreachable!("a policy is checked before it is used: {error}"))
+        Retention::checked(self.ttl, self.tombstone_ttl)
     }
 
     /// How many attempts are granted by themselves.

@@ -36,6 +36,12 @@ impl Retention {
         Ok(Self { ttl, remembered })
     }
 
+    /// Of a policy, which was checked.
+    pub(crate) fn checked(ttl: Duration, tombstone_ttl: Option<Duration>) -> Self {
+        debug_assert!(Self::new(ttl, tombstone_ttl).is_ok(), "a policy is checked before it is used");
+        Self { ttl, remembered: tombstone_ttl.unwrap_or(ttl) }
+    }
+
     /// This one with parts of it replaced. A longer `ttl` takes a tombstone's time along where that is not given; where there is
     /// no tombstone, there still is none.
     ///

@@ -93,6 +93,9 @@ impl Fate {
     /// Wakes a few; each of them wakes a few more. Whoever settles has no time to wake them all.
     pub(super) fn wake_some(&self) {
         let mut waiters = self.waiters.lock();
+        if waiters.is_empty() {
+            return;
+        }
         let from = waiters.len().saturating_sub(WAKES);
         let woken = waiters.split_off(from);
         drop(waiters);

@@ -106,7 +106,9 @@ impl<T> Queue<T> {
         self.entries += 1;
         let group_bytes = self.limits.group_bytes;
         let Self { full, filling, frames, ops, newest, .. } = self;
-        full.extend(filling.take_if(|group| group.bytes + bytes > group_bytes));
+        if let Some(group) = filling.take_if(|group| group.bytes + bytes > group_bytes) {
+            full.push_back(group);
+        }
         let group = filling.get_or_insert_with(|| {
             let (frame, ops) = (frames.pop().unwrap_or_default(), ops.pop().unwrap_or_default());
             let fate = Arc::default();

@@ -244,6 +244,9 @@ fn out_of(slot: &Slot, than: &Arc<Attempt>) -> Option<Arc<Attempt>> {
 
 /// Tells all who wait for these attempts. No lock is held: wakers are code of others.
 fn end_all(displaced: Vec<(Arc<Attempt>, Ended)>, generation: u64) {
+    if displaced.is_empty() {
+        return;
+    }
     for (attempt, how) in displaced {
         // The task that was woken last may have forked.
         if generation != fork::generation() {

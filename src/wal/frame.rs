@@ -54,20 +54,18 @@ impl FrameBuf {
 
     /// Completes header and padding; gives the bytes to write.
     pub(crate) fn seal(&mut self, sealer: &Sealer, salt: u64, seq: u64, time: FrameTime) -> &[u8] {
-        let mut head = Vec::with_capacity(HEADER);
-        head.extend_from_slice(&MAGIC.to_le_bytes());
-        head.extend_from_slice(&codec::length(self.bytes.len() - HEADER));
-        head.extend_from_slice(&self.entries.to_le_bytes());
-        head.extend_from_slice(&[0; 4]);
-        head.extend_from_slice(&salt.to_le_bytes());
-        head.extend_from_slice(&seq.to_le_bytes());
         let (time_ms, wall_ms) = (time.time.as_millis(), time.wall_max.as_millis());
-        head.extend_from_slice(&time_ms.to_le_bytes());
-        head.extend_from_slice(&wall_ms.to_le_bytes());
-        let body = self.bytes.split_at(HEADER).1;
         let place = [salt, seq, time_ms, wall_ms, self.entries.into()];
-        head.extend_from_slice(&sealer.checksum("frame", &place, body));
-        self.bytes.iter_mut().zip(&head).for_each(|(to, from)| *to = *from);
+        let (head, body) = self.bytes.split_at_mut(HEADER);
+        let head = put(head, &MAGIC.to_le_bytes());
+        let head = put(head, &codec::length(body.len()));
+        let head = put(head, &self.entries.to_le_bytes());
+        let head = put(head, &[0; 4]);
+        let head = put(head, &salt.to_le_bytes());
+        let head = put(head, &seq.to_le_bytes());
+        let head = put(head, &time_ms.to_le_bytes());
+        let head = put(head, &wall_ms.to_le_bytes());
+        put(head, &sealer.checksum("frame", &place, body));
         self.bytes.resize(self.bytes.len().next_multiple_of(SECTOR), 0);
         &self.bytes
     }
@@ -78,6 +76,13 @@ impl FrameBuf {
         self.bytes.shrink_to(1 << 20);
         self.entries = 0;
     }
+}
+
+/// Writes a field to the start of `to`; gives the rest.
+fn put<'a>(to: &'a mut [u8], field: &[u8]) -> &'a mut [u8] {
+    let (here, rest) = to.split_at_mut(field.len());
+    here.copy_from_slice(field);
+    rest
 }
 
 /// A frame read back and verified.
