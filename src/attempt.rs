@@ -191,6 +191,9 @@ impl AttemptParts<'static> {
 impl Attempt {
     pub(crate) fn new(parts: AttemptParts<'_>) -> Self {
         let lease_until = parts.lease.map_or(NO_END, |lease| parts.started.saturating_add(lease));
+        let mut names = Vec::with_capacity(parts.scope.len() + parts.key.len());
+        names.extend_from_slice(parts.scope);
+        names.extend_from_slice(parts.key);
         Self {
             digest: parts.digest,
             fence: parts.fence,
@@ -201,7 +204,7 @@ impl Attempt {
             lease: parts.lease,
             unresolved_ttl: parts.unresolved_ttl,
             earlier: parts.earlier,
-            names: [parts.scope, parts.key].concat().into(),
+            names: names.into(),
             scope_len: parts.scope.len(),
             interrupted_ms: AtomicU64::new(ALIVE),
             returned: AtomicBool::new(false),

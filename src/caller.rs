@@ -55,7 +55,10 @@ pub(crate) fn poll_once<T>(call: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
 
 /// Runs a call of a thread. Inlined, so that the call, which is large, is made where it runs.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "measured: a copy of the call takes as many instructions as finding its key")]
+#[expect(
+    clippy::inline_always,
+    reason = "measured: a copy of the call takes as many instructions as finding its key"
+)]
 pub(crate) fn block<T>(call: impl Future<Output = T>) -> T {
     match poll_once(pin!(call)) {
         Poll::Ready(value) => value,

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 
 use crate::fork;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Tasks that wait, in the order in which they came.
 #[derive(Debug, Default)]
@@ -82,11 +82,15 @@ impl Wakers {
     }
 
     /// Wakes all who wait.
+    #[inline]
     pub(crate) fn wake_all(&self) {
-        let mut list = self.list.lock();
-        if list.wakers.is_empty() {
-            return;
+        let list = self.list.lock();
+        if !list.wakers.is_empty() {
+            Self::wake(list);
         }
+    }
+
+    fn wake(mut list: MutexGuard<'_, List>) {
         list.round += 1;
         list.free.clear();
         let mut woken = std::mem::take(&mut list.wakers);

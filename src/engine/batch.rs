@@ -126,8 +126,6 @@ impl Core {
             return requests.iter().map(refuse).collect();
         }
         let mut results = Vec::with_capacity(len);
-        // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
-        let mut granting = Vec::new();
         let mut waiting = Vec::new();
         // One place on the heap for all calls that need not wait.
         let mut spare = None;
@@ -143,6 +141,13 @@ impl Core {
                 self.options.hooks.call(|observer| observer.replayed(record));
             }
         }
+        let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
+        let missed = results.iter().filter(|result| result.is_none()).count();
+        if missed == 0 {
+            return results.into_iter().map(answered).collect();
+        }
+        // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
+        let mut granting = Vec::with_capacity(missed);
         for (at, (((key, fingerprint), digest), result)) in
             requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
         {
@@ -214,7 +219,6 @@ impl Core {
                 });
             }
         }
-        let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
         let answers = results.into_iter().map(answered).zip(requests);
         answers
             .map(|(answer, (key, _))| answer.map_err(|error| self.refused(scope, key.as_ref(), error)))

@@ -197,12 +197,21 @@ impl Core {
     ) -> Result<Begin, BeginError> {
         match self.replay(scope, key, fingerprint) {
             Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
-            Ok(Replay::Not(digest)) => {
-                let asked = Asked { scope, key, digest };
-                block(self.begin_slowly(Caller::Thread, handle, asked, fingerprint))
-            }
+            Ok(Replay::Not(digest)) => self.begin_blocking(handle, Asked { scope, key, digest }, fingerprint),
             Err(error) => Err(self.refused(scope, key, error)),
         }
+    }
+
+    /// A function of its own, so that a replay has a small stack frame.
+    #[inline(never)]
+    fn begin_blocking(
+        &self,
+        handle: &Arc<Handle>,
+        asked: Asked<'_>,
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        let begun = block(self.begin_to_the_end(Caller::Thread, handle, asked, fingerprint));
+        begun.map_err(|error| self.refused(asked.scope, asked.key, error))
     }
 
     pub(super) async fn begin_one(
@@ -217,7 +226,8 @@ impl Core {
             Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
             Ok(Replay::Not(digest)) => {
                 let asked = Asked { scope, key, digest };
-                self.begin_slowly(caller, handle, asked, fingerprint).await
+                let begun = self.begin_to_the_end(caller, handle, asked, fingerprint).await;
+                begun.map_err(|error| self.refused(scope, key, error))
             }
             Err(error) => Err(self.refused(scope, key, error)),
         }
@@ -238,17 +248,6 @@ impl Core {
         let Some(record) = self.index.replay(digest, answers) else { return Ok(Replay::Not(digest)) };
         self.options.hooks.call(|observer| observer.replayed(&record));
         Ok(Replay::Record(record))
-    }
-
-    async fn begin_slowly(
-        &self,
-        caller: Caller,
-        handle: &Arc<Handle>,
-        asked: Asked<'_>,
-        fingerprint: &Fingerprint,
-    ) -> Result<Begin, BeginError> {
-        let begun = self.begin_to_the_end(caller, handle, asked, fingerprint).await;
-        begun.map_err(|error| self.refused(asked.scope, asked.key, error))
     }
 
     /// Begins; a refusal is not counted yet.

@@ -243,10 +243,13 @@ async fn settle_all(
     patience: Duration,
 ) -> Vec<Result<Option<Record>, EndError>> {
     let mut results: Vec<_> = members.iter().map(|_| None).collect();
-    let (waiting, handed): (Vec<_>, Vec<_>) =
-        members.into_iter().zip(&mut results).partition(|(member, _)| member.waits());
-    for (member, result) in handed {
-        *result = Some(member.settled(caller).await);
+    let mut waiting = Vec::new();
+    for (member, result) in members.into_iter().zip(&mut results) {
+        if member.waits() {
+            waiting.push((member, result));
+        } else {
+            *result = Some(member.settled(caller).await);
+        }
     }
     let deadline = Deadline::after(patience);
     let mut ready = Vec::with_capacity(waiting.len());
