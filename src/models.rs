@@ -287,6 +287,7 @@ struct Published {
 
 impl Publish for Published {
     type Op = usize;
+    type Held = ();
 
     fn publish(&self, seq: u64, ops: &mut Vec<usize>) {
         let Ok(seq) = usize::try_from(seq) else { panic!("a model has few frames") };
@@ -332,7 +333,7 @@ impl Commit<Published> {
     /// Queues an entry and waits until it is durable; by then it is published.
     fn commit_one(&self, caller: Caller, op: usize) {
         assert!(self.room().try_promise(ENTRY));
-        let Ok(mut ticket) = self.append_promised(caller, &Entry::Mark.encoded(), op, ENTRY) else {
+        let Ok(mut ticket) = self.append_end(caller, &Entry::Mark.encoded(), op, ENTRY, ()) else {
             panic!("it is open")
         };
         let settled = async {
@@ -426,7 +427,7 @@ fn closing_waits_for_what_was_queued() {
         let theirs = Arc::clone(&commit);
         let other = spawn(move || {
             assert!(theirs.room().try_promise(ENTRY));
-            let queued = theirs.append_promised(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY);
+            let queued = theirs.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY, ());
             let Ok(mut ticket) = queued else { return false };
             let Ok(()) = block(theirs.settled(Caller::Thread, &mut ticket)) else { panic!("nothing fails") };
             true
@@ -453,7 +454,7 @@ fn what_is_acknowledged_early_is_flushed() {
             }
         });
         assert!(commit.room().try_promise(ENTRY));
-        let queued = commit.append_promised(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY);
+        let queued = commit.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY, ());
         assert!(queued.is_ok());
         commit.flush_within(Duration::ZERO);
         leads.join().unwrap();

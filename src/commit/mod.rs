@@ -39,6 +39,8 @@ use queue::{Group, Intake, Queue, Written, bytes_of};
 pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
     /// What rides along with an entry.
     type Op: Send;
+    /// What shows that only the caller can change what an entry is about, until that is published.
+    type Held;
 
     /// The frame with sequence `seq` is durable; takes what rides along. Called by one thread at a time, in the order of sequences.
     fn publish(&self, seq: u64, ops: &mut Vec<Self::Op>);
@@ -236,14 +238,16 @@ impl<P: Publish> Commit<P> {
         ticket.map(|ticket| Ok(Some(ticket)))
     }
 
-    /// Queues an entry at once, however full the queue is: for the ends of claims. Room in the log was promised to each
-    /// when its claim was granted, which bounds them all, and what a claim came to is not to be refused.
-    pub(crate) fn append_promised(
+    /// Queues an entry at once, however full the queue is, and whatever has happened since its caller looked: for the ends of claims.
+    /// Room in the log was promised to each when its claim was granted, which bounds them all, and what a claim came to is not to be
+    /// refused. Any other entry goes through [`append_promised_if`](Self::append_promised_if).
+    pub(crate) fn append_end(
         &self,
         caller: Caller,
         entry: &[u8],
         op: P::Op,
         promised: u64,
+        _held: P::Held,
     ) -> Result<Ticket, CommitError> {
         self.check_process()?;
         let mut queue = self.queue.lock();

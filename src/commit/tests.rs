@@ -59,6 +59,7 @@ impl Crowd {
 
 impl Publish for Seen {
     type Op = u32;
+    type Held = ();
 
     fn publish(&self, seq: u64, ops: &mut Vec<u32>) {
         assert!(self.panics_at.is_none_or(|at| !ops.contains(&at)), "as it was told to");
@@ -109,7 +110,7 @@ impl Bench {
     }
 
     fn append(&self, caller: Caller, op: u32) -> Ticket {
-        self.commit.append_promised(caller, ENTRY, op, ROOM).unwrap()
+        self.commit.append_end(caller, ENTRY, op, ROOM, ()).unwrap()
     }
 
     fn append_all(&self, ops: std::ops::Range<u32>) -> Vec<Ticket> {
@@ -334,7 +335,7 @@ fn a_commit_closes_when_everything_is_published() {
     assert_eq!(ticket.fate.end(), None);
     bench.commit.close();
     assert_eq!((bench.groups(), ticket.fate.end()), (1, Some(End::Durable)));
-    assert!(matches!(bench.commit.append_promised(Caller::Thread, ENTRY, 1, ROOM), Err(CommitError::Closed)));
+    assert!(matches!(bench.commit.append_end(Caller::Thread, ENTRY, 1, ROOM, ()), Err(CommitError::Closed)));
 }
 
 #[test]
@@ -352,7 +353,7 @@ fn what_was_durable_before_a_failure_is_published_and_what_comes_after_fails() {
     assert_eq!(bench.commit.publisher.failures.lock().unwrap().len(), 1);
     assert!(bench.commit.failure().is_some() && bench.commit.queue.lock().writer.is_none());
     assert!(matches!(
-        bench.commit.append_promised(Caller::Thread, ENTRY, 1, ROOM),
+        bench.commit.append_end(Caller::Thread, ENTRY, 1, ROOM, ()),
         Err(CommitError::Failed(_))
     ));
     // Nobody waits for what will not come.

@@ -33,7 +33,7 @@ impl Claim {
         if let Err(inside) = self.core().check_blocking(caller) {
             return Err(Refusal::Other(EndError::new(inside.into(), Some(self))));
         }
-        self.start_ending()?;
+        let taken = self.start_ending()?;
         let core = self.core();
         let attempt = Arc::clone(&self.attempt);
         let vacates = attempt.earlier.is_none() || self.terms.resolves;
@@ -46,13 +46,13 @@ impl Claim {
         }
         if vacates {
             let entry = vacated_entry(&attempt, None);
-            return self.hand_over(caller, &entry, Op::Vacated(attempt, None)).map(Some);
+            return self.hand_over(caller, &entry, Op::Vacated(attempt, None), taken).map(Some);
         }
         // What this claim knows of itself says nothing of the attempt before it.
         let now = core.clock.now();
         let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
         let entry = Entry::Intent(row).encoded();
-        self.hand_over(caller, &entry, Op::Returned(attempt, now)).map(Some)
+        self.hand_over(caller, &entry, Op::Returned(attempt, now), taken).map(Some)
     }
 
     pub(super) fn finish(self, result: Given<'_>) -> Result<Record, EndError> {
@@ -97,13 +97,10 @@ impl Claim {
     }
 
     /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
-    pub(super) fn start_ending(&mut self) -> Result<(), Refusal> {
+    pub(super) fn start_ending(&mut self) -> Result<Taken, Refusal> {
         self.is_over = true;
-        if take_for_ending(self.core(), &self.attempt) {
-            Ok(())
-        } else {
-            Err(Refusal::Superseded(self.handle(), Arc::clone(&self.attempt)))
-        }
+        let taken = take_for_ending(self.core(), &self.attempt);
+        taken.ok_or_else(|| Refusal::Superseded(self.handle(), Arc::clone(&self.attempt)))
     }
 
     /// Takes back that it is ending: nothing was written.
@@ -141,14 +138,14 @@ impl Claim {
 
     /// Hands the outcome to the log. It was checked, and room was made for it.
     fn hand_over_result(mut self, caller: Caller, result: Given<'_>) -> Result<(Handed, Record), Refusal> {
-        self.start_ending()?;
+        let taken = self.start_ending()?;
         let record = result.record(&self.attempt, self.core().clock.now());
         let entry = Entry::Completion(record.digest().as_u128(), CompletionRow::from(&record)).encoded();
         // What is flushed later calls nobody now.
         let relaxed = matches!(self.terms.durability, Durability::Relaxed(_));
         let caller = if relaxed { Caller::Thread } else { caller };
         let op = Op::Completed(Arc::clone(&self.attempt), record.clone());
-        let handed = self.hand_over(caller, &entry, op)?;
+        let handed = self.hand_over(caller, &entry, op, taken)?;
         handed.claim.count_outcome(&record);
         if let Durability::Relaxed(within) = handed.claim.terms.durability {
             handed.claim.core().commit.flush_within(within);
@@ -174,9 +171,9 @@ impl Claim {
     }
 
     /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
-    fn hand_over(mut self, caller: Caller, entry: &[u8], op: Op) -> Result<Handed, Refusal> {
+    fn hand_over(mut self, caller: Caller, entry: &[u8], op: Op, taken: Taken) -> Result<Handed, Refusal> {
         let cost = entry_bytes_max(entry.len()) as u64;
-        match self.core().commit.append_promised(caller, entry, op, cost) {
+        match self.core().commit.append_end(caller, entry, op, cost, taken) {
             Ok(ticket) => {
                 self.spend(cost);
                 self.core().leases.forget(&self.attempt);
@@ -428,13 +425,18 @@ pub(super) async fn released(
     }
 }
 
-/// Marks a claim as ending, so that nobody else can end it; `false` where it is not the current one.
-fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> bool {
+/// Shows that a claim is ending by its holder's call. Nobody else changes its key until the entry that ends it is published, so that
+/// entry may be queued later. No other entry may: see `docs/design.md`, "The order of a key's entries".
+#[derive(Debug)]
+pub(crate) struct Taken(());
+
+/// Marks a claim as ending, so that nobody else can end it; `None` where it is not the current one.
+fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> Option<Taken> {
     core.index.change(attempt.digest, |slot| {
         let event = Event::End { fence: attempt.fence, now: core.clock.now() };
         match decide(slot.state(core.index.epoch()), event).becomes() {
-            Some(_ending) => (Change::Set(Slot::Ending(Arc::clone(attempt))), true),
-            None => (Change::Keep, false),
+            Some(_ending) => (Change::Set(Slot::Ending(Arc::clone(attempt))), Some(Taken(()))),
+            None => (Change::Keep, None),
         }
     })
 }

@@ -182,8 +182,10 @@ impl Core {
         let cost = entry_bytes_max(entry.len()) as u64;
         self.promise(caller, cost).await?;
         let op = Op::Declared(Box::new((scope.into(), policy)));
-        let appended = self.commit.append_promised(caller, &entry, op, cost);
-        let mut ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
+        // It stands whatever was declared before.
+        let appended = self.commit.append_promised_if(caller, [(entry.as_slice(), op, cost)], || true);
+        let ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
+        let Some(mut ticket) = ticket else { unreachable!("it was not asked") };
         place.keep();
         self.commit.settled(caller, &mut ticket).await?;
         Counters::count(&self.counters.declared);

@@ -2,6 +2,7 @@
 //!
 //! Whoever publishes comes through here with each group, and recovery with each frame it replays.
 
+use super::ending::Taken;
 use super::policies::Policies;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended, HandOver, Progress};
@@ -265,6 +266,7 @@ fn is_last_in_log(slot: &Slot) -> bool {
 
 impl Publish for Publisher {
     type Op = Op;
+    type Held = Taken;
 
     fn publish(&self, seq: u64, ops: &mut Vec<Op>) {
         let now = self.clock.now();
