@@ -104,6 +104,7 @@ fn an_error_says_what_happened_and_what_to_do_and_names_its_source() {
 
     for (busy, words, source) in [
         (Busy::QueueFull { waited: Duration::from_millis(7) }, ["7 ms", "try again later"], None),
+        (Busy::LeaseTooShort { waited: Duration::from_millis(7) }, ["7 ms", "a lease that is longer"], None),
         (Busy::TooManyClaims { max: 8 }, ["8 claims", "`max_in_flight`"], None),
         (Busy::TooManyWaiters { max: 9 }, ["9 calls", "`max_waiters`"], None),
         (Busy::TooManyProgressBytes { max: 6 }, ["6 bytes", "`max_progress_bytes`"], None),

@@ -16,7 +16,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use common::{Machine, done, fresh, poll, ready, request, run};
-use idemkv::{Begin, BeginError, Durability, Engine, Recovery, Scope, Status};
+use idemkv::{Begin, BeginError, Busy, Durability, Engine, Recovery, Scope, Status};
 
 const LEASE: Duration = Duration::from_secs(10);
 const TTL: Duration = Duration::from_secs(60);
@@ -84,6 +84,20 @@ fn a_begin_that_nobody_polls_keeps_its_key_no_longer_than_its_lease() {
     second.complete("reply").unwrap();
     assert_eq!(engine.stats().lapsed, 0);
     assert_eq!(engine.stats().in_flight, 0);
+}
+
+/// A disk whose syncs take longer than the lease.
+#[test]
+fn a_lease_that_is_shorter_than_a_commit_is_told_as_that() {
+    let machine = Machine::default();
+    let engine = machine.options().patience(Duration::ZERO).open("x.idem").unwrap();
+    let jobs = with_lease(&engine);
+    let mut begin = begun(&jobs, "key");
+    lapse(&machine, &engine);
+    let refused = ready(begin.as_mut());
+    assert!(matches!(refused, Err(BeginError::Busy(Busy::LeaseTooShort { .. }))), "{refused:?}");
+    assert!(matches!(jobs.get("key"), Ok(Status::Vacant)));
+    assert_eq!((engine.stats().in_flight, engine.stats().refused), (0, 1));
 }
 
 fn begin_in_flight(scope: &Scope) -> idemkv::Pending {

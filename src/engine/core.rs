@@ -277,7 +277,7 @@ impl Core {
         self.gate.check()?;
         self.commit.flush(caller).await?;
         if patience.until().has_passed() {
-            return Err(BeginError::Busy(Busy::QueueFull { waited: patience.span() }));
+            return Err(BeginError::Busy(Busy::LeaseTooShort { waited: patience.span() }));
         }
         Ok(())
     }

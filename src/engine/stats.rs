@@ -240,6 +240,7 @@ impl Counters {
             BeginError::Key(_)
             | BeginError::OwnKey
             | BeginError::InsideCallback
+            | BeginError::Busy(Busy::LeaseTooShort { .. })
             | BeginError::BatchTooLong { .. }
             | BeginError::Failed(_)
             | BeginError::Closed

@@ -16,6 +16,12 @@ pub enum Busy {
         /// given room: a batch does not wait for those.
         waited: Duration,
     },
+    /// The claim was granted, and its lease ran out before it reached the caller, each time. It was taken back each time, and counts as
+    /// no attempt.
+    LeaseTooShort {
+        /// How long the call was prepared to wait: `Options::patience`.
+        waited: Duration,
+    },
     /// As many claims are out as may be.
     TooManyClaims {
         /// The limit, see `Options::max_in_flight` and `Policy::max_in_flight`.
@@ -45,6 +51,14 @@ impl fmt::Display for Busy {
                 write!(
                     f,
                     "the log had no room for {} ms; try again later, with fewer calls at once",
+                    waited.as_millis()
+                )
+            }
+            Self::LeaseTooShort { waited } => {
+                write!(
+                    f,
+                    "the claim's lease ran out before the claim was durable, each time within {} ms; declare a lease that is longer \
+                     than a commit takes, or try again later",
                     waited.as_millis()
                 )
             }
@@ -78,6 +92,7 @@ impl Error for Busy {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::QueueFull { .. }
+            | Self::LeaseTooShort { .. }
             | Self::TooManyClaims { .. }
             | Self::TooManyWaiters { .. }
             | Self::TooManyProgressBytes { .. } => None,
