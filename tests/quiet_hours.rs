@@ -91,11 +91,11 @@ fn a_quiet_hour_costs_no_more_than_its_keys_and_the_bound_whatever_their_ttl() {
 fn what_a_long_file_costs_is_bounded_too() {
     let machine = Machine::default();
     let engine = open(&machine, 60 * SECOND);
-    lengthen(&engine, 4_096);
+    lengthen(&engine, 2_048);
     let (before, _) = (machine.disk.written(), engine.checkpoint().unwrap());
     let commit = machine.disk.written() - before;
     // Or else this shows nothing.
-    assert!(commit > MIB / 2, "a commit writes {commit} bytes");
+    assert!(commit > MIB / 4, "a commit writes {commit} bytes");
     let (bytes, checkpoints) = pass(&machine, &engine, HOUR, Some(5 * SECOND));
     assert!(bytes <= BOUND + 720 * KEY_BYTES, "{bytes} bytes, {checkpoints} checkpoints");
     assert!(checkpoints >= 6, "{checkpoints} checkpoints");
@@ -105,7 +105,7 @@ fn what_a_long_file_costs_is_bounded_too() {
 fn what_expires_at_once_is_dropped_in_fewer_commits_where_each_costs_more() {
     let machine = Machine::default();
     let engine = open(&machine, HOUR);
-    lengthen(&engine, 4_096);
+    lengthen(&engine, 2_048);
     for n in 0..6_000 {
         fresh(&engine.scope(""), &n.to_string()).complete([7; 4_000]).unwrap();
     }
@@ -113,6 +113,6 @@ fn what_expires_at_once_is_dropped_in_fewer_commits_where_each_costs_more() {
     machine.clock.advance(HOUR);
     let (bytes, checkpoints) = pass(&machine, &engine, 600 * SECOND, None);
     assert!(engine.stats().reclaimed_blocks >= 6_000 / 16);
-    assert!((1..=3).contains(&checkpoints), "{checkpoints} checkpoints");
+    assert!((1..=4).contains(&checkpoints), "{checkpoints} checkpoints");
     assert!(bytes <= 24 * MIB / 8, "{bytes} bytes");
 }
