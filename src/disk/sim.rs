@@ -51,6 +51,8 @@ struct World {
     locks: HashMap<FileId, Weak<SimFile>>,
     operations: u64,
     reads: u64,
+    /// Bytes that were written to files.
+    written: u64,
     crash_at: Option<u64>,
     crashed: bool,
     /// Bytes that all files together may have.
@@ -161,6 +163,12 @@ impl SimDisk {
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.0.lock().reads
+    }
+
+    /// Bytes that were written so far, to all files.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.0.lock().written
     }
 
     /// Keeps what is on the disk before each operation from now on.
@@ -526,6 +534,7 @@ impl DiskFile for SimFile {
         let len = at.saturating_add(bytes.len());
         let grows = world.grows(self.id, len) > 0;
         let verdict = world.operate(Operation::Write, grows)?;
+        world.written += bytes.len() as u64;
         world.check_room(self.id, len)?;
         match verdict {
             Verdict::Done | Verdict::Lied => world.change(self.id, Change::Write { at, bytes: bytes.into() }),

@@ -8,6 +8,7 @@ use super::core::{Core, Counters};
 use super::forget::vacated_entry;
 use super::prepare::Unprepared;
 use super::publisher::Op;
+use super::upkeep::{RECLAIM_MIN, Upkeep};
 use crate::Timestamp;
 use crate::attempt::Ended;
 use crate::caller::Caller;
@@ -25,13 +26,6 @@ use crate::store::{Applied, Batch, Begun, Meta, StoreError};
 use crate::sync::{Arc, Ordering};
 use crate::wal::frame::entry_bytes_max;
 
-/// Bytes of blocks that one checkpoint drops at least, and writes tombstones of where some of their keys are still to be remembered,
-/// if there are that many.
-const RECLAIM_MAX: u64 = 4 << 20;
-/// What has expired is looked for so often, or, where the default TTL is short, forty times a TTL: each time costs a commit of the store.
-const RECLAIM_EVERY: Duration = Duration::from_secs(600);
-/// And so often while there is more than one checkpoint drops.
-const RECLAIM_MORE: Duration = Duration::from_secs(10);
 /// The engine is idle when nothing was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
 const IDLE_TICKS: u32 = 10;
 /// Interrupted claims that the sweeper vacates in one commit.
@@ -47,7 +41,10 @@ const CLOCK_TICK: Duration = Duration::from_millis(10);
 #[derive(Debug, Default)]
 pub(crate) struct Rota {
     sweep_at: Timestamp,
+    /// When the next commit may come for what is due, if that is worth one,
     reclaim_at: Timestamp,
+    /// and when in any case.
+    reclaim_by: Timestamp,
     mark_at: Timestamp,
     retry_at: Timestamp,
     /// The log, where it is not prepared for this opening yet.
@@ -177,19 +174,34 @@ impl Core {
         }
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
-        let reclaim = now >= rota.reclaim_at && self.has_due(now);
-        let is_due =
-            reclaim || self.room.has_sealed() || self.fences.are_short() || rota.unprepared.is_some();
+        let reclaim = self.has_due(now) && self.is_reclaim_due(&rota, now);
+        let is_due = reclaim || self.is_log_full() || self.fences.are_short() || rota.unprepared.is_some();
         let checkpointed = is_due && {
             let checkpointed = self.checkpoint(&mut rota);
-            let every = if self.has_due(now) { RECLAIM_MORE } else { RECLAIM_EVERY };
-            rota.reclaim_at = now.saturating_add((self.options.policy.ttl / 40).min(every));
+            let (after, by) = self.upkeep().reclaim_after(self.options.policy.ttl);
+            (rota.reclaim_at, rota.reclaim_by) = (now.saturating_add(after), now.saturating_add(by));
             checkpointed
         };
         self.grow();
         self.mark(&mut rota, now);
         self.compact_when_idle(&mut rota, now);
         checkpointed
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        Upkeep::of(self.store.file_bytes())
+    }
+
+    /// Whether full segments of the log are worth a commit of the store.
+    fn is_log_full(&self) -> bool {
+        self.room.has_sealed()
+            && self.room.is_recycling_wanted(self.upkeep().log_bytes(self.options.log_bytes_max()))
+    }
+
+    /// Whether it is time for a commit of the store for what has expired alone.
+    fn is_reclaim_due(&self, rota: &Rota, now: Timestamp) -> bool {
+        now >= rota.reclaim_by
+            || now >= rota.reclaim_at && self.store.has_due_bytes(now, self.upkeep().reclaim_pays_at())
     }
 
     /// Whether a body in the store has expired, or one that the next checkpoint would write there.
@@ -310,7 +322,9 @@ impl Core {
         let (seq, limit, applied) = self.or_halt(|| {
             let tail = self.publisher.take_tail();
             let limit = self.fences.next_limit();
-            let mut batch = tail.batch(RECLAIM_MAX);
+            // A caller waits for `complete_in`, so it drops no more than it must.
+            let reclaim = if completes.is_some() { RECLAIM_MIN } else { self.upkeep().reclaim_bytes() };
+            let mut batch = tail.batch(reclaim);
             let begun = completes.map(|(begun, record)| {
                 batch.complete(record.clone());
                 begun
@@ -550,7 +564,7 @@ impl Core {
         };
         let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
-            self.store_batch(None, &tail.batch(RECLAIM_MAX), |meta| {
+            self.store_batch(None, &tail.batch(RECLAIM_MIN), |meta| {
                 meta.checkpointed_seq = tail.seq;
                 meta.fence_next = self.fences.next();
                 meta.log_empty = true;
@@ -669,7 +683,7 @@ mod tests {
     #[test]
     fn room_in_the_file_is_had_back_forty_times_a_ttl() {
         let clock = ManualClock::at_millis(1_000);
-        let engine = engine(&clock, 60 * SECOND);
+        let engine = engine(&clock, 200 * SECOND);
         complete(&engine, "first", SECOND);
         complete(&engine, "second", 2 * SECOND);
         engine.checkpoint().unwrap();
@@ -678,7 +692,7 @@ mod tests {
         assert!(engine.step().checkpointed);
         clock.advance(SECOND);
         assert!(!engine.step().checkpointed, "it is not time yet");
-        clock.advance(SECOND / 2);
+        clock.advance(4 * SECOND);
         assert!(engine.step().checkpointed);
         assert_eq!(engine.stats().reclaimed_blocks, 2);
     }

@@ -56,6 +56,7 @@ mod tell;
 mod token;
 mod transaction;
 mod unwind;
+mod upkeep;
 mod waiting;
 mod withdraw;
 

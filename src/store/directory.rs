@@ -98,6 +98,16 @@ impl Directory {
         self.order.first().is_some_and(|(at, _)| *at <= now)
     }
 
+    /// Whether blocks of so many bytes at least can be had back by `now`.
+    pub(super) fn has_due_bytes(&self, now: Timestamp, bytes: u64) -> bool {
+        let due = self.order.iter().take_while(|(at, _)| *at <= now);
+        let mut sums = due.filter_map(|(_, number)| self.get(*number)).scan(0, |sum, block| {
+            *sum += block.file_bytes();
+            Some(*sum)
+        });
+        sums.any(|sum| sum >= bytes)
+    }
+
     /// The blocks whose room can be had back by `now`, those that were due first in front: so many that they have `bytes` at least.
     pub(super) fn due(&self, now: Timestamp, bytes: u64) -> Vec<(u64, BlockInfo)> {
         let mut sum = 0;
@@ -148,6 +158,10 @@ mod tests {
         let bytes = block(1, 1).file_bytes();
         assert_eq!(due(&directory, 200, 2 * bytes), [3, 4]);
         assert_eq!(due(&directory, 200, bytes + 1), [3, 4]);
+        assert!(
+            directory.has_due_bytes(at(200), 3 * bytes) && !directory.has_due_bytes(at(200), 3 * bytes + 1)
+        );
+        assert!(!directory.has_due_bytes(at(99), 0));
         assert_eq!((due(&directory, 200, 1), due(&directory, 200, 0)), (vec![3], vec![]));
         assert!([2, 3, 4].into_iter().all(|number| directory.remove(number).is_some()));
         assert!(!directory.has_due(at(299)) && directory.has_due(at(300)));

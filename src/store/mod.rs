@@ -414,6 +414,11 @@ impl Store {
         self.directory.read().has_due(now)
     }
 
+    /// Whether blocks of so many bytes can be had back by `now`.
+    pub(crate) fn has_due_bytes(&self, now: Timestamp, bytes: u64) -> bool {
+        self.directory.read().has_due_bytes(now, bytes)
+    }
+
     /// What can go by `now`: blocks in the order in which they were due, of at most `max` bytes, and rows of `forgotten`.
     fn due(&self, now: Timestamp, max: u64) -> Due {
         let blocks = self.directory.read().due(now, max);

@@ -226,6 +226,13 @@ impl Room {
         !self.state.lock().sealed.is_empty()
     }
 
+    /// Whether the full segments have so many bytes, or somebody waits for space.
+    pub(crate) fn is_recycling_wanted(&self, bytes: u64) -> bool {
+        let state = self.state.lock();
+        let full = state.sealed.iter().map(|(segment, _)| state.len_of(self.geometry, *segment));
+        !state.line.is_empty() || full.sum::<u64>() >= bytes
+    }
+
     /// Bytes of the log file.
     pub(crate) fn file_bytes(&self) -> u64 {
         super::HEADER_BYTES + self.bytes()

@@ -3,6 +3,7 @@
 use crate::sync::Arc;
 
 const PAGE: usize = 4_096;
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// Bytes that are cheap to copy, and cheap where they are zero.
 #[derive(Clone, Debug, Default)]
@@ -55,15 +56,16 @@ impl Pages {
         if end > self.len {
             self.resize(end);
         }
-        if bytes.iter().all(|byte| *byte == 0) && self.is_zero(at..end) {
-            return;
+        let (mut at, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at((PAGE - at % PAGE).min(rest.len()));
+            let end = at + now.len();
+            // What is zero stays cheap, as the inside of a large value that an application writes.
+            if !(ZEROS.starts_with(now) && self.is_zero(at..end)) {
+                self.fill(at..end, |to| to.copy_from_slice(now));
+            }
+            (at, rest) = (end, later);
         }
-        let mut rest = bytes;
-        self.fill(at..end, |to| {
-            let (now, later) = rest.split_at(to.len());
-            to.copy_from_slice(now);
-            rest = later;
-        });
     }
 
     pub(super) fn to_vec(&self) -> Vec<u8> {
