@@ -87,7 +87,7 @@ impl Store {
     }
 
     /// Whether a row of `forgotten` says that this block does not count for this key.
-    pub(super) fn hides(&self, digest: Digest, block: u64) -> bool {
+    fn hides(&self, digest: Digest, block: u64) -> bool {
         self.forgotten.lock().get(digest).is_some_and(|row| block < row.limit)
     }
 

@@ -5,17 +5,14 @@
 //! blocks along and writes their records again, together with what it writes anyway.
 //!
 //! Records move as tombstones do (`carry.rs`): the index has each in memory before its block leaves the directory, so a reader that finds
-//! the block gone asks the index again. A record that the index does not name any more is left out: in a new block, with a higher number,
-//! it would come to lie above what has replaced it.
-
-use std::collections::HashSet;
+//! the block gone asks the index again. A record that the index does not name any more is left out: it was forgotten, or its key ran
+//! again. In a new block, with a higher number, it would come to lie above what has replaced it, and no row would hide it.
 
 use redb::Database;
 
 use super::carry::{Carried, Moving};
 use super::{Batch, BlockInfo, Store, StoreError, block};
 use crate::Timestamp;
-use crate::key::Digest;
 use crate::record::{Lift, Place, Record};
 
 /// Blocks that go, and the records in them that move.
@@ -56,7 +53,7 @@ impl Store {
         now: Timestamp,
         lift: &impl Fn(Place, &Record) -> Lift,
     ) -> Result<Merged, StoreError> {
-        let small = if batch.merges { self.read_small(database, batch, now)? } else { Vec::new() };
+        let small = if batch.merges { self.read_small(database, now)? } else { Vec::new() };
         let mut merged = Merged::default();
         if !self.is_worth_it(&small, now) {
             return Ok(merged);
@@ -81,22 +78,11 @@ impl Store {
         Ok(merged)
     }
 
-    fn read_small(
-        &self,
-        database: &Database,
-        batch: &Batch,
-        now: Timestamp,
-    ) -> Result<Vec<Small>, StoreError> {
+    fn read_small(&self, database: &Database, now: Timestamp) -> Result<Vec<Small>, StoreError> {
         let candidates = self.directory.write().mergeable(now);
-        if candidates.is_empty() {
-            return Ok(Vec::new());
-        }
-        let forgotten_now: HashSet<Digest> = batch.forgotten.iter().map(|(digest, _)| *digest).collect();
         let mut small = Vec::with_capacity(candidates.len());
         for (number, info) in candidates {
-            // A row hides what is forgotten by the numbers of blocks, and the new one is higher.
-            let is_forgotten = |digest| forgotten_now.contains(&digest) || self.hides(digest, number);
-            let is_remembered = |digest, until| until > now && !is_forgotten(digest);
+            let is_remembered = |_, until| until > now;
             let read = self.remembered(database, number, info, is_remembered, Record::to_be_moved);
             match read.map_err(|trouble| self.access.failed(trouble))? {
                 Ok(moving) => small.push(Small { number, info, moving }),
