@@ -29,6 +29,17 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What becomes of a record whose block is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lift {
+    /// The index has it in memory now, without a place.
+    Moved,
+    /// The index does not name it any more: the key has another record or claim, or its time is over.
+    History,
+    /// Its key is about to change, and may be what it was before. The block has to stay.
+    Stays,
+}
+
 /// Where a record lies in the store: the number of its block, and its offset there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place(u64);
@@ -246,6 +257,13 @@ impl Record {
     /// The same record without its body, not stored anywhere yet: all that is left of it when it is no longer replayed.
     pub(crate) fn without_body(&self) -> Self {
         Self::new(&RecordParts { body_kept: false, body: &[], ..self.parts() }, None)
+    }
+
+    /// A copy that is not stored anywhere yet, for a new block.
+    pub(crate) fn to_be_moved(&self) -> Self {
+        let copy = Self::new(&self.parts(), None);
+        copy.set_durable();
+        copy
     }
 
     /// The stored reply; empty where it was [not kept](Self::is_body_kept).
@@ -527,6 +545,9 @@ mod tests {
         assert!(record.is_body_kept() && !small.is_body_kept());
         assert_eq!((small.facts(), small.lifetime()), (record.facts(), record.lifetime()));
         assert_eq!(small.place(), None);
+        let moved = record.to_be_moved();
+        assert_eq!((moved.body(), moved.lifetime(), moved.place()), (record.body(), record.lifetime(), None));
+        assert!(moved.is_durable());
     }
 
     #[test]

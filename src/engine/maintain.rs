@@ -324,7 +324,7 @@ impl Core {
             let limit = self.fences.next_limit();
             // A caller waits for `complete_in`, so it drops no more than it must.
             let reclaim = if completes.is_some() { RECLAIM_MIN } else { self.upkeep().reclaim_bytes() };
-            let mut batch = tail.batch(reclaim);
+            let mut batch = Batch { merges: true, ..tail.batch(reclaim) };
             let begun = completes.map(|(begun, record)| {
                 batch.complete(record.clone());
                 begun
@@ -343,7 +343,7 @@ impl Core {
         self.index.evict();
         Counters::add(&self.counters.checkpoints, 1);
         Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
-        applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
+        applied.cold.iter().for_each(|record| self.index.drop_cached(record));
         Ok(())
     }
 

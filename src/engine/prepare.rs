@@ -89,7 +89,7 @@ impl Core {
         })?;
         self.index.evict();
         Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
-        applied.bodiless.iter().for_each(|record| self.index.drop_cached(record));
+        applied.cold.iter().for_each(|record| self.index.drop_cached(record));
         Ok(())
     }
 }

@@ -140,7 +140,7 @@ fn a_tombstone_that_took_the_seat_of_a_stored_record_is_not_evicted_before_it_is
     let index = stored(2, 1_000);
     read(&index, 0, 300);
     let tombstone = record(0, 300, Some(place(0))).without_body();
-    assert!(index.lift(place(0), &tombstone));
+    assert_eq!(index.lift(place(0), &tombstone), crate::record::Lift::Moved);
     for _ in 0..3 {
         read(&index, 1, 700);
         let until = SlotTime::new(Timestamp::default(), Timestamp::default());

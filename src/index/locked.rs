@@ -81,7 +81,7 @@ mod tests {
     use super::super::{Change, Index};
     use super::*;
     use crate::Timestamp;
-    use crate::record::{Place, Record, RecordParts};
+    use crate::record::{Lift, Place, Record, RecordParts};
 
     #[test]
     fn whatever_may_change_a_shard_raises_its_version_and_lookups_do_not() {
@@ -97,7 +97,7 @@ mod tests {
         };
         assert!(raises(&|| index.change(digest, |_| (Change::Set(Slot::cached(record.clone())), ()))));
         assert!(!raises(&|| drop((index.get(digest), index.snapshot(0), index.sizes(), index.hits()))));
-        assert!(raises(&|| assert!(index.lift(Place::new(3, 4), &record.without_body()))));
+        assert!(raises(&|| assert_eq!(index.lift(Place::new(3, 4), &record.without_body()), Lift::Moved)));
         assert!(raises(&|| index.drop_cached(&record)));
         assert!(!raises(&|| index.cache(digest, &record)), "there is no room for it");
         assert!(raises(&|| drop(index.sweep(0, 0, Timestamp::default()))));

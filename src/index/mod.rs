@@ -8,7 +8,7 @@ use crossbeam::utils::CachePadded;
 use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::key::Digest;
-use crate::record::{Place, Record};
+use crate::record::{Lift, Place, Record};
 use crate::sync::{Arc, Ordering, UnseenU64};
 
 mod batch;
@@ -168,23 +168,22 @@ impl Index {
         }
     }
 
-    /// Puts a tombstone into memory where the record lies at `from`, whose place it takes there. `false` where the key is about to
-    /// change, and what it is now may be put back.
-    pub(crate) fn lift(&self, from: Place, tombstone: &Record) -> bool {
-        self.change(tombstone.digest(), |slot| match slot {
+    /// Puts a record or tombstone that moves into memory, in place of the record that lies at `from`.
+    pub(crate) fn lift(&self, from: Place, moving: &Record) -> Lift {
+        self.change(moving.digest(), |slot| match slot {
             Slot::Stored { place, .. } if *place == from => {
-                (Change::Set(Slot::cached(tombstone.clone())), true)
+                (Change::Set(Slot::cached(moving.clone())), Lift::Moved)
             }
             Slot::Cached(record, _) if record.place() == Some(from) => {
-                (Change::Set(Slot::cached(tombstone.clone())), true)
+                (Change::Set(Slot::cached(moving.clone())), Lift::Moved)
             }
-            Slot::Ending(_) => (Change::Keep, false),
+            Slot::Ending(_) => (Change::Keep, Lift::Stays),
             // Another record, or another claim: the one at `from` is history, or its time is over.
             Slot::Vacant
             | Slot::InFlight(_)
             | Slot::Interrupted(_)
             | Slot::Cached(..)
-            | Slot::Stored { .. } => (Change::Keep, true),
+            | Slot::Stored { .. } => (Change::Keep, Lift::History),
         })
     }
 
@@ -329,7 +328,7 @@ mod tests {
         let is_lifted = |index: &Index| matches!(index.get(KEY), Slot::Cached(now, _) if !now.is_body_kept());
         for slot in [Slot::Stored { until, place: from() }, Slot::cached(record(Some(from())))] {
             let index = index_of(slot);
-            assert!(index.lift(from(), &tombstone) && is_lifted(&index));
+            assert!(index.lift(from(), &tombstone) == Lift::Moved && is_lifted(&index));
             // Nothing on disk has it yet, so it can't be evicted.
             index.evict();
             assert!(is_lifted(&index));
@@ -342,7 +341,7 @@ mod tests {
             Slot::InFlight(attempt()),
         ] {
             let index = index_of(slot);
-            assert!(index.lift(from(), &tombstone) && !is_lifted(&index));
+            assert!(index.lift(from(), &tombstone) == Lift::History && !is_lifted(&index));
         }
         tombstone.set_place(elsewhere);
         let index = index_of(Slot::cached(tombstone.clone()));
@@ -460,7 +459,7 @@ mod tests {
     #[test]
     fn a_record_that_is_being_forgotten_holds_its_block() {
         let index = index_of(Slot::Ending(attempt()));
-        assert!(!index.lift(from(), &record(None)));
+        assert_eq!(index.lift(from(), &record(None)), Lift::Stays);
         assert_eq!(index.get(KEY).phase(), Phase::Ending);
     }
 }

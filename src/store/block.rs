@@ -48,6 +48,12 @@ fn due(record: &Record, now: Timestamp) -> Timestamp {
     }
 }
 
+/// Whether a block whose first entry is due at one time may hold another that is due later.
+pub(crate) fn spans(first: Timestamp, later: Timestamp, now: Timestamp) -> bool {
+    let spread_max = first.saturating_since(now).as_millis() / SPREAD;
+    later.saturating_since(first).as_millis() <= spread_max
+}
+
 impl Block {
     /// What its index row says.
     pub(crate) fn contents(&self) -> Contents {
@@ -103,12 +109,10 @@ struct Filling {
 impl Filling {
     /// Whether the record may come into this block.
     fn makes_place_for(&mut self, record: &Record, payload: usize, now: Timestamp) -> bool {
-        let spread = due(record, now).saturating_since(self.first_due);
-        let spread_max = self.first_due.saturating_since(now).as_millis() / SPREAD;
         let len = self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload;
         let page = (len / (self.records.len() + 1) * RECORDS_A_PAGE).next_power_of_two();
         self.len_max = self.len_max.max(page.min(PAGE_MAX) - PAGE_OVERHEAD);
-        len <= self.len_max && spread.as_millis() <= spread_max
+        len <= self.len_max && spans(self.first_due, due(record, now), now)
     }
 
     fn push(&mut self, record: Record, payload: &[u8], sealer: &Sealer) {

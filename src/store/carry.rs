@@ -18,27 +18,27 @@ use super::{BLOCKS, Batch, BlockInfo, Due, INDEX, Store, StoreError};
 use crate::Timestamp;
 use crate::codec::BadBytes;
 use crate::key::Digest;
-use crate::record::{Place, Record};
+use crate::record::{Lift, Place, Record};
 
-/// Tombstones on their way to new blocks.
+/// Tombstones, or records, on their way to new blocks.
 #[derive(Debug, Default)]
-pub(super) struct Carried(Vec<Moving>);
+pub(super) struct Carried(pub(super) Vec<Moving>);
 
 #[derive(Debug)]
-struct Moving {
-    from: Place,
-    tombstone: Record,
+pub(super) struct Moving {
+    pub(super) from: Place,
+    pub(super) record: Record,
 }
 
 impl Carried {
-    pub(super) fn tombstones(&self) -> Vec<Record> {
-        self.0.iter().map(|moving| moving.tombstone.clone()).collect()
+    pub(super) fn records(&self) -> Vec<Record> {
+        self.0.iter().map(|moving| moving.record.clone()).collect()
     }
 
     /// The blocks stay after all: what was lifted lies where its record lies.
     pub(super) fn put_back(&self) {
         for moving in &self.0 {
-            moving.tombstone.set_place(moving.from);
+            moving.record.set_place(moving.from);
         }
     }
 }
@@ -53,7 +53,7 @@ impl Store {
         due: &mut Due,
         batch: &Batch,
         now: Timestamp,
-        lift: &impl Fn(Place, &Record) -> bool,
+        lift: &impl Fn(Place, &Record) -> Lift,
     ) -> Result<Carried, StoreError> {
         let forgotten_now: HashSet<Digest> = batch.forgotten.iter().map(|(digest, _)| *digest).collect();
         let mut carried = Carried::default();
@@ -65,14 +65,14 @@ impl Store {
             }
             // What is forgotten must not move: its row hides blocks by their numbers, and the new one is higher.
             let is_forgotten = |digest| forgotten_now.contains(&digest) || self.hides(digest, number);
-            let found =
-                self.remembered(database, number, info, |digest, until| until > now && !is_forgotten(digest));
+            let is_remembered = |digest, until| until > now && !is_forgotten(digest);
+            let found = self.remembered(database, number, info, is_remembered, Record::without_body);
             let found = found.map_err(|trouble| {
                 carried.put_back();
                 self.access.failed(trouble)
             })?;
             match found {
-                Ok(moving) if moving.iter().all(|it| lift(it.from, &it.tombstone)) => {
+                Ok(moving) if moving.iter().all(|it| lift(it.from, &it.record) != Lift::Stays) => {
                     carried.0.extend(moving);
                     go.push((number, info));
                 }
@@ -91,17 +91,18 @@ impl Store {
         self.forgotten.lock().get(digest).is_some_and(|row| block < row.limit)
     }
 
-    fn keep_unreadable(&self, number: u64) {
+    pub(super) fn keep_unreadable(&self, number: u64) {
         self.directory.write().keep_unreadable(number);
     }
 
-    /// Tombstones of those entries of a block that are to be remembered.
-    fn remembered(
+    /// What is to move of those entries of a block that are to be remembered.
+    pub(super) fn remembered(
         &self,
         database: &Database,
         number: u64,
         info: BlockInfo,
         is_remembered: impl Fn(Digest, Timestamp) -> bool,
+        moved: impl Fn(&Record) -> Record,
     ) -> Result<Result<Vec<Moving>, BadBytes>, Trouble> {
         guarded(|| {
             let transaction = Owned::new(database.begin_read()?);
@@ -119,7 +120,7 @@ impl Store {
                 });
             let read = |(digest, from)| {
                 let record = read_record(block.value(), from, digest, &self.sealer)?;
-                Ok(Moving { from, tombstone: record.without_body() })
+                Ok(Moving { from, record: moved(&record) })
             };
             Ok(listed.and_then(|_| places.into_iter().map(read).collect()))
         })

@@ -1,9 +1,23 @@
 //! The directory: what is known of every block without reading it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use super::block::{self, Block};
 use crate::Timestamp;
+
+/// A block with fewer records, and no more bytes, is small: its share of the directory, and of what an opening reads, is large beside
+/// what it holds.
+const SMALL_ENTRIES: u32 = 16;
+const SMALL_BYTES: u32 = 16 << 10;
+/// So many small blocks are worth merging. Each record is moved once by that, or a few times where records are long.
+const MERGED_MIN: usize = 16;
+/// At most so many are merged at once,
+const MERGED_MAX: usize = 64;
+/// with so many bytes,
+const MERGED_BYTES: u32 = 512 << 10;
+/// out of so many that one look passes.
+const LOOKED_AT_MAX: usize = 256;
 
 /// What is known of a block.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +49,10 @@ impl BlockInfo {
         if self.unreadable { self.remembered_until } else { self.due }
     }
 
+    fn is_small(&self) -> bool {
+        self.entries < SMALL_ENTRIES && self.len <= SMALL_BYTES && !self.unreadable
+    }
+
     /// Bytes of pages that the block and its index row take: large values have pages of a power of two.
     pub(super) fn file_bytes(&self) -> u64 {
         let page = (u64::from(self.len) + block::PAGE_OVERHEAD as u64).next_power_of_two();
@@ -48,6 +66,10 @@ pub(super) struct Directory {
     blocks: HashMap<u64, BlockInfo>,
     /// When each goes, and its number: there are hundreds of thousands, and what is due is asked with every checkpoint.
     order: BTreeSet<(Timestamp, u64)>,
+    /// Small blocks, by when each is due.
+    small: BTreeSet<(Timestamp, u64)>,
+    /// Where among them the next look for some that can be merged begins.
+    merges_from: (Timestamp, u64),
     /// Bytes of the pages of all.
     file_bytes: u64,
 }
@@ -71,6 +93,9 @@ impl Directory {
             self.leave_out(number, &before);
         }
         self.order.insert((block.goes_at(), number));
+        if block.is_small() {
+            self.small.insert((block.due, number));
+        }
         self.file_bytes += block.file_bytes();
     }
 
@@ -83,6 +108,7 @@ impl Directory {
     /// What a block that is no longer there was counted for.
     fn leave_out(&mut self, number: u64, block: &BlockInfo) {
         self.order.remove(&(block.goes_at(), number));
+        self.small.remove(&(block.due, number));
         self.file_bytes -= block.file_bytes();
     }
 
@@ -119,6 +145,42 @@ impl Directory {
             has_place
         });
         within.collect()
+    }
+
+    /// Small blocks that can be one: due so close to each other that a block may hold their records, and enough of them. Mostly there
+    /// are none. Each call looks at some more blocks, and in the end at all.
+    pub(super) fn mergeable(&mut self, now: Timestamp) -> Vec<(u64, BlockInfo)> {
+        let from = self.merges_from.max((now.saturating_add(Duration::from_millis(1)), 0));
+        let (mut run, mut bytes) = (VecDeque::new(), 0);
+        let mut looked_at = 0;
+        // Where the blocks end, the next look begins with the first.
+        let mut next = (Timestamp::default(), 0);
+        for at in self.small.range(from..) {
+            let Some(block) = self.blocks.get(&at.1) else { continue };
+            let fits = |first: &(Timestamp, u64)| block::spans(first.0, at.0, now);
+            let is_full = run.len() == MERGED_MAX || bytes + block.len > MERGED_BYTES;
+            if run.len() >= MERGED_MIN && (is_full || !run.front().is_some_and(fits)) {
+                next = *at;
+                break;
+            }
+            while run.front().is_some_and(|first| !fits(first)) {
+                let gone = run.pop_front().and_then(|(_, number)| self.blocks.get(&number));
+                bytes -= gone.map_or(0, |block| block.len);
+            }
+            looked_at += 1;
+            if looked_at > LOOKED_AT_MAX {
+                next = run.pop_front().unwrap_or(*at);
+                run.clear();
+                break;
+            }
+            run.push_back(*at);
+            bytes += block.len;
+        }
+        self.merges_from = next;
+        if run.len() < MERGED_MIN {
+            return Vec::new();
+        }
+        run.iter().filter_map(|(_, number)| self.get(*number).map(|block| (*number, *block))).collect()
     }
 
     /// Bytes of the pages of all blocks and their index rows.

@@ -17,7 +17,7 @@ use crate::disk::{Disk, DiskFile, Kind, Untouched, unfinished};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::fork::Origin;
 use crate::key::{Digest, Secret};
-use crate::record::{Place, Record};
+use crate::record::{Lift, Place, Record};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
 
 mod access;
@@ -29,6 +29,7 @@ mod directory;
 mod forgotten;
 mod load;
 mod long_reads;
+mod merge;
 mod meta;
 mod owned;
 mod tables;
@@ -81,6 +82,8 @@ pub(crate) struct Batch {
     pub(crate) scopes: Vec<(Box<[u8]>, Vec<u8>)>,
     /// Blocks that are due are dropped until they have so many bytes, or twice what is written where that is more.
     pub(crate) reclaim_max: u64,
+    /// Small blocks are merged, where there are enough of them.
+    pub(crate) merges: bool,
 }
 
 impl Batch {
@@ -123,8 +126,8 @@ impl StoreError {
 pub(crate) struct Applied {
     /// Blocks that were dropped.
     pub(crate) reclaimed: usize,
-    /// Records that were written without their bodies, which nobody needs in memory any more.
-    pub(crate) bodiless: Vec<Record>,
+    /// Records that nobody needs in memory any more: written without their bodies, or moved.
+    pub(crate) cold: Vec<Record>,
 }
 
 /// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
@@ -294,7 +297,7 @@ impl Store {
     ///
     /// `begun` is a transaction that others have written in, to be committed with it. `change` sets what else is new in the meta
     /// row. `lift` is told, before a record's block goes, of the tombstone that takes
-    /// its place, so that whoever looks finds that in memory; it says whether the record may go now. Only one thread may be in
+    /// its place, or of the record that moves, so that whoever looks finds that in memory; it says whether the record may go now. Only one thread may be in
     /// here.
     pub(crate) fn apply(
         &self,
@@ -302,7 +305,7 @@ impl Store {
         batch: &Batch,
         now: Timestamp,
         change: impl FnOnce(&mut Meta),
-        lift: impl Fn(Place, &Record) -> bool,
+        lift: impl Fn(Place, &Record) -> Lift,
     ) -> Result<Applied, StoreError> {
         if self.origin.is_elsewhere_for_sure() {
             std::mem::forget(begun);
@@ -318,14 +321,19 @@ impl Store {
                 .map_err(|_closed| self.access.failed(Trouble::unexpected("the store is closed")))?,
             None => self.access.writable(|database| self.check_current(database))?,
         };
-        let live = batch.records.iter().filter(|record| record.remembered_until() > now).cloned().collect();
+        let merged = self.merge(&database, batch, now, &lift)?;
+        let mut live = merged.records();
+        live.extend(batch.records.iter().filter(|record| record.remembered_until() > now).cloned());
         let first = meta.block_next;
         let mut blocks = block::pack(live, now, first, &self.sealer);
         let written: u64 = blocks.iter().map(|block| BlockInfo::of(block).file_bytes()).sum();
         let mut due = self.due(now, batch.reclaim_max.max(2 * written));
-        let carried = self.carry(&database, &mut due, batch, now, &lift)?;
+        let carried =
+            self.carry(&database, &mut due, batch, now, &lift).inspect_err(|_| merged.put_back())?;
+        let reclaimed = due.blocks.len();
+        due.blocks.extend(merged.blocks());
         let next = first + blocks.len() as u64;
-        blocks.extend(block::pack(carried.tombstones(), now, next, &self.sealer));
+        blocks.extend(block::pack(carried.records(), now, next, &self.sealer));
         meta.block_next += blocks.len() as u64;
         assert!(meta.block_next < Place::BLOCK_LIMIT, "block numbers last for exabytes");
         // First out of the directory, so that no reader looks for a block that is on its way out.
@@ -357,6 +365,7 @@ impl Store {
             }
             drop(directory);
             carried.put_back();
+            merged.put_back();
             drop(database);
             return Err(self.access.failed(trouble));
         }
@@ -365,8 +374,8 @@ impl Store {
         self.committed(&blocks, batch, &due, first);
         *self.meta.lock() = meta;
         let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
-        let bodiless = records.filter(|record| record.expires() <= now).collect();
-        Ok(Applied { reclaimed: due.blocks.len(), bodiless })
+        let cold = records.filter(|record| record.expires() <= now).chain(merged.records()).collect();
+        Ok(Applied { reclaimed, cold })
     }
 
     /// Begins a transaction for others to write in.

@@ -70,7 +70,7 @@ fn record_with(n: u64, body: &[u8]) -> Record {
 }
 
 fn apply(store: &Store, batch: &Batch, now: Timestamp, may_go: bool) -> Result<Applied, StoreError> {
-    store.apply(None, batch, now, |_| (), |_, _| may_go)
+    store.apply(None, batch, now, |_| (), |_, _| if may_go { Lift::Moved } else { Lift::Stays })
 }
 
 /// Stores a record; gives it with its place.
@@ -483,7 +483,7 @@ fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
             let mut all = lifted.take();
             all.push((from, tombstone.clone()));
             lifted.set(all);
-            true
+            Lift::Moved
         };
         let batch = Batch { reclaim_max: 9 << 20, ..Batch::default() };
         let applied = store.apply(None, &batch, EXPIRED, |_| (), lift);

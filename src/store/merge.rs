@@ -1,0 +1,101 @@
+//! Merging: small blocks that are due at about the same time become one.
+//!
+//! A commit of few records writes a block of few; `complete_in` writes one with a single record, and a quiet service one every ten
+//! minutes. Each block has a share of the directory in memory, and two rows that an opening has to find. So a commit takes some small
+//! blocks along and writes their records again, together with what it writes anyway.
+//!
+//! Records move as tombstones do (`carry.rs`): the index has each in memory before its block leaves the directory, so a reader that finds
+//! the block gone asks the index again. A record that the index does not name any more is left out: it was forgotten, or its key ran
+//! again. In a new block, with a higher number, it would come to lie above what has replaced it, and no row would hide it.
+
+use redb::Database;
+
+use super::carry::{Carried, Moving};
+use super::{Batch, BlockInfo, Store, StoreError, block};
+use crate::Timestamp;
+use crate::record::{Lift, Place, Record};
+
+/// Blocks that go, and the records in them that move.
+#[derive(Debug, Default)]
+pub(super) struct Merged {
+    blocks: Vec<(u64, BlockInfo)>,
+    carried: Carried,
+}
+
+impl Merged {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (u64, BlockInfo)> {
+        self.blocks.iter().copied()
+    }
+
+    pub(super) fn records(&self) -> Vec<Record> {
+        self.carried.records()
+    }
+
+    /// The blocks stay after all.
+    pub(super) fn put_back(&self) {
+        self.carried.put_back();
+    }
+}
+
+/// A block that may go.
+struct Small {
+    number: u64,
+    info: BlockInfo,
+    moving: Vec<Moving>,
+}
+
+impl Store {
+    /// Takes the records out of small blocks that can be one, where there are enough of them and the batch asks for it.
+    pub(super) fn merge(
+        &self,
+        database: &Database,
+        batch: &Batch,
+        now: Timestamp,
+        lift: &impl Fn(Place, &Record) -> Lift,
+    ) -> Result<Merged, StoreError> {
+        let small = if batch.merges { self.read_small(database, now)? } else { Vec::new() };
+        let mut merged = Merged::default();
+        if !self.is_worth_it(&small, now) {
+            return Ok(merged);
+        }
+        for Small { number, info, moving } in small {
+            let mut lifted = Carried::default();
+            let mut stays = false;
+            for it in moving {
+                match lift(it.from, &it.record) {
+                    Lift::Moved => lifted.0.push(it),
+                    Lift::History => {}
+                    Lift::Stays => stays = true,
+                }
+            }
+            if stays {
+                lifted.put_back();
+            } else {
+                merged.carried.0.extend(lifted.0);
+                merged.blocks.push((number, info));
+            }
+        }
+        Ok(merged)
+    }
+
+    fn read_small(&self, database: &Database, now: Timestamp) -> Result<Vec<Small>, StoreError> {
+        let candidates = self.directory.write().mergeable(now);
+        let mut small = Vec::with_capacity(candidates.len());
+        for (number, info) in candidates {
+            let is_remembered = |_, until| until > now;
+            let read = self.remembered(database, number, info, is_remembered, Record::to_be_moved);
+            match read.map_err(|trouble| self.access.failed(trouble))? {
+                Ok(moving) => small.push(Small { number, info, moving }),
+                // Its keys are answered with the damage for as long as they would have been remembered.
+                Err(_damaged) => self.keep_unreadable(number),
+            }
+        }
+        Ok(small)
+    }
+
+    /// Whether half as many blocks hold what is in these: or else they would be merged again and again.
+    fn is_worth_it(&self, small: &[Small], now: Timestamp) -> bool {
+        let records = small.iter().flat_map(|block| &block.moving).map(|it| it.record.clone()).collect();
+        2 * block::pack(records, now, 0, &self.sealer).len() < small.len()
+    }
+}
