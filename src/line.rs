@@ -1,7 +1,7 @@
 //! Callers that wait in line for something limited. They are served in order, and only a caller that is served is woken: what is given
 //! back costs no more where many wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
 
 use crate::sync::{Arc, Condvar};
@@ -32,6 +32,8 @@ pub(crate) enum Bell {
 pub(crate) struct Line {
     next: u64,
     waiting: BTreeMap<Number, Waiting>,
+    /// Those of them that stop waiting when they are told that it is in vain.
+    hopeful: BTreeSet<Number>,
 }
 
 /// A caller in the line.
@@ -64,10 +66,13 @@ impl Rings {
 }
 
 impl Line {
-    /// Puts a caller that needs so many bytes at the end of its rank.
-    pub(crate) fn join(&mut self, bytes: u64, rank: Rank) -> Number {
+    /// Puts a caller that needs so many bytes at the end of its rank. One that is `hopeful` is told when it waits in vain.
+    pub(crate) fn join(&mut self, bytes: u64, rank: Rank, hopeful: bool) -> Number {
         let number = Number(rank, self.next);
         self.next += 1;
+        if hopeful {
+            self.hopeful.insert(number);
+        }
         self.waiting.insert(number, Waiting { bytes, bell: None });
         number
     }
@@ -79,6 +84,17 @@ impl Line {
     /// What the first needs; nothing where nobody waits.
     pub(crate) fn first_bytes(&self) -> u64 {
         self.waiting.first_key_value().map_or(0, |(_, first)| first.bytes)
+    }
+
+    /// What the first of those needs that are told when they wait in vain.
+    pub(crate) fn first_hopeful_bytes(&self) -> Option<u64> {
+        self.hopeful.first().and_then(|number| self.waiting.get(number)).map(|waiting| waiting.bytes)
+    }
+
+    /// Wakes the first of those.
+    pub(crate) fn wake_first_hopeful(&mut self, rings: &mut Rings) {
+        let first = self.hopeful.first().and_then(|number| self.waiting.get_mut(number));
+        rings.0.extend(first.and_then(|waiting| waiting.bell.take()));
     }
 
     /// Whether a caller that comes now would be the first.
@@ -102,6 +118,7 @@ impl Line {
         while let Some(first) = self.waiting.first_entry()
             && take(first.get().bytes)
         {
+            self.hopeful.remove(first.key());
             rings.0.extend(first.remove().bell);
         }
         rings
@@ -109,6 +126,7 @@ impl Line {
 
     /// Takes a caller out that no longer waits; `None` where it was served before.
     pub(crate) fn leave(&mut self, number: Number) -> Option<Waiting> {
+        self.hopeful.remove(&number);
         self.waiting.remove(&number)
     }
 

@@ -268,7 +268,7 @@ fn a_thread_that_waits_for_room_is_woken_when_it_is_given_back() {
         let theirs = Arc::clone(&room);
         let other = spawn(move || theirs.withdraw(512));
         // As `Core::promise` does.
-        let mut place = room.line_up(512, Rank::Other);
+        let mut place = room.line_up(512, Rank::Other, None);
         while place.look(|| None::<()>).is_none() {
             place.wait(Deadline::NEVER);
         }

@@ -185,7 +185,8 @@ impl Core {
         let patience = self.options.patience;
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
         // In line before the worker is called, so that the worker sees how much is wanted.
-        let mut place = self.room.line_up(bytes, rank);
+        let bytes_max = (caller == Caller::Member).then(|| self.options.log_bytes_max());
+        let mut place = self.room.line_up(bytes, rank, bytes_max);
         match caller {
             // The worker would wait for room that it makes itself.
             Caller::Thread if self.options.workers && self.check_waiting().is_err() => {

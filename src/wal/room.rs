@@ -51,6 +51,8 @@ struct State {
     wanted: u64,
     /// Counts calls of [`Room::wake`], so that one that comes right before a wait is not missed.
     wakes: u64,
+    /// Bytes of segments that the log may grow to, as those said who wait only while space may come.
+    bytes_max: Option<u64>,
     /// Callers that wait for a promise. Nobody is promised anything in front of them.
     line: Line,
 }
@@ -101,20 +103,6 @@ impl State {
     fn fits(&self, geometry: Geometry, bytes: u64) -> bool {
         self.promised.saturating_add(bytes) <= self.capacity(geometry)
     }
-
-    /// Makes promises to those who wait, as far as there is space. Called wherever there is more of it.
-    fn serve(&mut self, geometry: Geometry) -> Rings {
-        if self.line.is_empty() {
-            return Rings::default();
-        }
-        let capacity = self.capacity(geometry);
-        let promised = &mut self.promised;
-        self.line.serve(|bytes| {
-            let fits = promised.saturating_add(bytes) <= capacity;
-            *promised += if fits { bytes } else { 0 };
-            fits
-        })
-    }
 }
 
 impl Room {
@@ -131,7 +119,7 @@ impl Room {
         state.durable_bytes = bytes;
         state.free = (0..state.segments(self.geometry)).collect();
         // Who came before the log was prepared, as after a full disk, is in line already.
-        let rings = state.serve(self.geometry);
+        let rings = self.serve(&mut state);
         drop(state);
         rings.ring();
         self.wake();
@@ -160,7 +148,7 @@ impl Room {
         let mut state = self.state.lock();
         debug_assert!(state.promised >= bytes, "only what was promised is taken back");
         state.promised = state.promised.saturating_sub(bytes);
-        let rings = state.serve(self.geometry);
+        let rings = self.serve(&mut state);
         drop(state);
         rings.ring();
     }
@@ -176,7 +164,7 @@ impl Room {
         debug_assert!(state.promised >= bytes, "only what was promised is taken back");
         state.promised = state.promised.saturating_sub(bytes);
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
-        let rings = state.serve(self.geometry);
+        let rings = self.serve(&mut state);
         drop(state);
         rings.ring();
     }
@@ -184,13 +172,40 @@ impl Room {
     /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `bytes_max`, once all that is queued is
     /// written, and moved to the store.
     pub(crate) fn may_come(&self, bytes: u64, bytes_max: u64) -> bool {
-        let state = self.state.lock();
+        self.may_come_to(&self.state.lock(), bytes, bytes_max)
+    }
+
+    fn may_come_to(&self, state: &State, bytes: u64, bytes_max: u64) -> bool {
         let claims = state.promised.saturating_sub(self.queued.load(Ordering::Relaxed));
         let mut best = State { active: state.active, bytes: bytes_max.max(state.bytes), ..State::default() };
         let new = state.segments(self.geometry)..best.segments(self.geometry);
         let sealed = state.sealed.iter().map(|(segment, _)| *segment);
         best.free = state.free.iter().copied().chain(sealed).chain(new).collect();
         claims.saturating_add(bytes) <= best.capacity(self.geometry)
+    }
+
+    /// Makes promises to those who wait, as far as there is space. Called wherever there is more of it, or something became of what was
+    /// to give some: those for whom none may come are woken, so that they look again.
+    #[inline]
+    fn serve(&self, state: &mut State) -> Rings {
+        if state.line.is_empty() { Rings::default() } else { self.serve_line(state) }
+    }
+
+    fn serve_line(&self, state: &mut State) -> Rings {
+        let capacity = state.capacity(self.geometry);
+        let promised = &mut state.promised;
+        let mut rings = state.line.serve(|bytes| {
+            let fits = promised.saturating_add(bytes) <= capacity;
+            *promised += if fits { bytes } else { 0 };
+            fits
+        });
+        if let (Some(bytes), Some(max)) = (state.line.first_hopeful_bytes(), state.bytes_max)
+            && !self.may_come_to(state, bytes, max)
+        {
+            state.wakes += 1;
+            state.line.wake_first_hopeful(&mut rings);
+        }
+        rings
     }
 
     /// Wakes all who wait, so that they look again: something else happened than that there is space.
@@ -256,7 +271,7 @@ impl Room {
         state.wanted = 0;
         let new = before..state.segments(self.geometry);
         state.free.extend(new);
-        let rings = state.serve(self.geometry);
+        let rings = self.serve(&mut state);
         drop(state);
         rings.ring();
     }
@@ -297,7 +312,7 @@ impl Room {
             state.sealed.pop_front();
             state.free.push_back(segment);
         }
-        let rings = state.serve(self.geometry);
+        let rings = self.serve(&mut state);
         drop(state);
         rings.ring();
     }
@@ -455,7 +470,7 @@ mod tests {
     fn a_wake_between_the_look_and_the_wait_is_not_missed() {
         let room = room(100);
         assert!(room.try_promise(100));
-        let mut place = room.line_up(1, Rank::Other);
+        let mut place = room.line_up(1, Rank::Other, None);
         assert_eq!(place.look(|| None::<()>), None);
         room.wake();
         place.wait(Deadline::NEVER);
@@ -464,7 +479,7 @@ mod tests {
     #[test]
     fn a_log_grows_until_it_has_what_the_first_in_line_needs() {
         let room = room(30);
-        let mut place = room.line_up(150, Rank::Other);
+        let mut place = room.line_up(150, Rank::Other, None);
         while let Some(bytes) = room.growth(400) {
             room.grow(bytes);
         }
@@ -478,7 +493,7 @@ mod tests {
         std::thread::scope(|threads| {
             for _ in 0..3 {
                 let waiter = threads.spawn(move || {
-                    let mut place = room.line_up(20, Rank::Other);
+                    let mut place = room.line_up(20, Rank::Other, None);
                     while place.look(|| None::<()>).is_none() {
                         place.wait(Deadline::NEVER);
                     }
@@ -491,7 +506,7 @@ mod tests {
         });
         // What is there by now is not waited for.
         room.withdraw(20);
-        let mut place = room.line_up(20, Rank::Other);
+        let mut place = room.line_up(20, Rank::Other, None);
         place.wait(Deadline::NEVER);
         assert_eq!(place.look(|| None::<()>), Some(Ok(())));
     }
@@ -506,6 +521,30 @@ mod tests {
         }
     }
 
+    /// It came while queued entries would give some, and they gave less than was hoped for: frames take more than their entries.
+    #[test]
+    fn a_caller_that_waits_only_while_space_may_come_is_woken_when_none_may() {
+        let room = room(100);
+        assert!(room.try_promise(100));
+        room.queue(20);
+        let count = std::sync::Arc::new(Count::default());
+        let waker = std::task::Waker::from(std::sync::Arc::clone(&count));
+        let context = Context::from_waker(&waker);
+        let in_vain = || (!room.may_come(20, 100)).then_some("in vain");
+        let mut patient = room.line_up(20, Rank::Other, None);
+        let mut places = [0; 2].map(|_| room.line_up(20, Rank::Other, Some(100)));
+        assert!(patient.poll(&context, || None::<()>).is_pending());
+        assert!(places.iter_mut().all(|place| place.poll(&context, in_vain).is_pending()));
+        assert!(room.spot(20, 0).is_some());
+        room.wrote(20, 100);
+        room.withdraw_queued(20);
+        for (woken, mut place) in (1..).zip(places) {
+            assert_eq!(count.0.load(Ordering::Relaxed), woken, "nobody tells it");
+            assert_eq!(place.poll(&context, in_vain), Poll::Ready(Err("in vain")));
+        }
+        assert!(patient.poll(&context, || None::<()>).is_pending());
+    }
+
     #[test]
     fn space_that_is_given_back_wakes_those_alone_who_are_promised_it() {
         let room = room(1_000);
@@ -514,7 +553,7 @@ mod tests {
         let waker = std::task::Waker::from(std::sync::Arc::clone(&count));
         let context = Context::from_waker(&waker);
         let woken = || count.0.load(Ordering::Relaxed);
-        let mut places: VecDeque<_> = (0..1_000).map(|_| room.line_up(10, Rank::Other)).collect();
+        let mut places: VecDeque<_> = (0..1_000).map(|_| room.line_up(10, Rank::Other, None)).collect();
         assert!(places.iter_mut().all(|place| place.poll(&context, || None::<()>).is_pending()));
         for served in 1..=50 {
             room.withdraw(10);
@@ -546,16 +585,16 @@ mod tests {
     fn nobody_is_promised_space_in_front_of_those_who_wait_but_the_ends_of_claims() {
         let room = room(100);
         assert!(room.try_promise(90));
-        let mut large = room.line_up(50, Rank::Other);
+        let mut large = room.line_up(50, Rank::Other, None);
         assert!(!room.try_promise(10), "it came later");
         assert!(room.try_promise_to(Rank::Claim, 10));
-        let mut end = room.line_up(20, Rank::Claim);
+        let mut end = room.line_up(20, Rank::Claim, None);
         assert!(!room.try_promise_to(Rank::Claim, 1), "it came later");
         room.withdraw(60);
         assert_eq!(end.look(|| None::<()>), Some(Ok(())));
         assert_eq!(large.look(|| None::<()>), None);
         // It gives way, and space that is enough for others is theirs.
-        let mut small = room.line_up(10, Rank::Other);
+        let mut small = room.line_up(10, Rank::Other, None);
         drop(large);
         assert_eq!(small.look(|| None::<()>), Some(Ok(())));
     }

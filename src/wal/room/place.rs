@@ -22,13 +22,14 @@ pub(crate) struct Place<'a> {
 }
 
 impl Room {
-    /// Lines up for a promise of `bytes`.
-    pub(crate) fn line_up(&self, bytes: u64, rank: Rank) -> Place<'_> {
+    /// Lines up for a promise of `bytes`. A caller that waits only while they may come in a log of `bytes_max` is woken when they can't.
+    pub(crate) fn line_up(&self, bytes: u64, rank: Rank, bytes_max: Option<u64>) -> Place<'_> {
         let mut state = self.state.lock();
         state.wanted = state.wanted.max(bytes);
-        let number = Some(state.line.join(bytes, rank));
+        state.bytes_max = bytes_max.or(state.bytes_max);
+        let number = Some(state.line.join(bytes, rank, bytes_max.is_some()));
         let wakes = state.wakes;
-        let rings = state.serve(self.geometry);
+        let rings = self.serve(&mut state);
         drop(state);
         rings.ring();
         Place { room: self, bytes, number, wakes, generation: fork::generation() }
@@ -122,7 +123,7 @@ impl Drop for Place<'_> {
             state.promised = state.promised.saturating_sub(self.bytes);
         }
         // What it did not take, or stood in front of, is somebody else's.
-        let rings = state.serve(self.room.geometry);
+        let rings = self.room.serve(&mut state);
         drop(state);
         drop(left);
         rings.ring();
