@@ -20,6 +20,7 @@ enum Kind {
     Burst,
     EveryMinute,
     EverySecond,
+    Seldom,
     Transactions,
     Forget,
     Replay,
@@ -30,10 +31,11 @@ enum Kind {
     Kill,
 }
 
-const ALL: [Kind; 11] = [
+const ALL: [Kind; 12] = [
     Kind::Burst,
     Kind::EveryMinute,
     Kind::EverySecond,
+    Kind::Seldom,
     Kind::Transactions,
     Kind::Forget,
     Kind::Replay,
@@ -188,11 +190,12 @@ impl Life {
             Kind::Burst => self.burst(600, 0..KINDS.len(), 20),
             Kind::EveryMinute => self.steadily(60 * SECOND, 8 * HOUR),
             Kind::EverySecond => self.steadily(SECOND, HOUR / 3),
+            Kind::Seldom => self.seldom(),
             Kind::Transactions => self.transactions(),
             Kind::Forget => self.forget(),
             Kind::Replay => self.replay(),
             Kind::Empty => {
-                self.burst(2_500, 2..3, 2);
+                self.burst(6_000, 2..3, 2);
                 self.pass(2 * HOUR, 5 * SECOND);
             }
             Kind::Hours => self.pass(6 * HOUR, SECOND),
@@ -211,7 +214,7 @@ impl Life {
     fn burst(&mut self, keys: usize, kinds: std::ops::Range<usize>, every_ms: u64) {
         for n in 0..keys {
             let kind = kinds.start + self.draw.below(kinds.len());
-            let body = if kinds.len() == 1 { BODY_MAX } else { self.draw.below(BODY_MAX) };
+            let body = if kinds.len() == 1 { BODY_MAX / (1 + kinds.start) } else { self.draw.below(BODY_MAX) };
             self.complete(kind, body);
             self.now += every_ms;
             self.machine.clock.advance(millis(every_ms));
@@ -222,11 +225,27 @@ impl Life {
     }
 
     fn steadily(&mut self, every: u64, time: u64) {
-        let kinds = [self.draw.below(KINDS.len()), self.draw.below(KINDS.len())];
+        // One of them falls due soon.
+        let kinds = [self.draw.below(2), self.draw.below(KINDS.len())];
         for n in 0..time / every {
             let body = self.draw.below(BODY_MAX);
             self.complete(kinds[usize::try_from(n % 2).unwrap()], body);
             self.pass(every, (every / 6).max(SECOND));
+        }
+    }
+
+    /// Bodies that expire soon and keys that are remembered for a day, so seldom that the log never fills; and a cache that is full
+    /// of others.
+    fn seldom(&mut self) {
+        self.burst(400, 5..6, 1);
+        self.engine().checkpoint().unwrap();
+        self.phase.asked += 1;
+        self.observe();
+        self.replay();
+        self.replay();
+        for _ in 0..24 {
+            self.complete(1, BODY_MAX / 4);
+            self.pass(HOUR / 6, 20 * SECOND);
         }
     }
 
