@@ -21,6 +21,7 @@ enum Kind {
     EveryMinute,
     EverySecond,
     Seldom,
+    Shrink,
     Transactions,
     Forget,
     Replay,
@@ -31,11 +32,12 @@ enum Kind {
     Kill,
 }
 
-const ALL: [Kind; 12] = [
+const ALL: [Kind; 13] = [
     Kind::Burst,
     Kind::EveryMinute,
     Kind::EverySecond,
     Kind::Seldom,
+    Kind::Shrink,
     Kind::Transactions,
     Kind::Forget,
     Kind::Replay,
@@ -105,11 +107,15 @@ impl Life {
         life
     }
 
-    /// Gives the days that it took.
-    pub fn live(mut self) -> u64 {
-        let mut phases = [ALL, ALL].concat();
+    /// Goes through every kind of phase so many times; gives the days that it took.
+    pub fn live(mut self, times: usize) -> u64 {
+        let mut phases = ALL.repeat(times);
         self.draw.shuffle(&mut phases);
         for kind in phases {
+            if kind == Kind::Shrink {
+                // An engine that has written to tables of others does not compact.
+                self.go_through(Kind::Kill);
+            }
             self.go_through(kind);
         }
         bounds::days(self.now)
@@ -191,6 +197,7 @@ impl Life {
             Kind::EveryMinute => self.steadily(60 * SECOND, 8 * HOUR),
             Kind::EverySecond => self.steadily(SECOND, HOUR / 3),
             Kind::Seldom => self.seldom(),
+            Kind::Shrink => self.shrink(),
             Kind::Transactions => self.transactions(),
             Kind::Forget => self.forget(),
             Kind::Replay => self.replay(),
@@ -214,7 +221,8 @@ impl Life {
     fn burst(&mut self, keys: usize, kinds: std::ops::Range<usize>, every_ms: u64) {
         for n in 0..keys {
             let kind = kinds.start + self.draw.below(kinds.len());
-            let body = if kinds.len() == 1 { BODY_MAX / (1 + kinds.start) } else { self.draw.below(BODY_MAX) };
+            let body =
+                if kinds.len() == 1 { BODY_MAX / (1 + kinds.start) } else { self.draw.below(BODY_MAX) };
             self.complete(kind, body);
             self.now += every_ms;
             self.machine.clock.advance(millis(every_ms));
@@ -231,6 +239,25 @@ impl Life {
             let body = self.draw.below(BODY_MAX);
             self.complete(kinds[usize::try_from(n % 2).unwrap()], body);
             self.pass(every, (every / 6).max(SECOND));
+        }
+    }
+
+    /// Most of a file expires at once, and then there is a commit now and then that may double it.
+    fn shrink(&mut self) {
+        for n in 0..1_600 {
+            let live = self.draw.below(100) < 30;
+            self.complete(if live { 4 } else { 2 }, BODY_MAX);
+            if n % 8 == 0 {
+                self.step();
+            }
+        }
+        self.pass(2 * HOUR, 5 * SECOND);
+        for _ in 0..12 {
+            self.complete(5, BODY_MAX);
+            self.engine().checkpoint().unwrap();
+            self.phase.asked += 1;
+            self.observe();
+            self.pass(HOUR / 6, 5 * SECOND);
         }
     }
 
@@ -316,7 +343,15 @@ impl Life {
     fn new_key(&mut self, kind: usize, body: usize) -> Key {
         self.names += 1;
         let (expires, until) = (self.now + KINDS[kind].ttl, self.now + KINDS[kind].remembered);
-        Key { name: format!("key {}", self.names), kind, body, expires, until, is_unstored: true, is_body_gone: false }
+        Key {
+            name: format!("key {}", self.names),
+            kind,
+            body,
+            expires,
+            until,
+            is_unstored: true,
+            is_body_gone: false,
+        }
     }
 
     fn complete(&mut self, kind: usize, body: usize) {
