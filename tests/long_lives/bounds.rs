@@ -42,6 +42,12 @@ pub fn file_at_rest(live: u64) -> u64 {
     5 * live / 2 + 6 * MIB
 }
 
+/// How often a file is compacted in a phase in which all expires at once: when it is no longer written to, and when all is gone.
+/// Otherwise now and then again.
+pub fn compactions(at_once: bool) -> u64 {
+    if at_once { 2 } else { 4 }
+}
+
 /// What happened in a phase.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Phase {
@@ -82,21 +88,12 @@ impl Phase {
         for_time.min(self.due / 64) + for_log + worth + self.asked + 3
     }
 
-    /// How often the file may have been compacted: once, and again when a fifth of what was live has gone.
-    fn compactions(&self) -> u64 {
-        let (mut live, mut times) = (self.live_before + self.stored, 2);
-        while live > self.live_after.max(MIB / 4) {
-            live = live * 4 / 5;
-            times += 1;
-        }
-        times
-    }
-
     /// Bytes written: the log's frames, what is stored and moved on, commits, compactions, and the time.
     pub fn written(&self, checkpoints: u64) -> u64 {
         let log = self.log() + self.log_grown;
-        let moved = 3 * self.stored + self.due;
-        let compacted = self.compactions() * (3 * (self.live_before + self.stored) + MIB / 2);
+        // Once, once more where it is merged or leaves a tombstone, and once more by a compaction of all that there was.
+        let moved = 2 * self.stored + self.due / 4;
+        let compacted = self.live_before + self.stored + MIB;
         log + moved + checkpoints * commit(self.file) + compacted
     }
 

@@ -73,6 +73,9 @@ pub struct Life {
     doing: Kind,
     phase: Phase,
     passed: u64,
+    /// Bytes of the file, and how often they became fewer in this phase.
+    file: u64,
+    shrinks: u64,
     names: u64,
 }
 
@@ -101,6 +104,8 @@ impl Life {
             doing: Kind::Burst,
             phase: Phase::default(),
             passed: 0,
+            file: 0,
+            shrinks: 0,
             names: 0,
         };
         life.open();
@@ -148,7 +153,7 @@ impl Life {
         self.prune();
         let (bytes, before) = (self.machine.disk.written(), self.engine().stats());
         let started = self.now;
-        self.passed = 0;
+        (self.passed, self.shrinks) = (0, 0);
         self.phase = Phase {
             live_before: self.live_bytes(),
             default_ttl: self.default_ttl,
@@ -169,6 +174,7 @@ impl Life {
         self.holds("checkpoints", checkpoints, self.phase.checkpoints());
         let written = self.machine.disk.written() - bytes;
         self.holds("bytes written", written, self.phase.written(checkpoints));
+        self.holds("compactions", self.shrinks, bounds::compactions(kind == Kind::Empty));
         self.holds("cells passed", self.passed, self.phase.passed());
         self.look();
         let is_rest = matches!(kind, Kind::Hours | Kind::Days | Kind::Months) && !self.is_shared;
@@ -221,8 +227,11 @@ impl Life {
     fn burst(&mut self, keys: usize, kinds: std::ops::Range<usize>, every_ms: u64) {
         for n in 0..keys {
             let kind = kinds.start + self.draw.below(kinds.len());
-            let body =
-                if kinds.len() == 1 { BODY_MAX / (1 + kinds.start) } else { self.draw.below(BODY_MAX) };
+            let body = if kinds.len() == 1 {
+                BODY_MAX / if kinds.start == 5 { 6 } else { 1 }
+            } else {
+                self.draw.below(BODY_MAX)
+            };
             self.complete(kind, body);
             self.now += every_ms;
             self.machine.clock.advance(millis(every_ms));
@@ -233,8 +242,9 @@ impl Life {
     }
 
     fn steadily(&mut self, every: u64, time: u64) {
-        // One of them falls due soon.
-        let kinds = [self.draw.below(2), self.draw.below(KINDS.len())];
+        // Those that fall due soon, and often others as well.
+        let others = if every == SECOND { 2 } else { KINDS.len() };
+        let kinds = [self.draw.below(2), self.draw.below(others)];
         for n in 0..time / every {
             let body = self.draw.below(BODY_MAX);
             self.complete(kinds[usize::try_from(n % 2).unwrap()], body);
@@ -390,7 +400,10 @@ impl Life {
 
     /// Whether a checkpoint has stored what there was.
     fn observe(&mut self) {
-        let checkpoints = self.engine().stats().checkpoints;
+        let stats = self.engine().stats();
+        self.shrinks += u64::from(stats.file_bytes < self.file);
+        self.file = stats.file_bytes;
+        let checkpoints = stats.checkpoints;
         if checkpoints != self.checkpoints {
             self.checkpoints = checkpoints;
             // What was over is not stored, and waits for the sweeper.
