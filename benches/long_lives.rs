@@ -20,6 +20,7 @@
     reason = "figures to look at"
 )]
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "anything else stops it")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -279,7 +280,7 @@ fn measure(path: &Path, load: usize) {
     // Ten minutes apart, in a file over 21 GB longer.
     let expiry = 6.0 * commit as f64;
     let bytes = (after.written - before.written) as f64 / hours + expiry;
-    let share = (after.threads - before.threads).as_secs_f64() / window.as_secs_f64() * 100.0;
+    let share = after.threads.saturating_sub(before.threads).as_secs_f64() / window.as_secs_f64() * 100.0;
     let cached = 64 + (file / 128).clamp(32 << 20, 64 << 20) / 1_000_000;
     println!(
         "| {:.1} GB | {name} | {:.2} MB | {:.2} MB | {share:.2} % | {memory} MB ({cached} and {} a key) | {opened:.1?} | {:.1?} | {:.1?} | {:.1?} | {} | {closed:.1?} |",
