@@ -53,6 +53,8 @@ struct Promises {
     live: Option<u64>,
     /// The claim whose outcome the log has, but not yet durably.
     ending: Option<u64>,
+    /// That one is taken back before its caller had it, so it has no outcome.
+    is_withdrawn: bool,
     /// A durable record.
     done: Option<Promised>,
 }
@@ -103,7 +105,7 @@ impl World {
     }
 
     fn step(&mut self, what: u8, detail: u8) {
-        match what % 11 {
+        match what % 12 {
             0 => self.begin(detail),
             1 => self.end(self.some_fence(detail)),
             7 => self.use_it(self.some_fence(detail)),
@@ -114,6 +116,7 @@ impl World {
             4 => self.forget(),
             5 => self.sweep(),
             6 => self.crash(),
+            10 => self.withdraw(self.some_fence(detail)),
             _ => self.now_ms += u64::from(detail),
         }
     }
@@ -249,11 +252,25 @@ impl World {
         }
     }
 
+    /// A grant is taken back before it reached its caller, whether its lease is over or not.
+    fn withdraw(&mut self, by: Fence) {
+        match decide(self.key.state(), Event::Withdraw { fence: by }) {
+            Decision::Become(Phase::Ending) => {
+                assert_eq!(self.promises.live, Some(by.get()), "took back what somebody else had");
+                self.promises =
+                    Promises { ending: Some(by.get()), is_withdrawn: true, ..Promises::default() };
+                self.key.phase = Phase::Ending;
+            }
+            Decision::Stay => assert_ne!(self.promises.live, Some(by.get()), "could not be taken back"),
+            other => panic!("a withdrawal was answered with {other:?}"),
+        }
+    }
+
     /// The log reports what it has: the outcome of the claim that is ending, or something old.
     fn durable(&mut self, detail: u8) {
         let current = self.promises.ending.filter(|_| detail >= 64).map(fence);
         let by = current.unwrap_or_else(|| fence(self.key.fence.saturating_sub(1)));
-        let completed = detail % 2 == 0;
+        let completed = detail % 2 == 0 && !(current.is_some() && self.promises.is_withdrawn);
         let event = if completed { Event::Completed { fence: by } } else { Event::Vacated { fence: by } };
         let expected = if completed { Phase::Done } else { Phase::Vacant };
         match (decide(self.key.state(), event), current) {
@@ -317,6 +334,7 @@ impl World {
     /// The process dies; recovery finds a claim that was out, or whose outcome did not make it to the log.
     fn crash(&mut self) {
         if self.promises.ending.take().is_some() {
+            self.promises.is_withdrawn = false;
             self.key.phase = Phase::InFlight;
             self.key.lease_until_ms = u64::MAX;
             self.promises.live = Some(self.key.fence);
