@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use idemkv::{Begin, CommitMode, Durability, Engine, Fingerprint, Options, Recovery};
 
@@ -21,6 +22,8 @@ pub(crate) fn unsynced() -> Options {
 /// The file at `path`, with a larger log than usual, so that a checkpoint has much to write at once.
 pub(crate) fn open_to_fill(path: &Path, cache_bytes: usize) -> Engine {
     let options = unsynced().cache_bytes(cache_bytes).log_segment_bytes(64 << 20).log_bytes(1 << 30);
+    // A checkpoint of so much may take a while.
+    let options = options.patience(Duration::from_secs(600));
     options.open(path).expect("the engine opens")
 }
 
