@@ -171,13 +171,14 @@ mod tests {
             engine.checkpoint().unwrap();
             assert!(matches!(block_on(engine.get_async("key")), Ok(Status::Done(_))));
         });
-        assert_eq!(engine.handle.core().crew.roster.lock().threads.len(), 1);
+        // The worker, which may start threads here, may have called for one by now.
+        assert!(engine.handle.core().crew.is_short.load(Ordering::Acquire));
         // The next call tries again.
         let Ok(Begin::Fresh(claim)) = block_on(engine.begin_async("other", Fingerprint::of(""))) else {
             panic!()
         };
         block_on(claim.release_async()).unwrap();
-        assert_eq!(engine.handle.core().crew.roster.lock().threads.len(), 2);
+        assert!(engine.handle.core().crew.roster.lock().threads.len() >= 2);
         engine.close().unwrap();
     }
 }
