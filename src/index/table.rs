@@ -135,6 +135,7 @@ impl Table {
     }
 
     /// Sets the slot of a key that was looked for just now; [`Slot::Vacant`] removes the key. Gives the slot it had.
+    #[inline]
     pub(crate) fn put(&mut self, found: Probe, digest: Digest, slot: Slot) -> Slot {
         match (found, slot) {
             (Ok(at), Slot::Vacant) => self.remove(at),
