@@ -63,3 +63,28 @@ fn keys_with_a_short_life_leave_memory_at_a_cost_for_each_and_soon() {
     engine.step();
     assert_eq!(engine.stats().entries, LONG);
 }
+
+#[test]
+fn interrupted_keys_leave_memory_once_their_time_is_over_after_a_kill_too() {
+    let lost = 50;
+    for is_killed in [false, true] {
+        let machine = Machine::default();
+        let (mut engine, cells) = with_long_lived_keys(&machine);
+        let policy = engine.policy().unresolved_ttl(Duration::from_secs(1));
+        let scope = engine.declare("lost", policy).unwrap();
+        (0..lost).for_each(|key| drop(fresh(&scope, &key.to_string())));
+        assert_eq!(engine.stats().interrupted, lost);
+        if is_killed {
+            machine.kill((engine, scope));
+            engine =
+                machine.options().cache_bytes(1 << 20).shards(4).log_bytes(16 << 20).open("x.idem").unwrap();
+        }
+        let mut passed = 0;
+        for _ in 0..600 {
+            machine.clock.advance(Duration::from_secs(1));
+            passed += engine.step().passed;
+        }
+        assert_eq!((engine.stats().interrupted, engine.stats().entries), (0, LONG), "killed: {is_killed}");
+        assert!(passed <= 10 * cells, "{passed} cells in ten minutes, of {cells}");
+    }
+}
