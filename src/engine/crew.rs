@@ -156,7 +156,7 @@ impl Core {
 mod tests {
     use futures_executor::block_on;
 
-    use crate::sync::without_threads;
+    use crate::sync::{Ordering, without_threads};
     use crate::{Begin, Engine, Fingerprint, Status};
 
     #[test]
