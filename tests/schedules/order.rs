@@ -6,11 +6,11 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Busy, Engine, Recovery, Status};
+use idemkv::{Begin, BeginError, Busy, ClaimToken, Durability, Engine, Recovery, Status, TokenError};
 use shuttle::future::block_on;
 use shuttle::thread::{spawn, yield_now};
 
@@ -205,6 +205,76 @@ fn no_answer_tells_of_an_expiry_that_the_key_did_not_see() {
         assert!(world.scope.forget("key").unwrap());
         world.clock.advance(TTL);
         asking.into_iter().for_each(|thread| thread.join().unwrap());
+        world.engine.clone().close().unwrap();
+    });
+}
+
+#[test]
+fn a_claim_taken_up_again_is_as_durable_as_when_it_was_granted() {
+    let setup = Setup { policy: |policy| policy.lease(FOR_EVER), ..Setup::default() };
+    explore("schedules::tokens", 8, setup, |world| {
+        let claim = fresh(&world.scope, "key");
+        let theirs = Arc::clone(&world);
+        let other = spawn(move || {
+            let relaxed = Durability::Relaxed(Duration::from_secs(60));
+            drop(theirs.engine.declare("keys", theirs.scope.policy().durability(relaxed)).unwrap());
+        });
+        let token = claim.into_token().unwrap();
+        let twin = Arc::clone(&world);
+        let bytes = token.as_bytes().to_vec();
+        // Two processes have the token; one of them takes the claim up.
+        let twin = spawn(move || twin.scope.resume(&ClaimToken::from_bytes(bytes)).map(drop).err());
+        let mine = world.scope.resume(&token);
+        let theirs = twin.join().unwrap();
+        match (mine, theirs) {
+            (Ok(claim), Some(TokenError::Held)) => {
+                assert!(claim.complete("reply").unwrap().is_durable());
+                is_the_same_after_a_kill(&world);
+            }
+            // The other one had it, and let it go.
+            (Err(TokenError::Held | TokenError::Superseded(_)) | Ok(_), _) => {}
+            (Err(error), _) => panic!("{error}"),
+        }
+        other.join().unwrap();
+        world.engine.clone().close().unwrap();
+    });
+}
+
+#[test]
+fn nobody_is_told_that_too_many_wait_where_no_more_wait_than_may() {
+    let setup = Setup { options: |options| options.max_waiters(2), ..Setup::default() };
+    explore("schedules::waiters", 8, setup, |world| {
+        let held = fresh(&world.scope, "key");
+        let waiting = [false, true].map(|is_task| {
+            let world = Arc::clone(&world);
+            spawn(move || {
+                for _ in 0..2 {
+                    if is_task && one_in(2) {
+                        let mut wait = pin!(world.scope.begin_or_wait_async("key", request(), FOR_EVER));
+                        let mut context = Context::from_waker(Waker::noop());
+                        drop(wait.as_mut().poll(&mut context).map(|begun| begun.unwrap()));
+                        continue;
+                    }
+                    let begun = if is_task {
+                        block_on(world.scope.begin_or_wait_async("key", request(), FOR_EVER))
+                    } else {
+                        world.scope.begin_or_wait("key", request(), FOR_EVER)
+                    };
+                    match begun {
+                        Ok(Begin::Fresh(claim)) => claim.release().unwrap(),
+                        Ok(Begin::Done(_)) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            })
+        });
+        if one_in(2) {
+            held.release().unwrap();
+        } else {
+            drop(held.complete("reply").unwrap());
+        }
+        waiting.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(world.engine.stats().waiting, 0);
         world.engine.clone().close().unwrap();
     });
 }
