@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench long_lives                # files of 0.1 and 1 GB
 //! cargo bench --bench long_lives -- 0.1 1 10    # files of so many GB, each of which is removed again
+//! cargo bench --bench long_lives -- hour 1      # a real hour with a file of 1 GB, one key a minute, each for 20 minutes
 //! ```
 //!
 //! Each file is filled by one process and each row measured by another, so that memory is the row's own. Bytes and processor are counted
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use common::{REQUEST, key, open_to_fill, scratch};
-use idemkv::{Begin, Engine, Policy, Waited};
+use idemkv::{Begin, Engine, Policy, Scope, Waited};
 
 mod common;
 
@@ -47,6 +48,7 @@ fn main() {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["fill", path, bytes] => fill(Path::new(path), bytes.parse().unwrap()),
         ["measure", path, load] => measure(Path::new(path), load.parse().unwrap()),
+        ["hour", size] => hour(size.parse().unwrap()),
         _ => all(&words),
     }
 }
@@ -128,6 +130,7 @@ fn memory() -> u64 {
 /// A service that completes so many keys a minute.
 struct Service<'e> {
     engine: &'e Engine,
+    scope: Scope,
     a_minute: u64,
     next: AtomicU64,
     is_over: AtomicBool,
@@ -148,7 +151,7 @@ impl Service<'_> {
             let first = self.next.fetch_add(batch, Ordering::Relaxed);
             let started = Instant::now();
             let requests: Vec<_> = (first..first + batch).map(|number| (key(number), REQUEST)).collect();
-            let claims = self.engine.begin_many(&requests).into_iter().map(|begun| match begun.unwrap() {
+            let claims = self.scope.begin_many(&requests).into_iter().map(|begun| match begun.unwrap() {
                 Begin::Fresh(claim) => (claim, &BODY[..SHORT]),
                 other => panic!("a new key was {other:?}"),
             });
@@ -235,8 +238,9 @@ fn measure(path: &Path, load: usize) {
     let opened = started.elapsed();
     let file = engine.stats().file_bytes;
     let first = (1 << 40) * (load as u64 + 1);
-    let service =
-        Service { engine: &engine, a_minute, next: AtomicU64::new(first), is_over: AtomicBool::new(false) };
+    let scope = engine.scope("");
+    let (next, is_over) = (AtomicU64::new(first), AtomicBool::new(false));
+    let service = Service { engine: &engine, scope, a_minute, next, is_over };
     let (counts, commit, late, times) = thread::scope(|threads| {
         let times = threads.spawn(|| service.run());
         // What the opening has left for later.
@@ -293,6 +297,34 @@ fn measure(path: &Path, load: usize) {
         late.lease,
         spread(times),
     );
+}
+
+/// Nothing is reckoned here: an hour passes, in which keys come and fall due.
+fn hour(size: f64) {
+    let scratch = scratch();
+    let path = scratch.path().join("x.idem");
+    again(&["fill", path.to_str().unwrap(), &((size * GB) as u64).to_string()]);
+    let engine = Engine::open(&path).unwrap();
+    let scope = engine.declare("short", Policy::default().ttl(Duration::from_secs(20 * 60))).unwrap();
+    let (next, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let service = Service { engine: &engine, scope, a_minute: 1, next, is_over };
+    thread::scope(|threads| {
+        threads.spawn(|| service.run());
+        let (before, started) = (Counts::now(), engine.stats());
+        for minutes in (10..=60).step_by(10) {
+            thread::sleep(Duration::from_secs(600));
+            let (now, stats) = (Counts::now(), engine.stats());
+            println!(
+                "after {minutes} minutes: {:.3} MB written, {} commits of the store, {} frames of the log, {:.3} % of a core",
+                (now.written - before.written) as f64 / 1e6,
+                stats.checkpoints - started.checkpoints,
+                stats.commits - started.commits,
+                (now.threads - before.threads).as_secs_f64() / (now.at - before.at).as_secs_f64() * 100.0,
+            );
+        }
+        service.is_over.store(true, Ordering::Release);
+    });
+    engine.close().unwrap();
 }
 
 fn spread(mut times: Vec<Duration>) -> String {

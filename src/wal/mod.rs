@@ -129,10 +129,8 @@ impl Log {
 
     /// Makes this the log of the next opening as well, durably.
     pub(crate) fn add_opening(&self, sealer: &Sealer, current: u64, next: u64) -> Result<(), IoFailure> {
+        // Also where it is named already: a sync that failed may have left that in memory alone.
         let mut openings = *self.openings.lock();
-        if openings.names(next) {
-            return Ok(());
-        }
         openings.add(&*self.file, &self.path, sealer, current, next)?;
         self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))?;
         *self.openings.lock() = openings;

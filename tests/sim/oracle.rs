@@ -302,6 +302,10 @@ impl Oracle {
         }
         if told == 0 {
             self.last_durable_attempt(key, None);
+            // Where the file may still know of an attempt that is forgotten by now, the log is told of the one that starts anew.
+            if forgets_claims(key) {
+                self.attempt_may_be_durable(key, claim.attempt());
+            }
             self.before_claim.insert(key, self.keys.get(&key).cloned().unwrap_or(Expect::Vacant));
         }
         self.start(key, Expect::Interrupted(claim.attempt()));
