@@ -95,6 +95,38 @@ fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
     }
 }
 
+/// The next opening takes nothing for durable because it reads it: what a sync failed to make so may be in memory alone.
+#[test]
+fn an_opening_after_one_that_failed_anywhere_leaves_a_file_that_a_power_cut_does_not_close_for_good() {
+    let mut failed = 0;
+    for fault in [DiskFault::Error, DiskFault::Late] {
+        for at in 0.. {
+            let machine = Machine::default();
+            let engine = machine.open();
+            fresh(&default_scope(&engine), "done").complete("reply").unwrap();
+            engine.close().unwrap();
+            let before = machine.disk.operations();
+            machine.disk.fault_at(before + at, fault);
+            let opened = machine.options().open("x.idem");
+            if opened.is_ok() && machine.disk.operations() <= before + at {
+                break;
+            }
+            failed += usize::from(opened.is_err());
+            machine.kill(opened);
+            machine.disk.mend();
+            let again = machine.open();
+            for kind in [CrashKind::DropAll, CrashKind::KeepAll, CrashKind::Torn(at)] {
+                let disk = machine.disk.image(kind);
+                let found = machine.options().disk(&disk).open("x.idem");
+                let found = found.unwrap_or_else(|error| panic!("{fault:?} at {at}, {kind:?}: {error}"));
+                assert_eq!(done(&default_scope(&found), "done").body(), b"reply");
+            }
+            drop(again);
+        }
+    }
+    assert!(failed > 8, "only {failed} openings failed");
+}
+
 /// Without syncs a power cut leaves any part of the log, gaps and all: what comes back is true, and the file goes on working.
 #[test]
 fn a_power_cut_without_syncs_leaves_a_file_that_opens_with_true_records_only() {
