@@ -119,7 +119,7 @@ pub(crate) struct Attempt {
     interrupted_ms: AtomicU64,
     /// The claim was released and did nothing, but an earlier attempt may have.
     returned: AtomicBool,
-    /// While the claim is on its way to its caller: the bytes of log that are promised to its end. Zero once it has arrived, or was
+    /// While the claim is on its way to its caller: the bytes of log that are reserved for its end. Zero once it has arrived, or was
     /// withdrawn. The thread that takes the bytes decides which.
     coming: AtomicU64,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
@@ -156,7 +156,7 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) unresolved_ttl: Option<Duration>,
     pub(crate) earlier: Option<Earlier>,
     pub(crate) progress: Option<Progress>,
-    /// Bytes of log that are promised to the end of a claim that its caller does not have yet.
+    /// Bytes of log that are reserved for the end of a claim that its caller does not have yet.
     pub(crate) coming: u64,
 }
 
@@ -380,12 +380,12 @@ impl Attempt {
         self.coming() > 0
     }
 
-    /// The bytes of log that are promised to its end, while it is on its way.
+    /// The bytes of log that are reserved for its end, while it is on its way.
     pub(crate) fn coming(&self) -> u64 {
         self.coming.load(Ordering::Acquire)
     }
 
-    /// Takes the bytes that are promised to the end of a claim on its way. Only one call gets them: that of the caller whom the claim
+    /// Takes the bytes that are reserved for the end of a claim on its way. Only one call gets them: that of the caller whom the claim
     /// reaches, or that which withdraws the claim.
     pub(crate) fn take_coming(&self) -> Option<u64> {
         let bytes = self.coming.swap(0, Ordering::AcqRel);

@@ -30,7 +30,7 @@ use crate::record::{Place, Record, RecordParts};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
 use crate::timers::Timers;
 use crate::wakers::Wakers;
-use crate::wal::{Geometry, Identity, Log, LogWriter, Room};
+use crate::wal::{Geometry, Identity, Log, LogSpace, LogWriter, Request, Reservation};
 
 /// Runs a model in every order with at most so many changes of thread that were not forced; in every order at all where there is no limit.
 fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
@@ -254,26 +254,31 @@ fn replays_of_kept_records_are_all_counted_though_a_tally_changes_hands() {
 
 const SEGMENT: u64 = 4_096;
 
-fn room() -> Room {
-    let room = Room::new(Geometry { segment: SEGMENT, frame_max: 1_024 });
-    room.open(2 * SEGMENT);
-    room
+fn space() -> Arc<LogSpace> {
+    let space = LogSpace::new(Geometry { segment: SEGMENT, frame_max: 1_024 });
+    space.open(2 * SEGMENT);
+    Arc::new(space)
+}
+
+fn reserve(space: &Arc<LogSpace>, bytes: u64) -> Reservation {
+    let Some(reservation) = Reservation::try_new(space, Rank::Other, bytes) else { panic!("there is space") };
+    reservation
 }
 
 #[test]
-fn a_thread_that_waits_for_room_is_woken_when_it_is_given_back() {
-    model("room", None, || {
-        let room = Arc::new(room());
-        let taken = (0..).take_while(|_| room.try_promise(512)).count() as u64;
-        let theirs = Arc::clone(&room);
-        let other = spawn(move || theirs.withdraw(512));
-        // As `Core::promise` does.
-        let mut place = room.line_up(512, Rank::Other, None);
-        while place.look(|| None::<()>).is_none() {
-            place.wait(Deadline::NEVER);
+fn a_thread_that_waits_for_space_is_woken_when_a_reservation_is_dropped() {
+    model("space", None, || {
+        let space = space();
+        let reserve = || Reservation::try_new(&space, Rank::Other, 512);
+        let mut taken: Vec<_> = std::iter::from_fn(reserve).collect();
+        let last = taken.pop();
+        let other = spawn(move || drop(last));
+        // As `Core::reserve` does.
+        let mut request = Request::line_up(&space, 512, Rank::Other, None);
+        while request.look(|| None::<()>).is_none() {
+            request.wait(Deadline::NEVER);
         }
         other.join().unwrap();
-        room.withdraw(512 * taken);
     });
 }
 
@@ -319,12 +324,12 @@ fn commit_with(leader: Option<Nudge>, press: Option<Nudge>) -> Arc<Commit<Publis
     let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
     let log = Log::create(&SimDisk::new(), "x".as_ref(), &id, SEGMENT, 1);
     let Ok(log) = log.map(Arc::new) else { panic!("a log can be made") };
-    let room = Arc::new(room());
-    let writer = LogWriter::new(log, Arc::clone(&room), sealer, 1, true, 0);
+    let space = space();
+    let writer = LogWriter::new(log, Arc::clone(&space), sealer, 1, true, 0);
     let limits = Limits { group_bytes: 64, queue_bytes: 1 << 20, queue_entries: 100, published_by_leader: 0 };
     let timers = Arc::new(Timers::new(Nudge::pair().0));
     let clock = Arc::new(EngineClock::new(TimeSource::System));
-    let commit = Commit::new(Arc::default(), room, clock, timers, limits, Threads { leader, press });
+    let commit = Commit::new(Arc::default(), space, clock, timers, limits, Threads { leader, press });
     commit.start(writer);
     Arc::new(commit)
 }
@@ -332,8 +337,8 @@ fn commit_with(leader: Option<Nudge>, press: Option<Nudge>) -> Arc<Commit<Publis
 impl Commit<Published> {
     /// Queues an entry and waits until it is durable; by then it is published.
     fn commit_one(&self, caller: Caller, op: usize) {
-        assert!(self.room().try_promise(ENTRY));
-        let Ok(mut ticket) = self.append_end(caller, &Entry::Mark.encoded(), op, ENTRY, ()) else {
+        let mut reservation = reserve(self.space(), ENTRY);
+        let Ok(mut ticket) = self.append_end(caller, &Entry::Mark.encoded(), op, &mut reservation, ()) else {
             panic!("it is open")
         };
         let settled = async {
@@ -426,8 +431,8 @@ fn closing_waits_for_what_was_queued() {
         let commit = commit(None);
         let theirs = Arc::clone(&commit);
         let other = spawn(move || {
-            assert!(theirs.room().try_promise(ENTRY));
-            let queued = theirs.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY, ());
+            let mut reservation = reserve(theirs.space(), ENTRY);
+            let queued = theirs.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, &mut reservation, ());
             let Ok(mut ticket) = queued else { return false };
             let Ok(()) = block(theirs.settled(Caller::Thread, &mut ticket)) else { panic!("nothing fails") };
             true
@@ -453,8 +458,8 @@ fn what_is_acknowledged_early_is_flushed() {
                 assert!(calls.wait(until));
             }
         });
-        assert!(commit.room().try_promise(ENTRY));
-        let queued = commit.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, ENTRY, ());
+        let mut reservation = reserve(commit.space(), ENTRY);
+        let queued = commit.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, &mut reservation, ());
         assert!(queued.is_ok());
         commit.flush_within(Duration::ZERO);
         leads.join().unwrap();

@@ -27,7 +27,8 @@ use crate::nudge::Nudge;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, OnceLock, Ordering, park};
 use crate::timers::Timers;
 use crate::wakers::Wakers;
-use crate::wal::{LogWriter, Room, frame::FrameBuf};
+use crate::wal::frame::{FrameBuf, entry_bytes_max};
+use crate::wal::{LogSpace, LogWriter, Reservation};
 pub(crate) use counters::CommitStats;
 use counters::Counters;
 pub(crate) use fate::Ticket;
@@ -120,7 +121,7 @@ pub(crate) struct Threads {
 
 pub(crate) struct Commit<P: Publish> {
     publisher: Arc<P>,
-    room: Arc<Room>,
+    space: Arc<LogSpace>,
     clock: Arc<EngineClock>,
     /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of waiters is locked under it, and
     /// a shard of the index by whoever looks whether an entry may still come in.
@@ -144,7 +145,7 @@ pub(crate) struct Commit<P: Publish> {
 impl<P: Publish> Commit<P> {
     pub(crate) fn new(
         publisher: Arc<P>,
-        room: Arc<Room>,
+        space: Arc<LogSpace>,
         clock: Arc<EngineClock>,
         timers: Arc<Timers>,
         limits: Limits,
@@ -152,7 +153,7 @@ impl<P: Publish> Commit<P> {
     ) -> Self {
         Self {
             publisher,
-            room,
+            space,
             clock,
             queue: Mutex::new(Queue::new(limits)),
             drained: Condvar::new(),
@@ -167,7 +168,7 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// The log is ready to be appended to. Nothing was promised space in it, and so nothing was queued, before.
+    /// The log is ready to be appended to. Before that no space is reserved, and so nothing is queued.
     pub(crate) fn start(&self, writer: LogWriter) {
         let mut queue = self.queue.lock();
         debug_assert!(queue.intake == Intake::Early && queue.is_empty(), "a log is started once");
@@ -184,20 +185,19 @@ impl<P: Publish> Commit<P> {
         if self.origin.is_elsewhere() { Err(CommitError::Failed(Failure::Forked)) } else { Ok(()) }
     }
 
-    /// Queues an entry whose room, `promised` bytes of log, was promised before. Waits while the queue is full, as long as
-    /// `patience` lasts. The promise is the queue's once this succeeds. `None` where `may`, asked under the queue's lock when there is a
-    /// place, says that it is no longer to be queued.
+    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits while the queue is full, as long as `patience`
+    /// lasts. `None` where `may`, asked under the queue's lock when there is a place, says that the entry is no longer to be queued.
     pub(crate) async fn append(
         &self,
         caller: Caller,
         entry: Vec<u8>,
         mut op: Option<P::Op>,
-        promised: u64,
+        reservation: &mut Reservation,
         patience: &mut Patience,
         may: impl Fn() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
         let (until, full) = (patience.until(), Err(queue_full(patience)));
-        let now = || self.append_now(caller, &entry, &mut op, promised, patience, &may);
+        let now = || self.append_now(caller, &entry, &mut op, reservation, patience, &may);
         self.timers.timeout(until, self.tasks_drained.until(now)).await.unwrap_or(full)
     }
 
@@ -208,7 +208,7 @@ impl<P: Publish> Commit<P> {
         caller: Caller,
         entry: &[u8],
         op: &mut Option<P::Op>,
-        promised: u64,
+        reservation: &mut Reservation,
         patience: &mut Patience,
         may: impl Fn() -> bool,
     ) -> Option<Result<Option<Ticket>, CommitError>> {
@@ -231,7 +231,7 @@ impl<P: Publish> Commit<P> {
             return Some(Ok(None));
         }
         let has_place = queue.has_place(bytes);
-        let ticket = op.take_if(|_| has_place).map(|op| self.push(&mut queue, entry, op, promised));
+        let ticket = op.take_if(|_| has_place).map(|op| self.push(&mut queue, entry, op, reservation));
         if caller == Caller::Task || ticket.is_none() {
             self.call_leader(&queue);
         }
@@ -239,49 +239,57 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Queues an entry at once, however full the queue is, and whatever has happened since its caller looked: for the ends of claims.
-    /// Room in the log was promised to each when its claim was granted, which bounds them all, and what a claim came to is not to be
-    /// refused. Any other entry goes through [`append_promised_if`](Self::append_promised_if).
+    /// Each has log space since its claim was granted, which bounds them all, and an outcome is not to be refused. Any other entry goes
+    /// through [`append_if`](Self::append_if).
     pub(crate) fn append_end(
         &self,
         caller: Caller,
         entry: &[u8],
         op: P::Op,
-        promised: u64,
+        reservation: &mut Reservation,
         _held: P::Held,
     ) -> Result<Ticket, CommitError> {
         self.check_process()?;
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
-        let ticket = self.push(&mut queue, entry, op, promised);
+        let ticket = self.push(&mut queue, entry, op, reservation);
         self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
 
     /// Queues entries at once, one behind the other, if `may` says so. It is asked under the queue's lock, so that the log has what is
-    /// allowed by a state in the order of that state's changes. The ticket is that of the last entry.
-    pub(crate) fn append_promised_if<'e>(
+    /// allowed by a state in the order of that state's changes. It may add to the reservation. The ticket is that of the last entry.
+    pub(crate) fn append_if<'e>(
         &self,
         caller: Caller,
-        entries: impl IntoIterator<Item = (&'e [u8], P::Op, u64)>,
-        may: impl FnOnce() -> bool,
+        entries: impl IntoIterator<Item = (&'e [u8], P::Op)>,
+        reservation: &mut Reservation,
+        may: impl FnOnce(&mut Reservation) -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
         self.check_process()?;
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
-        if !may() {
+        if !may(reservation) {
             return Ok(None);
         }
         let mut ticket = None;
-        for (entry, op, promised) in entries {
-            ticket = Some(self.push(&mut queue, entry, op, promised));
+        for (entry, op) in entries {
+            ticket = Some(self.push(&mut queue, entry, op, reservation));
         }
         self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
 
-    fn push(&self, queue: &mut Queue<P::Op>, entry: &[u8], op: P::Op, promised: u64) -> Ticket {
-        self.room.queue(promised);
-        queue.push(entry, op, promised)
+    fn push(
+        &self,
+        queue: &mut Queue<P::Op>,
+        entry: &[u8],
+        op: P::Op,
+        reservation: &mut Reservation,
+    ) -> Ticket {
+        let bytes = entry_bytes_max(entry.len()) as u64;
+        reservation.spend(bytes);
+        queue.push(entry, op, bytes)
     }
 
     fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
@@ -612,7 +620,7 @@ impl<P: Publish> Commit<P> {
 
     /// Makes one group durable; says how long that took.
     fn write(&self, writer: &mut LogWriter, group: Group<P::Op>) -> (Written<P::Op>, FrameBuf, Duration) {
-        let Group { mut frame, bytes, ops, promised, fate } = group;
+        let Group { mut frame, bytes, ops, reserved, fate } = group;
         // A panic in here must not leave others waiting for ever.
         let unwinding = FailOnUnwind { commit: self, fate: &fate, at: Stage::Writing };
         let watch = Stopwatch::start();
@@ -625,7 +633,7 @@ impl<P: Publish> Commit<P> {
         let outcome = match appended {
             Ok(seq) => {
                 self.counters.note(ops.len(), bytes, took);
-                self.room.withdraw_queued(promised);
+                self.space.note_written(reserved);
                 Ok((seq, ops))
             }
             Err(failure) => Err(failure),
@@ -708,7 +716,7 @@ impl<P: Publish> Commit<P> {
     fn fail(&self, failure: &Failure) {
         if self.failure.set(failure.clone()).is_ok() {
             self.publisher.failed(failure);
-            self.room.wake();
+            self.space.wake();
         }
     }
 
@@ -775,8 +783,8 @@ impl<P: Publish> Commit<P> {
         &self.publisher
     }
 
-    pub(crate) fn room(&self) -> &Room {
-        &self.room
+    pub(crate) fn space(&self) -> &Arc<LogSpace> {
+        &self.space
     }
 
     pub(crate) fn is_over(&self) -> bool {

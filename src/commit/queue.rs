@@ -28,8 +28,8 @@ pub(super) struct Group<T> {
     pub(super) frame: FrameBuf,
     pub(super) bytes: usize,
     pub(super) ops: Vec<T>,
-    /// Room that was promised to its entries.
-    pub(super) promised: u64,
+    /// Bytes of log that are reserved for its entries.
+    pub(super) reserved: u64,
     pub(super) fate: Arc<Fate>,
 }
 
@@ -100,7 +100,7 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(super) fn push(&mut self, entry: &[u8], op: T, promised: u64) -> Ticket {
+    pub(super) fn push(&mut self, entry: &[u8], op: T, reserved: u64) -> Ticket {
         let bytes = bytes_of(entry);
         self.bytes += bytes;
         self.entries += 1;
@@ -113,12 +113,12 @@ impl<T> Queue<T> {
             let (frame, ops) = (frames.pop().unwrap_or_default(), ops.pop().unwrap_or_default());
             let fate = Arc::default();
             *newest = Some(Arc::clone(&fate));
-            Group { frame, bytes: 0, ops, promised: 0, fate }
+            Group { frame, bytes: 0, ops, reserved: 0, fate }
         });
         group.frame.push(entry);
         group.bytes += bytes;
         group.ops.push(op);
-        group.promised += promised;
+        group.reserved += reserved;
         Ticket::new(&group.fate)
     }
 

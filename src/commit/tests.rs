@@ -9,6 +9,7 @@ use crate::clock::TimeSource;
 use crate::codec::Sealer;
 use crate::disk::sim::{DiskFault, SimDisk};
 use crate::key::Secret;
+use crate::line::Rank;
 use crate::nudge::Nudges;
 use crate::sync::{AtomicUsize, OnceLock};
 use crate::wal::{Geometry, Identity, Log};
@@ -16,7 +17,7 @@ use crate::wal::{Geometry, Identity, Log};
 const ENTRY: &[u8] = &[7; 60];
 /// Bytes that an entry counts for.
 const COUNTED: usize = 64;
-const ROOM: u64 = 512;
+const RESERVED: u64 = 512;
 
 /// Notes what was published, and what failed.
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ impl Crowd {
                 Caller::Member,
                 ENTRY,
                 &mut Some(99),
-                ROOM,
+                &mut reserve(&commit, RESERVED),
                 &mut Patience::new(Duration::ZERO),
                 || true,
             );
@@ -72,6 +73,10 @@ impl Publish for Seen {
     }
 }
 
+fn reserve(commit: &Commit<Seen>, bytes: u64) -> Reservation {
+    Reservation::try_new(&commit.space, Rank::Other, bytes).unwrap()
+}
+
 struct Bench {
     commit: Arc<Commit<Seen>>,
     disk: SimDisk,
@@ -86,11 +91,10 @@ impl Bench {
         let sealer = Sealer::new(&Secret([0; 32]));
         let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
         let log = Arc::new(Log::create(&disk, Path::new("x"), &id, 1 << 20, 1).unwrap());
-        let room = Arc::new(Room::new(Geometry { segment: 1 << 20, frame_max: 1 << 16 }));
+        let space = Arc::new(LogSpace::new(Geometry { segment: 1 << 20, frame_max: 1 << 16 }));
         // The simulated file grows where it is written.
-        room.open(2 << 20);
-        assert!(room.try_promise(1_000 * ROOM));
-        let writer = LogWriter::new(log, Arc::clone(&room), sealer, 1, true, 0);
+        space.open(2 << 20);
+        let writer = LogWriter::new(log, Arc::clone(&space), sealer, 1, true, 0);
         let limits = Limits {
             group_bytes: group * COUNTED,
             queue_bytes: 100 * COUNTED,
@@ -102,20 +106,26 @@ impl Bench {
         let clock = Arc::new(EngineClock::new(TimeSource::System));
         let [leader_call, press] = [leads, prints].map(|nudge| has_threads.then_some(nudge));
         let threads = Threads { leader: leader_call, press };
-        let commit = Commit::new(Arc::new(seen), room, clock, timers, limits, threads);
+        let commit = Commit::new(Arc::new(seen), space, clock, timers, limits, threads);
         commit.start(writer);
         let commit = Arc::new(commit);
         commit.publisher.crowd.commit.set(Arc::downgrade(&commit)).unwrap();
         Self { commit, disk, leader, publisher }
     }
 
+    fn reserve(&self, bytes: u64) -> Reservation {
+        reserve(&self.commit, bytes)
+    }
+
     fn append(&self, caller: Caller, op: u32) -> Ticket {
-        self.commit.append_end(caller, ENTRY, op, ROOM, ()).unwrap()
+        self.commit.append_end(caller, ENTRY, op, &mut self.reserve(RESERVED), ()).unwrap()
     }
 
     fn append_all(&self, ops: std::ops::Range<u32>) -> Vec<Ticket> {
         // One after the other, so that nobody is called before the last.
-        ops.map(|op| self.commit.queue.lock().push(ENTRY, op, ROOM)).collect()
+        let push =
+            |op| self.commit.push(&mut self.commit.queue.lock(), ENTRY, op, &mut self.reserve(RESERVED));
+        ops.map(push).collect()
     }
 
     fn published(&self) -> Vec<(u64, Vec<u32>)> {
@@ -189,7 +199,7 @@ fn a_caller_that_leads_for_a_place_has_the_first_that_it_makes() {
         Caller::Thread,
         ENTRY,
         &mut op,
-        ROOM,
+        &mut bench.reserve(RESERVED),
         &mut Patience::new(Duration::ZERO),
         || true,
     );
@@ -209,7 +219,7 @@ fn a_caller_that_leads_for_a_place_looks_at_its_patience_after_each_group() {
         Caller::Thread,
         &long,
         &mut Some(100),
-        ROOM,
+        &mut bench.reserve(100 * RESERVED),
         &mut Patience::new(Duration::ZERO),
         || true,
     );
@@ -255,7 +265,7 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
                 caller,
                 ENTRY.to_vec(),
                 Some(9),
-                ROOM,
+                &mut bench.reserve(RESERVED),
                 patience,
                 || true,
             ))
@@ -335,7 +345,10 @@ fn a_commit_closes_when_everything_is_published() {
     assert_eq!(ticket.fate.end(), None);
     bench.commit.close();
     assert_eq!((bench.groups(), ticket.fate.end()), (1, Some(End::Durable)));
-    assert!(matches!(bench.commit.append_end(Caller::Thread, ENTRY, 1, ROOM, ()), Err(CommitError::Closed)));
+    assert!(matches!(
+        bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), ()),
+        Err(CommitError::Closed)
+    ));
 }
 
 #[test]
@@ -353,7 +366,7 @@ fn what_was_durable_before_a_failure_is_published_and_what_comes_after_fails() {
     assert_eq!(bench.commit.publisher.failures.lock().unwrap().len(), 1);
     assert!(bench.commit.failure().is_some() && bench.commit.queue.lock().writer.is_none());
     assert!(matches!(
-        bench.commit.append_end(Caller::Thread, ENTRY, 1, ROOM, ()),
+        bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), ()),
         Err(CommitError::Failed(_))
     ));
     // Nobody waits for what will not come.
@@ -375,7 +388,7 @@ fn a_panic_while_publishing_fails_that_group_and_all_after_it() {
     // A leader that was writing meanwhile finds its group failed, durable as it may be.
     let mut queue = bench.commit.queue.lock();
     assert!(!queue.is_publishing);
-    let ticket = queue.push(ENTRY, 9, ROOM);
+    let ticket = queue.push(ENTRY, 9, RESERVED);
     let group = queue.take_next().unwrap();
     queue.written.push_back(Written { fate: Arc::clone(&group.fate), outcome: Ok((4, group.ops)) });
     drop(queue);

@@ -22,6 +22,7 @@ use crate::record::{Outcome, Record};
 use crate::state::{Event, Fence, decide};
 use crate::step_key::StepKey;
 use crate::sync::Arc;
+use crate::wal::Reservation;
 use crate::wal::frame::entry_bytes_max;
 use crate::{Fingerprint, Interruption, Timestamp};
 
@@ -176,15 +177,14 @@ impl Claim {
         let intent = (!self.terms.logged).then(|| Entry::Intent(self.attempt.row()).encoded());
         let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
         let costs = cost(entry) + intent.as_deref().map_or(0, cost);
-        core.promise_to_claim(caller, costs).await?;
+        let mut reservation = core.reserve_for_claim(caller, costs).await?;
         let granted = intent.as_deref();
         let entries = granted
-            .map(|intent| (intent, Op::Granted(Arc::clone(&self.attempt)), cost(intent)))
+            .map(|intent| (intent, Op::Granted(Arc::clone(&self.attempt))))
             .into_iter()
-            .chain([(entry, Op::Noted(Arc::clone(&self.attempt)), cost(entry))]);
-        let appended = core.commit.append_promised_if(caller, entries, || self.use_now(core, change));
-        let Some(ticket) = appended.inspect_err(|_| core.room.withdraw(costs))? else {
-            core.room.withdraw(costs);
+            .chain([(entry, Op::Noted(Arc::clone(&self.attempt)))]);
+        let may = |_: &mut _| self.use_now(core, change);
+        let Some(ticket) = core.commit.append_if(caller, entries, &mut reservation, may)? else {
             return Err(core.superseded(caller, &self.attempt).await);
         };
         self.terms.logged = true;
@@ -559,9 +559,9 @@ impl Claim {
 
     /// Notes that nobody but this claim's owner decides from here on how it ends; `false` where it was withdrawn on its way.
     pub(super) fn arrives(&mut self) -> bool {
-        let promised = self.attempt.take_coming();
-        self.permit.add(promised.unwrap_or(0));
-        promised.is_some()
+        let bytes = self.attempt.take_coming();
+        self.permit.reservation().take_back(bytes.unwrap_or(0));
+        bytes.is_some()
     }
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.
@@ -595,9 +595,9 @@ impl Claim {
         self.terms.logged
     }
 
-    /// Notes that `bytes` of its room are the commit queue's now.
-    pub(super) fn spend(&mut self, bytes: u64) {
-        self.permit.spend(bytes);
+    /// The log space that it has.
+    pub(super) fn reservation(&mut self) -> &mut Reservation {
+        self.permit.reservation()
     }
 }
 

@@ -39,7 +39,7 @@ use crate::store::Store;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, is_ours};
 use crate::timers::Timers;
 use crate::tombstone::Tombstone;
-use crate::wal::{Log, Room};
+use crate::wal::{Log, LogSpace};
 use crate::{Fingerprint, Timestamp};
 
 pub(crate) struct Core {
@@ -50,7 +50,7 @@ pub(crate) struct Core {
     pub(super) index: Arc<Index>,
     pub(super) publisher: Arc<Publisher>,
     pub(super) commit: Commit<Publisher>,
-    pub(super) room: Arc<Room>,
+    pub(super) space: Arc<LogSpace>,
     /// `None` where there is none yet, on a full disk. Leaf lock.
     pub(super) log: Mutex<Option<Arc<Log>>>,
     pub(super) store: Store,
@@ -633,15 +633,9 @@ impl Core {
         if let Wish::Begin(_) = wish {
             asked.scope.check_granted(asked.key)?;
         }
-        let permit = Permit::take(
-            caller,
-            handle,
-            asked.scope.name(),
-            &seen.policy,
-            self.claim_promise(asked),
-            patience,
-        )
-        .await?;
+        let permit =
+            Permit::take(caller, handle, asked.scope.name(), &seen.policy, self.claim_needs(asked), patience)
+                .await?;
         let Some(mut granting) = self.put(asked, permit, seen, wish)? else { return Ok(None) };
         if granting.log(self, caller, patience).await? {
             return Ok(Some(granting));
@@ -660,7 +654,7 @@ impl Core {
         wish: Wish<'_>,
     ) -> Result<Option<Granting>, BeginError> {
         let policy = &seen.policy;
-        let coming = self.claim_promise(asked).ending;
+        let coming = self.claim_needs(asked).ending;
         let placed = self.index.change(asked.digest, |slot| {
             // An interruption that arose under a later policy is not to be decided by this one.
             if !self.policies.is_current(seen.version) {
@@ -709,12 +703,12 @@ impl Core {
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
-        // Until it arrives, its room is that of the thread that takes it from the attempt.
-        permit.spend(coming);
+        // Until the claim arrives, the attempt has its log space, for the thread that takes it from there.
+        permit.reservation().lend(coming);
         if let Err(shut) = self.gate.check() {
             // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
-            if let Some(promised) = attempt.take_coming() {
-                permit.add(promised);
+            if let Some(bytes) = attempt.take_coming() {
+                permit.reservation().take_back(bytes);
                 self.put_back(&attempt, before);
                 attempt.end(Ended::Closed);
             }

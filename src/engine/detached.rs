@@ -10,20 +10,21 @@ use crate::index::Slot;
 use crate::policy::Durability;
 use crate::state::Fence;
 use crate::sync::{Arc, Mutex};
+use crate::wal::LogSpace;
 
 /// What a claim leaves behind that is handed over.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(super) share: Share,
-    /// What was promised of its end when it was granted. A policy that is declared later does not change that.
+    /// How durable its end is when it is acknowledged, by the policy of its grant. A later policy does not change that.
     pub(super) durability: Durability,
 }
 
 impl Left {
-    /// Of a claim that was handed over before the file was opened. What it was promised is not on disk, so its end is durable before it is
+    /// Of a claim that was handed over before the file was opened. The policy of its grant is not on disk, so its end is durable before it is
     /// acknowledged.
-    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies) -> Self {
-        Self { share: Share::of_standing(attempt, policies), durability: Durability::Completions }
+    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies, space: &Arc<LogSpace>) -> Self {
+        Self { share: Share::of_standing(attempt, policies, space), durability: Durability::Completions }
     }
 }
 
@@ -54,15 +55,15 @@ impl Detached {
         self.left.lock().remove(&fence)
     }
 
-    /// How much of `bytes` is not promised to the claim.
+    /// How many of `bytes` the claim has not reserved.
     pub(super) fn lacks(&self, fence: Fence, bytes: u64) -> u64 {
-        self.left.lock().get(&fence).map_or(0, |left| left.share.lacks(bytes))
+        self.left.lock().get(&fence).map_or(0, |left| left.share.reservation.lacks(bytes))
     }
 
     /// Gives back the share of a claim that nobody will take up again.
     pub(super) fn drop(&self, attempt: &Attempt, core: &Core) {
         if let Some(left) = self.take(attempt.fence) {
-            core.give_back(&left.share);
+            core.give_back(left.share);
         }
     }
 }

@@ -172,10 +172,9 @@ impl Claim {
 
     /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
     fn hand_over(mut self, caller: Caller, entry: &[u8], op: Op, taken: Taken) -> Result<Handed, Refusal> {
-        let cost = entry_bytes_max(entry.len()) as u64;
-        match self.core().commit.append_end(caller, entry, op, cost, taken) {
+        let handle = self.handle();
+        match handle.core().commit.append_end(caller, entry, op, self.reservation(), taken) {
             Ok(ticket) => {
-                self.spend(cost);
                 self.core().leases.forget(&self.attempt);
                 Ok(Handed { claim: self, ticket })
             }
@@ -236,7 +235,7 @@ impl<'a> Given<'a> {
 pub(super) enum Completing {
     /// The log has it.
     Handed(Handed, Record),
-    /// It needs more room than was promised.
+    /// It needs more log space than it has.
     Waits(Claim, Outcome, Box<[u8]>, Completion),
     /// The claim is not the current one.
     Superseded(Arc<Handle>, Arc<Attempt>),
@@ -261,7 +260,7 @@ impl Completing {
         }
     }
 
-    /// Waits for room in the log, where it needs more than was promised, and hands it over then.
+    /// Waits for log space, where it needs more than it has, and hands it over then.
     pub(super) async fn with_room(self, caller: Caller, deadline: Option<Deadline>) -> Self {
         let Self::Waits(mut claim, outcome, body, completion) = self else { return self };
         let result = Given { outcome, body: &body, completion };

@@ -77,7 +77,7 @@ impl Core {
     ) -> Result<bool, CommitError> {
         self.check_blocking(caller)?;
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
-        self.promise(caller, cost).await?;
+        let mut reservation = self.reserve(caller, cost).await?;
         let (attempt, until) = match doomed {
             Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
             // A new one: those who waited for the old one were told how it ended.
@@ -88,12 +88,12 @@ impl Core {
         let op = Op::Vacated(Arc::clone(&attempt), until);
         // The key's state changes in the step that queues the entry. Between two steps the key could be vacated, begun and completed,
         // and the entry would then destroy that result.
-        let doom = || self.doom(&attempt, doomed);
-        let appended = self.commit.append_promised_if(caller, [(entry.as_slice(), op, cost)], doom);
-        let Some(mut ticket) = appended.inspect_err(|_| self.room.withdraw(cost))? else {
-            self.room.withdraw(cost);
+        let doom = |_: &mut _| self.doom(&attempt, doomed);
+        let entries = [(entry.as_slice(), op)];
+        let Some(mut ticket) = self.commit.append_if(caller, entries, &mut reservation, doom)? else {
             return Ok(false);
         };
+        drop(reservation);
         // The caller may stop waiting from here on: the key is forgotten all the same.
         self.commit.settled(caller, &mut ticket).await?;
         Counters::count(&self.counters.forgotten);

@@ -15,7 +15,6 @@ use crate::error::{CommitError, Failure};
 use crate::index::Slot;
 use crate::state::Fence;
 use crate::sync::Arc;
-use crate::wal::frame::entry_bytes_max;
 
 /// Where a task gives up waiting for its claim, this is dropped, and the claim is given back: nobody has run anything.
 #[derive(Debug)]
@@ -46,20 +45,19 @@ impl Granting {
         if !claim.is_logged() {
             return Ok(true);
         }
-        let attempt = claim.of();
+        let attempt = Arc::clone(claim.of());
+        let reservation = claim.reservation();
         let entry = Entry::Intent(attempt.row()).encoded();
-        let cost = entry_bytes_max(entry.len()) as u64;
-        let mut op = Some(Op::Granted(Arc::clone(attempt)));
+        let mut op = Some(Op::Granted(Arc::clone(&attempt)));
         // Without a lease nobody else can have the key.
-        let may = || attempt.lease.is_none() || core.is_good(attempt);
-        let appended = match core.commit.append_now(caller, &entry, &mut op, cost, patience, may) {
+        let may = || attempt.lease.is_none() || core.is_good(&attempt);
+        let appended = match core.commit.append_now(caller, &entry, &mut op, reservation, patience, may) {
             Some(appended) => appended,
             // Boxed, so that whoever finds a place at once does not carry it along.
-            None => Box::pin(core.commit.append(caller, entry, op, cost, patience, may)).await,
+            None => Box::pin(core.commit.append(caller, entry, op, reservation, patience, may)).await,
         };
         match appended {
             Ok(Some(ticket)) => {
-                claim.spend(cost);
                 self.before = None;
                 self.ticket = Some(ticket);
                 Ok(true)

@@ -24,6 +24,7 @@ use crate::nudge::Nudges;
 use crate::record::Record;
 use crate::store::{Applied, Batch, Begun, Meta, StoreError};
 use crate::sync::{Arc, Ordering};
+use crate::wal::Reservation;
 use crate::wal::frame::entry_bytes_max;
 
 /// The engine is idle when nothing was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
@@ -194,8 +195,8 @@ impl Core {
 
     /// Whether full segments of the log are worth a commit of the store.
     fn is_log_full(&self) -> bool {
-        self.room.has_sealed()
-            && self.room.is_recycling_wanted(self.upkeep().log_bytes(self.options.log_bytes_max()))
+        self.space.has_sealed()
+            && self.space.is_recycling_wanted(self.upkeep().log_bytes(self.options.log_bytes_max()))
     }
 
     /// Whether it is time for a commit of the store for what has expired alone.
@@ -339,7 +340,7 @@ impl Core {
         let applied = applied?;
         self.full.lock().store = None;
         self.fences.move_limit(limit);
-        self.room.recycle(seq);
+        self.space.recycle(seq);
         self.index.evict();
         Counters::add(&self.counters.checkpoints, 1);
         Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
@@ -376,33 +377,33 @@ impl Core {
             StoreError::Full(failure) => self.full.lock().store = Some(failure),
             StoreError::Failed(failure) => self.halt(failure),
         }
-        self.room.wake();
+        self.space.wake();
     }
 
     /// Grants no more claims. Those that are out can be completed, for the log is whole.
     fn halt(&self, failure: Failure) {
         // Only the first failure counts.
         drop(self.halted.set(failure));
-        self.room.wake();
+        self.space.wake();
     }
 
     /// What every write of the meta row brings up to date.
     pub(super) fn stamp(&self, meta: &mut Meta) {
         meta.set_time(self.clock.mark());
-        meta.log_bytes = self.room.durable_bytes();
+        meta.log_bytes = self.space.durable_bytes();
     }
 
     /// Makes the log longer while little of it is free.
     pub(super) fn grow(&self) {
         let Some(log) = self.log.lock().clone() else { return };
-        while let Some(bytes) = self.room.growth(self.options.log_bytes_max())
+        while let Some(bytes) = self.space.growth(self.options.log_bytes_max())
             && self.commit.failure().is_none()
         {
-            match log.grow(&self.room, bytes) {
+            match log.grow(&self.space, bytes) {
                 Ok(()) => self.full.lock().log = None,
                 Err(failure) if failure.is_disk_full() => {
                     self.full.lock().log = Some(failure);
-                    self.room.wake();
+                    self.space.wake();
                     return;
                 }
                 Err(failure) => return self.halt(Failure::Io(failure)),
@@ -463,15 +464,11 @@ impl Core {
     /// for later.
     fn append_unattended(&self, entry: &[u8], op: Op, may: impl FnOnce() -> bool) -> bool {
         let cost = entry_bytes_max(entry.len()) as u64;
-        if !self.room.try_promise_to(Rank::Claim, cost) {
+        let Some(mut reservation) = Reservation::try_new(&self.space, Rank::Claim, cost) else {
             return false;
-        }
-        let appended = self.commit.append_promised_if(Caller::Thread, [(entry, op, cost)], may);
-        let appended = matches!(appended, Ok(Some(_)));
-        if !appended {
-            self.room.withdraw(cost);
-        }
-        appended
+        };
+        let appended = self.commit.append_if(Caller::Thread, [(entry, op)], &mut reservation, |_| may());
+        matches!(appended, Ok(Some(_)))
     }
 
     /// Removes expired keys from memory, a few cells under each lock, where enough have expired.
@@ -527,7 +524,7 @@ impl Core {
         }
         self.commit.close();
         self.reads.close();
-        self.room.wake();
+        self.space.wake();
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
         let _maintains = self.maintains();

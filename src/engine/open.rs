@@ -33,7 +33,7 @@ use crate::state::Fence;
 use crate::store::{self, Found, Meta, Store, StoreError, Stored};
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock};
 use crate::timers::Timers;
-use crate::wal::{self, Geometry, Identity, Log, Room, Scanned};
+use crate::wal::{self, Geometry, Identity, Log, LogSpace, Scanned};
 
 impl Core {
     /// Opens the file at `path`, or makes it.
@@ -79,16 +79,17 @@ impl Core {
         }
         // Frames behind a gap, which a log without syncs may have, are history from here on.
         publisher.skip_to(last_seq);
+        let geometry = Geometry { segment: options.log_segment_bytes, frame_max: options.frame_max() };
+        let space = Arc::new(LogSpace::new(geometry));
         let leases = Leases::new(bells.timekeeper.clone());
         let detached = Detached::default();
-        let (in_flight, recalled) = interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached);
+        let (in_flight, recalled) =
+            interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached, &space);
 
         let fences = Fences::open(meta.fence_next, options.time.wall());
         // The sequence makes it another salt at every opening, from one seed too.
         let purpose = format!("salt {} {}", meta.salt, meta.checkpointed_seq);
         let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
-        let geometry = Geometry { segment: options.log_segment_bytes, frame_max: options.frame_max() };
-        let room = Arc::new(Room::new(geometry));
         let timers = Arc::new(Timers::new(bells.timekeeper.clone()));
         let threads = if options.workers {
             Threads { leader: Some(bells.leader), press: Some(bells.publisher) }
@@ -97,7 +98,7 @@ impl Core {
         };
         let commit = Commit::new(
             Arc::clone(&publisher),
-            Arc::clone(&room),
+            Arc::clone(&space),
             Arc::clone(&clock),
             Arc::clone(&timers),
             options.limits(),
@@ -112,7 +113,7 @@ impl Core {
             index,
             publisher,
             commit,
-            room,
+            space,
             log: Mutex::new(log.map(Arc::new)),
             store,
             fences,
@@ -407,13 +408,14 @@ fn interrupt_all(
     clock: &EngineClock,
     leases: &Leases,
     detached: &Detached,
+    space: &Arc<LogSpace>,
 ) -> (usize, Vec<Arc<Attempt>>) {
     let now = clock.now();
     let (mut standing, mut recalled) = (0, Vec::new());
     for attempt in index.attempts_out() {
         if attempt.detached_until().is_some_and(|until| until > now) {
             leases.watch(&attempt);
-            detached.put(attempt.fence, Left::of_standing(&attempt, policies));
+            detached.put(attempt.fence, Left::of_standing(&attempt, policies, space));
             standing += 1;
         } else {
             publisher.recall(Arc::clone(&attempt), now);

@@ -15,10 +15,11 @@ use crate::line::Rank;
 use crate::policy::Policy;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 use crate::wal::frame::entry_bytes_max;
+use crate::wal::{LogSpace, Request, Reservation};
 
-/// Room for one claim.
+/// Bytes of log that one claim needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Promise {
+pub(super) struct Needs {
     pub(super) intent: u64,
     pub(super) ending: u64,
 }
@@ -40,28 +41,19 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// What a claim takes while it is out: a place among those that may be, and room in the log.
-#[derive(Debug, Default)]
+/// What a claim takes while it is out: a place among those that may be, and log space.
+#[derive(Debug)]
 pub(crate) struct Share {
-    promised: u64,
+    pub(super) reservation: Reservation,
     /// The scope that counts it.
     scope: Option<Box<[u8]>>,
 }
 
 impl Share {
-    /// The share of a claim that was handed over before the file was opened. Room for its end is promised when it comes.
-    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies) -> Self {
+    /// The share of a claim that was handed over before the file was opened. It reserves space for its end when it is taken up.
+    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies, space: &Arc<LogSpace>) -> Self {
         let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
-        Self { promised: 0, scope }
-    }
-
-    /// How much of `bytes` is not promised.
-    pub(super) fn lacks(&self, bytes: u64) -> u64 {
-        bytes.saturating_sub(self.promised)
-    }
-
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.promised += bytes;
+        Self { reservation: Reservation::none(space), scope }
     }
 }
 
@@ -69,8 +61,9 @@ impl Share {
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(super) handle: Arc<Handle>,
-    /// `None` once it was taken elsewhere.
-    share: Option<Share>,
+    share: Share,
+    /// The share was taken elsewhere.
+    is_empty: bool,
 }
 
 /// One more, unless there are as many as there may be. A caller that is refused is never counted, not even for a moment: another one
@@ -91,20 +84,18 @@ impl Core {
         }
     }
 
-    pub(super) fn give_back(&self, share: &Share) {
+    pub(super) fn give_back(&self, share: Share) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if let Some(scope) = &share.scope {
             self.policies.leave(scope);
         }
-        if share.promised > 0 {
-            self.room.withdraw(share.promised);
-        }
+        drop(share);
     }
 
-    /// Bytes of log to promise to a claim: its intent, its completion with a body of the reserved size.
-    pub(super) fn claim_promise(&self, asked: Asked<'_>) -> Promise {
+    /// Bytes of log that a claim needs: for its intent, and for its completion with a body of the reserved size.
+    pub(super) fn claim_needs(&self, asked: Asked<'_>) -> Needs {
         let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
-        Promise { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
+        Needs { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
     }
 
     fn ending_bytes(&self, names: usize) -> u64 {
@@ -112,64 +103,67 @@ impl Core {
         entry_bytes_max(names + body) as u64
     }
 
-    /// Bytes of log to promise to a claim for its end.
-    pub(super) fn ending_promise(&self, attempt: &Attempt) -> u64 {
+    /// Bytes of log that the end of a claim needs.
+    pub(super) fn ending_needs(&self, attempt: &Attempt) -> u64 {
         self.ending_bytes(ENTRY_OVERHEAD_MAX + attempt.scope().len() + attempt.key().len())
     }
 
-    /// Promises room in the log, waiting for it if need be.
-    pub(super) async fn promise(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
-        self.promise_patiently(caller, bytes, &mut Patience::new(self.options.patience)).await
+    /// Reserves log space, and waits for it where there is none.
+    pub(super) async fn reserve(&self, caller: Caller, bytes: u64) -> Result<Reservation, CommitError> {
+        self.reserve_patiently(caller, bytes, &mut Patience::new(self.options.patience)).await
     }
 
-    /// [`promise`](Self::promise) to a call that may have waited before.
-    async fn promise_patiently(
+    /// [`reserve`](Self::reserve) for a call that may have waited before.
+    async fn reserve_patiently(
         &self,
         caller: Caller,
         bytes: u64,
         patience: &mut Patience,
-    ) -> Result<(), CommitError> {
-        if self.try_promise(Rank::Other, bytes)? {
-            return Ok(());
+    ) -> Result<Reservation, CommitError> {
+        match self.try_reserve(Rank::Other, bytes)? {
+            Some(reservation) => Ok(reservation),
+            None => self.wait_for_space(caller, Rank::Other, bytes, patience.until()).await,
         }
-        self.wait_for_room(caller, Rank::Other, bytes, patience.until()).await
     }
 
-    /// Promises room that is there by now.
-    fn try_promise(&self, rank: Rank, bytes: u64) -> Result<bool, CommitError> {
+    /// Reserves space that is there by now.
+    fn try_reserve(&self, rank: Rank, bytes: u64) -> Result<Option<Reservation>, CommitError> {
         if self.gate.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
-        Ok(self.room.try_promise_to(rank, bytes))
+        Ok(Reservation::try_new(&self.space, rank, bytes))
     }
 
-    /// [`promise`](Self::promise) to a claim that is out, in front of all others who wait.
-    pub(super) async fn promise_to_claim(&self, caller: Caller, bytes: u64) -> Result<(), CommitError> {
-        self.promise_until(caller, Rank::Claim, bytes, None).await
-    }
-
-    /// [`promise`](Self::promise) with the deadline of a batch.
-    async fn promise_until(
+    /// [`reserve`](Self::reserve) for a claim that is out, before all other callers that wait.
+    pub(super) async fn reserve_for_claim(
         &self,
         caller: Caller,
-        rank: Rank,
         bytes: u64,
-        deadline: Option<Deadline>,
-    ) -> Result<(), CommitError> {
-        if self.try_promise(rank, bytes)? {
-            return Ok(());
-        }
-        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.options.patience));
-        self.wait_for_room(caller, rank, bytes, deadline).await
+    ) -> Result<Reservation, CommitError> {
+        self.reserve_until(caller, bytes, None).await
     }
 
-    async fn wait_for_room(
+    /// [`reserve_for_claim`](Self::reserve_for_claim) with the deadline of a batch.
+    async fn reserve_until(
+        &self,
+        caller: Caller,
+        bytes: u64,
+        deadline: Option<Deadline>,
+    ) -> Result<Reservation, CommitError> {
+        if let Some(reservation) = self.try_reserve(Rank::Claim, bytes)? {
+            return Ok(reservation);
+        }
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.options.patience));
+        self.wait_for_space(caller, Rank::Claim, bytes, deadline).await
+    }
+
+    async fn wait_for_space(
         &self,
         caller: Caller,
         rank: Rank,
         bytes: u64,
         deadline: Deadline,
-    ) -> Result<(), CommitError> {
+    ) -> Result<Reservation, CommitError> {
         // Boxed, because nearly nobody comes here, and a call that does not should not carry it along.
         let _waiting = Waiter::new(&self.counters.waiting_for_room);
         Box::pin(self.wait_in_line(caller, rank, bytes, deadline)).await
@@ -181,52 +175,53 @@ impl Core {
         rank: Rank,
         bytes: u64,
         deadline: Deadline,
-    ) -> Result<(), CommitError> {
+    ) -> Result<Reservation, CommitError> {
         let patience = self.options.patience;
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
         // In line before the worker is called, so that the worker sees how much is wanted.
         let bytes_max = (caller == Caller::Member).then(|| self.options.log_bytes_max());
-        let mut place = self.room.line_up(bytes, rank, bytes_max);
+        let mut request = Request::line_up(&self.space, bytes, rank, bytes_max);
         match caller {
-            // The worker would wait for room that it makes itself.
+            // The worker would wait for space that it makes itself.
             Caller::Thread if self.options.workers && self.check_waiting().is_err() => {
-                place.look(|| self.ask_for_room()).unwrap_or(Err(CommitError::InsideCallback))
+                request.look(|| self.ask_for_space()).unwrap_or(Err(CommitError::InsideCallback))
             }
             Caller::Thread => loop {
-                if let Some(promised) = place.look(|| self.ask_for_room()) {
-                    return promised;
+                if let Some(reserved) = request.look(|| self.ask_for_space()) {
+                    return reserved;
                 }
-                // Without a worker nobody else makes room.
+                // Without a worker nobody else makes space.
                 if deadline.has_passed() || !self.options.workers {
                     return late;
                 }
-                place.wait(deadline);
+                request.wait(deadline);
             },
             // Without a worker nobody would end the wait of a batch that is polled by its own thread.
-            Caller::Member if !self.options.workers => place.look(|| self.ask_for_room()).unwrap_or(late),
+            Caller::Member if !self.options.workers => request.look(|| self.ask_for_space()).unwrap_or(late),
             Caller::Task | Caller::Member => {
-                let ask = || self.ask_for_room().or_else(|| self.in_vain(caller, bytes));
-                let promised = poll_fn(|context| place.poll(context, ask));
-                self.timers.timeout(deadline, promised).await.unwrap_or(late)
+                let ask = || self.ask_for_space().or_else(|| self.in_vain(caller, bytes));
+                let reserved = poll_fn(|context| request.poll(context, ask));
+                self.timers.timeout(deadline, reserved).await.unwrap_or(late)
             }
         }
     }
 
-    /// Why a member of a batch does not wait: only the end of claims could give room. The batch may have those, and others of the batch
+    /// Why a member of a batch does not wait: only the end of claims could give space. The batch may have those, and others of the batch
     /// have their answers.
     fn in_vain(&self, caller: Caller, bytes: u64) -> Option<CommitError> {
-        let is_in_vain = caller == Caller::Member && !self.room.may_come(bytes, self.options.log_bytes_max());
+        let is_in_vain =
+            caller == Caller::Member && !self.space.may_come(bytes, self.options.log_bytes_max());
         is_in_vain.then_some(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }))
     }
 
-    /// Has room made, and says why none will come, where that is known.
-    fn ask_for_room(&self) -> Option<CommitError> {
+    /// Has space made, and says why none will come, where that is known.
+    fn ask_for_space(&self) -> Option<CommitError> {
         if self.gate.is_forked() {
             return Some(CommitError::Failed(Failure::Forked));
         }
         if self.options.workers {
             self.worker.nudge();
-            // What nobody waits for holds room as well.
+            // Entries that no caller waits for have space as well.
             self.commit.call();
         } else {
             self.make_room();
@@ -248,47 +243,37 @@ impl Permit {
         handle: &Arc<Handle>,
         scope: &[u8],
         policy: &Policy,
-        promise: Promise,
+        needs: Needs,
         patience: &mut Patience,
     ) -> Result<Self, BeginError> {
         let core = handle.core();
         let is_counted = core.policies.enter(scope, policy, || core.enter())?;
         // The permit exists from here on, so that every way out gives it back.
         let scope = is_counted.then(|| scope.into());
-        let mut permit = Self::of(Share { promised: 0, scope }, handle);
-        let bytes = promise.intent + promise.ending;
-        core.promise_patiently(caller, bytes, patience).await?;
-        permit.share_mut().promised = bytes;
+        let mut permit = Self::of(Share { reservation: Reservation::none(&core.space), scope }, handle);
+        permit.share.reservation =
+            core.reserve_patiently(caller, needs.intent + needs.ending, patience).await?;
         Ok(permit)
     }
 
     /// A permit on a share that was taken before.
     pub(super) fn of(share: Share, handle: &Arc<Handle>) -> Self {
-        Self { handle: Arc::clone(handle), share: Some(share) }
+        Self { handle: Arc::clone(handle), share, is_empty: false }
     }
 
     /// Takes the share elsewhere.
     pub(super) fn take_share(&mut self) -> Share {
-        self.share.take().unwrap_or_default()
+        self.is_empty = true;
+        let nothing = Share { reservation: Reservation::none(&self.handle.core().space), scope: None };
+        std::mem::replace(&mut self.share, nothing)
     }
 
-    fn share_mut(&mut self) -> &mut Share {
-        self.share.get_or_insert_default()
+    /// The log space of the claim.
+    pub(super) fn reservation(&mut self) -> &mut Reservation {
+        &mut self.share.reservation
     }
 
-    /// Takes over `bytes` that were promised before.
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.share_mut().add(bytes);
-    }
-
-    /// Notes that `bytes` of the promise are the commit queue's now, or another owner's.
-    pub(super) fn spend(&mut self, bytes: u64) {
-        let share = self.share_mut();
-        debug_assert!(share.promised >= bytes, "only what was promised is spent");
-        share.promised = share.promised.saturating_sub(bytes);
-    }
-
-    /// Makes sure that at least `bytes` are promised.
+    /// Makes sure that at least `bytes` are reserved.
     pub(super) async fn raise(
         &mut self,
         caller: Caller,
@@ -297,25 +282,24 @@ impl Permit {
     ) -> Result<(), CommitError> {
         let more = self.lacks(bytes);
         if more > 0 {
-            self.handle.core().promise_until(caller, Rank::Claim, more, deadline).await?;
-            self.share_mut().promised += more;
+            let more = self.handle.core().reserve_until(caller, more, deadline).await?;
+            self.share.reservation.join(more);
         }
         Ok(())
     }
 
-    /// How much of `bytes` is not promised.
+    /// How many of `bytes` are not reserved.
     pub(super) fn lacks(&self, bytes: u64) -> u64 {
-        self.share.as_ref().map_or(bytes, |share| share.lacks(bytes))
+        self.share.reservation.lacks(bytes)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // What a forked child has is a copy.
-        if let Some(share) = self.share.take()
-            && !self.handle.core().gate.is_forked()
-        {
-            self.handle.core().give_back(&share);
+        // A forked child has a copy.
+        if !self.is_empty && !self.handle.core().gate.is_forked() {
+            let share = self.take_share();
+            self.handle.core().give_back(share);
         }
     }
 }

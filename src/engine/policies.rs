@@ -180,11 +180,11 @@ impl Core {
         };
         let entry = Entry::Declared(ScopeRow { name: scope, policy: policy.row() }).encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
-        self.promise(caller, cost).await?;
+        let mut reservation = self.reserve(caller, cost).await?;
         let op = Op::Declared(Box::new((scope.into(), policy)));
         // It stands whatever was declared before.
-        let appended = self.commit.append_promised_if(caller, [(entry.as_slice(), op, cost)], || true);
-        let ticket = appended.inspect_err(|_| self.room.withdraw(cost))?;
+        let entries = [(entry.as_slice(), op)];
+        let ticket = self.commit.append_if(caller, entries, &mut reservation, |_| true)?;
         let Some(mut ticket) = ticket else { unreachable!("it was not asked") };
         place.keep();
         self.commit.settled(caller, &mut ticket).await?;

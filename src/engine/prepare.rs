@@ -2,7 +2,7 @@
 //!
 //! An opening does this before it answers anything. Where the disk is full the store can't take it. Then the engine opens all the same,
 //! for replaying results needs no space: it makes what it read from the log durable where it is, and the log is prepared later, by the
-//! first checkpoint that finds space. Until then the log has no space to promise, so nothing is granted and nothing is appended.
+//! first checkpoint that finds space. Until then the log has no space to reserve, so nothing is granted and nothing is appended.
 
 use std::path::PathBuf;
 
@@ -56,13 +56,13 @@ impl Core {
         *self.log.lock() = Some(Arc::clone(&log));
         let synced = self.options.commit_mode == CommitMode::Synced;
         let sealer = id.sealer.clone();
-        let writer = LogWriter::new(log, Arc::clone(&self.room), sealer, self.opening, synced, *last_seq);
+        let writer = LogWriter::new(log, Arc::clone(&self.space), sealer, self.opening, synced, *last_seq);
         *unprepared = None;
         self.commit.start(writer);
         let mut full = self.full.lock();
         (full.log, full.store) = (None, None);
         drop(full);
-        self.room.open(bytes);
+        self.space.open(bytes);
         Ok(())
     }
 

@@ -283,7 +283,7 @@ impl Core {
             cached_bytes: sizes.cached_bytes,
             progress_bytes: self.progress_bytes.bytes(),
             file_bytes: self.store.file_bytes(),
-            log_bytes: self.room.file_bytes(),
+            log_bytes: self.space.file_bytes(),
             checkpoint_lag: self.checkpoint_lag(),
             clock_lag_ms: self.clock.wall_ahead_ms(),
             is_disk_full: self.full.lock().any().is_some(),

@@ -16,6 +16,7 @@ use crate::index::Slot;
 use crate::key::Digest;
 use crate::state::{Event, Fence, Phase, decide};
 use crate::sync::Arc;
+use crate::wal::Reservation;
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
 ///
@@ -93,31 +94,31 @@ impl Core {
             return Err(TokenError::OtherScope);
         }
         let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
-        // After a restart the claim has no room in the log yet; it is had before anything is changed.
+        // After a restart the claim has no log space yet. It is reserved before anything is changed.
         let more = match self.index.get(digest) {
-            Slot::InFlight(attempt) => self.detached.lacks(fence, self.ending_promise(&attempt)),
+            Slot::InFlight(attempt) => self.detached.lacks(fence, self.ending_needs(&attempt)),
             Slot::Vacant
             | Slot::Ending(_)
             | Slot::Interrupted(_)
             | Slot::Cached(..)
             | Slot::Stored { .. } => 0,
         };
-        self.promise(caller, more).await.map_err(BeginError::from)?;
+        let more = self.reserve(caller, more).await.map_err(BeginError::from)?;
         match self.take_up(handle, &row, more) {
             Ok(claim) => Ok(claim),
-            Err(not_taken) => {
-                self.room.withdraw(more);
-                Err(match not_taken {
-                    NotTaken::Held => TokenError::Held,
-                    NotTaken::Superseded => {
-                        TokenError::Superseded(Box::new(self.became(caller, digest).await))
-                    }
-                })
+            Err(NotTaken::Held) => Err(TokenError::Held),
+            Err(NotTaken::Superseded) => {
+                Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)))
             }
         }
     }
 
-    fn take_up(&self, handle: &Arc<Handle>, row: &TokenRow<'_>, more: u64) -> Result<Claim, NotTaken> {
+    fn take_up(
+        &self,
+        handle: &Arc<Handle>,
+        row: &TokenRow<'_>,
+        more: Reservation,
+    ) -> Result<Claim, NotTaken> {
         let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
         let now = self.clock.now();
         // A claim is used; in the index nothing changes by that.
@@ -135,7 +136,7 @@ impl Core {
             // Or nobody, where its lease was found ended meanwhile.
             return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });
         };
-        share.add(more);
+        share.reservation.join(more);
         let terms = Terms { logged: true, resolves: false, durability };
         Ok(Claim::new(Arc::clone(attempt), Permit::of(share, handle), terms))
     }

@@ -14,6 +14,7 @@ use crate::error::CommitError;
 use crate::index::{Change, Slot};
 use crate::state::{Event, decide};
 use crate::sync::Arc;
+use crate::wal::Reservation;
 
 impl Core {
     /// Takes a claim back that is on its way to its caller, if `is_due`, asked under the lock of its key's shard, says so. Nothing
@@ -24,21 +25,28 @@ impl Core {
         is_due: impl FnOnce() -> bool,
     ) -> Result<(), CommitError> {
         let (entry, op) = end_of(attempt);
-        let promised = attempt.coming();
+        let mut reservation = Reservation::none(&self.space);
         // In the step that queues the entry: an intent that is queued later than this is not queued at all.
-        let take = || self.take_back(attempt, is_due);
-        let entries = [(entry.as_slice(), op, promised)];
-        if self.commit.append_promised_if(Caller::Task, entries, take)?.is_some() {
+        let take = |reservation: &mut _| self.take_back(attempt, reservation, is_due);
+        if self.commit.append_if(Caller::Task, [(entry.as_slice(), op)], &mut reservation, take)?.is_some() {
             self.leases.forget(attempt);
         }
         Ok(())
     }
 
-    fn take_back(&self, attempt: &Arc<Attempt>, is_due: impl FnOnce() -> bool) -> bool {
+    /// Takes the claim off its caller's way, and its log space with it.
+    fn take_back(
+        &self,
+        attempt: &Arc<Attempt>,
+        reservation: &mut Reservation,
+        is_due: impl FnOnce() -> bool,
+    ) -> bool {
         self.index.change(attempt.digest, |slot| {
             let event = Event::Withdraw { fence: attempt.fence };
             let decided = decide(slot.state(self.index.epoch()), event).becomes();
-            if decided.is_some() && is_due() && attempt.take_coming().is_some() {
+            let bytes = decided.filter(|_| is_due()).and_then(|_| attempt.take_coming());
+            if let Some(bytes) = bytes {
+                reservation.take_back(bytes);
                 (Change::Set(Slot::Ending(Arc::clone(attempt))), true)
             } else {
                 (Change::Keep, false)
@@ -49,8 +57,8 @@ impl Core {
     /// Takes a claim back while the engine closes: the log takes nothing any more, and the last checkpoint is still to come. `false`
     /// where it has arrived.
     pub(super) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) -> bool {
-        let Some(promised) = attempt.take_coming() else { return false };
-        self.room.withdraw(promised);
+        let Some(bytes) = attempt.take_coming() else { return false };
+        Reservation::none(&self.space).take_back(bytes);
         self.leases.forget(attempt);
         attempt.end(Ended::Closed);
         self.publisher.show_last(&end_of(attempt).1);

@@ -1,6 +1,6 @@
 //! The write-ahead log: a file of preallocated segments beside the store, appended to and synced once per group.
 //!
-//! The log knows frames, segments and room; what the entries mean is not its business. Its header (first
+//! The log knows frames, segments and space; the meaning of entries is not its business. Its header (first
 //! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (8); then the [openings] it
 //! belongs to.
 
@@ -16,12 +16,12 @@ use openings::Openings;
 
 pub(crate) mod frame;
 mod openings;
-mod room;
 mod scan;
+mod space;
 mod writer;
 
-pub(crate) use room::{Geometry, Room, Spot};
 pub(crate) use scan::{Found, Scanned, check_not_newer, scan};
+pub(crate) use space::{Geometry, LogSpace, Request, Reservation, Spot};
 pub(crate) use writer::LogWriter;
 
 /// The first bytes of the file, a page of their own.
@@ -34,7 +34,7 @@ const ZEROS: usize = 1 << 20;
 
 /// Bytes of segments that a log is made with: two small segments, or a part of a large one.
 pub(crate) fn first_bytes(segment_bytes: u64) -> u64 {
-    (2 * segment_bytes).min(room::FIRST_BYTES)
+    (2 * segment_bytes).min(space::FIRST_BYTES)
 }
 
 /// The path of the log that belongs to the file at `path`.
@@ -192,14 +192,14 @@ impl Log {
     ///
     /// It is not synced here: the sync of the first frame written after it covers it too. A sync of its own could be
     /// the one that is told of another frame's failure, which the system reports once.
-    pub(crate) fn grow(&self, room: &Room, bytes: u64) -> Result<(), IoFailure> {
-        let end = room.bytes();
+    pub(crate) fn grow(&self, space: &LogSpace, bytes: u64) -> Result<(), IoFailure> {
+        let end = space.bytes();
         if let Err(error) = self.write_zeros(end..end + bytes) {
             // Best effort: what can't be given back now is overwritten by the next try.
             drop(self.file.set_len(HEADER_BYTES + end));
             return Err(IoFailure::new(&self.path, "extending", error));
         }
-        room.grow(bytes);
+        space.grow(bytes);
         Ok(())
     }
 

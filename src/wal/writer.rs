@@ -1,7 +1,7 @@
 //! The one place that appends to the log. Who holds the writer is the leader; there is only one.
 
 use super::frame::FrameBuf;
-use super::{Log, Room, Spot};
+use super::{Log, LogSpace, Spot};
 use crate::clock::FrameTime;
 use crate::codec::Sealer;
 use crate::error::IoFailure;
@@ -11,7 +11,7 @@ use crate::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     log: Arc<Log>,
-    room: Arc<Room>,
+    space: Arc<LogSpace>,
     sealer: Sealer,
     salt: u64,
     /// Whether a frame is synced, or only handed to the operating system.
@@ -23,13 +23,13 @@ impl LogWriter {
     /// A writer into an empty log; its first frame gets the sequence after `last_seq`.
     pub(crate) fn new(
         log: Arc<Log>,
-        room: Arc<Room>,
+        space: Arc<LogSpace>,
         sealer: Sealer,
         salt: u64,
         synced: bool,
         last_seq: u64,
     ) -> Self {
-        Self { log, room, sealer, salt, synced, next_seq: last_seq + 1 }
+        Self { log, space, sealer, salt, synced, next_seq: last_seq + 1 }
     }
 
     /// Appends a frame and makes it durable; gives its sequence.
@@ -38,8 +38,8 @@ impl LogWriter {
     pub(crate) fn append(&mut self, frame: &mut FrameBuf, time: FrameTime) -> Result<u64, IoFailure> {
         let failed = |doing, error| IoFailure::new(&self.log.path, doing, error);
         let (len, seq) = (frame.len() as u64, self.next_seq);
-        let Some(Spot { segment, at, log_bytes }) = self.room.spot(len, seq - 1) else {
-            unreachable!("every append was promised space")
+        let Some(Spot { segment, at, log_bytes }) = self.space.spot(len, seq - 1) else {
+            unreachable!("every append has a reservation")
         };
         let bytes = frame.seal(&self.sealer, self.salt, seq, time);
         let offset = self.log.segment_start(segment) + at;
@@ -48,7 +48,7 @@ impl LogWriter {
             self.log.file.sync().map_err(|error| failed("syncing", error))?;
         }
         self.next_seq += 1;
-        self.room.wrote(len, if self.synced { log_bytes } else { 0 });
+        self.space.wrote(len, if self.synced { log_bytes } else { 0 });
         Ok(seq)
     }
 }

@@ -1,16 +1,21 @@
-//! Space in the log: which segments are free, and how much of them is promised.
+//! Space in the log: which segments are free, and how much of them is reserved.
 //!
-//! Everything that is appended was promised space before, so an append never finds the log full. A claim is promised
-//! space for its intent and its completion at once.
+//! Every append uses up a [`Reservation`], so it never finds the log full. A claim reserves space for its intent and its completion at
+//! once.
 //!
 //! A log starts small. Its last segment is as long as the file is, and grows in steps until it is as long as the others.
 
 use std::collections::VecDeque;
 
+use crate::fork;
 use crate::line::{Line, Rank, Rings};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
-mod place;
+mod request;
+mod reservation;
+
+pub(crate) use request::Request;
+pub(crate) use reservation::Reservation;
 
 /// Bytes that a new log is made with, where its segments are not shorter.
 pub(crate) const FIRST_BYTES: u64 = 256 << 10;
@@ -25,11 +30,13 @@ pub(crate) struct Geometry {
 }
 
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct LogSpace {
     geometry: Geometry,
+    /// Forks before it was made. A forked child must not take its lock.
+    generation: u64,
     state: Mutex<State>,
-    /// Of what is promised: bytes of entries that are queued and not written yet. Taken back under the lock of `state`, so that under it
-    /// this is never less than what is promised to them.
+    /// Of the reserved bytes: those of entries that are queued and not written yet. Taken back under the lock of `state`, so that under it
+    /// this is never less than what is reserved for them.
     queued: AtomicU64,
 }
 
@@ -41,19 +48,19 @@ struct State {
     sealed: VecDeque<(u32, u64)>,
     /// The segment that is written now.
     active: Option<Active>,
-    /// Bytes promised and not yet written.
-    promised: u64,
+    /// Bytes reserved and not yet written.
+    reserved: u64,
     /// Bytes of all segments together.
     bytes: u64,
     /// Bytes that would be there after a power cut.
     durable_bytes: u64,
     /// The most bytes that somebody asked for and did not get since the log grew.
     wanted: u64,
-    /// Counts calls of [`Room::wake`], so that one that comes right before a wait is not missed.
+    /// Counts calls of [`LogSpace::wake`], so that one that comes right before a wait is not missed.
     wakes: u64,
     /// Bytes of segments that the log may grow to, as those said who wait only while space may come.
     bytes_max: Option<u64>,
-    /// Callers that wait for a promise. Nobody is promised anything in front of them.
+    /// Callers that wait for a reservation. No other caller gets one before them.
     line: Line,
 }
 
@@ -101,14 +108,14 @@ impl State {
     }
 
     fn fits(&self, geometry: Geometry, bytes: u64) -> bool {
-        self.promised.saturating_add(bytes) <= self.capacity(geometry)
+        self.reserved.saturating_add(bytes) <= self.capacity(geometry)
     }
 }
 
-impl Room {
+impl LogSpace {
     /// Space in a log that is not open for writing yet: there is none.
     pub(crate) fn new(geometry: Geometry) -> Self {
-        Self { geometry, state: Mutex::default(), queued: AtomicU64::new(0) }
+        Self { geometry, generation: fork::generation(), state: Mutex::default(), queued: AtomicU64::new(0) }
     }
 
     /// The log has so many bytes of segments, all free and all durable.
@@ -125,44 +132,43 @@ impl Room {
         self.wake();
     }
 
-    /// Promises `bytes`, if there is space for them beside all earlier promises, and nobody waits for a promise.
-    #[cfg(test)]
-    pub(crate) fn try_promise(&self, bytes: u64) -> bool {
-        self.try_promise_to(Rank::Other, bytes)
+    /// Whether the calling process is a forked child of the one that made this.
+    fn is_elsewhere(&self) -> bool {
+        self.generation != fork::generation()
     }
 
-    /// [`try_promise`](Self::try_promise), in front of those who wait with a lower rank.
-    pub(crate) fn try_promise_to(&self, rank: Rank, bytes: u64) -> bool {
+    /// Sets `bytes` aside, if there is space for them beside all reservations, and no caller of this rank waits.
+    fn try_set_aside(&self, rank: Rank, bytes: u64) -> bool {
         let mut state = self.state.lock();
         let fits = bytes == 0 || state.line.is_free_for(rank) && state.fits(self.geometry, bytes);
         if fits {
-            state.promised += bytes;
+            state.reserved += bytes;
         } else {
             state.wanted = state.wanted.max(bytes);
         }
         fits
     }
 
-    /// Takes a promise back, because its bytes are written or will never be.
-    pub(crate) fn withdraw(&self, bytes: u64) {
+    /// Takes reserved bytes back that will not be written.
+    fn give_back(&self, bytes: u64) {
         let mut state = self.state.lock();
-        debug_assert!(state.promised >= bytes, "only what was promised is taken back");
-        state.promised = state.promised.saturating_sub(bytes);
+        debug_assert!(state.reserved >= bytes, "only reserved bytes are given back");
+        state.reserved = state.reserved.saturating_sub(bytes);
         let rings = self.serve(&mut state);
         drop(state);
         rings.ring();
     }
 
-    /// Notes that an entry is queued which was promised so many bytes.
-    pub(crate) fn queue(&self, bytes: u64) {
+    /// Notes that an entry is queued that has so many of the reserved bytes.
+    fn note_queued(&self, bytes: u64) {
         self.queued.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Takes the promise of queued entries back, which are written.
-    pub(crate) fn withdraw_queued(&self, bytes: u64) {
+    /// Takes the reserved bytes of queued entries back, which are written.
+    pub(crate) fn note_written(&self, bytes: u64) {
         let mut state = self.state.lock();
-        debug_assert!(state.promised >= bytes, "only what was promised is taken back");
-        state.promised = state.promised.saturating_sub(bytes);
+        debug_assert!(state.reserved >= bytes, "only reserved bytes are written");
+        state.reserved = state.reserved.saturating_sub(bytes);
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
         let rings = self.serve(&mut state);
         drop(state);
@@ -176,7 +182,7 @@ impl Room {
     }
 
     fn may_come_to(&self, state: &State, bytes: u64, bytes_max: u64) -> bool {
-        let claims = state.promised.saturating_sub(self.queued.load(Ordering::Relaxed));
+        let claims = state.reserved.saturating_sub(self.queued.load(Ordering::Relaxed));
         let mut best = State { active: state.active, bytes: bytes_max.max(state.bytes), ..State::default() };
         let new = state.segments(self.geometry)..best.segments(self.geometry);
         let sealed = state.sealed.iter().map(|(segment, _)| *segment);
@@ -184,8 +190,8 @@ impl Room {
         claims.saturating_add(bytes) <= best.capacity(self.geometry)
     }
 
-    /// Makes promises to those who wait, as far as there is space. Called wherever there is more of it, or something became of what was
-    /// to give some: those for whom none may come are woken, so that they look again.
+    /// Sets space aside for callers in line, as far as there is some. Called when there is more space, and when entries were written that
+    /// could have left some: callers for whom none may come are woken, so that they look again.
     #[inline]
     fn serve(&self, state: &mut State) -> Rings {
         if state.line.is_empty() { Rings::default() } else { self.serve_line(state) }
@@ -193,10 +199,10 @@ impl Room {
 
     fn serve_line(&self, state: &mut State) -> Rings {
         let capacity = state.capacity(self.geometry);
-        let promised = &mut state.promised;
+        let reserved = &mut state.reserved;
         let mut rings = state.line.serve(|bytes| {
-            let fits = promised.saturating_add(bytes) <= capacity;
-            *promised += if fits { bytes } else { 0 };
+            let fits = reserved.saturating_add(bytes) <= capacity;
+            *reserved += if fits { bytes } else { 0 };
             fits
         });
         if let (Some(bytes), Some(max)) = (state.line.first_hopeful_bytes(), state.bytes_max)
@@ -217,7 +223,7 @@ impl Room {
         rings.ring();
     }
 
-    /// Bytes to grow by, where less is left beyond all promises than half of the log, or than somebody asked for; more than a segment
+    /// Bytes to grow by, where less is left beyond all reservations than half of the log, or than somebody asked for; more than a segment
     /// need not be left. `None` where the log need not grow, or has as many bytes as it may.
     pub(crate) fn growth(&self, bytes_max: u64) -> Option<u64> {
         let state = self.state.lock();
@@ -225,7 +231,7 @@ impl Room {
             // It is not open yet.
             return None;
         }
-        // Whoever waits in line asks once, and may want more than the log has grown by since.
+        // A caller in line asks once, and may want more than the log has grown by since.
         let wanted = state.wanted.max(state.line.first_bytes());
         let enough = (state.bytes / 2).min(self.geometry.segment - self.geometry.frame_max).max(wanted);
         if state.fits(self.geometry, enough) || state.bytes >= bytes_max {
@@ -278,7 +284,7 @@ impl Room {
 
     /// Where a frame of `bytes` goes; the one before it had sequence `last_seq`.
     ///
-    /// `None` only where an append was not promised.
+    /// `None` only where nothing was reserved for the frame.
     pub(crate) fn spot(&self, bytes: u64, last_seq: u64) -> Option<Spot> {
         let mut state = self.state.lock();
         loop {
@@ -324,78 +330,108 @@ mod tests {
 
     use super::*;
     use crate::clock::Deadline;
+    use crate::sync::Arc;
 
     const GEOMETRY: Geometry = Geometry { segment: 100, frame_max: 20 };
 
     /// Of so many bytes.
-    fn room(bytes: u64) -> Room {
-        let room = Room::new(GEOMETRY);
-        room.open(bytes);
-        room
+    fn space(bytes: u64) -> Arc<LogSpace> {
+        let space = LogSpace::new(GEOMETRY);
+        space.open(bytes);
+        Arc::new(space)
+    }
+
+    fn reserve(space: &Arc<LogSpace>, bytes: u64) -> Option<Reservation> {
+        Reservation::try_new(space, Rank::Other, bytes)
+    }
+
+    /// All that there is.
+    fn reserve_all(space: &Arc<LogSpace>) -> Vec<Reservation> {
+        std::iter::from_fn(|| reserve(space, 1)).collect()
+    }
+
+    fn line_up(space: &Arc<LogSpace>, bytes: u64) -> Request<'_> {
+        Request::line_up(space, bytes, Rank::Other, None)
+    }
+
+    fn is_served(request: &mut Request<'_>) -> Option<Reservation> {
+        request.look(|| None::<()>).map(|reserved| reserved.unwrap())
     }
 
     #[test]
-    fn promises_stop_where_a_worst_case_would_not_fit() {
-        let room = room(200);
-        assert!(room.try_promise(180));
-        assert!(!room.try_promise(1));
-        room.withdraw(1);
-        assert!(room.try_promise(1));
+    fn reservations_stop_where_a_worst_case_would_not_fit() {
+        let space = space(200);
+        let (_most, one) = (reserve(&space, 179).unwrap(), reserve(&space, 1).unwrap());
+        assert!(reserve(&space, 1).is_none());
+        drop(one);
+        assert!(reserve(&space, 1).is_some());
     }
 
     #[test]
-    fn nothing_is_promised_before_the_log_is_open() {
-        let room = Room::new(GEOMETRY);
-        assert!(!room.try_promise(1) && room.spot(1, 0).is_none());
-        room.open(100);
-        assert!(room.try_promise(1));
+    fn nothing_is_reserved_before_the_log_is_open() {
+        let space = Arc::new(LogSpace::new(GEOMETRY));
+        assert!(reserve(&space, 1).is_none() && space.spot(1, 0).is_none());
+        space.open(100);
+        assert!(reserve(&space, 1).is_some());
     }
 
-    /// Frames of all lengths, each promised before, in logs of all lengths that grow at any time: the log is never found full.
     #[test]
-    fn what_was_promised_always_fits_whatever_the_frames() {
+    fn bytes_that_are_lent_or_queued_are_not_given_back_by_the_drop() {
+        let space = space(200);
+        let mut reservation = reserve(&space, 100).unwrap();
+        reservation.join(reserve(&space, 80).unwrap());
+        assert_eq!((reservation.lacks(180), reservation.lacks(190)), (0, 10));
+        reservation.spend(50);
+        let lent = reservation.lend(30);
+        drop(reservation);
+        assert!(reserve(&space, 101).is_none() && reserve(&space, 100).is_some());
+        space.note_written(50);
+        Reservation::none(&space).take_back(lent);
+        assert!(reserve(&space, 180).is_some());
+    }
+
+    /// Frames of all lengths, each reserved before, in logs of all lengths that grow at any time: the log is never found full.
+    #[test]
+    fn reserved_bytes_always_fit_in_frames_of_any_length() {
         let mut random = 1_u64;
         let mut draw = |below: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % below
         };
         for round in 0..2_000_u64 {
-            let room = room(20 + draw(400));
-            let (mut promised, mut seq) = (VecDeque::new(), 0);
+            let space = space(20 + draw(400));
+            let (mut reserved, mut seq) = (VecDeque::new(), 0);
             for _ in 0..60 {
                 let size = 1 + draw(GEOMETRY.frame_max);
-                if room.try_promise(size) {
-                    promised.push_back(size);
-                }
+                reserved.extend(reserve(&space, size).map(|reservation| (size, reservation)));
                 if draw(16) == 0
-                    && let Some(bytes) = room.growth(600)
+                    && let Some(bytes) = space.growth(600)
                 {
-                    room.grow(1 + draw(bytes));
+                    space.grow(1 + draw(bytes));
                 }
                 if draw(8) == 0 {
-                    room.recycle(seq.max(3) - 3);
+                    space.recycle(seq.max(3) - 3);
                 }
                 // Some frames hold several entries.
-                let mut frame = 0;
+                let (mut frame, mut written) = (0, Vec::new());
                 while draw(2) == 0
-                    && let Some(size) =
-                        promised.front().copied().filter(|size| frame + size <= GEOMETRY.frame_max)
+                    && let Some((size, _)) = reserved.front()
+                    && frame + size <= GEOMETRY.frame_max
                 {
-                    promised.pop_front();
                     frame += size;
+                    written.extend(reserved.pop_front());
                 }
                 if frame > 0 {
-                    let spot = room.spot(frame, seq);
+                    let spot = space.spot(frame, seq);
                     assert!(spot.is_some(), "round {round}: a frame of {frame} does not fit");
-                    room.wrote(frame, 0);
-                    room.withdraw(frame);
+                    space.wrote(frame, 0);
+                    drop(written);
                     seq += 1;
                 }
             }
-            for size in promised {
-                assert!(room.spot(size, seq).is_some(), "round {round}: what is left does not fit");
-                room.wrote(size, 0);
-                room.withdraw(size);
+            for (size, _reservation) in reserved {
+                assert!(space.spot(size, seq).is_some(), "round {round}: what is left does not fit");
+                space.wrote(size, 0);
                 seq += 1;
             }
         }
@@ -403,112 +439,114 @@ mod tests {
 
     #[test]
     fn segments_come_back_once_their_last_frame_is_checkpointed() {
-        let room = room(200);
+        let space = space(200);
         let fill = |last_seq| {
-            let spot = room.spot(100, last_seq);
-            room.wrote(100, 0);
+            let spot = space.spot(100, last_seq);
+            space.wrote(100, 0);
             spot.map(|spot| spot.segment)
         };
         assert_eq!((fill(0), fill(5)), (Some(0), Some(1)));
-        assert_eq!(room.spot(100, 9), None);
-        room.recycle(4);
-        assert_eq!(room.spot(100, 9), None);
-        room.recycle(5);
+        assert_eq!(space.spot(100, 9), None);
+        space.recycle(4);
+        assert_eq!(space.spot(100, 9), None);
+        space.recycle(5);
         assert_eq!(fill(9), Some(0));
     }
 
     #[test]
     fn a_log_doubles_until_it_has_a_segment_and_then_grows_by_segments() {
-        let room = room(30);
-        let mut lengths = Vec::new();
-        while room.try_promise(1) {}
-        while let Some(bytes) = room.growth(300) {
-            room.grow(bytes);
-            lengths.push(room.bytes());
-            // All that there is is promised.
-            while room.try_promise(1) {}
+        let space = space(30);
+        let (mut lengths, mut all) = (Vec::new(), reserve_all(&space));
+        while let Some(bytes) = space.growth(300) {
+            space.grow(bytes);
+            lengths.push(space.bytes());
+            all.extend(reserve_all(&space));
         }
         assert_eq!(lengths, [100, 200, 300]);
     }
 
     #[test]
-    fn a_log_grows_by_what_somebody_asked_for_and_no_further() {
-        let room = room(30);
-        assert_eq!(room.growth(300), None, "half of it is left");
-        assert!(!room.try_promise(90));
-        while let Some(bytes) = room.growth(300).filter(|_| !room.try_promise(90)) {
-            room.grow(bytes);
+    fn a_log_grows_by_as_much_as_a_caller_asked_for_and_no_further() {
+        let space = space(30);
+        assert_eq!(space.growth(300), None, "half of it is left");
+        assert!(reserve(&space, 90).is_none());
+        while let Some(bytes) = space.growth(300).filter(|_| reserve(&space, 90).is_none()) {
+            space.grow(bytes);
         }
-        assert_eq!(room.bytes(), 100);
+        assert_eq!(space.bytes(), 100);
     }
 
     #[test]
     fn the_segment_that_is_written_grows_with_the_file() {
-        let room = room(30);
-        assert_eq!(room.spot(20, 0).map(|spot| (spot.segment, spot.at)), Some((0, 0)));
-        room.wrote(20, 30);
-        assert_eq!(room.spot(20, 1), None);
+        let space = space(30);
+        assert_eq!(space.spot(20, 0).map(|spot| (spot.segment, spot.at)), Some((0, 0)));
+        space.wrote(20, 30);
+        assert_eq!(space.spot(20, 1), None);
     }
 
     #[test]
     fn a_short_segment_that_was_full_has_its_new_length_once_it_is_free() {
-        let room = room(130);
+        let space = space(130);
         for seq in 0..2 {
-            assert!(room.spot(20, seq).is_some());
-            room.wrote(20, 130);
+            assert!(space.spot(20, seq).is_some());
+            space.wrote(20, 130);
         }
-        room.grow(70);
-        assert_eq!(room.bytes(), 200);
-        assert!(
-            room.try_promise(140),
-            "two segments of 100, of which 40 bytes are written and 20 may be lost"
-        );
-        assert!(!room.try_promise(1));
+        space.grow(70);
+        assert_eq!(space.bytes(), 200);
+        let reserved = reserve(&space, 140);
+        assert!(reserved.is_some(), "two segments of 100, of which 40 bytes are written and 20 may be lost");
+        assert!(reserve(&space, 1).is_none());
     }
 
     #[test]
     fn a_wake_between_the_look_and_the_wait_is_not_missed() {
-        let room = room(100);
-        assert!(room.try_promise(100));
-        let mut place = room.line_up(1, Rank::Other, None);
-        assert_eq!(place.look(|| None::<()>), None);
-        room.wake();
-        place.wait(Deadline::NEVER);
+        let space = space(100);
+        let _all = reserve(&space, 100).unwrap();
+        let mut request = line_up(&space, 1);
+        assert!(is_served(&mut request).is_none());
+        space.wake();
+        request.wait(Deadline::NEVER);
     }
 
     #[test]
-    fn a_log_grows_until_it_has_what_the_first_in_line_needs() {
-        let room = room(30);
-        let mut place = room.line_up(150, Rank::Other, None);
-        while let Some(bytes) = room.growth(400) {
-            room.grow(bytes);
+    fn a_log_grows_until_it_has_the_space_that_the_first_in_line_needs() {
+        let space = space(30);
+        let mut request = line_up(&space, 150);
+        while let Some(bytes) = space.growth(400) {
+            space.grow(bytes);
         }
-        assert_eq!(place.look(|| None::<()>), Some(Ok(())), "{} bytes", room.bytes());
+        assert!(is_served(&mut request).is_some(), "{} bytes", space.bytes());
     }
 
     #[test]
     fn a_thread_that_waits_for_ever_is_woken_when_there_is_space() {
-        let room = &room(100);
-        assert!(room.try_promise(100));
-        std::thread::scope(|threads| {
+        let space = &space(100);
+        let mut parts: Vec<_> = (0..5).map(|_| reserve(space, 20).unwrap()).collect();
+        let kept = std::thread::scope(|threads| {
+            let mut kept = Vec::new();
             for _ in 0..3 {
                 let waiter = threads.spawn(move || {
-                    let mut place = room.line_up(20, Rank::Other, None);
-                    while place.look(|| None::<()>).is_none() {
-                        place.wait(Deadline::NEVER);
+                    let mut request = line_up(space, 20);
+                    loop {
+                        if let Some(reservation) = is_served(&mut request) {
+                            return reservation;
+                        }
+                        request.wait(Deadline::NEVER);
                     }
                 });
                 // Most likely it waits by then; it is woken in any case.
                 (0..100).for_each(|_| std::thread::yield_now());
-                room.withdraw(20);
-                waiter.join().unwrap();
+                drop(parts.pop());
+                kept.push(waiter.join().unwrap());
             }
+            kept
         });
-        // What is there by now is not waited for.
-        room.withdraw(20);
-        let mut place = room.line_up(20, Rank::Other, None);
-        place.wait(Deadline::NEVER);
-        assert_eq!(place.look(|| None::<()>), Some(Ok(())));
+        // A request for space that is there does not wait.
+        drop(parts.pop());
+        let mut request = line_up(space, 20);
+        request.wait(Deadline::NEVER);
+        assert!(is_served(&mut request).is_some());
+        drop(kept);
     }
 
     /// Counts how often it is woken.
@@ -524,98 +562,108 @@ mod tests {
     /// It came while queued entries would give some, and they gave less than was hoped for: frames take more than their entries.
     #[test]
     fn a_caller_that_waits_only_while_space_may_come_is_woken_when_none_may() {
-        let room = room(100);
-        assert!(room.try_promise(100));
-        room.queue(20);
+        let space = space(100);
+        let mut all = reserve(&space, 100).unwrap();
+        all.spend(20);
         let count = std::sync::Arc::new(Count::default());
         let waker = std::task::Waker::from(std::sync::Arc::clone(&count));
         let context = Context::from_waker(&waker);
-        let in_vain = || (!room.may_come(20, 100)).then_some("in vain");
-        let mut patient = room.line_up(20, Rank::Other, None);
-        let mut places = [0; 2].map(|_| room.line_up(20, Rank::Other, Some(100)));
+        let in_vain = || (!space.may_come(20, 100)).then_some("in vain");
+        let mut patient = line_up(&space, 20);
+        let mut requests = [0; 2].map(|_| Request::line_up(&space, 20, Rank::Other, Some(100)));
         assert!(patient.poll(&context, || None::<()>).is_pending());
-        assert!(places.iter_mut().all(|place| place.poll(&context, in_vain).is_pending()));
-        assert!(room.spot(20, 0).is_some());
-        room.wrote(20, 100);
-        room.withdraw_queued(20);
-        for (woken, mut place) in (1..).zip(places) {
+        assert!(requests.iter_mut().all(|request| request.poll(&context, in_vain).is_pending()));
+        assert!(space.spot(20, 0).is_some());
+        space.wrote(20, 100);
+        space.note_written(20);
+        for (woken, mut request) in (1..).zip(requests) {
             assert_eq!(count.0.load(Ordering::Relaxed), woken, "nobody tells it");
-            assert_eq!(place.poll(&context, in_vain), Poll::Ready(Err("in vain")));
+            assert!(matches!(request.poll(&context, in_vain), Poll::Ready(Err("in vain"))));
         }
         assert!(patient.poll(&context, || None::<()>).is_pending());
     }
 
     #[test]
-    fn space_that_is_given_back_wakes_those_alone_who_are_promised_it() {
-        let room = room(1_000);
-        assert!(room.try_promise(820));
+    fn space_that_is_given_back_wakes_only_the_callers_that_get_it() {
+        let space = space(1_000);
+        let mut parts: Vec<_> = (0..82).map(|_| reserve(&space, 10).unwrap()).collect();
         let count = std::sync::Arc::new(Count::default());
         let waker = std::task::Waker::from(std::sync::Arc::clone(&count));
         let context = Context::from_waker(&waker);
         let woken = || count.0.load(Ordering::Relaxed);
-        let mut places: VecDeque<_> = (0..1_000).map(|_| room.line_up(10, Rank::Other, None)).collect();
-        assert!(places.iter_mut().all(|place| place.poll(&context, || None::<()>).is_pending()));
+        let mut requests: VecDeque<_> = (0..1_000).map(|_| line_up(&space, 10)).collect();
+        assert!(requests.iter_mut().all(|request| request.poll(&context, || None::<()>).is_pending()));
+        let mut kept = Vec::new();
         for served in 1..=50 {
-            room.withdraw(10);
+            drop(parts.pop());
             assert_eq!(woken(), served);
-            assert!(places[0].poll(&context, || None::<()>).is_ready());
-            assert!(places[1].poll(&context, || None::<()>).is_pending(), "not in the order of their coming");
-            drop(places.pop_front());
+            let Poll::Ready(Ok(reservation)) = requests[0].poll(&context, || None::<()>) else {
+                panic!("it is the first in line")
+            };
+            kept.push(reservation);
+            assert!(
+                requests[1].poll(&context, || None::<()>).is_pending(),
+                "not in the order of their coming"
+            );
+            drop(requests.pop_front());
         }
-        // One that stops waiting once it was served leaves its promise to the next.
-        room.withdraw(10);
-        drop(places.pop_front());
-        assert!(places[0].poll(&context, || None::<()>).is_ready());
-        drop(places.pop_front());
+        // One that stops waiting once it was served leaves its space to the next.
+        drop(parts.pop());
+        drop(requests.pop_front());
+        kept.extend(is_served(&mut requests[0]));
+        assert_eq!(kept.len(), 51);
+        drop(requests.pop_front());
         // When something else happens all look.
         let before = woken();
-        room.wake();
-        assert_eq!(woken() - before, places.len());
-        assert!(
-            places
-                .iter_mut()
-                .all(|place| place.poll(&context, || Some("closed")) == Poll::Ready(Err("closed")))
-        );
-        drop(places);
-        room.withdraw(820);
-        assert!(room.try_promise(820), "a promise was lost");
+        space.wake();
+        assert_eq!(woken() - before, requests.len());
+        let closed = |request: &mut Request<'_>| {
+            matches!(request.poll(&context, || Some("closed")), Poll::Ready(Err("closed")))
+        };
+        assert!(requests.iter_mut().all(closed));
+        drop(requests);
+        drop((parts, kept));
+        assert!(reserve(&space, 820).is_some(), "bytes were lost");
     }
 
     #[test]
-    fn nobody_is_promised_space_in_front_of_those_who_wait_but_the_ends_of_claims() {
-        let room = room(100);
-        assert!(room.try_promise(90));
-        let mut large = room.line_up(50, Rank::Other, None);
-        assert!(!room.try_promise(10), "it came later");
-        assert!(room.try_promise_to(Rank::Claim, 10));
-        let mut end = room.line_up(20, Rank::Claim, None);
-        assert!(!room.try_promise_to(Rank::Claim, 1), "it came later");
-        room.withdraw(60);
-        assert_eq!(end.look(|| None::<()>), Some(Ok(())));
-        assert_eq!(large.look(|| None::<()>), None);
+    fn only_claims_get_space_before_callers_that_wait() {
+        let space = space(100);
+        let (small_part, large_part) = (reserve(&space, 30).unwrap(), reserve(&space, 60).unwrap());
+        let mut large = line_up(&space, 50);
+        assert!(reserve(&space, 10).is_none(), "it came later");
+        let _claim = Reservation::try_new(&space, Rank::Claim, 10).unwrap();
+        let mut end = Request::line_up(&space, 20, Rank::Claim, None);
+        assert!(Reservation::try_new(&space, Rank::Claim, 1).is_none(), "it came later");
+        drop(large_part);
+        let _end = is_served(&mut end).unwrap();
+        assert!(is_served(&mut large).is_none());
         // It gives way, and space that is enough for others is theirs.
-        let mut small = room.line_up(10, Rank::Other, None);
+        let mut small = line_up(&space, 10);
         drop(large);
-        assert_eq!(small.look(|| None::<()>), Some(Ok(())));
+        assert!(is_served(&mut small).is_some());
+        drop(small_part);
     }
 
     #[test]
     fn space_may_come_by_growth_a_checkpoint_or_a_commit_and_otherwise_only_by_the_end_of_claims() {
-        let room = room(200);
-        assert!(room.try_promise(180));
-        assert!(room.may_come(80, 300), "the log may grow");
-        assert!(!room.may_come(1, 200), "claims have it all");
+        let space = space(200);
+        let mut claims = reserve(&space, 180).unwrap();
+        assert!(space.may_come(80, 300), "the log may grow");
+        assert!(!space.may_come(1, 200), "claims have it all");
         // One of them queues its entry, of which nobody knows how little it takes.
-        room.queue(30);
-        assert!(room.may_come(30, 200) && !room.may_come(31, 200));
-        room.withdraw_queued(30);
-        assert!(room.try_promise(30) && !room.may_come(1, 200));
+        claims.spend(30);
+        assert!(space.may_come(30, 200) && !space.may_come(31, 200));
+        space.note_written(30);
+        claims.join(reserve(&space, 30).unwrap());
+        assert!(!space.may_come(1, 200));
         // A full segment would be freed by a checkpoint.
         for seq in 0..2 {
-            assert!(room.spot(90, seq).is_some());
-            room.wrote(90, 200);
+            assert!(space.spot(90, seq).is_some());
+            space.wrote(90, 200);
         }
-        room.withdraw(170);
-        assert!(!room.try_promise(1) && room.may_come(50, 200));
+        claims.spend(170);
+        space.note_written(170);
+        assert!(reserve(&space, 1).is_none() && space.may_come(50, 200));
     }
 }

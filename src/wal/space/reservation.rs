@@ -1,0 +1,67 @@
+//! Log space that somebody has reserved: an append uses it up, and dropping it gives the rest back.
+
+use super::LogSpace;
+use crate::line::Rank;
+use crate::sync::Arc;
+
+/// So many bytes of the log. Nobody else is given them while this is there.
+#[derive(Debug)]
+#[must_use = "the space is given back when it is dropped"]
+pub(crate) struct Reservation {
+    space: Arc<LogSpace>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// No bytes yet.
+    pub(crate) fn none(space: &Arc<LogSpace>) -> Self {
+        Self { space: Arc::clone(space), bytes: 0 }
+    }
+
+    /// Bytes that the log has set aside for this reservation already.
+    pub(super) fn of(space: &Arc<LogSpace>, bytes: u64) -> Self {
+        Self { space: Arc::clone(space), bytes }
+    }
+
+    /// Reserves `bytes`, if the log has them beside all earlier reservations, and no caller of this rank waits for space.
+    pub(crate) fn try_new(space: &Arc<LogSpace>, rank: Rank, bytes: u64) -> Option<Self> {
+        space.try_set_aside(rank, bytes).then(|| Self::of(space, bytes))
+    }
+
+    /// How many of `bytes` are not reserved.
+    pub(crate) fn lacks(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.bytes)
+    }
+
+    /// Adds another reservation to this one.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Takes `bytes` out for an entry that is queued. The leader gives them back once the entry is written.
+    pub(crate) fn spend(&mut self, bytes: u64) {
+        let bytes = self.lend(bytes);
+        self.space.note_queued(bytes);
+    }
+
+    /// Takes `bytes` out and leaves it to the caller to note who has them. [`take_back`](Self::take_back) is the other half.
+    pub(crate) fn lend(&mut self, bytes: u64) -> u64 {
+        debug_assert!(self.bytes >= bytes, "only reserved bytes are used");
+        self.bytes = self.bytes.saturating_sub(bytes);
+        bytes
+    }
+
+    /// Takes over `bytes` that were [lent](Self::lend).
+    pub(crate) fn take_back(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // A forked child has a copy, and the lock may be held there for ever.
+        if self.bytes > 0 && !self.space.is_elsewhere() {
+            self.space.give_back(self.bytes);
+        }
+    }
+}
