@@ -392,7 +392,7 @@ mod tests {
 
     /// Frames of all lengths, each reserved before, in logs of all lengths that grow at any time: the log is never found full.
     #[test]
-    fn reserved_bytes_always_fit_in_frames_of_any_length() {
+    fn what_was_promised_always_fits_whatever_the_frames() {
         let mut random = 1_u64;
         let mut draw = |below: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -627,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn only_claims_get_space_before_callers_that_wait() {
+    fn nobody_is_promised_space_in_front_of_those_who_wait_but_the_ends_of_claims() {
         let space = space(100);
         let (small_part, large_part) = (reserve(&space, 30).unwrap(), reserve(&space, 60).unwrap());
         let mut large = line_up(&space, 50);
