@@ -7,71 +7,12 @@ use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::interruption::{AttemptInfo, Earlier, Interruption};
 use crate::key::Digest;
+use crate::progress::{Budget, Progress};
 use crate::retention::Retention;
 use crate::state::{Facts, Fence};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, OnceLock, Ordering};
 use crate::wakers::Wakers;
 use crate::{Fingerprint, Record, Timestamp};
-
-/// What a claim noted of how far it had come; see [`Claim::save_progress`](crate::Claim::save_progress). Cheap to clone.
-#[derive(Clone)]
-pub struct Progress(Arc<Kept>);
-
-struct Kept {
-    bytes: Box<[u8]>,
-    budget: Arc<Budget>,
-}
-
-/// Bytes of all saved progress in memory.
-#[derive(Debug, Default)]
-pub(crate) struct Budget(AtomicUsize);
-
-impl Budget {
-    pub(crate) fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Whether so many bytes more are within `max`.
-    pub(crate) fn has_room(&self, bytes: usize, max: usize) -> bool {
-        self.0.load(Ordering::Relaxed).saturating_add(bytes) <= max
-    }
-}
-
-impl Progress {
-    pub(crate) fn new(bytes: &[u8], budget: &Arc<Budget>) -> Self {
-        budget.0.fetch_add(bytes.len(), Ordering::Relaxed);
-        Self(Arc::new(Kept { bytes: bytes.into(), budget: Arc::clone(budget) }))
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
-    }
-}
-
-impl std::ops::Deref for Progress {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0.bytes
-    }
-}
-
-/// The same bytes.
-impl PartialEq for Progress {
-    fn eq(&self, other: &Self) -> bool {
-        **self == **other
-    }
-}
-
-impl Eq for Progress {}
-
-impl std::fmt::Debug for Progress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Progress").field("len", &self.len()).finish_non_exhaustive()
-    }
-}
 
 /// How an attempt ended, as those who wait for it are told.
 #[derive(Clone, Debug)]

@@ -213,7 +213,7 @@ impl TimeSource {
     /// The boot of the machine that the other clocks count from; `None` where the system does not say.
     fn boot(&self) -> Option<BootId> {
         match self {
-            Self::System => system_boot(),
+            Self::System => system_boot().map(BootId),
             #[cfg(feature = "sim")]
             Self::Manual(clock) => clock.boot(),
         }
@@ -236,7 +236,7 @@ fn system_slept_ms() -> u64 {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn system_boot() -> Option<BootId> {
+fn system_boot() -> Option<[u8; 16]> {
     None
 }
 

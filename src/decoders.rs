@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::Timestamp;
-use crate::attempt::{Attempt, Budget};
+use crate::attempt::Attempt;
 use crate::clock::FrameTime;
 use crate::codec::{
     self, BadBytes, CHECKSUM_BYTES, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow, PolicyRow,
@@ -15,6 +15,7 @@ use crate::codec::{
 };
 use crate::key::{Digest, Secret};
 use crate::policy::{Policy, Recovery};
+use crate::progress::Budget;
 use crate::record::{Place, Record};
 use crate::store::{Meta, block};
 use crate::sync::{Arc, OnceLock};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::attempt::Progress;
+use crate::progress::Progress;
 use crate::{Fence, Fingerprint, Timestamp};
 
 /// What is known of an attempt at an operation.

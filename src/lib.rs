@@ -75,11 +75,13 @@ mod models;
 mod nudge;
 mod observer;
 mod policy;
+mod progress;
 mod record;
 mod reply;
 mod retention;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
+mod status;
 mod step_key;
 mod store;
 mod sync;
@@ -89,13 +91,12 @@ mod tombstone;
 mod wakers;
 mod wal;
 
-pub use attempt::Progress;
 pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;
 pub use engine::{
     Backup, Begin, Claim, ClaimToken, Closed, CommitMode, Completion, End, Ending, Engine, Entries, KeyEntry,
-    ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Status, Verify, Waited,
+    ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Verify, Waited,
 };
 pub use error::{
     BackupError, BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError,
@@ -110,8 +111,10 @@ pub use json::JsonError;
 pub use key::KeyHash;
 pub use observer::{Cause, EndKind, Event, Observer};
 pub use policy::{Durability, Policy, Recovery};
+pub use progress::Progress;
 pub use record::{Body, Outcome, Record};
 pub use state::Fence;
+pub use status::Status;
 pub use step_key::StepKey;
 pub use tombstone::Tombstone;
 

@@ -5,8 +5,6 @@ use std::path::Path;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::BootId;
-
 /// The kernel's coarse clock: it is read on every lookup, costs a quarter of the precise one, and is
 /// at most one scheduler tick (1 to 10 ms) late, never early. A record may live that much longer.
 #[inline]
@@ -49,7 +47,7 @@ const FIRST_NAMESPACE: &str = "time:[4026531834]";
 
 /// The boot of the machine. `None` where `/proc` does not say, and in a time namespace of its own: there the boot clock counts from
 /// elsewhere.
-pub(super) fn boot() -> Option<BootId> {
+pub(super) fn boot() -> Option<[u8; 16]> {
     match std::fs::read_link(TIME_NAMESPACE) {
         Ok(namespace) if namespace == Path::new(FIRST_NAMESPACE) => {}
         // A kernel without time namespaces.
@@ -60,13 +58,13 @@ pub(super) fn boot() -> Option<BootId> {
 }
 
 /// The 32 digits of a UUID.
-fn parse(text: &str) -> Option<BootId> {
+fn parse(text: &str) -> Option<[u8; 16]> {
     let digits = text.trim_end().chars().filter(|digit| *digit != '-').collect::<String>();
     if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let id = u128::from_str_radix(&digits, 16).ok().filter(|id| *id != 0)?;
-    Some(BootId(id.to_be_bytes()))
+    Some(id.to_be_bytes())
 }
 
 #[cfg(test)]

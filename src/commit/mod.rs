@@ -27,7 +27,7 @@ use crate::nudge::Nudge;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, OnceLock, Ordering, park};
 use crate::timers::Timers;
 use crate::wakers::Wakers;
-use crate::wal::frame::{FrameBuf, entry_bytes_max};
+use crate::wal::frame::FrameBuf;
 use crate::wal::{LogSpace, LogWriter, Reservation};
 pub(crate) use counters::CommitStats;
 use counters::Counters;
@@ -231,7 +231,7 @@ impl<P: Publish> Commit<P> {
             return Some(Ok(None));
         }
         let has_place = queue.has_place(bytes);
-        let ticket = op.take_if(|_| has_place).map(|op| self.push(&mut queue, entry, op, reservation));
+        let ticket = op.take_if(|_| has_place).map(|op| queue.push(entry, op, reservation));
         if caller == Caller::Task || ticket.is_none() {
             self.call_leader(&queue);
         }
@@ -252,7 +252,7 @@ impl<P: Publish> Commit<P> {
         self.check_process()?;
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
-        let ticket = self.push(&mut queue, entry, op, reservation);
+        let ticket = queue.push(entry, op, reservation);
         self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
@@ -274,22 +274,10 @@ impl<P: Publish> Commit<P> {
         }
         let mut ticket = None;
         for (entry, op) in entries {
-            ticket = Some(self.push(&mut queue, entry, op, reservation));
+            ticket = Some(queue.push(entry, op, reservation));
         }
         self.call_leader_for(caller, &queue);
         Ok(ticket)
-    }
-
-    fn push(
-        &self,
-        queue: &mut Queue<P::Op>,
-        entry: &[u8],
-        op: P::Op,
-        reservation: &mut Reservation,
-    ) -> Ticket {
-        let bytes = entry_bytes_max(entry.len()) as u64;
-        reservation.spend(bytes);
-        queue.push(entry, op, bytes)
     }
 
     fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {

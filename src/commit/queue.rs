@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use super::fate::{End, Fate, Ticket};
 use crate::error::Failure;
 use crate::sync::Arc;
-use crate::wal::{LogWriter, frame::FrameBuf};
+use crate::wal::frame::{FrameBuf, entry_bytes_max};
+use crate::wal::{LogWriter, Reservation};
 
 /// Limits of the queue.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +101,10 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(super) fn push(&mut self, entry: &[u8], op: T, reserved: u64) -> Ticket {
+    /// Queues an entry, whose bytes of log come from the reservation.
+    pub(super) fn push(&mut self, entry: &[u8], op: T, reservation: &mut Reservation) -> Ticket {
+        let reserved = entry_bytes_max(entry.len()) as u64;
+        reservation.spend(reserved);
         let bytes = bytes_of(entry);
         self.bytes += bytes;
         self.entries += 1;

@@ -123,8 +123,7 @@ impl Bench {
 
     fn append_all(&self, ops: std::ops::Range<u32>) -> Vec<Ticket> {
         // One after the other, so that nobody is called before the last.
-        let push =
-            |op| self.commit.push(&mut self.commit.queue.lock(), ENTRY, op, &mut self.reserve(RESERVED));
+        let push = |op| self.commit.queue.lock().push(ENTRY, op, &mut self.reserve(RESERVED));
         ops.map(push).collect()
     }
 
@@ -388,7 +387,7 @@ fn a_panic_while_publishing_fails_that_group_and_all_after_it() {
     // A leader that was writing meanwhile finds its group failed, durable as it may be.
     let mut queue = bench.commit.queue.lock();
     assert!(!queue.is_publishing);
-    let ticket = queue.push(ENTRY, 9, RESERVED);
+    let ticket = queue.push(ENTRY, 9, &mut bench.reserve(RESERVED));
     let group = queue.take_next().unwrap();
     queue.written.push_back(Written { fate: Arc::clone(&group.fate), outcome: Ok((4, group.ops)) });
     drop(queue);

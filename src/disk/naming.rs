@@ -7,11 +7,9 @@
 //! 3. An empty file reserves the name, for it is made only where nothing has the name. A rename then replaces it. A crash in between
 //!    leaves the empty file beside the whole one; the next opening removes it and starts anew.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
-
-use super::real::sync_directory;
 
 /// Gives the file `from` the name `to`, and makes that durable.
 ///
@@ -69,6 +67,26 @@ fn reserve_and_rename(from: &Path, to: &Path) -> io::Result<()> {
             drop(fs::remove_file(to));
         }
     })
+}
+
+/// The directory that a path's name is in.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+/// Makes the name of `path` durable.
+#[cfg(unix)]
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Directories can't be synced here; the file system's journal has to do.
+#[cfg(not(unix))]
+pub(super) fn sync_directory(_path: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]

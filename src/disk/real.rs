@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::naming::give_name;
+use super::naming::{directory_of, give_name, sync_directory};
 use super::{Disk, DiskFile, Kind};
 use crate::sync::Arc;
 
@@ -174,25 +174,6 @@ fn locked(locked: Result<(), TryLockError>, file: File) -> io::Result<Arc<dyn Di
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(TryLockError::Error(error)) => Err(error),
     }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    }
-}
-
-/// Makes the name of `path` durable.
-#[cfg(unix)]
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(directory_of(path))?.sync_all()
-}
-
-/// Directories can't be synced here; the file system's journal has to do.
-#[cfg(not(unix))]
-pub(super) fn sync_directory(_path: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 impl DiskFile for RealFile {

@@ -5,11 +5,15 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::task::Poll;
 
+use super::Engine;
+use super::begin::Begun;
 use super::claim::Begin;
-use super::core::{Asked, Begun, Core};
+use super::core::Core;
 use super::granting::Granting;
-use super::scope::{Scope, ScopeInner};
-use super::{Engine, Handle};
+use super::handle::Handle;
+use super::lookup::Asked;
+use super::namespace::ScopeInner;
+use super::scope::Scope;
 use crate::Fingerprint;
 use crate::caller::{Caller, park_on, poll_once};
 use crate::clock::Patience;

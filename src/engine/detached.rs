@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::core::Core;
-use super::permit::Share;
 use super::policies::Policies;
+use super::share::Share;
 use crate::attempt::Attempt;
-use crate::index::Slot;
 use crate::policy::Durability;
 use crate::state::Fence;
 use crate::sync::{Arc, Mutex};
@@ -34,18 +32,6 @@ pub(crate) struct Detached {
     left: Mutex<HashMap<Fence, Left>>,
 }
 
-impl Core {
-    /// Leaves what a claim has that is handed over where whoever takes it up, or finds its lease ended, looks for it.
-    pub(super) fn detach(&self, attempt: &Arc<Attempt>, left: Left) {
-        self.detached.put(attempt.fence, left);
-        // Whoever found its lease ended before that did not find the share.
-        if !matches!(self.index.get(attempt.digest), Slot::InFlight(current) if Arc::ptr_eq(&current, attempt))
-        {
-            self.detached.drop(attempt, self);
-        }
-    }
-}
-
 impl Detached {
     pub(super) fn put(&self, fence: Fence, left: Left) {
         self.left.lock().insert(fence, left);
@@ -58,13 +44,6 @@ impl Detached {
     /// How many of `bytes` the claim has not reserved.
     pub(super) fn lacks(&self, fence: Fence, bytes: u64) -> u64 {
         self.left.lock().get(&fence).map_or(0, |left| left.share.reservation.lacks(bytes))
-    }
-
-    /// Gives back the share of a claim that nobody will take up again.
-    pub(super) fn drop(&self, attempt: &Attempt, core: &Core) {
-        if let Some(left) = self.take(attempt.fence) {
-            core.give_back(left.share);
-        }
     }
 }
 

@@ -3,12 +3,13 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::Handle;
 use super::claim::Claim;
 use super::completion::Completion;
-use super::core::{Core, ended_by};
+use super::core::ended_by;
 use super::forget::vacated_entry;
+use super::handle::Handle;
 use super::publisher::Op;
+use super::taken::{Taken, take_for_ending};
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::caller::{Caller, block};
@@ -16,11 +17,10 @@ use crate::clock::Deadline;
 use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
 use crate::commit::Ticket;
 use crate::error::{ClaimError, CommitError, EndError};
-use crate::index::{Change, Slot};
+use crate::index::Slot;
 use crate::observer::EndKind;
 use crate::policy::Durability;
 use crate::record::{Outcome, Record, RecordParts};
-use crate::state::{Event, decide};
 use crate::sync::Arc;
 use crate::wal::frame::entry_bytes_max;
 
@@ -99,7 +99,7 @@ impl Claim {
     /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
     pub(super) fn start_ending(&mut self) -> Result<Taken, Refusal> {
         self.is_over = true;
-        let taken = take_for_ending(self.core(), &self.attempt);
+        let taken = take_for_ending(&self.core().index, &self.core().clock, &self.attempt);
         taken.ok_or_else(|| Refusal::Superseded(self.handle(), Arc::clone(&self.attempt)))
     }
 
@@ -422,20 +422,4 @@ pub(super) async fn released(
         Ok(None) => Ok(()),
         Err(refusal) => Err(refusal.explained(caller).await),
     }
-}
-
-/// Shows that a claim is ending by its holder's call. Nobody else changes its key until the entry that ends it is published, so that
-/// entry may be queued later. No other entry may: see `docs/design.md`, "The order of a key's entries".
-#[derive(Debug)]
-pub(crate) struct Taken(());
-
-/// Marks a claim as ending, so that nobody else can end it; `None` where it is not the current one.
-fn take_for_ending(core: &Core, attempt: &Arc<Attempt>) -> Option<Taken> {
-    core.index.change(attempt.digest, |slot| {
-        let event = Event::End { fence: attempt.fence, now: core.clock.now() };
-        match decide(slot.state(core.index.epoch()), event).becomes() {
-            Some(_ending) => (Change::Set(Slot::Ending(Arc::clone(attempt))), Some(Taken(()))),
-            None => (Change::Keep, None),
-        }
-    })
 }

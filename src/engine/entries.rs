@@ -1,11 +1,12 @@
 //! Walking through everything an engine holds, for tools.
 
-use super::core::SlotNames;
-use super::{Handle, Status};
+use super::handle::Handle;
+use super::lookup::SlotNames;
 use crate::Timestamp;
 use crate::error::ReadError;
 use crate::index::Slot;
 use crate::key::Digest;
+use crate::status::Status;
 use crate::sync::Arc;
 
 /// One live key, as [`Engine::entries`](crate::Engine::entries) gives it.

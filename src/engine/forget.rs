@@ -1,8 +1,9 @@
 //! Forgetting: a key is vacant again, durably.
 
-use super::core::{Asked, Core, Counters, Found};
+use super::core::{Core, Counters};
+use super::lookup::{Asked, Found};
+use super::namespace::ScopeInner;
 use super::publisher::Op;
-use super::scope::ScopeInner;
 use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::caller::Caller;
@@ -143,7 +144,7 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    use super::super::core::tests::{claim, open};
+    use super::super::lookup::tests::{claim, open};
     use super::*;
     use crate::caller::block;
     use crate::sim::{DiskFault, ManualClock, SimDisk};

@@ -5,8 +5,9 @@ use std::fmt;
 
 use super::core::Core;
 use super::{Engine, ReadError};
-use crate::attempt::{Attempt, Progress};
+use crate::attempt::Attempt;
 use crate::index::Slot;
+use crate::progress::Progress;
 use crate::state::Fence;
 use crate::sync::Arc;
 use crate::{AttemptInfo, Fingerprint, Timestamp};

@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::compaction::{Compaction, Space};
+use super::compaction::Space;
 use super::core::{Core, Counters};
 use super::forget::vacated_entry;
-use super::prepare::Unprepared;
 use super::publisher::Op;
+use super::rota::Rota;
 use super::upkeep::{RECLAIM_MIN, Upkeep};
 use crate::Timestamp;
 use crate::attempt::Ended;
@@ -37,21 +37,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The engine's clock is late by this much at most.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
-
-/// When what is due.
-#[derive(Debug, Default)]
-pub(crate) struct Rota {
-    sweep_at: Timestamp,
-    /// When the next commit may come for what is due, if that is worth one,
-    reclaim_at: Timestamp,
-    /// and when in any case.
-    reclaim_by: Timestamp,
-    mark_at: Timestamp,
-    retry_at: Timestamp,
-    /// The log, where it is not prepared for this opening yet.
-    pub(super) unprepared: Option<Unprepared>,
-    compaction: Compaction,
-}
 
 /// What a step did; for tests and for tools that step by hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

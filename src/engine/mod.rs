@@ -6,25 +6,29 @@ use crate::Fingerprint;
 use crate::Timestamp;
 use crate::caller::{Caller, block};
 use crate::clock::Stopwatch;
+use crate::disk::ReadOnlyDisk;
 use crate::error::{
     BeginError, CommitError, DeclareError, Failure, ForgetError, IoFailure, OpenError, ReadError,
 };
 use crate::fork;
-use crate::interruption::{AttemptInfo, Interruption};
-use crate::nudge::Nudge;
 use crate::policy::Policy;
-use crate::record::Record;
+use crate::status::Status;
 use crate::sync::Arc;
-use crate::tombstone::Tombstone;
 
 mod backup;
 mod batch;
+mod begin;
 mod claim;
+mod close;
 mod closing;
 mod compaction;
+mod complete;
 mod completion;
 mod core;
+mod counters;
 mod crew;
+mod declare;
+mod detach;
 mod detached;
 mod ending;
 mod ends;
@@ -34,11 +38,16 @@ mod fences;
 mod follow;
 mod forget;
 mod gate;
+mod grant;
 mod granting;
+mod handle;
+mod lease;
 mod leases;
 mod lists;
+mod lookup;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod maintain;
+mod namespace;
 mod open;
 mod options;
 mod own;
@@ -46,14 +55,21 @@ mod pending;
 mod permit;
 mod policies;
 mod prepare;
+mod progress;
 mod publisher;
 mod reads;
+mod resume;
+mod rota;
 #[cfg(feature = "serde")]
 mod run;
 mod scope;
+mod share;
 mod stats;
+mod taken;
 mod tell;
+mod threads;
 mod token;
+mod told_of;
 mod transaction;
 mod unwind;
 mod upkeep;
@@ -62,13 +78,14 @@ mod withdraw;
 
 use self::core::Core;
 use self::crew::Crew;
-use self::scope::ScopeInner;
+use self::namespace::ScopeInner;
 pub use backup::Backup;
 pub use claim::{Begin, Claim};
 pub use completion::Completion;
 pub use ending::Ending;
 pub use ends::End;
 pub use entries::{Entries, KeyEntry};
+pub(crate) use handle::Handle;
 pub use lists::{ListPosition, Listing, OpenKey};
 #[cfg(feature = "sim")]
 pub use maintain::Stepped;
@@ -79,61 +96,6 @@ pub use run::Running;
 pub use scope::Scope;
 pub use stats::Stats;
 pub use token::ClaimToken;
-
-/// What is known of a key.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Status {
-    /// Nothing: a begin would be granted a first claim.
-    Vacant,
-    /// A claim is out.
-    InFlight(AttemptInfo),
-    /// The last claim ended without an outcome.
-    Interrupted(Interruption),
-    /// There is a result.
-    Done(Record),
-    /// There was a result. It is no longer replayed, but the key is not free yet.
-    Expired(Tombstone),
-    /// There is, or was, a result, and its record can't be read. Only a claim or a token that was superseded is told so; a lookup gives
-    /// the error.
-    Unreadable(ReadError),
-}
-
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Vacant => f.write_str("vacant"),
-            Self::InFlight(attempt) => write!(f, "in flight: {attempt}"),
-            Self::Interrupted(attempt) => write!(f, "interrupted: {attempt}"),
-            Self::Done(record) => write!(f, "done: {}, completed {}", record.outcome(), record.completed()),
-            Self::Expired(tombstone) => write!(f, "expired: {tombstone}"),
-            Self::Unreadable(error) => write!(f, "its record can't be read: {error}"),
-        }
-    }
-}
-
-/// What is shared by all handles on an open file. Closes it when the last one is dropped.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    core: Arc<Core>,
-}
-
-/// What the engine's threads are called by.
-struct Bells {
-    worker: Nudge,
-    leader: Nudge,
-    publisher: Nudge,
-    reader: Nudge,
-    timekeeper: Nudge,
-    crew: Crew,
-}
-
-impl Handle {
-    #[inline]
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
-    }
-}
 
 /// An open idempotency file.
 ///
@@ -153,6 +115,25 @@ pub struct Engine {
 pub struct Closed {
     /// Claims that were still out. Their keys are interrupted when the file is opened again, where intents are durable.
     pub claims_left: usize,
+}
+
+impl Options {
+    /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both are made if neither exists.
+    ///
+    /// Everything acknowledged before is there, whatever ended the process that had the file open; claims that were out
+    /// are *interrupted*.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range; when the file can't be opened, is in use, isn't one of ours, is of a newer version, is
+    /// damaged, or lacks its log. Nothing is lost by that, and a file that isn't ours is left as it was.
+    pub fn open(mut self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
+        self.check()?;
+        if self.read_only {
+            self.disk = Arc::new(ReadOnlyDisk::new(self.disk));
+        }
+        Engine::open_with(path.as_ref(), self)
+    }
 }
 
 impl Engine {

@@ -3,23 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::Bells;
 use super::closing::Closing;
 use super::core::{Core, Counters};
+use super::crew::Bells;
 use super::detached::{Detached, Left};
 use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
-use super::maintain::Rota;
 use super::options::{Options, Verify};
 use super::policies::Policies;
-use super::prepare::Unprepared;
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;
-use super::tell::ToldOf;
+use super::rota::{Rota, Unprepared};
+use super::told_of::ToldOf;
 
 use crate::Timestamp;
-use crate::attempt::{Attempt, AttemptParts, Budget, HandOver, Progress};
+use crate::attempt::{Attempt, AttemptParts, HandOver};
 use crate::clock::{EngineClock, Past};
 use crate::codec::{BadBytes, Entry, Text};
 use crate::commit::{Commit, Publish, Threads};
@@ -28,6 +27,7 @@ use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::index::{Change, Index, Part, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
+use crate::progress::{Budget, Progress};
 use crate::record::Record;
 use crate::state::Fence;
 use crate::store::{self, Found, Meta, Store, StoreError, Stored};

@@ -1,16 +1,14 @@
 //! What can be set when a file is opened.
 
-use std::path::Path;
 use std::time::Duration;
 
-use super::Engine;
 use super::entropy::Entropy;
-use super::scope::SCOPE_MAX;
+use super::namespace::SCOPE_MAX;
 use crate::clock::TimeSource;
 use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
 use crate::commit::Limits;
-use crate::disk::{Disk, ReadOnlyDisk, RealDisk};
-use crate::error::{OpenError, OptionError};
+use crate::disk::{Disk, RealDisk};
+use crate::error::OptionError;
 use crate::observer::{Hooks, Observer};
 use crate::policy::{Durability, Policy, Recovery};
 use crate::sync::Arc;
@@ -351,24 +349,7 @@ impl Options {
         self
     }
 
-    /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both are made if neither exists.
-    ///
-    /// Everything acknowledged before is there, whatever ended the process that had the file open; claims that were out
-    /// are *interrupted*.
-    ///
-    /// # Errors
-    ///
-    /// When an option is out of range; when the file can't be opened, is in use, isn't one of ours, is of a newer version, is
-    /// damaged, or lacks its log. Nothing is lost by that, and a file that isn't ours is left as it was.
-    pub fn open(mut self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
-        self.check()?;
-        if self.read_only {
-            self.disk = Arc::new(ReadOnlyDisk::new(self.disk));
-        }
-        Engine::open_with(path.as_ref(), self)
-    }
-
-    fn check(&self) -> Result<(), OptionError> {
+    pub(super) fn check(&self) -> Result<(), OptionError> {
         self.policy.check()?;
         OptionError::unless_within("max_key_bytes", self.max_key_bytes, 1, NAME_MAX)?;
         OptionError::unless_within("max_body_bytes", self.max_body_bytes, 0, 16 * MIB)?;

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::Handle;
+use super::handle::Handle;
 use super::own::is_running;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};

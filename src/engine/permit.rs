@@ -3,9 +3,10 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
-use super::Handle;
-use super::core::{Asked, Core};
-use super::policies::Policies;
+use super::core::Core;
+use super::handle::Handle;
+use super::lookup::Asked;
+use super::share::Share;
 use crate::attempt::Attempt;
 use crate::caller::Caller;
 use crate::clock::{Deadline, Patience};
@@ -15,7 +16,7 @@ use crate::line::Rank;
 use crate::policy::Policy;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 use crate::wal::frame::entry_bytes_max;
-use crate::wal::{LogSpace, Request, Reservation};
+use crate::wal::{Request, Reservation};
 
 /// Bytes of log that one claim needs.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ pub(super) struct Needs {
 }
 
 /// A call that waits for somebody else's claim.
-pub(super) struct Waiter<'a>(pub(super) &'a AtomicUsize);
+pub(super) struct Waiter<'a>(&'a AtomicUsize);
 
 impl<'a> Waiter<'a> {
     /// One more.
@@ -38,22 +39,6 @@ impl<'a> Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What a claim takes while it is out: a place among those that may be, and log space.
-#[derive(Debug)]
-pub(crate) struct Share {
-    pub(super) reservation: Reservation,
-    /// The scope that counts it.
-    scope: Option<Box<[u8]>>,
-}
-
-impl Share {
-    /// The share of a claim that was handed over before the file was opened. It reserves space for its end when it is taken up.
-    pub(super) fn of_standing(attempt: &Attempt, policies: &Policies, space: &Arc<LogSpace>) -> Self {
-        let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
-        Self { reservation: Reservation::none(space), scope }
     }
 }
 
@@ -82,6 +67,15 @@ impl Core {
         } else {
             Err(BeginError::Busy(Busy::TooManyClaims { max }))
         }
+    }
+
+    /// A place among the calls that wait for claims of others.
+    pub(super) fn waiter(&self) -> Result<Waiter<'_>, BeginError> {
+        let max = self.options.max_waiters;
+        if !count_one_more(&self.waiters, max) {
+            return Err(BeginError::Busy(Busy::TooManyWaiters { max }));
+        }
+        Ok(Waiter(&self.waiters))
     }
 
     pub(super) fn give_back(&self, share: Share) {

@@ -2,16 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::core::{Core, Counters};
-use super::publisher::Op;
-use super::scope::SCOPE_MAX;
-use crate::caller::Caller;
-use crate::codec::{Entry, ScopeRow};
-use crate::error::{BeginError, Busy, CommitError, DeclareError, KeyError};
-use crate::observer::Event;
+use crate::error::{BeginError, Busy};
 use crate::policy::Policy;
 use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
-use crate::wal::frame::entry_bytes_max;
 
 /// Scopes with a policy of their own, at most.
 pub(crate) const SCOPES_MAX: usize = 65_536;
@@ -76,7 +69,7 @@ impl Policies {
 
     /// A place among the scopes with a policy of their own; `None` where there is none left. It counts until [`set`](Self::set), or
     /// until it is dropped.
-    fn enter_declared(&self, scope: &[u8]) -> Option<Place<'_>> {
+    pub(super) fn enter_declared(&self, scope: &[u8]) -> Option<Place<'_>> {
         let mut declaring = self.declaring.lock();
         let declared = self.declared.read();
         let coming = declaring.keys().filter(|name| !declared.contains_key(*name)).count();
@@ -140,7 +133,7 @@ fn drop_one(counts: &mut HashMap<Box<[u8]>, u32>, scope: &[u8]) {
 }
 
 /// A declaration that the log does not have yet.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     policies: &'a Policies,
     /// `None` once it is kept.
     scope: Option<Box<[u8]>>,
@@ -148,7 +141,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     /// The log has the declaration, so the publisher will set it.
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.scope = None;
     }
 }
@@ -158,39 +151,6 @@ impl Drop for Place<'_> {
         if let Some(scope) = &self.scope {
             drop_one(&mut self.policies.declaring.lock(), scope);
         }
-    }
-}
-
-impl Core {
-    /// Gives a scope a policy, durably.
-    pub(super) async fn declare(
-        &self,
-        caller: Caller,
-        scope: &[u8],
-        policy: Policy,
-    ) -> Result<(), DeclareError> {
-        if scope.len() > SCOPE_MAX {
-            return Err(DeclareError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
-        }
-        policy.check()?;
-        self.gate.check().map_err(CommitError::from)?;
-        self.check_blocking(caller)?;
-        let Some(place) = self.policies.enter_declared(scope) else {
-            return Err(DeclareError::TooManyScopes { max: SCOPES_MAX });
-        };
-        let entry = Entry::Declared(ScopeRow { name: scope, policy: policy.row() }).encoded();
-        let cost = entry_bytes_max(entry.len()) as u64;
-        let mut reservation = self.reserve(caller, cost).await?;
-        let op = Op::Declared(Box::new((scope.into(), policy)));
-        // It stands whatever was declared before.
-        let entries = [(entry.as_slice(), op)];
-        let ticket = self.commit.append_if(caller, entries, &mut reservation, |_| true)?;
-        let Some(mut ticket) = ticket else { unreachable!("it was not asked") };
-        place.keep();
-        self.commit.settled(caller, &mut ticket).await?;
-        Counters::count(&self.counters.declared);
-        self.options.hooks.tell(|| Event::Declared { scope, policy });
-        Ok(())
     }
 }
 
@@ -221,7 +181,7 @@ mod tests {
     #[cfg(feature = "sim")]
     #[test]
     fn a_file_has_so_many_policies_and_those_it_has_can_still_be_changed() {
-        let engine = super::super::core::tests::open();
+        let engine = super::super::lookup::tests::open();
         let core = engine.handle.core();
         for n in 1..SCOPES_MAX {
             core.policies.set(n.to_string().as_bytes(), engine.policy());

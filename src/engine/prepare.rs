@@ -4,24 +4,13 @@
 //! for replaying results needs no space: it makes what it read from the log durable where it is, and the log is prepared later, by the
 //! first checkpoint that finds space. Until then the log has no space to reserve, so nothing is granted and nothing is appended.
 
-use std::path::PathBuf;
-
 use super::core::{Core, Counters};
 use super::options::CommitMode;
+use super::rota::Unprepared;
 use crate::error::{Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::Arc;
-use crate::wal::{self, Identity, Log, LogWriter};
-
-/// A log that is not prepared yet.
-#[derive(Debug)]
-pub(super) struct Unprepared {
-    /// The file's.
-    pub(super) path: PathBuf,
-    pub(super) id: Identity,
-    /// The highest sequence that the log has.
-    pub(super) last_seq: u64,
-}
+use crate::wal::{self, Log, LogWriter};
 
 impl Core {
     /// Moves what was replayed to the store and opens the log for writing, if that was not done before. For the holder of `rota`.

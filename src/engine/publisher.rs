@@ -2,10 +2,10 @@
 //!
 //! Whoever publishes comes through here with each group, and recovery with each frame it replays.
 
-use super::ending::Taken;
 use super::policies::Policies;
+use super::taken::Taken;
 use crate::Timestamp;
-use crate::attempt::{Attempt, Ended, HandOver, Progress};
+use crate::attempt::{Attempt, Ended, HandOver};
 use crate::clock::EngineClock;
 use crate::commit::Publish;
 use crate::error::Failure;
@@ -13,6 +13,7 @@ use crate::fork;
 use crate::index::{Change, Index, Slot};
 use crate::key::Digest;
 use crate::policy::Policy;
+use crate::progress::Progress;
 use crate::record::Record;
 use crate::state::{Event, Fence, decide};
 use crate::sync::{Arc, Mutex};

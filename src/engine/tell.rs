@@ -4,23 +4,7 @@ use super::core::Core;
 use crate::clock::Stopwatch;
 use crate::error::Failure;
 use crate::observer::{Cause, Event};
-use crate::sync::{AtomicBool, Ordering};
-
-/// What the observer knows already, or is about to be told.
-#[derive(Debug)]
-pub(crate) struct ToldOf {
-    /// Group commits that the opening replayed from the log.
-    replayed: u64,
-    disk_full: AtomicBool,
-    failed: AtomicBool,
-}
-
-impl ToldOf {
-    /// After an opening that replayed so many group commits.
-    pub(super) fn after(replayed: u64) -> Self {
-        Self { replayed, disk_full: AtomicBool::new(false), failed: AtomicBool::new(false) }
-    }
-}
+use crate::sync::Ordering;
 
 impl Core {
     /// Tells of the opening, and of claims whose holders died with the process.

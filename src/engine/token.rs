@@ -2,21 +2,10 @@
 
 use std::fmt;
 
-use super::Handle;
-use super::claim::{Claim, Terms};
 use super::core::Core;
-use super::detached::Left;
-use super::permit::Permit;
-use super::scope::ScopeInner;
 use crate::attempt::Attempt;
-use crate::caller::Caller;
 use crate::codec::{self, BadBytes, TokenRow};
-use crate::error::{BeginError, TokenError};
-use crate::index::Slot;
-use crate::key::Digest;
-use crate::state::{Event, Fence, Phase, decide};
-use crate::sync::Arc;
-use crate::wal::Reservation;
+use crate::error::TokenError;
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
 ///
@@ -48,14 +37,6 @@ impl fmt::Debug for ClaimToken {
     }
 }
 
-/// Why a claim was not taken up.
-enum NotTaken {
-    /// Somebody has it.
-    Held,
-    /// It is not the current one.
-    Superseded,
-}
-
 impl Core {
     /// What makes a token one of this file: BLAKE3 under a key derived from the file's secret. Tokens travel, so this withstands
     /// whoever would make one up; checksums of what is on disk need not.
@@ -77,71 +58,7 @@ impl Core {
         ClaimToken(row)
     }
 
-    /// The claim that a token stands for, if it is still good and nobody has it.
-    pub(super) async fn resume(
-        &self,
-        caller: Caller,
-        handle: &Arc<Handle>,
-        scope: &ScopeInner,
-        token: &ClaimToken,
-    ) -> Result<Claim, TokenError> {
-        self.gate.check().map_err(BeginError::from)?;
-        if let Some(failure) = self.commit.failure() {
-            return Err(BeginError::Failed(failure.clone()).into());
-        }
-        let row = self.open_token(token)?;
-        if row.scope != scope.name() {
-            return Err(TokenError::OtherScope);
-        }
-        let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
-        // After a restart the claim has no log space yet. It is reserved before anything is changed.
-        let more = match self.index.get(digest) {
-            Slot::InFlight(attempt) => self.detached.lacks(fence, self.ending_needs(&attempt)),
-            Slot::Vacant
-            | Slot::Ending(_)
-            | Slot::Interrupted(_)
-            | Slot::Cached(..)
-            | Slot::Stored { .. } => 0,
-        };
-        let more = self.reserve(caller, more).await.map_err(BeginError::from)?;
-        match self.take_up(handle, &row, more) {
-            Ok(claim) => Ok(claim),
-            Err(NotTaken::Held) => Err(TokenError::Held),
-            Err(NotTaken::Superseded) => {
-                Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)))
-            }
-        }
-    }
-
-    fn take_up(
-        &self,
-        handle: &Arc<Handle>,
-        row: &TokenRow<'_>,
-        more: Reservation,
-    ) -> Result<Claim, NotTaken> {
-        let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
-        let now = self.clock.now();
-        // A claim is used; in the index nothing changes by that.
-        let current = self.index.get(digest);
-        let usable = decide(current.state(self.index.epoch()), Event::Use { fence, now }).becomes();
-        let (Some(Phase::InFlight), Slot::InFlight(attempt)) = (usable, &current) else {
-            return Err(NotTaken::Superseded);
-        };
-        // A backup that was put back may have granted this fence anew, to somebody else.
-        if attempt.detached().is_none_or(|hand_over| hand_over.opening != row.opening) {
-            return Err(NotTaken::Superseded);
-        }
-        // Only one of all who ask finds the share there.
-        let Some(Left { mut share, durability }) = self.detached.take(fence) else {
-            // Or nobody, where its lease was found ended meanwhile.
-            return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });
-        };
-        share.reservation.join(more);
-        let terms = Terms { logged: true, resolves: false, durability };
-        Ok(Claim::new(Arc::clone(attempt), Permit::of(share, handle), terms))
-    }
-
-    fn open_token<'a>(&self, token: &'a ClaimToken) -> Result<TokenRow<'a>, TokenError> {
+    pub(super) fn open_token<'a>(&self, token: &'a ClaimToken) -> Result<TokenRow<'a>, TokenError> {
         let Some((row, seal)) = token.0.split_last_chunk::<{ blake3::OUT_LEN }>() else {
             return Err(TokenError::Malformed);
         };

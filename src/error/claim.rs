@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::{CommitError, OptionError, too_long_a_batch};
-use crate::Status;
+use crate::status::Status;
 
 /// Why a claim was refused something.
 #[derive(Clone, Debug)]

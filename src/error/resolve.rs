@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::BeginError;
-use crate::Status;
+use crate::status::Status;
 
 /// Why an interrupted key could not be resolved.
 #[derive(Clone, Debug)]

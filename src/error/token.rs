@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::BeginError;
-use crate::Status;
+use crate::status::Status;
 
 /// Why a claim could not be taken up again from its token.
 #[derive(Clone, Debug)]

@@ -1,0 +1,38 @@
+//! What is known of a key, as callers are told it.
+
+use crate::error::ReadError;
+use crate::interruption::{AttemptInfo, Interruption};
+use crate::record::Record;
+use crate::tombstone::Tombstone;
+
+/// What is known of a key.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Status {
+    /// Nothing: a begin would be granted a first claim.
+    Vacant,
+    /// A claim is out.
+    InFlight(AttemptInfo),
+    /// The last claim ended without an outcome.
+    Interrupted(Interruption),
+    /// There is a result.
+    Done(Record),
+    /// There was a result. It is no longer replayed, but the key is not free yet.
+    Expired(Tombstone),
+    /// There is, or was, a result, and its record can't be read. Only a claim or a token that was superseded is told so; a lookup gives
+    /// the error.
+    Unreadable(ReadError),
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vacant => f.write_str("vacant"),
+            Self::InFlight(attempt) => write!(f, "in flight: {attempt}"),
+            Self::Interrupted(attempt) => write!(f, "interrupted: {attempt}"),
+            Self::Done(record) => write!(f, "done: {}, completed {}", record.outcome(), record.completed()),
+            Self::Expired(tombstone) => write!(f, "expired: {tombstone}"),
+            Self::Unreadable(error) => write!(f, "its record can't be read: {error}"),
+        }
+    }
+}
