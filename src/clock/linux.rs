@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_name_that_is_not_one_is_none() {
         let id = "8f1b4f3a-0c5e-4d1c-9a53-7f0d4e2a6b90";
-        assert_eq!(parse(&format!("{id}\n")).unwrap().0[..4], [0x8f, 0x1b, 0x4f, 0x3a]);
+        assert_eq!(parse(&format!("{id}\n")).unwrap()[..4], [0x8f, 0x1b, 0x4f, 0x3a]);
         for bad in ["", "\n", &id[1..], &id.replace('8', "g"), "00000000-0000-0000-0000-000000000000"] {
             assert_eq!(parse(bad), None, "{bad}");
         }

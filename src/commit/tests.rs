@@ -437,11 +437,12 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     queue.writer = Some(writer);
     assert_eq!(bytes_of(ENTRY), COUNTED);
     assert!(queue.has_place(10_000) && queue.is_empty());
-    let fates: Vec<_> = (0..2).map(|op| Arc::clone(&queue.push(ENTRY, op, 0).fate)).collect();
+    let fates: Vec<_> =
+        (0..2).map(|op| Arc::clone(&queue.push(ENTRY, op, &mut bench.reserve(RESERVED)).fate)).collect();
     assert!(Arc::ptr_eq(&fates[0], &fates[1]), "two of them fill a group");
     assert!(queue.has_place(128) && !queue.has_place(129) && !queue.is_backed_up());
     assert!(Arc::ptr_eq(queue.newest_not_durable().unwrap(), &fates[1]));
-    let third = Arc::clone(&queue.push(ENTRY, 2, 0).fate);
+    let third = Arc::clone(&queue.push(ENTRY, 2, &mut bench.reserve(RESERVED)).fate);
     assert!(!Arc::ptr_eq(&third, &fates[1]) && queue.is_backed_up());
     assert!(!queue.has_place(1), "three entries are the limit");
     let group = queue.take_next().unwrap();
@@ -451,13 +452,13 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     assert!(queue.is_empty() && queue.take_next().is_none() && queue.is_settled());
     // Neither bytes nor entries are left of what was taken.
     (0..2).for_each(|op| {
-        drop(queue.push(ENTRY, op, 0));
+        drop(queue.push(ENTRY, op, &mut bench.reserve(RESERVED)));
     });
     assert!(queue.has_place(128) && !queue.has_place(129));
     drop(queue.take_next());
     // Buffers are used again, a few of them.
     (0..10).for_each(|op| {
-        drop(queue.push(ENTRY, op, 0));
+        drop(queue.push(ENTRY, op, &mut bench.reserve(RESERVED)));
     });
     let groups: Vec<_> = std::iter::from_fn(|| queue.take_next()).collect();
     assert_eq!(groups.len(), 5);
@@ -467,7 +468,7 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
         queue.keep_ops(group.ops);
     }
     assert_eq!(queue.spares(), (4, 4));
-    let newest = Arc::clone(&queue.push(ENTRY, 1, 0).fate);
+    let newest = Arc::clone(&queue.push(ENTRY, 1, &mut bench.reserve(RESERVED)).fate);
     assert_eq!(queue.spares(), (3, 3));
     // What failed is not durable: whoever flushes is to be told.
     newest.settle(End::Failed);

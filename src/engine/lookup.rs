@@ -252,8 +252,8 @@ impl Core {
 #[cfg(feature = "sim")]
 pub(super) mod tests {
     use super::*;
-    use crate::Engine;
     use crate::sim::{ManualClock, SimDisk};
+    use crate::{Begin, BeginError, Busy, Claim, Engine, Fingerprint};
 
     pub(in crate::engine) fn open() -> Engine {
         let options = Engine::options().disk(&SimDisk::new()).clock(&ManualClock::at_millis(1_000)).stepped();

@@ -157,6 +157,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DeclareError;
 
     #[test]
     fn a_limit_holds_for_its_scope_alone() {
