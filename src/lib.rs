@@ -44,7 +44,7 @@
 //! - `serde`: [`Scope::run`](crate::Scope) and its kin, which store typed results as JSON; `Serialize` and `Deserialize` for the small types.
 //! - `sim`: a simulated disk, a clock moved by hand, and engines without threads, for deterministic tests. Not for production.
 //!
-//! The README's guarantees table names the test that holds each; `docs/architecture.md` has the rest.
+//! `docs/guarantees.md` names the test that holds each promise, and `docs/guide.md` shows every call.
 
 // docs.rs says which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,7 +1,7 @@
 //! Random histories of all clocks: boot clock, wall clock and boot id, stops, sleeps, kills, power cuts, reboots, backups and other
 //! machines. The engine's time is the one that a model of time gives.
 //!
-//! The model is written from the README. Where a crash leaves open what the file knows, it gives a range.
+//! The model is written from docs/operations.md, "Time". Where a crash leaves open what the file knows, it gives a range.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 

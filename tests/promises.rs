@@ -1,4 +1,4 @@
-//! Every test that a document names is there.
+//! What the documents refer to is there: tests, files and sections. No row of a table is there twice.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
@@ -30,18 +30,34 @@ fn named(document: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+const DOCUMENTS: [&str; 9] = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/guide.md",
+    "docs/operations.md",
+    "docs/guarantees.md",
+    "docs/architecture.md",
+    "docs/design.md",
+    "docs/performance.md",
+    "docs/reliability.md",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
+}
+
 #[test]
 fn every_test_that_a_document_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut there = BTreeSet::new();
-    functions(&root.join("src"), &mut there);
-    functions(&root.join("tests"), &mut there);
+    functions(&root().join("src"), &mut there);
+    functions(&root().join("tests"), &mut there);
     let mut looked_at = 0;
-    for document in
-        ["README.md", "docs/architecture.md", "docs/design.md", "docs/performance.md", "docs/reliability.md"]
-    {
-        let text = fs::read_to_string(root.join(document)).unwrap();
-        for name in named(&text) {
+    for document in DOCUMENTS {
+        for name in named(&read(document)) {
             assert!(there.contains(name), "{document} names `{name}`, which is not there");
             looked_at += 1;
         }
@@ -49,26 +65,79 @@ fn every_test_that_a_document_names_is_there() {
     assert!(looked_at > 200, "{looked_at}");
 }
 
-/// Two changes of one row at a time leave both where they are put together without a look.
+/// The lines of a document that are not in a block of code.
+fn prose(document: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    document.lines().filter(move |line| {
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// The anchors of a document's headings, as they are made where documents are shown.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = prose(document).filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        heading.chars().filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c)).collect()
+    };
+    headings.map(anchor).collect()
+}
+
 #[test]
-fn no_table_of_the_readme_has_two_rows_of_one_name() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let mut table = BTreeSet::new();
-    let mut rows = 0;
-    for line in readme.lines() {
-        let name = line.strip_prefix("| ").and_then(|row| row.split(" | ").next());
-        match name {
-            // Figures of one thing may have several rows.
-            Some(name) if name.starts_with('`') || name.contains(' ') => {
-                let is_durability = name.starts_with("`Full`")
-                    || name.starts_with("`Completions`")
-                    || name.starts_with("`Relaxed");
-                assert!(table.insert(name) || is_durability, "two rows are called {name:?}");
-                rows += 1;
+fn every_link_of_a_document_leads_to_a_file_and_a_section() {
+    let mut looked_at = 0;
+    for document in DOCUMENTS {
+        let text = read(document);
+        let prose = prose(&text).collect::<Vec<_>>().join("\n");
+        for link in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
             }
-            Some(_) => {}
-            None => table.clear(),
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let path = match file {
+                "" => root().join(document),
+                file => root().join(document).with_file_name("").join(file),
+            };
+            assert!(path.exists(), "{document} links to {link}, which is not there");
+            if !anchor.is_empty() {
+                let target = fs::read_to_string(&path).unwrap();
+                assert!(anchors(&target).contains(anchor), "{document} links to {link}: no such section");
+            }
+            looked_at += 1;
         }
     }
-    assert!(rows > 100, "{rows}");
+    assert!(looked_at > 50, "{looked_at}");
+}
+
+/// Two changes of one row at a time leave both where they are put together without a look.
+#[test]
+fn no_table_has_two_rows_of_one_name() {
+    let mut rows = 0;
+    for document in ["README.md", "docs/guide.md", "docs/operations.md", "docs/guarantees.md"] {
+        let (mut in_table, mut in_document) = (BTreeSet::new(), BTreeSet::new());
+        for line in read(document).lines() {
+            let name = line.strip_prefix("| ").and_then(|row| row.split(" | ").next());
+            match name {
+                Some(name) if name.starts_with('`') || name.contains(' ') => {
+                    // Tables of errors and of promises are one table, with headings in between.
+                    let is_one = name.contains("::") || document == "docs/guarantees.md";
+                    let names = if is_one { &mut in_document } else { &mut in_table };
+                    assert!(names.insert(name.to_owned()), "{document}: two rows are called {name:?}");
+                    rows += 1;
+                }
+                Some(_) => {}
+                None => in_table.clear(),
+            }
+        }
+    }
+    assert!(rows > 200, "{rows}");
+}
+
+/// The front page is read in five minutes.
+#[test]
+fn the_readme_is_short() {
+    let words = read("README.md").split_whitespace().count();
+    assert!(words <= 1_000, "{words} words");
 }

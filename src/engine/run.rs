@@ -137,7 +137,7 @@ impl Scope {
     /// future, because the client has hung up, does not lose the result. It is
     /// called only where the operation is to run.
     ///
-    /// This is the way for the handler of a web request: see the README's "In a web handler".
+    /// This is the way for the handler of a web request: see `docs/guide.md`, "A safe endpoint".
     ///
     /// A future that is dropped before `spawn` was called has claimed nothing. Once it was called, the operation runs to its end and its result is stored,
     /// whether or not anybody waits for it.

@@ -1,4 +1,4 @@
-//! What was promised of one key, as plainly as it can be said. Written from the README and the documentation of the calls.
+//! What was promised of one key, as plainly as it can be said. Written from docs/guarantees.md and the documentation of the calls.
 
 use idemkv::{AttemptInfo, Interruption, Outcome, Policy, Record, Recovery, Status, Tombstone};
 

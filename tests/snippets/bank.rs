@@ -1,4 +1,4 @@
-//! What the README's snippets call: a bank that counts its effects, and an executor.
+//! What the snippets of the README and the guide call: a bank that counts its effects, an executor, and a web framework.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -104,5 +104,46 @@ pub mod tokio {
             }
         });
         JoinHandle(ours)
+    }
+}
+
+/// As much of axum as the snippets use.
+pub mod axum {
+    pub mod extract {
+        pub struct State<S>(pub S);
+    }
+
+    pub mod http {
+        use std::collections::HashMap;
+
+        #[derive(Debug, Default)]
+        pub struct HeaderMap(pub HashMap<&'static str, HeaderValue>);
+
+        impl HeaderMap {
+            pub fn get(&self, name: &str) -> Option<&HeaderValue> {
+                self.0.get(name)
+            }
+        }
+
+        #[derive(Debug)]
+        pub struct HeaderValue(pub String);
+
+        impl HeaderValue {
+            pub fn to_str(&self) -> Result<&str, std::convert::Infallible> {
+                Ok(&self.0)
+            }
+        }
+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct StatusCode(pub u16);
+
+        impl StatusCode {
+            pub const BAD_REQUEST: Self = Self(400);
+            pub const INTERNAL_SERVER_ERROR: Self = Self(500);
+
+            pub fn from_u16(code: u16) -> Result<Self, std::convert::Infallible> {
+                Ok(Self(code))
+            }
+        }
     }
 }

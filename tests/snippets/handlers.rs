@@ -1,10 +1,10 @@
-//! The README's handlers, word for word: what lies between two marks is there too.
+//! The handlers of the README and the guide, word for word: the lines between two marks are shown there.
 
-use super::bank::{bank, charge, tokio};
+use super::bank::{axum, bank, charge, tokio};
 
 pub mod web {
     use super::{bank, tokio};
-    // README: a web handler
+    // shown: a web handler
     use idemkv::{BeginError, Fault, Fingerprint, RunError, Scope};
 
     /// POST /v1/charges: a status and a body.
@@ -27,9 +27,31 @@ pub mod web {
     // end
 }
 
+pub mod endpoint {
+    use super::axum;
+    use super::web::post_charge;
+    // shown: an endpoint
+    use axum::extract::State;
+    use axum::http::{HeaderMap, StatusCode};
+    use idemkv::Scope;
+
+    pub async fn charges(
+        State(charges): State<Scope>,
+        headers: HeaderMap,
+        body: String,
+    ) -> (StatusCode, String) {
+        let Some(key) = headers.get("idempotency-key").and_then(|key| key.to_str().ok()) else {
+            return (StatusCode::BAD_REQUEST, "send an Idempotency-Key header".to_owned());
+        };
+        let (status, reply) = post_charge(charges, key.to_owned(), body).await;
+        (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), reply)
+    }
+    // end
+}
+
 pub mod plain {
     use super::{bank, tokio};
-    // README: a handler without serde
+    // shown: a handler without serde
     use idemkv::{Begin, Fingerprint, Record, Scope};
     use std::time::Duration;
 
@@ -62,7 +84,7 @@ pub mod tasks {
     pub async fn handle(engine: Engine, key: String, request: Fingerprint) -> Result<(), super::Error> {
         let charge = || charge(key.clone());
         let key = &key;
-        // README: from tasks
+        // shown: from tasks
         use idemkv::Begin;
 
         let charges = engine.scope("charges");
@@ -86,7 +108,7 @@ pub mod waiting {
 
     pub fn handle(engine: &Engine, key: &str, request: Fingerprint) -> Result<(), super::Error> {
         let charge = || block_on(charge(key.to_owned()));
-        // README: waiting
+        // shown: waiting
         use idemkv::Begin;
         use std::time::Duration;
 
@@ -106,7 +128,7 @@ pub mod program {
 
     pub fn handle(engine: &Engine, key: &str, request: &[u8]) -> Result<(), super::Error> {
         let charges = engine.scope("charges");
-        // README: program
+        // shown: program
         match charges.begin(key, Fingerprint::of(request))? {
             Begin::Fresh(claim) => {
                 let record = claim.complete(charge(request))?; // durable when it returns
@@ -129,7 +151,7 @@ pub mod typed {
             bank_blocking(key.as_bytes());
             Ok::<u64, String>(1_000)
         };
-        // README: typed
+        // shown: typed
         use idemkv::Fault;
 
         let charged: Result<u64, String> = engine.scope("charges").run(key, request, |claim| {

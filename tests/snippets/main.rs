@@ -1,4 +1,6 @@
-//! The README's handlers, with clients that hang up at random and try again, several at once: one effect a key, or an error that
+//! Every snippet of the README and the guide: compiled, run, and shown there word for word.
+//!
+//! The handlers meet clients that hang up at random and try again, several at once. Each key has one effect, or an error
 //! says why.
 
 #![allow(
@@ -14,6 +16,8 @@
 )]
 
 mod bank;
+mod calls;
+mod first;
 mod handlers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,10 +25,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use bank::{charge, effects, is_fatal, random, tokio};
+use bank::{axum, charge, effects, is_fatal, random, tokio};
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use handlers::{Error, plain, program, tasks, typed, waiting, web};
+use handlers::{Error, endpoint, plain, program, tasks, typed, waiting, web};
 use idemkv::sim::{CrashKind, SimDisk};
 use idemkv::{Begin, BeginError, CommitMode, Engine, Fingerprint, Recovery, Status};
 
@@ -228,9 +232,64 @@ fn handlers_that_block_charge_once() {
     }
 }
 
-/// The rig must be able to fail: this is the README's first handler, under the policy that was the default then.
 #[test]
-fn the_rig_notices_the_handler_that_was_in_the_readme_before() {
+fn an_endpoint_asks_for_a_key_and_answers_a_retry_with_the_stored_result() {
+    use axum::{
+        extract::State,
+        http::{HeaderMap, HeaderValue, StatusCode},
+    };
+    let engine = open(&SimDisk::new());
+    let post = |headers| {
+        let charges = State(engine.scope("charges"));
+        block_on(endpoint::charges(charges, HeaderMap(headers), "an endpoint's request".to_owned()))
+    };
+    assert_eq!(post([].into()).0, StatusCode::BAD_REQUEST);
+    let with_key = || [("idempotency-key", HeaderValue("key".to_owned()))].into();
+    let first = post(with_key());
+    assert_eq!((first.0, first.1.as_str()), (StatusCode(200), "charged an endpoint's request"));
+    assert_eq!(post(with_key()), first);
+    assert_eq!(effects("an endpoint's request"), 1);
+}
+
+#[test]
+fn the_readmes_program_charges_and_then_replays() {
+    let dir = tempfile::tempdir().unwrap();
+    std::env::set_current_dir(&dir).unwrap();
+    first::run().unwrap();
+    first::run().unwrap();
+    let engine = Engine::open(dir.path().join("charges.idem")).unwrap();
+    let status = engine.scope("POST /v1/charges").get("5a8e7a6b-c7d8-4e9f-a0b1-2c3d4e5f6a7b").unwrap();
+    let Status::Done(record) = status else { panic!("{status:?}") };
+    assert_eq!((record.body(), record.attempt()), (&b"charged 10"[..], 1));
+}
+
+#[test]
+fn the_guides_calls_do_what_they_are_shown_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = calls::open(&dir.path().join("x.idem")).unwrap();
+    calls::policies(&engine).unwrap();
+    calls::lease(&engine, request("lease")).unwrap();
+    calls::batch(&engine).unwrap();
+    for _ in 0..2 {
+        assert_eq!(calls::transaction(&engine, request("deposit")).unwrap(), Some(10));
+        calls::steps(&engine, request("order")).unwrap();
+    }
+    for (scope, key) in [("messages", "m-1"), ("messages", "m-2"), ("", "deposit-1"), ("orders", "order-7")] {
+        assert!(matches!(engine.scope(scope).get(key).unwrap(), Status::Done(_)), "{key}");
+    }
+    let charges = engine.scope("charges");
+    drop(charges.begin("key", request("key")).unwrap());
+    calls::list(&engine).unwrap();
+    assert!(matches!(charges.get("key").unwrap(), Status::Interrupted(_)));
+    calls::resolve(&engine, request("key")).unwrap();
+    let Status::Done(record) = charges.get("key").unwrap() else { panic!("it was not resolved") };
+    assert_eq!(record.body(), b"charged");
+}
+
+/// The rig must be able to fail: this was the first handler of the documents, under the policy
+/// that was the default then.
+#[test]
+fn the_rig_notices_the_handler_that_was_shown_before() {
     let before: Handler = |engine, key| {
         Box::pin(async move {
             let rerun = engine.policy().recovery(Recovery::Rerun);
@@ -259,25 +318,38 @@ fn the_rig_notices_the_handler_that_was_in_the_readme_before() {
     assert!(charged_again > 10, "{charged_again} effects too many were noticed");
 }
 
-#[test]
-fn the_readme_shows_what_is_tested() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let source = include_str!("handlers.rs");
-    let mut shown = 0;
-    for region in source.split("// README: ").skip(1) {
+/// The lines between the marks of a source, from the first one's indentation on.
+fn regions(source: &str) -> impl Iterator<Item = (&str, String)> {
+    source.split("// shown: ").skip(1).map(|region| {
         let (name, rest) = region.split_once('\n').unwrap();
         let (text, _) = rest.split_once("// end").unwrap();
         let lines: Vec<&str> = text.trim_end().lines().collect();
         let indent = lines[0].len() - lines[0].trim_start().len();
-        let text: Vec<&str> = lines.iter().map(|line| line.get(indent..).unwrap_or("")).collect();
-        // The first program has its lines further to the right.
-        let further: Vec<String> = text
-            .iter()
-            .map(|line| if line.is_empty() { String::new() } else { format!("    {line}") })
-            .collect();
-        let is_shown = readme.contains(&text.join("\n")) || readme.contains(&further.join("\n"));
-        assert!(is_shown, "the README has another text for `{name}`:\n{}", text.join("\n"));
-        shown += 1;
+        let lines: Vec<&str> = lines.iter().map(|line| line.get(indent..).unwrap_or("")).collect();
+        (name, lines.join("\n"))
+    })
+}
+
+#[test]
+fn the_documents_show_what_is_tested() {
+    let read = |name| std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let documents = [read("README.md"), read("docs/guide.md")];
+    let sources = [include_str!("handlers.rs"), include_str!("calls.rs"), include_str!("first.rs")];
+    let tested: Vec<(&str, String)> = sources.iter().flat_map(|source| regions(source)).collect();
+    let mut untested: Vec<&str> = Vec::new();
+    let mut not_shown: Vec<&str> = tested.iter().map(|(name, _)| *name).collect();
+    for block in documents.iter().flat_map(|document| document.split("```rust").skip(1)) {
+        let (text, _) = block.trim_start_matches('\n').split_once("\n```").unwrap();
+        match tested.iter().find(|(_, tested)| tested == text) {
+            Some((name, _)) => not_shown.retain(|left| left != name),
+            None => untested.push(text),
+        }
     }
-    assert_eq!(shown, 6);
+    assert!(
+        untested.is_empty(),
+        "these snippets of the documents are not tested:\n{}",
+        untested.join("\n\n")
+    );
+    assert!(not_shown.is_empty(), "the documents have another text for {not_shown:?}");
+    assert_eq!(tested.len(), 16);
 }

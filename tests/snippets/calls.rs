@@ -1,0 +1,143 @@
+//! The guide's calls, word for word: the lines between two marks are shown there. Each function is called by a test.
+
+use idemkv::{Engine, Fingerprint, Status};
+
+pub type Error = Box<dyn std::error::Error>;
+
+pub fn open(path: &std::path::Path) -> Result<Engine, Error> {
+    // shown: options
+    use idemkv::Engine;
+    use std::time::Duration;
+
+    let day = Duration::from_secs(24 * 3_600);
+    let engine = Engine::options()
+        .ttl(day)
+        .tombstone_ttl(7 * day) // a very late retry is told that it comes too late
+        .cache_bytes(16 * 1024 * 1024)
+        .open(path)?;
+    // end
+    Ok(engine)
+}
+
+pub fn policies(engine: &Engine) -> Result<(), Error> {
+    // shown: policies
+    use idemkv::{Durability, Recovery};
+    use std::time::Duration;
+
+    let week = Duration::from_secs(7 * 24 * 3_600);
+    let charges = engine.declare("charges", engine.policy().ttl(week))?;
+    let clicks = engine.policy().recovery(Recovery::Rerun).durability(Durability::Completions);
+    let clicks = engine.declare("clicks", clicks)?; // a click may be counted twice
+    assert_eq!(charges.policy().recovery, Recovery::Refuse); // the default
+    // end
+    assert_eq!(clicks.policy().recovery, Recovery::Rerun);
+    Ok(())
+}
+
+pub fn steps(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
+    // shown: steps
+    use idemkv::{Begin, Recovery};
+
+    fn bank(_key: &str) -> String {
+        "charged".to_owned() // a service that acts once for each key
+    }
+
+    let orders = engine.declare("orders", engine.policy().recovery(Recovery::Rerun))?;
+    if let Begin::Fresh(mut claim) = orders.begin("order-7", request)? {
+        let charged = match claim.last_progress() {
+            Some(note) => String::from_utf8_lossy(&note).into_owned(), // an earlier attempt got so far
+            None => {
+                let charged = bank(&claim.step_key("charge-card").to_string());
+                claim.save_progress(&charged)?; // durable when it returns
+                charged
+            }
+        };
+        claim.complete(charged)?;
+    }
+    // end
+    Ok(())
+}
+
+pub fn resolve(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
+    // shown: resolve
+    use idemkv::BeginError;
+
+    let charges = engine.scope("charges");
+    if let Err(BeginError::Unresolved(lost)) = charges.begin("key", request) {
+        println!("{lost}: ask the bank");
+        charges.resolve("key")?.complete("charged")?; // it was
+    }
+    // end
+    Ok(())
+}
+
+pub fn list(engine: &Engine) -> Result<(), Error> {
+    // shown: list
+    for lost in engine.interrupted().scope("charges").limit(100).get()? {
+        let key = lost.key().escape_ascii();
+        println!("{key} since {:?}: {:?}", lost.interrupted_at(), lost.last_progress());
+    }
+    // end
+    Ok(())
+}
+
+pub fn lease(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
+    // shown: lease
+    use idemkv::{Begin, ClaimToken};
+    use std::time::Duration;
+
+    let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    if let Begin::Fresh(claim) = jobs.begin("key", request)? {
+        claim.renew()?; // good for another 30 s; touches no disk
+        let message = claim.into_token()?.as_bytes().to_vec(); // to a worker in another process
+        // .. and back, with its result:
+        jobs.resume(&ClaimToken::from_bytes(message))?.complete("reply")?;
+    }
+    // end
+    assert!(matches!(jobs.get("key")?, Status::Done(_)));
+    Ok(())
+}
+
+pub fn transaction(engine: &Engine, request: Fingerprint) -> Result<Option<u64>, Error> {
+    // shown: transaction
+    use idemkv::Begin;
+    use idemkv::tables::redb::{ReadableTable, TableDefinition};
+
+    const BALANCES: TableDefinition<'_, &str, u64> = TableDefinition::new("balances");
+
+    if let Begin::Fresh(claim) = engine.begin("deposit-1", request)? {
+        claim.complete_in(|tables| {
+            let mut balances = tables.open_table(BALANCES)?;
+            let balance = balances.get("alice")?.map_or(0, |balance| balance.value()) + 10;
+            balances.insert("alice", balance)?;
+            Ok::<_, Box<dyn std::error::Error>>(format!("balance={balance}"))
+        })?;
+    }
+    let balance = engine.read_tables(|tables| {
+        let balances = tables.open_table(BALANCES)?;
+        let balance = balances.get("alice")?.map(|balance| balance.value());
+        Ok::<_, Box<dyn std::error::Error>>(balance)
+    })??;
+    println!("{balance:?}");
+    // end
+    Ok(balance)
+}
+
+pub fn batch(engine: &Engine) -> Result<(), Error> {
+    // shown: batch
+    use idemkv::{Begin, Fingerprint};
+
+    let queue = engine.scope("messages");
+    let batch = [("m-1", Fingerprint::of("ship 7")), ("m-2", Fingerprint::of("ship 8"))];
+    let mut done = Vec::new();
+    for (result, (key, _)) in queue.begin_many(&batch).into_iter().zip(&batch) {
+        if let Begin::Fresh(claim) = result? {
+            done.push((claim, format!("shipped {key}")));
+        }
+    }
+    for result in engine.complete_many(done) {
+        result?;
+    }
+    // end
+    Ok(())
+}
