@@ -126,11 +126,14 @@ pub mod axum {
         }
 
         #[derive(Debug)]
+        pub struct Invalid;
+
+        #[derive(Debug)]
         pub struct HeaderValue(pub String);
 
         impl HeaderValue {
-            pub fn to_str(&self) -> Result<&str, std::convert::Infallible> {
-                Ok(&self.0)
+            pub fn to_str(&self) -> Result<&str, Invalid> {
+                if self.0.is_ascii() { Ok(&self.0) } else { Err(Invalid) }
             }
         }
 
@@ -141,8 +144,8 @@ pub mod axum {
             pub const BAD_REQUEST: Self = Self(400);
             pub const INTERNAL_SERVER_ERROR: Self = Self(500);
 
-            pub fn from_u16(code: u16) -> Result<Self, std::convert::Infallible> {
-                Ok(Self(code))
+            pub fn from_u16(code: u16) -> Result<Self, Invalid> {
+                if (100..1_000).contains(&code) { Ok(Self(code)) } else { Err(Invalid) }
             }
         }
     }

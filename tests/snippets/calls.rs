@@ -44,13 +44,12 @@ pub fn steps(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
 
     let orders = engine.declare("orders", engine.policy().recovery(Recovery::Rerun))?;
     if let Begin::Fresh(mut claim) = orders.begin("order-7", request)? {
-        let charged = match claim.last_progress() {
-            Some(note) => String::from_utf8_lossy(&note).into_owned(), // an earlier attempt got so far
-            None => {
-                let charged = bank(&claim.step_key("charge-card").to_string());
-                claim.save_progress(&charged)?; // durable when it returns
-                charged
-            }
+        let charged = if let Some(note) = claim.last_progress() {
+            String::from_utf8_lossy(&note).into_owned() // an earlier attempt got so far
+        } else {
+            let charged = bank(&claim.step_key("charge-card").to_string());
+            claim.save_progress(&charged)?; // durable when it returns
+            charged
         };
         claim.complete(charged)?;
     }

@@ -19,9 +19,18 @@ pub mod web {
         match ran.await {
             Ok(Ok(receipt)) => (200, receipt),
             Ok(Err(declined)) => (402, declined),
-            Err(RunError::Begin(BeginError::Unresolved(lost))) => (409, format!("being looked into: {lost}")),
-            Err(error) if error.is_retryable() => (503, error.to_string()),
-            Err(error) => (500, error.to_string()),
+            Err(error) => (status(&error), error.to_string()),
+        }
+    }
+
+    fn status(error: &RunError<String, String>) -> u16 {
+        match error {
+            RunError::Begin(BeginError::Key(_)) => 400,
+            RunError::Begin(BeginError::Unresolved(_)) => 409, // ask the bank, then resolve the key
+            RunError::Begin(BeginError::Expired(_)) => 410,
+            RunError::Begin(BeginError::KeyReused) => 422,
+            error if error.is_retryable() => 503,
+            _ => 500,
         }
     }
     // end

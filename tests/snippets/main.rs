@@ -12,6 +12,7 @@
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::items_after_statements,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 
@@ -248,6 +249,11 @@ fn an_endpoint_asks_for_a_key_and_answers_a_retry_with_the_stored_result() {
     let first = post(with_key());
     assert_eq!((first.0, first.1.as_str()), (StatusCode(200), "charged an endpoint's request"));
     assert_eq!(post(with_key()), first);
+    let too_long = [("idempotency-key", HeaderValue("k".repeat(256)))].into();
+    assert_eq!(post(too_long).0, StatusCode::BAD_REQUEST);
+    let charges = engine.scope("charges");
+    let (status, _) = block_on(web::post_charge(charges, "key".to_owned(), "another request".to_owned()));
+    assert_eq!(status, 422);
     assert_eq!(effects("an endpoint's request"), 1);
 }
 
