@@ -136,7 +136,7 @@ fn open(disk: &SimDisk) -> Engine {
     Engine::options().disk(disk).commit_mode(CommitMode::Buffered).open("x.idem").unwrap()
 }
 
-/// One effect a key, whatever became of its clients; and no other after a kill. Gives how many keys are unresolved.
+/// Each key has one effect, though its clients hang up, and no other after a kill. Gives how many keys are unresolved.
 fn check(name: &str, handler: Handler) -> usize {
     let disk = SimDisk::new();
     let engine = open(&disk);
