@@ -176,7 +176,7 @@ fn attempt_numbers_do_not_wrap() {
     assert_eq!(decide(State::Interrupted(last, EXPIRES), resolve), Decision::Grant { attempt: u32::MAX });
 }
 
-/// The states of the table in `docs/architecture.md`, with the time that each event there happens at.
+/// The states of the table in `docs/state-machine.md`, with the time that each event there happens at.
 const COLUMNS: [(&str, State<'static>, Timestamp); 9] = [
     ("Vacant", State::Vacant, TIMES[0]),
     ("InFlight", State::InFlight(FACTS, EXPIRES), TIMES[0]),
@@ -297,7 +297,7 @@ fn diagram() -> Vec<String> {
 
 #[test]
 fn the_document_shows_every_state_and_event_there_is() {
-    let document = include_str!("../../docs/architecture.md");
+    let document = include_str!("../../docs/state-machine.md");
     let table = table();
     assert!(document.contains(&table), "the table should be:\n{table}");
     let diagram = diagram();
