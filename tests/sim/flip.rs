@@ -11,7 +11,7 @@ use crate::setting::options;
 
 const FILE: &str = "x.idem";
 const LOG: &str = "x.idem-wal";
-/// A frame of the log: its magic, and where its parts lie, as `docs/architecture.md` has it.
+/// A frame of the log: its magic, and where its parts lie, as `docs/file-format.md` has it.
 const FRAME: &[u8; 4] = b"idmF";
 const FRAME_HEADER: usize = 56;
 const SECTOR: usize = 512;
