@@ -319,7 +319,8 @@ fn hour(size: f64) {
                 (now.written - before.written) as f64 / 1e6,
                 stats.checkpoints - started.checkpoints,
                 stats.commits - started.commits,
-                (now.threads - before.threads).as_secs_f64() / (now.at - before.at).as_secs_f64() * 100.0,
+                now.threads.saturating_sub(before.threads).as_secs_f64() / (now.at - before.at).as_secs_f64()
+                    * 100.0,
             );
         }
         service.is_over.store(true, Ordering::Release);

@@ -60,8 +60,9 @@ pub(crate) struct Attempt {
     interrupted_ms: AtomicU64,
     /// The claim was released and did nothing, but an earlier attempt may have.
     returned: AtomicBool,
-    /// While the claim is on its way to its caller: the bytes of log that are reserved for its end. Zero once it has arrived, or was
-    /// withdrawn. The thread that takes the bytes decides which.
+    stands_on: Option<StandsOn>,
+    /// While the claim is on its way to its caller: the bytes of log that are reserved for its end. Zero once it has arrived, and
+    /// [`WITHDRAWN`] once it was withdrawn. The thread that takes the bytes decides which.
     coming: AtomicU64,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
     lease_until_ms: AtomicU64,
@@ -83,6 +84,16 @@ const ALIVE: u64 = u64::MAX;
 const NO_TOKEN: u64 = 0;
 const NO_END: Timestamp = Timestamp::from_millis(u64::MAX);
 
+/// What stands in the place of bytes once a claim was withdrawn on its way.
+const WITHDRAWN: u64 = u64::MAX;
+
+/// For how long the interruption is remembered that an attempt stands on, should its claim never reach its caller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StandsOn {
+    since: Timestamp,
+    unresolved_ttl: Option<Duration>,
+}
+
 /// All that makes an attempt, by name.
 pub(crate) struct AttemptParts<'a> {
     pub(crate) digest: Digest,
@@ -97,6 +108,8 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) unresolved_ttl: Option<Duration>,
     pub(crate) earlier: Option<Earlier>,
     pub(crate) progress: Option<Progress>,
+    /// The interruption that it stands on.
+    pub(crate) stands_on: Option<StandsOn>,
     /// Bytes of log that are reserved for the end of a claim that its caller does not have yet.
     pub(crate) coming: u64,
 }
@@ -117,6 +130,7 @@ impl AttemptParts<'static> {
             unresolved_ttl: None,
             earlier: None,
             progress: None,
+            stands_on: None,
             coming: 0,
         }
     }
@@ -149,6 +163,7 @@ impl Attempt {
             scope_len: parts.scope.len(),
             interrupted_ms: AtomicU64::new(ALIVE),
             returned: AtomicBool::new(false),
+            stands_on: parts.stands_on,
             coming: AtomicU64::new(parts.coming),
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
             detached_until_ms: AtomicU64::new(NO_TOKEN),
@@ -183,6 +198,7 @@ impl Attempt {
             unresolved_ttl: row.unresolved_ms.map(Duration::from_millis),
             earlier,
             progress: row.progress.map(|bytes| Progress::new(bytes, budget)),
+            stands_on: None,
             coming: 0,
         });
         if let Some(row) = row.detached {
@@ -318,25 +334,41 @@ impl Attempt {
 
     /// Whether its claim is on its way to its caller, who has done nothing yet.
     pub(crate) fn is_coming(&self) -> bool {
-        self.coming() > 0
+        !matches!(self.coming.load(Ordering::Acquire), 0 | WITHDRAWN)
     }
 
-    /// The bytes of log that are reserved for its end, while it is on its way.
-    pub(crate) fn coming(&self) -> u64 {
-        self.coming.load(Ordering::Acquire)
+    /// Whether its claim was withdrawn before it reached its caller. Its key has changed in the same step.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.coming.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// Takes the bytes that are reserved for the end of a claim on its way. Only one call gets them: that of the caller whom the claim
-    /// reaches, or that which withdraws the claim.
+    /// Takes the bytes that are reserved for the end of a claim on its way, because it reaches its caller or the engine closes. Only one
+    /// call gets them, this one or [`withdraw`](Self::withdraw).
     pub(crate) fn take_coming(&self) -> Option<u64> {
-        let bytes = self.coming.swap(0, Ordering::AcqRel);
-        (bytes > 0).then_some(bytes)
+        self.leave_coming(0)
     }
 
-    /// The interruption that its key goes back to where its claim never reached its caller: as it was, but with this fence. `None` where
-    /// there was none.
+    /// Takes the bytes that are reserved for the end of a claim on its way, because it is withdrawn. Called under the lock of its key's
+    /// shard by a caller that changes the key in the same step: between two steps the claim would look like one that its caller has.
+    pub(crate) fn withdraw(&self) -> Option<u64> {
+        self.leave_coming(WITHDRAWN)
+    }
+
+    fn leave_coming(&self, mark: u64) -> Option<u64> {
+        let is_coming = |bytes| (!matches!(bytes, 0 | WITHDRAWN)).then_some(mark);
+        self.coming.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_coming).ok()
+    }
+
+    /// What a claim that is granted over this attempt stands on.
+    pub(crate) fn as_standing(&self) -> StandsOn {
+        let since = self.interrupted().unwrap_or_else(|| self.lease_until());
+        StandsOn { since, unresolved_ttl: self.unresolved_ttl }
+    }
+
+    /// The interruption that its key goes back to where its claim never reached its caller: as it was, but with this fence. It is
+    /// remembered for as long as before. `None` where there was none.
     pub(crate) fn never_held(&self) -> Option<Self> {
-        let earlier = self.earlier?;
+        let (earlier, stands_on) = (self.earlier?, self.stands_on?);
         let back = Self::new(AttemptParts {
             digest: self.digest,
             scope: self.scope(),
@@ -347,12 +379,13 @@ impl Attempt {
             started: self.started,
             retention: self.retention,
             lease: self.lease,
-            unresolved_ttl: self.unresolved_ttl,
+            unresolved_ttl: stands_on.unresolved_ttl,
             earlier: Some(earlier),
             progress: self.progress(),
+            stands_on: None,
             coming: 0,
         });
-        back.give_back(earlier.interrupted_at);
+        back.give_back(stands_on.since);
         Some(back)
     }
 

@@ -329,7 +329,8 @@ fn commit_with(leader: Option<Nudge>, press: Option<Nudge>) -> Arc<Commit<Publis
     let limits = Limits { group_bytes: 64, queue_bytes: 1 << 20, queue_entries: 100, published_by_leader: 0 };
     let timers = Arc::new(Timers::new(Nudge::pair().0));
     let clock = Arc::new(EngineClock::new(TimeSource::System));
-    let commit = Commit::new(Arc::default(), space, clock, timers, limits, Threads { leader, press });
+    let commit =
+        Commit::new(Arc::default(), space, clock, timers, limits, Threads { leader, press, worker: None });
     commit.start(writer);
     Arc::new(commit)
 }

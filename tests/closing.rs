@@ -6,8 +6,9 @@ mod common;
 
 use std::cell::RefCell;
 use std::pin::pin;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use common::{Machine, default_scope, done, fresh, poll, ready};
 use futures_executor::block_on;
@@ -219,4 +220,37 @@ fn a_close_on_a_thread_of_the_engine_and_one_beside_it_return_in_either_order() 
             drop(claim);
         });
     }
+}
+
+/// Three threads, each of which waits for the next: a reader of tables, one with a lock of the application's that completes in a
+/// transaction, and one that closes.
+#[test]
+fn a_close_that_waits_for_a_reader_of_tables_keeps_nobody_from_what_the_reader_waits_for() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+    let scope = engine.scope("");
+    let claim = fresh(&scope, "key");
+    let (reads, is_read) = mpsc::channel();
+    let (completes, is_completed) = mpsc::channel::<()>();
+    let reader = engine.clone();
+    let reader = thread::spawn(move || {
+        let read = reader.read_tables(|_| {
+            reads.send(()).unwrap();
+            // As long as the other has the lock.
+            is_completed.recv_timeout(Duration::from_secs(20)).is_ok()
+        });
+        read.unwrap()
+    });
+    is_read.recv().unwrap();
+    let closer = engine.clone();
+    let closer = thread::spawn(move || closer.close());
+    // The close has refused new work by then, and waits for the reader.
+    while !matches!(engine.get("key"), Err(idemkv::ReadError::Closed)) {
+        thread::yield_now();
+    }
+    (0..1_000).for_each(|_| thread::yield_now());
+    drop(claim.complete_in(|_| Ok::<_, String>("reply")));
+    completes.send(()).ok();
+    assert!(reader.join().unwrap(), "the reader waited for a thread that waited for the close");
+    closer.join().unwrap().unwrap();
 }

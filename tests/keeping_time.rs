@@ -115,3 +115,27 @@ fn a_task_times_out_in_time_while_the_log_is_moved_to_the_store() {
     claim.complete("reply").unwrap();
     engine.close().unwrap();
 }
+
+/// Whoever completes in a transaction has the store for as long as the work takes. A new log has space for some fifty claims.
+#[test]
+fn the_log_grows_while_a_transaction_is_at_work() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::options().patience(LONG).open(scratch.path().join("x.idem")).unwrap();
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "slow");
+    let (begun, begins) = mpsc::channel::<()>();
+    let (works, is_at_work) = mpsc::channel();
+    let slow = thread::spawn(move || {
+        let completed = claim.complete_in(|_| {
+            works.send(()).unwrap();
+            begins.recv_timeout(LONG / 2).map(|()| "reply")
+        });
+        completed.map(drop).is_ok()
+    });
+    is_at_work.recv().unwrap();
+    let claims: Vec<_> = (0..200).map(|n| fresh(&scope, &format!("{n}"))).collect();
+    begun.send(()).ok();
+    assert!(slow.join().unwrap(), "claims waited for the transaction");
+    drop(claims);
+    engine.close().unwrap();
+}

@@ -117,6 +117,8 @@ pub(crate) struct Threads {
     pub(crate) leader: Option<Nudge>,
     /// Publishes where whoever leads has the next group to write.
     pub(crate) press: Option<Nudge>,
+    /// Moves the log to the store, which makes space in it.
+    pub(crate) worker: Option<Nudge>,
 }
 
 pub(crate) struct Commit<P: Publish> {
@@ -171,8 +173,11 @@ impl<P: Publish> Commit<P> {
     /// The log is ready to be appended to. Before that no space is reserved, and so nothing is queued.
     pub(crate) fn start(&self, writer: LogWriter) {
         let mut queue = self.queue.lock();
-        debug_assert!(queue.intake == Intake::Early && queue.is_empty(), "a log is started once");
-        queue.intake = Intake::Open;
+        debug_assert!(queue.intake != Intake::Open && queue.is_empty(), "a log is started once");
+        // Closed meanwhile, it stays so.
+        if queue.intake == Intake::Early {
+            queue.intake = Intake::Open;
+        }
         queue.writer = Some(writer);
     }
 
@@ -228,6 +233,9 @@ impl<P: Publish> Commit<P> {
             Err(refused) => return Some(Err(refused)),
         };
         if !may() {
+            drop(queue);
+            // A place may have been kept for this entry.
+            self.notify_drained();
             return Some(Ok(None));
         }
         let has_place = queue.has_place(bytes);
@@ -546,7 +554,10 @@ impl<P: Publish> Commit<P> {
     ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
         let _inside = Inside::enter(self, Role::Commits);
         let (mut led, mut is_over) = (Led::default(), false);
-        while let Some(next) = queue.next() {
+        // After a failure that no commit met, the log may be another engine's as soon as this one closes.
+        while self.failure.get().is_none()
+            && let Some(next) = queue.next()
+        {
             // A caller that led for a place has its own entry to lead for next, and need not be relieved.
             is_over = turn.is_over(led) && (self.hand_over(next) || matches!(turn, Turn::ForPlace(_)));
             if is_over {
@@ -577,7 +588,9 @@ impl<P: Publish> Commit<P> {
                 queue = self.publish(queue)?;
             }
         }
-        queue.writer = Some(writer);
+        if self.failure.get().is_none() {
+            queue.writer = Some(writer);
+        }
         // No tasks: what they wait for is told without the queue's lock, for wakers are foreign code.
         self.drained.notify_all();
         if is_over && self.calls_publisher(&queue) { Some(queue) } else { self.publish(queue) }
@@ -675,6 +688,11 @@ impl<P: Publish> Commit<P> {
             Ok((seq, mut ops)) if self.failure.get().is_none() => {
                 self.publisher.publish(seq, &mut ops);
                 fate.settle(End::Durable);
+                // A segment may have been filled since those in line called the worker.
+                if let Some(worker) = self.threads.worker.as_ref().filter(|_| self.space.awaits_checkpoint())
+                {
+                    worker.nudge();
+                }
                 ops
             }
             // Publishing panicked before, and what this one follows is not in the index.

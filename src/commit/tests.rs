@@ -25,6 +25,8 @@ struct Seen {
     published: StdMutex<Vec<(u64, Vec<u32>)>>,
     failures: StdMutex<Vec<Failure>>,
     panics_at: Option<u32>,
+    /// A failure is found while the first group is published.
+    stops: bool,
     crowd: Crowd,
 }
 
@@ -66,6 +68,11 @@ impl Publish for Seen {
         assert!(self.panics_at.is_none_or(|at| !ops.contains(&at)), "as it was told to");
         self.published.lock().unwrap().push((seq, std::mem::take(ops)));
         self.crowd.comes();
+        if self.stops {
+            // Found by another thread, before that has told those whose entries wait.
+            let commit = self.crowd.commit.get().and_then(std::sync::Weak::upgrade).unwrap();
+            commit.failure.set(Failure::Panicked).unwrap();
+        }
     }
 
     fn failed(&self, failure: &Failure) {
@@ -105,7 +112,7 @@ impl Bench {
         let timers = Arc::new(Timers::new(Nudge::pair().0));
         let clock = Arc::new(EngineClock::new(TimeSource::System));
         let [leader_call, press] = [leads, prints].map(|nudge| has_threads.then_some(nudge));
-        let threads = Threads { leader: leader_call, press };
+        let threads = Threads { leader: leader_call, press, worker: None };
         let commit = Commit::new(Arc::new(seen), space, clock, timers, limits, threads);
         commit.start(writer);
         let commit = Arc::new(commit);
@@ -187,6 +194,36 @@ fn whoever_has_other_work_leads_for_what_was_queued_when_it_began_and_no_longer(
     assert_eq!(bench.groups(), 4);
     bench.commit.lead_if_called(Duty::Sole);
     assert_eq!(bench.groups(), 102, "a thread with no other work stops where nothing is left");
+}
+
+/// The log of an engine on a full disk is prepared late, and the engine may be closed by then.
+#[test]
+fn a_log_that_is_ready_after_the_close_takes_nothing() {
+    let bench = Bench::new(1, Seen::default(), false);
+    let writer = {
+        let mut queue = bench.commit.queue.lock();
+        queue.intake = Intake::Early;
+        queue.writer.take().unwrap()
+    };
+    bench.commit.close();
+    bench.commit.start(writer);
+    let refused = bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), ());
+    assert!(matches!(refused, Err(CommitError::Closed)), "{refused:?}");
+}
+
+/// The files may have another owner as soon as this engine is closed, which waits for nobody after a failure but who is writing.
+#[test]
+fn nothing_is_written_after_a_failure_that_no_commit_met() {
+    let bench = Bench::new(1, Seen { stops: true, ..Seen::default() }, false);
+    let tickets = bench.append_all(0..3);
+    let before = bench.disk.operations();
+    bench.commit.drain();
+    assert_eq!(bench.disk.operations() - before, 2, "a frame and its sync");
+    assert!(bench.commit.queue.lock().writer.is_none());
+    bench.commit.fail_queued();
+    let ends: Vec<_> = tickets.iter().map(|ticket| bench.commit.wait(ticket).is_ok()).collect();
+    assert_eq!(ends, [true, false, false]);
+    bench.commit.close();
 }
 
 #[test]

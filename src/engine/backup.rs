@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Engine;
-use super::core::{Core, Counters};
+use super::core::{CallWorker, Core, Counters};
 use super::open::check_name;
 use crate::Timestamp;
 use crate::caller::Caller;
@@ -148,6 +148,7 @@ impl Core {
                 break;
             }
         }
+        let _afterwards = CallWorker(self);
         let mut rota = self.rota.lock();
         let _maintains = self.maintains();
         self.make_store_ready(&mut rota)?;

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::Poll;
 
 use super::Engine;
@@ -17,7 +18,7 @@ use super::scope::Scope;
 use crate::Fingerprint;
 use crate::caller::{Caller, park_on, poll_once};
 use crate::clock::Patience;
-use crate::error::BeginError;
+use crate::error::{BeginError, Busy};
 use crate::index::BATCH_MAX;
 use crate::key::Digest;
 use crate::record::Record;
@@ -152,6 +153,12 @@ impl Core {
         }
         // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
         let mut granting = Vec::with_capacity(missed);
+        let begin = |key, digest: Option<Digest>, fingerprint| async move {
+            let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
+            self.gate.check()?;
+            let mut patience = Patience::new(self.options.patience);
+            self.start(member, handle, Asked { scope, key, digest }, fingerprint, &mut patience).await
+        };
         for (at, (((key, fingerprint), digest), result)) in
             requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
         {
@@ -159,13 +166,7 @@ impl Core {
                 continue;
             }
             let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
-            call.set(Some(async move {
-                let key = key.as_ref();
-                let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
-                self.gate.check()?;
-                let mut patience = Patience::new(self.options.patience);
-                self.start(member, handle, Asked { scope, key, digest }, fingerprint, &mut patience).await
-            }));
+            call.set(Some(begin(key.as_ref(), digest, fingerprint)));
             match call.as_mut().as_pin_mut().map(poll_once) {
                 Some(Poll::Ready(begun)) => {
                     note(begun, at, result, &mut granting);
@@ -175,13 +176,59 @@ impl Core {
                 None => unreachable!("it was put there"),
             }
         }
+        let mut again = Patience::new(self.options.patience);
+        loop {
+            self.begin_waiting(caller, &mut waiting, &mut results, &mut granting).await;
+            tell_twins(&mut results, &granting);
+            self.settle_all(caller, &mut results, &mut granting).await;
+            // Withdrawn on their way, because their leases ran out or the engine closed.
+            let withdrawn: Vec<_> = granting.extract_if(.., |(_, grant)| grant.is_withdrawn()).collect();
+            let withdrawn = withdrawn.into_iter().map(|(at, _)| at);
+            let withdrawn: Vec<_> =
+                withdrawn.filter(|at| results.get(*at).is_some_and(Option::is_none)).collect();
+            if withdrawn.is_empty() {
+                break;
+            }
+            let looked = Box::pin(self.look_again(caller, &mut again)).await;
+            for at in withdrawn {
+                let (Some((key, fingerprint)), Some(digest), Some(result)) =
+                    (requests.get(at), digests.get(at), results.get_mut(at))
+                else {
+                    continue;
+                };
+                match &looked {
+                    Ok(()) => waiting.push((at, Box::pin(Some(begin(key.as_ref(), *digest, fingerprint))))),
+                    Err(refused) => *result = Some(Err(refused.clone())),
+                }
+            }
+        }
+        // All claims arrive at once: nothing is waited for while the caller has some of them, and their leases run.
+        for (at, granting) in granting {
+            let Some(result @ None) = results.get_mut(at) else { continue };
+            let late = || BeginError::Busy(Busy::LeaseTooShort { waited: again.span() });
+            *result = Some(granting.arrive(self).map(Begin::Fresh).ok_or_else(late));
+        }
+        let answers = results.into_iter().map(answered).zip(requests);
+        answers
+            .map(|(answer, (key, _))| answer.map_err(|error| self.refused(scope, key.as_ref(), error)))
+            .collect()
+    }
+
+    /// Begins what waits for a place in the queue or for log space.
+    async fn begin_waiting<F: Future<Output = Result<Begun, BeginError>>>(
+        &self,
+        caller: Caller,
+        waiting: &mut Vec<(usize, Pin<Box<Option<F>>>)>,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        granting: &mut Vec<(usize, Granting)>,
+    ) {
         poll_fn(|context| {
             waiting.retain_mut(|(at, call)| {
                 let polled = call.as_mut().as_pin_mut().map(|call| call.poll(context));
                 let (Some(Poll::Ready(begun)), Some(result)) = (polled, results.get_mut(*at)) else {
                     return true;
                 };
-                note(begun, *at, result, &mut granting);
+                note(begun, *at, result, granting);
                 false
             });
             if waiting.is_empty() {
@@ -195,7 +242,15 @@ impl Core {
             Poll::Pending
         })
         .await;
-        tell_twins(&mut results, &granting);
+    }
+
+    /// Waits until all grants are durable.
+    async fn settle_all(
+        &self,
+        caller: Caller,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        granting: &mut [(usize, Granting)],
+    ) {
         // A thread leads while it waits.
         if !granting.is_empty() && caller != Caller::Thread {
             self.commit.call();
@@ -208,25 +263,6 @@ impl Core {
                 *result = Some(Err(error.into()));
             }
         }
-        for (at, granting) in granting {
-            let Some(result @ None) = results.get_mut(at) else { continue };
-            *result = granting.arrive(self).map(|claim| Ok(Begin::Fresh(claim)));
-        }
-        // Grants that were withdrawn on their way, because their leases ran out or the engine closed.
-        for ((result, (key, fingerprint)), digest) in results.iter_mut().zip(requests).zip(&digests) {
-            if let (None, Some(digest)) = (&result, digest) {
-                let asked = Asked { scope, key: key.as_ref(), digest: *digest };
-                let mut patience = Patience::new(self.options.patience);
-                *result = Some(match Box::pin(self.look_again(caller, &mut patience)).await {
-                    Ok(()) => Box::pin(self.begin_to_the_end(caller, handle, asked, fingerprint)).await,
-                    Err(refused) => Err(refused),
-                });
-            }
-        }
-        let answers = results.into_iter().map(answered).zip(requests);
-        answers
-            .map(|(answer, (key, _))| answer.map_err(|error| self.refused(scope, key.as_ref(), error)))
-            .collect()
     }
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
@@ -274,8 +310,8 @@ fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(us
     for result in results {
         let Some(Ok(Begin::InFlight(pending))) = result else { continue };
         let granted: &HashMap<_, _> =
-            granted.get_or_insert_with(|| granting.iter().map(|(at, claim)| (claim.fence(), *at)).collect());
-        if let Some(first) = granted.get(&Some(pending.fence())) {
+            granted.get_or_insert_with(|| granting.iter().map(|(at, claim)| (claim.digest(), *at)).collect());
+        if let Some(first) = granted.get(&Some(pending.digest())) {
             *result = Some(Err(BeginError::Twin { first: *first }));
         }
     }

@@ -65,6 +65,8 @@ pub(crate) struct Core {
     /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped
     /// engine has to make room; closing does.
     pub(super) rota: Mutex<Rota>,
+    /// The log is being made longer. Held across that, like the rota, and without it.
+    pub(super) growing: Mutex<()>,
     /// Wakes the worker.
     pub(super) worker: Nudge,
     /// Wakes the thread that waits for deadlines and the ends of leases.
@@ -78,6 +80,15 @@ pub(crate) struct Core {
     /// Bytes of progress in memory.
     pub(super) progress_bytes: Arc<Budget>,
     pub(super) counters: Counters,
+}
+
+/// Calls the worker when it is dropped: for what that left out while another thread had the rota. Declared before the rota.
+pub(super) struct CallWorker<'a>(pub(super) &'a Core);
+
+impl Drop for CallWorker<'_> {
+    fn drop(&mut self) {
+        self.0.worker.nudge();
+    }
 }
 
 /// In short: an engine in somebody's log should not be its whole index.

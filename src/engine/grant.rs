@@ -130,6 +130,7 @@ impl Core {
                 unresolved_ttl: policy.unresolved_ttl,
                 earlier: earlier.map(|attempt| attempt.as_earlier()),
                 progress: earlier.and_then(|attempt| attempt.progress()),
+                stands_on: earlier.map(|attempt| attempt.as_standing()),
                 coming,
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
@@ -139,9 +140,8 @@ impl Core {
         permit.reservation().lend(coming);
         if let Err(shut) = self.gate.check() {
             // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
-            if let Some(bytes) = attempt.take_coming() {
+            if let Some(bytes) = self.withdraw_unlogged(&attempt, before) {
                 permit.reservation().take_back(bytes);
-                self.put_back(&attempt, before);
                 attempt.end(Ended::Closed);
             }
             return Err(shut.into());

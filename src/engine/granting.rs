@@ -13,7 +13,7 @@ use crate::codec::Entry;
 use crate::commit::Ticket;
 use crate::error::{CommitError, Failure};
 use crate::index::Slot;
-use crate::state::Fence;
+use crate::key::Digest;
 use crate::sync::Arc;
 
 /// Where a task gives up waiting for its claim, this is dropped, and the claim is given back: nobody has run anything.
@@ -74,9 +74,14 @@ impl Granting {
         }
     }
 
-    /// The claim's fence; `None` once the claim was taken back.
-    pub(super) fn fence(&self) -> Option<Fence> {
-        self.claim.as_ref().map(Claim::fence)
+    /// The claim's key; `None` once the claim was taken back.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.claim.as_ref().map(|claim| claim.of().digest)
+    }
+
+    /// Whether the claim was withdrawn on its way.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| !claim.of().is_coming())
     }
 
     /// Waits until the grant is durable, where it has to be.
@@ -92,8 +97,10 @@ impl Granting {
     fn forfeit(&mut self, core: &Core, error: &CommitError) {
         let Some(mut claim) = self.claim.take() else { return };
         let attempt = Arc::clone(claim.of());
-        if let (true, Some(before)) = (claim.arrives(), self.before.take()) {
-            core.put_back(&attempt, before);
+        // Once the log may know of it, only the next opening can tell; until then it stays on its way.
+        if let Some(before) = self.before.take() {
+            let bytes = core.withdraw_unlogged(&attempt, before);
+            claim.reservation().take_back(bytes.unwrap_or(0));
         }
         attempt.end(ended_by(error));
         claim.forfeit();
@@ -120,10 +127,10 @@ impl Drop for Granting {
         }
         let (attempt, handle) = (Arc::clone(claim.of()), claim.handle());
         if let Some(before) = self.before.take() {
-            let is_mine = claim.arrives();
+            let bytes = handle.core().withdraw_unlogged(&attempt, before);
+            claim.reservation().take_back(bytes.unwrap_or(0));
             claim.forfeit();
-            if is_mine {
-                handle.core().put_back(&attempt, before);
+            if bytes.is_some() {
                 attempt.end(Ended::Vacated);
             }
             return;

@@ -196,7 +196,7 @@ impl Candidate {
     fn of(slot: &Slot, before: Timestamp) -> Option<Self> {
         let (state, since, claim) = match slot {
             // The worker will come by; until then the clock decides.
-            Slot::InFlight(claim) if claim.lease_until() <= before => {
+            Slot::InFlight(claim) if claim.lease_until() <= before && !claim.is_coming() => {
                 (OpenState::Interrupted, claim.lease_until(), claim)
             }
             Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim.started, claim),

@@ -157,6 +157,8 @@ impl Core {
             }
             Found::Record(_) | Found::Expired(_) => Status::Vacant,
             Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
+                // Withdrawn since it was found, by a thread that changed the key in the same step.
+                (Phase::InFlight, Some(attempt)) if attempt.is_withdrawn() => return None,
                 // The worker will come by; until then the clock decides. A claim that nobody has is still on its way.
                 (Phase::InFlight, Some(attempt))
                     if attempt.lease_until() <= before && !attempt.is_coming() =>

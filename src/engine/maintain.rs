@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::compaction::Space;
-use super::core::{Core, Counters};
+use super::core::{CallWorker, Core, Counters};
 use super::forget::vacated_entry;
 use super::publisher::Op;
 use super::rota::Rota;
@@ -152,7 +152,8 @@ impl Core {
 
     /// Room in the log and in the file; whether there was a checkpoint.
     fn keep_house(&self, now: Timestamp) -> bool {
-        // Whoever has the rota may keep it for long; deadlines and leases must not wait for that.
+        // Whoever has the rota may keep it for long. Neither space in the log, nor deadlines and leases, must wait for that.
+        self.grow();
         let Some(mut rota) = self.rota.try_lock() else { return false };
         let _maintains = self.maintains();
         if self.is_closed() {
@@ -161,7 +162,11 @@ impl Core {
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
         let reclaim = self.has_due(now) && self.is_reclaim_due(&rota, now);
-        let is_due = reclaim || self.is_log_full() || self.fences.are_short() || rota.unprepared.is_some();
+        let is_due = reclaim
+            || self.is_log_full()
+            || self.fences.are_short()
+            || rota.unprepared.is_some()
+            || self.full.lock().store.is_some();
         let checkpointed = is_due && {
             let checkpointed = self.checkpoint(&mut rota);
             let (after, by) = self.upkeep().reclaim_after(self.options.policy.ttl);
@@ -244,6 +249,7 @@ impl Core {
             return Ok(());
         }
         self.gate.check_process()?;
+        let _afterwards = CallWorker(self);
         let mut rota = self.rota.lock();
         let _maintains = self.maintains();
         rota.retry_at = Timestamp::default();
@@ -380,7 +386,10 @@ impl Core {
 
     /// Makes the log longer while little of it is free.
     pub(super) fn grow(&self) {
-        let Some(log) = self.log.lock().clone() else { return };
+        // One thread at a time, and none once the file is being let go.
+        let Some(_growing) = self.growing.try_lock() else { return };
+        let _maintains = self.maintains();
+        let Some(log) = self.log.lock().clone().filter(|_| !self.is_closed()) else { return };
         while let Some(bytes) = self.space.growth(self.options.log_bytes_max())
             && self.commit.failure().is_none()
         {
@@ -504,12 +513,13 @@ impl Core {
     pub(super) fn shut_down(&self) -> Result<usize, Failure> {
         // Before the gate, so that a caller that was told "closed" finds readers refused as well.
         self.store.refuse_table_readers();
-        if !self.gate.shut() {
-            return Ok(0);
-        }
+        // It may be shut already, where no thread could be had to close the file.
+        self.gate.shut();
         self.commit.close();
         self.reads.close();
         self.space.wake();
+        // Without the rota: a reader may wait for somebody that waits for it.
+        self.store.await_table_readers();
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
         let _maintains = self.maintains();
@@ -528,10 +538,11 @@ impl Core {
             None => self.last_checkpoint().and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
         // The log first: whoever opens the store next will want it.
+        let growing = self.growing.lock();
         let log = self.log.lock().clone();
         let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
         let closed = self.store.close();
-        drop(rota);
+        drop((growing, rota));
         flushed.and(unlocked).and(closed).map(|()| left.len())
     }
 

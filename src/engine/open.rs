@@ -92,7 +92,11 @@ impl Core {
         let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
         let timers = Arc::new(Timers::new(bells.timekeeper.clone()));
         let threads = if options.workers {
-            Threads { leader: Some(bells.leader), press: Some(bells.publisher) }
+            Threads {
+                leader: Some(bells.leader),
+                press: Some(bells.publisher),
+                worker: Some(bells.worker.clone()),
+            }
         } else {
             Threads::default()
         };
@@ -129,6 +133,7 @@ impl Core {
             look_at_ms: AtomicU64::new(0),
             full: Mutex::default(),
             rota: Mutex::new(Rota::default()),
+            growing: Mutex::default(),
             worker: bells.worker,
             timekeeper: bells.timekeeper,
             timers,

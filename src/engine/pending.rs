@@ -9,8 +9,8 @@ use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
 use crate::error::BeginError;
+use crate::key::Digest;
 use crate::record::Record;
-use crate::state::Fence;
 use crate::sync::Arc;
 
 /// A handle on somebody else's claim.
@@ -145,9 +145,9 @@ impl Pending {
         if is_running(&self.attempt) { Err(BeginError::OwnKey) } else { Ok(()) }
     }
 
-    /// The fence of the other claim.
-    pub(super) fn fence(&self) -> Fence {
-        self.attempt.fence
+    /// The key of the other claim.
+    pub(super) fn digest(&self) -> Digest {
+        self.attempt.digest
     }
 
     pub(super) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {

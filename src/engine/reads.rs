@@ -98,11 +98,12 @@ impl Reads {
         reply.task.until(answer).await
     }
 
-    /// Reads what is wanted by now.
+    /// Reads what is wanted when this is called, or comes while it reads as much as that. For a thread with other work as well.
     pub(super) fn serve(&self, store: &Store) {
         let generation = fork::generation();
+        let wanted = self.queue.lock().jobs.len();
         // The task that was woken last may have forked.
-        while generation == fork::generation() {
+        for _ in (0..wanted).take_while(|_| generation == fork::generation()) {
             let job = self.queue.lock().jobs.pop_front();
             let Some(job) = job else { return };
             self.crowd.wake_all();

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::Engine;
 use super::claim::Claim;
-use super::core::Core;
+use super::core::{CallWorker, Core};
 use super::ending::Given;
 use crate::attempt::Ended;
 use crate::caller::{Caller, block};
@@ -13,14 +13,6 @@ use crate::inside::{Inside, Role, is_inside};
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
 use crate::sync::Arc;
-
-struct CallWorker<'a>(&'a Core);
-
-impl Drop for CallWorker<'_> {
-    fn drop(&mut self) {
-        self.0.worker.nudge();
-    }
-}
 
 impl Core {
     /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the

@@ -44,12 +44,24 @@ impl Core {
         self.index.change(attempt.digest, |slot| {
             let event = Event::Withdraw { fence: attempt.fence };
             let decided = decide(slot.state(self.index.epoch()), event).becomes();
-            let bytes = decided.filter(|_| is_due()).and_then(|_| attempt.take_coming());
+            let bytes = decided.filter(|_| is_due()).and_then(|_| attempt.withdraw());
             if let Some(bytes) = bytes {
                 reservation.take_back(bytes);
                 (Change::Set(Slot::Ending(Arc::clone(attempt))), true)
             } else {
                 (Change::Keep, false)
+            }
+        })
+    }
+
+    /// Takes a claim back that the log knows nothing of: the key is as it was before. Gives the bytes that were reserved for its end; `None`
+    /// where it has arrived, or was withdrawn by another thread.
+    pub(super) fn withdraw_unlogged(&self, attempt: &Arc<Attempt>, before: Slot) -> Option<u64> {
+        self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            match is_it.then(|| attempt.withdraw()).flatten() {
+                Some(bytes) => (Change::Set(before), Some(bytes)),
+                None => (Change::Keep, None),
             }
         })
     }
