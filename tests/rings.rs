@@ -84,17 +84,19 @@ fn is_test_cfg(words: &[&str]) -> bool {
     words.starts_with(&["#", "[", "cfg", "(", "all", "(", "test"])
 }
 
-/// Where the item ends whose attributes start here: behind its `;` or its braces.
+/// Where the item, field or arm ends whose attributes start here: behind its `;`, its braces or its comma.
 fn end_of_item(words: &[&str], start: usize) -> usize {
-    let (mut depth, mut at) = (0_usize, start);
+    const ITEMS: [&str; 9] = ["fn", "impl", "mod", "struct", "enum", "trait", "use", "const", "type"];
+    let (mut depth, mut at, mut is_item) = (0_usize, start, false);
     while let Some(word) = words.get(at) {
         match *word {
+            "}" | ")" | "]" if depth == 0 => break,
             "{" | "(" | "[" => depth += 1,
             "}" | ")" | "]" => depth -= 1,
-            _ => {}
+            word => is_item |= ITEMS.contains(&word),
         }
         at += 1;
-        if depth == 0 && matches!(*word, ";" | "}") {
+        if depth == 0 && (matches!(*word, ";" | "}") || *word == "," && !is_item) {
             break;
         }
     }

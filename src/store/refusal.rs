@@ -1,0 +1,27 @@
+//! Why the store did not take a commit.
+
+use crate::error::{Failure, IoFailure, OpenError};
+
+/// Why a checkpoint failed.
+#[derive(Clone, Debug)]
+pub(crate) enum StoreError {
+    /// No room on the disk. Nothing was written that counts; [`Store::reopen`], then try again.
+    Full(IoFailure),
+    /// Anything else: what was written may or may not count.
+    Failed(Failure),
+}
+
+impl StoreError {
+    /// As an opening tells it.
+    pub(crate) fn into_open_error(self) -> OpenError {
+        match self {
+            Self::Full(failure) | Self::Failed(Failure::Io(failure)) => OpenError::Io(failure),
+            Self::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
+            Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly) => {
+                unreachable!(
+                    "the store turns panics into damage, looks at no path, and is opened where it is used"
+                )
+            }
+        }
+    }
+}
