@@ -29,12 +29,12 @@ fn tokens(source: &str) -> Vec<String> {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("r#\"") {
-            3 + rest[3..].find("\"#").unwrap() + 2
+        } else if let Some(raw) = rest.strip_prefix("r#\"") {
+            3 + raw.find("\"#").unwrap() + 2
         } else if first == '"' {
             let mut end = 1;
             while !rest[end..].starts_with('"') {
-                end += if rest[end..].starts_with('\\') { 1 } else { 0 };
+                end += usize::from(rest[end..].starts_with('\\'));
                 end += rest[end..].chars().next().map_or(0, char::len_utf8);
             }
             end + 1
@@ -49,16 +49,14 @@ fn tokens(source: &str) -> Vec<String> {
                 Some((at, '\'')) => at + 2,
                 _ => 1,
             }
+        } else if rest.starts_with("::") {
+            tokens.push("::".to_owned());
+            2
         } else {
-            if rest.starts_with("::") {
-                tokens.push("::".to_owned());
-                2
-            } else {
-                if !first.is_whitespace() {
-                    tokens.push(first.to_string());
-                }
-                first.len_utf8()
+            if !first.is_whitespace() {
+                tokens.push(first.to_string());
             }
+            first.len_utf8()
         };
         rest = &rest[skip..];
     }
@@ -268,7 +266,7 @@ fn collect(folder: &Path, module: &Module, files: &mut BTreeMap<Module, String>)
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let child = [module.as_slice(), &[stem.clone()]].concat();
+        let child = [module.as_slice(), std::slice::from_ref(&stem)].concat();
         if path.is_dir() {
             collect(&path, &child, files);
         } else if !matches!(stem.as_str(), "models" | "tests" | "cache_tests") {

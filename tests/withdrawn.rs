@@ -128,9 +128,7 @@ fn a_claim_on_its_way_is_in_no_list_of_interrupted_keys() {
     assert_eq!(engine.interrupted().get().unwrap().len(), 0);
     assert_eq!(engine.in_flight().get().unwrap().len(), 1);
     assert_eq!(engine.stats().interrupted_longest, Duration::ZERO);
-    let begun = run(&engine, begin);
-    assert!(
-        matches!(begun, Ok(Begin::Fresh(_)) | Err(BeginError::Busy(Busy::LeaseTooShort { .. }))),
-        "{begun:?}"
-    );
+    let answer = run(&engine, begin);
+    let is_right = matches!(answer, Ok(Begin::Fresh(_)) | Err(BeginError::Busy(Busy::LeaseTooShort { .. })));
+    assert!(is_right, "{answer:?}");
 }

@@ -153,7 +153,7 @@ impl Core {
         }
         // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
         let mut granting = Vec::with_capacity(missed);
-        let begin = |key, digest: Option<Digest>, fingerprint| async move {
+        let started = |key, digest: Option<Digest>, fingerprint| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
             self.gate.check()?;
             let mut patience = Patience::new(self.options.patience);
@@ -166,7 +166,7 @@ impl Core {
                 continue;
             }
             let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
-            call.set(Some(begin(key.as_ref(), digest, fingerprint)));
+            call.set(Some(started(key.as_ref(), digest, fingerprint)));
             match call.as_mut().as_pin_mut().map(poll_once) {
                 Some(Poll::Ready(begun)) => {
                     note(begun, at, result, &mut granting);
@@ -197,7 +197,7 @@ impl Core {
                     continue;
                 };
                 match &looked {
-                    Ok(()) => waiting.push((at, Box::pin(Some(begin(key.as_ref(), *digest, fingerprint))))),
+                    Ok(()) => waiting.push((at, Box::pin(Some(started(key.as_ref(), *digest, fingerprint))))),
                     Err(refused) => *result = Some(Err(refused.clone())),
                 }
             }

@@ -79,8 +79,7 @@ impl Core {
         }
         // Frames behind a gap, which a log without syncs may have, are history from here on.
         publisher.skip_to(last_seq);
-        let geometry = Geometry { segment: options.log_segment_bytes, frame_max: options.frame_max() };
-        let space = Arc::new(LogSpace::new(geometry));
+        let space = Arc::new(LogSpace::new(geometry_of(&options)));
         let leases = Leases::new(bells.timekeeper.clone());
         let detached = Detached::default();
         let (in_flight, recalled) =
@@ -92,11 +91,8 @@ impl Core {
         let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
         let timers = Arc::new(Timers::new(bells.timekeeper.clone()));
         let threads = if options.workers {
-            Threads {
-                leader: Some(bells.leader),
-                press: Some(bells.publisher),
-                worker: Some(bells.worker.clone()),
-            }
+            let [leader, press, worker] = [bells.leader, bells.publisher, bells.worker.clone()].map(Some);
+            Threads { leader, press, worker }
         } else {
             Threads::default()
         };
@@ -299,6 +295,10 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
         return Err(Damage::new(log.path(), "its end", what).into());
     }
     Ok(Some(log))
+}
+
+fn geometry_of(options: &Options) -> Geometry {
+    Geometry { segment: options.log_segment_bytes, frame_max: options.frame_max() }
 }
 
 /// Fewer keys than that are loaded by the thread that opens: others are not worth their start.
