@@ -423,10 +423,10 @@ impl Options {
         self
     }
 
-    /// Starts no threads: checkpoints and expiry happen in [`Engine::step`], and where a call needs room.
+    /// Starts no threads: checkpoints and expiry happen in [`Engine::step`](crate::Engine::step), and where a call needs room.
     ///
     /// Calls for tasks leave commits and reads to a thread of the engine. In a stepped engine their futures become ready only when
-    /// [`Engine::step`], or a blocking call on another thread, does that work. So don't block on such a future alone: poll it,
+    /// [`Engine::step`](crate::Engine::step), or a blocking call on another thread, does that work. So don't block on such a future alone: poll it,
     /// step, and poll it again.
     pub fn stepped(mut self) -> Self {
         self.workers = false;
