@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
 use super::backend::{Backend, Faults};
+use super::layout::BLOCKS;
 use super::long_reads::LongReads;
 use super::owned::Owned;
+use super::refusal::StoreError;
 use super::trouble::{Trouble, guarded};
-use super::{BLOCKS, StoreError};
 use crate::disk::{DiskFile, Tracked, Tracking, Untouched};
 use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;

@@ -9,7 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableHandle, WriteTransaction};
+use redb::{Database, Durability, ReadableDatabase, TableHandle, WriteTransaction};
 
 use crate::Timestamp;
 use crate::codec::{self, Sealer};
@@ -27,11 +27,13 @@ mod carry;
 mod copy;
 mod directory;
 mod forgotten;
+mod layout;
 mod load;
 mod long_reads;
 mod merge;
 mod meta;
 mod owned;
+mod refusal;
 mod tables;
 #[cfg(test)]
 #[cfg(all(feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
@@ -43,18 +45,14 @@ use backend::Backend;
 pub(crate) use copy::{Copy, Meanwhile, Whole};
 use directory::{BlockInfo, Directory};
 use forgotten::{Forgotten, Row};
+use layout::{BLOCKS, CLAIMS, FORGOTTEN, INDEX, META, SCOPES};
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
 use owned::Owned;
+pub(crate) use refusal::StoreError;
 pub use tables::{ReadTables, TableError, Tables};
 use trouble::{Trouble, guarded};
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("idemkv.meta");
-const BLOCKS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("idemkv.blocks");
-const INDEX: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("idemkv.index");
-const CLAIMS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("idemkv.claims");
-const FORGOTTEN: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("idemkv.forgotten");
-const SCOPES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("idemkv.scopes");
 const META_ROW: &str = "meta";
 /// How a redb file starts.
 const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
@@ -94,30 +92,6 @@ impl Batch {
         self.claims.retain(|(open, _)| *open != digest);
         self.ended.push(digest);
         self.records.push(record);
-    }
-}
-
-/// Why a checkpoint failed.
-#[derive(Clone, Debug)]
-pub(crate) enum StoreError {
-    /// No room on the disk. Nothing was written that counts; [`Store::reopen`], then try again.
-    Full(IoFailure),
-    /// Anything else: what was written may or may not count.
-    Failed(Failure),
-}
-
-impl StoreError {
-    /// As an opening tells it.
-    pub(crate) fn into_open_error(self) -> OpenError {
-        match self {
-            Self::Full(failure) | Self::Failed(Failure::Io(failure)) => OpenError::Io(failure),
-            Self::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
-            Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly) => {
-                unreachable!(
-                    "the store turns panics into damage, looks at no path, and is opened where it is used"
-                )
-            }
-        }
     }
 }
 
