@@ -7,6 +7,8 @@ use std::{iter, thread};
 
 use redb::ReadableTable;
 
+use redb::TableDefinition;
+
 use super::*;
 use crate::codec::Text;
 use crate::disk::sim::{DiskFault, SimDisk};
