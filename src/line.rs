@@ -20,16 +20,6 @@ pub(crate) enum Rank {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Number(Rank, u64);
 
-impl Number {
-    /// The bytes, where a claim needs them.
-    fn claim_bytes(self, bytes: u64) -> u64 {
-        match self.0 {
-            Rank::Claim => bytes,
-            Rank::Other => 0,
-        }
-    }
-}
-
 /// How a caller that waits is woken.
 #[derive(Debug)]
 pub(crate) enum Bell {
@@ -42,7 +32,6 @@ pub(crate) enum Bell {
 pub(crate) struct Line {
     next: u64,
     waiting: BTreeMap<Number, Waiting>,
-    claim_bytes: u64,
     /// Those of them that stop waiting when they are told that it is in vain.
     hopeful: BTreeSet<Number>,
 }
@@ -84,14 +73,8 @@ impl Line {
         if hopeful {
             self.hopeful.insert(number);
         }
-        self.claim_bytes += number.claim_bytes(bytes);
         self.waiting.insert(number, Waiting { bytes, bell: None });
         number
-    }
-
-    /// What claims in line need, which are served before all others.
-    pub(crate) fn claim_bytes(&self) -> u64 {
-        self.claim_bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -136,7 +119,6 @@ impl Line {
             && take(first.get().bytes)
         {
             self.hopeful.remove(first.key());
-            self.claim_bytes -= first.key().claim_bytes(first.get().bytes);
             rings.0.extend(first.remove().bell);
         }
         rings
@@ -145,9 +127,7 @@ impl Line {
     /// Takes a caller out that no longer waits; `None` where it was served before.
     pub(crate) fn leave(&mut self, number: Number) -> Option<Waiting> {
         self.hopeful.remove(&number);
-        let left = self.waiting.remove(&number);
-        self.claim_bytes -= left.as_ref().map_or(0, |waiting| number.claim_bytes(waiting.bytes));
-        left
+        self.waiting.remove(&number)
     }
 
     /// Wakes all, so that they look again. They keep their places.

@@ -254,3 +254,28 @@ fn a_close_that_waits_for_a_reader_of_tables_keeps_nobody_from_what_the_reader_w
     assert!(reader.join().unwrap(), "the reader waited for a thread that waited for the close");
     closer.join().unwrap().unwrap();
 }
+
+/// The holder of the claim is the thread that closes.
+#[test]
+fn a_reader_of_tables_that_waits_for_a_claim_is_told_of_the_close_that_waits_for_the_reader() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+    let scope = engine.scope("");
+    let claim = fresh(&scope, "key");
+    let Ok(idemkv::Begin::InFlight(pending)) = scope.begin("key", common::request()) else {
+        panic!("it is out")
+    };
+    let (reads, is_read) = mpsc::channel();
+    let reader = engine.clone();
+    let reader = thread::spawn(move || {
+        let told = reader.read_tables(|_| {
+            reads.send(()).unwrap();
+            pending.wait_timeout(Duration::from_secs(20))
+        });
+        told.unwrap()
+    });
+    is_read.recv().unwrap();
+    assert_eq!(engine.close().unwrap(), Closed { claims_left: 1 });
+    assert!(matches!(reader.join().unwrap(), Err(BeginError::Closed)));
+    drop(claim);
+}

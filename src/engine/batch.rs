@@ -205,7 +205,10 @@ impl Core {
         // All claims arrive at once: nothing is waited for while the caller has some of them, and their leases run.
         for (at, granting) in granting {
             let Some(result @ None) = results.get_mut(at) else { continue };
-            let late = || BeginError::Busy(Busy::LeaseTooShort { waited: again.span() });
+            let late = || match self.gate.check() {
+                Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited: again.span() }),
+                Err(shut) => shut.into(),
+            };
             *result = Some(granting.arrive(self).map(Begin::Fresh).ok_or_else(late));
         }
         let answers = results.into_iter().map(answered).zip(requests);

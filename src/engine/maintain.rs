@@ -23,7 +23,7 @@ use crate::line::Rank;
 use crate::nudge::Nudges;
 use crate::record::Record;
 use crate::store::{Applied, Batch, Begun, Meta, StoreError};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, MutexGuard, Ordering};
 use crate::wal::Reservation;
 use crate::wal::frame::entry_bytes_max;
 
@@ -223,7 +223,7 @@ impl Core {
             if self.publisher.tail_lag().0 > 0 || rota.unprepared.is_some() {
                 self.checkpoint(&mut rota);
             }
-            self.grow();
+            self.grow_alone(self.growing.lock());
         });
     }
 
@@ -386,8 +386,13 @@ impl Core {
 
     /// Makes the log longer while little of it is free.
     pub(super) fn grow(&self) {
-        // One thread at a time, and none once the file is being let go.
-        let Some(_growing) = self.growing.try_lock() else { return };
+        if let Some(growing) = self.growing.try_lock() {
+            self.grow_alone(growing);
+        }
+    }
+
+    fn grow_alone(&self, _growing: MutexGuard<'_, ()>) {
+        // None once the file is being let go.
         let _maintains = self.maintains();
         let Some(log) = self.log.lock().clone().filter(|_| !self.is_closed()) else { return };
         while let Some(bytes) = self.space.growth(self.options.log_bytes_max())
@@ -518,6 +523,8 @@ impl Core {
         self.commit.close();
         self.reads.close();
         self.space.wake();
+        // Before the readers, who may wait for a claim.
+        self.index.attempts_out().iter().for_each(|attempt| attempt.end(Ended::Closed));
         // Without the rota: a reader may wait for somebody that waits for it.
         self.store.await_table_readers();
         // Behind whoever is at work in the background; nobody starts after this.

@@ -69,8 +69,16 @@ impl Core {
     /// Takes a claim back while the engine closes: the log takes nothing any more, and the last checkpoint is still to come. `false`
     /// where it has arrived.
     pub(super) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) -> bool {
-        let Some(bytes) = attempt.take_coming() else { return false };
-        Reservation::none(&self.space).take_back(bytes);
+        let bytes = self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            match is_it.then(|| attempt.withdraw()).flatten() {
+                Some(bytes) => (Change::Set(Slot::Ending(Arc::clone(attempt))), Some(bytes)),
+                None => (Change::Keep, None),
+            }
+        });
+        let Some(bytes) = bytes else { return false };
+        let mut reservation = Reservation::none(&self.space);
+        reservation.take_back(bytes);
         self.leases.forget(attempt);
         attempt.end(Ended::Closed);
         self.publisher.show_last(&end_of(attempt).1);

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use std::sync::mpsc;
 use std::{iter, thread};
 
-use redb::ReadableTable;
-
-use redb::TableDefinition;
+use redb::{ReadableTable, TableDefinition};
 
 use super::*;
 use crate::codec::Text;

@@ -187,7 +187,7 @@ impl LogSpace {
         let new = state.segments(self.geometry)..best.segments(self.geometry);
         let sealed = state.sealed.iter().map(|(segment, _)| *segment);
         best.free = state.free.iter().copied().chain(sealed).chain(new).collect();
-        claims.saturating_add(state.line.claim_bytes()).saturating_add(bytes) <= best.capacity(self.geometry)
+        claims.saturating_add(bytes) <= best.capacity(self.geometry)
     }
 
     /// Sets space aside for callers in line, as far as there is some. Called when there is more space, and when entries were written that
