@@ -521,6 +521,8 @@ impl Core {
         // It may be shut already, where no thread could be had to close the file.
         self.gate.shut();
         self.commit.close();
+        // Wakers run from here on, and may close the engine as well.
+        let _maintains = self.maintains();
         self.reads.close();
         self.space.wake();
         // Before the readers, who may wait for a claim.
@@ -529,7 +531,6 @@ impl Core {
         self.store.await_table_readers();
         // Behind whoever is at work in the background; nobody starts after this.
         let rota = self.rota.lock();
-        let _maintains = self.maintains();
         let mut left = self.index.attempts_out();
         for attempt in &left {
             attempt.end(Ended::Closed);
