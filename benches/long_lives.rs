@@ -176,7 +176,7 @@ struct Late {
 
 /// What a waiting thread is told, and when, until `until`.
 fn lateness(engine: &Engine, until: Instant) -> Late {
-    let leased = engine.declare("leased", Policy::default().lease(LEASE)).unwrap();
+    let leased = engine.set_policy("leased", Policy::default().lease(LEASE)).unwrap();
     let scope = engine.scope("held");
     let name = format!("held {:?}", Instant::now());
     let Begin::Fresh(held) = scope.begin(&name, REQUEST).unwrap() else { panic!("a new key") };
@@ -305,7 +305,7 @@ fn hour(size: f64) {
     let path = scratch.path().join("x.idem");
     again(&["fill", path.to_str().unwrap(), &((size * GB) as u64).to_string()]);
     let engine = Engine::open(&path).unwrap();
-    let scope = engine.declare("short", Policy::default().ttl(Duration::from_secs(20 * 60))).unwrap();
+    let scope = engine.set_policy("short", Policy::default().ttl(Duration::from_secs(20 * 60))).unwrap();
     let (next, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let service = Service { engine: &engine, scope, a_minute: 1, next, is_over };
     thread::scope(|threads| {

@@ -98,7 +98,7 @@ impl Deposit {
 fn work(dir: &Path) -> Result<()> {
     let engine = Engine::open(dir.join("bank.idem"))?;
     // A deposit may run again: an attempt that was interrupted has left nothing, for its booking and its completion are one.
-    let deposits = engine.declare("POST /deposits", engine.policy().recovery(Recovery::Rerun))?;
+    let deposits = engine.set_policy("POST /deposits", engine.policy().recovery(Recovery::Rerun))?;
     for deposit in (0..DEPOSITS).map(Deposit::new) {
         match deposits.begin(&deposit.key, deposit.fingerprint())? {
             Begin::Fresh(claim) => drop(deposit.book(claim)?),

@@ -131,7 +131,7 @@ fn work(dir: &Path) -> Result<()> {
     let service = Service { journal: dir.join("service.journal"), die_in: env::var(DIE_IN).ok() };
     let engine = Engine::open(dir.join("payments.idem"))?;
     // A payment may run again: no step of it acts twice.
-    let payments = engine.declare("payments", engine.policy().recovery(Recovery::Rerun))?;
+    let payments = engine.set_policy("payments", engine.policy().recovery(Recovery::Rerun))?;
     let receipt = payments.run(KEY, Fingerprint::of(REQUEST), |claim| pay(claim, &service))??;
     say("paid", &serde_json::to_string(&receipt)?);
     engine.close()?;

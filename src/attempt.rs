@@ -1,17 +1,20 @@
 //! One attempt at an operation: what the engine knows of a claim, from the grant until a later attempt takes its place.
 
+pub(crate) mod interruption;
+pub(crate) mod progress;
+
 use std::time::Duration;
 
+use crate::attempt::interruption::{AttemptInfo, Earlier, Interruption};
+use crate::attempt::progress::{Budget, Progress};
 use crate::clock::{Deadline, millis};
 use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
-use crate::interruption::{AttemptInfo, Earlier, Interruption};
 use crate::key::Digest;
-use crate::progress::{Budget, Progress};
-use crate::retention::Retention;
+use crate::record::retention::Retention;
 use crate::state::{Facts, Fence};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, OnceLock, Ordering};
-use crate::wakers::Wakers;
+use crate::task::wait_list::WaitList;
 use crate::{Fingerprint, Record, Timestamp};
 
 /// How an attempt ended, as those who wait for it are told.
@@ -77,7 +80,7 @@ pub(crate) struct Attempt {
     ended: Mutex<Option<Ended>>,
     woken: Condvar,
     /// Tasks that wait; made for the first of them, for nearly nobody waits.
-    tasks: OnceLock<Box<Wakers>>,
+    tasks: OnceLock<Box<WaitList>>,
 }
 
 const ALIVE: u64 = u64::MAX;

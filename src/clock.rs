@@ -132,12 +132,12 @@ impl Deadline {
 
 /// How long one call waits, for whatever it waits: one span for all its waits, from the first of them on.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct QueueTimeout {
     span: Duration,
     until: Option<Deadline>,
 }
 
-impl Patience {
+impl QueueTimeout {
     pub(crate) fn new(span: Duration) -> Self {
         Self { span, until: None }
     }

@@ -73,7 +73,7 @@ pub(crate) enum Entry<'a> {
     /// A claim was handed over as a token.
     Detached(DetachedRow),
     /// A scope was given a policy.
-    Declared(ScopeRow<'a>),
+    PolicySet(ScopeRow<'a>),
 }
 
 /// A claim that was granted and, as far as this row knows, has not ended.
@@ -270,7 +270,7 @@ impl Entry<'_> {
             Self::Intent(row) => row.scope.len() + row.key.len(),
             Self::Completion(_, row) => row.scope.len() + row.key.len() + row.body.len(),
             Self::Progress(row) => row.bytes.len(),
-            Self::Declared(row) => row.name.len(),
+            Self::PolicySet(row) => row.name.len(),
             Self::Vacated(_) | Self::Mark | Self::Detached(_) => 0,
         };
         let mut bytes = Vec::with_capacity(ENTRY_OVERHEAD_MAX + variable);
@@ -328,15 +328,15 @@ pub(crate) const CHECKSUM_BYTES: usize = 8;
 /// They are there for what disks do. Who could write to the file could as well read the secret in it; a client, who chooses bodies, can't make one
 /// that would pass for a frame of the log.
 #[derive(Clone)]
-pub(crate) struct Sealer(SipHasher13);
+pub(crate) struct Checksummer(SipHasher13);
 
-impl std::fmt::Debug for Sealer {
+impl std::fmt::Debug for Checksummer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sealer(..)")
+        f.write_str("Checksummer(..)")
     }
 }
 
-impl Sealer {
+impl Checksummer {
     pub(crate) fn new(secret: &Secret) -> Self {
         Self(SipHasher13::new_with_key(&secret.derived("idemkv 3: checksums of what is on disk")))
     }
@@ -441,7 +441,7 @@ mod tests {
         let place = [1, u64::MAX - 7, 0x0102_0304_0506_0708];
         let joined = [b"frame".as_slice(), &place.map(u64::to_le_bytes).concat(), b"bytes"].concat();
         let expected = SipHasher13::new_with_key(&key).hash(&joined).to_le_bytes();
-        assert_eq!(Sealer::new(&secret).checksum("frame", &place, b"bytes"), expected);
+        assert_eq!(Checksummer::new(&secret).checksum("frame", &place, b"bytes"), expected);
     }
 
     /// A change of these is a change of the file format: raise `FORMAT_VERSION`.
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(hex(&progress), "040102026869");
         let detached = Entry::Detached(DetachedRow { digest: 1, fence: 2, until_ms: 3, opening: 4 });
         assert_eq!(hex(&detached), "0501020304");
-        let declared = Entry::Declared(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
+        let declared = Entry::PolicySet(ScopeRow { name: b"s", policy: crate::Policy::default().row() });
         assert_eq!(hex(&declared), "060173fc005c2605000101fc00c87e9a0000010000");
     }
 
@@ -540,20 +540,20 @@ mod tests {
 
     #[test]
     fn a_sealed_row_opens_at_its_own_place_only() {
-        let sealer = Sealer::new(&Secret([3; 32]));
-        assert_eq!(format!("{sealer:?}"), "Sealer(..)", "the secret is nobody else's");
-        let row = sealer.seal("blocks", &[1, 2], b"bytes");
-        assert_eq!(sealer.open("blocks", &[1, 2], &row), Ok(&b"bytes"[..]));
-        assert!(sealer.open("blocks", &[2, 1], &row).is_err());
-        assert!(sealer.open("index", &[1, 2], &row).is_err());
-        assert!(Sealer::new(&Secret([4; 32])).open("blocks", &[1, 2], &row).is_err());
+        let checksummer = Checksummer::new(&Secret([3; 32]));
+        assert_eq!(format!("{checksummer:?}"), "Checksummer(..)", "the secret is nobody else's");
+        let row = checksummer.seal("blocks", &[1, 2], b"bytes");
+        assert_eq!(checksummer.open("blocks", &[1, 2], &row), Ok(&b"bytes"[..]));
+        assert!(checksummer.open("blocks", &[2, 1], &row).is_err());
+        assert!(checksummer.open("index", &[1, 2], &row).is_err());
+        assert!(Checksummer::new(&Secret([4; 32])).open("blocks", &[1, 2], &row).is_err());
         for bit in 0..row.len() * 8 {
             let mut flipped = row.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(sealer.open("blocks", &[1, 2], &flipped).is_err(), "bit {bit}");
+            assert!(checksummer.open("blocks", &[1, 2], &flipped).is_err(), "bit {bit}");
         }
         for len in 0..row.len() {
-            assert!(sealer.open("blocks", &[1, 2], &row[..len]).is_err(), "{len} bytes of it");
+            assert!(checksummer.open("blocks", &[1, 2], &row[..len]).is_err(), "{len} bytes of it");
         }
     }
 

@@ -8,15 +8,15 @@ use std::path::Path;
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
+use crate::attempt::progress::Budget;
 use crate::clock::FrameTime;
 use crate::codec::{
-    self, BadBytes, CHECKSUM_BYTES, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow, PolicyRow,
-    ProgressRow, ScopeRow, Sealer, TokenRow, VacatedRow,
+    self, BadBytes, CHECKSUM_BYTES, Checksummer, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow,
+    PolicyRow, ProgressRow, ScopeRow, TokenRow, VacatedRow,
 };
 use crate::key::{Digest, Secret};
 use crate::policy::{Policy, Recovery};
-use crate::progress::Budget;
-use crate::record::{Place, Record};
+use crate::record::{Record, RecordLocation};
 use crate::store::{Meta, block};
 use crate::sync::{Arc, OnceLock};
 use crate::wal::frame::{CHECKED, Frame, FrameBuf, HEADER};
@@ -55,9 +55,9 @@ pub enum Decoder {
 }
 
 /// What the bytes are sealed with, as one file seals its own.
-fn sealer() -> &'static Sealer {
-    static SEALER: OnceLock<Sealer> = OnceLock::new();
-    SEALER.get_or_init(|| Sealer::new(&Secret([7; 32])))
+fn checksummer() -> &'static Checksummer {
+    static SEALER: OnceLock<Checksummer> = OnceLock::new();
+    SEALER.get_or_init(|| Checksummer::new(&Secret([7; 32])))
 }
 
 const SALT: u64 = 9;
@@ -128,10 +128,10 @@ impl Decoder {
                 for entry in entries() {
                     frame.push(&entry.encoded());
                 }
-                frame.seal(sealer(), SALT, 4, frame_time(6, 7)).to_vec()
+                frame.seal(checksummer(), SALT, 4, frame_time(6, 7)).to_vec()
             }
             Self::LogHeader => {
-                let id = Identity { file_id: [2; 16], sealer: sealer().clone() };
+                let id = Identity { file_id: [2; 16], checksummer: checksummer().clone() };
                 let mut header = wal::header(&id, 64 << 10);
                 header.truncate(LOG_HEADER);
                 header
@@ -171,7 +171,7 @@ fn check_entry(entry: &Entry<'_>, bytes: &[u8]) -> bool {
     match entry {
         Entry::Intent(row) => check_claim(row),
         Entry::Completion(_, row) => check_completion(row).is_some(),
-        Entry::Declared(row) => check_policy(&row.policy),
+        Entry::PolicySet(row) => check_policy(&row.policy),
         Entry::Vacated(_) | Entry::Mark | Entry::Progress(_) | Entry::Detached(_) => true,
     }
 }
@@ -213,15 +213,15 @@ fn frame_time(time: u64, wall: u64) -> FrameTime {
 
 /// Bytes behind the last entry, and the padding of the last sector, are not looked at.
 fn check_frame(bytes: &[u8]) -> bool {
-    assert!(Frame::read(bytes, sealer(), SALT).is_none_or(|frame| frame.len() >= HEADER));
+    assert!(Frame::read(bytes, checksummer(), SALT).is_none_or(|frame| frame.len() >= HEADER));
     let (Some(len), Some(entries)) = (number(bytes, 4..8), number(bytes, 8..12)) else { return false };
     let (Some(salt), Some(seq)) = (number(bytes, 16..24), number(bytes, 24..32)) else { return false };
     let (Some(time), Some(wall)) = (number(bytes, 32..40), number(bytes, 40..CHECKED)) else { return false };
     let whole = usize::try_from(len).unwrap_or(usize::MAX).saturating_add(HEADER);
     let Some(payload) = bytes.get(HEADER..whole) else { return false };
-    let checksum = sealer().checksum("frame", &[salt, seq, time, wall, entries], payload);
+    let checksum = checksummer().checksum("frame", &[salt, seq, time, wall, entries], payload);
     let bytes = with_checksum(bytes, CHECKED, checksum);
-    let Some(frame) = Frame::read(&bytes, sealer(), salt) else { return false };
+    let Some(frame) = Frame::read(&bytes, checksummer(), salt) else { return false };
     let (mut again, mut pushed) = (FrameBuf::default(), 0);
     let decoded = frame.for_each(|entry| {
         pushed += 1;
@@ -233,7 +233,7 @@ fn check_frame(bytes: &[u8]) -> bool {
         return false;
     }
     assert_eq!(pushed, entries);
-    let sealed = again.seal(sealer(), salt, seq, frame_time(time, wall));
+    let sealed = again.seal(checksummer(), salt, seq, frame_time(time, wall));
     if number(sealed, 4..8) == Some(len) {
         assert_eq!(sealed.get(..whole), bytes.get(..whole), "what was decoded encodes to another frame");
     }
@@ -243,14 +243,14 @@ fn check_frame(bytes: &[u8]) -> bool {
 /// Four bytes that are zero are under the checksum, and not looked at.
 fn check_log_header(bytes: &[u8]) -> bool {
     let path = Path::new("x.idem-wal");
-    let nobody = Identity { file_id: [0; 16], sealer: sealer().clone() };
+    let nobody = Identity { file_id: [0; 16], checksummer: checksummer().clone() };
     assert!(wal::read_header(path, bytes, &nobody).is_err());
     let (Some(checked), Some(file_id)) = (bytes.get(..LOG_CHECKED), bytes.get(24..LOG_CHECKED)) else {
         return false;
     };
     let Ok(file_id) = file_id.try_into() else { return false };
-    let id = Identity { file_id, sealer: sealer().clone() };
-    let bytes = with_checksum(bytes, LOG_CHECKED, sealer().checksum("log", &[], checked));
+    let id = Identity { file_id, checksummer: checksummer().clone() };
+    let bytes = with_checksum(bytes, LOG_CHECKED, checksummer().checksum("log", &[], checked));
     let Ok(segment_bytes) = wal::read_header(path, &bytes, &id) else { return false };
     let again = wal::header(&id, segment_bytes);
     if bytes.get(12..16) == Some(&[0; 4]) {
@@ -273,9 +273,9 @@ fn check_meta(bytes: &[u8]) -> bool {
 }
 
 fn check_index_row(bytes: &[u8]) -> bool {
-    let row = sealer().seal("index", &[DUE.as_millis(), BLOCK], bytes);
+    let row = checksummer().seal("index", &[DUE.as_millis(), BLOCK], bytes);
     let mut again = Vec::new();
-    let contents = block::read_index((DUE, BLOCK), &row, sealer(), |digest, until, place| {
+    let contents = block::read_index((DUE, BLOCK), &row, checksummer(), |digest, until, place| {
         again.extend_from_slice(&digest.as_u128().to_le_bytes());
         again.extend_from_slice(&until.as_millis().to_le_bytes());
         again.extend_from_slice(&u16::try_from(place.offset()).unwrap_or(u16::MAX).to_le_bytes());
@@ -286,14 +286,15 @@ fn check_index_row(bytes: &[u8]) -> bool {
 }
 
 fn check_block_entry(bytes: &[u8]) -> bool {
-    let place = Place::new(BLOCK, 0);
-    assert!(block::read_record(bytes, place, KEY, sealer()).is_err());
+    let place = RecordLocation::new(BLOCK, 0);
+    assert!(block::read_record(bytes, place, KEY, checksummer()).is_err());
     let (Ok(row), Ok(len)) = (codec::decode::<CompletionRow<'_>>(bytes), u32::try_from(bytes.len())) else {
         return false;
     };
     let entry =
-        [&len.to_le_bytes()[..], &sealer().seal("blocks", &block::seal_place(place, KEY), bytes)].concat();
-    let read = block::read_record(&entry, place, KEY, sealer());
+        [&len.to_le_bytes()[..], &checksummer().seal("blocks", &block::seal_place(place, KEY), bytes)]
+            .concat();
+    let read = block::read_record(&entry, place, KEY, checksummer());
     assert_eq!(read.is_ok(), row.parts(KEY).is_ok());
     let Ok(record) = read else { return false };
     assert_same(&CompletionRow::from(&record), bytes);
@@ -304,8 +305,8 @@ fn check_block_entry(bytes: &[u8]) -> bool {
 #[cfg(feature = "serde")]
 fn check_json(bytes: &[u8]) -> bool {
     type Reply = Result<Vec<(Option<f64>, Vec<i64>)>, std::collections::BTreeMap<String, bool>>;
-    let Ok(reply) = crate::json::decode::<Reply>(bytes) else { return false };
-    assert!(crate::json::encode(&reply).is_ok_and(|(_, again)| again == reply));
+    let Ok(reply) = crate::typed::json::decode::<Reply>(bytes) else { return false };
+    assert!(crate::typed::json::encode(&reply).is_ok_and(|(_, again)| again == reply));
     true
 }
 
@@ -395,7 +396,7 @@ fn entries() -> [Entry<'static>; 7] {
         Entry::Mark,
         Entry::Progress(ProgressRow { digest: 1, fence: 3, bytes: b"note" }),
         Entry::Detached(DetachedRow { digest: 1, fence: 3, until_ms: 4, opening: 5 }),
-        Entry::Declared(scope()),
+        Entry::PolicySet(scope()),
     ]
 }
 

@@ -1,5 +1,8 @@
 //! The identity of a key: a 128-bit keyed digest of (scope, key).
 
+pub(crate) mod fingerprint;
+pub(crate) mod step_key;
+
 use std::fmt;
 
 use siphasher::sip128::SipHasher13;

@@ -49,8 +49,8 @@
 // docs.rs says which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod activity;
 mod attempt;
-mod caller;
 mod clock;
 mod codec;
 mod commit;
@@ -59,38 +59,27 @@ mod decoders;
 mod disk;
 mod engine;
 mod error;
-#[cfg(feature = "serde")]
-mod fault;
-mod fingerprint;
 mod fork;
 mod index;
-mod inside;
-mod interruption;
-#[cfg(feature = "serde")]
-mod json;
 mod key;
-mod line;
+mod log_tail;
 #[cfg(all(test, idemkv_loom, feature = "sim"))]
 mod models;
-mod nudge;
 mod observer;
 mod policy;
-mod progress;
 mod record;
-mod reply;
-mod retention;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
 mod status;
-mod step_key;
 mod store;
 mod sync;
-mod tail;
-mod timers;
-mod tombstone;
-mod wakers;
+mod task;
+#[cfg(feature = "serde")]
+mod typed;
 mod wal;
 
+pub use attempt::interruption::{AttemptInfo, Interruption};
+pub use attempt::progress::Progress;
 pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;
@@ -99,24 +88,23 @@ pub use engine::{
     ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Verify, Waited,
 };
 pub use error::{
-    BackupError, BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError,
-    Failure, ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, TokenError,
+    BackupError, BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, EndError, Failure,
+    ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, SetPolicyError,
+    TokenError,
 };
-#[cfg(feature = "serde")]
-pub use fault::{Fault, ReplayError, RunError, StoreError};
-pub use fingerprint::{Fingerprint, FingerprintBuilder};
-pub use interruption::{AttemptInfo, Interruption};
-#[cfg(feature = "serde")]
-pub use json::JsonError;
 pub use key::KeyHash;
+pub use key::fingerprint::{Fingerprint, FingerprintBuilder};
+pub use key::step_key::StepKey;
 pub use observer::{Cause, EndKind, Event, Observer};
 pub use policy::{Durability, Policy, Recovery};
-pub use progress::Progress;
+pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
 pub use state::Fence;
 pub use status::Status;
-pub use step_key::StepKey;
-pub use tombstone::Tombstone;
+#[cfg(feature = "serde")]
+pub use typed::fault::{Fault, ReplayError, RunError, StoreError};
+#[cfg(feature = "serde")]
+pub use typed::json::JsonError;
 
 /// Tables of your own in the engine's file: see [`Claim::complete_in`] and [`Engine::read_tables`].
 ///

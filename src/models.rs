@@ -16,20 +16,20 @@ use loom::thread::spawn;
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts, Ended};
-use crate::caller::{Caller, block, park_on};
 use crate::clock::{Deadline, EngineClock, TimeSource};
-use crate::codec::{Entry, Sealer};
+use crate::codec::{Checksummer, Entry};
 use crate::commit::{Commit, Duty, Limits, Publish, Threads};
 use crate::disk::sim::SimDisk;
 use crate::error::Failure;
-use crate::index::{Change, Hot, Index, Slot};
+use crate::index::{Change, Index, Slot, ThreadCache};
 use crate::key::{Digest, Secret};
-use crate::line::Rank;
-use crate::nudge::Nudge;
-use crate::record::{Place, Record, RecordParts};
+use crate::record::{Record, RecordLocation, RecordParts};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
-use crate::timers::Timers;
-use crate::wakers::Wakers;
+use crate::task::caller::{Caller, block, park_on};
+use crate::task::notifier::Notifier;
+use crate::task::timers::Timers;
+use crate::task::wait_list::WaitList;
+use crate::task::wait_queue::Priority;
 use crate::wal::{Geometry, Identity, Log, LogSpace, LogWriter, Request, Reservation};
 
 /// Runs a model in every order with at most so many changes of thread that were not forced; in every order at all where there is no limit.
@@ -49,7 +49,7 @@ fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync +
 #[test]
 fn a_task_that_waits_is_woken_by_whoever_changes_the_answer() {
     model("wakers", None, || {
-        let shared = Arc::new((Wakers::default(), AtomicBool::new(false)));
+        let shared = Arc::new((WaitList::default(), AtomicBool::new(false)));
         let theirs = Arc::clone(&shared);
         let other = spawn(move || {
             theirs.1.store(true, Ordering::Release);
@@ -63,8 +63,8 @@ fn a_task_that_waits_is_woken_by_whoever_changes_the_answer() {
 #[test]
 fn two_tasks_that_wait_are_both_woken_though_a_third_gives_up() {
     model("wakers_of_two", Some(3), || {
-        let shared = Arc::new((Wakers::default(), AtomicBool::new(false)));
-        let wait = |shared: Arc<(Wakers, AtomicBool)>| {
+        let shared = Arc::new((WaitList::default(), AtomicBool::new(false)));
+        let wait = |shared: Arc<(WaitList, AtomicBool)>| {
             spawn(move || park_on(shared.0.until(|| shared.1.load(Ordering::Acquire).then_some(()))))
         };
         let waiting = [wait(Arc::clone(&shared)), wait(Arc::clone(&shared))];
@@ -80,19 +80,19 @@ fn two_tasks_that_wait_are_both_woken_though_a_third_gives_up() {
 
 #[test]
 fn a_bell_that_rings_before_anybody_listens_is_heard() {
-    model("nudge", Some(3), || {
-        let (nudge, nudges) = Nudge::pair();
+    model("notifier", Some(3), || {
+        let (notifier, listener) = Notifier::pair();
         let work = Arc::new(AtomicUsize::new(0));
-        let ring = |nudge: Nudge, work: Arc<AtomicUsize>| {
+        let ring = |notifier: Notifier, work: Arc<AtomicUsize>| {
             spawn(move || {
                 work.fetch_add(1, Ordering::Release);
-                nudge.nudge();
+                notifier.notify();
             })
         };
-        let others = [ring(nudge.clone(), Arc::clone(&work)), ring(nudge, Arc::clone(&work))];
+        let others = [ring(notifier.clone(), Arc::clone(&work)), ring(notifier, Arc::clone(&work))];
         let mut seen = 0;
         // Once nobody is left to ring, everything that was rung for has been seen.
-        while nudges.wait(Deadline::NEVER) {
+        while listener.wait(Deadline::NEVER) {
             seen = work.load(Ordering::Acquire);
         }
         assert_eq!(seen, 2);
@@ -105,7 +105,7 @@ fn a_bell_that_rings_before_anybody_listens_is_heard() {
 fn an_answer_reaches_whoever_waits_for_it_and_so_does_its_absence() {
     for answers in [true, false] {
         model("reply", None, move || {
-            let (replier, awaited) = crate::reply::pair();
+            let (replier, awaited) = crate::task::reply::pair();
             let other = spawn(move || if answers { replier.send(7) } else { drop(replier) });
             assert_eq!(park_on(awaited.get()), answers.then_some(7));
             other.join().unwrap();
@@ -169,11 +169,11 @@ fn whoever_sees_a_records_place_sees_what_was_written_before_it() {
         // As a checkpoint does: the block is in the directory before a record says that it lies there.
         let other = spawn(move || {
             written.store(1, Ordering::Relaxed);
-            theirs.set_place(Place::new(1, 0));
+            theirs.set_location(RecordLocation::new(1, 0));
             theirs.take_touch();
         });
         record.touch();
-        if record.place().is_some() {
+        if record.location().is_some() {
             assert_eq!(directory.load(Ordering::Relaxed), 1);
         }
         other.join().unwrap();
@@ -181,7 +181,7 @@ fn whoever_sees_a_records_place_sees_what_was_written_before_it() {
 }
 
 /// The fence of a record of which a thread keeps a copy.
-fn asks(hot: &mut Hot, index: &Index) -> Option<u64> {
+fn asks(hot: &mut ThreadCache, index: &Index) -> Option<u64> {
     let digest = RecordParts::example(0).digest;
     hot.replay(index, digest, &|_| true).map(|record| record.fence().get())
 }
@@ -199,7 +199,7 @@ fn becomes(index: &Index, slot: Slot) {
 }
 
 fn durable(fence: u64) -> Slot {
-    Slot::cached(Record::new(&RecordParts::example(fence), Some(Place::new(1, 0))))
+    Slot::cached(Record::new(&RecordParts::example(fence), Some(RecordLocation::new(1, 0))))
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn a_thread_that_keeps_a_record_sees_every_change_that_it_could_know_of() {
         });
         // How far the key has come: the first record, none, the second one.
         let step = |fence: Option<u64>| fence.map_or(1, |fence| 2 * (fence as usize - 1));
-        let mut hot = Hot::new();
+        let mut hot = ThreadCache::new();
         let mut last = 0;
         let sees = |last: &mut usize, how: &str, seen: usize| {
             assert!(seen >= *last, "{how}: {seen} after {last}");
@@ -242,7 +242,7 @@ fn replays_of_kept_records_are_all_counted_though_a_tally_changes_hands() {
         becomes(&index, durable(1));
         let replays = |index: Arc<Index>| {
             spawn(move || {
-                let mut hot = Hot::new();
+                let mut hot = ThreadCache::new();
                 (0..3).for_each(|_| assert_eq!(asks(&mut hot, &index), Some(1)));
             })
         };
@@ -261,7 +261,9 @@ fn space() -> Arc<LogSpace> {
 }
 
 fn reserve(space: &Arc<LogSpace>, bytes: u64) -> Reservation {
-    let Some(reservation) = Reservation::try_new(space, Rank::Other, bytes) else { panic!("there is space") };
+    let Some(reservation) = Reservation::try_new(space, Priority::Other, bytes) else {
+        panic!("there is space")
+    };
     reservation
 }
 
@@ -269,12 +271,12 @@ fn reserve(space: &Arc<LogSpace>, bytes: u64) -> Reservation {
 fn a_thread_that_waits_for_space_is_woken_when_a_reservation_is_dropped() {
     model("space", None, || {
         let space = space();
-        let reserve = || Reservation::try_new(&space, Rank::Other, 512);
+        let reserve = || Reservation::try_new(&space, Priority::Other, 512);
         let mut taken: Vec<_> = std::iter::from_fn(reserve).collect();
         let last = taken.pop();
         let other = spawn(move || drop(last));
         // As `Core::reserve` does.
-        let mut request = Request::line_up(&space, 512, Rank::Other, None);
+        let mut request = Request::line_up(&space, 512, Priority::Other, None);
         while request.look(|| None::<()>).is_none() {
             request.wait(Deadline::NEVER);
         }
@@ -315,19 +317,19 @@ impl Publish for Published {
 const ENTRY: u64 = 512;
 
 /// A log and its queue. The log is made once: what is on its disk is no part of a model.
-fn commit(leader: Option<Nudge>) -> Arc<Commit<Published>> {
+fn commit(leader: Option<Notifier>) -> Arc<Commit<Published>> {
     commit_with(leader, None)
 }
 
-fn commit_with(leader: Option<Nudge>, press: Option<Nudge>) -> Arc<Commit<Published>> {
-    let sealer = Sealer::new(&Secret([0; 32]));
-    let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
+fn commit_with(leader: Option<Notifier>, press: Option<Notifier>) -> Arc<Commit<Published>> {
+    let checksummer = Checksummer::new(&Secret([0; 32]));
+    let id = Identity { file_id: [0; 16], checksummer: checksummer.clone() };
     let log = Log::create(&SimDisk::new(), "x".as_ref(), &id, SEGMENT, 1);
     let Ok(log) = log.map(Arc::new) else { panic!("a log can be made") };
     let space = space();
-    let writer = LogWriter::new(log, Arc::clone(&space), sealer, 1, true, 0);
+    let writer = LogWriter::new(log, Arc::clone(&space), checksummer, 1, true, 0);
     let limits = Limits { group_bytes: 64, queue_bytes: 1 << 20, queue_entries: 100, published_by_leader: 0 };
-    let timers = Arc::new(Timers::new(Nudge::pair().0));
+    let timers = Arc::new(Timers::new(Notifier::pair().0));
     let clock = Arc::new(EngineClock::new(TimeSource::System));
     let commit =
         Commit::new(Arc::default(), space, clock, timers, limits, Threads { leader, press, worker: None });
@@ -368,7 +370,7 @@ fn two_threads_that_commit_lead_for_each_other() {
 #[test]
 fn a_task_that_commits_finds_a_leader() {
     model("commit_of_a_task", None, || {
-        let (leader, calls) = Nudge::pair();
+        let (leader, calls) = Notifier::pair();
         let commit = commit(Some(leader));
         let theirs = Arc::clone(&commit);
         let leads = spawn(move || {
@@ -389,7 +391,7 @@ fn a_task_that_commits_finds_a_leader() {
 #[test]
 fn a_task_and_a_thread_that_commit_find_a_leader() {
     model("commit_of_a_task_and_a_thread", Some(3), || {
-        let (leader, calls) = Nudge::pair();
+        let (leader, calls) = Notifier::pair();
         let commit = commit(Some(leader));
         let theirs = Arc::clone(&commit);
         let leads =
@@ -399,7 +401,7 @@ fn a_task_and_a_thread_that_commit_find_a_leader() {
         commit.commit_one(Caller::Task, 0);
         thread.join().unwrap();
         commit.close();
-        commit.nudge_threads();
+        commit.notify_threads();
         leads.join().unwrap();
     });
 }
@@ -407,7 +409,7 @@ fn a_task_and_a_thread_that_commit_find_a_leader() {
 #[test]
 fn what_a_leader_leaves_to_others_is_published_in_its_order() {
     model("commit_and_publish", Some(3), || {
-        let (publishes, rings) = Nudge::pair();
+        let (publishes, rings) = Notifier::pair();
         let commit = commit_with(None, Some(publishes));
         let theirs = Arc::clone(&commit);
         // As idemkv-publish does.
@@ -421,7 +423,7 @@ fn what_a_leader_leaves_to_others_is_published_in_its_order() {
         commit.commit_one(Caller::Thread, 0);
         other.join().unwrap();
         commit.close();
-        commit.nudge_threads();
+        commit.notify_threads();
         press.join().unwrap();
     });
 }
@@ -447,7 +449,7 @@ fn closing_waits_for_what_was_queued() {
 #[test]
 fn what_is_acknowledged_early_is_flushed() {
     model("commit_relaxed", None, || {
-        let (leader, calls) = Nudge::pair();
+        let (leader, calls) = Notifier::pair();
         let commit = commit(Some(leader));
         let theirs = Arc::clone(&commit);
         let leads = spawn(move || {

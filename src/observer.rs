@@ -132,7 +132,7 @@ pub enum Event<'e> {
     },
     /// A scope was given a policy.
     #[non_exhaustive]
-    Declared {
+    PolicySet {
         /// The scope.
         scope: &'e [u8],
         /// Its policy from now on.
@@ -208,7 +208,7 @@ impl Event<'_> {
             Self::Interrupted { .. } => "interrupted",
             Self::Refused { .. } => "refused",
             Self::Superseded { .. } => "superseded",
-            Self::Declared { .. } => "declared",
+            Self::PolicySet { .. } => "declared",
             Self::DiskFull { .. } => "disk full",
             Self::RoomAgain {} => "room again",
             Self::Failed { .. } => "failed",

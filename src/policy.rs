@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::clock::millis;
 use crate::codec::{BadBytes, PolicyRow};
 use crate::error::OptionError;
-use crate::retention::{RETENTION_MAX, Retention};
+use crate::record::retention::{RETENTION_MAX, Retention};
 
 /// What a scope's keys are promised: how long results are kept, what becomes of interrupted keys, what is durable when.
 ///
 /// [`Options::policy`](crate::Options::policy) sets the policy of all scopes that have none of their own,
-/// [`Engine::declare`](crate::Engine::declare) gives a scope its own.
+/// [`Engine::set_policy`](crate::Engine::set_policy) gives a scope its own.
 ///
 /// ```
 /// # use idemkv::{Engine, Policy, Recovery};
@@ -18,8 +18,8 @@ use crate::retention::{RETENTION_MAX, Retention};
 /// # let dir = tempfile::tempdir()?;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
 /// let week = Duration::from_secs(7 * 24 * 3600);
-/// let charges = engine.declare("POST /v1/charges", engine.policy().ttl(week))?;
-/// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+/// let charges = engine.set_policy("POST /v1/charges", engine.policy().ttl(week))?;
+/// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
 /// assert_eq!(charges.policy().recovery, Recovery::Refuse); // the default
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -1,5 +1,8 @@
 //! What a completed key holds.
 
+pub(crate) mod retention;
+pub(crate) mod tombstone;
+
 use std::fmt;
 use std::ops::Deref;
 
@@ -31,7 +34,7 @@ impl fmt::Display for Outcome {
 
 /// What becomes of a record whose block is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lift {
+pub(crate) enum Relocation {
     /// The index has it in memory now, without a place.
     Moved,
     /// The index does not name it any more: the key has another record or claim, or its time is over.
@@ -42,9 +45,9 @@ pub(crate) enum Lift {
 
 /// Where a record lies in the store: the number of its block, and its offset there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place(u64);
+pub(crate) struct RecordLocation(u64);
 
-impl Place {
+impl RecordLocation {
     const OFFSET_BITS: u32 = 16;
     /// Offsets in a block lie below this; only a block's first entry may be larger than that.
     pub(crate) const OFFSET_LIMIT: usize = 1 << Self::OFFSET_BITS;
@@ -208,7 +211,7 @@ impl Record {
     /// # Panics
     ///
     /// Where scope or key are longer than 65,535 bytes; callers have checked both.
-    pub(crate) fn new(parts: &RecordParts<'_>, place: Option<Place>) -> Self {
+    pub(crate) fn new(parts: &RecordParts<'_>, place: Option<RecordLocation>) -> Self {
         let short =
             |len: usize| u16::try_from(len).unwrap_or_else(|_| unreachable!("names are at most 4,096 bytes"));
         let header = Header {
@@ -236,7 +239,7 @@ impl Record {
 
     /// The same record in memory of its own. Of a place that this one is told later it learns nothing.
     pub(crate) fn to_copy(&self) -> Self {
-        let copy = Self::new(&self.parts(), self.place());
+        let copy = Self::new(&self.parts(), self.location());
         if self.is_durable() {
             copy.set_durable();
         }
@@ -418,14 +421,14 @@ impl Record {
     }
 
     /// Where the store holds this record; `None` until a checkpoint has stored it.
-    pub(crate) fn place(&self) -> Option<Place> {
+    pub(crate) fn location(&self) -> Option<RecordLocation> {
         match self.0.header.header.place.load(Ordering::Acquire) {
             NOT_STORED => None,
-            place => Some(Place(place)),
+            place => Some(RecordLocation(place)),
         }
     }
 
-    pub(crate) fn set_place(&self, place: Place) {
+    pub(crate) fn set_location(&self, place: RecordLocation) {
         self.0.header.header.place.store(place.0, Ordering::Release);
     }
 
@@ -534,9 +537,9 @@ mod tests {
             (Outcome::Failure, 2, Fence::new(4))
         );
         assert_eq!((record.expires().as_millis(), record.remembered_until().as_millis()), (3, 4));
-        assert_eq!(record.place(), None);
-        record.set_place(Place::new(77, 65_535));
-        let place = record.place().unwrap();
+        assert_eq!(record.location(), None);
+        record.set_location(RecordLocation::new(77, 65_535));
+        let place = record.location().unwrap();
         assert_eq!((place.block(), place.offset()), (77, 65_535));
         assert!(record.take_touch() && !record.take_touch());
 
@@ -544,9 +547,12 @@ mod tests {
         assert_eq!((small.body(), small.scope(), small.key()), (&b""[..], &b"scope"[..], &b"key"[..]));
         assert!(record.is_body_kept() && !small.is_body_kept());
         assert_eq!((small.facts(), small.lifetime()), (record.facts(), record.lifetime()));
-        assert_eq!(small.place(), None);
+        assert_eq!(small.location(), None);
         let moved = record.to_be_moved();
-        assert_eq!((moved.body(), moved.lifetime(), moved.place()), (record.body(), record.lifetime(), None));
+        assert_eq!(
+            (moved.body(), moved.lifetime(), moved.location()),
+            (record.body(), record.lifetime(), None)
+        );
         assert!(moved.is_durable());
     }
 

@@ -1,9 +1,9 @@
 //! What is known of a key, as callers are told it.
 
+use crate::attempt::interruption::{AttemptInfo, Interruption};
 use crate::error::ReadError;
-use crate::interruption::{AttemptInfo, Interruption};
 use crate::record::Record;
-use crate::tombstone::Tombstone;
+use crate::record::tombstone::Tombstone;
 
 /// What is known of a key.
 #[derive(Clone, Debug)]

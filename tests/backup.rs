@@ -71,7 +71,7 @@ fn a_backup_opens_at_once_with_all_that_was_acknowledged_and_claims_in_flight_ar
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>("reply")
     })
     .unwrap();
-    engine.declare("jobs", engine.policy().max_in_flight(3)).unwrap();
+    engine.set_policy("jobs", engine.policy().max_in_flight(3)).unwrap();
 
     let backup = engine.backup(COPY).unwrap();
     assert_eq!(backup.time, engine.now());

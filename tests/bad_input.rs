@@ -220,7 +220,7 @@ fn options_out_of_range_are_refused_by_name_and_make_no_file() {
         (small().queue_entries(0), "queue_entries"),
         (small().queue_bytes(4_095), "queue_bytes"),
         (small().max_in_flight(0), "max_in_flight"),
-        (small().patience(Duration::MAX), "patience"),
+        (small().queue_timeout(Duration::MAX), "queue_timeout"),
         (small().shards(48), "shards"),
         (small().shards(usize::MAX), "shards"),
         (small().log_segment_bytes(0), "log_segment_bytes"),

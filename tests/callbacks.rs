@@ -118,7 +118,7 @@ const ACTS: &[(&str, Act)] = &[
     ("read_tables", |tools| tools.engine.read_tables(|_| ()).unwrap()),
     ("forget", |tools| drop(tools.engine.forget("done"))),
     ("resolve", |tools| drop(tools.scope.resolve("lost"))),
-    ("declare", |tools| drop(tools.engine.declare("declared", tools.engine.policy()))),
+    ("declare", |tools| drop(tools.engine.set_policy("declared", tools.engine.policy()))),
     ("flush", |tools| {
         let flushed = tools.engine.flush();
         assert!(flushed.is_ok() || matches!(flushed, Err(CommitError::InsideCallback)));

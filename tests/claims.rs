@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use common::{Machine, TTL, UNRESOLVED, done, fresh, poll, ready, request, run};
 use idemkv::{
-    Begin, BeginError, Busy, Claim, ClaimError, ClaimToken, CommitError, DeclareError, Durability, Engine,
-    Fence, Fingerprint, Policy, Recovery, ResolveError, Scope, Status, TokenError, Waited,
+    Begin, BeginError, Busy, Claim, ClaimError, ClaimToken, CommitError, Durability, Engine, Fence,
+    Fingerprint, Policy, Recovery, ResolveError, Scope, SetPolicyError, Status, TokenError, Waited,
 };
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ const LIMIT: usize = 16_384;
 
 /// A scope whose claims have leases.
 fn jobs(engine: &Engine) -> Scope {
-    engine.declare("jobs", rerun(engine).lease(LEASE)).unwrap()
+    engine.set_policy("jobs", rerun(engine).lease(LEASE)).unwrap()
 }
 
 /// For operations that may be repeated.
@@ -43,7 +43,7 @@ fn rerun(engine: &Engine) -> Policy {
 }
 
 fn with(engine: &Engine, name: &str, policy: Policy) -> Scope {
-    engine.declare(name, policy).unwrap()
+    engine.set_policy(name, policy).unwrap()
 }
 
 #[track_caller]
@@ -158,12 +158,12 @@ fn a_policy_that_is_refused_changes_nothing() {
     let engine = machine.open();
     let policy = engine.policy().lease(LEASE);
     with(&engine, "scope", policy);
-    let impossible = engine.declare("scope", policy.ttl(Duration::ZERO));
-    assert!(matches!(impossible, Err(DeclareError::Policy(error)) if error.name() == "ttl"));
-    assert!(matches!(engine.declare("s".repeat(256), policy), Err(DeclareError::Name(_))));
+    let impossible = engine.set_policy("scope", policy.ttl(Duration::ZERO));
+    assert!(matches!(impossible, Err(SetPolicyError::Policy(error)) if error.name() == "ttl"));
+    assert!(matches!(engine.set_policy("s".repeat(256), policy), Err(SetPolicyError::Name(_))));
     machine.disk.fail_syncs(Some("-wal"));
-    let failed = engine.declare("scope", engine.policy());
-    assert!(matches!(failed, Err(DeclareError::Commit(CommitError::Failed(_)))));
+    let failed = engine.set_policy("scope", engine.policy());
+    assert!(matches!(failed, Err(SetPolicyError::Commit(CommitError::Failed(_)))));
     assert_eq!(engine.scope("scope").policy(), policy);
 }
 
@@ -173,12 +173,12 @@ fn a_declaration_of_a_task_holds_once_it_is_durable() {
     let engine = machine.open();
     let policy = engine.policy().lease(LEASE);
     {
-        let mut declare = Box::pin(engine.declare_async("scope", policy));
+        let mut declare = Box::pin(engine.set_policy_async("scope", policy));
         assert!(poll(declare.as_mut()).is_pending());
         assert_eq!(engine.scope("scope").policy(), engine.policy());
         engine.step();
         assert_eq!(ready(declare.as_mut()).unwrap().policy(), policy);
-        let mut dropped = Box::pin(engine.declare_async("dropped", policy));
+        let mut dropped = Box::pin(engine.set_policy_async("dropped", policy));
         assert!(poll(dropped.as_mut()).is_pending());
     }
     engine.step();
@@ -736,7 +736,7 @@ fn progress_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
             assert!(poll(progress.as_mut()).is_pending());
             machine.clock.advance(LEASE);
             if durability == Durability::Completions {
-                // Declared in memory by the time it is asked for, and not in the way of the queue.
+                // PolicySet in memory by the time it is asked for, and not in the way of the queue.
                 engine.step();
                 with(&engine, "jobs", rerun(&engine).lease(LEASE).durability(durability));
             }
@@ -1215,7 +1215,7 @@ fn a_scopes_limit_counts_claims_handed_over_before_a_restart() {
 #[test]
 fn nothing_stays_promised_or_counted_whatever_becomes_of_claims() {
     let machine = Machine::rerun();
-    let engine = machine.options().patience(Duration::ZERO).open("x.idem").unwrap();
+    let engine = machine.options().queue_timeout(Duration::ZERO).open("x.idem").unwrap();
     let scopes = [Durability::Full, Durability::Completions, Durability::Relaxed(LEASE)].map(|durability| {
         let policy = rerun(&engine).lease(LEASE).durability(durability).max_in_flight(3);
         with(&engine, &format!("{durability:?}"), policy)
@@ -1380,7 +1380,7 @@ fn closing_wakes_every_task_however_it_waits() {
         ("token", Box::pin(async move { drop(handed.into_token_async().await) })),
         ("complete", Box::pin(async move { drop(ended.complete_async("reply").await) })),
         ("release", Box::pin(async move { drop(released.release_async().await) })),
-        ("declare", Box::pin(async move { drop(theirs.declare_async("scope", policy).await) })),
+        ("declare", Box::pin(async move { drop(theirs.set_policy_async("scope", policy).await) })),
         ("flush", Box::pin(async move { drop(theirs.flush_async().await) })),
         ("wait for a claim", Box::pin(async { drop(on_claim.wait_async().await) })),
         ("wait for a token", Box::pin(async { drop(on_token.wait_timeout_async(TTL).await) })),
@@ -1477,7 +1477,7 @@ fn a_hand_over_that_a_full_log_has_no_room_for_gives_the_claim_back() {
         let options = machine.options().reserve_bytes(reserve_bytes).log_bytes(128 << 10);
         let policy =
             Policy::default().recovery(Recovery::Rerun).lease(LEASE).durability(Durability::Completions);
-        let engine = options.policy(policy).patience(Duration::ZERO).open("x.idem").unwrap();
+        let engine = options.policy(policy).queue_timeout(Duration::ZERO).open("x.idem").unwrap();
         let mut claims = Vec::new();
         while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {
             claims.push(claim);

@@ -204,7 +204,7 @@ fn a_close_on_a_thread_of_the_engine_and_one_beside_it_return_in_either_order() 
             let closer = Arc::new(Closer { engine: None.into(), is_first, beside: None.into() });
             let engine = Engine::options().observer(Arc::clone(&closer)).open(&path).unwrap();
             let lease = std::time::Duration::from_millis(1);
-            let scope = engine.declare("leased", engine.policy().lease(lease)).unwrap();
+            let scope = engine.set_policy("leased", engine.policy().lease(lease)).unwrap();
             *closer.engine.lock().unwrap() = Some(engine);
             // Its end is told on a thread of the engine's.
             let claim = fresh(&scope, "key");

@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(100 * 24 * 3_600);
 fn mostly_expired(machine: &Machine, mebibytes: u64, live: u64) -> (Engine, u64) {
     let options = machine.options().policy(Policy::default().ttl(SHORT)).cache_bytes(1 << 20);
     let engine = options.open("x.idem").unwrap();
-    let long = engine.declare("long", Policy::default().ttl(LONG)).unwrap();
+    let long = engine.set_policy("long", Policy::default().ttl(LONG)).unwrap();
     for n in 0..mebibytes * 256 {
         let scope = if n % 100 < live { long.clone() } else { engine.scope("") };
         fresh(&scope, &n.to_string()).complete([7; 3_900]).unwrap();

@@ -20,9 +20,9 @@ use common::{Machine, START_MS, TTL, default_scope, fresh, request};
 use idemkv::tables::TableError;
 use idemkv::tables::redb::{MultimapTableDefinition, ReadableMultimapTable, TableDefinition};
 use idemkv::{
-    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CompleteInError, Damage, DeclareError, EndError,
-    Engine, Failure, Fault, Fingerprint, ForgetError, IoFailure, KeyError, Observer, OpenError, OptionError,
-    Outcome, ReadError, ReplayError, ResolveError, RunError, Status, StoreError, TokenError,
+    Begin, BeginError, Busy, Claim, ClaimError, CommitError, CompleteInError, Damage, EndError, Engine,
+    Failure, Fault, Fingerprint, ForgetError, IoFailure, KeyError, Observer, OpenError, OptionError, Outcome,
+    ReadError, ReplayError, ResolveError, RunError, SetPolicyError, Status, StoreError, TokenError,
 };
 
 /// An error says all of `words`, and names as its source the one that says `source`.
@@ -193,10 +193,10 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     says(&TokenError::Superseded(Box::new(Status::Vacant)), &["look what became of the operation"], None);
     says(&TokenError::Held, &["resumed once"], None);
     says(&TokenError::Begin(BeginError::Closed), &["closed"], Some("closed"));
-    says(&DeclareError::Name(key), &["empty"], Some("empty"));
-    says(&DeclareError::Policy(option_error()), &["`ttl`"], Some("`ttl`"));
-    says(&DeclareError::TooManyScopes { max: 5 }, &["5 scopes", "the default policy"], None);
-    says(&DeclareError::Commit(CommitError::Closed), &["closed"], Some("closed"));
+    says(&SetPolicyError::Name(key), &["empty"], Some("empty"));
+    says(&SetPolicyError::Policy(option_error()), &["`ttl`"], Some("`ttl`"));
+    says(&SetPolicyError::TooManyScopes { max: 5 }, &["5 scopes", "the default policy"], None);
+    says(&SetPolicyError::Commit(CommitError::Closed), &["closed"], Some("closed"));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn what_is_shown_of_a_value_has_no_secret_and_no_body_in_it() {
     assert!(format!("{options:?}").contains("Hooks(true)"));
     let engine = options.open("x.idem").unwrap();
     assert!(format!("{engine:?}").contains("x.idem"));
-    let scope = engine.declare("jobs", engine.policy().lease(TTL)).unwrap();
+    let scope = engine.set_policy("jobs", engine.policy().lease(TTL)).unwrap();
 
     let mut claim = fresh(&scope, "key");
     claim.save_progress("PIN 4711").unwrap();

@@ -38,7 +38,7 @@ fn small_log(options: Options) -> Options {
         .reserve_bytes(1_000)
         .log_segment_bytes(64 << 10)
         .log_bytes(128 << 10)
-        .patience(HOUR)
+        .queue_timeout(HOUR)
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Observer for Log {
                 text(key)
             }
             Event::Superseded { key, attempt, .. } => format!("{} {}", text(key), attempt.attempt()),
-            Event::Declared { scope, .. } => text(scope),
+            Event::PolicySet { scope, .. } => text(scope),
             Event::Closed { claims_left, failure, .. } => format!("{claims_left} {}", failure.is_some()),
             Event::BackedUp { bytes, .. } => format!("{}", *bytes > 0),
             _ => String::new(),
@@ -66,8 +66,8 @@ fn every_transition_is_told_once_with_what_is_known_of_it() {
     let engine = open();
     assert_eq!(log.take(), ["opened: 0 0 0"]);
     let policy = engine.policy().lease(Duration::from_secs(10)).recovery(Recovery::Rerun);
-    let jobs = engine.declare("jobs", policy).unwrap();
-    let strict = engine.declare("strict", engine.policy().recovery(Recovery::Refuse)).unwrap();
+    let jobs = engine.set_policy("jobs", policy).unwrap();
+    let strict = engine.set_policy("strict", engine.policy().recovery(Recovery::Refuse)).unwrap();
     assert_eq!(log.take(), ["declared: jobs", "declared: strict"]);
 
     let claim = fresh(&jobs, "a");

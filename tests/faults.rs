@@ -290,7 +290,8 @@ fn results_on_disk_alone_are_replayed_while_the_disk_is_full() {
 #[test]
 fn what_no_checkpoint_could_store_stays_in_the_log_however_much_follows() {
     let machine = Machine::default();
-    let options = || machine.options().cache_bytes(8 << 10).log_bytes(256 << 10).patience(Duration::ZERO);
+    let options =
+        || machine.options().cache_bytes(8 << 10).log_bytes(256 << 10).queue_timeout(Duration::ZERO);
     let engine = options().open("x.idem").unwrap();
     results_on_disk_alone(&engine);
     machine.disk.set_capacity(Some(machine.disk.used()));
@@ -430,7 +431,7 @@ fn errors_of_several_reads_in_a_row_are_told_and_the_next_read_finds_the_record(
 #[test]
 fn a_full_log_refuses_claims_and_says_for_how_long_it_waited() {
     let machine = Machine::default();
-    let engine = machine.options().log_bytes(128 << 10).patience(Duration::ZERO).open("x.idem").unwrap();
+    let engine = machine.options().log_bytes(128 << 10).queue_timeout(Duration::ZERO).open("x.idem").unwrap();
     let scope = default_scope(&engine);
     let mut claims = Vec::new();
     let refused = loop {
@@ -508,7 +509,7 @@ fn a_file_made_under_a_wall_clock_beyond_all_reason_works_like_any_other() {
         let machine = Machine::default();
         machine.clock.jump_wall_to_millis(wall);
         let engine = machine.open();
-        let leased = engine.declare("leased", engine.policy().lease(TTL)).unwrap();
+        let leased = engine.set_policy("leased", engine.policy().lease(TTL)).unwrap();
         fresh(&leased, "key").complete("reply").unwrap();
         drop((leased, engine));
         let engine = machine.open();
@@ -575,7 +576,8 @@ fn a_log_full_of_claims_that_only_memory_knows_refuses_more_and_the_time_is_kept
     for reserve_bytes in (0..1_000).step_by(25) {
         let machine = Machine::rerun();
         let options = machine.options().durability(Durability::Completions).log_bytes(128 << 10);
-        let engine = options.reserve_bytes(reserve_bytes).patience(Duration::ZERO).open("x.idem").unwrap();
+        let engine =
+            options.reserve_bytes(reserve_bytes).queue_timeout(Duration::ZERO).open("x.idem").unwrap();
         engine.step();
         let (claims, refused) = claims_until_refused(&engine);
         assert!(matches!(refused, BeginError::Busy(Busy::QueueFull { .. })), "{refused}");
@@ -655,7 +657,7 @@ fn an_engine_closed_in_the_middle_of_a_step_does_not_touch_its_file_again() {
     let machine = Machine::default();
     let observer = std::sync::Arc::new(Closes(std::sync::Mutex::default()));
     let engine = machine.options().observer(std::sync::Arc::clone(&observer)).open("x.idem").unwrap();
-    let leased = engine.declare("leased", engine.policy().lease(TTL)).unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(TTL)).unwrap();
     // The log is to grow, which is work that the step would do.
     let claims: Vec<_> = (0..15).map(|n| fresh(&leased, &n.to_string())).collect();
     *observer.0.lock().unwrap() = Some(engine.clone());
@@ -693,7 +695,7 @@ fn wasteful(machine: &Machine) -> Engine {
     for n in 0..100 {
         fresh(&scope, &format!("expires {n}")).complete(vec![n; 60_000]).unwrap();
     }
-    let kept = engine.declare("kept", engine.policy().ttl(TTL * 9)).unwrap();
+    let kept = engine.set_policy("kept", engine.policy().ttl(TTL * 9)).unwrap();
     for n in 0..10 {
         fresh(&kept, &n.to_string()).complete([n; 4_000]).unwrap();
     }

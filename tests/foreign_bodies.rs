@@ -53,7 +53,7 @@ const ACTS: [(&str, Act); 9] = [
         drop(other.map(|claim| claim.complete_in(|_| Ok::<_, ()>("reply"))));
     }),
     ("forget", |tools| drop(tools.scope.forget("stored"))),
-    ("declare", |tools| drop(tools.engine.declare("scope", tools.engine.policy()))),
+    ("declare", |tools| drop(tools.engine.set_policy("scope", tools.engine.policy()))),
     ("read_tables", |tools| drop(tools.engine.read_tables(|_| ()))),
     ("wait", |tools| drop(tools.scope.begin_or_wait("out", request(), Duration::from_millis(1)))),
     ("close", |tools| drop(tools.engine.clone().close())),

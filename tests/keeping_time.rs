@@ -70,7 +70,7 @@ fn in_a_checkpoint() -> (Engine, Scope, Gate) {
     let disk = SimDisk::new();
     let gate = Gate::before(&disk);
     let engine = small(Engine::options()).disk(&disk).recovery(Recovery::Rerun).open("x.idem").unwrap();
-    let leased = engine.declare("leased", engine.policy().lease(LEASE)).unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(LEASE)).unwrap();
     gate.hold("idemkv-worker");
     let scope = default_scope(&engine);
     for n in 0..30 {
@@ -120,7 +120,7 @@ fn a_task_times_out_in_time_while_the_log_is_moved_to_the_store() {
 #[test]
 fn the_log_grows_while_a_transaction_is_at_work() {
     let scratch = tempfile::tempdir().unwrap();
-    let engine = Engine::options().patience(LONG).open(scratch.path().join("x.idem")).unwrap();
+    let engine = Engine::options().queue_timeout(LONG).open(scratch.path().join("x.idem")).unwrap();
     let scope = default_scope(&engine);
     let claim = fresh(&scope, "slow");
     let (begun, begins) = mpsc::channel::<()>();

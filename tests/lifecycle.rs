@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use common::{Machine, START_MS, TTL, UNRESOLVED, default_scope, done, fresh, request};
 use idemkv::{
-    Begin, BeginError, ClaimError, CommitError, CompleteInError, DeclareError, Durability, Engine,
-    Fingerprint, ForgetError, Outcome, ReadError, ResolveError, Status, Timestamp, Verify, Waited,
+    Begin, BeginError, ClaimError, CommitError, CompleteInError, Durability, Engine, Fingerprint,
+    ForgetError, Outcome, ReadError, ResolveError, SetPolicyError, Status, Timestamp, Verify, Waited,
 };
 
 #[test]
@@ -469,7 +469,7 @@ fn a_closed_engine_refuses_every_call_and_gives_claims_back() {
     let machine = Machine::default();
     let engine = machine.open();
     let scope = default_scope(&engine);
-    let leased = engine.declare("leased", engine.policy().lease(TTL)).unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(TTL)).unwrap();
     fresh(&scope, "done").complete("reply").unwrap();
     drop(fresh(&scope, "interrupted"));
     let [completed, in_transaction] = ["1", "2"].map(|key| fresh(&scope, key));
@@ -483,8 +483,8 @@ fn a_closed_engine_refuses_every_call_and_gives_claims_back() {
     assert!(matches!(scope.get("done"), Err(ReadError::Closed)));
     assert!(matches!(scope.forget("done"), Err(ForgetError::Read(ReadError::Closed))));
     assert!(matches!(scope.resolve("interrupted"), Err(ResolveError::Begin(BeginError::Closed))));
-    let declared = engine.declare("new", engine.policy());
-    assert!(matches!(declared, Err(DeclareError::Commit(CommitError::Closed))), "{declared:?}");
+    let declared = engine.set_policy("new", engine.policy());
+    assert!(matches!(declared, Err(SetPolicyError::Commit(CommitError::Closed))), "{declared:?}");
     assert!(entries.all(|entry| matches!(entry, Err(ReadError::Closed))));
     assert!(matches!(engine.read_tables(|_| ()), Err(ReadError::Closed)));
     assert!(matches!(noted.save_progress("note"), Err(ClaimError::Commit(CommitError::Closed))));

@@ -118,7 +118,7 @@ fn a_list_comes_in_pages_of_one_scope_and_every_entry_comes_once() {
 fn a_claim_whose_lease_is_over_is_listed_as_interrupted_at_its_end() {
     let machine = Machine::default();
     let engine = machine.open();
-    let jobs = engine.declare("jobs", engine.policy().lease(10 * SECOND)).unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(10 * SECOND)).unwrap();
     let claim = fresh(&jobs, "key");
     let until = claim.lease_until();
     assert_eq!(engine.in_flight().get().unwrap()[0].lease_until(), until);

@@ -80,7 +80,7 @@ fn records_with_lives_of_all_lengths_are_merged_with_their_like_alone() {
     let lives = [60, 3_600, 86_400, 30 * 86_400_u64];
     let scopes = lives.map(|seconds| {
         let policy = Policy::default().ttl(Duration::from_secs(seconds));
-        engine.declare(format!("scope {seconds}"), policy).unwrap()
+        engine.set_policy(format!("scope {seconds}"), policy).unwrap()
     });
     for n in 0..800 {
         complete_in(&scopes[n % 4], &n.to_string());

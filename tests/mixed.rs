@@ -489,7 +489,7 @@ fn declare(engine: &Engine) -> Vec<Scope> {
         policy,
     ];
     let named = policies.into_iter().enumerate();
-    named.map(|(n, policy)| engine.declare(format!("scope {n}"), policy).unwrap()).collect()
+    named.map(|(n, policy)| engine.set_policy(format!("scope {n}"), policy).unwrap()).collect()
 }
 
 #[test]

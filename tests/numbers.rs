@@ -80,8 +80,8 @@ fn whatever_is_called_the_counters_add_up() {
     let machine = Machine::default();
     let engine = machine.options().max_in_flight(12).tombstone_ttl(2 * TTL).open("x.idem").unwrap();
     let plain = default_scope(&engine);
-    let leased = engine.declare("leased", engine.policy().lease(LEASE).recovery(Recovery::Rerun)).unwrap();
-    let strict = engine.declare("strict", engine.policy().recovery(Recovery::Refuse)).unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(LEASE).recovery(Recovery::Rerun)).unwrap();
+    let strict = engine.set_policy("strict", engine.policy().recovery(Recovery::Refuse)).unwrap();
     let scopes = [plain, leased, strict];
     let (mut seen, mut claims, mut drawn) = (Seen::default(), Vec::<Claim>::new(), 1_u64);
     let mut draw = |below: u64| {

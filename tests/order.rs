@@ -31,7 +31,7 @@ fn begun<'a>(scope: &'a Scope, key: &'a str) -> Begins<'a> {
 }
 
 fn with_lease(engine: &Engine) -> Scope {
-    engine.declare("jobs", engine.policy().lease(LEASE)).unwrap()
+    engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap()
 }
 
 /// Lets the lease of every claim run out, and the worker find it.
@@ -90,7 +90,7 @@ fn a_begin_that_nobody_polls_keeps_its_key_no_longer_than_its_lease() {
 #[test]
 fn a_lease_that_is_shorter_than_a_commit_is_told_as_that() {
     let machine = Machine::default();
-    let engine = machine.options().patience(Duration::ZERO).open("x.idem").unwrap();
+    let engine = machine.options().queue_timeout(Duration::ZERO).open("x.idem").unwrap();
     let jobs = with_lease(&engine);
     let mut begin = begun(&jobs, "key");
     lapse(&machine, &engine);
@@ -136,7 +136,7 @@ fn a_begin_that_never_came_to_its_caller_is_no_attempt() {
     for has_lapsed in [false, true] {
         let machine = Machine::rerun();
         let engine = machine.open();
-        let jobs = engine.declare("jobs", engine.policy().lease(LEASE).max_attempts(2)).unwrap();
+        let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE).max_attempts(2)).unwrap();
         drop(fresh(&jobs, "key"));
         let begin = begun(&jobs, "key");
         engine.flush().unwrap();
@@ -156,7 +156,7 @@ fn a_begin_that_never_came_to_its_caller_is_no_attempt() {
 fn a_begin_whose_lease_runs_out_before_it_is_queued_is_no_attempt() {
     let machine = Machine::rerun();
     let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
-    let jobs = engine.declare("jobs", engine.policy().lease(LEASE).max_attempts(2)).unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE).max_attempts(2)).unwrap();
     let other = begun(&jobs, "other");
     let mut first = begun(&jobs, "key");
     machine.clock.advance(LEASE);
@@ -237,7 +237,7 @@ fn a_begin_that_waited_goes_by_the_policy_of_now() {
         held.drain(..3).for_each(|claim| claim.release().unwrap());
         engine.checkpoint().unwrap();
         let refuse = engine.policy().recovery(Recovery::Refuse).lease(LEASE);
-        drop(engine.declare("jobs", refuse).unwrap());
+        drop(engine.set_policy("jobs", refuse).unwrap());
         if resolves {
             let Ok(Begin::Fresh(claim)) = run(&engine, call) else { panic!("it is interrupted") };
             assert!(claim.lease_until().is_some());
@@ -258,7 +258,7 @@ fn a_claim_that_is_taken_up_again_is_as_durable_as_it_was_granted() {
         let mut jobs = with_lease(&engine);
         let token = fresh(&jobs, "key").into_token().unwrap();
         let relaxed = engine.policy().lease(LEASE).durability(Durability::Relaxed(LEASE));
-        drop(engine.declare("jobs", relaxed).unwrap());
+        drop(engine.set_policy("jobs", relaxed).unwrap());
         if is_restarted {
             machine.kill((engine, jobs));
             engine = machine.open();
@@ -276,7 +276,7 @@ fn a_record_that_expires_while_it_is_looked_at_is_looked_at_again() {
     for remembered in [TTL, 3 * TTL] {
         let machine = Machine::default();
         let engine = machine.options().cache_bytes(0).open("x.idem").unwrap();
-        let scope = engine.declare("jobs", engine.policy().ttl(TTL).tombstone_ttl(remembered)).unwrap();
+        let scope = engine.set_policy("jobs", engine.policy().ttl(TTL).tombstone_ttl(remembered)).unwrap();
         for key in ["begun", "seen", "forgotten"] {
             fresh(&scope, key).complete("reply").unwrap();
         }

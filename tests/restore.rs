@@ -18,7 +18,7 @@ fn at(millis: u64) -> Machine {
 }
 
 fn jobs(engine: &Engine) -> Scope {
-    engine.declare("jobs", engine.policy().lease(Duration::from_secs(600))).unwrap()
+    engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(600))).unwrap()
 }
 
 /// The files of a machine as they are: a backup of both, taken while the file is closed.

@@ -375,7 +375,7 @@ fn a_result_is_given_back_where_the_lease_ran_out() {
     let machine = Machine::rerun();
     let engine = machine.open();
     let lease = Duration::from_secs(30);
-    let scope = engine.declare("charges", engine.policy().lease(lease)).unwrap();
+    let scope = engine.set_policy("charges", engine.policy().lease(lease)).unwrap();
     let ran = scope.run("key", request(), |_| {
         machine.clock.advance(lease);
         fresh(&scope, "key").complete("the other's").unwrap();

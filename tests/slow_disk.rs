@@ -1,5 +1,5 @@
 //! Promises of time on a slow disk: 64 callers, real threads, syncs that take 1 to 20 ms, and a watchdog that looks how late each
-//! promise is kept. None may be more than 100 ms late: timeouts, ends of leases, `patience`, sweeping, closing. No caller gets
+//! promise is kept. None may be more than 100 ms late: timeouts, ends of leases, `queue_timeout`, sweeping, closing. No caller gets
 //! through much less often than the others.
 //!
 //! ```text
@@ -160,7 +160,7 @@ impl Scarce {
     }
 
     fn options(self) -> Options {
-        let options = Engine::options().patience(PATIENCE).recovery(Recovery::Rerun).ttl(TTL);
+        let options = Engine::options().queue_timeout(PATIENCE).recovery(Recovery::Rerun).ttl(TTL);
         match self {
             Self::Places => options.queue_entries(4),
             Self::Room => {
@@ -191,7 +191,7 @@ impl Caller {
         let started = Instant::now();
         let begun = self.begin(scope, key);
         // For room in the log and for a place in the queue together.
-        self.watchdog.saw("patience", started.elapsed(), PATIENCE + COMMIT);
+        self.watchdog.saw("queue_timeout", started.elapsed(), PATIENCE + COMMIT);
         match begun {
             Ok(Begin::Fresh(claim)) => Some(Ok(claim)),
             Err(BeginError::Busy(busy)) => Some(Err(busy)),
@@ -282,7 +282,7 @@ fn round(seed: u64, watchdog: &Arc<Watchdog>) {
     let (disk, slept) = slow_disk(seed, SYNC_MS, store_times);
     let engine = scarce.options().disk(&disk).open(FILE).unwrap();
     let scope = engine.scope("");
-    let leased = engine.declare("leased", engine.policy().lease(LEASE)).unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(LEASE)).unwrap();
     let held = fresh(&scope, "held");
     let works: [(usize, Work); 3] =
         [(LOAD, Caller::load), (WATCHERS, Caller::time_out), (WATCHERS, Caller::wait_for_leases)];
@@ -363,7 +363,7 @@ fn a_begin_writes_few_groups_on_a_slow_disk() {
             // A leader hands over after each group.
             thread::sleep(Duration::from_millis(11));
         });
-        let options = Engine::options().patience(10 * PATIENCE).queue_entries(1);
+        let options = Engine::options().queue_timeout(10 * PATIENCE).queue_entries(1);
         let engine = options.disk(&disk).open(FILE).unwrap();
         let (scope, is_over) = (&engine.scope(""), &AtomicBool::new(false));
         let most = thread::scope(|threads| {

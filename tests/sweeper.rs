@@ -18,7 +18,7 @@ fn with_long_lived_keys(machine: &Machine) -> (Engine, usize) {
     let options = machine.options().policy(Policy::default().ttl(SHORT_TTL)).cache_bytes(1 << 20).shards(4);
     let engine = options.log_bytes(16 << 20).open("x.idem").unwrap();
     let week = Policy::default().ttl(Duration::from_secs(7 * 24 * 3_600));
-    let long = engine.declare("long", week).unwrap();
+    let long = engine.set_policy("long", week).unwrap();
     for key in 0..LONG {
         fresh(&long, &key.to_string()).complete([]).unwrap();
     }
@@ -71,7 +71,7 @@ fn interrupted_keys_leave_memory_once_their_time_is_over_after_a_kill_too() {
         let machine = Machine::default();
         let (mut engine, cells) = with_long_lived_keys(&machine);
         let policy = engine.policy().unresolved_ttl(Duration::from_secs(1));
-        let scope = engine.declare("lost", policy).unwrap();
+        let scope = engine.set_policy("lost", policy).unwrap();
         (0..lost).for_each(|key| drop(fresh(&scope, &key.to_string())));
         assert_eq!(engine.stats().interrupted, lost);
         if is_killed {

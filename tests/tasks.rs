@@ -204,7 +204,7 @@ fn a_task_waits_for_a_place_in_the_queue_and_no_longer_than_its_patience() {
     assert!(matches!(ready(second.as_mut()), Ok(Begin::Fresh(_))));
 
     let machine = Machine::default();
-    let options = machine.options().queue_entries(1).patience(Duration::ZERO);
+    let options = machine.options().queue_entries(1).queue_timeout(Duration::ZERO);
     let hasty = options.open("x.idem").unwrap();
     let mut first = Box::pin(hasty.begin_async("first", request()));
     assert!(poll(first.as_mut()).is_pending());
@@ -343,7 +343,7 @@ fn a_task_is_woken_at_its_deadline_by_a_worker_that_panicked() {
 /// Whether it was the worker who did the operation that panics, so many after the first claims, and the task timed out.
 fn a_task_times_out_where_the_worker_panics(ahead: u64) -> bool {
     let machine = Machine::default();
-    let options = small(Engine::options()).disk(&machine.disk).patience(Duration::from_millis(10));
+    let options = small(Engine::options()).disk(&machine.disk).queue_timeout(Duration::from_millis(10));
     let engine = options.open("x.idem").unwrap();
     let scope = default_scope(&engine);
     let (_claim, whole) = (fresh(&scope, "key"), fresh(&scope, "whole"));
@@ -507,9 +507,9 @@ impl Wake for Callback {
 
 #[test]
 fn a_thread_that_would_wait_for_a_place_in_the_queue_inside_a_waker_is_refused_whatever_its_patience() {
-    for patience in [Duration::ZERO, Duration::from_millis(2)] {
+    for queue_timeout in [Duration::ZERO, Duration::from_millis(2)] {
         let machine = Machine::default();
-        let engine = machine.options().queue_entries(1).patience(patience).open("x.idem").unwrap();
+        let engine = machine.options().queue_entries(1).queue_timeout(queue_timeout).open("x.idem").unwrap();
         let (theirs, (tell, told)) = (engine.clone(), std::sync::mpsc::channel());
         let waker = Callback::waker(move || {
             let mut next = Box::pin(theirs.begin_async("next", request()));
@@ -529,7 +529,7 @@ fn a_thread_that_would_wait_for_a_place_in_the_queue_inside_a_waker_is_refused_w
 #[test]
 fn a_thread_that_finds_no_place_leads_for_the_tasks_that_have_them() {
     let machine = Machine::default();
-    let engine = machine.options().queue_entries(1).patience(Duration::ZERO).open("x.idem").unwrap();
+    let engine = machine.options().queue_entries(1).queue_timeout(Duration::ZERO).open("x.idem").unwrap();
     let mut first = pin!(engine.begin_async("first", request()));
     assert!(poll(first.as_mut()).is_pending());
     drop(fresh(&default_scope(&engine), "second"));
@@ -571,8 +571,9 @@ fn a_batch_gets_its_claims_however_many_commits_are_before_it() {
 }
 
 /// An engine whose claims have no room for a body promised, and claims that have all of its log.
-fn full_log(machine: &Machine, patience: Duration) -> (Engine, Vec<Claim>) {
-    let options = machine.options().reserve_bytes(0).log_bytes(128 << 10).cache_bytes(0).patience(patience);
+fn full_log(machine: &Machine, queue_timeout: Duration) -> (Engine, Vec<Claim>) {
+    let options =
+        machine.options().reserve_bytes(0).log_bytes(128 << 10).cache_bytes(0).queue_timeout(queue_timeout);
     let engine = options.policy(Policy::default().ttl(TTL).lease(TTL)).open("x.idem").unwrap();
     let mut claims = Vec::new();
     while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {
@@ -748,7 +749,7 @@ fn the_last_handle_may_go_with_a_task_that_one_of_the_engines_own_threads_drops(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.idem");
     let engine = Engine::open(&path).unwrap();
-    let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(600))).unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(600))).unwrap();
     let token = fresh(&jobs, "key").into_token().unwrap();
     let Ok(Begin::InFlight(pending)) = jobs.begin("key", request()) else { panic!("it is out") };
     let mut waiting: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {

@@ -110,7 +110,7 @@ fn every_operation_has_one_effect_whatever_becomes_of_its_claims() {
     let path = dir.path().join("x.idem");
     let engine = Engine::open(&path).unwrap();
     let rerun = engine.policy().recovery(Recovery::Rerun);
-    for scope in [engine.scope("refuse"), engine.declare("rerun", rerun).unwrap()] {
+    for scope in [engine.scope("refuse"), engine.set_policy("rerun", rerun).unwrap()] {
         stress(&engine, &scope);
     }
     engine.close().unwrap();

@@ -170,7 +170,7 @@ fn a_file_that_has_leapt_by_centuries_still_sweeps_what_expires() {
 fn a_sleep_of_the_machine_counts() {
     let machine = Machine::default();
     let engine = with_record(&machine);
-    let leased = engine.declare("leased", engine.policy().lease(HOUR)).unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(HOUR)).unwrap();
     let claim = fresh(&leased, "key");
     machine.clock.sleep(HOUR);
     engine.step();

@@ -370,7 +370,7 @@ fn a_claim_superseded_during_the_work_has_no_effect() {
     let machine = Machine::rerun();
     let engine = machine.open();
     let second = Duration::from_secs(1);
-    let scope = engine.declare("jobs", engine.policy().lease(second)).unwrap();
+    let scope = engine.set_policy("jobs", engine.policy().lease(second)).unwrap();
     let claim = fresh(&scope, "key");
     let late = claim.complete_in(|tables| {
         machine.clock.advance(second);

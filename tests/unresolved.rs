@@ -141,7 +141,7 @@ fn other_ways_to_begin_are_refused_too() {
 fn a_claim_whose_lease_is_over_is_unresolved_since_somebody_looked() {
     let machine = Machine::default();
     let engine = machine.open();
-    let scope = engine.declare("jobs", engine.policy().lease(LEASE)).unwrap();
+    let scope = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
     let claim = fresh(&scope, "key");
     let ended = claim.started().saturating_add(LEASE);
     machine.clock.advance(LEASE + MS);
@@ -263,7 +263,7 @@ fn how_long_an_interrupted_key_is_remembered_has_nothing_to_do_with_records() {
                 let machine = Machine::default();
                 let engine = machine.open();
                 let policy = engine.policy().recovery(recovery).ttl(ttl).unresolved_ttl(time);
-                let scope = engine.declare("scope", policy).unwrap();
+                let scope = engine.set_policy("scope", policy).unwrap();
                 let claim = fresh(&scope, "key");
                 // It counts from when it was found interrupted.
                 machine.clock.advance(ttl + time);
@@ -300,7 +300,7 @@ fn an_interrupted_key_that_waits_to_be_resolved_waits_for_ever() {
         let machine = Machine::default();
         let engine = machine.open();
         let forever = engine.policy().unresolved_forever();
-        let scope = engine.declare("scope", forever).unwrap();
+        let scope = engine.set_policy("scope", forever).unwrap();
         drop(fresh(&scope, "key"));
         drop(scope);
         let engine = pass(&machine, engine, gap);
@@ -309,7 +309,7 @@ fn an_interrupted_key_that_waits_to_be_resolved_waits_for_ever() {
         engine.step();
         assert_eq!(unresolved(&scope, "key").attempt(), 1, "{gap:?}");
         // What was settled at its grant holds, whatever the scope's policy says by now.
-        engine.declare("scope", forever.unresolved_ttl(MS)).unwrap();
+        engine.set_policy("scope", forever.unresolved_ttl(MS)).unwrap();
         assert_eq!(unresolved(&scope, "key").attempt(), 1, "{gap:?}");
         scope.resolve("key").unwrap().release().unwrap();
         assert!(is_vacant(&scope, "key"), "{gap:?}");
@@ -346,18 +346,18 @@ fn a_scope_that_no_longer_lets_keys_run_again_refuses_those_that_are_interrupted
         let machine = Machine::default();
         let engine = machine.open();
         let rerun = engine.policy().recovery(Recovery::Rerun);
-        let scope = engine.declare("scope", rerun).unwrap();
+        let scope = engine.set_policy("scope", rerun).unwrap();
         drop(fresh(&scope, "key"));
         assert_eq!(fresh(&scope, "key").attempt(), 2);
-        drop(engine.declare("scope", rerun.recovery(Recovery::Refuse).unresolved_ttl(MS)).unwrap());
+        drop(engine.set_policy("scope", rerun.recovery(Recovery::Refuse).unresolved_ttl(MS)).unwrap());
         drop(scope);
         let engine = pass(&machine, engine, gap);
         let scope = engine.scope("scope");
         machine.clock.advance(UNRESOLVED.checked_sub(MS).unwrap());
         assert_eq!(unresolved(&scope, "key").attempt(), 2, "{gap:?}: its own time counts");
-        engine.declare("scope", rerun.max_attempts(2)).unwrap();
+        engine.set_policy("scope", rerun.max_attempts(2)).unwrap();
         assert_eq!(unresolved(&scope, "key").attempt(), 2, "{gap:?}: two attempts were made");
-        engine.declare("scope", rerun.max_attempts(3)).unwrap();
+        engine.set_policy("scope", rerun.max_attempts(3)).unwrap();
         assert_eq!(fresh(&scope, "key").attempt(), 3, "{gap:?}");
     }
 }
@@ -368,7 +368,7 @@ fn a_tool_that_declares_nothing_refuses_what_the_service_may_run_again() {
     let machine = Machine::rerun();
     let engine = machine.open();
     let undeclared = default_scope(&engine);
-    let declared = engine.declare("declared", engine.policy()).unwrap();
+    let declared = engine.set_policy("declared", engine.policy()).unwrap();
     drop((fresh(&undeclared, "key"), fresh(&declared, "key")));
     machine.kill((engine, undeclared, declared));
     let tool = Machine { recovery: Recovery::default(), ..machine }.open();
@@ -393,8 +393,8 @@ fn a_policy_that_could_not_keep_its_promise_is_refused() {
     }
     let engine = machine.open();
     let weak = engine.policy().durability(Durability::Completions);
-    assert!(engine.declare("scope", weak).is_err());
-    assert!(engine.declare("scope", engine.policy().max_attempts(3)).is_err());
+    assert!(engine.set_policy("scope", weak).is_err());
+    assert!(engine.set_policy("scope", engine.policy().max_attempts(3)).is_err());
     assert_eq!(engine.scope("scope").policy(), engine.policy());
     assert_eq!(Policy::default().unresolved_ttl, Some(Duration::from_secs(30 * 24 * 3_600)));
     assert!(engine.now() > Timestamp::default());

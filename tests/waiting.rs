@@ -36,7 +36,7 @@ fn a_twin_that_waits_gets_the_record_or_the_claim() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("x.idem")).unwrap();
     let (refuse, rerun) = (default_scope(&engine), engine.policy().recovery(Recovery::Rerun));
-    let rerun = engine.declare("rerun", rerun).unwrap();
+    let rerun = engine.set_policy("rerun", rerun).unwrap();
     for (key, end, scope) in
         [("done", 0, &refuse), ("released", 1, &refuse), ("dropped", 2, &rerun), ("unknown", 3, &refuse)]
     {
@@ -155,7 +155,7 @@ fn an_observer_is_told_of_replays_interruptions_and_reuse_and_its_panics_go_no_f
     drop(fresh(&scope, "dropped"));
     assert_eq!(told.take(), ["replayed key", "reused key", "replayed key", "interrupted dropped 1"]);
 
-    let leased = engine.declare("jobs", engine.policy().lease(Duration::from_secs(1))).unwrap();
+    let leased = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(1))).unwrap();
     let (late, open) = (fresh(&leased, "late"), fresh(&scope, "open"));
     machine.clock.advance(Duration::from_secs(1));
     engine.step();

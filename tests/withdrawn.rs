@@ -57,9 +57,9 @@ fn a_claim_that_was_never_held_leaves_the_interruption_the_time_that_it_was_prom
     let machine = Machine::rerun();
     let engine = machine.open();
     let rerun = engine.policy().recovery(Recovery::Rerun);
-    let scope = engine.declare("scope", rerun.unresolved_forever()).unwrap();
+    let scope = engine.set_policy("scope", rerun.unresolved_forever()).unwrap();
     drop(fresh(&scope, "key"));
-    engine.declare("scope", rerun.unresolved_ttl(SECOND)).unwrap();
+    engine.set_policy("scope", rerun.unresolved_ttl(SECOND)).unwrap();
     never_held(&engine, &scope, true);
     machine.clock.advance(1_000 * UNRESOLVED);
     engine.step();
@@ -79,7 +79,7 @@ fn batch<'a>(scope: &'a Scope, requests: &'a [(&'a str, idemkv::Fingerprint)]) -
 fn a_batch_that_is_dropped_while_it_begins_a_key_again_interrupts_none() {
     let machine = Machine::default();
     let engine = machine.open();
-    let jobs = engine.declare("jobs", engine.policy().lease(LEASE)).unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
     let requests = [("a", request()), ("b", request())];
     let mut dropped = batch(&jobs, &requests);
     engine.flush().unwrap();
@@ -102,7 +102,7 @@ fn a_batch_that_is_dropped_while_it_begins_a_key_again_interrupts_none() {
 fn a_batch_whose_claims_were_withdrawn_begins_them_again_and_has_all_at_once() {
     let machine = Machine::default();
     let engine = machine.open();
-    let jobs = engine.declare("jobs", engine.policy().lease(LEASE)).unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
     let requests = [("a", request()), ("b", request()), ("a", request())];
     let again = batch(&jobs, &requests);
     engine.flush().unwrap();
@@ -120,7 +120,7 @@ fn a_batch_whose_claims_were_withdrawn_begins_them_again_and_has_all_at_once() {
 fn a_claim_on_its_way_is_in_no_list_of_interrupted_keys() {
     let machine = Machine::default();
     let engine = machine.open();
-    let jobs = engine.declare("jobs", engine.policy().lease(LEASE)).unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
     let mut begin = pin!(jobs.begin_async("key", request()));
     assert!(poll(begin.as_mut()).is_pending());
     machine.clock.advance(LEASE);

@@ -23,7 +23,7 @@ pub(crate) fn unsynced() -> Options {
 pub(crate) fn open_to_fill(path: &Path, cache_bytes: usize) -> Engine {
     let options = unsynced().cache_bytes(cache_bytes).log_segment_bytes(64 << 20).log_bytes(1 << 30);
     // A checkpoint of so much may take a while.
-    let options = options.patience(Duration::from_secs(600));
+    let options = options.queue_timeout(Duration::from_secs(600));
     options.open(path).expect("the engine opens")
 }
 

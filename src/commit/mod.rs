@@ -11,30 +11,30 @@
 //! A commit that failed takes its place in the same order: what was durable before it is still published.
 
 mod counters;
-mod fate;
 mod queue;
+mod status;
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::caller::Caller;
-use crate::clock::{Deadline, EngineClock, Patience, Stopwatch};
+use crate::activity::{Activity, ActivityMark};
+use crate::clock::{Deadline, EngineClock, QueueTimeout, Stopwatch};
 use crate::error::{Busy, CommitError, Failure};
 use crate::fork::Origin;
-use crate::inside::{Inside, Role};
-use crate::nudge::Nudge;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, MutexGuard, OnceLock, Ordering, park};
-use crate::timers::Timers;
-use crate::wakers::Wakers;
+use crate::task::caller::Caller;
+use crate::task::notifier::Notifier;
+use crate::task::timers::Timers;
+use crate::task::wait_list::WaitList;
 use crate::wal::frame::FrameBuf;
 use crate::wal::{LogSpace, LogWriter, Reservation};
 pub(crate) use counters::CommitStats;
 use counters::Counters;
-pub(crate) use fate::Ticket;
-use fate::{End, Fate};
 pub(crate) use queue::Limits;
 use queue::{Group, Intake, Queue, Written, bytes_of};
+pub(crate) use status::Ticket;
+use status::{CommitStatus, GroupEnd};
 
 /// What becomes of entries once they are durable, or once it is known that they may not be.
 pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
@@ -78,7 +78,7 @@ impl Led {
 #[derive(Clone, Copy)]
 enum Turn<'a> {
     /// Once this group is settled and the leader has led long enough.
-    After(&'a Fate),
+    After(&'a CommitStatus),
     /// Once the leader has led long enough.
     Short,
     /// Once so many groups are written: those that were queued when the turn began.
@@ -114,11 +114,11 @@ pub(crate) enum Duty {
 #[derive(Debug, Default)]
 pub(crate) struct Threads {
     /// Leads where no caller does. Without it tasks' entries wait until somebody leads.
-    pub(crate) leader: Option<Nudge>,
+    pub(crate) leader: Option<Notifier>,
     /// Publishes where whoever leads has the next group to write.
-    pub(crate) press: Option<Nudge>,
+    pub(crate) press: Option<Notifier>,
     /// Moves the log to the store, which makes space in it.
-    pub(crate) worker: Option<Nudge>,
+    pub(crate) worker: Option<Notifier>,
 }
 
 pub(crate) struct Commit<P: Publish> {
@@ -131,7 +131,7 @@ pub(crate) struct Commit<P: Publish> {
     /// A group left the queue.
     drained: Condvar,
     /// Tasks that wait for the same.
-    tasks_drained: Wakers,
+    tasks_drained: WaitList,
     threads: Threads,
     /// Somebody waits for the thread that leads.
     is_called: AtomicBool,
@@ -159,7 +159,7 @@ impl<P: Publish> Commit<P> {
             clock,
             queue: Mutex::new(Queue::new(limits)),
             drained: Condvar::new(),
-            tasks_drained: Wakers::default(),
+            tasks_drained: WaitList::default(),
             threads,
             is_called: AtomicBool::new(false),
             flush_at: Mutex::default(),
@@ -190,7 +190,7 @@ impl<P: Publish> Commit<P> {
         if self.origin.is_elsewhere() { Err(CommitError::Failed(Failure::Forked)) } else { Ok(()) }
     }
 
-    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits while the queue is full, as long as `patience`
+    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits while the queue is full, as long as `queue_timeout`
     /// lasts. `None` where `may`, asked under the queue's lock when there is a place, says that the entry is no longer to be queued.
     pub(crate) async fn append(
         &self,
@@ -198,11 +198,11 @@ impl<P: Publish> Commit<P> {
         entry: Vec<u8>,
         mut op: Option<P::Op>,
         reservation: &mut Reservation,
-        patience: &mut Patience,
+        queue_timeout: &mut QueueTimeout,
         may: impl Fn() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
-        let (until, full) = (patience.until(), Err(queue_full(patience)));
-        let now = || self.append_now(caller, &entry, &mut op, reservation, patience, &may);
+        let (until, full) = (queue_timeout.until(), Err(queue_full(queue_timeout)));
+        let now = || self.append_now(caller, &entry, &mut op, reservation, queue_timeout, &may);
         self.timers.timeout(until, self.tasks_drained.until(now)).await.unwrap_or(full)
     }
 
@@ -214,7 +214,7 @@ impl<P: Publish> Commit<P> {
         entry: &[u8],
         op: &mut Option<P::Op>,
         reservation: &mut Reservation,
-        patience: &mut Patience,
+        queue_timeout: &mut QueueTimeout,
         may: impl Fn() -> bool,
     ) -> Option<Result<Option<Ticket>, CommitError>> {
         if let Err(forked) = self.check_process() {
@@ -222,7 +222,7 @@ impl<P: Publish> Commit<P> {
         }
         let bytes = bytes_of(entry);
         let admitted = match caller {
-            Caller::Thread => self.admit(bytes, patience),
+            Caller::Thread => self.admit(bytes, queue_timeout),
             Caller::Task | Caller::Member => {
                 let queue = self.queue.lock();
                 self.check_open(&queue).map(|()| queue)
@@ -314,20 +314,20 @@ impl<P: Publish> Commit<P> {
     /// Has what is queued written soon.
     pub(crate) fn call(&self) {
         self.is_called.store(true, Ordering::Release);
-        self.nudge_leader();
+        self.call_leader_thread();
     }
 
-    fn nudge_leader(&self) {
+    fn call_leader_thread(&self) {
         if let Some(leader) = &self.threads.leader {
-            leader.nudge();
+            leader.notify();
         }
     }
 
     /// Has the engine's threads look up.
-    pub(crate) fn nudge_threads(&self) {
-        self.nudge_leader();
+    pub(crate) fn notify_threads(&self) {
+        self.call_leader_thread();
         if let Some(press) = &self.threads.press {
-            press.nudge();
+            press.notify();
         }
     }
 
@@ -344,7 +344,7 @@ impl<P: Publish> Commit<P> {
         }
         drop(flush_at);
         if is_earlier {
-            self.nudge_leader();
+            self.call_leader_thread();
         }
     }
 
@@ -377,11 +377,11 @@ impl<P: Publish> Commit<P> {
             if let Some(failure) = self.failure.get() {
                 return Err(CommitError::Failed(failure.clone()));
             }
-            let Some(fate) = queue.newest_not_durable() else { return Ok(()) };
+            let Some(status) = queue.newest_not_durable() else { return Ok(()) };
             if caller == Caller::Task {
                 self.call_leader(&queue);
             }
-            Ticket::new(fate)
+            Ticket::new(status)
         };
         self.settled(caller, &mut ticket).await
     }
@@ -395,7 +395,7 @@ impl<P: Publish> Commit<P> {
     fn admit(
         &self,
         bytes: usize,
-        patience: &mut Patience,
+        queue_timeout: &mut QueueTimeout,
     ) -> Result<MutexGuard<'_, Queue<P::Op>>, CommitError> {
         let mut queue = self.queue.lock();
         let mut has_waited = false;
@@ -405,9 +405,9 @@ impl<P: Publish> Commit<P> {
                 return Ok(queue);
             }
             // Before the caller leads for others, not after: that too is time it waits.
-            let deadline = patience.until();
+            let deadline = queue_timeout.until();
             if has_waited && deadline.has_passed() {
-                return Err(queue_full(patience));
+                return Err(queue_full(queue_timeout));
             }
             has_waited = true;
             match queue.writer.take() {
@@ -449,10 +449,10 @@ impl<P: Publish> Commit<P> {
         ticket.poll(context).map(|end| self.told(end))
     }
 
-    fn told(&self, end: End) -> Result<(), CommitError> {
+    fn told(&self, end: GroupEnd) -> Result<(), CommitError> {
         match end {
-            End::Durable => Ok(()),
-            End::Failed => Err(self.failed()),
+            GroupEnd::Durable => Ok(()),
+            GroupEnd::Failed => Err(self.failed()),
         }
     }
 
@@ -462,14 +462,14 @@ impl<P: Publish> Commit<P> {
 
     /// Waits until the ticket's group is durable and published; leads where nobody does.
     pub(crate) fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
-        let fate = &ticket.fate;
+        let status = &ticket.status;
         let mut registered = false;
         loop {
             self.check_process()?;
-            if let Some(end) = fate.end() {
+            if let Some(end) = status.end() {
                 // Whoever never waited has nobody in its part of the list.
                 if registered {
-                    fate.wake_some();
+                    status.wake_some();
                 }
                 return self.told(end);
             }
@@ -478,11 +478,11 @@ impl<P: Publish> Commit<P> {
             if !queue.is_empty()
                 && let Some(writer) = queue.writer.take()
             {
-                drop(self.lead(queue, writer, Turn::After(fate)));
+                drop(self.lead(queue, writer, Turn::After(status)));
                 continue;
             }
             // Under the queue's lock: whoever leads now will see this thread when it looks for its successor.
-            registered = registered || fate.register();
+            registered = registered || status.register();
             drop(queue);
             if registered {
                 park();
@@ -552,7 +552,7 @@ impl<P: Publish> Commit<P> {
         mut writer: LogWriter,
         turn: Turn<'_>,
     ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
-        let _inside = Inside::enter(self, Role::Commits);
+        let _inside = ActivityMark::enter(self, Activity::Commits);
         let (mut led, mut is_over) = (Led::default(), false);
         // After a failure that no commit met, the log may be another engine's as soon as this one closes.
         while self.failure.get().is_none()
@@ -607,11 +607,11 @@ impl<P: Publish> Commit<P> {
     /// Whether the thread that publishes was called. While the engine is being closed it may be gone.
     fn calls_publisher(&self, queue: &Queue<P::Op>) -> bool {
         let press = self.threads.press.as_ref().filter(|_| queue.intake != Intake::Closed);
-        press.inspect(|press| press.nudge()).is_some()
+        press.inspect(|press| press.notify()).is_some()
     }
 
     /// Whether somebody else was woken to lead: a thread that waits for the next group, or the engine's own.
-    fn hand_over(&self, next: &Fate) -> bool {
+    fn hand_over(&self, next: &CommitStatus) -> bool {
         if next.wake_a_leader() {
             return true;
         }
@@ -621,9 +621,9 @@ impl<P: Publish> Commit<P> {
 
     /// Makes one group durable; says how long that took.
     fn write(&self, writer: &mut LogWriter, group: Group<P::Op>) -> (Written<P::Op>, FrameBuf, Duration) {
-        let Group { mut frame, bytes, ops, reserved, fate } = group;
+        let Group { mut frame, bytes, ops, reserved, status } = group;
         // A panic in here must not leave others waiting for ever.
-        let unwinding = FailOnUnwind { commit: self, fate: &fate, at: Stage::Writing };
+        let unwinding = FailOnUnwind { commit: self, status: &status, at: Stage::Writing };
         let watch = Stopwatch::start();
         let appended = if self.origin.is_elsewhere_for_sure() {
             Err(Failure::Forked)
@@ -641,7 +641,7 @@ impl<P: Publish> Commit<P> {
         };
         frame.clear();
         std::mem::forget(unwinding);
-        (Written { fate, outcome }, frame, took)
+        (Written { status, outcome }, frame, took)
     }
 
     /// Publishes what is written, in its order, unless somebody else does, who then goes on with it. `None` as for [`lead`](Self::lead).
@@ -652,7 +652,7 @@ impl<P: Publish> Commit<P> {
         if queue.is_publishing {
             return Some(queue);
         }
-        let _inside = Inside::enter(self, Role::Commits);
+        let _inside = ActivityMark::enter(self, Activity::Commits);
         let mut published = false;
         while let Some(written) = queue.written.pop_front() {
             queue.is_publishing = true;
@@ -682,27 +682,27 @@ impl<P: Publish> Commit<P> {
 
     /// Publishes one group; gives an empty vector back, to be used again.
     fn publish_one(&self, written: Written<P::Op>) -> Vec<P::Op> {
-        let Written { fate, outcome } = written;
-        let unwinding = FailOnUnwind { commit: self, fate: &fate, at: Stage::Publishing };
+        let Written { status, outcome } = written;
+        let unwinding = FailOnUnwind { commit: self, status: &status, at: Stage::Publishing };
         let ops = match outcome {
             Ok((seq, mut ops)) if self.failure.get().is_none() => {
                 self.publisher.publish(seq, &mut ops);
-                fate.settle(End::Durable);
+                status.settle(GroupEnd::Durable);
                 // A segment may have been filled since those in line called the worker.
                 if let Some(worker) = self.threads.worker.as_ref().filter(|_| self.space.awaits_checkpoint())
                 {
-                    worker.nudge();
+                    worker.notify();
                 }
                 ops
             }
             // Publishing panicked before, and what this one follows is not in the index.
             Ok(_) => {
-                fate.settle(End::Failed);
+                status.settle(GroupEnd::Failed);
                 Vec::new()
             }
             Err(failure) => {
                 self.fail(&failure);
-                fate.settle(End::Failed);
+                status.settle(GroupEnd::Failed);
                 self.fail_queued();
                 Vec::new()
             }
@@ -730,8 +730,10 @@ impl<P: Publish> Commit<P> {
     /// in here again.
     fn fail_queued(&self) {
         let (written, groups) = self.queue.lock().take_all();
-        let written = written.iter().map(|written| &written.fate);
-        written.chain(groups.iter().map(|group| &group.fate)).for_each(|fate| fate.settle(End::Failed));
+        let written = written.iter().map(|written| &written.status);
+        written
+            .chain(groups.iter().map(|group| &group.status))
+            .for_each(|status| status.settle(GroupEnd::Failed));
         self.notify_drained();
     }
 
@@ -745,14 +747,14 @@ impl<P: Publish> Commit<P> {
     }
 }
 
-fn queue_full(patience: &Patience) -> CommitError {
-    CommitError::Busy(Busy::QueueFull { waited: patience.span() })
+fn queue_full(queue_timeout: &QueueTimeout) -> CommitError {
+    CommitError::Busy(Busy::QueueFull { waited: queue_timeout.span() })
 }
 
 /// Turns a panic of who writes or publishes into a failed commit. Forgotten where nothing went wrong.
 struct FailOnUnwind<'a, P: Publish> {
     commit: &'a Commit<P>,
-    fate: &'a Arc<Fate>,
+    status: &'a Arc<CommitStatus>,
     at: Stage,
 }
 
@@ -763,7 +765,7 @@ enum Stage {
 
 impl<P: Publish> Drop for FailOnUnwind<'_, P> {
     fn drop(&mut self) {
-        let failed = Written { fate: Arc::clone(self.fate), outcome: Err(Failure::Panicked) };
+        let failed = Written { status: Arc::clone(self.status), outcome: Err(Failure::Panicked) };
         if self.commit.origin.is_elsewhere() {
             return;
         }

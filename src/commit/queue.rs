@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::fate::{End, Fate, Ticket};
+use super::status::{CommitStatus, GroupEnd, Ticket};
 use crate::error::Failure;
 use crate::sync::Arc;
 use crate::wal::frame::{FrameBuf, entry_bytes_max};
@@ -31,12 +31,12 @@ pub(super) struct Group<T> {
     pub(super) ops: Vec<T>,
     /// Bytes of log that are reserved for its entries.
     pub(super) reserved: u64,
-    pub(super) fate: Arc<Fate>,
+    pub(super) status: Arc<CommitStatus>,
 }
 
 /// A group that was written, or not.
 pub(super) struct Written<T> {
-    pub(super) fate: Arc<Fate>,
+    pub(super) status: Arc<CommitStatus>,
     /// The sequence of its frame, and what is to be published.
     pub(super) outcome: Result<(u64, Vec<T>), Failure>,
 }
@@ -61,7 +61,7 @@ pub(super) struct Queue<T> {
     /// Bytes of the entry that a leader keeps a place for: its own, for which it leads.
     held: Option<usize>,
     /// The newest group, whatever has become of it.
-    newest: Option<Arc<Fate>>,
+    newest: Option<Arc<CommitStatus>>,
     /// `None` where somebody leads, a commit failed, or the log is not ready yet.
     pub(super) writer: Option<LogWriter>,
     /// A group is being written.
@@ -115,15 +115,15 @@ impl<T> Queue<T> {
         }
         let group = filling.get_or_insert_with(|| {
             let (frame, ops) = (frames.pop().unwrap_or_default(), ops.pop().unwrap_or_default());
-            let fate = Arc::default();
-            *newest = Some(Arc::clone(&fate));
-            Group { frame, bytes: 0, ops, reserved: 0, fate }
+            let status = Arc::default();
+            *newest = Some(Arc::clone(&status));
+            Group { frame, bytes: 0, ops, reserved: 0, status }
         });
         group.frame.push(entry);
         group.bytes += bytes;
         group.ops.push(op);
         group.reserved += reserved;
-        Ticket::new(&group.fate)
+        Ticket::new(&group.status)
     }
 
     /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may be is let in alone.
@@ -166,8 +166,8 @@ impl<T> Queue<T> {
     }
 
     /// The group that is to be written next.
-    pub(super) fn next(&self) -> Option<&Arc<Fate>> {
-        self.full.front().or(self.filling.as_ref()).map(|group| &group.fate)
+    pub(super) fn next(&self) -> Option<&Arc<CommitStatus>> {
+        self.full.front().or(self.filling.as_ref()).map(|group| &group.status)
     }
 
     /// Takes the group that is to be written next.
@@ -179,8 +179,8 @@ impl<T> Queue<T> {
     }
 
     /// The fate of the newest group, unless it is durable: then all before it are, too.
-    pub(super) fn newest_not_durable(&self) -> Option<&Arc<Fate>> {
-        self.newest.as_ref().filter(|fate| fate.end() != Some(End::Durable))
+    pub(super) fn newest_not_durable(&self) -> Option<&Arc<CommitStatus>> {
+        self.newest.as_ref().filter(|status| status.end() != Some(GroupEnd::Durable))
     }
 
     /// Entries that wait to be published.

@@ -6,12 +6,12 @@ use std::sync::Mutex as StdMutex;
 
 use super::*;
 use crate::clock::TimeSource;
-use crate::codec::Sealer;
+use crate::codec::Checksummer;
 use crate::disk::sim::{DiskFault, SimDisk};
 use crate::key::Secret;
-use crate::line::Rank;
-use crate::nudge::Nudges;
 use crate::sync::{AtomicUsize, OnceLock};
+use crate::task::notifier::Listener;
+use crate::task::wait_queue::Priority;
 use crate::wal::{Geometry, Identity, Log};
 
 const ENTRY: &[u8] = &[7; 60];
@@ -52,7 +52,7 @@ impl Crowd {
                 ENTRY,
                 &mut Some(99),
                 &mut reserve(&commit, RESERVED),
-                &mut Patience::new(Duration::ZERO),
+                &mut QueueTimeout::new(Duration::ZERO),
                 || true,
             );
             drop(queued);
@@ -81,37 +81,37 @@ impl Publish for Seen {
 }
 
 fn reserve(commit: &Commit<Seen>, bytes: u64) -> Reservation {
-    Reservation::try_new(&commit.space, Rank::Other, bytes).unwrap()
+    Reservation::try_new(&commit.space, Priority::Other, bytes).unwrap()
 }
 
 struct Bench {
     commit: Arc<Commit<Seen>>,
     disk: SimDisk,
-    leader: Nudges,
-    publisher: Nudges,
+    leader: Listener,
+    publisher: Listener,
 }
 
 impl Bench {
     /// Groups of so many entries; with threads to call, or without.
     fn new(group: usize, seen: Seen, has_threads: bool) -> Self {
         let disk = SimDisk::new();
-        let sealer = Sealer::new(&Secret([0; 32]));
-        let id = Identity { file_id: [0; 16], sealer: sealer.clone() };
+        let checksummer = Checksummer::new(&Secret([0; 32]));
+        let id = Identity { file_id: [0; 16], checksummer: checksummer.clone() };
         let log = Arc::new(Log::create(&disk, Path::new("x"), &id, 1 << 20, 1).unwrap());
         let space = Arc::new(LogSpace::new(Geometry { segment: 1 << 20, frame_max: 1 << 16 }));
         // The simulated file grows where it is written.
         space.open(2 << 20);
-        let writer = LogWriter::new(log, Arc::clone(&space), sealer, 1, true, 0);
+        let writer = LogWriter::new(log, Arc::clone(&space), checksummer, 1, true, 0);
         let limits = Limits {
             group_bytes: group * COUNTED,
             queue_bytes: 100 * COUNTED,
             queue_entries: 50,
             published_by_leader: 2,
         };
-        let ((leads, leader), (prints, publisher)) = (Nudge::pair(), Nudge::pair());
-        let timers = Arc::new(Timers::new(Nudge::pair().0));
+        let ((leads, leader), (prints, publisher)) = (Notifier::pair(), Notifier::pair());
+        let timers = Arc::new(Timers::new(Notifier::pair().0));
         let clock = Arc::new(EngineClock::new(TimeSource::System));
-        let [leader_call, press] = [leads, prints].map(|nudge| has_threads.then_some(nudge));
+        let [leader_call, press] = [leads, prints].map(|notifier| has_threads.then_some(notifier));
         let threads = Threads { leader: leader_call, press, worker: None };
         let commit = Commit::new(Arc::new(seen), space, clock, timers, limits, threads);
         commit.start(writer);
@@ -145,13 +145,13 @@ impl Bench {
 
 #[test]
 fn a_turn_is_over_once_it_was_long_enough_and_its_own_group_is_settled() {
-    let fate = Fate::default();
+    let status = CommitStatus::default();
     let (groups, little) = (LED_MAX as usize, Duration::from_millis(1));
     let long = [(groups, little), (groups + 1, little), (1, LED_FOR)];
     let long = long.map(|(groups, time)| Led { groups, time });
-    assert!(long.iter().all(|led| !Turn::After(&fate).is_over(*led)));
-    fate.settle(End::Durable);
-    for (turn, is_over) in [(Turn::After(&fate), true), (Turn::Short, true), (Turn::Endless, false)] {
+    assert!(long.iter().all(|led| !Turn::After(&status).is_over(*led)));
+    status.settle(GroupEnd::Durable);
+    for (turn, is_over) in [(Turn::After(&status), true), (Turn::Short, true), (Turn::Endless, false)] {
         assert!(long.iter().all(|led| turn.is_over(*led) == is_over));
         assert!(!turn.is_over(Led { groups: groups - 1, time: little }));
     }
@@ -236,7 +236,7 @@ fn a_caller_that_leads_for_a_place_has_the_first_that_it_makes() {
         ENTRY,
         &mut op,
         &mut bench.reserve(RESERVED),
-        &mut Patience::new(Duration::ZERO),
+        &mut QueueTimeout::new(Duration::ZERO),
         || true,
     );
     assert!(matches!(appended, Some(Ok(Some(_)))), "{appended:?}");
@@ -256,7 +256,7 @@ fn a_caller_that_leads_for_a_place_looks_at_its_patience_after_each_group() {
         &long,
         &mut Some(100),
         &mut bench.reserve(100 * RESERVED),
-        &mut Patience::new(Duration::ZERO),
+        &mut QueueTimeout::new(Duration::ZERO),
         || true,
     );
     assert!(matches!(appended, Some(Err(CommitError::Busy(Busy::QueueFull { .. })))), "{appended:?}");
@@ -265,15 +265,15 @@ fn a_caller_that_leads_for_a_place_looks_at_its_patience_after_each_group() {
 
 #[test]
 fn a_thread_that_waits_for_the_next_group_is_woken_to_lead() {
-    let fate = Fate::default();
-    assert!(!fate.wake_a_leader());
-    assert!(fate.register());
-    assert!(fate.wake_a_leader());
+    let status = CommitStatus::default();
+    assert!(!status.wake_a_leader());
+    assert!(status.register());
+    assert!(status.wake_a_leader());
     // Woken, this returns at once.
     park();
-    fate.settle(End::Failed);
-    assert!(!fate.register(), "there is nothing left to wait for");
-    assert_eq!(fate.end(), Some(End::Failed));
+    status.settle(GroupEnd::Failed);
+    assert!(!status.register(), "there is nothing left to wait for");
+    assert_eq!(status.end(), Some(GroupEnd::Failed));
 }
 
 #[test]
@@ -295,14 +295,14 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
         assert_eq!(called(), is_called, "{caller:?}");
     }
     let entry = |caller| {
-        let patience = &mut Patience::new(Duration::from_secs(3_600));
+        let queue_timeout = &mut QueueTimeout::new(Duration::from_secs(3_600));
         drop(
-            crate::caller::block(bench.commit.append(
+            crate::task::caller::block(bench.commit.append(
                 caller,
                 ENTRY.to_vec(),
                 Some(9),
                 &mut bench.reserve(RESERVED),
-                patience,
+                queue_timeout,
                 || true,
             ))
             .unwrap(),
@@ -316,14 +316,14 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
     bench.commit.queue.lock().writer = writer;
     bench.commit.drain();
     let last = bench.append(Caller::Thread, 1);
-    crate::caller::park_on(async {
+    crate::task::caller::park_on(async {
         // A task that flushes calls for what nobody else would write.
         let mut flush = std::pin::pin!(bench.commit.flush(Caller::Task));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(flush.as_mut().poll(&mut context).is_pending());
     });
     assert!(called());
-    assert_eq!(last.fate.end(), None);
+    assert_eq!(last.status.end(), None);
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_leader_leaves_what_is_not_small_to_the_thread_that_publishes_if_more_is_to_
     // The last group is small, and nothing followed it: the leader published all that was left.
     assert_eq!(bench.published(), [(1, vec![0, 1, 2]), (2, vec![3, 4, 5]), (3, vec![6])]);
     assert!(bench.publisher.take());
-    assert!(tickets.iter().all(|ticket| ticket.fate.end() == Some(End::Durable)));
+    assert!(tickets.iter().all(|ticket| ticket.status.end() == Some(GroupEnd::Durable)));
 
     let bench = Bench::new(2, Seen::default(), true);
     bench.append_all(0..4);
@@ -378,9 +378,9 @@ fn a_commit_closes_when_everything_is_published() {
     queue.written.push_back(written);
     queue.writer = Some(writer);
     drop(queue);
-    assert_eq!(ticket.fate.end(), None);
+    assert_eq!(ticket.status.end(), None);
     bench.commit.close();
-    assert_eq!((bench.groups(), ticket.fate.end()), (1, Some(End::Durable)));
+    assert_eq!((bench.groups(), ticket.status.end()), (1, Some(GroupEnd::Durable)));
     assert!(matches!(
         bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), ()),
         Err(CommitError::Closed)
@@ -396,9 +396,9 @@ fn what_was_durable_before_a_failure_is_published_and_what_comes_after_fails() {
     bench.disk.fault_at(operations + 2, DiskFault::Error);
     bench.commit.drain();
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
-    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.fate.end()).collect();
-    assert!(ends[..3].iter().all(|end| *end == Some(End::Durable)), "{ends:?}");
-    assert!(ends[3..].iter().all(|end| *end == Some(End::Failed)), "{ends:?}");
+    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.status.end()).collect();
+    assert!(ends[..3].iter().all(|end| *end == Some(GroupEnd::Durable)), "{ends:?}");
+    assert!(ends[3..].iter().all(|end| *end == Some(GroupEnd::Failed)), "{ends:?}");
     assert_eq!(bench.commit.publisher.failures.lock().unwrap().len(), 1);
     assert!(bench.commit.failure().is_some() && bench.commit.queue.lock().writer.is_none());
     assert!(matches!(
@@ -417,19 +417,19 @@ fn a_panic_while_publishing_fails_that_group_and_all_after_it() {
     let panicked = catch_unwind(std::panic::AssertUnwindSafe(|| commit.drain()));
     assert!(panicked.is_err());
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
-    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.fate.end()).collect();
-    assert!(ends[..3].iter().all(|end| *end == Some(End::Durable)), "{ends:?}");
-    assert!(ends[3..].iter().all(|end| *end == Some(End::Failed)), "{ends:?}");
+    let ends: Vec<_> = tickets.iter().map(|ticket| ticket.status.end()).collect();
+    assert!(ends[..3].iter().all(|end| *end == Some(GroupEnd::Durable)), "{ends:?}");
+    assert!(ends[3..].iter().all(|end| *end == Some(GroupEnd::Failed)), "{ends:?}");
     assert!(matches!(bench.commit.failure(), Some(Failure::Panicked)));
     // A leader that was writing meanwhile finds its group failed, durable as it may be.
     let mut queue = bench.commit.queue.lock();
     assert!(!queue.is_publishing);
     let ticket = queue.push(ENTRY, 9, &mut bench.reserve(RESERVED));
     let group = queue.take_next().unwrap();
-    queue.written.push_back(Written { fate: Arc::clone(&group.fate), outcome: Ok((4, group.ops)) });
+    queue.written.push_back(Written { status: Arc::clone(&group.status), outcome: Ok((4, group.ops)) });
     drop(queue);
     bench.commit.publish_what_is_written();
-    assert_eq!((bench.groups(), ticket.fate.end()), (1, Some(End::Failed)));
+    assert_eq!((bench.groups(), ticket.status.end()), (1, Some(GroupEnd::Failed)));
 }
 
 #[test]
@@ -441,7 +441,7 @@ fn a_panic_while_writing_fails_that_group_and_not_those_before_it() {
     let commit = Arc::clone(&bench.commit);
     assert!(catch_unwind(std::panic::AssertUnwindSafe(|| commit.drain())).is_err());
     assert_eq!(bench.published(), [(1, vec![0, 1, 2])]);
-    assert_eq!(tickets.last().and_then(|ticket| ticket.fate.end()), Some(End::Failed));
+    assert_eq!(tickets.last().and_then(|ticket| ticket.status.end()), Some(GroupEnd::Failed));
     assert!(matches!(bench.commit.failure(), Some(Failure::Panicked)));
     bench.commit.close();
 }
@@ -450,18 +450,18 @@ fn a_panic_while_writing_fails_that_group_and_not_those_before_it() {
 fn a_task_that_no_longer_waits_for_its_group_leaves_nothing_behind() {
     let bench = Bench::new(3, Seen::default(), false);
     let tickets = bench.append_all(0..2);
-    let fate = Arc::clone(&tickets[0].fate);
+    let status = Arc::clone(&tickets[0].status);
     let context = Context::from_waker(std::task::Waker::noop());
     for mut ticket in tickets {
         assert!(ticket.poll(&context).is_pending() && ticket.poll(&context).is_pending());
-        assert_eq!(fate.waiting_tasks(), 1);
+        assert_eq!(status.waiting_tasks(), 1);
         drop(ticket);
-        assert_eq!(fate.waiting_tasks(), 0);
+        assert_eq!(status.waiting_tasks(), 0);
     }
     let mut ticket = bench.append_all(2..3).remove(0);
     assert!(ticket.poll(&context).is_pending());
     bench.commit.drain();
-    assert!(ticket.poll(&context).is_ready() && fate.waiting_tasks() == 0);
+    assert!(ticket.poll(&context).is_ready() && status.waiting_tasks() == 0);
     bench.commit.close();
 }
 
@@ -475,11 +475,11 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     assert_eq!(bytes_of(ENTRY), COUNTED);
     assert!(queue.has_place(10_000) && queue.is_empty());
     let fates: Vec<_> =
-        (0..2).map(|op| Arc::clone(&queue.push(ENTRY, op, &mut bench.reserve(RESERVED)).fate)).collect();
+        (0..2).map(|op| Arc::clone(&queue.push(ENTRY, op, &mut bench.reserve(RESERVED)).status)).collect();
     assert!(Arc::ptr_eq(&fates[0], &fates[1]), "two of them fill a group");
     assert!(queue.has_place(128) && !queue.has_place(129) && !queue.is_backed_up());
     assert!(Arc::ptr_eq(queue.newest_not_durable().unwrap(), &fates[1]));
-    let third = Arc::clone(&queue.push(ENTRY, 2, &mut bench.reserve(RESERVED)).fate);
+    let third = Arc::clone(&queue.push(ENTRY, 2, &mut bench.reserve(RESERVED)).status);
     assert!(!Arc::ptr_eq(&third, &fates[1]) && queue.is_backed_up());
     assert!(!queue.has_place(1), "three entries are the limit");
     let group = queue.take_next().unwrap();
@@ -505,12 +505,12 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
         queue.keep_ops(group.ops);
     }
     assert_eq!(queue.spares(), (4, 4));
-    let newest = Arc::clone(&queue.push(ENTRY, 1, &mut bench.reserve(RESERVED)).fate);
+    let newest = Arc::clone(&queue.push(ENTRY, 1, &mut bench.reserve(RESERVED)).status);
     assert_eq!(queue.spares(), (3, 3));
     // What failed is not durable: whoever flushes is to be told.
-    newest.settle(End::Failed);
+    newest.settle(GroupEnd::Failed);
     assert!(queue.newest_not_durable().is_some());
-    newest.settle(End::Durable);
+    newest.settle(GroupEnd::Durable);
     assert!(queue.newest_not_durable().is_none());
     drop(third);
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sync::Arc;
 
+mod copy_on_write;
 #[cfg(feature = "sim")]
 mod given;
 mod naming;
@@ -14,12 +15,11 @@ mod real;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 mod tracked;
-mod untouched;
 
+pub(crate) use copy_on_write::CopyOnWriteFile;
 pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
 pub(crate) use tracked::{CHUNK, Tracked, Tracking};
-pub(crate) use untouched::Untouched;
 
 /// What the name of a file ends with while it is being made. Whatever is there by that name is written over, so it is nothing that a
 /// person would call a file of his own: a copy, a file that is put back.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Disk, DiskFile, Kind, Untouched};
+use super::{CopyOnWriteFile, Disk, DiskFile, Kind};
 use crate::sync::Arc;
 
 /// For an engine that looks into a file and changes nothing.
@@ -19,7 +19,7 @@ impl ReadOnlyDisk {
 /// Read by several at once, while nobody writes.
 #[derive(Debug)]
 struct ReadOnlyFile {
-    view: Untouched,
+    view: CopyOnWriteFile,
     file: Arc<dyn DiskFile>,
 }
 
@@ -45,7 +45,7 @@ impl Disk for ReadOnlyDisk {
 
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.0.open_to_read(path)?;
-        Ok(Arc::new(ReadOnlyFile { view: Untouched::new(Arc::clone(&file))?, file }))
+        Ok(Arc::new(ReadOnlyFile { view: CopyOnWriteFile::new(Arc::clone(&file))?, file }))
     }
 
     fn create(&self, _path: &Path, _like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>> {

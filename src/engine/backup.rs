@@ -1,7 +1,7 @@
 //! A backup of an engine that is at work.
 //!
 //! The store's file is copied byte for byte while everything goes on, and what was written meanwhile is copied again, a few
-//! rounds long. The last round comes behind a checkpoint, with the rota held: nobody but who has that writes to the file. So
+//! rounds long. The last round comes behind a checkpoint, with the maintenance lock held: nobody but who has that writes to the file. So
 //! the copy is what a kill at that moment would leave of the file, with an empty log.
 
 use std::path::Path;
@@ -11,13 +11,13 @@ use super::Engine;
 use super::core::{CallWorker, Core, Counters};
 use super::open::check_name;
 use crate::Timestamp;
-use crate::caller::Caller;
 use crate::clock::Stopwatch;
 use crate::disk::{Disk, DiskFile, Kind, unfinished};
 use crate::error::{BackupError, CommitError, IoFailure};
 use crate::observer::Event;
 use crate::store::{Copy, Meanwhile, Whole};
 use crate::sync::{Arc, is_ours, pause};
+use crate::task::caller::Caller;
 use crate::wal;
 
 /// Rounds in which the file is copied while it changes, at most.
@@ -131,7 +131,7 @@ impl Core {
     /// Whether the engine may still write to the file.
     fn check_open(&self) -> Result<(), CommitError> {
         self.gate.check()?;
-        match self.commit.failure().or(self.halted.get()) {
+        match self.commit.failure().or(self.poisoned.get()) {
             Some(failure) => Err(CommitError::Failed(failure.clone())),
             None => Ok(()),
         }
@@ -142,26 +142,26 @@ impl Core {
         let mut shift = Stopwatch::start();
         for _ in 0..ROUNDS_MAX {
             copy.round(Meanwhile::Changes, || self.rest(&mut shift))?;
-            // What the log holds now need not be copied while others wait for the rota.
+            // What the log holds now need not be copied while others wait for the maintenance lock.
             self.checkpoint_on_request().map_err(CommitError::Failed)?;
             if copy.left()? <= LEFT_ENOUGH {
                 break;
             }
         }
         let _afterwards = CallWorker(self);
-        let mut rota = self.rota.lock();
+        let mut maintenance = self.maintenance.lock();
         let _maintains = self.maintains();
-        self.make_store_ready(&mut rota)?;
+        self.make_store_ready(&mut maintenance)?;
         self.apply_tail(None).map_err(|error| self.store_refused(error))?;
         let time = self.clock.now();
-        // Nobody else makes room in the log while this has the rota.
+        // Nobody else makes room in the log while this has the maintenance lock.
         let grow = || {
             self.grow();
             Ok::<(), BackupError>(())
         };
         copy.round(Meanwhile::StaysAsItIs, grow)?;
         let whole = copy.cut()?;
-        drop(rota);
+        drop(maintenance);
         Ok((whole, time))
     }
 

@@ -7,22 +7,22 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use super::Engine;
-use super::begin::Begun;
+use super::begin::BeginProgress;
 use super::claim::Begin;
 use super::core::Core;
-use super::granting::Granting;
 use super::handle::Handle;
-use super::lookup::Asked;
+use super::lookup::KeyRef;
 use super::namespace::ScopeInner;
+use super::pending_grant::PendingGrant;
 use super::scope::Scope;
 use crate::Fingerprint;
-use crate::caller::{Caller, park_on, poll_once};
-use crate::clock::Patience;
+use crate::clock::QueueTimeout;
 use crate::error::{BeginError, Busy};
 use crate::index::BATCH_MAX;
 use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::Arc;
+use crate::task::caller::{Caller, park_on, poll_once};
 
 /// Calls in one batch, at most.
 pub(super) const CALLS_MAX: usize = 16_384;
@@ -156,8 +156,8 @@ impl Core {
         let started = |key, digest: Option<Digest>, fingerprint| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
             self.gate.check()?;
-            let mut patience = Patience::new(self.options.patience);
-            self.start(member, handle, Asked { scope, key, digest }, fingerprint, &mut patience).await
+            let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+            self.start(member, handle, KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
         };
         for (at, (((key, fingerprint), digest), result)) in
             requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
@@ -176,7 +176,7 @@ impl Core {
                 None => unreachable!("it was put there"),
             }
         }
-        let mut again = Patience::new(self.options.patience);
+        let mut again = QueueTimeout::new(self.options.queue_timeout);
         loop {
             self.begin_waiting(caller, &mut waiting, &mut results, &mut granting).await;
             tell_twins(&mut results, &granting);
@@ -218,12 +218,12 @@ impl Core {
     }
 
     /// Begins what waits for a place in the queue or for log space.
-    async fn begin_waiting<F: Future<Output = Result<Begun, BeginError>>>(
+    async fn begin_waiting<F: Future<Output = Result<BeginProgress, BeginError>>>(
         &self,
         caller: Caller,
         waiting: &mut Vec<(usize, Pin<Box<Option<F>>>)>,
         results: &mut [Option<Result<Begin, BeginError>>],
-        granting: &mut Vec<(usize, Granting)>,
+        granting: &mut Vec<(usize, PendingGrant)>,
     ) {
         poll_fn(|context| {
             waiting.retain_mut(|(at, call)| {
@@ -252,7 +252,7 @@ impl Core {
         &self,
         caller: Caller,
         results: &mut [Option<Result<Begin, BeginError>>],
-        granting: &mut [(usize, Granting)],
+        granting: &mut [(usize, PendingGrant)],
     ) {
         // A thread leads while it waits.
         if !granting.is_empty() && caller != Caller::Thread {
@@ -295,20 +295,20 @@ impl Core {
 
 /// Notes what a call of a batch has come to.
 fn note(
-    begun: Result<Begun, BeginError>,
+    begun: Result<BeginProgress, BeginError>,
     at: usize,
     result: &mut Option<Result<Begin, BeginError>>,
-    granting: &mut Vec<(usize, Granting)>,
+    granting: &mut Vec<(usize, PendingGrant)>,
 ) {
     match begun {
-        Ok(Begun::Answered(answer)) => *result = Some(Ok(answer)),
-        Ok(Begun::Granting(claim)) => granting.push((at, claim)),
+        Ok(BeginProgress::Answered(answer)) => *result = Some(Ok(answer)),
+        Ok(BeginProgress::PendingGrant(claim)) => granting.push((at, claim)),
         Err(error) => *result = Some(Err(error)),
     }
 }
 
 /// Tells requests whose key another request of the batch was granted: they must not wait for the caller's own claim.
-fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(usize, Granting)]) {
+fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(usize, PendingGrant)]) {
     let mut granted = None;
     for result in results {
         let Some(Ok(Begin::InFlight(pending))) = result else { continue };

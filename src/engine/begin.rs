@@ -2,23 +2,23 @@
 
 use super::claim::{Begin, Claim};
 use super::core::Core;
-use super::grant::{Seen, Wish};
-use super::granting::Granting;
+use super::grant::{GrantKind, Seen};
 use super::handle::Handle;
-use super::lookup::{Asked, Found};
+use super::lookup::{KeyRef, Lookup};
 use super::namespace::ScopeInner;
 use super::pending::Pending;
+use super::pending_grant::PendingGrant;
 use crate::Fingerprint;
-use crate::caller::{Caller, block};
-use crate::clock::Patience;
+use crate::clock::QueueTimeout;
 use crate::error::{BeginError, Busy, ReadError, ResolveError};
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::observer::Event as Told;
 use crate::record::Record;
+use crate::record::tombstone::Tombstone;
 use crate::state::{Decision, Phase};
 use crate::sync::Arc;
-use crate::tombstone::Tombstone;
+use crate::task::caller::{Caller, block};
 
 /// What the hot path has to say.
 enum Replay {
@@ -28,18 +28,18 @@ enum Replay {
 }
 
 /// How far a begin comes without waiting for the log.
-pub(super) enum Begun {
+pub(super) enum BeginProgress {
     Answered(Begin),
     /// A claim, once it has settled.
-    Granting(Granting),
+    PendingGrant(PendingGrant),
 }
 
-impl Begun {
+impl BeginProgress {
     /// The answer. A grant has settled; `None` where it was withdrawn on its way.
     fn answer(self, core: &Core) -> Option<Begin> {
         match self {
             Self::Answered(begin) => Some(begin),
-            Self::Granting(granting) => granting.arrive(core).map(Begin::Fresh),
+            Self::PendingGrant(granting) => granting.arrive(core).map(Begin::Fresh),
         }
     }
 }
@@ -55,7 +55,9 @@ impl Core {
     ) -> Result<Begin, BeginError> {
         match self.replay(scope, key, fingerprint) {
             Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
-            Ok(Replay::Not(digest)) => self.begin_blocking(handle, Asked { scope, key, digest }, fingerprint),
+            Ok(Replay::Not(digest)) => {
+                self.begin_blocking(handle, KeyRef { scope, key, digest }, fingerprint)
+            }
             Err(error) => Err(self.refused(scope, key, error)),
         }
     }
@@ -65,7 +67,7 @@ impl Core {
     fn begin_blocking(
         &self,
         handle: &Arc<Handle>,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
         let begun = block(self.begin_to_the_end(Caller::Thread, handle, asked, fingerprint));
@@ -83,7 +85,7 @@ impl Core {
         match self.replay(scope, key, fingerprint) {
             Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
             Ok(Replay::Not(digest)) => {
-                let asked = Asked { scope, key, digest };
+                let asked = KeyRef { scope, key, digest };
                 let begun = self.begin_to_the_end(caller, handle, asked, fingerprint).await;
                 begun.map_err(|error| self.refused(scope, key, error))
             }
@@ -113,29 +115,33 @@ impl Core {
         &self,
         caller: Caller,
         handle: &Arc<Handle>,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        let mut patience = Patience::new(self.options.patience);
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
-            let mut begun = self.start(caller, handle, asked, fingerprint, &mut patience).await?;
-            if let Begun::Granting(granting) = &mut begun {
+            let mut begun = self.start(caller, handle, asked, fingerprint, &mut queue_timeout).await?;
+            if let BeginProgress::PendingGrant(granting) = &mut begun {
                 granting.settled(self, caller).await?;
             }
             if let Some(answer) = begun.answer(self) {
                 return Ok(answer);
             }
-            Box::pin(self.look_again(caller, &mut patience)).await?;
+            Box::pin(self.look_again(caller, &mut queue_timeout)).await?;
         }
     }
 
     /// Waits until a grant that was withdrawn on its way is gone, so that its own caller does not find it in flight. The caller may look at
     /// the key again while its patience lasts.
-    pub(super) async fn look_again(&self, caller: Caller, patience: &mut Patience) -> Result<(), BeginError> {
+    pub(super) async fn look_again(
+        &self,
+        caller: Caller,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<(), BeginError> {
         self.gate.check()?;
         self.commit.flush(caller).await?;
-        if patience.until().has_passed() {
-            return Err(BeginError::Busy(Busy::LeaseTooShort { waited: patience.span() }));
+        if queue_timeout.until().has_passed() {
+            return Err(BeginError::Busy(Busy::LeaseTooShort { waited: queue_timeout.span() }));
         }
         Ok(())
     }
@@ -153,44 +159,44 @@ impl Core {
         &self,
         caller: Caller,
         handle: &Arc<Handle>,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
-        patience: &mut Patience,
-    ) -> Result<Begun, BeginError> {
-        let wish = Wish::Begin(fingerprint);
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<BeginProgress, BeginError> {
+        let wish = GrantKind::Begin(fingerprint);
         loop {
             let Some((decision, found, terms)) = self.look(caller, asked, wish).await? else { continue };
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
-                    let granting = self.grant(caller, handle, asked, terms, wish, patience).await?;
+                    let granting = self.grant(caller, handle, asked, terms, wish, queue_timeout).await?;
                     if let Some(granting) = granting {
-                        return Ok(Begun::Granting(granting));
+                        return Ok(BeginProgress::PendingGrant(granting));
                     }
                     // Somebody else was faster: look again.
                 }
-                (Decision::Replay, Found::Record(record)) => {
+                (Decision::Replay, Lookup::Record(record)) => {
                     record.touch();
                     self.index.count_replayed(asked.digest);
                     self.options.hooks.call(|observer| observer.replayed(&record));
-                    return Ok(Begun::Answered(Begin::Done(record)));
+                    return Ok(BeginProgress::Answered(Begin::Done(record)));
                 }
-                (Decision::Expired, Found::Record(record)) => {
+                (Decision::Expired, Lookup::Record(record)) => {
                     return Err(BeginError::Expired(Tombstone::of(&record)));
                 }
-                (Decision::Wait, Found::Slot(Slot::InFlight(attempt) | Slot::Ending(attempt))) => {
+                (Decision::Wait, Lookup::Slot(Slot::InFlight(attempt) | Slot::Ending(attempt))) => {
                     if let Some(failure) = self.commit.failure() {
                         return Err(BeginError::Failed(failure.clone()));
                     }
                     self.index.count_waited(asked.digest);
-                    return Ok(Begun::Answered(Begin::InFlight(Pending::new(attempt, handle))));
+                    return Ok(BeginProgress::Answered(Begin::InFlight(Pending::new(attempt, handle))));
                 }
-                (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
+                (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt)?;
                 }
                 (Decision::Reused, _) => {
                     return Err(BeginError::KeyReused);
                 }
-                (Decision::Unresolved, Found::Slot(Slot::Interrupted(attempt))) => {
+                (Decision::Unresolved, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     return Err(BeginError::Unresolved(attempt.interruption()));
                 }
                 (
@@ -212,9 +218,9 @@ impl Core {
     async fn look(
         &self,
         caller: Caller,
-        asked: Asked<'_>,
-        wish: Wish<'_>,
-    ) -> Result<Option<(Decision, Found, Seen)>, ReadError> {
+        asked: KeyRef<'_>,
+        wish: GrantKind<'_>,
+    ) -> Result<Option<(Decision, Lookup, Seen)>, ReadError> {
         let (policy, version) = self.policies.seen(asked.scope.name());
         let before = self.clock.now();
         let found = self.find(caller, asked, before).await?;
@@ -222,8 +228,8 @@ impl Core {
         // The policy must have been in force when the key was found like this.
         let is_current = self.policies.is_current(version);
         let expired = match found {
-            Found::Expired(place) => Some(place),
-            Found::Record(_) | Found::Slot(_) => None,
+            Lookup::Expired(place) => Some(place),
+            Lookup::Record(_) | Lookup::Slot(_) => None,
         };
         let seen = Seen { policy, version, expired };
         Ok(decided.filter(|_| is_current).map(|decision| (decision, found, seen)))
@@ -239,24 +245,25 @@ impl Core {
     ) -> Result<Claim, ResolveError> {
         let digest = scope.digest(key).map_err(BeginError::Key)?;
         self.gate.check().map_err(BeginError::from)?;
-        let asked = Asked { scope, key, digest };
-        let mut patience = Patience::new(self.options.patience);
+        let asked = KeyRef { scope, key, digest };
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
             let before = self.clock.now();
-            let looked = self.look(caller, asked, Wish::Resolve).await.map_err(BeginError::from)?;
+            let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
             let Some((decision, found, terms)) = looked else { continue };
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
-                    let granting =
-                        self.grant(caller, handle, asked, terms, Wish::Resolve, &mut patience).await?;
+                    let granting = self
+                        .grant(caller, handle, asked, terms, GrantKind::Resolve, &mut queue_timeout)
+                        .await?;
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;
                     if let Some(claim) = granting.arrive(self) {
                         return Ok(claim);
                     }
-                    Box::pin(self.look_again(caller, &mut patience)).await?;
+                    Box::pin(self.look_again(caller, &mut queue_timeout)).await?;
                 }
-                (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
+                (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt).map_err(BeginError::from)?;
                 }
                 (_, found) => {

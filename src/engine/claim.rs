@@ -4,15 +4,15 @@ use super::core::Core;
 use super::handle::Handle;
 use super::pending::Pending;
 use super::permit::Permit;
+use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, Ended};
 use crate::index::{Change, Slot};
 use crate::key::KeyHash;
+use crate::key::step_key::StepKey;
 use crate::observer::Cause;
 use crate::policy::Durability;
-use crate::progress::Progress;
 use crate::record::Record;
 use crate::state::{Event, Fence, decide};
-use crate::step_key::StepKey;
 use crate::sync::Arc;
 use crate::wal::Reservation;
 use crate::{Fingerprint, Interruption, Timestamp};
@@ -79,7 +79,7 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
     /// drop(reports.begin("key", request)?); // a worker that lost its way
     /// let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
     /// assert_eq!(claim.attempt(), 2);
@@ -175,7 +175,7 @@ impl Claim {
     }
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.
-    pub(super) fn forfeit(mut self) {
+    pub(super) fn discard(mut self) {
         if self.core().gate.is_forked() {
             return;
         }

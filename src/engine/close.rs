@@ -3,11 +3,11 @@
 use super::core::Core;
 use super::handle::Handle;
 use super::{Closed, Engine};
-use crate::caller::Caller;
 use crate::clock::Stopwatch;
 use crate::error::Failure;
-use crate::reply;
 use crate::sync::{Arc, JoinHandle, Ordering, is_ours, spawn};
+use crate::task::caller::Caller;
+use crate::task::reply;
 
 impl Core {
     /// Stops the threads and closes the file.
@@ -20,7 +20,7 @@ impl Core {
         let watch = Stopwatch::start();
         let unwinding = SettleOnUnwind(self);
         let closed = self.shut_down();
-        let threads = self.crew.dismiss();
+        let threads = self.threads.dismiss();
         self.call_all();
         let joined = threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
         let outcome = if joined > 0 { Err(Failure::Panicked) } else { closed };

@@ -2,10 +2,10 @@
 
 use super::claim::Claim;
 use super::completion::Completion;
-use super::ending::{Ending, Given, released};
-use crate::caller::{Caller, block};
+use super::ending::{EndRequest, Ending, released};
 use crate::error::EndError;
 use crate::record::{Outcome, Record};
+use crate::task::caller::{Caller, block};
 
 impl Claim {
     /// Stores the reply of an operation that succeeded. Durable when it returns, and every retry gets it.
@@ -36,7 +36,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn complete_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
-        self.finish(Given { outcome: Outcome::Success, body: body.as_ref(), completion })
+        self.finish(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
     }
 
     /// Stores the reply of an operation that failed for good. It is replayed as faithfully as a success.
@@ -66,7 +66,7 @@ impl Claim {
     ///
     /// As for [`complete_with`](Self::complete_with).
     pub fn fail_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
-        self.finish(Given { outcome: Outcome::Failure, body: body.as_ref(), completion })
+        self.finish(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
     }
 
     /// Says that this attempt certainly did nothing. The key is vacant again, durably when this returns; but where an earlier
@@ -82,7 +82,7 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
     /// # let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
     /// claim.release()?; // the connection to the printer was refused
     /// let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
@@ -126,7 +126,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn complete_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
-        self.finish_async(Given::new(Outcome::Success, body.as_ref()))
+        self.finish_async(EndRequest::new(Outcome::Success, body.as_ref()))
     }
 
     /// [`fail`](Self::fail) for tasks; see [`complete_async`](Self::complete_async).
@@ -135,7 +135,7 @@ impl Claim {
     ///
     /// As for [`complete`](Self::complete).
     pub fn fail_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
-        self.finish_async(Given::new(Outcome::Failure, body.as_ref()))
+        self.finish_async(EndRequest::new(Outcome::Failure, body.as_ref()))
     }
 
     /// [`complete_with`](Self::complete_with) for tasks; see [`complete_async`](Self::complete_async).
@@ -144,7 +144,7 @@ impl Claim {
     ///
     /// As for [`complete_with`](Self::complete_with).
     pub fn complete_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
-        self.finish_async(Given { outcome: Outcome::Success, body: body.as_ref(), completion })
+        self.finish_async(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
     }
 
     /// [`fail_with`](Self::fail_with) for tasks; see [`complete_async`](Self::complete_async).
@@ -153,7 +153,7 @@ impl Claim {
     ///
     /// As for [`complete_with`](Self::complete_with).
     pub fn fail_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
-        self.finish_async(Given { outcome: Outcome::Failure, body: body.as_ref(), completion })
+        self.finish_async(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
     }
 
     /// [`release`](Self::release) for tasks. Handed over before this returns: it becomes durable whether or not the future is
@@ -168,7 +168,7 @@ impl Claim {
     }
 
     #[cfg(feature = "serde")]
-    pub(super) async fn end_as(self, caller: Caller, result: Given<'_>) -> Result<Record, EndError> {
+    pub(super) async fn end_as(self, caller: Caller, result: EndRequest<'_>) -> Result<Record, EndError> {
         self.start_completing(caller, result).acknowledged(caller).await
     }
 

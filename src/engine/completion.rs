@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::OptionError;
-use crate::retention::Retention;
+use crate::record::retention::Retention;
 
 /// What is kept of a result and for how long, for [`Claim::complete_with`](crate::Claim::complete_with) and
 /// [`Claim::fail_with`](crate::Claim::fail_with). What is not said here is as the engine's options have it.

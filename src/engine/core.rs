@@ -2,32 +2,32 @@
 
 use super::closing::Closing;
 pub(super) use super::counters::Counters;
-use super::crew::Crew;
-use super::detached::Detached;
+use super::detached_claims::DetachedClaims;
 use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
+use super::maintenance_state::MaintenanceState;
+use super::observer_state::ObserverState;
 use super::options::Options;
 use super::policies::Policies;
 use super::publisher::Publisher;
 use super::reads::Reads;
-use super::rota::Rota;
-use super::told_of::ToldOf;
+use super::threads::EngineThreads;
+use crate::activity::{Activity, is_inside};
+use crate::attempt::progress::Budget;
 use crate::attempt::{Attempt, Ended};
-use crate::caller::Caller;
 use crate::clock::EngineClock;
 use crate::commit::Commit;
 use crate::error::{BeginError, Busy, CommitError, Failure, IoFailure};
 use crate::index::{Change, Index, Slot};
-use crate::inside::{Role, is_inside};
 use crate::key::Secret;
-use crate::nudge::Nudge;
 use crate::observer::{Cause, EndKind, Event as Told};
-use crate::progress::Budget;
 use crate::state::{Event, Fence, decide};
 use crate::store::Store;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, is_ours};
-use crate::timers::Timers;
+use crate::task::caller::Caller;
+use crate::task::notifier::Notifier;
+use crate::task::timers::Timers;
 use crate::wal::{Log, LogSpace};
 
 pub(crate) struct Core {
@@ -52,42 +52,42 @@ pub(crate) struct Core {
     /// Claims that the opening found dead, until the observer is told.
     pub(super) recalled: Mutex<Vec<Arc<Attempt>>>,
     /// What the observer was told.
-    pub(super) told: ToldOf,
+    pub(super) told: ObserverState,
     pub(super) gate: Gate,
     pub(super) closing: Closing,
-    pub(super) crew: Crew,
+    pub(super) threads: EngineThreads,
     /// A checkpoint failed: claims that are out can still be completed, no new ones are granted.
-    pub(super) halted: OnceLock<Failure>,
+    pub(super) poisoned: OnceLock<Failure>,
     /// When to look next whether the files are where they were opened, in ms.
     pub(super) look_at_ms: AtomicU64,
     /// Who found the disk full. Leaf lock.
     pub(super) full: Mutex<Full>,
     /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped
     /// engine has to make room; closing does.
-    pub(super) rota: Mutex<Rota>,
-    /// The log is being made longer. Held across that, like the rota, and without it.
+    pub(super) maintenance: Mutex<MaintenanceState>,
+    /// The log is being made longer. Held across that, like the maintenance lock, and without it.
     pub(super) growing: Mutex<()>,
     /// Wakes the worker.
-    pub(super) worker: Nudge,
+    pub(super) worker: Notifier,
     /// Wakes the thread that waits for deadlines and the ends of leases.
-    pub(super) timekeeper: Nudge,
+    pub(super) timekeeper: Notifier,
     /// Deadlines of tasks.
     pub(super) timers: Arc<Timers>,
     pub(super) reads: Reads,
     pub(super) policies: Arc<Policies>,
     pub(super) leases: Leases,
-    pub(super) detached: Detached,
+    pub(super) detached: DetachedClaims,
     /// Bytes of progress in memory.
     pub(super) progress_bytes: Arc<Budget>,
     pub(super) counters: Counters,
 }
 
-/// Calls the worker when it is dropped: for what that left out while another thread had the rota. Declared before the rota.
+/// Calls the worker when it is dropped: for what that left out while another thread had the maintenance lock. Declared before the maintenance lock.
 pub(super) struct CallWorker<'a>(pub(super) &'a Core);
 
 impl Drop for CallWorker<'_> {
     fn drop(&mut self) {
-        self.0.worker.nudge();
+        self.0.worker.notify();
     }
 }
 
@@ -123,7 +123,7 @@ impl Core {
         if self.gate.is_forked() {
             return Err(BeginError::Failed(Failure::Forked));
         }
-        match self.commit.failure().or(self.halted.get()) {
+        match self.commit.failure().or(self.poisoned.get()) {
             Some(failure) => Err(BeginError::Failed(failure.clone())),
             None => Ok(()),
         }
@@ -131,7 +131,7 @@ impl Core {
 
     /// Refuses a call that blocks where the calling thread is the one that it would wait for. Asked before anything is changed.
     pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
-        if caller == Caller::Thread && is_inside(&self.commit, &[Role::Commits, Role::Maintains]) {
+        if caller == Caller::Thread && is_inside(&self.commit, &[Activity::Commits, Activity::Maintains]) {
             return Err(CommitError::InsideCallback);
         }
         Ok(())
@@ -170,7 +170,7 @@ impl Core {
             return Ok(fence);
         }
         // Four million claims since the last checkpoint, which would move the limit.
-        self.worker.nudge();
+        self.worker.notify();
         Err(BeginError::Busy(Busy::QueueFull { waited: std::time::Duration::ZERO }))
     }
 
@@ -183,10 +183,10 @@ impl Core {
 
     /// Calls all threads, so that they see what changed.
     pub(super) fn call_all(&self) {
-        self.worker.nudge();
-        self.commit.nudge_threads();
-        self.reads.nudge();
-        self.timekeeper.nudge();
+        self.worker.notify();
+        self.commit.notify_threads();
+        self.reads.notify();
+        self.timekeeper.notify();
     }
 
     /// Counts a claim that is given to its caller, and tells the observer.

@@ -6,13 +6,12 @@ use std::task::{Context, Poll, ready};
 use super::claim::Claim;
 use super::completion::Completion;
 use super::core::ended_by;
+use super::ending_proof::{EndingProof, take_for_ending};
 use super::forget::vacated_entry;
 use super::handle::Handle;
 use super::publisher::Op;
-use super::taken::{Taken, take_for_ending};
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
-use crate::caller::{Caller, block};
 use crate::clock::Deadline;
 use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
 use crate::commit::Ticket;
@@ -22,16 +21,17 @@ use crate::observer::EndKind;
 use crate::policy::Durability;
 use crate::record::{Outcome, Record, RecordParts};
 use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
 use crate::wal::frame::entry_bytes_max;
 
 impl Claim {
     /// `None` where the log need not know.
-    pub(super) fn hand_over_release(mut self, caller: Caller) -> Result<Option<Handed>, Refusal> {
+    pub(super) fn hand_over_release(mut self, caller: Caller) -> Result<Option<PendingEnd>, EndRejected> {
         if let Err(forked) = self.core().gate.check_process() {
-            return Err(Refusal::Other(EndError::new(CommitError::Failed(forked).into(), Some(self))));
+            return Err(EndRejected::Other(EndError::new(CommitError::Failed(forked).into(), Some(self))));
         }
         if let Err(inside) = self.core().check_blocking(caller) {
-            return Err(Refusal::Other(EndError::new(inside.into(), Some(self))));
+            return Err(EndRejected::Other(EndError::new(inside.into(), Some(self))));
         }
         let taken = self.start_ending()?;
         let core = self.core();
@@ -55,13 +55,13 @@ impl Claim {
         self.hand_over(caller, &entry, Op::Returned(attempt, now), taken).map(Some)
     }
 
-    pub(super) fn finish(self, result: Given<'_>) -> Result<Record, EndError> {
+    pub(super) fn finish(self, result: EndRequest<'_>) -> Result<Record, EndError> {
         self.start_completing(Caller::Thread, result).wait()
     }
 
-    pub(super) fn finish_async(self, result: Given<'_>) -> Ending<Record> {
+    pub(super) fn finish_async(self, result: EndRequest<'_>) -> Ending<Record> {
         match self.start_completing(Caller::Task, result) {
-            Completing::Handed(handed, record) => Ending(Course::Handed(Some((handed, record)))),
+            Completing::PendingEnd(handed, record) => Ending(EndingState::PendingEnd(Some((handed, record)))),
             slow @ (Completing::Waits(..) | Completing::Superseded(..) | Completing::Refused(_)) => {
                 Ending::slowly(slow.acknowledged(Caller::Task))
             }
@@ -69,7 +69,7 @@ impl Claim {
     }
 
     /// Hands the outcome over, if that needs no waiting.
-    pub(super) fn start_completing(mut self, caller: Caller, result: Given<'_>) -> Completing {
+    pub(super) fn start_completing(mut self, caller: Caller, result: EndRequest<'_>) -> Completing {
         let body_len = result.kept().len();
         if let Err(refused) = self.check(result) {
             return Completing::Refused(EndError::new(refused, Some(self)));
@@ -90,21 +90,21 @@ impl Claim {
     }
 
     /// Whether a result may be stored.
-    pub(super) fn check(&self, result: Given<'_>) -> Result<(), ClaimError> {
+    pub(super) fn check(&self, result: EndRequest<'_>) -> Result<(), ClaimError> {
         self.core().gate.check_process().map_err(CommitError::Failed)?;
         result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
         self.check_body(result.kept().len())
     }
 
     /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
-    pub(super) fn start_ending(&mut self) -> Result<Taken, Refusal> {
+    pub(super) fn start_ending(&mut self) -> Result<EndingProof, EndRejected> {
         self.is_over = true;
         let taken = take_for_ending(&self.core().index, &self.core().clock, &self.attempt);
-        taken.ok_or_else(|| Refusal::Superseded(self.handle(), Arc::clone(&self.attempt)))
+        taken.ok_or_else(|| EndRejected::Superseded(self.handle(), Arc::clone(&self.attempt)))
     }
 
     /// Takes back that it is ending: nothing was written.
-    pub(super) fn go_on(&mut self) {
+    pub(super) fn undo_end(&mut self) {
         self.is_over = false;
         self.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
         // Its lease may have been found ended, and let alone because the claim was ending.
@@ -137,7 +137,11 @@ impl Claim {
     }
 
     /// Hands the outcome to the log. It was checked, and room was made for it.
-    fn hand_over_result(mut self, caller: Caller, result: Given<'_>) -> Result<(Handed, Record), Refusal> {
+    fn hand_over_result(
+        mut self,
+        caller: Caller,
+        result: EndRequest<'_>,
+    ) -> Result<(PendingEnd, Record), EndRejected> {
         let taken = self.start_ending()?;
         let record = result.record(&self.attempt, self.core().clock.now());
         let entry = Entry::Completion(record.digest().as_u128(), CompletionRow::from(&record)).encoded();
@@ -163,7 +167,7 @@ impl Claim {
     }
 
     /// Hands a release over that its caller asked for.
-    pub(super) fn start_releasing(self, caller: Caller) -> Result<Option<Handed>, Refusal> {
+    pub(super) fn start_releasing(self, caller: Caller) -> Result<Option<PendingEnd>, EndRejected> {
         let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
         let handed = self.hand_over_release(caller)?;
         handle.core().count_end(&attempt, EndKind::Released, 0);
@@ -171,21 +175,27 @@ impl Claim {
     }
 
     /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
-    fn hand_over(mut self, caller: Caller, entry: &[u8], op: Op, taken: Taken) -> Result<Handed, Refusal> {
+    fn hand_over(
+        mut self,
+        caller: Caller,
+        entry: &[u8],
+        op: Op,
+        taken: EndingProof,
+    ) -> Result<PendingEnd, EndRejected> {
         let handle = self.handle();
         match handle.core().commit.append_end(caller, entry, op, self.reservation(), taken) {
             Ok(ticket) => {
                 self.core().leases.forget(&self.attempt);
-                Ok(Handed { claim: self, ticket })
+                Ok(PendingEnd { claim: self, ticket })
             }
             Err(error @ CommitError::Failed(_)) => {
                 self.core().leases.forget(&self.attempt);
                 self.attempt.end(ended_by(&error));
-                Err(Refusal::Other(EndError::new(ClaimError::Commit(error), None)))
+                Err(EndRejected::Other(EndError::new(ClaimError::Commit(error), None)))
             }
             Err(error @ (CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback)) => {
-                self.go_on();
-                Err(Refusal::Other(EndError::new(ClaimError::Commit(error), Some(self))))
+                self.undo_end();
+                Err(EndRejected::Other(EndError::new(ClaimError::Commit(error), Some(self))))
             }
         }
     }
@@ -193,13 +203,13 @@ impl Claim {
 
 /// What whoever ends a claim gives.
 #[derive(Clone, Copy)]
-pub(super) struct Given<'a> {
+pub(super) struct EndRequest<'a> {
     pub(super) outcome: Outcome,
     pub(super) body: &'a [u8],
     pub(super) completion: Completion,
 }
 
-impl<'a> Given<'a> {
+impl<'a> EndRequest<'a> {
     pub(super) fn new(outcome: Outcome, body: &'a [u8]) -> Self {
         Self { outcome, body, completion: Completion::new() }
     }
@@ -234,7 +244,7 @@ impl<'a> Given<'a> {
 #[derive(Debug)]
 pub(super) enum Completing {
     /// The log has it.
-    Handed(Handed, Record),
+    PendingEnd(PendingEnd, Record),
     /// It needs more log space than it has.
     Waits(Claim, Outcome, Box<[u8]>, Completion),
     /// The claim is not the current one.
@@ -245,7 +255,7 @@ pub(super) enum Completing {
 impl Completing {
     /// Has it written soon.
     pub(super) fn call_leader(&self) {
-        if let Self::Handed(handed, _) = self {
+        if let Self::PendingEnd(handed, _) = self {
             handed.call_leader();
         }
     }
@@ -253,7 +263,7 @@ impl Completing {
     /// Waits until it may be acknowledged, as a thread.
     pub(super) fn wait(self) -> Result<Record, EndError> {
         match self {
-            Self::Handed(handed, record) => handed.wait().map(|()| record),
+            Self::PendingEnd(handed, record) => handed.wait().map(|()| record),
             slow @ (Self::Waits(..) | Self::Superseded(..) | Self::Refused(_)) => {
                 block(slow.acknowledged(Caller::Thread))
             }
@@ -263,7 +273,7 @@ impl Completing {
     /// Waits for log space, where it needs more than it has, and hands it over then.
     pub(super) async fn with_room(self, caller: Caller, deadline: Option<Deadline>) -> Self {
         let Self::Waits(mut claim, outcome, body, completion) = self else { return self };
-        let result = Given { outcome, body: &body, completion };
+        let result = EndRequest { outcome, body: &body, completion };
         match claim.secure_room(caller, result.kept().len(), deadline).await {
             Ok(()) => claim.hand_over_result(caller, result).into(),
             Err(refused) => Self::Refused(EndError::new(refused, Some(claim))),
@@ -274,36 +284,36 @@ impl Completing {
     pub(super) async fn acknowledged(self, caller: Caller) -> Result<Record, EndError> {
         let ready = match self {
             Self::Waits(..) => self.with_room(caller, None).await,
-            Self::Handed(..) | Self::Superseded(..) | Self::Refused(_) => self,
+            Self::PendingEnd(..) | Self::Superseded(..) | Self::Refused(_) => self,
         };
         let refusal = match ready {
-            Self::Handed(handed, record) => return handed.acknowledged(caller).await.map(|()| record),
-            Self::Superseded(handle, attempt) => Refusal::Superseded(handle, attempt),
-            Self::Refused(error) => Refusal::Other(error),
+            Self::PendingEnd(handed, record) => return handed.acknowledged(caller).await.map(|()| record),
+            Self::Superseded(handle, attempt) => EndRejected::Superseded(handle, attempt),
+            Self::Refused(error) => EndRejected::Other(error),
             Self::Waits(..) => unreachable!("it was handed over, or refused"),
         };
         Err(refusal.explained(caller).await)
     }
 }
 
-impl From<Result<(Handed, Record), Refusal>> for Completing {
-    fn from(handed: Result<(Handed, Record), Refusal>) -> Self {
+impl From<Result<(PendingEnd, Record), EndRejected>> for Completing {
+    fn from(handed: Result<(PendingEnd, Record), EndRejected>) -> Self {
         match handed {
-            Ok((handed, record)) => Self::Handed(handed, record),
-            Err(Refusal::Superseded(handle, attempt)) => Self::Superseded(handle, attempt),
-            Err(Refusal::Other(error)) => Self::Refused(error),
+            Ok((handed, record)) => Self::PendingEnd(handed, record),
+            Err(EndRejected::Superseded(handle, attempt)) => Self::Superseded(handle, attempt),
+            Err(EndRejected::Other(error)) => Self::Refused(error),
         }
     }
 }
 
 /// Why the end of a claim was not handed over.
-pub(super) enum Refusal {
+pub(super) enum EndRejected {
     /// The claim is not the current one.
     Superseded(Arc<Handle>, Arc<Attempt>),
     Other(EndError),
 }
 
-impl Refusal {
+impl EndRejected {
     pub(super) async fn explained(self, caller: Caller) -> EndError {
         match self {
             Self::Superseded(handle, attempt) => {
@@ -317,19 +327,19 @@ impl Refusal {
 /// The end of a claim, for tasks: a future that is ready once it is durable. Where the log has it already, which is nearly
 /// always, it is carried out whether or not this is polled; see [`Claim::complete_async`].
 #[must_use = "a claim has ended once this was awaited"]
-pub struct Ending<T>(Course<T>);
+pub struct Ending<T>(EndingState<T>);
 
-enum Course<T> {
+enum EndingState<T> {
     /// The log has it, and this is what is given once it is durable; `None` once it was given. By hand, for a future would be moved
     /// onto the heap for every claim.
-    Handed(Option<(Handed, T)>),
+    PendingEnd(Option<(PendingEnd, T)>),
     /// Anything else.
     Slow(Pin<Box<dyn Future<Output = Result<T, EndError>> + Send>>),
 }
 
 impl<T> Ending<T> {
     pub(super) fn slowly(future: impl Future<Output = Result<T, EndError>> + Send + 'static) -> Self {
-        Self(Course::Slow(Box::pin(future)))
+        Self(EndingState::Slow(Box::pin(future)))
     }
 }
 
@@ -341,8 +351,8 @@ impl<T> Future for Ending<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Course::Slow(future) => future.as_mut().poll(context),
-            Course::Handed(waits) => {
+            EndingState::Slow(future) => future.as_mut().poll(context),
+            EndingState::PendingEnd(waits) => {
                 let Some((handed, _)) = waits else { unreachable!("it was polled after it was ready") };
                 let acknowledged = ready!(handed.poll_acknowledged(context));
                 let given = waits.take().map(|(_, given)| given);
@@ -360,13 +370,13 @@ impl<T> std::fmt::Debug for Ending<T> {
 
 /// The end of a claim, in the hands of the log. Dropped, it is carried out all the same.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(super) struct PendingEnd {
     /// It is over. Held to the end, so that who made the attempt frees it and not who committed it: allocators are quicker so.
     claim: Claim,
     ticket: Ticket,
 }
 
-impl Handed {
+impl PendingEnd {
     /// Has it written soon.
     pub(super) fn call_leader(&self) {
         self.claim.core().commit.call();
@@ -415,7 +425,7 @@ fn not_committed(error: CommitError) -> EndError {
 
 pub(super) async fn released(
     caller: Caller,
-    handed: Result<Option<Handed>, Refusal>,
+    handed: Result<Option<PendingEnd>, EndRejected>,
 ) -> Result<(), EndError> {
     match handed {
         Ok(Some(handed)) => handed.settled(caller).await,

@@ -1,18 +1,18 @@
 //! Forgetting: a key is vacant again, durably.
 
 use super::core::{Core, Counters};
-use super::lookup::{Asked, Found};
+use super::lookup::{KeyRef, Lookup};
 use super::namespace::ScopeInner;
 use super::publisher::Op;
 use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts};
-use crate::caller::Caller;
 use crate::codec::{ENTRY_OVERHEAD_MAX, Entry, VacatedRow};
 use crate::error::{CommitError, ForgetError, ReadError};
 use crate::index::{Change, Slot};
 use crate::record::Record;
 use crate::state::{Decision, Event, Phase};
 use crate::sync::Arc;
+use crate::task::caller::Caller;
 use crate::wal::frame::entry_bytes_max;
 
 /// What is to be forgotten.
@@ -30,7 +30,7 @@ impl Core {
         key: &[u8],
     ) -> Result<bool, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
-        let asked = Asked { scope, key, digest };
+        let asked = KeyRef { scope, key, digest };
         self.gate.check().map_err(ReadError::from)?;
         loop {
             let before = self.clock.now();
@@ -39,16 +39,16 @@ impl Core {
             let Some(decision) = decided else { continue };
             match (decision, found) {
                 (Decision::Busy, _) => return Err(ForgetError::InFlight),
-                (Decision::Become(Phase::Interrupted), Found::Slot(Slot::InFlight(attempt))) => {
+                (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt)?;
                 }
-                (Decision::Become(_), Found::Record(record)) => {
+                (Decision::Become(_), Lookup::Record(record)) => {
                     if self.forget_one(caller, asked, &Doomed::Record(record)).await? {
                         return Ok(true);
                     }
                 }
                 // Where its time is over, its row is on disk all the same, and the next opening would find it dead anew.
-                (decision, Found::Slot(Slot::Interrupted(attempt))) => {
+                (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     if self.forget_one(caller, asked, &Doomed::Interrupted(attempt)).await? {
                         return Ok(decision.becomes().is_some());
                     }
@@ -73,7 +73,7 @@ impl Core {
     async fn forget_one(
         &self,
         caller: Caller,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         doomed: &Doomed,
     ) -> Result<bool, CommitError> {
         self.check_blocking(caller)?;
@@ -107,7 +107,7 @@ impl Core {
             let is_same = match (slot, doomed) {
                 (Slot::Cached(now, _), Doomed::Record(then)) => now.fence() == then.fence(),
                 // Evicted since; the place is that of the record that was read.
-                (Slot::Stored { place, .. }, Doomed::Record(then)) => Some(*place) == then.place(),
+                (Slot::Stored { place, .. }, Doomed::Record(then)) => Some(*place) == then.location(),
                 (Slot::Interrupted(now), Doomed::Interrupted(then)) => Arc::ptr_eq(now, then),
                 _ => false,
             };
@@ -127,7 +127,7 @@ pub(super) fn vacated_entry(attempt: &Attempt, forgotten_until: Option<Timestamp
 }
 
 /// Stands in the index for a record that is being forgotten.
-fn forgetting(asked: Asked<'_>, record: &Record) -> Attempt {
+fn forgetting(asked: KeyRef<'_>, record: &Record) -> Attempt {
     Attempt::new(AttemptParts {
         scope: asked.scope.name(),
         key: asked.key,
@@ -146,15 +146,15 @@ mod tests {
 
     use super::super::lookup::tests::{claim, open};
     use super::*;
-    use crate::caller::block;
     use crate::sim::{DiskFault, ManualClock, SimDisk};
+    use crate::task::caller::block;
     use crate::{Begin, Engine, Fingerprint, Status};
 
     #[test]
     fn what_somebody_else_forgot_or_ran_again_meanwhile_is_not_forgotten() {
         let engine = open();
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
-        let asked = Asked { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
+        let asked = KeyRef { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
         drop(claim(&engine, "key"));
         let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
         let record = Doomed::Record(engine.scope("").resolve("key").unwrap().complete("reply").unwrap());

@@ -17,7 +17,7 @@ pub(crate) struct Gate {
 
 /// Why an engine takes no calls.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Shut {
+pub(super) enum Unavailable {
     Closed,
     Forked,
 }
@@ -34,13 +34,13 @@ impl Gate {
 
     /// Lets a call in, or says why not.
     #[inline]
-    pub(super) fn check(&self) -> Result<(), Shut> {
+    pub(super) fn check(&self) -> Result<(), Unavailable> {
         if self.is_open() { Ok(()) } else { Err(self.why()) }
     }
 
     #[cold]
-    fn why(&self) -> Shut {
-        if self.is_forked() { Shut::Forked } else { Shut::Closed }
+    fn why(&self) -> Unavailable {
+        if self.is_forked() { Unavailable::Forked } else { Unavailable::Closed }
     }
 
     /// Closes it; whether it was open.
@@ -65,29 +65,29 @@ impl Gate {
     }
 }
 
-impl From<Shut> for BeginError {
-    fn from(shut: Shut) -> Self {
+impl From<Unavailable> for BeginError {
+    fn from(shut: Unavailable) -> Self {
         match shut {
-            Shut::Closed => Self::Closed,
-            Shut::Forked => Self::Failed(Failure::Forked),
+            Unavailable::Closed => Self::Closed,
+            Unavailable::Forked => Self::Failed(Failure::Forked),
         }
     }
 }
 
-impl From<Shut> for ReadError {
-    fn from(shut: Shut) -> Self {
+impl From<Unavailable> for ReadError {
+    fn from(shut: Unavailable) -> Self {
         match shut {
-            Shut::Closed => Self::Closed,
-            Shut::Forked => Self::Forked,
+            Unavailable::Closed => Self::Closed,
+            Unavailable::Forked => Self::Forked,
         }
     }
 }
 
-impl From<Shut> for CommitError {
-    fn from(shut: Shut) -> Self {
+impl From<Unavailable> for CommitError {
+    fn from(shut: Unavailable) -> Self {
         match shut {
-            Shut::Closed => Self::Closed,
-            Shut::Forked => Self::Failed(Failure::Forked),
+            Unavailable::Closed => Self::Closed,
+            Unavailable::Forked => Self::Failed(Failure::Forked),
         }
     }
 }

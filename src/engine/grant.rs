@@ -2,32 +2,32 @@
 
 use super::claim::{Claim, Terms};
 use super::core::Core;
-use super::granting::Granting;
 use super::handle::Handle;
-use super::lookup::Asked;
+use super::lookup::KeyRef;
+use super::pending_grant::PendingGrant;
 use super::permit::Permit;
-use super::policies::Version;
+use super::policies::PolicyVersion;
 use crate::attempt::{Attempt, AttemptParts, Ended};
-use crate::caller::Caller;
-use crate::clock::Patience;
+use crate::clock::QueueTimeout;
 use crate::error::BeginError;
 use crate::index::{Change, Slot};
 use crate::policy::{Durability, Policy};
-use crate::record::Place;
+use crate::record::RecordLocation;
 use crate::state::{Decision, Event, State, decide};
 use crate::sync::Arc;
+use crate::task::caller::Caller;
 use crate::{Fingerprint, Timestamp};
 
 /// What is asked of a key that may be granted.
 #[derive(Clone, Copy)]
-pub(super) enum Wish<'a> {
+pub(super) enum GrantKind<'a> {
     /// To run the operation.
     Begin(&'a Fingerprint),
     /// To say what became of it.
     Resolve,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> GrantKind<'a> {
     pub(super) fn event(self, now: Timestamp, policy: &Policy) -> Event<'a> {
         match self {
             Self::Begin(fingerprint) => {
@@ -42,9 +42,9 @@ impl<'a> Wish<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) policy: Policy,
-    pub(super) version: Version,
+    pub(super) version: PolicyVersion,
     /// Where a record lies that is over.
-    pub(super) expired: Option<Place>,
+    pub(super) expired: Option<RecordLocation>,
 }
 
 impl Core {
@@ -53,38 +53,44 @@ impl Core {
         &self,
         caller: Caller,
         handle: &Arc<Handle>,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         seen: Seen,
-        wish: Wish<'_>,
-        patience: &mut Patience,
-    ) -> Result<Option<Granting>, BeginError> {
+        wish: GrantKind<'_>,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<Option<PendingGrant>, BeginError> {
         // A child made past the C library is found out by its process alone, and before a lock that it may have inherited.
         self.gate.check_process().map_err(BeginError::Failed)?;
         self.check_granting()?;
         self.check_blocking(caller)?;
-        if let Wish::Begin(_) = wish {
+        if let GrantKind::Begin(_) = wish {
             asked.scope.check_granted(asked.key)?;
         }
-        let permit =
-            Permit::take(caller, handle, asked.scope.name(), &seen.policy, self.claim_needs(asked), patience)
-                .await?;
+        let permit = Permit::take(
+            caller,
+            handle,
+            asked.scope.name(),
+            &seen.policy,
+            self.claim_needs(asked),
+            queue_timeout,
+        )
+        .await?;
         let Some(mut granting) = self.put(asked, permit, seen, wish)? else { return Ok(None) };
-        if granting.log(self, caller, patience).await? {
+        if granting.log(self, caller, queue_timeout).await? {
             return Ok(Some(granting));
         }
         drop(granting);
-        Box::pin(self.look_again(caller, patience)).await?;
+        Box::pin(self.look_again(caller, queue_timeout)).await?;
         Ok(None)
     }
 
     /// Puts a new claim into the index. `None` where the key's state, or a policy, changed meanwhile.
     fn put(
         &self,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         mut permit: Permit,
         seen: Seen,
-        wish: Wish<'_>,
-    ) -> Result<Option<Granting>, BeginError> {
+        wish: GrantKind<'_>,
+    ) -> Result<Option<PendingGrant>, BeginError> {
         let policy = &seen.policy;
         let coming = self.claim_needs(asked).ending;
         let placed = self.index.change(asked.digest, |slot| {
@@ -113,9 +119,9 @@ impl Core {
             };
             let earlier = slot.attempt().filter(|_| number > 1);
             let fingerprint = match (wish, earlier) {
-                (Wish::Begin(fingerprint), _) => *fingerprint,
-                (Wish::Resolve, Some(earlier)) => earlier.fingerprint,
-                (Wish::Resolve, None) => unreachable!("only an interrupted key is resolved"),
+                (GrantKind::Begin(fingerprint), _) => *fingerprint,
+                (GrantKind::Resolve, Some(earlier)) => earlier.fingerprint,
+                (GrantKind::Resolve, None) => unreachable!("only an interrupted key is resolved"),
             };
             let attempt = Arc::new(Attempt::new(AttemptParts {
                 digest: asked.digest,
@@ -153,9 +159,9 @@ impl Core {
         let stands_until = before.attempt().and_then(|earlier| earlier.detached_until());
         let stood = stands_until.is_some_and(|until| until > self.clock.now());
         let logged = policy.durability == Durability::Full || starts_anew || stood;
-        let resolves = matches!(wish, Wish::Resolve);
+        let resolves = matches!(wish, GrantKind::Resolve);
         self.leases.watch(&attempt);
         let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
-        Ok(Some(Granting::new(claim, before)))
+        Ok(Some(PendingGrant::new(claim, before)))
     }
 }

@@ -10,7 +10,7 @@ use crate::sync::Arc;
 
 impl Core {
     /// Makes a claim interrupted whose lease was due.
-    pub(super) fn lapse_due(&self, attempt: &Arc<Attempt>) {
+    pub(super) fn expire_if_due(&self, attempt: &Arc<Attempt>) {
         // What can't be withdrawn after a failed commit, or by an engine that closes, need not be looked at again.
         let is_known = self.lapse(attempt).is_ok();
         // It may have been renewed since it was taken from those that are watched.

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::nudge::Nudge;
 use crate::state::Fence;
 use crate::sync::{Arc, Mutex};
+use crate::task::notifier::Notifier;
 
 #[derive(Debug)]
 pub(crate) struct Leases {
     /// Calls the thread that waits for it: a lease ends before all others.
-    timekeeper: Nudge,
+    timekeeper: Notifier,
     /// Leaf lock.
     table: Mutex<Table>,
 }
@@ -25,7 +25,7 @@ struct Table {
 }
 
 impl Leases {
-    pub(super) fn new(timekeeper: Nudge) -> Self {
+    pub(super) fn new(timekeeper: Notifier) -> Self {
         Self { timekeeper, table: Mutex::default() }
     }
 
@@ -43,7 +43,7 @@ impl Leases {
         let is_next = table.due.first_key_value().is_some_and(|((_, first), _)| *first == attempt.fence);
         drop(table);
         if is_next {
-            self.timekeeper.nudge();
+            self.timekeeper.notify();
         }
     }
 
@@ -101,7 +101,7 @@ mod tests {
         let options = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().queue_entries(1);
         let engine = options.open("x.idem").unwrap();
         let rerun = engine.policy().recovery(Recovery::Rerun);
-        drop(engine.declare("jobs", rerun.lease(LEASE).durability(durability)).unwrap());
+        drop(engine.set_policy("jobs", rerun.lease(LEASE).durability(durability)).unwrap());
         (engine, clock)
     }
 
@@ -181,7 +181,7 @@ mod tests {
         clock.advance(Duration::from_millis(9_999));
         claim.renew().unwrap();
         for attempt in &due {
-            core.lapse_due(attempt);
+            core.expire_if_due(attempt);
         }
         assert_eq!(core.leases.next(), claim.lease_until());
     }
@@ -203,7 +203,7 @@ mod tests {
         let disk = SimDisk::new();
         let options = Engine::options().disk(&disk).clock(&ManualClock::at_millis(1_000)).stepped();
         let engine = options.open("x.idem").unwrap();
-        drop(engine.declare("jobs", engine.policy().lease(LEASE)).unwrap());
+        drop(engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap());
         let claim = claim(&engine);
         disk.fail_syncs(Some("-wal"));
         assert!(engine.scope("other").begin("key", Fingerprint::of("")).is_err());

@@ -3,35 +3,35 @@
 use std::future::ready;
 
 use super::core::{Core, Counters};
-use super::follow::{Followed, follow};
 use super::namespace::ScopeInner;
+use super::resolve_slot::{ResolvedSlot, resolve_slot};
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::caller::{Caller, block};
 use crate::error::{ClaimError, ReadError};
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::observer::Event as Told;
-use crate::record::{Place, Record};
+use crate::record::tombstone::Tombstone;
+use crate::record::{Record, RecordLocation};
 use crate::state::{Decision, Event, Phase, State, decide};
 use crate::status::Status;
 use crate::sync::Arc;
-use crate::tombstone::Tombstone;
+use crate::task::caller::{Caller, block};
 
 /// A key with what a call needs to know of it.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct KeyRef<'a> {
     pub(super) scope: &'a ScopeInner,
     pub(super) key: &'a [u8],
     pub(super) digest: Digest,
 }
 
 /// What a key was found to be.
-pub(super) enum Found {
+pub(super) enum Lookup {
     Record(Record),
     Slot(Slot),
     /// The index still names a place on disk, but what lies there, or lay there, is no longer remembered.
-    Expired(Place),
+    Expired(RecordLocation),
 }
 
 /// Where the names of a slot's key are kept.
@@ -53,7 +53,7 @@ impl Core {
         self.gate.check()?;
         loop {
             let before = self.clock.now();
-            let found = self.find(caller, Asked { scope, key, digest }, before).await?;
+            let found = self.find(caller, KeyRef { scope, key, digest }, before).await?;
             if let Some(status) = self.status_of(found, before) {
                 return Ok(status);
             }
@@ -65,15 +65,15 @@ impl Core {
     pub(super) async fn find(
         &self,
         caller: Caller,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         before: Timestamp,
-    ) -> Result<Found, ReadError> {
+    ) -> Result<Lookup, ReadError> {
         match self.index.get(asked.digest) {
-            Slot::Cached(record, _) => Ok(Found::Record(record)),
+            Slot::Cached(record, _) => Ok(Lookup::Record(record)),
             // Boxed, so that whoever asks for a key that is not on disk does not carry it along.
             slot @ Slot::Stored { .. } => Box::pin(self.find_stored(caller, asked, slot, before)).await,
             slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
-                Ok(Found::Slot(slot))
+                Ok(Lookup::Slot(slot))
             }
         }
     }
@@ -81,22 +81,22 @@ impl Core {
     async fn find_stored(
         &self,
         caller: Caller,
-        asked: Asked<'_>,
+        asked: KeyRef<'_>,
         seen: Slot,
         before: Timestamp,
-    ) -> Result<Found, ReadError> {
+    ) -> Result<Lookup, ReadError> {
         let mut seen = Some(seen);
-        let followed = follow(
+        let followed = resolve_slot(
             || seen.take().unwrap_or_else(|| self.index.get(asked.digest)),
             |place| self.read(caller, place, asked.digest),
             self.index.epoch(),
             before,
         );
         let (place, record) = match followed.await? {
-            Followed::Slot(Slot::Cached(record, _)) => return Ok(Found::Record(record)),
-            Followed::Slot(slot) => return Ok(Found::Slot(slot)),
-            Followed::Over(place) => return Ok(Found::Expired(place)),
-            Followed::Read(place, record) => (place, record),
+            ResolvedSlot::Slot(Slot::Cached(record, _)) => return Ok(Lookup::Record(record)),
+            ResolvedSlot::Slot(slot) => return Ok(Lookup::Slot(slot)),
+            ResolvedSlot::Over(place) => return Ok(Lookup::Expired(place)),
+            ResolvedSlot::Read(place, record) => (place, record),
         };
         if record.key() != asked.key || record.scope() != asked.scope.name() {
             let what = "a record of another key has this key's digest";
@@ -104,14 +104,19 @@ impl Core {
             return Err(ReadError::Damaged(crate::Damage::new(self.store.path(), place, what)));
         }
         if record.remembered_until() <= before {
-            return Ok(Found::Expired(place));
+            return Ok(Lookup::Expired(place));
         }
         self.index.count_loaded(asked.digest);
         self.index.cache(asked.digest, &record);
-        Ok(Found::Record(record))
+        Ok(Lookup::Record(record))
     }
 
-    async fn read(&self, caller: Caller, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
+    async fn read(
+        &self,
+        caller: Caller,
+        place: RecordLocation,
+        digest: Digest,
+    ) -> Result<Option<Record>, ReadError> {
         match caller {
             Caller::Thread => self.store.read(place, digest),
             Caller::Task | Caller::Member => self.reads.read(place, digest, &self.gate).await,
@@ -124,7 +129,7 @@ impl Core {
     /// at no time there was an expired record.
     pub(super) fn decide_throughout<'e>(
         &self,
-        found: &Found,
+        found: &Lookup,
         before: Timestamp,
         event: impl Fn(Timestamp) -> Event<'e>,
     ) -> Option<Decision> {
@@ -133,30 +138,30 @@ impl Core {
         (now == before || decision == self.decide(found, event(before))).then_some(decision)
     }
 
-    fn decide(&self, found: &Found, event: Event<'_>) -> Decision {
+    fn decide(&self, found: &Lookup, event: Event<'_>) -> Decision {
         match found {
-            Found::Record(record) => decide(State::Done(record.facts(), record.lifetime()), event),
-            Found::Slot(slot) => decide(slot.state(self.index.epoch()), event),
-            Found::Expired(_) => decide(State::Vacant, event),
+            Lookup::Record(record) => decide(State::Done(record.facts(), record.lifetime()), event),
+            Lookup::Slot(slot) => decide(slot.state(self.index.epoch()), event),
+            Lookup::Expired(_) => decide(State::Vacant, event),
         }
     }
 
     /// What was found of a key, where the time was `before` when it was looked for. `None` where a time has come since that makes a
     /// difference: the key may have changed since it was found, and has to be looked at again. Only a lease is judged by `before` alone.
-    pub(super) fn status_of(&self, found: Found, before: Timestamp) -> Option<Status> {
+    pub(super) fn status_of(&self, found: Lookup, before: Timestamp) -> Option<Status> {
         let now = self.clock.now();
         let has_come = |time: Timestamp| before < time && time <= now;
         Some(match found {
             // One that has expired may have lost its body.
-            Found::Record(record) if has_come(record.expires()) || has_come(record.remembered_until()) => {
+            Lookup::Record(record) if has_come(record.expires()) || has_come(record.remembered_until()) => {
                 return None;
             }
-            Found::Record(record) if now < record.expires() => Status::Done(record),
-            Found::Record(record) if now < record.remembered_until() => {
+            Lookup::Record(record) if now < record.expires() => Status::Done(record),
+            Lookup::Record(record) if now < record.remembered_until() => {
                 Status::Expired(Tombstone::of(&record))
             }
-            Found::Record(_) | Found::Expired(_) => Status::Vacant,
-            Found::Slot(slot) => match (&slot.phase(), slot.attempt()) {
+            Lookup::Record(_) | Lookup::Expired(_) => Status::Vacant,
+            Lookup::Slot(slot) => match (&slot.phase(), slot.attempt()) {
                 // Withdrawn since it was found, by a thread that changed the key in the same step.
                 (Phase::InFlight, Some(attempt)) if attempt.is_withdrawn() => return None,
                 // The worker will come by; until then the clock decides. A claim that nobody has is still on its way.
@@ -184,20 +189,20 @@ impl Core {
     ) -> Result<Option<(Status, SlotNames)>, ReadError> {
         let mut seen = Some(slot);
         loop {
-            let followed = follow(
+            let followed = resolve_slot(
                 || seen.take().unwrap_or_else(|| self.index.get(digest)),
                 |place| ready(self.store.read(place, digest)),
                 self.index.epoch(),
                 before,
             );
             let (found, names) = match block(followed)? {
-                Followed::Over(_) => return Ok(None),
-                Followed::Read(_, record) | Followed::Slot(Slot::Cached(record, _)) => {
-                    (Found::Record(record.clone()), SlotNames::Record(record))
+                ResolvedSlot::Over(_) => return Ok(None),
+                ResolvedSlot::Read(_, record) | ResolvedSlot::Slot(Slot::Cached(record, _)) => {
+                    (Lookup::Record(record.clone()), SlotNames::Record(record))
                 }
-                Followed::Slot(slot) => {
+                ResolvedSlot::Slot(slot) => {
                     let Some(attempt) = slot.attempt().cloned() else { return Ok(None) };
-                    (Found::Slot(slot), SlotNames::Attempt(attempt))
+                    (Lookup::Slot(slot), SlotNames::Attempt(attempt))
                 }
             };
             let now = self.clock.now();
@@ -229,18 +234,18 @@ impl Core {
         }
         loop {
             let before = self.clock.now();
-            let followed = follow(
+            let followed = resolve_slot(
                 || self.index.get(digest),
                 |place| self.read(caller, place, digest),
                 self.index.epoch(),
                 before,
             );
             let found = match followed.await {
-                Ok(Followed::Slot(Slot::Cached(record, _)) | Followed::Read(_, record)) => {
-                    Found::Record(record)
+                Ok(ResolvedSlot::Slot(Slot::Cached(record, _)) | ResolvedSlot::Read(_, record)) => {
+                    Lookup::Record(record)
                 }
-                Ok(Followed::Slot(slot)) => Found::Slot(slot),
-                Ok(Followed::Over(_)) => return Status::Vacant,
+                Ok(ResolvedSlot::Slot(slot)) => Lookup::Slot(slot),
+                Ok(ResolvedSlot::Over(_)) => return Status::Vacant,
                 Err(error) => return Status::Unreadable(error),
             };
             if let Some(status) = self.status_of(found, before) {
@@ -276,11 +281,11 @@ pub(super) mod tests {
         engine.checkpoint().unwrap();
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
         let (digest, now) = (scope.digest(b"key").unwrap(), core.clock.now());
-        let found = block(core.find(Caller::Thread, Asked { scope, key: b"another", digest }, now));
+        let found = block(core.find(Caller::Thread, KeyRef { scope, key: b"another", digest }, now));
         let Err(ReadError::Damaged(damage)) = found.map(|_| ()) else { panic!("it was found") };
         let said = damage.to_string();
         assert!(said.contains("x.idem") && said.contains("block 0") && said.contains("digest"), "{said}");
-        assert!(block(core.find(Caller::Thread, Asked { scope, key: b"key", digest }, now)).is_ok());
+        assert!(block(core.find(Caller::Thread, KeyRef { scope, key: b"key", digest }, now)).is_ok());
     }
 
     /// Between looking at the key and at the clock.
@@ -289,11 +294,11 @@ pub(super) mod tests {
         let clock = ManualClock::at_millis(1_000);
         let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
         let lease = std::time::Duration::from_secs(10);
-        drop(engine.declare("", engine.policy().lease(lease)).unwrap());
+        drop(engine.set_policy("", engine.policy().lease(lease)).unwrap());
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
         let claim = claim(&engine, "key");
         let (before, digest) = (core.clock.now(), scope.digest(b"key").unwrap());
-        let found = block(core.find(Caller::Thread, Asked { scope, key: b"key", digest }, before)).unwrap();
+        let found = block(core.find(Caller::Thread, KeyRef { scope, key: b"key", digest }, before)).unwrap();
         let mut entries = core.index.snapshot(core.index.shard_of(digest)).into_iter();
         claim.complete("reply").unwrap();
         clock.advance(lease);

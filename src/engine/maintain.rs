@@ -3,27 +3,27 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::commit_cost::{CommitCost, RECLAIM_MIN};
 use super::compaction::Space;
 use super::core::{CallWorker, Core, Counters};
 use super::forget::vacated_entry;
+use super::maintenance_state::MaintenanceState;
 use super::publisher::Op;
-use super::rota::Rota;
-use super::upkeep::{RECLAIM_MIN, Upkeep};
 use crate::Timestamp;
+use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::Ended;
-use crate::caller::Caller;
 use crate::clock::Deadline;
 use crate::codec::Entry;
 use crate::commit::Duty;
 use crate::error::{Busy, CommitError, Failure};
 use crate::index::Slot;
-use crate::inside::{Inside, Role, is_inside};
 use crate::key::Digest;
-use crate::line::Rank;
-use crate::nudge::Nudges;
 use crate::record::Record;
-use crate::store::{Applied, Batch, Begun, Meta, StoreError};
+use crate::store::{Applied, Batch, Meta, OpenTransaction, StoreError};
 use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::task::caller::Caller;
+use crate::task::notifier::Listener;
+use crate::task::wait_queue::Priority;
 use crate::wal::Reservation;
 use crate::wal::frame::entry_bytes_max;
 
@@ -60,7 +60,7 @@ impl Core {
         if self.is_inside() || self.is_closed() {
             return Stepped::default();
         }
-        self.or_halt(|| self.do_what_is_due())
+        self.or_poison(|| self.do_what_is_due())
     }
 
     fn do_what_is_due(&self) -> Stepped {
@@ -69,10 +69,10 @@ impl Core {
         let mut stepped = Stepped::default();
         self.look_for_files(now);
         if !self.options.workers {
-            // Without the rota, for it wakes: wakers are code of others.
+            // Without the maintenance lock, for it wakes: wakers are code of others.
             self.timers.fire();
             self.help_tasks();
-            self.lapse_all(now);
+            self.expire_leases(now);
         }
         // Code of others ran: in a forked child nothing more is to be done.
         if self.is_closed() {
@@ -95,13 +95,13 @@ impl Core {
         self.timers.fire();
         // Code of others ran.
         if !self.is_closed() {
-            self.lapse_all(self.clock.now());
+            self.expire_leases(self.clock.now());
         }
     }
 
-    fn lapse_all(&self, now: Timestamp) {
+    fn expire_leases(&self, now: Timestamp) {
         for attempt in self.leases.take_due(now) {
-            self.lapse_due(&attempt);
+            self.expire_if_due(&attempt);
         }
     }
 
@@ -127,7 +127,7 @@ impl Core {
         if let Some(failure) = self.taken_away()
             && !self.is_closed()
         {
-            drop(self.halted.set(failure.clone()));
+            drop(self.poisoned.set(failure.clone()));
             self.commit.stop(&failure);
         }
     }
@@ -142,57 +142,59 @@ impl Core {
     }
 
     fn is_time_to_sweep(&self, now: Timestamp) -> bool {
-        let Some(mut rota) = self.rota.try_lock() else { return false };
-        let due = now >= rota.sweep_at;
+        let Some(mut maintenance) = self.maintenance.try_lock() else { return false };
+        let due = now >= maintenance.sweep_at;
         if due {
-            rota.sweep_at = now.saturating_add(self.tick());
+            maintenance.sweep_at = now.saturating_add(self.tick());
         }
         due
     }
 
     /// Room in the log and in the file; whether there was a checkpoint.
     fn keep_house(&self, now: Timestamp) -> bool {
-        // Whoever has the rota may keep it for long. Neither space in the log, nor deadlines and leases, must wait for that.
+        // Whoever has the maintenance lock may keep it for long. Neither space in the log, nor deadlines and leases, must wait for that.
         self.grow();
-        let Some(mut rota) = self.rota.try_lock() else { return false };
+        let Some(mut maintenance) = self.maintenance.try_lock() else { return false };
         let _maintains = self.maintains();
         if self.is_closed() {
             return false;
         }
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
-        let reclaim = self.has_due(now) && self.is_reclaim_due(&rota, now);
+        let reclaim = self.has_due(now) && self.is_reclaim_due(&maintenance, now);
         let is_due = reclaim
             || self.is_log_full()
             || self.fences.are_short()
-            || rota.unprepared.is_some()
+            || maintenance.unprepared.is_some()
             || self.full.lock().store.is_some();
         let checkpointed = is_due && {
-            let checkpointed = self.checkpoint(&mut rota);
-            let (after, by) = self.upkeep().reclaim_after(self.options.policy.ttl);
-            (rota.reclaim_at, rota.reclaim_by) = (now.saturating_add(after), now.saturating_add(by));
+            let checkpointed = self.checkpoint(&mut maintenance);
+            let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
+            (maintenance.reclaim_at, maintenance.reclaim_by) =
+                (now.saturating_add(after), now.saturating_add(by));
             checkpointed
         };
         self.grow();
-        self.mark(&mut rota, now);
-        self.compact_when_idle(&mut rota, now);
+        self.mark(&mut maintenance, now);
+        self.compact_when_idle(&mut maintenance, now);
         checkpointed
     }
 
-    fn upkeep(&self) -> Upkeep {
-        Upkeep::of(self.store.file_bytes())
+    fn commit_cost(&self) -> CommitCost {
+        CommitCost::of(self.store.file_bytes())
     }
 
     /// Whether full segments of the log are worth a commit of the store.
     fn is_log_full(&self) -> bool {
         self.space.has_sealed()
-            && self.space.is_recycling_wanted(self.upkeep().log_bytes(self.options.log_bytes_max()))
+            && self.space.is_recycling_wanted(self.commit_cost().log_bytes(self.options.log_bytes_max()))
     }
 
     /// Whether it is time for a commit of the store for what has expired alone.
-    fn is_reclaim_due(&self, rota: &Rota, now: Timestamp) -> bool {
-        now >= rota.reclaim_by
-            || now >= rota.reclaim_at && self.store.has_due_bytes(now, self.upkeep().reclaim_pays_at())
+    fn is_reclaim_due(&self, maintenance: &MaintenanceState, now: Timestamp) -> bool {
+        now >= maintenance.reclaim_by
+            || now >= maintenance.reclaim_at
+                && self.store.has_due_bytes(now, self.commit_cost().reclaim_pays_at())
     }
 
     /// Whether a body in the store has expired, or one that the next checkpoint would write there.
@@ -210,68 +212,68 @@ impl Core {
 
     /// Makes room in the log, whether it is time or not.
     pub(super) fn make_room(&self) {
-        if self.has_rota() || self.is_closed() {
+        if self.has_maintenance_lock() || self.is_closed() {
             return;
         }
         self.commit.drain();
-        let mut rota = self.rota.lock();
+        let mut maintenance = self.maintenance.lock();
         let _maintains = self.maintains();
         if self.is_closed() {
             return;
         }
-        self.or_halt(|| {
-            if self.publisher.tail_lag().0 > 0 || rota.unprepared.is_some() {
-                self.checkpoint(&mut rota);
+        self.or_poison(|| {
+            if self.publisher.tail_lag().0 > 0 || maintenance.unprepared.is_some() {
+                self.checkpoint(&mut maintenance);
             }
             self.grow_alone(self.growing.lock());
         });
     }
 
-    /// Marks the thread that has the rota: wakers run under it.
-    pub(super) fn maintains(&self) -> Inside {
-        Inside::enter(&self.commit, Role::Maintains)
+    /// Marks the thread that has the maintenance lock: wakers run under it.
+    pub(super) fn maintains(&self) -> ActivityMark {
+        ActivityMark::enter(&self.commit, Activity::Maintains)
     }
 
-    /// Whether the calling thread has the rota, further up its stack.
-    fn has_rota(&self) -> bool {
-        is_inside(&self.commit, &[Role::Maintains, Role::Transaction])
+    /// Whether the calling thread has the maintenance lock, further up its stack.
+    fn has_maintenance_lock(&self) -> bool {
+        is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction])
     }
 
-    /// Looked at by whoever has the rota: what is closed is not touched again.
+    /// Looked at by whoever has the maintenance lock: what is closed is not touched again.
     fn is_closed(&self) -> bool {
         !self.gate.is_open()
     }
 
     /// Checkpoints now, whatever is due.
     pub(super) fn checkpoint_on_request(&self) -> Result<(), Failure> {
-        if self.has_rota() {
+        if self.has_maintenance_lock() {
             // This thread makes a checkpoint, or is in a transaction that is one.
             return Ok(());
         }
         self.gate.check_process()?;
         let _afterwards = CallWorker(self);
-        let mut rota = self.rota.lock();
+        let mut maintenance = self.maintenance.lock();
         let _maintains = self.maintains();
-        rota.retry_at = Timestamp::default();
+        maintenance.retry_at = Timestamp::default();
         // A closed engine was checkpointed as it closed.
-        if self.is_closed() || self.or_halt(|| self.checkpoint(&mut rota)) {
+        if self.is_closed() || self.or_poison(|| self.checkpoint(&mut maintenance)) {
             return Ok(());
         }
-        let failure = self.commit.failure().or(self.halted.get()).cloned();
+        let failure = self.commit.failure().or(self.poisoned.get()).cloned();
         failure.or_else(|| self.full.lock().store.clone().map(Failure::Io)).map_or(Ok(()), Err)
     }
 
     /// Moves what the log holds to the store and frees its segments; drops expired blocks on the way.
-    fn checkpoint(&self, rota: &mut Rota) -> bool {
+    fn checkpoint(&self, maintenance: &mut MaintenanceState) -> bool {
         let now = self.clock.now();
         let was_full = self.full.lock().store.is_some();
-        if self.halted.get().is_some() || was_full && now < rota.retry_at {
+        if self.poisoned.get().is_some() || was_full && now < maintenance.retry_at {
             return false;
         }
-        rota.retry_at = now.saturating_add(Duration::from_millis(100));
+        maintenance.retry_at = now.saturating_add(Duration::from_millis(100));
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
-        let moved = ready.and_then(|()| match &mut rota.unprepared {
+        let moved = ready.and_then(|()| match &mut maintenance.unprepared {
             None => self.apply_tail(None),
             unprepared @ Some(_) => self.prepare(unprepared),
         });
@@ -284,19 +286,19 @@ impl Core {
         }
     }
 
-    /// Sees to it that the store takes a transaction; for whoever has the rota.
-    pub(super) fn make_store_ready(&self, rota: &mut Rota) -> Result<(), CommitError> {
+    /// Sees to it that the store takes a transaction; for whoever has the maintenance lock.
+    pub(super) fn make_store_ready(&self, maintenance: &mut MaintenanceState) -> Result<(), CommitError> {
         if self.is_closed() {
             return Err(CommitError::Closed);
         }
-        if let Some(failure) = self.commit.failure().or(self.halted.get()) {
+        if let Some(failure) = self.commit.failure().or(self.poisoned.get()) {
             return Err(CommitError::Failed(failure.clone()));
         }
         if self.full.lock().store.is_some() {
-            rota.retry_at = self.clock.now().saturating_add(Duration::from_millis(100));
+            maintenance.retry_at = self.clock.now().saturating_add(Duration::from_millis(100));
             self.store.reopen().map_err(|error| self.store_refused(error))?;
         }
-        self.prepare(&mut rota.unprepared).map_err(|error| self.store_refused(error))
+        self.prepare(&mut maintenance.unprepared).map_err(|error| self.store_refused(error))
     }
 
     /// Notes that the store refused a transaction; gives what to tell whoever wanted it.
@@ -309,13 +311,13 @@ impl Core {
     }
 
     /// Moves what the log holds to the store, in the transaction of whoever completes a claim with it, if there is one.
-    pub(super) fn apply_tail(&self, completes: Option<(Begun, &Record)>) -> Result<(), StoreError> {
+    pub(super) fn apply_tail(&self, completes: Option<(OpenTransaction, &Record)>) -> Result<(), StoreError> {
         // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
-        let (seq, limit, applied) = self.or_halt(|| {
+        let (seq, limit, applied) = self.or_poison(|| {
             let tail = self.publisher.take_tail();
             let limit = self.fences.next_limit();
             // A caller waits for `complete_in`, so it drops no more than it must.
-            let reclaim = if completes.is_some() { RECLAIM_MIN } else { self.upkeep().reclaim_bytes() };
+            let reclaim = if completes.is_some() { RECLAIM_MIN } else { self.commit_cost().reclaim_bytes() };
             let mut batch = Batch { merges: true, ..tail.batch(reclaim) };
             let begun = completes.map(|(begun, record)| {
                 batch.complete(record.clone());
@@ -342,7 +344,7 @@ impl Core {
     /// Writes a batch, and to the meta row what `change` sets and what it always says.
     fn store_batch(
         &self,
-        begun: Option<Begun>,
+        begun: Option<OpenTransaction>,
         batch: &Batch,
         change: impl FnOnce(&mut Meta),
     ) -> Result<Applied, StoreError> {
@@ -350,13 +352,14 @@ impl Core {
             change(meta);
             self.stamp(meta);
         };
-        self.store
-            .apply(begun, batch, self.clock.now(), change, |from, tombstone| self.index.lift(from, tombstone))
+        self.store.apply(begun, batch, self.clock.now(), change, |from, tombstone| {
+            self.index.pin_in_memory(from, tombstone)
+        })
     }
 
     /// Does some of the background's work. Where it panics nobody would do the rest: then nothing is granted any more.
-    pub(super) fn or_halt<R>(&self, work: impl FnOnce() -> R) -> R {
-        let unwinding = HaltOnUnwind(self);
+    pub(super) fn or_poison<R>(&self, work: impl FnOnce() -> R) -> R {
+        let unwinding = PoisonOnUnwind(self);
         let result = work();
         std::mem::forget(unwinding);
         result
@@ -366,15 +369,15 @@ impl Core {
         match error {
             // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
             StoreError::Full(failure) => self.full.lock().store = Some(failure),
-            StoreError::Failed(failure) => self.halt(failure),
+            StoreError::Failed(failure) => self.poison(failure),
         }
         self.space.wake();
     }
 
     /// Grants no more claims. Those that are out can be completed, for the log is whole.
-    fn halt(&self, failure: Failure) {
+    fn poison(&self, failure: Failure) {
         // Only the first failure counts.
-        drop(self.halted.set(failure));
+        drop(self.poisoned.set(failure));
         self.space.wake();
     }
 
@@ -405,21 +408,21 @@ impl Core {
                     self.space.wake();
                     return;
                 }
-                Err(failure) => return self.halt(Failure::Io(failure)),
+                Err(failure) => return self.poison(Failure::Io(failure)),
             }
         }
     }
 
     /// Writes the time into the log when it has not been for a while, or when the wall clock was set forward, so that a crash does not
     /// forget it.
-    fn mark(&self, rota: &mut Rota, now: Timestamp) {
+    fn mark(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
         let has_leapt = self.clock.has_wall_leapt();
-        if now < rota.mark_at && !has_leapt {
+        if now < maintenance.mark_at && !has_leapt {
             return;
         }
         let every = (self.options.max_clock_jump / 4).clamp(Duration::from_secs(1), Duration::from_secs(600));
-        let first = rota.mark_at == Timestamp::default();
-        rota.mark_at = now.saturating_add(every);
+        let first = maintenance.mark_at == Timestamp::default();
+        maintenance.mark_at = now.saturating_add(every);
         if first && !has_leapt {
             return;
         }
@@ -428,16 +431,17 @@ impl Core {
 
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
     /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
-    fn compact_when_idle(&self, rota: &mut Rota, now: Timestamp) {
-        let is_idle = rota.compaction.is_idle(self.commit.stats().commits, now, IDLE_TICKS * self.tick());
+    fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
+        let is_idle =
+            maintenance.compaction.is_idle(self.commit.stats().commits, now, IDLE_TICKS * self.tick());
         let stopped = self.commit.failure().is_some()
-            || self.halted.get().is_some()
+            || self.poisoned.get().is_some()
             || self.full.lock().any().is_some();
         // What has expired goes first, in as many steps as it takes.
         if !is_idle
             || stopped
             || self.has_due(now)
-            || !self.space().is_some_and(|space| rota.compaction.pays(space))
+            || !self.space().is_some_and(|space| maintenance.compaction.pays(space))
         {
             return;
         }
@@ -448,7 +452,7 @@ impl Core {
             Ok(true) => self.store_batch(None, &Batch::default(), |_| {}).map(drop),
             Err(error) => Err(error),
         };
-        rota.compaction.is_over(self.space().unwrap_or_default());
+        maintenance.compaction.is_over(self.space().unwrap_or_default());
         if let Err(error) = compacted {
             self.checkpoint_failed(error);
         }
@@ -463,7 +467,7 @@ impl Core {
     /// for later.
     fn append_unattended(&self, entry: &[u8], op: Op, may: impl FnOnce() -> bool) -> bool {
         let cost = entry_bytes_max(entry.len()) as u64;
-        let Some(mut reservation) = Reservation::try_new(&self.space, Rank::Claim, cost) else {
+        let Some(mut reservation) = Reservation::try_new(&self.space, Priority::Claim, cost) else {
             return false;
         };
         let appended = self.commit.append_if(Caller::Thread, [(entry, op)], &mut reservation, |_| may());
@@ -521,24 +525,24 @@ impl Core {
         // It may be shut already, where no thread could be had to close the file.
         self.gate.shut();
         self.commit.close();
-        // Wakers run from here on, and may close the engine as well.
+        // WaitList run from here on, and may close the engine as well.
         let _maintains = self.maintains();
         self.reads.close();
         self.space.wake();
         // Before the readers, who may wait for a claim.
         self.index.attempts_out().iter().for_each(|attempt| attempt.end(Ended::Closed));
-        // Without the rota: a reader may wait for somebody that waits for it.
+        // Without the maintenance lock: a reader may wait for somebody that waits for it.
         self.store.await_table_readers();
         // Behind whoever is at work in the background; nobody starts after this.
-        let rota = self.rota.lock();
+        let maintenance = self.maintenance.lock();
         let mut left = self.index.attempts_out();
         for attempt in &left {
             attempt.end(Ended::Closed);
         }
-        if self.commit.failure().or(self.halted.get()).is_none() {
+        if self.commit.failure().or(self.poisoned.get()).is_none() {
             left.retain(|attempt| !self.withdraw_at_close(attempt));
         }
-        let flushed = match self.commit.failure().or(self.halted.get()) {
+        let flushed = match self.commit.failure().or(self.poisoned.get()) {
             // There was nothing to bring up to date.
             Some(Failure::ReadOnly) => Ok(()),
             Some(failure) => Err(failure.clone()),
@@ -550,7 +554,7 @@ impl Core {
         let log = self.log.lock().clone();
         let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
         let closed = self.store.close();
-        drop((growing, rota));
+        drop((growing, maintenance));
         flushed.and(unlocked).and(closed).map(|()| left.len())
     }
 
@@ -587,23 +591,23 @@ impl Core {
 }
 
 /// Turns a panic of the background's work into a halt. Forgotten where nothing went wrong.
-struct HaltOnUnwind<'a>(&'a Core);
+struct PoisonOnUnwind<'a>(&'a Core);
 
-impl Drop for HaltOnUnwind<'_> {
+impl Drop for PoisonOnUnwind<'_> {
     fn drop(&mut self) {
-        self.0.halt(Failure::Panicked);
+        self.0.poison(Failure::Panicked);
     }
 }
 
-/// The worker's thread: steps when it is nudged, and once a tick.
-pub(super) fn work(core: &Core, nudges: &Nudges) {
+/// The worker's thread: steps when it is called, and once a tick.
+pub(super) fn work(core: &Core, listener: &Listener) {
     loop {
         if !core.gate.is_open() {
             return;
         }
         let tick = Deadline::after(core.tick());
         let next = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
-        if !nudges.wait(tick.min(next)) || !core.gate.is_open() {
+        if !listener.wait(tick.min(next)) || !core.gate.is_open() {
             return;
         }
         // After a panic nothing is granted any more, but the worker may stand in for threads that could not be started.
@@ -612,28 +616,28 @@ pub(super) fn work(core: &Core, nudges: &Nudges) {
 }
 
 /// The thread that waits for deadlines and the ends of leases. It has no other work, for either would wait for that.
-pub(super) fn keep_time(core: &Core, nudges: &Nudges) {
-    while nudges.wait(core.next_end()) && core.gate.is_open() {
+pub(super) fn keep_time(core: &Core, listener: &Listener) {
+    while listener.wait(core.next_end()) && core.gate.is_open() {
         // A panic of code of others is not the next deadline's affair.
         drop(catch_unwind(AssertUnwindSafe(|| core.keep_time())));
     }
 }
 
 /// The thread that leads commits where no caller does.
-pub(super) fn lead(core: &Core, nudges: &Nudges) {
-    while nudges.wait(core.commit.lead_if_called(Duty::Sole)) && core.gate.is_open() {}
+pub(super) fn lead(core: &Core, listener: &Listener) {
+    while listener.wait(core.commit.lead_if_called(Duty::Sole)) && core.gate.is_open() {}
 }
 
 /// The thread that publishes where whoever leads has the next group to write.
-pub(super) fn publish(core: &Core, nudges: &Nudges) {
-    while nudges.wait(Deadline::NEVER) && core.gate.is_open() {
+pub(super) fn publish(core: &Core, listener: &Listener) {
+    while listener.wait(Deadline::NEVER) && core.gate.is_open() {
         core.commit.publish_what_is_written();
     }
 }
 
 /// The thread that reads records for tasks.
-pub(super) fn read(core: &Core, nudges: &Nudges) {
-    while nudges.wait(Deadline::NEVER) && core.gate.is_open() {
+pub(super) fn read(core: &Core, listener: &Listener) {
+    while listener.wait(Deadline::NEVER) && core.gate.is_open() {
         core.reads.serve(&core.store);
     }
 }
@@ -729,8 +733,8 @@ mod tests {
     fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
         let engine = Engine::options().disk(&SimDisk::new()).stepped().open("x.idem").unwrap();
         for body in [work, lead, publish, read, keep_time] {
-            let (_, nudges) = crate::nudge::Nudge::pair();
-            body(engine.handle.core(), &nudges);
+            let (_, listener) = crate::task::notifier::Notifier::pair();
+            body(engine.handle.core(), &listener);
         }
     }
 }

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use crate::Fingerprint;
 use crate::Timestamp;
-use crate::caller::{Caller, block};
 use crate::clock::Stopwatch;
 use crate::disk::ReadOnlyDisk;
 use crate::error::{
-    BeginError, CommitError, DeclareError, Failure, ForgetError, IoFailure, OpenError, ReadError,
+    BeginError, CommitError, Failure, ForgetError, IoFailure, OpenError, ReadError, SetPolicyError,
 };
 use crate::fork;
 use crate::policy::Policy;
 use crate::status::Status;
 use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
 
 mod backup;
 mod batch;
@@ -21,25 +21,23 @@ mod begin;
 mod claim;
 mod close;
 mod closing;
+mod commit_cost;
 mod compaction;
 mod complete;
 mod completion;
 mod core;
 mod counters;
-mod crew;
-mod declare;
 mod detach;
-mod detached;
+mod detached_claims;
+mod end_many;
 mod ending;
-mod ends;
+mod ending_proof;
 mod entries;
 mod entropy;
 mod fences;
-mod follow;
 mod forget;
 mod gate;
 mod grant;
-mod granting;
 mod handle;
 mod lease;
 mod leases;
@@ -47,43 +45,45 @@ mod lists;
 mod lookup;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod maintain;
+mod maintenance_state;
 mod namespace;
+mod observer_state;
 mod open;
 mod options;
-mod own;
 mod pending;
+mod pending_grant;
 mod permit;
 mod policies;
 mod prepare;
 mod progress;
 mod publisher;
+mod quota;
 mod reads;
+mod resolve_slot;
 mod resume;
-mod rota;
 #[cfg(feature = "serde")]
 mod run;
+mod running;
 mod scope;
-mod share;
+mod set_policy;
+mod spawn;
 mod stats;
-mod taken;
 mod tell;
 mod threads;
 mod token;
-mod told_of;
 mod transaction;
 mod unwind;
-mod upkeep;
 mod waiting;
 mod withdraw;
 
 use self::core::Core;
-use self::crew::Crew;
 use self::namespace::ScopeInner;
+use self::threads::EngineThreads;
 pub use backup::Backup;
 pub use claim::{Begin, Claim};
 pub use completion::Completion;
+pub use end_many::End;
 pub use ending::Ending;
-pub use ends::End;
 pub use entries::{Entries, KeyEntry};
 pub(crate) use handle::Handle;
 pub use lists::{ListPosition, Listing, OpenKey};
@@ -154,7 +154,7 @@ impl Engine {
     fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
         let watch = Stopwatch::start();
         fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
-        let core = Arc::new(Core::open(path, options, Crew::bells())?);
+        let core = Arc::new(Core::open(path, options, EngineThreads::notifiers())?);
         // Dropped where a thread can't be started, this closes the file.
         let handle = Arc::new(Handle { core });
         if handle.core.options.workers {
@@ -205,7 +205,7 @@ impl Engine {
     /// # let path = dir.path().join("x.idem");
     /// # let request = Fingerprint::of("request");
     /// let engine = Engine::open(&path)?;
-    /// let reports = engine.declare("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
     /// drop(reports.begin("key", request)?); // a worker that lost its way
     /// engine.close()?;
     ///
@@ -215,18 +215,22 @@ impl Engine {
     /// # claim.release()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn declare(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, DeclareError> {
-        block(self.handle.core().declare(Caller::Thread, name.as_ref(), policy))?;
+    pub fn set_policy(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, SetPolicyError> {
+        block(self.handle.core().set_policy(Caller::Thread, name.as_ref(), policy))?;
         Ok(self.scope(name))
     }
 
-    /// [`declare`](Self::declare) for tasks.
+    /// [`set_policy`](Self::set_policy) for tasks.
     ///
     /// # Errors
     ///
-    /// As for [`declare`](Self::declare).
-    pub async fn declare_async(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, DeclareError> {
-        self.handle.core().declare(Caller::Task, name.as_ref(), policy).await?;
+    /// As for [`set_policy`](Self::set_policy).
+    pub async fn set_policy_async(
+        &self,
+        name: impl AsRef<[u8]>,
+        policy: Policy,
+    ) -> Result<Scope, SetPolicyError> {
+        self.handle.core().set_policy(Caller::Task, name.as_ref(), policy).await?;
         Ok(self.scope(name))
     }
 
@@ -340,7 +344,7 @@ impl Engine {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// let relaxed = Durability::Relaxed(Duration::from_secs(60));
-    /// let clicks = engine.declare("clicks", engine.policy().recovery(Recovery::Rerun).durability(relaxed))?;
+    /// let clicks = engine.set_policy("clicks", engine.policy().recovery(Recovery::Rerun).durability(relaxed))?;
     /// let Begin::Fresh(claim) = clicks.begin("key", Fingerprint::of("request"))? else { panic!() };
     /// let record = claim.complete("reply")?;
     /// assert!(!record.is_durable());

@@ -5,51 +5,51 @@ use std::thread;
 
 use super::closing::Closing;
 use super::core::{Core, Counters};
-use super::crew::Bells;
-use super::detached::{Detached, Left};
+use super::detached_claims::{DetachedClaim, DetachedClaims};
 use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
+use super::maintenance_state::{MaintenanceState, Unprepared};
+use super::observer_state::ObserverState;
 use super::options::{Options, Verify};
 use super::policies::Policies;
 use super::publisher::{Op, Publisher};
 use super::reads::Reads;
-use super::rota::{Rota, Unprepared};
-use super::told_of::ToldOf;
+use super::threads::Notifiers;
 
 use crate::Timestamp;
+use crate::attempt::progress::{Budget, Progress};
 use crate::attempt::{Attempt, AttemptParts, HandOver};
 use crate::clock::{EngineClock, Past};
 use crate::codec::{BadBytes, Entry, Text};
 use crate::commit::{Commit, Publish, Threads};
 use crate::disk::{Kind, UNFINISHED};
 use crate::error::{Damage, Failure, IoFailure, OpenError};
-use crate::index::{Change, Index, Part, Slot};
+use crate::index::{Change, Index, LoadPartition, Slot};
 use crate::key::{Digest, Secret};
 use crate::policy::Policy;
-use crate::progress::{Budget, Progress};
 use crate::record::Record;
 use crate::state::Fence;
 use crate::store::{self, Found, Meta, Store, StoreError, Stored};
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock};
-use crate::timers::Timers;
+use crate::task::timers::Timers;
 use crate::wal::{self, Geometry, Identity, Log, LogSpace, Scanned};
 
 impl Core {
     /// Opens the file at `path`, or makes it.
-    pub(super) fn open(path: &Path, options: Options, bells: Bells) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, options: Options, notifiers: Notifiers) -> Result<Self, OpenError> {
         let path = &real_name(path, &options)?;
         let store = open_store(path, &options)?;
         let meta = store.meta();
         let secret = Secret(meta.secret);
-        let id = Identity { file_id: meta.file_id, sealer: store.sealer().clone() };
+        let id = Identity { file_id: meta.file_id, checksummer: store.checksummer().clone() };
         let log = find_log(path, &options, &meta, &id)?;
         if let Some(log) = &log {
-            wal::check_not_newer(log, &id.sealer, meta.salt, meta.checkpointed_seq)?;
+            wal::check_not_newer(log, &id.checksummer, meta.salt, meta.checkpointed_seq)?;
         }
         let scanned = match &log {
             Some(log) if !meta.log_empty => {
-                wal::scan(log, &id.sealer, meta.salt, meta.checkpointed_seq, meta.log_buffered)?
+                wal::scan(log, &id.checksummer, meta.salt, meta.checkpointed_seq, meta.log_buffered)?
             }
             Some(_) | None => Scanned { frames: Vec::new(), seq_max: meta.checkpointed_seq },
         };
@@ -80,8 +80,8 @@ impl Core {
         // Frames behind a gap, which a log without syncs may have, are history from here on.
         publisher.skip_to(last_seq);
         let space = Arc::new(LogSpace::new(geometry_of(&options)));
-        let leases = Leases::new(bells.timekeeper.clone());
-        let detached = Detached::default();
+        let leases = Leases::new(notifiers.timekeeper.clone());
+        let detached = DetachedClaims::default();
         let (in_flight, recalled) =
             interrupt_all(&index, &publisher, &policies, &clock, &leases, &detached, &space);
 
@@ -89,13 +89,8 @@ impl Core {
         // The sequence makes it another salt at every opening, from one seed too.
         let purpose = format!("salt {} {}", meta.salt, meta.checkpointed_seq);
         let salt = u64::from_le_bytes(options.entropy.draw(&purpose)?);
-        let timers = Arc::new(Timers::new(bells.timekeeper.clone()));
-        let threads = if options.workers {
-            let [leader, press, worker] = [bells.leader, bells.publisher, bells.worker.clone()].map(Some);
-            Threads { leader, press, worker }
-        } else {
-            Threads::default()
-        };
+        let timers = Arc::new(Timers::new(notifiers.timekeeper.clone()));
+        let threads = if options.workers { notifiers.of_commits() } else { Threads::default() };
         let commit = Commit::new(
             Arc::clone(&publisher),
             Arc::clone(&space),
@@ -121,19 +116,19 @@ impl Core {
             in_flight: AtomicUsize::new(in_flight),
             waiters: AtomicUsize::new(0),
             recalled: Mutex::new(recalled),
-            told: ToldOf::after(last_seq - meta.checkpointed_seq),
+            told: ObserverState::after(last_seq - meta.checkpointed_seq),
             gate: Gate::open(),
             closing: Closing::default(),
-            crew: bells.crew,
-            halted: OnceLock::new(),
+            threads: notifiers.threads,
+            poisoned: OnceLock::new(),
             look_at_ms: AtomicU64::new(0),
             full: Mutex::default(),
-            rota: Mutex::new(Rota::default()),
+            maintenance: Mutex::new(MaintenanceState::default()),
             growing: Mutex::default(),
-            worker: bells.worker,
-            timekeeper: bells.timekeeper,
+            worker: notifiers.worker,
+            timekeeper: notifiers.timekeeper,
             timers,
-            reads: Reads::new(bells.reader),
+            reads: Reads::new(notifiers.reader),
             policies,
             leases,
             detached,
@@ -141,7 +136,7 @@ impl Core {
             counters: Counters::after_opening(in_flight),
         };
         core.make_ready(&mut unprepared, &replayed)?;
-        core.rota.lock().unprepared = unprepared;
+        core.maintenance.lock().unprepared = unprepared;
         Ok(core)
     }
 
@@ -153,7 +148,7 @@ impl Core {
     ) -> Result<(), OpenError> {
         if self.options.read_only {
             // They stay as they are: nothing is granted, and the log is never prepared.
-            drop(self.halted.set(Failure::ReadOnly));
+            drop(self.poisoned.set(Failure::ReadOnly));
             return Ok(());
         }
         match self.prepare(unprepared) {
@@ -341,7 +336,7 @@ fn load(
 }
 
 /// Fills one part of the index with what is not over.
-fn filler(mut part: Part<'_>, keys: usize, now: Timestamp) -> impl FnMut(&[Stored]) + Send {
+fn filler(mut part: LoadPartition<'_>, keys: usize, now: Timestamp) -> impl FnMut(&[Stored]) + Send {
     let mut is_reserved = false;
     move |records| {
         // In the thread that fills it: most of this is the first touch of memory.
@@ -400,7 +395,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
             let hand_over = HandOver::from_row((row.until_ms, row.opening));
             Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), hand_over)
         }
-        Entry::Declared(row) => Op::Declared(Box::new((row.name.into(), Policy::from_row(&row.policy)?))),
+        Entry::PolicySet(row) => Op::PolicySet(Box::new((row.name.into(), Policy::from_row(&row.policy)?))),
     })
 }
 
@@ -412,7 +407,7 @@ fn interrupt_all(
     policies: &Policies,
     clock: &EngineClock,
     leases: &Leases,
-    detached: &Detached,
+    detached: &DetachedClaims,
     space: &Arc<LogSpace>,
 ) -> (usize, Vec<Arc<Attempt>>) {
     let now = clock.now();
@@ -420,7 +415,7 @@ fn interrupt_all(
     for attempt in index.attempts_out() {
         if attempt.detached_until().is_some_and(|until| until > now) {
             leases.watch(&attempt);
-            detached.put(attempt.fence, Left::of_standing(&attempt, policies, space));
+            detached.put(attempt.fence, DetachedClaim::of_standing(&attempt, policies, space));
             standing += 1;
         } else {
             publisher.recall(Arc::clone(&attempt), now);

@@ -80,7 +80,7 @@ pub struct Options {
     pub(crate) queue_bytes: usize,
     pub(crate) queue_entries: usize,
     pub(crate) batch_bytes: usize,
-    pub(crate) patience: Duration,
+    pub(crate) queue_timeout: Duration,
     pub(crate) shards: usize,
     pub(crate) log_segment_bytes: u64,
     pub(crate) log_bytes: u64,
@@ -113,7 +113,7 @@ impl Default for Options {
             queue_bytes: 64 * MIB,
             queue_entries: 65_536,
             batch_bytes: MIB,
-            patience: Duration::from_secs(5),
+            queue_timeout: Duration::from_secs(5),
             shards: 64,
             log_segment_bytes: 8 * MIB as u64,
             log_bytes: 512 * MIB as u64,
@@ -252,8 +252,8 @@ impl Options {
 
     /// How long a call waits for a place in the queue and for room in the log, together, before it gives up with
     /// [`Busy`](crate::Busy). Default 5 s; up to an hour.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn queue_timeout(mut self, queue_timeout: Duration) -> Self {
+        self.queue_timeout = queue_timeout;
         self
     }
 
@@ -357,7 +357,12 @@ impl Options {
         OptionError::unless_within("queue_bytes", self.queue_bytes, 4_096, usize::MAX)?;
         OptionError::unless_within("queue_entries", self.queue_entries, 1, usize::MAX)?;
         OptionError::unless_within("batch_bytes", self.batch_bytes, 4_096, 16 * MIB)?;
-        OptionError::unless_within("patience", self.patience, Duration::ZERO, Duration::from_secs(3_600))?;
+        OptionError::unless_within(
+            "queue_timeout",
+            self.queue_timeout,
+            Duration::ZERO,
+            Duration::from_secs(3_600),
+        )?;
         OptionError::unless_within("shards", self.shards, 1, 65_536)?;
         if !self.shards.is_power_of_two() {
             return Err(OptionError::new("shards", self.shards, "a power of two"));
@@ -470,7 +475,7 @@ mod tests {
             (options().queue_bytes(0), "queue_bytes"),
             (options().queue_entries(0), "queue_entries"),
             (options().batch_bytes(1), "batch_bytes"),
-            (options().patience(Duration::MAX), "patience"),
+            (options().queue_timeout(Duration::MAX), "queue_timeout"),
             (options().shards(3), "shards"),
             (options().shards(0), "shards"),
             (options().log_segment_bytes(1 << 20), "log_segment_bytes"),

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::handle::Handle;
-use super::lookup::Asked;
-use super::share::Share;
+use super::lookup::KeyRef;
+use super::quota::Quota;
 use crate::attempt::Attempt;
-use crate::caller::Caller;
-use crate::clock::{Deadline, Patience};
+use crate::clock::{Deadline, QueueTimeout};
 use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::error::{BeginError, Busy, CommitError, Failure};
-use crate::line::Rank;
 use crate::policy::Policy;
 use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::task::caller::Caller;
+use crate::task::wait_queue::Priority;
 use crate::wal::frame::entry_bytes_max;
 use crate::wal::{Request, Reservation};
 
@@ -46,7 +46,7 @@ impl Drop for Waiter<'_> {
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(super) handle: Arc<Handle>,
-    share: Share,
+    quota: Quota,
     /// The share was taken elsewhere.
     is_empty: bool,
 }
@@ -78,16 +78,16 @@ impl Core {
         Ok(Waiter(&self.waiters))
     }
 
-    pub(super) fn give_back(&self, share: Share) {
+    pub(super) fn give_back(&self, quota: Quota) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if let Some(scope) = &share.scope {
+        if let Some(scope) = &quota.scope {
             self.policies.leave(scope);
         }
-        drop(share);
+        drop(quota);
     }
 
     /// Bytes of log that a claim needs: for its intent, and for its completion with a body of the reserved size.
-    pub(super) fn claim_needs(&self, asked: Asked<'_>) -> Needs {
+    pub(super) fn claim_needs(&self, asked: KeyRef<'_>) -> Needs {
         let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
         Needs { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
     }
@@ -104,7 +104,7 @@ impl Core {
 
     /// Reserves log space, and waits for it where there is none.
     pub(super) async fn reserve(&self, caller: Caller, bytes: u64) -> Result<Reservation, CommitError> {
-        self.reserve_patiently(caller, bytes, &mut Patience::new(self.options.patience)).await
+        self.reserve_patiently(caller, bytes, &mut QueueTimeout::new(self.options.queue_timeout)).await
     }
 
     /// [`reserve`](Self::reserve) for a call that may have waited before.
@@ -112,16 +112,16 @@ impl Core {
         &self,
         caller: Caller,
         bytes: u64,
-        patience: &mut Patience,
+        queue_timeout: &mut QueueTimeout,
     ) -> Result<Reservation, CommitError> {
-        match self.try_reserve(Rank::Other, bytes)? {
+        match self.try_reserve(Priority::Other, bytes)? {
             Some(reservation) => Ok(reservation),
-            None => self.wait_for_space(caller, Rank::Other, bytes, patience.until()).await,
+            None => self.wait_for_space(caller, Priority::Other, bytes, queue_timeout.until()).await,
         }
     }
 
     /// Reserves space that is there by now.
-    fn try_reserve(&self, rank: Rank, bytes: u64) -> Result<Option<Reservation>, CommitError> {
+    fn try_reserve(&self, rank: Priority, bytes: u64) -> Result<Option<Reservation>, CommitError> {
         if self.gate.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
@@ -144,17 +144,17 @@ impl Core {
         bytes: u64,
         deadline: Option<Deadline>,
     ) -> Result<Reservation, CommitError> {
-        if let Some(reservation) = self.try_reserve(Rank::Claim, bytes)? {
+        if let Some(reservation) = self.try_reserve(Priority::Claim, bytes)? {
             return Ok(reservation);
         }
-        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.options.patience));
-        self.wait_for_space(caller, Rank::Claim, bytes, deadline).await
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.options.queue_timeout));
+        self.wait_for_space(caller, Priority::Claim, bytes, deadline).await
     }
 
     async fn wait_for_space(
         &self,
         caller: Caller,
-        rank: Rank,
+        rank: Priority,
         bytes: u64,
         deadline: Deadline,
     ) -> Result<Reservation, CommitError> {
@@ -166,12 +166,12 @@ impl Core {
     async fn wait_in_line(
         &self,
         caller: Caller,
-        rank: Rank,
+        rank: Priority,
         bytes: u64,
         deadline: Deadline,
     ) -> Result<Reservation, CommitError> {
-        let patience = self.options.patience;
-        let late = Err(CommitError::Busy(Busy::QueueFull { waited: patience }));
+        let queue_timeout = self.options.queue_timeout;
+        let late = Err(CommitError::Busy(Busy::QueueFull { waited: queue_timeout }));
         // In line before the worker is called, so that the worker sees how much is wanted.
         let bytes_max = (caller == Caller::Member).then(|| self.options.log_bytes_max());
         let mut request = Request::line_up(&self.space, bytes, rank, bytes_max);
@@ -214,13 +214,13 @@ impl Core {
             return Some(CommitError::Failed(Failure::Forked));
         }
         if self.options.workers {
-            self.worker.nudge();
+            self.worker.notify();
             // Entries that no caller waits for have space as well.
             self.commit.call();
         } else {
             self.make_room();
         }
-        if let Some(failure) = self.commit.failure().or(self.halted.get()) {
+        if let Some(failure) = self.commit.failure().or(self.poisoned.get()) {
             return Some(CommitError::Failed(failure.clone()));
         }
         if let Err(shut) = self.gate.check() {
@@ -238,33 +238,33 @@ impl Permit {
         scope: &[u8],
         policy: &Policy,
         needs: Needs,
-        patience: &mut Patience,
+        queue_timeout: &mut QueueTimeout,
     ) -> Result<Self, BeginError> {
         let core = handle.core();
         let is_counted = core.policies.enter(scope, policy, || core.enter())?;
         // The permit exists from here on, so that every way out gives it back.
         let scope = is_counted.then(|| scope.into());
-        let mut permit = Self::of(Share { reservation: Reservation::none(&core.space), scope }, handle);
-        permit.share.reservation =
-            core.reserve_patiently(caller, needs.intent + needs.ending, patience).await?;
+        let mut permit = Self::of(Quota { reservation: Reservation::none(&core.space), scope }, handle);
+        permit.quota.reservation =
+            core.reserve_patiently(caller, needs.intent + needs.ending, queue_timeout).await?;
         Ok(permit)
     }
 
     /// A permit on a share that was taken before.
-    pub(super) fn of(share: Share, handle: &Arc<Handle>) -> Self {
-        Self { handle: Arc::clone(handle), share, is_empty: false }
+    pub(super) fn of(quota: Quota, handle: &Arc<Handle>) -> Self {
+        Self { handle: Arc::clone(handle), quota, is_empty: false }
     }
 
     /// Takes the share elsewhere.
-    pub(super) fn take_share(&mut self) -> Share {
+    pub(super) fn take_quota(&mut self) -> Quota {
         self.is_empty = true;
-        let nothing = Share { reservation: Reservation::none(&self.handle.core().space), scope: None };
-        std::mem::replace(&mut self.share, nothing)
+        let nothing = Quota { reservation: Reservation::none(&self.handle.core().space), scope: None };
+        std::mem::replace(&mut self.quota, nothing)
     }
 
     /// The log space of the claim.
     pub(super) fn reservation(&mut self) -> &mut Reservation {
-        &mut self.share.reservation
+        &mut self.quota.reservation
     }
 
     /// Makes sure that at least `bytes` are reserved.
@@ -277,14 +277,14 @@ impl Permit {
         let more = self.lacks(bytes);
         if more > 0 {
             let more = self.handle.core().reserve_until(caller, more, deadline).await?;
-            self.share.reservation.join(more);
+            self.quota.reservation.join(more);
         }
         Ok(())
     }
 
     /// How many of `bytes` are not reserved.
     pub(super) fn lacks(&self, bytes: u64) -> u64 {
-        self.share.reservation.lacks(bytes)
+        self.quota.reservation.lacks(bytes)
     }
 }
 
@@ -292,8 +292,8 @@ impl Drop for Permit {
     fn drop(&mut self) {
         // A forked child has a copy.
         if !self.is_empty && !self.handle.core().gate.is_forked() {
-            let share = self.take_share();
-            self.handle.core().give_back(share);
+            let quota = self.take_quota();
+            self.handle.core().give_back(quota);
         }
     }
 }

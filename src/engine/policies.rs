@@ -11,7 +11,7 @@ pub(crate) const SCOPES_MAX: usize = 65_536;
 
 /// A version of all policies.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Version(u64);
+pub(crate) struct PolicyVersion(u64);
 
 #[derive(Debug)]
 pub(crate) struct Policies {
@@ -43,14 +43,14 @@ impl Policies {
 
     /// A scope's policy, and the version of all policies that it was seen in. A call that waits asks [`is_current`](Self::is_current)
     /// where it decides.
-    pub(crate) fn seen(&self, scope: &[u8]) -> (Policy, Version) {
+    pub(crate) fn seen(&self, scope: &[u8]) -> (Policy, PolicyVersion) {
         let declared = self.declared.read();
-        let version = Version(self.version.load(Ordering::Relaxed));
+        let version = PolicyVersion(self.version.load(Ordering::Relaxed));
         (declared.get(scope).copied().unwrap_or(self.default), version)
     }
 
     /// Whether no policy has come into force since.
-    pub(crate) fn is_current(&self, version: Version) -> bool {
+    pub(crate) fn is_current(&self, version: PolicyVersion) -> bool {
         self.version.load(Ordering::Acquire) == version.0
     }
 
@@ -69,7 +69,7 @@ impl Policies {
 
     /// A place among the scopes with a policy of their own; `None` where there is none left. It counts until [`set`](Self::set), or
     /// until it is dropped.
-    pub(super) fn enter_declared(&self, scope: &[u8]) -> Option<Place<'_>> {
+    pub(super) fn enter_declared(&self, scope: &[u8]) -> Option<PolicySlot<'_>> {
         let mut declaring = self.declaring.lock();
         let declared = self.declared.read();
         let coming = declaring.keys().filter(|name| !declared.contains_key(*name)).count();
@@ -78,7 +78,7 @@ impl Policies {
             return None;
         }
         *declaring.entry(scope.into()).or_default() += 1;
-        Some(Place { policies: self, scope: Some(scope.into()) })
+        Some(PolicySlot { policies: self, scope: Some(scope.into()) })
     }
 
     pub(crate) fn declared(&self) -> Vec<(Box<[u8]>, Policy)> {
@@ -133,20 +133,20 @@ fn drop_one(counts: &mut HashMap<Box<[u8]>, u32>, scope: &[u8]) {
 }
 
 /// A declaration that the log does not have yet.
-pub(super) struct Place<'a> {
+pub(super) struct PolicySlot<'a> {
     policies: &'a Policies,
     /// `None` once it is kept.
     scope: Option<Box<[u8]>>,
 }
 
-impl Place<'_> {
+impl PolicySlot<'_> {
     /// The log has the declaration, so the publisher will set it.
     pub(super) fn keep(mut self) {
         self.scope = None;
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for PolicySlot<'_> {
     fn drop(&mut self) {
         if let Some(scope) = &self.scope {
             drop_one(&mut self.policies.declaring.lock(), scope);
@@ -157,7 +157,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DeclareError;
+    use crate::SetPolicyError;
 
     #[test]
     fn a_limit_holds_for_its_scope_alone() {
@@ -196,9 +196,9 @@ mod tests {
         assert!(core.policies.declaring.lock().is_empty());
         // One that is on its way counts.
         assert!(core.policies.enter_declared(b"7").is_some(), "it has a policy");
-        let refused = engine.declare("one more", engine.policy());
-        assert!(matches!(refused, Err(DeclareError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
+        let refused = engine.set_policy("one more", engine.policy());
+        assert!(matches!(refused, Err(SetPolicyError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
         let changed = engine.policy().max_in_flight(7);
-        assert_eq!(engine.declare("7", changed).unwrap().policy(), changed);
+        assert_eq!(engine.set_policy("7", changed).unwrap().policy(), changed);
     }
 }

@@ -5,15 +5,15 @@
 //! first checkpoint that finds space. Until then the log has no space to reserve, so nothing is granted and nothing is appended.
 
 use super::core::{Core, Counters};
+use super::maintenance_state::Unprepared;
 use super::options::CommitMode;
-use super::rota::Unprepared;
 use crate::error::{Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::Arc;
 use crate::wal::{self, Log, LogWriter};
 
 impl Core {
-    /// Moves what was replayed to the store and opens the log for writing, if that was not done before. For the holder of `rota`.
+    /// Moves what was replayed to the store and opens the log for writing, if that was not done before. For the holder of `maintenance`.
     ///
     /// # Errors
     ///
@@ -27,7 +27,7 @@ impl Core {
         let name = path.to_string_lossy();
         if let Some((log, _)) = &kept {
             // This syncs it, too: what the meta row is about to say of its length may be from right before a kill.
-            log.add_opening(&id.sealer, self.store.meta().salt, self.opening).map_err(refused)?;
+            log.add_opening(&id.checksummer, self.store.meta().salt, self.opening).map_err(refused)?;
         }
         self.move_replayed(&name, kept.as_ref().map(|(_, bytes)| *bytes))?;
         let (log, bytes) = if let Some(kept) = kept {
@@ -44,8 +44,9 @@ impl Core {
         };
         *self.log.lock() = Some(Arc::clone(&log));
         let synced = self.options.commit_mode == CommitMode::Synced;
-        let sealer = id.sealer.clone();
-        let writer = LogWriter::new(log, Arc::clone(&self.space), sealer, self.opening, synced, *last_seq);
+        let checksummer = id.checksummer.clone();
+        let writer =
+            LogWriter::new(log, Arc::clone(&self.space), checksummer, self.opening, synced, *last_seq);
         *unprepared = None;
         self.commit.start(writer);
         let mut full = self.full.lock();
@@ -58,7 +59,7 @@ impl Core {
     /// Moves what was replayed to the store, which says from then on that this opening has a log with so many bytes of segments, or
     /// that no log is needed. The old log is history by that, in one atomic step.
     fn move_replayed(&self, name: &str, log_bytes: Option<u64>) -> Result<(), StoreError> {
-        let applied = self.or_halt(|| {
+        let applied = self.or_poison(|| {
             let (tail, now, limit) = (self.publisher.take_tail(), self.clock.now(), self.fences.limit());
             let change = |meta: &mut Meta| {
                 self.stamp(meta);
@@ -71,7 +72,7 @@ impl Core {
                 meta.log_bytes = log_bytes.unwrap_or(0);
             };
             let batch = if tail.len() == 0 { Batch::default() } else { tail.batch(0) };
-            let lift = |from, tombstone: &_| self.index.lift(from, tombstone);
+            let lift = |from, tombstone: &_| self.index.pin_in_memory(from, tombstone);
             self.store
                 .apply(None, &batch, now, change, lift)
                 .inspect_err(|_| self.publisher.put_tail_back(tail))

@@ -5,14 +5,14 @@ use super::core::{Core, Counters};
 use super::publisher::Op;
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::caller::{Caller, block};
+use crate::attempt::progress::Progress;
 use crate::codec::{Entry, ProgressRow};
 use crate::commit::Ticket;
 use crate::error::{Busy, ClaimError, CommitError};
 use crate::index::Change;
-use crate::progress::Progress;
 use crate::state::{Event, decide};
 use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
 use crate::wal::frame::entry_bytes_max;
 
 impl Claim {
@@ -125,7 +125,7 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    /// let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(30)))?;
     /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
     /// claim.renew()?;
     /// # claim.release()?;

@@ -2,9 +2,10 @@
 //!
 //! Whoever publishes comes through here with each group, and recovery with each frame it replays.
 
+use super::ending_proof::EndingProof;
 use super::policies::Policies;
-use super::taken::Taken;
 use crate::Timestamp;
+use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, Ended, HandOver};
 use crate::clock::EngineClock;
 use crate::commit::Publish;
@@ -12,12 +13,11 @@ use crate::error::Failure;
 use crate::fork;
 use crate::index::{Change, Index, Slot};
 use crate::key::Digest;
+use crate::log_tail::{KeyState, LogTail};
 use crate::policy::Policy;
-use crate::progress::Progress;
 use crate::record::Record;
 use crate::state::{Event, Fence, decide};
 use crate::sync::{Arc, Mutex};
-use crate::tail::{Last, Tail};
 
 /// An entry of the log, as the engine sees it.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) enum Op {
     /// A claim was handed over as a token, in a log that is replayed.
     Detached(Digest, Fence, HandOver),
     /// A scope was given a policy. Boxed, so that all the others are no larger than they need be.
-    Declared(Box<(Box<[u8]>, Policy)>),
+    PolicySet(Box<(Box<[u8]>, Policy)>),
     /// Time went by.
     Mark,
 }
@@ -51,7 +51,7 @@ impl Op {
             | Self::Returned(attempt, _)
             | Self::Noted(attempt) => Some(attempt.digest),
             Self::Progress(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
-            Self::Declared(_) | Self::Mark => None,
+            Self::PolicySet(_) | Self::Mark => None,
         }
     }
 }
@@ -62,18 +62,18 @@ pub(crate) struct Publisher {
     clock: Arc<EngineClock>,
     policies: Arc<Policies>,
     /// Only the locks of shards are taken under it.
-    tail: Mutex<Tail>,
+    tail: Mutex<LogTail>,
 }
 
 impl Publisher {
     pub(crate) fn new(index: Arc<Index>, clock: Arc<EngineClock>, policies: Arc<Policies>, seq: u64) -> Self {
-        Self { index, clock, policies, tail: Mutex::new(Tail::after(seq, 0)) }
+        Self { index, clock, policies, tail: Mutex::new(LogTail::after(seq, 0)) }
     }
 
     /// Takes the tail away, to be checkpointed. What is published from now on goes into a new one.
-    pub(crate) fn take_tail(&self) -> Tail {
+    pub(crate) fn take_tail(&self) -> LogTail {
         let keys = self.tail.lock().len();
-        let next = Tail::after(0, keys);
+        let next = LogTail::after(0, keys);
         let mut tail = self.tail.lock();
         let seq = tail.seq;
         let taken = std::mem::replace(&mut *tail, next);
@@ -86,7 +86,7 @@ impl Publisher {
         self.tail.lock().seq = seq;
     }
 
-    pub(crate) fn put_tail_back(&self, taken: Tail) {
+    pub(crate) fn put_tail_back(&self, taken: LogTail) {
         self.tail.lock().put_back(taken);
     }
 
@@ -105,7 +105,7 @@ impl Publisher {
     pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
         attempt.interrupt(now);
         self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
-        self.tail.lock().fold(attempt.digest, Last::Open(attempt), None, now);
+        self.tail.lock().fold(attempt.digest, KeyState::Open(attempt), None, now);
     }
 
     /// Shows a completion that went to the store, past the log.
@@ -126,7 +126,7 @@ impl Publisher {
     }
 
     /// Shows an entry in the index, and notes it in the tail if it is the last word on its key.
-    fn show(&self, op: &Op, tail: &mut Tail, displaced: &mut Vec<(Arc<Attempt>, Ended)>, now: Timestamp) {
+    fn show(&self, op: &Op, tail: &mut LogTail, displaced: &mut Vec<(Arc<Attempt>, Ended)>, now: Timestamp) {
         if let (Some((last, forgotten)), Some(digest)) = (self.apply(op, displaced), op.digest()) {
             tail.fold(digest, last, forgotten, now);
         }
@@ -140,11 +140,11 @@ impl Publisher {
         &self,
         op: &Op,
         displaced: &mut Vec<(Arc<Attempt>, Ended)>,
-    ) -> Option<(Last, Option<Timestamp>)> {
+    ) -> Option<(KeyState, Option<Timestamp>)> {
         match op {
             Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
                 let event = Event::Granted { fence: attempt.fence };
-                let word = || Some((Last::Open(Arc::clone(attempt)), None));
+                let word = || Some((KeyState::Open(Arc::clone(attempt)), None));
                 if decide(slot.state(self.index.epoch()), event).becomes().is_some() {
                     if let Some(earlier) = slot.attempt().filter(|_| attempt.earlier.is_some()) {
                         attempt.inherit(earlier);
@@ -156,7 +156,7 @@ impl Publisher {
                 (Change::Keep, if is_last_in_log(slot) { word() } else { None })
             }),
             Op::Noted(attempt) => self.index.change(attempt.digest, |slot| {
-                let word = is_last_in_log(slot).then(|| (Last::Open(Arc::clone(attempt)), None));
+                let word = is_last_in_log(slot).then(|| (KeyState::Open(Arc::clone(attempt)), None));
                 (Change::Keep, word)
             }),
             Op::Completed(attempt, record) => {
@@ -169,7 +169,7 @@ impl Publisher {
                             .extend(out_of(slot, attempt).map(|other| (other, Ended::Done(record.clone()))));
                         Slot::cached(record.clone())
                     },
-                    || (Last::Done(record.clone()), None),
+                    || (KeyState::Done(record.clone()), None),
                 )
             }
             Op::Vacated(attempt, forgotten_until) => self.become_if_decided(
@@ -179,7 +179,7 @@ impl Publisher {
                     displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Vacated)));
                     Slot::Vacant
                 },
-                || (Last::Vacant, *forgotten_until),
+                || (KeyState::Vacant, *forgotten_until),
             ),
             Op::Returned(attempt, now) => self.become_if_decided(
                 attempt,
@@ -192,7 +192,7 @@ impl Publisher {
                     attempt.give_back(*now);
                     Slot::Interrupted(Arc::clone(attempt))
                 },
-                || (Last::Open(Arc::clone(attempt)), None),
+                || (KeyState::Open(Arc::clone(attempt)), None),
             ),
             Op::Progress(digest, fence, progress) => {
                 self.note(*digest, *fence, |attempt| attempt.set_progress(progress.clone()))
@@ -200,7 +200,7 @@ impl Publisher {
             Op::Detached(digest, fence, hand_over) => {
                 self.note(*digest, *fence, |attempt| attempt.detach(*hand_over))
             }
-            Op::Declared(_) | Op::Mark => None,
+            Op::PolicySet(_) | Op::Mark => None,
         }
     }
 
@@ -210,14 +210,14 @@ impl Publisher {
         digest: Digest,
         fence: Fence,
         what: impl FnOnce(&Attempt),
-    ) -> Option<(Last, Option<Timestamp>)> {
+    ) -> Option<(KeyState, Option<Timestamp>)> {
         self.index.change(digest, |slot| {
             let decision = decide(slot.state(self.index.epoch()), Event::Noted { fence });
             let Some(attempt) = slot.attempt().filter(|_| decision.becomes().is_some()) else {
                 return (Change::Keep, None);
             };
             what(attempt);
-            (Change::Keep, Some((Last::Open(Arc::clone(attempt)), None)))
+            (Change::Keep, Some((KeyState::Open(Arc::clone(attempt)), None)))
         })
     }
 
@@ -267,7 +267,7 @@ fn is_last_in_log(slot: &Slot) -> bool {
 
 impl Publish for Publisher {
     type Op = Op;
-    type Held = Taken;
+    type Held = EndingProof;
 
     fn publish(&self, seq: u64, ops: &mut Vec<Op>) {
         let now = self.clock.now();
@@ -276,9 +276,9 @@ impl Publish for Publisher {
         let mut displaced = Vec::new();
         for op in ops.iter() {
             self.show(op, &mut tail, &mut displaced, now);
-            if let Op::Declared(declared) = op {
+            if let Op::PolicySet(declared) = op {
                 let (scope, policy) = &**declared;
-                tail.declare(scope, *policy, now);
+                tail.set_policy(scope, *policy, now);
             }
         }
         tail.seq = seq;
@@ -294,7 +294,7 @@ impl Publish for Publisher {
                 Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
                 Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
                 Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
-                Op::Declared(declared) => self.policies.set(&declared.0, declared.1),
+                Op::PolicySet(declared) => self.policies.set(&declared.0, declared.1),
                 Op::Granted(_) | Op::Noted(_) | Op::Progress(..) | Op::Detached(..) | Op::Mark => {}
             }
         }

@@ -6,11 +6,11 @@ use super::gate::Gate;
 use crate::error::ReadError;
 use crate::fork;
 use crate::key::Digest;
-use crate::nudge::Nudge;
-use crate::record::{Place, Record};
+use crate::record::{Record, RecordLocation};
 use crate::store::Store;
 use crate::sync::{Arc, Mutex};
-use crate::wakers::Wakers;
+use crate::task::notifier::Notifier;
+use crate::task::wait_list::WaitList;
 
 /// Reads that may wait; further tasks wait for a place.
 const WAITING_MAX: usize = 1_024;
@@ -21,9 +21,9 @@ type Answer = Result<Option<Record>, ReadError>;
 pub(crate) struct Reads {
     /// Leaf lock.
     queue: Mutex<Queue>,
-    reader: Nudge,
+    reader: Notifier,
     /// Tasks that wait for a place in the queue.
-    crowd: Wakers,
+    crowd: WaitList,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ struct Queue {
 /// A record that is wanted. Dropped without an answer, it tells that the engine is closed.
 #[derive(Debug)]
 struct Job {
-    place: Place,
+    place: RecordLocation,
     digest: Digest,
     reply: Arc<Reply>,
 }
@@ -43,7 +43,7 @@ struct Job {
 #[derive(Debug, Default)]
 struct Reply {
     answer: Mutex<Option<Answer>>,
-    task: Wakers,
+    task: WaitList,
 }
 
 impl Job {
@@ -65,12 +65,12 @@ impl Drop for Job {
 }
 
 impl Reads {
-    pub(super) fn new(reader: Nudge) -> Self {
-        Self { queue: Mutex::default(), reader, crowd: Wakers::default() }
+    pub(super) fn new(reader: Notifier) -> Self {
+        Self { queue: Mutex::default(), reader, crowd: WaitList::default() }
     }
 
     /// The record at `place`, as [`Store::read`] gives it.
-    pub(super) async fn read(&self, place: Place, digest: Digest, gate: &Gate) -> Answer {
+    pub(super) async fn read(&self, place: RecordLocation, digest: Digest, gate: &Gate) -> Answer {
         let reply = Arc::new(Reply::default());
         self.crowd
             .until(|| {
@@ -88,7 +88,7 @@ impl Reads {
                 Some(Ok(()))
             })
             .await?;
-        self.reader.nudge();
+        self.reader.notify();
         let answer = || {
             if gate.is_forked() {
                 return Some(Err(ReadError::Forked));
@@ -111,8 +111,8 @@ impl Reads {
         }
     }
 
-    pub(super) fn nudge(&self) {
-        self.reader.nudge();
+    pub(super) fn notify(&self) {
+        self.reader.notify();
     }
 
     /// Refuses all that is wanted, from now on.

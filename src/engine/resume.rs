@@ -2,14 +2,12 @@
 
 use super::claim::{Claim, Terms};
 use super::core::Core;
-use super::detached::Left;
+use super::detached_claims::DetachedClaim;
 use super::handle::Handle;
 use super::namespace::ScopeInner;
 use super::permit::Permit;
 use super::token::ClaimToken;
 use crate::attempt::HandOver;
-use crate::caller::Caller;
-use crate::caller::block;
 use crate::codec::TokenRow;
 use crate::codec::{DetachedRow, Entry};
 use crate::error::{BeginError, TokenError};
@@ -18,6 +16,8 @@ use crate::index::Slot;
 use crate::key::Digest;
 use crate::state::{Event, Fence, Phase, decide};
 use crate::sync::Arc;
+use crate::task::caller::Caller;
+use crate::task::caller::block;
 use crate::wal::Reservation;
 
 impl Claim {
@@ -35,7 +35,7 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    /// let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(30)))?;
     /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
     /// let token = claim.into_token()?;
     /// let message = token.as_bytes().to_vec(); // to a worker, and back with its result
@@ -80,7 +80,8 @@ impl Claim {
             Ok(mut ticket) => {
                 // Nobody holds the claim from here on.
                 self.is_over = true;
-                let left = Left { share: self.permit.take_share(), durability: self.terms.durability };
+                let left =
+                    DetachedClaim { quota: self.permit.take_quota(), durability: self.terms.durability };
                 core.detach(&attempt, left);
                 let settled = core.commit.settled(caller, &mut ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
@@ -160,12 +161,12 @@ impl Core {
             return Err(NotTaken::Superseded);
         }
         // Only one of all who ask finds the share there.
-        let Some(Left { mut share, durability }) = self.detached.take(fence) else {
+        let Some(DetachedClaim { mut quota, durability }) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
             return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });
         };
-        share.reservation.join(more);
+        quota.reservation.join(more);
         let terms = Terms { logged: true, resolves: false, durability };
-        Ok(Claim::new(Arc::clone(attempt), Permit::of(share, handle), terms))
+        Ok(Claim::new(Arc::clone(attempt), Permit::of(quota, handle), terms))
     }
 }

@@ -7,19 +7,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::claim::{Begin, Claim};
-use super::ending::Given;
-use super::own::{self, Marked};
+use super::ending::EndRequest;
+use super::running::{MarkedFuture, RunningMark};
 use super::scope::Scope;
 use crate::Fingerprint;
-use crate::caller::{Caller, block};
 use crate::clock::Deadline;
 use crate::error::{BeginError, Failure};
-use crate::fault::{Fault, ReplayError, RunError, StoreError};
 use crate::fork::Origin;
-use crate::json::{self, JsonError};
 use crate::record::{Outcome, Record};
-use crate::reply::{self, Replier};
 use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
+use crate::task::reply::{self, ReplySender};
+use crate::typed::fault::{Fault, ReplayError, RunError, StoreError};
+use crate::typed::json::{self, JsonError};
 
 /// What comes of running an operation: its result, new or stored.
 type Ran<T, E> = Result<Result<T, E>, RunError<T, E>>;
@@ -243,7 +243,7 @@ impl Scope {
     {
         match self.begin_until(deadline, key, fingerprint)? {
             Begin::Fresh(mut claim) => {
-                let running = own::Running::enter(claim.of());
+                let running = RunningMark::enter(claim.of());
                 let given = op(&mut claim);
                 drop(running);
                 block(end(Caller::Thread, claim, given))
@@ -290,7 +290,7 @@ struct Job<Op, T, E> {
     /// Dropped before the replier: whoever is told that the task is lost finds the key interrupted.
     claim: Claim,
     op: Op,
-    replier: Replier<Ran<T, E>>,
+    replier: ReplySender<Ran<T, E>>,
 }
 
 async fn carry_out<T, E, Op>(job: Job<Op, T, E>)
@@ -302,10 +302,10 @@ where
     // Dropped from the last to the first, so that here too the replier goes after the claim.
     let Job { replier, op, mut claim } = job;
     let attempt = Arc::clone(claim.of());
-    let running = own::Running::enter(&attempt);
+    let running = RunningMark::enter(&attempt);
     let operation = op(&mut claim);
     drop(running);
-    let given = Marked { attempt, operation, origin: Origin::here() }.await;
+    let given = MarkedFuture { attempt, operation, origin: Origin::here() }.await;
     let Some(given) = given else {
         // A forked child must not run what its parent runs.
         return replier.send(Err(BeginError::Failed(Failure::Forked).into()));
@@ -346,7 +346,7 @@ where
             return Err(RunError::NotStored { result, claim, reason });
         }
     };
-    match claim.end_as(caller, Given::new(outcome, &body)).await {
+    match claim.end_as(caller, EndRequest::new(outcome, &body)).await {
         Ok(_record) => Ok(read),
         Err(error) => {
             let (reason, claim) = error.into_parts();

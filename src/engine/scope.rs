@@ -5,11 +5,11 @@ use super::handle::Handle;
 use super::namespace::ScopeInner;
 use super::token::ClaimToken;
 use crate::Fingerprint;
-use crate::caller::{Caller, block};
 use crate::error::{BeginError, ForgetError, ReadError, ResolveError, TokenError};
 use crate::policy::Policy;
 use crate::status::Status;
 use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
 
 /// A namespace for keys: an endpoint, a tenant, a queue. The same key in two scopes is two operations.
 ///
@@ -55,7 +55,7 @@ impl Scope {
         self.handle.core().begin(&self.handle, &self.inner, key.as_ref(), &fingerprint)
     }
 
-    /// The policy of this scope, at the moment; see [`Engine::declare`](crate::Engine::declare).
+    /// The policy of this scope, at the moment; see [`Engine::set_policy`](crate::Engine::set_policy).
     #[must_use]
     pub fn policy(&self) -> Policy {
         let core = self.handle.core();

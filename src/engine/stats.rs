@@ -201,7 +201,7 @@ impl Core {
             checkpoint_lag: self.checkpoint_lag(),
             clock_lag_ms: self.clock.wall_ahead_ms(),
             is_disk_full: self.full.lock().any().is_some(),
-            has_failed: self.commit.failure().or(self.halted.get()).is_some(),
+            has_failed: self.commit.failure().or(self.poisoned.get()).is_some(),
             fresh: load(&counters.fresh),
             rerun: load(&counters.rerun),
             replayed: hits.replayed,

@@ -22,7 +22,7 @@ impl Core {
     }
 
     /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. Whoever finds one has
-    /// the rota, or leads, so it is told here: by the worker at its next step, and at close.
+    /// the maintenance lock, or leads, so it is told here: by the worker at its next step, and at close.
     pub(super) fn tell_of_trouble(&self) {
         let full = self.full.lock().any();
         let is_news = self.told.disk_full.swap(full.is_some(), Ordering::AcqRel) != full.is_some();
@@ -31,7 +31,7 @@ impl Core {
             None if is_news => self.options.hooks.tell(|| Event::RoomAgain {}),
             Some(_) | None => {}
         }
-        let Some(failure) = self.commit.failure().or(self.halted.get()) else { return };
+        let Some(failure) = self.commit.failure().or(self.poisoned.get()) else { return };
         if !self.told.failed.swap(true, Ordering::AcqRel) {
             self.options.hooks.tell(|| Event::Failed { failure });
         }

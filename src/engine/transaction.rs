@@ -5,20 +5,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::Engine;
 use super::claim::Claim;
 use super::core::{CallWorker, Core};
-use super::ending::Given;
+use super::ending::EndRequest;
+use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::Ended;
-use crate::caller::{Caller, block};
 use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
-use crate::inside::{Inside, Role, is_inside};
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
 use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
 
 impl Core {
     /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the
     /// background's work.
     pub(super) fn is_inside(&self) -> bool {
-        is_inside(&self.commit, &[Role::Transaction])
+        is_inside(&self.commit, &[Activity::Transaction])
     }
 }
 
@@ -90,13 +90,13 @@ impl Claim {
         if let Err(error) = block(core.commit.flush(Caller::Thread)) {
             return Err(self.refused(error.into()));
         }
-        // Declared before the rota, so dropped after it: what the worker left out meanwhile is due.
+        // Declared before the maintenance lock, so dropped after it: what the worker left out meanwhile is due.
         let _afterwards = CallWorker(core);
         // Nobody else writes to the store from here on.
-        let mut rota = core.rota.lock();
+        let mut maintenance = core.maintenance.lock();
         // What the closure gives, and wakers, are code of others, too.
-        let _maintains = Inside::enter(&core.commit, Role::Transaction);
-        if let Err(error) = core.make_store_ready(&mut rota) {
+        let _maintains = ActivityMark::enter(&core.commit, Activity::Transaction);
+        if let Err(error) = core.make_store_ready(&mut maintenance) {
             return Err(self.refused(error.into()));
         }
         let begun = match core.store.begin() {
@@ -106,8 +106,8 @@ impl Claim {
         // redb can't abort while a panic goes through it.
         let worked = catch_unwind(AssertUnwindSafe(|| work(&begun.tables())));
         if core.gate.is_forked_for_sure() {
-            // `work` forked, and this is the child: the transaction and the rota are the parent's, and go on there.
-            std::mem::forget((begun, rota));
+            // `work` forked, and this is the child: the transaction and the maintenance lock are the parent's, and go on there.
+            std::mem::forget((begun, maintenance));
             return match worked {
                 Ok(_) => Err(self.refused(CommitError::Failed(Failure::Forked).into())),
                 Err(panic) => resume_unwind(panic),
@@ -126,18 +126,18 @@ impl Claim {
             }
             Err(panic) => {
                 undo(begun);
-                drop(rota);
+                drop(maintenance);
                 resume_unwind(panic);
             }
         };
-        let given = Given::new(Outcome::Success, body.as_ref());
+        let given = EndRequest::new(Outcome::Success, body.as_ref());
         if let Err(error) = self.check(given) {
             undo(begun);
             return Err(self.refused(error));
         }
         if let Err(refusal) = self.start_ending() {
             undo(begun);
-            drop(rota);
+            drop(maintenance);
             return Err(block(refusal.explained(Caller::Thread)).into());
         }
         let attempt = Arc::clone(self.of());
@@ -146,12 +146,12 @@ impl Claim {
             Ok(()) => {
                 core.publisher.complete(&attempt, &record);
                 core.leases.forget(&attempt);
-                drop(rota);
+                drop(maintenance);
                 self.count_outcome(&record);
                 Ok(record)
             }
             Err(StoreError::Full(failure)) => {
-                self.go_on();
+                self.undo_end();
                 Err(self.refused(core.store_refused(StoreError::Full(failure)).into()))
             }
             Err(StoreError::Failed(failure)) => {
@@ -182,7 +182,7 @@ impl Engine {
         let core = self.handle.core();
         core.gate.check_process().map_err(|_forked| ReadError::Forked)?;
         core.store.read_tables(|tables| {
-            let _inside = Inside::enter(&core.commit, Role::Transaction);
+            let _inside = ActivityMark::enter(&core.commit, Activity::Transaction);
             read(tables)
         })
     }

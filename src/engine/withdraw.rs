@@ -8,12 +8,12 @@ use super::core::Core;
 use super::forget::vacated_entry;
 use super::publisher::Op;
 use crate::attempt::{Attempt, Ended};
-use crate::caller::Caller;
 use crate::codec::{Entry, IntentRow};
 use crate::error::CommitError;
 use crate::index::{Change, Slot};
 use crate::state::{Event, decide};
 use crate::sync::Arc;
+use crate::task::caller::Caller;
 use crate::wal::Reservation;
 
 impl Core {

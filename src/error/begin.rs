@@ -8,7 +8,7 @@ use super::{
     too_long_a_batch,
 };
 use crate::Interruption;
-use crate::tombstone::Tombstone;
+use crate::record::tombstone::Tombstone;
 
 /// Why [`begin`](crate::Engine::begin) gave no answer. The operation was not granted to the caller.
 #[derive(Clone, Debug)]

@@ -12,14 +12,14 @@ use super::IoFailure;
 pub enum Busy {
     /// The commit queue, or the log behind it, stayed full.
     QueueFull {
-        /// How long the call was prepared to wait: `Options::patience`. Zero for a member of a batch that only the end of claims could have
+        /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a member of a batch that only the end of claims could have
         /// given room: a batch does not wait for those.
         waited: Duration,
     },
     /// The claim was granted, and its lease ran out before it reached the caller, each time. It was taken back each time, and counts as
     /// no attempt.
     LeaseTooShort {
-        /// How long the call was prepared to wait: `Options::patience`.
+        /// How long the call was prepared to wait: `Options::queue_timeout`.
         waited: Duration,
     },
     /// As many claims are out as may be.

@@ -40,7 +40,7 @@ impl Index {
     /// Clones of those records in memory that `wanted` accepts; it is also given the position of the key. There is one for each digest,
     /// in their order; a position without a digest has none.
     ///
-    /// The read locks of all shards concerned are held at once: see [`Locked`](super::locked::Locked). `wanted` must not block.
+    /// The read locks of all shards concerned are held at once: see [`VersionedShard`](super::versioned_shard::VersionedShard). `wanted` must not block.
     ///
     /// # Panics
     ///
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::Timestamp;
     use crate::index::Change;
-    use crate::record::{Place, RecordParts};
+    use crate::record::{RecordLocation, RecordParts};
 
     #[test]
     fn every_record_in_memory_is_found_whichever_shard_it_is_in() {
@@ -106,7 +106,7 @@ mod tests {
         for (key, to) in (0..60).zip(&mut digests) {
             *to = Some(digest(key));
             let parts = RecordParts { digest: digest(key), ..RecordParts::example(key) };
-            let record = Record::new(&parts, Some(Place::new(1, 2)));
+            let record = Record::new(&parts, Some(RecordLocation::new(1, 2)));
             if key % 3 > 0 {
                 index.change(digest(key), |_| (Change::Set(Slot::cached(record)), ()));
             }

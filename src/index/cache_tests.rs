@@ -8,7 +8,7 @@ fn digest(key: u64) -> Digest {
     Digest::from_u128(u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(key))
 }
 
-fn record(key: u64, len: usize, place: Option<Place>) -> Record {
+fn record(key: u64, len: usize, place: Option<RecordLocation>) -> Record {
     let end = Timestamp::from_millis(9_000);
     let lifetime = Lifetime { expires: end, remembered_until: end };
     let body = vec![1; len];
@@ -16,8 +16,8 @@ fn record(key: u64, len: usize, place: Option<Place>) -> Record {
     Record::new(&parts, place)
 }
 
-fn place(key: u64) -> Place {
-    Place::new(key + 1, 0)
+fn place(key: u64) -> RecordLocation {
+    RecordLocation::new(key + 1, 0)
 }
 
 /// So many keys in one shard, all on disk alone.
@@ -41,12 +41,12 @@ fn assert_consistent(index: &Index) {
     let (mut bytes, mut cached) = (0, 0);
     for (digest, slot) in shard.iter() {
         bytes += slot.cached_bytes();
-        if let Slot::Cached(_, seat) = slot {
+        if let Slot::Cached(_, position) = slot {
             cached += 1;
-            assert!(shard.is_seated(digest, *seat));
+            assert!(shard.is_seated(digest, *position));
         }
     }
-    assert_eq!((bytes, cached), (shard.cached_bytes(), shard.seats()));
+    assert_eq!((bytes, cached), (shard.cached_bytes(), shard.cached()));
 }
 
 /// A shard of an engine with default options, 4 M small keys and 12,000 bodies of 250 KB.
@@ -122,13 +122,13 @@ fn records_that_no_checkpoint_stored_stay_and_cost_evictions_nothing() {
     assert_consistent(&index);
     // A checkpoint stores two thirds of them.
     for (record, key) in unstored.iter().zip(100..).filter(|(_, key)| key % 3 > 0) {
-        record.set_place(place(key));
+        record.set_location(place(key));
     }
     index.evict();
     assert_eq!(index.sizes().cached_bytes, bytes / 3);
     assert_consistent(&index);
     for record in &unstored {
-        record.set_place(place(1));
+        record.set_location(place(1));
     }
     index.evict();
     assert!(index.sizes().cached_bytes <= 5_000);
@@ -140,7 +140,7 @@ fn a_tombstone_that_took_the_seat_of_a_stored_record_is_not_evicted_before_it_is
     let index = stored(2, 1_000);
     read(&index, 0, 300);
     let tombstone = record(0, 300, Some(place(0))).without_body();
-    assert_eq!(index.lift(place(0), &tombstone), crate::record::Lift::Moved);
+    assert_eq!(index.pin_in_memory(place(0), &tombstone), crate::record::Relocation::Moved);
     for _ in 0..3 {
         read(&index, 1, 700);
         let until = SlotTime::new(Timestamp::default(), Timestamp::default());
@@ -148,7 +148,7 @@ fn a_tombstone_that_took_the_seat_of_a_stored_record_is_not_evicted_before_it_is
     }
     assert!(matches!(index.get(digest(0)), Slot::Cached(..)));
     assert_consistent(&index);
-    tombstone.set_place(place(5));
+    tombstone.set_location(place(5));
     index.drop_cached(&tombstone);
     assert!(matches!(index.get(digest(0)), Slot::Stored { place: now, .. } if now == place(5)));
     assert_consistent(&index);

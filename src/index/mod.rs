@@ -8,32 +8,32 @@ use crossbeam::utils::CachePadded;
 use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::key::Digest;
-use crate::record::{Lift, Place, Record};
+use crate::record::{Record, RecordLocation, Relocation};
 use crate::sync::{Arc, Ordering, UnseenU64};
 
 mod batch;
 #[cfg(test)]
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 mod cache_tests;
+mod cached;
 mod due;
-mod hot;
-mod locked;
-mod part;
-mod seats;
+mod load_partition;
+mod local_counter;
 mod shard;
 mod slot;
 mod table;
-mod tally;
+mod thread_cache;
+mod versioned_shard;
 
 pub(crate) use batch::BATCH_MAX;
-#[cfg(all(test, idemkv_loom, feature = "sim"))]
-pub(crate) use hot::Hot;
-use locked::Locked;
-pub(crate) use part::Part;
+pub(crate) use load_partition::LoadPartition;
+use local_counter::LocalCounters;
 use shard::Shard;
 pub(crate) use shard::{Change, Swept};
 pub(crate) use slot::{Slot, SlotTime};
-use tally::Tallies;
+#[cfg(all(test, idemkv_loom, feature = "sim"))]
+pub(crate) use thread_cache::ThreadCache;
+use versioned_shard::VersionedShard;
 
 /// Cells that one step of the sweeper passes under one lock, and records that are looked at for whether they were stored: tens of microseconds.
 pub(crate) const CELLS_PER_STEP: usize = 2_048;
@@ -42,9 +42,9 @@ pub(crate) const CELLS_PER_STEP: usize = 2_048;
 pub(crate) struct Index {
     /// No other index of this process has the same, not even one that is gone.
     number: u64,
-    shards: Box<[CachePadded<Locked>]>,
+    shards: Box<[CachePadded<VersionedShard>]>,
     /// Replays that were not counted by a shard.
-    tallies: Tallies,
+    tallies: LocalCounters,
     /// Bytes of cached records that a shard may keep.
     budget: usize,
     /// When the file was made: slot times count from here.
@@ -82,7 +82,7 @@ impl Index {
         assert!(shards.is_power_of_two(), "shards are picked by the lower bits of a digest");
         Self {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            tallies: Tallies::default(),
+            tallies: LocalCounters::default(),
             shards: (0..shards).map(|_| CachePadded::default()).collect(),
             budget: cache_bytes / shards,
             epoch,
@@ -101,7 +101,7 @@ impl Index {
 
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "the mask keeps the number below the number of shards")]
-    fn locked(&self, digest: Digest) -> &Locked {
+    fn locked(&self, digest: Digest) -> &VersionedShard {
         &self.shards[self.shard_of(digest)]
     }
 
@@ -148,7 +148,7 @@ impl Index {
         let locked = self.locked(digest);
         let mut evicted = locked.change(|shard| {
             shard.change(digest, |slot| match slot {
-                Slot::Stored { place, .. } if Some(*place) == record.place() => {
+                Slot::Stored { place, .. } if Some(*place) == record.location() => {
                     (Change::Set(Slot::cached(record.clone())), ())
                 }
                 Slot::Stored { .. }
@@ -169,29 +169,29 @@ impl Index {
     }
 
     /// Puts a record or tombstone that moves into memory, in place of the record that lies at `from`.
-    pub(crate) fn lift(&self, from: Place, moving: &Record) -> Lift {
+    pub(crate) fn pin_in_memory(&self, from: RecordLocation, moving: &Record) -> Relocation {
         self.change(moving.digest(), |slot| match slot {
             Slot::Stored { place, .. } if *place == from => {
-                (Change::Set(Slot::cached(moving.clone())), Lift::Moved)
+                (Change::Set(Slot::cached(moving.clone())), Relocation::Moved)
             }
-            Slot::Cached(record, _) if record.place() == Some(from) => {
-                (Change::Set(Slot::cached(moving.clone())), Lift::Moved)
+            Slot::Cached(record, _) if record.location() == Some(from) => {
+                (Change::Set(Slot::cached(moving.clone())), Relocation::Moved)
             }
-            Slot::Ending(_) => (Change::Keep, Lift::Stays),
+            Slot::Ending(_) => (Change::Keep, Relocation::Stays),
             // Another record, or another claim: the one at `from` is history, or its time is over.
             Slot::Vacant
             | Slot::InFlight(_)
             | Slot::Interrupted(_)
             | Slot::Cached(..)
-            | Slot::Stored { .. } => (Change::Keep, Lift::History),
+            | Slot::Stored { .. } => (Change::Keep, Relocation::History),
         })
     }
 
     /// Leaves a record that was stored to the disk alone.
     pub(crate) fn drop_cached(&self, record: &Record) {
         let until = SlotTime::new(record.remembered_until(), self.epoch);
-        self.change(record.digest(), |slot| match (slot, record.place()) {
-            (Slot::Cached(cached, _), Some(place)) if cached.place() == Some(place) => {
+        self.change(record.digest(), |slot| match (slot, record.location()) {
+            (Slot::Cached(cached, _), Some(place)) if cached.location() == Some(place) => {
                 (Change::Set(Slot::Stored { until, place }), ())
             }
             (
@@ -234,11 +234,12 @@ impl Index {
     }
 
     /// The shards in so many parts, for those who fill them before anybody else is there.
-    pub(crate) fn parts(&mut self, parts: usize) -> Vec<Part<'_>> {
+    pub(crate) fn parts(&mut self, parts: usize) -> Vec<LoadPartition<'_>> {
         let (epoch, mask) = (self.epoch, self.shards.len() - 1);
         let each = self.shards.len().div_ceil(parts);
         let parts = self.shards.chunks_mut(each).enumerate();
-        let part = |(number, shards)| Part { shards, first: number * each, mask, epoch, mine: Vec::new() };
+        let part =
+            |(number, shards)| LoadPartition { shards, first: number * each, mask, epoch, mine: Vec::new() };
         parts.map(part).collect()
     }
 
@@ -303,7 +304,7 @@ mod tests {
 
     const KEY: Digest = Digest::from_u128(7);
 
-    fn record(place: Option<Place>) -> Record {
+    fn record(place: Option<RecordLocation>) -> Record {
         Record::new(&RecordParts::example(1), place)
     }
 
@@ -311,8 +312,8 @@ mod tests {
         Arc::new(Attempt::new(AttemptParts::example(2)))
     }
 
-    fn from() -> Place {
-        Place::new(3, 4)
+    fn from() -> RecordLocation {
+        RecordLocation::new(3, 4)
     }
 
     fn index_of(slot: Slot) -> Index {
@@ -328,12 +329,12 @@ mod tests {
         let is_lifted = |index: &Index| matches!(index.get(KEY), Slot::Cached(now, _) if !now.is_body_kept());
         for slot in [Slot::Stored { until, place: from() }, Slot::cached(record(Some(from())))] {
             let index = index_of(slot);
-            assert!(index.lift(from(), &tombstone) == Lift::Moved && is_lifted(&index));
+            assert!(index.pin_in_memory(from(), &tombstone) == Relocation::Moved && is_lifted(&index));
             // Nothing on disk has it yet, so it can't be evicted.
             index.evict();
             assert!(is_lifted(&index));
         }
-        let elsewhere = Place::new(9, 9);
+        let elsewhere = RecordLocation::new(9, 9);
         for slot in [
             Slot::Stored { until, place: elsewhere },
             Slot::cached(record(Some(elsewhere))),
@@ -341,9 +342,9 @@ mod tests {
             Slot::InFlight(attempt()),
         ] {
             let index = index_of(slot);
-            assert!(index.lift(from(), &tombstone) == Lift::History && !is_lifted(&index));
+            assert!(index.pin_in_memory(from(), &tombstone) == Relocation::History && !is_lifted(&index));
         }
-        tombstone.set_place(elsewhere);
+        tombstone.set_location(elsewhere);
         let index = index_of(Slot::cached(tombstone.clone()));
         index.drop_cached(&tombstone);
         assert!(matches!(index.get(KEY), Slot::Stored { place, .. } if place == elsewhere));
@@ -380,7 +381,7 @@ mod tests {
     fn a_record_that_was_read_is_kept_only_where_it_still_lies_and_has_room() {
         let read = record(Some(from()));
         let until = SlotTime::new(read.expires(), Timestamp::default());
-        let elsewhere = Place::new(9, 9);
+        let elsewhere = RecordLocation::new(9, 9);
         let is_kept = |place, budget| {
             let index = Index::new(1, budget, Timestamp::default());
             index.change(KEY, |_| (Change::Set(Slot::Stored { until, place }), ()));
@@ -459,7 +460,7 @@ mod tests {
     #[test]
     fn a_record_that_is_being_forgotten_holds_its_block() {
         let index = index_of(Slot::Ending(attempt()));
-        assert_eq!(index.lift(from(), &record(None)), Lift::Stays);
+        assert_eq!(index.pin_in_memory(from(), &record(None)), Relocation::Stays);
         assert_eq!(index.get(KEY).phase(), Phase::Ending);
     }
 }

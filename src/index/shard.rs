@@ -1,7 +1,7 @@
 //! One shard of the index: a table, the bytes of cached bodies in it, and the hand that evicts them. Single-threaded.
 
+use super::cached::{CachePosition, CachedRecords, Moved};
 use super::due::Due;
-use super::seats::{Moved, Seat, Seats};
 use super::slot::{Slot, SlotTime};
 use super::table::{Probe, Table};
 use crate::Timestamp;
@@ -28,8 +28,8 @@ pub(crate) struct Shard {
     /// Of those, the interrupted ones.
     interrupted: usize,
     /// Of cached records.
-    seats: Seats,
-    /// The seat of a stored record where the eviction hand stands.
+    cached: CachedRecords,
+    /// The position of a stored record where the eviction hand stands.
     hand: usize,
     /// Records that evictions looked at.
     #[cfg(test)]
@@ -64,8 +64,8 @@ impl Shard {
 
     /// Sets the slot of a key that was looked for just now.
     fn put(&mut self, found: Probe, digest: Digest, mut slot: Slot) {
-        let seat = match self.table.slot(found) {
-            Slot::Cached(_, seat) => Some(*seat),
+        let position = match self.table.slot(found) {
+            Slot::Cached(_, position) => Some(*position),
             Slot::Vacant
             | Slot::InFlight(_)
             | Slot::Ending(_)
@@ -73,7 +73,8 @@ impl Shard {
             | Slot::Stored { .. } => None,
         };
         let is_cached = if let Slot::Cached(record, its) = &mut slot {
-            *its = seat.unwrap_or_else(|| self.seats.add(digest.halves()[0], record.place().is_some()));
+            *its =
+                position.unwrap_or_else(|| self.cached.add(digest.halves()[0], record.location().is_some()));
             true
         } else {
             false
@@ -88,10 +89,10 @@ impl Shard {
         self.cached_bytes -= old.cached_bytes();
         self.open -= usize::from(old.is_open());
         self.interrupted -= usize::from(old.is_interrupted());
-        if let Some(seat) = seat
+        if let Some(position) = position
             && !is_cached
         {
-            self.free(seat);
+            self.free(position);
         }
     }
 
@@ -109,17 +110,19 @@ impl Shard {
         while self.cached_bytes > budget && evicted < EVICTED_MAX {
             #[cfg(test)]
             (self.looks += 1);
-            let at = if self.hand < self.seats.stored() { self.hand } else { 0 };
+            let at = if self.hand < self.cached.stored() { self.hand } else { 0 };
             self.hand = at;
-            let Some(found) = self.seats.get_stored(at) else { break };
-            let Some((digest, Slot::Cached(record, seat))) = self.seated(found, Seat::stored(at)) else {
+            let Some(found) = self.cached.get_stored(at) else { break };
+            let Some((digest, Slot::Cached(record, position))) =
+                self.seated(found, CachePosition::stored(at))
+            else {
                 break;
             };
-            match record.place() {
-                // A tombstone took its record's seat.
+            match record.location() {
+                // A tombstone took its record's place.
                 None => {
-                    let seat = *seat;
-                    self.change_seat(found, seat, false);
+                    let position = *position;
+                    self.change_seat(found, position, false);
                 }
                 Some(_) if record.take_touch() && spared < SPARED_MAX => {
                     spared += 1;
@@ -135,23 +138,23 @@ impl Shard {
         before - self.cached_bytes
     }
 
-    /// Looks whether records were stored by now, at most `steps` of those with seats below `end`; gives the next end, or `None` at
+    /// Looks whether records were stored by now, at most `steps` of those with positions below `end`; gives the next end, or `None` at
     /// the last.
     pub(crate) fn settle(&mut self, end: usize, steps: usize) -> Option<usize> {
-        let mut at = end.min(self.seats.unstored());
+        let mut at = end.min(self.cached.unstored());
         // From the last one on, so that nearly none has to move to where another one was.
         for _ in 0..steps {
             let Some(before) = at.checked_sub(1) else {
-                self.seats.shrink();
+                self.cached.shrink();
                 return None;
             };
             at = before;
-            let Some(found) = self.seats.get_unstored(at) else { continue };
-            let seat = Seat::unstored(at);
-            if let Some((_, Slot::Cached(record, _))) = self.seated(found, seat)
-                && record.place().is_some()
+            let Some(found) = self.cached.get_unstored(at) else { continue };
+            let position = CachePosition::unstored(at);
+            if let Some((_, Slot::Cached(record, _))) = self.seated(found, position)
+                && record.location().is_some()
             {
-                self.change_seat(found, seat, true);
+                self.change_seat(found, position, true);
             }
         }
         Some(at)
@@ -159,25 +162,25 @@ impl Shard {
 
     /// Records that no checkpoint had stored when they were looked at last.
     pub(crate) fn unsettled(&self) -> usize {
-        self.seats.unstored()
+        self.cached.unstored()
     }
 
-    /// The key and slot with a seat.
-    fn seated(&self, hash: u64, seat: Seat) -> Option<(Digest, &Slot)> {
-        let found = self.table.find_seated(hash, seat);
-        debug_assert!(found.is_some(), "every seat has its slot");
+    /// The key and slot with a position.
+    fn seated(&self, hash: u64, position: CachePosition) -> Option<(Digest, &Slot)> {
+        let found = self.table.find_seated(hash, position);
+        debug_assert!(found.is_some(), "every position has its slot");
         found.and_then(|at| self.table.cell(at))
     }
 
-    /// Gives a record a seat among those that are stored, or among those that are not.
-    fn change_seat(&mut self, hash: u64, from: Seat, is_stored: bool) {
-        let to = self.seats.add(hash, is_stored);
+    /// Gives a record a position among those that are stored, or among those that are not.
+    fn change_seat(&mut self, hash: u64, from: CachePosition, is_stored: bool) {
+        let to = self.cached.add(hash, is_stored);
         self.table.reseat(&Moved { hash, from, to });
         self.free(from);
     }
 
-    fn free(&mut self, seat: Seat) {
-        if let Some(moved) = self.seats.remove(seat) {
+    fn free(&mut self, position: CachePosition) {
+        if let Some(moved) = self.cached.remove(position) {
             self.table.reseat(&moved);
         }
     }
@@ -218,7 +221,7 @@ impl Shard {
         swept.done = from.saturating_add(cells) >= self.table.cells();
         if swept.done {
             self.table.shrink();
-            self.seats.shrink();
+            self.cached.shrink();
             self.due.pass_is_over(now, self.table.cells());
         }
         swept
@@ -243,7 +246,7 @@ impl Shard {
     }
 
     pub(crate) fn table_bytes(&self) -> usize {
-        self.table.bytes() + self.seats.bytes()
+        self.table.bytes() + self.cached.bytes()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Digest, &Slot)> {
@@ -253,15 +256,15 @@ impl Shard {
 
 #[cfg(test)]
 impl Shard {
-    /// Seats that are taken.
-    pub(super) fn seats(&self) -> usize {
-        self.seats.stored() + self.seats.unstored()
+    /// How many positions are taken.
+    pub(super) fn cached(&self) -> usize {
+        self.cached.stored() + self.cached.unstored()
     }
 
-    /// Whether a key's slot has the seat, and the seat names the key.
-    pub(super) fn is_seated(&self, digest: Digest, seat: Seat) -> bool {
-        self.seated(digest.halves()[0], seat).is_some_and(|(found, _)| found == digest)
-            && self.seats.is_of(seat, digest.halves()[0])
+    /// Whether a key's slot has the position, and the position names the key.
+    pub(super) fn is_seated(&self, digest: Digest, position: CachePosition) -> bool {
+        self.seated(digest.halves()[0], position).is_some_and(|(found, _)| found == digest)
+            && self.cached.is_of(position, digest.halves()[0])
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the index holds for one key.
 
-use super::seats::Seat;
+use super::cached::CachePosition;
 use crate::attempt::Attempt;
-use crate::record::{Place, Record};
+use crate::record::{Record, RecordLocation};
 use crate::state::{Fence, Lifetime, Phase, State};
 use crate::sync::Arc;
 use crate::{Fingerprint, Timestamp};
@@ -19,14 +19,14 @@ pub(crate) enum Slot {
     Ending(Arc<Attempt>),
     /// A claim ended without an outcome.
     Interrupted(Arc<Attempt>),
-    /// A record, in memory, and its seat, which the shard sets.
-    Cached(Record, Seat),
+    /// A record, in memory, and its position, which the shard sets.
+    Cached(Record, CachePosition),
     /// A record, on disk alone.
     Stored {
         /// Until when it is remembered at the latest.
         until: SlotTime,
         /// Where it lies.
-        place: Place,
+        place: RecordLocation,
     },
 }
 
@@ -56,7 +56,7 @@ static UNKNOWN: Fingerprint = Fingerprint::from_bytes([0; 32]);
 impl Slot {
     /// A record in memory, to be put into a shard.
     pub(crate) fn cached(record: Record) -> Self {
-        Self::Cached(record, Seat::default())
+        Self::Cached(record, CachePosition::default())
     }
 
     /// The state as the state machine sees it.

@@ -4,7 +4,7 @@
 //! of a key. Cells are 32 bytes, so that one lookup costs about one cache miss here. Any number of cells will do, which
 //! lets the table grow by less than doubling.
 
-use super::seats::{Moved, Seat};
+use super::cached::{CachePosition, Moved};
 use super::slot::Slot;
 use crate::key::Digest;
 
@@ -110,27 +110,29 @@ impl Table {
         }
     }
 
-    /// The cell of the cached record with this seat, by the upper half of its key's digest.
-    pub(crate) fn find_seated(&self, hash: u64, seat: Seat) -> Option<usize> {
+    /// The cell of the cached record with this position, by the upper half of its key's digest.
+    pub(crate) fn find_seated(&self, hash: u64, position: CachePosition) -> Option<usize> {
         let cells = self.cells.len();
         let mut at = home_of(hash, cells);
         loop {
             let cell = self.cells.get(at).filter(|cell| !cell.is_empty())?;
-            if matches!(&cell.slot, Slot::Cached(_, its) if *its == seat) && cell.digest.halves()[0] == hash {
+            if matches!(&cell.slot, Slot::Cached(_, its) if *its == position)
+                && cell.digest.halves()[0] == hash
+            {
                 return Some(at);
             }
             at = if at + 1 == cells { 0 } else { at + 1 };
         }
     }
 
-    /// Tells a cached record that it has another seat now.
+    /// Tells a cached record that it has another position now.
     pub(crate) fn reseat(&mut self, moved: &Moved) {
         let found = self.find_seated(moved.hash, moved.from);
-        debug_assert!(found.is_some(), "every seat has its slot");
+        debug_assert!(found.is_some(), "every position has its slot");
         if let Some(at) = found
-            && let Slot::Cached(_, seat) = &mut self.cells[at].slot
+            && let Slot::Cached(_, position) = &mut self.cells[at].slot
         {
-            *seat = moved.to;
+            *position = moved.to;
         }
     }
 
@@ -229,7 +231,7 @@ mod tests {
     use super::super::slot::SlotTime;
     use super::*;
     use crate::Timestamp;
-    use crate::record::Place;
+    use crate::record::RecordLocation;
 
     impl Table {
         fn set(&mut self, digest: Digest, slot: Slot) -> Slot {
@@ -240,7 +242,7 @@ mod tests {
     fn slot(n: u64) -> Slot {
         Slot::Stored {
             until: SlotTime::new(Timestamp::from_millis(0), Timestamp::from_millis(0)),
-            place: Place::new(n, 0),
+            place: RecordLocation::new(n, 0),
         }
     }
 

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
 use super::backend::{Backend, Faults};
+use super::backend_error::{BackendError, catch_backend_panic};
 use super::layout::BLOCKS;
 use super::long_reads::LongReads;
 use super::owned::Owned;
 use super::refusal::StoreError;
-use super::trouble::{Trouble, guarded};
-use crate::disk::{DiskFile, Tracked, Tracking, Untouched};
+use crate::disk::{CopyOnWriteFile, DiskFile, Tracked, Tracking};
 use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;
 use crate::sync::{Arc, Condvar, Mutex, yield_now};
@@ -85,13 +85,13 @@ impl From<Database> for Opened {
 
 impl Opened {
     /// The blocks as the last commit left them, or as they are now.
-    pub(super) fn blocks(&self) -> Result<Arc<Blocks>, Trouble> {
+    pub(super) fn blocks(&self) -> Result<Arc<Blocks>, BackendError> {
         let blocks = self.blocks.lock().clone();
         blocks.map_or_else(|| self.blocks_now(), Ok)
     }
 
     /// Sees to it that somebody reads while a commit is made.
-    pub(super) fn hold(&self) -> Result<(), Trouble> {
+    pub(super) fn hold(&self) -> Result<(), BackendError> {
         let is_held = self.blocks.lock().is_some();
         if !is_held {
             let blocks = self.blocks_now()?;
@@ -102,7 +102,7 @@ impl Opened {
 
     /// Reads what was committed just now from now on. Where that fails, whoever reads next finds out why.
     pub(super) fn renew(&self) {
-        self.put(guarded(|| self.blocks_now()).ok());
+        self.put(catch_backend_panic(|| self.blocks_now()).ok());
     }
 
     fn put(&self, blocks: Option<Arc<Blocks>>) {
@@ -111,7 +111,7 @@ impl Opened {
         drop(before);
     }
 
-    fn blocks_now(&self) -> Result<Arc<Blocks>, Trouble> {
+    fn blocks_now(&self) -> Result<Arc<Blocks>, BackendError> {
         let transaction = Owned::new(self.database.begin_read()?);
         Ok(Arc::new(Owned::new(transaction.open_table(BLOCKS)?)))
     }
@@ -124,7 +124,11 @@ impl Opened {
 }
 
 impl Access {
-    pub(super) fn open(path: &Path, file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Self, Trouble> {
+    pub(super) fn open(
+        path: &Path,
+        file: Arc<dyn DiskFile>,
+        cache_bytes: usize,
+    ) -> Result<Self, BackendError> {
         let faults = Arc::default();
         let tracked = Arc::new(Tracked::new(file));
         let file: Arc<dyn DiskFile> = Arc::<Tracked>::clone(&tracked);
@@ -155,7 +159,7 @@ impl Access {
         self.faults.write_failed()
     }
 
-    pub(super) fn failed(&self, trouble: Trouble) -> StoreError {
+    pub(super) fn failed(&self, trouble: BackendError) -> StoreError {
         let failure = trouble.into_failure(&self.path);
         // A sync that ran out of room is a failed sync like any other: what it left behind is unknown. Nor does a file that
         // can't be made shorter say that nothing was written.
@@ -173,11 +177,11 @@ impl Access {
 // Reading.
 impl Access {
     /// Reads. Where the database has stopped, again, in a view.
-    pub(super) fn read<T>(&self, read: impl Fn(&Opened) -> Result<T, Trouble>) -> Result<T, ReadError> {
+    pub(super) fn read<T>(&self, read: impl Fn(&Opened) -> Result<T, BackendError>) -> Result<T, ReadError> {
         let mut tries = 0;
         loop {
             let database = self.database()?;
-            let done = guarded(|| read(&database));
+            let done = catch_backend_panic(|| read(&database));
             tries += 1;
             match done {
                 Err(trouble) if trouble.is_io() => {
@@ -196,7 +200,7 @@ impl Access {
     /// Reads for as long as `read` takes. Refused once [`refuse_long_reads`](Self::refuse_long_reads) was called.
     pub(super) fn read_long<T, R>(
         &self,
-        begin: impl Fn(&Opened) -> Result<T, Trouble>,
+        begin: impl Fn(&Opened) -> Result<T, BackendError>,
         read: impl FnOnce(T) -> R,
     ) -> Result<R, ReadError> {
         let generation = fork::generation();
@@ -204,7 +208,7 @@ impl Access {
         let begin = |database: &Opened| {
             // It does not always say so itself: what it has in memory it gives all the same, and stops at the first page it has not.
             if self.has_stopped(database) {
-                return Err(Trouble::unexpected("an earlier error stopped the store"));
+                return Err(BackendError::unexpected("an earlier error stopped the store"));
             }
             begin(database)
         };
@@ -258,8 +262,8 @@ impl Access {
 
     /// Opens a view, for whoever has taken the database away.
     fn open_view(&self) -> Result<Arc<Opened>, ReadError> {
-        let opened = guarded(|| {
-            let untouched: Arc<dyn DiskFile> = Arc::new(Untouched::new(Arc::clone(&self.file))?);
+        let opened = catch_backend_panic(|| {
+            let untouched: Arc<dyn DiskFile> = Arc::new(CopyOnWriteFile::new(Arc::clone(&self.file))?);
             open_database(&untouched, &Arc::default(), self.cache_bytes, false)
         });
         let opened = opened.map(Arc::new).map_err(|trouble| trouble.into_read_error(&self.path));
@@ -273,11 +277,11 @@ impl Access {
     /// The database, for writing; one that a failed read has stopped is opened again.
     pub(super) fn writable(
         &self,
-        check: impl FnOnce(&Database) -> Result<(), Trouble>,
+        check: impl FnOnce(&Database) -> Result<(), BackendError>,
     ) -> Result<Arc<Opened>, StoreError> {
         if self.faults.sync_failed() {
             // What is on disk is unknown, and only the next opening may find out.
-            return Err(self.failed(Trouble::unexpected("an earlier sync failed")));
+            return Err(self.failed(BackendError::unexpected("an earlier sync failed")));
         }
         // Taken while looking: a view, which a reader may put in its place at any moment, must never be written to.
         if let State::Open(database) = &*self.state.lock()
@@ -291,7 +295,7 @@ impl Access {
     /// Closes and opens the database, so that it takes writes again: after a full disk or a failed read, which lose nothing.
     pub(super) fn reopen(
         &self,
-        check: impl FnOnce(&Database) -> Result<(), Trouble>,
+        check: impl FnOnce(&Database) -> Result<(), BackendError>,
     ) -> Result<Arc<Opened>, StoreError> {
         let Some(_alone) = self.long_reads.ask_alone() else {
             // Not while somebody reads. There will be another try, and readers that come meanwhile wait for it.
@@ -302,14 +306,14 @@ impl Access {
             return Err(StoreError::Full(IoFailure::new(&self.path, "opening", busy)));
         };
         let before = match self.take(State::Away) {
-            State::Closed => return Err(self.failed(Trouble::unexpected("the store is closed"))),
+            State::Closed => return Err(self.failed(BackendError::unexpected("the store is closed"))),
             State::Open(database) | State::View(database) => Some(alone(database)),
             State::Lost | State::Away => None,
         };
         drop(before);
         self.faults.forget();
         let opened = open_database(&self.file, &self.faults, self.cache_bytes, false)
-            .and_then(|database| guarded(|| check(&database)).map(|()| database));
+            .and_then(|database| catch_backend_panic(|| check(&database)).map(|()| database));
         match opened {
             Ok(database) => {
                 let database = Arc::new(database);
@@ -321,7 +325,7 @@ impl Access {
     }
 
     /// Nothing is open; the next one who comes tries again.
-    fn lose(&self, trouble: Trouble) -> StoreError {
+    fn lose(&self, trouble: BackendError) -> StoreError {
         self.put(State::Lost);
         self.failed(trouble)
     }
@@ -337,7 +341,7 @@ impl Access {
                 return Ok(false);
             }
         };
-        let compacted = guarded(|| {
+        let compacted = catch_backend_panic(|| {
             database.compact()?;
             Ok(())
         });
@@ -370,7 +374,7 @@ impl Access {
         let closed = match self.take(State::Closed) {
             State::Open(database) => {
                 let database = alone(database).into_database();
-                guarded(|| Ok(database.into_inner().close()?))
+                catch_backend_panic(|| Ok(database.into_inner().close()?))
                     .map_err(|trouble| trouble.into_failure(&self.path))
             }
             State::View(view) => {
@@ -421,8 +425,8 @@ pub(super) fn open_database(
     faults: &Arc<Faults>,
     cache_bytes: usize,
     verify: bool,
-) -> Result<Opened, Trouble> {
-    guarded(|| {
+) -> Result<Opened, BackendError> {
+    catch_backend_panic(|| {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(cache_bytes).set_check_integrity_on_open(verify);
         Ok(builder.create_with_backend(Backend::new(file, faults))?.into())

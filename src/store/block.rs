@@ -8,9 +8,9 @@
 //! block that is due when the last of its keys is no longer remembered: see `carry.rs`.
 
 use crate::Timestamp;
-use crate::codec::{self, BadBytes, CHECKSUM_BYTES, CompletionRow, Sealer};
+use crate::codec::{self, BadBytes, CHECKSUM_BYTES, Checksummer, CompletionRow};
 use crate::key::Digest;
-use crate::record::{Place, Record};
+use crate::record::{Record, RecordLocation};
 
 /// redb keeps a large value in a page of a power of two. Short records come in blocks that fit the least of these, for who wants
 /// one of them reads all; long ones, and short ones among them, in larger blocks, so that little of a page is left empty.
@@ -36,7 +36,7 @@ pub(crate) struct Block {
     pub(crate) bytes: Vec<u8>,
     /// The index row.
     pub(crate) index: Vec<u8>,
-    pub(crate) records: Vec<(Record, Place)>,
+    pub(crate) records: Vec<(Record, RecordLocation)>,
 }
 
 /// When a record's room can be had back: with its body, or with its key where there is no body, or none that is written.
@@ -68,7 +68,12 @@ impl Block {
 
 /// Packs records into blocks by the time when they are due, so that a block doesn't keep what is due long before it. Bodies that
 /// have expired are left out. Numbers count up from `next`.
-pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: &Sealer) -> Vec<Block> {
+pub(crate) fn pack(
+    mut records: Vec<Record>,
+    now: Timestamp,
+    next: u64,
+    checksummer: &Checksummer,
+) -> Vec<Block> {
     // Ties in the order of claims, so that a run of the simulator can be repeated.
     records.sort_by_cached_key(|record| (due(record, now), record.fence(), record.digest()));
     let mut blocks = Vec::new();
@@ -81,7 +86,7 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
         let row = if record.expires() <= now { row.without_body() } else { row };
         codec::encode_into(&row, &mut payload);
         if let Some(full) = open.take_if(|block| !block.makes_place_for(&record, payload.len(), now)) {
-            blocks.push(full.finish(now, sealer));
+            blocks.push(full.finish(now, checksummer));
         }
         let number = next + blocks.len() as u64;
         open.get_or_insert_with(|| Filling {
@@ -91,10 +96,10 @@ pub(crate) fn pack(mut records: Vec<Record>, now: Timestamp, next: u64, sealer: 
             bytes: Vec::with_capacity(PAGE_MIN.min(left * (LENGTH + CHECKSUM_BYTES + payload.len()))),
             records: Vec::new(),
         })
-        .push(record, &payload, sealer);
+        .push(record, &payload, checksummer);
         left -= 1;
     }
-    blocks.extend(open.map(|block| block.finish(now, sealer)));
+    blocks.extend(open.map(|block| block.finish(now, checksummer)));
     blocks
 }
 
@@ -103,7 +108,7 @@ struct Filling {
     first_due: Timestamp,
     len_max: usize,
     bytes: Vec<u8>,
-    records: Vec<(Record, Place)>,
+    records: Vec<(Record, RecordLocation)>,
 }
 
 impl Filling {
@@ -115,12 +120,12 @@ impl Filling {
         len <= self.len_max && spans(self.first_due, due(record, now), now)
     }
 
-    fn push(&mut self, record: Record, payload: &[u8], sealer: &Sealer) {
+    fn push(&mut self, record: Record, payload: &[u8], checksummer: &Checksummer) {
         let offset = u16::try_from(self.bytes.len())
             .unwrap_or_else(|_| unreachable!("what has place for more is shorter than PAGE_MAX"));
-        let place = Place::new(self.number, offset);
+        let place = RecordLocation::new(self.number, offset);
         self.bytes.extend_from_slice(&codec::length(payload.len()));
-        self.bytes.extend_from_slice(&sealer.checksum(
+        self.bytes.extend_from_slice(&checksummer.checksum(
             "blocks",
             &seal_place(place, record.digest()),
             payload,
@@ -129,7 +134,7 @@ impl Filling {
         self.records.push((record, place));
     }
 
-    fn finish(self, now: Timestamp, sealer: &Sealer) -> Block {
+    fn finish(self, now: Timestamp, checksummer: &Checksummer) -> Block {
         let due = self.records.last().map(|(record, _)| due(record, now)).unwrap_or_default();
         let last = self.records.iter().map(|(record, _)| record.remembered_until()).max();
         let mut index = Vec::with_capacity(LENGTH + self.records.len() * INDEX_ENTRY);
@@ -139,7 +144,7 @@ impl Filling {
             index.extend_from_slice(&record.remembered_until().as_millis().to_le_bytes());
             index.extend_from_slice(&u16::try_from(place.offset()).unwrap_or(u16::MAX).to_le_bytes());
         }
-        let index = sealer.seal("index", &[due.as_millis(), self.number], &index);
+        let index = checksummer.seal("index", &[due.as_millis(), self.number], &index);
         Block {
             number: self.number,
             due,
@@ -165,10 +170,10 @@ pub(crate) struct Contents {
 pub(crate) fn read_index(
     (due, number): (Timestamp, u64),
     row: &[u8],
-    sealer: &Sealer,
-    mut each: impl FnMut(Digest, Timestamp, Place),
+    checksummer: &Checksummer,
+    mut each: impl FnMut(Digest, Timestamp, RecordLocation),
 ) -> Result<Contents, BadBytes> {
-    let bytes = sealer.open("index", &[due.as_millis(), number], row)?;
+    let bytes = checksummer.open("index", &[due.as_millis(), number], row)?;
     let Some((len, entries)) = bytes.split_first_chunk::<LENGTH>() else {
         return Err(BadBytes("an index with nothing in it".to_owned()));
     };
@@ -183,7 +188,7 @@ pub(crate) fn read_index(
         let offset = tail.first_chunk::<2>().map_or(0, |offset| u16::from_le_bytes(*offset));
         let until = Timestamp::from_millis(u64::from_le_bytes(*until));
         last = last.max(until);
-        each(Digest::from_u128(u128::from_le_bytes(*digest)), until, Place::new(number, offset));
+        each(Digest::from_u128(u128::from_le_bytes(*digest)), until, RecordLocation::new(number, offset));
     }
     Ok(Contents {
         len: u32::from_le_bytes(*len),
@@ -195,22 +200,22 @@ pub(crate) fn read_index(
 /// The record at `place` of a block.
 pub(crate) fn read_record(
     block: &[u8],
-    place: Place,
+    place: RecordLocation,
     digest: Digest,
-    sealer: &Sealer,
+    checksummer: &Checksummer,
 ) -> Result<Record, BadBytes> {
     let cut = || BadBytes("the block is cut off".to_owned());
     let (len, rest) =
         block.get(place.offset()..).and_then(|rest| rest.split_first_chunk::<LENGTH>()).ok_or_else(cut)?;
     let len = CHECKSUM_BYTES + u32::from_le_bytes(*len) as usize;
     let entry = rest.get(..len).ok_or_else(cut)?;
-    let payload = sealer.open("blocks", &seal_place(place, digest), entry)?;
+    let payload = checksummer.open("blocks", &seal_place(place, digest), entry)?;
     let row: CompletionRow<'_> = codec::decode(payload)?;
     Ok(Record::new(&row.parts(digest)?, Some(place)))
 }
 
 /// What an entry is sealed for: its place, and the key that it belongs to.
-pub(crate) fn seal_place(place: Place, digest: Digest) -> [u64; 4] {
+pub(crate) fn seal_place(place: RecordLocation, digest: Digest) -> [u64; 4] {
     let [high, low] = digest.halves();
     [place.block(), place.offset() as u64, high, low]
 }
@@ -239,8 +244,8 @@ mod tests {
         Record::new(&parts, None)
     }
 
-    fn sealer() -> Sealer {
-        Sealer::new(&Secret([9; 32]))
+    fn checksummer() -> Checksummer {
+        Checksummer::new(&Secret([9; 32]))
     }
 
     #[test]
@@ -249,7 +254,7 @@ mod tests {
             (0..500).map(|n| record(n, 100_000 + n, if n % 2 == 0 { 300 } else { 6_000 })).collect(),
             NOW,
             7,
-            &sealer(),
+            &checksummer(),
         );
         assert!(blocks.len() > 1);
         let mut seen = 0;
@@ -258,16 +263,17 @@ mod tests {
             assert!(block.bytes.len() > PAGE_MAX / 2 || number == 6 + blocks.len() as u64);
             let mut places = block.records.iter();
             let contents =
-                read_index((block.due, number), &block.index, &sealer(), |digest, until, place| {
+                read_index((block.due, number), &block.index, &checksummer(), |digest, until, place| {
                     let (record, expected) = places.next().unwrap();
                     assert_eq!(
                         (digest, until, place),
                         (record.digest(), record.remembered_until(), *expected)
                     );
-                    let back = read_record(&block.bytes, place, digest, &sealer()).unwrap();
+                    let back = read_record(&block.bytes, place, digest, &checksummer()).unwrap();
                     assert_eq!(back.body(), record.body());
                     assert!(
-                        read_record(&block.bytes, place, Digest::from_u128(u128::MAX), &sealer()).is_err()
+                        read_record(&block.bytes, place, Digest::from_u128(u128::MAX), &checksummer())
+                            .is_err()
                     );
                     seen += 1;
                 })
@@ -277,7 +283,7 @@ mod tests {
                 (contents.len as usize, contents.entries as usize),
                 (block.bytes.len(), block.records.len())
             );
-            assert!(read_index((block.due, number + 1), &block.index, &sealer(), |_, _, _| ()).is_err());
+            assert!(read_index((block.due, number + 1), &block.index, &checksummer(), |_, _, _| ()).is_err());
         }
         assert_eq!(seen, 500);
     }
@@ -297,7 +303,7 @@ mod tests {
             ..RecordParts::example(1)
         };
         let records = vec![Record::new(&parts, None)];
-        let blocks = pack(records, Timestamp::from_millis(started + 400), 0, &sealer());
+        let blocks = pack(records, Timestamp::from_millis(started + 400), 0, &checksummer());
         let bytes =
             blocks[0].bytes.len() + INDEX_ENTRY - parts.scope.len() - parts.key.len() - parts.body.len();
         assert_eq!(bytes, 99);
@@ -306,8 +312,12 @@ mod tests {
     #[test]
     fn a_short_life_is_never_kept_by_a_long_one() {
         let (soon, late) = (NOW.as_millis() + 1_000, NOW.as_millis() + 1_000_000);
-        let blocks =
-            pack(vec![record(1, late, 9), record(2, soon, 9), record(3, soon + 100, 9)], NOW, 0, &sealer());
+        let blocks = pack(
+            vec![record(1, late, 9), record(2, soon, 9), record(3, soon + 100, 9)],
+            NOW,
+            0,
+            &checksummer(),
+        );
         let due: Vec<_> = blocks.iter().map(|block| block.due.as_millis()).collect();
         assert_eq!(due, [soon + 100, late]);
     }
@@ -323,12 +333,12 @@ mod tests {
             // Nobody will ever be given this body.
             remembered(3, now, late, 300),
         ];
-        let blocks = pack(records, NOW, 0, &sealer());
+        let blocks = pack(records, NOW, 0, &checksummer());
         let due: Vec<_> = blocks.iter().map(|block| (block.due.as_millis(), block.records.len())).collect();
         assert_eq!(due, [(soon, 1), (late, 2)]);
         assert!(blocks.iter().all(|block| block.remembered_until.as_millis() == late));
         let (record, place) = blocks[1].records.iter().find(|(record, _)| record.fence().get() == 3).unwrap();
-        let back = read_record(&blocks[1].bytes, *place, record.digest(), &sealer()).unwrap();
+        let back = read_record(&blocks[1].bytes, *place, record.digest(), &checksummer()).unwrap();
         assert_eq!((back.body(), back.is_body_kept()), (&b""[..], false));
         assert_eq!(back.lifetime(), record.lifetime());
     }
@@ -345,7 +355,7 @@ mod tests {
         for (bodies, longest) in cases {
             let lengths = bodies.into_iter().cycle();
             let records = (0..2_000).zip(lengths).map(|(n, body)| record(n, 5_000, body)).collect();
-            let blocks = pack(records, NOW, 0, &sealer());
+            let blocks = pack(records, NOW, 0, &checksummer());
             let page = |block: &Block| (block.bytes.len() + PAGE_OVERHEAD).next_power_of_two();
             assert_eq!(blocks.iter().map(page).max(), Some(longest), "{bodies:?}");
             let bytes: usize = blocks.iter().map(|block| block.bytes.len()).sum();
@@ -359,7 +369,7 @@ mod tests {
         let short = (100..200).map(|body| (body, PAGE_MIN));
         for (body, page) in short.chain((4_000..4_020).map(|body| (body, PAGE_MAX))) {
             let records = (0..200).map(|n| record(n, 5_000, body)).collect();
-            let blocks = pack(records, NOW, 0, &sealer());
+            let blocks = pack(records, NOW, 0, &checksummer());
             let entry = blocks[0].bytes.len() / blocks[0].records.len();
             for block in &blocks[..blocks.len() - 1] {
                 assert_eq!(block.bytes.len() % entry, 0);
@@ -373,7 +383,8 @@ mod tests {
     fn a_block_outlives_its_first_entry_by_an_eighth_of_its_life() {
         let now = NOW.as_millis();
         for (last, together) in [(9_000, true), (9_001, false)] {
-            let blocks = pack(vec![record(1, now + 8_000, 9), record(2, now + last, 9)], NOW, 0, &sealer());
+            let blocks =
+                pack(vec![record(1, now + 8_000, 9), record(2, now + last, 9)], NOW, 0, &checksummer());
             assert_eq!(blocks.len() == 1, together, "{last}");
         }
     }
@@ -384,11 +395,11 @@ mod tests {
             vec![record(1, 5_000, 10), record(2, 5_000, 1 << 20), record(3, 5_000, 10)],
             NOW,
             0,
-            &sealer(),
+            &checksummer(),
         );
         assert_eq!(blocks.iter().map(|block| block.records.len()).collect::<Vec<_>>(), [1, 1, 1]);
         let (record, place) = &blocks[1].records[0];
-        let back = read_record(&blocks[1].bytes, *place, record.digest(), &sealer()).unwrap();
+        let back = read_record(&blocks[1].bytes, *place, record.digest(), &checksummer()).unwrap();
         assert_eq!(back.body().len(), 1 << 20);
     }
 }

@@ -7,7 +7,7 @@ use super::{Batch, Store};
 use crate::Timestamp;
 use crate::disk::{CHUNK, Disk, DiskFile, Tracking};
 use crate::error::{IoFailure, OpenError};
-use crate::record::Lift;
+use crate::record::Relocation;
 use crate::sync::Arc;
 
 /// Bytes that are copied between two syncs of the copy. A disk that gets more at once keeps the log waiting.
@@ -144,7 +144,7 @@ impl Whole {
                 // It was never opened: whatever log lies beside it is the original's.
                 meta.opened_as.0.clear();
             },
-            |_from, _moving| Lift::Stays,
+            |_from, _moving| Relocation::Stays,
         );
         let closed = store.close();
         sealed.map_err(super::StoreError::into_open_error)?;

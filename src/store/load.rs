@@ -6,16 +6,16 @@ use std::thread;
 
 use redb::{ReadableDatabase, ReadableTable, TableHandle};
 
+use super::backend_error::{BackendError, catch_backend_panic};
 use super::block;
 use super::owned::Owned;
-use super::trouble::{Trouble, guarded};
 use super::{BlockInfo, CLAIMS, FORGOTTEN, INDEX, Row, SCOPES, Store, open_row, tables};
 use crate::Timestamp;
 use crate::codec::{self, BadBytes, IntentRow};
 use crate::error::{Damage, OpenError};
 use crate::key::Digest;
 use crate::policy::Policy;
-use crate::record::Place;
+use crate::record::RecordLocation;
 use crate::sync::Ordering;
 
 /// What an opening is told of a stored record.
@@ -24,7 +24,7 @@ pub(crate) struct Stored {
     pub(crate) digest: Digest,
     /// Until when it is remembered.
     pub(crate) until: Timestamp,
-    pub(crate) place: Place,
+    pub(crate) place: RecordLocation,
 }
 
 /// So many records, and the rest of a block, are handed over together: enough to wait for their cells together.
@@ -43,7 +43,7 @@ impl Store {
     ) -> Result<(), OpenError> {
         let meta = self.meta();
         let database = self.access.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
-        let loaded = guarded(|| {
+        let loaded = catch_backend_panic(|| {
             let transaction = Owned::new(database.begin_read()?);
             let forgotten = self.load_forgotten(&transaction)?;
             let blocks = self.load_records(&transaction, &forgotten, takers)?;
@@ -65,13 +65,16 @@ impl Store {
         Ok(())
     }
 
-    fn load_forgotten(&self, transaction: &redb::ReadTransaction) -> Result<HashMap<Digest, u64>, Trouble> {
+    fn load_forgotten(
+        &self,
+        transaction: &redb::ReadTransaction,
+    ) -> Result<HashMap<Digest, u64>, BackendError> {
         let mut limits = HashMap::new();
         let mut rows = self.forgotten.lock();
         for row in transaction.open_table(FORGOTTEN)?.iter()? {
             let (digest, sealed) = row?;
             let digest = Digest::from_u128(digest.value());
-            let row: (u64, u64) = open_row(&self.sealer, &FORGOTTEN, digest, sealed.value())?;
+            let row: (u64, u64) = open_row(&self.checksummer, &FORGOTTEN, digest, sealed.value())?;
             limits.insert(digest, row.0);
             rows.insert(digest, Row { limit: row.0, until: Timestamp::from_millis(row.1) });
         }
@@ -84,13 +87,14 @@ impl Store {
         transaction: &redb::ReadTransaction,
         forgotten: &HashMap<Digest, u64>,
         takers: Vec<T>,
-    ) -> Result<u64, Trouble> {
+    ) -> Result<u64, BackendError> {
         let mut takers = takers.into_iter();
         let Some(first) = takers.next() else { return Ok(0) };
         thread::scope(|threads| {
             let mut others = Vec::new();
             for taker in takers {
-                let load = || guarded(|| self.load_index(transaction, forgotten, taker, |_, _| ()));
+                let load =
+                    || catch_backend_panic(|| self.load_index(transaction, forgotten, taker, |_, _| ()));
                 others
                     .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
             }
@@ -114,18 +118,19 @@ impl Store {
         forgotten: &HashMap<Digest, u64>,
         mut taker: impl FnMut(&[Stored]),
         mut block: impl FnMut(u64, BlockInfo),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BackendError> {
         let mut records = Vec::with_capacity(2 * RECORDS_A_CALL);
         for row in transaction.open_table(INDEX)?.iter()? {
             let (key, index) = row?;
             let (due, number) = key.value();
             let key = (Timestamp::from_millis(due), number);
-            let contents = block::read_index(key, index.value(), &self.sealer, |digest, until, place| {
-                if forgotten.get(&digest).is_none_or(|limit| place.block() >= *limit) {
-                    records.push(Stored { digest, until, place });
-                }
-            })
-            .map_err(|bad| Trouble::at(format!("table `index`, row ({due}, {number})"), bad))?;
+            let contents =
+                block::read_index(key, index.value(), &self.checksummer, |digest, until, place| {
+                    if forgotten.get(&digest).is_none_or(|limit| place.block() >= *limit) {
+                        records.push(Stored { digest, until, place });
+                    }
+                })
+                .map_err(|bad| BackendError::at(format!("table `index`, row ({due}, {number})"), bad))?;
             block(number, BlockInfo::new(key.0, contents));
             if records.len() >= RECORDS_A_CALL {
                 taker(&records);
@@ -142,13 +147,13 @@ impl Store {
         &self,
         transaction: &redb::ReadTransaction,
         each: &mut impl FnMut(&IntentRow<'_>),
-    ) -> Result<u64, Trouble> {
+    ) -> Result<u64, BackendError> {
         let mut count = 0;
         for row in transaction.open_table(CLAIMS)?.iter()? {
             let (digest, sealed) = row?;
             let digest = Digest::from_u128(digest.value());
-            let row: IntentRow<'_> = open_row(&self.sealer, &CLAIMS, digest, sealed.value())?;
-            codec::check_names(row.scope, row.key).map_err(|bad| Trouble::row(&CLAIMS, digest, bad))?;
+            let row: IntentRow<'_> = open_row(&self.checksummer, &CLAIMS, digest, sealed.value())?;
+            codec::check_names(row.scope, row.key).map_err(|bad| BackendError::row(&CLAIMS, digest, bad))?;
             each(&row);
             count += 1;
         }
@@ -159,10 +164,10 @@ impl Store {
         &self,
         transaction: &redb::ReadTransaction,
         each: &mut impl FnMut(&[u8], Policy),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BackendError> {
         for row in transaction.open_table(SCOPES)?.iter()? {
             let (name, sealed) = row?;
-            let policy = self.sealer.open(SCOPES.name(), &[], sealed.value()).and_then(|bytes| {
+            let policy = self.checksummer.open(SCOPES.name(), &[], sealed.value()).and_then(|bytes| {
                 let row: codec::ScopeRow<'_> = codec::decode(bytes)?;
                 if row.name != name.value() {
                     return Err(BadBytes("the row belongs to another scope".to_owned()));
@@ -170,7 +175,7 @@ impl Store {
                 Policy::from_row(&row.policy)
             });
             let place = || format!("table `{}`, row \"{}\"", SCOPES.name(), name.value().escape_ascii());
-            each(name.value(), policy.map_err(|bad| Trouble::at(place(), bad))?);
+            each(name.value(), policy.map_err(|bad| BackendError::at(place(), bad))?);
         }
         Ok(())
     }

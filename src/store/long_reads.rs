@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
+use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::clock::Deadline;
-use crate::inside::{Inside, Role, is_inside};
 use crate::sync::{Condvar, Mutex};
 
 /// How long a reader waits at most for a thread that asked to be alone. Such a thread asks again within a second, and never waits
@@ -38,7 +38,7 @@ struct State {
 #[must_use = "it ends with it"]
 pub(super) struct Reading<'a> {
     of: &'a LongReads,
-    _inside: Inside,
+    _inside: ActivityMark,
 }
 
 /// A thread that has the database alone.
@@ -50,8 +50,8 @@ impl LongReads {
     ///
     /// A thread that reads already does not wait: the thread that asked to be alone waits for its end.
     pub(super) fn enter(&self) -> Option<Reading<'_>> {
-        let patience = Deadline::after(HOLD_MAX);
-        let is_nested = is_inside(self, &[Role::Transaction]);
+        let queue_timeout = Deadline::after(HOLD_MAX);
+        let is_nested = is_inside(self, &[Activity::Transaction]);
         let mut state = self.state.lock();
         #[cfg(test)]
         (state.waiting += 1);
@@ -59,7 +59,7 @@ impl LongReads {
             let until = match state.wanted_until {
                 _ if is_nested => None,
                 _ if state.is_alone => Some(Deadline::NEVER),
-                wanted => wanted.map(|wanted| wanted.min(patience)).filter(|until| !until.has_passed()),
+                wanted => wanted.map(|wanted| wanted.min(queue_timeout)).filter(|until| !until.has_passed()),
             };
             match until.map(Deadline::instant) {
                 None => break,
@@ -74,7 +74,7 @@ impl LongReads {
         }
         state.reading += 1;
         drop(state);
-        Some(Reading { of: self, _inside: Inside::enter(self, Role::Transaction) })
+        Some(Reading { of: self, _inside: ActivityMark::enter(self, Activity::Transaction) })
     }
 
     /// Has the database alone, if nobody reads now.
@@ -85,7 +85,7 @@ impl LongReads {
     /// The same. Where somebody reads, readers that come later wait until this was called again.
     pub(super) fn ask_alone(&self) -> Option<Alone<'_>> {
         // The thread's own reader can't end while it is in here.
-        let is_reader = is_inside(self, &[Role::Transaction]);
+        let is_reader = is_inside(self, &[Activity::Transaction]);
         self.take(|state| {
             if !is_reader {
                 state.wanted_until = Some(Deadline::after(HOLD_MAX));

@@ -10,16 +10,16 @@
 
 use redb::Database;
 
-use super::carry::{Carried, Moving};
+use super::relocate::{MovingRecord, Relocated};
 use super::{Batch, BlockInfo, Store, StoreError, block};
 use crate::Timestamp;
-use crate::record::{Lift, Place, Record};
+use crate::record::{Record, RecordLocation, Relocation};
 
 /// Blocks that go, and the records in them that move.
 #[derive(Debug, Default)]
 pub(super) struct Merged {
     blocks: Vec<(u64, BlockInfo)>,
-    carried: Carried,
+    carried: Relocated,
 }
 
 impl Merged {
@@ -41,7 +41,7 @@ impl Merged {
 struct Small {
     number: u64,
     info: BlockInfo,
-    moving: Vec<Moving>,
+    moving: Vec<MovingRecord>,
 }
 
 impl Store {
@@ -51,7 +51,7 @@ impl Store {
         database: &Database,
         batch: &Batch,
         now: Timestamp,
-        lift: &impl Fn(Place, &Record) -> Lift,
+        pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Merged, StoreError> {
         let small = if batch.merges { self.read_small(database, now)? } else { Vec::new() };
         let mut merged = Merged::default();
@@ -59,19 +59,19 @@ impl Store {
             return Ok(merged);
         }
         for Small { number, info, moving } in small {
-            let mut lifted = Carried::default();
+            let mut pinned = Relocated::default();
             let mut stays = false;
             for it in moving {
-                match lift(it.from, &it.record) {
-                    Lift::Moved => lifted.0.push(it),
-                    Lift::History => {}
-                    Lift::Stays => stays = true,
+                match pin(it.from, &it.record) {
+                    Relocation::Moved => pinned.0.push(it),
+                    Relocation::History => {}
+                    Relocation::Stays => stays = true,
                 }
             }
             if stays {
-                lifted.put_back();
+                pinned.put_back();
             } else {
-                merged.carried.0.extend(lifted.0);
+                merged.carried.0.extend(pinned.0);
                 merged.blocks.push((number, info));
             }
         }
@@ -96,6 +96,6 @@ impl Store {
     /// Whether half as many blocks hold what is in these: or else they would be merged again and again.
     fn is_worth_it(&self, small: &[Small], now: Timestamp) -> bool {
         let records = small.iter().flat_map(|block| &block.moving).map(|it| it.record.clone()).collect();
-        2 * block::pack(records, now, 0, &self.sealer).len() < small.len()
+        2 * block::pack(records, now, 0, &self.checksummer).len() < small.len()
     }
 }

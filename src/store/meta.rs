@@ -6,7 +6,7 @@ use bincode::{BorrowDecode, Encode};
 
 use crate::Timestamp;
 use crate::clock::{BootId, TimeMark};
-use crate::codec::{self, FORMAT_VERSION, Sealer, Text};
+use crate::codec::{self, Checksummer, FORMAT_VERSION, Text};
 use crate::error::{Damage, OpenError};
 use crate::key::Secret;
 
@@ -62,8 +62,8 @@ impl std::fmt::Debug for Meta {
 }
 
 /// The row's checksum can't use the file's secret, which is in it.
-fn sealer() -> Sealer {
-    Sealer::new(&Secret(*b"idemkv: the row that says it all"))
+fn checksummer() -> Checksummer {
+    Checksummer::new(&Secret(*b"idemkv: the row that says it all"))
 }
 
 const TABLE: &str = "meta";
@@ -90,7 +90,7 @@ impl Meta {
         let mut fields = Vec::new();
         codec::encode_into(self, &mut fields);
         let mut row = FORMAT_VERSION.to_le_bytes().to_vec();
-        row.extend_from_slice(&sealer().seal(TABLE, &[FORMAT_VERSION.into()], &fields));
+        row.extend_from_slice(&checksummer().seal(TABLE, &[FORMAT_VERSION.into()], &fields));
         row
     }
 
@@ -101,7 +101,7 @@ impl Meta {
         };
         let version = u32::from_le_bytes(*version);
         codec::check_version(path, version)?;
-        let fields = sealer().open(TABLE, &[version.into()], sealed).map_err(|bad| damaged(bad.0))?;
+        let fields = checksummer().open(TABLE, &[version.into()], sealed).map_err(|bad| damaged(bad.0))?;
         codec::decode(fields).map_err(|bad| damaged(bad.0))
     }
 }
@@ -139,7 +139,7 @@ mod tests {
         let fields = [&[1; 16][..], &[2; 32], &numbers, &[14; 16], &[15]].concat();
         let (version, sealed) = row.split_at(4);
         assert_eq!(version, [4, 0, 0, 0]);
-        assert_eq!(sealed, sealer().seal("meta", &[4], &fields));
+        assert_eq!(sealed, checksummer().seal("meta", &[4], &fields));
         assert_eq!(Meta::decode(Path::new("f"), &row).unwrap(), meta());
         let shown = format!("{:?}", meta());
         assert!(!shown.contains("secret") && !shown.contains("[2, 2"), "{shown}");

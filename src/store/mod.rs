@@ -12,18 +12,18 @@ use std::path::{Path, PathBuf};
 use redb::{Database, Durability, ReadableDatabase, TableHandle, WriteTransaction};
 
 use crate::Timestamp;
-use crate::codec::{self, Sealer};
-use crate::disk::{Disk, DiskFile, Kind, Untouched, unfinished};
+use crate::codec::{self, Checksummer};
+use crate::disk::{CopyOnWriteFile, Disk, DiskFile, Kind, unfinished};
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::fork::Origin;
 use crate::key::{Digest, Secret};
-use crate::record::{Lift, Place, Record};
+use crate::record::{Record, RecordLocation, Relocation};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, RwLock};
 
 mod access;
 mod backend;
+mod backend_error;
 pub(crate) mod block;
-mod carry;
 mod copy;
 mod directory;
 mod forgotten;
@@ -34,14 +34,15 @@ mod merge;
 mod meta;
 mod owned;
 mod refusal;
+mod relocate;
 mod tables;
 #[cfg(test)]
 #[cfg(all(feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
 mod tests;
-mod trouble;
 
 use access::{Access, open_database};
 use backend::Backend;
+use backend_error::{BackendError, catch_backend_panic};
 pub(crate) use copy::{Copy, Meanwhile, Whole};
 use directory::{BlockInfo, Directory};
 use forgotten::{Forgotten, Row};
@@ -51,7 +52,6 @@ pub(crate) use meta::Meta;
 use owned::Owned;
 pub(crate) use refusal::StoreError;
 pub use tables::{ReadTables, TableError, Tables};
-use trouble::{Trouble, guarded};
 
 const META_ROW: &str = "meta";
 /// How a redb file starts.
@@ -106,9 +106,9 @@ pub(crate) struct Applied {
 
 /// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
 #[must_use = "it keeps everybody else from writing"]
-pub(crate) struct Begun(Owned<WriteTransaction>);
+pub(crate) struct OpenTransaction(Owned<WriteTransaction>);
 
-impl Begun {
+impl OpenTransaction {
     pub(crate) fn tables(&self) -> Tables<'_> {
         Tables(&self.0)
     }
@@ -120,7 +120,7 @@ pub(crate) struct Store {
     access: Access,
     /// The application has tables of its own in the file: how much of it they take is not known here.
     is_shared: AtomicBool,
-    sealer: Sealer,
+    checksummer: Checksummer,
     /// Leaf lock.
     directory: RwLock<Directory>,
     /// Rows of the table `forgotten`. Leaf lock.
@@ -145,7 +145,7 @@ impl Store {
             return Ok(false);
         }
         // The file is empty and ours, so any trouble here is the disk's.
-        let written = guarded(|| {
+        let written = catch_backend_panic(|| {
             let database = redb::Builder::new().create_with_backend(Backend::new(&file, &Arc::default()))?;
             let database = Owned::new(database);
             let transaction = begin_durable(&database)?;
@@ -197,7 +197,7 @@ impl Store {
             path: path.to_owned(),
             access,
             is_shared: AtomicBool::new(false),
-            sealer: Sealer::new(&Secret(meta.secret)),
+            checksummer: Checksummer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
             forgotten: Mutex::default(),
             origin: Origin::here(),
@@ -214,8 +214,8 @@ impl Store {
         self.access.file().is_gone_from(&self.path)
     }
 
-    pub(crate) fn sealer(&self) -> &Sealer {
-        &self.sealer
+    pub(crate) fn checksummer(&self) -> &Checksummer {
+        &self.checksummer
     }
 
     pub(crate) fn meta(&self) -> Meta {
@@ -234,16 +234,16 @@ impl Store {
 
     /// The record at `place`; `None` where its block was dropped. Then it was no longer to be remembered, or its tombstone moved:
     /// the index, which learns of that before the block goes, tells which.
-    pub(crate) fn read(&self, place: Place, digest: Digest) -> Result<Option<Record>, ReadError> {
+    pub(crate) fn read(&self, place: RecordLocation, digest: Digest) -> Result<Option<Record>, ReadError> {
         let Some(due) = self.due_of(place) else {
             return Ok(None);
         };
         let read = self.access.read(|database| {
             let blocks = database.blocks()?;
             let Some(block) = blocks.get((due.as_millis(), place.block()))? else { return Ok(None) };
-            match block::read_record(block.value(), place, digest, &self.sealer) {
+            match block::read_record(block.value(), place, digest, &self.checksummer) {
                 Ok(record) => Ok(Some(record)),
-                Err(bad) => Err(Trouble::at(block_place(due, place), bad)),
+                Err(bad) => Err(BackendError::at(block_place(due, place), bad)),
             }
         });
         match read {
@@ -253,11 +253,11 @@ impl Store {
     }
 
     /// When the block of a record is due; `None` where it is gone.
-    fn due_of(&self, place: Place) -> Option<Timestamp> {
+    fn due_of(&self, place: RecordLocation) -> Option<Timestamp> {
         self.directory.read().get(place.block()).map(|block| block.due)
     }
 
-    fn block_missing(&self, due: Timestamp, place: Place) -> ReadError {
+    fn block_missing(&self, due: Timestamp, place: RecordLocation) -> ReadError {
         if !self.access.is_current() {
             // A checkpoint that failed in its last step may have dropped it, and only the next opening can tell.
             let unknown = io::Error::other("a failed checkpoint may have moved what it holds");
@@ -270,16 +270,16 @@ impl Store {
     /// transaction, and tells every record its place.
     ///
     /// `begun` is a transaction that others have written in, to be committed with it. `change` sets what else is new in the meta
-    /// row. `lift` is told, before a record's block goes, of the tombstone that takes
+    /// row. `pin_in_memory` is told, before a record's block goes, of the tombstone that takes
     /// its place, or of the record that moves, so that whoever looks finds that in memory; it says whether the record may go now. Only one thread may be in
     /// here.
     pub(crate) fn apply(
         &self,
-        begun: Option<Begun>,
+        begun: Option<OpenTransaction>,
         batch: &Batch,
         now: Timestamp,
         change: impl FnOnce(&mut Meta),
-        lift: impl Fn(Place, &Record) -> Lift,
+        pin: impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Applied, StoreError> {
         if self.origin.is_elsewhere_for_sure() {
             std::mem::forget(begun);
@@ -292,33 +292,33 @@ impl Store {
             Some(_) => self
                 .access
                 .database()
-                .map_err(|_closed| self.access.failed(Trouble::unexpected("the store is closed")))?,
+                .map_err(|_closed| self.access.failed(BackendError::unexpected("the store is closed")))?,
             None => self.access.writable(|database| self.check_current(database))?,
         };
-        let merged = self.merge(&database, batch, now, &lift)?;
+        let merged = self.merge(&database, batch, now, &pin)?;
         let mut live = merged.records();
         live.extend(batch.records.iter().filter(|record| record.remembered_until() > now).cloned());
         let first = meta.block_next;
-        let mut blocks = block::pack(live, now, first, &self.sealer);
+        let mut blocks = block::pack(live, now, first, &self.checksummer);
         let written: u64 = blocks.iter().map(|block| BlockInfo::of(block).file_bytes()).sum();
         let mut due = self.due(now, batch.reclaim_max.max(2 * written));
         let carried =
-            self.carry(&database, &mut due, batch, now, &lift).inspect_err(|_| merged.put_back())?;
+            self.relocate(&database, &mut due, batch, now, &pin).inspect_err(|_| merged.put_back())?;
         let reclaimed = due.blocks.len();
         due.blocks.extend(merged.blocks());
         let next = first + blocks.len() as u64;
-        blocks.extend(block::pack(carried.records(), now, next, &self.sealer));
+        blocks.extend(block::pack(carried.records(), now, next, &self.checksummer));
         meta.block_next += blocks.len() as u64;
-        assert!(meta.block_next < Place::BLOCK_LIMIT, "block numbers last for exabytes");
+        assert!(meta.block_next < RecordLocation::BLOCK_LIMIT, "block numbers last for exabytes");
         // First out of the directory, so that no reader looks for a block that is on its way out.
         let dropped = self.leave_out(&due);
-        let begun = guarded(|| {
+        let begun = catch_backend_panic(|| {
             database.hold()?;
-            begun.map_or_else(|| begin_durable(&database), |Begun(transaction)| Ok(transaction))
+            begun.map_or_else(|| begin_durable(&database), |OpenTransaction(transaction)| Ok(transaction))
         });
         // redb can't abort a transaction while a panic goes through it, so the transaction lies outside.
         let written = begun.and_then(|transaction| {
-            guarded(|| {
+            catch_backend_panic(|| {
                 write_blocks(&transaction, &blocks)?;
                 drop_blocks(&transaction, &due.blocks)?;
                 meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
@@ -330,7 +330,7 @@ impl Store {
                 transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
                 Ok(())
             })?;
-            guarded(|| Ok(transaction.into_inner().commit()?))
+            catch_backend_panic(|| Ok(transaction.into_inner().commit()?))
         });
         if let Err(trouble) = written {
             let mut directory = self.directory.write();
@@ -353,18 +353,20 @@ impl Store {
     }
 
     /// Begins a transaction for others to write in.
-    pub(crate) fn begin(&self) -> Result<Begun, StoreError> {
+    pub(crate) fn begin(&self) -> Result<OpenTransaction, StoreError> {
         let database = self.access.writable(|database| self.check_current(database))?;
         self.is_shared.store(true, Ordering::Relaxed);
-        guarded(|| begin_durable(&database)).map(Begun).map_err(|trouble| self.access.failed(trouble))
+        catch_backend_panic(|| begin_durable(&database))
+            .map(OpenTransaction)
+            .map_err(|trouble| self.access.failed(trouble))
     }
 
     /// Undoes what others have written. An error of theirs that came from the disk concerns us too: redb takes no more writes
     /// after it.
-    pub(crate) fn abort(&self, begun: Begun) -> Result<(), StoreError> {
-        let aborted = guarded(|| Ok(begun.0.into_inner().abort()?));
+    pub(crate) fn abort(&self, begun: OpenTransaction) -> Result<(), StoreError> {
+        let aborted = catch_backend_panic(|| Ok(begun.0.into_inner().abort()?));
         match (self.access.write_failed(), aborted) {
-            (Some(kind), _) => Err(self.access.failed(Trouble::from(redb::Error::Io(kind.into())))),
+            (Some(kind), _) => Err(self.access.failed(BackendError::from(redb::Error::Io(kind.into())))),
             // After a failed read redb does not even abort. Nothing was written, and whoever writes next opens it again.
             (None, Err(trouble)) if trouble.is_io() => Ok(()),
             (None, Err(trouble)) => Err(self.access.failed(trouble)),
@@ -425,13 +427,13 @@ impl Store {
         batch.forgotten.iter().map(|(digest, until)| (*digest, (*until).max(earlier(digest)))).collect()
     }
 
-    fn write_claims(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<u64, Trouble> {
+    fn write_claims(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<u64, BackendError> {
         let mut table = transaction.open_table(CLAIMS)?;
         for digest in &batch.ended {
             table.remove(digest.as_u128())?;
         }
         for (digest, row) in &batch.claims {
-            let sealed = self.sealer.seal(CLAIMS.name(), &digest.halves(), row);
+            let sealed = self.checksummer.seal(CLAIMS.name(), &digest.halves(), row);
             table.insert(digest.as_u128(), sealed.as_slice())?;
         }
         Ok(redb::ReadableTableMetadata::len(&table)?)
@@ -443,7 +445,7 @@ impl Store {
         batch: &Batch,
         due: &Due,
         limit: u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BackendError> {
         let mut table = transaction.open_table(FORGOTTEN)?;
         for digest in &due.forgotten {
             table.remove(digest.as_u128())?;
@@ -453,16 +455,16 @@ impl Store {
         for (digest, until) in &self.forgotten_until(batch) {
             let mut row = Vec::new();
             codec::encode_into(&(limit, until.as_millis()), &mut row);
-            let sealed = self.sealer.seal(FORGOTTEN.name(), &digest.halves(), &row);
+            let sealed = self.checksummer.seal(FORGOTTEN.name(), &digest.halves(), &row);
             table.insert(digest.as_u128(), sealed.as_slice())?;
         }
         Ok(())
     }
 
-    fn write_scopes(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<(), Trouble> {
+    fn write_scopes(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<(), BackendError> {
         let mut table = transaction.open_table(SCOPES)?;
         for (name, row) in &batch.scopes {
-            table.insert(&**name, self.sealer.seal(SCOPES.name(), &[], row).as_slice())?;
+            table.insert(&**name, self.checksummer.seal(SCOPES.name(), &[], row).as_slice())?;
         }
         Ok(())
     }
@@ -475,7 +477,7 @@ impl Store {
         drop(directory);
         // After the directory, so that whoever sees a place finds its block.
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
-            record.set_place(*place);
+            record.set_location(*place);
         }
         let rows = self.forgotten_until(batch);
         let mut forgotten = self.forgotten.lock();
@@ -494,10 +496,10 @@ impl Store {
     }
 
     /// What did not fit must be gone, whole: block numbers are about to be given out again.
-    fn check_current(&self, database: &Database) -> Result<(), Trouble> {
-        let meta = read_meta(&self.path, database).map_err(Trouble::from_open_error)?;
+    fn check_current(&self, database: &Database) -> Result<(), BackendError> {
+        let meta = read_meta(&self.path, database).map_err(BackendError::from_open_error)?;
         if meta != self.meta() {
-            return Err(Trouble::unexpected("a commit that failed is there after all"));
+            return Err(BackendError::unexpected("a commit that failed is there after all"));
         }
         Ok(())
     }
@@ -543,7 +545,7 @@ impl Due {
     }
 }
 
-fn write_blocks(transaction: &WriteTransaction, blocks: &[block::Block]) -> Result<(), Trouble> {
+fn write_blocks(transaction: &WriteTransaction, blocks: &[block::Block]) -> Result<(), BackendError> {
     let mut bodies = transaction.open_table(BLOCKS)?;
     let mut index = transaction.open_table(INDEX)?;
     for block in blocks {
@@ -554,7 +556,7 @@ fn write_blocks(transaction: &WriteTransaction, blocks: &[block::Block]) -> Resu
     Ok(())
 }
 
-fn drop_blocks(transaction: &WriteTransaction, due: &[(u64, BlockInfo)]) -> Result<(), Trouble> {
+fn drop_blocks(transaction: &WriteTransaction, due: &[(u64, BlockInfo)]) -> Result<(), BackendError> {
     let mut bodies = transaction.open_table(BLOCKS)?;
     let mut index = transaction.open_table(INDEX)?;
     for (number, block) in due {
@@ -592,7 +594,7 @@ fn discard(disk: &dyn Disk, temporary: &Path) {
     drop(disk.discard(temporary));
 }
 
-fn begin_durable(database: &Database) -> Result<Owned<WriteTransaction>, Trouble> {
+fn begin_durable(database: &Database) -> Result<Owned<WriteTransaction>, BackendError> {
     let mut transaction = Owned::new(database.begin_write()?);
     transaction.set_durability(Durability::Immediate)?;
     transaction.set_two_phase_commit(true);
@@ -622,14 +624,14 @@ fn check_ours(
     cache_bytes: usize,
     verify: bool,
 ) -> Result<(), OpenError> {
-    let untouched =
-        Untouched::new(Arc::clone(file)).map_err(|error| OpenError::from_io(path, "measuring", error))?;
+    let untouched = CopyOnWriteFile::new(Arc::clone(file))
+        .map_err(|error| OpenError::from_io(path, "measuring", error))?;
     let untouched: Arc<dyn DiskFile> = Arc::new(untouched);
     let database = open_database(&untouched, &Arc::default(), cache_bytes, verify)
         .map_err(|trouble| trouble.into_open_error(path))?;
     let meta = read_meta(path, &database);
     // Closing looks at pages as well: a panic there is damage, too.
-    guarded(|| {
+    catch_backend_panic(|| {
         drop(database.into_database().into_inner());
         Ok(())
     })
@@ -638,7 +640,7 @@ fn check_ours(
 }
 
 fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {
-    let row = guarded(|| {
+    let row = catch_backend_panic(|| {
         let transaction = Owned::new(database.begin_read()?);
         let table = match transaction.open_table(META) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -652,18 +654,18 @@ fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {
     }
 }
 
-fn block_place(due: Timestamp, place: Place) -> String {
+fn block_place(due: Timestamp, place: RecordLocation) -> String {
     format!("table `blocks`, row ({}, {}), offset {}", due.as_millis(), place.block(), place.offset())
 }
 
 fn open_row<'a, T: bincode::BorrowDecode<'a, ()>>(
-    sealer: &Sealer,
+    checksummer: &Checksummer,
     table: &impl TableHandle,
     digest: Digest,
     row: &'a [u8],
-) -> Result<T, Trouble> {
-    sealer
+) -> Result<T, BackendError> {
+    checksummer
         .open(table.name(), &digest.halves(), row)
         .and_then(codec::decode)
-        .map_err(|bad| Trouble::row(table, digest, bad))
+        .map_err(|bad| BackendError::row(table, digest, bad))
 }

@@ -6,7 +6,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use super::trouble::guarded;
+use super::backend_error::catch_backend_panic;
 
 /// A value whose drop never panics.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ impl<T> Owned<T> {
         Self(Some(value))
     }
 
-    /// Without the guard, for a call that consumes the value. Make it inside [`guarded`].
+    /// Without the guard, for a call that consumes the value. Make it inside [`catch_backend_panic`].
     pub(super) fn into_inner(mut self) -> T {
         self.0.take().unwrap_or_else(|| unreachable!("it is there until it is consumed"))
     }
@@ -40,7 +40,7 @@ impl<T> DerefMut for Owned<T> {
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         let value = self.0.take();
-        let dropped = guarded(|| {
+        let dropped = catch_backend_panic(|| {
             drop(value);
             Ok(())
         });

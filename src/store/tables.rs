@@ -10,7 +10,7 @@ use redb::{
     TableHandle, Value, WriteTransaction,
 };
 
-use super::trouble::said;
+use super::backend_error::said;
 
 /// How the names of our own tables start.
 pub(super) const RESERVED: &str = "idemkv.";

@@ -70,18 +70,18 @@ fn record_with(n: u64, body: &[u8]) -> Record {
 }
 
 fn apply(store: &Store, batch: &Batch, now: Timestamp, may_go: bool) -> Result<Applied, StoreError> {
-    store.apply(None, batch, now, |_| (), |_, _| if may_go { Lift::Moved } else { Lift::Stays })
+    store.apply(None, batch, now, |_| (), |_, _| if may_go { Relocation::Moved } else { Relocation::Stays })
 }
 
 /// Stores a record; gives it with its place.
-fn stored(store: &Store, n: u64) -> (Record, Place) {
+fn stored(store: &Store, n: u64) -> (Record, RecordLocation) {
     stored_with(store, n, b"body")
 }
 
-fn stored_with(store: &Store, n: u64, body: &[u8]) -> (Record, Place) {
+fn stored_with(store: &Store, n: u64, body: &[u8]) -> (Record, RecordLocation) {
     let record = record_with(n, body);
     apply(store, &Batch { records: vec![record.clone()], ..Batch::default() }, NOW, true).unwrap();
-    let place = record.place().unwrap();
+    let place = record.location().unwrap();
     (record, place)
 }
 
@@ -156,11 +156,11 @@ fn a_block_stays_while_one_of_its_keys_is_about_to_change() {
 
 #[test]
 fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened() {
-    let sealer = Sealer::new(&Secret(meta().secret));
+    let checksummer = Checksummer::new(&Secret(meta().secret));
     let policy = codec::ScopeRow { name: b"mild", policy: crate::Policy::default().row() };
     let mut scope = Vec::new();
     codec::encode_into(&policy, &mut scope);
-    let row = sealer.seal(SCOPES.name(), &[], &scope);
+    let row = checksummer.seal(SCOPES.name(), &[], &scope);
     let digest = Digest::from_u128(0xabc);
     let store = || {
         let store = new_store(&SimDisk::new());
@@ -430,7 +430,7 @@ fn an_error_of_what_others_wrote_is_told_when_they_give_up() {
     let disk = SimDisk::new();
     let store = new_store(&disk);
     // More than redb keeps in memory, so it goes to the disk before the commit.
-    let write_much = |begun: &Begun| -> Result<(), redb::Error> {
+    let write_much = |begun: &OpenTransaction| -> Result<(), redb::Error> {
         let tables = begun.tables();
         let mut table = tables.open_table(THEIRS).unwrap();
         (0..100).try_for_each(|n| {
@@ -478,35 +478,35 @@ fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
         store.reopen().unwrap();
         let first = disk.reads();
         disk.fail_read(first + read);
-        let lifted = Cell::new(Vec::new());
-        let lift = |from, tombstone: &Record| {
-            let mut all = lifted.take();
+        let pinned = Cell::new(Vec::new());
+        let pin = |from, tombstone: &Record| {
+            let mut all = pinned.take();
             all.push((from, tombstone.clone()));
-            lifted.set(all);
-            Lift::Moved
+            pinned.set(all);
+            Relocation::Moved
         };
         let batch = Batch { reclaim_max: 9 << 20, ..Batch::default() };
-        let applied = store.apply(None, &batch, EXPIRED, |_| (), lift);
+        let applied = store.apply(None, &batch, EXPIRED, |_| (), pin);
         if disk.reads() <= first + read {
             assert!(applied.is_ok());
             break;
         }
-        let lifted = lifted.take();
+        let pinned = pinned.take();
         if applied.is_err() {
-            failed += lifted.len();
-            assert!(lifted.iter().all(|(from, tombstone)| tombstone.place() == Some(*from)));
+            failed += pinned.len();
+            assert!(pinned.iter().all(|(from, tombstone)| tombstone.location() == Some(*from)));
             for (place, n) in places.iter().zip(1..) {
                 is_known(&store, *place, n);
             }
         } else {
-            assert_eq!(lifted.len(), places.len());
+            assert_eq!(pinned.len(), places.len());
         }
     }
     assert!(failed > 0, "no read failed after the first block");
 }
 
-fn broken() -> Trouble {
-    Trouble::unexpected("the disk reports an error")
+fn broken() -> BackendError {
+    BackendError::unexpected("the disk reports an error")
 }
 
 /// Lets a read find the database stopped.
@@ -530,7 +530,7 @@ fn whoever_finds_the_database_stopped_takes_the_view_that_another_has_opened_mea
             return Err(broken());
         }
         assert_eq!(disk.reads(), reads.get(), "the view is not opened twice");
-        read_meta(path(), database).map_err(Trouble::from_open_error)
+        read_meta(path(), database).map_err(BackendError::from_open_error)
     });
     assert_eq!((read.unwrap(), tries.get()), (meta(), 2));
 }
@@ -555,7 +555,7 @@ fn a_record_is_found_as_soon_as_it_has_a_place() {
     thread::scope(|threads| {
         threads.spawn(|| {
             for record in receiver {
-                let place = iter::repeat_with(|| record.place()).flatten().next().unwrap();
+                let place = iter::repeat_with(|| record.location()).flatten().next().unwrap();
                 assert!(store.read(place, record.digest()).unwrap().is_some());
             }
         });
@@ -646,7 +646,7 @@ fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_w
 
 /// What is found at a place after a checkpoint failed that would have dropped its block; whether that is known.
 #[track_caller]
-fn is_known(store: &Store, place: Place, n: u64) -> bool {
+fn is_known(store: &Store, place: RecordLocation, n: u64) -> bool {
     match store.read(place, Digest::from_u128(n.into())) {
         Ok(Some(found)) => {
             assert_eq!(found.body(), b"body".repeat(found.body().len().max(4) / 4));

@@ -7,7 +7,7 @@
 
 use crate::Timestamp;
 use crate::clock::FrameTime;
-use crate::codec::{self, CHECKSUM_BYTES, Entry, Sealer};
+use crate::codec::{self, CHECKSUM_BYTES, Checksummer, Entry};
 
 /// What a disk writes at once; a torn write ends at such a boundary.
 pub(crate) const SECTOR: usize = 512;
@@ -53,7 +53,7 @@ impl FrameBuf {
     }
 
     /// Completes header and padding; gives the bytes to write.
-    pub(crate) fn seal(&mut self, sealer: &Sealer, salt: u64, seq: u64, time: FrameTime) -> &[u8] {
+    pub(crate) fn seal(&mut self, checksummer: &Checksummer, salt: u64, seq: u64, time: FrameTime) -> &[u8] {
         let (time_ms, wall_ms) = (time.time.as_millis(), time.wall_max.as_millis());
         let place = [salt, seq, time_ms, wall_ms, self.entries.into()];
         let (head, body) = self.bytes.split_at_mut(HEADER);
@@ -65,7 +65,7 @@ impl FrameBuf {
         let head = put(head, &seq.to_le_bytes());
         let head = put(head, &time_ms.to_le_bytes());
         let head = put(head, &wall_ms.to_le_bytes());
-        put(head, &sealer.checksum("frame", &place, body));
+        put(head, &checksummer.checksum("frame", &place, body));
         self.bytes.resize(self.bytes.len().next_multiple_of(SECTOR), 0);
         &self.bytes
     }
@@ -111,7 +111,7 @@ impl Frame {
     }
 
     /// The frame at the start of `bytes`, if a whole and true one with this salt starts there.
-    pub(crate) fn read(bytes: &[u8], sealer: &Sealer, salt: u64) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8], checksummer: &Checksummer, salt: u64) -> Option<Self> {
         let mut rest = bytes;
         let magic = u32::from_le_bytes(take(&mut rest)?);
         let payload = u32::from_le_bytes(take(&mut rest)?) as usize;
@@ -126,7 +126,8 @@ impl Frame {
         let wall_ms = u64::from_le_bytes(take(&mut rest)?);
         let checksum: [u8; CHECKSUM_BYTES] = take(&mut rest)?;
         let payload = rest.get(..payload)?;
-        if checksum != sealer.checksum("frame", &[salt, seq, time_ms, wall_ms, entries.into()], payload) {
+        if checksum != checksummer.checksum("frame", &[salt, seq, time_ms, wall_ms, entries.into()], payload)
+        {
             return None;
         }
         let [time, wall_max] = [time_ms, wall_ms].map(Timestamp::from_millis);
@@ -163,8 +164,8 @@ mod tests {
     use super::*;
     use crate::key::Secret;
 
-    fn sealer() -> Sealer {
-        Sealer::new(&Secret([1; 32]))
+    fn checksummer() -> Checksummer {
+        Checksummer::new(&Secret([1; 32]))
     }
 
     fn time() -> FrameTime {
@@ -182,9 +183,9 @@ mod tests {
         let mut frame = FrameBuf::default();
         frame.push(&mark());
         frame.push(&mark());
-        let bytes = frame.seal(&sealer(), 7, 9, time()).to_vec();
+        let bytes = frame.seal(&checksummer(), 7, 9, time()).to_vec();
         assert_eq!(bytes.len(), SECTOR);
-        let back = Frame::read(&bytes, &sealer(), 7).unwrap();
+        let back = Frame::read(&bytes, &checksummer(), 7).unwrap();
         assert_eq!((back.seq, back.time, back.len()), (9, time(), SECTOR));
         let mut entries = 0;
         back.for_each(|entry| {
@@ -194,23 +195,23 @@ mod tests {
         })
         .unwrap();
         assert_eq!(entries, 2);
-        assert!(Frame::read(&bytes, &sealer(), 8).is_none());
-        assert!(Frame::read(&bytes, &Sealer::new(&Secret([2; 32])), 7).is_none());
+        assert!(Frame::read(&bytes, &checksummer(), 8).is_none());
+        assert!(Frame::read(&bytes, &Checksummer::new(&Secret([2; 32])), 7).is_none());
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
         let mut frame = FrameBuf::default();
         frame.push(&mark());
-        let bytes = frame.seal(&sealer(), 7, 9, time()).to_vec();
+        let bytes = frame.seal(&checksummer(), 7, 9, time()).to_vec();
         let used = HEADER + LENGTH + mark().len();
         for bit in 0..used * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Frame::read(&flipped, &sealer(), 7).is_none(), "bit {bit}");
+            assert!(Frame::read(&flipped, &checksummer(), 7).is_none(), "bit {bit}");
         }
         for len in 0..used {
-            assert!(Frame::read(&bytes[..len], &sealer(), 7).is_none());
+            assert!(Frame::read(&bytes[..len], &checksummer(), 7).is_none());
         }
     }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
-use crate::codec::{self, CHECKSUM_BYTES, FORMAT_VERSION, Sealer};
+use crate::codec::{self, CHECKSUM_BYTES, Checksummer, FORMAT_VERSION};
 use crate::disk::{Disk, DiskFile, unfinished};
 use crate::error::{Damage, IoFailure, OpenError};
 use crate::sync::{Arc, Mutex};
@@ -48,7 +48,7 @@ pub(crate) fn path_of(path: &Path) -> PathBuf {
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) file_id: [u8; 16],
-    pub(crate) sealer: Sealer,
+    pub(crate) checksummer: Checksummer,
 }
 
 /// The open log file.
@@ -89,7 +89,7 @@ impl Log {
     fn fill(&self, id: &Identity, openings: Openings) -> Result<(), IoFailure> {
         let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
         let mut header = header(id, self.segment_bytes);
-        openings.write(&mut header, &id.sealer);
+        openings.write(&mut header, &id.checksummer);
         self.file.write_at(0, &header).map_err(failed("writing"))?;
         self.write_zeros(0..first_bytes(self.segment_bytes)).map_err(failed("writing"))?;
         self.file.sync().map_err(failed("syncing"))
@@ -114,7 +114,7 @@ impl Log {
         let mut bytes = vec![0; usize::try_from(HEADER_BYTES).unwrap_or(0)];
         file.read_at(0, &mut bytes).map_err(failed("reading"))?;
         let segment_bytes = read_header(path, &bytes, id)?;
-        let openings = Mutex::new(Openings::read(&bytes, &id.sealer));
+        let openings = Mutex::new(Openings::read(&bytes, &id.checksummer));
         Ok(Some(Self { file, path: path.to_owned(), segment_bytes, openings }))
     }
 
@@ -128,10 +128,15 @@ impl Log {
     }
 
     /// Makes this the log of the next opening as well, durably.
-    pub(crate) fn add_opening(&self, sealer: &Sealer, current: u64, next: u64) -> Result<(), IoFailure> {
+    pub(crate) fn add_opening(
+        &self,
+        checksummer: &Checksummer,
+        current: u64,
+        next: u64,
+    ) -> Result<(), IoFailure> {
         // Also where it is named already: a sync that failed may have left that in memory alone.
         let mut openings = *self.openings.lock();
-        openings.add(&*self.file, &self.path, sealer, current, next)?;
+        openings.add(&*self.file, &self.path, checksummer, current, next)?;
         self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))?;
         *self.openings.lock() = openings;
         Ok(())
@@ -223,7 +228,7 @@ pub(crate) fn header(id: &Identity, segment_bytes: u64) -> Vec<u8> {
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&segment_bytes.to_le_bytes());
     bytes.extend_from_slice(&id.file_id);
-    let checksum = id.sealer.checksum("log", &[], &bytes);
+    let checksum = id.checksummer.checksum("log", &[], &bytes);
     bytes.extend_from_slice(&checksum);
     bytes.resize(usize::try_from(HEADER_BYTES).unwrap_or(0), 0);
     bytes
@@ -248,7 +253,7 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8], id: &Identity) -> Result<u6
         return Err(OpenError::LogOfAnotherFile(path.to_owned()));
     }
     let checked = bytes.split_at(bytes.len() - rest.len()).0;
-    if *checksum != id.sealer.checksum("log", &[], checked) {
+    if *checksum != id.checksummer.checksum("log", &[], checked) {
         return Err(damaged("the checksum does not match"));
     }
     // What is allocated and divided by later.
@@ -267,7 +272,7 @@ mod tests {
     /// A sealed one can come from a fault in memory, or from whoever has the file's secret. Zero would be divided by.
     #[test]
     fn a_header_with_segments_of_no_possible_size_is_refused_though_it_is_sealed() {
-        let id = Identity { file_id: [1; 16], sealer: Sealer::new(&Secret([2; 32])) };
+        let id = Identity { file_id: [1; 16], checksummer: Checksummer::new(&Secret([2; 32])) };
         let read = |segment_bytes| read_header(Path::new("x.idem-wal"), &header(&id, segment_bytes), &id);
         for segment_bytes in [0, 1, 512, (64 << 10) - 512, (64 << 10) + 1, (1 << 30) + 512, u64::MAX] {
             assert!(matches!(read(segment_bytes), Err(OpenError::Damaged(_))), "{segment_bytes}");

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use crate::codec::{CHECKSUM_BYTES, Sealer};
+use crate::codec::{CHECKSUM_BYTES, Checksummer};
 use crate::disk::DiskFile;
 use crate::error::{Damage, IoFailure, OpenError};
 
@@ -21,7 +21,7 @@ const BYTES: usize = SALT_BYTES + CHECKSUM_BYTES;
 
 /// What one place says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum RecordLocation {
     /// Never written.
     Empty,
     /// The salt of an opening.
@@ -31,46 +31,46 @@ enum Place {
 
 /// The openings that a log names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Openings([Place; 2]);
+pub(super) struct Openings([RecordLocation; 2]);
 
 impl Openings {
     /// Those of a log that was made in the opening with this salt.
     pub(super) fn first(salt: u64) -> Self {
-        Self([Place::Salt(salt), Place::Empty])
+        Self([RecordLocation::Salt(salt), RecordLocation::Empty])
     }
 
     /// What the header says.
-    pub(super) fn read(header: &[u8], sealer: &Sealer) -> Self {
+    pub(super) fn read(header: &[u8], checksummer: &Checksummer) -> Self {
         Self([0, 1].map(|place| {
             let Some(bytes) = OFFSETS.get(place).and_then(|at| header.get(*at..*at + BYTES)) else {
-                return Place::Damaged;
+                return RecordLocation::Damaged;
             };
             let Some((salt, checksum)) = bytes.split_first_chunk::<SALT_BYTES>() else {
-                return Place::Damaged;
+                return RecordLocation::Damaged;
             };
             let salt = u64::from_le_bytes(*salt);
             if bytes.iter().all(|byte| *byte == 0) {
-                Place::Empty
-            } else if *checksum == seal(sealer, place, salt) {
-                Place::Salt(salt)
+                RecordLocation::Empty
+            } else if *checksum == seal(checksummer, place, salt) {
+                RecordLocation::Salt(salt)
             } else {
-                Place::Damaged
+                RecordLocation::Damaged
             }
         }))
     }
 
     /// Writes all that is named into a header.
-    pub(super) fn write(self, header: &mut [u8], sealer: &Sealer) {
+    pub(super) fn write(self, header: &mut [u8], checksummer: &Checksummer) {
         for (place, (at, what)) in OFFSETS.into_iter().zip(self.0).enumerate() {
-            if let (Place::Salt(salt), Some(to)) = (what, header.get_mut(at..at + BYTES)) {
-                to.copy_from_slice(&encode(sealer, place, salt));
+            if let (RecordLocation::Salt(salt), Some(to)) = (what, header.get_mut(at..at + BYTES)) {
+                to.copy_from_slice(&encode(checksummer, place, salt));
             }
         }
     }
 
     /// Whether the log belongs to the opening with this salt.
     pub(super) fn names(self, salt: u64) -> bool {
-        self.0.contains(&Place::Salt(salt))
+        self.0.contains(&RecordLocation::Salt(salt))
     }
 
     /// Checks that the log belongs to the opening with this salt.
@@ -78,7 +78,7 @@ impl Openings {
         if self.names(salt) {
             return Ok(());
         }
-        let damaged = self.0.iter().zip(OFFSETS).find(|(place, _)| **place == Place::Damaged);
+        let damaged = self.0.iter().zip(OFFSETS).find(|(place, _)| **place == RecordLocation::Damaged);
         Err(match damaged {
             Some((_, at)) => {
                 Damage::new(log, format!("offset {at}"), "the name of the opening it belongs to is damaged")
@@ -93,35 +93,35 @@ impl Openings {
         &mut self,
         file: &dyn DiskFile,
         path: &Path,
-        sealer: &Sealer,
+        checksummer: &Checksummer,
         current: u64,
         next: u64,
     ) -> Result<(), IoFailure> {
-        let place = usize::from(self.0.first() == Some(&Place::Salt(current)));
+        let place = usize::from(self.0.first() == Some(&RecordLocation::Salt(current)));
         let [first, second] = OFFSETS;
         let at = if place == 0 { first } else { second };
         // A sector of its own, so that no crash reaches the other one.
         let mut sector = [0; SECTOR];
-        for (to, from) in sector.iter_mut().zip(encode(sealer, place, next)) {
+        for (to, from) in sector.iter_mut().zip(encode(checksummer, place, next)) {
             *to = from;
         }
         file.write_at(at as u64, &sector).map_err(|error| IoFailure::new(path, "writing", error))?;
         if let Some(what) = self.0.get_mut(place) {
-            *what = Place::Salt(next);
+            *what = RecordLocation::Salt(next);
         }
         Ok(())
     }
 }
 
-fn seal(sealer: &Sealer, place: usize, salt: u64) -> [u8; CHECKSUM_BYTES] {
-    sealer.checksum("opening", &[place as u64], &salt.to_le_bytes())
+fn seal(checksummer: &Checksummer, place: usize, salt: u64) -> [u8; CHECKSUM_BYTES] {
+    checksummer.checksum("opening", &[place as u64], &salt.to_le_bytes())
 }
 
-fn encode(sealer: &Sealer, place: usize, salt: u64) -> [u8; BYTES] {
+fn encode(checksummer: &Checksummer, place: usize, salt: u64) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     let (to_salt, to_checksum) = bytes.split_at_mut(SALT_BYTES);
     to_salt.copy_from_slice(&salt.to_le_bytes());
-    to_checksum.copy_from_slice(&seal(sealer, place, salt));
+    to_checksum.copy_from_slice(&seal(checksummer, place, salt));
     bytes
 }
 
@@ -130,8 +130,8 @@ mod tests {
     use super::*;
     use crate::key::Secret;
 
-    fn sealer() -> Sealer {
-        Sealer::new(&Secret([1; 32]))
+    fn checksummer() -> Checksummer {
+        Checksummer::new(&Secret([1; 32]))
     }
 
     fn check(openings: Openings, salt: u64) -> Result<(), OpenError> {
@@ -141,13 +141,13 @@ mod tests {
     #[test]
     fn a_log_belongs_to_the_openings_it_names_and_to_no_other() {
         let mut header = vec![0; 4_096];
-        Openings::first(7).write(&mut header, &sealer());
-        let read = Openings::read(&header, &sealer());
+        Openings::first(7).write(&mut header, &checksummer());
+        let read = Openings::read(&header, &checksummer());
         assert_eq!(read, Openings::first(7));
         assert!(check(read, 7).is_ok());
         assert!(matches!(check(read, 8), Err(OpenError::LogOfEarlierOpening { .. })));
         assert!(matches!(
-            check(Openings::read(&header, &Sealer::new(&Secret([2; 32]))), 7),
+            check(Openings::read(&header, &Checksummer::new(&Secret([2; 32]))), 7),
             Err(OpenError::Damaged(_))
         ));
     }
@@ -155,12 +155,12 @@ mod tests {
     #[test]
     fn a_flipped_bit_in_a_name_is_damage() {
         let mut header = vec![0; 4_096];
-        Openings::first(7).write(&mut header, &sealer());
+        Openings::first(7).write(&mut header, &checksummer());
         for bit in 0..BYTES * 8 {
             let mut flipped = header.clone();
             flipped[SECTOR + bit / 8] ^= 1 << (bit % 8);
             assert!(
-                matches!(check(Openings::read(&flipped, &sealer()), 7), Err(OpenError::Damaged(_))),
+                matches!(check(Openings::read(&flipped, &checksummer()), 7), Err(OpenError::Damaged(_))),
                 "bit {bit}"
             );
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Log;
 use super::frame::{Frame, SECTOR};
-use crate::codec::Sealer;
+use crate::codec::Checksummer;
 use crate::error::{Damage, IoFailure, OpenError};
 
 /// A frame and where it lies.
@@ -30,7 +30,7 @@ pub(crate) struct Scanned {
 /// first one is the end.
 pub(crate) fn scan(
     log: &Log,
-    sealer: &Sealer,
+    checksummer: &Checksummer,
     salt: u64,
     after: u64,
     buffered: bool,
@@ -42,7 +42,7 @@ pub(crate) fn scan(
         log.file.read_at(start, &mut bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))?;
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= SECTOR) {
-            let frame = Frame::read(rest, sealer, salt);
+            let frame = Frame::read(rest, checksummer, salt);
             let step = frame.as_ref().map_or(SECTOR, Frame::len);
             if let Some(frame) = frame.filter(|frame| frame.seq > after) {
                 found.insert(frame.seq, Found { frame, offset: start + at as u64 });
@@ -61,7 +61,7 @@ pub(crate) fn scan(
 /// starts at the first segment, and every segment starts with a frame, so the first ones tell.
 pub(crate) fn check_not_newer(
     log: &Log,
-    sealer: &Sealer,
+    checksummer: &Checksummer,
     salt: u64,
     checkpointed: u64,
 ) -> Result<(), OpenError> {
@@ -79,7 +79,9 @@ pub(crate) fn check_not_newer(
         }
         let Some((whole, _)) = bytes.split_at_mut_checked(len) else { continue };
         read(whole)?;
-        if let Some(frame) = Frame::read(whole, sealer, found_salt).filter(|frame| frame.seq > checkpointed) {
+        if let Some(frame) =
+            Frame::read(whole, checksummer, found_salt).filter(|frame| frame.seq > checkpointed)
+        {
             let what = format!(
                 "frame {} was written after the state that the file names; the file is older than its log",
                 frame.seq

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 
 use crate::fork;
-use crate::line::{Line, Rank, Rings};
 use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::task::wait_queue::{Priority, WaitQueue, Wakeups};
 
 mod request;
 mod reservation;
@@ -61,7 +61,7 @@ struct State {
     /// Bytes of segments that the log may grow to, as those said who wait only while space may come.
     bytes_max: Option<u64>,
     /// Callers that wait for a reservation. No other caller gets one before them.
-    line: Line,
+    line: WaitQueue,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -126,9 +126,9 @@ impl LogSpace {
         state.durable_bytes = bytes;
         state.free = (0..state.segments(self.geometry)).collect();
         // Who came before the log was prepared, as after a full disk, is in line already.
-        let rings = self.serve(&mut state);
+        let wakeups = self.serve(&mut state);
         drop(state);
-        rings.ring();
+        wakeups.wake();
         self.wake();
     }
 
@@ -137,10 +137,10 @@ impl LogSpace {
         self.generation != fork::generation()
     }
 
-    /// Sets `bytes` aside, if there is space for them beside all reservations, and no caller of this rank waits.
-    fn try_set_aside(&self, rank: Rank, bytes: u64) -> bool {
+    /// Sets `bytes` aside, if there is space for them beside all reservations, and no caller of this priority waits.
+    fn try_set_aside(&self, priority: Priority, bytes: u64) -> bool {
         let mut state = self.state.lock();
-        let fits = bytes == 0 || state.line.is_free_for(rank) && state.fits(self.geometry, bytes);
+        let fits = bytes == 0 || state.line.is_free_for(priority) && state.fits(self.geometry, bytes);
         if fits {
             state.reserved += bytes;
         } else {
@@ -154,9 +154,9 @@ impl LogSpace {
         let mut state = self.state.lock();
         debug_assert!(state.reserved >= bytes, "only reserved bytes are given back");
         state.reserved = state.reserved.saturating_sub(bytes);
-        let rings = self.serve(&mut state);
+        let wakeups = self.serve(&mut state);
         drop(state);
-        rings.ring();
+        wakeups.wake();
     }
 
     /// Notes that an entry is queued that has so many of the reserved bytes.
@@ -170,9 +170,9 @@ impl LogSpace {
         debug_assert!(state.reserved >= bytes, "only reserved bytes are written");
         state.reserved = state.reserved.saturating_sub(bytes);
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
-        let rings = self.serve(&mut state);
+        let wakeups = self.serve(&mut state);
         drop(state);
-        rings.ring();
+        wakeups.wake();
     }
 
     /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `bytes_max`, once all that is queued is
@@ -193,14 +193,14 @@ impl LogSpace {
     /// Sets space aside for callers in line, as far as there is some. Called when there is more space, and when entries were written that
     /// could have left some: callers for whom none may come are woken, so that they look again.
     #[inline]
-    fn serve(&self, state: &mut State) -> Rings {
-        if state.line.is_empty() { Rings::default() } else { self.serve_line(state) }
+    fn serve(&self, state: &mut State) -> Wakeups {
+        if state.line.is_empty() { Wakeups::default() } else { self.serve_line(state) }
     }
 
-    fn serve_line(&self, state: &mut State) -> Rings {
+    fn serve_line(&self, state: &mut State) -> Wakeups {
         let capacity = state.capacity(self.geometry);
         let reserved = &mut state.reserved;
-        let mut rings = state.line.serve(|bytes| {
+        let mut wakeups = state.line.serve(|bytes| {
             let fits = reserved.saturating_add(bytes) <= capacity;
             *reserved += if fits { bytes } else { 0 };
             fits
@@ -209,18 +209,18 @@ impl LogSpace {
             && !self.may_come_to(state, bytes, max)
         {
             state.wakes += 1;
-            state.line.wake_first_hopeful(&mut rings);
+            state.line.wake_first_hopeful(&mut wakeups);
         }
-        rings
+        wakeups
     }
 
     /// Wakes all who wait, so that they look again: something else happened than that there is space.
     pub(crate) fn wake(&self) {
         let mut state = self.state.lock();
         state.wakes += 1;
-        let rings = state.line.wake_all();
+        let wakeups = state.line.wake_all();
         drop(state);
-        rings.ring();
+        wakeups.wake();
     }
 
     /// Bytes to grow by, where less is left beyond all reservations than half of the log, or than somebody asked for; more than a segment
@@ -283,9 +283,9 @@ impl LogSpace {
         state.wanted = 0;
         let new = before..state.segments(self.geometry);
         state.free.extend(new);
-        let rings = self.serve(&mut state);
+        let wakeups = self.serve(&mut state);
         drop(state);
-        rings.ring();
+        wakeups.wake();
     }
 
     /// Where a frame of `bytes` goes; the one before it had sequence `last_seq`.
@@ -324,9 +324,9 @@ impl LogSpace {
             state.sealed.pop_front();
             state.free.push_back(segment);
         }
-        let rings = self.serve(&mut state);
+        let wakeups = self.serve(&mut state);
         drop(state);
-        rings.ring();
+        wakeups.wake();
     }
 }
 
@@ -348,7 +348,7 @@ mod tests {
     }
 
     fn reserve(space: &Arc<LogSpace>, bytes: u64) -> Option<Reservation> {
-        Reservation::try_new(space, Rank::Other, bytes)
+        Reservation::try_new(space, Priority::Other, bytes)
     }
 
     /// All that there is.
@@ -357,7 +357,7 @@ mod tests {
     }
 
     fn line_up(space: &Arc<LogSpace>, bytes: u64) -> Request<'_> {
-        Request::line_up(space, bytes, Rank::Other, None)
+        Request::line_up(space, bytes, Priority::Other, None)
     }
 
     fn is_served(request: &mut Request<'_>) -> Option<Reservation> {
@@ -576,7 +576,7 @@ mod tests {
         let context = Context::from_waker(&waker);
         let in_vain = || (!space.may_come(20, 100)).then_some("in vain");
         let mut patient = line_up(&space, 20);
-        let mut requests = [0; 2].map(|_| Request::line_up(&space, 20, Rank::Other, Some(100)));
+        let mut requests = [0; 2].map(|_| Request::line_up(&space, 20, Priority::Other, Some(100)));
         assert!(patient.poll(&context, || None::<()>).is_pending());
         assert!(requests.iter_mut().all(|request| request.poll(&context, in_vain).is_pending()));
         assert!(space.spot(20, 0).is_some());
@@ -638,9 +638,9 @@ mod tests {
         let (small_part, large_part) = (reserve(&space, 30).unwrap(), reserve(&space, 60).unwrap());
         let mut large = line_up(&space, 50);
         assert!(reserve(&space, 10).is_none(), "it came later");
-        let _claim = Reservation::try_new(&space, Rank::Claim, 10).unwrap();
-        let mut end = Request::line_up(&space, 20, Rank::Claim, None);
-        assert!(Reservation::try_new(&space, Rank::Claim, 1).is_none(), "it came later");
+        let _claim = Reservation::try_new(&space, Priority::Claim, 10).unwrap();
+        let mut end = Request::line_up(&space, 20, Priority::Claim, None);
+        assert!(Reservation::try_new(&space, Priority::Claim, 1).is_none(), "it came later");
         drop(large_part);
         let _end = is_served(&mut end).unwrap();
         assert!(is_served(&mut large).is_none());

@@ -3,7 +3,7 @@
 use super::frame::FrameBuf;
 use super::{Log, LogSpace, Spot};
 use crate::clock::FrameTime;
-use crate::codec::Sealer;
+use crate::codec::Checksummer;
 use crate::error::IoFailure;
 use crate::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::sync::Arc;
 pub(crate) struct LogWriter {
     log: Arc<Log>,
     space: Arc<LogSpace>,
-    sealer: Sealer,
+    checksummer: Checksummer,
     salt: u64,
     /// Whether a frame is synced, or only handed to the operating system.
     synced: bool,
@@ -24,12 +24,12 @@ impl LogWriter {
     pub(crate) fn new(
         log: Arc<Log>,
         space: Arc<LogSpace>,
-        sealer: Sealer,
+        checksummer: Checksummer,
         salt: u64,
         synced: bool,
         last_seq: u64,
     ) -> Self {
-        Self { log, space, sealer, salt, synced, next_seq: last_seq + 1 }
+        Self { log, space, checksummer, salt, synced, next_seq: last_seq + 1 }
     }
 
     /// Appends a frame and makes it durable; gives its sequence.
@@ -41,7 +41,7 @@ impl LogWriter {
         let Some(Spot { segment, at, log_bytes }) = self.space.spot(len, seq - 1) else {
             unreachable!("every append has a reservation")
         };
-        let bytes = frame.seal(&self.sealer, self.salt, seq, time);
+        let bytes = frame.seal(&self.checksummer, self.salt, seq, time);
         let offset = self.log.segment_start(segment) + at;
         self.log.file.write_at(offset, bytes).map_err(|error| failed("writing", error))?;
         if self.synced {

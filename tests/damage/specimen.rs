@@ -428,10 +428,10 @@ impl Making {
         self.covered = self.states.len() - 1;
     }
 
-    fn declare(&mut self, engine: &Engine) {
-        engine.declare("bank", engine.policy().unresolved_forever()).unwrap();
+    fn set_policy(&mut self, engine: &Engine) {
+        engine.set_policy("bank", engine.policy().unresolved_forever()).unwrap();
         self.called();
-        engine.declare("jobs", engine.policy().recovery(Recovery::Rerun).lease(LEASE)).unwrap();
+        engine.set_policy("jobs", engine.policy().recovery(Recovery::Rerun).lease(LEASE)).unwrap();
         self.called();
     }
 
@@ -462,7 +462,7 @@ impl Making {
     }
 
     fn first_life(&mut self, engine: &Engine) {
-        self.declare(engine);
+        self.set_policy(engine);
         for (scope, keys) in [(0, 0..6), (1, 0..3), (2, 0..4)] {
             keys.for_each(|key| self.fill(engine, scope, key));
         }
@@ -473,7 +473,7 @@ impl Making {
 
     fn second_life(&mut self, engine: &Engine, left: Left) {
         let clicks = engine.policy().recovery(Recovery::Rerun).durability(Durability::Completions);
-        engine.declare("clicks", clicks).unwrap();
+        engine.set_policy("clicks", clicks).unwrap();
         self.called();
         (6..9).for_each(|key| self.fill(engine, 0, key));
         if !matches!(left, Left::Opened) {

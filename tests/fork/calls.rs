@@ -41,7 +41,7 @@ impl Held {
         fresh(&scope, "done").complete("reply").unwrap();
         engine.checkpoint().unwrap();
         let lease = engine.policy().lease(LONG);
-        let jobs = engine.declare("jobs", lease).unwrap();
+        let jobs = engine.set_policy("jobs", lease).unwrap();
         let claims = (0..12).map(|n| fresh(&scope, &format!("claim {n}"))).collect();
         let ended = fresh(&scope, "ended by a task");
         let Ok(Begin::InFlight(pending)) = scope.begin("claim 0", request()) else { panic!("it is out") };
@@ -126,7 +126,7 @@ fn calls_of_the_engine(engine: &Engine, scope: &Scope) {
     assert!(
         matches!(scope.resume(&token), Err(TokenError::Begin(BeginError::Failed(failure))) if is_forked(&failure))
     );
-    assert!(engine.declare("jobs", engine.policy()).is_err());
+    assert!(engine.set_policy("jobs", engine.policy()).is_err());
     assert_commit(engine.flush());
     assert!(matches!(engine.checkpoint(), Err(failure) if is_forked(&failure)));
     assert_read(engine.read_tables(|_| ()));

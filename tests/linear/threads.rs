@@ -87,7 +87,7 @@ pub fn histories(seed: u64, kind: Kind, count: usize) -> Vec<Vec<Timed<Call>>> {
         Kind::Refuse => engine.policy(),
         Kind::RefuseLeases => engine.policy().lease(LEASE),
     };
-    let scope = engine.declare("keys", policy).unwrap();
+    let scope = engine.set_policy("keys", policy).unwrap();
     let (gate, time) = (Gate::default(), AtomicU64::new(0));
     let mut histories = vec![Vec::new(); count];
     std::thread::scope(|threads| {
@@ -176,13 +176,13 @@ impl Actor<'_> {
         match self.random.below(kinds) {
             0..10 => {
                 // Whoever has a claim must not wait for another's.
-                let patience = if self.held.is_none() && self.random.below(2) == 0 { 60 } else { 0 };
-                let patience = Duration::from_secs(patience);
-                let begin = || match (is_task, patience.is_zero()) {
+                let queue_timeout = if self.held.is_none() && self.random.below(2) == 0 { 60 } else { 0 };
+                let queue_timeout = Duration::from_secs(queue_timeout);
+                let begin = || match (is_task, queue_timeout.is_zero()) {
                     (true, true) => block_on(scope.begin_async(key, request())),
-                    (true, false) => block_on(scope.begin_or_wait_async(key, request(), patience)),
+                    (true, false) => block_on(scope.begin_or_wait_async(key, request(), queue_timeout)),
                     (false, true) => scope.begin(key, request()),
-                    (false, false) => scope.begin_or_wait(key, request(), patience),
+                    (false, false) => scope.begin_or_wait(key, request(), queue_timeout),
                 };
                 let answer = self.note(begin, |begun| Call::Begin(Begun::of(begun)));
                 if let Ok(Begin::Fresh(claim)) = answer {

@@ -134,7 +134,7 @@ impl Life {
             .map(|n| {
                 let policy = Policy::default().ttl(millis(KINDS[n].ttl));
                 let policy = policy.tombstone_ttl(millis(KINDS[n].remembered));
-                engine.declare(format!("kind {n}"), policy).unwrap()
+                engine.set_policy(format!("kind {n}"), policy).unwrap()
             })
             .collect();
         self.engine = Some(engine);

@@ -105,7 +105,7 @@ impl World {
             Call::Forget(who) => self.forget(who),
             Call::Get(who) => self.see(who.place()),
             Call::Entries => self.walk(),
-            Call::Declare(scope, choice) => self.declare(usize::from(scope) % 3, choice),
+            Call::Declare(scope, choice) => self.set_policy(usize::from(scope) % 3, choice),
             Call::Flush => self.flush(),
             Call::Step => {
                 self.engine().step();

@@ -140,7 +140,7 @@ impl Image {
         let engine = options(&disk, &clock).open(FILE).unwrap();
         for (scope, choice) in scope_names(0).iter().zip(declared) {
             if let Some(choice) = choice {
-                engine.declare(scope, policy(choice)).unwrap();
+                engine.set_policy(scope, policy(choice)).unwrap();
             }
         }
         engine.close().unwrap();
@@ -162,7 +162,7 @@ fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
         .log_bytes(256 << 10)
         .shards(1)
         .cache_bytes(600)
-        .patience(Duration::ZERO)
+        .queue_timeout(Duration::ZERO)
         .max_clock_jump(Duration::from_millis(JUMP_MAX_MS))
         // Nothing damages these files.
         .verify(Verify::UpTo(0))
@@ -272,15 +272,15 @@ impl World {
         self.wall_shown = self.wall_shown.max(self.wall.min(WALL_MAX));
     }
 
-    pub fn declare(&mut self, scope: usize, choice: u8) {
+    pub fn set_policy(&mut self, scope: usize, choice: u8) {
         let wanted = policy(choice);
-        match self.engine().declare(&self.scopes[scope], wanted) {
+        match self.engine().set_policy(&self.scopes[scope], wanted) {
             Ok(_) => {
                 assert!(choice % 14 < 12, "an impossible policy was declared");
                 self.policies[scope] = vec![Some(wanted)];
                 self.acknowledged();
             }
-            Err(idemkv::DeclareError::Policy(_)) => assert!(choice % 14 >= 12, "a policy was refused"),
+            Err(idemkv::SetPolicyError::Policy(_)) => assert!(choice % 14 >= 12, "a policy was refused"),
             Err(error) => {
                 assert!(self.disk.crashed(), "declare: {error}");
                 self.policies[scope].push(Some(wanted));

@@ -108,23 +108,23 @@ impl Actor {
     async fn begin(&mut self, key: &'static str) {
         let scope = self.world.scope.clone();
         // Whoever has a claim must not wait for another's.
-        let patience = if self.held.is_empty() && one_in(2) { FOR_EVER } else { Duration::ZERO };
+        let queue_timeout = if self.held.is_empty() && one_in(2) { FOR_EVER } else { Duration::ZERO };
         let called = self.world.now();
         let begun = if !self.is_task {
-            if patience.is_zero() {
+            if queue_timeout.is_zero() {
                 scope.begin(key, request())
             } else {
-                scope.begin_or_wait(key, request(), patience)
+                scope.begin_or_wait(key, request(), queue_timeout)
             }
         } else if self.habits.drops && one_in(3) {
             match once(scope.begin_async(key, request())).await {
                 Some(begun) => begun,
                 None => return self.tell(key, called, None, Call::LetGo),
             }
-        } else if patience.is_zero() {
+        } else if queue_timeout.is_zero() {
             scope.begin_async(key, request()).await
         } else {
-            scope.begin_or_wait_async(key, request(), patience).await
+            scope.begin_or_wait_async(key, request(), queue_timeout).await
         };
         self.tell(key, called, Some(self.world.now()), Call::Begin(Begun::of(&begun)));
         if let Ok(Begin::Fresh(claim)) = begun {

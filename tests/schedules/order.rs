@@ -142,7 +142,7 @@ fn an_interruption_under_a_new_policy_does_not_run_again_by_an_old_one() {
             other => panic!("{other:?}"),
         });
         let refuse = world.scope.policy().recovery(Recovery::Refuse);
-        drop(world.engine.declare("keys", refuse).unwrap());
+        drop(world.engine.set_policy("keys", refuse).unwrap());
         if let Ok(Begin::Fresh(claim)) = world.scope.begin("key", request()) {
             let fence = claim.fence();
             drop(claim);
@@ -217,7 +217,7 @@ fn a_claim_taken_up_again_is_as_durable_as_when_it_was_granted() {
         let theirs = Arc::clone(&world);
         let other = spawn(move || {
             let relaxed = Durability::Relaxed(Duration::from_secs(60));
-            drop(theirs.engine.declare("keys", theirs.scope.policy().durability(relaxed)).unwrap());
+            drop(theirs.engine.set_policy("keys", theirs.scope.policy().durability(relaxed)).unwrap());
         });
         let token = claim.into_token().unwrap();
         let twin = Arc::clone(&world);

@@ -181,7 +181,7 @@ fn prepare(setup: Setup) -> SimDisk {
     run(RandomScheduler::new_from_seed(0, 1), move || {
         let clock = ManualClock::at_millis(START_MS);
         let engine = options(setup, &disk, &clock).stepped().open("x.idem").unwrap();
-        drop(engine.declare("keys", (setup.policy)(engine.policy())).unwrap());
+        drop(engine.set_policy("keys", (setup.policy)(engine.policy())).unwrap());
         engine.close().unwrap();
     });
     prepared

@@ -90,7 +90,7 @@ impl World {
             }
             Op::Declare { scope } => {
                 let scope = SCOPES[usize::try_from(scope).unwrap() % SCOPES.len()];
-                self.declare(engine, scope);
+                self.set_policy(engine, scope);
             }
             Op::Checkpoint => self.upkeep(engine, |engine| drop(engine.checkpoint())),
             Op::Step => {

@@ -67,7 +67,7 @@ fn new_file(clock: &ManualClock) -> SimDisk {
     let disk = SimDisk::new();
     let engine = options(&disk, clock).open("x.idem").unwrap();
     let rerun = scope_of(1);
-    drop(engine.declare(rerun, policy_of(&engine, rerun, 0)).unwrap());
+    drop(engine.set_policy(rerun, policy_of(&engine, rerun, 0)).unwrap());
     engine.close().unwrap();
     disk
 }

@@ -2,7 +2,8 @@
 
 use idemkv::sim::{DiskFault, Operation, SimDisk};
 use idemkv::{
-    BeginError, Busy, ClaimError, CommitError, DeclareError, ForgetError, ReadError, ResolveError, TokenError,
+    BeginError, Busy, ClaimError, CommitError, ForgetError, ReadError, ResolveError, SetPolicyError,
+    TokenError,
 };
 
 use crate::script::Random;
@@ -124,8 +125,8 @@ impl From<&TokenError> for Trouble {
     }
 }
 
-impl From<&DeclareError> for Trouble {
-    fn from(error: &DeclareError) -> Self {
-        if let DeclareError::Commit(error) = error { error.into() } else { Self::Other }
+impl From<&SetPolicyError> for Trouble {
+    fn from(error: &SetPolicyError) -> Self {
+        if let SetPolicyError::Commit(error) = error { error.into() } else { Self::Other }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
         .seed(7)
         .policy(Policy::default().ttl(TTL).tombstone_ttl(TOMBSTONE_TTL).unresolved_ttl(UNRESOLVED))
         .max_clock_jump(CLOCK_JUMP_MAX)
-        .patience(Duration::ZERO)
+        .queue_timeout(Duration::ZERO)
         .max_body_bytes(4_096)
         .reserve_bytes(4_096)
         .batch_bytes(4_096)

@@ -335,11 +335,11 @@ impl World {
         }
     }
 
-    pub(crate) fn declare(&mut self, engine: &Engine, scope: &'static str) {
+    pub(crate) fn set_policy(&mut self, engine: &Engine, scope: &'static str) {
         self.declared += 1;
         let policy = policy_of(engine, scope, self.declared);
         self.oracle.start_policy(engine, scope, policy);
-        match self.during(|| engine.declare(scope, policy)) {
+        match self.during(|| engine.set_policy(scope, policy)) {
             Ok(_) => self.oracle.policy_is(scope, policy),
             Err(error) => {
                 if self.is_unchanged_by(&format!("declare: {error}"), (&error).into()) {
@@ -356,7 +356,7 @@ impl World {
         }
         for scope in SCOPES {
             if engine.scope(scope).policy() == engine.policy() && !self.disk.crashed() {
-                self.declare(engine, scope);
+                self.set_policy(engine, scope);
             }
         }
     }

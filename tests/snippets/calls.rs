@@ -25,9 +25,9 @@ pub fn policies(engine: &Engine) -> Result<(), Error> {
     use std::time::Duration;
 
     let week = Duration::from_secs(7 * 24 * 3_600);
-    let charges = engine.declare("charges", engine.policy().ttl(week))?;
+    let charges = engine.set_policy("charges", engine.policy().ttl(week))?;
     let clicks = engine.policy().recovery(Recovery::Rerun).durability(Durability::Completions);
-    let clicks = engine.declare("clicks", clicks)?; // a click may be counted twice
+    let clicks = engine.set_policy("clicks", clicks)?; // a click may be counted twice
     assert_eq!(charges.policy().recovery, Recovery::Refuse); // the default
     // end
     assert_eq!(clicks.policy().recovery, Recovery::Rerun);
@@ -42,7 +42,7 @@ pub fn steps(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
         "charged".to_owned() // a service that acts once for each key
     }
 
-    let orders = engine.declare("orders", engine.policy().recovery(Recovery::Rerun))?;
+    let orders = engine.set_policy("orders", engine.policy().recovery(Recovery::Rerun))?;
     if let Begin::Fresh(mut claim) = orders.begin("order-7", request)? {
         let charged = if let Some(note) = claim.last_progress() {
             String::from_utf8_lossy(&note).into_owned() // an earlier attempt got so far
@@ -85,7 +85,7 @@ pub fn lease(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
     use idemkv::{Begin, ClaimToken};
     use std::time::Duration;
 
-    let jobs = engine.declare("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(30)))?;
     if let Begin::Fresh(claim) = jobs.begin("key", request)? {
         claim.renew()?; // good for another 30 s; touches no disk
         let message = claim.into_token()?.as_bytes().to_vec(); // to a worker in another process

@@ -299,7 +299,7 @@ fn the_rig_notices_the_handler_that_was_shown_before() {
     let before: Handler = |engine, key| {
         Box::pin(async move {
             let rerun = engine.policy().recovery(Recovery::Rerun);
-            let charges = engine.declare_async("charges", rerun).await.unwrap();
+            let charges = engine.set_policy_async("charges", rerun).await.unwrap();
             match charges.begin_async(&key, request(&key)).await.unwrap() {
                 Begin::Fresh(claim) => {
                     let reply = charge(key.clone()).await;

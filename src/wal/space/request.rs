@@ -4,8 +4,8 @@ use std::task::{Context, Poll};
 
 use super::{LogSpace, Reservation};
 use crate::clock::Deadline;
-use crate::line::{Bell, Number, Rank};
 use crate::sync::{Arc, Condvar};
+use crate::task::wait_queue::{Priority, Turn, Wakeup};
 
 /// A place in the line. Dropped, it is given up, and bytes that were set aside for it go to the next in line.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct Request<'a> {
     space: &'a Arc<LogSpace>,
     bytes: u64,
     /// `None` once the caller has its reservation.
-    number: Option<Number>,
+    turn: Option<Turn>,
     /// Calls of [`LogSpace::wake`] before the caller last looked for other events.
     wakes: u64,
 }
@@ -22,16 +22,21 @@ pub(crate) struct Request<'a> {
 impl<'a> Request<'a> {
     /// Lines up for `bytes`. A caller with `bytes_max` waits only while a log of so many bytes may have the space, and is woken when it
     /// can't any more.
-    pub(crate) fn line_up(space: &'a Arc<LogSpace>, bytes: u64, rank: Rank, bytes_max: Option<u64>) -> Self {
+    pub(crate) fn line_up(
+        space: &'a Arc<LogSpace>,
+        bytes: u64,
+        priority: Priority,
+        bytes_max: Option<u64>,
+    ) -> Self {
         let mut state = space.state.lock();
         state.wanted = state.wanted.max(bytes);
         state.bytes_max = bytes_max.or(state.bytes_max);
-        let number = Some(state.line.join(bytes, rank, bytes_max.is_some()));
+        let turn = Some(state.line.join(bytes, priority, bytes_max.is_some()));
         let wakes = state.wakes;
-        let rings = space.serve(&mut state);
+        let wakeups = space.serve(&mut state);
         drop(state);
-        rings.ring();
-        Self { space, bytes, number, wakes }
+        wakeups.wake();
+        Self { space, bytes, turn, wakes }
     }
 
     /// Takes the reservation, where there is one by now. Where there is none, `ask` is called: it may make space, or say why none will come.
@@ -67,11 +72,11 @@ impl<'a> Request<'a> {
     fn set_waker(&mut self, waker: std::task::Waker) -> bool {
         let mut state = self.space.state.lock();
         let is_old = std::mem::replace(&mut self.wakes, state.wakes) == state.wakes;
-        let Some(number) = self.number.filter(|number| is_old && state.line.has(*number)) else {
+        let Some(turn) = self.turn.filter(|turn| is_old && state.line.has(*turn)) else {
             drop(state);
             return false;
         };
-        let before = state.line.set_bell(number, Bell::Task(waker));
+        let before = state.line.set_wakeup(turn, Wakeup::Task(waker));
         drop(state);
         drop(before);
         true
@@ -80,27 +85,27 @@ impl<'a> Request<'a> {
     /// Waits as a thread until something happened since the last look, or until the deadline.
     pub(crate) fn wait(&mut self, deadline: Deadline) {
         let mut state = self.space.state.lock();
-        if let Some(number) = self.number
+        if let Some(turn) = self.turn
             && state.wakes == self.wakes
-            && state.line.has(number)
+            && state.line.has(turn)
         {
-            let bell = Arc::new(Condvar::new());
-            drop(state.line.set_bell(number, Bell::Thread(Arc::clone(&bell))));
+            let wakeup = Arc::new(Condvar::new());
+            drop(state.line.set_wakeup(turn, Wakeup::Thread(Arc::clone(&wakeup))));
             match deadline.instant() {
                 Some(at) => {
-                    bell.wait_until(&mut state, at);
+                    wakeup.wait_until(&mut state, at);
                 }
-                None => bell.wait(&mut state),
+                None => wakeup.wait(&mut state),
             }
         }
         self.wakes = state.wakes;
     }
 
     fn take(&mut self) -> Option<Reservation> {
-        let number = self.number.filter(|_| !self.space.is_elsewhere())?;
-        let is_served = !self.space.state.lock().line.has(number);
+        let turn = self.turn.filter(|_| !self.space.is_elsewhere())?;
+        let is_served = !self.space.state.lock().line.has(turn);
         is_served.then(|| {
-            self.number = None;
+            self.turn = None;
             Reservation::of(self.space, self.bytes)
         })
     }
@@ -108,16 +113,16 @@ impl<'a> Request<'a> {
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        let Some(number) = self.number.filter(|_| !self.space.is_elsewhere()) else { return };
+        let Some(turn) = self.turn.filter(|_| !self.space.is_elsewhere()) else { return };
         let mut state = self.space.state.lock();
-        let left = state.line.leave(number);
+        let left = state.line.leave(turn);
         if left.is_none() {
             state.reserved = state.reserved.saturating_sub(self.bytes);
         }
         // The next in line gets the bytes, or is no longer behind this one.
-        let rings = self.space.serve(&mut state);
+        let wakeups = self.space.serve(&mut state);
         drop(state);
         drop(left);
-        rings.ring();
+        wakeups.wake();
     }
 }

@@ -1,8 +1,8 @@
 //! Log space that somebody has reserved: an append uses it up, and dropping it gives the rest back.
 
 use super::LogSpace;
-use crate::line::Rank;
 use crate::sync::Arc;
+use crate::task::wait_queue::Priority;
 
 /// So many bytes of the log. Nobody else is given them while this is there.
 #[derive(Debug)]
@@ -23,9 +23,9 @@ impl Reservation {
         Self { space: Arc::clone(space), bytes }
     }
 
-    /// Reserves `bytes`, if the log has them beside all earlier reservations, and no caller of this rank waits for space.
-    pub(crate) fn try_new(space: &Arc<LogSpace>, rank: Rank, bytes: u64) -> Option<Self> {
-        space.try_set_aside(rank, bytes).then(|| Self::of(space, bytes))
+    /// Reserves `bytes`, if the log has them beside all earlier reservations, and no caller of this priority waits for space.
+    pub(crate) fn try_new(space: &Arc<LogSpace>, priority: Priority, bytes: u64) -> Option<Self> {
+        space.try_set_aside(priority, bytes).then(|| Self::of(space, bytes))
     }
 
     /// How many of `bytes` are not reserved.

@@ -1,0 +1,123 @@
+//! What becomes of a group, and those who wait to be told.
+
+use std::task::{Context, Poll};
+
+use crate::sync::{Arc, AtomicU8, Mutex, Ordering, Thread, current};
+use crate::task::wait_list::{WaitList, WaiterId};
+
+/// How many threads a woken thread wakes in turn.
+const WAKES: usize = 2;
+
+const PENDING: u8 = 0;
+const DURABLE: u8 = 1;
+const FAILED: u8 = 2;
+
+/// How a group ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GroupEnd {
+    /// It is durable and published.
+    Durable,
+    /// It may be durable or not.
+    Failed,
+}
+
+/// What became of a group.
+#[derive(Debug, Default)]
+pub(super) struct CommitStatus {
+    state: AtomicU8,
+    /// Threads that wait. Leaf lock.
+    waiters: Mutex<Vec<Thread>>,
+    /// Tasks that wait.
+    tasks: WaitList,
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+#[must_use = "an entry is durable once its ticket was waited for"]
+pub(crate) struct Ticket {
+    pub(super) status: Arc<CommitStatus>,
+    /// Where a task waits for it.
+    waiter: WaiterId,
+}
+
+impl Ticket {
+    pub(super) fn new(status: &Arc<CommitStatus>) -> Self {
+        Self { status: Arc::clone(status), waiter: WaiterId::default() }
+    }
+
+    /// Whether its entry is durable.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.status.end() == Some(GroupEnd::Durable)
+    }
+
+    /// Waits for the end, as a task.
+    pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<GroupEnd> {
+        let Self { status, waiter } = self;
+        status.tasks.poll(waiter, context, || status.end())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.status.tasks.leave(&self.waiter);
+    }
+}
+
+impl CommitStatus {
+    pub(super) fn settle(&self, end: GroupEnd) {
+        let state = match end {
+            GroupEnd::Durable => DURABLE,
+            GroupEnd::Failed => FAILED,
+        };
+        let waiters = self.waiters.lock();
+        self.state.store(state, Ordering::Release);
+        drop(waiters);
+        self.tasks.wake_all();
+        self.wake_some();
+    }
+
+    /// How it ended, once it has.
+    pub(super) fn end(&self) -> Option<GroupEnd> {
+        match self.state.load(Ordering::Acquire) {
+            PENDING => None,
+            DURABLE => Some(GroupEnd::Durable),
+            _ => Some(GroupEnd::Failed),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Wakes a few; each of them wakes a few more. Whoever settles has no time to wake them all.
+    pub(super) fn wake_some(&self) {
+        let mut waiters = self.waiters.lock();
+        if waiters.is_empty() {
+            return;
+        }
+        let from = waiters.len().saturating_sub(WAKES);
+        let woken = waiters.split_off(from);
+        drop(waiters);
+        woken.iter().for_each(Thread::unpark);
+    }
+
+    /// Wakes a thread to take over, if one waits; leaves it in the list, for it may find that somebody else leads by then.
+    pub(super) fn wake_a_leader(&self) -> bool {
+        let thread = self.waiters.lock().first().cloned();
+        thread.is_some_and(|thread| {
+            thread.unpark();
+            true
+        })
+    }
+
+    /// Puts the calling thread into the list, unless the group is settled.
+    pub(super) fn register(&self) -> bool {
+        let mut waiters = self.waiters.lock();
+        let pending = self.end().is_none();
+        if pending {
+            waiters.push(current());
+        }
+        pending
+    }
+}

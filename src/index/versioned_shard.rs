@@ -1,0 +1,116 @@
+//! A shard with its lock, and the version that every change of it raises.
+
+use std::ops::Deref;
+
+use crossbeam::utils::CachePadded;
+
+use super::shard::Shard;
+use super::slot::Slot;
+use crate::key::Digest;
+use crate::sync::{AtomicU64, Ordering, RwLock};
+
+/// A shard, its lock, and what lookups count: these together, so that they share cache lines.
+///
+/// Who holds a shard's lock takes no other. Only a batch of lookups, [`Index::records`](super::Index::records), does: read locks of
+/// other shards, in ascending order, each once. So of those who wait for each other, the one that waits for the highest shard waits
+/// for somebody who waits for nobody.
+#[derive(Debug, Default)]
+pub(super) struct VersionedShard {
+    shard: RwLock<Shard>,
+    pub(super) replayed: AtomicU64,
+    pub(super) waited: AtomicU64,
+    pub(super) loaded: AtomicU64,
+    /// Raised under the lock by whoever may change the shard. On a line that no lookup writes.
+    version: CachePadded<AtomicU64>,
+}
+
+/// What a shard's version was while somebody held its lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ShardVersion(u64);
+
+impl VersionedShard {
+    pub(super) fn read(&self) -> impl Deref<Target = Shard> {
+        self.shard.read()
+    }
+
+    /// What the shard holds for a key.
+    #[inline]
+    pub(super) fn get(&self, digest: Digest) -> Slot {
+        self.read().get(digest).cloned().unwrap_or_default()
+    }
+
+    /// The same, and the version for [`is_unchanged_since`](Self::is_unchanged_since).
+    pub(super) fn get_with_version(&self, digest: Digest) -> (Slot, ShardVersion) {
+        let shard = self.read();
+        // Exact, for whoever raises it has the lock.
+        let version = ShardVersion(self.version.load(Ordering::Relaxed));
+        (shard.get(digest).cloned().unwrap_or_default(), version)
+    }
+
+    /// The one way to change a shard that others can see.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut Shard) -> R) -> R {
+        let mut shard = self.shard.write();
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::SeqCst);
+        change(&mut shard)
+    }
+
+    /// Whether nothing of the shard has changed since somebody found this version: what was found under the lock then would be found
+    /// under the lock now.
+    ///
+    /// Whoever changes the shard raises the version first. A change that happens before this call has its raise before it as well, and
+    /// a load never gives what was there before a store that happens before the load. So no change is missed that the caller
+    /// could know of.
+    ///
+    /// Any order would do for that: what the caller has of the shard is a copy. Both are `SeqCst` because of pairs of keys. One thread
+    /// changes a key and then asks for another, a second thread does it the other way round: one of them must see what the other did,
+    /// as with locks. With weaker orders both loads could come before both stores.
+    #[inline]
+    pub(super) fn is_unchanged_since(&self, version: ShardVersion) -> bool {
+        self.version.load(Ordering::SeqCst) == version.0
+    }
+
+    /// The shard of an index that nobody else has, and that nobody was answered from: its version can stay.
+    pub(super) fn get_mut(&mut self) -> &mut Shard {
+        self.shard.get_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Change, Index};
+    use super::*;
+    use crate::Timestamp;
+    use crate::record::{Record, RecordLocation, RecordParts, Relocation};
+
+    #[test]
+    fn whatever_may_change_a_shard_raises_its_version_and_lookups_do_not() {
+        let digest = RecordParts::example(1).digest;
+        let record = Record::new(&RecordParts::example(1), Some(RecordLocation::new(3, 4)));
+        let index = Index::new(1, 0, Timestamp::default());
+        let locked = index.locked(digest);
+        let raises = |what: &dyn Fn()| {
+            let (_, version) = locked.get_with_version(digest);
+            assert!(locked.is_unchanged_since(version));
+            what();
+            !locked.is_unchanged_since(version)
+        };
+        assert!(raises(&|| index.change(digest, |_| (Change::Set(Slot::cached(record.clone())), ()))));
+        assert!(!raises(&|| drop((index.get(digest), index.snapshot(0), index.sizes(), index.hits()))));
+        assert!(raises(&|| assert_eq!(
+            index.pin_in_memory(RecordLocation::new(3, 4), &record.without_body()),
+            Relocation::Moved
+        )));
+        assert!(raises(&|| index.drop_cached(&record)));
+        assert!(!raises(&|| index.cache(digest, &record)), "there is no room for it");
+        assert!(raises(&|| drop(index.sweep(0, 0, Timestamp::default()))));
+        index.change(digest, |_| (Change::Set(Slot::cached(record.clone())), ()));
+        assert!(raises(&|| index.evict()));
+        assert!(!raises(&|| index.evict()), "there is nothing to evict");
+
+        let index = Index::new(1, 1 << 20, Timestamp::default());
+        let (_, version) = index.locked(digest).get_with_version(digest);
+        index.cache(digest, &record);
+        assert!(!index.locked(digest).is_unchanged_since(version));
+    }
+}

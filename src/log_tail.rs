@@ -1,0 +1,238 @@
+//! The tail: what the log holds and the store does not yet, folded to one last word a key.
+//!
+//! Whoever publishes folds each group in, recovery folds in what it replays, and a checkpoint takes the
+//! whole and moves it to the store. Both go through the same code, so what a crash leaves behind is checkpointed like
+//! anything else.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasherDefault;
+
+use crate::Timestamp;
+use crate::attempt::Attempt;
+use crate::codec::{self, IntentRow, ScopeRow};
+use crate::key::{Digest, DigestMap};
+use crate::policy::Policy;
+use crate::record::Record;
+use crate::store::Batch;
+use crate::sync::Arc;
+
+/// The last word on a key.
+#[derive(Clone, Debug)]
+pub(crate) enum KeyState {
+    /// It has a record.
+    Done(Record),
+    /// A claim is out, or was interrupted.
+    Open(Arc<Attempt>),
+    /// It is vacant.
+    Vacant,
+}
+
+#[derive(Debug)]
+struct KeyUpdate {
+    last: KeyState,
+    /// A record in the store, or on its way there, was forgotten; until when it would have been remembered.
+    forgotten_until: Option<Timestamp>,
+}
+
+/// Everything since the last checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct LogTail {
+    words: DigestMap<KeyUpdate>,
+    /// Scopes that were given a policy.
+    scopes: BTreeMap<Box<[u8]>, Policy>,
+    /// Sequence of the last frame folded in; zero for none.
+    pub(crate) seq: u64,
+    /// When the oldest thing in here was folded in.
+    pub(crate) since: Option<Timestamp>,
+    /// When the first of its bodies expires.
+    due: Option<Timestamp>,
+}
+
+impl LogTail {
+    /// Nothing yet, after the frame with this sequence; made for as many keys as the last one had.
+    pub(crate) fn after(seq: u64, keys: usize) -> Self {
+        let words = DigestMap::with_capacity_and_hasher(keys, BuildHasherDefault::default());
+        Self { words, seq, ..Self::default() }
+    }
+
+    /// Keys and scopes in here.
+    pub(crate) fn len(&self) -> usize {
+        self.words.len() + self.scopes.len()
+    }
+
+    pub(crate) fn fold(
+        &mut self,
+        digest: Digest,
+        last: KeyState,
+        forgotten_until: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        self.since.get_or_insert(now);
+        if let KeyState::Done(record) = &last
+            && !record.body().is_empty()
+        {
+            let expires = record.expires();
+            self.due = Some(self.due.map_or(expires, |due| due.min(expires)));
+        }
+        let forgotten_until = match self.words.get(&digest) {
+            // No checkpoint has taken the record that is forgotten, so no block has to be hidden.
+            Some(KeyUpdate { last: KeyState::Done(_), forgotten_until: None }) => None,
+            earlier => forgotten_until.max(earlier.and_then(|word| word.forgotten_until)),
+        };
+        self.words.insert(digest, KeyUpdate { last, forgotten_until });
+    }
+
+    /// Whether a body in here has expired.
+    pub(crate) fn has_due(&self, now: Timestamp) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    pub(crate) fn set_policy(&mut self, scope: &[u8], policy: Policy, now: Timestamp) {
+        self.since.get_or_insert(now);
+        self.scopes.insert(scope.into(), policy);
+    }
+
+    /// Puts a tail whose checkpoint failed back under this one, which is newer.
+    pub(crate) fn put_back(&mut self, older: Self) {
+        let newer = std::mem::replace(self, older);
+        self.seq = self.seq.max(newer.seq);
+        // `None` where there is nothing in it.
+        let since = newer.since.unwrap_or_default();
+        for (digest, word) in newer.words {
+            self.fold(digest, word.last, word.forgotten_until, since);
+        }
+        for (scope, policy) in newer.scopes {
+            self.set_policy(&scope, policy, since);
+        }
+    }
+
+    /// What a checkpoint has to write. A key's claim row ends with anything but an open claim.
+    pub(crate) fn batch(&self, reclaim_max: u64) -> Batch {
+        let mut batch = Batch { reclaim_max, ..Batch::default() };
+        for (name, policy) in &self.scopes {
+            let mut row = Vec::new();
+            codec::encode_into(&ScopeRow { name, policy: policy.row() }, &mut row);
+            batch.scopes.push((name.clone(), row));
+        }
+        for (digest, word) in &self.words {
+            batch.forgotten.extend(word.forgotten_until.map(|until| (*digest, until)));
+            match &word.last {
+                KeyState::Done(record) => {
+                    batch.records.push(record.clone());
+                    batch.ended.push(*digest);
+                }
+                KeyState::Open(attempt) => {
+                    let mut row = Vec::new();
+                    let progress = attempt.progress();
+                    let open = IntentRow { progress: progress.as_deref(), ..attempt.row() };
+                    codec::encode_into(&open, &mut row);
+                    batch.claims.push((*digest, row));
+                }
+                KeyState::Vacant => batch.ended.push(*digest),
+            }
+        }
+        // In the order of digests: the tables are trees, and a run of the simulator must be repeatable.
+        batch.ended.sort_unstable();
+        batch.claims.sort_unstable_by_key(|(digest, _)| *digest);
+        batch.forgotten.sort_unstable();
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::AttemptParts;
+
+    const KEY: Digest = Digest::from_u128(1);
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_millis(ms)
+    }
+
+    #[test]
+    fn a_forgotten_record_stays_forgotten_whatever_follows() {
+        let mut tail = LogTail::default();
+        tail.fold(KEY, KeyState::Vacant, Some(at(9)), at(1));
+        tail.fold(KEY, KeyState::Vacant, None, at(2));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+        assert_eq!(tail.since, Some(at(1)));
+    }
+
+    fn done() -> KeyState {
+        KeyState::Done(Record::new(&crate::record::RecordParts::example(1), None))
+    }
+
+    #[test]
+    fn a_record_that_no_checkpoint_took_is_forgotten_without_a_row() {
+        let mut tail = LogTail::default();
+        tail.fold(KEY, done(), None, at(1));
+        tail.fold(KEY, KeyState::Vacant, Some(at(9)), at(2));
+        let batch = tail.batch(0);
+        assert!(batch.forgotten.is_empty() && batch.records.is_empty());
+        assert_eq!(batch.ended, [KEY]);
+        // One that the store has, forgotten and completed and forgotten again, needs it still.
+        let mut tail = LogTail::default();
+        tail.fold(KEY, KeyState::Vacant, Some(at(9)), at(1));
+        tail.fold(KEY, done(), None, at(2));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+        tail.fold(KEY, KeyState::Vacant, Some(at(7)), at(3));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+    }
+
+    #[test]
+    fn a_record_of_a_checkpoint_that_failed_is_forgotten_without_a_row() {
+        let mut older = LogTail::after(4, 0);
+        older.fold(KEY, done(), None, at(1));
+        let mut tail = LogTail::after(6, 0);
+        // While the checkpoint was at it nobody could know.
+        tail.fold(KEY, KeyState::Vacant, Some(at(9)), at(3));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+        tail.put_back(older);
+        assert!(tail.batch(0).forgotten.is_empty());
+    }
+
+    fn open() -> KeyState {
+        KeyState::Open(Arc::new(Attempt::new(AttemptParts { digest: KEY, ..AttemptParts::example(1) })))
+    }
+
+    #[test]
+    fn what_came_later_has_the_last_word_over_what_is_put_back() {
+        let mut older = LogTail::after(4, 0);
+        older.fold(KEY, open(), None, at(1));
+        let mut tail = LogTail::after(6, 0);
+        tail.fold(KEY, KeyState::Vacant, None, at(3));
+        tail.put_back(older);
+        let batch = tail.batch(0);
+        assert!(batch.claims.is_empty());
+        assert_eq!(batch.ended, [KEY]);
+    }
+
+    #[test]
+    fn what_is_put_back_lies_under_what_came_since() {
+        let mut older = LogTail::after(4, 0);
+        older.fold(KEY, KeyState::Vacant, Some(at(9)), at(1));
+        older.fold(Digest::from_u128(2), KeyState::Vacant, None, at(1));
+        let mut tail = LogTail::after(6, 0);
+        tail.fold(KEY, KeyState::Vacant, None, at(3));
+        tail.put_back(older);
+        assert_eq!((tail.seq, tail.len(), tail.since), (6, 2, Some(at(1))));
+        assert_eq!(tail.batch(0).forgotten, [(KEY, at(9))]);
+    }
+
+    #[test]
+    fn a_policy_that_was_declared_since_outlasts_what_is_put_back() {
+        let policies =
+            [5, 6].map(|days| Policy::default().ttl(std::time::Duration::from_secs(days * 86_400)));
+        let [earlier, later] = policies;
+        let mut older = LogTail::after(4, 0);
+        older.set_policy(b"scope", earlier, at(1));
+        older.set_policy(b"other", earlier, at(1));
+        let mut tail = LogTail::after(6, 0);
+        tail.set_policy(b"scope", later, at(3));
+        tail.put_back(older);
+        let expected: BTreeMap<Box<[u8]>, Policy> =
+            [(b"scope".as_slice().into(), later), (b"other".as_slice().into(), earlier)].into();
+        assert_eq!(tail.scopes, expected);
+    }
+}

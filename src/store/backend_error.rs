@@ -1,0 +1,136 @@
+//! What can go wrong on the way through redb, panics included, on its way to an error of ours.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use redb::TableHandle;
+
+use crate::codec::BadBytes;
+use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
+use crate::key::Digest;
+
+/// Anything that can go wrong on the way through redb.
+pub(super) struct BackendError {
+    /// Where, if it is known closer than the file.
+    place: Option<String>,
+    kind: TroubleKind,
+}
+
+enum TroubleKind {
+    Io(io::Error),
+    Damaged(String),
+}
+
+impl BackendError {
+    pub(super) fn at(place: String, bad: BadBytes) -> Self {
+        Self { place: Some(place), kind: TroubleKind::Damaged(bad.0) }
+    }
+
+    pub(super) fn row(table: &impl TableHandle, digest: Digest, bad: BadBytes) -> Self {
+        Self::at(format!("table `{}`, row {:032x}", table.name(), digest.as_u128()), bad)
+    }
+
+    pub(super) fn unexpected(what: &'static str) -> Self {
+        Self { place: None, kind: TroubleKind::Io(io::Error::other(what)) }
+    }
+
+    pub(super) fn from_open_error(error: OpenError) -> Self {
+        Self { place: None, kind: TroubleKind::Io(io::Error::other(error)) }
+    }
+
+    /// The disk's doing, as far as it says.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self.kind, TroubleKind::Io(_))
+    }
+
+    pub(super) fn into_failure(self, path: &Path) -> Failure {
+        self.told(path, Failure::Io, Failure::Damaged)
+    }
+
+    pub(super) fn into_open_error(self, path: &Path) -> OpenError {
+        self.told(path, OpenError::Io, OpenError::Damaged)
+    }
+
+    pub(super) fn into_read_error(self, path: &Path) -> ReadError {
+        self.told(path, ReadError::Io, ReadError::Damaged)
+    }
+
+    /// As an error of ours.
+    fn told<E>(self, path: &Path, io: impl FnOnce(IoFailure) -> E, damaged: impl FnOnce(Damage) -> E) -> E {
+        match self.kind {
+            TroubleKind::Io(error) => io(IoFailure::new(path, "accessing", error)),
+            TroubleKind::Damaged(what) => {
+                damaged(Damage::new(path, self.place.unwrap_or_else(|| "an unknown page".to_owned()), what))
+            }
+        }
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for BackendError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "redb's enum grows")]
+    fn from(error: E) -> Self {
+        let kind = match error.into() {
+            redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                TroubleKind::Damaged("the file is cut off".to_owned())
+            }
+            redb::Error::Io(error) => TroubleKind::Io(error),
+            redb::Error::PreviousIo => {
+                TroubleKind::Io(io::Error::other("an earlier I/O error stopped the store"))
+            }
+            redb::Error::DatabaseClosed => TroubleKind::Io(io::Error::other("the store is closed")),
+            // Of all the rest, none happens to a file that is as redb left it.
+            other => TroubleKind::Damaged(other.to_string()),
+        };
+        Self { place: None, kind }
+    }
+}
+
+/// Runs code that goes through redb. redb can panic on a file that was altered behind its back; here that is an error
+/// like any other.
+pub(super) fn catch_backend_panic<T>(
+    run: impl FnOnce() -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let what = format!("its pages make no sense: {}", said(&*panic));
+        Err(BackendError { place: None, kind: TroubleKind::Damaged(what) })
+    })
+}
+
+/// The message of a panic.
+pub(super) fn said(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let is_disk_full = |kind: io::ErrorKind| {
+            let failure = BackendError::from(redb::Error::Io(kind.into())).into_failure(Path::new("f"));
+            let Failure::Io(failure) = failure else { panic!("{failure}") };
+            failure.is_disk_full()
+        };
+        assert!(is_disk_full(io::ErrorKind::StorageFull));
+        assert!(!is_disk_full(io::ErrorKind::Other));
+    }
+
+    #[test]
+    fn a_database_that_has_stopped_or_is_closed_is_not_damaged() {
+        for error in [redb::Error::PreviousIo, redb::Error::DatabaseClosed] {
+            assert!(BackendError::from(error).is_io());
+        }
+        assert!(!BackendError::from(redb::Error::Io(io::ErrorKind::UnexpectedEof.into())).is_io());
+    }
+
+    #[test]
+    fn a_panic_inside_is_damage_with_its_words() {
+        let caught: Result<(), _> = catch_backend_panic(|| panic!("page {} is odd", 7));
+        let failure = caught.err().unwrap().into_failure(Path::new("f"));
+        assert!(failure.to_string().contains("page 7 is odd"), "{failure}");
+    }
+}

@@ -1,0 +1,132 @@
+//! Carrying over: what is still to be remembered of blocks that go moves on, without its bodies.
+//!
+//! A checkpoint drops a block when the last of its bodies has expired, and writes tombstones of the keys that are to be remembered
+//! for longer into new blocks, in the same transaction. So a crash finds the old block or the new one, never neither.
+//!
+//! Readers may hold the old place meanwhile. Before the block leaves the directory every key that the index knows to lie there has
+//! its tombstone in memory (`pin_in_memory`), so whoever finds the block gone looks at the index again and finds that. A place that the
+//! index still names after its block is gone therefore belongs to a key that is no longer remembered.
+
+use std::collections::HashSet;
+
+use redb::{Database, ReadableDatabase};
+
+use super::backend_error::{BackendError, catch_backend_panic};
+use super::block::{self, read_record};
+use super::owned::Owned;
+use super::{BLOCKS, Batch, BlockInfo, Due, INDEX, Store, StoreError};
+use crate::Timestamp;
+use crate::codec::BadBytes;
+use crate::key::Digest;
+use crate::record::{Record, RecordLocation, Relocation};
+
+/// Tombstones, or records, on their way to new blocks.
+#[derive(Debug, Default)]
+pub(super) struct Relocated(pub(super) Vec<MovingRecord>);
+
+#[derive(Debug)]
+pub(super) struct MovingRecord {
+    pub(super) from: RecordLocation,
+    pub(super) record: Record,
+}
+
+impl Relocated {
+    pub(super) fn records(&self) -> Vec<Record> {
+        self.0.iter().map(|moving| moving.record.clone()).collect()
+    }
+
+    /// The blocks stay after all: what was pinned lies where its record lies.
+    pub(super) fn put_back(&self) {
+        for moving in &self.0 {
+            moving.record.set_location(moving.from);
+        }
+    }
+}
+
+impl Store {
+    /// Takes what is still to be remembered out of the blocks that are due. A block that can't go now is taken out of `due`.
+    ///
+    /// Blocks with nothing to remember are not read.
+    pub(super) fn relocate(
+        &self,
+        database: &Database,
+        due: &mut Due,
+        batch: &Batch,
+        now: Timestamp,
+        pin: &impl Fn(RecordLocation, &Record) -> Relocation,
+    ) -> Result<Relocated, StoreError> {
+        let forgotten_now: HashSet<Digest> = batch.forgotten.iter().map(|(digest, _)| *digest).collect();
+        let mut carried = Relocated::default();
+        let mut go = Vec::with_capacity(due.blocks.len());
+        for (number, info) in std::mem::take(&mut due.blocks) {
+            if info.remembered_until <= now {
+                go.push((number, info));
+                continue;
+            }
+            // What is forgotten must not move: its row hides blocks by their numbers, and the new one is higher.
+            let is_forgotten = |digest| forgotten_now.contains(&digest) || self.hides(digest, number);
+            let is_remembered = |digest, until| until > now && !is_forgotten(digest);
+            let found = self.remembered(database, number, info, is_remembered, Record::without_body);
+            let found = found.map_err(|trouble| {
+                carried.put_back();
+                self.access.failed(trouble)
+            })?;
+            match found {
+                Ok(moving) if moving.iter().all(|it| pin(it.from, &it.record) != Relocation::Stays) => {
+                    carried.0.extend(moving);
+                    go.push((number, info));
+                }
+                // One of its keys is being forgotten at this moment. The block goes next time.
+                Ok(moving) => Relocated(moving).put_back(),
+                // Its keys are answered with the damage for as long as they would have been remembered.
+                Err(_damaged) => self.keep_unreadable(number),
+            }
+        }
+        due.blocks = go;
+        Ok(carried)
+    }
+
+    /// Whether a row of `forgotten` says that this block does not count for this key.
+    fn hides(&self, digest: Digest, block: u64) -> bool {
+        self.forgotten.lock().get(digest).is_some_and(|row| block < row.limit)
+    }
+
+    pub(super) fn keep_unreadable(&self, number: u64) {
+        self.directory.write().keep_unreadable(number);
+    }
+
+    /// What is to move of those entries of a block that are to be remembered.
+    pub(super) fn remembered(
+        &self,
+        database: &Database,
+        number: u64,
+        info: BlockInfo,
+        is_remembered: impl Fn(Digest, Timestamp) -> bool,
+        moved: impl Fn(&Record) -> Record,
+    ) -> Result<Result<Vec<MovingRecord>, BadBytes>, BackendError> {
+        catch_backend_panic(|| {
+            let transaction = Owned::new(database.begin_read()?);
+            let (blocks, index) = (transaction.open_table(BLOCKS)?, transaction.open_table(INDEX)?);
+            let key = (info.due.as_millis(), number);
+            let (Some(block), Some(index)) = (blocks.get(key)?, index.get(key)?) else {
+                return Ok(Err(BadBytes("the block is missing".to_owned())));
+            };
+            let mut places = Vec::new();
+            let listed = block::read_index(
+                (info.due, number),
+                index.value(),
+                &self.checksummer,
+                |digest, until, place| {
+                    if is_remembered(digest, until) {
+                        places.push((digest, place));
+                    }
+                },
+            );
+            let read = |(digest, from)| {
+                let record = read_record(block.value(), from, digest, &self.checksummer)?;
+                Ok(MovingRecord { from, record: moved(&record) })
+            };
+            Ok(listed.and_then(|_| places.into_iter().map(read).collect()))
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! Deadlines of tasks: a task can't sleep until one, so a thread of the engine's wakes it.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use crate::clock::Deadline;
+use crate::fork;
+use crate::sync::Mutex;
+use crate::task::notifier::Notifier;
+use crate::task::wait_list::wake;
+
+/// Who is to be woken when.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    /// Calls the thread that waits for it: a deadline comes before all others.
+    timekeeper: Notifier,
+    generation: u64,
+    /// Leaf lock. Not held while a waker is called or dropped.
+    due: Mutex<Due>,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    next: u64,
+    wakers: BTreeMap<(Instant, u64), Waker>,
+}
+
+impl Timers {
+    pub(crate) fn new(timekeeper: Notifier) -> Self {
+        Self { timekeeper, generation: fork::generation(), due: Mutex::default() }
+    }
+
+    /// Runs `future` until the deadline; `None` where that passes first.
+    pub(crate) async fn timeout<T>(&self, deadline: Deadline, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        let mut timer = Timer { timers: self, key: None };
+        poll_fn(|context| {
+            if let Poll::Ready(value) = future.as_mut().poll(context) {
+                return Poll::Ready(Some(value));
+            }
+            if deadline.has_passed() {
+                return Poll::Ready(None);
+            }
+            if let Some(at) = deadline.instant()
+                && timer.set(at, context.waker())
+            {
+                self.timekeeper.notify();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The next deadline.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.due.lock().wakers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Wakes all whose deadline has passed.
+    pub(crate) fn fire(&self) {
+        // The task that was woken last may have forked.
+        while self.generation == fork::generation() {
+            let mut due = self.due.lock();
+            let Some(first) = due.wakers.first_entry() else { return };
+            if !Deadline::at(first.key().0).has_passed() {
+                return;
+            }
+            let waker = first.remove();
+            drop(due);
+            wake(waker);
+        }
+    }
+}
+
+/// One task's deadline; taken back when dropped.
+struct Timer<'a> {
+    timers: &'a Timers,
+    key: Option<(Instant, u64)>,
+}
+
+impl Timer<'_> {
+    /// Whether this is the next of all deadlines now, and was not before.
+    fn set(&mut self, at: Instant, waker: &Waker) -> bool {
+        let waker = waker.clone();
+        let mut due = self.timers.due.lock();
+        let key = *self.key.get_or_insert_with(|| {
+            due.next += 1;
+            (at, due.next)
+        });
+        let old = due.wakers.insert(key, waker);
+        let is_next = old.is_none() && due.wakers.first_key_value().is_some_and(|(first, _)| *first == key);
+        drop(due);
+        drop(old);
+        is_next
+    }
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        let Some(key) = self.key else { return };
+        // In a forked child they may be locked for ever.
+        if self.timers.generation != fork::generation() {
+            return;
+        }
+        let waker = self.timers.due.lock().wakers.remove(&key);
+        drop(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use std::task::Context;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_ready_is_given_even_past_the_deadline() {
+        let timers = Timers::new(Notifier::pair().0);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waiting = pin!(timers.timeout(Deadline::after(Duration::ZERO), ready(7)));
+        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(Some(7)));
+        let mut waiting = pin!(timers.timeout(Deadline::after(Duration::ZERO), pending::<()>()));
+        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(None));
+    }
+
+    #[test]
+    fn the_earliest_deadline_calls_the_timekeeper_and_a_dropped_one_is_forgotten() {
+        let (notifier, listener) = Notifier::pair();
+        let timers = Timers::new(notifier);
+        let mut context = Context::from_waker(Waker::noop());
+        let hour = Duration::from_secs(3_600);
+        {
+            let mut early = pin!(timers.timeout(Deadline::after(hour), pending::<()>()));
+            let mut late = pin!(timers.timeout(Deadline::after(2 * hour), pending::<()>()));
+            for called in [true, false] {
+                assert!(early.as_mut().poll(&mut context).is_pending());
+                assert_eq!(listener.take(), called);
+                assert!(late.as_mut().poll(&mut context).is_pending());
+                assert!(!listener.take());
+            }
+            timers.fire();
+            assert!(timers.next().is_some());
+        }
+        assert!(timers.next().is_none());
+    }
+}

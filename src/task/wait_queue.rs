@@ -1,0 +1,137 @@
+//! Callers that wait in line for something limited. They are served in order, and only a caller that is served is woken: what is given
+//! back costs no more where many wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::Waker;
+
+use crate::sync::{Arc, Condvar};
+use crate::task::wait_list::wake;
+
+/// Which callers are served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Priority {
+    /// A claim that is out: once it has ended it gives back more than it takes now.
+    Claim,
+    /// Anything else.
+    Other,
+}
+
+/// A place in the line. Lower numbers are served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn(Priority, u64);
+
+/// How a caller that waits is woken.
+#[derive(Debug)]
+pub(crate) enum Wakeup {
+    Thread(Arc<Condvar>),
+    Task(Waker),
+}
+
+/// The line. It lies under the lock of what it is a line for; callers are woken once that is free, for a waker is code of others.
+#[derive(Debug, Default)]
+pub(crate) struct WaitQueue {
+    next: u64,
+    waiting: BTreeMap<Turn, Waiting>,
+    /// Those of them that stop waiting when they are told that it is in vain.
+    hopeful: BTreeSet<Turn>,
+}
+
+/// A caller in the line.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    bytes: u64,
+    /// `None` until it waits, and once it was woken.
+    wakeup: Option<Wakeup>,
+}
+
+/// Callers to wake.
+#[derive(Debug, Default)]
+#[must_use = "somebody waits for them"]
+pub(crate) struct Wakeups(Vec<Wakeup>);
+
+impl Wakeups {
+    pub(crate) fn wake(self) {
+        if self.0.is_empty() {
+            return;
+        }
+        for wakeup in self.0 {
+            match wakeup {
+                Wakeup::Thread(condvar) => {
+                    condvar.notify_all();
+                }
+                Wakeup::Task(waker) => wake(waker),
+            }
+        }
+    }
+}
+
+impl WaitQueue {
+    /// Puts a caller that needs so many bytes behind the others of its priority. One that is `hopeful` is told when it waits in vain.
+    pub(crate) fn join(&mut self, bytes: u64, priority: Priority, hopeful: bool) -> Turn {
+        let turn = Turn(priority, self.next);
+        self.next += 1;
+        if hopeful {
+            self.hopeful.insert(turn);
+        }
+        self.waiting.insert(turn, Waiting { bytes, wakeup: None });
+        turn
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// What the first needs; nothing where nobody waits.
+    pub(crate) fn first_bytes(&self) -> u64 {
+        self.waiting.first_key_value().map_or(0, |(_, first)| first.bytes)
+    }
+
+    /// What the first of those needs that are told when they wait in vain.
+    pub(crate) fn first_hopeful_bytes(&self) -> Option<u64> {
+        self.hopeful.first().and_then(|turn| self.waiting.get(turn)).map(|waiting| waiting.bytes)
+    }
+
+    /// Wakes the first of those.
+    pub(crate) fn wake_first_hopeful(&mut self, wakeups: &mut Wakeups) {
+        let first = self.hopeful.first().and_then(|turn| self.waiting.get_mut(turn));
+        wakeups.0.extend(first.and_then(|waiting| waiting.wakeup.take()));
+    }
+
+    /// Whether a caller that comes now would be the first.
+    pub(crate) fn is_free_for(&self, priority: Priority) -> bool {
+        self.waiting.first_key_value().is_none_or(|(Turn(first, _), _)| *first > priority)
+    }
+
+    /// Whether a caller still waits: not once it was served.
+    pub(crate) fn has(&self, turn: Turn) -> bool {
+        self.waiting.contains_key(&turn)
+    }
+
+    /// Has a caller woken by `wakeup`; gives the one before, to be dropped without the lock.
+    pub(crate) fn set_wakeup(&mut self, turn: Turn, wakeup: Wakeup) -> Option<Wakeup> {
+        self.waiting.get_mut(&turn).and_then(|waiting| waiting.wakeup.replace(wakeup))
+    }
+
+    /// Serves callers from the first on, as long as `take` has what they need.
+    pub(crate) fn serve(&mut self, mut take: impl FnMut(u64) -> bool) -> Wakeups {
+        let mut wakeups = Wakeups::default();
+        while let Some(first) = self.waiting.first_entry()
+            && take(first.get().bytes)
+        {
+            self.hopeful.remove(first.key());
+            wakeups.0.extend(first.remove().wakeup);
+        }
+        wakeups
+    }
+
+    /// Takes a caller out that no longer waits; `None` where it was served before.
+    pub(crate) fn leave(&mut self, turn: Turn) -> Option<Waiting> {
+        self.hopeful.remove(&turn);
+        self.waiting.remove(&turn)
+    }
+
+    /// Wakes all, so that they look again. They keep their places.
+    pub(crate) fn wake_all(&mut self) -> Wakeups {
+        Wakeups(self.waiting.values_mut().filter_map(|waiting| waiting.wakeup.take()).collect())
+    }
+}

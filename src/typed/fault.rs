@@ -1,0 +1,209 @@
+//! What can go wrong where an operation is run for its caller.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::error::{BeginError, ClaimError, EndError};
+use crate::typed::json::JsonError;
+use crate::{Claim, Pending, Record};
+
+/// How an operation failed, in the words of the operation, which alone can know: see [`Scope::run`](crate::Scope::run). There will be no
+/// fourth kind: each is one way to end a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use = "it says what becomes of the key"]
+pub enum Fault<E> {
+    /// For good: the card was declined. It is stored, and every retry gets it.
+    Final(E),
+    /// This attempt certainly did nothing: the connection was refused. The claim is released, and a retry runs the operation
+    /// again.
+    Retry(E),
+    /// Nobody knows whether it had its effect: the reply did not come. The key is left interrupted: by default nothing runs
+    /// until it is [resolved](crate::Scope::resolve), see [`Recovery`](crate::Recovery). Where in doubt, this one.
+    Unknown(E),
+}
+
+/// Why [`run`](crate::Scope::run) has no stored result to give.
+///
+/// Where the operation ran, its result is in the error:
+///
+/// ```
+/// # use idemkv::{Engine, Fault, Fingerprint, RunError};
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("x.idem"))?;
+/// let measures = engine.scope("measures");
+/// let measured = measures.run("key", Fingerprint::of("request"), |_claim| Ok::<f64, Fault<String>>(f64::NAN));
+/// let Err(RunError::NotStored { result, claim, .. }) = measured else { panic!() };
+/// assert!(result?.is_nan()); // JSON has no such number
+/// if let Some(claim) = claim {
+///     claim.fail("\"not a number\"")?; // what the retries get
+/// }
+/// # let again = measures.run("key", Fingerprint::of("request"), |_claim| Ok::<f64, Fault<String>>(0.0))?;
+/// # assert_eq!(again, Err("not a number".to_owned()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError<T, E> {
+    /// The key could not be begun. This call ran nothing.
+    Begin(BeginError),
+    /// Somebody else still has the claim, and the time is up. This call ran nothing.
+    InFlight(Pending),
+    /// The operation gave [`Fault::Retry`], and the claim was released.
+    Retry(E),
+    /// The operation gave [`Fault::Unknown`]: the key is interrupted.
+    Unknown(E),
+    /// The operation gave [`Fault::Retry`], and the claim could not be released. Where it is still good, `reason` has it
+    /// ([`EndError::into_claim`]): release it later. The key is interrupted once it is dropped.
+    NotReleased {
+        /// What the operation gave.
+        error: E,
+        /// Why the claim could not be released.
+        reason: EndError,
+    },
+    /// The operation ran, and its result could not be stored.
+    NotStored {
+        /// The result. It has happened, whatever the retries will be told.
+        result: Result<T, E>,
+        /// The claim, where nothing was written: end it with something that can be stored. The key is interrupted once it is
+        /// dropped. `None` where the claim was lost, or a commit failed, whose outcome is unknown until the file is opened
+        /// again.
+        claim: Option<Box<Claim>>,
+        /// Why.
+        reason: StoreError,
+    },
+    /// The operation has run before, and its record is not a result of this type.
+    NotReplayed {
+        /// The record.
+        record: Record,
+        /// Why.
+        reason: ReplayError,
+    },
+    /// The task that ran the operation was dropped by its executor, or panicked: the key is interrupted, unless its result
+    /// was stored already.
+    TaskLost,
+}
+
+/// Why a result could not be stored.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// JSON can't carry the result, or not so that it comes back.
+    Json(JsonError),
+    /// The claim could not be completed with it.
+    End(ClaimError),
+}
+
+/// Why a record is no result of the type that was asked for.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// Its body was not kept: see [`Record::is_body_kept`].
+    NotKept,
+    /// Its body is not JSON of that type.
+    Json(JsonError),
+}
+
+impl<T, E> RunError<T, E> {
+    /// Whether the same call can succeed later, with no change. `false` also where it would run an operation again that may have had its
+    /// effect: whether that is all right, the operation has to know.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Begin(error) => error.is_retryable(),
+            Self::InFlight(_) | Self::Retry(_) => true,
+            Self::Unknown(_)
+            | Self::NotReleased { .. }
+            | Self::NotStored { .. }
+            | Self::NotReplayed { .. }
+            | Self::TaskLost => false,
+        }
+    }
+}
+
+impl<T, E> fmt::Display for RunError<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begin(error) => error.fmt(f),
+            Self::InFlight(pending) => write!(
+                f,
+                "attempt {} at the operation is still running; wait for it, or try again later",
+                pending.attempt()
+            ),
+            Self::Retry(_) => f.write_str("the operation did nothing, and says that it can be tried again"),
+            Self::Unknown(_) => f.write_str(
+                "the operation failed, and its effect may have happened; find out before it is run again",
+            ),
+            Self::NotReleased { reason, .. } => write!(
+                f,
+                "the operation did nothing, but its claim could not be released, so the next attempt may be told of an interruption: {reason}"
+            ),
+            Self::NotStored { reason, .. } => write!(
+                f,
+                "the operation has run, but its result could not be stored and comes with this error; act on it, for no retry will get it: {reason}"
+            ),
+            Self::NotReplayed { reason, .. } => write!(
+                f,
+                "the operation has run, but its record is no result of this type; look at the record, and do not run it again: {reason}"
+            ),
+            Self::TaskLost => f.write_str(
+                "the task that ran the operation was dropped or panicked, so its effect may have happened; find out before it is run again",
+            ),
+        }
+    }
+}
+
+impl<T: fmt::Debug, E: fmt::Debug> Error for RunError<T, E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Begin(error) => Some(error),
+            Self::NotReleased { reason, .. } => Some(reason),
+            Self::NotStored { reason, .. } => Some(reason),
+            Self::NotReplayed { reason, .. } => Some(reason),
+            Self::InFlight(_) | Self::Retry(_) | Self::Unknown(_) | Self::TaskLost => None,
+        }
+    }
+}
+
+impl<T, E> From<BeginError> for RunError<T, E> {
+    fn from(error: BeginError) -> Self {
+        Self::Begin(error)
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(error) => write!(f, "it does not come back from JSON ({error}); change its type"),
+            Self::End(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Json(error) => Some(error),
+            Self::End(error) => Some(error),
+        }
+    }
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotKept => f.write_str("its body was not kept"),
+            Self::Json(error) => {
+                write!(f, "its body can't be read ({error}); read it as the type it was stored as")
+            }
+        }
+    }
+}
+
+impl Error for ReplayError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::NotKept => None,
+            Self::Json(error) => Some(error),
+        }
+    }
+}
