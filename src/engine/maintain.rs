@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::commit_cost::{CommitCost, RECLAIM_MIN};
 use super::compaction::Space;
 use super::core::{CallWorker, Core, Counters};
+use super::disk_full::RETRY_AFTER;
 use super::forget::vacated_entry;
 use super::maintenance_state::MaintenanceState;
 use super::publisher::Op;
@@ -53,6 +54,12 @@ impl Core {
     /// How often the worker looks at the clock.
     pub(super) fn tick(&self) -> Duration {
         (self.options.policy.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// How long the worker sleeps where nobody calls it. Callers that wait for a full disk wait for its next try.
+    fn next_step(&self) -> Duration {
+        let retries = self.full.any().is_some() && self.space.is_waited_for();
+        if retries { self.tick().min(RETRY_AFTER) } else { self.tick() }
     }
 
     /// Does what is due.
@@ -166,7 +173,7 @@ impl Core {
             || self.is_log_full()
             || self.fences.are_short()
             || maintenance.unprepared.is_some()
-            || self.full.lock().store.is_some();
+            || self.full.of_store().is_some();
         let checkpointed = is_due && {
             let checkpointed = self.checkpoint(&mut maintenance);
             let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
@@ -260,17 +267,17 @@ impl Core {
             return Ok(());
         }
         let failure = self.commit.failure().or(self.poisoned.get()).cloned();
-        failure.or_else(|| self.full.lock().store.clone().map(Failure::Io)).map_or(Ok(()), Err)
+        failure.or_else(|| self.full.of_store().map(Failure::Io)).map_or(Ok(()), Err)
     }
 
     /// Moves what the log holds to the store and frees its segments; drops expired blocks on the way.
     fn checkpoint(&self, maintenance: &mut MaintenanceState) -> bool {
         let now = self.clock.now();
-        let was_full = self.full.lock().store.is_some();
+        let was_full = self.full.of_store().is_some();
         if self.poisoned.get().is_some() || was_full && now < maintenance.retry_at {
             return false;
         }
-        maintenance.retry_at = now.saturating_add(Duration::from_millis(100));
+        maintenance.retry_at = now.saturating_add(RETRY_AFTER);
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
         let moved = ready.and_then(|()| match &mut maintenance.unprepared {
@@ -294,8 +301,8 @@ impl Core {
         if let Some(failure) = self.commit.failure().or(self.poisoned.get()) {
             return Err(CommitError::Failed(failure.clone()));
         }
-        if self.full.lock().store.is_some() {
-            maintenance.retry_at = self.clock.now().saturating_add(Duration::from_millis(100));
+        if self.full.of_store().is_some() {
+            maintenance.retry_at = self.clock.now().saturating_add(RETRY_AFTER);
             self.store.reopen().map_err(|error| self.store_refused(error))?;
         }
         self.prepare(&mut maintenance.unprepared).map_err(|error| self.store_refused(error))
@@ -331,7 +338,7 @@ impl Core {
             (seq, limit, applied.inspect_err(|_| self.publisher.put_tail_back(tail)))
         });
         let applied = applied?;
-        self.full.lock().store = None;
+        self.full.store_has_room();
         self.fences.move_limit(limit);
         self.space.recycle(seq);
         self.index.evict();
@@ -368,7 +375,7 @@ impl Core {
     fn checkpoint_failed(&self, error: StoreError) {
         match error {
             // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
-            StoreError::Full(failure) => self.full.lock().store = Some(failure),
+            StoreError::Full(failure) => self.full.found_by_store(failure),
             StoreError::Failed(failure) => self.poison(failure),
         }
         self.space.wake();
@@ -398,15 +405,22 @@ impl Core {
         // None once the file is being let go.
         let _maintains = self.maintains();
         let Some(log) = self.log.lock().clone().filter(|_| !self.is_closed()) else { return };
-        while let Some(bytes) = self.space.growth(self.options.log_bytes_max())
-            && self.commit.failure().is_none()
-        {
-            match log.grow(&self.space, bytes) {
-                Ok(()) => self.full.lock().log = None,
+        let now = self.clock.now();
+        // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller may try.
+        if self.options.workers && self.full.is_too_early_for_log(now) {
+            return;
+        }
+        while self.commit.failure().is_none() {
+            let grown = match self.space.growth(self.options.log_bytes_max()) {
+                Some(bytes) => log.grow(&self.space, bytes),
+                // A log that wants nothing lacks nothing, also where the space came from a checkpoint.
+                None => return self.full.log_has_room(),
+            };
+            match grown {
+                Ok(()) => self.full.log_has_room(),
                 Err(failure) if failure.is_disk_full() => {
-                    self.full.lock().log = Some(failure);
-                    self.space.wake();
-                    return;
+                    self.full.found_by_log(failure, now);
+                    return self.space.wake();
                 }
                 Err(failure) => return self.poison(Failure::Io(failure)),
             }
@@ -434,9 +448,8 @@ impl Core {
     fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
         let is_idle =
             maintenance.compaction.is_idle(self.commit.stats().commits, now, IDLE_TICKS * self.tick());
-        let stopped = self.commit.failure().is_some()
-            || self.poisoned.get().is_some()
-            || self.full.lock().any().is_some();
+        let stopped =
+            self.commit.failure().is_some() || self.poisoned.get().is_some() || self.full.any().is_some();
         // What has expired goes first, in as many steps as it takes.
         if !is_idle
             || stopped
@@ -559,7 +572,7 @@ impl Core {
     }
 
     fn last_checkpoint(&self) -> Result<(), Failure> {
-        let is_full = self.full.lock().store.is_some();
+        let is_full = self.full.of_store().is_some();
         let ready = if is_full {
             // Nothing is opened again while tables are read, and there is no later try.
             self.store.await_table_readers();
@@ -605,7 +618,7 @@ pub(super) fn work(core: &Core, listener: &Listener) {
         if !core.gate.is_open() {
             return;
         }
-        let tick = Deadline::after(core.tick());
+        let tick = Deadline::after(core.next_step());
         let next = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
         if !listener.wait(tick.min(next)) || !core.gate.is_open() {
             return;
