@@ -1,4 +1,4 @@
-//! When compacting the file pays.
+//! When compacting the file pays; `compact.rs` does it.
 //!
 //! redb doubles its file when it needs more, and never shrinks it. Compacting costs in proportion to what is live, and the next commit
 //! may double the file again. So it pays where nearly half of the file is free, and not again until there is as much to be had.

@@ -3,7 +3,6 @@
 use super::closing::Closing;
 pub(super) use super::counters::Counters;
 use super::detached_claims::DetachedClaims;
-use super::disk_full::DiskFull;
 use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
@@ -14,12 +13,12 @@ use super::policies::Policies;
 use super::publisher::Publisher;
 use super::reads::Reads;
 use super::threads::EngineThreads;
-use crate::activity::{Activity, is_inside};
+use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::progress::Budget;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::EngineClock;
 use crate::commit::Commit;
-use crate::error::{BeginError, Busy, CommitError, Failure};
+use crate::error::{BeginError, Busy, CommitError, Failure, IoFailure};
 use crate::index::{Change, Index, Slot};
 use crate::key::Secret;
 use crate::observer::{Cause, EndKind, Event as Told};
@@ -61,7 +60,8 @@ pub(crate) struct Core {
     pub(super) poisoned: OnceLock<Failure>,
     /// When to look next whether the files are where they were opened, in ms.
     pub(super) look_at_ms: AtomicU64,
-    pub(super) full: DiskFull,
+    /// Who found the disk full. Leaf lock.
+    pub(super) full: Mutex<Full>,
     /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped
     /// engine has to make room; closing does.
     pub(super) maintenance: Mutex<MaintenanceState>,
@@ -101,16 +101,30 @@ impl std::fmt::Debug for Core {
     }
 }
 
+/// Who wanted room on the disk and did not get it.
+#[derive(Debug, Default)]
+pub(crate) struct Full {
+    /// The log, for another segment.
+    pub(super) log: Option<IoFailure>,
+    /// The store. It takes no more writes until it is opened again.
+    pub(super) store: Option<IoFailure>,
+}
+
+impl Full {
+    pub(super) fn any(&self) -> Option<IoFailure> {
+        self.log.as_ref().or(self.store.as_ref()).cloned()
+    }
+}
+
 impl Core {
-    /// Whether claims are granted at all. Asked before a call waits, and again before its claim arrives: what fails meanwhile
-    /// holds for the claim too.
-    pub(super) fn check_granting(&self) -> Result<(), CommitError> {
+    /// Whether claims are granted at all.
+    pub(super) fn check_granting(&self) -> Result<(), BeginError> {
         // Code of others may have forked since the call came in.
         if self.gate.is_forked() {
-            return Err(CommitError::Failed(Failure::Forked));
+            return Err(BeginError::Failed(Failure::Forked));
         }
         match self.commit.failure().or(self.poisoned.get()) {
-            Some(failure) => Err(CommitError::Failed(failure.clone())),
+            Some(failure) => Err(BeginError::Failed(failure.clone())),
             None => Ok(()),
         }
     }
@@ -129,6 +143,21 @@ impl Core {
             return Err(BeginError::InsideCallback);
         }
         Ok(self.check_blocking(Caller::Thread)?)
+    }
+
+    /// Marks the thread that has the maintenance lock: wakers run under it.
+    pub(super) fn maintains(&self) -> ActivityMark {
+        ActivityMark::enter(&self.commit, Activity::Maintains)
+    }
+
+    /// Whether the calling thread has the maintenance lock, further up its stack.
+    pub(super) fn has_maintenance_lock(&self) -> bool {
+        is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction])
+    }
+
+    /// Whether the engine is closed. Work that holds the maintenance lock asks first: the files of a closed engine are not touched.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.gate.is_open()
     }
 
     /// How a batch makes its calls. A thread that must not wait makes each as a thread, which is refused what it would wait for.

@@ -18,10 +18,12 @@ use crate::task::caller::{Caller, block};
 mod backup;
 mod batch;
 mod begin;
+mod checkpoint;
 mod claim;
 mod close;
 mod closing;
 mod commit_cost;
+mod compact;
 mod compaction;
 mod complete;
 mod completion;
@@ -29,23 +31,22 @@ mod core;
 mod counters;
 mod detach;
 mod detached_claims;
-mod disk_full;
 mod end_many;
 mod ending;
 mod ending_proof;
 mod entries;
 mod entropy;
 mod fences;
+mod file_watch;
 mod forget;
 mod gate;
 mod grant;
+mod growth;
 mod handle;
 mod lease;
 mod leases;
 mod lists;
 mod lookup;
-#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
-mod maintain;
 mod maintenance_state;
 mod namespace;
 mod observer_state;
@@ -54,6 +55,7 @@ mod options;
 mod pending;
 mod pending_grant;
 mod permit;
+mod poison;
 mod policies;
 mod prepare;
 mod progress;
@@ -67,15 +69,21 @@ mod run;
 mod running;
 mod scope;
 mod set_policy;
+mod shutdown;
 mod spawn;
 mod stats;
+mod sweep;
 mod tell;
 mod threads;
+mod timekeeper;
 mod token;
 mod transaction;
+mod unattended;
 mod unwind;
 mod waiting;
 mod withdraw;
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
+mod worker;
 
 use self::core::Core;
 use self::namespace::ScopeInner;
@@ -88,8 +96,6 @@ pub use ending::Ending;
 pub use entries::{Entries, KeyEntry};
 pub(crate) use handle::Handle;
 pub use lists::{ListPosition, Listing, OpenKey};
-#[cfg(feature = "sim")]
-pub use maintain::Stepped;
 pub use options::{CommitMode, Options, Verify};
 pub use pending::{Pending, Waited};
 #[cfg(feature = "serde")]
@@ -97,6 +103,8 @@ pub use run::Running;
 pub use scope::Scope;
 pub use stats::Stats;
 pub use token::ClaimToken;
+#[cfg(feature = "sim")]
+pub use worker::Stepped;
 
 /// An open idempotency file.
 ///

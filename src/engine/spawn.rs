@@ -3,8 +3,8 @@
 use std::io;
 
 use super::core::Core;
-use super::maintain;
 use super::threads::ThreadRole;
+use super::{timekeeper, worker};
 use crate::clock::Deadline;
 use crate::commit::Duty;
 use crate::sync::{Arc, Ordering, spawn};
@@ -14,11 +14,11 @@ type Body = fn(&Core, &Listener);
 
 fn body(role: ThreadRole) -> Body {
     match role {
-        ThreadRole::Worker => maintain::work,
-        ThreadRole::Leader => maintain::lead,
-        ThreadRole::Publisher => maintain::publish,
-        ThreadRole::Reader => maintain::read,
-        ThreadRole::Timekeeper => maintain::keep_time,
+        ThreadRole::Worker => worker::work,
+        ThreadRole::Leader => lead,
+        ThreadRole::Publisher => publish,
+        ThreadRole::Reader => read,
+        ThreadRole::Timekeeper => timekeeper::keep_time,
     }
 }
 
@@ -68,9 +68,29 @@ impl Core {
     }
 }
 
+/// The thread that leads commits where no caller does.
+fn lead(core: &Core, listener: &Listener) {
+    while listener.wait(core.commit.lead_if_called(Duty::Sole)) && core.gate.is_open() {}
+}
+
+/// The thread that publishes while the leader has the next group to write.
+fn publish(core: &Core, listener: &Listener) {
+    while listener.wait(Deadline::NEVER) && core.gate.is_open() {
+        core.commit.publish_what_is_written();
+    }
+}
+
+/// The thread that reads records for tasks.
+fn read(core: &Core, listener: &Listener) {
+    while listener.wait(Deadline::NEVER) && core.gate.is_open() {
+        core.reads.serve(&core.store);
+    }
+}
+
 #[cfg(test)]
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 mod tests {
+    use super::*;
     use futures_executor::block_on;
 
     use crate::sync::{Ordering, without_threads};
@@ -97,5 +117,15 @@ mod tests {
         block_on(claim.release_async()).unwrap();
         assert!(engine.handle.core().threads.started.lock().handles.len() >= 2);
         engine.close().unwrap();
+    }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
+        let engine = Engine::options().disk(&crate::sim::SimDisk::new()).stepped().open("x.idem").unwrap();
+        for body in [worker::work, lead, publish, read, timekeeper::keep_time] {
+            let (_, listener) = crate::task::notifier::Notifier::pair();
+            body(engine.handle.core(), &listener);
+        }
     }
 }

@@ -1,0 +1,39 @@
+//! Watches the files: stops the engine where one of them was moved, replaced or deleted.
+
+use std::time::Duration;
+
+use super::core::Core;
+use crate::Timestamp;
+use crate::error::Failure;
+use crate::sync::Ordering;
+
+/// How often the worker looks whether the files are still where they were opened.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Stops the engine where one of its files was taken away. Looks once a second; a stepped engine does at every step.
+    pub(super) fn look_for_files(&self, now: Timestamp) {
+        let due = Timestamp::from_millis(self.look_at_ms.load(Ordering::Relaxed));
+        if self.options.workers && now < due || self.commit.failure().is_some() {
+            return;
+        }
+        let next = now.saturating_add(LOOK_EVERY);
+        self.look_at_ms.store(next.as_millis(), Ordering::Relaxed);
+        // Once closed, the files are no longer this engine's business.
+        if let Some(failure) = self.taken_away()
+            && !self.is_closed()
+        {
+            drop(self.poisoned.set(failure.clone()));
+            self.commit.stop(&failure);
+        }
+    }
+
+    /// The failure that stands for a file whose path leads elsewhere by now, if there is one.
+    pub(super) fn taken_away(&self) -> Option<Failure> {
+        if self.store.is_taken_away() {
+            return Some(Failure::TakenAway(self.store.path().to_owned()));
+        }
+        let log = self.log.lock().clone()?;
+        log.is_taken_away().then(|| Failure::TakenAway(log.path().to_owned()))
+    }
+}

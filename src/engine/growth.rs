@@ -1,0 +1,52 @@
+//! Growth of the log: makes it longer while little of it is free, so that callers find space.
+
+use super::core::Core;
+use crate::error::Failure;
+use crate::sync::MutexGuard;
+
+impl Core {
+    /// Makes the log longer while little of it is free.
+    pub(super) fn grow(&self) {
+        if let Some(growing) = self.growing.try_lock() {
+            self.grow_alone(growing);
+        }
+    }
+
+    fn grow_alone(&self, _growing: MutexGuard<'_, ()>) {
+        let _maintains = self.maintains();
+        // A closed engine does not touch its log.
+        let Some(log) = self.log.lock().clone().filter(|_| !self.is_closed()) else { return };
+        while let Some(bytes) = self.space.growth(self.options.log_bytes_max())
+            && self.commit.failure().is_none()
+        {
+            match log.grow(&self.space, bytes) {
+                Ok(()) => self.full.lock().log = None,
+                Err(failure) if failure.is_disk_full() => {
+                    self.full.lock().log = Some(failure);
+                    self.space.wake();
+                    return;
+                }
+                Err(failure) => return self.poison(Failure::Io(failure)),
+            }
+        }
+    }
+
+    /// Makes room in the log, whether it is time or not.
+    pub(super) fn make_room(&self) {
+        if self.has_maintenance_lock() || self.is_closed() {
+            return;
+        }
+        self.commit.drain();
+        let mut maintenance = self.maintenance.lock();
+        let _maintains = self.maintains();
+        if self.is_closed() {
+            return;
+        }
+        self.or_poison(|| {
+            if self.publisher.tail_lag().0 > 0 || maintenance.unprepared.is_some() {
+                self.checkpoint(&mut maintenance);
+            }
+            self.grow_alone(self.growing.lock());
+        });
+    }
+}
