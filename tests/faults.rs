@@ -11,9 +11,11 @@
 
 mod common;
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use common::{Machine, START_MS, TTL, default_scope, done, fresh, request};
+use common::{Machine, START_MS, TTL, default_scope, done, fresh, poll, request};
 use idemkv::sim::{CrashKind, DiskFault};
 use idemkv::tables::redb::{ReadableTable, TableDefinition};
 use idemkv::{
@@ -200,6 +202,46 @@ fn a_failed_checkpoint_stops_grants_but_not_completions() {
     assert!(engine.close().is_err());
     machine.disk.reboot(CrashKind::DropAll);
     assert_eq!(done(&default_scope(&machine.open()), "key").body(), b"reply");
+}
+
+/// A begin waits for log space. Then a sync of the log, or of the store, fails, and claims that end give their space to it.
+fn granted_after_a_failure_that_came_while_it_waited(durability: Durability, file: &str) {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let jobs = engine.set_policy("jobs", engine.policy().durability(durability)).unwrap();
+    let (mut claims, _) = claims_until_refused(&engine);
+    let batch = [("in a batch", request())];
+    let mut waits = pin!(jobs.begin_async("waits", request()));
+    let mut batch = pin!(jobs.begin_many_async(&batch));
+    assert!(
+        poll(waits.as_mut()).is_pending() && poll(batch.as_mut()).is_ready(),
+        "batches do not wait for claims"
+    );
+    engine.step();
+    assert!(poll(waits.as_mut()).is_pending(), "there is no space");
+
+    machine.disk.fail_syncs(Some(file));
+    // Whichever comes first meets the failure.
+    assert!(engine.checkpoint().is_err() | claims.pop().unwrap().complete("reply").is_err());
+    assert!(engine.stats().has_failed);
+    drop(claims);
+    for _ in 0..3 {
+        if let Poll::Ready(answer) = poll(waits.as_mut()) {
+            assert!(matches!(answer, Err(BeginError::Failed(_))), "{durability:?}, {file}: {answer:?}");
+            return;
+        }
+        engine.step();
+    }
+    panic!("{durability:?}, {file}: it waits on");
+}
+
+#[test]
+fn a_begin_that_waited_for_log_space_is_not_granted_after_a_failure() {
+    for durability in [Durability::Full, Durability::Completions] {
+        for file in ["-wal", ".idem"] {
+            granted_after_a_failure_that_came_while_it_waited(durability, file);
+        }
+    }
 }
 
 #[test]

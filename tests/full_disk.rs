@@ -5,6 +5,7 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use common::{Machine, done, fresh, request};
 use idemkv::sim::{DiskFault, SimDisk};
@@ -70,7 +71,7 @@ fn results_are_replayed_and_claims_refused_until_there_is_space_again() {
         let engine = machine.open();
         is_refused(&engine);
         machine.disk.set_capacity(None);
-        machine.clock.advance(std::time::Duration::from_secs(1));
+        machine.clock.advance(Duration::from_secs(1));
         engine.step();
         assert!(!is_refused(&engine));
         has_all(&engine);
@@ -81,6 +82,61 @@ fn results_are_replayed_and_claims_refused_until_there_is_space_again() {
         assert_eq!(done(&engine.scope(""), "new").body(), b"new");
     }
     assert!(refusals >= 6, "the disk was full {refusals} times");
+}
+
+/// Claims take all log space there is, and the disk has none for more.
+fn claims_until_the_disk_is_full(engine: &Engine) -> Vec<idemkv::Claim> {
+    let mut claims = Vec::new();
+    loop {
+        match engine.begin(format!("claim {}", claims.len()), request()) {
+            Ok(Begin::Fresh(claim)) => claims.push(claim),
+            Err(BeginError::Busy(Busy::DiskFull(_))) => return claims,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A log with segments, in a file that has room of its own.
+fn open_with_room_in_the_file(machine: &Machine) -> Engine {
+    let options = machine.options().max_body_bytes(4_000).batch_bytes(4_096);
+    let engine = options.log_segment_bytes(64 << 10).log_bytes(1 << 20).open("x.idem").unwrap();
+    for n in 0..100 {
+        fresh(&engine.scope(""), &format!("before {n}")).complete(vec![7; 3_000]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    machine.clock.advance(2 * common::TTL);
+    (0..3).for_each(|_| engine.checkpoint().unwrap());
+    engine
+}
+
+#[test]
+fn space_in_the_log_that_a_checkpoint_made_ends_a_full_disk() {
+    let machine = Machine::default();
+    let engine = open_with_room_in_the_file(&machine);
+    machine.disk.set_capacity(Some(machine.disk.used()));
+    for claim in claims_until_the_disk_is_full(&engine) {
+        claim.complete(vec![b'x'; 1_000]).unwrap();
+    }
+    assert!(engine.stats().is_disk_full);
+    for _ in 0..10 {
+        machine.clock.advance(Duration::from_secs(1));
+        engine.checkpoint().unwrap();
+        engine.step();
+    }
+    fresh(&engine.scope(""), "new").complete("reply").unwrap();
+    assert!(!engine.stats().is_disk_full, "the log has all the space that it wants");
+}
+
+#[test]
+fn a_begin_is_not_refused_for_a_disk_that_was_full_before_it_came() {
+    let scratch = SimDisk::new();
+    let options = Engine::options().disk(&scratch).max_body_bytes(4_000).batch_bytes(4_096);
+    let engine = options.log_segment_bytes(64 << 10).log_bytes(1 << 20).open("x.idem").unwrap();
+    scratch.set_capacity(Some(scratch.used()));
+    let claims = claims_until_the_disk_is_full(&engine);
+    assert!(!claims.is_empty());
+    scratch.set_capacity(None);
+    drop(fresh(&engine.scope(""), "there is room now"));
 }
 
 #[test]
@@ -163,7 +219,7 @@ fn a_file_that_was_closed_cleanly_opens_on_a_full_disk_without_its_log() {
     assert_eq!(done(&engine.scope(""), "key").body(), b"reply");
     assert!(is_refused(&engine));
     machine.disk.set_capacity(None);
-    machine.clock.advance(std::time::Duration::from_secs(1));
+    machine.clock.advance(Duration::from_secs(1));
     engine.step();
     assert!(matches!(engine.begin("new", request()), Ok(Begin::Fresh(_))));
 }
@@ -195,7 +251,7 @@ fn a_log_that_was_replaced_before_the_disk_was_full_is_not_taken_for_one_that_wa
         engine.step();
         has_all(&engine);
         machine.disk.mend();
-        machine.clock.advance(std::time::Duration::from_secs(1));
+        machine.clock.advance(Duration::from_secs(1));
         engine.step();
         assert!(!engine.stats().has_failed, "operation {operation}");
         fresh(&engine.scope(""), "new").complete("new").unwrap();

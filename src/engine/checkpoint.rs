@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::commit_cost::{CommitCost, RECLAIM_MIN};
 use super::core::{CallWorker, Core, Counters};
+use super::disk_full::RETRY_AFTER;
 use super::maintenance_state::MaintenanceState;
 use crate::Timestamp;
 use crate::error::{Busy, CommitError, Failure};
@@ -27,17 +28,17 @@ impl Core {
             return Ok(());
         }
         let failure = self.commit.failure().or(self.poisoned.get()).cloned();
-        failure.or_else(|| self.full.lock().store.clone().map(Failure::Io)).map_or(Ok(()), Err)
+        failure.or_else(|| self.full.of_store().map(Failure::Io)).map_or(Ok(()), Err)
     }
 
     /// Moves the content of the log to the store and frees its segments; drops expired blocks on the way.
     pub(super) fn checkpoint(&self, maintenance: &mut MaintenanceState) -> bool {
         let now = self.clock.now();
-        let was_full = self.full.lock().store.is_some();
+        let was_full = self.full.of_store().is_some();
         if self.poisoned.get().is_some() || was_full && now < maintenance.retry_at {
             return false;
         }
-        maintenance.retry_at = now.saturating_add(Duration::from_millis(100));
+        maintenance.retry_at = now.saturating_add(RETRY_AFTER);
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
         let moved = ready.and_then(|()| match &mut maintenance.unprepared {
@@ -61,8 +62,8 @@ impl Core {
         if let Some(failure) = self.commit.failure().or(self.poisoned.get()) {
             return Err(CommitError::Failed(failure.clone()));
         }
-        if self.full.lock().store.is_some() {
-            maintenance.retry_at = self.clock.now().saturating_add(Duration::from_millis(100));
+        if self.full.of_store().is_some() {
+            maintenance.retry_at = self.clock.now().saturating_add(RETRY_AFTER);
             self.store.reopen().map_err(|error| self.store_refused(error))?;
         }
         self.prepare(&mut maintenance.unprepared).map_err(|error| self.store_refused(error))
@@ -99,7 +100,7 @@ impl Core {
             (seq, limit, applied.inspect_err(|_| self.publisher.put_tail_back(tail)))
         });
         let applied = applied?;
-        self.full.lock().store = None;
+        self.full.store_has_room();
         self.fences.move_limit(limit);
         self.space.recycle(seq);
         self.index.evict();
@@ -128,7 +129,7 @@ impl Core {
     pub(super) fn checkpoint_failed(&self, error: StoreError) {
         match error {
             // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
-            StoreError::Full(failure) => self.full.lock().store = Some(failure),
+            StoreError::Full(failure) => self.full.found_by_store(failure),
             StoreError::Failed(failure) => self.poison(failure),
         }
         self.space.wake();

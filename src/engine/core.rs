@@ -3,6 +3,7 @@
 use super::closing::Closing;
 pub(super) use super::counters::Counters;
 use super::detached_claims::DetachedClaims;
+use super::disk_full::DiskFull;
 use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
@@ -18,7 +19,7 @@ use crate::attempt::progress::Budget;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::EngineClock;
 use crate::commit::Commit;
-use crate::error::{BeginError, Busy, CommitError, Failure, IoFailure};
+use crate::error::{BeginError, Busy, CommitError, Failure};
 use crate::index::{Change, Index, Slot};
 use crate::key::Secret;
 use crate::observer::{Cause, EndKind, Event as Told};
@@ -60,8 +61,7 @@ pub(crate) struct Core {
     pub(super) poisoned: OnceLock<Failure>,
     /// When to look next whether the files are where they were opened, in ms.
     pub(super) look_at_ms: AtomicU64,
-    /// Who found the disk full. Leaf lock.
-    pub(super) full: Mutex<Full>,
+    pub(super) full: DiskFull,
     /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped
     /// engine has to make room; closing does.
     pub(super) maintenance: Mutex<MaintenanceState>,
@@ -101,30 +101,16 @@ impl std::fmt::Debug for Core {
     }
 }
 
-/// Who wanted room on the disk and did not get it.
-#[derive(Debug, Default)]
-pub(crate) struct Full {
-    /// The log, for another segment.
-    pub(super) log: Option<IoFailure>,
-    /// The store. It takes no more writes until it is opened again.
-    pub(super) store: Option<IoFailure>,
-}
-
-impl Full {
-    pub(super) fn any(&self) -> Option<IoFailure> {
-        self.log.as_ref().or(self.store.as_ref()).cloned()
-    }
-}
-
 impl Core {
-    /// Whether claims are granted at all.
-    pub(super) fn check_granting(&self) -> Result<(), BeginError> {
+    /// Whether claims are granted at all. Asked before a call waits, and again before its claim arrives: what fails meanwhile
+    /// holds for the claim too.
+    pub(super) fn check_granting(&self) -> Result<(), CommitError> {
         // Code of others may have forked since the call came in.
         if self.gate.is_forked() {
-            return Err(BeginError::Failed(Failure::Forked));
+            return Err(CommitError::Failed(Failure::Forked));
         }
         match self.commit.failure().or(self.poisoned.get()) {
-            Some(failure) => Err(BeginError::Failed(failure.clone())),
+            Some(failure) => Err(CommitError::Failed(failure.clone())),
             None => Ok(()),
         }
     }

@@ -16,15 +16,22 @@ impl Core {
         let _maintains = self.maintains();
         // A closed engine does not touch its log.
         let Some(log) = self.log.lock().clone().filter(|_| !self.is_closed()) else { return };
-        while let Some(bytes) = self.space.growth(self.options.log_bytes_max())
-            && self.commit.failure().is_none()
-        {
-            match log.grow(&self.space, bytes) {
-                Ok(()) => self.full.lock().log = None,
+        let now = self.clock.now();
+        // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller may try.
+        if self.options.workers && self.full.is_too_early_for_log(now) {
+            return;
+        }
+        while self.commit.failure().is_none() {
+            let grown = match self.space.growth(self.options.log_bytes_max()) {
+                Some(bytes) => log.grow(&self.space, bytes),
+                // A log that wants nothing lacks nothing, also where the space came from a checkpoint.
+                None => return self.full.log_has_room(),
+            };
+            match grown {
+                Ok(()) => self.full.log_has_room(),
                 Err(failure) if failure.is_disk_full() => {
-                    self.full.lock().log = Some(failure);
-                    self.space.wake();
-                    return;
+                    self.full.found_by_log(failure, now);
+                    return self.space.wake();
                 }
                 Err(failure) => return self.poison(Failure::Io(failure)),
             }

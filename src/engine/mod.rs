@@ -31,6 +31,7 @@ mod core;
 mod counters;
 mod detach;
 mod detached_claims;
+mod disk_full;
 mod end_many;
 mod ending;
 mod ending_proof;

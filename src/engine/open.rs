@@ -6,6 +6,7 @@ use std::thread;
 use super::closing::Closing;
 use super::core::{Core, Counters};
 use super::detached_claims::{DetachedClaim, DetachedClaims};
+use super::disk_full::DiskFull;
 use super::fences::Fences;
 use super::gate::Gate;
 use super::leases::Leases;
@@ -122,7 +123,7 @@ impl Core {
             threads: notifiers.threads,
             poisoned: OnceLock::new(),
             look_at_ms: AtomicU64::new(0),
-            full: Mutex::default(),
+            full: DiskFull::default(),
             maintenance: Mutex::new(MaintenanceState::default()),
             growing: Mutex::default(),
             worker: notifiers.worker,
@@ -163,7 +164,7 @@ impl Core {
     fn open_on_a_full_disk(&self, replayed: &[(u64, usize)], failure: IoFailure) -> Result<(), OpenError> {
         let log = self.log.lock().clone();
         log.map_or(Ok(()), |log| log.write_again(replayed))?;
-        self.full.lock().store = Some(failure);
+        self.full.found_by_store(failure);
         Ok(())
     }
 }

@@ -32,7 +32,8 @@ impl PendingGrant {
         Self { claim: Some(claim), before: Some(before), ticket: None }
     }
 
-    /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out before the log had it, so that it is none.
+    /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out before the log had it, or nothing is
+    /// granted any more, so that it is none.
     ///
     /// By then the key may have been granted again, and the log must get the claims of a key in the order of their fences.
     pub(super) async fn log(
@@ -50,7 +51,7 @@ impl PendingGrant {
         let entry = Entry::Intent(attempt.row()).encoded();
         let mut op = Some(Op::Granted(Arc::clone(&attempt)));
         // Without a lease nobody else can have the key.
-        let may = || attempt.lease.is_none() || core.is_good(&attempt);
+        let may = || core.poisoned.get().is_none() && (attempt.lease.is_none() || core.is_good(&attempt));
         let appended = match core.commit.append_now(caller, &entry, &mut op, reservation, queue_timeout, may)
         {
             Some(appended) => appended,
@@ -85,13 +86,18 @@ impl PendingGrant {
         self.claim.as_ref().is_some_and(|claim| !claim.of().is_coming())
     }
 
-    /// Waits until the grant is durable, where it has to be.
+    /// Waits until the grant is durable, where it has to be. Where it need not be, a failure since the call came in counts: the claim
+    /// may have waited for long.
     pub(super) async fn settled(&mut self, core: &Core, caller: Caller) -> Result<(), CommitError> {
         if core.gate.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
-        let Some(ticket) = &mut self.ticket else { return Ok(()) };
-        core.commit.settled(caller, ticket).await.inspect_err(|error| self.discard(core, error))
+        let settled = match &mut self.ticket {
+            Some(ticket) => core.commit.settled(caller, ticket).await,
+            // The log would have told of a failure.
+            None => core.check_granting(),
+        };
+        settled.inspect_err(|error| self.discard(core, error))
     }
 
     /// Ends it without a word about its key, unless nothing was written: then the key is as it was before.

@@ -172,16 +172,18 @@ impl Core {
     ) -> Result<Reservation, CommitError> {
         let queue_timeout = self.options.queue_timeout;
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: queue_timeout }));
+        let full_before = self.full.times();
         // In line before the worker is called, so that the worker sees how much is wanted.
         let bytes_max = (caller == Caller::Member).then(|| self.options.log_bytes_max());
         let mut request = Request::line_up(&self.space, bytes, rank, bytes_max);
         match caller {
             // The worker would wait for space that it makes itself.
             Caller::Thread if self.options.workers && self.check_waiting().is_err() => {
-                request.look(|| self.ask_for_space()).unwrap_or(Err(CommitError::InsideCallback))
+                request.look(|| self.ask_for_space(None)).unwrap_or(Err(CommitError::InsideCallback))
             }
             Caller::Thread => loop {
-                if let Some(reserved) = request.look(|| self.ask_for_space()) {
+                let waits = self.options.workers.then_some(full_before);
+                if let Some(reserved) = request.look(|| self.ask_for_space(waits)) {
                     return reserved;
                 }
                 // Without a worker nobody else makes space.
@@ -191,9 +193,12 @@ impl Core {
                 request.wait(deadline);
             },
             // Without a worker nobody would end the wait of a batch that is polled by its own thread.
-            Caller::Member if !self.options.workers => request.look(|| self.ask_for_space()).unwrap_or(late),
+            Caller::Member if !self.options.workers => {
+                request.look(|| self.ask_for_space(None)).unwrap_or(late)
+            }
             Caller::Task | Caller::Member => {
-                let ask = || self.ask_for_space().or_else(|| self.in_vain(caller, bytes));
+                let waits = self.options.workers.then_some(full_before);
+                let ask = || self.ask_for_space(waits).or_else(|| self.in_vain(caller, bytes));
                 let reserved = poll_fn(|context| request.poll(context, ask));
                 self.timers.timeout(deadline, reserved).await.unwrap_or(late)
             }
@@ -208,8 +213,9 @@ impl Core {
         is_in_vain.then_some(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }))
     }
 
-    /// Has space made, and says why none will come, where that is known.
-    fn ask_for_space(&self) -> Option<CommitError> {
+    /// Has space made, and says why none will come, where that is known. A caller that waits says how often the disk had been found
+    /// full before: what was found then may be over.
+    fn ask_for_space(&self, full_before: Option<u64>) -> Option<CommitError> {
         if self.gate.is_forked() {
             return Some(CommitError::Failed(Failure::Forked));
         }
@@ -226,7 +232,10 @@ impl Core {
         if let Err(shut) = self.gate.check() {
             return Some(shut.into());
         }
-        let full = self.full.lock().any();
+        if full_before.is_some_and(|before| before == self.full.times()) {
+            return None;
+        }
+        let full = self.full.any();
         full.map(|failure| CommitError::Busy(Busy::DiskFull(failure)))
     }
 }

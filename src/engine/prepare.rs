@@ -49,9 +49,8 @@ impl Core {
             LogWriter::new(log, Arc::clone(&self.space), checksummer, self.opening, synced, *last_seq);
         *unprepared = None;
         self.commit.start(writer);
-        let mut full = self.full.lock();
-        (full.log, full.store) = (None, None);
-        drop(full);
+        self.full.log_has_room();
+        self.full.store_has_room();
         self.space.open(bytes);
         Ok(())
     }

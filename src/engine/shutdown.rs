@@ -50,7 +50,7 @@ impl Core {
     }
 
     fn last_checkpoint(&self) -> Result<(), Failure> {
-        let is_full = self.full.lock().store.is_some();
+        let is_full = self.full.of_store().is_some();
         let ready = if is_full {
             // Nothing is opened again while tables are read, and there is no later try.
             self.store.await_table_readers();

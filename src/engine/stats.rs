@@ -200,7 +200,7 @@ impl Core {
             log_bytes: self.space.file_bytes(),
             checkpoint_lag: self.checkpoint_lag(),
             clock_lag_ms: self.clock.wall_ahead_ms(),
-            is_disk_full: self.full.lock().any().is_some(),
+            is_disk_full: self.full.any().is_some(),
             has_failed: self.commit.failure().or(self.poisoned.get()).is_some(),
             fresh: load(&counters.fresh),
             rerun: load(&counters.rerun),

@@ -24,7 +24,7 @@ impl Core {
     /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. Whoever finds one has
     /// the maintenance lock, or leads, so it is told here: by the worker at its next step, and at close.
     pub(super) fn tell_of_trouble(&self) {
-        let full = self.full.lock().any();
+        let full = self.full.any();
         let is_news = self.told.disk_full.swap(full.is_some(), Ordering::AcqRel) != full.is_some();
         match &full {
             Some(failure) if is_news => self.options.hooks.tell(|| Event::DiskFull { failure }),

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::core::Core;
+use super::disk_full::RETRY_AFTER;
 use crate::Timestamp;
 use crate::clock::Deadline;
 use crate::task::notifier::Listener;
@@ -23,6 +24,12 @@ impl Core {
     /// How often the worker looks at the clock.
     pub(super) fn tick(&self) -> Duration {
         (self.options.policy.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// How long the worker sleeps where nobody calls it. Callers that wait for a full disk wait for its next try.
+    fn next_step(&self) -> Duration {
+        let retries = self.full.any().is_some() && self.space.is_waited_for();
+        if retries { self.tick().min(RETRY_AFTER) } else { self.tick() }
     }
 
     /// Does the work that is due.
@@ -74,7 +81,7 @@ impl Core {
             || self.is_log_full()
             || self.fences.are_short()
             || maintenance.unprepared.is_some()
-            || self.full.lock().store.is_some();
+            || self.full.of_store().is_some();
         let checkpointed = is_due && {
             let checkpointed = self.checkpoint(&mut maintenance);
             let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
@@ -104,7 +111,7 @@ pub(super) fn work(core: &Core, listener: &Listener) {
         if !core.gate.is_open() {
             return;
         }
-        let tick = Deadline::after(core.tick());
+        let tick = Deadline::after(core.next_step());
         let next = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
         if !listener.wait(tick.min(next)) || !core.gate.is_open() {
             return;

@@ -242,6 +242,11 @@ impl LogSpace {
         Some(state.bytes.max(FIRST_BYTES.min(self.geometry.segment)).min(to_end))
     }
 
+    /// Whether callers wait for space.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.state.lock().line.is_empty()
+    }
+
     /// Whether there are full segments, which a checkpoint would free.
     pub(crate) fn has_sealed(&self) -> bool {
         !self.state.lock().sealed.is_empty()
