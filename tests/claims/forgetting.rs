@@ -1,0 +1,70 @@
+//! Keys that are forgotten.
+
+use crate::common::{Machine, TTL, default_scope, done, fresh};
+use idemkv::{ForgetError, Status};
+
+#[test]
+fn forgetting_is_durable_and_lets_the_key_run_again() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "in the log").complete("reply").unwrap();
+    fresh(&scope, "in the store").complete("reply").unwrap();
+    drop(fresh(&scope, "interrupted"));
+    engine.checkpoint().unwrap();
+    for key in ["in the log", "in the store", "interrupted"] {
+        assert!(scope.forget(key).unwrap(), "{key}");
+        assert!(!scope.forget(key).unwrap(), "{key}");
+    }
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!(engine.entries().count(), 0);
+    let scope = default_scope(&engine);
+    fresh(&scope, "in the store").complete("again").unwrap();
+    engine.checkpoint().unwrap();
+    drop(scope);
+    machine.kill(engine);
+    assert_eq!(done(&default_scope(&machine.open()), "in the store").body(), b"again");
+}
+
+#[test]
+fn a_key_forgotten_twice_stays_forgotten_when_the_first_records_time_has_come() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    for body in ["one", "two"] {
+        fresh(&default_scope(&engine), "key").complete(body).unwrap();
+        engine.checkpoint().unwrap();
+        assert!(engine.forget("key").unwrap());
+        engine.checkpoint().unwrap();
+        machine.clock.advance(TTL / 2);
+    }
+    machine.clock.advance(TTL / 4);
+    engine.checkpoint().unwrap();
+    machine.kill(engine);
+    let status = machine.open().get("key").unwrap();
+    assert!(matches!(status, Status::Vacant), "{status:?}");
+}
+
+#[test]
+fn a_key_forgotten_run_again_and_released_does_not_come_back() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    assert!(scope.forget("key").unwrap());
+    fresh(&scope, "key").release().unwrap();
+    drop(scope);
+    engine.close().unwrap();
+    assert!(matches!(machine.open().get("key").unwrap(), Status::Vacant));
+}
+
+#[test]
+fn a_key_in_flight_cannot_be_forgotten() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let _claim = fresh(&default_scope(&engine), "key");
+    assert!(matches!(engine.forget("key"), Err(ForgetError::InFlight)));
+    assert!(!engine.forget("another").unwrap());
+}

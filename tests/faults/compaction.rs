@@ -1,0 +1,133 @@
+//! Compaction: when it is left alone, and what a fault during it does.
+
+use std::time::Duration;
+
+use crate::common::{Machine, TTL, default_scope, done, fresh, request};
+use idemkv::sim::DiskFault;
+use idemkv::{BeginError, Engine};
+
+/// After so long without a write the engine is idle.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// An engine that is idle, with a file that is mostly free; some keys in it are live.
+fn wasteful(machine: &Machine) -> Engine {
+    let engine = machine
+        .options()
+        .cache_bytes(0)
+        .max_body_bytes(64 << 10)
+        .log_segment_bytes(512 << 10)
+        .log_bytes(4 << 20)
+        .open("x.idem")
+        .unwrap();
+    let scope = default_scope(&engine);
+    for n in 0..100 {
+        fresh(&scope, &format!("expires {n}")).complete(vec![n; 60_000]).unwrap();
+    }
+    let kept = engine.set_policy("kept", engine.policy().ttl(TTL * 9)).unwrap();
+    for n in 0..10 {
+        fresh(&kept, &n.to_string()).complete([n; 4_000]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    machine.clock.advance(TTL);
+    engine.checkpoint().unwrap();
+    engine.step();
+    machine.clock.advance(IDLE);
+    engine
+}
+
+#[track_caller]
+fn assert_kept(engine: &Engine) {
+    let kept = engine.scope("kept");
+    (0..10).for_each(|n: u8| assert_eq!(done(&kept, &n.to_string()).body(), [n; 4_000]));
+}
+
+#[test]
+fn a_compaction_that_fails_loses_nothing_and_stops_grants_or_is_made_up_for() {
+    let machine = Machine::default();
+    let engine = wasteful(&machine);
+    let (full, first) = (engine.stats().file_bytes, machine.disk.operations());
+    engine.step();
+    let last = machine.disk.operations();
+    assert!(engine.stats().file_bytes < full / 2 && last > first, "the file was compacted");
+    assert_kept(&engine);
+    let mut stopped = 0;
+    for at in [first, first.midpoint(last), last - 1] {
+        let machine = Machine::default();
+        let engine = wasteful(&machine);
+        assert_eq!(machine.disk.operations(), first);
+        machine.disk.fault_at(at, DiskFault::Error);
+        engine.step();
+        assert_kept(&engine);
+        match engine.begin("new", request()) {
+            Err(BeginError::Failed(_)) => stopped += 1,
+            begun => drop(begun.unwrap()),
+        }
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_kept(&engine);
+        drop(fresh(&default_scope(&engine), "new"));
+    }
+    assert!(stopped > 0, "no fault mattered");
+}
+
+#[test]
+fn a_file_is_not_compacted_while_tables_are_read_but_right_after() {
+    let machine = Machine::default();
+    let engine = wasteful(&machine);
+    let stepped = || {
+        let before = machine.disk.operations();
+        engine.step();
+        machine.disk.operations() - before
+    };
+    // Nobody compacts what is being read, however long that takes.
+    let operations = engine.read_tables(|_| {
+        std::thread::scope(|threads| threads.spawn(|| [stepped(), stepped(), stepped()]).join().unwrap())
+    });
+    assert_eq!(operations.unwrap(), [0, 0, 0]);
+    let full = engine.stats().file_bytes;
+    assert!(stepped() > 0);
+    assert!(engine.stats().file_bytes < full / 2);
+    assert_eq!(stepped(), 0, "there is no more to be had");
+    assert_kept(&engine);
+}
+
+#[track_caller]
+fn assert_left_alone(machine: &Machine, engine: &Engine) {
+    let operations = machine.disk.operations();
+    for _ in 0..3 {
+        machine.clock.advance(IDLE);
+        engine.step();
+    }
+    assert_eq!(machine.disk.operations(), operations);
+}
+
+#[test]
+fn a_file_is_not_compacted_between_commits_nor_after_a_failed_one() {
+    let machine = Machine::default();
+    let engine = wasteful(&machine);
+    let full = engine.stats().file_bytes;
+    fresh(&engine.scope("kept"), "one more").complete("reply").unwrap();
+    engine.step();
+    assert_eq!(engine.stats().file_bytes, full);
+    for commit_of_the_log in [true, false] {
+        let machine = Machine::default();
+        let engine = wasteful(&machine);
+        machine.disk.fault_at(machine.disk.operations(), DiskFault::Error);
+        if commit_of_the_log {
+            assert!(engine.begin("new", request()).is_err());
+        } else {
+            assert!(engine.checkpoint().is_err());
+        }
+        assert_left_alone(&machine, &engine);
+    }
+}
+
+#[test]
+fn an_idle_engine_leaves_a_file_alone_that_has_little_room_to_give_back() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    engine.step();
+    assert_left_alone(&machine, &engine);
+}

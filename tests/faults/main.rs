@@ -1,0 +1,21 @@
+//! What the disk and the clock can do to an engine: failed syncs that lie, full disks, clocks that
+//! jump.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
+
+mod clocks;
+#[path = "../common/mod.rs"]
+mod common;
+mod compaction;
+mod full;
+mod helpers;
+mod reads;
+mod writes;

@@ -1,0 +1,277 @@
+//! Closing: from tasks, and by several at once.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{Machine, default_scope, done, fresh, poll, ready};
+use futures_executor::block_on;
+use idemkv::{BeginError, Closed, Engine};
+
+#[test]
+fn a_task_that_closes_gets_what_a_thread_gets_and_the_file_can_be_opened_at_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    let engine = Engine::open(&path).unwrap();
+    let scope = default_scope(&engine);
+    let claim = fresh(&scope, "key");
+    assert_eq!(block_on(engine.close_async()).unwrap(), Closed { claims_left: 1 });
+    assert!(matches!(scope.begin("key", crate::common::request()), Err(BeginError::Closed)));
+    let again = Engine::open(&path).unwrap();
+    again.close().unwrap();
+    drop(claim);
+}
+
+#[test]
+fn a_task_that_closes_is_not_blocked_and_may_stop_waiting() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    let engine = Engine::open(&path).unwrap();
+    let claim = fresh(&default_scope(&engine), "key");
+    // While this runs the store is taken, so closing has to wait.
+    let other = engine.clone();
+    let result = claim.complete_in(|_| {
+        let mut closing = thread::scope(|threads| {
+            let closing = threads.spawn(|| {
+                let mut closing = Box::pin(engine.close_async());
+                assert!(poll(closing.as_mut()).is_pending());
+                closing
+            });
+            closing.join().unwrap()
+        });
+        assert!(poll(closing.as_mut()).is_pending());
+        drop(closing);
+        Ok::<_, String>("reply")
+    });
+    result.unwrap();
+    // It went on without the task; another close waits for it.
+    assert_eq!(other.close().unwrap(), Closed { claims_left: 0 });
+    Engine::open(&path).unwrap().close().unwrap();
+}
+
+#[test]
+fn a_stepped_engine_is_closed_at_the_first_poll() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    ready(pin!(engine.close_async())).unwrap();
+    machine.open().close().unwrap();
+}
+
+#[test]
+fn of_all_who_close_at_once_each_is_told_when_the_file_is_free() {
+    for _ in 0..20 {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("x.idem");
+        let engine = Engine::open(&path).unwrap();
+        let claim = fresh(&default_scope(&engine), "key");
+        let barrier = Arc::new(Barrier::new(4));
+        let closers: Vec<_> = (0..4)
+            .map(|_| {
+                let (engine, barrier, path) = (engine.clone(), Arc::clone(&barrier), path.clone());
+                thread::spawn(move || {
+                    barrier.wait();
+                    assert_eq!(engine.close().unwrap(), Closed { claims_left: 1 });
+                    // Others may have it open by now, but not the engine that was closed.
+                    match Engine::open(&path) {
+                        Ok(again) => again.close().map(drop).unwrap(),
+                        Err(error) => assert!(matches!(error, idemkv::OpenError::Locked(_)), "{error}"),
+                    }
+                })
+            })
+            .collect();
+        for closer in closers {
+            closer.join().unwrap();
+        }
+        Engine::open(&path).unwrap().close().unwrap();
+        drop(claim);
+    }
+}
+
+/// Thread-locals go in the order in which they came, backwards: those of the crate may be gone before the engine is.
+#[test]
+fn an_engine_in_a_thread_local_is_closed_when_its_thread_ends() {
+    thread_local! {
+        static ENGINE: RefCell<Option<Engine>> = const { RefCell::new(None) };
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    let theirs = path.clone();
+    let thread = thread::spawn(move || {
+        // There before the thread makes its first call.
+        ENGINE.with_borrow_mut(|place| assert!(place.is_none()));
+        let engine = Engine::open(&theirs).unwrap();
+        fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+        ENGINE.set(Some(engine));
+    });
+    thread.join().unwrap();
+    let engine = Engine::open(&path).unwrap();
+    done(&default_scope(&engine), "key");
+    engine.close().unwrap();
+}
+
+/// Returns once the engine takes no calls any more: somebody closes it.
+fn wait_until_it_is_shut(engine: &Engine) {
+    while !matches!(engine.begin("nothing", crate::common::request()), Err(BeginError::Closed)) {
+        thread::yield_now();
+    }
+}
+
+/// Closes on another thread; whether the file is free is seen by the caller of this, once that is done.
+fn close_beside(engine: &Engine) -> thread::JoinHandle<Closed> {
+    let engine = engine.clone();
+    thread::spawn(move || engine.close().unwrap())
+}
+
+/// What is told within a minute; who waits for itself is never told.
+#[track_caller]
+fn returns<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (told, tells) = std::sync::mpsc::channel();
+    thread::spawn(move || told.send(call()));
+    tells.recv_timeout(std::time::Duration::from_secs(60)).unwrap_or_else(|_| panic!("it never returns"))
+}
+
+#[test]
+fn a_close_inside_a_transaction_and_one_beside_it_return_in_either_order() {
+    for inside_is_first in [true, false] {
+        returns(move || {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = scratch.path().join("x.idem");
+            let engine = Engine::open(&path).unwrap();
+            let scope = default_scope(&engine);
+            let (claim, _out) = (fresh(&scope, "key"), fresh(&scope, "out"));
+            let mut beside = None;
+            let result = claim.complete_in(|_| {
+                let inside = || engine.clone().close().unwrap();
+                if inside_is_first {
+                    inside();
+                    wait_until_it_is_shut(&engine);
+                    beside = Some(close_beside(&engine));
+                } else {
+                    beside = Some(close_beside(&engine));
+                    wait_until_it_is_shut(&engine);
+                    inside();
+                }
+                assert!(!beside.as_ref().unwrap().is_finished(), "it is told before the file is free");
+                Ok::<_, String>("reply")
+            });
+            assert_eq!(result.unwrap().body(), b"reply");
+            assert_eq!(beside.unwrap().join().unwrap(), Closed { claims_left: 1 });
+            let again = Engine::open(&path).unwrap();
+            assert_eq!(crate::common::done(&default_scope(&again), "key").body(), b"reply");
+            again.close().unwrap();
+        });
+    }
+}
+
+/// Closes the engine that it is told of, beside another thread that does so.
+struct Closer {
+    engine: std::sync::Mutex<Option<Engine>>,
+    is_first: bool,
+    beside: std::sync::Mutex<Option<thread::JoinHandle<Closed>>>,
+}
+
+impl idemkv::Observer for Closer {
+    fn event(&self, event: &idemkv::Event<'_>) {
+        if event.name() != "interrupted" {
+            return;
+        }
+        let Some(engine) = self.engine.lock().unwrap().take() else { return };
+        let beside = if self.is_first {
+            engine.clone().close().unwrap();
+            close_beside(&engine)
+        } else {
+            let beside = close_beside(&engine);
+            wait_until_it_is_shut(&engine);
+            engine.clone().close().unwrap();
+            beside
+        };
+        *self.beside.lock().unwrap() = Some(beside);
+    }
+}
+
+#[test]
+fn a_close_on_a_thread_of_the_engine_and_one_beside_it_return_in_either_order() {
+    for is_first in [true, false] {
+        returns(move || {
+            let scratch = tempfile::tempdir().unwrap();
+            let path = scratch.path().join("x.idem");
+            let closer = Arc::new(Closer { engine: None.into(), is_first, beside: None.into() });
+            let engine = Engine::options().observer(Arc::clone(&closer)).open(&path).unwrap();
+            let lease = std::time::Duration::from_millis(1);
+            let scope = engine.set_policy("leased", engine.policy().lease(lease)).unwrap();
+            *closer.engine.lock().unwrap() = Some(engine);
+            // Its end is told on a thread of the engine's.
+            let claim = fresh(&scope, "key");
+            let beside = loop {
+                let beside = closer.beside.lock().unwrap().take();
+                match beside {
+                    Some(beside) => break beside,
+                    None => thread::yield_now(),
+                }
+            };
+            beside.join().unwrap();
+            Engine::open(&path).unwrap().close().unwrap();
+            drop(claim);
+        });
+    }
+}
+
+/// Three threads, each of which waits for the next: a reader of tables, one with a lock of the application's that completes in a
+/// transaction, and one that closes.
+#[test]
+fn a_close_that_waits_for_a_reader_of_tables_keeps_nobody_from_what_the_reader_waits_for() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+    let scope = engine.scope("");
+    let claim = fresh(&scope, "key");
+    let (reads, is_read) = mpsc::channel();
+    let (completes, is_completed) = mpsc::channel::<()>();
+    let reader = engine.clone();
+    let reader = thread::spawn(move || {
+        let read = reader.read_tables(|_| {
+            reads.send(()).unwrap();
+            // As long as the other has the lock.
+            is_completed.recv_timeout(Duration::from_secs(20)).is_ok()
+        });
+        read.unwrap()
+    });
+    is_read.recv().unwrap();
+    let closer = engine.clone();
+    let closer = thread::spawn(move || closer.close());
+    // The close has refused new work by then, and waits for the reader.
+    while !matches!(engine.get("key"), Err(idemkv::ReadError::Closed)) {
+        thread::yield_now();
+    }
+    (0..1_000).for_each(|_| thread::yield_now());
+    drop(claim.complete_in(|_| Ok::<_, String>("reply")));
+    completes.send(()).ok();
+    assert!(reader.join().unwrap(), "the reader waited for a thread that waited for the close");
+    closer.join().unwrap().unwrap();
+}
+
+/// The holder of the claim is the thread that closes.
+#[test]
+fn a_reader_of_tables_that_waits_for_a_claim_is_told_of_the_close_that_waits_for_the_reader() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+    let scope = engine.scope("");
+    let claim = fresh(&scope, "key");
+    let Ok(idemkv::Begin::InFlight(pending)) = scope.begin("key", crate::common::request()) else {
+        panic!("it is out")
+    };
+    let (reads, is_read) = mpsc::channel();
+    let reader = engine.clone();
+    let reader = thread::spawn(move || {
+        let told = reader.read_tables(|_| {
+            reads.send(()).unwrap();
+            pending.wait_timeout(Duration::from_secs(20))
+        });
+        told.unwrap()
+    });
+    is_read.recv().unwrap();
+    assert_eq!(engine.close().unwrap(), Closed { claims_left: 1 });
+    assert!(matches!(reader.join().unwrap(), Err(BeginError::Closed)));
+    drop(claim);
+}
