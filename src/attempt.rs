@@ -1,12 +1,15 @@
 //! One attempt at an operation: what the engine knows of a claim, from the grant until a later attempt takes its place.
 
+mod hand_over;
 pub(crate) mod interruption;
+mod parts;
 pub(crate) mod progress;
+
+pub(crate) use hand_over::HandOver;
+pub(crate) use parts::AttemptParts;
 
 use std::time::Duration;
 
-use crate::attempt::interruption::{AttemptInfo, Earlier, Interruption};
-use crate::attempt::progress::{Budget, Progress};
 use crate::clock::{Deadline, millis};
 use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
@@ -16,6 +19,8 @@ use crate::state::{Facts, Fence};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, OnceLock, Ordering};
 use crate::task::wait_list::WaitList;
 use crate::{Fingerprint, Record, Timestamp};
+use interruption::{AttemptInfo, Earlier, Interruption};
+use progress::{Budget, Progress};
 
 /// How an attempt ended, as those who wait for it are told.
 #[derive(Clone, Debug)]
@@ -26,21 +31,6 @@ pub(crate) enum Ended {
     /// Boxed, for every attempt has a place for this.
     Failed(Box<Failure>),
     Closed,
-}
-
-/// That a claim was handed over as a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HandOver {
-    /// Until when the claim is good although no process holds it.
-    pub(crate) until: Timestamp,
-    /// The salt of the opening in which it was done: a token of another line of openings, as after a restored backup, does not count.
-    pub(crate) opening: u64,
-}
-
-impl HandOver {
-    pub(crate) fn from_row((until_ms, opening): (u64, u64)) -> Self {
-        Self { until: Timestamp::from_millis(until_ms), opening }
-    }
 }
 
 pub(crate) struct Attempt {
@@ -84,7 +74,9 @@ pub(crate) struct Attempt {
 }
 
 const ALIVE: u64 = u64::MAX;
+
 const NO_TOKEN: u64 = 0;
+
 const NO_END: Timestamp = Timestamp::from_millis(u64::MAX);
 
 /// What stands in the place of bytes once a claim was withdrawn on its way.
@@ -95,55 +87,6 @@ const WITHDRAWN: u64 = u64::MAX;
 pub(crate) struct StandsOn {
     since: Timestamp,
     unresolved_ttl: Option<Duration>,
-}
-
-/// All that makes an attempt, by name.
-pub(crate) struct AttemptParts<'a> {
-    pub(crate) digest: Digest,
-    pub(crate) scope: &'a [u8],
-    pub(crate) key: &'a [u8],
-    pub(crate) fence: Fence,
-    pub(crate) number: u32,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) started: Timestamp,
-    pub(crate) retention: Retention,
-    pub(crate) lease: Option<Duration>,
-    pub(crate) unresolved_ttl: Option<Duration>,
-    pub(crate) earlier: Option<Earlier>,
-    pub(crate) progress: Option<Progress>,
-    /// The interruption that it stands on.
-    pub(crate) stands_on: Option<StandsOn>,
-    /// Bytes of log that are reserved for the end of a claim that its caller does not have yet.
-    pub(crate) coming: u64,
-}
-
-impl AttemptParts<'static> {
-    /// Of a claim of which nothing else matters any more.
-    pub(crate) fn bare(digest: Digest, fence: Fence) -> Self {
-        Self {
-            digest,
-            scope: &[],
-            key: &[],
-            fence,
-            number: 0,
-            fingerprint: Fingerprint::from_bytes([0; 32]),
-            started: Timestamp::default(),
-            retention: Retention::NONE,
-            lease: None,
-            unresolved_ttl: None,
-            earlier: None,
-            progress: None,
-            stands_on: None,
-            coming: 0,
-        }
-    }
-
-    /// What a test needs that asks for little: the first claim of the key "key".
-    #[cfg(test)]
-    pub(crate) fn example(fence: u64) -> Self {
-        let bare = Self::bare(Digest::from_u128(7), Fence::new(fence));
-        Self { key: b"key", number: 1, fingerprint: Fingerprint::of(""), ..bare }
-    }
 }
 
 impl Attempt {

@@ -1,7 +1,13 @@
 //! What a completed key holds.
 
+mod location;
+mod outcome;
+mod rest;
 pub(crate) mod retention;
 pub(crate) mod tombstone;
+
+pub(crate) use location::{RecordLocation, Relocation};
+pub use outcome::Outcome;
 
 use std::fmt;
 use std::ops::Deref;
@@ -12,61 +18,7 @@ use crate::key::Digest;
 use crate::state::{Facts, Fence, Lifetime, is_replayed};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Fingerprint, Timestamp};
-
-/// How an operation ended. Both kinds are replayed alike. There will be no third: what has neither outcome is no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub enum Outcome {
-    /// [`Claim::complete`](crate::Claim::complete).
-    Success,
-    /// [`Claim::fail`](crate::Claim::fail): a failure that a retry must get again.
-    Failure,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-        })
-    }
-}
-
-/// What becomes of a record whose block is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Relocation {
-    /// The index has it in memory now, without a place.
-    Moved,
-    /// The index does not name it any more: the key has another record or claim, or its time is over.
-    History,
-    /// Its key is about to change, and may be what it was before. The block has to stay.
-    Stays,
-}
-
-/// Where a record lies in the store: the number of its block, and its offset there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RecordLocation(u64);
-
-impl RecordLocation {
-    const OFFSET_BITS: u32 = 16;
-    /// Offsets in a block lie below this; only a block's first entry may be larger than that.
-    pub(crate) const OFFSET_LIMIT: usize = 1 << Self::OFFSET_BITS;
-    /// Blocks are numbered below this.
-    pub(crate) const BLOCK_LIMIT: u64 = 1 << (64 - Self::OFFSET_BITS);
-
-    pub(crate) fn new(block: u64, offset: u16) -> Self {
-        Self(block << Self::OFFSET_BITS | u64::from(offset))
-    }
-
-    pub(crate) fn block(self) -> u64 {
-        self.0 >> Self::OFFSET_BITS
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the mask leaves 16 bits")]
-    pub(crate) fn offset(self) -> usize {
-        usize::from((self.0 & (Self::OFFSET_LIMIT as u64 - 1)) as u16)
-    }
-}
+use rest::{REST, Rest};
 
 /// What lookups read of a record, and what may change. With the reference count in front of it, it is a cache line long. The length and
 /// then the body come right behind it: a replay of a short body reads two neighbouring lines.
@@ -84,56 +36,6 @@ struct Header {
     key_len: u16,
     /// `Place` in the store, or `NOT_STORED`. Written once, by the checkpoint that stored it.
     place: AtomicU64,
-}
-
-/// What a lookup does not read; it lies behind body and names, as bytes.
-#[derive(Clone, Copy)]
-struct Rest {
-    remembered_until: Timestamp,
-    digest: Digest,
-    fence: Fence,
-    attempt: u32,
-    started: Timestamp,
-    completed: Timestamp,
-}
-
-const REST: usize = 52;
-
-impl Rest {
-    fn to_bytes(self) -> [u8; REST] {
-        let mut bytes = [0; REST];
-        let mut free = bytes.as_mut_slice();
-        let mut put = |field: &[u8]| {
-            let (to, rest) = std::mem::take(&mut free).split_at_mut(field.len());
-            to.copy_from_slice(field);
-            free = rest;
-        };
-        put(&self.remembered_until.as_millis().to_le_bytes());
-        put(&self.digest.as_u128().to_le_bytes());
-        put(&self.fence.get().to_le_bytes());
-        put(&self.started.as_millis().to_le_bytes());
-        put(&self.completed.as_millis().to_le_bytes());
-        put(&self.attempt.to_le_bytes());
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8; REST]) -> Self {
-        let mut left = bytes.as_slice();
-        let mut take = |len: usize| {
-            let (field, rest) = left.split_at(len);
-            left = rest;
-            field
-        };
-        let mut word = || u64::from_le_bytes(take(8).try_into().unwrap_or_default());
-        Self {
-            remembered_until: Timestamp::from_millis(word()),
-            digest: Digest::from_u128(u128::from(word()) | u128::from(word()) << 64),
-            fence: Fence::new(word()),
-            started: Timestamp::from_millis(word()),
-            completed: Timestamp::from_millis(word()),
-            attempt: u32::from_le_bytes(take(4).try_into().unwrap_or_default()),
-        }
-    }
 }
 
 const NOT_STORED: u64 = u64::MAX;

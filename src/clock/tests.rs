@@ -1,3 +1,4 @@
+use super::deadline::now;
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3_600);

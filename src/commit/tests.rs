@@ -3,16 +3,23 @@
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Mutex as StdMutex;
+use std::task::Context;
+use std::time::Duration;
 
+use super::leading::{LED_FOR, LED_MAX, Led, Turn};
+use super::queue::{Written, bytes_of};
+use super::status::{CommitStatus, GroupEnd};
 use super::*;
-use crate::clock::TimeSource;
+use crate::clock::{QueueTimeout, TimeSource};
 use crate::codec::Checksummer;
 use crate::disk::sim::{DiskFault, SimDisk};
+use crate::error::Busy;
 use crate::key::Secret;
-use crate::sync::{AtomicUsize, OnceLock};
+use crate::sync::{AtomicUsize, OnceLock, Ordering, park};
+use crate::task::caller::Caller;
 use crate::task::notifier::Listener;
 use crate::task::wait_queue::Priority;
-use crate::wal::{Geometry, Identity, Log};
+use crate::wal::{Geometry, Identity, Log, Reservation};
 
 const ENTRY: &[u8] = &[7; 60];
 /// Bytes that an entry counts for.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::Engine;
 use super::core::{CallWorker, Core, Counters};
 use super::open::check_name;
-use crate::Timestamp;
 use crate::clock::Stopwatch;
 use crate::disk::{Disk, DiskFile, Kind, unfinished};
 use crate::error::{BackupError, CommitError, IoFailure};
@@ -18,7 +17,7 @@ use crate::observer::Event;
 use crate::store::{Copy, Meanwhile, Whole};
 use crate::sync::{Arc, is_ours, pause};
 use crate::task::caller::Caller;
-use crate::wal;
+use crate::{Timestamp, wal};
 
 /// Rounds in which the file is copied while it changes, at most.
 const ROUNDS_MAX: u32 = 8;
@@ -79,7 +78,7 @@ impl Engine {
 
 impl Core {
     fn backup(&self, path: &Path) -> Result<Backup, BackupError> {
-        self.gate.check_process().map_err(CommitError::Failed)?;
+        self.health.check_process().map_err(CommitError::Failed)?;
         if self.is_inside() {
             return Err(BackupError::InsideTransaction);
         }
@@ -88,7 +87,7 @@ impl Core {
             // The engine's own threads have others to serve.
             return Err(CommitError::InsideCallback.into());
         }
-        self.check_open()?;
+        self.health.may_write()?;
         let watch = Stopwatch::start();
         let disk = &*self.options.disk;
         let failed = |path: &Path, doing| {
@@ -128,15 +127,6 @@ impl Core {
         made
     }
 
-    /// Whether the engine may still write to the file.
-    fn check_open(&self) -> Result<(), CommitError> {
-        self.gate.check()?;
-        match self.commit.failure().or(self.poisoned.get()) {
-            Some(failure) => Err(CommitError::Failed(failure.clone())),
-            None => Ok(()),
-        }
-    }
-
     /// Copies everything up to one moment.
     fn copy(&self, mut copy: Copy<'_>) -> Result<(Whole, Timestamp), BackupError> {
         let mut shift = Stopwatch::start();
@@ -167,7 +157,7 @@ impl Core {
 
     /// Lets callers have the disk and the processor for a while, where this thread had them for long enough.
     fn rest(&self, shift: &mut Stopwatch) -> Result<(), BackupError> {
-        self.check_open()?;
+        self.health.may_write()?;
         let worked = shift.elapsed();
         if self.options.workers && worked >= SHIFT {
             pause((REST * worked).min(REST_MAX));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::Engine;
 use super::begin::BeginProgress;
@@ -123,29 +124,15 @@ impl Core {
         scope: &ScopeInner,
         requests: &[(K, Fingerprint)],
     ) -> Vec<Result<Begin, BeginError>> {
-        let (len, max) = (requests.len(), CALLS_MAX);
-        if len > max {
-            let refuse = |(key, _): &(K, _)| {
-                Err(self.refused(scope, key.as_ref(), BeginError::BatchTooLong { len, max }))
-            };
-            return requests.iter().map(refuse).collect();
+        if requests.len() > CALLS_MAX {
+            return self.refuse_all(scope, requests);
         }
-        let mut results = Vec::with_capacity(len);
         let mut waiting = Vec::new();
         // One place on the heap for all calls that need not wait.
         let mut spare = None;
         let member = self.member(caller);
         let digests: Vec<_> = requests.iter().map(|(key, _)| scope.digest(key.as_ref()).ok()).collect();
-        for (requests, digests) in requests.chunks(BATCH_MAX).zip(digests.chunks(BATCH_MAX)) {
-            let replays = self.replays(digests, requests).into_iter();
-            results.extend(replays.map(|replay| replay.map(|record| Ok(Begin::Done(record)))));
-        }
-        // Before the first claim is out: observers may take their time.
-        for result in results.iter().flatten() {
-            if let Ok(Begin::Done(record)) = result {
-                self.options.hooks.call(|observer| observer.replayed(record));
-            }
-        }
+        let mut results = self.replay_all(requests, &digests);
         let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
         let missed = results.iter().filter(|result| result.is_none()).count();
         if missed == 0 {
@@ -155,7 +142,7 @@ impl Core {
         let mut granting = Vec::with_capacity(missed);
         let started = |key, digest: Option<Digest>, fingerprint| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
-            self.gate.check()?;
+            self.health.check()?;
             let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
             self.start(member, handle, KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
         };
@@ -181,11 +168,7 @@ impl Core {
             self.begin_waiting(caller, &mut waiting, &mut results, &mut granting).await;
             tell_twins(&mut results, &granting);
             self.settle_all(caller, &mut results, &mut granting).await;
-            // Withdrawn on their way, because their leases ran out or the engine closed.
-            let withdrawn: Vec<_> = granting.extract_if(.., |(_, grant)| grant.is_withdrawn()).collect();
-            let withdrawn = withdrawn.into_iter().map(|(at, _)| at);
-            let withdrawn: Vec<_> =
-                withdrawn.filter(|at| results.get(*at).is_some_and(Option::is_none)).collect();
+            let withdrawn = take_withdrawn(&results, &mut granting);
             if withdrawn.is_empty() {
                 break;
             }
@@ -202,19 +185,58 @@ impl Core {
                 }
             }
         }
-        // All claims arrive at once: nothing is waited for while the caller has some of them, and their leases run.
-        for (at, granting) in granting {
-            let Some(result @ None) = results.get_mut(at) else { continue };
-            let late = || match self.gate.check() {
-                Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited: again.span() }),
-                Err(shut) => shut.into(),
-            };
-            *result = Some(granting.arrive(self).map(Begin::Fresh).ok_or_else(late));
-        }
+        self.arrive_all(&mut results, granting, again.span());
         let answers = results.into_iter().map(answered).zip(requests);
         answers
             .map(|(answer, (key, _))| answer.map_err(|error| self.refused(scope, key.as_ref(), error)))
             .collect()
+    }
+
+    /// Refuses a batch that is too long.
+    fn refuse_all<K: AsRef<[u8]>>(
+        &self,
+        scope: &ScopeInner,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        let error = || BeginError::BatchTooLong { len: requests.len(), max: CALLS_MAX };
+        requests.iter().map(|(key, _)| Err(self.refused(scope, key.as_ref(), error()))).collect()
+    }
+
+    /// Answers the calls whose records are in memory, and tells the observer: before the first claim is
+    /// out, because observers may take their time.
+    fn replay_all<K: AsRef<[u8]>>(
+        &self,
+        requests: &[(K, Fingerprint)],
+        digests: &[Option<Digest>],
+    ) -> Vec<Option<Result<Begin, BeginError>>> {
+        let mut results = Vec::with_capacity(requests.len());
+        for (requests, digests) in requests.chunks(BATCH_MAX).zip(digests.chunks(BATCH_MAX)) {
+            let replays = self.replays(digests, requests).into_iter();
+            results.extend(replays.map(|replay| replay.map(|record| Ok(Begin::Done(record)))));
+        }
+        for result in results.iter().flatten() {
+            if let Ok(Begin::Done(record)) = result {
+                self.options.hooks.call(|observer| observer.replayed(record));
+            }
+        }
+        results
+    }
+
+    /// Hands all claims over at once: a caller never waits while it has some of them and their leases run.
+    fn arrive_all(
+        &self,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        granting: Vec<(usize, PendingGrant)>,
+        waited: Duration,
+    ) {
+        for (at, granting) in granting {
+            let Some(result @ None) = results.get_mut(at) else { continue };
+            let late = || match self.health.check() {
+                Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited }),
+                Err(shut) => shut.into(),
+            };
+            *result = Some(granting.arrive(self).map(Begin::Fresh).ok_or_else(late));
+        }
     }
 
     /// Begins what waits for a place in the queue or for log space.
@@ -270,7 +292,7 @@ impl Core {
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
     fn replays<K>(&self, digests: &[Option<Digest>], requests: &[(K, Fingerprint)]) -> Vec<Option<Record>> {
-        if !self.gate.is_open() {
+        if !self.health.is_open() {
             return vec![None; digests.len()];
         }
         // Read once no record can change any more: one that has expired since may have lost its body.
@@ -291,6 +313,17 @@ impl Core {
         }
         replays
     }
+}
+
+/// Takes the calls out whose grants were withdrawn on their way, because their leases ran out or the
+/// engine closed.
+fn take_withdrawn(
+    results: &[Option<Result<Begin, BeginError>>],
+    granting: &mut Vec<(usize, PendingGrant)>,
+) -> Vec<usize> {
+    let withdrawn: Vec<_> = granting.extract_if(.., |(_, grant)| grant.is_withdrawn()).collect();
+    let withdrawn = withdrawn.into_iter().map(|(at, _)| at);
+    withdrawn.filter(|at| results.get(*at).is_some_and(Option::is_none)).collect()
 }
 
 /// Notes what a call of a batch has come to.

@@ -103,7 +103,7 @@ impl Core {
         fingerprint: &Fingerprint,
     ) -> Result<Replay, BeginError> {
         let digest = scope.digest(key)?;
-        self.gate.check()?;
+        self.health.check()?;
         let answers = |record: &Record| record.is_replayed(fingerprint, self.clock.now());
         let Some(record) = self.index.replay(digest, answers) else { return Ok(Replay::Not(digest)) };
         self.options.hooks.call(|observer| observer.replayed(&record));
@@ -138,7 +138,7 @@ impl Core {
         caller: Caller,
         queue_timeout: &mut QueueTimeout,
     ) -> Result<(), BeginError> {
-        self.gate.check()?;
+        self.health.check()?;
         self.commit.flush(caller).await?;
         if queue_timeout.until().has_passed() {
             return Err(BeginError::Busy(Busy::LeaseTooShort { waited: queue_timeout.span() }));
@@ -244,7 +244,7 @@ impl Core {
         key: &[u8],
     ) -> Result<Claim, ResolveError> {
         let digest = scope.digest(key).map_err(BeginError::Key)?;
-        self.gate.check().map_err(BeginError::from)?;
+        self.health.check().map_err(BeginError::from)?;
         let asked = KeyRef { scope, key, digest };
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {

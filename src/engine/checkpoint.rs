@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::commit_cost::{CommitCost, RECLAIM_MIN};
 use super::core::{CallWorker, Core, Counters};
 use super::disk_full::RETRY_AFTER;
-use super::maintenance_state::MaintenanceState;
+use super::maintenance::MaintenanceState;
 use crate::Timestamp;
 use crate::error::{Busy, CommitError, Failure};
 use crate::record::Record;
@@ -18,7 +18,7 @@ impl Core {
             // This thread makes a checkpoint, or is in a transaction that is one.
             return Ok(());
         }
-        self.gate.check_process()?;
+        self.health.check_process()?;
         let _afterwards = CallWorker(self);
         let mut maintenance = self.maintenance.lock();
         let _maintains = self.maintains();
@@ -27,15 +27,15 @@ impl Core {
         if self.is_closed() || self.or_poison(|| self.checkpoint(&mut maintenance)) {
             return Ok(());
         }
-        let failure = self.commit.failure().or(self.poisoned.get()).cloned();
-        failure.or_else(|| self.full.of_store().map(Failure::Io)).map_or(Ok(()), Err)
+        let failure = self.health.failure().cloned();
+        failure.or_else(|| self.health.disk().of_store().map(Failure::Io)).map_or(Ok(()), Err)
     }
 
     /// Moves the content of the log to the store and frees its segments; drops expired blocks on the way.
     pub(super) fn checkpoint(&self, maintenance: &mut MaintenanceState) -> bool {
         let now = self.clock.now();
-        let was_full = self.full.of_store().is_some();
-        if self.poisoned.get().is_some() || was_full && now < maintenance.retry_at {
+        let was_full = self.health.disk().of_store().is_some();
+        if self.health.is_poisoned() || was_full && now < maintenance.retry_at {
             return false;
         }
         maintenance.retry_at = now.saturating_add(RETRY_AFTER);
@@ -56,13 +56,8 @@ impl Core {
 
     /// Readies the store for a transaction. The caller holds the maintenance lock.
     pub(super) fn make_store_ready(&self, maintenance: &mut MaintenanceState) -> Result<(), CommitError> {
-        if self.is_closed() {
-            return Err(CommitError::Closed);
-        }
-        if let Some(failure) = self.commit.failure().or(self.poisoned.get()) {
-            return Err(CommitError::Failed(failure.clone()));
-        }
-        if self.full.of_store().is_some() {
+        self.health.may_write()?;
+        if self.health.disk().of_store().is_some() {
             maintenance.retry_at = self.clock.now().saturating_add(RETRY_AFTER);
             self.store.reopen().map_err(|error| self.store_refused(error))?;
         }
@@ -100,7 +95,7 @@ impl Core {
             (seq, limit, applied.inspect_err(|_| self.publisher.put_tail_back(tail)))
         });
         let applied = applied?;
-        self.full.store_has_room();
+        self.health.disk().store_has_room();
         self.fences.move_limit(limit);
         self.space.recycle(seq);
         self.index.evict();
@@ -129,7 +124,7 @@ impl Core {
     pub(super) fn checkpoint_failed(&self, error: StoreError) {
         match error {
             // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
-            StoreError::Full(failure) => self.full.found_by_store(failure),
+            StoreError::Full(failure) => self.health.disk().found_by_store(failure),
             StoreError::Failed(failure) => self.poison(failure),
         }
         self.space.wake();

@@ -96,7 +96,7 @@ impl Claim {
     #[must_use]
     pub fn last_progress(&self) -> Option<Progress> {
         // In a forked child it may be locked for ever.
-        if self.core().gate.is_forked() { None } else { self.attempt.progress() }
+        if self.core().health.is_forked() { None } else { self.attempt.progress() }
     }
 
     /// When the lease ends; `None` without one.
@@ -176,7 +176,7 @@ impl Claim {
 
     /// Ends the claim without a word about its key, for a commit that failed says it all.
     pub(super) fn discard(mut self) {
-        if self.core().gate.is_forked() {
+        if self.core().health.is_forked() {
             return;
         }
         self.core().leases.forget(&self.attempt);
@@ -205,6 +205,11 @@ impl Claim {
         self.terms.logged
     }
 
+    /// Whether its end is on the way, or it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// The log space that it has.
     pub(super) fn reservation(&mut self) -> &mut Reservation {
         self.permit.reservation()
@@ -214,7 +219,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         // A forked child drops a copy: the claim is the parent's.
-        if !self.is_over && !self.core().gate.is_forked_for_sure() {
+        if !self.is_over && !self.core().health.is_forked_for_sure() {
             abandon(self.core(), &self.attempt);
         }
     }

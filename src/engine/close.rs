@@ -5,14 +5,14 @@ use super::handle::Handle;
 use super::{Closed, Engine};
 use crate::clock::Stopwatch;
 use crate::error::Failure;
-use crate::sync::{Arc, JoinHandle, Ordering, is_ours, spawn};
+use crate::sync::{Arc, JoinHandle, is_ours, spawn};
 use crate::task::caller::Caller;
 use crate::task::reply;
 
 impl Core {
     /// Stops the threads and closes the file.
     fn close(&self) -> Result<usize, Failure> {
-        self.gate.check_process()?;
+        self.health.check_process()?;
         if self.closing.is_first() { self.close_first() } else { self.closing.outcome() }
     }
 
@@ -36,7 +36,7 @@ impl Core {
     fn close_elsewhere(core: &Arc<Self>) {
         let theirs = Arc::clone(core);
         if spawn("idemkv-close", move || drop(theirs.close())).is_err() {
-            core.gate.shut();
+            core.health.shut();
             core.call_all();
         }
     }
@@ -59,9 +59,9 @@ impl Drop for SettleOnUnwind<'_> {
 impl Handle {
     /// Stops the threads and closes the file.
     pub(super) fn close(&self) -> Result<usize, Failure> {
-        self.core.gate.check_process()?;
+        self.core.health.check_process()?;
         if self.core.must_close_elsewhere() {
-            let left = self.core.in_flight.load(Ordering::Relaxed);
+            let left = self.core.limits.in_flight();
             Core::close_elsewhere(&self.core);
             return Ok(left);
         }
@@ -70,7 +70,7 @@ impl Handle {
 
     /// [`close`](Self::close) for tasks.
     async fn close_async(&self) -> Result<usize, Failure> {
-        self.core.gate.check_process()?;
+        self.core.health.check_process()?;
         // A stepped engine does all work where it is called.
         if self.core.must_close_elsewhere() || !self.core.options.workers {
             return self.close();
@@ -87,7 +87,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.core.gate.is_forked_for_sure() {
+        if self.core.health.is_forked_for_sure() {
             // The file, its lock and the database are the parent's: nothing of them is ever closed here, not even by a drop.
             std::mem::forget(Arc::clone(&self.core));
             return;

@@ -2,7 +2,7 @@
 
 use super::compaction::Space;
 use super::core::Core;
-use super::maintenance_state::MaintenanceState;
+use super::maintenance::MaintenanceState;
 use crate::Timestamp;
 use crate::store::Batch;
 
@@ -15,8 +15,9 @@ impl Core {
     pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
         let is_idle =
             maintenance.compaction.is_idle(self.commit.stats().commits, now, IDLE_TICKS * self.tick());
-        let stopped =
-            self.commit.failure().is_some() || self.poisoned.get().is_some() || self.full.any().is_some();
+        let stopped = self.commit.failure().is_some()
+            || self.health.is_poisoned()
+            || self.health.disk().any().is_some();
         // Expired bodies go first, in as many steps as it takes.
         if !is_idle
             || stopped

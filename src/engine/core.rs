@@ -1,13 +1,13 @@
 //! The parts of an open engine, and what every call on them needs.
 
 use super::closing::Closing;
-pub(super) use super::counters::Counters;
+use super::current_log::CurrentLog;
 use super::detached_claims::DetachedClaims;
-use super::disk_full::DiskFull;
 use super::fences::Fences;
-use super::gate::Gate;
+use super::health::Health;
 use super::leases::Leases;
-use super::maintenance_state::MaintenanceState;
+use super::limits::Limits;
+use super::maintenance::Maintenance;
 use super::observer_state::ObserverState;
 use super::options::Options;
 use super::policies::Policies;
@@ -15,21 +15,22 @@ use super::publisher::Publisher;
 use super::reads::Reads;
 use super::threads::EngineThreads;
 use crate::activity::{Activity, ActivityMark, is_inside};
-use crate::attempt::progress::Budget;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::EngineClock;
 use crate::commit::Commit;
-use crate::error::{BeginError, Busy, CommitError, Failure};
+use crate::error::{BeginError, Busy, CommitError};
 use crate::index::{Change, Index, Slot};
 use crate::key::Secret;
 use crate::observer::{Cause, EndKind, Event as Told};
 use crate::state::{Event, Fence, decide};
 use crate::store::Store;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock, is_ours};
+use crate::sync::{Arc, is_ours};
 use crate::task::caller::Caller;
 use crate::task::notifier::Notifier;
 use crate::task::timers::Timers;
-use crate::wal::{Log, LogSpace};
+use crate::wal::LogSpace;
+
+pub(super) use super::counters::Counters;
 
 pub(crate) struct Core {
     pub(super) options: Options,
@@ -40,33 +41,19 @@ pub(crate) struct Core {
     pub(super) publisher: Arc<Publisher>,
     pub(super) commit: Commit<Publisher>,
     pub(super) space: Arc<LogSpace>,
-    /// `None` where there is none yet, on a full disk. Leaf lock.
-    pub(super) log: Mutex<Option<Arc<Log>>>,
+    pub(super) log: CurrentLog,
     pub(super) store: Store,
     pub(super) fences: Fences,
     /// The salt of this opening: tokens that are made in it say so.
     pub(super) opening: u64,
-    /// Claims that are out.
-    pub(super) in_flight: AtomicUsize,
-    /// Calls that wait for claims of others.
-    pub(super) waiters: AtomicUsize,
-    /// Claims that the opening found dead, until the observer is told.
-    pub(super) recalled: Mutex<Vec<Arc<Attempt>>>,
+    /// Whether the engine may grant claims.
+    pub(super) health: Health,
+    pub(super) limits: Limits,
     /// What the observer was told.
     pub(super) told: ObserverState,
-    pub(super) gate: Gate,
     pub(super) closing: Closing,
     pub(super) threads: EngineThreads,
-    /// A checkpoint failed: claims that are out can still be completed, no new ones are granted.
-    pub(super) poisoned: OnceLock<Failure>,
-    /// When to look next whether the files are where they were opened, in ms.
-    pub(super) look_at_ms: AtomicU64,
-    pub(super) full: DiskFull,
-    /// Who holds this does the work of the background, I/O included. Begins and claims never wait for it, but where a stepped
-    /// engine has to make room; closing does.
-    pub(super) maintenance: Mutex<MaintenanceState>,
-    /// The log is being made longer. Held across that, like the maintenance lock, and without it.
-    pub(super) growing: Mutex<()>,
+    pub(super) maintenance: Maintenance,
     /// Wakes the worker.
     pub(super) worker: Notifier,
     /// Wakes the thread that waits for deadlines and the ends of leases.
@@ -77,8 +64,6 @@ pub(crate) struct Core {
     pub(super) policies: Arc<Policies>,
     pub(super) leases: Leases,
     pub(super) detached: DetachedClaims,
-    /// Bytes of progress in memory.
-    pub(super) progress_bytes: Arc<Budget>,
     pub(super) counters: Counters,
 }
 
@@ -96,25 +81,12 @@ impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
             .field("path", &self.store.path())
-            .field("is_open", &self.gate.is_open())
+            .field("is_open", &self.health.is_open())
             .finish_non_exhaustive()
     }
 }
 
 impl Core {
-    /// Whether claims are granted at all. Asked before a call waits, and again before its claim arrives: what fails meanwhile
-    /// holds for the claim too.
-    pub(super) fn check_granting(&self) -> Result<(), CommitError> {
-        // Code of others may have forked since the call came in.
-        if self.gate.is_forked() {
-            return Err(CommitError::Failed(Failure::Forked));
-        }
-        match self.commit.failure().or(self.poisoned.get()) {
-            Some(failure) => Err(CommitError::Failed(failure.clone())),
-            None => Ok(()),
-        }
-    }
-
     /// Refuses a call that blocks where the calling thread is the one that it would wait for. Asked before anything is changed.
     pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
         if caller == Caller::Thread && is_inside(&self.commit, &[Activity::Commits, Activity::Maintains]) {
@@ -143,7 +115,7 @@ impl Core {
 
     /// Whether the engine is closed. Work that holds the maintenance lock asks first: the files of a closed engine are not touched.
     pub(super) fn is_closed(&self) -> bool {
-        !self.gate.is_open()
+        !self.health.is_open()
     }
 
     /// How a batch makes its calls. A thread that must not wait makes each as a thread, which is refused what it would wait for.
@@ -177,7 +149,7 @@ impl Core {
 
     /// Waits until everything queued by now is durable.
     pub(super) async fn flush(&self, caller: Caller) -> Result<(), CommitError> {
-        self.gate.check_process().map_err(CommitError::Failed)?;
+        self.health.check_process().map_err(CommitError::Failed)?;
         self.check_blocking(caller)?;
         self.commit.flush(caller).await
     }

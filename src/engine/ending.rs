@@ -27,7 +27,7 @@ use crate::wal::frame::entry_bytes_max;
 impl Claim {
     /// `None` where the log need not know.
     pub(super) fn hand_over_release(mut self, caller: Caller) -> Result<Option<PendingEnd>, EndRejected> {
-        if let Err(forked) = self.core().gate.check_process() {
+        if let Err(forked) = self.core().health.check_process() {
             return Err(EndRejected::Other(EndError::new(CommitError::Failed(forked).into(), Some(self))));
         }
         if let Err(inside) = self.core().check_blocking(caller) {
@@ -91,7 +91,7 @@ impl Claim {
 
     /// Whether a result may be stored.
     pub(super) fn check(&self, result: EndRequest<'_>) -> Result<(), ClaimError> {
-        self.core().gate.check_process().map_err(CommitError::Failed)?;
+        self.core().health.check_process().map_err(CommitError::Failed)?;
         result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
         self.check_body(result.kept().len())
     }

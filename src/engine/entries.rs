@@ -61,14 +61,14 @@ impl Iterator for Entries {
 
     fn next(&mut self) -> Option<Self::Item> {
         let core = self.handle.core();
-        if core.gate.is_forked() && self.next_shard < core.index.shards() {
+        if core.health.is_forked() && self.next_shard < core.index.shards() {
             self.slots.clear();
             self.next_shard = core.index.shards();
             return Some(Err(ReadError::Forked));
         }
         loop {
             while let Some((digest, slot)) = self.slots.pop() {
-                if let Err(shut) = core.gate.check() {
+                if let Err(shut) = core.health.check() {
                     self.slots.clear();
                     self.next_shard = core.index.shards();
                     return Some(Err(shut.into()));

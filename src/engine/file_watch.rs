@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::core::Core;
 use crate::Timestamp;
 use crate::error::Failure;
-use crate::sync::Ordering;
 
 /// How often the worker looks whether the files are still where they were opened.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -13,17 +12,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 impl Core {
     /// Stops the engine where one of its files was taken away. Looks once a second; a stepped engine does at every step.
     pub(super) fn look_for_files(&self, now: Timestamp) {
-        let due = Timestamp::from_millis(self.look_at_ms.load(Ordering::Relaxed));
+        let due = self.maintenance.look_at();
         if self.options.workers && now < due || self.commit.failure().is_some() {
             return;
         }
-        let next = now.saturating_add(LOOK_EVERY);
-        self.look_at_ms.store(next.as_millis(), Ordering::Relaxed);
+        self.maintenance.set_look_at(now.saturating_add(LOOK_EVERY));
         // Once closed, the files are no longer this engine's business.
         if let Some(failure) = self.taken_away()
             && !self.is_closed()
         {
-            drop(self.poisoned.set(failure.clone()));
+            self.health.poison(failure.clone());
             self.commit.stop(&failure);
         }
     }
@@ -33,7 +31,7 @@ impl Core {
         if self.store.is_taken_away() {
             return Some(Failure::TakenAway(self.store.path().to_owned()));
         }
-        let log = self.log.lock().clone()?;
+        let log = self.log.get()?;
         log.is_taken_away().then(|| Failure::TakenAway(log.path().to_owned()))
     }
 }

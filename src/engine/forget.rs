@@ -31,7 +31,7 @@ impl Core {
     ) -> Result<bool, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
         let asked = KeyRef { scope, key, digest };
-        self.gate.check().map_err(ReadError::from)?;
+        self.health.check().map_err(ReadError::from)?;
         loop {
             let before = self.clock.now();
             let found = self.find(caller, asked, before).await?;
@@ -82,7 +82,7 @@ impl Core {
         let (attempt, until) = match doomed {
             Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
             // A new one: those who waited for the old one were told how it ended.
-            Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), &self.progress_bytes), None),
+            Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), self.limits.progress()), None),
         };
         let attempt = Arc::new(attempt);
         let entry = vacated_entry(&attempt, until);

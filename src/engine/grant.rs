@@ -59,8 +59,8 @@ impl Core {
         queue_timeout: &mut QueueTimeout,
     ) -> Result<Option<PendingGrant>, BeginError> {
         // A child made past the C library is found out by its process alone, and before a lock that it may have inherited.
-        self.gate.check_process().map_err(BeginError::Failed)?;
-        self.check_granting()?;
+        self.health.check_process().map_err(BeginError::Failed)?;
+        self.health.may_grant()?;
         self.check_blocking(caller)?;
         if let GrantKind::Begin(_) = wish {
             asked.scope.check_granted(asked.key)?;
@@ -144,7 +144,7 @@ impl Core {
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
         // Until the claim arrives, the attempt has its log space, for the thread that takes it from there.
         permit.reservation().lend(coming);
-        if let Err(shut) = self.gate.check() {
+        if let Err(shut) = self.health.check() {
             // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
             if let Some(bytes) = self.withdraw_unlogged(&attempt, before) {
                 permit.reservation().take_back(bytes);

@@ -7,7 +7,7 @@ use crate::sync::MutexGuard;
 impl Core {
     /// Makes the log longer while little of it is free.
     pub(super) fn grow(&self) {
-        if let Some(growing) = self.growing.try_lock() {
+        if let Some(growing) = self.maintenance.try_lock_growth() {
             self.grow_alone(growing);
         }
     }
@@ -15,22 +15,22 @@ impl Core {
     fn grow_alone(&self, _growing: MutexGuard<'_, ()>) {
         let _maintains = self.maintains();
         // A closed engine does not touch its log.
-        let Some(log) = self.log.lock().clone().filter(|_| !self.is_closed()) else { return };
+        let Some(log) = self.log.get().filter(|_| !self.is_closed()) else { return };
         let now = self.clock.now();
         // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller may try.
-        if self.options.workers && self.full.is_too_early_for_log(now) {
+        if self.options.workers && self.health.disk().is_too_early_for_log(now) {
             return;
         }
         while self.commit.failure().is_none() {
             let grown = match self.space.growth(self.options.log_bytes_max()) {
                 Some(bytes) => log.grow(&self.space, bytes),
                 // A log that wants nothing lacks nothing, also where the space came from a checkpoint.
-                None => return self.full.log_has_room(),
+                None => return self.health.disk().log_has_room(),
             };
             match grown {
-                Ok(()) => self.full.log_has_room(),
+                Ok(()) => self.health.disk().log_has_room(),
                 Err(failure) if failure.is_disk_full() => {
-                    self.full.found_by_log(failure, now);
+                    self.health.disk().found_by_log(failure, now);
                     return self.space.wake();
                 }
                 Err(failure) => return self.poison(Failure::Io(failure)),
@@ -53,7 +53,7 @@ impl Core {
             if self.publisher.tail_lag().0 > 0 || maintenance.unprepared.is_some() {
                 self.checkpoint(&mut maintenance);
             }
-            self.grow_alone(self.growing.lock());
+            self.grow_alone(self.maintenance.lock_growth());
         });
     }
 }

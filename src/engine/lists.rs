@@ -159,7 +159,7 @@ impl Listing<'_> {
     ///
     /// When the engine is closed.
     pub fn get(self) -> Result<Vec<OpenKey>, ReadError> {
-        self.core.gate.check()?;
+        self.core.health.check()?;
         // A claim is judged by the time before the look; see `Core::status_of`.
         let before = self.core.clock.now();
         let mut oldest = BinaryHeap::new();

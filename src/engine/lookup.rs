@@ -50,7 +50,7 @@ impl Core {
         key: &[u8],
     ) -> Result<Status, ReadError> {
         let digest = scope.digest(key)?;
-        self.gate.check()?;
+        self.health.check()?;
         loop {
             let before = self.clock.now();
             let found = self.find(caller, KeyRef { scope, key, digest }, before).await?;
@@ -119,7 +119,7 @@ impl Core {
     ) -> Result<Option<Record>, ReadError> {
         match caller {
             Caller::Thread => self.store.read(place, digest),
-            Caller::Task | Caller::Member => self.reads.read(place, digest, &self.gate).await,
+            Caller::Task | Caller::Member => self.reads.read(place, digest, self.health.gate()).await,
         }
     }
 

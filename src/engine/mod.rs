@@ -2,18 +2,19 @@
 
 use std::path::Path;
 
-use crate::Fingerprint;
-use crate::Timestamp;
+use self::core::Core;
+use self::namespace::ScopeInner;
+use self::threads::EngineThreads;
 use crate::clock::Stopwatch;
 use crate::disk::ReadOnlyDisk;
 use crate::error::{
     BeginError, CommitError, Failure, ForgetError, IoFailure, OpenError, ReadError, SetPolicyError,
 };
-use crate::fork;
 use crate::policy::Policy;
 use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
+use crate::{Fingerprint, Timestamp, fork};
 
 mod backup;
 mod batch;
@@ -29,6 +30,7 @@ mod complete;
 mod completion;
 mod core;
 mod counters;
+mod current_log;
 mod detach;
 mod detached_claims;
 mod disk_full;
@@ -44,11 +46,13 @@ mod gate;
 mod grant;
 mod growth;
 mod handle;
+mod health;
 mod lease;
 mod leases;
+mod limits;
 mod lists;
 mod lookup;
-mod maintenance_state;
+mod maintenance;
 mod namespace;
 mod observer_state;
 mod open;
@@ -63,6 +67,7 @@ mod progress;
 mod publisher;
 mod quota;
 mod reads;
+mod recovery;
 mod resolve_slot;
 mod resume;
 #[cfg(feature = "serde")]
@@ -86,9 +91,6 @@ mod withdraw;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod worker;
 
-use self::core::Core;
-use self::namespace::ScopeInner;
-use self::threads::EngineThreads;
 pub use backup::Backup;
 pub use claim::{Begin, Claim};
 pub use completion::Completion;
@@ -248,7 +250,7 @@ impl Engine {
     #[must_use]
     pub fn policies(&self) -> Vec<(Box<[u8]>, Policy)> {
         let core = self.handle.core();
-        if core.gate.is_forked() { Vec::new() } else { core.policies.declared() }
+        if core.health.is_forked() { Vec::new() } else { core.policies.declared() }
     }
 
     /// [`Scope::begin`] in the default scope.

@@ -1,40 +1,32 @@
 //! Opening a file: recovery, up to the moment when calls can be answered.
 
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use super::closing::Closing;
 use super::core::{Core, Counters};
-use super::detached_claims::{DetachedClaim, DetachedClaims};
-use super::disk_full::DiskFull;
+use super::current_log::CurrentLog;
+use super::detached_claims::DetachedClaims;
 use super::fences::Fences;
-use super::gate::Gate;
+use super::health::Health;
 use super::leases::Leases;
-use super::maintenance_state::{MaintenanceState, Unprepared};
+use super::limits::Limits;
+use super::maintenance::{Maintenance, Unprepared};
 use super::observer_state::ObserverState;
 use super::options::{Options, Verify};
-use super::policies::Policies;
-use super::publisher::{Op, Publisher};
 use super::reads::Reads;
+use super::recovery::{Recovered, interrupt_all, recover, scan};
 use super::threads::Notifiers;
-
-use crate::Timestamp;
-use crate::attempt::progress::{Budget, Progress};
-use crate::attempt::{Attempt, AttemptParts, HandOver};
-use crate::clock::{EngineClock, Past};
-use crate::codec::{BadBytes, Entry, Text};
-use crate::commit::{Commit, Publish, Threads};
+use crate::clock::EngineClock;
+use crate::codec::Text;
+use crate::commit::{Commit, Threads};
 use crate::disk::{Kind, UNFINISHED};
 use crate::error::{Damage, Failure, IoFailure, OpenError};
-use crate::index::{Change, Index, LoadPartition, Slot};
-use crate::key::{Digest, Secret};
-use crate::policy::Policy;
-use crate::record::Record;
-use crate::state::Fence;
-use crate::store::{self, Found, Meta, Store, StoreError, Stored};
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, OnceLock};
+use crate::key::Secret;
+use crate::store::{Found, Meta, Store, StoreError};
+use crate::sync::Arc;
 use crate::task::timers::Timers;
-use crate::wal::{self, Geometry, Identity, Log, LogSpace, Scanned};
+use crate::wal::{Geometry, Identity, Log, LogSpace, Scanned};
+use crate::{store, wal};
 
 impl Core {
     /// Opens the file at `path`, or makes it.
@@ -45,39 +37,10 @@ impl Core {
         let secret = Secret(meta.secret);
         let id = Identity { file_id: meta.file_id, checksummer: store.checksummer().clone() };
         let log = find_log(path, &options, &meta, &id)?;
-        if let Some(log) = &log {
-            wal::check_not_newer(log, &id.checksummer, meta.salt, meta.checkpointed_seq)?;
-        }
-        let scanned = match &log {
-            Some(log) if !meta.log_empty => {
-                wal::scan(log, &id.checksummer, meta.salt, meta.checkpointed_seq, meta.log_buffered)?
-            }
-            Some(_) | None => Scanned { frames: Vec::new(), seq_max: meta.checkpointed_seq },
-        };
-        let Scanned { frames, seq_max: last_seq } = scanned;
-
-        let past = Past {
-            mark: meta.time(),
-            frame: frames.last().map(|found| found.frame.time),
-            is_empty: meta.keys == 0 && meta.claims == 0 && frames.is_empty(),
-        };
-        let clock = Arc::new(EngineClock::resume(options.time.clone(), &past, options.max_clock_jump));
-        // Cells count whole seconds from here: what had expired by then is not loaded.
-        let mut index = Index::new(options.shards, options.cache_bytes, clock.now());
-        let policies = Arc::new(Policies::new(options.policy));
-        let budget = Arc::default();
-        load(&store, &mut index, &policies, &clock, &budget, options.workers)?;
-        let index = Arc::new(index);
-        let publisher = Arc::new(Publisher::new(
-            Arc::clone(&index),
-            Arc::clone(&clock),
-            Arc::clone(&policies),
-            meta.checkpointed_seq,
-        ));
+        let Scanned { frames, seq_max: last_seq } = scan(log.as_ref(), &meta, &id)?;
         let replayed = frames.iter().map(|found| (found.offset, found.frame.len())).collect::<Vec<_>>();
-        if let Some(log) = &log {
-            replay(log, frames, &publisher, &budget)?;
-        }
+        let Recovered { clock, index, policies, publisher, budget } =
+            recover(&store, &options, &meta, log.as_ref(), frames)?;
         // Frames behind a gap, which a log without syncs may have, are history from here on.
         publisher.skip_to(last_seq);
         let space = Arc::new(LogSpace::new(geometry_of(&options)));
@@ -100,6 +63,8 @@ impl Core {
             options.limits(),
             threads,
         );
+        let health = Health::new(commit.failure_cell());
+        let limits = Limits::new(&options, in_flight, budget);
         let mut unprepared = Some(Unprepared { path: path.clone(), id, last_seq });
         let core = Self {
             options,
@@ -110,22 +75,16 @@ impl Core {
             publisher,
             commit,
             space,
-            log: Mutex::new(log.map(Arc::new)),
+            log: CurrentLog::new(log),
             store,
             fences,
             opening: salt,
-            in_flight: AtomicUsize::new(in_flight),
-            waiters: AtomicUsize::new(0),
-            recalled: Mutex::new(recalled),
-            told: ObserverState::after(last_seq - meta.checkpointed_seq),
-            gate: Gate::open(),
+            health,
+            limits,
+            told: ObserverState::after(last_seq - meta.checkpointed_seq, recalled),
             closing: Closing::default(),
             threads: notifiers.threads,
-            poisoned: OnceLock::new(),
-            look_at_ms: AtomicU64::new(0),
-            full: DiskFull::default(),
-            maintenance: Mutex::new(MaintenanceState::default()),
-            growing: Mutex::default(),
+            maintenance: Maintenance::default(),
             worker: notifiers.worker,
             timekeeper: notifiers.timekeeper,
             timers,
@@ -133,7 +92,6 @@ impl Core {
             policies,
             leases,
             detached,
-            progress_bytes: budget,
             counters: Counters::after_opening(in_flight),
         };
         core.make_ready(&mut unprepared, &replayed)?;
@@ -149,7 +107,7 @@ impl Core {
     ) -> Result<(), OpenError> {
         if self.options.read_only {
             // They stay as they are: nothing is granted, and the log is never prepared.
-            drop(self.poisoned.set(Failure::ReadOnly));
+            self.health.poison(Failure::ReadOnly);
             return Ok(());
         }
         match self.prepare(unprepared) {
@@ -162,9 +120,9 @@ impl Core {
     /// Makes what was read from the log durable where it is, for nothing else has space: what is replayed to callers must not be known
     /// to the operating system alone.
     fn open_on_a_full_disk(&self, replayed: &[(u64, usize)], failure: IoFailure) -> Result<(), OpenError> {
-        let log = self.log.lock().clone();
+        let log = self.log.get();
         log.map_or(Ok(()), |log| log.write_again(replayed))?;
-        self.full.found_by_store(failure);
+        self.health.disk().found_by_store(failure);
         Ok(())
     }
 }
@@ -295,133 +253,4 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
 
 fn geometry_of(options: &Options) -> Geometry {
     Geometry { segment: options.log_segment_bytes, frame_max: options.frame_max() }
-}
-
-/// Fewer keys than that are loaded by the thread that opens: others are not worth their start.
-const KEYS_FOR_THREADS: usize = 100_000;
-/// Threads that load, at most: each reads every row of what there is, and fills its part of the index.
-const THREADS_MAX: usize = 8;
-
-/// Fills the index from the store.
-fn load(
-    store: &Store,
-    index: &mut Index,
-    policies: &Policies,
-    clock: &EngineClock,
-    budget: &Arc<Budget>,
-    may_use_threads: bool,
-) -> Result<(), OpenError> {
-    let (now, keys) = (clock.now(), store.keys_hint());
-    let threads = if may_use_threads && keys >= KEYS_FOR_THREADS {
-        thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
-    } else {
-        1
-    };
-    let mut open = Vec::new();
-    let takers = index.parts(threads).into_iter().map(|part| filler(part, keys, now)).collect();
-    store.load(
-        takers,
-        |row| open.push(Arc::new(Attempt::from_row(row, budget))),
-        |scope, policy| policies.set(scope, policy),
-    )?;
-    for attempt in open {
-        let digest = attempt.digest;
-        let slot = match attempt.interrupted() {
-            Some(_) => Slot::Interrupted(attempt),
-            // Whether it still is, the log may know.
-            None => Slot::InFlight(attempt),
-        };
-        index.change(digest, |_| (Change::Set(slot), ()));
-    }
-    Ok(())
-}
-
-/// Fills one part of the index with what is not over.
-fn filler(mut part: LoadPartition<'_>, keys: usize, now: Timestamp) -> impl FnMut(&[Stored]) + Send {
-    let mut is_reserved = false;
-    move |records| {
-        // In the thread that fills it: most of this is the first touch of memory.
-        if !std::mem::replace(&mut is_reserved, true) {
-            part.reserve(keys);
-        }
-        let live = records.iter().filter(|record| record.until > now);
-        part.load(live.map(|record| (record.digest, record.until, record.place)));
-    }
-}
-
-/// Publishes every frame that the store does not know, as their leaders did.
-fn replay(
-    log: &Log,
-    frames: Vec<wal::Found>,
-    publisher: &Publisher,
-    budget: &Arc<Budget>,
-) -> Result<(), OpenError> {
-    for found in frames {
-        let mut ops = Vec::new();
-        let decoded = found.frame.for_each(|entry| {
-            ops.push(op_of(entry, budget)?);
-            Ok::<(), BadBytes>(())
-        });
-        decoded.map_err(|bad| Damage::new(log.path(), format!("offset {}", found.offset), bad.0))?;
-        publisher.publish(found.frame.seq, &mut ops);
-    }
-    Ok(())
-}
-
-fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
-    Ok(match entry {
-        Entry::Intent(row) => {
-            crate::codec::check_names(row.scope, row.key)?;
-            let attempt = Arc::new(Attempt::from_row(&row, budget));
-            match row.interrupted_ms.filter(|_| row.returned) {
-                Some(at) => Op::Returned(attempt, Timestamp::from_millis(at)),
-                None => Op::Granted(attempt),
-            }
-        }
-        Entry::Completion(digest, row) => {
-            let record = Record::new(&row.parts(Digest::from_u128(digest))?, None);
-            let parts = AttemptParts::bare(record.digest(), record.fence());
-            Op::Completed(Arc::new(Attempt::new(parts)), record)
-        }
-        Entry::Vacated(row) => {
-            let parts = AttemptParts::bare(Digest::from_u128(row.digest), Fence::new(row.fence));
-            Op::Vacated(Arc::new(Attempt::new(parts)), row.forgotten_until_ms.map(Timestamp::from_millis))
-        }
-        Entry::Mark => Op::Mark,
-        Entry::Progress(row) => {
-            let progress = Progress::new(row.bytes, budget);
-            Op::Progress(Digest::from_u128(row.digest), Fence::new(row.fence), progress)
-        }
-        Entry::Detached(row) => {
-            let hand_over = HandOver::from_row((row.until_ms, row.opening));
-            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), hand_over)
-        }
-        Entry::PolicySet(row) => Op::PolicySet(Box::new((row.name.into(), Policy::from_row(&row.policy)?))),
-    })
-}
-
-/// Whoever held a claim is dead, for this process has the file's lock; but not the holder of a token. Gives the number of
-/// claims that stand, and those that don't.
-fn interrupt_all(
-    index: &Index,
-    publisher: &Publisher,
-    policies: &Policies,
-    clock: &EngineClock,
-    leases: &Leases,
-    detached: &DetachedClaims,
-    space: &Arc<LogSpace>,
-) -> (usize, Vec<Arc<Attempt>>) {
-    let now = clock.now();
-    let (mut standing, mut recalled) = (0, Vec::new());
-    for attempt in index.attempts_out() {
-        if attempt.detached_until().is_some_and(|until| until > now) {
-            leases.watch(&attempt);
-            detached.put(attempt.fence, DetachedClaim::of_standing(&attempt, policies, space));
-            standing += 1;
-        } else {
-            publisher.recall(Arc::clone(&attempt), now);
-            recalled.push(attempt);
-        }
-    }
-    (standing, recalled)
 }

@@ -132,8 +132,8 @@ impl Pending {
     pub(super) async fn wait_until_async(&self, deadline: Deadline) -> Result<Waited, BeginError> {
         let core = self.handle.core();
         self.check_wait()?;
-        let _waiter = core.waiter()?;
-        match core.timers.timeout(deadline, self.attempt.ended(|| core.gate.is_forked())).await {
+        let _waiter = core.limits.wait()?;
+        match core.timers.timeout(deadline, self.attempt.ended(|| core.health.is_forked())).await {
             None => Ok(Waited::TimedOut),
             Some(ended) => waited(ended),
         }
@@ -141,7 +141,7 @@ impl Pending {
 
     /// An operation that waits for its own claim would wait for ever, and so would a forked child.
     fn check_wait(&self) -> Result<(), BeginError> {
-        self.handle.core().gate.check_process().map_err(BeginError::Failed)?;
+        self.handle.core().health.check_process().map_err(BeginError::Failed)?;
         if is_running(&self.attempt) { Err(BeginError::OwnKey) } else { Ok(()) }
     }
 
@@ -157,7 +157,7 @@ impl Pending {
             // What has happened by now is told all the same.
             return self.attempt.wait(Deadline::after(Duration::ZERO)).map_or(Err(inside), waited);
         }
-        let _waiter = core.waiter()?;
+        let _waiter = core.limits.wait()?;
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
     }
 }

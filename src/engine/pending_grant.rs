@@ -51,7 +51,7 @@ impl PendingGrant {
         let entry = Entry::Intent(attempt.row()).encoded();
         let mut op = Some(Op::Granted(Arc::clone(&attempt)));
         // Without a lease nobody else can have the key.
-        let may = || core.poisoned.get().is_none() && (attempt.lease.is_none() || core.is_good(&attempt));
+        let may = || !core.health.is_poisoned() && (attempt.lease.is_none() || core.is_good(&attempt));
         let appended = match core.commit.append_now(caller, &entry, &mut op, reservation, queue_timeout, may)
         {
             Some(appended) => appended,
@@ -67,7 +67,7 @@ impl PendingGrant {
             // Dropped with what the key was before, this puts it back.
             Ok(None) => Ok(false),
             // What a forked child has is a copy; see the drop.
-            Err(error) if core.gate.is_forked() => Err(error),
+            Err(error) if core.health.is_forked() => Err(error),
             Err(error) => {
                 // Nothing was written: the key is as it was before.
                 self.discard(core, &error);
@@ -89,13 +89,13 @@ impl PendingGrant {
     /// Waits until the grant is durable, where it has to be. Where it need not be, a failure since the call came in counts: the claim
     /// may have waited for long.
     pub(super) async fn settled(&mut self, core: &Core, caller: Caller) -> Result<(), CommitError> {
-        if core.gate.is_forked() {
+        if core.health.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
         let settled = match &mut self.ticket {
             Some(ticket) => core.commit.settled(caller, ticket).await,
             // The log would have told of a failure.
-            None => core.check_granting(),
+            None => core.health.may_grant(),
         };
         settled.inspect_err(|error| self.discard(core, error))
     }
@@ -129,7 +129,7 @@ impl PendingGrant {
 impl Drop for PendingGrant {
     fn drop(&mut self) {
         let Some(mut claim) = self.claim.take() else { return };
-        if claim.core().gate.is_forked() {
+        if claim.core().health.is_forked() {
             return;
         }
         let (attempt, handle) = (Arc::clone(claim.of()), claim.handle());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::handle::Handle;
+use super::limits::Waiter;
 use super::lookup::KeyRef;
 use super::quota::Quota;
 use crate::attempt::Attempt;
@@ -12,7 +13,7 @@ use crate::clock::{Deadline, QueueTimeout};
 use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::error::{BeginError, Busy, CommitError, Failure};
 use crate::policy::Policy;
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::task::wait_queue::Priority;
 use crate::wal::frame::entry_bytes_max;
@@ -25,23 +26,6 @@ pub(super) struct Needs {
     pub(super) ending: u64,
 }
 
-/// A call that waits for somebody else's claim.
-pub(super) struct Waiter<'a>(&'a AtomicUsize);
-
-impl<'a> Waiter<'a> {
-    /// One more.
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A claim's share. Given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
@@ -51,35 +35,9 @@ pub(crate) struct Permit {
     is_empty: bool,
 }
 
-/// One more, unless there are as many as there may be. A caller that is refused is never counted, not even for a moment: another one
-/// would be refused for it.
-pub(super) fn count_one_more(count: &AtomicUsize, max: usize) -> bool {
-    let one_more = |counted: usize| (counted < max).then(|| counted + 1);
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
-}
-
 impl Core {
-    /// Takes a place among the claims that may be out.
-    fn enter(&self) -> Result<(), BeginError> {
-        let max = self.options.max_in_flight;
-        if count_one_more(&self.in_flight, max) {
-            Ok(())
-        } else {
-            Err(BeginError::Busy(Busy::TooManyClaims { max }))
-        }
-    }
-
-    /// A place among the calls that wait for claims of others.
-    pub(super) fn waiter(&self) -> Result<Waiter<'_>, BeginError> {
-        let max = self.options.max_waiters;
-        if !count_one_more(&self.waiters, max) {
-            return Err(BeginError::Busy(Busy::TooManyWaiters { max }));
-        }
-        Ok(Waiter(&self.waiters))
-    }
-
     pub(super) fn give_back(&self, quota: Quota) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.limits.leave();
         if let Some(scope) = &quota.scope {
             self.policies.leave(scope);
         }
@@ -122,7 +80,7 @@ impl Core {
 
     /// Reserves space that is there by now.
     fn try_reserve(&self, rank: Priority, bytes: u64) -> Result<Option<Reservation>, CommitError> {
-        if self.gate.is_forked() {
+        if self.health.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
         Ok(Reservation::try_new(&self.space, rank, bytes))
@@ -172,7 +130,7 @@ impl Core {
     ) -> Result<Reservation, CommitError> {
         let queue_timeout = self.options.queue_timeout;
         let late = Err(CommitError::Busy(Busy::QueueFull { waited: queue_timeout }));
-        let full_before = self.full.times();
+        let full_before = self.health.disk().times();
         // In line before the worker is called, so that the worker sees how much is wanted.
         let bytes_max = (caller == Caller::Member).then(|| self.options.log_bytes_max());
         let mut request = Request::line_up(&self.space, bytes, rank, bytes_max);
@@ -216,7 +174,7 @@ impl Core {
     /// Has space made, and says why none will come, where that is known. A caller that waits says how often the disk had been found
     /// full before: what was found then may be over.
     fn ask_for_space(&self, full_before: Option<u64>) -> Option<CommitError> {
-        if self.gate.is_forked() {
+        if self.health.is_forked() {
             return Some(CommitError::Failed(Failure::Forked));
         }
         if self.options.workers {
@@ -226,17 +184,7 @@ impl Core {
         } else {
             self.make_room();
         }
-        if let Some(failure) = self.commit.failure().or(self.poisoned.get()) {
-            return Some(CommitError::Failed(failure.clone()));
-        }
-        if let Err(shut) = self.gate.check() {
-            return Some(shut.into());
-        }
-        if full_before.is_some_and(|before| before == self.full.times()) {
-            return None;
-        }
-        let full = self.full.any();
-        full.map(|failure| CommitError::Busy(Busy::DiskFull(failure)))
+        self.health.why_no_space(full_before)
     }
 }
 
@@ -250,7 +198,7 @@ impl Permit {
         queue_timeout: &mut QueueTimeout,
     ) -> Result<Self, BeginError> {
         let core = handle.core();
-        let is_counted = core.policies.enter(scope, policy, || core.enter())?;
+        let is_counted = core.policies.enter(scope, policy, || core.limits.enter())?;
         // The permit exists from here on, so that every way out gives it back.
         let scope = is_counted.then(|| scope.into());
         let mut permit = Self::of(Quota { reservation: Reservation::none(&core.space), scope }, handle);
@@ -300,7 +248,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         // A forked child has a copy.
-        if !self.is_empty && !self.handle.core().gate.is_forked() {
+        if !self.is_empty && !self.handle.core().health.is_forked() {
             let quota = self.take_quota();
             self.handle.core().give_back(quota);
         }

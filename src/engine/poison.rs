@@ -16,7 +16,7 @@ impl Core {
     /// Grants no more claims. Those that are out can be completed, for the log is whole.
     pub(super) fn poison(&self, failure: Failure) {
         // Only the first failure counts.
-        drop(self.poisoned.set(failure));
+        self.health.poison(failure);
         self.space.wake();
     }
 }

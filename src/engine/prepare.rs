@@ -5,12 +5,13 @@
 //! first checkpoint that finds space. Until then the log has no space to reserve, so nothing is granted and nothing is appended.
 
 use super::core::{Core, Counters};
-use super::maintenance_state::Unprepared;
+use super::maintenance::Unprepared;
 use super::options::CommitMode;
 use crate::error::{Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::Arc;
-use crate::wal::{self, Log, LogWriter};
+use crate::wal;
+use crate::wal::{Log, LogWriter};
 
 impl Core {
     /// Moves what was replayed to the store and opens the log for writing, if that was not done before. For the holder of `maintenance`.
@@ -21,7 +22,7 @@ impl Core {
     pub(super) fn prepare(&self, unprepared: &mut Option<Unprepared>) -> Result<(), StoreError> {
         let Some(Unprepared { path, id, last_seq }) = unprepared else { return Ok(()) };
         let wanted = self.options.log_segment_bytes;
-        let found = self.log.lock().clone().filter(|log| log.segment_bytes() == wanted);
+        let found = self.log.get().filter(|log| log.segment_bytes() == wanted);
         let bytes = found.as_ref().map(|log| log.bytes()).transpose().map_err(refused)?;
         let kept = found.zip(bytes).filter(|(_, bytes)| *bytes >= wal::first_bytes(wanted));
         let name = path.to_string_lossy();
@@ -35,22 +36,22 @@ impl Core {
         } else {
             let disk = &*self.options.disk;
             // The one there was is over. Where this fails, it must not be missed at its path.
-            *self.log.lock() = None;
+            self.log.set(None);
             let log = Log::create(disk, path, id, wanted, self.opening).map_err(refused)?;
             let bytes = log.bytes().map_err(refused)?;
             // Only now does the store rely on it.
             self.move_replayed(&name, Some(bytes))?;
             (Arc::new(log), bytes)
         };
-        *self.log.lock() = Some(Arc::clone(&log));
+        self.log.set(Some(Arc::clone(&log)));
         let synced = self.options.commit_mode == CommitMode::Synced;
         let checksummer = id.checksummer.clone();
         let writer =
             LogWriter::new(log, Arc::clone(&self.space), checksummer, self.opening, synced, *last_seq);
         *unprepared = None;
         self.commit.start(writer);
-        self.full.log_has_room();
-        self.full.store_has_room();
+        self.health.disk().log_has_room();
+        self.health.disk().store_has_room();
         self.space.open(bytes);
         Ok(())
     }

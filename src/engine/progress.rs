@@ -8,7 +8,7 @@ use crate::attempt::Attempt;
 use crate::attempt::progress::Progress;
 use crate::codec::{Entry, ProgressRow};
 use crate::commit::Ticket;
-use crate::error::{Busy, ClaimError, CommitError};
+use crate::error::{ClaimError, CommitError};
 use crate::index::Change;
 use crate::state::{Event, decide};
 use crate::sync::Arc;
@@ -54,15 +54,12 @@ impl Claim {
         self.check_body(note.len())?;
         let handle = self.handle();
         let core = handle.core();
-        core.gate.check_process().map_err(CommitError::Failed)?;
-        let max = core.options.max_progress_bytes;
-        if !core.progress_bytes.has_room(note.len(), max) {
-            return Err(CommitError::Busy(Busy::TooManyProgressBytes { max }).into());
-        }
+        core.health.check_process().map_err(CommitError::Failed)?;
+        core.limits.check_progress(note.len()).map_err(CommitError::Busy)?;
         let (digest, fence) = (self.attempt.digest, self.attempt.fence);
         let row = ProgressRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
         let entry = Entry::Progress(row).encoded();
-        let progress = Progress::new(note, &core.progress_bytes);
+        let progress = Progress::new(note, core.limits.progress());
         // Whoever is granted the key after this moment inherits the progress, and its grant comes behind it in the log.
         let mut ticket = self.note(caller, &entry, |attempt, _now| attempt.set_progress(progress)).await?;
         core.commit.settled(caller, &mut ticket).await?;
@@ -133,7 +130,7 @@ impl Claim {
     /// ```
     pub fn renew(&self) -> Result<(), ClaimError> {
         let core = self.core();
-        core.gate.check_process().map_err(CommitError::Failed)?;
+        core.health.check_process().map_err(CommitError::Failed)?;
         if self.use_now(core, Attempt::renew) {
             return Ok(());
         }
@@ -147,7 +144,7 @@ impl Claim {
     /// As for [`renew`](Self::renew).
     pub async fn renew_async(&self) -> Result<(), ClaimError> {
         let core = self.core();
-        core.gate.check_process().map_err(CommitError::Failed)?;
+        core.health.check_process().map_err(CommitError::Failed)?;
         if self.use_now(core, Attempt::renew) {
             return Ok(());
         }

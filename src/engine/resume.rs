@@ -8,16 +8,13 @@ use super::namespace::ScopeInner;
 use super::permit::Permit;
 use super::token::ClaimToken;
 use crate::attempt::HandOver;
-use crate::codec::TokenRow;
-use crate::codec::{DetachedRow, Entry};
-use crate::error::{BeginError, TokenError};
-use crate::error::{ClaimError, CommitError, EndError};
+use crate::codec::{DetachedRow, Entry, TokenRow};
+use crate::error::{BeginError, ClaimError, CommitError, EndError, TokenError};
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::state::{Event, Fence, Phase, decide};
 use crate::sync::Arc;
-use crate::task::caller::Caller;
-use crate::task::caller::block;
+use crate::task::caller::{Caller, block};
 use crate::wal::Reservation;
 
 impl Claim {
@@ -62,7 +59,7 @@ impl Claim {
         let Some(lease) = attempt.lease else { return Err(EndError::new(ClaimError::NoLease, Some(self))) };
         let handle = self.handle();
         let core = handle.core();
-        if let Err(forked) = core.gate.check_process() {
+        if let Err(forked) = core.health.check_process() {
             return Err(EndError::new(CommitError::Failed(forked).into(), Some(self)));
         }
         // The lease starts here, and not after the wait for room.
@@ -114,7 +111,7 @@ impl Core {
         scope: &ScopeInner,
         token: &ClaimToken,
     ) -> Result<Claim, TokenError> {
-        self.gate.check().map_err(BeginError::from)?;
+        self.health.check().map_err(BeginError::from)?;
         if let Some(failure) = self.commit.failure() {
             return Err(BeginError::Failed(failure.clone()).into());
         }

@@ -17,9 +17,11 @@ use crate::fork::Origin;
 use crate::record::{Outcome, Record};
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
-use crate::task::reply::{self, ReplySender};
+use crate::task::reply;
+use crate::task::reply::ReplySender;
 use crate::typed::fault::{Fault, ReplayError, RunError, StoreError};
-use crate::typed::json::{self, JsonError};
+use crate::typed::json;
+use crate::typed::json::JsonError;
 
 /// What comes of running an operation: its result, new or stored.
 type Ran<T, E> = Result<Result<T, E>, RunError<T, E>>;
@@ -270,7 +272,7 @@ impl Scope {
                 // From here to the task's being the executor's there is no point at which this can be dropped.
                 let (replier, awaited) = reply::pair();
                 spawn(Box::pin(carry_out(Job { claim, op, replier })));
-                let lost = || match self.handle.core().gate.check_process() {
+                let lost = || match self.handle.core().health.check_process() {
                     Ok(()) => RunError::TaskLost,
                     Err(forked) => BeginError::Failed(forked).into(),
                 };

@@ -60,7 +60,7 @@ impl Scope {
     pub fn policy(&self) -> Policy {
         let core = self.handle.core();
         // In a forked child the table may be locked for ever.
-        if core.gate.is_forked() { core.policies.default() } else { core.policies.of(self.name()) }
+        if core.health.is_forked() { core.policies.default() } else { core.policies.of(self.name()) }
     }
 
     /// A claim on an interrupted key, whatever the scope's policy, for whoever knows what became of the operation: complete

@@ -23,7 +23,7 @@ impl Core {
             return Err(SetPolicyError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
         }
         policy.check()?;
-        self.gate.check().map_err(CommitError::from)?;
+        self.health.check().map_err(CommitError::from)?;
         self.check_blocking(caller)?;
         let Some(place) = self.policies.enter_declared(scope) else {
             return Err(SetPolicyError::TooManyScopes { max: SCOPES_MAX });

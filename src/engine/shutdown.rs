@@ -14,7 +14,7 @@ impl Core {
         // Before the gate, so that a caller that was told "closed" finds readers refused as well.
         self.store.refuse_table_readers();
         // It may be shut already, where no thread could be had to close the file.
-        self.gate.shut();
+        self.health.shut();
         self.commit.close();
         // Wakers run from here on, and may close the engine as well.
         let _maintains = self.maintains();
@@ -30,10 +30,10 @@ impl Core {
         for attempt in &left {
             attempt.end(Ended::Closed);
         }
-        if self.commit.failure().or(self.poisoned.get()).is_none() {
+        if self.health.failure().is_none() {
             left.retain(|attempt| !self.withdraw_at_close(attempt));
         }
-        let flushed = match self.commit.failure().or(self.poisoned.get()) {
+        let flushed = match self.health.failure() {
             // There was nothing to bring up to date.
             Some(Failure::ReadOnly) => Ok(()),
             Some(failure) => Err(failure.clone()),
@@ -41,8 +41,8 @@ impl Core {
             None => self.last_checkpoint().and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
         // The log first: the next process that opens the store locks the log too.
-        let growing = self.growing.lock();
-        let log = self.log.lock().clone();
+        let growing = self.maintenance.lock_growth();
+        let log = self.log.get();
         let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
         let closed = self.store.close();
         drop((growing, maintenance));
@@ -50,7 +50,7 @@ impl Core {
     }
 
     fn last_checkpoint(&self) -> Result<(), Failure> {
-        let is_full = self.full.of_store().is_some();
+        let is_full = self.health.disk().of_store().is_some();
         let ready = if is_full {
             // Nothing is opened again while tables are read, and there is no later try.
             self.store.await_table_readers();

@@ -70,19 +70,19 @@ impl Core {
 
 /// The thread that leads commits where no caller does.
 fn lead(core: &Core, listener: &Listener) {
-    while listener.wait(core.commit.lead_if_called(Duty::Sole)) && core.gate.is_open() {}
+    while listener.wait(core.commit.lead_if_called(Duty::Sole)) && core.health.is_open() {}
 }
 
 /// The thread that publishes while the leader has the next group to write.
 fn publish(core: &Core, listener: &Listener) {
-    while listener.wait(Deadline::NEVER) && core.gate.is_open() {
+    while listener.wait(Deadline::NEVER) && core.health.is_open() {
         core.commit.publish_what_is_written();
     }
 }
 
 /// The thread that reads records for tasks.
 fn read(core: &Core, listener: &Listener) {
-    while listener.wait(Deadline::NEVER) && core.gate.is_open() {
+    while listener.wait(Deadline::NEVER) && core.health.is_open() {
         core.reads.serve(&core.store);
     }
 }

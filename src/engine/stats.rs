@@ -177,7 +177,7 @@ impl Stats {
 
 impl Core {
     pub(super) fn stats(&self) -> Stats {
-        if self.gate.is_forked() {
+        if self.health.is_forked() {
             return Stats::default();
         }
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -185,23 +185,23 @@ impl Core {
         let (counters, now) = (&self.counters, self.clock.now());
         Stats {
             entries: sizes.keys,
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight: self.limits.in_flight(),
             interrupted: sizes.interrupted,
             interrupted_longest: self
                 .oldest_interruption()
                 .map_or(Duration::ZERO, |at| now.saturating_since(at)),
-            waiting: self.waiters.load(Ordering::Relaxed),
+            waiting: self.limits.waiting(),
             waiting_for_room: counters.waiting_for_room.load(Ordering::Relaxed),
             queued: self.commit.queued(),
             index_bytes: sizes.table_bytes,
             cached_bytes: sizes.cached_bytes,
-            progress_bytes: self.progress_bytes.bytes(),
+            progress_bytes: self.limits.progress().bytes(),
             file_bytes: self.store.file_bytes(),
             log_bytes: self.space.file_bytes(),
             checkpoint_lag: self.checkpoint_lag(),
             clock_lag_ms: self.clock.wall_ahead_ms(),
-            is_disk_full: self.full.any().is_some(),
-            has_failed: self.commit.failure().or(self.poisoned.get()).is_some(),
+            is_disk_full: self.health.disk().any().is_some(),
+            has_failed: self.health.failure().is_some(),
             fresh: load(&counters.fresh),
             rerun: load(&counters.rerun),
             replayed: hits.replayed,

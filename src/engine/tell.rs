@@ -4,15 +4,14 @@ use super::core::Core;
 use crate::clock::Stopwatch;
 use crate::error::Failure;
 use crate::observer::{Cause, Event};
-use crate::sync::Ordering;
 
 impl Core {
     /// Tells of the opening, and of claims whose holders died with the process.
     pub(super) fn tell_of_opening(&self, watch: &Stopwatch) {
-        let recalled = std::mem::take(&mut *self.recalled.lock());
+        let recalled = self.told.take_recalled();
         self.options.hooks.tell(|| Event::Opened {
             keys: self.index.sizes().keys,
-            replayed: self.told.replayed,
+            replayed: self.told.replayed(),
             interrupted: recalled.len(),
             took: watch.elapsed(),
         });
@@ -24,15 +23,15 @@ impl Core {
     /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. Whoever finds one has
     /// the maintenance lock, or leads, so it is told here: by the worker at its next step, and at close.
     pub(super) fn tell_of_trouble(&self) {
-        let full = self.full.any();
-        let is_news = self.told.disk_full.swap(full.is_some(), Ordering::AcqRel) != full.is_some();
+        let full = self.health.disk().any();
+        let is_news = self.told.is_news_of_disk(full.is_some());
         match &full {
             Some(failure) if is_news => self.options.hooks.tell(|| Event::DiskFull { failure }),
             None if is_news => self.options.hooks.tell(|| Event::RoomAgain {}),
             Some(_) | None => {}
         }
-        let Some(failure) = self.commit.failure().or(self.poisoned.get()) else { return };
-        if !self.told.failed.swap(true, Ordering::AcqRel) {
+        let Some(failure) = self.health.failure() else { return };
+        if self.told.is_news_of_failure() {
             self.options.hooks.tell(|| Event::Failed { failure });
         }
     }

@@ -42,7 +42,7 @@ impl Core {
 
 /// The thread that waits for deadlines and the ends of leases. It has no other work, for either would wait for that.
 pub(super) fn keep_time(core: &Core, listener: &Listener) {
-    while listener.wait(core.next_end()) && core.gate.is_open() {
+    while listener.wait(core.next_end()) && core.health.is_open() {
         // A panic of code of others is not the next deadline's affair.
         drop(catch_unwind(AssertUnwindSafe(|| core.keep_time())));
     }

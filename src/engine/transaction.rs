@@ -11,7 +11,6 @@ use crate::attempt::Ended;
 use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
-use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
 impl Core {
@@ -19,6 +18,20 @@ impl Core {
     /// background's work.
     pub(super) fn is_inside(&self) -> bool {
         is_inside(&self.commit, &[Activity::Transaction])
+    }
+
+    /// Whether a transaction may complete a claim now: not within another, and with every entry about the
+    /// claim's key durable.
+    fn ready_for_transaction(&self) -> Result<(), ClaimError> {
+        self.health.check_process().map_err(CommitError::Failed)?;
+        if self.is_inside() {
+            return Err(ClaimError::InsideTransaction);
+        }
+        self.check_blocking(Caller::Thread)?;
+        // An entry about this claim, or an earlier one on the key, may be queued with nobody waiting. If it
+        // came after the store's completion, replay would reopen the key. No further one comes while the
+        // claim is good.
+        Ok(block(self.commit.flush(Caller::Thread))?)
     }
 }
 
@@ -76,19 +89,8 @@ impl Claim {
     ) -> Result<Record, CompleteInError<E>> {
         let handle = self.handle();
         let core = handle.core();
-        if let Err(forked) = core.gate.check_process() {
-            return Err(self.refused(CommitError::Failed(forked).into()));
-        }
-        if core.is_inside() {
-            return Err(self.refused(ClaimError::InsideTransaction));
-        }
-        if let Err(inside) = core.check_blocking(Caller::Thread) {
-            return Err(self.refused(inside.into()));
-        }
-        // Nobody may have waited for an entry about this claim, or an earlier one on the key. Behind the store's word of its end it would
-        // open the key again; no further one comes while the claim is good.
-        if let Err(error) = block(core.commit.flush(Caller::Thread)) {
-            return Err(self.refused(error.into()));
+        if let Err(reason) = core.ready_for_transaction() {
+            return Err(self.refused(reason));
         }
         // Declared before the maintenance lock, so dropped after it: what the worker left out meanwhile is due.
         let _afterwards = CallWorker(core);
@@ -105,7 +107,7 @@ impl Claim {
         };
         // redb can't abort while a panic goes through it.
         let worked = catch_unwind(AssertUnwindSafe(|| work(&begun.tables())));
-        if core.gate.is_forked_for_sure() {
+        if core.health.is_forked_for_sure() {
             // `work` forked, and this is the child: the transaction and the maintenance lock are the parent's, and go on there.
             std::mem::forget((begun, maintenance));
             return match worked {
@@ -140,28 +142,33 @@ impl Claim {
             drop(maintenance);
             return Err(block(refusal.explained(Caller::Thread)).into());
         }
-        let attempt = Arc::clone(self.of());
-        let record = given.record(&attempt, core.clock.now());
+        let record = given.record(self.of(), core.clock.now());
         match core.apply_tail(Some((begun, &record))) {
             Ok(()) => {
-                core.publisher.complete(&attempt, &record);
-                core.leases.forget(&attempt);
+                core.publisher.complete(self.of(), &record);
+                core.leases.forget(self.of());
                 drop(maintenance);
                 self.count_outcome(&record);
                 Ok(record)
             }
-            Err(StoreError::Full(failure)) => {
-                self.undo_end();
-                Err(self.refused(core.store_refused(StoreError::Full(failure)).into()))
-            }
-            Err(StoreError::Failed(failure)) => {
-                // Whether it is there, only the next opening can tell.
-                core.leases.forget(&attempt);
-                attempt.end(Ended::Failed(Box::new(failure.clone())));
-                let reason = core.store_refused(StoreError::Failed(failure)).into();
-                Err(EndError::new(reason, None).into())
+            Err(error) => {
+                let reason = self.not_stored(error);
+                Err(EndError::new(reason, (!self.is_over()).then_some(self)).into())
             }
         }
+    }
+
+    /// Why the completion is not in the store. On a full disk the claim goes on.
+    fn not_stored(&mut self, error: StoreError) -> ClaimError {
+        match &error {
+            StoreError::Full(_) => self.undo_end(),
+            StoreError::Failed(failure) => {
+                // Whether it is there, only the next opening can tell.
+                self.core().leases.forget(self.of());
+                self.of().end(Ended::Failed(Box::new(failure.clone())));
+            }
+        }
+        self.core().store_refused(error).into()
     }
 
     fn refused<E>(self, reason: ClaimError) -> CompleteInError<E> {
@@ -180,7 +187,7 @@ impl Engine {
     /// When `close` was called, or the file can't be read. What `read` returns is returned.
     pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         let core = self.handle.core();
-        core.gate.check_process().map_err(|_forked| ReadError::Forked)?;
+        core.health.check_process().map_err(|_forked| ReadError::Forked)?;
         core.store.read_tables(|tables| {
             let _inside = ActivityMark::enter(&core.commit, Activity::Transaction);
             read(tables)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::forget::vacated_entry;
-use super::maintenance_state::MaintenanceState;
+use super::maintenance::MaintenanceState;
 use super::publisher::Op;
 use crate::Timestamp;
 use crate::codec::Entry;

@@ -28,7 +28,7 @@ impl Core {
 
     /// How long the worker sleeps where nobody calls it. Callers that wait for a full disk wait for its next try.
     fn next_step(&self) -> Duration {
-        let retries = self.full.any().is_some() && self.space.is_waited_for();
+        let retries = self.health.disk().any().is_some() && self.space.is_waited_for();
         if retries { self.tick().min(RETRY_AFTER) } else { self.tick() }
     }
 
@@ -81,7 +81,7 @@ impl Core {
             || self.is_log_full()
             || self.fences.are_short()
             || maintenance.unprepared.is_some()
-            || self.full.of_store().is_some();
+            || self.health.disk().of_store().is_some();
         let checkpointed = is_due && {
             let checkpointed = self.checkpoint(&mut maintenance);
             let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
@@ -108,12 +108,12 @@ impl Core {
 /// The worker's thread: steps when it is called, and once a tick.
 pub(super) fn work(core: &Core, listener: &Listener) {
     loop {
-        if !core.gate.is_open() {
+        if !core.health.is_open() {
             return;
         }
         let tick = Deadline::after(core.next_step());
         let next = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
-        if !listener.wait(tick.min(next)) || !core.gate.is_open() {
+        if !listener.wait(tick.min(next)) || !core.health.is_open() {
             return;
         }
         // After a panic nothing is granted any more, but the worker may stand in for threads that could not be started.

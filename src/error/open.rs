@@ -78,6 +78,12 @@ pub enum OpenError {
     Io(IoFailure),
 }
 
+const READ_ONLY: &str = "may not be written; the engine needs to write it, change its permissions";
+const LOCKED: &str = "is open in another engine; one process at a time can have it, close the other";
+const NOT_IDEMKV: &str = "is no file of idemkv's as far as can be told, and was left alone: it is another \
+                          program's, or its first page is damaged. Find out which, and restore a damaged file \
+                          and its log from a backup; a new file would know nothing of operations that were done";
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -85,29 +91,9 @@ impl fmt::Display for OpenError {
             Self::NotAFile(path) => {
                 write!(f, "{} is not a regular file; give the path of a file", path.display())
             }
-            Self::ReadOnly(path) => {
-                write!(
-                    f,
-                    "{} may not be written; the engine needs to write it, change its permissions",
-                    path.display()
-                )
-            }
-            Self::Locked(path) => {
-                write!(
-                    f,
-                    "{} is open in another engine; one process at a time can have it, close the other",
-                    path.display()
-                )
-            }
-            Self::NotIdemkv(path) => {
-                write!(
-                    f,
-                    "{} is no file of idemkv's as far as can be told, and was left alone: it is another program's, or its first \
-                     page is damaged. Find out which, and restore a damaged file and its log from a backup; a new file would know \
-                     nothing of operations that were done",
-                    path.display()
-                )
-            }
+            Self::ReadOnly(path) => write!(f, "{} {READ_ONLY}", path.display()),
+            Self::Locked(path) => write!(f, "{} {LOCKED}", path.display()),
+            Self::NotIdemkv(path) => write!(f, "{} {NOT_IDEMKV}", path.display()),
             Self::NoPath => f.write_str("the path is empty; give the path of a file"),
             Self::NameTooLong { path, len, max } => write!(
                 f,

@@ -7,16 +7,18 @@ use std::thread;
 use redb::{ReadableDatabase, ReadableTable, TableHandle};
 
 use super::backend_error::{BackendError, catch_backend_panic};
-use super::block;
+use super::directory::BlockInfo;
+use super::forgotten::Row;
+use super::layout::{CLAIMS, FORGOTTEN, INDEX, SCOPES};
 use super::owned::Owned;
-use super::{BlockInfo, CLAIMS, FORGOTTEN, INDEX, Row, SCOPES, Store, open_row, tables};
-use crate::Timestamp;
-use crate::codec::{self, BadBytes, IntentRow};
+use super::{Store, block, open_row, tables};
+use crate::codec::{BadBytes, IntentRow};
 use crate::error::{Damage, OpenError};
 use crate::key::Digest;
 use crate::policy::Policy;
 use crate::record::RecordLocation;
 use crate::sync::Ordering;
+use crate::{Timestamp, codec};
 
 /// What an opening is told of a stored record.
 #[derive(Clone, Copy, Debug)]

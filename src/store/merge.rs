@@ -10,8 +10,9 @@
 
 use redb::Database;
 
+use super::directory::BlockInfo;
 use super::relocate::{MovingRecord, Relocated};
-use super::{Batch, BlockInfo, Store, StoreError, block};
+use super::{Batch, Store, StoreError, block};
 use crate::Timestamp;
 use crate::record::{Record, RecordLocation, Relocation};
 

@@ -62,7 +62,7 @@ impl std::fmt::Debug for Meta {
 }
 
 /// The row's checksum can't use the file's secret, which is in it.
-fn checksummer() -> Checksummer {
+pub(super) fn checksummer() -> Checksummer {
     Checksummer::new(&Secret(*b"idemkv: the row that says it all"))
 }
 

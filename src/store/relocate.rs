@@ -12,9 +12,11 @@ use std::collections::HashSet;
 use redb::{Database, ReadableDatabase};
 
 use super::backend_error::{BackendError, catch_backend_panic};
-use super::block::{self, read_record};
+use super::block::read_record;
+use super::directory::BlockInfo;
+use super::layout::{BLOCKS, INDEX};
 use super::owned::Owned;
-use super::{BLOCKS, Batch, BlockInfo, Due, INDEX, Store, StoreError};
+use super::{Batch, Due, Store, StoreError, block};
 use crate::Timestamp;
 use crate::codec::BadBytes;
 use crate::key::Digest;

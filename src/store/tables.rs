@@ -111,7 +111,7 @@ fn check(name: &str) -> Result<(), TableError> {
 }
 
 /// Opens a table. A panic inside redb, which damaged pages can cause, is an error like any other.
-fn opened<T>(open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<T, TableError> {
+pub(super) fn opened<T>(open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<T, TableError> {
     let opened = catch_unwind(AssertUnwindSafe(open));
     let damaged = |panic: Box<dyn Any + Send>| {
         redb::TableError::Storage(redb::StorageError::Corrupted(said(&*panic).to_owned()))

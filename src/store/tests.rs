@@ -5,12 +5,18 @@ use std::collections::HashMap;
 use std::sync::mpsc;
 use std::{iter, thread};
 
-use redb::{ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
+use super::directory::BlockInfo;
+use super::layout::{BLOCKS, CLAIMS, FORGOTTEN, INDEX, META, SCOPES};
+use super::opening::read_meta;
+use super::transaction::begin_durable;
 use super::*;
 use crate::codec::Text;
 use crate::disk::sim::{DiskFault, SimDisk};
-use crate::record::RecordParts;
+use crate::error::OpenError;
+use crate::key::Secret;
+use crate::record::{RecordParts, Relocation};
 use crate::state::Lifetime;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);

@@ -1,0 +1,60 @@
+//! What an attempt is made of.
+
+use std::time::Duration;
+
+use super::StandsOn;
+use super::interruption::Earlier;
+use super::progress::Progress;
+use crate::key::Digest;
+use crate::record::retention::Retention;
+use crate::state::Fence;
+use crate::{Fingerprint, Timestamp};
+
+/// All that makes an attempt, by name.
+pub(crate) struct AttemptParts<'a> {
+    pub(crate) digest: Digest,
+    pub(crate) scope: &'a [u8],
+    pub(crate) key: &'a [u8],
+    pub(crate) fence: Fence,
+    pub(crate) number: u32,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) started: Timestamp,
+    pub(crate) retention: Retention,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) unresolved_ttl: Option<Duration>,
+    pub(crate) earlier: Option<Earlier>,
+    pub(crate) progress: Option<Progress>,
+    /// The interruption that it stands on.
+    pub(crate) stands_on: Option<StandsOn>,
+    /// Bytes of log that are reserved for the end of a claim that its caller does not have yet.
+    pub(crate) coming: u64,
+}
+
+impl AttemptParts<'static> {
+    /// Of a claim of which nothing else matters any more.
+    pub(crate) fn bare(digest: Digest, fence: Fence) -> Self {
+        Self {
+            digest,
+            scope: &[],
+            key: &[],
+            fence,
+            number: 0,
+            fingerprint: Fingerprint::from_bytes([0; 32]),
+            started: Timestamp::default(),
+            retention: Retention::NONE,
+            lease: None,
+            unresolved_ttl: None,
+            earlier: None,
+            progress: None,
+            stands_on: None,
+            coming: 0,
+        }
+    }
+
+    /// What a test needs that asks for little: the first claim of the key "key".
+    #[cfg(test)]
+    pub(crate) fn example(fence: u64) -> Self {
+        let bare = Self::bare(Digest::from_u128(7), Fence::new(fence));
+        Self { key: b"key", number: 1, fingerprint: Fingerprint::of(""), ..bare }
+    }
+}

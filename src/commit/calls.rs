@@ -1,0 +1,68 @@
+//! Calls of the threads that help with commits, so that a queued entry finds a leader.
+
+use std::time::Duration;
+
+use super::queue::Queue;
+use super::{Commit, Publish};
+use crate::clock::Deadline;
+use crate::sync::Ordering;
+use crate::task::caller::Caller;
+
+impl<P: Publish> Commit<P> {
+    /// Sees to it that somebody leads for entries that are queued already, where whoever queued them does not.
+    pub(super) fn call_leader_for(&self, caller: Caller, queue: &Queue<P::Op>) {
+        // More than one group is more than anybody should leave for later.
+        if caller == Caller::Task || queue.is_backed_up() {
+            self.call_leader(queue);
+        }
+    }
+
+    /// Sees to it that somebody leads, if nobody does.
+    pub(super) fn call_leader(&self, queue: &Queue<P::Op>) {
+        if queue.writer.is_some() {
+            self.call();
+        }
+    }
+
+    /// Has what is queued written soon.
+    pub(crate) fn call(&self) {
+        self.is_called.store(true, Ordering::Release);
+        self.call_leader_thread();
+    }
+
+    fn call_leader_thread(&self) {
+        if let Some(leader) = &self.threads.leader {
+            leader.notify();
+        }
+    }
+
+    /// Has the engine's threads look up.
+    pub(crate) fn notify_threads(&self) {
+        self.call_leader_thread();
+        if let Some(press) = &self.threads.press {
+            press.notify();
+        }
+    }
+
+    /// Has what is queued by now written within this time.
+    pub(crate) fn flush_within(&self, within: Duration) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
+        let deadline = Deadline::after(within);
+        let mut flush_at = self.flush_at.lock();
+        let is_earlier = flush_at.is_none_or(|at| deadline.is_before(at));
+        if is_earlier {
+            *flush_at = Some(deadline);
+        }
+        drop(flush_at);
+        if is_earlier {
+            self.call_leader_thread();
+        }
+    }
+
+    pub(super) fn notify_drained(&self) {
+        self.drained.notify_all();
+        self.tasks_drained.wake_all();
+    }
+}

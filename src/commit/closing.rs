@@ -1,0 +1,41 @@
+//! Closing: refuses new entries, and ends when all others are published.
+
+use super::leading::Turn;
+use super::queue::Intake;
+use super::{Commit, Publish};
+use crate::clock::Deadline;
+
+impl<P: Publish> Commit<P> {
+    /// Refuses new entries, and returns when everything queued before is published and nobody leads.
+    pub(crate) fn close(&self) {
+        let mut queue = self.queue.lock();
+        let has_started = queue.intake != Intake::Early;
+        queue.intake = Intake::Closed;
+        loop {
+            if !has_started {
+                break;
+            }
+            // The files are let go after this, so nobody may be writing.
+            if self.failure.get().is_some() && !queue.is_writing {
+                break;
+            }
+            match queue.writer.take() {
+                Some(writer) if queue.is_settled() => {
+                    queue.writer = Some(writer);
+                    break;
+                }
+                // Also where nothing is left to be written: it publishes what no other thread does.
+                Some(writer) if !queue.is_publishing => {
+                    let Some(led) = self.lead(queue, writer, Turn::Short) else { return };
+                    queue = led;
+                }
+                writer => {
+                    queue.writer = writer;
+                    self.wait_for_drained(&mut queue, Deadline::NEVER);
+                }
+            }
+        }
+        drop(queue);
+        self.notify_drained();
+    }
+}

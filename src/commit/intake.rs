@@ -1,0 +1,163 @@
+//! Intake: takes entries into the queue, and lets callers wait while it is full.
+
+use super::leading::Turn;
+use super::queue::{Intake, Queue, bytes_of};
+use super::status::Ticket;
+use super::{Commit, Publish};
+use crate::clock::{Deadline, QueueTimeout};
+use crate::error::{Busy, CommitError, Failure};
+use crate::sync::MutexGuard;
+use crate::task::caller::Caller;
+use crate::wal::Reservation;
+
+impl<P: Publish> Commit<P> {
+    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits while the queue is full, as long as `queue_timeout`
+    /// lasts. `None` where `may`, asked under the queue's lock when there is a place, says that the entry is no longer to be queued.
+    pub(crate) async fn append(
+        &self,
+        caller: Caller,
+        entry: Vec<u8>,
+        mut op: Option<P::Op>,
+        reservation: &mut Reservation,
+        queue_timeout: &mut QueueTimeout,
+        may: impl Fn() -> bool,
+    ) -> Result<Option<Ticket>, CommitError> {
+        let (until, full) = (queue_timeout.until(), Err(queue_full(queue_timeout)));
+        let now = || self.append_now(caller, &entry, &mut op, reservation, queue_timeout, &may);
+        self.timers.timeout(until, self.tasks_drained.until(now)).await.unwrap_or(full)
+    }
+
+    /// [`append`](Self::append), where there is a place, or for a thread, which waits for one in here. `None` where a task has to
+    /// wait: somebody leads, so that there will be a place, and `op` was not taken.
+    pub(crate) fn append_now(
+        &self,
+        caller: Caller,
+        entry: &[u8],
+        op: &mut Option<P::Op>,
+        reservation: &mut Reservation,
+        queue_timeout: &mut QueueTimeout,
+        may: impl Fn() -> bool,
+    ) -> Option<Result<Option<Ticket>, CommitError>> {
+        if let Err(forked) = self.check_process() {
+            return Some(Err(forked));
+        }
+        let bytes = bytes_of(entry);
+        let admitted = match caller {
+            Caller::Thread => self.admit(bytes, queue_timeout),
+            Caller::Task | Caller::Member => {
+                let queue = self.queue.lock();
+                self.check_open(&queue).map(|()| queue)
+            }
+        };
+        let mut queue = match admitted {
+            Ok(queue) => queue,
+            Err(refused) => return Some(Err(refused)),
+        };
+        if !may() {
+            drop(queue);
+            // A place may have been kept for this entry.
+            self.notify_drained();
+            return Some(Ok(None));
+        }
+        let has_place = queue.has_place(bytes);
+        let ticket = op.take_if(|_| has_place).map(|op| queue.push(entry, op, reservation));
+        if caller == Caller::Task || ticket.is_none() {
+            self.call_leader(&queue);
+        }
+        ticket.map(|ticket| Ok(Some(ticket)))
+    }
+
+    /// Queues an entry at once, however full the queue is, and whatever has happened since its caller looked: for the ends of claims.
+    /// Each has log space since its claim was granted, which bounds them all, and an outcome is not to be refused. Any other entry goes
+    /// through [`append_if`](Self::append_if).
+    pub(crate) fn append_end(
+        &self,
+        caller: Caller,
+        entry: &[u8],
+        op: P::Op,
+        reservation: &mut Reservation,
+        _held: P::Held,
+    ) -> Result<Ticket, CommitError> {
+        self.check_process()?;
+        let mut queue = self.queue.lock();
+        self.check_open(&queue)?;
+        let ticket = queue.push(entry, op, reservation);
+        self.call_leader_for(caller, &queue);
+        Ok(ticket)
+    }
+
+    /// Queues entries at once, one behind the other, if `may` says so. It is asked under the queue's lock, so that the log has what is
+    /// allowed by a state in the order of that state's changes. It may add to the reservation. The ticket is that of the last entry.
+    pub(crate) fn append_if<'e>(
+        &self,
+        caller: Caller,
+        entries: impl IntoIterator<Item = (&'e [u8], P::Op)>,
+        reservation: &mut Reservation,
+        may: impl FnOnce(&mut Reservation) -> bool,
+    ) -> Result<Option<Ticket>, CommitError> {
+        self.check_process()?;
+        let mut queue = self.queue.lock();
+        self.check_open(&queue)?;
+        if !may(reservation) {
+            return Ok(None);
+        }
+        let mut ticket = None;
+        for (entry, op) in entries {
+            ticket = Some(queue.push(entry, op, reservation));
+        }
+        self.call_leader_for(caller, &queue);
+        Ok(ticket)
+    }
+
+    fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
+        match self.failure.get() {
+            Some(failure) => Err(CommitError::Failed(failure.clone())),
+            None if queue.intake == Intake::Closed => Err(CommitError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the queue has a place.
+    fn admit(
+        &self,
+        bytes: usize,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<MutexGuard<'_, Queue<P::Op>>, CommitError> {
+        let mut queue = self.queue.lock();
+        let mut has_waited = false;
+        loop {
+            self.check_open(&queue)?;
+            if queue.has_place(bytes) {
+                return Ok(queue);
+            }
+            // Before the caller leads for others, not after: that too is time it waits.
+            let deadline = queue_timeout.until();
+            if has_waited && deadline.has_passed() {
+                return Err(queue_full(queue_timeout));
+            }
+            has_waited = true;
+            match queue.writer.take() {
+                // Nobody leads, and the callers whose entries wait are on their way.
+                Some(writer) => {
+                    let led = self.lead(queue, writer, Turn::ForPlace(bytes));
+                    queue = led.ok_or(CommitError::Failed(Failure::Forked))?;
+                    queue.let_go();
+                }
+                None => self.wait_for_drained(&mut queue, deadline),
+            }
+        }
+    }
+
+    pub(super) fn wait_for_drained(&self, queue: &mut MutexGuard<'_, Queue<P::Op>>, deadline: Deadline) {
+        match deadline.instant() {
+            Some(at) => {
+                self.drained.wait_until(queue, at);
+            }
+            None => self.drained.wait(queue),
+        }
+    }
+}
+
+fn queue_full(queue_timeout: &QueueTimeout) -> CommitError {
+    CommitError::Busy(Busy::QueueFull { waited: queue_timeout.span() })
+}

@@ -1,0 +1,147 @@
+//! Publishing: written groups become visible, in the order in which they were written, by one thread at
+//! a time.
+//!
+//! If the next group waits already, the leader writes it and leaves publishing to a thread that has
+//! nothing else to do ([`Commit::publish_what_is_written`]). A commit that failed takes its place in the
+//! same order: groups that were durable before it are still published.
+
+use super::queue::{Queue, Written};
+use super::status::{CommitStatus, GroupEnd};
+use super::{Commit, Publish};
+use crate::activity::{Activity, ActivityMark};
+use crate::error::Failure;
+use crate::sync::{Arc, MutexGuard};
+
+impl<P: Publish> Commit<P> {
+    /// Publishes what is written, in its order, unless somebody else does, who then goes on with it. `None` as for [`lead`](Self::lead).
+    pub(super) fn publish<'a>(
+        &'a self,
+        mut queue: MutexGuard<'a, Queue<P::Op>>,
+    ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
+        if queue.is_publishing {
+            return Some(queue);
+        }
+        let _inside = ActivityMark::enter(self, Activity::Commits);
+        let mut published = false;
+        while let Some(written) = queue.written.pop_front() {
+            queue.is_publishing = true;
+            drop(queue);
+            let ops = self.publish_one(written);
+            if self.origin.is_elsewhere() {
+                return None;
+            }
+            queue = self.queue.lock();
+            queue.is_publishing = false;
+            queue.keep_ops(ops);
+            published = true;
+        }
+        if published {
+            self.drained.notify_all();
+        }
+        Some(queue)
+    }
+
+    /// Publishes what is written. For the engine's own thread, when it is called.
+    pub(crate) fn publish_what_is_written(&self) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
+        drop(self.publish(self.queue.lock()));
+    }
+
+    /// Publishes one group; gives an empty vector back, to be used again.
+    fn publish_one(&self, written: Written<P::Op>) -> Vec<P::Op> {
+        let Written { status, outcome } = written;
+        let unwinding = FailOnUnwind::new(self, &status, Stage::Publishing);
+        let ops = match outcome {
+            Ok((seq, mut ops)) if self.failure.get().is_none() => {
+                self.publisher.publish(seq, &mut ops);
+                status.settle(GroupEnd::Durable);
+                // A segment may have been filled since those in line called the worker.
+                if let Some(worker) = self.threads.worker.as_ref().filter(|_| self.space.awaits_checkpoint())
+                {
+                    worker.notify();
+                }
+                ops
+            }
+            // Publishing panicked before, and what this one follows is not in the index.
+            Ok(_) => {
+                status.settle(GroupEnd::Failed);
+                Vec::new()
+            }
+            Err(failure) => {
+                self.fail(&failure);
+                status.settle(GroupEnd::Failed);
+                self.fail_queued();
+                Vec::new()
+            }
+        };
+        std::mem::forget(unwinding);
+        ops
+    }
+
+    /// Stops all commits for good, for a reason that no commit met. What is being published now may still be acknowledged; what is being
+    /// written or queued is not.
+    pub(crate) fn stop(&self, failure: &Failure) {
+        self.fail(failure);
+        self.fail_queued();
+    }
+
+    /// Stops all commits for good. Only the publishing thread comes here, and [`stop`](Self::stop).
+    fn fail(&self, failure: &Failure) {
+        if self.failure.set(failure.clone()).is_ok() {
+            self.publisher.failed(failure);
+            self.space.wake();
+        }
+    }
+
+    /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are woken by foreign code, which may call
+    /// in here again.
+    pub(super) fn fail_queued(&self) {
+        let (written, groups) = self.queue.lock().take_all();
+        let written = written.iter().map(|written| &written.status);
+        written
+            .chain(groups.iter().map(|group| &group.status))
+            .for_each(|status| status.settle(GroupEnd::Failed));
+        self.notify_drained();
+    }
+}
+
+/// Turns a panic while a group is written or published into a failed commit. Forgotten if there is none.
+pub(super) struct FailOnUnwind<'a, P: Publish> {
+    commit: &'a Commit<P>,
+    status: &'a Arc<CommitStatus>,
+    at: Stage,
+}
+
+pub(super) enum Stage {
+    Writing,
+    Publishing,
+}
+
+impl<'a, P: Publish> FailOnUnwind<'a, P> {
+    pub(super) fn new(commit: &'a Commit<P>, status: &'a Arc<CommitStatus>, at: Stage) -> Self {
+        Self { commit, status, at }
+    }
+}
+
+impl<P: Publish> Drop for FailOnUnwind<'_, P> {
+    fn drop(&mut self) {
+        let failed = Written { status: Arc::clone(self.status), outcome: Err(Failure::Panicked) };
+        if self.commit.origin.is_elsewhere() {
+            return;
+        }
+        let mut queue = self.commit.queue.lock();
+        match self.at {
+            Stage::Writing => {
+                queue.is_writing = false;
+                queue.written.push_back(failed);
+            }
+            Stage::Publishing => {
+                queue.is_publishing = false;
+                queue.written.push_front(failed);
+            }
+        }
+        drop(self.commit.publish(queue));
+    }
+}

@@ -1,0 +1,82 @@
+//! The content of the disk: names and bytes, durable or not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+
+use super::crash::{Crash, CrashKind, Novelty, Pending};
+use super::pages::Pages;
+
+pub(super) type FileId = u64;
+
+/// What is on the disk. A copy shares all bytes until one of the two is written to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Files {
+    pub(super) names: HashMap<PathBuf, FileId>,
+    pub(super) contents: BTreeMap<FileId, Contents>,
+    pub(super) next_id: FileId,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contents {
+    /// What the process sees.
+    pub(super) seen: Pages,
+    /// What is on the platter.
+    pub(super) durable: Pages,
+    /// Since the last sync, in order.
+    pub(super) pending: Vec<Pending>,
+}
+
+impl Files {
+    pub(super) fn used(&self) -> u64 {
+        self.names
+            .values()
+            .filter_map(|id| self.contents.get(id))
+            .map(|contents| contents.seen.len() as u64)
+            .sum()
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        self.contents.values().all(|contents| contents.pending.is_empty())
+    }
+
+    pub(super) fn pieces(&self) -> u64 {
+        let (mut novelty, mut count) = (Novelty::default(), 0);
+        for (id, contents) in &self.contents {
+            for pending in &contents.pending {
+                let mut is_new = |piece| novelty.is_new(*id, &contents.durable, &piece);
+                pending.change.for_each_piece(|piece| count += u64::from(is_new(piece)));
+            }
+        }
+        count
+    }
+
+    /// Decides what survives.
+    pub(super) fn crash(&mut self, kind: CrashKind) {
+        let mut crash = Crash::new(kind, || self.pieces());
+        let mut pending = Vec::new();
+        for (id, contents) in &mut self.contents {
+            contents.seen.clone_from(&contents.durable);
+            let changes = std::mem::take(&mut contents.pending).into_iter();
+            pending.extend(changes.map(|pending| (pending.number, *id, pending.change)));
+        }
+        pending.sort_unstable_by_key(|(number, ..)| *number);
+        for (_, id, change) in pending {
+            self.contents.entry(id).and_modify(|contents| {
+                crash.survive(id, &contents.durable, &mut contents.seen, &change);
+            });
+        }
+        for contents in self.contents.values_mut() {
+            contents.durable.clone_from(&contents.seen);
+        }
+    }
+
+    pub(super) fn name_of(&self, id: FileId) -> String {
+        let named = self.names.iter().find(|(_, other)| **other == id);
+        named.map(|(path, _)| path.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    pub(super) fn contents(&mut self, id: FileId) -> io::Result<&mut Contents> {
+        self.contents.get_mut(&id).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}

@@ -1,0 +1,74 @@
+//! Transactions of applications, which write and read tables of their own.
+
+use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
+
+use super::backend_error::{BackendError, catch_backend_panic};
+use super::layout::META;
+use super::owned::Owned;
+use super::refusal::StoreError;
+use super::tables::{ReadTables, Tables};
+use super::{META_ROW, Store};
+use crate::error::ReadError;
+use crate::sync::Ordering;
+
+/// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
+#[must_use = "it keeps everybody else from writing"]
+pub(crate) struct OpenTransaction(pub(super) Owned<WriteTransaction>);
+
+impl OpenTransaction {
+    pub(crate) fn tables(&self) -> Tables<'_> {
+        Tables(&self.0)
+    }
+}
+
+impl Store {
+    /// Begins a transaction for others to write in.
+    pub(crate) fn begin(&self) -> Result<OpenTransaction, StoreError> {
+        let database = self.access.writable(|database| self.check_current(database))?;
+        self.is_shared.store(true, Ordering::Relaxed);
+        catch_backend_panic(|| begin_durable(&database))
+            .map(OpenTransaction)
+            .map_err(|trouble| self.access.failed(trouble))
+    }
+
+    /// Undoes what others have written. An error of theirs that came from the disk concerns us too: redb takes no more writes
+    /// after it.
+    pub(crate) fn abort(&self, begun: OpenTransaction) -> Result<(), StoreError> {
+        let aborted = catch_backend_panic(|| Ok(begun.0.into_inner().abort()?));
+        match (self.access.write_failed(), aborted) {
+            (Some(kind), _) => Err(self.access.failed(BackendError::from(redb::Error::Io(kind.into())))),
+            // After a failed read redb does not even abort. Nothing was written, and whoever writes next opens it again.
+            (None, Err(trouble)) if trouble.is_io() => Ok(()),
+            (None, Err(trouble)) => Err(self.access.failed(trouble)),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+
+    /// Lets others read, in a transaction of their own.
+    pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
+        self.access.read_long(
+            |database| {
+                let transaction = Owned::new(database.begin_read()?);
+                // A view may have stopped, and does not say so before something is read.
+                drop(transaction.open_table(META)?.get(META_ROW)?);
+                Ok(transaction)
+            },
+            |transaction| {
+                let result = read(&ReadTables(&transaction));
+                if self.origin.is_elsewhere() {
+                    // Its end would touch what is the parent's.
+                    std::mem::forget(transaction);
+                }
+                result
+            },
+        )
+    }
+}
+
+pub(super) fn begin_durable(database: &Database) -> Result<Owned<WriteTransaction>, BackendError> {
+    let mut transaction = Owned::new(database.begin_write()?);
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
