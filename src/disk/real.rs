@@ -6,14 +6,28 @@ use std::path::{Path, PathBuf};
 
 use super::naming::{directory_of, give_name, sync_directory};
 use super::{Disk, DiskFile, Kind};
+use crate::fork::Origin;
 use crate::sync::Arc;
 
 /// Files of the operating system.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RealDisk;
 
+/// An open file. It is locked until it is dropped, in the process that opened it.
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile(File, Origin);
+
+/// The lock is given back before the file is closed. To close it is not enough: until a child process runs its own program it
+/// has copies of all handles, and a lock lasts as long as its last handle.
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        // In a forked child the lock is the parent's.
+        if !self.1.is_elsewhere_for_sure() {
+            // Where this fails, closing gives the lock back.
+            drop(self.0.unlock());
+        }
+    }
+}
 
 /// Symbolic links that are followed from one name, at most: as many as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -170,7 +184,7 @@ fn lock(file: File) -> io::Result<Arc<dyn DiskFile>> {
 
 fn locked(locked: Result<(), TryLockError>, file: File) -> io::Result<Arc<dyn DiskFile>> {
     match locked {
-        Ok(()) => Ok(Arc::new(RealFile(file))),
+        Ok(()) => Ok(Arc::new(RealFile(file, Origin::here()))),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(TryLockError::Error(error)) => Err(error),
     }
@@ -314,7 +328,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (inner, path) = (dir.path().join("d"), dir.path().join("d").join("f"));
         fs::create_dir(&inner).unwrap();
-        let file = RealFile(File::create(&path).unwrap());
+        let file = RealFile(File::create(&path).unwrap(), Origin::here());
         assert!(!file.is_gone_from(&path));
         fs::copy(&path, inner.join("copy")).unwrap();
         fs::rename(&path, inner.join("g")).unwrap();

@@ -188,3 +188,33 @@ fn children_that_are_being_started_keep_no_file_locked() {
         assert!(opened.iter().all(Result::is_ok), "{:?}", opened.iter().find(|opened| opened.is_err()));
     });
 }
+
+/// A file that is refused is closed at once. Children that have copies of its handle must not keep the lock.
+#[cfg(unix)]
+#[test]
+fn a_file_that_was_refused_is_not_locked_though_children_are_being_started() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.idem");
+    std::fs::write(&path, "something of others").unwrap();
+    let stop = AtomicBool::new(false);
+    let locked = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let locked = (0..1_000)
+            .filter(|_| {
+                assert!(Engine::open(&path).is_err());
+                let file = std::fs::File::open(&path).unwrap();
+                let is_locked = file.try_lock().is_err();
+                file.unlock().unwrap();
+                is_locked
+            })
+            .count();
+        stop.store(true, Ordering::Relaxed);
+        locked
+    });
+    assert_eq!(locked, 0, "times");
+}
