@@ -5,7 +5,12 @@
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use super::{Claim, Ending, Engine, Entries, Pending, Scope};
+use super::calls::ending::Ending;
+use super::calls::entries::Entries;
+use super::handles::claim::Claim;
+use super::handles::engine::Engine;
+use super::handles::pending::Pending;
+use super::handles::scope::Scope;
 use crate::IoFailure;
 
 macro_rules! unwind_safe {
@@ -25,7 +30,9 @@ impl<T> RefUnwindSafe for Ending<T> {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Begin, Record, Status};
+    use crate::Begin;
+    use crate::Record;
+    use crate::Status;
 
     fn may_cross_a_caught_panic<T: UnwindSafe + RefUnwindSafe + Send>() {}
 

@@ -289,6 +289,28 @@ fn no_two_files_import_each_other_directly_or_around_a_ring() {
     }
 }
 
+/// The rooms of `engine/`: each imports only rooms before it.
+const ROOMS: [&str; 5] = ["core", "handles", "background", "calls", "life"];
+
+fn room_of(module: &Module) -> Option<usize> {
+    let [engine, room, ..] = module.as_slice() else { return None };
+    ROOMS.iter().position(|name| engine == "engine" && room == name)
+}
+
+#[test]
+fn the_rooms_of_the_engine_import_each_other_in_one_direction() {
+    let sources = Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let mut crossed = 0;
+    for module in sources.paths.keys() {
+        for import in sources.imports(module) {
+            let (Some(room), Some(imported)) = (room_of(module), room_of(&import)) else { continue };
+            assert!(imported <= room, "{} imports {}", module.join("/"), import.join("/"));
+            crossed += usize::from(imported < room);
+        }
+    }
+    assert!(crossed > 100, "only {crossed} imports from room to room were found");
+}
+
 /// The test must be able to fail.
 #[test]
 fn a_ring_is_found_through_a_re_export_and_a_path_in_the_code() {

@@ -30,7 +30,7 @@ impl Moment {
         self.files.is_synced()
     }
 
-    /// How many pieces were not synced: see [`CrashKind::Subset`].
+    /// How many pieces were not synced: see [`CrashKind::Subset`](super::CrashKind::Subset).
     #[must_use]
     pub fn pieces(&self) -> u64 {
         self.files.pieces()

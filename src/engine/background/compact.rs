@@ -1,0 +1,46 @@
+//! Compacts the file while the engine is idle. `compaction.rs` says when that pays.
+
+use crate::Timestamp;
+use crate::engine::core::Core;
+use crate::engine::core::compaction::Space;
+use crate::engine::core::maintenance::MaintenanceState;
+use crate::store::Batch;
+
+/// The engine is idle when nothing was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
+const IDLE_TICKS: u32 = 10;
+
+impl Core {
+    /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
+    /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
+    pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
+        let is_idle =
+            maintenance.compaction.is_idle(self.commit.stats().commits, now, IDLE_TICKS * self.tick());
+        let stopped = self.commit.failure().is_some()
+            || self.health.is_poisoned()
+            || self.health.disk().any().is_some();
+        // Expired bodies go first, in as many steps as it takes.
+        if !is_idle
+            || stopped
+            || self.has_due(now)
+            || !self.space().is_some_and(|space| maintenance.compaction.pays(space))
+        {
+            return;
+        }
+        let compacted = match self.store.compact() {
+            // An application reads tables. The next step tries again.
+            Ok(false) => return,
+            // The last commit has to be one of ours: a commit of the compaction needs a repair after a kill.
+            Ok(true) => self.store_batch(None, &Batch::default(), |_| {}).map(drop),
+            Err(error) => Err(error),
+        };
+        maintenance.compaction.is_over(self.space().unwrap_or_default());
+        if let Err(error) = compacted {
+            self.checkpoint_failed(error);
+        }
+    }
+
+    /// Live bytes and all bytes of the file; `None` if the store does not know.
+    fn space(&self) -> Option<Space> {
+        Some(Space { live: self.store.live_bytes()?, file: self.store.file_bytes() })
+    }
+}

@@ -1,0 +1,37 @@
+//! Watches the files: stops the engine where one of them was moved, replaced or deleted.
+
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::engine::core::Core;
+use crate::error::Failure;
+
+/// How often the worker looks whether the files are still where they were opened.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Stops the engine where one of its files was taken away. Looks once a second; a stepped engine does at every step.
+    pub(super) fn look_for_files(&self, now: Timestamp) {
+        let due = self.maintenance.look_at();
+        if self.options.workers && now < due || self.commit.failure().is_some() {
+            return;
+        }
+        self.maintenance.set_look_at(now.saturating_add(LOOK_EVERY));
+        // Once closed, the files are no longer this engine's business.
+        if let Some(failure) = self.taken_away()
+            && !self.is_closed()
+        {
+            self.health.poison(failure.clone());
+            self.commit.stop(&failure);
+        }
+    }
+
+    /// The failure that stands for a file whose path leads elsewhere by now, if there is one.
+    pub(in crate::engine) fn taken_away(&self) -> Option<Failure> {
+        if self.store.is_taken_away() {
+            return Some(Failure::TakenAway(self.store.path().to_owned()));
+        }
+        let log = self.log.get()?;
+        log.is_taken_away().then(|| Failure::TakenAway(log.path().to_owned()))
+    }
+}

@@ -1,0 +1,59 @@
+//! Growth of the log: makes it longer while little of it is free, so that callers find space.
+
+use crate::engine::core::Core;
+use crate::error::Failure;
+use crate::sync::MutexGuard;
+
+impl Core {
+    /// Makes the log longer while little of it is free.
+    pub(in crate::engine) fn grow(&self) {
+        if let Some(growing) = self.maintenance.try_lock_growth() {
+            self.grow_alone(growing);
+        }
+    }
+
+    fn grow_alone(&self, _growing: MutexGuard<'_, ()>) {
+        let _maintains = self.maintains();
+        // A closed engine does not touch its log.
+        let Some(log) = self.log.get().filter(|_| !self.is_closed()) else { return };
+        let now = self.clock.now();
+        // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller may try.
+        if self.options.workers && self.health.disk().is_too_early_for_log(now) {
+            return;
+        }
+        while self.commit.failure().is_none() {
+            let grown = match self.space.growth(self.options.log_bytes_max()) {
+                Some(bytes) => log.grow(&self.space, bytes),
+                // A log that wants nothing lacks nothing, also where the space came from a checkpoint.
+                None => return self.health.disk().log_has_room(),
+            };
+            match grown {
+                Ok(()) => self.health.disk().log_has_room(),
+                Err(failure) if failure.is_disk_full() => {
+                    self.health.disk().found_by_log(failure, now);
+                    return self.space.wake();
+                }
+                Err(failure) => return self.poison(Failure::Io(failure)),
+            }
+        }
+    }
+
+    /// Makes room in the log, whether it is time or not.
+    pub(in crate::engine) fn make_room(&self) {
+        if self.has_maintenance_lock() || self.is_closed() {
+            return;
+        }
+        self.commit.drain();
+        let mut maintenance = self.maintenance.lock();
+        let _maintains = self.maintains();
+        if self.is_closed() {
+            return;
+        }
+        self.or_poison(|| {
+            if self.publisher.tail_lag().0 > 0 || maintenance.unprepared.is_some() {
+                self.checkpoint(&mut maintenance);
+            }
+            self.grow_alone(self.maintenance.lock_growth());
+        });
+    }
+}

@@ -1,0 +1,31 @@
+//! Poisoning: after a failure in the background the engine grants no more claims.
+
+use crate::engine::core::Core;
+use crate::error::Failure;
+
+impl Core {
+    /// Does some of the background's work. If it panics, the rest of that work stays undone, so the engine
+    /// grants no more claims.
+    pub(in crate::engine) fn or_poison<R>(&self, work: impl FnOnce() -> R) -> R {
+        let unwinding = PoisonOnUnwind(self);
+        let result = work();
+        std::mem::forget(unwinding);
+        result
+    }
+
+    /// Grants no more claims. Those that are out can be completed, for the log is whole.
+    pub(super) fn poison(&self, failure: Failure) {
+        // Only the first failure counts.
+        self.health.poison(failure);
+        self.space.wake();
+    }
+}
+
+/// Poisons the engine if the background's work panics. Forgotten if it does not.
+struct PoisonOnUnwind<'a>(&'a Core);
+
+impl Drop for PoisonOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.poison(Failure::Panicked);
+    }
+}

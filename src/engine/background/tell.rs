@@ -1,0 +1,48 @@
+//! What the observer is told of the engine as a whole: without a lock, so that it may call anything.
+
+use crate::clock::Stopwatch;
+use crate::engine::core::Core;
+use crate::error::Failure;
+use crate::observer::{Cause, Event};
+
+impl Core {
+    /// Tells of the opening, and of claims whose holders died with the process.
+    pub(in crate::engine) fn tell_of_opening(&self, watch: &Stopwatch) {
+        let recalled = self.told.take_recalled();
+        self.options.hooks.tell(|| Event::Opened {
+            keys: self.index.sizes().keys,
+            replayed: self.told.replayed(),
+            interrupted: recalled.len(),
+            took: watch.elapsed(),
+        });
+        for attempt in recalled {
+            self.tell_of_interruption(&attempt, Cause::Restart);
+        }
+    }
+
+    /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. Whoever finds one has
+    /// the maintenance lock, or leads, so it is told here: by the worker at its next step, and at close.
+    pub(super) fn tell_of_trouble(&self) {
+        let full = self.health.disk().any();
+        let is_news = self.told.is_news_of_disk(full.is_some());
+        match &full {
+            Some(failure) if is_news => self.options.hooks.tell(|| Event::DiskFull { failure }),
+            None if is_news => self.options.hooks.tell(|| Event::RoomAgain {}),
+            Some(_) | None => {}
+        }
+        let Some(failure) = self.health.failure() else { return };
+        if self.told.is_news_of_failure() {
+            self.options.hooks.tell(|| Event::Failed { failure });
+        }
+    }
+
+    /// Tells that the file was closed.
+    pub(in crate::engine) fn tell_of_close(&self, outcome: &Result<usize, Failure>, watch: &Stopwatch) {
+        self.tell_of_trouble();
+        self.options.hooks.tell(|| Event::Closed {
+            claims_left: *outcome.as_ref().unwrap_or(&0),
+            failure: outcome.as_ref().err(),
+            took: watch.elapsed(),
+        });
+    }
+}

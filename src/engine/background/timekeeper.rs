@@ -1,0 +1,49 @@
+//! The timekeeper: fires deadlines of tasks and ends leases that are over.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::clock::Deadline;
+use crate::engine::core::Core;
+use crate::task::notifier::Listener;
+
+/// The engine's clock is late by this much at most.
+const CLOCK_TICK: Duration = Duration::from_millis(10);
+
+impl Core {
+    /// Fires deadlines and tells of leases that have ended. It does no I/O and waits for no thread, so
+    /// neither is late while the disk is slow or a checkpoint runs.
+    pub(in crate::engine) fn keep_time(&self) {
+        self.clock.notice_sleep();
+        self.timers.fire();
+        // Code of others ran.
+        if !self.is_closed() {
+            self.expire_leases(self.clock.now());
+        }
+    }
+
+    /// When to [keep time](Self::keep_time) next.
+    pub(in crate::engine) fn next_end(&self) -> Deadline {
+        let timer = self.timers.next().map_or(Deadline::NEVER, Deadline::at);
+        let lease = self.leases.next().map_or(Deadline::NEVER, |at| {
+            // Once a tick in any case: the machine may sleep meanwhile, and leases go on.
+            Deadline::after((at.saturating_since(self.clock.now()) + CLOCK_TICK).min(self.tick()))
+        });
+        timer.min(lease)
+    }
+
+    pub(super) fn expire_leases(&self, now: Timestamp) {
+        for attempt in self.leases.take_due(now) {
+            self.expire_if_due(&attempt);
+        }
+    }
+}
+
+/// The thread that waits for deadlines and the ends of leases. It has no other work, for either would wait for that.
+pub(in crate::engine) fn keep_time(core: &Core, listener: &Listener) {
+    while listener.wait(core.next_end()) && core.health.is_open() {
+        // A panic of code of others is not the next deadline's affair.
+        drop(catch_unwind(AssertUnwindSafe(|| core.keep_time())));
+    }
+}

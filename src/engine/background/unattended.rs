@@ -1,0 +1,96 @@
+//! Entries that no caller waits for: the time, and ends of interruptions that are no longer remembered.
+
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::codec::Entry;
+use crate::engine::core::Core;
+use crate::engine::core::maintenance::MaintenanceState;
+use crate::engine::core::publisher::{Op, vacated_entry};
+use crate::index::Slot;
+use crate::key::Digest;
+use crate::sync::Arc;
+use crate::task::caller::Caller;
+use crate::task::wait_queue::Priority;
+use crate::wal::Reservation;
+use crate::wal::frame::entry_bytes_max;
+
+impl Core {
+    /// Writes the time into the log when it has not been for a while, or when the wall clock was set forward, so that a crash does not
+    /// forget it.
+    pub(super) fn mark(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
+        let has_leapt = self.clock.has_wall_leapt();
+        if now < maintenance.mark_at && !has_leapt {
+            return;
+        }
+        let every = (self.options.max_clock_jump / 4).clamp(Duration::from_secs(1), Duration::from_secs(600));
+        let first = maintenance.mark_at == Timestamp::default();
+        maintenance.mark_at = now.saturating_add(every);
+        if first && !has_leapt {
+            return;
+        }
+        self.append_unattended(&Entry::Mark.encoded(), Op::Mark, || true);
+    }
+
+    /// Whether an interrupted key had expired, and its end went to the log.
+    pub(in crate::engine) fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> bool {
+        let Slot::Interrupted(attempt) = self.index.get(digest) else { return false };
+        if attempt.remembered_until() > now {
+            return false;
+        }
+        let entry = vacated_entry(&attempt, None);
+        // Behind the record of a later claim, which a checkpoint may have moved to the store by then, it would undo that.
+        let still = Arc::clone(&attempt);
+        let may = || matches!(self.index.get(digest), Slot::Interrupted(now) if Arc::ptr_eq(&now, &still));
+        self.append_unattended(&entry, Op::Vacated(attempt, None), may)
+    }
+
+    /// Appends an entry if the log has space and `may` agrees; returns whether it did. `may` runs under the
+    /// queue's lock. An entry that was not appended can be appended later.
+    fn append_unattended(&self, entry: &[u8], op: Op, may: impl FnOnce() -> bool) -> bool {
+        let cost = entry_bytes_max(entry.len()) as u64;
+        let Some(mut reservation) = Reservation::try_new(&self.space, Priority::Claim, cost) else {
+            return false;
+        };
+        let appended = self.commit.append_if(Caller::Thread, [(entry, op)], &mut reservation, |_| may());
+        matches!(appended, Ok(Some(_)))
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use crate::Begin;
+    use crate::Engine;
+    use crate::Fingerprint;
+    use crate::Status;
+    use crate::sim::ManualClock;
+    use crate::sim::SimDisk;
+
+    /// A sweep looks at the keys again, for its commits let others go on.
+    #[test]
+    fn only_an_interruption_whose_time_is_over_by_now_is_swept() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let core = engine.handle.core();
+        let begin = || match engine.begin("key", Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        };
+        let digest = engine.default.inner.digest(b"key").unwrap();
+        let sweep = || core.vacate_if_expired(digest, core.clock.now());
+        assert!(!sweep());
+        drop(begin());
+        assert!(!sweep());
+        let remembered = engine.policy().unresolved_ttl.unwrap();
+        clock.advance(remembered);
+        let again = begin();
+        assert!(!sweep());
+        drop(again);
+        clock.advance(remembered);
+        assert!(sweep());
+        core.commit.drain();
+        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+        assert_eq!(engine.stats().entries, 0);
+    }
+}

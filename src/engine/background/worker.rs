@@ -1,0 +1,155 @@
+//! The worker: does the work of the background, as a thread or stepped by hand.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::clock::Deadline;
+use crate::engine::core::Core;
+use crate::engine::core::disk_full::RETRY_AFTER;
+use crate::task::notifier::Listener;
+
+/// The work of a step; for tests and for tools that step by hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stepped {
+    /// Whether the log's content was moved to the store.
+    pub checkpointed: bool,
+    /// Keys that had expired and were removed from memory.
+    pub swept: usize,
+    /// Cells of the index that were passed to find them.
+    pub passed: usize,
+}
+
+impl Core {
+    /// How often the worker looks at the clock.
+    pub(super) fn tick(&self) -> Duration {
+        (self.options.policy.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
+    }
+
+    /// How long the worker sleeps where nobody calls it. Callers that wait for a full disk wait for its next try.
+    fn next_step(&self) -> Duration {
+        let retries = self.health.disk().any().is_some() && self.space.is_waited_for();
+        if retries { self.tick().min(RETRY_AFTER) } else { self.tick() }
+    }
+
+    /// Does the work that is due.
+    pub(super) fn step(&self) -> Stepped {
+        if self.is_inside() || self.is_closed() {
+            return Stepped::default();
+        }
+        self.or_poison(|| self.do_what_is_due())
+    }
+
+    fn do_what_is_due(&self) -> Stepped {
+        self.clock.notice_sleep();
+        let now = self.clock.now();
+        let mut stepped = Stepped::default();
+        self.look_for_files(now);
+        if !self.options.workers {
+            // Without the maintenance lock, for it wakes: wakers are code of others.
+            self.timers.fire();
+            self.help_tasks();
+            self.expire_leases(now);
+        }
+        // Code of others ran: in a forked child nothing more is to be done.
+        if self.is_closed() {
+            return stepped;
+        }
+        if self.is_time_to_sweep(now) {
+            self.sweep(now, &mut stepped);
+        }
+        self.commit.drain();
+        stepped.checkpointed = self.keep_house(now);
+        self.commit.drain();
+        self.tell_of_trouble();
+        stepped
+    }
+
+    /// Room in the log and in the file; whether there was a checkpoint.
+    fn keep_house(&self, now: Timestamp) -> bool {
+        // Another thread may hold the maintenance lock for long. Space in the log does not wait for that.
+        self.grow();
+        let Some(mut maintenance) = self.maintenance.try_lock() else { return false };
+        let _maintains = self.maintains();
+        if self.is_closed() {
+            return false;
+        }
+        // Before the checkpoint too: callers who wait for room wait for this, not for the store.
+        self.grow();
+        let reclaim = self.has_due(now) && self.is_reclaim_due(&maintenance, now);
+        let is_due = reclaim
+            || self.is_log_full()
+            || self.fences.are_short()
+            || maintenance.unprepared.is_some()
+            || self.health.disk().of_store().is_some();
+        let checkpointed = is_due && {
+            let checkpointed = self.checkpoint(&mut maintenance);
+            let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
+            (maintenance.reclaim_at, maintenance.reclaim_by) =
+                (now.saturating_add(after), now.saturating_add(by));
+            checkpointed
+        };
+        self.grow();
+        self.mark(&mut maintenance, now);
+        self.compact_when_idle(&mut maintenance, now);
+        checkpointed
+    }
+
+    /// Does for tasks what the engine's other threads do: leads for a turn, and reads if the engine has
+    /// no thread for it.
+    pub(in crate::engine) fn help_tasks(&self) {
+        self.commit.lead_a_turn();
+        if !self.options.workers {
+            self.reads.serve(&self.store);
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl crate::Engine {
+    /// Does the work of the background that is due: checkpoints, room in the log, expiry. For engines opened with
+    /// [`Options::stepped`](crate::Options::stepped).
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
+    pub fn step(&self) -> Stepped {
+        self.handle.core().step()
+    }
+}
+
+/// The worker's thread: steps when it is called, and once a tick.
+pub(in crate::engine) fn work(core: &Core, listener: &Listener) {
+    loop {
+        if !core.health.is_open() {
+            return;
+        }
+        let tick = Deadline::after(core.next_step());
+        let next = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
+        if !listener.wait(tick.min(next)) || !core.health.is_open() {
+            return;
+        }
+        // After a panic nothing is granted any more, but the worker may stand in for threads that could not be started.
+        drop(catch_unwind(AssertUnwindSafe(|| core.step())));
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::Engine;
+    use crate::sim::ManualClock;
+    use crate::sim::SimDisk;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn engine(clock: &ManualClock, ttl: Duration) -> Engine {
+        Engine::options().disk(&SimDisk::new()).clock(clock).stepped().ttl(ttl).open("x.idem").unwrap()
+    }
+
+    #[test]
+    fn the_worker_looks_at_the_clock_forty_times_a_ttl_within_limits() {
+        let clock = ManualClock::at_millis(1_000);
+        for (ttl, tick) in [(100 * SECOND, SECOND), (4 * SECOND, SECOND / 10), (SECOND / 10, SECOND / 50)] {
+            assert_eq!(engine(&clock, ttl).handle.core().tick(), tick);
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Many begins in one call.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::begin::BeginProgress;
+use super::pending_grant::PendingGrant;
+use crate::Fingerprint;
+use crate::clock::QueueTimeout;
+use crate::engine::core::Core;
+use crate::engine::core::namespace::{KeyRef, ScopeInner};
+use crate::engine::handles::claim::Begin;
+use crate::engine::handles::engine::Engine;
+use crate::engine::handles::handle::Handle;
+use crate::engine::handles::scope::Scope;
+use crate::error::{BeginError, Busy};
+use crate::index::BATCH_MAX;
+use crate::key::Digest;
+use crate::record::Record;
+use crate::sync::Arc;
+use crate::task::caller::{Caller, park_on, poll_once};
+
+/// Calls in one batch, at most.
+pub(super) const CALLS_MAX: usize = 16_384;
+
+impl Scope {
+    /// Asks for many keys at once, in the order of `requests`; the results are in the same order.
+    ///
+    /// Each result is what [`begin`](Self::begin) would have given, and one that is an error stops none of the others. Keys
+    /// whose record is in memory are looked up together, 64 at a time, which overlaps what each lookup waits for: at a
+    /// million keys and more, 32 together cost less than half of 32 single calls. All claims that are granted are durable
+    /// with one commit. Where two requests have the same key and the first is granted, the second is the error
+    /// [`BeginError::Twin`], which names the first: the result of the first answers both.
+    ///
+    /// A batch waits for the disk, for a place in the queue, and for log room that a checkpoint or a longer log will give. It does not wait
+    /// for claims to end, for it may hold them itself: a key that only their end could give log room is answered
+    /// [`Busy::QueueFull`](crate::Busy::QueueFull) at once, and the others have their claims.
+    ///
+    /// # Errors
+    ///
+    /// Each result is as for [`begin`](Self::begin). A batch of more than 16,384 requests is refused whole: each result is
+    /// [`BeginError::BatchTooLong`].
+    ///
+    /// ```
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// let queue = engine.scope("messages");
+    /// let request = |body: &str| Fingerprint::of(body);
+    /// # let Begin::Fresh(claim) = queue.begin("m-1", request("ship 7"))? else { panic!() };
+    /// claim.complete("shipped")?;
+    ///
+    /// // A consumer of messages; the broker delivered "m-2" twice.
+    /// let batch = [("m-1", "ship 7"), ("m-2", "ship 8"), ("m-2", "ship 8"), ("", "?")];
+    /// let requests = batch.map(|(key, body)| (key, request(body)));
+    /// let (mut run, mut acknowledge) = (Vec::new(), Vec::new());
+    /// for (at, answer) in queue.begin_many(&requests).into_iter().enumerate() {
+    ///     match answer {
+    ///         Ok(Begin::Fresh(claim)) => run.push((at, claim)),
+    ///         Ok(Begin::Done(_)) => acknowledge.push(at), // it ran before
+    ///         Ok(Begin::InFlight(_)) => {}                // another consumer has it: let the broker deliver it again
+    ///         Err(BeginError::Twin { first }) => assert_eq!((first, at), (1, 2)), // the broker delivers it again; by then it is done
+    ///         Err(error) if error.is_retryable() => {}    // the broker delivers it again
+    ///         Err(_) => acknowledge.push(at),             // no delivery can mend this: note it, and go on
+    ///     }
+    /// }
+    /// // The operations run here.
+    /// let (ran, claims): (Vec<_>, Vec<_>) = run.into_iter().map(|(at, claim)| (at, (claim, "shipped"))).unzip();
+    /// for (at, stored) in ran.into_iter().zip(engine.complete_many(claims)) {
+    ///     stored?;
+    ///     acknowledge.push(at);
+    /// }
+    /// assert_eq!(acknowledge, [0, 3, 1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use = "claims that are dropped leave their keys interrupted"]
+    pub fn begin_many<K: AsRef<[u8]>>(
+        &self,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        let core = self.handle.core();
+        park_on(core.begin_many(Caller::Thread, &self.handle, &self.inner, requests))
+    }
+
+    /// [`begin_many`](Self::begin_many) for tasks. A future that is dropped has claimed nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin_many`](Self::begin_many).
+    pub async fn begin_many_async<K: AsRef<[u8]> + Sync>(
+        &self,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        self.handle.core().begin_many(Caller::Task, &self.handle, &self.inner, requests).await
+    }
+}
+
+impl Engine {
+    /// [`Scope::begin_many`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::begin_many`].
+    #[must_use = "claims that are dropped leave their keys interrupted"]
+    pub fn begin_many<K: AsRef<[u8]>>(
+        &self,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        self.default.begin_many(requests)
+    }
+}
+
+impl Core {
+    /// Begins many keys; the grants among them are one commit.
+    async fn begin_many<K: AsRef<[u8]>>(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        if requests.len() > CALLS_MAX {
+            return self.refuse_all(scope, requests);
+        }
+        let mut waiting = Vec::new();
+        // One place on the heap for all calls that need not wait.
+        let mut spare = None;
+        let member = self.member(caller);
+        let digests: Vec<_> = requests.iter().map(|(key, _)| scope.digest(key.as_ref()).ok()).collect();
+        let mut results = self.replay_all(requests, &digests);
+        let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
+        let missed = results.iter().filter(|result| result.is_none()).count();
+        if missed == 0 {
+            return results.into_iter().map(answered).collect();
+        }
+        // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
+        let mut granting = Vec::with_capacity(missed);
+        let started = |key, digest: Option<Digest>, fingerprint| async move {
+            let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
+            self.health.check()?;
+            let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+            self.start(member, handle, KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
+        };
+        for (at, (((key, fingerprint), digest), result)) in
+            requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
+        {
+            if result.is_some() {
+                continue;
+            }
+            let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
+            call.set(Some(started(key.as_ref(), digest, fingerprint)));
+            match call.as_mut().as_pin_mut().map(poll_once) {
+                Some(Poll::Ready(begun)) => {
+                    note(begun, at, result, &mut granting);
+                    spare = Some(call);
+                }
+                Some(Poll::Pending) => waiting.push((at, call)),
+                None => unreachable!("it was put there"),
+            }
+        }
+        let mut again = QueueTimeout::new(self.options.queue_timeout);
+        loop {
+            self.begin_waiting(caller, &mut waiting, &mut results, &mut granting).await;
+            tell_twins(&mut results, &granting);
+            self.settle_all(caller, &mut results, &mut granting).await;
+            let withdrawn = take_withdrawn(&results, &mut granting);
+            if withdrawn.is_empty() {
+                break;
+            }
+            let looked = Box::pin(self.look_again(caller, &mut again)).await;
+            for at in withdrawn {
+                let (Some((key, fingerprint)), Some(digest), Some(result)) =
+                    (requests.get(at), digests.get(at), results.get_mut(at))
+                else {
+                    continue;
+                };
+                match &looked {
+                    Ok(()) => waiting.push((at, Box::pin(Some(started(key.as_ref(), *digest, fingerprint))))),
+                    Err(refused) => *result = Some(Err(refused.clone())),
+                }
+            }
+        }
+        self.arrive_all(&mut results, granting, again.span());
+        let answers = results.into_iter().map(answered).zip(requests);
+        answers
+            .map(|(answer, (key, _))| answer.map_err(|error| self.refused(scope, key.as_ref(), error)))
+            .collect()
+    }
+
+    /// Refuses a batch that is too long.
+    fn refuse_all<K: AsRef<[u8]>>(
+        &self,
+        scope: &ScopeInner,
+        requests: &[(K, Fingerprint)],
+    ) -> Vec<Result<Begin, BeginError>> {
+        let error = || BeginError::BatchTooLong { len: requests.len(), max: CALLS_MAX };
+        requests.iter().map(|(key, _)| Err(self.refused(scope, key.as_ref(), error()))).collect()
+    }
+
+    /// Answers the calls whose records are in memory, and tells the observer: before the first claim is
+    /// out, because observers may take their time.
+    fn replay_all<K: AsRef<[u8]>>(
+        &self,
+        requests: &[(K, Fingerprint)],
+        digests: &[Option<Digest>],
+    ) -> Vec<Option<Result<Begin, BeginError>>> {
+        let mut results = Vec::with_capacity(requests.len());
+        for (requests, digests) in requests.chunks(BATCH_MAX).zip(digests.chunks(BATCH_MAX)) {
+            let replays = self.replays(digests, requests).into_iter();
+            results.extend(replays.map(|replay| replay.map(|record| Ok(Begin::Done(record)))));
+        }
+        for result in results.iter().flatten() {
+            if let Ok(Begin::Done(record)) = result {
+                self.options.hooks.call(|observer| observer.replayed(record));
+            }
+        }
+        results
+    }
+
+    /// Hands all claims over at once: a caller never waits while it has some of them and their leases run.
+    fn arrive_all(
+        &self,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        granting: Vec<(usize, PendingGrant)>,
+        waited: Duration,
+    ) {
+        for (at, granting) in granting {
+            let Some(result @ None) = results.get_mut(at) else { continue };
+            let late = || match self.health.check() {
+                Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited }),
+                Err(shut) => shut.into(),
+            };
+            *result = Some(granting.arrive(self).map(Begin::Fresh).ok_or_else(late));
+        }
+    }
+
+    /// Begins what waits for a place in the queue or for log space.
+    async fn begin_waiting<F: Future<Output = Result<BeginProgress, BeginError>>>(
+        &self,
+        caller: Caller,
+        waiting: &mut Vec<(usize, Pin<Box<Option<F>>>)>,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        granting: &mut Vec<(usize, PendingGrant)>,
+    ) {
+        poll_fn(|context| {
+            waiting.retain_mut(|(at, call)| {
+                let polled = call.as_mut().as_pin_mut().map(|call| call.poll(context));
+                let (Some(Poll::Ready(begun)), Some(result)) = (polled, results.get_mut(*at)) else {
+                    return true;
+                };
+                note(begun, *at, result, granting);
+                false
+            });
+            if waiting.is_empty() {
+                return Poll::Ready(());
+            }
+            // All that can be queued is.
+            match caller {
+                Caller::Task | Caller::Member => self.commit.call(),
+                Caller::Thread => self.help_tasks(),
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits until all grants are durable.
+    async fn settle_all(
+        &self,
+        caller: Caller,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        granting: &mut [(usize, PendingGrant)],
+    ) {
+        // A thread leads while it waits.
+        if !granting.is_empty() && caller != Caller::Thread {
+            self.commit.call();
+        }
+        // From the last one on, for those before it are settled by then.
+        for (at, granting) in granting.iter_mut().rev() {
+            if let Err(error) = granting.settled(self, caller).await
+                && let Some(result) = results.get_mut(*at)
+            {
+                *result = Some(Err(error.into()));
+            }
+        }
+    }
+
+    /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
+    fn replays<K>(&self, digests: &[Option<Digest>], requests: &[(K, Fingerprint)]) -> Vec<Option<Record>> {
+        if !self.health.is_open() {
+            return vec![None; digests.len()];
+        }
+        // Read once no record can change any more: one that has expired since may have lost its body.
+        let now = OnceCell::new();
+        let mut replayed = 0;
+        let replays = self.index.records(digests, |position, record| {
+            let now = *now.get_or_init(|| self.clock.now());
+            let answers = |(_, fingerprint): &(K, Fingerprint)| record.is_replayed(fingerprint, now);
+            let is_wanted = requests.get(position).is_some_and(answers);
+            if is_wanted {
+                record.touch();
+                replayed += 1;
+            }
+            is_wanted
+        });
+        if let Some(first) = replays.iter().flatten().next() {
+            self.index.count_replays(first.digest(), replayed);
+        }
+        replays
+    }
+}
+
+/// Takes the calls out whose grants were withdrawn on their way, because their leases ran out or the
+/// engine closed.
+fn take_withdrawn(
+    results: &[Option<Result<Begin, BeginError>>],
+    granting: &mut Vec<(usize, PendingGrant)>,
+) -> Vec<usize> {
+    let withdrawn: Vec<_> = granting.extract_if(.., |(_, grant)| grant.is_withdrawn()).collect();
+    let withdrawn = withdrawn.into_iter().map(|(at, _)| at);
+    withdrawn.filter(|at| results.get(*at).is_some_and(Option::is_none)).collect()
+}
+
+/// Notes what a call of a batch has come to.
+fn note(
+    begun: Result<BeginProgress, BeginError>,
+    at: usize,
+    result: &mut Option<Result<Begin, BeginError>>,
+    granting: &mut Vec<(usize, PendingGrant)>,
+) {
+    match begun {
+        Ok(BeginProgress::Answered(answer)) => *result = Some(Ok(answer)),
+        Ok(BeginProgress::PendingGrant(claim)) => granting.push((at, claim)),
+        Err(error) => *result = Some(Err(error)),
+    }
+}
+
+/// Tells requests whose key another request of the batch was granted: they must not wait for the caller's own claim.
+fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(usize, PendingGrant)]) {
+    let mut granted = None;
+    for result in results {
+        let Some(Ok(Begin::InFlight(pending))) = result else { continue };
+        let granted: &HashMap<_, _> =
+            granted.get_or_insert_with(|| granting.iter().map(|(at, claim)| (claim.digest(), *at)).collect());
+        if let Some(first) = granted.get(&Some(pending.digest())) {
+            *result = Some(Err(BeginError::Twin { first: *first }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Fingerprint {
+        Fingerprint::of("request")
+    }
+
+    #[test]
+    fn a_batch_notes_that_its_records_were_wanted_as_single_begins_do() {
+        let scratch = tempfile::tempdir().unwrap();
+        let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+        let complete = |key: &str| match engine.begin(key, request()).unwrap() {
+            Begin::Fresh(claim) => claim.complete("reply").unwrap(),
+            other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("{key} was {other:?}"),
+        };
+        let (wanted, reused) = (complete("wanted"), complete("reused"));
+        assert!(wanted.take_touch() && reused.take_touch());
+        let results = engine.begin_many(&[("wanted", request()), ("reused", Fingerprint::of("another"))]);
+        assert!(matches!(results.as_slice(), [Ok(Begin::Done(_)), Err(BeginError::KeyReused)]));
+        assert!(wanted.take_touch() && !reused.take_touch());
+        assert_eq!(engine.stats().replayed, 1);
+    }
+}

@@ -1,0 +1,277 @@
+//! Begins: a call asks for a key, and is answered, told to wait, or granted a claim.
+
+use super::grant::{GrantKind, Seen};
+use super::lookup::Lookup;
+use super::pending_grant::PendingGrant;
+use crate::Fingerprint;
+use crate::clock::QueueTimeout;
+use crate::engine::core::Core;
+use crate::engine::core::namespace::{KeyRef, ScopeInner};
+use crate::engine::handles::claim::{Begin, Claim};
+use crate::engine::handles::handle::Handle;
+use crate::engine::handles::pending::Pending;
+use crate::error::{BeginError, Busy, ReadError, ResolveError};
+use crate::index::Slot;
+use crate::key::Digest;
+use crate::observer::Event as Told;
+use crate::record::Record;
+use crate::record::tombstone::Tombstone;
+use crate::state::{Decision, Phase};
+use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
+
+/// What the hot path has to say.
+enum Replay {
+    Record(Record),
+    /// Not a record in memory that can be replayed. Here is the key's digest.
+    Not(Digest),
+}
+
+/// How far a begin comes without waiting for the log.
+pub(super) enum BeginProgress {
+    Answered(Begin),
+    /// A claim, once it has settled.
+    PendingGrant(PendingGrant),
+}
+
+impl BeginProgress {
+    /// The answer. A grant has settled; `None` where it was withdrawn on its way.
+    fn answer(self, core: &Core) -> Option<Begin> {
+        match self {
+            Self::Answered(begin) => Some(begin),
+            Self::PendingGrant(granting) => granting.arrive(core).map(Begin::Fresh),
+        }
+    }
+}
+
+impl Core {
+    #[inline]
+    pub(in crate::engine) fn begin(
+        &self,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        key: &[u8],
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        match self.replay(scope, key, fingerprint) {
+            Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
+            Ok(Replay::Not(digest)) => {
+                self.begin_blocking(handle, KeyRef { scope, key, digest }, fingerprint)
+            }
+            Err(error) => Err(self.refused(scope, key, error)),
+        }
+    }
+
+    /// A function of its own, so that a replay has a small stack frame.
+    #[inline(never)]
+    fn begin_blocking(
+        &self,
+        handle: &Arc<Handle>,
+        asked: KeyRef<'_>,
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        let begun = block(self.begin_to_the_end(Caller::Thread, handle, asked, fingerprint));
+        begun.map_err(|error| self.refused(asked.scope, asked.key, error))
+    }
+
+    pub(in crate::engine) async fn begin_one(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        key: &[u8],
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        match self.replay(scope, key, fingerprint) {
+            Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
+            Ok(Replay::Not(digest)) => {
+                let asked = KeyRef { scope, key, digest };
+                let begun = self.begin_to_the_end(caller, handle, asked, fingerprint).await;
+                begun.map_err(|error| self.refused(scope, key, error))
+            }
+            Err(error) => Err(self.refused(scope, key, error)),
+        }
+    }
+
+    /// The hot path: a record in memory costs one lookup, and no lock but the shard's; not even that where this thread asked for the
+    /// same key last.
+    #[inline]
+    fn replay(
+        &self,
+        scope: &ScopeInner,
+        key: &[u8],
+        fingerprint: &Fingerprint,
+    ) -> Result<Replay, BeginError> {
+        let digest = scope.digest(key)?;
+        self.health.check()?;
+        let answers = |record: &Record| record.is_replayed(fingerprint, self.clock.now());
+        let Some(record) = self.index.replay(digest, answers) else { return Ok(Replay::Not(digest)) };
+        self.options.hooks.call(|observer| observer.replayed(&record));
+        Ok(Replay::Record(record))
+    }
+
+    /// Begins; a refusal is not counted yet.
+    pub(super) async fn begin_to_the_end(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        asked: KeyRef<'_>,
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        loop {
+            let mut begun = self.start(caller, handle, asked, fingerprint, &mut queue_timeout).await?;
+            if let BeginProgress::PendingGrant(granting) = &mut begun {
+                granting.settled(self, caller).await?;
+            }
+            if let Some(answer) = begun.answer(self) {
+                return Ok(answer);
+            }
+            Box::pin(self.look_again(caller, &mut queue_timeout)).await?;
+        }
+    }
+
+    /// Waits until a grant that was withdrawn on its way is gone, so that its own caller does not find it in flight. The caller may look at
+    /// the key again while its patience lasts.
+    pub(super) async fn look_again(
+        &self,
+        caller: Caller,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<(), BeginError> {
+        self.health.check()?;
+        self.commit.flush(caller).await?;
+        if queue_timeout.until().has_passed() {
+            return Err(BeginError::Busy(Busy::LeaseTooShort { waited: queue_timeout.span() }));
+        }
+        Ok(())
+    }
+
+    /// Counts a begin that was refused, and tells the observer.
+    #[cold]
+    pub(super) fn refused(&self, scope: &ScopeInner, key: &[u8], error: BeginError) -> BeginError {
+        self.counters.count_refusal(&error);
+        self.options.hooks.tell(|| Told::Refused { scope: scope.name(), key, error: &error });
+        error
+    }
+
+    /// Begins, up to the point from which on nothing but the log is waited for.
+    pub(super) async fn start(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        asked: KeyRef<'_>,
+        fingerprint: &Fingerprint,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<BeginProgress, BeginError> {
+        let wish = GrantKind::Begin(fingerprint);
+        loop {
+            let Some((decision, found, terms)) = self.look(caller, asked, wish).await? else { continue };
+            match (decision, found) {
+                (Decision::Grant { .. }, _) => {
+                    let granting = self.grant(caller, handle, asked, terms, wish, queue_timeout).await?;
+                    if let Some(granting) = granting {
+                        return Ok(BeginProgress::PendingGrant(granting));
+                    }
+                    // Somebody else was faster: look again.
+                }
+                (Decision::Replay, Lookup::Record(record)) => {
+                    record.touch();
+                    self.index.count_replayed(asked.digest);
+                    self.options.hooks.call(|observer| observer.replayed(&record));
+                    return Ok(BeginProgress::Answered(Begin::Done(record)));
+                }
+                (Decision::Expired, Lookup::Record(record)) => {
+                    return Err(BeginError::Expired(Tombstone::of(&record)));
+                }
+                (Decision::Wait, Lookup::Slot(Slot::InFlight(attempt) | Slot::Ending(attempt))) => {
+                    if let Some(failure) = self.commit.failure() {
+                        return Err(BeginError::Failed(failure.clone()));
+                    }
+                    self.index.count_waited(asked.digest);
+                    return Ok(BeginProgress::Answered(Begin::InFlight(Pending::new(attempt, handle))));
+                }
+                (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
+                    self.lapse(&attempt)?;
+                }
+                (Decision::Reused, _) => {
+                    return Err(BeginError::KeyReused);
+                }
+                (Decision::Unresolved, Lookup::Slot(Slot::Interrupted(attempt))) => {
+                    return Err(BeginError::Unresolved(attempt.interruption()));
+                }
+                (
+                    Decision::Replay
+                    | Decision::Expired
+                    | Decision::Wait
+                    | Decision::Unresolved
+                    | Decision::Superseded
+                    | Decision::Busy
+                    | Decision::Become(_)
+                    | Decision::Stay,
+                    _,
+                ) => unreachable!("a begin is granted, waits, is replayed or refused"),
+            }
+        }
+    }
+
+    /// Looks at a key, and decides. `None` where the answer changed on the way: look again.
+    async fn look(
+        &self,
+        caller: Caller,
+        asked: KeyRef<'_>,
+        wish: GrantKind<'_>,
+    ) -> Result<Option<(Decision, Lookup, Seen)>, ReadError> {
+        let (policy, version) = self.policies.seen(asked.scope.name());
+        let before = self.clock.now();
+        let found = self.find(caller, asked, before).await?;
+        let decided = self.decide_throughout(&found, before, |now| wish.event(now, &policy));
+        // The policy must have been in force when the key was found like this.
+        let is_current = self.policies.is_current(version);
+        let expired = match found {
+            Lookup::Expired(place) => Some(place),
+            Lookup::Record(_) | Lookup::Slot(_) => None,
+        };
+        let seen = Seen { policy, version, expired };
+        Ok(decided.filter(|_| is_current).map(|decision| (decision, found, seen)))
+    }
+
+    /// A claim on an interrupted key, for whoever knows what became of it.
+    pub(in crate::engine) async fn resolve_key(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        key: &[u8],
+    ) -> Result<Claim, ResolveError> {
+        let digest = scope.digest(key).map_err(BeginError::Key)?;
+        self.health.check().map_err(BeginError::from)?;
+        let asked = KeyRef { scope, key, digest };
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        loop {
+            let before = self.clock.now();
+            let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
+            let Some((decision, found, terms)) = looked else { continue };
+            match (decision, found) {
+                (Decision::Grant { .. }, _) => {
+                    let granting = self
+                        .grant(caller, handle, asked, terms, GrantKind::Resolve, &mut queue_timeout)
+                        .await?;
+                    let Some(mut granting) = granting else { continue };
+                    granting.settled(self, caller).await.map_err(BeginError::from)?;
+                    if let Some(claim) = granting.arrive(self) {
+                        return Ok(claim);
+                    }
+                    Box::pin(self.look_again(caller, &mut queue_timeout)).await?;
+                }
+                (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
+                    self.lapse(&attempt).map_err(BeginError::from)?;
+                }
+                (_, found) => {
+                    if let Some(status) = self.status_of(found, before) {
+                        return Err(ResolveError::NotInterrupted(Box::new(status)));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The ends of a claim that its holder calls: complete, fail, release.
+
+use super::ending::{EndRequest, Ending, released};
+use crate::engine::handles::claim::Claim;
+use crate::engine::handles::completion::Completion;
+use crate::error::EndError;
+use crate::record::{Outcome, Record};
+use crate::task::caller::{Caller, block};
+
+impl Claim {
+    /// Stores the reply of an operation that succeeded. Durable when it returns, and every retry gets it.
+    ///
+    /// # Errors
+    ///
+    /// When the body is too long, the queue or the disk stays full, a commit fails, or the engine is closed. Where nothing was
+    /// written, the error gives the claim back: see [`EndError::into_claim`].
+    pub fn complete(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
+        self.complete_with(body, Completion::new())
+    }
+
+    /// [`complete`](Self::complete) with a say in what is kept of it, and for how long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete), and when a time of `completion` is out of range; the claim comes back then.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Completion, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.complete_with("a video of three gigabytes", Completion::new().discard_body())?;
+    /// let Begin::Done(record) = engine.begin("key", request)? else { panic!() };
+    /// assert!(!record.is_body_kept()); // it ran; where its result is, somebody else has to know
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn complete_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
+        self.finish(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
+    }
+
+    /// Stores the reply of an operation that failed for good. It is replayed as faithfully as a success.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Outcome};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.fail("card declined")?;
+    /// let Begin::Done(record) = engine.begin("key", request)? else { panic!() };
+    /// assert_eq!((record.outcome(), record.body()), (Outcome::Failure, &b"card declined"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn fail(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
+        self.fail_with(body, Completion::new())
+    }
+
+    /// [`fail`](Self::fail) with a say in what is kept of it, and for how long.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_with`](Self::complete_with).
+    pub fn fail_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
+        self.finish(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
+    }
+
+    /// Says that this attempt certainly did nothing. The key is vacant again, durably when this returns; but where an earlier
+    /// attempt was [interrupted](Self::interrupted), that stands, and the next claim is told of it again: this attempt can't
+    /// speak for the one before. (To say that nothing ever happened, forget the key then.)
+    ///
+    /// # Errors
+    ///
+    /// When the queue stays full, a commit fails, or the engine is closed; see [`EndError::into_claim`].
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// # let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
+    /// claim.release()?; // the connection to the printer was refused
+    /// let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
+    /// assert!(claim.interrupted().is_none());
+    ///
+    /// drop(claim); // lost: nobody knows whether the printer was reached
+    /// let Begin::Fresh(second) = reports.begin("key", request)? else { panic!() };
+    /// second.release()?; // it reached nobody, but what of the first?
+    /// let Begin::Fresh(third) = reports.begin("key", request)? else { panic!() };
+    /// assert_eq!(third.interrupted().unwrap().attempt(), 1);
+    /// # third.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn release(self) -> Result<(), EndError> {
+        let handed = self.start_releasing(Caller::Thread);
+        block(released(Caller::Thread, handed))
+    }
+
+    /// [`complete`](Self::complete) for tasks.
+    ///
+    /// The result is handed over before this returns, where the body is within
+    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes): then it becomes durable whether or not
+    /// the future is polled. A longer body may have to wait for room in the log; a future dropped meanwhile is a claim dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// # futures_executor::block_on(async {
+    /// let Begin::Fresh(claim) = engine.begin_async("key", request).await? else { panic!() };
+    /// claim.complete_async("reply").await?;
+    /// let Begin::Done(record) = engine.begin_async("key", request).await? else { panic!() };
+    /// assert_eq!(record.body(), b"reply");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn complete_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
+        self.finish_async(EndRequest::new(Outcome::Success, body.as_ref()))
+    }
+
+    /// [`fail`](Self::fail) for tasks; see [`complete_async`](Self::complete_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete`](Self::complete).
+    pub fn fail_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
+        self.finish_async(EndRequest::new(Outcome::Failure, body.as_ref()))
+    }
+
+    /// [`complete_with`](Self::complete_with) for tasks; see [`complete_async`](Self::complete_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_with`](Self::complete_with).
+    pub fn complete_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
+        self.finish_async(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
+    }
+
+    /// [`fail_with`](Self::fail_with) for tasks; see [`complete_async`](Self::complete_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_with`](Self::complete_with).
+    pub fn fail_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
+        self.finish_async(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
+    }
+
+    /// [`release`](Self::release) for tasks. Handed over before this returns: it becomes durable whether or not the future is
+    /// polled.
+    ///
+    /// # Errors
+    ///
+    /// As for [`release`](Self::release).
+    pub fn release_async(self) -> Ending<()> {
+        let handed = self.start_releasing(Caller::Task);
+        Ending::slowly(released(Caller::Task, handed))
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) async fn end_as(self, caller: Caller, result: EndRequest<'_>) -> Result<Record, EndError> {
+        self.start_completing(caller, result).acknowledged(caller).await
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) async fn release_as(self, caller: Caller) -> Result<(), EndError> {
+        released(caller, self.start_releasing(caller)).await
+    }
+}

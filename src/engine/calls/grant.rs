@@ -1,0 +1,167 @@
+//! Grants: a new claim on its way into the index and the log.
+
+use super::pending_grant::PendingGrant;
+use crate::attempt::{Attempt, AttemptParts, Ended};
+use crate::clock::QueueTimeout;
+use crate::engine::core::Core;
+use crate::engine::core::namespace::KeyRef;
+use crate::engine::core::policies::PolicyVersion;
+use crate::engine::handles::claim::{Claim, Terms};
+use crate::engine::handles::handle::Handle;
+use crate::engine::handles::permit::Permit;
+use crate::error::BeginError;
+use crate::index::{Change, Slot};
+use crate::policy::{Durability, Policy};
+use crate::record::RecordLocation;
+use crate::state::{Decision, Event, State, decide};
+use crate::sync::Arc;
+use crate::task::caller::Caller;
+use crate::{Fingerprint, Timestamp};
+
+/// What is asked of a key that may be granted.
+#[derive(Clone, Copy)]
+pub(super) enum GrantKind<'a> {
+    /// To run the operation.
+    Begin(&'a Fingerprint),
+    /// To say what became of it.
+    Resolve,
+}
+
+impl<'a> GrantKind<'a> {
+    pub(super) fn event(self, now: Timestamp, policy: &Policy) -> Event<'a> {
+        match self {
+            Self::Begin(fingerprint) => {
+                Event::Begin { fingerprint, now, attempts_max: policy.attempts_max() }
+            }
+            Self::Resolve => Event::Resolve { now },
+        }
+    }
+}
+
+/// What a grant goes by, as it was seen.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) policy: Policy,
+    pub(super) version: PolicyVersion,
+    /// Where a record lies that is over.
+    pub(super) expired: Option<RecordLocation>,
+}
+
+impl Core {
+    /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's state, or a policy, changed meanwhile.
+    pub(super) async fn grant(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        asked: KeyRef<'_>,
+        seen: Seen,
+        wish: GrantKind<'_>,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<Option<PendingGrant>, BeginError> {
+        // A child made past the C library is found out by its process alone, and before a lock that it may have inherited.
+        self.health.check_process().map_err(BeginError::Failed)?;
+        self.health.may_grant()?;
+        self.check_blocking(caller)?;
+        if let GrantKind::Begin(_) = wish {
+            asked.scope.check_granted(asked.key)?;
+        }
+        let permit = Permit::take(
+            caller,
+            handle,
+            asked.scope.name(),
+            &seen.policy,
+            self.claim_needs(asked),
+            queue_timeout,
+        )
+        .await?;
+        let Some(mut granting) = self.put(asked, permit, seen, wish)? else { return Ok(None) };
+        if granting.log(self, caller, queue_timeout).await? {
+            return Ok(Some(granting));
+        }
+        drop(granting);
+        Box::pin(self.look_again(caller, queue_timeout)).await?;
+        Ok(None)
+    }
+
+    /// Puts a new claim into the index. `None` where the key's state, or a policy, changed meanwhile.
+    fn put(
+        &self,
+        asked: KeyRef<'_>,
+        mut permit: Permit,
+        seen: Seen,
+        wish: GrantKind<'_>,
+    ) -> Result<Option<PendingGrant>, BeginError> {
+        let policy = &seen.policy;
+        let coming = self.claim_needs(asked).ending;
+        let placed = self.index.change(asked.digest, |slot| {
+            // An interruption that arose under a later policy is not to be decided by this one.
+            if !self.policies.is_current(seen.version) {
+                return (Change::Keep, None);
+            }
+            let now = self.clock.now();
+            let state = match slot {
+                Slot::Stored { place, .. } if Some(*place) == seen.expired => State::Vacant,
+                // Another record than the one that was found expired.
+                Slot::Stored { .. } => return (Change::Keep, None),
+                Slot::Vacant
+                | Slot::InFlight(_)
+                | Slot::Ending(_)
+                | Slot::Interrupted(_)
+                | Slot::Cached(..) => slot.state(self.index.epoch()),
+            };
+            let Decision::Grant { attempt: number } = decide(state, wish.event(now, policy)) else {
+                return (Change::Keep, None);
+            };
+            // Drawn here and not before: a key's fences must grow in the order in which its claims are granted.
+            let fence = match self.next_fence() {
+                Ok(fence) => fence,
+                Err(busy) => return (Change::Keep, Some(Err(busy))),
+            };
+            let earlier = slot.attempt().filter(|_| number > 1);
+            let fingerprint = match (wish, earlier) {
+                (GrantKind::Begin(fingerprint), _) => *fingerprint,
+                (GrantKind::Resolve, Some(earlier)) => earlier.fingerprint,
+                (GrantKind::Resolve, None) => unreachable!("only an interrupted key is resolved"),
+            };
+            let attempt = Arc::new(Attempt::new(AttemptParts {
+                digest: asked.digest,
+                scope: asked.scope.name(),
+                key: asked.key,
+                fence,
+                number,
+                fingerprint,
+                started: now,
+                retention: policy.retention(),
+                lease: policy.lease,
+                unresolved_ttl: policy.unresolved_ttl,
+                earlier: earlier.map(|attempt| attempt.as_earlier()),
+                progress: earlier.and_then(|attempt| attempt.progress()),
+                stands_on: earlier.map(|attempt| attempt.as_standing()),
+                coming,
+            }));
+            (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
+        });
+        let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
+        // Until the claim arrives, the attempt has its log space, for the thread that takes it from there.
+        permit.reservation().lend(coming);
+        if let Err(shut) = self.health.check() {
+            // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
+            if let Some(bytes) = self.withdraw_unlogged(&attempt, before) {
+                permit.reservation().take_back(bytes);
+                attempt.end(Ended::Closed);
+            }
+            return Err(shut.into());
+        }
+        // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's
+        // place, with what was noted then.
+        let starts_anew = attempt.earlier.is_none() && matches!(before, Slot::Interrupted(_));
+        // So would one that was handed over as a token, which stands in the file until then.
+        let stands_until = before.attempt().and_then(|earlier| earlier.detached_until());
+        let stood = stands_until.is_some_and(|until| until > self.clock.now());
+        let logged = policy.durability == Durability::Full || starts_anew || stood;
+        let resolves = matches!(wish, GrantKind::Resolve);
+        self.leases.watch(&attempt);
+        let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
+        Ok(Some(PendingGrant::new(claim, before)))
+    }
+}

@@ -1,0 +1,67 @@
+//! The ends of leases: a claim whose lease has run out is interrupted.
+
+use crate::attempt::{Attempt, Ended};
+use crate::engine::core::Core;
+use crate::error::CommitError;
+use crate::index::{Change, Slot};
+use crate::observer::Cause;
+use crate::state::{Decision, Event, Phase, decide};
+use crate::sync::Arc;
+
+impl Core {
+    /// Makes a claim interrupted whose lease was due.
+    pub(in crate::engine) fn expire_if_due(&self, attempt: &Arc<Attempt>) {
+        // What can't be withdrawn after a failed commit, or by an engine that closes, need not be looked at again.
+        let is_known = self.lapse(attempt).is_ok();
+        // It may have been renewed since it was taken from those that are watched.
+        if is_known {
+            self.watch(attempt);
+        }
+    }
+
+    /// Watches the lease of a claim, if it is out.
+    ///
+    /// It may have ended since its caller looked, and its end found nothing to forget. So the table has it first, and then the key is
+    /// looked at: whoever ends the claim changes the key first, and then forgets its lease.
+    pub(in crate::engine) fn watch(&self, attempt: &Arc<Attempt>) {
+        if attempt.lease.is_none() {
+            return;
+        }
+        self.leases.watch(attempt);
+        let is_out =
+            matches!(self.index.get(attempt.digest), Slot::InFlight(out) if Arc::ptr_eq(&out, attempt));
+        if !is_out {
+            self.leases.forget(attempt);
+        }
+    }
+
+    /// Makes a claim interrupted whose lease has run out, and tells those who wait. One that has not reached its caller yet is taken back
+    /// instead: nobody has run anything.
+    ///
+    /// # Errors
+    ///
+    /// When the log takes nothing any more, so that the claim can't be taken back.
+    pub(super) fn lapse(&self, attempt: &Arc<Attempt>) -> Result<(), CommitError> {
+        if attempt.is_coming() {
+            return self.withdraw(attempt, || attempt.lease_until() <= self.clock.now());
+        }
+        let now = self.clock.now();
+        let lapsed = self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            let decision = decide(slot.state(self.index.epoch()), Event::Sweep { now });
+            if is_it && decision == Decision::Become(Phase::Interrupted) {
+                attempt.interrupt(now);
+                (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true)
+            } else {
+                (Change::Keep, false)
+            }
+        });
+        if lapsed {
+            self.leases.forget(attempt);
+            self.drop_detached(attempt);
+            attempt.end(Ended::Interrupted);
+            self.tell_of_interruption(attempt, Cause::Lease);
+        }
+        Ok(())
+    }
+}

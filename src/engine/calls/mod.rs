@@ -1,0 +1,23 @@
+//! Calls: what callers ask of an engine, each once for threads and tasks.
+
+pub(super) mod batch;
+pub(super) mod begin;
+pub(super) mod complete;
+pub(super) mod detach;
+pub(super) mod end_many;
+pub(super) mod ending;
+pub(super) mod entries;
+pub(super) mod forget;
+pub(super) mod grant;
+pub(super) mod lease;
+pub(super) mod lookup;
+pub(super) mod pending_grant;
+pub(super) mod progress;
+pub(super) mod resolve_slot;
+pub(super) mod resume;
+#[cfg(feature = "serde")]
+pub(super) mod run;
+pub(super) mod set_policy;
+pub(super) mod transaction;
+pub(super) mod waiting;
+pub(super) mod withdraw;

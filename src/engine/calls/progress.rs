@@ -1,0 +1,153 @@
+//! Progress of a claim, and the renewal of its lease.
+
+use crate::Timestamp;
+use crate::attempt::Attempt;
+use crate::attempt::progress::Progress;
+use crate::codec::{Entry, ProgressRow};
+use crate::commit::Ticket;
+use crate::engine::core::publisher::Op;
+use crate::engine::core::{Core, Counters};
+use crate::engine::handles::claim::Claim;
+use crate::error::{ClaimError, CommitError};
+use crate::index::Change;
+use crate::state::{Event, decide};
+use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
+use crate::wal::frame::entry_bytes_max;
+
+impl Claim {
+    /// Notes how far the operation has come, durably: should this attempt be interrupted, the next one finds it. A later
+    /// progress replaces it.
+    ///
+    /// # Errors
+    ///
+    /// When it is longer than a body may be, the progress of claims takes too much memory already, the claim's lease ran out, the disk stays full, a commit
+    /// fails, or the engine is closed.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let Begin::Fresh(mut claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.save_progress("card charged")?;
+    /// drop(claim); // the process dies before the receipt is sent
+    ///
+    /// let Err(BeginError::Unresolved(lost)) = engine.begin("key", request) else { panic!() };
+    /// assert_eq!(lost.last_progress().unwrap()[..], *b"card charged");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn save_progress(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
+        block(self.save_progress_as(Caller::Thread, note.as_ref()))
+    }
+
+    /// [`save_progress`](Self::save_progress) for tasks. A future that is dropped may have saved the progress or not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`save_progress`](Self::save_progress).
+    pub async fn save_progress_async(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
+        self.save_progress_as(Caller::Task, note.as_ref()).await
+    }
+
+    async fn save_progress_as(&mut self, caller: Caller, note: &[u8]) -> Result<(), ClaimError> {
+        self.check_body(note.len())?;
+        let handle = self.handle();
+        let core = handle.core();
+        core.health.check_process().map_err(CommitError::Failed)?;
+        core.limits.check_progress(note.len()).map_err(CommitError::Busy)?;
+        let (digest, fence) = (self.attempt.digest, self.attempt.fence);
+        let row = ProgressRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
+        let entry = Entry::Progress(row).encoded();
+        let progress = Progress::new(note, core.limits.progress());
+        // Whoever is granted the key after this moment inherits the progress, and its grant comes behind it in the log.
+        let mut ticket = self.note(caller, &entry, |attempt, _now| attempt.set_progress(progress)).await?;
+        core.commit.settled(caller, &mut ticket).await?;
+        Counters::count(&core.counters.noted);
+        Ok(())
+    }
+
+    /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
+    /// before the entry is durable. Nothing is changed where this fails.
+    pub(super) async fn note(
+        &mut self,
+        caller: Caller,
+        entry: &[u8],
+        change: impl FnOnce(&Attempt, Timestamp),
+    ) -> Result<Ticket, ClaimError> {
+        let handle = self.handle();
+        let core = handle.core();
+        core.check_blocking(caller)?;
+        // Where the log knows nothing of the claim that the entry is about.
+        let intent = (!self.terms.logged).then(|| Entry::Intent(self.attempt.row()).encoded());
+        let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
+        let costs = cost(entry) + intent.as_deref().map_or(0, cost);
+        let mut reservation = core.reserve_for_claim(caller, costs).await?;
+        let granted = intent.as_deref();
+        let entries = granted
+            .map(|intent| (intent, Op::Granted(Arc::clone(&self.attempt))))
+            .into_iter()
+            .chain([(entry, Op::Noted(Arc::clone(&self.attempt)))]);
+        let may = |_: &mut _| self.use_now(core, change);
+        let Some(ticket) = core.commit.append_if(caller, entries, &mut reservation, may)? else {
+            return Err(core.superseded(caller, &self.attempt).await);
+        };
+        self.terms.logged = true;
+        Ok(ticket)
+    }
+
+    /// Changes the claim, if it is good; whether it is.
+    fn use_now(&self, core: &Core, change: impl FnOnce(&Attempt, Timestamp)) -> bool {
+        core.index.change(self.attempt.digest, |slot| {
+            let now = core.clock.now();
+            let event = Event::Use { fence: self.attempt.fence, now };
+            let good = decide(slot.state(core.index.epoch()), event).becomes().is_some();
+            if good {
+                change(&self.attempt, now);
+            }
+            (Change::Keep, good)
+        })
+    }
+
+    /// Starts the claim's lease anew, for a worker that is alive and takes longer. Without a lease there is nothing to renew,
+    /// and it succeeds. It touches no disk, unless the lease has run out and the winner's record is on disk alone.
+    ///
+    /// # Errors
+    ///
+    /// When the lease has run out: the key is interrupted, or somebody else's by now.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
+    /// claim.renew()?;
+    /// # claim.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn renew(&self) -> Result<(), ClaimError> {
+        let core = self.core();
+        core.health.check_process().map_err(CommitError::Failed)?;
+        if self.use_now(core, Attempt::renew) {
+            return Ok(());
+        }
+        Err(block(core.superseded(Caller::Thread, &self.attempt)))
+    }
+
+    /// [`renew`](Self::renew) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`renew`](Self::renew).
+    pub async fn renew_async(&self) -> Result<(), ClaimError> {
+        let core = self.core();
+        core.health.check_process().map_err(CommitError::Failed)?;
+        if self.use_now(core, Attempt::renew) {
+            return Ok(());
+        }
+        Err(core.superseded(Caller::Task, &self.attempt).await)
+    }
+}

@@ -1,0 +1,169 @@
+//! Handing a claim over, and taking it up again.
+
+use crate::attempt::HandOver;
+use crate::codec::{DetachedRow, Entry, TokenRow};
+use crate::engine::core::Core;
+use crate::engine::core::detached_claims::DetachedClaim;
+use crate::engine::core::namespace::ScopeInner;
+use crate::engine::handles::claim::{Claim, Terms};
+use crate::engine::handles::handle::Handle;
+use crate::engine::handles::permit::Permit;
+use crate::engine::handles::token::ClaimToken;
+use crate::error::{BeginError, ClaimError, CommitError, EndError, TokenError};
+use crate::index::Slot;
+use crate::key::Digest;
+use crate::state::{Event, Fence, Phase, decide};
+use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
+use crate::wal::Reservation;
+
+impl Claim {
+    /// Hands the claim over as a token, which another process can keep while it does the work. The claim stays out, also across
+    /// a restart of this process, until [`Scope::resume`](crate::Scope::resume) takes it up again or its lease, which starts anew here, runs out.
+    ///
+    /// # Errors
+    ///
+    /// When the claim has no lease, or as for [`save_progress`](Self::save_progress). Where nothing was written the error gives the claim
+    /// back.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, ClaimToken, Engine, Fingerprint};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(30)))?;
+    /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
+    /// let token = claim.into_token()?;
+    /// let message = token.as_bytes().to_vec(); // to a worker, and back with its result
+    /// jobs.resume(&ClaimToken::from_bytes(message))?.complete("reply")?;
+    /// assert!(matches!(jobs.begin("key", request)?, Begin::Done(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_token(self) -> Result<ClaimToken, EndError> {
+        block(self.into_token_as(Caller::Thread))
+    }
+
+    /// [`into_token`](Self::into_token) for tasks. A future that is dropped before the log has the hand-over is a claim dropped; after
+    /// that it leaves the key in flight until the lease runs out.
+    ///
+    /// # Errors
+    ///
+    /// As for [`into_token`](Self::into_token).
+    pub async fn into_token_async(self) -> Result<ClaimToken, EndError> {
+        self.into_token_as(Caller::Task).await
+    }
+
+    async fn into_token_as(mut self, caller: Caller) -> Result<ClaimToken, EndError> {
+        let attempt = Arc::clone(&self.attempt);
+        let Some(lease) = attempt.lease else { return Err(EndError::new(ClaimError::NoLease, Some(self))) };
+        let handle = self.handle();
+        let core = handle.core();
+        if let Err(forked) = core.health.check_process() {
+            return Err(EndError::new(CommitError::Failed(forked).into(), Some(self)));
+        }
+        // The lease starts here, and not after the wait for room.
+        let until = core.clock.now().saturating_add(lease);
+        let (digest, fence) = (attempt.digest, attempt.fence);
+        let hand_over = HandOver { until, opening: core.opening };
+        let row = DetachedRow {
+            digest: digest.as_u128(),
+            fence: fence.get(),
+            until_ms: until.as_millis(),
+            opening: core.opening,
+        };
+        let entry = Entry::Detached(row).encoded();
+        match self.note(caller, &entry, |attempt, _now| attempt.detach(hand_over)).await {
+            Ok(mut ticket) => {
+                // Nobody holds the claim from here on.
+                self.is_over = true;
+                let left =
+                    DetachedClaim { quota: self.permit.take_quota(), durability: self.terms.durability };
+                core.detach(&attempt, left);
+                let settled = core.commit.settled(caller, &mut ticket).await;
+                settled.map_err(|error| EndError::new(error.into(), None))?;
+                Ok(core.token(&attempt))
+            }
+            Err(error) => {
+                self.is_over =
+                    matches!(error, ClaimError::Superseded(_) | ClaimError::Commit(CommitError::Failed(_)));
+                let claim = (!self.is_over).then_some(self);
+                Err(EndError::new(error, claim))
+            }
+        }
+    }
+}
+
+/// Why a claim was not taken up.
+enum NotTaken {
+    /// Somebody has it.
+    Held,
+    /// It is not the current one.
+    Superseded,
+}
+
+impl Core {
+    /// The claim that a token stands for, if it is still good and nobody has it.
+    pub(in crate::engine) async fn resume(
+        &self,
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &ScopeInner,
+        token: &ClaimToken,
+    ) -> Result<Claim, TokenError> {
+        self.health.check().map_err(BeginError::from)?;
+        if let Some(failure) = self.commit.failure() {
+            return Err(BeginError::Failed(failure.clone()).into());
+        }
+        let row = self.open_token(token)?;
+        if row.scope != scope.name() {
+            return Err(TokenError::OtherScope);
+        }
+        let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
+        // After a restart the claim has no log space yet. It is reserved before anything is changed.
+        let more = match self.index.get(digest) {
+            Slot::InFlight(attempt) => self.detached.lacks(fence, self.ending_needs(&attempt)),
+            Slot::Vacant
+            | Slot::Ending(_)
+            | Slot::Interrupted(_)
+            | Slot::Cached(..)
+            | Slot::Stored { .. } => 0,
+        };
+        let more = self.reserve(caller, more).await.map_err(BeginError::from)?;
+        match self.take_up(handle, &row, more) {
+            Ok(claim) => Ok(claim),
+            Err(NotTaken::Held) => Err(TokenError::Held),
+            Err(NotTaken::Superseded) => {
+                Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)))
+            }
+        }
+    }
+
+    fn take_up(
+        &self,
+        handle: &Arc<Handle>,
+        row: &TokenRow<'_>,
+        more: Reservation,
+    ) -> Result<Claim, NotTaken> {
+        let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
+        let now = self.clock.now();
+        // A claim is used; in the index nothing changes by that.
+        let current = self.index.get(digest);
+        let usable = decide(current.state(self.index.epoch()), Event::Use { fence, now }).becomes();
+        let (Some(Phase::InFlight), Slot::InFlight(attempt)) = (usable, &current) else {
+            return Err(NotTaken::Superseded);
+        };
+        // A backup that was put back may have granted this fence anew, to somebody else.
+        if attempt.detached().is_none_or(|hand_over| hand_over.opening != row.opening) {
+            return Err(NotTaken::Superseded);
+        }
+        // Only one of all who ask finds the share there.
+        let Some(DetachedClaim { mut quota, durability }) = self.detached.take(fence) else {
+            // Or nobody, where its lease was found ended meanwhile.
+            return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });
+        };
+        quota.reservation.join(more);
+        let terms = Terms { logged: true, resolves: false, durability };
+        Ok(Claim::new(Arc::clone(attempt), Permit::of(quota, handle), terms))
+    }
+}

@@ -1,0 +1,45 @@
+//! Giving a scope a policy of its own.
+
+use crate::codec::{Entry, ScopeRow};
+use crate::engine::core::namespace::SCOPE_MAX;
+use crate::engine::core::policies::SCOPES_MAX;
+use crate::engine::core::publisher::Op;
+use crate::engine::core::{Core, Counters};
+use crate::error::{CommitError, KeyError, SetPolicyError};
+use crate::observer::Event;
+use crate::policy::Policy;
+use crate::task::caller::Caller;
+use crate::wal::frame::entry_bytes_max;
+
+impl Core {
+    /// Gives a scope a policy, durably.
+    pub(in crate::engine) async fn set_policy(
+        &self,
+        caller: Caller,
+        scope: &[u8],
+        policy: Policy,
+    ) -> Result<(), SetPolicyError> {
+        if scope.len() > SCOPE_MAX {
+            return Err(SetPolicyError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
+        }
+        policy.check()?;
+        self.health.check().map_err(CommitError::from)?;
+        self.check_blocking(caller)?;
+        let Some(place) = self.policies.enter_declared(scope) else {
+            return Err(SetPolicyError::TooManyScopes { max: SCOPES_MAX });
+        };
+        let entry = Entry::PolicySet(ScopeRow { name: scope, policy: policy.row() }).encoded();
+        let cost = entry_bytes_max(entry.len()) as u64;
+        let mut reservation = self.reserve(caller, cost).await?;
+        let op = Op::PolicySet(Box::new((scope.into(), policy)));
+        // It stands whatever was declared before.
+        let entries = [(entry.as_slice(), op)];
+        let ticket = self.commit.append_if(caller, entries, &mut reservation, |_| true)?;
+        let Some(mut ticket) = ticket else { unreachable!("it was not asked") };
+        place.keep();
+        self.commit.settled(caller, &mut ticket).await?;
+        Counters::count(&self.counters.declared);
+        self.options.hooks.tell(|| Event::PolicySet { scope, policy });
+        Ok(())
+    }
+}

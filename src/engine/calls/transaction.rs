@@ -1,0 +1,196 @@
+//! An effect and its completion in one transaction: the application's tables live in the same file.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use super::ending::EndRequest;
+use crate::activity::{Activity, ActivityMark, is_inside};
+use crate::attempt::Ended;
+use crate::engine::core::{CallWorker, Core};
+use crate::engine::handles::claim::Claim;
+use crate::engine::handles::engine::Engine;
+use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
+use crate::record::{Outcome, Record};
+use crate::store::{ReadTables, StoreError, Tables};
+use crate::task::caller::{Caller, block};
+
+impl Core {
+    /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the
+    /// background's work.
+    pub(in crate::engine) fn is_inside(&self) -> bool {
+        is_inside(&self.commit, &[Activity::Transaction])
+    }
+
+    /// Whether a transaction may complete a claim now: not within another, and with every entry about the
+    /// claim's key durable.
+    fn ready_for_transaction(&self) -> Result<(), ClaimError> {
+        self.health.check_process().map_err(CommitError::Failed)?;
+        if self.is_inside() {
+            return Err(ClaimError::InsideTransaction);
+        }
+        self.check_blocking(Caller::Thread)?;
+        // An entry about this claim, or an earlier one on the key, may be queued with nobody waiting. If it
+        // came after the store's completion, replay would reopen the key. No further one comes while the
+        // claim is good.
+        Ok(block(self.commit.flush(Caller::Thread))?)
+    }
+}
+
+impl Claim {
+    /// Completes the claim with the body that `work` returns, in one transaction with what `work` writes to the application's own
+    /// tables in the same file: both are durable when this returns, or neither ever is. So an effect that lives in the file happens exactly
+    /// once, whatever crashes when.
+    ///
+    /// `work` runs while nobody else can write to the file's tables, this crate's checkpoints included: keep it short. Other
+    /// begins and completions go on meanwhile, until the log is full. This is the way for effects, not for speed: it
+    /// costs a commit of the store, with two syncs and everything the log has collected or has queued, where [`complete`](Self::complete) costs one append and one
+    /// sync that many share.
+    ///
+    /// It blocks, and has no form for tasks: call it where your runtime lets you block.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns as an error comes back with the claim, and nothing is written. Otherwise as for [`complete`](Self::complete);
+    /// calls of this within `work` are refused. A checkpoint asked for within `work` is this one; closing waits until `work` is over.
+    ///
+    /// # Panics
+    ///
+    /// Where `work` panics: nothing is written, the claim is dropped, and the panic goes on.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// use idemkv::tables::redb::{ReadableTable, TableDefinition};
+    ///
+    /// const BALANCES: TableDefinition<&str, u64> = TableDefinition::new("balances");
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let Begin::Fresh(claim) = engine.begin("deposit-1", request)? else { panic!() };
+    /// claim.complete_in(|tables| {
+    ///     let mut balances = tables.open_table(BALANCES)?;
+    ///     let balance = balances.get("alice")?.map_or(0, |balance| balance.value()) + 10;
+    ///     balances.insert("alice", balance)?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(format!("balance={balance}"))
+    /// })?;
+    ///
+    /// let Begin::Done(record) = engine.begin("deposit-1", request)? else { panic!() };
+    /// assert_eq!(record.body(), b"balance=10");
+    /// let balance = engine.read_tables(|tables| {
+    ///     let balances = tables.open_table(BALANCES)?;
+    ///     let balance = balances.get("alice")?.map(|balance| balance.value());
+    ///     Ok::<_, Box<dyn std::error::Error>>(balance)
+    /// })??;
+    /// assert_eq!(balance, Some(10));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn complete_in<B: AsRef<[u8]>, E>(
+        mut self,
+        work: impl FnOnce(&Tables<'_>) -> Result<B, E>,
+    ) -> Result<Record, CompleteInError<E>> {
+        let handle = self.handle();
+        let core = handle.core();
+        if let Err(reason) = core.ready_for_transaction() {
+            return Err(self.refused(reason));
+        }
+        // Declared before the maintenance lock, so dropped after it: what the worker left out meanwhile is due.
+        let _afterwards = CallWorker(core);
+        // Nobody else writes to the store from here on.
+        let mut maintenance = core.maintenance.lock();
+        // What the closure gives, and wakers, are code of others, too.
+        let _maintains = ActivityMark::enter(&core.commit, Activity::Transaction);
+        if let Err(error) = core.make_store_ready(&mut maintenance) {
+            return Err(self.refused(error.into()));
+        }
+        let begun = match core.store.begin() {
+            Ok(begun) => begun,
+            Err(error) => return Err(self.refused(core.store_refused(error).into())),
+        };
+        // redb can't abort while a panic goes through it.
+        let worked = catch_unwind(AssertUnwindSafe(|| work(&begun.tables())));
+        if core.health.is_forked_for_sure() {
+            // `work` forked, and this is the child: the transaction and the maintenance lock are the parent's, and go on there.
+            std::mem::forget((begun, maintenance));
+            return match worked {
+                Ok(_) => Err(self.refused(CommitError::Failed(Failure::Forked).into())),
+                Err(panic) => resume_unwind(panic),
+            };
+        }
+        let undo = |begun| {
+            if let Err(error) = core.store.abort(begun) {
+                core.store_refused(error);
+            }
+        };
+        let body = match worked {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => {
+                undo(begun);
+                return Err(CompleteInError::Work { error, claim: Box::new(self) });
+            }
+            Err(panic) => {
+                undo(begun);
+                drop(maintenance);
+                resume_unwind(panic);
+            }
+        };
+        let given = EndRequest::new(Outcome::Success, body.as_ref());
+        if let Err(error) = self.check(given) {
+            undo(begun);
+            return Err(self.refused(error));
+        }
+        if let Err(refusal) = self.start_ending() {
+            undo(begun);
+            drop(maintenance);
+            return Err(block(refusal.explained(Caller::Thread)).into());
+        }
+        let record = given.record(self.of(), core.clock.now());
+        match core.apply_tail(Some((begun, &record))) {
+            Ok(()) => {
+                core.publisher.complete(self.of(), &record);
+                core.leases.forget(self.of());
+                drop(maintenance);
+                self.count_outcome(&record);
+                Ok(record)
+            }
+            Err(error) => {
+                let reason = self.not_stored(error);
+                Err(EndError::new(reason, (!self.is_over()).then_some(self)).into())
+            }
+        }
+    }
+
+    /// Why the completion is not in the store. On a full disk the claim goes on.
+    fn not_stored(&mut self, error: StoreError) -> ClaimError {
+        match &error {
+            StoreError::Full(_) => self.undo_end(),
+            StoreError::Failed(failure) => {
+                // Whether it is there, only the next opening can tell.
+                self.core().leases.forget(self.of());
+                self.of().end(Ended::Failed(Box::new(failure.clone())));
+            }
+        }
+        self.core().store_refused(error).into()
+    }
+
+    fn refused<E>(self, reason: ClaimError) -> CompleteInError<E> {
+        EndError::new(reason, Some(self)).into()
+    }
+}
+
+impl Engine {
+    /// Reads the application's own tables, as they are at this moment; see [`Claim::complete_in`].
+    ///
+    /// Keep it short: while it lasts the file can't be compacted or closed, and old pages are kept. Within `read` no claim can be
+    /// completed in a transaction. After a full disk this waits up to 2 s for the file to be opened again.
+    ///
+    /// # Errors
+    ///
+    /// When `close` was called, or the file can't be read. What `read` returns is returned.
+    pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
+        let core = self.handle.core();
+        core.health.check_process().map_err(|_forked| ReadError::Forked)?;
+        core.store.read_tables(|tables| {
+            let _inside = ActivityMark::enter(&core.commit, Activity::Transaction);
+            read(tables)
+        })
+    }
+}

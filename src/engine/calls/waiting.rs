@@ -1,0 +1,97 @@
+//! Beginning, and waiting for whoever was faster.
+
+use std::time::Duration;
+
+use crate::Fingerprint;
+use crate::clock::Deadline;
+use crate::engine::handles::claim::Begin;
+use crate::engine::handles::pending::Waited;
+use crate::engine::handles::scope::Scope;
+use crate::error::BeginError;
+
+impl Scope {
+    /// [`begin`](Self::begin), and where another has the claim, waits for at most `timeout` for what becomes of it: the record, or a
+    /// claim where the other was released or interrupted. [`Begin::InFlight`] is given only when the time is up.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin`](Self::begin), and when as many calls wait as [`Options::max_waiters`](crate::Options::max_waiters) allows.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// let charges = engine.scope("charges");
+    /// let request = Fingerprint::of("request");
+    /// let Begin::Fresh(claim) = charges.begin("key", request)? else { panic!() };
+    /// std::thread::scope(|threads| {
+    ///     let twin = threads.spawn(|| charges.begin_or_wait("key", request, Duration::from_secs(60)));
+    ///     claim.complete("reply")?;
+    ///     let Ok(Ok(Begin::Done(record))) = twin.join() else { panic!() };
+    ///     assert_eq!(record.body(), b"reply");
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn begin_or_wait(
+        &self,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+        timeout: Duration,
+    ) -> Result<Begin, BeginError> {
+        self.begin_until(Deadline::after(timeout), key.as_ref(), fingerprint)
+    }
+
+    pub(super) fn begin_until(
+        &self,
+        deadline: Deadline,
+        key: &[u8],
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        loop {
+            let pending = match self.begin(key, fingerprint)? {
+                Begin::InFlight(pending) => pending,
+                answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
+            };
+            match pending.wait_until(deadline)? {
+                Waited::Done(record) => return Ok(Begin::Done(record)),
+                Waited::TimedOut => return Ok(Begin::InFlight(pending)),
+                Waited::Vacant | Waited::Interrupted => {}
+            }
+        }
+    }
+
+    /// [`begin_or_wait`](Self::begin_or_wait) for tasks. A future that is dropped has claimed nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin_or_wait`](Self::begin_or_wait).
+    pub async fn begin_or_wait_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+        timeout: Duration,
+    ) -> Result<Begin, BeginError> {
+        self.begin_until_async(Deadline::after(timeout), key.as_ref(), fingerprint).await
+    }
+
+    pub(super) async fn begin_until_async(
+        &self,
+        deadline: Deadline,
+        key: &[u8],
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        loop {
+            let pending = match self.begin_async(key, fingerprint).await? {
+                Begin::InFlight(pending) => pending,
+                answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
+            };
+            match pending.wait_until_async(deadline).await? {
+                Waited::Done(record) => return Ok(Begin::Done(record)),
+                Waited::TimedOut => return Ok(Begin::InFlight(pending)),
+                Waited::Vacant | Waited::Interrupted => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Claims that are taken back before their callers had them, as if nobody had begun.
+//!
+//! A begin may be dropped, may wait for so long that the lease runs out, or may be pending when the engine closes. In none of these
+//! cases has anybody run the operation. So the key goes back to what it was, also in the log: it is vacant, or has the interruption
+//! that it had, and the claim does not count as an attempt.
+
+use crate::attempt::{Attempt, Ended};
+use crate::codec::{Entry, IntentRow};
+use crate::engine::core::Core;
+use crate::engine::core::publisher::{Op, vacated_entry};
+use crate::error::CommitError;
+use crate::index::{Change, Slot};
+use crate::state::{Event, decide};
+use crate::sync::Arc;
+use crate::task::caller::Caller;
+use crate::wal::Reservation;
+
+impl Core {
+    /// Takes a claim back that is on its way to its caller, if `is_due`, asked under the lock of its key's shard, says so. Nothing
+    /// happens where the claim has arrived meanwhile, or was withdrawn by another thread.
+    pub(super) fn withdraw(
+        &self,
+        attempt: &Arc<Attempt>,
+        is_due: impl FnOnce() -> bool,
+    ) -> Result<(), CommitError> {
+        let (entry, op) = end_of(attempt);
+        let mut reservation = Reservation::none(&self.space);
+        // In the step that queues the entry: an intent that is queued later than this is not queued at all.
+        let take = |reservation: &mut _| self.take_back(attempt, reservation, is_due);
+        if self.commit.append_if(Caller::Task, [(entry.as_slice(), op)], &mut reservation, take)?.is_some() {
+            self.leases.forget(attempt);
+        }
+        Ok(())
+    }
+
+    /// Takes the claim off its caller's way, and its log space with it.
+    fn take_back(
+        &self,
+        attempt: &Arc<Attempt>,
+        reservation: &mut Reservation,
+        is_due: impl FnOnce() -> bool,
+    ) -> bool {
+        self.index.change(attempt.digest, |slot| {
+            let event = Event::Withdraw { fence: attempt.fence };
+            let decided = decide(slot.state(self.index.epoch()), event).becomes();
+            let bytes = decided.filter(|_| is_due()).and_then(|_| attempt.withdraw());
+            if let Some(bytes) = bytes {
+                reservation.take_back(bytes);
+                (Change::Set(Slot::Ending(Arc::clone(attempt))), true)
+            } else {
+                (Change::Keep, false)
+            }
+        })
+    }
+
+    /// Takes a claim back that the log knows nothing of: the key is as it was before. Gives the bytes that were reserved for its end; `None`
+    /// where it has arrived, or was withdrawn by another thread.
+    pub(super) fn withdraw_unlogged(&self, attempt: &Arc<Attempt>, before: Slot) -> Option<u64> {
+        self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            match is_it.then(|| attempt.withdraw()).flatten() {
+                Some(bytes) => (Change::Set(before), Some(bytes)),
+                None => (Change::Keep, None),
+            }
+        })
+    }
+
+    /// Takes a claim back while the engine closes: the log takes nothing any more, and the last checkpoint is still to come. `false`
+    /// where it has arrived.
+    pub(in crate::engine) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) -> bool {
+        let bytes = self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            match is_it.then(|| attempt.withdraw()).flatten() {
+                Some(bytes) => (Change::Set(Slot::Ending(Arc::clone(attempt))), Some(bytes)),
+                None => (Change::Keep, None),
+            }
+        });
+        let Some(bytes) = bytes else { return false };
+        let mut reservation = Reservation::none(&self.space);
+        reservation.take_back(bytes);
+        self.leases.forget(attempt);
+        attempt.end(Ended::Closed);
+        self.publisher.show_last(&end_of(attempt).1);
+        true
+    }
+}
+
+/// The entry that says that a claim never was.
+fn end_of(attempt: &Arc<Attempt>) -> (Vec<u8>, Op) {
+    let Some(before) = attempt.never_held() else {
+        return (vacated_entry(attempt, None), Op::Vacated(Arc::clone(attempt), None));
+    };
+    let since = before.interrupted().unwrap_or_default();
+    let entry = Entry::Intent(IntentRow { returned: true, ..before.row() }).encoded();
+    (entry, Op::Returned(Arc::new(before), since))
+}

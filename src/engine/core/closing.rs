@@ -1,0 +1,50 @@
+//! How far closing has come: one thread closes, all others wait for it.
+
+use crate::error::Failure;
+use crate::sync::{Condvar, Mutex};
+
+/// How far closing has come.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    /// Leaf lock.
+    stage: Mutex<Stage>,
+    settled: Condvar,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Open,
+    /// A thread is at it.
+    Begun,
+    /// The number of claims that were out, or why the file could not be brought up to date.
+    Over(Result<usize, Failure>),
+}
+
+impl Closing {
+    /// Whether the caller is the first to close, and has to do it.
+    pub(in crate::engine) fn is_first(&self) -> bool {
+        let mut stage = self.stage.lock();
+        let is_first = matches!(*stage, Stage::Open);
+        if is_first {
+            *stage = Stage::Begun;
+        }
+        is_first
+    }
+
+    pub(in crate::engine) fn settle(&self, outcome: Result<usize, Failure>) {
+        *self.stage.lock() = Stage::Over(outcome);
+        self.settled.notify_all();
+    }
+
+    /// What closing came to; waits for the thread that is at it.
+    pub(in crate::engine) fn outcome(&self) -> Result<usize, Failure> {
+        let mut stage = self.stage.lock();
+        loop {
+            if let Stage::Over(outcome) = &*stage {
+                return outcome.clone();
+            }
+            self.settled.wait(&mut stage);
+        }
+    }
+}

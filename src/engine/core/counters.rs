@@ -1,0 +1,78 @@
+//! Counters of an engine.
+
+use crate::error::{BeginError, Busy};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+
+/// Counters that belong to no other part.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Calls that wait for room in the log: a gauge.
+    pub(in crate::engine) waiting_for_room: AtomicUsize,
+    pub(in crate::engine) fresh: AtomicU64,
+    pub(in crate::engine) rerun: AtomicU64,
+    pub(in crate::engine) reused: AtomicU64,
+    pub(in crate::engine) late: AtomicU64,
+    pub(in crate::engine) unresolved: AtomicU64,
+    pub(in crate::engine) busy_queue_full: AtomicU64,
+    pub(in crate::engine) busy_claims: AtomicU64,
+    pub(in crate::engine) busy_waiters: AtomicU64,
+    pub(in crate::engine) busy_progress_bytes: AtomicU64,
+    pub(in crate::engine) busy_disk_full: AtomicU64,
+    pub(in crate::engine) refused: AtomicU64,
+    pub(in crate::engine) resolved: AtomicU64,
+    pub(in crate::engine) standing: AtomicU64,
+    pub(in crate::engine) completed: AtomicU64,
+    pub(in crate::engine) failed: AtomicU64,
+    pub(in crate::engine) released: AtomicU64,
+    pub(in crate::engine) dropped: AtomicU64,
+    pub(in crate::engine) lapsed: AtomicU64,
+    pub(in crate::engine) recalled: AtomicU64,
+    pub(in crate::engine) superseded: AtomicU64,
+    pub(in crate::engine) noted: AtomicU64,
+    pub(in crate::engine) forgotten: AtomicU64,
+    pub(in crate::engine) declared: AtomicU64,
+    pub(in crate::engine) backups: AtomicU64,
+    pub(in crate::engine) expired: AtomicU64,
+    pub(in crate::engine) checkpoints: AtomicU64,
+    pub(in crate::engine) reclaimed_blocks: AtomicU64,
+}
+
+impl Counters {
+    /// Those of an engine that was just opened, where so many claims stand.
+    pub(in crate::engine) fn after_opening(standing: usize) -> Self {
+        Self { standing: AtomicU64::new(standing as u64), ..Self::default() }
+    }
+
+    pub(in crate::engine) fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(in crate::engine) fn count(counter: &AtomicU64) {
+        Self::add(counter, 1);
+    }
+
+    /// Counts a begin that was refused.
+    pub(in crate::engine) fn count_refusal(&self, error: &BeginError) {
+        Self::count(match error {
+            BeginError::KeyReused => &self.reused,
+            BeginError::Expired(_) => &self.late,
+            BeginError::Unresolved(_) => &self.unresolved,
+            BeginError::Busy(Busy::QueueFull { .. }) => &self.busy_queue_full,
+            BeginError::Busy(Busy::TooManyClaims { .. }) => &self.busy_claims,
+            BeginError::Busy(Busy::TooManyWaiters { .. }) => &self.busy_waiters,
+            BeginError::Busy(Busy::TooManyProgressBytes { .. }) => &self.busy_progress_bytes,
+            BeginError::Busy(Busy::DiskFull(_)) => &self.busy_disk_full,
+            // A twin was counted as one that waits.
+            BeginError::Twin { .. } => return,
+            BeginError::Key(_)
+            | BeginError::OwnKey
+            | BeginError::InsideCallback
+            | BeginError::Busy(Busy::LeaseTooShort { .. })
+            | BeginError::BatchTooLong { .. }
+            | BeginError::Failed(_)
+            | BeginError::Closed
+            | BeginError::Damaged(_)
+            | BeginError::Io(_) => &self.refused,
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! Health: whether the engine may grant claims, and if not, why.
+
+use super::disk_full::DiskFull;
+use super::gate::{Gate, Unavailable};
+use crate::error::{Busy, CommitError, Failure};
+use crate::sync::{Arc, OnceLock};
+
+/// Everything that stops an engine: it is closed, or in a forked child; a commit or a checkpoint
+/// failed; a file was taken away; the disk is full.
+#[derive(Debug)]
+pub(crate) struct Health {
+    gate: Gate,
+    /// A commit failed: claims can be neither granted nor completed. The commits set it.
+    commit: Arc<OnceLock<Failure>>,
+    /// A failure that leaves the log whole: no claims are granted, but those that are out can be
+    /// completed.
+    poisoned: OnceLock<Failure>,
+    disk: DiskFull,
+}
+
+impl Health {
+    /// Of an engine that was just opened, and that fails when a commit sets `commit`.
+    pub(in crate::engine) fn new(commit: Arc<OnceLock<Failure>>) -> Self {
+        Self { gate: Gate::open(), commit, poisoned: OnceLock::new(), disk: DiskFull::default() }
+    }
+
+    /// Whether claims are granted at all. Ask before a call waits, and again before its claim arrives:
+    /// a failure meanwhile holds for the claim too.
+    pub(in crate::engine) fn may_grant(&self) -> Result<(), CommitError> {
+        // Code of others may have forked since the call came in.
+        if self.is_forked() {
+            return Err(CommitError::Failed(Failure::Forked));
+        }
+        self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
+    }
+
+    /// Whether the engine still writes to its file.
+    pub(in crate::engine) fn may_write(&self) -> Result<(), CommitError> {
+        self.check()?;
+        self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
+    }
+
+    /// Why a caller that waits for log space will get none, if that is known. A caller that goes on
+    /// waiting says how often the disk had been found full before: that may be over by now.
+    pub(in crate::engine) fn why_no_space(&self, full_before: Option<u64>) -> Option<CommitError> {
+        if let Some(failure) = self.failure() {
+            return Some(CommitError::Failed(failure.clone()));
+        }
+        if let Err(shut) = self.check() {
+            return Some(shut.into());
+        }
+        if full_before.is_some_and(|before| before == self.disk.times()) {
+            return None;
+        }
+        self.disk.any().map(|failure| CommitError::Busy(Busy::DiskFull(failure)))
+    }
+
+    /// The failure that stops grants. A full disk is none.
+    pub(in crate::engine) fn failure(&self) -> Option<&Failure> {
+        self.commit.get().or(self.poisoned.get())
+    }
+
+    /// Whether grants have stopped while the log is whole.
+    pub(in crate::engine) fn is_poisoned(&self) -> bool {
+        self.poisoned.get().is_some()
+    }
+
+    /// Stops grants. Only the first failure counts.
+    pub(in crate::engine) fn poison(&self, failure: Failure) {
+        drop(self.poisoned.set(failure));
+    }
+}
+
+/// The gate, and the disk.
+impl Health {
+    /// Where the disk was found full.
+    pub(in crate::engine) fn disk(&self) -> &DiskFull {
+        &self.disk
+    }
+
+    pub(in crate::engine) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Lets a call in, or says why not.
+    #[inline]
+    pub(in crate::engine) fn check(&self) -> Result<(), Unavailable> {
+        self.gate.check()
+    }
+
+    #[inline]
+    pub(in crate::engine) fn is_open(&self) -> bool {
+        self.gate.is_open()
+    }
+
+    /// Closes it; whether it was open.
+    pub(in crate::engine) fn shut(&self) -> bool {
+        self.gate.shut()
+    }
+
+    /// Whether this is a forked child, closed or not.
+    #[inline]
+    pub(in crate::engine) fn is_forked(&self) -> bool {
+        self.gate.is_forked()
+    }
+
+    /// The same for calls that go to the disk, which can afford to ask the system too.
+    pub(in crate::engine) fn is_forked_for_sure(&self) -> bool {
+        self.gate.is_forked_for_sure()
+    }
+
+    /// Lets a call in that works on a closed engine as well.
+    pub(in crate::engine) fn check_process(&self) -> Result<(), Failure> {
+        self.gate.check_process()
+    }
+}

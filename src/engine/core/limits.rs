@@ -1,0 +1,100 @@
+//! Limits: counts claims, waiting calls and saved progress, and refuses more than the options allow.
+
+use super::options::Options;
+use crate::attempt::progress::Budget;
+use crate::error::{BeginError, Busy};
+use crate::sync::{Arc, AtomicUsize, Ordering};
+
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// Claims that are out.
+    in_flight: AtomicUsize,
+    max_in_flight: usize,
+    /// Calls that wait for claims of others.
+    waiters: AtomicUsize,
+    max_waiters: usize,
+    /// Bytes of saved progress in memory.
+    progress: Arc<Budget>,
+    max_progress_bytes: usize,
+}
+
+impl Limits {
+    /// Those of an opening that found so many claims out.
+    pub(in crate::engine) fn new(options: &Options, in_flight: usize, progress: Arc<Budget>) -> Self {
+        Self {
+            in_flight: AtomicUsize::new(in_flight),
+            max_in_flight: options.max_in_flight,
+            waiters: AtomicUsize::new(0),
+            max_waiters: options.max_waiters,
+            progress,
+            max_progress_bytes: options.max_progress_bytes,
+        }
+    }
+
+    /// Takes a place among the claims that may be out.
+    pub(in crate::engine) fn enter(&self) -> Result<(), BeginError> {
+        let max = self.max_in_flight;
+        if count_one_more(&self.in_flight, max) {
+            Ok(())
+        } else {
+            Err(BeginError::Busy(Busy::TooManyClaims { max }))
+        }
+    }
+
+    /// Gives a place among the claims back.
+    pub(in crate::engine) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes a place among the calls that wait for claims of others.
+    pub(in crate::engine) fn wait(&self) -> Result<Waiter<'_>, BeginError> {
+        let max = self.max_waiters;
+        if !count_one_more(&self.waiters, max) {
+            return Err(BeginError::Busy(Busy::TooManyWaiters { max }));
+        }
+        Ok(Waiter(&self.waiters))
+    }
+
+    /// Whether memory for so many bytes of progress is left.
+    pub(in crate::engine) fn check_progress(&self, bytes: usize) -> Result<(), Busy> {
+        let max = self.max_progress_bytes;
+        if self.progress.has_room(bytes, max) { Ok(()) } else { Err(Busy::TooManyProgressBytes { max }) }
+    }
+
+    /// What progress counts itself in.
+    pub(in crate::engine) fn progress(&self) -> &Arc<Budget> {
+        &self.progress
+    }
+
+    pub(in crate::engine) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::engine) fn waiting(&self) -> usize {
+        self.waiters.load(Ordering::Relaxed)
+    }
+}
+
+/// One more, unless there are as many as there may be. A refused caller is never counted, not even for
+/// a moment: another one would be refused for it.
+fn count_one_more(count: &AtomicUsize, max: usize) -> bool {
+    let one_more = |counted: usize| (counted < max).then(|| counted + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+}
+
+/// A call that waits, counted until it is dropped.
+pub(in crate::engine) struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    /// One more.
+    pub(in crate::engine) fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

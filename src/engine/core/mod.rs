@@ -1,0 +1,245 @@
+//! The parts of an open engine, and what every call on them needs.
+
+pub(super) mod closing;
+pub(super) mod compaction;
+pub(super) mod counters;
+pub(super) mod current_log;
+pub(super) mod detached_claims;
+pub(super) mod disk_full;
+pub(super) mod ending_proof;
+pub(super) mod entropy;
+pub(super) mod fences;
+pub(super) mod gate;
+pub(super) mod health;
+pub(super) mod leases;
+pub(super) mod limits;
+pub(super) mod maintenance;
+pub(super) mod namespace;
+pub(super) mod observer_state;
+pub(super) mod options;
+pub(super) mod policies;
+pub(super) mod publisher;
+pub(super) mod quota;
+pub(super) mod reads;
+pub(super) mod threads;
+
+use crate::activity::{Activity, ActivityMark, is_inside};
+use crate::attempt::{Attempt, Ended};
+use crate::clock::EngineClock;
+use crate::commit::Commit;
+use crate::error::{BeginError, Busy, CommitError};
+use crate::index::{Change, Index, Slot};
+use crate::key::Secret;
+use crate::observer::{Cause, EndKind, Event as Told};
+use crate::state::{Event, Fence, decide};
+use crate::store::Store;
+use crate::sync::{Arc, is_ours};
+use crate::task::caller::Caller;
+use crate::task::notifier::Notifier;
+use crate::task::timers::Timers;
+use crate::wal::LogSpace;
+use closing::Closing;
+use current_log::CurrentLog;
+use detached_claims::DetachedClaims;
+use fences::Fences;
+use health::Health;
+use leases::Leases;
+use limits::Limits;
+use maintenance::Maintenance;
+use observer_state::ObserverState;
+use options::Options;
+use policies::Policies;
+use publisher::Publisher;
+use reads::Reads;
+use threads::EngineThreads;
+
+pub(super) use counters::Counters;
+
+pub(crate) struct Core {
+    pub(super) options: Options,
+    pub(super) secret: Secret,
+    pub(super) file_id: [u8; 16],
+    pub(super) clock: Arc<EngineClock>,
+    pub(super) index: Arc<Index>,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) commit: Commit<Publisher>,
+    pub(super) space: Arc<LogSpace>,
+    pub(super) log: CurrentLog,
+    pub(super) store: Store,
+    pub(super) fences: Fences,
+    /// The salt of this opening: tokens that are made in it say so.
+    pub(super) opening: u64,
+    /// Whether the engine may grant claims.
+    pub(super) health: Health,
+    pub(super) limits: Limits,
+    /// What the observer was told.
+    pub(super) told: ObserverState,
+    pub(super) closing: Closing,
+    pub(super) threads: EngineThreads,
+    pub(super) maintenance: Maintenance,
+    /// Wakes the worker.
+    pub(super) worker: Notifier,
+    /// Wakes the thread that waits for deadlines and the ends of leases.
+    pub(super) timekeeper: Notifier,
+    /// Deadlines of tasks.
+    pub(super) timers: Arc<Timers>,
+    pub(super) reads: Reads,
+    pub(super) policies: Arc<Policies>,
+    pub(super) leases: Leases,
+    pub(super) detached: DetachedClaims,
+    pub(super) counters: Counters,
+}
+
+/// Calls the worker when it is dropped: for what that left out while another thread had the maintenance lock. Declared before the maintenance lock.
+pub(super) struct CallWorker<'a>(pub(super) &'a Core);
+
+impl Drop for CallWorker<'_> {
+    fn drop(&mut self) {
+        self.0.worker.notify();
+    }
+}
+
+/// In short: an engine in somebody's log should not be its whole index.
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("path", &self.store.path())
+            .field("is_open", &self.health.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Refuses a call that blocks where the calling thread is the one that it would wait for. Asked before anything is changed.
+    pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
+        if caller == Caller::Thread && is_inside(&self.commit, &[Activity::Commits, Activity::Maintains]) {
+            return Err(CommitError::InsideCallback);
+        }
+        Ok(())
+    }
+
+    /// The same for a wait that may last: the engine's own threads have others to serve.
+    pub(super) fn check_waiting(&self) -> Result<(), BeginError> {
+        if is_ours() {
+            return Err(BeginError::InsideCallback);
+        }
+        Ok(self.check_blocking(Caller::Thread)?)
+    }
+
+    /// Marks the thread that has the maintenance lock: wakers run under it.
+    pub(super) fn maintains(&self) -> ActivityMark {
+        ActivityMark::enter(&self.commit, Activity::Maintains)
+    }
+
+    /// Whether the calling thread has the maintenance lock, further up its stack.
+    pub(super) fn has_maintenance_lock(&self) -> bool {
+        is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction])
+    }
+
+    /// Whether the engine is closed. Work that holds the maintenance lock asks first: the files of a closed engine are not touched.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.health.is_open()
+    }
+
+    /// How a batch makes its calls. A thread that must not wait makes each as a thread, which is refused what it would wait for.
+    pub(super) fn member(&self, caller: Caller) -> Caller {
+        let must_not_wait = caller == Caller::Thread && self.check_waiting().is_err();
+        if must_not_wait { Caller::Thread } else { Caller::Member }
+    }
+
+    /// Whether a claim is the current one for its key, and its lease lasts.
+    pub(super) fn is_good(&self, attempt: &Attempt) -> bool {
+        let event = Event::Use { fence: attempt.fence, now: self.clock.now() };
+        decide(self.index.get(attempt.digest).state(self.index.epoch()), event).becomes().is_some()
+    }
+
+    /// Takes an attempt that came to nothing out of the index again.
+    pub(super) fn put_back(&self, attempt: &Arc<Attempt>, before: Slot) {
+        self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            (if is_it { Change::Set(before) } else { Change::Keep }, ())
+        });
+    }
+
+    pub(super) fn next_fence(&self) -> Result<Fence, BeginError> {
+        if let Ok(fence) = self.fences.draw() {
+            return Ok(fence);
+        }
+        // Four million claims since the last checkpoint, which would move the limit.
+        self.worker.notify();
+        Err(BeginError::Busy(Busy::QueueFull { waited: std::time::Duration::ZERO }))
+    }
+
+    /// Waits until everything queued by now is durable.
+    pub(super) async fn flush(&self, caller: Caller) -> Result<(), CommitError> {
+        self.health.check_process().map_err(CommitError::Failed)?;
+        self.check_blocking(caller)?;
+        self.commit.flush(caller).await
+    }
+
+    /// Calls all threads, so that they see what changed.
+    pub(super) fn call_all(&self) {
+        self.worker.notify();
+        self.commit.notify_threads();
+        self.reads.notify();
+        self.timekeeper.notify();
+    }
+
+    /// Counts a claim that is given to its caller, and tells the observer.
+    pub(super) fn count_grant(&self, attempt: &Attempt, resolves: bool) {
+        if resolves {
+            Counters::count(&self.counters.resolved);
+        } else {
+            Counters::count(&self.counters.fresh);
+            if attempt.earlier.is_some() {
+                Counters::count(&self.counters.rerun);
+            }
+        }
+        self.options.hooks.tell(|| Told::Granted {
+            scope: attempt.scope(),
+            key: attempt.key(),
+            attempt: attempt.info(),
+            interrupted: attempt.interruption_before(),
+            resolves,
+        });
+    }
+
+    /// Counts an end of a claim that the log, or the store, has, and tells the observer.
+    pub(super) fn count_end(&self, attempt: &Attempt, end: EndKind, body_len: usize) {
+        Counters::count(match end {
+            EndKind::Completed => &self.counters.completed,
+            EndKind::Failed => &self.counters.failed,
+            EndKind::Released => &self.counters.released,
+        });
+        self.options.hooks.tell(|| Told::Ended {
+            scope: attempt.scope(),
+            key: attempt.key(),
+            attempt: attempt.info(),
+            end,
+            took: self.clock.now().saturating_since(attempt.started),
+            body_len,
+        });
+    }
+
+    /// Counts an interruption, and tells the observer.
+    pub(super) fn tell_of_interruption(&self, attempt: &Attempt, cause: Cause) {
+        Counters::count(match cause {
+            Cause::Dropped => &self.counters.dropped,
+            Cause::Lease => &self.counters.lapsed,
+            Cause::Restart => &self.counters.recalled,
+        });
+        self.options.hooks.tell(|| {
+            let (scope, key) = (attempt.scope(), attempt.key());
+            Told::Interrupted { scope, key, interruption: attempt.interruption(), cause }
+        });
+    }
+}
+
+/// What waiters are told when a commit did not happen.
+pub(super) fn ended_by(error: &CommitError) -> Ended {
+    match error {
+        CommitError::Busy(_) | CommitError::InsideCallback => Ended::Vacated,
+        CommitError::Failed(failure) => Ended::Failed(Box::new(failure.clone())),
+        CommitError::Closed => Ended::Closed,
+    }
+}

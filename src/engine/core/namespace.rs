@@ -1,0 +1,63 @@
+//! The namespace behind a scope: its name, and the hash of its keys.
+
+use crate::codec::NAME_MAX;
+use crate::error::KeyError;
+use crate::key::{Digest, KeyHasher, Secret};
+
+/// Longest name of a scope, in bytes.
+pub(crate) const SCOPE_MAX: usize = 255;
+
+#[derive(Debug)]
+pub(crate) struct ScopeInner {
+    name: Box<[u8]>,
+    hasher: KeyHasher,
+    /// Bytes of the longest key that a file can have. Zero where the scope's own name is too long, so that the hot path checks one
+    /// thing only.
+    key_max: usize,
+    /// Bytes of the longest key that is granted a claim.
+    granted_max: usize,
+}
+
+impl ScopeInner {
+    pub(in crate::engine) fn new(secret: &Secret, name: &[u8], granted_max: usize) -> Self {
+        let key_max = if name.len() > SCOPE_MAX { 0 } else { NAME_MAX };
+        Self { name: name.into(), hasher: KeyHasher::new(secret, name), key_max, granted_max }
+    }
+
+    pub(in crate::engine) fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    #[inline]
+    pub(in crate::engine) fn digest(&self, key: &[u8]) -> Result<Digest, KeyError> {
+        if key.is_empty() || key.len() > self.key_max {
+            return Err(self.refusal(key));
+        }
+        Ok(self.hasher.digest(key))
+    }
+
+    /// Checks that a key may be granted a claim. Longer keys, from a time when the limit was higher, can be looked at, replayed,
+    /// resolved and forgotten.
+    pub(in crate::engine) fn check_granted(&self, key: &[u8]) -> Result<(), KeyError> {
+        if key.len() > self.granted_max { Err(self.refusal(key)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn refusal(&self, key: &[u8]) -> KeyError {
+        if self.key_max == 0 {
+            KeyError::ScopeTooLong { len: self.name.len(), max: SCOPE_MAX }
+        } else if key.is_empty() {
+            KeyError::Empty
+        } else {
+            KeyError::TooLong { len: key.len(), max: self.granted_max }
+        }
+    }
+}
+
+/// A key with what a call needs to know of it.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct KeyRef<'a> {
+    pub(in crate::engine) scope: &'a ScopeInner,
+    pub(in crate::engine) key: &'a [u8],
+    pub(in crate::engine) digest: Digest,
+}

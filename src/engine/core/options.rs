@@ -1,0 +1,491 @@
+//! What can be set when a file is opened.
+
+use std::time::Duration;
+
+use super::entropy::Entropy;
+use super::namespace::SCOPE_MAX;
+use crate::clock::TimeSource;
+use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
+use crate::commit::Limits;
+use crate::disk::{Disk, RealDisk};
+use crate::error::OptionError;
+use crate::observer::{Hooks, Observer};
+use crate::policy::{Durability, Policy, Recovery};
+use crate::sync::Arc;
+use crate::wal::SEGMENT_BYTES;
+use crate::wal::frame::{SECTOR, entry_bytes_max};
+
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum CommitMode {
+    /// For the disk (`fdatasync`): what was acknowledged survives a power cut.
+    #[default]
+    Synced,
+    /// For the operating system to have it: what was acknowledged survives the death of the process, not a power cut.
+    /// For tests and for caches of results.
+    Buffered,
+}
+
+/// When an opening verifies every page of the file, instead of trusting those it does not need to read.
+///
+/// Records, claims and the log carry checksums of their own that are always verified. What this adds is the store's own
+/// pages: its library can panic, or abort the process, on a page that was altered behind its back, unless it verified all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verify {
+    /// At every opening. Costs a read of the whole file.
+    Always,
+    /// When the file is no longer than this many bytes. The default is 64 MiB, well below a second.
+    UpTo(u64),
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self::UpTo(64 << 20)
+    }
+}
+
+/// Options of an engine. Every value is checked when the file is opened.
+///
+/// ```
+/// use idemkv::{Engine, OpenError};
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("charges.idem");
+/// let engine = Engine::options()
+///     .ttl(Duration::from_secs(7 * 24 * 3600))
+///     .cache_bytes(256 << 20)
+///     .open(&path)?;
+/// engine.close()?;
+///
+/// let refused = Engine::options().ttl(Duration::ZERO).open(&path);
+/// assert!(matches!(refused, Err(OpenError::Option(error)) if error.name() == "ttl"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until `open`"]
+pub struct Options {
+    pub(crate) policy: Policy,
+    pub(crate) cache_bytes: usize,
+    pub(crate) max_key_bytes: usize,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) reserve_bytes: usize,
+    pub(crate) max_in_flight: usize,
+    pub(crate) max_progress_bytes: usize,
+    pub(crate) max_waiters: usize,
+    pub(crate) hooks: Hooks,
+    pub(crate) queue_bytes: usize,
+    pub(crate) queue_entries: usize,
+    pub(crate) batch_bytes: usize,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) shards: usize,
+    pub(crate) log_segment_bytes: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) commit_mode: CommitMode,
+    pub(crate) max_clock_jump: Duration,
+    pub(crate) verify: Verify,
+    pub(crate) time: TimeSource,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) entropy: Entropy,
+    pub(crate) workers: bool,
+    pub(crate) read_only: bool,
+}
+
+const MIB: usize = 1 << 20;
+/// Publishing fewer entries takes less time than calling a thread that does it.
+const PUBLISHED_BY_LEADER: usize = 16;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            cache_bytes: 64 * MIB,
+            max_key_bytes: 255,
+            max_body_bytes: MIB,
+            reserve_bytes: 4 << 10,
+            max_in_flight: 65_536,
+            max_progress_bytes: 64 * MIB,
+            max_waiters: 65_536,
+            hooks: Hooks::default(),
+            queue_bytes: 64 * MIB,
+            queue_entries: 65_536,
+            batch_bytes: MIB,
+            queue_timeout: Duration::from_secs(5),
+            shards: 64,
+            log_segment_bytes: 8 * MIB as u64,
+            log_bytes: 512 * MIB as u64,
+            commit_mode: CommitMode::Synced,
+            max_clock_jump: Duration::from_secs(3_600),
+            verify: Verify::default(),
+            time: TimeSource::System,
+            disk: Arc::new(RealDisk),
+            entropy: Entropy::System,
+            workers: true,
+            read_only: false,
+        }
+    }
+}
+
+impl Options {
+    /// How long a record is replayed, counted from its completion. Default 24 hours; 1 ms to 100 years.
+    ///
+    /// The same as setting it in the [`policy`](Self::policy).
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.policy.ttl = ttl;
+        self
+    }
+
+    /// The policy of all scopes that have none of their own. See [`Policy`] for its parts and their defaults.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How long a key is remembered after its record, counted from the completion as [`ttl`](Self::ttl) is. Default: as long as the
+    /// record; `ttl` to 100 years.
+    ///
+    /// A retry that comes after the `ttl` finds nothing to replay. Without this it is granted a claim, and the operation runs again.
+    /// With it, what is left of the record is kept (about 200 bytes on disk and 32 in memory), and the retry is told
+    /// [`BeginError::Expired`](crate::BeginError::Expired).
+    ///
+    /// ```
+    /// # #[cfg(feature = "sim")] {
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint, sim::ManualClock};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # let clock = ManualClock::at_millis(1_800_000_000_000);
+    /// # let day = Duration::from_secs(24 * 3_600);
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::options().ttl(day).tombstone_ttl(30 * day).clock(&clock).open(&path)?;
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let completed = claim.complete("reply")?.completed();
+    ///
+    /// clock.advance(2 * day);
+    /// let Err(BeginError::Expired(tombstone)) = engine.begin("key", request) else { panic!() };
+    /// assert_eq!(tombstone.completed(), completed);
+    ///
+    /// clock.advance(28 * day);
+    /// assert!(matches!(engine.begin("key", request)?, Begin::Fresh(_)));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
+        self.policy.tombstone_ttl = Some(ttl);
+        self
+    }
+
+    /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored yet are in memory too, at
+    /// most as many as fit the log; and the store's own page cache takes half as much again, or a 128th of the file as it was
+    /// opened where that is more (1 to 64 MiB). The budget is split evenly over
+    /// the shards, and a record that is larger than a shard's part is read anew each time. Default 64 MiB; any number.
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// The longest key. Default 255; 1 to 4,096.
+    pub fn max_key_bytes(mut self, bytes: usize) -> Self {
+        self.max_key_bytes = bytes;
+        self
+    }
+
+    /// The longest body. Default 1 MiB; 0 to 16 MiB. Above about 2 MiB, [`log_segment_bytes`](Self::log_segment_bytes) has to be
+    /// raised with it.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.max_body_bytes = bytes;
+        self
+    }
+
+    /// Room for the body of its completion that is set aside in the log when a claim is granted: a completion with a body
+    /// up to this succeeds on a full disk too; a longer one may have to wait, and is refused, with the claim given back, where there is
+    /// no room. Default 4 KiB; 0 to `max_body_bytes` (more counts as that).
+    pub fn reserve_bytes(mut self, bytes: usize) -> Self {
+        self.reserve_bytes = bytes;
+        self
+    }
+
+    /// Claims that may be out at once. Default 65,536; at least 1.
+    pub fn max_in_flight(mut self, claims: usize) -> Self {
+        self.max_in_flight = claims;
+        self
+    }
+
+    /// Bytes of memory for the progress of claims that are out or interrupted. Default 64 MiB; any number.
+    pub fn max_progress_bytes(mut self, bytes: usize) -> Self {
+        self.max_progress_bytes = bytes;
+        self
+    }
+
+    /// Calls that may wait for claims of others at once. Default 65,536; any number.
+    pub fn max_waiters(mut self, waiters: usize) -> Self {
+        self.max_waiters = waiters;
+        self
+    }
+
+    /// Who is told of replays, interruptions and reused keys. Default nobody.
+    pub fn observer(mut self, observer: Arc<impl Observer + 'static>) -> Self {
+        self.hooks = Hooks::new(observer);
+        self
+    }
+
+    /// Bytes that may wait for a commit. Default 64 MiB; at least 4,096.
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// Entries that may wait for a commit. Default 65,536; at least 1.
+    pub fn queue_entries(mut self, entries: usize) -> Self {
+        self.queue_entries = entries;
+        self
+    }
+
+    /// Bytes in one commit. Default 1 MiB; 4,096 to 16 MiB. An entry longer than this is committed alone.
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.batch_bytes = bytes;
+        self
+    }
+
+    /// How long a call waits for a place in the queue and for room in the log, together, before it gives up with
+    /// [`Busy`](crate::Busy). Default 5 s; up to an hour.
+    pub fn queue_timeout(mut self, queue_timeout: Duration) -> Self {
+        self.queue_timeout = queue_timeout;
+        self
+    }
+
+    /// Shards of the index, each with a lock. Default 64; a power of two up to 65,536.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Bytes of one segment of the log; the log starts with two and is recycled by segments. Default 8 MiB; 64 KiB to
+    /// 1 GiB, a multiple of 512, and at least four times the longest commit (`max_body_bytes` or `batch_bytes`, and what surrounds it).
+    pub fn log_segment_bytes(mut self, bytes: u64) -> Self {
+        self.log_segment_bytes = bytes;
+        self
+    }
+
+    /// Bytes that the log may grow to. It bounds the memory of records that are not stored yet, the claims that can be out
+    /// (each has [`reserve_bytes`](Self::reserve_bytes) set aside), and the time that opening takes after a crash.
+    /// Default 512 MiB, which has room for `max_in_flight` claims with the longest names; at least two segments, up to 64 GiB.
+    pub fn log_bytes(mut self, bytes: u64) -> Self {
+        self.log_bytes = bytes;
+        self
+    }
+
+    /// What a begin of an interrupted key gets. Default [`Recovery::Refuse`].
+    ///
+    /// The same as setting it in the [`policy`](Self::policy).
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.policy.recovery = recovery;
+        self
+    }
+
+    /// What is durable when it is acknowledged. Default [`Durability::Full`]; another only with [`Recovery::Rerun`].
+    ///
+    /// The same as setting it in the [`policy`](Self::policy).
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.policy.durability = durability;
+        self
+    }
+
+    /// What a commit waits for. Default [`CommitMode::Synced`].
+    pub fn commit_mode(mut self, mode: CommitMode) -> Self {
+        self.commit_mode = mode;
+        self
+    }
+
+    /// How far the engine's clock may advance over a reboot of the machine. Default an hour; any duration.
+    ///
+    /// Within one boot (Linux) the boot clock measures every stop of the process and every sleep of the machine exactly. Neither this
+    /// limit nor the wall clock matters then.
+    ///
+    /// Over a reboot, and where the boot is not known (other systems, another machine), only the wall clock can tell how much time went
+    /// by, and it can be wrong by decades. The engine's clock advances by what the wall clock says beyond the highest time that it was
+    /// ever seen to say, and by this at most. It then lags behind the wall clock, and keys live longer by the difference:
+    /// `Stats::clock_lag_ms`. Raise the limit where machines stay off for long and their wall clocks can be trusted at boot.
+    ///
+    /// A file without records and claims takes the wall clock as it is, if that is later.
+    pub fn max_clock_jump(mut self, jump: Duration) -> Self {
+        self.max_clock_jump = jump;
+        self
+    }
+
+    /// When an opening verifies the whole file. Default: up to 64 MiB of it.
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Looks into a file that no engine has open, and changes nothing: on a read-only mount, on a full disk, or in a backup.
+    ///
+    /// Results are replayed, keys and statistics are shown, and what the log of a killed process holds is seen as well. A begin that
+    /// would be granted, and every other call that changes something, is refused with [`Failure::ReadOnly`](crate::Failure::ReadOnly).
+    /// Several can look at once. While they do, the file can't be opened to be written. What the store's library writes to a file as it
+    /// opens it stays in memory. After a kill, what is shown may be known to the operating system alone: only an opening that writes makes it durable.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, BeginError, Engine, Failure, Fingerprint, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::open(&path)?;
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.complete("reply")?;
+    /// engine.close()?;
+    ///
+    /// let reader = Engine::options().read_only().open(&path)?;
+    /// assert!(matches!(reader.get("key")?, Status::Done(record) if record.body() == b"reply"));
+    /// assert!(matches!(reader.begin("new", request), Err(BeginError::Failed(Failure::ReadOnly))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    pub(in crate::engine) fn check(&self) -> Result<(), OptionError> {
+        self.policy.check()?;
+        OptionError::unless_within("max_key_bytes", self.max_key_bytes, 1, NAME_MAX)?;
+        OptionError::unless_within("max_body_bytes", self.max_body_bytes, 0, 16 * MIB)?;
+        OptionError::unless_within("max_in_flight", self.max_in_flight, 1, usize::MAX)?;
+        OptionError::unless_within("queue_bytes", self.queue_bytes, 4_096, usize::MAX)?;
+        OptionError::unless_within("queue_entries", self.queue_entries, 1, usize::MAX)?;
+        OptionError::unless_within("batch_bytes", self.batch_bytes, 4_096, 16 * MIB)?;
+        OptionError::unless_within(
+            "queue_timeout",
+            self.queue_timeout,
+            Duration::ZERO,
+            Duration::from_secs(3_600),
+        )?;
+        OptionError::unless_within("shards", self.shards, 1, 65_536)?;
+        if !self.shards.is_power_of_two() {
+            return Err(OptionError::new("shards", self.shards, "a power of two"));
+        }
+        // Only now: what it is computed from is in range.
+        let frame_max = self.frame_max();
+        OptionError::unless_within(
+            "log_segment_bytes",
+            self.log_segment_bytes,
+            (4 * frame_max).max(*SEGMENT_BYTES.start()),
+            *SEGMENT_BYTES.end(),
+        )?;
+        if !self.log_segment_bytes.is_multiple_of(SECTOR as u64) {
+            return Err(OptionError::new("log_segment_bytes", self.log_segment_bytes, "a multiple of 512"));
+        }
+        OptionError::unless_within("log_bytes", self.log_bytes, 2 * self.log_segment_bytes, 64 << 30)
+    }
+
+    /// Bytes of log that the longest frame takes.
+    pub(crate) fn frame_max(&self) -> u64 {
+        let entry = ENTRY_OVERHEAD_MAX + SCOPE_MAX + self.key_and_body_max();
+        entry_bytes_max(entry.max(self.batch_bytes)) as u64
+    }
+
+    /// Bytes that a key and a body, or progress, may have together. The key may be from a time when `max_key_bytes` was higher.
+    pub(crate) fn key_and_body_max(&self) -> usize {
+        (self.max_key_bytes + self.max_body_bytes).max(NAME_MAX)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            group_bytes: self.batch_bytes,
+            queue_bytes: self.queue_bytes,
+            queue_entries: self.queue_entries,
+            published_by_leader: PUBLISHED_BY_LEADER,
+        }
+    }
+
+    /// Bytes of segments that the log may have: whole ones.
+    pub(crate) fn log_bytes_max(&self) -> u64 {
+        self.log_bytes - self.log_bytes % self.log_segment_bytes
+    }
+}
+
+/// For deterministic tests.
+#[cfg(feature = "sim")]
+impl Options {
+    /// Runs on a clock moved by hand.
+    pub fn clock(mut self, clock: &crate::sim::ManualClock) -> Self {
+        self.time = TimeSource::Manual(clock.clone());
+        self
+    }
+
+    /// Runs on a disk in memory.
+    pub fn disk(mut self, disk: &crate::sim::SimDisk) -> Self {
+        self.disk = Arc::new(disk.clone());
+        self
+    }
+
+    /// Draws the file's secret and the log's salts from this seed, so that a run can be repeated to the byte.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.entropy = Entropy::Seeded(seed);
+        self
+    }
+
+    /// Starts no threads: checkpoints and expiry happen in [`Engine::step`](crate::Engine::step), and where a call needs room.
+    ///
+    /// Calls for tasks leave commits and reads to a thread of the engine. In a stepped engine their futures become ready only when
+    /// [`Engine::step`](crate::Engine::step), or a blocking call on another thread, does that work. So don't block on such a future alone: poll it,
+    /// step, and poll it again.
+    pub fn stepped(mut self) -> Self {
+        self.workers = false;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The defaults carry each other: as many claims as may be out have room in the log, whatever their names.
+    #[test]
+    fn the_default_log_has_room_for_all_claims_that_may_be_out() {
+        let options = Options::default();
+        let names = ENTRY_OVERHEAD_MAX + SCOPE_MAX + options.max_key_bytes;
+        let claim = entry_bytes_max(names) + entry_bytes_max(names + options.reserve_bytes);
+        let segments = options.log_bytes_max() / options.log_segment_bytes;
+        // One segment less: what is not yet freed by a checkpoint.
+        let room = (segments - 1) * (options.log_segment_bytes - options.frame_max());
+        assert!((options.max_in_flight * claim) as u64 <= room, "{claim} bytes a claim");
+    }
+
+    #[test]
+    fn the_defaults_are_within_range() {
+        assert_eq!(Options::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn every_option_out_of_range_is_refused_by_name() {
+        let options = Options::default;
+        let cases = [
+            (options().ttl(Duration::ZERO), "ttl"),
+            (options().ttl(Duration::MAX), "ttl"),
+            (options().tombstone_ttl(Duration::from_secs(1)), "tombstone_ttl"),
+            (options().tombstone_ttl(Duration::MAX), "tombstone_ttl"),
+            (options().max_key_bytes(0), "max_key_bytes"),
+            (options().max_key_bytes(4_097), "max_key_bytes"),
+            (options().max_body_bytes(17 << 20), "max_body_bytes"),
+            (options().max_in_flight(0), "max_in_flight"),
+            (options().queue_bytes(0), "queue_bytes"),
+            (options().queue_entries(0), "queue_entries"),
+            (options().batch_bytes(1), "batch_bytes"),
+            (options().queue_timeout(Duration::MAX), "queue_timeout"),
+            (options().shards(3), "shards"),
+            (options().shards(0), "shards"),
+            (options().log_segment_bytes(1 << 20), "log_segment_bytes"),
+            (options().log_segment_bytes((8 << 20) + 1), "log_segment_bytes"),
+            (options().log_bytes(1), "log_bytes"),
+        ];
+        for (options, name) in cases {
+            let error = options.check().unwrap_err();
+            assert_eq!(error.name(), name);
+            assert!(error.to_string().contains("allowed is"), "{error}");
+        }
+    }
+}

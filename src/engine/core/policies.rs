@@ -1,0 +1,204 @@
+//! Which scope has which policy, how it gets one, and how many claims of it are out.
+
+use std::collections::HashMap;
+
+use crate::error::{BeginError, Busy};
+use crate::policy::Policy;
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
+
+/// Scopes with a policy of their own, at most.
+pub(crate) const SCOPES_MAX: usize = 65_536;
+
+/// A version of all policies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PolicyVersion(u64);
+
+#[derive(Debug)]
+pub(crate) struct Policies {
+    default: Policy,
+    /// Leaf lock.
+    declared: RwLock<HashMap<Box<[u8]>, Policy>>,
+    /// How often that was changed; raised under its lock.
+    version: AtomicU64,
+    /// Declarations on their way to `declared`, by scope. Before `declared`.
+    declaring: Mutex<HashMap<Box<[u8]>, u32>>,
+    /// Claims that are out, of scopes that limit them. Leaf lock.
+    in_flight: Mutex<HashMap<Box<[u8]>, u32>>,
+}
+
+impl Policies {
+    pub(crate) fn new(default: Policy) -> Self {
+        Self {
+            default,
+            declared: RwLock::default(),
+            version: AtomicU64::new(0),
+            declaring: Mutex::default(),
+            in_flight: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn of(&self, scope: &[u8]) -> Policy {
+        self.seen(scope).0
+    }
+
+    /// A scope's policy, and the version of all policies that it was seen in. A call that waits asks [`is_current`](Self::is_current)
+    /// where it decides.
+    pub(crate) fn seen(&self, scope: &[u8]) -> (Policy, PolicyVersion) {
+        let declared = self.declared.read();
+        let version = PolicyVersion(self.version.load(Ordering::Relaxed));
+        (declared.get(scope).copied().unwrap_or(self.default), version)
+    }
+
+    /// Whether no policy has come into force since.
+    pub(crate) fn is_current(&self, version: PolicyVersion) -> bool {
+        self.version.load(Ordering::Acquire) == version.0
+    }
+
+    pub(crate) fn default(&self) -> Policy {
+        self.default
+    }
+
+    pub(crate) fn set(&self, scope: &[u8], policy: Policy) {
+        let mut declaring = self.declaring.lock();
+        let mut declared = self.declared.write();
+        declared.insert(scope.into(), policy);
+        self.version.fetch_add(1, Ordering::Release);
+        drop(declared);
+        drop_one(&mut declaring, scope);
+    }
+
+    /// A place among the scopes with a policy of their own; `None` where there is none left. It counts until [`set`](Self::set), or
+    /// until it is dropped.
+    pub(in crate::engine) fn enter_declared(&self, scope: &[u8]) -> Option<PolicySlot<'_>> {
+        let mut declaring = self.declaring.lock();
+        let declared = self.declared.read();
+        let coming = declaring.keys().filter(|name| !declared.contains_key(*name)).count();
+        let is_known = declared.contains_key(scope) || declaring.contains_key(scope);
+        if !is_known && declared.len() + coming >= SCOPES_MAX {
+            return None;
+        }
+        *declaring.entry(scope.into()).or_default() += 1;
+        Some(PolicySlot { policies: self, scope: Some(scope.into()) })
+    }
+
+    pub(crate) fn declared(&self) -> Vec<(Box<[u8]>, Policy)> {
+        let mut all: Vec<_> =
+            self.declared.read().iter().map(|(name, policy)| (name.clone(), *policy)).collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// Counts a claim of the scope, and with it one of the engine; `false` where the policy sets the scope no limit. Both places are
+    /// taken in one step, or none is: a place held by a begin that is then refused would refuse another begin.
+    pub(crate) fn enter(
+        &self,
+        scope: &[u8],
+        policy: &Policy,
+        enter_engine: impl FnOnce() -> Result<(), BeginError>,
+    ) -> Result<bool, BeginError> {
+        let Some(max) = policy.max_in_flight else { return enter_engine().map(|()| false) };
+        let mut in_flight = self.in_flight.lock();
+        if in_flight.get(scope).is_some_and(|count| *count >= max) {
+            return Err(BeginError::Busy(Busy::TooManyClaims { max: max as usize }));
+        }
+        enter_engine()?;
+        *in_flight.entry(scope.into()).or_default() += 1;
+        Ok(true)
+    }
+
+    /// Counts a claim that stands already, whatever the limit; `false` where the scope has none.
+    pub(crate) fn reenter(&self, scope: &[u8]) -> bool {
+        let limited = self.of(scope).max_in_flight.is_some();
+        if limited {
+            *self.in_flight.lock().entry(scope.into()).or_default() += 1;
+        }
+        limited
+    }
+
+    /// Takes back what [`enter`](Self::enter) counted.
+    pub(crate) fn leave(&self, scope: &[u8]) {
+        drop_one(&mut self.in_flight.lock(), scope);
+    }
+}
+
+/// Counts one less of a scope that is counted.
+fn drop_one(counts: &mut HashMap<Box<[u8]>, u32>, scope: &[u8]) {
+    let was_last = counts.get_mut(scope).is_some_and(|count| {
+        *count -= 1;
+        *count == 0
+    });
+    if was_last {
+        counts.remove(scope);
+    }
+}
+
+/// A declaration that the log does not have yet.
+pub(in crate::engine) struct PolicySlot<'a> {
+    policies: &'a Policies,
+    /// `None` once it is kept.
+    scope: Option<Box<[u8]>>,
+}
+
+impl PolicySlot<'_> {
+    /// The log has the declaration, so the publisher will set it.
+    pub(in crate::engine) fn keep(mut self) {
+        self.scope = None;
+    }
+}
+
+impl Drop for PolicySlot<'_> {
+    fn drop(&mut self) {
+        if let Some(scope) = &self.scope {
+            drop_one(&mut self.policies.declaring.lock(), scope);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SetPolicyError;
+
+    #[test]
+    fn a_limit_holds_for_its_scope_alone() {
+        let policies = Policies::new(Policy::default());
+        let limited = Policy::default().max_in_flight(1);
+        policies.set(b"a", limited);
+        assert_eq!(policies.of(b"a"), limited);
+        assert_eq!(policies.of(b"b"), Policy::default());
+        let enter = |scope: &[u8], policy: &Policy| policies.enter(scope, policy, || Ok(())).ok();
+        assert_eq!(enter(b"a", &limited), Some(true));
+        // Refused by its scope, it does not ask the engine.
+        assert!(policies.enter(b"a", &limited, || panic!("it takes a place of the engine")).is_err());
+        assert_eq!(enter(b"b", &Policy::default()), Some(false));
+        policies.leave(b"a");
+        // Refused by the engine, it leaves its scope as it was.
+        let engine_is_full = || Err(BeginError::Busy(Busy::TooManyClaims { max: 0 }));
+        assert!(policies.enter(b"a", &limited, engine_is_full).is_err());
+        assert_eq!(enter(b"a", &limited), Some(true));
+        assert_eq!(policies.declared(), [(b"a".as_slice().into(), limited)]);
+    }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn a_file_has_so_many_policies_and_those_it_has_can_still_be_changed() {
+        let engine = crate::engine::calls::lookup::tests::open();
+        let core = engine.handle.core();
+        for n in 1..SCOPES_MAX {
+            core.policies.set(n.to_string().as_bytes(), engine.policy());
+        }
+        let last = core.policies.enter_declared(b"0").unwrap();
+        assert!(core.policies.enter_declared(b"one more").is_none(), "the last place is taken");
+        assert!(core.policies.enter_declared(b"0").is_some(), "by this one");
+        drop(last);
+        core.policies.enter_declared(b"0").unwrap().keep();
+        core.policies.set(b"0", engine.policy());
+        assert!(core.policies.declaring.lock().is_empty());
+        // One that is on its way counts.
+        assert!(core.policies.enter_declared(b"7").is_some(), "it has a policy");
+        let refused = engine.set_policy("one more", engine.policy());
+        assert!(matches!(refused, Err(SetPolicyError::TooManyScopes { max: SCOPES_MAX })), "{refused:?}");
+        let changed = engine.policy().max_in_flight(7);
+        assert_eq!(engine.set_policy("7", changed).unwrap().policy(), changed);
+    }
+}

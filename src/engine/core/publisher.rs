@@ -1,0 +1,407 @@
+//! Where the log meets the index: what is durable becomes visible here, and nowhere else.
+//!
+//! Whoever publishes comes through here with each group, and recovery with each frame it replays.
+
+use super::ending_proof::EndingProof;
+use super::policies::Policies;
+use crate::attempt::progress::Progress;
+use crate::attempt::{Attempt, Ended, HandOver};
+use crate::clock::EngineClock;
+use crate::codec::{Entry, VacatedRow};
+use crate::commit::Publish;
+use crate::error::Failure;
+use crate::index::{Change, Index, Slot};
+use crate::key::Digest;
+use crate::log_tail::{KeyState, LogTail};
+use crate::policy::Policy;
+use crate::record::Record;
+use crate::state::{Event, Fence, decide};
+use crate::sync::{Arc, Mutex};
+use crate::{Timestamp, fork};
+
+/// An entry of the log, as the engine sees it.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// A claim was granted.
+    Granted(Arc<Attempt>),
+    /// A claim was completed or failed.
+    Completed(Arc<Attempt>, Record),
+    /// A claim was released, or what was known of a key forgotten; a forgotten record would have been remembered until then.
+    Vacated(Arc<Attempt>, Option<Timestamp>),
+    /// A claim was released that followed an interruption, which stands.
+    Returned(Arc<Attempt>, Timestamp),
+    /// The progress of a claim was saved, or the claim handed over as a token; the attempt knows.
+    Noted(Arc<Attempt>),
+    /// The progress of a claim was saved, in a log that is replayed.
+    Progress(Digest, Fence, Progress),
+    /// A claim was handed over as a token, in a log that is replayed.
+    Detached(Digest, Fence, HandOver),
+    /// A scope was given a policy. Boxed, so that all the others are no larger than they need be.
+    PolicySet(Box<(Box<[u8]>, Policy)>),
+    /// Time went by.
+    Mark,
+}
+
+impl Op {
+    fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Granted(attempt)
+            | Self::Completed(attempt, _)
+            | Self::Vacated(attempt, _)
+            | Self::Returned(attempt, _)
+            | Self::Noted(attempt) => Some(attempt.digest),
+            Self::Progress(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
+            Self::PolicySet(_) | Self::Mark => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    index: Arc<Index>,
+    clock: Arc<EngineClock>,
+    policies: Arc<Policies>,
+    /// Only the locks of shards are taken under it.
+    tail: Mutex<LogTail>,
+}
+
+impl Publisher {
+    pub(crate) fn new(index: Arc<Index>, clock: Arc<EngineClock>, policies: Arc<Policies>, seq: u64) -> Self {
+        Self { index, clock, policies, tail: Mutex::new(LogTail::after(seq, 0)) }
+    }
+
+    /// Takes the tail away, to be checkpointed. What is published from now on goes into a new one.
+    pub(crate) fn take_tail(&self) -> LogTail {
+        let keys = self.tail.lock().len();
+        let next = LogTail::after(0, keys);
+        let mut tail = self.tail.lock();
+        let seq = tail.seq;
+        let taken = std::mem::replace(&mut *tail, next);
+        tail.seq = seq;
+        taken
+    }
+
+    /// Counts every frame up to `seq` as covered, also those behind a gap, which were not published.
+    pub(crate) fn skip_to(&self, seq: u64) {
+        self.tail.lock().seq = seq;
+    }
+
+    pub(crate) fn put_tail_back(&self, taken: LogTail) {
+        self.tail.lock().put_back(taken);
+    }
+
+    /// Keys that wait for a checkpoint, and since when.
+    pub(crate) fn tail_lag(&self) -> (usize, Option<Timestamp>) {
+        let tail = self.tail.lock();
+        (tail.len(), tail.since)
+    }
+
+    /// Whether a body that waits for a checkpoint has expired.
+    pub(crate) fn has_due(&self, now: Timestamp) -> bool {
+        self.tail.lock().has_due(now)
+    }
+
+    /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its row says since when.
+    pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
+        attempt.interrupt(now);
+        self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
+        self.tail.lock().fold(attempt.digest, KeyState::Open(attempt), None, now);
+    }
+
+    /// Shows a completion that went to the store, past the log.
+    pub(crate) fn complete(&self, attempt: &Arc<Attempt>, record: &Record) {
+        // The store has the last word on the key already, so the tail needs none.
+        let mut displaced = Vec::new();
+        drop(self.apply(&Op::Completed(Arc::clone(attempt), record.clone()), &mut displaced));
+        end_all(displaced, fork::generation());
+        attempt.end(Ended::Done(record.clone()));
+    }
+
+    /// Shows the end of a claim that the log takes no more, for the checkpoint that closes the file.
+    pub(crate) fn show_last(&self, op: &Op) {
+        let now = self.clock.now();
+        let mut displaced = Vec::new();
+        self.show(op, &mut self.tail.lock(), &mut displaced, now);
+        end_all(displaced, fork::generation());
+    }
+
+    /// Shows an entry in the index, and notes it in the tail if it is the last word on its key.
+    fn show(&self, op: &Op, tail: &mut LogTail, displaced: &mut Vec<(Arc<Attempt>, Ended)>, now: Timestamp) {
+        if let (Some((last, forgotten)), Some(digest)) = (self.apply(op, displaced), op.digest()) {
+            tail.fold(digest, last, forgotten, now);
+        }
+    }
+
+    /// Changes the index as the state machine says; gives the last word on the key, if it is one.
+    ///
+    /// An attempt that leaves the index here without an entry of its own goes to `displaced`. The caller has to end it: once it is off
+    /// the index, a failed commit no longer finds it, and those who wait for it would never be told.
+    fn apply(
+        &self,
+        op: &Op,
+        displaced: &mut Vec<(Arc<Attempt>, Ended)>,
+    ) -> Option<(KeyState, Option<Timestamp>)> {
+        match op {
+            Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
+                let event = Event::Granted { fence: attempt.fence };
+                let word = || Some((KeyState::Open(Arc::clone(attempt)), None));
+                if decide(slot.state(self.index.epoch()), event).becomes().is_some() {
+                    if let Some(earlier) = slot.attempt().filter(|_| attempt.earlier.is_some()) {
+                        attempt.inherit(earlier);
+                    }
+                    displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Interrupted)));
+                    return (Change::Set(Slot::InFlight(Arc::clone(attempt))), word());
+                }
+                // The usual case: the claim was put into the index before its intent went to the log.
+                (Change::Keep, if is_last_in_log(slot) { word() } else { None })
+            }),
+            Op::Noted(attempt) => self.index.change(attempt.digest, |slot| {
+                let word = is_last_in_log(slot).then(|| (KeyState::Open(Arc::clone(attempt)), None));
+                (Change::Keep, word)
+            }),
+            Op::Completed(attempt, record) => {
+                record.set_durable();
+                self.become_if_decided(
+                    attempt,
+                    Event::Completed { fence: attempt.fence },
+                    |slot| {
+                        displaced
+                            .extend(out_of(slot, attempt).map(|other| (other, Ended::Done(record.clone()))));
+                        Slot::cached(record.clone())
+                    },
+                    || (KeyState::Done(record.clone()), None),
+                )
+            }
+            Op::Vacated(attempt, forgotten_until) => self.become_if_decided(
+                attempt,
+                Event::Vacated { fence: attempt.fence },
+                |slot| {
+                    displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Vacated)));
+                    Slot::Vacant
+                },
+                || (KeyState::Vacant, *forgotten_until),
+            ),
+            Op::Returned(attempt, now) => self.become_if_decided(
+                attempt,
+                Event::Returned { fence: attempt.fence },
+                |slot| {
+                    if let Some(current) = slot.attempt() {
+                        attempt.inherit(current);
+                    }
+                    displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Interrupted)));
+                    attempt.give_back(*now);
+                    Slot::Interrupted(Arc::clone(attempt))
+                },
+                || (KeyState::Open(Arc::clone(attempt)), None),
+            ),
+            Op::Progress(digest, fence, progress) => {
+                self.note(*digest, *fence, |attempt| attempt.set_progress(progress.clone()))
+            }
+            Op::Detached(digest, fence, hand_over) => {
+                self.note(*digest, *fence, |attempt| attempt.detach(*hand_over))
+            }
+            Op::PolicySet(_) | Op::Mark => None,
+        }
+    }
+
+    /// Notes something on the claim that a key has, whatever has become of it. For a log that is replayed.
+    fn note(
+        &self,
+        digest: Digest,
+        fence: Fence,
+        what: impl FnOnce(&Attempt),
+    ) -> Option<(KeyState, Option<Timestamp>)> {
+        self.index.change(digest, |slot| {
+            let decision = decide(slot.state(self.index.epoch()), Event::Noted { fence });
+            let Some(attempt) = slot.attempt().filter(|_| decision.becomes().is_some()) else {
+                return (Change::Keep, None);
+            };
+            what(attempt);
+            (Change::Keep, Some((KeyState::Open(Arc::clone(attempt)), None)))
+        })
+    }
+
+    fn become_if_decided<R>(
+        &self,
+        attempt: &Attempt,
+        event: Event<'_>,
+        slot: impl FnOnce(&Slot) -> Slot,
+        word: impl FnOnce() -> R,
+    ) -> Option<R> {
+        self.index.change(attempt.digest, |current| {
+            let Some(phase) = decide(current.state(self.index.epoch()), event).becomes() else {
+                return (Change::Keep, None);
+            };
+            let slot = slot(current);
+            assert_eq!(slot.phase(), phase, "the slot is what the state machine decided");
+            (Change::Set(slot), Some(word()))
+        })
+    }
+}
+
+/// The attempt that a slot has out, if it is another one than this.
+fn out_of(slot: &Slot, than: &Arc<Attempt>) -> Option<Arc<Attempt>> {
+    slot.attempt_out().filter(|out| !Arc::ptr_eq(out, than)).cloned()
+}
+
+/// Tells all who wait for these attempts. No lock is held: wakers are code of others.
+fn end_all(displaced: Vec<(Arc<Attempt>, Ended)>, generation: u64) {
+    if displaced.is_empty() {
+        return;
+    }
+    for (attempt, how) in displaced {
+        // The task that was woken last may have forked.
+        if generation != fork::generation() {
+            return;
+        }
+        attempt.end(how);
+    }
+}
+
+/// Whether a claim that the log tells of is the last one of its key there, though the index may have a later one: its lease ran
+/// out, and the next one was granted in memory. That is not in the log yet, for the log gets the claims of a key in the order
+/// in which they were granted; so until it is, a checkpoint has to move the earlier one to the store.
+fn is_last_in_log(slot: &Slot) -> bool {
+    slot.attempt().is_some()
+}
+
+impl Publish for Publisher {
+    type Op = Op;
+    type Held = EndingProof;
+
+    fn publish(&self, seq: u64, ops: &mut Vec<Op>) {
+        let now = self.clock.now();
+        // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
+        let mut tail = self.tail.lock();
+        let mut displaced = Vec::new();
+        for op in ops.iter() {
+            self.show(op, &mut tail, &mut displaced, now);
+            if let Op::PolicySet(declared) = op {
+                let (scope, policy) = &**declared;
+                tail.set_policy(scope, *policy, now);
+            }
+        }
+        tail.seq = seq;
+        drop(tail);
+        let generation = fork::generation();
+        end_all(displaced, generation);
+        for op in ops.drain(..) {
+            // The task that was woken last may have forked.
+            if generation != fork::generation() {
+                return;
+            }
+            match op {
+                Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
+                Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
+                Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
+                Op::PolicySet(declared) => self.policies.set(&declared.0, declared.1),
+                Op::Granted(_) | Op::Noted(_) | Op::Progress(..) | Op::Detached(..) | Op::Mark => {}
+            }
+        }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        for attempt in self.index.attempts_out() {
+            attempt.end(Ended::Failed(Box::new(failure.clone())));
+        }
+    }
+}
+
+/// The entry that says that a key is vacant, or that its record is forgotten.
+pub(in crate::engine) fn vacated_entry(attempt: &Attempt, forgotten_until: Option<Timestamp>) -> Vec<u8> {
+    let row = VacatedRow {
+        digest: attempt.digest.as_u128(),
+        fence: attempt.fence.get(),
+        forgotten_until_ms: forgotten_until.map(Timestamp::as_millis),
+    };
+    Entry::Vacated(row).encoded()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::AttemptParts;
+    use crate::clock::TimeSource;
+    use crate::record::RecordParts;
+    use crate::state::Phase;
+
+    const KEY: Digest = Digest::from_u128(7);
+
+    fn attempt(fence: u64) -> Arc<Attempt> {
+        Arc::new(Attempt::new(AttemptParts::example(fence)))
+    }
+
+    fn record(fence: u64) -> Record {
+        Record::new(&RecordParts::example(fence), None)
+    }
+
+    fn publisher() -> Publisher {
+        let index = Arc::new(Index::new(1, 0, Timestamp::default()));
+        let policies = Arc::new(Policies::new(Policy::default()));
+        Publisher::new(index, Arc::new(EngineClock::new(TimeSource::System)), policies, 0)
+    }
+
+    #[test]
+    fn what_is_published_reaches_the_index_and_the_tail_together() {
+        let publisher = publisher();
+        publisher.publish(1, &mut vec![Op::Granted(attempt(1))]);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::InFlight);
+        publisher.publish(2, &mut vec![Op::Vacated(attempt(1), None)]);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
+        let tail = publisher.take_tail();
+        assert_eq!((tail.seq, tail.len()), (2, 1));
+        assert_eq!(publisher.take_tail().len(), 0);
+    }
+
+    #[test]
+    fn an_older_fence_does_not_undo_a_newer_one() {
+        let publisher = publisher();
+        publisher.publish(
+            1,
+            &mut vec![Op::Granted(attempt(8)), Op::Granted(attempt(7)), Op::Vacated(attempt(7), None)],
+        );
+        let slot = publisher.index.get(KEY);
+        assert_eq!(slot.attempt().map(|attempt| attempt.fence), Some(Fence::new(8)));
+    }
+
+    #[test]
+    fn an_older_claim_and_notes_on_it_do_not_open_a_key_that_is_vacant_again() {
+        let publisher = publisher();
+        publisher.publish(1, &mut vec![Op::Granted(attempt(8)), Op::Vacated(attempt(8), None)]);
+        assert_eq!(publisher.take_tail().len(), 1);
+        let budget = Arc::default();
+        let progress = Progress::new(b"note", &budget);
+        let until = HandOver { until: Timestamp::from_millis(u64::MAX), opening: 1 };
+        publisher.publish(
+            2,
+            &mut vec![
+                Op::Noted(attempt(7)),
+                Op::Progress(KEY, Fence::new(7), progress),
+                Op::Detached(KEY, Fence::new(7), until),
+            ],
+        );
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
+        assert_eq!(publisher.take_tail().len(), 0, "a checkpoint would write that it is open");
+    }
+
+    #[test]
+    fn an_older_claim_does_not_open_a_key_that_is_done() {
+        let publisher = publisher();
+        let record = record(8);
+        publisher.publish(1, &mut vec![Op::Granted(attempt(8)), Op::Completed(attempt(8), record)]);
+        drop(publisher.take_tail());
+        publisher.publish(2, &mut vec![Op::Granted(attempt(7))]);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Done);
+        assert_eq!(publisher.take_tail().len(), 0, "a checkpoint would write that it is open");
+    }
+
+    #[test]
+    fn a_failure_reaches_everybody_who_waits() {
+        let publisher = publisher();
+        let waiting = attempt(1);
+        publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&waiting))]);
+        publisher.failed(&Failure::Panicked);
+        let ended = waiting.wait(crate::clock::Deadline::NEVER);
+        assert!(matches!(ended, Some(Ended::Failed(failure)) if matches!(*failure, Failure::Panicked)));
+    }
+}

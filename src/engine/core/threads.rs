@@ -1,0 +1,108 @@
+//! The engine's own threads. Each starts when it is first called, so an idle engine has only its worker.
+
+use crate::commit::Threads;
+use crate::sync::{Arc, AtomicBool, JoinHandle, Mutex};
+use crate::task::notifier::{Listener, Notifier};
+
+/// What a thread of the engine does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum ThreadRole {
+    /// Does the work of the background. Starts with the engine.
+    Worker,
+    /// Leads commits where no caller does.
+    Leader,
+    /// Publishes where the leader has the next group to write.
+    Publisher,
+    /// Reads records for tasks.
+    Reader,
+    /// Fires the deadlines of tasks, and tells of leases that have ended.
+    Timekeeper,
+}
+
+impl ThreadRole {
+    pub(in crate::engine) fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "idemkv-worker",
+            Self::Leader => "idemkv-commit",
+            Self::Publisher => "idemkv-publish",
+            Self::Reader => "idemkv-reads",
+            Self::Timekeeper => "idemkv-timers",
+        }
+    }
+}
+
+/// What the engine's threads are called by.
+pub(in crate::engine) struct Notifiers {
+    pub(in crate::engine) worker: Notifier,
+    pub(super) leader: Notifier,
+    pub(super) publisher: Notifier,
+    pub(in crate::engine) reader: Notifier,
+    pub(in crate::engine) timekeeper: Notifier,
+    pub(in crate::engine) threads: EngineThreads,
+}
+
+impl Notifiers {
+    /// Those that a commit calls.
+    pub(in crate::engine) fn of_commits(&self) -> Threads {
+        let [leader, press, worker] =
+            [&self.leader, &self.publisher, &self.worker].map(|notifier| Some(notifier.clone()));
+        Threads { leader, press, worker }
+    }
+}
+
+/// The engine's threads, those that run and those that nobody has called yet.
+#[derive(Debug)]
+pub(crate) struct EngineThreads {
+    worker: Arc<Listener>,
+    leader: Arc<Listener>,
+    publisher: Arc<Listener>,
+    reader: Arc<Listener>,
+    timekeeper: Arc<Listener>,
+    /// Held while a thread starts. A notifier is locked under it.
+    pub(in crate::engine) started: Mutex<StartedThreads>,
+    /// A thread could not be started, so the worker does its work too.
+    pub(in crate::engine) is_short: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+pub(in crate::engine) struct StartedThreads {
+    pub(in crate::engine) handles: Vec<JoinHandle<()>>,
+    /// The engine is closed: no thread starts any more.
+    pub(in crate::engine) is_dismissed: bool,
+}
+
+impl EngineThreads {
+    /// Notifiers for threads that do not run yet.
+    pub(in crate::engine) fn notifiers() -> Notifiers {
+        let (((worker, at_work), (leader, at_lead)), ((publisher, at_press), (reader, at_books))) =
+            ((Notifier::pair(), Notifier::pair()), (Notifier::pair(), Notifier::pair()));
+        let (timekeeper, at_clock) = Notifier::pair();
+        let threads = Self {
+            worker: Arc::new(at_work),
+            leader: Arc::new(at_lead),
+            publisher: Arc::new(at_press),
+            reader: Arc::new(at_books),
+            timekeeper: Arc::new(at_clock),
+            started: Mutex::default(),
+            is_short: AtomicBool::new(false),
+        };
+        Notifiers { worker, leader, publisher, reader, timekeeper, threads }
+    }
+
+    pub(in crate::engine) fn listener(&self, role: ThreadRole) -> &Arc<Listener> {
+        match role {
+            ThreadRole::Worker => &self.worker,
+            ThreadRole::Leader => &self.leader,
+            ThreadRole::Publisher => &self.publisher,
+            ThreadRole::Reader => &self.reader,
+            ThreadRole::Timekeeper => &self.timekeeper,
+        }
+    }
+
+    /// Lets no thread start any more; gives those that run, to be joined.
+    pub(in crate::engine) fn dismiss(&self) -> Vec<JoinHandle<()>> {
+        let mut started = self.started.lock();
+        started.is_dismissed = true;
+        std::mem::take(&mut started.handles)
+    }
+}

@@ -1,0 +1,253 @@
+//! Claims: the right to run an operation.
+
+use super::handle::Handle;
+use super::pending::Pending;
+use super::permit::Permit;
+use crate::attempt::progress::Progress;
+use crate::attempt::{Attempt, Ended};
+use crate::engine::core::Core;
+use crate::index::{Change, Slot};
+use crate::key::KeyHash;
+use crate::key::step_key::StepKey;
+use crate::observer::Cause;
+use crate::policy::Durability;
+use crate::record::Record;
+use crate::state::{Event, Fence, decide};
+use crate::sync::Arc;
+use crate::wal::Reservation;
+use crate::{Fingerprint, Interruption, Timestamp};
+
+/// The answer to a begin.
+///
+/// There will be no fourth, so that a `match` on it needs no arm for what nobody knows: all else is a [`BeginError`](crate::BeginError).
+#[derive(Debug)]
+#[must_use = "a claim that is dropped leaves its key interrupted"]
+pub enum Begin {
+    /// Run the operation, then end the claim.
+    Fresh(Claim),
+    /// Somebody else has the claim: tell the client so, or wait.
+    InFlight(Pending),
+    /// The operation has run: answer with its result.
+    Done(Record),
+}
+
+/// The right to run an operation, and the duty to say how it ended.
+///
+/// Ends by value, in one of three ways: [`complete`](Self::complete), [`fail`](Self::fail), [`release`](Self::release).
+/// Dropped without any of them, in a panic too, it leaves its key *interrupted*: the effect may have happened, so the next begin
+/// is refused, or is told, as the scope's [`Recovery`](crate::Recovery) says. The death of the process does the same.
+///
+/// A web framework drops the handler of a request whose client hangs up, and with it the claim. So run the operation in a task
+/// of its own: [`Scope::run_async`](crate::Scope::run_async) does.
+///
+/// It is `Send`, and keeps the engine open.
+#[must_use = "a claim that is dropped leaves its key interrupted"]
+pub struct Claim {
+    pub(in crate::engine) attempt: Arc<Attempt>,
+    pub(in crate::engine) permit: Permit,
+    pub(in crate::engine) terms: Terms,
+    /// Whether its end is in other hands, or known, so that dropping it says nothing of its key.
+    pub(in crate::engine) is_over: bool,
+}
+
+/// On what terms a claim was granted.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Terms {
+    /// Whether the log knows of the claim.
+    pub(in crate::engine) logged: bool,
+    /// Whether it speaks for the attempts before it as well.
+    pub(in crate::engine) resolves: bool,
+    pub(in crate::engine) durability: Durability,
+}
+
+impl Claim {
+    pub(in crate::engine) fn new(attempt: Arc<Attempt>, permit: Permit, terms: Terms) -> Self {
+        Self { attempt, permit, terms, is_over: false }
+    }
+
+    /// 1 for the first claim of a key, one more for each that follows an interruption.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt.number
+    }
+
+    /// What is known of the attempt before this one, if it ended without an outcome. Its effect may have happened: find
+    /// out before acting again, or act in a way that can be repeated.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// drop(reports.begin("key", request)?); // a worker that lost its way
+    /// let Begin::Fresh(claim) = reports.begin("key", request)? else { panic!() };
+    /// assert_eq!(claim.attempt(), 2);
+    /// assert_eq!(claim.interrupted().unwrap().attempt(), 1);
+    /// # claim.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn interrupted(&self) -> Option<Interruption> {
+        self.attempt.interruption_before()
+    }
+
+    /// The progress that was last saved, by this attempt or else by the attempts before it since the key was vacant. `None` in a forked child.
+    #[must_use]
+    pub fn last_progress(&self) -> Option<Progress> {
+        // In a forked child it may be locked for ever.
+        if self.core().health.is_forked() { None } else { self.attempt.progress() }
+    }
+
+    /// When the lease ends; `None` without one.
+    #[must_use]
+    pub fn lease_until(&self) -> Option<Timestamp> {
+        self.attempt.lease.map(|_| self.attempt.lease_until())
+    }
+
+    /// A key for a step of the operation, to be sent to a downstream service as its idempotency key. The same in every attempt, and
+    /// after a restart: it depends on the file, the scope, the key, the fingerprint and the step's name alone.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let orders = engine.scope("orders");
+    /// let Begin::Fresh(first) = orders.begin("key", request)? else { panic!() };
+    /// let charge = first.step_key("charge-card");
+    /// assert_ne!(charge, first.step_key("send-receipt"));
+    /// drop(first);
+    /// let second = orders.resolve("key")?;
+    /// assert_eq!(second.step_key("charge-card"), charge);
+    /// assert_eq!(charge.to_string().len(), 36); // in the form of a UUID
+    /// # second.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn step_key(&self, step: impl AsRef<[u8]>) -> StepKey {
+        let attempt = &self.attempt;
+        StepKey::new(&self.core().secret, attempt.scope(), attempt.key(), &attempt.fingerprint, step.as_ref())
+    }
+
+    /// A number greater than that of every claim that this file granted before this one was asked for. Hand it to downstream systems that can refuse a
+    /// lower one.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.attempt.fence
+    }
+
+    /// When the claim was granted.
+    #[must_use]
+    pub fn started(&self) -> Timestamp {
+        self.attempt.started
+    }
+
+    /// The idempotency key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        self.attempt.key()
+    }
+
+    /// The name of the key's scope; empty for the default scope.
+    #[must_use]
+    pub fn scope(&self) -> &[u8] {
+        self.attempt.scope()
+    }
+
+    /// A short name of the key for logs, which gives nothing of it away.
+    #[must_use]
+    pub fn key_hash(&self) -> KeyHash {
+        self.attempt.digest.key_hash()
+    }
+
+    /// The fingerprint of the request.
+    #[must_use]
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.attempt.fingerprint
+    }
+
+    /// Notes that nobody but this claim's owner decides from here on how it ends; `false` where it was withdrawn on its way.
+    pub(in crate::engine) fn arrives(&mut self) -> bool {
+        let bytes = self.attempt.take_coming();
+        self.permit.reservation().take_back(bytes.unwrap_or(0));
+        bytes.is_some()
+    }
+
+    /// Ends the claim without a word about its key, for a commit that failed says it all.
+    pub(in crate::engine) fn discard(mut self) {
+        if self.core().health.is_forked() {
+            return;
+        }
+        self.core().leases.forget(&self.attempt);
+        self.is_over = true;
+    }
+
+    pub(in crate::engine) fn of(&self) -> &Arc<Attempt> {
+        &self.attempt
+    }
+
+    pub(in crate::engine) fn handle(&self) -> Arc<Handle> {
+        Arc::clone(&self.permit.handle)
+    }
+
+    pub(in crate::engine) fn core(&self) -> &Core {
+        self.permit.handle.core()
+    }
+
+    /// Whether it was given by `resolve`.
+    pub(in crate::engine) fn resolves(&self) -> bool {
+        self.terms.resolves
+    }
+
+    /// Whether the log knows of it, or is to.
+    pub(in crate::engine) fn is_logged(&self) -> bool {
+        self.terms.logged
+    }
+
+    /// Whether its end is on the way, or it has ended.
+    pub(in crate::engine) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// The log space that it has.
+    pub(in crate::engine) fn reservation(&mut self) -> &mut Reservation {
+        self.permit.reservation()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // A forked child drops a copy: the claim is the parent's.
+        if !self.is_over && !self.core().health.is_forked_for_sure() {
+            abandon(self.core(), &self.attempt);
+        }
+    }
+}
+
+/// Makes a claim that is gone without an outcome interrupted, whatever ended it.
+pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
+    attempt.interrupt(core.clock.now());
+    let interrupted = core.index.change(attempt.digest, |slot| {
+        match decide(slot.state(core.index.epoch()), Event::Abandon { fence: attempt.fence }).becomes() {
+            Some(_interrupted) => (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true),
+            None => (Change::Keep, false),
+        }
+    });
+    core.leases.forget(attempt);
+    attempt.end(Ended::Interrupted);
+    if interrupted {
+        core.tell_of_interruption(attempt, Cause::Dropped);
+    }
+}
+
+/// In short, and without the key.
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claim")
+            .field("key", &self.key_hash())
+            .field("attempt", &self.attempt())
+            .field("fence", &self.fence().get())
+            .finish_non_exhaustive()
+    }
+}

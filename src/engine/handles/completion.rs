@@ -1,0 +1,67 @@
+//! What whoever ends a claim may say about the record that comes of it.
+
+use std::time::Duration;
+
+use crate::error::OptionError;
+use crate::record::retention::Retention;
+
+/// What is kept of a result and for how long, for [`Claim::complete_with`](crate::Claim::complete_with) and
+/// [`Claim::fail_with`](crate::Claim::fail_with). What is not said here is as the engine's options have it.
+///
+/// ```
+/// # use idemkv::{Begin, Completion, Engine, Fingerprint};
+/// # use std::time::Duration;
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("x.idem"))?;
+/// # let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+/// let minute = Duration::from_secs(60);
+/// // Try again in a minute, whatever the engine's TTL is.
+/// let record = claim.fail_with("overloaded", Completion::new().ttl(minute))?;
+/// assert_eq!(record.expires().saturating_since(record.completed()), minute);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "it says something to `complete_with` or `fail_with` only"]
+pub struct Completion {
+    ttl: Option<Duration>,
+    tombstone_ttl: Option<Duration>,
+    discard_body: bool,
+}
+
+impl Completion {
+    /// As the engine's options have it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long this record is replayed. 1 ms to 100 years. The key is remembered for at least as long; a
+    /// [tombstone](crate::Options::tombstone_ttl) stays where one would have stayed.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// How long the key of this record is remembered, counted from now too. From the record's TTL, which means no tombstone, to
+    /// 100 years.
+    pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
+        self.tombstone_ttl = Some(ttl);
+        self
+    }
+
+    /// Stores no body, whatever its length: retries learn that the operation has run and how it ended, and
+    /// [`Record::is_body_kept`](crate::Record::is_body_kept) says that there is no more to learn. For replies that are too large, that
+    /// must not be stored, or that can be had elsewhere.
+    pub fn discard_body(mut self) -> Self {
+        self.discard_body = true;
+        self
+    }
+
+    pub(in crate::engine) fn keeps_body(self) -> bool {
+        !self.discard_body
+    }
+
+    /// How long the record is kept, where the options say `otherwise`.
+    pub(in crate::engine) fn retention(self, otherwise: Retention) -> Result<Retention, OptionError> {
+        otherwise.with(self.ttl, self.tombstone_ttl)
+    }
+}

@@ -1,0 +1,289 @@
+//! The handle on an open file, which every program has.
+
+use std::path::Path;
+
+use super::claim::Begin;
+use super::handle::Handle;
+use super::scope::Scope;
+use super::stats::Stats;
+use crate::clock::Stopwatch;
+use crate::disk::ReadOnlyDisk;
+use crate::engine::core::Core;
+use crate::engine::core::namespace::ScopeInner;
+use crate::engine::core::options::Options;
+use crate::engine::core::threads::EngineThreads;
+use crate::error::{
+    BeginError, CommitError, Failure, ForgetError, IoFailure, OpenError, ReadError, SetPolicyError,
+};
+use crate::policy::Policy;
+use crate::status::Status;
+use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
+use crate::{Fingerprint, Timestamp, fork};
+
+/// An open idempotency file.
+///
+/// Cheap to clone and to share among threads. The file is closed when the last clone, scope, claim and pending is gone, or by
+/// [`close`](Self::close), which reports what a drop can't.
+///
+/// See the [front page](crate) for an example.
+#[derive(Clone)]
+pub struct Engine {
+    pub(in crate::engine) handle: Arc<Handle>,
+    /// The default scope: the one with the empty name.
+    pub(in crate::engine) default: Scope,
+}
+
+/// What closing found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Claims that were still out. Their keys are interrupted when the file is opened again, where intents are durable.
+    pub claims_left: usize,
+}
+
+impl Options {
+    /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both are made if neither exists.
+    ///
+    /// Everything acknowledged before is there, whatever ended the process that had the file open; claims that were out
+    /// are *interrupted*.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range; when the file can't be opened, is in use, isn't one of ours, is of a newer version, is
+    /// damaged, or lacks its log. Nothing is lost by that, and a file that isn't ours is left as it was.
+    pub fn open(mut self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
+        self.check()?;
+        if self.read_only {
+            self.disk = Arc::new(ReadOnlyDisk::new(self.disk));
+        }
+        Engine::open_with(path.as_ref(), self)
+    }
+}
+
+impl Engine {
+    /// Opens the file at `path` with default options, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::options().open(path)
+    }
+
+    /// Options to open a file with.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let watch = Stopwatch::start();
+        fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
+        let core = Arc::new(Core::open(path, options, EngineThreads::notifiers())?);
+        // Dropped where a thread can't be started, this closes the file.
+        let handle = Arc::new(Handle { core });
+        if handle.core.options.workers {
+            Core::start_threads(&handle.core)
+                .map_err(|error| IoFailure::new(path, "starting a thread for", error))?;
+        }
+        handle.core.tell_of_opening(&watch);
+        let default = Self::scope_of(&handle, b"");
+        Ok(Self { handle, default })
+    }
+
+    fn scope_of(handle: &Arc<Handle>, name: &[u8]) -> Scope {
+        let core = handle.core();
+        let inner = ScopeInner::new(&core.secret, name, core.options.max_key_bytes);
+        Scope { handle: Arc::clone(handle), inner: Arc::new(inner) }
+    }
+
+    /// The scope with this name; scopes need no declaration.
+    ///
+    /// A name longer than 255 bytes is refused by every call on the scope. Make a scope once and keep it: that saves
+    /// deriving its hash key again.
+    #[must_use]
+    pub fn scope(&self, name: impl AsRef<[u8]>) -> Scope {
+        Self::scope_of(&self.handle, name.as_ref())
+    }
+
+    /// The policy of scopes that have none of their own: what the file was opened with.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.handle.core().policies.default()
+    }
+
+    /// The scope with this name, which has this policy from now on, durably.
+    ///
+    /// A file remembers the policies of its scopes, so that they hold for every program that opens it. Where
+    /// the scope had another policy, claims that are out and results that are stored keep what they were granted under: their leases, and how
+    /// long they are kept. Whether an interrupted key runs again is decided by the policy of the moment. A file holds up to
+    /// 65,536 policies; the empty name is that of the default scope.
+    ///
+    /// # Errors
+    ///
+    /// When the name is too long, a part of the policy is out of range or contradicts another, there are too many
+    /// policies, or the commit fails. The scope then has the policy it had.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::open(&path)?;
+    /// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
+    /// drop(reports.begin("key", request)?); // a worker that lost its way
+    /// engine.close()?;
+    ///
+    /// let engine = Engine::open(&path)?;
+    /// let Begin::Fresh(claim) = engine.scope("reports").begin("key", request)? else { panic!() };
+    /// assert_eq!(claim.interrupted().unwrap().attempt(), 1);
+    /// # claim.release()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_policy(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, SetPolicyError> {
+        block(self.handle.core().set_policy(Caller::Thread, name.as_ref(), policy))?;
+        Ok(self.scope(name))
+    }
+
+    /// [`set_policy`](Self::set_policy) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_policy`](Self::set_policy).
+    pub async fn set_policy_async(
+        &self,
+        name: impl AsRef<[u8]>,
+        policy: Policy,
+    ) -> Result<Scope, SetPolicyError> {
+        self.handle.core().set_policy(Caller::Task, name.as_ref(), policy).await?;
+        Ok(self.scope(name))
+    }
+
+    /// The scopes that have policies of their own, by name. None in a forked child.
+    #[must_use]
+    pub fn policies(&self) -> Vec<(Box<[u8]>, Policy)> {
+        let core = self.handle.core();
+        if core.health.is_forked() { Vec::new() } else { core.policies.declared() }
+    }
+
+    /// [`Scope::begin`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::begin`].
+    #[inline]
+    pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
+        self.default.begin(key, fingerprint)
+    }
+
+    /// [`Scope::get`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::get`].
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
+        self.default.get(key)
+    }
+
+    /// [`Scope::forget`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::forget`].
+    pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
+        self.default.forget(key)
+    }
+
+    /// [`Scope::begin_async`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::begin`].
+    pub async fn begin_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        self.default.begin_async(key, fingerprint).await
+    }
+
+    /// [`Scope::get_async`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::get`].
+    pub async fn get_async(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
+        self.default.get_async(key).await
+    }
+
+    /// [`Scope::forget_async`] in the default scope.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scope::forget`].
+    pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
+        self.default.forget_async(key).await
+    }
+
+    /// Counters and sizes. Walks over the shards, so not for the hot path.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.handle.core().stats()
+    }
+
+    /// The engine's time now. Records' times are on the same clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.handle.core().clock.now()
+    }
+
+    /// Waits until everything that was acknowledged so far is durable; see [`Durability::Relaxed`](crate::Durability::Relaxed).
+    ///
+    /// # Errors
+    ///
+    /// When a commit failed.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Durability, Engine, Fingerprint, Recovery};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// let relaxed = Durability::Relaxed(Duration::from_secs(60));
+    /// let clicks = engine.set_policy("clicks", engine.policy().recovery(Recovery::Rerun).durability(relaxed))?;
+    /// let Begin::Fresh(claim) = clicks.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// let record = claim.complete("reply")?;
+    /// assert!(!record.is_durable());
+    /// engine.flush()?;
+    /// assert!(record.is_durable());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn flush(&self) -> Result<(), CommitError> {
+        block(self.handle.core().flush(Caller::Thread))
+    }
+
+    /// [`flush`](Self::flush) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`flush`](Self::flush).
+    pub async fn flush_async(&self) -> Result<(), CommitError> {
+        self.handle.core().flush(Caller::Task).await
+    }
+
+    /// Moves what the log holds to the file now, instead of when the log is full. Nothing needs this to be safe; it
+    /// shortens the next opening. Within [`read_tables`](Self::read_tables), and in a waker that a
+    /// checkpoint calls, it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// When an earlier commit or checkpoint failed, or this one does.
+    pub fn checkpoint(&self) -> Result<(), Failure> {
+        self.handle.core().checkpoint_on_request()
+    }
+}
+
+/// Its file, and whether that is closed.
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.handle.core().fmt(f)
+    }
+}

@@ -1,0 +1,283 @@
+//! Lists of keys without an outcome: those in flight, and those that were interrupted. Nothing is read from disk for them.
+
+use std::collections::BinaryHeap;
+use std::fmt;
+
+use super::engine::Engine;
+use crate::attempt::Attempt;
+use crate::attempt::progress::Progress;
+use crate::engine::core::Core;
+use crate::error::ReadError;
+use crate::index::Slot;
+use crate::state::Fence;
+use crate::sync::Arc;
+use crate::{AttemptInfo, Fingerprint, Timestamp};
+
+/// Entries that a list has at most, unless [`Listing::limit`] says otherwise.
+const LIMIT: usize = 1_000;
+
+/// Where an entry stands in its list: by time, then by fence. Give the last entry's to [`Listing::after`] for the next page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListPosition {
+    since: Timestamp,
+    fence: Fence,
+}
+
+/// A key without an outcome, as [`Engine::interrupted`] and [`Engine::in_flight`] list it. Cheap to clone.
+#[derive(Clone)]
+pub struct OpenKey {
+    claim: Arc<Attempt>,
+    attempt: AttemptInfo,
+    interrupted: Option<Timestamp>,
+    lease_until: Option<Timestamp>,
+    progress: Option<Progress>,
+    position: ListPosition,
+}
+
+impl OpenKey {
+    fn new(candidate: Candidate) -> Self {
+        let Candidate { position, state, claim } = candidate;
+        let (attempt, interrupted) = match state {
+            OpenState::InFlight => (claim.info(), None),
+            OpenState::Interrupted => (claim.as_earlier().info, Some(position.since)),
+        };
+        let lease_until = Some(claim.lease_until()).filter(|until| *until < Timestamp::from_millis(u64::MAX));
+        Self { attempt, interrupted, lease_until, progress: claim.progress(), position, claim }
+    }
+
+    /// The key's scope; empty for the default scope.
+    #[must_use]
+    pub fn scope(&self) -> &[u8] {
+        self.claim.scope()
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        self.claim.key()
+    }
+
+    /// The request's fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.claim.fingerprint
+    }
+
+    /// The attempt that is in flight, or that may have had an effect: number, fence, start.
+    #[must_use]
+    pub fn attempt(&self) -> AttemptInfo {
+        self.attempt
+    }
+
+    /// When the claim was found dead; `None` in a list of keys in flight.
+    #[must_use]
+    pub fn interrupted_at(&self) -> Option<Timestamp> {
+        self.interrupted
+    }
+
+    /// When the claim's lease ends, or ended; `None` where it has none.
+    #[must_use]
+    pub fn lease_until(&self) -> Option<Timestamp> {
+        self.lease_until
+    }
+
+    /// The progress that was last saved, by this attempt or one before it.
+    #[must_use]
+    pub fn last_progress(&self) -> Option<&[u8]> {
+        self.progress.as_deref()
+    }
+
+    /// Where the entry stands in its list.
+    #[must_use]
+    pub fn position(&self) -> ListPosition {
+        self.position
+    }
+}
+
+/// In short, and without the key, which may be a client's secret.
+impl fmt::Debug for OpenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenKey")
+            .field("attempt", &self.attempt.attempt())
+            .field("fence", &self.attempt.fence())
+            .field("interrupted_at", &self.interrupted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which keys are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OpenState {
+    InFlight,
+    Interrupted,
+}
+
+/// A list that is being asked for; [`get`](Self::get) gives it.
+#[derive(Clone)]
+#[must_use = "`get` gives the list"]
+pub struct Listing<'e> {
+    core: &'e Core,
+    state: OpenState,
+    scope: Option<Box<[u8]>>,
+    after: Option<ListPosition>,
+    limit: usize,
+}
+
+impl fmt::Debug for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listing")
+            .field("state", &self.state)
+            .field("after", &self.after)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Listing<'_> {
+    /// Only keys of the scope with this name.
+    pub fn scope(mut self, name: impl AsRef<[u8]>) -> Self {
+        self.scope = Some(name.as_ref().into());
+        self
+    }
+
+    /// Only what comes behind this entry: the next page.
+    pub fn after(mut self, position: ListPosition) -> Self {
+        self.after = Some(position);
+        self
+    }
+
+    /// At most so many entries; 1,000 if this is not called.
+    pub fn limit(mut self, entries: usize) -> Self {
+        self.limit = entries;
+        self
+    }
+
+    /// The list, oldest first. It takes memory for its entries alone, and no lock for longer than one shard's table.
+    ///
+    /// Each shard of the index is seen as it was at one moment, the shards at different ones.
+    ///
+    /// # Errors
+    ///
+    /// When the engine is closed.
+    pub fn get(self) -> Result<Vec<OpenKey>, ReadError> {
+        self.core.health.check()?;
+        // A claim is judged by the time before the look; see `Core::status_of`.
+        let before = self.core.clock.now();
+        let mut oldest = BinaryHeap::new();
+        self.core.index.for_each_open(|slot| {
+            let candidate = Candidate::of(slot, before).filter(|candidate| self.lists(candidate));
+            // The heap has the newest of the oldest on top.
+            let fits = |top: Option<&Candidate>, candidate: &Candidate| top.is_none_or(|top| candidate < top);
+            let Some(candidate) = candidate else { return };
+            if oldest.len() < self.limit {
+                oldest.push(candidate);
+            } else if self.limit > 0 && fits(oldest.peek(), &candidate) {
+                drop(oldest.pop());
+                oldest.push(candidate);
+            }
+        });
+        Ok(oldest.into_sorted_vec().into_iter().map(OpenKey::new).collect())
+    }
+
+    fn lists(&self, candidate: &Candidate) -> bool {
+        candidate.state == self.state
+            && self.after.is_none_or(|after| candidate.position > after)
+            && self.scope.as_deref().is_none_or(|scope| candidate.claim.scope() == scope)
+    }
+}
+
+/// An entry before its details were asked for. Ordered by its position.
+struct Candidate {
+    position: ListPosition,
+    state: OpenState,
+    claim: Arc<Attempt>,
+}
+
+impl Candidate {
+    fn of(slot: &Slot, before: Timestamp) -> Option<Self> {
+        let (state, since, claim) = match slot {
+            // The worker will come by; until then the clock decides.
+            Slot::InFlight(claim) if claim.lease_until() <= before && !claim.is_coming() => {
+                (OpenState::Interrupted, claim.lease_until(), claim)
+            }
+            Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim.started, claim),
+            Slot::Interrupted(claim) if claim.remembered_until() > before => {
+                (OpenState::Interrupted, claim.interrupted().unwrap_or(claim.started), claim)
+            }
+            Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,
+        };
+        let position = ListPosition { since, fence: claim.fence };
+        Some(Self { position, state, claim: Arc::clone(claim) })
+    }
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.position.cmp(&other.position)
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.position == other.position
+    }
+}
+
+impl Eq for Candidate {}
+
+impl Core {
+    fn listing(&self, state: OpenState) -> Listing<'_> {
+        Listing { core: self, state, scope: None, after: None, limit: LIMIT }
+    }
+
+    /// When the oldest interruption was found that is still remembered.
+    pub(super) fn oldest_interruption(&self) -> Option<Timestamp> {
+        let oldest = self.listing(OpenState::Interrupted).limit(1).get().ok()?;
+        oldest.first().and_then(OpenKey::interrupted_at)
+    }
+}
+
+impl Engine {
+    /// Lists the keys that were interrupted and have no outcome yet, the oldest interruption first.
+    ///
+    /// It looks into memory alone, so it takes milliseconds at any number of records, and it changes nothing: no attempt is used up.
+    /// Each key can then be [resolved](crate::Scope::resolve), begun again or [forgotten](crate::Scope::forget).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let charges = engine.scope("charges");
+    /// # let Begin::Fresh(claim) = charges.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// drop(claim); // a worker that lost its way
+    /// for lost in engine.interrupted().scope("charges").limit(100).get()? {
+    ///     assert_eq!((lost.key(), lost.attempt().attempt()), (&b"key"[..], 1));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn interrupted(&self) -> Listing<'_> {
+        self.handle.core().listing(OpenState::Interrupted)
+    }
+
+    /// Lists the keys that are in flight, the oldest claim first. As [`interrupted`](Self::interrupted), it looks into memory alone.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// let out = engine.in_flight().get()?;
+    /// assert_eq!((out[0].key(), out[0].attempt().fence()), (&b"key"[..], claim.fence()));
+    /// # drop(claim);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn in_flight(&self) -> Listing<'_> {
+        self.handle.core().listing(OpenState::InFlight)
+    }
+}

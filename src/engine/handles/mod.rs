@@ -1,0 +1,13 @@
+//! Handles: what callers hold, and the permits that these hold in turn.
+
+pub(super) mod claim;
+pub(super) mod completion;
+pub(super) mod engine;
+pub(super) mod handle;
+pub(super) mod lists;
+pub(super) mod pending;
+pub(super) mod permit;
+pub(super) mod running;
+pub(super) mod scope;
+pub(super) mod stats;
+pub(super) mod token;

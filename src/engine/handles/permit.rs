@@ -1,0 +1,260 @@
+//! What claims and waits take of what is limited, given back when they end.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use super::handle::Handle;
+use crate::attempt::Attempt;
+use crate::clock::{Deadline, QueueTimeout};
+use crate::codec::ENTRY_OVERHEAD_MAX;
+use crate::engine::core::Core;
+use crate::engine::core::limits::Waiter;
+use crate::engine::core::namespace::KeyRef;
+use crate::engine::core::quota::Quota;
+use crate::error::{BeginError, Busy, CommitError, Failure};
+use crate::policy::Policy;
+use crate::sync::Arc;
+use crate::task::caller::Caller;
+use crate::task::wait_queue::Priority;
+use crate::wal::frame::entry_bytes_max;
+use crate::wal::{Request, Reservation};
+
+/// Bytes of log that one claim needs.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Needs {
+    pub(super) intent: u64,
+    pub(in crate::engine) ending: u64,
+}
+
+/// A claim's share. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    pub(super) handle: Arc<Handle>,
+    quota: Quota,
+    /// The share was taken elsewhere.
+    is_empty: bool,
+}
+
+impl Core {
+    pub(in crate::engine) fn give_back(&self, quota: Quota) {
+        self.limits.leave();
+        if let Some(scope) = &quota.scope {
+            self.policies.leave(scope);
+        }
+        drop(quota);
+    }
+
+    /// Bytes of log that a claim needs: for its intent, and for its completion with a body of the reserved size.
+    pub(in crate::engine) fn claim_needs(&self, asked: KeyRef<'_>) -> Needs {
+        let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
+        Needs { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
+    }
+
+    fn ending_bytes(&self, names: usize) -> u64 {
+        let body = self.options.reserve_bytes.min(self.options.max_body_bytes);
+        entry_bytes_max(names + body) as u64
+    }
+
+    /// Bytes of log that the end of a claim needs.
+    pub(in crate::engine) fn ending_needs(&self, attempt: &Attempt) -> u64 {
+        self.ending_bytes(ENTRY_OVERHEAD_MAX + attempt.scope().len() + attempt.key().len())
+    }
+
+    /// Reserves log space, and waits for it where there is none.
+    pub(in crate::engine) async fn reserve(
+        &self,
+        caller: Caller,
+        bytes: u64,
+    ) -> Result<Reservation, CommitError> {
+        self.reserve_patiently(caller, bytes, &mut QueueTimeout::new(self.options.queue_timeout)).await
+    }
+
+    /// [`reserve`](Self::reserve) for a call that may have waited before.
+    async fn reserve_patiently(
+        &self,
+        caller: Caller,
+        bytes: u64,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<Reservation, CommitError> {
+        match self.try_reserve(Priority::Other, bytes)? {
+            Some(reservation) => Ok(reservation),
+            None => self.wait_for_space(caller, Priority::Other, bytes, queue_timeout.until()).await,
+        }
+    }
+
+    /// Reserves space that is there by now.
+    fn try_reserve(&self, rank: Priority, bytes: u64) -> Result<Option<Reservation>, CommitError> {
+        if self.health.is_forked() {
+            return Err(CommitError::Failed(Failure::Forked));
+        }
+        Ok(Reservation::try_new(&self.space, rank, bytes))
+    }
+
+    /// [`reserve`](Self::reserve) for a claim that is out, before all other callers that wait.
+    pub(in crate::engine) async fn reserve_for_claim(
+        &self,
+        caller: Caller,
+        bytes: u64,
+    ) -> Result<Reservation, CommitError> {
+        self.reserve_until(caller, bytes, None).await
+    }
+
+    /// [`reserve_for_claim`](Self::reserve_for_claim) with the deadline of a batch.
+    async fn reserve_until(
+        &self,
+        caller: Caller,
+        bytes: u64,
+        deadline: Option<Deadline>,
+    ) -> Result<Reservation, CommitError> {
+        if let Some(reservation) = self.try_reserve(Priority::Claim, bytes)? {
+            return Ok(reservation);
+        }
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.options.queue_timeout));
+        self.wait_for_space(caller, Priority::Claim, bytes, deadline).await
+    }
+
+    async fn wait_for_space(
+        &self,
+        caller: Caller,
+        rank: Priority,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Reservation, CommitError> {
+        // Boxed, because nearly nobody comes here, and a call that does not should not carry it along.
+        let _waiting = Waiter::new(&self.counters.waiting_for_room);
+        Box::pin(self.wait_in_line(caller, rank, bytes, deadline)).await
+    }
+
+    async fn wait_in_line(
+        &self,
+        caller: Caller,
+        rank: Priority,
+        bytes: u64,
+        deadline: Deadline,
+    ) -> Result<Reservation, CommitError> {
+        let queue_timeout = self.options.queue_timeout;
+        let late = Err(CommitError::Busy(Busy::QueueFull { waited: queue_timeout }));
+        let full_before = self.health.disk().times();
+        // In line before the worker is called, so that the worker sees how much is wanted.
+        let bytes_max = (caller == Caller::Member).then(|| self.options.log_bytes_max());
+        let mut request = Request::line_up(&self.space, bytes, rank, bytes_max);
+        match caller {
+            // The worker would wait for space that it makes itself.
+            Caller::Thread if self.options.workers && self.check_waiting().is_err() => {
+                request.look(|| self.ask_for_space(None)).unwrap_or(Err(CommitError::InsideCallback))
+            }
+            Caller::Thread => loop {
+                let waits = self.options.workers.then_some(full_before);
+                if let Some(reserved) = request.look(|| self.ask_for_space(waits)) {
+                    return reserved;
+                }
+                // Without a worker nobody else makes space.
+                if deadline.has_passed() || !self.options.workers {
+                    return late;
+                }
+                request.wait(deadline);
+            },
+            // Without a worker nobody would end the wait of a batch that is polled by its own thread.
+            Caller::Member if !self.options.workers => {
+                request.look(|| self.ask_for_space(None)).unwrap_or(late)
+            }
+            Caller::Task | Caller::Member => {
+                let waits = self.options.workers.then_some(full_before);
+                let ask = || self.ask_for_space(waits).or_else(|| self.in_vain(caller, bytes));
+                let reserved = poll_fn(|context| request.poll(context, ask));
+                self.timers.timeout(deadline, reserved).await.unwrap_or(late)
+            }
+        }
+    }
+
+    /// Why a member of a batch does not wait: only the end of claims could give space. The batch may have those, and others of the batch
+    /// have their answers.
+    fn in_vain(&self, caller: Caller, bytes: u64) -> Option<CommitError> {
+        let is_in_vain =
+            caller == Caller::Member && !self.space.may_come(bytes, self.options.log_bytes_max());
+        is_in_vain.then_some(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }))
+    }
+
+    /// Has space made, and says why none will come, where that is known. A caller that waits says how often the disk had been found
+    /// full before: what was found then may be over.
+    fn ask_for_space(&self, full_before: Option<u64>) -> Option<CommitError> {
+        if self.health.is_forked() {
+            return Some(CommitError::Failed(Failure::Forked));
+        }
+        if self.options.workers {
+            self.worker.notify();
+            // Entries that no caller waits for have space as well.
+            self.commit.call();
+        } else {
+            self.make_room();
+        }
+        self.health.why_no_space(full_before)
+    }
+}
+
+impl Permit {
+    pub(in crate::engine) async fn take(
+        caller: Caller,
+        handle: &Arc<Handle>,
+        scope: &[u8],
+        policy: &Policy,
+        needs: Needs,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<Self, BeginError> {
+        let core = handle.core();
+        let is_counted = core.policies.enter(scope, policy, || core.limits.enter())?;
+        // The permit exists from here on, so that every way out gives it back.
+        let scope = is_counted.then(|| scope.into());
+        let mut permit = Self::of(Quota { reservation: Reservation::none(&core.space), scope }, handle);
+        permit.quota.reservation =
+            core.reserve_patiently(caller, needs.intent + needs.ending, queue_timeout).await?;
+        Ok(permit)
+    }
+
+    /// A permit on a share that was taken before.
+    pub(in crate::engine) fn of(quota: Quota, handle: &Arc<Handle>) -> Self {
+        Self { handle: Arc::clone(handle), quota, is_empty: false }
+    }
+
+    /// Takes the share elsewhere.
+    pub(in crate::engine) fn take_quota(&mut self) -> Quota {
+        self.is_empty = true;
+        let nothing = Quota { reservation: Reservation::none(&self.handle.core().space), scope: None };
+        std::mem::replace(&mut self.quota, nothing)
+    }
+
+    /// The log space of the claim.
+    pub(in crate::engine) fn reservation(&mut self) -> &mut Reservation {
+        &mut self.quota.reservation
+    }
+
+    /// Makes sure that at least `bytes` are reserved.
+    pub(in crate::engine) async fn raise(
+        &mut self,
+        caller: Caller,
+        bytes: u64,
+        deadline: Option<Deadline>,
+    ) -> Result<(), CommitError> {
+        let more = self.lacks(bytes);
+        if more > 0 {
+            let more = self.handle.core().reserve_until(caller, more, deadline).await?;
+            self.quota.reservation.join(more);
+        }
+        Ok(())
+    }
+
+    /// How many of `bytes` are not reserved.
+    pub(in crate::engine) fn lacks(&self, bytes: u64) -> u64 {
+        self.quota.reservation.lacks(bytes)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        // A forked child has a copy.
+        if !self.is_empty && !self.handle.core().health.is_forked() {
+            let quota = self.take_quota();
+            self.handle.core().give_back(quota);
+        }
+    }
+}

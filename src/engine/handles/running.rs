@@ -1,0 +1,62 @@
+//! Which claims the calling thread is running the operation of, so that an operation never waits for itself.
+
+use std::cell::RefCell;
+#[cfg(feature = "serde")]
+use std::pin::Pin;
+#[cfg(feature = "serde")]
+use std::task::{Context, Poll};
+
+use crate::attempt::Attempt;
+#[cfg(feature = "serde")]
+use crate::fork::Origin;
+use crate::sync::{Arc, thread_local};
+
+thread_local! {
+    static RUNNING: RefCell<Vec<*const Attempt>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks the thread as running the operation of a claim, for as long as it lives.
+pub(in crate::engine) struct RunningMark(());
+
+impl RunningMark {
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "for `Scope::run`"))]
+    pub(in crate::engine) fn enter(attempt: &Arc<Attempt>) -> Self {
+        // A thread that is ending keeps no list.
+        RUNNING.try_with(|running| running.borrow_mut().push(Arc::as_ptr(attempt))).ok();
+        Self(())
+    }
+}
+
+impl Drop for RunningMark {
+    fn drop(&mut self) {
+        RUNNING.try_with(|running| running.borrow_mut().pop()).ok();
+    }
+}
+
+/// Whether the calling thread runs the operation of this very claim, and would wait for itself if it waited for the claim's end.
+pub(super) fn is_running(attempt: &Arc<Attempt>) -> bool {
+    // A thread that is ending runs nothing.
+    RUNNING.try_with(|running| running.borrow().contains(&Arc::as_ptr(attempt))).unwrap_or(false)
+}
+
+/// The operation of a task: the thread that polls it is marked meanwhile.
+#[cfg(feature = "serde")]
+pub(in crate::engine) struct MarkedFuture<F> {
+    pub(in crate::engine) attempt: Arc<Attempt>,
+    pub(in crate::engine) operation: F,
+    pub(in crate::engine) origin: Origin,
+}
+
+#[cfg(feature = "serde")]
+impl<F: Future + Unpin> Future for MarkedFuture<F> {
+    /// `None` in a forked child, which must not go on with what its parent runs.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.origin.is_elsewhere_for_sure() {
+            return Poll::Ready(None);
+        }
+        let _running = RunningMark::enter(&self.attempt);
+        Pin::new(&mut self.operation).poll(context).map(Some)
+    }
+}

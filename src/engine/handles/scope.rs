@@ -1,0 +1,228 @@
+//! Scopes: namespaces of keys.
+
+use super::claim::{Begin, Claim};
+use super::handle::Handle;
+use super::token::ClaimToken;
+use crate::Fingerprint;
+use crate::engine::core::namespace::ScopeInner;
+use crate::error::{BeginError, ForgetError, ReadError, ResolveError, TokenError};
+use crate::policy::Policy;
+use crate::status::Status;
+use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
+
+/// A namespace for keys: an endpoint, a tenant, a queue. The same key in two scopes is two operations.
+///
+/// Cheap to clone and to share among threads; it keeps the engine open.
+///
+/// ```
+/// # use idemkv::{Begin, Engine, Fingerprint};
+/// # let dir = tempfile::tempdir()?;
+/// # let engine = Engine::open(dir.path().join("x.idem"))?;
+/// let (charges, refunds) = (engine.scope("POST /v1/charges"), engine.scope("POST /v1/refunds"));
+/// let request = Fingerprint::of("amount=10");
+/// assert!(matches!(charges.begin("key", request)?, Begin::Fresh(_)));
+/// assert!(matches!(refunds.begin("key", request)?, Begin::Fresh(_)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Scope {
+    pub(in crate::engine) handle: Arc<Handle>,
+    pub(in crate::engine) inner: Arc<ScopeInner>,
+}
+
+impl Scope {
+    /// The scope's name; empty for the default scope.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        self.inner.name()
+    }
+
+    /// Asks whether to run the operation with this key. Exactly one of all callers is told to.
+    ///
+    /// [`Begin::Fresh`] is a claim: run the operation, then end the claim. It is returned once the grant is durable
+    /// (see [`Policy::durability`]). [`Begin::InFlight`] means that somebody else has the claim.
+    /// [`Begin::Done`] is the stored result. The latter two touch no disk, except for a record that is no longer in memory.
+    ///
+    /// # Errors
+    ///
+    /// When the key is empty or too long; when it was used with another fingerprint; when it is interrupted and the policy grants no other
+    /// attempt ([`BeginError::Unresolved`]); when its operation has run and the result is no longer kept ([`BeginError::Expired`], see [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long, the
+    /// disk is full, an earlier commit failed, the engine is closed, or the key's record can't be read. None of them
+    /// grants anything.
+    #[inline]
+    pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
+        self.handle.core().begin(&self.handle, &self.inner, key.as_ref(), &fingerprint)
+    }
+
+    /// The policy of this scope, at the moment; see [`Engine::set_policy`](crate::Engine::set_policy).
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let core = self.handle.core();
+        // In a forked child the table may be locked for ever.
+        if core.health.is_forked() { core.policies.default() } else { core.policies.of(self.name()) }
+    }
+
+    /// A claim on an interrupted key, whatever the scope's policy, for whoever knows what became of the operation: complete
+    /// it or fail it where that is known, release it where it certainly did not happen, in no attempt; or run it.
+    ///
+    /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all attempts, and leaves the
+    /// key vacant.
+    ///
+    /// # Errors
+    ///
+    /// When the key is not interrupted, or as for [`begin`](Self::begin).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let charges = engine.scope("charges");
+    /// drop(charges.begin("key", request)?); // lost: was the card charged?
+    /// assert!(matches!(charges.begin("key", request), Err(BeginError::Unresolved(_))));
+    ///
+    /// // Somebody asks the bank. It was.
+    /// charges.resolve("key")?.complete("charged")?;
+    /// assert!(matches!(charges.begin("key", request)?, Begin::Done(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resolve(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
+        block(self.handle.core().resolve_key(Caller::Thread, &self.handle, &self.inner, key.as_ref()))
+    }
+
+    /// [`resolve`](Self::resolve) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`resolve`](Self::resolve).
+    pub async fn resolve_async(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
+        self.handle.core().resolve_key(Caller::Task, &self.handle, &self.inner, key.as_ref()).await
+    }
+
+    /// Takes up a claim that was handed over with [`Claim::into_token`].
+    ///
+    /// # Errors
+    ///
+    /// When the token is damaged, of another file or of another scope; when the claim has ended, its lease has run out, or
+    /// somebody has it already; when a commit failed, or the engine is closed.
+    pub fn resume(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
+        block(self.handle.core().resume(Caller::Thread, &self.handle, &self.inner, token))
+    }
+
+    /// [`resume`](Self::resume) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`resume`](Self::resume).
+    pub async fn resume_async(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
+        self.handle.core().resume(Caller::Task, &self.handle, &self.inner, token).await
+    }
+
+    /// Looks at a key without claiming it.
+    ///
+    /// # Errors
+    ///
+    /// When the key can't be used, the engine is closed, or the key's record can't be read.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// assert!(matches!(engine.get("key")?, Status::Vacant));
+    /// let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// assert!(matches!(engine.get("key")?, Status::InFlight(_)));
+    /// claim.complete("reply")?;
+    /// assert!(matches!(engine.get("key")?, Status::Done(record) if record.body() == b"reply"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
+        block(self.handle.core().status(Caller::Thread, &self.inner, key.as_ref()))
+    }
+
+    /// Forgets a record, what is left of one, or an interrupted claim, before its time. Durable when it returns; `false` if there was nothing.
+    ///
+    /// The next begin runs the operation again: this is for operators who know that it may.
+    ///
+    /// # Errors
+    ///
+    /// When a claim on the key is out; when the key can't be used, its record can't be read, or the commit fails.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// claim.complete("reply")?;
+    /// assert!(engine.forget("key")?);
+    /// assert!(!engine.forget("key")?);
+    /// assert!(matches!(engine.get("key")?, Status::Vacant));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
+        block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref()))
+    }
+
+    /// [`begin`](Self::begin) for tasks, on any executor. It does no I/O and blocks nobody: the engine's own threads do the work.
+    ///
+    /// A future that is dropped before it is ready has claimed nothing: where its claim was on its way already, it is
+    /// released. A claim that is dropped is another matter: that leaves its key interrupted. So a handler
+    /// that a framework drops with its client should not hold a claim itself, but a task that it spawns.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin`](Self::begin).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let charges = engine.scope("charges");
+    /// # futures_executor::block_on(async {
+    /// match charges.begin_async("key", Fingerprint::of("request")).await? {
+    ///     Begin::Fresh(claim) => drop(claim.complete_async("reply").await?),
+    ///     Begin::InFlight(pending) => drop(pending.await?),
+    ///     Begin::Done(record) => println!("{:?}", record.body()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn begin_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        let core = self.handle.core();
+        core.begin_one(Caller::Task, &self.handle, &self.inner, key.as_ref(), &fingerprint).await
+    }
+
+    /// [`get`](Self::get) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Self::get).
+    pub async fn get_async(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
+        self.handle.core().status(Caller::Task, &self.inner, key.as_ref()).await
+    }
+
+    /// [`forget`](Self::forget) for tasks. A future that is dropped may have forgotten the key or not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`forget`](Self::forget).
+    pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
+        self.handle.core().forget(Caller::Task, &self.inner, key.as_ref()).await
+    }
+}
+
+/// Its name, or how it starts.
+impl std::fmt::Debug for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 32;
+        let name = self.inner.name();
+        let (shown, rest) = name.split_at(name.len().min(SHOWN));
+        let more = if rest.is_empty() { "" } else { ".." };
+        write!(f, "Scope(\"{}{more}\")", shown.escape_ascii())
+    }
+}

@@ -1,0 +1,250 @@
+//! What an engine tells of itself.
+
+use std::time::Duration;
+
+use crate::engine::core::{Core, Counters};
+use crate::sync::{AtomicU64, Ordering};
+
+/// A snapshot of an engine's gauges and counters.
+///
+/// Gauges say how it is now. Counters start at zero when the file is opened, and only grow. All are read one after the other, so
+/// while calls are under way the sums below can be off by those.
+///
+/// - Every call of `begin` has one answer: [`begins`](Self::begins) is the sum of `fresh`, `replayed`, `waited`, `reused`, `late`,
+///   `unresolved`, `busy` and `refused`. A batch counts each of its requests, `begin_or_wait` and `run` each look at the key. A future
+///   that is dropped is not counted, or only as `waited`.
+/// - Every claim has one end: `fresh + resolved + standing` is the sum of `completed`, `failed`, `released`, `dropped`, `lapsed` and the
+///   claims that are out, as long as no commit failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Stats {
+    /// Gauge, keys: those in the index. Records, claims that are out, interrupted claims, and what has expired but was not yet removed.
+    pub entries: usize,
+    /// Gauge, claims that are out. One whose lease is over counts until its holder lets go of it.
+    pub in_flight: usize,
+    /// Gauge, keys that are interrupted, and have no outcome yet. [`Engine::interrupted`](crate::Engine::interrupted) lists them.
+    pub interrupted: usize,
+    /// Gauge: how long ago the oldest of them was interrupted; zero where there is none.
+    pub interrupted_longest: Duration,
+    /// Gauge, calls that wait for claims of others.
+    pub waiting: usize,
+    /// Gauge, calls that wait for room in the log.
+    pub waiting_for_room: usize,
+    /// Gauge, entries that wait to be written to the log.
+    pub queued: usize,
+    /// Gauge, bytes of memory of the index itself.
+    pub index_bytes: usize,
+    /// Gauge, bytes of memory of records that are cached or not yet stored.
+    pub cached_bytes: usize,
+    /// Gauge, bytes of memory of the saved progress of claims.
+    pub progress_bytes: usize,
+    /// Gauge, bytes of the file.
+    pub file_bytes: u64,
+    /// Gauge, bytes of the log.
+    pub log_bytes: u64,
+    /// Gauge: how long ago the oldest commit was made that is not moved to the file yet.
+    pub checkpoint_lag: Duration,
+    /// Gauge: by how many milliseconds the wall clock is ahead of the engine's now (negative: behind).
+    pub clock_lag_ms: i64,
+    /// Gauge: the disk had no room when the log or the file last wanted some.
+    pub is_disk_full: bool,
+    /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure).
+    pub has_failed: bool,
+
+    /// Begins that were granted a claim.
+    pub fresh: u64,
+    /// Of those, the ones that follow an interruption.
+    pub rerun: u64,
+    /// Begins that got a record.
+    pub replayed: u64,
+    /// Begins that found another's claim.
+    pub waited: u64,
+    /// Begins that were refused because the key was used with another fingerprint.
+    pub reused: u64,
+    /// Begins that were refused because the key's record is no longer replayed: late retries.
+    pub late: u64,
+    /// Begins that were refused because the key is interrupted, and its policy lets no other attempt run by itself.
+    pub unresolved: u64,
+    /// Begins that were refused because of a limit, by the limit.
+    pub busy: BusyStats,
+    /// Begins that were refused for any other reason: a key that can't be used, a batch that is too long, a record that can't be read,
+    /// an engine that has failed or is closed.
+    pub refused: u64,
+
+    /// Claims that [`resolve`](crate::Scope::resolve) gave.
+    pub resolved: u64,
+    /// Claims that stood when the file was opened, because they had been handed over as tokens.
+    pub standing: u64,
+    /// Claims that were completed. The three kinds of ends count when the log has them, which is before they are durable.
+    pub completed: u64,
+    /// Claims that ended as failed.
+    pub failed: u64,
+    /// Claims that were released.
+    pub released: u64,
+    /// Claims that were dropped, which left their keys interrupted.
+    pub dropped: u64,
+    /// Claims whose lease ran out, which left their keys interrupted.
+    pub lapsed: u64,
+    /// Claims that the opening of the file found dead, which left their keys interrupted. They are no part of the sum of claims.
+    pub recalled: u64,
+    /// Calls on a claim that were refused because it was superseded.
+    pub superseded: u64,
+    /// Times that claims saved their progress.
+    pub noted: u64,
+    /// Keys that were forgotten.
+    pub forgotten: u64,
+    /// Policies that were declared.
+    pub declared: u64,
+    /// Backups that were made.
+    pub backups: u64,
+
+    /// Records that had to be read from disk.
+    pub loaded: u64,
+    /// Group commits.
+    pub commits: u64,
+    /// Entries in all of them.
+    pub committed_entries: u64,
+    /// Bytes in all of them.
+    pub committed_bytes: u64,
+    /// Entries in the largest of them.
+    pub commit_entries_max: u64,
+    /// Time spent writing and syncing, in all commits together.
+    pub commit_time_total: Duration,
+    /// The longest commit.
+    pub commit_time_max: Duration,
+    /// Moves of the log's content to the file.
+    pub checkpoints: u64,
+    /// Keys removed from memory because they were no longer to be remembered.
+    pub expired: u64,
+    /// Blocks of the file whose room was reclaimed because all bodies in them had expired.
+    pub reclaimed_blocks: u64,
+}
+
+/// Begins that were refused because of a limit; see [`Busy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct BusyStats {
+    /// The log or the commit queue was full.
+    pub queue_full: u64,
+    /// Too many claims were out.
+    pub claims: u64,
+    /// Too many calls waited for claims of others.
+    pub waiters: u64,
+    /// The progress of claims took all the memory they may.
+    pub progress_bytes: u64,
+    /// The disk was full.
+    pub disk_full: u64,
+}
+
+impl BusyStats {
+    /// All of them.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.queue_full + self.claims + self.waiters + self.progress_bytes + self.disk_full
+    }
+}
+
+impl Stats {
+    /// Answers of `begin`, of every kind.
+    #[must_use]
+    pub fn begins(&self) -> u64 {
+        self.fresh
+            + self.replayed
+            + self.waited
+            + self.reused
+            + self.late
+            + self.unresolved
+            + self.busy.sum()
+            + self.refused
+    }
+
+    /// Entries in a commit, on average.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "an average to look at")]
+    pub fn commit_entries_mean(&self) -> f64 {
+        if self.commits == 0 { 0.0 } else { self.committed_entries as f64 / self.commits as f64 }
+    }
+
+    /// Time of a commit, on average.
+    #[must_use]
+    pub fn commit_time_mean(&self) -> Duration {
+        let nanos = self.commit_time_total.as_nanos() / u128::from(self.commits.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+impl Core {
+    pub(super) fn stats(&self) -> Stats {
+        if self.health.is_forked() {
+            return Stats::default();
+        }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (sizes, hits, commit) = (self.index.sizes(), self.index.hits(), self.commit.stats());
+        let (counters, now) = (&self.counters, self.clock.now());
+        Stats {
+            entries: sizes.keys,
+            in_flight: self.limits.in_flight(),
+            interrupted: sizes.interrupted,
+            interrupted_longest: self
+                .oldest_interruption()
+                .map_or(Duration::ZERO, |at| now.saturating_since(at)),
+            waiting: self.limits.waiting(),
+            waiting_for_room: counters.waiting_for_room.load(Ordering::Relaxed),
+            queued: self.commit.queued(),
+            index_bytes: sizes.table_bytes,
+            cached_bytes: sizes.cached_bytes,
+            progress_bytes: self.limits.progress().bytes(),
+            file_bytes: self.store.file_bytes(),
+            log_bytes: self.space.file_bytes(),
+            checkpoint_lag: self.checkpoint_lag(),
+            clock_lag_ms: self.clock.wall_ahead_ms(),
+            is_disk_full: self.health.disk().any().is_some(),
+            has_failed: self.health.failure().is_some(),
+            fresh: load(&counters.fresh),
+            rerun: load(&counters.rerun),
+            replayed: hits.replayed,
+            waited: hits.waited,
+            reused: load(&counters.reused),
+            late: load(&counters.late),
+            unresolved: load(&counters.unresolved),
+            busy: busy(counters),
+            refused: load(&counters.refused),
+            resolved: load(&counters.resolved),
+            standing: load(&counters.standing),
+            completed: load(&counters.completed),
+            failed: load(&counters.failed),
+            released: load(&counters.released),
+            dropped: load(&counters.dropped),
+            lapsed: load(&counters.lapsed),
+            recalled: load(&counters.recalled),
+            superseded: load(&counters.superseded),
+            noted: load(&counters.noted),
+            forgotten: load(&counters.forgotten),
+            declared: load(&counters.declared),
+            backups: load(&counters.backups),
+            loaded: hits.loaded,
+            commits: commit.commits,
+            committed_entries: commit.entries,
+            committed_bytes: commit.bytes,
+            commit_entries_max: commit.group_max,
+            commit_time_total: commit.time_total,
+            commit_time_max: commit.time_max,
+            checkpoints: load(&counters.checkpoints),
+            expired: load(&counters.expired),
+            reclaimed_blocks: load(&counters.reclaimed_blocks),
+        }
+    }
+}
+
+fn busy(counters: &Counters) -> BusyStats {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    BusyStats {
+        queue_full: load(&counters.busy_queue_full),
+        claims: load(&counters.busy_claims),
+        waiters: load(&counters.busy_waiters),
+        progress_bytes: load(&counters.busy_progress_bytes),
+        disk_full: load(&counters.busy_disk_full),
+    }
+}

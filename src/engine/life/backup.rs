@@ -1,0 +1,194 @@
+//! A backup of an engine that is at work.
+//!
+//! The store's file is copied byte for byte while everything goes on, and what was written meanwhile is copied again, a few
+//! rounds long. The last round comes behind a checkpoint, with the maintenance lock held: nobody but who has that writes to the file. So
+//! the copy is what a kill at that moment would leave of the file, with an empty log.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::open::check_name;
+use crate::clock::Stopwatch;
+use crate::disk::{Disk, DiskFile, Kind, unfinished};
+use crate::engine::core::{CallWorker, Core, Counters};
+use crate::engine::handles::engine::Engine;
+use crate::error::{BackupError, CommitError, IoFailure};
+use crate::observer::Event;
+use crate::store::{Copy, Meanwhile, Whole};
+use crate::sync::{Arc, is_ours, pause};
+use crate::task::caller::Caller;
+use crate::{Timestamp, wal};
+
+/// Rounds in which the file is copied while it changes, at most.
+const ROUNDS_MAX: u32 = 8;
+/// So little is left for the last round.
+const LEFT_ENOUGH: u64 = 4 << 20;
+/// The thread that copies rests after this much work: callers have their share of the disk and of the processors.
+const SHIFT: Duration = Duration::from_millis(2);
+/// It rests for so many times as long as it worked.
+const REST: u32 = 3;
+/// It rests for so long at most, after a slow sync.
+const REST_MAX: Duration = Duration::from_millis(50);
+
+/// A backup that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// The engine's time of the one moment that it shows.
+    pub time: Timestamp,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+impl Engine {
+    /// Writes a backup of the file to `path`, while the engine is at work. It is one file that opens as any other, without a log.
+    ///
+    /// The backup shows one moment during this call. It has everything that was acknowledged before the call began, and application
+    /// tables as well. Keys that are in flight at that moment are interrupted in it. It is durable when this returns. There must be no
+    /// file at `path` yet; after an error nothing is left there.
+    ///
+    /// It blocks for as long as it takes to copy the file, verify the copy and sync it: call it on a thread of its own. Other calls go
+    /// on meanwhile. One backup is made at a time; closing the engine ends it with an error.
+    ///
+    /// To restore, close the engine, move its file and its log away, put the backup in the file's place, and open that. Operations that were
+    /// completed after the backup are unknown to it: a retry runs them again.
+    ///
+    /// # Errors
+    ///
+    /// When `path` exists, there is no room for the copy, the engine has stopped or is closed, or another backup is being made.
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (path, copy) = (dir.path().join("x.idem"), dir.path().join("copy.idem"));
+    /// # let request = Fingerprint::of("request");
+    /// let engine = Engine::open(&path)?;
+    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// claim.complete("reply")?;
+    /// engine.backup(&copy)?;
+    ///
+    /// let restored = Engine::open(&copy)?;
+    /// assert!(matches!(restored.get("key")?, Status::Done(record) if record.body() == b"reply"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup, BackupError> {
+        self.handle.core().backup(path.as_ref())
+    }
+}
+
+impl Core {
+    fn backup(&self, path: &Path) -> Result<Backup, BackupError> {
+        self.health.check_process().map_err(CommitError::Failed)?;
+        if self.is_inside() {
+            return Err(BackupError::InsideTransaction);
+        }
+        self.check_blocking(Caller::Thread)?;
+        if is_ours() {
+            // The engine's own threads have others to serve.
+            return Err(CommitError::InsideCallback.into());
+        }
+        self.health.may_write()?;
+        let watch = Stopwatch::start();
+        let disk = &*self.options.disk;
+        let failed = |path: &Path, doing| {
+            let path = path.to_owned();
+            move |error| BackupError::Io(IoFailure::new(&path, doing, error))
+        };
+        let path = &disk.resolve(path).map_err(failed(path, "looking for"))?;
+        check_name(path)?;
+        for taken in [path, &wal::path_of(path)] {
+            if disk.kind(taken).map_err(failed(taken, "looking at"))? != Kind::Missing {
+                return Err(BackupError::Exists(taken.clone()));
+            }
+        }
+        let temporary = unfinished(path);
+        let file =
+            disk.create(&temporary, Some(self.store.path())).map_err(failed(&temporary, "creating"))?;
+        let copied = match self.store.copy(&temporary, file) {
+            Some(copy) => self.copy(copy).and_then(|(whole, time)| self.finish(whole, &temporary, time)),
+            None => Err(BackupError::Running),
+        };
+        // It is locked until it has its name, or is gone.
+        let (made, copy) = match copied {
+            Ok((backup, copy)) => (name(disk, &temporary, path).map(|()| backup), Some(copy)),
+            Err(error) => (Err(error), None),
+        };
+        match &made {
+            Ok(backup) => {
+                // Its drop would do, but for a child process that is being started at this moment and has a copy of it.
+                drop(copy.map(|copy| copy.unlock()));
+                Counters::count(&self.counters.backups);
+                let (bytes, took) = (backup.bytes, watch.elapsed());
+                self.options.hooks.tell(|| Event::BackedUp { bytes, took });
+            }
+            // Best effort: the next backup of this name takes its place.
+            Err(_) => drop(disk.discard(&temporary)),
+        }
+        made
+    }
+
+    /// Copies everything up to one moment.
+    fn copy(&self, mut copy: Copy<'_>) -> Result<(Whole, Timestamp), BackupError> {
+        let mut shift = Stopwatch::start();
+        for _ in 0..ROUNDS_MAX {
+            copy.round(Meanwhile::Changes, || self.rest(&mut shift))?;
+            // What the log holds now need not be copied while others wait for the maintenance lock.
+            self.checkpoint_on_request().map_err(CommitError::Failed)?;
+            if copy.left()? <= LEFT_ENOUGH {
+                break;
+            }
+        }
+        let _afterwards = CallWorker(self);
+        let mut maintenance = self.maintenance.lock();
+        let _maintains = self.maintains();
+        self.make_store_ready(&mut maintenance)?;
+        self.apply_tail(None).map_err(|error| self.store_refused(error))?;
+        let time = self.clock.now();
+        // Nobody else makes room in the log while this has the maintenance lock.
+        let grow = || {
+            self.grow();
+            Ok::<(), BackupError>(())
+        };
+        copy.round(Meanwhile::StaysAsItIs, grow)?;
+        let whole = copy.cut()?;
+        drop(maintenance);
+        Ok((whole, time))
+    }
+
+    /// Lets callers have the disk and the processor for a while, where this thread had them for long enough.
+    fn rest(&self, shift: &mut Stopwatch) -> Result<(), BackupError> {
+        self.health.may_write()?;
+        let worked = shift.elapsed();
+        if self.options.workers && worked >= SHIFT {
+            pause((REST * worked).min(REST_MAX));
+            *shift = Stopwatch::start();
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        whole: Whole,
+        path: &Path,
+        time: Timestamp,
+    ) -> Result<(Backup, Arc<dyn DiskFile>), BackupError> {
+        let meta = self.store.meta();
+        // Another one than the log's frames have: what is in the log is not in the backup.
+        let purpose = format!("backup {} {}", meta.salt, meta.checkpointed_seq);
+        let salt = u64::from_le_bytes(self.options.entropy.draw(&purpose)?);
+        let copy = whole.finish(&*self.options.disk, path, time, salt)?;
+        let bytes = copy.len().map_err(|error| IoFailure::new(path, "measuring", error))?;
+        Ok((Backup { time, bytes }, copy))
+    }
+}
+
+/// Gives a backup its name.
+fn name(disk: &dyn Disk, temporary: &Path, path: &Path) -> Result<(), BackupError> {
+    disk.publish(temporary, path).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            BackupError::Exists(path.to_owned())
+        } else {
+            IoFailure::new(path, "naming", error).into()
+        }
+    })
+}

@@ -1,0 +1,143 @@
+//! Closing the file: once, by the first caller that asks; all others wait for that.
+
+use crate::clock::Stopwatch;
+use crate::engine::core::Core;
+use crate::engine::handles::engine::{Closed, Engine};
+use crate::engine::handles::handle::Handle;
+use crate::error::Failure;
+use crate::sync::{Arc, JoinHandle, is_ours, spawn};
+use crate::task::caller::Caller;
+use crate::task::reply;
+
+impl Core {
+    /// Stops the threads and closes the file.
+    fn close(&self) -> Result<usize, Failure> {
+        self.health.check_process()?;
+        if self.closing.is_first() { self.close_first() } else { self.closing.outcome() }
+    }
+
+    fn close_first(&self) -> Result<usize, Failure> {
+        let watch = Stopwatch::start();
+        let unwinding = SettleOnUnwind(self);
+        let closed = self.shut_down();
+        let threads = self.threads.dismiss();
+        self.call_all();
+        let joined = threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
+        let outcome = if joined > 0 { Err(Failure::Panicked) } else { closed };
+        std::mem::forget(unwinding);
+        self.closing.settle(outcome.clone());
+        // Others who close have their result by now, an observer that does so included.
+        self.tell_of_close(&outcome, &watch);
+        outcome
+    }
+
+    /// Closes the file on a thread that may wait for all others. Where there is none to be had the file stays as a kill would leave it:
+    /// nothing acknowledged is lost by that.
+    fn close_elsewhere(core: &Arc<Self>) {
+        let theirs = Arc::clone(core);
+        if spawn("idemkv-close", move || drop(theirs.close())).is_err() {
+            core.health.shut();
+            core.call_all();
+        }
+    }
+
+    /// Whether a thread that closes would have to wait for itself: for the transaction that it is in, or for an end of its own.
+    fn must_close_elsewhere(&self) -> bool {
+        self.is_inside() || is_ours() || self.check_blocking(Caller::Thread).is_err()
+    }
+}
+
+/// Turns a panic into a failed close. Forgotten where nothing went wrong.
+struct SettleOnUnwind<'a>(&'a Core);
+
+impl Drop for SettleOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.closing.settle(Err(Failure::Panicked));
+    }
+}
+
+impl Handle {
+    /// Stops the threads and closes the file.
+    pub(super) fn close(&self) -> Result<usize, Failure> {
+        self.core.health.check_process()?;
+        if self.core.must_close_elsewhere() {
+            let left = self.core.limits.in_flight();
+            Core::close_elsewhere(&self.core);
+            return Ok(left);
+        }
+        self.core.close()
+    }
+
+    /// [`close`](Self::close) for tasks.
+    async fn close_async(&self) -> Result<usize, Failure> {
+        self.core.health.check_process()?;
+        // A stepped engine does all work where it is called.
+        if self.core.must_close_elsewhere() || !self.core.options.workers {
+            return self.close();
+        }
+        let (replier, awaited) = reply::pair();
+        let theirs = Arc::clone(&self.core);
+        match spawn("idemkv-close", move || replier.send(theirs.close())) {
+            Ok(_thread) => awaited.get().await.unwrap_or(Err(Failure::Panicked)),
+            // Blocking here is better than a file that is not closed.
+            Err(_no_thread) => self.core.close(),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.core.health.is_forked_for_sure() {
+            // The file, its lock and the database are the parent's: nothing of them is ever closed here, not even by a drop.
+            std::mem::forget(Arc::clone(&self.core));
+            return;
+        }
+        // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is lost.
+        if self.core.must_close_elsewhere() {
+            // The last handle went with a task that one of the engine's threads woke or dropped, or within a transaction.
+            Core::close_elsewhere(&self.core);
+        } else if self.core.closing.is_first() {
+            drop(self.core.close_first());
+        }
+    }
+}
+
+impl Engine {
+    /// Closes the file: no more claims are granted, what is queued is committed, the log is moved to the file.
+    ///
+    /// Other clones, scopes and claims may still be around; their calls fail with "closed" from now on. Claims that are out
+    /// can't be completed any more: their keys are interrupted when the file is opened again, and the number of them is
+    /// given here. To lose none, end them first. Only the first call closes; any other waits for it and gives the same result.
+    ///
+    /// # Errors
+    ///
+    /// When an earlier commit failed, or the file can't be brought up to date. Nothing acknowledged is lost by that: the next
+    /// opening finds it in the log.
+    pub fn close(self) -> Result<Closed, Failure> {
+        self.handle.close().map(|claims_left| Closed { claims_left })
+    }
+
+    /// [`close`](Self::close) for tasks, on any executor: a thread of its own does the work, and the task waits without blocking.
+    ///
+    /// Once the future was polled, closing goes on even if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`close`](Self::close).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # futures_executor::block_on(async {
+    /// let Begin::Fresh(claim) = engine.begin_async("key", Fingerprint::of("request")).await? else { panic!() };
+    /// claim.complete_async("reply").await?;
+    /// assert_eq!(engine.close_async().await?.claims_left, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn close_async(self) -> Result<Closed, Failure> {
+        self.handle.close_async().await.map(|claims_left| Closed { claims_left })
+    }
+}

@@ -1,0 +1,90 @@
+//! Preparing the log for a new opening of its file: what was replayed moves to the store, and the log is empty again.
+//!
+//! An opening does this before it answers anything. Where the disk is full the store can't take it. Then the engine opens all the same,
+//! for replaying results needs no space: it makes what it read from the log durable where it is, and the log is prepared later, by the
+//! first checkpoint that finds space. Until then the log has no space to reserve, so nothing is granted and nothing is appended.
+
+use crate::engine::core::maintenance::Unprepared;
+use crate::engine::core::options::CommitMode;
+use crate::engine::core::{Core, Counters};
+use crate::error::{Failure, IoFailure};
+use crate::store::{Batch, Meta, StoreError};
+use crate::sync::Arc;
+use crate::wal;
+use crate::wal::{Log, LogWriter};
+
+impl Core {
+    /// Moves what was replayed to the store and opens the log for writing, if that was not done before. For the holder of `maintenance`.
+    ///
+    /// # Errors
+    ///
+    /// Where the store or the log can't be written. Nothing that counts was changed then.
+    pub(in crate::engine) fn prepare(&self, unprepared: &mut Option<Unprepared>) -> Result<(), StoreError> {
+        let Some(Unprepared { path, id, last_seq }) = unprepared else { return Ok(()) };
+        let wanted = self.options.log_segment_bytes;
+        let found = self.log.get().filter(|log| log.segment_bytes() == wanted);
+        let bytes = found.as_ref().map(|log| log.bytes()).transpose().map_err(refused)?;
+        let kept = found.zip(bytes).filter(|(_, bytes)| *bytes >= wal::first_bytes(wanted));
+        let name = path.to_string_lossy();
+        if let Some((log, _)) = &kept {
+            // This syncs it, too: what the meta row is about to say of its length may be from right before a kill.
+            log.add_opening(&id.checksummer, self.store.meta().salt, self.opening).map_err(refused)?;
+        }
+        self.move_replayed(&name, kept.as_ref().map(|(_, bytes)| *bytes))?;
+        let (log, bytes) = if let Some(kept) = kept {
+            kept
+        } else {
+            let disk = &*self.options.disk;
+            // The one there was is over. Where this fails, it must not be missed at its path.
+            self.log.set(None);
+            let log = Log::create(disk, path, id, wanted, self.opening).map_err(refused)?;
+            let bytes = log.bytes().map_err(refused)?;
+            // Only now does the store rely on it.
+            self.move_replayed(&name, Some(bytes))?;
+            (Arc::new(log), bytes)
+        };
+        self.log.set(Some(Arc::clone(&log)));
+        let synced = self.options.commit_mode == CommitMode::Synced;
+        let checksummer = id.checksummer.clone();
+        let writer =
+            LogWriter::new(log, Arc::clone(&self.space), checksummer, self.opening, synced, *last_seq);
+        *unprepared = None;
+        self.commit.start(writer);
+        self.health.disk().log_has_room();
+        self.health.disk().store_has_room();
+        self.space.open(bytes);
+        Ok(())
+    }
+
+    /// Moves what was replayed to the store, which says from then on that this opening has a log with so many bytes of segments, or
+    /// that no log is needed. The old log is history by that, in one atomic step.
+    fn move_replayed(&self, name: &str, log_bytes: Option<u64>) -> Result<(), StoreError> {
+        let applied = self.or_poison(|| {
+            let (tail, now, limit) = (self.publisher.take_tail(), self.clock.now(), self.fences.limit());
+            let change = |meta: &mut Meta| {
+                self.stamp(meta);
+                meta.checkpointed_seq = tail.seq;
+                meta.fence_next = limit;
+                meta.salt = self.opening;
+                name.clone_into(&mut meta.opened_as.0);
+                meta.log_empty = log_bytes.is_none();
+                meta.log_buffered = self.options.commit_mode == CommitMode::Buffered;
+                meta.log_bytes = log_bytes.unwrap_or(0);
+            };
+            let batch = if tail.len() == 0 { Batch::default() } else { tail.batch(0) };
+            let lift = |from, tombstone: &_| self.index.pin_in_memory(from, tombstone);
+            self.store
+                .apply(None, &batch, now, change, lift)
+                .inspect_err(|_| self.publisher.put_tail_back(tail))
+        })?;
+        self.index.evict();
+        Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
+        applied.cold.iter().for_each(|record| self.index.drop_cached(record));
+        Ok(())
+    }
+}
+
+/// What it means that the log can't be prepared: on a full disk it is tried again.
+fn refused(failure: IoFailure) -> StoreError {
+    if failure.is_disk_full() { StoreError::Full(failure) } else { StoreError::Failed(Failure::Io(failure)) }
+}

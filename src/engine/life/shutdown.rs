@@ -1,0 +1,76 @@
+//! Shutdown: the last step of a close, which brings the file up to date and unlocks it.
+
+use crate::attempt::Ended;
+use crate::engine::background::commit_cost::RECLAIM_MIN;
+use crate::engine::core::Core;
+use crate::error::Failure;
+use crate::store::StoreError;
+
+impl Core {
+    /// Ends everything: refuses new work, commits the queue, moves the log to the store, closes it.
+    ///
+    /// Claims that are out stay behind; their keys are interrupted when the file is opened again. Gives their number.
+    pub(super) fn shut_down(&self) -> Result<usize, Failure> {
+        // Before the gate, so that a caller that was told "closed" finds readers refused as well.
+        self.store.refuse_table_readers();
+        // It may be shut already, where no thread could be had to close the file.
+        self.health.shut();
+        self.commit.close();
+        // Wakers run from here on, and may close the engine as well.
+        let _maintains = self.maintains();
+        self.reads.close();
+        self.space.wake();
+        // Before the wait for readers of tables: a reader may wait for a claim.
+        self.index.attempts_out().iter().for_each(|attempt| attempt.end(Ended::Closed));
+        // Without the maintenance lock: a reader may wait for a thread that waits for it.
+        self.store.await_table_readers();
+        // Waits for work in the background. No such work starts after this.
+        let maintenance = self.maintenance.lock();
+        let mut left = self.index.attempts_out();
+        for attempt in &left {
+            attempt.end(Ended::Closed);
+        }
+        if self.health.failure().is_none() {
+            left.retain(|attempt| !self.withdraw_at_close(attempt));
+        }
+        let flushed = match self.health.failure() {
+            // There was nothing to bring up to date.
+            Some(Failure::ReadOnly) => Ok(()),
+            Some(failure) => Err(failure.clone()),
+            // Even where a file was taken away: then that one is whole.
+            None => self.last_checkpoint().and_then(|()| self.taken_away().map_or(Ok(()), Err)),
+        };
+        // The log first: the next process that opens the store locks the log too.
+        let growing = self.maintenance.lock_growth();
+        let log = self.log.get();
+        let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
+        let closed = self.store.close();
+        drop((growing, maintenance));
+        flushed.and(unlocked).and(closed).map(|()| left.len())
+    }
+
+    fn last_checkpoint(&self) -> Result<(), Failure> {
+        let is_full = self.health.disk().of_store().is_some();
+        let ready = if is_full {
+            // Nothing is opened again while tables are read, and there is no later try.
+            self.store.await_table_readers();
+            self.store.reopen()
+        } else {
+            Ok(())
+        };
+        let tail = self.publisher.take_tail();
+        let applied = ready.and_then(|()| {
+            self.store_batch(None, &tail.batch(RECLAIM_MIN), |meta| {
+                meta.checkpointed_seq = tail.seq;
+                meta.fence_next = self.fences.next();
+                meta.log_empty = true;
+            })
+        });
+        match applied {
+            Ok(_) => Ok(()),
+            // The log has it all; the next opening tries again.
+            Err(StoreError::Full(failure)) => Err(Failure::Io(failure)),
+            Err(StoreError::Failed(failure)) => Err(failure),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Starting the engine's threads: each when it is first called.
+
+use std::io;
+
+use crate::clock::Deadline;
+use crate::commit::Duty;
+use crate::engine::background::{timekeeper, worker};
+use crate::engine::core::Core;
+use crate::engine::core::threads::ThreadRole;
+use crate::sync::{Arc, Ordering, spawn};
+use crate::task::notifier::Listener;
+
+type Body = fn(&Core, &Listener);
+
+fn body(role: ThreadRole) -> Body {
+    match role {
+        ThreadRole::Worker => worker::work,
+        ThreadRole::Leader => lead,
+        ThreadRole::Publisher => publish,
+        ThreadRole::Reader => read,
+        ThreadRole::Timekeeper => timekeeper::keep_time,
+    }
+}
+
+impl Core {
+    /// Starts the worker, and has every other thread start at its first call.
+    pub(in crate::engine) fn start_threads(core: &Arc<Self>) -> io::Result<()> {
+        for role in [ThreadRole::Leader, ThreadRole::Publisher, ThreadRole::Reader, ThreadRole::Timekeeper] {
+            let weak = Arc::downgrade(core);
+            core.threads.listener(role).start_when_called(move || {
+                if let Some(core) = weak.upgrade() {
+                    Self::summon(&core, role);
+                }
+            });
+        }
+        Self::hire(core, ThreadRole::Worker)
+    }
+
+    /// Starts a thread that was called. Where the system has none to give, the worker stands in, and the next call tries again.
+    fn summon(core: &Arc<Self>, role: ThreadRole) {
+        if Self::hire(core, role).is_err() {
+            core.threads.is_short.store(true, Ordering::Release);
+            core.worker.notify();
+        }
+    }
+
+    fn hire(core: &Arc<Self>, role: ThreadRole) -> io::Result<()> {
+        let (listener, mut threads) = (core.threads.listener(role), core.threads.started.lock());
+        if threads.is_dismissed || !listener.take_up() {
+            return Ok(());
+        }
+        let (theirs, listens) = (Arc::clone(core), Arc::clone(listener));
+        let started = spawn(role.name(), move || body(role)(&theirs, &listens));
+        threads.handles.push(started.inspect_err(|_| listener.lay_down())?);
+        Ok(())
+    }
+
+    /// Does the work of threads that could not be started; gives the time until which there is nothing to do. For the worker.
+    pub(in crate::engine) fn stand_in(&self) -> Deadline {
+        if !self.threads.is_short.load(Ordering::Acquire) {
+            return Deadline::NEVER;
+        }
+        self.keep_time();
+        let next = self.commit.lead_if_called(Duty::BesideOthers);
+        self.commit.publish_what_is_written();
+        self.reads.serve(&self.store);
+        next.min(self.next_end())
+    }
+}
+
+/// The thread that leads commits where no caller does.
+fn lead(core: &Core, listener: &Listener) {
+    while listener.wait(core.commit.lead_if_called(Duty::Sole)) && core.health.is_open() {}
+}
+
+/// The thread that publishes while the leader has the next group to write.
+fn publish(core: &Core, listener: &Listener) {
+    while listener.wait(Deadline::NEVER) && core.health.is_open() {
+        core.commit.publish_what_is_written();
+    }
+}
+
+/// The thread that reads records for tasks.
+fn read(core: &Core, listener: &Listener) {
+    while listener.wait(Deadline::NEVER) && core.health.is_open() {
+        core.reads.serve(&core.store);
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+mod tests {
+    use super::*;
+    use futures_executor::block_on;
+
+    use crate::Begin;
+    use crate::Engine;
+    use crate::Fingerprint;
+    use crate::Status;
+    use crate::sync::Ordering;
+    use crate::sync::without_threads;
+
+    #[test]
+    fn where_no_thread_can_be_started_the_worker_does_the_work_of_all() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("x.idem");
+        let engine = Engine::options().cache_bytes(0).open(&path).unwrap();
+        without_threads(|| {
+            let request = Fingerprint::of("request");
+            let Ok(Begin::Fresh(claim)) = block_on(engine.begin_async("key", request)) else { panic!() };
+            block_on(claim.complete_async("reply")).unwrap();
+            engine.checkpoint().unwrap();
+            assert!(matches!(block_on(engine.get_async("key")), Ok(Status::Done(_))));
+        });
+        // The worker, which may start threads here, may have called for one by now.
+        assert!(engine.handle.core().threads.is_short.load(Ordering::Acquire));
+        // The next call tries again.
+        let Ok(Begin::Fresh(claim)) = block_on(engine.begin_async("other", Fingerprint::of(""))) else {
+            panic!()
+        };
+        block_on(claim.release_async()).unwrap();
+        assert!(engine.handle.core().threads.started.lock().handles.len() >= 2);
+        engine.close().unwrap();
+    }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
+        let engine = Engine::options().disk(&crate::sim::SimDisk::new()).stepped().open("x.idem").unwrap();
+        for body in [worker::work, lead, publish, read, timekeeper::keep_time] {
+            let (_, listener) = crate::task::notifier::Notifier::pair();
+            body(engine.handle.core(), &listener);
+        }
+    }
+}
