@@ -1,5 +1,6 @@
 //! One attempt at an operation: what the engine knows of a claim, from the grant until a later attempt takes its place.
 
+mod ends;
 mod hand_over;
 pub(crate) mod interruption;
 mod parts;
@@ -10,7 +11,7 @@ pub(crate) use parts::AttemptParts;
 
 use std::time::Duration;
 
-use crate::clock::{Deadline, millis};
+use crate::clock::millis;
 use crate::codec::{EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::key::Digest;
@@ -360,47 +361,6 @@ impl Attempt {
 
     pub(crate) fn info(&self) -> AttemptInfo {
         AttemptInfo { fence: self.fence, attempt: self.number, started: self.started }
-    }
-
-    /// Tells all who wait how it ended. Only the first call counts.
-    pub(crate) fn end(&self, how: Ended) {
-        let mut ended = self.ended.lock();
-        if ended.is_none() {
-            *ended = Some(how);
-        }
-        drop(ended);
-        self.woken.notify_all();
-        // Who comes too late for this sees the end, for it looks under the lock after it made the list.
-        if let Some(tasks) = self.tasks.get() {
-            tasks.wake_all();
-        }
-    }
-
-    /// Waits for the end, as a task. In a forked child there will be none.
-    pub(crate) async fn ended(&self, is_forked: impl Fn() -> bool) -> Ended {
-        let ended = || {
-            if is_forked() {
-                return Some(Ended::Failed(Box::new(Failure::Forked)));
-            }
-            self.ended.lock().clone()
-        };
-        self.tasks.get_or_init(Box::default).until(ended).await
-    }
-
-    /// Waits for the end; `None` when the deadline passes first.
-    pub(crate) fn wait(&self, deadline: Deadline) -> Option<Ended> {
-        let mut ended = self.ended.lock();
-        while ended.is_none() {
-            match deadline.instant() {
-                Some(at) => {
-                    if self.woken.wait_until(&mut ended, at).timed_out() {
-                        break;
-                    }
-                }
-                None => self.woken.wait(&mut ended),
-            }
-        }
-        ended.clone()
     }
 }
 

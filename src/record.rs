@@ -1,16 +1,17 @@
 //! What a completed key holds.
 
+mod body;
 mod location;
 mod outcome;
 mod rest;
 pub(crate) mod retention;
 pub(crate) mod tombstone;
 
+pub use body::Body;
 pub(crate) use location::{RecordLocation, Relocation};
 pub use outcome::Outcome;
 
 use std::fmt;
-use std::ops::Deref;
 
 use triomphe::ThinArc;
 
@@ -183,12 +184,6 @@ impl Record {
     #[must_use]
     pub fn is_body_kept(&self) -> bool {
         self.0.header.header.body_kept
-    }
-
-    /// The stored reply as an owned buffer that shares this record's memory; see [`Body`].
-    #[must_use]
-    pub fn into_body(self) -> Body {
-        Body(self)
     }
 
     /// The fingerprint of the request that ran.
@@ -368,46 +363,6 @@ impl fmt::Debug for Record {
             .field("attempt", &self.attempt())
             .field("completed_ms", &self.completed().as_millis())
             .finish_non_exhaustive()
-    }
-}
-
-/// A record's body as an owned, shared buffer: no copy is made on the way into a response.
-///
-/// It is `AsRef<[u8]> + Send + 'static`, which is all that `bytes::Bytes` asks of an owner:
-///
-/// ```
-/// # use idemkv::{Begin, Engine, Fingerprint};
-/// # let dir = tempfile::tempdir()?;
-/// # let engine = Engine::open(dir.path().join("x.idem"))?;
-/// # let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
-/// let record = claim.complete("reply")?;
-/// let at = record.body().as_ptr();
-/// let bytes = bytes::Bytes::from_owner(record.into_body());
-/// assert_eq!(bytes, "reply");
-/// assert_eq!(bytes.as_ptr(), at); // the same memory
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone)]
-pub struct Body(Record);
-
-/// Its length.
-impl fmt::Debug for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Body({} bytes)", self.as_ref().len())
-    }
-}
-
-impl AsRef<[u8]> for Body {
-    fn as_ref(&self) -> &[u8] {
-        self.0.body()
-    }
-}
-
-impl Deref for Body {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.0.body()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every synchronisation primitive the engine uses, from one place, so that a scheduler for model
 //! checking can be slotted in here and nowhere else.
 //!
-//! `--cfg idemkv_shuttle` and `--cfg idemkv_loom` do that; see `model`. `tests/schedules/` says how to run the first of them, `src/models.rs` the second.
+//! `--cfg idemkv_shuttle` and `--cfg idemkv_loom` do that; see `model`. `tests/schedules/` says how to run the first of them, `src/models/` the second.
 
 use std::cell::Cell;
 use std::io;

@@ -1,3 +1,5 @@
+//! The engine's clock over stops, sleeps, jumps and reboots.
+
 use super::deadline::now;
 use super::*;
 

@@ -10,7 +10,8 @@ mod handles;
 mod life;
 mod unwind;
 
-pub use self::core::options::{CommitMode, Options, Verify};
+pub use self::core::modes::{CommitMode, Verify};
+pub use self::core::options::Options;
 #[cfg(feature = "sim")]
 pub use background::worker::Stepped;
 pub use calls::end_many::End;

@@ -22,6 +22,7 @@ mod load;
 mod long_reads;
 mod merge;
 mod meta;
+mod opened;
 mod opening;
 mod owned;
 mod refusal;

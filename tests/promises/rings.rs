@@ -265,6 +265,9 @@ fn collect(folder: &Path, module: &Module, files: &mut BTreeMap<Module, String>)
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let child = [module.as_slice(), std::slice::from_ref(&stem)].concat();
+        if path.is_dir() && matches!(stem.as_str(), "models" | "tests") {
+            continue;
+        }
         if path.is_dir() {
             collect(&path, &child, files);
         } else if !matches!(stem.as_str(), "models" | "tests" | "cache_tests") {

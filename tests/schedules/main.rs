@@ -11,7 +11,7 @@
 //!
 //! Time passes when a test moves its clock, and in no other way. So whoever is not woken waits for ever, which the scheduler reports, and
 //! is not saved by a timeout or by the worker's tick. What callers are told of a key is noted and must come from one call after the other,
-//! as in `tests/linear/`. Not seen: reordering of memory by processors (each atomic is taken for sequentially consistent; `src/models.rs`
+//! as in `tests/linear/`. Not seen: reordering of memory by processors (each atomic is taken for sequentially consistent; `src/models/`
 //! looks at that), and what goes on within redb, where nobody is interrupted.
 
 #![cfg(idemkv_shuttle)]

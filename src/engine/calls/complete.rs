@@ -1,6 +1,8 @@
 //! The ends of a claim that its holder calls: complete, fail, release.
 
-use super::ending::{EndRequest, Ending, released};
+use super::end_request::EndRequest;
+use super::ending::Ending;
+use super::pending_end::released;
 use crate::engine::handles::claim::Claim;
 use crate::engine::handles::completion::Completion;
 use crate::error::EndError;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::batch::CALLS_MAX;
-use super::ending::{Completing, EndRejected, EndRequest, PendingEnd, released};
+use super::completing::Completing;
+use super::end_request::EndRequest;
+use super::pending_end::{EndRejected, PendingEnd, released};
 use crate::clock::Deadline;
 use crate::engine::handles::claim::Claim;
 use crate::engine::handles::completion::Completion;

@@ -7,7 +7,7 @@ use crate::attempt::Ended;
 use crate::clock::QueueTimeout;
 use crate::codec::Entry;
 use crate::commit::Ticket;
-use crate::engine::core::publisher::Op;
+use crate::engine::core::op::Op;
 use crate::engine::core::{Core, ended_by};
 use crate::engine::handles::claim::Claim;
 use crate::error::{CommitError, Failure};

@@ -5,7 +5,7 @@ use crate::attempt::Attempt;
 use crate::attempt::progress::Progress;
 use crate::codec::{Entry, ProgressRow};
 use crate::commit::Ticket;
-use crate::engine::core::publisher::Op;
+use crate::engine::core::op::Op;
 use crate::engine::core::{Core, Counters};
 use crate::engine::handles::claim::Claim;
 use crate::error::{ClaimError, CommitError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::ending::EndRequest;
+use super::end_request::EndRequest;
 use crate::Fingerprint;
 use crate::clock::Deadline;
 use crate::engine::handles::claim::{Begin, Claim};

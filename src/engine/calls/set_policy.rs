@@ -2,8 +2,8 @@
 
 use crate::codec::{Entry, ScopeRow};
 use crate::engine::core::namespace::SCOPE_MAX;
+use crate::engine::core::op::Op;
 use crate::engine::core::policies::SCOPES_MAX;
-use crate::engine::core::publisher::Op;
 use crate::engine::core::{Core, Counters};
 use crate::error::{CommitError, KeyError, SetPolicyError};
 use crate::observer::Event;

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::ending::EndRequest;
+use super::end_request::EndRequest;
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::Ended;
 use crate::engine::core::{CallWorker, Core};

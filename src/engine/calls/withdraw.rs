@@ -7,7 +7,8 @@
 use crate::attempt::{Attempt, Ended};
 use crate::codec::{Entry, IntentRow};
 use crate::engine::core::Core;
-use crate::engine::core::publisher::{Op, vacated_entry};
+use crate::engine::core::op::Op;
+use crate::engine::core::publisher::vacated_entry;
 use crate::error::CommitError;
 use crate::index::{Change, Slot};
 use crate::state::{Event, decide};

@@ -3,9 +3,9 @@
 //! Whoever publishes comes through here with each group, and recovery with each frame it replays.
 
 use super::ending_proof::EndingProof;
+use super::op::Op;
 use super::policies::Policies;
-use crate::attempt::progress::Progress;
-use crate::attempt::{Attempt, Ended, HandOver};
+use crate::attempt::{Attempt, Ended};
 use crate::clock::EngineClock;
 use crate::codec::{Entry, VacatedRow};
 use crate::commit::Publish;
@@ -13,48 +13,10 @@ use crate::error::Failure;
 use crate::index::{Change, Index, Slot};
 use crate::key::Digest;
 use crate::log_tail::{KeyState, LogTail};
-use crate::policy::Policy;
 use crate::record::Record;
 use crate::state::{Event, Fence, decide};
 use crate::sync::{Arc, Mutex};
 use crate::{Timestamp, fork};
-
-/// An entry of the log, as the engine sees it.
-#[derive(Debug)]
-pub(crate) enum Op {
-    /// A claim was granted.
-    Granted(Arc<Attempt>),
-    /// A claim was completed or failed.
-    Completed(Arc<Attempt>, Record),
-    /// A claim was released, or what was known of a key forgotten; a forgotten record would have been remembered until then.
-    Vacated(Arc<Attempt>, Option<Timestamp>),
-    /// A claim was released that followed an interruption, which stands.
-    Returned(Arc<Attempt>, Timestamp),
-    /// The progress of a claim was saved, or the claim handed over as a token; the attempt knows.
-    Noted(Arc<Attempt>),
-    /// The progress of a claim was saved, in a log that is replayed.
-    Progress(Digest, Fence, Progress),
-    /// A claim was handed over as a token, in a log that is replayed.
-    Detached(Digest, Fence, HandOver),
-    /// A scope was given a policy. Boxed, so that all the others are no larger than they need be.
-    PolicySet(Box<(Box<[u8]>, Policy)>),
-    /// Time went by.
-    Mark,
-}
-
-impl Op {
-    fn digest(&self) -> Option<Digest> {
-        match self {
-            Self::Granted(attempt)
-            | Self::Completed(attempt, _)
-            | Self::Vacated(attempt, _)
-            | Self::Returned(attempt, _)
-            | Self::Noted(attempt) => Some(attempt.digest),
-            Self::Progress(digest, ..) | Self::Detached(digest, ..) => Some(*digest),
-            Self::PolicySet(_) | Self::Mark => None,
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Publisher {
@@ -321,9 +283,11 @@ pub(in crate::engine) fn vacated_entry(attempt: &Attempt, forgotten_until: Optio
 mod tests {
     use super::*;
     use crate::attempt::AttemptParts;
+    use crate::attempt::HandOver;
     use crate::clock::TimeSource;
     use crate::record::RecordParts;
     use crate::state::Phase;
+    use crate::{Policy, Progress};
 
     const KEY: Digest = Digest::from_u128(7);
 

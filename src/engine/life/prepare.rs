@@ -5,7 +5,7 @@
 //! first checkpoint that finds space. Until then the log has no space to reserve, so nothing is granted and nothing is appended.
 
 use crate::engine::core::maintenance::Unprepared;
-use crate::engine::core::options::CommitMode;
+use crate::engine::core::modes::CommitMode;
 use crate::engine::core::{Core, Counters};
 use crate::error::{Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};

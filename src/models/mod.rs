@@ -7,12 +7,9 @@
 //!
 //! Small as they are, the larger ones have too many orders: those look at all with up to so many changes of thread that were not forced.
 
-use std::sync::atomic::AtomicU64 as UnseenU64;
-use std::task::{Context, Waker};
-use std::time::Duration;
-
-use loom::model::Builder;
-use loom::thread::spawn;
+mod attempts;
+mod lookups;
+mod waiting;
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, AttemptParts, Ended};
@@ -31,6 +28,11 @@ use crate::task::timers::Timers;
 use crate::task::wait_list::WaitList;
 use crate::task::wait_queue::Priority;
 use crate::wal::{Geometry, Identity, Log, LogSpace, LogWriter, Request, Reservation};
+use loom::model::Builder;
+use loom::thread::spawn;
+use std::sync::atomic::AtomicU64 as UnseenU64;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 /// Runs a model in every order with at most so many changes of thread that were not forced; in every order at all where there is no limit.
 fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
@@ -44,212 +46,6 @@ fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync +
         body();
     });
     println!("evidence: models::{name} | {} | loom executions", runs.load(Ordering::Relaxed));
-}
-
-#[test]
-fn a_task_that_waits_is_woken_by_whoever_changes_the_answer() {
-    model("wakers", None, || {
-        let shared = Arc::new((WaitList::default(), AtomicBool::new(false)));
-        let theirs = Arc::clone(&shared);
-        let other = spawn(move || {
-            theirs.1.store(true, Ordering::Release);
-            theirs.0.wake_all();
-        });
-        park_on(shared.0.until(|| shared.1.load(Ordering::Acquire).then_some(())));
-        other.join().unwrap();
-    });
-}
-
-#[test]
-fn two_tasks_that_wait_are_both_woken_though_a_third_gives_up() {
-    model("wakers_of_two", Some(3), || {
-        let shared = Arc::new((WaitList::default(), AtomicBool::new(false)));
-        let wait = |shared: Arc<(WaitList, AtomicBool)>| {
-            spawn(move || park_on(shared.0.until(|| shared.1.load(Ordering::Acquire).then_some(()))))
-        };
-        let waiting = [wait(Arc::clone(&shared)), wait(Arc::clone(&shared))];
-        {
-            let mut given_up = Box::pin(shared.0.until(|| None::<()>));
-            assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        }
-        shared.1.store(true, Ordering::Release);
-        shared.0.wake_all();
-        waiting.into_iter().for_each(|thread| thread.join().unwrap());
-    });
-}
-
-#[test]
-fn a_bell_that_rings_before_anybody_listens_is_heard() {
-    model("notifier", Some(3), || {
-        let (notifier, listener) = Notifier::pair();
-        let work = Arc::new(AtomicUsize::new(0));
-        let ring = |notifier: Notifier, work: Arc<AtomicUsize>| {
-            spawn(move || {
-                work.fetch_add(1, Ordering::Release);
-                notifier.notify();
-            })
-        };
-        let others = [ring(notifier.clone(), Arc::clone(&work)), ring(notifier, Arc::clone(&work))];
-        let mut seen = 0;
-        // Once nobody is left to ring, everything that was rung for has been seen.
-        while listener.wait(Deadline::NEVER) {
-            seen = work.load(Ordering::Acquire);
-        }
-        assert_eq!(seen, 2);
-        others.into_iter().for_each(|other| other.join().unwrap());
-    });
-}
-
-#[cfg(feature = "serde")]
-#[test]
-fn an_answer_reaches_whoever_waits_for_it_and_so_does_its_absence() {
-    for answers in [true, false] {
-        model("reply", None, move || {
-            let (replier, awaited) = crate::task::reply::pair();
-            let other = spawn(move || if answers { replier.send(7) } else { drop(replier) });
-            assert_eq!(park_on(awaited.get()), answers.then_some(7));
-            other.join().unwrap();
-        });
-    }
-}
-
-fn attempt(fence: u64) -> Attempt {
-    Attempt::new(AttemptParts { digest: Digest::from_u128(fence.into()), ..AttemptParts::example(fence) })
-}
-
-#[test]
-fn an_attempt_ends_once_and_everybody_is_told_the_same() {
-    model("attempt", Some(3), || {
-        let attempt = Arc::new(attempt(1));
-        let ends = |ended: Ended| {
-            let attempt = Arc::clone(&attempt);
-            spawn(move || attempt.end(ended))
-        };
-        let others = [ends(Ended::Vacated), ends(Ended::Interrupted)];
-        let as_task = park_on(attempt.ended(|| false));
-        let Some(as_thread) = attempt.wait(Deadline::NEVER) else { panic!("it has ended") };
-        others.into_iter().for_each(|other| other.join().unwrap());
-        let last = attempt.wait(Deadline::NEVER);
-        let is_vacated = |ended: &Ended| matches!(ended, Ended::Vacated);
-        assert_eq!(is_vacated(&as_task), is_vacated(&as_thread));
-        assert!(last.is_some_and(|last| is_vacated(&last) == is_vacated(&as_task)));
-    });
-}
-
-#[test]
-fn a_thread_that_waits_for_an_end_is_woken() {
-    model("attempt_of_a_thread", None, || {
-        let attempt = Arc::new(attempt(1));
-        let theirs = Arc::clone(&attempt);
-        let other = spawn(move || theirs.end(Ended::Vacated));
-        assert!(matches!(attempt.wait(Deadline::NEVER), Some(Ended::Vacated)));
-        other.join().unwrap();
-    });
-}
-
-#[test]
-fn an_interruption_is_dated_once() {
-    model("interruption", None, || {
-        let attempt = Arc::new(attempt(1));
-        let theirs = Arc::clone(&attempt);
-        let other = spawn(move || theirs.interrupt(Timestamp::from_millis(1)));
-        attempt.interrupt(Timestamp::from_millis(2));
-        let seen = attempt.interrupted();
-        other.join().unwrap();
-        assert!(seen.is_some() && attempt.interrupted() == seen);
-    });
-}
-
-#[test]
-fn whoever_sees_a_records_place_sees_what_was_written_before_it() {
-    model("place", None, || {
-        let record = Record::new(&RecordParts::example(1), None);
-        let directory = Arc::new(AtomicUsize::new(0));
-        let (theirs, written) = (record.clone(), Arc::clone(&directory));
-        // As a checkpoint does: the block is in the directory before a record says that it lies there.
-        let other = spawn(move || {
-            written.store(1, Ordering::Relaxed);
-            theirs.set_location(RecordLocation::new(1, 0));
-            theirs.take_touch();
-        });
-        record.touch();
-        if record.location().is_some() {
-            assert_eq!(directory.load(Ordering::Relaxed), 1);
-        }
-        other.join().unwrap();
-    });
-}
-
-/// The fence of a record of which a thread keeps a copy.
-fn asks(hot: &mut ThreadCache, index: &Index) -> Option<u64> {
-    let digest = RecordParts::example(0).digest;
-    hot.replay(index, digest, &|_| true).map(|record| record.fence().get())
-}
-
-/// The fence of the record that the index has.
-fn looks(index: &Index) -> Option<u64> {
-    match index.get(RecordParts::example(0).digest) {
-        Slot::Cached(record, _) => Some(record.fence().get()),
-        _ => None,
-    }
-}
-
-fn becomes(index: &Index, slot: Slot) {
-    index.change(RecordParts::example(0).digest, |_| (Change::Set(slot), ()));
-}
-
-fn durable(fence: u64) -> Slot {
-    Slot::cached(Record::new(&RecordParts::example(fence), Some(RecordLocation::new(1, 0))))
-}
-
-#[test]
-fn a_thread_that_keeps_a_record_sees_every_change_that_it_could_know_of() {
-    model("hot_key", None, || {
-        let shared = Arc::new((Index::new(1, 0, Timestamp::default()), AtomicUsize::new(0)));
-        becomes(&shared.0, durable(1));
-        let theirs = Arc::clone(&shared);
-        let other = spawn(move || {
-            becomes(&theirs.0, Slot::Vacant);
-            theirs.1.store(1, Ordering::Release);
-            becomes(&theirs.0, durable(2));
-            theirs.1.store(2, Ordering::Release);
-        });
-        // How far the key has come: the first record, none, the second one.
-        let step = |fence: Option<u64>| fence.map_or(1, |fence| 2 * (fence as usize - 1));
-        let mut hot = ThreadCache::new();
-        let mut last = 0;
-        let sees = |last: &mut usize, how: &str, seen: usize| {
-            assert!(seen >= *last, "{how}: {seen} after {last}");
-            *last = seen;
-        };
-        // The first one keeps a copy, and the second one is answered from it, before, between or after the changes.
-        for _ in 0..2 {
-            sees(&mut last, "by the copy", step(asks(&mut hot, &shared.0)));
-            let told = shared.1.load(Ordering::Acquire);
-            last = last.max(told);
-            sees(&mut last, "by the lock", step(looks(&shared.0)));
-        }
-        sees(&mut last, "by the copy", step(asks(&mut hot, &shared.0)));
-        other.join().unwrap();
-        assert_eq!(asks(&mut hot, &shared.0), Some(2));
-    });
-}
-
-#[test]
-fn replays_of_kept_records_are_all_counted_though_a_tally_changes_hands() {
-    model("tallies", None, || {
-        let index = Arc::new(Index::new(1, 0, Timestamp::default()));
-        becomes(&index, durable(1));
-        let replays = |index: Arc<Index>| {
-            spawn(move || {
-                let mut hot = ThreadCache::new();
-                (0..3).for_each(|_| assert_eq!(asks(&mut hot, &index), Some(1)));
-            })
-        };
-        let others = [replays(Arc::clone(&index)), replays(Arc::clone(&index))];
-        others.into_iter().for_each(|other| other.join().unwrap());
-        assert_eq!(index.hits().replayed, 6);
-    });
 }
 
 const SEGMENT: u64 = 4_096;

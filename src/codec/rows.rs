@@ -1,0 +1,185 @@
+//! Rows: what entries of the log, and rows of the store, say.
+
+use bincode::{BorrowDecode, Encode};
+
+use super::bad_bytes::BadBytes;
+use super::names::check_names;
+use crate::key::Digest;
+use crate::record::{Outcome, Record, RecordParts};
+use crate::state::{Fence, Lifetime};
+use crate::{Fingerprint, Timestamp};
+
+/// A claim that was granted and, as far as this row knows, has not ended.
+#[derive(Clone, Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct IntentRow<'a> {
+    pub(crate) digest: u128,
+    pub(crate) scope: &'a [u8],
+    pub(crate) key: &'a [u8],
+    pub(crate) fingerprint: [u8; 32],
+    pub(crate) fence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) started_ms: u64,
+    pub(crate) ttl_ms: u64,
+    pub(crate) remembered_ms: u64,
+    /// The attempt before this one, if it was interrupted.
+    pub(crate) earlier: Option<EarlierRow>,
+    /// Since when the claim is known to be dead.
+    pub(crate) interrupted_ms: Option<u64>,
+    /// The claim was released and did nothing: it is the earlier attempt that may have.
+    pub(crate) returned: bool,
+    pub(crate) lease_ms: Option<u64>,
+    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
+    pub(crate) unresolved_ms: Option<u64>,
+    /// The claim was handed over as a token: until when it is good although no process holds it, and the opening in which that was done.
+    pub(crate) detached: Option<(u64, u64)>,
+    /// Its progress, in the store. In the log it has entries of its own.
+    pub(crate) progress: Option<&'a [u8]>,
+}
+
+/// The progress of a claim.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct ProgressRow<'a> {
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// A claim that was handed over as a token.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct DetachedRow {
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    /// Until when it is good.
+    pub(crate) until_ms: u64,
+    /// The salt of the opening in which it was handed over.
+    pub(crate) opening: u64,
+}
+
+/// A claim, as a token names it.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct TokenRow<'a> {
+    pub(crate) file_id: [u8; 16],
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    /// The salt of the opening in which the claim was handed over.
+    pub(crate) opening: u64,
+    pub(crate) scope: &'a [u8],
+}
+
+/// A scope and its policy.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct ScopeRow<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) policy: PolicyRow,
+}
+
+/// A policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub(crate) struct PolicyRow {
+    pub(crate) ttl_ms: u64,
+    pub(crate) tombstone_ms: Option<u64>,
+    pub(crate) refuse: bool,
+    pub(crate) unresolved_ms: Option<u64>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) lease_ms: Option<u64>,
+    pub(crate) intents: bool,
+    pub(crate) relaxed_ms: Option<u64>,
+    pub(crate) max_in_flight: Option<u32>,
+}
+
+/// An earlier attempt that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct EarlierRow {
+    pub(crate) fence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) started_ms: u64,
+    pub(crate) interrupted_ms: u64,
+}
+
+/// A record, but for the digest of its key, which everybody who looks for it has.
+///
+/// Times are spans from the one before, which need few bytes. They wrap: a row holds any times, also those that make no sense.
+#[derive(Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct CompletionRow<'a> {
+    pub(crate) scope: &'a [u8],
+    pub(crate) key: &'a [u8],
+    pub(crate) fingerprint: [u8; 32],
+    pub(crate) fence: u64,
+    pub(crate) attempt: u32,
+    pub(crate) failed: bool,
+    pub(crate) started_ms: u64,
+    /// From the start to the completion.
+    pub(crate) took_ms: u64,
+    /// From the completion until the body expires.
+    pub(crate) ttl_ms: u64,
+    /// From then until the key is no longer remembered.
+    pub(crate) tombstone_ms: u64,
+    pub(crate) body_kept: bool,
+    pub(crate) body: &'a [u8],
+}
+
+/// A key that is vacant again.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct VacatedRow {
+    pub(crate) digest: u128,
+    pub(crate) fence: u64,
+    /// For a forgotten record: until when it would have been remembered.
+    pub(crate) forgotten_until_ms: Option<u64>,
+}
+
+impl<'a> From<&'a Record> for CompletionRow<'a> {
+    fn from(record: &'a Record) -> Self {
+        let parts = record.parts();
+        let [started, completed, expires, remembered_until] =
+            [parts.started, parts.completed, parts.lifetime.expires, parts.lifetime.remembered_until]
+                .map(Timestamp::as_millis);
+        Self {
+            scope: parts.scope,
+            key: parts.key,
+            fingerprint: *parts.fingerprint.as_bytes(),
+            fence: parts.fence.get(),
+            attempt: parts.attempt,
+            failed: parts.outcome == Outcome::Failure,
+            started_ms: started,
+            took_ms: completed.wrapping_sub(started),
+            ttl_ms: expires.wrapping_sub(completed),
+            tombstone_ms: remembered_until.wrapping_sub(expires),
+            body_kept: parts.body_kept,
+            body: parts.body,
+        }
+    }
+}
+
+impl<'a> CompletionRow<'a> {
+    /// The same record without its body.
+    pub(crate) fn without_body(self) -> Self {
+        Self { body_kept: false, body: &[], ..self }
+    }
+
+    pub(crate) fn parts(&self, digest: Digest) -> Result<RecordParts<'a>, BadBytes> {
+        check_names(self.scope, self.key)?;
+        let completed = self.started_ms.wrapping_add(self.took_ms);
+        let expires = completed.wrapping_add(self.ttl_ms);
+        let remembered_until = expires.wrapping_add(self.tombstone_ms);
+        if remembered_until < expires || (!self.body_kept && !self.body.is_empty()) {
+            return Err(BadBytes("a record that contradicts itself".to_owned()));
+        }
+        Ok(RecordParts {
+            digest,
+            scope: self.scope,
+            key: self.key,
+            fingerprint: Fingerprint::from_bytes(self.fingerprint),
+            fence: Fence::new(self.fence),
+            attempt: self.attempt,
+            outcome: if self.failed { Outcome::Failure } else { Outcome::Success },
+            started: Timestamp::from_millis(self.started_ms),
+            completed: Timestamp::from_millis(completed),
+            lifetime: Lifetime {
+                expires: Timestamp::from_millis(expires),
+                remembered_until: Timestamp::from_millis(remembered_until),
+            },
+            body_kept: self.body_kept,
+            body: self.body,
+        })
+    }
+}

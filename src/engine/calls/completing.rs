@@ -1,0 +1,266 @@
+//! Ends of claims on their way: checked, given log space, and handed over to the log.
+
+use super::end_request::EndRequest;
+use super::ending::{Ending, EndingState};
+use super::pending_end::{EndRejected, PendingEnd};
+use crate::attempt::{Attempt, Ended};
+use crate::clock::Deadline;
+use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
+use crate::engine::core::ended_by;
+use crate::engine::core::ending_proof::{EndingProof, take_for_ending};
+use crate::engine::core::op::Op;
+use crate::engine::core::publisher::vacated_entry;
+use crate::engine::handles::claim::Claim;
+use crate::engine::handles::completion::Completion;
+use crate::engine::handles::handle::Handle;
+use crate::error::{ClaimError, CommitError, EndError};
+use crate::index::Slot;
+use crate::observer::EndKind;
+use crate::policy::Durability;
+use crate::record::{Outcome, Record};
+use crate::sync::Arc;
+use crate::task::caller::{Caller, block};
+use crate::wal::frame::entry_bytes_max;
+
+impl Claim {
+    /// `None` where the log need not know.
+    pub(super) fn hand_over_release(mut self, caller: Caller) -> Result<Option<PendingEnd>, EndRejected> {
+        if let Err(forked) = self.core().health.check_process() {
+            return Err(EndRejected::Other(EndError::new(CommitError::Failed(forked).into(), Some(self))));
+        }
+        if let Err(inside) = self.core().check_blocking(caller) {
+            return Err(EndRejected::Other(EndError::new(inside.into(), Some(self))));
+        }
+        let taken = self.start_ending()?;
+        let core = self.core();
+        let attempt = Arc::clone(&self.attempt);
+        let vacates = attempt.earlier.is_none() || self.terms.resolves;
+        // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
+        if !self.terms.logged && attempt.earlier.is_none() {
+            core.put_back(&attempt, Slot::Vacant);
+            core.leases.forget(&attempt);
+            attempt.end(Ended::Vacated);
+            return Ok(None);
+        }
+        if vacates {
+            let entry = vacated_entry(&attempt, None);
+            return self.hand_over(caller, &entry, Op::Vacated(attempt, None), taken).map(Some);
+        }
+        // What this claim knows of itself says nothing of the attempt before it.
+        let now = core.clock.now();
+        let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
+        let entry = Entry::Intent(row).encoded();
+        self.hand_over(caller, &entry, Op::Returned(attempt, now), taken).map(Some)
+    }
+
+    pub(super) fn finish(self, result: EndRequest<'_>) -> Result<Record, EndError> {
+        self.start_completing(Caller::Thread, result).wait()
+    }
+
+    pub(super) fn finish_async(self, result: EndRequest<'_>) -> Ending<Record> {
+        match self.start_completing(Caller::Task, result) {
+            Completing::PendingEnd(handed, record) => Ending(EndingState::PendingEnd(Some((handed, record)))),
+            slow @ (Completing::Waits(..) | Completing::Superseded(..) | Completing::Refused(_)) => {
+                Ending::slowly(slow.acknowledged(Caller::Task))
+            }
+        }
+    }
+
+    /// Hands the outcome over, if that needs no waiting.
+    pub(super) fn start_completing(mut self, caller: Caller, result: EndRequest<'_>) -> Completing {
+        let body_len = result.kept().len();
+        if let Err(refused) = self.check(result) {
+            return Completing::Refused(EndError::new(refused, Some(self)));
+        }
+        if let Err(inside) = self.core().check_blocking(caller) {
+            return Completing::Refused(EndError::new(inside.into(), Some(self)));
+        }
+        let needed = self.room_for(body_len);
+        if self.permit.lacks(needed) > 0 {
+            if caller != Caller::Thread {
+                return Completing::Waits(self, result.outcome, result.body.into(), result.completion);
+            }
+            if let Err(refused) = block(self.secure_room(caller, body_len, None)) {
+                return Completing::Refused(EndError::new(refused, Some(self)));
+            }
+        }
+        self.hand_over_result(caller, result).into()
+    }
+
+    /// Whether a result may be stored.
+    pub(super) fn check(&self, result: EndRequest<'_>) -> Result<(), ClaimError> {
+        self.core().health.check_process().map_err(CommitError::Failed)?;
+        result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
+        self.check_body(result.kept().len())
+    }
+
+    /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
+    pub(super) fn start_ending(&mut self) -> Result<EndingProof, EndRejected> {
+        self.is_over = true;
+        let taken = take_for_ending(&self.core().index, &self.core().clock, &self.attempt);
+        taken.ok_or_else(|| EndRejected::Superseded(self.handle(), Arc::clone(&self.attempt)))
+    }
+
+    /// Takes back that it is ending: nothing was written.
+    pub(super) fn undo_end(&mut self) {
+        self.is_over = false;
+        self.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
+        // Its lease may have been found ended, and let alone because the claim was ending.
+        self.core().watch(&self.attempt);
+    }
+
+    /// Bytes of log that a completion with a body of so many bytes takes.
+    fn room_for(&self, body_len: usize) -> u64 {
+        let names = self.attempt.scope().len() + self.attempt.key().len();
+        entry_bytes_max(ENTRY_OVERHEAD_MAX + names + body_len) as u64
+    }
+
+    pub(super) fn check_body(&self, len: usize) -> Result<(), ClaimError> {
+        let options = &self.core().options;
+        // A key that is longer than is granted today leaves less.
+        let beside_key = options.key_and_body_max().saturating_sub(self.attempt.key().len());
+        let max = options.max_body_bytes.min(beside_key);
+        if len > max { Err(ClaimError::BodyTooLarge { len, max }) } else { Ok(()) }
+    }
+
+    /// Sees to it that a completion with a body of so many bytes has room.
+    async fn secure_room(
+        &mut self,
+        caller: Caller,
+        body_len: usize,
+        deadline: Option<Deadline>,
+    ) -> Result<(), ClaimError> {
+        let needed = self.room_for(body_len);
+        self.permit.raise(caller, needed, deadline).await.map_err(ClaimError::Commit)
+    }
+
+    /// Hands the outcome to the log. It was checked, and room was made for it.
+    fn hand_over_result(
+        mut self,
+        caller: Caller,
+        result: EndRequest<'_>,
+    ) -> Result<(PendingEnd, Record), EndRejected> {
+        let taken = self.start_ending()?;
+        let record = result.record(&self.attempt, self.core().clock.now());
+        let entry = Entry::Completion(record.digest().as_u128(), CompletionRow::from(&record)).encoded();
+        // What is flushed later calls nobody now.
+        let relaxed = matches!(self.terms.durability, Durability::Relaxed(_));
+        let caller = if relaxed { Caller::Thread } else { caller };
+        let op = Op::Completed(Arc::clone(&self.attempt), record.clone());
+        let handed = self.hand_over(caller, &entry, op, taken)?;
+        handed.claim.count_outcome(&record);
+        if let Durability::Relaxed(within) = handed.claim.terms.durability {
+            handed.claim.core().commit.flush_within(within);
+        }
+        Ok((handed, record))
+    }
+
+    /// Counts a result of the claim that the log, or the store, has.
+    pub(super) fn count_outcome(&self, record: &Record) {
+        let end = match record.outcome() {
+            Outcome::Success => EndKind::Completed,
+            Outcome::Failure => EndKind::Failed,
+        };
+        self.core().count_end(&self.attempt, end, record.body().len());
+    }
+
+    /// Hands a release over that its caller asked for.
+    pub(super) fn start_releasing(self, caller: Caller) -> Result<Option<PendingEnd>, EndRejected> {
+        let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
+        let handed = self.hand_over_release(caller)?;
+        handle.core().count_end(&attempt, EndKind::Released, 0);
+        Ok(handed)
+    }
+
+    /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
+    fn hand_over(
+        mut self,
+        caller: Caller,
+        entry: &[u8],
+        op: Op,
+        taken: EndingProof,
+    ) -> Result<PendingEnd, EndRejected> {
+        let handle = self.handle();
+        match handle.core().commit.append_end(caller, entry, op, self.reservation(), taken) {
+            Ok(ticket) => {
+                self.core().leases.forget(&self.attempt);
+                Ok(PendingEnd { claim: self, ticket })
+            }
+            Err(error @ CommitError::Failed(_)) => {
+                self.core().leases.forget(&self.attempt);
+                self.attempt.end(ended_by(&error));
+                Err(EndRejected::Other(EndError::new(ClaimError::Commit(error), None)))
+            }
+            Err(error @ (CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback)) => {
+                self.undo_end();
+                Err(EndRejected::Other(EndError::new(ClaimError::Commit(error), Some(self))))
+            }
+        }
+    }
+}
+
+/// A completion on its way.
+#[derive(Debug)]
+pub(super) enum Completing {
+    /// The log has it.
+    PendingEnd(PendingEnd, Record),
+    /// It needs more log space than it has.
+    Waits(Claim, Outcome, Box<[u8]>, Completion),
+    /// The claim is not the current one.
+    Superseded(Arc<Handle>, Arc<Attempt>),
+    Refused(EndError),
+}
+
+impl Completing {
+    /// Has it written soon.
+    pub(super) fn call_leader(&self) {
+        if let Self::PendingEnd(handed, _) = self {
+            handed.call_leader();
+        }
+    }
+
+    /// Waits until it may be acknowledged, as a thread.
+    pub(super) fn wait(self) -> Result<Record, EndError> {
+        match self {
+            Self::PendingEnd(handed, record) => handed.wait().map(|()| record),
+            slow @ (Self::Waits(..) | Self::Superseded(..) | Self::Refused(_)) => {
+                block(slow.acknowledged(Caller::Thread))
+            }
+        }
+    }
+
+    /// Waits for log space, where it needs more than it has, and hands it over then.
+    pub(super) async fn with_room(self, caller: Caller, deadline: Option<Deadline>) -> Self {
+        let Self::Waits(mut claim, outcome, body, completion) = self else { return self };
+        let result = EndRequest { outcome, body: &body, completion };
+        match claim.secure_room(caller, result.kept().len(), deadline).await {
+            Ok(()) => claim.hand_over_result(caller, result).into(),
+            Err(refused) => Self::Refused(EndError::new(refused, Some(claim))),
+        }
+    }
+
+    /// Waits until it may be acknowledged.
+    pub(super) async fn acknowledged(self, caller: Caller) -> Result<Record, EndError> {
+        let ready = match self {
+            Self::Waits(..) => self.with_room(caller, None).await,
+            Self::PendingEnd(..) | Self::Superseded(..) | Self::Refused(_) => self,
+        };
+        let refusal = match ready {
+            Self::PendingEnd(handed, record) => return handed.acknowledged(caller).await.map(|()| record),
+            Self::Superseded(handle, attempt) => EndRejected::Superseded(handle, attempt),
+            Self::Refused(error) => EndRejected::Other(error),
+            Self::Waits(..) => unreachable!("it was handed over, or refused"),
+        };
+        Err(refusal.explained(caller).await)
+    }
+}
+
+impl From<Result<(PendingEnd, Record), EndRejected>> for Completing {
+    fn from(handed: Result<(PendingEnd, Record), EndRejected>) -> Self {
+        match handed {
+            Ok((handed, record)) => Self::PendingEnd(handed, record),
+            Err(EndRejected::Superseded(handle, attempt)) => Self::Superseded(handle, attempt),
+            Err(EndRejected::Other(error)) => Self::Refused(error),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Commits: what they write, drop and move, and what is left when one fails.
+
+use super::*;
+
+#[test]
+fn a_block_stays_while_one_of_its_keys_is_about_to_change() {
+    let store = new_store(&SimDisk::new());
+    let (record, place) = stored(&store, 7);
+    assert_eq!(reclaim(&store, EXPIRED, false), 0);
+    assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+    assert_eq!(reclaim(&store, EXPIRED, true), 1);
+    assert!(store.read(place, record.digest()).unwrap().is_none(), "its tombstone is elsewhere");
+    assert_eq!(store.meta().blocks, 1);
+}
+
+#[test]
+fn what_is_no_longer_remembered_when_it_is_to_be_stored_is_left_out() {
+    let store = new_store(&SimDisk::new());
+    let batch = |n| Batch { records: vec![record(n)], ..Batch::default() };
+    let just_before = Timestamp::from_millis(FORGETTABLE.as_millis() - 1);
+    apply(&store, &batch(1), just_before, true).unwrap();
+    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+    let next = store.meta().block_next;
+    apply(&store, &batch(2), FORGETTABLE, true).unwrap();
+    assert_eq!((store.keys_hint(), store.meta().blocks, store.meta().block_next), (1, 1, next));
+    stored(&store, 3);
+    assert_eq!((store.keys_hint(), store.meta().blocks), (2, 2));
+}
+
+/// Block numbers would be given out twice.
+#[test]
+fn a_commit_that_failed_and_is_there_after_all_stops_writes_but_not_reads() {
+    for lost in [false, true] {
+        let store = new_store(&SimDisk::new());
+        let (record, place) = stored(&store, 7);
+        alter(&store, |transaction| {
+            let mut table = transaction.open_table(META).unwrap();
+            if lost {
+                table.remove(META_ROW).unwrap();
+            } else {
+                let row = Meta { block_next: 99, ..store.meta() }.encode();
+                table.insert(META_ROW, row.as_slice()).unwrap();
+            }
+        });
+        assert!(matches!(store.reopen(), Err(StoreError::Failed(_))));
+        assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+        assert!(matches!(apply(&store, &Batch::default(), NOW, true), Err(StoreError::Failed(_))));
+        assert!(store.read(place, record.digest()).unwrap().is_some());
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn what_is_dropped_is_counted_no_longer() {
+    let store = new_store(&SimDisk::new());
+    (1..4).for_each(|n| drop(stored(&store, n)));
+    assert_eq!((store.keys_hint(), store.meta().blocks), (3, 3));
+    assert_eq!(reclaim(&store, FORGETTABLE, true), 3);
+    assert_eq!((store.keys_hint(), store.meta().blocks), (0, 0));
+}
+
+/// A key that is remembered until this very moment need not move on.
+#[test]
+fn what_moves_on_is_what_is_still_to_be_remembered() {
+    let store = new_store(&SimDisk::new());
+    let until = |n: u64, until: u64| {
+        let lifetime = Lifetime { expires: EXPIRED, remembered_until: Timestamp::from_millis(until) };
+        let digest = Digest::from_u128(n.into());
+        Record::new(&RecordParts { digest, lifetime, ..RecordParts::example(n) }, None)
+    };
+    let records = vec![until(1, 3_000), until(2, 3_001)];
+    apply(&store, &Batch { records, ..Batch::default() }, NOW, true).unwrap();
+    assert_eq!((store.keys_hint(), store.meta().blocks), (2, 1));
+    assert_eq!(reclaim(&store, Timestamp::from_millis(3_000), true), 1);
+    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+}
+
+/// What forgets a key hides the blocks before, not that of the record that came with it.
+#[test]
+fn a_record_that_came_with_a_forgetting_of_its_key_moves_on() {
+    for with in [true, false] {
+        let store = new_store(&SimDisk::new());
+        let forgotten = vec![(Digest::from_u128(7), FORGETTABLE)];
+        let batch = |records| Batch { records, forgotten: forgotten.clone(), ..Batch::default() };
+        if with {
+            apply(&store, &batch(vec![record(7)]), NOW, true).unwrap();
+        } else {
+            stored(&store, 7);
+            apply(&store, &batch(Vec::new()), NOW, true).unwrap();
+        }
+        assert_eq!(reclaim(&store, EXPIRED, true), 1);
+        assert_eq!(store.keys_hint(), usize::from(with));
+    }
+}
+
+/// redb takes no more writes after it.
+#[test]
+fn an_error_of_what_others_wrote_is_told_when_they_give_up() {
+    const THEIRS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("theirs");
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    // More than redb keeps in memory, so it goes to the disk before the commit.
+    let write_much = |begun: &OpenTransaction| -> Result<(), redb::Error> {
+        let tables = begun.tables();
+        let mut table = tables.open_table(THEIRS).unwrap();
+        (0..100).try_for_each(|n| {
+            table.insert(n, vec![7; 40_000].as_slice()).map(drop).map_err(redb::Error::from)
+        })
+    };
+    let begun = store.begin().unwrap();
+    write_much(&begun).unwrap();
+    store.abort(begun).unwrap();
+    let begun = store.begin().unwrap();
+    disk.fault_at(disk.operations(), DiskFault::Error);
+    assert!(write_much(&begun).is_err());
+    assert!(store.abort(begun).is_err());
+}
+
+/// What a failed sync left behind only the next opening may find out.
+#[test]
+fn after_a_failed_sync_nothing_is_written_until_the_file_is_opened_again() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    disk.fail_syncs(Some(".idem"));
+    assert!(apply(&store, &Batch::default(), NOW, true).is_err());
+    disk.fail_syncs(None);
+    let operations = disk.operations();
+    for _ in 0..2 {
+        assert!(matches!(apply(&store, &Batch::default(), NOW, true), Err(StoreError::Failed(_))));
+        assert!(matches!(store.begin().map(|_| ()), Err(StoreError::Failed(_))));
+    }
+    assert_eq!(disk.operations(), operations);
+    assert!(store.read(place, record.digest()).unwrap().is_some());
+}
+
+#[test]
+fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
+    let mut failed = 0;
+    for read in 0.. {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        let places: Vec<_> = (1..5).map(|n| stored_with(&store, n, &b"body".repeat(3_000)).1).collect();
+        store.close().unwrap();
+        drop(store);
+        let store = open(&disk);
+        // Reads no block from memory.
+        store.reopen().unwrap();
+        let first = disk.reads();
+        disk.fail_read(first + read);
+        let pinned = Cell::new(Vec::new());
+        let pin = |from, tombstone: &Record| {
+            let mut all = pinned.take();
+            all.push((from, tombstone.clone()));
+            pinned.set(all);
+            Relocation::Moved
+        };
+        let batch = Batch { reclaim_max: 9 << 20, ..Batch::default() };
+        let applied = store.apply(None, &batch, EXPIRED, |_| (), pin);
+        if disk.reads() <= first + read {
+            assert!(applied.is_ok());
+            break;
+        }
+        let pinned = pinned.take();
+        if applied.is_err() {
+            failed += pinned.len();
+            assert!(pinned.iter().all(|(from, tombstone)| tombstone.location() == Some(*from)));
+            for (place, n) in places.iter().zip(1..) {
+                is_known(&store, *place, n);
+            }
+        } else {
+            assert_eq!(pinned.len(), places.len());
+        }
+    }
+    assert!(failed > 0, "no read failed after the first block");
+}
+
+/// What is found at a place after a checkpoint failed that would have dropped its block; whether that is known.
+#[track_caller]
+fn is_known(store: &Store, place: RecordLocation, n: u64) -> bool {
+    match store.read(place, Digest::from_u128(n.into())) {
+        Ok(Some(found)) => {
+            assert_eq!(found.body(), b"body".repeat(found.body().len().max(4) / 4));
+            true
+        }
+        Err(ReadError::Io(failure)) => {
+            assert!(failure.to_string().contains("a failed checkpoint may have moved"), "{failure}");
+            false
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// To be told of damage where there is none makes people restore backups.
+#[test]
+fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
+    let mut found = HashMap::new();
+    for (fault, is_stopped) in [(Some(DiskFault::Late), false), (Some(DiskFault::Late), true), (None, false)]
+    {
+        for number in 0.. {
+            let disk = SimDisk::new();
+            let store = new_store(&disk);
+            let (_, place) = stored(&store, 7);
+            store.reopen().unwrap();
+            let (operations, reads) = (disk.operations() + number, disk.reads() + number);
+            match fault {
+                Some(fault) => disk.fault_at(operations, fault),
+                None => disk.fail_read(reads),
+            }
+            let applied = apply(&store, &Batch { reclaim_max: 9 << 20, ..Batch::default() }, EXPIRED, true);
+            let is_over =
+                if fault.is_some() { disk.operations() <= operations } else { disk.reads() <= reads };
+            if is_over {
+                break;
+            }
+            if applied.is_err() {
+                if is_stopped {
+                    stop(&store);
+                }
+                *found.entry(is_known(&store, place, 7)).or_insert(0) += 1;
+            }
+        }
+    }
+    assert!(found[&true] > 3 && found[&false] > 1, "{found:?}");
+}

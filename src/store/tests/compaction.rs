@@ -1,0 +1,84 @@
+//! Compaction, and closing.
+
+use super::*;
+
+#[test]
+fn compaction_waits_for_whoever_reads_tables_and_for_a_database_that_takes_writes() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    let operations = disk.operations();
+    assert!(!store.read_tables(|_| store.compact().unwrap()).unwrap());
+    assert_eq!(disk.operations(), operations);
+    stop(&store);
+    let operations = disk.operations();
+    assert!(!store.compact().unwrap());
+    assert_eq!(disk.operations(), operations, "a view is not compacted");
+    store.reopen().unwrap();
+    assert!(store.compact().unwrap());
+    assert!(disk.operations() > operations);
+    assert!(store.read(place, record.digest()).unwrap().is_some());
+}
+
+#[test]
+fn a_compaction_that_fails_loses_nothing() {
+    let mut failed = 0;
+    for operation in 0.. {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        let records: Vec<_> = (1..20).map(|n| stored(&store, n)).collect();
+        let half = Batch { reclaim_max: store.directory.read().file_bytes() / 2, ..Batch::default() };
+        assert_eq!(apply(&store, &half, EXPIRED, true).unwrap().reclaimed, 10);
+        let first = disk.operations();
+        disk.fault_at(first + operation, DiskFault::Error);
+        let compacted = store.compact();
+        if disk.operations() <= first + operation {
+            break;
+        }
+        failed += usize::from(compacted.is_err());
+        for (record, place) in &records[10..] {
+            assert!(store.read(*place, record.digest()).unwrap().is_some(), "after operation {operation}");
+        }
+        drop(store.close());
+        drop(store);
+        let store = open(&disk);
+        for (record, place) in &records[10..] {
+            assert!(store.read(*place, record.digest()).unwrap().is_some(), "after operation {operation}");
+        }
+    }
+    assert!(failed > 0);
+}
+
+#[test]
+fn what_is_live_is_not_known_of_a_file_with_tables_of_others() {
+    const THEIRS: TableDefinition<'_, u64, u64> = TableDefinition::new("theirs");
+    for others in [false, true] {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        if others {
+            alter(&store, |transaction| drop(transaction.open_table(THEIRS).unwrap()));
+        }
+        store.close().unwrap();
+        let store = open(&disk);
+        assert_eq!(store.live_bytes(), (!others).then_some(0));
+    }
+}
+
+#[test]
+fn a_closed_store_refuses_everything_and_lets_its_file_be() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    store.close().unwrap();
+    let other = open(&disk);
+    let operations = disk.operations();
+    assert!(matches!(store.read(place, record.digest()), Err(ReadError::Closed)));
+    assert!(matches!(store.read_tables(|_| ()), Err(ReadError::Closed)));
+    assert!(matches!(store.reopen(), Err(StoreError::Failed(_))));
+    assert!(matches!(store.begin().map(|_| ()), Err(StoreError::Failed(_))));
+    assert!(matches!(apply(&store, &Batch::default(), NOW, true), Err(StoreError::Failed(_))));
+    store.compact().unwrap();
+    store.close().unwrap();
+    assert_eq!(disk.operations(), operations);
+    assert!(other.read(place, record.digest()).unwrap().is_some());
+}

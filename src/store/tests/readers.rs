@@ -1,0 +1,131 @@
+//! Readers while the database stops and is opened again.
+
+use super::*;
+
+#[test]
+fn whoever_finds_the_database_stopped_takes_the_view_that_another_has_opened_meanwhile() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let tries = Cell::new(0);
+    let reads = Cell::new(0);
+    let read = store.access.read(|database| {
+        tries.set(tries.get() + 1);
+        if tries.get() == 1 {
+            stop(&store);
+            reads.set(disk.reads());
+            return Err(broken());
+        }
+        assert_eq!(disk.reads(), reads.get(), "the view is not opened twice");
+        read_meta(path(), database).map_err(BackendError::from_open_error)
+    });
+    assert_eq!((read.unwrap(), tries.get()), (meta(), 2));
+}
+
+#[test]
+fn a_read_is_not_tried_for_ever() {
+    let store = new_store(&SimDisk::new());
+    let tries = Cell::new(0);
+    let read: Result<(), _> = store.access.read(|_| {
+        tries.set(tries.get() + 1);
+        Err(broken())
+    });
+    assert!(matches!(read, Err(ReadError::Io(_))));
+    assert_eq!(tries.get(), 3);
+    assert!(store.access.read(|_| Ok(())).is_ok(), "the next one finds what there is");
+}
+
+#[test]
+fn a_record_is_found_as_soon_as_it_has_a_place() {
+    let store = new_store(&SimDisk::new());
+    let (sender, receiver) = mpsc::sync_channel::<Record>(1);
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            for record in receiver {
+                let place = iter::repeat_with(|| record.location()).flatten().next().unwrap();
+                assert!(store.read(place, record.digest()).unwrap().is_some());
+            }
+        });
+        for _ in 0..20 {
+            // So many that all are told their places in a time in which somebody reads the first.
+            let records: Vec<_> = (0..5_000).map(record).collect();
+            sender.send(records[0].clone()).unwrap();
+            apply(&store, &Batch { records, ..Batch::default() }, NOW, true).unwrap();
+        }
+        drop(sender);
+    });
+}
+
+/// Ends the readers of a test, however it ends.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn readers_and_a_writer_that_open_the_database_again_do_not_disturb_each_other() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    let is_over = AtomicBool::new(false);
+    let read = || match store.read(place, record.digest()) {
+        Ok(found) => assert_eq!(found.unwrap().body(), b"body"),
+        // Others may have stopped all that it was given.
+        Err(error) => assert!(matches!(error, ReadError::Io(_)), "{error}"),
+    };
+    thread::scope(|threads| {
+        let over = Over(&is_over);
+        for _ in 0..3 {
+            threads.spawn(|| {
+                while !is_over.load(Ordering::Acquire) {
+                    disk.fail_read(disk.reads());
+                    read();
+                }
+            });
+        }
+        for _ in 0..20 {
+            // One that fails leaves it to the next.
+            let opened = store.access.reopen(|_| {
+                threads.spawn(read);
+                (0..10).for_each(|_| thread::yield_now());
+                Ok(())
+            });
+            drop(opened);
+            drop(store.compact());
+        }
+        drop(over);
+    });
+    disk.mend();
+    store.reopen().unwrap();
+    assert!(store.read(place, record.digest()).unwrap().is_some());
+    store.close().unwrap();
+    drop(store);
+    let mut keys = 0;
+    open(&disk).load(vec![|found: &[Stored]| keys += found.len()], |_| (), |_, _| ()).unwrap();
+    assert_eq!(keys, 1);
+}
+
+#[test]
+fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_was_cut_off() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored(&store, 7);
+    disk.crash_at(disk.operations());
+    assert!(apply(&store, &Batch::default(), NOW, true).is_err() && disk.crashed());
+    let stopped: Result<(), _> = store.access.read(|_| Err(broken()));
+    assert!(matches!(stopped, Err(ReadError::Io(_))));
+    for _ in 0..2 {
+        assert!(matches!(store.read(place, record.digest()), Err(ReadError::Io(_))));
+    }
+    disk.restart_process();
+    assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+
+    assert!(disk.truncate(path(), 100));
+    let stopped: Result<(), _> = store.access.read(|_| Err(broken()));
+    assert!(matches!(stopped, Err(ReadError::Damaged(_))), "{stopped:?}");
+    is_damage(store.read(place, record.digest()), "");
+    assert!(!disk.truncate(Path::new("y.idem"), 0), "there is no such file");
+    store.close().unwrap();
+}
