@@ -175,6 +175,11 @@ impl LogSpace {
         wakeups.wake();
     }
 
+    /// Whether the log is shorter than `bytes_max`, and can grow.
+    pub(crate) fn may_grow(&self, bytes_max: u64) -> bool {
+        (1..bytes_max).contains(&self.state.lock().bytes)
+    }
+
     /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `bytes_max`, once all that is queued is
     /// written, and moved to the store.
     pub(crate) fn may_come(&self, bytes: u64, bytes_max: u64) -> bool {

@@ -1,5 +1,7 @@
 //! Claims that are handed over by a token.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::common::{Machine, done, fresh, poll, request, run};
@@ -267,4 +269,25 @@ fn a_hand_over_that_a_full_log_has_no_room_for_gives_the_claim_back() {
         refused += 1;
     }
     assert!(refused > 0, "there was room each time");
+}
+
+#[test]
+fn a_claim_is_not_taken_up_after_a_commit_that_failed_while_it_waited_for_log_space() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let token = fresh(&jobs(&engine), "key").into_token().unwrap();
+    machine.kill(engine);
+    let engine = machine.open();
+    let mut others = Vec::new();
+    while let Ok(Begin::Fresh(claim)) = engine.begin(format!("{}", others.len()), request()) {
+        others.push(claim);
+    }
+    let scope = engine.scope("jobs");
+    let mut resumed = pin!(scope.resume_async(&token));
+    assert!(poll(resumed.as_mut()).is_pending());
+    machine.disk.fail_syncs(Some("-wal"));
+    others.pop().unwrap().complete("reply").unwrap_err();
+    drop(others);
+    let answer = poll(resumed.as_mut());
+    assert!(matches!(answer, Poll::Ready(Err(TokenError::Begin(BeginError::Failed(_))))), "{answer:?}");
 }

@@ -4,9 +4,9 @@
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::common::{Machine, TTL, default_scope, done, fresh, poll, request};
+use crate::common::{Machine, TTL, default_scope, done, fresh, poll, request, small};
 use crate::helpers::claims_until_refused;
-use idemkv::sim::{CrashKind, DiskFault};
+use idemkv::sim::{CrashKind, DiskFault, SimDisk};
 use idemkv::{Begin, BeginError, ClaimError, CommitError, CommitMode, Durability, Engine, Status};
 
 #[test]
@@ -183,6 +183,23 @@ fn a_failed_checkpoint_stops_grants_but_not_completions() {
     assert!(engine.close().is_err());
     machine.disk.reboot(CrashKind::DropAll);
     assert_eq!(done(&default_scope(&machine.open()), "key").body(), b"reply");
+}
+
+/// With threads: the worker makes the log longer while the claims wait.
+#[test]
+fn after_a_failed_checkpoint_the_log_grows_for_results_that_are_longer_than_was_reserved() {
+    for _ in 0..5 {
+        let disk = SimDisk::new();
+        let options = small(Engine::options()).reserve_bytes(0).log_bytes(16 << 20);
+        let engine = options.disk(&disk).open("x.idem").unwrap();
+        let scope = default_scope(&engine);
+        let claims: Vec<_> = (0..300).map(|n| fresh(&scope, &n.to_string())).collect();
+        disk.fail_syncs(Some(".idem"));
+        assert!(engine.checkpoint().is_err());
+        for claim in claims {
+            claim.complete(vec![7; 4_000]).unwrap();
+        }
+    }
 }
 
 /// A begin waits for log space. Then a sync of the log, or of the store, fails, and claims that end give their space to it.

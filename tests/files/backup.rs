@@ -1,11 +1,12 @@
 //! Backups of engines at work, on a simulated disk.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::common::{Machine, default_scope, done, fresh, request};
 use idemkv::sim::{CrashKind, DiskFault};
 use idemkv::tables::redb::{ReadableTable, TableDefinition};
-use idemkv::{BackupError, Begin, CommitError, Completion, Engine, OpenError, Status};
+use idemkv::{BackupError, Begin, CommitError, Completion, Durability, Engine, OpenError, Status};
 
 const COPY: &str = "copy.idem";
 const TABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("ours");
@@ -301,4 +302,38 @@ fn one_backup_is_made_at_a_time_and_closing_ends_one() {
         Err(other) => panic!("{other}"),
     }
     assert!(!dir.path().join("copy-unfinished").exists());
+}
+
+#[test]
+fn a_backup_has_what_was_acknowledged_before_it_was_durable() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let policy = engine.policy().durability(Durability::Relaxed(Duration::from_secs(60)));
+    let scope = engine.set_policy("clicks", policy).unwrap();
+    assert!(!fresh(&scope, "key").complete("reply").unwrap().is_durable());
+    engine.backup(COPY).unwrap();
+    let copy = open_copy(&machine);
+    assert_eq!(done(&copy.scope("clicks"), "key").body(), b"reply");
+}
+
+#[test]
+fn a_backup_on_a_full_disk_says_that_it_is_full_and_not_that_the_engine_stopped() {
+    let tried = |fault: Option<u64>| {
+        let machine = Machine::default();
+        let engine = filled(&machine);
+        let before = machine.disk.operations();
+        if let Some(at) = fault {
+            machine.disk.fault_at(before + at, DiskFault::Full);
+        }
+        let made = engine.backup(COPY);
+        (machine.disk.operations() - before, made, engine.stats().has_failed)
+    };
+    let (operations, made, _) = tried(None);
+    made.unwrap();
+    for at in 0..operations {
+        let (_, made, has_failed) = tried(Some(at));
+        if let Err(BackupError::Commit(error)) = &made {
+            assert_eq!(matches!(error, CommitError::Failed(_)), has_failed, "operation {at}: {error}");
+        }
+    }
 }

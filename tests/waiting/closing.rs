@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::pin::pin;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Machine, default_scope, done, fresh, poll, ready};
+use crate::common::{Machine, default_scope, done, fresh, poll, ready, request, small};
 use futures_executor::block_on;
-use idemkv::{BeginError, Closed, Engine};
+use idemkv::sim::SimDisk;
+use idemkv::{Begin, BeginError, Closed, Engine};
 
 #[test]
 fn a_task_that_closes_gets_what_a_thread_gets_and_the_file_can_be_opened_at_once() {
@@ -18,7 +20,7 @@ fn a_task_that_closes_gets_what_a_thread_gets_and_the_file_can_be_opened_at_once
     let scope = default_scope(&engine);
     let claim = fresh(&scope, "key");
     assert_eq!(block_on(engine.close_async()).unwrap(), Closed { claims_left: 1 });
-    assert!(matches!(scope.begin("key", crate::common::request()), Err(BeginError::Closed)));
+    assert!(matches!(scope.begin("key", request()), Err(BeginError::Closed)));
     let again = Engine::open(&path).unwrap();
     again.close().unwrap();
     drop(claim);
@@ -113,7 +115,7 @@ fn an_engine_in_a_thread_local_is_closed_when_its_thread_ends() {
 
 /// Returns once the engine takes no calls any more: somebody closes it.
 fn wait_until_it_is_shut(engine: &Engine) {
-    while !matches!(engine.begin("nothing", crate::common::request()), Err(BeginError::Closed)) {
+    while !matches!(engine.begin("nothing", request()), Err(BeginError::Closed)) {
         thread::yield_now();
     }
 }
@@ -258,9 +260,7 @@ fn a_reader_of_tables_that_waits_for_a_claim_is_told_of_the_close_that_waits_for
     let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
     let scope = engine.scope("");
     let claim = fresh(&scope, "key");
-    let Ok(idemkv::Begin::InFlight(pending)) = scope.begin("key", crate::common::request()) else {
-        panic!("it is out")
-    };
+    let Ok(idemkv::Begin::InFlight(pending)) = scope.begin("key", request()) else { panic!("it is out") };
     let (reads, is_read) = mpsc::channel();
     let reader = engine.clone();
     let reader = thread::spawn(move || {
@@ -274,4 +274,82 @@ fn a_reader_of_tables_that_waits_for_a_claim_is_told_of_the_close_that_waits_for
     assert_eq!(engine.close().unwrap(), Closed { claims_left: 1 });
     assert!(matches!(reader.join().unwrap(), Err(BeginError::Closed)));
     drop(claim);
+}
+
+/// Calls something when it is woken, once.
+struct OnWake(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Wake for OnWake {
+    fn wake(self: Arc<Self>) {
+        let call = self.0.lock().unwrap().take();
+        if let Some(call) = call {
+            call();
+        }
+    }
+}
+
+fn on_wake(call: impl FnOnce() + Send + 'static) -> Waker {
+    Waker::from(Arc::new(OnWake(Mutex::new(Some(Box::new(call))))))
+}
+
+/// A commit fails, and one of those who are told takes its time. Meanwhile another thread closes, and wakes a task that waits for a
+/// place in the queue: its waker closes as well.
+#[test]
+fn a_waker_that_a_close_wakes_may_close_the_engine_while_a_failure_is_told() {
+    let disk = SimDisk::new();
+    let engine = small(Engine::options()).queue_entries(1).disk(&disk).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let held = fresh(&scope, "held");
+    let Ok(Begin::InFlight(pending)) = scope.begin("held", request()) else { panic!("it is held") };
+    let (syncs, goes_on, tells, woken) = (Flag::default(), Flag::default(), Flag::default(), Flag::default());
+    let (at, until) = (syncs.clone(), goes_on.clone());
+    disk.before_syncs(move |name| {
+        if name.ends_with("-wal") {
+            at.set();
+            until.wait();
+        }
+    });
+    let (at, until) = (tells.clone(), woken.clone());
+    let slow = on_wake(move || {
+        at.set();
+        until.wait();
+    });
+    let mut waits = pin!(pending.wait_async());
+    assert!(waits.as_mut().poll(&mut Context::from_waker(&slow)).is_pending());
+    let mut first = pin!(scope.begin_async("first", request()));
+    assert!(poll(first.as_mut()).is_pending());
+    syncs.wait();
+    let mut second = pin!(scope.begin_async("second", request()));
+    assert!(poll(second.as_mut()).is_pending());
+    let (theirs, at) = (engine.clone(), woken.clone());
+    let closes = on_wake(move || {
+        at.set();
+        drop(theirs.close());
+    });
+    let mut third = pin!(scope.begin_async("third", request()));
+    assert!(third.as_mut().poll(&mut Context::from_waker(&closes)).is_pending());
+    disk.fail_syncs(Some("-wal"));
+    goes_on.set();
+    tells.wait();
+    let (closed, is_closed) = mpsc::channel();
+    thread::spawn(move || closed.send(engine.close().is_err()));
+    assert_eq!(is_closed.recv_timeout(Duration::from_secs(20)), Ok(true), "the commit failed");
+    drop(held);
+}
+
+/// A flag that a thread can wait for.
+#[derive(Clone, Default)]
+struct Flag(Arc<(Mutex<bool>, Condvar)>);
+
+impl Flag {
+    fn set(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let guard = self.0.0.lock().unwrap();
+        let waited = self.0.1.wait_timeout_while(guard, Duration::from_secs(10), |is_set| !*is_set).unwrap();
+        assert!(*waited.0, "nobody sets it");
+    }
 }

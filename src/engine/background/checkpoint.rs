@@ -7,18 +7,18 @@ use crate::Timestamp;
 use crate::engine::core::disk_full::RETRY_AFTER;
 use crate::engine::core::maintenance::MaintenanceState;
 use crate::engine::core::{CallWorker, Core, Counters};
-use crate::error::{Busy, CommitError, Failure};
+use crate::error::{Busy, CommitError};
 use crate::record::Record;
 use crate::store::{Applied, Batch, Meta, OpenTransaction, StoreError};
 
 impl Core {
     /// Checkpoints now, due or not.
-    pub(in crate::engine) fn checkpoint_on_request(&self) -> Result<(), Failure> {
+    pub(in crate::engine) fn checkpoint_on_request(&self) -> Result<(), CommitError> {
         if self.has_maintenance_lock() {
             // This thread makes a checkpoint, or is in a transaction that is one.
             return Ok(());
         }
-        self.health.check_process()?;
+        self.health.check_process().map_err(CommitError::Failed)?;
         let _afterwards = CallWorker(self);
         let mut maintenance = self.maintenance.lock();
         let _maintains = self.maintains();
@@ -27,8 +27,11 @@ impl Core {
         if self.is_closed() || self.or_poison(|| self.checkpoint(&mut maintenance)) {
             return Ok(());
         }
-        let failure = self.health.failure().cloned();
-        failure.or_else(|| self.health.disk().of_store().map(Failure::Io)).map_or(Ok(()), Err)
+        if let Some(failure) = self.health.failure() {
+            return Err(CommitError::Failed(failure.clone()));
+        }
+        let full = self.health.disk().of_store();
+        full.map_or(Ok(()), |failure| Err(CommitError::Busy(Busy::DiskFull(failure))))
     }
 
     /// Moves the content of the log to the store and frees its segments; drops expired blocks on the way.

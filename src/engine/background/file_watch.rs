@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::Timestamp;
 use crate::engine::core::Core;
 use crate::error::Failure;
+use crate::sync::Arc;
 
 /// How often the worker looks whether the files are still where they were opened.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ impl Core {
             return Some(Failure::TakenAway(self.store.path().to_owned()));
         }
         let log = self.log.get()?;
-        log.is_taken_away().then(|| Failure::TakenAway(log.path().to_owned()))
+        // A log that is made anew is let go before its successor gets the name.
+        let is_ours = || self.log.get().is_some_and(|current| Arc::ptr_eq(&current, &log));
+        (log.is_taken_away() && is_ours()).then(|| Failure::TakenAway(log.path().to_owned()))
     }
 }

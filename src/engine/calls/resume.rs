@@ -111,10 +111,7 @@ impl Core {
         scope: &ScopeInner,
         token: &ClaimToken,
     ) -> Result<Claim, TokenError> {
-        self.health.check().map_err(BeginError::from)?;
-        if let Some(failure) = self.commit.failure() {
-            return Err(BeginError::Failed(failure.clone()).into());
-        }
+        self.may_resume()?;
         let row = self.open_token(token)?;
         if row.scope != scope.name() {
             return Err(TokenError::OtherScope);
@@ -130,12 +127,23 @@ impl Core {
             | Slot::Stored { .. } => 0,
         };
         let more = self.reserve(caller, more).await.map_err(BeginError::from)?;
+        // Again, for the wait may have been long.
+        self.may_resume()?;
         match self.take_up(handle, &row, more) {
             Ok(claim) => Ok(claim),
             Err(NotTaken::Held) => Err(TokenError::Held),
             Err(NotTaken::Superseded) => {
                 Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)))
             }
+        }
+    }
+
+    /// Whether claims are taken up: their ends could not be written after a failed commit.
+    fn may_resume(&self) -> Result<(), BeginError> {
+        self.health.check()?;
+        match self.commit.failure() {
+            Some(failure) => Err(BeginError::Failed(failure.clone())),
+            None => Ok(()),
         }
     }
 

@@ -41,9 +41,15 @@ impl Health {
     }
 
     /// Why a caller that waits for log space will get none, if that is known. A caller that goes on
-    /// waiting says how often the disk had been found full before: that may be over by now.
-    pub(in crate::engine) fn why_no_space(&self, full_before: Option<u64>) -> Option<CommitError> {
-        if let Some(failure) = self.failure() {
+    /// waiting says how often the disk had been found full before: that may be over by now. A failed
+    /// checkpoint is no reason where the log `grows` for the caller.
+    pub(in crate::engine) fn why_no_space(
+        &self,
+        full_before: Option<u64>,
+        grows: bool,
+    ) -> Option<CommitError> {
+        let poisoned = || self.poisoned.get().filter(|_| !grows);
+        if let Some(failure) = self.commit.get().or_else(poisoned) {
             return Some(CommitError::Failed(failure.clone()));
         }
         if let Err(shut) = self.check() {

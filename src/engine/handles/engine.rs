@@ -13,7 +13,7 @@ use crate::engine::core::namespace::ScopeInner;
 use crate::engine::core::options::Options;
 use crate::engine::core::threads::EngineThreads;
 use crate::error::{
-    BeginError, CommitError, Failure, ForgetError, IoFailure, OpenError, ReadError, SetPolicyError,
+    BeginError, Busy, CommitError, Failure, ForgetError, IoFailure, OpenError, ReadError, SetPolicyError,
 };
 use crate::policy::Policy;
 use crate::status::Status;
@@ -277,7 +277,13 @@ impl Engine {
     ///
     /// When an earlier commit or checkpoint failed, or this one does.
     pub fn checkpoint(&self) -> Result<(), Failure> {
-        self.handle.core().checkpoint_on_request()
+        self.handle.core().checkpoint_on_request().map_err(|error| match error {
+            CommitError::Busy(Busy::DiskFull(failure)) => Failure::Io(failure),
+            CommitError::Failed(failure) => failure,
+            CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback => {
+                unreachable!("a checkpoint waits for nobody, and a closed engine had one")
+            }
+        })
     }
 }
 

@@ -141,11 +141,11 @@ impl Core {
         match caller {
             // The worker would wait for space that it makes itself.
             Caller::Thread if self.options.workers && self.check_waiting().is_err() => {
-                request.look(|| self.ask_for_space(None)).unwrap_or(Err(CommitError::InsideCallback))
+                request.look(|| self.ask_for_space(rank, None)).unwrap_or(Err(CommitError::InsideCallback))
             }
             Caller::Thread => loop {
                 let waits = self.options.workers.then_some(full_before);
-                if let Some(reserved) = request.look(|| self.ask_for_space(waits)) {
+                if let Some(reserved) = request.look(|| self.ask_for_space(rank, waits)) {
                     return reserved;
                 }
                 // Without a worker nobody else makes space.
@@ -156,11 +156,11 @@ impl Core {
             },
             // Without a worker nobody would end the wait of a batch that is polled by its own thread.
             Caller::Member if !self.options.workers => {
-                request.look(|| self.ask_for_space(None)).unwrap_or(late)
+                request.look(|| self.ask_for_space(rank, None)).unwrap_or(late)
             }
             Caller::Task | Caller::Member => {
                 let waits = self.options.workers.then_some(full_before);
-                let ask = || self.ask_for_space(waits).or_else(|| self.in_vain(caller, bytes));
+                let ask = || self.ask_for_space(rank, waits).or_else(|| self.in_vain(caller, bytes));
                 let reserved = poll_fn(|context| request.poll(context, ask));
                 self.timers.timeout(deadline, reserved).await.unwrap_or(late)
             }
@@ -177,7 +177,7 @@ impl Core {
 
     /// Has space made, and says why none will come, where that is known. A caller that waits says how often the disk had been found
     /// full before: what was found then may be over.
-    fn ask_for_space(&self, full_before: Option<u64>) -> Option<CommitError> {
+    fn ask_for_space(&self, rank: Priority, full_before: Option<u64>) -> Option<CommitError> {
         if self.health.is_forked() {
             return Some(CommitError::Failed(Failure::Forked));
         }
@@ -188,7 +188,9 @@ impl Core {
         } else {
             self.make_room();
         }
-        self.health.why_no_space(full_before)
+        // After a failed checkpoint the log still grows, for the ends of claims that are out.
+        let grows = rank == Priority::Claim && self.space.may_grow(self.options.log_bytes_max());
+        self.health.why_no_space(full_before, grows)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{BackupError, CommitError, IoFailure};
 use crate::observer::Event;
 use crate::store::{Copy, Meanwhile, Whole};
 use crate::sync::{Arc, is_ours, pause};
-use crate::task::caller::Caller;
+use crate::task::caller::{Caller, block};
 use crate::{Timestamp, wal};
 
 /// Rounds in which the file is copied while it changes, at most.
@@ -44,7 +44,8 @@ impl Engine {
     /// Writes a backup of the file to `path`, while the engine is at work. It is one file that opens as any other, without a log.
     ///
     /// The backup shows one moment during this call. It has everything that was acknowledged before the call began, and application
-    /// tables as well. Keys that are in flight at that moment are interrupted in it. It is durable when this returns. There must be no
+    /// tables as well. Keys that are in flight at that moment are interrupted in it, except those whose claims only memory knows
+    /// ([`Durability::Completions`](crate::Durability) and `Relaxed`): they are vacant. It is durable when this returns. There must be no
     /// file at `path` yet; after an error nothing is left there.
     ///
     /// It blocks for as long as it takes to copy the file, verify the copy and sync it: call it on a thread of its own. Other calls go
@@ -129,11 +130,13 @@ impl Core {
 
     /// Copies everything up to one moment.
     fn copy(&self, mut copy: Copy<'_>) -> Result<(Whole, Timestamp), BackupError> {
+        // What was acknowledged and need not be durable yet is in it as well.
+        block(self.flush(Caller::Thread))?;
         let mut shift = Stopwatch::start();
         for _ in 0..ROUNDS_MAX {
             copy.round(Meanwhile::Changes, || self.rest(&mut shift))?;
             // What the log holds now need not be copied while others wait for the maintenance lock.
-            self.checkpoint_on_request().map_err(CommitError::Failed)?;
+            self.checkpoint_on_request()?;
             if copy.left()? <= LEFT_ENOUGH {
                 break;
             }
@@ -144,7 +147,7 @@ impl Core {
         self.make_store_ready(&mut maintenance)?;
         self.apply_tail(None).map_err(|error| self.store_refused(error))?;
         let time = self.clock.now();
-        // Nobody else makes room in the log while this has the maintenance lock.
+        // No checkpoint makes room in the log while this has the maintenance lock.
         let grow = || {
             self.grow();
             Ok::<(), BackupError>(())

@@ -4,7 +4,7 @@ use crate::clock::Stopwatch;
 use crate::engine::core::Core;
 use crate::engine::handles::engine::{Closed, Engine};
 use crate::engine::handles::handle::Handle;
-use crate::error::Failure;
+use crate::error::{Failure, IoFailure};
 use crate::sync::{Arc, JoinHandle, is_ours, spawn};
 use crate::task::caller::Caller;
 use crate::task::reply;
@@ -31,13 +31,12 @@ impl Core {
         outcome
     }
 
-    /// Closes the file on a thread that may wait for all others. Where there is none to be had the file stays as a kill would leave it:
-    /// nothing acknowledged is lost by that.
-    fn close_elsewhere(core: &Arc<Self>) {
+    /// Closes the file on a thread that may wait for all others.
+    fn close_elsewhere(core: &Arc<Self>) -> Result<(), IoFailure> {
         let theirs = Arc::clone(core);
-        if spawn("idemkv-close", move || drop(theirs.close())).is_err() {
-            core.health.shut();
-            core.call_all();
+        match spawn("idemkv-close", move || drop(theirs.close())) {
+            Ok(_thread) => Ok(()),
+            Err(error) => Err(IoFailure::new(core.store.path(), "starting a thread that closes", error)),
         }
     }
 
@@ -62,8 +61,8 @@ impl Handle {
         self.core.health.check_process()?;
         if self.core.must_close_elsewhere() {
             let left = self.core.limits.in_flight();
-            Core::close_elsewhere(&self.core);
-            return Ok(left);
+            // Without a thread the engine stays open: callers that wait are told nothing before it closes.
+            return Core::close_elsewhere(&self.core).map(|()| left).map_err(Failure::Io);
         }
         self.core.close()
     }
@@ -95,7 +94,11 @@ impl Drop for Handle {
         // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is lost.
         if self.core.must_close_elsewhere() {
             // The last handle went with a task that one of the engine's threads woke or dropped, or within a transaction.
-            Core::close_elsewhere(&self.core);
+            if Core::close_elsewhere(&self.core).is_err() {
+                // Nobody is left who could wait. The file stays as a kill would leave it: nothing acknowledged is lost by that.
+                self.core.health.shut();
+                self.core.call_all();
+            }
         } else if self.core.closing.is_first() {
             drop(self.core.close_first());
         }

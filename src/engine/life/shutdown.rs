@@ -15,9 +15,9 @@ impl Core {
         self.store.refuse_table_readers();
         // It may be shut already, where no thread could be had to close the file.
         self.health.shut();
-        self.commit.close();
         // Wakers run from here on, and may close the engine as well.
         let _maintains = self.maintains();
+        self.commit.close();
         self.reads.close();
         self.space.wake();
         // Before the wait for readers of tables: a reader may wait for a claim.

@@ -93,12 +93,8 @@ mod tests {
     use super::*;
     use futures_executor::block_on;
 
-    use crate::Begin;
-    use crate::Engine;
-    use crate::Fingerprint;
-    use crate::Status;
-    use crate::sync::Ordering;
-    use crate::sync::without_threads;
+    use crate::sync::{Ordering, without_threads};
+    use crate::{Begin, Engine, Failure, Fingerprint, Status, Waited};
 
     #[test]
     fn where_no_thread_can_be_started_the_worker_does_the_work_of_all() {
@@ -131,5 +127,23 @@ mod tests {
             let (_, listener) = crate::task::notifier::Notifier::pair();
             body(engine.handle.core(), &listener);
         }
+    }
+
+    #[test]
+    fn an_engine_that_finds_no_thread_to_close_on_stays_open_and_says_so() {
+        let scratch = tempfile::tempdir().unwrap();
+        let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+        let request = Fingerprint::of("request");
+        let Ok(Begin::Fresh(claim)) = engine.begin("key", request) else { panic!() };
+        let Ok(Begin::InFlight(pending)) = engine.begin("key", request) else { panic!() };
+        let closed = engine.read_tables(|_| {
+            let mut closed = None;
+            without_threads(|| closed = Some(engine.clone().close()));
+            closed
+        });
+        assert!(matches!(closed, Ok(Some(Err(Failure::Io(_))))), "{closed:?}");
+        claim.complete("reply").unwrap();
+        assert!(matches!(pending.wait(), Ok(Waited::Done(_))));
+        assert_eq!(engine.close().unwrap().claims_left, 0);
     }
 }
