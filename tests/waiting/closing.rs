@@ -322,12 +322,12 @@ fn a_waker_that_a_close_wakes_may_close_the_engine_while_a_failure_is_told() {
     let mut second = pin!(scope.begin_async("second", request()));
     assert!(poll(second.as_mut()).is_pending());
     let (theirs, at) = (engine.clone(), woken.clone());
-    let closes = on_wake(move || {
+    let second_close = on_wake(move || {
         at.set();
         drop(theirs.close());
     });
     let mut third = pin!(scope.begin_async("third", request()));
-    assert!(third.as_mut().poll(&mut Context::from_waker(&closes)).is_pending());
+    assert!(third.as_mut().poll(&mut Context::from_waker(&second_close)).is_pending());
     disk.fail_syncs(Some("-wal"));
     goes_on.set();
     tells.wait();
