@@ -183,7 +183,7 @@ fn commit_section(dir: &Path) -> Result<()> {
         for (g, entries) in GROUPS.into_iter().enumerate() {
             let group = random.bytes(entries * ENTRY);
             for turn in 0..targets.len() {
-                // Whoever goes first after a pause differs each round, so that
+                // Another one goes first after a pause in each round, so that
                 // a drift of the disk is spread over all of them.
                 let t = (turn + round) % targets.len();
                 let started = Instant::now();

@@ -29,7 +29,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Cents by account.
 const BALANCES: TableDefinition<'_, &str, u64> = TableDefinition::new("balances");
-/// Messages for other services, numbered in the order of the bookings. Whoever sends them deletes them.
+/// Messages for other services, numbered in the order of the bookings. Their sender deletes them.
 const OUTBOX: TableDefinition<'_, u64, &str> = TableDefinition::new("outbox");
 
 /// Set for a worker: the directory to work in.

@@ -37,7 +37,7 @@ const DIR: &str = "IDEMKV_RESUME_DIR";
 /// Set for a worker that is to die: the step in which it does.
 const DIE_IN: &str = "IDEMKV_RESUME_DIE_IN";
 
-/// What whoever pays gets, now and in every retry.
+/// What the customer gets, now and in every retry.
 #[derive(Debug, Serialize, Deserialize)]
 struct Receipt {
     charge: String,
@@ -82,7 +82,7 @@ fn unknown(error: impl Error) -> Fault<String> {
     Fault::Unknown(error.to_string())
 }
 
-/// The other side: a service that acts once for each key, and gives whoever sends the key again the same answer.
+/// The other side: a service that acts once for each key, and answers the same key the same way again.
 struct Service {
     journal: PathBuf,
     die_in: Option<String>,

@@ -40,7 +40,7 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) started: Timestamp,
-    /// How long its record will be kept, unless whoever completes it says otherwise.
+    /// How long its record will be kept, unless its completion says otherwise.
     pub(crate) retention: Retention,
     /// How long the claim is good without being renewed.
     pub(crate) lease: Option<Duration>,

@@ -1,6 +1,6 @@
 //! The tail: what the log holds and the store does not yet, folded to one last word a key.
 //!
-//! Whoever publishes folds each group in, recovery folds in what it replays, and a checkpoint takes the
+//! The publisher folds each group in, recovery folds in what it replays, and a checkpoint takes the
 //! whole and moves it to the store. Both go through the same code, so what a crash leaves behind is checkpointed like
 //! anything else.
 

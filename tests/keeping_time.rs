@@ -116,7 +116,7 @@ fn a_task_times_out_in_time_while_the_log_is_moved_to_the_store() {
     engine.close().unwrap();
 }
 
-/// Whoever completes in a transaction has the store for as long as the work takes. A new log has space for some fifty claims.
+/// A completion in a transaction has the store for as long as the work takes. A new log has space for some fifty claims.
 #[test]
 fn the_log_grows_while_a_transaction_is_at_work() {
     let scratch = tempfile::tempdir().unwrap();

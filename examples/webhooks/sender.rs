@@ -55,7 +55,7 @@ impl Sender {
         let known = match self.attempt(handler)? {
             Answer::Reply(record) => check(&record, &self.event).map(|()| true)?,
             Answer::Panicked => true,
-            // The key is vacant, or may be: whoever comes next is the first.
+            // The key is vacant, or may be: the next delivery is the first.
             Answer::Released | Answer::ComeBack => false,
         };
         handler.tally.add(Count::Deliveries, 1);

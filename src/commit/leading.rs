@@ -178,7 +178,7 @@ impl<P: Publish> Commit<P> {
         self.threads.leader.is_some()
     }
 
-    /// Whether somebody else publishes what is written, while whoever leads writes on.
+    /// Whether another thread publishes what is written, while the leader writes on.
     fn leaves_publishing(&self, queue: &Queue<P::Op>) -> bool {
         queue.is_publishing
             || !queue.is_empty()

@@ -54,7 +54,7 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
 pub(crate) struct Threads {
     /// Leads where no caller does. Without it tasks' entries wait until somebody leads.
     pub(crate) leader: Option<Notifier>,
-    /// Publishes where whoever leads has the next group to write.
+    /// Publishes where the leader has the next group to write.
     pub(crate) press: Option<Notifier>,
     /// Moves the log to the store, which makes space in it.
     pub(crate) worker: Option<Notifier>,
@@ -65,7 +65,7 @@ pub(crate) struct Commit<P: Publish> {
     space: Arc<LogSpace>,
     clock: Arc<EngineClock>,
     /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of waiters is locked under it, and
-    /// a shard of the index by whoever looks whether an entry may still come in.
+    /// a shard of the index, for a look whether an entry may still come in.
     queue: Mutex<Queue<P::Op>>,
     /// A group left the queue.
     drained: Condvar,

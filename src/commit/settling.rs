@@ -53,7 +53,7 @@ impl<P: Publish> Commit<P> {
         loop {
             self.check_process()?;
             if let Some(end) = status.end() {
-                // Whoever never waited has nobody in its part of the list.
+                // A thread that never waited has nobody in its part of the list.
                 if registered {
                     status.wake_some();
                 }
@@ -67,7 +67,7 @@ impl<P: Publish> Commit<P> {
                 drop(self.lead(queue, writer, Turn::After(status)));
                 continue;
             }
-            // Under the queue's lock: whoever leads now will see this thread when it looks for its successor.
+            // Under the queue's lock: the present leader will see this thread when it looks for its successor.
             registered = registered || status.register();
             drop(queue);
             if registered {

@@ -90,7 +90,7 @@ impl CommitStatus {
         self.tasks.len()
     }
 
-    /// Wakes a few; each of them wakes a few more. Whoever settles has no time to wake them all.
+    /// Wakes a few; each of them wakes a few more. The thread that settles has no time to wake them all.
     pub(super) fn wake_some(&self) {
         let mut waiters = self.waiters.lock();
         if waiters.is_empty() {

@@ -371,7 +371,7 @@ fn a_leader_leaves_what_is_not_small_to_the_thread_that_publishes_if_more_is_to_
     assert_eq!(bench.groups(), 2, "nobody else is there to publish");
 }
 
-/// Publishing what is left is done by whoever comes: here by who closes.
+/// The next thread that comes publishes what is left: here the one that closes.
 #[test]
 fn a_commit_closes_when_everything_is_published() {
     let bench = Bench::new(3, Seen::default(), true);
@@ -514,7 +514,7 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     assert_eq!(queue.spares(), (4, 4));
     let newest = Arc::clone(&queue.push(ENTRY, 1, &mut bench.reserve(RESERVED)).status);
     assert_eq!(queue.spares(), (3, 3));
-    // What failed is not durable: whoever flushes is to be told.
+    // What failed is not durable: a caller that flushes is to be told.
     newest.settle(GroupEnd::Failed);
     assert!(queue.newest_not_durable().is_some());
     newest.settle(GroupEnd::Durable);

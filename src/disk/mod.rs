@@ -21,7 +21,7 @@ pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
 pub(crate) use tracked::{CHUNK, Tracked, Tracking};
 
-/// What the name of a file ends with while it is being made. Whatever is there by that name is written over, so it is nothing that a
+/// What the name of a file ends with while it is being made. A file that has that name is written over, so it is nothing that a
 /// person would call a file of his own: a copy, a file that is put back.
 pub(crate) const UNFINISHED: &str = "-unfinished";
 

@@ -37,7 +37,7 @@ pub(super) struct LocalCounters(Mutex<Vec<Arc<CachePadded<Count>>>>);
 impl LocalCounters {
     pub(super) fn take(&self) -> LocalCounter {
         let mut all = self.0.lock();
-        // Whoever takes it over sees how far it has come.
+        // The next owner sees how far it has come.
         if let Some(free) = all.iter().find(|count| !count.taken.swap(true, Ordering::Acquire)) {
             return LocalCounter(Arc::clone(free));
         }

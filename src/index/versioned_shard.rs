@@ -20,7 +20,7 @@ pub(super) struct VersionedShard {
     pub(super) replayed: AtomicU64,
     pub(super) waited: AtomicU64,
     pub(super) loaded: AtomicU64,
-    /// Raised under the lock by whoever may change the shard. On a line that no lookup writes.
+    /// Raised under the lock before each change of the shard. On a line that no lookup writes.
     version: CachePadded<AtomicU64>,
 }
 
@@ -42,7 +42,7 @@ impl VersionedShard {
     /// The same, and the version for [`is_unchanged_since`](Self::is_unchanged_since).
     pub(super) fn get_with_version(&self, digest: Digest) -> (Slot, ShardVersion) {
         let shard = self.read();
-        // Exact, for whoever raises it has the lock.
+        // Exact, for it is raised under the lock.
         let version = ShardVersion(self.version.load(Ordering::Relaxed));
         (shard.get(digest).cloned().unwrap_or_default(), version)
     }
@@ -58,7 +58,7 @@ impl VersionedShard {
     /// Whether nothing of the shard has changed since somebody found this version: what was found under the lock then would be found
     /// under the lock now.
     ///
-    /// Whoever changes the shard raises the version first. A change that happens before this call has its raise before it as well, and
+    /// Each change of the shard raises the version first. A change that happens before this call has its raise before it as well, and
     /// a load never gives what was there before a store that happens before the load. So no change is missed that the caller
     /// could know of.
     ///

@@ -1,7 +1,7 @@
 //! The database: for those who read it, for the one who writes, and for one who needs it alone.
 //!
 //! redb stops for good after any error of the disk, one of a read included. Records that are known to be durable are replayed all the
-//! same: whoever reads and finds it stopped opens it again, in a view that writes nothing to the file. Whoever writes next opens it
+//! same: a reader that finds it stopped opens it again, in a view that writes nothing to the file. The next writer opens it
 //! for good, where that is safe.
 
 use std::io;
@@ -47,7 +47,7 @@ enum State {
     View(Arc<Opened>),
     /// Somebody needs it alone; it comes back.
     Away,
-    /// It could not be opened again. Whoever comes next tries once more.
+    /// It could not be opened again. The next caller tries once more.
     Lost,
     Closed,
 }
@@ -184,12 +184,12 @@ impl Access {
         {
             *state = State::Away;
             drop(state);
-            // Where that fails, too, whoever needs it is told.
+            // Where that fails, too, the next caller that needs it is told.
             drop(self.open_view());
         }
     }
 
-    /// Opens a view, for whoever has taken the database away.
+    /// Opens a view, for a caller that has taken the database away.
     fn open_view(&self) -> Result<Arc<Opened>, ReadError> {
         let opened = catch_backend_panic(|| {
             let untouched: Arc<dyn DiskFile> = Arc::new(CopyOnWriteFile::new(Arc::clone(&self.file))?);

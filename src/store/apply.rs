@@ -22,7 +22,7 @@ impl Store {
     ///
     /// `begun` is a transaction that others have written in, to be committed with it. `change` sets what else is new in the meta
     /// row. `pin_in_memory` is told, before a record's block goes, of the tombstone that takes
-    /// its place, or of the record that moves, so that whoever looks finds that in memory; it says whether the record may go now. Only one thread may be in
+    /// its place, or of the record that moves, so that a look finds that in memory; it says whether the record may go now. Only one thread may be in
     /// here.
     pub(crate) fn apply(
         &self,
@@ -160,7 +160,7 @@ impl Store {
             directory.insert(block.number, BlockInfo::of(block));
         }
         drop(directory);
-        // After the directory, so that whoever sees a place finds its block.
+        // After the directory, so that a reader that sees a place finds its block.
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
             record.set_location(*place);
         }

@@ -5,7 +5,7 @@ use std::io;
 use crate::disk::DiskFile;
 use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
 
-/// What went wrong on the way to the file, whether or not redb, or whoever uses it, said so.
+/// What went wrong on the way to the file, whether or not redb, or its user, said so.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     sync_failed: UnseenBool,

@@ -18,7 +18,7 @@ pub(super) type Blocks = Owned<ReadOnlyTable<(u64, u64), &'static [u8]>>;
 /// which redb does not have in memory asks all parts of its cache for something to write (2 of 8 µs).
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// Changed by whoever commits alone, so that it is never older than the directory of blocks. Leaf lock, held to look only.
+    /// Changed by commits alone, so that it is never older than the directory of blocks. Leaf lock, held to look only.
     pub(super) blocks: Mutex<Option<Arc<Blocks>>>,
     /// After the blocks, so dropped after them.
     pub(super) database: Owned<Database>,
@@ -55,7 +55,7 @@ impl Opened {
         Ok(())
     }
 
-    /// Reads what was committed just now from now on. Where that fails, whoever reads next finds out why.
+    /// Reads what was committed just now from now on. Where that fails, the next reader finds out why.
     pub(super) fn renew(&self) {
         self.put(catch_backend_panic(|| self.blocks_now()).ok());
     }

@@ -4,7 +4,7 @@
 //! for longer into new blocks, in the same transaction. So a crash finds the old block or the new one, never neither.
 //!
 //! Readers may hold the old place meanwhile. Before the block leaves the directory every key that the index knows to lie there has
-//! its tombstone in memory (`pin_in_memory`), so whoever finds the block gone looks at the index again and finds that. A place that the
+//! its tombstone in memory (`pin_in_memory`), so a reader that finds the block gone looks at the index again and finds that. A place that the
 //! index still names after its block is gone therefore belongs to a key that is no longer remembered.
 
 use std::collections::HashSet;

@@ -37,7 +37,7 @@ impl Store {
         let aborted = catch_backend_panic(|| Ok(begun.0.into_inner().abort()?));
         match (self.access.write_failed(), aborted) {
             (Some(kind), _) => Err(self.access.failed(BackendError::from(redb::Error::Io(kind.into())))),
-            // After a failed read redb does not even abort. Nothing was written, and whoever writes next opens it again.
+            // After a failed read redb does not even abort. Nothing was written, and the next writer opens it again.
             (None, Err(trouble)) if trouble.is_io() => Ok(()),
             (None, Err(trouble)) => Err(self.access.failed(trouble)),
             (None, Ok(())) => Ok(()),

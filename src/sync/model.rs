@@ -70,7 +70,7 @@ impl<T> Deref for MutexGuard<'_, T> {
     fn deref(&self) -> &T {
         match &self.0 {
             Some(guard) => guard,
-            None => unreachable!("whoever waits does not look"),
+            None => unreachable!("a thread that waits does not look"),
         }
     }
 }
@@ -79,7 +79,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         match &mut self.0 {
             Some(guard) => guard,
-            None => unreachable!("whoever waits does not look"),
+            None => unreachable!("a thread that waits does not look"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One answer, from a task to whoever waits for it.
+//! One answer, from a task to the caller that waits for it.
 
 use crate::fork;
 use crate::sync::{Arc, Mutex};

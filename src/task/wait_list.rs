@@ -24,7 +24,7 @@ struct List {
 }
 
 impl WaitList {
-    /// Waits until `ready` gives something. It is asked again whenever this list is woken: whoever changes its answer
+    /// Waits until `ready` gives something. It is asked again whenever this list is woken: a thread that changes its answer
     /// does so before waking.
     pub(crate) async fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
         let mut place = PlaceGuard { wakers: self, waiter: WaiterId::default() };
@@ -112,7 +112,7 @@ fn is_one_task(a: Option<&Waker>, b: Option<&Waker>) -> bool {
     a.zip(b).is_some_and(|(a, b)| a.will_wake(b))
 }
 
-/// Calls a waker. A panic in there is its executor's affair: whoever wakes has others to wake.
+/// Calls a waker. A panic in there is its executor's affair: the thread that wakes it has others to wake.
 pub(crate) fn wake(waker: Waker) {
     drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }

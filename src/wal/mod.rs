@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::key::Secret;
 
-    /// A sealed one can come from a fault in memory, or from whoever has the file's secret. Zero would be divided by.
+    /// A sealed one can come from a fault in memory, or from somebody who has the file's secret. Zero would be divided by.
     #[test]
     fn a_header_with_segments_of_no_possible_size_is_refused_though_it_is_sealed() {
         let id = Identity { file_id: [1; 16], checksummer: Checksummer::new(&Secret([2; 32])) };

@@ -97,7 +97,7 @@ fn by_default_an_interrupted_key_is_refused_with_all_that_is_known_of_it() {
             u64::from(matches!(gap, Gap::Nothing | Gap::Checkpoint)),
             "looking uses up no attempt"
         );
-        // Whoever resolves it is told the same.
+        // A caller that resolves it is told the same.
         let claim = scope.resolve("secret key").unwrap();
         let told = claim.interrupted().unwrap();
         assert_eq!((told.attempt(), told.fence(), told.started()), (1, fence, started), "{gap:?}");

@@ -111,7 +111,7 @@ struct Reply {
 struct Answers {
     keys: BTreeMap<(usize, usize), Answer>,
     policies: Vec<(Box<[u8]>, Policy)>,
-    /// The lowest fence of the claims that were granted to whoever asked. It is not compared.
+    /// The lowest fence of the claims that were granted as they were asked for. It is not compared.
     fence_min: u64,
 }
 

@@ -296,7 +296,7 @@ fn an_engine_closed_in_the_middle_of_a_step_does_not_touch_its_file_again() {
     drop(claims);
 }
 
-/// Whoever has the file now is alone.
+/// The engine that has the file now is alone.
 fn done_elsewhere(machine: &Machine) {
     let engine = machine.open();
     fresh(&default_scope(&engine), "elsewhere").complete("reply").unwrap();

@@ -231,7 +231,7 @@ impl State {
     /// What a begin, or a resolve, may do to a key with leases before it does what it tells: any number of claims may come to nothing, one
     /// each time that the clock moves on.
     ///
-    /// Of two such claims at once either caller may end the other's, which the engine does not; whoever ends it, the key is told the same.
+    /// Of two such claims at once either caller may end the other's, which the engine does not; whichever ends it, the key is told the same.
     fn unsure(&self, step: u32, resolves: bool) -> Vec<(u32, Self)> {
         let next = self.next_attempt(resolves);
         let states = match (step, &self.phase, next) {

@@ -175,7 +175,7 @@ impl Actor<'_> {
         let kinds = if self.clock.is_some() { 24 } else { 20 };
         match self.random.below(kinds) {
             0..10 => {
-                // Whoever has a claim must not wait for another's.
+                // A thread that has a claim must not wait for another's.
                 let queue_timeout = if self.held.is_none() && self.random.below(2) == 0 { 60 } else { 0 };
                 let queue_timeout = Duration::from_secs(queue_timeout);
                 let begin = || match (is_task, queue_timeout.is_zero()) {

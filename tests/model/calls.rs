@@ -130,7 +130,7 @@ impl World {
         }
     }
 
-    /// Whoever does the work of the background looks at every lease, and forgets what is no longer remembered.
+    /// The work of the background looks at every lease, and forgets what is no longer remembered.
     fn stepped(&mut self) {
         let now = self.now();
         for key in 0..self.keys.len() {

@@ -148,7 +148,7 @@ pub(crate) trait Place {
     /// The file's path.
     fn path(&self) -> &Path;
 
-    /// Keeps the file for whoever looks for the bug, and says where.
+    /// Keeps the file for the search for the bug, and says where.
     fn keep(self) -> String;
 }
 

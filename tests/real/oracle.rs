@@ -235,7 +235,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Whoever sees a record could crash and see it again, so this is as good as an acknowledgement.
+    /// A caller that sees a record could crash and see it again, so this is as good as an acknowledgement.
     fn replay(&mut self, key: u64, told: &[&str]) -> Verdict {
         let fence = self.check_record(key, told)?;
         self.totals.replayed += 1;

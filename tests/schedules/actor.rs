@@ -107,7 +107,7 @@ impl Actor {
 
     async fn begin(&mut self, key: &'static str) {
         let scope = self.world.scope.clone();
-        // Whoever has a claim must not wait for another's.
+        // An actor that has a claim must not wait for another's.
         let queue_timeout = if self.held.is_empty() && one_in(2) { FOR_EVER } else { Duration::ZERO };
         let called = self.world.now();
         let begun = if !self.is_task {
@@ -185,7 +185,7 @@ impl Actor {
         self.held.push((key, claim));
     }
 
-    /// As a token, to whoever is faster of two.
+    /// As a token, to the faster of two.
     async fn hand_over(&mut self, key: &'static str, claim: Claim) {
         let (fence, called) = (claim.fence().get(), self.world.now());
         let handed = if self.is_task { claim.into_token_async().await } else { claim.into_token() };

@@ -1,4 +1,4 @@
-//! Whoever is told something could lose the power that instant, and find it again.
+//! A caller that is told something could lose the power that instant, and find it again.
 
 use std::sync::Arc;
 

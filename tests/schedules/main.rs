@@ -9,7 +9,7 @@
 //! Without the flag there is nothing here. A schedule that fails prints itself and the seed of its round: `IDEMKV_SEED=n` runs that round
 //! again, `IDEMKV_SCHEDULE=..` with the name of the test that schedule alone.
 //!
-//! Time passes when a test moves its clock, and in no other way. So whoever is not woken waits for ever, which the scheduler reports, and
+//! Time passes when a test moves its clock, and in no other way. So a thread that is not woken waits for ever, which the scheduler reports, and
 //! is not saved by a timeout or by the worker's tick. What callers are told of a key is noted and must come from one call after the other,
 //! as in `tests/linear/`. Not seen: reordering of memory by processors (each atomic is taken for sequentially consistent; `src/models/`
 //! looks at that), and what goes on within redb, where nobody is interrupted.

@@ -1,4 +1,4 @@
-//! The log has the entries about a key in the order in which its state changed, whoever queues them: a forgetting, the sweeper, the end of
+//! The log has the entries about a key in the order in which its state changed, whichever thread queues them: a forgetting, the sweeper, the end of
 //! a claim, a grant that is withdrawn. And each answer is right at a time between its call and its return, whatever policy comes into
 //! force meanwhile, and whatever expires.
 
@@ -201,7 +201,7 @@ fn no_answer_tells_of_an_expiry_that_the_key_did_not_see() {
             let world = Arc::clone(&world);
             spawn(move || ask(&world))
         });
-        // The record is gone before its time is over. Whoever finds the key vacant releases it.
+        // The record is gone before its time is over. A caller that finds the key vacant releases it.
         assert!(world.scope.forget("key").unwrap());
         world.clock.advance(TTL);
         asking.into_iter().for_each(|thread| thread.join().unwrap());

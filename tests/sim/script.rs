@@ -1,4 +1,4 @@
-//! Scripts as data: what callers, time and whoever opens the file do, one after the other.
+//! Scripts as data: what callers, time and openings do, one after the other.
 
 use idemkv::Outcome;
 

@@ -29,7 +29,7 @@ fn a_task_waits_for_room_in_the_log_and_goes_on_once_there_is_some() {
                 assert!(begin.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
                 claims.pop().unwrap().complete("reply").unwrap();
                 engine.checkpoint().unwrap();
-                assert!(count.get() > 0, "whoever makes room tells those who wait");
+                assert!(count.get() > 0, "the thread that makes room tells those who wait");
                 let Begin::Fresh(claim) = crate::common::run(&engine, begin.as_mut()).unwrap() else {
                     panic!("fresh")
                 };

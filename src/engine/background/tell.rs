@@ -20,7 +20,7 @@ impl Core {
         }
     }
 
-    /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. Whoever finds one has
+    /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. The thread that finds one has
     /// the maintenance lock, or leads, so it is told here: by the worker at its next step, and at close.
     pub(super) fn tell_of_trouble(&self) {
         let full = self.health.disk().any();

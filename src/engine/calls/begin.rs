@@ -235,7 +235,7 @@ impl Core {
         Ok(decided.filter(|_| is_current).map(|decision| (decision, found, seen)))
     }
 
-    /// A claim on an interrupted key, for whoever knows what became of it.
+    /// A claim on an interrupted key, for a caller that knows what became of it.
     pub(in crate::engine) async fn resolve_key(
         &self,
         caller: Caller,

@@ -7,10 +7,10 @@ use crate::index::Slot;
 use crate::sync::Arc;
 
 impl Core {
-    /// Leaves what a claim has that is handed over where whoever takes it up, or finds its lease ended, looks for it.
+    /// Leaves what a claim has that is handed over, for the thread that takes it up or finds its lease ended.
     pub(in crate::engine) fn detach(&self, attempt: &Arc<Attempt>, left: DetachedClaim) {
         self.detached.put(attempt.fence, left);
-        // Whoever found its lease ended before that did not find the share.
+        // A thread that found its lease ended before that did not find the share.
         if !matches!(self.index.get(attempt.digest), Slot::InFlight(current) if Arc::ptr_eq(&current, attempt))
         {
             self.drop_detached(attempt);

@@ -5,7 +5,7 @@ use crate::attempt::Attempt;
 use crate::engine::handles::completion::Completion;
 use crate::record::{Outcome, Record, RecordParts};
 
-/// What whoever ends a claim gives.
+/// What a caller gives that ends a claim.
 #[derive(Clone, Copy)]
 pub(super) struct EndRequest<'a> {
     pub(super) outcome: Outcome,

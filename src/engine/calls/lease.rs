@@ -22,7 +22,7 @@ impl Core {
     /// Watches the lease of a claim, if it is out.
     ///
     /// It may have ended since its caller looked, and its end found nothing to forget. So the table has it first, and then the key is
-    /// looked at: whoever ends the claim changes the key first, and then forgets its lease.
+    /// looked at: the end of a claim changes the key first, and then forgets the lease.
     pub(in crate::engine) fn watch(&self, attempt: &Arc<Attempt>) {
         if attempt.lease.is_none() {
             return;

@@ -62,7 +62,7 @@ impl Core {
     ) -> Result<Lookup, ReadError> {
         match self.index.get(asked.digest) {
             Slot::Cached(record, _) => Ok(Lookup::Record(record)),
-            // Boxed, so that whoever asks for a key that is not on disk does not carry it along.
+            // Boxed, so that a look at a key that is not on disk does not carry it along.
             slot @ Slot::Stored { .. } => Box::pin(self.find_stored(caller, asked, slot, before)).await,
             slot @ (Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_)) => {
                 Ok(Lookup::Slot(slot))
@@ -217,7 +217,7 @@ impl Core {
 
     /// What became of a key.
     pub(super) async fn became(&self, caller: Caller, digest: Digest) -> Status {
-        // Whoever asks may begin again at once, and wants no place taken by a claim whose lease has run out.
+        // The caller may begin again at once, and wants no place taken by a claim whose lease has run out.
         if let Slot::InFlight(current) = self.index.get(digest)
             && current.lease_until() <= self.clock.now()
         {

@@ -55,7 +55,7 @@ impl PendingGrant {
         let appended = match core.commit.append_now(caller, &entry, &mut op, reservation, queue_timeout, may)
         {
             Some(appended) => appended,
-            // Boxed, so that whoever finds a place at once does not carry it along.
+            // Boxed, so that a call that finds a place at once does not carry it along.
             None => Box::pin(core.commit.append(caller, entry, op, reservation, queue_timeout, may)).await,
         };
         match appended {

@@ -60,7 +60,7 @@ impl Claim {
         let row = ProgressRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
         let entry = Entry::Progress(row).encoded();
         let progress = Progress::new(note, core.limits.progress());
-        // Whoever is granted the key after this moment inherits the progress, and its grant comes behind it in the log.
+        // A claim granted after this moment inherits the progress, and its grant comes behind it in the log.
         let mut ticket = self.note(caller, &entry, |attempt, _now| attempt.set_progress(progress)).await?;
         core.commit.settled(caller, &mut ticket).await?;
         Counters::count(&core.counters.noted);

@@ -31,7 +31,7 @@ impl Scope {
     /// run. With the feature `serde`.
     ///
     /// The inner result is the operation's own: a success, or a [`Fault::Final`], which is stored as well. Both are stored as JSON, and what is
-    /// given is what was read back from it, so that whoever ran the operation gets what all the others get. A type may gain
+    /// given is what was read back from it, so that the caller that ran the operation gets what all the others get. A type may gain
     /// fields while records of it are kept, if they have a `#[serde(default)]`. Results that are bytes are better off
     /// with [`begin`](Self::begin).
     ///
@@ -289,7 +289,7 @@ pub type Running<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, Fault<E>>> + 
 
 /// An operation on its way to an executor.
 struct Job<Op, T, E> {
-    /// Dropped before the replier: whoever is told that the task is lost finds the key interrupted.
+    /// Dropped before the replier: a caller that is told that the task is lost finds the key interrupted.
     claim: Claim,
     op: Op,
     replier: ReplySender<Ran<T, E>>,

@@ -1,4 +1,4 @@
-//! Beginning, and waiting for whoever was faster.
+//! Beginning, and waiting for a caller that was faster.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Which claims' leases end when, so that those who wait for them are told in time. Whether a lease has ended is decided
-//! elsewhere, from the clock, by whoever looks.
+//! elsewhere, from the clock, at each look.
 
 use std::collections::BTreeMap;
 
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(watched(engine.handle.core()), (0, 0));
     }
 
-    /// Whoever renews reads the clock before the lease ends, and may be held up until the worker has found it ended.
+    /// A renewal reads the clock before the lease ends, and may be held up until the worker has found it ended.
     #[test]
     fn a_lease_renewed_while_it_is_found_ended_is_watched_on() {
         let (engine, clock) = open(Durability::Full);

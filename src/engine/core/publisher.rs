@@ -1,6 +1,6 @@
 //! Where the log meets the index: what is durable becomes visible here, and nowhere else.
 //!
-//! Whoever publishes comes through here with each group, and recovery with each frame it replays.
+//! Each group that is published comes through here, and each frame that recovery replays.
 
 use super::ending_proof::EndingProof;
 use super::op::Op;

@@ -1,4 +1,4 @@
-//! What whoever ends a claim may say about the record that comes of it.
+//! What the end of a claim may say about the record that comes of it.
 
 use std::time::Duration;
 

@@ -63,7 +63,7 @@ impl Scope {
         if core.health.is_forked() { core.policies.default() } else { core.policies.of(self.name()) }
     }
 
-    /// A claim on an interrupted key, whatever the scope's policy, for whoever knows what became of the operation: complete
+    /// A claim on an interrupted key, whatever the scope's policy, for a caller that knows what became of the operation: complete
     /// it or fail it where that is known, release it where it certainly did not happen, in no attempt; or run it.
     ///
     /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all attempts, and leaves the

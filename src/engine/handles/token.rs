@@ -40,7 +40,7 @@ impl fmt::Debug for ClaimToken {
 
 impl Core {
     /// What makes a token one of this file: BLAKE3 under a key derived from the file's secret. Tokens travel, so this withstands
-    /// whoever would make one up; checksums of what is on disk need not.
+    /// somebody who would make one up; checksums of what is on disk need not.
     fn seal(&self, row: &[u8]) -> blake3::Hash {
         let key = blake3::derive_key("idemkv 2: tokens of claims", &self.secret.0);
         blake3::keyed_hash(&key, row)

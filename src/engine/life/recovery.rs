@@ -182,7 +182,7 @@ fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
     })
 }
 
-/// Whoever held a claim is dead, for this process has the file's lock; but not the holder of a token. Gives the number of
+/// The holder of a claim is dead, for this process has the file's lock; but not the holder of a token. Gives the number of
 /// claims that stand, and those that don't.
 pub(super) fn interrupt_all(
     index: &Index,
