@@ -47,7 +47,7 @@ pub(crate) struct Index {
     tallies: LocalCounters,
     /// Bytes of cached records that a shard may keep.
     budget: usize,
-    /// When the file was made: slot times count from here.
+    /// When the file was opened: slot times count from here.
     epoch: Timestamp,
 }
 

@@ -15,6 +15,7 @@ mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod compaction;
+mod idleness;
 mod merging;
 mod quiet_hours;
 mod sweeper;

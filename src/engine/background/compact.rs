@@ -6,15 +6,15 @@ use crate::engine::core::compaction::Space;
 use crate::engine::core::maintenance::MaintenanceState;
 use crate::store::Batch;
 
-/// The engine is idle when nothing was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
+/// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
 const IDLE_TICKS: u32 = 10;
 
 impl Core {
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
     /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
     pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
-        let is_idle =
-            maintenance.compaction.is_idle(self.commit.stats().commits, now, IDLE_TICKS * self.tick());
+        let entries = self.publisher.entries_but_marks();
+        let is_idle = maintenance.compaction.is_idle(entries, now, IDLE_TICKS * self.tick());
         let stopped = self.commit.failure().is_some()
             || self.health.is_poisoned()
             || self.health.disk().any().is_some();

@@ -16,6 +16,11 @@ use crate::task::wait_queue::Priority;
 use crate::wal::Reservation;
 use crate::wal::frame::entry_bytes_max;
 
+/// An idle engine writes the time no oftener, however short `max_clock_jump` is,
+const MARK_EVERY_MIN: Duration = Duration::from_secs(10);
+/// and no more seldom, however long it is.
+const MARK_EVERY_MAX: Duration = Duration::from_secs(600);
+
 impl Core {
     /// Writes the time into the log when it has not been for a while, or when the wall clock was set forward, so that a crash does not
     /// forget it.
@@ -24,7 +29,7 @@ impl Core {
         if now < maintenance.mark_at && !has_leapt {
             return;
         }
-        let every = (self.options.max_clock_jump / 4).clamp(Duration::from_secs(1), Duration::from_secs(600));
+        let every = (self.options.max_clock_jump / 4).clamp(MARK_EVERY_MIN, MARK_EVERY_MAX);
         let first = maintenance.mark_at == Timestamp::default();
         maintenance.mark_at = now.saturating_add(every);
         if first && !has_leapt {

@@ -21,21 +21,19 @@ pub(crate) struct Space {
 
 #[derive(Debug, Default)]
 pub(crate) struct Compaction {
-    /// How often the engine had committed when it was last looked at,
-    commits: u64,
-    /// and when that was first seen.
-    since: Timestamp,
+    /// How many entries the log had got when it was last looked at, and when so many were first seen. `None` before the first look.
+    last: Option<(u64, Timestamp)>,
     /// What the last compaction left.
     left: Option<Space>,
 }
 
 impl Compaction {
-    /// Whether the engine, which has committed so often by now, has not done so for so long.
-    pub(in crate::engine) fn is_idle(&mut self, commits: u64, now: Timestamp, long: Duration) -> bool {
-        if commits != self.commits {
-            (self.commits, self.since) = (commits, now);
-        }
-        now.saturating_since(self.since) >= long
+    /// Whether the engine, which has committed so many entries by now, has committed none for so long. An engine that was just opened is
+    /// busy.
+    pub(in crate::engine) fn is_idle(&mut self, entries: u64, now: Timestamp, long: Duration) -> bool {
+        let since = self.last.filter(|&(seen, _)| seen == entries).map_or(now, |(_, since)| since);
+        self.last = Some((entries, since));
+        now.saturating_since(since) >= long
     }
 
     /// Whether the file gets shorter by much.
@@ -89,6 +87,7 @@ mod tests {
         let mut compaction = Compaction::default();
         let at = Timestamp::from_millis;
         let long = Duration::from_secs(10);
+        assert!(!compaction.is_idle(0, at(90_000), long), "it was just opened");
         assert!(!compaction.is_idle(1, at(100_000), long));
         assert!(!compaction.is_idle(1, at(109_999), long) && compaction.is_idle(1, at(110_000), long));
         assert!(!compaction.is_idle(2, at(110_000), long));

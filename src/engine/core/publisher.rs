@@ -15,7 +15,7 @@ use crate::key::Digest;
 use crate::log_tail::{KeyState, LogTail};
 use crate::record::Record;
 use crate::state::{Event, Fence, decide};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::{Timestamp, fork};
 
 #[derive(Debug)]
@@ -25,11 +25,19 @@ pub(crate) struct Publisher {
     policies: Arc<Policies>,
     /// Only the locks of shards are taken under it.
     tail: Mutex<LogTail>,
+    /// Entries that were published, without the marks.
+    but_marks: AtomicU64,
 }
 
 impl Publisher {
     pub(crate) fn new(index: Arc<Index>, clock: Arc<EngineClock>, policies: Arc<Policies>, seq: u64) -> Self {
-        Self { index, clock, policies, tail: Mutex::new(LogTail::after(seq, 0)) }
+        Self {
+            index,
+            clock,
+            policies,
+            tail: Mutex::new(LogTail::after(seq, 0)),
+            but_marks: AtomicU64::new(0),
+        }
     }
 
     /// Takes the tail away, to be checkpointed. What is published from now on goes into a new one.
@@ -56,6 +64,11 @@ impl Publisher {
     pub(crate) fn tail_lag(&self) -> (usize, Option<Timestamp>) {
         let tail = self.tail.lock();
         (tail.len(), tail.since)
+    }
+
+    /// How many entries were published. Marks do not count: an idle engine writes them too.
+    pub(crate) fn entries_but_marks(&self) -> u64 {
+        self.but_marks.load(Ordering::Relaxed)
     }
 
     /// Whether a body that waits for a checkpoint has expired.
@@ -236,6 +249,8 @@ impl Publish for Publisher {
         // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
         let mut tail = self.tail.lock();
         let mut displaced = Vec::new();
+        let but_marks = ops.iter().filter(|op| !matches!(op, Op::Mark)).count() as u64;
+        self.but_marks.fetch_add(but_marks, Ordering::Relaxed);
         for op in ops.iter() {
             self.show(op, &mut tail, &mut displaced, now);
             if let Op::PolicySet(declared) = op {
