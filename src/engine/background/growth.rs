@@ -16,6 +16,9 @@ impl Core {
         let _maintains = self.maintains();
         // A closed engine does not touch its log.
         let Some(log) = self.log.get().filter(|_| !self.is_closed()) else { return };
+        if !self.health.may_grow() {
+            return;
+        }
         let now = self.clock.now();
         // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller may try.
         if self.options.workers && self.health.disk().is_too_early_for_log(now) {
@@ -33,7 +36,10 @@ impl Core {
                     self.health.disk().found_by_log(failure, now);
                     return self.space.wake();
                 }
-                Err(failure) => return self.poison(Failure::Io(failure)),
+                Err(failure) => {
+                    self.health.stop_growing();
+                    return self.poison(Failure::Io(failure));
+                }
             }
         }
     }

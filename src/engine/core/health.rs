@@ -15,13 +15,21 @@ pub(crate) struct Health {
     /// A failure that leaves the log whole: no claims are granted, but those that are out can be
     /// completed.
     poisoned: OnceLock<Failure>,
+    /// The log could not be made longer, and that is not tried again.
+    stopped_growing: OnceLock<()>,
     disk: DiskFull,
 }
 
 impl Health {
     /// Of an engine that was just opened, and that fails when a commit sets `commit`.
     pub(in crate::engine) fn new(commit: Arc<OnceLock<Failure>>) -> Self {
-        Self { gate: Gate::open(), commit, poisoned: OnceLock::new(), disk: DiskFull::default() }
+        Self {
+            gate: Gate::open(),
+            commit,
+            poisoned: OnceLock::new(),
+            stopped_growing: OnceLock::new(),
+            disk: DiskFull::default(),
+        }
     }
 
     /// Whether claims are granted at all. Ask before a call waits, and again before its claim arrives:
@@ -69,6 +77,16 @@ impl Health {
     /// Whether grants have stopped while the log is whole.
     pub(in crate::engine) fn is_poisoned(&self) -> bool {
         self.poisoned.get().is_some()
+    }
+
+    /// Whether the log may be made longer.
+    pub(in crate::engine) fn may_grow(&self) -> bool {
+        self.stopped_growing.get().is_none()
+    }
+
+    /// The log is not made longer any more: a sync that failed is not tried again.
+    pub(in crate::engine) fn stop_growing(&self) {
+        self.stopped_growing.set(()).ok();
     }
 
     /// Stops grants. Only the first failure counts.
