@@ -202,6 +202,36 @@ fn after_a_failed_checkpoint_the_log_grows_for_results_that_are_longer_than_was_
     }
 }
 
+/// The claims are told of the failure and not that the queue is full, and no later one finds a log that was made longer all the same.
+#[test]
+fn after_a_failed_checkpoint_an_error_of_any_operation_refuses_results_for_good() {
+    let mut failed = 0;
+    for at in 0.. {
+        let machine = Machine::default();
+        let engine = machine.options().reserve_bytes(0).log_bytes(16 << 20).open("x.idem").unwrap();
+        let claims: Vec<_> = (0..60).map(|n| fresh(&default_scope(&engine), &n.to_string())).collect();
+        machine.disk.fail_syncs(Some(".idem"));
+        assert!(engine.checkpoint().is_err());
+        machine.disk.fail_syncs(None);
+        let before = machine.disk.operations();
+        machine.disk.fault_at(before + at, DiskFault::Error);
+        let ended: Vec<_> = claims.into_iter().map(|claim| claim.complete(vec![7; 4_000])).collect();
+        let Some(first) = ended.iter().position(Result::is_err) else {
+            if machine.disk.operations() <= before + at {
+                break;
+            }
+            // The log was to be longer than anybody needed.
+            continue;
+        };
+        for error in ended.into_iter().skip(first).map(Result::unwrap_err) {
+            let is_told = matches!(error.reason(), ClaimError::Commit(CommitError::Failed(_)));
+            assert!(is_told, "operation {at}: {error}");
+        }
+        failed += 1;
+    }
+    assert!(failed > 60, "{failed} operations");
+}
+
 /// A begin waits for log space. Then a sync of the log, or of the store, fails, and claims that end give their space to it.
 fn granted_after_a_failure_that_came_while_it_waited(durability: Durability, file: &str) {
     let machine = Machine::rerun();

@@ -3,6 +3,7 @@
 use crate::engine::core::Core;
 use crate::error::Failure;
 use crate::sync::MutexGuard;
+use crate::wal::Log;
 
 impl Core {
     /// Makes the log longer while little of it is free.
@@ -19,6 +20,21 @@ impl Core {
         if !self.health.may_grow() {
             return;
         }
+        self.grow_as_wanted(&log);
+        // After a failed checkpoint those who wait for log space wait for this alone.
+        if self.health.is_poisoned() && self.space.is_waited_for() && !self.may_log_grow() {
+            self.space.wake();
+        }
+    }
+
+    /// Whether the log may be made longer yet.
+    pub(in crate::engine) fn may_log_grow(&self) -> bool {
+        self.health.may_grow()
+            && self.log.get().is_some()
+            && self.space.may_grow(self.options.log_bytes_max())
+    }
+
+    fn grow_as_wanted(&self, log: &Log) {
         let now = self.clock.now();
         // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller may try.
         if self.options.workers && self.health.disk().is_too_early_for_log(now) {

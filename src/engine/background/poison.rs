@@ -15,9 +15,10 @@ impl Core {
 
     /// Grants no more claims. Those that are out can be completed, for the log is whole.
     pub(super) fn poison(&self, failure: Failure) {
-        // Only the first failure counts.
-        self.health.poison(failure);
-        self.space.wake();
+        // A later failure is no news to those who wait for log space: they would ask for it again.
+        if self.health.poison(failure) {
+            self.space.wake();
+        }
     }
 }
 

@@ -32,6 +32,11 @@ impl Closing {
         is_first
     }
 
+    /// Whether a thread is at it, or was.
+    pub(in crate::engine) fn has_begun(&self) -> bool {
+        !matches!(*self.stage.lock(), Stage::Open)
+    }
+
     pub(in crate::engine) fn settle(&self, outcome: Result<usize, Failure>) {
         *self.stage.lock() = Stage::Over(outcome);
         self.settled.notify_all();

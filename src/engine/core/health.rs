@@ -39,12 +39,16 @@ impl Health {
         if self.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
         }
-        self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
+        self.check_failure()
     }
 
     /// Whether the engine still writes to its file.
     pub(in crate::engine) fn may_write(&self) -> Result<(), CommitError> {
         self.check()?;
+        self.check_failure()
+    }
+
+    fn check_failure(&self) -> Result<(), CommitError> {
         self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
     }
 
@@ -84,14 +88,14 @@ impl Health {
         self.stopped_growing.get().is_none()
     }
 
-    /// The log is not made longer any more: a sync that failed is not tried again.
+    /// The log is not made longer any more: callers that wait for that are told, where another try would let them wait on.
     pub(in crate::engine) fn stop_growing(&self) {
         self.stopped_growing.set(()).ok();
     }
 
-    /// Stops grants. Only the first failure counts.
-    pub(in crate::engine) fn poison(&self, failure: Failure) {
-        drop(self.poisoned.set(failure));
+    /// Stops grants; whether they had not stopped before. Only the first failure counts.
+    pub(in crate::engine) fn poison(&self, failure: Failure) -> bool {
+        self.poisoned.set(failure).is_ok()
     }
 }
 

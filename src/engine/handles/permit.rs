@@ -189,8 +189,7 @@ impl Core {
             self.make_room();
         }
         // After a failed checkpoint the log still grows, for the ends of claims that are out.
-        let may_grow = || self.health.may_grow() && self.space.may_grow(self.options.log_bytes_max());
-        let grows = rank == Priority::Claim && may_grow();
+        let grows = rank == Priority::Claim && self.may_log_grow();
         self.health.why_no_space(full_before, grows)
     }
 }

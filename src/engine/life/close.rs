@@ -61,6 +61,9 @@ impl Handle {
         self.core.health.check_process()?;
         if self.core.must_close_elsewhere() {
             let left = self.core.limits.in_flight();
+            if self.core.closing.has_begun() {
+                return Ok(left);
+            }
             // Without a thread the engine stays open: callers that wait are told nothing before it closes.
             return Core::close_elsewhere(&self.core).map(|()| left).map_err(Failure::Io);
         }
@@ -116,6 +119,9 @@ impl Engine {
     ///
     /// When an earlier commit failed, or the file can't be brought up to date. Nothing acknowledged is lost by that: the next
     /// opening finds it in the log.
+    ///
+    /// A close from within a callback or a transaction needs a thread. Where the system has none to give, this is an error too,
+    /// and the engine stays open as long as other handles live.
     pub fn close(self) -> Result<Closed, Failure> {
         self.handle.close().map(|claims_left| Closed { claims_left })
     }
