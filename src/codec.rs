@@ -27,8 +27,9 @@ use bincode::{BorrowDecode, Encode};
 use crate::error::{Damage, OpenError};
 
 /// Version of everything on disk. A file with another one is refused. Version 1 had checksums of BLAKE3, version 2 numbers of fixed
-/// width, in version 3 a log did not say to which opening of the file it belongs.
-pub(crate) const FORMAT_VERSION: u32 = 4;
+/// width, in version 3 a log did not say to which opening of the file it belongs, in version 4 nothing told of a missing row of `forgotten` or
+/// `scopes`.
+pub(crate) const FORMAT_VERSION: u32 = 5;
 
 /// Refuses a file with another version than this build's.
 pub(crate) fn check_version(file: &Path, found: u32) -> Result<(), OpenError> {

@@ -17,7 +17,7 @@ use crate::codec::{
 use crate::key::{Digest, Secret};
 use crate::policy::{Policy, Recovery};
 use crate::record::{Record, RecordLocation};
-use crate::store::{Meta, block};
+use crate::store::{Meta, Tallies, block};
 use crate::sync::{Arc, OnceLock};
 use crate::wal::frame::{CHECKED, Frame, FrameBuf, HEADER};
 use crate::wal::{self, Identity};
@@ -371,9 +371,8 @@ fn meta() -> Meta {
         log_bytes: 6,
         fence_next: 7,
         block_next: 8,
-        blocks: 9,
         keys: 10,
-        claims: 11,
+        tallies: Tallies::default(),
         high_water_ms: 12,
         wall_max_ms: 13,
         boot_id: Some([14; 16]),

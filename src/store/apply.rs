@@ -1,6 +1,6 @@
 //! Applying a checkpoint: one transaction that writes a batch, and drops or moves blocks that are due.
 
-use redb::{TableHandle, WriteTransaction};
+use redb::WriteTransaction;
 
 use super::backend_error::{BackendError, catch_backend_panic};
 use super::batch::{Applied, Batch};
@@ -10,6 +10,7 @@ use super::forgotten::Row;
 use super::layout::{BLOCKS, CLAIMS, FORGOTTEN, INDEX, META, SCOPES};
 use super::meta::Meta;
 use super::refusal::StoreError;
+use super::tally::Tallies;
 use super::transaction::{OpenTransaction, begin_durable};
 use super::{META_ROW, Store, block};
 use crate::error::Failure;
@@ -70,14 +71,13 @@ impl Store {
         // redb can't abort a transaction while a panic goes through it, so the transaction lies outside.
         let written = begun.and_then(|transaction| {
             catch_backend_panic(|| {
-                write_blocks(&transaction, &blocks)?;
-                drop_blocks(&transaction, &due.blocks)?;
-                meta.blocks = meta.blocks + blocks.len() as u64 - due.blocks.len() as u64;
+                write_blocks(&transaction, &mut meta.tallies, &blocks)?;
+                drop_blocks(&transaction, &mut meta.tallies, &due.blocks)?;
                 let added: usize = blocks.iter().map(|block| block.records.len()).sum();
                 meta.keys = (meta.keys + added as u64).saturating_sub(due.keys());
-                meta.claims = self.write_claims(&transaction, batch)?;
-                self.write_forgotten(&transaction, batch, &due, first)?;
-                self.write_scopes(&transaction, batch)?;
+                self.write_claims(&transaction, &mut meta.tallies, batch)?;
+                self.write_forgotten(&transaction, &mut meta.tallies, batch, &due, first)?;
+                self.write_scopes(&transaction, &mut meta.tallies, batch)?;
                 transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
                 Ok(())
             })?;
@@ -112,28 +112,34 @@ impl Store {
             .collect()
     }
 
-    fn write_claims(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<u64, BackendError> {
-        let mut table = transaction.open_table(CLAIMS)?;
+    fn write_claims(
+        &self,
+        transaction: &WriteTransaction,
+        tallies: &mut Tallies,
+        batch: &Batch,
+    ) -> Result<(), BackendError> {
+        let mut rows = CLAIMS.write(transaction, tallies)?;
         for digest in &batch.ended {
-            table.remove(digest.as_u128())?;
+            rows.remove(digest.as_u128())?;
         }
         for (digest, row) in &batch.claims {
             let sealed = self.checksummer.seal(CLAIMS.name(), &digest.halves(), row);
-            table.insert(digest.as_u128(), sealed.as_slice())?;
+            rows.insert(digest.as_u128(), &sealed)?;
         }
-        Ok(redb::ReadableTableMetadata::len(&table)?)
+        Ok(())
     }
 
     fn write_forgotten(
         &self,
         transaction: &WriteTransaction,
+        tallies: &mut Tallies,
         batch: &Batch,
         due: &Due,
         limit: u64,
     ) -> Result<(), BackendError> {
-        let mut table = transaction.open_table(FORGOTTEN)?;
+        let mut rows = FORGOTTEN.write(transaction, tallies)?;
         for digest in &due.forgotten {
-            table.remove(digest.as_u128())?;
+            rows.remove(digest.as_u128())?;
         }
         // The limit lies below this batch's blocks: a key forgotten and completed again within one batch stays. Tombstones that move
         // now lie above it too, but none of a key that this batch forgets: `carry` leaves those out.
@@ -141,15 +147,20 @@ impl Store {
             let mut row = Vec::new();
             codec::encode_into(&(limit, until.as_millis()), &mut row);
             let sealed = self.checksummer.seal(FORGOTTEN.name(), &digest.halves(), &row);
-            table.insert(digest.as_u128(), sealed.as_slice())?;
+            rows.insert(digest.as_u128(), &sealed)?;
         }
         Ok(())
     }
 
-    fn write_scopes(&self, transaction: &WriteTransaction, batch: &Batch) -> Result<(), BackendError> {
-        let mut table = transaction.open_table(SCOPES)?;
+    fn write_scopes(
+        &self,
+        transaction: &WriteTransaction,
+        tallies: &mut Tallies,
+        batch: &Batch,
+    ) -> Result<(), BackendError> {
+        let mut rows = SCOPES.write(transaction, tallies)?;
         for (name, row) in &batch.scopes {
-            table.insert(&**name, self.checksummer.seal(SCOPES.name(), &[], row).as_slice())?;
+            rows.insert(&**name, &self.checksummer.seal(SCOPES.name(), &[], row))?;
         }
         Ok(())
     }
@@ -175,20 +186,28 @@ impl Store {
     }
 }
 
-fn write_blocks(transaction: &WriteTransaction, blocks: &[block::Block]) -> Result<(), BackendError> {
+fn write_blocks(
+    transaction: &WriteTransaction,
+    tallies: &mut Tallies,
+    blocks: &[block::Block],
+) -> Result<(), BackendError> {
     let mut bodies = transaction.open_table(BLOCKS)?;
-    let mut index = transaction.open_table(INDEX)?;
+    let mut index = INDEX.write(transaction, tallies)?;
     for block in blocks {
         let key = (block.due.as_millis(), block.number);
         bodies.insert(key, block.bytes.as_slice())?;
-        index.insert(key, block.index.as_slice())?;
+        index.insert(key, &block.index)?;
     }
     Ok(())
 }
 
-fn drop_blocks(transaction: &WriteTransaction, due: &[(u64, BlockInfo)]) -> Result<(), BackendError> {
+fn drop_blocks(
+    transaction: &WriteTransaction,
+    tallies: &mut Tallies,
+    due: &[(u64, BlockInfo)],
+) -> Result<(), BackendError> {
     let mut bodies = transaction.open_table(BLOCKS)?;
-    let mut index = transaction.open_table(INDEX)?;
+    let mut index = INDEX.write(transaction, tallies)?;
     for (number, block) in due {
         bodies.remove((block.due.as_millis(), *number))?;
         index.remove((block.due.as_millis(), *number))?;

@@ -5,8 +5,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use redb::TableHandle;
-
 use crate::codec::BadBytes;
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::Digest;
@@ -28,8 +26,8 @@ impl BackendError {
         Self { place: Some(place), kind: TroubleKind::Damaged(bad.0) }
     }
 
-    pub(super) fn row(table: &impl TableHandle, digest: Digest, bad: BadBytes) -> Self {
-        Self::at(format!("table `{}`, row {:032x}", table.name(), digest.as_u128()), bad)
+    pub(super) fn row(table: &str, digest: Digest, bad: BadBytes) -> Self {
+        Self::at(format!("table `{table}`, row {:032x}", digest.as_u128()), bad)
     }
 
     pub(super) fn unexpected(what: &'static str) -> Self {

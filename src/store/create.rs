@@ -43,10 +43,10 @@ impl Store {
             let transaction = begin_durable(&database)?;
             transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
             transaction.open_table(BLOCKS)?;
-            transaction.open_table(INDEX)?;
-            transaction.open_table(CLAIMS)?;
-            transaction.open_table(FORGOTTEN)?;
-            transaction.open_table(SCOPES)?;
+            transaction.open_table(INDEX.definition)?;
+            transaction.open_table(CLAIMS.definition)?;
+            transaction.open_table(FORGOTTEN.definition)?;
+            transaction.open_table(SCOPES.definition)?;
             transaction.into_inner().commit()?;
             Ok(database.into_inner().close()?)
         });

@@ -11,9 +11,10 @@ use super::directory::BlockInfo;
 use super::forgotten::Row;
 use super::layout::{CLAIMS, FORGOTTEN, INDEX, SCOPES};
 use super::owned::Owned;
+use super::tally::{Tallies, Tally};
 use super::{Store, block, open_row, tables};
 use crate::codec::{BadBytes, IntentRow};
-use crate::error::{Damage, OpenError};
+use crate::error::OpenError;
 use crate::key::Digest;
 use crate::policy::Policy;
 use crate::record::RecordLocation;
@@ -47,51 +48,45 @@ impl Store {
         let database = self.access.database().map_err(|_closed| OpenError::Locked(self.path.clone()))?;
         let loaded = catch_backend_panic(|| {
             let transaction = Owned::new(database.begin_read()?);
-            let forgotten = self.load_forgotten(&transaction)?;
-            let blocks = self.load_records(&transaction, &forgotten, takers)?;
+            let (limits, forgotten) = self.load_forgotten(&transaction)?;
+            let index = self.load_records(&transaction, &limits, takers)?;
             let claims = self.load_claims(&transaction, &mut claim)?;
-            self.load_scopes(&transaction, &mut scope)?;
+            let scopes = self.load_scopes(&transaction, &mut scope)?;
+            meta.tallies.check(&Tallies { index, claims, forgotten, scopes })?;
             let others = transaction.list_tables()?.any(|table| !table.name().starts_with(tables::RESERVED));
             let others = others || transaction.list_multimap_tables()?.next().is_some();
             self.is_shared.store(others, Ordering::Relaxed);
-            Ok((blocks, claims))
+            Ok(())
         });
-        let (blocks, claims) = loaded.map_err(|trouble| trouble.into_open_error(&self.path))?;
-        if blocks != meta.blocks || claims != meta.claims {
-            let what = format!(
-                "{blocks} blocks and {claims} claims are there, {} and {} were written",
-                meta.blocks, meta.claims
-            );
-            return Err(Damage::new(&self.path, "tables `index` and `claims`", what).into());
-        }
-        Ok(())
+        loaded.map_err(|trouble| trouble.into_open_error(&self.path))
     }
 
     fn load_forgotten(
         &self,
         transaction: &redb::ReadTransaction,
-    ) -> Result<HashMap<Digest, u64>, BackendError> {
-        let mut limits = HashMap::new();
+    ) -> Result<(HashMap<Digest, u64>, Tally), BackendError> {
+        let (mut limits, mut tally) = (HashMap::new(), Tally::default());
         let mut rows = self.forgotten.lock();
-        for row in transaction.open_table(FORGOTTEN)?.iter()? {
+        for row in FORGOTTEN.read(transaction)?.iter()? {
             let (digest, sealed) = row?;
+            tally.add(sealed.value());
             let digest = Digest::from_u128(digest.value());
             let row: (u64, u64) = open_row(&self.checksummer, &FORGOTTEN, digest, sealed.value())?;
             limits.insert(digest, row.0);
             rows.insert(digest, Row { limit: row.0, until: Timestamp::from_millis(row.1) });
         }
-        Ok(limits)
+        Ok((limits, tally))
     }
 
-    /// Gives the number of blocks.
+    /// Gives the tally of `index`, which all threads have to find.
     fn load_records<T: FnMut(&[Stored]) + Send>(
         &self,
         transaction: &redb::ReadTransaction,
         forgotten: &HashMap<Digest, u64>,
         takers: Vec<T>,
-    ) -> Result<u64, BackendError> {
+    ) -> Result<Tally, BackendError> {
         let mut takers = takers.into_iter();
-        let Some(first) = takers.next() else { return Ok(0) };
+        let Some(first) = takers.next() else { return Ok(Tally::default()) };
         thread::scope(|threads| {
             let mut others = Vec::new();
             for taker in takers {
@@ -101,7 +96,7 @@ impl Store {
                     .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
             }
             // No more than could be there, whatever the meta row says.
-            let blocks = self.meta().blocks.min(self.file_bytes() / block::PAGE_MIN as u64);
+            let blocks = self.meta().tallies.index.rows.min(self.file_bytes() / block::PAGE_MIN as u64);
             let mut directory = self.directory.write();
             directory.reserve(blocks);
             let loaded = self.load_index(transaction, forgotten, first, |number, block| {
@@ -110,7 +105,10 @@ impl Store {
             // One of them may fail to read what the others have read.
             let others =
                 others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            others.fold(loaded, Result::and).map(|()| directory.len() as u64)
+            others.fold(loaded, |found, other| match (found?, other?) {
+                (found, other) if found == other => Ok(found),
+                _ => Err(BackendError::at("table `index`".to_owned(), BadBytes("it changes".to_owned()))),
+            })
         })
     }
 
@@ -120,10 +118,12 @@ impl Store {
         forgotten: &HashMap<Digest, u64>,
         mut taker: impl FnMut(&[Stored]),
         mut block: impl FnMut(u64, BlockInfo),
-    ) -> Result<(), BackendError> {
+    ) -> Result<Tally, BackendError> {
         let mut records = Vec::with_capacity(2 * RECORDS_A_CALL);
-        for row in transaction.open_table(INDEX)?.iter()? {
+        let mut tally = Tally::default();
+        for row in INDEX.read(transaction)?.iter()? {
             let (key, index) = row?;
+            tally.add(index.value());
             let (due, number) = key.value();
             let key = (Timestamp::from_millis(due), number);
             let contents =
@@ -142,33 +142,36 @@ impl Store {
         if !records.is_empty() {
             taker(&records);
         }
-        Ok(())
+        Ok(tally)
     }
 
     fn load_claims(
         &self,
         transaction: &redb::ReadTransaction,
         each: &mut impl FnMut(&IntentRow<'_>),
-    ) -> Result<u64, BackendError> {
-        let mut count = 0;
-        for row in transaction.open_table(CLAIMS)?.iter()? {
+    ) -> Result<Tally, BackendError> {
+        let mut tally = Tally::default();
+        for row in CLAIMS.read(transaction)?.iter()? {
             let (digest, sealed) = row?;
+            tally.add(sealed.value());
             let digest = Digest::from_u128(digest.value());
             let row: IntentRow<'_> = open_row(&self.checksummer, &CLAIMS, digest, sealed.value())?;
-            codec::check_names(row.scope, row.key).map_err(|bad| BackendError::row(&CLAIMS, digest, bad))?;
+            codec::check_names(row.scope, row.key)
+                .map_err(|bad| BackendError::row(CLAIMS.name(), digest, bad))?;
             each(&row);
-            count += 1;
         }
-        Ok(count)
+        Ok(tally)
     }
 
     fn load_scopes(
         &self,
         transaction: &redb::ReadTransaction,
         each: &mut impl FnMut(&[u8], Policy),
-    ) -> Result<(), BackendError> {
-        for row in transaction.open_table(SCOPES)?.iter()? {
+    ) -> Result<Tally, BackendError> {
+        let mut tally = Tally::default();
+        for row in SCOPES.read(transaction)?.iter()? {
             let (name, sealed) = row?;
+            tally.add(sealed.value());
             let policy = self.checksummer.open(SCOPES.name(), &[], sealed.value()).and_then(|bytes| {
                 let row: codec::ScopeRow<'_> = codec::decode(bytes)?;
                 if row.name != name.value() {
@@ -179,6 +182,6 @@ impl Store {
             let place = || format!("table `{}`, row \"{}\"", SCOPES.name(), name.value().escape_ascii());
             each(name.value(), policy.map_err(|bad| BackendError::at(place(), bad))?);
         }
-        Ok(())
+        Ok(tally)
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bincode::{BorrowDecode, Encode};
 
+use super::tally::Tallies;
 use crate::Timestamp;
 use crate::clock::{BootId, TimeMark};
 use crate::codec::{self, Checksummer, FORMAT_VERSION, Text};
@@ -33,12 +34,10 @@ pub(crate) struct Meta {
     pub(crate) fence_next: u64,
     /// No block at or above this number was ever written.
     pub(crate) block_next: u64,
-    /// Number of blocks there are.
-    pub(crate) blocks: u64,
-    /// Number of records in them.
+    /// Number of records in blocks.
     pub(crate) keys: u64,
-    /// Number of claim rows there are.
-    pub(crate) claims: u64,
+    /// What the tables hold.
+    pub(crate) tallies: Tallies,
     // What the clocks showed when this was written, see `TimeMark`.
     /// The highest engine time the file has seen.
     pub(crate) high_water_ms: u64,
@@ -55,8 +54,7 @@ impl std::fmt::Debug for Meta {
         f.debug_struct("Meta")
             .field("checkpointed_seq", &self.checkpointed_seq)
             .field("log_empty", &self.log_empty)
-            .field("blocks", &self.blocks)
-            .field("claims", &self.claims)
+            .field("tallies", &self.tallies)
             .finish_non_exhaustive()
     }
 }
@@ -109,6 +107,13 @@ impl Meta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tally::Tally;
+
+    fn tally(row: &[u8]) -> Tally {
+        let mut tally = Tally::default();
+        tally.add(row);
+        tally
+    }
 
     fn meta() -> Meta {
         Meta {
@@ -122,9 +127,13 @@ mod tests {
             log_bytes: 6,
             fence_next: 7,
             block_next: 8,
-            blocks: 9,
             keys: 13,
-            claims: 10,
+            tallies: Tallies {
+                index: tally(&[7, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]),
+                claims: tally(&[8, 0, 0, 0, 0, 0, 0, 0, 1, 2]),
+                forgotten: tally(&[9, 0, 0, 0, 0, 0, 0, 0, 1]),
+                scopes: tally(&[10, 0, 0, 0, 0, 0, 0, 0]),
+            },
             high_water_ms: 11,
             wall_max_ms: 12,
             boot_id: Some([14; 16]),
@@ -135,11 +144,12 @@ mod tests {
     #[test]
     fn golden_bytes_and_round_trip() {
         let row = meta().encode();
-        let numbers = [4, 5, 1, 1, b'f', 0, 6, 7, 8, 9, 13, 10, 11, 12, 1];
+        let tallies = [1, 11, 7, 1, 10, 8, 1, 9, 9, 1, 8, 10];
+        let numbers = [&[4, 5, 1, 1, b'f', 0, 6, 7, 8, 13][..], &tallies, &[11, 12, 1]].concat();
         let fields = [&[1; 16][..], &[2; 32], &numbers, &[14; 16], &[15]].concat();
         let (version, sealed) = row.split_at(4);
-        assert_eq!(version, [4, 0, 0, 0]);
-        assert_eq!(sealed, checksummer().seal("meta", &[4], &fields));
+        assert_eq!(version, [5, 0, 0, 0]);
+        assert_eq!(sealed, checksummer().seal("meta", &[5], &fields));
         assert_eq!(Meta::decode(Path::new("f"), &row).unwrap(), meta());
         let shown = format!("{:?}", meta());
         assert!(!shown.contains("secret") && !shown.contains("[2, 2"), "{shown}");
@@ -148,16 +158,16 @@ mod tests {
     #[test]
     fn another_version_and_every_flipped_bit_are_refused() {
         let mut newer = meta().encode();
-        newer[0] = 5;
+        newer[0] = 6;
         assert!(matches!(
             Meta::decode(Path::new("f"), &newer),
-            Err(OpenError::NewerVersion { found: 5, supported: 4, .. })
+            Err(OpenError::NewerVersion { found: 6, supported: 5, .. })
         ));
         let mut older = meta().encode();
         older[0] = 1;
         assert!(matches!(
             Meta::decode(Path::new("f"), &older),
-            Err(OpenError::OlderVersion { found: 1, supported: 4, .. })
+            Err(OpenError::OlderVersion { found: 1, supported: 5, .. })
         ));
         older[0] = 0;
         assert!(matches!(Meta::decode(Path::new("f"), &older), Err(OpenError::Damaged(_))));

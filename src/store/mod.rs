@@ -28,6 +28,7 @@ mod owned;
 mod refusal;
 mod relocate;
 mod tables;
+mod tally;
 mod transaction;
 
 pub(crate) use batch::{Applied, Batch};
@@ -37,12 +38,11 @@ pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
 pub(crate) use refusal::StoreError;
 pub use tables::{ReadTables, TableError, Tables};
+pub(crate) use tally::Tallies;
 pub(crate) use transaction::OpenTransaction;
 
 use std::io;
 use std::path::{Path, PathBuf};
-
-use redb::TableHandle;
 
 use crate::codec::Checksummer;
 use crate::error::{Damage, Failure, IoFailure, ReadError};
@@ -56,6 +56,7 @@ use backend_error::BackendError;
 use directory::Directory;
 use due::Due;
 use forgotten::Forgotten;
+use tally::TalliedTable;
 
 const META_ROW: &str = "meta";
 
@@ -201,14 +202,14 @@ fn block_place(due: Timestamp, place: RecordLocation) -> String {
 
 fn open_row<'a, T: bincode::BorrowDecode<'a, ()>>(
     checksummer: &Checksummer,
-    table: &impl TableHandle,
+    table: &TalliedTable<u128>,
     digest: Digest,
     row: &'a [u8],
 ) -> Result<T, BackendError> {
     checksummer
         .open(table.name(), &digest.halves(), row)
         .and_then(codec::decode)
-        .map_err(|bad| BackendError::row(table, digest, bad))
+        .map_err(|bad| BackendError::row(table.name(), digest, bad))
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ impl Store {
     ) -> Result<Result<Vec<MovingRecord>, BadBytes>, BackendError> {
         catch_backend_panic(|| {
             let transaction = Owned::new(database.begin_read()?);
-            let (blocks, index) = (transaction.open_table(BLOCKS)?, transaction.open_table(INDEX)?);
+            let (blocks, index) = (transaction.open_table(BLOCKS)?, INDEX.read(&transaction)?);
             let key = (info.due.as_millis(), number);
             let (Some(block), Some(index)) = (blocks.get(key)?, index.get(key)?) else {
                 return Ok(Err(BadBytes("the block is missing".to_owned())));

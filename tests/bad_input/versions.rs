@@ -24,14 +24,16 @@ fn a_file_of_another_version_is_refused_with_both_versions() {
     set_version(77);
     let before = bytes_of(&path)[1].clone();
     let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 4, .. }), "{error}");
-    assert_says(&error, &["format version 77", "reads up to 4", "use a newer idemkv"]);
+    assert!(matches!(&error, OpenError::NewerVersion { found: 77, supported: 5, .. }), "{error}");
+    assert_says(&error, &["format version 77", "reads up to 5", "use a newer idemkv"]);
+    set_version(4);
+    assert!(matches!(refused(small().open(&path)), OpenError::OlderVersion { found: 4, supported: 5, .. }));
     set_version(1);
     let error = refused(small().open(&path));
-    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 4, .. }), "{error}");
-    assert_says(&error, &["format version 1", "reads from 4 on", "the idemkv that wrote it"]);
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 5, .. }), "{error}");
+    assert_says(&error, &["format version 1", "reads from 5 on", "the idemkv that wrote it"]);
     assert!(bytes_of(&path)[1] == before);
-    set_version(4);
+    set_version(5);
     drop(small().open(&path).unwrap());
 }
 
@@ -41,15 +43,15 @@ fn a_log_of_another_version_is_refused_with_both_versions() {
     let path = directory.path().join("x.idem");
     make_unclean(&path);
     let mut log = fs::read(log_of(&path)).unwrap();
-    assert_eq!(log[8..12], 4_u32.to_le_bytes());
+    assert_eq!(log[8..12], 5_u32.to_le_bytes());
     let mut refused_with = |version| {
         log[8] = version;
         fs::write(log_of(&path), &log).unwrap();
         small().open(&path)
     };
-    let error = refused(refused_with(5));
-    assert!(matches!(&error, OpenError::NewerVersion { found: 5, supported: 4, .. }), "{error}");
+    let error = refused(refused_with(6));
+    assert!(matches!(&error, OpenError::NewerVersion { found: 6, supported: 5, .. }), "{error}");
     let error = refused(refused_with(1));
-    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 4, .. }), "{error}");
-    assert_done(&refused_with(4).unwrap(), "logged", b"reply");
+    assert!(matches!(&error, OpenError::OlderVersion { found: 1, supported: 5, .. }), "{error}");
+    assert_done(&refused_with(5).unwrap(), "logged", b"reply");
 }

@@ -10,12 +10,13 @@
     reason = "tests"
 )]
 
-#[path = "../common/budget.rs"]
-mod budget;
+#[path = "../common/mod.rs"]
+mod common;
 mod damage;
+mod lost_rows;
 mod specimen;
 
-use budget::Budget;
+use common::budget::Budget;
 use specimen::{Found, Specimen};
 use std::collections::BTreeMap;
 

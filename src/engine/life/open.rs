@@ -23,7 +23,7 @@ use crate::engine::core::threads::Notifiers;
 use crate::engine::core::{Core, Counters};
 use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::key::Secret;
-use crate::store::{Found, Meta, Store, StoreError};
+use crate::store::{Found, Meta, Store, StoreError, Tallies};
 use crate::sync::Arc;
 use crate::task::timers::Timers;
 use crate::wal::{Geometry, Identity, Log, LogSpace, Scanned};
@@ -217,9 +217,8 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         // Zero stands for "older than every claim".
         fence_next: 1,
         block_next: 0,
-        blocks: 0,
         keys: 0,
-        claims: 0,
+        tallies: Tallies::default(),
         high_water_ms: 0,
         wall_max_ms: 0,
         boot_id: None,

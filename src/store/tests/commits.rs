@@ -10,7 +10,7 @@ fn a_block_stays_while_one_of_its_keys_is_about_to_change() {
     assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
     assert_eq!(reclaim(&store, EXPIRED, true), 1);
     assert!(store.read(place, record.digest()).unwrap().is_none(), "its tombstone is elsewhere");
-    assert_eq!(store.meta().blocks, 1);
+    assert_eq!(store.meta().tallies.index.rows, 1);
 }
 
 #[test]
@@ -19,12 +19,12 @@ fn what_is_no_longer_remembered_when_it_is_to_be_stored_is_left_out() {
     let batch = |n| Batch { records: vec![record(n)], ..Batch::default() };
     let just_before = Timestamp::from_millis(FORGETTABLE.as_millis() - 1);
     apply(&store, &batch(1), just_before, true).unwrap();
-    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+    assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (1, 1));
     let next = store.meta().block_next;
     apply(&store, &batch(2), FORGETTABLE, true).unwrap();
-    assert_eq!((store.keys_hint(), store.meta().blocks, store.meta().block_next), (1, 1, next));
+    assert_eq!((store.keys_hint(), store.meta().tallies.index.rows, store.meta().block_next), (1, 1, next));
     stored(&store, 3);
-    assert_eq!((store.keys_hint(), store.meta().blocks), (2, 2));
+    assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (2, 2));
 }
 
 /// Block numbers would be given out twice.
@@ -54,9 +54,9 @@ fn a_commit_that_failed_and_is_there_after_all_stops_writes_but_not_reads() {
 fn what_is_dropped_is_counted_no_longer() {
     let store = new_store(&SimDisk::new());
     (1..4).for_each(|n| drop(stored(&store, n)));
-    assert_eq!((store.keys_hint(), store.meta().blocks), (3, 3));
+    assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (3, 3));
     assert_eq!(reclaim(&store, FORGETTABLE, true), 3);
-    assert_eq!((store.keys_hint(), store.meta().blocks), (0, 0));
+    assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (0, 0));
 }
 
 /// A key that is remembered until this very moment need not move on.
@@ -70,9 +70,9 @@ fn what_moves_on_is_what_is_still_to_be_remembered() {
     };
     let records = vec![until(1, 3_000), until(2, 3_001)];
     apply(&store, &Batch { records, ..Batch::default() }, NOW, true).unwrap();
-    assert_eq!((store.keys_hint(), store.meta().blocks), (2, 1));
+    assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (2, 1));
     assert_eq!(reclaim(&store, Timestamp::from_millis(3_000), true), 1);
-    assert_eq!((store.keys_hint(), store.meta().blocks), (1, 1));
+    assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (1, 1));
 }
 
 /// What forgets a key hides the blocks before, not that of the record that came with it.

@@ -41,7 +41,7 @@ fn a_damaged_index_row_is_found_by_each_thread_that_loads() {
     // Of an offset, so that it decodes.
     let flip = |at: usize| {
         alter(&store, |transaction| {
-            let mut table = transaction.open_table(INDEX).unwrap();
+            let mut table = transaction.open_table(INDEX.definition).unwrap();
             let (key, mut row) = {
                 let (key, row) = table.iter().unwrap().nth(at).unwrap().unwrap();
                 (key.value(), row.value().to_vec())

@@ -1,6 +1,7 @@
 //! Rows that are missing, damaged or not what was written.
 
 use super::*;
+use redb::ReadableDatabase;
 
 #[test]
 fn a_record_whose_block_is_missing_is_damaged_for_as_long_as_it_is_remembered() {
@@ -17,8 +18,98 @@ fn a_record_whose_block_is_missing_is_damaged_for_as_long_as_it_is_remembered() 
     assert!(store.read(place, record.digest()).unwrap().is_none());
 }
 
+/// A store with a row in each table.
+fn store_with_rows() -> Store {
+    let store = new_store(&SimDisk::new());
+    stored(&store, 7);
+    let mut scope = Vec::new();
+    let policy = crate::Policy::default().row();
+    codec::encode_into(&codec::ScopeRow { name: b"mild", policy }, &mut scope);
+    let batch = Batch {
+        claims: vec![(Digest::from_u128(8), intent(1))],
+        forgotten: vec![(Digest::from_u128(9), FORGETTABLE)],
+        scopes: vec![(b"mild"[..].into(), scope)],
+        ..Batch::default()
+    };
+    apply(&store, &batch, NOW, true).unwrap();
+    store
+}
+
+/// A claim's row.
+fn intent(fence: u64) -> Vec<u8> {
+    let mut row = Vec::new();
+    let intent = codec::IntentRow {
+        digest: 8,
+        scope: b"",
+        key: b"key",
+        fingerprint: [7; 32],
+        fence,
+        attempt: 1,
+        started_ms: 1,
+        ttl_ms: 1,
+        remembered_ms: 1,
+        earlier: None,
+        interrupted_ms: None,
+        returned: false,
+        lease_ms: None,
+        unresolved_ms: None,
+        detached: None,
+        progress: None,
+    };
+    codec::encode_into(&intent, &mut row);
+    row
+}
+
 #[test]
-fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened() {
+fn a_row_that_is_missing_is_noticed_in_each_table_when_the_file_is_opened() {
+    let remove: [(&str, fn(&WriteTransaction)); 4] = [
+        (INDEX.name(), |transaction| {
+            transaction.open_table(INDEX.definition).unwrap().retain(|_, _| false).unwrap();
+        }),
+        (CLAIMS.name(), |transaction| {
+            transaction.open_table(CLAIMS.definition).unwrap().retain(|_, _| false).unwrap();
+        }),
+        (FORGOTTEN.name(), |transaction| {
+            transaction.open_table(FORGOTTEN.definition).unwrap().retain(|_, _| false).unwrap();
+        }),
+        (SCOPES.name(), |transaction| {
+            transaction.open_table(SCOPES.definition).unwrap().retain(|_, _| false).unwrap();
+        }),
+    ];
+    for (table, remove) in remove {
+        let changed = store_with_rows();
+        alter(&changed, remove);
+        let damage = load(&changed);
+        assert_eq!(damage.place(), format!("table `{table}`"));
+        assert!(damage.to_string().contains("0 rows are there, 1 were written"), "{damage}");
+    }
+}
+
+#[test]
+fn an_old_row_in_place_of_a_newer_one_is_noticed_when_the_file_is_opened() {
+    let store = store_with_rows();
+    let row = |store: &Store| {
+        let database = store.access.database().ok().unwrap();
+        let claims = CLAIMS.read(&database.begin_read().unwrap()).ok().unwrap();
+        let (_, row) = claims.first().unwrap().unwrap();
+        row.value().to_vec()
+    };
+    let old = row(&store);
+    let batch = Batch { claims: vec![(Digest::from_u128(8), intent(2))], ..Batch::default() };
+    apply(&store, &batch, NOW, true).unwrap();
+    let new = row(&store);
+    assert!(old.len() == new.len() && old != new);
+    store.load(vec![|_: &[Stored]| ()], |_| (), |_, _| ()).unwrap();
+    alter(&store, |transaction| {
+        transaction.open_table(CLAIMS.definition).unwrap().insert(8, old.as_slice()).unwrap();
+    });
+    let damage = load(&store);
+    assert_eq!(damage.place(), "table `idemkv.claims`");
+    assert!(damage.to_string().contains("its 1 rows are not those that were written"), "{damage}");
+}
+
+#[test]
+fn rows_that_belong_elsewhere_are_noticed_when_the_file_is_opened() {
     let checksummer = Checksummer::new(&Secret(meta().secret));
     let policy = codec::ScopeRow { name: b"mild", policy: crate::Policy::default().row() };
     let mut scope = Vec::new();
@@ -31,27 +122,14 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
         store
     };
 
-    let changed = store();
-    alter(&changed, |transaction| {
-        transaction.open_table(INDEX).unwrap().retain(|_, _| false).unwrap();
-    });
-    // As it is found by an opening: what this one knows it has read before.
-    *changed.directory.write() = Directory::default();
-    assert!(load(&changed).to_string().contains("0 blocks and 0 claims are there, 1 and 0 were written"));
-
-    // One of the two is enough.
-    let changed = store();
-    let ended = Batch { claims: vec![(digest, b"row".to_vec())], ..Batch::default() };
-    apply(&changed, &ended, NOW, true).unwrap();
-    alter(&changed, |transaction| {
-        transaction.open_table(CLAIMS).unwrap().retain(|_, _| false).unwrap();
-    });
-    assert!(load(&changed).to_string().contains("1 blocks and 0 claims are there, 1 and 1 were written"));
-
     for table in [CLAIMS, FORGOTTEN] {
         let changed = store();
         alter(&changed, |transaction| {
-            transaction.open_table(table).unwrap().insert(digest.as_u128(), &b"not sealed"[..]).unwrap();
+            transaction
+                .open_table(table.definition)
+                .unwrap()
+                .insert(digest.as_u128(), &b"not sealed"[..])
+                .unwrap();
         });
         let place = format!("table `{}`, row {:032x}", table.name(), digest.as_u128());
         assert_eq!(load(&changed).place(), place);
@@ -63,7 +141,7 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
         let forgets = Batch { forgotten: vec![(digest, FORGETTABLE)], ..Batch::default() };
         apply(&changed, &forgets, NOW, true).unwrap();
         alter(&changed, |transaction| {
-            let mut table = transaction.open_table(FORGOTTEN).unwrap();
+            let mut table = transaction.open_table(FORGOTTEN.definition).unwrap();
             let row = table.remove(digest.as_u128()).unwrap().unwrap().value().to_vec();
             table.insert(other, row.as_slice()).unwrap();
         });
@@ -72,7 +150,7 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
 
     let changed = store();
     alter(&changed, |transaction| {
-        transaction.open_table(SCOPES).unwrap().insert(&b"strict"[..], row.as_slice()).unwrap();
+        transaction.open_table(SCOPES.definition).unwrap().insert(&b"strict"[..], row.as_slice()).unwrap();
     });
     let damage = load(&changed);
     assert_eq!(damage.place(), "table `idemkv.scopes`, row \"strict\"");
@@ -81,8 +159,8 @@ fn rows_that_are_missing_or_belong_elsewhere_are_noticed_when_the_file_is_opened
 
 #[test]
 fn a_meta_row_in_a_log_shows_no_secret() {
-    let shown = format!("{:?}", Meta { blocks: 7, secret: [123; 32], ..meta() });
-    assert!(shown.contains("blocks: 7") && !shown.contains("123"), "{shown}");
+    let shown = format!("{:?}", Meta { checkpointed_seq: 7, secret: [123; 32], ..meta() });
+    assert!(shown.contains("checkpointed_seq: 7") && !shown.contains("123"), "{shown}");
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! Tallies: what the meta row says of a table's rows, so that an opening notices the row that is not there.
+//!
+//! The checksum of a row says nothing of a row that is missing, or of an old row in its place. redb's checksums of pages would, but an
+//! opening verifies those of short files only.
+
+use bincode::{BorrowDecode, Encode};
+use redb::{Key, ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTransaction};
+
+use super::backend_error::BackendError;
+use super::layout;
+use crate::codec::{BadBytes, CHECKSUM_BYTES};
+
+/// What a table holds: rows that each begin with their checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+pub(crate) struct Tally {
+    /// How many there are.
+    pub(crate) rows: u64,
+    /// Their bytes, without keys.
+    pub(crate) bytes: u64,
+    /// The sum of their checksums, modulo 2^64: an old row in place of a newer one changes it.
+    checksums: u64,
+}
+
+impl Tally {
+    /// Counts a row. Sums wrap: in a damaged file they may be anything.
+    pub(super) fn add(&mut self, row: &[u8]) {
+        self.rows = self.rows.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(row.len() as u64);
+        self.checksums = self.checksums.wrapping_add(checksum(row));
+    }
+
+    /// Counts a row no longer.
+    fn leave_out(&mut self, row: &[u8]) {
+        self.rows = self.rows.wrapping_sub(1);
+        self.bytes = self.bytes.wrapping_sub(row.len() as u64);
+        self.checksums = self.checksums.wrapping_sub(checksum(row));
+    }
+}
+
+/// A row that is too short for a checksum is refused where it is read.
+fn checksum(row: &[u8]) -> u64 {
+    row.first_chunk::<CHECKSUM_BYTES>().map_or(0, |checksum| u64::from_le_bytes(*checksum))
+}
+
+/// The tallies of all tables of ours, but `meta`, which is one row, and `blocks`: a block is listed in `index`, and is missed when it is
+/// read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+pub(crate) struct Tallies {
+    pub(crate) index: Tally,
+    pub(crate) claims: Tally,
+    pub(crate) forgotten: Tally,
+    pub(crate) scopes: Tally,
+}
+
+impl Tallies {
+    /// Refuses tables that do not hold what was written.
+    pub(super) fn check(&self, found: &Self) -> Result<(), BackendError> {
+        for (table, written, found) in [
+            (layout::INDEX.name(), self.index, found.index),
+            (layout::CLAIMS.name(), self.claims, found.claims),
+            (layout::FORGOTTEN.name(), self.forgotten, found.forgotten),
+            (layout::SCOPES.name(), self.scopes, found.scopes),
+        ] {
+            if found != written {
+                let what = if found.rows == written.rows {
+                    format!("its {} rows are not those that were written", found.rows)
+                } else {
+                    format!("{} rows are there, {} were written", found.rows, written.rows)
+                };
+                return Err(BackendError::at(format!("table `{table}`"), BadBytes(what)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A table with a tally. There is no way to write to it past that.
+pub(super) struct TalliedTable<K: Key + 'static> {
+    pub(super) definition: TableDefinition<'static, K, &'static [u8]>,
+    tally: fn(&mut Tallies) -> &mut Tally,
+}
+
+impl<K: Key + 'static> TalliedTable<K> {
+    pub(super) const fn new(name: &'static str, tally: fn(&mut Tallies) -> &mut Tally) -> Self {
+        Self { definition: TableDefinition::new(name), tally }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        redb::TableHandle::name(&self.definition)
+    }
+
+    pub(super) fn read(
+        &self,
+        transaction: &ReadTransaction,
+    ) -> Result<ReadOnlyTable<K, &'static [u8]>, BackendError> {
+        Ok(transaction.open_table(self.definition)?)
+    }
+
+    pub(super) fn write<'t>(
+        &self,
+        transaction: &'t WriteTransaction,
+        tallies: &'t mut Tallies,
+    ) -> Result<Rows<'t, K>, BackendError> {
+        Ok(Rows { table: transaction.open_table(self.definition)?, tally: (self.tally)(tallies) })
+    }
+}
+
+/// The rows of a table that is written to.
+pub(super) struct Rows<'t, K: Key + 'static> {
+    table: Table<'t, K, &'static [u8]>,
+    tally: &'t mut Tally,
+}
+
+impl<K: Key + 'static> Rows<'_, K> {
+    pub(super) fn insert<'k>(&mut self, key: K::SelfType<'k>, row: &[u8]) -> Result<(), BackendError> {
+        if let Some(before) = self.table.insert(key, row)? {
+            self.tally.leave_out(before.value());
+        }
+        self.tally.add(row);
+        Ok(())
+    }
+
+    pub(super) fn remove<'k>(&mut self, key: K::SelfType<'k>) -> Result<(), BackendError> {
+        if let Some(before) = self.table.remove(key)? {
+            self.tally.leave_out(before.value());
+        }
+        Ok(())
+    }
+}
