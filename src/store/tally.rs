@@ -112,7 +112,7 @@ pub(super) struct Rows<'t, K: Key + 'static> {
 }
 
 impl<K: Key + 'static> Rows<'_, K> {
-    pub(super) fn insert<'k>(&mut self, key: K::SelfType<'k>, row: &[u8]) -> Result<(), BackendError> {
+    pub(super) fn insert(&mut self, key: K::SelfType<'_>, row: &[u8]) -> Result<(), BackendError> {
         if let Some(before) = self.table.insert(key, row)? {
             self.tally.leave_out(before.value());
         }
@@ -120,7 +120,7 @@ impl<K: Key + 'static> Rows<'_, K> {
         Ok(())
     }
 
-    pub(super) fn remove<'k>(&mut self, key: K::SelfType<'k>) -> Result<(), BackendError> {
+    pub(super) fn remove(&mut self, key: K::SelfType<'_>) -> Result<(), BackendError> {
         if let Some(before) = self.table.remove(key)? {
             self.tally.leave_out(before.value());
         }

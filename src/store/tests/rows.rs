@@ -62,7 +62,8 @@ fn intent(fence: u64) -> Vec<u8> {
 
 #[test]
 fn a_row_that_is_missing_is_noticed_in_each_table_when_the_file_is_opened() {
-    let remove: [(&str, fn(&WriteTransaction)); 4] = [
+    type Remove = fn(&WriteTransaction);
+    let remove: [(&str, Remove); 4] = [
         (INDEX.name(), |transaction| {
             transaction.open_table(INDEX.definition).unwrap().retain(|_, _| false).unwrap();
         }),
