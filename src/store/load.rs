@@ -52,7 +52,7 @@ impl Store {
             let index = self.load_records(&transaction, &limits, takers)?;
             let claims = self.load_claims(&transaction, &mut claim)?;
             let scopes = self.load_scopes(&transaction, &mut scope)?;
-            meta.tallies.check(&Tallies { index, claims, forgotten, scopes })?;
+            check(&meta.tallies, &Tallies { index, claims, forgotten, scopes })?;
             let others = transaction.list_tables()?.any(|table| !table.name().starts_with(tables::RESERVED));
             let others = others || transaction.list_multimap_tables()?.next().is_some();
             self.is_shared.store(others, Ordering::Relaxed);
@@ -184,4 +184,24 @@ impl Store {
         }
         Ok(tally)
     }
+}
+
+/// Refuses tables that do not hold what was written.
+fn check(written: &Tallies, found: &Tallies) -> Result<(), BackendError> {
+    for (table, written, found) in [
+        (INDEX.name(), written.index, found.index),
+        (CLAIMS.name(), written.claims, found.claims),
+        (FORGOTTEN.name(), written.forgotten, found.forgotten),
+        (SCOPES.name(), written.scopes, found.scopes),
+    ] {
+        if found != written {
+            let what = if found.rows == written.rows {
+                format!("its {} rows are not those that were written", found.rows)
+            } else {
+                format!("{} rows are there, {} were written", found.rows, written.rows)
+            };
+            return Err(BackendError::at(format!("table `{table}`"), BadBytes(what)));
+        }
+    }
+    Ok(())
 }

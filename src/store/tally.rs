@@ -7,8 +7,7 @@ use bincode::{BorrowDecode, Encode};
 use redb::{Key, ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTransaction};
 
 use super::backend_error::BackendError;
-use super::layout;
-use crate::codec::{BadBytes, CHECKSUM_BYTES};
+use crate::codec::CHECKSUM_BYTES;
 
 /// What a table holds: rows that each begin with their checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
@@ -50,28 +49,6 @@ pub(crate) struct Tallies {
     pub(crate) claims: Tally,
     pub(crate) forgotten: Tally,
     pub(crate) scopes: Tally,
-}
-
-impl Tallies {
-    /// Refuses tables that do not hold what was written.
-    pub(super) fn check(&self, found: &Self) -> Result<(), BackendError> {
-        for (table, written, found) in [
-            (layout::INDEX.name(), self.index, found.index),
-            (layout::CLAIMS.name(), self.claims, found.claims),
-            (layout::FORGOTTEN.name(), self.forgotten, found.forgotten),
-            (layout::SCOPES.name(), self.scopes, found.scopes),
-        ] {
-            if found != written {
-                let what = if found.rows == written.rows {
-                    format!("its {} rows are not those that were written", found.rows)
-                } else {
-                    format!("{} rows are there, {} were written", found.rows, written.rows)
-                };
-                return Err(BackendError::at(format!("table `{table}`"), BadBytes(what)));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A table with a tally. There is no way to write to it past that.
