@@ -9,7 +9,7 @@
 //! # std::env::set_current_dir(&dir)?;
 //! # let body = b"amount=10";
 //! let engine = Engine::open("charges.idem")?;                       // or Engine::options().ttl(..).cache_bytes(..).open(path)
-//! let charges = engine.scope("POST /v1/charges");                   // a namespace; engine.begin(..) uses the default scope
+//! let charges = engine.scope("POST /v1/charges");                   // a namespace for keys
 //! match charges.begin("5a8e7a6b-c7d8-4e9f-a0b1-2c3d4e5f6a7b", Fingerprint::of(body))? {
 //!     Begin::Fresh(claim)     => { let reply = charge(body); claim.complete(reply)?; }   // durable when it returns
 //!     Begin::InFlight(pending) => { /* 409, or pending.wait_timeout(..) */ }

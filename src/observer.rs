@@ -35,9 +35,9 @@ use crate::{AttemptInfo, Interruption, Record};
 /// # let request = Fingerprint::of("request");
 /// let replays = Arc::new(Replays::default());
 /// let engine = Engine::options().observer(Arc::clone(&replays)).open(&path)?;
-/// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+/// let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
 /// claim.complete("reply")?;
-/// assert!(matches!(engine.begin("key", request)?, Begin::Done(_)));
+/// assert!(matches!(engine.default_scope().begin("key", request)?, Begin::Done(_)));
 /// assert_eq!(replays.0.load(Ordering::Relaxed), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

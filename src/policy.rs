@@ -20,7 +20,7 @@ use crate::record::retention::{RETENTION_MAX, Retention};
 /// let week = Duration::from_secs(7 * 24 * 3600);
 /// let charges = engine.set_policy("POST /v1/charges", engine.policy().ttl(week))?;
 /// let reports = engine.set_policy("reports", engine.policy().recovery(Recovery::Rerun))?;
-/// assert_eq!(charges.policy().recovery, Recovery::Refuse); // the default
+/// assert_eq!(charges.policy().get_recovery(), Recovery::Refuse); // the default
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,7 +47,7 @@ const NOT_STORED: u64 = u64::MAX;
 /// # use idemkv::{Begin, Engine, Fingerprint, Outcome};
 /// # let dir = tempfile::tempdir()?;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-/// # if let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? {
+/// # if let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? {
 /// let record = claim.complete("reply")?;
 /// assert_eq!(record.outcome(), Outcome::Success);
 /// assert_eq!(record.body(), b"reply");

@@ -58,8 +58,8 @@ pub(crate) struct Earlier {
 /// # let dir = tempfile::tempdir()?;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
 /// # let request = Fingerprint::of("request");
-/// drop(engine.begin("key", request)?); // a worker that lost its way
-/// let Err(BeginError::Unresolved(lost)) = engine.begin("key", request) else { panic!() };
+/// drop(engine.default_scope().begin("key", request)?); // a worker that lost its way
+/// let Err(BeginError::Unresolved(lost)) = engine.default_scope().begin("key", request) else { panic!() };
 /// assert_eq!(lost.attempt(), 1);
 /// assert!(lost.started() <= lost.interrupted_at());
 /// assert!(lost.last_progress().is_none());

@@ -37,7 +37,7 @@ use world::{Hook, SimFile, World};
 /// let request = Fingerprint::of("request");
 ///
 /// let engine = open()?;
-/// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+/// let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
 /// disk.crash_at(disk.operations()); // the power goes at the very next operation
 /// assert!(claim.complete("reply").is_err());
 /// drop(engine);

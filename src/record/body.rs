@@ -21,7 +21,7 @@ impl Record {
 /// # use idemkv::{Begin, Engine, Fingerprint};
 /// # let dir = tempfile::tempdir()?;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-/// # let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+/// # let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? else { panic!() };
 /// let record = claim.complete("reply")?;
 /// let at = record.body().as_ptr();
 /// let bytes = bytes::Bytes::from_owner(record.into_body());

@@ -31,9 +31,9 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// # let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// # let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
     /// claim.complete_with("a video of three gigabytes", Completion::new().discard_body())?;
-    /// let Begin::Done(record) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Done(record) = engine.default_scope().begin("key", request)? else { panic!() };
     /// assert!(!record.is_body_kept()); // it ran; where its result is, somebody else has to know
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -52,9 +52,9 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// # let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// # let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
     /// claim.fail("card declined")?;
-    /// let Begin::Done(record) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Done(record) = engine.default_scope().begin("key", request)? else { panic!() };
     /// assert_eq!((record.outcome(), record.body()), (Outcome::Failure, &b"card declined"[..]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -119,9 +119,9 @@ impl Claim {
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
     /// # futures_executor::block_on(async {
-    /// let Begin::Fresh(claim) = engine.begin_async("key", request).await? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin_async("key", request).await? else { panic!() };
     /// claim.complete_async("reply").await?;
-    /// let Begin::Done(record) = engine.begin_async("key", request).await? else { panic!() };
+    /// let Begin::Done(record) = engine.default_scope().begin_async("key", request).await? else { panic!() };
     /// assert_eq!(record.body(), b"reply");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # })?;

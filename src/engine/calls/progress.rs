@@ -29,11 +29,11 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let Begin::Fresh(mut claim) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Fresh(mut claim) = engine.default_scope().begin("key", request)? else { panic!() };
     /// claim.save_progress("card charged")?;
     /// drop(claim); // the process dies before the receipt is sent
     ///
-    /// let Err(BeginError::Unresolved(lost)) = engine.begin("key", request) else { panic!() };
+    /// let Err(BeginError::Unresolved(lost)) = engine.default_scope().begin("key", request) else { panic!() };
     /// assert_eq!(lost.last_progress().unwrap()[..], *b"card charged");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -65,7 +65,7 @@ impl Claim {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let Begin::Fresh(claim) = engine.begin("deposit-1", request)? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin("deposit-1", request)? else { panic!() };
     /// claim.complete_in(|tables| {
     ///     let mut balances = tables.open_table(BALANCES)?;
     ///     let balance = balances.get("alice")?.map_or(0, |balance| balance.value()) + 10;
@@ -73,7 +73,7 @@ impl Claim {
     ///     Ok::<_, Box<dyn std::error::Error>>(format!("balance={balance}"))
     /// })?;
     ///
-    /// let Begin::Done(record) = engine.begin("deposit-1", request)? else { panic!() };
+    /// let Begin::Done(record) = engine.default_scope().begin("deposit-1", request)? else { panic!() };
     /// assert_eq!(record.body(), b"balance=10");
     /// let balance = engine.read_tables(|tables| {
     ///     let balances = tables.open_table(BALANCES)?;

@@ -125,15 +125,15 @@ impl Options {
     /// # let day = Duration::from_secs(24 * 3_600);
     /// # let request = Fingerprint::of("request");
     /// let engine = Engine::options().ttl(day).tombstone_ttl(30 * day).clock(&clock).open(&path)?;
-    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
     /// let completed = claim.complete("reply")?.completed();
     ///
     /// clock.advance(2 * day);
-    /// let Err(BeginError::Expired(tombstone)) = engine.begin("key", request) else { panic!() };
+    /// let Err(BeginError::Expired(tombstone)) = engine.default_scope().begin("key", request) else { panic!() };
     /// assert_eq!(tombstone.completed(), completed);
     ///
     /// clock.advance(28 * day);
-    /// assert!(matches!(engine.begin("key", request)?, Begin::Fresh(_)));
+    /// assert!(matches!(engine.default_scope().begin("key", request)?, Begin::Fresh(_)));
     /// # }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -299,7 +299,7 @@ impl Options {
     /// # let path = dir.path().join("x.idem");
     /// # let request = Fingerprint::of("request");
     /// let engine = Engine::open(&path)?;
-    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
     /// claim.complete("reply")?;
     /// engine.close()?;
     ///

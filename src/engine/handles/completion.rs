@@ -13,7 +13,7 @@ use crate::record::retention::Retention;
 /// # use std::time::Duration;
 /// # let dir = tempfile::tempdir()?;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-/// # let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+/// # let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? else { panic!() };
 /// let minute = Duration::from_secs(60);
 /// // Try again in a minute, whatever the engine's TTL is.
 /// let record = claim.fail_with("overloaded", Completion::new().ttl(minute))?;

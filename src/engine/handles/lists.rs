@@ -271,7 +271,7 @@ impl Engine {
     /// # use idemkv::{Begin, Engine, Fingerprint};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? else { panic!() };
     /// let out = engine.in_flight().get()?;
     /// assert_eq!((out[0].key(), out[0].attempt().fence()), (&b"key"[..], claim.fence()));
     /// # drop(claim);

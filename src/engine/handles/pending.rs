@@ -84,8 +84,8 @@ impl Pending {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
-    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
-    /// let Begin::InFlight(pending) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
+    /// let Begin::InFlight(pending) = engine.default_scope().begin("key", request)? else { panic!() };
     /// assert!(matches!(pending.wait_timeout(Duration::from_millis(1))?, Waited::TimedOut));
     /// claim.complete("reply")?;
     /// assert!(matches!(pending.wait()?, Waited::Done(record) if record.body() == b"reply"));
@@ -107,8 +107,8 @@ impl Pending {
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # let request = Fingerprint::of("request");
     /// # futures_executor::block_on(async {
-    /// let Begin::Fresh(claim) = engine.begin_async("key", request).await? else { panic!() };
-    /// let Begin::InFlight(pending) = engine.begin_async("key", request).await? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin_async("key", request).await? else { panic!() };
+    /// let Begin::InFlight(pending) = engine.default_scope().begin_async("key", request).await? else { panic!() };
     /// let (waited, completed) = futures_util::join!(pending.into_future(), claim.complete_async("reply"));
     /// assert!(matches!(waited?, Waited::Done(record) if record.body() == b"reply"));
     /// # completed?;

@@ -129,11 +129,11 @@ impl Scope {
     /// # use idemkv::{Begin, Engine, Fingerprint, Status};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// assert!(matches!(engine.get("key")?, Status::Vacant));
-    /// let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
-    /// assert!(matches!(engine.get("key")?, Status::InFlight(_)));
+    /// assert!(matches!(engine.default_scope().get("key")?, Status::Vacant));
+    /// let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// assert!(matches!(engine.default_scope().get("key")?, Status::InFlight(_)));
     /// claim.complete("reply")?;
-    /// assert!(matches!(engine.get("key")?, Status::Done(record) if record.body() == b"reply"));
+    /// assert!(matches!(engine.default_scope().get("key")?, Status::Done(record) if record.body() == b"reply"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
@@ -152,11 +152,11 @@ impl Scope {
     /// # use idemkv::{Begin, Engine, Fingerprint, Status};
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// # let Begin::Fresh(claim) = engine.begin("key", Fingerprint::of("request"))? else { panic!() };
+    /// # let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? else { panic!() };
     /// claim.complete("reply")?;
-    /// assert!(engine.forget("key")?);
-    /// assert!(!engine.forget("key")?);
-    /// assert!(matches!(engine.get("key")?, Status::Vacant));
+    /// assert!(engine.default_scope().forget("key")?);
+    /// assert!(!engine.default_scope().forget("key")?);
+    /// assert!(matches!(engine.default_scope().get("key")?, Status::Vacant));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {

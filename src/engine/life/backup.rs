@@ -64,7 +64,7 @@ impl Engine {
     /// # let (path, copy) = (dir.path().join("x.idem"), dir.path().join("copy.idem"));
     /// # let request = Fingerprint::of("request");
     /// let engine = Engine::open(&path)?;
-    /// let Begin::Fresh(claim) = engine.begin("key", request)? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
     /// claim.complete("reply")?;
     /// engine.backup(&copy)?;
     ///

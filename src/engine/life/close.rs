@@ -139,7 +139,7 @@ impl Engine {
     /// # let dir = tempfile::tempdir()?;
     /// # let engine = Engine::open(dir.path().join("x.idem"))?;
     /// # futures_executor::block_on(async {
-    /// let Begin::Fresh(claim) = engine.begin_async("key", Fingerprint::of("request")).await? else { panic!() };
+    /// let Begin::Fresh(claim) = engine.default_scope().begin_async("key", Fingerprint::of("request")).await? else { panic!() };
     /// claim.complete_async("reply").await?;
     /// assert_eq!(engine.close_async().await?.claims_left, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
