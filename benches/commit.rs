@@ -30,12 +30,15 @@ fn commit(criterion: &mut Criterion) {
     group.bench_function("one_lifecycle", |bencher| {
         bencher.iter(|| {
             let number = number();
-            let claim = granted(engine.begin(as_str(&key(number)), REQUEST).unwrap());
+            let claim = granted(engine.default_scope().begin(as_str(&key(number)), REQUEST).unwrap());
             claim.complete(body(number)).unwrap()
         });
     });
     group.bench_function("claim_and_release", |bencher| {
-        bencher.iter(|| granted(engine.begin(as_str(&key(number())), REQUEST).unwrap()).release().unwrap());
+        bencher.iter(|| {
+            let claim = granted(engine.default_scope().begin(as_str(&key(number())), REQUEST).unwrap());
+            claim.release().unwrap();
+        });
     });
     for in_flight in [64, 1_024] {
         group.throughput(Throughput::Elements(in_flight));
@@ -61,7 +64,7 @@ fn commit(criterion: &mut Criterion) {
 }
 
 async fn lifecycle(engine: &Engine, number: u64) {
-    let begun = engine.begin_async(as_str(&key(number)), REQUEST).await;
+    let begun = engine.default_scope().begin_async(as_str(&key(number)), REQUEST).await;
     drop(granted(begun.unwrap()).complete_async(body(number)).await.unwrap());
 }
 

@@ -79,7 +79,7 @@ fn expiry(criterion: &mut Criterion) {
         let mut number = 0;
         bencher.iter(|| {
             number = (number + 1) % KEYS;
-            match expired.engine.begin(as_str(&key(number)), REQUEST).unwrap() {
+            match expired.engine.default_scope().begin(as_str(&key(number)), REQUEST).unwrap() {
                 Begin::Fresh(claim) => claim.release().unwrap(),
                 other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("an expired key was {other:?}"),
             }

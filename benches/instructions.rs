@@ -62,7 +62,7 @@ fn tidy_memory() {
 
 #[inline(never)]
 fn complete(engine: &Engine, number: u64) {
-    match engine.begin(as_str(&key(number)), REQUEST).unwrap() {
+    match engine.default_scope().begin(as_str(&key(number)), REQUEST).unwrap() {
         Begin::Fresh(claim) => drop(claim.complete(BODY).unwrap()),
         other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
     }
@@ -76,7 +76,7 @@ fn counted_claim_and_complete(engine: &Engine) {
 #[inline(never)]
 fn counted_lookup_hit(engine: &Engine) {
     for number in 100..100 + CALLS {
-        match engine.begin(as_str(&key(number)), REQUEST) {
+        match engine.default_scope().begin(as_str(&key(number)), REQUEST) {
             Ok(Begin::Done(record)) => drop(black_box(record)),
             other => panic!("key {number} was {other:?}"),
         }
@@ -86,7 +86,7 @@ fn counted_lookup_hit(engine: &Engine) {
 #[inline(never)]
 fn counted_lookup_miss(engine: &Engine) {
     for number in 0..CALLS {
-        let status = engine.get(as_str(&key(u64::MAX - number)));
+        let status = engine.default_scope().get(as_str(&key(u64::MAX - number)));
         assert!(matches!(black_box(status), Ok(Status::Vacant)));
     }
 }

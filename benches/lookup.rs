@@ -41,13 +41,13 @@ fn of_size(criterion: &mut Criterion, engine: &Engine, keys: u64) {
     group.bench_function("begin_done_one_hot_key", |bencher| bencher.iter(|| begin(engine, 0)));
     group.bench_function("get_done", |bencher| {
         bencher.iter(|| {
-            let status = engine.get(as_str(&key(next()))).unwrap();
+            let status = engine.default_scope().get(as_str(&key(next()))).unwrap();
             assert!(matches!(black_box(status), Status::Done(_)));
         });
     });
     group.bench_function("get_unknown", |bencher| {
         bencher.iter(|| {
-            let status = engine.get(as_str(&key(u64::MAX - next()))).unwrap();
+            let status = engine.default_scope().get(as_str(&key(u64::MAX - next()))).unwrap();
             assert!(matches!(black_box(status), Status::Vacant));
         });
     });
@@ -64,7 +64,7 @@ fn of_size(criterion: &mut Criterion, engine: &Engine, keys: u64) {
 }
 
 fn begin(engine: &Engine, number: u64) {
-    match engine.begin(as_str(&key(number)), REQUEST) {
+    match engine.default_scope().begin(as_str(&key(number)), REQUEST) {
         Ok(Begin::Done(record)) => drop(black_box(record)),
         other => panic!("key {number} was {other:?}"),
     }

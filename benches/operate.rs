@@ -55,10 +55,11 @@ fn lists() {
     let engine = unsynced().open(scratch.path().join("lists.idem")).unwrap();
     fill(&engine, 0..KEYS, body);
     for number in KEYS..KEYS + LOST {
-        drop(engine.begin(key(number), REQUEST).unwrap());
+        drop(engine.default_scope().begin(key(number), REQUEST).unwrap());
     }
-    let held: Vec<_> =
-        (KEYS + LOST..KEYS + 2 * LOST).map(|number| engine.begin(key(number), REQUEST)).collect();
+    let held: Vec<_> = (KEYS + LOST..KEYS + 2 * LOST)
+        .map(|number| engine.default_scope().begin(key(number), REQUEST))
+        .collect();
     for (name, list) in [("interrupted", true), ("in flight", false)] {
         let mut times: Vec<_> = (0..101)
             .map(|_| {
@@ -96,7 +97,7 @@ impl Load<'_> {
             // By the clock, not by the last answer: a call that is late makes the next ones late, as clients would see.
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            match self.engine.begin(key(number), REQUEST).unwrap() {
+            match self.engine.default_scope().begin(key(number), REQUEST).unwrap() {
                 Begin::Fresh(claim) => drop(claim.complete(body(number)).unwrap()),
                 other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
             }
@@ -133,9 +134,11 @@ fn backup(megabytes: u64, rate: u64) {
     let engine = unsynced().cache_bytes(64 << 20).open(&path).unwrap();
     let mut number = 1 << 40;
     while (number - (1 << 40)) * 60_000 < megabytes << 20 {
-        let claims = (number..number + 100).map(|number| match engine.begin(key(number), REQUEST).unwrap() {
-            Begin::Fresh(claim) => (claim, &big),
-            other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
+        let claims = (number..number + 100).map(|number| {
+            match engine.default_scope().begin(key(number), REQUEST).unwrap() {
+                Begin::Fresh(claim) => (claim, &big),
+                other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
+            }
         });
         assert!(engine.complete_many(claims.collect()).iter().all(Result::is_ok));
         number += 100;

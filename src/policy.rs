@@ -25,28 +25,16 @@ use crate::record::retention::{RETENTION_MAX, Retention};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
 pub struct Policy {
-    /// How long a record is replayed, counted from its completion.
-    pub ttl: Duration,
-    /// How long a key is remembered after its completion, so that a very late retry is refused and not run again; counted from the
-    /// completion too. `None` for as long as its record is replayed.
-    pub tombstone_ttl: Option<Duration>,
-    /// What a begin of an interrupted key gets. The policy at the time of that begin decides.
-    pub recovery: Recovery,
-    /// How long an interrupted key is remembered, counted from when it was found interrupted; `None` until it is resolved or
-    /// forgotten. After that time the key is vacant: the next begin runs the operation, and is not told of the interruption. The policy at the
-    /// time of the grant decides.
-    pub unresolved_ttl: Option<Duration>,
-    /// With [`Recovery::Rerun`]: how many attempts are granted before an interrupted key is refused like with
-    /// [`Recovery::Refuse`]; `None` for any number.
-    pub max_attempts: Option<u32>,
-    /// How long a claim is good without being renewed; `None` for as long as its holder has it.
-    pub lease: Option<Duration>,
-    /// What is durable when it is acknowledged.
-    pub durability: Durability,
-    /// Claims of one scope that may be out at once; the engine's own limit holds as well.
-    pub max_in_flight: Option<u32>,
+    pub(crate) ttl: Duration,
+    pub(crate) tombstone_ttl: Option<Duration>,
+    pub(crate) recovery: Recovery,
+    /// `None` for ever.
+    pub(crate) unresolved_ttl: Option<Duration>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) durability: Durability,
+    pub(crate) max_in_flight: Option<u32>,
 }
 
 /// What a begin of an interrupted key gets. The effect of the earlier attempt may have happened, or not.
@@ -103,67 +91,123 @@ const RELAXED_MAX: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 impl Policy {
-    /// Sets [`ttl`](Self::ttl). Default 24 hours; 1 ms to 100 years.
+    /// How long a record is replayed, counted from its completion. Default 24 hours; 1 ms to 100 years.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Sets [`tombstone_ttl`](Self::tombstone_ttl). Default none; from the TTL to 100 years.
+    /// How long a key is remembered after its completion, so that a very late retry is refused and not run again.
+    /// Counted from the completion too. Default none: as long as its record is replayed. From the TTL to 100 years.
     #[must_use]
     pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
         self.tombstone_ttl = Some(ttl);
         self
     }
 
-    /// Sets [`recovery`](Self::recovery). Default [`Recovery::Refuse`].
+    /// What a begin of an interrupted key gets. Default [`Recovery::Refuse`].
+    ///
+    /// The policy at the time of that begin decides.
     #[must_use]
     pub fn recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
     }
 
-    /// Sets [`unresolved_ttl`](Self::unresolved_ttl). Default 30 days; 1 ms to 100 years.
+    /// How long an interrupted key is remembered, counted from when it was found interrupted. Default 30 days; 1 ms
+    /// to 100 years.
+    ///
+    /// After that time the key is vacant: the next begin runs the operation, and is not told of the interruption. The
+    /// policy at the time of the grant decides.
     #[must_use]
     pub fn unresolved_ttl(mut self, ttl: Duration) -> Self {
         self.unresolved_ttl = Some(ttl);
         self
     }
 
-    /// Sets [`unresolved_ttl`](Self::unresolved_ttl) to `None`: an interrupted key is remembered until it is resolved or forgotten.
+    /// An interrupted key is remembered until it is resolved or forgotten: no [`unresolved_ttl`](Self::unresolved_ttl).
     #[must_use]
     pub fn unresolved_forever(mut self) -> Self {
         self.unresolved_ttl = None;
         self
     }
 
-    /// Sets [`max_attempts`](Self::max_attempts), with [`Recovery::Rerun`] only. Default any number; at least 1.
+    /// How many attempts are granted before an interrupted key is refused as with [`Recovery::Refuse`]. With
+    /// [`Recovery::Rerun`] only. Default any number; at least 1.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
         self
     }
 
-    /// Sets [`lease`](Self::lease). Default none; 1 ms to 30 days.
+    /// How long a claim is good without being renewed. Default none: as long as its holder has it. 1 ms to 30 days.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
     }
 
-    /// Sets [`durability`](Self::durability). Default [`Durability::Full`].
+    /// What is durable when it is acknowledged. Default [`Durability::Full`].
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// Sets [`max_in_flight`](Self::max_in_flight). Default no limit but the engine's; at least 1.
+    /// Claims of one scope that may be out at once; the engine's own limit holds as well. Default none; at least 1.
     #[must_use]
     pub fn max_in_flight(mut self, claims: u32) -> Self {
         self.max_in_flight = Some(claims);
         self
+    }
+
+    /// What [`ttl`](Self::ttl) set.
+    #[must_use]
+    pub fn get_ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// What [`tombstone_ttl`](Self::tombstone_ttl) set.
+    #[must_use]
+    pub fn get_tombstone_ttl(&self) -> Option<Duration> {
+        self.tombstone_ttl
+    }
+
+    /// What [`recovery`](Self::recovery) set.
+    #[must_use]
+    pub fn get_recovery(&self) -> Recovery {
+        self.recovery
+    }
+
+    /// What [`unresolved_ttl`](Self::unresolved_ttl) set; `None` for ever.
+    #[must_use]
+    pub fn get_unresolved_ttl(&self) -> Option<Duration> {
+        self.unresolved_ttl
+    }
+
+    /// What [`max_attempts`](Self::max_attempts) set.
+    #[must_use]
+    pub fn get_max_attempts(&self) -> Option<u32> {
+        self.max_attempts
+    }
+
+    /// What [`lease`](Self::lease) set.
+    #[must_use]
+    pub fn get_lease(&self) -> Option<Duration> {
+        self.lease
+    }
+
+    /// What [`durability`](Self::durability) set.
+    #[must_use]
+    pub fn get_durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// What [`max_in_flight`](Self::max_in_flight) set.
+    #[must_use]
+    pub fn get_max_in_flight(&self) -> Option<u32> {
+        self.max_in_flight
     }
 
     pub(crate) fn check(&self) -> Result<(), OptionError> {

@@ -44,18 +44,18 @@ fn an_idle_engine_has_one_thread_and_others_come_with_use() {
     assert_threads(&["idemkv-worker"]);
     // Threads that call do all the work themselves.
     fresh(&scope, "key").complete("reply").unwrap();
-    assert!(engine.forget("key").unwrap());
+    assert!(engine.default_scope().forget("key").unwrap());
     fresh(&scope, "key").complete("reply").unwrap();
     engine.checkpoint().unwrap();
-    assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::Done(_))));
     assert_threads(&["idemkv-worker"]);
     // A task has others commit for it, and read.
-    let Ok(Begin::Fresh(claim)) = block_on(engine.begin_async("other", request())) else {
+    let Ok(Begin::Fresh(claim)) = block_on(engine.default_scope().begin_async("other", request())) else {
         panic!("it is new")
     };
     block_on(claim.complete_async("reply")).unwrap();
     assert_threads(&["idemkv-commit", "idemkv-worker"]);
-    assert!(matches!(block_on(engine.get_async("key")), Ok(Status::Done(_))));
+    assert!(matches!(block_on(engine.default_scope().get_async("key")), Ok(Status::Done(_))));
     assert_threads(&["idemkv-commit", "idemkv-reads", "idemkv-worker"]);
     // Ten more that nobody uses have a thread each.
     let idle: Vec<_> = (0..10).map(|n| open(&format!("{n}.idem"))).collect();

@@ -47,7 +47,7 @@ fn within_the_mount() {
     let (path, copy) = (directory.join("x.idem"), directory.join("copy.idem"));
     let engine = Engine::open(&path).unwrap();
     let request = Fingerprint::of("request");
-    let Ok(Begin::Fresh(claim)) = engine.begin("key", request) else { panic!("it is new") };
+    let Ok(Begin::Fresh(claim)) = engine.default_scope().begin("key", request) else { panic!("it is new") };
     claim.complete("reply").unwrap();
     assert!(matches!(Engine::open(&path), Err(OpenError::Locked(_))));
     engine.backup(&copy).unwrap();
@@ -70,7 +70,7 @@ fn within_the_mount() {
 
 fn assert_done(path: &Path) {
     let engine = Engine::open(path).unwrap();
-    let begun = engine.begin("key", Fingerprint::of("request")).unwrap();
+    let begun = engine.default_scope().begin("key", Fingerprint::of("request")).unwrap();
     assert!(matches!(begun, Begin::Done(record) if record.body() == b"reply"), "{}", path.display());
     engine.close().unwrap();
 }

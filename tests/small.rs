@@ -10,7 +10,7 @@ use idemkv::{Begin, Engine, Fingerprint};
 const MIB: u64 = 1 << 20;
 
 fn complete(engine: &Engine, key: &str) {
-    match engine.begin(key, Fingerprint::of("request")).unwrap() {
+    match engine.default_scope().begin(key, Fingerprint::of("request")).unwrap() {
         Begin::Fresh(claim) => drop(claim.complete("reply").unwrap()),
         other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("{key} was {other:?}"),
     }

@@ -65,11 +65,11 @@ fn use_up(opened: Result<Engine, OpenError>, way: usize) -> &'static str {
     };
     for number in 0..40 {
         let key = format!("key {number}");
-        drop(engine.get(&key));
-        if let Ok(Begin::Fresh(claim)) = engine.begin(&key, request()) {
+        drop(engine.default_scope().get(&key));
+        if let Ok(Begin::Fresh(claim)) = engine.default_scope().begin(&key, request()) {
             drop(claim.complete(vec![7; 900]));
         }
-        drop(engine.forget(&key));
+        drop(engine.default_scope().forget(&key));
     }
     drop(engine.read_tables(|_tables| ()));
     match way % 3 {
@@ -97,7 +97,8 @@ fn moments() -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut moments = Vec::new();
     for round in 0..6 {
         for number in 0..40 {
-            if let Begin::Fresh(claim) = engine.begin(format!("key {round} {number}"), request()).unwrap()
+            if let Begin::Fresh(claim) =
+                engine.default_scope().begin(format!("key {round} {number}"), request()).unwrap()
                 && number % 9 != 8
             {
                 claim.complete(vec![7; 900]).unwrap();
@@ -189,7 +190,9 @@ fn a_file_that_is_copied_while_it_is_written_is_refused_or_opened_and_nothing_pa
                 if stopped.try_recv().is_ok() {
                     return;
                 }
-                if let Ok(Begin::Fresh(claim)) = engine.begin(format!("key {number}"), request()) {
+                if let Ok(Begin::Fresh(claim)) =
+                    engine.default_scope().begin(format!("key {number}"), request())
+                {
                     claim.complete(vec![7; 9_000]).unwrap();
                 }
                 if number % 20 == 19 {

@@ -10,7 +10,7 @@ use super::{
 use crate::Interruption;
 use crate::record::tombstone::Tombstone;
 
-/// Why [`begin`](crate::Engine::begin) gave no answer. The operation was not granted to the caller.
+/// Why [`begin`](crate::Scope::begin) gave no answer. The operation was not granted to the caller.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BeginError {

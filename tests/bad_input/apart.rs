@@ -25,7 +25,7 @@ fn an_unclean_file_without_its_log_is_refused_until_the_log_is_put_back() {
     let engine = small().open(&path).unwrap();
     assert_done(&engine, "key", b"reply");
     assert_done(&engine, "logged", b"reply");
-    assert!(matches!(engine.get("out").unwrap(), Status::Interrupted(_)));
+    assert!(matches!(engine.default_scope().get("out").unwrap(), Status::Interrupted(_)));
 }
 
 #[test]

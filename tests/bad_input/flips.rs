@@ -77,7 +77,7 @@ fn fill(engine: &Engine, n: usize, expected: &mut Expected) {
         (_, Outcome::Success) => claim.complete(&body).unwrap(),
     };
     if n % 11 == 9 {
-        assert!(engine.forget(&key).unwrap());
+        assert!(engine.default_scope().forget(&key).unwrap());
         return;
     }
     expected.insert(key, Fate::Done { fence, attempt, outcome, body });
@@ -152,7 +152,7 @@ fn read_all(disk: &SimDisk, verify: Verify, specimen: &Specimen) -> Found {
     let mut unreadable = 0;
     for n in 0..62 {
         let key = format!("key {n}");
-        match engine.get(&key) {
+        match engine.default_scope().get(&key) {
             Ok(status) => found.extend(fate_of(&status).map(|fate| (key, fate))),
             Err(ReadError::Damaged(_) | ReadError::Io(_)) => unreadable += 1,
             Err(error) => return Found::Wrong(format!("{key}: {error}")),

@@ -13,14 +13,14 @@ use idemkv::{Begin, Claim, Engine, Fingerprint, OpenError, Options, Status};
 pub const REQUEST: &[u8] = b"amount=10";
 
 pub fn claim(engine: &Engine, key: &str) -> Claim {
-    match engine.begin(key, Fingerprint::of(REQUEST)).unwrap() {
+    match engine.default_scope().begin(key, Fingerprint::of(REQUEST)).unwrap() {
         Begin::Fresh(claim) => claim,
         Begin::InFlight(_) | Begin::Done(_) => panic!("{key} is not fresh"),
     }
 }
 
 pub fn assert_done(engine: &Engine, key: &str, body: &[u8]) {
-    match engine.get(key).unwrap() {
+    match engine.default_scope().get(key).unwrap() {
         Status::Done(record) => assert_eq!(record.body(), body),
         status => panic!("{key} is {status:?}"),
     }

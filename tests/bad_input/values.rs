@@ -13,11 +13,11 @@ const OTHER_REQUEST: &[u8] = b"amount=11";
 fn an_empty_key_is_refused_by_every_call() {
     let directory = tempfile::tempdir().unwrap();
     let engine = small().open(directory.path().join("x.idem")).unwrap();
-    let error = engine.begin("", Fingerprint::of(REQUEST)).unwrap_err();
+    let error = engine.default_scope().begin("", Fingerprint::of(REQUEST)).unwrap_err();
     assert!(matches!(error, BeginError::Key(KeyError::Empty)) && !error.is_retryable());
     assert_says(&error, &["is empty", "send one of at least one byte"]);
-    assert!(matches!(engine.get("").unwrap_err(), ReadError::Key(KeyError::Empty)));
-    let error = engine.forget("").unwrap_err();
+    assert!(matches!(engine.default_scope().get("").unwrap_err(), ReadError::Key(KeyError::Empty)));
+    let error = engine.default_scope().forget("").unwrap_err();
     assert!(matches!(error, ForgetError::Read(ReadError::Key(KeyError::Empty))), "{error}");
 }
 
@@ -26,13 +26,16 @@ fn a_key_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let engine = small().max_key_bytes(300).open(directory.path().join("x.idem")).unwrap();
     let key = "k".repeat(301);
-    let error = engine.begin(&key, Fingerprint::of(REQUEST)).unwrap_err();
+    let error = engine.default_scope().begin(&key, Fingerprint::of(REQUEST)).unwrap_err();
     assert!(matches!(error, BeginError::Key(KeyError::TooLong { len: 301, max: 300 })), "{error}");
     assert_says(&error, &["301 bytes", "the limit is 300", "send a shorter one"]);
     // The limit is for claims. A key that no file can have is refused by every call.
-    assert!(matches!(engine.get(&key).unwrap(), Status::Vacant));
+    assert!(matches!(engine.default_scope().get(&key).unwrap(), Status::Vacant));
     let longest = "k".repeat(4_097);
-    assert!(matches!(engine.get(&longest).unwrap_err(), ReadError::Key(KeyError::TooLong { .. })));
+    assert!(matches!(
+        engine.default_scope().get(&longest).unwrap_err(),
+        ReadError::Key(KeyError::TooLong { .. })
+    ));
     claim(&engine, &key[1..]).complete("reply").unwrap();
     assert_done(&engine, &key[1..], b"reply");
 }
@@ -62,7 +65,7 @@ fn a_body_over_the_limit_gives_the_claim_back_and_it_can_still_be_completed() {
     assert!(!error.is_retryable());
     let error = error.into_claim().unwrap().fail(&long).unwrap_err();
     let back = error.into_claim().unwrap();
-    assert!(matches!(engine.get("key").unwrap(), Status::InFlight(_)));
+    assert!(matches!(engine.default_scope().get("key").unwrap(), Status::InFlight(_)));
     back.complete(&long[1..]).unwrap();
     assert_done(&engine, "key", &long[1..]);
 }
@@ -76,14 +79,14 @@ fn a_key_with_another_request_is_refused_in_every_state_and_changes_none() {
     drop(claim(&engine, "interrupted"));
     let out = claim(&engine, "in flight");
     let check = |engine: &Engine, key: &str| {
-        let error = engine.begin(key, Fingerprint::of(OTHER_REQUEST)).unwrap_err();
+        let error = engine.default_scope().begin(key, Fingerprint::of(OTHER_REQUEST)).unwrap_err();
         assert!(matches!(error, BeginError::KeyReused) && !error.is_retryable(), "{key}: {error}");
         assert_says(&error, &["used for another request", "send a new key"]);
     };
     ["done", "interrupted", "in flight"].iter().for_each(|key| check(&engine, key));
     assert_done(&engine, "done", b"reply");
-    assert!(matches!(engine.get("interrupted").unwrap(), Status::Interrupted(_)));
-    assert!(matches!(engine.get("in flight").unwrap(), Status::InFlight(_)));
+    assert!(matches!(engine.default_scope().get("interrupted").unwrap(), Status::Interrupted(_)));
+    assert!(matches!(engine.default_scope().get("in flight").unwrap(), Status::InFlight(_)));
     drop(out);
     engine.close().unwrap();
     // A record that is read from the file, and claims that an opening found dead.

@@ -16,7 +16,9 @@ fn request() -> Fingerprint {
 }
 
 fn claim(engine: &Engine, key: &str) -> Claim {
-    let Begin::Fresh(claim) = engine.begin(key, request()).unwrap() else { panic!("{key} is not fresh") };
+    let Begin::Fresh(claim) = engine.default_scope().begin(key, request()).unwrap() else {
+        panic!("{key} is not fresh")
+    };
     claim
 }
 
@@ -58,8 +60,8 @@ fn a_batch_ends_each_claim_in_its_own_way_with_one_commit() {
     assert_eq!((failed.outcome(), failed.body()), (Outcome::Failure, &b"declined"[..]));
     assert_eq!(failed.expires().saturating_since(failed.completed()), minute);
     assert!(record(2).is_none() && !record(3).unwrap().is_body_kept());
-    assert!(matches!(engine.get("released").unwrap(), Status::Vacant));
-    assert!(matches!(engine.get("failed").unwrap(), Status::Done(_)));
+    assert!(matches!(engine.default_scope().get("released").unwrap(), Status::Vacant));
+    assert!(matches!(engine.default_scope().get("failed").unwrap(), Status::Done(_)));
 }
 
 #[test]
@@ -78,7 +80,7 @@ fn a_batch_of_a_task_ends_each_claim_in_its_own_way_even_if_its_future_is_droppe
     engine.close().unwrap();
     let engine = Engine::open(dir.path().join("x.idem")).unwrap();
     for (key, is_done) in [("a", true), ("b", true), ("c", false), ("d", true)] {
-        assert_eq!(matches!(engine.get(key).unwrap(), Status::Done(_)), is_done, "{key}");
+        assert_eq!(matches!(engine.default_scope().get(key).unwrap(), Status::Done(_)), is_done, "{key}");
     }
 }
 

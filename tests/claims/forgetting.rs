@@ -35,14 +35,14 @@ fn a_key_forgotten_twice_stays_forgotten_when_the_first_records_time_has_come() 
     for body in ["one", "two"] {
         fresh(&default_scope(&engine), "key").complete(body).unwrap();
         engine.checkpoint().unwrap();
-        assert!(engine.forget("key").unwrap());
+        assert!(engine.default_scope().forget("key").unwrap());
         engine.checkpoint().unwrap();
         machine.clock.advance(TTL / 2);
     }
     machine.clock.advance(TTL / 4);
     engine.checkpoint().unwrap();
     machine.kill(engine);
-    let status = machine.open().get("key").unwrap();
+    let status = machine.open().default_scope().get("key").unwrap();
     assert!(matches!(status, Status::Vacant), "{status:?}");
 }
 
@@ -57,7 +57,7 @@ fn a_key_forgotten_run_again_and_released_does_not_come_back() {
     fresh(&scope, "key").release().unwrap();
     drop(scope);
     engine.close().unwrap();
-    assert!(matches!(machine.open().get("key").unwrap(), Status::Vacant));
+    assert!(matches!(machine.open().default_scope().get("key").unwrap(), Status::Vacant));
 }
 
 #[test]
@@ -65,6 +65,6 @@ fn a_key_in_flight_cannot_be_forgotten() {
     let machine = Machine::default();
     let engine = machine.open();
     let _claim = fresh(&default_scope(&engine), "key");
-    assert!(matches!(engine.forget("key"), Err(ForgetError::InFlight)));
-    assert!(!engine.forget("another").unwrap());
+    assert!(matches!(engine.default_scope().forget("key"), Err(ForgetError::InFlight)));
+    assert!(!engine.default_scope().forget("another").unwrap());
 }

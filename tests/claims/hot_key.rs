@@ -45,9 +45,9 @@ fn a_copy_is_the_same_record() {
 fn a_hot_key_that_is_forgotten_is_granted_again() {
     let engine = Machine::default().open();
     hot(&engine, "key", "reply");
-    assert!(engine.forget("key").unwrap());
+    assert!(engine.default_scope().forget("key").unwrap());
     let claim = fresh(&default_scope(&engine), "key");
-    assert!(matches!(engine.begin("key", request()), Ok(Begin::InFlight(_))));
+    assert!(matches!(engine.default_scope().begin("key", request()), Ok(Begin::InFlight(_))));
     claim.complete("another").unwrap();
     for _ in 0..4 {
         assert_eq!(done(&default_scope(&engine), "key").body(), b"another");
@@ -63,7 +63,7 @@ fn a_hot_key_expires_at_its_time() {
         machine.clock.advance(TTL - Duration::from_millis(1));
         done(&default_scope(&engine), key);
         machine.clock.advance(Duration::from_millis(1));
-        match engine.begin(key, request()) {
+        match engine.default_scope().begin(key, request()) {
             Ok(Begin::Fresh(_)) => assert_eq!(tombstone, TTL),
             Err(BeginError::Expired(_)) => assert_ne!(tombstone, TTL),
             other => panic!("{other:?}"),
@@ -76,7 +76,7 @@ fn a_hot_key_with_another_fingerprint_is_refused_and_stays_hot() {
     let engine = Machine::default().open();
     hot(&engine, "key", "reply");
     for _ in 0..3 {
-        let refused = engine.begin("key", Fingerprint::of("another request"));
+        let refused = engine.default_scope().begin("key", Fingerprint::of("another request"));
         assert!(matches!(refused, Err(BeginError::KeyReused)), "{refused:?}");
     }
     assert!(is_kept(&engine, "key"));
@@ -103,12 +103,12 @@ fn what_another_thread_does_to_a_hot_key_is_seen_by_the_next_call() {
     let elsewhere = |what: &(dyn Fn() + Sync)| thread::scope(|threads| threads.spawn(what).join().unwrap());
 
     hot(&engine, "forgotten", "reply");
-    elsewhere(&|| assert!(engine.forget("forgotten").unwrap()));
+    elsewhere(&|| assert!(engine.default_scope().forget("forgotten").unwrap()));
     fresh(&scope, "forgotten").complete("reply").unwrap();
 
     hot(&engine, "forgotten and run again", "reply");
     elsewhere(&|| {
-        assert!(engine.forget("forgotten and run again").unwrap());
+        assert!(engine.default_scope().forget("forgotten and run again").unwrap());
         fresh(&scope, "forgotten and run again").complete("another reply").unwrap();
     });
     assert_eq!(done(&scope, "forgotten and run again").body(), b"another reply");
@@ -117,7 +117,7 @@ fn what_another_thread_does_to_a_hot_key_is_seen_by_the_next_call() {
     machine.clock.advance(TTL);
     let claim = Mutex::new(None);
     elsewhere(&|| *claim.lock().unwrap() = Some(fresh(&scope, "expired")));
-    assert!(matches!(engine.begin("expired", request()), Ok(Begin::InFlight(_))));
+    assert!(matches!(engine.default_scope().begin("expired", request()), Ok(Begin::InFlight(_))));
     elsewhere(&|| drop(claim.lock().unwrap().take().unwrap().complete("another reply").unwrap()));
     assert_eq!(done(&scope, "expired").body(), b"another reply");
 
@@ -158,10 +158,10 @@ fn each_engine_answers_for_itself() {
 
     // What takes the place of an engine has nothing of it.
     first.clone().close().unwrap();
-    assert!(matches!(first.begin("key", request()), Err(BeginError::Closed)));
+    assert!(matches!(first.default_scope().begin("key", request()), Err(BeginError::Closed)));
     drop(first);
     let again = Machine::default().open();
-    assert!(matches!(again.get("key"), Ok(Status::Vacant)));
+    assert!(matches!(again.default_scope().get("key"), Ok(Status::Vacant)));
     fresh(&default_scope(&again), "key").release().unwrap();
     let reopened = one.open();
     assert_eq!(done(&default_scope(&reopened), "key").body(), b"first");

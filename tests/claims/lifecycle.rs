@@ -76,7 +76,7 @@ fn a_release_does_not_speak_for_an_earlier_attempt_that_was_interrupted() {
     let claim = fresh(&default_scope(&engine), "key");
     assert_eq!((claim.attempt(), claim.interrupted().map(|earlier| earlier.attempt())), (5, Some(1)));
     claim.release().unwrap();
-    assert!(engine.forget("key").unwrap());
+    assert!(engine.default_scope().forget("key").unwrap());
     assert_eq!(fresh(&default_scope(&engine), "key").attempt(), 1);
 }
 
@@ -144,11 +144,14 @@ fn another_fingerprint_is_refused_in_every_state() {
     drop(scope);
     engine.close().unwrap();
     let engine = machine.open();
-    let answer = engine.begin("key", other);
+    let answer = engine.default_scope().begin("key", other);
     assert!(matches!(answer, Err(BeginError::KeyReused)), "done, on disk: {answer:?}");
     assert_eq!(engine.stats().reused, 1);
     machine.clock.advance(TTL);
-    assert!(matches!(engine.begin("key", other), Ok(Begin::Fresh(_))), "an expired key is nobody's");
+    assert!(
+        matches!(engine.default_scope().begin("key", other), Ok(Begin::Fresh(_))),
+        "an expired key is nobody's"
+    );
 }
 
 #[test]
@@ -163,7 +166,7 @@ fn memory_only_intents_cost_no_commit_and_are_gone_after_a_kill() {
     assert_eq!(engine.stats().commits, 1);
     machine.kill((engine, scope, out));
     let engine = machine.open();
-    assert!(matches!(engine.get("out").unwrap(), Status::Vacant));
+    assert!(matches!(engine.default_scope().get("out").unwrap(), Status::Vacant));
     assert_eq!(done(&default_scope(&engine), "done").body(), b"reply");
 }
 

@@ -258,7 +258,8 @@ fn a_hand_over_that_a_full_log_has_no_room_for_gives_the_claim_back() {
             Policy::default().recovery(Recovery::Rerun).lease(LEASE).durability(Durability::Completions);
         let engine = options.policy(policy).queue_timeout(Duration::ZERO).open("x.idem").unwrap();
         let mut claims = Vec::new();
-        while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {
+        while let Ok(Begin::Fresh(claim)) = engine.default_scope().begin(claims.len().to_string(), request())
+        {
             claims.push(claim);
         }
         // What is left of the log may be enough for this.
@@ -279,7 +280,7 @@ fn a_claim_is_not_taken_up_after_a_commit_that_failed_while_it_waited_for_log_sp
     machine.kill(engine);
     let engine = machine.open();
     let mut others = Vec::new();
-    while let Ok(Begin::Fresh(claim)) = engine.begin(format!("{}", others.len()), request()) {
+    while let Ok(Begin::Fresh(claim)) = engine.default_scope().begin(format!("{}", others.len()), request()) {
         others.push(claim);
     }
     let scope = engine.scope("jobs");

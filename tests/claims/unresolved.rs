@@ -68,7 +68,7 @@ fn by_default_an_interrupted_key_is_refused_with_all_that_is_known_of_it() {
         let machine = Machine::default();
         let engine = machine.open();
         let scope = default_scope(&engine);
-        assert_eq!(scope.policy().recovery, Recovery::Refuse);
+        assert_eq!(scope.policy().get_recovery(), Recovery::Refuse);
         let mut claim = fresh(&scope, "secret key");
         let (fence, started) = (claim.fence(), claim.started());
         machine.clock.advance(MS);
@@ -385,6 +385,6 @@ fn a_policy_that_could_not_keep_its_promise_is_refused() {
     assert!(engine.set_policy("scope", weak).is_err());
     assert!(engine.set_policy("scope", engine.policy().max_attempts(3)).is_err());
     assert_eq!(engine.scope("scope").policy(), engine.policy());
-    assert_eq!(Policy::default().unresolved_ttl, Some(Duration::from_secs(30 * 24 * 3_600)));
+    assert_eq!(Policy::default().get_unresolved_ttl(), Some(Duration::from_secs(30 * 24 * 3_600)));
     assert!(engine.now() > Timestamp::default());
 }

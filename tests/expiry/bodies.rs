@@ -26,8 +26,8 @@ fn pass(machine: &Machine, engine: &Engine, time: Duration) {
 fn on_a_quiet_service_no_body_stays_in_memory_for_much_longer_than_its_ttl() {
     for tombstone in [None, Some(30 * 24 * HOUR)] {
         let machine = Machine::default();
-        let mut policy = Policy::default().ttl(HOUR);
-        policy.tombstone_ttl = tombstone;
+        let policy = Policy::default().ttl(HOUR);
+        let policy = tombstone.map_or(policy, |ttl| policy.tombstone_ttl(ttl));
         let engine = open(&machine, policy);
         // One completion an hour: the log never fills.
         for n in 0..24 {
@@ -40,7 +40,7 @@ fn on_a_quiet_service_no_body_stays_in_memory_for_much_longer_than_its_ttl() {
         let bytes = engine.stats().cached_bytes;
         assert!(bytes < BODY, "{bytes} bytes when all have expired");
         for n in 0..24 {
-            let status = engine.get(n.to_string()).unwrap();
+            let status = engine.default_scope().get(n.to_string()).unwrap();
             assert!(matches!(status, Status::Expired(_)) == tombstone.is_some(), "{status}");
         }
     }

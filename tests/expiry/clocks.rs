@@ -244,7 +244,7 @@ impl History {
         if let Some((time, truth)) = file.key_at {
             let (went_by, most) = (now - time, self.machine.truth - truth + file.counted * self.jump_max);
             assert!(went_by <= most, "{went_by} ms by the engine, at most {most} by what can be known");
-            assert!(matches!(engine.get("long").unwrap(), Status::Done(_)));
+            assert!(matches!(engine.default_scope().get("long").unwrap(), Status::Done(_)));
         }
         let wall_max = file.most.1.max(wall);
         file.sure = (now, file.sure.1.max(wall));
@@ -309,7 +309,9 @@ impl History {
             return;
         }
         let ttl = 1 + self.random.span();
-        let Ok(idemkv::Begin::Fresh(claim)) = open.engine.begin("short", crate::common::request()) else {
+        let Ok(idemkv::Begin::Fresh(claim)) =
+            open.engine.default_scope().begin("short", crate::common::request())
+        else {
             return;
         };
         let short = Completion::new().ttl(Duration::from_millis(ttl));
@@ -422,7 +424,7 @@ impl Open {
 
     fn check_short(&self) {
         if self.short_until > 0 {
-            let is_kept = matches!(self.engine.get("short").unwrap(), Status::Done(_));
+            let is_kept = matches!(self.engine.default_scope().get("short").unwrap(), Status::Done(_));
             assert_eq!(is_kept, self.now < self.short_until, "at {}, until {}", self.now, self.short_until);
         }
     }

@@ -22,7 +22,7 @@ fn open(machine: &Machine) -> Engine {
 }
 
 fn is_kept(engine: &Engine) -> bool {
-    !matches!(engine.get("key").unwrap(), Status::Vacant)
+    !matches!(engine.default_scope().get("key").unwrap(), Status::Vacant)
 }
 
 /// A file with a record that was completed now.
@@ -136,7 +136,7 @@ fn a_file_made_under_a_clock_of_1970_takes_the_right_time_while_it_has_no_keys()
         machine.clock.jump_wall_to_millis(START_MS + YEAR_MS);
         let engine = open(&machine);
         done(&default_scope(&engine), "key");
-        assert!(engine.forget("key").unwrap());
+        assert!(engine.default_scope().forget("key").unwrap());
         drop(fresh(&default_scope(&engine), "interrupted"));
         engine.close().unwrap();
         let engine = open(&machine);

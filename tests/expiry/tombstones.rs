@@ -152,16 +152,19 @@ fn a_tombstone_can_be_forgotten_and_does_not_come_back() {
     for treatment in TREATMENTS {
         let machine = Machine::default();
         let engine = just_expired(&machine, treatment, open_uncached);
-        assert!(engine.forget("key").unwrap(), "{treatment:?}");
-        assert!(!engine.forget("key").unwrap(), "{treatment:?}");
+        assert!(engine.default_scope().forget("key").unwrap(), "{treatment:?}");
+        assert!(!engine.default_scope().forget("key").unwrap(), "{treatment:?}");
         for round in 0..3 {
-            assert!(matches!(engine.get("key").unwrap(), Status::Vacant), "{treatment:?}, round {round}");
+            assert!(
+                matches!(engine.default_scope().get("key").unwrap(), Status::Vacant),
+                "{treatment:?}, round {round}"
+            );
             engine.checkpoint().unwrap();
             machine.clock.advance(TICK);
         }
         machine.kill(engine);
         let engine = open(&machine);
-        assert!(matches!(engine.get("key").unwrap(), Status::Vacant), "{treatment:?}");
+        assert!(matches!(engine.default_scope().get("key").unwrap(), Status::Vacant), "{treatment:?}");
         fresh(&default_scope(&engine), "key").complete("again").unwrap();
         engine.checkpoint().unwrap();
         machine.kill(engine);
@@ -176,18 +179,18 @@ fn a_key_forgotten_twice_stays_forgotten_when_the_second_record_was_the_shorter_
     let engine = open(&machine);
     fresh(&default_scope(&engine), "key").complete("long").unwrap();
     engine.checkpoint().unwrap();
-    assert!(engine.forget("key").unwrap());
+    assert!(engine.default_scope().forget("key").unwrap());
     engine.checkpoint().unwrap();
     let short = Completion::new().ttl(TTL / 4).tombstone_ttl(TTL / 4);
     fresh(&default_scope(&engine), "key").complete_with("short", short).unwrap();
     engine.checkpoint().unwrap();
-    assert!(engine.forget("key").unwrap());
+    assert!(engine.default_scope().forget("key").unwrap());
     for _ in 0..2 {
         engine.checkpoint().unwrap();
         machine.clock.advance(TTL / 2);
     }
     machine.kill(engine);
-    let status = open(&machine).get("key").unwrap();
+    let status = open(&machine).default_scope().get("key").unwrap();
     assert!(matches!(status, Status::Vacant), "{status:?}");
 }
 

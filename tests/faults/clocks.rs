@@ -83,7 +83,11 @@ fn time_that_went_by_while_the_file_was_closed_counts_and_over_a_reboot_up_to_th
         }
         machine.clock.advance(TTL);
         let engine = options().open("x.idem").unwrap();
-        assert_eq!(matches!(engine.get("key").unwrap(), Status::Vacant), is_over, "{boots}, {limit:?}");
+        assert_eq!(
+            matches!(engine.default_scope().get("key").unwrap(), Status::Vacant),
+            is_over,
+            "{boots}, {limit:?}"
+        );
     }
 }
 

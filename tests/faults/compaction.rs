@@ -58,7 +58,7 @@ fn a_compaction_that_fails_loses_nothing_and_stops_grants_or_is_made_up_for() {
         machine.disk.fault_at(at, DiskFault::Error);
         engine.step();
         assert_kept(&engine);
-        match engine.begin("new", request()) {
+        match engine.default_scope().begin("new", request()) {
             Err(BeginError::Failed(_)) => stopped += 1,
             begun => drop(begun.unwrap()),
         }
@@ -114,7 +114,7 @@ fn a_file_is_not_compacted_between_commits_nor_after_a_failed_one() {
         let engine = wasteful(&machine);
         machine.disk.fault_at(machine.disk.operations(), DiskFault::Error);
         if commit_of_the_log {
-            assert!(engine.begin("new", request()).is_err());
+            assert!(engine.default_scope().begin("new", request()).is_err());
         } else {
             assert!(engine.checkpoint().is_err());
         }

@@ -80,7 +80,7 @@ fn what_no_checkpoint_could_store_stays_in_the_log_however_much_follows() {
     let mut completed = 0;
     // Until the log is full.
     while completed < 1_000
-        && let Ok(Begin::Fresh(claim)) = engine.begin(format!("more {completed}"), request())
+        && let Ok(Begin::Fresh(claim)) = engine.default_scope().begin(format!("more {completed}"), request())
     {
         claim.complete(vec![b'm'; 4_000]).unwrap();
         completed += 1;
@@ -102,7 +102,7 @@ fn results_on_disk_alone_are_replayed_after_a_failed_checkpoint() {
     assert!(engine.checkpoint().is_err());
     machine.disk.fail_syncs(None);
     all_are_replayed(&engine, count);
-    assert!(matches!(engine.begin("new", request()), Err(BeginError::Failed(_))));
+    assert!(matches!(engine.default_scope().begin("new", request()), Err(BeginError::Failed(_))));
     assert!(engine.close().is_err());
 }
 
@@ -187,7 +187,7 @@ fn a_log_full_of_claims_that_only_memory_knows_refuses_more_and_the_time_is_kept
         engine.step();
         let (claims, refused) = claims_until_refused(&engine);
         assert!(matches!(refused, BeginError::Busy(Busy::QueueFull { .. })), "{refused}");
-        let refused = engine.begin("again", request());
+        let refused = engine.default_scope().begin("again", request());
         assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
         // What is left of the log may be too little even to note the time.
         machine.clock.advance(Duration::from_secs(3_600));

@@ -37,7 +37,7 @@ pub fn all_are_replayed(engine: &Engine, count: usize) {
 pub fn claims_until_refused(engine: &Engine) -> (Vec<idemkv::Claim>, BeginError) {
     let mut claims = Vec::new();
     loop {
-        match engine.begin(format!("filler {}", claims.len()), request()) {
+        match engine.default_scope().begin(format!("filler {}", claims.len()), request()) {
             Ok(Begin::Fresh(claim)) => claims.push(claim),
             Ok(other) => panic!("{other:?}"),
             Err(error) => return (claims, error),

@@ -56,7 +56,7 @@ fn errors_of_several_reads_in_a_row_are_told_and_the_next_read_finds_the_record(
     for apart in 1..40_u8 {
         let first = machine.disk.reads();
         (0..3).for_each(|n| machine.disk.fail_read(first + n * u64::from(apart)));
-        match engine.get(format!("key {apart}")) {
+        match engine.default_scope().get(format!("key {apart}")) {
             Ok(Status::Done(record)) => assert_eq!(record.body(), [apart; 4_000]),
             Err(ReadError::Io(_)) => told += 1,
             other => panic!("{apart} apart: {other:?}"),

@@ -27,7 +27,10 @@ fn after_a_failed_commit_nothing_is_granted_and_what_is_durable_is_still_replaye
     assert_eq!(done(&scope, "done").body(), b"reply");
     assert!(matches!(scope.begin("new", request()), Err(BeginError::Failed(_))));
     assert!(matches!(scope.begin("first", request()), Err(BeginError::Failed(_))));
-    assert!(!matches!(engine.get("first").unwrap(), Status::Vacant), "nobody knows whether it is done");
+    assert!(
+        !matches!(engine.default_scope().get("first").unwrap(), Status::Vacant),
+        "nobody knows whether it is done"
+    );
     assert!(matches!(pending.wait(), Err(BeginError::Failed(_))), "every waiter gets the error");
     assert!(second.complete("too late").is_err());
     assert!(engine.clone().close().is_err(), "close reports it");
@@ -63,14 +66,14 @@ fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
         machine.disk.restart_process();
 
         let engine = machine.open();
-        let seen = engine.get("key").unwrap();
+        let seen = engine.default_scope().get("key").unwrap();
         machine.disk.crash_at(machine.disk.operations());
         drop(engine);
         machine.disk.reboot(reboots);
 
         let engine = machine.open();
         assert_eq!(done(&default_scope(&engine), "done").body(), b"reply");
-        match (seen, engine.get("key").unwrap()) {
+        match (seen, engine.default_scope().get("key").unwrap()) {
             (Status::Done(before), Status::Done(after)) => assert_eq!(before.body(), after.body()),
             (Status::Interrupted(_), Status::Interrupted(_)) => {}
             (before, after) => panic!("{reboots:?}: it was {before:?}, and is {after:?}"),

@@ -71,7 +71,9 @@ fn a_backup_opens_at_once_with_all_that_was_acknowledged_and_claims_in_flight_ar
     let copy = open_copy(&machine);
     check_filled(&copy, "the backup");
     for key in ["held", "dropped"] {
-        assert!(matches!(copy.get(key).unwrap(), Status::Interrupted(earlier) if earlier.attempt() == 1));
+        assert!(
+            matches!(copy.default_scope().get(key).unwrap(), Status::Interrupted(earlier) if earlier.attempt() == 1)
+        );
     }
     assert_eq!(done(&default_scope(&copy), "paid").body(), b"reply");
     let balance = copy.read_tables(|tables| {
@@ -82,7 +84,7 @@ fn a_backup_opens_at_once_with_all_that_was_acknowledged_and_claims_in_flight_ar
     assert_eq!(copy.policies(), engine.policies());
     // The original knows nothing of it.
     held.complete("late").unwrap();
-    assert!(matches!(copy.get("held").unwrap(), Status::Interrupted(_)));
+    assert!(matches!(copy.default_scope().get("held").unwrap(), Status::Interrupted(_)));
     drop((copy, scope));
     engine.close().unwrap();
     check_filled(&machine.open(), "the original");

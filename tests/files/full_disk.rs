@@ -33,13 +33,13 @@ fn has_all(engine: &Engine) {
     for key in 0..KEYS {
         assert_eq!(done(&engine.scope(""), &key.to_string()).body(), body(key), "key {key}");
     }
-    assert!(matches!(engine.get("lost"), Ok(Status::Interrupted(_))));
+    assert!(matches!(engine.default_scope().get("lost"), Ok(Status::Interrupted(_))));
 }
 
 /// Whether a claim is refused for the full disk. Where the store found space inside its file it is granted.
 #[track_caller]
 fn is_refused(engine: &Engine) -> bool {
-    match engine.begin("new", request()) {
+    match engine.default_scope().begin("new", request()) {
         Err(BeginError::Busy(Busy::DiskFull(_))) => true,
         Ok(Begin::Fresh(claim)) => {
             claim.release().unwrap();
@@ -84,7 +84,7 @@ fn results_are_replayed_and_claims_refused_until_there_is_space_again() {
 fn claims_until_the_disk_is_full(engine: &Engine) -> Vec<idemkv::Claim> {
     let mut claims = Vec::new();
     loop {
-        match engine.begin(format!("claim {}", claims.len()), request()) {
+        match engine.default_scope().begin(format!("claim {}", claims.len()), request()) {
             Ok(Begin::Fresh(claim)) => claims.push(claim),
             Err(BeginError::Busy(Busy::DiskFull(_))) => return claims,
             other => panic!("{other:?}"),
@@ -163,13 +163,13 @@ fn what_is_replayed_on_a_full_disk_survives_a_power_cut() {
         machine.disk.set_capacity(Some(machine.disk.used()));
         machine.kill((scope, engine));
         let engine = machine.open();
-        let shown = matches!(engine.get("key"), Ok(Status::Done(_)));
+        let shown = matches!(engine.default_scope().get("key"), Ok(Status::Done(_)));
         machine.disk.crash_at(machine.disk.operations());
         drop(engine);
         machine.disk.reboot(cut);
         machine.disk.set_capacity(None);
         let engine = machine.open();
-        let still = matches!(engine.get("key"), Ok(Status::Done(_)));
+        let still = matches!(engine.default_scope().get("key"), Ok(Status::Done(_)));
         assert!(!shown || still, "what was replayed before the power cut is gone");
     }
 }
@@ -217,7 +217,7 @@ fn a_file_that_was_closed_cleanly_opens_on_a_full_disk_without_its_log() {
     machine.disk.set_capacity(None);
     machine.clock.advance(Duration::from_secs(1));
     engine.step();
-    assert!(matches!(engine.begin("new", request()), Ok(Begin::Fresh(_))));
+    assert!(matches!(engine.default_scope().begin("new", request()), Ok(Begin::Fresh(_))));
 }
 
 /// The log gets another size at an opening that runs out of space anywhere on its way.

@@ -19,7 +19,7 @@ fn request() -> Fingerprint {
 }
 
 fn complete(engine: &Engine, key: &str) {
-    match engine.begin(key, request()).unwrap() {
+    match engine.default_scope().begin(key, request()).unwrap() {
         Begin::Fresh(claim) => drop(claim.complete("reply").unwrap()),
         other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("{key} was {other:?}"),
     }
@@ -29,7 +29,7 @@ fn complete(engine: &Engine, key: &str) {
 fn has(path: &Path, keys: &[&str]) {
     let engine = Engine::open(path).unwrap();
     for key in keys {
-        let status = engine.get(key).unwrap();
+        let status = engine.default_scope().get(key).unwrap();
         assert!(matches!(status, Status::Done(_)), "{key} is {status:?}, by the name {}", path.display());
     }
     engine.close().unwrap();

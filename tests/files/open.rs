@@ -44,9 +44,11 @@ fn everything_acknowledged_is_there_after_a_kill_and_claims_are_interrupted() {
         has_all(&engine, from..from + MORE);
         for number in from + MORE..from + MORE + OUT {
             assert!(
-                matches!(engine.get(key(number)).unwrap(), Status::Interrupted(was) if was.attempt() == 1)
+                matches!(engine.default_scope().get(key(number)).unwrap(), Status::Interrupted(was) if was.attempt() == 1)
             );
-            let Err(BeginError::Unresolved(lost)) = engine.begin(key(number), request(number)) else {
+            let Err(BeginError::Unresolved(lost)) =
+                engine.default_scope().begin(key(number), request(number))
+            else {
                 panic!("key {number} is claimed by a process that is dead")
             };
             assert_eq!(lost.attempt(), 1);
@@ -98,7 +100,7 @@ fn child() {
     let engine = open(&path);
     complete(&engine, from..from + MORE);
     let claims: Vec<_> = (from + MORE..from + MORE + OUT)
-        .map(|number| engine.begin(key(number), request(number)).unwrap())
+        .map(|number| engine.default_scope().begin(key(number), request(number)).unwrap())
         .collect();
     assert!(claims.iter().all(|claim| matches!(claim, Begin::Fresh(_))));
     abort();
@@ -127,7 +129,7 @@ fn open(path: &Path) -> Engine {
 
 fn complete(engine: &Engine, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        let Begin::Fresh(claim) = engine.begin(key(number), request(number)).unwrap() else {
+        let Begin::Fresh(claim) = engine.default_scope().begin(key(number), request(number)).unwrap() else {
             panic!("key {number} is not new")
         };
         let ended = if number % 7 == 0 { claim.fail(body(number)) } else { claim.complete(body(number)) };
@@ -137,7 +139,7 @@ fn complete(engine: &Engine, numbers: std::ops::Range<u64>) {
 
 fn has_all(engine: &Engine, numbers: std::ops::Range<u64>) {
     for number in numbers {
-        match engine.begin(key(number), request(number)).unwrap() {
+        match engine.default_scope().begin(key(number), request(number)).unwrap() {
             Begin::Done(record) => {
                 let outcome = if number % 7 == 0 { Outcome::Failure } else { Outcome::Success };
                 assert_eq!((record.outcome(), record.attempt()), (outcome, 1));

@@ -36,12 +36,15 @@ fn a_file_is_seen_as_it_is_after_a_close_and_after_a_kill_and_not_a_byte_of_it_c
             assert_eq!(done(&scope, "stored").body(), b"one");
             assert_eq!(done(&scope, "logged").body(), b"two");
             for key in ["lost", "held"] {
-                assert!(matches!(reader.get(key), Ok(Status::Interrupted(_))), "{key}, killed: {kill}");
+                assert!(
+                    matches!(reader.default_scope().get(key), Ok(Status::Interrupted(_))),
+                    "{key}, killed: {kill}"
+                );
             }
             assert_eq!(reader.entries().flatten().count(), 4);
-            let refused = reader.begin("new", request());
+            let refused = reader.default_scope().begin("new", request());
             assert!(matches!(refused, Err(BeginError::Failed(Failure::ReadOnly))), "{refused:?}");
-            assert!(reader.forget("stored").is_err() && reader.checkpoint().is_err());
+            assert!(reader.default_scope().forget("stored").is_err() && reader.checkpoint().is_err());
             assert!(scope.resolve("lost").is_err());
             reader.step();
             drop(scope);

@@ -105,8 +105,8 @@ fn assert_end<T>(answer: Result<T, EndError>) {
 }
 
 fn calls_of_the_engine(engine: &Engine, scope: &Scope) {
-    assert_begin(engine.begin("new", request()));
-    assert_begin(engine.begin("done", request()));
+    assert_begin(engine.default_scope().begin("new", request()));
+    assert_begin(engine.default_scope().begin("done", request()));
     assert_begin(scope.begin("claim 0", request()));
     assert_begin(scope.begin_or_wait("claim 0", request(), LONG));
     assert_begin(ready(begin(scope).as_mut()));
@@ -116,9 +116,9 @@ fn calls_of_the_engine(engine: &Engine, scope: &Scope) {
     for answer in futures_executor::block_on(scope.begin_many_async(&[("done", request())])) {
         assert_begin(answer);
     }
-    assert_read(engine.get("done"));
-    assert_read(ready(Box::pin(engine.get_async("done")).as_mut()));
-    assert!(matches!(engine.forget("done"), Err(ForgetError::Read(ReadError::Forked))));
+    assert_read(engine.default_scope().get("done"));
+    assert_read(ready(Box::pin(engine.default_scope().get_async("done")).as_mut()));
+    assert!(matches!(engine.default_scope().forget("done"), Err(ForgetError::Read(ReadError::Forked))));
     assert!(
         matches!(scope.resolve("new"), Err(ResolveError::Begin(error)) if matches!(&error, BeginError::Failed(failure) if is_forked(failure)))
     );
@@ -208,7 +208,7 @@ fn everything_is_refused_in_a_child_made_by(way: Way) {
         } else {
             // What reads memory alone can't know.
             let engine = held.engine.clone().unwrap();
-            assert!(engine.begin("new", request()).is_err());
+            assert!(engine.default_scope().begin("new", request()).is_err());
             calls_of_claims(&engine, &mut held.claims);
             assert!(matches!(engine.clone().close(), Err(failure) if is_forked(&failure)));
         }
@@ -277,11 +277,11 @@ fn a_child_opens_files_of_its_own_and_its_children_are_refused_those() {
         let own = Engine::open(&path).unwrap();
         let claim = fresh(&default_scope(&own), "key");
         in_child(Way::Fork, || {
-            assert_begin(own.begin("other", request()));
-            assert_begin(engine.begin("other", request()));
+            assert_begin(own.default_scope().begin("other", request()));
+            assert_begin(engine.default_scope().begin("other", request()));
             assert!(matches!(Engine::open(&path), Err(OpenError::Locked(_))));
         });
-        assert_begin(engine.begin("other", request()));
+        assert_begin(engine.default_scope().begin("other", request()));
         claim.complete("the child's").unwrap();
         own.close().unwrap();
     });

@@ -36,9 +36,9 @@ fn work(engine: &Engine, told: &Told, name: &str, stops: &AtomicBool, steps: &At
         let (key, body) = (format!("{name}-{n}"), format!("{name} {n}").repeat(1 + n % 40));
         let is_task = n % 3 == 0;
         let begun = if is_task {
-            block_on(engine.begin_async(&key, request()))
+            block_on(engine.default_scope().begin_async(&key, request()))
         } else {
-            engine.begin(&key, request())
+            engine.default_scope().begin(&key, request())
         };
         let Begin::Fresh(claim) = begun.unwrap() else { panic!("{key} is new") };
         told.granted(claim.fence().get());
@@ -58,11 +58,11 @@ fn work(engine: &Engine, told: &Told, name: &str, stops: &AtomicBool, steps: &At
 /// What a child finds that comes into the world at any moment.
 fn child(engine: Engine, path: &std::path::Path) {
     for key in ["a-1", "b-1", "never"] {
-        let begun = engine.begin(key, request());
+        let begun = engine.default_scope().begin(key, request());
         assert!(matches!(begun, Err(BeginError::Failed(Failure::Forked))), "{begun:?}");
-        assert!(matches!(engine.get(key), Err(ReadError::Forked)));
-        assert!(block_on(engine.begin_async(key, Fingerprint::of("x"))).is_err());
-        assert!(engine.forget(key).is_err());
+        assert!(matches!(engine.default_scope().get(key), Err(ReadError::Forked)));
+        assert!(block_on(engine.default_scope().begin_async(key, Fingerprint::of("x"))).is_err());
+        assert!(engine.default_scope().forget(key).is_err());
     }
     assert!(engine.begin_many(&[("a-1", request()), ("never", request())]).iter().all(Result::is_err));
     assert!(engine.flush().is_err() && engine.checkpoint().is_err());

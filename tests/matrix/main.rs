@@ -53,12 +53,12 @@ fn kind(error: &impl std::fmt::Debug) -> String {
 /// What is known to be durable is there, whatever else is.
 fn check(engine: &Engine, context: &str) {
     for (name, body) in phase::acknowledged() {
-        match engine.get(&name).unwrap() {
+        match engine.default_scope().get(&name).unwrap() {
             Status::Done(record) => assert_eq!(record.body(), body, "{context}: {name}"),
             other => panic!("{context}: {name} was done, and is {other:?}"),
         }
     }
-    match engine.get(phase::INTERRUPTED).unwrap() {
+    match engine.default_scope().get(phase::INTERRUPTED).unwrap() {
         Status::Interrupted(earlier) => assert_eq!(earlier.attempt(), 1, "{context}"),
         other => panic!("{context}: the key was interrupted, and is {other:?}"),
     }

@@ -256,7 +256,7 @@ impl World {
         let key = &mut self.keys[who.place()];
         let answers = key.live.iter().flat_map(|state| ask.answers(state));
         let attempts = answers.filter(|(answer, _)| answer.is(&found)).filter_map(|(_, attempt)| attempt);
-        let until = policy.lease.map_or(NEVER, |lease| now.saturating_add(ms(lease)));
+        let until = policy.get_lease().map_or(NEVER, |lease| now.saturating_add(ms(lease)));
         let told = claim.interrupted().as_ref().map(Info::lost);
         let live: Vec<State> = attempts
             .map(|attempt| Attempt { info, earlier: told, ..attempt })
@@ -264,10 +264,10 @@ impl World {
             .collect();
         assert!(!live.is_empty(), "{who:?} at {now} is granted {found:#?}, may be {:#?}", key.live);
         assert_eq!(claim.key(), key_name(who.key).as_bytes());
-        assert_eq!(claim.lease_until().map(Timestamp::as_millis), policy.lease.map(|_| until));
+        assert_eq!(claim.lease_until().map(Timestamp::as_millis), policy.get_lease().map(|_| until));
         let requests = live.iter().filter_map(State::attempt).map(|attempt| fingerprint(attempt.request));
         assert!(requests.into_iter().any(|request| request == *claim.fingerprint()));
-        let is_logged = policy.durability == Durability::Full;
+        let is_logged = policy.get_durability() == Durability::Full;
         // Where the file may still know of another in its place, it is told all the same.
         let may_be_logged = told.is_none() && key.is_interrupted() || key.is_detached_on_disk() || had_token;
         key.live.clone_from(&live);
@@ -277,14 +277,14 @@ impl World {
         } else if may_be_logged {
             key.disk.extend(live);
         }
-        let limit = policy.max_in_flight;
+        let limit = policy.get_max_in_flight();
         if let Some(limit) = limit {
             let out = self.claims_out(who.scope).0;
             assert!(out < limit, "{out} claims of scope {} are out already", who.scope);
         }
-        let (durability, resolves) = (policy.durability, request.is_none());
+        let (durability, resolves) = (policy.get_durability(), request.is_none());
         let (key, is_counted) = (who.place(), limit.is_some());
-        let (kept, has_lease) = (Kept::by(&policy), policy.lease.is_some());
+        let (kept, has_lease) = (Kept::by(&policy), policy.get_lease().is_some());
         let facts =
             Facts { key, fence, kept, has_lease, durability, is_logged, may_be_logged, resolves, is_counted };
         self.held.push(Held { claim, facts });
@@ -307,7 +307,7 @@ impl World {
             };
             let may_be = !attempts.is_empty() || key.live.iter().any(is_just_out);
             assert!(may_be, "{who:?} is busy, and is {:#?}", key.live);
-            assert_eq!(policy.max_in_flight.map(|max| max as usize), Some(*max));
+            assert_eq!(policy.get_max_in_flight().map(|max| max as usize), Some(*max));
             let most = self.claims_out(who.scope).1;
             // In a batch, a grant that a crash cut off was out meanwhile.
             assert!(most as usize >= *max || self.disk.crashed(), "{who:?} is busy, with {most} claims out");
@@ -315,8 +315,8 @@ impl World {
         }
         assert!(self.disk.crashed(), "{who:?}: {error}");
         let may_be_logged = key.is_interrupted() || key.is_detached_on_disk() || had_token;
-        if policy.durability == Durability::Full || may_be_logged {
-            let until = policy.lease.map_or(NEVER, |lease| ask.now.saturating_add(ms(lease)));
+        if policy.get_durability() == Durability::Full || may_be_logged {
+            let until = policy.get_lease().map_or(NEVER, |lease| ask.now.saturating_add(ms(lease)));
             let out = |attempt| State::Out { attempt, until, token_until: None };
             let cut_off: Vec<State> = attempts.into_iter().map(out).collect();
             // The rest of a batch may have met it.
@@ -721,7 +721,7 @@ impl World {
         }
         let resumed = self.scope(scope).resume(&ClaimToken::from_bytes(bytes));
         let (now, policy) = (self.now(), self.policy(own));
-        let durability = policy.durability;
+        let durability = policy.get_durability();
         let mut facts = Facts {
             key,
             fence,

@@ -39,8 +39,8 @@ pub fn ms(span: std::time::Duration) -> u64 {
 
 impl Kept {
     pub fn by(policy: &Policy) -> Self {
-        let ttl = ms(policy.ttl);
-        Self { ttl, remembered: policy.tombstone_ttl.map_or(ttl, ms) }
+        let ttl = ms(policy.get_ttl());
+        Self { ttl, remembered: policy.get_tombstone_ttl().map_or(ttl, ms) }
     }
 
     /// What a completion makes of it; `None` where that is out of range.
@@ -314,9 +314,9 @@ impl State {
 
 /// How many attempts are granted by themselves.
 pub fn attempts_max(policy: &Policy) -> u32 {
-    match policy.recovery {
+    match policy.get_recovery() {
         Recovery::Refuse => 1,
-        Recovery::Rerun => policy.max_attempts.unwrap_or(NEVER_REFUSED),
+        Recovery::Rerun => policy.get_max_attempts().unwrap_or(NEVER_REFUSED),
         other => panic!("{other:?}"),
     }
 }
@@ -350,8 +350,8 @@ impl Ask<'_> {
             info: Info { fence: None, number, started: self.now },
             request,
             kept: Kept::by(self.policy),
-            lease: self.policy.lease.map(ms),
-            unresolved: self.policy.unresolved_ttl.map(ms),
+            lease: self.policy.get_lease().map(ms),
+            unresolved: self.policy.get_unresolved_ttl().map(ms),
             earlier: earlier.map(|(_, told)| told),
             notes: earlier.map_or_else(|| vec![None], |(attempt, _)| attempt.notes.clone()),
         }

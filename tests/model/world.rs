@@ -528,7 +528,7 @@ impl World {
         }
         for given in 0..self.tokens.len() {
             let scope = self.tokens[given].key / KEYS;
-            self.tokens[given].is_counted = self.policy(scope).max_in_flight.is_some();
+            self.tokens[given].is_counted = self.policy(scope).get_max_in_flight().is_some();
         }
         self.see_effects();
     }

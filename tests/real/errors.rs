@@ -25,7 +25,7 @@ fn process() {
     };
     let mut done = Vec::new();
     for key in 0..KEYS {
-        match engine.begin(key.to_string(), request_of(key)) {
+        match engine.default_scope().begin(key.to_string(), request_of(key)) {
             Ok(Begin::Fresh(claim)) => match claim.complete(body_of(key, 0)) {
                 Ok(_) => done.push(key),
                 Err(error) => println!("\n@refused to complete: {error}"),
@@ -45,7 +45,7 @@ fn process() {
     }
     // What is known to be durable is replayed, whatever failed.
     for key in &done {
-        match engine.get(key.to_string()) {
+        match engine.default_scope().get(key.to_string()) {
             Ok(Status::Done(record)) => assert_eq!(record.body(), body_of(*key, 0)),
             Ok(other) => panic!("key {key} was done, and is {other:?}"),
             Err(error) => println!("\n@refused to read: {error}"),
@@ -80,7 +80,7 @@ fn suffer(path: &Path, injected: &str, told: &mut BTreeMap<String, u64>) {
 }
 
 fn check(engine: &Engine, key: u64, is_done: bool, injected: &str) {
-    match engine.get(key.to_string()).unwrap() {
+    match engine.default_scope().get(key.to_string()).unwrap() {
         Status::Done(record) => assert_eq!(record.body(), body_of(key, 0), "{injected}: key {key}"),
         other => assert!(!is_done, "{injected}: key {key} was done, and is {other:?}"),
     }

@@ -12,7 +12,7 @@ use crate::{FILE_VARIABLE, ORDER_VARIABLE, body_of, request_of, small_options, w
 const BALLAST: usize = 2 << 20;
 
 fn begin(engine: &Engine, key: u64) -> Result<Begin, BeginError> {
-    engine.begin(key.to_string(), request_of(key))
+    engine.default_scope().begin(key.to_string(), request_of(key))
 }
 
 /// Completes keys from `from` on until the disk is full; gives the first key that was refused.
@@ -35,12 +35,12 @@ fn complete(claim: Claim, key: u64) {
 /// Keys below `to` are done, and none of those behind is.
 fn check(engine: &Engine, to: u64) {
     for key in 0..to {
-        let status = engine.get(key.to_string()).unwrap();
+        let status = engine.default_scope().get(key.to_string()).unwrap();
         let Status::Done(record) = status else { panic!("key {key} of {to} is {status:?}") };
         assert_eq!(record.body(), body_of(key, key));
     }
     for key in to..to + 10 {
-        assert!(!matches!(engine.get(key.to_string()).unwrap(), Status::Done(_)));
+        assert!(!matches!(engine.default_scope().get(key.to_string()).unwrap(), Status::Done(_)));
     }
 }
 

@@ -45,7 +45,9 @@ fn a_temporary_name_left_by_a_kill_does_not_endanger_the_file_that_was_made() {
     let path = directory.path().join("x.idem");
     let moved = directory.path().join("moved.idem");
     let engine = Engine::open(&path).unwrap();
-    let Begin::Fresh(claim) = engine.begin("key", request_of(1)).unwrap() else { panic!("not fresh") };
+    let Begin::Fresh(claim) = engine.default_scope().begin("key", request_of(1)).unwrap() else {
+        panic!("not fresh")
+    };
     claim.complete("reply").unwrap();
     engine.close().unwrap();
     std::fs::hard_link(&path, directory.path().join("x.idem-unfinished")).unwrap();
@@ -53,7 +55,9 @@ fn a_temporary_name_left_by_a_kill_does_not_endanger_the_file_that_was_made() {
     std::fs::rename(&path, &moved).unwrap();
     std::fs::rename(directory.path().join("x.idem-wal"), directory.path().join("moved.idem-wal")).unwrap();
     let made = Engine::open(&path).unwrap();
-    assert!(matches!(made.get("key").unwrap(), Status::Vacant));
+    assert!(matches!(made.default_scope().get("key").unwrap(), Status::Vacant));
     let engine = Engine::open(&moved).unwrap();
-    assert!(matches!(engine.get("key").unwrap(), Status::Done(record) if record.body() == b"reply"));
+    assert!(
+        matches!(engine.default_scope().get("key").unwrap(), Status::Done(record) if record.body() == b"reply")
+    );
 }

@@ -165,12 +165,12 @@ fn a_bit_that_flips_after_a_crash_gives_the_right_record_or_an_error_with_the_pl
 fn an_interruption_forgotten_after_its_time_does_not_come_back() {
     let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(START_MS));
     let engine: Engine = options(&disk, &clock).open("x.idem").unwrap();
-    drop(engine.begin(name(0), fingerprint(0)).unwrap());
+    drop(engine.default_scope().begin(name(0), fingerprint(0)).unwrap());
     clock.advance(TTL);
-    assert!(matches!(engine.get(name(0)), Ok(Status::Vacant)));
-    assert!(!engine.forget(name(0)).unwrap());
+    assert!(matches!(engine.default_scope().get(name(0)), Ok(Status::Vacant)));
+    assert!(!engine.default_scope().forget(name(0)).unwrap());
     let reopened = options(&disk.image(CrashKind::DropAll), &clock).open("x.idem").unwrap();
-    assert!(matches!(reopened.get(name(0)), Ok(Status::Vacant)));
+    assert!(matches!(reopened.default_scope().get(name(0)), Ok(Status::Vacant)));
 }
 
 /// Crashes at every operation of a disk whose syncs of files named so do nothing.

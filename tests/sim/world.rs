@@ -319,7 +319,7 @@ impl World {
         self.oracle.time_max = self.oracle.time_max.max(engine.now());
         self.during(|| engine.step());
         if !self.failed {
-            let claim = match engine.begin(name(u64::MAX), fingerprint(u64::MAX)) {
+            let claim = match engine.default_scope().begin(name(u64::MAX), fingerprint(u64::MAX)) {
                 Ok(idemkv::Begin::Fresh(claim)) => claim,
                 other => panic!("the disk has room again, and the engine does not go on: {other:?}"),
             };

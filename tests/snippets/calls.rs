@@ -28,9 +28,9 @@ pub fn policies(engine: &Engine) -> Result<(), Error> {
     let charges = engine.set_policy("charges", engine.policy().ttl(week))?;
     let clicks = engine.policy().recovery(Recovery::Rerun).durability(Durability::Completions);
     let clicks = engine.set_policy("clicks", clicks)?; // a click may be counted twice
-    assert_eq!(charges.policy().recovery, Recovery::Refuse); // the default
+    assert_eq!(charges.policy().get_recovery(), Recovery::Refuse); // the default
     // end
-    assert_eq!(clicks.policy().recovery, Recovery::Rerun);
+    assert_eq!(clicks.policy().get_recovery(), Recovery::Rerun);
     Ok(())
 }
 
@@ -104,7 +104,7 @@ pub fn transaction(engine: &Engine, request: Fingerprint) -> Result<Option<u64>,
 
     const BALANCES: TableDefinition<'_, &str, u64> = TableDefinition::new("balances");
 
-    if let Begin::Fresh(claim) = engine.begin("deposit-1", request)? {
+    if let Begin::Fresh(claim) = engine.default_scope().begin("deposit-1", request)? {
         claim.complete_in(|tables| {
             let mut balances = tables.open_table(BALANCES)?;
             let balance = balances.get("alice")?.map_or(0, |balance| balance.value()) + 10;

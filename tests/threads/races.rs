@@ -24,7 +24,7 @@ fn deliver(scope: &Scope, key: &str, operation: &Operation, luck: usize) {
         let begun = match scope.begin(key, request()) {
             Err(BeginError::Unresolved(lost)) => match scope.resolve(key) {
                 Ok(claim) => {
-                    assert_eq!(scope.policy().recovery, Recovery::Refuse);
+                    assert_eq!(scope.policy().get_recovery(), Recovery::Refuse);
                     assert!(claim.interrupted().unwrap().attempt() >= lost.attempt());
                     Begin::Fresh(claim)
                 }
@@ -129,7 +129,9 @@ fn the_fences_of_one_key_grow_in_the_order_of_its_claims() {
             });
         }
     });
-    let Begin::Fresh(claim) = engine.begin("key", request()).unwrap() else { panic!("nobody has it") };
+    let Begin::Fresh(claim) = engine.default_scope().begin("key", request()).unwrap() else {
+        panic!("nobody has it")
+    };
     claim.complete("reply").unwrap();
     let copy = dir.path().join("copy.idem");
     std::fs::copy(&path, &copy).unwrap();

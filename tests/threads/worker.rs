@@ -97,7 +97,7 @@ impl Worker<'_> {
             Begin::Done(record) => self.shared.oracle.saw_done(key, &record),
             Begin::InFlight(pending) => {
                 // Without a lease it may be this worker's own, or that of one who waits for this one.
-                if self.scope(key).policy().lease.is_some() {
+                if self.scope(key).policy().get_lease().is_some() {
                     self.wait(key, pending).await;
                 }
             }
@@ -308,7 +308,7 @@ impl Worker<'_> {
 
     pub async fn hand_over(&mut self, key: u64, claim: Claim) {
         let fence = claim.fence().get();
-        let lease = self.scope(key).policy().lease.unwrap_or_default();
+        let lease = self.scope(key).policy().get_lease().unwrap_or_default();
         // The lease starts after this.
         let until = self.shared.engine.now().saturating_add(lease).as_millis();
         let handed = if self.is_task { claim.into_token_async().await } else { claim.into_token() };

@@ -161,7 +161,7 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     let engine = machine.options().tombstone_ttl(2 * TTL).open("x.idem").unwrap();
     let scope = default_scope(&engine);
     drop(fresh(&scope, "interrupted"));
-    let Ok(Status::Interrupted(attempt)) = engine.get("interrupted") else { panic!() };
+    let Ok(Status::Interrupted(attempt)) = engine.default_scope().get("interrupted") else { panic!() };
     says(&BeginError::Unresolved(attempt), &["attempt 1", "without progress", "`resolve`"], None);
     says(&BeginError::KeyReused, &["another request", "new key"], None);
     says(&BeginError::BatchTooLong { len: 12, max: 11 }, &["12 calls", "11", "split it"], None);
@@ -169,7 +169,7 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     fresh(&scope, "ill").fail("reply").unwrap();
     machine.clock.advance(TTL);
     for (key, outcome) in [("well", "completed at 1800000000000 ms"), ("ill", "failed at 1800000000000 ms")] {
-        let Err(late) = engine.begin(key, request()) else { panic!() };
+        let Err(late) = engine.default_scope().begin(key, request()) else { panic!() };
         assert!(!late.is_retryable());
         says(&late, &[outcome, "no longer kept", "replayed until 1800003600000 ms", "new key"], None);
     }
@@ -196,7 +196,7 @@ fn an_error_of_a_claims_end_says_what_to_do_with_the_claim() {
     let _held = fresh(&scope, "held");
     drop(fresh(&scope, "dropped"));
     fresh(&scope, "done").complete("reply").unwrap();
-    let superseded = |key: &str| ClaimError::Superseded(Box::new(engine.get(key).unwrap()));
+    let superseded = |key: &str| ClaimError::Superseded(Box::new(engine.default_scope().get(key).unwrap()));
     let words = |now| [now, "lease has run out", "look what became of the operation"];
     says(&superseded("vacant"), &words("its key is vacant"), None);
     says(&superseded("held"), &words("in flight with another claim"), None);
@@ -233,7 +233,7 @@ fn an_error_of_a_run_says_whether_the_operation_ran() {
     assert!(!begin.is_retryable());
     assert!(Ran::<u64>::Begin(BeginError::Busy(Busy::TooManyClaims { max: 1 })).is_retryable());
     let held = fresh(&scope, "key");
-    let Ok(Begin::InFlight(pending)) = engine.begin("key", request()) else { panic!() };
+    let Ok(Begin::InFlight(pending)) = engine.default_scope().begin("key", request()) else { panic!() };
     says(&Ran::<u64>::InFlight(pending), &["attempt 1", "still running", "try again later"], None);
     drop(held);
     let retry = Ran::<u64>::Retry("busy");

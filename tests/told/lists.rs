@@ -140,10 +140,10 @@ fn claims_that_a_kill_left_behind_are_listed_after_it() {
 fn what_is_no_longer_remembered_is_not_listed_and_a_closed_engine_lists_nothing() {
     let machine = Machine::default();
     let engine = machine.open();
-    let Ok(Begin::Fresh(claim)) = engine.begin("key", request()) else { panic!("it is new") };
+    let Ok(Begin::Fresh(claim)) = engine.default_scope().begin("key", request()) else { panic!("it is new") };
     drop(claim);
     assert_eq!(engine.interrupted().get().unwrap().len(), 1);
-    let remembered = engine.policy().ttl.max(TTL) * 1_000;
+    let remembered = engine.policy().get_ttl().max(TTL) * 1_000;
     machine.clock.advance(remembered);
     assert!(engine.interrupted().get().unwrap().is_empty());
     engine.clone().close().unwrap();

@@ -13,7 +13,9 @@ fn request() -> Fingerprint {
 }
 
 fn complete(engine: &Engine, key: impl AsRef<[u8]>) {
-    let Begin::Fresh(claim) = engine.begin(key, request()).unwrap() else { panic!("it was not fresh") };
+    let Begin::Fresh(claim) = engine.default_scope().begin(key, request()).unwrap() else {
+        panic!("it was not fresh")
+    };
     claim.complete("reply").unwrap();
 }
 
@@ -95,7 +97,7 @@ fn a_file_that_somebody_called_new_is_not_written_over() {
     engine.close().unwrap();
     Engine::open(&path).unwrap().close().unwrap();
     let engine = Engine::open(&other).unwrap();
-    assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::Done(_))));
 }
 
 #[test]
@@ -138,24 +140,24 @@ fn a_key_from_when_the_limit_was_higher_can_be_looked_at_replayed_resolved_and_f
     };
     let engine = options().max_key_bytes(4_096).open(&path).unwrap();
     complete(&engine, &done);
-    drop(engine.begin(&lost, request()));
-    drop(engine.begin(&other, request()));
+    drop(engine.default_scope().begin(&lost, request()));
+    drop(engine.default_scope().begin(&other, request()));
     engine.close().unwrap();
 
     let engine = options().max_key_bytes(10).open(&path).unwrap();
-    assert!(matches!(engine.begin(&done, request()).unwrap(), Begin::Done(_)));
-    assert!(matches!(engine.get(&done).unwrap(), Status::Done(_)));
+    assert!(matches!(engine.default_scope().begin(&done, request()).unwrap(), Begin::Done(_)));
+    assert!(matches!(engine.default_scope().get(&done).unwrap(), Status::Done(_)));
     let listed = engine.entries().filter(|entry| entry.as_ref().unwrap().key().len() == 4_096).count();
     assert_eq!(listed, 3);
-    assert!(matches!(engine.begin(&lost, request()), Err(BeginError::Unresolved(_))));
+    assert!(matches!(engine.default_scope().begin(&lost, request()), Err(BeginError::Unresolved(_))));
     let claim = engine.scope("").resolve(&lost).unwrap();
     let claim = claim.complete([7; 1_000]).unwrap_err().into_claim().unwrap();
     claim.complete("").unwrap();
-    assert!(engine.forget(&other).unwrap());
-    assert!(engine.forget(&done).unwrap());
+    assert!(engine.default_scope().forget(&other).unwrap());
+    assert!(engine.default_scope().forget(&done).unwrap());
     // New claims keep to the limit of today.
     for refused in [&done, &"n".repeat(11)] {
-        let refused = engine.begin(refused, request());
+        let refused = engine.default_scope().begin(refused, request());
         assert!(matches!(refused, Err(BeginError::Key(KeyError::TooLong { max: 10, .. }))), "{refused:?}");
     }
     engine.close().unwrap();
@@ -167,7 +169,10 @@ fn closing_on_a_full_disk_says_so_lets_go_of_the_file_and_loses_nothing() {
     let engine = simulated(&disk).open("x.idem").unwrap();
     // More than the file has free pages for.
     for number in 0..1_500 {
-        let Begin::Fresh(claim) = engine.begin(format!("key {number}"), request()).unwrap() else { panic!() };
+        let Begin::Fresh(claim) = engine.default_scope().begin(format!("key {number}"), request()).unwrap()
+        else {
+            panic!()
+        };
         claim.complete([7; 4_000]).unwrap();
     }
     disk.set_capacity(Some(disk.used()));
@@ -179,7 +184,7 @@ fn closing_on_a_full_disk_says_so_lets_go_of_the_file_and_loses_nothing() {
     disk.set_capacity(None);
     let engine = simulated(&disk).open("x.idem").unwrap();
     for number in 0..1_500 {
-        assert!(matches!(engine.get(format!("key {number}")).unwrap(), Status::Done(_)));
+        assert!(matches!(engine.default_scope().get(format!("key {number}")).unwrap(), Status::Done(_)));
     }
     engine.close().unwrap();
 }
@@ -212,7 +217,7 @@ fn debug_output_is_short_and_gives_neither_key_nor_body_nor_scope_secrets_away()
 #[test]
 fn what_people_print_is_readable_and_has_no_key_in_it() {
     let engine = simulated(&SimDisk::new()).open("x.idem").unwrap();
-    let status = || engine.get("secret key").unwrap().to_string();
+    let status = || engine.default_scope().get("secret key").unwrap().to_string();
     assert_eq!(status(), "vacant");
     let Begin::Fresh(claim) = engine.scope("").begin("secret key", request()).unwrap() else { panic!() };
     assert_eq!(claim.scope(), b"");
@@ -220,7 +225,7 @@ fn what_people_print_is_readable_and_has_no_key_in_it() {
     drop(claim);
     assert!(status().starts_with("interrupted: attempt 1 with fence "), "{}", status());
     let claim = engine.scope("").resolve("secret key").unwrap();
-    let waits = engine.begin("secret key", request()).unwrap();
+    let waits = engine.default_scope().begin("secret key", request()).unwrap();
     claim.fail("declined").unwrap();
     assert!(status().starts_with("done: failure, completed 1800000000000 ms"), "{}", status());
     let Begin::InFlight(pending) = waits else { panic!() };

@@ -31,7 +31,7 @@ fn the_effect_and_the_completion_are_there_together_also_after_a_power_cut() {
     assert_eq!(done(&scope, "key").body(), b"effect 1");
     assert_eq!(effects(&engine, "key"), 1);
     assert_eq!(done(&scope, "through the log").body(), b"reply");
-    assert!(matches!(engine.get("open"), Ok(Status::Interrupted(_))));
+    assert!(matches!(engine.default_scope().get("open"), Ok(Status::Interrupted(_))));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn after_a_crash_at_any_point_there_are_both_or_neither() {
             let image = machine.disk.image(kind);
             let engine = machine.options().disk(&image).open("x.idem").unwrap();
             let effects = effects(&engine, "key");
-            match engine.begin("key", request()).unwrap() {
+            match engine.default_scope().begin("key", request()).unwrap() {
                 Begin::Done(record) => {
                     assert_eq!((record.body(), effects), (&b"effect 1"[..], 1));
                     both += 1;

@@ -100,6 +100,6 @@ fn work_that_goes_on_after_a_failed_read_has_no_effect() {
         machine.kill(engine);
         let engine = machine.open();
         assert_eq!(effects(&engine, "key"), 0);
-        assert!(matches!(engine.get("key"), Ok(Status::Interrupted(_))));
+        assert!(matches!(engine.default_scope().get("key"), Ok(Status::Interrupted(_))));
     }
 }

@@ -25,7 +25,7 @@ fn a_panic_of_the_work_leaves_nothing_and_harms_nobody_else() {
     }));
     assert!(panicked.is_err());
     assert_eq!(effects(&engine, "key"), 0);
-    assert!(matches!(engine.get("key"), Ok(Status::Interrupted(_))));
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::Interrupted(_))));
     other.complete_in(|tables| effect(tables, "other")).unwrap();
     engine.checkpoint().unwrap();
     drop(scope);
@@ -61,7 +61,7 @@ fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {
     machine.kill(engine);
     let engine = machine.open();
     assert_eq!(effects(&engine, "key"), 0);
-    assert!(matches!(engine.get("key"), Ok(Status::Interrupted(_))));
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::Interrupted(_))));
     assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
     let rows = engine.read_tables(|tables| {
         let bulk = tables.open_table(BULK).unwrap();
@@ -153,16 +153,18 @@ fn after_a_failed_commit_only_the_next_opening_tells() {
     let Err(CompleteInError::End(error)) = unknown else { panic!("{unknown:?}") };
     assert!(matches!(error.reason(), ClaimError::Commit(CommitError::Failed(_))));
     assert!(error.into_claim().is_none());
-    let Ok(Begin::InFlight(pending)) = engine.begin("key", request()) else { panic!("not decided") };
+    let Ok(Begin::InFlight(pending)) = engine.default_scope().begin("key", request()) else {
+        panic!("not decided")
+    };
     assert!(matches!(pending.wait(), Err(BeginError::Failed(_))));
-    assert!(matches!(engine.begin("new", request()), Err(BeginError::Failed(_))));
+    assert!(matches!(engine.default_scope().begin("new", request()), Err(BeginError::Failed(_))));
     machine.disk.fail_syncs(None);
     log.complete("reply").unwrap();
     drop(scope);
     machine.kill(engine);
     let engine = machine.open();
     let effects = effects(&engine, "key");
-    match engine.begin("key", request()).unwrap() {
+    match engine.default_scope().begin("key", request()).unwrap() {
         Begin::Done(_) => assert_eq!(effects, 1),
         Begin::Fresh(claim) => assert_eq!((effects, claim.attempt()), (0, 2)),
         Begin::InFlight(_) => panic!("nobody else is here"),

@@ -18,7 +18,7 @@ fn once_close_is_called_no_reader_of_tables_is_let_in() {
         let (other, late) = (engine.clone(), engine.clone());
         let closing = thread::spawn(move || other.close());
         // Close has been called when a begin is refused for it.
-        while !matches!(engine.begin("key", request()), Err(BeginError::Closed)) {
+        while !matches!(engine.default_scope().begin("key", request()), Err(BeginError::Closed)) {
             thread::yield_now();
         }
         let read = thread::scope(|threads| threads.spawn(|| late.read_tables(|_| ())).join().unwrap());
@@ -111,7 +111,7 @@ fn closing_after_a_full_disk_waits_for_a_reader_and_loses_nothing() {
     let closing = engine.read_tables(|_| {
         let other = engine.clone();
         let closing = thread::spawn(move || other.close());
-        while !matches!(engine.begin("key", request()), Err(BeginError::Closed)) {
+        while !matches!(engine.default_scope().begin("key", request()), Err(BeginError::Closed)) {
             thread::yield_now();
         }
         closing

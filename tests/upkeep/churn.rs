@@ -100,7 +100,7 @@ impl Churn {
         let (first, mut bytes) = (self.next, 0);
         while bytes < self.slice_bytes {
             let body = body(self.next);
-            match self.engine.begin(key(self.next), Fingerprint::of("request")).unwrap() {
+            match self.engine.default_scope().begin(key(self.next), Fingerprint::of("request")).unwrap() {
                 Begin::Fresh(claim) => drop(claim.complete(&body).unwrap()),
                 other => panic!("a new key was {other:?}"),
             }
@@ -165,10 +165,10 @@ impl Churn {
     fn live_records_are_there(&self) {
         // The clock has moved on by a slice, so the oldest slice of the live set has just expired.
         let (gone, _, _) = self.live.front().unwrap();
-        assert!(matches!(self.engine.get(key(*gone)).unwrap(), Status::Vacant));
+        assert!(matches!(self.engine.default_scope().get(key(*gone)).unwrap(), Status::Vacant));
         for (first, count, _) in self.live.iter().skip(1) {
             for number in [*first, *first + *count - 1] {
-                match self.engine.get(key(number)).unwrap() {
+                match self.engine.default_scope().get(key(number)).unwrap() {
                     Status::Done(record) => assert_eq!(record.body(), body(number)),
                     other => panic!("record {number} was {other:?}"),
                 }

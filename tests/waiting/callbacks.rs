@@ -45,7 +45,7 @@ const ACTS: &[(&str, Act)] = &[
     ("begin of what is known", |tools| {
         assert!(matches!(tools.scope.begin("done", request()), Ok(Begin::Done(_))));
         assert!(matches!(tools.scope.begin("theirs", request()), Ok(Begin::InFlight(_))));
-        assert!(matches!(tools.engine.get("done"), Ok(Status::Done(_))));
+        assert!(matches!(tools.engine.default_scope().get("done"), Ok(Status::Done(_))));
         assert!(tools.engine.entries().all(|entry| entry.is_ok()));
         drop(tools.engine.stats());
     }),
@@ -106,7 +106,7 @@ const ACTS: &[(&str, Act)] = &[
     }),
     ("complete_in", |tools| drop(tools.claim.complete_in(|_| Ok::<_, String>("reply")))),
     ("read_tables", |tools| tools.engine.read_tables(|_| ()).unwrap()),
-    ("forget", |tools| drop(tools.engine.forget("done"))),
+    ("forget", |tools| drop(tools.engine.default_scope().forget("done"))),
     ("resolve", |tools| drop(tools.scope.resolve("lost"))),
     ("declare", |tools| drop(tools.engine.set_policy("declared", tools.engine.policy()))),
     ("flush", |tools| {
@@ -128,7 +128,7 @@ const ACTS: &[(&str, Act)] = &[
         drop(poll(end.as_mut()));
         drop((
             poll(Box::pin(tools.engine.flush_async()).as_mut()),
-            poll(Box::pin(tools.engine.get_async("done")).as_mut()),
+            poll(Box::pin(tools.engine.default_scope().get_async("done")).as_mut()),
         ));
     }),
     ("drop of a claim", |tools| drop(tools.claim)),

@@ -115,7 +115,7 @@ fn an_engine_in_a_thread_local_is_closed_when_its_thread_ends() {
 
 /// Returns once the engine takes no calls any more: somebody closes it.
 fn wait_until_it_is_shut(engine: &Engine) {
-    while !matches!(engine.begin("nothing", request()), Err(BeginError::Closed)) {
+    while !matches!(engine.default_scope().begin("nothing", request()), Err(BeginError::Closed)) {
         thread::yield_now();
     }
 }
@@ -243,7 +243,7 @@ fn a_close_that_waits_for_a_reader_of_tables_keeps_nobody_from_what_the_reader_w
     let closer = engine.clone();
     let closer = thread::spawn(move || closer.close());
     // The close has refused new work by then, and waits for the reader.
-    while !matches!(engine.get("key"), Err(idemkv::ReadError::Closed)) {
+    while !matches!(engine.default_scope().get("key"), Err(idemkv::ReadError::Closed)) {
         thread::yield_now();
     }
     (0..1_000).for_each(|_| thread::yield_now());

@@ -101,7 +101,7 @@ fn a_body_that_panics_when_it_is_looked_at_leaves_nothing_and_stops_nobody() {
     let (claim, body) =
         (fresh(&scope, "key"), Body { looked_at: panics, dropped: nothing, tools: tools(&scope) });
     assert!(catch_unwind(AssertUnwindSafe(|| claim.complete_in(|_| Ok::<_, ()>(body)).map(drop))).is_err());
-    assert!(matches!(engine.get("key"), Ok(idemkv::Status::Interrupted(_))));
+    assert!(matches!(engine.default_scope().get("key"), Ok(idemkv::Status::Interrupted(_))));
     let (claim, body) =
         (fresh(&scope, "other"), Body { looked_at: nothing, dropped: panics, tools: tools(&scope) });
     assert!(catch_unwind(AssertUnwindSafe(|| claim.complete_in(|_| Ok::<_, ()>(body)).map(drop))).is_err());

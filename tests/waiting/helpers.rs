@@ -38,7 +38,7 @@ pub fn ready<F: Future>(future: Pin<&mut F>) -> F::Output {
 
 #[track_caller]
 pub fn pending(engine: &Engine) -> Pending {
-    match engine.begin("key", request()) {
+    match engine.default_scope().begin("key", request()) {
         Ok(Begin::InFlight(pending)) => pending,
         other => panic!("should be in flight, is {other:?}"),
     }

@@ -62,7 +62,7 @@ fn a_record_on_disk_is_read_for_a_task_by_somebody_else() {
     fresh(&default_scope(&engine), "key").complete("reply").unwrap();
     engine.close().unwrap();
     let engine = machine.open();
-    let mut begin = pin!(engine.begin_async("key", request()));
+    let mut begin = pin!(engine.default_scope().begin_async("key", request()));
     assert!(poll(begin.as_mut()).is_pending(), "a task does not read");
     engine.step();
     assert!(matches!(ready(begin.as_mut()), Ok(Begin::Done(record)) if record.body() == b"reply"));
@@ -87,7 +87,7 @@ fn many_tasks_on_a_real_file_with_the_engines_own_threads() {
     let deliver = async |n: usize| {
         let key = format!("key {}", n % 200);
         loop {
-            match engine.begin_async(&key, request()).await.unwrap() {
+            match engine.default_scope().begin_async(&key, request()).await.unwrap() {
                 Begin::Fresh(claim) => {
                     effects[n % 200].fetch_add(1, Ordering::SeqCst);
                     return drop(claim.complete_async(&key).await.unwrap());
@@ -150,9 +150,9 @@ fn the_engines_own_threads_read_for_tasks() {
     }
     engine.close().unwrap();
     let engine = open();
-    let begun = block_on(engine.begin_async("begun", request()));
+    let begun = block_on(engine.default_scope().begin_async("begun", request()));
     assert!(matches!(begun, Ok(Begin::Done(record)) if record.body() == b"begun"));
-    let status = block_on(engine.get_async("looked at"));
+    let status = block_on(engine.default_scope().get_async("looked at"));
     assert!(matches!(status, Ok(Status::Done(record)) if record.body() == b"looked at"));
     assert_eq!(engine.stats().loaded, 2);
 }
@@ -166,7 +166,8 @@ fn as_many_reads_wait_as_may_and_those_behind_them_have_their_turn_or_are_told_o
         fresh(&default_scope(&engine), "key").complete("reply").unwrap();
         engine.close().unwrap();
         let engine = machine.open();
-        let mut reads: Vec<_> = (0..=READS_MAX).map(|_| Box::pin(engine.get_async("key"))).collect();
+        let mut reads: Vec<_> =
+            (0..=READS_MAX).map(|_| Box::pin(engine.default_scope().get_async("key"))).collect();
         assert!(reads.iter_mut().all(|read| poll(read.as_mut()).is_pending()));
         if closes {
             engine.clone().close().unwrap();
@@ -211,7 +212,7 @@ fn an_engine_may_be_closed_by_one_of_its_own_threads() {
     told.recv().unwrap().unwrap();
     let reopened = open_once_closed(&path);
     assert_eq!(done(&default_scope(&reopened), "key").body(), b"reply");
-    assert!(matches!(engine.begin("new", request()), Err(BeginError::Closed)));
+    assert!(matches!(engine.default_scope().begin("new", request()), Err(BeginError::Closed)));
 }
 
 #[test]
@@ -243,7 +244,7 @@ fn closing_reports_that_one_of_the_engines_own_threads_panicked() {
     let machine = Machine::default();
     let engine = small(Engine::options()).disk(&machine.disk).open("x.idem").unwrap();
     machine.disk.fault_at(machine.disk.operations(), DiskFault::Panic);
-    let begun = block_on(engine.begin_async("key", request()));
+    let begun = block_on(engine.default_scope().begin_async("key", request()));
     assert!(matches!(begun, Err(BeginError::Failed(Failure::Panicked))), "{begun:?}");
     assert!(matches!(engine.close(), Err(Failure::Panicked)));
 }

@@ -17,7 +17,7 @@ fn a_task_waits_for_room_in_the_log_and_goes_on_once_there_is_some() {
     let mut claims = Vec::new();
     loop {
         let key = format!("key {}", claims.len());
-        let mut begin = Box::pin(engine.begin_async(key, request()));
+        let mut begin = Box::pin(engine.default_scope().begin_async(key, request()));
         // Queued, or waiting for room.
         let stepped = poll(begin.as_mut()).is_pending().then(|| engine.step());
         match poll(begin.as_mut()) {
@@ -45,13 +45,13 @@ fn a_task_waits_for_room_in_the_log_and_goes_on_once_there_is_some() {
 fn a_begin_dropped_while_it_waits_for_the_queue_leaves_the_key_as_it_was() {
     let machine = Machine::default();
     let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
-    let mut first = Box::pin(engine.begin_async("first", request()));
+    let mut first = Box::pin(engine.default_scope().begin_async("first", request()));
     assert!(poll(first.as_mut()).is_pending());
-    let mut second = Box::pin(engine.begin_async("second", request()));
+    let mut second = Box::pin(engine.default_scope().begin_async("second", request()));
     assert!(poll(second.as_mut()).is_pending());
-    assert!(matches!(engine.get("second"), Ok(Status::InFlight(_))));
+    assert!(matches!(engine.default_scope().get("second"), Ok(Status::InFlight(_))));
     drop(second);
-    assert!(matches!(engine.get("second"), Ok(Status::Vacant)));
+    assert!(matches!(engine.default_scope().get("second"), Ok(Status::Vacant)));
     engine.step();
     assert!(matches!(ready(first.as_mut()), Ok(Begin::Fresh(_))));
     assert_eq!(engine.stats().committed_entries, 1);
@@ -61,9 +61,9 @@ fn a_begin_dropped_while_it_waits_for_the_queue_leaves_the_key_as_it_was() {
 fn a_task_waits_for_a_place_in_the_queue_and_no_longer_than_its_patience() {
     let machine = Machine::default();
     let patient = machine.options().queue_entries(1).open("x.idem").unwrap();
-    let mut first = Box::pin(patient.begin_async("first", request()));
+    let mut first = Box::pin(patient.default_scope().begin_async("first", request()));
     assert!(poll(first.as_mut()).is_pending());
-    let mut second = Box::pin(patient.begin_async("second", request()));
+    let mut second = Box::pin(patient.default_scope().begin_async("second", request()));
     assert!(poll(second.as_mut()).is_pending());
     patient.step();
     assert!(poll(second.as_mut()).is_pending());
@@ -73,12 +73,12 @@ fn a_task_waits_for_a_place_in_the_queue_and_no_longer_than_its_patience() {
     let machine = Machine::default();
     let options = machine.options().queue_entries(1).queue_timeout(Duration::ZERO);
     let hasty = options.open("x.idem").unwrap();
-    let mut first = Box::pin(hasty.begin_async("first", request()));
+    let mut first = Box::pin(hasty.default_scope().begin_async("first", request()));
     assert!(poll(first.as_mut()).is_pending());
-    let mut second = pin!(hasty.begin_async("second", request()));
+    let mut second = pin!(hasty.default_scope().begin_async("second", request()));
     let refused = ready(second.as_mut());
     assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
-    assert!(matches!(hasty.get("second"), Ok(Status::Vacant)));
+    assert!(matches!(hasty.default_scope().get("second"), Ok(Status::Vacant)));
 }
 
 #[test]
@@ -88,16 +88,16 @@ fn a_thread_that_would_wait_for_a_place_in_the_queue_inside_a_waker_is_refused_w
         let engine = machine.options().queue_entries(1).queue_timeout(queue_timeout).open("x.idem").unwrap();
         let (theirs, (tell, told)) = (engine.clone(), std::sync::mpsc::channel());
         let waker = Callback::waker(move || {
-            let mut next = Box::pin(theirs.begin_async("next", request()));
+            let mut next = Box::pin(theirs.default_scope().begin_async("next", request()));
             assert!(poll(next.as_mut()).is_pending(), "it has the only place");
-            tell.send(theirs.begin("key", request())).unwrap();
+            tell.send(theirs.default_scope().begin("key", request())).unwrap();
         });
-        let mut first = pin!(engine.begin_async("first", request()));
+        let mut first = pin!(engine.default_scope().begin_async("first", request()));
         assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         engine.step();
         let refused = told.try_recv().unwrap();
         assert!(matches!(&refused, Err(BeginError::InsideCallback)), "{refused:?}");
-        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+        assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
         assert!(matches!(ready(first.as_mut()), Ok(Begin::Fresh(_))));
     }
 }
@@ -106,7 +106,7 @@ fn a_thread_that_would_wait_for_a_place_in_the_queue_inside_a_waker_is_refused_w
 fn a_thread_that_finds_no_place_leads_for_the_tasks_that_have_them() {
     let machine = Machine::default();
     let engine = machine.options().queue_entries(1).queue_timeout(Duration::ZERO).open("x.idem").unwrap();
-    let mut first = pin!(engine.begin_async("first", request()));
+    let mut first = pin!(engine.default_scope().begin_async("first", request()));
     assert!(poll(first.as_mut()).is_pending());
     drop(fresh(&default_scope(&engine), "second"));
     assert!(matches!(ready(first.as_mut()), Ok(Begin::Fresh(_))));
@@ -117,7 +117,7 @@ fn long_entries_fill_the_queue_as_many_do() {
     let machine = Machine::default();
     let engine = machine.options().queue_bytes(4_096).open("x.idem").unwrap();
     let long = fresh(&default_scope(&engine), "long").complete_async(vec![0; 4_096]);
-    let mut begin = pin!(engine.begin_async("key", request()));
+    let mut begin = pin!(engine.default_scope().begin_async("key", request()));
     assert!(poll(begin.as_mut()).is_pending());
     engine.step();
     assert_eq!(block_on(long).unwrap().body().len(), 4_096);
@@ -152,7 +152,7 @@ fn full_log(machine: &Machine, queue_timeout: Duration) -> (Engine, Vec<Claim>) 
         machine.options().reserve_bytes(0).log_bytes(128 << 10).cache_bytes(0).queue_timeout(queue_timeout);
     let engine = options.policy(Policy::default().ttl(TTL).lease(TTL)).open("x.idem").unwrap();
     let mut claims = Vec::new();
-    while let Ok(Begin::Fresh(claim)) = engine.begin(claims.len().to_string(), request()) {
+    while let Ok(Begin::Fresh(claim)) = engine.default_scope().begin(claims.len().to_string(), request()) {
         claims.push(claim);
     }
     (engine, claims)
@@ -164,7 +164,7 @@ fn a_body_longer_than_what_was_reserved_is_handed_over_once_it_is_awaited() {
     let engine = machine.options().reserve_bytes(0).open("x.idem").unwrap();
     let mut complete = fresh(&default_scope(&engine), "key").complete_async(vec![7; 4_000]);
     engine.step();
-    assert!(matches!(engine.get("key"), Ok(Status::InFlight(_))), "there was no room for it");
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::InFlight(_))), "there was no room for it");
     assert!(poll(Pin::new(&mut complete)).is_pending());
     engine.step();
     assert_eq!(ready(Pin::new(&mut complete)).unwrap().body(), [7; 4_000]);
@@ -215,7 +215,7 @@ fn the_end_of_a_claim_does_not_wait_for_a_place_in_the_queue() {
     let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
     let scope = default_scope(&engine);
     let (completed, released) = (fresh(&scope, "completed"), fresh(&scope, "released"));
-    let mut has_the_place = Box::pin(engine.begin_async("new", request()));
+    let mut has_the_place = Box::pin(engine.default_scope().begin_async("new", request()));
     assert!(poll(has_the_place.as_mut()).is_pending());
     let commits = engine.stats().commits;
     drop((completed.complete_async("reply"), released.release_async()));
@@ -225,7 +225,7 @@ fn the_end_of_a_claim_does_not_wait_for_a_place_in_the_queue() {
     machine.kill(engine);
     let engine = machine.open();
     assert_eq!(done(&default_scope(&engine), "completed").body(), b"reply");
-    assert!(matches!(engine.get("released"), Ok(Status::Vacant)));
+    assert!(matches!(engine.default_scope().get("released"), Ok(Status::Vacant)));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_task_that_waited_for_room_in_the_log_finds_what_others_did_meanwhile() {
     let machine = Machine::default();
     let (engine, mut claims) = full_log(&machine, Duration::from_secs(600));
     let scope = default_scope(&engine);
-    let mut begin = Box::pin(engine.begin_async("key", request()));
+    let mut begin = Box::pin(engine.default_scope().begin_async("key", request()));
     assert!(poll(begin.as_mut()).is_pending());
     for claim in claims.drain(..10) {
         claim.complete("").unwrap();

@@ -15,7 +15,7 @@ fn a_task_claims_completes_and_replays() {
     let machine = Machine::default();
     let engine = machine.open();
     {
-        let mut begin = pin!(engine.begin_async("key", request()));
+        let mut begin = pin!(engine.default_scope().begin_async("key", request()));
         assert!(poll(begin.as_mut()).is_pending(), "a grant is not durable before its commit");
         engine.step();
         let Begin::Fresh(claim) = ready(begin.as_mut()).unwrap() else { panic!("fresh") };
@@ -23,7 +23,7 @@ fn a_task_claims_completes_and_replays() {
         assert!(poll(Pin::new(&mut complete)).is_pending(), "a completion is not durable before its commit");
         engine.step();
         assert_eq!(ready(Pin::new(&mut complete)).unwrap().body(), b"reply");
-        let mut again = pin!(engine.begin_async("key", request()));
+        let mut again = pin!(engine.default_scope().begin_async("key", request()));
         assert!(matches!(ready(again.as_mut()), Ok(Begin::Done(record)) if record.body() == b"reply"));
     }
     machine.kill(engine);
@@ -35,7 +35,8 @@ fn what_tasks_queue_meanwhile_is_one_commit() {
     let machine = Machine::default();
     let engine = machine.open();
     let keys: Vec<String> = (0..10).map(|n| format!("key {n}")).collect();
-    let mut begins: Vec<_> = keys.iter().map(|key| Box::pin(engine.begin_async(key, request()))).collect();
+    let mut begins: Vec<_> =
+        keys.iter().map(|key| Box::pin(engine.default_scope().begin_async(key, request()))).collect();
     for begin in &mut begins {
         assert!(poll(begin.as_mut()).is_pending());
     }
@@ -51,8 +52,8 @@ fn what_tasks_queue_meanwhile_is_one_commit() {
 fn a_begin_dropped_before_it_is_polled_claims_nothing() {
     let machine = Machine::default();
     let engine = machine.open();
-    drop(engine.begin_async("key", request()));
-    assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+    drop(engine.default_scope().begin_async("key", request()));
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
 }
 
 #[test]
@@ -60,14 +61,14 @@ fn a_begin_dropped_while_its_grant_is_on_its_way_gives_the_claim_back() {
     let machine = Machine::default();
     let engine = machine.open();
     {
-        let mut begin = Box::pin(engine.begin_async("key", request()));
+        let mut begin = Box::pin(engine.default_scope().begin_async("key", request()));
         assert!(poll(begin.as_mut()).is_pending());
         let other = pending(&engine);
         drop(begin);
         engine.step();
         assert!(matches!(other.wait(), Ok(Waited::Vacant)), "who waited is told");
     }
-    assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
     assert_eq!(engine.stats().in_flight, 0);
     machine.kill(engine);
     let claim = fresh(&default_scope(&machine.open()), "key");
@@ -80,11 +81,13 @@ fn a_begin_dropped_after_an_interruption_keeps_the_interruption() {
     let engine = machine.open();
     drop(fresh(&default_scope(&engine), "key"));
     {
-        let mut begin = Box::pin(engine.begin_async("key", request()));
+        let mut begin = Box::pin(engine.default_scope().begin_async("key", request()));
         assert!(poll(begin.as_mut()).is_pending());
     }
     engine.step();
-    assert!(matches!(engine.get("key"), Ok(Status::Interrupted(attempt)) if attempt.attempt() == 1));
+    assert!(
+        matches!(engine.default_scope().get("key"), Ok(Status::Interrupted(attempt)) if attempt.attempt() == 1)
+    );
     machine.kill(engine);
     let claim = fresh(&default_scope(&machine.open()), "key");
     assert_eq!(claim.interrupted().map(|earlier| earlier.attempt()), Some(1));
@@ -100,10 +103,13 @@ fn a_completion_handed_over_is_carried_out_though_nobody_awaits_it() {
     drop(to_complete.complete_async("reply"));
     drop(to_fail.fail_async("no"));
     drop(to_release.release_async());
-    assert!(matches!(engine.get("done"), Ok(Status::InFlight(_))), "not before it is durable");
+    assert!(
+        matches!(engine.default_scope().get("done"), Ok(Status::InFlight(_))),
+        "not before it is durable"
+    );
     engine.step();
     assert_eq!((done(&scope, "done").body(), done(&scope, "failed").body()), (&b"reply"[..], &b"no"[..]));
-    assert!(matches!(engine.get("released"), Ok(Status::Vacant)));
+    assert!(matches!(engine.default_scope().get("released"), Ok(Status::Vacant)));
     assert_eq!(engine.stats().in_flight, 0);
     drop(scope);
     machine.kill(engine);
@@ -171,7 +177,7 @@ fn waiting_tasks_are_told_of_a_failed_commit() {
     let pending = pending(&engine);
     let mut waiting = pin!(pending.wait_async());
     assert!(poll(waiting.as_mut()).is_pending());
-    let mut begin = pin!(engine.begin_async("other", request()));
+    let mut begin = pin!(engine.default_scope().begin_async("other", request()));
     assert!(poll(begin.as_mut()).is_pending());
     machine.disk.fail_syncs(Some("-wal"));
     engine.step();
@@ -197,11 +203,11 @@ fn a_key_is_forgotten_for_a_task_even_if_it_does_not_wait() {
     let engine = machine.open();
     fresh(&default_scope(&engine), "key").complete("reply").unwrap();
     {
-        let mut forget = Box::pin(engine.forget_async("key"));
+        let mut forget = Box::pin(engine.default_scope().forget_async("key"));
         assert!(poll(forget.as_mut()).is_pending());
     }
     engine.step();
-    assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+    assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
 }
 
 #[test]
@@ -214,7 +220,7 @@ fn a_begin_may_be_dropped_by_the_waker_that_tells_of_a_failed_commit() {
     assert!(poll(Pin::new(&mut first)).is_pending());
     let theirs = engine.clone();
     let mut begin: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-        drop(theirs.begin_async("key", request()).await);
+        drop(theirs.default_scope().begin_async("key", request()).await);
     });
     let gone = Arc::new(Gone(std::sync::Mutex::default()));
     let waker = Waker::from(Arc::clone(&gone));

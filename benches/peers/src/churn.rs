@@ -219,7 +219,7 @@ fn look_up(
         let Some(number) = last.checked_sub(back + 1) else { continue };
         let key = key(number);
         let started = Instant::now();
-        let begun = engine.begin(as_str(&key), REQUEST);
+        let begun = engine.default_scope().begin(as_str(&key), REQUEST);
         let nanos = started.elapsed().as_nanos() as u64;
         assert!(matches!(begun, Ok(Begin::Done(_))), "a live key was {begun:?}");
         if counts.load(Ordering::Relaxed) {
@@ -240,7 +240,7 @@ fn commit(engine: &Engine, counts: &AtomicBool, goes_on: &dyn Fn() -> bool) -> V
         number += 1;
         let key = key(number);
         let started = Instant::now();
-        match engine.begin(as_str(&key), REQUEST).expect("an engine at rest grants") {
+        match engine.default_scope().begin(as_str(&key), REQUEST).expect("an engine at rest grants") {
             Begin::Fresh(claim) => drop(claim.complete(body(number)).expect("a granted claim completes")),
             other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
         }

@@ -231,7 +231,7 @@ fn run_engine(engine: &Engine, kind: Kind, in_flight: usize, window: Duration) -
             || (),
             |()| {
                 let (key, body) = next();
-                match engine.begin(as_str(&key), REQUEST).expect("an engine at rest grants") {
+                match engine.default_scope().begin(as_str(&key), REQUEST).expect("an engine at rest grants") {
                     Begin::Fresh(claim) => drop(claim.complete(body).expect("a granted claim completes")),
                     other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
                 }
@@ -250,7 +250,12 @@ fn run_engine(engine: &Engine, kind: Kind, in_flight: usize, window: Duration) -
         let task = async || {
             while goes_on() {
                 let (key, body) = next();
-                match engine.begin_async(as_str(&key), REQUEST).await.expect("an engine at rest grants") {
+                match engine
+                    .default_scope()
+                    .begin_async(as_str(&key), REQUEST)
+                    .await
+                    .expect("an engine at rest grants")
+                {
                     Begin::Fresh(claim) => {
                         drop(claim.complete_async(body).await.expect("a granted claim completes"))
                     }

@@ -103,12 +103,15 @@ fn per_second(options: &Options, each: impl Fn(u64)) -> f64 {
 }
 
 fn replayed(engine: &Engine, number: u64) {
-    match engine.begin(as_str(&key(number)), REQUEST) {
+    match engine.default_scope().begin(as_str(&key(number)), REQUEST) {
         Ok(Begin::Done(record)) => touch(record.body()),
         other => panic!("key {number} was {other:?}"),
     }
 }
 
 fn vacant(engine: &Engine, number: u64) {
-    assert!(matches!(engine.get(as_str(&key(number))), Ok(Status::Vacant)), "key {number} was never used");
+    assert!(
+        matches!(engine.default_scope().get(as_str(&key(number))), Ok(Status::Vacant)),
+        "key {number} was never used"
+    );
 }

@@ -120,7 +120,7 @@ impl Work {
     }
 
     fn begin(&self, number: u64) {
-        match self.engine.begin(as_str(&key(number)), REQUEST) {
+        match self.engine.default_scope().begin(as_str(&key(number)), REQUEST) {
             Ok(Begin::Done(record)) => touch(record.body()),
             other => panic!("key {number} was {other:?}"),
         }

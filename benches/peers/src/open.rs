@@ -143,7 +143,8 @@ struct Timed {
 fn timed(path: &Path, keys: u64) -> Timed {
     let started = Instant::now();
     let engine = unsynced().open(path).expect("the engine opens");
-    let is_done = |number| matches!(engine.begin(as_str(&key(number)), REQUEST), Ok(Begin::Done(_)));
+    let is_done =
+        |number| matches!(engine.default_scope().begin(as_str(&key(number)), REQUEST), Ok(Begin::Done(_)));
     assert!(is_done(keys / 3), "a key that was done is not");
     let answered = started.elapsed();
     while (engine.stats().entries as u64) < keys {

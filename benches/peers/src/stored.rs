@@ -94,7 +94,7 @@ fn digest(number: u64) -> u128 {
 }
 
 fn begin(engine: &Engine, number: u64) {
-    match engine.begin(as_str(&key(number)), REQUEST) {
+    match engine.default_scope().begin(as_str(&key(number)), REQUEST) {
         Ok(Begin::Done(record)) => touch(record.body()),
         other => panic!("key {number} was {other:?}"),
     }

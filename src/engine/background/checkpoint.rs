@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn complete(engine: &Engine, key: &str, ttl: Duration) {
-        match engine.begin(key, Fingerprint::of("")) {
+        match engine.default_scope().begin(key, Fingerprint::of("")) {
             Ok(Begin::Fresh(claim)) => {
                 claim.complete_with("reply", Completion::new().ttl(ttl)).map(drop).unwrap();
             }

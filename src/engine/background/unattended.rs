@@ -79,7 +79,7 @@ mod tests {
         let clock = ManualClock::at_millis(1_000);
         let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
         let core = engine.handle.core();
-        let begin = || match engine.begin("key", Fingerprint::of("")) {
+        let begin = || match engine.default_scope().begin("key", Fingerprint::of("")) {
             Ok(Begin::Fresh(claim)) => claim,
             other => panic!("{other:?}"),
         };
@@ -96,7 +96,7 @@ mod tests {
         clock.advance(remembered);
         assert!(sweep());
         core.commit.drain();
-        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+        assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
         assert_eq!(engine.stats().entries, 0);
     }
 }

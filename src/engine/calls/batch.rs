@@ -364,7 +364,7 @@ mod tests {
     fn a_batch_notes_that_its_records_were_wanted_as_single_begins_do() {
         let scratch = tempfile::tempdir().unwrap();
         let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
-        let complete = |key: &str| match engine.begin(key, request()).unwrap() {
+        let complete = |key: &str| match engine.default_scope().begin(key, request()).unwrap() {
             Begin::Fresh(claim) => claim.complete("reply").unwrap(),
             other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("{key} was {other:?}"),
         };

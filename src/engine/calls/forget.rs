@@ -157,9 +157,9 @@ mod tests {
         let record = Doomed::Record(engine.scope("").resolve("key").unwrap().complete("reply").unwrap());
         let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed)).unwrap();
         assert!(!forget(&interrupted));
-        assert!(matches!(engine.get("key"), Ok(Status::Done(_))));
+        assert!(matches!(engine.default_scope().get("key"), Ok(Status::Done(_))));
         assert!(forget(&record) && !forget(&record));
-        assert!(matches!(engine.get("key"), Ok(Status::Vacant)));
+        assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
     }
 
     /// The sweeper's entry may be queued by then, and vacate the key before the entry of the forgetting is written.
@@ -179,7 +179,7 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let mut forget = pin!(scope.forget_async("key"));
         assert!(forget.as_mut().poll(&mut context).is_pending());
-        let Ok(Begin::InFlight(pending)) = engine.begin("key", Fingerprint::of("")) else {
+        let Ok(Begin::InFlight(pending)) = engine.default_scope().begin("key", Fingerprint::of("")) else {
             panic!("it ends")
         };
         let mut wait = pin!(pending.wait_async());

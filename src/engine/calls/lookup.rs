@@ -266,7 +266,7 @@ pub(in crate::engine) mod tests {
     }
 
     pub(in crate::engine) fn claim(engine: &Engine, key: &str) -> Claim {
-        match engine.begin(key, Fingerprint::of("")) {
+        match engine.default_scope().begin(key, Fingerprint::of("")) {
             Ok(Begin::Fresh(claim)) => claim,
             other => panic!("{other:?}"),
         }
@@ -311,7 +311,7 @@ pub(in crate::engine) mod tests {
         let core = engine.handle.core();
         let last = claim(&engine, "last").fence();
         core.fences.exhaust();
-        let refused = engine.begin("next", Fingerprint::of(""));
+        let refused = engine.default_scope().begin("next", Fingerprint::of(""));
         assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
         assert_eq!(engine.stats().in_flight, 0);
         engine.checkpoint().unwrap();

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::claim::Begin;
 use super::handle::Handle;
 use super::scope::Scope;
 use super::stats::Stats;
@@ -12,14 +11,11 @@ use crate::engine::core::Core;
 use crate::engine::core::namespace::ScopeInner;
 use crate::engine::core::options::Options;
 use crate::engine::core::threads::EngineThreads;
-use crate::error::{
-    BeginError, Busy, CommitError, Failure, ForgetError, IoFailure, OpenError, ReadError, SetPolicyError,
-};
+use crate::error::{Busy, CommitError, Failure, IoFailure, OpenError, SetPolicyError};
 use crate::policy::Policy;
-use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
-use crate::{Fingerprint, Timestamp, fork};
+use crate::{Timestamp, fork};
 
 /// An open idempotency file.
 ///
@@ -105,6 +101,13 @@ impl Engine {
         Self::scope_of(&self.handle, name.as_ref())
     }
 
+    /// The scope with the empty name, for a file that holds the keys of one operation.
+    #[inline]
+    #[must_use]
+    pub fn default_scope(&self) -> &Scope {
+        &self.default
+    }
+
     /// The policy of scopes that have none of their own: what the file was opened with.
     #[must_use]
     pub fn policy(&self) -> Policy {
@@ -163,65 +166,6 @@ impl Engine {
     pub fn policies(&self) -> Vec<(Box<[u8]>, Policy)> {
         let core = self.handle.core();
         if core.health.is_forked() { Vec::new() } else { core.policies.declared() }
-    }
-
-    /// [`Scope::begin`] in the default scope.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Scope::begin`].
-    #[inline]
-    pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
-        self.default.begin(key, fingerprint)
-    }
-
-    /// [`Scope::get`] in the default scope.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Scope::get`].
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
-        self.default.get(key)
-    }
-
-    /// [`Scope::forget`] in the default scope.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Scope::forget`].
-    pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
-        self.default.forget(key)
-    }
-
-    /// [`Scope::begin_async`] in the default scope.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Scope::begin`].
-    pub async fn begin_async(
-        &self,
-        key: impl AsRef<[u8]>,
-        fingerprint: Fingerprint,
-    ) -> Result<Begin, BeginError> {
-        self.default.begin_async(key, fingerprint).await
-    }
-
-    /// [`Scope::get_async`] in the default scope.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Scope::get`].
-    pub async fn get_async(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
-        self.default.get_async(key).await
-    }
-
-    /// [`Scope::forget_async`] in the default scope.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Scope::forget`].
-    pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
-        self.default.forget_async(key).await
     }
 
     /// Counters and sizes. Walks over the shards, so not for the hot path.

@@ -103,15 +103,19 @@ mod tests {
         let engine = Engine::options().cache_bytes(0).open(&path).unwrap();
         without_threads(|| {
             let request = Fingerprint::of("request");
-            let Ok(Begin::Fresh(claim)) = block_on(engine.begin_async("key", request)) else { panic!() };
+            let Ok(Begin::Fresh(claim)) = block_on(engine.default_scope().begin_async("key", request)) else {
+                panic!()
+            };
             block_on(claim.complete_async("reply")).unwrap();
             engine.checkpoint().unwrap();
-            assert!(matches!(block_on(engine.get_async("key")), Ok(Status::Done(_))));
+            assert!(matches!(block_on(engine.default_scope().get_async("key")), Ok(Status::Done(_))));
         });
         // The worker, which may start threads here, may have called for one by now.
         assert!(engine.handle.core().threads.is_short.load(Ordering::Acquire));
         // The next call tries again.
-        let Ok(Begin::Fresh(claim)) = block_on(engine.begin_async("other", Fingerprint::of(""))) else {
+        let Ok(Begin::Fresh(claim)) =
+            block_on(engine.default_scope().begin_async("other", Fingerprint::of("")))
+        else {
             panic!()
         };
         block_on(claim.release_async()).unwrap();
@@ -134,8 +138,8 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
         let request = Fingerprint::of("request");
-        let Ok(Begin::Fresh(claim)) = engine.begin("key", request) else { panic!() };
-        let Ok(Begin::InFlight(pending)) = engine.begin("key", request) else { panic!() };
+        let Ok(Begin::Fresh(claim)) = engine.default_scope().begin("key", request) else { panic!() };
+        let Ok(Begin::InFlight(pending)) = engine.default_scope().begin("key", request) else { panic!() };
         let closed = engine.read_tables(|_| {
             let mut closed = None;
             without_threads(|| closed = Some(engine.clone().close()));
