@@ -19,6 +19,11 @@ impl Attempt {
         }
     }
 
+    /// Whether those who wait were told to begin again.
+    pub(crate) fn was_given_up(&self) -> bool {
+        matches!(*self.ended.lock(), Some(Ended::Vacated | Ended::Interrupted))
+    }
+
     /// Waits for the end, as a task. In a forked child there will be none.
     pub(crate) async fn ended(&self, is_forked: impl Fn() -> bool) -> Ended {
         let ended = || {

@@ -17,13 +17,13 @@ impl<P: Publish> Commit<P> {
         &self,
         caller: Caller,
         entry: Vec<u8>,
-        mut op: Option<P::Op>,
+        op: &mut Option<P::Op>,
         reservation: &mut Reservation,
         queue_timeout: &mut QueueTimeout,
         may: impl Fn() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
         let (until, full) = (queue_timeout.until(), Err(queue_full(queue_timeout)));
-        let now = || self.append_now(caller, &entry, &mut op, reservation, queue_timeout, &may);
+        let now = || self.append_now(caller, &entry, op, reservation, queue_timeout, &may);
         self.timers.timeout(until, self.tasks_drained.until(now)).await.unwrap_or(full)
     }
 

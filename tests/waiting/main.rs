@@ -22,4 +22,5 @@ mod others;
 mod own_key;
 mod own_threads;
 mod places;
+mod taken_back;
 mod tasks;

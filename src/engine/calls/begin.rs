@@ -4,6 +4,7 @@ use super::grant::{GrantKind, Seen};
 use super::lookup::Lookup;
 use super::pending_grant::PendingGrant;
 use crate::Fingerprint;
+use crate::attempt::Attempt;
 use crate::clock::QueueTimeout;
 use crate::engine::core::Core;
 use crate::engine::core::namespace::{KeyRef, ScopeInner};
@@ -187,6 +188,7 @@ impl Core {
                     if let Some(failure) = self.commit.failure() {
                         return Err(BeginError::Failed(failure.clone()));
                     }
+                    debug_assert!(!self.is_given_up_in_place(&attempt), "waiters would begin and wait without a pause");
                     self.index.count_waited(asked.digest);
                     return Ok(BeginProgress::Answered(Begin::InFlight(Pending::new(attempt, handle))));
                 }
@@ -212,6 +214,13 @@ impl Core {
                 ) => unreachable!("a begin is granted, waits, is replayed or refused"),
             }
         }
+    }
+
+    /// Whether waiters of this attempt were told to begin again, though its key still has it. An attempt leaves its key first, and ends
+    /// then.
+    fn is_given_up_in_place(&self, attempt: &Arc<Attempt>) -> bool {
+        attempt.was_given_up()
+            && self.index.get(attempt.digest).attempt_out().is_some_and(|out| Arc::ptr_eq(out, attempt))
     }
 
     /// Looks at a key, and decides. `None` where the answer changed on the way: look again.

@@ -6,7 +6,6 @@ use super::pending_end::{EndRejected, PendingEnd};
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
 use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
-use crate::engine::core::ended_by;
 use crate::engine::core::ending_proof::{EndingProof, take_for_ending};
 use crate::engine::core::op::Op;
 use crate::engine::core::publisher::vacated_entry;
@@ -186,9 +185,10 @@ impl Claim {
                 self.core().leases.forget(&self.attempt);
                 Ok(PendingEnd { claim: self, ticket })
             }
-            Err(error @ CommitError::Failed(_)) => {
+            Err(CommitError::Failed(failure)) => {
                 self.core().leases.forget(&self.attempt);
-                self.attempt.end(ended_by(&error));
+                self.attempt.end(Ended::Failed(Box::new(failure.clone())));
+                let error = CommitError::Failed(failure);
                 Err(EndRejected::Other(EndError::new(ClaimError::Commit(error), None)))
             }
             Err(error @ (CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback)) => {

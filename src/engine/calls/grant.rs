@@ -1,7 +1,7 @@
 //! Grants: a new claim on its way into the index and the log.
 
 use super::pending_grant::PendingGrant;
-use crate::attempt::{Attempt, AttemptParts, Ended};
+use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::QueueTimeout;
 use crate::engine::core::Core;
 use crate::engine::core::namespace::KeyRef;
@@ -146,10 +146,7 @@ impl Core {
         permit.reservation().lend(coming);
         if let Err(shut) = self.health.check() {
             // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
-            if let Some(bytes) = self.withdraw_unlogged(&attempt, before) {
-                permit.reservation().take_back(bytes);
-                attempt.end(Ended::Closed);
-            }
+            self.withdraw_unlogged(&attempt, before, permit.reservation(), Some(&shut.into()));
             return Err(shut.into());
         }
         // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's

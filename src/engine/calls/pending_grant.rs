@@ -3,12 +3,11 @@
 //! Until it has arrived nobody has run anything, and it can be withdrawn (`withdraw.rs`): by its own future that is dropped, by a thread
 //! that finds its lease over, by a close. [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
 
-use crate::attempt::Ended;
 use crate::clock::QueueTimeout;
 use crate::codec::Entry;
 use crate::commit::Ticket;
 use crate::engine::core::op::Op;
-use crate::engine::core::{Core, ended_by};
+use crate::engine::core::Core;
 use crate::engine::handles::claim::Claim;
 use crate::error::{CommitError, Failure};
 use crate::index::Slot;
@@ -21,15 +20,19 @@ use crate::task::caller::Caller;
 pub(super) struct PendingGrant {
     /// `None` once it has arrived, or was taken back.
     claim: Option<Claim>,
-    /// What the key was; `None` once the log may know of the claim.
-    before: Option<Slot>,
+    /// What the key was; vacant once the log may know of the claim.
+    before: Slot,
+    /// What rides along with its intent. The queue takes it in the step that takes the intent in, so that no panic in between leaves an
+    /// intent of a claim that counts as unknown to the log.
+    unqueued: Option<Op>,
     /// Its place in the log's queue; `None` where the log need not know.
     ticket: Option<Ticket>,
 }
 
 impl PendingGrant {
     pub(super) fn new(claim: Claim, before: Slot) -> Self {
-        Self { claim: Some(claim), before: Some(before), ticket: None }
+        let unqueued = Some(Op::Granted(Arc::clone(claim.of())));
+        Self { claim: Some(claim), before, unqueued, ticket: None }
     }
 
     /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out before the log had it, or nothing is
@@ -49,10 +52,10 @@ impl PendingGrant {
         let attempt = Arc::clone(claim.of());
         let reservation = claim.reservation();
         let entry = Entry::Intent(attempt.row()).encoded();
-        let mut op = Some(Op::Granted(Arc::clone(&attempt)));
+        let op = &mut self.unqueued;
         // Without a lease nobody else can have the key.
         let may = || !core.health.is_poisoned() && (attempt.lease.is_none() || core.is_good(&attempt));
-        let appended = match core.commit.append_now(caller, &entry, &mut op, reservation, queue_timeout, may)
+        let appended = match core.commit.append_now(caller, &entry, op, reservation, queue_timeout, may)
         {
             Some(appended) => appended,
             // Boxed, so that a call that finds a place at once does not carry it along.
@@ -60,7 +63,7 @@ impl PendingGrant {
         };
         match appended {
             Ok(Some(ticket)) => {
-                self.before = None;
+                self.before = Slot::Vacant;
                 self.ticket = Some(ticket);
                 Ok(true)
             }
@@ -103,14 +106,18 @@ impl PendingGrant {
     /// Ends it without a word about its key, unless nothing was written: then the key is as it was before.
     fn discard(&mut self, core: &Core, error: &CommitError) {
         let Some(mut claim) = self.claim.take() else { return };
-        let attempt = Arc::clone(claim.of());
-        // Once the log may know of it, only the next opening can tell; until then it stays on its way.
-        if let Some(before) = self.before.take() {
-            let bytes = core.withdraw_unlogged(&attempt, before);
-            claim.reservation().take_back(bytes.unwrap_or(0));
+        // Once the log may know of it, only the next opening can tell; until then it stays on its way. Its waiters were told of the failure
+        // with all others.
+        if self.unqueued.is_some() {
+            self.put_back(core, &mut claim, Some(error));
         }
-        attempt.end(ended_by(error));
         claim.discard();
+    }
+
+    /// Takes the claim back, which the log knows nothing of.
+    fn put_back(&mut self, core: &Core, claim: &mut Claim, error: Option<&CommitError>) {
+        let (attempt, before) = (Arc::clone(claim.of()), std::mem::replace(&mut self.before, Slot::Vacant));
+        core.withdraw_unlogged(&attempt, before, claim.reservation(), error);
     }
 
     /// It has settled, and arrives. `None` where it was withdrawn on its way, because its lease ran out or the engine closed.
@@ -133,17 +140,12 @@ impl Drop for PendingGrant {
             return;
         }
         let (attempt, handle) = (Arc::clone(claim.of()), claim.handle());
-        if let Some(before) = self.before.take() {
-            let bytes = handle.core().withdraw_unlogged(&attempt, before);
-            claim.reservation().take_back(bytes.unwrap_or(0));
-            claim.discard();
-            if bytes.is_some() {
-                attempt.end(Ended::Vacated);
-            }
-            return;
+        if self.unqueued.is_some() {
+            self.put_back(handle.core(), &mut claim, None);
+        } else {
+            // An engine that is closing withdraws it itself; after a failed commit only the next opening can tell what it was.
+            drop(handle.core().withdraw(&attempt, || true));
         }
-        // An engine that is closing withdraws it itself; after a failed commit only the next opening can tell what it was.
-        drop(handle.core().withdraw(&attempt, || true));
         claim.discard();
     }
 }

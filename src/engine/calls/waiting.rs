@@ -50,6 +50,8 @@ impl Scope {
         fingerprint: Fingerprint,
     ) -> Result<Begin, BeginError> {
         loop {
+            // Asked before the begin, which is then the last one.
+            let is_last = deadline.has_passed();
             let pending = match self.begin(key, fingerprint)? {
                 Begin::InFlight(pending) => pending,
                 answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
@@ -57,6 +59,7 @@ impl Scope {
             match pending.wait_until(deadline)? {
                 Waited::Done(record) => return Ok(Begin::Done(record)),
                 Waited::TimedOut => return Ok(Begin::InFlight(pending)),
+                Waited::Vacant | Waited::Interrupted if is_last => return Ok(Begin::InFlight(pending)),
                 Waited::Vacant | Waited::Interrupted => {}
             }
         }
@@ -83,6 +86,8 @@ impl Scope {
         fingerprint: Fingerprint,
     ) -> Result<Begin, BeginError> {
         loop {
+            // Asked before the begin, which is then the last one.
+            let is_last = deadline.has_passed();
             let pending = match self.begin_async(key, fingerprint).await? {
                 Begin::InFlight(pending) => pending,
                 answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
@@ -90,6 +95,7 @@ impl Scope {
             match pending.wait_until_async(deadline).await? {
                 Waited::Done(record) => return Ok(Begin::Done(record)),
                 Waited::TimedOut => return Ok(Begin::InFlight(pending)),
+                Waited::Vacant | Waited::Interrupted if is_last => return Ok(Begin::InFlight(pending)),
                 Waited::Vacant | Waited::Interrupted => {}
             }
         }

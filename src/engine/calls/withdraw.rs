@@ -4,6 +4,7 @@
 //! cases has anybody run the operation. So the key goes back to what it was, also in the log: it is vacant, or has the interruption
 //! that it had, and the claim does not count as an attempt.
 
+use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::codec::{Entry, IntentRow};
 use crate::engine::core::Core;
@@ -54,16 +55,31 @@ impl Core {
         })
     }
 
-    /// Takes a claim back that the log knows nothing of: the key is as it was before. Gives the bytes that were reserved for its end; `None`
-    /// where it has arrived, or was withdrawn by another thread.
-    pub(super) fn withdraw_unlogged(&self, attempt: &Arc<Attempt>, before: Slot) -> Option<u64> {
-        self.index.change(attempt.digest, |slot| {
+    /// Takes a claim back that the log knows nothing of: the key is as it was before. `reservation` gets the bytes that were reserved for
+    /// its end, and its waiters are told what the key is now, or the `error` that stopped the engine.
+    ///
+    /// Nothing happens where the claim has arrived, or where another thread withdrew it. Only the thread that takes a claim back may end
+    /// its attempt: the key has changed by then. If its waiters were told before, they would find the same claim there, begin and wait
+    /// again without a pause.
+    pub(super) fn withdraw_unlogged(
+        &self,
+        attempt: &Arc<Attempt>,
+        before: Slot,
+        reservation: &mut Reservation,
+        error: Option<&CommitError>,
+    ) {
+        let taken = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
-            match is_it.then(|| attempt.withdraw()).flatten() {
-                Some(bytes) => (Change::Set(before), Some(bytes)),
-                None => (Change::Keep, None),
-            }
-        })
+            let Some(bytes) = is_it.then(|| attempt.withdraw()).flatten() else {
+                return (Change::Keep, None);
+            };
+            let ended = error.and_then(stopped).unwrap_or_else(|| now_is(&before, self.clock.now()));
+            (Change::Set(before), Some((bytes, ended)))
+        });
+        if let Some((bytes, ended)) = taken {
+            reservation.take_back(bytes);
+            attempt.end(ended);
+        }
     }
 
     /// Takes a claim back while the engine closes: the log takes nothing any more, and the last checkpoint is still to come. `false`
@@ -83,6 +99,28 @@ impl Core {
         attempt.end(Ended::Closed);
         self.publisher.show_last(&end_of(attempt).1);
         true
+    }
+}
+
+/// What waiters are told of an engine that was stopped; `None` where the error says nothing about the engine.
+fn stopped(error: &CommitError) -> Option<Ended> {
+    match error {
+        CommitError::Busy(_) | CommitError::InsideCallback => None,
+        CommitError::Failed(failure) => Some(Ended::Failed(Box::new(failure.clone()))),
+        CommitError::Closed => Some(Ended::Closed),
+    }
+}
+
+/// What waiters are told of a key that is this again. An interruption that is no longer remembered counts as vacant.
+fn now_is(before: &Slot, now: Timestamp) -> Ended {
+    match before {
+        Slot::Interrupted(earlier) if now < earlier.remembered_until() => Ended::Interrupted,
+        Slot::Interrupted(_)
+        | Slot::Vacant
+        | Slot::InFlight(_)
+        | Slot::Ending(_)
+        | Slot::Cached(..)
+        | Slot::Stored { .. } => Ended::Vacated,
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) mod reads;
 pub(super) mod threads;
 
 use crate::activity::{Activity, ActivityMark, is_inside};
-use crate::attempt::{Attempt, Ended};
+use crate::attempt::Attempt;
 use crate::clock::EngineClock;
 use crate::commit::Commit;
 use crate::error::{BeginError, Busy, CommitError};
@@ -235,14 +235,5 @@ impl Core {
             let (scope, key) = (attempt.scope(), attempt.key());
             Told::Interrupted { scope, key, interruption: attempt.interruption(), cause }
         });
-    }
-}
-
-/// What waiters are told when a commit did not happen.
-pub(super) fn ended_by(error: &CommitError) -> Ended {
-    match error {
-        CommitError::Busy(_) | CommitError::InsideCallback => Ended::Vacated,
-        CommitError::Failed(failure) => Ended::Failed(Box::new(failure.clone())),
-        CommitError::Closed => Ended::Closed,
     }
 }

@@ -120,7 +120,10 @@ impl Publisher {
             Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
                 let event = Event::Granted { fence: attempt.fence };
                 let word = || Some((KeyState::Open(Arc::clone(attempt)), None));
-                if decide(slot.state(self.index.epoch()), event).becomes().is_some() {
+                // A claim that was taken back is not shown again: nobody has it, so nobody would end it.
+                let is_shown = !attempt.is_withdrawn()
+                    && decide(slot.state(self.index.epoch()), event).becomes().is_some();
+                if is_shown {
                     if let Some(earlier) = slot.attempt().filter(|_| attempt.earlier.is_some()) {
                         attempt.inherit(earlier);
                     }
