@@ -20,6 +20,7 @@ mod durability;
 mod ends;
 mod engine;
 mod expiry;
+mod foreign_keys;
 mod forgetting;
 mod helpers;
 mod hot_key;
@@ -32,4 +33,5 @@ mod progress;
 mod recovery;
 mod tokens;
 mod unresolved;
+
 mod withdrawn;

@@ -82,8 +82,8 @@ impl Scope {
         &self,
         requests: &[(K, Fingerprint)],
     ) -> Vec<Result<Begin, BeginError>> {
-        let core = self.handle.core();
-        park_on(core.begin_many(Caller::Thread, &self.handle, &self.inner, requests))
+        let requests = Request::all(requests);
+        park_on(self.handle.core().begin_many(Caller::Thread, &self.handle, &self.inner, &requests))
     }
 
     /// [`begin_many`](Self::begin_many) for tasks. A future that is dropped has claimed nothing.
@@ -95,7 +95,8 @@ impl Scope {
         &self,
         requests: &[(K, Fingerprint)],
     ) -> Vec<Result<Begin, BeginError>> {
-        self.handle.core().begin_many(Caller::Task, &self.handle, &self.inner, requests).await
+        let requests = Request::all(requests);
+        self.handle.core().begin_many(Caller::Task, &self.handle, &self.inner, &requests).await
     }
 }
 
@@ -114,14 +115,28 @@ impl Engine {
     }
 }
 
+/// One begin of a batch. Its key was asked for its bytes once, before anything was done: that is foreign code. In the midst of the batch
+/// it could panic while claims are there, or give other bytes than before.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    key: &'a [u8],
+    fingerprint: &'a Fingerprint,
+}
+
+impl<'a> Request<'a> {
+    fn all<K: AsRef<[u8]>>(requests: &'a [(K, Fingerprint)]) -> Vec<Self> {
+        requests.iter().map(|(key, fingerprint)| Self { key: key.as_ref(), fingerprint }).collect()
+    }
+}
+
 impl Core {
     /// Begins many keys; the grants among them are one commit.
-    async fn begin_many<K: AsRef<[u8]>>(
+    async fn begin_many(
         &self,
         caller: Caller,
         handle: &Arc<Handle>,
         scope: &ScopeInner,
-        requests: &[(K, Fingerprint)],
+        requests: &[Request<'_>],
     ) -> Vec<Result<Begin, BeginError>> {
         if requests.len() > CALLS_MAX {
             return self.refuse_all(scope, requests);
@@ -130,7 +145,7 @@ impl Core {
         // One place on the heap for all calls that need not wait.
         let mut spare = None;
         let member = self.member(caller);
-        let digests: Vec<_> = requests.iter().map(|(key, _)| scope.digest(key.as_ref()).ok()).collect();
+        let digests: Vec<_> = requests.iter().map(|request| scope.digest(request.key).ok()).collect();
         let mut results = self.replay_all(requests, &digests);
         let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
         let missed = results.iter().filter(|result| result.is_none()).count();
@@ -139,20 +154,20 @@ impl Core {
         }
         // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
         let mut granting = Vec::with_capacity(missed);
-        let started = |key, digest: Option<Digest>, fingerprint| async move {
+        let started = |Request { key, fingerprint }, digest: Option<Digest>| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
             self.health.check()?;
             let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
             self.start(member, handle, KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
         };
-        for (at, (((key, fingerprint), digest), result)) in
+        for (at, ((request, digest), result)) in
             requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
         {
             if result.is_some() {
                 continue;
             }
             let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
-            call.set(Some(started(key.as_ref(), digest, fingerprint)));
+            call.set(Some(started(*request, digest)));
             match call.as_mut().as_pin_mut().map(poll_once) {
                 Some(Poll::Ready(begun)) => {
                     note(begun, at, result, &mut granting);
@@ -173,13 +188,13 @@ impl Core {
             }
             let looked = Box::pin(self.look_again(caller, &mut again)).await;
             for at in withdrawn {
-                let (Some((key, fingerprint)), Some(digest), Some(result)) =
+                let (Some(request), Some(digest), Some(result)) =
                     (requests.get(at), digests.get(at), results.get_mut(at))
                 else {
                     continue;
                 };
                 match &looked {
-                    Ok(()) => waiting.push((at, Box::pin(Some(started(key.as_ref(), *digest, fingerprint))))),
+                    Ok(()) => waiting.push((at, Box::pin(Some(started(*request, *digest))))),
                     Err(refused) => *result = Some(Err(refused.clone())),
                 }
             }
@@ -187,25 +202,21 @@ impl Core {
         self.arrive_all(&mut results, granting, again.span());
         let answers = results.into_iter().map(answered).zip(requests);
         answers
-            .map(|(answer, (key, _))| answer.map_err(|error| self.refused(scope, key.as_ref(), error)))
+            .map(|(answer, request)| answer.map_err(|error| self.refused(scope, request.key, error)))
             .collect()
     }
 
     /// Refuses a batch that is too long.
-    fn refuse_all<K: AsRef<[u8]>>(
-        &self,
-        scope: &ScopeInner,
-        requests: &[(K, Fingerprint)],
-    ) -> Vec<Result<Begin, BeginError>> {
+    fn refuse_all(&self, scope: &ScopeInner, requests: &[Request<'_>]) -> Vec<Result<Begin, BeginError>> {
         let error = || BeginError::BatchTooLong { len: requests.len(), max: CALLS_MAX };
-        requests.iter().map(|(key, _)| Err(self.refused(scope, key.as_ref(), error()))).collect()
+        requests.iter().map(|request| Err(self.refused(scope, request.key, error()))).collect()
     }
 
     /// Answers the calls whose records are in memory, and tells the observer: before the first claim is
     /// out, because observers may take their time.
-    fn replay_all<K: AsRef<[u8]>>(
+    fn replay_all(
         &self,
-        requests: &[(K, Fingerprint)],
+        requests: &[Request<'_>],
         digests: &[Option<Digest>],
     ) -> Vec<Option<Result<Begin, BeginError>>> {
         let mut results = Vec::with_capacity(requests.len());
@@ -290,7 +301,7 @@ impl Core {
     }
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
-    fn replays<K>(&self, digests: &[Option<Digest>], requests: &[(K, Fingerprint)]) -> Vec<Option<Record>> {
+    fn replays(&self, digests: &[Option<Digest>], requests: &[Request<'_>]) -> Vec<Option<Record>> {
         if !self.health.is_open() {
             return vec![None; digests.len()];
         }
@@ -299,7 +310,7 @@ impl Core {
         let mut replayed = 0;
         let replays = self.index.records(digests, |position, record| {
             let now = *now.get_or_init(|| self.clock.now());
-            let answers = |(_, fingerprint): &(K, Fingerprint)| record.is_replayed(fingerprint, now);
+            let answers = |request: &Request<'_>| record.is_replayed(request.fingerprint, now);
             let is_wanted = requests.get(position).is_some_and(answers);
             if is_wanted {
                 record.touch();
