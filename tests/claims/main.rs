@@ -35,3 +35,4 @@ mod tokens;
 mod unresolved;
 
 mod withdrawn;
+mod unusable;

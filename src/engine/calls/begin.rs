@@ -188,7 +188,10 @@ impl Core {
                     if let Some(failure) = self.commit.failure() {
                         return Err(BeginError::Failed(failure.clone()));
                     }
-                    debug_assert!(!self.is_given_up_in_place(&attempt), "waiters would begin and wait without a pause");
+                    debug_assert!(
+                        !self.is_given_up_in_place(&attempt),
+                        "waiters would begin and wait without a pause"
+                    );
                     self.index.count_waited(asked.digest);
                     return Ok(BeginProgress::Answered(Begin::InFlight(Pending::new(attempt, handle))));
                 }

@@ -6,6 +6,7 @@ use super::pending_end::{EndRejected, PendingEnd};
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
 use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
+use crate::engine::core::Core;
 use crate::engine::core::ending_proof::{EndingProof, take_for_ending};
 use crate::engine::core::op::Op;
 use crate::engine::core::publisher::vacated_entry;
@@ -13,7 +14,7 @@ use crate::engine::handles::claim::Claim;
 use crate::engine::handles::completion::Completion;
 use crate::engine::handles::handle::Handle;
 use crate::error::{ClaimError, CommitError, EndError};
-use crate::index::Slot;
+use crate::index::{Change, Slot};
 use crate::observer::EndKind;
 use crate::policy::Durability;
 use crate::record::{Outcome, Record};
@@ -36,9 +37,10 @@ impl Claim {
         let vacates = attempt.earlier.is_none() || self.terms.resolves;
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
         if !self.terms.logged && attempt.earlier.is_none() {
-            core.put_back(&attempt, Slot::Vacant);
-            core.leases.forget(&attempt);
-            attempt.end(Ended::Vacated);
+            let forgotten = core.forget_unlogged(&attempt);
+            if let Err(error) = forgotten {
+                return Err(self.not_handed_over(error));
+            }
             return Ok(None);
         }
         if vacates {
@@ -185,17 +187,41 @@ impl Claim {
                 self.core().leases.forget(&self.attempt);
                 Ok(PendingEnd { claim: self, ticket })
             }
-            Err(CommitError::Failed(failure)) => {
+            Err(error) => Err(self.not_handed_over(error)),
+        }
+    }
+
+    /// The log did not take the end. The claim comes back, unless a commit failed: then only the next opening can tell what it was.
+    fn not_handed_over(mut self, error: CommitError) -> EndRejected {
+        let claim = match &error {
+            CommitError::Failed(failure) => {
                 self.core().leases.forget(&self.attempt);
                 self.attempt.end(Ended::Failed(Box::new(failure.clone())));
-                let error = CommitError::Failed(failure);
-                Err(EndRejected::Other(EndError::new(ClaimError::Commit(error), None)))
+                None
             }
-            Err(error @ (CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback)) => {
+            CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback => {
                 self.undo_end();
-                Err(EndRejected::Other(EndError::new(ClaimError::Commit(error), Some(self))))
+                Some(self)
             }
-        }
+        };
+        EndRejected::Other(EndError::new(ClaimError::Commit(error), claim))
+    }
+}
+
+impl Core {
+    /// Releases a claim that is ending and that the log knows nothing of. The engine is asked in the same step: a close that counted the
+    /// claim as left out is told to its holder.
+    fn forget_unlogged(&self, attempt: &Arc<Attempt>) -> Result<(), CommitError> {
+        self.index.change(attempt.digest, |slot| {
+            if let Err(unusable) = self.health.may_use() {
+                return (Change::Keep, Err(unusable));
+            }
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            (if is_it { Change::Set(Slot::Vacant) } else { Change::Keep }, Ok(()))
+        })?;
+        self.leases.forget(attempt);
+        attempt.end(Ended::Vacated);
+        Ok(())
     }
 }
 

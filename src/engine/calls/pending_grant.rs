@@ -6,8 +6,8 @@
 use crate::clock::QueueTimeout;
 use crate::codec::Entry;
 use crate::commit::Ticket;
-use crate::engine::core::op::Op;
 use crate::engine::core::Core;
+use crate::engine::core::op::Op;
 use crate::engine::handles::claim::Claim;
 use crate::error::{CommitError, Failure};
 use crate::index::Slot;
@@ -55,8 +55,7 @@ impl PendingGrant {
         let op = &mut self.unqueued;
         // Without a lease nobody else can have the key.
         let may = || !core.health.is_poisoned() && (attempt.lease.is_none() || core.is_good(&attempt));
-        let appended = match core.commit.append_now(caller, &entry, op, reservation, queue_timeout, may)
-        {
+        let appended = match core.commit.append_now(caller, &entry, op, reservation, queue_timeout, may) {
             Some(appended) => appended,
             // Boxed, so that a call that finds a place at once does not carry it along.
             None => Box::pin(core.commit.append(caller, entry, op, reservation, queue_timeout, may)).await,

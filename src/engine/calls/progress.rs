@@ -88,24 +88,39 @@ impl Claim {
             .map(|intent| (intent, Op::Granted(Arc::clone(&self.attempt))))
             .into_iter()
             .chain([(entry, Op::Noted(Arc::clone(&self.attempt)))]);
-        let may = |_: &mut _| self.use_now(core, change);
-        let Some(ticket) = core.commit.append_if(caller, entries, &mut reservation, may)? else {
+        let mut unusable = None;
+        let may = |_: &mut _| {
+            let used = self.use_now(core, change);
+            used.unwrap_or_else(|error| {
+                unusable = Some(error);
+                false
+            })
+        };
+        let ticket = core.commit.append_if(caller, entries, &mut reservation, may)?;
+        if let Some(error) = unusable {
+            return Err(error.into());
+        }
+        let Some(ticket) = ticket else {
             return Err(core.superseded(caller, &self.attempt).await);
         };
         self.terms.logged = true;
         Ok(ticket)
     }
 
-    /// Changes the claim, if it is good; whether it is.
-    fn use_now(&self, core: &Core, change: impl FnOnce(&Attempt, Timestamp)) -> bool {
+    /// Changes the claim, if it is good; whether it is. An engine that is closed or has failed can't tell any more: the file may be open
+    /// elsewhere, and the key granted there.
+    fn use_now(&self, core: &Core, change: impl FnOnce(&Attempt, Timestamp)) -> Result<bool, CommitError> {
         core.index.change(self.attempt.digest, |slot| {
+            if let Err(unusable) = core.health.may_use() {
+                return (Change::Keep, Err(unusable));
+            }
             let now = core.clock.now();
             let event = Event::Use { fence: self.attempt.fence, now };
             let good = decide(slot.state(core.index.epoch()), event).becomes().is_some();
             if good {
                 change(&self.attempt, now);
             }
-            (Change::Keep, good)
+            (Change::Keep, Ok(good))
         })
     }
 
@@ -114,7 +129,7 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// When the lease has run out: the key is interrupted, or somebody else's by now.
+    /// When the lease has run out: the key is interrupted, or somebody else's by now. When the engine is closed or a commit failed.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -131,7 +146,7 @@ impl Claim {
     pub fn renew(&self) -> Result<(), ClaimError> {
         let core = self.core();
         core.health.check_process().map_err(CommitError::Failed)?;
-        if self.use_now(core, Attempt::renew) {
+        if self.use_now(core, Attempt::renew)? {
             return Ok(());
         }
         Err(block(core.superseded(Caller::Thread, &self.attempt)))
@@ -145,7 +160,7 @@ impl Claim {
     pub async fn renew_async(&self) -> Result<(), ClaimError> {
         let core = self.core();
         core.health.check_process().map_err(CommitError::Failed)?;
-        if self.use_now(core, Attempt::renew) {
+        if self.use_now(core, Attempt::renew)? {
             return Ok(());
         }
         Err(core.superseded(Caller::Task, &self.attempt).await)

@@ -52,6 +52,14 @@ impl Health {
         self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
     }
 
+    /// Whether claims that are out are still good: not once the engine is closed, for the next opening interrupts them, nor after a failed
+    /// commit. A failed checkpoint leaves them good. Ask under the lock of the key's shard: a close shuts the gate before it looks at
+    /// the claims and lets the file go.
+    pub(in crate::engine) fn may_use(&self) -> Result<(), CommitError> {
+        self.check()?;
+        self.commit.get().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
+    }
+
     /// Why a caller that waits for log space will get none, if that is known. A caller that goes on
     /// waiting says how often the disk had been found full before: that may be over by now. A failed
     /// checkpoint is no reason where the log `grows` for the caller.
