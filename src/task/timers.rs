@@ -10,7 +10,7 @@ use crate::clock::Deadline;
 use crate::fork;
 use crate::sync::Mutex;
 use crate::task::notifier::Notifier;
-use crate::task::wait_list::wake;
+use crate::task::wait_list::{drop_foreign, wake};
 
 /// Who is to be woken when.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Timer<'_> {
         let old = due.wakers.insert(key, waker);
         let is_next = old.is_none() && due.wakers.first_key_value().is_some_and(|(first, _)| *first == key);
         drop(due);
-        drop(old);
+        drop_foreign(old);
         is_next
     }
 }
@@ -106,7 +106,7 @@ impl Drop for Timer<'_> {
             return;
         }
         let waker = self.timers.due.lock().wakers.remove(&key);
-        drop(waker);
+        drop_foreign(waker);
     }
 }
 

@@ -61,7 +61,7 @@ impl WaitList {
         waiter.1 = fork::generation();
         waiter.0 = Some((round, mine.unwrap_or(list.wakers.len() - 1)));
         drop(list);
-        drop(old);
+        drop_foreign(old);
     }
 
     /// Gives an id up.
@@ -78,7 +78,7 @@ impl WaitList {
         let waker = list.wakers.get_mut(at).and_then(Option::take);
         list.free.push(at);
         drop(list);
-        drop(waker);
+        drop_foreign(waker);
     }
 
     /// Wakes all who wait.
@@ -115,6 +115,11 @@ fn is_one_task(a: Option<&Waker>, b: Option<&Waker>) -> bool {
 /// Calls a waker. A panic in there is its executor's affair: the thread that wakes it has others to wake.
 pub(crate) fn wake(waker: Waker) {
     drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
+}
+
+/// Drops wakers, or what holds them. A panic in there is theirs alone: it must not unwind a call that has half of what it changes.
+pub(crate) fn drop_foreign<T>(wakers: T) {
+    drop(catch_unwind(AssertUnwindSafe(|| drop(wakers))));
 }
 
 /// One task's place in a list: of which round, and where; none before it first waited. Then the generation of the process that took it.

@@ -335,6 +335,17 @@ mod tests {
         assert_eq!(publisher.take_tail().len(), 0);
     }
 
+    /// Nobody has it, so nobody would end it, and those who begin its key would wait for ever.
+    #[test]
+    fn a_claim_that_was_taken_back_is_not_shown_again() {
+        let publisher = publisher();
+        let taken_back = Arc::new(Attempt::new(AttemptParts { coming: 5, ..AttemptParts::example(1) }));
+        assert_eq!(taken_back.withdraw(), Some(5));
+        publisher.publish(1, &mut vec![Op::Granted(taken_back)]);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
+        assert_eq!(publisher.take_tail().len(), 0);
+    }
+
     #[test]
     fn an_older_fence_does_not_undo_a_newer_one() {
         let publisher = publisher();

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use super::{LogSpace, Reservation};
 use crate::clock::Deadline;
 use crate::sync::{Arc, Condvar};
+use crate::task::wait_list::drop_foreign;
 use crate::task::wait_queue::{Priority, Turn, Wakeup};
 
 /// A place in the line. Dropped, it is given up, and bytes that were set aside for it go to the next in line.
@@ -78,7 +79,7 @@ impl<'a> Request<'a> {
         };
         let before = state.line.set_wakeup(turn, Wakeup::Task(waker));
         drop(state);
-        drop(before);
+        drop_foreign(before);
         true
     }
 
@@ -122,7 +123,7 @@ impl Drop for Request<'_> {
         // The next in line gets the bytes, or is no longer behind this one.
         let wakeups = self.space.serve(&mut state);
         drop(state);
-        drop(left);
+        drop_foreign(left);
         wakeups.wake();
     }
 }
