@@ -1,6 +1,6 @@
 //! Keys that are forgotten.
 
-use crate::common::{Machine, TTL, default_scope, done, fresh};
+use crate::common::{Machine, TTL, UNRESOLVED, default_scope, done, fresh};
 use idemkv::{ForgetError, Status};
 
 #[test]
@@ -58,6 +58,25 @@ fn a_key_forgotten_run_again_and_released_does_not_come_back() {
     drop(scope);
     engine.close().unwrap();
     assert!(matches!(machine.open().default_scope().get("key").unwrap(), Status::Vacant));
+}
+
+#[test]
+fn what_is_counted_as_forgotten_is_what_was_known() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    for key in ["is over", "interrupted"] {
+        drop(fresh(&scope, key));
+        if key == "is over" {
+            machine.clock.advance(UNRESOLVED);
+        }
+    }
+    fresh(&scope, "done").complete("reply").unwrap();
+    // Its row goes all the same.
+    assert!(!scope.forget("is over").unwrap());
+    assert_eq!(engine.stats().forgotten, 0);
+    assert!(scope.forget("interrupted").unwrap() && scope.forget("done").unwrap());
+    assert_eq!(engine.stats().forgotten, 2);
 }
 
 #[test]

@@ -44,13 +44,18 @@ impl Core {
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
                     if self.forget_one(caller, asked, &Doomed::Record(record)).await? {
+                        Counters::count(&self.counters.forgotten);
                         return Ok(true);
                     }
                 }
                 // Where its time is over, its row is on disk all the same, and the next opening would find it dead anew.
                 (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     if self.forget_one(caller, asked, &Doomed::Interrupted(attempt)).await? {
-                        return Ok(decision.becomes().is_some());
+                        let was_known = decision.becomes().is_some();
+                        if was_known {
+                            Counters::count(&self.counters.forgotten);
+                        }
+                        return Ok(was_known);
                     }
                 }
                 (
@@ -97,7 +102,6 @@ impl Core {
         drop(reservation);
         // The caller may stop waiting from here on: the key is forgotten all the same.
         self.commit.settled(caller, &mut ticket).await?;
-        Counters::count(&self.counters.forgotten);
         Ok(true)
     }
 
