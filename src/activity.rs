@@ -13,10 +13,12 @@ pub(crate) enum Activity {
     Maintains,
     /// It is in a transaction of an application's, to write or to read.
     Transaction,
+    /// It tells an observer of something. The thread may have claims in hand that its caller does not have yet.
+    Tells,
 }
 
 thread_local! {
-    /// By engine, as the address of something in it.
+    /// By engine or observer, as the address of something in it.
     static ROLES: RefCell<Vec<(usize, Activity)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -25,7 +27,7 @@ thread_local! {
 pub(crate) struct ActivityMark(());
 
 impl ActivityMark {
-    pub(crate) fn enter<T>(engine: &T, role: Activity) -> Self {
+    pub(crate) fn enter<T: ?Sized>(engine: &T, role: Activity) -> Self {
         // A thread that is ending keeps no list: its own thread-locals may have the last handle on an engine.
         ROLES.try_with(|roles| roles.borrow_mut().push((id(engine), role))).ok();
         Self(())
@@ -38,14 +40,14 @@ impl Drop for ActivityMark {
     }
 }
 
-/// Whether the calling thread has one of these roles in this engine.
-pub(crate) fn is_inside<T>(engine: &T, wanted: &[Activity]) -> bool {
+/// Whether the calling thread has one of these roles in this engine, or with this observer.
+pub(crate) fn is_inside<T: ?Sized>(engine: &T, wanted: &[Activity]) -> bool {
     let id = id(engine);
     let is_it = |(of, role): &(usize, Activity)| *of == id && wanted.contains(role);
     // A thread that is ending has none.
     ROLES.try_with(|roles| roles.borrow().iter().any(is_it)).unwrap_or(false)
 }
 
-fn id<T>(engine: &T) -> usize {
+fn id<T: ?Sized>(engine: &T) -> usize {
     std::ptr::from_ref(engine).addr()
 }

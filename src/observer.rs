@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use std::time::Duration;
 
+use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::error::{BeginError, Failure, IoFailure};
 use crate::policy::Policy;
 use crate::sync::Arc;
@@ -242,8 +243,17 @@ impl Hooks {
     #[inline]
     pub(crate) fn call(&self, hook: impl FnOnce(&dyn Observer)) {
         if let Some(observer) = &self.0 {
+            let _tells = ActivityMark::enter(&**observer, Activity::Tells);
             drop(catch_unwind(AssertUnwindSafe(|| hook(&**observer))));
         }
+    }
+}
+
+impl Hooks {
+    /// Whether the calling thread tells this observer of something, further up its stack. The observer must not wait for a claim then:
+    /// the thread may have it in hand.
+    pub(crate) fn is_telling(&self) -> bool {
+        self.0.as_ref().is_some_and(|observer| is_inside(&**observer, &[Activity::Tells]))
     }
 }
 

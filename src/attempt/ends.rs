@@ -24,6 +24,11 @@ impl Attempt {
         matches!(*self.ended.lock(), Some(Ended::Vacated | Ended::Interrupted))
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn ended_so_far(&self) -> Option<Ended> {
+        self.ended.lock().clone()
+    }
+
     /// Waits for the end, as a task. In a forked child there will be none.
     pub(crate) async fn ended(&self, is_forked: impl Fn() -> bool) -> Ended {
         let ended = || {

@@ -20,15 +20,26 @@ impl Budget {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Whether so many bytes more are within `max`.
-    pub(crate) fn has_room(&self, bytes: usize, max: usize) -> bool {
-        self.0.load(Ordering::Relaxed).saturating_add(bytes) <= max
+    /// Counts so many bytes more, if that is within `max`.
+    fn take(&self, bytes: usize, max: usize) -> bool {
+        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= max);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 }
 
 impl Progress {
+    /// Progress that a file has, whatever the limit is.
     pub(crate) fn new(bytes: &[u8], budget: &Arc<Budget>) -> Self {
         budget.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        Self::counted(bytes, budget)
+    }
+
+    /// Progress that is saved, if all of it takes at most `max` bytes then.
+    pub(crate) fn within(bytes: &[u8], budget: &Arc<Budget>, max: usize) -> Option<Self> {
+        budget.take(bytes.len(), max).then(|| Self::counted(bytes, budget))
+    }
+
+    fn counted(bytes: &[u8], budget: &Arc<Budget>) -> Self {
         Self(Arc::new(Kept { bytes: bytes.into(), budget: Arc::clone(budget) }))
     }
 }

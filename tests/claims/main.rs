@@ -33,6 +33,5 @@ mod progress;
 mod recovery;
 mod tokens;
 mod unresolved;
-
-mod withdrawn;
 mod unusable;
+mod withdrawn;

@@ -261,4 +261,29 @@ fn progress_takes_no_more_memory_than_it_may() {
     assert!(!full(&mut third, 1_000));
     assert!(matches!(third.save_progress(vec![0; 5_000]), Err(ClaimError::BodyTooLarge { len: 5_000, .. })));
     assert_eq!(third.last_progress().unwrap().len(), 1_000);
+    assert_eq!(engine.stats().busy.progress_bytes, 1);
+}
+
+#[test]
+fn progress_of_several_threads_takes_no_more_memory_than_it_may() {
+    let machine = Machine::default();
+    let engine = machine.options().max_progress_bytes(1_000).open("x.idem").unwrap();
+    let scope = jobs(&engine);
+    for round in 0..100 {
+        let claims = [0, 1, 2, 3].map(|n| fresh(&scope, &format!("{round} {n}")));
+        let barrier = std::sync::Barrier::new(claims.len());
+        let kept: Vec<_> = std::thread::scope(|threads| {
+            let save = |mut claim: Claim| {
+                let barrier = &barrier;
+                threads.spawn(move || {
+                    barrier.wait();
+                    drop(claim.save_progress([7; 600]));
+                    claim
+                })
+            };
+            claims.map(save).into_iter().map(|saved| saved.join().unwrap()).collect()
+        });
+        assert!(engine.stats().progress_bytes <= 1_000, "{}", engine.stats().progress_bytes);
+        kept.into_iter().for_each(|claim| drop(claim.complete("reply").unwrap()));
+    }
 }

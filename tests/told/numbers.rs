@@ -149,18 +149,20 @@ fn gauges_say_how_it_is() {
     assert!(!stats.is_disk_full && !stats.has_failed);
     assert_eq!((stats.waiting, stats.waiting_for_room, stats.queued), (0, 0, 0));
     let Ok(Begin::InFlight(pending)) = scope.begin("held", request()) else { panic!("it is out") };
+    let begins = engine.stats().begins();
     std::thread::scope(|threads| {
         let waits = threads.spawn(|| pending.wait().unwrap());
         while engine.stats().waiting == 0 {
             std::thread::yield_now();
         }
-        let refused = pending.wait_timeout(Duration::ZERO);
+        let refused = pending.wait_timeout(Duration::from_secs(3_600));
         assert!(matches!(refused, Err(BeginError::Busy(Busy::TooManyWaiters { max: 1 }))), "{refused:?}");
         held.complete("reply").unwrap();
         drop(waits.join().unwrap());
     });
     assert_eq!((engine.stats().waiting, engine.stats().in_flight), (0, 0));
-    assert_eq!(engine.stats().busy.waiters, 0, "waiting is no begin");
+    assert_eq!(engine.stats().busy.waiters, 1);
+    assert_eq!(engine.stats().begins(), begins, "waiting is no begin");
     machine.kill((scope, engine, pending));
     let engine = machine.open();
     let stats = engine.stats();

@@ -12,12 +12,14 @@
     reason = "tests"
 )]
 
+mod bad_wakers;
 mod callbacks;
 mod closing;
 #[path = "../common/mod.rs"]
 mod common;
 mod foreign_bodies;
 mod helpers;
+mod observers;
 mod others;
 mod own_key;
 mod own_threads;

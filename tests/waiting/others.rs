@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::common::{Machine, default_scope, done, fresh, request};
 use idemkv::{
-    Begin, BeginError, Busy, Engine, Event, Fingerprint, Observer, Pending, Record, Recovery, Scope,
+    Begin, BeginError, Busy, Engine, Event, Fingerprint, Observer, Pending, Record, Recovery, Scope, Waited,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -96,6 +96,29 @@ fn as_many_wait_as_may_and_no_more() {
     // The place of one that gave up is free again.
     assert!(second.wait_timeout(Duration::ZERO).is_ok());
     claim.complete("reply").unwrap();
+}
+
+/// There is nothing to wait for, so no place is taken: not for a claim that has ended, nor where the time is up at once.
+#[test]
+fn what_has_ended_is_told_though_as_many_wait_as_may() {
+    let machine = Machine::default();
+    let engine = machine.options().max_waiters(1).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let (held, ends) = (fresh(&scope, "held"), fresh(&scope, "ends"));
+    let (waited_for, ended) = (pending(&scope, "held"), pending(&scope, "ends"));
+    let mut waits = pin!(waited_for.wait_async());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(waits.as_mut().poll(&mut context).is_pending());
+    assert!(matches!(ended.wait_timeout(Duration::ZERO), Ok(Waited::TimedOut)));
+    ends.complete("reply").unwrap();
+    assert!(matches!(ended.wait(), Ok(Waited::Done(_))));
+    assert!(matches!(ended.wait_timeout(LONG), Ok(Waited::Done(_))));
+    let told = pin!(ended.wait_async()).poll(&mut context);
+    assert!(matches!(told, Poll::Ready(Ok(Waited::Done(_)))), "{told:?}");
+    assert_eq!(engine.stats().busy.waiters, 0);
+    assert!(ended.wait().is_ok() && waited_for.wait_timeout(LONG).is_err());
+    assert_eq!((engine.stats().busy.waiters, engine.stats().busy.sum()), (1, 1));
+    held.complete("reply").unwrap();
 }
 
 #[derive(Default)]

@@ -2,7 +2,6 @@
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::attempt::progress::Progress;
 use crate::codec::{Entry, ProgressRow};
 use crate::commit::Ticket;
 use crate::engine::core::op::Op;
@@ -55,11 +54,13 @@ impl Claim {
         let handle = self.handle();
         let core = handle.core();
         core.health.check_process().map_err(CommitError::Failed)?;
-        core.limits.check_progress(note.len()).map_err(CommitError::Busy)?;
+        let progress = core.limits.keep_progress(note).map_err(|busy| {
+            Counters::count(&core.counters.busy_progress_bytes);
+            CommitError::Busy(busy)
+        })?;
         let (digest, fence) = (self.attempt.digest, self.attempt.fence);
         let row = ProgressRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
         let entry = Entry::Progress(row).encoded();
-        let progress = Progress::new(note, core.limits.progress());
         // A claim granted after this moment inherits the progress, and its grant comes behind it in the log.
         let mut ticket = self.note(caller, &entry, |attempt, _now| attempt.set_progress(progress)).await?;
         core.commit.settled(caller, &mut ticket).await?;

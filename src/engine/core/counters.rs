@@ -59,15 +59,18 @@ impl Counters {
             BeginError::Unresolved(_) => &self.unresolved,
             BeginError::Busy(Busy::QueueFull { .. }) => &self.busy_queue_full,
             BeginError::Busy(Busy::TooManyClaims { .. }) => &self.busy_claims,
-            BeginError::Busy(Busy::TooManyWaiters { .. }) => &self.busy_waiters,
-            BeginError::Busy(Busy::TooManyProgressBytes { .. }) => &self.busy_progress_bytes,
             BeginError::Busy(Busy::DiskFull(_)) => &self.busy_disk_full,
             // A twin was counted as one that waits.
             BeginError::Twin { .. } => return,
             BeginError::Key(_)
             | BeginError::OwnKey
             | BeginError::InsideCallback
-            | BeginError::Busy(Busy::LeaseTooShort { .. })
+            // No begin waits for claims or saves progress.
+            | BeginError::Busy(
+                Busy::LeaseTooShort { .. }
+                | Busy::TooManyWaiters { .. }
+                | Busy::TooManyProgressBytes { .. },
+            )
             | BeginError::BatchTooLong { .. }
             | BeginError::Failed(_)
             | BeginError::Closed

@@ -1,7 +1,7 @@
 //! Limits: counts claims, waiting calls and saved progress, and refuses more than the options allow.
 
 use super::options::Options;
-use crate::attempt::progress::Budget;
+use crate::attempt::progress::{Budget, Progress};
 use crate::error::{BeginError, Busy};
 use crate::sync::{Arc, AtomicUsize, Ordering};
 
@@ -55,10 +55,10 @@ impl Limits {
         Ok(Waiter(&self.waiters))
     }
 
-    /// Whether memory for so many bytes of progress is left.
-    pub(in crate::engine) fn check_progress(&self, bytes: usize) -> Result<(), Busy> {
+    /// Progress that is to be saved, where memory for it is left.
+    pub(in crate::engine) fn keep_progress(&self, bytes: &[u8]) -> Result<Progress, Busy> {
         let max = self.max_progress_bytes;
-        if self.progress.has_room(bytes, max) { Ok(()) } else { Err(Busy::TooManyProgressBytes { max }) }
+        Progress::within(bytes, &self.progress, max).ok_or(Busy::TooManyProgressBytes { max })
     }
 
     /// What progress counts itself in.

@@ -8,6 +8,8 @@ use super::running::is_running;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
+use crate::engine::core::Counters;
+use crate::engine::core::limits::Waiter;
 use crate::error::BeginError;
 use crate::key::Digest;
 use crate::record::Record;
@@ -132,7 +134,10 @@ impl Pending {
     pub(in crate::engine) async fn wait_until_async(&self, deadline: Deadline) -> Result<Waited, BeginError> {
         let core = self.handle.core();
         self.check_wait()?;
-        let _waiter = core.limits.wait()?;
+        if let Some(known) = self.without_waiting(deadline) {
+            return known;
+        }
+        let _waiter = self.place()?;
         match core.timers.timeout(deadline, self.attempt.ended(|| core.health.is_forked())).await {
             None => Ok(Waited::TimedOut),
             Some(ended) => waited(ended),
@@ -153,12 +158,27 @@ impl Pending {
     pub(in crate::engine) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
         self.check_wait()?;
         let core = self.handle.core();
-        if let Err(inside) = core.check_waiting() {
-            // What has happened by now is told all the same.
-            return self.attempt.wait(Deadline::after(Duration::ZERO)).map_or(Err(inside), waited);
+        if let Some(known) = self.without_waiting(deadline) {
+            return known;
         }
-        let _waiter = core.limits.wait()?;
+        core.check_waiting()?;
+        if core.options.hooks.is_telling() {
+            return Err(BeginError::InsideCallback);
+        }
+        let _waiter = self.place()?;
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
+    }
+
+    /// What is told to a caller that need not wait: the claim has ended, or the time is up. It takes no place among those that wait.
+    fn without_waiting(&self, deadline: Deadline) -> Option<Result<Waited, BeginError>> {
+        let ended = self.attempt.ended_so_far().map(waited);
+        ended.or_else(|| deadline.has_passed().then_some(Ok(Waited::TimedOut)))
+    }
+
+    /// Takes a place among the calls that wait.
+    fn place(&self) -> Result<Waiter<'_>, BeginError> {
+        let core = self.handle.core();
+        core.limits.wait().inspect_err(|_| Counters::count(&core.counters.busy_waiters))
     }
 }
 

@@ -121,7 +121,7 @@ pub struct Stats {
     pub reclaimed_blocks: u64,
 }
 
-/// Begins that were refused because of a limit; see [`Busy`].
+/// Calls that were refused because of a limit; see [`Busy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -142,7 +142,12 @@ impl BusyStats {
     /// All of them.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        self.queue_full + self.claims + self.waiters + self.progress_bytes + self.disk_full
+        self.begins() + self.waiters + self.progress_bytes
+    }
+
+    /// Those that were begins: waiting for a claim and saving progress are none.
+    fn begins(&self) -> u64 {
+        self.queue_full + self.claims + self.disk_full
     }
 }
 
@@ -156,7 +161,7 @@ impl Stats {
             + self.reused
             + self.late
             + self.unresolved
-            + self.busy.sum()
+            + self.busy.begins()
             + self.refused
     }
 

@@ -1,0 +1,92 @@
+//! Observers that wait for claims. The thread that tells an observer may have claims in hand that its caller does not have yet, so a wait
+//! for one of them would never end.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{default_scope, fresh, request};
+use idemkv::{Begin, BeginError, Engine, Event, Observer, Record, Scope};
+
+const LONG: Duration = Duration::from_secs(3_600);
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// Waits for a key whenever it is told of anything, and notes what it was answered.
+#[derive(Default)]
+struct Waits {
+    /// Not there while it waits, nor before it is to.
+    scope: Mutex<Option<Scope>>,
+    answers: Mutex<Vec<(&'static str, Result<Begin, BeginError>)>>,
+}
+
+impl Waits {
+    fn wait(&self, told: &'static str) {
+        let Some(scope) = self.scope.lock().unwrap().take() else { return };
+        let answer = scope.begin_or_wait("key", request(), LONG);
+        self.answers.lock().unwrap().push((told, answer));
+        *self.scope.lock().unwrap() = Some(scope);
+    }
+
+    /// What it was told of, and that it waited for nothing.
+    fn take(&self) -> Vec<&'static str> {
+        let answers = std::mem::take(&mut *self.answers.lock().unwrap());
+        let was_refused = |(told, answer): (_, Result<Begin, BeginError>)| {
+            assert!(matches!(answer, Err(BeginError::InsideCallback)), "{told}: {answer:?}");
+            told
+        };
+        answers.into_iter().map(was_refused).collect()
+    }
+}
+
+impl Observer for Waits {
+    fn event(&self, event: &Event<'_>) {
+        self.wait(event.name());
+    }
+
+    fn replayed(&self, _: &Record) {
+        self.wait("replayed");
+    }
+}
+
+#[test]
+fn an_observer_that_waits_for_a_claim_is_refused_whatever_it_is_told() {
+    let (done, is_done) = channel();
+    let helper = thread::spawn(move || {
+        let scratch = tempfile::tempdir().unwrap();
+        let waits = Arc::new(Waits::default());
+        let engine =
+            Engine::options().observer(Arc::clone(&waits)).open(scratch.path().join("x.idem")).unwrap();
+        let scope = default_scope(&engine);
+        fresh(&scope, "done").complete("reply").unwrap();
+        drop(fresh(&scope, "lost"));
+        *waits.scope.lock().unwrap() = Some(scope.clone());
+        let claim = fresh(&scope, "key");
+        assert_eq!(waits.take(), ["granted"]);
+        drop(scope.begin("done", request()));
+        assert_eq!(waits.take(), ["replayed"]);
+        drop(scope.begin("lost", request()));
+        assert_eq!(waits.take(), ["refused"]);
+        let other = fresh(&scope, "other");
+        assert_eq!(waits.take(), ["granted"]);
+        other.complete("reply").unwrap();
+        assert_eq!(waits.take(), ["ended"]);
+        drop(fresh(&scope, "dropped"));
+        assert_eq!(waits.take(), ["granted", "interrupted"]);
+        claim.release().unwrap();
+        drop(waits.scope.lock().unwrap().take());
+        waits.answers.lock().unwrap().clear();
+        // The first claim is there when the observer is told of the other key.
+        *waits.scope.lock().unwrap() = Some(scope.clone());
+        let answers = scope.begin_many(&[("key", request()), ("lost", request())]);
+        assert!(matches!(answers[..], [Ok(Begin::Fresh(_)), Err(BeginError::Unresolved(_))]), "{answers:?}");
+        assert_eq!(waits.take(), ["granted", "refused"]);
+        drop(waits.scope.lock().unwrap().take());
+        drop(answers);
+        done.send(()).unwrap();
+    });
+    // A panic of the helper is told by its join.
+    let is_over = is_done.recv_timeout(WATCHDOG).is_ok() || helper.is_finished();
+    assert!(is_over, "an observer waits for a claim that its own thread has");
+    helper.join().unwrap();
+}
