@@ -15,7 +15,8 @@ use crate::{AttemptInfo, Interruption, Record};
 /// [`Options::observer`](crate::Options::observer).
 ///
 /// The methods are called by whichever thread the thing happens on, with no lock held, and that thread waits for them: hand longer work
-/// on. A panic in one goes no further.
+/// on. A panic in one goes no further. A blocking wait for a claim is refused there with
+/// [`InsideCallback`](BeginError::InsideCallback): the thread may have that claim in hand.
 ///
 /// ```
 /// # use idemkv::{Begin, Engine, Fingerprint, Observer, Record};
