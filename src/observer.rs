@@ -15,8 +15,12 @@ use crate::{AttemptInfo, Interruption, Record};
 /// [`Options::observer`](crate::Options::observer).
 ///
 /// The methods are called by whichever thread the thing happens on, with no lock held, and that thread waits for them: hand longer work
-/// on. A panic in one goes no further. A blocking wait for a claim is refused there with
-/// [`InsideCallback`](BeginError::InsideCallback): the thread may have that claim in hand.
+/// on. A panic in one goes no further.
+///
+/// The thread may have claims in hand that its caller does not have yet. A wait for one of them would never end, so a
+/// blocking wait for a claim is refused with [`InsideCallback`](BeginError::InsideCallback). This holds for claims of every
+/// engine with this observer. Calls of tasks are not refused, for they do not block: a method that blocks on such a future
+/// (`block_on`) can hang its thread. Hand the wait to another thread or task.
 ///
 /// ```
 /// # use idemkv::{Begin, Engine, Fingerprint, Observer, Record};

@@ -121,20 +121,20 @@ pub struct Stats {
     pub reclaimed_blocks: u64,
 }
 
-/// Calls that were refused because of a limit; see [`Busy`].
+/// Begins, waits for claims, and calls that save progress, where a limit refused them; see [`Busy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BusyStats {
-    /// The log or the commit queue was full.
+    /// Begins: the log or the commit queue was full.
     pub queue_full: u64,
-    /// Too many claims were out.
+    /// Begins: too many claims were out.
     pub claims: u64,
-    /// Too many calls waited for claims of others.
+    /// Waits for claims of others: too many calls waited by then.
     pub waiters: u64,
-    /// The progress of claims took all the memory they may.
+    /// Calls that save progress: the progress of all claims took as much memory as it may.
     pub progress_bytes: u64,
-    /// The disk was full.
+    /// Begins: the disk was full.
     pub disk_full: u64,
 }
 
