@@ -50,8 +50,12 @@ pub(crate) struct Attempt {
     /// Scope, then key.
     names: Box<[u8]>,
     scope_len: usize,
-    /// When the claim was found dead, in ms; `ALIVE` before.
+    /// Since when the claim is dead, in ms; `ALIVE` before.
     interrupted_ms: AtomicU64,
+    /// By how much later that was found, in ms.
+    found_late_ms: AtomicU64,
+    /// The log, or the store, has its intent.
+    logged: AtomicBool,
     /// The claim was released and did nothing, but an earlier attempt may have.
     returned: AtomicBool,
     stands_on: Option<StandsOn>,
@@ -76,7 +80,7 @@ pub(crate) struct Attempt {
 
 const ALIVE: u64 = u64::MAX;
 
-const NO_TOKEN: u64 = 0;
+const NO_TOKEN: u64 = HandOver::REVOKED.as_millis();
 
 const NO_END: Timestamp = Timestamp::from_millis(u64::MAX);
 
@@ -109,6 +113,8 @@ impl Attempt {
             names: names.into(),
             scope_len: parts.scope.len(),
             interrupted_ms: AtomicU64::new(ALIVE),
+            found_late_ms: AtomicU64::new(0),
+            logged: AtomicBool::new(false),
             returned: AtomicBool::new(false),
             stands_on: parts.stands_on,
             coming: AtomicU64::new(parts.coming),
@@ -152,6 +158,7 @@ impl Attempt {
             attempt.detach(HandOver::from_row(row));
         }
         attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
+        attempt.set_logged();
         attempt.returned.store(row.returned, Ordering::Release);
         attempt
     }
@@ -177,7 +184,7 @@ impl Attempt {
             interrupted_ms: self.interrupted().map(Timestamp::as_millis),
             returned: self.returned.load(Ordering::Acquire),
             lease_ms: self.lease.map(millis),
-            unresolved_ms: self.unresolved_ttl.map(millis),
+            unresolved_ms: self.remembered_for().map(millis),
             detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
             progress: None,
         }
@@ -198,8 +205,14 @@ impl Attempt {
 
     /// Until when this attempt, if it is interrupted, is remembered. The time counts from when it was found interrupted, or given back.
     pub(crate) fn remembered_until(&self) -> Timestamp {
-        let Some(ttl) = self.unresolved_ttl else { return NO_END };
-        self.interrupted().unwrap_or(self.started).saturating_add(ttl)
+        let Some(time) = self.remembered_for() else { return NO_END };
+        self.interrupted().unwrap_or(self.started).saturating_add(time)
+    }
+
+    /// For how long it is remembered, counted from the time since when it is interrupted.
+    fn remembered_for(&self) -> Option<Duration> {
+        let late = Duration::from_millis(self.found_late_ms.load(Ordering::Acquire));
+        self.unresolved_ttl.map(|ttl| ttl.saturating_add(late))
     }
 
     /// When its lease ends; the end of time where it has none.
@@ -215,10 +228,12 @@ impl Attempt {
         }
     }
 
-    /// Notes that no process holds the claim, and that it is good all the same.
+    /// Notes that no process holds the claim, and that it is good all the same; or that this was [revoked](HandOver::REVOKED).
     pub(crate) fn detach(&self, hand_over: HandOver) {
         let until = hand_over.until.as_millis();
-        self.lease_until_ms.store(until, Ordering::Release);
+        if until != NO_TOKEN {
+            self.lease_until_ms.store(until, Ordering::Release);
+        }
         self.detached_in.store(hand_over.opening, Ordering::Release);
         self.detached_until_ms.store(until, Ordering::Release);
     }
@@ -265,11 +280,36 @@ impl Attempt {
         }
     }
 
-    /// Notes when the claim was found dead, once.
+    /// Notes that the claim was found dead now, once.
     pub(crate) fn interrupt(&self, now: Timestamp) {
-        let at = now.as_millis().min(ALIVE - 1);
+        self.interrupt_since(now, now);
+    }
+
+    /// Notes that the claim was found dead while its process lives: a claim whose lease is over is dead since the end of its lease.
+    ///
+    /// It is remembered for as long as if it had died now. Nobody may have asked for its key since its lease ended, however long
+    /// ago that was, and the first that asks must be told.
+    pub(crate) fn lose(&self, now: Timestamp) {
+        self.interrupt_since(self.lease_until().min(now), now);
+    }
+
+    fn interrupt_since(&self, since: Timestamp, found: Timestamp) {
+        let at = since.as_millis().min(ALIVE - 1);
         // A row from disk may know the time already; it stays.
-        self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire).unwrap_or(at);
+        let noted = self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire);
+        if noted.is_ok() {
+            self.found_late_ms.store(millis(found.saturating_since(since)), Ordering::Release);
+        }
+    }
+
+    /// Notes that the log, or the store, has its intent.
+    pub(crate) fn set_logged(&self) {
+        self.logged.store(true, Ordering::Release);
+    }
+
+    /// Whether the log, or the store, has its intent, so that it has to be told how the attempt ended.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.logged.load(Ordering::Acquire)
     }
 
     /// Notes that the claim was released and did nothing, so that it is an earlier attempt that may have.
@@ -309,7 +349,7 @@ impl Attempt {
     /// What a claim that is granted over this attempt stands on.
     pub(crate) fn as_standing(&self) -> StandsOn {
         let since = self.interrupted().unwrap_or_else(|| self.lease_until());
-        StandsOn { since, unresolved_ttl: self.unresolved_ttl }
+        StandsOn { since, unresolved_ttl: self.remembered_for() }
     }
 
     /// The interruption that its key goes back to where its claim never reached its caller: as it was, but with this fence. It is

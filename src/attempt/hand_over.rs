@@ -12,6 +12,9 @@ pub(crate) struct HandOver {
 }
 
 impl HandOver {
+    /// Until when a claim stands that was taken up and dropped.
+    pub(crate) const REVOKED: Timestamp = Timestamp::from_millis(0);
+
     pub(crate) fn from_row((until_ms, opening): (u64, u64)) -> Self {
         Self { until: Timestamp::from_millis(until_ms), opening }
     }

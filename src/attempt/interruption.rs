@@ -43,7 +43,7 @@ impl fmt::Display for AttemptInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Earlier {
     pub(crate) info: AttemptInfo,
-    /// When it was found interrupted.
+    /// Since when it was interrupted.
     pub(crate) interrupted_at: Timestamp,
 }
 
@@ -91,8 +91,8 @@ impl Interruption {
         self.earlier.info.started
     }
 
-    /// When the engine found it interrupted: at the drop of its claim, after the end of its lease, or at the opening of the file after the process
-    /// had died.
+    /// Since when it is interrupted: since the drop of its claim, the end of its lease, or the opening of the file after the process had
+    /// died.
     #[must_use]
     pub fn interrupted_at(&self) -> Timestamp {
         self.earlier.interrupted_at

@@ -49,7 +49,7 @@ pub(crate) struct ProgressRow<'a> {
 pub(crate) struct DetachedRow {
     pub(crate) digest: u128,
     pub(crate) fence: u64,
-    /// Until when it is good.
+    /// Until when it is good; zero once it was taken up and dropped.
     pub(crate) until_ms: u64,
     /// The salt of the opening in which it was handed over.
     pub(crate) opening: u64,

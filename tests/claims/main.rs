@@ -31,6 +31,7 @@ mod order;
 mod policies;
 mod progress;
 mod recovery;
+mod remembered;
 mod tokens;
 mod unresolved;
 mod unusable;

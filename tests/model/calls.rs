@@ -135,7 +135,7 @@ impl World {
         let now = self.now();
         for key in 0..self.keys.len() {
             self.touch(key);
-            let Key { live, disk } = &mut self.keys[key];
+            let Key { live, disk, .. } = &mut self.keys[key];
             if live.iter().any(|state| matches!(state, State::Interrupted { from, .. } if *from <= now)) {
                 disk.push(State::Vacant);
             }

@@ -36,11 +36,13 @@ pub struct Key {
     pub live: Vec<State>,
     /// What an opening may find after a crash.
     pub disk: Vec<State>,
+    /// What a close has stored with its time.
+    closed_as: Option<State>,
 }
 
 impl Key {
     fn all_vacant() -> Vec<Self> {
-        vec![Self { live: vec![State::Vacant], disk: vec![State::Vacant] }; SCOPES * KEYS]
+        vec![Self { live: vec![State::Vacant], disk: vec![State::Vacant], closed_as: None }; SCOPES * KEYS]
     }
 
     pub fn is_interrupted(&self) -> bool {
@@ -48,6 +50,15 @@ impl Key {
     }
 
     /// Whether the file may say that a token stands for it.
+    /// An interruption that the file has to the millisecond once it is closed: of a claim that it knows, and that was dropped. One
+    /// whose lease ended may be found only by the next opening.
+    fn interruption_stored_by_a_close(&self) -> Option<State> {
+        let [live @ State::Interrupted { attempt, .. }] = &self.live[..] else { return None };
+        let is_it = |state: &State| state.attempt().is_some_and(|known| known.info == attempt.info);
+        let is_known = !self.disk.is_empty() && self.disk.iter().all(is_it);
+        (is_known && attempt.lease.is_none()).then(|| live.clone())
+    }
+
     pub fn is_detached_on_disk(&self) -> bool {
         let is_detached =
             |state: &State| matches!(state, State::Detached { .. } | State::Out { token_until: Some(_), .. });
@@ -445,6 +456,7 @@ impl World {
                     {
                         key.disk = vec![State::Done(reply.clone())];
                     }
+                    key.closed_as = key.interruption_stored_by_a_close();
                 }
                 self.refuse_on_a_closed_engine();
                 self.leave();
@@ -521,9 +533,12 @@ impl World {
         self.see_policies();
         for key in 0..self.keys.len() {
             let found = &mut self.keys[key];
-            found.live = found.disk.drain(..).map(|state| state.opened(since, now)).collect();
+            found.live = match found.closed_as.take() {
+                Some(interrupted) => vec![interrupted],
+                None => found.disk.drain(..).map(|state| state.opened(since, now)).collect(),
+            };
             self.see(key);
-            let Key { live, disk } = &mut self.keys[key];
+            let Key { live, disk, .. } = &mut self.keys[key];
             disk.clone_from(live);
         }
         for given in 0..self.tokens.len() {

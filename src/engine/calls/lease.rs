@@ -2,10 +2,11 @@
 
 use crate::attempt::{Attempt, Ended};
 use crate::engine::core::Core;
+use crate::engine::core::publisher::Interrupting;
 use crate::error::CommitError;
-use crate::index::{Change, Slot};
+use crate::index::Slot;
 use crate::observer::Cause;
-use crate::state::{Decision, Event, Phase, decide};
+use crate::state::Event;
 use crate::sync::Arc;
 
 impl Core {
@@ -46,20 +47,13 @@ impl Core {
             return self.withdraw(attempt, || attempt.lease_until() <= self.clock.now());
         }
         let now = self.clock.now();
-        let lapsed = self.index.change(attempt.digest, |slot| {
-            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
-            let decision = decide(slot.state(self.index.epoch()), Event::Sweep { now });
-            if is_it && decision == Decision::Become(Phase::Interrupted) {
-                attempt.interrupt(now);
-                (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true)
-            } else {
-                (Change::Keep, false)
-            }
-        });
-        if lapsed {
+        let interrupting = self.publisher.interrupt(attempt, Event::Sweep { now }, now);
+        if interrupting != Interrupting::NotOut {
             self.leases.forget(attempt);
             self.drop_detached(attempt);
             attempt.end(Ended::Interrupted);
+        }
+        if interrupting == Interrupting::Done {
             self.tell_of_interruption(attempt, Cause::Lease);
         }
         Ok(())

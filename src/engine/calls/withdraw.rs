@@ -82,9 +82,9 @@ impl Core {
         }
     }
 
-    /// Takes a claim back while the engine closes: the log takes nothing any more, and the last checkpoint is still to come. `false`
-    /// where it has arrived.
-    pub(in crate::engine) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) -> bool {
+    /// Takes a claim back while the engine closes, unless it has arrived: the log takes nothing any more, and the last checkpoint is still
+    /// to come.
+    pub(in crate::engine) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) {
         let bytes = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
             match is_it.then(|| attempt.withdraw()).flatten() {
@@ -92,13 +92,12 @@ impl Core {
                 None => (Change::Keep, None),
             }
         });
-        let Some(bytes) = bytes else { return false };
+        let Some(bytes) = bytes else { return };
         let mut reservation = Reservation::none(&self.space);
         reservation.take_back(bytes);
         self.leases.forget(attempt);
         attempt.end(Ended::Closed);
         self.publisher.show_last(&end_of(attempt).1);
-        true
     }
 }
 

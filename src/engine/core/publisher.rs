@@ -14,9 +14,20 @@ use crate::index::{Change, Index, Slot};
 use crate::key::Digest;
 use crate::log_tail::{KeyState, LogTail};
 use crate::record::Record;
-use crate::state::{Event, Fence, decide};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::state::{Decision, Event, Fence, Phase, decide};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::{Timestamp, fork};
+
+/// What became of a claim that was to be interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupting {
+    /// It is interrupted.
+    Done,
+    /// It was not out any more.
+    NotOut,
+    /// It is interrupted, but the file was closed before: the next opening finds that out and tells it.
+    TooLate,
+}
 
 #[derive(Debug)]
 pub(crate) struct Publisher {
@@ -25,6 +36,8 @@ pub(crate) struct Publisher {
     policies: Arc<Policies>,
     /// Only the locks of shards are taken under it.
     tail: Mutex<LogTail>,
+    /// The last tail was taken: what follows is the affair of the next opening. Changed under the tail's lock.
+    is_over: AtomicBool,
     /// Entries that were published, without the marks.
     but_marks: AtomicU64,
 }
@@ -36,6 +49,7 @@ impl Publisher {
             clock,
             policies,
             tail: Mutex::new(LogTail::after(seq, 0)),
+            is_over: AtomicBool::new(false),
             but_marks: AtomicU64::new(0),
         }
     }
@@ -49,6 +63,14 @@ impl Publisher {
         let taken = std::mem::replace(&mut *tail, next);
         tail.seq = seq;
         taken
+    }
+
+    /// Takes the last tail, for the checkpoint that closes the file, and counts the claims that are left out. The next opening finds
+    /// them dead.
+    pub(crate) fn take_last_tail(&self) -> (LogTail, usize) {
+        let mut tail = self.tail.lock();
+        self.is_over.store(true, Ordering::Relaxed);
+        (std::mem::take(&mut *tail), self.index.attempts_out().len())
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not published.
@@ -81,6 +103,36 @@ impl Publisher {
         attempt.interrupt(now);
         self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
         self.tail.lock().fold(attempt.digest, KeyState::Open(attempt), None, now);
+    }
+
+    /// Makes a claim that is out interrupted, if `event` does that to it, and sees to it that its row says since when: by the next
+    /// checkpoint, or by the close.
+    ///
+    /// The log has no entry for that, so the tail gets this word without one. No entry about the key can be on its way to the tail
+    /// that this word would undo: one of a later claim comes after this claim is interrupted, and an end of this claim finds it ending.
+    pub(crate) fn interrupt(&self, attempt: &Arc<Attempt>, event: Event<'_>, now: Timestamp) -> Interrupting {
+        let mut tail = self.tail.lock();
+        let interrupted = self.index.change(attempt.digest, |slot| {
+            let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
+            if is_it && decide(slot.state(self.index.epoch()), event) == Decision::Become(Phase::Interrupted)
+            {
+                attempt.lose(now);
+                (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true)
+            } else {
+                (Change::Keep, false)
+            }
+        });
+        if !interrupted {
+            return Interrupting::NotOut;
+        }
+        if self.is_over.load(Ordering::Relaxed) {
+            return Interrupting::TooLate;
+        }
+        // A claim that the log does not know leaves nothing to be written. If its intent is on the way, that is folded in by itself.
+        if attempt.is_logged() {
+            tail.fold(attempt.digest, KeyState::Open(Arc::clone(attempt)), None, now);
+        }
+        Interrupting::Done
     }
 
     /// Shows a completion that went to the store, past the log.
@@ -118,6 +170,7 @@ impl Publisher {
     ) -> Option<(KeyState, Option<Timestamp>)> {
         match op {
             Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
+                attempt.set_logged();
                 let event = Event::Granted { fence: attempt.fence };
                 let word = || Some((KeyState::Open(Arc::clone(attempt)), None));
                 // A claim that was taken back is not shown again: nobody has it, so nobody would end it.
@@ -304,7 +357,6 @@ mod tests {
     use crate::attempt::HandOver;
     use crate::clock::TimeSource;
     use crate::record::RecordParts;
-    use crate::state::Phase;
     use crate::{Policy, Progress};
 
     const KEY: Digest = Digest::from_u128(7);
@@ -386,6 +438,48 @@ mod tests {
         publisher.publish(2, &mut vec![Op::Granted(attempt(7))]);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Done);
         assert_eq!(publisher.take_tail().len(), 0, "a checkpoint would write that it is open");
+    }
+
+    fn drop_claim(publisher: &Publisher, attempt: &Arc<Attempt>) -> Interrupting {
+        publisher.interrupt(attempt, Event::Abandon { fence: attempt.fence }, Timestamp::from_millis(5))
+    }
+
+    #[test]
+    fn an_interruption_is_a_word_in_the_tail_where_the_log_knows_the_claim() {
+        for is_logged in [false, true] {
+            let publisher = publisher();
+            let lost = attempt(8);
+            publisher.index.change(KEY, |_| (Change::Set(Slot::InFlight(Arc::clone(&lost))), ()));
+            if is_logged {
+                publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&lost))]);
+                drop(publisher.take_tail());
+            }
+            assert_eq!(
+                drop_claim(&publisher, &attempt(8)),
+                Interrupting::NotOut,
+                "another one of that fence"
+            );
+            assert_eq!(drop_claim(&publisher, &lost), Interrupting::Done);
+            assert_eq!(drop_claim(&publisher, &lost), Interrupting::NotOut);
+            assert_eq!(publisher.index.get(KEY).phase(), Phase::Interrupted);
+            let tail = publisher.take_tail();
+            assert_eq!((tail.seq, tail.len()), (u64::from(is_logged), usize::from(is_logged)));
+            // An intent that was on its way meanwhile brings the time along.
+            publisher.publish(2, &mut vec![Op::Granted(Arc::clone(&lost))]);
+            assert_eq!((publisher.take_tail().len(), lost.row().interrupted_ms), (1, Some(5)));
+        }
+    }
+
+    #[test]
+    fn an_interruption_behind_the_last_tail_comes_too_late_and_was_counted() {
+        let publisher = publisher();
+        let lost = attempt(8);
+        publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&lost))]);
+        let (last, left) = publisher.take_last_tail();
+        assert_eq!((last.seq, last.len(), left), (1, 1, 1));
+        assert_eq!(drop_claim(&publisher, &lost), Interrupting::TooLate);
+        assert_eq!(publisher.index.get(KEY).phase(), Phase::Interrupted, "a caller that looks must not wait");
+        assert_eq!(publisher.take_last_tail().0.len(), 0);
     }
 
     #[test]

@@ -6,13 +6,13 @@ use super::permit::Permit;
 use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, Ended};
 use crate::engine::core::Core;
-use crate::index::{Change, Slot};
+use crate::engine::core::publisher::Interrupting;
 use crate::key::KeyHash;
 use crate::key::step_key::StepKey;
 use crate::observer::Cause;
 use crate::policy::Durability;
 use crate::record::Record;
-use crate::state::{Event, Fence, decide};
+use crate::state::{Event, Fence};
 use crate::sync::Arc;
 use crate::wal::Reservation;
 use crate::{Fingerprint, Interruption, Timestamp};
@@ -220,24 +220,25 @@ impl Drop for Claim {
     fn drop(&mut self) {
         // A forked child drops a copy: the claim is the parent's.
         if !self.is_over && !self.core().health.is_forked_for_sure() {
-            abandon(self.core(), &self.attempt);
+            self.abandon();
         }
     }
 }
 
-/// Makes a claim that is gone without an outcome interrupted, whatever ended it.
-pub(super) fn abandon(core: &Core, attempt: &Arc<Attempt>) {
-    attempt.interrupt(core.clock.now());
-    let interrupted = core.index.change(attempt.digest, |slot| {
-        match decide(slot.state(core.index.epoch()), Event::Abandon { fence: attempt.fence }).becomes() {
-            Some(_interrupted) => (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true),
-            None => (Change::Keep, false),
+impl Claim {
+    /// Makes the claim interrupted, which is gone without an outcome. It waits for no disk.
+    fn abandon(&mut self) {
+        let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
+        let (core, now) = (handle.core(), handle.core().clock.now());
+        let interrupting = core.publisher.interrupt(&attempt, Event::Abandon { fence: attempt.fence }, now);
+        core.leases.forget(&attempt);
+        if interrupting == Interrupting::Done {
+            core.revoke_token(&attempt, now, self.reservation());
         }
-    });
-    core.leases.forget(attempt);
-    attempt.end(Ended::Interrupted);
-    if interrupted {
-        core.tell_of_interruption(attempt, Cause::Dropped);
+        attempt.end(Ended::Interrupted);
+        if interrupting == Interrupting::Done {
+            core.tell_of_interruption(&attempt, Cause::Dropped);
+        }
     }
 }
 

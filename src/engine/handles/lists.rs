@@ -69,7 +69,8 @@ impl OpenKey {
         self.attempt
     }
 
-    /// When the claim was found dead; `None` in a list of keys in flight.
+    /// Since when the key is interrupted: since the drop of the claim, the end of its lease, or the opening that found it dead. `None` in a
+    /// list of keys in flight.
     #[must_use]
     pub fn interrupted_at(&self) -> Option<Timestamp> {
         self.interrupted

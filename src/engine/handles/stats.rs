@@ -14,7 +14,7 @@ use crate::sync::{AtomicU64, Ordering};
 ///   `unresolved`, `busy` and `refused`. A batch counts each of its requests, `begin_or_wait` and `run` each look at the key. A future
 ///   that is dropped is not counted, or only as `waited`.
 /// - Every claim has one end: `fresh + resolved + standing` is the sum of `completed`, `failed`, `released`, `dropped`, `lapsed` and the
-///   claims that are out, as long as no commit failed.
+///   claims that are out, as long as no commit failed and the file is open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

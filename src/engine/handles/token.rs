@@ -2,11 +2,17 @@
 
 use std::fmt;
 
-use crate::attempt::Attempt;
+use crate::Timestamp;
+use crate::attempt::{Attempt, HandOver};
 use crate::codec;
-use crate::codec::{BadBytes, TokenRow};
+use crate::codec::{BadBytes, DetachedRow, Entry, TokenRow};
 use crate::engine::core::Core;
+use crate::engine::core::op::Op;
 use crate::error::TokenError;
+use crate::index::Slot;
+use crate::sync::Arc;
+use crate::task::caller::Caller;
+use crate::wal::Reservation;
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
 ///
@@ -59,6 +65,26 @@ impl Core {
         ClaimToken(row)
     }
 
+    /// Has the log say that a claim stands no longer that was handed over once: it was taken up, and dropped. No caller waits for that,
+    /// and the space for it is that of the claim's end.
+    ///
+    /// Without this entry a kill would let it stand again until its lease ends, unless a checkpoint came first.
+    pub(super) fn revoke_token(&self, attempt: &Arc<Attempt>, now: Timestamp, reservation: &mut Reservation) {
+        let Some(hand_over) = attempt.detached().filter(|hand_over| hand_over.until > now) else { return };
+        let row = DetachedRow {
+            digest: attempt.digest.as_u128(),
+            fence: attempt.fence.get(),
+            until_ms: HandOver::REVOKED.as_millis(),
+            opening: hand_over.opening,
+        };
+        let entry = Entry::Detached(row).encoded();
+        let op = Op::Noted(Arc::clone(attempt));
+        // Behind the intent of a later claim it would be the last word on the key.
+        let is_current = |_: &mut _| matches!(self.index.get(attempt.digest), Slot::Interrupted(current) if Arc::ptr_eq(&current, attempt));
+        // A log that takes nothing more leaves it to the next opening.
+        drop(self.commit.append_if(Caller::Task, [(entry.as_slice(), op)], reservation, is_current));
+    }
+
     pub(in crate::engine) fn open_token<'a>(
         &self,
         token: &'a ClaimToken,
@@ -75,5 +101,50 @@ impl Core {
             return Err(TokenError::Malformed);
         }
         Ok(decoded)
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Begin;
+    use crate::Engine;
+    use crate::Fingerprint;
+    use crate::Recovery;
+    use crate::sim::ManualClock;
+    use crate::sim::SimDisk;
+
+    /// The thread that drops a claim may be held up before it tells the log that the token stands no longer.
+    #[test]
+    fn a_revocation_that_comes_behind_the_next_grant_is_not_written() {
+        let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(1_000));
+        let open = || Engine::options().disk(&disk).clock(&clock).stepped().open("x.idem").unwrap();
+        let engine = open();
+        let policy = engine.policy().recovery(Recovery::Rerun).lease(Duration::from_secs(10));
+        let jobs = engine.set_policy("jobs", policy).unwrap();
+        let begin = || match jobs.begin("key", Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        };
+        let token = begin().into_token().unwrap();
+        let claim = jobs.resume(&token).unwrap();
+        let first = Arc::clone(claim.of());
+        drop(claim);
+        let second = begin();
+        let core = engine.handle.core();
+        let mut space =
+            Reservation::try_new(&core.space, crate::task::wait_queue::Priority::Claim, 4_096).unwrap();
+        core.revoke_token(&first, core.clock.now(), &mut space);
+        assert_eq!(engine.stats().queued, 0);
+        engine.checkpoint().unwrap();
+        disk.crash_at(disk.operations());
+        drop((space, second, jobs, engine));
+        disk.restart_process();
+        let engine = open();
+        let listed = engine.interrupted().get().unwrap();
+        assert_eq!((listed.len(), listed[0].attempt().attempt()), (1, 2));
     }
 }

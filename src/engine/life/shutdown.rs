@@ -4,6 +4,7 @@ use crate::attempt::Ended;
 use crate::engine::background::commit_cost::RECLAIM_MIN;
 use crate::engine::core::Core;
 use crate::error::Failure;
+use crate::log_tail::LogTail;
 use crate::store::StoreError;
 
 impl Core {
@@ -26,19 +27,19 @@ impl Core {
         self.store.await_table_readers();
         // Waits for work in the background. No such work starts after this.
         let maintenance = self.maintenance.lock();
-        let mut left = self.index.attempts_out();
-        for attempt in &left {
+        for attempt in self.index.attempts_out() {
             attempt.end(Ended::Closed);
+            if self.health.failure().is_none() {
+                self.withdraw_at_close(&attempt);
+            }
         }
-        if self.health.failure().is_none() {
-            left.retain(|attempt| !self.withdraw_at_close(attempt));
-        }
+        let (tail, left) = self.publisher.take_last_tail();
         let flushed = match self.health.failure() {
             // There was nothing to bring up to date.
             Some(Failure::ReadOnly) => Ok(()),
             Some(failure) => Err(failure.clone()),
             // Even where a file was taken away: then that one is whole.
-            None => self.last_checkpoint().and_then(|()| self.taken_away().map_or(Ok(()), Err)),
+            None => self.last_checkpoint(&tail).and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
         // The log first: the next process that opens the store locks the log too.
         let growing = self.maintenance.lock_growth();
@@ -46,10 +47,10 @@ impl Core {
         let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
         let closed = self.store.close();
         drop((growing, maintenance));
-        flushed.and(unlocked).and(closed).map(|()| left.len())
+        flushed.and(unlocked).and(closed).map(|()| left)
     }
 
-    fn last_checkpoint(&self) -> Result<(), Failure> {
+    fn last_checkpoint(&self, tail: &LogTail) -> Result<(), Failure> {
         let is_full = self.health.disk().of_store().is_some();
         let ready = if is_full {
             // Nothing is opened again while tables are read, and there is no later try.
@@ -58,7 +59,6 @@ impl Core {
         } else {
             Ok(())
         };
-        let tail = self.publisher.take_tail();
         let applied = ready.and_then(|()| {
             self.store_batch(None, &tail.batch(RECLAIM_MIN), |meta| {
                 meta.checkpointed_seq = tail.seq;
