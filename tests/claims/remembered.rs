@@ -253,7 +253,9 @@ fn a_claim_taken_up_and_dropped_on_a_full_disk_is_gone_all_the_same() {
     let claim = scope.resume(&token).unwrap();
     machine.disk.set_capacity(Some(machine.disk.used()));
     let mut others = Vec::new();
-    while let Ok(idemkv::Begin::Fresh(other)) = engine.begin(format!("{}", others.len()), request()) {
+    while let Ok(idemkv::Begin::Fresh(other)) =
+        engine.default_scope().begin(format!("{}", others.len()), request())
+    {
         others.push(other);
     }
     drop(claim);

@@ -475,8 +475,8 @@ mod tests {
         let publisher = publisher();
         let lost = attempt(8);
         publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&lost))]);
-        let (last, left) = publisher.take_last_tail();
-        assert_eq!((last.seq, last.len(), left), (1, 1, 1));
+        let (tail, out) = publisher.take_last_tail();
+        assert_eq!((tail.seq, tail.len(), out), (1, 1, 1));
         assert_eq!(drop_claim(&publisher, &lost), Interrupting::TooLate);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Interrupted, "a caller that looks must not wait");
         assert_eq!(publisher.take_last_tail().0.len(), 0);
