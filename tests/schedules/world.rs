@@ -122,7 +122,7 @@ impl World {
 
     fn explain<M: Model<State = State, Call = Call>>(&self) {
         for (key, calls) in &*self.calls.lock().unwrap() {
-            let refuses = self.scope.policy().recovery == Recovery::Refuse;
+            let refuses = self.scope.policy().get_recovery() == Recovery::Refuse;
             let state = if refuses { State::refusing() } else { State::new() };
             if !is_linearizable::<M>(state, calls) {
                 for call in calls {
@@ -135,7 +135,7 @@ impl World {
 
     /// Ends a schedule in which nothing failed: all are done, nobody has a claim.
     pub fn finish(self: Arc<Self>) {
-        let has_leases = self.scope.policy().lease.is_some();
+        let has_leases = self.scope.policy().get_lease().is_some();
         if !has_leases {
             self.settle();
         }
