@@ -59,6 +59,7 @@ mod decoders;
 mod disk;
 mod engine;
 mod error;
+mod foreign;
 mod fork;
 mod index;
 mod key;

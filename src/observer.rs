@@ -1,12 +1,11 @@
 //! Hooks for logs and metrics.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use std::time::Duration;
 
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::error::{BeginError, Failure, IoFailure};
+use crate::foreign::contain;
 use crate::policy::Policy;
 use crate::sync::Arc;
 use crate::{AttemptInfo, Interruption, Record};
@@ -136,7 +135,7 @@ pub enum Event<'e> {
         /// The claim.
         attempt: AttemptInfo,
     },
-    /// A scope was given a policy.
+    /// A scope was given a policy: the log has it. It is in force once it is durable.
     #[non_exhaustive]
     PolicySet {
         /// The scope.
@@ -249,7 +248,7 @@ impl Hooks {
     pub(crate) fn call(&self, hook: impl FnOnce(&dyn Observer)) {
         if let Some(observer) = &self.0 {
             let _tells = ActivityMark::enter(&**observer, Activity::Tells);
-            drop(catch_unwind(AssertUnwindSafe(|| hook(&**observer))));
+            contain(|| hook(&**observer));
         }
     }
 }

@@ -77,4 +77,9 @@ impl QueueTimeout {
     pub(crate) fn span(&self) -> Duration {
         self.span
     }
+
+    /// What is left of it, for a part of the call. It runs from here on.
+    pub(crate) fn rest(&mut self) -> Self {
+        Self { span: self.span, until: Some(self.until()) }
+    }
 }

@@ -1,9 +1,9 @@
 //! Tasks that wait for something, kept so that they can be woken.
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
 
+use crate::foreign::contain;
 use crate::fork;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -97,7 +97,7 @@ impl WaitList {
         drop(list);
         // A batch waits for each of its entries, but is one task.
         // Dropping one is foreign code as well.
-        drop(catch_unwind(AssertUnwindSafe(|| woken.dedup_by(|a, b| is_one_task(a.as_ref(), b.as_ref())))));
+        contain(|| woken.dedup_by(|a, b| is_one_task(a.as_ref(), b.as_ref())));
         woken.into_iter().flatten().for_each(wake);
     }
 
@@ -114,12 +114,12 @@ fn is_one_task(a: Option<&Waker>, b: Option<&Waker>) -> bool {
 
 /// Calls a waker. A panic in there is its executor's affair: the thread that wakes it has others to wake.
 pub(crate) fn wake(waker: Waker) {
-    drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
+    contain(|| waker.wake());
 }
 
 /// Drops wakers, or what holds them. A panic in there is theirs alone: it must not unwind a call that has half of what it changes.
 pub(crate) fn drop_foreign<T>(wakers: T) {
-    drop(catch_unwind(AssertUnwindSafe(|| drop(wakers))));
+    contain(|| drop(wakers));
 }
 
 /// One task's place in a list: of which round, and where; none before it first waited. Then the generation of the process that took it.

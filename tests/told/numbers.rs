@@ -1,9 +1,10 @@
 //! What `Engine::stats` counts.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use crate::common::{Machine, TTL, default_scope, fresh, request};
-use idemkv::{Begin, BeginError, Busy, Claim, Engine, Fingerprint, Recovery};
+use crate::common::{Machine, TTL, default_scope, fresh, poll, request};
+use idemkv::{Begin, BeginError, Busy, Claim, Engine, Fingerprint, Recovery, Status};
 
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -167,4 +168,24 @@ fn gauges_say_how_it_is() {
     let engine = machine.open();
     let stats = engine.stats();
     assert_eq!((stats.interrupted, stats.recalled, stats.begins()), (2, 2, 0));
+}
+
+/// A task may stop waiting once the log has what it asked for.
+#[test]
+fn what_comes_about_though_its_future_was_dropped_is_counted() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "done").complete("reply").unwrap();
+    let mut claim = fresh(&scope, "key");
+    assert!(poll(pin!(scope.forget_async("done"))).is_pending());
+    assert!(poll(pin!(claim.save_progress_async("note"))).is_pending());
+    let policy = engine.policy().recovery(Recovery::Rerun);
+    assert!(poll(pin!(engine.set_policy_async("jobs", policy))).is_pending());
+    engine.step();
+    assert!(matches!(scope.get("done"), Ok(Status::Vacant)));
+    assert_eq!(engine.scope("jobs").policy(), policy);
+    assert_eq!(claim.last_progress().unwrap()[..], b"note"[..]);
+    let stats = engine.stats();
+    assert_eq!((stats.forgotten, stats.noted, stats.declared), (1, 1, 1));
 }

@@ -35,6 +35,39 @@ fn a_panic_of_the_work_leaves_nothing_and_harms_nobody_else() {
     assert_eq!(done(&default_scope(&engine), "log").body(), b"reply");
 }
 
+struct BadBody;
+
+impl AsRef<[u8]> for BadBody {
+    fn as_ref(&self) -> &[u8] {
+        panic!("a bad body")
+    }
+}
+
+/// redb can't undo a transaction that is dropped by a panic: the pages stay taken until the file is repaired.
+#[test]
+fn a_body_that_panics_leaves_no_pages_behind() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    let work = |tables: &Tables<'_>| {
+        let mut bulk = tables.open_table(BULK)?;
+        (0..ROWS).try_for_each(|n| bulk.insert(n, &[8; 16 << 10][..]).map(drop))?;
+        Ok::<_, Anything>(BadBody)
+    };
+    let attempt = |number: usize| {
+        let claim = fresh(&scope, &format!("key {number}"));
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            drop(claim.complete_in(work));
+        }));
+        assert!(panicked.is_err());
+        machine.disk.used()
+    };
+    let used = attempt(0);
+    let later = (1..10).map(attempt).max().unwrap();
+    assert!(later < 2 * used, "{used} bytes, then {later}");
+    fresh(&scope, "good").complete_in(|tables| effect(tables, "good")).unwrap();
+}
+
 /// As it would where redb met what it did not expect.
 #[test]
 fn a_panic_of_the_disk_during_the_work_leaves_nothing_and_no_silence() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::common::{Machine, default_scope, done, fresh, poll, ready, request, small};
 use futures_executor::block_on;
 use idemkv::sim::SimDisk;
-use idemkv::{Begin, BeginError, Closed, Engine};
+use idemkv::{Begin, BeginError, Closed, Engine, ReadError};
 
 #[test]
 fn a_task_that_closes_gets_what_a_thread_gets_and_the_file_can_be_opened_at_once() {
@@ -352,4 +352,47 @@ impl Flag {
         let waited = self.0.1.wait_timeout_while(guard, Duration::from_secs(10), |is_set| !*is_set).unwrap();
         assert!(*waited.0, "nobody sets it");
     }
+}
+
+/// Once it has answered, the store has what the log had: closing may not have come so far yet.
+#[test]
+fn a_checkpoint_asked_for_while_the_engine_closes_is_made() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("reply").unwrap();
+    let before = engine.stats().checkpoints;
+    let closing = engine.read_tables(|_| {
+        // It waits for this reader.
+        let theirs = engine.clone();
+        let closing = thread::spawn(move || theirs.close().map(drop));
+        while !matches!(scope.get("key"), Err(ReadError::Closed)) {
+            thread::yield_now();
+        }
+        thread::scope(|threads| {
+            let asks = threads.spawn(|| {
+                engine.checkpoint().unwrap();
+                engine.stats().checkpoints
+            });
+            assert_eq!(asks.join().unwrap(), before + 1);
+        });
+        closing
+    });
+    closing.unwrap().join().unwrap().unwrap();
+    engine.checkpoint().unwrap();
+    assert_eq!(engine.stats().checkpoints, before + 1);
+}
+
+#[test]
+fn a_checkpoint_asked_for_after_a_close_that_failed_says_so() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    machine.disk.fail_syncs(Some(".idem"));
+    assert!(engine.clone().close().is_err());
+    let asked = engine.checkpoint();
+    assert!(asked.is_err(), "the store does not have the record");
+    drop(engine);
+    machine.disk.fail_syncs(None);
+    assert_eq!(done(&default_scope(&machine.open()), "key").body(), b"reply");
 }

@@ -10,6 +10,8 @@ use crate::helpers::{Callback, Count, poll, ready};
 use futures_executor::block_on;
 use idemkv::{Begin, BeginError, Busy, Claim, ClaimError, CommitError, Engine, Policy, Status};
 
+const LEASE: Duration = Duration::from_secs(10);
+
 #[test]
 fn a_task_waits_for_room_in_the_log_and_goes_on_once_there_is_some() {
     let machine = Machine::default();
@@ -79,6 +81,30 @@ fn a_task_waits_for_a_place_in_the_queue_and_no_longer_than_its_patience() {
     let refused = ready(second.as_mut());
     assert!(matches!(refused, Err(BeginError::Busy(Busy::QueueFull { .. }))), "{refused:?}");
     assert!(matches!(hasty.default_scope().get("second"), Ok(Status::Vacant)));
+}
+
+/// A claim of it is withdrawn while others of it wait. It begins that key again, in the time that is left.
+#[test]
+fn all_waits_of_a_batch_are_over_with_its_patience() {
+    let patience = Duration::from_millis(20);
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).queue_timeout(patience).open("x.idem").unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
+    let plain = default_scope(&engine);
+    let _out = fresh(&plain, "out");
+    let Ok(Begin::InFlight(out)) = plain.begin("out", request()) else { panic!("it is out") };
+    let requests = [("a", request()), ("b", request())];
+    let mut batch = Box::pin(jobs.begin_many_async(&requests));
+    assert!(poll(batch.as_mut()).is_pending(), "one waits for a place");
+    drop(out.wait_timeout(2 * patience));
+    machine.clock.advance(LEASE);
+    let found = ready(pin!(jobs.begin_async("a", request())));
+    assert!(matches!(found, Ok(Begin::InFlight(_))), "{found:?}");
+    engine.step();
+    let Poll::Ready(answers) = poll(batch.as_mut()) else { panic!("it waits on") };
+    for answer in answers {
+        assert!(matches!(answer, Err(BeginError::Busy(Busy::LeaseTooShort { .. }))), "{answer:?}");
+    }
 }
 
 #[test]

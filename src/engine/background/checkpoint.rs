@@ -22,9 +22,12 @@ impl Core {
         let _afterwards = CallWorker(self);
         let mut maintenance = self.maintenance.lock();
         let _maintains = self.maintains();
+        // A closed engine was checkpointed as it closed. One that is closing still has its files.
+        if let Some(closed) = &maintenance.closed {
+            return closed.clone().map_err(CommitError::Failed);
+        }
         maintenance.retry_at = Timestamp::default();
-        // A closed engine was checkpointed as it closed.
-        if self.is_closed() || self.or_poison(|| self.checkpoint(&mut maintenance)) {
+        if self.or_poison(|| self.checkpoint(&mut maintenance)) {
             return Ok(());
         }
         if let Some(failure) = self.health.failure() {

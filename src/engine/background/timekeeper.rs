@@ -1,11 +1,11 @@
 //! The timekeeper: fires deadlines of tasks and ends leases that are over.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::Timestamp;
 use crate::clock::Deadline;
 use crate::engine::core::Core;
+use crate::foreign::contain;
 use crate::task::notifier::Listener;
 
 /// The engine's clock is late by this much at most.
@@ -44,6 +44,6 @@ impl Core {
 pub(in crate::engine) fn keep_time(core: &Core, listener: &Listener) {
     while listener.wait(core.next_end()) && core.health.is_open() {
         // A panic of code of others is not the next deadline's affair.
-        drop(catch_unwind(AssertUnwindSafe(|| core.keep_time())));
+        contain(|| core.keep_time());
     }
 }

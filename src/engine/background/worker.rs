@@ -1,12 +1,12 @@
 //! The worker: does the work of the background, as a thread or stepped by hand.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::Timestamp;
 use crate::clock::Deadline;
 use crate::engine::core::Core;
 use crate::engine::core::disk_full::RETRY_AFTER;
+use crate::foreign::contain;
 use crate::task::notifier::Listener;
 
 /// The work of a step; for tests and for tools that step by hand.
@@ -122,12 +122,12 @@ pub(in crate::engine) fn work(core: &Core, listener: &Listener) {
             return;
         }
         let tick = Deadline::after(core.next_step());
-        let next = catch_unwind(AssertUnwindSafe(|| core.stand_in())).unwrap_or(Deadline::NEVER);
+        let next = contain(|| core.stand_in()).unwrap_or(Deadline::NEVER);
         if !listener.wait(tick.min(next)) || !core.health.is_open() {
             return;
         }
         // After a panic nothing is granted any more, but the worker may stand in for threads that could not be started.
-        drop(catch_unwind(AssertUnwindSafe(|| core.step())));
+        contain(|| core.step());
     }
 }
 

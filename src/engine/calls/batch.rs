@@ -154,10 +154,11 @@ impl Core {
         }
         // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
         let mut granting = Vec::with_capacity(missed);
-        let started = |Request { key, fingerprint }, digest: Option<Digest>| async move {
+        let started = |Request { key, fingerprint },
+                       digest: Option<Digest>,
+                       mut queue_timeout: QueueTimeout| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
             self.health.check()?;
-            let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
             self.start(member, handle, KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
         };
         for (at, ((request, digest), result)) in
@@ -167,7 +168,7 @@ impl Core {
                 continue;
             }
             let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
-            call.set(Some(started(*request, digest)));
+            call.set(Some(started(*request, digest, QueueTimeout::new(self.options.queue_timeout))));
             match call.as_mut().as_pin_mut().map(poll_once) {
                 Some(Poll::Ready(begun)) => {
                     note(begun, at, result, &mut granting);
@@ -177,16 +178,17 @@ impl Core {
                 None => unreachable!("it was put there"),
             }
         }
-        let mut again = QueueTimeout::new(self.options.queue_timeout);
+        // One for the batch: what its members wait for runs at the same time.
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
-            self.begin_waiting(caller, &mut waiting, &mut results, &mut granting).await;
+            self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             tell_twins(&mut results, &granting);
             self.settle_all(caller, &mut results, &mut granting).await;
             let withdrawn = take_withdrawn(&results, &mut granting);
             if withdrawn.is_empty() {
                 break;
             }
-            let looked = Box::pin(self.look_again(caller, &mut again)).await;
+            let looked = Box::pin(self.look_again(caller, &mut queue_timeout)).await;
             for at in withdrawn {
                 let (Some(request), Some(digest), Some(result)) =
                     (requests.get(at), digests.get(at), results.get_mut(at))
@@ -194,12 +196,15 @@ impl Core {
                     continue;
                 };
                 match &looked {
-                    Ok(()) => waiting.push((at, Box::pin(Some(started(*request, *digest))))),
+                    Ok(()) => {
+                        let again = started(*request, *digest, queue_timeout.rest());
+                        waiting.push((at, Box::pin(Some(again))));
+                    }
                     Err(refused) => *result = Some(Err(refused.clone())),
                 }
             }
         }
-        self.arrive_all(&mut results, granting, again.span());
+        self.arrive_all(&mut results, granting, queue_timeout.span());
         let answers = results.into_iter().map(answered).zip(requests);
         answers
             .map(|(answer, request)| answer.map_err(|error| self.refused(scope, request.key, error)))
@@ -253,10 +258,14 @@ impl Core {
     async fn begin_waiting<F: Future<Output = Result<BeginProgress, BeginError>>>(
         &self,
         caller: Caller,
+        queue_timeout: &mut QueueTimeout,
         waiting: &mut Vec<(usize, Pin<Box<Option<F>>>)>,
         results: &mut [Option<Result<Begin, BeginError>>],
         granting: &mut Vec<(usize, PendingGrant)>,
     ) {
+        if !waiting.is_empty() {
+            queue_timeout.until();
+        }
         poll_fn(|context| {
             waiting.retain_mut(|(at, call)| {
                 let polled = call.as_mut().as_pin_mut().map(|call| call.poll(context));

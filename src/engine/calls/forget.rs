@@ -43,19 +43,15 @@ impl Core {
                     self.lapse(&attempt)?;
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
-                    if self.forget_one(caller, asked, &Doomed::Record(record)).await? {
-                        Counters::count(&self.counters.forgotten);
+                    if self.forget_one(caller, asked, &Doomed::Record(record), true).await? {
                         return Ok(true);
                     }
                 }
                 // Where its time is over, its row is on disk all the same, and the next opening would find it dead anew.
                 (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
-                    if self.forget_one(caller, asked, &Doomed::Interrupted(attempt)).await? {
-                        let was_known = decision.becomes().is_some();
-                        if was_known {
-                            Counters::count(&self.counters.forgotten);
-                        }
-                        return Ok(was_known);
+                    let is_known = decision.becomes().is_some();
+                    if self.forget_one(caller, asked, &Doomed::Interrupted(attempt), is_known).await? {
+                        return Ok(is_known);
                     }
                 }
                 (
@@ -74,12 +70,13 @@ impl Core {
         }
     }
 
-    /// Forgets what a key has, if it still does; the key is in flight meanwhile.
+    /// Forgets what a key has, if it still does; the key is in flight meanwhile. It counts where it was known.
     async fn forget_one(
         &self,
         caller: Caller,
         asked: KeyRef<'_>,
         doomed: &Doomed,
+        is_known: bool,
     ) -> Result<bool, CommitError> {
         self.check_blocking(caller)?;
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
@@ -100,7 +97,10 @@ impl Core {
             return Ok(false);
         };
         drop(reservation);
-        // The caller may stop waiting from here on: the key is forgotten all the same.
+        // The caller may stop waiting from here on: the key is forgotten all the same, and counts.
+        if is_known {
+            Counters::count(&self.counters.forgotten);
+        }
         self.commit.settled(caller, &mut ticket).await?;
         Ok(true)
     }
@@ -159,7 +159,7 @@ mod tests {
         drop(claim(&engine, "key"));
         let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
         let record = Doomed::Record(engine.scope("").resolve("key").unwrap().complete("reply").unwrap());
-        let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed)).unwrap();
+        let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed, true)).unwrap();
         assert!(!forget(&interrupted));
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Done(_))));
         assert!(forget(&record) && !forget(&record));

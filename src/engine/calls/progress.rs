@@ -63,9 +63,9 @@ impl Claim {
         let entry = Entry::Progress(row).encoded();
         // A claim granted after this moment inherits the progress, and its grant comes behind it in the log.
         let mut ticket = self.note(caller, &entry, |attempt, _now| attempt.set_progress(progress)).await?;
-        core.commit.settled(caller, &mut ticket).await?;
+        // The caller may stop waiting from here on: the progress is saved all the same.
         Counters::count(&core.counters.noted);
-        Ok(())
+        Ok(core.commit.settled(caller, &mut ticket).await?)
     }
 
     /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
@@ -98,6 +98,8 @@ impl Claim {
             })
         };
         let ticket = core.commit.append_if(caller, entries, &mut reservation, may)?;
+        // Others may have what is left of it while this call waits.
+        drop(reservation);
         if let Some(error) = unusable {
             return Err(error.into());
         }

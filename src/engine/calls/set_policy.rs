@@ -37,9 +37,10 @@ impl Core {
         let ticket = self.commit.append_if(caller, entries, &mut reservation, |_| true)?;
         let Some(mut ticket) = ticket else { unreachable!("it was not asked") };
         place.keep();
-        self.commit.settled(caller, &mut ticket).await?;
+        drop(reservation);
+        // The caller may stop waiting from here on: the policy comes into force all the same.
         Counters::count(&self.counters.declared);
         self.options.hooks.tell(|| Event::PolicySet { scope, policy });
-        Ok(())
+        Ok(self.commit.settled(caller, &mut ticket).await?)
     }
 }

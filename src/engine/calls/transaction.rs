@@ -105,8 +105,13 @@ impl Claim {
             Ok(begun) => begun,
             Err(error) => return Err(self.refused(core.store_refused(error).into())),
         };
-        // redb can't abort while a panic goes through it.
-        let worked = catch_unwind(AssertUnwindSafe(|| work(&begun.tables())));
+        // redb can't abort while a panic goes through it. The body that `work` gives is foreign code as well.
+        let (mut body, tables) = (None, begun.tables());
+        let kept = &mut body;
+        let worked = catch_unwind(AssertUnwindSafe(move || {
+            let given: &B = kept.insert(work(&tables)?);
+            Ok::<_, E>(given.as_ref())
+        }));
         if core.health.is_forked_for_sure() {
             // `work` forked, and this is the child: the transaction and the maintenance lock are the parent's, and go on there.
             std::mem::forget((begun, maintenance));
@@ -120,8 +125,8 @@ impl Claim {
                 core.store_refused(error);
             }
         };
-        let body = match worked {
-            Ok(Ok(body)) => body,
+        let body_bytes = match worked {
+            Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
                 undo(begun);
                 return Err(CompleteInError::Work { error, claim: Box::new(self) });
@@ -132,7 +137,7 @@ impl Claim {
                 resume_unwind(panic);
             }
         };
-        let given = EndRequest::new(Outcome::Success, body.as_ref());
+        let given = EndRequest::new(Outcome::Success, body_bytes);
         if let Err(error) = self.check(given) {
             undo(begun);
             return Err(self.refused(error));

@@ -38,7 +38,9 @@ pub(crate) struct DetachedClaims {
 
 impl DetachedClaims {
     pub(in crate::engine) fn put(&self, fence: Fence, left: DetachedClaim) {
-        self.left.lock().insert(fence, left);
+        // What this drops gives room back, and wakes callers: not under the lock.
+        let before = self.left.lock().insert(fence, left);
+        debug_assert!(before.is_none(), "a claim is handed over by the one that has it");
     }
 
     pub(in crate::engine) fn take(&self, fence: Fence) -> Option<DetachedClaim> {

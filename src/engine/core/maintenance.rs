@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::compaction::Compaction;
 use crate::Timestamp;
+use crate::error::Failure;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::wal::Identity;
 
@@ -59,6 +60,8 @@ pub(crate) struct MaintenanceState {
     /// The log, where it is not prepared for this opening yet.
     pub(in crate::engine) unprepared: Option<Unprepared>,
     pub(in crate::engine) compaction: Compaction,
+    /// What became of the last checkpoint, once the files of a closed engine are let go.
+    pub(in crate::engine) closed: Option<Result<(), Failure>>,
 }
 
 /// A log that is not prepared yet.

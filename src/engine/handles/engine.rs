@@ -219,7 +219,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When an earlier commit or checkpoint failed, or this one does.
+    /// When an earlier commit or checkpoint failed, or this one does. On a closed engine, when the checkpoint of its close failed.
     pub fn checkpoint(&self) -> Result<(), Failure> {
         self.handle.core().checkpoint_on_request().map_err(|error| match error {
             CommitError::Busy(Busy::DiskFull(failure)) => Failure::Io(failure),

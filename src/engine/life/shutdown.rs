@@ -26,13 +26,15 @@ impl Core {
         // Without the maintenance lock: a reader may wait for a thread that waits for it.
         self.store.await_table_readers();
         // Waits for work in the background. No such work starts after this.
-        let maintenance = self.maintenance.lock();
+        let mut maintenance = self.maintenance.lock();
         for attempt in self.index.attempts_out() {
             attempt.end(Ended::Closed);
             if self.health.failure().is_none() {
                 self.withdraw_at_close(&attempt);
             }
         }
+        // A panic from here on must not be followed by another checkpoint, which would lack the tail.
+        maintenance.closed = Some(Err(Failure::Panicked));
         let (tail, left) = self.publisher.take_last_tail();
         let flushed = match self.health.failure() {
             // There was nothing to bring up to date.
@@ -41,6 +43,7 @@ impl Core {
             // Even where a file was taken away: then that one is whole.
             None => self.last_checkpoint(&tail).and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
+        maintenance.closed = Some(flushed.clone());
         // The log first: the next process that opens the store locks the log too.
         let growing = self.maintenance.lock_growth();
         let log = self.log.get();

@@ -75,6 +75,7 @@ impl<'a> Request<'a> {
         let is_old = std::mem::replace(&mut self.wakes, state.wakes) == state.wakes;
         let Some(turn) = self.turn.filter(|turn| is_old && state.line.has(*turn)) else {
             drop(state);
+            drop_foreign(waker);
             return false;
         };
         let before = state.line.set_wakeup(turn, Wakeup::Task(waker));
