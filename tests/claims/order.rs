@@ -194,6 +194,30 @@ fn a_begin_that_is_pending_when_the_engine_closes_leaves_its_key_as_it_was() {
     }
 }
 
+/// The next opening interrupts such a claim, and may grant the key again. A caller that asks after the close must not get it then.
+#[test]
+fn a_begin_that_is_pending_when_a_failed_engine_closes_never_comes() {
+    for failing in [".idem", "-wal"] {
+        let machine = Machine::rerun();
+        let engine = machine.open();
+        let scope = engine.scope("");
+        let mut begin = begun(&scope, "key");
+        engine.flush().unwrap();
+        machine.disk.fail_syncs(Some(failing));
+        assert_eq!(scope.begin("behind", request()).is_err(), failing == "-wal");
+        assert_eq!(engine.checkpoint().is_err(), failing == ".idem");
+        machine.disk.fail_syncs(None);
+        assert!(engine.clone().close().is_err());
+        machine.disk.reboot(idemkv::sim::CrashKind::DropAll);
+        let later = machine.open();
+        let next = fresh(&later.scope(""), "key");
+        assert_eq!(next.attempt(), 2, "whether it came nobody knows");
+        let first = ready(begin.as_mut());
+        assert!(matches!(first, Err(BeginError::Closed)), "{failing}: {first:?}");
+        next.complete("reply").unwrap();
+    }
+}
+
 /// As many claims as the log has room for.
 fn fill(scope: &Scope) -> Vec<idemkv::Claim> {
     let mut held = Vec::new();

@@ -83,7 +83,7 @@ impl Core {
     }
 
     /// Takes a claim back while the engine closes, unless it has arrived: the log takes nothing any more, and the last checkpoint is still
-    /// to come.
+    /// to come. An engine that has failed makes none, so the next opening may interrupt the claim: all the more it must not arrive.
     pub(in crate::engine) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) {
         let bytes = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));

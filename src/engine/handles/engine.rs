@@ -33,7 +33,8 @@ pub struct Engine {
 /// What closing found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// Claims that were still out. Their keys are interrupted when the file is opened again, where intents are durable.
+    /// Claims that were still out. Their keys are interrupted when the file is opened again, where intents are durable. A claim that was
+    /// handed over as a token counts too, but stands.
     pub claims_left: usize,
 }
 

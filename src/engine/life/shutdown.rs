@@ -29,9 +29,7 @@ impl Core {
         let mut maintenance = self.maintenance.lock();
         for attempt in self.index.attempts_out() {
             attempt.end(Ended::Closed);
-            if self.health.failure().is_none() {
-                self.withdraw_at_close(&attempt);
-            }
+            self.withdraw_at_close(&attempt);
         }
         // A panic from here on must not be followed by another checkpoint, which would lack the tail.
         maintenance.closed = Some(Err(Failure::Panicked));
