@@ -165,6 +165,14 @@ impl Record {
         Self::new(&RecordParts { body_kept: false, body: &[], ..self.parts() }, None)
     }
 
+    /// The same record without its body, which the disk alone has.
+    pub(crate) fn without_body_at(&self, place: RecordLocation) -> Self {
+        let left = self.without_body();
+        left.set_durable();
+        left.set_location(place);
+        left
+    }
+
     /// A copy that is not stored anywhere yet, for a new block.
     pub(crate) fn to_be_moved(&self) -> Self {
         let copy = Self::new(&self.parts(), None);

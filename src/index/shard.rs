@@ -82,7 +82,7 @@ impl Shard {
         self.cached_bytes += slot.cached_bytes();
         self.open += usize::from(slot.is_open());
         self.interrupted += usize::from(slot.is_interrupted());
-        if let Some(until) = slot.new_until() {
+        if let Some(until) = slot.new_due() {
             self.due.add(until);
         }
         let old = self.table.put(found, digest, slot);
@@ -190,18 +190,26 @@ impl Shard {
         self.due.is_pass_due(now, self.table.cells())
     }
 
-    /// Removes what has expired from `cells` cells from `from` on; gives the keys of interrupted claims among it, which
+    /// Removes what has expired from `cells` cells from `from` on, and leaves records to the disk whose bodies have; gives the keys of interrupted claims among it, which
     /// have rows on disk, and the number of keys removed.
     pub(crate) fn sweep(&mut self, from: usize, cells: usize, now: Timestamp, epoch: Timestamp) -> Swept {
-        let mut due = Vec::new();
+        let (mut due, mut expired) = (Vec::new(), Vec::new());
         let to = from.saturating_add(cells).min(self.table.cells());
         for at in from..to {
             let Some((digest, slot)) = self.table.cell(at) else { continue };
             if decide(slot.state(epoch), Event::Sweep { now }) == Decision::Become(Phase::Vacant) {
                 due.push((digest, slot.clone()));
-            } else if let Some(until) = slot.remembered_until(epoch) {
+                continue;
+            }
+            if let Some(stored) = slot.without_expired_body(now, epoch) {
+                expired.push((digest, stored));
+            }
+            if let Some(until) = slot.due_after(now, epoch) {
                 self.due.leave(now, until);
             }
+        }
+        for (digest, stored) in expired {
+            self.set(digest, stored);
         }
         let mut swept = Swept { passed: to.saturating_sub(from), ..Swept::default() };
         for (digest, slot) in due {

@@ -123,14 +123,46 @@ impl Slot {
         }
     }
 
-    /// Until when the key is remembered, where its slot is set for the first time since that is known. A record that is left to the disk
-    /// alone was set before.
+    /// When the sweeper has something to do here, where the slot is set for the first time since that is known: the body has expired, or
+    /// the key is no longer remembered. A record that is left to the disk alone was set before.
     #[inline]
-    pub(crate) fn new_until(&self) -> Option<Timestamp> {
+    pub(crate) fn new_due(&self) -> Option<Timestamp> {
         match self {
             Self::Interrupted(attempt) => Some(attempt.remembered_until()),
-            Self::Cached(record, _) => Some(record.remembered_until()),
+            Self::Cached(record, _) if record.body().is_empty() => Some(record.remembered_until()),
+            Self::Cached(record, _) => Some(record.expires()),
             Self::Vacant | Self::InFlight(_) | Self::Ending(_) | Self::Stored { .. } => None,
+        }
+    }
+
+    /// When the sweeper has something to do here that it has not by `now`.
+    pub(crate) fn due_after(&self, now: Timestamp, epoch: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Cached(record, _) if !record.body().is_empty() && now < record.expires() => {
+                Some(record.expires())
+            }
+            Self::Vacant
+            | Self::InFlight(_)
+            | Self::Ending(_)
+            | Self::Interrupted(_)
+            | Self::Cached(..)
+            | Self::Stored { .. } => self.remembered_until(epoch),
+        }
+    }
+
+    /// A record on disk whose body has expired and is in memory all the same: what is to be there in its place.
+    pub(crate) fn without_expired_body(&self, now: Timestamp, epoch: Timestamp) -> Option<Self> {
+        match self {
+            Self::Cached(record, _) if !record.body().is_empty() && record.expires() <= now => {
+                let until = SlotTime::new(record.remembered_until(), epoch);
+                record.location().map(|place| Self::Stored { until, place })
+            }
+            Self::Vacant
+            | Self::InFlight(_)
+            | Self::Ending(_)
+            | Self::Interrupted(_)
+            | Self::Cached(..)
+            | Self::Stored { .. } => None,
         }
     }
 

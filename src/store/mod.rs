@@ -56,7 +56,7 @@ use backend_error::BackendError;
 use directory::Directory;
 use due::Due;
 use forgotten::Forgotten;
-use tally::TalliedTable;
+use tally::{TalliedTable, Tally};
 
 const META_ROW: &str = "meta";
 
@@ -171,7 +171,11 @@ impl Store {
     /// Bytes of the file that are live; `None` where others have tables in it, which are not counted.
     pub(crate) fn live_bytes(&self) -> Option<u64> {
         let is_shared = self.is_shared.load(Ordering::Relaxed);
-        (!is_shared).then(|| self.directory.read().file_bytes())
+        (!is_shared).then(|| {
+            let Tallies { index: _, claims, forgotten, scopes } = self.meta().tallies;
+            let rows = [claims, forgotten, scopes].iter().map(Tally::file_bytes).sum::<u64>();
+            self.directory.read().file_bytes().saturating_add(rows)
+        })
     }
 
     /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile. The next

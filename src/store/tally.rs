@@ -9,6 +9,9 @@ use redb::{Key, ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTra
 use super::backend_error::BackendError;
 use crate::codec::CHECKSUM_BYTES;
 
+/// What redb stores for a row besides its value: a digest, and where the row ends.
+const KEY_BYTES: u64 = 20;
+
 /// What a table holds: rows that each begin with their checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub(crate) struct Tally {
@@ -21,6 +24,12 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Bytes of the pages that the rows take, roughly: pages are two thirds full of keys that come in no order.
+    pub(super) fn file_bytes(&self) -> u64 {
+        let rows = self.bytes.saturating_add(self.rows.saturating_mul(KEY_BYTES));
+        rows.saturating_add(rows / 2)
+    }
+
     /// Counts a row. Sums wrap: in a damaged file they may be anything.
     pub(super) fn add(&mut self, row: &[u8]) {
         self.rows = self.rows.wrapping_add(1);

@@ -62,3 +62,39 @@ fn bodies_that_expire_one_after_the_other_cost_a_commit_of_the_store_every_ten_m
     let checkpoints = engine.stats().checkpoints - before;
     assert!((2..=24).contains(&checkpoints), "{checkpoints} checkpoints in four hours");
 }
+
+/// An engine with a record that is on disk and in memory, and has expired. Its key is remembered for much longer.
+fn expired_in_memory(machine: &Machine) -> Engine {
+    let engine = open(machine, Policy::default().ttl(HOUR).tombstone_ttl(100 * HOUR));
+    fresh(&engine.default_scope(), "key").complete(vec![b'x'; BODY]).unwrap();
+    engine.checkpoint().unwrap();
+    assert!(engine.stats().cached_bytes > BODY);
+    machine.clock.advance(HOUR);
+    engine
+}
+
+/// No checkpoint can be made, for the disk is full.
+#[test]
+fn an_expired_body_leaves_memory_whether_or_not_its_block_can_go() {
+    let machine = Machine::default();
+    let engine = expired_in_memory(&machine);
+    machine.disk.set_capacity(Some(0));
+    pass(&machine, &engine, Duration::from_secs(120));
+    assert!(engine.stats().cached_bytes < BODY, "{} bytes", engine.stats().cached_bytes);
+    assert_eq!(engine.stats().reclaimed_blocks, 0);
+    assert!(matches!(engine.get("key").unwrap(), Status::Expired(_)));
+}
+
+#[test]
+fn a_late_retry_does_not_bring_an_expired_body_back_into_memory() {
+    let machine = Machine::default();
+    let engine = expired_in_memory(&machine);
+    engine.close().unwrap();
+    let engine = open(&machine, Policy::default().ttl(HOUR).tombstone_ttl(100 * HOUR));
+    assert_eq!(engine.stats().cached_bytes, 0);
+    for _ in 0..2 {
+        assert!(matches!(engine.get("key").unwrap(), Status::Expired(_)));
+        let bytes = engine.stats().cached_bytes;
+        assert!(0 < bytes && bytes < BODY, "{bytes} bytes");
+    }
+}

@@ -26,6 +26,11 @@ pub fn cached(cache: u64, unstored: impl Iterator<Item = u64>) -> u64 {
     cache + 2 * (4_096 + RECORD_BYTES) + unstored.map(|body| body + RECORD_BYTES).sum::<u64>()
 }
 
+/// Bytes of records in memory when nothing has happened for hours: no body that has expired.
+pub fn cached_at_rest(bodies: impl Iterator<Item = u64>) -> u64 {
+    bodies.map(|body| body + RECORD_BYTES).sum()
+}
+
 /// Keys in the index: those that are remembered, those that were until a moment ago, and a sixteenth of the cells.
 pub fn entries(live: u64, ended: impl Iterator<Item = u64>, now: u64, tick: u64) -> u64 {
     let recent = ended.filter(|until| until + SWEEP_LATE + 2 * tick > now).count() as u64;
@@ -39,7 +44,7 @@ pub fn file_under_load(peak: u64) -> u64 {
 
 /// Bytes of the file once it could be compacted.
 pub fn file_at_rest(live: u64) -> u64 {
-    5 * live / 2 + 6 * MIB
+    13 * live / 4 + 6 * MIB
 }
 
 /// How often a file is compacted in a phase in which all expires at once: when it is no longer written to, and when all is gone.

@@ -179,8 +179,11 @@ impl Life {
         self.look();
         let is_rest = matches!(kind, Kind::Hours | Kind::Days | Kind::Months) && !self.is_shared;
         if is_rest {
-            let live = self.live_bytes();
+            let (live, now) = (self.live_bytes(), self.now);
             self.holds("bytes of the file at rest", after.file_bytes, bounds::file_at_rest(live));
+            let keys = self.keys.iter().map(|key| if now < key.expires { key.body as u64 } else { 0 });
+            let may_be = bounds::cached_at_rest(keys);
+            self.holds("bytes of records in memory at rest", after.cached_bytes as u64, may_be);
         }
     }
 
@@ -401,9 +404,10 @@ impl Life {
     /// Whether a checkpoint has stored what there was.
     fn observe(&mut self) {
         let stats = self.engine().stats();
-        self.shrinks += u64::from(stats.file_bytes < self.file);
-        self.file = stats.file_bytes;
         let checkpoints = stats.checkpoints;
+        // A checkpoint may cut off free pages at the end of the file. That is no compaction.
+        self.shrinks += u64::from(stats.file_bytes < self.file && checkpoints == self.checkpoints);
+        self.file = stats.file_bytes;
         if checkpoints != self.checkpoints {
             self.checkpoints = checkpoints;
             // What was over is not stored, and waits for the sweeper.
@@ -427,6 +431,8 @@ impl Life {
         }
         for key in self.keys.iter_mut().filter(|key| !key.is_body_gone && key.expires <= now) {
             key.is_body_gone = true;
+            // The sweeper comes for the body, too.
+            self.phase.ended += 1;
             self.phase.due += key.file_bytes(0) + 400;
         }
         self.ended.retain(|until| until + 10 * 60 * SECOND > now);

@@ -99,6 +99,8 @@ impl Core {
             return Ok(Lookup::Expired(place));
         }
         self.index.count_loaded(asked.digest);
+        // A body whose time is over does not come back into memory.
+        let record = if record.expires() <= before { record.without_body_at(place) } else { record };
         self.index.cache(asked.digest, &record);
         Ok(Lookup::Record(record))
     }

@@ -1,7 +1,7 @@
 //! When compacting the file pays; `compact.rs` does it.
 //!
-//! redb doubles its file when it needs more, and never shrinks it. Compacting costs in proportion to what is live, and the next commit
-//! may double the file again. So it pays where nearly half of the file is free, and not again until there is as much to be had.
+//! redb doubles its file when it needs more, and never shrinks it by much. Compacting costs in proportion to what is live, and the next
+//! commit may double the file again. So it pays where nearly half of the file is free, and not again until more is free than that.
 
 use std::time::Duration;
 
@@ -21,18 +21,22 @@ pub(crate) struct Space {
 
 #[derive(Debug, Default)]
 pub(crate) struct Compaction {
-    /// How many entries the log had got when it was last looked at, and when so many were first seen. `None` before the first look.
+    /// How much work was done when it was last looked at, and when so much was first seen. `None` before the first look.
     last: Option<(u64, Timestamp)>,
-    /// What the last compaction left.
+    /// What the last compaction left, of this opening or an earlier one.
     left: Option<Space>,
 }
 
 impl Compaction {
-    /// Whether the engine, which has committed so many entries by now, has committed none for so long. An engine that was just opened is
-    /// busy.
-    pub(in crate::engine) fn is_idle(&mut self, entries: u64, now: Timestamp, long: Duration) -> bool {
-        let since = self.last.filter(|&(seen, _)| seen == entries).map_or(now, |(_, since)| since);
-        self.last = Some((entries, since));
+    /// Of an engine that was just opened.
+    pub(in crate::engine) fn after_opening(left: Option<Space>) -> Self {
+        Self { last: None, left }
+    }
+
+    /// Whether the engine, which has done so much work by now, has done none for so long. An engine that was just opened is busy.
+    pub(in crate::engine) fn is_idle(&mut self, done: u64, now: Timestamp, long: Duration) -> bool {
+        let since = self.last.filter(|&(seen, _)| seen == done).map_or(now, |(_, since)| since);
+        self.last = Some((done, since));
         now.saturating_since(since) >= long
     }
 
@@ -40,10 +44,11 @@ impl Compaction {
     pub(in crate::engine) fn pays(&self, space: Space) -> bool {
         let Space { live, file } = space;
         let is_long = live <= LIVE_MAX && file > live.saturating_mul(7) / 4 + SLACK;
-        // What the last one could not give back this one can't either.
+        // What the last one could not give back this one can't either, and what the next commit took it would take again.
         let is_new = self.left.is_none_or(|left| {
+            let doubled = left.file.max(left.live.saturating_mul(2));
             live.saturating_mul(5) < left.live.saturating_mul(4)
-                || file > left.file.saturating_mul(5) / 4 + SLACK
+                || file > doubled.saturating_mul(5) / 4 + SLACK
         });
         is_long && is_new
     }
@@ -80,6 +85,14 @@ mod tests {
         assert!(!compaction.pays(space(100, 300)) && !compaction.pays(space(81, 300)));
         assert!(compaction.pays(space(79, 300)), "much has expired since");
         assert!(!compaction.pays(space(100, 379)) && compaction.pays(space(100, 380)), "the file has grown");
+    }
+
+    #[test]
+    fn a_file_that_was_doubled_since_is_not_tried_again_after_a_restart_either() {
+        let compaction = Compaction::after_opening(Some(space(100, 101)));
+        assert!(!compaction.pays(space(100, 202)) && !compaction.pays(space(100, 254)));
+        assert!(compaction.pays(space(100, 255)), "it was doubled twice");
+        assert!(compaction.pays(space(79, 202)), "much has expired since");
     }
 
     #[test]

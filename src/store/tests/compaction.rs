@@ -49,6 +49,25 @@ fn a_compaction_that_fails_loses_nothing() {
     assert!(failed > 0);
 }
 
+/// Of keys whose claims were interrupted, and of those that were forgotten.
+#[test]
+fn rows_without_a_block_are_live_too() {
+    const ROWS: u64 = 20_000;
+    let digests =
+        || (1..=ROWS).map(|n| Digest::from_u128(u128::from(n) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    let claims = Batch { claims: digests().map(|it| (it, vec![b'x'; 120])).collect(), ..Batch::default() };
+    let forgotten = Batch { forgotten: digests().map(|it| (it, FORGETTABLE)).collect(), ..Batch::default() };
+    for batch in [claims, forgotten] {
+        let store = new_store(&SimDisk::new());
+        let before = store.live_bytes().unwrap();
+        apply(&store, &batch, NOW, true).unwrap();
+        assert!(store.compact().unwrap());
+        let (live, file) = (store.live_bytes().unwrap() - before, store.file_bytes());
+        println!("{live} of {file}");
+        assert!(live > file / 2 && live < file * 5 / 4, "{live} of {file} bytes are live");
+    }
+}
+
 #[test]
 fn what_is_live_is_not_known_of_a_file_with_tables_of_others() {
     const THEIRS: TableDefinition<'_, u64, u64> = TableDefinition::new("theirs");
