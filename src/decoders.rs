@@ -373,7 +373,7 @@ fn meta() -> Meta {
         block_next: 8,
         keys: 10,
         tallies: Tallies::default(),
-        compacted: None,
+        compacted_live: None,
         high_water_ms: 12,
         wall_max_ms: 13,
         boot_id: Some([14; 16]),

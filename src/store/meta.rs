@@ -38,8 +38,8 @@ pub(crate) struct Meta {
     pub(crate) keys: u64,
     /// What the tables hold.
     pub(crate) tallies: Tallies,
-    /// Live bytes and bytes of the file when it was last compacted.
-    pub(crate) compacted: Option<(u64, u64)>,
+    /// Live bytes of the file when it was last compacted.
+    pub(crate) compacted_live: Option<u64>,
     // What the clocks showed when this was written, see `TimeMark`.
     /// The highest engine time the file has seen.
     pub(crate) high_water_ms: u64,
@@ -136,7 +136,7 @@ mod tests {
                 forgotten: tally(&[9, 0, 0, 0, 0, 0, 0, 0, 1]),
                 scopes: tally(&[10, 0, 0, 0, 0, 0, 0, 0]),
             },
-            compacted: Some((14, 16)),
+            compacted_live: Some(14),
             high_water_ms: 11,
             wall_max_ms: 12,
             boot_id: Some([14; 16]),
@@ -148,7 +148,7 @@ mod tests {
     fn golden_bytes_and_round_trip() {
         let row = meta().encode();
         let tallies = [1, 11, 7, 1, 10, 8, 1, 9, 9, 1, 8, 10];
-        let numbers = [&[4, 5, 1, 1, b'f', 0, 6, 7, 8, 13][..], &tallies, &[1, 14, 16, 11, 12, 1]].concat();
+        let numbers = [&[4, 5, 1, 1, b'f', 0, 6, 7, 8, 13][..], &tallies, &[1, 14, 11, 12, 1]].concat();
         let fields = [&[1; 16][..], &[2; 32], &numbers, &[14; 16], &[15]].concat();
         let (version, sealed) = row.split_at(4);
         assert_eq!(version, [5, 0, 0, 0]);

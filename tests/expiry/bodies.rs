@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{Machine, fresh};
-use idemkv::{Engine, Policy, Status};
+use idemkv::{Engine, Policy, Scope, Status};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// What the documents promise beyond the TTL: ten minutes for the file, a minute for memory.
@@ -63,37 +63,45 @@ fn bodies_that_expire_one_after_the_other_cost_a_commit_of_the_store_every_ten_m
     assert!((2..=24).contains(&checkpoints), "{checkpoints} checkpoints in four hours");
 }
 
-/// An engine with a record that is on disk and in memory, and has expired. Its key is remembered for much longer.
-fn expired_in_memory(machine: &Machine) -> Engine {
-    let engine = open(machine, Policy::default().ttl(HOUR).tombstone_ttl(100 * HOUR));
-    fresh(&engine.default_scope(), "key").complete(vec![b'x'; BODY]).unwrap();
-    engine.checkpoint().unwrap();
-    assert!(engine.stats().cached_bytes > BODY);
-    machine.clock.advance(HOUR);
-    engine
+/// A day's policy, so that blocks go every ten minutes, and a scope of an hour whose keys are remembered for much longer.
+fn open_with_tombstones(machine: &Machine) -> (Engine, Scope) {
+    let engine = open(machine, Policy::default().ttl(24 * HOUR));
+    let scope = engine.set_policy("hour", Policy::default().ttl(HOUR).tombstone_ttl(100 * HOUR)).unwrap();
+    (engine, scope)
 }
 
-/// No checkpoint can be made, for the disk is full.
 #[test]
-fn an_expired_body_leaves_memory_whether_or_not_its_block_can_go() {
+fn the_sweeper_takes_an_expired_body_out_of_memory_long_before_its_block_goes() {
     let machine = Machine::default();
-    let engine = expired_in_memory(&machine);
-    machine.disk.set_capacity(Some(0));
-    pass(&machine, &engine, Duration::from_secs(120));
-    assert!(engine.stats().cached_bytes < BODY, "{} bytes", engine.stats().cached_bytes);
-    assert_eq!(engine.stats().reclaimed_blocks, 0);
-    assert!(matches!(engine.get("key").unwrap(), Status::Expired(_)));
+    let (engine, scope) = open_with_tombstones(&machine);
+    let minute = Duration::from_secs(60);
+    for key in ["first", "second"] {
+        fresh(&scope, key).complete(vec![b'x'; BODY]).unwrap();
+        // A block for each.
+        engine.checkpoint().unwrap();
+        machine.clock.advance(minute);
+    }
+    machine.clock.advance(HOUR - 2 * minute);
+    engine.step();
+    assert_eq!(engine.stats().reclaimed_blocks, 1, "the next one goes in ten minutes");
+    pass(&machine, &engine, 2 * minute);
+    let bytes = engine.stats().cached_bytes;
+    assert_eq!(engine.stats().reclaimed_blocks, 1);
+    assert!(bytes < BODY, "{bytes} bytes");
+    assert!(matches!(scope.get("second").unwrap(), Status::Expired(_)));
 }
 
 #[test]
 fn a_late_retry_does_not_bring_an_expired_body_back_into_memory() {
     let machine = Machine::default();
-    let engine = expired_in_memory(&machine);
+    let (engine, scope) = open_with_tombstones(&machine);
+    fresh(&scope, "key").complete(vec![b'x'; BODY]).unwrap();
+    drop(scope);
     engine.close().unwrap();
-    let engine = open(&machine, Policy::default().ttl(HOUR).tombstone_ttl(100 * HOUR));
-    assert_eq!(engine.stats().cached_bytes, 0);
+    let (engine, scope) = open_with_tombstones(&machine);
+    machine.clock.advance(HOUR);
     for _ in 0..2 {
-        assert!(matches!(engine.get("key").unwrap(), Status::Expired(_)));
+        assert!(matches!(scope.get("key").unwrap(), Status::Expired(_)));
         let bytes = engine.stats().cached_bytes;
         assert!(0 < bytes && bytes < BODY, "{bytes} bytes");
     }

@@ -44,14 +44,11 @@ pub fn file_under_load(peak: u64) -> u64 {
 
 /// Bytes of the file once it could be compacted.
 pub fn file_at_rest(live: u64) -> u64 {
-    13 * live / 4 + 6 * MIB
+    4 * live + 6 * MIB
 }
 
-/// How often a file is compacted in a phase in which all expires at once: when it is no longer written to, and when all is gone.
-/// Otherwise now and then again.
-pub fn compactions(at_once: bool) -> u64 {
-    if at_once { 2 } else { 4 }
-}
+/// How often a file is compacted in a phase: when it is no longer written to, and again when half of what was live has gone.
+pub const COMPACTIONS: u64 = 4;
 
 /// What happened in a phase.
 #[derive(Clone, Copy, Debug, Default)]

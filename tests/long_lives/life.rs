@@ -174,7 +174,7 @@ impl Life {
         self.holds("checkpoints", checkpoints, self.phase.checkpoints());
         let written = self.machine.disk.written() - bytes;
         self.holds("bytes written", written, self.phase.written(checkpoints));
-        self.holds("compactions", self.shrinks, bounds::compactions(kind == Kind::Empty));
+        self.holds("compactions", self.shrinks, bounds::COMPACTIONS);
         self.holds("cells passed", self.passed, self.phase.passed());
         self.look();
         let is_rest = matches!(kind, Kind::Hours | Kind::Days | Kind::Months) && !self.is_shared;

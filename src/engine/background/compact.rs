@@ -5,19 +5,17 @@ use crate::engine::core::Core;
 use crate::engine::core::compaction::Space;
 use crate::engine::core::maintenance::MaintenanceState;
 use crate::store::{Batch, Meta};
-use crate::sync::Ordering;
 
-/// The engine is idle when nothing but the time was committed, and nothing dropped, for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
+/// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
 const IDLE_TICKS: u32 = 10;
 
 impl Core {
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
     /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
     pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
-        // Dropping what has expired is work too. While more falls due, each commit for it may double the file again.
-        let reclaimed = self.counters.reclaimed_blocks.load(Ordering::Relaxed);
-        let done = self.publisher.entries_but_marks().wrapping_add(reclaimed);
-        let is_idle = maintenance.compaction.is_idle(done, now, IDLE_TICKS * self.tick());
+        let entries = self.publisher.entries_but_marks();
+        let is_idle = maintenance.compaction.is_idle(entries, now, IDLE_TICKS * self.tick());
+        let logged = self.commit.stats().bytes;
         let stopped = self.commit.failure().is_some()
             || self.health.is_poisoned()
             || self.health.disk().any().is_some();
@@ -25,7 +23,7 @@ impl Core {
         if !is_idle
             || stopped
             || self.has_due(now)
-            || !self.space().is_some_and(|space| maintenance.compaction.pays(space))
+            || !self.space().is_some_and(|space| maintenance.compaction.pays(space, logged))
         {
             return;
         }
@@ -34,13 +32,13 @@ impl Core {
             Ok(false) => return,
             // The last commit has to be one of ours: a commit of the compaction needs a repair after a kill.
             Ok(true) => {
-                let left = self.space();
-                let note = |meta: &mut Meta| meta.compacted = left.map(|left| (left.live, left.file));
+                let live = self.store.live_bytes();
+                let note = |meta: &mut Meta| meta.compacted_live = live;
                 self.store_batch(None, &Batch::default(), note).map(drop)
             }
             Err(error) => Err(error),
         };
-        maintenance.compaction.is_over(self.space().unwrap_or_default());
+        maintenance.compaction.is_over(self.store.live_bytes().unwrap_or_default(), logged);
         if let Err(error) = compacted {
             self.checkpoint_failed(error);
         }

@@ -1,7 +1,8 @@
 //! When compacting the file pays; `compact.rs` does it.
 //!
-//! redb doubles its file when it needs more, and never shrinks it by much. Compacting costs in proportion to what is live, and the next
-//! commit may double the file again. So it pays where nearly half of the file is free, and not again until more is free than that.
+//! redb doubles its file when it needs more, and never shrinks it by much. Compacting moves what is live, and the next commit may double
+//! the file again. So it pays where nearly half of the file is free, and where no more is moved than was written or dropped since the
+//! last time.
 
 use std::time::Duration;
 
@@ -21,41 +22,41 @@ pub(crate) struct Space {
 
 #[derive(Debug, Default)]
 pub(crate) struct Compaction {
-    /// How much work was done when it was last looked at, and when so much was first seen. `None` before the first look.
+    /// How many entries the log had got when it was last looked at, and when so many were first seen. `None` before the first look.
     last: Option<(u64, Timestamp)>,
-    /// What the last compaction left, of this opening or an earlier one.
-    left: Option<Space>,
+    /// Live bytes when the file was last compacted, in this opening or an earlier one.
+    live: Option<u64>,
+    /// Bytes of entries that the log had got by then.
+    logged: u64,
 }
 
 impl Compaction {
     /// Of an engine that was just opened.
-    pub(in crate::engine) fn after_opening(left: Option<Space>) -> Self {
-        Self { last: None, left }
+    pub(in crate::engine) fn after_opening(live: Option<u64>) -> Self {
+        Self { last: None, live, logged: 0 }
     }
 
-    /// Whether the engine, which has done so much work by now, has done none for so long. An engine that was just opened is busy.
-    pub(in crate::engine) fn is_idle(&mut self, done: u64, now: Timestamp, long: Duration) -> bool {
-        let since = self.last.filter(|&(seen, _)| seen == done).map_or(now, |(_, since)| since);
-        self.last = Some((done, since));
+    /// Whether the engine, which has committed so many entries by now, has committed none for so long. An engine that was just opened is
+    /// busy.
+    pub(in crate::engine) fn is_idle(&mut self, entries: u64, now: Timestamp, long: Duration) -> bool {
+        let since = self.last.filter(|&(seen, _)| seen == entries).map_or(now, |(_, since)| since);
+        self.last = Some((entries, since));
         now.saturating_since(since) >= long
     }
 
-    /// Whether the file gets shorter by much.
-    pub(in crate::engine) fn pays(&self, space: Space) -> bool {
+    /// Whether the file gets shorter by much, for what has happened since the last time. By now the log has got so many bytes of entries.
+    pub(in crate::engine) fn pays(&self, space: Space, logged: u64) -> bool {
         let Space { live, file } = space;
         let is_long = live <= LIVE_MAX && file > live.saturating_mul(7) / 4 + SLACK;
-        // What the last one could not give back this one can't either, and what the next commit took it would take again.
-        let is_new = self.left.is_none_or(|left| {
-            let doubled = left.file.max(left.live.saturating_mul(2));
-            live.saturating_mul(5) < left.live.saturating_mul(4)
-                || file > doubled.saturating_mul(5) / 4 + SLACK
-        });
-        is_long && is_new
+        let written = logged.saturating_sub(self.logged);
+        let is_paid =
+            self.live.is_none_or(|before| written.saturating_add(before.saturating_sub(live)) >= live);
+        is_long && is_paid
     }
 
-    /// A compaction is over, with the commit of the store that follows it.
-    pub(in crate::engine) fn is_over(&mut self, left: Space) {
-        self.left = Some(left);
+    /// A compaction is over, of so many live bytes.
+    pub(in crate::engine) fn is_over(&mut self, live: u64, logged: u64) {
+        (self.live, self.logged) = (Some(live), logged);
     }
 }
 
@@ -71,28 +72,25 @@ mod tests {
 
     #[test]
     fn it_pays_where_much_is_free_and_what_is_live_can_be_moved_in_a_moment() {
-        let new = Compaction::default();
-        assert!(!new.pays(space(0, 4)) && new.pays(space(0, 5)));
-        assert!(!new.pays(space(100, 179)) && new.pays(space(100, 180)));
-        assert!(new.pays(space(1_024, 4_000)) && !new.pays(space(1_025, 1 << 20)));
+        let pays = |live, file| Compaction::default().pays(space(live, file), 0);
+        assert!(!pays(0, 4) && pays(0, 5));
+        assert!(!pays(100, 179) && pays(100, 180));
+        assert!(pays(1_024, 4_000) && !pays(1_025, 1 << 20));
     }
 
     #[test]
-    fn it_is_not_tried_again_until_there_is_as_much_to_be_had() {
+    fn no_more_is_moved_than_was_written_or_dropped_since_the_last_time_after_a_restart_too() {
         let mut compaction = Compaction::default();
+        compaction.is_over(100 * MIB, 7 * MIB);
+        let logged = |mebibytes: u64| (7 + mebibytes) * MIB;
         // A commit has doubled the file again, and more.
-        compaction.is_over(space(100, 300));
-        assert!(!compaction.pays(space(100, 300)) && !compaction.pays(space(81, 300)));
-        assert!(compaction.pays(space(79, 300)), "much has expired since");
-        assert!(!compaction.pays(space(100, 379)) && compaction.pays(space(100, 380)), "the file has grown");
-    }
-
-    #[test]
-    fn a_file_that_was_doubled_since_is_not_tried_again_after_a_restart_either() {
-        let compaction = Compaction::after_opening(Some(space(100, 101)));
-        assert!(!compaction.pays(space(100, 202)) && !compaction.pays(space(100, 254)));
-        assert!(compaction.pays(space(100, 255)), "it was doubled twice");
-        assert!(compaction.pays(space(79, 202)), "much has expired since");
+        assert!(
+            !compaction.pays(space(100, 300), logged(99)) && compaction.pays(space(100, 300), logged(100))
+        );
+        assert!(!compaction.pays(space(51, 300), logged(1)) && compaction.pays(space(50, 300), logged(0)));
+        assert!(compaction.pays(space(60, 300), logged(20)));
+        let restarted = Compaction::after_opening(Some(100 * MIB));
+        assert!(!restarted.pays(space(100, 300), 0) && restarted.pays(space(50, 300), 0));
     }
 
     #[test]

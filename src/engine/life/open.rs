@@ -8,7 +8,7 @@ use crate::codec::Text;
 use crate::commit::{Commit, Threads};
 use crate::disk::{Kind, UNFINISHED};
 use crate::engine::core::closing::Closing;
-use crate::engine::core::compaction::{Compaction, Space};
+use crate::engine::core::compaction::Compaction;
 use crate::engine::core::current_log::CurrentLog;
 use crate::engine::core::detached_claims::DetachedClaims;
 use crate::engine::core::fences::Fences;
@@ -103,8 +103,7 @@ impl Core {
         core.make_ready(&mut unprepared, &replayed)?;
         let mut maintenance = core.maintenance.lock();
         maintenance.unprepared = unprepared;
-        let left = meta.compacted.map(|(live, file)| Space { live, file });
-        maintenance.compaction = Compaction::after_opening(left);
+        maintenance.compaction = Compaction::after_opening(meta.compacted_live);
         drop(maintenance);
         Ok(core)
     }
@@ -224,7 +223,7 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
         block_next: 0,
         keys: 0,
         tallies: Tallies::default(),
-        compacted: None,
+        compacted_live: None,
         high_water_ms: 0,
         wall_max_ms: 0,
         boot_id: None,

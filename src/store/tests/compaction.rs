@@ -53,8 +53,9 @@ fn a_compaction_that_fails_loses_nothing() {
 #[test]
 fn rows_without_a_block_are_live_too() {
     const ROWS: u64 = 20_000;
-    let digests =
-        || (1..=ROWS).map(|n| Digest::from_u128(u128::from(n) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    let scattered =
+        |n: u64| Digest::from_u128(u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+    let digests = || (1..=ROWS).map(scattered);
     let claims = Batch { claims: digests().map(|it| (it, vec![b'x'; 120])).collect(), ..Batch::default() };
     let forgotten = Batch { forgotten: digests().map(|it| (it, FORGETTABLE)).collect(), ..Batch::default() };
     for batch in [claims, forgotten] {

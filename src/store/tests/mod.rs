@@ -47,7 +47,7 @@ fn meta() -> Meta {
         block_next: 1,
         keys: 0,
         tallies: Tallies::default(),
-        compacted: None,
+        compacted_live: None,
         high_water_ms: 0,
         wall_max_ms: 0,
         boot_id: None,
