@@ -77,6 +77,8 @@ pub(crate) enum Entry<'a> {
     Detached(DetachedRow),
     /// A scope was given a policy.
     PolicySet(ScopeRow<'a>),
+    /// A claim was released that followed an interruption, which stands: `returned` is set, and `interrupted_ms` says since when.
+    Returned(IntentRow<'a>),
 }
 
 /// Bytes that an encoded entry can need beside its scope, key and body.
@@ -85,7 +87,7 @@ pub(crate) const ENTRY_OVERHEAD_MAX: usize = 192;
 impl Entry<'_> {
     pub(crate) fn encoded(&self) -> Vec<u8> {
         let variable = match self {
-            Self::Intent(row) => row.scope.len() + row.key.len(),
+            Self::Intent(row) | Self::Returned(row) => row.scope.len() + row.key.len(),
             Self::Completion(_, row) => row.scope.len() + row.key.len() + row.body.len(),
             Self::Progress(row) => row.bytes.len(),
             Self::PolicySet(row) => row.name.len(),

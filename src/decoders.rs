@@ -170,6 +170,7 @@ fn check_entry(entry: &Entry<'_>, bytes: &[u8]) -> bool {
     assert_same(entry, bytes);
     match entry {
         Entry::Intent(row) => check_claim(row),
+        Entry::Returned(row) => row.returned && row.interrupted_ms.is_some() && check_claim(row),
         Entry::Completion(_, row) => check_completion(row).is_some(),
         Entry::PolicySet(row) => check_policy(&row.policy),
         Entry::Vacated(_) | Entry::Mark | Entry::Progress(_) | Entry::Detached(_) => true,
@@ -388,7 +389,7 @@ fn scope() -> ScopeRow<'static> {
 }
 
 /// One of each kind.
-fn entries() -> [Entry<'static>; 7] {
+fn entries() -> [Entry<'static>; 8] {
     [
         Entry::Intent(intent()),
         Entry::Completion(1, completion()),
@@ -397,6 +398,7 @@ fn entries() -> [Entry<'static>; 7] {
         Entry::Progress(ProgressRow { digest: 1, fence: 3, bytes: b"note" }),
         Entry::Detached(DetachedRow { digest: 1, fence: 3, until_ms: 4, opening: 5 }),
         Entry::PolicySet(scope()),
+        Entry::Returned(intent()),
     ]
 }
 

@@ -88,10 +88,10 @@ impl<P: Publish> Commit<P> {
 
     /// Queues entries at once, one behind the other, if `may` says so. It is asked under the queue's lock, so that the log has what is
     /// allowed by a state in the order of that state's changes. It may add to the reservation. The ticket is that of the last entry.
-    pub(crate) fn append_if<'e>(
+    pub(crate) fn append_if<E: AsRef<[u8]>>(
         &self,
         caller: Caller,
-        entries: impl IntoIterator<Item = (&'e [u8], P::Op)>,
+        entries: impl IntoIterator<Item = (E, P::Op)>,
         reservation: &mut Reservation,
         may: impl FnOnce(&mut Reservation) -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
@@ -103,7 +103,7 @@ impl<P: Publish> Commit<P> {
         }
         let mut ticket = None;
         for (entry, op) in entries {
-            ticket = Some(queue.push(entry, op, reservation));
+            ticket = Some(queue.push(entry.as_ref(), op, reservation));
         }
         self.call_leader_for(caller, &queue);
         Ok(ticket)

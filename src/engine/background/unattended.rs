@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use crate::Timestamp;
-use crate::codec::Entry;
 use crate::engine::core::Core;
+use crate::engine::core::log_record::LogRecord;
 use crate::engine::core::maintenance::MaintenanceState;
-use crate::engine::core::op::Op;
-use crate::engine::core::publisher::vacated_entry;
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::sync::Arc;
@@ -35,7 +33,7 @@ impl Core {
         if first && !has_leapt {
             return;
         }
-        self.append_unattended(&Entry::Mark.encoded(), Op::Mark, || true);
+        self.append_unattended(LogRecord::Mark, || true);
     }
 
     /// Whether an interrupted key had expired, and its end went to the log.
@@ -44,21 +42,22 @@ impl Core {
         if attempt.remembered_until() > now {
             return false;
         }
-        let entry = vacated_entry(&attempt, None);
         // Behind the record of a later claim, which a checkpoint may have moved to the store by then, it would undo that.
         let still = Arc::clone(&attempt);
         let may = || matches!(self.index.get(digest), Slot::Interrupted(now) if Arc::ptr_eq(&now, &still));
-        self.append_unattended(&entry, Op::Vacated(attempt, None), may)
+        self.append_unattended(LogRecord::Vacated(attempt, None), may)
     }
 
     /// Appends an entry if the log has space and `may` agrees; returns whether it did. `may` runs under the
     /// queue's lock. An entry that was not appended can be appended later.
-    fn append_unattended(&self, entry: &[u8], op: Op, may: impl FnOnce() -> bool) -> bool {
+    fn append_unattended(&self, record: LogRecord, may: impl FnOnce() -> bool) -> bool {
+        let entry = record.encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         let Some(mut reservation) = Reservation::try_new(&self.space, Priority::Claim, cost) else {
             return false;
         };
-        let appended = self.commit.append_if(Caller::Thread, [(entry, op)], &mut reservation, |_| may());
+        let appended =
+            self.commit.append_if(Caller::Thread, [(entry.as_slice(), record)], &mut reservation, |_| may());
         matches!(appended, Ok(Some(_)))
     }
 }

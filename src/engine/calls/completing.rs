@@ -5,11 +5,10 @@ use super::ending::{Ending, EndingState};
 use super::pending_end::{EndRejected, PendingEnd};
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
-use crate::codec::{CompletionRow, ENTRY_OVERHEAD_MAX, Entry, IntentRow};
+use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::engine::core::Core;
 use crate::engine::core::ending_proof::{EndingProof, take_for_ending};
-use crate::engine::core::op::Op;
-use crate::engine::core::publisher::vacated_entry;
+use crate::engine::core::log_record::LogRecord;
 use crate::engine::handles::claim::Claim;
 use crate::engine::handles::completion::Completion;
 use crate::engine::handles::handle::Handle;
@@ -44,14 +43,11 @@ impl Claim {
             return Ok(None);
         }
         if vacates {
-            let entry = vacated_entry(&attempt, None);
-            return self.hand_over(caller, &entry, Op::Vacated(attempt, None), taken).map(Some);
+            return self.hand_over(caller, LogRecord::Vacated(attempt, None), taken).map(Some);
         }
         // What this claim knows of itself says nothing of the attempt before it.
         let now = core.clock.now();
-        let row = IntentRow { returned: true, interrupted_ms: Some(now.as_millis()), ..attempt.row() };
-        let entry = Entry::Intent(row).encoded();
-        self.hand_over(caller, &entry, Op::Returned(attempt, now), taken).map(Some)
+        self.hand_over(caller, LogRecord::Returned(attempt, now), taken).map(Some)
     }
 
     pub(super) fn finish(self, result: EndRequest<'_>) -> Result<Record, EndError> {
@@ -143,12 +139,11 @@ impl Claim {
     ) -> Result<(PendingEnd, Record), EndRejected> {
         let taken = self.start_ending()?;
         let record = result.record(&self.attempt, self.core().clock.now());
-        let entry = Entry::Completion(record.digest().as_u128(), CompletionRow::from(&record)).encoded();
         // What is flushed later calls nobody now.
         let relaxed = matches!(self.terms.durability, Durability::Relaxed(_));
         let caller = if relaxed { Caller::Thread } else { caller };
-        let op = Op::Completed(Arc::clone(&self.attempt), record.clone());
-        let handed = self.hand_over(caller, &entry, op, taken)?;
+        let completed = LogRecord::Completed(Arc::clone(&self.attempt), record.clone());
+        let handed = self.hand_over(caller, completed, taken)?;
         handed.claim.count_outcome(&record);
         if let Durability::Relaxed(within) = handed.claim.terms.durability {
             handed.claim.core().commit.flush_within(within);
@@ -177,12 +172,12 @@ impl Claim {
     fn hand_over(
         mut self,
         caller: Caller,
-        entry: &[u8],
-        op: Op,
+        record: LogRecord,
         taken: EndingProof,
     ) -> Result<PendingEnd, EndRejected> {
         let handle = self.handle();
-        match handle.core().commit.append_end(caller, entry, op, self.reservation(), taken) {
+        let entry = record.encoded();
+        match handle.core().commit.append_end(caller, &entry, record, self.reservation(), taken) {
             Ok(ticket) => {
                 self.core().leases.forget(&self.attempt);
                 Ok(PendingEnd { claim: self, ticket })

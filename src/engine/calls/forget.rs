@@ -3,9 +3,8 @@
 use super::lookup::Lookup;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::codec::ENTRY_OVERHEAD_MAX;
+use crate::engine::core::log_record::LogRecord;
 use crate::engine::core::namespace::{KeyRef, ScopeInner};
-use crate::engine::core::op::Op;
-use crate::engine::core::publisher::vacated_entry;
 use crate::engine::core::{Core, Counters};
 use crate::error::{CommitError, ForgetError, ReadError};
 use crate::index::{Change, Slot};
@@ -87,12 +86,12 @@ impl Core {
             Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), self.limits.progress()), None),
         };
         let attempt = Arc::new(attempt);
-        let entry = vacated_entry(&attempt, until);
-        let op = Op::Vacated(Arc::clone(&attempt), until);
+        let record = LogRecord::Vacated(Arc::clone(&attempt), until);
+        let entry = record.encoded();
         // The key's state changes in the step that queues the entry. Between two steps the key could be vacated, begun and completed,
         // and the entry would then destroy that result.
         let doom = |_: &mut _| self.doom(&attempt, doomed);
-        let entries = [(entry.as_slice(), op)];
+        let entries = [(entry.as_slice(), record)];
         let Some(mut ticket) = self.commit.append_if(caller, entries, &mut reservation, doom)? else {
             return Ok(false);
         };

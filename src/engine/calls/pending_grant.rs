@@ -4,10 +4,9 @@
 //! that finds its lease over, by a close. [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
 
 use crate::clock::QueueTimeout;
-use crate::codec::Entry;
 use crate::commit::Ticket;
 use crate::engine::core::Core;
-use crate::engine::core::op::Op;
+use crate::engine::core::log_record::LogRecord;
 use crate::engine::handles::claim::Claim;
 use crate::error::{CommitError, Failure};
 use crate::index::Slot;
@@ -24,14 +23,14 @@ pub(super) struct PendingGrant {
     before: Slot,
     /// What rides along with its intent. The queue takes it in the step that takes the intent in, so that no panic in between leaves an
     /// intent of a claim that counts as unknown to the log.
-    unqueued: Option<Op>,
+    unqueued: Option<LogRecord>,
     /// Its place in the log's queue; `None` where the log need not know.
     ticket: Option<Ticket>,
 }
 
 impl PendingGrant {
     pub(super) fn new(claim: Claim, before: Slot) -> Self {
-        let unqueued = Some(Op::Granted(Arc::clone(claim.of())));
+        let unqueued = Some(LogRecord::Granted(Arc::clone(claim.of())));
         Self { claim: Some(claim), before, unqueued, ticket: None }
     }
 
@@ -51,14 +50,16 @@ impl PendingGrant {
         }
         let attempt = Arc::clone(claim.of());
         let reservation = claim.reservation();
-        let entry = Entry::Intent(attempt.row()).encoded();
-        let op = &mut self.unqueued;
+        let entry = LogRecord::Granted(Arc::clone(&attempt)).encoded();
+        let record = &mut self.unqueued;
         // Without a lease nobody else can have the key.
         let may = || !core.health.is_poisoned() && (attempt.lease.is_none() || core.is_good(&attempt));
-        let appended = match core.commit.append_now(caller, &entry, op, reservation, queue_timeout, may) {
+        let appended = match core.commit.append_now(caller, &entry, record, reservation, queue_timeout, may) {
             Some(appended) => appended,
             // Boxed, so that a call that finds a place at once does not carry it along.
-            None => Box::pin(core.commit.append(caller, entry, op, reservation, queue_timeout, may)).await,
+            None => {
+                Box::pin(core.commit.append(caller, entry, record, reservation, queue_timeout, may)).await
+            }
         };
         match appended {
             Ok(Some(ticket)) => {

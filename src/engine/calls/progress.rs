@@ -2,9 +2,8 @@
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::codec::{Entry, ProgressRow};
 use crate::commit::Ticket;
-use crate::engine::core::op::Op;
+use crate::engine::core::log_record::{LogRecord, NotedClaim};
 use crate::engine::core::{Core, Counters};
 use crate::engine::handles::claim::Claim;
 use crate::error::{ClaimError, CommitError};
@@ -58,11 +57,9 @@ impl Claim {
             Counters::count(&core.counters.busy_progress_bytes);
             CommitError::Busy(busy)
         })?;
-        let (digest, fence) = (self.attempt.digest, self.attempt.fence);
-        let row = ProgressRow { digest: digest.as_u128(), fence: fence.get(), bytes: note };
-        let entry = Entry::Progress(row).encoded();
+        let record = LogRecord::Progress(NotedClaim::Live(Arc::clone(&self.attempt)), progress.clone());
         // A claim granted after this moment inherits the progress, and its grant comes behind it in the log.
-        let mut ticket = self.note(caller, &entry, |attempt, _now| attempt.set_progress(progress)).await?;
+        let mut ticket = self.note(caller, record, |attempt, _now| attempt.set_progress(progress)).await?;
         // The caller may stop waiting from here on: the progress is saved all the same.
         Counters::count(&core.counters.noted);
         Ok(core.commit.settled(caller, &mut ticket).await?)
@@ -73,22 +70,18 @@ impl Claim {
     pub(super) async fn note(
         &mut self,
         caller: Caller,
-        entry: &[u8],
+        record: LogRecord,
         change: impl FnOnce(&Attempt, Timestamp),
     ) -> Result<Ticket, ClaimError> {
         let handle = self.handle();
         let core = handle.core();
         core.check_blocking(caller)?;
         // Where the log knows nothing of the claim that the entry is about.
-        let intent = (!self.terms.logged).then(|| Entry::Intent(self.attempt.row()).encoded());
-        let cost = |entry: &[u8]| entry_bytes_max(entry.len()) as u64;
-        let costs = cost(entry) + intent.as_deref().map_or(0, cost);
+        let intent = (!self.terms.logged).then(|| LogRecord::Granted(Arc::clone(&self.attempt)));
+        let records: Vec<_> =
+            intent.into_iter().chain([record]).map(|record| (record.encoded(), record)).collect();
+        let costs = records.iter().map(|(entry, _)| entry_bytes_max(entry.len()) as u64).sum();
         let mut reservation = core.reserve_for_claim(caller, costs).await?;
-        let granted = intent.as_deref();
-        let entries = granted
-            .map(|intent| (intent, Op::Granted(Arc::clone(&self.attempt))))
-            .into_iter()
-            .chain([(entry, Op::Noted(Arc::clone(&self.attempt)))]);
         let mut unusable = None;
         let may = |_: &mut _| {
             let used = self.use_now(core, change);
@@ -97,7 +90,7 @@ impl Claim {
                 false
             })
         };
-        let ticket = core.commit.append_if(caller, entries, &mut reservation, may)?;
+        let ticket = core.commit.append_if(caller, records, &mut reservation, may)?;
         // Others may have what is left of it while this call waits.
         drop(reservation);
         if let Some(error) = unusable {

@@ -1,9 +1,10 @@
 //! Handing a claim over, and taking it up again.
 
 use crate::attempt::HandOver;
-use crate::codec::{DetachedRow, Entry, TokenRow};
+use crate::codec::TokenRow;
 use crate::engine::core::Core;
 use crate::engine::core::detached_claims::DetachedClaim;
+use crate::engine::core::log_record::{LogRecord, NotedClaim};
 use crate::engine::core::namespace::ScopeInner;
 use crate::engine::handles::claim::{Claim, Terms};
 use crate::engine::handles::handle::Handle;
@@ -64,16 +65,9 @@ impl Claim {
         }
         // The lease starts here, and not after the wait for room.
         let until = core.clock.now().saturating_add(lease);
-        let (digest, fence) = (attempt.digest, attempt.fence);
         let hand_over = HandOver { until, opening: core.opening };
-        let row = DetachedRow {
-            digest: digest.as_u128(),
-            fence: fence.get(),
-            until_ms: until.as_millis(),
-            opening: core.opening,
-        };
-        let entry = Entry::Detached(row).encoded();
-        match self.note(caller, &entry, |attempt, _now| attempt.detach(hand_over)).await {
+        let record = LogRecord::Detached(NotedClaim::Live(Arc::clone(&attempt)), hand_over);
+        match self.note(caller, record, |attempt, _now| attempt.detach(hand_over)).await {
             Ok(mut ticket) => {
                 // Nobody holds the claim from here on.
                 self.is_over = true;

@@ -1,8 +1,7 @@
 //! Giving a scope a policy of its own.
 
-use crate::codec::{Entry, ScopeRow};
+use crate::engine::core::log_record::LogRecord;
 use crate::engine::core::namespace::SCOPE_MAX;
-use crate::engine::core::op::Op;
 use crate::engine::core::policies::SCOPES_MAX;
 use crate::engine::core::{Core, Counters};
 use crate::error::{CommitError, KeyError, SetPolicyError};
@@ -28,12 +27,12 @@ impl Core {
         let Some(place) = self.policies.enter_declared(scope) else {
             return Err(SetPolicyError::TooManyScopes { max: SCOPES_MAX });
         };
-        let entry = Entry::PolicySet(ScopeRow { name: scope, policy: policy.row() }).encoded();
+        let record = LogRecord::PolicySet(Box::new((scope.into(), policy)));
+        let entry = record.encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         let mut reservation = self.reserve(caller, cost).await?;
-        let op = Op::PolicySet(Box::new((scope.into(), policy)));
         // It stands whatever was declared before.
-        let entries = [(entry.as_slice(), op)];
+        let entries = [(entry.as_slice(), record)];
         let ticket = self.commit.append_if(caller, entries, &mut reservation, |_| true)?;
         let Some(mut ticket) = ticket else { unreachable!("it was not asked") };
         place.keep();

@@ -6,10 +6,8 @@
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
-use crate::codec::{Entry, IntentRow};
 use crate::engine::core::Core;
-use crate::engine::core::op::Op;
-use crate::engine::core::publisher::vacated_entry;
+use crate::engine::core::log_record::LogRecord;
 use crate::error::CommitError;
 use crate::index::{Change, Slot};
 use crate::state::{Event, decide};
@@ -25,11 +23,16 @@ impl Core {
         attempt: &Arc<Attempt>,
         is_due: impl FnOnce() -> bool,
     ) -> Result<(), CommitError> {
-        let (entry, op) = end_of(attempt);
+        let record = end_of(attempt);
+        let entry = record.encoded();
         let mut reservation = Reservation::none(&self.space);
         // In the step that queues the entry: an intent that is queued later than this is not queued at all.
         let take = |reservation: &mut _| self.take_back(attempt, reservation, is_due);
-        if self.commit.append_if(Caller::Task, [(entry.as_slice(), op)], &mut reservation, take)?.is_some() {
+        if self
+            .commit
+            .append_if(Caller::Task, [(entry.as_slice(), record)], &mut reservation, take)?
+            .is_some()
+        {
             self.leases.forget(attempt);
         }
         Ok(())
@@ -97,7 +100,7 @@ impl Core {
         reservation.take_back(bytes);
         self.leases.forget(attempt);
         attempt.end(Ended::Closed);
-        self.publisher.show_last(&end_of(attempt).1);
+        self.publisher.show_last(&end_of(attempt));
     }
 }
 
@@ -123,12 +126,11 @@ fn now_is(before: &Slot, now: Timestamp) -> Ended {
     }
 }
 
-/// The entry that says that a claim never was.
-fn end_of(attempt: &Arc<Attempt>) -> (Vec<u8>, Op) {
+/// The record that says that a claim never was.
+fn end_of(attempt: &Arc<Attempt>) -> LogRecord {
     let Some(before) = attempt.never_held() else {
-        return (vacated_entry(attempt, None), Op::Vacated(Arc::clone(attempt), None));
+        return LogRecord::Vacated(Arc::clone(attempt), None);
     };
     let since = before.interrupted().unwrap_or_default();
-    let entry = Entry::Intent(IntentRow { returned: true, ..before.row() }).encoded();
-    (entry, Op::Returned(Arc::new(before), since))
+    LogRecord::Returned(Arc::new(before), since)
 }

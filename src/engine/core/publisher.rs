@@ -3,18 +3,16 @@
 //! Each group that is published comes through here, and each frame that recovery replays.
 
 use super::ending_proof::EndingProof;
-use super::op::Op;
+use super::log_record::{LogRecord, NotedClaim};
 use super::policies::Policies;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::EngineClock;
-use crate::codec::{Entry, VacatedRow};
 use crate::commit::Publish;
 use crate::error::Failure;
 use crate::index::{Change, Index, Slot};
-use crate::key::Digest;
 use crate::log_tail::{KeyState, LogTail};
 use crate::record::Record;
-use crate::state::{Decision, Event, Fence, Phase, decide};
+use crate::state::{Decision, Event, Phase, decide};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::{Timestamp, fork};
 
@@ -139,22 +137,28 @@ impl Publisher {
     pub(crate) fn complete(&self, attempt: &Arc<Attempt>, record: &Record) {
         // The store has the last word on the key already, so the tail needs none.
         let mut displaced = Vec::new();
-        drop(self.apply(&Op::Completed(Arc::clone(attempt), record.clone()), &mut displaced));
+        drop(self.apply(&LogRecord::Completed(Arc::clone(attempt), record.clone()), &mut displaced));
         end_all(displaced, fork::generation());
         attempt.end(Ended::Done(record.clone()));
     }
 
     /// Shows the end of a claim that the log takes no more, for the checkpoint that closes the file.
-    pub(crate) fn show_last(&self, op: &Op) {
+    pub(crate) fn show_last(&self, record: &LogRecord) {
         let now = self.clock.now();
         let mut displaced = Vec::new();
-        self.show(op, &mut self.tail.lock(), &mut displaced, now);
+        self.show(record, &mut self.tail.lock(), &mut displaced, now);
         end_all(displaced, fork::generation());
     }
 
     /// Shows an entry in the index, and notes it in the tail if it is the last word on its key.
-    fn show(&self, op: &Op, tail: &mut LogTail, displaced: &mut Vec<(Arc<Attempt>, Ended)>, now: Timestamp) {
-        if let (Some((last, forgotten)), Some(digest)) = (self.apply(op, displaced), op.digest()) {
+    fn show(
+        &self,
+        record: &LogRecord,
+        tail: &mut LogTail,
+        displaced: &mut Vec<(Arc<Attempt>, Ended)>,
+        now: Timestamp,
+    ) {
+        if let (Some((last, forgotten)), Some(digest)) = (self.apply(record, displaced), record.digest()) {
             tail.fold(digest, last, forgotten, now);
         }
     }
@@ -165,11 +169,11 @@ impl Publisher {
     /// the index, a failed commit no longer finds it, and those who wait for it would never be told.
     fn apply(
         &self,
-        op: &Op,
+        record: &LogRecord,
         displaced: &mut Vec<(Arc<Attempt>, Ended)>,
     ) -> Option<(KeyState, Option<Timestamp>)> {
-        match op {
-            Op::Granted(attempt) => self.index.change(attempt.digest, |slot| {
+        match record {
+            LogRecord::Granted(attempt) => self.index.change(attempt.digest, |slot| {
                 attempt.set_logged();
                 let event = Event::Granted { fence: attempt.fence };
                 let word = || Some((KeyState::Open(Arc::clone(attempt)), None));
@@ -186,11 +190,7 @@ impl Publisher {
                 // The usual case: the claim was put into the index before its intent went to the log.
                 (Change::Keep, if is_last_in_log(slot) { word() } else { None })
             }),
-            Op::Noted(attempt) => self.index.change(attempt.digest, |slot| {
-                let word = is_last_in_log(slot).then(|| (KeyState::Open(Arc::clone(attempt)), None));
-                (Change::Keep, word)
-            }),
-            Op::Completed(attempt, record) => {
+            LogRecord::Completed(attempt, record) => {
                 record.set_durable();
                 self.become_if_decided(
                     attempt,
@@ -203,7 +203,7 @@ impl Publisher {
                     || (KeyState::Done(record.clone()), None),
                 )
             }
-            Op::Vacated(attempt, forgotten_until) => self.become_if_decided(
+            LogRecord::Vacated(attempt, forgotten_until) => self.become_if_decided(
                 attempt,
                 Event::Vacated { fence: attempt.fence },
                 |slot| {
@@ -212,7 +212,7 @@ impl Publisher {
                 },
                 || (KeyState::Vacant, *forgotten_until),
             ),
-            Op::Returned(attempt, now) => self.become_if_decided(
+            LogRecord::Returned(attempt, now) => self.become_if_decided(
                 attempt,
                 Event::Returned { fence: attempt.fence },
                 |slot| {
@@ -225,31 +225,34 @@ impl Publisher {
                 },
                 || (KeyState::Open(Arc::clone(attempt)), None),
             ),
-            Op::Progress(digest, fence, progress) => {
-                self.note(*digest, *fence, |attempt| attempt.set_progress(progress.clone()))
+            LogRecord::Progress(claim, progress) => {
+                self.note(claim, |attempt| attempt.set_progress(progress.clone()))
             }
-            Op::Detached(digest, fence, hand_over) => {
-                self.note(*digest, *fence, |attempt| attempt.detach(*hand_over))
-            }
-            Op::PolicySet(_) | Op::Mark => None,
+            LogRecord::Detached(claim, hand_over) => self.note(claim, |attempt| attempt.detach(*hand_over)),
+            LogRecord::PolicySet(_) | LogRecord::Mark => None,
         }
     }
 
-    /// Notes something on the claim that a key has, whatever has become of it. For a log that is replayed.
+    /// The word on a claim on which something is noted. `change` is what a replay does to the attempt, in any state of the key.
     fn note(
         &self,
-        digest: Digest,
-        fence: Fence,
-        what: impl FnOnce(&Attempt),
+        claim: &NotedClaim,
+        change: impl FnOnce(&Attempt),
     ) -> Option<(KeyState, Option<Timestamp>)> {
-        self.index.change(digest, |slot| {
-            let decision = decide(slot.state(self.index.epoch()), Event::Noted { fence });
-            let Some(attempt) = slot.attempt().filter(|_| decision.becomes().is_some()) else {
-                return (Change::Keep, None);
-            };
-            what(attempt);
-            (Change::Keep, Some((KeyState::Open(Arc::clone(attempt)), None)))
-        })
+        let word = |attempt: &Arc<Attempt>| Some((KeyState::Open(Arc::clone(attempt)), None));
+        match claim {
+            NotedClaim::Live(attempt) => self.index.change(attempt.digest, |slot| {
+                (Change::Keep, if is_last_in_log(slot) { word(attempt) } else { None })
+            }),
+            NotedClaim::Replayed(digest, fence) => self.index.change(*digest, |slot| {
+                let decision = decide(slot.state(self.index.epoch()), Event::Noted { fence: *fence });
+                let Some(attempt) = slot.attempt().filter(|_| decision.becomes().is_some()) else {
+                    return (Change::Keep, None);
+                };
+                change(attempt);
+                (Change::Keep, word(attempt))
+            }),
+        }
     }
 
     fn become_if_decided<R>(
@@ -297,19 +300,19 @@ fn is_last_in_log(slot: &Slot) -> bool {
 }
 
 impl Publish for Publisher {
-    type Op = Op;
+    type Op = LogRecord;
     type Held = EndingProof;
 
-    fn publish(&self, seq: u64, ops: &mut Vec<Op>) {
+    fn publish(&self, seq: u64, records: &mut Vec<LogRecord>) {
         let now = self.clock.now();
         // One lock for the whole group: a checkpoint sees all of a frame or nothing of it.
         let mut tail = self.tail.lock();
         let mut displaced = Vec::new();
-        let but_marks = ops.iter().filter(|op| !matches!(op, Op::Mark)).count() as u64;
+        let but_marks = records.iter().filter(|record| !matches!(record, LogRecord::Mark)).count() as u64;
         self.but_marks.fetch_add(but_marks, Ordering::Relaxed);
-        for op in ops.iter() {
-            self.show(op, &mut tail, &mut displaced, now);
-            if let Op::PolicySet(declared) = op {
+        for record in records.iter() {
+            self.show(record, &mut tail, &mut displaced, now);
+            if let LogRecord::PolicySet(declared) = record {
                 let (scope, policy) = &**declared;
                 tail.set_policy(scope, *policy, now);
             }
@@ -318,17 +321,20 @@ impl Publish for Publisher {
         drop(tail);
         let generation = fork::generation();
         end_all(displaced, generation);
-        for op in ops.drain(..) {
+        for record in records.drain(..) {
             // The task that was woken last may have forked.
             if generation != fork::generation() {
                 return;
             }
-            match op {
-                Op::Completed(attempt, record) => attempt.end(Ended::Done(record)),
-                Op::Vacated(attempt, _) => attempt.end(Ended::Vacated),
-                Op::Returned(attempt, _) => attempt.end(Ended::Interrupted),
-                Op::PolicySet(declared) => self.policies.set(&declared.0, declared.1),
-                Op::Granted(_) | Op::Noted(_) | Op::Progress(..) | Op::Detached(..) | Op::Mark => {}
+            match record {
+                LogRecord::Completed(attempt, record) => attempt.end(Ended::Done(record)),
+                LogRecord::Vacated(attempt, _) => attempt.end(Ended::Vacated),
+                LogRecord::Returned(attempt, _) => attempt.end(Ended::Interrupted),
+                LogRecord::PolicySet(declared) => self.policies.set(&declared.0, declared.1),
+                LogRecord::Granted(_)
+                | LogRecord::Progress(..)
+                | LogRecord::Detached(..)
+                | LogRecord::Mark => {}
             }
         }
     }
@@ -340,23 +346,15 @@ impl Publish for Publisher {
     }
 }
 
-/// The entry that says that a key is vacant, or that its record is forgotten.
-pub(in crate::engine) fn vacated_entry(attempt: &Attempt, forgotten_until: Option<Timestamp>) -> Vec<u8> {
-    let row = VacatedRow {
-        digest: attempt.digest.as_u128(),
-        fence: attempt.fence.get(),
-        forgotten_until_ms: forgotten_until.map(Timestamp::as_millis),
-    };
-    Entry::Vacated(row).encoded()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::attempt::AttemptParts;
     use crate::attempt::HandOver;
     use crate::clock::TimeSource;
+    use crate::key::Digest;
     use crate::record::RecordParts;
+    use crate::state::Fence;
     use crate::{Policy, Progress};
 
     const KEY: Digest = Digest::from_u128(7);
@@ -378,9 +376,9 @@ mod tests {
     #[test]
     fn what_is_published_reaches_the_index_and_the_tail_together() {
         let publisher = publisher();
-        publisher.publish(1, &mut vec![Op::Granted(attempt(1))]);
+        publisher.publish(1, &mut vec![LogRecord::Granted(attempt(1))]);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::InFlight);
-        publisher.publish(2, &mut vec![Op::Vacated(attempt(1), None)]);
+        publisher.publish(2, &mut vec![LogRecord::Vacated(attempt(1), None)]);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
         let tail = publisher.take_tail();
         assert_eq!((tail.seq, tail.len()), (2, 1));
@@ -393,7 +391,7 @@ mod tests {
         let publisher = publisher();
         let taken_back = Arc::new(Attempt::new(AttemptParts { coming: 5, ..AttemptParts::example(1) }));
         assert_eq!(taken_back.withdraw(), Some(5));
-        publisher.publish(1, &mut vec![Op::Granted(taken_back)]);
+        publisher.publish(1, &mut vec![LogRecord::Granted(taken_back)]);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
         assert_eq!(publisher.take_tail().len(), 0);
     }
@@ -403,7 +401,11 @@ mod tests {
         let publisher = publisher();
         publisher.publish(
             1,
-            &mut vec![Op::Granted(attempt(8)), Op::Granted(attempt(7)), Op::Vacated(attempt(7), None)],
+            &mut vec![
+                LogRecord::Granted(attempt(8)),
+                LogRecord::Granted(attempt(7)),
+                LogRecord::Vacated(attempt(7), None),
+            ],
         );
         let slot = publisher.index.get(KEY);
         assert_eq!(slot.attempt().map(|attempt| attempt.fence), Some(Fence::new(8)));
@@ -412,7 +414,7 @@ mod tests {
     #[test]
     fn an_older_claim_and_notes_on_it_do_not_open_a_key_that_is_vacant_again() {
         let publisher = publisher();
-        publisher.publish(1, &mut vec![Op::Granted(attempt(8)), Op::Vacated(attempt(8), None)]);
+        publisher.publish(1, &mut vec![LogRecord::Granted(attempt(8)), LogRecord::Vacated(attempt(8), None)]);
         assert_eq!(publisher.take_tail().len(), 1);
         let budget = Arc::default();
         let progress = Progress::new(b"note", &budget);
@@ -420,9 +422,9 @@ mod tests {
         publisher.publish(
             2,
             &mut vec![
-                Op::Noted(attempt(7)),
-                Op::Progress(KEY, Fence::new(7), progress),
-                Op::Detached(KEY, Fence::new(7), until),
+                LogRecord::Progress(NotedClaim::Live(attempt(7)), progress.clone()),
+                LogRecord::Progress(NotedClaim::Replayed(KEY, Fence::new(7)), progress),
+                LogRecord::Detached(NotedClaim::Replayed(KEY, Fence::new(7)), until),
             ],
         );
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
@@ -433,9 +435,10 @@ mod tests {
     fn an_older_claim_does_not_open_a_key_that_is_done() {
         let publisher = publisher();
         let record = record(8);
-        publisher.publish(1, &mut vec![Op::Granted(attempt(8)), Op::Completed(attempt(8), record)]);
+        publisher
+            .publish(1, &mut vec![LogRecord::Granted(attempt(8)), LogRecord::Completed(attempt(8), record)]);
         drop(publisher.take_tail());
-        publisher.publish(2, &mut vec![Op::Granted(attempt(7))]);
+        publisher.publish(2, &mut vec![LogRecord::Granted(attempt(7))]);
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Done);
         assert_eq!(publisher.take_tail().len(), 0, "a checkpoint would write that it is open");
     }
@@ -451,7 +454,7 @@ mod tests {
             let lost = attempt(8);
             publisher.index.change(KEY, |_| (Change::Set(Slot::InFlight(Arc::clone(&lost))), ()));
             if is_logged {
-                publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&lost))]);
+                publisher.publish(1, &mut vec![LogRecord::Granted(Arc::clone(&lost))]);
                 drop(publisher.take_tail());
             }
             assert_eq!(
@@ -465,7 +468,7 @@ mod tests {
             let tail = publisher.take_tail();
             assert_eq!((tail.seq, tail.len()), (u64::from(is_logged), usize::from(is_logged)));
             // An intent that was on its way meanwhile brings the time along.
-            publisher.publish(2, &mut vec![Op::Granted(Arc::clone(&lost))]);
+            publisher.publish(2, &mut vec![LogRecord::Granted(Arc::clone(&lost))]);
             assert_eq!((publisher.take_tail().len(), lost.row().interrupted_ms), (1, Some(5)));
         }
     }
@@ -474,7 +477,7 @@ mod tests {
     fn an_interruption_behind_the_last_tail_comes_too_late_and_was_counted() {
         let publisher = publisher();
         let lost = attempt(8);
-        publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&lost))]);
+        publisher.publish(1, &mut vec![LogRecord::Granted(Arc::clone(&lost))]);
         let (tail, out) = publisher.take_last_tail();
         assert_eq!((tail.seq, tail.len(), out), (1, 1, 1));
         assert_eq!(drop_claim(&publisher, &lost), Interrupting::TooLate);
@@ -486,7 +489,7 @@ mod tests {
     fn a_failure_reaches_everybody_who_waits() {
         let publisher = publisher();
         let waiting = attempt(1);
-        publisher.publish(1, &mut vec![Op::Granted(Arc::clone(&waiting))]);
+        publisher.publish(1, &mut vec![LogRecord::Granted(Arc::clone(&waiting))]);
         publisher.failed(&Failure::Panicked);
         let ended = waiting.wait(crate::clock::Deadline::NEVER);
         assert!(matches!(ended, Some(Ended::Failed(failure)) if matches!(*failure, Failure::Panicked)));

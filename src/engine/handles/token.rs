@@ -5,9 +5,9 @@ use std::fmt;
 use crate::Timestamp;
 use crate::attempt::{Attempt, HandOver};
 use crate::codec;
-use crate::codec::{BadBytes, DetachedRow, Entry, TokenRow};
+use crate::codec::{BadBytes, TokenRow};
 use crate::engine::core::Core;
-use crate::engine::core::op::Op;
+use crate::engine::core::log_record::{LogRecord, NotedClaim};
 use crate::error::TokenError;
 use crate::index::Slot;
 use crate::sync::Arc;
@@ -71,18 +71,13 @@ impl Core {
     /// Without this entry a kill would let it stand again until its lease ends, unless a checkpoint came first.
     pub(super) fn revoke_token(&self, attempt: &Arc<Attempt>, now: Timestamp, reservation: &mut Reservation) {
         let Some(hand_over) = attempt.detached().filter(|hand_over| hand_over.until > now) else { return };
-        let row = DetachedRow {
-            digest: attempt.digest.as_u128(),
-            fence: attempt.fence.get(),
-            until_ms: HandOver::REVOKED.as_millis(),
-            opening: hand_over.opening,
-        };
-        let entry = Entry::Detached(row).encoded();
-        let op = Op::Noted(Arc::clone(attempt));
+        let revoked = HandOver { until: HandOver::REVOKED, ..hand_over };
+        let record = LogRecord::Detached(NotedClaim::Live(Arc::clone(attempt)), revoked);
+        let entry = record.encoded();
         // Behind the intent of a later claim it would be the last word on the key.
         let is_current = |_: &mut _| matches!(self.index.get(attempt.digest), Slot::Interrupted(current) if Arc::ptr_eq(&current, attempt));
         // A log that takes nothing more leaves it to the next opening.
-        drop(self.commit.append_if(Caller::Task, [(entry.as_slice(), op)], reservation, is_current));
+        drop(self.commit.append_if(Caller::Task, [(entry, record)], reservation, is_current));
     }
 
     pub(in crate::engine) fn open_token<'a>(

@@ -2,23 +2,19 @@
 
 use std::thread;
 
-use crate::attempt::progress::{Budget, Progress};
-use crate::attempt::{Attempt, AttemptParts, HandOver};
+use crate::attempt::Attempt;
+use crate::attempt::progress::Budget;
 use crate::clock::{EngineClock, Past};
-use crate::codec::{BadBytes, Entry};
+use crate::codec::BadBytes;
 use crate::commit::Publish;
 use crate::engine::core::detached_claims::{DetachedClaim, DetachedClaims};
 use crate::engine::core::leases::Leases;
-use crate::engine::core::op::Op;
+use crate::engine::core::log_record::LogRecord;
 use crate::engine::core::options::Options;
 use crate::engine::core::policies::Policies;
 use crate::engine::core::publisher::Publisher;
 use crate::error::{Damage, OpenError};
 use crate::index::{Change, Index, LoadPartition, Slot};
-use crate::key::Digest;
-use crate::policy::Policy;
-use crate::record::Record;
-use crate::state::Fence;
 use crate::store::{Meta, Store, Stored};
 use crate::sync::Arc;
 use crate::wal::{Identity, Log, LogSpace, Scanned};
@@ -139,47 +135,15 @@ fn replay(
     budget: &Arc<Budget>,
 ) -> Result<(), OpenError> {
     for found in frames {
-        let mut ops = Vec::new();
+        let mut records = Vec::new();
         let decoded = found.frame.for_each(|entry| {
-            ops.push(op_of(entry, budget)?);
+            records.push(LogRecord::replayed(entry, budget)?);
             Ok::<(), BadBytes>(())
         });
         decoded.map_err(|bad| Damage::new(log.path(), format!("offset {}", found.offset), bad.0))?;
-        publisher.publish(found.frame.seq, &mut ops);
+        publisher.publish(found.frame.seq, &mut records);
     }
     Ok(())
-}
-
-fn op_of(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Op, BadBytes> {
-    Ok(match entry {
-        Entry::Intent(row) => {
-            crate::codec::check_names(row.scope, row.key)?;
-            let attempt = Arc::new(Attempt::from_row(&row, budget));
-            match row.interrupted_ms.filter(|_| row.returned) {
-                Some(at) => Op::Returned(attempt, Timestamp::from_millis(at)),
-                None => Op::Granted(attempt),
-            }
-        }
-        Entry::Completion(digest, row) => {
-            let record = Record::new(&row.parts(Digest::from_u128(digest))?, None);
-            let parts = AttemptParts::bare(record.digest(), record.fence());
-            Op::Completed(Arc::new(Attempt::new(parts)), record)
-        }
-        Entry::Vacated(row) => {
-            let parts = AttemptParts::bare(Digest::from_u128(row.digest), Fence::new(row.fence));
-            Op::Vacated(Arc::new(Attempt::new(parts)), row.forgotten_until_ms.map(Timestamp::from_millis))
-        }
-        Entry::Mark => Op::Mark,
-        Entry::Progress(row) => {
-            let progress = Progress::new(row.bytes, budget);
-            Op::Progress(Digest::from_u128(row.digest), Fence::new(row.fence), progress)
-        }
-        Entry::Detached(row) => {
-            let hand_over = HandOver::from_row((row.until_ms, row.opening));
-            Op::Detached(Digest::from_u128(row.digest), Fence::new(row.fence), hand_over)
-        }
-        Entry::PolicySet(row) => Op::PolicySet(Box::new((row.name.into(), Policy::from_row(&row.policy)?))),
-    })
 }
 
 /// The holder of a claim is dead, for this process has the file's lock; but not the holder of a token. Gives the number of
