@@ -12,7 +12,7 @@ pub(crate) use parts::AttemptParts;
 use std::time::Duration;
 
 use crate::clock::millis;
-use crate::codec::{EarlierRow, IntentRow};
+use crate::codec::{ClaimRow, EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::key::Digest;
 use crate::record::retention::Retention;
@@ -128,8 +128,23 @@ impl Attempt {
         }
     }
 
-    /// The attempt that a row from disk tells of. Its names were checked when the row was decoded.
-    pub(crate) fn from_row(row: &IntentRow<'_>, budget: &Arc<Budget>) -> Self {
+    /// The attempt that an intent tells of. Its names were checked when the row was decoded.
+    pub(crate) fn from_intent(row: &IntentRow<'_>) -> Self {
+        Self::from_rows(row, None)
+    }
+
+    /// The attempt that a row of the store tells of. Its names were checked when the row was decoded.
+    pub(crate) fn from_row(row: &ClaimRow<'_>, budget: &Arc<Budget>) -> Self {
+        let attempt = Self::from_rows(&row.intent, row.progress.map(|bytes| Progress::new(bytes, budget)));
+        if let Some(row) = row.detached {
+            attempt.detach(HandOver::from_row(row));
+        }
+        attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
+        attempt.returned.store(row.returned, Ordering::Release);
+        attempt
+    }
+
+    fn from_rows(row: &IntentRow<'_>, progress: Option<Progress>) -> Self {
         let earlier = row.earlier.map(|earlier| Earlier {
             info: AttemptInfo {
                 fence: Fence::new(earlier.fence),
@@ -150,21 +165,16 @@ impl Attempt {
             lease: row.lease_ms.map(Duration::from_millis),
             unresolved_ttl: row.unresolved_ms.map(Duration::from_millis),
             earlier,
-            progress: row.progress.map(|bytes| Progress::new(bytes, budget)),
+            progress,
             stands_on: None,
             coming: 0,
         });
-        if let Some(row) = row.detached {
-            attempt.detach(HandOver::from_row(row));
-        }
-        attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
         attempt.set_logged();
-        attempt.returned.store(row.returned, Ordering::Release);
         attempt
     }
 
-    /// The row of the log; that of the store has the progress as well.
-    pub(crate) fn row(&self) -> IntentRow<'_> {
+    /// Its row in the log: as it was granted.
+    pub(crate) fn intent(&self) -> IntentRow<'_> {
         IntentRow {
             digest: self.digest.as_u128(),
             scope: self.scope(),
@@ -181,12 +191,19 @@ impl Attempt {
                 started_ms: earlier.info.started.as_millis(),
                 interrupted_ms: earlier.interrupted_at.as_millis(),
             }),
-            interrupted_ms: self.interrupted().map(Timestamp::as_millis),
-            returned: self.returned.load(Ordering::Acquire),
             lease_ms: self.lease.map(millis),
             unresolved_ms: self.remembered_for().map(millis),
+        }
+    }
+
+    /// Its row in the store, with the progress that the caller has taken out of it.
+    pub(crate) fn row<'a>(&'a self, progress: Option<&'a Progress>) -> ClaimRow<'a> {
+        ClaimRow {
+            intent: self.intent(),
+            interrupted_ms: self.interrupted().map(Timestamp::as_millis),
+            returned: self.returned.load(Ordering::Acquire),
             detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
-            progress: None,
+            progress: progress.map(|progress| &**progress),
         }
     }
 

@@ -12,7 +12,8 @@ pub(crate) use bad_bytes::BadBytes;
 pub(crate) use checksum::{CHECKSUM_BYTES, Checksummer};
 pub(crate) use names::{NAME_MAX, check_names};
 pub(crate) use rows::{
-    CompletionRow, DetachedRow, EarlierRow, IntentRow, PolicyRow, ProgressRow, ScopeRow, TokenRow, VacatedRow,
+    ClaimRow, CompletionRow, DetachedRow, EarlierRow, IntentRow, PolicyRow, ProgressRow, ScopeRow, TokenRow,
+    VacatedRow,
 };
 
 use std::cmp::Ordering;
@@ -77,8 +78,8 @@ pub(crate) enum Entry<'a> {
     Detached(DetachedRow),
     /// A scope was given a policy.
     PolicySet(ScopeRow<'a>),
-    /// A claim was released that followed an interruption, which stands: `returned` is set, and `interrupted_ms` says since when.
-    Returned(IntentRow<'a>),
+    /// A claim was released that followed an interruption. The interruption stands, and counts from this time.
+    Returned(IntentRow<'a>, u64),
 }
 
 /// Bytes that an encoded entry can need beside its scope, key and body.
@@ -87,7 +88,7 @@ pub(crate) const ENTRY_OVERHEAD_MAX: usize = 192;
 impl Entry<'_> {
     pub(crate) fn encoded(&self) -> Vec<u8> {
         let variable = match self {
-            Self::Intent(row) | Self::Returned(row) => row.scope.len() + row.key.len(),
+            Self::Intent(row) | Self::Returned(row, _) => row.scope.len() + row.key.len(),
             Self::Completion(_, row) => row.scope.len() + row.key.len() + row.body.len(),
             Self::Progress(row) => row.bytes.len(),
             Self::PolicySet(row) => row.name.len(),

@@ -11,8 +11,8 @@ use crate::attempt::Attempt;
 use crate::attempt::progress::Budget;
 use crate::clock::FrameTime;
 use crate::codec::{
-    self, BadBytes, CHECKSUM_BYTES, Checksummer, CompletionRow, DetachedRow, EarlierRow, Entry, IntentRow,
-    PolicyRow, ProgressRow, ScopeRow, TokenRow, VacatedRow,
+    self, BadBytes, CHECKSUM_BYTES, Checksummer, ClaimRow, CompletionRow, DetachedRow, EarlierRow, Entry,
+    IntentRow, PolicyRow, ProgressRow, ScopeRow, TokenRow, VacatedRow,
 };
 use crate::key::{Digest, Secret};
 use crate::policy::{Policy, Recovery};
@@ -142,7 +142,7 @@ impl Decoder {
                 [&[9, 0, 0, 0], &*digest_until_and_offset, &digest_until_and_offset].concat()
             }
             Self::BlockEntry => encoded(&completion()),
-            Self::ClaimRow => encoded(&IntentRow { progress: Some(b"note"), ..intent() }),
+            Self::ClaimRow => encoded(&claim()),
             Self::ScopeRow => encoded(&scope()),
             Self::ForgottenRow => encoded(&(1_u64, 2_u64)),
             Self::Token => {
@@ -169,29 +169,42 @@ fn assert_same(value: &impl bincode::Encode, bytes: &[u8]) {
 fn check_entry(entry: &Entry<'_>, bytes: &[u8]) -> bool {
     assert_same(entry, bytes);
     match entry {
-        Entry::Intent(row) => check_claim(row),
-        Entry::Returned(row) => row.returned && row.interrupted_ms.is_some() && check_claim(row),
+        Entry::Intent(row) => check_intent(row),
+        Entry::Returned(row, _) => check_intent(row),
         Entry::Completion(_, row) => check_completion(row).is_some(),
         Entry::PolicySet(row) => check_policy(&row.policy),
         Entry::Vacated(_) | Entry::Mark | Entry::Progress(_) | Entry::Detached(_) => true,
     }
 }
 
-/// An attempt gives its row back, but for times that stand for "not yet", and a span of remembering below the TTL.
-fn check_claim(row: &IntentRow<'_>) -> bool {
+/// An attempt gives its intent back, but for a span of remembering below the TTL.
+fn check_intent(row: &IntentRow<'_>) -> bool {
     if codec::check_names(row.scope, row.key).is_err() {
+        return false;
+    }
+    assert_eq!(Attempt::from_intent(row).intent(), as_kept(row));
+    true
+}
+
+/// An attempt gives its row back, but for times that stand for "not yet".
+fn check_claim(row: &ClaimRow<'_>) -> bool {
+    if codec::check_names(row.intent.scope, row.intent.key).is_err() {
         return false;
     }
     let attempt = Attempt::from_row(row, &Arc::new(Budget::default()));
     let progress = attempt.progress();
-    let expected = IntentRow {
-        remembered_ms: row.remembered_ms.max(row.ttl_ms),
+    let expected = ClaimRow {
+        intent: as_kept(&row.intent),
         interrupted_ms: row.interrupted_ms.filter(|at| *at != u64::MAX),
         detached: row.detached.filter(|(until, _)| *until != 0),
         ..row.clone()
     };
-    assert_eq!(IntentRow { progress: progress.as_deref(), ..attempt.row() }, expected);
+    assert_eq!(attempt.row(progress.as_ref()), expected);
     true
+}
+
+fn as_kept<'a>(row: &IntentRow<'a>) -> IntentRow<'a> {
+    IntentRow { remembered_ms: row.remembered_ms.max(row.ttl_ms), ..row.clone() }
 }
 
 fn check_completion(row: &CompletionRow<'_>) -> Option<Record> {
@@ -334,12 +347,18 @@ fn intent() -> IntentRow<'static> {
         ttl_ms: 60,
         remembered_ms: 61,
         earlier: Some(EarlierRow { fence: 2, attempt: 1, started_ms: 900, interrupted_ms: 950 }),
-        interrupted_ms: Some(1_001),
-        returned: true,
         lease_ms: Some(8),
         unresolved_ms: Some(9),
+    }
+}
+
+fn claim() -> ClaimRow<'static> {
+    ClaimRow {
+        intent: intent(),
+        interrupted_ms: Some(1_001),
+        returned: true,
         detached: Some((1_008, 9)),
-        progress: None,
+        progress: Some(b"note"),
     }
 }
 
@@ -398,7 +417,7 @@ fn entries() -> [Entry<'static>; 8] {
         Entry::Progress(ProgressRow { digest: 1, fence: 3, bytes: b"note" }),
         Entry::Detached(DetachedRow { digest: 1, fence: 3, until_ms: 4, opening: 5 }),
         Entry::PolicySet(scope()),
-        Entry::Returned(intent()),
+        Entry::Returned(intent(), 1_001),
     ]
 }
 

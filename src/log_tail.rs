@@ -9,7 +9,7 @@ use std::hash::BuildHasherDefault;
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::codec::{self, IntentRow, ScopeRow};
+use crate::codec::{self, ScopeRow};
 use crate::key::{Digest, DigestMap};
 use crate::policy::Policy;
 use crate::record::Record;
@@ -124,8 +124,7 @@ impl LogTail {
                 KeyState::Open(attempt) => {
                     let mut row = Vec::new();
                     let progress = attempt.progress();
-                    let open = IntentRow { progress: progress.as_deref(), ..attempt.row() };
-                    codec::encode_into(&open, &mut row);
+                    codec::encode_into(&attempt.row(progress.as_ref()), &mut row);
                     batch.claims.push((*digest, row));
                 }
                 KeyState::Vacant => batch.ended.push(*digest),

@@ -9,7 +9,7 @@ use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Fence, Lifetime};
 use crate::{Fingerprint, Timestamp};
 
-/// A claim that was granted and, as far as this row knows, has not ended.
+/// A claim as it was granted.
 #[derive(Clone, Debug, PartialEq, Encode, BorrowDecode)]
 pub(crate) struct IntentRow<'a> {
     pub(crate) digest: u128,
@@ -23,16 +23,21 @@ pub(crate) struct IntentRow<'a> {
     pub(crate) remembered_ms: u64,
     /// The attempt before this one, if it was interrupted.
     pub(crate) earlier: Option<EarlierRow>,
+    pub(crate) lease_ms: Option<u64>,
+    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
+    pub(crate) unresolved_ms: Option<u64>,
+}
+
+/// A claim in the store: as it was granted, and what is known of it since. The log has an entry for each of these facts.
+#[derive(Clone, Debug, PartialEq, Encode, BorrowDecode)]
+pub(crate) struct ClaimRow<'a> {
+    pub(crate) intent: IntentRow<'a>,
     /// Since when the claim is known to be dead.
     pub(crate) interrupted_ms: Option<u64>,
     /// The claim was released and did nothing: it is the earlier attempt that may have.
     pub(crate) returned: bool,
-    pub(crate) lease_ms: Option<u64>,
-    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
-    pub(crate) unresolved_ms: Option<u64>,
     /// The claim was handed over as a token: until when it is good although no process holds it, and the opening in which that was done.
     pub(crate) detached: Option<(u64, u64)>,
-    /// Its progress, in the store. In the log it has entries of its own.
     pub(crate) progress: Option<&'a [u8]>,
 }
 

@@ -18,12 +18,8 @@ fn intent() -> Entry<'static> {
         ttl_ms: 60,
         remembered_ms: 61,
         earlier: Some(EarlierRow { fence: 4, attempt: 1, started_ms: 900, interrupted_ms: 950 }),
-        interrupted_ms: None,
-        returned: false,
         lease_ms: Some(8),
         unresolved_ms: Some(9),
-        detached: None,
-        progress: None,
     })
 }
 
@@ -72,10 +68,18 @@ fn a_checksum_is_that_of_the_bytes_behind_each_other() {
 fn golden_bytes() {
     let (sevens, zeros) = ("07".repeat(32), "00".repeat(32));
     let earlier = "010401fb8403fbb603";
-    assert_eq!(
-        hex(&intent()),
-        format!("00fc040302010173036b6579{sevens}0502fbe8033c3d{earlier}0000010801090000")
-    );
+    let granted = format!("fc040302010173036b6579{sevens}0502fbe8033c3d{earlier}01080109");
+    assert_eq!(hex(&intent()), format!("00{granted}"));
+    let Entry::Intent(row) = intent() else { panic!("it is an intent") };
+    assert_eq!(hex(&Entry::Returned(row.clone(), 6)), format!("07{granted}06"));
+    let claim = ClaimRow {
+        intent: row,
+        interrupted_ms: Some(6),
+        returned: true,
+        detached: Some((7, 8)),
+        progress: Some(b"hi"),
+    };
+    assert_eq!(hex(&claim), format!("{granted}0106010107080102{}", "6869"));
     let times = "fd00505c18a301000004fc005c2605fb5802";
     assert_eq!(
         hex(&Entry::Completion(1 << 100, completion(b"hi"))),
@@ -131,12 +135,8 @@ fn the_overhead_bound_holds() {
             started_ms: u64::MAX,
             interrupted_ms: u64::MAX,
         }),
-        interrupted_ms: Some(u64::MAX),
-        returned: true,
         lease_ms: Some(u64::MAX),
         unresolved_ms: Some(u64::MAX),
-        detached: Some((u64::MAX, u64::MAX)),
-        progress: Some(&[b'x'; NAME_MAX]),
     };
     let completion = CompletionRow {
         scope: &[b'x'; NAME_MAX],
@@ -152,11 +152,15 @@ fn the_overhead_bound_holds() {
         body_kept: true,
         body: &[b'x'; NAME_MAX],
     };
-    for entry in [Entry::Intent(intent), Entry::Completion(u128::MAX, completion)] {
+    for (entry, pieces) in [
+        (Entry::Intent(intent.clone()), 2),
+        (Entry::Returned(intent, u64::MAX), 2),
+        (Entry::Completion(u128::MAX, completion), 3),
+    ] {
         let mut bytes = Vec::new();
         encode_into(&entry, &mut bytes);
         // What a body of 2 GiB takes in front of it.
-        let overhead = bytes.len() - 3 * NAME_MAX + 2;
+        let overhead = bytes.len() - pieces * NAME_MAX + 2;
         assert!(overhead <= ENTRY_OVERHEAD_MAX, "{overhead} bytes");
     }
 }

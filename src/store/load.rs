@@ -13,7 +13,7 @@ use super::layout::{CLAIMS, FORGOTTEN, INDEX, SCOPES};
 use super::owned::Owned;
 use super::tally::{Tallies, Tally};
 use super::{Store, block, open_row, tables};
-use crate::codec::{BadBytes, IntentRow};
+use crate::codec::{BadBytes, ClaimRow};
 use crate::error::OpenError;
 use crate::key::Digest;
 use crate::policy::Policy;
@@ -41,7 +41,7 @@ impl Store {
     pub(crate) fn load<T: FnMut(&[Stored]) + Send>(
         &self,
         takers: Vec<T>,
-        mut claim: impl FnMut(&IntentRow<'_>),
+        mut claim: impl FnMut(&ClaimRow<'_>),
         mut scope: impl FnMut(&[u8], Policy),
     ) -> Result<(), OpenError> {
         let meta = self.meta();
@@ -148,15 +148,15 @@ impl Store {
     fn load_claims(
         &self,
         transaction: &redb::ReadTransaction,
-        each: &mut impl FnMut(&IntentRow<'_>),
+        each: &mut impl FnMut(&ClaimRow<'_>),
     ) -> Result<Tally, BackendError> {
         let mut tally = Tally::default();
         for row in CLAIMS.read(transaction)?.iter()? {
             let (digest, sealed) = row?;
             tally.add(sealed.value());
             let digest = Digest::from_u128(digest.value());
-            let row: IntentRow<'_> = open_row(&self.checksummer, &CLAIMS, digest, sealed.value())?;
-            codec::check_names(row.scope, row.key)
+            let row: ClaimRow<'_> = open_row(&self.checksummer, &CLAIMS, digest, sealed.value())?;
+            codec::check_names(row.intent.scope, row.intent.key)
                 .map_err(|bad| BackendError::row(CLAIMS.name(), digest, bad))?;
             each(&row);
         }

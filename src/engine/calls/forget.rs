@@ -83,7 +83,9 @@ impl Core {
         let (attempt, until) = match doomed {
             Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
             // A new one: those who waited for the old one were told how it ended.
-            Doomed::Interrupted(attempt) => (Attempt::from_row(&attempt.row(), self.limits.progress()), None),
+            Doomed::Interrupted(attempt) => {
+                (Attempt::from_row(&attempt.row(None), self.limits.progress()), None)
+            }
         };
         let attempt = Arc::new(attempt);
         let record = LogRecord::Vacated(Arc::clone(&attempt), until);

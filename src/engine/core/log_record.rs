@@ -75,7 +75,7 @@ impl LogRecord {
     /// Its bytes in the log.
     pub(in crate::engine) fn encoded(&self) -> Vec<u8> {
         match self {
-            Self::Granted(attempt) => Entry::Intent(attempt.row()),
+            Self::Granted(attempt) => Entry::Intent(attempt.intent()),
             Self::Completed(_, record) => {
                 Entry::Completion(record.digest().as_u128(), CompletionRow::from(record))
             }
@@ -84,11 +84,7 @@ impl LogRecord {
                 fence: attempt.fence.get(),
                 forgotten_until_ms: forgotten_until.map(Timestamp::as_millis),
             }),
-            Self::Returned(attempt, since) => Entry::Returned(IntentRow {
-                returned: true,
-                interrupted_ms: Some(since.as_millis()),
-                ..attempt.row()
-            }),
+            Self::Returned(attempt, since) => Entry::Returned(attempt.intent(), since.as_millis()),
             Self::Progress(claim, progress) => Entry::Progress(ProgressRow {
                 digest: claim.digest().as_u128(),
                 fence: claim.fence().get(),
@@ -112,13 +108,8 @@ impl LogRecord {
     pub(in crate::engine) fn replayed(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Self, BadBytes> {
         let noted = |digest, fence| NotedClaim::Replayed(Digest::from_u128(digest), Fence::new(fence));
         Ok(match entry {
-            Entry::Intent(row) => Self::Granted(claim_of(&row, budget)?),
-            Entry::Returned(row) => {
-                let Some(since) = row.interrupted_ms.filter(|_| row.returned) else {
-                    return Err(BadBytes("a claim was given back without an interruption".to_owned()));
-                };
-                Self::Returned(claim_of(&row, budget)?, Timestamp::from_millis(since))
-            }
+            Entry::Intent(row) => Self::Granted(claim_of(&row)?),
+            Entry::Returned(row, since) => Self::Returned(claim_of(&row)?, Timestamp::from_millis(since)),
             Entry::Completion(digest, row) => {
                 let record = Record::new(&row.parts(Digest::from_u128(digest))?, None);
                 let parts = AttemptParts::bare(record.digest(), record.fence());
@@ -146,7 +137,7 @@ impl LogRecord {
     }
 }
 
-fn claim_of(row: &IntentRow<'_>, budget: &Arc<Budget>) -> Result<Arc<Attempt>, BadBytes> {
+fn claim_of(row: &IntentRow<'_>) -> Result<Arc<Attempt>, BadBytes> {
     check_names(row.scope, row.key)?;
-    Ok(Arc::new(Attempt::from_row(row, budget)))
+    Ok(Arc::new(Attempt::from_intent(row)))
 }

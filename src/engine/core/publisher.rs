@@ -469,7 +469,7 @@ mod tests {
             assert_eq!((tail.seq, tail.len()), (u64::from(is_logged), usize::from(is_logged)));
             // An intent that was on its way meanwhile brings the time along.
             publisher.publish(2, &mut vec![LogRecord::Granted(Arc::clone(&lost))]);
-            assert_eq!((publisher.take_tail().len(), lost.row().interrupted_ms), (1, Some(5)));
+            assert_eq!((publisher.take_tail().len(), lost.row(None).interrupted_ms), (1, Some(5)));
         }
     }
 

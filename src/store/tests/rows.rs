@@ -49,14 +49,12 @@ fn intent(fence: u64) -> Vec<u8> {
         ttl_ms: 1,
         remembered_ms: 1,
         earlier: None,
-        interrupted_ms: None,
-        returned: false,
         lease_ms: None,
         unresolved_ms: None,
-        detached: None,
-        progress: None,
     };
-    codec::encode_into(&intent, &mut row);
+    let claim =
+        codec::ClaimRow { intent, interrupted_ms: None, returned: false, detached: None, progress: None };
+    codec::encode_into(&claim, &mut row);
     row
 }
 
