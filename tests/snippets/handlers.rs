@@ -27,10 +27,31 @@ pub mod web {
         match error {
             RunError::Begin(BeginError::Key(_)) => 400,
             RunError::Begin(BeginError::Unresolved(_)) => 409, // ask the bank, then resolve the key
+            RunError::InFlight(_) => 409, // only where you limit the wait: `run_within_async`
             RunError::Begin(BeginError::Expired(_)) => 410,
             RunError::Begin(BeginError::KeyReused) => 422,
             error if error.is_retryable() => 503,
             _ => 500,
+        }
+    }
+    // end
+}
+
+pub mod faults {
+    // shown: faults
+    use idemkv::Fault;
+
+    pub enum BankError {
+        Declined(String),
+        Busy,
+        TimedOut,
+    }
+
+    pub fn fault(error: BankError) -> Fault<String> {
+        match error {
+            BankError::Declined(why) => Fault::Final(why),
+            BankError::Busy => Fault::Retry("the bank took no request".to_owned()),
+            BankError::TimedOut => Fault::Unknown("the bank did not answer".to_owned()),
         }
     }
     // end
