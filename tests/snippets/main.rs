@@ -29,7 +29,7 @@ use std::task::{Context, Poll};
 use bank::{axum, charge, effects, is_fatal, random, tokio};
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use handlers::{Error, endpoint, plain, program, tasks, typed, waiting, web};
+use handlers::{Error, endpoint, faults, plain, program, tasks, typed, waiting, web};
 use idemkv::sim::{CrashKind, SimDisk};
 use idemkv::{Begin, BeginError, CommitMode, Engine, Fingerprint, Recovery, Status};
 
@@ -322,6 +322,25 @@ fn the_rig_notices_the_handler_that_was_shown_before() {
     }
     println!("before: {charged_again} effects too many");
     assert!(charged_again > 10, "{charged_again} effects too many were noticed");
+}
+
+/// What the guide says of each fault, and that a key of a typed run is resolved with JSON.
+#[test]
+fn each_fault_of_the_bank_has_the_retry_that_the_guide_promises() {
+    use faults::{BankError, fault};
+    let charges = open(&SimDisk::new()).scope("charges");
+    let request = Fingerprint::of("request");
+    let fails = |key, error| charges.run(key, request, |_| Err::<String, _>(fault(error))).map(|_| ());
+    let retry = |key| charges.run(key, request, |_| Ok::<_, idemkv::Fault<String>>("charged".to_owned()));
+
+    assert!(fails("declined", BankError::Declined("no money".to_owned())).is_ok());
+    assert_eq!(retry("declined").unwrap(), Err("no money".to_owned()));
+    assert!(fails("busy", BankError::Busy).is_err());
+    assert_eq!(retry("busy").unwrap(), Ok("charged".to_owned()));
+    assert!(fails("late", BankError::TimedOut).is_err());
+    assert!(retry("late").is_err());
+    charges.resolve("late").unwrap().complete(serde_json::to_vec("it was charged").unwrap()).unwrap();
+    assert_eq!(retry("late").unwrap(), Ok("it was charged".to_owned()));
 }
 
 /// The lines between the marks of a source, from the first one's indentation on.
