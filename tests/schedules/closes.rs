@@ -99,6 +99,24 @@ fn a_full_log_that_is_closed_from_everywhere() {
     });
 }
 
+/// Either the engine tells of the interruption and the file has it, or the close counts the claim and the next opening tells.
+#[test]
+fn a_claim_dropped_beside_a_close_is_told_of_once() {
+    explore("schedules::drops_and_closes", 8, Setup::default(), |world| {
+        let claims = ["one", "two"].map(|key| super::common::fresh(&world.scope, key));
+        if one_in(2) {
+            world.engine.checkpoint().unwrap();
+        }
+        let dropping = claims.map(|claim| spawn(move || drop(claim)));
+        let closed = close(&world, 0).join().unwrap().unwrap();
+        dropping.into_iter().for_each(|thread| thread.join().unwrap());
+        let told = world.engine.stats().dropped;
+        let found = world.opened_on(&world.disk.image(idemkv::sim::CrashKind::DropAll));
+        let (left, stats) = (closed.claims_left as u64, found.stats());
+        assert_eq!((told + left, stats.recalled, stats.interrupted), (2, left, 2));
+    });
+}
+
 #[test]
 fn tasks_whose_wakers_close_the_engine() {
     explore("schedules::wakers_close", 8, Setup::default(), |world| {

@@ -110,11 +110,15 @@ impl Publisher {
     /// that this word would undo: one of a later claim comes after this claim is interrupted, and an end of this claim finds it ending.
     pub(crate) fn interrupt(&self, attempt: &Arc<Attempt>, event: Event<'_>, now: Timestamp) -> Interrupting {
         let mut tail = self.tail.lock();
+        let is_over = self.is_over.load(Ordering::Relaxed);
         let interrupted = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
             if is_it && decide(slot.state(self.index.epoch()), event) == Decision::Become(Phase::Interrupted)
             {
-                attempt.lose(now);
+                // The last checkpoint may be about to write the row: with a date the next opening would not find it dead.
+                if !is_over {
+                    attempt.lose(now);
+                }
                 (Change::Set(Slot::Interrupted(Arc::clone(attempt))), true)
             } else {
                 (Change::Keep, false)
@@ -123,7 +127,7 @@ impl Publisher {
         if !interrupted {
             return Interrupting::NotOut;
         }
-        if self.is_over.load(Ordering::Relaxed) {
+        if is_over {
             return Interrupting::TooLate;
         }
         // A claim that the log does not know leaves nothing to be written. If its intent is on the way, that is folded in by itself.
@@ -481,6 +485,7 @@ mod tests {
         let (tail, out) = publisher.take_last_tail();
         assert_eq!((tail.seq, tail.len(), out), (1, 1, 1));
         assert_eq!(drop_claim(&publisher, &lost), Interrupting::TooLate);
+        assert_eq!(lost.interrupted(), None, "the next opening would not tell of it");
         assert_eq!(publisher.index.get(KEY).phase(), Phase::Interrupted, "a caller that looks must not wait");
         assert_eq!(publisher.take_last_tail().0.len(), 0);
     }
