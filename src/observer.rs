@@ -152,6 +152,13 @@ pub enum Event<'e> {
     /// The disk has room again.
     #[non_exhaustive]
     RoomAgain {},
+    /// A read of the file failed. What the engine wanted to write is tried again, without a block that can't be read. Of failures that
+    /// follow within a minute one is told, after that minute.
+    #[non_exhaustive]
+    ReadFailed {
+        /// What the operating system said.
+        failure: &'e IoFailure,
+    },
     /// The engine has stopped granting claims. It is told once.
     #[non_exhaustive]
     Failed {
@@ -216,6 +223,7 @@ impl Event<'_> {
             Self::PolicySet { .. } => "declared",
             Self::DiskFull { .. } => "disk full",
             Self::RoomAgain {} => "room again",
+            Self::ReadFailed { .. } => "read failed",
             Self::Failed { .. } => "failed",
             Self::BackedUp { .. } => "backed up",
             Self::Closed { .. } => "closed",

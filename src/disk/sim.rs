@@ -17,6 +17,7 @@ pub use fault::{DiskFault, Operation};
 pub use moment::Moment;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{Disk, DiskFile, Kind};
@@ -147,6 +148,15 @@ impl SimDisk {
     /// Lets read `number` fail.
     pub fn fail_read(&self, number: u64) {
         self.0.lock().faults.reads.insert(number);
+    }
+
+    /// Lets every read fail from now on that asks for one of these bytes of a file, as a bad sector does; whether there is such a file.
+    #[must_use]
+    pub fn fail_reads_of(&self, path: &Path, bytes: Range<u64>) -> bool {
+        let mut world = self.0.lock();
+        let id = world.files.names.get(path).copied();
+        world.faults.unreadable.extend(id.map(|id| (id, bytes)));
+        id.is_some()
     }
 
     /// Forgets faults that are still to come, and a disk that is full by [`fill_from`](Self::fill_from) has room again.

@@ -39,6 +39,9 @@ pub enum Busy {
     },
     /// The disk has no room for what a new claim may need. Completions within `Options::reserve_bytes` of claims already granted still succeed.
     DiskFull(IoFailure),
+    /// The file takes no writes at the moment: a read of it failed, or an application reads its tables while it has to be opened again.
+    /// Nothing was written. The engine tries again by itself.
+    FileNotReady(IoFailure),
 }
 
 impl fmt::Display for Busy {
@@ -84,6 +87,12 @@ impl fmt::Display for Busy {
                     "the disk has no room for what this call may need; free some and try again: {failure}"
                 )
             }
+            Self::FileNotReady(failure) => {
+                write!(
+                    f,
+                    "the file takes no writes at the moment, and nothing was written; try again later: {failure}"
+                )
+            }
         }
     }
 }
@@ -96,7 +105,7 @@ impl Error for Busy {
             | Self::TooManyClaims { .. }
             | Self::TooManyWaiters { .. }
             | Self::TooManyProgressBytes { .. } => None,
-            Self::DiskFull(failure) => Some(failure),
+            Self::DiskFull(failure) | Self::FileNotReady(failure) => Some(failure),
         }
     }
 }

@@ -13,6 +13,9 @@ use super::{Damage, FORKED, IoFailure};
 pub enum Failure {
     /// Writing or syncing failed; what the failed call wrote may or may not be on disk.
     Io(IoFailure),
+    /// The file takes no writes at the moment: a read of it failed, or an application reads its tables while it has to be opened again.
+    /// Nothing was written, nothing acknowledged is lost, and an open engine goes on: it tries again by itself.
+    FileNotReady(IoFailure),
     /// The store is damaged.
     Damaged(Damage),
     /// A thread panicked while it committed for its group.
@@ -56,9 +59,16 @@ impl fmt::Display for Failure {
                  the file again: {failure}"
             );
         }
+        if let Self::FileNotReady(failure) = self {
+            return write!(
+                f,
+                "the file takes no writes at the moment, so it was not brought up to date; nothing acknowledged is lost, and the \
+                 engine, or the next opening, tries again: {failure}"
+            );
+        }
         f.write_str("the engine stopped after a failed commit, open the file again to go on: ")?;
         match self {
-            Self::Io(failure) => failure.fmt(f),
+            Self::Io(failure) | Self::FileNotReady(failure) => failure.fmt(f),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Panicked => f.write_str("a thread panicked while it committed"),
             Self::TakenAway(_) => Ok(()),
@@ -71,7 +81,7 @@ impl fmt::Display for Failure {
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Io(failure) => Some(failure),
+            Self::Io(failure) | Self::FileNotReady(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
             Self::Panicked | Self::TakenAway(_) | Self::Forked | Self::ReadOnly => None,
         }

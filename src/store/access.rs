@@ -11,6 +11,7 @@ use redb::Database;
 
 use super::backend::{Backend, Faults};
 use super::backend_error::{BackendError, catch_backend_panic};
+use super::failed_reads::FailedReads;
 use super::long_reads::LongReads;
 use super::opened::Opened;
 use super::refusal::StoreError;
@@ -88,18 +89,49 @@ impl Access {
         self.faults.write_failed()
     }
 
+    /// What an error means for the one who writes. A commit that stopped must be asked for before it is made anew: see
+    /// [`may_have_committed`](Self::may_have_committed).
     pub(super) fn failed(&self, trouble: BackendError) -> StoreError {
-        let failure = trouble.into_failure(&self.path);
+        let is_read = trouble.is_io() && !self.faults.has_written_badly();
         // A sync that ran out of room is a failed sync like any other: what it left behind is unknown. Nor does a file that
         // can't be made shorter say that nothing was written.
-        if let Failure::Io(failure) = &failure
-            && failure.is_disk_full()
-            && !self.faults.sync_failed()
-            && !self.faults.stayed_long()
-        {
-            return StoreError::Full(failure.clone());
+        let may_be_full = !self.faults.sync_failed() && !self.faults.stayed_long();
+        let failure = trouble.into_failure(&self.path);
+        let Failure::Io(io) = &failure else { return StoreError::Failed(failure) };
+        if io.is_disk_full() && may_be_full {
+            return StoreError::Full(io.clone());
+        }
+        if is_read {
+            return StoreError::Later(io.clone());
         }
         StoreError::Failed(failure)
+    }
+
+    /// What it means for the one who writes that not even a view can be had.
+    pub(super) fn lost(&self, error: ReadError) -> StoreError {
+        match error {
+            ReadError::Io(failure) if !self.faults.has_written_badly() => StoreError::Later(failure),
+            ReadError::Io(failure) => StoreError::Failed(Failure::Io(failure)),
+            ReadError::Damaged(damage) => StoreError::Failed(Failure::Damaged(damage)),
+            ReadError::Closed | ReadError::Forked | ReadError::Key(_) => {
+                self.failed(BackendError::last_word("the store is closed"))
+            }
+        }
+    }
+
+    /// A commit is about to be made.
+    pub(super) fn before_commit(&self) {
+        self.faults.before_commit();
+    }
+
+    /// Whether the last commit, which was told as failed, may be there.
+    pub(super) fn may_have_committed(&self) -> bool {
+        self.faults.may_have_committed()
+    }
+
+    /// Reads that failed, for whomever they were.
+    pub(super) fn failed_reads(&self) -> &FailedReads {
+        self.faults.failed_reads()
     }
 }
 
@@ -137,7 +169,7 @@ impl Access {
         let begin = |database: &Opened| {
             // It does not always say so itself: what it has in memory it gives all the same, and stops at the first page it has not.
             if self.has_stopped(database) {
-                return Err(BackendError::unexpected("an earlier error stopped the store"));
+                return Err(BackendError::stopped());
             }
             begin(database)
         };
@@ -193,7 +225,7 @@ impl Access {
     fn open_view(&self) -> Result<Arc<Opened>, ReadError> {
         let opened = catch_backend_panic(|| {
             let untouched: Arc<dyn DiskFile> = Arc::new(CopyOnWriteFile::new(Arc::clone(&self.file))?);
-            open_database(&untouched, &Arc::default(), self.cache_bytes, false)
+            open_database(&untouched, &self.faults.of_view(), self.cache_bytes, false)
         });
         let opened = opened.map(Arc::new).map_err(|trouble| trouble.into_read_error(&self.path));
         self.put(opened.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
@@ -210,7 +242,7 @@ impl Access {
     ) -> Result<Arc<Opened>, StoreError> {
         if self.faults.sync_failed() {
             // What is on disk is unknown, and only the next opening may find out.
-            return Err(self.failed(BackendError::unexpected("an earlier sync failed")));
+            return Err(self.failed(BackendError::last_word("an earlier sync failed")));
         }
         // Taken while looking: a view, which a reader may put in its place at any moment, must never be written to.
         if let State::Open(database) = &*self.state.lock()
@@ -229,13 +261,13 @@ impl Access {
         let Some(_alone) = self.long_reads.ask_alone() else {
             // Not while somebody reads. There will be another try, and readers that come meanwhile wait for it.
             let busy = io::Error::new(
-                io::ErrorKind::StorageFull,
+                io::ErrorKind::ResourceBusy,
                 "the file can't be opened again while tables are read",
             );
-            return Err(StoreError::Full(IoFailure::new(&self.path, "opening", busy)));
+            return Err(StoreError::Later(IoFailure::new(&self.path, "opening", busy)));
         };
         let before = match self.take(State::Away) {
-            State::Closed => return Err(self.failed(BackendError::unexpected("the store is closed"))),
+            State::Closed => return Err(self.failed(BackendError::last_word("the store is closed"))),
             State::Open(database) | State::View(database) => Some(alone(database)),
             State::Lost | State::Away => None,
         };

@@ -8,14 +8,35 @@ use super::directory::BlockInfo;
 use super::due::Due;
 use super::forgotten::Row;
 use super::layout::{BLOCKS, CLAIMS, FORGOTTEN, INDEX, META, SCOPES};
+use super::merge::Merged;
 use super::meta::Meta;
+use super::opened::Opened;
+use super::opening::read_meta_row;
 use super::refusal::StoreError;
+use super::relocate::Relocated;
 use super::tally::Tallies;
 use super::transaction::{OpenTransaction, begin_durable};
 use super::{META_ROW, Store, block};
 use crate::error::Failure;
 use crate::record::{Record, RecordLocation, Relocation};
+use crate::sync::Arc;
 use crate::{Timestamp, codec};
+
+/// So often a checkpoint is tried at once where reads fail. A block that fails is left out by the next try.
+const TRIES: usize = 4;
+
+/// What one transaction is to write.
+struct Plan {
+    meta: Meta,
+    blocks: Vec<block::Block>,
+    /// Number of the first of them.
+    first: u64,
+    due: Due,
+    /// Of the blocks that are due, those that are not merged.
+    reclaimed: usize,
+    carried: Relocated,
+    merged: Merged,
+}
 
 impl Store {
     /// Writes a batch, drops blocks that are due and writes anew what is still to be remembered of them, in one durable
@@ -39,15 +60,82 @@ impl Store {
         }
         let mut meta = self.meta();
         change(&mut meta);
-        let database = match &begun {
+        if begun.is_some() {
             // It is of the database that is open, or of one that has stopped: then it fails.
-            Some(_) => self
-                .access
-                .database()
-                .map_err(|_closed| self.access.failed(BackendError::unexpected("the store is closed")))?,
-            None => self.access.writable(|database| self.check_current(database))?,
+            let database = self.access.database().map_err(|error| self.access.lost(error))?;
+            return self.commit(database, begun, batch, now, meta, &pin);
+        }
+        let mut tries = 1;
+        loop {
+            let database = self.access.writable(|database| self.check_current(database));
+            let applied =
+                database.and_then(|database| self.commit(database, None, batch, now, meta.clone(), &pin));
+            match applied {
+                Err(StoreError::Later(_)) if tries < TRIES => tries += 1,
+                applied => return applied,
+            }
+        }
+    }
+
+    /// Makes one commit, or none.
+    fn commit(
+        &self,
+        database: Arc<Opened>,
+        begun: Option<OpenTransaction>,
+        batch: &Batch,
+        now: Timestamp,
+        meta: Meta,
+        pin: &impl Fn(RecordLocation, &Record) -> Relocation,
+    ) -> Result<Applied, StoreError> {
+        self.access.before_commit();
+        let has_others = begun.is_some();
+        let mut plan = self.plan(&database, batch, now, meta, pin)?;
+        // First out of the directory, so that no reader looks for a block that is on its way out.
+        let dropped = self.leave_out(&plan.due);
+        let begun = catch_backend_panic(|| {
+            database.hold()?;
+            begun.map_or_else(|| begin_durable(&database), |OpenTransaction(transaction)| Ok(transaction))
+        });
+        let mut unreadable = None;
+        // redb can't abort a transaction while a panic goes through it, so the transaction lies outside.
+        let written = begun.and_then(|transaction| {
+            catch_backend_panic(|| self.write(&transaction, batch, &mut plan, &mut unreadable))?;
+            catch_backend_panic(|| Ok(transaction.into_inner().commit()?))
+        });
+        let database = match written {
+            Ok(()) => Ok(database),
+            Err(trouble) => {
+                unreadable = unreadable.filter(|_| trouble.is_answer_of_disk());
+                drop(database);
+                self.settle(self.access.failed(trouble), &plan.meta, has_others)
+            }
         };
-        let merged = self.merge(&database, batch, now, &pin)?;
+        let database = database.inspect_err(|error| {
+            self.put_back(dropped, &plan);
+            if let (StoreError::Later(_), Some(number)) = (error, unreadable) {
+                self.keep_unreadable(number, now);
+            }
+        })?;
+        // Before anybody learns of new blocks.
+        database.renew();
+        self.committed(&plan, batch);
+        let Plan { meta, blocks, reclaimed, merged, .. } = plan;
+        *self.meta.lock() = meta;
+        let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
+        let cold = records.filter(|record| record.expires() <= now).chain(merged.records()).collect();
+        Ok(Applied { reclaimed, cold })
+    }
+
+    /// Reads what is to move, and packs blocks of it and of what is new.
+    fn plan(
+        &self,
+        database: &Opened,
+        batch: &Batch,
+        now: Timestamp,
+        mut meta: Meta,
+        pin: &impl Fn(RecordLocation, &Record) -> Relocation,
+    ) -> Result<Plan, StoreError> {
+        let merged = self.merge(database, batch, now, pin)?;
         let mut live = merged.records();
         live.extend(batch.records.iter().filter(|record| record.remembered_until() > now).cloned());
         let first = meta.block_next;
@@ -55,52 +143,69 @@ impl Store {
         let written: u64 = blocks.iter().map(|block| BlockInfo::of(block).file_bytes()).sum();
         let mut due = self.due(now, batch.reclaim_max.max(2 * written));
         let carried =
-            self.relocate(&database, &mut due, batch, now, &pin).inspect_err(|_| merged.put_back())?;
+            self.relocate(database, &mut due, batch, now, pin).inspect_err(|_| merged.put_back())?;
         let reclaimed = due.blocks.len();
         due.blocks.extend(merged.blocks());
         let next = first + blocks.len() as u64;
         blocks.extend(block::pack(carried.records(), now, next, &self.checksummer));
         meta.block_next += blocks.len() as u64;
         assert!(meta.block_next < RecordLocation::BLOCK_LIMIT, "block numbers last for exabytes");
-        // First out of the directory, so that no reader looks for a block that is on its way out.
-        let dropped = self.leave_out(&due);
-        let begun = catch_backend_panic(|| {
-            database.hold()?;
-            begun.map_or_else(|| begin_durable(&database), |OpenTransaction(transaction)| Ok(transaction))
-        });
-        // redb can't abort a transaction while a panic goes through it, so the transaction lies outside.
-        let written = begun.and_then(|transaction| {
-            catch_backend_panic(|| {
-                write_blocks(&transaction, &mut meta.tallies, &blocks)?;
-                drop_blocks(&transaction, &mut meta.tallies, &due.blocks)?;
-                let added: usize = blocks.iter().map(|block| block.records.len()).sum();
-                meta.keys = (meta.keys + added as u64).saturating_sub(due.keys());
-                self.write_claims(&transaction, &mut meta.tallies, batch)?;
-                self.write_forgotten(&transaction, &mut meta.tallies, batch, &due, first)?;
-                self.write_scopes(&transaction, &mut meta.tallies, batch)?;
-                transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
-                Ok(())
-            })?;
-            catch_backend_panic(|| Ok(transaction.into_inner().commit()?))
-        });
-        if let Err(trouble) = written {
-            let mut directory = self.directory.write();
-            for (number, block) in dropped {
-                directory.insert(number, block);
-            }
-            drop(directory);
-            carried.put_back();
-            merged.put_back();
-            drop(database);
-            return Err(self.access.failed(trouble));
+        Ok(Plan { meta, blocks, first, due, reclaimed, carried, merged })
+    }
+
+    /// Writes all of it; notes in `at` the block that it stopped at.
+    fn write(
+        &self,
+        transaction: &WriteTransaction,
+        batch: &Batch,
+        plan: &mut Plan,
+        at: &mut Option<u64>,
+    ) -> Result<(), BackendError> {
+        let Plan { meta, blocks, first, due, .. } = plan;
+        write_blocks(transaction, &mut meta.tallies, blocks)?;
+        drop_blocks(transaction, &mut meta.tallies, &due.blocks, at)?;
+        let added: usize = blocks.iter().map(|block| block.records.len()).sum();
+        meta.keys = (meta.keys + added as u64).saturating_sub(due.keys());
+        self.write_claims(transaction, &mut meta.tallies, batch)?;
+        self.write_forgotten(transaction, &mut meta.tallies, batch, due, *first)?;
+        self.write_scopes(transaction, &mut meta.tallies, batch)?;
+        transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
+        Ok(())
+    }
+
+    /// What became of a commit that came back with an error; gives the database where the commit is there after all.
+    ///
+    /// redb reads after a commit, too, and a read that fails for a caller stops it wherever it is. Before the header is written nothing
+    /// of the commit counts. After that the file is opened again, which syncs what it finds, and is asked.
+    fn settle(&self, error: StoreError, meta: &Meta, has_others: bool) -> Result<Arc<Opened>, StoreError> {
+        if !matches!(error, StoreError::Later(_)) || !self.access.may_have_committed() {
+            return Err(error);
         }
-        // Before anybody learns of new blocks.
-        database.renew();
-        self.committed(&blocks, batch, &due, first);
-        *self.meta.lock() = meta;
-        let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
-        let cold = records.filter(|record| record.expires() <= now).chain(merged.records()).collect();
-        Ok(Applied { reclaimed, cold })
+        let mut is_there = false;
+        let opened = self.access.reopen(|database| {
+            is_there = read_meta_row(database)?.is_some_and(|row| row == meta.encode());
+            if is_there { Ok(()) } else { self.check_current(database) }
+        });
+        match opened {
+            Ok(database) if is_there => Ok(database),
+            Ok(_) => Err(error),
+            // Others must be told whether their writes are there, and nobody knows. For all else the next commit asks again.
+            Err(StoreError::Full(failure) | StoreError::Later(failure)) if has_others => {
+                Err(StoreError::Failed(Failure::Io(failure)))
+            }
+            Err(unknown) => Err(unknown),
+        }
+    }
+
+    /// Nothing was written: what was to move stays where it is.
+    fn put_back(&self, dropped: Vec<(u64, BlockInfo)>, plan: &Plan) {
+        let mut directory = self.directory.write();
+        for (number, block) in dropped {
+            directory.insert(number, block);
+        }
+        drop(directory);
+        plan.carried.put_back();
+        plan.merged.put_back();
     }
 
     /// Takes blocks out of the directory; gives what it said of them.
@@ -165,7 +270,8 @@ impl Store {
         Ok(())
     }
 
-    fn committed(&self, blocks: &[block::Block], batch: &Batch, due: &Due, limit: u64) {
+    fn committed(&self, plan: &Plan, batch: &Batch) {
+        let Plan { blocks, due, first: limit, .. } = plan;
         let mut directory = self.directory.write();
         for block in blocks {
             directory.insert(block.number, BlockInfo::of(block));
@@ -181,7 +287,7 @@ impl Store {
             forgotten.remove(*digest);
         }
         for (digest, until) in rows {
-            forgotten.insert(digest, Row { limit, until });
+            forgotten.insert(digest, Row { limit: *limit, until });
         }
     }
 }
@@ -201,16 +307,20 @@ fn write_blocks(
     Ok(())
 }
 
+/// Notes in `at` the block that it stops at.
 fn drop_blocks(
     transaction: &WriteTransaction,
     tallies: &mut Tallies,
     due: &[(u64, BlockInfo)],
+    at: &mut Option<u64>,
 ) -> Result<(), BackendError> {
     let mut bodies = transaction.open_table(BLOCKS)?;
     let mut index = INDEX.write(transaction, tallies)?;
     for (number, block) in due {
+        *at = Some(*number);
         bodies.remove((block.due.as_millis(), *number))?;
         index.remove((block.due.as_millis(), *number))?;
     }
+    *at = None;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::failed_reads::FailedReads;
 use crate::disk::DiskFile;
 use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
 
@@ -15,9 +16,36 @@ pub(super) struct Faults {
     has_stopped: UnseenBool,
     /// A write that failed: redb takes no more of them until it is opened again. Leaf lock.
     write_failed: UnseenMutex<Option<io::ErrorKind>>,
+    /// The header was written, or that was tried: a commit may be there. Without that it is not, for nothing else leads to its pages.
+    may_have_committed: UnseenBool,
+    failed_reads: Arc<FailedReads>,
 }
 
 impl Faults {
+    /// Those of a view: only its failed reads are of interest to others.
+    pub(super) fn of_view(&self) -> Arc<Self> {
+        Arc::new(Self { failed_reads: Arc::clone(&self.failed_reads), ..Self::default() })
+    }
+
+    pub(super) fn failed_reads(&self) -> &FailedReads {
+        &self.failed_reads
+    }
+
+    /// A commit is about to be made.
+    pub(super) fn before_commit(&self) {
+        self.may_have_committed.store(false, Ordering::Release);
+    }
+
+    /// Whether the commit made last, which was told as failed, may be there.
+    pub(super) fn may_have_committed(&self) -> bool {
+        self.may_have_committed.load(Ordering::Acquire)
+    }
+
+    /// Whether anything but a read went wrong.
+    pub(super) fn has_written_badly(&self) -> bool {
+        self.sync_failed() || self.stayed_long() || self.write_failed().is_some()
+    }
+
     pub(super) fn sync_failed(&self) -> bool {
         self.sync_failed.load(Ordering::Acquire)
     }
@@ -39,6 +67,11 @@ impl Faults {
         *self.write_failed.lock() = None;
         self.stayed_long.store(false, Ordering::Release);
         self.has_stopped.store(false, Ordering::Release);
+    }
+
+    fn read_failed(&self, error: &io::Error) {
+        self.failed_reads.note(error);
+        self.stop();
     }
 
     fn stop(&self) {
@@ -67,15 +100,15 @@ impl Backend {
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.file.len().inspect_err(|_| self.faults.stop())
+        self.file.len().inspect_err(|error| self.faults.read_failed(error))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out).inspect_err(|_| self.faults.stop())
+        self.file.read_at(offset, out).inspect_err(|error| self.faults.read_failed(error))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let shrinks = self.file.len().inspect_err(|error| self.faults.note(error))? > len;
+        let shrinks = self.len()? > len;
         self.file.set_len(len).inspect_err(|error| {
             self.faults.note(error);
             self.faults.stayed_long.fetch_or(shrinks, Ordering::AcqRel);
@@ -87,6 +120,9 @@ impl redb::StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if offset == 0 {
+            self.faults.may_have_committed.store(true, Ordering::Release);
+        }
         self.file.write_at(offset, data).inspect_err(|error| self.faults.note(error))
     }
 }

@@ -17,8 +17,13 @@ pub(super) struct BackendError {
 }
 
 enum TroubleKind {
+    /// The disk's doing.
     Io(io::Error),
+    /// An earlier error of the disk's stopped redb, or it was closed.
+    Stopped(&'static str),
     Damaged(String),
+    /// The store's own word: another try is no use, or not safe.
+    Final(io::Error),
 }
 
 impl BackendError {
@@ -30,16 +35,22 @@ impl BackendError {
         Self::at(format!("table `{table}`, row {:032x}", digest.as_u128()), bad)
     }
 
-    pub(super) fn unexpected(what: &'static str) -> Self {
-        Self { place: None, kind: TroubleKind::Io(io::Error::other(what)) }
+    /// What ends all: no other try may follow.
+    pub(super) fn last_word(what: &'static str) -> Self {
+        Self { place: None, kind: TroubleKind::Final(io::Error::other(what)) }
     }
 
-    pub(super) fn from_open_error(error: OpenError) -> Self {
-        Self { place: None, kind: TroubleKind::Io(io::Error::other(error)) }
+    pub(super) fn stopped() -> Self {
+        Self { place: None, kind: TroubleKind::Stopped("an earlier I/O error stopped the store") }
     }
 
     /// The disk's doing, as far as it says.
     pub(super) fn is_io(&self) -> bool {
+        matches!(self.kind, TroubleKind::Io(_) | TroubleKind::Stopped(_))
+    }
+
+    /// The disk's answer to what was just asked of it.
+    pub(super) fn is_answer_of_disk(&self) -> bool {
         matches!(self.kind, TroubleKind::Io(_))
     }
 
@@ -58,7 +69,10 @@ impl BackendError {
     /// As an error of ours.
     fn told<E>(self, path: &Path, io: impl FnOnce(IoFailure) -> E, damaged: impl FnOnce(Damage) -> E) -> E {
         match self.kind {
-            TroubleKind::Io(error) => io(IoFailure::new(path, "accessing", error)),
+            TroubleKind::Io(error) | TroubleKind::Final(error) => {
+                io(IoFailure::new(path, "accessing", error))
+            }
+            TroubleKind::Stopped(what) => io(IoFailure::new(path, "accessing", io::Error::other(what))),
             TroubleKind::Damaged(what) => {
                 damaged(Damage::new(path, self.place.unwrap_or_else(|| "an unknown page".to_owned()), what))
             }
@@ -74,10 +88,8 @@ impl<E: Into<redb::Error>> From<E> for BackendError {
                 TroubleKind::Damaged("the file is cut off".to_owned())
             }
             redb::Error::Io(error) => TroubleKind::Io(error),
-            redb::Error::PreviousIo => {
-                TroubleKind::Io(io::Error::other("an earlier I/O error stopped the store"))
-            }
-            redb::Error::DatabaseClosed => TroubleKind::Io(io::Error::other("the store is closed")),
+            redb::Error::PreviousIo => return Self::stopped(),
+            redb::Error::DatabaseClosed => TroubleKind::Stopped("the store is closed"),
             // Of all the rest, none happens to a file that is as redb left it.
             other => TroubleKind::Damaged(other.to_string()),
         };

@@ -26,8 +26,8 @@ pub(super) struct BlockInfo {
     pub(super) due: Timestamp,
     /// When the last of its keys is no longer remembered. Later than `due` where some have to move on.
     pub(super) remembered_until: Timestamp,
-    /// It can't be read, so it stays where it is until nobody needs it.
-    unreadable: bool,
+    /// It can't be read, so it stays where it is until then. Zero for all others.
+    stays_until: Timestamp,
     /// Bytes.
     len: u32,
     /// Records in it.
@@ -37,7 +37,7 @@ pub(super) struct BlockInfo {
 impl BlockInfo {
     pub(super) fn new(due: Timestamp, contents: block::Contents) -> Self {
         let block::Contents { len, entries, remembered_until } = contents;
-        Self { due, remembered_until, unreadable: false, len, entries }
+        Self { due, remembered_until, stays_until: Timestamp::default(), len, entries }
     }
 
     pub(super) fn of(block: &Block) -> Self {
@@ -46,11 +46,11 @@ impl BlockInfo {
 
     /// When its room can be had back.
     fn goes_at(&self) -> Timestamp {
-        if self.unreadable { self.remembered_until } else { self.due }
+        self.due.max(self.stays_until)
     }
 
     fn is_small(&self) -> bool {
-        self.entries < SMALL_ENTRIES && self.len <= SMALL_BYTES && !self.unreadable
+        self.entries < SMALL_ENTRIES && self.len <= SMALL_BYTES
     }
 
     /// Bytes of pages that the block and its index row take: large values have pages of a power of two.
@@ -108,10 +108,10 @@ impl Directory {
         self.file_bytes -= block.file_bytes();
     }
 
-    /// Notes that a block can't be read.
-    pub(super) fn keep_unreadable(&mut self, number: u64) {
+    /// Notes that a block can't be read, and stays where it is until `until`.
+    pub(super) fn keep(&mut self, number: u64, until: Timestamp) {
         if let Some(block) = self.remove(number) {
-            self.insert(number, BlockInfo { unreadable: true, ..block });
+            self.insert(number, BlockInfo { stays_until: until, ..block });
         }
     }
 
@@ -152,7 +152,8 @@ impl Directory {
         // Where the blocks end, the next look begins with the first.
         let mut next = (Timestamp::default(), 0);
         for at in self.small.range(from..) {
-            let Some(block) = self.blocks.get(&at.1) else { continue };
+            let block = self.blocks.get(&at.1);
+            let Some(block) = block.filter(|block| block.stays_until <= now) else { continue };
             let fits = |first: &(Timestamp, u64)| block::spans(first.0, at.0, now);
             let is_full = run.len() == MERGED_MAX || bytes + block.len > MERGED_BYTES;
             if run.len() >= MERGED_MIN && (is_full || !run.front().is_some_and(fits)) {
@@ -232,7 +233,7 @@ mod tests {
     fn a_block_that_cannot_be_read_goes_when_nobody_needs_it() {
         let mut directory = Directory::default();
         directory.insert(1, block(100, 900));
-        directory.keep_unreadable(1);
+        directory.keep(1, at(900));
         assert_eq!(due(&directory, 899, 1), [0; 0]);
         assert!(!directory.has_due(at(899)) && directory.has_due(at(900)));
         assert_eq!(due(&directory, 900, 1), [1]);

@@ -85,10 +85,10 @@ impl Store {
         for (number, info) in candidates {
             let is_remembered = |_, until| until > now;
             let read = self.remembered(database, number, info, is_remembered, Record::to_be_moved);
-            match read.map_err(|trouble| self.access.failed(trouble))? {
+            match read.map_err(|trouble| self.block_failed(number, now, trouble))? {
                 Ok(moving) => small.push(Small { number, info, moving }),
                 // Its keys are answered with the damage for as long as they would have been remembered.
-                Err(_damaged) => self.keep_unreadable(number),
+                Err(_damaged) => self.keep(number, info.remembered_until),
             }
         }
         Ok(small)

@@ -16,6 +16,7 @@ mod copy;
 mod create;
 mod directory;
 mod due;
+mod failed_reads;
 mod forgotten;
 mod layout;
 mod load;
@@ -92,6 +93,16 @@ impl Store {
 
     pub(crate) fn meta(&self) -> Meta {
         self.meta.lock().clone()
+    }
+
+    /// How many reads of the file failed, for whomever they were.
+    pub(crate) fn failed_reads(&self) -> u64 {
+        self.access.failed_reads().count()
+    }
+
+    /// The last read that failed, once.
+    pub(crate) fn take_failed_read(&self) -> Option<IoFailure> {
+        self.access.failed_reads().take_news(&self.path)
     }
 
     /// Bytes of the file.

@@ -55,11 +55,12 @@ impl Store {
 
     /// What did not fit must be gone, whole: block numbers are about to be given out again.
     pub(super) fn check_current(&self, database: &Database) -> Result<(), BackendError> {
-        let meta = read_meta(&self.path, database).map_err(BackendError::from_open_error)?;
-        if meta != self.meta() {
-            return Err(BackendError::unexpected("a commit that failed is there after all"));
+        let is_current = read_meta_row(database)?.is_some_and(|row| row == self.meta().encode());
+        if is_current {
+            Ok(())
+        } else {
+            Err(BackendError::last_word("a commit that failed is there after all"))
         }
-        Ok(())
     }
 }
 
@@ -101,16 +102,19 @@ fn check_ours(
 }
 
 pub(super) fn read_meta(path: &Path, database: &Database) -> Result<Meta, OpenError> {
-    let row = catch_backend_panic(|| {
+    match read_meta_row(database).map_err(|trouble| trouble.into_open_error(path))? {
+        Some(row) => Meta::decode(path, &row),
+        None => Err(OpenError::NotIdemkv(path.to_owned())),
+    }
+}
+
+pub(super) fn read_meta_row(database: &Database) -> Result<Option<Vec<u8>>, BackendError> {
+    catch_backend_panic(|| {
         let transaction = Owned::new(database.begin_read()?);
         let table = match transaction.open_table(META) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => table?,
         };
         Ok(table.get(META_ROW)?.map(|row| row.value().to_vec()))
-    });
-    match row.map_err(|trouble| trouble.into_open_error(path))? {
-        Some(row) => Meta::decode(path, &row),
-        None => Err(OpenError::NotIdemkv(path.to_owned())),
-    }
+    })
 }

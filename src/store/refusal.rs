@@ -7,6 +7,8 @@ use crate::error::{Failure, IoFailure, OpenError};
 pub(crate) enum StoreError {
     /// No room on the disk. Nothing was written that counts; [`Store::reopen`], then try again.
     Full(IoFailure),
+    /// The file can't be read at the moment, or not be opened again. Nothing was written that counts; try again.
+    Later(IoFailure),
     /// Anything else: what was written may or may not count.
     Failed(Failure),
 }
@@ -15,7 +17,9 @@ impl StoreError {
     /// As an opening tells it.
     pub(crate) fn into_open_error(self) -> OpenError {
         match self {
-            Self::Full(failure) | Self::Failed(Failure::Io(failure)) => OpenError::Io(failure),
+            Self::Full(failure)
+            | Self::Later(failure)
+            | Self::Failed(Failure::Io(failure) | Failure::FileNotReady(failure)) => OpenError::Io(failure),
             Self::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
             Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly) => {
                 unreachable!(

@@ -8,6 +8,7 @@
 //! index still names after its block is gone therefore belongs to a key that is no longer remembered.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
 
@@ -21,6 +22,9 @@ use crate::Timestamp;
 use crate::codec::BadBytes;
 use crate::key::Digest;
 use crate::record::{Record, RecordLocation, Relocation};
+
+/// After so long a block that the disk did not give is tried again.
+const UNREADABLE_FOR: Duration = Duration::from_secs(600);
 
 /// Tombstones, or records, on their way to new blocks.
 #[derive(Debug, Default)]
@@ -71,7 +75,7 @@ impl Store {
             let found = self.remembered(database, number, info, is_remembered, Record::without_body);
             let found = found.map_err(|trouble| {
                 carried.put_back();
-                self.access.failed(trouble)
+                self.block_failed(number, now, trouble)
             })?;
             match found {
                 Ok(moving) if moving.iter().all(|it| pin(it.from, &it.record) != Relocation::Stays) => {
@@ -81,7 +85,7 @@ impl Store {
                 // One of its keys is being forgotten at this moment. The block goes next time.
                 Ok(moving) => Relocated(moving).put_back(),
                 // Its keys are answered with the damage for as long as they would have been remembered.
-                Err(_damaged) => self.keep_unreadable(number),
+                Err(_damaged) => self.keep(number, info.remembered_until),
             }
         }
         due.blocks = go;
@@ -93,8 +97,24 @@ impl Store {
         self.forgotten.lock().get(digest).is_some_and(|row| block < row.limit)
     }
 
-    pub(super) fn keep_unreadable(&self, number: u64) {
-        self.directory.write().keep_unreadable(number);
+    /// A block that can't be read stays where it is until `until`.
+    pub(super) fn keep(&self, number: u64, until: Timestamp) {
+        self.directory.write().keep(number, until);
+    }
+
+    /// What it means that the disk did not give a block: the others go on without it, and it is tried again later.
+    pub(super) fn block_failed(&self, number: u64, now: Timestamp, trouble: BackendError) -> StoreError {
+        let is_unreadable = trouble.is_answer_of_disk();
+        let error = self.access.failed(trouble);
+        if is_unreadable && matches!(error, StoreError::Later(_)) {
+            self.keep_unreadable(number, now);
+        }
+        error
+    }
+
+    /// A block that the disk did not give stays where it is for a while.
+    pub(super) fn keep_unreadable(&self, number: u64, now: Timestamp) {
+        self.keep(number, now.saturating_add(UNREADABLE_FOR));
     }
 
     /// What is to move of those entries of a block that are to be remembered.

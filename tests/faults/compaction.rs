@@ -11,6 +11,11 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// An engine that is idle, with a file that is mostly free; some keys in it are live.
 fn wasteful(machine: &Machine) -> Engine {
+    wasteful_with(machine, 0)
+}
+
+/// The same, with so many keys more that are live.
+fn wasteful_with(machine: &Machine, more: usize) -> Engine {
     let engine = machine
         .options()
         .cache_bytes(0)
@@ -26,6 +31,9 @@ fn wasteful(machine: &Machine) -> Engine {
     let kept = engine.set_policy("kept", engine.policy().ttl(TTL * 9)).unwrap();
     for n in 0..10 {
         fresh(&kept, &n.to_string()).complete([n; 4_000]).unwrap();
+    }
+    for n in 0..more {
+        fresh(&kept, &format!("more {n}")).complete([7; 4_000]).unwrap();
     }
     engine.checkpoint().unwrap();
     machine.clock.advance(TTL);
@@ -130,4 +138,34 @@ fn an_idle_engine_leaves_a_file_alone_that_has_little_room_to_give_back() {
     engine.checkpoint().unwrap();
     engine.step();
     assert_left_alone(&machine, &engine);
+}
+
+/// Compaction reads much of the file. One read that failed stopped grants.
+#[test]
+fn a_read_that_fails_while_the_file_is_compacted_stops_nobody() {
+    let mut failed = 0;
+    for at in (0..).step_by(17) {
+        let machine = Machine::default();
+        let engine = wasteful_with(&machine, 400);
+        let first = machine.disk.reads();
+        machine.disk.fail_read(first + at);
+        engine.step();
+        let reads = machine.disk.reads() - first;
+        machine.disk.mend();
+        failed += engine.stats().failed_reads;
+        assert!(!engine.stats().has_failed, "read {at} of {reads}");
+        assert_kept(&engine);
+        drop(fresh(&default_scope(&engine), "new").complete("reply").unwrap());
+        machine.clock.advance(Duration::from_secs(1));
+        engine.step();
+        assert!(!engine.stats().is_file_not_ready, "read {at} of {reads}");
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_kept(&engine);
+        drop(done(&default_scope(&engine), "new"));
+        if at >= reads {
+            break;
+        }
+    }
+    assert!(failed > 0, "nothing was read");
 }

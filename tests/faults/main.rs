@@ -18,4 +18,5 @@ mod compaction;
 mod full;
 mod helpers;
 mod reads;
+mod unread;
 mod writes;

@@ -84,8 +84,9 @@ fn a_transaction_that_can_not_begin_while_tables_are_read_gives_the_claim_back()
     };
     let refused = engine.read_tables(|_| std::thread::scope(|threads| threads.spawn(tried).join().unwrap()));
     let refused = refused.unwrap();
-    let is_busy = matches!(refused.reason(), ClaimError::Commit(CommitError::Busy(Busy::DiskFull(_))));
+    let is_busy = matches!(refused.reason(), ClaimError::Commit(CommitError::Busy(Busy::FileNotReady(_))));
     assert!(is_busy, "{refused}");
+    assert!(!engine.stats().is_disk_full && engine.stats().is_file_not_ready, "the disk has room");
     let completed = refused.into_claim().unwrap().complete_in(|_| Ok::<_, ()>("reply"));
     assert_eq!(completed.unwrap().body(), b"reply");
     all_are_replayed(&engine, count);

@@ -52,6 +52,11 @@ impl Harm {
     pub(crate) fn is_only_full(self) -> bool {
         matches!(self, Self::Full { .. })
     }
+
+    /// Whether it leaves no doubt of what was written: nothing ends for good.
+    pub(crate) fn is_harmless(self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Read { .. })
+    }
 }
 
 /// What an error says of the call that it ended.
@@ -72,7 +77,7 @@ impl From<&BeginError> for Trouble {
         match error {
             BeginError::Busy(Busy::DiskFull(_)) => Self::Full,
             BeginError::Failed(_) => Self::Failed,
-            BeginError::Io(_) => Self::Unread,
+            BeginError::Io(_) | BeginError::Busy(Busy::FileNotReady(_)) => Self::Unread,
             _ => Self::Other,
         }
     }
@@ -82,6 +87,7 @@ impl From<&CommitError> for Trouble {
     fn from(error: &CommitError) -> Self {
         match error {
             CommitError::Busy(Busy::DiskFull(_)) => Self::Full,
+            CommitError::Busy(Busy::FileNotReady(_)) => Self::Unread,
             CommitError::Failed(_) => Self::Failed,
             _ => Self::Other,
         }

@@ -82,6 +82,8 @@ fn an_error_says_what_happened_and_what_to_do_and_names_its_source() {
         (Failure::Damaged(damage.clone()), "offset 0", Some("offset 0")),
         (Failure::Panicked, "a thread panicked", None),
     ];
+    let not_ready = Failure::FileNotReady(io.clone());
+    says(&not_ready, &["takes no writes", "tries again"], Some("no such directory"));
     says(&Failure::ReadOnly, &["to be read only", "without `read_only`"], None);
     says(&Failure::Forked, &["fork of the one that opened the file", "open files after the fork"], None);
     for (failure, word, source) in &failures {
@@ -98,6 +100,7 @@ fn an_error_says_what_happened_and_what_to_do_and_names_its_source() {
         (Busy::TooManyWaiters { max: 9 }, ["9 calls", "`max_waiters`"], None),
         (Busy::TooManyProgressBytes { max: 6 }, ["6 bytes", "`max_progress_bytes`"], None),
         (Busy::DiskFull(io.clone()), ["no room", "no such directory"], Some("no such directory")),
+        (Busy::FileNotReady(io.clone()), ["takes no writes", "no such directory"], Some("no such directory")),
     ] {
         says(&busy, &words, source);
         says(&BeginError::Busy(busy.clone()), &words, Some(words[0]));

@@ -151,3 +151,38 @@ fn a_full_disk_room_and_a_failure_are_told_once_each() {
     assert_eq!(troubles(), ["failed:"]);
     assert!(engine.stats().has_failed);
 }
+
+#[test]
+fn a_read_of_the_file_that_fails_is_counted_and_told_once_a_minute() {
+    let machine = Machine::default();
+    let log = Arc::new(Log::default());
+    let options = machine.options().cache_bytes(8 << 10).observer(Arc::clone(&log));
+    let engine = options.open("x.idem").unwrap();
+    for n in 0..400 {
+        drop(fresh(&default_scope(&engine), &format!("{n}")).complete([7; 4_000]).unwrap());
+    }
+    engine.checkpoint().unwrap();
+    let told = || {
+        engine.step();
+        log.take().iter().filter(|line| *line == "read failed:").count()
+    };
+    assert_eq!(told(), 0);
+    let mut failed = 0;
+    let mut fail = || {
+        machine.disk.fail_read(machine.disk.reads());
+        assert!((0..400).all(|n| engine.default_scope().get(format!("{n}")).is_ok()), "another try finds it");
+        machine.disk.mend();
+        failed += 1;
+        assert_eq!(engine.stats().failed_reads, failed);
+    };
+    fail();
+    assert_eq!((told(), told()), (1, 0));
+    fail();
+    assert_eq!(told(), 0);
+    machine.clock.advance(Duration::from_secs(60));
+    assert_eq!((told(), told()), (1, 0));
+    machine.clock.advance(Duration::from_secs(60));
+    assert_eq!(told(), 0);
+    fail();
+    assert_eq!(told(), 1);
+}

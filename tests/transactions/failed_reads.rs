@@ -1,9 +1,12 @@
 //! Reads of the application's tables that fail.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::common::{Machine, default_scope, done, fresh};
 use crate::helpers::{Anything, BULK, ROWS, effect, effects, with_bulk};
 use idemkv::tables::redb::{self, ReadableTable};
-use idemkv::{ClaimError, CommitError, CompleteInError, Failure, Status};
+use idemkv::{Busy, ClaimError, CommitError, CompleteInError, Failure};
 
 /// Reads the application's rows from the disk, of which one read fails.
 fn read_badly(machine: &Machine, bulk: &impl ReadableTable<u64, &'static [u8]>) -> redb::StorageError {
@@ -23,7 +26,10 @@ fn a_read_of_tables_that_fails_stops_nobody() {
         // The file can't be opened again under a reader's feet. That is for later, and only delays what writes to it.
         let others = || {
             let refused = engine.checkpoint().unwrap_err();
-            assert!(matches!(&refused, Failure::Io(failure) if failure.is_disk_full()), "{refused}");
+            assert!(
+                matches!(&refused, Failure::FileNotReady(failure) if !failure.is_disk_full()),
+                "{refused}"
+            );
             assert!(refused.to_string().contains("while tables are read"), "{refused}");
             let refused = first.complete_in(|tables| effect(tables, "first"));
             let Err(CompleteInError::End(refused)) = refused else { panic!("there was nothing to write to") };
@@ -74,9 +80,9 @@ fn work_that_gives_up_after_a_failed_read_gets_its_claim_back_and_stops_nobody()
     }
 }
 
-/// The work should have given up. What redb refuses to commit is not there, but that is for the next opening to find out.
+/// The work should have given up. What redb refuses to commit is not there, so the claim is as good as before.
 #[test]
-fn work_that_goes_on_after_a_failed_read_has_no_effect() {
+fn work_that_goes_on_after_a_failed_read_has_no_effect_and_gets_its_claim_back() {
     for others_read in [false, true] {
         let machine = Machine::default();
         let engine = with_bulk(&machine);
@@ -91,15 +97,79 @@ fn work_that_goes_on_after_a_failed_read_has_no_effect() {
         });
         let Err(CompleteInError::End(error)) = refused else { panic!("{refused:?}") };
         assert!(
-            matches!(error.reason(), ClaimError::Commit(CommitError::Failed(Failure::Io(_)))),
+            matches!(error.reason(), ClaimError::Commit(CommitError::Busy(Busy::FileNotReady(_)))),
             "{error:?}"
         );
-        assert!(error.into_claim().is_none());
+        let claim = error.into_claim().unwrap();
         assert_eq!(done(&scope, "bulk").body(), b"");
+        assert_eq!(effects(&engine, "key"), 0);
+        claim.complete_in(|tables| effect(tables, "key")).unwrap();
         drop(scope);
         machine.kill(engine);
         let engine = machine.open();
-        assert_eq!(effects(&engine, "key"), 0);
-        assert!(matches!(engine.default_scope().get("key"), Ok(Status::Interrupted(_))));
+        assert_eq!(effects(&engine, "key"), 1);
+        drop(done(&default_scope(&engine), "key"));
+    }
+}
+
+/// What others read stops redb as well. Nothing was written, and it told the claim that nobody knew.
+#[test]
+fn a_transaction_during_which_a_read_of_others_fails_gets_its_claim_back() {
+    let machine = Machine::default();
+    let engine = with_bulk(&machine);
+    let scope = default_scope(&engine);
+    let refused = fresh(&scope, "key").complete_in(|tables| {
+        let reply = effect(tables, "key")?;
+        assert!(engine.read_tables(|tables| read_badly(&machine, &tables.open_table(BULK).unwrap())).is_ok());
+        Ok::<_, Anything>(reply)
+    });
+    let Err(CompleteInError::End(error)) = refused else { panic!("{refused:?}") };
+    assert!(error.is_retryable(), "{error}");
+    assert!(!engine.stats().has_failed);
+    error.into_claim().unwrap().complete_in(|tables| effect(tables, "key")).unwrap();
+    fresh(&scope, "granted").complete("reply").unwrap();
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    assert_eq!(effects(&engine, "key"), 1);
+    for key in ["key", "granted"] {
+        drop(done(&default_scope(&engine), key));
+    }
+}
+
+/// redb reads after a commit, too. Where that fails it calls the commit failed, which is there all the same.
+#[test]
+fn a_transaction_that_is_there_although_redb_says_it_failed_is_told_as_completed() {
+    let machine = Machine::default();
+    let engine = Arc::new(with_bulk(&machine));
+    let (weak, disk) = (Arc::downgrade(&engine), machine.disk.clone());
+    let (syncs, met) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&met);
+    let completed = fresh(&default_scope(&engine), "key").complete_in(|tables| {
+        machine.disk.before_syncs(move |name| {
+            let Some(engine) = weak.upgrade().filter(|_| name == "x.idem") else { return };
+            // The second sync is the one that makes the commit durable.
+            if syncs.fetch_add(1, Ordering::Relaxed) == 1 {
+                let failed = engine.stats().failed_reads;
+                drop(engine.read_tables(|tables| {
+                    disk.fail_read(disk.reads());
+                    let bulk = tables.open_table(BULK).ok()?;
+                    (0..ROWS).find_map(|n| bulk.get(n).err())
+                }));
+                counted.fetch_add(engine.stats().failed_reads - failed, Ordering::Relaxed);
+            }
+        });
+        effect(tables, "key")
+    });
+    machine.disk.before_syncs(|_| {});
+    assert_eq!(completed.unwrap().body(), b"effect 1");
+    assert!(met.load(Ordering::Relaxed) > 0, "no read failed");
+    assert_eq!(effects(&engine, "key"), 1);
+    drop(fresh(&default_scope(&engine), "granted").complete("reply").unwrap());
+    machine.kill(Arc::into_inner(engine).unwrap());
+    let engine = machine.open();
+    assert_eq!(effects(&engine, "key"), 1);
+    for key in ["key", "granted"] {
+        drop(done(&default_scope(&engine), key));
     }
 }

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
+
+use super::files::FileId;
 
 /// What an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +56,18 @@ pub(super) struct Faults {
     pub(super) full_from: Option<u64>,
     /// The reads that fail.
     pub(super) reads: BTreeSet<u64>,
+    /// Bytes that no read gets.
+    pub(super) unreadable: Vec<(FileId, Range<u64>)>,
 }
 
 impl Faults {
+    /// Whether read `number`, of these bytes, fails.
+    pub(super) fn fails_read(&self, number: u64, file: FileId, bytes: &Range<u64>) -> bool {
+        let meets =
+            |(id, bad): &(FileId, Range<u64>)| *id == file && bad.start < bytes.end && bytes.start < bad.end;
+        self.reads.contains(&number) || self.unreadable.iter().any(meets)
+    }
+
     /// `grows` says whether the operation needs room.
     pub(super) fn verdict(&self, number: u64, grows: bool) -> Verdict {
         let full = grows && self.full_from.is_some_and(|from| from <= number);

@@ -127,7 +127,8 @@ impl DiskFile for SimFile {
         world.check_power()?;
         let number = world.reads;
         world.reads += 1;
-        if world.faults.reads.contains(&number) {
+        let bytes = offset..offset.saturating_add(out.len() as u64);
+        if world.faults.fails_read(number, self.id, &bytes) {
             return Err(broken());
         }
         let at = usize::try_from(offset).unwrap_or(usize::MAX);

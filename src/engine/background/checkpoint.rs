@@ -33,15 +33,15 @@ impl Core {
         if let Some(failure) = self.health.failure() {
             return Err(CommitError::Failed(failure.clone()));
         }
-        let full = self.health.disk().of_store();
-        full.map_or(Ok(()), |failure| Err(CommitError::Busy(Busy::DiskFull(failure))))
+        self.health.store_is_busy().map_or(Ok(()), |busy| Err(CommitError::Busy(busy)))
     }
 
     /// Moves the content of the log to the store and frees its segments; drops expired blocks on the way.
     pub(super) fn checkpoint(&self, maintenance: &mut MaintenanceState) -> bool {
         let now = self.clock.now();
         let was_full = self.health.disk().of_store().is_some();
-        if self.health.is_poisoned() || was_full && now < maintenance.retry_at {
+        let is_too_early = self.health.store_is_busy().is_some() && now < maintenance.retry_at;
+        if self.health.is_poisoned() || is_too_early {
             return false;
         }
         maintenance.retry_at = now.saturating_add(RETRY_AFTER);
@@ -78,6 +78,7 @@ impl Core {
         self.checkpoint_failed(error.clone());
         match error {
             StoreError::Full(failure) => CommitError::Busy(Busy::DiskFull(failure)),
+            StoreError::Later(failure) => CommitError::Busy(Busy::FileNotReady(failure)),
             StoreError::Failed(failure) => CommitError::Failed(failure),
         }
     }
@@ -107,7 +108,7 @@ impl Core {
             (seq, limit, applied.inspect_err(|_| self.publisher.put_tail_back(tail)))
         });
         let applied = applied?;
-        self.health.disk().store_has_room();
+        self.health.store_is_ready();
         self.fences.move_limit(limit);
         self.space.recycle(seq);
         self.index.evict();
@@ -137,6 +138,7 @@ impl Core {
         match error {
             // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
             StoreError::Full(failure) => self.health.disk().found_by_store(failure),
+            StoreError::Later(failure) => self.health.set_file_not_ready(failure),
             StoreError::Failed(failure) => self.poison(failure),
         }
         self.space.wake();

@@ -18,7 +18,8 @@ impl Core {
         let logged = self.commit.stats().bytes;
         let stopped = self.commit.failure().is_some()
             || self.health.is_poisoned()
-            || self.health.disk().any().is_some();
+            || self.health.disk().any().is_some()
+            || self.health.file_not_ready().is_some();
         // Expired bodies go first, in as many steps as it takes.
         if !is_idle
             || stopped

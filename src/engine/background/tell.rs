@@ -30,6 +30,10 @@ impl Core {
             None if is_news => self.options.hooks.tell(|| Event::RoomAgain {}),
             Some(_) | None => {}
         }
+        let failed_read = self.told.failed_read(self.clock.now(), || self.store.take_failed_read());
+        if let Some(failure) = &failed_read {
+            self.options.hooks.tell(|| Event::ReadFailed { failure });
+        }
         let Some(failure) = self.health.failure() else { return };
         if self.told.is_news_of_failure() {
             self.options.hooks.tell(|| Event::Failed { failure });

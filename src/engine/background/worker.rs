@@ -81,7 +81,7 @@ impl Core {
             || self.is_log_full()
             || self.fences.are_short()
             || maintenance.unprepared.is_some()
-            || self.health.disk().of_store().is_some();
+            || self.health.store_is_busy().is_some();
         let checkpointed = is_due && {
             let checkpointed = self.checkpoint(&mut maintenance);
             let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);

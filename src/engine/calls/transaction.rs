@@ -163,10 +163,10 @@ impl Claim {
         }
     }
 
-    /// Why the completion is not in the store. On a full disk the claim goes on.
+    /// Why the completion is not in the store. Where nothing was written, the claim goes on.
     fn not_stored(&mut self, error: StoreError) -> ClaimError {
         match &error {
-            StoreError::Full(_) => self.undo_end(),
+            StoreError::Full(_) | StoreError::Later(_) => self.undo_end(),
             StoreError::Failed(failure) => {
                 // Whether it is there, only the next opening can tell.
                 self.core().leases.forget(self.of());

@@ -18,6 +18,7 @@ pub(crate) struct Counters {
     pub(in crate::engine) busy_waiters: AtomicU64,
     pub(in crate::engine) busy_progress_bytes: AtomicU64,
     pub(in crate::engine) busy_disk_full: AtomicU64,
+    pub(in crate::engine) busy_file_not_ready: AtomicU64,
     pub(in crate::engine) refused: AtomicU64,
     pub(in crate::engine) resolved: AtomicU64,
     pub(in crate::engine) standing: AtomicU64,
@@ -60,6 +61,7 @@ impl Counters {
             BeginError::Busy(Busy::QueueFull { .. }) => &self.busy_queue_full,
             BeginError::Busy(Busy::TooManyClaims { .. }) => &self.busy_claims,
             BeginError::Busy(Busy::DiskFull(_)) => &self.busy_disk_full,
+            BeginError::Busy(Busy::FileNotReady(_)) => &self.busy_file_not_ready,
             // A twin was counted as one that waits.
             BeginError::Twin { .. } => return,
             BeginError::Key(_)

@@ -2,11 +2,11 @@
 
 use super::disk_full::DiskFull;
 use super::gate::{Gate, Unavailable};
-use crate::error::{Busy, CommitError, Failure};
-use crate::sync::{Arc, OnceLock};
+use crate::error::{Busy, CommitError, Failure, IoFailure};
+use crate::sync::{Arc, Mutex, OnceLock};
 
 /// Everything that stops an engine: it is closed, or in a forked child; a commit or a checkpoint
-/// failed; a file was taken away; the disk is full.
+/// failed; a file was taken away; the disk is full; the file takes no writes at the moment.
 #[derive(Debug)]
 pub(crate) struct Health {
     gate: Gate,
@@ -18,6 +18,8 @@ pub(crate) struct Health {
     /// The log could not be made longer, and that is not tried again.
     stopped_growing: OnceLock<()>,
     disk: DiskFull,
+    /// The file takes no writes at the moment, though there is room. Leaf lock.
+    file_not_ready: Mutex<Option<IoFailure>>,
 }
 
 impl Health {
@@ -29,6 +31,7 @@ impl Health {
             poisoned: OnceLock::new(),
             stopped_growing: OnceLock::new(),
             disk: DiskFull::default(),
+            file_not_ready: Mutex::default(),
         }
     }
 
@@ -78,7 +81,10 @@ impl Health {
         if full_before.is_some_and(|before| before == self.disk.times()) {
             return None;
         }
-        self.disk.any().map(|failure| CommitError::Busy(Busy::DiskFull(failure)))
+        // A file that can't be read is tried again soon: who can wait does.
+        let waits = full_before.is_some();
+        let not_ready = || self.file_not_ready().filter(|_| !waits).map(Busy::FileNotReady);
+        self.disk.any().map(Busy::DiskFull).or_else(not_ready).map(CommitError::Busy)
     }
 
     /// The failure that stops grants. A full disk is none.
@@ -104,6 +110,31 @@ impl Health {
     /// Stops grants; whether they had not stopped before. Only the first failure counts.
     pub(in crate::engine) fn poison(&self, failure: Failure) -> bool {
         self.poisoned.set(failure).is_ok()
+    }
+}
+
+/// The store.
+impl Health {
+    /// The store took no commit, and wrote nothing that counts, though there is room.
+    pub(in crate::engine) fn set_file_not_ready(&self, failure: IoFailure) {
+        *self.file_not_ready.lock() = Some(failure);
+    }
+
+    /// Why the file takes no writes, where that is not for want of room.
+    pub(in crate::engine) fn file_not_ready(&self) -> Option<IoFailure> {
+        self.file_not_ready.lock().clone()
+    }
+
+    /// The store took a commit.
+    pub(in crate::engine) fn store_is_ready(&self) {
+        self.disk.store_has_room();
+        *self.file_not_ready.lock() = None;
+    }
+
+    /// Why the store did not take the last commit, where it is to be tried again.
+    pub(in crate::engine) fn store_is_busy(&self) -> Option<Busy> {
+        let full = self.disk.of_store().map(Busy::DiskFull);
+        full.or_else(|| self.file_not_ready().map(Busy::FileNotReady))
     }
 }
 

@@ -1,7 +1,10 @@
 //! What the observer knows already.
 
+use std::time::Duration;
+
+use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 
 /// What the observer knows already, or is about to be told.
 #[derive(Debug)]
@@ -12,7 +15,12 @@ pub(crate) struct ObserverState {
     recalled: Mutex<Vec<Arc<Attempt>>>,
     disk_full: AtomicBool,
     failed: AtomicBool,
+    /// From when on the next failed read is told, in ms.
+    failed_read_from_ms: AtomicU64,
 }
+
+/// Failed reads are told no oftener.
+const FAILED_READS_APART: Duration = Duration::from_secs(60);
 
 impl ObserverState {
     /// After an opening that replayed so many group commits, and found these claims dead.
@@ -22,6 +30,7 @@ impl ObserverState {
             recalled: Mutex::new(recalled),
             disk_full: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            failed_read_from_ms: AtomicU64::new(0),
         }
     }
 
@@ -37,6 +46,21 @@ impl ObserverState {
     /// Whether the observer has yet to learn that the disk is full, or no longer is.
     pub(in crate::engine) fn is_news_of_disk(&self, is_full: bool) -> bool {
         self.disk_full.swap(is_full, Ordering::AcqRel) != is_full
+    }
+
+    /// What failed read the observer is to be told of now. `take` gives the last one that nobody was told of.
+    pub(in crate::engine) fn failed_read<F>(
+        &self,
+        now: Timestamp,
+        take: impl FnOnce() -> Option<F>,
+    ) -> Option<F> {
+        if now.as_millis() < self.failed_read_from_ms.load(Ordering::Relaxed) {
+            return None;
+        }
+        let failure = take()?;
+        let next = now.saturating_add(FAILED_READS_APART).as_millis();
+        self.failed_read_from_ms.store(next, Ordering::Relaxed);
+        Some(failure)
     }
 
     /// Whether the observer has yet to learn of the failure.

@@ -224,6 +224,7 @@ impl Engine {
     pub fn checkpoint(&self) -> Result<(), Failure> {
         self.handle.core().checkpoint_on_request().map_err(|error| match error {
             CommitError::Busy(Busy::DiskFull(failure)) => Failure::Io(failure),
+            CommitError::Busy(Busy::FileNotReady(failure)) => Failure::FileNotReady(failure),
             CommitError::Failed(failure) => failure,
             CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback => {
                 unreachable!("a checkpoint waits for nobody, and a closed engine had one")

@@ -133,7 +133,10 @@ impl Core {
         deadline: Deadline,
     ) -> Result<Reservation, CommitError> {
         let queue_timeout = self.options.queue_timeout;
-        let late = Err(CommitError::Busy(Busy::QueueFull { waited: queue_timeout }));
+        let late = || {
+            let not_ready = self.health.file_not_ready().map(Busy::FileNotReady);
+            Err(CommitError::Busy(not_ready.unwrap_or(Busy::QueueFull { waited: queue_timeout })))
+        };
         let full_before = self.health.disk().times();
         // In line before the worker is called, so that the worker sees how much is wanted.
         let bytes_max = (caller == Caller::Member).then(|| self.options.log_bytes_max());
@@ -150,19 +153,19 @@ impl Core {
                 }
                 // Without a worker nobody else makes space.
                 if deadline.has_passed() || !self.options.workers {
-                    return late;
+                    return late();
                 }
                 request.wait(deadline);
             },
             // Without a worker nobody would end the wait of a batch that is polled by its own thread.
             Caller::Member if !self.options.workers => {
-                request.look(|| self.ask_for_space(rank, None)).unwrap_or(late)
+                request.look(|| self.ask_for_space(rank, None)).unwrap_or_else(late)
             }
             Caller::Task | Caller::Member => {
                 let waits = self.options.workers.then_some(full_before);
                 let ask = || self.ask_for_space(rank, waits).or_else(|| self.in_vain(caller, bytes));
                 let reserved = poll_fn(|context| request.poll(context, ask));
-                self.timers.timeout(deadline, reserved).await.unwrap_or(late)
+                self.timers.timeout(deadline, reserved).await.unwrap_or_else(late)
             }
         }
     }

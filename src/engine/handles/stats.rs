@@ -49,6 +49,8 @@ pub struct Stats {
     pub clock_lag_ms: i64,
     /// Gauge: the disk had no room when the log or the file last wanted some.
     pub is_disk_full: bool,
+    /// Gauge: the file took no writes when the engine last wanted to write to it, because of a read that failed.
+    pub is_file_not_ready: bool,
     /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure).
     pub has_failed: bool,
 
@@ -101,6 +103,8 @@ pub struct Stats {
 
     /// Records that had to be read from disk.
     pub loaded: u64,
+    /// Reads of the file that the operating system refused.
+    pub failed_reads: u64,
     /// Group commits.
     pub commits: u64,
     /// Entries in all of them.
@@ -136,6 +140,8 @@ pub struct BusyStats {
     pub progress_bytes: u64,
     /// Begins: the disk was full.
     pub disk_full: u64,
+    /// Begins: the file took no writes, because of a read that failed.
+    pub file_not_ready: u64,
 }
 
 impl BusyStats {
@@ -147,7 +153,7 @@ impl BusyStats {
 
     /// Those that were begins: waiting for a claim and saving progress are none.
     fn begins(&self) -> u64 {
-        self.queue_full + self.claims + self.disk_full
+        self.queue_full + self.claims + self.disk_full + self.file_not_ready
     }
 }
 
@@ -206,6 +212,7 @@ impl Core {
             checkpoint_lag: self.checkpoint_lag(),
             clock_lag_ms: self.clock.wall_ahead_ms(),
             is_disk_full: self.health.disk().any().is_some(),
+            is_file_not_ready: self.health.file_not_ready().is_some(),
             has_failed: self.health.failure().is_some(),
             fresh: load(&counters.fresh),
             rerun: load(&counters.rerun),
@@ -230,6 +237,7 @@ impl Core {
             declared: load(&counters.declared),
             backups: load(&counters.backups),
             loaded: hits.loaded,
+            failed_reads: self.store.failed_reads(),
             commits: commit.commits,
             committed_entries: commit.entries,
             committed_bytes: commit.bytes,
@@ -251,5 +259,6 @@ fn busy(counters: &Counters) -> BusyStats {
         waiters: load(&counters.busy_waiters),
         progress_bytes: load(&counters.busy_progress_bytes),
         disk_full: load(&counters.busy_disk_full),
+        file_not_ready: load(&counters.busy_file_not_ready),
     }
 }

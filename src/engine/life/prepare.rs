@@ -23,7 +23,7 @@ impl Core {
         let Some(Unprepared { path, id, last_seq }) = unprepared else { return Ok(()) };
         let wanted = self.options.log_segment_bytes;
         let found = self.log.get().filter(|log| log.segment_bytes() == wanted);
-        let bytes = found.as_ref().map(|log| log.bytes()).transpose().map_err(refused)?;
+        let bytes = found.as_ref().map(|log| log.bytes()).transpose().map_err(StoreError::Later)?;
         let kept = found.zip(bytes).filter(|(_, bytes)| *bytes >= wal::first_bytes(wanted));
         let name = path.to_string_lossy();
         if let Some((log, _)) = &kept {
@@ -51,7 +51,7 @@ impl Core {
         *unprepared = None;
         self.commit.start(writer);
         self.health.disk().log_has_room();
-        self.health.disk().store_has_room();
+        self.health.store_is_ready();
         self.space.open(bytes);
         Ok(())
     }

@@ -71,6 +71,7 @@ impl Core {
             Ok(_) => Ok(()),
             // The log has it all; the next opening tries again.
             Err(StoreError::Full(failure)) => Err(Failure::Io(failure)),
+            Err(StoreError::Later(failure)) => Err(Failure::FileNotReady(failure)),
             Err(StoreError::Failed(failure)) => Err(failure),
         }
     }

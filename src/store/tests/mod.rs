@@ -139,5 +139,5 @@ fn stop(store: &Store) {
 }
 
 fn broken() -> BackendError {
-    BackendError::unexpected("the disk reports an error")
+    BackendError::from(redb::Error::Io(io::Error::other("the disk reports an error")))
 }

@@ -1,0 +1,286 @@
+//! Checkpoints that meet a read that fails: one time, or a bad sector for good.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::common::{self, Machine, default_scope, done, fresh, request};
+use crate::helpers::{claims_until_refused, results_on_disk_alone};
+use idemkv::sim::{CrashKind, ManualClock};
+use idemkv::{BeginError, Busy, Completion, Engine, Failure, Options, Policy, Verify};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const LONG: Duration = Duration::from_secs(300 * 24 * 3_600);
+
+/// Old records with tombstones to carry, small blocks to merge, and new records.
+struct Old(Machine);
+
+const CARRIED: usize = 400;
+const MERGED: usize = 30;
+const KEPT: usize = 20;
+
+/// So long that redb gives a block of one record pages of its own.
+fn body(key: &str) -> Vec<u8> {
+    format!("the body of {key}; ").into_bytes().into_iter().cycle().take(4_090).collect()
+}
+
+impl Old {
+    fn options(machine: &Machine) -> Options {
+        let policy = Policy::default().ttl(HOUR).tombstone_ttl(LONG);
+        // An opening that verifies reads everything.
+        machine.options().policy(policy).cache_bytes(1 << 20).verify(Verify::UpTo(0))
+    }
+
+    fn new() -> Self {
+        let machine = Machine::default();
+        let engine = Self::options(&machine).open("x.idem").unwrap();
+        let complete = |engine: &Engine, key: &str| {
+            drop(fresh(&default_scope(engine), key).complete(body(key)).unwrap());
+        };
+        for n in 0..CARRIED {
+            complete(&engine, &format!("carried {n}"));
+        }
+        for n in 0..KEPT {
+            let (key, completion) = (format!("kept {n}"), Completion::new().ttl(3 * HOUR));
+            drop(fresh(&default_scope(&engine), &key).complete_with(body(&key), completion).unwrap());
+        }
+        engine.close().unwrap();
+        machine.clock.advance(HOUR / 2);
+        // The commit of a close merges nothing.
+        for n in 0..MERGED {
+            let engine = Self::options(&machine).open("x.idem").unwrap();
+            complete(&engine, &format!("merged {n}"));
+            engine.close().unwrap();
+        }
+        Self(machine)
+    }
+
+    /// The same files on another machine, when some have expired.
+    fn machine(&self) -> Machine {
+        let clock = ManualClock::at_millis(common::START_MS + 3_660_000);
+        Machine { disk: self.0.disk.image(CrashKind::KeepAll), clock, ..self.0.clone() }
+    }
+
+    fn open(machine: &Machine) -> Engine {
+        let engine = Self::options(machine).open("x.idem").unwrap();
+        for n in 0..4 {
+            fresh(&default_scope(&engine), &format!("new {n}")).complete(body("new")).unwrap();
+        }
+        engine
+    }
+
+    /// Where a key's body is in the file.
+    fn place(machine: &Machine, key: &str) -> Range<u64> {
+        let bytes = machine.disk.read(Path::new("x.idem")).unwrap();
+        let body = body(key);
+        let at = bytes.windows(body.len()).position(|window| window == body).unwrap() as u64;
+        at + 512..at + 513
+    }
+
+    fn check(engine: &Engine, but: &[&str], context: &str) {
+        let scope = default_scope(engine);
+        let is_checked = |key: &String| !but.contains(&key.as_str());
+        for key in (0..CARRIED).map(|n| format!("carried {n}")).filter(is_checked) {
+            let told = scope.begin(&*key, request());
+            assert!(matches!(told, Err(BeginError::Expired(_))), "{context}, {key}: {told:?}");
+        }
+        let live = (0..MERGED).map(|n| format!("merged {n}"));
+        for key in live.chain((0..KEPT).map(|n| format!("kept {n}"))).filter(is_checked) {
+            assert_eq!(done(&scope, &key).body(), body(&key), "{context}");
+        }
+        for n in 0..4 {
+            assert_eq!(done(&scope, &format!("new {n}")).body(), body("new"), "{context}");
+        }
+    }
+}
+
+#[test]
+fn a_read_of_a_checkpoint_that_fails_once_stops_nobody_and_loses_nothing() {
+    let old = Old::new();
+    let mut reads = 0..u64::MAX;
+    for at in 0.. {
+        let machine = old.machine();
+        let engine = Old::open(&machine);
+        let first = machine.disk.reads();
+        machine.disk.fail_read(first + at);
+        let moved = engine.checkpoint();
+        machine.disk.mend();
+        reads.end = machine.disk.reads() - first;
+        let context = format!("read {at} of {}", reads.end);
+        assert!(!engine.stats().has_failed && !engine.stats().is_disk_full, "{context}: {moved:?}");
+        assert!(moved.is_ok(), "{context}: nothing else was wrong, {moved:?}");
+        fresh(&default_scope(&engine), "granted").complete("reply").unwrap();
+        Old::check(&engine, &[], &context);
+        machine.kill(engine);
+        let engine = Old::options(&machine).open("x.idem").unwrap();
+        Old::check(&engine, &[], &context);
+        assert_eq!(done(&default_scope(&engine), "granted").body(), b"reply");
+        if at > reads.end {
+            break;
+        }
+    }
+    assert!(reads.end > 50, "{reads:?}");
+}
+
+/// A block of either kind can't be read, moved or dropped. It halted everybody, at each checkpoint anew. (With its debug assertions redb
+/// reads every page at an opening, and the file would not open.)
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_bad_sector_under_an_old_record_costs_that_record_alone_and_is_tried_again_later() {
+    let old = Old::new();
+    for key in ["carried 350", "merged 20"] {
+        let machine = old.machine();
+        let place = Old::place(&machine, key);
+        let mut engine = Old::open(&machine);
+        assert!(machine.disk.fail_reads_of(Path::new("x.idem"), place.clone()));
+        let mut met = 0;
+        for round in 0..6 {
+            fresh(&default_scope(&engine), &format!("{round}")).complete("reply").unwrap();
+            engine.checkpoint().unwrap();
+            machine.clock.advance(Duration::from_secs(60));
+            engine.step();
+            assert!(!engine.stats().has_failed && !engine.stats().is_file_not_ready, "{key}, {round}");
+            if round == 2 {
+                met += engine.stats().failed_reads;
+                machine.kill(engine);
+                engine = Old::options(&machine).open("x.idem").unwrap();
+            }
+        }
+        assert!(met > 0, "{key}: it was not met");
+        // Those that lie in the same block can be met, too.
+        let scope = default_scope(&engine);
+        let lost = |key: &String| matches!(scope.begin(&**key, request()), Err(BeginError::Io(_)));
+        let others = (0..CARRIED).map(|n| format!("carried {n}"));
+        let lost: Vec<_> = others.chain((0..MERGED).map(|n| format!("merged {n}"))).filter(lost).collect();
+        assert!(lost.contains(&key.to_owned()) && lost.len() <= 16, "{key}: {lost:?}");
+        Old::check(&engine, &lost.iter().map(String::as_str).collect::<Vec<_>>(), key);
+        // The sector can be read again, and what lies there is where it belongs.
+        machine.disk.mend();
+        Old::check(&engine, &[], key);
+        let before = engine.stats().reclaimed_blocks;
+        engine.checkpoint().unwrap();
+        assert_eq!(engine.stats().reclaimed_blocks, before, "{key}: it is not tried so soon");
+        machine.clock.advance(Duration::from_secs(600));
+        engine.checkpoint().unwrap();
+        assert!(engine.stats().reclaimed_blocks > before || key.starts_with("merged"));
+        Old::check(&engine, &[], key);
+        drop(scope);
+        machine.kill(engine);
+        Old::check(&Old::options(&machine).open("x.idem").unwrap(), &[], key);
+    }
+}
+
+/// Blocks that go without being read are read all the same, by redb.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_bad_sector_under_a_record_that_is_over_keeps_no_other_from_leaving() {
+    let machine = Machine::default();
+    let options = || machine.options().policy(Policy::default().ttl(HOUR)).cache_bytes(1 << 20);
+    let engine = options().open("x.idem").unwrap();
+    for n in 0..CARRIED {
+        let key = format!("{n}");
+        fresh(&default_scope(&engine), &key).complete(body(&key)).unwrap();
+    }
+    for n in 0..20 {
+        let kept = fresh(&default_scope(&engine), &format!("kept {n}"));
+        drop(kept.complete_with(body("kept"), Completion::new().ttl(3 * HOUR)).unwrap());
+    }
+    engine.close().unwrap();
+    let place = Old::place(&machine, "350");
+    let engine = options().open("x.idem").unwrap();
+    machine.clock.advance(2 * HOUR);
+    assert!(machine.disk.fail_reads_of(Path::new("x.idem"), place.clone()));
+    for _ in 0..3 {
+        engine.checkpoint().unwrap();
+    }
+    let reclaimed = engine.stats().reclaimed_blocks;
+    assert!(reclaimed > 5 && engine.stats().failed_reads > 0, "{reclaimed}");
+    machine.disk.mend();
+    machine.clock.advance(Duration::from_secs(600));
+    engine.checkpoint().unwrap();
+    assert!(engine.stats().reclaimed_blocks > reclaimed);
+}
+
+#[test]
+fn while_no_read_works_claims_are_granted_until_the_log_is_full_and_then_told_why() {
+    let machine = Machine::default();
+    let options = || machine.options().cache_bytes(8 << 10).queue_timeout(Duration::ZERO);
+    let engine = options().open("x.idem").unwrap();
+    let count = results_on_disk_alone(&engine);
+    engine.close().unwrap();
+    let engine = options().open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    machine.clock.advance(common::TTL);
+    drop(fresh(&scope, "done").complete("reply").unwrap());
+    assert!(machine.disk.fail_reads_of(Path::new("x.idem"), 0..u64::MAX));
+    // What has expired is to leave the file.
+    let moved = engine.checkpoint().unwrap_err();
+    assert!(matches!(&moved, Failure::FileNotReady(failure) if !failure.is_disk_full()), "{moved}");
+    assert!(moved.to_string().contains("tries again"), "{moved}");
+    let (claims, refused) = claims_until_refused(&engine);
+    assert!(matches!(&refused, BeginError::Busy(Busy::FileNotReady(_))), "{refused}");
+    assert!(refused.is_retryable());
+    let stats = engine.stats();
+    assert!(stats.is_file_not_ready && !stats.is_disk_full && !stats.has_failed, "{stats:?}");
+    assert_eq!((stats.busy.file_not_ready, stats.busy.disk_full), (1, 0));
+    let claimed = claims.len();
+    assert!(claimed > 5);
+    for claim in claims {
+        drop(claim.complete("reply").unwrap());
+    }
+    machine.disk.mend();
+    // The worker comes back by itself, after a while.
+    assert!(!engine.step().checkpointed);
+    machine.clock.advance(Duration::from_secs(1));
+    assert!(engine.step().checkpointed);
+    assert!(!engine.stats().is_file_not_ready);
+    machine.clock.advance(Duration::from_secs(600));
+    engine.checkpoint().unwrap();
+    assert!(engine.stats().reclaimed_blocks > count as u64 / 25);
+    drop(fresh(&scope, "granted").complete("reply").unwrap());
+    drop(scope);
+    machine.kill(engine);
+    let engine = machine.open();
+    (0..claimed).for_each(|n| drop(done(&default_scope(&engine), &format!("filler {n}"))));
+    for key in ["done", "granted"] {
+        drop(done(&default_scope(&engine), key));
+    }
+}
+
+/// redb goes on reading after a commit, and says that the commit failed where that fails. It is there all the same. A read that fails in the
+/// middle of the commit leaves nothing.
+#[test]
+fn a_commit_that_stopped_at_a_read_counts_where_it_is_there_and_is_made_again_where_it_is_not() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    for sync in 0..2 {
+        let old = Old::new();
+        let machine = old.machine();
+        let engine = Arc::new(Old::open(&machine));
+        let (syncs, met) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
+        let (weak, disk, counted) = (Arc::downgrade(&engine), machine.disk.clone(), Arc::clone(&met));
+        machine.disk.before_syncs(move |name| {
+            let Some(engine) = weak.upgrade().filter(|_| name == "x.idem") else { return };
+            if syncs.fetch_add(1, Ordering::Relaxed) == sync {
+                // Some reader meets a bad sector just now.
+                disk.fail_read(disk.reads());
+                let read = (0..KEPT).any(|n| {
+                    drop(engine.default_scope().get(format!("kept {n}")));
+                    engine.stats().failed_reads > 0
+                });
+                counted.fetch_add(u64::from(read), Ordering::Relaxed);
+            }
+        });
+        engine.checkpoint().unwrap();
+        assert_eq!(met.load(Ordering::Relaxed), 1, "sync {sync} met no read");
+        machine.disk.before_syncs(|_| {});
+        Old::check(&engine, &[], "open");
+        assert_eq!(engine.stats().checkpoints, 1);
+        engine.checkpoint().unwrap();
+        fresh(&default_scope(&engine), "granted").complete("reply").unwrap();
+        machine.kill(Arc::into_inner(engine).unwrap());
+        let engine = Old::options(&machine).open("x.idem").unwrap();
+        Old::check(&engine, &[], "after a kill");
+        drop(done(&default_scope(&engine), "granted"));
+    }
+}
