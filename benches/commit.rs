@@ -1,5 +1,5 @@
-//! What claims and completions cost, for those who tune them. Beside stores and the disk's own limit: `benches/peers`, command
-//! `durable`.
+//! What claims and completions cost, for engineers that tune them. Beside stores and the disk's
+//! own limit: `benches/peers`, command `durable`.
 //!
 //! ```text
 //! cargo bench --bench commit

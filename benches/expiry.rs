@@ -1,4 +1,5 @@
-//! What it costs to get rid of what has expired, for those who tune it. Under load: `benches/peers`, command `churn`.
+//! What it costs to get rid of what has expired, for engineers that tune it. Under load:
+//! `benches/peers`, command `churn`.
 //!
 //! ```text
 //! cargo bench --bench expiry
@@ -73,7 +74,8 @@ fn expiry(criterion: &mut Criterion) {
         );
     });
     group.throughput(Throughput::Elements(1));
-    // Expiry is decided by the clock: a key whose time is over is granted again, whether anybody swept it or not.
+    // Expiry is decided by the clock: a key whose time is over is granted again, whether anybody
+    // swept it or not.
     group.bench_function("begin_on_expired", |bencher| {
         let expired = Expired::new();
         let mut number = 0;

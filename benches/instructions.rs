@@ -1,7 +1,8 @@
 //! How many instructions a call takes: counts can be repeated where times can't.
 //!
-//! `benches/instructions` runs this under callgrind, which counts within the functions named `counted_..` alone, and compares with
-//! `benches/instructions.txt`. By itself this program only does the work.
+//! `benches/instructions` runs this under callgrind, which counts within the functions named
+//! `counted_..` alone, and compares with `benches/instructions.txt`. By itself this program only
+//! does the work.
 //!
 //! The engine is stepped by hand and draws its secrets from a seed, so that two runs do the same.
 
@@ -42,7 +43,8 @@ fn main() {
     engine.close().unwrap();
 }
 
-/// A log starts small and is as long as claims that are out want it. It does not shrink, so that writing its zeros is not counted.
+/// A log starts small and is as long as claims that are out want it. It does not shrink, so that
+/// writing its zeros is not counted.
 fn grow_the_log(engine: &Engine) {
     let keys: Vec<_> = (0..12_000).map(|number| (format!("early {number}"), REQUEST)).collect();
     for claim in engine.begin_many(&keys) {
@@ -55,7 +57,8 @@ fn grow_the_log(engine: &Engine) {
     tidy_memory();
 }
 
-/// Has the allocator put together what was freed, so that no call that is counted happens to do it: glibc's does with a large free.
+/// Has the allocator put together what was freed, so that no call that is counted happens to do
+/// it: glibc's does with a large free.
 fn tidy_memory() {
     drop(black_box(vec![1_u8; 100_000]));
 }

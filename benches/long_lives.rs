@@ -1,4 +1,5 @@
-//! What an engine costs in an hour, and how late its promises of time are, by the length of its file and what the service does.
+//! What an engine costs in an hour, and how late its promises of time are, by the length of its
+//! file and what the service does.
 //!
 //! ```text
 //! cargo bench --bench long_lives                # files of 0.1 and 1 GB
@@ -6,10 +7,12 @@
 //! cargo bench --bench long_lives -- hour 1      # a real hour with a file of 1 GB, one key a minute, each for 20 minutes
 //! ```
 //!
-//! Each file is filled by one process and each row measured by another, so that memory is the row's own. Bytes and processor are counted
-//! by the kernel (`/proc/self/io`, `schedstat` of the engine's threads), so this runs on Linux alone. A window of 20 s is measured, of a
-//! minute for one key a minute, with nothing due. An hour is reckoned from it: the window's bytes, and the commits for expiry that an hour may have at most, each as
-//! costly as one that was measured. Lateness is measured for another 20 s, under the same load and with a checkpoint each second.
+//! Each file is filled by one process and each row measured by another, so that memory is the
+//! row's own. Bytes and processor are counted by the kernel (`/proc/self/io`, `schedstat` of the
+//! engine's threads), so this runs on Linux alone. A window of 20 s is measured, of a minute for
+//! one key a minute, with nothing due. An hour is reckoned from it: the window's bytes, and the
+//! commits for expiry that an hour may have at most, each as costly as one that was measured.
+//! Lateness is measured for another 20 s, under the same load and with a checkpoint each second.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that can't go on stops")]
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
@@ -88,7 +91,8 @@ fn fill(path: &Path, bytes: u64) {
     engine.close().unwrap();
 }
 
-/// What the kernel has counted for this process: bytes that it wrote, and time of the engine's threads.
+/// What the kernel has counted for this process: bytes that it wrote, and time of the engine's
+/// threads.
 #[derive(Clone, Copy)]
 struct Counts {
     at: Instant,

@@ -1,4 +1,5 @@
-//! What a lookup costs, for those who tune it. Beside other maps: `benches/peers`, command `lookup`.
+//! What a lookup costs, for engineers that tune it. Beside other maps: `benches/peers`, command
+//! `lookup`.
 //!
 //! ```text
 //! cargo bench --bench lookup

@@ -1,4 +1,5 @@
-//! What an opening costs, for those who tune it. For large files, and beside redb: `benches/peers`, command `open`.
+//! What an opening costs, for engineers that tune it. For large files, and beside redb:
+//! `benches/peers`, command `open`.
 //!
 //! ```text
 //! cargo bench --bench open

@@ -32,7 +32,8 @@ const LOST: u64 = 6;
 const SETTLE: Duration = Duration::from_secs(15);
 /// Callers at the same time.
 const CALLERS: u64 = 4;
-/// Claims that all callers begin a second: a load that the machine can carry, so that waiting shows.
+/// Claims that all callers begin a second: a load that the machine can carry, so that waiting
+/// shows.
 const RATE: u64 = 400;
 
 fn main() {
@@ -94,7 +95,8 @@ impl Load<'_> {
         let every = Duration::from_secs(CALLERS) / self.rate as u32;
         let mut due = Instant::now();
         while !self.is_over.load(Ordering::Acquire) {
-            // By the clock, not by the last answer: a call that is late makes the next ones late, as clients would see.
+            // By the clock, not by the last answer: a call that is late makes the next ones late,
+            // as clients would see.
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             match self.engine.default_scope().begin(key(number), REQUEST).unwrap() {
@@ -158,7 +160,8 @@ fn backup(megabytes: u64, rate: u64) {
             threads.spawn(|| load.call());
         }
         for round in 0..3 {
-            // What filling the file, or removing the copy before this one, left for the disk to do.
+            // What filling the file, or removing the copy before this one, left for the disk to
+            // do.
             thread::sleep(SETTLE);
             drop(load.take());
             thread::sleep(Duration::from_secs(20));

@@ -1,13 +1,16 @@
-//! Outbox: an effect that lives in the same file as its completion happens exactly once, whatever kills the process when.
+//! Outbox: an effect that lives in the same file as its completion happens exactly once, whenever
+//! the process is killed.
 //!
 //! ```text
 //! cargo run --release --example outbox
 //! ```
 //!
-//! A worker takes deposits. Each one raises a balance and puts a message for other services into an outbox: two tables of the
-//! application's own, written in one transaction with the completion of the deposit's idempotency key. This process kills
-//! the worker at random moments, starts it again, and gives it all deposits again, as clients that retry do. In the end every deposit must have
-//! been booked once, its message must lie in the outbox once, and what was answered must be what was booked.
+//! A worker takes deposits. Each one raises a balance and puts a message for other services into
+//! an outbox: two tables of the application's own, written in one transaction with the completion
+//! of the deposit's idempotency key. This process kills the worker at random moments, starts it
+//! again, and gives it all deposits again, as clients that retry do. In the end every deposit must
+//! have been booked once, its message must lie in the outbox once, and what was answered must be
+//! what was booked.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example says what it found")]
 #![allow(clippy::disallowed_methods, reason = "this program owns its clock")]
@@ -97,7 +100,8 @@ impl Deposit {
 /// Takes every deposit, as after a restart of a service whose clients all retry.
 fn work(dir: &Path) -> Result<()> {
     let engine = Engine::open(dir.join("bank.idem"))?;
-    // A deposit may run again: an attempt that was interrupted has left nothing, for its booking and its completion are one.
+    // A deposit may run again: an attempt that was interrupted has left nothing, for its booking
+    // and its completion are one.
     let deposits = engine.set_policy("POST /deposits", engine.policy().recovery(Recovery::Rerun))?;
     for deposit in (0..DEPOSITS).map(Deposit::new) {
         match deposits.begin(&deposit.key, deposit.fingerprint())? {

@@ -1,19 +1,22 @@
-//! Resume: a payment in three steps, whose process dies in the middle of each step in turn. Every attempt goes on where the
-//! one before it got to, and each step has its effect exactly once.
+//! Resume: a payment in three steps, whose process dies in the middle of each step in turn. Every
+//! attempt goes on where the one before it got to, and each step has its effect exactly once.
 //!
 //! ```text
 //! cargo run --release --example resume
 //! ```
 //!
-//! What to copy is `pay` and `step`, and the policy in `work`: a payment may run again, which is not the default. A step is a call to another service, with two precautions:
+//! What to copy is `pay` and `step`, and the policy in `work`: a payment may run again, which is
+//! not the default. A step is a call to another service, with two precautions:
 //!
-//! - It sends a key that is the same in every attempt: [`Claim::step_key`]. The process may die when the service has acted and its
-//!   answer has not come. Then the next attempt has to call again, and the service knows the key and acts no second time.
-//! - It saves the answer as its progress before the next step begins: [`Claim::save_progress`]. Then the next attempt need not
-//!   call at all.
+//! - It sends a key that is the same in every attempt: [`Claim::step_key`]. The process may die
+//!   when the service has acted and its answer has not come. Then the next attempt has to call
+//!   again, and the service knows the key and acts no second time.
+//! - It saves the answer as its progress before the next step begins: [`Claim::save_progress`].
+//!   Then the next attempt need not call at all.
 //!
-//! This program starts itself as a worker, again and again, until the payment is made. A worker told to die in a step
-//! aborts at the worst moment: between the service's effect and its answer. The service is a file here.
+//! This program starts itself as a worker, again and again, until the payment is made. A worker
+//! told to die in a step aborts at the worst moment: between the service's effect and its answer.
+//! The service is a file here.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -77,12 +80,14 @@ fn step(
     Ok(answer)
 }
 
-/// Something failed on the way, and nobody knows what has happened by then: the next attempt goes on from the progress that was saved last.
+/// Something failed on the way, and nobody knows what has happened by then: the next attempt goes
+/// on from the progress that was saved last.
 fn unknown(error: impl Error) -> Fault<String> {
     Fault::Unknown(error.to_string())
 }
 
-/// The other side: a service that acts once for each key, and answers the same key the same way again.
+/// The other side: a service that acts once for each key, and answers the same key the same way
+/// again.
 struct Service {
     journal: PathBuf,
     die_in: Option<String>,
@@ -216,7 +221,8 @@ fn counts(journal: &str, step: &str) -> (usize, usize) {
     (count("call"), count("effect"))
 }
 
-/// Fails unless every step had its effect once though it was called again, and every caller got the same receipt.
+/// Fails unless every step had its effect once though it was called again, and every caller got
+/// the same receipt.
 fn check(runs: &[Run], journal: &str) -> Result<()> {
     for step in STEPS {
         match counts(journal, step) {

@@ -1,4 +1,5 @@
-//! What the calling thread is in the middle of, further up its stack, so that code of others that it runs never waits for it.
+//! What the calling thread is in the middle of, further up its stack, so that code of others that
+//! it runs never waits for it.
 
 use std::cell::RefCell;
 
@@ -13,7 +14,8 @@ pub(crate) enum Activity {
     Maintains,
     /// It is in a transaction of an application's, to write or to read.
     Transaction,
-    /// It tells an observer of something. The thread may have claims in hand that its caller does not have yet.
+    /// It tells an observer of something. The thread may have claims in hand that its caller does
+    /// not have yet.
     Tells,
 }
 
@@ -28,7 +30,8 @@ pub(crate) struct ActivityMark(());
 
 impl ActivityMark {
     pub(crate) fn enter<T: ?Sized>(engine: &T, role: Activity) -> Self {
-        // A thread that is ending keeps no list: its own thread-locals may have the last handle on an engine.
+        // A thread that is ending keeps no list: its own thread-locals may have the last handle on
+        // an engine.
         ROLES.try_with(|roles| roles.borrow_mut().push((id(engine), role))).ok();
         Self(())
     }

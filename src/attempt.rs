@@ -1,4 +1,5 @@
-//! One attempt at an operation: what the engine knows of a claim, from the grant until a later attempt takes its place.
+//! One attempt at an operation: what the engine knows of a claim, from the grant until a later
+//! attempt takes its place.
 
 mod ends;
 mod hand_over;
@@ -23,7 +24,7 @@ use crate::{Fingerprint, Record, Timestamp};
 use interruption::{AttemptInfo, Earlier, Interruption};
 use progress::{Budget, Progress};
 
-/// How an attempt ended, as those who wait for it are told.
+/// How an attempt ended, as its waiters are told.
 #[derive(Clone, Debug)]
 pub(crate) enum Ended {
     Done(Record),
@@ -59,13 +60,15 @@ pub(crate) struct Attempt {
     /// The claim was released and did nothing, but an earlier attempt may have.
     returned: AtomicBool,
     stands_on: Option<StandsOn>,
-    /// While the claim is on its way to its caller: the bytes of log that are reserved for its end. Zero once it has arrived, and
-    /// [`WITHDRAWN`] once it was withdrawn. The thread that takes the bytes decides which.
+    /// While the claim is on its way to its caller: the bytes of log that are reserved for its
+    /// end. Zero once it has arrived, and [`WITHDRAWN`] once it was withdrawn. The thread that
+    /// takes the bytes decides which.
     coming: AtomicU64,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
     lease_until_ms: AtomicU64,
-    /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` where it was never handed over. Durable, and kept
-    /// when somebody takes the claim up: should he be killed, it stands again until then.
+    /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` where it was
+    /// never handed over. Durable, and kept when somebody takes the claim up: should he be killed,
+    /// it stands again until then.
     detached_until_ms: AtomicU64,
     /// The opening in which it was handed over last.
     detached_in: AtomicU64,
@@ -87,7 +90,8 @@ const NO_END: Timestamp = Timestamp::from_millis(u64::MAX);
 /// What stands in the place of bytes once a claim was withdrawn on its way.
 const WITHDRAWN: u64 = u64::MAX;
 
-/// For how long the interruption is remembered that an attempt stands on, should its claim never reach its caller.
+/// For how long the interruption is remembered that an attempt stands on, should its claim never
+/// reach its caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StandsOn {
     since: Timestamp,
@@ -133,7 +137,8 @@ impl Attempt {
         Self::from_rows(row, None)
     }
 
-    /// The attempt that a row of the store tells of. Its names were checked when the row was decoded.
+    /// The attempt that a row of the store tells of. Its names were checked when the row was
+    /// decoded.
     pub(crate) fn from_row(row: &ClaimRow<'_>, budget: &Arc<Budget>) -> Self {
         let attempt = Self::from_rows(&row.intent, row.progress.map(|bytes| Progress::new(bytes, budget)));
         if let Some(row) = row.detached {
@@ -220,7 +225,8 @@ impl Attempt {
         Facts { fence: self.fence, attempt: self.number, fingerprint: &self.fingerprint }
     }
 
-    /// Until when this attempt, if it is interrupted, is remembered. The time counts from when it was found interrupted, or given back.
+    /// Until when this attempt, if it is interrupted, is remembered. The time counts from when it
+    /// was found interrupted, or given back.
     pub(crate) fn remembered_until(&self) -> Timestamp {
         let Some(time) = self.remembered_for() else { return NO_END };
         self.interrupted().unwrap_or(self.started).saturating_add(time)
@@ -245,7 +251,8 @@ impl Attempt {
         }
     }
 
-    /// Notes that no process holds the claim, and that it is good all the same; or that this was [revoked](HandOver::REVOKED).
+    /// Notes that no process holds the claim, and that it is good all the same; or that this was
+    /// [revoked](HandOver::REVOKED).
     pub(crate) fn detach(&self, hand_over: HandOver) {
         let until = hand_over.until.as_millis();
         if until != NO_TOKEN {
@@ -266,7 +273,8 @@ impl Attempt {
         }
     }
 
-    /// Until when the claim stands though the file is opened anew, if it was handed over as a token.
+    /// Until when the claim stands though the file is opened anew, if it was handed over as a
+    /// token.
     pub(crate) fn detached_until(&self) -> Option<Timestamp> {
         self.detached().map(|hand_over| hand_over.until)
     }
@@ -302,10 +310,11 @@ impl Attempt {
         self.interrupt_since(now, now);
     }
 
-    /// Notes that the claim was found dead while its process lives: a claim whose lease is over is dead since the end of its lease.
+    /// Notes that the claim was found dead while its process lives: a claim whose lease is over is
+    /// dead since the end of its lease.
     ///
-    /// It is remembered for as long as if it had died now. Nobody may have asked for its key since its lease ended, however long
-    /// ago that was, and the first that asks must be told.
+    /// It is remembered for as long as if it had died now. Nobody may have asked for its key since
+    /// its lease ended, however long ago that was, and the first that asks must be told.
     pub(crate) fn lose(&self, now: Timestamp) {
         self.interrupt_since(self.lease_until().min(now), now);
     }
@@ -324,36 +333,41 @@ impl Attempt {
         self.logged.store(true, Ordering::Release);
     }
 
-    /// Whether the log, or the store, has its intent, so that it has to be told how the attempt ended.
+    /// Whether the log, or the store, has its intent, so that it has to be told how the attempt
+    /// ended.
     pub(crate) fn is_logged(&self) -> bool {
         self.logged.load(Ordering::Acquire)
     }
 
-    /// Notes that the claim was released and did nothing, so that it is an earlier attempt that may have.
+    /// Notes that the claim was released and did nothing, so that it is an earlier attempt that
+    /// may have.
     pub(crate) fn give_back(&self, now: Timestamp) {
         self.returned.store(true, Ordering::Release);
         self.detached_until_ms.store(NO_TOKEN, Ordering::Release);
         self.interrupt(now);
     }
 
-    /// Whether its claim is on its way to its caller, who has done nothing yet.
+    /// Whether its claim is on its way to its caller. The caller has done nothing yet.
     pub(crate) fn is_coming(&self) -> bool {
         !matches!(self.coming.load(Ordering::Acquire), 0 | WITHDRAWN)
     }
 
-    /// Whether its claim was withdrawn before it reached its caller. Its key has changed in the same step.
+    /// Whether its claim was withdrawn before it reached its caller. Its key has changed in the
+    /// same step.
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.coming.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// Takes the bytes that are reserved for the end of a claim on its way, because it reaches its caller or the engine closes. Only one
-    /// call gets them, this one or [`withdraw`](Self::withdraw).
+    /// Takes the bytes that are reserved for the end of a claim on its way, because it reaches its
+    /// caller or the engine closes. Only one call gets them, this one or
+    /// [`withdraw`](Self::withdraw).
     pub(crate) fn take_coming(&self) -> Option<u64> {
         self.leave_coming(0)
     }
 
-    /// Takes the bytes that are reserved for the end of a claim on its way, because it is withdrawn. Called under the lock of its key's
-    /// shard by a caller that changes the key in the same step: between two steps the claim would look like one that its caller has.
+    /// Takes the bytes that are reserved for the end of a claim on its way, because it is
+    /// withdrawn. Called under the lock of its key's shard by a caller that changes the key in the
+    /// same step: between two steps the claim would look like one that its caller has.
     pub(crate) fn withdraw(&self) -> Option<u64> {
         self.leave_coming(WITHDRAWN)
     }
@@ -369,8 +383,9 @@ impl Attempt {
         StandsOn { since, unresolved_ttl: self.remembered_for() }
     }
 
-    /// The interruption that its key goes back to where its claim never reached its caller: as it was, but with this fence. It is
-    /// remembered for as long as before. `None` where there was none.
+    /// The interruption that its key goes back to where its claim never reached its caller: as it
+    /// was, but with this fence. It is remembered for as long as before. `None` where there was
+    /// none.
     pub(crate) fn never_held(&self) -> Option<Self> {
         let (earlier, stands_on) = (self.earlier?, self.stands_on?);
         let back = Self::new(AttemptParts {
@@ -393,8 +408,8 @@ impl Attempt {
         Some(back)
     }
 
-    /// Which attempt may have had an effect, as a later one remembers it. A claim that nobody noted as interrupted yet, although its
-    /// lease is over, counts as interrupted since then.
+    /// Which attempt may have had an effect, as a later one remembers it. A claim that nobody
+    /// noted as interrupted yet, although its lease is over, counts as interrupted since then.
     pub(crate) fn as_earlier(&self) -> Earlier {
         self.earlier.filter(|_| self.returned.load(Ordering::Acquire)).unwrap_or_else(|| {
             let interrupted_at = self.interrupted().unwrap_or_else(|| self.lease_until());

@@ -1,7 +1,8 @@
 //! Time. The only module that reads a clock.
 //!
-//! The engine has a clock of its own. A new file starts it at the wall clock. Within one boot of the machine it runs with the boot
-//! clock, over stops and sleeps. [`EngineClock::resume`] has the rule for an opening, [`EngineClock::now`] what runs while it is open.
+//! The engine has a clock of its own. A new file starts it at the wall clock. Within one boot of
+//! the machine it runs with the boot clock, over stops and sleeps. [`EngineClock::resume`] has the
+//! rule for an opening, [`EngineClock::now`] what runs while it is open.
 
 mod boot_id;
 mod deadline;
@@ -94,14 +95,17 @@ impl EngineClock {
 
     /// The clock of a file that is opened again.
     ///
-    /// 1. In the boot that the mark was made in, the boot clock says exactly how much time went by. The wall clock does not matter.
-    /// 2. Otherwise only a wall clock can tell, and it may be wrong by decades. What it says beyond the highest time that a wall
-    ///    clock ever showed went by, but `jump_max` at most. So a clock that is wrong for one opening and right for the next counts
-    ///    at most once; keys live longer by what is not counted.
-    /// 3. A file that has nothing that could expire takes the wall clock as it is, if that is later.
+    /// 1. In the boot that the mark was made in, the boot clock says exactly how much time went
+    ///    by. The wall clock does not matter.
+    /// 2. Otherwise only a wall clock can tell, and it may be wrong by decades. What it says
+    ///    beyond the highest time that a wall clock ever showed went by, but `jump_max` at most.
+    ///    So a clock that is wrong for one opening and right for the next counts at most once;
+    ///    keys live longer by what is not counted.
+    /// 3. A file that has nothing that could expire takes the wall clock as it is, if that is
+    ///    later.
     ///
-    /// The clock never goes back behind what the file has seen. A boot clock that did (a virtual machine that was put back) says
-    /// nothing of the time between: that is case 2.
+    /// The clock never goes back behind what the file has seen. A boot clock that did (a virtual
+    /// machine that was put back) says nothing of the time between: that is case 2.
     pub(crate) fn resume(source: TimeSource, past: &Past, jump_max: Duration) -> Self {
         let Past { mark, frame, is_empty } = *past;
         let wall = source.wall();
@@ -134,14 +138,15 @@ impl EngineClock {
 
     /// The engine's time now; never less than an earlier answer.
     ///
-    /// A sleep of the machine counts from the next call of [`notice_sleep`](Self::notice_sleep) on.
+    /// A sleep of the machine counts from the next call of [`notice_sleep`](Self::notice_sleep)
+    /// on.
     #[inline]
     pub(crate) fn now(&self) -> Timestamp {
         self.at(self.boot_ms())
     }
 
-    /// The boot clock, with the sleeps that were noticed. Of two coarse numbers, which makes it late by a tick at most, never early:
-    /// what a later opening reads of it is not less.
+    /// The boot clock, with the sleeps that were noticed. Of two coarse numbers, which makes it
+    /// late by a tick at most, never early: what a later opening reads of it is not less.
     #[inline]
     fn boot_ms(&self) -> u64 {
         self.source.monotonic_ms().saturating_add(self.slept_ms.load(Ordering::Relaxed))
@@ -152,8 +157,8 @@ impl EngineClock {
         Timestamp(self.start.0.saturating_add(boot_ms.saturating_sub(self.origin_ms)))
     }
 
-    /// Adds what the machine has slept since the last call. The worker calls it with every tick; lookups don't, it costs several times
-    /// what they may.
+    /// Adds what the machine has slept since the last call. The worker calls it with every tick;
+    /// lookups don't, it costs several times what they may.
     pub(crate) fn notice_sleep(&self) {
         let slept_ms = self.source.slept_ms();
         if slept_ms > self.slept_ms.load(Ordering::Relaxed) {
@@ -170,8 +175,8 @@ impl EngineClock {
         told
     }
 
-    /// Whether the wall clock was set forward since the last frame or mark. If a reboot came before the next one, an opening would take
-    /// that for time that went by.
+    /// Whether the wall clock was set forward since the last frame or mark. If a reboot came
+    /// before the next one, an opening would take that for time that went by.
     pub(crate) fn has_wall_leapt(&self) -> bool {
         self.wall_ahead_ms() > self.wall.told_ahead_ms.load(Ordering::Relaxed).saturating_add(LEAP_MS)
     }

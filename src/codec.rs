@@ -1,7 +1,7 @@
-//! What goes into the log and the store, as bytes: the only module that calls bincode.
+//! The encoding of log and store, bodies included: the only module that calls bincode.
 //!
-//! Bytes from disk are never trusted: every run of them carries a checksum, a version and lengths, decoding has
-//! a size limit and refuses trailing bytes, and nothing here panics on any input.
+//! Bytes from disk are never trusted: every run of them carries a checksum, a version and lengths,
+//! decoding has a size limit and refuses trailing bytes, and nothing here panics on any input.
 
 mod bad_bytes;
 mod checksum;
@@ -27,9 +27,9 @@ use bincode::{BorrowDecode, Encode};
 
 use crate::error::{Damage, OpenError};
 
-/// Version of everything on disk. A file with another one is refused. Version 1 had checksums of BLAKE3, version 2 numbers of fixed
-/// width, in version 3 a log did not say to which opening of the file it belongs, in version 4 nothing told of a missing row of `forgotten` or
-/// `scopes`.
+/// Version of everything on disk. A file with another one is refused. Version 1 had checksums of
+/// BLAKE3, version 2 numbers of fixed width, in version 3 a log did not say to which opening of
+/// the file it belongs, in version 4 nothing told of a missing row of `forgotten` or `scopes`.
 pub(crate) const FORMAT_VERSION: u32 = 5;
 
 /// Refuses a file with another version than this build's.
@@ -51,7 +51,8 @@ const ENTRY_LIMIT: usize = 32 << 20;
 const CONFIG: Configuration<LittleEndian, Varint, Limit<ENTRY_LIMIT>> =
     bincode::config::standard().with_little_endian().with_variable_int_encoding().with_limit::<ENTRY_LIMIT>();
 
-/// Text that is kept. It is decoded from the bytes that are there: bincode's own `String` asks for memory by the length that they claim.
+/// Text that is kept. It is decoded from the bytes that are there: bincode's own `String` asks for
+/// memory by the length that they claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
 pub(crate) struct Text(pub(crate) String);
 
@@ -78,7 +79,8 @@ pub(crate) enum Entry<'a> {
     Detached(DetachedRow),
     /// A scope was given a policy.
     PolicySet(ScopeRow<'a>),
-    /// A claim was released that followed an interruption. The interruption stands, and counts from this time.
+    /// A claim was released that followed an interruption. The interruption stands, and counts
+    /// from this time.
     Returned(IntentRow<'a>, u64),
 }
 
@@ -104,14 +106,16 @@ impl Entry<'_> {
 ///
 /// # Panics
 ///
-/// Never: a vector takes any number of bytes, and rows are far below the limit, which options guard.
+/// Never: a vector takes any number of bytes, and rows are far below the limit, which options
+/// guard.
 pub(crate) fn encode_into(value: &impl Encode, out: &mut Vec<u8>) {
     if let Err(error) = bincode::encode_into_writer(value, Appended(out), CONFIG) {
         unreachable!("encoding into memory failed: {error}");
     }
 }
 
-/// A vector as bincode writes to it: without the errors of a stream, which cost as much as the bytes.
+/// A vector as bincode writes to it: without the errors of a stream, which cost as much as the
+/// bytes.
 struct Appended<'a>(&'a mut Vec<u8>);
 
 impl Writer for Appended<'_> {

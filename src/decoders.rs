@@ -1,8 +1,9 @@
 //! Every decoder of what the engine reads from disk, tried on any bytes: for fuzzing.
 //!
-//! In an engine a checksum stands before most of them, and damage gets no further. Here the bytes are given a right one, so that
-//! what lies behind it is tried as well. What decodes has to encode to the same bytes, or to fewer, for a number may have been written
-//! in more than it needs; where it need not, that is said.
+//! In an engine a checksum stands before most of them, and damage gets no further. Here the bytes
+//! are given a right one, so that what lies behind it is tried as well. What decodes has to encode
+//! to the same bytes, or to fewer, for a number may have been written in more than it needs; where
+//! it need not, that is said.
 
 use std::path::Path;
 
@@ -87,7 +88,8 @@ impl Decoder {
     ///
     /// # Panics
     ///
-    /// When what was decoded does not encode to the same bytes, or means something else when it is decoded again.
+    /// When what was decoded does not encode to the same bytes, or means something else when it is
+    /// decoded again.
     #[must_use]
     pub fn check(self, bytes: &[u8]) -> bool {
         match self {

@@ -7,7 +7,8 @@ pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(given) => Some(given),
         Err(payload) => {
-            // What a panic carries is foreign too, and may panic as it is dropped. The second payload is never dropped.
+            // What a panic carries is foreign too, and may panic as it is dropped. The second
+            // payload is never dropped.
             if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
                 std::mem::forget(second);
             }

@@ -1,7 +1,8 @@
-//! Forked children. A child of `fork` has a copy of every engine, but the file and its lock are the parent's: it may touch neither.
+//! Forked children. A child of `fork` has a copy of every engine, but the file and its lock are
+//! the parent's: it may touch neither.
 //!
-//! The only module with `unsafe` code: it registers a handler that the C library runs in every forked child. So a check costs one load
-//! and one comparison, and no system call.
+//! The only module with `unsafe` code: it registers a handler that the C library runs in every
+//! forked child. So a check costs one load and one comparison, and no system call.
 
 use std::io;
 
@@ -28,8 +29,9 @@ pub(crate) fn watch() -> io::Result<()> {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 
-    // SAFETY: the handler is a function of this program, and lives as long as it. It does one atomic addition, which a handler may do in
-    // the child of a process with many threads: it takes no lock and allocates nothing.
+    // SAFETY: the handler is a function of this program, and lives as long as it. It does one
+    // atomic addition, which a handler may do in the child of a process with many threads: it
+    // takes no lock and allocates nothing.
     match ERROR.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(in_child)) }) {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(*error)),
@@ -62,7 +64,8 @@ impl Origin {
         self.generation != generation()
     }
 
-    /// The same, asked of the system too: for a child that was made past the C library. Costs a system call.
+    /// The same, asked of the system too: for a child that was made past the C library. Costs a
+    /// system call.
     pub(crate) fn is_elsewhere_for_sure(self) -> bool {
         self.is_elsewhere() || self.process != std::process::id()
     }

@@ -7,8 +7,9 @@ use std::fmt;
 
 use siphasher::sip128::SipHasher13;
 
-/// A digest under a secret drawn when the file is made. Clients choose keys, so without the secret one could
-/// search for two keys with one digest; with it, 10 billion keys collide with probability below 10⁻¹⁸.
+/// A digest under a secret drawn when the file is made. Clients choose keys, so without the secret
+/// one could search for two keys with one digest; with it, 10 billion keys collide with
+/// probability below 10⁻¹⁸.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Digest(u128);
 
@@ -33,10 +34,12 @@ impl Digest {
     }
 }
 
-/// A short name of a key for logs and metrics: 8 hexadecimal digits. It gives nothing of the key away.
+/// A short name of a key for logs and metrics: 8 hexadecimal digits. It gives nothing of the key
+/// away.
 ///
-/// It depends on a secret of the file, the scope and the key, so it is the same in every process that opens the file. Of 9,300 keys
-/// two have the same with probability 1 %. All `Debug` output names keys so.
+/// It depends on a secret of the file, the scope and the key, so it is the same in every process
+/// that opens the file. Of 9,300 keys two have the same with probability 1 %. All `Debug` output
+/// names keys so.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyHash(u32);
 
@@ -95,12 +98,12 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Digests the keys of one scope. Every scope has a hash key of its own, derived from the file's secret and
-/// the scope's name, so the name costs nothing per lookup.
+/// Digests the keys of one scope. Every scope has a hash key of its own, derived from the file's
+/// secret and the scope's name, so the name costs nothing per lookup.
 #[derive(Clone)]
 pub(crate) struct KeyHasher(SipHasher13);
 
-/// The hash key must not end up in a log: who knows it can aim at collisions.
+/// The hash key must not end up in a log: an attacker that knows it can aim at collisions.
 impl std::fmt::Debug for KeyHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("KeyHasher(..)")

@@ -1,5 +1,5 @@
-//! An embedded idempotency engine: ask before you act, and a retried request gets the stored result instead of a second
-//! charge.
+//! An embedded idempotency engine: ask before you act, and a retried request gets the stored
+//! result instead of a second charge.
 //!
 //! ```
 //! use idemkv::{Begin, Engine, Fingerprint, Record};
@@ -28,23 +28,29 @@
 //!
 //! With the default [`Durability`] and [`CommitMode`]:
 //!
-//! - Of all callers with one key, one holds a [`Claim`] at any time. [`Begin::Fresh`] is returned once the grant is durable.
+//! - Of all callers with one key, one holds a [`Claim`] at any time. [`Begin::Fresh`] is returned
+//!   once the grant is durable.
 //! - [`Begin::Done`] is returned only for a completion that would survive a power cut.
 //! - The same key with another [`Fingerprint`] is refused: [`BeginError::KeyReused`].
-//! - A claim that ends without an outcome (dropped, panicked, process killed) leaves its key *interrupted*: its effect may have
-//!   happened. The next begin is refused with all that is known ([`BeginError::Unresolved`]), until the key is resolved; or, where
-//!   the policy says [`Recovery::Rerun`], it gets a claim that tells ([`Claim::interrupted`]).
-//! - A web framework drops the handler of a request whose client hangs up, and with it the claim. Run the operation in a task
-//!   of its own: [`Scope::run_async`] does (feature `serde`).
-//! - After a failed commit the engine grants nothing more, and goes on to replay what is known to be durable.
+//! - A claim that ends without an outcome (dropped, panicked, process killed) leaves its key
+//!   *interrupted*: its effect may have happened. The next begin is refused with all that is known
+//!   ([`BeginError::Unresolved`]), until the key is resolved; or, where the policy says
+//!   [`Recovery::Rerun`], it gets a claim that tells ([`Claim::interrupted`]).
+//! - A web framework drops the handler of a request whose client hangs up, and with it the claim.
+//!   Run the operation in a task of its own: [`Scope::run_async`] does (feature `serde`).
+//! - After a failed commit the engine grants nothing more, and goes on to replay what is known to
+//!   be durable.
 //!
 //! # Features
 //!
 //! - none (default): the engine.
-//! - `serde`: [`Scope::run`](crate::Scope) and its kin, which store typed results as JSON; `Serialize` and `Deserialize` for the small types.
-//! - `sim`: a simulated disk, a clock moved by hand, and engines without threads, for deterministic tests. Not for production.
+//! - `serde`: [`Scope::run`](crate::Scope) and its kin, which store typed results as JSON;
+//!   `Serialize` and `Deserialize` for the small types.
+//! - `sim`: a simulated disk, a clock moved by hand, and engines without threads, for
+//!   deterministic tests. Not for production.
 //!
-//! `docs/guarantees.md` names the test that holds each promise, and `docs/guide.md` shows every call.
+//! `docs/guarantees.md` names the test that holds each promise, and `docs/guide.md` shows every
+//! call.
 
 // docs.rs says which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -107,17 +113,19 @@ pub use typed::fault::{Fault, ReplayError, RunError, StoreError};
 #[cfg(feature = "serde")]
 pub use typed::json::JsonError;
 
-/// Tables of your own in the engine's file: see [`Claim::complete_in`] and [`Engine::read_tables`].
+/// Tables of your own in the engine's file: see [`Claim::complete_in`] and
+/// [`Engine::read_tables`].
 ///
-/// All that is public of redb, the store behind the file, is here and in the types of these tables. So a new major version of redb
-/// changes this module alone.
+/// All that is public of redb, the store behind the file, is here and in the types of these
+/// tables. So a new major version of redb changes this module alone.
 pub mod tables {
     pub use redb;
 
     pub use crate::store::{ReadTables, TableError, Tables};
 }
 
-/// Tools for deterministic tests: a simulated disk, a manual clock, hand-stepped workers, and the state machine itself.
+/// Tools for deterministic tests: a simulated disk, a manual clock, hand-stepped workers, and the
+/// state machine itself.
 ///
 /// For tests of this crate and of services built on it. Its API may change in any release.
 #[cfg(feature = "sim")]

@@ -1,8 +1,8 @@
 //! The tail: what the log holds and the store does not yet, folded to one last word a key.
 //!
-//! The publisher folds each group in, recovery folds in what it replays, and a checkpoint takes the
-//! whole and moves it to the store. Both go through the same code, so what a crash leaves behind is checkpointed like
-//! anything else.
+//! The publisher folds each group in, recovery folds in what it replays, and a checkpoint takes
+//! the whole and moves it to the store. Both go through the same code, so what a crash leaves
+//! behind is checkpointed like anything else.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasherDefault;
@@ -30,7 +30,8 @@ pub(crate) enum KeyState {
 #[derive(Debug)]
 struct KeyUpdate {
     last: KeyState,
-    /// A record in the store, or on its way there, was forgotten; until when it would have been remembered.
+    /// A record in the store, or on its way there, was forgotten; until when it would have been
+    /// remembered.
     forgotten_until: Option<Timestamp>,
 }
 
@@ -130,7 +131,8 @@ impl LogTail {
                 KeyState::Vacant => batch.ended.push(*digest),
             }
         }
-        // In the order of digests: the tables are trees, and a run of the simulator must be repeatable.
+        // In the order of digests: the tables are trees, and a run of the simulator must be
+        // repeatable.
         batch.ended.sort_unstable();
         batch.claims.sort_unstable_by_key(|(digest, _)| *digest);
         batch.forgotten.sort_unstable();

@@ -1,4 +1,5 @@
-//! Hooks for logs and metrics.
+//! The observer: a callback for each event, for logs and traces. Counters and gauges are in
+//! `Stats`.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,16 +11,17 @@ use crate::policy::Policy;
 use crate::sync::Arc;
 use crate::{AttemptInfo, Interruption, Record};
 
-/// Is told of what an operator wants to see: replays, and [events](Event) of every other kind. Set with
-/// [`Options::observer`](crate::Options::observer).
+/// Is told of what an operator wants to see: replays, and [events](Event) of every other kind. Set
+/// with [`Options::observer`](crate::Options::observer).
 ///
-/// The methods are called by whichever thread the thing happens on, with no lock held, and that thread waits for them: hand longer work
-/// on. A panic in one goes no further.
+/// The methods are called by whichever thread the thing happens on, with no lock held, and that
+/// thread waits for them: hand longer work on. A panic in one goes no further.
 ///
-/// The thread may have claims in hand that its caller does not have yet. A wait for one of them would never end, so a
-/// blocking wait for a claim is refused with [`InsideCallback`](BeginError::InsideCallback). This holds for claims of every
-/// engine with this observer. Calls of tasks are not refused, for they do not block: a method that blocks on such a future
-/// (`block_on`) can hang its thread. Hand the wait to another thread or task.
+/// The thread may have claims in hand that its caller does not have yet. A wait for one of them
+/// would never end, so a blocking wait for a claim is refused with
+/// [`InsideCallback`](BeginError::InsideCallback). This holds for claims of every engine with this
+/// observer. Calls of tasks are not refused, for they do not block: a method that blocks on such a
+/// future (`block_on`) can hang its thread. Hand the wait to another thread or task.
 ///
 /// ```
 /// # use idemkv::{Begin, Engine, Fingerprint, Observer, Record};
@@ -47,7 +49,8 @@ use crate::{AttemptInfo, Interruption, Record};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Observer: Send + Sync {
-    /// A begin was answered with this record. A method of its own, because it is on the way of every replay.
+    /// A begin was answered with this record. A method of its own, because it is on the way of
+    /// every replay.
     fn replayed(&self, record: &Record) {
         let _ = record;
     }
@@ -152,8 +155,8 @@ pub enum Event<'e> {
     /// The disk has room again.
     #[non_exhaustive]
     RoomAgain {},
-    /// A read of the file failed. What the engine wanted to write is tried again, without a block that can't be read. Of failures that
-    /// follow within a minute one is told, after that minute.
+    /// A read of the file failed. What the engine wanted to write is tried again, without a block
+    /// that can't be read. Of failures that follow within a minute one is told, after that minute.
     #[non_exhaustive]
     ReadFailed {
         /// What the operating system said.
@@ -262,8 +265,8 @@ impl Hooks {
 }
 
 impl Hooks {
-    /// Whether the calling thread tells this observer of something, further up its stack. The observer must not wait for a claim then:
-    /// the thread may have it in hand.
+    /// Whether the calling thread tells this observer of something, further up its stack. The
+    /// observer must not wait for a claim then: the thread may have it in hand.
     pub(crate) fn is_telling(&self) -> bool {
         self.0.as_ref().is_some_and(|observer| is_inside(&**observer, &[Activity::Tells]))
     }

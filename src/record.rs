@@ -1,4 +1,4 @@
-//! What a completed key holds.
+//! `Record`: the stored result of an operation, with its times.
 
 mod body;
 mod location;
@@ -21,8 +21,9 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Fingerprint, Timestamp};
 use rest::{REST, Rest};
 
-/// What lookups read of a record, and what may change. With the reference count in front of it, it is a cache line long. The length and
-/// then the body come right behind it: a replay of a short body reads two neighbouring lines.
+/// What lookups read of a record, and what may change. With the reference count in front of it, it
+/// is a cache line long. The length and then the body come right behind it: a replay of a short
+/// body reads two neighbouring lines.
 #[repr(C)]
 struct Header {
     expires: Timestamp,
@@ -90,7 +91,8 @@ pub(crate) struct RecordParts<'a> {
 
 #[cfg(test)]
 impl RecordParts<'static> {
-    /// What a test needs that asks for little: a success of the key "key", replayed until 9,000 ms.
+    /// What a test needs that asks for little: a success of the key "key", replayed until 9,000
+    /// ms.
     pub(crate) fn example(fence: u64) -> Self {
         let end = Timestamp::from_millis(9_000);
         Self {
@@ -140,7 +142,8 @@ impl Record {
         Self(joined(&tail, |tail| ThinArc::from_header_and_slice(header, tail)))
     }
 
-    /// The same record in memory of its own. Of a place that this one is told later it learns nothing.
+    /// The same record in memory of its own. Of a place that this one is told later it learns
+    /// nothing.
     pub(crate) fn to_copy(&self) -> Self {
         let copy = Self::new(&self.parts(), self.location());
         if self.is_durable() {
@@ -160,7 +163,8 @@ impl Record {
         self.0.header.header.outcome
     }
 
-    /// The same record without its body, not stored anywhere yet: all that is left of it when it is no longer replayed.
+    /// The same record without its body, not stored anywhere yet: all that is left of it when it
+    /// is no longer replayed.
     pub(crate) fn without_body(&self) -> Self {
         Self::new(&RecordParts { body_kept: false, body: &[], ..self.parts() }, None)
     }
@@ -213,8 +217,8 @@ impl Record {
         self.rest().fence
     }
 
-    /// Whether the record is durable by now, in the way the file was opened for. Always, but for one that was acknowledged early; see
-    /// [`Durability::Relaxed`](crate::Durability::Relaxed).
+    /// Whether the record is durable by now, in the way the file was opened for. Always, but for
+    /// one that was acknowledged early; see [`Durability::Relaxed`](crate::Durability::Relaxed).
     #[must_use]
     pub fn is_durable(&self) -> bool {
         self.0.header.header.durable.load(Ordering::Acquire)

@@ -1,15 +1,15 @@
 //! The state machine of one key: what every event does in every state.
 //!
-//! One pure function, no lock, clock or I/O in it. The live path, recovery and the fuzz model all go
-//! through [`decide`]; a new state or event breaks the build until every pair is decided, because no match
-//! below has a wildcard.
+//! One pure function, no lock, clock or I/O in it. The live path, recovery and the fuzz model all
+//! go through [`decide`]; a new state or event breaks the build until every pair is decided,
+//! because no match below has a wildcard.
 
 use crate::{Fingerprint, Timestamp};
 
 /// A number that grows with every claim that a file grants, across restarts.
 ///
-/// Hand it to a downstream system that can refuse a lower one, and a worker that came back from the dead can
-/// do no harm there.
+/// Hand it to a downstream system that can refuse a lower one, and a worker that came back from
+/// the dead can do no harm there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Fence(u64);
@@ -48,7 +48,8 @@ pub struct Facts<'a> {
 pub struct Lifetime {
     /// It is replayed until then.
     pub expires: Timestamp,
-    /// Its key is remembered until then, which is not before. Between the two a begin is told that it comes too late.
+    /// Its key is remembered until then, which is not before. Between the two a begin is told that
+    /// it comes too late.
     pub remembered_until: Timestamp,
 }
 
@@ -57,9 +58,11 @@ pub struct Lifetime {
 pub enum State<'a> {
     /// Nothing is known of the key.
     Vacant,
-    /// A claim is out; its lease ends at the time given, which is the end of time where it has none.
+    /// A claim is out; its lease ends at the time given, which is the end of time where it has
+    /// none.
     InFlight(Facts<'a>, Timestamp),
-    /// The claim has ended, or the record is being forgotten; the log has it, but it isn't durable yet.
+    /// The claim has ended, or the record is being forgotten; the log has it, but it isn't durable
+    /// yet.
     Ending(Facts<'a>),
     /// The claim ended with no outcome known; remembered until the time given.
     Interrupted(Facts<'a>, Timestamp),
@@ -76,11 +79,11 @@ pub enum Event<'a> {
         fingerprint: &'a Fingerprint,
         /// When it asks.
         now: Timestamp,
-        /// How many attempts may have been made before somebody has to resolve an interruption: 1 where none is to be
-        /// run again by itself, `u32::MAX` where there is no limit.
+        /// How many attempts may have been made before somebody has to resolve an interruption: 1
+        /// where none is to be run again by itself, `u32::MAX` where there is no limit.
         attempts_max: u32,
     },
-    /// Somebody who knows, or decides, what became of an interrupted claim asks to say so.
+    /// An operator, or a program that knows what became of an interrupted claim, asks to say so.
     Resolve {
         /// When it asks.
         now: Timestamp,
@@ -104,7 +107,8 @@ pub enum Event<'a> {
         /// The claim's fence.
         fence: Fence,
     },
-    /// The claim with this fence is gone without an outcome: dropped, panicked, or its process died.
+    /// The claim with this fence is gone without an outcome: dropped, panicked, or its process
+    /// died.
     Abandon {
         /// The claim's fence.
         fence: Fence,
@@ -119,7 +123,8 @@ pub enum Event<'a> {
         /// The claim's fence.
         fence: Fence,
     },
-    /// The log holds, durably, a note on the claim with this fence: its progress, or that it was handed over as a token.
+    /// The log holds, durably, a note on the claim with this fence: its progress, or that it was
+    /// handed over as a token.
     Noted {
         /// The claim's fence.
         fence: Fence,
@@ -134,8 +139,8 @@ pub enum Event<'a> {
         /// The fence of the claim that was released, or of what was forgotten.
         fence: Fence,
     },
-    /// The log holds, durably, that the claim with this fence did nothing, but that an earlier attempt, which was
-    /// interrupted, may have.
+    /// The log holds, durably, that the claim with this fence did nothing, but that an earlier
+    /// attempt, which was interrupted, may have.
     Returned {
         /// The fence of the claim that was released.
         fence: Fence,
@@ -150,7 +155,8 @@ pub enum Event<'a> {
 /// What to do about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Grant a claim with this attempt number. A number above 1 means that an earlier attempt was interrupted.
+    /// Grant a claim with this attempt number. A number above 1 means that an earlier attempt was
+    /// interrupted.
     Grant {
         /// The attempt's number.
         attempt: u32,
@@ -176,7 +182,8 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// The phase that the key changes to without being granted to anybody; `None` where it stays what it is.
+    /// The phase that the key changes to without being granted to anybody; `None` where it stays
+    /// what it is.
     #[must_use]
     #[inline]
     pub fn becomes(self) -> Option<Phase> {
@@ -212,9 +219,10 @@ pub enum Phase {
 
 /// Decides what `event` does to a key in `state`.
 ///
-/// A state whose time is over counts as vacant, before anything else. Then the fingerprint is checked, before
-/// anything else about the state. A claim whose lease has run out is to be made interrupted first, whatever is asked of its key:
-/// [`Decision::Become`] says so, and the event is to meet that state. Events that come from the log carry fences: a lower one than the
+/// A state whose time is over counts as vacant, before anything else. Then the fingerprint is
+/// checked, before anything else about the state. A claim whose lease has run out is to be made
+/// interrupted first, before any question about its key: [`Decision::Become`] says so, and the
+/// event is to meet that state. Events that come from the log carry fences: a lower one than the
 /// state's is history.
 #[must_use]
 #[inline]
@@ -274,7 +282,8 @@ fn ending(facts: Facts<'_>, event: Event<'_>) -> Decision {
     match event {
         Event::Begin { fingerprint, .. } => wait_unless_reused(facts, fingerprint),
         Event::Use { .. } | Event::End { .. } => Decision::Superseded,
-        // The outcome is in the log's hands; the claim that is dropped after handing it over changes nothing.
+        // The outcome is in the log's hands; the claim that is dropped after handing it over
+        // changes nothing.
         Event::Withdraw { .. } | Event::Abandon { .. } | Event::Sweep { .. } => Decision::Stay,
         Event::Resolve { .. } | Event::Forget { .. } => Decision::Busy,
         Event::Granted { fence } => if_newer(facts, fence, Phase::InFlight),
@@ -334,8 +343,8 @@ fn done(facts: Facts<'_>, lifetime: Lifetime, event: Event<'_>) -> Decision {
     }
 }
 
-/// Whether a record of this request, which expires then, answers a begin: what [`decide`] asks first of a key that is done, for those
-/// who want no more than that.
+/// Whether a record of this request, which expires then, answers a begin: what [`decide`] asks
+/// first of a key that is done, for callers that want no more than that.
 #[must_use]
 #[inline]
 pub(crate) fn is_replayed(

@@ -19,8 +19,8 @@ pub enum Status {
     Done(Record),
     /// There was a result. It is no longer replayed, but the key is not free yet.
     Expired(Tombstone),
-    /// There is, or was, a result, and its record can't be read. Only a claim or a token that was superseded is told so; a lookup gives
-    /// the error.
+    /// There is, or was, a result, and its record can't be read. Only a claim or a token that was
+    /// superseded is told so; a lookup gives the error.
     Unreadable(ReadError),
 }
 

@@ -1,7 +1,8 @@
 //! Every synchronisation primitive the engine uses, from one place, so that a scheduler for model
 //! checking can be slotted in here and nowhere else.
 //!
-//! `--cfg idemkv_shuttle` and `--cfg idemkv_loom` do that; see `model`. `tests/schedules/` says how to run the first of them, `src/models/` the second.
+//! `--cfg idemkv_shuttle` and `--cfg idemkv_loom` do that; see `model`. `tests/schedules/` says
+//! how to run the first of them, `src/models/` the second.
 
 use std::cell::Cell;
 use std::io;
@@ -23,8 +24,8 @@ pub(crate) use model::*;
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 pub(crate) use real::*;
 
-/// A lock that no scheduler sees, for what redb calls into: while somebody is in redb, which has locks of its own, no other thread
-/// must be let run that could come there as well.
+/// A lock that no scheduler sees, for what redb calls into: while somebody is in redb, which has
+/// locks of its own, no other thread must be let run that could come there as well.
 pub(crate) use parking_lot::Mutex as UnseenMutex;
 #[cfg(feature = "sim")]
 pub(crate) use std::sync::Weak;

@@ -1,4 +1,5 @@
-//! Promises of time are kept while the disk is slow: no sync of the log or of the store delays a deadline or the end of a lease.
+//! Promises of time are kept while the disk is slow: no sync of the log or of the store delays a
+//! deadline or the end of a lease.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -116,7 +117,8 @@ fn a_task_times_out_in_time_while_the_log_is_moved_to_the_store() {
     engine.close().unwrap();
 }
 
-/// A completion in a transaction has the store for as long as the work takes. A new log has space for some fifty claims.
+/// A completion in a transaction has the store for as long as the work takes. A new log has space
+/// for some fifty claims.
 #[test]
 fn the_log_grows_while_a_transaction_is_at_work() {
     let scratch = tempfile::tempdir().unwrap();

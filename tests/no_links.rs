@@ -35,7 +35,8 @@ fn a_file_is_made_and_backed_up_where_there_are_no_hard_links() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// Not a test: what the process does for which the file system was mounted. Returns at once where nobody ordered one.
+/// Not a test: what the process does for which the file system was mounted. Returns at once where
+/// nobody ordered one.
 #[test]
 fn within_the_mount() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };

@@ -1,4 +1,5 @@
-//! What fuzzing starts from: `fuzz/seeds` has what this makes. `IDEMKV_WRITE_SEEDS=1 cargo test --test seeds` makes it anew.
+//! What fuzzing starts from: `fuzz/seeds` has what this makes. `IDEMKV_WRITE_SEEDS=1 cargo test
+//! --test seeds` makes it anew.
 
 #![allow(
     missing_docs,
@@ -68,7 +69,8 @@ fn codec_starts_from_what_each_decoder_takes() {
     assert_on_disk("codec", &seeds.collect());
 }
 
-/// Which files, which log, then damage: its kind, a sector (2), an offset, and what the kind needs. See `tests/damage`.
+/// Which files, which log, then damage: its kind, a sector (2), an offset, and what the kind
+/// needs. See `tests/damage`.
 #[test]
 fn open_starts_from_one_of_each_kind_of_damage() {
     use Found::{Refused, Torn, Whole};

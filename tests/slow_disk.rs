@@ -1,6 +1,7 @@
-//! Promises of time on a slow disk: 64 callers, real threads, syncs that take 1 to 20 ms, and a watchdog that looks how late each
-//! promise is kept. None may be more than 100 ms late: timeouts, ends of leases, `queue_timeout`, sweeping, closing. No caller gets
-//! through much less often than the others.
+//! Promises of time on a slow disk: 64 callers, real threads, syncs that take 1 to 20 ms, and a
+//! watchdog that looks how late each promise is kept. None may be more than 100 ms late: timeouts,
+//! ends of leases, `queue_timeout`, sweeping, closing. No caller gets through much less often than
+//! the others.
 //!
 //! ```text
 //! IDEMKV_SECONDS=60 cargo test --release --test slow_disk -- --nocapture
@@ -29,12 +30,14 @@ use idemkv::sim::SimDisk;
 use idemkv::{Begin, BeginError, Busy, Claim, Engine, Options, Recovery, Scope, Timestamp, Waited};
 
 const SYNC_MS: u64 = 20;
-/// How many times as long syncs of the store take where the log is always full. No promise to a caller waits for them.
+/// How many times as long syncs of the store take where the log is always full. No promise to a
+/// caller waits for them.
 const STORE_TIMES: u64 = 15;
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEASE: Duration = Duration::from_millis(40);
 const LATE_MAX: Duration = Duration::from_millis(100);
-/// What a commit may take once it is queued: one that is being written, the groups in front, its own.
+/// What a commit may take once it is queued: one that is being written, the groups in front, its
+/// own.
 const COMMIT: Duration = Duration::from_millis(5 * SYNC_MS);
 /// How long records live: many are always to be swept.
 const TTL: Duration = Duration::from_millis(100);
@@ -46,7 +49,8 @@ const WATCHERS: usize = 4;
 /// Callers of a round in which they compete for a place in the queue, and nothing else goes on.
 const RIVALS: usize = 6;
 
-/// Groups that the worker writes one after the other at most, in a few steps of its own: it has other things to do.
+/// Groups that the worker writes one after the other at most, in a few steps of its own: it has
+/// other things to do.
 const WORKER_GROUPS_MAX: usize = 40;
 const FILE: &str = "x.idem";
 
@@ -80,7 +84,8 @@ impl Watchdog {
         }
     }
 
-    /// A machine that has more to do than it can wakes everybody late. Being told takes up to three threads one after the other.
+    /// A machine that has more to do than it can wakes everybody late. Being told takes up to
+    /// three threads one after the other.
     fn check(&self) {
         let machine = Duration::from_micros(self.machine_us.load(Ordering::Relaxed));
         for (promise, late, count) in &*self.late.lock().unwrap() {
@@ -291,7 +296,8 @@ fn round(seed: u64, watchdog: &Arc<Watchdog>) {
         for (count, work) in works {
             for number in 0..count {
                 let (scope, leased) = (scope.clone(), leased.clone());
-                // Where one is a task, the engine's own thread leads, and threads hardly hand over.
+                // Where one is a task, the engine's own thread leads, and threads hardly hand
+                // over.
                 let is_task = scarce != Scarce::Nothing && number % 2 == 0;
                 let caller = Caller { is_task, number, scope, leased, watchdog: Arc::clone(watchdog) };
                 threads.spawn(move || work(&caller));
@@ -304,7 +310,8 @@ fn round(seed: u64, watchdog: &Arc<Watchdog>) {
         is_closing.store(true, Ordering::Relaxed);
         let (before, started) = (slept.load(Ordering::Relaxed), Instant::now());
         engine.clone().close().unwrap();
-        // Closing waits for the disk, and for nothing else: for a sync that was under way, and for its own.
+        // Closing waits for the disk, and for nothing else: for a sync that was under way, and for
+        // its own.
         let slept = slept.load(Ordering::Relaxed) - before + store_times * SYNC_MS;
         watchdog.saw("closing", started.elapsed(), Duration::from_millis(slept));
     });
@@ -374,7 +381,8 @@ fn a_begin_writes_few_groups_on_a_slow_disk() {
             rivals.into_iter().map(|rival| rival.join().unwrap()).max()
         });
         println!("{most:?}");
-        // One or a few for its place, beside ends of claims that need none; one with its own entry.
+        // One or a few for its place, beside ends of claims that need none; one with its own
+        // entry.
         assert!(most <= Some(10), "a begin wrote {most:?} groups");
         engine.close().unwrap();
         budget.count(1);

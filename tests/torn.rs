@@ -1,4 +1,5 @@
-//! Files that were copied while they were written, or whose pages were altered: nothing of redb's panics out of a call or a drop.
+//! Files that were copied while they were written, or whose pages were altered: nothing of redb's
+//! panics out of a call or a drop.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that can't go on stops")]
 

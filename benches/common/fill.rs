@@ -19,7 +19,8 @@ pub(crate) fn unsynced() -> Options {
     options.commit_mode(CommitMode::Buffered)
 }
 
-/// The file at `path`, with a larger log than usual, so that a checkpoint has much to write at once.
+/// The file at `path`, with a larger log than usual, so that a checkpoint has much to write at
+/// once.
 pub(crate) fn open_to_fill(path: &Path, cache_bytes: usize) -> Engine {
     let options = unsynced().cache_bytes(cache_bytes).log_segment_bytes(64 << 20).log_bytes(1 << 30);
     // A checkpoint of so much may take a while.
@@ -69,7 +70,8 @@ pub(crate) fn complete(engine: &Engine, numbers: std::ops::Range<u64>, body: imp
     assert!(completed.iter().all(Result::is_ok), "a granted claim completes");
 }
 
-/// Calls `each` with all of these numbers, some at a time, from as many threads as there are processors.
+/// Calls `each` with all of these numbers, some at a time, from as many threads as there are
+/// processors.
 pub(crate) fn in_parallel(
     numbers: std::ops::Range<u64>,
     at_once: u64,

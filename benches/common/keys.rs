@@ -2,8 +2,8 @@
 
 /// The key with this number, in the form of a UUID. Different numbers give different keys.
 ///
-/// Keys are made as they are needed, from registers alone, so that reading the text of a key costs no cache miss
-/// that would be added to that of the lookup.
+/// Keys are made as they are needed, from registers alone, so that reading the text of a key costs
+/// no cache miss that would be added to that of the lookup.
 #[inline]
 pub(crate) fn key(number: u64) -> [u8; 36] {
     let high = mixed(number);

@@ -17,8 +17,8 @@ mod figures;
 mod fill;
 mod keys;
 
-/// A fresh directory under `BENCH_DIR`, or else under the build's own directory, which lies on a disk where the
-/// system's temporary directory may not. It goes away with the value.
+/// A fresh directory under `BENCH_DIR`, or else under the build's own directory, which lies on a
+/// disk where the system's temporary directory may not. It goes away with the value.
 pub(crate) fn scratch() -> TempDir {
     let base = env::var_os("BENCH_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
     scratch_in(base)

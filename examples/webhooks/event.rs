@@ -23,7 +23,8 @@ pub(crate) struct Event {
     pub(crate) line: usize,
     /// What kind of event it is; the scope of its key.
     pub(crate) name: String,
-    /// The idempotency key: what a sender calls the id of a delivery, and sends again with each retry.
+    /// The idempotency key: what a sender calls the id of a delivery, and sends again with each
+    /// retry.
     pub(crate) key: String,
     /// What the sender has to say, as JSON.
     pub(crate) payload: String,
@@ -95,8 +96,9 @@ fn parse_line(line: usize, bytes: &[u8]) -> std::result::Result<Event, String> {
     let Some(payload) = value.get("payload") else {
         return Err(format!("no `payload`; a line looks like {EXAMPLE}"));
     };
-    // Printed again, so that two spellings of one payload have one fingerprint. A service that gets its payload as
-    // bytes and sees them unchanged in every retry takes the bytes as they came.
+    // Printed again, so that two spellings of one payload have one fingerprint. A service that
+    // gets its payload as bytes and sees them unchanged in every retry takes the bytes as they
+    // came.
     let payload = payload.to_string();
     Ok(Event {
         line,
@@ -107,7 +109,8 @@ fn parse_line(line: usize, bytes: &[u8]) -> std::result::Result<Event, String> {
     })
 }
 
-/// What is wrong with a line, with its column. The line that the error itself names is always 1 here.
+/// What is wrong with a line, with its column. The line that the error itself names is always 1
+/// here.
 fn not_json(error: &serde_json::Error) -> String {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let what = error.to_string();

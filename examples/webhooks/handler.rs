@@ -46,8 +46,9 @@ impl Handler {
     pub(crate) fn run(&self, claim: Claim, event: &Event, mishap: Mishap) -> Result<Handled> {
         if claim.interrupted().is_some() {
             self.tally.add(Count::Interrupted, 1);
-            // The attempt before this one died, perhaps with its effect behind it. Who acts now without asking
-            // charges twice; who asks first, as here, completes the claim with what happened back then.
+            // The attempt before this one died, perhaps with its effect behind it. A handler that
+            // acts now without asking charges twice. One that asks first, as here, completes the
+            // claim with what happened then.
             if let Some(verdict) = self.effects.find(event.line) {
                 self.tally.add(Count::Found, 1);
                 return self.end(claim, event, verdict);
@@ -56,7 +57,8 @@ impl Handler {
         match mishap {
             Mishap::PanicBefore => self.panic(),
             Mishap::Unreachable => {
-                // Nothing happened, for certain: say so. An interruption before this attempt stands.
+                // Nothing happened, for certain: say so. An interruption before this attempt
+                // stands.
                 claim.release()?;
                 self.tally.add(Count::Released, 1);
                 return Ok(Handled::Released);
@@ -67,7 +69,8 @@ impl Handler {
         let verdict = verdict_on(event);
         self.effects.append(event.line, verdict)?;
         if Some(self.tally.add(Count::Effects, 1)) == self.crash_after {
-            // No farewell: this claim and those of the other threads are out, and what is queued is lost.
+            // No farewell: this claim and those of the other threads are out, and what is queued
+            // is lost.
             abort();
         }
         if mishap == Mishap::PanicAfter {
@@ -98,7 +101,8 @@ fn verdict_on(event: &Event) -> Verdict {
     if Mishap::of(event.line) == Mishap::Declined { Verdict::Declined } else { Verdict::Accepted }
 }
 
-/// The reply that a sender gets, now and in every retry. It has the payload in it, so that no two are alike.
+/// The reply that a sender gets, now and in every retry. It has the payload in it, so that no two
+/// are alike.
 fn reply(event: &Event, verdict: Verdict) -> String {
     format!("{} {} {}\n{}", verdict.name(), event.name, event.key, event.payload)
 }

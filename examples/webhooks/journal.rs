@@ -13,7 +13,8 @@ use crate::Result;
 pub(crate) enum Verdict {
     /// It accepted the event.
     Accepted,
-    /// It refused the event for good. That is an effect too: asking again would get two refusals on record.
+    /// It refused the event for good. That is an effect too: asking again would get two refusals
+    /// on record.
     Declined,
 }
 
@@ -33,8 +34,8 @@ impl Verdict {
 
 /// A file with one line for each thing that happened: the line of an event, and a verdict.
 ///
-/// It takes every line it is given. It has no opinion on lines that are already there, so that a handler which acts twice
-/// leaves two.
+/// It takes every line it is given. It has no opinion on lines that are already there, so that a
+/// handler which acts twice leaves two.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
@@ -49,8 +50,8 @@ impl Journal {
         Ok(Self { file, known: Mutex::new(read(path)?.into_iter().collect()) })
     }
 
-    /// Adds a line. One write on a file that is open for appending: the operating system has all of it or nothing, and
-    /// keeps it when this process dies.
+    /// Adds a line. One write on a file that is open for appending: the operating system has all
+    /// of it or nothing, and keeps it when this process dies.
     pub(crate) fn append(&self, line: usize, verdict: Verdict) -> io::Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         (&self.file).write_all(format!("{line} {}\n", verdict.name()).as_bytes())?;

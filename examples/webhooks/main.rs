@@ -1,5 +1,6 @@
-//! Webhooks: every event is delivered several times, from several threads, by senders that don't wait long; handlers fail
-//! and panic; and the process is killed half-way. Still every event has its effect exactly once.
+//! Webhooks: every event is delivered several times, from several threads, by senders that don't
+//! wait long; handlers fail and panic; and the process is killed half-way. Still every event has
+//! its effect exactly once.
 //!
 //! ```text
 //! cargo run --release --example webhooks                # generates its own events
@@ -7,11 +8,12 @@
 //! cargo run --release --example webhooks -- -           # the same from standard input
 //! ```
 //!
-//! This process starts a worker that aborts itself in the middle of its work, then a second one that opens the same file
-//! and gets all deliveries again, and then counts the effects. What there is to learn is in `handler.rs`: an engine that
-//! lives beside the effect can't know whether a handler that died had acted. By default it refuses such a key. Here the policy
-//! lets it run again (`Recovery::Rerun` in `worker.rs`): the claim says that it was interrupted, and the handler asks the
-//! system that it acts on before it acts again.
+//! This process starts a worker that aborts itself in the middle of its work, then a second one
+//! that opens the same file and gets all deliveries again, and then counts the effects. What there
+//! is to learn is in `handler.rs`: an engine that lives beside the effect can't know whether a
+//! handler that died had acted. By default it refuses such a key. Here the policy lets it run
+//! again (`Recovery::Rerun` in `worker.rs`): the claim says that it was interrupted, and the
+//! handler asks the system that it acts on before it acts again.
 
 mod event;
 mod handler;
@@ -37,7 +39,8 @@ use tally::Counts;
 /// Errors are only shown here, so one that can be anything will do.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Set for a worker: the directory to work in. Not an argument, for every argument is the name of a file.
+/// Set for a worker: the directory to work in. Not an argument, for every argument is the name of
+/// a file.
 const WORKER_DIR: &str = "IDEMKV_WEBHOOKS_DIR";
 /// Set for a worker that is to abort: the effect after which it does.
 const CRASH_AFTER: &str = "IDEMKV_WEBHOOKS_CRASH_AFTER";

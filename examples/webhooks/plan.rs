@@ -41,13 +41,15 @@ pub(crate) fn work_us(line: usize) -> u64 {
     200 + draw(line, 0x70b5).bits() % 1_800
 }
 
-/// The effect after which the first process aborts: somewhere in the middle, and one that happens for certain.
+/// The effect after which the first process aborts: somewhere in the middle, and one that happens
+/// for certain.
 pub(crate) fn crash_after(events: &[Event]) -> u64 {
     let third = events.len() / 3;
     u64::try_from(third + Random::new(0xdead).below(third)).unwrap_or(0).max(1)
 }
 
-/// Each event one to nine times, as positions in `events`, shuffled. An impatient sender's come twice in a row.
+/// Each event one to nine times, as positions in `events`, shuffled. An impatient sender's come
+/// twice in a row.
 pub(crate) fn deliveries(events: &[Event]) -> Vec<usize> {
     let mut random = Random::new(0xde11);
     let mut runs = Vec::new();

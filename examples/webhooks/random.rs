@@ -1,6 +1,7 @@
 //! Numbers that look random and are the same in every run.
 
-/// The splitmix64 generator (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// The splitmix64 generator (Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators", 2014).
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -22,7 +23,8 @@ impl Random {
     /// A number below `limit`, or 0 where there is none.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
         let limit = u128::try_from(limit).unwrap_or(0);
-        // Scaling instead of a remainder, and the result is below a `usize` because `limit` is one.
+        // Scaling instead of a remainder, and the result is below a `usize` because `limit` is
+        // one.
         usize::try_from((u128::from(self.bits()) * limit) >> 64).unwrap_or(0)
     }
 

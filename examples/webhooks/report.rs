@@ -47,7 +47,8 @@ impl Progress {
     }
 }
 
-/// Says something on standard error, on a line of its own; on a terminal it takes the place of the progress.
+/// Says something on standard error, on a line of its own; on a terminal it takes the place of the
+/// progress.
 pub(crate) fn say(text: &str) {
     if io::stderr().is_terminal() {
         eprintln!("\r{text}\x1b[K");
@@ -75,7 +76,8 @@ impl Effects {
     pub(crate) fn check(&self, events: &[Event]) -> Result<()> {
         let names: BTreeMap<_, _> = events.iter().map(|event| (event.line, event.name.as_str())).collect();
         let mut wrong: Vec<_> = self.by_line.iter().filter(|(_, effects)| **effects != 1).collect();
-        // Those that ran twice come first: where a process failed, it is no wonder that others have not run yet.
+        // Those that ran twice come first: where a process failed, it is no wonder that others
+        // have not run yet.
         wrong.sort_by_key(|(_, effects)| Reverse(**effects));
         if wrong.is_empty() {
             return Ok(());
@@ -100,7 +102,8 @@ impl Effects {
     }
 }
 
-/// Prints the table: what the first process got to tell, what the second one counted, and what holds for both.
+/// Prints the table: what the first process got to tell, what the second one counted, and what
+/// holds for both.
 pub(crate) fn print(first: &Counts, second: &Counts, effects_first: u64, effects: &Effects) -> Result<()> {
     let rows = [
         ("deliveries", Count::Deliveries),

@@ -65,7 +65,8 @@ impl Sender {
         }
     }
 
-    /// Asks, until there is an answer. Of several deliveries that wait for a claim that comes to nothing one gets the next.
+    /// Asks, until there is an answer. Of several deliveries that wait for a claim that comes to
+    /// nothing one gets the next.
     fn attempt(&self, handler: &Handler) -> Result<Answer> {
         loop {
             match self.scope.begin(&self.event.key, self.event.fingerprint) {
@@ -100,7 +101,8 @@ impl Sender {
         }
     }
 
-    /// Sends another payload under the key, which is in flight, interrupted or done, and has to be refused.
+    /// Sends another payload under the key, which is in flight, interrupted or done, and has to be
+    /// refused.
     fn intrude(&self, handler: &Handler, other: Fingerprint) -> Result<()> {
         match self.scope.begin(&self.event.key, other) {
             Err(BeginError::KeyReused) => {

@@ -1,4 +1,5 @@
-//! The process that delivers: opens the engine, delivers from several threads, and tells how far it got.
+//! The process that delivers: opens the engine, delivers from several threads, and tells how far
+//! it got.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,7 +55,8 @@ pub(crate) fn run(dir: &Path, crash_after: Option<u64>) -> Result<()> {
         tally: Tally::new(),
         crash_after,
     };
-    // An interrupted event may be handled again, because the handler asks first whether it has had its effect.
+    // An interrupted event may be handled again, because the handler asks first whether it has had
+    // its effect.
     let engine = Engine::options().recovery(Recovery::Rerun).open(dir.join(ENGINE))?;
     let senders = senders(&engine, events);
     let (stop, stopped) = sync_channel(1);

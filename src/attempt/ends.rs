@@ -5,7 +5,7 @@ use crate::clock::Deadline;
 use crate::error::Failure;
 
 impl Attempt {
-    /// Tells all who wait how it ended. Only the first call counts.
+    /// Tells all waiters how it ended. Only the first call counts.
     pub(crate) fn end(&self, how: Ended) {
         let mut ended = self.ended.lock();
         if ended.is_none() {
@@ -13,7 +13,8 @@ impl Attempt {
         }
         drop(ended);
         self.woken.notify_all();
-        // Who comes too late for this sees the end, for it looks under the lock after it made the list.
+        // A waiter that comes too late for this sees the end: it looks under the lock after it
+        // made the list.
         if let Some(tasks) = self.tasks.get() {
             tasks.wake_all();
         }

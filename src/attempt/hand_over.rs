@@ -7,7 +7,8 @@ use crate::Timestamp;
 pub(crate) struct HandOver {
     /// Until when the claim is good although no process holds it.
     pub(crate) until: Timestamp,
-    /// The salt of the opening in which it was done: a token of another line of openings, as after a restored backup, does not count.
+    /// The salt of the opening in which it was done: a token of another line of openings, as after
+    /// a restored backup, does not count.
     pub(crate) opening: u64,
 }
 

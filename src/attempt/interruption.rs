@@ -47,7 +47,8 @@ pub(crate) struct Earlier {
     pub(crate) interrupted_at: Timestamp,
 }
 
-/// An attempt that ended without an outcome. Its effect may have happened or not: find out before the operation runs again.
+/// An attempt that ended without an outcome. Its effect may have happened or not: find out before
+/// the operation runs again.
 ///
 /// [`BeginError::Unresolved`](crate::BeginError::Unresolved), [`Claim::interrupted`](crate::Claim::interrupted),
 /// [`Status::Interrupted`](crate::Status::Interrupted) and
@@ -91,8 +92,8 @@ impl Interruption {
         self.earlier.info.started
     }
 
-    /// Since when it is interrupted: since the drop of its claim, the end of its lease, or the opening of the file after the process had
-    /// died.
+    /// Since when it is interrupted: since the drop of its claim, the end of its lease, or the
+    /// opening of the file after the process had died.
     #[must_use]
     pub fn interrupted_at(&self) -> Timestamp {
         self.earlier.interrupted_at

@@ -2,7 +2,8 @@
 
 use crate::sync::{Arc, AtomicUsize, Ordering};
 
-/// What a claim noted of how far it had come; see [`Claim::save_progress`](crate::Claim::save_progress). Cheap to clone.
+/// What a claim noted of how far it had come; see
+/// [`Claim::save_progress`](crate::Claim::save_progress). Cheap to clone.
 #[derive(Clone)]
 pub struct Progress(Arc<Kept>);
 

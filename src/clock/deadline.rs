@@ -57,7 +57,7 @@ impl Deadline {
     }
 }
 
-/// How long one call waits, for whatever it waits: one span for all its waits, from the first of them on.
+/// How long one call waits: one span for all its waits, from the first of them on.
 #[derive(Debug)]
 pub(crate) struct QueueTimeout {
     span: Duration,

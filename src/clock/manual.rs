@@ -35,8 +35,8 @@ pub struct ManualClock {
 
 #[cfg(feature = "sim")]
 impl ManualClock {
-    /// A machine that boots when the wall clock shows `millis` milliseconds after the Unix epoch. Two that boot at the same time
-    /// count as the same boot.
+    /// A machine that boots when the wall clock shows `millis` milliseconds after the Unix epoch.
+    /// Two that boot at the same time count as the same boot.
     #[must_use]
     pub fn at_millis(millis: u64) -> Self {
         Self {
@@ -78,8 +78,8 @@ impl ManualClock {
         crate::sync::time::pass(span);
     }
 
-    /// Lets `span` go by while the machine sleeps: wall clock and boot clock go on, the monotonic clock stands still. An engine
-    /// notices with its next step, checkpoint or close.
+    /// Lets `span` go by while the machine sleeps: wall clock and boot clock go on, the monotonic
+    /// clock stands still. An engine notices with its next step, checkpoint or close.
     pub fn sleep(&self, span: Duration) {
         let step = millis(span);
         self.wall_ms.fetch_add(step, Ordering::AcqRel);
@@ -91,22 +91,23 @@ impl ManualClock {
         self.wall_ms.store(millis, Ordering::Release);
     }
 
-    /// Boots the machine anew: boot clock and monotonic clock start again, the wall clock goes on. No process survives that: drop
-    /// the engines on this clock first.
+    /// Boots the machine anew: boot clock and monotonic clock start again, the wall clock goes on.
+    /// No process survives that: drop the engines on this clock first.
     pub fn reboot(&self) {
         self.boots.fetch_add(1, Ordering::AcqRel);
         self.jump_boot_to_millis(0);
         self.is_boot_hidden.store(false, Ordering::Release);
     }
 
-    /// Sets the boot clock, as on a virtual machine that is put back to an earlier moment; no time goes by. The boot is the same.
-    /// Drop the engines on this clock first.
+    /// Sets the boot clock, as on a virtual machine that is put back to an earlier moment; no time
+    /// goes by. The boot is the same. Drop the engines on this clock first.
     pub fn jump_boot_to_millis(&self, millis: u64) {
         self.slept_ms.store(0, Ordering::Release);
         self.monotonic_ms.store(millis, Ordering::Release);
     }
 
-    /// Until the next reboot the machine does not say which boot this is, as on systems other than Linux.
+    /// Until the next reboot the machine does not say which boot this is, as on systems other than
+    /// Linux.
     pub fn hide_boot(&self) {
         self.is_boot_hidden.store(true, Ordering::Release);
     }

@@ -26,12 +26,13 @@ pub(crate) enum TimeSource {
     Manual(ManualClock),
 }
 
-/// The latest time that a wall clock is believed to show. Every span can be added to it, and its distance from any time
-/// below it fits the file.
+/// The latest time that a wall clock is believed to show. Every span can be added to it, and its
+/// distance from any time below it fits the file.
 const WALL_MAX: Timestamp = Timestamp(i64::MAX.cast_unsigned());
 
 impl TimeSource {
-    /// Wall clock, milliseconds since the epoch; a clock set before 1970 reads as zero, one beyond [`WALL_MAX`] as that.
+    /// Wall clock, milliseconds since the epoch; a clock set before 1970 reads as zero, one beyond
+    /// [`WALL_MAX`] as that.
     #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
     pub(crate) fn wall(&self) -> Timestamp {
         let wall = match self {
@@ -73,7 +74,8 @@ impl TimeSource {
         }
     }
 
-    /// The boot of the machine that the other clocks count from; `None` where the system does not say.
+    /// The boot of the machine that the other clocks count from; `None` where the system does not
+    /// say.
     pub(super) fn boot(&self) -> Option<BootId> {
         match self {
             Self::System => system_boot().map(BootId),

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point in time on the engine's clock, in whole milliseconds since the Unix epoch.
 ///
-/// The engine's clock equals the wall clock at the moment a file is created. After that it measures what time goes by;
-/// `Options::max_clock_jump` has the rule.
+/// The engine's clock equals the wall clock at the moment a file is created. After that it
+/// measures what time goes by; `Options::max_clock_jump` has the rule.
 ///
 /// ```
 /// use idemkv::Timestamp;
@@ -34,7 +34,8 @@ impl Timestamp {
         self.0
     }
 
-    /// This time plus `span`, rounded down to milliseconds; the last representable time if it would overflow.
+    /// This time plus `span`, rounded down to milliseconds; the last representable time if it
+    /// would overflow.
     #[must_use]
     pub fn saturating_add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(millis(span)))

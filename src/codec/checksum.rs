@@ -1,4 +1,4 @@
-//! Checksums of rows: which bytes belong where.
+//! The checksum of rows and log entries: over their bytes and the place that they belong to.
 
 use std::hash::Hasher;
 
@@ -9,11 +9,13 @@ use crate::key::Secret;
 
 pub(crate) const CHECKSUM_BYTES: usize = 8;
 
-/// Checksums that are bound to the file and to the place of the bytes, so that neither another file's bytes nor
-/// bytes of another row pass: SipHash-1-3, under a key derived from the file's secret, over the place and then the bytes.
+/// Checksums that are bound to the file and to the place of the bytes, so that neither another
+/// file's bytes nor bytes of another row pass: SipHash-1-3, under a key derived from the file's
+/// secret, over the place and then the bytes.
 ///
-/// They are there for what disks do. Who could write to the file could as well read the secret in it; a client, who chooses bodies, can't make one
-/// that would pass for a frame of the log.
+/// They are there for what disks do. A program that could write to the file could also read the
+/// secret in it. A client chooses bodies, and can't make one that would pass for a frame of the
+/// log.
 #[derive(Clone)]
 pub(crate) struct Checksummer(SipHasher13);
 
@@ -33,7 +35,8 @@ impl Checksummer {
         // No table's name is the start of another's, and all places of a table have one length.
         hasher.write(table.as_bytes());
         for part in place {
-            // Little-endian on every machine; a slice of so few bytes would take four times as long.
+            // Little-endian on every machine; a slice of so few bytes would take four times as
+            // long.
             hasher.write_u64(part.to_le());
         }
         hasher.write(bytes);

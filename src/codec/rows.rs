@@ -28,7 +28,8 @@ pub(crate) struct IntentRow<'a> {
     pub(crate) unresolved_ms: Option<u64>,
 }
 
-/// A claim in the store: as it was granted, and what is known of it since. The log has an entry for each of these facts.
+/// A claim in the store: as it was granted, and what is known of it since. The log has an entry
+/// for each of these facts.
 #[derive(Clone, Debug, PartialEq, Encode, BorrowDecode)]
 pub(crate) struct ClaimRow<'a> {
     pub(crate) intent: IntentRow<'a>,
@@ -36,7 +37,8 @@ pub(crate) struct ClaimRow<'a> {
     pub(crate) interrupted_ms: Option<u64>,
     /// The claim was released and did nothing: it is the earlier attempt that may have.
     pub(crate) returned: bool,
-    /// The claim was handed over as a token: until when it is good although no process holds it, and the opening in which that was done.
+    /// The claim was handed over as a token: until when it is good although no process holds it,
+    /// and the opening in which that was done.
     pub(crate) detached: Option<(u64, u64)>,
     pub(crate) progress: Option<&'a [u8]>,
 }
@@ -101,9 +103,10 @@ pub(crate) struct EarlierRow {
     pub(crate) interrupted_ms: u64,
 }
 
-/// A record, but for the digest of its key, which everybody who looks for it has.
+/// A record without the digest of its key. Every lookup of it has the digest already.
 ///
-/// Times are spans from the one before, which need few bytes. They wrap: a row holds any times, also those that make no sense.
+/// Times are spans from the one before, which need few bytes. They wrap: a row holds any times,
+/// also those that make no sense.
 #[derive(Debug, PartialEq, Encode, BorrowDecode)]
 pub(crate) struct CompletionRow<'a> {
     pub(crate) scope: &'a [u8],

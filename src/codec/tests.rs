@@ -52,7 +52,8 @@ fn hex(entry: &impl Encode) -> String {
         .collect()
 }
 
-/// Files depend on it, so on how the hasher takes a number, too, which its documentation does not promise.
+/// Files depend on it, so on how the hasher takes a number, too, which its documentation does not
+/// promise.
 #[test]
 fn a_checksum_is_that_of_the_bytes_behind_each_other() {
     let secret = Secret([9; 32]);

@@ -9,7 +9,8 @@ use crate::sync::Ordering;
 use crate::task::caller::Caller;
 
 impl<P: Publish> Commit<P> {
-    /// Sees to it that somebody leads for entries that are queued already, where their callers do not.
+    /// Sees to it that somebody leads for entries that are queued already, where their callers do
+    /// not.
     pub(super) fn call_leader_for(&self, caller: Caller, queue: &Queue<P::Op>) {
         // More than one group is more than anybody should leave for later.
         if caller == Caller::Task || queue.is_backed_up() {

@@ -6,7 +6,8 @@ use super::{Commit, Publish};
 use crate::clock::Deadline;
 
 impl<P: Publish> Commit<P> {
-    /// Refuses new entries, and returns when everything queued before is published and nobody leads.
+    /// Refuses new entries, and returns when everything queued before is published and nobody
+    /// leads.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();
         let has_started = queue.intake != Intake::Early;
@@ -24,7 +25,8 @@ impl<P: Publish> Commit<P> {
                     queue.writer = Some(writer);
                     break;
                 }
-                // Also where nothing is left to be written: it publishes what no other thread does.
+                // Also where nothing is left to be written: it publishes what no other thread
+                // does.
                 Some(writer) if !queue.is_publishing => {
                     let Some(led) = self.lead(queue, writer, Turn::Short) else { return };
                     queue = led;

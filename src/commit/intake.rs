@@ -11,8 +11,9 @@ use crate::task::caller::Caller;
 use crate::wal::Reservation;
 
 impl<P: Publish> Commit<P> {
-    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits while the queue is full, as long as `queue_timeout`
-    /// lasts. `None` where `may`, asked under the queue's lock when there is a place, says that the entry is no longer to be queued.
+    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits while
+    /// the queue is full, as long as `queue_timeout` lasts. `None` where `may`, asked under the
+    /// queue's lock when there is a place, says that the entry is no longer to be queued.
     pub(crate) async fn append(
         &self,
         caller: Caller,
@@ -67,9 +68,9 @@ impl<P: Publish> Commit<P> {
         ticket.map(|ticket| Ok(Some(ticket)))
     }
 
-    /// Queues an entry at once, however full the queue is, and whatever has happened since its caller looked: for the ends of claims.
-    /// Each has log space since its claim was granted, which bounds them all, and an outcome is not to be refused. Any other entry goes
-    /// through [`append_if`](Self::append_if).
+    /// Queues an entry at once, however full the queue is, without another look: for the ends of
+    /// claims. Each has log space since its claim was granted, which bounds them all, and an
+    /// outcome is not to be refused. Any other entry goes through [`append_if`](Self::append_if).
     pub(crate) fn append_end(
         &self,
         caller: Caller,
@@ -86,8 +87,9 @@ impl<P: Publish> Commit<P> {
         Ok(ticket)
     }
 
-    /// Queues entries at once, one behind the other, if `may` says so. It is asked under the queue's lock, so that the log has what is
-    /// allowed by a state in the order of that state's changes. It may add to the reservation. The ticket is that of the last entry.
+    /// Queues entries at once, one behind the other, if `may` says so. It is asked under the
+    /// queue's lock, so that the log has what is allowed by a state in the order of that state's
+    /// changes. It may add to the reservation. The ticket is that of the last entry.
     pub(crate) fn append_if<E: AsRef<[u8]>>(
         &self,
         caller: Caller,

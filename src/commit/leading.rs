@@ -13,11 +13,13 @@ use crate::sync::{MutexGuard, Ordering};
 use crate::wal::LogWriter;
 use crate::wal::frame::FrameBuf;
 
-/// Groups that a leader writes before somebody else takes over, once its own entry is among them: what it costs to wake
-/// a thread is then spread over this many syncs, and no caller is kept for longer.
+/// Groups that a leader writes before somebody else takes over, once its own entry is among them:
+/// what it costs to wake a thread is then spread over this many syncs, and no caller is kept for
+/// longer.
 pub(super) const LED_MAX: u32 = 8;
 
-/// A leader on a slow disk hands over after this time, however few groups it wrote. Waking a thread takes a hundredth of it.
+/// A leader on a slow disk hands over after this time, however few groups it wrote. Waking a
+/// thread takes a hundredth of it.
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 pub(super) const LED_FOR: Duration = Duration::from_millis(10);
 
@@ -38,7 +40,8 @@ impl Led {
     }
 }
 
-/// When a leader stops although groups are left. Every thread that has anything else to do has a turn that ends.
+/// When a leader stops although groups are left. Every thread that has anything else to do has a
+/// turn that ends.
 #[derive(Clone, Copy)]
 pub(super) enum Turn<'a> {
     /// Once this group is settled and the leader has led long enough.
@@ -47,7 +50,8 @@ pub(super) enum Turn<'a> {
     Short,
     /// Once so many groups are written: those that were queued when the turn began.
     Queued(usize),
-    /// After one group. The leader waits for a place for so many bytes, and has it once that group left the queue.
+    /// After one group. The leader waits for a place for so many bytes, and has it once that group
+    /// left the queue.
     ForPlace(usize),
     /// Never. For a thread that has nothing else to do.
     Endless,
@@ -75,8 +79,8 @@ pub(crate) enum Duty {
 }
 
 impl<P: Publish> Commit<P> {
-    /// Leads if somebody called, or if it is time to flush; gives the time until which there is nothing to do. For the
-    /// engine's own threads.
+    /// Leads if somebody called, or if it is time to flush; gives the time until which there is
+    /// nothing to do. For the engine's own threads.
     pub(crate) fn lead_if_called(&self, duty: Duty) -> Deadline {
         if self.origin.is_elsewhere() {
             return Deadline::NEVER;
@@ -117,8 +121,8 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Leads: writes groups until the queue is empty or the turn is over, and puts the writer back. `None` in a forked child, where a
-    /// task that was woken meanwhile comes back.
+    /// Leads: writes groups until the queue is empty or the turn is over, and puts the writer
+    /// back. `None` in a forked child, where a task that was woken meanwhile comes back.
     pub(super) fn lead<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
@@ -127,11 +131,13 @@ impl<P: Publish> Commit<P> {
     ) -> Option<MutexGuard<'a, Queue<P::Op>>> {
         let _inside = ActivityMark::enter(self, Activity::Commits);
         let (mut led, mut is_over) = (Led::default(), false);
-        // After a failure that no commit met, the log may be another engine's as soon as this one closes.
+        // After a failure that no commit met, the log may be another engine's as soon as this one
+        // closes.
         while self.failure.get().is_none()
             && let Some(next) = queue.next()
         {
-            // A caller that led for a place has its own entry to lead for next, and need not be relieved.
+            // A caller that led for a place has its own entry to lead for next, and need not be
+            // relieved.
             is_over = turn.is_over(led) && (self.hand_over(next) || matches!(turn, Turn::ForPlace(_)));
             if is_over {
                 break;
@@ -153,7 +159,8 @@ impl<P: Publish> Commit<P> {
             queue.written.push_back(written);
             queue.keep_frame(frame);
             if has_failed {
-                // The writer is not put back: nothing is ever appended behind a frame whose fate is unknown.
+                // The writer is not put back: nothing is ever appended behind a frame whose fate
+                // is unknown.
                 return self.publish(queue);
             }
             led = Led { groups: led.groups + 1, time: led.time + took };
@@ -164,12 +171,14 @@ impl<P: Publish> Commit<P> {
         if self.failure.get().is_none() {
             queue.writer = Some(writer);
         }
-        // No tasks: what they wait for is told without the queue's lock, for wakers are foreign code.
+        // No tasks: what they wait for is told without the queue's lock, for wakers are foreign
+        // code.
         self.drained.notify_all();
         if is_over && self.calls_publisher(&queue) { Some(queue) } else { self.publish(queue) }
     }
 
-    /// Whether somebody else was woken to lead: a thread that waits for the next group, or the engine's own.
+    /// Whether somebody else was woken to lead: a thread that waits for the next group, or the
+    /// engine's own.
     fn hand_over(&self, next: &CommitStatus) -> bool {
         if next.wake_a_leader() {
             return true;
@@ -186,7 +195,8 @@ impl<P: Publish> Commit<P> {
                 && self.calls_publisher(queue)
     }
 
-    /// Whether the thread that publishes was called. While the engine is being closed it may be gone.
+    /// Whether the thread that publishes was called. While the engine is being closed it may be
+    /// gone.
     fn calls_publisher(&self, queue: &Queue<P::Op>) -> bool {
         let press = self.threads.press.as_ref().filter(|_| queue.intake != Intake::Closed);
         press.inspect(|press| press.notify()).is_some()

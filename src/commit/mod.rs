@@ -1,13 +1,13 @@
 //! Group commit: callers queue entries, one of them writes for all.
 //!
-//! A caller that finds the log idle becomes the leader: it takes the writer, writes the group at the
-//! head of the queue, syncs, publishes and wakes the callers that wait for it. It goes on with the next
-//! group until the queue is empty or it has led long enough; then a follower takes over. A lone caller
-//! pays for no hand-over. Tasks must not block, so for their entries a thread of the engine's own leads
-//! (`Commit::lead_if_called`) if no caller happens to.
+//! A caller that finds the log idle becomes the leader: it takes the writer, writes the group at
+//! the head of the queue, syncs, publishes and wakes the callers that wait for it. It goes on with
+//! the next group until the queue is empty or it has led long enough; then a follower takes over.
+//! A lone caller pays for no hand-over. Tasks must not block, so for their entries a thread of the
+//! engine's own leads (`Commit::lead_if_called`) if no caller happens to.
 //!
-//! The thread that holds the [`LogWriter`] is the leader. `None` in its place means that a thread leads,
-//! or that a commit failed.
+//! The thread that holds the [`LogWriter`] is the leader. `None` in its place means that a thread
+//! leads, or that a commit failed.
 
 mod calls;
 mod closing;
@@ -42,14 +42,16 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
     /// What shows that only the caller can change what an entry is about, until that is published.
     type Held;
 
-    /// The frame with sequence `seq` is durable; takes what rides along. Called by one thread at a time, in the order of sequences.
+    /// The frame with sequence `seq` is durable; takes what rides along. Called by one thread at a
+    /// time, in the order of sequences.
     fn publish(&self, seq: u64, ops: &mut Vec<Self::Op>);
 
-    /// A commit failed. Called once, before anybody who waits is told.
+    /// A commit failed. Called once, before any waiter is told.
     fn failed(&self, failure: &Failure);
 }
 
-/// The engine's threads that help with commits, and how they are called. Where there is none, callers do its work.
+/// The engine's threads that help with commits, and how they are called. Where there is none,
+/// callers do its work.
 #[derive(Debug, Default)]
 pub(crate) struct Threads {
     /// Leads where no caller does. Without it tasks' entries wait until somebody leads.
@@ -64,8 +66,9 @@ pub(crate) struct Commit<P: Publish> {
     publisher: Arc<P>,
     space: Arc<LogSpace>,
     clock: Arc<EngineClock>,
-    /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of waiters is locked under it, and
-    /// a shard of the index, for a look whether an entry may still come in.
+    /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of
+    /// waiters is locked under it, and a shard of the index, for a look whether an entry may still
+    /// come in.
     queue: Mutex<Queue<P::Op>>,
     /// A group left the queue.
     drained: Condvar,
@@ -74,7 +77,8 @@ pub(crate) struct Commit<P: Publish> {
     threads: Threads,
     /// Somebody waits for the thread that leads.
     is_called: AtomicBool,
-    /// When it has to lead though nobody waits: entries were acknowledged before they are durable. Leaf lock.
+    /// When it has to lead though nobody waits: entries were acknowledged before they are durable.
+    /// Leaf lock.
     flush_at: Mutex<Option<Deadline>>,
     timers: Arc<Timers>,
     /// The first failure. The engine looks at it too.
@@ -110,7 +114,8 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// The log is ready to be appended to. Before that no space is reserved, and so nothing is queued.
+    /// The log is ready to be appended to. Before that no space is reserved, and so nothing is
+    /// queued.
     pub(crate) fn start(&self, writer: LogWriter) {
         let mut queue = self.queue.lock();
         debug_assert!(queue.intake != Intake::Open && queue.is_empty(), "a log is started once");
@@ -130,7 +135,8 @@ impl<P: Publish> Commit<P> {
         Arc::clone(&self.failure)
     }
 
-    /// Asked before any lock is taken: in a forked child it may be held by a thread that is not there.
+    /// Asked before any lock is taken: in a forked child it may be held by a thread that is not
+    /// there.
     fn check_process(&self) -> Result<(), CommitError> {
         if self.origin.is_elsewhere() { Err(CommitError::Failed(Failure::Forked)) } else { Ok(()) }
     }

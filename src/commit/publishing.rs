@@ -1,9 +1,9 @@
-//! Publishing: written groups become visible, in the order in which they were written, by one thread at
-//! a time.
+//! Publishing: written groups become visible, in the order in which they were written, by one
+//! thread at a time.
 //!
-//! If the next group waits already, the leader writes it and leaves publishing to a thread that has
-//! nothing else to do ([`Commit::publish_what_is_written`]). A commit that failed takes its place in the
-//! same order: groups that were durable before it are still published.
+//! If the next group waits already, the leader writes it and leaves publishing to a thread that
+//! has nothing else to do ([`Commit::publish_what_is_written`]). A commit that failed takes its
+//! place in the same order: groups that were durable before it are still published.
 
 use super::queue::{Queue, Written};
 use super::status::{CommitStatus, GroupEnd};
@@ -13,7 +13,8 @@ use crate::error::Failure;
 use crate::sync::{Arc, MutexGuard};
 
 impl<P: Publish> Commit<P> {
-    /// Publishes what is written, in its order, unless somebody else does, who then goes on with it. `None` as for [`lead`](Self::lead).
+    /// Publishes what is written, in its order, unless another thread does. That thread then goes
+    /// on with it. `None` as for [`lead`](Self::lead).
     pub(super) fn publish<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
@@ -80,14 +81,15 @@ impl<P: Publish> Commit<P> {
         ops
     }
 
-    /// Stops all commits for good, for a reason that no commit met. What is being published now may still be acknowledged; what is being
-    /// written or queued is not.
+    /// Stops all commits for good, for a reason that no commit met. What is being published now
+    /// may still be acknowledged; what is being written or queued is not.
     pub(crate) fn stop(&self, failure: &Failure) {
         self.fail(failure);
         self.fail_queued();
     }
 
-    /// Stops all commits for good. Only the publishing thread comes here, and [`stop`](Self::stop).
+    /// Stops all commits for good. Only the publishing thread comes here, and
+    /// [`stop`](Self::stop).
     fn fail(&self, failure: &Failure) {
         if self.failure.set(failure.clone()).is_ok() {
             self.publisher.failed(failure);
@@ -95,8 +97,8 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are woken by foreign code, which may call
-    /// in here again.
+    /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are
+    /// woken by foreign code, which may call in here again.
     pub(super) fn fail_queued(&self) {
         let (written, groups) = self.queue.lock().take_all();
         let written = written.iter().map(|written| &written.status);
@@ -107,7 +109,8 @@ impl<P: Publish> Commit<P> {
     }
 }
 
-/// Turns a panic while a group is written or published into a failed commit. Forgotten if there is none.
+/// Turns a panic while a group is written or published into a failed commit. Forgotten if there is
+/// none.
 pub(super) struct FailOnUnwind<'a, P: Publish> {
     commit: &'a Commit<P>,
     status: &'a Arc<CommitStatus>,

@@ -17,7 +17,8 @@ pub(crate) struct Limits {
     pub(crate) queue_bytes: usize,
     /// Entries in all groups that wait.
     pub(crate) queue_entries: usize,
-    /// Entries that a leader publishes itself though the next group waits: handing over would take longer.
+    /// Entries that a leader publishes itself though the next group waits: handing over would take
+    /// longer.
     pub(crate) published_by_leader: usize,
 }
 
@@ -60,13 +61,14 @@ pub(super) struct Queue<T> {
     entries: usize,
     /// Bytes of the entry that a leader keeps a place for: its own, for which it leads.
     held: Option<usize>,
-    /// The newest group, whatever has become of it.
+    /// The newest group, published or not.
     newest: Option<Arc<CommitStatus>>,
     /// `None` where somebody leads, a commit failed, or the log is not ready yet.
     pub(super) writer: Option<LogWriter>,
     /// A group is being written.
     pub(super) is_writing: bool,
-    /// In the order in which they were written. They are published in that order, by one thread at a time.
+    /// In the order in which they were written. They are published in that order, by one thread at
+    /// a time.
     pub(super) written: VecDeque<Written<T>>,
     /// Somebody is publishing, and goes on while there is something.
     pub(super) is_publishing: bool,
@@ -126,7 +128,8 @@ impl<T> Queue<T> {
         Ticket::new(&group.status)
     }
 
-    /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may be is let in alone.
+    /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may
+    /// be is let in alone.
     pub(super) fn has_place(&self, bytes: usize) -> bool {
         let limits = &self.limits;
         let (held_bytes, held) = self.held.map_or((0, 0), |bytes| (bytes, 1));
@@ -135,7 +138,8 @@ impl<T> Queue<T> {
         fits || self.is_empty() && held == 0
     }
 
-    /// Keeps a place for an entry of so many bytes, if there is one: nobody else takes it while the lock is not held.
+    /// Keeps a place for an entry of so many bytes, if there is one: nobody else takes it while
+    /// the lock is not held.
     pub(super) fn hold(&mut self, bytes: usize) {
         self.held = self.held.or(self.has_place(bytes).then_some(bytes));
     }

@@ -67,7 +67,8 @@ impl<P: Publish> Commit<P> {
                 drop(self.lead(queue, writer, Turn::After(status)));
                 continue;
             }
-            // Under the queue's lock: the present leader will see this thread when it looks for its successor.
+            // Under the queue's lock: the present leader will see this thread when it looks for
+            // its successor.
             registered = registered || status.register();
             drop(queue);
             if registered {

@@ -1,4 +1,4 @@
-//! What becomes of a group, and those who wait to be told.
+//! What becomes of a group, and its waiters.
 
 use std::task::{Context, Poll};
 
@@ -90,7 +90,8 @@ impl CommitStatus {
         self.tasks.len()
     }
 
-    /// Wakes a few; each of them wakes a few more. The thread that settles has no time to wake them all.
+    /// Wakes a few; each of them wakes a few more. The thread that settles has no time to wake
+    /// them all.
     pub(super) fn wake_some(&self) {
         let mut waiters = self.waiters.lock();
         if waiters.is_empty() {
@@ -102,7 +103,8 @@ impl CommitStatus {
         woken.iter().for_each(Thread::unpark);
     }
 
-    /// Wakes a thread to take over, if one waits; leaves it in the list, for it may find that somebody else leads by then.
+    /// Wakes a thread to take over, if one waits; leaves it in the list, for it may find that
+    /// somebody else leads by then.
     pub(super) fn wake_a_leader(&self) -> bool {
         let thread = self.waiters.lock().first().cloned();
         thread.is_some_and(|thread| {

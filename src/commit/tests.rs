@@ -1,4 +1,5 @@
-//! What of a commit can be seen from inside alone: who leads, for how long, who is called for it, and in which order groups are published.
+//! What of a commit only its inside shows: which caller leads, for how long, which is called to
+//! lead, and the order in which groups are published.
 
 use std::panic::catch_unwind;
 use std::path::Path;
@@ -185,7 +186,7 @@ fn a_turn_ends_where_somebody_can_take_over_and_nowhere_else() {
     let alone = Bench::new(1, Seen::default(), false);
     alone.append_all(0..20);
     alone.commit.lead_a_turn();
-    assert_eq!(alone.groups(), 20, "there is nobody who could go on");
+    assert_eq!(alone.groups(), 20, "no caller is there to go on");
 }
 
 #[test]
@@ -218,7 +219,8 @@ fn a_log_that_is_ready_after_the_close_takes_nothing() {
     assert!(matches!(refused, Err(CommitError::Closed)), "{refused:?}");
 }
 
-/// The files may have another owner as soon as this engine is closed, which waits for nobody after a failure but who is writing.
+/// The files may have another owner as soon as this engine is closed. After a failure a close
+/// waits for the thread that writes, and for nothing else.
 #[test]
 fn nothing_is_written_after_a_failure_that_no_commit_met() {
     let bench = Bench::new(1, Seen { stops: true, ..Seen::default() }, false);
@@ -317,7 +319,7 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
         called()
     };
     assert!(!entry(Caller::Member) && entry(Caller::Task));
-    // Who leads does not have to be called.
+    // The leader does not have to be called.
     let writer = bench.commit.queue.lock().writer.take();
     assert!(!entry(Caller::Task));
     bench.commit.queue.lock().writer = writer;

@@ -9,7 +9,7 @@ use crate::sync::{Arc, UnseenMutex};
 
 const PAGE: usize = 4_096;
 
-/// For looking into a file through a library that writes to whatever it opens.
+/// For looking into a file through a library that writes to every file it opens.
 #[derive(Debug)]
 pub(crate) struct CopyOnWriteFile {
     file: Arc<dyn DiskFile>,

@@ -21,8 +21,9 @@ pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
 pub(crate) use tracked::{CHUNK, Tracked, Tracking};
 
-/// What the name of a file ends with while it is being made. A file that has that name is written over, so it is nothing that a
-/// person would call a file of his own: a copy, a file that is put back.
+/// What the name of a file ends with while it is being made. A file that has that name is written
+/// over, so it is nothing that a person would call a file of his own: a copy, a file that is put
+/// back.
 pub(crate) const UNFINISHED: &str = "-unfinished";
 
 /// The name under which the file at `path` is made.
@@ -47,11 +48,13 @@ pub(crate) enum Kind {
 
 /// The files of a directory tree.
 pub(crate) trait Disk: Send + Sync + Debug {
-    /// The one name of the file that `path` leads to: absolute, with every symbolic link followed. The file itself need not exist.
+    /// The one name of the file that `path` leads to: absolute, with every symbolic link followed.
+    /// The file itself need not exist.
     ///
     /// # Errors
     ///
-    /// When the path names no file, its directory doesn't exist, or the operating system refuses to look.
+    /// When the path names no file, its directory doesn't exist, or the operating system refuses
+    /// to look.
     fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
 
     /// What `path` names.
@@ -61,30 +64,35 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// Where the operating system can't tell.
     fn kind(&self, path: &Path) -> io::Result<Kind>;
 
-    /// Opens an existing file for reading and writing, with an exclusive lock that lasts as long as the handle.
+    /// Opens an existing file for reading and writing, with an exclusive lock that lasts as long
+    /// as the handle.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::WouldBlock`] where somebody else holds the lock; otherwise as the operating system says.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Opens an existing file for reading alone, with a lock that others who read can have as well, and none who writes.
+    /// Opens an existing file for reading alone, with a lock that other readers can have as well,
+    /// and no writer.
     ///
     /// # Errors
     ///
     /// As for [`Disk::open`].
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Makes an empty file, in place of an old one if there is one, and opens it as [`Disk::open`] does.
+    /// Makes an empty file, in place of an old one if there is one, and opens it as [`Disk::open`]
+    /// does.
     ///
-    /// Where the system has permissions, the new file is for its owner alone, or for the users that the file `like` is for.
+    /// Where the system has permissions, the new file is for its owner alone, or for the users
+    /// that the file `like` is for.
     ///
     /// # Errors
     ///
     /// As for [`Disk::open`].
     fn create(&self, path: &Path, like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives the file `from` the name `to`, which must not exist yet, and makes that durable. After an error it does not have that name.
+    /// Gives the file `from` the name `to`, which must not exist yet, and makes that durable.
+    /// After an error it does not have that name.
     ///
     /// # Errors
     ///
@@ -98,7 +106,8 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// As the operating system says.
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Removes a file whose creation failed. The caller still has it open, so nobody else can be at it.
+    /// Removes a file whose creation failed. The caller still has it open, so nobody else can be
+    /// at it.
     ///
     /// # Errors
     ///
@@ -140,18 +149,19 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// As the operating system says. What was written since the last success may or may not survive, and a later
-    /// success says nothing about it: never call this again to find out.
+    /// As the operating system says. What was written since the last success may or may not
+    /// survive, and a later success says nothing about it: never call this again to find out.
     fn sync(&self) -> io::Result<()>;
 
-    /// Gives the lock up before the handle goes away; the file is not touched through this handle again.
+    /// Gives the lock up before the handle goes away; the file is not touched through this handle
+    /// again.
     ///
     /// # Errors
     ///
     /// As the operating system says.
     fn unlock(&self) -> io::Result<()>;
 
-    /// Whether `path` certainly doesn't lead to this file any more: nothing is there, or another file is. `false` where the system
-    /// can't tell.
+    /// Whether `path` certainly doesn't lead to this file any more: nothing is there, or another
+    /// file is. `false` where the system can't tell.
     fn is_gone_from(&self, path: &Path) -> bool;
 }

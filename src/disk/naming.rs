@@ -4,8 +4,9 @@
 //!
 //! 1. A hard link. FAT, exFAT and some network and container file systems have none.
 //! 2. A rename that refuses to replace (Linux). Older file systems in user space have none.
-//! 3. An empty file reserves the name, for it is made only where nothing has the name. A rename then replaces it. A crash in between
-//!    leaves the empty file beside the whole one; the next opening removes it and starts anew.
+//! 3. An empty file reserves the name, for it is made only where nothing has the name. A rename
+//!    then replaces it. A crash in between leaves the empty file beside the whole one; the next
+//!    opening removes it and starts anew.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -32,7 +33,8 @@ fn give_name_by(
             return named.inspect_err(|_| take_back(to));
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-        // File systems say in many ways that they have no links. Where something else is wrong, a rename fails as well.
+        // File systems say in many ways that they have no links. Where something else is wrong, a
+        // rename fails as well.
         Err(_no_links) => {}
     }
     match rename_new(from, to) {
@@ -43,7 +45,8 @@ fn give_name_by(
     sync_directory(to).inspect_err(|_| take_back(to))
 }
 
-/// Who is told that it failed must not find the file all the same. Nobody else has it: the caller has its lock.
+/// A caller that is told of a failure must not find the file all the same. Nobody else has it: the
+/// caller has its lock.
 fn take_back(to: &Path) {
     drop(fs::remove_file(to));
 }
@@ -62,7 +65,8 @@ fn rename_new(_from: &Path, _to: &Path) -> io::Result<()> {
 fn reserve_and_rename(from: &Path, to: &Path) -> io::Result<()> {
     drop(OpenOptions::new().write(true).create_new(true).open(to)?);
     fs::rename(from, to).inspect_err(|_| {
-        // Best effort: the next opening removes what is left. Nobody else's file is empty and has this name.
+        // Best effort: the next opening removes what is left. Nobody else's file is empty and has
+        // this name.
         if fs::metadata(to).is_ok_and(|found| found.len() == 0) {
             drop(fs::remove_file(to));
         }

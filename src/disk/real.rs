@@ -17,8 +17,9 @@ pub(crate) struct RealDisk;
 #[derive(Debug)]
 struct RealFile(File, Origin);
 
-/// The lock is given back before the file is closed. To close it is not enough: until a child process runs its own program it
-/// has copies of all handles, and a lock lasts as long as its last handle.
+/// The lock is given back before the file is closed. To close it is not enough: until a child
+/// process runs its own program it has copies of all handles, and a lock lasts as long as its last
+/// handle.
 impl Drop for RealFile {
     fn drop(&mut self) {
         // In a forked child the lock is the parent's.
@@ -134,13 +135,15 @@ fn open_or_create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
-/// Gives a file the owner and the permissions of another one, so that a tool run by somebody else does not lock the service out.
+/// Gives a file the owner and the permissions of another one, so that a tool run by somebody else
+/// does not lock the service out.
 #[cfg(unix)]
 fn share_like(file: &File, like: &Path) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt, fchown};
     let (made, like) = (file.metadata()?, fs::metadata(like)?);
     if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
-        // Only a privileged process may do this. Where it may not, the owner of the file can still read its own log.
+        // Only a privileged process may do this. Where it may not, the owner of the file can still
+        // read its own log.
         drop(fchown(file, Some(like.uid()), Some(like.gid())));
     }
     file.set_permissions(like.permissions())
@@ -244,7 +247,8 @@ impl DiskFile for RealFile {
         self.0.unlock()
     }
 
-    /// Only a definite answer counts. A relative path says nothing: the working directory may be another one by now.
+    /// Only a definite answer counts. A relative path says nothing: the working directory may be
+    /// another one by now.
     #[cfg(unix)]
     fn is_gone_from(&self, path: &Path) -> bool {
         use std::os::unix::fs::MetadataExt;

@@ -1,9 +1,10 @@
 //! A disk in memory that crashes, fails, lies and fills up on demand.
 //!
-//! Every write, change of length, sync, new file and new name is one *operation*, and gets a number. A crash or a fault can
-//! be set to happen at any of them; after a crash, all operations fail until [`SimDisk::reboot`] decides what of the
-//! unsynced writes survived. A disk that records gives a [`Moment`] for each operation, so that every crash of a run can be
-//! looked at without running it again.
+//! Every write, change of length, sync, new file and new name is one *operation*, and gets a
+//! number. A crash or a fault can be set to happen at any of them; after a crash, all operations
+//! fail until [`SimDisk::reboot`] decides what of the unsynced writes survived. A disk that
+//! records gives a [`Moment`] for each operation, so that every crash of a run can be looked at
+//! without running it again.
 
 mod crash;
 mod fault;
@@ -140,7 +141,8 @@ impl SimDisk {
         self.0.lock().faults.at.insert(number, fault);
     }
 
-    /// Lets the disk be full from operation `number` on: files can't grow, and no new ones be made.
+    /// Lets the disk be full from operation `number` on: files can't grow, and no new ones be
+    /// made.
     pub fn fill_from(&self, number: u64) {
         self.0.lock().faults.full_from = Some(number);
     }
@@ -150,7 +152,8 @@ impl SimDisk {
         self.0.lock().faults.reads.insert(number);
     }
 
-    /// Lets every read fail from now on that asks for one of these bytes of a file, as a bad sector does; whether there is such a file.
+    /// Lets every read fail from now on that asks for one of these bytes of a file, as a bad
+    /// sector does; whether there is such a file.
     #[must_use]
     pub fn fail_reads_of(&self, path: &Path, bytes: Range<u64>) -> bool {
         let mut world = self.0.lock();
@@ -159,31 +162,36 @@ impl SimDisk {
         id.is_some()
     }
 
-    /// Forgets faults that are still to come, and a disk that is full by [`fill_from`](Self::fill_from) has room again.
+    /// Forgets faults that are still to come, and a disk that is full by
+    /// [`fill_from`](Self::fill_from) has room again.
     pub fn mend(&self) {
         self.0.lock().faults = Faults::default();
     }
 
-    /// Makes syncs of files whose names end with `suffix` fail from now on; `None` makes them work again.
+    /// Makes syncs of files whose names end with `suffix` fail from now on; `None` makes them work
+    /// again.
     ///
-    /// What a failed sync should have made durable is lost, but reads in the same boot go on to show it.
+    /// What a failed sync should have made durable is lost, but reads in the same boot go on to
+    /// show it.
     pub fn fail_syncs(&self, suffix: Option<&str>) {
         self.0.lock().failing_syncs = suffix.map(str::to_owned);
     }
 
-    /// Makes syncs of files whose names end with `suffix` succeed without making anything durable. A rig that doesn't notice
-    /// this can't notice anything.
+    /// Makes syncs of files whose names end with `suffix` succeed without making anything durable.
+    /// A rig that doesn't notice this can't notice anything.
     pub fn ignore_syncs(&self, suffix: &str) {
         self.0.lock().ignored_syncs = Some(suffix.to_owned());
     }
 
-    /// Calls `hook` with the name of the file before each sync, on the thread that syncs and without a lock: a hook that takes its time
-    /// makes the disk slow, and one that waits holds that thread where it is.
+    /// Calls `hook` with the name of the file before each sync, on the thread that syncs and
+    /// without a lock: a hook that takes its time makes the disk slow, and one that waits holds
+    /// that thread where it is.
     pub fn before_syncs(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
         self.0.lock().before_syncs = Some(Hook(Arc::new(hook)));
     }
 
-    /// Flips one bit of a file, on the platter and in what is seen. `false` where the file is shorter or missing.
+    /// Flips one bit of a file, on the platter and in what is seen. `false` where the file is
+    /// shorter or missing.
     #[must_use]
     pub fn flip(&self, path: &Path, bit: u64) -> bool {
         let at = usize::try_from(bit / 8).unwrap_or(usize::MAX);
@@ -214,13 +222,15 @@ impl SimDisk {
         contents.map(|contents| contents.seen.to_vec())
     }
 
-    /// Removes a file; whether there was one. A process that has it open goes on with a file without a name.
+    /// Removes a file; whether there was one. A process that has it open goes on with a file
+    /// without a name.
     #[must_use]
     pub fn remove(&self, path: &Path) -> bool {
         self.0.lock().files.names.remove(path).is_some()
     }
 
-    /// Gives a file another name, in place of a file that had it; whether there was one. A process that has it open keeps it.
+    /// Gives a file another name, in place of a file that had it; whether there was one. A process
+    /// that has it open keeps it.
     #[must_use]
     pub fn rename(&self, from: &Path, to: &Path) -> bool {
         let mut world = self.0.lock();

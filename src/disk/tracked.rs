@@ -1,4 +1,4 @@
-//! A file that knows which of its chunks were written to since somebody read them: for a copy that is made while it is in use.
+//! A file that notes which of its chunks were written to, for the copy of a live backup.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,8 @@ pub(crate) const CHUNK: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Tracked {
     file: Arc<dyn DiskFile>,
-    /// The chunks that were not written to since they were read; `None` while nobody makes a copy. Leaf lock, held for a moment.
+    /// The chunks that were not written to since they were read; `None` while nobody makes a copy.
+    /// Leaf lock, held for a moment.
     clean: UnseenMutex<Option<Clean>>,
 }
 
@@ -65,7 +66,8 @@ impl Tracked {
         Self { file, clean: UnseenMutex::new(None) }
     }
 
-    /// Notes writes from now on; `None` where somebody makes a copy already. No chunk is clean at first.
+    /// Notes writes from now on; `None` where somebody makes a copy already. No chunk is clean at
+    /// first.
     pub(crate) fn track(self: &Arc<Self>) -> Option<Tracking> {
         let mut clean = self.clean.lock();
         if clean.is_some() {
@@ -86,8 +88,9 @@ impl Tracked {
 impl Tracking {
     /// Notes that a chunk is about to be read; `false` where it is clean, and needs no reading.
     ///
-    /// A write is noted behind it, not before it: a chunk that is read in the middle of a write is then noted again. Noted
-    /// before it, the note could be taken back by a reader that doesn't see the write yet.
+    /// A write is noted behind it, not before it: a chunk that is read in the middle of a write is
+    /// then noted again. Noted before it, the note could be taken back by a reader that doesn't
+    /// see the write yet.
     pub(crate) fn take(&self, chunk: u64) -> bool {
         self.0.clean.lock().as_mut().is_some_and(|clean| clean.set(chunk))
     }

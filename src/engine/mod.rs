@@ -1,7 +1,7 @@
 //! The engine: joins index, log, store and clock, and owns the background work.
 //!
-//! `core` is what an open engine is made of. `handles` is what callers hold, `calls` what they ask for,
-//! `background` what the engine does by itself, and `life` how a file is opened and closed.
+//! `core` is what an open engine is made of. `handles` is what callers hold, `calls` what they ask
+//! for, `background` what the engine does by itself, and `life` how a file is opened and closed.
 
 mod background;
 mod calls;

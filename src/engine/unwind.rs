@@ -1,7 +1,8 @@
 //! Handles may be used after a panic was caught.
 //!
-//! The engine keeps its own state whole: a panic of the background's work or of a commit stops grants, and a claim that is dropped during an
-//! unwind is interrupted. So a web framework that catches panics may share handles among its handlers.
+//! The engine keeps its own state whole: a panic of the background's work or of a commit stops
+//! grants, and a claim that is dropped during an unwind is interrupted. So a web framework that
+//! catches panics may share handles among its handlers.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::{CommitError, IoFailure, OpenError};
 
-/// Why there is no backup. Nothing of it is left behind, and the engine goes on, unless it had stopped before.
+/// Why there is no backup. Nothing of it is left behind, and the engine goes on, unless it had
+/// stopped before.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BackupError {

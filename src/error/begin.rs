@@ -16,17 +16,21 @@ use crate::record::tombstone::Tombstone;
 pub enum BeginError {
     /// The key can't be used.
     Key(KeyError),
-    /// The key was used before, with another fingerprint: a client sent two requests under one key.
+    /// The key was used before, with another fingerprint: a client sent two requests under one
+    /// key.
     KeyReused,
-    /// The last attempt ended without an outcome, and the scope's policy grants no other. Find out what became of it, then
-    /// [`resolve`](crate::Scope::resolve) or [`forget`](crate::Scope::forget) the key.
+    /// The last attempt ended without an outcome, and the scope's policy grants no other. Find out
+    /// what became of it, then [`resolve`](crate::Scope::resolve) or
+    /// [`forget`](crate::Scope::forget) the key.
     Unresolved(Interruption),
-    /// A waker, or other code that the engine calls, made a call that blocks, on the thread that everybody waits for. Nothing was granted.
+    /// A waker, or other code that the engine calls, made a call that blocks, on the thread that
+    /// everybody waits for. Nothing was granted.
     InsideCallback,
-    /// The calling operation itself holds the claim that it would wait for: it was called by [`Scope::run`](crate::Scope::run) with this
-    /// very key.
+    /// The calling operation itself holds the claim that it would wait for: it was called by
+    /// [`Scope::run`](crate::Scope::run) with this very key.
     OwnKey,
-    /// Another request of the same batch has this key, and was granted the claim: the result of that one answers this one too.
+    /// Another request of the same batch has this key, and was granted the claim: the result of
+    /// that one answers this one too.
     Twin {
         /// The position of that request in the batch; nearly always it came first.
         first: usize,

@@ -12,12 +12,13 @@ use super::IoFailure;
 pub enum Busy {
     /// The commit queue, or the log behind it, stayed full.
     QueueFull {
-        /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a member of a batch that only the end of claims could have
-        /// given room: a batch does not wait for those.
+        /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a member of
+        /// a batch that only the end of claims could have given room: a batch does not wait for
+        /// those.
         waited: Duration,
     },
-    /// The claim was granted, and its lease ran out before it reached the caller, each time. It was taken back each time, and counts as
-    /// no attempt.
+    /// The claim was granted, and its lease ran out before it reached the caller, each time. It
+    /// was taken back each time, and counts as no attempt.
     LeaseTooShort {
         /// How long the call was prepared to wait: `Options::queue_timeout`.
         waited: Duration,
@@ -37,10 +38,12 @@ pub enum Busy {
         /// The limit, see `Options::max_progress_bytes`.
         max: usize,
     },
-    /// The disk has no room for what a new claim may need. Completions within `Options::reserve_bytes` of claims already granted still succeed.
+    /// The disk has no room for what a new claim may need. Completions within
+    /// `Options::reserve_bytes` of claims already granted still succeed.
     DiskFull(IoFailure),
-    /// The file takes no writes at the moment: a read of it failed, or an application reads its tables while it has to be opened again.
-    /// Nothing was written. The engine tries again by itself.
+    /// The file takes no writes at the moment: a read of it failed, or an application reads its
+    /// tables while it has to be opened again. Nothing was written. The engine tries again by
+    /// itself.
     FileNotReady(IoFailure),
 }
 

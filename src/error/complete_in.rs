@@ -6,8 +6,8 @@ use std::fmt;
 use super::EndError;
 use crate::Claim;
 
-/// Why a claim was not completed in a transaction. Nothing was written, but after a failed commit: what became of that, the next
-/// opening decides.
+/// Why a claim was not completed in a transaction. Nothing was written, but after a failed commit:
+/// what became of that, the next opening decides.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CompleteInError<E> {

@@ -28,8 +28,9 @@ impl EndError {
         &self.reason
     }
 
-    /// The claim, where it is still good: nothing was written and it can be ended again, with another body or
-    /// later. `None` after a failed commit, whose outcome is unknown until the file is opened again.
+    /// The claim, where it is still good: nothing was written and it can be ended again, with
+    /// another body or later. `None` after a failed commit, whose outcome is unknown until the
+    /// file is opened again.
     #[must_use]
     pub fn into_claim(self) -> Option<Claim> {
         self.claim.map(|claim| *claim)

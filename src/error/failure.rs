@@ -13,20 +13,23 @@ use super::{Damage, FORKED, IoFailure};
 pub enum Failure {
     /// Writing or syncing failed; what the failed call wrote may or may not be on disk.
     Io(IoFailure),
-    /// The file takes no writes at the moment: a read of it failed, or an application reads its tables while it has to be opened again.
-    /// Nothing was written, nothing acknowledged is lost, and an open engine goes on: it tries again by itself.
+    /// The file takes no writes at the moment: a read of it failed, or an application reads its
+    /// tables while it has to be opened again. Nothing was written, nothing acknowledged is lost,
+    /// and an open engine goes on: it tries again by itself.
     FileNotReady(IoFailure),
     /// The store is damaged.
     Damaged(Damage),
     /// A thread panicked while it committed for its group.
     Panicked,
-    /// The file or its log was deleted, renamed or replaced while it was open: its path no longer leads to what this engine writes to.
-    /// Results that were acknowledged within the last two seconds may only be in the file that was taken away.
+    /// The file or its log was deleted, renamed or replaced while it was open: its path no longer
+    /// leads to what this engine writes to. Results that were acknowledged within the last two
+    /// seconds may only be in the file that was taken away.
     TakenAway(PathBuf),
-    /// This process is a forked child of the one that opened the file, and that one still has it. Here nothing is granted, written or
-    /// unlocked.
+    /// This process is a forked child of the one that opened the file, and that one still has it.
+    /// Here nothing is granted, written or unlocked.
     Forked,
-    /// The file was opened with [`Options::read_only`](crate::Options::read_only): it is looked at, and never changed.
+    /// The file was opened with [`Options::read_only`](crate::Options::read_only): it is looked
+    /// at, and never changed.
     ReadOnly,
 }
 

@@ -71,7 +71,7 @@ fn advice_by_number(number: i32) -> Option<&'static str> {
     const ENOLCK: i32 = if cfg!(target_os = "linux") { 37 } else { 77 };
     Some(match number {
         EPERM => {
-            "the file system forbids it to this process, whatever the permissions say: look for an immutable or append-only \
+            "the file system forbids it to this process, though the permissions may allow it: look for an immutable or append-only \
              attribute, a sandbox, or a file system without hard links"
         }
         EIO => {

@@ -1,4 +1,5 @@
-//! Errors: a small enum for each kind of call, each with a sentence that says what happened and what to do.
+//! Errors: a small enum for each kind of call, each with a sentence that says what happened and
+//! what to do.
 
 mod backup;
 mod begin;

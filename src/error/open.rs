@@ -19,11 +19,13 @@ pub enum OpenError {
     ReadOnly(PathBuf),
     /// Another process, or another engine in this one, has the file open.
     Locked(PathBuf),
-    /// The file does not start as ours do, and nothing beside it says that it was one. An empty file doesn't either.
+    /// The file does not start as ours do, and nothing beside it says that it was one. An empty
+    /// file doesn't either.
     NotIdemkv(PathBuf),
     /// The path is empty.
     NoPath,
-    /// The name of the file is too long: the names of its log and of files that are being made have 15 bytes more.
+    /// The name of the file is too long: the names of its log and of files that are being made
+    /// have 15 bytes more.
     NameTooLong {
         /// The path that was given.
         path: PathBuf,
@@ -41,7 +43,8 @@ pub enum OpenError {
         /// The newest version this crate reads.
         supported: u32,
     },
-    /// The file was written by an older version of this crate, in a format that this one no longer reads.
+    /// The file was written by an older version of this crate, in a format that this one no longer
+    /// reads.
     OlderVersion {
         /// The file.
         file: PathBuf,
@@ -50,27 +53,31 @@ pub enum OpenError {
         /// The oldest version this crate reads.
         supported: u32,
     },
-    /// The log that belongs to the file isn't there, and the file was not closed cleanly: completions that were
-    /// acknowledged are in that log.
+    /// The log that belongs to the file isn't there, and the file was not closed cleanly:
+    /// completions that were acknowledged are in that log.
     LogMissing {
         /// Where it should be.
         log: PathBuf,
-        /// The name that the file was last opened by. Its log lay beside that: the same name with `-wal` behind.
+        /// The name that the file was last opened by. Its log lay beside that: the same name with
+        /// `-wal` behind.
         opened_as: Box<str>,
     },
     /// There is a log, but not the file that it belongs to.
     LogWithoutFile(PathBuf),
     /// The log belongs to another file.
     LogOfAnotherFile(PathBuf),
-    /// The log is that of an earlier opening of the file. Since then the file was opened by another name, or the log was put back
-    /// from a copy, and the file was not closed cleanly: completions that were acknowledged are in the log of the last opening.
+    /// The log is that of an earlier opening of the file. Since then the file was opened by
+    /// another name, or the log was put back from a copy, and the file was not closed cleanly:
+    /// completions that were acknowledged are in the log of the last opening.
     LogOfEarlierOpening {
         /// The log that was found.
         log: PathBuf,
-        /// The name that the file was last opened by. Its log lay beside that: the same name with `-wal` behind.
+        /// The name that the file was last opened by. Its log lay beside that: the same name with
+        /// `-wal` behind.
         opened_as: Box<str>,
     },
-    /// The file is a backup that was never opened, and there is a log beside it: that of the file whose place it took.
+    /// The file is a backup that was never opened, and there is a log beside it: that of the file
+    /// whose place it took.
     LogBesideBackup(PathBuf),
     /// Bytes on disk are not what was written.
     Damaged(Damage),

@@ -13,7 +13,8 @@ pub enum ReadError {
     Key(KeyError),
     /// The engine is closed.
     Closed,
-    /// This process is a forked child of the one that opened the file; see [`Failure::Forked`](crate::Failure::Forked).
+    /// This process is a forked child of the one that opened the file; see
+    /// [`Failure::Forked`](crate::Failure::Forked).
     Forked,
     /// The bytes on disk are not what was written.
     Damaged(Damage),

@@ -16,7 +16,8 @@ pub enum TokenError {
     OtherFile,
     /// The claim belongs to another scope.
     OtherScope,
-    /// The claim is not the current one for its key: it has ended, or its lease ran out. Here is what became of the key.
+    /// The claim is not the current one for its key: it has ended, or its lease ran out. Here is
+    /// what became of the key.
     Superseded(Box<Status>),
     /// Somebody in this process holds the claim already.
     Held,

@@ -1,9 +1,10 @@
 //! Many lookups at once, so that they wait for memory together.
 //!
-//! A lookup alone waits for two cache misses in a row: the key's cell, then its record. A processor overlaps the misses of
-//! loads that don't depend on each other, but hardly across instructions with a lock prefix, and both taking a lock and
-//! cloning a record are such. So all locks are taken first, then all keys are found in one plain loop, then all records are
-//! read, and only then is one cloned. What each of these steps is worth is in `docs/design.md`.
+//! A lookup alone waits for two cache misses in a row: the key's cell, then its record. A
+//! processor overlaps the misses of loads that don't depend on each other, but hardly across
+//! instructions with a lock prefix, and both taking a lock and cloning a record are such. So all
+//! locks are taken first, then all keys are found in one plain loop, then all records are read,
+//! and only then is one cloned. What each of these steps is worth is in `docs/design.md`.
 
 use std::hint::black_box;
 
@@ -13,11 +14,12 @@ use super::slot::Slot;
 use crate::key::Digest;
 use crate::record::Record;
 
-/// Keys that are looked up under one set of locks: enough to hide the misses, and few enough that a writer waits for some
-/// microseconds at most.
+/// Keys that are looked up under one set of locks: enough to hide the misses, and few enough that
+/// a writer waits for some microseconds at most.
 pub(crate) const BATCH_MAX: usize = 64;
 
-/// A key of a batch: the number of its shard above, its position in the batch in the lowest byte. Sorts by shard.
+/// A key of a batch: the number of its shard above, its position in the batch in the lowest byte.
+/// Sorts by shard.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Asked(usize);
 
@@ -37,10 +39,12 @@ impl Asked {
 }
 
 impl Index {
-    /// Clones of those records in memory that `wanted` accepts; it is also given the position of the key. There is one for each digest,
-    /// in their order; a position without a digest has none.
+    /// Clones of those records in memory that `wanted` accepts; it is also given the position of
+    /// the key. There is one for each digest, in their order; a position without a digest has
+    /// none.
     ///
-    /// The read locks of all shards concerned are held at once: see [`VersionedShard`](super::versioned_shard::VersionedShard). `wanted` must not block.
+    /// The read locks of all shards concerned are held at once: see
+    /// [`VersionedShard`](super::versioned_shard::VersionedShard). `wanted` must not block.
     ///
     /// # Panics
     ///

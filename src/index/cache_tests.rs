@@ -1,4 +1,5 @@
-//! What is in memory stays within its bytes, whatever is read, at a cost that does not depend on the number of keys.
+//! What is in memory stays within its bytes, under any reads, at a cost that does not depend on
+//! the number of keys.
 
 use super::*;
 use crate::record::RecordParts;

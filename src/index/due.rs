@@ -1,10 +1,12 @@
-//! When a pass of the sweeper over a shard pays: its work follows what falls due, not how many keys there are.
+//! When a pass of the sweeper over a shard pays: its work follows what falls due, not how many
+//! keys there are.
 
 use std::time::Duration;
 
 use crate::Timestamp;
 
-/// A pass is made once this part of the cells may hold what is no longer remembered. So at most sixteen cells are passed for each key.
+/// A pass is made once this part of the cells may hold what is no longer remembered. So at most
+/// sixteen cells are passed for each key.
 const PART: usize = 16;
 /// Cells that a pass costs however few there are.
 const FEW: usize = 64;
@@ -12,13 +14,14 @@ const FEW: usize = 64;
 const WAIT_MIN: Duration = Duration::from_secs(60);
 /// and a second for so many cells in a large one.
 const CELLS_PER_SECOND: u64 = 64;
-/// The first window is of two seconds, and each is as long as all before it. The last one is longer than any wait.
+/// The first window is of two seconds, and each is as long as all before it. The last one is
+/// longer than any wait.
 const WINDOWS: usize = 24;
 
 /// What is known of when a shard's keys fall due.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    /// Then there is a pass, whatever was counted.
+    /// Then there is a pass, even if nothing was counted.
     horizon: Timestamp,
     /// Keys set since the last pass that fall due before the horizon.
     early: usize,

@@ -1,4 +1,5 @@
-//! Some of the shards, for who fills them before anybody else is there: no locks are needed.
+//! Some of the shards, for a thread that fills them before any other is there: no locks are
+//! needed.
 
 use std::hint::black_box;
 
@@ -32,8 +33,8 @@ impl LoadPartition<'_> {
         }
     }
 
-    /// Notes where records lie: digest, until when each is remembered, place. Those of other parts are left to them. Blocks come in the
-    /// order in which they are due.
+    /// Notes where records lie: digest, until when each is remembered, place. Those of other parts
+    /// are left to them. Blocks come in the order in which they are due.
     pub(crate) fn load(&mut self, records: impl Iterator<Item = (Digest, Timestamp, RecordLocation)>) {
         self.mine.clear();
         for (digest, until, place) in records {
@@ -43,7 +44,8 @@ impl LoadPartition<'_> {
             self.mine.push((shard, digest, until, place));
             self.mine.truncate(kept);
         }
-        // All cells are read before the first one is written, so that the processor waits for them together.
+        // All cells are read before the first one is written, so that the processor waits for them
+        // together.
         let mut read = 0;
         for (shard, digest, ..) in &self.mine {
             read ^= self.shards.get_mut(*shard).map_or(0, |locked| locked.get_mut().warm(*digest));

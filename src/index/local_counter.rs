@@ -1,4 +1,5 @@
-//! Counts of replays, one for each thread that keeps a record, so that no two threads write to the same cache line.
+//! Counts of replays, one for each thread that keeps a record, so that no two threads write to the
+//! same cache line.
 
 use crossbeam::utils::CachePadded;
 

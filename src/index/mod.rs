@@ -1,7 +1,7 @@
 //! The index: every live key, in shards with a lock each.
 //!
-//! Locks are leaves: nothing else is locked, and no I/O is done, under one. The one exception is a batch of lookups, which
-//! takes read locks of several shards, in ascending order.
+//! Locks are leaves: nothing else is locked, and no I/O is done, under one. The one exception is a
+//! batch of lookups, which takes read locks of several shards, in ascending order.
 
 use crossbeam::utils::CachePadded;
 
@@ -35,7 +35,8 @@ pub(crate) use slot::{Slot, SlotTime};
 #[cfg(all(test, idemkv_loom, feature = "sim"))]
 pub(crate) use thread_cache::ThreadCache;
 
-/// Cells that one step of the sweeper passes under one lock, and records that are looked at for whether they were stored: tens of microseconds.
+/// Cells that one step of the sweeper passes under one lock, and records that are looked at for
+/// whether they were stored: tens of microseconds.
 pub(crate) const CELLS_PER_STEP: usize = 2_048;
 
 #[derive(Debug)]
@@ -135,11 +136,11 @@ impl Index {
         self.locked(digest).loaded.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Puts a record that was read from disk into memory, if the key still is where it was read, and makes room for it. One that
-    /// would have no room is left where it is.
+    /// Puts a record that was read from disk into memory, if the key still is where it was read,
+    /// and makes room for it. One that would have no room is left where it is.
     ///
-    /// Makes room for twice its bytes where there is too much in memory, so that reads never add to that. It costs by the record's
-    /// length, and not by the number of keys.
+    /// Makes room for twice its bytes where there is too much in memory, so that reads never add
+    /// to that. It costs by the record's length, and not by the number of keys.
     pub(crate) fn cache(&self, digest: Digest, record: &Record) {
         let bytes = record.footprint();
         if bytes > self.budget {
@@ -168,7 +169,8 @@ impl Index {
         }
     }
 
-    /// Puts a record or tombstone that moves into memory, in place of the record that lies at `from`.
+    /// Puts a record or tombstone that moves into memory, in place of the record that lies at
+    /// `from`.
     pub(crate) fn pin_in_memory(&self, from: RecordLocation, moving: &Record) -> Relocation {
         self.change(moving.digest(), |slot| match slot {
             Slot::Stored { place, .. } if *place == from => {
@@ -206,7 +208,8 @@ impl Index {
         });
     }
 
-    /// Brings every shard's cached bytes within the budget, as far as records are stored. To be called when records were stored.
+    /// Brings every shard's cached bytes within the budget, as far as records are stored. To be
+    /// called when records were stored.
     pub(crate) fn evict(&self) {
         for locked in &self.shards {
             let unsettled = locked.read().unsettled();
@@ -233,7 +236,7 @@ impl Index {
         })
     }
 
-    /// The shards in so many parts, for those who fill them before anybody else is there.
+    /// The shards in so many parts, for the threads that fill them before any other is there.
     pub(crate) fn parts(&mut self, parts: usize) -> Vec<LoadPartition<'_>> {
         let (epoch, mask) = (self.epoch, self.shards.len() - 1);
         let each = self.shards.len().div_ceil(parts);
@@ -247,13 +250,14 @@ impl Index {
         self.shards.len()
     }
 
-    /// A copy of one shard's slots, for those who iterate.
+    /// A copy of one shard's slots, to iterate over.
     pub(crate) fn snapshot(&self, shard: usize) -> Vec<(Digest, Slot)> {
         let copy = |shard: &Shard| shard.iter().map(|(digest, slot)| (digest, slot.clone())).collect();
         self.shards.get(shard).map(|locked| copy(&locked.read())).unwrap_or_default()
     }
 
-    /// Calls `each` with the slots of all keys that have no outcome yet. Shards without one are not looked through. `each` must not block.
+    /// Calls `each` with the slots of all keys that have no outcome yet. Shards without one are
+    /// not looked through. `each` must not block.
     pub(crate) fn for_each_open(&self, mut each: impl FnMut(&Slot)) {
         for locked in &self.shards {
             let shard = locked.read();

@@ -1,4 +1,4 @@
-//! One shard of the index: a table, the bytes of cached bodies in it, and the hand that evicts them. Single-threaded.
+//! One shard of the index: a table, and the bytes of cached bodies in it. Single-threaded.
 
 use super::cached::{CachePosition, CachedRecords, Moved};
 use super::due::Due;
@@ -10,7 +10,8 @@ use crate::state::{Decision, Event, Phase, decide};
 
 /// Records that are evicted under one lock, at most: tens of microseconds.
 const EVICTED_MAX: usize = 128;
-/// Records that are spared under one lock because they were looked up, at most: the bound on what an eviction looks at in vain.
+/// Records that are spared under one lock because they were looked up, at most: the bound on what
+/// an eviction looks at in vain.
 const SPARED_MAX: usize = 64;
 
 /// What a change does to a slot.
@@ -43,7 +44,8 @@ impl Shard {
         self.table.get(digest)
     }
 
-    /// Reads the cell where a key would be looked for first, for nothing but to have it in the cache.
+    /// Reads the cell where a key would be looked for first, for nothing but to have it in the
+    /// cache.
     #[inline]
     pub(crate) fn warm(&self, digest: Digest) -> u64 {
         self.table.warm(digest)
@@ -100,10 +102,11 @@ impl Shard {
         self.table.reserve(more);
     }
 
-    /// Evicts up to [`EVICTED_MAX`] records, or until cached bytes are within `budget`; gives the bytes of those that went.
+    /// Evicts up to [`EVICTED_MAX`] records, or until cached bytes are within `budget`; gives the
+    /// bytes of those that went.
     ///
-    /// A record that was looked up since the hand last passed stays, but for those behind [`SPARED_MAX`] such records. One that no
-    /// checkpoint has stored yet must stay.
+    /// A record that was looked up since the hand last passed stays, but for those behind
+    /// [`SPARED_MAX`] such records. One that no checkpoint has stored yet must stay.
     pub(crate) fn evict(&mut self, budget: usize, epoch: Timestamp) -> usize {
         let before = self.cached_bytes;
         let (mut evicted, mut spared) = (0, 0);
@@ -138,8 +141,8 @@ impl Shard {
         before - self.cached_bytes
     }
 
-    /// Looks whether records were stored by now, at most `steps` of those with positions below `end`; gives the next end, or `None` at
-    /// the last.
+    /// Looks whether records were stored by now, at most `steps` of those with positions below
+    /// `end`; gives the next end, or `None` at the last.
     pub(crate) fn settle(&mut self, end: usize, steps: usize) -> Option<usize> {
         let mut at = end.min(self.cached.unstored());
         // From the last one on, so that nearly none has to move to where another one was.
@@ -190,8 +193,9 @@ impl Shard {
         self.due.is_pass_due(now, self.table.cells())
     }
 
-    /// Removes what has expired from `cells` cells from `from` on, and leaves records to the disk whose bodies have; gives the keys of interrupted claims among it, which
-    /// have rows on disk, and the number of keys removed.
+    /// Removes what has expired from `cells` cells from `from` on, and leaves records to the disk
+    /// whose bodies have; gives the keys of interrupted claims among it, which have rows on disk,
+    /// and the number of keys removed.
     pub(crate) fn sweep(&mut self, from: usize, cells: usize, now: Timestamp, epoch: Timestamp) -> Swept {
         let (mut due, mut expired) = (Vec::new(), Vec::new());
         let to = from.saturating_add(cells).min(self.table.cells());

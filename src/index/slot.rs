@@ -30,8 +30,9 @@ pub(crate) enum Slot {
     },
 }
 
-/// A time in four bytes: whole seconds since the file was opened, rounded up. Lookups decide by the exact time in the
-/// record; this one only tells, without reading it, that a record is gone for certain.
+/// A time in four bytes: whole seconds since the file was opened, rounded up. Lookups decide by
+/// the exact time in the record; this one only tells, without reading it, that a record is gone
+/// for certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotTime(u32);
 
@@ -50,7 +51,8 @@ impl SlotTime {
     }
 }
 
-/// Stands in for what only the disk knows of a stored record. Fence zero is older than every claim.
+/// Stands in for what only the disk knows of a stored record. Fence zero is older than every
+/// claim.
 static UNKNOWN: Fingerprint = Fingerprint::from_bytes([0; 32]);
 
 impl Slot {
@@ -61,7 +63,8 @@ impl Slot {
 
     /// The state as the state machine sees it.
     ///
-    /// For a record on disk alone the facts are unknown: callers load the record first where they matter.
+    /// For a record on disk alone the facts are unknown: callers load the record first where they
+    /// matter.
     #[inline]
     pub(crate) fn state(&self, epoch: Timestamp) -> State<'_> {
         match self {
@@ -123,8 +126,9 @@ impl Slot {
         }
     }
 
-    /// When the sweeper has something to do here, where the slot is set for the first time since that is known: the body has expired, or
-    /// the key is no longer remembered. A record that is left to the disk alone was set before.
+    /// When the sweeper has something to do here, where the slot is set for the first time since
+    /// that is known: the body has expired, or the key is no longer remembered. A record that is
+    /// left to the disk alone was set before.
     #[inline]
     pub(crate) fn new_due(&self) -> Option<Timestamp> {
         match self {
@@ -150,7 +154,8 @@ impl Slot {
         }
     }
 
-    /// A record on disk whose body has expired and is in memory all the same: what is to be there in its place.
+    /// A record on disk whose body has expired and is in memory all the same: what is to be there
+    /// in its place.
     pub(crate) fn without_expired_body(&self, now: Timestamp, epoch: Timestamp) -> Option<Self> {
         match self {
             Self::Cached(record, _) if !record.body().is_empty() && record.expires() <= now => {

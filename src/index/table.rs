@@ -1,8 +1,8 @@
 //! A plain open-addressing table from digests to slots: linear probing, deletion by shifting back.
 //!
-//! The digest is uniform and secret, so it is its own hash: its upper half, scaled to the number of cells, is the home
-//! of a key. Cells are 32 bytes, so that one lookup costs about one cache miss here. Any number of cells will do, which
-//! lets the table grow by less than doubling.
+//! The digest is uniform and secret, so it is its own hash: its upper half, scaled to the number
+//! of cells, is the home of a key. Cells are 32 bytes, so that one lookup costs about one cache
+//! miss here. Any number of cells will do, which lets the table grow by less than doubling.
 
 use super::cached::{CachePosition, Moved};
 use super::slot::Slot;
@@ -29,7 +29,8 @@ impl Cell {
     }
 }
 
-/// Where a search for a key ended: at its cell, or at the empty one that it would come into. Good until the table is changed.
+/// Where a search for a key ended: at its cell, or at the empty one that it would come into. Good
+/// until the table is changed.
 pub(crate) type Probe = Result<usize, usize>;
 
 #[derive(Debug, Default)]
@@ -60,7 +61,7 @@ impl Table {
         self.used
     }
 
-    /// Cells in the table, for those who walk through it.
+    /// Cells in the table, for walks through it.
     pub(crate) fn cells(&self) -> usize {
         self.cells.len()
     }
@@ -136,7 +137,8 @@ impl Table {
         }
     }
 
-    /// Sets the slot of a key that was looked for just now; [`Slot::Vacant`] removes the key. Gives the slot it had.
+    /// Sets the slot of a key that was looked for just now; [`Slot::Vacant`] removes the key.
+    /// Gives the slot it had.
     #[inline]
     pub(crate) fn put(&mut self, found: Probe, digest: Digest, slot: Slot) -> Slot {
         match (found, slot) {

@@ -1,14 +1,17 @@
 //! The record that a thread asks for again and again, answered from a copy of the thread's own.
 //!
-//! A lookup under the shard's lock writes three times to lines that all threads write: the lock, the count of replays, and the count of
-//! references in front of the record. With one key and two threads these lines go to and fro between the processors, and two threads
-//! do less than one. So who asks for the same key a second time in a row keeps a copy, with the version that the shard had when the
-//! record was found there. While the shard has that version, the copy is what the lock would give; `VersionedShard` says why. Such
-//! a lookup writes to memory of its own thread alone.
+//! A lookup under the shard's lock writes three times to lines that all threads write: the lock,
+//! the count of replays, and the count of references in front of the record. With one key and two
+//! threads these lines go to and fro between the processors, and two threads do less than one. So
+//! a thread that asks for the same key a second time in a row keeps a copy, with the version that
+//! the shard had when the record was found there. While the shard has that version, the copy is
+//! what the lock would give; `VersionedShard` says why. Such a lookup writes to memory of its own
+//! thread alone.
 //!
-//! A copy is of the record's contents. Where the record lies on disk it may learn too late, which nobody asks a record that callers have.
-//! It does not keep the engine open, and an engine that takes the memory of another has another number. The copy and the record
-//! that it was made from stay until the thread keeps another one, or ends.
+//! A copy is of the record's contents. Where the record lies on disk it may learn too late, which
+//! nobody asks a record that callers have. It does not keep the engine open, and an engine that
+//! takes the memory of another has another number. The copy and the record that it was made from
+//! stay until the thread keeps another one, or ends.
 
 use std::cell::{Cell, RefCell};
 
@@ -24,7 +27,8 @@ use crate::sync::thread_local;
 const KEPT_BYTES_MAX: usize = 4_096;
 
 thread_local! {
-    /// Half of the digest that was last replayed. Enough to tell when it is worth to look at `HOT`; that decides.
+    /// Half of the digest that was last replayed. Enough to tell when it is worth to look at
+    /// `HOT`; that decides.
     static LAST: Cell<u64> = const { Cell::new(0) };
     static HOT: RefCell<ThreadCache> = const { RefCell::new(ThreadCache::new()) };
 }
@@ -40,7 +44,8 @@ struct CachedReplay {
     digest: Digest,
     /// The shard's, when the record was found there.
     version: ShardVersion,
-    /// Shares no memory with the record in the index, so that counting references to it is nobody else's business.
+    /// Shares no memory with the record in the index, so that counting references to it is nobody
+    /// else's business.
     copy: Record,
     /// The record in the index, which the eviction hand looks at.
     original: Record,
@@ -70,7 +75,8 @@ impl Index {
         Some(record)
     }
 
-    /// Whether a record that was found under the lock is the answer; then it is touched and counted.
+    /// Whether a record that was found under the lock is the answer; then it is touched and
+    /// counted.
     #[inline]
     fn is_answer(&self, digest: Digest, record: &Record, answers: &impl Fn(&Record) -> bool) -> bool {
         let answered = answers(record);

@@ -11,9 +11,10 @@ use crate::sync::{AtomicU64, Ordering, RwLock};
 
 /// A shard, its lock, and what lookups count: these together, so that they share cache lines.
 ///
-/// Who holds a shard's lock takes no other. Only a batch of lookups, [`Index::records`](super::Index::records), does: read locks of
-/// other shards, in ascending order, each once. So of those who wait for each other, the one that waits for the highest shard waits
-/// for somebody who waits for nobody.
+/// A holder of a shard's lock takes no other. Only a batch of lookups,
+/// [`Index::records`](super::Index::records), does: read locks of other shards, in ascending
+/// order, each once. So of threads that wait for each other, the one that waits for the highest
+/// shard waits for a holder that waits for nothing.
 #[derive(Debug, Default)]
 pub(super) struct VersionedShard {
     shard: RwLock<Shard>,
@@ -55,22 +56,24 @@ impl VersionedShard {
         change(&mut shard)
     }
 
-    /// Whether nothing of the shard has changed since somebody found this version: what was found under the lock then would be found
-    /// under the lock now.
+    /// Whether nothing of the shard has changed since somebody found this version: what was found
+    /// under the lock then would be found under the lock now.
     ///
-    /// Each change of the shard raises the version first. A change that happens before this call has its raise before it as well, and
-    /// a load never gives what was there before a store that happens before the load. So no change is missed that the caller
-    /// could know of.
+    /// Each change of the shard raises the version first. A change that happens before this call
+    /// has its raise before it as well, and a load never gives what was there before a store that
+    /// happens before the load. So no change is missed that the caller could know of.
     ///
-    /// Any order would do for that: what the caller has of the shard is a copy. Both are `SeqCst` because of pairs of keys. One thread
-    /// changes a key and then asks for another, a second thread does it the other way round: one of them must see what the other did,
-    /// as with locks. With weaker orders both loads could come before both stores.
+    /// Any order would do for that: what the caller has of the shard is a copy. Both are `SeqCst`
+    /// because of pairs of keys. One thread changes a key and then asks for another, a second
+    /// thread does it the other way round: one of them must see what the other did, as with locks.
+    /// With weaker orders both loads could come before both stores.
     #[inline]
     pub(super) fn is_unchanged_since(&self, version: ShardVersion) -> bool {
         self.version.load(Ordering::SeqCst) == version.0
     }
 
-    /// The shard of an index that nobody else has, and that nobody was answered from: its version can stay.
+    /// The shard of an index that nobody else has, and that nobody was answered from: its version
+    /// can stay.
     pub(super) fn get_mut(&mut self) -> &mut Shard {
         self.shard.get_mut()
     }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// A BLAKE3 digest of a request. The same key with another fingerprint is a reused key, and refused.
+/// A BLAKE3 digest of a request. The same key with another fingerprint is a reused key, and
+/// refused.
 ///
 /// Take everything into it that makes the request what it is, and nothing that differs between two
 /// tries of the same request (a date header, a trace id).
@@ -26,8 +27,8 @@ impl Fingerprint {
 
     /// A fingerprint of several labelled fields.
     ///
-    /// Every label and value goes in with its length in front, so fields can't run into each other.
-    /// The order of the fields counts.
+    /// Every label and value goes in with its length in front, so fields can't run into each
+    /// other. The order of the fields counts.
     ///
     /// ```
     /// use idemkv::Fingerprint;

@@ -5,8 +5,9 @@ use std::fmt;
 use crate::Fingerprint;
 use crate::key::Secret;
 
-/// An idempotency key for one step of an operation; see [`Claim::step_key`](crate::Claim::step_key). Its text has the form of a
-/// UUID, version 8 (RFC 9562, section 5.8).
+/// An idempotency key for one step of an operation; see
+/// [`Claim::step_key`](crate::Claim::step_key). Its text has the form of a UUID, version 8 (RFC
+/// 9562, section 5.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct StepKey([u8; 16]);

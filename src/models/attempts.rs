@@ -55,7 +55,8 @@ fn whoever_sees_a_records_place_sees_what_was_written_before_it() {
         let record = Record::new(&RecordParts::example(1), None);
         let directory = Arc::new(AtomicUsize::new(0));
         let (theirs, written) = (record.clone(), Arc::clone(&directory));
-        // As a checkpoint does: the block is in the directory before a record says that it lies there.
+        // As a checkpoint does: the block is in the directory before a record says that it lies
+        // there.
         let other = spawn(move || {
             written.store(1, Ordering::Relaxed);
             theirs.set_location(RecordLocation::new(1, 0));

@@ -44,7 +44,8 @@ fn a_thread_that_keeps_a_record_sees_every_change_that_it_could_know_of() {
             assert!(seen >= *last, "{how}: {seen} after {last}");
             *last = seen;
         };
-        // The first one keeps a copy, and the second one is answered from it, before, between or after the changes.
+        // The first one keeps a copy, and the second one is answered from it, before, between or
+        // after the changes.
         for _ in 0..2 {
             sees(&mut last, "by the copy", step(asks(&mut hot, &shared.0)));
             let told = shared.1.load(Ordering::Acquire);

@@ -1,11 +1,13 @@
-//! The smallest pieces that threads meet in, under every order in which loom can let two or three of them go on, and every value that an
-//! atomic may show them. Nothing of this is in a real build.
+//! The smallest pieces that threads meet in, under every order in which loom can let two or three
+//! of them go on, and every value that an atomic may show them. Nothing of this is in a real
+//! build.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg idemkv_loom" cargo test --release --target-dir target/loom --lib models -- --nocapture
 //! ```
 //!
-//! Small as they are, the larger ones have too many orders: those look at all with up to so many changes of thread that were not forced.
+//! Small as they are, the larger ones have too many orders: those look at all with up to so many
+//! changes of thread that were not forced.
 
 mod attempts;
 mod lookups;
@@ -34,7 +36,8 @@ use std::sync::atomic::AtomicU64 as UnseenU64;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-/// Runs a model in every order with at most so many changes of thread that were not forced; in every order at all where there is no limit.
+/// Runs a model in every order with at most so many changes of thread that were not forced; in
+/// every order at all where there is no limit.
 fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions;
@@ -84,7 +87,8 @@ fn a_thread_that_waits_for_space_is_woken_when_a_reservation_is_dropped() {
 #[derive(Debug, Default)]
 struct Published {
     ops: AtomicUsize,
-    /// The last frame that was published; twice its number; one less means that somebody is publishing.
+    /// The last frame that was published; twice its number; one less means that somebody is
+    /// publishing.
     last: AtomicUsize,
 }
 

@@ -5,7 +5,8 @@
 pub(crate) enum Relocation {
     /// The index has it in memory now, without a place.
     Moved,
-    /// The index does not name it any more: the key has another record or claim, or its time is over.
+    /// The index does not name it any more: the key has another record or claim, or its time is
+    /// over.
     History,
     /// Its key is about to change, and may be what it was before. The block has to stay.
     Stays,

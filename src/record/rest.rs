@@ -1,4 +1,4 @@
-//! The part of a record that a lookup does not read.
+//! The fields of a record that no lookup reads, packed apart from the others.
 
 use crate::Timestamp;
 use crate::key::Digest;

@@ -7,11 +7,13 @@ use crate::clock::millis;
 use crate::error::OptionError;
 use crate::state::Lifetime;
 
-/// A hundred years: beyond it, times and their sums are not representable everywhere they are kept.
+/// A hundred years: beyond it, times and their sums are not representable everywhere they are
+/// kept.
 pub(crate) const RETENTION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 const TTL_MIN: Duration = Duration::from_millis(1);
 
-/// How long a record is replayed, and how long its key is remembered; both count from its completion.
+/// How long a record is replayed, and how long its key is remembered; both count from its
+/// completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Retention {
     ttl: Duration,
@@ -42,8 +44,8 @@ impl Retention {
         Self { ttl, remembered: tombstone_ttl.unwrap_or(ttl) }
     }
 
-    /// This one with parts of it replaced. A longer `ttl` takes a tombstone's time along where that is not given; where there is
-    /// no tombstone, there still is none.
+    /// This one with parts of it replaced. A longer `ttl` takes a tombstone's time along where
+    /// that is not given; where there is no tombstone, there still is none.
     ///
     /// # Errors
     ///
@@ -61,7 +63,8 @@ impl Retention {
         Self::new(ttl, tombstone_ttl.or(kept))
     }
 
-    /// As a row from disk has it. It was in range when it was written, under options that may have changed since.
+    /// As a row from disk has it. It was in range when it was written, under options that may have
+    /// changed since.
     pub(crate) fn from_millis(ttl_ms: u64, remembered_ms: u64) -> Self {
         let remembered = Duration::from_millis(remembered_ms.max(ttl_ms));
         Self { ttl: Duration::from_millis(ttl_ms), remembered }

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::record::Record;
 use crate::{Fence, Fingerprint, Outcome, Timestamp};
 
-/// What is left of a record whose time is over: that its operation has run, and when. Its body is gone.
+/// What is left of a record whose time is over: that its operation has run, and when. Its body is
+/// gone.
 ///
 /// A very late retry is told this instead of being run again: see
 /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl).

@@ -1,8 +1,8 @@
-//! The database: for those who read it, for the one who writes, and for one who needs it alone.
+//! The database: for its readers, for its writer, and for a thread that needs it alone.
 //!
-//! redb stops for good after any error of the disk, one of a read included. Records that are known to be durable are replayed all the
-//! same: a reader that finds it stopped opens it again, in a view that writes nothing to the file. The next writer opens it
-//! for good, where that is safe.
+//! redb stops for good after any error of the disk, one of a read included. Records that are known
+//! to be durable are replayed all the same: a reader that finds it stopped opens it again, in a
+//! view that writes nothing to the file. The next writer opens it for good, where that is safe.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,8 @@ pub(super) struct Access {
     state: Mutex<State>,
     /// The database is back.
     returned: Condvar,
-    /// Readers of tables, and the thread that is alone with the database. Before all other locks of the store.
+    /// Readers of tables, and the thread that is alone with the database. Before all other locks
+    /// of the store.
     long_reads: LongReads,
 }
 
@@ -44,7 +45,7 @@ pub(super) struct Access {
 enum State {
     /// For all. It may have stopped.
     Open(Arc<Opened>),
-    /// For those who read: it keeps to itself what is written to it.
+    /// For readers: it keeps to itself what is written to it.
     View(Arc<Opened>),
     /// Somebody needs it alone; it comes back.
     Away,
@@ -89,12 +90,12 @@ impl Access {
         self.faults.write_failed()
     }
 
-    /// What an error means for the one who writes. A commit that stopped must be asked for before it is made anew: see
-    /// [`may_have_committed`](Self::may_have_committed).
+    /// What an error means for the one who writes. A commit that stopped must be asked for before
+    /// it is made anew: see [`may_have_committed`](Self::may_have_committed).
     pub(super) fn failed(&self, trouble: BackendError) -> StoreError {
         let is_read = trouble.is_io() && !self.faults.has_written_badly();
-        // A sync that ran out of room is a failed sync like any other: what it left behind is unknown. Nor does a file that
-        // can't be made shorter say that nothing was written.
+        // A sync that ran out of room is a failed sync like any other: what it left behind is
+        // unknown. Nor does a file that can't be made shorter say that nothing was written.
         let may_be_full = !self.faults.sync_failed() && !self.faults.stayed_long();
         let failure = trouble.into_failure(&self.path);
         let Failure::Io(io) = &failure else { return StoreError::Failed(failure) };
@@ -158,7 +159,8 @@ impl Access {
         }
     }
 
-    /// Reads for as long as `read` takes. Refused once [`refuse_long_reads`](Self::refuse_long_reads) was called.
+    /// Reads for as long as `read` takes. Refused once
+    /// [`refuse_long_reads`](Self::refuse_long_reads) was called.
     pub(super) fn read_long<T, R>(
         &self,
         begin: impl Fn(&Opened) -> Result<T, BackendError>,
@@ -167,7 +169,8 @@ impl Access {
         let generation = fork::generation();
         let long = self.long_reads.enter().ok_or(ReadError::Closed)?;
         let begin = |database: &Opened| {
-            // It does not always say so itself: what it has in memory it gives all the same, and stops at the first page it has not.
+            // It does not always say so itself: what it has in memory it gives all the same, and
+            // stops at the first page it has not.
             if self.has_stopped(database) {
                 return Err(BackendError::stopped());
             }
@@ -187,7 +190,8 @@ impl Access {
             && self.faults.has_stopped()
     }
 
-    /// Whether the database is what is known of it. A view may be newer, where a commit failed in its last step.
+    /// Whether the database is what is known of it. A view may be newer, where a commit failed in
+    /// its last step.
     pub(super) fn is_current(&self) -> bool {
         matches!(&*self.state.lock(), State::Open(_)) && !self.faults.has_stopped()
     }
@@ -244,7 +248,8 @@ impl Access {
             // What is on disk is unknown, and only the next opening may find out.
             return Err(self.failed(BackendError::last_word("an earlier sync failed")));
         }
-        // Taken while looking: a view, which a reader may put in its place at any moment, must never be written to.
+        // Taken while looking: a view, which a reader may put in its place at any moment, must
+        // never be written to.
         if let State::Open(database) = &*self.state.lock()
             && !self.faults.has_stopped()
         {
@@ -253,13 +258,15 @@ impl Access {
         self.reopen(check)
     }
 
-    /// Closes and opens the database, so that it takes writes again: after a full disk or a failed read, which lose nothing.
+    /// Closes and opens the database, so that it takes writes again: after a full disk or a failed
+    /// read, which lose nothing.
     pub(super) fn reopen(
         &self,
         check: impl FnOnce(&Database) -> Result<(), BackendError>,
     ) -> Result<Arc<Opened>, StoreError> {
         let Some(_alone) = self.long_reads.ask_alone() else {
-            // Not while somebody reads. There will be another try, and readers that come meanwhile wait for it.
+            // Not while somebody reads. There will be another try, and readers that come meanwhile
+            // wait for it.
             let busy = io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 "the file can't be opened again while tables are read",
@@ -285,13 +292,14 @@ impl Access {
         }
     }
 
-    /// Nothing is open; the next one who comes tries again.
+    /// Nothing is open; the next caller tries again.
     fn lose(&self, trouble: BackendError) -> StoreError {
         self.put(State::Lost);
         self.failed(trouble)
     }
 
-    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile.
+    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did.
+    /// Reads wait meanwhile.
     pub(super) fn compact(&self) -> Result<bool, StoreError> {
         let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
         let mut database = match self.take(State::Away) {

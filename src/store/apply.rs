@@ -1,4 +1,5 @@
-//! Applying a checkpoint: one transaction that writes a batch, and drops or moves blocks that are due.
+//! Applying a checkpoint: one transaction that writes a batch, and drops or moves blocks that are
+//! due.
 
 use redb::WriteTransaction;
 
@@ -22,7 +23,8 @@ use crate::record::{Record, RecordLocation, Relocation};
 use crate::sync::Arc;
 use crate::{Timestamp, codec};
 
-/// So often a checkpoint is tried at once where reads fail. A block that fails is left out by the next try.
+/// So often a checkpoint is tried at once where reads fail. A block that fails is left out by the
+/// next try.
 const TRIES: usize = 4;
 
 /// What one transaction is to write.
@@ -39,12 +41,13 @@ struct Plan {
 }
 
 impl Store {
-    /// Writes a batch, drops blocks that are due and writes anew what is still to be remembered of them, in one durable
-    /// transaction, and tells every record its place.
+    /// Writes a batch, drops blocks that are due and writes anew what is still to be remembered of
+    /// them, in one durable transaction, and tells every record its place.
     ///
-    /// `begun` is a transaction that others have written in, to be committed with it. `change` sets what else is new in the meta
-    /// row. `pin_in_memory` is told, before a record's block goes, of the tombstone that takes
-    /// its place, or of the record that moves, so that a look finds that in memory; it says whether the record may go now. Only one thread may be in
+    /// `begun` is a transaction that others have written in, to be committed with it. `change`
+    /// sets what else is new in the meta row. `pin_in_memory` is told, before a record's block
+    /// goes, of the tombstone that takes its place, or of the record that moves, so that a look
+    /// finds that in memory; it says whether the record may go now. Only one thread may be in
     /// here.
     pub(crate) fn apply(
         &self,
@@ -97,7 +100,8 @@ impl Store {
             begun.map_or_else(|| begin_durable(&database), |OpenTransaction(transaction)| Ok(transaction))
         });
         let mut unreadable = None;
-        // redb can't abort a transaction while a panic goes through it, so the transaction lies outside.
+        // redb can't abort a transaction while a panic goes through it, so the transaction lies
+        // outside.
         let written = begun.and_then(|transaction| {
             catch_backend_panic(|| self.write(&transaction, batch, &mut plan, &mut unreadable))?;
             catch_backend_panic(|| Ok(transaction.into_inner().commit()?))
@@ -173,10 +177,12 @@ impl Store {
         Ok(())
     }
 
-    /// What became of a commit that came back with an error; gives the database where the commit is there after all.
+    /// What became of a commit that came back with an error; gives the database where the commit
+    /// is there after all.
     ///
-    /// redb reads after a commit, too, and a read that fails for a caller stops it wherever it is. Before the header is written nothing
-    /// of the commit counts. After that the file is opened again, which syncs what it finds, and is asked.
+    /// redb reads after a commit, too, and a read that fails for a caller stops it wherever it is.
+    /// Before the header is written nothing of the commit counts. After that the file is opened
+    /// again, which syncs what it finds, and is asked.
     fn settle(&self, error: StoreError, meta: &Meta, has_others: bool) -> Result<Arc<Opened>, StoreError> {
         if !matches!(error, StoreError::Later(_)) || !self.access.may_have_committed() {
             return Err(error);
@@ -189,7 +195,8 @@ impl Store {
         match opened {
             Ok(database) if is_there => Ok(database),
             Ok(_) => Err(error),
-            // Others must be told whether their writes are there, and nobody knows. For all else the next commit asks again.
+            // Others must be told whether their writes are there, and nobody knows. For all else
+            // the next commit asks again.
             Err(StoreError::Full(failure) | StoreError::Later(failure)) if has_others => {
                 Err(StoreError::Failed(Failure::Io(failure)))
             }
@@ -246,8 +253,9 @@ impl Store {
         for digest in &due.forgotten {
             rows.remove(digest.as_u128())?;
         }
-        // The limit lies below this batch's blocks: a key forgotten and completed again within one batch stays. Tombstones that move
-        // now lie above it too, but none of a key that this batch forgets: `carry` leaves those out.
+        // The limit lies below this batch's blocks: a key forgotten and completed again within one
+        // batch stays. Tombstones that move now lie above it too, but none of a key that this
+        // batch forgets: `carry` leaves those out.
         for (digest, until) in &self.forgotten_until(batch) {
             let mut row = Vec::new();
             codec::encode_into(&(limit, until.as_millis()), &mut row);

@@ -10,13 +10,15 @@ use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     sync_failed: UnseenBool,
-    /// The file could not be made shorter. redb does that once a commit is durable, and calls it failed all the same.
+    /// The file could not be made shorter. redb does that once a commit is durable, and calls it
+    /// failed all the same.
     stayed_long: UnseenBool,
     /// Any error: redb takes no more of anything until it is opened again.
     has_stopped: UnseenBool,
     /// A write that failed: redb takes no more of them until it is opened again. Leaf lock.
     write_failed: UnseenMutex<Option<io::ErrorKind>>,
-    /// The header was written, or that was tried: a commit may be there. Without that it is not, for nothing else leads to its pages.
+    /// The header was written, or that was tried: a commit may be there. Without that it is not,
+    /// for nothing else leads to its pages.
     may_have_committed: UnseenBool,
     failed_reads: Arc<FailedReads>,
 }
@@ -84,8 +86,8 @@ impl Faults {
     }
 }
 
-/// Hands redb's reads and writes to a [`DiskFile`]. The file's lock is held by the handle itself, so redb's own
-/// lock methods stay at their default.
+/// Hands redb's reads and writes to a [`DiskFile`]. The file's lock is held by the handle itself,
+/// so redb's own lock methods stay at their default.
 #[derive(Debug)]
 pub(super) struct Backend {
     file: Arc<dyn DiskFile>,

@@ -97,8 +97,8 @@ impl<E: Into<redb::Error>> From<E> for BackendError {
     }
 }
 
-/// Runs code that goes through redb. redb can panic on a file that was altered behind its back; here that is an error
-/// like any other.
+/// Runs code that goes through redb. redb can panic on a file that was altered behind its back;
+/// here that is an error like any other.
 pub(super) fn catch_backend_panic<T>(
     run: impl FnOnce() -> Result<T, BackendError>,
 ) -> Result<T, BackendError> {

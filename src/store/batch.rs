@@ -17,14 +17,16 @@ pub(crate) struct Batch {
     pub(crate) forgotten: Vec<(Digest, Timestamp)>,
     /// Scopes that were given a policy, as encoded rows.
     pub(crate) scopes: Vec<(Box<[u8]>, Vec<u8>)>,
-    /// Blocks that are due are dropped until they have so many bytes, or twice what is written where that is more.
+    /// Blocks that are due are dropped until they have so many bytes, or twice what is written
+    /// where that is more.
     pub(crate) reclaim_max: u64,
     /// Small blocks are merged, where there are enough of them.
     pub(crate) merges: bool,
 }
 
 impl Batch {
-    /// Adds a record that no log knows of, in place of whatever was to be written of its key.
+    /// Adds a record that no log knows of, in place of anything else that was to be written of its
+    /// key.
     pub(crate) fn complete(&mut self, record: Record) {
         let digest = record.digest();
         self.records.retain(|other| other.digest() != digest);

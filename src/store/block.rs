@@ -1,24 +1,28 @@
 //! Blocks: many records in one row, with what an opening needs of them in a row apart.
 //!
-//! A block holds entries back to back: length (4), checksum (8), encoded completion, of whose digest the checksum alone tells.
-//! Its index row is sealed and holds the block's length (4), then for each entry: digest (16), until when it is remembered (8),
-//! offset (2).
+//! A block holds entries back to back: length (4), checksum (8), encoded completion, of whose
+//! digest the checksum alone tells. Its index row is sealed and holds the block's length (4), then
+//! for each entry: digest (16), until when it is remembered (8), offset (2).
 //!
-//! A block is due when the last of its bodies expires. What is still to be remembered then moves on, without its body, to a
-//! block that is due when the last of its keys is no longer remembered: see `carry.rs`.
+//! A block is due when the last of its bodies expires. What is still to be remembered then moves
+//! on, without its body, to a block that is due when the last of its keys is no longer remembered:
+//! see `carry.rs`.
 
 use crate::Timestamp;
 use crate::codec::{self, BadBytes, CHECKSUM_BYTES, Checksummer, CompletionRow};
 use crate::key::Digest;
 use crate::record::{Record, RecordLocation};
 
-/// redb keeps a large value in a page of a power of two. Short records come in blocks that fit the least of these, for who wants
-/// one of them reads all; long ones, and short ones among them, in larger blocks, so that little of a page is left empty.
+/// redb keeps a large value in a page of a power of two. Short records come in blocks that fit the
+/// least of these, for a reader of one record reads the whole block; long ones, and short ones
+/// among them, in larger blocks, so that little of a page is left empty.
 pub(crate) const PAGE_MIN: usize = 8 << 10;
 const PAGE_MAX: usize = 64 << 10;
-/// A block grows until its page has room for so many records of what their mean length was at most.
+/// A block grows until its page has room for so many records of what their mean length was at
+/// most.
 const RECORDS_A_PAGE: usize = 16;
-/// What redb adds to a value under a 16-byte key that has a page of its own: see `cargo bench --bench layout -- rows`.
+/// What redb adds to a value under a 16-byte key that has a page of its own: see `cargo bench
+/// --bench layout -- rows`.
 pub(crate) const PAGE_OVERHEAD: usize = 24;
 const LENGTH: usize = 4;
 pub(crate) const INDEX_ENTRY: usize = 26;
@@ -39,7 +43,8 @@ pub(crate) struct Block {
     pub(crate) records: Vec<(Record, RecordLocation)>,
 }
 
-/// When a record's room can be had back: with its body, or with its key where there is no body, or none that is written.
+/// When a record's room can be had back: with its body, or with its key where there is no body, or
+/// none that is written.
 fn due(record: &Record, now: Timestamp) -> Timestamp {
     if record.body().is_empty() || record.expires() <= now {
         record.remembered_until()
@@ -66,8 +71,8 @@ impl Block {
     }
 }
 
-/// Packs records into blocks by the time when they are due, so that a block doesn't keep what is due long before it. Bodies that
-/// have expired are left out. Numbers count up from `next`.
+/// Packs records into blocks by the time when they are due, so that a block doesn't keep what is
+/// due long before it. Bodies that have expired are left out. Numbers count up from `next`.
 pub(crate) fn pack(
     mut records: Vec<Record>,
     now: Timestamp,

@@ -1,4 +1,5 @@
-//! A copy of the file, made while it is in use: byte for byte, what changes meanwhile once more.
+//! The copy that a live backup makes of the file: byte for byte, and what changes meanwhile once
+//! more.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +11,8 @@ use crate::error::{IoFailure, OpenError};
 use crate::record::Relocation;
 use crate::sync::Arc;
 
-/// Bytes that are copied between two syncs of the copy. A disk that gets more at once keeps the log waiting.
+/// Bytes that are copied between two syncs of the copy. A disk that gets more at once keeps the
+/// log waiting.
 const SYNC_EVERY: u64 = 1 << 20;
 
 /// A copy that is being made.
@@ -52,7 +54,8 @@ impl Copy<'_> {
         self.tracking.file().len().map_err(|error| IoFailure::new(self.from, "measuring", error))
     }
 
-    /// Copies every chunk that was written to since it was copied last. `pause` is called after each, and may end it.
+    /// Copies every chunk that was written to since it was copied last. `pause` is called after
+    /// each, and may end it.
     pub(crate) fn round<E: From<IoFailure>>(
         &mut self,
         meanwhile: Meanwhile,
@@ -70,7 +73,8 @@ impl Copy<'_> {
 
     fn copy_chunk(&mut self, chunk: u64, len: u64, meanwhile: Meanwhile) -> Result<(), IoFailure> {
         let at = chunk * CHUNK;
-        // What lies behind the end is zero, so that a file that grows again finds no old bytes there.
+        // What lies behind the end is zero, so that a file that grows again finds no old bytes
+        // there.
         let mut bytes = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
         let there = usize::try_from(len.saturating_sub(at).min(CHUNK)).unwrap_or(0);
         match self.tracking.file().read_at(at, bytes.split_at_mut(there).0) {
@@ -101,7 +105,8 @@ impl Copy<'_> {
         self.file.sync().map_err(|error| self.failed("syncing", error))
     }
 
-    /// Cuts the copy to the length that the file has, which nobody changes now; nothing is copied after this.
+    /// Cuts the copy to the length that the file has, which nobody changes now; nothing is copied
+    /// after this.
     pub(crate) fn cut(mut self) -> Result<Whole, IoFailure> {
         self.end = self.source_len()?;
         Ok(Whole { len: self.end, file: Arc::clone(&self.file) })
@@ -117,8 +122,8 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// Makes the copy at `path` a file of its own, durably: it needs no log, and a log of the original is refused beside it. Every page is
-    /// verified on the way. Gives the file, locked.
+    /// Makes the copy at `path` a file of its own, durably: it needs no log, and a log of the
+    /// original is refused beside it. Every page is verified on the way. Gives the file, locked.
     pub(crate) fn finish(
         self,
         disk: &dyn Disk,
@@ -141,7 +146,7 @@ impl Whole {
                 meta.log_empty = true;
                 meta.log_bytes = 0;
                 meta.salt = salt;
-                // It was never opened: whatever log lies beside it is the original's.
+                // It was never opened: a log beside it is the original's.
                 meta.opened_as.0.clear();
             },
             |_from, _moving| Relocation::Stays,

@@ -18,15 +18,17 @@ use crate::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Nothing,
-    /// An empty file, and beside it one that was being made: where there are no hard links, a kill can leave that.
+    /// An empty file, and beside it one that was being made: where there are no hard links, a kill
+    /// can leave that.
     Reservation,
 }
 
 impl Store {
-    /// Makes a new file at `path`, where there is nothing, or the reservation of a creation that was killed.
+    /// Makes a new file at `path`, where there is nothing, or the reservation of a creation that
+    /// was killed.
     ///
-    /// It is made under another name first, so that a crash leaves either no file or a whole one. `Ok(false)` where
-    /// somebody else made it meanwhile.
+    /// It is made under another name first, so that a crash leaves either no file or a whole one.
+    /// `Ok(false)` where somebody else made it meanwhile.
     pub(crate) fn create(disk: &dyn Disk, path: &Path, found: Found, meta: &Meta) -> Result<bool, OpenError> {
         let temporary = unfinished(path);
         let file =
@@ -57,7 +59,8 @@ impl Store {
         if published.is_err() {
             discard(disk, &temporary);
         }
-        // Dropping the handle would do, but for a child process that is being started at this moment and has a copy of it.
+        // Dropping the handle would do, but for a child process that is being started at this
+        // moment and has a copy of it.
         file.unlock().map_err(|error| OpenError::from_io(path, "unlocking", error))?;
         match published {
             Ok(()) => Ok(true),
@@ -67,7 +70,8 @@ impl Store {
     }
 }
 
-/// Whether a file is nothing but the reservation of its name, by a creation that was killed or is on its way.
+/// Whether a file is nothing but the reservation of its name, by a creation that was killed or is
+/// on its way.
 pub(crate) fn is_reservation(disk: &dyn Disk, path: &Path) -> Result<bool, OpenError> {
     let failed = |error| OpenError::from_io(path, "looking at", error);
     if disk.kind(&unfinished(path)).map_err(failed)? != Kind::File {
@@ -90,7 +94,8 @@ fn is_freed(disk: &dyn Disk, path: &Path) -> Result<bool, OpenError> {
     Ok(is_empty)
 }
 
-/// Removes what a failed creation made, before its lock is gone. Where that fails, too, the next creation starts with it.
+/// Removes what a failed creation made, before its lock is gone. Where that fails, too, the next
+/// creation starts with it.
 fn discard(disk: &dyn Disk, temporary: &Path) {
     drop(disk.discard(temporary));
 }

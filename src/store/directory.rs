@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::block::{self, Block};
 use crate::Timestamp;
 
-/// A block with fewer records, and no more bytes, is small: its share of the directory, and of what an opening reads, is large beside
-/// what it holds.
+/// A block with fewer records, and no more bytes, is small: its share of the directory, and of
+/// what an opening reads, is large beside what it holds.
 const SMALL_ENTRIES: u32 = 16;
 const SMALL_BYTES: u32 = 16 << 10;
-/// So many small blocks are worth merging. Each record is moved once by that, or a few times where records are long.
+/// So many small blocks are worth merging. Each record is moved once by that, or a few times where
+/// records are long.
 const MERGED_MIN: usize = 16;
 /// At most so many are merged at once,
 const MERGED_MAX: usize = 64;
@@ -22,9 +23,11 @@ const LOOKED_AT_MAX: usize = 256;
 /// What is known of a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockInfo {
-    /// When the last of its bodies expires, or the last of its keys where it has none; with its number, its key.
+    /// When the last of its bodies expires, or the last of its keys where it has none; with its
+    /// number, its key.
     pub(super) due: Timestamp,
-    /// When the last of its keys is no longer remembered. Later than `due` where some have to move on.
+    /// When the last of its keys is no longer remembered. Later than `due` where some have to move
+    /// on.
     pub(super) remembered_until: Timestamp,
     /// It can't be read, so it stays where it is until then. Zero for all others.
     stays_until: Timestamp,
@@ -53,7 +56,8 @@ impl BlockInfo {
         self.entries < SMALL_ENTRIES && self.len <= SMALL_BYTES
     }
 
-    /// Bytes of pages that the block and its index row take: large values have pages of a power of two.
+    /// Bytes of pages that the block and its index row take: large values have pages of a power of
+    /// two.
     pub(super) fn file_bytes(&self) -> u64 {
         let page = (u64::from(self.len) + block::PAGE_OVERHEAD as u64).next_power_of_two();
         page + u64::from(self.entries) * block::INDEX_ENTRY as u64
@@ -64,7 +68,8 @@ impl BlockInfo {
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     blocks: HashMap<u64, BlockInfo>,
-    /// When each goes, and its number: there are hundreds of thousands, and what is due is asked with every checkpoint.
+    /// When each goes, and its number: there are hundreds of thousands, and what is due is asked
+    /// with every checkpoint.
     order: BTreeSet<(Timestamp, u64)>,
     /// Small blocks, by when each is due.
     small: BTreeSet<(Timestamp, u64)>,
@@ -130,7 +135,8 @@ impl Directory {
         sums.any(|sum| sum >= bytes)
     }
 
-    /// The blocks whose room can be had back by `now`, those that were due first in front: so many that they have `bytes` at least.
+    /// The blocks whose room can be had back by `now`, those that were due first in front: so many
+    /// that they have `bytes` at least.
     pub(super) fn due(&self, now: Timestamp, bytes: u64) -> Vec<(u64, BlockInfo)> {
         let mut sum = 0;
         let due = self.order.iter().take_while(|(at, _)| *at <= now);
@@ -143,8 +149,9 @@ impl Directory {
         within.collect()
     }
 
-    /// Small blocks that can be one: due so close to each other that a block may hold their records, and enough of them. Mostly there
-    /// are none. Each call looks at some more blocks, and in the end at all.
+    /// Small blocks that can be one: due so close to each other that a block may hold their
+    /// records, and enough of them. Mostly there are none. Each call looks at some more blocks,
+    /// and in the end at all.
     pub(super) fn mergeable(&mut self, now: Timestamp) -> Vec<(u64, BlockInfo)> {
         let from = self.merges_from.max((now.saturating_add(Duration::from_millis(1)), 0));
         let (mut run, mut bytes) = (VecDeque::new(), 0);

@@ -1,4 +1,4 @@
-//! What a checkpoint can drop.
+//! What has expired in the store, and can be dropped by the next checkpoint.
 
 use super::directory::BlockInfo;
 use crate::key::Digest;

@@ -1,11 +1,13 @@
-//! The rows of the table `forgotten`, in memory, in the order in which they are over.
+//! The rows of the table `forgotten`: records that `forget` removed and a block still holds, until
+//! they expire.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::Timestamp;
 use crate::key::Digest;
 
-/// Rows that one commit removes, at most: an operator may have forgotten hundreds of thousands of keys at once.
+/// Rows that one commit removes, at most: an operator may have forgotten hundreds of thousands of
+/// keys at once.
 const REMOVED_MAX: usize = 4_096;
 
 /// What is known of a forgotten key.

@@ -1,4 +1,5 @@
-//! The tables of the store.
+//! The tables of the store, by name: blocks (records and tombstones), claims, forgotten keys,
+//! scopes, the meta row.
 
 use redb::TableDefinition;
 

@@ -30,14 +30,16 @@ pub(crate) struct Stored {
     pub(crate) place: RecordLocation,
 }
 
-/// So many records, and the rest of a block, are handed over together: enough to wait for their cells together.
+/// So many records, and the rest of a block, are handed over together: enough to wait for their
+/// cells together.
 const RECORDS_A_CALL: usize = 256;
 
 impl Store {
     /// Reads what an opening needs: every stored record, every claim row and every scope's policy.
     ///
-    /// Each of `takers` is given all records, in a thread of its own, in the order in which their blocks are due, and some hundred at a
-    /// time. Forgotten records are left out; those whose time is over are not.
+    /// Each of `takers` is given all records, in a thread of its own, in the order in which their
+    /// blocks are due, and some hundred at a time. Forgotten records are left out; those whose
+    /// time is over are not.
     pub(crate) fn load<T: FnMut(&[Stored]) + Send>(
         &self,
         takers: Vec<T>,
@@ -95,7 +97,7 @@ impl Store {
                 others
                     .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
             }
-            // No more than could be there, whatever the meta row says.
+            // No more than could be there, even if the meta row says more.
             let blocks = self.meta().tallies.index.rows.min(self.file_bytes() / block::PAGE_MIN as u64);
             let mut directory = self.directory.write();
             directory.reserve(blocks);

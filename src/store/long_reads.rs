@@ -1,7 +1,9 @@
-//! Readers of tables, who stay for as long as an application's closure takes, and the thread that needs the database alone.
+//! Readers of tables, which stay for as long as an application's closure takes, and the thread
+//! that needs the database alone.
 //!
-//! Readers come in short, overlapping calls. A plain lock for many readers would let them in one after the other for ever, past the
-//! thread that waits. Here close refuses readers that come later, and the file is opened again after a full disk before they come in.
+//! Readers come in short, overlapping calls. A plain lock for many readers would let them in one
+//! after the other for ever, past the thread that waits. Here close refuses readers that come
+//! later, and the file is opened again after a full disk before they come in.
 
 use std::time::Duration;
 
@@ -9,11 +11,11 @@ use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::clock::Deadline;
 use crate::sync::{Condvar, Mutex};
 
-/// How long a reader waits at most for a thread that asked to be alone. Such a thread asks again within a second, and never waits
-/// itself: a reader may be waiting for it in turn.
+/// How long a reader waits at most for a thread that asked to be alone. Such a thread asks again
+/// within a second, and never waits itself: a reader may be waiting for it in turn.
 const HOLD_MAX: Duration = Duration::from_secs(2);
 
-/// Who reads, and who is alone with the database.
+/// How many read, and whether a thread is alone with the database.
 #[derive(Debug, Default)]
 pub(super) struct LongReads {
     /// Leaf lock.
@@ -48,7 +50,8 @@ pub(super) struct Alone<'a>(&'a LongReads);
 impl LongReads {
     /// Lets a reader in; `None` once [`close`](Self::close) was called.
     ///
-    /// A thread that reads already does not wait: the thread that asked to be alone waits for its end.
+    /// A thread that reads already does not wait: the thread that asked to be alone waits for its
+    /// end.
     pub(super) fn enter(&self) -> Option<Reading<'_>> {
         let queue_timeout = Deadline::after(HOLD_MAX);
         let is_nested = is_inside(self, &[Activity::Transaction]);
@@ -110,7 +113,8 @@ impl LongReads {
         self.changed.notify_all();
     }
 
-    /// Waits for the readers that are in. To be called after [`close`](Self::close), so that no others come.
+    /// Waits for the readers that are in. To be called after [`close`](Self::close), so that no
+    /// others come.
     pub(super) fn wait_for_all(&self) {
         let mut state = self.state.lock();
         while state.reading > 0 || state.is_alone {

@@ -1,12 +1,15 @@
 //! Merging: small blocks that are due at about the same time become one.
 //!
-//! A commit of few records writes a block of few; `complete_in` writes one with a single record, and a quiet service one every ten
-//! minutes. Each block has a share of the directory in memory, and two rows that an opening has to find. So a commit takes some small
-//! blocks along and writes their records again, together with what it writes anyway.
+//! A commit of few records writes a block of few; `complete_in` writes one with a single record,
+//! and a quiet service one every ten minutes. Each block has a share of the directory in memory,
+//! and two rows that an opening has to find. So a commit takes some small blocks along and writes
+//! their records again, together with what it writes anyway.
 //!
-//! Records move as tombstones do (`carry.rs`): the index has each in memory before its block leaves the directory, so a reader that finds
-//! the block gone asks the index again. A record that the index does not name any more is left out: it was forgotten, or its key ran
-//! again. In a new block, with a higher number, it would come to lie above what has replaced it, and no row would hide it.
+//! Records move as tombstones do (`carry.rs`): the index has each in memory before its block
+//! leaves the directory, so a reader that finds the block gone asks the index again. A record that
+//! the index does not name any more is left out: it was forgotten, or its key ran again. In a new
+//! block, with a higher number, it would come to lie above what has replaced it, and no row would
+//! hide it.
 
 use redb::Database;
 
@@ -46,7 +49,8 @@ struct Small {
 }
 
 impl Store {
-    /// Takes the records out of small blocks that can be one, where there are enough of them and the batch asks for it.
+    /// Takes the records out of small blocks that can be one, where there are enough of them and
+    /// the batch asks for it.
     pub(super) fn merge(
         &self,
         database: &Database,
@@ -87,14 +91,16 @@ impl Store {
             let read = self.remembered(database, number, info, is_remembered, Record::to_be_moved);
             match read.map_err(|trouble| self.block_failed(number, now, trouble))? {
                 Ok(moving) => small.push(Small { number, info, moving }),
-                // Its keys are answered with the damage for as long as they would have been remembered.
+                // Its keys are answered with the damage for as long as they would have been
+                // remembered.
                 Err(_damaged) => self.keep(number, info.remembered_until),
             }
         }
         Ok(small)
     }
 
-    /// Whether half as many blocks hold what is in these: or else they would be merged again and again.
+    /// Whether half as many blocks hold what is in these: or else they would be merged again and
+    /// again.
     fn is_worth_it(&self, small: &[Small], now: Timestamp) -> bool {
         let records = small.iter().flat_map(|block| &block.moving).map(|it| it.record.clone()).collect();
         2 * block::pack(records, now, 0, &self.checksummer).len() < small.len()

@@ -20,9 +20,11 @@ pub(crate) struct Meta {
     pub(crate) secret: [u8; 32],
     /// Every frame of the log up to this sequence is in the file.
     pub(crate) checkpointed_seq: u64,
-    /// The salt of the frames that count. Drawn anew at every opening, which is how old frames are discarded.
+    /// The salt of the frames that count. Drawn anew at every opening, which is how old frames are
+    /// discarded.
     pub(crate) salt: u64,
-    /// The log holds nothing that is needed: it was closed cleanly, or just checkpointed by an opening.
+    /// The log holds nothing that is needed: it was closed cleanly, or just checkpointed by an
+    /// opening.
     pub(crate) log_empty: bool,
     /// The name that the file was last opened by, as far as it is text; its log lies beside that.
     pub(crate) opened_as: Text,

@@ -1,10 +1,10 @@
 //! The store: everything older than the log, in a redb file. The only module that names redb.
 //!
-//! Tables: `meta` (one row), `blocks` and `index` (keyed by when they are due and number, so that expiry drops a prefix),
-//! `claims` (granted and not ended when the log moved on), `forgotten` (digests whose blocks before a number don't count),
-//! `scopes` (those with a policy of their own).
-//! Every commit is two-phase with quick repair: a failed sync then can't show what was not acknowledged, and opening
-//! after a kill costs the same at any size.
+//! Tables: `meta` (one row), `blocks` and `index` (keyed by when they are due and number, so that
+//! expiry drops a prefix), `claims` (granted and not ended when the log moved on), `forgotten`
+//! (digests whose blocks before a number don't count), `scopes` (those with a policy of their
+//! own). Every commit is two-phase with quick repair: a failed sync then can't show what was not
+//! acknowledged, and opening after a kill costs the same at any size.
 
 mod access;
 mod apply;
@@ -65,7 +65,8 @@ const META_ROW: &str = "meta";
 pub(crate) struct Store {
     path: PathBuf,
     access: Access,
-    /// The application has tables of its own in the file: how much of it they take is not known here.
+    /// The application has tables of its own in the file: how much of it they take is not known
+    /// here.
     is_shared: AtomicBool,
     checksummer: Checksummer,
     /// Leaf lock.
@@ -115,8 +116,9 @@ impl Store {
         usize::try_from(self.meta.lock().keys).unwrap_or(0)
     }
 
-    /// The record at `place`; `None` where its block was dropped. Then it was no longer to be remembered, or its tombstone moved:
-    /// the index, which learns of that before the block goes, tells which.
+    /// The record at `place`; `None` where its block was dropped. Then it was no longer to be
+    /// remembered, or its tombstone moved: the index, which learns of that before the block goes,
+    /// tells which.
     pub(crate) fn read(&self, place: RecordLocation, digest: Digest) -> Result<Option<Record>, ReadError> {
         let Some(due) = self.due_of(place) else {
             return Ok(None);
@@ -142,7 +144,8 @@ impl Store {
 
     fn block_missing(&self, due: Timestamp, place: RecordLocation) -> ReadError {
         if !self.access.is_current() {
-            // A checkpoint that failed in its last step may have dropped it, and only the next opening can tell.
+            // A checkpoint that failed in its last step may have dropped it, and only the next
+            // opening can tell.
             let unknown = io::Error::other("a failed checkpoint may have moved what it holds");
             return ReadError::Io(IoFailure::new(&self.path, "reading", unknown));
         }
@@ -159,27 +162,30 @@ impl Store {
         self.directory.read().has_due_bytes(now, bytes)
     }
 
-    /// What can go by `now`: blocks in the order in which they were due, of at most `max` bytes, and rows of `forgotten`.
+    /// What can go by `now`: blocks in the order in which they were due, of at most `max` bytes,
+    /// and rows of `forgotten`.
     fn due(&self, now: Timestamp, max: u64) -> Due {
         let blocks = self.directory.read().due(now, max);
         let forgotten = self.forgotten.lock().over(now);
         Due { blocks, forgotten }
     }
 
-    /// Until when the rows of what a batch forgets are needed: no shorter than those that they replace.
+    /// Until when the rows of what a batch forgets are needed: no shorter than those that they
+    /// replace.
     fn forgotten_until(&self, batch: &Batch) -> Vec<(Digest, Timestamp)> {
         let rows = self.forgotten.lock();
         let earlier = |digest: &Digest| rows.get(*digest).map(|row| row.until).unwrap_or_default();
         batch.forgotten.iter().map(|(digest, until)| (*digest, (*until).max(earlier(digest)))).collect()
     }
 
-    /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full disk or a failed read, which lose
-    /// nothing, this makes it take them again.
+    /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full
+    /// disk or a failed read, which lose nothing, this makes it take them again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
         self.access.reopen(|database| self.check_current(database)).map(drop)
     }
 
-    /// Bytes of the file that are live; `None` where others have tables in it, which are not counted.
+    /// Bytes of the file that are live; `None` where others have tables in it, which are not
+    /// counted.
     pub(crate) fn live_bytes(&self) -> Option<u64> {
         let is_shared = self.is_shared.load(Ordering::Relaxed);
         (!is_shared).then(|| {
@@ -189,8 +195,8 @@ impl Store {
         })
     }
 
-    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did. Reads wait meanwhile. The next
-    /// commit must follow at once.
+    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did.
+    /// Reads wait meanwhile. The next commit must follow at once.
     pub(crate) fn compact(&self) -> Result<bool, StoreError> {
         self.access.compact()
     }
@@ -200,7 +206,8 @@ impl Store {
         self.access.refuse_long_reads();
     }
 
-    /// Lets no reader of tables in any more, and waits for those that are in. Their closures decide how long that takes.
+    /// Lets no reader of tables in any more, and waits for those that are in. Their closures
+    /// decide how long that takes.
     pub(crate) fn await_table_readers(&self) {
         self.access.await_long_reads();
     }

@@ -13,12 +13,14 @@ pub(super) type Blocks = Owned<ReadOnlyTable<(u64, u64), &'static [u8]>>;
 
 /// A database that is open, with a transaction that reads its blocks as the last commit left them.
 ///
-/// That one is there for speed: a replay need not begin its own, and redb frees what a commit no longer needs with the next one. Where
-/// nobody reads, it does so at once, in a commit of its own that stays in memory; and until that is written, each read of a page
-/// which redb does not have in memory asks all parts of its cache for something to write (2 of 8 µs).
+/// That one is there for speed: a replay need not begin its own, and redb frees what a commit no
+/// longer needs with the next one. Where nobody reads, it does so at once, in a commit of its own
+/// that stays in memory; and until that is written, each read of a page which redb does not have
+/// in memory asks all parts of its cache for something to write (2 of 8 µs).
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// Changed by commits alone, so that it is never older than the directory of blocks. Leaf lock, held to look only.
+    /// Changed by commits alone, so that it is never older than the directory of blocks. Leaf
+    /// lock, held to look only.
     pub(super) blocks: Mutex<Option<Arc<Blocks>>>,
     /// After the blocks, so dropped after them.
     pub(super) database: Owned<Database>,
@@ -55,7 +57,8 @@ impl Opened {
         Ok(())
     }
 
-    /// Reads what was committed just now from now on. Where that fails, the next reader finds out why.
+    /// Reads what was committed just now from now on. Where that fails, the next reader finds out
+    /// why.
     pub(super) fn renew(&self) {
         self.put(catch_backend_panic(|| self.blocks_now()).ok());
     }
@@ -71,7 +74,8 @@ impl Opened {
         Ok(Arc::new(Owned::new(transaction.open_table(BLOCKS)?)))
     }
 
-    /// Without the transaction that reads, which must not be there when the database is compacted or closed.
+    /// Without the transaction that reads, which must not be there when the database is compacted
+    /// or closed.
     pub(super) fn into_database(self) -> Owned<Database> {
         drop(self.blocks);
         self.database

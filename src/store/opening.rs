@@ -24,7 +24,8 @@ const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 impl Store {
     /// Opens an existing file; nothing of its content is read but the meta row.
     ///
-    /// By the file's length, `cache_bytes` says how large redb's cache of pages is, and `verify` whether to check every page.
+    /// By the file's length, `cache_bytes` says how large redb's cache of pages is, and `verify`
+    /// whether to check every page.
     pub(crate) fn open(
         disk: &dyn Disk,
         path: &Path,
@@ -64,7 +65,8 @@ impl Store {
     }
 }
 
-/// A file that doesn't start as redb files do is not ours. An empty one isn't either, though redb would take it.
+/// A file that doesn't start as redb files do is not ours. An empty one isn't either, though redb
+/// would take it.
 fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
     let mut start = [0; REDB_MAGIC.len()];
     match file.read_at(0, &mut start) {
@@ -77,9 +79,9 @@ fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
     }
 }
 
-/// A database of another program's isn't ours, nor is one of a newer version. Looked at from a distance: redb writes to
-/// whatever it opens.
-/// This is also where every page is verified, before anything relies on one.
+/// A database of another program's isn't ours, nor is one of a newer version. Looked at from a
+/// distance: redb writes to every file it opens. This is also where every page is verified, before
+/// anything relies on one.
 fn check_ours(
     path: &Path,
     file: &Arc<dyn DiskFile>,

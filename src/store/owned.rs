@@ -1,8 +1,9 @@
 //! The owner of a value of redb's, which may panic when it is dropped.
 //!
-//! After a panic inside redb its locks are poisoned, and the drop of a database, a transaction or a table unwraps them. So every such
-//! value of ours lies in an [`Owned`], on error paths too. The drop is caught inside the destructor. A second panic that left a
-//! destructor during an unwind would abort the process.
+//! After a panic inside redb its locks are poisoned, and the drop of a database, a transaction or
+//! a table unwraps them. So every such value of ours lies in an [`Owned`], on error paths too. The
+//! drop is caught inside the destructor. A second panic that left a destructor during an unwind
+//! would abort the process.
 
 use std::ops::{Deref, DerefMut};
 
@@ -17,7 +18,8 @@ impl<T> Owned<T> {
         Self(Some(value))
     }
 
-    /// Without the guard, for a call that consumes the value. Make it inside [`catch_backend_panic`].
+    /// Without the guard, for a call that consumes the value. Make it inside
+    /// [`catch_backend_panic`].
     pub(super) fn into_inner(mut self) -> T {
         self.0.take().unwrap_or_else(|| unreachable!("it is there until it is consumed"))
     }

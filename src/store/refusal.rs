@@ -7,7 +7,8 @@ use crate::error::{Failure, IoFailure, OpenError};
 pub(crate) enum StoreError {
     /// No room on the disk. Nothing was written that counts; [`Store::reopen`], then try again.
     Full(IoFailure),
-    /// The file can't be read at the moment, or not be opened again. Nothing was written that counts; try again.
+    /// The file can't be read at the moment, or not be opened again. Nothing was written that
+    /// counts; try again.
     Later(IoFailure),
     /// Anything else: what was written may or may not count.
     Failed(Failure),

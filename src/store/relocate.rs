@@ -1,11 +1,13 @@
-//! Carrying over: what is still to be remembered of blocks that go moves on, without its bodies.
+//! Relocation: when a block is dropped, its tombstones move to a new block, without bodies.
 //!
-//! A checkpoint drops a block when the last of its bodies has expired, and writes tombstones of the keys that are to be remembered
-//! for longer into new blocks, in the same transaction. So a crash finds the old block or the new one, never neither.
+//! A checkpoint drops a block when the last of its bodies has expired, and writes tombstones of
+//! the keys that are to be remembered for longer into new blocks, in the same transaction. So a
+//! crash finds the old block or the new one, never neither.
 //!
-//! Readers may hold the old place meanwhile. Before the block leaves the directory every key that the index knows to lie there has
-//! its tombstone in memory (`pin_in_memory`), so a reader that finds the block gone looks at the index again and finds that. A place that the
-//! index still names after its block is gone therefore belongs to a key that is no longer remembered.
+//! Readers may hold the old place meanwhile. Before the block leaves the directory every key that
+//! the index knows to lie there has its tombstone in memory (`pin_in_memory`), so a reader that
+//! finds the block gone looks at the index again and finds that. A place that the index still
+//! names after its block is gone therefore belongs to a key that is no longer remembered.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -50,7 +52,8 @@ impl Relocated {
 }
 
 impl Store {
-    /// Takes what is still to be remembered out of the blocks that are due. A block that can't go now is taken out of `due`.
+    /// Takes what is still to be remembered out of the blocks that are due. A block that can't go
+    /// now is taken out of `due`.
     ///
     /// Blocks with nothing to remember are not read.
     pub(super) fn relocate(
@@ -69,7 +72,8 @@ impl Store {
                 go.push((number, info));
                 continue;
             }
-            // What is forgotten must not move: its row hides blocks by their numbers, and the new one is higher.
+            // What is forgotten must not move: its row hides blocks by their numbers, and the new
+            // one is higher.
             let is_forgotten = |digest| forgotten_now.contains(&digest) || self.hides(digest, number);
             let is_remembered = |digest, until| until > now && !is_forgotten(digest);
             let found = self.remembered(database, number, info, is_remembered, Record::without_body);
@@ -84,7 +88,8 @@ impl Store {
                 }
                 // One of its keys is being forgotten at this moment. The block goes next time.
                 Ok(moving) => Relocated(moving).put_back(),
-                // Its keys are answered with the damage for as long as they would have been remembered.
+                // Its keys are answered with the damage for as long as they would have been
+                // remembered.
                 Err(_damaged) => self.keep(number, info.remembered_until),
             }
         }
@@ -102,7 +107,8 @@ impl Store {
         self.directory.write().keep(number, until);
     }
 
-    /// What it means that the disk did not give a block: the others go on without it, and it is tried again later.
+    /// What it means that the disk did not give a block: the others go on without it, and it is
+    /// tried again later.
     pub(super) fn block_failed(&self, number: u64, now: Timestamp, trouble: BackendError) -> StoreError {
         let is_unreadable = trouble.is_answer_of_disk();
         let error = self.access.failed(trouble);

@@ -15,7 +15,8 @@ use super::backend_error::said;
 /// How the names of our own tables start.
 pub(super) const RESERVED: &str = "idemkv.";
 
-/// The application's own tables, to write in, inside [`Claim::complete_in`](crate::Claim::complete_in).
+/// The application's own tables, to write in, inside
+/// [`Claim::complete_in`](crate::Claim::complete_in).
 pub struct Tables<'t>(pub(super) &'t WriteTransaction);
 
 impl<'t> Tables<'t> {
@@ -23,8 +24,9 @@ impl<'t> Tables<'t> {
     ///
     /// # Errors
     ///
-    /// When its name is one of ours, or when redb refuses: another type, a table that is open already, an I/O error, a damaged page.
-    /// The table that is returned is redb's own: reading a damaged page through it can panic. Such a panic is one of the closure's.
+    /// When its name is one of ours, or when redb refuses: another type, a table that is open
+    /// already, an I/O error, a damaged page. The table that is returned is redb's own: reading a
+    /// damaged page through it can panic. Such a panic is one of the closure's.
     pub fn open_table<K: Key + 'static, V: Value + 'static>(
         &self,
         definition: TableDefinition<'_, K, V>,
@@ -66,7 +68,8 @@ impl fmt::Debug for Tables<'_> {
     }
 }
 
-/// The application's own tables as they were at one moment, to read, inside [`Engine::read_tables`](crate::Engine::read_tables).
+/// The application's own tables as they were at one moment, to read, inside
+/// [`Engine::read_tables`](crate::Engine::read_tables).
 pub struct ReadTables<'t>(pub(super) &'t ReadTransaction);
 
 impl<'t> ReadTables<'t> {
@@ -74,7 +77,8 @@ impl<'t> ReadTables<'t> {
     ///
     /// # Errors
     ///
-    /// When its name is one of ours, or when redb refuses: no such table, another type, an I/O error.
+    /// When its name is one of ours, or when redb refuses: no such table, another type, an I/O
+    /// error.
     pub fn open_table<K: Key + 'static, V: Value + 'static>(
         &self,
         definition: TableDefinition<'_, K, V>,

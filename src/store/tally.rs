@@ -1,7 +1,8 @@
-//! Tallies: what the meta row says of a table's rows, so that an opening notices the row that is not there.
+//! Tallies: what the meta row says of a table's rows, so that an opening notices the row that is
+//! not there.
 //!
-//! The checksum of a row says nothing of a row that is missing, or of an old row in its place. redb's checksums of pages would, but an
-//! opening verifies those of short files only.
+//! The checksum of a row says nothing of a row that is missing, or of an old row in its place.
+//! redb's checksums of pages would, but an opening verifies those of short files only.
 
 use bincode::{BorrowDecode, Encode};
 use redb::{Key, ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTransaction};
@@ -24,7 +25,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Bytes of the pages that the rows take, roughly: pages are two thirds full of keys that come in no order.
+    /// Bytes of the pages that the rows take, roughly: pages are two thirds full of keys that come
+    /// in no order.
     pub(super) fn file_bytes(&self) -> u64 {
         let rows = self.bytes.saturating_add(self.rows.saturating_mul(KEY_BYTES));
         rows.saturating_add(rows / 2)
@@ -50,8 +52,8 @@ fn checksum(row: &[u8]) -> u64 {
     row.first_chunk::<CHECKSUM_BYTES>().map_or(0, |checksum| u64::from_le_bytes(*checksum))
 }
 
-/// The tallies of all tables of ours, but `meta`, which is one row, and `blocks`: a block is listed in `index`, and is missed when it is
-/// read.
+/// The tallies of all tables of ours, but `meta`, which is one row, and `blocks`: a block is
+/// listed in `index`, and is missed when it is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub(crate) struct Tallies {
     pub(crate) index: Tally,

@@ -31,13 +31,14 @@ impl Store {
             .map_err(|trouble| self.access.failed(trouble))
     }
 
-    /// Undoes what others have written. An error of theirs that came from the disk concerns us too: redb takes no more writes
-    /// after it.
+    /// Undoes what others have written. An error of theirs that came from the disk concerns us
+    /// too: redb takes no more writes after it.
     pub(crate) fn abort(&self, begun: OpenTransaction) -> Result<(), StoreError> {
         let aborted = catch_backend_panic(|| Ok(begun.0.into_inner().abort()?));
         match (self.access.write_failed(), aborted) {
             (Some(kind), _) => Err(self.access.failed(BackendError::from(redb::Error::Io(kind.into())))),
-            // After a failed read redb does not even abort. Nothing was written, and the next writer opens it again.
+            // After a failed read redb does not even abort. Nothing was written, and the next
+            // writer opens it again.
             (None, Err(trouble)) if trouble.is_io() => Ok(()),
             (None, Err(trouble)) => Err(self.access.failed(trouble)),
             (None, Ok(())) => Ok(()),

@@ -1,5 +1,5 @@
-//! The primitives of `sync` for a scheduler that decides which thread goes on: shuttle's or loom's, in the shape in which the engine
-//! uses those of the real build.
+//! The primitives of `sync` for a scheduler that decides which thread goes on: shuttle's or
+//! loom's, in the shape in which the engine uses those of the real build.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
@@ -17,8 +17,9 @@ pub(crate) use scheduler::thread::{Builder, JoinHandle, Thread, current, park, y
 
 use super::Arc;
 
-/// Loom has a swap give the value before a store that its own thread knows of, where that store and an earlier swap did not know of each
-/// other. No processor, and not the language, allows that; so a store is a swap as well here.
+/// Loom has a swap give the value before a store that its own thread knows of, where that store
+/// and an earlier swap did not know of each other. No processor, and not the language, allows
+/// that; so a store is a swap as well here.
 #[cfg(idemkv_loom)]
 #[derive(Debug)]
 pub(crate) struct AtomicBool(scheduler::sync::atomic::AtomicBool);

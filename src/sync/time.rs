@@ -1,6 +1,8 @@
-//! Time for shuttle's schedules, which have none: it passes when a test says so, and wakes those whose deadline has come.
+//! Time for shuttle's schedules, which have none: it passes when a test says so, and wakes those
+//! whose deadline has come.
 //!
-//! Nothing else ends a wait with a deadline. So who is not woken, and is saved by a timeout in a real program, is found to wait for ever.
+//! Nothing else ends a wait with a deadline. So a caller that is not woken, and is saved by a
+//! timeout in a real program, is found to wait for ever.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -35,10 +37,10 @@ fn origin() -> Instant {
     Instant::now()
 }
 
-/// Somebody who waits with a deadline; leaves the list when dropped.
+/// A thread that waits with a deadline; leaves the list when dropped.
 pub(super) struct Sleeper(u64);
 
-/// Has all who wait for `condvar` woken at this time.
+/// Has all waiters of `condvar` woken at this time.
 pub(super) fn wake_at(at: Instant, condvar: &Arc<Condvar>) -> Sleeper {
     let mut time = TIME.lock();
     let id = time.next;

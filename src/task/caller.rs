@@ -1,15 +1,15 @@
-//! Who calls: a thread, which waits by blocking and may do I/O, or a task, which does neither.
+//! The caller: a thread, which waits by blocking and may do I/O, or a task, which does neither.
 //!
-//! Calls that may have to wait are written once, as futures. What they wait for asks who calls: for a thread it blocks, so
-//! that its future is always ready at the first poll; for a task it leaves a waker behind and the work to the
-//! engine's own threads.
+//! Calls that may have to wait are written once, as futures. What they wait for asks for the
+//! caller: for a thread it blocks, so that its future is always ready at the first poll; for a
+//! task it leaves a waker behind and the work to the engine's own threads.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::sync::{Arc, AtomicBool, Ordering, Thread, current, park};
 
-/// Who calls.
+/// The caller of a call that may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// Waits by blocking.
@@ -22,7 +22,8 @@ pub(crate) enum Caller {
 
 struct Unpark {
     thread: Thread,
-    /// The thread's own token is not enough: foreign code that runs within a poll may park, and use it up.
+    /// The thread's own token is not enough: foreign code that runs within a poll may park, and
+    /// use it up.
     is_called: AtomicBool,
 }
 
@@ -48,7 +49,8 @@ pub(crate) fn park_on<T>(call: impl Future<Output = T>) -> T {
     }
 }
 
-/// Polls a call that nearly always is ready at once. Where it is not, it has to be polled again by somebody who can be woken.
+/// Polls a call that nearly always is ready at once. Where it is not, it has to be polled again by
+/// a task or thread that can be woken.
 pub(crate) fn poll_once<T>(call: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     call.poll(&mut Context::from_waker(Waker::noop()))
 }

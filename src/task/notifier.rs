@@ -81,8 +81,9 @@ impl Drop for Notifier {
 }
 
 impl Listener {
-    /// Waits for a call, until the deadline; `false` once no notifier is left. It sleeps at once: on a machine with few
-    /// processors a thread that spins takes its time from those that would call.
+    /// Waits for a call, until the deadline; `false` once no notifier is left. It sleeps at once:
+    /// on a machine with few processors a thread that spins takes its time from those that would
+    /// call.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
         // In a forked child nobody calls.
         if self.0.generation != fork::generation() {
@@ -103,7 +104,8 @@ impl Listener {
         true
     }
 
-    /// Has `start` called at each call, the ones before included, until a thread [listens](Self::take_up).
+    /// Has `start` called at each call, the ones before included, until a thread
+    /// [listens](Self::take_up).
     pub(crate) fn start_when_called(&self, start: impl Fn() + Send + Sync + 'static) {
         let start = self.0.start.get_or_init(|| Box::new(start));
         let was_called = self.0.state.lock().is_called;

@@ -29,10 +29,10 @@ impl<T> Shared<T> {
 }
 
 enum State<T> {
-    /// There is somebody who will answer.
+    /// An answer will come.
     Open,
     Sent(T),
-    /// There is nobody who could answer, or the answer was taken.
+    /// No answer can come, or it was taken.
     Over,
 }
 

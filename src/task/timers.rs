@@ -12,7 +12,7 @@ use crate::sync::Mutex;
 use crate::task::notifier::Notifier;
 use crate::task::wait_list::{drop_foreign, wake};
 
-/// Who is to be woken when.
+/// Which tasks are to be woken when.
 #[derive(Debug)]
 pub(crate) struct Timers {
     /// Calls the thread that waits for it: a deadline comes before all others.

@@ -24,8 +24,8 @@ struct List {
 }
 
 impl WaitList {
-    /// Waits until `ready` gives something. It is asked again whenever this list is woken: a thread that changes its answer
-    /// does so before waking.
+    /// Waits until `ready` gives something. It is asked again whenever this list is woken: a
+    /// thread that changes its answer does so before waking.
     pub(crate) async fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
         let mut place = PlaceGuard { wakers: self, waiter: WaiterId::default() };
         poll_fn(|context| self.poll(&mut place.waiter, context, &mut ready)).await
@@ -81,7 +81,7 @@ impl WaitList {
         drop_foreign(waker);
     }
 
-    /// Wakes all who wait.
+    /// Wakes all waiters.
     #[inline]
     pub(crate) fn wake_all(&self) {
         let list = self.list.lock();
@@ -112,17 +112,20 @@ fn is_one_task(a: Option<&Waker>, b: Option<&Waker>) -> bool {
     a.zip(b).is_some_and(|(a, b)| a.will_wake(b))
 }
 
-/// Calls a waker. A panic in there is its executor's affair: the thread that wakes it has others to wake.
+/// Calls a waker. A panic in there is its executor's affair: the thread that wakes it has others
+/// to wake.
 pub(crate) fn wake(waker: Waker) {
     contain(|| waker.wake());
 }
 
-/// Drops wakers, or what holds them. A panic in there is theirs alone: it must not unwind a call that has half of what it changes.
+/// Drops wakers, or what holds them. A panic in there is theirs alone: it must not unwind a call
+/// that has half of what it changes.
 pub(crate) fn drop_foreign<T>(wakers: T) {
     contain(|| drop(wakers));
 }
 
-/// One task's place in a list: of which round, and where; none before it first waited. Then the generation of the process that took it.
+/// One task's place in a list: of which round, and where; none before it first waited. Then the
+/// generation of the process that took it.
 #[derive(Debug, Default)]
 pub(crate) struct WaiterId(Option<(u64, usize)>, u64);
 

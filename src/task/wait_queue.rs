@@ -1,5 +1,5 @@
-//! Callers that wait in line for something limited. They are served in order, and only a caller that is served is woken: what is given
-//! back costs no more where many wait.
+//! Callers that wait in line for something limited. They are served in order, and only a caller
+//! that is served is woken: what is given back costs no more where many wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
@@ -27,7 +27,8 @@ pub(crate) enum Wakeup {
     Task(Waker),
 }
 
-/// The line. It lies under the lock of what it is a line for; callers are woken once that is free, for a waker is code of others.
+/// The line. It lies under the lock of what it is a line for; callers are woken once that is free,
+/// for a waker is code of others.
 #[derive(Debug, Default)]
 pub(crate) struct WaitQueue {
     next: u64,
@@ -66,7 +67,8 @@ impl Wakeups {
 }
 
 impl WaitQueue {
-    /// Puts a caller that needs so many bytes behind the others of its priority. One that is `hopeful` is told when it waits in vain.
+    /// Puts a caller that needs so many bytes behind the others of its priority. One that is
+    /// `hopeful` is told when it waits in vain.
     pub(crate) fn join(&mut self, bytes: u64, priority: Priority, hopeful: bool) -> Turn {
         let turn = Turn(priority, self.next);
         self.next += 1;

@@ -7,18 +7,20 @@ use crate::error::{BeginError, ClaimError, EndError};
 use crate::typed::json::JsonError;
 use crate::{Claim, Pending, Record};
 
-/// How an operation failed, in the words of the operation, which alone can know: see [`Scope::run`](crate::Scope::run). There will be no
-/// fourth kind: each is one way to end a claim.
+/// How an operation failed, in the words of the operation, which alone can know: see
+/// [`Scope::run`](crate::Scope::run). There will be no fourth kind: each is one way to end a
+/// claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "it says what becomes of the key"]
 pub enum Fault<E> {
     /// For good: the card was declined. It is stored, and every retry gets it.
     Final(E),
-    /// This attempt certainly did nothing: the connection was refused. The claim is released, and a retry runs the operation
-    /// again.
+    /// This attempt certainly did nothing: the connection was refused. The claim is released, and
+    /// a retry runs the operation again.
     Retry(E),
-    /// Nobody knows whether it had its effect: the reply did not come. The key is left interrupted: by default nothing runs
-    /// until it is [resolved](crate::Scope::resolve), see [`Recovery`](crate::Recovery). Where in doubt, this one.
+    /// Nobody knows whether it had its effect: the reply did not come. The key is left
+    /// interrupted: by default nothing runs until it is [resolved](crate::Scope::resolve), see
+    /// [`Recovery`](crate::Recovery). Where in doubt, this one.
     Unknown(E),
 }
 
@@ -52,8 +54,9 @@ pub enum RunError<T, E> {
     Retry(E),
     /// The operation gave [`Fault::Unknown`]: the key is interrupted.
     Unknown(E),
-    /// The operation gave [`Fault::Retry`], and the claim could not be released. Where it is still good, `reason` has it
-    /// ([`EndError::into_claim`]): release it later. The key is interrupted once it is dropped.
+    /// The operation gave [`Fault::Retry`], and the claim could not be released. Where it is still
+    /// good, `reason` has it ([`EndError::into_claim`]): release it later. The key is interrupted
+    /// once it is dropped.
     NotReleased {
         /// What the operation gave.
         error: E,
@@ -62,11 +65,11 @@ pub enum RunError<T, E> {
     },
     /// The operation ran, and its result could not be stored.
     NotStored {
-        /// The result. It has happened, whatever the retries will be told.
+        /// The result. It has happened, though retries will be told otherwise.
         result: Result<T, E>,
-        /// The claim, where nothing was written: end it with something that can be stored. The key is interrupted once it is
-        /// dropped. `None` where the claim was lost, or a commit failed, whose outcome is unknown until the file is opened
-        /// again.
+        /// The claim, where nothing was written: end it with something that can be stored. The key
+        /// is interrupted once it is dropped. `None` where the claim was lost, or a commit failed,
+        /// whose outcome is unknown until the file is opened again.
         claim: Option<Box<Claim>>,
         /// Why.
         reason: StoreError,
@@ -78,8 +81,8 @@ pub enum RunError<T, E> {
         /// Why.
         reason: ReplayError,
     },
-    /// The task that ran the operation was dropped by its executor, or panicked: the key is interrupted, unless its result
-    /// was stored already.
+    /// The task that ran the operation was dropped by its executor, or panicked: the key is
+    /// interrupted, unless its result was stored already.
     TaskLost,
 }
 
@@ -104,8 +107,9 @@ pub enum ReplayError {
 }
 
 impl<T, E> RunError<T, E> {
-    /// Whether the same call can succeed later, with no change. `false` also where it would run an operation again that may have had its
-    /// effect: whether that is all right, the operation has to know.
+    /// Whether the same call can succeed later, with no change. `false` also where it would run an
+    /// operation again that may have had its effect: whether that is all right, the operation has
+    /// to know.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -20,8 +20,8 @@ enum Kind {
 }
 
 impl JsonError {
-    /// Where in the value lies what would come back as something else, such as `.items[..].price`; empty for the whole value. `None` for
-    /// all other errors.
+    /// Where in the value lies what would come back as something else, such as `.items[..].price`;
+    /// empty for the whole value. `None` for all other errors.
     #[must_use]
     pub fn altered_at(&self) -> Option<&str> {
         match &self.0 {
@@ -66,8 +66,8 @@ fn json(error: serde_json::Error) -> JsonError {
 
 /// A value as JSON, and what it will be when it is read again.
 ///
-/// Where that is another value, as far as serde can tell, it is refused: everybody gets the result that the operation gave, or nobody
-/// does.
+/// Where that is another value, as far as serde can tell, it is refused: everybody gets the result
+/// that the operation gave, or nobody does.
 pub(crate) fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<(Vec<u8>, T), JsonError> {
     let given = Trace::of(value).map_err(json)?;
     let bytes = serde_json::to_vec(value).map_err(json)?;

@@ -1,9 +1,9 @@
 //! One frame of the log: what a group commit appends, with a header that proves where it belongs.
 //!
-//! A frame starts on a sector boundary and fills whole sectors, so that no later write touches a sector that holds
-//! acknowledged bytes. Layout, little-endian: magic (4), payload length (4), number of entries (4), zero (4),
-//! salt (8), sequence (8), engine time in ms (8), highest wall clock in ms (8), checksum (8), then the payload: each entry with its
-//! length (4) in front.
+//! A frame starts on a sector boundary and fills whole sectors, so that no later write touches a
+//! sector that holds acknowledged bytes. Layout, little-endian: magic (4), payload length (4),
+//! number of entries (4), zero (4), salt (8), sequence (8), engine time in ms (8), highest wall
+//! clock in ms (8), checksum (8), then the payload: each entry with its length (4) in front.
 
 use crate::Timestamp;
 use crate::clock::FrameTime;

@@ -1,8 +1,9 @@
-//! The write-ahead log: a file of preallocated segments beside the store, appended to and synced once per group.
+//! The write-ahead log: a file of preallocated segments beside the store, appended to and synced
+//! once per group.
 //!
-//! The log knows frames, segments and space; the meaning of entries is not its business. Its header (first
-//! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum (8); then the [openings] it
-//! belongs to.
+//! The log knows frames, segments and space; the meaning of entries is not its business. Its
+//! header (first [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id
+//! (16), checksum (8); then the [openings] it belongs to.
 
 use std::io;
 use std::ops::{Range, RangeInclusive};
@@ -62,7 +63,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Makes a log of empty segments for the opening with this salt, in place of an old one whose content is no longer needed.
+    /// Makes a log of empty segments for the opening with this salt, in place of an old one whose
+    /// content is no longer needed.
     pub(crate) fn create(
         disk: &dyn Disk,
         store: &Path,
@@ -101,7 +103,8 @@ impl Log {
         disk.open(path).and_then(|file| file.read_at(0, &mut start)).is_ok() && start == *MAGIC
     }
 
-    /// Opens an existing log, which is known to be a file that may be written; `None` where there is none.
+    /// Opens an existing log, which is known to be a file that may be written; `None` where there
+    /// is none.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, id: &Identity) -> Result<Option<Self>, OpenError> {
         let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
         let file = match disk.open(path) {
@@ -118,7 +121,8 @@ impl Log {
         Ok(Some(Self { file, path: path.to_owned(), segment_bytes, openings }))
     }
 
-    /// Checks that this is the log of the file's last opening, which had this salt; `opened_as` is the name it went by.
+    /// Checks that this is the log of the file's last opening, which had this salt; `opened_as` is
+    /// the name it went by.
     ///
     /// # Errors
     ///
@@ -167,7 +171,8 @@ impl Log {
         Ok(bytes - bytes % frame::SECTOR as u64)
     }
 
-    /// Where each segment starts in the file, and how many bytes it has: the last one may be shorter than the others.
+    /// Where each segment starts in the file, and how many bytes it has: the last one may be
+    /// shorter than the others.
     fn segments(&self) -> Result<impl Iterator<Item = (u64, usize)> + use<>, IoFailure> {
         let (bytes, segment) = (self.bytes()?, self.segment_bytes);
         Ok((0..bytes.div_ceil(segment)).map(move |number| {
@@ -180,8 +185,9 @@ impl Log {
         HEADER_BYTES + u64::from(segment) * self.segment_bytes
     }
 
-    /// Writes zeros over a range of segments' bytes. Zeros, not a hole and not a reserved extent: the file system then has
-    /// nothing left to decide when a frame is written there, so that a sync costs one write of the disk.
+    /// Writes zeros over a range of segments' bytes. Zeros, not a hole and not a reserved extent:
+    /// the file system then has nothing left to decide when a frame is written there, so that a
+    /// sync costs one write of the disk.
     fn write_zeros(&self, bytes: Range<u64>) -> io::Result<()> {
         let zeros = vec![0; usize::try_from(bytes.end - bytes.start).unwrap_or(ZEROS).min(ZEROS)];
         let mut at = bytes.start;
@@ -193,10 +199,12 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the file so many bytes longer, with their space on disk secured as far as the file system secures what it took.
+    /// Makes the file so many bytes longer, with their space on disk secured as far as the file
+    /// system secures what it took.
     ///
-    /// It is not synced here: the sync of the first frame written after it covers it too. A sync of its own could be
-    /// the one that is told of another frame's failure, which the system reports once.
+    /// It is not synced here: the sync of the first frame written after it covers it too. A sync
+    /// of its own could be the one that is told of another frame's failure, which the system
+    /// reports once.
     pub(crate) fn grow(&self, space: &LogSpace, bytes: u64) -> Result<(), IoFailure> {
         let end = space.bytes();
         if let Err(error) = self.write_zeros(end..end + bytes) {
@@ -208,8 +216,9 @@ impl Log {
         Ok(())
     }
 
-    /// Writes frames anew where they are, and makes them durable. What was read may be known to the operating system alone, after a
-    /// sync that failed. It takes no space that the file does not have.
+    /// Writes frames anew where they are, and makes them durable. What was read may be known to
+    /// the operating system alone, after a sync that failed. It takes no space that the file does
+    /// not have.
     pub(crate) fn write_again(&self, frames: &[(u64, usize)]) -> Result<(), IoFailure> {
         let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
         for (offset, len) in frames {
@@ -269,7 +278,8 @@ mod tests {
     use super::*;
     use crate::key::Secret;
 
-    /// A sealed one can come from a fault in memory, or from somebody who has the file's secret. Zero would be divided by.
+    /// A sealed one can come from a fault in memory, or from a program that has the file's secret.
+    /// Zero would be divided by.
     #[test]
     fn a_header_with_segments_of_no_possible_size_is_refused_though_it_is_sealed() {
         let id = Identity { file_id: [1; 16], checksummer: Checksummer::new(&Secret([2; 32])) };

@@ -1,10 +1,11 @@
 //! Which opening of the file a log belongs to: its header names the last two, by their salts.
 //!
-//! Every opening draws a new salt, and the store's meta row says the last one. A log that doesn't name it was left by an earlier
-//! opening, so what was acknowledged since then is in another log.
+//! Every opening draws a new salt, and the store's meta row says the last one. A log that doesn't
+//! name it was left by an earlier opening, so what was acknowledged since then is in another log.
 //!
-//! There are two places, each in a sector of its own. An opening writes its salt over the older one, syncs, and then commits it to the
-//! store. So a crash at any moment leaves the store's salt in one of them.
+//! There are two places, each in a sector of its own. An opening writes its salt over the older
+//! one, syncs, and then commits it to the store. So a crash at any moment leaves the store's salt
+//! in one of them.
 
 use std::path::Path;
 
@@ -88,7 +89,8 @@ impl Openings {
         })
     }
 
-    /// Names the opening with the salt `next`; `current` stays named. It is durable when the file is synced.
+    /// Names the opening with the salt `next`; `current` stays named. It is durable when the file
+    /// is synced.
     pub(super) fn add(
         &mut self,
         file: &dyn DiskFile,

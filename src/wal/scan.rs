@@ -24,10 +24,11 @@ pub(crate) struct Scanned {
 
 /// Every frame with this salt and a sequence above `after`, in order, without a gap.
 ///
-/// The log ends where the next frame in sequence isn't there: that is how a torn write looks, and frames are written one
-/// after the other, each synced before the next. So where a *later* frame is there all the same, an acknowledged one was
-/// damaged, and that is an error. Only in a log that was written without syncs (`buffered`) a power cut may leave gaps: there the
-/// first one is the end.
+/// The log ends where the next frame in sequence isn't there: that is how a torn write looks, and
+/// frames are written one after the other, each synced before the next. So where a *later* frame
+/// is there all the same, an acknowledged one was damaged, and that is an error. Only in a log
+/// that was written without syncs (`buffered`) a power cut may leave gaps: there the first one is
+/// the end.
 pub(crate) fn scan(
     log: &Log,
     checksummer: &Checksummer,
@@ -54,11 +55,13 @@ pub(crate) fn scan(
     Ok(Scanned { frames: without_gap(log, after, found, buffered)?, seq_max })
 }
 
-/// Refuses a store that is older than its log: one restored from a backup alone, or one whose header names an earlier state.
+/// Refuses a store that is older than its log: one restored from a backup alone, or one whose
+/// header names an earlier state.
 ///
-/// An opening checkpoints every frame there is before it draws a new salt. So a frame of another salt than the store's is at
-/// or below what the store was checkpointed at, or the store doesn't know of the opening that wrote it. Every opening
-/// starts at the first segment, and every segment starts with a frame, so the first ones tell.
+/// An opening checkpoints every frame there is before it draws a new salt. So a frame of another
+/// salt than the store's is at or below what the store was checkpointed at, or the store doesn't
+/// know of the opening that wrote it. Every opening starts at the first segment, and every segment
+/// starts with a frame, so the first ones tell.
 pub(crate) fn check_not_newer(
     log: &Log,
     checksummer: &Checksummer,

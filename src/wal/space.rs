@@ -1,9 +1,10 @@
 //! Space in the log: which segments are free, and how much of them is reserved.
 //!
-//! Every append uses up a [`Reservation`], so it never finds the log full. A claim reserves space for its intent and its completion at
-//! once.
+//! Every append uses up a [`Reservation`], so it never finds the log full. A claim reserves space
+//! for its intent and its completion at once.
 //!
-//! A log starts small. Its last segment is as long as the file is, and grows in steps until it is as long as the others.
+//! A log starts small. Its last segment is as long as the file is, and grows in steps until it is
+//! as long as the others.
 
 use std::collections::VecDeque;
 
@@ -20,7 +21,8 @@ pub(crate) use reservation::Reservation;
 /// Bytes that a new log is made with, where its segments are not shorter.
 pub(crate) const FIRST_BYTES: u64 = 256 << 10;
 
-/// A frame never spans segments, so up to one longest frame may stay unused at the end of each segment but the last.
+/// A frame never spans segments, so up to one longest frame may stay unused at the end of each
+/// segment but the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     /// Bytes of a segment that is not the last; a multiple of the sector size.
@@ -35,8 +37,9 @@ pub(crate) struct LogSpace {
     /// Forks before it was made. A forked child must not take its lock.
     generation: u64,
     state: Mutex<State>,
-    /// Of the reserved bytes: those of entries that are queued and not written yet. Taken back under the lock of `state`, so that under it
-    /// this is never less than what is reserved for them.
+    /// Of the reserved bytes: those of entries that are queued and not written yet. Taken back
+    /// under the lock of `state`, so that under it this is never less than what is reserved for
+    /// them.
     queued: AtomicU64,
 }
 
@@ -56,9 +59,11 @@ struct State {
     durable_bytes: u64,
     /// The most bytes that somebody asked for and did not get since the log grew.
     wanted: u64,
-    /// Counts calls of [`LogSpace::wake`], so that one that comes right before a wait is not missed.
+    /// Counts calls of [`LogSpace::wake`], so that one that comes right before a wait is not
+    /// missed.
     wakes: u64,
-    /// Bytes of segments that the log may grow to, as those said who wait only while space may come.
+    /// Bytes of segments that the log may grow to, as the waiters said that wait only while space
+    /// may come.
     bytes_max: Option<u64>,
     /// Callers that wait for a reservation. No other caller gets one before them.
     line: WaitQueue,
@@ -91,10 +96,12 @@ impl State {
         self.bytes.saturating_sub(u64::from(segment) * geometry.segment).min(geometry.segment)
     }
 
-    /// Bytes of frames that certainly fit, whatever their lengths.
+    /// Bytes of frames that certainly fit, of any lengths.
     ///
-    /// Frames are placed one after the other, and go on in the next segment where one does not fit. What is lost by that at the end of
-    /// a segment is less than a longest frame. So of the next segments, however many, the bytes of all but one longest frame for each but the last fit.
+    /// Frames are placed one after the other, and go on in the next segment where one does not
+    /// fit. What is lost by that at the end of a segment is less than a longest frame. So of the
+    /// next segments, however many, the bytes of all but one longest frame for each but the last
+    /// fit.
     fn capacity(&self, geometry: Geometry) -> u64 {
         let left = |active: Active| self.len_of(geometry, active.segment).saturating_sub(active.at);
         let free = self.free.iter().map(|segment| self.len_of(geometry, *segment));
@@ -125,7 +132,8 @@ impl LogSpace {
         state.bytes = bytes;
         state.durable_bytes = bytes;
         state.free = (0..state.segments(self.geometry)).collect();
-        // Who came before the log was prepared, as after a full disk, is in line already.
+        // A caller that came before the log was prepared, as after a full disk, is in line
+        // already.
         let wakeups = self.serve(&mut state);
         drop(state);
         wakeups.wake();
@@ -137,7 +145,8 @@ impl LogSpace {
         self.generation != fork::generation()
     }
 
-    /// Sets `bytes` aside, if there is space for them beside all reservations, and no caller of this priority waits.
+    /// Sets `bytes` aside, if there is space for them beside all reservations, and no caller of
+    /// this priority waits.
     fn try_set_aside(&self, priority: Priority, bytes: u64) -> bool {
         let mut state = self.state.lock();
         let fits = bytes == 0 || state.line.is_free_for(priority) && state.fits(self.geometry, bytes);
@@ -180,8 +189,8 @@ impl LogSpace {
         (1..bytes_max).contains(&self.state.lock().bytes)
     }
 
-    /// Whether `bytes` could fit without the end of a claim: in a log that has grown to `bytes_max`, once all that is queued is
-    /// written, and moved to the store.
+    /// Whether `bytes` could fit without the end of a claim: in a log that has grown to
+    /// `bytes_max`, once all that is queued is written, and moved to the store.
     pub(crate) fn may_come(&self, bytes: u64, bytes_max: u64) -> bool {
         self.may_come_to(&self.state.lock(), bytes, bytes_max)
     }
@@ -195,8 +204,9 @@ impl LogSpace {
         claims.saturating_add(bytes) <= best.capacity(self.geometry)
     }
 
-    /// Sets space aside for callers in line, as far as there is some. Called when there is more space, and when entries were written that
-    /// could have left some: callers for whom none may come are woken, so that they look again.
+    /// Sets space aside for callers in line, as far as there is some. Called when there is more
+    /// space, and when entries were written that could have left some: callers for whom none may
+    /// come are woken, so that they look again.
     #[inline]
     fn serve(&self, state: &mut State) -> Wakeups {
         if state.line.is_empty() { Wakeups::default() } else { self.serve_line(state) }
@@ -219,7 +229,8 @@ impl LogSpace {
         wakeups
     }
 
-    /// Wakes all who wait, so that they look again: something else happened than that there is space.
+    /// Wakes all waiters, so that they look again: something else happened than that there is
+    /// space.
     pub(crate) fn wake(&self) {
         let mut state = self.state.lock();
         state.wakes += 1;
@@ -228,8 +239,9 @@ impl LogSpace {
         wakeups.wake();
     }
 
-    /// Bytes to grow by, where less is left beyond all reservations than half of the log, or than somebody asked for; more than a segment
-    /// need not be left. `None` where the log need not grow, or has as many bytes as it may.
+    /// Bytes to grow by, where less is left beyond all reservations than half of the log, or than
+    /// somebody asked for; more than a segment need not be left. `None` where the log need not
+    /// grow, or has as many bytes as it may.
     pub(crate) fn growth(&self, bytes_max: u64) -> Option<u64> {
         let state = self.state.lock();
         if state.bytes == 0 {
@@ -316,7 +328,8 @@ impl LogSpace {
         }
     }
 
-    /// Notes that a frame of `bytes` was written at its spot, and that the sync after it covered `durable` bytes of segments.
+    /// Notes that a frame of `bytes` was written at its spot, and that the sync after it covered
+    /// `durable` bytes of segments.
     pub(crate) fn wrote(&self, bytes: u64, durable: u64) {
         let mut state = self.state.lock();
         state.durable_bytes = state.durable_bytes.max(durable);

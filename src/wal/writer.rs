@@ -1,4 +1,5 @@
-//! The one place that appends to the log. Who holds the writer is the leader; there is only one.
+//! The one place that appends to the log. The holder of the writer is the leader; there is only
+//! one.
 
 use super::frame::FrameBuf;
 use super::{Log, LogSpace, Spot};

@@ -23,7 +23,8 @@ enum Fate {
 struct Specimen {
     disk: SimDisk,
     expected: Expected,
-    /// The key whose completion is the last frame of the log, which a flip makes look like a torn write.
+    /// The key whose completion is the last frame of the log, which a flip makes look like a torn
+    /// write.
     last: Option<String>,
 }
 
@@ -362,7 +363,8 @@ fn flipping_process() {
     println!("\n@over");
 }
 
-/// Runs flips from number `from` on, until they are over or the process aborts; gives where to go on.
+/// Runs flips from number `from` on, until they are over or the process aborts; gives where to go
+/// on.
 fn flip_in_a_process(left: usize, from: usize, counts: &mut BTreeMap<String, usize>) -> usize {
     let mut child = run_again("flips::flipping_process", &[(FLIP_VARIABLE, &(from * 3 + left).to_string())]);
     let (mut at, mut flip, mut over) = (from, String::new(), false);
@@ -389,7 +391,8 @@ fn flip_in_a_process(left: usize, from: usize, counts: &mut BTreeMap<String, usi
 
 const SIGABRT: i32 = 6;
 
-/// Without the check of all pages redb may abort the process, as the documentation of [`Verify`] says; it must not lie.
+/// Without the check of all pages redb may abort the process, as the documentation of [`Verify`]
+/// says; it must not lie.
 #[test]
 fn flipped_bits_in_a_file_that_is_not_verified_never_give_a_wrong_record() {
     let mut counts = BTreeMap::new();

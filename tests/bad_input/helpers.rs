@@ -65,7 +65,8 @@ pub fn make_file(path: &Path) {
     engine.close().unwrap();
 }
 
-/// A copy of a file and its log as a kill would leave them: one record in the store, one in the log, and a claim out.
+/// A copy of a file and its log as a kill would leave them: one record in the store, one in the
+/// log, and a claim out.
 pub fn make_unclean(path: &Path) {
     let live = path.with_extension("live");
     let engine = small().open(&live).unwrap();
@@ -105,7 +106,8 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs what may make redb panic inside, without the panic's message; `None` where a panic came out.
+/// Runs what may make redb panic inside, without the panic's message; `None` where a panic came
+/// out.
 pub fn quietly<T>(run: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -10,7 +10,8 @@ use idemkv::OpenError;
 
 const HOLD_VARIABLE: &str = "IDEMKV_HOLD_FILE";
 
-/// Not a test: a process that holds a file until its input ends. Returns at once where nobody ordered one.
+/// Not a test: a process that holds a file until its input ends. Returns at once where nobody
+/// ordered one.
 #[test]
 fn holder_process() {
     let Some(path) = std::env::var_os(HOLD_VARIABLE) else { return };

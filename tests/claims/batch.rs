@@ -85,7 +85,8 @@ fn a_batch_over_the_limit_is_refused_whole_and_gives_its_claims_back() {
 
 #[test]
 fn a_batch_of_begins_dropped_on_its_way_has_claimed_nothing() {
-    // Each of its grants is a commit of its own, so after some steps some of them are there and some are not.
+    // Each of its grants is a commit of its own, so after some steps some of them are there and
+    // some are not.
     for steps in 0..4 {
         let machine = Machine::default();
         let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
@@ -276,7 +277,8 @@ fn a_closed_engine_refuses_every_key_of_a_batch() {
     assert!(matches!(results.as_slice(), [Err(BeginError::Closed), Err(BeginError::Closed)]));
 }
 
-/// Few shards and long batches: every batch holds nearly all locks, while writers want each of them.
+/// Few shards and long batches: every batch holds nearly all locks, while writers want each of
+/// them.
 #[test]
 fn batches_and_writers_of_the_same_shards_get_out_of_each_others_way() {
     let scratch = tempfile::tempdir().unwrap();

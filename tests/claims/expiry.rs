@@ -90,7 +90,8 @@ fn the_sweeper_removes_what_expired_and_nothing_else() {
     assert_eq!(engine.stats().entries, 0);
 }
 
-/// The index keeps expiry in whole seconds, the record in milliseconds; with no room in the cache the two meet at every begin.
+/// The index keeps expiry in whole seconds, the record in milliseconds; with no room in the cache
+/// the two meet at every begin.
 #[test]
 fn a_record_that_expired_within_the_second_is_found_so_without_a_cache() {
     let machine = Machine::default();

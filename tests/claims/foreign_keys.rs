@@ -1,4 +1,5 @@
-//! Keys are code of others: their `as_ref` may panic, or give other bytes each time. A batch asks each key once, before it does anything.
+//! Keys are code of others: their `as_ref` may panic, or give other bytes each time. A batch asks
+//! each key once, before it does anything.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! A key that a thread asks for again and again is answered from a copy of the thread's own, until anything happens to it.
+//! A key that a thread asks for again and again is answered from a copy of the thread's own, until
+//! anything happens to it.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -264,7 +265,8 @@ fn a_thread_that_ends_still_gets_answers() {
     thread::scope(|threads| {
         let (first, last) = (late(), late());
         let thread = threads.spawn(|| {
-            // One is dropped before the thread's copy, one after it, whichever way the system goes.
+            // One is dropped before the thread's copy, one after it, whichever way the system
+            // goes.
             FIRST.set(Some(first));
             (0..4).for_each(|_| drop(done(&default_scope(&engine), "key")));
             LAST.set(Some(last));

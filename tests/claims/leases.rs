@@ -172,7 +172,8 @@ fn a_kill_interrupts_a_claim_whose_lease_lasts() {
     }
 }
 
-/// Progress waits in the queue until the lease is over; in memory the next claim has the key by then.
+/// Progress waits in the queue until the lease is over; in memory the next claim has the key by
+/// then.
 #[test]
 fn a_claim_overtaken_in_memory_is_no_less_durable() {
     let machine = Machine::rerun();
@@ -197,7 +198,8 @@ fn a_claim_overtaken_in_memory_is_no_less_durable() {
     assert_eq!(note(&claim).as_deref(), Some("so far"));
 }
 
-/// The other way round: a grant that waits for a place in the queue, and comes into it after a later one of its key.
+/// The other way round: a grant that waits for a place in the queue, and comes into it after a
+/// later one of its key.
 #[test]
 fn a_grant_overtaken_on_its_way_to_the_log_is_not_given_out() {
     let machine = Machine::rerun();

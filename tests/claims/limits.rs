@@ -58,7 +58,8 @@ fn a_scopes_limit_counts_claims_handed_over_before_a_restart() {
     fresh(&scope, "another").complete("reply").unwrap();
 }
 
-/// The log is small and each claim has thousands of bytes of it promised, so a promise that is not taken back is missed soon.
+/// The log is small and each claim has thousands of bytes of it promised, so a promise that is not
+/// taken back is missed soon.
 #[test]
 fn nothing_stays_promised_or_counted_whatever_becomes_of_claims() {
     let machine = Machine::rerun();

@@ -1,5 +1,5 @@
-//! Who may queue what, and when: the log has the entries about a key in the order in which its state changed, whatever its callers wait for
-//! meanwhile.
+//! Who may queue what, and when: the log has the entries about a key in the order in which its
+//! state changed, whatever its callers wait for meanwhile.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -194,7 +194,8 @@ fn a_begin_that_is_pending_when_the_engine_closes_leaves_its_key_as_it_was() {
     }
 }
 
-/// The next opening interrupts such a claim, and may grant the key again. A caller that asks after the close must not get it then.
+/// The next opening interrupts such a claim, and may grant the key again. A caller that asks after
+/// the close must not get it then.
 #[test]
 fn a_begin_that_is_pending_when_a_failed_engine_closes_never_comes() {
     for failing in [".idem", "-wal"] {

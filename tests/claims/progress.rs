@@ -149,7 +149,8 @@ fn progress_in_flight_when_the_lease_ends_is_inherited_from_the_same_commit() {
     }
 }
 
-/// The next attempt has the key in memory, and is not in the log, when the progress becomes durable and the log moves to the file.
+/// The next attempt has the key in memory, and is not in the log, when the progress becomes
+/// durable and the log moves to the file.
 #[test]
 fn progress_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
     for durability in [Durability::Full, Durability::Completions] {
@@ -163,7 +164,8 @@ fn progress_that_outruns_the_next_grant_is_not_lost_between_log_and_file() {
             assert!(poll(progress.as_mut()).is_pending());
             machine.clock.advance(LEASE);
             if durability == Durability::Completions {
-                // PolicySet in memory by the time it is asked for, and not in the way of the queue.
+                // PolicySet in memory by the time it is asked for, and not in the way of the
+                // queue.
                 engine.step();
                 with(&engine, "jobs", rerun(&engine).lease(LEASE).durability(durability));
             }

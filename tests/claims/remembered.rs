@@ -147,7 +147,8 @@ fn dropped_claims_touch_no_disk_and_all_have_their_time_from_the_next_checkpoint
     assert!(listed.iter().all(|lost| lost.interrupted_at() == Some(since)));
 }
 
-/// What the weaker classes forget in a crash no file remembers: the next attempt would know of one that its log never had.
+/// What the weaker classes forget in a crash no file remembers: the next attempt would know of one
+/// that its log never had.
 #[test]
 fn an_interruption_of_a_claim_that_only_memory_knows_is_not_written() {
     for (lost, way) in WAYS {
@@ -333,7 +334,8 @@ fn a_lease_that_ended_is_told_with_one_time_whoever_asks_and_when() {
     assert_eq!(scope.resolve("b").unwrap().interrupted().unwrap().interrupted_at(), until);
 }
 
-/// A machine sleeps for longer than interrupted keys are remembered: the first duplicate after that must be told.
+/// A machine sleeps for longer than interrupted keys are remembered: the first duplicate after
+/// that must be told.
 #[test]
 fn a_lease_that_ended_while_nobody_looked_is_remembered_for_its_whole_time_from_when_it_was_found() {
     for dropped in [false, true] {

@@ -1,5 +1,5 @@
-//! Claims of an engine that is closed or has failed: none of their calls answers as if they were good, for the file may be open elsewhere
-//! and their keys granted there.
+//! Claims of an engine that is closed or has failed: none of their calls answers as if they were
+//! good, for the file may be open elsewhere and their keys granted there.
 
 use crate::common::{Machine, default_scope, fresh, request, run};
 use crate::helpers::{jobs, rerun, with};
@@ -66,7 +66,8 @@ fn a_claim_that_is_out_goes_on_after_a_failed_checkpoint() {
     claim.complete("reply").unwrap();
 }
 
-/// Only its completion is in the log. Its release needs none, but a close has counted it among those that are left.
+/// Only its completion is in the log. Its release needs none, but a close has counted it among
+/// those that are left.
 #[test]
 fn a_claim_that_a_close_left_out_is_not_released_after_it() {
     let machine = Machine::rerun();

@@ -1,4 +1,5 @@
-//! A claim that never reached its caller leaves no trace: not in its key, not in a list, not in the claims that are granted beside it.
+//! A claim that never reached its caller leaves no trace: not in its key, not in a list, not in
+//! the claims that are granted beside it.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -69,7 +70,8 @@ fn batch<'a>(scope: &'a Scope, requests: &'a [(&'a str, idemkv::Fingerprint)]) -
     batch
 }
 
-/// One of its claims was withdrawn, so the batch begins that key again. Its other claims are on their way meanwhile.
+/// One of its claims was withdrawn, so the batch begins that key again. Its other claims are on
+/// their way meanwhile.
 #[test]
 fn a_batch_that_is_dropped_while_it_begins_a_key_again_interrupts_none() {
     let machine = Machine::default();

@@ -1,7 +1,8 @@
 //! How long a rig runs: some rounds in `cargo test`, or for as long as it is told to.
 //!
-//! `IDEMKV_SECONDS=n` makes every rig go on for about that long, from a seed of its own choice, and say how far it is.
-//! `IDEMKV_SEED=n` starts at a seed: the first round is then the one that a failure named.
+//! `IDEMKV_SECONDS=n` makes every rig go on for about that long, from a seed of its own choice,
+//! and say how far it is. `IDEMKV_SEED=n` starts at a seed: the first round is then the one that a
+//! failure named.
 
 #![allow(
     dead_code,

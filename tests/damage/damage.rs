@@ -26,8 +26,8 @@ impl Script<'_> {
     }
 }
 
-/// Opens damaged files and judges what they say: the first two bytes choose the file and the log, which may be of another engine;
-/// then each byte chooses a kind of damage.
+/// Opens damaged files and judges what they say: the first two bytes choose the file and the log,
+/// which may be of another engine; then each byte chooses a kind of damage.
 pub fn examine(specimens: &[Specimen], script: &[u8]) -> Found {
     let mut script = Script(script);
     let specimen = &specimens[script.byte() % specimens.len()];

@@ -1,4 +1,5 @@
-//! Rows that vanish without a trace: every bit of the number of entries that a page of rows says it has.
+//! Rows that vanish without a trace: every bit of the number of entries that a page of rows says
+//! it has.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Files and logs that were altered in any way, alone or together with those of another engine: they are refused, or say what
-//! they have said before.
+//! Files and logs that were altered in any way, alone or together with those of another engine:
+//! they are refused, or say what they have said before.
 
 #![allow(
     missing_docs,
@@ -46,8 +46,8 @@ fn hide_panics_of_redb() {
     }));
 }
 
-/// The header of another file in front of a file whose opening was killed has redb take the commit before it, the closing one. Without its
-/// log nothing tells that there was a later time.
+/// The header of another file in front of a file whose opening was killed has redb take the commit
+/// before it, the closing one. Without its log nothing tells that there was a later time.
 #[test]
 fn a_file_of_an_earlier_time_without_its_log_says_what_it_said_then() {
     let specimens = Specimen::all();

@@ -43,7 +43,8 @@ pub struct Specimen {
 struct Known {
     /// Which bytes of the log the call wrote and nobody has overwritten.
     frame: Range<usize>,
-    /// The highest fence that the process granted whose call it was, then or later: what it opened says of all of them that they may be out.
+    /// The highest fence that the process granted whose call it was, then or later: what it opened
+    /// says of all of them that they may be out.
     fence_max: u64,
     answers: Answers,
 }
@@ -74,7 +75,8 @@ enum Answer {
     Refused,
 }
 
-/// A lost attempt. Since when it is known to be dead is not compared: an older state of a file does not tell.
+/// A lost attempt. Since when it is known to be dead is not compared: an older state of a file
+/// does not tell.
 #[derive(Clone, Debug, PartialEq)]
 struct Lost {
     fence: u64,
@@ -111,7 +113,8 @@ struct Reply {
 struct Answers {
     keys: BTreeMap<(usize, usize), Answer>,
     policies: Vec<(Box<[u8]>, Policy)>,
-    /// The lowest fence of the claims that were granted as they were asked for. It is not compared.
+    /// The lowest fence of the claims that were granted as they were asked for. It is not
+    /// compared.
     fence_min: u64,
 }
 
@@ -178,7 +181,8 @@ impl Specimen {
         let last = self.states.len() - 1;
         let (store, log) = (damaged.store != self.files.store, damaged.log != self.files.log || !has_log);
         let first = if store { 0 } else { self.covered };
-        // A file of an earlier time is told by the log behind it; where that is damaged too, nothing may be left to tell it.
+        // A file of an earlier time is told by the log behind it; where that is damaged too,
+        // nothing may be left to tell it.
         let may_be_older = store && log;
         // From the last state on back to the one before which a frame is whole.
         for (number, state) in self.states.iter().enumerate().skip(first).rev() {
@@ -242,8 +246,9 @@ fn options(disk: &SimDisk, clock: &ManualClock) -> Options {
 
 const TTL: Duration = Duration::from_secs(600);
 const LEASE: Duration = Duration::from_secs(3_000);
-/// When damaged files are opened: some records have expired, some keys' times are over, tokens stand. Interruptions are all remembered: for
-/// how long depends on since when the claim is known to be dead, which an older state of a file does not tell.
+/// When damaged files are opened: some records have expired, some keys' times are over, tokens
+/// stand. Interruptions are all remembered: for how long depends on since when the claim is known
+/// to be dead, which an older state of a file does not tell.
 const END_MS: u64 = START_MS + 400_000;
 
 fn request(key: usize) -> Fingerprint {
@@ -505,7 +510,8 @@ impl Making {
 /// Bytes of a frame before its entries.
 const FRAME_HEADER: usize = 56;
 
-/// The bytes of the frame that was written between two states of a log, if they are still there at last.
+/// The bytes of the frame that was written between two states of a log, if they are still there at
+/// last.
 fn frame_between(before: &[u8], after: &[u8], last: &[u8]) -> Range<usize> {
     let changed = |at: &usize| before.get(*at..at + SECTOR) != after.get(*at..at + SECTOR);
     let Some(start) = (4_096..after.len()).step_by(SECTOR).find(changed) else { return 0..0 };

@@ -63,7 +63,8 @@ fn bodies_that_expire_one_after_the_other_cost_a_commit_of_the_store_every_ten_m
     assert!((2..=24).contains(&checkpoints), "{checkpoints} checkpoints in four hours");
 }
 
-/// A day's policy, so that blocks go every ten minutes, and a scope of an hour whose keys are remembered for much longer.
+/// A day's policy, so that blocks go every ten minutes, and a scope of an hour whose keys are
+/// remembered for much longer.
 fn open_with_tombstones(machine: &Machine) -> (Engine, Scope) {
     let engine = open(machine, Policy::default().ttl(24 * HOUR));
     let scope = engine.set_policy("hour", Policy::default().ttl(HOUR).tombstone_ttl(100 * HOUR)).unwrap();

@@ -1,7 +1,9 @@
-//! Random histories of all clocks: boot clock, wall clock and boot id, stops, sleeps, kills, power cuts, reboots, backups and other
-//! machines. The engine's time is the one that a model of time gives.
+//! Random histories of all clocks: boot clock, wall clock and boot id, stops, sleeps, kills, power
+//! cuts, reboots, backups and other machines. The engine's time is the one that a model of time
+//! gives.
 //!
-//! The model is written from docs/operations.md, "Time". Where a crash leaves open what the file knows, it gives a range.
+//! The model is written from docs/operations.md, "Time". Where a crash leaves open what the file
+//! knows, it gives a range.
 
 use std::time::Duration;
 
@@ -131,7 +133,8 @@ impl Machine {
 #[derive(Clone)]
 struct File {
     disk: SimDisk,
-    /// The engine's time and the highest wall clock that were certainly noted, and the latest that may have been.
+    /// The engine's time and the highest wall clock that were certainly noted, and the latest that
+    /// may have been.
     sure: (u64, u64),
     most: (u64, u64),
     /// In which boot it was open, and what the boot clock showed at the end.
@@ -202,7 +205,8 @@ impl History {
         Open { engine, file, now, asleep: 0, short_until: 0 }
     }
 
-    /// What the engine's time may be when a file is opened: from, to, and whether it may be, or must be, the wall clock if that is later.
+    /// What the engine's time may be when a file is opened: from, to, and whether it may be, or
+    /// must be, the wall clock if that is later.
     fn expected(&self, file: &File) -> (u64, u64) {
         let machine = &self.machine;
         let counted = |wall_max: u64| machine.wall().saturating_sub(wall_max).min(self.jump_max);

@@ -9,7 +9,8 @@ use crate::helpers::{TOMBSTONE_TTL, expired, open, open_uncached};
 use idemkv::sim::CrashKind;
 use idemkv::{Begin, BeginError, Status, Verify};
 
-/// Forgotten while it was live, so that its row hides its block by number; the rest of the block then moves to a higher number.
+/// Forgotten while it was live, so that its row hides its block by number; the rest of the block
+/// then moves to a higher number.
 #[test]
 fn a_forgotten_record_does_not_move_with_the_rest_of_its_block() {
     let machine = Machine::default();
@@ -97,7 +98,8 @@ fn blocks_are_reclaimed_some_at_a_time_and_every_key_is_answered_all_the_while()
     assert!(last > 64, "the test needs more than one step, {last} blocks went");
 }
 
-/// The old block goes and the new one comes in one transaction: at every operation of it a crash finds one of the two.
+/// The old block goes and the new one comes in one transaction: at every operation of it a crash
+/// finds one of the two.
 #[test]
 fn a_crash_at_any_operation_of_a_reclaim_finds_every_tombstone_and_nothing_forgotten() {
     let script = |machine: &Machine| {
@@ -153,7 +155,8 @@ fn a_crash_at_any_operation_of_a_reclaim_finds_every_tombstone_and_nothing_forgo
     }
 }
 
-/// Readers of records on disk hold a place while its block goes: whatever they see, it is never "run it".
+/// Readers of records on disk hold a place while its block goes: whatever they see, it is never
+/// "run it".
 #[test]
 fn a_late_retry_in_the_middle_of_a_reclaim_is_never_granted() {
     const KEYS: usize = 64;
@@ -199,7 +202,8 @@ fn a_late_retry_in_the_middle_of_a_reclaim_is_never_granted() {
 
 #[test]
 fn a_full_disk_puts_a_reclaim_off_and_loses_no_tombstone() {
-    // redb's file has slack of a size that is its own affair; at some number of keys the tombstones don't fit into it.
+    // redb's file has slack of a size that is its own affair; at some number of keys the
+    // tombstones don't fit into it.
     let put_off = (1..=8).filter(|n| reclaim_on_a_full_disk(n * 400)).count();
     assert!(put_off > 0, "the test needs a reclaim that does not fit");
 }
@@ -240,7 +244,8 @@ fn reclaim_on_a_full_disk(keys: usize) -> bool {
     put_off
 }
 
-/// A block that can't be read can't be moved: its keys are answered with the damage for as long as they would have been remembered.
+/// A block that can't be read can't be moved: its keys are answered with the damage for as long as
+/// they would have been remembered.
 #[test]
 fn a_damaged_block_stays_and_its_keys_are_never_granted() {
     let machine = Machine::default();

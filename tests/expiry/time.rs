@@ -1,5 +1,5 @@
-//! How long a key is kept when the process stops, the machine sleeps or boots, and the wall clock is wrong. `clocks.rs` has the same at
-//! random.
+//! How long a key is kept when the process stops, the machine sleeps or boots, and the wall clock
+//! is wrong. `clocks.rs` has the same at random.
 
 use std::time::Duration;
 

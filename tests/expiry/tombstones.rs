@@ -136,7 +136,8 @@ fn when_its_time_is_over_nothing_is_left_of_a_key_in_memory_and_on_disk() {
     machine.clock.advance(TOMBSTONE_TTL - TTL - TICK);
     engine.step();
     assert_eq!(engine.stats().entries, 300);
-    // The sweeper's rhythm is a minute here; that nothing is answered from what it has not removed yet is held elsewhere.
+    // The sweeper's rhythm is a minute here; that nothing is answered from what it has not removed
+    // yet is held elsewhere.
     machine.clock.advance(Duration::from_secs(60));
     let blocks = engine.stats().reclaimed_blocks;
     engine.step();
@@ -172,7 +173,8 @@ fn a_tombstone_can_be_forgotten_and_does_not_come_back() {
     }
 }
 
-/// The row that hides the first record must stay as long as that would have been remembered, though the second one is short-lived.
+/// The row that hides the first record must stay as long as that would have been remembered,
+/// though the second one is short-lived.
 #[test]
 fn a_key_forgotten_twice_stays_forgotten_when_the_second_record_was_the_shorter_lived() {
     let machine = Machine::default();

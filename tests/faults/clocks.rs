@@ -51,7 +51,8 @@ fn a_wall_clock_that_jumps_between_two_openings_expires_nothing_at_once() {
     }
 }
 
-/// At the last moment that a number of milliseconds can tell, a lease would be over as soon as it began.
+/// At the last moment that a number of milliseconds can tell, a lease would be over as soon as it
+/// began.
 #[test]
 fn a_file_made_under_a_wall_clock_beyond_all_reason_works_like_any_other() {
     for wall in [u64::MAX, u64::MAX - YEAR_MS, i64::MAX.cast_unsigned()] {

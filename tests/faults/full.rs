@@ -41,7 +41,8 @@ fn a_full_disk_refuses_claims_while_those_that_are_out_complete() {
     assert_eq!(engine.entries().count(), count + 1);
 }
 
-/// redb stops for good after any error of the disk, and with it went everything that is not in memory.
+/// redb stops for good after any error of the disk, and with it went everything that is not in
+/// memory.
 #[test]
 fn results_on_disk_alone_are_replayed_while_the_disk_is_full() {
     let machine = Machine::default();
@@ -54,7 +55,8 @@ fn results_on_disk_alone_are_replayed_while_the_disk_is_full() {
         engine.checkpoint().is_err()
     });
     all_are_replayed(&engine, count);
-    // Those that did not come to the disk have to stay in memory, however much of the others is read.
+    // Those that did not come to the disk have to stay in memory, however much of the others is
+    // read.
     (0..=more.unwrap()).for_each(|n| drop(done(&default_scope(&engine), &format!("more {n}"))));
     // Another try, which may find room that the first one had freed.
     drop(engine.checkpoint());
@@ -106,7 +108,8 @@ fn results_on_disk_alone_are_replayed_after_a_failed_checkpoint() {
     assert!(engine.close().is_err());
 }
 
-/// Pages that redb has in memory it gives all the same, and says at the first one from the disk that it has stopped.
+/// Pages that redb has in memory it gives all the same, and says at the first one from the disk
+/// that it has stopped.
 #[test]
 fn an_applications_tables_are_read_though_an_opening_or_a_checkpoint_found_the_disk_full() {
     let is_whole = |engine: &Engine, at| {

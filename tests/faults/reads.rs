@@ -69,7 +69,8 @@ fn errors_of_several_reads_in_a_row_are_told_and_the_next_read_finds_the_record(
     all_are_replayed(&engine, count);
 }
 
-/// After a failed read redb has to be opened again before it takes writes, and that is not done while others read.
+/// After a failed read redb has to be opened again before it takes writes, and that is not done
+/// while others read.
 #[test]
 fn a_transaction_that_can_not_begin_while_tables_are_read_gives_the_claim_back() {
     let machine = Machine::default();

@@ -122,8 +122,9 @@ fn a_read_of_a_checkpoint_that_fails_once_stops_nobody_and_loses_nothing() {
     assert!(reads.end > 50, "{reads:?}");
 }
 
-/// A block of either kind can't be read, moved or dropped. It halted everybody, at each checkpoint anew. (With its debug assertions redb
-/// reads every page at an opening, and the file would not open.)
+/// A block of either kind can't be read, moved or dropped. It halted everybody, at each checkpoint
+/// anew. (With its debug assertions redb reads every page at an opening, and the file would not
+/// open.)
 #[test]
 #[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
 fn a_bad_sector_under_an_old_record_costs_that_record_alone_and_is_tried_again_later() {
@@ -247,8 +248,8 @@ fn while_no_read_works_claims_are_granted_until_the_log_is_full_and_then_told_wh
     }
 }
 
-/// redb goes on reading after a commit, and says that the commit failed where that fails. It is there all the same. A read that fails in the
-/// middle of the commit leaves nothing.
+/// redb goes on reading after a commit, and says that the commit failed where that fails. It is
+/// there all the same. A read that fails in the middle of the commit leaves nothing.
 #[test]
 fn a_commit_that_stopped_at_a_read_counts_where_it_is_there_and_is_made_again_where_it_is_not() {
     use std::sync::Arc;

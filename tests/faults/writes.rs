@@ -49,8 +49,8 @@ fn what_is_not_forgotten_because_a_commit_failed_is_still_replayed() {
     assert_eq!(done(&scope, "done").body(), b"reply");
 }
 
-/// The page cache shows what a failed sync lost: a reopening in the same boot must not show it as done, unless it made it
-/// durable first; a power cut after that must not take it back.
+/// The page cache shows what a failed sync lost: a reopening in the same boot must not show it as
+/// done, unless it made it durable first; a power cut after that must not take it back.
 #[test]
 fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
     for reboots in [CrashKind::DropAll, CrashKind::KeepAll, CrashKind::Torn(3)] {
@@ -81,7 +81,8 @@ fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
     }
 }
 
-/// The next opening takes nothing for durable because it reads it: what a sync failed to make so may be in memory alone.
+/// The next opening takes nothing for durable because it reads it: what a sync failed to make so
+/// may be in memory alone.
 #[test]
 fn an_opening_after_one_that_failed_anywhere_leaves_a_file_that_a_power_cut_does_not_close_for_good() {
     let mut failed = 0;
@@ -113,7 +114,8 @@ fn an_opening_after_one_that_failed_anywhere_leaves_a_file_that_a_power_cut_does
     assert!(failed > 8, "only {failed} openings failed");
 }
 
-/// Without syncs a power cut leaves any part of the log, gaps and all: what comes back is true, and the file goes on working.
+/// Without syncs a power cut leaves any part of the log, gaps and all: what comes back is true,
+/// and the file goes on working.
 #[test]
 fn a_power_cut_without_syncs_leaves_a_file_that_opens_with_true_records_only() {
     let mut lost = 0;
@@ -128,7 +130,8 @@ fn a_power_cut_without_syncs_leaves_a_file_that_opens_with_true_records_only() {
         machine.disk.crash_at(machine.disk.operations());
         drop((engine, scope));
         machine.disk.reboot(CrashKind::Torn(seed));
-        // Openings that commit nothing: what lies behind a gap must stay history for the next one too.
+        // Openings that commit nothing: what lies behind a gap must stay history for the next one
+        // too.
         options().open("x.idem").unwrap().close().unwrap();
         options().open("x.idem").unwrap().close().unwrap();
         for round in 0..2 {
@@ -205,7 +208,8 @@ fn after_a_failed_checkpoint_the_log_grows_for_results_that_are_longer_than_was_
     }
 }
 
-/// The claims are told of the failure and not that the queue is full, and no later one finds a log that was made longer all the same.
+/// The claims are told of the failure and not that the queue is full, and no later one finds a log
+/// that was made longer all the same.
 #[test]
 fn after_a_failed_checkpoint_an_error_of_any_operation_refuses_results_for_good() {
     let mut failed = 0;
@@ -235,7 +239,8 @@ fn after_a_failed_checkpoint_an_error_of_any_operation_refuses_results_for_good(
     assert!(failed > 60, "{failed} operations");
 }
 
-/// A begin waits for log space. Then a sync of the log, or of the store, fails, and claims that end give their space to it.
+/// A begin waits for log space. Then a sync of the log, or of the store, fails, and claims that
+/// end give their space to it.
 fn granted_after_a_failure_that_came_while_it_waited(durability: Durability, file: &str) {
     let machine = Machine::rerun();
     let engine = machine.open();

@@ -213,7 +213,8 @@ fn a_crash_at_any_operation_of_a_backup_leaves_the_original_whole_and_a_backup_o
     check_filled(&open_copy(&crashed), "right after it");
 }
 
-/// What is written to the file while it is copied: checkpoints of other threads, blocks that go, a file that grows.
+/// What is written to the file while it is copied: checkpoints of other threads, blocks that go, a
+/// file that grows.
 #[test]
 fn backups_under_load_have_all_that_was_acknowledged_before_they_began_and_nothing_torn() {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

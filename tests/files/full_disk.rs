@@ -1,4 +1,5 @@
-//! A process that starts on a full disk: what was done is replayed, and the engine goes on when there is space again.
+//! A process that starts on a full disk: what was done is replayed, and the engine goes on when
+//! there is space again.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +14,8 @@ fn body(key: usize) -> Vec<u8> {
     vec![u8::try_from(key).unwrap(); 100 * (key % 30)]
 }
 
-/// A file whose results are in the log, in the store, or in both; a claim is out. Not one byte more fits the disk, and the process is killed.
+/// A file whose results are in the log, in the store, or in both; a claim is out. Not one byte
+/// more fits the disk, and the process is killed.
 fn killed_on_a_full_disk(machine: &Machine, checkpoint_at: usize) {
     let engine = machine.open();
     let scope = engine.scope("");
@@ -36,7 +38,8 @@ fn has_all(engine: &Engine) {
     assert!(matches!(engine.default_scope().get("lost"), Ok(Status::Interrupted(_))));
 }
 
-/// Whether a claim is refused for the full disk. Where the store found space inside its file it is granted.
+/// Whether a claim is refused for the full disk. Where the store found space inside its file it is
+/// granted.
 #[track_caller]
 fn is_refused(engine: &Engine) -> bool {
     match engine.default_scope().begin("new", request()) {
@@ -148,7 +151,8 @@ fn closing_on_a_disk_that_is_still_full_says_so_and_loses_nothing() {
     has_all(&machine.open());
 }
 
-/// What was read may be known to the operating system alone, after a sync that failed. It is made durable before it is shown.
+/// What was read may be known to the operating system alone, after a sync that failed. It is made
+/// durable before it is shown.
 #[test]
 fn what_is_replayed_on_a_full_disk_survives_a_power_cut() {
     for cut in [idemkv::sim::CrashKind::DropAll, idemkv::sim::CrashKind::Torn(7)] {

@@ -1,4 +1,5 @@
-//! One file by several names: its log is found by each of them, or the opening is refused before anything is granted.
+//! One file by several names: its log is found by each of them, or the opening is refused before
+//! anything is granted.
 
 #![cfg(unix)]
 

@@ -35,7 +35,8 @@ fn everything_acknowledged_is_there_after_a_kill_and_claims_are_interrupted() {
     complete(&engine, 0..RECORDS);
     engine.close().unwrap();
 
-    // Twice: what the first opening after a kill brought in order is what the second one starts from.
+    // Twice: what the first opening after a kill brought in order is what the second one starts
+    // from.
     for kill in 0..2 {
         let from = RECORDS + kill * (MORE + OUT);
         killed_over(&path, from);
@@ -164,7 +165,8 @@ fn body(number: u64) -> String {
     format!("{number:0len$}")
 }
 
-/// A child process has copies of all handles until it runs its own program, and with them the locks.
+/// A child process has copies of all handles until it runs its own program, and with them the
+/// locks.
 #[cfg(unix)]
 #[test]
 fn children_that_are_being_started_keep_no_file_locked() {
@@ -191,7 +193,8 @@ fn children_that_are_being_started_keep_no_file_locked() {
     });
 }
 
-/// A file that is refused is closed at once. Children that have copies of its handle must not keep the lock.
+/// A file that is refused is closed at once. Children that have copies of its handle must not keep
+/// the lock.
 #[cfg(unix)]
 #[test]
 fn a_file_that_was_refused_is_not_locked_though_children_are_being_started() {

@@ -198,8 +198,9 @@ fn everything_is_refused_in_a_child_made_by(way: Way) {
     assert!(poll(held.futures.wait.as_mut()).is_pending());
     assert!(poll(held.futures.begin.as_mut()).is_pending());
     if way == Way::Clone {
-        // Past the C library the engine learns of the child where it goes to the disk. A lock that another thread has at this moment
-        // stays locked there, so the engine's threads are to be at rest.
+        // Past the C library the engine learns of the child where it goes to the disk. A lock that
+        // another thread has at this moment stays locked there, so the engine's threads are to be
+        // at rest.
         engine.flush().unwrap();
     }
     in_child(way, || {
@@ -213,7 +214,8 @@ fn everything_is_refused_in_a_child_made_by(way: Way) {
             assert!(matches!(engine.clone().close(), Err(failure) if is_forked(&failure)));
         }
     });
-    // Another that says nothing, and drops everything; and one that does so where a process leaves.
+    // Another that says nothing, and drops everything; and one that does so where a process
+    // leaves.
     in_child(way, || {
         held.claims.clear();
         held.job = None;
@@ -256,7 +258,8 @@ fn every_call_in_a_forked_child_is_refused_and_the_parent_loses_nothing() {
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
 fn a_child_made_past_the_c_library_writes_and_unlocks_nothing_either() {
-    // In a process of its own: nobody looks after the allocator's locks in such a child, and another test may hold one.
+    // In a process of its own: nobody looks after the allocator's locks in such a child, and
+    // another test may hold one.
     const HERE: &str = "IDEMKV_TEST_FORK_CLONE";
     if std::env::var_os(HERE).is_some() {
         return everything_is_refused_in_a_child_made_by(Way::Clone);

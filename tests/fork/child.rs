@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A child that hangs is killed after so many seconds.
 const SECONDS_MAX: u32 = 60;
 
-/// One test at a time: in a child that was made past the C library, its allocator may be locked by a thread of another test.
+/// One test at a time: in a child that was made past the C library, its allocator may be locked by
+/// a thread of another test.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -24,8 +25,9 @@ pub enum Way {
 
 #[expect(unsafe_code, reason = "fork has no safe form")]
 fn fork(way: Way) -> libc::pid_t {
-    // SAFETY: the child goes on alone with a copy of all memory. It takes no lock that another thread may have held, but for the
-    // allocator's, which the C library sees to; finding out otherwise is what these tests are for, and a hang ends by the alarm.
+    // SAFETY: the child goes on alone with a copy of all memory. It takes no lock that another
+    // thread may have held, but for the allocator's, which the C library sees to; finding out
+    // otherwise is what these tests are for, and a hang ends by the alarm.
     unsafe {
         match way {
             Way::Fork => libc::fork(),

@@ -1,5 +1,6 @@
-//! The checker of `tests/linear/` beside that of stateright, which looks at every order of a few calls: on small histories at random, right
-//! ones and ones with a wrong answer, both have to say the same.
+//! The checker of `tests/linear/` beside that of stateright, which looks at every order of a few
+//! calls: on small histories at random, right ones and ones with a wrong answer, both have to say
+//! the same.
 //!
 //! `cargo test --release --manifest-path tests/linear-check/Cargo.toml -- --nocapture`
 
@@ -97,7 +98,8 @@ impl Random {
         }
     }
 
-    /// Calls whose answers are right in the order in which they take effect, each under way before and after that.
+    /// Calls whose answers are right in the order in which they take effect, each under way before
+    /// and after that.
     fn history(&mut self) -> Vec<Timed<Call>> {
         let mut state = State::new();
         let mut history: Vec<Timed<Call>> = Vec::new();
@@ -110,7 +112,8 @@ impl Random {
             };
             state = next;
             let (thread, effect) = (self.below(THREADS) as usize, 1_000 * n);
-            // Between the effects of two calls of one thread: the return of the first, the second call.
+            // Between the effects of two calls of one thread: the return of the first, the second
+            // call.
             let earlier = history.iter_mut().rfind(|earlier| earlier.thread == thread);
             let start = earlier.as_ref().map_or(0, |earlier| earlier.called.max(effect_of(earlier)) + 1);
             let between = start + self.below(effect - start - 10);

@@ -1,5 +1,6 @@
-//! Whether what threads were told can have come from one thing that does one call after the other, each between its call and its
-//! return: the search of Wing and Gong, which never looks at the same calls done and the same state twice.
+//! Whether what threads were told can have come from one thing that does one call after the other,
+//! each between its call and its return: the search of Wing and Gong, which never looks at the
+//! same calls done and the same state twice.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -10,8 +11,9 @@ pub trait Model {
     type State: Clone + Eq + Hash + Debug;
     type Call: Debug;
 
-    /// What this step of a call, the first of which is 0, may lead to with the answer that it got: the call's next step, or [`DONE`],
-    /// and the state. None where it can't have got that. Others may come between two steps.
+    /// What this step of a call, the first of which is 0, may lead to with the answer that it got:
+    /// the call's next step, or [`DONE`], and the state. None where it can't have got that. Others
+    /// may come between two steps.
     fn step(state: &Self::State, call: &Self::Call, step: u32) -> Vec<(u32, Self::State)>;
 
     /// Every state that may come by itself.

@@ -39,8 +39,8 @@ enum Phase {
     LetGo {
         attempt: u32,
     },
-    /// A claim was granted whose lease ends before the log has it. It comes to nothing, or to an interruption, and who asked for it goes
-    /// on asking.
+    /// A claim was granted whose lease ends before the log has it. It comes to nothing, or to an
+    /// interruption, and who asked for it goes on asking.
     Unsure {
         attempt: u32,
         /// The clock has moved on since it was granted.
@@ -102,7 +102,8 @@ pub enum Call {
     },
     Get(Seen),
     Forget(Forgot),
-    /// A begin that nobody waited for: whatever it had is given back. Not of a key with leases, which may end before that.
+    /// A begin that nobody waited for: whatever it had is given back. Not of a key with leases,
+    /// which may end before that.
     LetGo,
     /// The clock moves on.
     Advance,
@@ -228,10 +229,11 @@ impl State {
         }
     }
 
-    /// What a begin, or a resolve, may do to a key with leases before it does what it tells: any number of claims may come to nothing, one
-    /// each time that the clock moves on.
+    /// What a begin, or a resolve, may do to a key with leases before it does what it tells: any
+    /// number of claims may come to nothing, one each time that the clock moves on.
     ///
-    /// Of two such claims at once either caller may end the other's, which the engine does not; whichever ends it, the key is told the same.
+    /// Of two such claims at once either caller may end the other's, which the engine does not;
+    /// whichever ends it, the key is told the same.
     fn unsure(&self, step: u32, resolves: bool) -> Vec<(u32, Self)> {
         let next = self.next_attempt(resolves);
         let states = match (step, &self.phase, next) {

@@ -1,8 +1,10 @@
-//! Histories of real threads on one key, each explained by one thing that does one call after the other.
+//! Histories of real threads on one key, each explained by one thing that does one call after the
+//! other.
 //!
-//! Short form: `cargo test --release --test linear`. Long form: `IDEMKV_SECONDS=600 cargo test --release --test linear -- --nocapture`.
-//! A seed repeats the calls of a run, though not what the threads make of them; a history that can't be explained is printed whole.
-//! `tests/linear-check/` compares the checker with another one.
+//! Short form: `cargo test --release --test linear`. Long form: `IDEMKV_SECONDS=600 cargo test
+//! --release --test linear -- --nocapture`. A seed repeats the calls of a run, though not what the
+//! threads make of them; a history that can't be explained is printed whole. `tests/linear-check/`
+//! compares the checker with another one.
 
 #![allow(
     missing_docs,

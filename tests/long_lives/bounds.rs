@@ -1,4 +1,5 @@
-//! What there may be at each moment, and what a phase may have cost: the documents' promises as formulas.
+//! What there may be at each moment, and what a phase may have cost: the documents' promises as
+//! formulas.
 
 use crate::model::{DAY, HOUR, SECOND};
 
@@ -9,8 +10,8 @@ const RECORD_BYTES: u64 = 400;
 /// The sweeper may be late by a minute, in a small index.
 const SWEEP_LATE: u64 = 60 * SECOND;
 
-/// How long a body may stay beyond its TTL, ms: ten minutes, or a fortieth of the default TTL, as long as commits for that alone
-/// write no more than 64 MiB an hour.
+/// How long a body may stay beyond its TTL, ms: ten minutes, or a fortieth of the default TTL, as
+/// long as commits for that alone write no more than 64 MiB an hour.
 pub fn body_late(default_ttl: u64, file: u64) -> u64 {
     let within_bound = commit(file) * HOUR / (64 * MIB);
     (default_ttl / 40).min(600 * SECOND).max(within_bound)
@@ -21,7 +22,8 @@ pub fn commit(file: u64) -> u64 {
     (64 << 10) + file / 2_048
 }
 
-/// Bytes of records in memory: the cache, one reading's worth, and what no checkpoint has stored and has not been gone for too long.
+/// Bytes of records in memory: the cache, one reading's worth, and what no checkpoint has stored
+/// and has not been gone for too long.
 pub fn cached(cache: u64, unstored: impl Iterator<Item = u64>) -> u64 {
     cache + 2 * (4_096 + RECORD_BYTES) + unstored.map(|body| body + RECORD_BYTES).sum::<u64>()
 }
@@ -31,7 +33,8 @@ pub fn cached_at_rest(bodies: impl Iterator<Item = u64>) -> u64 {
     bodies.map(|body| body + RECORD_BYTES).sum()
 }
 
-/// Keys in the index: those that are remembered, those that were until a moment ago, and a sixteenth of the cells.
+/// Keys in the index: those that are remembered, those that were until a moment ago, and a
+/// sixteenth of the cells.
 pub fn entries(live: u64, ended: impl Iterator<Item = u64>, now: u64, tick: u64) -> u64 {
     let recent = ended.filter(|until| until + SWEEP_LATE + 2 * tick > now).count() as u64;
     live + recent
@@ -47,7 +50,8 @@ pub fn file_at_rest(live: u64) -> u64 {
     4 * live + 6 * MIB
 }
 
-/// How often a file is compacted in a phase: when it is no longer written to, and again when half of what was live has gone.
+/// How often a file is compacted in a phase: when it is no longer written to, and again when half
+/// of what was live has gone.
 pub const COMPACTIONS: u64 = 4;
 
 /// What happened in a phase.
@@ -90,16 +94,19 @@ impl Phase {
         for_time.min(self.due / 64) + for_log + worth + self.asked + 3
     }
 
-    /// Bytes written: the log's frames, what is stored and moved on, commits, compactions, and the time.
+    /// Bytes written: the log's frames, what is stored and moved on, commits, compactions, and the
+    /// time.
     pub fn written(&self, checkpoints: u64) -> u64 {
         let log = self.log() + self.log_grown;
-        // Once, once more where it is merged or leaves a tombstone, and once more by a compaction of all that there was.
+        // Once, once more where it is merged or leaves a tombstone, and once more by a compaction
+        // of all that there was.
         let moved = 2 * self.stored + self.due / 4;
         let compacted = self.live_before + self.stored + MIB;
         log + moved + checkpoints * commit(self.file) + compacted
     }
 
-    /// Cells that the sweeper passed: sixteen a key that ended, twice so many for tables that differ, and all once a minute.
+    /// Cells that the sweeper passed: sixteen a key that ended, twice so many for tables that
+    /// differ, and all once a minute.
     pub fn passed(&self) -> u64 {
         let cells = 2 * self.entries + 64 * self.shards;
         32 * self.ended + cells * (self.time / (60 * SECOND) + 2)

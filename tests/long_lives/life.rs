@@ -60,7 +60,8 @@ pub struct Life {
     cache: u64,
     /// Those that are remembered, and those that ended not long ago.
     keys: Vec<Key>,
-    /// Of those that no checkpoint has stored: length of the body, when it expires, and until when the key is remembered.
+    /// Of those that no checkpoint has stored: length of the body, when it expires, and until when
+    /// the key is remembered.
     unstored: Vec<(u64, u64, u64)>,
     ended: Vec<u64>,
     /// Until when rows of forgotten keys are needed.
@@ -274,8 +275,8 @@ impl Life {
         }
     }
 
-    /// Bodies that expire soon and keys that are remembered for a day, so seldom that the log never fills; and a cache that is full
-    /// of others.
+    /// Bodies that expire soon and keys that are remembered for a day, so seldom that the log
+    /// never fills; and a cache that is full of others.
     fn seldom(&mut self) {
         self.burst(400, 5..6, 1);
         self.engine().checkpoint().unwrap();

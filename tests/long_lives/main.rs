@@ -1,9 +1,11 @@
-//! Long lives: months of quiet, bursty and mixed traffic on a simulated disk and clock, beside a model of what memory, file, log, bytes
-//! written and work of the background may be at each moment.
+//! Long lives: months of quiet, bursty and mixed traffic on a simulated disk and clock, beside a
+//! model of what memory, file, log, bytes written and work of the background may be at each
+//! moment.
 //!
-//! A life is drawn from a seed. It opens an engine with scopes whose records live from seconds to a year, some with tombstones, and
-//! goes through every kind of phase, in a random order. After each step and each phase, `bounds.rs` says what there may be. A
-//! failure prints the seed, the phase, and the bound with its parts.
+//! A life is drawn from a seed. It opens an engine with scopes whose records live from seconds to
+//! a year, some with tombstones, and goes through every kind of phase, in a random order. After
+//! each step and each phase, `bounds.rs` says what there may be. A failure prints the seed, the
+//! phase, and the bound with its parts.
 
 #![allow(
     missing_docs,

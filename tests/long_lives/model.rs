@@ -41,7 +41,8 @@ impl Key {
         now < self.until
     }
 
-    /// Bytes of the file for it: its part of a block, and of the index row; and a quarter of that for pages that are not full.
+    /// Bytes of the file for it: its part of a block, and of the index row; and a quarter of that
+    /// for pages that are not full.
     pub fn file_bytes(&self, now: u64) -> u64 {
         let body = if now < self.expires { self.body } else { 0 };
         (body as u64 + 200) * 5 / 4

@@ -57,7 +57,8 @@ pub(crate) enum Fault {
     Panic,
     /// The process forks, and the child goes on.
     Fork,
-    /// The process is killed, and the file is opened by another name, beside which its log does not lie.
+    /// The process is killed, and the file is opened by another name, beside which its log does
+    /// not lie.
     Name,
     /// The file, or its log, is renamed under the engine.
     TakenAway,

@@ -1,7 +1,9 @@
-//! The fault matrix: each phase of an engine's life meets each fault, at every operation of the disk in that phase.
+//! The fault matrix: each phase of an engine's life meets each fault, at every operation of the
+//! disk in that phase.
 //!
-//! Whatever happens, nothing acknowledged is lost, in the same process or after a restart, and what each call and the next
-//! `begin` were told is the row of the table in `docs/reliability.md`. A test compares the two: it prints the row that it saw.
+//! Whatever happens, nothing acknowledged is lost, in the same process or after a restart, and
+//! what each call and the next `begin` were told is the row of the table in `docs/reliability.md`.
+//! A test compares the two: it prints the row that it saw.
 
 #![cfg(unix)]
 #![allow(
@@ -109,8 +111,8 @@ fn restart(machine: &Machine, context: &str) {
     }
 }
 
-/// After a kill the file is opened by a name beside which its log does not lie: that finds everything, or is refused. By its own name
-/// everything is there.
+/// After a kill the file is opened by a name beside which its log does not lie: that finds
+/// everything, or is refused. By its own name everything is there.
 fn by_another_name(machine: &Machine, context: &str) -> String {
     let machine = Machine { disk: machine.disk.image(CrashKind::KeepAll), ..machine.clone() };
     assert!(machine.disk.rename(Path::new(FILE), Path::new(ELSEWHERE)), "{context}");
@@ -127,7 +129,8 @@ fn by_another_name(machine: &Machine, context: &str) -> String {
     format!("`{}`, all is found by the old name", told.split([' ', '(']).next().unwrap_or_default())
 }
 
-/// After a kill the process starts on a disk that is full: everything is replayed, and when there is space again it goes on.
+/// After a kill the process starts on a disk that is full: everything is replayed, and when there
+/// is space again it goes on.
 fn on_a_full_disk(machine: &Machine, context: &str) -> String {
     let machine = Machine { disk: machine.disk.image(CrashKind::KeepAll), ..machine.clone() };
     machine.disk.set_capacity(Some(machine.disk.used()));

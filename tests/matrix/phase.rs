@@ -11,7 +11,8 @@ use crate::kind;
 
 /// A key whose claim was dropped.
 pub(crate) const INTERRUPTED: &str = "interrupted";
-/// Results that are on disk alone, for memory does not hold them, and others that are in the log and in memory.
+/// Results that are on disk alone, for memory does not hold them, and others that are in the log
+/// and in memory.
 const ON_DISK: u8 = 24;
 const IN_MEMORY: u8 = 3;
 const SHORT_TTL: Duration = Duration::from_secs(60);

@@ -29,9 +29,11 @@ enum Disk {
     Perhaps(State),
 }
 
-/// Runs a script, and looks at all keys at its end, killed before or not; panics where an answer is not one of those that were promised.
+/// Runs a script, and looks at all keys at its end, killed before or not; panics where an answer
+/// is not one of those that were promised.
 pub fn run(world: &mut World, calls: impl Iterator<Item = Call>, is_killed: bool) {
-    // What becomes of the disk when the power goes, which it does in the middle of some later call.
+    // What becomes of the disk when the power goes, which it does in the middle of some later
+    // call.
     let (mut kind, mut again) = (0, None);
     for call in calls {
         world.settle();
@@ -172,7 +174,8 @@ impl World {
         let answers = self.scope(who.scope).begin_many(&batch);
         assert_eq!(answers.len(), keys.len());
         let mut answers: Vec<_> = keys.into_iter().zip(answers).collect();
-        // Which of them are granted where not all can be is not promised; those that were are what the others met.
+        // Which of them are granted where not all can be is not promised; those that were are what
+        // the others met.
         answers.sort_by_key(|(_, answer)| !matches!(answer, Ok(Begin::Fresh(_))));
         for (key, answer) in answers {
             self.begun(Who { key, ..who }, answer);
@@ -325,7 +328,8 @@ impl World {
         }
     }
 
-    /// How many claims of a scope its limit counts: at least, at most. One whose lease ran out may count until somebody looks.
+    /// How many claims of a scope its limit counts: at least, at most. One whose lease ran out may
+    /// count until somebody looks.
     fn claims_out(&self, scope: usize) -> (u32, u32) {
         let now = self.now();
         let held = self.held.iter().map(|held| held.facts);
@@ -406,7 +410,8 @@ impl World {
         }
     }
 
-    /// A claim is told that it is not the current one, or that its lease is over, and what became of its key.
+    /// A claim is told that it is not the current one, or that its lease is over, and what became
+    /// of its key.
     fn superseded(&mut self, facts: Facts, status: &Status) {
         let now = self.now();
         self.keys[facts.key].live.retain(|state| !state.is_good(facts.fence, now));
@@ -472,7 +477,8 @@ impl World {
             let is_superseded = |error: &EndError| matches!(error.reason(), ClaimError::Superseded(_));
             let of_its_key = keys.iter().filter(|key| **key == facts.key).count();
             if of_its_key > 1 && completed.as_ref().is_err_and(is_superseded) {
-                // It is told of the one that took over, which ends in the same batch, as it was before or after that.
+                // It is told of the one that took over, which ends in the same batch, as it was
+                // before or after that.
                 let now = self.now();
                 let is_good = |state: &State| state.is_good(facts.fence, now);
                 assert!(!self.keys[facts.key].live.iter().all(is_good), "{facts:?} is good, but superseded");

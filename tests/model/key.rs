@@ -1,8 +1,10 @@
-//! What was promised of one key, as plainly as it can be said. Written from docs/guarantees.md and the documentation of the calls.
+//! What was promised of one key, as plainly as it can be said. Written from docs/guarantees.md and
+//! the documentation of the calls.
 
 use idemkv::{AttemptInfo, Interruption, Outcome, Policy, Record, Recovery, Status, Tombstone};
 
-/// An attempt as others are told of it. The fence of one whose begin was cut off by a crash is not known.
+/// An attempt as others are told of it. The fence of one whose begin was cut off by a crash is not
+/// known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
     pub fence: Option<u64>,
@@ -90,7 +92,8 @@ pub struct Reply {
 #[derive(Clone, Debug)]
 pub enum State {
     Vacant,
-    /// Somebody holds a claim, which is good until then. One that was taken up from a token is, for the disk, still a token's.
+    /// Somebody holds a claim, which is good until then. One that was taken up from a token is,
+    /// for the disk, still a token's.
     Out {
         attempt: Attempt,
         until: u64,
@@ -107,8 +110,9 @@ pub enum State {
         reply: Reply,
         record: Record,
     },
-    /// The last claim ended without an outcome; `told` is the one that may have had an effect. It is remembered at least until `from`, and
-    /// not at `to` any more: who counts from when the claim was found dead may have found it at once, or only when somebody looked.
+    /// The last claim ended without an outcome; `told` is the one that may have had an effect. It
+    /// is remembered at least until `from`, and not at `to` any more: who counts from when the
+    /// claim was found dead may have found it at once, or only when somebody looked.
     Interrupted {
         attempt: Attempt,
         told: Info,
@@ -207,7 +211,8 @@ impl State {
         matches!(self, Self::Out { attempt, until, .. } if attempt.info.fence == Some(fence) && now < *until)
     }
 
-    /// The attempt of this fence, if it was handed over and nobody has taken it up, and until when it stands.
+    /// The attempt of this fence, if it was handed over and nobody has taken it up, and until when
+    /// it stands.
     pub fn standing(&self, fence: u64, now: u64) -> Option<(&Attempt, u64)> {
         match self {
             Self::Detached { attempt, until } if attempt.info.fence == Some(fence) && now < *until => {
@@ -223,7 +228,8 @@ impl State {
         Self::Interrupted { attempt, told, from, to }
     }
 
-    /// What time has made of it, for somebody who looks: a lease that ran out leaves the key interrupted.
+    /// What time has made of it, for somebody who looks: a lease that ran out leaves the key
+    /// interrupted.
     pub fn at(self, now: u64) -> Self {
         match self {
             Self::Out { attempt, until, .. } | Self::Detached { attempt, until } if until <= now => {
@@ -264,7 +270,8 @@ impl State {
         self.seen(now).iter().any(|seen| seen.is(found))
     }
 
-    /// The same, knowing what was seen: the fence of an attempt that was cut off, and what became of an interruption.
+    /// The same, knowing what was seen: the fence of an attempt that was cut off, and what became
+    /// of an interruption.
     pub fn seen_as(mut self, found: &Seen, now: u64) -> Self {
         if let (Self::Interrupted { attempt, told, from, to }, Seen::Interrupted(info)) = (&mut self, found) {
             if attempt.info == *told {

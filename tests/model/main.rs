@@ -1,7 +1,8 @@
-//! Long histories of calls, on an engine and on a naive model of its promises: every answer is one that the model gives.
+//! Long histories of calls, on an engine and on a naive model of its promises: every answer is one
+//! that the model gives.
 //!
-//! Claims, tokens, batches, policies, effects, clocks that jump, closing, kills, power cuts, and all of it again. proptest makes a
-//! history that fails as short as it can.
+//! Claims, tokens, batches, policies, effects, clocks that jump, closing, kills, power cuts, and
+//! all of it again. proptest makes a history that fails as short as it can.
 
 #![allow(
     missing_docs,
@@ -46,7 +47,8 @@ fn history() -> impl Strategy<Value = (usize, Vec<[u8; CALL_BYTES]>)> {
     (0_usize..3, proptest::collection::vec(any::<[u8; CALL_BYTES]>(), 0..CALLS_MAX))
 }
 
-/// The rig must be able to fail: a disk that ignores syncs loses what was acknowledged, and that must be noticed.
+/// The rig must be able to fail: a disk that ignores syncs loses what was acknowledged, and that
+/// must be noticed.
 #[test]
 fn the_model_notices_a_disk_that_ignores_syncs() {
     let images = Image::all();

@@ -27,7 +27,8 @@ pub enum Call {
     Checkpoint,
     Close,
     Kill,
-    /// After how many operations of the disk the power goes, and what becomes of what was not synced.
+    /// After how many operations of the disk the power goes, and what becomes of what was not
+    /// synced.
     Crash(u8, u8),
     /// The same, and the power goes again while the file is opened.
     CrashAgain(u8, u8),

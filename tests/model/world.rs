@@ -49,8 +49,8 @@ impl Key {
         self.live.iter().any(|state| matches!(state, State::Interrupted { .. }))
     }
 
-    /// Whether the file may say that a token stands for it.
-    /// An interruption that the file has to the millisecond once it is closed: of a claim that it knows, and that was dropped. One
+    /// Whether the file may say that a token stands for it. An interruption that the file has to
+    /// the millisecond once it is closed: of a claim that it knows, and that was dropped. One
     /// whose lease ended may be found only by the next opening.
     fn interruption_stored_by_a_close(&self) -> Option<State> {
         let [live @ State::Interrupted { attempt, .. }] = &self.live[..] else { return None };
@@ -113,7 +113,8 @@ pub struct World {
     opened_at: (u64, u64),
     /// When something was last acknowledged as durable.
     durable_at: u64,
-    /// The highest wall clock there was when something was acknowledged as durable: an opening knows of it.
+    /// The highest wall clock there was when something was acknowledged as durable: an opening
+    /// knows of it.
     wall_durable: u64,
     /// The highest wall clock that an engine may have seen.
     wall_shown: u64,
@@ -122,7 +123,8 @@ pub struct World {
     pub tokens: Vec<Given>,
     /// Openings so far.
     pub openings: u32,
-    /// In which opening a claim was handed over last, by its fence: for certain, and perhaps. Tokens of earlier ones don't count.
+    /// In which opening a claim was handed over last, by its fence: for certain, and perhaps.
+    /// Tokens of earlier ones don't count.
     pub handed_in: BTreeMap<u64, (u32, u32)>,
     /// What each scope may have as a policy of its own.
     policies: Vec<Vec<Option<Policy>>>,
@@ -266,7 +268,8 @@ impl World {
         self.opened_at.0.saturating_add(self.elapsed - self.opened_at.1)
     }
 
-    /// The policy of a scope. After a call that a crash cut off it is looked at before it is needed.
+    /// The policy of a scope. After a call that a crash cut off it is looked at before it is
+    /// needed.
     pub fn policy(&self, scope: usize) -> Policy {
         self.policies[scope][0].unwrap_or_else(|| policy(0))
     }
@@ -302,7 +305,8 @@ impl World {
 
 // Several scripts, for whom openings would cost more than the calls.
 impl World {
-    /// Whether another script would have enough of its clock, and not too much of others' to walk over.
+    /// Whether another script would have enough of its clock, and not too much of others' to walk
+    /// over.
     #[allow(dead_code, reason = "of use to the fuzz target alone")]
     pub fn has_room_for_another(&self) -> bool {
         self.generation < 31 && self.elapsed < ELAPSED_MAX / 2
@@ -548,8 +552,8 @@ impl World {
         self.see_effects();
     }
 
-    /// Within a boot the boot clock counts, and that did not move since the file was left. Over a reboot the wall clock counts, by what it
-    /// says beyond the highest that it ever said.
+    /// Within a boot the boot clock counts, and that did not move since the file was left. Over a
+    /// reboot the wall clock counts, by what it says beyond the highest that it ever said.
     fn check_time(&self, before: u64, boot: Boot) {
         let now = self.now();
         let wall = self.wall.min(WALL_MAX);

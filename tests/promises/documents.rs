@@ -1,4 +1,5 @@
-//! What the documents refer to is there: tests, files and sections. No row of a table is there twice.
+//! What the documents refer to is there: tests, files and sections. No row of a table is there
+//! twice.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +19,8 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The tests in a document, as their place and their name: those in code after `::`, of four words or more.
+/// The tests in a document, as their place and their name: those in code after `::`, of four words
+/// or more.
 fn named(document: &str) -> impl Iterator<Item = (&str, &str)> {
     let code = document.split('`').skip(1).step_by(2);
     code.filter_map(|code| code.rsplit_once("::")).filter(|(_, name)| {
@@ -48,7 +50,8 @@ fn read(document: &str) -> String {
     fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
 }
 
-/// The source that a place leads to, where it leads to a program of `tests/` or to one of its files.
+/// The source that a place leads to, where it leads to a program of `tests/` or to one of its
+/// files.
 fn source_of(place: &str) -> Option<String> {
     let tests = root().join("tests");
     let files = match place.split_once("::") {

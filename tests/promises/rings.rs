@@ -1,8 +1,9 @@
-//! No two files of `src/` import each other, directly or around a ring: the architecture is a list, from what knows nothing to what
-//! knows all. Names the ring where there is one.
+//! No two files of `src/` import each other, directly or around a ring: the architecture is a
+//! list, from what knows nothing to what knows all. Names the ring where there is one.
 //!
-//! Read from the sources: `use` declarations, and paths in the code that start with `crate`, `super` or `self`. A re-export (`pub use`) is
-//! no import of the file that has it: the path leads on to the file that defines the name.
+//! Read from the sources: `use` declarations, and paths in the code that start with `crate`,
+//! `super` or `self`. A re-export (`pub use`) is no import of the file that has it: the path leads
+//! on to the file that defines the name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -80,7 +81,8 @@ fn is_test_cfg(words: &[&str]) -> bool {
     words.starts_with(&["#", "[", "cfg", "(", "all", "(", "test"])
 }
 
-/// Where the item, field or arm ends whose attributes start here: behind its `;`, its braces or its comma.
+/// Where the item, field or arm ends whose attributes start here: behind its `;`, its braces or
+/// its comma.
 fn end_of_item(words: &[&str], start: usize) -> usize {
     const ITEMS: [&str; 9] = ["fn", "impl", "mod", "struct", "enum", "trait", "use", "const", "type"];
     let (mut depth, mut at, mut is_item) = (0_usize, start, false);

@@ -1,13 +1,13 @@
-//! Kills at each numbered system call by which the engine changes its files: as a thread makes it for the n-th time, before
-//! anything comes of it.
+//! Kills at each numbered system call by which the engine changes its files: as a thread makes it
+//! for the n-th time, before anything comes of it.
 
 use crate::budget::Budget;
 use crate::life::{Directory, File, Moment, torment_files};
 use crate::oracle::{Oracle, Verdict};
 use crate::{Random, can_inject};
 
-/// By which files are made, written, resized, synced and named, and the n up to which each is tried. A thread's calls are
-/// counted from the start of its process.
+/// By which files are made, written, resized, synced and named, and the n up to which each is
+/// tried. A thread's calls are counted from the start of its process.
 const CALLS: [(&str, u64); 9] = [
     ("pwrite64", 60),
     ("fdatasync", 30),

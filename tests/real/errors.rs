@@ -58,7 +58,8 @@ fn process() {
     println!("\n@over");
 }
 
-/// A process with something injected, then an opening without. What it was told is counted by its first words.
+/// A process with something injected, then an opening without. What it was told is counted by its
+/// first words.
 fn suffer(path: &Path, injected: &str, told: &mut BTreeMap<String, u64>) {
     let output = ourselves("errors::process", Some(injected)).env(FILE_VARIABLE, path).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -56,7 +56,8 @@ fn begin_once_there_is_room(engine: &Engine, key: u64) -> Claim {
     }
 }
 
-/// Not a test: the process for which the small disk was mounted. Returns at once where nobody ordered one.
+/// Not a test: the process for which the small disk was mounted. Returns at once where nobody
+/// ordered one.
 #[test]
 fn process() {
     let Some(directory) = std::env::var_os(FILE_VARIABLE) else { return };
@@ -70,7 +71,8 @@ fn process() {
     complete(held, 0);
     check(&engine, full);
 
-    // Room comes back: the engine goes on without being opened again, until the disk is full once more.
+    // Room comes back: the engine goes on without being opened again, until the disk is full once
+    // more.
     std::fs::remove_file(&ballast).unwrap();
     complete(begin_once_there_is_room(&engine, full), full);
     let full_again = fill(&engine, full + 1);
@@ -86,7 +88,8 @@ fn process() {
     start_again_on_a_full_disk(directory);
 }
 
-/// Of a second file: a process fills what is left of the disk and dies; others start on it and die; then space comes back.
+/// Of a second file: a process fills what is left of the disk and dies; others start on it and
+/// die; then space comes back.
 fn start_again_on_a_full_disk(directory: &Path) {
     for file in ["x.idem", "x.idem-wal"] {
         std::fs::remove_file(directory.join(file)).unwrap();

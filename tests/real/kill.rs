@@ -38,7 +38,8 @@ fn nothing_acknowledged_is_lost_and_nothing_granted_twice_over_kills_at_random()
     }
 }
 
-/// A file gets its name by a link, after which the temporary name goes. A kill between the two leaves both.
+/// A file gets its name by a link, after which the temporary name goes. A kill between the two
+/// leaves both.
 #[test]
 fn a_temporary_name_left_by_a_kill_does_not_endanger_the_file_that_was_made() {
     let directory = tempfile::tempdir().unwrap();

@@ -29,7 +29,8 @@ pub(crate) enum Moment {
     Opened(Duration),
     /// After so many lines, and so long.
     Line(u64, Duration),
-    /// As one of its threads makes this system call for the n-th time, before anything comes of it.
+    /// As one of its threads makes this system call for the n-th time, before anything comes of
+    /// it.
     Call(&'static str, u64),
 }
 
@@ -59,7 +60,8 @@ impl Moment {
     }
 }
 
-/// A command that runs one test of this binary in a process of its own, with something injected into its system calls.
+/// A command that runs one test of this binary in a process of its own, with something injected
+/// into its system calls.
 pub(crate) fn ourselves(test: &str, injected: Option<&str>) -> Command {
     let ourselves = std::env::current_exe().unwrap();
     let mut command = match injected {
@@ -128,7 +130,8 @@ fn live(
             {
                 due.send(()).unwrap();
             }
-            // To the end of the pipe even after a violation, or the process would wait for a reader.
+            // To the end of the pipe even after a violation, or the process would wait for a
+            // reader.
             if verdict.is_ok() {
                 verdict = oracle.hear(&line);
             }
@@ -176,7 +179,8 @@ impl Place for Directory {
     }
 }
 
-/// Torments one file after the other, as long as the budget lasts. Where something is wrong the file is kept.
+/// Torments one file after the other, as long as the budget lasts. Where something is wrong the
+/// file is kept.
 pub(crate) fn torment_files<P: Place>(
     mut budget: Budget,
     place: impl Fn() -> P,

@@ -1,8 +1,10 @@
-//! Real processes on real files: killed at random moments and at numbered system calls, with errors from the operating system,
-//! on a disk that is full, on a file system whose power is cut; with an oracle outside the process.
+//! Real processes on real files: killed at random moments and at numbered system calls, with
+//! errors from the operating system, on a disk that is full, on a file system whose power is cut;
+//! with an oracle outside the process.
 //!
-//! A test runs this very binary again as the process that is tormented. Where a test needs a tool of the operating system, or
-//! a right, that is not there, it says so and passes: look for `SKIPPED` in the output of `cargo test -- --nocapture`.
+//! A test runs this very binary again as the process that is tormented. Where a test needs a tool
+//! of the operating system, or a right, that is not there, it says so and passes: look for
+//! `SKIPPED` in the output of `cargo test -- --nocapture`.
 #![cfg(unix)]
 #![allow(
     missing_docs,

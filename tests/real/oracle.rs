@@ -22,7 +22,8 @@ struct Known {
     current: u64,
     /// Begins that were not answered yet.
     begins: u32,
-    /// A begin was not answered before the process died: a claim may be on disk that nobody heard of.
+    /// A begin was not answered before the process died: a claim may be on disk that nobody heard
+    /// of.
     unheard: bool,
     /// Forgets that were not answered yet: by which thread, and the current claim when it asked.
     forgets: HashMap<u64, u64>,
@@ -57,7 +58,8 @@ impl Known {
         }
     }
 
-    /// Whether a claim that nobody heard of, granted on top of what may be there, explains this one.
+    /// Whether a claim that nobody heard of, granted on top of what may be there, explains this
+    /// one.
     fn explains_unheard(&self, attempt: u32) -> bool {
         self.unheard
             && self.may.iter().any(|may| match may {
@@ -199,7 +201,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// The holder is about to end its claim; beside what it was, its key may become one of `states`.
+    /// The holder is about to end its claim; beside what it was, its key may become one of
+    /// `states`.
     fn ending(&mut self, key: u64, fence: u64, states: &[Durable]) -> Verdict {
         let attempt = self.attempts.get(&fence).copied().unwrap_or(0);
         let known = self.known(key);
@@ -235,7 +238,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// A caller that sees a record could crash and see it again, so this is as good as an acknowledgement.
+    /// A caller that sees a record could crash and see it again, so this is as good as an
+    /// acknowledgement.
     fn replay(&mut self, key: u64, told: &[&str]) -> Verdict {
         let fence = self.check_record(key, told)?;
         self.totals.replayed += 1;

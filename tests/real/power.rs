@@ -1,5 +1,5 @@
-//! A real file system whose power is cut: a process is killed, what its file system has not made durable is thrown away, and
-//! the next process opens what is left.
+//! A real file system whose power is cut: a process is killed, what its file system has not made
+//! durable is thrown away, and the next process opens what is left.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,7 +52,8 @@ impl Volume {
         loop {
             assert!(self.unmount());
             assert!(self.mount());
-            // A process with mounts of its own, of another test, may have kept the file system that is shut down: then it is back.
+            // A process with mounts of its own, of another test, may have kept the file system
+            // that is shut down: then it is back.
             if std::fs::metadata(self.mounted()).is_ok() {
                 return;
             }

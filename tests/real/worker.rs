@@ -1,5 +1,5 @@
-//! The process that is tormented: it begins keys and ends claims, and says on a pipe what it does, each line with one write,
-//! so that what it said survives it.
+//! The process that is tormented: it begins keys and ends claims, and says on a pipe what it does,
+//! each line with one write, so that what it said survives it.
 
 use std::fs::File;
 use std::io::Write;
@@ -123,7 +123,8 @@ impl Worker {
         }
     }
 
-    /// New keys in every life, few enough that threads meet; forgettable ones, which never run out; and any.
+    /// New keys in every life, few enough that threads meet; forgettable ones, which never run
+    /// out; and any.
     fn choose(&self, random: &mut Random) -> u64 {
         match random.below(4) {
             0 | 1 => self.order.life * 150 + random.below(300),

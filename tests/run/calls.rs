@@ -107,7 +107,8 @@ fn a_twin_waits_and_gets_the_same_result() {
     let charge = || {
         scope.run("key", request(), |_claim| {
             ran.fetch_add(1, Ordering::SeqCst);
-            // The others find the key in flight, or done if they are late; either way they get the same.
+            // The others find the key in flight, or done if they are late; either way they get the
+            // same.
             std::thread::yield_now();
             Ok::<_, Fault<Declined>>(receipt())
         })

@@ -58,7 +58,8 @@ fn a_type_may_gain_a_field_while_its_records_are_kept() {
     assert_eq!(ran.unwrap(), Ok(Newer { cents: 1000, currency: String::new() }));
 }
 
-/// Runs an operation with this result, which must come back unstored, with a claim that can still be completed.
+/// Runs an operation with this result, which must come back unstored, with a claim that can still
+/// be completed.
 #[track_caller]
 fn not_stored<T, E>(given: Result<T, Fault<E>>) -> Result<T, E>
 where

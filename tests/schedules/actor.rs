@@ -1,4 +1,5 @@
-//! Somebody who makes a few calls at random, as a thread or as a task, and notes what they were told.
+//! Somebody who makes a few calls at random, as a thread or as a task, and notes what they were
+//! told.
 
 use std::future::poll_fn;
 use std::pin::pin;

@@ -1,5 +1,5 @@
-//! Closing from everywhere at once, with a full queue, a full log and futures that are dropped: every call returns, every close tells the
-//! same, and what was acknowledged is found again.
+//! Closing from everywhere at once, with a full queue, a full log and futures that are dropped:
+//! every call returns, every close tells the same, and what was acknowledged is found again.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,8 @@ use shuttle::thread::{JoinHandle, spawn};
 use super::common::request;
 use super::world::{Setup, World, explore, one_in};
 
-/// Works on keys of its own until the engine is closed; notes the keys whose completion was acknowledged.
+/// Works on keys of its own until the engine is closed; notes the keys whose completion was
+/// acknowledged.
 fn work(world: &Arc<World>, number: usize, acknowledged: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let (scope, acknowledged, is_task) = (world.scope.clone(), Arc::clone(acknowledged), number % 2 == 0);
     spawn(move || {
@@ -48,7 +49,8 @@ fn work(world: &Arc<World>, number: usize, acknowledged: &Arc<Mutex<Vec<String>>
     })
 }
 
-/// Closes as a thread, as a task, or inside a transaction. What a close inside gives is not the last word.
+/// Closes as a thread, as a task, or inside a transaction. What a close inside gives is not the
+/// last word.
 fn close(world: &Arc<World>, way: usize) -> JoinHandle<Option<Closed>> {
     let world = Arc::clone(world);
     spawn(move || {
@@ -99,7 +101,8 @@ fn a_full_log_that_is_closed_from_everywhere() {
     });
 }
 
-/// Either the engine tells of the interruption and the file has it, or the close counts the claim and the next opening tells.
+/// Either the engine tells of the interruption and the file has it, or the close counts the claim
+/// and the next opening tells.
 #[test]
 fn a_claim_dropped_beside_a_close_is_told_of_once() {
     explore("schedules::drops_and_closes", 8, Setup::default(), |world| {

@@ -1,4 +1,5 @@
-//! Everybody who waits is woken: at the end of a claim, of its lease, of his time, of the queue, of the room in the log, of the engine.
+//! Everybody who waits is woken: at the end of a claim, of its lease, of his time, of the queue,
+//! of the room in the log, of the engine.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,7 +47,8 @@ fn the_end_of_a_lease_wakes_those_who_wait_for_its_holder() {
         let hung = fresh(&world.scope, "key");
         let done = Arc::default();
         let waiting = [false, false, true].map(|is_task| serve(&world, is_task, &done));
-        // Two leases long, and no longer: where time ran on, no claim might arrive within its lease.
+        // Two leases long, and no longer: where time ran on, no claim might arrive within its
+        // lease.
         for _ in 0..10 {
             world.clock.advance(TICK);
             yield_now();

@@ -1,6 +1,7 @@
-//! The log has the entries about a key in the order in which its state changed, whichever thread queues them: a forgetting, the sweeper, the end of
-//! a claim, a grant that is withdrawn. And each answer is right at a time between its call and its return, whatever policy comes into
-//! force meanwhile, and whatever expires.
+//! The log has the entries about a key in the order in which its state changed, whichever thread
+//! queues them: a forgetting, the sweeper, the end of a claim, a grant that is withdrawn. And each
+//! answer is right at a time between its call and its return, whatever policy comes into force
+//! meanwhile, and whatever expires.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -63,7 +64,8 @@ fn a_forgetting_destroys_no_result_that_came_later() {
     });
 }
 
-/// Begins, and lets the future go if it is not ready after a while. Whether a claim was had, and lost.
+/// Begins, and lets the future go if it is not ready after a while. Whether a claim was had, and
+/// lost.
 async fn begin_for_a_while(world: &World) -> bool {
     let mut begin = pin!(world.scope.begin_async("key", request()));
     let asked = poll_fn(|context| match begin.as_mut().poll(context) {
@@ -201,7 +203,8 @@ fn no_answer_tells_of_an_expiry_that_the_key_did_not_see() {
             let world = Arc::clone(&world);
             spawn(move || ask(&world))
         });
-        // The record is gone before its time is over. A caller that finds the key vacant releases it.
+        // The record is gone before its time is over. A caller that finds the key vacant releases
+        // it.
         assert!(world.scope.forget("key").unwrap());
         world.clock.advance(TTL);
         asking.into_iter().for_each(|thread| thread.join().unwrap());

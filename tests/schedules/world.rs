@@ -1,4 +1,5 @@
-//! A small engine on a simulated machine, made anew for each schedule, and what its callers are told.
+//! A small engine on a simulated machine, made anew for each schedule, and what its callers are
+//! told.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,8 @@ use super::common::budget::Budget;
 use super::common::{START_MS, request};
 use super::key::{Begun, Call, Key, LeasedKey, State};
 
-/// Schedules of one seed. The first of PCT's is one thread after the other, to see how long it takes.
+/// Schedules of one seed. The first of PCT's is one thread after the other, to see how long it
+/// takes.
 const SCHEDULES: usize = 100;
 /// Changes of who goes first, in every other round.
 const PCT_DEPTH: usize = 3;

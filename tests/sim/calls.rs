@@ -320,7 +320,8 @@ impl World {
         match self.during(|| scope(engine, key).forget(name(key))) {
             Ok(was_there) => {
                 assert!(!held && !stands, "key {key} was forgotten under its holder");
-                // Of a claim that only memory knew nothing is left to forget once its time is over; what it came after may be there.
+                // Of a claim that only memory knew nothing is left to forget once its time is
+                // over; what it came after may be there.
                 let is_over = !was_there && forgets_claims(key);
                 if is_over {
                     self.oracle.refuse(key);

@@ -1,7 +1,8 @@
-//! Small worlds, whole: every history of up to three operations on two keys, a crash at every operation of the disk, and
-//! every subset of what was not synced.
+//! Small worlds, whole: every history of up to three operations on two keys, a crash at every
+//! operation of the disk, and every subset of what was not synced.
 //!
-//! A history is looked at during its last operation only, for what comes before is a history of its own.
+//! A history is looked at during its last operation only, for what comes before is a history of
+//! its own.
 
 use idemkv::Outcome;
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
@@ -13,7 +14,8 @@ use crate::script::Op;
 use crate::setting::{START_MS, TTL, options, policy_of, scope_of};
 use crate::world::World;
 
-/// So many pieces that were not synced survive in every combination; those before them all together.
+/// So many pieces that were not synced survive in every combination; those before them all
+/// together.
 const NEWEST_MAX: u64 = 12;
 /// In `cargo test`.
 const NEWEST_MAX_SHORT: u64 = 3;
@@ -62,7 +64,8 @@ fn is_possible(history: &[Op], next: Op) -> bool {
     })
 }
 
-/// A file that was made, and closed again. A begin of the first key is refused where it is interrupted, the second one may run again.
+/// A file that was made, and closed again. A begin of the first key is refused where it is
+/// interrupted, the second one may run again.
 fn new_file(clock: &ManualClock) -> SimDisk {
     let disk = SimDisk::new();
     let engine = options(&disk, clock).open("x.idem").unwrap();
@@ -72,8 +75,9 @@ fn new_file(clock: &ManualClock) -> SimDisk {
     disk
 }
 
-/// There are 824 histories and some eleven million images, an hour and a half for one core. `cargo test` looks at the histories of up to two
-/// and a few of three, with fewer subsets. The long form goes round: `IDEMKV_SEED=0` and time for all of it is the whole.
+/// There are 824 histories and some eleven million images, an hour and a half for one core. `cargo
+/// test` looks at the histories of up to two and a few of three, with fewer subsets. The long form
+/// goes round: `IDEMKV_SEED=0` and time for all of it is the whole.
 #[test]
 fn every_small_history_survives_a_crash_at_every_operation_with_every_subset_of_sectors() {
     let rig = "sim::exhaustive::every_small_history_survives_a_crash_at_every_operation_with_every_subset_of_sectors";

@@ -19,7 +19,8 @@ const SECTOR: usize = 512;
 /// Flips bits while a script runs.
 pub(crate) struct Flips {
     random: Random,
-    /// The oracle as it was when the last frame was written: what it may be taken for if that is damaged.
+    /// The oracle as it was when the last frame was written: what it may be taken for if that is
+    /// damaged.
     pub(crate) under_way: Oracle,
     /// How many openings were refused.
     pub(crate) refused: u64,
@@ -30,7 +31,8 @@ impl Flips {
         Self { random: Random::new(seed), under_way: Oracle::default(), refused: 0 }
     }
 
-    /// Flips one bit of what a crash leaves now, some of the time; gives how many images were looked at.
+    /// Flips one bit of what a crash leaves now, some of the time; gives how many images were
+    /// looked at.
     pub(crate) fn look(
         &mut self,
         disk: &SimDisk,

@@ -1,8 +1,10 @@
-//! A simulated world: a disk, a clock, an engine without threads and its callers, all driven by one seed.
+//! A simulated world: a disk, a clock, an engine without threads and its callers, all driven by
+//! one seed.
 //!
-//! Scripts run on a disk that records, so that a crash at every write, change of length and sync can be looked at, with unsynced
-//! writes kept, dropped or torn, and again while recovering; on disks that fail, fill up and flip bits; and on clocks that jump.
-//! After each crash everything acknowledged must be there and nothing else. A failure prints the seed, and the smallest script
+//! Scripts run on a disk that records, so that a crash at every write, change of length and sync
+//! can be looked at, with unsynced writes kept, dropped or torn, and again while recovering; on
+//! disks that fail, fill up and flip bits; and on clocks that jump. After each crash everything
+//! acknowledged must be there and nothing else. A failure prints the seed, and the smallest script
 //! that still fails.
 
 #![allow(
@@ -160,7 +162,8 @@ fn a_bit_that_flips_after_a_crash_gives_the_right_record_or_an_error_with_the_pl
     assert!(refused > 0, "no flip was noticed: they hit nothing");
 }
 
-/// The log knows of the claim and not of its end, and an opening that found it dead anew would remember it for another TTL.
+/// The log knows of the claim and not of its end, and an opening that found it dead anew would
+/// remember it for another TTL.
 #[test]
 fn an_interruption_forgotten_after_its_time_does_not_come_back() {
     let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(START_MS));
@@ -181,7 +184,8 @@ fn crash_everywhere_without_syncs(script: &Script, suffix: &str) {
     world.run(script);
 }
 
-/// The rig must be able to fail: a disk that ignores syncs loses acknowledged records, and that must be noticed.
+/// The rig must be able to fail: a disk that ignores syncs loses acknowledged records, and that
+/// must be noticed.
 #[test]
 fn the_rig_notices_a_disk_that_ignores_syncs() {
     for suffix in ["", "-wal", ".idem"] {

@@ -29,7 +29,8 @@ enum Plan {
     Every {
         torn: u64,
     },
-    /// Every operation, and every subset of the newest pieces, with those before them kept and dropped.
+    /// Every operation, and every subset of the newest pieces, with those before them kept and
+    /// dropped.
     Subsets {
         newest_max: u64,
     },

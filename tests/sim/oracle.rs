@@ -135,7 +135,8 @@ impl Token {
 struct Effect {
     /// The fence of the claim that wrote it.
     is: Option<u64>,
-    /// What it says if the transaction was committed that was cut off, and the reply that is there then.
+    /// What it says if the transaction was committed that was cut off, and the reply that is there
+    /// then.
     cut_off: Option<(u64, Reply)>,
 }
 
@@ -146,14 +147,16 @@ pub(crate) type Notes = BTreeSet<Option<Vec<u8>>>;
 #[derive(Clone, Default)]
 pub(crate) struct Oracle {
     keys: HashMap<u64, Expect>,
-    /// What keys may have become: their operations are under way, were cut off, or nobody waited for them.
+    /// What keys may have become: their operations are under way, were cut off, or nobody waited
+    /// for them.
     under_way: Vec<(u64, Expect)>,
-    /// Of these, those that nothing but a crash or a failed commit undoes, and when they are durable at the latest.
+    /// Of these, those that nothing but a crash or a failed commit undoes, and when they are
+    /// durable at the latest.
     certain: HashMap<u64, Timestamp>,
     /// Keys whose claims were given back while they were granted.
     leaving: BTreeSet<u64>,
-    /// When each key was last granted. One that is interrupted is forgotten some time after it was found dead, so not before
-    /// that time after this.
+    /// When each key was last granted. One that is interrupted is forgotten some time after it was
+    /// found dead, so not before that time after this.
     granted: HashMap<u64, Timestamp>,
     /// The last attempt that is durable, of keys whose claims need not be.
     durable_attempt: HashMap<u64, u32>,
@@ -302,7 +305,8 @@ impl Oracle {
         }
         if told == 0 {
             self.last_durable_attempt(key, None);
-            // Where the file may still know of an attempt that is forgotten by now, the log is told of the one that starts anew.
+            // Where the file may still know of an attempt that is forgotten by now, the log is
+            // told of the one that starts anew.
             if forgets_claims(key) {
                 self.attempt_may_be_durable(key, claim.attempt());
             }
@@ -353,7 +357,8 @@ impl Oracle {
         self.notes_are(key, BTreeSet::from([note]));
     }
 
-    /// What is told of a key that is interrupted: progress that is on its way to the log too, which a crash may take.
+    /// What is told of a key that is interrupted: progress that is on its way to the log too,
+    /// which a crash may take.
     pub(crate) fn told_of_note(&self, key: u64, note: Option<&Vec<u8>>) {
         let nothing = BTreeSet::from([None]);
         let allowed = self.notes.get(&key).unwrap_or(&nothing);
@@ -366,7 +371,8 @@ impl Oracle {
         let nothing = BTreeSet::from([None]);
         let allowed = self.notes.get(&key).filter(|_| claim.attempt() > 1).unwrap_or(&nothing);
         assert!(allowed.contains(&note), "key {key}: attempt {} finds {note:?}", claim.attempt());
-        // A claim that is not durable may be shown what is not durable either, and a crash takes both.
+        // A claim that is not durable may be shown what is not durable either, and a crash takes
+        // both.
         if claim.attempt() == 1 || !forgets_claims(key) {
             self.note_is(key, note);
         }
@@ -479,8 +485,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// Within a boot the engine's clock is exact. Over a reboot it never goes back behind what is durable, and never leaps; but where
-    /// nothing is kept it may be the wall clock.
+    /// Within a boot the engine's clock is exact. Over a reboot it never goes back behind what is
+    /// durable, and never leaps; but where nothing is kept it may be the wall clock.
     fn check_time(&mut self, engine: &Engine, keys: u64, under_way: &[(u64, Expect)], context: &str) {
         let now = engine.now();
         let (from, to) = if std::mem::take(&mut self.has_booted) {
@@ -512,7 +518,8 @@ impl Oracle {
         if attempt_max > 0 && forgets_claims(key) {
             match self.durable_attempt.get(&key).copied().unwrap_or(0) {
                 0 => {
-                    // With the claim the time may be forgotten at which the record before it was over.
+                    // With the claim the time may be forgotten at which the record before it was
+                    // over.
                     let before = self.before_claim.get(&key).cloned().unwrap_or(Expect::Vacant);
                     allowed.extend([Expect::Vacant, before.at(now)]);
                 }
@@ -524,7 +531,8 @@ impl Oracle {
         allowed
     }
 
-    /// What a key is right after an opening. One that is claimed counts as interrupted; only one that was handed over may be.
+    /// What a key is right after an opening. One that is claimed counts as interrupted; only one
+    /// that was handed over may be.
     fn found(&self, engine: &Engine, key: u64, context: &str) -> Expect {
         let token = self.tokens.get(&key);
         let stands = token.is_some_and(|token| token.stands(engine.now()));

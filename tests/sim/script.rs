@@ -33,7 +33,8 @@ impl Random {
     }
 }
 
-/// One thing that happens. A key that is named is the first to look at; where it is of no use, the next one is taken that is.
+/// One thing that happens. A key that is named is the first to look at; where it is of no use, the
+/// next one is taken that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     Begin {
@@ -151,8 +152,9 @@ impl Op {
         }
     }
 
-    /// Calls in a row that chance alone would seldom bring about: a claim that memory alone knows of is given up while its progress is
-    /// on the way, and the next one ends in the store, past the log.
+    /// Calls in a row that chance alone would seldom bring about: a claim that memory alone knows
+    /// of is given up while its progress is on the way, and the next one ends in the store, past
+    /// the log.
     fn note_given_up(random: &mut Random) -> [Self; 5] {
         let (key, seed) = (random.key(forgets_claims), random.below(1 << 40));
         let note = Self::NoteTask { key, seed, polls: 1 };
@@ -165,7 +167,8 @@ impl Op {
         ]
     }
 
-    /// And a claim that is handed over, and taken up when its lease is over and somebody else has the key.
+    /// And a claim that is handed over, and taken up when its lease is over and somebody else has
+    /// the key.
     fn token_too_late(random: &mut Random) -> [Self; 6] {
         let key = random.key(is_leased);
         let (begin, over) = (Self::Begin { key }, Self::Advance { seconds: LEASE.as_secs() });

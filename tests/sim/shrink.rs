@@ -18,7 +18,8 @@ pub(crate) struct Failed {
     pub(crate) at: String,
 }
 
-/// Runs a script; where it fails, shrinks it, and panics with the seed, the smallest script that still fails, and where it does.
+/// Runs a script; where it fails, shrinks it, and panics with the seed, the smallest script that
+/// still fails, and where it does.
 pub(crate) fn examine<T>(script: &Script, run: impl Fn(&Script) -> T) -> T {
     match attempt(script, &run) {
         Ok(result) => result,

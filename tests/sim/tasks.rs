@@ -1,4 +1,5 @@
-//! Callers that are tasks: futures that are polled some times and dropped, and waiters that must be woken.
+//! Callers that are tasks: futures that are polled some times and dropped, and waiters that must
+//! be woken.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -167,7 +168,8 @@ impl World {
         }
     }
 
-    /// After a step of the engine what it had in hand is durable, and who waits knows what there is to know.
+    /// After a step of the engine what it had in hand is durable, and who waits knows what there
+    /// is to know.
     pub(crate) fn after_step(&mut self, engine: &Engine, callers: &mut Callers) {
         if self.disk.crashed() || self.is_harmed() {
             return;

@@ -19,7 +19,8 @@ use crate::setting::{KEYS, SCOPES, fingerprint, name, options, policy_of};
 const AFTERLIFE_OF: u64 = 32;
 const AFTERLIFE: usize = 12;
 
-/// What scripts that crash nowhere must come to, some of them at least, or crashes prove nothing about it.
+/// What scripts that crash nowhere must come to, some of them at least, or crashes prove nothing
+/// about it.
 pub(crate) const TO_MEET: [&str; 25] = [
     "batch of claims",
     "begin given up on its way",

@@ -36,7 +36,8 @@ pub struct Key {
     pub done: Option<(u64, Vec<u8>)>,
 }
 
-/// Told of a grant after it was given and of an end before it is asked for, so what it takes for live is live.
+/// Told of a grant after it was given and of an end before it is asked for, so what it takes for
+/// live is live.
 #[derive(Default)]
 pub struct Oracle {
     pub keys: Mutex<HashMap<u64, Key>>,
@@ -65,7 +66,8 @@ impl Oracle {
                     "key {key}: {other} until {other_until} and {fence} until {until} at {now}"
                 );
             }
-            // Where a lease is over before its holder has been told of the claim, a later one may be seen first.
+            // Where a lease is over before its holder has been told of the claim, a later one may
+            // be seen first.
             assert!(fence > known.fence_max || until <= now, "key {key}: {fence} after {}", known.fence_max);
             known.fence_max = known.fence_max.max(fence);
             if let Some((ended, _)) = &known.done {
@@ -75,7 +77,8 @@ impl Oracle {
         });
     }
 
-    /// Its lease was renewed; unless somebody has taken it up from a copy of its token, and ended it, meanwhile.
+    /// Its lease was renewed; unless somebody has taken it up from a copy of its token, and ended
+    /// it, meanwhile.
     pub fn lives_until(&self, key: u64, fence: u64, until: u64) {
         self.with(key, |known| known.live.get_mut(&fence).map(|known| *known = until));
     }

@@ -48,7 +48,8 @@ fn deliver(scope: &Scope, key: &str, operation: &Operation, luck: usize) {
                 let before = operation.last_fence.swap(claim.fence().get(), Ordering::SeqCst);
                 assert!(claim.fence().get() > before, "{key}: fences must grow");
                 assert_eq!(claim.interrupted().is_some(), claim.attempt() > 1);
-                // Some attempts are lost before the effect, some know that nothing happened, some succeed.
+                // Some attempts are lost before the effect, some know that nothing happened, some
+                // succeed.
                 let fate = (claim.attempt() as usize + luck) % 4;
                 operation.holders.fetch_sub(1, Ordering::SeqCst);
                 match fate {
@@ -72,7 +73,8 @@ fn stress(engine: &Engine, scope: &Scope) {
             let operations = &operations;
             threads.spawn(move || {
                 for step in 0..KEYS {
-                    // Each thread in an order of its own, so that they meet on some keys and not on others.
+                    // Each thread in an order of its own, so that they meet on some keys and not
+                    // on others.
                     let key = (step * 7 + thread * 13) % KEYS;
                     deliver(scope, &format!("key {key}"), &operations[key], step + thread);
                 }
@@ -105,8 +107,8 @@ fn every_operation_has_one_effect_whatever_becomes_of_its_claims() {
     }
 }
 
-/// Claims of one key, granted and dropped as fast as can be: each has a higher fence than the one before, and what the last
-/// one completes is there after a kill.
+/// Claims of one key, granted and dropped as fast as can be: each has a higher fence than the one
+/// before, and what the last one completes is there after a kill.
 #[test]
 fn the_fences_of_one_key_grow_in_the_order_of_its_claims() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,7 +121,8 @@ fn the_fences_of_one_key_grow_in_the_order_of_its_claims() {
             let (scope, last) = (engine.scope(""), &last);
             threads.spawn(move || {
                 for _ in 0..2_000 {
-                    // While the claim is out nobody else has the key, so the order of these swaps is that of the claims.
+                    // While the claim is out nobody else has the key, so the order of these swaps
+                    // is that of the claims.
                     if let Begin::Fresh(claim) = scope.begin("key", request()).unwrap() {
                         let fence = claim.fence().get();
                         let before = last.swap(fence, Ordering::SeqCst);

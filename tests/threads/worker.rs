@@ -96,7 +96,8 @@ impl Worker<'_> {
             Begin::Fresh(claim) => self.granted(key, claim),
             Begin::Done(record) => self.shared.oracle.saw_done(key, &record),
             Begin::InFlight(pending) => {
-                // Without a lease it may be this worker's own, or that of one who waits for this one.
+                // Without a lease it may be this worker's own, or that of one who waits for this
+                // one.
                 if self.scope(key).policy().get_lease().is_some() {
                     self.wait(key, pending).await;
                 }

@@ -1,4 +1,5 @@
-//! What a person reads of errors and of values: what happened, what to do, and nothing that is secret.
+//! What a person reads of errors and of values: what happened, what to do, and nothing that is
+//! secret.
 
 use std::error::Error;
 use std::io;

@@ -48,7 +48,8 @@ fn a_damaged_first_page_beside_a_log_of_ours_is_damage_and_no_other_path_is_advi
         );
         assert_eq!(fs::read(&path).unwrap(), damaged, "it was changed");
     }
-    // Without its log nobody can tell. Both are said, and no path is advised under which nothing is known.
+    // Without its log nobody can tell. Both are said, and no path is advised under which nothing
+    // is known.
     fs::remove_file(dir.path().join("x.idem-wal")).unwrap();
     let error = Engine::open(&path).unwrap_err();
     assert!(matches!(error, OpenError::NotIdemkv(_)), "{error}");

@@ -23,7 +23,8 @@ fn a_read_of_tables_that_fails_stops_nobody() {
     let [first, second] = ["first", "second"].map(|key| fresh(&scope, key));
     let read = engine.read_tables(|tables| {
         read_badly(&machine, &tables.open_table(BULK).unwrap());
-        // The file can't be opened again under a reader's feet. That is for later, and only delays what writes to it.
+        // The file can't be opened again under a reader's feet. That is for later, and only delays
+        // what writes to it.
         let others = || {
             let refused = engine.checkpoint().unwrap_err();
             assert!(
@@ -80,7 +81,8 @@ fn work_that_gives_up_after_a_failed_read_gets_its_claim_back_and_stops_nobody()
     }
 }
 
-/// The work should have given up. What redb refuses to commit is not there, so the claim is as good as before.
+/// The work should have given up. What redb refuses to commit is not there, so the claim is as
+/// good as before.
 #[test]
 fn work_that_goes_on_after_a_failed_read_has_no_effect_and_gets_its_claim_back() {
     for others_read in [false, true] {
@@ -112,7 +114,8 @@ fn work_that_goes_on_after_a_failed_read_has_no_effect_and_gets_its_claim_back()
     }
 }
 
-/// What others read stops redb as well. Nothing was written, and it told the claim that nobody knew.
+/// What others read stops redb as well. Nothing was written, and it told the claim that nobody
+/// knew.
 #[test]
 fn a_transaction_during_which_a_read_of_others_fails_gets_its_claim_back() {
     let machine = Machine::default();
@@ -137,7 +140,8 @@ fn a_transaction_during_which_a_read_of_others_fails_gets_its_claim_back() {
     }
 }
 
-/// redb reads after a commit, too. Where that fails it calls the commit failed, which is there all the same.
+/// redb reads after a commit, too. Where that fails it calls the commit failed, which is there all
+/// the same.
 #[test]
 fn a_transaction_that_is_there_although_redb_says_it_failed_is_told_as_completed() {
     let machine = Machine::default();

@@ -43,7 +43,8 @@ impl AsRef<[u8]> for BadBody {
     }
 }
 
-/// redb can't undo a transaction that is dropped by a panic: the pages stay taken until the file is repaired.
+/// redb can't undo a transaction that is dropped by a panic: the pages stay taken until the file
+/// is repaired.
 #[test]
 fn a_body_that_panics_leaves_no_pages_behind() {
     let machine = Machine::default();

@@ -1,4 +1,5 @@
-//! Readers of tables: neither closing nor opening the file again after a full disk waits for readers that come later.
+//! Readers of tables: neither closing nor opening the file again after a full disk waits for
+//! readers that come later.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;

@@ -1,4 +1,5 @@
-//! What a long life does to the file: under steady churn, file, log and index keep to the size of what is live.
+//! What a long life does to the file: under steady churn, file, log and index keep to the size of
+//! what is live.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -16,11 +17,12 @@ const LIVES: usize = 10;
 const KEY_BYTES: usize = 36;
 const MIB: usize = 1 << 20;
 
-/// Ten live sets after one another end with no more than twice the bytes of the largest, file and log together; and while they
-/// come and go, the file keeps its size.
+/// Ten live sets after one another end with no more than twice the bytes of the largest, file and
+/// log together; and while they come and go, the file keeps its size.
 #[test]
 fn churn_keeps_file_and_log_within_twice_the_largest_live_set() {
-    // Live sets of sizes that lie differently to the powers of two that the store likes to grow by.
+    // Live sets of sizes that lie differently to the powers of two that the store likes to grow
+    // by.
     for live_bytes in [64 * MIB, 90 * MIB] {
         let dir = tempfile::tempdir().unwrap();
         let mut churn = Churn::new(&dir.path().join("churn.idem"), live_bytes);
@@ -42,7 +44,8 @@ fn churn_keeps_file_and_log_within_twice_the_largest_live_set() {
             churn.engine.stats().entries
         );
         let busy = churn.on_disk();
-        // The churn ends. Where nothing is written for a quarter of a TTL, the engine gives free room back.
+        // The churn ends. Where nothing is written for a quarter of a TTL, the engine gives free
+        // room back.
         churn.rest();
         churn.live_records_are_there();
 
@@ -52,7 +55,8 @@ fn churn_keeps_file_and_log_within_twice_the_largest_live_set() {
         let closed = on_disk(&path);
         println!("  idle: file {} MiB, log {} MiB", open.0 / MIB, open.1 / MIB);
         println!("  closed: file {} MiB, log {} MiB", closed.0 / MIB, closed.1 / MIB);
-        // redb doubles its file when it needs more: what is live just above a power of two takes a little over twice that.
+        // redb doubles its file when it needs more: what is live just above a power of two takes a
+        // little over twice that.
         assert!(busy.0 + busy.1 <= 2 * peak + peak / 4, "{busy:?} bytes under load, for {peak}");
         assert!(
             open.0 + open.1 <= 2 * peak,
@@ -155,13 +159,15 @@ impl Churn {
         );
     }
 
-    /// What later lives are held to: a tenth more than the second life ended with, which the sweeper's rhythm explains.
+    /// What later lives are held to: a tenth more than the second life ended with, which the
+    /// sweeper's rhythm explains.
     fn entries_max_of_first_lives(&self) -> usize {
         let first = self.entries.iter().take(2).max().copied().unwrap_or_default();
         first + first / 10
     }
 
-    /// The youngest and the oldest records that can't have expired are there with their bodies; older ones are not.
+    /// The youngest and the oldest records that can't have expired are there with their bodies;
+    /// older ones are not.
     fn live_records_are_there(&self) {
         // The clock has moved on by a slice, so the oldest slice of the live set has just expired.
         let (gone, _, _) = self.live.front().unwrap();

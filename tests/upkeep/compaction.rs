@@ -1,4 +1,5 @@
-//! Room in the file comes back on an idle engine, at a cost in proportion to what is gained, and never twice for nothing.
+//! Room in the file comes back on an idle engine, at a cost in proportion to what is gained, and
+//! never twice for nothing.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use idemkv::{Engine, Policy};
 const SHORT: Duration = Duration::from_secs(1_000);
 const LONG: Duration = Duration::from_secs(100 * 24 * 3_600);
 
-/// Some MiB of results, of which so many in a hundred are still live, and how long the file was when all were.
+/// Some MiB of results, of which so many in a hundred are still live, and how long the file was
+/// when all were.
 fn mostly_expired(machine: &Machine, mebibytes: u64, live: u64) -> (Engine, u64) {
     let options = machine.options().policy(Policy::default().ttl(SHORT)).cache_bytes(1 << 20);
     let engine = options.open("x.idem").unwrap();

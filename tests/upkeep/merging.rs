@@ -194,7 +194,8 @@ fn a_full_disk_puts_a_merge_off_and_loses_nothing() {
     assert!(refused > 3, "{refused}");
 }
 
-/// Readers of records on disk hold a place while its block goes: they find the record all the same.
+/// Readers of records on disk hold a place while its block goes: they find the record all the
+/// same.
 #[test]
 fn a_record_is_replayed_while_its_block_is_merged() {
     let machine = Machine::default();

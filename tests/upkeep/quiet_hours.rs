@@ -11,7 +11,8 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const MIB: u64 = 1 << 20;
 /// What docs/guarantees.md says commits for expiry cost by themselves in an hour.
 const BOUND: u64 = 64 * MIB;
-/// Bytes of the log for a claim and its completion, and of the store for its record and for the tables that lead there.
+/// Bytes of the log for a claim and its completion, and of the store for its record and for the
+/// tables that lead there.
 const KEY_BYTES: u64 = 2 * 1_024;
 
 fn open(machine: &Machine, ttl: Duration) -> Engine {

@@ -22,7 +22,8 @@ impl Drop for Bomb {
     }
 }
 
-/// Its begin waited for a place in the queue, and drops the waker in the step that has its intent queued.
+/// Its begin waited for a place in the queue, and drops the waker in the step that has its intent
+/// queued.
 #[test]
 fn a_begin_whose_waker_panics_as_it_is_dropped_has_its_claim() {
     let machine = Machine::default();

@@ -1,4 +1,5 @@
-//! Calls of the engine from code that the engine calls: every one returns, and no caller elsewhere notices.
+//! Calls of the engine from code that the engine calls: every one returns, and no caller elsewhere
+//! notices.
 
 use std::pin::Pin;
 use std::sync::mpsc::{SyncSender, sync_channel};

@@ -91,7 +91,8 @@ fn of_all_who_close_at_once_each_is_told_when_the_file_is_free() {
     }
 }
 
-/// Thread-locals go in the order in which they came, backwards: those of the crate may be gone before the engine is.
+/// Thread-locals go in the order in which they came, backwards: those of the crate may be gone
+/// before the engine is.
 #[test]
 fn an_engine_in_a_thread_local_is_closed_when_its_thread_ends() {
     thread_local! {
@@ -120,7 +121,8 @@ fn wait_until_it_is_shut(engine: &Engine) {
     }
 }
 
-/// Closes on another thread; whether the file is free is seen by the caller of this, once that is done.
+/// Closes on another thread; whether the file is free is seen by the caller of this, once that is
+/// done.
 fn close_beside(engine: &Engine) -> thread::JoinHandle<Closed> {
     let engine = engine.clone();
     thread::spawn(move || engine.close().unwrap())
@@ -220,8 +222,8 @@ fn a_close_on_a_thread_of_the_engine_and_one_beside_it_return_in_either_order() 
     }
 }
 
-/// Three threads, each of which waits for the next: a reader of tables, one with a lock of the application's that completes in a
-/// transaction, and one that closes.
+/// Three threads, each of which waits for the next: a reader of tables, one with a lock of the
+/// application's that completes in a transaction, and one that closes.
 #[test]
 fn a_close_that_waits_for_a_reader_of_tables_keeps_nobody_from_what_the_reader_waits_for() {
     let scratch = tempfile::tempdir().unwrap();
@@ -292,8 +294,8 @@ fn on_wake(call: impl FnOnce() + Send + 'static) -> Waker {
     Waker::from(Arc::new(OnWake(Mutex::new(Some(Box::new(call))))))
 }
 
-/// A commit fails, and one of those who are told takes its time. Meanwhile another thread closes, and wakes a task that waits for a
-/// place in the queue: its waker closes as well.
+/// A commit fails, and one of those who are told takes its time. Meanwhile another thread closes,
+/// and wakes a task that waits for a place in the queue: its waker closes as well.
 #[test]
 fn a_waker_that_a_close_wakes_may_close_the_engine_while_a_failure_is_told() {
     let disk = SimDisk::new();

@@ -1,4 +1,5 @@
-//! A body is code of others too: its `as_ref` and its drop may call the engine, or panic, wherever the engine runs them.
+//! A body is code of others too: its `as_ref` and its drop may call the engine, or panic, wherever
+//! the engine runs them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;

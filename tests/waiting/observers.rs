@@ -1,5 +1,5 @@
-//! Observers that wait for claims. The thread that tells an observer may have claims in hand that its caller does not have yet, so a wait
-//! for one of them would never end.
+//! Observers that wait for claims. The thread that tells an observer may have claims in hand that
+//! its caller does not have yet, so a wait for one of them would never end.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};

@@ -98,7 +98,8 @@ fn as_many_wait_as_may_and_no_more() {
     claim.complete("reply").unwrap();
 }
 
-/// There is nothing to wait for, so no place is taken: not for a claim that has ended, nor where the time is up at once.
+/// There is nothing to wait for, so no place is taken: not for a claim that has ended, nor where
+/// the time is up at once.
 #[test]
 fn what_has_ended_is_told_though_as_many_wait_as_may() {
     let machine = Machine::default();

@@ -1,4 +1,5 @@
-//! An operation never waits for itself: its own key run again inside it, and keys that come twice in a batch.
+//! An operation never waits for itself: its own key run again inside it, and keys that come twice
+//! in a batch.
 
 use std::pin::pin;
 use std::sync::mpsc::sync_channel;

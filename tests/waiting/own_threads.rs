@@ -24,7 +24,8 @@ fn the_worker_wakes_a_task_at_its_deadline() {
     assert!(matches!(waited, Ok(Waited::TimedOut)));
 }
 
-/// The log's growth is the worker's own work on the disk; whose operation panics depends on the threads, so each is tried.
+/// The log's growth is the worker's own work on the disk; whose operation panics depends on the
+/// threads, so each is tried.
 #[test]
 fn a_task_is_woken_at_its_deadline_by_a_worker_that_panicked() {
     let (timed_out, end) = std::sync::mpsc::channel();
@@ -39,7 +40,8 @@ fn a_task_is_woken_at_its_deadline_by_a_worker_that_panicked() {
     end.recv_timeout(Duration::from_secs(60)).expect("no worker panicked, or a task was never woken");
 }
 
-/// Whether it was the worker who did the operation that panics, so many after the first claims, and the task timed out.
+/// Whether it was the worker who did the operation that panics, so many after the first claims,
+/// and the task timed out.
 fn a_task_times_out_where_the_worker_panics(ahead: u64) -> bool {
     let machine = Machine::default();
     let options = small(Engine::options()).disk(&machine.disk).queue_timeout(Duration::from_millis(10));

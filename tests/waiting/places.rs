@@ -83,7 +83,8 @@ fn a_task_waits_for_a_place_in_the_queue_and_no_longer_than_its_patience() {
     assert!(matches!(hasty.default_scope().get("second"), Ok(Status::Vacant)));
 }
 
-/// A claim of it is withdrawn while others of it wait. It begins that key again, in the time that is left.
+/// A claim of it is withdrawn while others of it wait. It begins that key again, in the time that
+/// is left.
 #[test]
 fn all_waits_of_a_batch_are_over_with_its_patience() {
     let patience = Duration::from_millis(20);

@@ -1,4 +1,5 @@
-//! Grants that are taken back before their callers had them: their waiters are told what the key is by then, and not before.
+//! Grants that are taken back before their callers had them: their waiters are told what the key
+//! is by then, and not before.
 
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex};
@@ -24,7 +25,8 @@ fn told(pending: &Pending) -> Waited {
     pending.wait_timeout(Duration::ZERO).unwrap()
 }
 
-/// Someone resolves an interrupted key, and gives up before the claim is there: in the log, or before.
+/// Someone resolves an interrupted key, and gives up before the claim is there: in the log, or
+/// before.
 #[test]
 fn waiters_of_a_resolver_that_gives_up_are_told_that_the_key_is_interrupted() {
     for is_logged in [false, true] {
@@ -98,8 +100,8 @@ impl Drop for Opens<'_> {
     }
 }
 
-/// A begin waits for a place in the queue for longer than its lease. Another thread takes its grant back: an entry says so, which has to
-/// be written. Then the begin itself gives up.
+/// A begin waits for a place in the queue for longer than its lease. Another thread takes its
+/// grant back: an entry says so, which has to be written. Then the begin itself gives up.
 #[test]
 fn a_begin_that_gives_up_tells_nobody_of_a_grant_that_another_thread_takes_back() {
     let machine = Machine::default();

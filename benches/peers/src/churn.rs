@@ -1,7 +1,8 @@
 //! Churn: keys expire as fast as new ones come; beside the same load where nothing expires.
 //!
-//! One thread brings new keys at a steady rate, in batches. A second one looks keys up that are live, a third one takes a key through
-//! claim and completion, durably, one after the other; both note how long each call took. The engine without expiry and the one with it take turns.
+//! One thread brings new keys at a steady rate, in batches. A second one looks keys up that are
+//! live, a third one takes a key through claim and completion, durably, one after the other; both
+//! note how long each call took. The engine without expiry and the one with it take turns.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -54,7 +55,8 @@ struct Seen {
     lookup_p99: f64,
     commit_p99: f64,
     new_keys_a_second: f64,
-    /// The greatest length of file and log, and the greatest room that the file system gave them, to the live payload.
+    /// The greatest length of file and log, and the greatest room that the file system gave them,
+    /// to the live payload.
     length: f64,
     room: f64,
 }
@@ -226,7 +228,8 @@ fn look_up(
             took.push(nanos);
         }
         if draw.is_multiple_of(64) {
-            // About as busy as a service is; a thread that never sleeps leaves nothing to the others.
+            // About as busy as a service is; a thread that never sleeps leaves nothing to the
+            // others.
             thread::sleep(Duration::from_micros(100));
         }
     }

@@ -1,7 +1,9 @@
-//! Lifecycles that survive: a key claimed durably, then completed durably, with so many in flight; beside stores, and beside the disk.
+//! Lifecycles that survive: a key claimed durably, then completed durably, with so many in flight;
+//! beside stores, and beside the disk.
 //!
-//! The limit is a bare loop that appends and syncs the groups that the engine committed, each of their mean size, into a file of
-//! written zeros. All take turns, so that the machine's moods hit all of them.
+//! The limit is a bare loop that appends and syncs the groups that the engine committed, each of
+//! their mean size, into a file of written zeros. All take turns, so that the machine's moods hit
+//! all of them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,10 +1,13 @@
-//! What it would bring to keep records in the table's own memory: two sketches of an index, beside the fastest map.
+//! What it would bring to keep records in the table's own memory: two sketches of an index, beside
+//! the fastest map.
 //!
-//! Both do what no lookup can do without (a digest, a lock, finding the record, checking it) and nothing else. `apart` is laid out as the
-//! engine is: cells of 32 bytes, each record an allocation. In `inline` references of 8 bytes lead to records that lie in large pieces
-//! of memory, so that one cache miss with its walk of the page tables is over early; who finds one copies it out, or, for comparison, only
-//! reads a byte of it and gives nothing owned. Records have 256 bytes in both, as the engine's have with names and times; the map keeps bodies
-//! of 80 bytes, and its keys.
+//! Both do what no lookup can do without (a digest, a lock, finding the record, checking it) and
+//! nothing else. `apart` is laid out as the engine is: cells of 32 bytes, each record an
+//! allocation. In `inline` references of 8 bytes lead to records that lie in large pieces of
+//! memory, so that one cache miss with its walk of the page tables is over early. A lookup copies
+//! the record out or, for comparison, only reads a byte of it and gives nothing owned. Records
+//! have 256 bytes in both, as the engine's have with names and times; the map keeps bodies of 80
+//! bytes, and its keys.
 
 use std::hash::Hasher;
 use std::hint::black_box;

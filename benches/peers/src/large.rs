@@ -1,4 +1,5 @@
-//! An engine with very many keys: what filling, opening, memory and lookups come to. Nothing beside it: no map would hold them.
+//! An engine with very many keys: what filling, opening, memory and lookups come to. Nothing
+//! beside it: no map would hold them.
 //!
 //! Filled in a process of its own, for that takes buffers that are not given back.
 

@@ -1,7 +1,8 @@
 //! Replay of what is done: `begin` and `begin_many` beside the gets of concurrent maps.
 //!
-//! Engine and map hold the same keys and bodies and are asked in the same random order; both give something owned, of which a byte is
-//! read. The engine checks expiry and fingerprint as well. Slices of them take turns, and ratios are of neighbouring slices.
+//! Engine and map hold the same keys and bodies and are asked in the same random order; both give
+//! something owned, of which a byte is read. The engine checks expiry and fingerprint as well.
+//! Slices of them take turns, and ratios are of neighbouring slices.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -149,7 +150,8 @@ impl Order {
         self.rounds
     }
 
-    /// Looks up for the time of a slice; gives millions a second. Every round and thread starts somewhere else in the order.
+    /// Looks up for the time of a slice; gives millions a second. Every round and thread starts
+    /// somewhere else in the order.
     pub(crate) fn slice(&self, threads: usize, round: usize, lookup: impl Fn(&[u64]) + Sync) -> f64 {
         let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
         let start = Barrier::new(threads + 1);

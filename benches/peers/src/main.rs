@@ -1,4 +1,5 @@
-//! idemkv beside what one would use instead, on the same work in the same run, and beside the physical limit.
+//! idemkv beside what one would use instead, on the same work in the same run, and beside the
+//! physical limit.
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/peers/Cargo.toml -- lookup    # replay, beside concurrent maps
@@ -11,8 +12,9 @@
 //! ... -- large       # 100 million keys: memory, opening, lookups
 //! ```
 //!
-//! `--help` after a command tells its options. Each command prints a table, writes a plot (SVG) to `target/peers/`, and ends with a
-//! line of JSON. Files of stores go to `BENCH_DIR`, or else below the build's own directory.
+//! `--help` after a command tells its options. Each command prints a table, writes a plot (SVG) to
+//! `target/peers/`, and ends with a line of JSON. Files of stores go to `BENCH_DIR`, or else below
+//! the build's own directory.
 
 #[path = "../../common/figures.rs"]
 #[allow(dead_code, reason = "shared with the criterion benches")]

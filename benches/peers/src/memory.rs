@@ -1,4 +1,5 @@
-//! What a key takes in memory: an engine with its bodies on disk, and with them in memory, beside maps from keys to bodies.
+//! What a key takes in memory: an engine with its bodies on disk, and with them in memory, beside
+//! maps from keys to bodies.
 //!
 //! Each is filled in a process of its own, which tells how many bytes of anonymous memory it took.
 
@@ -53,7 +54,8 @@ pub(crate) fn run(options: &Options) {
 fn measured(name: &str, keys: usize, options: &Options) -> f64 {
     let scratch = options.scratch();
     if name == BESIDE {
-        // What is measured is an engine that finds the records there: filling takes buffers that are not given back.
+        // What is measured is an engine that finds the records there: filling takes buffers that
+        // are not given back.
         let engine = open_to_fill(&scratch.path().join("memory.idem"), 0);
         fill(&engine, 0..keys as u64, |number| options.bodies.of(number));
         engine.close().expect("the engine closes");

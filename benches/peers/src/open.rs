@@ -1,4 +1,5 @@
-//! Opening: a file of so many records, after a clean close and after a kill; beside what redb needs to read the same rows.
+//! Opening: a file of so many records, after a clean close and after a kill; beside what redb
+//! needs to read the same rows.
 
 use std::env;
 use std::fs;
@@ -156,7 +157,8 @@ fn timed(path: &Path, keys: u64) -> Timed {
     Timed { keys, opened, answered }
 }
 
-/// The time redb takes to open the file and to read every byte of the rows that an engine has to read.
+/// The time redb takes to open the file and to read every byte of the rows that an engine has to
+/// read.
 fn read_rows(path: &Path, keys: u64) -> Duration {
     let started = Instant::now();
     let database = redb::Database::open(path).expect("redb opens the file");

@@ -1,4 +1,5 @@
-//! Stores that are processes of their own, started for a comparison where they are installed, and stopped after it.
+//! Stores that are processes of their own, started for a comparison where they are installed, and
+//! stopped after it.
 
 use std::io;
 use std::os::unix::fs::chown;

@@ -1,6 +1,8 @@
-//! Stores: what one would keep results in where they have to survive. Each is used as its own documentation advises.
+//! Stores: what one would keep results in where they have to survive. Each is used as its own
+//! documentation advises.
 //!
-//! The job is the same for all: claim a key if nobody has, durably; complete it with a body, durably; give the body back.
+//! The job is the same for all: claim a key if nobody has, durably; complete it with a body,
+//! durably; give the body back.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -146,7 +148,8 @@ impl Session for &Lmdb {
     }
 }
 
-/// One connection that writes, as SQLite has one writer at a time; waiting for a lock of ours costs less than for its.
+/// One connection that writes, as SQLite has one writer at a time; waiting for a lock of ours
+/// costs less than for its.
 struct Sqlite {
     writer: Mutex<rusqlite::Connection>,
 }
@@ -357,7 +360,8 @@ impl Store for Postgres {
     }
 
     fn sessions_max(&self) -> usize {
-        // Its manual advises a pool, not a connection for each of many callers; its default limit is 100.
+        // Its manual advises a pool, not a connection for each of many callers; its default limit
+        // is 100.
         90
     }
 }

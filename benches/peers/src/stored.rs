@@ -1,4 +1,5 @@
-//! Replay of records that are on disk alone, in the page cache; beside redb's get of the same bodies by a digest of the key.
+//! Replay of records that are on disk alone, in the page cache; beside redb's get of the same
+//! bodies by a digest of the key.
 
 use std::fs;
 use std::hint::black_box;

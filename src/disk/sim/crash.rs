@@ -14,10 +14,11 @@ pub enum CrashKind {
     KeepAll,
     /// None does.
     DropAll,
-    /// Each sector of each write survives or not, by this seed; in any order, so torn in the middle too.
+    /// Each sector of each write survives or not, by this seed; in any order, so torn in the
+    /// middle too.
     Torn(u64),
-    /// Exactly these pieces survive. A piece is a change of length, or a sector of a write; sectors that say what is on the
-    /// platter already are not counted.
+    /// Exactly these pieces survive. A piece is a change of length, or a sector of a write;
+    /// sectors that say what is on the platter already are not counted.
     Subset {
         /// The newest 64 pieces of all files, the newest first: those whose bit is set survive.
         newest: u64,
@@ -97,7 +98,8 @@ pub(super) struct Novelty {
 }
 
 impl Novelty {
-    /// Whether a piece of a file makes a difference to what is on the platter; asked in the order of pieces.
+    /// Whether a piece of a file makes a difference to what is on the platter; asked in the order
+    /// of pieces.
     pub(super) fn is_new(&mut self, file: u64, durable: &Pages, piece: &Piece<'_>) -> bool {
         let Piece::Sector { at, bytes } = piece else { return true };
         let mut there = [0; SECTOR];
@@ -138,8 +140,8 @@ impl Crash {
         }
     }
 
-    /// Lets of a change survive what does, in `pages`. Changes come in the order in which they were made; `durable` is what was on
-    /// the platter before the first.
+    /// Lets of a change survive what does, in `pages`. Changes come in the order in which they
+    /// were made; `durable` is what was on the platter before the first.
     pub(super) fn survive(&mut self, file: u64, durable: &Pages, pages: &mut Pages, change: &Change) {
         match self {
             Self::DropAll => {}

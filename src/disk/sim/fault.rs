@@ -21,17 +21,19 @@ pub enum Operation {
     Sync,
 }
 
-/// What goes wrong with one operation. It is reported once: the same call can succeed the next time.
+/// What goes wrong with one operation. It is reported once: the same call can succeed the next
+/// time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFault {
     /// The disk is full. Nothing happens; a sync loses what it should have made durable.
     Full,
-    /// An I/O error. Nothing happens; a sync loses what it should have made durable, though reads in the same boot go on
-    /// to show it, as a page cache does.
+    /// An I/O error. Nothing happens; a sync loses what it should have made durable, though reads
+    /// in the same boot go on to show it, as a page cache does.
     Error,
     /// An I/O error, after the first half of a write, or all that a sync should have made durable.
     Late,
-    /// No error, but what a sync should have made durable is not. Anything but a sync is as it should be.
+    /// No error, but what a sync should have made durable is not. Anything but a sync is as it
+    /// should be.
     Lie,
     /// The thread that asks panics, before anything happens.
     Panic,

@@ -24,8 +24,8 @@ pub(super) struct World {
     /// Bytes that all files together may have.
     pub(super) capacity: Option<u64>,
     pub(super) faults: Faults,
-    /// The next syncs of a file whose name ends so fail; what they should have made durable is lost, though reads go on to
-    /// show it, as a page cache does.
+    /// The next syncs of a file whose name ends so fail; what they should have made durable is
+    /// lost, though reads go on to show it, as a page cache does.
     pub(super) failing_syncs: Option<String>,
     /// Syncs of a file whose name ends so do nothing, silently. For proving that a rig notices.
     pub(super) ignored_syncs: Option<String>,

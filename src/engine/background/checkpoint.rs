@@ -36,7 +36,8 @@ impl Core {
         self.health.store_is_busy().map_or(Ok(()), |busy| Err(CommitError::Busy(busy)))
     }
 
-    /// Moves the content of the log to the store and frees its segments; drops expired blocks on the way.
+    /// Moves the content of the log to the store and frees its segments; drops expired blocks on
+    /// the way.
     pub(super) fn checkpoint(&self, maintenance: &mut MaintenanceState) -> bool {
         let now = self.clock.now();
         let was_full = self.health.disk().of_store().is_some();
@@ -73,7 +74,8 @@ impl Core {
         self.prepare(&mut maintenance.unprepared).map_err(|error| self.store_refused(error))
     }
 
-    /// Notes that the store refused a transaction; gives the error for the caller of that transaction.
+    /// Notes that the store refused a transaction; gives the error for the caller of that
+    /// transaction.
     pub(in crate::engine) fn store_refused(&self, error: StoreError) -> CommitError {
         self.checkpoint_failed(error.clone());
         match error {
@@ -83,13 +85,14 @@ impl Core {
         }
     }
 
-    /// Moves the content of the log to the store. A caller of `complete_in` passes its transaction and its
-    /// record: both are committed together with the rest.
+    /// Moves the content of the log to the store. A caller of `complete_in` passes its transaction
+    /// and its record: both are committed together with the rest.
     pub(in crate::engine) fn apply_tail(
         &self,
         completes: Option<(OpenTransaction, &Record)>,
     ) -> Result<(), StoreError> {
-        // A tail that is taken and neither stored nor put back must not be forgotten: the log stays the truth then.
+        // A tail that is taken and neither stored nor put back must not be forgotten: the log
+        // stays the truth then.
         let (seq, limit, applied) = self.or_poison(|| {
             let tail = self.publisher.take_tail();
             let limit = self.fences.next_limit();
@@ -136,7 +139,8 @@ impl Core {
 
     pub(super) fn checkpoint_failed(&self, error: StoreError) {
         match error {
-            // Nothing is lost: the log still has it all. Claims are granted while it has room for their completions.
+            // Nothing is lost: the log still has it all. Claims are granted while it has room for
+            // their completions.
             StoreError::Full(failure) => self.health.disk().found_by_store(failure),
             StoreError::Later(failure) => self.health.set_file_not_ready(failure),
             StoreError::Failed(failure) => self.poison(failure),
@@ -144,7 +148,8 @@ impl Core {
         self.space.wake();
     }
 
-    /// Brings the meta row up to date, as every write of it does: the time, and the length of the log.
+    /// Brings the meta row up to date, as every write of it does: the time, and the length of the
+    /// log.
     pub(in crate::engine) fn stamp(&self, meta: &mut Meta) {
         meta.set_time(self.clock.mark());
         meta.log_bytes = self.space.durable_bytes();

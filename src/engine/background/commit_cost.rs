@@ -1,18 +1,21 @@
 //! What a commit of the store costs by itself, and how much it must be good for.
 //!
-//! Each commit has quick repair, so that an opening after a kill costs the same at any size. For that redb writes the state of its
-//! allocator: a bit or two for each page of the file, whatever the commit changes. So a large file gets fewer commits, and each does more.
+//! Each commit has quick repair, so that an opening after a kill costs the same at any size. For
+//! that redb writes the state of its allocator: a bit or two for each page of the file, however
+//! little the commit changes. So a large file gets fewer commits, and each does more.
 
 use std::time::Duration;
 
-/// Bytes that a commit writes whatever the length of the file: the pages of redb's tables that lead to what is new.
+/// Bytes that a commit writes at any length of the file: the pages of redb's tables that lead to
+/// what is new.
 const COMMIT_BYTES_MIN: u64 = 64 << 10;
 /// And this part of the file, at most: the state of the allocator.
 const FILE_SHARE: u64 = 2_048;
-/// What has expired leaves the file so often, or, where the default TTL is short, forty times a TTL, as long as the
-/// [bound](RECLAIM_BYTES_AN_HOUR) allows.
+/// What has expired leaves the file so often, or, where the default TTL is short, forty times a
+/// TTL, as long as the [bound](RECLAIM_BYTES_AN_HOUR) allows.
 const RECLAIM_EVERY: Duration = Duration::from_secs(600);
-/// Bytes an hour that commits may cost by themselves which come for expiry, and drop less than they are worth.
+/// Bytes an hour that commits may cost by themselves which come for expiry, and drop less than
+/// they are worth.
 const RECLAIM_BYTES_AN_HOUR: u64 = 64 << 20;
 /// So often a commit comes at most for what has expired, where that is worth a commit at any time.
 const RECLAIM_MORE: Duration = Duration::from_secs(10);
@@ -37,7 +40,8 @@ impl CommitCost {
         Self { commit_bytes: COMMIT_BYTES_MIN + file_bytes / FILE_SHARE }
     }
 
-    /// How long after a commit the next one may come for what is due, and from when on it need not [pay](Self::reclaim_pays_at).
+    /// How long after a commit the next one may come for what is due, and from when on it need not
+    /// [pay](Self::reclaim_pays_at).
     pub(super) fn reclaim_after(self, ttl: Duration) -> (Duration, Duration) {
         let wanted = (ttl / 40).min(RECLAIM_EVERY);
         (wanted.min(RECLAIM_MORE), wanted.max(self.within_bound()))
@@ -59,7 +63,8 @@ impl CommitCost {
         self.reclaim_pays_at().max(RECLAIM_MIN)
     }
 
-    /// Bytes of full segments for which a commit is worth its cost, in a log of `log_bytes_max` at most.
+    /// Bytes of full segments for which a commit is worth its cost, in a log of `log_bytes_max` at
+    /// most.
     pub(super) fn log_bytes(self, log_bytes_max: u64) -> u64 {
         self.commit_bytes.saturating_mul(MOVED_PER_COST).min(log_bytes_max / LOG_SHARE)
     }

@@ -6,12 +6,14 @@ use crate::engine::core::compaction::Space;
 use crate::engine::core::maintenance::MaintenanceState;
 use crate::store::{Batch, Meta};
 
-/// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten seconds, or a quarter of a short TTL.
+/// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten
+/// seconds, or a quarter of a short TTL.
 const IDLE_TICKS: u32 = 10;
 
 impl Core {
-    /// Gives room in the file back to the disk. redb doubles its file when it needs more and never shrinks it by
-    /// itself; compacting keeps readers of records on disk waiting, so it is left to moments when nothing is committed.
+    /// Gives room in the file back to the disk. redb doubles its file when it needs more and never
+    /// shrinks it by itself; compacting keeps readers of records on disk waiting, so it is left to
+    /// moments when nothing is committed.
     pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
         let entries = self.publisher.entries_but_marks();
         let is_idle = maintenance.compaction.is_idle(entries, now, IDLE_TICKS * self.tick());
@@ -31,7 +33,8 @@ impl Core {
         let compacted = match self.store.compact() {
             // An application reads tables. The next step tries again.
             Ok(false) => return,
-            // The last commit has to be one of ours: a commit of the compaction needs a repair after a kill.
+            // The last commit has to be one of ours: a commit of the compaction needs a repair
+            // after a kill.
             Ok(true) => {
                 let live = self.store.live_bytes();
                 let note = |meta: &mut Meta| meta.compacted_live = live;

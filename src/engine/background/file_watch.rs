@@ -11,7 +11,8 @@ use crate::sync::Arc;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Stops the engine where one of its files was taken away. Looks once a second; a stepped engine does at every step.
+    /// Stops the engine where one of its files was taken away. Looks once a second; a stepped
+    /// engine does at every step.
     pub(super) fn look_for_files(&self, now: Timestamp) {
         let due = self.maintenance.look_at();
         if self.options.workers && now < due || self.commit.failure().is_some() {

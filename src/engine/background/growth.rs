@@ -21,7 +21,7 @@ impl Core {
             return;
         }
         self.grow_as_wanted(&log);
-        // After a failed checkpoint those who wait for log space wait for this alone.
+        // After a failed checkpoint the waiters for log space wait for this alone.
         if self.health.is_poisoned() && self.space.is_waited_for() && !self.may_log_grow() {
             self.space.wake();
         }
@@ -36,14 +36,16 @@ impl Core {
 
     fn grow_as_wanted(&self, log: &Log) {
         let now = self.clock.now();
-        // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller may try.
+        // Each try writes zeros until the disk is full. Where nothing runs by itself, each caller
+        // may try.
         if self.options.workers && self.health.disk().is_too_early_for_log(now) {
             return;
         }
         while self.commit.failure().is_none() {
             let grown = match self.space.growth(self.options.log_bytes_max()) {
                 Some(bytes) => log.grow(&self.space, bytes),
-                // A log that wants nothing lacks nothing, also where the space came from a checkpoint.
+                // A log that wants nothing lacks nothing, also where the space came from a
+                // checkpoint.
                 None => return self.health.disk().log_has_room(),
             };
             match grown {

@@ -1,4 +1,5 @@
-//! The work of the background: nothing here is called by a caller, but for a checkpoint that it asks for.
+//! The work of the background: nothing here is called by a caller, but for a checkpoint that it
+//! asks for.
 
 pub(super) mod checkpoint;
 pub(super) mod commit_cost;

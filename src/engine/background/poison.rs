@@ -4,8 +4,8 @@ use crate::engine::core::Core;
 use crate::error::Failure;
 
 impl Core {
-    /// Does some of the background's work. If it panics, the rest of that work stays undone, so the engine
-    /// grants no more claims.
+    /// Does some of the background's work. If it panics, the rest of that work stays undone, so
+    /// the engine grants no more claims.
     pub(in crate::engine) fn or_poison<R>(&self, work: impl FnOnce() -> R) -> R {
         let unwinding = PoisonOnUnwind(self);
         let result = work();
@@ -15,7 +15,7 @@ impl Core {
 
     /// Grants no more claims. Those that are out can be completed, for the log is whole.
     pub(super) fn poison(&self, failure: Failure) {
-        // A later failure is no news to those who wait for log space: they would ask for it again.
+        // A later failure is no news to the waiters for log space: they would ask for it again.
         if self.health.poison(failure) {
             self.space.wake();
         }

@@ -37,7 +37,8 @@ impl Core {
                 from += crate::index::CELLS_PER_STEP;
             }
         }
-        // Their rows on disk have to go too, so these take the way of everything that changes the disk, some at a time.
+        // Their rows on disk have to go too, so these take the way of everything that changes the
+        // disk, some at a time.
         for digests in interrupted.chunks(VACATE_MAX) {
             removed += digests.iter().filter(|digest| self.vacate_if_expired(**digest, now)).count();
             self.commit.drain();

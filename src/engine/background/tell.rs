@@ -1,4 +1,5 @@
-//! What the observer is told of the engine as a whole: without a lock, so that it may call anything.
+//! What the observer is told of the engine as a whole: without a lock, so that it may call
+//! anything.
 
 use crate::clock::Stopwatch;
 use crate::engine::core::Core;
@@ -20,8 +21,9 @@ impl Core {
         }
     }
 
-    /// Tells of a disk that is full, or has room again, and of a failure, where the observer does not know yet. The thread that finds one has
-    /// the maintenance lock, or leads, so it is told here: by the worker at its next step, and at close.
+    /// Tells of a disk that is full, or has room again, and of a failure, where the observer does
+    /// not know yet. The thread that finds one has the maintenance lock, or leads, so it is told
+    /// here: by the worker at its next step, and at close.
     pub(super) fn tell_of_trouble(&self) {
         let full = self.health.disk().any();
         let is_news = self.told.is_news_of_disk(full.is_some());

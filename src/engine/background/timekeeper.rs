@@ -12,8 +12,8 @@ use crate::task::notifier::Listener;
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 impl Core {
-    /// Fires deadlines and tells of leases that have ended. It does no I/O and waits for no thread, so
-    /// neither is late while the disk is slow or a checkpoint runs.
+    /// Fires deadlines and tells of leases that have ended. It does no I/O and waits for no
+    /// thread, so neither is late while the disk is slow or a checkpoint runs.
     pub(in crate::engine) fn keep_time(&self) {
         self.clock.notice_sleep();
         self.timers.fire();
@@ -40,7 +40,8 @@ impl Core {
     }
 }
 
-/// The thread that waits for deadlines and the ends of leases. It has no other work, for either would wait for that.
+/// The thread that waits for deadlines and the ends of leases. It has no other work, for either
+/// would wait for that.
 pub(in crate::engine) fn keep_time(core: &Core, listener: &Listener) {
     while listener.wait(core.next_end()) && core.health.is_open() {
         // A panic of code of others is not the next deadline's affair.

@@ -1,4 +1,5 @@
-//! Entries that no caller waits for: the time, and ends of interruptions that are no longer remembered.
+//! Entries that no caller waits for: the time, and ends of interruptions that are no longer
+//! remembered.
 
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ const MARK_EVERY_MIN: Duration = Duration::from_secs(10);
 const MARK_EVERY_MAX: Duration = Duration::from_secs(600);
 
 impl Core {
-    /// Writes the time into the log when it has not been for a while, or when the wall clock was set forward, so that a crash does not
-    /// forget it.
+    /// Writes the time into the log when it has not been for a while, or when the wall clock was
+    /// set forward, so that a crash does not forget it.
     pub(super) fn mark(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
         let has_leapt = self.clock.has_wall_leapt();
         if now < maintenance.mark_at && !has_leapt {
@@ -42,14 +43,15 @@ impl Core {
         if attempt.remembered_until() > now {
             return false;
         }
-        // Behind the record of a later claim, which a checkpoint may have moved to the store by then, it would undo that.
+        // Behind the record of a later claim, which a checkpoint may have moved to the store by
+        // then, it would undo that.
         let still = Arc::clone(&attempt);
         let may = || matches!(self.index.get(digest), Slot::Interrupted(now) if Arc::ptr_eq(&now, &still));
         self.append_unattended(LogRecord::Vacated(attempt, None), may)
     }
 
-    /// Appends an entry if the log has space and `may` agrees; returns whether it did. `may` runs under the
-    /// queue's lock. An entry that was not appended can be appended later.
+    /// Appends an entry if the log has space and `may` agrees; returns whether it did. `may` runs
+    /// under the queue's lock. An entry that was not appended can be appended later.
     fn append_unattended(&self, record: LogRecord, may: impl FnOnce() -> bool) -> bool {
         let entry = record.encoded();
         let cost = entry_bytes_max(entry.len()) as u64;

@@ -26,7 +26,8 @@ impl Core {
         (self.options.policy.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
-    /// How long the worker sleeps where nobody calls it. Callers that wait for a full disk wait for its next try.
+    /// How long the worker sleeps where nobody calls it. Callers that wait for a full disk wait
+    /// for its next try.
     fn next_step(&self) -> Duration {
         let retries = self.health.disk().any().is_some() && self.space.is_waited_for();
         if retries { self.tick().min(RETRY_AFTER) } else { self.tick() }
@@ -67,7 +68,8 @@ impl Core {
 
     /// Room in the log and in the file; whether there was a checkpoint.
     fn keep_house(&self, now: Timestamp) -> bool {
-        // Another thread may hold the maintenance lock for long. Space in the log does not wait for that.
+        // Another thread may hold the maintenance lock for long. Space in the log does not wait
+        // for that.
         self.grow();
         let Some(mut maintenance) = self.maintenance.try_lock() else { return false };
         let _maintains = self.maintains();
@@ -95,8 +97,8 @@ impl Core {
         checkpointed
     }
 
-    /// Does for tasks what the engine's other threads do: leads for a turn, and reads if the engine has
-    /// no thread for it.
+    /// Does for tasks what the engine's other threads do: leads for a turn, and reads if the
+    /// engine has no thread for it.
     pub(in crate::engine) fn help_tasks(&self) {
         self.commit.lead_a_turn();
         if !self.options.workers {
@@ -107,8 +109,8 @@ impl Core {
 
 #[cfg(feature = "sim")]
 impl crate::Engine {
-    /// Does the work of the background that is due: checkpoints, room in the log, expiry. For engines opened with
-    /// [`Options::stepped`](crate::Options::stepped).
+    /// Does the work of the background that is due: checkpoints, room in the log, expiry. For
+    /// engines opened with [`Options::stepped`](crate::Options::stepped).
     #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn step(&self) -> Stepped {
         self.handle.core().step()
@@ -126,7 +128,8 @@ pub(in crate::engine) fn work(core: &Core, listener: &Listener) {
         if !listener.wait(tick.min(next)) || !core.health.is_open() {
             return;
         }
-        // After a panic nothing is granted any more, but the worker may stand in for threads that could not be started.
+        // After a panic nothing is granted any more, but the worker may stand in for threads that
+        // could not be started.
         contain(|| core.step());
     }
 }

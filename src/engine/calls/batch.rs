@@ -30,20 +30,22 @@ pub(super) const CALLS_MAX: usize = 16_384;
 impl Scope {
     /// Asks for many keys at once, in the order of `requests`; the results are in the same order.
     ///
-    /// Each result is what [`begin`](Self::begin) would have given, and one that is an error stops none of the others. Keys
-    /// whose record is in memory are looked up together, 64 at a time, which overlaps what each lookup waits for: at a
-    /// million keys and more, 32 together cost less than half of 32 single calls. All claims that are granted are durable
-    /// with one commit. Where two requests have the same key and the first is granted, the second is the error
+    /// Each result is what [`begin`](Self::begin) would have given, and one that is an error stops
+    /// none of the others. Keys whose record is in memory are looked up together, 64 at a time,
+    /// which overlaps what each lookup waits for: at a million keys and more, 32 together cost
+    /// less than half of 32 single calls. All claims that are granted are durable with one commit.
+    /// Where two requests have the same key and the first is granted, the second is the error
     /// [`BeginError::Twin`], which names the first: the result of the first answers both.
     ///
-    /// A batch waits for the disk, for a place in the queue, and for log room that a checkpoint or a longer log will give. It does not wait
-    /// for claims to end, for it may hold them itself: a key that only their end could give log room is answered
+    /// A batch waits for the disk, for a place in the queue, and for log room that a checkpoint or
+    /// a longer log will give. It does not wait for claims to end, for it may hold them itself: a
+    /// key that only their end could give log room is answered
     /// [`Busy::QueueFull`](crate::Busy::QueueFull) at once, and the others have their claims.
     ///
     /// # Errors
     ///
-    /// Each result is as for [`begin`](Self::begin). A batch of more than 16,384 requests is refused whole: each result is
-    /// [`BeginError::BatchTooLong`].
+    /// Each result is as for [`begin`](Self::begin). A batch of more than 16,384 requests is
+    /// refused whole: each result is [`BeginError::BatchTooLong`].
     ///
     /// ```
     /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
@@ -115,8 +117,9 @@ impl Engine {
     }
 }
 
-/// One begin of a batch. Its key was asked for its bytes once, before anything was done: that is foreign code. In the midst of the batch
-/// it could panic while claims are there, or give other bytes than before.
+/// One begin of a batch. Its key was asked for its bytes once, before anything was done: that is
+/// foreign code. In the midst of the batch it could panic while claims are there, or give other
+/// bytes than before.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     key: &'a [u8],
@@ -152,7 +155,8 @@ impl Core {
         if missed == 0 {
             return results.into_iter().map(answered).collect();
         }
-        // Claims that are not in `results` yet: dropped in here they are given back, for nobody saw them.
+        // Claims that are not in `results` yet: dropped in here they are given back, for nobody
+        // saw them.
         let mut granting = Vec::with_capacity(missed);
         let started = |Request { key, fingerprint },
                        digest: Option<Digest>,
@@ -217,8 +221,8 @@ impl Core {
         requests.iter().map(|request| Err(self.refused(scope, request.key, error()))).collect()
     }
 
-    /// Answers the calls whose records are in memory, and tells the observer: before the first claim is
-    /// out, because observers may take their time.
+    /// Answers the calls whose records are in memory, and tells the observer: before the first
+    /// claim is out, because observers may take their time.
     fn replay_all(
         &self,
         requests: &[Request<'_>],
@@ -237,7 +241,8 @@ impl Core {
         results
     }
 
-    /// Hands all claims over at once: a caller never waits while it has some of them and their leases run.
+    /// Hands all claims over at once: a caller never waits while it has some of them and their
+    /// leases run.
     fn arrive_all(
         &self,
         results: &mut [Option<Result<Begin, BeginError>>],
@@ -309,12 +314,14 @@ impl Core {
         }
     }
 
-    /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all that needs more than that.
+    /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all
+    /// that needs more than that.
     fn replays(&self, digests: &[Option<Digest>], requests: &[Request<'_>]) -> Vec<Option<Record>> {
         if !self.health.is_open() {
             return vec![None; digests.len()];
         }
-        // Read once no record can change any more: one that has expired since may have lost its body.
+        // Read once no record can change any more: one that has expired since may have lost its
+        // body.
         let now = OnceCell::new();
         let mut replayed = 0;
         let replays = self.index.records(digests, |position, record| {
@@ -334,8 +341,8 @@ impl Core {
     }
 }
 
-/// Takes the calls out whose grants were withdrawn on their way, because their leases ran out or the
-/// engine closed.
+/// Takes the calls out whose grants were withdrawn on their way, because their leases ran out or
+/// the engine closed.
 fn take_withdrawn(
     results: &[Option<Result<Begin, BeginError>>],
     granting: &mut Vec<(usize, PendingGrant)>,
@@ -359,7 +366,8 @@ fn note(
     }
 }
 
-/// Tells requests whose key another request of the batch was granted: they must not wait for the caller's own claim.
+/// Tells requests whose key another request of the batch was granted: they must not wait for the
+/// caller's own claim.
 fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(usize, PendingGrant)]) {
     let mut granted = None;
     for result in results {

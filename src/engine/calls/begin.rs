@@ -94,8 +94,8 @@ impl Core {
         }
     }
 
-    /// The hot path: a record in memory costs one lookup, and no lock but the shard's; not even that where this thread asked for the
-    /// same key last.
+    /// The hot path: a record in memory costs one lookup, and no lock but the shard's; not even
+    /// that where this thread asked for the same key last.
     #[inline]
     fn replay(
         &self,
@@ -132,8 +132,8 @@ impl Core {
         }
     }
 
-    /// Waits until a grant that was withdrawn on its way is gone, so that its own caller does not find it in flight. The caller may look at
-    /// the key again while its patience lasts.
+    /// Waits until a grant that was withdrawn on its way is gone, so that its own caller does not
+    /// find it in flight. The caller may look at the key again while its patience lasts.
     pub(super) async fn look_again(
         &self,
         caller: Caller,
@@ -219,8 +219,8 @@ impl Core {
         }
     }
 
-    /// Whether waiters of this attempt were told to begin again, though its key still has it. An attempt leaves its key first, and ends
-    /// then.
+    /// Whether waiters of this attempt were told to begin again, though its key still has it. An
+    /// attempt leaves its key first, and ends then.
     fn is_given_up_in_place(&self, attempt: &Arc<Attempt>) -> bool {
         attempt.was_given_up()
             && self.index.get(attempt.digest).attempt_out().is_some_and(|out| Arc::ptr_eq(out, attempt))

@@ -10,12 +10,14 @@ use crate::record::{Outcome, Record};
 use crate::task::caller::{Caller, block};
 
 impl Claim {
-    /// Stores the reply of an operation that succeeded. Durable when it returns, and every retry gets it.
+    /// Stores the reply of an operation that succeeded. Durable when it returns, and every retry
+    /// gets it.
     ///
     /// # Errors
     ///
-    /// When the body is too long, the queue or the disk stays full, a commit fails, or the engine is closed. Where nothing was
-    /// written, the error gives the claim back: see [`EndError::into_claim`].
+    /// When the body is too long, the queue or the disk stays full, a commit fails, or the engine
+    /// is closed. Where nothing was written, the error gives the claim back: see
+    /// [`EndError::into_claim`].
     pub fn complete(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
         self.complete_with(body, Completion::new())
     }
@@ -24,7 +26,8 @@ impl Claim {
     ///
     /// # Errors
     ///
-    /// As for [`complete`](Self::complete), and when a time of `completion` is out of range; the claim comes back then.
+    /// As for [`complete`](Self::complete), and when a time of `completion` is out of range; the
+    /// claim comes back then.
     ///
     /// ```
     /// # use idemkv::{Begin, Completion, Engine, Fingerprint};
@@ -41,7 +44,8 @@ impl Claim {
         self.finish(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
     }
 
-    /// Stores the reply of an operation that failed for good. It is replayed as faithfully as a success.
+    /// Stores the reply of an operation that failed for good. It is replayed as faithfully as a
+    /// success.
     ///
     /// # Errors
     ///
@@ -71,13 +75,15 @@ impl Claim {
         self.finish(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
     }
 
-    /// Says that this attempt certainly did nothing. The key is vacant again, durably when this returns; but where an earlier
-    /// attempt was [interrupted](Self::interrupted), that stands, and the next claim is told of it again: this attempt can't
-    /// speak for the one before. (To say that nothing ever happened, forget the key then.)
+    /// Says that this attempt certainly did nothing. The key is vacant again, durably when this
+    /// returns; but where an earlier attempt was [interrupted](Self::interrupted), that stands,
+    /// and the next claim is told of it again: this attempt can't speak for the one before. (To
+    /// say that nothing ever happened, forget the key then.)
     ///
     /// # Errors
     ///
-    /// When the queue stays full, a commit fails, or the engine is closed; see [`EndError::into_claim`].
+    /// When the queue stays full, a commit fails, or the engine is closed; see
+    /// [`EndError::into_claim`].
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
@@ -106,8 +112,9 @@ impl Claim {
     /// [`complete`](Self::complete) for tasks.
     ///
     /// The result is handed over before this returns, where the body is within
-    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes): then it becomes durable whether or not
-    /// the future is polled. A longer body may have to wait for room in the log; a future dropped meanwhile is a claim dropped.
+    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes): then it becomes durable whether
+    /// or not the future is polled. A longer body may have to wait for room in the log; a future
+    /// dropped meanwhile is a claim dropped.
     ///
     /// # Errors
     ///

@@ -34,7 +34,8 @@ impl Claim {
         let core = self.core();
         let attempt = Arc::clone(&self.attempt);
         let vacates = attempt.earlier.is_none() || self.terms.resolves;
-        // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to undo there.
+        // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to
+        // undo there.
         if !self.terms.logged && attempt.earlier.is_none() {
             let forgotten = core.forget_unlogged(&attempt);
             if let Err(error) = forgotten {
@@ -91,7 +92,8 @@ impl Claim {
         self.check_body(result.kept().len())
     }
 
-    /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does not.
+    /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does
+    /// not.
     pub(super) fn start_ending(&mut self) -> Result<EndingProof, EndRejected> {
         self.is_over = true;
         let taken = take_for_ending(&self.core().index, &self.core().clock, &self.attempt);
@@ -168,7 +170,8 @@ impl Claim {
         Ok(handed)
     }
 
-    /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was, and comes back.
+    /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was,
+    /// and comes back.
     fn hand_over(
         mut self,
         caller: Caller,
@@ -186,7 +189,8 @@ impl Claim {
         }
     }
 
-    /// The log did not take the end. The claim comes back, unless a commit failed: then only the next opening can tell what it was.
+    /// The log did not take the end. The claim comes back, unless a commit failed: then only the
+    /// next opening can tell what it was.
     fn not_handed_over(mut self, error: CommitError) -> EndRejected {
         let claim = match &error {
             CommitError::Failed(failure) => {
@@ -204,8 +208,8 @@ impl Claim {
 }
 
 impl Core {
-    /// Releases a claim that is ending and that the log knows nothing of. The engine is asked in the same step: a close that counted the
-    /// claim as left out is told to its holder.
+    /// Releases a claim that is ending and that the log knows nothing of. The engine is asked in
+    /// the same step: a close that counted the claim as left out is told to its holder.
     fn forget_unlogged(&self, attempt: &Arc<Attempt>) -> Result<(), CommitError> {
         self.index.change(attempt.digest, |slot| {
             if let Err(unusable) = self.health.may_use() {

@@ -7,7 +7,8 @@ use crate::index::Slot;
 use crate::sync::Arc;
 
 impl Core {
-    /// Leaves what a claim has that is handed over, for the thread that takes it up or finds its lease ended.
+    /// Leaves what a claim has that is handed over, for the thread that takes it up or finds its
+    /// lease ended.
     pub(in crate::engine) fn detach(&self, attempt: &Arc<Attempt>, left: DetachedClaim) {
         self.detached.put(attempt.fence, left);
         // A thread that found its lease ended before that did not find the share.

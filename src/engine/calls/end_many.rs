@@ -66,17 +66,18 @@ impl<B> std::fmt::Debug for End<B> {
 impl Engine {
     /// Ends many claims, of any scopes, each in its own way, with one commit.
     ///
-    /// The results are in the order of the claims, and one that is an error stops none of the others. A result is the record, or
-    /// `None` for a claim that was released.
+    /// The results are in the order of the claims, and one that is an error stops none of the
+    /// others. A result is the record, or `None` for a claim that was released.
     ///
-    /// Bodies over [`Options::reserve_bytes`](crate::Options::reserve_bytes) may need room in the log. They wait for it after all others
-    /// are durable, and together for at most [`Options::queue_timeout`](crate::Options::queue_timeout). Where only the end of other claims could
-    /// give room, they are refused at once, with the claim.
+    /// Bodies over [`Options::reserve_bytes`](crate::Options::reserve_bytes) may need room in the
+    /// log. They wait for it after all others are durable, and together for at most
+    /// [`Options::queue_timeout`](crate::Options::queue_timeout). Where only the end of other
+    /// claims could give room, they are refused at once, with the claim.
     ///
     /// # Errors
     ///
-    /// Each result is as for [`Claim::complete_with`] or [`Claim::release`]. A batch of more than 16,384 claims is refused whole, and
-    /// each result gives its claim back.
+    /// Each result is as for [`Claim::complete_with`] or [`Claim::release`]. A batch of more than
+    /// 16,384 claims is refused whole, and each result gives its claim back.
     ///
     /// A consumer of messages, whose batch may have a message twice:
     ///
@@ -199,7 +200,8 @@ impl Member {
         }
     }
 
-    /// Waits for room, where it needs any, but not for the end of claims: the batch may have those itself.
+    /// Waits for room, where it needs any, but not for the end of claims: the batch may have those
+    /// itself.
     async fn with_room(self, deadline: Deadline) -> Self {
         match self {
             Self::Completing(completing) => {
@@ -217,7 +219,8 @@ impl Member {
     }
 }
 
-/// Hands all over that need not wait for room. Nobody leads yet, so all of them meet in one commit.
+/// Hands all over that need not wait for room. Nobody leads yet, so all of them meet in one
+/// commit.
 fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> Vec<Member> {
     let (len, max) = (claims.len(), CALLS_MAX);
     let hand_over = |(claim, end): (Claim, End<B>)| {
@@ -238,7 +241,8 @@ fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -
     claims.into_iter().map(hand_over).collect()
 }
 
-/// Waits for all: first for those that the log has, which give room back; then for those that need room, which share one deadline.
+/// Waits for all: first for those that the log has, which give room back; then for those that need
+/// room, which share one deadline.
 async fn settle_all(
     caller: Caller,
     members: Vec<Member>,

@@ -17,7 +17,8 @@ pub struct KeyEntry {
 }
 
 impl Engine {
-    /// Iterates over all live keys of all scopes, for tools: it reads every record that isn't in memory.
+    /// Iterates over all live keys of all scopes, for tools: it reads every record that isn't in
+    /// memory.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -64,7 +65,8 @@ impl KeyEntry {
     }
 }
 
-/// Iterates over live keys, in no particular order. Each shard is seen as it was at one moment, the shards at different ones.
+/// Iterates over live keys, in no particular order. Each shard is seen as it was at one moment,
+/// the shards at different ones.
 pub struct Entries {
     handle: Arc<Handle>,
     next_shard: usize,

@@ -46,7 +46,8 @@ impl Core {
                         return Ok(true);
                     }
                 }
-                // Where its time is over, its row is on disk all the same, and the next opening would find it dead anew.
+                // Where its time is over, its row is on disk all the same, and the next opening
+                // would find it dead anew.
                 (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     let is_known = decision.becomes().is_some();
                     if self.forget_one(caller, asked, &Doomed::Interrupted(attempt), is_known).await? {
@@ -69,7 +70,8 @@ impl Core {
         }
     }
 
-    /// Forgets what a key has, if it still does; the key is in flight meanwhile. It counts where it was known.
+    /// Forgets what a key has, if it still does; the key is in flight meanwhile. It counts where
+    /// it was known.
     async fn forget_one(
         &self,
         caller: Caller,
@@ -82,7 +84,7 @@ impl Core {
         let mut reservation = self.reserve(caller, cost).await?;
         let (attempt, until) = match doomed {
             Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
-            // A new one: those who waited for the old one were told how it ended.
+            // A new one: the waiters of the old one were told how it ended.
             Doomed::Interrupted(attempt) => {
                 (Attempt::from_row(&attempt.row(None), self.limits.progress()), None)
             }
@@ -90,8 +92,8 @@ impl Core {
         let attempt = Arc::new(attempt);
         let record = LogRecord::Vacated(Arc::clone(&attempt), until);
         let entry = record.encoded();
-        // The key's state changes in the step that queues the entry. Between two steps the key could be vacated, begun and completed,
-        // and the entry would then destroy that result.
+        // The key's state changes in the step that queues the entry. Between two steps the key
+        // could be vacated, begun and completed, and the entry would then destroy that result.
         let doom = |_: &mut _| self.doom(&attempt, doomed);
         let entries = [(entry.as_slice(), record)];
         let Some(mut ticket) = self.commit.append_if(caller, entries, &mut reservation, doom)? else {
@@ -167,7 +169,8 @@ mod tests {
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
     }
 
-    /// The sweeper's entry may be queued by then, and vacate the key before the entry of the forgetting is written.
+    /// The sweeper's entry may be queued by then, and vacate the key before the entry of the
+    /// forgetting is written.
     #[test]
     fn a_failed_commit_is_told_to_those_who_wait_for_a_forgetting_that_is_off_the_index() {
         let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(1_000));

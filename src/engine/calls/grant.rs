@@ -48,7 +48,8 @@ pub(super) struct Seen {
 }
 
 impl Core {
-    /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's state, or a policy, changed meanwhile.
+    /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's
+    /// state, or a policy, changed meanwhile.
     pub(super) async fn grant(
         &self,
         caller: Caller,
@@ -58,7 +59,8 @@ impl Core {
         wish: GrantKind<'_>,
         queue_timeout: &mut QueueTimeout,
     ) -> Result<Option<PendingGrant>, BeginError> {
-        // A child made past the C library is found out by its process alone, and before a lock that it may have inherited.
+        // A child made past the C library is found out by its process alone, and before a lock
+        // that it may have inherited.
         self.health.check_process().map_err(BeginError::Failed)?;
         self.health.may_grant()?;
         self.check_blocking(caller)?;
@@ -83,7 +85,8 @@ impl Core {
         Ok(None)
     }
 
-    /// Puts a new claim into the index. `None` where the key's state, or a policy, changed meanwhile.
+    /// Puts a new claim into the index. `None` where the key's state, or a policy, changed
+    /// meanwhile.
     fn put(
         &self,
         asked: KeyRef<'_>,
@@ -112,7 +115,8 @@ impl Core {
             let Decision::Grant { attempt: number } = decide(state, wish.event(now, policy)) else {
                 return (Change::Keep, None);
             };
-            // Drawn here and not before: a key's fences must grow in the order in which its claims are granted.
+            // Drawn here and not before: a key's fences must grow in the order in which its claims
+            // are granted.
             let fence = match self.next_fence() {
                 Ok(fence) => fence,
                 Err(busy) => return (Change::Keep, Some(Err(busy))),
@@ -142,15 +146,17 @@ impl Core {
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
-        // Until the claim arrives, the attempt has its log space, for the thread that takes it from there.
+        // Until the claim arrives, the attempt has its log space, for the thread that takes it
+        // from there.
         permit.reservation().lend(coming);
         if let Err(shut) = self.health.check() {
-            // Closing may have passed this shard before the claim was there, and would never tell those who wait for it.
+            // Closing may have passed this shard before the claim was there, and would never tell
+            // its waiters.
             self.withdraw_unlogged(&attempt, before, permit.reservation(), Some(&shut.into()));
             return Err(shut.into());
         }
-        // An interruption that is no longer remembered may still be in the file: after a crash it would come back in this one's
-        // place, with what was noted then.
+        // An interruption that is no longer remembered may still be in the file: after a crash it
+        // would come back in this one's place, with what was noted then.
         let starts_anew = attempt.earlier.is_none() && matches!(before, Slot::Interrupted(_));
         // So would one that was handed over as a token, which stands in the file until then.
         let stands_until = before.attempt().and_then(|earlier| earlier.detached_until());

@@ -12,7 +12,8 @@ use crate::sync::Arc;
 impl Core {
     /// Makes a claim interrupted whose lease was due.
     pub(in crate::engine) fn expire_if_due(&self, attempt: &Arc<Attempt>) {
-        // What can't be withdrawn after a failed commit, or by an engine that closes, need not be looked at again.
+        // What can't be withdrawn after a failed commit, or by an engine that closes, need not be
+        // looked at again.
         let is_known = self.lapse(attempt).is_ok();
         // It may have been renewed since it was taken from those that are watched.
         if is_known {
@@ -22,8 +23,9 @@ impl Core {
 
     /// Watches the lease of a claim, if it is out.
     ///
-    /// It may have ended since its caller looked, and its end found nothing to forget. So the table has it first, and then the key is
-    /// looked at: the end of a claim changes the key first, and then forgets the lease.
+    /// It may have ended since its caller looked, and its end found nothing to forget. So the
+    /// table has it first, and then the key is looked at: the end of a claim changes the key
+    /// first, and then forgets the lease.
     pub(in crate::engine) fn watch(&self, attempt: &Arc<Attempt>) {
         if attempt.lease.is_none() {
             return;
@@ -36,8 +38,8 @@ impl Core {
         }
     }
 
-    /// Makes a claim interrupted whose lease has run out, and tells those who wait. One that has not reached its caller yet is taken back
-    /// instead: nobody has run anything.
+    /// Makes a claim interrupted whose lease has run out, and tells its waiters. One that has not
+    /// reached its caller yet is taken back instead: nobody has run anything.
     ///
     /// # Errors
     ///

@@ -22,7 +22,8 @@ use crate::task::caller::{Caller, block};
 pub(super) enum Lookup {
     Record(Record),
     Slot(Slot),
-    /// The index still names a place on disk, but what lies there, or lay there, is no longer remembered.
+    /// The index still names a place on disk, but what lies there, or lay there, is no longer
+    /// remembered.
     Expired(RecordLocation),
 }
 
@@ -52,8 +53,8 @@ impl Core {
         }
     }
 
-    /// What the index says of a key; a record that is on disk alone is read, and cached. A record counts as over only where it was at
-    /// `before`, which is a time before this look.
+    /// What the index says of a key; a record that is on disk alone is read, and cached. A record
+    /// counts as over only where it was at `before`, which is a time before this look.
     pub(super) async fn find(
         &self,
         caller: Caller,
@@ -117,10 +118,11 @@ impl Core {
         }
     }
 
-    /// Decides on a key that was found after `before`. `None` where the time makes a difference: then the key has to be looked at again.
+    /// Decides on a key that was found after `before`. `None` where the time makes a difference:
+    /// then the key has to be looked at again.
     ///
-    /// The key may have changed since the look. A record that has expired since then may be gone by now, and the key begun again, so that
-    /// at no time there was an expired record.
+    /// The key may have changed since the look. A record that has expired since then may be gone
+    /// by now, and the key begun again, so that at no time there was an expired record.
     pub(super) fn decide_throughout<'e>(
         &self,
         found: &Lookup,
@@ -140,8 +142,9 @@ impl Core {
         }
     }
 
-    /// What was found of a key, where the time was `before` when it was looked for. `None` where a time has come since that makes a
-    /// difference: the key may have changed since it was found, and has to be looked at again. Only a lease is judged by `before` alone.
+    /// What was found of a key, where the time was `before` when it was looked for. `None` where a
+    /// time has come since that makes a difference: the key may have changed since it was found,
+    /// and has to be looked at again. Only a lease is judged by `before` alone.
     pub(super) fn status_of(&self, found: Lookup, before: Timestamp) -> Option<Status> {
         let now = self.clock.now();
         let has_come = |time: Timestamp| before < time && time <= now;
@@ -158,7 +161,8 @@ impl Core {
             Lookup::Slot(slot) => match (&slot.phase(), slot.attempt()) {
                 // Withdrawn since it was found, by a thread that changed the key in the same step.
                 (Phase::InFlight, Some(attempt)) if attempt.is_withdrawn() => return None,
-                // The worker will come by; until then the clock decides. A claim that nobody has is still on its way.
+                // The worker will come by; until then the clock decides. A claim that nobody has
+                // is still on its way.
                 (Phase::InFlight, Some(attempt))
                     if attempt.lease_until() <= before && !attempt.is_coming() =>
                 {
@@ -174,7 +178,8 @@ impl Core {
         })
     }
 
-    /// Reads what a slot stands for of a snapshot that was taken after `before`; `None` where it is over or vacant by now.
+    /// Reads what a slot stands for of a snapshot that was taken after `before`; `None` where it
+    /// is over or vacant by now.
     pub(super) fn resolve(
         &self,
         digest: Digest,
@@ -219,7 +224,8 @@ impl Core {
 
     /// What became of a key.
     pub(super) async fn became(&self, caller: Caller, digest: Digest) -> Status {
-        // The caller may begin again at once, and wants no place taken by a claim whose lease has run out.
+        // The caller may begin again at once, and wants no place taken by a claim whose lease has
+        // run out.
         if let Slot::InFlight(current) = self.index.get(digest)
             && current.lease_until() <= self.clock.now()
         {

@@ -32,7 +32,8 @@ impl EndRejected {
 /// The end of a claim, in the hands of the log. Dropped, it is carried out all the same.
 #[derive(Debug)]
 pub(super) struct PendingEnd {
-    /// It is over. Held to the end, so that who made the attempt frees it and not who committed it: allocators are quicker so.
+    /// It is over. Held to the end, so that the thread that allocated the attempt also frees it.
+    /// Freeing on the leader's thread made allocators contend.
     pub(super) claim: Claim,
     pub(super) ticket: Ticket,
 }

@@ -1,7 +1,8 @@
 //! A claim on its way to its caller: in the index, and not yet, or not yet durably, in the log.
 //!
-//! Until it has arrived nobody has run anything, and it can be withdrawn (`withdraw.rs`): by its own future that is dropped, by a thread
-//! that finds its lease over, by a close. [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
+//! Until it has arrived nobody has run anything, and it can be withdrawn (`withdraw.rs`): by its
+//! own future that is dropped, by a thread that finds its lease over, by a close.
+//! [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
 
 use crate::clock::QueueTimeout;
 use crate::commit::Ticket;
@@ -14,15 +15,16 @@ use crate::key::Digest;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 
-/// Where a task gives up waiting for its claim, this is dropped, and the claim is given back: nobody has run anything.
+/// Where a task gives up waiting for its claim, this is dropped, and the claim is given back:
+/// nobody has run anything.
 #[derive(Debug)]
 pub(super) struct PendingGrant {
     /// `None` once it has arrived, or was taken back.
     claim: Option<Claim>,
     /// What the key was; vacant once the log may know of the claim.
     before: Slot,
-    /// What rides along with its intent. The queue takes it in the step that takes the intent in, so that no panic in between leaves an
-    /// intent of a claim that counts as unknown to the log.
+    /// What rides along with its intent. The queue takes it in the step that takes the intent in,
+    /// so that no panic in between leaves an intent of a claim that counts as unknown to the log.
     unqueued: Option<LogRecord>,
     /// Its place in the log's queue; `None` where the log need not know.
     ticket: Option<Ticket>,
@@ -34,10 +36,11 @@ impl PendingGrant {
         Self { claim: Some(claim), before, unqueued, ticket: None }
     }
 
-    /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out before the log had it, or nothing is
-    /// granted any more, so that it is none.
+    /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out
+    /// before the log had it, or nothing is granted any more, so that it is none.
     ///
-    /// By then the key may have been granted again, and the log must get the claims of a key in the order of their fences.
+    /// By then the key may have been granted again, and the log must get the claims of a key in
+    /// the order of their fences.
     pub(super) async fn log(
         &mut self,
         core: &Core,
@@ -89,8 +92,8 @@ impl PendingGrant {
         self.claim.as_ref().is_some_and(|claim| !claim.of().is_coming())
     }
 
-    /// Waits until the grant is durable, where it has to be. Where it need not be, a failure since the call came in counts: the claim
-    /// may have waited for long.
+    /// Waits until the grant is durable, where it has to be. Where it need not be, a failure since
+    /// the call came in counts: the claim may have waited for long.
     pub(super) async fn settled(&mut self, core: &Core, caller: Caller) -> Result<(), CommitError> {
         if core.health.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
@@ -103,11 +106,12 @@ impl PendingGrant {
         settled.inspect_err(|error| self.discard(core, error))
     }
 
-    /// Ends it without a word about its key, unless nothing was written: then the key is as it was before.
+    /// Ends it without a word about its key, unless nothing was written: then the key is as it was
+    /// before.
     fn discard(&mut self, core: &Core, error: &CommitError) {
         let Some(mut claim) = self.claim.take() else { return };
-        // Once the log may know of it, only the next opening can tell; until then it stays on its way. Its waiters were told of the failure
-        // with all others.
+        // Once the log may know of it, only the next opening can tell; until then it stays on its
+        // way. Its waiters were told of the failure with all others.
         if self.unqueued.is_some() {
             self.put_back(core, &mut claim, Some(error));
         }
@@ -120,7 +124,8 @@ impl PendingGrant {
         core.withdraw_unlogged(&attempt, before, claim.reservation(), error);
     }
 
-    /// It has settled, and arrives. `None` where it was withdrawn on its way, because its lease ran out or the engine closed.
+    /// It has settled, and arrives. `None` where it was withdrawn on its way, because its lease
+    /// ran out or the engine closed.
     pub(super) fn arrive(mut self, core: &Core) -> Option<Claim> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
@@ -143,7 +148,8 @@ impl Drop for PendingGrant {
         if self.unqueued.is_some() {
             self.put_back(handle.core(), &mut claim, None);
         } else {
-            // An engine that is closing withdraws it itself; after a failed commit only the next opening can tell what it was.
+            // An engine that is closing withdraws it itself; after a failed commit only the next
+            // opening can tell what it was.
             drop(handle.core().withdraw(&attempt, || true));
         }
         claim.discard();

@@ -14,13 +14,13 @@ use crate::task::caller::{Caller, block};
 use crate::wal::frame::entry_bytes_max;
 
 impl Claim {
-    /// Notes how far the operation has come, durably: should this attempt be interrupted, the next one finds it. A later
-    /// progress replaces it.
+    /// Notes how far the operation has come, durably: should this attempt be interrupted, the next
+    /// one finds it. A later progress replaces it.
     ///
     /// # Errors
     ///
-    /// When it is longer than a body may be, the progress of claims takes too much memory already, the claim's lease ran out, the disk stays full, a commit
-    /// fails, or the engine is closed.
+    /// When it is longer than a body may be, the progress of claims takes too much memory already,
+    /// the claim's lease ran out, the disk stays full, a commit fails, or the engine is closed.
     ///
     /// ```
     /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
@@ -58,15 +58,17 @@ impl Claim {
             CommitError::Busy(busy)
         })?;
         let record = LogRecord::Progress(NotedClaim::Live(Arc::clone(&self.attempt)), progress.clone());
-        // A claim granted after this moment inherits the progress, and its grant comes behind it in the log.
+        // A claim granted after this moment inherits the progress, and its grant comes behind it
+        // in the log.
         let mut ticket = self.note(caller, record, |attempt, _now| attempt.set_progress(progress)).await?;
         // The caller may stop waiting from here on: the progress is saved all the same.
         Counters::count(&core.counters.noted);
         Ok(core.commit.settled(caller, &mut ticket).await?)
     }
 
-    /// Logs something about a claim that is good. `change` is made at once, under the lock of the key's shard: it must not show
-    /// before the entry is durable. Nothing is changed where this fails.
+    /// Logs something about a claim that is good. `change` is made at once, under the lock of the
+    /// key's shard: it must not show before the entry is durable. Nothing is changed where this
+    /// fails.
     pub(super) async fn note(
         &mut self,
         caller: Caller,
@@ -103,8 +105,8 @@ impl Claim {
         Ok(ticket)
     }
 
-    /// Changes the claim, if it is good; whether it is. An engine that is closed or has failed can't tell any more: the file may be open
-    /// elsewhere, and the key granted there.
+    /// Changes the claim, if it is good; whether it is. An engine that is closed or has failed
+    /// can't tell any more: the file may be open elsewhere, and the key granted there.
     fn use_now(&self, core: &Core, change: impl FnOnce(&Attempt, Timestamp)) -> Result<bool, CommitError> {
         core.index.change(self.attempt.digest, |slot| {
             if let Err(unusable) = core.health.may_use() {
@@ -120,12 +122,14 @@ impl Claim {
         })
     }
 
-    /// Starts the claim's lease anew, for a worker that is alive and takes longer. Without a lease there is nothing to renew,
-    /// and it succeeds. It touches no disk, unless the lease has run out and the winner's record is on disk alone.
+    /// Starts the claim's lease anew, for a worker that is alive and takes longer. Without a lease
+    /// there is nothing to renew, and it succeeds. It touches no disk, unless the lease has run
+    /// out and the winner's record is on disk alone.
     ///
     /// # Errors
     ///
-    /// When the lease has run out: the key is interrupted, or somebody else's by now. When the engine is closed or a commit failed.
+    /// When the lease has run out: the key is interrupted, or somebody else's by now. When the
+    /// engine is closed or a commit failed.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};

@@ -18,8 +18,9 @@ pub(super) enum ResolvedSlot {
 
 /// Looks at a slot and reads what it names on disk.
 ///
-/// The block may go between the two. What is still to be remembered of it has another place in the index before that, so a place that
-/// the index names again after its block was found gone is over; any other answer of the index is looked at anew.
+/// The block may go between the two. What is still to be remembered of it has another place in the
+/// index before that, so a place that the index names again after its block was found gone is
+/// over; any other answer of the index is looked at anew.
 pub(super) async fn resolve_slot<R: Future<Output = Result<Option<Record>, ReadError>>>(
     mut slot: impl FnMut() -> Slot,
     mut read: impl FnMut(RecordLocation) -> R,

@@ -19,13 +19,15 @@ use crate::task::caller::{Caller, block};
 use crate::wal::Reservation;
 
 impl Claim {
-    /// Hands the claim over as a token, which another process can keep while it does the work. The claim stays out, also across
-    /// a restart of this process, until [`Scope::resume`](crate::Scope::resume) takes it up again or its lease, which starts anew here, runs out.
+    /// Hands the claim over as a token, which another process can keep while it does the work. The
+    /// claim stays out, also across a restart of this process, until
+    /// [`Scope::resume`](crate::Scope::resume) takes it up again or its lease, which starts anew
+    /// here, runs out.
     ///
     /// # Errors
     ///
-    /// When the claim has no lease, or as for [`save_progress`](Self::save_progress). Where nothing was written the error gives the claim
-    /// back.
+    /// When the claim has no lease, or as for [`save_progress`](Self::save_progress). Where
+    /// nothing was written the error gives the claim back.
     ///
     /// ```
     /// # use idemkv::{Begin, ClaimToken, Engine, Fingerprint};
@@ -111,7 +113,8 @@ impl Core {
             return Err(TokenError::OtherScope);
         }
         let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
-        // After a restart the claim has no log space yet. It is reserved before anything is changed.
+        // After a restart the claim has no log space yet. It is reserved before anything is
+        // changed.
         let more = match self.index.get(digest) {
             Slot::InFlight(attempt) => self.detached.lacks(fence, self.ending_needs(&attempt)),
             Slot::Vacant
@@ -159,7 +162,7 @@ impl Core {
         if attempt.detached().is_none_or(|hand_over| hand_over.opening != row.opening) {
             return Err(NotTaken::Superseded);
         }
-        // Only one of all who ask finds the share there.
+        // Only one of all callers finds the share there.
         let Some(DetachedClaim { mut quota, durability }) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
             return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });

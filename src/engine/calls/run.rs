@@ -27,39 +27,47 @@ use crate::typed::json::JsonError;
 type Ran<T, E> = Result<Result<T, E>, RunError<T, E>>;
 
 impl Scope {
-    /// Runs the operation where it has not run, waits where somebody else is at it, and gives the stored result where it has
-    /// run. With the feature `serde`.
+    /// Runs the operation where it has not run, waits where somebody else is at it, and gives the
+    /// stored result where it has run. With the feature `serde`.
     ///
-    /// The inner result is the operation's own: a success, or a [`Fault::Final`], which is stored as well. Both are stored as JSON, and what is
-    /// given is what was read back from it, so that the caller that ran the operation gets what all the others get. A type may gain
-    /// fields while records of it are kept, if they have a `#[serde(default)]`. Results that are bytes are better off
-    /// with [`begin`](Self::begin).
+    /// The inner result is the operation's own: a success, or a [`Fault::Final`], which is stored
+    /// as well. Both are stored as JSON, and what is given is what was read back from it, so that
+    /// the caller that ran the operation gets what all the others get. A type may gain fields
+    /// while records of it are kept, if they have a `#[serde(default)]`. Results that are bytes
+    /// are better off with [`begin`](Self::begin).
     ///
-    /// It waits for as long as the other takes; see [`run_within`](Self::run_within). Where the other did nothing, or was
-    /// interrupted, this call runs the operation. A panic in the operation leaves the key interrupted and goes on.
-    /// An operation that runs its own key again would wait for itself: that is refused with [`BeginError::OwnKey`](crate::BeginError::OwnKey).
+    /// It waits for as long as the other takes; see [`run_within`](Self::run_within). Where the
+    /// other did nothing, or was interrupted, this call runs the operation. A panic in the
+    /// operation leaves the key interrupted and goes on. An operation that runs its own key again
+    /// would wait for itself: that is refused with
+    /// [`BeginError::OwnKey`](crate::BeginError::OwnKey).
     ///
-    /// The operation can look whether an [earlier attempt was interrupted](Claim::interrupted), note how far it came with
-    /// [`Claim::save_progress`], and give every step a key with [`Claim::step_key`].
+    /// The operation can look whether an [earlier attempt was interrupted](Claim::interrupted),
+    /// note how far it came with [`Claim::save_progress`], and give every step a key with
+    /// [`Claim::step_key`].
     ///
     /// # Errors
     ///
-    /// When the key could not be begun; when the operation gave [`Fault::Retry`] or [`Fault::Unknown`]; when its result could
-    /// not be stored, which gives the result back, and the claim where nothing was written; when the key's record is not
-    /// a result of these types, which gives the record. Results that JSON can't carry unaltered are not stored; see below.
+    /// When the key could not be begun; when the operation gave [`Fault::Retry`] or
+    /// [`Fault::Unknown`]; when its result could not be stored, which gives the result back, and
+    /// the claim where nothing was written; when the key's record is not a result of these types,
+    /// which gives the record. Results that JSON can't carry unaltered are not stored; see below.
     ///
     /// # What JSON alters
     ///
-    /// Before a result is stored it is read from its JSON again, and what serde says of the two values is compared: types of numbers, names of
-    /// structs, fields and variants, options, lengths, contents. Where they differ the result is refused with
-    /// [`JsonError::altered_at`](crate::JsonError::altered_at). So a `NaN`, a `Some(None)`, a map whose keys have parts, a key that comes twice, an untagged
-    /// enum that comes back as another variant, and a skipped field that comes back with another default are refused.
+    /// Before a result is stored it is read from its JSON again, and what serde says of the two
+    /// values is compared: types of numbers, names of structs, fields and variants, options,
+    /// lengths, contents. Where they differ the result is refused with
+    /// [`JsonError::altered_at`](crate::JsonError::altered_at). So a `NaN`, a `Some(None)`, a map
+    /// whose keys have parts, a key that comes twice, an untagged enum that comes back as another
+    /// variant, and a skipped field that comes back with another default are refused.
     ///
     /// Not found is:
     ///
     /// - a field that serde never writes (`#[serde(skip)]`): it comes back with its default;
     /// - an untagged variant that comes back as another one for which serde makes the same calls;
-    /// - another order of a list, for sets have none, and a difference that only the type's own `Serialize` hides.
+    /// - another order of a list, for sets have none, and a difference that only the type's own
+    ///   `Serialize` hides.
     ///
     /// ```
     /// # use idemkv::{Engine, Fault, Fingerprint};
@@ -141,13 +149,14 @@ impl Scope {
     ///
     /// This is the way for the handler of a web request: see `docs/guide.md`, "A safe endpoint".
     ///
-    /// A future that is dropped before `spawn` was called has claimed nothing. Once it was called, the operation runs to its end and its result is stored,
-    /// whether or not anybody waits for it.
+    /// A future that is dropped before `spawn` was called has claimed nothing. Once it was called,
+    /// the operation runs to its end and its result is stored, whether or not anybody waits for
+    /// it.
     ///
     /// # Errors
     ///
-    /// As for [`run`](Self::run), and [`RunError::TaskLost`] when the executor drops the task, or the operation panics: the
-    /// panic goes on in the task, and its key is interrupted.
+    /// As for [`run`](Self::run), and [`RunError::TaskLost`] when the executor drops the task, or
+    /// the operation panics: the panic goes on in the task, and its key is interrupted.
     ///
     /// ```
     /// # use idemkv::{Engine, Fault, Fingerprint};
@@ -269,7 +278,8 @@ impl Scope {
     {
         match self.begin_until_async(deadline, key, fingerprint).await? {
             Begin::Fresh(claim) => {
-                // From here to the task's being the executor's there is no point at which this can be dropped.
+                // From here to the task's being the executor's there is no point at which this can
+                // be dropped.
                 let (replier, awaited) = reply::pair();
                 spawn(Box::pin(carry_out(Job { claim, op, replier })));
                 let lost = || match self.handle.core().health.check_process() {
@@ -284,12 +294,14 @@ impl Scope {
     }
 }
 
-/// An operation that runs with a claim: what the last argument of [`Scope::run_async`] gives, made with `Box::pin(async move { .. })`.
+/// An operation that runs with a claim: what the last argument of [`Scope::run_async`] gives, made
+/// with `Box::pin(async move { .. })`.
 pub type Running<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, Fault<E>>> + Send + 'c>>;
 
 /// An operation on its way to an executor.
 struct Job<Op, T, E> {
-    /// Dropped before the replier: a caller that is told that the task is lost finds the key interrupted.
+    /// Dropped before the replier: a caller that is told that the task is lost finds the key
+    /// interrupted.
     claim: Claim,
     op: Op,
     replier: ReplySender<Ran<T, E>>,

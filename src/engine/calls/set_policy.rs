@@ -31,7 +31,7 @@ impl Core {
         let entry = record.encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         let mut reservation = self.reserve(caller, cost).await?;
-        // It stands whatever was declared before.
+        // It stands over any earlier declaration.
         let entries = [(entry.as_slice(), record)];
         let ticket = self.commit.append_if(caller, entries, &mut reservation, |_| true)?;
         let Some(mut ticket) = ticket else { unreachable!("it was not asked") };

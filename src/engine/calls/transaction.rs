@@ -1,4 +1,5 @@
-//! An effect and its completion in one transaction: the application's tables live in the same file.
+//! An effect and its completion in one transaction: the application's tables live in the same
+//! file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -14,43 +15,46 @@ use crate::store::{ReadTables, StoreError, Tables};
 use crate::task::caller::{Caller, block};
 
 impl Core {
-    /// Whether the calling thread is inside a transaction of this engine, and would wait for itself if it waited for the
-    /// background's work.
+    /// Whether the calling thread is inside a transaction of this engine, and would wait for
+    /// itself if it waited for the background's work.
     pub(in crate::engine) fn is_inside(&self) -> bool {
         is_inside(&self.commit, &[Activity::Transaction])
     }
 
-    /// Whether a transaction may complete a claim now: not within another, and with every entry about the
-    /// claim's key durable.
+    /// Whether a transaction may complete a claim now: not within another, and with every entry
+    /// about the claim's key durable.
     fn ready_for_transaction(&self) -> Result<(), ClaimError> {
         self.health.check_process().map_err(CommitError::Failed)?;
         if self.is_inside() {
             return Err(ClaimError::InsideTransaction);
         }
         self.check_blocking(Caller::Thread)?;
-        // An entry about this claim, or an earlier one on the key, may be queued with nobody waiting. If it
-        // came after the store's completion, replay would reopen the key. No further one comes while the
-        // claim is good.
+        // An entry about this claim, or an earlier one on the key, may be queued with nobody
+        // waiting. If it came after the store's completion, replay would reopen the key. No
+        // further one comes while the claim is good.
         Ok(block(self.commit.flush(Caller::Thread))?)
     }
 }
 
 impl Claim {
-    /// Completes the claim with the body that `work` returns, in one transaction with what `work` writes to the application's own
-    /// tables in the same file: both are durable when this returns, or neither ever is. So an effect that lives in the file happens exactly
-    /// once, whatever crashes when.
+    /// Completes the claim with the body that `work` returns, in one transaction with what `work`
+    /// writes to the application's own tables in the same file: both are durable when this
+    /// returns, or neither ever is. So an effect that lives in the file happens exactly once, over
+    /// any crash.
     ///
-    /// `work` runs while nobody else can write to the file's tables, this crate's checkpoints included: keep it short. Other
-    /// begins and completions go on meanwhile, until the log is full. This is the way for effects, not for speed: it
-    /// costs a commit of the store, with two syncs and everything the log has collected or has queued, where [`complete`](Self::complete) costs one append and one
-    /// sync that many share.
+    /// `work` runs while nobody else can write to the file's tables, this crate's checkpoints
+    /// included: keep it short. Other begins and completions go on meanwhile, until the log is
+    /// full. This is the way for effects, not for speed: it costs a commit of the store, with two
+    /// syncs and everything the log has collected or has queued, where
+    /// [`complete`](Self::complete) costs one append and one sync that many share.
     ///
     /// It blocks, and has no form for tasks: call it where your runtime lets you block.
     ///
     /// # Errors
     ///
-    /// What `work` returns as an error comes back with the claim, and nothing is written. Otherwise as for [`complete`](Self::complete);
-    /// calls of this within `work` are refused. A checkpoint asked for within `work` is this one; closing waits until `work` is over.
+    /// What `work` returns as an error comes back with the claim, and nothing is written.
+    /// Otherwise as for [`complete`](Self::complete); calls of this within `work` are refused. A
+    /// checkpoint asked for within `work` is this one; closing waits until `work` is over.
     ///
     /// # Panics
     ///
@@ -92,7 +96,8 @@ impl Claim {
         if let Err(reason) = core.ready_for_transaction() {
             return Err(self.refused(reason));
         }
-        // Declared before the maintenance lock, so dropped after it: what the worker left out meanwhile is due.
+        // Declared before the maintenance lock, so dropped after it: what the worker left out
+        // meanwhile is due.
         let _afterwards = CallWorker(core);
         // Nobody else writes to the store from here on.
         let mut maintenance = core.maintenance.lock();
@@ -105,7 +110,8 @@ impl Claim {
             Ok(begun) => begun,
             Err(error) => return Err(self.refused(core.store_refused(error).into())),
         };
-        // redb can't abort while a panic goes through it. The body that `work` gives is foreign code as well.
+        // redb can't abort while a panic goes through it. The body that `work` gives is foreign
+        // code as well.
         let (mut body, tables) = (None, begun.tables());
         let kept = &mut body;
         let worked = catch_unwind(AssertUnwindSafe(move || {
@@ -113,7 +119,8 @@ impl Claim {
             Ok::<_, E>(given.as_ref())
         }));
         if core.health.is_forked_for_sure() {
-            // `work` forked, and this is the child: the transaction and the maintenance lock are the parent's, and go on there.
+            // `work` forked, and this is the child: the transaction and the maintenance lock are
+            // the parent's, and go on there.
             std::mem::forget((begun, maintenance));
             return match worked {
                 Ok(_) => Err(self.refused(CommitError::Failed(Failure::Forked).into())),
@@ -184,8 +191,9 @@ impl Claim {
 impl Engine {
     /// Reads the application's own tables, as they are at this moment; see [`Claim::complete_in`].
     ///
-    /// Keep it short: while it lasts the file can't be compacted or closed, and old pages are kept. Within `read` no claim can be
-    /// completed in a transaction. After a full disk this waits up to 2 s for the file to be opened again.
+    /// Keep it short: while it lasts the file can't be compacted or closed, and old pages are
+    /// kept. Within `read` no claim can be completed in a transaction. After a full disk this
+    /// waits up to 2 s for the file to be opened again.
     ///
     /// # Errors
     ///

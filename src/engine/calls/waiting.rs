@@ -11,11 +11,13 @@ use crate::error::BeginError;
 
 impl Scope {
     /// [`begin`](Self::begin), and where another has the claim, waits for at most `timeout` for what becomes of it: the record, or a
-    /// claim where the other was released or interrupted. [`Begin::InFlight`] is given only when the time is up.
+    /// claim where the other was released or interrupted. [`Begin::InFlight`] is given only when
+    /// the time is up.
     ///
     /// # Errors
     ///
-    /// As for [`begin`](Self::begin), and when as many calls wait as [`Options::max_waiters`](crate::Options::max_waiters) allows.
+    /// As for [`begin`](Self::begin), and when as many calls wait as
+    /// [`Options::max_waiters`](crate::Options::max_waiters) allows.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};

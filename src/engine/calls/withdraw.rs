@@ -1,8 +1,9 @@
 //! Claims that are taken back before their callers had them, as if nobody had begun.
 //!
-//! A begin may be dropped, may wait for so long that the lease runs out, or may be pending when the engine closes. In none of these
-//! cases has anybody run the operation. So the key goes back to what it was, also in the log: it is vacant, or has the interruption
-//! that it had, and the claim does not count as an attempt.
+//! A begin may be dropped, may wait for so long that the lease runs out, or may be pending when
+//! the engine closes. In none of these cases has anybody run the operation. So the key goes back
+//! to what it was, also in the log: it is vacant, or has the interruption that it had, and the
+//! claim does not count as an attempt.
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
@@ -16,8 +17,9 @@ use crate::task::caller::Caller;
 use crate::wal::Reservation;
 
 impl Core {
-    /// Takes a claim back that is on its way to its caller, if `is_due`, asked under the lock of its key's shard, says so. Nothing
-    /// happens where the claim has arrived meanwhile, or was withdrawn by another thread.
+    /// Takes a claim back that is on its way to its caller, if `is_due`, asked under the lock of
+    /// its key's shard, says so. Nothing happens where the claim has arrived meanwhile, or was
+    /// withdrawn by another thread.
     pub(super) fn withdraw(
         &self,
         attempt: &Arc<Attempt>,
@@ -26,7 +28,8 @@ impl Core {
         let record = end_of(attempt);
         let entry = record.encoded();
         let mut reservation = Reservation::none(&self.space);
-        // In the step that queues the entry: an intent that is queued later than this is not queued at all.
+        // In the step that queues the entry: an intent that is queued later than this is not
+        // queued at all.
         let take = |reservation: &mut _| self.take_back(attempt, reservation, is_due);
         if self
             .commit
@@ -58,12 +61,14 @@ impl Core {
         })
     }
 
-    /// Takes a claim back that the log knows nothing of: the key is as it was before. `reservation` gets the bytes that were reserved for
-    /// its end, and its waiters are told what the key is now, or the `error` that stopped the engine.
+    /// Takes a claim back that the log knows nothing of: the key is as it was before.
+    /// `reservation` gets the bytes that were reserved for its end, and its waiters are told what
+    /// the key is now, or the `error` that stopped the engine.
     ///
-    /// Nothing happens where the claim has arrived, or where another thread withdrew it. Only the thread that takes a claim back may end
-    /// its attempt: the key has changed by then. If its waiters were told before, they would find the same claim there, begin and wait
-    /// again without a pause.
+    /// Nothing happens where the claim has arrived, or where another thread withdrew it. Only the
+    /// thread that takes a claim back may end its attempt: the key has changed by then. If its
+    /// waiters were told before, they would find the same claim there, begin and wait again
+    /// without a pause.
     pub(super) fn withdraw_unlogged(
         &self,
         attempt: &Arc<Attempt>,
@@ -85,8 +90,9 @@ impl Core {
         }
     }
 
-    /// Takes a claim back while the engine closes, unless it has arrived: the log takes nothing any more, and the last checkpoint is still
-    /// to come. An engine that has failed makes none, so the next opening may interrupt the claim: all the more it must not arrive.
+    /// Takes a claim back while the engine closes, unless it has arrived: the log takes nothing
+    /// any more, and the last checkpoint is still to come. An engine that has failed makes none,
+    /// so the next opening may interrupt the claim: all the more it must not arrive.
     pub(in crate::engine) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) {
         let bytes = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
@@ -104,7 +110,8 @@ impl Core {
     }
 }
 
-/// What waiters are told of an engine that was stopped; `None` where the error says nothing about the engine.
+/// What waiters are told of an engine that was stopped; `None` where the error says nothing about
+/// the engine.
 fn stopped(error: &CommitError) -> Option<Ended> {
     match error {
         CommitError::Busy(_) | CommitError::InsideCallback => None,
@@ -113,7 +120,8 @@ fn stopped(error: &CommitError) -> Option<Ended> {
     }
 }
 
-/// What waiters are told of a key that is this again. An interruption that is no longer remembered counts as vacant.
+/// What waiters are told of a key that is this again. An interruption that is no longer remembered
+/// counts as vacant.
 fn now_is(before: &Slot, now: Timestamp) -> Ended {
     match before {
         Slot::Interrupted(earlier) if now < earlier.remembered_until() => Ended::Interrupted,

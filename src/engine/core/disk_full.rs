@@ -1,4 +1,5 @@
-//! Where the disk was found full, so that calls can be told, and the engine goes on by itself once there is room.
+//! Where the disk was found full, so that calls can be told, and the engine goes on by itself once
+//! there is room.
 
 use std::time::Duration;
 
@@ -47,7 +48,8 @@ impl DiskFull {
         self.found.lock().store = None;
     }
 
-    /// Whether the log was found without room so shortly ago that there is no point in trying again.
+    /// Whether the log was found without room so shortly ago that there is no point in trying
+    /// again.
     pub(in crate::engine) fn is_too_early_for_log(&self, now: Timestamp) -> bool {
         self.found.lock().log.as_ref().is_some_and(|(_, at)| now < at.saturating_add(RETRY_AFTER))
     }
@@ -61,7 +63,8 @@ impl DiskFull {
         found.log.as_ref().map(|(failure, _)| failure).or(found.store.as_ref()).cloned()
     }
 
-    /// How often the disk was found full: a call that waits is refused for a try that came after it only.
+    /// How often the disk was found full: a call that waits is refused for a try that came after
+    /// it only.
     pub(in crate::engine) fn times(&self) -> u64 {
         self.found.lock().times
     }

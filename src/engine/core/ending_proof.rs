@@ -6,12 +6,14 @@ use crate::index::{Change, Index, Slot};
 use crate::state::{Event, decide};
 use crate::sync::Arc;
 
-/// Shows that a claim is ending by its holder's call. Nobody else changes its key until the entry that ends it is published, so that
-/// entry may be queued later. No other entry may: see `docs/design.md`, "The order of a key's entries".
+/// Shows that a claim is ending by its holder's call. Nobody else changes its key until the entry
+/// that ends it is published, so that entry may be queued later. No other entry may: see
+/// `docs/design.md`, "The order of a key's entries".
 #[derive(Debug)]
 pub(crate) struct EndingProof(());
 
-/// Marks a claim as ending, so that nobody else can end it; `None` where it is not the current one.
+/// Marks a claim as ending, so that nobody else can end it; `None` where it is not the current
+/// one.
 pub(in crate::engine) fn take_for_ending(
     index: &Index,
     clock: &EngineClock,

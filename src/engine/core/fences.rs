@@ -1,15 +1,18 @@
-//! Fences: numbers that grow with every claim that the file grants, over kills and over a restored backup too.
+//! Fencing tokens: numbers that grow with every claim that the file grants, over kills and over a
+//! restored backup too.
 //!
-//! The file says a number that no fence has reached: its limit. A checkpoint moves the limit ahead of what may be granted until the next
-//! one, and an opening goes on from it. A backup that is put back says a limit of an earlier time. So an opening starts no lower than
-//! the wall clock says: 2,048 fences a millisecond since 2020, which is more than an engine grants. Fences stay below 2^53 for 139
-//! years by that, so that JSON and JavaScript carry them.
+//! The file says a number that no fence has reached: its limit. A checkpoint moves the limit ahead
+//! of what may be granted until the next one, and an opening goes on from it. A backup that is put
+//! back says a limit of an earlier time. So an opening starts no lower than the wall clock says:
+//! 2,048 fences a millisecond since 2020, which is more than an engine grants. Fences stay below
+//! 2^53 for 139 years by that, so that JSON and JavaScript carry them.
 
 use crate::Timestamp;
 use crate::state::Fence;
 use crate::sync::{AtomicU64, Ordering};
 
-/// How many claims may be granted between two checkpoints. Half of them are left when the worker is asked for a checkpoint.
+/// How many claims may be granted between two checkpoints. Half of them are left when the worker
+/// is asked for a checkpoint.
 const AHEAD: u64 = 1 << 22;
 /// Fences a millisecond, as a power of two.
 const PER_MS_LOG2: u32 = 11;
@@ -33,7 +36,8 @@ pub(crate) struct Fences {
 pub(super) struct Exhausted;
 
 impl Fences {
-    /// Those of a file that says that none at or above `limit` was granted, opened when the wall clock says `wall`.
+    /// Those of a file that says that none at or above `limit` was granted, opened when the wall
+    /// clock says `wall`.
     pub(in crate::engine) fn open(limit: u64, wall: Timestamp) -> Self {
         let next = limit.max(floor(wall));
         Self { next: AtomicU64::new(next), limit: AtomicU64::new(ahead_of(next)) }

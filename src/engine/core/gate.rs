@@ -1,4 +1,4 @@
-//! Whether an engine takes calls: not once it is closed, and not in a forked child.
+//! The gate: refuses calls once the engine is closed, and in a forked child.
 
 use crate::error::{BeginError, CommitError, Failure, ReadError};
 use crate::fork;
@@ -8,7 +8,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// No generation is as late as this.
 const CLOSED: u64 = u64::MAX;
 
-/// The gate that every call goes through before it takes a lock: in a forked child a lock may be held by a thread that is not there.
+/// The gate that every call goes through before it takes a lock: in a forked child a lock may be
+/// held by a thread that is not there.
 #[derive(Debug)]
 pub(crate) struct Gate {
     /// The generation in which the engine is open, or [`CLOSED`].

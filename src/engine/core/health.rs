@@ -35,8 +35,8 @@ impl Health {
         }
     }
 
-    /// Whether claims are granted at all. Ask before a call waits, and again before its claim arrives:
-    /// a failure meanwhile holds for the claim too.
+    /// Whether claims are granted at all. Ask before a call waits, and again before its claim
+    /// arrives: a failure meanwhile holds for the claim too.
     pub(in crate::engine) fn may_grant(&self) -> Result<(), CommitError> {
         // Code of others may have forked since the call came in.
         if self.is_forked() {
@@ -55,17 +55,18 @@ impl Health {
         self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
     }
 
-    /// Whether claims that are out are still good: not once the engine is closed, for the next opening interrupts them, nor after a failed
-    /// commit. A failed checkpoint leaves them good. Ask under the lock of the key's shard: a close shuts the gate before it looks at
-    /// the claims and lets the file go.
+    /// Whether claims that are out are still good: not once the engine is closed, for the next
+    /// opening interrupts them, nor after a failed commit. A failed checkpoint leaves them good.
+    /// Ask under the lock of the key's shard: a close shuts the gate before it looks at the claims
+    /// and lets the file go.
     pub(in crate::engine) fn may_use(&self) -> Result<(), CommitError> {
         self.check()?;
         self.commit.get().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
     }
 
-    /// Why a caller that waits for log space will get none, if that is known. A caller that goes on
-    /// waiting says how often the disk had been found full before: that may be over by now. A failed
-    /// checkpoint is no reason where the log `grows` for the caller.
+    /// Why a caller that waits for log space will get none, if that is known. A caller that goes
+    /// on waiting says how often the disk had been found full before: that may be over by now. A
+    /// failed checkpoint is no reason where the log `grows` for the caller.
     pub(in crate::engine) fn why_no_space(
         &self,
         full_before: Option<u64>,
@@ -102,7 +103,8 @@ impl Health {
         self.stopped_growing.get().is_none()
     }
 
-    /// The log is not made longer any more: callers that wait for that are told, where another try would let them wait on.
+    /// The log is not made longer any more: callers that wait for that are told, where another try
+    /// would let them wait on.
     pub(in crate::engine) fn stop_growing(&self) {
         self.stopped_growing.set(()).ok();
     }

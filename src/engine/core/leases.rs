@@ -1,5 +1,5 @@
-//! Which claims' leases end when, so that those who wait for them are told in time. Whether a lease has ended is decided
-//! elsewhere, from the clock, at each look.
+//! Which claims' leases end when, so that their waiters are told in time. Whether a lease has
+//! ended is decided elsewhere, from the clock, at each look.
 
 use std::collections::BTreeMap;
 
@@ -148,7 +148,8 @@ mod tests {
         }
     }
 
-    /// A claim that comes back from a transaction may be watched still, or not: its lease may have been found ended meanwhile.
+    /// A claim that comes back from a transaction may be watched still, or not: its lease may have
+    /// been found ended meanwhile.
     #[test]
     fn a_lease_is_watched_once_however_often_it_is_asked_for() {
         let (engine, clock) = open(Durability::Full);
@@ -176,7 +177,8 @@ mod tests {
         assert_eq!(watched(engine.handle.core()), (0, 0));
     }
 
-    /// A renewal reads the clock before the lease ends, and may be held up until the worker has found it ended.
+    /// A renewal reads the clock before the lease ends, and may be held up until the worker has
+    /// found it ended.
     #[test]
     fn a_lease_renewed_while_it_is_found_ended_is_watched_on() {
         let (engine, clock) = open(Durability::Full);
@@ -193,7 +195,8 @@ mod tests {
         assert_eq!(core.leases.next(), claim.lease_until());
     }
 
-    /// The worker may be held up between its look at a claim and the moment when it watches the claim on.
+    /// The worker may be held up between its look at a claim and the moment when it watches the
+    /// claim on.
     #[test]
     fn a_claim_that_has_ended_is_not_watched_on() {
         let (engine, _clock) = open(Durability::Full);

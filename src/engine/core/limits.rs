@@ -1,4 +1,5 @@
-//! Limits: counts claims, waiting calls and saved progress, and refuses more than the options allow.
+//! Engine-wide limits: counts claims, waiting calls and saved progress, and refuses more than the
+//! options allow.
 
 use super::options::Options;
 use crate::attempt::progress::{Budget, Progress};
@@ -75,8 +76,8 @@ impl Limits {
     }
 }
 
-/// One more, unless there are as many as there may be. A refused caller is never counted, not even for
-/// a moment: another one would be refused for it.
+/// One more, unless there are as many as there may be. A refused caller is never counted, not even
+/// for a moment: another one would be refused for it.
 fn count_one_more(count: &AtomicUsize, max: usize) -> bool {
     let one_more = |counted: usize| (counted < max).then(|| counted + 1);
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()

@@ -1,4 +1,5 @@
-//! `LogRecord`: one change of a key or a scope, as it is written to the log, applied to the index, and replayed.
+//! `LogRecord`: one change of a key or a scope, as it is written to the log, applied to the index,
+//! and replayed.
 
 use crate::Timestamp;
 use crate::attempt::progress::{Budget, Progress};
@@ -12,16 +13,19 @@ use crate::record::Record;
 use crate::state::Fence;
 use crate::sync::Arc;
 
-/// One change of a key or a scope. The log has its [encoding](Self::encoded); live and in a replay, the publisher applies it.
+/// One change of a key or a scope. The log has its [encoding](Self::encoded); live and in a
+/// replay, the publisher applies it.
 #[derive(Debug)]
 pub(crate) enum LogRecord {
     /// A claim was granted.
     Granted(Arc<Attempt>),
     /// A claim was completed or failed.
     Completed(Arc<Attempt>, Record),
-    /// A claim was released, or what was known of a key forgotten; a forgotten record would have been remembered until then.
+    /// A claim was released, or what was known of a key forgotten; a forgotten record would have
+    /// been remembered until then.
     Vacated(Arc<Attempt>, Option<Timestamp>),
-    /// A claim was released that followed an interruption. The interruption stands, and counts from then.
+    /// A claim was released that followed an interruption. The interruption stands, and counts
+    /// from then.
     Returned(Arc<Attempt>, Timestamp),
     /// The progress of a claim was saved.
     Progress(NotedClaim, Progress),
@@ -36,8 +40,8 @@ pub(crate) enum LogRecord {
 /// The claim on which a record notes something.
 #[derive(Debug)]
 pub(crate) enum NotedClaim {
-    /// The attempt was changed when the record was queued: the next claim of the key inherits the change, and its grant may be queued
-    /// before this record is applied.
+    /// The attempt was changed when the record was queued: the next claim of the key inherits the
+    /// change, and its grant may be queued before this record is applied.
     Live(Arc<Attempt>),
     /// The record comes from the log. The attempt changes when the record is applied.
     Replayed(Digest, Fence),

@@ -93,7 +93,8 @@ pub(crate) struct Core {
     pub(super) counters: Counters,
 }
 
-/// Calls the worker when it is dropped: for what that left out while another thread had the maintenance lock. Declared before the maintenance lock.
+/// Calls the worker when it is dropped: for what that left out while another thread had the
+/// maintenance lock. Declared before the maintenance lock.
 pub(super) struct CallWorker<'a>(pub(super) &'a Core);
 
 impl Drop for CallWorker<'_> {
@@ -113,7 +114,8 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Refuses a call that blocks where the calling thread is the one that it would wait for. Asked before anything is changed.
+    /// Refuses a call that blocks where the calling thread is the one that it would wait for.
+    /// Asked before anything is changed.
     pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
         if caller == Caller::Thread && is_inside(&self.commit, &[Activity::Commits, Activity::Maintains]) {
             return Err(CommitError::InsideCallback);
@@ -139,12 +141,14 @@ impl Core {
         is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction])
     }
 
-    /// Whether the engine is closed. Work that holds the maintenance lock asks first: the files of a closed engine are not touched.
+    /// Whether the engine is closed. Work that holds the maintenance lock asks first: the files of
+    /// a closed engine are not touched.
     pub(super) fn is_closed(&self) -> bool {
         !self.health.is_open()
     }
 
-    /// How a batch makes its calls. A thread that must not wait makes each as a thread, which is refused what it would wait for.
+    /// How a batch makes its calls. A thread that must not wait makes each as a thread, which is
+    /// refused what it would wait for.
     pub(super) fn member(&self, caller: Caller) -> Caller {
         let must_not_wait = caller == Caller::Thread && self.check_waiting().is_err();
         if must_not_wait { Caller::Thread } else { Caller::Member }

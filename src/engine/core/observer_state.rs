@@ -48,7 +48,8 @@ impl ObserverState {
         self.disk_full.swap(is_full, Ordering::AcqRel) != is_full
     }
 
-    /// What failed read the observer is to be told of now. `take` gives the last one that nobody was told of.
+    /// What failed read the observer is to be told of now. `take` gives the last one that nobody
+    /// was told of.
     pub(in crate::engine) fn failed_read<F>(
         &self,
         now: Timestamp,

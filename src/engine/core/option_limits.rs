@@ -49,7 +49,8 @@ impl Options {
         entry_bytes_max(entry.max(self.batch_bytes)) as u64
     }
 
-    /// Bytes that a key and a body, or progress, may have together. The key may be from a time when `max_key_bytes` was higher.
+    /// Bytes that a key and a body, or progress, may have together. The key may be from a time
+    /// when `max_key_bytes` was higher.
     pub(crate) fn key_and_body_max(&self) -> usize {
         (self.max_key_bytes + self.max_body_bytes).max(NAME_MAX)
     }
@@ -73,7 +74,8 @@ impl Options {
 mod tests {
     use super::*;
 
-    /// The defaults carry each other: as many claims as may be out have room in the log, whatever their names.
+    /// The defaults carry each other: as many claims as may be out have room in the log, with
+    /// names of any length.
     #[test]
     fn the_default_log_has_room_for_all_claims_that_may_be_out() {
         let options = Options::default();

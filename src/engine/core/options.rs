@@ -94,7 +94,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How long a record is replayed, counted from its completion. Default 24 hours; 1 ms to 100 years.
+    /// How long a record is replayed, counted from its completion. Default 24 hours; 1 ms to 100
+    /// years.
     ///
     /// The same as setting it in the [`policy`](Self::policy).
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -102,17 +103,19 @@ impl Options {
         self
     }
 
-    /// The policy of all scopes that have none of their own. See [`Policy`] for its parts and their defaults.
+    /// The policy of all scopes that have none of their own. See [`Policy`] for its parts and
+    /// their defaults.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// How long a key is remembered after its record, counted from the completion as [`ttl`](Self::ttl) is. Default: as long as the
-    /// record; `ttl` to 100 years.
+    /// How long a key is remembered after its record, counted from the completion as
+    /// [`ttl`](Self::ttl) is. Default: as long as the record; `ttl` to 100 years.
     ///
-    /// A retry that comes after the `ttl` finds nothing to replay. Without this it is granted a claim, and the operation runs again.
-    /// With it, what is left of the record is kept (about 200 bytes on disk and 32 in memory), and the retry is told
+    /// A retry that comes after the `ttl` finds nothing to replay. Without this it is granted a
+    /// claim, and the operation runs again. With it, what is left of the record is kept (about 200
+    /// bytes on disk and 32 in memory), and the retry is told
     /// [`BeginError::Expired`](crate::BeginError::Expired).
     ///
     /// ```
@@ -142,10 +145,11 @@ impl Options {
         self
     }
 
-    /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored yet are in memory too, at
-    /// most as many as fit the log; and the store's own page cache takes half as much again, or a 128th of the file as it was
-    /// opened where that is more (1 to 64 MiB). The budget is split evenly over
-    /// the shards, and a record that is larger than a shard's part is read anew each time. Default 64 MiB; any number.
+    /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored
+    /// yet are in memory too, at most as many as fit the log; and the store's own page cache takes
+    /// half as much again, or a 128th of the file as it was opened where that is more (1 to 64
+    /// MiB). The budget is split evenly over the shards, and a record that is larger than a
+    /// shard's part is read anew each time. Default 64 MiB; any number.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
         self
@@ -157,16 +161,17 @@ impl Options {
         self
     }
 
-    /// The longest body. Default 1 MiB; 0 to 16 MiB. Above about 2 MiB, [`log_segment_bytes`](Self::log_segment_bytes) has to be
-    /// raised with it.
+    /// The longest body. Default 1 MiB; 0 to 16 MiB. Above about 2 MiB,
+    /// [`log_segment_bytes`](Self::log_segment_bytes) has to be raised with it.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
         self
     }
 
-    /// Room for the body of its completion that is set aside in the log when a claim is granted: a completion with a body
-    /// up to this succeeds on a full disk too; a longer one may have to wait, and is refused, with the claim given back, where there is
-    /// no room. Default 4 KiB; 0 to `max_body_bytes` (more counts as that).
+    /// Room for the body of its completion that is set aside in the log when a claim is granted: a
+    /// completion with a body up to this succeeds on a full disk too; a longer one may have to
+    /// wait, and is refused, with the claim given back, where there is no room. Default 4 KiB; 0
+    /// to `max_body_bytes` (more counts as that).
     pub fn reserve_bytes(mut self, bytes: usize) -> Self {
         self.reserve_bytes = bytes;
         self
@@ -178,7 +183,8 @@ impl Options {
         self
     }
 
-    /// Bytes of memory for the progress of claims that are out or interrupted. Default 64 MiB; any number.
+    /// Bytes of memory for the progress of claims that are out or interrupted. Default 64 MiB; any
+    /// number.
     pub fn max_progress_bytes(mut self, bytes: usize) -> Self {
         self.max_progress_bytes = bytes;
         self
@@ -190,7 +196,7 @@ impl Options {
         self
     }
 
-    /// Who is told of replays, interruptions and reused keys. Default nobody.
+    /// The observer is told of replays, interruptions and reused keys. Default none.
     pub fn observer(mut self, observer: Arc<impl Observer + 'static>) -> Self {
         self.hooks = Hooks::new(observer);
         self
@@ -208,14 +214,15 @@ impl Options {
         self
     }
 
-    /// Bytes in one commit. Default 1 MiB; 4,096 to 16 MiB. An entry longer than this is committed alone.
+    /// Bytes in one commit. Default 1 MiB; 4,096 to 16 MiB. An entry longer than this is committed
+    /// alone.
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
         self.batch_bytes = bytes;
         self
     }
 
-    /// How long a call waits for a place in the queue and for room in the log, together, before it gives up with
-    /// [`Busy`](crate::Busy). Default 5 s; up to an hour.
+    /// How long a call waits for a place in the queue and for room in the log, together, before it
+    /// gives up with [`Busy`](crate::Busy). Default 5 s; up to an hour.
     pub fn queue_timeout(mut self, queue_timeout: Duration) -> Self {
         self.queue_timeout = queue_timeout;
         self
@@ -227,16 +234,18 @@ impl Options {
         self
     }
 
-    /// Bytes of one segment of the log; the log starts with two and is recycled by segments. Default 8 MiB; 64 KiB to
-    /// 1 GiB, a multiple of 512, and at least four times the longest commit (`max_body_bytes` or `batch_bytes`, and what surrounds it).
+    /// Bytes of one segment of the log; the log starts with two and is recycled by segments.
+    /// Default 8 MiB; 64 KiB to 1 GiB, a multiple of 512, and at least four times the longest
+    /// commit (`max_body_bytes` or `batch_bytes`, and what surrounds it).
     pub fn log_segment_bytes(mut self, bytes: u64) -> Self {
         self.log_segment_bytes = bytes;
         self
     }
 
-    /// Bytes that the log may grow to. It bounds the memory of records that are not stored yet, the claims that can be out
-    /// (each has [`reserve_bytes`](Self::reserve_bytes) set aside), and the time that opening takes after a crash.
-    /// Default 512 MiB, which has room for `max_in_flight` claims with the longest names; at least two segments, up to 64 GiB.
+    /// Bytes that the log may grow to. It bounds the memory of records that are not stored yet,
+    /// the claims that can be out (each has [`reserve_bytes`](Self::reserve_bytes) set aside), and
+    /// the time that opening takes after a crash. Default 512 MiB, which has room for
+    /// `max_in_flight` claims with the longest names; at least two segments, up to 64 GiB.
     pub fn log_bytes(mut self, bytes: u64) -> Self {
         self.log_bytes = bytes;
         self
@@ -250,7 +259,8 @@ impl Options {
         self
     }
 
-    /// What is durable when it is acknowledged. Default [`Durability::Full`]; another only with [`Recovery::Rerun`].
+    /// What is durable when it is acknowledged. Default [`Durability::Full`]; another only with
+    /// [`Recovery::Rerun`].
     ///
     /// The same as setting it in the [`policy`](Self::policy).
     pub fn durability(mut self, durability: Durability) -> Self {
@@ -264,15 +274,18 @@ impl Options {
         self
     }
 
-    /// How far the engine's clock may advance over a reboot of the machine. Default an hour; any duration.
+    /// How far the engine's clock may advance over a reboot of the machine. Default an hour; any
+    /// duration.
     ///
-    /// Within one boot (Linux) the boot clock measures every stop of the process and every sleep of the machine exactly. Neither this
-    /// limit nor the wall clock matters then.
+    /// Within one boot (Linux) the boot clock measures every stop of the process and every sleep
+    /// of the machine exactly. Neither this limit nor the wall clock matters then.
     ///
-    /// Over a reboot, and where the boot is not known (other systems, another machine), only the wall clock can tell how much time went
-    /// by, and it can be wrong by decades. The engine's clock advances by what the wall clock says beyond the highest time that it was
-    /// ever seen to say, and by this at most. It then lags behind the wall clock, and keys live longer by the difference:
-    /// `Stats::clock_lag_ms`. Raise the limit where machines stay off for long and their wall clocks can be trusted at boot.
+    /// Over a reboot, and where the boot is not known (other systems, another machine), only the
+    /// wall clock can tell how much time went by, and it can be wrong by decades. The engine's
+    /// clock advances by what the wall clock says beyond the highest time that it was ever seen to
+    /// say, and by this at most. It then lags behind the wall clock, and keys live longer by the
+    /// difference: `Stats::clock_lag_ms`. Raise the limit where machines stay off for long and
+    /// their wall clocks can be trusted at boot.
     ///
     /// A file without records and claims takes the wall clock as it is, if that is later.
     pub fn max_clock_jump(mut self, jump: Duration) -> Self {
@@ -286,12 +299,15 @@ impl Options {
         self
     }
 
-    /// Looks into a file that no engine has open, and changes nothing: on a read-only mount, on a full disk, or in a backup.
+    /// Looks into a file that no engine has open, and changes nothing: on a read-only mount, on a
+    /// full disk, or in a backup.
     ///
-    /// Results are replayed, keys and statistics are shown, and what the log of a killed process holds is seen as well. A begin that
-    /// would be granted, and every other call that changes something, is refused with [`Failure::ReadOnly`](crate::Failure::ReadOnly).
-    /// Several can look at once. While they do, the file can't be opened to be written. What the store's library writes to a file as it
-    /// opens it stays in memory. After a kill, what is shown may be known to the operating system alone: only an opening that writes makes it durable.
+    /// Results are replayed, keys and statistics are shown, and what the log of a killed process
+    /// holds is seen as well. A begin that would be granted, and every other call that changes
+    /// something, is refused with [`Failure::ReadOnly`](crate::Failure::ReadOnly). Several can
+    /// look at once. While they do, the file can't be opened to be written. What the store's
+    /// library writes to a file as it opens it stays in memory. After a kill, what is shown may be
+    /// known to the operating system alone: only an opening that writes makes it durable.
     ///
     /// ```
     /// # use idemkv::{Begin, BeginError, Engine, Failure, Fingerprint, Status};
@@ -329,16 +345,19 @@ impl Options {
         self
     }
 
-    /// Draws the file's secret and the log's salts from this seed, so that a run can be repeated to the byte.
+    /// Draws the file's secret and the log's salts from this seed, so that a run can be repeated
+    /// to the byte.
     pub fn seed(mut self, seed: u64) -> Self {
         self.entropy = Entropy::Seeded(seed);
         self
     }
 
-    /// Starts no threads: checkpoints and expiry happen in [`Engine::step`](crate::Engine::step), and where a call needs room.
+    /// Starts no threads: checkpoints and expiry happen in [`Engine::step`](crate::Engine::step),
+    /// and where a call needs room.
     ///
-    /// Calls for tasks leave commits and reads to a thread of the engine. In a stepped engine their futures become ready only when
-    /// [`Engine::step`](crate::Engine::step), or a blocking call on another thread, does that work. So don't block on such a future alone: poll it,
+    /// Calls for tasks leave commits and reads to a thread of the engine. In a stepped engine
+    /// their futures become ready only when [`Engine::step`](crate::Engine::step), or a blocking
+    /// call on another thread, does that work. So don't block on such a future alone: poll it,
     /// step, and poll it again.
     pub fn stepped(mut self) -> Self {
         self.workers = false;

@@ -1,4 +1,4 @@
-//! Which scope has which policy, how it gets one, and how many claims of it are out.
+//! Per-scope state: the policy of each scope that has its own, and how many of its claims are out.
 
 use std::collections::HashMap;
 
@@ -41,8 +41,8 @@ impl Policies {
         self.seen(scope).0
     }
 
-    /// A scope's policy, and the version of all policies that it was seen in. A call that waits asks [`is_current`](Self::is_current)
-    /// where it decides.
+    /// A scope's policy, and the version of all policies that it was seen in. A call that waits
+    /// asks [`is_current`](Self::is_current) where it decides.
     pub(crate) fn seen(&self, scope: &[u8]) -> (Policy, PolicyVersion) {
         let declared = self.declared.read();
         let version = PolicyVersion(self.version.load(Ordering::Relaxed));
@@ -67,8 +67,8 @@ impl Policies {
         drop_one(&mut declaring, scope);
     }
 
-    /// A place among the scopes with a policy of their own; `None` where there is none left. It counts until [`set`](Self::set), or
-    /// until it is dropped.
+    /// A place among the scopes with a policy of their own; `None` where there is none left. It
+    /// counts until [`set`](Self::set), or until it is dropped.
     pub(in crate::engine) fn enter_declared(&self, scope: &[u8]) -> Option<PolicySlot<'_>> {
         let mut declaring = self.declaring.lock();
         let declared = self.declared.read();
@@ -88,8 +88,9 @@ impl Policies {
         all
     }
 
-    /// Counts a claim of the scope, and with it one of the engine; `false` where the policy sets the scope no limit. Both places are
-    /// taken in one step, or none is: a place held by a begin that is then refused would refuse another begin.
+    /// Counts a claim of the scope, and with it one of the engine; `false` where the policy sets
+    /// the scope no limit. Both places are taken in one step, or none is: a place held by a begin
+    /// that is then refused would refuse another begin.
     pub(crate) fn enter(
         &self,
         scope: &[u8],
@@ -106,7 +107,7 @@ impl Policies {
         Ok(true)
     }
 
-    /// Counts a claim that stands already, whatever the limit; `false` where the scope has none.
+    /// Counts a claim that stands already, beyond the limit too; `false` where the scope has none.
     pub(crate) fn reenter(&self, scope: &[u8]) -> bool {
         let limited = self.of(scope).max_in_flight.is_some();
         if limited {

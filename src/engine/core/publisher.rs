@@ -23,7 +23,8 @@ pub(crate) enum Interrupting {
     Done,
     /// It was not out any more.
     NotOut,
-    /// It is interrupted, but the file was closed before: the next opening finds that out and tells it.
+    /// It is interrupted, but the file was closed before: the next opening finds that out and
+    /// tells it.
     TooLate,
 }
 
@@ -34,7 +35,8 @@ pub(crate) struct Publisher {
     policies: Arc<Policies>,
     /// Only the locks of shards are taken under it.
     tail: Mutex<LogTail>,
-    /// The last tail was taken: what follows is the affair of the next opening. Changed under the tail's lock.
+    /// The last tail was taken: what follows is the affair of the next opening. Changed under the
+    /// tail's lock.
     is_over: AtomicBool,
     /// Entries that were published, without the marks.
     but_marks: AtomicU64,
@@ -63,15 +65,16 @@ impl Publisher {
         taken
     }
 
-    /// Takes the last tail, for the checkpoint that closes the file, and counts the claims that are left out. The next opening finds
-    /// them dead.
+    /// Takes the last tail, for the checkpoint that closes the file, and counts the claims that
+    /// are left out. The next opening finds them dead.
     pub(crate) fn take_last_tail(&self) -> (LogTail, usize) {
         let mut tail = self.tail.lock();
         self.is_over.store(true, Ordering::Relaxed);
         (std::mem::take(&mut *tail), self.index.attempts_out().len())
     }
 
-    /// Counts every frame up to `seq` as covered, also those behind a gap, which were not published.
+    /// Counts every frame up to `seq` as covered, also those behind a gap, which were not
+    /// published.
     pub(crate) fn skip_to(&self, seq: u64) {
         self.tail.lock().seq = seq;
     }
@@ -96,18 +99,20 @@ impl Publisher {
         self.tail.lock().has_due(now)
     }
 
-    /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its row says since when.
+    /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its
+    /// row says since when.
     pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
         attempt.interrupt(now);
         self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
         self.tail.lock().fold(attempt.digest, KeyState::Open(attempt), None, now);
     }
 
-    /// Makes a claim that is out interrupted, if `event` does that to it, and sees to it that its row says since when: by the next
-    /// checkpoint, or by the close.
+    /// Makes a claim that is out interrupted, if `event` does that to it, and sees to it that its
+    /// row says since when: by the next checkpoint, or by the close.
     ///
-    /// The log has no entry for that, so the tail gets this word without one. No entry about the key can be on its way to the tail
-    /// that this word would undo: one of a later claim comes after this claim is interrupted, and an end of this claim finds it ending.
+    /// The log has no entry for that, so the tail gets this word without one. No entry about the
+    /// key can be on its way to the tail that this word would undo: one of a later claim comes
+    /// after this claim is interrupted, and an end of this claim finds it ending.
     pub(crate) fn interrupt(&self, attempt: &Arc<Attempt>, event: Event<'_>, now: Timestamp) -> Interrupting {
         let mut tail = self.tail.lock();
         let is_over = self.is_over.load(Ordering::Relaxed);
@@ -115,7 +120,8 @@ impl Publisher {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
             if is_it && decide(slot.state(self.index.epoch()), event) == Decision::Become(Phase::Interrupted)
             {
-                // The last checkpoint may be about to write the row: with a date the next opening would not find it dead.
+                // The last checkpoint may be about to write the row: with a date the next opening
+                // would not find it dead.
                 if !is_over {
                     attempt.lose(now);
                 }
@@ -130,7 +136,8 @@ impl Publisher {
         if is_over {
             return Interrupting::TooLate;
         }
-        // A claim that the log does not know leaves nothing to be written. If its intent is on the way, that is folded in by itself.
+        // A claim that the log does not know leaves nothing to be written. If its intent is on the
+        // way, that is folded in by itself.
         if attempt.is_logged() {
             tail.fold(attempt.digest, KeyState::Open(Arc::clone(attempt)), None, now);
         }
@@ -146,7 +153,8 @@ impl Publisher {
         attempt.end(Ended::Done(record.clone()));
     }
 
-    /// Shows the end of a claim that the log takes no more, for the checkpoint that closes the file.
+    /// Shows the end of a claim that the log takes no more, for the checkpoint that closes the
+    /// file.
     pub(crate) fn show_last(&self, record: &LogRecord) {
         let now = self.clock.now();
         let mut displaced = Vec::new();
@@ -169,8 +177,9 @@ impl Publisher {
 
     /// Changes the index as the state machine says; gives the last word on the key, if it is one.
     ///
-    /// An attempt that leaves the index here without an entry of its own goes to `displaced`. The caller has to end it: once it is off
-    /// the index, a failed commit no longer finds it, and those who wait for it would never be told.
+    /// An attempt that leaves the index here without an entry of its own goes to `displaced`. The
+    /// caller has to end it: once it is off the index, a failed commit no longer finds it, and its
+    /// waiters would never be told.
     fn apply(
         &self,
         record: &LogRecord,
@@ -181,7 +190,8 @@ impl Publisher {
                 attempt.set_logged();
                 let event = Event::Granted { fence: attempt.fence };
                 let word = || Some((KeyState::Open(Arc::clone(attempt)), None));
-                // A claim that was taken back is not shown again: nobody has it, so nobody would end it.
+                // A claim that was taken back is not shown again: nobody has it, so nobody would
+                // end it.
                 let is_shown = !attempt.is_withdrawn()
                     && decide(slot.state(self.index.epoch()), event).becomes().is_some();
                 if is_shown {
@@ -191,7 +201,8 @@ impl Publisher {
                     displaced.extend(out_of(slot, attempt).map(|other| (other, Ended::Interrupted)));
                     return (Change::Set(Slot::InFlight(Arc::clone(attempt))), word());
                 }
-                // The usual case: the claim was put into the index before its intent went to the log.
+                // The usual case: the claim was put into the index before its intent went to the
+                // log.
                 (Change::Keep, if is_last_in_log(slot) { word() } else { None })
             }),
             LogRecord::Completed(attempt, record) => {
@@ -237,7 +248,8 @@ impl Publisher {
         }
     }
 
-    /// The word on a claim on which something is noted. `change` is what a replay does to the attempt, in any state of the key.
+    /// The word on a claim on which something is noted. `change` is what a replay does to the
+    /// attempt, in any state of the key.
     fn note(
         &self,
         claim: &NotedClaim,
@@ -282,7 +294,7 @@ fn out_of(slot: &Slot, than: &Arc<Attempt>) -> Option<Arc<Attempt>> {
     slot.attempt_out().filter(|out| !Arc::ptr_eq(out, than)).cloned()
 }
 
-/// Tells all who wait for these attempts. No lock is held: wakers are code of others.
+/// Tells all waiters of these attempts. No lock is held: wakers are code of others.
 fn end_all(displaced: Vec<(Arc<Attempt>, Ended)>, generation: u64) {
     if displaced.is_empty() {
         return;
@@ -296,9 +308,10 @@ fn end_all(displaced: Vec<(Arc<Attempt>, Ended)>, generation: u64) {
     }
 }
 
-/// Whether a claim that the log tells of is the last one of its key there, though the index may have a later one: its lease ran
-/// out, and the next one was granted in memory. That is not in the log yet, for the log gets the claims of a key in the order
-/// in which they were granted; so until it is, a checkpoint has to move the earlier one to the store.
+/// Whether a claim that the log tells of is the last one of its key there, though the index may
+/// have a later one: its lease ran out, and the next one was granted in memory. That is not in the
+/// log yet, for the log gets the claims of a key in the order in which they were granted; so until
+/// it is, a checkpoint has to move the earlier one to the store.
 fn is_last_in_log(slot: &Slot) -> bool {
     slot.attempt().is_some()
 }

@@ -1,4 +1,4 @@
-//! A claim's share of the limits and of the log.
+//! The quota of one claim: its place among the claims out, and its reservation in the log.
 
 use super::policies::Policies;
 use crate::attempt::Attempt;
@@ -14,7 +14,8 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// The share of a claim that was handed over before the file was opened. It reserves space for its end when it is taken up.
+    /// The share of a claim that was handed over before the file was opened. It reserves space for
+    /// its end when it is taken up.
     pub(super) fn of_standing(attempt: &Attempt, policies: &Policies, space: &Arc<LogSpace>) -> Self {
         let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
         Self { reservation: Reservation::none(space), scope }

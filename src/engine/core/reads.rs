@@ -1,4 +1,5 @@
-//! Reading records for tasks, which must not wait for the disk: a thread of the engine's own reads for them.
+//! Reading records for tasks, which must not wait for the disk: a thread of the engine's own reads
+//! for them.
 
 use std::collections::VecDeque;
 
@@ -98,7 +99,8 @@ impl Reads {
         reply.task.until(answer).await
     }
 
-    /// Reads what is wanted when this is called, or comes while it reads as much as that. For a thread with other work as well.
+    /// Reads what is wanted when this is called, or comes while it reads as much as that. For a
+    /// thread with other work as well.
     pub(in crate::engine) fn serve(&self, store: &Store) {
         let generation = fork::generation();
         let wanted = self.queue.lock().jobs.len();

@@ -1,4 +1,5 @@
-//! The engine's own threads. Each starts when it is first called, so an idle engine has only its worker.
+//! The engine's own threads. Each starts when it is first called, so an idle engine has only its
+//! worker.
 
 use crate::commit::Threads;
 use crate::sync::{Arc, AtomicBool, JoinHandle, Mutex};

@@ -1,4 +1,4 @@
-//! Claims: the right to run an operation.
+//! `Claim`: the right to run an operation.
 
 use super::handle::Handle;
 use super::pending::Pending;
@@ -19,7 +19,8 @@ use crate::{Fingerprint, Interruption, Timestamp};
 
 /// The answer to a begin.
 ///
-/// There will be no fourth, so that a `match` on it needs no arm for what nobody knows: all else is a [`BeginError`](crate::BeginError).
+/// There will be no fourth, so that a `match` on it needs no arm for what nobody knows: all else
+/// is a [`BeginError`](crate::BeginError).
 #[derive(Debug)]
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub enum Begin {
@@ -33,12 +34,13 @@ pub enum Begin {
 
 /// The right to run an operation, and the duty to say how it ended.
 ///
-/// Ends by value, in one of three ways: [`complete`](Self::complete), [`fail`](Self::fail), [`release`](Self::release).
-/// Dropped without any of them, in a panic too, it leaves its key *interrupted*: the effect may have happened, so the next begin
-/// is refused, or is told, as the scope's [`Recovery`](crate::Recovery) says. The death of the process does the same.
+/// Ends by value, in one of three ways: [`complete`](Self::complete), [`fail`](Self::fail),
+/// [`release`](Self::release). Dropped without any of them, in a panic too, it leaves its key
+/// *interrupted*: the effect may have happened, so the next begin is refused, or is told, as the
+/// scope's [`Recovery`](crate::Recovery) says. The death of the process does the same.
 ///
-/// A web framework drops the handler of a request whose client hangs up, and with it the claim. So run the operation in a task
-/// of its own: [`Scope::run_async`](crate::Scope::run_async) does.
+/// A web framework drops the handler of a request whose client hangs up, and with it the claim. So
+/// run the operation in a task of its own: [`Scope::run_async`](crate::Scope::run_async) does.
 ///
 /// It is `Send`, and keeps the engine open.
 #[must_use = "a claim that is dropped leaves its key interrupted"]
@@ -71,8 +73,8 @@ impl Claim {
         self.attempt.number
     }
 
-    /// What is known of the attempt before this one, if it ended without an outcome. Its effect may have happened: find
-    /// out before acting again, or act in a way that can be repeated.
+    /// What is known of the attempt before this one, if it ended without an outcome. Its effect
+    /// may have happened: find out before acting again, or act in a way that can be repeated.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
@@ -92,7 +94,8 @@ impl Claim {
         self.attempt.interruption_before()
     }
 
-    /// The progress that was last saved, by this attempt or else by the attempts before it since the key was vacant. `None` in a forked child.
+    /// The progress that was last saved, by this attempt or else by the attempts before it since
+    /// the key was vacant. `None` in a forked child.
     #[must_use]
     pub fn last_progress(&self) -> Option<Progress> {
         // In a forked child it may be locked for ever.
@@ -105,8 +108,9 @@ impl Claim {
         self.attempt.lease.map(|_| self.attempt.lease_until())
     }
 
-    /// A key for a step of the operation, to be sent to a downstream service as its idempotency key. The same in every attempt, and
-    /// after a restart: it depends on the file, the scope, the key, the fingerprint and the step's name alone.
+    /// A key for a step of the operation, to be sent to a downstream service as its idempotency
+    /// key. The same in every attempt, and after a restart: it depends on the file, the scope, the
+    /// key, the fingerprint and the step's name alone.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -130,8 +134,8 @@ impl Claim {
         StepKey::new(&self.core().secret, attempt.scope(), attempt.key(), &attempt.fingerprint, step.as_ref())
     }
 
-    /// A number greater than that of every claim that this file granted before this one was asked for. Hand it to downstream systems that can refuse a
-    /// lower one.
+    /// A number greater than that of every claim that this file granted before this one was asked
+    /// for. Hand it to downstream systems that can refuse a lower one.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.attempt.fence
@@ -167,7 +171,8 @@ impl Claim {
         &self.attempt.fingerprint
     }
 
-    /// Notes that nobody but this claim's owner decides from here on how it ends; `false` where it was withdrawn on its way.
+    /// Notes that nobody but this claim's owner decides from here on how it ends; `false` where it
+    /// was withdrawn on its way.
     pub(in crate::engine) fn arrives(&mut self) -> bool {
         let bytes = self.attempt.take_coming();
         self.permit.reservation().take_back(bytes.unwrap_or(0));

@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::error::OptionError;
 use crate::record::retention::Retention;
 
-/// What is kept of a result and for how long, for [`Claim::complete_with`](crate::Claim::complete_with) and
-/// [`Claim::fail_with`](crate::Claim::fail_with). What is not said here is as the engine's options have it.
+/// What is kept of a result and for how long, for
+/// [`Claim::complete_with`](crate::Claim::complete_with) and
+/// [`Claim::fail_with`](crate::Claim::fail_with). What is not said here is as the engine's options
+/// have it.
 ///
 /// ```
 /// # use idemkv::{Begin, Completion, Engine, Fingerprint};
@@ -15,7 +17,7 @@ use crate::record::retention::Retention;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
 /// # let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? else { panic!() };
 /// let minute = Duration::from_secs(60);
-/// // Try again in a minute, whatever the engine's TTL is.
+/// Try again in a minute, though the engine's TTL is longer.
 /// let record = claim.fail_with("overloaded", Completion::new().ttl(minute))?;
 /// assert_eq!(record.expires().saturating_since(record.completed()), minute);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -34,23 +36,24 @@ impl Completion {
         Self::default()
     }
 
-    /// How long this record is replayed. 1 ms to 100 years. The key is remembered for at least as long; a
-    /// [tombstone](crate::Options::tombstone_ttl) stays where one would have stayed.
+    /// How long this record is replayed. 1 ms to 100 years. The key is remembered for at least as
+    /// long; a [tombstone](crate::Options::tombstone_ttl) stays where one would have stayed.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How long the key of this record is remembered, counted from now too. From the record's TTL, which means no tombstone, to
-    /// 100 years.
+    /// How long the key of this record is remembered, counted from now too. From the record's TTL,
+    /// which means no tombstone, to 100 years.
     pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
         self.tombstone_ttl = Some(ttl);
         self
     }
 
-    /// Stores no body, whatever its length: retries learn that the operation has run and how it ended, and
-    /// [`Record::is_body_kept`](crate::Record::is_body_kept) says that there is no more to learn. For replies that are too large, that
-    /// must not be stored, or that can be had elsewhere.
+    /// Stores no body of any length: retries learn that the operation has run and how it ended,
+    /// and [`Record::is_body_kept`](crate::Record::is_body_kept) says that there is no more to
+    /// learn. For replies that are too large, that must not be stored, or that can be had
+    /// elsewhere.
     pub fn discard_body(mut self) -> Self {
         self.discard_body = true;
         self

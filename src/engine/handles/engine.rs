@@ -1,4 +1,4 @@
-//! The handle on an open file, which every program has.
+//! `Engine`: the public handle on an open file.
 
 use std::path::Path;
 
@@ -19,8 +19,8 @@ use crate::{Timestamp, fork};
 
 /// An open idempotency file.
 ///
-/// Cheap to clone and to share among threads. The file is closed when the last clone, scope, claim and pending is gone, or by
-/// [`close`](Self::close), which reports what a drop can't.
+/// Cheap to clone and to share among threads. The file is closed when the last clone, scope, claim
+/// and pending is gone, or by [`close`](Self::close), which reports what a drop can't.
 ///
 /// See the [front page](crate) for an example.
 #[derive(Clone)]
@@ -33,21 +33,23 @@ pub struct Engine {
 /// What closing found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// Claims that were still out. Their keys are interrupted when the file is opened again, where intents are durable. A claim that was
-    /// handed over as a token counts too, but stands.
+    /// Claims that were still out. Their keys are interrupted when the file is opened again, where
+    /// intents are durable. A claim that was handed over as a token counts too, but stands.
     pub claims_left: usize,
 }
 
 impl Options {
-    /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both are made if neither exists.
+    /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both
+    /// are made if neither exists.
     ///
-    /// Everything acknowledged before is there, whatever ended the process that had the file open; claims that were out
-    /// are *interrupted*.
+    /// Everything acknowledged before is there, however the process that had the file open ended;
+    /// claims that were out are *interrupted*.
     ///
     /// # Errors
     ///
-    /// When an option is out of range; when the file can't be opened, is in use, isn't one of ours, is of a newer version, is
-    /// damaged, or lacks its log. Nothing is lost by that, and a file that isn't ours is left as it was.
+    /// When an option is out of range; when the file can't be opened, is in use, isn't one of
+    /// ours, is of a newer version, is damaged, or lacks its log. Nothing is lost by that, and a
+    /// file that isn't ours is left as it was.
     pub fn open(mut self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
         self.check()?;
         if self.read_only {
@@ -95,8 +97,8 @@ impl Engine {
 
     /// The scope with this name; scopes need no declaration.
     ///
-    /// A name longer than 255 bytes is refused by every call on the scope. Make a scope once and keep it: that saves
-    /// deriving its hash key again.
+    /// A name longer than 255 bytes is refused by every call on the scope. Make a scope once and
+    /// keep it: that saves deriving its hash key again.
     #[must_use]
     pub fn scope(&self, name: impl AsRef<[u8]>) -> Scope {
         Self::scope_of(&self.handle, name.as_ref())
@@ -117,15 +119,16 @@ impl Engine {
 
     /// The scope with this name, which has this policy from now on, durably.
     ///
-    /// A file remembers the policies of its scopes, so that they hold for every program that opens it. Where
-    /// the scope had another policy, claims that are out and results that are stored keep what they were granted under: their leases, and how
-    /// long they are kept. Whether an interrupted key runs again is decided by the policy of the moment. A file holds up to
+    /// A file remembers the policies of its scopes, so that they hold for every program that opens
+    /// it. Where the scope had another policy, claims that are out and results that are stored
+    /// keep what they were granted under: their leases, and how long they are kept. Whether an
+    /// interrupted key runs again is decided by the policy of the moment. A file holds up to
     /// 65,536 policies; the empty name is that of the default scope.
     ///
     /// # Errors
     ///
-    /// When the name is too long, a part of the policy is out of range or contradicts another, there are too many
-    /// policies, or the commit fails. The scope then has the policy it had.
+    /// When the name is too long, a part of the policy is out of range or contradicts another,
+    /// there are too many policies, or the commit fails. The scope then has the policy it had.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
@@ -181,7 +184,8 @@ impl Engine {
         self.handle.core().clock.now()
     }
 
-    /// Waits until everything that was acknowledged so far is durable; see [`Durability::Relaxed`](crate::Durability::Relaxed).
+    /// Waits until everything that was acknowledged so far is durable; see
+    /// [`Durability::Relaxed`](crate::Durability::Relaxed).
     ///
     /// # Errors
     ///
@@ -214,13 +218,14 @@ impl Engine {
         self.handle.core().flush(Caller::Task).await
     }
 
-    /// Moves what the log holds to the file now, instead of when the log is full. Nothing needs this to be safe; it
-    /// shortens the next opening. Within [`read_tables`](Self::read_tables), and in a waker that a
-    /// checkpoint calls, it does nothing.
+    /// Moves what the log holds to the file now, instead of when the log is full. Nothing needs
+    /// this to be safe; it shortens the next opening. Within [`read_tables`](Self::read_tables),
+    /// and in a waker that a checkpoint calls, it does nothing.
     ///
     /// # Errors
     ///
-    /// When an earlier commit or checkpoint failed, or this one does. On a closed engine, when the checkpoint of its close failed.
+    /// When an earlier commit or checkpoint failed, or this one does. On a closed engine, when the
+    /// checkpoint of its close failed.
     pub fn checkpoint(&self) -> Result<(), Failure> {
         self.handle.core().checkpoint_on_request().map_err(|error| match error {
             CommitError::Busy(Busy::DiskFull(failure)) => Failure::Io(failure),

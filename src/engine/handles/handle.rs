@@ -1,4 +1,5 @@
-//! What callers' types share of an open file.
+//! The reference that every public handle has to the core: the one place where the public API and
+//! the file-backed core meet.
 
 use crate::engine::core::Core;
 use crate::sync::Arc;

@@ -1,4 +1,5 @@
-//! Lists of keys without an outcome: those in flight, and those that were interrupted. Nothing is read from disk for them.
+//! Lists of keys without an outcome: those in flight, and those that were interrupted. Nothing is
+//! read from disk for them.
 
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -16,14 +17,16 @@ use crate::{AttemptInfo, Fingerprint, Timestamp};
 /// Entries that a list has at most, unless [`Listing::limit`] says otherwise.
 const LIMIT: usize = 1_000;
 
-/// Where an entry stands in its list: by time, then by fence. Give the last entry's to [`Listing::after`] for the next page.
+/// Where an entry stands in its list: by time, then by fence. Give the last entry's to
+/// [`Listing::after`] for the next page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListPosition {
     since: Timestamp,
     fence: Fence,
 }
 
-/// A key without an outcome, as [`Engine::interrupted`] and [`Engine::in_flight`] list it. Cheap to clone.
+/// A key without an outcome, as [`Engine::interrupted`] and [`Engine::in_flight`] list it. Cheap
+/// to clone.
 #[derive(Clone)]
 pub struct OpenKey {
     claim: Arc<Attempt>,
@@ -69,8 +72,8 @@ impl OpenKey {
         self.attempt
     }
 
-    /// Since when the key is interrupted: since the drop of the claim, the end of its lease, or the opening that found it dead. `None` in a
-    /// list of keys in flight.
+    /// Since when the key is interrupted: since the drop of the claim, the end of its lease, or
+    /// the opening that found it dead. `None` in a list of keys in flight.
     #[must_use]
     pub fn interrupted_at(&self) -> Option<Timestamp> {
         self.interrupted
@@ -153,7 +156,8 @@ impl Listing<'_> {
         self
     }
 
-    /// The list, oldest first. It takes memory for its entries alone, and no lock for longer than one shard's table.
+    /// The list, oldest first. It takes memory for its entries alone, and no lock for longer than
+    /// one shard's table.
     ///
     /// Each shard of the index is seen as it was at one moment, the shards at different ones.
     ///
@@ -245,10 +249,12 @@ impl Core {
 }
 
 impl Engine {
-    /// Lists the keys that were interrupted and have no outcome yet, the oldest interruption first.
+    /// Lists the keys that were interrupted and have no outcome yet, the oldest interruption
+    /// first.
     ///
-    /// It looks into memory alone, so it takes milliseconds at any number of records, and it changes nothing: no attempt is used up.
-    /// Each key can then be [resolved](crate::Scope::resolve), begun again or [forgotten](crate::Scope::forget).
+    /// It looks into memory alone, so it takes milliseconds at any number of records, and it
+    /// changes nothing: no attempt is used up. Each key can then be
+    /// [resolved](crate::Scope::resolve), begun again or [forgotten](crate::Scope::forget).
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -266,7 +272,8 @@ impl Engine {
         self.handle.core().listing(OpenState::Interrupted)
     }
 
-    /// Lists the keys that are in flight, the oldest claim first. As [`interrupted`](Self::interrupted), it looks into memory alone.
+    /// Lists the keys that are in flight, the oldest claim first. As
+    /// [`interrupted`](Self::interrupted), it looks into memory alone.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};

@@ -1,4 +1,4 @@
-//! Handles on claims of others.
+//! `Pending`: the handle on another caller's claim, to wait for its end.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -23,7 +23,8 @@ pub struct Pending {
     handle: Arc<Handle>,
 }
 
-/// What became of a claim that was waited for. There will be no other: these are all the ways in which a claim ends, and none.
+/// What became of a claim that was waited for. There will be no other: these are all the ways in
+/// which a claim ends, and none.
 #[derive(Clone, Debug)]
 pub enum Waited {
     /// It was completed or failed: here is the result.
@@ -68,8 +69,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// When a commit failed, or the engine is closed, while the claim was out; when the calling operation itself holds the claim
-    /// ([`BeginError::OwnKey`]).
+    /// When a commit failed, or the engine is closed, while the claim was out; when the calling
+    /// operation itself holds the claim ([`BeginError::OwnKey`]).
     pub fn wait(&self) -> Result<Waited, BeginError> {
         self.wait_until(Deadline::NEVER)
     }
@@ -169,7 +170,8 @@ impl Pending {
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
     }
 
-    /// What is told to a caller that need not wait: the claim has ended, or the time is up. It takes no place among those that wait.
+    /// What is told to a caller that need not wait: the claim has ended, or the time is up. It
+    /// takes no place among those that wait.
     fn without_waiting(&self, deadline: Deadline) -> Option<Result<Waited, BeginError>> {
         let ended = self.attempt.ended_so_far().map(waited);
         ended.or_else(|| deadline.has_passed().then_some(Ok(Waited::TimedOut)))

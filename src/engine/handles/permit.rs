@@ -44,7 +44,8 @@ impl Core {
         drop(quota);
     }
 
-    /// Bytes of log that a claim needs: for its intent, and for its completion with a body of the reserved size.
+    /// Bytes of log that a claim needs: for its intent, and for its completion with a body of the
+    /// reserved size.
     pub(in crate::engine) fn claim_needs(&self, asked: KeyRef<'_>) -> Needs {
         let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
         Needs { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
@@ -120,7 +121,8 @@ impl Core {
         bytes: u64,
         deadline: Deadline,
     ) -> Result<Reservation, CommitError> {
-        // Boxed, because nearly nobody comes here, and a call that does not should not carry it along.
+        // Boxed, because nearly nobody comes here, and a call that does not should not carry it
+        // along.
         let _waiting = Waiter::new(&self.counters.waiting_for_room);
         Box::pin(self.wait_in_line(caller, rank, bytes, deadline)).await
     }
@@ -157,7 +159,8 @@ impl Core {
                 }
                 request.wait(deadline);
             },
-            // Without a worker nobody would end the wait of a batch that is polled by its own thread.
+            // Without a worker nobody would end the wait of a batch that is polled by its own
+            // thread.
             Caller::Member if !self.options.workers => {
                 request.look(|| self.ask_for_space(rank, None)).unwrap_or_else(late)
             }
@@ -170,16 +173,16 @@ impl Core {
         }
     }
 
-    /// Why a member of a batch does not wait: only the end of claims could give space. The batch may have those, and others of the batch
-    /// have their answers.
+    /// Why a member of a batch does not wait: only the end of claims could give space. The batch
+    /// may have those, and others of the batch have their answers.
     fn in_vain(&self, caller: Caller, bytes: u64) -> Option<CommitError> {
         let is_in_vain =
             caller == Caller::Member && !self.space.may_come(bytes, self.options.log_bytes_max());
         is_in_vain.then_some(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }))
     }
 
-    /// Has space made, and says why none will come, where that is known. A caller that waits says how often the disk had been found
-    /// full before: what was found then may be over.
+    /// Has space made, and says why none will come, where that is known. A caller that waits says
+    /// how often the disk had been found full before: what was found then may be over.
     fn ask_for_space(&self, rank: Priority, full_before: Option<u64>) -> Option<CommitError> {
         if self.health.is_forked() {
             return Some(CommitError::Failed(Failure::Forked));

@@ -1,4 +1,5 @@
-//! Which claims the calling thread is running the operation of, so that an operation never waits for itself.
+//! Which claims the calling thread is running the operation of, so that an operation never waits
+//! for itself.
 
 use std::cell::RefCell;
 #[cfg(feature = "serde")]
@@ -33,7 +34,8 @@ impl Drop for RunningMark {
     }
 }
 
-/// Whether the calling thread runs the operation of this very claim, and would wait for itself if it waited for the claim's end.
+/// Whether the calling thread runs the operation of this very claim, and would wait for itself if
+/// it waited for the claim's end.
 pub(super) fn is_running(attempt: &Arc<Attempt>) -> bool {
     // A thread that is ending runs nothing.
     RUNNING.try_with(|running| running.borrow().contains(&Arc::as_ptr(attempt))).unwrap_or(false)

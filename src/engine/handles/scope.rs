@@ -1,4 +1,4 @@
-//! Scopes: namespaces of keys.
+//! `Scope`: the public handle on a namespace of keys.
 
 use super::claim::{Begin, Claim};
 use super::handle::Handle;
@@ -11,7 +11,8 @@ use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
-/// A namespace for keys: an endpoint, a tenant, a queue. The same key in two scopes is two operations.
+/// A namespace for keys: an endpoint, a tenant, a queue. The same key in two scopes is two
+/// operations.
 ///
 /// Cheap to clone and to share among threads; it keeps the engine open.
 ///
@@ -42,20 +43,24 @@ impl Scope {
     ///
     /// [`Begin::Fresh`] is a claim: run the operation, then end the claim. It is returned once the grant is durable
     /// (see [`Policy::durability`]). [`Begin::InFlight`] means that somebody else has the claim.
-    /// [`Begin::Done`] is the stored result. The latter two touch no disk, except for a record that is no longer in memory.
+    /// [`Begin::Done`] is the stored result. The latter two touch no disk, except for a record
+    /// that is no longer in memory.
     ///
     /// # Errors
     ///
-    /// When the key is empty or too long; when it was used with another fingerprint; when it is interrupted and the policy grants no other
-    /// attempt ([`BeginError::Unresolved`]); when its operation has run and the result is no longer kept ([`BeginError::Expired`], see [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long, the
-    /// disk is full, an earlier commit failed, the engine is closed, or the key's record can't be read. None of them
-    /// grants anything.
+    /// When the key is empty or too long; when it was used with another fingerprint; when it is
+    /// interrupted and the policy grants no other attempt ([`BeginError::Unresolved`]); when its
+    /// operation has run and the result is no longer kept ([`BeginError::Expired`], see
+    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long,
+    /// the disk is full, an earlier commit failed, the engine is closed, or the key's record can't
+    /// be read. None of them grants anything.
     #[inline]
     pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
         self.handle.core().begin(&self.handle, &self.inner, key.as_ref(), &fingerprint)
     }
 
-    /// The policy of this scope, at the moment; see [`Engine::set_policy`](crate::Engine::set_policy).
+    /// The policy of this scope, at the moment; see
+    /// [`Engine::set_policy`](crate::Engine::set_policy).
     #[must_use]
     pub fn policy(&self) -> Policy {
         let core = self.handle.core();
@@ -63,11 +68,12 @@ impl Scope {
         if core.health.is_forked() { core.policies.default() } else { core.policies.of(self.name()) }
     }
 
-    /// A claim on an interrupted key, whatever the scope's policy, for a caller that knows what became of the operation: complete
-    /// it or fail it where that is known, release it where it certainly did not happen, in no attempt; or run it.
+    /// A claim on an interrupted key, under any policy, for a caller that knows what became of the
+    /// operation: complete it or fail it where that is known, release it where it certainly did
+    /// not happen, in no attempt; or run it.
     ///
-    /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all attempts, and leaves the
-    /// key vacant.
+    /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all
+    /// attempts, and leaves the key vacant.
     ///
     /// # Errors
     ///
@@ -104,8 +110,9 @@ impl Scope {
     ///
     /// # Errors
     ///
-    /// When the token is damaged, of another file or of another scope; when the claim has ended, its lease has run out, or
-    /// somebody has it already; when a commit failed, or the engine is closed.
+    /// When the token is damaged, of another file or of another scope; when the claim has ended,
+    /// its lease has run out, or somebody has it already; when a commit failed, or the engine is
+    /// closed.
     pub fn resume(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
         block(self.handle.core().resume(Caller::Thread, &self.handle, &self.inner, token))
     }
@@ -140,13 +147,15 @@ impl Scope {
         block(self.handle.core().status(Caller::Thread, &self.inner, key.as_ref()))
     }
 
-    /// Forgets a record, what is left of one, or an interrupted claim, before its time. Durable when it returns; `false` if there was nothing.
+    /// Forgets a record, what is left of one, or an interrupted claim, before its time. Durable
+    /// when it returns; `false` if there was nothing.
     ///
     /// The next begin runs the operation again: this is for operators who know that it may.
     ///
     /// # Errors
     ///
-    /// When a claim on the key is out; when the key can't be used, its record can't be read, or the commit fails.
+    /// When a claim on the key is out; when the key can't be used, its record can't be read, or
+    /// the commit fails.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Status};
@@ -165,9 +174,10 @@ impl Scope {
 
     /// [`begin`](Self::begin) for tasks, on any executor. It does no I/O and blocks nobody: the engine's own threads do the work.
     ///
-    /// A future that is dropped before it is ready has claimed nothing: where its claim was on its way already, it is
-    /// released. A claim that is dropped is another matter: that leaves its key interrupted. So a handler
-    /// that a framework drops with its client should not hold a claim itself, but a task that it spawns.
+    /// A future that is dropped before it is ready has claimed nothing: where its claim was on its
+    /// way already, it is released. A claim that is dropped is another matter: that leaves its key
+    /// interrupted. So a handler that a framework drops with its client should not hold a claim
+    /// itself, but a task that it spawns.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What an engine tells of itself.
+//! `Stats`: one snapshot of all counters and gauges.
 
 use std::time::Duration;
 
@@ -7,23 +7,27 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A snapshot of an engine's gauges and counters.
 ///
-/// Gauges say how it is now. Counters start at zero when the file is opened, and only grow. All are read one after the other, so
-/// while calls are under way the sums below can be off by those.
+/// Gauges say how it is now. Counters start at zero when the file is opened, and only grow. All
+/// are read one after the other, so while calls are under way the sums below can be off by those.
 ///
-/// - Every call of `begin` has one answer: [`begins`](Self::begins) is the sum of `fresh`, `replayed`, `waited`, `reused`, `late`,
-///   `unresolved`, `busy` and `refused`. A batch counts each of its requests, `begin_or_wait` and `run` each look at the key. A future
-///   that is dropped is not counted, or only as `waited`.
-/// - Every claim has one end: `fresh + resolved + standing` is the sum of `completed`, `failed`, `released`, `dropped`, `lapsed` and the
-///   claims that are out, as long as no commit failed and the file is open.
+/// - Every call of `begin` has one answer: [`begins`](Self::begins) is the sum of `fresh`,
+///   `replayed`, `waited`, `reused`, `late`, `unresolved`, `busy` and `refused`. A batch counts
+///   each of its requests, `begin_or_wait` and `run` each look at the key. A future that is
+///   dropped is not counted, or only as `waited`.
+/// - Every claim has one end: `fresh + resolved + standing` is the sum of `completed`, `failed`,
+///   `released`, `dropped`, `lapsed` and the claims that are out, as long as no commit failed and
+///   the file is open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Gauge, keys: those in the index. Records, claims that are out, interrupted claims, and what has expired but was not yet removed.
+    /// Gauge, keys: those in the index. Records, claims that are out, interrupted claims, and what
+    /// has expired but was not yet removed.
     pub entries: usize,
     /// Gauge, claims that are out. One whose lease is over counts until its holder lets go of it.
     pub in_flight: usize,
-    /// Gauge, keys that are interrupted, and have no outcome yet. [`Engine::interrupted`](crate::Engine::interrupted) lists them.
+    /// Gauge, keys that are interrupted, and have no outcome yet.
+    /// [`Engine::interrupted`](crate::Engine::interrupted) lists them.
     pub interrupted: usize,
     /// Gauge: how long ago the oldest of them was interrupted; zero where there is none.
     pub interrupted_longest: Duration,
@@ -45,11 +49,13 @@ pub struct Stats {
     pub log_bytes: u64,
     /// Gauge: how long ago the oldest commit was made that is not moved to the file yet.
     pub checkpoint_lag: Duration,
-    /// Gauge: by how many milliseconds the wall clock is ahead of the engine's now (negative: behind).
+    /// Gauge: by how many milliseconds the wall clock is ahead of the engine's now (negative:
+    /// behind).
     pub clock_lag_ms: i64,
     /// Gauge: the disk had no room when the log or the file last wanted some.
     pub is_disk_full: bool,
-    /// Gauge: the file took no writes when the engine last wanted to write to it, because of a read that failed.
+    /// Gauge: the file took no writes when the engine last wanted to write to it, because of a
+    /// read that failed.
     pub is_file_not_ready: bool,
     /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure).
     pub has_failed: bool,
@@ -66,19 +72,21 @@ pub struct Stats {
     pub reused: u64,
     /// Begins that were refused because the key's record is no longer replayed: late retries.
     pub late: u64,
-    /// Begins that were refused because the key is interrupted, and its policy lets no other attempt run by itself.
+    /// Begins that were refused because the key is interrupted, and its policy lets no other
+    /// attempt run by itself.
     pub unresolved: u64,
     /// Begins that were refused because of a limit, by the limit.
     pub busy: BusyStats,
-    /// Begins that were refused for any other reason: a key that can't be used, a batch that is too long, a record that can't be read,
-    /// an engine that has failed or is closed.
+    /// Begins that were refused for any other reason: a key that can't be used, a batch that is
+    /// too long, a record that can't be read, an engine that has failed or is closed.
     pub refused: u64,
 
     /// Claims that [`resolve`](crate::Scope::resolve) gave.
     pub resolved: u64,
     /// Claims that stood when the file was opened, because they had been handed over as tokens.
     pub standing: u64,
-    /// Claims that were completed. The three kinds of ends count when the log has them, which is before they are durable.
+    /// Claims that were completed. The three kinds of ends count when the log has them, which is
+    /// before they are durable.
     pub completed: u64,
     /// Claims that ended as failed.
     pub failed: u64,
@@ -88,7 +96,8 @@ pub struct Stats {
     pub dropped: u64,
     /// Claims whose lease ran out, which left their keys interrupted.
     pub lapsed: u64,
-    /// Claims that the opening of the file found dead, which left their keys interrupted. They are no part of the sum of claims.
+    /// Claims that the opening of the file found dead, which left their keys interrupted. They are
+    /// no part of the sum of claims.
     pub recalled: u64,
     /// Calls on a claim that were refused because it was superseded.
     pub superseded: u64,
@@ -125,7 +134,8 @@ pub struct Stats {
     pub reclaimed_blocks: u64,
 }
 
-/// Begins, waits for claims, and calls that save progress, where a limit refused them; see [`Busy`].
+/// Begins, waits for claims, and calls that save progress, where a limit refused them; see
+/// [`Busy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -16,9 +16,9 @@ use crate::wal::Reservation;
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
 ///
-/// [`Claim::into_token`](crate::Claim::into_token) gives one, [`Scope::resume`](crate::Scope::resume) takes it back. It is a bearer token: who has it can
-/// end the claim, through a process that has the file open. With the feature `serde` it can be part of a message. Dropped, it leaves its
-/// claim in flight until the lease runs out.
+/// [`Claim::into_token`](crate::Claim::into_token) gives one, [`Scope::resume`](crate::Scope::resume) takes it back. It is a bearer token: any holder can end
+/// the claim, through a process that has the file open. With the feature `serde` it can be part of
+/// a message. Dropped, it leaves its claim in flight until the lease runs out.
 #[derive(Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use = "nobody else can end the claim, which is in flight until its lease runs out"]
@@ -37,7 +37,7 @@ impl ClaimToken {
     }
 }
 
-/// Who has a token can end the claim: it does not belong in a log.
+/// Any holder of a token can end the claim: it does not belong in a log.
 impl fmt::Debug for ClaimToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClaimToken(..)")
@@ -45,8 +45,9 @@ impl fmt::Debug for ClaimToken {
 }
 
 impl Core {
-    /// What makes a token one of this file: BLAKE3 under a key derived from the file's secret. Tokens travel, so this withstands
-    /// somebody who would make one up; checksums of what is on disk need not.
+    /// What makes a token one of this file: BLAKE3 under a key derived from the file's secret.
+    /// Tokens travel, so this withstands an attacker that makes one up; checksums of what is on
+    /// disk need not.
     fn seal(&self, row: &[u8]) -> blake3::Hash {
         let key = blake3::derive_key("idemkv 2: tokens of claims", &self.secret.0);
         blake3::keyed_hash(&key, row)
@@ -65,10 +66,11 @@ impl Core {
         ClaimToken(row)
     }
 
-    /// Has the log say that a claim stands no longer that was handed over once: it was taken up, and dropped. No caller waits for that,
-    /// and the space for it is that of the claim's end.
+    /// Has the log say that a claim stands no longer that was handed over once: it was taken up,
+    /// and dropped. No caller waits for that, and the space for it is that of the claim's end.
     ///
-    /// Without this entry a kill would let it stand again until its lease ends, unless a checkpoint came first.
+    /// Without this entry a kill would let it stand again until its lease ends, unless a
+    /// checkpoint came first.
     pub(super) fn revoke_token(&self, attempt: &Arc<Attempt>, now: Timestamp, reservation: &mut Reservation) {
         let Some(hand_over) = attempt.detached().filter(|hand_over| hand_over.until > now) else { return };
         let revoked = HandOver { until: HandOver::REVOKED, ..hand_over };
@@ -112,7 +114,8 @@ mod tests {
     use crate::sim::ManualClock;
     use crate::sim::SimDisk;
 
-    /// The thread that drops a claim may be held up before it tells the log that the token stands no longer.
+    /// The thread that drops a claim may be held up before it tells the log that the token stands
+    /// no longer.
     #[test]
     fn a_revocation_that_comes_behind_the_next_grant_is_not_written() {
         let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(1_000));

@@ -1,8 +1,9 @@
 //! A backup of an engine that is at work.
 //!
-//! The store's file is copied byte for byte while everything goes on, and what was written meanwhile is copied again, a few
-//! rounds long. The last round comes behind a checkpoint, with the maintenance lock held: nobody but who has that writes to the file. So
-//! the copy is what a kill at that moment would leave of the file, with an empty log.
+//! The store's file is copied byte for byte while everything goes on, and what was written
+//! meanwhile is copied again, a few rounds long. The last round comes behind a checkpoint, with
+//! the maintenance lock held: only the holder of that lock writes to the file. So the copy is what
+//! a kill at that moment would leave of the file, with an empty log.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +24,8 @@ use crate::{Timestamp, wal};
 const ROUNDS_MAX: u32 = 8;
 /// So little is left for the last round.
 const LEFT_ENOUGH: u64 = 4 << 20;
-/// The thread that copies rests after this much work: callers have their share of the disk and of the processors.
+/// The thread that copies rests after this much work: callers have their share of the disk and of
+/// the processors.
 const SHIFT: Duration = Duration::from_millis(2);
 /// It rests for so many times as long as it worked.
 const REST: u32 = 3;
@@ -41,22 +43,28 @@ pub struct Backup {
 }
 
 impl Engine {
-    /// Writes a backup of the file to `path`, while the engine is at work. It is one file that opens as any other, without a log.
+    /// Writes a backup of the file to `path`, while the engine is at work. It is one file that
+    /// opens as any other, without a log.
     ///
-    /// The backup shows one moment during this call. It has everything that was acknowledged before the call began, and application
-    /// tables as well. Keys that are in flight at that moment are interrupted in it, except those whose claims only memory knows
-    /// ([`Durability::Completions`](crate::Durability) and `Relaxed`): they are vacant. It is durable when this returns. There must be no
-    /// file at `path` yet; after an error nothing is left there.
+    /// The backup shows one moment during this call. It has everything that was acknowledged
+    /// before the call began, and application tables as well. Keys that are in flight at that
+    /// moment are interrupted in it, except those whose claims only memory knows
+    /// ([`Durability::Completions`](crate::Durability) and `Relaxed`): they are vacant. It is
+    /// durable when this returns. There must be no file at `path` yet; after an error nothing is
+    /// left there.
     ///
-    /// It blocks for as long as it takes to copy the file, verify the copy and sync it: call it on a thread of its own. Other calls go
-    /// on meanwhile. One backup is made at a time; closing the engine ends it with an error.
+    /// It blocks for as long as it takes to copy the file, verify the copy and sync it: call it on
+    /// a thread of its own. Other calls go on meanwhile. One backup is made at a time; closing the
+    /// engine ends it with an error.
     ///
-    /// To restore, close the engine, move its file and its log away, put the backup in the file's place, and open that. Operations that were
-    /// completed after the backup are unknown to it: a retry runs them again.
+    /// To restore, close the engine, move its file and its log away, put the backup in the file's
+    /// place, and open that. Operations that were completed after the backup are unknown to it: a
+    /// retry runs them again.
     ///
     /// # Errors
     ///
-    /// When `path` exists, there is no room for the copy, the engine has stopped or is closed, or another backup is being made.
+    /// When `path` exists, there is no room for the copy, the engine has stopped or is closed, or
+    /// another backup is being made.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Status};
@@ -116,7 +124,8 @@ impl Core {
         };
         match &made {
             Ok(backup) => {
-                // Its drop would do, but for a child process that is being started at this moment and has a copy of it.
+                // Its drop would do, but for a child process that is being started at this moment
+                // and has a copy of it.
                 drop(copy.map(|copy| copy.unlock()));
                 Counters::count(&self.counters.backups);
                 let (bytes, took) = (backup.bytes, watch.elapsed());
@@ -135,7 +144,8 @@ impl Core {
         let mut shift = Stopwatch::start();
         for _ in 0..ROUNDS_MAX {
             copy.round(Meanwhile::Changes, || self.rest(&mut shift))?;
-            // What the log holds now need not be copied while others wait for the maintenance lock.
+            // What the log holds now need not be copied while others wait for the maintenance
+            // lock.
             self.checkpoint_on_request()?;
             if copy.left()? <= LEFT_ENOUGH {
                 break;
@@ -158,7 +168,8 @@ impl Core {
         Ok((whole, time))
     }
 
-    /// Lets callers have the disk and the processor for a while, where this thread had them for long enough.
+    /// Lets callers have the disk and the processor for a while, where this thread had them for
+    /// long enough.
     fn rest(&self, shift: &mut Stopwatch) -> Result<(), BackupError> {
         self.health.may_write()?;
         let worked = shift.elapsed();

@@ -40,7 +40,8 @@ impl Core {
         }
     }
 
-    /// Whether a thread that closes would have to wait for itself: for the transaction that it is in, or for an end of its own.
+    /// Whether a thread that closes would have to wait for itself: for the transaction that it is
+    /// in, or for an end of its own.
     fn must_close_elsewhere(&self) -> bool {
         self.is_inside() || is_ours() || self.check_blocking(Caller::Thread).is_err()
     }
@@ -64,7 +65,8 @@ impl Handle {
             if self.core.closing.has_begun() {
                 return Ok(left);
             }
-            // Without a thread the engine stays open: callers that wait are told nothing before it closes.
+            // Without a thread the engine stays open: callers that wait are told nothing before it
+            // closes.
             return Core::close_elsewhere(&self.core).map(|()| left).map_err(Failure::Io);
         }
         self.core.close()
@@ -90,15 +92,19 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if self.core.health.is_forked_for_sure() {
-            // The file, its lock and the database are the parent's: nothing of them is ever closed here, not even by a drop.
+            // The file, its lock and the database are the parent's: nothing of them is ever closed
+            // here, not even by a drop.
             std::mem::forget(Arc::clone(&self.core));
             return;
         }
-        // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is lost.
+        // Errors have nobody to go to here; `Engine::close` reports them. Nothing acknowledged is
+        // lost.
         if self.core.must_close_elsewhere() {
-            // The last handle went with a task that one of the engine's threads woke or dropped, or within a transaction.
+            // The last handle went with a task that one of the engine's threads woke or dropped,
+            // or within a transaction.
             if Core::close_elsewhere(&self.core).is_err() {
-                // Nobody is left who could wait. The file stays as a kill would leave it: nothing acknowledged is lost by that.
+                // No thread is left that could wait. The file stays as a kill would leave it:
+                // nothing acknowledged is lost by that.
                 self.core.health.shut();
                 self.core.call_all();
             }
@@ -109,19 +115,21 @@ impl Drop for Handle {
 }
 
 impl Engine {
-    /// Closes the file: no more claims are granted, what is queued is committed, the log is moved to the file.
+    /// Closes the file: no more claims are granted, what is queued is committed, the log is moved
+    /// to the file.
     ///
-    /// Other clones, scopes and claims may still be around; their calls fail with "closed" from now on. Claims that are out
-    /// can't be completed any more: their keys are interrupted when the file is opened again, and the number of them is
-    /// given here. To lose none, end them first. Only the first call closes; any other waits for it and gives the same result.
+    /// Other clones, scopes and claims may still be around; their calls fail with "closed" from
+    /// now on. Claims that are out can't be completed any more: their keys are interrupted when
+    /// the file is opened again, and the number of them is given here. To lose none, end them
+    /// first. Only the first call closes; any other waits for it and gives the same result.
     ///
     /// # Errors
     ///
-    /// When an earlier commit failed, or the file can't be brought up to date. Nothing acknowledged is lost by that: the next
-    /// opening finds it in the log.
+    /// When an earlier commit failed, or the file can't be brought up to date. Nothing
+    /// acknowledged is lost by that: the next opening finds it in the log.
     ///
-    /// A close from within a callback or a transaction needs a thread. Where the system has none to give, this is an error too,
-    /// and the engine stays open as long as other handles live.
+    /// A close from within a callback or a transaction needs a thread. Where the system has none
+    /// to give, this is an error too, and the engine stays open as long as other handles live.
     pub fn close(self) -> Result<Closed, Failure> {
         self.handle.close().map(|claims_left| Closed { claims_left })
     }

@@ -126,8 +126,8 @@ impl Core {
         }
     }
 
-    /// Makes what was read from the log durable where it is, for nothing else has space: what is replayed to callers must not be known
-    /// to the operating system alone.
+    /// Makes what was read from the log durable where it is, for nothing else has space: what is
+    /// replayed to callers must not be known to the operating system alone.
     fn open_on_a_full_disk(&self, replayed: &[(u64, usize)], failure: IoFailure) -> Result<(), OpenError> {
         let log = self.log.get();
         log.map_or(Ok(()), |log| log.write_again(replayed))?;
@@ -160,12 +160,14 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
             if kind(&log_path)? != Kind::Missing {
                 return Err(OpenError::LogWithoutFile(log_path));
             }
-            // Where somebody else makes the file at the same time, theirs is as good; it will be locked.
+            // Where somebody else makes the file at the same time, theirs is as good; it will be
+            // locked.
             Store::create(disk, path, Found::Nothing, &first_meta(options)?)?;
         }
     }
-    // redb's own cache holds pages. Half of what bodies get is plenty for blocks; but the inner pages of its tables, about a 200th of the
-    // file, should have room, or they are read from the file again for every record.
+    // redb's own cache holds pages. Half of what bodies get is plenty for blocks; but the inner
+    // pages of its tables, about a 200th of the file, should have room, or they are read from the
+    // file again for every record.
     let cache = |len: u64| {
         let inner = usize::try_from(len / 128).unwrap_or(usize::MAX);
         (options.cache_bytes / 2).max(inner).clamp(1 << 20, 64 << 20)
@@ -175,7 +177,7 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
         Verify::UpTo(bytes) => len <= bytes,
     });
     match opened {
-        // What a log of ours lies beside was ours, whatever it looks like.
+        // A file with a log of ours beside it was ours, however it looks.
         Err(OpenError::NotIdemkv(_)) if Log::is_log(disk, &log_path) => {
             let what = "it does not start as idemkv files do, but the log of one lies beside it";
             Err(Damage::new(path, "its first page", what).into())
@@ -187,7 +189,7 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
 /// Bytes that the name of a file may have, on file systems that are in use.
 const FILE_NAME_MAX: usize = 255;
 
-/// By whatever name the file is opened, this is the one it goes by, and its log is beside it.
+/// The one name of the file, by any path that it is opened with. Its log is beside it.
 fn real_name(path: &Path, options: &Options) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() {
         return Err(OpenError::NoPath);
@@ -197,7 +199,8 @@ fn real_name(path: &Path, options: &Options) -> Result<PathBuf, OpenError> {
     Ok(path)
 }
 
-/// Checks that the names of the log, and of a log that is being made, fit as well. Before anything is made.
+/// Checks that the names of the log, and of a log that is being made, fit as well. Before anything
+/// is made.
 pub(super) fn check_name(path: &Path) -> Result<(), OpenError> {
     let max = FILE_NAME_MAX - "-wal".len() - UNFINISHED.len();
     let len = path.file_name().map_or(0, std::ffi::OsStr::len);
@@ -244,7 +247,8 @@ fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Resul
         return Err(OpenError::LogMissing { log: log_path, opened_as: meta.opened_as.0.as_str().into() });
     };
     if meta.opened_as.0.is_empty() {
-        // Every opening says so before it makes a log, so this one was left by what a backup takes the place of.
+        // Every opening says so before it makes a log, so this one was left by what a backup takes
+        // the place of.
         return Err(OpenError::LogBesideBackup(log_path));
     }
     if meta.log_empty {

@@ -1,8 +1,11 @@
-//! Preparing the log for a new opening of its file: what was replayed moves to the store, and the log is empty again.
+//! Preparing the log for a new opening of its file: what was replayed moves to the store, and the
+//! log is empty again.
 //!
-//! An opening does this before it answers anything. Where the disk is full the store can't take it. Then the engine opens all the same,
-//! for replaying results needs no space: it makes what it read from the log durable where it is, and the log is prepared later, by the
-//! first checkpoint that finds space. Until then the log has no space to reserve, so nothing is granted and nothing is appended.
+//! An opening does this before it answers anything. Where the disk is full the store can't take
+//! it. Then the engine opens all the same, for replaying results needs no space: it makes what it
+//! read from the log durable where it is, and the log is prepared later, by the first checkpoint
+//! that finds space. Until then the log has no space to reserve, so nothing is granted and nothing
+//! is appended.
 
 use crate::engine::core::maintenance::Unprepared;
 use crate::engine::core::modes::CommitMode;
@@ -14,7 +17,8 @@ use crate::wal;
 use crate::wal::{Log, LogWriter};
 
 impl Core {
-    /// Moves what was replayed to the store and opens the log for writing, if that was not done before. For the holder of `maintenance`.
+    /// Moves what was replayed to the store and opens the log for writing, if that was not done
+    /// before. For the holder of `maintenance`.
     ///
     /// # Errors
     ///
@@ -27,7 +31,8 @@ impl Core {
         let kept = found.zip(bytes).filter(|(_, bytes)| *bytes >= wal::first_bytes(wanted));
         let name = path.to_string_lossy();
         if let Some((log, _)) = &kept {
-            // This syncs it, too: what the meta row is about to say of its length may be from right before a kill.
+            // This syncs it, too: what the meta row is about to say of its length may be from
+            // right before a kill.
             log.add_opening(&id.checksummer, self.store.meta().salt, self.opening).map_err(refused)?;
         }
         self.move_replayed(&name, kept.as_ref().map(|(_, bytes)| *bytes))?;
@@ -56,8 +61,9 @@ impl Core {
         Ok(())
     }
 
-    /// Moves what was replayed to the store, which says from then on that this opening has a log with so many bytes of segments, or
-    /// that no log is needed. The old log is history by that, in one atomic step.
+    /// Moves what was replayed to the store, which says from then on that this opening has a log
+    /// with so many bytes of segments, or that no log is needed. The old log is history by that,
+    /// in one atomic step.
     fn move_replayed(&self, name: &str, log_bytes: Option<u64>) -> Result<(), StoreError> {
         let applied = self.or_poison(|| {
             let (tail, now, limit) = (self.publisher.take_tail(), self.clock.now(), self.fences.limit());

@@ -1,4 +1,5 @@
-//! Recovery: fills the index from the file, replays the log over it, and interrupts claims that nobody holds.
+//! Recovery: fills the index from the file, replays the log over it, and interrupts claims that
+//! nobody holds.
 
 use std::thread;
 
@@ -77,7 +78,8 @@ pub(super) fn recover(
 /// Fewer keys than that are loaded by the thread that opens: others are not worth their start.
 const KEYS_FOR_THREADS: usize = 100_000;
 
-/// Threads that load, at most: each reads every row of what there is, and fills its part of the index.
+/// Threads that load, at most: each reads every row of what there is, and fills its part of the
+/// index.
 const THREADS_MAX: usize = 8;
 
 /// Fills the index from the store.
@@ -146,8 +148,8 @@ fn replay(
     Ok(())
 }
 
-/// The holder of a claim is dead, for this process has the file's lock; but not the holder of a token. Gives the number of
-/// claims that stand, and those that don't.
+/// The holder of a claim is dead, for this process has the file's lock; but not the holder of a
+/// token. Gives the number of claims that stand, and those that don't.
 pub(super) fn interrupt_all(
     index: &Index,
     publisher: &Publisher,

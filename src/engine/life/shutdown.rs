@@ -8,9 +8,11 @@ use crate::log_tail::LogTail;
 use crate::store::StoreError;
 
 impl Core {
-    /// Ends everything: refuses new work, commits the queue, moves the log to the store, closes it.
+    /// Ends everything: refuses new work, commits the queue, moves the log to the store, closes
+    /// it.
     ///
-    /// Claims that are out stay behind; their keys are interrupted when the file is opened again. Gives their number.
+    /// Claims that are out stay behind; their keys are interrupted when the file is opened again.
+    /// Gives their number.
     pub(super) fn shut_down(&self) -> Result<usize, Failure> {
         // Before the gate, so that a caller that was told "closed" finds readers refused as well.
         self.store.refuse_table_readers();
@@ -31,7 +33,8 @@ impl Core {
             attempt.end(Ended::Closed);
             self.withdraw_at_close(&attempt);
         }
-        // A panic from here on must not be followed by another checkpoint, which would lack the tail.
+        // A panic from here on must not be followed by another checkpoint, which would lack the
+        // tail.
         maintenance.closed = Some(Err(Failure::Panicked));
         let (tail, left) = self.publisher.take_last_tail();
         let flushed = match self.health.failure() {

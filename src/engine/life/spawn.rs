@@ -36,7 +36,8 @@ impl Core {
         Self::hire(core, ThreadRole::Worker)
     }
 
-    /// Starts a thread that was called. Where the system has none to give, the worker stands in, and the next call tries again.
+    /// Starts a thread that was called. Where the system has none to give, the worker stands in,
+    /// and the next call tries again.
     fn summon(core: &Arc<Self>, role: ThreadRole) {
         if Self::hire(core, role).is_err() {
             core.threads.is_short.store(true, Ordering::Release);
@@ -55,7 +56,8 @@ impl Core {
         Ok(())
     }
 
-    /// Does the work of threads that could not be started; gives the time until which there is nothing to do. For the worker.
+    /// Does the work of threads that could not be started; gives the time until which there is
+    /// nothing to do. For the worker.
     pub(in crate::engine) fn stand_in(&self) -> Deadline {
         if !self.threads.is_short.load(Ordering::Acquire) {
             return Deadline::NEVER;

@@ -183,7 +183,8 @@ fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
     assert!(failed > 0 && again > 0, "no read failed after the first block");
 }
 
-/// What is found at a place after a checkpoint failed that would have dropped its block; whether that is known.
+/// What is found at a place after a checkpoint failed that would have dropped its block; whether
+/// that is known.
 #[track_caller]
 fn is_known(store: &Store, place: RecordLocation, n: u64) -> bool {
     match store.read(place, Digest::from_u128(n.into())) {

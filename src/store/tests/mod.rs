@@ -1,4 +1,5 @@
-//! The store: rows that are not what was written, commits, and readers while the database is opened again.
+//! The store: rows that are not what was written, commits, and readers while the database is
+//! opened again.
 
 mod commits;
 mod compaction;

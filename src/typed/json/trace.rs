@@ -1,8 +1,10 @@
-//! A trace of what serde says of a value, to see whether JSON gave back the value that it was given.
+//! A trace of what serde says of a value, to see whether JSON gave back the value that it was
+//! given.
 //!
-//! Two values of one type are taken for the same where serde makes the same calls for them: the same numbers of the same types, the same
-//! names of structs, fields and variants, the same lengths. Maps have no order, nor have lists: JSON keeps the order of a list, and a
-//! `HashSet` has none.
+//! Two values of one type are taken for the same where serde makes the same calls for them: the
+//! same numbers of the same types, the same names of structs, fields and variants, the same
+//! lengths. Maps have no order, nor have lists: JSON keeps the order of a list, and a `HashSet`
+//! has none.
 
 use std::fmt;
 

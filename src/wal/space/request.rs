@@ -8,7 +8,8 @@ use crate::sync::{Arc, Condvar};
 use crate::task::wait_list::drop_foreign;
 use crate::task::wait_queue::{Priority, Turn, Wakeup};
 
-/// A place in the line. Dropped, it is given up, and bytes that were set aside for it go to the next in line.
+/// A place in the line. Dropped, it is given up, and bytes that were set aside for it go to the
+/// next in line.
 #[derive(Debug)]
 #[must_use = "a place in the line is given up when it is dropped"]
 pub(crate) struct Request<'a> {
@@ -21,8 +22,8 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Lines up for `bytes`. A caller with `bytes_max` waits only while a log of so many bytes may have the space, and is woken when it
-    /// can't any more.
+    /// Lines up for `bytes`. A caller with `bytes_max` waits only while a log of so many bytes may
+    /// have the space, and is woken when it can't any more.
     pub(crate) fn line_up(
         space: &'a Arc<LogSpace>,
         bytes: u64,
@@ -40,7 +41,8 @@ impl<'a> Request<'a> {
         Self { space, bytes, turn, wakes }
     }
 
-    /// Takes the reservation, where there is one by now. Where there is none, `ask` is called: it may make space, or say why none will come.
+    /// Takes the reservation, where there is one by now. Where there is none, `ask` is called: it
+    /// may make space, or say why none will come.
     pub(crate) fn look<T>(&mut self, ask: impl FnOnce() -> Option<T>) -> Option<Result<Reservation, T>> {
         if let Some(reservation) = self.take() {
             return Some(Ok(reservation));

@@ -1,4 +1,5 @@
-//! Log space that somebody has reserved: an append uses it up, and dropping it gives the rest back.
+//! Log space that somebody has reserved: an append uses it up, and dropping it gives the rest
+//! back.
 
 use super::LogSpace;
 use crate::sync::Arc;
@@ -23,7 +24,8 @@ impl Reservation {
         Self { space: Arc::clone(space), bytes }
     }
 
-    /// Reserves `bytes`, if the log has them beside all earlier reservations, and no caller of this priority waits for space.
+    /// Reserves `bytes`, if the log has them beside all earlier reservations, and no caller of
+    /// this priority waits for space.
     pub(crate) fn try_new(space: &Arc<LogSpace>, priority: Priority, bytes: u64) -> Option<Self> {
         space.try_set_aside(priority, bytes).then(|| Self::of(space, bytes))
     }
@@ -38,13 +40,15 @@ impl Reservation {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Takes `bytes` out for an entry that is queued. The leader gives them back once the entry is written.
+    /// Takes `bytes` out for an entry that is queued. The leader gives them back once the entry is
+    /// written.
     pub(crate) fn spend(&mut self, bytes: u64) {
         let bytes = self.lend(bytes);
         self.space.note_queued(bytes);
     }
 
-    /// Takes `bytes` out and leaves it to the caller to note who has them. [`take_back`](Self::take_back) is the other half.
+    /// Takes `bytes` out and leaves it to the caller to note their holder.
+    /// [`take_back`](Self::take_back) is the other half.
     pub(crate) fn lend(&mut self, bytes: u64) -> u64 {
         debug_assert!(self.bytes >= bytes, "only reserved bytes are used");
         self.bytes = self.bytes.saturating_sub(bytes);

@@ -64,7 +64,8 @@ fn bytes_that_are_lent_or_queued_are_not_given_back_by_the_drop() {
     assert!(reserve(&space, 180).is_some());
 }
 
-/// Frames of all lengths, each reserved before, in logs of all lengths that grow at any time: the log is never found full.
+/// Frames of all lengths, each reserved before, in logs of all lengths that grow at any time: the
+/// log is never found full.
 #[test]
 fn what_was_promised_always_fits_whatever_the_frames() {
     let mut random = 1_u64;
@@ -233,7 +234,8 @@ impl std::task::Wake for Count {
     }
 }
 
-/// It came while queued entries would give some, and they gave less than was hoped for: frames take more than their entries.
+/// It came while queued entries would give some, and they gave less than was hoped for: frames
+/// take more than their entries.
 #[test]
 fn a_caller_that_waits_only_while_space_may_come_is_woken_when_none_may() {
     let space = space(100);
