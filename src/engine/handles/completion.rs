@@ -17,7 +17,7 @@ use crate::record::retention::Retention;
 /// # let engine = Engine::open(dir.path().join("x.idem"))?;
 /// # let Begin::Fresh(claim) = engine.default_scope().begin("key", Fingerprint::of("request"))? else { panic!() };
 /// let minute = Duration::from_secs(60);
-/// Try again in a minute, though the engine's TTL is longer.
+/// // Try again in a minute, though the engine's TTL is longer.
 /// let record = claim.fail_with("overloaded", Completion::new().ttl(minute))?;
 /// assert_eq!(record.expires().saturating_since(record.completed()), minute);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
