@@ -203,9 +203,11 @@ impl Attempt {
 
     /// Its row in the store, with the progress that the caller has taken out of it.
     pub(crate) fn row<'a>(&'a self, progress: Option<&'a Progress>) -> ClaimRow<'a> {
+        // Before the intent, which says for how long it is remembered: see `interrupt_since`.
+        let interrupted = self.interrupted();
         ClaimRow {
             intent: self.intent(),
-            interrupted_ms: self.interrupted().map(Timestamp::as_millis),
+            interrupted_ms: interrupted.map(Timestamp::as_millis),
             returned: self.returned.load(Ordering::Acquire),
             detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
             progress: progress.map(|progress| &**progress),
@@ -319,13 +321,17 @@ impl Attempt {
         self.interrupt_since(self.lease_until().min(now), now);
     }
 
+    /// Called under the lock of its key's shard, or by an opening.
     fn interrupt_since(&self, since: Timestamp, found: Timestamp) {
         let at = since.as_millis().min(ALIVE - 1);
         // A row from disk may know the time already; it stays.
-        let noted = self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire);
-        if noted.is_ok() {
-            self.found_late_ms.store(millis(found.saturating_since(since)), Ordering::Release);
+        if self.interrupted().is_some() {
+            return;
         }
+        // Before the date: a checkpoint that writes the row meanwhile must not find the date alone,
+        // which would count from the end of the lease.
+        self.found_late_ms.store(millis(found.saturating_since(since)), Ordering::Release);
+        self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire).unwrap_or(at);
     }
 
     /// Notes that the log, or the store, has its intent.

@@ -45,7 +45,8 @@ use world::{Hook, SimFile, World};
 /// drop(engine);
 ///
 /// disk.reboot(CrashKind::DropAll);
-/// assert!(matches!(open()?.begin("key", request), Err(BeginError::Unresolved(_))));
+/// let asked = open()?.default_scope().begin("key", request);
+/// assert!(matches!(asked, Err(BeginError::Unresolved(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]

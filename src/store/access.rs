@@ -278,7 +278,11 @@ impl Access {
             State::Open(database) | State::View(database) => Some(alone(database)),
             State::Lost | State::Away => None,
         };
+        // This closes it, and may sync the file. After a failed sync there is no other.
         drop(before);
+        if self.faults.sync_failed() {
+            return Err(self.lose(BackendError::last_word("a sync failed while the file was closed")));
+        }
         self.faults.forget();
         let opened = open_database(&self.file, &self.faults, self.cache_bytes, false)
             .and_then(|database| catch_backend_panic(|| check(&database)).map(|()| database));

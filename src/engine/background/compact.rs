@@ -21,7 +21,9 @@ impl Core {
         let stopped = self.commit.failure().is_some()
             || self.health.is_poisoned()
             || self.health.disk().any().is_some()
-            || self.health.file_not_ready().is_some();
+            || self.health.file_not_ready().is_some()
+            // A compaction that meets a bad sector leaves a file that can't be opened.
+            || self.store.failed_reads() > 0;
         // Expired bodies go first, in as many steps as it takes.
         if !is_idle
             || stopped

@@ -111,6 +111,8 @@ impl Health {
 
     /// Stops grants; whether they had not stopped before. Only the first failure counts.
     pub(in crate::engine) fn poison(&self, failure: Failure) -> bool {
+        // The file is not tried again.
+        *self.file_not_ready.lock() = None;
         self.poisoned.set(failure).is_ok()
     }
 }

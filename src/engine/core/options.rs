@@ -320,8 +320,9 @@ impl Options {
     /// engine.close()?;
     ///
     /// let reader = Engine::options().read_only().open(&path)?;
-    /// assert!(matches!(reader.get("key")?, Status::Done(record) if record.body() == b"reply"));
-    /// assert!(matches!(reader.begin("new", request), Err(BeginError::Failed(Failure::ReadOnly))));
+    /// assert!(matches!(reader.default_scope().get("key")?, Status::Done(record) if record.body() == b"reply"));
+    /// let refused = reader.default_scope().begin("new", request);
+    /// assert!(matches!(refused, Err(BeginError::Failed(Failure::ReadOnly))));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read_only(mut self) -> Self {

@@ -77,7 +77,8 @@ impl Engine {
     /// engine.backup(&copy)?;
     ///
     /// let restored = Engine::open(&copy)?;
-    /// assert!(matches!(restored.get("key")?, Status::Done(record) if record.body() == b"reply"));
+    /// let status = restored.default_scope().get("key")?;
+    /// assert!(matches!(status, Status::Done(record) if record.body() == b"reply"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup, BackupError> {
