@@ -441,14 +441,3 @@ impl Attempt {
         AttemptInfo { fence: self.fence, attempt: self.number, started: self.started }
     }
 }
-
-/// In short, and without the key.
-impl std::fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attempt")
-            .field("key", &self.digest.key_hash())
-            .field("number", &self.number)
-            .field("fence", &self.fence.get())
-            .finish_non_exhaustive()
-    }
-}

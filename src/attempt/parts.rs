@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::StandsOn;
 use super::interruption::Earlier;
 use super::progress::Progress;
+use super::{Attempt, StandsOn};
 use crate::key::Digest;
 use crate::record::retention::Retention;
 use crate::state::Fence;
@@ -56,5 +56,16 @@ impl AttemptParts<'static> {
     pub(crate) fn example(fence: u64) -> Self {
         let bare = Self::bare(Digest::from_u128(7), Fence::new(fence));
         Self { key: b"key", number: 1, fingerprint: Fingerprint::of(""), ..bare }
+    }
+}
+
+/// In short, and without the key.
+impl std::fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attempt")
+            .field("key", &self.digest.key_hash())
+            .field("number", &self.number)
+            .field("fence", &self.fence.get())
+            .finish_non_exhaustive()
     }
 }
