@@ -1,5 +1,4 @@
-//! What the snippets of the README and the guide call: a bank that counts its effects, an
-//! executor, and a web framework.
+//! What the snippets of the README and the guide call: a bank that counts its effects, an executor, and a web framework.
 
 use std::collections::HashMap;
 use std::future::poll_fn;

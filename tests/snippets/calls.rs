@@ -1,5 +1,4 @@
-//! The guide's calls, word for word: the lines between two marks are shown there. Each function is
-//! called by a test.
+//! The guide's calls, word for word: the lines between two marks are shown there. Each function is called by a test.
 
 use idemkv::{Engine, Fingerprint, Status};
 

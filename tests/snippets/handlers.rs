@@ -1,5 +1,4 @@
-//! The handlers of the README and the guide, word for word: the lines between two marks are shown
-//! there.
+//! The handlers of the README and the guide, word for word: the lines between two marks are shown there.
 
 use super::bank::{axum, bank, charge, tokio};
 
@@ -186,8 +185,7 @@ pub mod typed {
         use idemkv::Fault;
 
         let charged: Result<u64, String> = engine.scope("charges").run(key, request, |claim| {
-            // Fault::Final is stored, Fault::Retry did nothing, Fault::Unknown leaves the key
-            // interrupted.
+            // Fault::Final is stored, Fault::Retry did nothing, Fault::Unknown leaves the key interrupted.
             bank(claim.step_key("charge").to_string()).map_err(Fault::Final)
         })?;
         println!("{charged:?}");

@@ -1,7 +1,7 @@
 //! Every snippet of the README and the guide: compiled, run, and shown there word for word.
 //!
-//! The handlers meet clients that hang up at random and try again, several at once. Each key has
-//! one effect, or an error says why.
+//! The handlers meet clients that hang up at random and try again, several at once. Each key has one effect, or an error
+//! says why.
 
 #![allow(
     missing_docs,
@@ -136,8 +136,7 @@ fn open(disk: &SimDisk) -> Engine {
     Engine::options().disk(disk).commit_mode(CommitMode::Buffered).open("x.idem").unwrap()
 }
 
-/// Each key has one effect, though its clients hang up, and no other after a kill. Gives how many
-/// keys are unresolved.
+/// Each key has one effect, though its clients hang up, and no other after a kill. Gives how many keys are unresolved.
 fn check(name: &str, handler: Handler) -> usize {
     let disk = SimDisk::new();
     let engine = open(&disk);
