@@ -232,3 +232,34 @@ fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
     }
     assert!(found[&true] > 3 && found[&false] > 1, "{found:?}");
 }
+
+/// redb reads after a commit, too. Where that fails it calls the commit failed, which is there all the same.
+#[test]
+fn a_commit_counts_once_whichever_of_its_reads_fails() {
+    for read in 0.. {
+        let disk = SimDisk::new();
+        assert!(Store::create(&disk, path(), Found::Nothing, &meta()).unwrap());
+        // redb has nothing in memory, so it reads what it wrote just before.
+        let store = Store::open(&disk, path(), |_| 0, |_| false).unwrap();
+        (1..20).for_each(|n| drop(stored(&store, n)));
+        let first = disk.reads();
+        disk.fail_read(first + read);
+        let half = Batch {
+            records: vec![record(20)],
+            reclaim_max: store.directory.read().file_bytes() / 2,
+            ..Batch::default()
+        };
+        let applied = apply(&store, &half, EXPIRED, true).unwrap();
+        assert!((9..=10).contains(&applied.reclaimed), "{read}: {}", applied.reclaimed);
+        if disk.reads() <= first + read {
+            assert!(read > 30, "{read}");
+            break;
+        }
+        disk.mend();
+        store.reopen().unwrap();
+        let (bytes, keys) = (store.directory.read().file_bytes(), store.meta().keys);
+        store.close().unwrap();
+        let again = open(&disk);
+        assert_eq!((again.directory.read().file_bytes(), again.meta().keys), (bytes, keys), "{read}");
+    }
+}
