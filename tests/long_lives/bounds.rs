@@ -68,6 +68,8 @@ pub struct Phase {
     /// Bytes of the file for what was completed, and of what fell due.
     pub stored: u64,
     pub due: u64,
+    /// Bytes of the file after each compaction, with the commit that follows it.
+    pub compacted: u64,
     /// Keys that were no longer to be remembered.
     pub ended: u64,
     /// Most keys that the index ever had.
@@ -98,11 +100,10 @@ impl Phase {
     /// time.
     pub fn written(&self, checkpoints: u64) -> u64 {
         let log = self.log() + self.log_grown;
-        // Once, once more where it is merged or leaves a tombstone, and once more by a compaction
-        // of all that there was.
-        let moved = 2 * self.stored + self.due / 4;
-        let compacted = self.live_before + self.stored + MIB;
-        log + moved + checkpoints * commit(self.file) + compacted
+        // Once, and once more where it is merged or leaves a tombstone. A compaction moves at most
+        // what is there after it.
+        let moved = 2 * self.stored + self.due / 4 + MIB;
+        log + moved + checkpoints * commit(self.file) + self.compacted
     }
 
     /// Cells that the sweeper passed: sixteen a key that ended, twice so many for tables that

@@ -407,7 +407,10 @@ impl Life {
         let stats = self.engine().stats();
         let checkpoints = stats.checkpoints;
         // A checkpoint may cut off free pages at the end of the file. That is no compaction.
-        self.shrinks += u64::from(stats.file_bytes < self.file && checkpoints == self.checkpoints);
+        if stats.file_bytes < self.file && checkpoints == self.checkpoints {
+            self.shrinks += 1;
+            self.phase.compacted += stats.file_bytes + bounds::commit(self.file);
+        }
         self.file = stats.file_bytes;
         if checkpoints != self.checkpoints {
             self.checkpoints = checkpoints;
