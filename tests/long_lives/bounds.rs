@@ -74,8 +74,6 @@ pub struct Phase {
     pub ended: u64,
     /// Most keys that the index ever had.
     pub entries: u64,
-    pub live_before: u64,
-    pub live_after: u64,
     pub file: u64,
     pub default_ttl: u64,
     pub shards: u64,

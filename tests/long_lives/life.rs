@@ -74,9 +74,8 @@ pub struct Life {
     doing: Kind,
     phase: Phase,
     passed: u64,
-    /// Bytes of the file, and how often they became fewer in this phase.
-    file: u64,
-    shrinks: u64,
+    /// How often the file was compacted in this phase.
+    compactions: u64,
     names: u64,
 }
 
@@ -105,8 +104,7 @@ impl Life {
             doing: Kind::Burst,
             phase: Phase::default(),
             passed: 0,
-            file: 0,
-            shrinks: 0,
+            compactions: 0,
             names: 0,
         };
         life.open();
@@ -154,13 +152,8 @@ impl Life {
         self.prune();
         let (bytes, before) = (self.machine.disk.written(), self.engine().stats());
         let started = self.now;
-        (self.passed, self.shrinks) = (0, 0);
-        self.phase = Phase {
-            live_before: self.live_bytes(),
-            default_ttl: self.default_ttl,
-            shards: SHARDS as u64,
-            ..Phase::default()
-        };
+        (self.passed, self.compactions) = (0, 0);
+        self.phase = Phase { default_ttl: self.default_ttl, shards: SHARDS as u64, ..Phase::default() };
         self.act(kind);
         self.prune();
         if kind == Kind::Kill {
@@ -169,13 +162,12 @@ impl Life {
         let after = self.engine().stats();
         self.phase.time = self.now - started;
         self.phase.log_grown = after.log_bytes - before.log_bytes;
-        self.phase.live_after = self.live_bytes();
         self.phase.file = after.file_bytes.max(before.file_bytes);
         let checkpoints = after.checkpoints - before.checkpoints;
         self.holds("checkpoints", checkpoints, self.phase.checkpoints());
         let written = self.machine.disk.written() - bytes;
         self.holds("bytes written", written, self.phase.written(checkpoints));
-        self.holds("compactions", self.shrinks, bounds::COMPACTIONS);
+        self.holds("compactions", self.compactions, bounds::COMPACTIONS);
         self.holds("cells passed", self.passed, self.phase.passed());
         self.look();
         let is_rest = matches!(kind, Kind::Hours | Kind::Days | Kind::Months) && !self.is_shared;
@@ -395,7 +387,12 @@ impl Life {
     }
 
     fn step(&mut self) {
-        self.passed += self.engine().step().passed as u64;
+        let stepped = self.engine().step();
+        self.passed += stepped.passed as u64;
+        if stepped.compacted {
+            self.compactions += 1;
+            self.phase.compacted += self.engine().stats().file_bytes + bounds::commit(0);
+        }
         self.observe();
         if self.unstored.len() < 64 || self.now.is_multiple_of(64) {
             self.check_memory();
@@ -406,12 +403,6 @@ impl Life {
     fn observe(&mut self) {
         let stats = self.engine().stats();
         let checkpoints = stats.checkpoints;
-        // A checkpoint may cut off free pages at the end of the file. That is no compaction.
-        if stats.file_bytes < self.file && checkpoints == self.checkpoints {
-            self.shrinks += 1;
-            self.phase.compacted += stats.file_bytes + bounds::commit(self.file);
-        }
-        self.file = stats.file_bytes;
         if checkpoints != self.checkpoints {
             self.checkpoints = checkpoints;
             // What was over is not stored, and waits for the sweeper.

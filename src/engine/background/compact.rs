@@ -13,8 +13,8 @@ const IDLE_TICKS: u32 = 10;
 impl Core {
     /// Gives room in the file back to the disk. redb doubles its file when it needs more and never
     /// shrinks it by itself; compacting keeps readers of records on disk waiting, so it is left to
-    /// moments when nothing is committed.
-    pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
+    /// moments when nothing is committed. Whether it did.
+    pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) -> bool {
         let entries = self.publisher.entries_but_marks();
         let is_idle = maintenance.compaction.is_idle(entries, now, IDLE_TICKS * self.tick());
         let logged = self.commit.stats().bytes;
@@ -30,11 +30,11 @@ impl Core {
             || self.has_due(now)
             || !self.space().is_some_and(|space| maintenance.compaction.pays(space, logged))
         {
-            return;
+            return false;
         }
         let compacted = match self.store.compact() {
             // An application reads tables. The next step tries again.
-            Ok(false) => return,
+            Ok(false) => return false,
             // The last commit has to be one of ours: a commit of the compaction needs a repair
             // after a kill.
             Ok(true) => {
@@ -45,9 +45,7 @@ impl Core {
             Err(error) => Err(error),
         };
         maintenance.compaction.is_over(self.store.live_bytes().unwrap_or_default(), logged);
-        if let Err(error) = compacted {
-            self.checkpoint_failed(error);
-        }
+        compacted.map_err(|error| self.checkpoint_failed(error)).is_ok()
     }
 
     /// Live bytes and all bytes of the file; `None` if the store does not know.

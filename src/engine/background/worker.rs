@@ -14,6 +14,8 @@ use crate::task::notifier::Listener;
 pub struct Stepped {
     /// Whether the log's content was moved to the store.
     pub checkpointed: bool,
+    /// Whether the file was compacted.
+    pub compacted: bool,
     /// Keys that had expired and were removed from memory.
     pub swept: usize,
     /// Cells of the index that were passed to find them.
@@ -60,21 +62,21 @@ impl Core {
             self.sweep(now, &mut stepped);
         }
         self.commit.drain();
-        stepped.checkpointed = self.keep_house(now);
+        self.keep_house(now, &mut stepped);
         self.commit.drain();
         self.tell_of_trouble();
         stepped
     }
 
-    /// Room in the log and in the file; whether there was a checkpoint.
-    fn keep_house(&self, now: Timestamp) -> bool {
+    /// Room in the log and in the file.
+    fn keep_house(&self, now: Timestamp, stepped: &mut Stepped) {
         // Another thread may hold the maintenance lock for long. Space in the log does not wait
         // for that.
         self.grow();
-        let Some(mut maintenance) = self.maintenance.try_lock() else { return false };
+        let Some(mut maintenance) = self.maintenance.try_lock() else { return };
         let _maintains = self.maintains();
         if self.is_closed() {
-            return false;
+            return;
         }
         // Before the checkpoint too: callers who wait for room wait for this, not for the store.
         self.grow();
@@ -84,7 +86,7 @@ impl Core {
             || self.fences.are_short()
             || maintenance.unprepared.is_some()
             || self.health.store_is_busy().is_some();
-        let checkpointed = is_due && {
+        stepped.checkpointed = is_due && {
             let checkpointed = self.checkpoint(&mut maintenance);
             let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
             (maintenance.reclaim_at, maintenance.reclaim_by) =
@@ -93,8 +95,7 @@ impl Core {
         };
         self.grow();
         self.mark(&mut maintenance, now);
-        self.compact_when_idle(&mut maintenance, now);
-        checkpointed
+        stepped.compacted = self.compact_when_idle(&mut maintenance, now);
     }
 
     /// Does for tasks what the engine's other threads do: leads for a turn, and reads if the
