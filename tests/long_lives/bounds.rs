@@ -54,6 +54,16 @@ pub fn file_at_rest(live: u64) -> u64 {
 /// of what was live has gone.
 pub const COMPACTIONS: u64 = 4;
 
+/// How often the file is tried to be opened again after a full disk, while readers of tables come
+/// and go. Readers that come later wait for two seconds: a machine that stops for as long has to
+/// try again.
+pub const REOPENINGS: u64 = 10;
+
+/// How often a record is read from disk that is asked for before each of so many other reads.
+pub fn read_again(reads: u64) -> u64 {
+    reads / 20
+}
+
 /// What happened in a phase.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Phase {

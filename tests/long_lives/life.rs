@@ -9,6 +9,9 @@ use crate::bounds::{self, Phase, SEGMENT};
 use crate::common::{Machine, done, fresh};
 use crate::model::{DAY, Draw, HOUR, KINDS, Key, SECOND, millis};
 
+mod readers;
+mod reads;
+
 const BLOCKS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("idemkv.blocks");
 const FORGOTTEN: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("idemkv.forgotten");
 const SHARDS: usize = 4;
@@ -25,6 +28,9 @@ enum Kind {
     Transactions,
     Forget,
     Replay,
+    Reads,
+    FullDisk,
+    Close,
     Empty,
     Hours,
     Days,
@@ -32,7 +38,7 @@ enum Kind {
     Kill,
 }
 
-const ALL: [Kind; 13] = [
+const ALL: [Kind; 16] = [
     Kind::Burst,
     Kind::EveryMinute,
     Kind::EverySecond,
@@ -41,6 +47,9 @@ const ALL: [Kind; 13] = [
     Kind::Transactions,
     Kind::Forget,
     Kind::Replay,
+    Kind::Reads,
+    Kind::FullDisk,
+    Kind::Close,
     Kind::Empty,
     Kind::Hours,
     Kind::Days,
@@ -156,7 +165,8 @@ impl Life {
         self.phase = Phase { default_ttl: self.default_ttl, shards: SHARDS as u64, ..Phase::default() };
         self.act(kind);
         self.prune();
-        if kind == Kind::Kill {
+        if matches!(kind, Kind::Kill | Kind::Close) {
+            // The engine counts anew.
             return;
         }
         let after = self.engine().stats();
@@ -203,6 +213,9 @@ impl Life {
             Kind::Transactions => self.transactions(),
             Kind::Forget => self.forget(),
             Kind::Replay => self.replay(),
+            Kind::Reads => self.read_long_among_short(),
+            Kind::FullDisk => self.full_disk(),
+            Kind::Close => self.close(),
             Kind::Empty => {
                 self.burst(6_000, 2..3, 2);
                 self.pass(2 * HOUR, 5 * SECOND);
