@@ -140,6 +140,30 @@ fn an_idle_engine_leaves_a_file_alone_that_has_little_room_to_give_back() {
     assert_left_alone(&machine, &engine);
 }
 
+/// A compaction moves every page, one that can't be read among them, and leaves a file behind that
+/// can't be opened.
+#[test]
+fn after_a_read_that_failed_the_file_is_not_compacted_until_it_is_opened_anew() {
+    let machine = Machine::default();
+    let engine = wasteful_with(&machine, 400);
+    machine.disk.fail_read(machine.disk.reads());
+    let kept = engine.scope("kept");
+    (0..400).for_each(|n| drop(done(&kept, &format!("more {n}"))));
+    assert_eq!(engine.stats().failed_reads, 1);
+    // redb takes writes again from here on.
+    engine.checkpoint().unwrap();
+    assert_left_alone(&machine, &engine);
+    let full = engine.stats().file_bytes;
+    engine.close().unwrap();
+    let engine = machine.open();
+    for _ in 0..3 {
+        machine.clock.advance(IDLE);
+        engine.step();
+    }
+    assert!(engine.stats().file_bytes < full / 2);
+    assert_kept(&engine);
+}
+
 /// Compaction reads much of the file. One read that failed stopped grants.
 #[test]
 fn a_read_that_fails_while_the_file_is_compacted_stops_nobody() {

@@ -2,6 +2,7 @@
 
 use super::lookup::Lookup;
 use crate::attempt::{Attempt, AttemptParts};
+use crate::clock::QueueTimeout;
 use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::engine::core::log_record::LogRecord;
 use crate::engine::core::namespace::{KeyRef, ScopeInner};
@@ -31,6 +32,7 @@ impl Core {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
         let asked = KeyRef { scope, key, digest };
         self.health.check().map_err(ReadError::from)?;
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
             let before = self.clock.now();
             let found = self.find(caller, asked, before).await?;
@@ -42,7 +44,8 @@ impl Core {
                     self.lapse(&attempt)?;
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
-                    if self.forget_one(caller, asked, &Doomed::Record(record), true).await? {
+                    let doomed = Doomed::Record(record);
+                    if self.forget_one(caller, asked, &doomed, true, &mut queue_timeout).await? {
                         return Ok(true);
                     }
                 }
@@ -50,7 +53,8 @@ impl Core {
                 // would find it dead anew.
                 (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     let is_known = decision.becomes().is_some();
-                    if self.forget_one(caller, asked, &Doomed::Interrupted(attempt), is_known).await? {
+                    let doomed = Doomed::Interrupted(attempt);
+                    if self.forget_one(caller, asked, &doomed, is_known, &mut queue_timeout).await? {
                         return Ok(is_known);
                     }
                 }
@@ -78,10 +82,11 @@ impl Core {
         asked: KeyRef<'_>,
         doomed: &Doomed,
         is_known: bool,
+        queue_timeout: &mut QueueTimeout,
     ) -> Result<bool, CommitError> {
         self.check_blocking(caller)?;
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
-        let mut reservation = self.reserve(caller, cost).await?;
+        let mut reservation = self.reserve_patiently(caller, cost, queue_timeout).await?;
         let (attempt, until) = match doomed {
             Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
             // A new one: the waiters of the old one were told how it ended.
@@ -162,7 +167,10 @@ mod tests {
         drop(claim(&engine, "key"));
         let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
         let record = Doomed::Record(engine.scope("").resolve("key").unwrap().complete("reply").unwrap());
-        let forget = |doomed| block(core.forget_one(Caller::Thread, asked, doomed, true)).unwrap();
+        let forget = |doomed| {
+            let mut queue_timeout = QueueTimeout::new(core.options.queue_timeout);
+            block(core.forget_one(Caller::Thread, asked, doomed, true, &mut queue_timeout)).unwrap()
+        };
         assert!(!forget(&interrupted));
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Done(_))));
         assert!(forget(&record) && !forget(&record));

@@ -51,10 +51,12 @@ impl PendingGrant {
         if !claim.is_logged() {
             return Ok(true);
         }
+        let record = &mut self.unqueued;
+        let Some(entry) = record.as_ref().map(LogRecord::encoded) else {
+            unreachable!("a grant is queued once")
+        };
         let attempt = Arc::clone(claim.of());
         let reservation = claim.reservation();
-        let entry = LogRecord::Granted(Arc::clone(&attempt)).encoded();
-        let record = &mut self.unqueued;
         // Without a lease nobody else can have the key.
         let may = || !core.health.is_poisoned() && (attempt.lease.is_none() || core.is_good(&attempt));
         let appended = match core.commit.append_now(caller, &entry, record, reservation, queue_timeout, may) {

@@ -76,6 +76,7 @@ impl Core {
         reservation: &mut Reservation,
         error: Option<&CommitError>,
     ) {
+        let earlier = before.attempt().cloned();
         let taken = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
             let Some(bytes) = is_it.then(|| attempt.withdraw()).flatten() else {
@@ -86,6 +87,10 @@ impl Core {
         });
         if let Some((bytes, ended)) = taken {
             reservation.take_back(bytes);
+            // Its dropped claim may have found this one in its place, and have left it at that.
+            if let Some(earlier) = earlier {
+                self.revoke_token(&earlier, self.clock.now(), reservation);
+            }
             attempt.end(ended);
         }
     }

@@ -70,7 +70,8 @@ impl Publisher {
     pub(crate) fn take_last_tail(&self) -> (LogTail, usize) {
         let mut tail = self.tail.lock();
         self.is_over.store(true, Ordering::Relaxed);
-        (std::mem::take(&mut *tail), self.index.attempts_out().len())
+        let next = LogTail::after(tail.seq, 0);
+        (std::mem::replace(&mut *tail, next), self.index.attempts_out().len())
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not

@@ -71,7 +71,7 @@ impl Core {
     }
 
     /// [`reserve`](Self::reserve) for a call that may have waited before.
-    async fn reserve_patiently(
+    pub(in crate::engine) async fn reserve_patiently(
         &self,
         caller: Caller,
         bytes: u64,

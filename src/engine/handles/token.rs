@@ -71,7 +71,12 @@ impl Core {
     ///
     /// Without this entry a kill would let it stand again until its lease ends, unless a
     /// checkpoint came first.
-    pub(super) fn revoke_token(&self, attempt: &Arc<Attempt>, now: Timestamp, reservation: &mut Reservation) {
+    pub(in crate::engine) fn revoke_token(
+        &self,
+        attempt: &Arc<Attempt>,
+        now: Timestamp,
+        reservation: &mut Reservation,
+    ) {
         let Some(hand_over) = attempt.detached().filter(|hand_over| hand_over.until > now) else { return };
         let revoked = HandOver { until: HandOver::REVOKED, ..hand_over };
         let record = LogRecord::Detached(NotedClaim::Live(Arc::clone(attempt)), revoked);
@@ -104,6 +109,8 @@ impl Core {
 #[cfg(test)]
 #[cfg(feature = "sim")]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
     use std::time::Duration;
 
     use super::*;
@@ -144,5 +151,48 @@ mod tests {
         let engine = open();
         let listed = engine.interrupted().get().unwrap();
         assert_eq!((listed.len(), listed[0].attempt().attempt()), (1, 2));
+    }
+
+    /// The next claim of the key may be there when the log is to be told, and be taken back later:
+    /// its place in the log's queue never came.
+    #[test]
+    fn a_revocation_that_found_the_next_claim_is_made_up_for_when_that_is_taken_back() {
+        let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(1_000));
+        let open = || {
+            let options = Engine::options().disk(&disk).clock(&clock).stepped().queue_entries(1);
+            options.open("x.idem").unwrap()
+        };
+        let engine = open();
+        let policy = engine.policy().recovery(Recovery::Rerun).lease(Duration::from_secs(10));
+        let jobs = engine.set_policy("jobs", policy).unwrap();
+        let begin = |key| match jobs.begin(key, Fingerprint::of("")) {
+            Ok(Begin::Fresh(claim)) => claim,
+            other => panic!("{other:?}"),
+        };
+        let filler = begin("filler");
+        let token = begin("key").into_token().unwrap();
+        let claim = jobs.resume(&token).unwrap();
+        let core = engine.handle.core();
+        // What the drop of the claim does, in two steps.
+        let first = Arc::clone(claim.of());
+        let event = crate::state::Event::Abandon { fence: first.fence };
+        core.publisher.interrupt(&first, event, core.clock.now());
+        drop(filler.complete_async("takes the only place"));
+        {
+            let mut second = pin!(jobs.begin_async("key", Fingerprint::of("")));
+            assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            let priority = crate::task::wait_queue::Priority::Claim;
+            let mut space = Reservation::try_new(&core.space, priority, 4_096).unwrap();
+            core.revoke_token(&first, core.clock.now(), &mut space);
+            assert_eq!(engine.stats().queued, 1, "the claim of the second begin is in the index");
+        }
+        assert_eq!(engine.stats().queued, 2);
+        core.commit.drain();
+        disk.crash_at(disk.operations());
+        drop((claim, jobs, engine));
+        disk.restart_process();
+        let engine = open();
+        let listed = engine.interrupted().get().unwrap();
+        assert_eq!((listed.len(), listed[0].attempt().attempt()), (1, 1), "it stands again");
     }
 }
