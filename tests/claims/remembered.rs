@@ -69,18 +69,24 @@ fn leased(engine: &Engine) -> Scope {
     with(engine, "jobs", engine.policy().lease(LEASE))
 }
 
+/// A claim with a lease; `has_row` says whether the store knows of it.
+fn leased_claim(machine: &Machine, has_row: bool) -> (Engine, Scope, Claim) {
+    let engine = machine.open();
+    let scope = leased(&engine);
+    let claim = fresh(&scope, "key");
+    if has_row {
+        engine.checkpoint().unwrap();
+    }
+    (engine, scope, claim)
+}
+
 #[test]
 fn an_interruption_keeps_its_time_over_a_close_and_a_kill_behind_a_checkpoint() {
     for (lost, way) in WAYS {
         for has_row in [false, true] {
             let context = format!("{lost:?}, {way:?}, row {has_row}");
             let machine = Machine::default();
-            let engine = machine.open();
-            let scope = leased(&engine);
-            let claim = fresh(&scope, "key");
-            if has_row {
-                engine.checkpoint().unwrap();
-            }
+            let (engine, scope, claim) = leased_claim(&machine, has_row);
             machine.clock.advance(MS);
             let since = lose(&machine, &engine, claim, lost);
             assert_eq!(interrupted_at(&scope, "key"), since, "{context}");
@@ -106,12 +112,7 @@ fn an_interruption_that_was_over_does_not_come_back() {
         for has_row in [false, true] {
             let context = format!("{lost:?}, {way:?}, row {has_row}");
             let machine = Machine::default();
-            let engine = machine.open();
-            let scope = leased(&engine);
-            let claim = fresh(&scope, "key");
-            if has_row {
-                engine.checkpoint().unwrap();
-            }
+            let (engine, scope, claim) = leased_claim(&machine, has_row);
             lose(&machine, &engine, claim, lost);
             drop(scope);
             machine.clock.advance(UNRESOLVED);

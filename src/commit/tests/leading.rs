@@ -1,0 +1,194 @@
+//! Which caller leads, for how long, and which is called to lead.
+
+use super::*;
+
+#[test]
+fn a_turn_is_over_once_it_was_long_enough_and_its_own_group_is_settled() {
+    let status = CommitStatus::default();
+    let (groups, little) = (LED_MAX as usize, Duration::from_millis(1));
+    let long = [(groups, little), (groups + 1, little), (1, LED_FOR)];
+    let long = long.map(|(groups, time)| Led { groups, time });
+    assert!(long.iter().all(|led| !Turn::After(&status).is_over(*led)));
+    status.settle(GroupEnd::Durable);
+    for (turn, is_over) in [(Turn::After(&status), true), (Turn::Short, true), (Turn::Endless, false)] {
+        assert!(long.iter().all(|led| turn.is_over(*led) == is_over));
+        assert!(!turn.is_over(Led { groups: groups - 1, time: little }));
+    }
+    for groups in 1..20 {
+        assert_eq!(Turn::Queued(groups).is_over(long[0]), groups <= LED_MAX as usize);
+    }
+    assert!(Turn::Queued(0).is_over(Led::default()));
+    assert!(
+        !Turn::ForPlace(1).is_over(Led::default())
+            && Turn::ForPlace(1).is_over(Led { groups: 1, time: little })
+    );
+}
+
+#[test]
+fn a_turn_ends_where_somebody_can_take_over_and_nowhere_else() {
+    let led = LED_MAX as usize;
+    let bench = Bench::new(1, Seen::default(), true);
+    bench.append_all(0..20);
+    bench.commit.lead_a_turn();
+    assert_eq!(bench.groups(), led);
+    assert!(bench.leader.take(), "nobody was called to take over");
+    bench.commit.drain();
+    assert_eq!(bench.groups(), 20);
+    let alone = Bench::new(1, Seen::default(), false);
+    alone.append_all(0..20);
+    alone.commit.lead_a_turn();
+    assert_eq!(alone.groups(), 20, "no caller is there to go on");
+}
+
+#[test]
+fn a_thread_with_other_work_leads_for_what_was_queued_when_it_began_and_no_longer() {
+    let bench = Bench::new(1, Seen { crowd: Crowd::of(100), ..Seen::default() }, true);
+    bench.append_all(0..2);
+    bench.leader.take();
+    bench.commit.drain();
+    assert_eq!(bench.groups(), 2, "the worker wrote what came meanwhile, too");
+    assert!(bench.leader.take(), "nobody was called to take over");
+    // So does the worker that stands in for the thread that leads.
+    assert!(bench.commit.lead_if_called(Duty::BesideOthers).instant().is_none());
+    assert_eq!(bench.groups(), 4);
+    bench.commit.lead_if_called(Duty::Sole);
+    assert_eq!(bench.groups(), 102, "a thread with no other work stops where nothing is left");
+}
+
+#[test]
+fn a_caller_that_leads_for_a_place_has_the_first_that_it_makes() {
+    let bench = Bench::new(1, Seen { crowd: Crowd::of(100), ..Seen::default() }, true);
+    bench.append_all(0..50);
+    let mut op = Some(100);
+    let appended = bench.commit.append_now(
+        Caller::Thread,
+        ENTRY,
+        &mut op,
+        &mut bench.reserve(RESERVED),
+        &mut QueueTimeout::new(Duration::ZERO),
+        || true,
+    );
+    assert!(matches!(appended, Some(Ok(Some(_)))), "{appended:?}");
+    assert_eq!(bench.groups(), 1, "others were let in, and led for, before the caller had its place");
+    assert!(bench.leader.take(), "the caller may find that it need not wait, so somebody else was called");
+    assert_eq!(bench.commit.queue.lock().entries(), 50);
+}
+
+#[test]
+fn a_caller_that_leads_for_a_place_looks_at_its_patience_after_each_group() {
+    let bench = Bench::new(1, Seen { crowd: Crowd::of(1_000), ..Seen::default() }, true);
+    bench.append_all(0..50);
+    // An entry for which many groups have to go.
+    let long = [7; 90 * COUNTED];
+    let appended = bench.commit.append_now(
+        Caller::Thread,
+        &long,
+        &mut Some(100),
+        &mut bench.reserve(100 * RESERVED),
+        &mut QueueTimeout::new(Duration::ZERO),
+        || true,
+    );
+    assert!(matches!(appended, Some(Err(CommitError::Busy(Busy::QueueFull { .. })))), "{appended:?}");
+    assert_eq!(bench.groups(), 1);
+}
+
+#[test]
+fn a_thread_that_waits_for_the_next_group_is_woken_to_lead() {
+    let status = CommitStatus::default();
+    assert!(!status.wake_a_leader());
+    assert!(status.register());
+    assert!(status.wake_a_leader());
+    // Woken, this returns at once.
+    park();
+    status.settle(GroupEnd::Failed);
+    assert!(!status.register(), "there is nothing left to wait for");
+    assert_eq!(status.end(), Some(GroupEnd::Failed));
+}
+
+#[test]
+fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
+    let bench = Bench::new(2, Seen::default(), true);
+    let called = || {
+        let called = bench.leader.take();
+        assert_eq!(bench.commit.is_called.swap(false, Ordering::AcqRel), called);
+        called
+    };
+    for (caller, is_called) in [
+        (Caller::Thread, false),
+        (Caller::Member, false),
+        // The third entry starts a second group.
+        (Caller::Thread, true),
+        (Caller::Task, true),
+    ] {
+        drop(bench.append(caller, 0));
+        assert_eq!(called(), is_called, "{caller:?}");
+    }
+    let entry = |caller| {
+        let queue_timeout = &mut QueueTimeout::new(Duration::from_secs(3_600));
+        drop(
+            crate::task::caller::block(bench.commit.append(
+                caller,
+                ENTRY.to_vec(),
+                &mut Some(9),
+                &mut bench.reserve(RESERVED),
+                queue_timeout,
+                || true,
+            ))
+            .unwrap(),
+        );
+        called()
+    };
+    assert!(!entry(Caller::Member) && entry(Caller::Task));
+    // The leader does not have to be called.
+    let writer = bench.commit.queue.lock().writer.take();
+    assert!(!entry(Caller::Task));
+    bench.commit.queue.lock().writer = writer;
+    bench.commit.drain();
+    let last = bench.append(Caller::Thread, 1);
+    crate::task::caller::park_on(async {
+        // A task that flushes calls for what nobody else would write.
+        let mut flush = std::pin::pin!(bench.commit.flush(Caller::Task));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(flush.as_mut().poll(&mut context).is_pending());
+    });
+    assert!(called());
+    assert_eq!(last.status.end(), None);
+}
+
+#[test]
+fn what_was_acknowledged_early_is_led_for_at_the_earliest_deadline() {
+    let bench = Bench::new(8, Seen::default(), true);
+    let _ticket = bench.append(Caller::Thread, 1);
+    let hour = Duration::from_secs(3_600);
+    bench.commit.flush_within(2 * hour);
+    assert!(bench.leader.take());
+    bench.commit.flush_within(3 * hour);
+    assert!(!bench.leader.take(), "a later deadline changes nothing");
+    bench.commit.flush_within(hour);
+    assert!(bench.leader.take());
+    let next = bench.commit.lead_if_called(Duty::Sole);
+    assert!(next.is_before(Deadline::after(hour)) && bench.groups() == 0);
+    bench.commit.flush_within(Duration::ZERO);
+    assert!(bench.commit.lead_if_called(Duty::Sole).instant().is_none());
+    assert_eq!(bench.published(), [(1, vec![1])]);
+}
+
+#[test]
+fn a_leader_leaves_what_is_not_small_to_the_thread_that_publishes_if_more_is_to_be_written() {
+    let bench = Bench::new(3, Seen::default(), true);
+    let tickets = bench.append_all(0..7);
+    bench.commit.drain();
+    // The last group is small, and nothing followed it: the leader published all that was left.
+    assert_eq!(bench.published(), [(1, vec![0, 1, 2]), (2, vec![3, 4, 5]), (3, vec![6])]);
+    assert!(bench.publisher.take());
+    assert!(tickets.iter().all(|ticket| ticket.status.end() == Some(GroupEnd::Durable)));
+
+    let bench = Bench::new(2, Seen::default(), true);
+    bench.append_all(0..4);
+    bench.commit.drain();
+    assert!(!bench.publisher.take(), "two entries are published faster than a thread is called");
+    let bench = Bench::new(3, Seen::default(), false);
+    bench.append_all(0..6);
+    bench.commit.drain();
+    assert_eq!(bench.groups(), 2, "nobody else is there to publish");
+}
