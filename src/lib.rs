@@ -46,6 +46,9 @@
 //! - none (default): the engine.
 //! - `serde`: [`Scope::run`](crate::Scope) and its kin, which store typed results as JSON;
 //!   `Serialize` and `Deserialize` for the small types.
+//! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
+//! - `axum`: the same with what needs axum: scopes by matched path, extractors.
+//! - `tracing`: runs of the layer have the span of their request.
 //! - `sim`: a simulated disk, a clock moved by hand, and engines without threads, for
 //!   deterministic tests. Not for production.
 //!
@@ -67,6 +70,8 @@ mod engine;
 mod error;
 mod foreign;
 mod fork;
+#[cfg(feature = "http")]
+pub mod http;
 mod index;
 mod key;
 mod log_tail;

@@ -1,0 +1,302 @@
+//! The claim of a request, while its handler has it.
+
+use std::error::Error;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use http::header::HeaderName;
+use tokio::sync::Notify;
+
+use super::body::Whole;
+use super::headers::Unstored;
+use super::stored::encode;
+use crate::sync::Mutex;
+use crate::tables::Tables;
+use crate::{Claim, ClaimError, CompleteInError, Record};
+
+/// In the extensions of a request behind the layer: here its handler finds the claim.
+///
+/// With the feature `axum` a handler has a [`HeldClaim`] as an argument instead.
+///
+/// ```
+/// use http::Request;
+/// use idemkv::http::ClaimSlot;
+///
+/// fn charge(request: &Request<()>) {
+///     if let Some(claim) = request.extensions().get::<ClaimSlot>().and_then(ClaimSlot::take) {
+///         println!("attempt {}, step {}", claim.attempt(), claim.step_key("charge"));
+///     }
+/// }
+/// # charge(&Request::new(()));
+/// ```
+#[derive(Clone)]
+pub struct ClaimSlot(Arc<Slot>);
+
+struct Slot {
+    /// Held over no call of the engine, and over no drop of a claim.
+    place: Mutex<Place>,
+    /// That the claim came back.
+    back: Notify,
+    /// Headers that are not stored.
+    never_store: Vec<HeaderName>,
+}
+
+/// Where the claim is.
+enum Place {
+    Here(Claim),
+    /// With the handler.
+    Lent,
+    /// It ended: with a response, in a transaction.
+    Stored(Record),
+    /// It ended, and nobody knows how before the file is opened again.
+    Lost(ClaimError),
+    /// It was dropped by a panic in a transaction.
+    Interrupted,
+    /// The run is over.
+    Over,
+}
+
+/// What the layer finds when the handler has answered.
+pub(super) enum Returned {
+    Claim(Claim),
+    Stored(Record),
+    Lost(ClaimError),
+    Interrupted,
+}
+
+impl ClaimSlot {
+    pub(super) fn new(claim: Claim, never_store: Vec<HeaderName>) -> Self {
+        Self(Arc::new(Slot { place: Mutex::new(Place::Here(claim)), back: Notify::new(), never_store }))
+    }
+
+    /// The claim. `None` where somebody has it, or the request is over.
+    #[must_use]
+    pub fn take(&self) -> Option<HeldClaim> {
+        let mut place = self.0.place.lock();
+        match std::mem::replace(&mut *place, Place::Lent) {
+            Place::Here(claim) => Some(HeldClaim { claim: Some(claim), slot: self.clone() }),
+            other @ (Place::Lent | Place::Stored(_) | Place::Lost(_) | Place::Interrupted | Place::Over) => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Puts the lent claim back, or what became of it.
+    fn put(&self, back: Place) {
+        let mut place = self.0.place.lock();
+        let unused = match *place {
+            Place::Lent => {
+                *place = back;
+                None
+            }
+            // Nobody asks for it any more. A claim is interrupted then.
+            Place::Here(_) | Place::Stored(_) | Place::Lost(_) | Place::Interrupted | Place::Over => {
+                Some(back)
+            }
+        };
+        drop(place);
+        drop(unused);
+        self.0.back.notify_one();
+    }
+
+    /// Ends the slot unless the claim is lent, and takes what is in it.
+    fn take_returned(&self) -> Option<Returned> {
+        let mut place = self.0.place.lock();
+        match std::mem::replace(&mut *place, Place::Over) {
+            Place::Here(claim) => Some(Returned::Claim(claim)),
+            Place::Stored(record) => Some(Returned::Stored(record)),
+            Place::Lost(reason) => Some(Returned::Lost(reason)),
+            Place::Interrupted | Place::Over => Some(Returned::Interrupted),
+            Place::Lent => {
+                *place = Place::Lent;
+                None
+            }
+        }
+    }
+
+    /// Ends the slot, wherever the claim is. Where it is here it is dropped.
+    fn close(&self) {
+        let place = std::mem::replace(&mut *self.0.place.lock(), Place::Over);
+        drop(place);
+    }
+
+    fn is_lent(&self) -> bool {
+        matches!(*self.0.place.lock(), Place::Lent)
+    }
+}
+
+impl fmt::Debug for ClaimSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClaimSlot").field("is_lent", &self.is_lent()).finish_non_exhaustive()
+    }
+}
+
+/// The layer's side of a slot. Dropped, in a panic too, it interrupts the key, whoever has the
+/// claim then.
+#[derive(Debug)]
+pub(super) struct SlotOwner(pub(super) ClaimSlot);
+
+impl SlotOwner {
+    /// Waits until the handler has given the claim back.
+    pub(super) async fn returned(self) -> Returned {
+        loop {
+            if let Some(returned) = self.0.take_returned() {
+                return returned;
+            }
+            self.0.0.back.notified().await;
+        }
+    }
+}
+
+impl Drop for SlotOwner {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The claim of the request, in the hands of its handler: fence, attempt, what is known of an
+/// earlier attempt, step keys.
+///
+/// It is a [`Claim`] that can't be ended: the response of the handler ends it. Dropped, it goes
+/// back to the layer. If it is given to a task of its own, the response waits until that task drops
+/// it.
+pub struct HeldClaim {
+    /// `None` only within calls that consume it.
+    claim: Option<Claim>,
+    slot: ClaimSlot,
+}
+
+impl HeldClaim {
+    /// [`Claim::save_progress`] for tasks: notes how far the operation has come, durably.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Claim::save_progress`].
+    pub async fn save_progress(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
+        self.claim_mut().save_progress_async(note).await
+    }
+
+    /// Stores the response that `work` returns, in one transaction with what `work` writes to the
+    /// application's own tables in the same file: see [`Claim::complete_in`]. Give the response
+    /// that comes back to the layer. The client gets the one that was stored, whatever the handler
+    /// answers.
+    ///
+    /// It blocks: call it where your runtime lets you block, such as tokio's `spawn_blocking`. It
+    /// stores the whole response, whatever [`Keep`](super::Keep) and the layer's limits say.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns as an error comes back with the claim, and nothing is written. Otherwise
+    /// as for [`Claim::complete_in`].
+    ///
+    /// # Panics
+    ///
+    /// Where `work` panics: nothing is written, and the key is interrupted.
+    pub fn complete_in<B: Into<Bytes>, E>(
+        mut self,
+        work: impl FnOnce(&Tables<'_>) -> Result<Response<B>, E>,
+    ) -> Result<Response<Bytes>, CompleteHeldError<E>> {
+        let Some(claim) = self.claim.take() else { unreachable!("it is there until it is consumed") };
+        let never_store = &self.slot.0.never_store;
+        let mut answer = None;
+        let done = claim.complete_in(|tables| {
+            let response = work(tables)?.map(Into::into);
+            let unstored = Unstored::of(response.headers(), never_store);
+            let whole = Whole { data: response.body().clone(), trailers: None };
+            let stored = encode(response.status(), response.headers(), &unstored, Some(&whole));
+            answer = Some(response);
+            Ok(stored)
+        });
+        match done {
+            Ok(record) => {
+                self.slot.put(Place::Stored(record));
+                Ok(answer.unwrap_or_else(|| unreachable!("what was stored was given")))
+            }
+            Err(CompleteInError::Work { error, claim }) => {
+                self.claim = Some(*claim);
+                Err(CompleteHeldError::Work { error, claim: Box::new(self) })
+            }
+            Err(CompleteInError::End(error)) => {
+                let reason = error.reason().clone();
+                self.claim = error.into_claim();
+                let claim = if self.claim.is_some() {
+                    Some(Box::new(self))
+                } else {
+                    self.slot.put(Place::Lost(reason.clone()));
+                    None
+                };
+                Err(CompleteHeldError::NotStored { reason, claim })
+            }
+        }
+    }
+
+    fn claim_mut(&mut self) -> &mut Claim {
+        self.claim.as_mut().unwrap_or_else(|| unreachable!("it is there until it is consumed"))
+    }
+}
+
+impl Deref for HeldClaim {
+    type Target = Claim;
+
+    fn deref(&self) -> &Claim {
+        self.claim.as_ref().unwrap_or_else(|| unreachable!("it is there until it is consumed"))
+    }
+}
+
+impl Drop for HeldClaim {
+    fn drop(&mut self) {
+        // After a call that consumed it, the slot knows what became of it, unless that call
+        // panicked.
+        self.slot.put(self.claim.take().map_or(Place::Interrupted, Place::Here));
+    }
+}
+
+/// As its claim.
+impl fmt::Debug for HeldClaim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HeldClaim").field(&self.claim).finish()
+    }
+}
+
+/// Why [`HeldClaim::complete_in`] stored nothing.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CompleteHeldError<E> {
+    /// The closure gave an error. Nothing was written.
+    Work {
+        /// The error.
+        error: E,
+        /// The claim, which goes on.
+        claim: Box<HeldClaim>,
+    },
+    /// The response could not be stored.
+    NotStored {
+        /// Why.
+        reason: ClaimError,
+        /// The claim, where nothing was written. Without it the client is told that the store
+        /// failed, whatever the handler answers.
+        claim: Option<Box<HeldClaim>>,
+    },
+}
+
+impl<E: fmt::Display> fmt::Display for CompleteHeldError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Work { error, .. } => write!(f, "nothing was written, because of this: {error}"),
+            Self::NotStored { reason, .. } => reason.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> Error for CompleteHeldError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Work { .. } => None,
+            Self::NotStored { reason, .. } => Some(reason),
+        }
+    }
+}

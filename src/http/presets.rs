@@ -1,0 +1,74 @@
+//! Layers set up for a known contract. Each is where to start: every option can be changed after
+//! it.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use super::fingerprint::RequestFingerprint;
+use super::keep::Keep;
+use super::key::WEBHOOK_ID;
+use super::layer::IdempotencyLayer;
+use super::problem_kind::ProblemKind;
+use crate::{Engine, Recovery, SetPolicyError};
+
+/// Senders retry for days, and people deliver old events again.
+const WEBHOOK_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+impl IdempotencyLayer {
+    /// As draft-ietf-httpapi-idempotency-key-header-07 has it, to the letter: keys in double
+    /// quotes.
+    pub fn draft(engine: &Engine, scope: impl AsRef<[u8]>) -> Self {
+        Self::new(engine, scope).strict()
+    }
+
+    /// As the first version of Stripe's API: POST alone, keys are optional, another payload gets
+    /// 400.
+    pub fn stripe(engine: &Engine, scope: impl AsRef<[u8]>) -> Self {
+        let layer = Self::new(engine, scope).optional().methods([Method::POST]);
+        layer.status(ProblemKind::KeyReused, StatusCode::BAD_REQUEST)
+    }
+
+    /// For a receiver of webhooks, as Standard Webhooks describes them. Put it behind the check of
+    /// the signature.
+    ///
+    /// - The key is the header `webhook-id`. The body alone counts: the time that is signed differs
+    ///   between two tries.
+    /// - Success of the handler is stored. Anything else leaves the outcome
+    ///   [unknown](Keep::unknown), so that `recovery` decides: with [`Recovery::Rerun`] the next
+    ///   delivery runs the handler again, and its claim tells of the earlier attempts. With
+    ///   [`Recovery::Refuse`] deliveries are refused until the key is resolved.
+    /// - An event that is done is answered with 200 where its response is not kept any more: with
+    ///   410 a sender switches the endpoint off.
+    /// - The scope's policy is declared: records are kept for 30 days. Its other parts are those of
+    ///   the engine's.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Engine::set_policy`], which this calls, on the calling thread.
+    ///
+    /// ```
+    /// # use idemkv::{Engine, Recovery};
+    /// # use idemkv::http::IdempotencyLayer;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// let layer = IdempotencyLayer::webhook(&engine, "events", Recovery::Rerun)?;
+    /// # drop(layer);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn webhook(
+        engine: &Engine,
+        scope: impl AsRef<[u8]>,
+        recovery: Recovery,
+    ) -> Result<Self, SetPolicyError> {
+        let policy = engine.policy().ttl(WEBHOOK_TTL).recovery(recovery);
+        engine.set_policy(&scope, policy)?;
+        let keep = |status: StatusCode| if status.is_success() { Keep::response() } else { Keep::unknown() };
+        Ok(Self::new(engine, scope)
+            .key_header(WEBHOOK_ID)
+            .fingerprint(RequestFingerprint::body_only())
+            .keep(keep)
+            .status(ProblemKind::ResultNotKept, StatusCode::OK)
+            .status(ProblemKind::Expired, StatusCode::OK))
+    }
+}

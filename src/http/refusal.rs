@@ -1,0 +1,74 @@
+//! What the engine's refusals mean for the client of a request.
+
+use super::problem::Fault;
+use super::problem_kind::ProblemKind;
+use crate::{BeginError, Busy, ClaimError, KeyError, Status};
+
+const BUSY: &str = "The service has too many operations at once. Send the request again later.";
+const FAILED: &str = "The service can't tell whether this operation has run. Nothing was started; send the \
+                      request again later, with the same key.";
+const NOT_STORED: &str = "The operation has run, and its result could not be stored. Send the request again \
+                          later, with the same key.";
+pub(super) const UNKNOWN: &str = "An earlier request with this key was interrupted, and its effect may have \
+                                  happened. Look for it before anything else; a retry gets this answer until \
+                                  the service's owner has resolved the key.";
+pub(super) const LOST: &str =
+    "The operation was interrupted, and its effect may have happened. Look for it before anything else.";
+pub(super) const IN_FLIGHT: &str =
+    "A request with this key is being processed. Send the request again later, with the same key.";
+
+/// Why nothing was begun.
+pub(super) fn of_begin(error: BeginError) -> Fault {
+    let (kind, detail) = match &error {
+        BeginError::Key(KeyError::ScopeTooLong { .. }) => {
+            (ProblemKind::Misconfigured, "The name of the scope is too long.")
+        }
+        BeginError::Key(KeyError::Empty) => (ProblemKind::KeyMalformed, "The key is empty."),
+        BeginError::Key(KeyError::TooLong { .. }) => (ProblemKind::KeyMalformed, "The key is too long."),
+        BeginError::KeyReused => (
+            ProblemKind::KeyReused,
+            "The key was used for another request. Send a new key with a new request, and the same request \
+             with the same key.",
+        ),
+        BeginError::Unresolved(_) => (ProblemKind::OutcomeUnknown, UNKNOWN),
+        BeginError::Expired(_) => (
+            ProblemKind::Expired,
+            "The operation has run, and its result is no longer kept. Look for its effect; a new key would \
+             run it again.",
+        ),
+        // The claim is another's, and all places of those that wait are taken.
+        BeginError::Busy(Busy::TooManyWaiters { .. }) => (ProblemKind::InFlight, IN_FLIGHT),
+        BeginError::Busy(_) => (ProblemKind::StoreBusy, BUSY),
+        BeginError::Failed(_) | BeginError::Closed => (ProblemKind::StoreFailed, FAILED),
+        BeginError::Io(_) => (ProblemKind::StoreFailed, "The stored response can't be read at the moment."),
+        BeginError::Damaged(_) => (ProblemKind::RecordUnreadable, "The stored response is damaged."),
+        BeginError::InsideCallback
+        | BeginError::OwnKey
+        | BeginError::Twin { .. }
+        | BeginError::BatchTooLong { .. } => {
+            (ProblemKind::Misconfigured, "The service asked for this key in a way that it must not.")
+        }
+    };
+    Fault::new(kind, detail).because(error)
+}
+
+/// Why the result of an operation is not stored, where all was tried.
+pub(super) fn of_end(reason: &ClaimError) -> Fault {
+    let fault = match reason {
+        ClaimError::Superseded(status) => match **status {
+            Status::InFlight(_) => Fault::new(ProblemKind::InFlight, IN_FLIGHT),
+            Status::Vacant
+            | Status::Interrupted(_)
+            | Status::Done(_)
+            | Status::Expired(_)
+            | Status::Unreadable(_) => Fault::new(ProblemKind::OutcomeUnknown, UNKNOWN),
+        },
+        ClaimError::BodyTooLarge { .. }
+        | ClaimError::Option(_)
+        | ClaimError::NoLease
+        | ClaimError::InsideTransaction
+        | ClaimError::BatchTooLong { .. }
+        | ClaimError::Commit(_) => Fault::new(ProblemKind::StoreFailed, NOT_STORED),
+    };
+    fault.because(reason.clone())
+}

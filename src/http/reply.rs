@@ -1,0 +1,86 @@
+//! Replies from stored responses, and what the layer adds to responses.
+
+use bytes::Bytes;
+use http::header;
+use http::response;
+use http::{Response, StatusCode};
+use http_body::Body;
+
+use super::body::LayerBody;
+use super::config::Config;
+use super::problem::{Fault, KeptHead, forbid_retries, invites_retries};
+use super::problem_kind::ProblemKind;
+use super::stored::decode;
+use crate::{Record, Timestamp};
+
+/// In the extensions of a response that was replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replayed(());
+
+/// What replies to a request say of it.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// As the client sent it.
+    pub(super) key: String,
+    /// When the run began that the response is of.
+    pub(super) started: Timestamp,
+}
+
+impl Reply {
+    /// The stored response, for a client that asks again.
+    pub(super) fn replay<B: Body<Data = Bytes>>(
+        &self,
+        config: &Config,
+        record: &Record,
+    ) -> Result<Response<LayerBody<B>>, Fault> {
+        let mut response = from_record(record)?;
+        self.mark(config, true, response.status(), response.headers_mut());
+        response.extensions_mut().insert(Replayed(()));
+        Ok(response)
+    }
+
+    /// The stored response, for the client whose request ran.
+    pub(super) fn first<B: Body<Data = Bytes>>(
+        &self,
+        config: &Config,
+        record: &Record,
+    ) -> Result<Response<LayerBody<B>>, Fault> {
+        let (mut head, body) = from_record(record)?.into_parts();
+        self.mark_first(config, &mut head);
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// A response that was just stored.
+    pub(super) fn mark_first(&self, config: &Config, head: &mut response::Parts) {
+        self.mark(config, false, head.status, &mut head.headers);
+    }
+
+    fn mark(&self, config: &Config, is_replay: bool, status: StatusCode, headers: &mut header::HeaderMap) {
+        // It is stored, so every retry gets it again.
+        if invites_retries(status) {
+            forbid_retries(headers);
+        }
+        config.marks.put(headers, is_replay, &self.key, self.started);
+    }
+}
+
+/// The response in a record.
+fn from_record<B: Body<Data = Bytes>>(record: &Record) -> Result<Response<LayerBody<B>>, Fault> {
+    const NOT_KEPT: &str = "The operation has run, and its response was not kept. Look for its effect.";
+    let not_kept = || Fault::new(ProblemKind::ResultNotKept, NOT_KEPT);
+    if !record.is_body_kept() {
+        return Err(not_kept());
+    }
+    let Some(stored) = decode(record) else {
+        let detail = "The stored response is of a form that this version of the service can't read.";
+        return Err(Fault::new(ProblemKind::RecordUnreadable, detail));
+    };
+    let Some(whole) = stored.body else {
+        let location = stored.headers.get(header::LOCATION).cloned();
+        return Err(not_kept().with_head(KeptHead { status: stored.status, location }));
+    };
+    let mut response = Response::new(LayerBody::whole(whole));
+    *response.status_mut() = stored.status;
+    *response.headers_mut() = stored.headers;
+    Ok(response)
+}

@@ -1,0 +1,163 @@
+//! The run of a handler, detached from its client: the response is stored, then sent.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::sync::oneshot;
+use tower_service::Service;
+
+use super::body::{LayerBody, Read, Whole, read};
+use super::claim::{Returned, SlotOwner};
+use super::config::Config;
+use super::headers::Unstored;
+use super::keep::{Keep, What};
+use super::problem::Fault;
+use super::problem_kind::ProblemKind;
+use super::refusal::{LOST, of_end};
+use super::reply::Reply;
+use super::runs::RunMark;
+use super::shared::Shared;
+use super::stored::encode;
+use crate::{Claim, ClaimError, Completion, Status};
+
+/// What a client that still waits is told: a response, a fault, or the inner service's error.
+pub(super) type Ran<B, E> = Result<Result<Response<LayerBody<B>>, Fault>, E>;
+
+/// A run on its way to an executor. Dropped from the first to the last: a client that is told that
+/// the run is lost finds the key interrupted.
+pub(super) struct Run<S, ReqBody: Body, ResBody: Body, E> {
+    pub(super) slot: SlotOwner,
+    pub(super) inner: S,
+    pub(super) request: Request<LayerBody<ReqBody>>,
+    pub(super) layer: Arc<Shared>,
+    pub(super) reply: Reply,
+    pub(super) mark: RunMark,
+    pub(super) client: oneshot::Sender<Ran<ResBody, E>>,
+}
+
+impl<S, ReqBody, ResBody> Run<S, ReqBody, ResBody, S::Error>
+where
+    S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>>,
+    ReqBody: Body,
+    ResBody: Body<Data = Bytes>,
+{
+    /// Runs the handler, stores its response, and tells its client, if that still waits.
+    pub(super) async fn carry_out(self) {
+        // Dropped from the last to the first.
+        let Self { client, mark: _mark, reply, layer, request, mut inner, slot } = self;
+        let ran = match inner.call(request).await {
+            Ok(response) => Ok(settle(slot, &layer.config, &reply, response).await),
+            Err(error) => {
+                drop(slot);
+                Err(error)
+            }
+        };
+        // Where the client has gone, this is nobody's.
+        drop(client.send(ran));
+    }
+}
+
+/// Ends the claim as the response says; gives what the client gets.
+async fn settle<B: Body<Data = Bytes>>(
+    slot: SlotOwner,
+    config: &Config,
+    reply: &Reply,
+    response: Response<B>,
+) -> Result<Response<LayerBody<B>>, Fault> {
+    let said = response.extensions().get::<Keep>().copied();
+    let keep = said.unwrap_or_else(|| config.keep(response.status()));
+    let claim = match slot.returned().await {
+        Returned::Claim(claim) => claim,
+        Returned::Stored(record) => return reply.first(config, &record),
+        Returned::Lost(reason) => return Err(of_end(&reason)),
+        Returned::Interrupted => return Err(Fault::new(ProblemKind::HandlerLost, LOST)),
+    };
+    match keep.what {
+        What::NotStarted => {
+            // If it fails the key is interrupted, or the store has failed. That nothing happened is
+            // true all the same.
+            drop(claim.release_async().await);
+            Ok(response.map(LayerBody::passing))
+        }
+        What::Unknown => {
+            drop(claim);
+            Ok(response.map(LayerBody::passing))
+        }
+        What::Response if config.keeps_streams || response.body().size_hint().upper().is_some() => {
+            let (head, body) = response.into_parts();
+            let read = read(body, config.response_bytes_max).await;
+            store(claim, config, reply, keep, Response::from_parts(head, read)).await
+        }
+        What::Response | What::Outcome => {
+            let passing = response.map(|body| Read::TooLong(LayerBody::passing(body)));
+            store(claim, config, reply, keep, passing).await
+        }
+    }
+}
+
+/// Stores as much of a response as was read and can be stored; gives it, once that is durable.
+async fn store<B: Body<Data = Bytes>>(
+    claim: Claim,
+    config: &Config,
+    reply: &Reply,
+    keep: Keep,
+    response: Response<Read<B>>,
+) -> Result<Response<LayerBody<B>>, Fault> {
+    let (mut head, body) = response.into_parts();
+    let never_store = config.never_store();
+    let unstored = Unstored::of(&head.headers, &never_store);
+    let encoded = |whole: Option<&Whole>| encode(head.status, &head.headers, &unstored, whole);
+    let whole = match &body {
+        Read::Whole(whole) => Some(encoded(Some(whole))),
+        Read::TooLong(_) | Read::Failed(..) => None,
+    };
+    let is_failure = head.status.is_client_error() || head.status.is_server_error();
+    if let Err(reason) = end(claim, is_failure, keep, whole, encoded(None)).await {
+        if let ClaimError::Superseded(now) = &reason
+            && let Status::Done(record) = &**now
+        {
+            return reply.replay(config, record);
+        }
+        return Err(of_end(&reason));
+    }
+    reply.mark_first(config, &mut head);
+    let body = match body {
+        Read::Whole(whole) => LayerBody::whole(whole),
+        Read::TooLong(body) => body,
+        Read::Failed(read, error) => LayerBody::broken(read, error),
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+/// Ends the claim with the whole response. Where that can't be stored, with its head, for which
+/// room was set aside nearly always; and else without a word of it.
+async fn end(
+    claim: Claim,
+    is_failure: bool,
+    keep: Keep,
+    whole: Option<Vec<u8>>,
+    head: Vec<u8>,
+) -> Result<(), ClaimError> {
+    let completion = keep.ttl.map_or(Completion::new(), |ttl| Completion::new().ttl(ttl));
+    let whole = whole.map(|whole| (whole, completion));
+    let lesser = [(head, completion), (Vec::new(), completion.discard_body())];
+    let (mut left, mut reason) = (Some(claim), ClaimError::NoLease);
+    for (body, completion) in whole.into_iter().chain(lesser) {
+        let Some(claim) = left.take() else { break };
+        let ending = if is_failure {
+            claim.fail_with_async(body, completion)
+        } else {
+            claim.complete_with_async(body, completion)
+        };
+        match ending.await {
+            Ok(_record) => return Ok(()),
+            Err(error) => {
+                reason = error.reason().clone();
+                left = error.into_claim();
+            }
+        }
+    }
+    Err(reason)
+}

@@ -1,0 +1,263 @@
+//! The service: what becomes of one request.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::LengthLimitError;
+use tokio::sync::oneshot;
+use tower_service::Service;
+
+use super::body::{LayerBody, Read, Whole, read};
+use super::claim::{ClaimSlot, SlotOwner};
+use super::key::composed;
+use super::problem::Fault;
+use super::problem_kind::ProblemKind;
+use super::refusal::{IN_FLIGHT, LOST, of_begin};
+use super::reply::Reply;
+use super::run::{Ran, Run};
+use super::scope_source::tenant;
+use super::shared::Shared;
+use crate::{Begin, BeginError, Claim, Fingerprint, Scope};
+
+/// A service behind which a request with a key runs once: what an
+/// [`IdempotencyLayer`](super::IdempotencyLayer) makes of an inner service.
+#[derive(Clone)]
+pub struct Idempotency<S> {
+    pub(super) inner: S,
+    pub(super) layer: Arc<Shared>,
+}
+
+/// The answer of an [`Idempotency`] service, on its way.
+#[must_use = "a request is not served before this was awaited"]
+pub struct ResponseFuture<B: Body, E>(Pin<Box<dyn Future<Output = Answered<B, E>> + Send>>);
+
+type Answered<B, E> = Result<Response<LayerBody<B>>, E>;
+
+impl<B: Body, E> Future for ResponseFuture<B, E> {
+    type Output = Answered<B, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl<B: Body, E> fmt::Debug for ResponseFuture<B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Idempotency<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Idempotency<S>
+where
+    S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqBody: Body<Data = Bytes> + Send + 'static,
+    ReqBody::Error: Into<Box<dyn Error + Send + Sync>> + Send,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Send,
+{
+    type Response = Response<LayerBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<ResBody, S::Error>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        // The one that is ready serves this request; its clone is asked anew whether it is ready.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        ResponseFuture(Box::pin(serve(inner, Arc::clone(&self.layer), request)))
+    }
+}
+
+/// A request that was read, with its key.
+struct Keyed {
+    scope: Scope,
+    key: String,
+    /// Tenant and key, as the engine knows them.
+    name: Vec<u8>,
+    fingerprint: Fingerprint,
+    parts: Parts,
+    body: Whole,
+}
+
+/// What a request comes to before the engine is asked.
+enum Prepared<ReqBody: Body> {
+    Keyed(Keyed),
+    /// It needs no key and has none.
+    Passing(Request<LayerBody<ReqBody>>),
+}
+
+/// Answers one request.
+async fn serve<S, ReqBody, ResBody>(
+    mut inner: S,
+    layer: Arc<Shared>,
+    request: Request<ReqBody>,
+) -> Answered<ResBody, S::Error>
+where
+    S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqBody: Body<Data = Bytes> + Send + 'static,
+    ReqBody::Error: Into<Box<dyn Error + Send + Sync>> + Send,
+    ResBody: Body<Data = Bytes> + Send + 'static,
+    ResBody::Error: Send,
+{
+    let served = match layer.prepare(request).await {
+        Ok(Prepared::Passing(request)) => {
+            return inner.call(request).await.map(|response| response.map(LayerBody::passing));
+        }
+        Ok(Prepared::Keyed(keyed)) => layer.serve_keyed(inner, keyed).await?,
+        Err(fault) => Err(fault),
+    };
+    Ok(served.unwrap_or_else(|fault| layer.config.answers.answer(fault).map(LayerBody::bytes)))
+}
+
+impl Shared {
+    /// All that is done before the engine is asked. Of a client that hangs up meanwhile nothing is
+    /// left.
+    async fn prepare<ReqBody>(&self, request: Request<ReqBody>) -> Result<Prepared<ReqBody>, Fault>
+    where
+        ReqBody: Body<Data = Bytes>,
+        ReqBody::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let config = &self.config;
+        let pass = |request: Request<ReqBody>| Ok(Prepared::Passing(request.map(LayerBody::passing)));
+        if !config.methods.contains(request.method()) {
+            return pass(request);
+        }
+        let key = config.keys.in_header(request.headers())?;
+        if key.is_none() && config.keys.is_in_header() {
+            return if config.is_required { Err(missing()) } else { pass(request) };
+        }
+        let (parts, body) = request.into_parts();
+        let scope = self.scope.scope(&self.engine, &parts)?;
+        let tenant = tenant(config.tenant_of.as_ref(), &parts)?;
+        let body = whole(body, config.request_bytes_max).await?;
+        let found = if key.is_some() { key } else { config.keys.in_request(&parts, &body.data)? };
+        let Some(key) = found else {
+            let request = Request::from_parts(parts, LayerBody::whole(body));
+            return if config.is_required { Err(missing()) } else { Ok(Prepared::Passing(request)) };
+        };
+        let fingerprint = config.fingerprint.of(&parts, &body.data);
+        let name = composed(tenant.as_deref(), &key).into_owned();
+        Ok(Prepared::Keyed(Keyed { scope, key, name, fingerprint, parts, body }))
+    }
+
+    async fn begin(&self, keyed: &Keyed) -> Result<Begin, BeginError> {
+        let Keyed { scope, name, fingerprint, .. } = keyed;
+        if self.config.wait.is_zero() {
+            scope.begin_async(name, *fingerprint).await
+        } else {
+            scope.begin_or_wait_async(name, *fingerprint, self.config.wait).await
+        }
+    }
+
+    async fn serve_keyed<S, ReqBody, ResBody>(
+        self: &Arc<Self>,
+        inner: S,
+        keyed: Keyed,
+    ) -> Ran<ResBody, S::Error>
+    where
+        S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        ReqBody: Body<Data = Bytes> + Send + 'static,
+        ReqBody::Error: Send,
+        ResBody: Body<Data = Bytes> + Send + 'static,
+        ResBody::Error: Send,
+    {
+        let Some(spawner) = self.spawner.ready() else {
+            let detail = "The service has no runtime for its operations.";
+            return Ok(Err(Fault::new(ProblemKind::Misconfigured, detail)));
+        };
+        let claim = match self.begin(&keyed).await {
+            Ok(Begin::Fresh(claim)) => claim,
+            Ok(Begin::InFlight(_pending)) => return Ok(Err(Fault::new(ProblemKind::InFlight, IN_FLIGHT))),
+            Ok(Begin::Done(record)) => {
+                let reply = Reply { key: keyed.key, started: record.started() };
+                return Ok(reply.replay(&self.config, &record));
+            }
+            Err(error) => return Ok(Err(of_begin(error))),
+        };
+        // From here to the run's being the executor's there is no point at which this can be
+        // dropped.
+        let (client, awaited) = oneshot::channel();
+        let run = self.run(inner, keyed, claim, client);
+        spawner.spawn(run.carry_out());
+        awaited.await.unwrap_or_else(|_lost| Ok(Err(Fault::new(ProblemKind::HandlerLost, LOST))))
+    }
+
+    fn run<S, ReqBody: Body<Data = Bytes>, ResBody: Body, E>(
+        self: &Arc<Self>,
+        inner: S,
+        keyed: Keyed,
+        claim: Claim,
+        client: oneshot::Sender<Ran<ResBody, E>>,
+    ) -> Run<S, ReqBody, ResBody, E> {
+        let reply = Reply { key: keyed.key, started: claim.started() };
+        let slot = ClaimSlot::new(claim, self.config.never_store());
+        let mut request = Request::from_parts(keyed.parts, LayerBody::whole(keyed.body));
+        request.extensions_mut().insert(slot.clone());
+        Run {
+            slot: SlotOwner(slot),
+            inner,
+            request,
+            layer: Arc::clone(self),
+            reply,
+            mark: self.runs.enter(),
+            client,
+        }
+    }
+}
+
+fn missing() -> Fault {
+    Fault::new(
+        ProblemKind::KeyMissing,
+        "This operation requires an idempotency key. Send one, and the same with each retry.",
+    )
+}
+
+/// Reads the body of a request.
+async fn whole<B>(body: B, limit: usize) -> Result<Whole, Fault>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let too_large =
+        || Fault::new(ProblemKind::BodyTooLarge, format!("The body has more than {limit} bytes."));
+    match read(body, limit).await {
+        Read::Whole(whole) => Ok(whole),
+        Read::TooLong(_) => Err(too_large()),
+        Read::Failed(_, error) => {
+            // A limit of a layer around this one.
+            if is_limit(&*error.into()) {
+                return Err(Fault::new(
+                    ProblemKind::BodyTooLarge,
+                    "The body is longer than the service takes.",
+                ));
+            }
+            Err(Fault::new(ProblemKind::BodyUnreadable, "The body ended early, or could not be read."))
+        }
+    }
+}
+
+fn is_limit(error: &(dyn Error + 'static)) -> bool {
+    error.is::<LengthLimitError>() || error.source().is_some_and(is_limit)
+}

@@ -1,0 +1,266 @@
+//! What a handler has of its claim, and what its response says of the operation.
+
+use std::time::Duration;
+
+use http::Response;
+use idemkv::http::{ClaimSlot, CompleteHeldError, HeldClaim, Keep, ProblemKind};
+use idemkv::tables::redb::{ReadableTable, TableDefinition};
+use idemkv::{Engine, Recovery, Status};
+
+use crate::client::{
+    Body, Client, Gate, Home, KEY, Refused, Seen, client, full, home, home_with, post, reply, serving,
+};
+
+const BALANCES: TableDefinition<'_, &str, u64> = TableDefinition::new("balances");
+
+fn held(request: &Seen) -> HeldClaim {
+    request.extensions().get::<ClaimSlot>().unwrap().take().unwrap()
+}
+
+fn saying(home: &Home, keep: Keep) -> Client {
+    serving(&home.layer(), move |_| async move {
+        let mut response = reply(503, "result");
+        response.extensions_mut().insert(keep);
+        Ok(response)
+    })
+}
+
+#[tokio::test]
+async fn a_handler_finds_fence_attempt_step_key_and_saves_progress() {
+    let home = home();
+    let client = serving(&home.layer(), |request: Seen| async move {
+        let mut claim = held(&request);
+        assert!(request.extensions().get::<ClaimSlot>().unwrap().take().is_none(), "one holder at a time");
+        assert_eq!((claim.attempt(), claim.key(), claim.scope()), (1, KEY.as_bytes(), &b"charges"[..]));
+        assert!(claim.interrupted().is_none());
+        claim.save_progress("half").await.unwrap();
+        assert_eq!(&claim.last_progress().unwrap()[..], b"half");
+        Ok(reply(200, "").map(|_| full(format!("{} {}", claim.fence().get() > 0, claim.step_key("charge")))))
+    });
+    let answer = client.post(KEY, "").await;
+    assert_eq!((answer.status.as_u16(), answer.body.len()), (200, "true ".len() + 36));
+}
+
+#[tokio::test]
+async fn the_next_attempt_is_told_of_the_one_that_was_interrupted() {
+    let home = home_with(Engine::options().recovery(Recovery::Rerun));
+    let client = serving(&home.layer(), |request: Seen| async move {
+        let mut claim = held(&request);
+        let Some(earlier) = claim.interrupted() else {
+            claim.save_progress("charged").await.unwrap();
+            return Err(Refused("lost"));
+        };
+        assert_eq!((claim.attempt(), earlier.attempt()), (2, 1));
+        assert_eq!(&claim.last_progress().unwrap()[..], b"charged");
+        Ok(reply(201, "second"))
+    });
+    assert_eq!(client.ask(post(KEY, "")).await.unwrap_err(), Refused("lost"));
+    assert_eq!(client.post(KEY, "").await.body, "second");
+    assert!(client.post(KEY, "").await.is_replay());
+}
+
+#[tokio::test]
+async fn a_response_says_what_became_of_the_operation() {
+    let home = home();
+    let started = saying(&home, Keep::not_started());
+    for _ in 0..3 {
+        assert_eq!(started.post("a", "").await.body, "result");
+    }
+    assert_eq!(started.runs(), 3);
+    let unknown = saying(&home, Keep::unknown());
+    assert_eq!(unknown.post("b", "").await.body, "result");
+    assert_eq!(unknown.post("b", "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+    let outcome = saying(&home, Keep::outcome());
+    assert_eq!(outcome.post("c", "").await.body, "result");
+    assert_eq!(outcome.post("c", "").await.problem(), Some(ProblemKind::ResultNotKept));
+    assert_eq!((unknown.runs(), outcome.runs()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_rule_by_status_holds_where_the_response_says_nothing() {
+    let home = home();
+    let rule = |status: http::StatusCode| if status == 400 { Keep::not_started() } else { Keep::response() };
+    let layer = home.layer().keep(rule);
+    let bad = client(&layer, 400, "no amount");
+    bad.post("a", "").await;
+    assert!(!bad.post("a", "").await.is_replay());
+    let says = serving(&layer, |_| async {
+        let mut response = reply(400, "declined");
+        response.extensions_mut().insert(Keep::response());
+        Ok(response)
+    });
+    says.post("b", "").await;
+    assert!(says.post("b", "").await.is_replay());
+}
+
+#[tokio::test]
+async fn a_response_can_have_a_time_of_its_own() {
+    let clock = idemkv::sim::ManualClock::at_millis(1_800_000_000_000);
+    let home = home_with(Engine::options().clock(&clock));
+    let client = saying(&home, Keep::response().ttl(Duration::from_secs(60)));
+    client.post(KEY, "").await;
+    clock.advance(Duration::from_secs(59));
+    assert!(client.post(KEY, "").await.is_replay());
+    clock.advance(Duration::from_secs(2));
+    assert!(!client.post(KEY, "").await.is_replay());
+    let absurd = saying(&home, Keep::response().ttl(Duration::MAX));
+    absurd.post("absurd", "").await;
+    assert!(absurd.post("absurd", "").await.is_replay());
+}
+
+#[tokio::test]
+async fn a_panic_interrupts_the_key_and_gives_500() {
+    let home = home();
+    let client = serving(&home.layer(), |request: Seen| async move {
+        let claim = held(&request);
+        tokio::task::yield_now().await;
+        std::panic::resume_unwind(Box::new(format!("a planned panic in attempt {}", claim.attempt())))
+    });
+    let answer = client.post(KEY, "").await;
+    assert_eq!((answer.status.as_u16(), answer.problem()), (500, Some(ProblemKind::HandlerLost)));
+    assert!(answer.forbids_retries());
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+    assert_eq!(client.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_while_another_task_has_the_claim_interrupts_the_key_when_that_drops_it() {
+    let home = home();
+    let gate = Gate::new();
+    let tasks = gate.clone();
+    let client = serving(&home.layer(), move |request: Seen| {
+        let gate = tasks.clone();
+        async move {
+            // Who else has the slot, and for how long, does not matter.
+            std::mem::forget(request.extensions().get::<ClaimSlot>().cloned());
+            let claim = held(&request);
+            tokio::spawn(async move {
+                gate.pass().await;
+                drop(claim);
+                gate.pass().await;
+            });
+            std::panic::resume_unwind(Box::new("a planned panic"))
+        }
+    });
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::HandlerLost));
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::InFlight));
+    gate.reached().await;
+    gate.open();
+    gate.reached().await;
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+}
+
+#[tokio::test]
+async fn an_error_of_the_inner_service_is_handed_on_and_interrupts_the_key() {
+    let home = home();
+    let client = serving(&home.layer(), |_| async { Err::<Response<Body>, _>(Refused("timed out")) });
+    assert_eq!(client.ask(post(KEY, "")).await.unwrap_err(), Refused("timed out"));
+    let retry = client.post(KEY, "").await;
+    assert_eq!((retry.status.as_u16(), retry.problem()), (409, Some(ProblemKind::OutcomeUnknown)));
+    home.engine.scope("charges").resolve(KEY).unwrap().release().unwrap();
+    assert_eq!(client.ask(post(KEY, "")).await.unwrap_err(), Refused("timed out"));
+    assert_eq!(client.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_response_waits_for_the_task_that_has_the_claim() {
+    let home = home();
+    let gate = Gate::new();
+    let tasks = gate.clone();
+    let client = serving(&home.layer(), move |request: Seen| {
+        let gate = tasks.clone();
+        async move {
+            let claim = held(&request);
+            tokio::spawn(async move {
+                gate.pass().await;
+                drop(claim);
+            });
+            Ok(reply(202, "begun"))
+        }
+    });
+    let first = tokio::spawn(client.ask(post(KEY, "")));
+    gate.reached().await;
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::InFlight));
+    gate.open();
+    assert_eq!(first.await.unwrap().unwrap().status, 202);
+    assert!(client.post(KEY, "").await.is_replay());
+}
+
+/// A deposit of 10 that is stored with its response.
+async fn deposit(claim: HeldClaim, fails: bool) -> Result<Response<Body>, CompleteHeldError<&'static str>> {
+    let stored = tokio::task::spawn_blocking(move || {
+        claim.complete_in(|tables| {
+            let mut balances = tables.open_table(BALANCES).unwrap();
+            let balance = balances.get("alice").unwrap().map_or(0, |balance| balance.value()) + 10;
+            balances.insert("alice", balance).unwrap();
+            if fails {
+                Err("refused")
+            } else {
+                Ok(Response::builder().status(201).body(balance.to_string()).unwrap())
+            }
+        })
+    });
+    Ok(stored.await.unwrap()?.map(full))
+}
+
+fn balance(engine: &Engine) -> Option<u64> {
+    let read = engine.read_tables(|tables| {
+        let Ok(balances) = tables.open_table(BALANCES) else { return None };
+        balances.get("alice").unwrap().map(|balance| balance.value())
+    });
+    read.unwrap()
+}
+
+#[tokio::test]
+async fn an_effect_in_the_same_file_and_its_response_are_one() {
+    let home = home();
+    let client = serving(&home.layer(), |request: Seen| async move {
+        let mut response = deposit(held(&request), false).await.unwrap();
+        // Not what was stored: retries could not get it.
+        *response.status_mut() = http::StatusCode::IM_A_TEAPOT;
+        Ok(response)
+    });
+    for is_replay in [false, true] {
+        let answer = client.post(KEY, "").await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body[..], answer.is_replay()),
+            (201, &b"10"[..], is_replay)
+        );
+    }
+    assert_eq!(balance(&home.engine), Some(10));
+}
+
+#[tokio::test]
+async fn an_effect_that_was_refused_gives_the_claim_back() {
+    let home = home();
+    let client = serving(&home.layer(), |request: Seen| async move {
+        let Err(CompleteHeldError::Work { error, claim }) = deposit(held(&request), true).await else {
+            panic!()
+        };
+        assert_eq!(claim.attempt(), 1);
+        drop(claim);
+        Ok(reply(402, error))
+    });
+    assert_eq!(client.post(KEY, "").await.body, "refused");
+    let retry = client.post(KEY, "").await;
+    assert!(retry.is_replay() && retry.status == 402);
+    assert_eq!(balance(&home.engine), None);
+}
+
+#[tokio::test]
+async fn a_panic_in_a_transaction_that_the_handler_survives_interrupts_the_key() {
+    let home = home();
+    let client = serving(&home.layer(), |request: Seen| async move {
+        let claim = held(&request);
+        let work = tokio::task::spawn_blocking(move || {
+            claim.complete_in(|_| -> Result<Response<String>, ()> {
+                std::panic::resume_unwind(Box::new("a planned panic"))
+            })
+        });
+        assert!(work.await.is_err());
+        Ok(reply(200, "as if nothing had happened"))
+    });
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::HandlerLost));
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+    assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Interrupted(_)));
+}

@@ -1,0 +1,125 @@
+//! The snippets of `docs/http.md`: compiled, run, and shown there word for word.
+
+use std::error::Error;
+
+use idemkv::StepKey;
+use tokio::sync::oneshot;
+
+use crate::client::home;
+use crate::loopback::{Raw, Server};
+
+mod program {
+    use super::{BankError, Error, bank};
+
+    // shown: the program
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use idemkv::Engine;
+    use idemkv::http::{HeldClaim, IdempotencyLayer};
+    use tokio::net::TcpListener;
+
+    pub async fn serve(
+        engine: Engine,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Box<dyn Error>> {
+        let charges = IdempotencyLayer::new(&engine, "POST /v1/charges");
+        let refunds = charges.scope("POST /v1/refunds");
+        let app = Router::new()
+            .route("/v1/charges", post(charge).layer(charges.clone()))
+            .route("/v1/refunds", post(charge).layer(refunds));
+
+        axum::serve(listener, app).with_graceful_shutdown(stop).await?;
+        charges.drain().await; // runs whose clients hung up
+        engine.close_async().await?;
+        Ok(())
+    }
+
+    async fn charge(claim: HeldClaim, Json(amount): Json<u32>) -> Result<String, BankError> {
+        bank(amount, claim.step_key("charge")).await
+    }
+    // end
+}
+
+mod errors {
+    use super::BankError;
+
+    // shown: what is known
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse, Response};
+    use idemkv::http::Keep;
+
+    impl IntoResponse for BankError {
+        fn into_response(self) -> Response {
+            let (busy, lost) = (StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT);
+            match self {
+                Self::Unreachable => (busy, Keep::not_started(), "send it again").into_response(),
+                Self::TimedOut => (lost, Keep::unknown(), "it may have been charged").into_response(),
+                Self::Declined => (StatusCode::PAYMENT_REQUIRED, "declined").into_response(),
+            }
+        }
+    }
+    // end
+}
+
+#[derive(Debug)]
+pub enum BankError {
+    Unreachable,
+    TimedOut,
+    Declined,
+}
+
+async fn bank(amount: u32, step: StepKey) -> Result<String, BankError> {
+    assert_eq!(step.to_string().len(), 36);
+    match amount {
+        1 => Err(BankError::Unreachable),
+        2 => Err(BankError::TimedOut),
+        3 => Err(BankError::Declined),
+        _ => Ok(format!("charged {amount}")),
+    }
+}
+
+/// The parts of a source between `// shown:` and `// end`, without their indent.
+fn regions(source: &str) -> Vec<String> {
+    let parts = source.split("// shown: ").skip(1).map(|part| part.split("// end\n").next().unwrap());
+    let unindented = |part: &str| {
+        let lines = part.lines().skip(1).map(|line| line.strip_prefix("    ").unwrap_or(line));
+        lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+    };
+    parts.map(unindented).collect()
+}
+
+#[test]
+fn the_document_shows_what_is_tested() {
+    let document = include_str!("../../docs/http.md");
+    let shown: Vec<&str> =
+        document.split("```rust\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
+    // The last one is in this function.
+    let tested = regions(include_str!("shown.rs"));
+    assert_eq!(shown, tested[..2]);
+}
+
+#[tokio::test]
+async fn the_program_serves_replays_drains_and_closes() {
+    let home = home();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let address = listener.local_addr().unwrap();
+    let engine = home.engine.clone();
+    let serving = program::serve(engine, listener, async { drop(stopped.await) });
+    let clients = async {
+        let post = |key: &'static str, amount: &'static str| async move {
+            Raw::read(Server::send_json(address, key, amount).await).await
+        };
+        let (first, retry) = (post("a", "10").await, post("a", "10").await);
+        assert_eq!((first.status, &first.body[..]), (200, &b"charged 10"[..]));
+        assert!(retry.is_replay());
+        assert_eq!((post("b", "1").await.status, post("b", "1").await.status), (503, 503));
+        assert_eq!((post("c", "2").await.status, post("c", "2").await.status), (504, 409));
+        assert_eq!(post("d", "3").await.status, 402);
+        assert!(post("d", "3").await.is_replay());
+        stop.send(()).unwrap();
+    };
+    let (served, ()) = futures_util::join!(serving, clients);
+    served.unwrap();
+}
