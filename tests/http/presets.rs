@@ -47,7 +47,7 @@ async fn a_webhook_is_handled_once_whatever_time_its_tries_are_signed_with() {
     }
     assert_eq!(client.send(delivery("msg_1", "4", "forged")).await.problem(), Some(ProblemKind::KeyReused));
     assert_eq!(client.runs(), 1);
-    assert!(home.engine.scope("events").policy().ttl >= Duration::from_secs(75 * 3_600));
+    assert!(home.engine.scope("events").policy().get_ttl() >= Duration::from_secs(75 * 3_600));
 }
 
 #[tokio::test]

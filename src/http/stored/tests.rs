@@ -8,7 +8,9 @@ use http::header::{CONTENT_TYPE, SET_COOKIE};
 fn record(engine: &Engine, bytes: &[u8]) -> Record {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let key = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
-    let Begin::Fresh(claim) = engine.begin(key, Fingerprint::of("")).unwrap() else { panic!() };
+    let Begin::Fresh(claim) = engine.default_scope().begin(key, Fingerprint::of("")).unwrap() else {
+        panic!()
+    };
     claim.complete(bytes).unwrap()
 }
 
