@@ -88,19 +88,20 @@ impl Config {
 }
 
 impl Marks {
+    /// As many as there is room for: a map of headers is full at some number of names.
     pub(super) fn put(&self, headers: &mut HeaderMap, is_replay: bool, key: &str, started: Timestamp) {
         if let Some((name, replayed)) = &self.replayed
             && let Some(value) = if is_replay { Some(replayed) } else { self.first.as_ref() }
         {
-            headers.insert(name.clone(), value.clone());
+            headers.try_insert(name.clone(), value.clone()).ok();
         }
         if let Some(name) = &self.key
             && let Ok(value) = HeaderValue::from_str(key)
         {
-            headers.insert(name.clone(), value);
+            headers.try_insert(name.clone(), value).ok();
         }
         if let Some(name) = &self.started {
-            headers.insert(name.clone(), HeaderValue::from(started.as_millis()));
+            headers.try_insert(name.clone(), HeaderValue::from(started.as_millis())).ok();
         }
     }
 }

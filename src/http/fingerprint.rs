@@ -138,7 +138,8 @@ impl RequestFingerprint {
 
     /// The body, and what its content type says of it.
     fn body(&self, mut fields: FingerprintBuilder, parts: &Parts, body: &[u8]) -> FingerprintBuilder {
-        let content_type = parts.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        let mut content_types = parts.headers.get_all(header::CONTENT_TYPE).iter();
+        let content_type = content_types.next().map_or(&b""[..], |value| value.as_bytes());
         if self.ignores_boundary
             && let Some(multipart) = multipart::split(content_type, body)
         {
@@ -147,6 +148,7 @@ impl RequestFingerprint {
         }
         if let Counts::Request = self.counts {
             fields = fields.field("content-type", content_type);
+            fields = content_types.fold(fields, |fields, more| fields.field("content-type", more));
         }
         if self.sorts_json
             && json::is_json(content_type)

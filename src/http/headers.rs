@@ -1,7 +1,5 @@
 //! Headers of responses that are not stored.
 
-use std::str::FromStr;
-
 use http::header::{self, HeaderMap, HeaderName};
 
 /// For one connection, one client or one moment: RFC 9110 section 7.6.1, RFC 9111 section 3.1.
@@ -34,8 +32,9 @@ impl<'a> Unstored<'a> {
     /// `chosen` by the service's owner.
     pub(super) fn of(headers: &HeaderMap, chosen: &'a [HeaderName]) -> Self {
         let connection = headers.get_all(header::CONNECTION).iter();
-        let names = connection.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-        Self { named: names.filter_map(|name| HeaderName::from_str(name.trim()).ok()).collect(), chosen }
+        let names = connection.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let named = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect();
+        Self { named, chosen }
     }
 
     pub(super) fn has(&self, name: &HeaderName) -> bool {
@@ -61,6 +60,8 @@ mod tests {
         for name in ["x-hop", "close", "x-request-id", "set-cookie", "keep-alive", "date"] {
             assert!(unstored.has(&HeaderName::from_static(name)), "{name}");
         }
+        headers.append(header::CONNECTION, HeaderValue::from_bytes(b"x-\xff, X-Beside").unwrap());
+        assert!(Unstored::of(&headers, &chosen).has(&HeaderName::from_static("x-beside")));
         for name in ["location", "content-type", "etag"] {
             assert!(!unstored.has(&HeaderName::from_static(name)), "{name}");
         }

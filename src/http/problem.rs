@@ -18,7 +18,10 @@ const SHOULD_RETRY: [HeaderName; 2] =
 /// Says that a retry gets the same answer.
 pub(super) fn forbid_retries(headers: &mut HeaderMap) {
     for name in SHOULD_RETRY {
-        headers.entry(name).or_insert(HeaderValue::from_static("false"));
+        // Where there is no room for more headers, it stays unsaid.
+        if let Ok(header) = headers.try_entry(name) {
+            header.or_insert(HeaderValue::from_static("false"));
+        }
     }
 }
 

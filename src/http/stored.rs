@@ -35,9 +35,10 @@ pub(super) fn encode(
     let mut bytes = Vec::with_capacity(64 + 48 * headers.len() + data.len());
     bytes.extend([VERSION, if body.is_some() { WHOLE } else { HEAD_ONLY }]);
     bytes.extend(status.as_u16().to_le_bytes());
-    put_headers(&mut bytes, || headers.iter().filter(|(name, _)| !unstored.has(name)));
     let trailers = body.and_then(|whole| whole.trailers.as_ref());
-    put_headers(&mut bytes, || trailers.into_iter().flatten());
+    for headers in [Some(headers), trailers] {
+        put_headers(&mut bytes, || headers.into_iter().flatten().filter(|(name, _)| !unstored.has(name)));
+    }
     bytes.extend(data);
     bytes
 }

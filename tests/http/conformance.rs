@@ -6,7 +6,7 @@ use crate::client::{Answer, Gate, KEY, client, home, post, reply, request, servi
 
 /// The clauses, in the draft's words, with the test of each. A clause without a test is one that a
 /// client has to keep.
-const CLAUSES: [(&str, &str, &str); 22] = [
+const CLAUSES: [(&str, &str, &str); 23] = [
     ("2.1", "Its value MUST be a String", "a_key_is_a_string"),
     ("2.2", "key MUST be unique and MUST NOT be reused with another payload", "a_key_is_not_reused"),
     ("2.2", "Uniqueness MUST be defined by the resource owner", "the_owner_defines_what_is_unique"),
@@ -27,6 +27,7 @@ const CLAUSES: [(&str, &str, &str); 22] = [
     ("2.6", "concurrent: SHOULD respond with a conflict", "a_concurrent_request_gets_a_conflict"),
     ("2.7", "missing: SHOULD reply with 400 and a link", "answers_link_to_documentation"),
     ("2.7", "another payload: SHOULD reply with 422 and a link", "answers_link_to_documentation"),
+    ("2.7", "concurrent: SHOULD reply with 409 and a link", "a_concurrent_request_gets_a_conflict"),
     (
         "2.7",
         "clients MUST correct, or the resource MUST fail the request",
@@ -41,9 +42,10 @@ const CLAUSES: [(&str, &str, &str); 22] = [
 
 #[test]
 fn every_clause_has_its_test() {
-    let source = include_str!("conformance.rs");
+    let (source, page) = (include_str!("conformance.rs"), include_str!("../../docs/http.md"));
     for (section, clause, test) in CLAUSES {
         assert!(test.is_empty() || source.contains(&format!("async fn {test}(")), "{section} {clause}");
+        assert!(page.contains(&format!("| {section} |")), "docs/http.md does not tell of {section}");
     }
 }
 
@@ -177,6 +179,7 @@ async fn a_concurrent_request_gets_a_conflict() {
     let twin = client.post(KEY, "").await;
     assert_eq!((twin.status.as_u16(), twin.problem()), (409, Some(ProblemKind::InFlight)));
     assert_eq!(twin.header("retry-after"), Some("1"));
+    assert!(links(&twin).ends_with("/in_flight"));
     assert!(!twin.forbids_retries());
     assert_eq!(client.post(KEY, "other").await.problem(), Some(ProblemKind::KeyReused), "checked first");
     gate.open();

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 use idemkv::http::{LayerBody, Problem, ProblemKind};
@@ -131,6 +131,27 @@ async fn ten_thousand_header_values_come_back() {
         .map(|value| value.to_str().unwrap().parse().unwrap())
         .collect();
     assert!(retry.is_replay() && numbers == (0..10_000).collect::<Vec<_>>());
+}
+
+/// A map of headers takes no more than so many names.
+#[tokio::test]
+async fn a_response_that_is_full_of_headers_comes_back_without_a_panic() {
+    let home = home();
+    let layer = home.layer().max_response_bytes(4 << 20).echo_key(HeaderName::from_static("x-key"));
+    let client = crate::client::serving(&layer, |_| async {
+        let mut response = crate::client::reply(503, "made");
+        for number in 0.. {
+            let name = HeaderName::try_from(format!("x-{number}")).unwrap();
+            if response.headers_mut().try_insert(name, HeaderValue::from(number)).is_err() {
+                break;
+            }
+        }
+        Ok(response)
+    });
+    let (first, retry) = (client.post(KEY, "").await, client.post(KEY, "").await);
+    assert_eq!((first.status.as_u16(), retry.status.as_u16()), (503, 503));
+    assert!(first.headers.len() > 20_000 && first.headers == retry.headers);
+    assert_eq!(client.runs(), 1);
 }
 
 proptest! {

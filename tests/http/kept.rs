@@ -100,6 +100,23 @@ async fn trailers_come_back() {
 }
 
 #[tokio::test]
+async fn what_is_never_stored_of_headers_is_not_stored_of_trailers_either() {
+    let home = home();
+    let layer = home.layer().never_store(HeaderName::from_static("x-secret"));
+    let client = serving(&layer, |_| async {
+        let mut trailers = HeaderMap::new();
+        for name in ["set-cookie", "x-secret", "x-sum"] {
+            trailers.insert(name, HeaderValue::from_static("7"));
+        }
+        let body = full("made").with_trailers(async move { Some(Ok::<_, BoxError>(trailers)) });
+        Ok(Response::new(body.boxed_unsync()))
+    });
+    assert_eq!(client.post(KEY, "").await.trailers.unwrap().len(), 3);
+    let trailers = client.post(KEY, "").await.trailers.unwrap();
+    assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
+}
+
+#[tokio::test]
 async fn a_stream_passes_through_and_is_remembered_as_done() {
     let home = home();
     let client = streaming(&home.layer(), || vec![data("one "), data("two")]);

@@ -30,4 +30,6 @@ mod presets;
 mod random_requests;
 #[cfg(feature = "axum")]
 mod shown;
+#[cfg(feature = "tracing")]
+mod spans;
 mod store;

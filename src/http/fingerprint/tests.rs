@@ -27,6 +27,7 @@ fn method_path_query_content_type_and_body_count_and_other_headers_do_not() {
         fingerprint.of(&parts("POST", "/a?x=2", &JSON), b"body"),
         fingerprint.of(&parts("POST", "/a", &JSON), b"body"),
         fingerprint.of(&parts("POST", "/a?x=1", &[]), b"body"),
+        fingerprint.of(&parts("POST", "/a?x=1", &[JSON[0], ("content-type", "text/xml")]), b"body"),
         fingerprint.of(&parts("POST", "/a?x=1", &JSON), b"body2"),
     ];
     assert!(others.iter().all(|other| *other != base));
