@@ -7,7 +7,7 @@ mod common;
 
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{default_scope, fresh, request, small};
 use futures_executor::block_on;
@@ -58,6 +58,14 @@ impl Gate {
         while state.waiting == 0 {
             state = changed.wait(state).unwrap();
         }
+    }
+
+    /// Whether it comes to a sync within a moment.
+    fn is_held_soon(&self) -> bool {
+        let (state, changed) = &*self.0;
+        let state = state.lock().unwrap();
+        let (state, _) = changed.wait_timeout_while(state, LEASE, |state| state.waiting == 0).unwrap();
+        state.waiting > 0
     }
 
     fn open(&self) {
@@ -114,6 +122,40 @@ fn a_task_times_out_in_time_while_the_log_is_moved_to_the_store() {
     let begun = in_time(&gate, move || block_on(waits.begin_or_wait_async("key", request(), LEASE)));
     assert!(matches!(begun, Ok(Begin::InFlight(_))), "{begun:?}");
     claim.complete("reply").unwrap();
+    engine.close().unwrap();
+}
+
+/// Everything expires, and the idle engine drops it and compacts the file. The worker is held at
+/// each sync on the way.
+#[test]
+fn a_lease_ends_in_time_while_the_file_is_compacted() {
+    let disk = SimDisk::new();
+    let gate = Gate::before(&disk);
+    let options = small(Engine::options()).disk(&disk).recovery(Recovery::Rerun).ttl(20 * LEASE);
+    let engine = options.open("x.idem").unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(LEASE)).unwrap();
+    for n in 0..1_500 {
+        fresh(&default_scope(&engine), &format!("{n}")).complete([7; 4_000]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    let before = engine.stats().file_bytes;
+    let (started, mut held) = (Instant::now(), 0);
+    while engine.stats().file_bytes > before / 4 {
+        assert!(started.elapsed() < 2 * LONG, "it was never compacted");
+        gate.hold("idemkv-worker");
+        if !gate.is_held_soon() {
+            continue;
+        }
+        held += 1;
+        let key = format!("held {held}");
+        let claim = fresh(&leased, &key);
+        let waits = leased.clone();
+        let begun = in_time(&gate, move || waits.begin_or_wait(key, request(), 2 * LONG));
+        let Ok(Begin::Fresh(again)) = begun else { panic!("{begun:?}") };
+        assert!(claim.complete("late").is_err());
+        again.complete("reply").unwrap();
+    }
+    assert!(held > 0);
     engine.close().unwrap();
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::common::{Machine, fresh};
-use idemkv::{Engine, Policy};
+use idemkv::{Engine, Policy, Verify};
 
 const SHORT: Duration = Duration::from_secs(1_000);
 const LONG: Duration = Duration::from_secs(100 * 24 * 3_600);
@@ -84,4 +84,26 @@ fn a_file_whose_results_expire_is_compacted_when_all_of_them_are_gone_and_not_ea
     }
     assert!(before < 1 << 20, "{before} bytes");
     assert_eq!(compactions, 1);
+}
+
+/// Reads of the disk that an opening makes after a kill.
+fn reads_after_a_kill(machine: &Machine, engine: Engine) -> (u64, Engine) {
+    machine.kill(engine);
+    let before = machine.disk.reads();
+    let engine = machine.options().verify(Verify::UpTo(0)).open("x.idem").unwrap();
+    (machine.disk.reads() - before, engine)
+}
+
+/// After a kill redb repairs a file whose last commit is a compaction's own.
+#[test]
+fn an_opening_after_a_kill_behind_a_compaction_reads_no_more_than_any_other() {
+    let machine = Machine::default();
+    let (engine, before) = mostly_expired(&machine, 30, 40);
+    operations(&machine, &engine, Duration::from_secs(60));
+    assert!(engine.stats().file_bytes < before, "it was compacted");
+    let (behind_it, engine) = reads_after_a_kill(&machine, engine);
+    fresh(&engine.scope("long"), "new").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+    let (behind_a_checkpoint, _engine) = reads_after_a_kill(&machine, engine);
+    assert!(behind_it <= behind_a_checkpoint, "{behind_it} reads, and {behind_a_checkpoint}");
 }
