@@ -36,6 +36,14 @@ impl Reader {
         Self { thread, let_in, end }
     }
 
+    /// One that nobody holds up.
+    fn start_and_wait(engine: &Engine) -> Self {
+        let reader = Self::start(engine);
+        reader.let_in.recv().unwrap();
+        reader
+    }
+
+    /// Whether it is let in soon.
     fn is_let_in(&self) -> bool {
         self.let_in.recv_timeout(LET_IN_WITHIN).is_ok()
     }
@@ -56,8 +64,7 @@ impl Life {
         assert!(self.engine().checkpoint().is_err());
         assert!(self.engine().stats().is_disk_full);
         self.replay();
-        let mut reader = Reader::start(self.engine());
-        assert!(reader.is_let_in(), "nobody has asked to be alone");
+        let mut reader = Reader::start_and_wait(self.engine());
         let mut tries = 0;
         while self.engine().checkpoint().is_err() {
             tries += 1;
@@ -75,8 +82,7 @@ impl Life {
 
     /// The engine is closed while readers come and go without a gap.
     pub(super) fn close(&mut self) {
-        let reader = Reader::start(self.engine());
-        assert!(reader.is_let_in());
+        let reader = Reader::start_and_wait(self.engine());
         let engine = self.engine().clone();
         let closing = thread::spawn(move || engine.close());
         // Close has been called once calls are refused.
