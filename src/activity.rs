@@ -1,30 +1,30 @@
-//! What the calling thread is in the middle of, further up its stack, so that code of others that
-//! it runs never waits for it.
+//! The current roles of the calling thread, so that application code that it runs never waits for
+//! it.
 
 use std::cell::RefCell;
 
 use crate::sync::thread_local;
 
-/// What a thread is in the middle of.
+/// A role that a thread has further up its stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activity {
-    /// It leads or publishes: nothing is durable, or nothing is shown, before it goes on.
+    /// It leads or publishes: until it continues, nothing becomes durable, or nothing is
+    /// published.
     Commits,
-    /// It has the maintenance lock: no checkpoint is made before it goes on.
+    /// It has the maintenance lock: until it continues, there is no checkpoint.
     Maintains,
-    /// It is in a transaction of an application's, to write or to read.
+    /// It is in an application's transaction, to write or to read.
     Transaction,
-    /// It tells an observer of something. The thread may have claims in hand that its caller does
-    /// not have yet.
+    /// It is calling an observer. The thread may hold claims that its caller does not have yet.
     Tells,
 }
 
 thread_local! {
-    /// By engine or observer, as the address of something in it.
+    /// The roles, each with the address of its engine or observer.
     static ROLES: RefCell<Vec<(usize, Activity)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Marks the thread for as long as it lives.
+/// Marks the thread until it is dropped.
 #[must_use = "the mark goes with it"]
 pub(crate) struct ActivityMark(());
 

@@ -1,5 +1,4 @@
-//! One attempt at an operation: what the engine knows of a claim, from the grant until a later
-//! attempt takes its place.
+//! `Attempt`: the state of one claim, from the grant until a later attempt takes its place.
 
 mod ends;
 mod hand_over;
@@ -24,13 +23,13 @@ use crate::{Fingerprint, Record, Timestamp};
 use interruption::{AttemptInfo, Earlier, Interruption};
 use progress::{Budget, Progress};
 
-/// How an attempt ended, as its waiters are told.
+/// How an attempt ended, for its waiters.
 #[derive(Clone, Debug)]
 pub(crate) enum Ended {
     Done(Record),
     Vacated,
     Interrupted,
-    /// Boxed, for every attempt has a place for this.
+    /// Boxed, because every attempt has a field for this.
     Failed(Box<Failure>),
     Closed,
 }
@@ -45,39 +44,40 @@ pub(crate) struct Attempt {
     pub(crate) retention: Retention,
     /// How long the claim is good without being renewed.
     pub(crate) lease: Option<Duration>,
-    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
+    /// How long it is remembered once it is interrupted; `None` until it is resolved or
+    /// forgotten.
     pub(crate) unresolved_ttl: Option<Duration>,
     pub(crate) earlier: Option<Earlier>,
     /// Scope, then key.
     names: Box<[u8]>,
     scope_len: usize,
-    /// Since when the claim is dead, in ms; `ALIVE` before.
+    /// When the claim died, in ms; `ALIVE` before that.
     interrupted_ms: AtomicU64,
-    /// By how much later that was found, in ms.
+    /// How much later that was found, in ms.
     found_late_ms: AtomicU64,
     /// The log, or the store, has its intent.
     logged: AtomicBool,
-    /// The claim was released and did nothing, but an earlier attempt may have.
+    /// The claim was released without an effect, but an earlier attempt may have had one.
     returned: AtomicBool,
     stands_on: Option<StandsOn>,
-    /// While the claim is on its way to its caller: the bytes of log that are reserved for its
-    /// end. Zero once it has arrived, and [`WITHDRAWN`] once it was withdrawn. The thread that
+    /// While the grant is pending: the bytes of log that are reserved for the claim's end. Zero
+    /// once the caller has the claim, [`WITHDRAWN`] once the grant was withdrawn. The thread that
     /// takes the bytes decides which.
     coming: AtomicU64,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
     lease_until_ms: AtomicU64,
-    /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` where it was
-    /// never handed over. Durable, and kept when somebody takes the claim up: should he be killed,
-    /// it stands again until then.
+    /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` if it was
+    /// never handed over. Durable, and kept when the claim is resumed: if that process is killed,
+    /// the claim stands again until then.
     detached_until_ms: AtomicU64,
-    /// The opening in which it was handed over last.
+    /// The opening in which it was last handed over.
     detached_in: AtomicU64,
     /// Leaf lock.
     progress: Mutex<Option<Progress>>,
     /// Set once. Leaf lock: nothing else is locked under it.
     ended: Mutex<Option<Ended>>,
     woken: Condvar,
-    /// Tasks that wait; made for the first of them, for nearly nobody waits.
+    /// Waiting tasks; made for the first of them, because most attempts have none.
     tasks: OnceLock<Box<WaitList>>,
 }
 
@@ -87,11 +87,11 @@ const NO_TOKEN: u64 = HandOver::REVOKED.as_millis();
 
 const NO_END: Timestamp = Timestamp::from_millis(u64::MAX);
 
-/// What stands in the place of bytes once a claim was withdrawn on its way.
+/// The value in place of the bytes once a grant was withdrawn.
 const WITHDRAWN: u64 = u64::MAX;
 
-/// For how long the interruption is remembered that an attempt stands on, should its claim never
-/// reach its caller.
+/// The earlier interruption of the key, which the key gets back if the claim never reaches its
+/// caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StandsOn {
     since: Timestamp,
@@ -132,13 +132,12 @@ impl Attempt {
         }
     }
 
-    /// The attempt that an intent tells of. Its names were checked when the row was decoded.
+    /// The attempt of an intent. Its names were checked when the row was decoded.
     pub(crate) fn from_intent(row: &IntentRow<'_>) -> Self {
         Self::from_rows(row, None)
     }
 
-    /// The attempt that a row of the store tells of. Its names were checked when the row was
-    /// decoded.
+    /// The attempt of a row of the store. Its names were checked when the row was decoded.
     pub(crate) fn from_row(row: &ClaimRow<'_>, budget: &Arc<Budget>) -> Self {
         let attempt = Self::from_rows(&row.intent, row.progress.map(|bytes| Progress::new(bytes, budget)));
         if let Some(row) = row.detached {
@@ -201,7 +200,7 @@ impl Attempt {
         }
     }
 
-    /// Its row in the store, with the progress that the caller has taken out of it.
+    /// Its row in the store; the caller passes the progress, which it has already read.
     pub(crate) fn row<'a>(&'a self, progress: Option<&'a Progress>) -> ClaimRow<'a> {
         // Before the intent, which says for how long it is remembered: see `interrupt_since`.
         let interrupted = self.interrupted();
@@ -227,33 +226,33 @@ impl Attempt {
         Facts { fence: self.fence, attempt: self.number, fingerprint: &self.fingerprint }
     }
 
-    /// Until when this attempt, if it is interrupted, is remembered. The time counts from when it
-    /// was found interrupted, or given back.
+    /// Until when this attempt is remembered if it is interrupted. The time counts from when it
+    /// was found interrupted, or released.
     pub(crate) fn remembered_until(&self) -> Timestamp {
         let Some(time) = self.remembered_for() else { return NO_END };
         self.interrupted().unwrap_or(self.started).saturating_add(time)
     }
 
-    /// For how long it is remembered, counted from the time since when it is interrupted.
+    /// For how long it is remembered, counted from the date of the interruption.
     fn remembered_for(&self) -> Option<Duration> {
         let late = Duration::from_millis(self.found_late_ms.load(Ordering::Acquire));
         self.unresolved_ttl.map(|ttl| ttl.saturating_add(late))
     }
 
-    /// When its lease ends; the end of time where it has none.
+    /// When its lease ends; the end of time without a lease.
     #[inline]
     pub(crate) fn lease_until(&self) -> Timestamp {
         Timestamp::from_millis(self.lease_until_ms.load(Ordering::Acquire))
     }
 
-    /// Starts the lease anew.
+    /// Starts the lease again.
     pub(crate) fn renew(&self, now: Timestamp) {
         if let Some(lease) = self.lease {
             self.lease_until_ms.store(now.saturating_add(lease).as_millis(), Ordering::Release);
         }
     }
 
-    /// Notes that no process holds the claim, and that it is good all the same; or that this was
+    /// Notes that the claim was handed over, and is good without a holder; or that this was
     /// [revoked](HandOver::REVOKED).
     pub(crate) fn detach(&self, hand_over: HandOver) {
         let until = hand_over.until.as_millis();
@@ -264,7 +263,7 @@ impl Attempt {
         self.detached_until_ms.store(until, Ordering::Release);
     }
 
-    /// How the claim was handed over as a token last, if it was.
+    /// The last hand-over of the claim as a token, if there was one.
     pub(crate) fn detached(&self) -> Option<HandOver> {
         match self.detached_until_ms.load(Ordering::Acquire) {
             NO_TOKEN => None,
@@ -275,13 +274,12 @@ impl Attempt {
         }
     }
 
-    /// Until when the claim stands though the file is opened anew, if it was handed over as a
-    /// token.
+    /// Until when the claim stands over openings, if it was handed over as a token.
     pub(crate) fn detached_until(&self) -> Option<Timestamp> {
         self.detached().map(|hand_over| hand_over.until)
     }
 
-    /// What was last saved, by this attempt or one before it.
+    /// The progress last saved, by this attempt or one before it.
     pub(crate) fn progress(&self) -> Option<Progress> {
         self.progress.lock().clone()
     }
@@ -312,11 +310,11 @@ impl Attempt {
         self.interrupt_since(now, now);
     }
 
-    /// Notes that the claim was found dead while its process lives: a claim whose lease is over is
-    /// dead since the end of its lease.
+    /// Notes that the claim was found dead while its process lives. A claim whose lease is over
+    /// died at the end of its lease.
     ///
-    /// It is remembered for as long as if it had died now. Nobody may have asked for its key since
-    /// its lease ended, however long ago that was, and the first that asks must be told.
+    /// It is remembered as long as if it had died now. Perhaps no caller has begun its key since
+    /// its lease ended, and the first one that does must learn of the interruption.
     pub(crate) fn lose(&self, now: Timestamp) {
         self.interrupt_since(self.lease_until().min(now), now);
     }
@@ -339,41 +337,40 @@ impl Attempt {
         self.logged.store(true, Ordering::Release);
     }
 
-    /// Whether the log, or the store, has its intent, so that it has to be told how the attempt
-    /// ended.
+    /// Whether the log, or the store, has its intent, so that the log also needs its end.
     pub(crate) fn is_logged(&self) -> bool {
         self.logged.load(Ordering::Acquire)
     }
 
-    /// Notes that the claim was released and did nothing, so that it is an earlier attempt that
-    /// may have.
+    /// Notes that the claim was released without an effect, so that only an earlier attempt may
+    /// have had one.
     pub(crate) fn give_back(&self, now: Timestamp) {
         self.returned.store(true, Ordering::Release);
         self.detached_until_ms.store(NO_TOKEN, Ordering::Release);
         self.interrupt(now);
     }
 
-    /// Whether its claim is on its way to its caller. The caller has done nothing yet.
+    /// Whether its grant is pending: the caller does not have the claim yet.
     pub(crate) fn is_coming(&self) -> bool {
         !matches!(self.coming.load(Ordering::Acquire), 0 | WITHDRAWN)
     }
 
-    /// Whether its claim was withdrawn before it reached its caller. Its key has changed in the
-    /// same step.
+    /// Whether its grant was withdrawn before it reached its caller. The key changed in the same
+    /// step.
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.coming.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// Takes the bytes that are reserved for the end of a claim on its way, because it reaches its
-    /// caller or the engine closes. Only one call gets them, this one or
+    /// Takes the bytes that a pending grant has reserved for the claim's end, because the claim
+    /// reaches its caller or the engine closes. Only one call gets them, this one or
     /// [`withdraw`](Self::withdraw).
     pub(crate) fn take_coming(&self) -> Option<u64> {
         self.leave_coming(0)
     }
 
-    /// Takes the bytes that are reserved for the end of a claim on its way, because it is
-    /// withdrawn. Called under the lock of its key's shard by a caller that changes the key in the
-    /// same step: between two steps the claim would look like one that its caller has.
+    /// Takes the bytes that a pending grant has reserved for the claim's end, because the grant
+    /// is withdrawn. The caller holds the lock of the key's shard and changes the key in the same
+    /// step: between two steps the claim would look as if its caller had it.
     pub(crate) fn withdraw(&self) -> Option<u64> {
         self.leave_coming(WITHDRAWN)
     }
@@ -383,15 +380,14 @@ impl Attempt {
         self.coming.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_coming).ok()
     }
 
-    /// What a claim that is granted over this attempt stands on.
+    /// The interruption that a new claim over this attempt would restore if it is withdrawn.
     pub(crate) fn as_standing(&self) -> StandsOn {
         let since = self.interrupted().unwrap_or_else(|| self.lease_until());
         StandsOn { since, unresolved_ttl: self.remembered_for() }
     }
 
-    /// The interruption that its key goes back to where its claim never reached its caller: as it
-    /// was, but with this fence. It is remembered for as long as before. `None` where there was
-    /// none.
+    /// The interruption that the key gets back if the claim never reached its caller: as it was,
+    /// but with this fence. It is remembered for as long as before. `None` if there was none.
     pub(crate) fn never_held(&self) -> Option<Self> {
         let (earlier, stands_on) = (self.earlier?, self.stands_on?);
         let back = Self::new(AttemptParts {
@@ -414,8 +410,9 @@ impl Attempt {
         Some(back)
     }
 
-    /// Which attempt may have had an effect, as a later one remembers it. A claim that nobody
-    /// noted as interrupted yet, although its lease is over, counts as interrupted since then.
+    /// The attempt that may have had an effect, as a later one remembers it. A claim whose lease
+    /// is over, but which is not marked as interrupted yet, counts as interrupted since the end
+    /// of its lease.
     pub(crate) fn as_earlier(&self) -> Earlier {
         self.earlier.filter(|_| self.returned.load(Ordering::Acquire)).unwrap_or_else(|| {
             let interrupted_at = self.interrupted().unwrap_or_else(|| self.lease_until());
@@ -423,12 +420,12 @@ impl Attempt {
         })
     }
 
-    /// Which attempt may have had an effect, as callers are told.
+    /// The attempt that may have had an effect, for callers.
     pub(crate) fn interruption(&self) -> Interruption {
         self.interruption_of(self.as_earlier())
     }
 
-    /// The interruption before this attempt, as its holder is told.
+    /// The interruption before this attempt, for its holder.
     pub(crate) fn interruption_before(&self) -> Option<Interruption> {
         self.earlier.map(|earlier| self.interruption_of(earlier))
     }

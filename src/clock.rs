@@ -1,8 +1,8 @@
 //! Time. The only module that reads a clock.
 //!
-//! The engine has a clock of its own. A new file starts it at the wall clock. Within one boot of
-//! the machine it runs with the boot clock, over stops and sleeps. [`EngineClock::resume`] has the
-//! rule for an opening, [`EngineClock::now`] what runs while it is open.
+//! The engine has its own clock. A new file starts it at the wall clock. Within one boot of the
+//! machine it runs with the boot clock, over stops and sleeps. [`EngineClock::resume`] has the
+//! rule for an opening, [`EngineClock::now`] the rule while the file is open.
 
 mod boot_id;
 mod deadline;
@@ -27,7 +27,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::sync::{Ordering, UnseenI64, UnseenU64};
 
-/// What every frame of the log says of time.
+/// The times in every frame of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameTime {
     pub(crate) time: Timestamp,
@@ -35,7 +35,7 @@ pub(crate) struct FrameTime {
     pub(crate) wall_max: Timestamp,
 }
 
-/// What the file says of time: readings of all clocks, taken at one moment.
+/// The times in the file: readings of all clocks, taken at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeMark {
     pub(crate) time: Timestamp,
@@ -50,7 +50,7 @@ pub(crate) struct TimeMark {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Past {
     pub(crate) mark: TimeMark,
-    /// What the last frame of the log says, if there is one that counts.
+    /// The times of the last frame of the log, if there is one that counts.
     pub(crate) frame: Option<FrameTime>,
     /// The file has nothing that could expire.
     pub(crate) is_empty: bool,
@@ -66,11 +66,11 @@ pub(crate) struct EngineClock {
     /// How long the machine has slept. Only grows.
     slept_ms: UnseenU64,
     boot: Option<BootId>,
-    /// On a cache line of its own, away from what lookups read.
+    /// On its own cache line, away from the fields that lookups read.
     wall: CachePadded<WallSeen>,
 }
 
-/// What was seen of the wall clock. Written with every commit.
+/// Readings of the wall clock. Written with every commit.
 #[derive(Debug)]
 struct WallSeen {
     max_ms: UnseenU64,
@@ -78,7 +78,7 @@ struct WallSeen {
     told_ahead_ms: UnseenI64,
 }
 
-/// A wall clock that was set forward by more than this is worth a frame of its own.
+/// If the wall clock was set forward by more than this, the worker writes a frame for it.
 const LEAP_MS: i64 = 1_000;
 
 fn ahead_ms(wall: Timestamp, time: Timestamp) -> i64 {
@@ -95,17 +95,16 @@ impl EngineClock {
 
     /// The clock of a file that is opened again.
     ///
-    /// 1. In the boot that the mark was made in, the boot clock says exactly how much time went
-    ///    by. The wall clock does not matter.
-    /// 2. Otherwise only a wall clock can tell, and it may be wrong by decades. What it says
-    ///    beyond the highest time that a wall clock ever showed went by, but `jump_max` at most.
-    ///    So a clock that is wrong for one opening and right for the next counts at most once;
-    ///    keys live longer by what is not counted.
-    /// 3. A file that has nothing that could expire takes the wall clock as it is, if that is
-    ///    later.
+    /// 1. In the boot in which the mark was made, the boot clock says exactly how much time has
+    ///    passed. The wall clock does not matter.
+    /// 2. Otherwise only the wall clock can tell, and it may be wrong by decades. The engine's
+    ///    clock advances by the wall clock's time beyond its highest earlier value, but by at
+    ///    most `jump_max`. So a clock that is wrong for one opening and right for the next counts
+    ///    at most once. Keys live longer by the time that is not counted.
+    /// 3. A file with nothing that could expire takes the wall clock as it is, if that is later.
     ///
-    /// The clock never goes back behind what the file has seen. A boot clock that did (a virtual
-    /// machine that was put back) says nothing of the time between: that is case 2.
+    /// The clock never goes below the highest time that the file has seen. If the boot clock went
+    /// back (a virtual machine was reset to a snapshot), case 2 applies.
     pub(crate) fn resume(source: TimeSource, past: &Past, jump_max: Duration) -> Self {
         let Past { mark, frame, is_empty } = *past;
         let wall = source.wall();
@@ -138,15 +137,14 @@ impl EngineClock {
 
     /// The engine's time now; never less than an earlier answer.
     ///
-    /// A sleep of the machine counts from the next call of [`notice_sleep`](Self::notice_sleep)
-    /// on.
+    /// A sleep of the machine counts after the next call of [`notice_sleep`](Self::notice_sleep).
     #[inline]
     pub(crate) fn now(&self) -> Timestamp {
         self.at(self.boot_ms())
     }
 
-    /// The boot clock, with the sleeps that were noticed. Of two coarse numbers, which makes it
-    /// late by a tick at most, never early: what a later opening reads of it is not less.
+    /// The boot clock, with the noticed sleeps. It is the sum of two coarse numbers, so it is
+    /// late by at most a tick and never early: a later opening does not read less.
     #[inline]
     fn boot_ms(&self) -> u64 {
         self.source.monotonic_ms().saturating_add(self.slept_ms.load(Ordering::Relaxed))
@@ -157,8 +155,8 @@ impl EngineClock {
         Timestamp(self.start.0.saturating_add(boot_ms.saturating_sub(self.origin_ms)))
     }
 
-    /// Adds what the machine has slept since the last call. The worker calls it with every tick;
-    /// lookups don't, it costs several times what they may.
+    /// Adds the time that the machine has slept since the last call. The worker calls it with
+    /// every tick. Lookups don't, because it costs several times as much as they may.
     pub(crate) fn notice_sleep(&self) {
         let slept_ms = self.source.slept_ms();
         if slept_ms > self.slept_ms.load(Ordering::Relaxed) {
@@ -166,7 +164,7 @@ impl EngineClock {
         }
     }
 
-    /// What to write into a frame, so that an opening after a crash can go on from there.
+    /// The times for a frame, from which an opening after a crash continues.
     pub(crate) fn frame_time(&self) -> FrameTime {
         let wall = self.source.coarse_wall();
         let before = self.wall.max_ms.fetch_max(wall.0, Ordering::Relaxed);
@@ -176,12 +174,12 @@ impl EngineClock {
     }
 
     /// Whether the wall clock was set forward since the last frame or mark. If a reboot came
-    /// before the next one, an opening would take that for time that went by.
+    /// before the next one, an opening would count the change as time that has passed.
     pub(crate) fn has_wall_leapt(&self) -> bool {
         self.wall_ahead_ms() > self.wall.told_ahead_ms.load(Ordering::Relaxed).saturating_add(LEAP_MS)
     }
 
-    /// What to write into the file, so that a later opening can go on from there.
+    /// The times for the file, from which a later opening continues.
     pub(crate) fn mark(&self) -> TimeMark {
         self.notice_sleep();
         let wall_max = self.frame_time().wall_max;
@@ -189,7 +187,7 @@ impl EngineClock {
         TimeMark { time: self.at(boot_ms), wall_max, boot: self.boot, boot_ms }
     }
 
-    /// By how much the wall clock is ahead of the engine's now (negative: behind).
+    /// By how much the wall clock is ahead of the engine's clock (negative: behind).
     pub(crate) fn wall_ahead_ms(&self) -> i64 {
         ahead_ms(self.source.wall(), self.now())
     }

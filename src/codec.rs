@@ -27,9 +27,8 @@ use bincode::{BorrowDecode, Encode};
 
 use crate::error::{Damage, OpenError};
 
-/// Version of everything on disk. A file with another one is refused. Version 1 had checksums of
-/// BLAKE3, version 2 numbers of fixed width, in version 3 a log did not say to which opening of
-/// the file it belongs, in version 4 nothing told of a missing row of `forgotten` or `scopes`.
+/// Version of everything on disk. A file with another version is refused. `docs/file-format.md`
+/// lists the earlier ones.
 pub(crate) const FORMAT_VERSION: u32 = 5;
 
 /// Refuses a file with another version than this build's.
@@ -51,8 +50,8 @@ const ENTRY_LIMIT: usize = 32 << 20;
 const CONFIG: Configuration<LittleEndian, Varint, Limit<ENTRY_LIMIT>> =
     bincode::config::standard().with_little_endian().with_variable_int_encoding().with_limit::<ENTRY_LIMIT>();
 
-/// Text that is kept. It is decoded from the bytes that are there: bincode's own `String` asks for
-/// memory by the length that they claim.
+/// Text that is stored. It is decoded from the bytes that exist: bincode's own `String` allocates
+/// by the length that the bytes claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
 pub(crate) struct Text(pub(crate) String);
 
@@ -71,7 +70,7 @@ pub(crate) enum Entry<'a> {
     Completion(u128, CompletionRow<'a>),
     /// A claim was released, or a key forgotten.
     Vacated(VacatedRow),
-    /// Nothing happened but time.
+    /// A time mark.
     Mark,
     /// The progress of a claim was saved.
     Progress(ProgressRow<'a>),
@@ -79,7 +78,7 @@ pub(crate) enum Entry<'a> {
     Detached(DetachedRow),
     /// A scope was given a policy.
     PolicySet(ScopeRow<'a>),
-    /// A claim was released that followed an interruption. The interruption stands, and counts
+    /// A claim that followed an interruption was released. The interruption stands, and counts
     /// from this time.
     Returned(IntentRow<'a>, u64),
 }
@@ -106,16 +105,14 @@ impl Entry<'_> {
 ///
 /// # Panics
 ///
-/// Never: a vector takes any number of bytes, and rows are far below the limit, which options
-/// guard.
+/// Never: a vector takes any number of bytes, and the options keep rows far below the limit.
 pub(crate) fn encode_into(value: &impl Encode, out: &mut Vec<u8>) {
     if let Err(error) = bincode::encode_into_writer(value, Appended(out), CONFIG) {
         unreachable!("encoding into memory failed: {error}");
     }
 }
 
-/// A vector as bincode writes to it: without the errors of a stream, which cost as much as the
-/// bytes.
+/// A vector as a bincode writer, without the errors of a stream, which cost as much as the bytes.
 struct Appended<'a>(&'a mut Vec<u8>);
 
 impl Writer for Appended<'_> {
@@ -126,7 +123,7 @@ impl Writer for Appended<'_> {
     }
 }
 
-/// How lengths are written in front of what they are the length of: in four bytes.
+/// The encoding of a length in front of its bytes: four bytes.
 ///
 /// # Panics
 ///

@@ -1,9 +1,8 @@
-//! Every decoder of what the engine reads from disk, tried on any bytes: for fuzzing.
+//! Runs every decoder of bytes on disk on any bytes, for fuzzing.
 //!
-//! In an engine a checksum stands before most of them, and damage gets no further. Here the bytes
-//! are given a right one, so that what lies behind it is tried as well. What decodes has to encode
-//! to the same bytes, or to fewer, for a number may have been written in more than it needs; where
-//! it need not, that is said.
+//! In an engine a checksum protects most decoders from damaged bytes. Here the bytes get a right
+//! checksum, so that the decoders are reached. A decoded value must encode to the same bytes, or
+//! to fewer, because a number may have been written in more than it needs. Exceptions say so.
 
 use std::path::Path;
 
@@ -23,11 +22,11 @@ use crate::sync::{Arc, OnceLock};
 use crate::wal::frame::{CHECKED, Frame, FrameBuf, HEADER};
 use crate::wal::{self, Identity};
 
-/// Bytes of the log's header that are under its checksum, and with it.
+/// Bytes of the log's header under its checksum, and together with it.
 const LOG_CHECKED: usize = 40;
 const LOG_HEADER: usize = LOG_CHECKED + 8;
 
-/// A decoder of the engine's. [`check`](Self::check) tries it.
+/// A decoder of the engine. [`check`](Self::check) runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoder {
     /// An entry of the log.
@@ -36,9 +35,9 @@ pub enum Decoder {
     Frame,
     /// The start of the log.
     LogHeader,
-    /// The row that says what the file is.
+    /// The meta row.
     Meta,
-    /// The row that says which records a block has.
+    /// The index row of a block.
     IndexRow,
     /// A record in a block.
     BlockEntry,
@@ -55,7 +54,7 @@ pub enum Decoder {
     Json,
 }
 
-/// What the bytes are sealed with, as one file seals its own.
+/// The checksum keys of one file, to seal the bytes.
 fn checksummer() -> &'static Checksummer {
     static SEALER: OnceLock<Checksummer> = OnceLock::new();
     SEALER.get_or_init(|| Checksummer::new(&Secret([7; 32])))
@@ -84,12 +83,12 @@ impl Decoder {
         Self::Json,
     ];
 
-    /// Decodes `bytes`; whether they were something.
+    /// Decodes `bytes`; returns whether they are valid.
     ///
     /// # Panics
     ///
-    /// When what was decoded does not encode to the same bytes, or means something else when it is
-    /// decoded again.
+    /// When the decoded value does not encode to the same bytes, or decodes to another value the
+    /// next time.
     #[must_use]
     pub fn check(self, bytes: &[u8]) -> bool {
         match self {
@@ -120,7 +119,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes that it takes, to start from.
+    /// Valid bytes, to start from.
     #[must_use]
     pub fn example(self) -> Vec<u8> {
         match self {
@@ -167,7 +166,7 @@ fn assert_same(value: &impl bincode::Encode, bytes: &[u8]) {
     assert!(again.len() < bytes.len() || again == bytes, "what was decoded encodes to other bytes");
 }
 
-/// What replaying an entry does with it.
+/// The steps of a replay with an entry.
 fn check_entry(entry: &Entry<'_>, bytes: &[u8]) -> bool {
     assert_same(entry, bytes);
     match entry {
@@ -179,7 +178,7 @@ fn check_entry(entry: &Entry<'_>, bytes: &[u8]) -> bool {
     }
 }
 
-/// An attempt gives its intent back, but for a span of remembering below the TTL.
+/// An attempt encodes to its intent again, except for a remembered time below the TTL.
 fn check_intent(row: &IntentRow<'_>) -> bool {
     if codec::check_names(row.scope, row.key).is_err() {
         return false;
@@ -188,7 +187,7 @@ fn check_intent(row: &IntentRow<'_>) -> bool {
     true
 }
 
-/// An attempt gives its row back, but for times that stand for "not yet".
+/// An attempt encodes to its row again, except for times that mean "not yet".
 fn check_claim(row: &ClaimRow<'_>) -> bool {
     if codec::check_names(row.intent.scope, row.intent.key).is_err() {
         return false;
@@ -215,7 +214,7 @@ fn check_completion(row: &CompletionRow<'_>) -> Option<Record> {
     Some(record)
 }
 
-/// A policy gives its row back, but for a delay that has no meaning beside intents.
+/// A policy encodes to its row again, except for a delay that has no meaning beside intents.
 fn check_policy(row: &PolicyRow) -> bool {
     let Ok(policy) = Policy::from_row(row) else { return false };
     let expected = PolicyRow { relaxed_ms: row.relaxed_ms.filter(|_| !row.intents), ..*row };
@@ -227,7 +226,7 @@ fn frame_time(time: u64, wall: u64) -> FrameTime {
     FrameTime { time: Timestamp::from_millis(time), wall_max: Timestamp::from_millis(wall) }
 }
 
-/// Bytes behind the last entry, and the padding of the last sector, are not looked at.
+/// Bytes behind the last entry, and the padding of the last sector, are ignored.
 fn check_frame(bytes: &[u8]) -> bool {
     assert!(Frame::read(bytes, checksummer(), SALT).is_none_or(|frame| frame.len() >= HEADER));
     let (Some(len), Some(entries)) = (number(bytes, 4..8), number(bytes, 8..12)) else { return false };
@@ -256,7 +255,7 @@ fn check_frame(bytes: &[u8]) -> bool {
     true
 }
 
-/// Four bytes that are zero are under the checksum, and not looked at.
+/// Four zero bytes are under the checksum, and ignored.
 fn check_log_header(bytes: &[u8]) -> bool {
     let path = Path::new("x.idem-wal");
     let nobody = Identity { file_id: [0; 16], checksummer: checksummer().clone() };
@@ -317,7 +316,7 @@ fn check_block_entry(bytes: &[u8]) -> bool {
     true
 }
 
-/// The text may be written in another way, but means the same.
+/// The text may be written in another way with the same meaning.
 #[cfg(feature = "serde")]
 fn check_json(bytes: &[u8]) -> bool {
     type Reply = Result<Vec<(Option<f64>, Vec<i64>)>, std::collections::BTreeMap<String, bool>>;

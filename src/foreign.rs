@@ -1,8 +1,8 @@
-//! Foreign code: runs it so that no panic of it gets out.
+//! Runs application code so that no panic of it gets out.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What `code` gives; `None` where it panics.
+/// The result of `code`; `None` if it panics.
 pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(given) => Some(given),

@@ -17,7 +17,7 @@ pub(crate) fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Has forks noticed from now on. Called before a file is opened.
+/// Registers the handler, so that forks are noticed from now on. Called before a file is opened.
 #[cfg(unix)]
 #[expect(unsafe_code, reason = "the C library's handlers of fork have no safe form")]
 pub(crate) fn watch() -> io::Result<()> {
@@ -45,7 +45,7 @@ pub(crate) fn watch() -> io::Result<()> {
     Ok(())
 }
 
-/// The process that something belongs to.
+/// The process that owns something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
     generation: u64,
@@ -64,8 +64,8 @@ impl Origin {
         self.generation != generation()
     }
 
-    /// The same, asked of the system too: for a child that was made past the C library. Costs a
-    /// system call.
+    /// The same, but also asks the system, for a child that was forked without the C library.
+    /// Costs a system call.
     pub(crate) fn is_elsewhere_for_sure(self) -> bool {
         self.is_elsewhere() || self.process != std::process::id()
     }

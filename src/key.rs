@@ -7,9 +7,9 @@ use std::fmt;
 
 use siphasher::sip128::SipHasher13;
 
-/// A digest under a secret drawn when the file is made. Clients choose keys, so without the secret
-/// one could search for two keys with one digest; with it, 10 billion keys collide with
-/// probability below 10⁻¹⁸.
+/// A digest under a secret drawn when the file is made. Clients choose keys, so without the
+/// secret a client could search for two keys with one digest. With it, 10 billion keys collide
+/// with probability below 10⁻¹⁸.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Digest(u128);
 
@@ -34,12 +34,12 @@ impl Digest {
     }
 }
 
-/// A short name of a key for logs and metrics: 8 hexadecimal digits. It gives nothing of the key
-/// away.
+/// A short name of a key for logs and metrics: 8 hexadecimal digits. It reveals nothing about the
+/// key.
 ///
 /// It depends on a secret of the file, the scope and the key, so it is the same in every process
-/// that opens the file. Of 9,300 keys two have the same with probability 1 %. All `Debug` output
-/// names keys so.
+/// that opens the file. Among 9,300 keys, two have the same name with probability 1 %. All
+/// `Debug` output names keys this way.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyHash(u32);
 
@@ -55,7 +55,7 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// Hashes digests for maps: they are uniform already, and nobody outside can aim at them.
+/// Hashes digests for maps: they are uniform already, and clients can't construct collisions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DigestHasher(u64);
 
@@ -82,7 +82,7 @@ pub(crate) type DigestMap<V> =
 pub(crate) struct Secret(pub(crate) [u8; 32]);
 
 impl Secret {
-    /// A key for one purpose, of which nobody learns from the keys for others.
+    /// A key for one purpose, which the keys for other purposes do not reveal.
     pub(crate) fn derived(&self, purpose: &str) -> [u8; 16] {
         first_half(&blake3::derive_key(purpose, &self.0))
     }
@@ -98,12 +98,12 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Digests the keys of one scope. Every scope has a hash key of its own, derived from the file's
-/// secret and the scope's name, so the name costs nothing per lookup.
+/// Digests the keys of one scope. Every scope has its own hash key, derived from the file's
+/// secret and the scope's name, so the name costs nothing in a lookup.
 #[derive(Clone)]
 pub(crate) struct KeyHasher(SipHasher13);
 
-/// The hash key must not end up in a log: an attacker that knows it can aim at collisions.
+/// The hash key must not end up in a log: an attacker that knows it can construct collisions.
 impl std::fmt::Debug for KeyHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("KeyHasher(..)")

@@ -30,27 +30,26 @@
 //!
 //! - Of all callers with one key, one holds a [`Claim`] at any time. [`Begin::Fresh`] is returned
 //!   once the grant is durable.
-//! - [`Begin::Done`] is returned only for a completion that would survive a power cut.
+//! - [`Begin::Done`] is returned only for a completion that survives a power cut.
 //! - The same key with another [`Fingerprint`] is refused: [`BeginError::KeyReused`].
 //! - A claim that ends without an outcome (dropped, panicked, process killed) leaves its key
-//!   *interrupted*: its effect may have happened. The next begin is refused with all that is known
-//!   ([`BeginError::Unresolved`]), until the key is resolved; or, where the policy says
-//!   [`Recovery::Rerun`], it gets a claim that tells ([`Claim::interrupted`]).
+//!   *interrupted*: its effect may have happened. The next begin is refused with the details
+//!   ([`BeginError::Unresolved`]) until the key is resolved. With [`Recovery::Rerun`] it gets a
+//!   claim that knows of the interruption ([`Claim::interrupted`]).
 //! - A web framework drops the handler of a request whose client hangs up, and with it the claim.
-//!   Run the operation in a task of its own: [`Scope::run_async`] does (feature `serde`).
-//! - After a failed commit the engine grants nothing more, and goes on to replay what is known to
-//!   be durable.
+//!   So run the operation in its own task, as [`Scope::run_async`] does (feature `serde`).
+//! - After a failed commit the engine grants nothing more, but still replays durable results.
 //!
 //! # Features
 //!
 //! - none (default): the engine.
-//! - `serde`: [`Scope::run`](crate::Scope) and its kin, which store typed results as JSON;
+//! - `serde`: [`Scope::run`](crate::Scope) and similar calls, which store typed results as JSON;
 //!   `Serialize` and `Deserialize` for the small types.
 //! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
 //! - `axum`: the same with what needs axum: scopes by matched path, extractors.
 //! - `tracing`: runs of the layer have the span of their request.
-//! - `sim`: a simulated disk, a clock moved by hand, and engines without threads, for
-//!   deterministic tests. Not for production.
+//! - `sim`: a simulated disk, a manual clock, and engines without threads, for deterministic
+//!   tests. Not for production.
 //!
 //! `docs/guarantees.md` names the test that holds each promise, and `docs/guide.md` shows every
 //! call.
@@ -121,8 +120,8 @@ pub use typed::json::JsonError;
 /// Tables of your own in the engine's file: see [`Claim::complete_in`] and
 /// [`Engine::read_tables`].
 ///
-/// All that is public of redb, the store behind the file, is here and in the types of these
-/// tables. So a new major version of redb changes this module alone.
+/// redb, the store behind the file, is public only here and in the types of these tables. So a
+/// new major version of redb changes only this module.
 pub mod tables {
     pub use redb;
 

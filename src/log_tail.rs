@@ -1,8 +1,9 @@
-//! The tail: what the log holds and the store does not yet, folded to one last word a key.
+//! The tail: the changes that the log has and the store does not have yet, reduced to the last
+//! change of each key.
 //!
-//! The publisher folds each group in, recovery folds in what it replays, and a checkpoint takes
-//! the whole and moves it to the store. Both go through the same code, so what a crash leaves
-//! behind is checkpointed like anything else.
+//! The publisher adds each group, recovery adds each replayed frame, and a checkpoint takes the
+//! whole tail and moves it to the store. Live path and recovery share the code, so the log of a
+//! crash is checkpointed like any other.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasherDefault;
@@ -16,12 +17,12 @@ use crate::record::Record;
 use crate::store::Batch;
 use crate::sync::Arc;
 
-/// The last word on a key.
+/// The last change of a key.
 #[derive(Clone, Debug)]
 pub(crate) enum KeyState {
     /// It has a record.
     Done(Record),
-    /// A claim is out, or was interrupted.
+    /// A claim is in flight, or was interrupted.
     Open(Arc<Attempt>),
     /// It is vacant.
     Vacant,
@@ -30,8 +31,8 @@ pub(crate) enum KeyState {
 #[derive(Debug)]
 struct KeyUpdate {
     last: KeyState,
-    /// A record in the store, or on its way there, was forgotten; until when it would have been
-    /// remembered.
+    /// A record in the store, or in a running checkpoint, was forgotten; until when it would have
+    /// been remembered.
     forgotten_until: Option<Timestamp>,
 }
 
@@ -41,16 +42,17 @@ pub(crate) struct LogTail {
     words: DigestMap<KeyUpdate>,
     /// Scopes that were given a policy.
     scopes: BTreeMap<Box<[u8]>, Policy>,
-    /// Sequence of the last frame folded in; zero for none.
+    /// Sequence of the last frame added; zero for none.
     pub(crate) seq: u64,
-    /// When the oldest thing in here was folded in.
+    /// When the oldest change was added.
     pub(crate) since: Option<Timestamp>,
     /// When the first of its bodies expires.
     due: Option<Timestamp>,
 }
 
 impl LogTail {
-    /// Nothing yet, after the frame with this sequence; made for as many keys as the last one had.
+    /// An empty tail after the frame with this sequence, with room for as many keys as the last
+    /// one had.
     pub(crate) fn after(seq: u64, keys: usize) -> Self {
         let words = DigestMap::with_capacity_and_hasher(keys, BuildHasherDefault::default());
         Self { words, seq, ..Self::default() }
@@ -107,7 +109,8 @@ impl LogTail {
         }
     }
 
-    /// What a checkpoint has to write. A key's claim row ends with anything but an open claim.
+    /// What a checkpoint has to write. It removes a key's claim row, unless the key's last change
+    /// is a claim.
     pub(crate) fn batch(&self, reclaim_max: u64) -> Batch {
         let mut batch = Batch { reclaim_max, ..Batch::default() };
         for (name, policy) in &self.scopes {
@@ -133,7 +136,6 @@ impl LogTail {
         }
         // In the order of digests: the tables are trees, and a run of the simulator must be
         // repeatable.
-        batch.ended.sort_unstable();
         batch.claims.sort_unstable_by_key(|(digest, _)| *digest);
         batch.forgotten.sort_unstable();
         batch

@@ -11,17 +11,17 @@ use crate::policy::Policy;
 use crate::sync::Arc;
 use crate::{AttemptInfo, Interruption, Record};
 
-/// Is told of what an operator wants to see: replays, and [events](Event) of every other kind. Set
-/// with [`Options::observer`](crate::Options::observer).
+/// Receives the events that an operator wants to see: replays, and [events](Event) of every other
+/// kind. Set with [`Options::observer`](crate::Options::observer).
 ///
-/// The methods are called by whichever thread the thing happens on, with no lock held, and that
-/// thread waits for them: hand longer work on. A panic in one goes no further.
+/// The thread on which an event happens calls the method, holds no lock, and waits for it: hand
+/// longer work to another thread. A panic in a method is caught.
 ///
-/// The thread may have claims in hand that its caller does not have yet. A wait for one of them
-/// would never end, so a blocking wait for a claim is refused with
-/// [`InsideCallback`](BeginError::InsideCallback). This holds for claims of every engine with this
-/// observer. Calls of tasks are not refused, for they do not block: a method that blocks on such a
-/// future (`block_on`) can hang its thread. Hand the wait to another thread or task.
+/// The thread may hold claims that its caller does not have yet. A wait for one of them would
+/// never end, so a blocking wait for a claim is refused with
+/// [`InsideCallback`](BeginError::InsideCallback), for claims of every engine with this observer.
+/// Futures are not refused, because they do not block. But a method that blocks on one
+/// (`block_on`) can hang its thread: hand the wait to another thread or task.
 ///
 /// ```
 /// # use idemkv::{Begin, Engine, Fingerprint, Observer, Record};
@@ -49,19 +49,19 @@ use crate::{AttemptInfo, Interruption, Record};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Observer: Send + Sync {
-    /// A begin was answered with this record. A method of its own, because it is on the way of
-    /// every replay.
+    /// A begin was answered with this record. It is a separate method, because every replay calls
+    /// it.
     fn replayed(&self, record: &Record) {
         let _ = record;
     }
 
-    /// Anything else that is worth a line in a log.
+    /// Any other event that is worth a line in a log.
     fn event(&self, event: &Event<'_>) {
         let _ = event;
     }
 }
 
-/// What an [`Observer`] is told. Kinds of events, and what they say, may be added.
+/// An event for an [`Observer`]. Kinds of events, and fields, may be added.
 #[non_exhaustive]
 pub enum Event<'e> {
     /// The file was opened, and calls are about to be answered.
@@ -71,12 +71,12 @@ pub enum Event<'e> {
         keys: usize,
         /// Group commits that were replayed from the log.
         replayed: u64,
-        /// Claims that were found dead. Each has an event of its own.
+        /// Claims that were found dead. Each also has its own event.
         interrupted: usize,
         /// How long it took.
         took: Duration,
     },
-    /// A claim was granted, and is on its way to its caller.
+    /// A claim was granted, and its call is about to return.
     #[non_exhaustive]
     Granted {
         /// The key's scope.
@@ -87,10 +87,10 @@ pub enum Event<'e> {
         attempt: AttemptInfo,
         /// The attempt before it that was interrupted, if there was one.
         interrupted: Option<Interruption>,
-        /// It was given to resolve the key.
+        /// Whether [`resolve`](crate::Scope::resolve) gave it.
         resolves: bool,
     },
-    /// A claim has ended. The log has its end, and makes it durable.
+    /// A claim has ended. Its end is queued for the log, and soon durable.
     #[non_exhaustive]
     Ended {
         /// The key's scope.
@@ -101,7 +101,7 @@ pub enum Event<'e> {
         attempt: AttemptInfo,
         /// How it ended.
         end: EndKind,
-        /// How long it was out, by the engine's clock.
+        /// How long it was in flight, by the engine's clock.
         took: Duration,
         /// Bytes of the body that is kept.
         body_len: usize,
@@ -113,7 +113,7 @@ pub enum Event<'e> {
         scope: &'e [u8],
         /// The key.
         key: &'e [u8],
-        /// The attempt that may have had an effect, and what is known of it.
+        /// The attempt that may have had an effect.
         interruption: Interruption,
         /// What ended it.
         cause: Cause,
@@ -138,7 +138,8 @@ pub enum Event<'e> {
         /// The claim.
         attempt: AttemptInfo,
     },
-    /// A scope was given a policy: the log has it. It is in force once it is durable.
+    /// A scope was given a policy, and its entry is queued. The policy is in force once the entry
+    /// is durable.
     #[non_exhaustive]
     PolicySet {
         /// The scope.
@@ -146,7 +147,7 @@ pub enum Event<'e> {
         /// Its policy from now on.
         policy: Policy,
     },
-    /// The disk had no room. Claims that are out still complete.
+    /// The disk was full. Claims in flight still complete.
     #[non_exhaustive]
     DiskFull {
         /// What was refused.
@@ -155,14 +156,14 @@ pub enum Event<'e> {
     /// The disk has room again.
     #[non_exhaustive]
     RoomAgain {},
-    /// A read of the file failed. What the engine wanted to write is tried again, without a block
-    /// that can't be read. Of failures that follow within a minute one is told, after that minute.
+    /// A read of the file failed. The engine tries its write again, without a block that can't be
+    /// read. Further failures within a minute are reported as one, after that minute.
     #[non_exhaustive]
     ReadFailed {
         /// What the operating system said.
         failure: &'e IoFailure,
     },
-    /// The engine has stopped granting claims. It is told once.
+    /// The engine has stopped granting claims. Reported once.
     #[non_exhaustive]
     Failed {
         /// Why.
@@ -179,9 +180,9 @@ pub enum Event<'e> {
     /// The file was closed.
     #[non_exhaustive]
     Closed {
-        /// Claims that were still out.
+        /// Claims that were still in flight.
         claims_left: usize,
-        /// What went wrong, if something did. `claims_left` is zero then.
+        /// The error, if there was one. `claims_left` is zero then.
         failure: Option<&'e Failure>,
         /// How long it took.
         took: Duration,
@@ -196,7 +197,7 @@ pub enum EndKind {
     Completed,
     /// With a failure, which is replayed as well.
     Failed,
-    /// It certainly did nothing.
+    /// The operation certainly did not happen.
     Released,
 }
 
@@ -208,7 +209,7 @@ pub enum Cause {
     Dropped,
     /// Its lease ran out.
     Lease,
-    /// The process that had it died, or closed the file. It is found when the file is opened.
+    /// The process that had it died, or closed the file. The next opening finds it.
     Restart,
 }
 
@@ -250,7 +251,7 @@ impl Hooks {
         Self(Some(observer))
     }
 
-    /// Tells of an event, which is made only where somebody listens.
+    /// Reports an event, which is made only if there is an observer.
     pub(crate) fn tell<'e>(&self, event: impl FnOnce() -> Event<'e>) {
         self.call(|observer| observer.event(&event()));
     }
@@ -265,8 +266,8 @@ impl Hooks {
 }
 
 impl Hooks {
-    /// Whether the calling thread tells this observer of something, further up its stack. The
-    /// observer must not wait for a claim then: the thread may have it in hand.
+    /// Whether the calling thread is inside a call of this observer. The observer must not wait
+    /// for a claim then, because the thread may hold that claim.
     pub(crate) fn is_telling(&self) -> bool {
         self.0.as_ref().is_some_and(|observer| is_inside(&**observer, &[Activity::Tells]))
     }

@@ -1,4 +1,4 @@
-//! What a scope's keys are promised.
+//! `Policy`: the promises to a scope's keys.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use crate::codec::{BadBytes, PolicyRow};
 use crate::error::OptionError;
 use crate::record::retention::{RETENTION_MAX, Retention};
 
-/// What a scope's keys are promised: how long results are kept, what becomes of interrupted keys,
-/// what is durable when.
+/// The promises to a scope's keys: how long results are kept, whether interrupted keys run again,
+/// and what is durable when.
 ///
 /// [`Options::policy`](crate::Options::policy) sets the policy of all scopes that have none of their own,
 /// [`Engine::set_policy`](crate::Engine::set_policy) gives a scope its own.
@@ -38,15 +38,15 @@ pub struct Policy {
     pub(crate) max_in_flight: Option<u32>,
 }
 
-/// What a begin of an interrupted key gets. The effect of the earlier attempt may have happened,
-/// or not.
+/// The answer to a begin of an interrupted key. The effect of the earlier attempt may have
+/// happened, or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Recovery {
-    /// A claim that tells of the earlier attempt: see
-    /// [`Claim::interrupted`](crate::Claim::interrupted). For operations that can find out how far
-    /// they came, or that may be repeated.
+    /// A claim that knows of the earlier attempt: see
+    /// [`Claim::interrupted`](crate::Claim::interrupted). For operations that can find out how
+    /// far the attempt came, or that may be repeated.
     Rerun,
     /// [`BeginError::Unresolved`](crate::BeginError::Unresolved), until the key is resolved
     /// ([`Scope::resolve`](crate::Scope::resolve)) or forgotten, or its
@@ -55,24 +55,24 @@ pub enum Recovery {
     Refuse,
 }
 
-/// What is durable when it is acknowledged. With every choice, others see a result only once it is
-/// durable.
+/// What is durable when it is acknowledged. With every choice, other callers see a result only
+/// once it is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Durability {
-    /// Grants and results: after a crash, a key whose claim was out is *interrupted*, and the next
-    /// claim says so. Two syncs a lifecycle.
+    /// Grants and results: after a crash, a key whose claim was in flight is *interrupted*, and
+    /// the next begin says so. Two syncs a lifecycle.
     #[default]
     Full,
-    /// Results: a begin costs no sync, and a crash forgets claims that were out. For operations
-    /// that may run again without anybody knowing, so with [`Recovery::Rerun`] only.
+    /// Results: a begin costs no sync, and a crash forgets claims in flight. Operations may then
+    /// silently run again, so only with [`Recovery::Rerun`].
     Completions,
-    /// Neither: a grant costs no sync, and a completion returns before its result is durable,
-    /// which it is within this time (1 ms to 60 s) or at the next
-    /// [`Engine::flush`](crate::Engine::flush). A crash meanwhile forgets that the operation ever
-    /// ran. Until then others find the key in flight;
-    /// [`Record::is_durable`](crate::Record::is_durable) tells. With [`Recovery::Rerun`] only.
+    /// Neither: a grant costs no sync, and a completion returns before its result is durable. The
+    /// result is durable within this time (1 ms to 60 s), or after the next
+    /// [`Engine::flush`](crate::Engine::flush); [`Record::is_durable`](crate::Record::is_durable)
+    /// tells. Until then other callers find the key in flight, and a crash forgets that the
+    /// operation ran. Only with [`Recovery::Rerun`].
     Relaxed(Duration),
 }
 
@@ -105,9 +105,9 @@ impl Policy {
         self
     }
 
-    /// How long a key is remembered after its completion, so that a very late retry is refused and
-    /// not run again. Counted from the completion too. Default none: as long as its record is
-    /// replayed. From the TTL to 100 years.
+    /// How long a key is remembered, counted from its completion, so that a very late retry is
+    /// refused and not run again. Default none: as long as its record is replayed. From the TTL
+    /// to 100 years.
     #[must_use]
     pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
         self.tombstone_ttl = Some(ttl);
@@ -126,7 +126,7 @@ impl Policy {
     /// How long an interrupted key is remembered, counted from when it was found interrupted.
     /// Default 30 days; 1 ms to 100 years.
     ///
-    /// After that time the key is vacant: the next begin runs the operation, and is not told of
+    /// After that time the key is vacant: the next begin gets a first claim that does not know of
     /// the interruption. The policy at the time of the grant decides.
     #[must_use]
     pub fn unresolved_ttl(mut self, ttl: Duration) -> Self {
@@ -143,15 +143,15 @@ impl Policy {
     }
 
     /// How many attempts are granted before an interrupted key is refused as with
-    /// [`Recovery::Refuse`]. With [`Recovery::Rerun`] only. Default any number; at least 1.
+    /// [`Recovery::Refuse`]. Only with [`Recovery::Rerun`]. Default any number; at least 1.
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
         self
     }
 
-    /// How long a claim is good without being renewed. Default none: as long as its holder has it.
-    /// 1 ms to 30 days.
+    /// How long a claim is good without a renewal. Default none: as long as its holder has it. 1
+    /// ms to 30 days.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
@@ -165,8 +165,8 @@ impl Policy {
         self
     }
 
-    /// Claims of one scope that may be out at once; the engine's own limit holds as well. Default
-    /// none; at least 1.
+    /// The most claims of a scope in flight at once; the engine's own limit holds as well.
+    /// Default none; at least 1.
     #[must_use]
     pub fn max_in_flight(mut self, claims: u32) -> Self {
         self.max_in_flight = Some(claims);
@@ -242,7 +242,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether the parts that say what becomes of an interrupted key go together.
+    /// Whether the parts about interrupted keys agree with each other.
     fn check_recovery(&self) -> Result<(), OptionError> {
         let durability = self.durability;
         match (self.recovery, self.max_attempts) {
@@ -274,7 +274,7 @@ impl Policy {
         Retention::checked(self.ttl, self.tombstone_ttl)
     }
 
-    /// How many attempts are granted by themselves.
+    /// How many attempts are granted without a `resolve`.
     pub(crate) fn attempts_max(&self) -> u32 {
         match self.recovery {
             Recovery::Refuse => 1,

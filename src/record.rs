@@ -21,16 +21,16 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::{Fingerprint, Timestamp};
 use rest::{REST, Rest};
 
-/// What lookups read of a record, and what may change. With the reference count in front of it, it
-/// is a cache line long. The length and then the body come right behind it: a replay of a short
-/// body reads two neighbouring lines.
+/// The fields of a record that lookups read, and those that change. With the reference count in
+/// front they fill one cache line. The length and the body follow, so a replay of a short body
+/// reads two neighbouring lines.
 #[repr(C)]
 struct Header {
     expires: Timestamp,
     fingerprint: Fingerprint,
     /// Set by lookups, cleared by the eviction hand as it passes.
     touched: AtomicBool,
-    /// Whether it would survive a crash.
+    /// Whether the record would survive a crash.
     durable: AtomicBool,
     outcome: Outcome,
     body_kept: bool,
@@ -59,7 +59,7 @@ const NOT_STORED: u64 = u64::MAX;
 #[derive(Clone)]
 pub struct Record(ThinArc<Header, u8>);
 
-/// Hands the parts, one behind the other, to `then`; short ones without an allocation.
+/// Joins the parts and passes them to `then`; short ones without an allocation.
 fn joined<R>(parts: &[&[u8]], then: impl FnOnce(&[u8]) -> R) -> R {
     let mut short = [0; 512];
     let mut free = short.as_mut_slice();
@@ -72,7 +72,7 @@ fn joined<R>(parts: &[&[u8]], then: impl FnOnce(&[u8]) -> R) -> R {
     then(short.split_at(short.len() - left).0)
 }
 
-/// All that makes a record, by name.
+/// The parts of a record, by name.
 pub(crate) struct RecordParts<'a> {
     pub(crate) digest: Digest,
     pub(crate) scope: &'a [u8],
@@ -84,15 +84,14 @@ pub(crate) struct RecordParts<'a> {
     pub(crate) started: Timestamp,
     pub(crate) completed: Timestamp,
     pub(crate) lifetime: Lifetime,
-    /// Whether `body` is the reply, and not the nothing that is left of it.
+    /// Whether `body` is the reply; `false` if it was not kept and `body` is empty.
     pub(crate) body_kept: bool,
     pub(crate) body: &'a [u8],
 }
 
 #[cfg(test)]
 impl RecordParts<'static> {
-    /// What a test needs that asks for little: a success of the key "key", replayed until 9,000
-    /// ms.
+    /// A simple record for tests: a success of the key "key", replayed until 9,000 ms.
     pub(crate) fn example(fence: u64) -> Self {
         let end = Timestamp::from_millis(9_000);
         Self {
@@ -115,7 +114,7 @@ impl RecordParts<'static> {
 impl Record {
     /// # Panics
     ///
-    /// Where scope or key are longer than 65,535 bytes; callers have checked both.
+    /// If scope or key are longer than 65,535 bytes; callers have checked both.
     pub(crate) fn new(parts: &RecordParts<'_>, place: Option<RecordLocation>) -> Self {
         let short =
             |len: usize| u16::try_from(len).unwrap_or_else(|_| unreachable!("names are at most 4,096 bytes"));
@@ -142,8 +141,8 @@ impl Record {
         Self(joined(&tail, |tail| ThinArc::from_header_and_slice(header, tail)))
     }
 
-    /// The same record in memory of its own. Of a place that this one is told later it learns
-    /// nothing.
+    /// A copy in its own allocation. If the original gets a location later, the copy does not
+    /// learn it.
     pub(crate) fn to_copy(&self) -> Self {
         let copy = Self::new(&self.parts(), self.location());
         if self.is_durable() {
@@ -163,13 +162,12 @@ impl Record {
         self.0.header.header.outcome
     }
 
-    /// The same record without its body, not stored anywhere yet: all that is left of it when it
-    /// is no longer replayed.
+    /// The same record without its body, not stored anywhere yet: its tombstone.
     pub(crate) fn without_body(&self) -> Self {
         Self::new(&RecordParts { body_kept: false, body: &[], ..self.parts() }, None)
     }
 
-    /// The same record without its body, which the disk alone has.
+    /// The same record without its body, which is only on disk.
     pub(crate) fn without_body_at(&self, place: RecordLocation) -> Self {
         let left = self.without_body();
         left.set_durable();
@@ -191,7 +189,7 @@ impl Record {
         self.split().0
     }
 
-    /// Whether the reply was stored. `false` where the claim was ended with
+    /// Whether the reply was stored. `false` if the claim was ended with
     /// [`Completion::discard_body`](crate::Completion::discard_body).
     #[must_use]
     pub fn is_body_kept(&self) -> bool {
@@ -217,8 +215,8 @@ impl Record {
         self.rest().fence
     }
 
-    /// Whether the record is durable by now, in the way the file was opened for. Always, but for
-    /// one that was acknowledged early; see [`Durability::Relaxed`](crate::Durability::Relaxed).
+    /// Whether the record is durable by now. Only a record that was acknowledged early may not
+    /// be; see [`Durability::Relaxed`](crate::Durability::Relaxed).
     #[must_use]
     pub fn is_durable(&self) -> bool {
         self.0.header.header.durable.load(Ordering::Acquire)
@@ -247,8 +245,8 @@ impl Record {
         self.0.header.header.expires
     }
 
-    /// Until when the key is remembered: not before [`expires`](Self::expires), and later where a
-    /// [tombstone](crate::Options::tombstone_ttl) stays behind.
+    /// Until when the key is remembered: at or after [`expires`](Self::expires), later if there
+    /// is a [tombstone](crate::Options::tombstone_ttl).
     #[must_use]
     #[inline]
     pub fn remembered_until(&self) -> Timestamp {
@@ -288,7 +286,7 @@ impl Record {
         Rest::from_bytes(bytes)
     }
 
-    /// Whether it answers such a request now: see [`is_replayed`].
+    /// Whether it answers this request now: see [`is_replayed`].
     #[inline]
     pub(crate) fn is_replayed(&self, asked: &Fingerprint, now: Timestamp) -> bool {
         let header = &self.0.header.header;
@@ -341,7 +339,7 @@ impl Record {
         self.0.header.header.place.store(place.0, Ordering::Release);
     }
 
-    /// Reads from the lines that a replay needs, for nothing but to have them in the cache.
+    /// Reads the cache lines that a replay needs, only to bring them into the cache.
     #[inline]
     pub(crate) fn warm(&self) -> u64 {
         let header = &self.0.header.header;

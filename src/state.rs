@@ -1,15 +1,15 @@
 //! The state machine of one key: what every event does in every state.
 //!
-//! One pure function, no lock, clock or I/O in it. The live path, recovery and the fuzz model all
-//! go through [`decide`]; a new state or event breaks the build until every pair is decided,
+//! One pure function, without lock, clock or I/O. The live path, recovery and the fuzz model all
+//! go through [`decide`]. A new state or event does not compile until every pair is decided,
 //! because no match below has a wildcard.
 
 use crate::{Fingerprint, Timestamp};
 
 /// A number that grows with every claim that a file grants, across restarts.
 ///
-/// Hand it to a downstream system that can refuse a lower one, and a worker that came back from
-/// the dead can do no harm there.
+/// Hand it to a downstream system that can refuse a lower one. Then a worker that hung and wakes
+/// up late can do no harm there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Fence(u64);
@@ -32,24 +32,24 @@ impl std::fmt::Display for Fence {
     }
 }
 
-/// What a state knows of the attempt that brought it about.
+/// The facts that a state has about its attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts<'a> {
     /// The fence of the claim.
     pub fence: Fence,
-    /// 1 for the first claim of a key, one more for each that follows an interruption.
+    /// 1 for the first claim of a key, one more after each interruption.
     pub attempt: u32,
-    /// What the request was.
+    /// The request's fingerprint.
     pub fingerprint: &'a Fingerprint,
 }
 
-/// How long a record counts.
+/// The times of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// It is replayed until then.
     pub expires: Timestamp,
-    /// Its key is remembered until then, which is not before. Between the two a begin is told that
-    /// it comes too late.
+    /// Its key is remembered until then, not before `expires`. Between the two a begin is refused
+    /// as too late.
     pub remembered_until: Timestamp,
 }
 
@@ -58,15 +58,15 @@ pub struct Lifetime {
 pub enum State<'a> {
     /// Nothing is known of the key.
     Vacant,
-    /// A claim is out; its lease ends at the time given, which is the end of time where it has
-    /// none.
+    /// A claim is in flight. Its lease ends at the given time; without a lease, that is the end
+    /// of time.
     InFlight(Facts<'a>, Timestamp),
-    /// The claim has ended, or the record is being forgotten; the log has it, but it isn't durable
-    /// yet.
+    /// The claim has ended, or the record is being forgotten; the entry is queued, but not
+    /// durable yet.
     Ending(Facts<'a>),
-    /// The claim ended with no outcome known; remembered until the time given.
+    /// The claim ended without an outcome; remembered until the given time.
     Interrupted(Facts<'a>, Timestamp),
-    /// A durable record, which counts as long as is given.
+    /// A durable record, with its times.
     Done(Facts<'a>, Lifetime),
 }
 
@@ -75,15 +75,16 @@ pub enum State<'a> {
 pub enum Event<'a> {
     /// A caller asks whether to run.
     Begin {
-        /// What its request is.
+        /// The request's fingerprint.
         fingerprint: &'a Fingerprint,
         /// When it asks.
         now: Timestamp,
-        /// How many attempts may have been made before somebody has to resolve an interruption: 1
-        /// where none is to be run again by itself, `u32::MAX` where there is no limit.
+        /// How many attempts are granted before an interruption has to be resolved: 1 if none may
+        /// run again by itself, `u32::MAX` without a limit.
         attempts_max: u32,
     },
-    /// An operator, or a program that knows what became of an interrupted claim, asks to say so.
+    /// An operator, or a program that knows the outcome of an interrupted attempt, asks for a
+    /// claim to report it.
     Resolve {
         /// When it asks.
         now: Timestamp,
@@ -95,25 +96,25 @@ pub enum Event<'a> {
         /// When.
         now: Timestamp,
     },
-    /// The claim with this fence hands its outcome, or its release, to the log.
+    /// The claim with this fence queues its outcome, or its release.
     End {
         /// The claim's fence.
         fence: Fence,
         /// When.
         now: Timestamp,
     },
-    /// The claim with this fence is taken back before its caller had it: nobody has run anything.
+    /// The grant with this fence is withdrawn before its caller had it: no operation has run.
     Withdraw {
         /// The claim's fence.
         fence: Fence,
     },
-    /// The claim with this fence is gone without an outcome: dropped, panicked, or its process
+    /// The claim with this fence ended without an outcome: dropped, panicked, or its process
     /// died.
     Abandon {
         /// The claim's fence.
         fence: Fence,
     },
-    /// A caller asks to forget what is stored.
+    /// A caller asks to forget the record or the interruption.
     Forget {
         /// When it asks.
         now: Timestamp,
@@ -139,8 +140,8 @@ pub enum Event<'a> {
         /// The fence of the claim that was released, or of what was forgotten.
         fence: Fence,
     },
-    /// The log holds, durably, that the claim with this fence did nothing, but that an earlier
-    /// attempt, which was interrupted, may have.
+    /// The log holds, durably, that the claim with this fence had no effect, but that an earlier,
+    /// interrupted attempt may have had one.
     Returned {
         /// The fence of the claim that was released.
         fence: Fence,
@@ -161,19 +162,19 @@ pub enum Decision {
         /// The attempt's number.
         attempt: u32,
     },
-    /// Somebody else holds the key: wait for it.
+    /// Another caller holds the key: wait for it.
     Wait,
     /// Answer with the record.
     Replay,
-    /// The operation has run, but its record is not replayed any more: refuse.
+    /// The operation has run, but its record is no longer replayed: refuse.
     Expired,
     /// Another request used this key: refuse.
     Reused,
-    /// The key is interrupted, and was attempted often enough: refuse until somebody resolves it.
+    /// The key is interrupted, and its attempts are used up: refuse until it is resolved.
     Unresolved,
     /// The claim is not the current one: refuse.
     Superseded,
-    /// Somebody holds the key, so it can't be forgotten: refuse.
+    /// A caller holds the key, so it can't be forgotten: refuse.
     Busy,
     /// The key's state becomes this.
     Become(Phase),
@@ -182,8 +183,7 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// The phase that the key changes to without being granted to anybody; `None` where it stays
-    /// what it is.
+    /// The phase to which the key changes without a grant; `None` if it does not change.
     #[must_use]
     #[inline]
     pub fn becomes(self) -> Option<Phase> {
@@ -219,11 +219,10 @@ pub enum Phase {
 
 /// Decides what `event` does to a key in `state`.
 ///
-/// A state whose time is over counts as vacant, before anything else. Then the fingerprint is
-/// checked, before anything else about the state. A claim whose lease has run out is to be made
-/// interrupted first, before any question about its key: [`Decision::Become`] says so, and the
-/// event is to meet that state. Events that come from the log carry fences: a lower one than the
-/// state's is history.
+/// An expired state counts as vacant, before anything else. Then the fingerprint is checked,
+/// before anything else about the state. If a claim's lease has run out, [`Decision::Become`]
+/// makes the claim interrupted, and the event is then decided for that state. Events from the log
+/// carry fences: an event with a lower fence than the state's is out of date.
 #[must_use]
 #[inline]
 pub fn decide(state: State<'_>, event: Event<'_>) -> Decision {
@@ -343,8 +342,8 @@ fn done(facts: Facts<'_>, lifetime: Lifetime, event: Event<'_>) -> Decision {
     }
 }
 
-/// Whether a record of this request, which expires then, answers a begin: what [`decide`] asks
-/// first of a key that is done, for callers that want no more than that.
+/// Whether a record with this fingerprint and expiry answers a begin: the first check of
+/// [`decide`] on a key that is done, for callers that need only that.
 #[must_use]
 #[inline]
 pub(crate) fn is_replayed(

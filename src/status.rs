@@ -1,26 +1,26 @@
-//! What is known of a key, as callers are told it.
+//! `Status`: the state of a key, as a lookup returns it.
 
 use crate::attempt::interruption::{AttemptInfo, Interruption};
 use crate::error::ReadError;
 use crate::record::Record;
 use crate::record::tombstone::Tombstone;
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Status {
     /// Nothing: a begin would be granted a first claim.
     Vacant,
-    /// A claim is out.
+    /// A claim is in flight.
     InFlight(AttemptInfo),
     /// The last claim ended without an outcome.
     Interrupted(Interruption),
     /// There is a result.
     Done(Record),
-    /// There was a result. It is no longer replayed, but the key is not free yet.
+    /// There was a result. It is no longer replayed, but the key is still remembered.
     Expired(Tombstone),
-    /// There is, or was, a result, and its record can't be read. Only a claim or a token that was
-    /// superseded is told so; a lookup gives the error.
+    /// There is, or was, a result, and its record can't be read. Only errors of a superseded
+    /// claim or token have this status; a lookup returns the read error.
     Unreadable(ReadError),
 }
 

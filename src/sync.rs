@@ -1,5 +1,5 @@
-//! Every synchronisation primitive the engine uses, from one place, so that a scheduler for model
-//! checking can be slotted in here and nowhere else.
+//! Every synchronisation primitive of the engine, so that a scheduler for model checking can
+//! replace them in one place.
 //!
 //! `--cfg idemkv_shuttle` and `--cfg idemkv_loom` do that; see `model`. `tests/schedules/` says
 //! how to run the first of them, `src/models/` the second.
@@ -24,8 +24,8 @@ pub(crate) use model::*;
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 pub(crate) use real::*;
 
-/// A lock that no scheduler sees, for what redb calls into: while somebody is in redb, which has
-/// locks of its own, no other thread must be let run that could come there as well.
+/// A lock that no scheduler sees, for code that redb calls. redb has its own locks, so the
+/// scheduler must not switch threads while one is inside redb.
 pub(crate) use parking_lot::Mutex as UnseenMutex;
 #[cfg(feature = "sim")]
 pub(crate) use std::sync::Weak;
@@ -45,11 +45,11 @@ thread_local! {
 
 #[cfg(test)]
 thread_local! {
-    /// The system has no more threads to give to the calling one.
+    /// From now on the system refuses new threads to the calling thread.
     static BARREN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs something that can start no threads.
+/// Runs code that can start no threads.
 #[cfg(test)]
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 pub(crate) fn without_threads(body: impl FnOnce()) {
@@ -70,7 +70,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     })
 }
 
-/// Lets others have the processor and the disk for so long.
+/// Sleeps for so long, so that other threads get the processor and the disk.
 pub(crate) fn pause(time: std::time::Duration) {
     std::thread::sleep(time);
 }

@@ -20,7 +20,7 @@ impl Attempt {
         }
     }
 
-    /// Whether those who wait were told to begin again.
+    /// Whether waiters were told to begin again.
     pub(crate) fn was_given_up(&self) -> bool {
         matches!(*self.ended.lock(), Some(Ended::Vacated | Ended::Interrupted))
     }
@@ -30,7 +30,7 @@ impl Attempt {
         self.ended.lock().clone()
     }
 
-    /// Waits for the end, as a task. In a forked child there will be none.
+    /// Waits for the end, as a task. In a forked child the end never comes.
     pub(crate) async fn ended(&self, is_forked: impl Fn() -> bool) -> Ended {
         let ended = || {
             if is_forked() {

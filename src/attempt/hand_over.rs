@@ -2,18 +2,18 @@
 
 use crate::Timestamp;
 
-/// That a claim was handed over as a token.
+/// The fact that a claim was handed over as a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HandOver {
     /// Until when the claim is good although no process holds it.
     pub(crate) until: Timestamp,
-    /// The salt of the opening in which it was done: a token of another line of openings, as after
-    /// a restored backup, does not count.
+    /// The salt of the opening that handed it over. A token from another line of openings, as
+    /// after a restored backup, does not count.
     pub(crate) opening: u64,
 }
 
 impl HandOver {
-    /// Until when a claim stands that was taken up and dropped.
+    /// For a claim that was resumed and dropped: it no longer stands.
     pub(crate) const REVOKED: Timestamp = Timestamp::from_millis(0);
 
     pub(crate) fn from_row((until_ms, opening): (u64, u64)) -> Self {

@@ -1,11 +1,11 @@
-//! What the engine knows of an attempt, and of one that was interrupted.
+//! `Interruption`: an attempt that ended without an outcome, as callers see it.
 
 use std::fmt;
 
 use crate::attempt::progress::Progress;
 use crate::{Fence, Fingerprint, Timestamp};
 
-/// What is known of an attempt at an operation.
+/// An attempt at an operation: number, fence and start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptInfo {
     pub(crate) fence: Fence,
@@ -43,7 +43,7 @@ impl fmt::Display for AttemptInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Earlier {
     pub(crate) info: AttemptInfo,
-    /// Since when it was interrupted.
+    /// When it was interrupted.
     pub(crate) interrupted_at: Timestamp,
 }
 
@@ -92,8 +92,8 @@ impl Interruption {
         self.earlier.info.started
     }
 
-    /// Since when it is interrupted: since the drop of its claim, the end of its lease, or the
-    /// opening of the file after the process had died.
+    /// When it was interrupted: at the drop of its claim, at the end of its lease, or at the
+    /// opening after the process had died.
     #[must_use]
     pub fn interrupted_at(&self) -> Timestamp {
         self.earlier.interrupted_at

@@ -1,4 +1,4 @@
-//! What an attempt is made of.
+//! `AttemptParts`: the fields of an attempt.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::record::retention::Retention;
 use crate::state::Fence;
 use crate::{Fingerprint, Timestamp};
 
-/// All that makes an attempt, by name.
+/// The fields of an attempt, by name.
 pub(crate) struct AttemptParts<'a> {
     pub(crate) digest: Digest,
     pub(crate) scope: &'a [u8],
@@ -24,14 +24,14 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) unresolved_ttl: Option<Duration>,
     pub(crate) earlier: Option<Earlier>,
     pub(crate) progress: Option<Progress>,
-    /// The interruption that it stands on.
+    /// The interruption that the key gets back if the grant is withdrawn.
     pub(crate) stands_on: Option<StandsOn>,
     /// Bytes of log that are reserved for the end of a claim that its caller does not have yet.
     pub(crate) coming: u64,
 }
 
 impl AttemptParts<'static> {
-    /// Of a claim of which nothing else matters any more.
+    /// A bare attempt, for a claim of which only key and fence matter.
     pub(crate) fn bare(digest: Digest, fence: Fence) -> Self {
         Self {
             digest,
@@ -51,7 +51,7 @@ impl AttemptParts<'static> {
         }
     }
 
-    /// What a test needs that asks for little: the first claim of the key "key".
+    /// A simple attempt for tests: the first claim of the key "key".
     #[cfg(test)]
     pub(crate) fn example(fence: u64) -> Self {
         let bare = Self::bare(Digest::from_u128(7), Fence::new(fence));

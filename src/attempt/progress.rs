@@ -2,7 +2,7 @@
 
 use crate::sync::{Arc, AtomicUsize, Ordering};
 
-/// What a claim noted of how far it had come; see
+/// How far an operation had come, as its claim saved it; see
 /// [`Claim::save_progress`](crate::Claim::save_progress). Cheap to clone.
 #[derive(Clone)]
 pub struct Progress(Arc<Kept>);
@@ -29,13 +29,13 @@ impl Budget {
 }
 
 impl Progress {
-    /// Progress that a file has, whatever the limit is.
+    /// Progress that was read from a file, even beyond the limit.
     pub(crate) fn new(bytes: &[u8], budget: &Arc<Budget>) -> Self {
         budget.0.fetch_add(bytes.len(), Ordering::Relaxed);
         Self::counted(bytes, budget)
     }
 
-    /// Progress that is saved, if all of it takes at most `max` bytes then.
+    /// Progress to be saved, if all progress then takes at most `max` bytes.
     pub(crate) fn within(bytes: &[u8], budget: &Arc<Budget>, max: usize) -> Option<Self> {
         budget.take(bytes.len(), max).then(|| Self::counted(bytes, budget))
     }

@@ -57,7 +57,7 @@ impl Deadline {
     }
 }
 
-/// How long one call waits: one span for all its waits, from the first of them on.
+/// How long one call may wait: one limit for all its waits, counted from the first.
 #[derive(Debug)]
 pub(crate) struct QueueTimeout {
     span: Duration,
@@ -78,7 +78,7 @@ impl QueueTimeout {
         self.span
     }
 
-    /// What is left of it, for a part of the call. It runs from here on.
+    /// The remaining time, for a part of the call. It runs from now on.
     pub(crate) fn rest(&mut self) -> Self {
         Self { span: self.span, until: Some(self.until()) }
     }

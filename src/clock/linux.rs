@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The kernel's coarse clock: it is read on every lookup, costs a quarter of the precise one, and
+/// The kernel's coarse clock: every lookup reads it. It costs a quarter of the precise one, and
 /// is at most one scheduler tick (1 to 10 ms) late, never early. A record may live that much
 /// longer.
 #[inline]
@@ -24,11 +24,11 @@ fn coarse_ms(clock: ClockId) -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
-/// By how much the boot clock is ahead of the monotonic clock, which stands still while the
-/// machine sleeps.
+/// How far the boot clock is ahead of the monotonic clock, which stands still while the machine
+/// sleeps.
 ///
-/// The boot clock is read first: what goes by between the two readings makes the difference
-/// smaller, never larger. The largest of three is the one where least came between.
+/// The boot clock is read first, so a delay between the two readings makes the difference
+/// smaller, never larger. The largest of three differences has the shortest delay.
 pub(super) fn slept_ms() -> u64 {
     let nanos = |clock| {
         let now = clock_gettime(clock);
@@ -48,8 +48,8 @@ const TIME_NAMESPACE: &str = "/proc/self/ns/time";
 /// the kernel.
 const FIRST_NAMESPACE: &str = "time:[4026531834]";
 
-/// The boot of the machine. `None` where `/proc` does not say, and in a time namespace of its own:
-/// there the boot clock counts from elsewhere.
+/// The boot of the machine. `None` without `/proc`, and in another time namespace, where the boot
+/// clock has an offset.
 pub(super) fn boot() -> Option<[u8; 16]> {
     match std::fs::read_link(TIME_NAMESPACE) {
         Ok(namespace) if namespace == Path::new(FIRST_NAMESPACE) => {}

@@ -1,4 +1,4 @@
-//! A clock that is moved by hand, for tests.
+//! A manual clock, for tests.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct ManualClock {
     pub(super) monotonic_ms: Arc<AtomicU64>,
     /// The boot clock is ahead of the monotonic clock by this.
     pub(super) slept_ms: Arc<AtomicU64>,
-    /// What the wall clock showed at first stands for the machine.
+    /// The first time of the wall clock identifies the machine.
     machine: u64,
     boots: Arc<AtomicU64>,
     is_boot_hidden: Arc<AtomicBool>,
@@ -49,7 +49,7 @@ impl ManualClock {
         }
     }
 
-    /// A clock of its own that shows the same time, in the same boot.
+    /// A separate clock that shows the same time, in the same boot.
     #[must_use]
     pub fn fork(&self) -> Self {
         let copy = |time: &AtomicU64| Arc::new(AtomicU64::new(time.load(Ordering::Acquire)));
@@ -69,7 +69,7 @@ impl ManualClock {
         self.wall_ms.load(Ordering::Acquire)
     }
 
-    /// Lets `span` go by.
+    /// Lets `span` pass.
     pub fn advance(&self, span: Duration) {
         let step = millis(span);
         self.wall_ms.fetch_add(step, Ordering::AcqRel);
@@ -78,29 +78,29 @@ impl ManualClock {
         crate::sync::time::pass(span);
     }
 
-    /// Lets `span` go by while the machine sleeps: wall clock and boot clock go on, the monotonic
-    /// clock stands still. An engine notices with its next step, checkpoint or close.
+    /// Lets `span` pass while the machine sleeps: wall clock and boot clock run, the monotonic
+    /// clock stands still. An engine notices at its next step, checkpoint or close.
     pub fn sleep(&self, span: Duration) {
         let step = millis(span);
         self.wall_ms.fetch_add(step, Ordering::AcqRel);
         self.slept_ms.fetch_add(step, Ordering::AcqRel);
     }
 
-    /// Sets the wall clock, as an administrator or a time server might; no time goes by.
+    /// Sets the wall clock, as an administrator or a time server might; no time passes.
     pub fn jump_wall_to_millis(&self, millis: u64) {
         self.wall_ms.store(millis, Ordering::Release);
     }
 
-    /// Boots the machine anew: boot clock and monotonic clock start again, the wall clock goes on.
-    /// No process survives that: drop the engines on this clock first.
+    /// Reboots the machine: boot clock and monotonic clock start again, the wall clock runs on.
+    /// No process survives a reboot: drop the engines on this clock first.
     pub fn reboot(&self) {
         self.boots.fetch_add(1, Ordering::AcqRel);
         self.jump_boot_to_millis(0);
         self.is_boot_hidden.store(false, Ordering::Release);
     }
 
-    /// Sets the boot clock, as on a virtual machine that is put back to an earlier moment; no time
-    /// goes by. The boot is the same. Drop the engines on this clock first.
+    /// Sets the boot clock, as on a virtual machine that is reset to a snapshot; no time passes.
+    /// The boot is the same. Drop the engines on this clock first.
     pub fn jump_boot_to_millis(&self, millis: u64) {
         self.slept_ms.store(0, Ordering::Release);
         self.monotonic_ms.store(millis, Ordering::Release);

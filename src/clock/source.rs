@@ -26,8 +26,8 @@ pub(crate) enum TimeSource {
     Manual(ManualClock),
 }
 
-/// The latest time that a wall clock is believed to show. Every span can be added to it, and its
-/// distance from any time below it fits the file.
+/// The latest wall-clock time that is accepted. Every span can be added to it, and its distance
+/// from any time below it fits the file.
 const WALL_MAX: Timestamp = Timestamp(i64::MAX.cast_unsigned());
 
 impl TimeSource {
@@ -74,7 +74,7 @@ impl TimeSource {
         }
     }
 
-    /// The boot of the machine that the other clocks count from; `None` where the system does not
+    /// The boot of the machine, from which the other clocks count; `None` if the system does not
     /// say.
     pub(super) fn boot(&self) -> Option<BootId> {
         match self {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// A point in time on the engine's clock, in whole milliseconds since the Unix epoch.
 ///
 /// The engine's clock equals the wall clock at the moment a file is created. After that it
-/// measures what time goes by; `Options::max_clock_jump` has the rule.
+/// measures the time that passes; `Options::max_clock_jump` has the rule.
 ///
 /// ```
 /// use idemkv::Timestamp;
@@ -47,7 +47,7 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The same point as a [`SystemTime`]; `None` where the platform can't represent it.
+    /// The same point as a [`SystemTime`]; `None` if the platform can't represent it.
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
         UNIX_EPOCH.checked_add(Duration::from_millis(self.0))

@@ -1,5 +1,5 @@
-//! The error of all that decodes.
+//! The error of all decoders.
 
-/// Bytes that don't decode: what is wrong with them.
+/// Why bytes don't decode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BadBytes(pub(crate) String);

@@ -9,13 +9,12 @@ use crate::key::Secret;
 
 pub(crate) const CHECKSUM_BYTES: usize = 8;
 
-/// Checksums that are bound to the file and to the place of the bytes, so that neither another
-/// file's bytes nor bytes of another row pass: SipHash-1-3, under a key derived from the file's
-/// secret, over the place and then the bytes.
+/// Checksums that are bound to the file and to the place of the bytes, so that bytes of another
+/// file or another row fail: SipHash-1-3, under a key derived from the file's secret, over the
+/// place and then the bytes.
 ///
-/// They are there for what disks do. A program that could write to the file could also read the
-/// secret in it. A client chooses bodies, and can't make one that would pass for a frame of the
-/// log.
+/// They detect damage done by disks. A program that can write the file can also read the secret
+/// in it. A client chooses bodies, but can't forge a frame of the log in one.
 #[derive(Clone)]
 pub(crate) struct Checksummer(SipHasher13);
 
@@ -51,7 +50,7 @@ impl Checksummer {
         sealed
     }
 
-    /// The bytes of a sealed row, if they are the ones that were sealed for this place.
+    /// The bytes of a sealed row, if they were sealed for this place.
     pub(crate) fn open<'a>(
         &self,
         table: &str,

@@ -1,4 +1,4 @@
-//! Names of scopes and keys, which lie in rows.
+//! Names of scopes and keys inside rows.
 
 use super::bad_bytes::BadBytes;
 

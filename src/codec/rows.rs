@@ -1,4 +1,4 @@
-//! Rows: what entries of the log, and rows of the store, say.
+//! Rows: the fields of log entries and of the store's rows.
 
 use bincode::{BorrowDecode, Encode};
 
@@ -24,18 +24,18 @@ pub(crate) struct IntentRow<'a> {
     /// The attempt before this one, if it was interrupted.
     pub(crate) earlier: Option<EarlierRow>,
     pub(crate) lease_ms: Option<u64>,
-    /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
+    /// How long it is remembered once interrupted; `None` until it is resolved or forgotten.
     pub(crate) unresolved_ms: Option<u64>,
 }
 
-/// A claim in the store: as it was granted, and what is known of it since. The log has an entry
-/// for each of these facts.
+/// A claim in the store: its intent, and the facts since. The log has an entry for each of these
+/// facts.
 #[derive(Clone, Debug, PartialEq, Encode, BorrowDecode)]
 pub(crate) struct ClaimRow<'a> {
     pub(crate) intent: IntentRow<'a>,
-    /// Since when the claim is known to be dead.
+    /// When the claim died, if it did.
     pub(crate) interrupted_ms: Option<u64>,
-    /// The claim was released and did nothing: it is the earlier attempt that may have.
+    /// The claim was released without an effect; only the earlier attempt may have had one.
     pub(crate) returned: bool,
     /// The claim was handed over as a token: until when it is good although no process holds it,
     /// and the opening in which that was done.
@@ -56,7 +56,7 @@ pub(crate) struct ProgressRow<'a> {
 pub(crate) struct DetachedRow {
     pub(crate) digest: u128,
     pub(crate) fence: u64,
-    /// Until when it is good; zero once it was taken up and dropped.
+    /// Until when it is good; zero once it was resumed and dropped.
     pub(crate) until_ms: u64,
     /// The salt of the opening in which it was handed over.
     pub(crate) opening: u64,
@@ -105,8 +105,8 @@ pub(crate) struct EarlierRow {
 
 /// A record without the digest of its key. Every lookup of it has the digest already.
 ///
-/// Times are spans from the one before, which need few bytes. They wrap: a row holds any times,
-/// also those that make no sense.
+/// Each time is a span from the one before, which needs few bytes. Spans wrap, so a row can hold
+/// any times, even senseless ones.
 #[derive(Debug, PartialEq, Encode, BorrowDecode)]
 pub(crate) struct CompletionRow<'a> {
     pub(crate) scope: &'a [u8],

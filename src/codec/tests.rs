@@ -1,4 +1,4 @@
-//! Bytes: what is written comes back, and what was not is refused.
+//! Encoding: written values come back, and altered bytes are refused.
 
 use proptest::prelude::*;
 use siphasher::sip::SipHasher13;
@@ -52,7 +52,7 @@ fn hex(entry: &impl Encode) -> String {
         .collect()
 }
 
-/// Files depend on it, so on how the hasher takes a number, too, which its documentation does not
+/// Files depend on it, and so on how the hasher reads a number, which its documentation does not
 /// promise.
 #[test]
 fn a_checksum_is_that_of_the_bytes_behind_each_other() {

@@ -1,4 +1,4 @@
-//! Calls of the threads that help with commits, so that a queued entry finds a leader.
+//! Wakes the threads that help with commits, so that a queued entry finds a leader.
 
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use crate::sync::Ordering;
 use crate::task::caller::Caller;
 
 impl<P: Publish> Commit<P> {
-    /// Sees to it that somebody leads for entries that are queued already, where their callers do
-    /// not.
+    /// Makes sure that a thread leads for queued entries whose callers do not lead.
     pub(super) fn call_leader_for(&self, caller: Caller, queue: &Queue<P::Op>) {
         // More than one group is more than anybody should leave for later.
         if caller == Caller::Task || queue.is_backed_up() {
@@ -18,14 +17,14 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Sees to it that somebody leads, if nobody does.
+    /// Makes sure that a thread leads.
     pub(super) fn call_leader(&self, queue: &Queue<P::Op>) {
         if queue.writer.is_some() {
             self.call();
         }
     }
 
-    /// Has what is queued written soon.
+    /// Makes sure that the queued entries are written soon.
     pub(crate) fn call(&self) {
         self.is_called.store(true, Ordering::Release);
         self.call_leader_thread();
@@ -37,7 +36,7 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Has the engine's threads look up.
+    /// Wakes the engine's threads.
     pub(crate) fn notify_threads(&self) {
         self.call_leader_thread();
         if let Some(press) = &self.threads.press {
@@ -45,7 +44,7 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Has what is queued by now written within this time.
+    /// Makes sure that the queued entries are written within this time.
     pub(crate) fn flush_within(&self, within: Duration) {
         if self.origin.is_elsewhere() {
             return;

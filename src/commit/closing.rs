@@ -6,7 +6,7 @@ use super::{Commit, Publish};
 use crate::clock::Deadline;
 
 impl<P: Publish> Commit<P> {
-    /// Refuses new entries, and returns when everything queued before is published and nobody
+    /// Refuses new entries, and returns when everything queued before is published and no thread
     /// leads.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock();

@@ -14,7 +14,7 @@ pub(super) struct Counters {
     micros_max: AtomicU64,
 }
 
-/// What [`Commit::stats`](super::Commit::stats) gives.
+/// The result of [`Commit::stats`](super::Commit::stats).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CommitStats {
     pub(crate) commits: u64,

@@ -11,9 +11,9 @@ use crate::task::caller::Caller;
 use crate::wal::Reservation;
 
 impl<P: Publish> Commit<P> {
-    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits while
-    /// the queue is full, as long as `queue_timeout` lasts. `None` where `may`, asked under the
-    /// queue's lock when there is a place, says that the entry is no longer to be queued.
+    /// Queues an entry, which takes its bytes from the reservation once this succeeds. Waits
+    /// while the queue is full, up to `queue_timeout`. `None` if `may`, called under the queue's
+    /// lock once there is a place, returns false.
     pub(crate) async fn append(
         &self,
         caller: Caller,
@@ -28,8 +28,9 @@ impl<P: Publish> Commit<P> {
         self.timers.timeout(until, self.tasks_drained.until(now)).await.unwrap_or(full)
     }
 
-    /// [`append`](Self::append), where there is a place, or for a thread, which waits for one in here. `None` where a task has to
-    /// wait: somebody leads, so that there will be a place, and `op` was not taken.
+    /// [`append`](Self::append), if there is a place, or for a thread, which waits for one here.
+    /// `None` if a task has to wait: a thread leads, so a place will come, and `op` was not
+    /// taken.
     pub(crate) fn append_now(
         &self,
         caller: Caller,
@@ -68,9 +69,9 @@ impl<P: Publish> Commit<P> {
         ticket.map(|ticket| Ok(Some(ticket)))
     }
 
-    /// Queues an entry at once, however full the queue is, without another look: for the ends of
-    /// claims. Each has log space since its claim was granted, which bounds them all, and an
-    /// outcome is not to be refused. Any other entry goes through [`append_if`](Self::append_if).
+    /// Queues an end of a claim at once, however full the queue is, without a further check: an
+    /// outcome must not be refused. Each end has had its log space since the grant, which bounds
+    /// their number. Any other entry goes through [`append_if`](Self::append_if).
     pub(crate) fn append_end(
         &self,
         caller: Caller,
@@ -87,9 +88,9 @@ impl<P: Publish> Commit<P> {
         Ok(ticket)
     }
 
-    /// Queues entries at once, one behind the other, if `may` says so. It is asked under the
-    /// queue's lock, so that the log has what is allowed by a state in the order of that state's
-    /// changes. It may add to the reservation. The ticket is that of the last entry.
+    /// Queues entries at once, one after the other, if `may` returns true. `may` is called under
+    /// the queue's lock, so that entries are in the order of the state changes that allow them.
+    /// It may add to the reservation. The ticket is that of the last entry.
     pub(crate) fn append_if<E: AsRef<[u8]>>(
         &self,
         caller: Caller,

@@ -13,9 +13,8 @@ use crate::sync::{MutexGuard, Ordering};
 use crate::wal::LogWriter;
 use crate::wal::frame::FrameBuf;
 
-/// Groups that a leader writes before somebody else takes over, once its own entry is among them:
-/// what it costs to wake a thread is then spread over this many syncs, and no caller is kept for
-/// longer.
+/// Groups that a leader writes before another thread takes over, counted from its own entry's
+/// group: waking a thread then costs little for each sync, and no caller is kept for longer.
 pub(super) const LED_MAX: u32 = 8;
 
 /// A leader on a slow disk hands over after this time, however few groups it wrote. Waking a
@@ -23,11 +22,11 @@ pub(super) const LED_MAX: u32 = 8;
 #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
 pub(super) const LED_FOR: Duration = Duration::from_millis(10);
 
-/// A model has to go the same way each time, however long that takes.
+/// A model must behave the same each time, so its turns do not depend on time.
 #[cfg(any(idemkv_loom, idemkv_shuttle))]
 const LED_FOR: Duration = Duration::MAX;
 
-/// What a leader has done in its turn.
+/// The work of a leader in its turn so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Led {
     pub(super) groups: usize,
@@ -40,20 +39,20 @@ impl Led {
     }
 }
 
-/// When a leader stops although groups are left. Every thread that has anything else to do has a
-/// turn that ends.
+/// When a leader stops although groups are left. Every thread with other work has a turn that
+/// ends.
 #[derive(Clone, Copy)]
 pub(super) enum Turn<'a> {
     /// Once this group is settled and the leader has led long enough.
     After(&'a CommitStatus),
     /// Once the leader has led long enough.
     Short,
-    /// Once so many groups are written: those that were queued when the turn began.
+    /// After so many groups: those that were queued when the turn began.
     Queued(usize),
-    /// After one group. The leader waits for a place for so many bytes, and has it once that group
-    /// left the queue.
+    /// After one group. The leader waits for a place for so many bytes, and gets it once that
+    /// group has left the queue.
     ForPlace(usize),
-    /// Never. For a thread that has nothing else to do.
+    /// Never. For a thread without other work.
     Endless,
 }
 
@@ -69,17 +68,17 @@ impl Turn<'_> {
     }
 }
 
-/// What the thread that leads where no caller does has to do besides.
+/// The other work of a thread that leads where no caller does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duty {
-    /// Nothing: it leads while there is something to lead for.
+    /// None: it leads until the queue is empty.
     Sole,
-    /// Other things, which must not wait for the queue to be empty: under load it never is.
+    /// Other work, which must not wait until the queue is empty: under load it never is.
     BesideOthers,
 }
 
 impl<P: Publish> Commit<P> {
-    /// Leads if somebody called, or if it is time to flush; gives the time until which there is
+    /// Leads if it was woken, or if it is time to flush; returns the time until which there is
     /// nothing to do. For the engine's own threads.
     pub(crate) fn lead_if_called(&self, duty: Duty) -> Deadline {
         if self.origin.is_elsewhere() {
@@ -100,12 +99,13 @@ impl<P: Publish> Commit<P> {
         next.unwrap_or(Deadline::NEVER)
     }
 
-    /// Writes what is queued by now, unless somebody leads. For entries that no thread waits for.
+    /// Writes the entries queued so far, unless a thread leads. For entries for which no thread
+    /// waits.
     pub(crate) fn drain(&self) {
         self.lead_if_nobody_does(|queue| Turn::Queued(queue.groups()));
     }
 
-    /// Writes what is queued for as long as a caller does.
+    /// Leads with the turn of a caller.
     pub(crate) fn lead_a_turn(&self) {
         self.lead_if_nobody_does(|_| Turn::Short);
     }
@@ -122,7 +122,7 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Leads: writes groups until the queue is empty or the turn is over, and puts the writer
-    /// back. `None` in a forked child, where a task that was woken meanwhile comes back.
+    /// back. `None` in a forked child, if a task that was woken meanwhile forked.
     pub(super) fn lead<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
@@ -177,7 +177,7 @@ impl<P: Publish> Commit<P> {
         if is_over && self.calls_publisher(&queue) { Some(queue) } else { self.publish(queue) }
     }
 
-    /// Whether somebody else was woken to lead: a thread that waits for the next group, or the
+    /// Whether another thread was woken to lead: a thread that waits for the next group, or the
     /// engine's own.
     fn hand_over(&self, next: &CommitStatus) -> bool {
         if next.wake_a_leader() {
@@ -187,7 +187,7 @@ impl<P: Publish> Commit<P> {
         self.threads.leader.is_some()
     }
 
-    /// Whether another thread publishes what is written, while the leader writes on.
+    /// Whether another thread publishes the written groups, while the leader writes on.
     fn leaves_publishing(&self, queue: &Queue<P::Op>) -> bool {
         queue.is_publishing
             || !queue.is_empty()
@@ -195,14 +195,13 @@ impl<P: Publish> Commit<P> {
                 && self.calls_publisher(queue)
     }
 
-    /// Whether the thread that publishes was called. While the engine is being closed it may be
-    /// gone.
+    /// Whether the publishing thread was woken. While the engine closes it may be gone.
     fn calls_publisher(&self, queue: &Queue<P::Op>) -> bool {
         let press = self.threads.press.as_ref().filter(|_| queue.intake != Intake::Closed);
         press.inspect(|press| press.notify()).is_some()
     }
 
-    /// Makes one group durable; says how long that took.
+    /// Makes one group durable; returns how long that took.
     pub(super) fn write(
         &self,
         writer: &mut LogWriter,

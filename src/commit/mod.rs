@@ -1,13 +1,13 @@
 //! Group commit: callers queue entries, one of them writes for all.
 //!
 //! A caller that finds the log idle becomes the leader: it takes the writer, writes the group at
-//! the head of the queue, syncs, publishes and wakes the callers that wait for it. It goes on with
-//! the next group until the queue is empty or it has led long enough; then a follower takes over.
-//! A lone caller pays for no hand-over. Tasks must not block, so for their entries a thread of the
-//! engine's own leads (`Commit::lead_if_called`) if no caller happens to.
+//! the head of the queue, syncs, publishes and wakes the callers that wait for it. It continues
+//! with the next group until the queue is empty or its turn is over; then a follower takes over.
+//! A lone caller pays for no hand-over. Tasks must not block, so one of the engine's threads
+//! leads for their entries (`Commit::lead_if_called`) if no caller does.
 //!
-//! The thread that holds the [`LogWriter`] is the leader. `None` in its place means that a thread
-//! leads, or that a commit failed.
+//! The thread that holds the [`LogWriter`] is the leader. If the queue has no writer, a thread
+//! leads, or a commit failed.
 
 mod calls;
 mod closing;
@@ -35,14 +35,14 @@ use crate::wal::{LogSpace, LogWriter};
 use counters::Counters;
 use queue::{Intake, Queue};
 
-/// What becomes of entries once they are durable, or once it is known that they may not be.
+/// Handles entries once they are durable, or once a commit failed.
 pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
-    /// What rides along with an entry.
+    /// The operation that is queued with an entry.
     type Op: Send;
-    /// What shows that only the caller can change what an entry is about, until that is published.
+    /// The proof that only the caller can change the entry's key until the entry is published.
     type Held;
 
-    /// The frame with sequence `seq` is durable; takes what rides along. Called by one thread at a
+    /// The frame with sequence `seq` is durable; takes its operations. Called by one thread at a
     /// time, in the order of sequences.
     fn publish(&self, seq: u64, ops: &mut Vec<Self::Op>);
 
@@ -50,13 +50,13 @@ pub(crate) trait Publish: Send + Sync + std::fmt::Debug {
     fn failed(&self, failure: &Failure);
 }
 
-/// The engine's threads that help with commits, and how they are called. Where there is none,
-/// callers do its work.
+/// The notifiers of the engine's threads that help with commits. Without such a thread, callers
+/// do its work.
 #[derive(Debug, Default)]
 pub(crate) struct Threads {
-    /// Leads where no caller does. Without it tasks' entries wait until somebody leads.
+    /// Leads where no caller does. Without it, entries of tasks wait until a thread leads.
     pub(crate) leader: Option<Notifier>,
-    /// Publishes where the leader has the next group to write.
+    /// Publishes while the leader writes the next group.
     pub(crate) press: Option<Notifier>,
     /// Moves the log to the store, which makes space in it.
     pub(crate) worker: Option<Notifier>,
@@ -66,19 +66,19 @@ pub(crate) struct Commit<P: Publish> {
     publisher: Arc<P>,
     space: Arc<LogSpace>,
     clock: Arc<EngineClock>,
-    /// Never held across I/O, publishing, or a wait for anything but `drained`; a group's list of
-    /// waiters is locked under it, and a shard of the index, for a look whether an entry may still
-    /// come in.
+    /// Never held across I/O, publishing, or a wait for anything but `drained`. A group's list of
+    /// waiters is locked under it, and a shard of the index, to check whether an entry may still
+    /// be queued.
     queue: Mutex<Queue<P::Op>>,
     /// A group left the queue.
     drained: Condvar,
     /// Tasks that wait for the same.
     tasks_drained: WaitList,
     threads: Threads,
-    /// Somebody waits for the thread that leads.
+    /// A thread waits for the leader.
     is_called: AtomicBool,
-    /// When it has to lead though nobody waits: entries were acknowledged before they are durable.
-    /// Leaf lock.
+    /// When a thread has to lead though no caller waits, for entries that were acknowledged
+    /// before they are durable. Leaf lock.
     flush_at: Mutex<Option<Deadline>>,
     timers: Arc<Timers>,
     /// The first failure. The engine looks at it too.
@@ -130,13 +130,13 @@ impl<P: Publish> Commit<P> {
         self.failure.get()
     }
 
-    /// Where [`failure`](Self::failure) will be, for all that depends on commits.
+    /// The cell of [`failure`](Self::failure), for other parts that depend on commits.
     pub(crate) fn failure_cell(&self) -> Arc<OnceLock<Failure>> {
         Arc::clone(&self.failure)
     }
 
-    /// Asked before any lock is taken: in a forked child it may be held by a thread that is not
-    /// there.
+    /// Asked before any lock is taken: in a forked child a lock may be held by a thread that
+    /// exists only in the parent.
     fn check_process(&self) -> Result<(), CommitError> {
         if self.origin.is_elsewhere() { Err(CommitError::Failed(Failure::Forked)) } else { Ok(()) }
     }
@@ -151,7 +151,7 @@ impl<P: Publish> Commit<P> {
     }
 }
 
-/// What models of commits look at; see `models`.
+/// The parts that models of commits use; see `models`.
 #[cfg(all(test, idemkv_loom))]
 impl<P: Publish> Commit<P> {
     pub(crate) fn publisher(&self) -> &P {

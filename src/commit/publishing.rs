@@ -1,9 +1,9 @@
 //! Publishing: written groups become visible, in the order in which they were written, by one
 //! thread at a time.
 //!
-//! If the next group waits already, the leader writes it and leaves publishing to a thread that
-//! has nothing else to do ([`Commit::publish_what_is_written`]). A commit that failed takes its
-//! place in the same order: groups that were durable before it are still published.
+//! If the next group already waits, the leader writes it and leaves publishing to a thread
+//! without other work ([`Commit::publish_what_is_written`]). A failed commit is handled in the
+//! same order: groups that were durable before it are still published.
 
 use super::queue::{Queue, Written};
 use super::status::{CommitStatus, GroupEnd};
@@ -13,8 +13,8 @@ use crate::error::Failure;
 use crate::sync::{Arc, MutexGuard};
 
 impl<P: Publish> Commit<P> {
-    /// Publishes what is written, in its order, unless another thread does. That thread then goes
-    /// on with it. `None` as for [`lead`](Self::lead).
+    /// Publishes the written groups, in order, unless another thread does; that thread then
+    /// continues with them. `None` as for [`lead`](Self::lead).
     pub(super) fn publish<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
@@ -42,7 +42,7 @@ impl<P: Publish> Commit<P> {
         Some(queue)
     }
 
-    /// Publishes what is written. For the engine's own thread, when it is called.
+    /// Publishes the written groups. For the engine's own thread, when it is woken.
     pub(crate) fn publish_what_is_written(&self) {
         if self.origin.is_elsewhere() {
             return;
@@ -50,7 +50,7 @@ impl<P: Publish> Commit<P> {
         drop(self.publish(self.queue.lock()));
     }
 
-    /// Publishes one group; gives an empty vector back, to be used again.
+    /// Publishes one group; returns an empty vector, to be used again.
     fn publish_one(&self, written: Written<P::Op>) -> Vec<P::Op> {
         let Written { status, outcome } = written;
         let unwinding = FailOnUnwind::new(self, &status, Stage::Publishing);
@@ -81,8 +81,8 @@ impl<P: Publish> Commit<P> {
         ops
     }
 
-    /// Stops all commits for good, for a reason that no commit met. What is being published now
-    /// may still be acknowledged; what is being written or queued is not.
+    /// Stops all commits for good, for a failure outside of commits. The group that is being
+    /// published may still be acknowledged; groups that are being written or queued are not.
     pub(crate) fn stop(&self, failure: &Failure) {
         self.fail(failure);
         self.fail_queued();
@@ -97,8 +97,8 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    /// Tells all whose entries wait that a commit failed. Without the queue's lock: tasks are
-    /// woken by foreign code, which may call in here again.
+    /// Tells all callers with queued entries that a commit failed. Without the queue's lock,
+    /// because wakers are application code, which may call the engine again.
     pub(super) fn fail_queued(&self) {
         let (written, groups) = self.queue.lock().take_all();
         let written = written.iter().map(|written| &written.status);
@@ -109,7 +109,7 @@ impl<P: Publish> Commit<P> {
     }
 }
 
-/// Turns a panic while a group is written or published into a failed commit. Forgotten if there is
+/// Turns a panic while a group is written or published into a failed commit. Defused if there is
 /// none.
 pub(super) struct FailOnUnwind<'a, P: Publish> {
     commit: &'a Commit<P>,

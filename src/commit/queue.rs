@@ -1,4 +1,4 @@
-//! What waits to be written, and what is written and waits to be published.
+//! The queue: groups that wait to be written, and written groups that wait to be published.
 
 use std::collections::VecDeque;
 
@@ -17,12 +17,12 @@ pub(crate) struct Limits {
     pub(crate) queue_bytes: usize,
     /// Entries in all groups that wait.
     pub(crate) queue_entries: usize,
-    /// Entries that a leader publishes itself though the next group waits: handing over would take
-    /// longer.
+    /// Up to so many entries the leader publishes itself though the next group waits: handing
+    /// over would take longer.
     pub(crate) published_by_leader: usize,
 }
 
-/// Buffers of groups that are kept to be used again.
+/// The most buffers of groups that are kept for reuse.
 const SPARES: usize = 4;
 
 /// Entries that are written, and synced, together.
@@ -35,10 +35,10 @@ pub(super) struct Group<T> {
     pub(super) status: Arc<CommitStatus>,
 }
 
-/// A group that was written, or not.
+/// A group that was written, or whose write failed.
 pub(super) struct Written<T> {
     pub(super) status: Arc<CommitStatus>,
-    /// The sequence of its frame, and what is to be published.
+    /// The sequence of its frame, and the operations to publish.
     pub(super) outcome: Result<(u64, Vec<T>), Failure>,
 }
 
@@ -59,18 +59,18 @@ pub(super) struct Queue<T> {
     /// Bytes of all that waits.
     bytes: usize,
     entries: usize,
-    /// Bytes of the entry that a leader keeps a place for: its own, for which it leads.
+    /// Bytes of the entry for which a leader holds a place: its own entry, for which it leads.
     held: Option<usize>,
     /// The newest group, published or not.
     newest: Option<Arc<CommitStatus>>,
-    /// `None` where somebody leads, a commit failed, or the log is not ready yet.
+    /// `None` if a thread leads, a commit failed, or the log is not ready yet.
     pub(super) writer: Option<LogWriter>,
     /// A group is being written.
     pub(super) is_writing: bool,
     /// In the order in which they were written. They are published in that order, by one thread at
     /// a time.
     pub(super) written: VecDeque<Written<T>>,
-    /// Somebody is publishing, and goes on while there is something.
+    /// A thread is publishing, and continues while there are groups.
     pub(super) is_publishing: bool,
     pub(super) intake: Intake,
     /// Buffers of groups that are done, to be used again.
@@ -128,8 +128,8 @@ impl<T> Queue<T> {
         Ticket::new(&group.status)
     }
 
-    /// Whether an entry of so many bytes may come in. One that is longer than the whole queue may
-    /// be is let in alone.
+    /// Whether an entry of so many bytes may be queued. An entry longer than the queue's limit
+    /// may be queued alone.
     pub(super) fn has_place(&self, bytes: usize) -> bool {
         let limits = &self.limits;
         let (held_bytes, held) = self.held.map_or((0, 0), |bytes| (bytes, 1));
@@ -138,13 +138,13 @@ impl<T> Queue<T> {
         fits || self.is_empty() && held == 0
     }
 
-    /// Keeps a place for an entry of so many bytes, if there is one: nobody else takes it while
-    /// the lock is not held.
+    /// Holds a place for an entry of so many bytes, if there is one: no other caller takes it
+    /// while the lock is free.
     pub(super) fn hold(&mut self, bytes: usize) {
         self.held = self.held.or(self.has_place(bytes).then_some(bytes));
     }
 
-    /// Gives the place up that was kept.
+    /// Gives up the held place.
     pub(super) fn let_go(&mut self) {
         self.held = None;
     }
@@ -182,7 +182,8 @@ impl<T> Queue<T> {
         Some(group)
     }
 
-    /// The fate of the newest group, unless it is durable: then all before it are, too.
+    /// The status of the newest group, unless it is durable: then all groups before it are
+    /// durable too.
     pub(super) fn newest_not_durable(&self) -> Option<&Arc<CommitStatus>> {
         self.newest.as_ref().filter(|status| status.end() != Some(GroupEnd::Durable))
     }
@@ -198,7 +199,7 @@ impl<T> Queue<T> {
         self.is_empty() && self.written.is_empty() && !self.is_publishing
     }
 
-    /// Takes away all that waits, after a failure.
+    /// Removes all waiting groups, after a failure.
     pub(super) fn take_all(&mut self) -> (VecDeque<Written<T>>, Vec<Group<T>>) {
         let written = std::mem::take(&mut self.written);
         (written, std::iter::from_fn(|| self.take_next()).collect())

@@ -46,7 +46,7 @@ impl<P: Publish> Commit<P> {
         ticket.poll(context).map(|end| self.told(end))
     }
 
-    /// Waits until the ticket's group is durable and published; leads where nobody does.
+    /// Waits until the ticket's group is durable and published; leads if no other thread does.
     pub(crate) fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
         let status = &ticket.status;
         let mut registered = false;

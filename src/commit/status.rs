@@ -1,4 +1,4 @@
-//! What becomes of a group, and its waiters.
+//! `CommitStatus`: the outcome of a group, and its waiters.
 
 use std::task::{Context, Poll};
 
@@ -21,7 +21,7 @@ pub(super) enum GroupEnd {
     Failed,
 }
 
-/// What became of a group.
+/// The outcome of a group.
 #[derive(Debug, Default)]
 pub(super) struct CommitStatus {
     state: AtomicU8,
@@ -31,7 +31,7 @@ pub(super) struct CommitStatus {
     tasks: WaitList,
 }
 
-/// A place in the queue.
+/// A ticket: refers to the group of a queued entry.
 #[derive(Debug)]
 #[must_use = "an entry is durable once its ticket was waited for"]
 pub(crate) struct Ticket {
@@ -90,8 +90,8 @@ impl CommitStatus {
         self.tasks.len()
     }
 
-    /// Wakes a few; each of them wakes a few more. The thread that settles has no time to wake
-    /// them all.
+    /// Wakes a few threads; each of them wakes a few more. The settling thread has no time to
+    /// wake them all.
     pub(super) fn wake_some(&self) {
         let mut waiters = self.waiters.lock();
         if waiters.is_empty() {
@@ -103,8 +103,8 @@ impl CommitStatus {
         woken.iter().for_each(Thread::unpark);
     }
 
-    /// Wakes a thread to take over, if one waits; leaves it in the list, for it may find that
-    /// somebody else leads by then.
+    /// Wakes a thread to take over, if one waits; leaves it in the list, because it may find that
+    /// another thread already leads.
     pub(super) fn wake_a_leader(&self) -> bool {
         let thread = self.waiters.lock().first().cloned();
         thread.is_some_and(|thread| {

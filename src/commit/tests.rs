@@ -1,5 +1,5 @@
-//! What of a commit only its inside shows: failures, closes, the order in which groups are
-//! published, and the limits of the queue.
+//! Tests of commits from inside: failures, closes, the order in which groups are published, and
+//! the limits of the queue.
 
 mod leading;
 
@@ -29,7 +29,7 @@ const ENTRY: &[u8] = &[7; 60];
 const COUNTED: usize = 64;
 const RESERVED: u64 = 512;
 
-/// Notes what was published, and what failed.
+/// Records published groups and failures.
 #[derive(Debug, Default)]
 struct Seen {
     published: StdMutex<Vec<(u64, Vec<u32>)>>,
@@ -40,7 +40,7 @@ struct Seen {
     crowd: Crowd,
 }
 
-/// Callers that come while a group is written, one for each, as long as there are any.
+/// Callers that come while a group is written, one for each group, as long as there are any.
 #[derive(Debug, Default)]
 struct Crowd {
     left: AtomicUsize,
@@ -52,7 +52,7 @@ impl Crowd {
         Self { left: AtomicUsize::new(callers), commit: OnceLock::new() }
     }
 
-    /// Queues an entry, where there is a place.
+    /// Queues an entry, if there is a place.
     fn comes(&self) {
         let Some(commit) = self.commit.get().and_then(std::sync::Weak::upgrade) else { return };
         if self.left.load(Ordering::Relaxed) > 0 {
@@ -169,7 +169,7 @@ fn a_log_that_is_ready_after_the_close_takes_nothing() {
 }
 
 /// The files may have another owner as soon as this engine is closed. After a failure a close
-/// waits for the thread that writes, and for nothing else.
+/// waits only for the writing thread.
 #[test]
 fn nothing_is_written_after_a_failure_that_no_commit_met() {
     let bench = Bench::new(1, Seen { stops: true, ..Seen::default() }, false);
@@ -184,7 +184,7 @@ fn nothing_is_written_after_a_failure_that_no_commit_met() {
     bench.commit.close();
 }
 
-/// The next thread that comes publishes what is left: here the one that closes.
+/// The next thread publishes the rest: here the closing one.
 #[test]
 fn a_commit_closes_when_everything_is_published() {
     let bench = Bench::new(3, Seen::default(), true);

@@ -1,4 +1,4 @@
-//! A view of a file that keeps what is written to it to itself.
+//! `CopyOnWriteFile`: a view of a file that keeps writes in memory.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,18 +9,18 @@ use crate::sync::{Arc, UnseenMutex};
 
 const PAGE: usize = 4_096;
 
-/// For looking into a file through a library that writes to every file it opens.
+/// For reading a file through a library that writes to every file it opens.
 #[derive(Debug)]
 pub(crate) struct CopyOnWriteFile {
     file: Arc<dyn DiskFile>,
-    /// Leaf lock, but for reads of the file below.
+    /// Leaf lock, except that the file below is read under it.
     state: UnseenMutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     len: u64,
-    /// How much of the file below still shows.
+    /// How much of the file below is still visible.
     shown: u64,
     written: BTreeMap<u64, Vec<u8>>,
 }

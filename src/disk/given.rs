@@ -7,11 +7,11 @@ use super::Disk;
 use super::sim::SimDisk;
 
 impl SimDisk {
-    /// Puts a file on the disk, durably, in place of one of that name.
+    /// Puts a file on the disk, durably, replacing a file of that name.
     ///
     /// # Errors
     ///
-    /// As any write: when the power is gone, or there is no room.
+    /// As for any write: when the power is off, or the disk is full.
     pub fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let file = self.create(path, None)?;
         file.write_at(0, bytes)?;

@@ -21,9 +21,8 @@ pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
 pub(crate) use tracked::{CHUNK, Tracked, Tracking};
 
-/// What the name of a file ends with while it is being made. A file that has that name is written
-/// over, so it is nothing that a person would call a file of his own: a copy, a file that is put
-/// back.
+/// The end of a file's name while the file is being made. A file with that name is overwritten,
+/// so it must be a name that no user would choose for a file.
 pub(crate) const UNFINISHED: &str = "-unfinished";
 
 /// The name under which the file at `path` is made.
@@ -48,8 +47,8 @@ pub(crate) enum Kind {
 
 /// The files of a directory tree.
 pub(crate) trait Disk: Send + Sync + Debug {
-    /// The one name of the file that `path` leads to: absolute, with every symbolic link followed.
-    /// The file itself need not exist.
+    /// The resolved name of the file at `path`: absolute, with every symbolic link followed. The
+    /// file itself need not exist.
     ///
     /// # Errors
     ///
@@ -61,7 +60,7 @@ pub(crate) trait Disk: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// Where the operating system can't tell.
+    /// If the operating system can't tell.
     fn kind(&self, path: &Path) -> io::Result<Kind>;
 
     /// Opens an existing file for reading and writing, with an exclusive lock that lasts as long
@@ -69,11 +68,12 @@ pub(crate) trait Disk: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::WouldBlock`] where somebody else holds the lock; otherwise as the operating system says.
+    /// [`io::ErrorKind::WouldBlock`] if another handle holds the lock; otherwise the operating
+    /// system's error.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Opens an existing file for reading alone, with a lock that other readers can have as well,
-    /// and no writer.
+    /// Opens an existing file for reading only, with a lock that admits other readers but no
+    /// writer.
     ///
     /// # Errors
     ///
@@ -83,8 +83,8 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// Makes an empty file, in place of an old one if there is one, and opens it as [`Disk::open`]
     /// does.
     ///
-    /// Where the system has permissions, the new file is for its owner alone, or for the users
-    /// that the file `like` is for.
+    /// On systems with permissions, only the owner may use the new file, or the users that may
+    /// use the file `like`.
     ///
     /// # Errors
     ///
@@ -92,22 +92,23 @@ pub(crate) trait Disk: Send + Sync + Debug {
     fn create(&self, path: &Path, like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Gives the file `from` the name `to`, which must not exist yet, and makes that durable.
-    /// After an error it does not have that name.
+    /// After an error the file does not have that name.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::AlreadyExists`] where `to` exists; otherwise as the operating system says.
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Gives the file `from` the name `to`, in place of what had it, and makes that durable.
+    /// Gives the file `from` the name `to`, replacing any file of that name, and makes that
+    /// durable.
     ///
     /// # Errors
     ///
     /// As the operating system says.
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Removes a file whose creation failed. The caller still has it open, so nobody else can be
-    /// at it.
+    /// Removes a file whose creation failed. The caller still has it open and locked, so no one
+    /// else uses it.
     ///
     /// # Errors
     ///
@@ -149,19 +150,19 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// As the operating system says. What was written since the last success may or may not
-    /// survive, and a later success says nothing about it: never call this again to find out.
+    /// As the operating system says. Writes since the last success may or may not survive, and a
+    /// later success proves nothing about them: never call this again to find out.
     fn sync(&self) -> io::Result<()>;
 
-    /// Gives the lock up before the handle goes away; the file is not touched through this handle
-    /// again.
+    /// Releases the lock before the handle is dropped; the handle is not used for the file after
+    /// that.
     ///
     /// # Errors
     ///
     /// As the operating system says.
     fn unlock(&self) -> io::Result<()>;
 
-    /// Whether `path` certainly doesn't lead to this file any more: nothing is there, or another
-    /// file is. `false` where the system can't tell.
+    /// Whether `path` certainly no longer leads to this file: nothing is there, or another file
+    /// is. `false` if the system can't tell.
     fn is_gone_from(&self, path: &Path) -> bool;
 }

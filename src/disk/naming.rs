@@ -1,12 +1,13 @@
 //! How a new file gets its name, without ever replacing another file.
 //!
-//! Three ways, each as safe as the one before; the file system decides which of them there is:
+//! There are three ways, each as safe as the one before; the file system decides which of them
+//! work:
 //!
 //! 1. A hard link. FAT, exFAT and some network and container file systems have none.
 //! 2. A rename that refuses to replace (Linux). Older file systems in user space have none.
-//! 3. An empty file reserves the name, for it is made only where nothing has the name. A rename
-//!    then replaces it. A crash in between leaves the empty file beside the whole one; the next
-//!    opening removes it and starts anew.
+//! 3. An empty file reserves the name: making it fails if the name is in use. A rename then
+//!    replaces it. A crash in between leaves the empty file beside the complete one; the next
+//!    opening removes the empty file and starts over.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -45,8 +46,8 @@ fn give_name_by(
     sync_directory(to).inspect_err(|_| take_back(to))
 }
 
-/// A caller that is told of a failure must not find the file all the same. Nobody else has it: the
-/// caller has its lock.
+/// After an error the caller must not find the file. No one else uses it, because the caller has
+/// its lock.
 fn take_back(to: &Path) {
     drop(fs::remove_file(to));
 }
@@ -87,7 +88,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
-/// Directories can't be synced here; the file system's journal has to do.
+/// Directories can't be synced here; the file system's journal must suffice.
 #[cfg(not(unix))]
 pub(super) fn sync_directory(_path: &Path) -> io::Result<()> {
     Ok(())

@@ -1,4 +1,4 @@
-//! A disk whose files are only read: what is written to them stays in memory.
+//! A disk whose files are only read: writes to them stay in memory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{CopyOnWriteFile, Disk, DiskFile, Kind};
 use crate::sync::Arc;
 
-/// For an engine that looks into a file and changes nothing.
+/// For an engine that reads a file and changes nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadOnlyDisk(Arc<dyn Disk>);
 
@@ -16,7 +16,7 @@ impl ReadOnlyDisk {
     }
 }
 
-/// Read by several at once, while nobody writes.
+/// Several may read it at once, while no one writes.
 #[derive(Debug)]
 struct ReadOnlyFile {
     view: CopyOnWriteFile,
@@ -86,7 +86,7 @@ impl DiskFile for ReadOnlyFile {
         self.view.sync()
     }
 
-    /// Unlike a view's, this lock is its own to give up.
+    /// Unlike a view, this file owns its lock and releases it.
     fn unlock(&self) -> io::Result<()> {
         self.file.unlock()
     }

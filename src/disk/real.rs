@@ -17,8 +17,8 @@ pub(crate) struct RealDisk;
 #[derive(Debug)]
 struct RealFile(File, Origin);
 
-/// The lock is given back before the file is closed. To close it is not enough: until a child
-/// process runs its own program it has copies of all handles, and a lock lasts as long as its last
+/// The lock is released before the file is closed. Closing is not enough: until a child process
+/// runs its own program it has copies of all handles, and a lock lasts as long as its last
 /// handle.
 impl Drop for RealFile {
     fn drop(&mut self) {
@@ -30,7 +30,7 @@ impl Drop for RealFile {
     }
 }
 
-/// Symbolic links that are followed from one name, at most: as many as Linux follows.
+/// The most symbolic links that are followed from one name: as many as Linux follows.
 const LINKS_MAX: usize = 40;
 
 impl Disk for RealDisk {
@@ -113,7 +113,7 @@ impl Disk for RealDisk {
     }
 }
 
-/// Removes a file that was just made and can't be used. Gives the error that says why.
+/// Removes a file that was just made and can't be used. Returns the reason as an error.
 fn discard_empty(path: &Path, file: &File, error: io::Error) -> io::Error {
     let is_empty = file.metadata().is_ok_and(|found| found.len() == 0);
     if is_empty && matches!(name_of(path, file), Ok(Name::Only)) {
@@ -135,7 +135,7 @@ fn open_or_create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
-/// Gives a file the owner and the permissions of another one, so that a tool run by somebody else
+/// Gives a file the owner and the permissions of another one, so that a tool run by another user
 /// does not lock the service out.
 #[cfg(unix)]
 fn share_like(file: &File, like: &Path) -> io::Result<()> {
@@ -154,13 +154,13 @@ fn share_like(_file: &File, _like: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What a path is to an open file.
+/// How a path relates to an open file.
 enum Name {
     /// Its only name.
     Only,
     /// One of several.
     Another,
-    /// None of its names any more: somebody else was faster.
+    /// No longer one of its names: another process was faster.
     Gone,
 }
 
@@ -238,7 +238,7 @@ impl DiskFile for RealFile {
         self.0.set_len(len)
     }
 
-    /// `fdatasync` where there is one: it syncs the length too, and leaves only times out.
+    /// `fdatasync` if there is one: it also syncs the length, and leaves out only file times.
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -247,8 +247,8 @@ impl DiskFile for RealFile {
         self.0.unlock()
     }
 
-    /// Only a definite answer counts. A relative path says nothing: the working directory may be
-    /// another one by now.
+    /// Only a definite answer counts. A relative path proves nothing, because the working
+    /// directory may have changed.
     #[cfg(unix)]
     fn is_gone_from(&self, path: &Path) -> bool {
         use std::os::unix::fs::MetadataExt;

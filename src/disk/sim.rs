@@ -1,10 +1,10 @@
 //! A disk in memory that crashes, fails, lies and fills up on demand.
 //!
 //! Every write, change of length, sync, new file and new name is one *operation*, and gets a
-//! number. A crash or a fault can be set to happen at any of them; after a crash, all operations
-//! fail until [`SimDisk::reboot`] decides what of the unsynced writes survived. A disk that
-//! records gives a [`Moment`] for each operation, so that every crash of a run can be looked at
-//! without running it again.
+//! number. A crash or a fault can be set for any of them. After a crash, all operations fail
+//! until [`SimDisk::reboot`] decides which unsynced writes survived. A recording disk gives a
+//! [`Moment`] for each operation, so that every crash of a run can be checked without running it
+//! again.
 
 mod crash;
 mod fault;
@@ -53,7 +53,7 @@ use world::{Hook, SimFile, World};
 pub struct SimDisk(Arc<UnseenMutex<World>>);
 
 impl Moment {
-    /// A disk with the files that would be found if the power had gone at this moment.
+    /// A disk with the files that a power cut at this moment would leave.
     #[must_use]
     pub fn image(&self, kind: CrashKind) -> SimDisk {
         let mut files = self.files.clone();
@@ -98,7 +98,7 @@ impl SimDisk {
         self.0.lock().moments.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Lets the power go at operation `number`, before it has any effect.
+    /// Cuts the power at operation `number`, before it has any effect.
     pub fn crash_at(&self, number: u64) {
         self.0.lock().crash_at = Some(number);
     }
@@ -109,7 +109,7 @@ impl SimDisk {
         self.0.lock().crashed
     }
 
-    /// Brings the power back, after deciding what survived.
+    /// Brings the power back, after deciding which writes survived.
     pub fn reboot(&self, kind: CrashKind) {
         let mut world = self.0.lock();
         world.crashed = false;
@@ -163,8 +163,8 @@ impl SimDisk {
         id.is_some()
     }
 
-    /// Forgets faults that are still to come, and a disk that is full by
-    /// [`fill_from`](Self::fill_from) has room again.
+    /// Cancels faults that are still to come; a disk that is full by
+    /// [`fill_from`](Self::fill_from) has space again.
     pub fn mend(&self) {
         self.0.lock().faults = Faults::default();
     }
@@ -172,8 +172,8 @@ impl SimDisk {
     /// Makes syncs of files whose names end with `suffix` fail from now on; `None` makes them work
     /// again.
     ///
-    /// What a failed sync should have made durable is lost, but reads in the same boot go on to
-    /// show it.
+    /// The writes that a failed sync should have made durable are lost, but reads in the same
+    /// boot still show them.
     pub fn fail_syncs(&self, suffix: Option<&str>) {
         self.0.lock().failing_syncs = suffix.map(str::to_owned);
     }
@@ -191,7 +191,7 @@ impl SimDisk {
         self.0.lock().before_syncs = Some(Hook(Arc::new(hook)));
     }
 
-    /// Flips one bit of a file, on the platter and in what is seen. `false` where the file is
+    /// Flips one bit of a file, on the platter and in the page cache. `false` if the file is
     /// shorter or missing.
     #[must_use]
     pub fn flip(&self, path: &Path, bit: u64) -> bool {
@@ -215,7 +215,7 @@ impl SimDisk {
         })
     }
 
-    /// Bytes of a file; `None` where there is none.
+    /// Bytes of a file; `None` if there is none.
     #[must_use]
     pub fn read(&self, path: &Path) -> Option<Vec<u8>> {
         let world = self.0.lock();
@@ -223,15 +223,15 @@ impl SimDisk {
         contents.map(|contents| contents.seen.to_vec())
     }
 
-    /// Removes a file; whether there was one. A process that has it open goes on with a file
+    /// Removes a file; returns whether there was one. A process that has it open keeps a file
     /// without a name.
     #[must_use]
     pub fn remove(&self, path: &Path) -> bool {
         self.0.lock().files.names.remove(path).is_some()
     }
 
-    /// Gives a file another name, in place of a file that had it; whether there was one. A process
-    /// that has it open keeps it.
+    /// Renames a file, replacing any file of the new name; `false` if there is no file `from`. A
+    /// process that has it open keeps it.
     #[must_use]
     pub fn rename(&self, from: &Path, to: &Path) -> bool {
         let mut world = self.0.lock();

@@ -1,4 +1,4 @@
-//! A file that notes which of its chunks were written to, for the copy of a live backup.
+//! `Tracked`: a file that marks the chunks that were written to, for a live backup.
 
 use std::io;
 use std::path::Path;
@@ -9,16 +9,16 @@ use crate::sync::{Arc, UnseenMutex};
 /// Bytes of a chunk.
 pub(crate) const CHUNK: u64 = 64 << 10;
 
-/// Hands everything to the file below.
+/// Passes everything to the file below.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     file: Arc<dyn DiskFile>,
-    /// The chunks that were not written to since they were read; `None` while nobody makes a copy.
+    /// The chunks that were not written to since they were read; `None` while there is no copy.
     /// Leaf lock, held for a moment.
     clean: UnseenMutex<Option<Clean>>,
 }
 
-/// One bit a chunk. A chunk that was never noted is not clean.
+/// One bit a chunk. A chunk without a bit is not clean.
 #[derive(Debug, Default)]
 struct Clean {
     bits: Vec<u64>,
@@ -30,7 +30,7 @@ impl Clean {
         (usize::try_from(chunk / 64).unwrap_or(usize::MAX), 1 << (chunk % 64))
     }
 
-    /// Whether it was not.
+    /// Whether the bit was not set before.
     fn set(&mut self, chunk: u64) -> bool {
         let (word, bit) = Self::place(chunk);
         if self.bits.len() <= word {
@@ -56,7 +56,7 @@ impl Clean {
     }
 }
 
-/// Somebody copies the file. Dropped, nothing is noted any more.
+/// A copy is being made. Its drop ends the marking.
 #[derive(Debug)]
 #[must_use = "nothing is noted once it is gone"]
 pub(crate) struct Tracking(Arc<Tracked>);
@@ -66,7 +66,7 @@ impl Tracked {
         Self { file, clean: UnseenMutex::new(None) }
     }
 
-    /// Notes writes from now on; `None` where somebody makes a copy already. No chunk is clean at
+    /// Marks writes from now on; `None` if a copy is already being made. No chunk is clean at
     /// first.
     pub(crate) fn track(self: &Arc<Self>) -> Option<Tracking> {
         let mut clean = self.clean.lock();
@@ -77,7 +77,7 @@ impl Tracked {
         Some(Tracking(Arc::clone(self)))
     }
 
-    /// Notes that these chunks are no longer what was read of them.
+    /// Marks these chunks as changed since they were read.
     fn soil(&self, chunks: std::ops::Range<u64>) {
         if let Some(clean) = &mut *self.clean.lock() {
             clean.clear(chunks);
@@ -86,21 +86,22 @@ impl Tracked {
 }
 
 impl Tracking {
-    /// Notes that a chunk is about to be read; `false` where it is clean, and needs no reading.
+    /// Marks a chunk as clean before it is read; `false` if it is clean already and need not be
+    /// read.
     ///
-    /// A write is noted behind it, not before it: a chunk that is read in the middle of a write is
-    /// then noted again. Noted before it, the note could be taken back by a reader that doesn't
-    /// see the write yet.
+    /// A chunk is marked after its write, not before, so that a chunk that is read during the
+    /// write is marked again. If it were marked before, a reader that doesn't see the write yet
+    /// could clear the mark.
     pub(crate) fn take(&self, chunk: u64) -> bool {
         self.0.clean.lock().as_mut().is_some_and(|clean| clean.set(chunk))
     }
 
-    /// Notes that what was read of a chunk is not to be used.
+    /// Marks a chunk as not clean again: the bytes that were read were not used.
     pub(crate) fn put_back(&self, chunk: u64) {
         self.0.soil(chunk..chunk + 1);
     }
 
-    /// Bytes, of the first `len` ones, in chunks that are not clean.
+    /// Bytes in chunks that are not clean, of the first `len` bytes.
     pub(crate) fn left(&self, len: u64) -> u64 {
         let clean = self.0.clean.lock().as_ref().map_or(0, |clean| clean.count);
         len.div_ceil(CHUNK).saturating_sub(clean) * CHUNK

@@ -1,7 +1,7 @@
 //! The engine: joins index, log, store and clock, and owns the background work.
 //!
-//! `core` is what an open engine is made of. `handles` is what callers hold, `calls` what they ask
-//! for, `background` what the engine does by itself, and `life` how a file is opened and closed.
+//! `core` has the parts of an open engine, `handles` the types that callers hold, `calls` their
+//! calls, `background` the engine's own work, and `life` the opening and closing of a file.
 
 mod background;
 mod calls;

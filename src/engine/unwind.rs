@@ -1,6 +1,6 @@
-//! Handles may be used after a panic was caught.
+//! `UnwindSafe` for the handles: they may be used after a caught panic.
 //!
-//! The engine keeps its own state whole: a panic of the background's work or of a commit stops
+//! The engine keeps its state consistent: a panic of the background work or of a commit stops
 //! grants, and a claim that is dropped during an unwind is interrupted. So a web framework that
 //! catches panics may share handles among its handlers.
 

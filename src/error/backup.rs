@@ -6,20 +6,21 @@ use std::path::PathBuf;
 
 use super::{CommitError, IoFailure, OpenError};
 
-/// Why there is no backup. Nothing of it is left behind, and the engine goes on, unless it had
+/// Why a backup failed. Nothing of it is left behind, and the engine continues, unless it had
 /// stopped before.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BackupError {
-    /// There is a file of that name, or a log that would be taken for its log. It was not touched.
+    /// There is already a file of that name, or a file with the name of its log. It was not
+    /// changed.
     Exists(PathBuf),
     /// Another backup of this engine is being made.
     Running,
-    /// It was called inside a `complete_in` or a `read_tables` of the same engine.
+    /// The call was made inside a `complete_in` or a `read_tables` of the same engine.
     InsideTransaction,
-    /// The file could not be read, or its copy not be written.
+    /// The file could not be read, or the copy could not be written.
     Io(IoFailure),
-    /// The file could not be brought up to date first, or the engine was closed meanwhile.
+    /// The checkpoint before the copy failed, or the engine was closed meanwhile.
     Commit(CommitError),
     /// The copy does not open.
     Copy(OpenError),

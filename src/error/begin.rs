@@ -19,30 +19,30 @@ pub enum BeginError {
     /// The key was used before, with another fingerprint: a client sent two requests under one
     /// key.
     KeyReused,
-    /// The last attempt ended without an outcome, and the scope's policy grants no other. Find out
-    /// what became of it, then [`resolve`](crate::Scope::resolve) or
+    /// The last attempt ended without an outcome, and the scope's policy grants no other. Find
+    /// out whether its effect happened, then [`resolve`](crate::Scope::resolve) or
     /// [`forget`](crate::Scope::forget) the key.
     Unresolved(Interruption),
-    /// A waker, or other code that the engine calls, made a call that blocks, on the thread that
-    /// everybody waits for. Nothing was granted.
+    /// A waker, or other code that the engine calls, made a blocking call, which would wait for
+    /// its own thread. Nothing was granted.
     InsideCallback,
     /// The calling operation itself holds the claim that it would wait for: it was called by
     /// [`Scope::run`](crate::Scope::run) with this very key.
     OwnKey,
-    /// Another request of the same batch has this key, and was granted the claim: the result of
-    /// that one answers this one too.
+    /// Another request of the same batch has this key, and was granted the claim. Its result
+    /// answers this request too.
     Twin {
         /// The position of that request in the batch; nearly always it came first.
         first: usize,
     },
-    /// The batch has too many requests; none of them was looked at.
+    /// The batch has too many requests; none of them was begun.
     BatchTooLong {
         /// Requests in it.
         len: usize,
         /// The limit.
         max: usize,
     },
-    /// The operation has run, but its result is no longer kept: the retry comes too late. See
+    /// The operation has run, but its result is no longer kept: the retry came too late. See
     /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl).
     Expired(Tombstone),
     /// A limit held for too long; trying again later can succeed.
@@ -51,7 +51,7 @@ pub enum BeginError {
     Failed(Failure),
     /// The engine is closed.
     Closed,
-    /// The key's record on disk is not what was written.
+    /// The key's record on disk is damaged.
     Damaged(Damage),
     /// The key's record on disk could not be read.
     Io(IoFailure),

@@ -13,36 +13,35 @@ pub enum Busy {
     /// The commit queue, or the log behind it, stayed full.
     QueueFull {
         /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a member of
-        /// a batch that only the end of claims could have given room: a batch does not wait for
-        /// those.
+        /// a batch if only the end of claims could free space: a batch does not wait for that.
         waited: Duration,
     },
-    /// The claim was granted, and its lease ran out before it reached the caller, each time. It
-    /// was taken back each time, and counts as no attempt.
+    /// The claim was granted, but each time its lease ran out before it reached the caller. Each
+    /// grant was withdrawn, and does not count as an attempt.
     LeaseTooShort {
         /// How long the call was prepared to wait: `Options::queue_timeout`.
         waited: Duration,
     },
-    /// As many claims are out as may be.
+    /// As many claims are in flight as the limit allows.
     TooManyClaims {
         /// The limit, see `Options::max_in_flight` and `Policy::max_in_flight`.
         max: usize,
     },
-    /// As many calls wait for claims of others as may.
+    /// As many calls wait for claims of other callers as the limit allows.
     TooManyWaiters {
         /// The limit, see `Options::max_waiters`.
         max: usize,
     },
-    /// The progress of all claims takes as much memory as they may.
+    /// The progress of all claims takes as much memory as the limit allows.
     TooManyProgressBytes {
         /// The limit, see `Options::max_progress_bytes`.
         max: usize,
     },
-    /// The disk has no room for what a new claim may need. Completions within
+    /// The disk has no space for a new claim and its end. Completions within
     /// `Options::reserve_bytes` of claims already granted still succeed.
     DiskFull(IoFailure),
-    /// The file takes no writes at the moment: a read of it failed, or an application reads its
-    /// tables while it has to be opened again. Nothing was written. The engine tries again by
+    /// The file takes no writes at the moment: a read of it failed, or it has to be opened again
+    /// and an application is reading its tables. Nothing was written. The engine tries again by
     /// itself.
     FileNotReady(IoFailure),
 }

@@ -19,13 +19,13 @@ pub enum ClaimError {
     },
     /// A time of the [`Completion`](crate::Completion) is out of range.
     Option(OptionError),
-    /// The claim is not the current one for its key: its lease ran out. Here is what became of the
-    /// key.
+    /// The claim is not the current one for its key: its lease ran out. This is the key's state
+    /// now.
     Superseded(Box<Status>),
     /// The claim's scope has no leases, and a claim without one would be lost with its token.
     NoLease,
     /// The call was made inside another call of [`Claim::complete_in`](crate::Claim::complete_in),
-    /// or of [`Engine::read_tables`](crate::Engine::read_tables), which it would wait for.
+    /// or of [`Engine::read_tables`](crate::Engine::read_tables), and would wait for that call.
     InsideTransaction,
     /// The batch has too many claims; none of them was ended.
     BatchTooLong {

@@ -15,8 +15,8 @@ pub enum CommitError {
     Failed(Failure),
     /// The engine is closed; nothing was written.
     Closed,
-    /// A waker, or other code that the engine calls, made a call that blocks, on the thread that
-    /// everybody waits for. Nothing was written.
+    /// A waker, or other code that the engine calls, made a blocking call, which would wait for
+    /// its own thread. Nothing was written.
     InsideCallback,
 }
 

@@ -6,14 +6,14 @@ use std::fmt;
 use super::EndError;
 use crate::Claim;
 
-/// Why a claim was not completed in a transaction. Nothing was written, but after a failed commit:
-/// what became of that, the next opening decides.
+/// Why a claim was not completed in a transaction. Nothing was written, unless the commit failed:
+/// then the next opening decides whether it counts.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CompleteInError<E> {
-    /// The work gave this error. The claim is still good.
+    /// The closure returned this error. The claim is still good.
     Work {
-        /// What it gave.
+        /// The closure's error.
         error: E,
         /// The claim.
         claim: Box<Claim>,

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Bytes on disk that are not what was written: where they lie and what is wrong with them.
+/// Damaged bytes on disk: where they lie and what is wrong with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     file: PathBuf,

@@ -6,7 +6,7 @@ use std::fmt;
 use super::ClaimError;
 use crate::Claim;
 
-/// Why a claim could not be ended. Where nothing was written, the claim comes back with the error.
+/// Why a claim could not be ended. If nothing was written, the error returns the claim.
 pub struct EndError {
     reason: ClaimError,
     claim: Option<Box<Claim>>,
@@ -28,7 +28,7 @@ impl EndError {
         &self.reason
     }
 
-    /// The claim, where it is still good: nothing was written and it can be ended again, with
+    /// The claim, if it is still good: nothing was written, and it can be ended again, with
     /// another body or later. `None` after a failed commit, whose outcome is unknown until the
     /// file is opened again.
     #[must_use]
@@ -55,7 +55,7 @@ impl Error for EndError {
     }
 }
 
-/// The sentence, for `unwrap` shows it.
+/// The sentence, because `unwrap` prints it.
 impl fmt::Debug for EndError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let claim = if self.claim.is_some() { "comes back" } else { "is gone" };

@@ -6,30 +6,30 @@ use std::path::PathBuf;
 
 use super::{Damage, FORKED, IoFailure};
 
-/// Why the engine stopped granting claims. Only opening the file again decides what became of the
-/// commits that were under way.
+/// Why the engine stopped granting claims. Only the next opening decides whether the commits of
+/// that moment count.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// Writing or syncing failed; what the failed call wrote may or may not be on disk.
+    /// Writing or syncing failed; the bytes of the failed call may or may not be on disk.
     Io(IoFailure),
-    /// The file takes no writes at the moment: a read of it failed, or an application reads its
-    /// tables while it has to be opened again. Nothing was written, nothing acknowledged is lost,
-    /// and an open engine goes on: it tries again by itself.
+    /// The file takes no writes at the moment: a read of it failed, or it has to be opened again
+    /// and an application is reading its tables. Nothing was written, and nothing acknowledged is
+    /// lost. An open engine continues and tries again by itself.
     FileNotReady(IoFailure),
     /// The store is damaged.
     Damaged(Damage),
     /// A thread panicked while it committed for its group.
     Panicked,
     /// The file or its log was deleted, renamed or replaced while it was open: its path no longer
-    /// leads to what this engine writes to. Results that were acknowledged within the last two
-    /// seconds may only be in the file that was taken away.
+    /// leads to the file that this engine writes. Results acknowledged within the last two
+    /// seconds may be only in the file that was taken away.
     TakenAway(PathBuf),
-    /// This process is a forked child of the one that opened the file, and that one still has it.
-    /// Here nothing is granted, written or unlocked.
+    /// This process is a forked child of the process that opened the file, and the parent still
+    /// has the file. The child grants, writes and unlocks nothing.
     Forked,
-    /// The file was opened with [`Options::read_only`](crate::Options::read_only): it is looked
-    /// at, and never changed.
+    /// The file was opened with [`Options::read_only`](crate::Options::read_only): the engine
+    /// reads it and never changes it.
     ReadOnly,
 }
 

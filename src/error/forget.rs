@@ -9,7 +9,7 @@ use super::{CommitError, ReadError};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ForgetError {
-    /// A claim on the key is out; end it first.
+    /// A claim on the key is in flight; end it first.
     InFlight,
     /// The key's record could not be read.
     Read(ReadError),

@@ -1,4 +1,4 @@
-//! What the operating system refused.
+//! `IoFailure`: an operation that the operating system refused, with advice.
 
 use std::error::Error;
 use std::fmt;
@@ -41,7 +41,7 @@ impl IoFailure {
         is_full(self.kind())
     }
 
-    /// What a person can do about it.
+    /// The advice to the operator.
     pub(crate) fn advice(&self) -> &'static str {
         advice(&self.0.source)
     }
@@ -52,7 +52,7 @@ fn is_full(kind: io::ErrorKind) -> bool {
     matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// What a person can do about an error of the operating system's.
+/// The advice to the operator for an error of the operating system.
 fn advice(error: &io::Error) -> &'static str {
     #[cfg(unix)]
     if let Some(advice) = error.raw_os_error().and_then(advice_by_number) {
@@ -61,7 +61,7 @@ fn advice(error: &io::Error) -> &'static str {
     advice_by_kind(error.kind())
 }
 
-/// Errors that have no kind of their own. Their numbers, unlike most, differ between systems.
+/// Errors without an `ErrorKind`. Their numbers, unlike most, differ between systems.
 #[cfg(unix)]
 fn advice_by_number(number: i32) -> Option<&'static str> {
     const EPERM: i32 = 1;

@@ -1,5 +1,4 @@
-//! Errors: a small enum for each kind of call, each with a sentence that says what happened and
-//! what to do.
+//! Errors: a small enum for each kind of call. Each error says what happened and what to do.
 
 mod backup;
 mod begin;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Damage, IoFailure, OptionError};
 
-/// Why a file could not be opened. Nothing is lost, and a file that isn't ours is left as it was.
+/// Why a file could not be opened. Nothing is lost, and a file that isn't an idemkv file is
+/// unchanged.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -15,23 +16,23 @@ pub enum OpenError {
     Option(OptionError),
     /// The path names a directory or another thing that isn't a regular file.
     NotAFile(PathBuf),
-    /// The file may not be written.
+    /// The process may not write the file.
     ReadOnly(PathBuf),
     /// Another process, or another engine in this one, has the file open.
     Locked(PathBuf),
-    /// The file does not start as ours do, and nothing beside it says that it was one. An empty
-    /// file doesn't either.
+    /// The file does not start like an idemkv file, and no log beside it shows that it was one.
+    /// An empty file counts as such a file.
     NotIdemkv(PathBuf),
     /// The path is empty.
     NoPath,
-    /// The name of the file is too long: the names of its log and of files that are being made
-    /// have 15 bytes more.
+    /// The name of the file is too long: the names of its log and of temporary files are up to 15
+    /// bytes longer.
     NameTooLong {
         /// The path that was given.
         path: PathBuf,
         /// Bytes of the name.
         len: usize,
-        /// Bytes that it may have.
+        /// The most bytes that it may have.
         max: usize,
     },
     /// The file was written by a newer version of this crate.
@@ -43,8 +44,8 @@ pub enum OpenError {
         /// The newest version this crate reads.
         supported: u32,
     },
-    /// The file was written by an older version of this crate, in a format that this one no longer
-    /// reads.
+    /// The file was written by an older version of this crate, in a format that this version no
+    /// longer reads.
     OlderVersion {
         /// The file.
         file: PathBuf,
@@ -53,8 +54,8 @@ pub enum OpenError {
         /// The oldest version this crate reads.
         supported: u32,
     },
-    /// The log that belongs to the file isn't there, and the file was not closed cleanly:
-    /// completions that were acknowledged are in that log.
+    /// The file's log is missing, and the file was not closed cleanly: acknowledged completions
+    /// are in that log.
     LogMissing {
         /// Where it should be.
         log: PathBuf,
@@ -66,9 +67,9 @@ pub enum OpenError {
     LogWithoutFile(PathBuf),
     /// The log belongs to another file.
     LogOfAnotherFile(PathBuf),
-    /// The log is that of an earlier opening of the file. Since then the file was opened by
-    /// another name, or the log was put back from a copy, and the file was not closed cleanly:
-    /// completions that were acknowledged are in the log of the last opening.
+    /// The log is from an earlier opening of the file. Since then the file was opened by another
+    /// name, or the log was restored from a copy; and the file was not closed cleanly.
+    /// Acknowledged completions are in the log of the last opening.
     LogOfEarlierOpening {
         /// The log that was found.
         log: PathBuf,
@@ -76,8 +77,8 @@ pub enum OpenError {
         /// `-wal` behind.
         opened_as: Box<str>,
     },
-    /// The file is a backup that was never opened, and there is a log beside it: that of the file
-    /// whose place it took.
+    /// The file is a backup that was never opened, and beside it is the log of the file that it
+    /// replaced.
     LogBesideBackup(PathBuf),
     /// Bytes on disk are not what was written.
     Damaged(Damage),
@@ -174,7 +175,7 @@ impl Error for OpenError {
 }
 
 impl OpenError {
-    /// What a refusal to open a file means.
+    /// The error for a file that the operating system refused to open.
     pub(crate) fn from_io(file: &Path, doing: &'static str, error: io::Error) -> Self {
         // The system's own `EAGAIN` has a number, and is short of something else than the lock.
         if error.kind() == io::ErrorKind::WouldBlock && error.raw_os_error().is_none() {

@@ -1,4 +1,4 @@
-//! Why a key could not be looked at.
+//! Why a key could not be looked up.
 
 use std::error::Error;
 use std::fmt;
@@ -16,7 +16,7 @@ pub enum ReadError {
     /// This process is a forked child of the one that opened the file; see
     /// [`Failure::Forked`](crate::Failure::Forked).
     Forked,
-    /// The bytes on disk are not what was written.
+    /// The bytes on disk are damaged.
     Damaged(Damage),
     /// The operating system refused.
     Io(IoFailure),

@@ -10,9 +10,9 @@ use crate::status::Status;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The key is not interrupted: here is what it is.
+    /// The key is not interrupted; this is its state.
     NotInterrupted(Box<Status>),
-    /// No claim could be had.
+    /// No claim was granted.
     Begin(BeginError),
 }
 

@@ -13,7 +13,7 @@ pub enum SetPolicyError {
     Name(KeyError),
     /// A part of the policy is out of range, or contradicts another.
     Policy(OptionError),
-    /// So many scopes have policies of their own already.
+    /// As many scopes have their own policies as the limit allows.
     TooManyScopes {
         /// The limit.
         max: usize,

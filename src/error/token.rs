@@ -1,4 +1,4 @@
-//! Why a claim could not be taken up from its token.
+//! `TokenError`: why a claim could not be resumed from its token.
 
 use std::error::Error;
 use std::fmt;
@@ -6,20 +6,20 @@ use std::fmt;
 use super::BeginError;
 use crate::status::Status;
 
-/// Why a claim could not be taken up again from its token.
+/// Why a claim could not be resumed from its token.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// These bytes are no token, or not what they were.
+    /// These bytes are not a token, or they were altered.
     Malformed,
     /// Another file granted the claim.
     OtherFile,
     /// The claim belongs to another scope.
     OtherScope,
-    /// The claim is not the current one for its key: it has ended, or its lease ran out. Here is
-    /// what became of the key.
+    /// The claim is not the current one for its key: it has ended, or its lease ran out. This is
+    /// the key's state now.
     Superseded(Box<Status>),
-    /// Somebody in this process holds the claim already.
+    /// Another caller in this process already holds the claim.
     Held,
     /// The engine stopped granting claims, or is closed.
     Begin(BeginError),

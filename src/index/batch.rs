@@ -1,10 +1,10 @@
-//! Many lookups at once, so that they wait for memory together.
+//! Many lookups at once, so that their cache misses overlap.
 //!
 //! A lookup alone waits for two cache misses in a row: the key's cell, then its record. A
-//! processor overlaps the misses of loads that don't depend on each other, but hardly across
-//! instructions with a lock prefix, and both taking a lock and cloning a record are such. So all
-//! locks are taken first, then all keys are found in one plain loop, then all records are read,
-//! and only then is one cloned. What each of these steps is worth is in `docs/design.md`.
+//! processor overlaps the misses of independent loads, but hardly across instructions with a lock
+//! prefix, as for taking a lock or cloning a record. So all locks are taken first, then all keys
+//! are found in one plain loop, then all records are read, and only then are they cloned.
+//! `docs/design.md` says how much each step gains.
 
 use std::hint::black_box;
 
@@ -39,16 +39,16 @@ impl Asked {
 }
 
 impl Index {
-    /// Clones of those records in memory that `wanted` accepts; it is also given the position of
-    /// the key. There is one for each digest, in their order; a position without a digest has
-    /// none.
+    /// Clones of the records in memory that `wanted` accepts; `wanted` also gets the position of
+    /// the key. The results are in the order of the digests; a position without a digest has
+    /// `None`.
     ///
     /// The read locks of all shards concerned are held at once: see
     /// [`VersionedShard`](super::versioned_shard::VersionedShard). `wanted` must not block.
     ///
     /// # Panics
     ///
-    /// Where there are more than [`BATCH_MAX`] digests.
+    /// If there are more than [`BATCH_MAX`] digests.
     #[expect(clippy::indexing_slicing, reason = "positions are those of digests")]
     pub(crate) fn records(
         &self,

@@ -1,5 +1,5 @@
-//! What is in memory stays within its bytes, under any reads, at a cost that does not depend on
-//! the number of keys.
+//! The cache stays within its budget, under any reads, at a cost that does not depend on the
+//! number of keys.
 
 use super::*;
 use crate::record::RecordParts;
@@ -21,7 +21,7 @@ fn place(key: u64) -> RecordLocation {
     RecordLocation::new(key + 1, 0)
 }
 
-/// So many keys in one shard, all on disk alone.
+/// So many keys in one shard, all only on disk.
 fn stored(keys: u64, budget: usize) -> Index {
     let index = Index::new(1, budget, Timestamp::default());
     let until = SlotTime::new(Timestamp::from_millis(9_000), Timestamp::default());
@@ -35,7 +35,7 @@ fn read(index: &Index, key: u64, len: usize) {
     index.cache(digest(key), &record(key, len, Some(place(key))));
 }
 
-/// What the shard counts and lists is what its slots hold.
+/// The shard's counts and lists match its slots.
 #[track_caller]
 fn assert_consistent(index: &Index) {
     let shard = index.shards[0].read();

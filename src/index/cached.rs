@@ -1,17 +1,16 @@
-//! Which cached record of a shard is evicted next: two lists of them, so that eviction looks at
-//! nothing else.
+//! The cached records of a shard in two lists, so that eviction looks at nothing else.
 //!
-//! A slot with a cached record says which position is its own, and each position names its slot's
-//! key. So a record joins and leaves in constant time, however many keys the shard has. Records
-//! that no checkpoint has stored yet sit apart: they can't be evicted, and there may be many times
-//! as many of them as the cache may keep.
+//! A slot with a cached record has its position in a list, and each position names its slot's
+//! key. So a record joins and leaves in constant time, with any number of keys. Records that no
+//! checkpoint has stored yet have their own list: they can't be evicted, and there may be many
+//! times as many as the cache may keep.
 
 /// The place of a cached record in one of the two lists; in a slot that is not in a shard, it has
 /// no meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CachePosition(u32);
 
-/// Set where the record is not stored yet.
+/// Set if the record is not stored yet.
 const UNSTORED: u32 = 1 << 31;
 /// Lists give memory back above this many free positions.
 const SPARE_MAX: usize = 1_024;

@@ -1,31 +1,31 @@
-//! When a pass of the sweeper over a shard pays: its work follows what falls due, not how many
-//! keys there are.
+//! When a pass of the sweeper over a shard pays: its work follows the keys that fall due, not the
+//! number of keys.
 
 use std::time::Duration;
 
 use crate::Timestamp;
 
-/// A pass is made once this part of the cells may hold what is no longer remembered. So at most
-/// sixteen cells are passed for each key.
+/// A pass comes once this part of the cells may hold expired keys. So at most sixteen cells are
+/// passed for each key.
 const PART: usize = 16;
-/// Cells that a pass costs however few there are.
+/// The least cost of a pass, in cells.
 const FEW: usize = 64;
-/// What is due waits for a pass no longer than this in a small shard,
+/// The longest that an expired key waits for a pass in a small shard,
 const WAIT_MIN: Duration = Duration::from_secs(60);
-/// and a second for so many cells in a large one.
+/// and in a large shard, a second for each so many cells.
 const CELLS_PER_SECOND: u64 = 64;
 /// The first window is of two seconds, and each is as long as all before it. The last one is
 /// longer than any wait.
 const WINDOWS: usize = 24;
 
-/// What is known of when a shard's keys fall due.
+/// When a shard's keys fall due, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    /// Then there is a pass, even if nothing was counted.
+    /// The time of the next pass, even if nothing was counted.
     horizon: Timestamp,
     /// Keys set since the last pass that fall due before the horizon.
     early: usize,
-    /// Keys that the pass at work leaves, by the window in which they fall due.
+    /// Keys that the current pass leaves, by the window in which they fall due.
     left: [usize; WINDOWS],
 }
 
@@ -41,7 +41,7 @@ impl Due {
         now >= self.horizon || self.early.saturating_mul(PART) >= cells.max(FEW)
     }
 
-    /// The pass leaves a key that is remembered until then.
+    /// Counts a key that the pass leaves, which is remembered until then.
     pub(super) fn leave(&mut self, now: Timestamp, until: Timestamp) {
         let window = until.saturating_since(now).as_secs().max(1).ilog2() as usize;
         if let Some(left) = self.left.get_mut(window) {
@@ -49,7 +49,7 @@ impl Due {
         }
     }
 
-    /// The pass is over: says when the next one is, unless new keys fall due before.
+    /// Ends the pass: sets when the next one comes, unless new keys fall due before.
     pub(super) fn pass_is_over(&mut self, now: Timestamp, cells: usize) {
         let most = cells / PART;
         let mut sum = 0;

@@ -1,5 +1,4 @@
-//! Some of the shards, for a thread that fills them before any other is there: no locks are
-//! needed.
+//! A part of the shards, for one loading thread during an opening: no locks are needed.
 
 use std::hint::black_box;
 
@@ -16,10 +15,10 @@ pub(crate) struct LoadPartition<'i> {
     pub(super) shards: &'i mut [CachePadded<VersionedShard>],
     /// The number of the first of them.
     pub(super) first: usize,
-    /// Gives a digest's shard.
+    /// Maps a digest to its shard.
     pub(super) mask: usize,
     pub(super) epoch: Timestamp,
-    /// Those that are being loaded, with the numbers of their shards within this part.
+    /// The records that are being loaded, with the numbers of their shards within this part.
     pub(super) mine: Vec<(usize, Digest, Timestamp, RecordLocation)>,
 }
 
@@ -33,8 +32,8 @@ impl LoadPartition<'_> {
         }
     }
 
-    /// Notes where records lie: digest, until when each is remembered, place. Those of other parts
-    /// are left to them. Blocks come in the order in which they are due.
+    /// Sets slots of stored records: digest, until when each is remembered, location. Records of
+    /// other parts are skipped. Blocks come in the order in which they are due.
     pub(crate) fn load(&mut self, records: impl Iterator<Item = (Digest, Timestamp, RecordLocation)>) {
         self.mine.clear();
         for (digest, until, place) in records {

@@ -1,5 +1,5 @@
-//! Counts of replays, one for each thread that keeps a record, so that no two threads write to the
-//! same cache line.
+//! Counts of replays, one for each thread with a copy of a record, so that no two threads write
+//! to the same cache line.
 
 use crossbeam::utils::CachePadded;
 
@@ -12,7 +12,7 @@ struct Count {
     taken: AtomicBool,
 }
 
-/// A count that nobody else writes. Dropped, it is somebody else's to go on with.
+/// A count that only its thread writes. After its drop another thread continues it.
 #[derive(Debug)]
 pub(super) struct LocalCounter(Arc<CachePadded<Count>>);
 
@@ -31,7 +31,7 @@ impl Drop for LocalCounter {
     }
 }
 
-/// All counts of an index: as many as threads had one at the same time.
+/// All counts of an index: as many as the most threads that had one at the same time.
 #[derive(Debug, Default)]
 pub(super) struct LocalCounters(Mutex<Vec<Arc<CachePadded<Count>>>>);
 

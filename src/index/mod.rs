@@ -1,7 +1,7 @@
 //! The index: every live key, in shards with a lock each.
 //!
-//! Locks are leaves: nothing else is locked, and no I/O is done, under one. The one exception is a
-//! batch of lookups, which takes read locks of several shards, in ascending order.
+//! Locks are leaves: no other lock is taken, and no I/O is done, under one. The one exception is
+//! a batch of lookups, which takes read locks of several shards, in ascending order.
 
 use crossbeam::utils::CachePadded;
 
@@ -35,13 +35,13 @@ pub(crate) use slot::{Slot, SlotTime};
 #[cfg(all(test, idemkv_loom, feature = "sim"))]
 pub(crate) use thread_cache::ThreadCache;
 
-/// Cells that one step of the sweeper passes under one lock, and records that are looked at for
-/// whether they were stored: tens of microseconds.
+/// Cells that one step of the sweeper passes under one lock, and records that one step checks for
+/// having been stored: tens of microseconds.
 pub(crate) const CELLS_PER_STEP: usize = 2_048;
 
 #[derive(Debug)]
 pub(crate) struct Index {
-    /// No other index of this process has the same, not even one that is gone.
+    /// Unique in this process, also among dropped indexes.
     number: u64,
     shards: Box<[CachePadded<VersionedShard>]>,
     /// Replays that were not counted by a shard.
@@ -57,7 +57,7 @@ fn shard_of(digest: Digest, mask: usize) -> usize {
     digest.as_u128() as usize & mask
 }
 
-/// How often lookups found what.
+/// Counts of lookups by their results.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Hits {
     pub(crate) replayed: u64,
@@ -65,7 +65,7 @@ pub(crate) struct Hits {
     pub(crate) loaded: u64,
 }
 
-/// How much there is.
+/// Sizes of the index.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sizes {
     pub(crate) keys: usize,
@@ -77,7 +77,7 @@ pub(crate) struct Sizes {
 impl Index {
     /// # Panics
     ///
-    /// Where `shards` is no power of two; options see to that.
+    /// If `shards` is not a power of two; options ensure that it is.
     pub(crate) fn new(shards: usize, cache_bytes: usize, epoch: Timestamp) -> Self {
         static NUMBERS: UnseenU64 = UnseenU64::new(1);
         assert!(shards.is_power_of_two(), "shards are picked by the lower bits of a digest");
@@ -112,7 +112,7 @@ impl Index {
         self.locked(digest).get(digest)
     }
 
-    /// Looks at a slot and changes it, under the shard's lock. `change` must not block.
+    /// Reads a slot and changes it, under the shard's lock. `change` must not block.
     pub(crate) fn change<R>(&self, digest: Digest, change: impl FnOnce(&Slot) -> (Change, R)) -> R {
         self.locked(digest).change(|shard| shard.change(digest, change))
     }
@@ -122,7 +122,7 @@ impl Index {
         self.count_replays(digest, 1);
     }
 
-    /// Counts replays together, in the shard of one of them: only sums are ever read.
+    /// Adds several replays to the count of one shard: only sums are ever read.
     #[inline]
     pub(crate) fn count_replays(&self, digest: Digest, replays: u64) {
         self.locked(digest).replayed.fetch_add(replays, Ordering::Relaxed);
@@ -136,11 +136,11 @@ impl Index {
         self.locked(digest).loaded.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Puts a record that was read from disk into memory, if the key still is where it was read,
-    /// and makes room for it. One that would have no room is left where it is.
+    /// Caches a record that was read from disk, if its key still has that location, and evicts
+    /// others for it. A record that does not fit stays only on disk.
     ///
-    /// Makes room for twice its bytes where there is too much in memory, so that reads never add
-    /// to that. It costs by the record's length, and not by the number of keys.
+    /// If the cache is over its budget, evicts twice the record's bytes, so that reads never
+    /// increase the excess. The cost depends on the record's length, not on the number of keys.
     pub(crate) fn cache(&self, digest: Digest, record: &Record) {
         let bytes = record.footprint();
         if bytes > self.budget {
@@ -169,8 +169,7 @@ impl Index {
         }
     }
 
-    /// Puts a record or tombstone that moves into memory, in place of the record that lies at
-    /// `from`.
+    /// Pins a moving record or tombstone in memory, in place of the record at `from`.
     pub(crate) fn pin_in_memory(&self, from: RecordLocation, moving: &Record) -> Relocation {
         self.change(moving.digest(), |slot| match slot {
             Slot::Stored { place, .. } if *place == from => {
@@ -189,7 +188,7 @@ impl Index {
         })
     }
 
-    /// Leaves a record that was stored to the disk alone.
+    /// Removes a stored record from memory.
     pub(crate) fn drop_cached(&self, record: &Record) {
         let until = SlotTime::new(record.remembered_until(), self.epoch);
         self.change(record.digest(), |slot| match (slot, record.location()) {
@@ -208,8 +207,8 @@ impl Index {
         });
     }
 
-    /// Brings every shard's cached bytes within the budget, as far as records are stored. To be
-    /// called when records were stored.
+    /// Brings every shard's cached bytes within the budget, as far as records are stored. Called
+    /// after records were stored.
     pub(crate) fn evict(&self) {
         for locked in &self.shards {
             let unsettled = locked.read().unsettled();
@@ -223,12 +222,12 @@ impl Index {
         }
     }
 
-    /// Whether so much of a shard has expired that a pass of the sweeper pays.
+    /// Whether enough of a shard has expired for a pass of the sweeper.
     pub(crate) fn is_pass_due(&self, shard: usize, now: Timestamp) -> bool {
         self.shards.get(shard).is_some_and(|locked| locked.read().is_pass_due(now))
     }
 
-    /// Removes what has expired from a few cells of one shard.
+    /// Removes expired keys from a few cells of one shard.
     pub(crate) fn sweep(&self, shard: usize, from: usize, now: Timestamp) -> Swept {
         let nothing = Swept { done: true, ..Swept::default() };
         self.shards.get(shard).map_or(nothing, |locked| {
@@ -236,7 +235,7 @@ impl Index {
         })
     }
 
-    /// The shards in so many parts, for the threads that fill them before any other is there.
+    /// The shards in so many parts, for the loading threads of an opening.
     pub(crate) fn parts(&mut self, parts: usize) -> Vec<LoadPartition<'_>> {
         let (epoch, mask) = (self.epoch, self.shards.len() - 1);
         let each = self.shards.len().div_ceil(parts);
@@ -256,8 +255,8 @@ impl Index {
         self.shards.get(shard).map(|locked| copy(&locked.read())).unwrap_or_default()
     }
 
-    /// Calls `each` with the slots of all keys that have no outcome yet. Shards without one are
-    /// not looked through. `each` must not block.
+    /// Calls `each` with the slots of all keys that have no outcome yet. Shards without such keys
+    /// are skipped. `each` must not block.
     pub(crate) fn for_each_open(&self, mut each: impl FnMut(&Slot)) {
         for locked in &self.shards {
             let shard = locked.read();
@@ -267,7 +266,7 @@ impl Index {
         }
     }
 
-    /// The attempts whose claims are out, or whose ends are on their way through the log.
+    /// The attempts whose claims are in flight or ending.
     pub(crate) fn attempts_out(&self) -> Vec<Arc<Attempt>> {
         let mut out = Vec::new();
         for locked in &self.shards {

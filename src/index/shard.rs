@@ -8,10 +8,10 @@ use crate::Timestamp;
 use crate::key::Digest;
 use crate::state::{Decision, Event, Phase, decide};
 
-/// Records that are evicted under one lock, at most: tens of microseconds.
+/// The most records that are evicted under one lock: tens of microseconds.
 const EVICTED_MAX: usize = 128;
-/// Records that are spared under one lock because they were looked up, at most: the bound on what
-/// an eviction looks at in vain.
+/// The most records that are spared under one lock because they were looked up: it bounds the
+/// work of an eviction.
 const SPARED_MAX: usize = 64;
 
 /// What a change does to a slot.
@@ -24,7 +24,7 @@ pub(crate) enum Change {
 pub(crate) struct Shard {
     table: Table,
     cached_bytes: usize,
-    /// Keys without an outcome: with a claim that is out, or an interrupted one.
+    /// Keys without an outcome: in flight or interrupted.
     open: usize,
     /// Of those, the interrupted ones.
     interrupted: usize,
@@ -44,8 +44,7 @@ impl Shard {
         self.table.get(digest)
     }
 
-    /// Reads the cell where a key would be looked for first, for nothing but to have it in the
-    /// cache.
+    /// Reads the cell where a search for a key starts, only to bring it into the cache.
     #[inline]
     pub(crate) fn warm(&self, digest: Digest) -> u64 {
         self.table.warm(digest)
@@ -64,7 +63,7 @@ impl Shard {
         self.put(self.table.find(digest), digest, slot);
     }
 
-    /// Sets the slot of a key that was looked for just now.
+    /// Sets the slot of a key that was just searched for.
     fn put(&mut self, found: Probe, digest: Digest, mut slot: Slot) {
         let position = match self.table.slot(found) {
             Slot::Cached(_, position) => Some(*position),
@@ -102,11 +101,11 @@ impl Shard {
         self.table.reserve(more);
     }
 
-    /// Evicts up to [`EVICTED_MAX`] records, or until cached bytes are within `budget`; gives the
-    /// bytes of those that went.
+    /// Evicts up to [`EVICTED_MAX`] records, until cached bytes are within `budget`; returns the
+    /// evicted bytes.
     ///
-    /// A record that was looked up since the hand last passed stays, but for those behind
-    /// [`SPARED_MAX`] such records. One that no checkpoint has stored yet must stay.
+    /// A record that was looked up since the hand last passed stays, until [`SPARED_MAX`] such
+    /// records were spared. A record that no checkpoint has stored yet must stay.
     pub(crate) fn evict(&mut self, budget: usize, epoch: Timestamp) -> usize {
         let before = self.cached_bytes;
         let (mut evicted, mut spared) = (0, 0);
@@ -141,8 +140,8 @@ impl Shard {
         before - self.cached_bytes
     }
 
-    /// Looks whether records were stored by now, at most `steps` of those with positions below
-    /// `end`; gives the next end, or `None` at the last.
+    /// Checks which records have been stored meanwhile, at most `steps` of those with positions
+    /// below `end`; returns the next end, or `None` after the last.
     pub(crate) fn settle(&mut self, end: usize, steps: usize) -> Option<usize> {
         let mut at = end.min(self.cached.unstored());
         // From the last one on, so that nearly none has to move to where another one was.
@@ -163,7 +162,7 @@ impl Shard {
         Some(at)
     }
 
-    /// Records that no checkpoint had stored when they were looked at last.
+    /// Records that no checkpoint had stored at the last check.
     pub(crate) fn unsettled(&self) -> usize {
         self.cached.unstored()
     }
@@ -175,7 +174,7 @@ impl Shard {
         found.and_then(|at| self.table.cell(at))
     }
 
-    /// Gives a record a position among those that are stored, or among those that are not.
+    /// Gives a record a position in the list of stored records, or in the list of the others.
     fn change_seat(&mut self, hash: u64, from: CachePosition, is_stored: bool) {
         let to = self.cached.add(hash, is_stored);
         self.table.reseat(&Moved { hash, from, to });
@@ -193,9 +192,9 @@ impl Shard {
         self.due.is_pass_due(now, self.table.cells())
     }
 
-    /// Removes what has expired from `cells` cells from `from` on, and leaves records to the disk
-    /// whose bodies have; gives the keys of interrupted claims among it, which have rows on disk,
-    /// and the number of keys removed.
+    /// Removes expired keys from `cells` cells from `from` on, and removes records with expired
+    /// bodies from memory. Returns the expired interrupted keys, which have rows on disk, and the
+    /// number of keys removed.
     pub(crate) fn sweep(&mut self, from: usize, cells: usize, now: Timestamp, epoch: Timestamp) -> Swept {
         let (mut due, mut expired) = (Vec::new(), Vec::new());
         let to = from.saturating_add(cells).min(self.table.cells());
@@ -280,7 +279,7 @@ impl Shard {
     }
 }
 
-/// What a pass of the sweeper found.
+/// The result of a pass of the sweeper.
 #[derive(Debug, Default)]
 pub(crate) struct Swept {
     /// Cells passed.

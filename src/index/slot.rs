@@ -1,4 +1,4 @@
-//! What the index holds for one key.
+//! `Slot`: the index's entry for one key.
 
 use super::cached::CachePosition;
 use crate::attempt::Attempt;
@@ -7,21 +7,21 @@ use crate::state::{Fence, Lifetime, Phase, State};
 use crate::sync::Arc;
 use crate::{Fingerprint, Timestamp};
 
-/// The state of a key, with what belongs to it. 16 bytes.
+/// The state of a key, with its attempt or record. 16 bytes.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Slot {
     /// Nothing is known of the key; never stored.
     #[default]
     Vacant,
-    /// A claim is out.
+    /// A claim is in flight.
     InFlight(Arc<Attempt>),
-    /// A claim's outcome, or a forgetting, is on its way through the log.
+    /// The end of a claim, or a forget, is queued and not published.
     Ending(Arc<Attempt>),
     /// A claim ended without an outcome.
     Interrupted(Arc<Attempt>),
     /// A record, in memory, and its position, which the shard sets.
     Cached(Record, CachePosition),
-    /// A record, on disk alone.
+    /// A record, only on disk.
     Stored {
         /// Until when it is remembered at the latest.
         until: SlotTime,
@@ -31,8 +31,8 @@ pub(crate) enum Slot {
 }
 
 /// A time in four bytes: whole seconds since the file was opened, rounded up. Lookups decide by
-/// the exact time in the record; this one only tells, without reading it, that a record is gone
-/// for certain.
+/// the exact time in the record. This time only shows, without a read, that a record has
+/// certainly expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotTime(u32);
 
@@ -42,7 +42,7 @@ impl SlotTime {
         Self(u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
-    /// The time rounded up; the end of time where it was too late to be held.
+    /// The time rounded up; the end of time if it does not fit.
     pub(crate) fn at_latest(self, epoch: Timestamp) -> Timestamp {
         match self.0 {
             u32::MAX => Timestamp::from_millis(u64::MAX),
@@ -51,8 +51,7 @@ impl SlotTime {
     }
 }
 
-/// Stands in for what only the disk knows of a stored record. Fence zero is older than every
-/// claim.
+/// The facts of a stored record that only the disk knows. Fence zero is older than every claim.
 static UNKNOWN: Fingerprint = Fingerprint::from_bytes([0; 32]);
 
 impl Slot {
@@ -63,8 +62,8 @@ impl Slot {
 
     /// The state as the state machine sees it.
     ///
-    /// For a record on disk alone the facts are unknown: callers load the record first where they
-    /// matter.
+    /// For a record that is only on disk the facts are unknown: callers load the record first if
+    /// they need them.
     #[inline]
     pub(crate) fn state(&self, epoch: Timestamp) -> State<'_> {
         match self {
@@ -108,7 +107,7 @@ impl Slot {
         matches!(self, Self::Interrupted(_))
     }
 
-    /// The attempt whose claim is out, or whose end is on its way through the log.
+    /// The attempt whose claim is in flight or ending.
     pub(crate) fn attempt_out(&self) -> Option<&Arc<Attempt>> {
         match self {
             Self::InFlight(attempt) | Self::Ending(attempt) => Some(attempt),
@@ -126,9 +125,9 @@ impl Slot {
         }
     }
 
-    /// When the sweeper has something to do here, where the slot is set for the first time since
-    /// that is known: the body has expired, or the key is no longer remembered. A record that is
-    /// left to the disk alone was set before.
+    /// When the sweeper first has work here: the body has expired, or the key is no longer
+    /// remembered. `None` for a slot that was counted before, as for a record that is only on
+    /// disk.
     #[inline]
     pub(crate) fn new_due(&self) -> Option<Timestamp> {
         match self {
@@ -139,7 +138,7 @@ impl Slot {
         }
     }
 
-    /// When the sweeper has something to do here that it has not by `now`.
+    /// When the sweeper next has work here, after `now`.
     pub(crate) fn due_after(&self, now: Timestamp, epoch: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Cached(record, _) if !record.body().is_empty() && now < record.expires() => {
@@ -154,8 +153,7 @@ impl Slot {
         }
     }
 
-    /// A record on disk whose body has expired and is in memory all the same: what is to be there
-    /// in its place.
+    /// The slot to replace a stored record whose expired body is still in memory.
     pub(crate) fn without_expired_body(&self, now: Timestamp, epoch: Timestamp) -> Option<Self> {
         match self {
             Self::Cached(record, _) if !record.body().is_empty() && record.expires() <= now => {

@@ -1,8 +1,9 @@
 //! A plain open-addressing table from digests to slots: linear probing, deletion by shifting back.
 //!
-//! The digest is uniform and secret, so it is its own hash: its upper half, scaled to the number
-//! of cells, is the home of a key. Cells are 32 bytes, so that one lookup costs about one cache
-//! miss here. Any number of cells will do, which lets the table grow by less than doubling.
+//! The digest is uniform and secret, so the table needs no other hash: the digest's upper half,
+//! scaled to the number of cells, is the home of a key. Cells are 32 bytes, so one lookup costs
+//! about one cache miss here. The number of cells need not be a power of two, so the table can
+//! grow by less than doubling.
 
 use super::cached::{CachePosition, Moved};
 use super::slot::Slot;
@@ -29,7 +30,7 @@ impl Cell {
     }
 }
 
-/// Where a search for a key ended: at its cell, or at the empty one that it would come into. Good
+/// Where a search for a key ended: at its cell, or at the empty cell where it would go. Valid
 /// until the table is changed.
 pub(crate) type Probe = Result<usize, usize>;
 
@@ -76,12 +77,12 @@ impl Table {
         self.find(digest).ok().map(|at| &self.cells[at].slot)
     }
 
-    /// What is in the cell that was found; [`Slot::Vacant`] where the key is not there.
+    /// The slot in the cell that was found; [`Slot::Vacant`] if the key is absent.
     pub(crate) fn slot(&self, found: Probe) -> &Slot {
         found.map_or(&Slot::Vacant, |at| &self.cells[at].slot)
     }
 
-    /// Reads the cell where a key would be looked for first.
+    /// Reads the cell where a search for a key starts.
     #[inline]
     pub(crate) fn warm(&self, digest: Digest) -> u64 {
         self.cells.get(home(digest, self.cells.len())).map_or(0, |cell| cell.digest.halves()[0])
@@ -137,8 +138,8 @@ impl Table {
         }
     }
 
-    /// Sets the slot of a key that was looked for just now; [`Slot::Vacant`] removes the key.
-    /// Gives the slot it had.
+    /// Sets the slot of a key that was just searched for; [`Slot::Vacant`] removes the key.
+    /// Returns the earlier slot.
     #[inline]
     pub(crate) fn put(&mut self, found: Probe, digest: Digest, slot: Slot) -> Slot {
         match (found, slot) {
@@ -159,7 +160,7 @@ impl Table {
         }
     }
 
-    /// Puts a key that is not there into the first empty cell from its home on.
+    /// Puts an absent key into the first empty cell from its home on.
     fn add(&mut self, cell: Cell) {
         let cells = self.cells.len();
         let mut at = home(cell.digest, cells);
@@ -207,7 +208,7 @@ impl Table {
         }
     }
 
-    /// Gives memory back where the table is mostly empty.
+    /// Gives memory back if the table is mostly empty.
     pub(crate) fn shrink(&mut self) {
         if self.cells.len() > 4 * CELLS_MIN && self.used < self.cells.len() / 4 {
             self.resize((self.used * 2).max(CELLS_MIN));

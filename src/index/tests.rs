@@ -158,7 +158,7 @@ fn an_eviction_finds_every_record_in_a_table_that_is_nearly_empty() {
     assert_eq!(index.sizes().cached_bytes, 0);
 }
 
-/// A forgetting that fails puts back what it found, with its old place.
+/// A forget that fails restores the slot, with its old location.
 #[test]
 fn a_record_that_is_being_forgotten_holds_its_block() {
     let index = index_of(Slot::Ending(attempt()));

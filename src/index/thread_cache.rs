@@ -1,17 +1,16 @@
-//! The record that a thread asks for again and again, answered from a copy of the thread's own.
+//! `ThreadCache`: a thread's own copy of the record that it replays again and again.
 //!
 //! A lookup under the shard's lock writes three times to lines that all threads write: the lock,
 //! the count of replays, and the count of references in front of the record. With one key and two
-//! threads these lines go to and fro between the processors, and two threads do less than one. So
-//! a thread that asks for the same key a second time in a row keeps a copy, with the version that
-//! the shard had when the record was found there. While the shard has that version, the copy is
-//! what the lock would give; `VersionedShard` says why. Such a lookup writes to memory of its own
-//! thread alone.
+//! threads these lines move between the processors, and two threads do less than one. So a thread
+//! that asks for the same key twice in a row keeps a copy, with the shard's version at that
+//! moment. While the shard has that version, the copy is the answer that a lookup under the lock
+//! would give; `VersionedShard` says why. Such a lookup writes only its own thread's memory.
 //!
-//! A copy is of the record's contents. Where the record lies on disk it may learn too late, which
-//! nobody asks a record that callers have. It does not keep the engine open, and an engine that
-//! takes the memory of another has another number. The copy and the record that it was made from
-//! stay until the thread keeps another one, or ends.
+//! The copy may not learn its location on disk. Nothing reads the location of a record that was
+//! handed to a caller. The copy does not keep the engine open; it names its index by a number,
+//! because addresses are reused. The copy and its original stay in memory until the thread keeps
+//! another one, or ends.
 
 use std::cell::{Cell, RefCell};
 
@@ -23,12 +22,12 @@ use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::thread_local;
 
-/// Records that take more memory are not kept, for every thread may keep one.
+/// Larger records are not kept, because every thread may keep one.
 const KEPT_BYTES_MAX: usize = 4_096;
 
 thread_local! {
-    /// Half of the digest that was last replayed. Enough to tell when it is worth to look at
-    /// `HOT`; that decides.
+    /// Half of the digest that was last replayed. It only shows when a look at `HOT` may pay;
+    /// `HOT` decides.
     static LAST: Cell<u64> = const { Cell::new(0) };
     static HOT: RefCell<ThreadCache> = const { RefCell::new(ThreadCache::new()) };
 }
@@ -42,12 +41,12 @@ struct CachedReplay {
     /// The number of its index.
     index: u64,
     digest: Digest,
-    /// The shard's, when the record was found there.
+    /// The shard's version when the record was found there.
     version: ShardVersion,
-    /// Shares no memory with the record in the index, so that counting references to it is nobody
-    /// else's business.
+    /// Shares no memory with the record in the index, so that only this thread counts references
+    /// to it.
     copy: Record,
-    /// The record in the index, which the eviction hand looks at.
+    /// The record in the index, whose touch mark the eviction hand reads.
     original: Record,
     tally: LocalCounter,
 }

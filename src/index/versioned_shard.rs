@@ -9,12 +9,12 @@ use super::slot::Slot;
 use crate::key::Digest;
 use crate::sync::{AtomicU64, Ordering, RwLock};
 
-/// A shard, its lock, and what lookups count: these together, so that they share cache lines.
+/// A shard, its lock, and the counts of lookups, which share cache lines.
 ///
-/// A holder of a shard's lock takes no other. Only a batch of lookups,
-/// [`Index::records`](super::Index::records), does: read locks of other shards, in ascending
-/// order, each once. So of threads that wait for each other, the one that waits for the highest
-/// shard waits for a holder that waits for nothing.
+/// The holder of a shard's lock takes no other lock. Only a batch of lookups,
+/// [`Index::records`](super::Index::records), takes read locks of several shards, in ascending
+/// order, each once. So the thread that waits for the highest shard waits for a holder that waits
+/// for nothing, and there is no deadlock.
 #[derive(Debug, Default)]
 pub(super) struct VersionedShard {
     shard: RwLock<Shard>,
@@ -25,7 +25,7 @@ pub(super) struct VersionedShard {
     version: CachePadded<AtomicU64>,
 }
 
-/// What a shard's version was while somebody held its lock.
+/// A shard's version, read under its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ShardVersion(u64);
 
@@ -48,7 +48,7 @@ impl VersionedShard {
         (shard.get(digest).cloned().unwrap_or_default(), version)
     }
 
-    /// The one way to change a shard that others can see.
+    /// The only way to change a shard that other threads can see.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut Shard) -> R) -> R {
         let mut shard = self.shard.write();
         let version = self.version.load(Ordering::Relaxed);
@@ -56,24 +56,23 @@ impl VersionedShard {
         change(&mut shard)
     }
 
-    /// Whether nothing of the shard has changed since somebody found this version: what was found
-    /// under the lock then would be found under the lock now.
+    /// Whether the shard is unchanged since it had this version, so that a lookup under the lock
+    /// would find the same now.
     ///
-    /// Each change of the shard raises the version first. A change that happens before this call
-    /// has its raise before it as well, and a load never gives what was there before a store that
-    /// happens before the load. So no change is missed that the caller could know of.
+    /// Each change of the shard raises the version first. If a change happens before this call,
+    /// so does its raise, and the load cannot return an older version. So this misses no change
+    /// that the caller could know of.
     ///
-    /// Any order would do for that: what the caller has of the shard is a copy. Both are `SeqCst`
-    /// because of pairs of keys. One thread changes a key and then asks for another, a second
-    /// thread does it the other way round: one of them must see what the other did, as with locks.
+    /// Any memory order would do for that, because the caller has a copy. Raise and load are
+    /// `SeqCst` because of pairs of keys. If one thread changes key A and then asks for B, and
+    /// another changes B and asks for A, at least one must see the other's change, as with locks.
     /// With weaker orders both loads could come before both stores.
     #[inline]
     pub(super) fn is_unchanged_since(&self, version: ShardVersion) -> bool {
         self.version.load(Ordering::SeqCst) == version.0
     }
 
-    /// The shard of an index that nobody else has, and that nobody was answered from: its version
-    /// can stay.
+    /// The shard of an index that no other thread has yet: its version need not change.
     pub(super) fn get_mut(&mut self) -> &mut Shard {
         self.shard.get_mut()
     }

@@ -1,11 +1,11 @@
-//! Fingerprints: what a request was, in 32 bytes.
+//! `Fingerprint`: identifies a request, in 32 bytes.
 
 use std::fmt;
 
 /// A BLAKE3 digest of a request. The same key with another fingerprint is a reused key, and
 /// refused.
 ///
-/// Take everything into it that makes the request what it is, and nothing that differs between two
+/// Include everything that makes the request what it is, and nothing that differs between two
 /// tries of the same request (a date header, a trace id).
 ///
 /// ```

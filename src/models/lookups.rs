@@ -1,4 +1,4 @@
-//! Models of a thread's kept record, and of its counts.
+//! Models of a thread's copy of a record, and of its counts.
 
 use super::*;
 

@@ -1,13 +1,11 @@
-//! The smallest pieces that threads meet in, under every order in which loom can let two or three
-//! of them go on, and every value that an atomic may show them. Nothing of this is in a real
-//! build.
+//! Models of the smallest pieces that threads share, run by loom with two or three threads in
+//! every order, and with every value that an atomic may return. They are not in a real build.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg idemkv_loom" cargo test --release --target-dir target/loom --lib models -- --nocapture
 //! ```
 //!
-//! Small as they are, the larger ones have too many orders: those look at all with up to so many
-//! changes of thread that were not forced.
+//! The larger models have too many orders. They run all orders with up to so many preemptions.
 
 mod attempts;
 mod lookups;
@@ -36,8 +34,7 @@ use std::sync::atomic::AtomicU64 as UnseenU64;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-/// Runs a model in every order with at most so many changes of thread that were not forced; in
-/// every order at all where there is no limit.
+/// Runs a model in every order with at most so many preemptions; without a limit, in every order.
 fn model(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions;
@@ -83,12 +80,11 @@ fn a_thread_that_waits_for_space_is_woken_when_a_reservation_is_dropped() {
     });
 }
 
-/// Notes what was published, and that it was in order.
+/// Records the published frames, and checks their order.
 #[derive(Debug, Default)]
 struct Published {
     ops: AtomicUsize,
-    /// The last frame that was published; twice its number; one less means that somebody is
-    /// publishing.
+    /// Twice the number of the last published frame; one less while a thread is publishing it.
     last: AtomicUsize,
 }
 
@@ -116,7 +112,7 @@ impl Publish for Published {
 
 const ENTRY: u64 = 512;
 
-/// A log and its queue. The log is made once: what is on its disk is no part of a model.
+/// A log and its queue. The log is made once, because its disk is not part of a model.
 fn commit(leader: Option<Notifier>) -> Arc<Commit<Published>> {
     commit_with(leader, None)
 }

@@ -1,4 +1,4 @@
-//! A record's body, without its record around it.
+//! `Body`: a record's body as an owned buffer.
 
 use std::fmt;
 use std::ops::Deref;
@@ -15,7 +15,7 @@ impl Record {
 
 /// A record's body as an owned, shared buffer: no copy is made on the way into a response.
 ///
-/// It is `AsRef<[u8]> + Send + 'static`, which is all that `bytes::Bytes` asks of an owner:
+/// It is `AsRef<[u8]> + Send + 'static`, as `bytes::Bytes` requires of an owner:
 ///
 /// ```
 /// # use idemkv::{Begin, Engine, Fingerprint};

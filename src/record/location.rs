@@ -1,14 +1,14 @@
-//! Where a record lies in the store, and what becomes of it when its block goes.
+//! Where a record lies in the store, and whether it moves when its block is dropped.
 
-/// What becomes of a record whose block is to go.
+/// Whether a record of a block that is to be dropped moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relocation {
-    /// The index has it in memory now, without a place.
+    /// It moves: the index has it in memory now, without a location.
     Moved,
-    /// The index does not name it any more: the key has another record or claim, or its time is
-    /// over.
+    /// It does not move: the index no longer names it, because the key has another record or
+    /// claim, or is no longer remembered.
     History,
-    /// Its key is about to change, and may be what it was before. The block has to stay.
+    /// Its key is about to change, and the change may be undone. The block has to stay.
     Stays,
 }
 

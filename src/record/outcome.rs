@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// How an operation ended. Both kinds are replayed alike. There will be no third: what has neither
-/// outcome is no record.
+/// How an operation ended. Both kinds are replayed alike. There will be no third variant: without
+/// an outcome there is no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Outcome {

@@ -4,7 +4,7 @@ use crate::Timestamp;
 use crate::key::Digest;
 use crate::state::Fence;
 
-/// What a lookup does not read; it lies behind body and names, as bytes.
+/// The fields that a lookup does not read, packed as bytes behind body and names.
 #[derive(Clone, Copy)]
 pub(super) struct Rest {
     pub(super) remembered_until: Timestamp,

@@ -7,8 +7,7 @@ use crate::clock::millis;
 use crate::error::OptionError;
 use crate::state::Lifetime;
 
-/// A hundred years: beyond it, times and their sums are not representable everywhere they are
-/// kept.
+/// A hundred years. Longer times and their sums would not fit every field that holds them.
 pub(crate) const RETENTION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 const TTL_MIN: Duration = Duration::from_millis(1);
 
@@ -17,19 +16,19 @@ const TTL_MIN: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Retention {
     ttl: Duration,
-    /// Not shorter than `ttl`; where it is longer, a tombstone stays for the rest.
+    /// Not shorter than `ttl`; if it is longer, a tombstone stays for the rest.
     remembered: Duration,
 }
 
 impl Retention {
-    /// For attempts of which only the log's last word counts.
+    /// For a stand-in attempt, whose retention is never used.
     pub(crate) const NONE: Self = Self { ttl: Duration::ZERO, remembered: Duration::ZERO };
 
     /// Without `tombstone_ttl` a key is remembered as long as its record is replayed.
     ///
     /// # Errors
     ///
-    /// Where one of the two is out of its range; the error names it.
+    /// If one of the two is out of its range; the error names it.
     pub(crate) fn new(ttl: Duration, tombstone_ttl: Option<Duration>) -> Result<Self, OptionError> {
         let remembered = tombstone_ttl.unwrap_or(ttl);
         for (name, value, min) in [("ttl", ttl, TTL_MIN), ("tombstone_ttl", remembered, ttl)] {
@@ -38,14 +37,14 @@ impl Retention {
         Ok(Self { ttl, remembered })
     }
 
-    /// Of a policy, which was checked.
+    /// Of a policy, which has been checked.
     pub(crate) fn checked(ttl: Duration, tombstone_ttl: Option<Duration>) -> Self {
         debug_assert!(Self::new(ttl, tombstone_ttl).is_ok(), "a policy is checked before it is used");
         Self { ttl, remembered: tombstone_ttl.unwrap_or(ttl) }
     }
 
-    /// This one with parts of it replaced. A longer `ttl` takes a tombstone's time along where
-    /// that is not given; where there is no tombstone, there still is none.
+    /// The same with one or both times replaced. If only a longer `ttl` is given, a tombstone's
+    /// time grows with it; without a tombstone there still is none.
     ///
     /// # Errors
     ///
@@ -63,7 +62,7 @@ impl Retention {
         Self::new(ttl, tombstone_ttl.or(kept))
     }
 
-    /// As a row from disk has it. It was in range when it was written, under options that may have
+    /// As read from a row. It was in range when it was written, under options that may have
     /// changed since.
     pub(crate) fn from_millis(ttl_ms: u64, remembered_ms: u64) -> Self {
         let remembered = Duration::from_millis(remembered_ms.max(ttl_ms));

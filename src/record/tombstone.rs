@@ -1,14 +1,13 @@
-//! What is left of a record that is no longer replayed.
+//! `Tombstone`: the rest of a record that is no longer replayed.
 
 use std::fmt;
 
 use crate::record::Record;
 use crate::{Fence, Fingerprint, Outcome, Timestamp};
 
-/// What is left of a record whose time is over: that its operation has run, and when. Its body is
-/// gone.
+/// The rest of an expired record: it says that the operation has run, and when. The body is gone.
 ///
-/// A very late retry is told this instead of being run again: see
+/// A very late retry gets it instead of running again: see
 /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tombstone {
@@ -64,7 +63,7 @@ impl Tombstone {
         self.completed
     }
 
-    /// Since when the record is not replayed any more.
+    /// When the record stopped being replayed.
     #[must_use]
     pub fn expired(&self) -> Timestamp {
         self.expired

@@ -1,6 +1,6 @@
 //! The whole table: every state, every event, before, at and after every deadline, with every
-//! fence that matters. Each row says what must come out, in words of the promise and not of the
-//! code.
+//! fence that matters. Each row gives the required outcome, in words of the promise and not of
+//! the code.
 
 use super::*;
 
@@ -177,8 +177,7 @@ fn attempt_numbers_do_not_wrap() {
     assert_eq!(decide(State::Interrupted(last, EXPIRES), resolve), Decision::Grant { attempt: u32::MAX });
 }
 
-/// The states of the table in `docs/state-machine.md`, with the time that each event there happens
-/// at.
+/// The states of the table in `docs/state-machine.md`, with the time of each event.
 const COLUMNS: [(&str, State<'static>, Timestamp); 9] = [
     ("Vacant", State::Vacant, TIMES[0]),
     ("InFlight", State::InFlight(FACTS, EXPIRES), TIMES[0]),

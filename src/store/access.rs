@@ -1,8 +1,8 @@
 //! The database: for its readers, for its writer, and for a thread that needs it alone.
 //!
-//! redb stops for good after any error of the disk, one of a read included. Records that are known
-//! to be durable are replayed all the same: a reader that finds it stopped opens it again, in a
-//! view that writes nothing to the file. The next writer opens it for good, where that is safe.
+//! After any disk error, even one failed read, redb stops for good. Durable records are still
+//! replayed: a reader that finds the database stopped opens it again, in a view that writes
+//! nothing to the file. The next writer opens it for writing, if that is safe.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;
 use crate::sync::{Arc, Condvar, Mutex, yield_now};
 
-/// How often a read is tried that finds the database stopped.
+/// How often a read is tried if it finds the database stopped.
 const READ_TRIES: u32 = 3;
 
 /// Where redb gets its bytes from.
@@ -32,7 +32,7 @@ pub(super) struct Access {
     tracked: Arc<Tracked>,
     faults: Arc<Faults>,
     cache_bytes: usize,
-    /// Leaf lock, held to look only.
+    /// Leaf lock, held only to look.
     state: Mutex<State>,
     /// The database is back.
     returned: Condvar,
@@ -43,11 +43,11 @@ pub(super) struct Access {
 
 #[derive(Debug)]
 enum State {
-    /// For all. It may have stopped.
+    /// Open for all. It may have stopped.
     Open(Arc<Opened>),
-    /// For readers: it keeps to itself what is written to it.
+    /// A view for readers: it keeps writes in memory.
     View(Arc<Opened>),
-    /// Somebody needs it alone; it comes back.
+    /// One thread needs it alone; it comes back.
     Away,
     /// It could not be opened again. The next caller tries once more.
     Lost,
@@ -80,7 +80,7 @@ impl Access {
         &*self.file
     }
 
-    /// Notes what is written from now on, for a copy; `None` where one is being made.
+    /// Marks writes from now on, for a copy; `None` if a copy is already being made.
     pub(super) fn track(&self) -> Option<Tracking> {
         self.tracked.track()
     }
@@ -90,8 +90,8 @@ impl Access {
         self.faults.write_failed()
     }
 
-    /// What an error means for the one who writes. A commit that stopped must be asked for before
-    /// it is made anew: see [`may_have_committed`](Self::may_have_committed).
+    /// The meaning of an error for the writer. Before a failed commit is made again, ask
+    /// [`may_have_committed`](Self::may_have_committed).
     pub(super) fn failed(&self, trouble: BackendError) -> StoreError {
         let is_read = trouble.is_io() && !self.faults.has_written_badly();
         // A sync that ran out of room is a failed sync like any other: what it left behind is
@@ -108,7 +108,7 @@ impl Access {
         StoreError::Failed(failure)
     }
 
-    /// What it means for the one who writes that not even a view can be had.
+    /// The meaning for the writer if not even a view can be opened.
     pub(super) fn lost(&self, error: ReadError) -> StoreError {
         match error {
             ReadError::Io(failure) if !self.faults.has_written_badly() => StoreError::Later(failure),
@@ -125,12 +125,12 @@ impl Access {
         self.faults.before_commit();
     }
 
-    /// Whether the last commit, which was told as failed, may be there.
+    /// Whether the last commit, which redb called failed, may be in the file.
     pub(super) fn may_have_committed(&self) -> bool {
         self.faults.may_have_committed()
     }
 
-    /// Reads that failed, for whomever they were.
+    /// Failed reads of all callers.
     pub(super) fn failed_reads(&self) -> &FailedReads {
         self.faults.failed_reads()
     }
@@ -138,7 +138,7 @@ impl Access {
 
 // Reading.
 impl Access {
-    /// Reads. Where the database has stopped, again, in a view.
+    /// Reads. If the database has stopped, reads again in a view.
     pub(super) fn read<T>(&self, read: impl Fn(&Opened) -> Result<T, BackendError>) -> Result<T, ReadError> {
         let mut tries = 0;
         loop {
@@ -159,8 +159,8 @@ impl Access {
         }
     }
 
-    /// Reads for as long as `read` takes. Refused once
-    /// [`refuse_long_reads`](Self::refuse_long_reads) was called.
+    /// Reads for as long as `read` takes. Refused after a call of
+    /// [`refuse_long_reads`](Self::refuse_long_reads).
     pub(super) fn read_long<T, R>(
         &self,
         begin: impl Fn(&Opened) -> Result<T, BackendError>,
@@ -190,7 +190,7 @@ impl Access {
             && self.faults.has_stopped()
     }
 
-    /// Whether the database is what is known of it. A view may be newer, where a commit failed in
+    /// Whether the database has the expected state. A view may be newer, if a commit failed in
     /// its last step.
     pub(super) fn is_current(&self) -> bool {
         matches!(&*self.state.lock(), State::Open(_)) && !self.faults.has_stopped()
@@ -212,7 +212,7 @@ impl Access {
         self.open_view()
     }
 
-    /// Gives a database up that has stopped, unless that was done meanwhile.
+    /// Gives up a stopped database, unless that was done meanwhile.
     fn leave(&self, stopped: &Arc<Opened>) {
         let mut state = self.state.lock();
         if let State::Open(current) | State::View(current) = &*state
@@ -225,7 +225,7 @@ impl Access {
         }
     }
 
-    /// Opens a view, for a caller that has taken the database away.
+    /// Opens a view, for a caller that has taken the database out.
     fn open_view(&self) -> Result<Arc<Opened>, ReadError> {
         let opened = catch_backend_panic(|| {
             let untouched: Arc<dyn DiskFile> = Arc::new(CopyOnWriteFile::new(Arc::clone(&self.file))?);
@@ -258,7 +258,7 @@ impl Access {
         self.reopen(check)
     }
 
-    /// Closes and opens the database, so that it takes writes again: after a full disk or a failed
+    /// Closes and opens the database, so that it takes writes again after a full disk or a failed
     /// read, which lose nothing.
     pub(super) fn reopen(
         &self,
@@ -302,8 +302,8 @@ impl Access {
         self.failed(trouble)
     }
 
-    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did.
-    /// Reads wait meanwhile.
+    /// Gives free space in the file back to the disk, unless a caller reads tables; returns
+    /// whether it did. Reads wait meanwhile.
     pub(super) fn compact(&self) -> Result<bool, StoreError> {
         let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
         let mut database = match self.take(State::Away) {
@@ -335,7 +335,7 @@ impl Access {
         self.long_reads.close();
     }
 
-    /// Lets no reader of tables in any more, and waits for those that are in.
+    /// Lets no reader of tables in any more, and waits for the running ones.
     pub(super) fn await_long_reads(&self) {
         self.long_reads.close();
         self.long_reads.wait_for_all();
@@ -362,7 +362,7 @@ impl Access {
         closed.and(unlocked)
     }
 
-    /// Takes the database away. Once closed it stays closed.
+    /// Takes the database out. Once closed it stays closed.
     fn take(&self, meanwhile: State) -> State {
         let mut state = self.state.lock();
         while matches!(&*state, State::Away) {
@@ -382,7 +382,7 @@ impl Access {
     }
 }
 
-/// Waits for those that are still reading: reads last for microseconds, and no new one starts.
+/// Waits for running reads: they last for microseconds, and no new one starts.
 fn alone(mut database: Arc<Opened>) -> Opened {
     loop {
         match Arc::try_unwrap(database) {

@@ -23,8 +23,8 @@ use crate::record::{Record, RecordLocation, Relocation};
 use crate::sync::Arc;
 use crate::{Timestamp, codec};
 
-/// So often a checkpoint is tried at once where reads fail. A block that fails is left out by the
-/// next try.
+/// How often a checkpoint is tried at once if reads fail. The next try leaves out a block that
+/// failed.
 const TRIES: usize = 4;
 
 /// What one transaction is to write.
@@ -41,14 +41,13 @@ struct Plan {
 }
 
 impl Store {
-    /// Writes a batch, drops blocks that are due and writes anew what is still to be remembered of
-    /// them, in one durable transaction, and tells every record its place.
+    /// Writes a batch in one durable transaction, drops blocks that are due, moves their
+    /// tombstones to new blocks, and sets every record's location.
     ///
-    /// `begun` is a transaction that others have written in, to be committed with it. `change`
-    /// sets what else is new in the meta row. `pin_in_memory` is told, before a record's block
-    /// goes, of the tombstone that takes its place, or of the record that moves, so that a look
-    /// finds that in memory; it says whether the record may go now. Only one thread may be in
-    /// here.
+    /// `begun` is an application's transaction, to be committed with the batch. `change` sets
+    /// other fields of the meta row. `pin_in_memory` gets, before a block is dropped, each moving
+    /// tombstone or record, so that lookups find it in memory; its answer says whether the record
+    /// may move now. Only one thread may call this at a time.
     pub(crate) fn apply(
         &self,
         begun: Option<OpenTransaction>,
@@ -130,7 +129,7 @@ impl Store {
         Ok(Applied { reclaimed, cold })
     }
 
-    /// Reads what is to move, and packs blocks of it and of what is new.
+    /// Reads the records that move, and packs them and the new records into blocks.
     fn plan(
         &self,
         database: &Opened,
@@ -157,7 +156,7 @@ impl Store {
         Ok(Plan { meta, blocks, first, due, reclaimed, carried, merged })
     }
 
-    /// Writes all of it; notes in `at` the block that it stopped at.
+    /// Writes everything; stores in `at` the block at which it stopped.
     fn write(
         &self,
         transaction: &WriteTransaction,
@@ -177,12 +176,12 @@ impl Store {
         Ok(())
     }
 
-    /// What became of a commit that came back with an error; gives the database where the commit
-    /// is there after all.
+    /// Finds out whether a commit that returned an error is in the file; returns the database if
+    /// it is.
     ///
-    /// redb reads after a commit, too, and a read that fails for a caller stops it wherever it is.
-    /// Before the header is written nothing of the commit counts. After that the file is opened
-    /// again, which syncs what it finds, and is asked.
+    /// redb also reads after a commit, and another caller's failed read stops redb at any point.
+    /// Before the header is written, the commit does not count. After that, the file is opened
+    /// again, which syncs what it finds, and its meta row decides.
     fn settle(&self, error: StoreError, meta: &Meta, has_others: bool) -> Result<Arc<Opened>, StoreError> {
         if !matches!(error, StoreError::Later(_)) || !self.access.may_have_committed() {
             return Err(error);
@@ -204,7 +203,7 @@ impl Store {
         }
     }
 
-    /// Nothing was written: what was to move stays where it is.
+    /// Nothing was written: no record moves.
     fn put_back(&self, dropped: Vec<(u64, BlockInfo)>, plan: &Plan) {
         let mut directory = self.directory.write();
         for (number, block) in dropped {
@@ -215,7 +214,7 @@ impl Store {
         plan.merged.put_back();
     }
 
-    /// Takes blocks out of the directory; gives what it said of them.
+    /// Removes blocks from the directory; returns their entries.
     fn leave_out(&self, due: &Due) -> Vec<(u64, BlockInfo)> {
         let mut directory = self.directory.write();
         due.blocks
@@ -231,8 +230,11 @@ impl Store {
         batch: &Batch,
     ) -> Result<(), BackendError> {
         let mut rows = CLAIMS.write(transaction, tallies)?;
-        for digest in &batch.ended {
-            rows.remove(digest.as_u128())?;
+        // Most claims end before a checkpoint finds them out, so that often no row is there.
+        if !rows.is_empty() {
+            let mut ended = batch.ended.clone();
+            ended.sort_unstable();
+            ended.iter().try_for_each(|digest| rows.remove(digest.as_u128()))?;
         }
         for (digest, row) in &batch.claims {
             let sealed = self.checksummer.seal(CLAIMS.name(), &digest.halves(), row);
@@ -315,7 +317,7 @@ fn write_blocks(
     Ok(())
 }
 
-/// Notes in `at` the block that it stops at.
+/// Stores in `at` the block at which it stops.
 fn drop_blocks(
     transaction: &WriteTransaction,
     tallies: &mut Tallies,

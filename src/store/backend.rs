@@ -1,4 +1,4 @@
-//! redb's view of one of our files.
+//! `StorageBackend`: redb's access to the store's file.
 
 use std::io;
 
@@ -6,25 +6,25 @@ use super::failed_reads::FailedReads;
 use crate::disk::DiskFile;
 use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
 
-/// What went wrong on the way to the file, whether or not redb, or its user, said so.
+/// The failed operations on the file, even if redb, or its caller, does not report them.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     sync_failed: UnseenBool,
-    /// The file could not be made shorter. redb does that once a commit is durable, and calls it
-    /// failed all the same.
+    /// The file could not be shortened. redb does that after a commit is durable, and then calls
+    /// the commit failed.
     stayed_long: UnseenBool,
-    /// Any error: redb takes no more of anything until it is opened again.
+    /// Any error: redb refuses all operations until it is opened again.
     has_stopped: UnseenBool,
-    /// A write that failed: redb takes no more of them until it is opened again. Leaf lock.
+    /// A failed write: redb takes no more writes until it is opened again. Leaf lock.
     write_failed: UnseenMutex<Option<io::ErrorKind>>,
-    /// The header was written, or that was tried: a commit may be there. Without that it is not,
-    /// for nothing else leads to its pages.
+    /// A write of the header was tried, so a commit may be in the file. Otherwise it is not,
+    /// because only the header leads to its pages.
     may_have_committed: UnseenBool,
     failed_reads: Arc<FailedReads>,
 }
 
 impl Faults {
-    /// Those of a view: only its failed reads are of interest to others.
+    /// The faults of a view: only its failed reads matter to others.
     pub(super) fn of_view(&self) -> Arc<Self> {
         Arc::new(Self { failed_reads: Arc::clone(&self.failed_reads), ..Self::default() })
     }
@@ -38,12 +38,12 @@ impl Faults {
         self.may_have_committed.store(false, Ordering::Release);
     }
 
-    /// Whether the commit made last, which was told as failed, may be there.
+    /// Whether the last commit, which redb called failed, may be in the file.
     pub(super) fn may_have_committed(&self) -> bool {
         self.may_have_committed.load(Ordering::Acquire)
     }
 
-    /// Whether anything but a read went wrong.
+    /// Whether an operation other than a read failed.
     pub(super) fn has_written_badly(&self) -> bool {
         self.sync_failed() || self.stayed_long() || self.write_failed().is_some()
     }
@@ -64,7 +64,7 @@ impl Faults {
         self.has_stopped.load(Ordering::Acquire)
     }
 
-    /// The file is opened again. A failed sync stays: nobody knows what it left behind.
+    /// The file is opened again. A failed sync stays recorded, because its outcome is unknown.
     pub(super) fn forget(&self) {
         *self.write_failed.lock() = None;
         self.stayed_long.store(false, Ordering::Release);

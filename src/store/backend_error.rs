@@ -1,4 +1,5 @@
-//! What can go wrong on the way through redb, panics included, on its way to an error of ours.
+//! `BackendError`: any failure inside redb, panics included, before it becomes an error of this
+//! crate.
 
 use std::any::Any;
 use std::io;
@@ -9,20 +10,20 @@ use crate::codec::BadBytes;
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::Digest;
 
-/// Anything that can go wrong on the way through redb.
+/// Any failure inside redb.
 pub(super) struct BackendError {
-    /// Where, if it is known closer than the file.
+    /// Where, if it is known more exactly than the file.
     place: Option<String>,
     kind: TroubleKind,
 }
 
 enum TroubleKind {
-    /// The disk's doing.
+    /// Caused by the disk.
     Io(io::Error),
-    /// An earlier error of the disk's stopped redb, or it was closed.
+    /// An earlier disk error stopped redb, or redb was closed.
     Stopped(&'static str),
     Damaged(String),
-    /// The store's own word: another try is no use, or not safe.
+    /// The store's own decision: another try is useless, or not safe.
     Final(io::Error),
 }
 
@@ -35,7 +36,7 @@ impl BackendError {
         Self::at(format!("table `{table}`, row {:032x}", digest.as_u128()), bad)
     }
 
-    /// What ends all: no other try may follow.
+    /// A final error: no other try may follow.
     pub(super) fn last_word(what: &'static str) -> Self {
         Self { place: None, kind: TroubleKind::Final(io::Error::other(what)) }
     }
@@ -44,12 +45,12 @@ impl BackendError {
         Self { place: None, kind: TroubleKind::Stopped("an earlier I/O error stopped the store") }
     }
 
-    /// The disk's doing, as far as it says.
+    /// Whether the disk caused it, as far as the error shows.
     pub(super) fn is_io(&self) -> bool {
         matches!(self.kind, TroubleKind::Io(_) | TroubleKind::Stopped(_))
     }
 
-    /// The disk's answer to what was just asked of it.
+    /// The disk's error for this very operation.
     pub(super) fn is_answer_of_disk(&self) -> bool {
         matches!(self.kind, TroubleKind::Io(_))
     }
@@ -66,7 +67,7 @@ impl BackendError {
         self.told(path, ReadError::Io, ReadError::Damaged)
     }
 
-    /// As an error of ours.
+    /// As an error of this crate.
     fn told<E>(self, path: &Path, io: impl FnOnce(IoFailure) -> E, damaged: impl FnOnce(Damage) -> E) -> E {
         match self.kind {
             TroubleKind::Io(error) | TroubleKind::Final(error) => {
@@ -97,8 +98,8 @@ impl<E: Into<redb::Error>> From<E> for BackendError {
     }
 }
 
-/// Runs code that goes through redb. redb can panic on a file that was altered behind its back;
-/// here that is an error like any other.
+/// Runs code that calls redb. redb can panic on an altered file; this turns the panic into an
+/// error.
 pub(super) fn catch_backend_panic<T>(
     run: impl FnOnce() -> Result<T, BackendError>,
 ) -> Result<T, BackendError> {

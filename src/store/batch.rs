@@ -1,4 +1,4 @@
-//! What a checkpoint writes, and what it did.
+//! A checkpoint's input and its result.
 
 use crate::Timestamp;
 use crate::key::Digest;
@@ -9,24 +9,23 @@ use crate::record::Record;
 pub(crate) struct Batch {
     /// Records to store.
     pub(crate) records: Vec<Record>,
-    /// Claims that are out, or interrupted, as encoded intent rows.
+    /// Claims in flight or interrupted, as encoded rows.
     pub(crate) claims: Vec<(Digest, Vec<u8>)>,
-    /// Keys whose claim rows, if any, are over.
+    /// Keys whose claim rows, if any, are removed; in any order.
     pub(crate) ended: Vec<Digest>,
-    /// Keys whose stored records don't count any more, and until when they would have.
+    /// Keys whose stored records no longer count, and until when they would have.
     pub(crate) forgotten: Vec<(Digest, Timestamp)>,
     /// Scopes that were given a policy, as encoded rows.
     pub(crate) scopes: Vec<(Box<[u8]>, Vec<u8>)>,
-    /// Blocks that are due are dropped until they have so many bytes, or twice what is written
-    /// where that is more.
+    /// Due blocks are dropped until they have so many bytes, or twice the bytes written if that
+    /// is more.
     pub(crate) reclaim_max: u64,
-    /// Small blocks are merged, where there are enough of them.
+    /// Whether small blocks are merged, if there are enough of them.
     pub(crate) merges: bool,
 }
 
 impl Batch {
-    /// Adds a record that no log knows of, in place of anything else that was to be written of its
-    /// key.
+    /// Adds a record that the log does not have, replacing any other change of its key.
     pub(crate) fn complete(&mut self, record: Record) {
         let digest = record.digest();
         self.records.retain(|other| other.digest() != digest);
@@ -41,6 +40,6 @@ impl Batch {
 pub(crate) struct Applied {
     /// Blocks that were dropped.
     pub(crate) reclaimed: usize,
-    /// Records that nobody needs in memory any more: written without their bodies, or moved.
+    /// Records that need not stay in memory: written without their bodies, or moved.
     pub(crate) cold: Vec<Record>,
 }

@@ -1,25 +1,24 @@
-//! Blocks: many records in one row, with what an opening needs of them in a row apart.
+//! Blocks: many records in one row, and a separate index row with the fields that an opening
+//! needs.
 //!
-//! A block holds entries back to back: length (4), checksum (8), encoded completion, of whose
-//! digest the checksum alone tells. Its index row is sealed and holds the block's length (4), then
-//! for each entry: digest (16), until when it is remembered (8), offset (2).
+//! A block holds entries back to back: length (4), checksum (8), encoded completion, whose digest
+//! is only in the checksum. Its index row is sealed and holds the block's length (4), then for
+//! each entry: digest (16), until when it is remembered (8), offset (2).
 //!
-//! A block is due when the last of its bodies expires. What is still to be remembered then moves
-//! on, without its body, to a block that is due when the last of its keys is no longer remembered:
-//! see `carry.rs`.
+//! A block is due when the last of its bodies expires. Its tombstones then move, without bodies,
+//! to a block that is due when the last of its keys is no longer remembered: see `relocate.rs`.
 
 use crate::Timestamp;
 use crate::codec::{self, BadBytes, CHECKSUM_BYTES, Checksummer, CompletionRow};
 use crate::key::Digest;
 use crate::record::{Record, RecordLocation};
 
-/// redb keeps a large value in a page of a power of two. Short records come in blocks that fit the
-/// least of these, for a reader of one record reads the whole block; long ones, and short ones
-/// among them, in larger blocks, so that little of a page is left empty.
+/// redb keeps a large value in a page of a power of two. Short records come in blocks of the
+/// smallest page, because a reader of one record reads the whole block. Long records, and short
+/// ones among them, come in larger blocks, so that little of a page is left empty.
 pub(crate) const PAGE_MIN: usize = 8 << 10;
 const PAGE_MAX: usize = 64 << 10;
-/// A block grows until its page has room for so many records of what their mean length was at
-/// most.
+/// A block grows until its page has room for so many records of their largest mean length.
 const RECORDS_A_PAGE: usize = 16;
 /// What redb adds to a value under a 16-byte key that has a page of its own: see `cargo bench
 /// --bench layout -- rows`.
@@ -33,7 +32,7 @@ const SPREAD: u128 = 8;
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) number: u64,
-    /// When its room can be had back; with the number, the row's key.
+    /// When its space can be freed; with the number, the row's key.
     pub(crate) due: Timestamp,
     /// When the last of its keys is no longer remembered.
     pub(crate) remembered_until: Timestamp,
@@ -43,8 +42,7 @@ pub(crate) struct Block {
     pub(crate) records: Vec<(Record, RecordLocation)>,
 }
 
-/// When a record's room can be had back: with its body, or with its key where there is no body, or
-/// none that is written.
+/// When a record's space can be freed: with its body, or with its key if no body is written.
 fn due(record: &Record, now: Timestamp) -> Timestamp {
     if record.body().is_empty() || record.expires() <= now {
         record.remembered_until()
@@ -60,7 +58,7 @@ pub(crate) fn spans(first: Timestamp, later: Timestamp, now: Timestamp) -> bool 
 }
 
 impl Block {
-    /// What its index row says.
+    /// The fields of its index row.
     pub(crate) fn contents(&self) -> Contents {
         let short = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Contents {
@@ -71,8 +69,8 @@ impl Block {
     }
 }
 
-/// Packs records into blocks by the time when they are due, so that a block doesn't keep what is
-/// due long before it. Bodies that have expired are left out. Numbers count up from `next`.
+/// Packs records into blocks by the time when they are due, so that a block doesn't keep records
+/// long after they are due. Bodies that have expired are left out. Numbers count up from `next`.
 pub(crate) fn pack(
     mut records: Vec<Record>,
     now: Timestamp,
@@ -117,7 +115,7 @@ struct Filling {
 }
 
 impl Filling {
-    /// Whether the record may come into this block.
+    /// Whether the record may go into this block.
     fn makes_place_for(&mut self, record: &Record, payload: usize, now: Timestamp) -> bool {
         let len = self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload;
         let page = (len / (self.records.len() + 1) * RECORDS_A_PAGE).next_power_of_two();
@@ -161,7 +159,7 @@ impl Filling {
     }
 }
 
-/// What an index row says of its block.
+/// The fields of an index row about its block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contents {
     /// Bytes of the block.
@@ -171,7 +169,7 @@ pub(crate) struct Contents {
     pub(crate) remembered_until: Timestamp,
 }
 
-/// Hands every entry of an index row to `each`: digest, until when it is remembered, place.
+/// Passes every entry of an index row to `each`: digest, until when it is remembered, location.
 pub(crate) fn read_index(
     (due, number): (Timestamp, u64),
     row: &[u8],
@@ -219,7 +217,7 @@ pub(crate) fn read_record(
     Ok(Record::new(&row.parts(digest)?, Some(place)))
 }
 
-/// What an entry is sealed for: its place, and the key that it belongs to.
+/// The place of an entry's checksum: its location, and its key.
 pub(crate) fn seal_place(place: RecordLocation, digest: Digest) -> [u64; 4] {
     let [high, low] = digest.halves();
     [place.block(), place.offset() as u64, high, low]

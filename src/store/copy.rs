@@ -1,5 +1,4 @@
-//! The copy that a live backup makes of the file: byte for byte, and what changes meanwhile once
-//! more.
+//! The copy of a live backup: copies the file byte for byte, and changed chunks again.
 
 use std::io;
 use std::path::Path;
@@ -11,8 +10,8 @@ use crate::error::{IoFailure, OpenError};
 use crate::record::Relocation;
 use crate::sync::Arc;
 
-/// Bytes that are copied between two syncs of the copy. A disk that gets more at once keeps the
-/// log waiting.
+/// Bytes that are copied between two syncs of the copy. With more at once, the disk would keep
+/// the log waiting.
 const SYNC_EVERY: u64 = 1 << 20;
 
 /// A copy that is being made.
@@ -22,7 +21,7 @@ pub(crate) struct Copy<'p> {
     to: &'p Path,
     tracking: Tracking,
     file: Arc<dyn DiskFile>,
-    /// Where what was written ends.
+    /// The end of the written bytes.
     end: u64,
     unsynced: u64,
 }
@@ -30,14 +29,14 @@ pub(crate) struct Copy<'p> {
 /// Whether the file may change while it is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meanwhile {
-    /// What changes is copied by the next round.
+    /// It may: the next round copies the changes.
     Changes,
-    /// Nobody writes a page that counts.
+    /// No page that counts is written.
     StaysAsItIs,
 }
 
 impl Store {
-    /// Starts a copy into the empty file `file` at `to`; `None` where another one is being made.
+    /// Starts a copy into the empty file `file` at `to`; `None` if another copy is being made.
     pub(crate) fn copy<'p>(&'p self, to: &'p Path, file: Arc<dyn DiskFile>) -> Option<Copy<'p>> {
         let tracking = self.access.track()?;
         Some(Copy { from: &self.path, to, tracking, file, end: 0, unsynced: 0 })
@@ -54,8 +53,8 @@ impl Copy<'_> {
         self.tracking.file().len().map_err(|error| IoFailure::new(self.from, "measuring", error))
     }
 
-    /// Copies every chunk that was written to since it was copied last. `pause` is called after
-    /// each, and may end it.
+    /// Copies every chunk that was written to since its last copy. `pause` is called after each,
+    /// and may end the copy.
     pub(crate) fn round<E: From<IoFailure>>(
         &mut self,
         meanwhile: Meanwhile,
@@ -105,8 +104,8 @@ impl Copy<'_> {
         self.file.sync().map_err(|error| self.failed("syncing", error))
     }
 
-    /// Cuts the copy to the length that the file has, which nobody changes now; nothing is copied
-    /// after this.
+    /// Cuts the copy to the file's length, which no thread changes now; nothing is copied after
+    /// this.
     pub(crate) fn cut(mut self) -> Result<Whole, IoFailure> {
         self.end = self.source_len()?;
         Ok(Whole { len: self.end, file: Arc::clone(&self.file) })
@@ -122,8 +121,8 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// Makes the copy at `path` a file of its own, durably: it needs no log, and a log of the
-    /// original is refused beside it. Every page is verified on the way. Gives the file, locked.
+    /// Makes the copy at `path` an independent file, durably: it needs no log, and an opening
+    /// refuses the original's log beside it. Verifies every page. Returns the file, locked.
     pub(crate) fn finish(
         self,
         disk: &dyn Disk,

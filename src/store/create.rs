@@ -1,4 +1,4 @@
-//! Making a new file, under another name first.
+//! Creates a new file, first under a temporary name.
 
 use std::io;
 use std::path::Path;
@@ -14,21 +14,20 @@ use crate::disk::{Disk, Kind, unfinished};
 use crate::error::OpenError;
 use crate::sync::Arc;
 
-/// What a creation finds under the name of the file.
+/// What a creation finds at the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     Nothing,
-    /// An empty file, and beside it one that was being made: where there are no hard links, a kill
-    /// can leave that.
+    /// An empty file, and beside it an unfinished one: without hard links, a kill can leave that.
     Reservation,
 }
 
 impl Store {
-    /// Makes a new file at `path`, where there is nothing, or the reservation of a creation that
-    /// was killed.
+    /// Makes a new file at `path`, if nothing is there, or only the reservation of a killed
+    /// creation.
     ///
-    /// It is made under another name first, so that a crash leaves either no file or a whole one.
-    /// `Ok(false)` where somebody else made it meanwhile.
+    /// The file is first made under a temporary name, so that a crash leaves no file or a
+    /// complete one. `Ok(false)` if another process made it meanwhile.
     pub(crate) fn create(disk: &dyn Disk, path: &Path, found: Found, meta: &Meta) -> Result<bool, OpenError> {
         let temporary = unfinished(path);
         let file =
@@ -70,8 +69,8 @@ impl Store {
     }
 }
 
-/// Whether a file is nothing but the reservation of its name, by a creation that was killed or is
-/// on its way.
+/// Whether a file is only the reservation of its name, by a creation that was killed or is
+/// running.
 pub(crate) fn is_reservation(disk: &dyn Disk, path: &Path) -> Result<bool, OpenError> {
     let failed = |error| OpenError::from_io(path, "looking at", error);
     if disk.kind(&unfinished(path)).map_err(failed)? != Kind::File {
@@ -84,7 +83,7 @@ pub(crate) fn is_reservation(disk: &dyn Disk, path: &Path) -> Result<bool, OpenE
     }
 }
 
-/// Removes a reservation, if it is one still; whether it was.
+/// Removes a reservation, if it still is one; returns whether it was.
 fn is_freed(disk: &dyn Disk, path: &Path) -> Result<bool, OpenError> {
     let file = disk.open(path).map_err(|error| OpenError::from_io(path, "opening", error))?;
     let is_empty = file.len().map_err(|error| OpenError::from_io(path, "measuring", error))? == 0;
@@ -94,8 +93,8 @@ fn is_freed(disk: &dyn Disk, path: &Path) -> Result<bool, OpenError> {
     Ok(is_empty)
 }
 
-/// Removes what a failed creation made, before its lock is gone. Where that fails, too, the next
-/// creation starts with it.
+/// Removes the file of a failed creation, before its lock is released. If that fails too, the
+/// next creation removes the file.
 fn discard(disk: &dyn Disk, temporary: &Path) {
     drop(disk.discard(temporary));
 }

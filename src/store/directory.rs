@@ -1,4 +1,4 @@
-//! The directory: what is known of every block without reading it.
+//! The directory: the facts about every block that are known without a read.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -10,26 +10,26 @@ use crate::Timestamp;
 /// what an opening reads, is large beside what it holds.
 const SMALL_ENTRIES: u32 = 16;
 const SMALL_BYTES: u32 = 16 << 10;
-/// So many small blocks are worth merging. Each record is moved once by that, or a few times where
-/// records are long.
+/// The least number of small blocks that are worth merging. So each record moves once, or a few
+/// times if records are long.
 const MERGED_MIN: usize = 16;
-/// At most so many are merged at once,
+/// The most blocks that are merged at once,
 const MERGED_MAX: usize = 64;
-/// with so many bytes,
+/// the most bytes of them,
 const MERGED_BYTES: u32 = 512 << 10;
-/// out of so many that one look passes.
+/// and the most blocks that one search passes.
 const LOOKED_AT_MAX: usize = 256;
 
-/// What is known of a block.
+/// The directory's entry for a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockInfo {
-    /// When the last of its bodies expires, or the last of its keys where it has none; with its
+    /// When the last of its bodies expires, or the last of its keys if it has no bodies; with its
     /// number, its key.
     pub(super) due: Timestamp,
-    /// When the last of its keys is no longer remembered. Later than `due` where some have to move
-    /// on.
+    /// When the last of its keys is no longer remembered. Later than `due` if it has tombstones
+    /// that have to move.
     pub(super) remembered_until: Timestamp,
-    /// It can't be read, so it stays where it is until then. Zero for all others.
+    /// Until when it stays, because it can't be read. Zero for all others.
     stays_until: Timestamp,
     /// Bytes.
     len: u32,
@@ -47,7 +47,7 @@ impl BlockInfo {
         Self::new(block.due, block.contents())
     }
 
-    /// When its room can be had back.
+    /// When its space can be freed.
     fn goes_at(&self) -> Timestamp {
         self.due.max(self.stays_until)
     }
@@ -68,12 +68,12 @@ impl BlockInfo {
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     blocks: HashMap<u64, BlockInfo>,
-    /// When each goes, and its number: there are hundreds of thousands, and what is due is asked
-    /// with every checkpoint.
+    /// Blocks by the time when their space can be freed: there are hundreds of thousands, and
+    /// every checkpoint asks for those that are due.
     order: BTreeSet<(Timestamp, u64)>,
     /// Small blocks, by when each is due.
     small: BTreeSet<(Timestamp, u64)>,
-    /// Where among them the next look for some that can be merged begins.
+    /// Where the next search for blocks to merge starts.
     merges_from: (Timestamp, u64),
     /// Bytes of the pages of all.
     file_bytes: u64,
@@ -106,26 +106,26 @@ impl Directory {
         Some(removed)
     }
 
-    /// What a block that is no longer there was counted for.
+    /// Uncounts a block that was removed.
     fn leave_out(&mut self, number: u64, block: &BlockInfo) {
         self.order.remove(&(block.goes_at(), number));
         self.small.remove(&(block.due, number));
         self.file_bytes -= block.file_bytes();
     }
 
-    /// Notes that a block can't be read, and stays where it is until `until`.
+    /// Notes that a block can't be read, and stays until `until`.
     pub(super) fn keep(&mut self, number: u64, until: Timestamp) {
         if let Some(block) = self.remove(number) {
             self.insert(number, BlockInfo { stays_until: until, ..block });
         }
     }
 
-    /// Whether a block's room can be had back by `now`.
+    /// Whether a block's space can be freed by `now`.
     pub(super) fn has_due(&self, now: Timestamp) -> bool {
         self.order.first().is_some_and(|(at, _)| *at <= now)
     }
 
-    /// Whether blocks of so many bytes at least can be had back by `now`.
+    /// Whether blocks with at least so many bytes can be freed by `now`.
     pub(super) fn has_due_bytes(&self, now: Timestamp, bytes: u64) -> bool {
         let due = self.order.iter().take_while(|(at, _)| *at <= now);
         let mut sums = due.filter_map(|(_, number)| self.get(*number)).scan(0, |sum, block| {
@@ -135,8 +135,7 @@ impl Directory {
         sums.any(|sum| sum >= bytes)
     }
 
-    /// The blocks whose room can be had back by `now`, those that were due first in front: so many
-    /// that they have `bytes` at least.
+    /// The blocks that can be freed by `now`, earliest first: enough for at least `bytes`.
     pub(super) fn due(&self, now: Timestamp, bytes: u64) -> Vec<(u64, BlockInfo)> {
         let mut sum = 0;
         let due = self.order.iter().take_while(|(at, _)| *at <= now);
@@ -149,9 +148,9 @@ impl Directory {
         within.collect()
     }
 
-    /// Small blocks that can be one: due so close to each other that a block may hold their
-    /// records, and enough of them. Mostly there are none. Each call looks at some more blocks,
-    /// and in the end at all.
+    /// Small blocks to merge: enough of them, and due so close together that one block may hold
+    /// their records. Mostly there are none. Each call searches some more blocks, and over time
+    /// all.
     pub(super) fn mergeable(&mut self, now: Timestamp) -> Vec<(u64, BlockInfo)> {
         let from = self.merges_from.max((now.saturating_add(Duration::from_millis(1)), 0));
         let (mut run, mut bytes) = (VecDeque::new(), 0);

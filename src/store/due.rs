@@ -1,9 +1,9 @@
-//! What has expired in the store, and can be dropped by the next checkpoint.
+//! The expired rows of the store that the next checkpoint can drop.
 
 use super::directory::BlockInfo;
 use crate::key::Digest;
 
-/// What one transaction can drop.
+/// The rows that one transaction can drop.
 pub(super) struct Due {
     pub(super) blocks: Vec<(u64, BlockInfo)>,
     pub(super) forgotten: Vec<Digest>,

@@ -1,4 +1,4 @@
-//! Reads of the file that failed, so that operators learn of a disk that goes bad.
+//! Counts failed reads of the file, so that operators learn of a failing disk.
 
 use std::io;
 use std::path::Path;
@@ -6,11 +6,11 @@ use std::path::Path;
 use crate::error::IoFailure;
 use crate::sync::{AtomicU64, Ordering, UnseenMutex};
 
-/// Reads of the file that failed, for whomever they were.
+/// Failed reads of all callers.
 #[derive(Debug, Default)]
 pub(super) struct FailedReads {
     count: AtomicU64,
-    /// The last one that nobody was told of. Leaf lock.
+    /// The last one that was not reported. Leaf lock.
     news: UnseenMutex<Option<io::Error>>,
 }
 
@@ -26,7 +26,7 @@ impl FailedReads {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The last one, once.
+    /// Takes the last one, once.
     pub(super) fn take_news(&self, path: &Path) -> Option<IoFailure> {
         self.news.lock().take().map(|error| IoFailure::new(path, "reading", error))
     }

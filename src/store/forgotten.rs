@@ -6,11 +6,11 @@ use std::collections::{BTreeSet, HashMap};
 use crate::Timestamp;
 use crate::key::Digest;
 
-/// Rows that one commit removes, at most: an operator may have forgotten hundreds of thousands of
+/// The most rows that one commit removes: an operator may have forgotten hundreds of thousands of
 /// keys at once.
 const REMOVED_MAX: usize = 4_096;
 
-/// What is known of a forgotten key.
+/// The fields of a forgotten key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     /// Blocks below this number don't count.
@@ -22,7 +22,7 @@ pub(super) struct Row {
 #[derive(Debug, Default)]
 pub(super) struct Forgotten {
     rows: HashMap<Digest, Row>,
-    /// When each is over. Every commit asks for those, so it must not look at all.
+    /// Rows by their expiry, so that a commit need not look at all of them.
     order: BTreeSet<(Timestamp, Digest)>,
 }
 
@@ -43,7 +43,7 @@ impl Forgotten {
         }
     }
 
-    /// The keys whose rows are over by `now`, oldest first, as many as one commit removes.
+    /// The keys whose rows have expired by `now`, oldest first, as many as one commit removes.
     pub(super) fn over(&self, now: Timestamp) -> Vec<Digest> {
         let over = self.order.iter().take_while(|(until, _)| *until <= now);
         over.take(REMOVED_MAX).map(|(_, digest)| *digest).collect()

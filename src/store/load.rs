@@ -21,7 +21,7 @@ use crate::record::RecordLocation;
 use crate::sync::Ordering;
 use crate::{Timestamp, codec};
 
-/// What an opening is told of a stored record.
+/// The facts of a stored record for an opening.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stored {
     pub(crate) digest: Digest,
@@ -30,16 +30,15 @@ pub(crate) struct Stored {
     pub(crate) place: RecordLocation,
 }
 
-/// So many records, and the rest of a block, are handed over together: enough to wait for their
-/// cells together.
+/// So many records, and the rest of a block, are handed over together: enough for their cache
+/// misses to overlap.
 const RECORDS_A_CALL: usize = 256;
 
 impl Store {
     /// Reads what an opening needs: every stored record, every claim row and every scope's policy.
     ///
-    /// Each of `takers` is given all records, in a thread of its own, in the order in which their
-    /// blocks are due, and some hundred at a time. Forgotten records are left out; those whose
-    /// time is over are not.
+    /// Each of `takers` gets all records, in its own thread, in the order in which their blocks
+    /// are due, some hundred at a time. Forgotten records are left out; expired ones are not.
     pub(crate) fn load<T: FnMut(&[Stored]) + Send>(
         &self,
         takers: Vec<T>,
@@ -80,7 +79,7 @@ impl Store {
         Ok((limits, tally))
     }
 
-    /// Gives the tally of `index`, which all threads have to find.
+    /// Returns the tally of `index`, on which all threads have to agree.
     fn load_records<T: FnMut(&[Stored]) + Send>(
         &self,
         transaction: &redb::ReadTransaction,
@@ -188,7 +187,7 @@ impl Store {
     }
 }
 
-/// Refuses tables that do not hold what was written.
+/// Refuses tables that do not match their tallies.
 fn check(written: &Tallies, found: &Tallies) -> Result<(), BackendError> {
     for (table, written, found) in [
         (INDEX.name(), written.index, found.index),

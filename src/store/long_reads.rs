@@ -1,9 +1,9 @@
-//! Readers of tables, which stay for as long as an application's closure takes, and the thread
+//! Readers of tables, which read for as long as an application's closure runs, and the thread
 //! that needs the database alone.
 //!
-//! Readers come in short, overlapping calls. A plain lock for many readers would let them in one
-//! after the other for ever, past the thread that waits. Here close refuses readers that come
-//! later, and the file is opened again after a full disk before they come in.
+//! Readers come in short, overlapping calls. A plain read-write lock would let in one after the
+//! other for ever, past the waiting thread. Here, close refuses later readers; and after a full
+//! disk, later readers wait until the file is opened again.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::clock::Deadline;
 use crate::sync::{Condvar, Mutex};
 
-/// How long a reader waits at most for a thread that asked to be alone. Such a thread asks again
-/// within a second, and never waits itself: a reader may be waiting for it in turn.
+/// The longest wait of a reader for a thread that asked to be alone. That thread asks again
+/// within a second. It never waits itself, because a reader may be waiting for it.
 const HOLD_MAX: Duration = Duration::from_secs(2);
 
-/// How many read, and whether a thread is alone with the database.
+/// The number of readers, and whether a thread is alone with the database.
 #[derive(Debug, Default)]
 pub(super) struct LongReads {
     /// Leaf lock.
@@ -27,7 +27,7 @@ pub(super) struct LongReads {
 struct State {
     reading: usize,
     is_alone: bool,
-    /// Until when readers that come wait for a thread that asked to be alone.
+    /// Until when new readers wait for a thread that asked to be alone.
     wanted_until: Option<Deadline>,
     /// No reader is let in any more.
     is_closed: bool,
@@ -36,7 +36,7 @@ struct State {
     waiting: usize,
 }
 
-/// A reader. The database is not taken away from it.
+/// A reader. Meanwhile no thread gets the database alone.
 #[must_use = "it ends with it"]
 pub(super) struct Reading<'a> {
     of: &'a LongReads,
@@ -50,8 +50,8 @@ pub(super) struct Alone<'a>(&'a LongReads);
 impl LongReads {
     /// Lets a reader in; `None` once [`close`](Self::close) was called.
     ///
-    /// A thread that reads already does not wait: the thread that asked to be alone waits for its
-    /// end.
+    /// A thread that is already a reader does not wait, because the thread that asked to be alone
+    /// waits for its end.
     pub(super) fn enter(&self) -> Option<Reading<'_>> {
         let queue_timeout = Deadline::after(HOLD_MAX);
         let is_nested = is_inside(self, &[Activity::Transaction]);
@@ -80,12 +80,12 @@ impl LongReads {
         Some(Reading { of: self, _inside: ActivityMark::enter(self, Activity::Transaction) })
     }
 
-    /// Has the database alone, if nobody reads now.
+    /// Gets the database alone, if there are no readers now.
     pub(super) fn try_alone(&self) -> Option<Alone<'_>> {
         self.take(|_| ())
     }
 
-    /// The same. Where somebody reads, readers that come later wait until this was called again.
+    /// The same. If there are readers, later ones wait until this is called again.
     pub(super) fn ask_alone(&self) -> Option<Alone<'_>> {
         // The thread's own reader can't end while it is in here.
         let is_reader = is_inside(self, &[Activity::Transaction]);
@@ -113,8 +113,7 @@ impl LongReads {
         self.changed.notify_all();
     }
 
-    /// Waits for the readers that are in. To be called after [`close`](Self::close), so that no
-    /// others come.
+    /// Waits for the running readers. Call [`close`](Self::close) first, so that no others come.
     pub(super) fn wait_for_all(&self) {
         let mut state = self.state.lock();
         while state.reading > 0 || state.is_alone {

@@ -1,14 +1,14 @@
 //! Merging: small blocks that are due at about the same time become one.
 //!
-//! A commit of few records writes a block of few; `complete_in` writes one with a single record,
-//! and a quiet service one every ten minutes. Each block has a share of the directory in memory,
-//! and two rows that an opening has to find. So a commit takes some small blocks along and writes
-//! their records again, together with what it writes anyway.
+//! A commit of few records writes a small block: `complete_in` writes one with a single record,
+//! and a quiet service writes one every ten minutes. Each block costs memory in the directory,
+//! and two rows that an opening has to read. So a commit also rewrites the records of some small
+//! blocks, together with its own.
 //!
-//! Records move as tombstones do (`carry.rs`): the index has each in memory before its block
-//! leaves the directory, so a reader that finds the block gone asks the index again. A record that
-//! the index does not name any more is left out: it was forgotten, or its key ran again. In a new
-//! block, with a higher number, it would come to lie above what has replaced it, and no row would
+//! Records move as tombstones do (`relocate.rs`): the index has each in memory before its block
+//! leaves the directory, so a reader that finds the block gone asks the index again. A record
+//! that the index no longer names is left out: it was forgotten, or its key ran again. In a new
+//! block, with a higher number, it would take precedence over its successor, and no row would
 //! hide it.
 
 use redb::Database;
@@ -19,7 +19,7 @@ use super::{Batch, Store, StoreError, block};
 use crate::Timestamp;
 use crate::record::{Record, RecordLocation, Relocation};
 
-/// Blocks that go, and the records in them that move.
+/// The blocks to drop, and their records that move.
 #[derive(Debug, Default)]
 pub(super) struct Merged {
     blocks: Vec<(u64, BlockInfo)>,
@@ -41,7 +41,7 @@ impl Merged {
     }
 }
 
-/// A block that may go.
+/// A block that may be dropped.
 struct Small {
     number: u64,
     info: BlockInfo,
@@ -49,8 +49,8 @@ struct Small {
 }
 
 impl Store {
-    /// Takes the records out of small blocks that can be one, where there are enough of them and
-    /// the batch asks for it.
+    /// Takes the records of small blocks that can be merged, if there are enough of them and the
+    /// batch asks for it.
     pub(super) fn merge(
         &self,
         database: &Database,
@@ -99,8 +99,8 @@ impl Store {
         Ok(small)
     }
 
-    /// Whether half as many blocks hold what is in these: or else they would be merged again and
-    /// again.
+    /// Whether half as many blocks can hold these records. Otherwise they would be merged again
+    /// and again.
     fn is_worth_it(&self, small: &[Small], now: Timestamp) -> bool {
         let records = small.iter().flat_map(|block| &block.moving).map(|it| it.record.clone()).collect();
         2 * block::pack(records, now, 0, &self.checksummer).len() < small.len()

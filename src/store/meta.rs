@@ -1,4 +1,4 @@
-//! The row that says what the file is and how far it has got.
+//! The meta row: the identity of the file, and how much of the log it covers.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::codec::{self, Checksummer, FORMAT_VERSION, Text};
 use crate::error::{Damage, OpenError};
 use crate::key::Secret;
 
-/// What the file knows of itself. Written with every checkpoint, in the same transaction.
+/// The fields of the meta row. Every checkpoint writes them, in the same transaction.
 #[derive(Clone, PartialEq, Encode, BorrowDecode)]
 pub(crate) struct Meta {
     /// Drawn when the file was made; its log carries the same.
@@ -26,7 +26,8 @@ pub(crate) struct Meta {
     /// The log holds nothing that is needed: it was closed cleanly, or just checkpointed by an
     /// opening.
     pub(crate) log_empty: bool,
-    /// The name that the file was last opened by, as far as it is text; its log lies beside that.
+    /// The name by which the file was last opened, as far as it is text; its log lies beside that
+    /// name.
     pub(crate) opened_as: Text,
     /// The log was last written without syncs: after a power cut it may have gaps.
     pub(crate) log_buffered: bool,
@@ -47,7 +48,7 @@ pub(crate) struct Meta {
     pub(crate) high_water_ms: u64,
     /// The highest time that a wall clock was ever seen to show.
     pub(crate) wall_max_ms: u64,
-    /// The boot of the machine, if it said which.
+    /// The boot of the machine, if it is known.
     pub(crate) boot_id: Option<[u8; 16]>,
     /// The boot clock.
     pub(crate) boot_ms: u64,
@@ -63,7 +64,7 @@ impl std::fmt::Debug for Meta {
     }
 }
 
-/// The row's checksum can't use the file's secret, which is in it.
+/// The row's checksum can't use the file's secret, which is in the row.
 pub(super) fn checksummer() -> Checksummer {
     Checksummer::new(&Secret(*b"idemkv: the row that says it all"))
 }

@@ -1,10 +1,10 @@
 //! The store: everything older than the log, in a redb file. The only module that names redb.
 //!
-//! Tables: `meta` (one row), `blocks` and `index` (keyed by when they are due and number, so that
-//! expiry drops a prefix), `claims` (granted and not ended when the log moved on), `forgotten`
-//! (digests whose blocks before a number don't count), `scopes` (those with a policy of their
-//! own). Every commit is two-phase with quick repair: a failed sync then can't show what was not
-//! acknowledged, and opening after a kill costs the same at any size.
+//! Tables: `meta` (one row), `blocks` and `index` (keyed by due time and number, so that expiry
+//! drops a prefix), `claims` (in flight or interrupted at the last checkpoint), `forgotten`
+//! (digests whose blocks below a number don't count), `scopes` (those with their own policy).
+//! Every commit is two-phase with quick repair. So a failed sync can't show unacknowledged data,
+//! and an opening after a kill costs the same at any size.
 
 mod access;
 mod apply;
@@ -65,8 +65,7 @@ const META_ROW: &str = "meta";
 pub(crate) struct Store {
     path: PathBuf,
     access: Access,
-    /// The application has tables of its own in the file: how much of it they take is not known
-    /// here.
+    /// The application has its own tables in the file, of unknown size.
     is_shared: AtomicBool,
     checksummer: Checksummer,
     /// Leaf lock.
@@ -96,7 +95,7 @@ impl Store {
         self.meta.lock().clone()
     }
 
-    /// How many reads of the file failed, for whomever they were.
+    /// The number of failed reads of the file, of all callers.
     pub(crate) fn failed_reads(&self) -> u64 {
         self.access.failed_reads().count()
     }
@@ -116,9 +115,9 @@ impl Store {
         usize::try_from(self.meta.lock().keys).unwrap_or(0)
     }
 
-    /// The record at `place`; `None` where its block was dropped. Then it was no longer to be
-    /// remembered, or its tombstone moved: the index, which learns of that before the block goes,
-    /// tells which.
+    /// The record at `place`; `None` if its block was dropped. Then the record was no longer
+    /// remembered, or its tombstone has moved. The index knows which, because it is changed
+    /// before the block is dropped.
     pub(crate) fn read(&self, place: RecordLocation, digest: Digest) -> Result<Option<Record>, ReadError> {
         let Some(due) = self.due_of(place) else {
             return Ok(None);
@@ -137,7 +136,7 @@ impl Store {
         }
     }
 
-    /// When the block of a record is due; `None` where it is gone.
+    /// When the block of a record is due; `None` if it was dropped.
     fn due_of(&self, place: RecordLocation) -> Option<Timestamp> {
         self.directory.read().get(place.block()).map(|block| block.due)
     }
@@ -152,40 +151,39 @@ impl Store {
         ReadError::Damaged(Damage::new(&self.path, block_place(due, place), "the block is missing"))
     }
 
-    /// Whether a block's room can be had back by `now`.
+    /// Whether a block's space can be freed by `now`.
     pub(crate) fn has_due(&self, now: Timestamp) -> bool {
         self.directory.read().has_due(now)
     }
 
-    /// Whether blocks of so many bytes can be had back by `now`.
+    /// Whether blocks of so many bytes can be freed by `now`.
     pub(crate) fn has_due_bytes(&self, now: Timestamp, bytes: u64) -> bool {
         self.directory.read().has_due_bytes(now, bytes)
     }
 
-    /// What can go by `now`: blocks in the order in which they were due, of at most `max` bytes,
-    /// and rows of `forgotten`.
+    /// The rows to drop by `now`: blocks in the order in which they were due, of at most `max`
+    /// bytes, and rows of `forgotten`.
     fn due(&self, now: Timestamp, max: u64) -> Due {
         let blocks = self.directory.read().due(now, max);
         let forgotten = self.forgotten.lock().over(now);
         Due { blocks, forgotten }
     }
 
-    /// Until when the rows of what a batch forgets are needed: no shorter than those that they
-    /// replace.
+    /// Until when the rows for a batch's forgotten keys are needed: no shorter than the rows that
+    /// they replace.
     fn forgotten_until(&self, batch: &Batch) -> Vec<(Digest, Timestamp)> {
         let rows = self.forgotten.lock();
         let earlier = |digest: &Digest| rows.get(*digest).map(|row| row.until).unwrap_or_default();
         batch.forgotten.iter().map(|(digest, until)| (*digest, (*until).max(earlier(digest)))).collect()
     }
 
-    /// Closes and opens the database: after an I/O error redb refuses all writes, and after a full
+    /// Closes and opens the database. After an I/O error redb refuses all writes. After a full
     /// disk or a failed read, which lose nothing, this makes it take them again.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
         self.access.reopen(|database| self.check_current(database)).map(drop)
     }
 
-    /// Bytes of the file that are live; `None` where others have tables in it, which are not
-    /// counted.
+    /// Live bytes of the file; `None` if an application has tables in it, which are not counted.
     pub(crate) fn live_bytes(&self) -> Option<u64> {
         let is_shared = self.is_shared.load(Ordering::Relaxed);
         (!is_shared).then(|| {
@@ -195,8 +193,8 @@ impl Store {
         })
     }
 
-    /// Gives free room in the file back to the disk, unless somebody reads tables; whether it did.
-    /// Reads wait meanwhile. The next commit must follow at once.
+    /// Gives free space in the file back to the disk, unless a caller reads tables; returns
+    /// whether it did. Reads wait meanwhile. The next commit must follow at once.
     pub(crate) fn compact(&self) -> Result<bool, StoreError> {
         self.access.compact()
     }
@@ -206,7 +204,7 @@ impl Store {
         self.access.refuse_long_reads();
     }
 
-    /// Lets no reader of tables in any more, and waits for those that are in. Their closures
+    /// Lets no reader of tables in any more, and waits for the running ones. Their closures
     /// decide how long that takes.
     pub(crate) fn await_table_readers(&self) {
         self.access.await_long_reads();

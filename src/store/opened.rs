@@ -1,4 +1,4 @@
-//! The database while it is open, with a transaction that reads blocks.
+//! `Opened`: the open database, with a transaction that reads blocks.
 
 use std::ops::Deref;
 
@@ -11,16 +11,16 @@ use crate::sync::{Arc, Mutex};
 
 pub(super) type Blocks = Owned<ReadOnlyTable<(u64, u64), &'static [u8]>>;
 
-/// A database that is open, with a transaction that reads its blocks as the last commit left them.
+/// An open database, with a transaction that reads its blocks as the last commit left them.
 ///
-/// That one is there for speed: a replay need not begin its own, and redb frees what a commit no
-/// longer needs with the next one. Where nobody reads, it does so at once, in a commit of its own
-/// that stays in memory; and until that is written, each read of a page which redb does not have
-/// in memory asks all parts of its cache for something to write (2 of 8 µs).
+/// The transaction is there for speed: a replay need not begin its own, and redb defers freeing a
+/// commit's unneeded pages to the next commit. Without a reader, redb frees them at once, in a
+/// separate commit that stays in memory. Until that is written, each read of an uncached page
+/// searches all parts of redb's cache for something to write (2 of 8 µs).
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// Changed by commits alone, so that it is never older than the directory of blocks. Leaf
-    /// lock, held to look only.
+    /// Changed only by commits, so that it is never older than the directory of blocks. Leaf
+    /// lock, held only to look.
     pub(super) blocks: Mutex<Option<Arc<Blocks>>>,
     /// After the blocks, so dropped after them.
     pub(super) database: Owned<Database>,
@@ -47,7 +47,7 @@ impl Opened {
         blocks.map_or_else(|| self.blocks_now(), Ok)
     }
 
-    /// Sees to it that somebody reads while a commit is made.
+    /// Makes sure that there is a reader while a commit is made.
     pub(super) fn hold(&self) -> Result<(), BackendError> {
         let is_held = self.blocks.lock().is_some();
         if !is_held {
@@ -57,8 +57,8 @@ impl Opened {
         Ok(())
     }
 
-    /// Reads what was committed just now from now on. Where that fails, the next reader finds out
-    /// why.
+    /// Renews the transaction, so that it reads the last commit. If that fails, the next reader
+    /// gets the error.
     pub(super) fn renew(&self) {
         self.put(catch_backend_panic(|| self.blocks_now()).ok());
     }
@@ -74,8 +74,8 @@ impl Opened {
         Ok(Arc::new(Owned::new(transaction.open_table(BLOCKS)?)))
     }
 
-    /// Without the transaction that reads, which must not be there when the database is compacted
-    /// or closed.
+    /// The database without the reading transaction, which must not exist when the database is
+    /// compacted or closed.
     pub(super) fn into_database(self) -> Owned<Database> {
         drop(self.blocks);
         self.database

@@ -1,4 +1,4 @@
-//! Opening a file: checks that it is one of ours, and reads nothing else of it but the meta row.
+//! Opens a file: checks that it is an idemkv file, and reads only the meta row.
 
 use std::io;
 use std::path::Path;
@@ -24,8 +24,8 @@ const REDB_MAGIC: &[u8; 9] = b"redb\x1a\x0a\xa9\x0d\x0a";
 impl Store {
     /// Opens an existing file; nothing of its content is read but the meta row.
     ///
-    /// By the file's length, `cache_bytes` says how large redb's cache of pages is, and `verify`
-    /// whether to check every page.
+    /// From the file's length, `cache_bytes` gives the size of redb's page cache, and `verify`
+    /// decides whether to check every page.
     pub(crate) fn open(
         disk: &dyn Disk,
         path: &Path,
@@ -54,7 +54,7 @@ impl Store {
         })
     }
 
-    /// What did not fit must be gone, whole: block numbers are about to be given out again.
+    /// A row that did not fit must be gone completely, because block numbers are used again.
     pub(super) fn check_current(&self, database: &Database) -> Result<(), BackendError> {
         let is_current = read_meta_row(database)?.is_some_and(|row| row == self.meta().encode());
         if is_current {
@@ -65,8 +65,8 @@ impl Store {
     }
 }
 
-/// A file that doesn't start as redb files do is not ours. An empty one isn't either, though redb
-/// would take it.
+/// Refuses a file that doesn't start like a redb file, and an empty file, which redb would
+/// accept.
 fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
     let mut start = [0; REDB_MAGIC.len()];
     match file.read_at(0, &mut start) {
@@ -79,9 +79,9 @@ fn check_magic(path: &Path, file: &dyn DiskFile) -> Result<(), OpenError> {
     }
 }
 
-/// A database of another program's isn't ours, nor is one of a newer version. Looked at from a
-/// distance: redb writes to every file it opens. This is also where every page is verified, before
-/// anything relies on one.
+/// Refuses a database of another program, or of a newer version. Uses a copy-on-write view,
+/// because redb writes to every file that it opens. Also verifies every page here, before any
+/// code relies on one.
 fn check_ours(
     path: &Path,
     file: &Arc<dyn DiskFile>,

@@ -1,9 +1,9 @@
-//! The owner of a value of redb's, which may panic when it is dropped.
+//! `Owned`: owns a redb value whose drop may panic.
 //!
 //! After a panic inside redb its locks are poisoned, and the drop of a database, a transaction or
-//! a table unwraps them. So every such value of ours lies in an [`Owned`], on error paths too. The
-//! drop is caught inside the destructor. A second panic that left a destructor during an unwind
-//! would abort the process.
+//! a table unwraps them. So every such value lives in an [`Owned`], on error paths too. The panic
+//! is caught inside the destructor, because a second panic that leaves a destructor during an
+//! unwind would abort the process.
 
 use std::ops::{Deref, DerefMut};
 

@@ -5,17 +5,17 @@ use crate::error::{Failure, IoFailure, OpenError};
 /// Why a checkpoint failed.
 #[derive(Clone, Debug)]
 pub(crate) enum StoreError {
-    /// No room on the disk. Nothing was written that counts; [`Store::reopen`], then try again.
+    /// The disk is full. Nothing was written that counts; [`Store::reopen`], then try again.
     Full(IoFailure),
-    /// The file can't be read at the moment, or not be opened again. Nothing was written that
-    /// counts; try again.
+    /// The file can't be read or opened again at the moment. Nothing was written that counts; try
+    /// again.
     Later(IoFailure),
-    /// Anything else: what was written may or may not count.
+    /// Any other error: the writes may or may not count.
     Failed(Failure),
 }
 
 impl StoreError {
-    /// As an opening tells it.
+    /// As an error of an opening.
     pub(crate) fn into_open_error(self) -> OpenError {
         match self {
             Self::Full(failure)

@@ -1,13 +1,13 @@
 //! Relocation: when a block is dropped, its tombstones move to a new block, without bodies.
 //!
-//! A checkpoint drops a block when the last of its bodies has expired, and writes tombstones of
-//! the keys that are to be remembered for longer into new blocks, in the same transaction. So a
-//! crash finds the old block or the new one, never neither.
+//! A checkpoint drops a block when the last of its bodies has expired. In the same transaction it
+//! writes tombstones of the keys that are still remembered into new blocks. So a crash finds the
+//! old block or the new one, never neither.
 //!
-//! Readers may hold the old place meanwhile. Before the block leaves the directory every key that
-//! the index knows to lie there has its tombstone in memory (`pin_in_memory`), so a reader that
-//! finds the block gone looks at the index again and finds that. A place that the index still
-//! names after its block is gone therefore belongs to a key that is no longer remembered.
+//! Readers may hold the old location meanwhile. Before the block leaves the directory, every key
+//! that the index has there gets its tombstone in memory (`pin_in_memory`). So a reader that
+//! finds the block gone asks the index again and finds the tombstone. If the index still names a
+//! location after its block was dropped, the key is no longer remembered.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -25,10 +25,10 @@ use crate::codec::BadBytes;
 use crate::key::Digest;
 use crate::record::{Record, RecordLocation, Relocation};
 
-/// After so long a block that the disk did not give is tried again.
+/// After this time an unreadable block is tried again.
 const UNREADABLE_FOR: Duration = Duration::from_secs(600);
 
-/// Tombstones, or records, on their way to new blocks.
+/// Tombstones, or records, that move to new blocks.
 #[derive(Debug, Default)]
 pub(super) struct Relocated(pub(super) Vec<MovingRecord>);
 
@@ -43,7 +43,7 @@ impl Relocated {
         self.0.iter().map(|moving| moving.record.clone()).collect()
     }
 
-    /// The blocks stay after all: what was pinned lies where its record lies.
+    /// The blocks stay after all: pinned records get their old locations back.
     pub(super) fn put_back(&self) {
         for moving in &self.0 {
             moving.record.set_location(moving.from);
@@ -52,8 +52,8 @@ impl Relocated {
 }
 
 impl Store {
-    /// Takes what is still to be remembered out of the blocks that are due. A block that can't go
-    /// now is taken out of `due`.
+    /// Takes the records that are still remembered out of the due blocks. Removes a block that
+    /// can't be dropped now from `due`.
     ///
     /// Blocks with nothing to remember are not read.
     pub(super) fn relocate(
@@ -102,12 +102,12 @@ impl Store {
         self.forgotten.lock().get(digest).is_some_and(|row| block < row.limit)
     }
 
-    /// A block that can't be read stays where it is until `until`.
+    /// A block that can't be read stays until `until`.
     pub(super) fn keep(&self, number: u64, until: Timestamp) {
         self.directory.write().keep(number, until);
     }
 
-    /// What it means that the disk did not give a block: the others go on without it, and it is
+    /// The error for an unreadable block: the checkpoint continues without it, and the block is
     /// tried again later.
     pub(super) fn block_failed(&self, number: u64, now: Timestamp, trouble: BackendError) -> StoreError {
         let is_unreadable = trouble.is_answer_of_disk();
@@ -118,12 +118,12 @@ impl Store {
         error
     }
 
-    /// A block that the disk did not give stays where it is for a while.
+    /// An unreadable block stays for a while.
     pub(super) fn keep_unreadable(&self, number: u64, now: Timestamp) {
         self.keep(number, now.saturating_add(UNREADABLE_FOR));
     }
 
-    /// What is to move of those entries of a block that are to be remembered.
+    /// The records to move, of a block's entries that are still remembered.
     pub(super) fn remembered(
         &self,
         database: &Database,

@@ -1,4 +1,4 @@
-//! An application's own tables, in the same file as ours.
+//! An application's own tables, in the engine's file.
 
 use std::any::Any;
 use std::error::Error;
@@ -12,7 +12,7 @@ use redb::{
 
 use super::backend_error::said;
 
-/// How the names of our own tables start.
+/// The start of the names of the engine's tables.
 pub(super) const RESERVED: &str = "idemkv.";
 
 /// The application's own tables, to write in, inside
@@ -20,13 +20,13 @@ pub(super) const RESERVED: &str = "idemkv.";
 pub struct Tables<'t>(pub(super) &'t WriteTransaction);
 
 impl<'t> Tables<'t> {
-    /// Opens a table, and makes it where there is none.
+    /// Opens a table, or makes it.
     ///
     /// # Errors
     ///
-    /// When its name is one of ours, or when redb refuses: another type, a table that is open
-    /// already, an I/O error, a damaged page. The table that is returned is redb's own: reading a
-    /// damaged page through it can panic. Such a panic is one of the closure's.
+    /// When its name starts with `idemkv.`, or when redb refuses: another type, a table that is
+    /// already open, an I/O error, a damaged page. The returned table is redb's own: reading a
+    /// damaged page through it can panic. Such a panic counts as one of the closure.
     pub fn open_table<K: Key + 'static, V: Value + 'static>(
         &self,
         definition: TableDefinition<'_, K, V>,
@@ -35,7 +35,7 @@ impl<'t> Tables<'t> {
         opened(|| self.0.open_table(definition))
     }
 
-    /// Opens a table with several values a key, and makes it where there is none.
+    /// Opens a table with several values a key, or makes it.
     ///
     /// # Errors
     ///
@@ -77,8 +77,8 @@ impl<'t> ReadTables<'t> {
     ///
     /// # Errors
     ///
-    /// When its name is one of ours, or when redb refuses: no such table, another type, an I/O
-    /// error.
+    /// When its name starts with `idemkv.`, or when redb refuses: no such table, another type, an
+    /// I/O error.
     pub fn open_table<K: Key + 'static, V: Value + 'static>(
         &self,
         definition: TableDefinition<'_, K, V>,
@@ -114,7 +114,7 @@ fn check(name: &str) -> Result<(), TableError> {
     Ok(())
 }
 
-/// Opens a table. A panic inside redb, which damaged pages can cause, is an error like any other.
+/// Opens a table. Turns a panic inside redb, which damaged pages can cause, into an error.
 pub(super) fn opened<T>(open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<T, TableError> {
     let opened = catch_unwind(AssertUnwindSafe(open));
     let damaged = |panic: Box<dyn Any + Send>| {
@@ -127,7 +127,7 @@ pub(super) fn opened<T>(open: impl FnOnce() -> Result<T, redb::TableError>) -> R
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TableError {
-    /// The name is one of ours: those start with `idemkv.`.
+    /// The name starts with `idemkv.`, like those of the engine's tables.
     Reserved(String),
     /// redb refused.
     Redb(redb::TableError),

@@ -1,8 +1,8 @@
-//! Tallies: what the meta row says of a table's rows, so that an opening notices the row that is
-//! not there.
+//! Tallies: sums over a table's rows, kept in the meta row, so that an opening notices a missing
+//! or an old row.
 //!
-//! The checksum of a row says nothing of a row that is missing, or of an old row in its place.
-//! redb's checksums of pages would, but an opening verifies those of short files only.
+//! A row's checksum can't show that a row is missing, or that an old row took its place. redb's
+//! page checksums would, but an opening verifies them only in short files.
 
 use bincode::{BorrowDecode, Encode};
 use redb::{Key, ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTransaction};
@@ -10,10 +10,10 @@ use redb::{Key, ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTra
 use super::backend_error::BackendError;
 use crate::codec::CHECKSUM_BYTES;
 
-/// What redb stores for a row besides its value: a digest, and where the row ends.
+/// Bytes that redb stores for a row besides its value: a digest, and where the row ends.
 const KEY_BYTES: u64 = 20;
 
-/// What a table holds: rows that each begin with their checksum.
+/// The tally of a table whose rows begin with their checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub(crate) struct Tally {
     /// How many there are.
@@ -47,13 +47,13 @@ impl Tally {
     }
 }
 
-/// A row that is too short for a checksum is refused where it is read.
+/// The reader of a row refuses one that is too short for a checksum.
 fn checksum(row: &[u8]) -> u64 {
     row.first_chunk::<CHECKSUM_BYTES>().map_or(0, |checksum| u64::from_le_bytes(*checksum))
 }
 
-/// The tallies of all tables of ours, but `meta`, which is one row, and `blocks`: a block is
-/// listed in `index`, and is missed when it is read.
+/// The tallies of all tables of the engine, except `meta`, which has one row, and `blocks`:
+/// `index` lists each block, so a read finds that one is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub(crate) struct Tallies {
     pub(crate) index: Tally,
@@ -62,7 +62,7 @@ pub(crate) struct Tallies {
     pub(crate) scopes: Tally,
 }
 
-/// A table with a tally. There is no way to write to it past that.
+/// A table with a tally. All writes to it go through the tally.
 pub(super) struct TalliedTable<K: Key + 'static> {
     pub(super) definition: TableDefinition<'static, K, &'static [u8]>,
     tally: fn(&mut Tallies) -> &mut Tally,
@@ -100,6 +100,10 @@ pub(super) struct Rows<'t, K: Key + 'static> {
 }
 
 impl<K: Key + 'static> Rows<'_, K> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tally.rows == 0
+    }
+
     pub(super) fn insert(&mut self, key: K::SelfType<'_>, row: &[u8]) -> Result<(), BackendError> {
         if let Some(before) = self.table.insert(key, row)? {
             self.tally.leave_out(before.value());

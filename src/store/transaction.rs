@@ -1,4 +1,4 @@
-//! Transactions of applications, which write and read tables of their own.
+//! Transactions of applications on their own tables.
 
 use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 
@@ -11,7 +11,7 @@ use super::{META_ROW, Store};
 use crate::error::ReadError;
 use crate::sync::Ordering;
 
-/// A transaction that others write in. To be handed to [`Store::apply`] or [`Store::abort`].
+/// An application's write transaction. Pass it to [`Store::apply`] or [`Store::abort`].
 #[must_use = "it keeps everybody else from writing"]
 pub(crate) struct OpenTransaction(pub(super) Owned<WriteTransaction>);
 
@@ -22,7 +22,7 @@ impl OpenTransaction {
 }
 
 impl Store {
-    /// Begins a transaction for others to write in.
+    /// Begins an application's write transaction.
     pub(crate) fn begin(&self) -> Result<OpenTransaction, StoreError> {
         let database = self.access.writable(|database| self.check_current(database))?;
         self.is_shared.store(true, Ordering::Relaxed);
@@ -31,8 +31,8 @@ impl Store {
             .map_err(|trouble| self.access.failed(trouble))
     }
 
-    /// Undoes what others have written. An error of theirs that came from the disk concerns us
-    /// too: redb takes no more writes after it.
+    /// Undoes the application's writes. A disk error that the application got matters to the
+    /// engine too, because redb takes no more writes after it.
     pub(crate) fn abort(&self, begun: OpenTransaction) -> Result<(), StoreError> {
         let aborted = catch_backend_panic(|| Ok(begun.0.into_inner().abort()?));
         match (self.access.write_failed(), aborted) {
@@ -45,7 +45,7 @@ impl Store {
         }
     }
 
-    /// Lets others read, in a transaction of their own.
+    /// Runs an application's read transaction.
     pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         self.access.read_long(
             |database| {

@@ -1,5 +1,5 @@
-//! The primitives of `sync` for a scheduler that decides which thread goes on: shuttle's or
-//! loom's, in the shape in which the engine uses those of the real build.
+//! The primitives of `sync` for a scheduler that chooses the next thread, shuttle's or loom's,
+//! with the same interface as those of the real build.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
@@ -17,9 +17,9 @@ pub(crate) use scheduler::thread::{Builder, JoinHandle, Thread, current, park, y
 
 use super::Arc;
 
-/// Loom has a swap give the value before a store that its own thread knows of, where that store
-/// and an earlier swap did not know of each other. No processor, and not the language, allows
-/// that; so a store is a swap as well here.
+/// In loom, a swap may return the value before a store that its own thread knows of, if that
+/// store and an earlier swap did not know of each other. Neither processors nor the language
+/// allow that, so a store is a swap here too.
 #[cfg(idemkv_loom)]
 #[derive(Debug)]
 pub(crate) struct AtomicBool(scheduler::sync::atomic::AtomicBool);
@@ -47,7 +47,7 @@ impl AtomicBool {
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(scheduler::sync::Mutex<T>);
 
-/// `None` only while somebody waits with it.
+/// `None` only while a thread waits with it.
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T>(Option<scheduler::sync::MutexGuard<'a, T>>);
 
@@ -98,7 +98,7 @@ impl<T> RwLock<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a thread that may have it already, which no test does.
+    /// For a thread that may already have it; no test does that.
     pub(crate) fn read_recursive(&self) -> scheduler::sync::RwLockReadGuard<'_, T> {
         self.read()
     }
@@ -118,7 +118,7 @@ impl<T> RwLock<T> {
 
 /// A condition to wait for.
 ///
-/// Time is what the test makes of it; see `time`. In loom's models it does not pass.
+/// The test sets the time; see `time`. In loom's models it does not pass.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(Arc<scheduler::sync::Condvar>);
 

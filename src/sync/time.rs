@@ -1,8 +1,8 @@
-//! Time for shuttle's schedules, which have none: it passes when a test says so, and wakes those
+//! Time for shuttle's schedules, which have none: a test lets it pass, which wakes the threads
 //! whose deadline has come.
 //!
-//! Nothing else ends a wait with a deadline. So a caller that is not woken, and is saved by a
-//! timeout in a real program, is found to wait for ever.
+//! Nothing else ends a wait with a deadline. So a caller that is not woken waits for ever here,
+//! where a timeout would save it in a real program, and the test finds it.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use shuttle::sync::Condvar;
 use super::{Arc, UnseenMutex};
 
 shuttle::lazy_static! {
-    /// That of the schedule that is being run.
+    /// The time of the current schedule.
     static ref TIME: UnseenMutex<Time> = UnseenMutex::default();
 }
 
@@ -40,7 +40,7 @@ fn origin() -> Instant {
 /// A thread that waits with a deadline; leaves the list when dropped.
 pub(super) struct Sleeper(u64);
 
-/// Has all waiters of `condvar` woken at this time.
+/// Wakes all waiters of `condvar` at this time.
 pub(super) fn wake_at(at: Instant, condvar: &Arc<Condvar>) -> Sleeper {
     let mut time = TIME.lock();
     let id = time.next;
@@ -55,7 +55,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// Lets `span` go by.
+/// Lets `span` pass.
 pub(crate) fn pass(span: Duration) {
     TIME.lock().passed += span;
     let now = now();

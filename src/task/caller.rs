@@ -1,8 +1,8 @@
 //! The caller: a thread, which waits by blocking and may do I/O, or a task, which does neither.
 //!
-//! Calls that may have to wait are written once, as futures. What they wait for asks for the
-//! caller: for a thread it blocks, so that its future is always ready at the first poll; for a
-//! task it leaves a waker behind and the work to the engine's own threads.
+//! Calls that may have to wait are written once, as futures. Each wait asks for the caller. For a
+//! thread it blocks, so the future is always ready at the first poll. For a task it stores a
+//! waker and leaves the work to the engine's own threads.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
@@ -16,14 +16,14 @@ pub(crate) enum Caller {
     Thread,
     /// Must not block.
     Task,
-    /// One of many in a batch, which sees to it that somebody leads once all of them are queued.
+    /// One of many in a batch, which makes sure that a thread leads once all of them are queued.
     Member,
 }
 
 struct Unpark {
     thread: Thread,
-    /// The thread's own token is not enough: foreign code that runs within a poll may park, and
-    /// use it up.
+    /// The thread's own park token is not enough: application code inside a poll may park, and
+    /// consume it.
     is_called: AtomicBool,
 }
 
@@ -34,7 +34,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs something that waits as a task does, and parks the thread meanwhile.
+/// Runs a future that waits as a task, and parks the thread meanwhile.
 pub(crate) fn park_on<T>(call: impl Future<Output = T>) -> T {
     let unpark = Arc::new(Unpark { thread: current(), is_called: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&unpark));
@@ -49,13 +49,13 @@ pub(crate) fn park_on<T>(call: impl Future<Output = T>) -> T {
     }
 }
 
-/// Polls a call that nearly always is ready at once. Where it is not, it has to be polled again by
-/// a task or thread that can be woken.
+/// Polls a call that is nearly always ready at once. If it is not, a task or thread that can be
+/// woken has to poll it again.
 pub(crate) fn poll_once<T>(call: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     call.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Runs a call of a thread. Inlined, so that the call, which is large, is made where it runs.
+/// Runs a call of a thread. Inlined, so that the call's future, which is large, is made in place.
 #[inline(always)]
 #[expect(
     clippy::inline_always,
@@ -78,7 +78,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    /// As an observer may, which is foreign code.
+    /// As an observer may, which is application code.
     #[test]
     fn a_thread_whose_token_was_used_up_within_a_poll_is_not_kept_asleep() {
         let (done, is_done) = mpsc::channel();

@@ -1,14 +1,15 @@
-//! Calls one thread. Calls that come before the thread looks are one call.
+//! `Notifier`: wakes one thread of the engine. Several wake-ups before the thread looks count as
+//! one.
 
 use crate::clock::Deadline;
 use crate::fork;
 use crate::sync::{Arc, Condvar, Mutex, OnceLock};
 
-/// Calls the thread. Any number of clones may.
+/// Wakes the thread. May be cloned.
 #[derive(Debug)]
 pub(crate) struct Notifier(Arc<Shared>);
 
-/// What the thread waits on.
+/// The thread's end, on which it waits.
 #[derive(Debug)]
 pub(crate) struct Listener(Arc<Shared>);
 
@@ -17,7 +18,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     generation: u64,
-    /// Starts the thread, where that waits for the first call.
+    /// Starts the thread, if it waits for the first wake-up.
     start: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -47,7 +48,7 @@ impl Notifier {
         (Self(Arc::clone(&shared)), Listener(shared))
     }
 
-    /// Calls the thread, unless a call waits already. The first call may start the thread.
+    /// Wakes the thread, unless a wake-up is already pending. The first one may start the thread.
     pub(crate) fn notify(&self) {
         // In a forked child nobody listens, and the state may be locked for ever.
         if self.0.generation != fork::generation() {
@@ -81,9 +82,9 @@ impl Drop for Notifier {
 }
 
 impl Listener {
-    /// Waits for a call, until the deadline; `false` once no notifier is left. It sleeps at once:
-    /// on a machine with few processors a thread that spins takes its time from those that would
-    /// call.
+    /// Waits for a wake-up, until the deadline; `false` once no notifier is left. It sleeps at
+    /// once: with few processors, a spinning thread takes time from the threads that would wake
+    /// it.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
         // In a forked child nobody calls.
         if self.0.generation != fork::generation() {
@@ -104,7 +105,7 @@ impl Listener {
         true
     }
 
-    /// Has `start` called at each call, the ones before included, until a thread
+    /// Calls `start` at each wake-up, earlier ones included, until a thread
     /// [listens](Self::take_up).
     pub(crate) fn start_when_called(&self, start: impl Fn() + Send + Sync + 'static) {
         let start = self.0.start.get_or_init(|| Box::new(start));
@@ -114,7 +115,7 @@ impl Listener {
         }
     }
 
-    /// Notes that a thread listens from now on; `false` where one does already.
+    /// Notes that a thread listens from now on; `false` if one already does.
     pub(crate) fn take_up(&self) -> bool {
         !std::mem::replace(&mut self.0.state.lock().has_thread, true)
     }
@@ -124,7 +125,7 @@ impl Listener {
         self.0.state.lock().has_thread = false;
     }
 
-    /// Whether a call waited.
+    /// Whether a wake-up was pending.
     #[cfg(test)]
     pub(crate) fn take(&self) -> bool {
         std::mem::take(&mut self.0.state.lock().is_called)

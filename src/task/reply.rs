@@ -22,7 +22,8 @@ struct Shared<T> {
 }
 
 impl<T> Shared<T> {
-    /// Whether this is a forked child: nobody answers there, and the lock may be held for ever.
+    /// Whether this is a forked child: no thread answers there, and the lock may be held for
+    /// ever.
     fn is_forked(&self) -> bool {
         self.generation != fork::generation()
     }
@@ -36,7 +37,7 @@ enum State<T> {
     Over,
 }
 
-/// The end that answers. Dropped, it says that there will be no answer.
+/// The end that answers. Its drop without an answer means that there will be none.
 pub(crate) struct ReplySender<T>(Arc<Shared<T>>);
 
 impl<T> ReplySender<T> {
@@ -65,7 +66,7 @@ impl<T> Drop for ReplySender<T> {
 pub(crate) struct Reply<T>(Arc<Shared<T>>);
 
 impl<T> Reply<T> {
-    /// The answer; `None` where there will be none.
+    /// The answer; `None` if there will be none.
     pub(crate) async fn get(self) -> Option<T> {
         let take = || {
             if self.0.is_forked() {

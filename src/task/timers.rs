@@ -1,4 +1,4 @@
-//! Deadlines of tasks: a task can't sleep until one, so a thread of the engine's wakes it.
+//! Deadlines of tasks: a task can't sleep until a deadline, so a thread of the engine wakes it.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -12,10 +12,10 @@ use crate::sync::Mutex;
 use crate::task::notifier::Notifier;
 use crate::task::wait_list::{drop_foreign, wake};
 
-/// Which tasks are to be woken when.
+/// The deadlines of waiting tasks.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    /// Calls the thread that waits for it: a deadline comes before all others.
+    /// Wakes the timers' thread when a new deadline comes before all others.
     timekeeper: Notifier,
     generation: u64,
     /// Leaf lock. Not held while a waker is called or dropped.
@@ -33,7 +33,7 @@ impl Timers {
         Self { timekeeper, generation: fork::generation(), due: Mutex::default() }
     }
 
-    /// Runs `future` until the deadline; `None` where that passes first.
+    /// Runs `future` until the deadline; `None` if the deadline passes first.
     pub(crate) async fn timeout<T>(&self, deadline: Deadline, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         let mut timer = Timer { timers: self, key: None };
@@ -75,14 +75,14 @@ impl Timers {
     }
 }
 
-/// One task's deadline; taken back when dropped.
+/// One task's deadline; its drop removes it.
 struct Timer<'a> {
     timers: &'a Timers,
     key: Option<(Instant, u64)>,
 }
 
 impl Timer<'_> {
-    /// Whether this is the next of all deadlines now, and was not before.
+    /// Whether this has become the next of all deadlines.
     fn set(&mut self, at: Instant, waker: &Waker) -> bool {
         let waker = waker.clone();
         let mut due = self.timers.due.lock();

@@ -1,4 +1,4 @@
-//! Tasks that wait for something, kept so that they can be woken.
+//! `WaitList`: the wakers of tasks that wait for the same thing.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
@@ -10,13 +10,14 @@ use crate::sync::{Mutex, MutexGuard};
 /// Tasks that wait, in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct WaitList {
-    /// Leaf lock. Not held while a waker is called or dropped: that is foreign code.
+    /// Leaf lock. Not held while a waker is called or dropped, because wakers are application
+    /// code.
     list: Mutex<List>,
 }
 
 #[derive(Debug, Default)]
 struct List {
-    /// How often all were woken; places of another round are gone.
+    /// How often all were woken; places of earlier rounds are gone.
     round: u64,
     wakers: Vec<Option<Waker>>,
     /// Places in `wakers` that were given up.
@@ -24,14 +25,15 @@ struct List {
 }
 
 impl WaitList {
-    /// Waits until `ready` gives something. It is asked again whenever this list is woken: a
-    /// thread that changes its answer does so before waking.
+    /// Waits until `ready` returns a value. `ready` is called again whenever this list is woken;
+    /// a thread that changes its answer does so before it wakes the list.
     pub(crate) async fn until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
         let mut place = PlaceGuard { wakers: self, waiter: WaiterId::default() };
         poll_fn(|context| self.poll(&mut place.waiter, context, &mut ready)).await
     }
 
-    /// [`until`](Self::until), for futures that are written by hand. A caller that drops one gives its id up with [`leave`](Self::leave).
+    /// [`until`](Self::until), for futures that are written by hand. If such a future is dropped,
+    /// it gives up its id with [`leave`](Self::leave).
     pub(crate) fn poll<T>(
         &self,
         waiter: &mut WaiterId,
@@ -112,24 +114,23 @@ fn is_one_task(a: Option<&Waker>, b: Option<&Waker>) -> bool {
     a.zip(b).is_some_and(|(a, b)| a.will_wake(b))
 }
 
-/// Calls a waker. A panic in there is its executor's affair: the thread that wakes it has others
-/// to wake.
+/// Calls a waker and catches its panic, because the thread has other tasks to wake.
 pub(crate) fn wake(waker: Waker) {
     contain(|| waker.wake());
 }
 
-/// Drops wakers, or what holds them. A panic in there is theirs alone: it must not unwind a call
-/// that has half of what it changes.
+/// Drops wakers, or their owner, and catches a panic, which must not unwind a call in the middle
+/// of a change.
 pub(crate) fn drop_foreign<T>(wakers: T) {
     contain(|| drop(wakers));
 }
 
-/// One task's place in a list: of which round, and where; none before it first waited. Then the
+/// One task's place in a list: its round and position, `None` before it first waits; and the fork
 /// generation of the process that took it.
 #[derive(Debug, Default)]
 pub(crate) struct WaiterId(Option<(u64, usize)>, u64);
 
-/// An id that is given up when dropped.
+/// An id that its drop gives up.
 struct PlaceGuard<'a> {
     wakers: &'a WaitList,
     waiter: WaiterId,

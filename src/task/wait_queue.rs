@@ -1,5 +1,5 @@
-//! Callers that wait in line for something limited. They are served in order, and only a caller
-//! that is served is woken: what is given back costs no more where many wait.
+//! `WaitQueue`: callers that wait in line for a limited resource. They are served in order, and
+//! only a served caller is woken, so freeing some of the resource costs no more if many wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
@@ -10,9 +10,9 @@ use crate::task::wait_list::wake;
 /// Which callers are served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Priority {
-    /// A claim that is out: once it has ended it gives back more than it takes now.
+    /// A claim in flight: its end frees more than it takes now.
     Claim,
-    /// Anything else.
+    /// Any other caller.
     Other,
 }
 
@@ -27,13 +27,13 @@ pub(crate) enum Wakeup {
     Task(Waker),
 }
 
-/// The line. It lies under the lock of what it is a line for; callers are woken once that is free,
-/// for a waker is code of others.
+/// The line. The lock of the resource protects it. Callers are woken after that lock is released,
+/// because wakers are application code.
 #[derive(Debug, Default)]
 pub(crate) struct WaitQueue {
     next: u64,
     waiting: BTreeMap<Turn, Waiting>,
-    /// Those of them that stop waiting when they are told that it is in vain.
+    /// The callers that stop waiting once waiting is in vain.
     hopeful: BTreeSet<Turn>,
 }
 
@@ -67,8 +67,8 @@ impl Wakeups {
 }
 
 impl WaitQueue {
-    /// Puts a caller that needs so many bytes behind the others of its priority. One that is
-    /// `hopeful` is told when it waits in vain.
+    /// Puts a caller that needs so many bytes behind the others of its priority. A `hopeful` one
+    /// is woken when it waits in vain.
     pub(crate) fn join(&mut self, bytes: u64, priority: Priority, hopeful: bool) -> Turn {
         let turn = Turn(priority, self.next);
         self.next += 1;
@@ -83,17 +83,17 @@ impl WaitQueue {
         self.waiting.is_empty()
     }
 
-    /// What the first needs; nothing where nobody waits.
+    /// The bytes that the first caller needs; `None` if no caller waits.
     pub(crate) fn first_bytes(&self) -> u64 {
         self.waiting.first_key_value().map_or(0, |(_, first)| first.bytes)
     }
 
-    /// What the first of those needs that are told when they wait in vain.
+    /// The bytes that the first hopeful caller needs.
     pub(crate) fn first_hopeful_bytes(&self) -> Option<u64> {
         self.hopeful.first().and_then(|turn| self.waiting.get(turn)).map(|waiting| waiting.bytes)
     }
 
-    /// Wakes the first of those.
+    /// Wakes the first hopeful caller.
     pub(crate) fn wake_first_hopeful(&mut self, wakeups: &mut Wakeups) {
         let first = self.hopeful.first().and_then(|turn| self.waiting.get_mut(turn));
         wakeups.0.extend(first.and_then(|waiting| waiting.wakeup.take()));
@@ -109,12 +109,12 @@ impl WaitQueue {
         self.waiting.contains_key(&turn)
     }
 
-    /// Has a caller woken by `wakeup`; gives the one before, to be dropped without the lock.
+    /// Sets how a caller is woken; returns the earlier wake-up, to be dropped without the lock.
     pub(crate) fn set_wakeup(&mut self, turn: Turn, wakeup: Wakeup) -> Option<Wakeup> {
         self.waiting.get_mut(&turn).and_then(|waiting| waiting.wakeup.replace(wakeup))
     }
 
-    /// Serves callers from the first on, as long as `take` has what they need.
+    /// Serves callers from the first on, as long as `take` succeeds.
     pub(crate) fn serve(&mut self, mut take: impl FnMut(u64) -> bool) -> Wakeups {
         let mut wakeups = Wakeups::default();
         while let Some(first) = self.waiting.first_entry()
@@ -126,13 +126,13 @@ impl WaitQueue {
         wakeups
     }
 
-    /// Takes a caller out that no longer waits; `None` where it was served before.
+    /// Removes a caller that no longer waits; `None` if it was served before.
     pub(crate) fn leave(&mut self, turn: Turn) -> Option<Waiting> {
         self.hopeful.remove(&turn);
         self.waiting.remove(&turn)
     }
 
-    /// Wakes all, so that they look again. They keep their places.
+    /// Wakes all, so that they check again. They keep their places.
     pub(crate) fn wake_all(&mut self) -> Wakeups {
         Wakeups(self.waiting.values_mut().filter_map(|waiting| waiting.wakeup.take()).collect())
     }

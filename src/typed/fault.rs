@@ -1,4 +1,4 @@
-//! What can go wrong where an operation is run for its caller.
+//! `Fault` and `RunError`: how an operation that `run` runs can fail.
 
 use std::error::Error;
 use std::fmt;
@@ -7,8 +7,8 @@ use crate::error::{BeginError, ClaimError, EndError};
 use crate::typed::json::JsonError;
 use crate::{Claim, Pending, Record};
 
-/// How an operation failed, in the words of the operation, which alone can know: see
-/// [`Scope::run`](crate::Scope::run). There will be no fourth kind: each is one way to end a
+/// How an operation failed. Only the operation itself can know: see
+/// [`Scope::run`](crate::Scope::run). There will be no fourth variant: each is one way to end a
 /// claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "it says what becomes of the key"]
@@ -18,15 +18,15 @@ pub enum Fault<E> {
     /// This attempt certainly did nothing: the connection was refused. The claim is released, and
     /// a retry runs the operation again.
     Retry(E),
-    /// Nobody knows whether it had its effect: the reply did not come. The key is left
+    /// It is unknown whether the effect happened: the reply did not come. The key is left
     /// interrupted: by default nothing runs until it is [resolved](crate::Scope::resolve), see
-    /// [`Recovery`](crate::Recovery). Where in doubt, this one.
+    /// [`Recovery`](crate::Recovery). If in doubt, use this one.
     Unknown(E),
 }
 
-/// Why [`run`](crate::Scope::run) has no stored result to give.
+/// Why [`run`](crate::Scope::run) returned no stored result.
 ///
-/// Where the operation ran, its result is in the error:
+/// If the operation ran, its result is in the error:
 ///
 /// ```
 /// # use idemkv::{Engine, Fault, Fingerprint, RunError};
@@ -48,28 +48,28 @@ pub enum Fault<E> {
 pub enum RunError<T, E> {
     /// The key could not be begun. This call ran nothing.
     Begin(BeginError),
-    /// Somebody else still has the claim, and the time is up. This call ran nothing.
+    /// Another caller still has the claim, and the time is up. This call ran nothing.
     InFlight(Pending),
-    /// The operation gave [`Fault::Retry`], and the claim was released.
+    /// The operation returned [`Fault::Retry`], and the claim was released.
     Retry(E),
-    /// The operation gave [`Fault::Unknown`]: the key is interrupted.
+    /// The operation returned [`Fault::Unknown`]: the key is interrupted.
     Unknown(E),
-    /// The operation gave [`Fault::Retry`], and the claim could not be released. Where it is still
-    /// good, `reason` has it ([`EndError::into_claim`]): release it later. The key is interrupted
-    /// once it is dropped.
+    /// The operation returned [`Fault::Retry`], and the claim could not be released. If the claim
+    /// is still good, `reason` has it ([`EndError::into_claim`]): release it later. Dropping it
+    /// interrupts the key.
     NotReleased {
-        /// What the operation gave.
+        /// The operation's error.
         error: E,
         /// Why the claim could not be released.
         reason: EndError,
     },
     /// The operation ran, and its result could not be stored.
     NotStored {
-        /// The result. It has happened, though retries will be told otherwise.
+        /// The result. The operation has run, but retries will not get this result.
         result: Result<T, E>,
-        /// The claim, where nothing was written: end it with something that can be stored. The key
-        /// is interrupted once it is dropped. `None` where the claim was lost, or a commit failed,
-        /// whose outcome is unknown until the file is opened again.
+        /// The claim, if nothing was written: end it with a result that can be stored. Dropping
+        /// it interrupts the key. `None` if the claim was lost, or a commit failed, whose outcome
+        /// is unknown until the file is opened again.
         claim: Option<Box<Claim>>,
         /// Why.
         reason: StoreError,
@@ -90,13 +90,13 @@ pub enum RunError<T, E> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// JSON can't carry the result, or not so that it comes back.
+    /// JSON can't represent the result, or would alter it.
     Json(JsonError),
     /// The claim could not be completed with it.
     End(ClaimError),
 }
 
-/// Why a record is no result of the type that was asked for.
+/// Why a record is not a result of the requested type.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ReplayError {
@@ -107,9 +107,9 @@ pub enum ReplayError {
 }
 
 impl<T, E> RunError<T, E> {
-    /// Whether the same call can succeed later, with no change. `false` also where it would run an
-    /// operation again that may have had its effect: whether that is all right, the operation has
-    /// to know.
+    /// Whether the same call can succeed later, with no change. `false` also if that would run an
+    /// operation again that may have had its effect: only the operation can know whether that is
+    /// safe.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! Results as JSON, where JSON can carry them.
+//! Encodes results as JSON, and refuses results that JSON would alter.
 
 use std::error::Error;
 use std::fmt;
@@ -10,18 +10,18 @@ mod trace;
 
 use trace::{Difference, Trace};
 
-/// A value that JSON can't carry, or bytes that are not the JSON of a value.
+/// A value that JSON can't represent, or bytes that are not the JSON of a value.
 pub struct JsonError(Kind);
 
 enum Kind {
     Json(serde_json::Error),
-    /// What is read from the JSON of a value is another value.
+    /// The value's JSON decodes to another value.
     Altered(Difference),
 }
 
 impl JsonError {
-    /// Where in the value lies what would come back as something else, such as `.items[..].price`;
-    /// empty for the whole value. `None` for all other errors.
+    /// The part of the value that JSON would alter, such as `.items[..].price`; empty for the
+    /// whole value. `None` for all other errors.
     #[must_use]
     pub fn altered_at(&self) -> Option<&str> {
         match &self.0 {
@@ -64,10 +64,10 @@ fn json(error: serde_json::Error) -> JsonError {
     JsonError(Kind::Json(error))
 }
 
-/// A value as JSON, and what it will be when it is read again.
+/// A value as JSON, and the value that this JSON decodes to.
 ///
-/// Where that is another value, as far as serde can tell, it is refused: everybody gets the result
-/// that the operation gave, or nobody does.
+/// If serde shows a difference between the two, the value is refused: every caller gets the
+/// operation's result, or none does.
 pub(crate) fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<(Vec<u8>, T), JsonError> {
     let given = Trace::of(value).map_err(json)?;
     let bytes = serde_json::to_vec(value).map_err(json)?;
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(says, "the value is a map of 2 and would come back as a map of 1");
     }
 
-    /// What can't be found: the documentation of `Scope::run` says so.
+    /// Differences that can't be found, as the documentation of `Scope::run` says.
     #[test]
     fn a_field_that_both_sides_leave_out_is_lost_without_a_word() {
         #[derive(Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! What typed runs store and tell: results as JSON, and what can go wrong with them.
+//! Typed runs: results as JSON, and their errors.
 
 pub(crate) mod fault;
 pub(crate) mod json;

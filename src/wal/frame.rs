@@ -1,4 +1,5 @@
-//! One frame of the log: what a group commit appends, with a header that proves where it belongs.
+//! One frame of the log: the bytes that a group commit appends, with a header that binds them to
+//! file, opening and sequence.
 //!
 //! A frame starts on a sector boundary and fills whole sectors, so that no later write touches a
 //! sector that holds acknowledged bytes. Layout, little-endian: magic (4), payload length (4),
@@ -9,7 +10,7 @@ use crate::Timestamp;
 use crate::clock::FrameTime;
 use crate::codec::{self, CHECKSUM_BYTES, Checksummer, Entry};
 
-/// What a disk writes at once; a torn write ends at such a boundary.
+/// The bytes that a disk writes at once; a torn write ends at such a boundary.
 pub(crate) const SECTOR: usize = 512;
 const MAGIC: u32 = u32::from_le_bytes(*b"idmF");
 /// Bytes of a header that come before its checksum.
@@ -22,7 +23,7 @@ pub(crate) const fn frame_bytes(payload: usize) -> usize {
     (HEADER + payload).next_multiple_of(SECTOR)
 }
 
-/// Bytes of log that an entry of this many bytes takes at most: those of a frame of its own.
+/// The most bytes of log that an entry of this many bytes takes: those of a separate frame.
 pub(crate) const fn entry_bytes_max(entry: usize) -> usize {
     frame_bytes(LENGTH + entry)
 }
@@ -100,7 +101,7 @@ impl Frame {
         frame_bytes(self.payload.len())
     }
 
-    /// Salt and length of what may be a frame, unverified.
+    /// Salt and length of a possible frame, unverified.
     pub(crate) fn peek(sector: &[u8]) -> Option<(u64, usize)> {
         let mut rest = sector;
         let magic = u32::from_le_bytes(take(&mut rest)?);
@@ -110,7 +111,8 @@ impl Frame {
         (magic == MAGIC).then(|| (salt, frame_bytes(payload)))
     }
 
-    /// The frame at the start of `bytes`, if a whole and true one with this salt starts there.
+    /// The frame at the start of `bytes`, if a complete and valid one with this salt starts
+    /// there.
     pub(crate) fn read(bytes: &[u8], checksummer: &Checksummer, salt: u64) -> Option<Self> {
         let mut rest = bytes;
         let magic = u32::from_le_bytes(take(&mut rest)?);
@@ -134,7 +136,7 @@ impl Frame {
         Some(Self { seq, time: FrameTime { time, wall_max }, entries, payload: payload.to_vec() })
     }
 
-    /// Hands every entry to `each`, in order.
+    /// Passes every entry to `each`, in order.
     pub(crate) fn for_each<E: From<codec::BadBytes>>(
         &self,
         mut each: impl FnMut(Entry<'_>) -> Result<(), E>,

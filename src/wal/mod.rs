@@ -1,9 +1,9 @@
 //! The write-ahead log: a file of preallocated segments beside the store, appended to and synced
 //! once per group.
 //!
-//! The log knows frames, segments and space; the meaning of entries is not its business. Its
-//! header (first [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id
-//! (16), checksum (8); then the [openings] it belongs to.
+//! The log knows frames, segments and space, but not the meaning of entries. Its header (first
+//! [`HEADER_BYTES`]): magic (8), version (4), zero (4), segment size (8), file id (16), checksum
+//! (8); then the [openings] it belongs to.
 
 use std::io;
 use std::ops::{Range, RangeInclusive};
@@ -25,7 +25,7 @@ pub(crate) use scan::{Found, Scanned, check_not_newer, scan};
 pub(crate) use space::{Geometry, LogSpace, Request, Reservation, Spot};
 pub(crate) use writer::LogWriter;
 
-/// The first bytes of the file, a page of their own.
+/// The first bytes of the file, one page.
 pub(crate) const HEADER_BYTES: u64 = 4_096;
 const MAGIC: &[u8; 8] = b"idemkvWL";
 /// Bytes that a segment may have; a multiple of a sector.
@@ -33,7 +33,7 @@ pub(crate) const SEGMENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// Zeros are written in runs of this size.
 const ZEROS: usize = 1 << 20;
 
-/// Bytes of segments that a log is made with: two small segments, or a part of a large one.
+/// Bytes of segments of a new log: two small segments, or a part of a large one.
 pub(crate) fn first_bytes(segment_bytes: u64) -> u64 {
     (2 * segment_bytes).min(space::FIRST_BYTES)
 }
@@ -45,7 +45,7 @@ pub(crate) fn path_of(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// What makes a log belong to a file.
+/// The values that bind a log to a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) file_id: [u8; 16],
@@ -63,8 +63,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Makes a log of empty segments for the opening with this salt, in place of an old one whose
-    /// content is no longer needed.
+    /// Makes a log of empty segments for the opening with this salt, replacing an old log that is
+    /// no longer needed.
     pub(crate) fn create(
         disk: &dyn Disk,
         store: &Path,
@@ -97,14 +97,13 @@ impl Log {
         self.file.sync().map_err(failed("syncing"))
     }
 
-    /// Whether a file starts as logs do.
+    /// Whether a file starts like a log.
     pub(crate) fn is_log(disk: &dyn Disk, path: &Path) -> bool {
         let mut start = [0; MAGIC.len()];
         disk.open(path).and_then(|file| file.read_at(0, &mut start)).is_ok() && start == *MAGIC
     }
 
-    /// Opens an existing log, which is known to be a file that may be written; `None` where there
-    /// is none.
+    /// Opens an existing log, which is known to be a writable file; `None` if there is none.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, id: &Identity) -> Result<Option<Self>, OpenError> {
         let failed = |doing| move |error| OpenError::from(IoFailure::new(path, doing, error));
         let file = match disk.open(path) {
@@ -121,17 +120,17 @@ impl Log {
         Ok(Some(Self { file, path: path.to_owned(), segment_bytes, openings }))
     }
 
-    /// Checks that this is the log of the file's last opening, which had this salt; `opened_as` is
-    /// the name it went by.
+    /// Checks that this is the log of the file's last opening, which had this salt; `opened_as`
+    /// is the name that it used.
     ///
     /// # Errors
     ///
-    /// When it is the log of an earlier opening, or damage hides which it is.
+    /// When it is the log of an earlier opening, or damage hides its opening.
     pub(crate) fn check_opening(&self, salt: u64, opened_as: &str) -> Result<(), OpenError> {
         self.openings.lock().check(&self.path, salt, opened_as)
     }
 
-    /// Makes this the log of the next opening as well, durably.
+    /// Makes this the log of the next opening too, durably.
     pub(crate) fn add_opening(
         &self,
         checksummer: &Checksummer,
@@ -146,7 +145,7 @@ impl Log {
         Ok(())
     }
 
-    /// Lets others open the log; nothing is written to it through this handle any more.
+    /// Unlocks the log; nothing is written through this handle after that.
     pub(crate) fn unlock(&self) -> Result<(), IoFailure> {
         self.file.unlock().map_err(|error| IoFailure::new(&self.path, "unlocking", error))
     }
@@ -155,7 +154,7 @@ impl Log {
         &self.path
     }
 
-    /// Whether the log's path certainly doesn't lead to this file any more.
+    /// Whether the log's path certainly no longer leads to this file.
     pub(crate) fn is_taken_away(&self) -> bool {
         self.file.is_gone_from(&self.path)
     }
@@ -199,12 +198,11 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the file so many bytes longer, with their space on disk secured as far as the file
-    /// system secures what it took.
+    /// Makes the file so many bytes longer, and claims their disk space, as far as the file
+    /// system allows.
     ///
-    /// It is not synced here: the sync of the first frame written after it covers it too. A sync
-    /// of its own could be the one that is told of another frame's failure, which the system
-    /// reports once.
+    /// It does not sync: the sync of the next frame covers the growth too. The system reports a
+    /// failure once, so a sync here could receive the failure of a frame's write.
     pub(crate) fn grow(&self, space: &LogSpace, bytes: u64) -> Result<(), IoFailure> {
         let end = space.bytes();
         if let Err(error) = self.write_zeros(end..end + bytes) {
@@ -216,9 +214,8 @@ impl Log {
         Ok(())
     }
 
-    /// Writes frames anew where they are, and makes them durable. What was read may be known to
-    /// the operating system alone, after a sync that failed. It takes no space that the file does
-    /// not have.
+    /// Rewrites frames in place and makes them durable. After a failed sync, the frames that were
+    /// read may be only in the page cache. Needs no new space.
     pub(crate) fn write_again(&self, frames: &[(u64, usize)]) -> Result<(), IoFailure> {
         let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
         for (offset, len) in frames {
@@ -278,8 +275,8 @@ mod tests {
     use super::*;
     use crate::key::Secret;
 
-    /// A sealed one can come from a fault in memory, or from a program that has the file's secret.
-    /// Zero would be divided by.
+    /// A header with a valid checksum can come from a memory fault, or from a program that has
+    /// the file's secret. A size of zero would cause a division by zero.
     #[test]
     fn a_header_with_segments_of_no_possible_size_is_refused_though_it_is_sealed() {
         let id = Identity { file_id: [1; 16], checksummer: Checksummer::new(&Secret([2; 32])) };

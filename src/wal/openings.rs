@@ -1,11 +1,11 @@
-//! Which opening of the file a log belongs to: its header names the last two, by their salts.
+//! The openings to which a log belongs: its header names the last two, by their salts.
 //!
-//! Every opening draws a new salt, and the store's meta row says the last one. A log that doesn't
-//! name it was left by an earlier opening, so what was acknowledged since then is in another log.
+//! Every opening draws a new salt, and the store's meta row has the last one. A log that doesn't
+//! name that salt is from an earlier opening, so later acknowledged entries are in another log.
 //!
-//! There are two places, each in a sector of its own. An opening writes its salt over the older
-//! one, syncs, and then commits it to the store. So a crash at any moment leaves the store's salt
-//! in one of them.
+//! There are two places, each in its own sector. An opening writes its salt over the older one,
+//! syncs, and then commits it to the store. So after a crash at any moment, one of the places has
+//! the store's salt.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ const OFFSETS: [usize; 2] = [SECTOR, 2 * SECTOR];
 const SALT_BYTES: usize = 8;
 const BYTES: usize = SALT_BYTES + CHECKSUM_BYTES;
 
-/// What one place says.
+/// The content of one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RecordLocation {
     /// Never written.
@@ -35,12 +35,12 @@ enum RecordLocation {
 pub(super) struct Openings([RecordLocation; 2]);
 
 impl Openings {
-    /// Those of a log that was made in the opening with this salt.
+    /// The openings of a log that was made in the opening with this salt.
     pub(super) fn first(salt: u64) -> Self {
         Self([RecordLocation::Salt(salt), RecordLocation::Empty])
     }
 
-    /// What the header says.
+    /// Reads them from the header.
     pub(super) fn read(header: &[u8], checksummer: &Checksummer) -> Self {
         Self([0, 1].map(|place| {
             let Some(bytes) = OFFSETS.get(place).and_then(|at| header.get(*at..*at + BYTES)) else {
@@ -60,7 +60,7 @@ impl Openings {
         }))
     }
 
-    /// Writes all that is named into a header.
+    /// Writes both places into a header.
     pub(super) fn write(self, header: &mut [u8], checksummer: &Checksummer) {
         for (place, (at, what)) in OFFSETS.into_iter().zip(self.0).enumerate() {
             if let (RecordLocation::Salt(salt), Some(to)) = (what, header.get_mut(at..at + BYTES)) {

@@ -14,7 +14,7 @@ pub(crate) struct Found {
     pub(crate) offset: u64,
 }
 
-/// What the log holds.
+/// The content of the log.
 pub(crate) struct Scanned {
     /// Frames to replay, in order, without a gap.
     pub(crate) frames: Vec<Found>,
@@ -24,11 +24,10 @@ pub(crate) struct Scanned {
 
 /// Every frame with this salt and a sequence above `after`, in order, without a gap.
 ///
-/// The log ends where the next frame in sequence isn't there: that is how a torn write looks, and
-/// frames are written one after the other, each synced before the next. So where a *later* frame
-/// is there all the same, an acknowledged one was damaged, and that is an error. Only in a log
-/// that was written without syncs (`buffered`) a power cut may leave gaps: there the first one is
-/// the end.
+/// The log ends where the next frame in sequence is missing, as after a torn write. Frames are
+/// written one after the other, each synced before the next. So if a *later* frame exists, an
+/// acknowledged one was damaged, and that is an error. Only in a log that was written without
+/// syncs (`buffered`) can a power cut leave gaps; there the first gap is the end.
 pub(crate) fn scan(
     log: &Log,
     checksummer: &Checksummer,
@@ -55,13 +54,13 @@ pub(crate) fn scan(
     Ok(Scanned { frames: without_gap(log, after, found, buffered)?, seq_max })
 }
 
-/// Refuses a store that is older than its log: one restored from a backup alone, or one whose
-/// header names an earlier state.
+/// Refuses a store that is older than its log: one that was restored without its log, or one
+/// whose header names an earlier state.
 ///
-/// An opening checkpoints every frame there is before it draws a new salt. So a frame of another
-/// salt than the store's is at or below what the store was checkpointed at, or the store doesn't
-/// know of the opening that wrote it. Every opening starts at the first segment, and every segment
-/// starts with a frame, so the first ones tell.
+/// An opening checkpoints every frame before it draws a new salt. So if a frame has another salt
+/// than the store's, the store covers its sequence, or the store doesn't know the opening that
+/// wrote it. Every opening starts at the first segment, and every segment starts with a frame, so
+/// the first frames of segments are enough to tell.
 pub(crate) fn check_not_newer(
     log: &Log,
     checksummer: &Checksummer,

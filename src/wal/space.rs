@@ -1,10 +1,10 @@
-//! Space in the log: which segments are free, and how much of them is reserved.
+//! `LogSpace`: which segments of the log are free, and how much of them is reserved.
 //!
 //! Every append uses up a [`Reservation`], so it never finds the log full. A claim reserves space
 //! for its intent and its completion at once.
 //!
-//! A log starts small. Its last segment is as long as the file is, and grows in steps until it is
-//! as long as the others.
+//! A log starts small. Its last segment ends with the file, and grows in steps until it is as
+//! long as the others.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ mod reservation;
 pub(crate) use request::Request;
 pub(crate) use reservation::Reservation;
 
-/// Bytes that a new log is made with, where its segments are not shorter.
+/// Bytes of a new log, unless its segments are shorter.
 pub(crate) const FIRST_BYTES: u64 = 256 << 10;
 
 /// A frame never spans segments, so up to one longest frame may stay unused at the end of each
@@ -34,38 +34,37 @@ pub(crate) struct Geometry {
 #[derive(Debug)]
 pub(crate) struct LogSpace {
     geometry: Geometry,
-    /// Forks before it was made. A forked child must not take its lock.
+    /// The process that made it. A forked child must not take its lock.
     generation: u64,
     state: Mutex<State>,
-    /// Of the reserved bytes: those of entries that are queued and not written yet. Taken back
-    /// under the lock of `state`, so that under it this is never less than what is reserved for
-    /// them.
+    /// The reserved bytes of entries that are queued and not written yet. Reduced only under the
+    /// lock of `state`, so that under it this is never less than the bytes reserved for those
+    /// entries.
     queued: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Segments with nothing in them that is still needed.
+    /// Segments whose content is no longer needed.
     free: VecDeque<u32>,
     /// Full segments, oldest first, each with the sequence of its last frame.
     sealed: VecDeque<(u32, u64)>,
-    /// The segment that is written now.
+    /// The segment that is being written.
     active: Option<Active>,
     /// Bytes reserved and not yet written.
     reserved: u64,
     /// Bytes of all segments together.
     bytes: u64,
-    /// Bytes that would be there after a power cut.
+    /// Bytes that survive a power cut.
     durable_bytes: u64,
-    /// The most bytes that somebody asked for and did not get since the log grew.
+    /// The most bytes that a caller asked for in vain since the log last grew.
     wanted: u64,
-    /// Counts calls of [`LogSpace::wake`], so that one that comes right before a wait is not
-    /// missed.
+    /// Counts calls of [`LogSpace::wake`], so that a call right before a wait is not missed.
     wakes: u64,
-    /// Bytes of segments that the log may grow to, as the waiters said that wait only while space
-    /// may come.
+    /// The log's limit in bytes of segments, from the waiters that wait only while space may
+    /// come.
     bytes_max: Option<u64>,
-    /// Callers that wait for a reservation. No other caller gets one before them.
+    /// Callers that wait for a reservation. No later caller gets one before them.
     line: WaitQueue,
 }
 
@@ -96,12 +95,11 @@ impl State {
         self.bytes.saturating_sub(u64::from(segment) * geometry.segment).min(geometry.segment)
     }
 
-    /// Bytes of frames that certainly fit, of any lengths.
+    /// Bytes of frames, of any lengths, that certainly fit.
     ///
-    /// Frames are placed one after the other, and go on in the next segment where one does not
-    /// fit. What is lost by that at the end of a segment is less than a longest frame. So of the
-    /// next segments, however many, the bytes of all but one longest frame for each but the last
-    /// fit.
+    /// Frames are placed one after the other; a frame that does not fit goes to the next segment.
+    /// The unused end of a segment is then shorter than a longest frame. So the bytes that fit
+    /// are the sum of the segments, minus one longest frame for each segment but the last.
     fn capacity(&self, geometry: Geometry) -> u64 {
         let left = |active: Active| self.len_of(geometry, active.segment).saturating_sub(active.at);
         let free = self.free.iter().map(|segment| self.len_of(geometry, *segment));
@@ -120,7 +118,7 @@ impl State {
 }
 
 impl LogSpace {
-    /// Space in a log that is not open for writing yet: there is none.
+    /// The space of a log that is not open for writing yet: none.
     pub(crate) fn new(geometry: Geometry) -> Self {
         Self { geometry, generation: fork::generation(), state: Mutex::default(), queued: AtomicU64::new(0) }
     }
@@ -145,7 +143,7 @@ impl LogSpace {
         self.generation != fork::generation()
     }
 
-    /// Sets `bytes` aside, if there is space for them beside all reservations, and no caller of
+    /// Reserves `bytes`, if there is space for them beside all reservations, and no caller of
     /// this priority waits.
     fn try_set_aside(&self, priority: Priority, bytes: u64) -> bool {
         let mut state = self.state.lock();
@@ -158,7 +156,7 @@ impl LogSpace {
         fits
     }
 
-    /// Takes reserved bytes back that will not be written.
+    /// Frees reserved bytes that will not be written.
     fn give_back(&self, bytes: u64) {
         let mut state = self.state.lock();
         debug_assert!(state.reserved >= bytes, "only reserved bytes are given back");
@@ -168,12 +166,12 @@ impl LogSpace {
         wakeups.wake();
     }
 
-    /// Notes that an entry is queued that has so many of the reserved bytes.
+    /// Notes that a queued entry now has so many of the reserved bytes.
     fn note_queued(&self, bytes: u64) {
         self.queued.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Takes the reserved bytes of queued entries back, which are written.
+    /// Frees the reserved bytes of queued entries, once these are written.
     pub(crate) fn note_written(&self, bytes: u64) {
         let mut state = self.state.lock();
         debug_assert!(state.reserved >= bytes, "only reserved bytes are written");
@@ -190,7 +188,7 @@ impl LogSpace {
     }
 
     /// Whether `bytes` could fit without the end of a claim: in a log that has grown to
-    /// `bytes_max`, once all that is queued is written, and moved to the store.
+    /// `bytes_max`, once all queued entries are written and moved to the store.
     pub(crate) fn may_come(&self, bytes: u64, bytes_max: u64) -> bool {
         self.may_come_to(&self.state.lock(), bytes, bytes_max)
     }
@@ -204,9 +202,9 @@ impl LogSpace {
         claims.saturating_add(bytes) <= best.capacity(self.geometry)
     }
 
-    /// Sets space aside for callers in line, as far as there is some. Called when there is more
-    /// space, and when entries were written that could have left some: callers for whom none may
-    /// come are woken, so that they look again.
+    /// Reserves space for callers in line, as far as there is some. Called when there is more
+    /// space, and when entries were written that could have left some. Callers for whom no space
+    /// may come any more are woken, so that they check again.
     #[inline]
     fn serve(&self, state: &mut State) -> Wakeups {
         if state.line.is_empty() { Wakeups::default() } else { self.serve_line(state) }
@@ -229,8 +227,7 @@ impl LogSpace {
         wakeups
     }
 
-    /// Wakes all waiters, so that they look again: something else happened than that there is
-    /// space.
+    /// Wakes all waiters, so that they check again, for another event than free space.
     pub(crate) fn wake(&self) {
         let mut state = self.state.lock();
         state.wakes += 1;
@@ -239,9 +236,9 @@ impl LogSpace {
         wakeups.wake();
     }
 
-    /// Bytes to grow by, where less is left beyond all reservations than half of the log, or than
-    /// somebody asked for; more than a segment need not be left. `None` where the log need not
-    /// grow, or has as many bytes as it may.
+    /// Bytes by which the log should grow. It grows while the unreserved space is less than half
+    /// of the log, or less than a caller asked for, but not once a whole segment is unreserved.
+    /// `None` if the log need not grow, or has reached its limit.
     pub(crate) fn growth(&self, bytes_max: u64) -> Option<u64> {
         let state = self.state.lock();
         if state.bytes == 0 {
@@ -269,7 +266,7 @@ impl LogSpace {
         !self.state.lock().sealed.is_empty()
     }
 
-    /// Whether the full segments have so many bytes, or somebody waits for space.
+    /// Whether the full segments have so many bytes, or a caller waits for space.
     pub(crate) fn is_recycling_wanted(&self, bytes: u64) -> bool {
         let state = self.state.lock();
         let full = state.sealed.iter().map(|(segment, _)| state.len_of(self.geometry, *segment));
@@ -292,12 +289,12 @@ impl LogSpace {
         self.state.lock().bytes
     }
 
-    /// Bytes of segments that would be there after a power cut.
+    /// Bytes of segments that survive a power cut.
     pub(crate) fn durable_bytes(&self) -> u64 {
         self.state.lock().durable_bytes
     }
 
-    /// The file is so many bytes longer: its last segment is, or a new one is there.
+    /// Notes that the file is so many bytes longer, in its last segment or a new one.
     pub(crate) fn grow(&self, bytes: u64) {
         let mut state = self.state.lock();
         let before = state.segments(self.geometry);
@@ -312,7 +309,7 @@ impl LogSpace {
 
     /// Where a frame of `bytes` goes; the one before it had sequence `last_seq`.
     ///
-    /// `None` only where nothing was reserved for the frame.
+    /// `None` only if nothing was reserved for the frame.
     pub(crate) fn spot(&self, bytes: u64, last_seq: u64) -> Option<Spot> {
         let mut state = self.state.lock();
         loop {

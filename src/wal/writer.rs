@@ -1,5 +1,5 @@
-//! The one place that appends to the log. The holder of the writer is the leader; there is only
-//! one.
+//! `LogWriter`: the only code that appends to the log. The holder of the writer is the leader;
+//! there is only one.
 
 use super::frame::FrameBuf;
 use super::{Log, LogSpace, Spot};
@@ -8,7 +8,7 @@ use crate::codec::Checksummer;
 use crate::error::IoFailure;
 use crate::sync::Arc;
 
-/// The right to append, and what the next frame is to say.
+/// The right to append, and the header fields of the next frame.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     log: Arc<Log>,
@@ -33,7 +33,7 @@ impl LogWriter {
         Self { log, space, checksummer, salt, synced, next_seq: last_seq + 1 }
     }
 
-    /// Appends a frame and makes it durable; gives its sequence.
+    /// Appends a frame and makes it durable; returns its sequence.
     ///
     /// After an error the frame may or may not be there, and nothing may be appended behind it.
     pub(crate) fn append(&mut self, frame: &mut FrameBuf, time: FrameTime) -> Result<u64, IoFailure> {

@@ -1,4 +1,4 @@
-//! What a crash makes of writes that were not synced.
+//! Which unsynced writes survive a crash.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use crate::sync::Arc;
 
 const SECTOR: usize = 512;
 
-/// What becomes of unsynced writes in a crash.
+/// Which unsynced writes survive a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashKind {
     /// All of them survive, as when only the process dies.
@@ -18,11 +18,11 @@ pub enum CrashKind {
     /// middle too.
     Torn(u64),
     /// Exactly these pieces survive. A piece is a change of length, or a sector of a write;
-    /// sectors that say what is on the platter already are not counted.
+    /// sectors that equal the platter's content are not counted.
     Subset {
         /// The newest 64 pieces of all files, the newest first: those whose bit is set survive.
         newest: u64,
-        /// Whether those before them do.
+        /// Whether the older pieces survive.
         older: bool,
     },
 }
@@ -49,7 +49,7 @@ impl Change {
         }
     }
 
-    /// Lets of a change survive what is kept, piece by piece.
+    /// Applies the surviving pieces of a change.
     fn apply_some(&self, pages: &mut Pages, mut is_kept: impl FnMut(&Piece<'_>) -> bool) {
         self.for_each_piece(|piece| {
             if is_kept(&piece) {
@@ -90,7 +90,7 @@ impl Piece<'_> {
     }
 }
 
-/// Tells pieces that count from those that say what is there already.
+/// Tells pieces that count from those that equal the platter's content.
 #[derive(Default)]
 pub(super) struct Novelty {
     /// Sectors of files that an earlier piece may have changed.
@@ -98,8 +98,7 @@ pub(super) struct Novelty {
 }
 
 impl Novelty {
-    /// Whether a piece of a file makes a difference to what is on the platter; asked in the order
-    /// of pieces.
+    /// Whether a piece of a file changes the platter's content; asked in the order of pieces.
     pub(super) fn is_new(&mut self, file: u64, durable: &Pages, piece: &Piece<'_>) -> bool {
         let Piece::Sector { at, bytes } = piece else { return true };
         let mut there = [0; SECTOR];
@@ -113,12 +112,12 @@ impl Novelty {
     }
 }
 
-/// A crash that is under way: it decides about one change after the other.
+/// A crash in progress: it decides about one change after the other.
 pub(super) enum Crash {
     KeepAll,
     DropAll,
     Torn(u64),
-    /// How many pieces that count are still to be decided about.
+    /// The number of pieces that count and are still undecided.
     Subset {
         newest: u64,
         older: bool,
@@ -128,7 +127,7 @@ pub(super) enum Crash {
 }
 
 impl Crash {
-    /// `pieces` tells how many there are in all.
+    /// `pieces` is their total number.
     pub(super) fn new(kind: CrashKind, pieces: impl FnOnce() -> u64) -> Self {
         match kind {
             CrashKind::KeepAll => Self::KeepAll,
@@ -140,8 +139,8 @@ impl Crash {
         }
     }
 
-    /// Lets of a change survive what does, in `pages`. Changes come in the order in which they
-    /// were made; `durable` is what was on the platter before the first.
+    /// Applies the surviving pieces of a change to `pages`. Changes come in the order in which
+    /// they were made; `durable` is the platter's content before the first.
     pub(super) fn survive(&mut self, file: u64, durable: &Pages, pages: &mut Pages, change: &Change) {
         match self {
             Self::DropAll => {}

@@ -1,4 +1,4 @@
-//! What can go wrong with one operation of the disk.
+//! Faults of single disk operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::files::FileId;
 
-/// What an operation is.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// A file is made.
@@ -21,21 +21,20 @@ pub enum Operation {
     Sync,
 }
 
-/// What goes wrong with one operation. It is reported once: the same call can succeed the next
-/// time.
+/// A fault of one operation. It is reported once: the same call can succeed the next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFault {
-    /// The disk is full. Nothing happens; a sync loses what it should have made durable.
+    /// The disk is full. Nothing happens; a sync loses the writes that it should have made
+    /// durable.
     Full,
-    /// An I/O error. Nothing happens; a sync loses what it should have made durable, though reads
-    /// in the same boot go on to show it, as a page cache does.
+    /// An I/O error. Nothing happens; a sync loses the writes that it should have made durable,
+    /// though reads in the same boot still show them, like a page cache.
     Error,
-    /// An I/O error, after the first half of a write, or all that a sync should have made durable.
+    /// An I/O error, after the first half of a write, or after a complete sync.
     Late,
-    /// No error, but what a sync should have made durable is not. Anything but a sync is as it
-    /// should be.
+    /// No error, but a sync makes nothing durable. Other operations work.
     Lie,
-    /// The thread that asks panics, before anything happens.
+    /// The calling thread panics, before anything happens.
     Panic,
 }
 
@@ -45,7 +44,7 @@ pub(super) enum Verdict {
     Done,
     /// It fails before it has done anything.
     Failed(io::Error),
-    /// It fails after it has done some, or all.
+    /// It fails after a part of its work, or all of it.
     Late(io::Error),
     Lied,
 }
@@ -58,7 +57,7 @@ pub(super) struct Faults {
     pub(super) full_from: Option<u64>,
     /// The reads that fail.
     pub(super) reads: BTreeSet<u64>,
-    /// Bytes that no read gets.
+    /// Bytes that no read can get.
     pub(super) unreadable: Vec<(FileId, Range<u64>)>,
 }
 
@@ -70,7 +69,7 @@ impl Faults {
         self.reads.contains(&number) || self.unreadable.iter().any(meets)
     }
 
-    /// `grows` says whether the operation needs room.
+    /// `grows` says whether the operation needs space.
     pub(super) fn verdict(&self, number: u64, grows: bool) -> Verdict {
         let full = grows && self.full_from.is_some_and(|from| from <= number);
         match self.at.get(&number) {

@@ -9,7 +9,7 @@ use super::pages::Pages;
 
 pub(super) type FileId = u64;
 
-/// What is on the disk. A copy shares all bytes until one of the two is written to.
+/// The disk's content. A copy shares all bytes until one of the two is written to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
     pub(super) names: HashMap<PathBuf, FileId>,

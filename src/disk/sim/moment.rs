@@ -18,7 +18,7 @@ impl Moment {
         self.number
     }
 
-    /// What the operation is.
+    /// The kind of the operation.
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.operation

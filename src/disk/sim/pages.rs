@@ -29,7 +29,7 @@ impl Pages {
         self.len = len;
     }
 
-    /// Fills `out` from `at` on; `false` where the bytes end before.
+    /// Fills `out` from `at` on; `false` if the bytes end before.
     #[must_use]
     pub(super) fn read(&self, at: usize, out: &mut [u8]) -> bool {
         if at.checked_add(out.len()).is_none_or(|end| end > self.len) {

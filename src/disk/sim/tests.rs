@@ -1,4 +1,4 @@
-//! The disk does what its pages promise.
+//! Tests of the simulated disk.
 
 use super::*;
 

@@ -24,17 +24,17 @@ pub(super) struct World {
     /// Bytes that all files together may have.
     pub(super) capacity: Option<u64>,
     pub(super) faults: Faults,
-    /// The next syncs of a file whose name ends so fail; what they should have made durable is
-    /// lost, though reads go on to show it, as a page cache does.
+    /// The next syncs of a file whose name ends so fail. The writes that they should have made
+    /// durable are lost, though reads still show them, like a page cache.
     pub(super) failing_syncs: Option<String>,
     /// Syncs of a file whose name ends so do nothing, silently. For proving that a rig notices.
     pub(super) ignored_syncs: Option<String>,
-    /// What was before each operation, where somebody wants to know.
+    /// The moments before each operation, if they are recorded.
     pub(super) moments: Option<Vec<Moment>>,
     pub(super) before_syncs: Option<Hook>,
 }
 
-/// What is called before each sync, with the name of the file.
+/// The hook that is called before each sync, with the name of the file.
 #[derive(Clone)]
 pub(super) struct Hook(pub(super) Arc<dyn Fn(&str) + Send + Sync>);
 
@@ -51,7 +51,7 @@ pub(super) struct SimFile {
 }
 
 impl World {
-    /// Counts an operation, crashes where one was ordered, and says how it ends.
+    /// Counts an operation, crashes if this one was set to, and returns how it ends.
     fn operate(&mut self, operation: Operation, grows: bool) -> io::Result<Verdict> {
         self.check_power()?;
         let moment = self.moments.is_some().then(|| self.moment(operation));
@@ -69,7 +69,7 @@ impl World {
         Ok(verdict)
     }
 
-    /// As [`operate`](Self::operate), for what is done or not.
+    /// As [`operate`](Self::operate), for operations that are done completely or not at all.
     pub(super) fn operate_or_fail(&mut self, operation: Operation, grows: bool) -> io::Result<()> {
         match self.operate(operation, grows)? {
             Verdict::Done | Verdict::Lied => Ok(()),
@@ -85,7 +85,7 @@ impl World {
         if self.crashed { Err(io::Error::other("the power is gone")) } else { Ok(()) }
     }
 
-    /// By how much a file grows that gets this long.
+    /// By how much a file of this new length grows.
     fn grows(&self, id: FileId, len: usize) -> u64 {
         let now = self.files.contents.get(&id).map_or(0, |contents| contents.seen.len());
         len.saturating_sub(now) as u64

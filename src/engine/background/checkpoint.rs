@@ -36,8 +36,7 @@ impl Core {
         self.health.store_is_busy().map_or(Ok(()), |busy| Err(CommitError::Busy(busy)))
     }
 
-    /// Moves the content of the log to the store and frees its segments; drops expired blocks on
-    /// the way.
+    /// Moves the content of the log to the store, frees its segments, and drops expired blocks.
     pub(super) fn checkpoint(&self, maintenance: &mut MaintenanceState) -> bool {
         let now = self.clock.now();
         let was_full = self.health.disk().of_store().is_some();
@@ -161,7 +160,7 @@ impl Core {
             && self.space.is_recycling_wanted(self.commit_cost().log_bytes(self.options.log_bytes_max()))
     }
 
-    /// Whether a body in the store has expired, or one that the next checkpoint would write there.
+    /// Whether a body in the store has expired, or a body that waits for the next checkpoint.
     pub(super) fn has_due(&self, now: Timestamp) -> bool {
         self.store.has_due(now) || self.publisher.has_due(now)
     }

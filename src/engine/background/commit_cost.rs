@@ -1,37 +1,37 @@
-//! What a commit of the store costs by itself, and how much it must be good for.
+//! The fixed cost of a store commit, and how much work makes a commit worth it.
 //!
 //! Each commit has quick repair, so that an opening after a kill costs the same at any size. For
-//! that redb writes the state of its allocator: a bit or two for each page of the file, however
-//! little the commit changes. So a large file gets fewer commits, and each does more.
+//! that redb writes the state of its allocator with every commit: a bit or two for each page of
+//! the file. So a large file gets fewer commits, and each does more.
 
 use std::time::Duration;
 
 /// Bytes that a commit writes at any length of the file: the pages of redb's tables that lead to
-/// what is new.
+/// the new rows.
 const COMMIT_BYTES_MIN: u64 = 64 << 10;
 /// And this part of the file, at most: the state of the allocator.
 const FILE_SHARE: u64 = 2_048;
-/// What has expired leaves the file so often, or, where the default TTL is short, forty times a
-/// TTL, as long as the [bound](RECLAIM_BYTES_AN_HOUR) allows.
+/// How often expired blocks leave the file, if the [bound](RECLAIM_BYTES_AN_HOUR) allows. With a
+/// short default TTL, they leave forty times in a TTL.
 const RECLAIM_EVERY: Duration = Duration::from_secs(600);
-/// Bytes an hour that commits may cost by themselves which come for expiry, and drop less than
-/// they are worth.
+/// The most bytes an hour that commits for expiry may write, if they drop less than they cost.
 const RECLAIM_BYTES_AN_HOUR: u64 = 64 << 20;
-/// So often a commit comes at most for what has expired, where that is worth a commit at any time.
+/// The least time between commits for expiry, if the expired blocks are worth a commit at any
+/// time.
 const RECLAIM_MORE: Duration = Duration::from_secs(10);
-/// Bytes of blocks that one commit drops at least, if there are that many.
+/// The least bytes of blocks that one commit drops, if there are that many.
 pub(in crate::engine) const RECLAIM_MIN: u64 = 4 << 20;
 /// Blocks with so many times the bytes that a commit costs are worth one.
 const RECLAIM_PER_COST: u64 = 8;
-/// A commit that comes for the log moves so many times what it costs.
+/// A commit for the log moves so many times the bytes that it costs.
 const MOVED_PER_COST: u64 = 4;
-/// But no more than this part of what the log may hold waits for it.
+/// But it does not wait for more than this part of the log's limit.
 const LOG_SHARE: u64 = 8;
 
 /// The upkeep of a file of some length.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CommitCost {
-    /// Bytes that a commit writes besides what it is for, at most.
+    /// The most bytes that a commit writes besides its rows.
     commit_bytes: u64,
 }
 
@@ -40,8 +40,8 @@ impl CommitCost {
         Self { commit_bytes: COMMIT_BYTES_MIN + file_bytes / FILE_SHARE }
     }
 
-    /// How long after a commit the next one may come for what is due, and from when on it need not
-    /// [pay](Self::reclaim_pays_at).
+    /// How long after a commit the next one for expiry may come if it
+    /// [pays](Self::reclaim_pays_at), and when it comes in any case.
     pub(super) fn reclaim_after(self, ttl: Duration) -> (Duration, Duration) {
         let wanted = (ttl / 40).min(RECLAIM_EVERY);
         (wanted.min(RECLAIM_MORE), wanted.max(self.within_bound()))

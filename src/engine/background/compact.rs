@@ -1,4 +1,4 @@
-//! Compacts the file while the engine is idle. `compaction.rs` says when that pays.
+//! Compacts the file while the engine is idle. `compaction.rs` decides when that pays.
 
 use crate::Timestamp;
 use crate::engine::core::Core;
@@ -11,9 +11,9 @@ use crate::store::{Batch, Meta};
 const IDLE_TICKS: u32 = 10;
 
 impl Core {
-    /// Gives room in the file back to the disk. redb doubles its file when it needs more and never
-    /// shrinks it by itself; compacting keeps readers of records on disk waiting, so it is left to
-    /// moments when nothing is committed. Whether it did.
+    /// Gives free space in the file back to the disk. redb doubles its file when it needs more,
+    /// and never shrinks it by itself. Readers of records on disk have to wait for a compaction,
+    /// so it happens only while nothing is committed. Whether it did.
     pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) -> bool {
         let entries = self.publisher.entries_but_marks();
         let is_idle = maintenance.compaction.is_idle(entries, now, IDLE_TICKS * self.tick());

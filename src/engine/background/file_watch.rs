@@ -1,4 +1,4 @@
-//! Watches the files: stops the engine where one of them was moved, replaced or deleted.
+//! Watches the files: stops the engine if one of them was moved, replaced or deleted.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use crate::engine::core::Core;
 use crate::error::Failure;
 use crate::sync::Arc;
 
-/// How often the worker looks whether the files are still where they were opened.
+/// How often the worker checks that the files are still where they were opened.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Stops the engine where one of its files was taken away. Looks once a second; a stepped
-    /// engine does at every step.
+    /// Stops the engine if one of its files was taken away. Checks once a second; a stepped
+    /// engine at every step.
     pub(super) fn look_for_files(&self, now: Timestamp) {
         let due = self.maintenance.look_at();
         if self.options.workers && now < due || self.commit.failure().is_some() {
@@ -28,7 +28,7 @@ impl Core {
         }
     }
 
-    /// The failure that stands for a file whose path leads elsewhere by now, if there is one.
+    /// The failure for a file whose path now leads elsewhere, if there is one.
     pub(in crate::engine) fn taken_away(&self) -> Option<Failure> {
         if self.store.is_taken_away() {
             return Some(Failure::TakenAway(self.store.path().to_owned()));

@@ -62,7 +62,7 @@ impl Core {
         }
     }
 
-    /// Makes room in the log, whether it is time or not.
+    /// Makes space in the log, due or not.
     pub(in crate::engine) fn make_room(&self) {
         if self.has_maintenance_lock() || self.is_closed() {
             return;

@@ -1,5 +1,4 @@
-//! The work of the background: nothing here is called by a caller, but for a checkpoint that it
-//! asks for.
+//! Background work. Callers call nothing here, except to request a checkpoint.
 
 pub(super) mod checkpoint;
 pub(super) mod commit_cost;

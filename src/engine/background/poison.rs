@@ -4,8 +4,8 @@ use crate::engine::core::Core;
 use crate::error::Failure;
 
 impl Core {
-    /// Does some of the background's work. If it panics, the rest of that work stays undone, so
-    /// the engine grants no more claims.
+    /// Runs a part of the background work. If it panics, the rest stays undone, so the engine
+    /// grants no more claims.
     pub(in crate::engine) fn or_poison<R>(&self, work: impl FnOnce() -> R) -> R {
         let unwinding = PoisonOnUnwind(self);
         let result = work();
@@ -13,7 +13,7 @@ impl Core {
         result
     }
 
-    /// Grants no more claims. Those that are out can be completed, for the log is whole.
+    /// Stops grants. Claims in flight can still be completed, because the log is intact.
     pub(super) fn poison(&self, failure: Failure) {
         // A later failure is no news to the waiters for log space: they would ask for it again.
         if self.health.poison(failure) {
@@ -22,7 +22,7 @@ impl Core {
     }
 }
 
-/// Poisons the engine if the background's work panics. Forgotten if it does not.
+/// Poisons the engine if it is dropped by a panic of the background work. Defused otherwise.
 struct PoisonOnUnwind<'a>(&'a Core);
 
 impl Drop for PoisonOnUnwind<'_> {

@@ -4,7 +4,7 @@ use super::worker::Stepped;
 use crate::Timestamp;
 use crate::engine::core::{Core, Counters};
 
-/// Interrupted claims that the sweeper vacates in one commit.
+/// The most interrupted keys that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;
 
 impl Core {
@@ -17,7 +17,8 @@ impl Core {
         due
     }
 
-    /// Removes expired keys from memory, a few cells under each lock, where enough have expired.
+    /// Removes expired keys from memory, a few cells under each lock, from shards with enough of
+    /// them.
     pub(super) fn sweep(&self, now: Timestamp, stepped: &mut Stepped) {
         let mut removed = 0;
         let mut interrupted = Vec::new();

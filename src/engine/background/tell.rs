@@ -1,5 +1,5 @@
-//! What the observer is told of the engine as a whole: without a lock, so that it may call
-//! anything.
+//! Tells the observer about the engine as a whole, with no lock held, so that the observer may
+//! make any call.
 
 use crate::clock::Stopwatch;
 use crate::engine::core::Core;
@@ -7,7 +7,7 @@ use crate::error::Failure;
 use crate::observer::{Cause, Event};
 
 impl Core {
-    /// Tells of the opening, and of claims whose holders died with the process.
+    /// Reports the opening, and the claims whose holders died with the last process.
     pub(in crate::engine) fn tell_of_opening(&self, watch: &Stopwatch) {
         let recalled = self.told.take_recalled();
         self.options.hooks.tell(|| Event::Opened {
@@ -21,9 +21,9 @@ impl Core {
         }
     }
 
-    /// Tells of a disk that is full, or has room again, and of a failure, where the observer does
-    /// not know yet. The thread that finds one has the maintenance lock, or leads, so it is told
-    /// here: by the worker at its next step, and at close.
+    /// Reports a full disk, space again, and a failure, if the observer does not know yet. The
+    /// thread that finds one holds the maintenance lock, or leads, so the worker reports it at
+    /// its next step, or the close does.
     pub(super) fn tell_of_trouble(&self) {
         let full = self.health.disk().any();
         let is_news = self.told.is_news_of_disk(full.is_some());
@@ -42,7 +42,7 @@ impl Core {
         }
     }
 
-    /// Tells that the file was closed.
+    /// Reports that the file was closed.
     pub(in crate::engine) fn tell_of_close(&self, outcome: &Result<usize, Failure>, watch: &Stopwatch) {
         self.tell_of_trouble();
         self.options.hooks.tell(|| Event::Closed {

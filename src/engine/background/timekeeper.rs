@@ -8,12 +8,12 @@ use crate::engine::core::Core;
 use crate::foreign::contain;
 use crate::task::notifier::Listener;
 
-/// The engine's clock is late by this much at most.
+/// The most by which the engine's clock is late.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 impl Core {
-    /// Fires deadlines and tells of leases that have ended. It does no I/O and waits for no
-    /// thread, so neither is late while the disk is slow or a checkpoint runs.
+    /// Fires deadlines and ends leases that are over. It does no I/O and waits for no thread, so
+    /// a slow disk or a checkpoint delays neither.
     pub(in crate::engine) fn keep_time(&self) {
         self.clock.notice_sleep();
         self.timers.fire();
@@ -40,8 +40,8 @@ impl Core {
     }
 }
 
-/// The thread that waits for deadlines and the ends of leases. It has no other work, for either
-/// would wait for that.
+/// The thread that waits for deadlines and the ends of leases. It has no other work, because that
+/// work would delay them.
 pub(in crate::engine) fn keep_time(core: &Core, listener: &Listener) {
     while listener.wait(core.next_end()) && core.health.is_open() {
         // A panic of code of others is not the next deadline's affair.

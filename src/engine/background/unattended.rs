@@ -15,14 +15,14 @@ use crate::task::wait_queue::Priority;
 use crate::wal::Reservation;
 use crate::wal::frame::entry_bytes_max;
 
-/// An idle engine writes the time no oftener, however short `max_clock_jump` is,
+/// The least time between two time marks of an idle engine, even with a short `max_clock_jump`,
 const MARK_EVERY_MIN: Duration = Duration::from_secs(10);
-/// and no more seldom, however long it is.
+/// and the most, even with a long one.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(600);
 
 impl Core {
-    /// Writes the time into the log when it has not been for a while, or when the wall clock was
-    /// set forward, so that a crash does not forget it.
+    /// Writes a time mark into the log if the last one is old, or if the wall clock was set
+    /// forward, so that a crash does not lose the time.
     pub(super) fn mark(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
         let has_leapt = self.clock.has_wall_leapt();
         if now < maintenance.mark_at && !has_leapt {
@@ -37,7 +37,7 @@ impl Core {
         self.append_unattended(LogRecord::Mark, || true);
     }
 
-    /// Whether an interrupted key had expired, and its end went to the log.
+    /// Vacates an interrupted key through the log, if it has expired. Returns whether it did.
     pub(in crate::engine) fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> bool {
         let Slot::Interrupted(attempt) = self.index.get(digest) else { return false };
         if attempt.remembered_until() > now {
@@ -74,7 +74,7 @@ mod tests {
     use crate::sim::ManualClock;
     use crate::sim::SimDisk;
 
-    /// A sweep looks at the keys again, for its commits let others go on.
+    /// A sweep checks the keys again, because other calls may run during its commits.
     #[test]
     fn only_an_interruption_whose_time_is_over_by_now_is_swept() {
         let clock = ManualClock::at_millis(1_000);

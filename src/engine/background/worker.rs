@@ -1,4 +1,4 @@
-//! The worker: does the work of the background, as a thread or stepped by hand.
+//! The worker: does the background work, as a thread or in steps.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::engine::core::disk_full::RETRY_AFTER;
 use crate::foreign::contain;
 use crate::task::notifier::Listener;
 
-/// The work of a step; for tests and for tools that step by hand.
+/// What a step did; for tests and for tools that step an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stepped {
     /// Whether the log's content was moved to the store.
@@ -23,13 +23,13 @@ pub struct Stepped {
 }
 
 impl Core {
-    /// How often the worker looks at the clock.
+    /// How often the worker reads the clock.
     pub(super) fn tick(&self) -> Duration {
         (self.options.policy.ttl / 40).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
-    /// How long the worker sleeps where nobody calls it. Callers that wait for a full disk wait
-    /// for its next try.
+    /// How long the worker sleeps if no call wakes it. Callers that wait because of a full disk
+    /// wait for its next try.
     fn next_step(&self) -> Duration {
         let retries = self.health.disk().any().is_some() && self.space.is_waited_for();
         if retries { self.tick().min(RETRY_AFTER) } else { self.tick() }
@@ -98,8 +98,8 @@ impl Core {
         stepped.compacted = self.compact_when_idle(&mut maintenance, now);
     }
 
-    /// Does for tasks what the engine's other threads do: leads for a turn, and reads if the
-    /// engine has no thread for it.
+    /// Stands in for the engine's other threads: leads for a turn, and reads if the engine has no
+    /// thread for that.
     pub(in crate::engine) fn help_tasks(&self) {
         self.commit.lead_a_turn();
         if !self.options.workers {
@@ -110,15 +110,15 @@ impl Core {
 
 #[cfg(feature = "sim")]
 impl crate::Engine {
-    /// Does the work of the background that is due: checkpoints, room in the log, expiry. For
-    /// engines opened with [`Options::stepped`](crate::Options::stepped).
+    /// Does the background work that is due: checkpoints, log space, expiry. For engines opened
+    /// with [`Options::stepped`](crate::Options::stepped).
     #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn step(&self) -> Stepped {
         self.handle.core().step()
     }
 }
 
-/// The worker's thread: steps when it is called, and once a tick.
+/// The worker's thread: steps when it is woken, and once a tick.
 pub(in crate::engine) fn work(core: &Core, listener: &Listener) {
     loop {
         if !core.health.is_open() {

@@ -24,28 +24,28 @@ use crate::record::Record;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, park_on, poll_once};
 
-/// Calls in one batch, at most.
+/// The most calls in one batch.
 pub(super) const CALLS_MAX: usize = 16_384;
 
 impl Scope {
     /// Asks for many keys at once, in the order of `requests`; the results are in the same order.
     ///
-    /// Each result is what [`begin`](Self::begin) would have given, and one that is an error stops
-    /// none of the others. Keys whose record is in memory are looked up together, 64 at a time,
-    /// which overlaps what each lookup waits for: at a million keys and more, 32 together cost
-    /// less than half of 32 single calls. All claims that are granted are durable with one commit.
-    /// Where two requests have the same key and the first is granted, the second is the error
-    /// [`BeginError::Twin`], which names the first: the result of the first answers both.
+    /// Each result is the one that [`begin`](Self::begin) would give, and an error does not
+    /// affect the others. Keys are looked up 64 at a time, so that their cache misses overlap:
+    /// from a million keys on, 32 together cost less than half of 32 single calls. One commit
+    /// makes all granted claims durable. If two requests have the same key and the first is
+    /// granted, the second gets [`BeginError::Twin`], which names the first: the result of the
+    /// first answers both.
     ///
-    /// A batch waits for the disk, for a place in the queue, and for log room that a checkpoint or
-    /// a longer log will give. It does not wait for claims to end, for it may hold them itself: a
-    /// key that only their end could give log room is answered
-    /// [`Busy::QueueFull`](crate::Busy::QueueFull) at once, and the others have their claims.
+    /// A batch waits for the disk, for a place in the queue, and for log space from a checkpoint
+    /// or a longer log. It does not wait for claims to end, because it may hold them itself: if
+    /// only their end could free log space, a key gets
+    /// [`Busy::QueueFull`](crate::Busy::QueueFull) at once, and the others get their claims.
     ///
     /// # Errors
     ///
     /// Each result is as for [`begin`](Self::begin). A batch of more than 16,384 requests is
-    /// refused whole: each result is [`BeginError::BatchTooLong`].
+    /// refused as a whole: each result is [`BeginError::BatchTooLong`].
     ///
     /// ```
     /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
@@ -88,7 +88,7 @@ impl Scope {
         park_on(self.handle.core().begin_many(Caller::Thread, &self.handle, &self.inner, &requests))
     }
 
-    /// [`begin_many`](Self::begin_many) for tasks. A future that is dropped has claimed nothing.
+    /// [`begin_many`](Self::begin_many) for tasks. A dropped future claims nothing.
     ///
     /// # Errors
     ///
@@ -117,9 +117,8 @@ impl Engine {
     }
 }
 
-/// One begin of a batch. Its key was asked for its bytes once, before anything was done: that is
-/// foreign code. In the midst of the batch it could panic while claims are there, or give other
-/// bytes than before.
+/// One begin of a batch. The key's `as_ref` was called once, before anything else, because it is
+/// application code. Later in the batch it could panic while claims exist, or return other bytes.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     key: &'a [u8],
@@ -221,8 +220,8 @@ impl Core {
         requests.iter().map(|request| Err(self.refused(scope, request.key, error()))).collect()
     }
 
-    /// Answers the calls whose records are in memory, and tells the observer: before the first
-    /// claim is out, because observers may take their time.
+    /// Answers the calls whose records are in memory, and tells the observer. This comes before
+    /// the first grant, because observers may be slow.
     fn replay_all(
         &self,
         requests: &[Request<'_>],
@@ -241,8 +240,7 @@ impl Core {
         results
     }
 
-    /// Hands all claims over at once: a caller never waits while it has some of them and their
-    /// leases run.
+    /// Makes all claims at once: a caller never waits while the leases of some of its claims run.
     fn arrive_all(
         &self,
         results: &mut [Option<Result<Begin, BeginError>>],
@@ -259,7 +257,7 @@ impl Core {
         }
     }
 
-    /// Begins what waits for a place in the queue or for log space.
+    /// Begins the calls that wait for a place in the queue or for log space.
     async fn begin_waiting<F: Future<Output = Result<BeginProgress, BeginError>>>(
         &self,
         caller: Caller,
@@ -314,8 +312,8 @@ impl Core {
         }
     }
 
-    /// The records in memory that answer requests, at most [`BATCH_MAX`] of them; nothing for all
-    /// that needs more than that.
+    /// The records in memory that answer requests, at most [`BATCH_MAX`]; `None` for a request
+    /// that needs more than a record in memory.
     fn replays(&self, digests: &[Option<Digest>], requests: &[Request<'_>]) -> Vec<Option<Record>> {
         if !self.health.is_open() {
             return vec![None; digests.len()];
@@ -341,8 +339,8 @@ impl Core {
     }
 }
 
-/// Takes the calls out whose grants were withdrawn on their way, because their leases ran out or
-/// the engine closed.
+/// Returns the calls whose grants were withdrawn, because their leases ran out or the engine
+/// closed.
 fn take_withdrawn(
     results: &[Option<Result<Begin, BeginError>>],
     granting: &mut Vec<(usize, PendingGrant)>,
@@ -352,7 +350,7 @@ fn take_withdrawn(
     withdrawn.filter(|at| results.get(*at).is_some_and(Option::is_none)).collect()
 }
 
-/// Notes what a call of a batch has come to.
+/// Notes the result of a call of a batch.
 fn note(
     begun: Result<BeginProgress, BeginError>,
     at: usize,
@@ -366,7 +364,7 @@ fn note(
     }
 }
 
-/// Tells requests whose key another request of the batch was granted: they must not wait for the
+/// Refuses requests for a key that the batch itself was granted: they must not wait for the
 /// caller's own claim.
 fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(usize, PendingGrant)]) {
     let mut granted = None;

@@ -21,14 +21,14 @@ use crate::state::{Decision, Phase};
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
-/// What the hot path has to say.
+/// The result of the hot path.
 enum Replay {
     Record(Record),
-    /// Not a record in memory that can be replayed. Here is the key's digest.
+    /// No record in memory can be replayed. This is the key's digest.
     Not(Digest),
 }
 
-/// How far a begin comes without waiting for the log.
+/// How far a begin gets without waiting for the log.
 pub(super) enum BeginProgress {
     Answered(Begin),
     /// A claim, once it has settled.
@@ -36,7 +36,7 @@ pub(super) enum BeginProgress {
 }
 
 impl BeginProgress {
-    /// The answer. A grant has settled; `None` where it was withdrawn on its way.
+    /// The answer, once a grant has settled; `None` if the grant was withdrawn.
     fn answer(self, core: &Core) -> Option<Begin> {
         match self {
             Self::Answered(begin) => Some(begin),
@@ -63,7 +63,7 @@ impl Core {
         }
     }
 
-    /// A function of its own, so that a replay has a small stack frame.
+    /// A separate function, so that a replay has a small stack frame.
     #[inline(never)]
     fn begin_blocking(
         &self,
@@ -94,8 +94,8 @@ impl Core {
         }
     }
 
-    /// The hot path: a record in memory costs one lookup, and no lock but the shard's; not even
-    /// that where this thread asked for the same key last.
+    /// The hot path: a record in memory costs one lookup under the shard's lock, and no lock at
+    /// all if this thread replayed the same key last.
     #[inline]
     fn replay(
         &self,
@@ -132,8 +132,8 @@ impl Core {
         }
     }
 
-    /// Waits until a grant that was withdrawn on its way is gone, so that its own caller does not
-    /// find it in flight. The caller may look at the key again while its patience lasts.
+    /// Waits until a withdrawn grant has left its key, so that its own caller does not find it in
+    /// flight. The caller may then look up the key again while its timeout lasts.
     pub(super) async fn look_again(
         &self,
         caller: Caller,
@@ -155,7 +155,7 @@ impl Core {
         error
     }
 
-    /// Begins, up to the point from which on nothing but the log is waited for.
+    /// Begins, up to the point after which only the log is left to wait for.
     pub(super) async fn start(
         &self,
         caller: Caller,
@@ -220,13 +220,13 @@ impl Core {
     }
 
     /// Whether waiters of this attempt were told to begin again, though its key still has it. An
-    /// attempt leaves its key first, and ends then.
+    /// attempt must leave its key before it ends.
     fn is_given_up_in_place(&self, attempt: &Arc<Attempt>) -> bool {
         attempt.was_given_up()
             && self.index.get(attempt.digest).attempt_out().is_some_and(|out| Arc::ptr_eq(out, attempt))
     }
 
-    /// Looks at a key, and decides. `None` where the answer changed on the way: look again.
+    /// Looks up a key, and decides. `None` if the answer changed meanwhile: look it up again.
     async fn look(
         &self,
         caller: Caller,
@@ -247,7 +247,7 @@ impl Core {
         Ok(decided.filter(|_| is_current).map(|decision| (decision, found, seen)))
     }
 
-    /// A claim on an interrupted key, for a caller that knows what became of it.
+    /// Grants a claim on an interrupted key, for a caller that knows the outcome.
     pub(in crate::engine) async fn resolve_key(
         &self,
         caller: Caller,

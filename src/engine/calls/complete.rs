@@ -16,18 +16,18 @@ impl Claim {
     /// # Errors
     ///
     /// When the body is too long, the queue or the disk stays full, a commit fails, or the engine
-    /// is closed. Where nothing was written, the error gives the claim back: see
+    /// is closed. If nothing was written, the error returns the claim: see
     /// [`EndError::into_claim`].
     pub fn complete(self, body: impl AsRef<[u8]>) -> Result<Record, EndError> {
         self.complete_with(body, Completion::new())
     }
 
-    /// [`complete`](Self::complete) with a say in what is kept of it, and for how long.
+    /// [`complete`](Self::complete), with a choice of what is kept and for how long.
     ///
     /// # Errors
     ///
     /// As for [`complete`](Self::complete), and when a time of `completion` is out of range; the
-    /// claim comes back then.
+    /// error then returns the claim.
     ///
     /// ```
     /// # use idemkv::{Begin, Completion, Engine, Fingerprint};
@@ -44,8 +44,7 @@ impl Claim {
         self.finish(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
     }
 
-    /// Stores the reply of an operation that failed for good. It is replayed as faithfully as a
-    /// success.
+    /// Stores the reply of an operation that failed for good. It is replayed like a success.
     ///
     /// # Errors
     ///
@@ -66,7 +65,7 @@ impl Claim {
         self.fail_with(body, Completion::new())
     }
 
-    /// [`fail`](Self::fail) with a say in what is kept of it, and for how long.
+    /// [`fail`](Self::fail), with a choice of what is kept and for how long.
     ///
     /// # Errors
     ///
@@ -75,10 +74,10 @@ impl Claim {
         self.finish(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
     }
 
-    /// Says that this attempt certainly did nothing. The key is vacant again, durably when this
-    /// returns; but where an earlier attempt was [interrupted](Self::interrupted), that stands,
-    /// and the next claim is told of it again: this attempt can't speak for the one before. (To
-    /// say that nothing ever happened, forget the key then.)
+    /// Reports that this attempt certainly did nothing. The key is then vacant again, durably
+    /// when this returns. But if an earlier attempt was [interrupted](Self::interrupted), the key
+    /// stays interrupted, because this attempt can't speak for the one before. (If you know that
+    /// nothing ever happened, forget the key.)
     ///
     /// # Errors
     ///
@@ -111,10 +110,10 @@ impl Claim {
 
     /// [`complete`](Self::complete) for tasks.
     ///
-    /// The result is handed over before this returns, where the body is within
-    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes): then it becomes durable whether
-    /// or not the future is polled. A longer body may have to wait for room in the log; a future
-    /// dropped meanwhile is a claim dropped.
+    /// If the body is within [`Options::reserve_bytes`](crate::Options::reserve_bytes), the
+    /// result is queued before this returns, and becomes durable whether or not the future is
+    /// polled. A longer body may have to wait for log space. If you drop the future meanwhile,
+    /// the claim is dropped too.
     ///
     /// # Errors
     ///
@@ -165,8 +164,8 @@ impl Claim {
         self.finish_async(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
     }
 
-    /// [`release`](Self::release) for tasks. Handed over before this returns: it becomes durable whether or not the future is
-    /// polled.
+    /// [`release`](Self::release) for tasks. The release is queued before this returns, and
+    /// becomes durable whether or not the future is polled.
     ///
     /// # Errors
     ///

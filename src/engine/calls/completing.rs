@@ -1,4 +1,4 @@
-//! Ends of claims on their way: checked, given log space, and handed over to the log.
+//! The steps of an end of a claim: check it, reserve log space, and queue its entry.
 
 use super::end_request::EndRequest;
 use super::ending::{Ending, EndingState};
@@ -22,7 +22,7 @@ use crate::task::caller::{Caller, block};
 use crate::wal::frame::entry_bytes_max;
 
 impl Claim {
-    /// `None` where the log need not know.
+    /// `None` if the log need not know.
     pub(super) fn hand_over_release(mut self, caller: Caller) -> Result<Option<PendingEnd>, EndRejected> {
         if let Err(forked) = self.core().health.check_process() {
             return Err(EndRejected::Other(EndError::new(CommitError::Failed(forked).into(), Some(self))));
@@ -64,7 +64,7 @@ impl Claim {
         }
     }
 
-    /// Hands the outcome over, if that needs no waiting.
+    /// Queues the outcome, if that needs no waiting.
     pub(super) fn start_completing(mut self, caller: Caller, result: EndRequest<'_>) -> Completing {
         let body_len = result.kept().len();
         if let Err(refused) = self.check(result) {
@@ -92,15 +92,14 @@ impl Claim {
         self.check_body(result.kept().len())
     }
 
-    /// Marks the claim as ending, so that nobody else can end it, and so that dropping it does
-    /// not.
+    /// Marks the claim as ending, so that no other caller, and no drop, can end it.
     pub(super) fn start_ending(&mut self) -> Result<EndingProof, EndRejected> {
         self.is_over = true;
         let taken = take_for_ending(&self.core().index, &self.core().clock, &self.attempt);
         taken.ok_or_else(|| EndRejected::Superseded(self.handle(), Arc::clone(&self.attempt)))
     }
 
-    /// Takes back that it is ending: nothing was written.
+    /// Makes an ending claim good again: nothing was written.
     pub(super) fn undo_end(&mut self) {
         self.is_over = false;
         self.core().put_back(&self.attempt, Slot::InFlight(Arc::clone(&self.attempt)));
@@ -108,7 +107,7 @@ impl Claim {
         self.core().watch(&self.attempt);
     }
 
-    /// Bytes of log that a completion with a body of so many bytes takes.
+    /// Bytes of log for a completion with a body of so many bytes.
     fn room_for(&self, body_len: usize) -> u64 {
         let names = self.attempt.scope().len() + self.attempt.key().len();
         entry_bytes_max(ENTRY_OVERHEAD_MAX + names + body_len) as u64
@@ -122,7 +121,7 @@ impl Claim {
         if len > max { Err(ClaimError::BodyTooLarge { len, max }) } else { Ok(()) }
     }
 
-    /// Sees to it that a completion with a body of so many bytes has room.
+    /// Reserves log space for a completion with a body of so many bytes.
     async fn secure_room(
         &mut self,
         caller: Caller,
@@ -133,7 +132,7 @@ impl Claim {
         self.permit.raise(caller, needed, deadline).await.map_err(ClaimError::Commit)
     }
 
-    /// Hands the outcome to the log. It was checked, and room was made for it.
+    /// Queues the outcome, which was checked and has its log space.
     fn hand_over_result(
         mut self,
         caller: Caller,
@@ -153,7 +152,7 @@ impl Claim {
         Ok((handed, record))
     }
 
-    /// Counts a result of the claim that the log, or the store, has.
+    /// Counts a result that the log, or the store, has.
     pub(super) fn count_outcome(&self, record: &Record) {
         let end = match record.outcome() {
             Outcome::Success => EndKind::Completed,
@@ -162,7 +161,7 @@ impl Claim {
         self.core().count_end(&self.attempt, end, record.body().len());
     }
 
-    /// Hands a release over that its caller asked for.
+    /// Queues a release that the caller asked for.
     pub(super) fn start_releasing(self, caller: Caller) -> Result<Option<PendingEnd>, EndRejected> {
         let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
         let handed = self.hand_over_release(caller)?;
@@ -170,8 +169,8 @@ impl Claim {
         Ok(handed)
     }
 
-    /// Queues the entry that ends the claim. Where nothing was written, the claim is as it was,
-    /// and comes back.
+    /// Queues the entry that ends the claim. If nothing was written, the error returns the claim
+    /// unchanged.
     fn hand_over(
         mut self,
         caller: Caller,
@@ -189,8 +188,8 @@ impl Claim {
         }
     }
 
-    /// The log did not take the end. The claim comes back, unless a commit failed: then only the
-    /// next opening can tell what it was.
+    /// The log did not take the end. The error returns the claim, unless a commit failed: then
+    /// only the next opening decides the claim's state.
     fn not_handed_over(mut self, error: CommitError) -> EndRejected {
         let claim = match &error {
             CommitError::Failed(failure) => {
@@ -208,8 +207,8 @@ impl Claim {
 }
 
 impl Core {
-    /// Releases a claim that is ending and that the log knows nothing of. The engine is asked in
-    /// the same step: a close that counted the claim as left out is told to its holder.
+    /// Releases a claim that is ending and that the log does not know. The same step checks that
+    /// the engine is open: if a close has counted the claim, its holder gets an error.
     fn forget_unlogged(&self, attempt: &Arc<Attempt>) -> Result<(), CommitError> {
         self.index.change(attempt.digest, |slot| {
             if let Err(unusable) = self.health.may_use() {
@@ -224,12 +223,12 @@ impl Core {
     }
 }
 
-/// A completion on its way.
+/// A completion in progress.
 #[derive(Debug)]
 pub(super) enum Completing {
     /// The log has it.
     PendingEnd(PendingEnd, Record),
-    /// It needs more log space than it has.
+    /// It needs more log space than it has reserved.
     Waits(Claim, Outcome, Box<[u8]>, Completion),
     /// The claim is not the current one.
     Superseded(Arc<Handle>, Arc<Attempt>),
@@ -254,7 +253,7 @@ impl Completing {
         }
     }
 
-    /// Waits for log space, where it needs more than it has, and hands it over then.
+    /// Waits for log space, if it needs more, and then queues the entry.
     pub(super) async fn with_room(self, caller: Caller, deadline: Option<Deadline>) -> Self {
         let Self::Waits(mut claim, outcome, body, completion) = self else { return self };
         let result = EndRequest { outcome, body: &body, completion };

@@ -1,4 +1,4 @@
-//! What a claim that is handed over leaves in its process.
+//! The quota that a claim leaves behind when it is handed over as a token.
 
 use crate::attempt::Attempt;
 use crate::engine::core::Core;
@@ -7,8 +7,8 @@ use crate::index::Slot;
 use crate::sync::Arc;
 
 impl Core {
-    /// Leaves what a claim has that is handed over, for the thread that takes it up or finds its
-    /// lease ended.
+    /// Stores the quota of a claim that is handed over, for the thread that resumes the claim or
+    /// finds its lease over.
     pub(in crate::engine) fn detach(&self, attempt: &Arc<Attempt>, left: DetachedClaim) {
         self.detached.put(attempt.fence, left);
         // A thread that found its lease ended before that did not find the share.
@@ -18,7 +18,7 @@ impl Core {
         }
     }
 
-    /// Gives back the share of a claim that nobody will take up again.
+    /// Frees the quota of a claim that no caller will resume.
     pub(super) fn drop_detached(&self, attempt: &Attempt) {
         if let Some(left) = self.detached.take(attempt.fence) {
             self.give_back(left.quota);

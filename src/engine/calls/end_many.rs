@@ -44,7 +44,7 @@ impl<B> End<B> {
         Self { way: Way::Released, completion: Completion::new() }
     }
 
-    /// Says what is kept of the result, and for how long. A release keeps nothing.
+    /// Sets what is kept of the result, and for how long. A release keeps nothing.
     pub fn with(mut self, completion: Completion) -> Self {
         self.completion = completion;
         self
@@ -66,18 +66,18 @@ impl<B> std::fmt::Debug for End<B> {
 impl Engine {
     /// Ends many claims, of any scopes, each in its own way, with one commit.
     ///
-    /// The results are in the order of the claims, and one that is an error stops none of the
-    /// others. A result is the record, or `None` for a claim that was released.
+    /// The results are in the order of the claims, and an error does not affect the others. A
+    /// result is the record, or `None` for a released claim.
     ///
-    /// Bodies over [`Options::reserve_bytes`](crate::Options::reserve_bytes) may need room in the
-    /// log. They wait for it after all others are durable, and together for at most
-    /// [`Options::queue_timeout`](crate::Options::queue_timeout). Where only the end of other
-    /// claims could give room, they are refused at once, with the claim.
+    /// Bodies over [`Options::reserve_bytes`](crate::Options::reserve_bytes) may need more log
+    /// space. They wait for it after all others are durable, and together for at most
+    /// [`Options::queue_timeout`](crate::Options::queue_timeout). If only the end of other claims
+    /// could free space, they are refused at once, and the error returns the claim.
     ///
     /// # Errors
     ///
     /// Each result is as for [`Claim::complete_with`] or [`Claim::release`]. A batch of more than
-    /// 16,384 claims is refused whole, and each result gives its claim back.
+    /// 16,384 claims is refused as a whole, and each error returns its claim.
     ///
     /// A consumer of messages, whose batch may have a message twice:
     ///
@@ -132,8 +132,9 @@ impl Engine {
         park_on(settle_all(Caller::Thread, members, self.handle.core().options.queue_timeout))
     }
 
-    /// [`end_many`](Self::end_many) for tasks. The ends are handed over before this returns, where their bodies are within
-    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes): those become durable whether or not the future is polled.
+    /// [`end_many`](Self::end_many) for tasks. Ends with bodies within
+    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes) are queued before this returns,
+    /// and become durable whether or not the future is polled.
     ///
     /// # Errors
     ///
@@ -147,7 +148,7 @@ impl Engine {
         settle_all(Caller::Task, members, self.handle.core().options.queue_timeout)
     }
 
-    /// [`end_many`](Self::end_many), where all claims are completed.
+    /// Completes all claims, as [`end_many`](Self::end_many) does.
     ///
     /// # Errors
     ///
@@ -179,14 +180,14 @@ fn of_completion(ended: Result<Option<Record>, EndError>) -> Result<Record, EndE
     ended.map(|record| record.unwrap_or_else(|| unreachable!("a completion gives a record")))
 }
 
-/// One end of a batch, on its way.
+/// One end of a batch, in progress.
 enum Member {
     Completing(Completing),
     Releasing(Result<Option<PendingEnd>, EndRejected>),
 }
 
 impl Member {
-    /// Whether it waits for room in the log.
+    /// Whether it waits for log space.
     fn waits(&self) -> bool {
         matches!(self, Self::Completing(Completing::Waits(..)))
     }
@@ -200,8 +201,8 @@ impl Member {
         }
     }
 
-    /// Waits for room, where it needs any, but not for the end of claims: the batch may have those
-    /// itself.
+    /// Waits for log space, if it needs any, but not for the end of claims: the batch may hold
+    /// those itself.
     async fn with_room(self, deadline: Deadline) -> Self {
         match self {
             Self::Completing(completing) => {
@@ -219,7 +220,7 @@ impl Member {
     }
 }
 
-/// Hands all over that need not wait for room. Nobody leads yet, so all of them meet in one
+/// Queues all ends that need not wait for log space. No thread leads yet, so they share one
 /// commit.
 fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> Vec<Member> {
     let (len, max) = (claims.len(), CALLS_MAX);
@@ -241,8 +242,8 @@ fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -
     claims.into_iter().map(hand_over).collect()
 }
 
-/// Waits for all: first for those that the log has, which give room back; then for those that need
-/// room, which share one deadline.
+/// Waits for all: first for the queued ends, which free log space; then for those that need
+/// space, which share one deadline.
 async fn settle_all(
     caller: Caller,
     members: Vec<Member>,

@@ -1,11 +1,11 @@
-//! The end that a caller asks for, and the record that comes of it.
+//! The end that a caller asks for, and the record made from it.
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::engine::handles::completion::Completion;
 use crate::record::{Outcome, Record, RecordParts};
 
-/// What a caller gives that ends a claim.
+/// The arguments of a call that ends a claim.
 #[derive(Clone, Copy)]
 pub(super) struct EndRequest<'a> {
     pub(super) outcome: Outcome,
@@ -18,12 +18,12 @@ impl<'a> EndRequest<'a> {
         Self { outcome, body, completion: Completion::new() }
     }
 
-    /// What is kept of the body.
+    /// The body to keep.
     pub(super) fn kept(&self) -> &'a [u8] {
         if self.completion.keeps_body() { self.body } else { &[] }
     }
 
-    /// The record that comes of it. Its times were checked.
+    /// The record for this end. Its times were checked.
     pub(super) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
         let retention = self.completion.retention(attempt.retention).unwrap_or(attempt.retention);
         let parts = RecordParts {

@@ -6,17 +6,17 @@ use std::task::{Context, Poll, ready};
 use super::pending_end::PendingEnd;
 use crate::error::EndError;
 
-/// The end of a claim, for tasks: a future that is ready once it is durable. Where the log has it
-/// already, which is nearly always, it is carried out whether or not this is polled; see
+/// The end of a claim, for tasks: a future that is ready once the end is durable. Nearly always
+/// the end is already queued, and takes effect whether or not the future is polled; see
 /// [`Claim::complete_async`](crate::Claim::complete_async).
 #[must_use = "a claim has ended once this was awaited"]
 pub struct Ending<T>(pub(super) EndingState<T>);
 
 pub(super) enum EndingState<T> {
-    /// The log has it, and this is what is given once it is durable; `None` once it was given. By
-    /// hand, for a future would be moved onto the heap for every claim.
+    /// The end is queued, and this is its result, returned once it is durable; `None` after that.
+    /// Written by hand, because a boxed future would cost an allocation for every claim.
     PendingEnd(Option<(PendingEnd, T)>),
-    /// Anything else.
+    /// Any other case.
     Slow(Pin<Box<dyn Future<Output = Result<T, EndError>> + Send>>),
 }
 
@@ -26,7 +26,7 @@ impl<T> Ending<T> {
     }
 }
 
-/// What it gives is never pinned.
+/// The output is never pinned.
 impl<T> Unpin for Ending<T> {}
 
 impl<T> Future for Ending<T> {

@@ -1,4 +1,4 @@
-//! Walking through everything an engine holds, for tools.
+//! `Entries`: an iterator over all live keys of an engine, for tools.
 
 use super::lookup::SlotNames;
 use crate::Timestamp;
@@ -58,20 +58,20 @@ impl KeyEntry {
         }
     }
 
-    /// What is known of it. Never [`Status::Vacant`].
+    /// Its state. Never [`Status::Vacant`].
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
     }
 }
 
-/// Iterates over live keys, in no particular order. Each shard is seen as it was at one moment,
-/// the shards at different ones.
+/// Iterates over live keys, in no particular order. It shows each shard at one moment, but
+/// different shards at different moments.
 pub struct Entries {
     handle: Arc<Handle>,
     next_shard: usize,
     slots: Vec<(Digest, Slot)>,
-    /// The time before they were taken.
+    /// The time before the shard was read.
     before: Timestamp,
 }
 

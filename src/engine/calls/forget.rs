@@ -22,7 +22,7 @@ enum Doomed {
 }
 
 impl Core {
-    /// Forgets a record or an interrupted claim, durably. Whether there was one.
+    /// Forgets a record or an interrupted key, durably. Returns whether there was one.
     pub(in crate::engine) async fn forget(
         &self,
         caller: Caller,
@@ -74,8 +74,8 @@ impl Core {
         }
     }
 
-    /// Forgets what a key has, if it still does; the key is in flight meanwhile. It counts where
-    /// it was known.
+    /// Forgets the record or interruption of a key, if the key still has it; the key is in flight
+    /// meanwhile. Counts only if the key was still remembered.
     async fn forget_one(
         &self,
         caller: Caller,
@@ -113,7 +113,7 @@ impl Core {
         Ok(true)
     }
 
-    /// Marks what is to be forgotten as ending, if the key still has it.
+    /// Marks the record or interruption as ending, if the key still has it.
     fn doom(&self, attempt: &Arc<Attempt>, doomed: &Doomed) -> bool {
         self.index.change(attempt.digest, |slot| {
             let is_same = match (slot, doomed) {
@@ -129,7 +129,7 @@ impl Core {
     }
 }
 
-/// Stands in the index for a record that is being forgotten.
+/// Takes the place of a record in the index while the record is being forgotten.
 fn forgetting(asked: KeyRef<'_>, record: &Record) -> Attempt {
     Attempt::new(AttemptParts {
         scope: asked.scope.name(),
@@ -177,8 +177,8 @@ mod tests {
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
     }
 
-    /// The sweeper's entry may be queued by then, and vacate the key before the entry of the
-    /// forgetting is written.
+    /// The sweeper's entry may already be queued, and vacate the key before the entry of this
+    /// call is written.
     #[test]
     fn a_failed_commit_is_told_to_those_who_wait_for_a_forgetting_that_is_off_the_index() {
         let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(1_000));

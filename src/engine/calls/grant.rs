@@ -1,4 +1,4 @@
-//! Grants: a new claim on its way into the index and the log.
+//! Grants: put a new claim into the index and its intent into the queue.
 
 use super::pending_grant::PendingGrant;
 use crate::attempt::{Attempt, AttemptParts};
@@ -18,12 +18,12 @@ use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::{Fingerprint, Timestamp};
 
-/// What is asked of a key that may be granted.
+/// Why a claim is wanted.
 #[derive(Clone, Copy)]
 pub(super) enum GrantKind<'a> {
     /// To run the operation.
     Begin(&'a Fingerprint),
-    /// To say what became of it.
+    /// To report its outcome.
     Resolve,
 }
 
@@ -38,17 +38,17 @@ impl<'a> GrantKind<'a> {
     }
 }
 
-/// What a grant goes by, as it was seen.
+/// The state on which a grant is decided, as it was read.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) policy: Policy,
     pub(super) version: PolicyVersion,
-    /// Where a record lies that is over.
+    /// The location of an expired record.
     pub(super) expired: Option<RecordLocation>,
 }
 
 impl Core {
-    /// Grants a claim, and hands it to the log where its policy says so. `None` where the key's
+    /// Grants a claim, and queues its intent if the policy logs intents. `None` if the key's
     /// state, or a policy, changed meanwhile.
     pub(super) async fn grant(
         &self,
@@ -85,7 +85,7 @@ impl Core {
         Ok(None)
     }
 
-    /// Puts a new claim into the index. `None` where the key's state, or a policy, changed
+    /// Puts a new claim into the index. `None` if the key's state, or a policy, changed
     /// meanwhile.
     fn put(
         &self,

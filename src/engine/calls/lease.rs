@@ -10,7 +10,7 @@ use crate::state::Event;
 use crate::sync::Arc;
 
 impl Core {
-    /// Makes a claim interrupted whose lease was due.
+    /// Interrupts a claim whose lease was due.
     pub(in crate::engine) fn expire_if_due(&self, attempt: &Arc<Attempt>) {
         // What can't be withdrawn after a failed commit, or by an engine that closes, need not be
         // looked at again.
@@ -21,11 +21,11 @@ impl Core {
         }
     }
 
-    /// Watches the lease of a claim, if it is out.
+    /// Watches the lease of a claim, if the claim is still in flight.
     ///
-    /// It may have ended since its caller looked, and its end found nothing to forget. So the
-    /// table has it first, and then the key is looked at: the end of a claim changes the key
-    /// first, and then forgets the lease.
+    /// The claim may have ended meanwhile, and its end found no lease to remove. So this adds the
+    /// lease first and then checks the key: the end of a claim changes the key first and then
+    /// removes the lease.
     pub(in crate::engine) fn watch(&self, attempt: &Arc<Attempt>) {
         if attempt.lease.is_none() {
             return;
@@ -38,12 +38,12 @@ impl Core {
         }
     }
 
-    /// Makes a claim interrupted whose lease has run out, and tells its waiters. One that has not
-    /// reached its caller yet is taken back instead: nobody has run anything.
+    /// Interrupts a claim whose lease has run out, and tells its waiters. A grant that has not
+    /// reached its caller is withdrawn instead, because no operation has run.
     ///
     /// # Errors
     ///
-    /// When the log takes nothing any more, so that the claim can't be taken back.
+    /// When the log takes no more entries, so that the grant can't be withdrawn.
     pub(super) fn lapse(&self, attempt: &Arc<Attempt>) -> Result<(), CommitError> {
         if attempt.is_coming() {
             return self.withdraw(attempt, || attempt.lease_until() <= self.clock.now());

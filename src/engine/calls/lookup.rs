@@ -1,4 +1,4 @@
-//! Lookups: what the index, and where need be the store, says of a key.
+//! Lookups: read a key's state from the index and, if necessary, the store.
 
 use std::future::ready;
 
@@ -18,16 +18,15 @@ use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
-/// What a key was found to be.
+/// The state of a key that a lookup found.
 pub(super) enum Lookup {
     Record(Record),
     Slot(Slot),
-    /// The index still names a place on disk, but what lies there, or lay there, is no longer
-    /// remembered.
+    /// The index still names a location on disk, but the record there is no longer remembered.
     Expired(RecordLocation),
 }
 
-/// Where the names of a slot's key are kept.
+/// Where the scope and key of a slot are kept.
 #[derive(Debug)]
 pub(super) enum SlotNames {
     Record(Record),
@@ -35,7 +34,7 @@ pub(super) enum SlotNames {
 }
 
 impl Core {
-    /// Looks at a key without claiming it.
+    /// Looks up a key without claiming it.
     pub(in crate::engine) async fn status(
         &self,
         caller: Caller,
@@ -53,8 +52,9 @@ impl Core {
         }
     }
 
-    /// What the index says of a key; a record that is on disk alone is read, and cached. A record
-    /// counts as over only where it was at `before`, which is a time before this look.
+    /// The state of a key in the index. A record that is only on disk is read and cached. A
+    /// record counts as expired only if it was expired at `before`, a time read before this
+    /// lookup.
     pub(super) async fn find(
         &self,
         caller: Caller,
@@ -118,11 +118,11 @@ impl Core {
         }
     }
 
-    /// Decides on a key that was found after `before`. `None` where the time makes a difference:
-    /// then the key has to be looked at again.
+    /// Decides on a key that was looked up after `before`. `None` if the decision depends on the
+    /// time: then the key has to be looked up again.
     ///
-    /// The key may have changed since the look. A record that has expired since then may be gone
-    /// by now, and the key begun again, so that at no time there was an expired record.
+    /// The key may have changed since the lookup. A record that has expired since may already be
+    /// replaced by a new claim, so that the key never had an expired record.
     pub(super) fn decide_throughout<'e>(
         &self,
         found: &Lookup,
@@ -142,9 +142,9 @@ impl Core {
         }
     }
 
-    /// What was found of a key, where the time was `before` when it was looked for. `None` where a
-    /// time has come since that makes a difference: the key may have changed since it was found,
-    /// and has to be looked at again. Only a lease is judged by `before` alone.
+    /// The state that was found, judged by the time `before`, which was read before the lookup.
+    /// `None` if a later time gives another answer: the key may have changed since, and has to be
+    /// looked up again. Only a lease is judged by `before` alone.
     pub(super) fn status_of(&self, found: Lookup, before: Timestamp) -> Option<Status> {
         let now = self.clock.now();
         let has_come = |time: Timestamp| before < time && time <= now;
@@ -178,8 +178,8 @@ impl Core {
         })
     }
 
-    /// Reads what a slot stands for of a snapshot that was taken after `before`; `None` where it
-    /// is over or vacant by now.
+    /// Reads the state behind a slot from a snapshot that was taken after `before`; `None` if it
+    /// is expired or vacant by now.
     pub(super) fn resolve(
         &self,
         digest: Digest,
@@ -212,7 +212,7 @@ impl Core {
         }
     }
 
-    /// What a claim is told that is not the current one.
+    /// The error for a claim that is not the current one.
     pub(super) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
         Counters::count(&self.counters.superseded);
         self.options.hooks.tell(|| {
@@ -222,7 +222,7 @@ impl Core {
         ClaimError::Superseded(Box::new(self.became(caller, attempt.digest).await))
     }
 
-    /// What became of a key.
+    /// The state of a key now.
     pub(super) async fn became(&self, caller: Caller, digest: Digest) -> Status {
         // The caller may begin again at once, and wants no place taken by a claim whose lease has
         // run out.
@@ -294,7 +294,7 @@ pub(in crate::engine) mod tests {
         assert!(block(core.find(Caller::Thread, KeyRef { scope, key: b"key", digest }, now)).is_ok());
     }
 
-    /// Between looking at the key and at the clock.
+    /// Between the lookup of the key and the reading of the clock.
     #[test]
     fn a_claim_completed_in_time_is_never_said_to_be_interrupted() {
         let clock = ManualClock::at_millis(1_000);

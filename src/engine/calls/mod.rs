@@ -1,4 +1,4 @@
-//! Calls: what callers ask of an engine, each once for threads and tasks.
+//! Calls: the calls on an engine, each written once for threads and tasks.
 
 pub(super) mod batch;
 pub(super) mod begin;

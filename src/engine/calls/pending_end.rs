@@ -1,4 +1,4 @@
-//! The end of a claim in the hands of the log.
+//! `PendingEnd`: the end of a claim that is queued for the log.
 
 use std::task::{Context, Poll};
 
@@ -11,7 +11,7 @@ use crate::policy::Durability;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 
-/// Why the end of a claim was not handed over.
+/// Why the end of a claim was not queued.
 pub(super) enum EndRejected {
     /// The claim is not the current one.
     Superseded(Arc<Handle>, Arc<Attempt>),
@@ -29,11 +29,11 @@ impl EndRejected {
     }
 }
 
-/// The end of a claim, in the hands of the log. Dropped, it is carried out all the same.
+/// The end of a claim that is queued for the log. It takes effect even if this is dropped.
 #[derive(Debug)]
 pub(super) struct PendingEnd {
-    /// It is over. Held to the end, so that the thread that allocated the attempt also frees it.
-    /// Freeing on the leader's thread made allocators contend.
+    /// The attempt, which has ended. Held so that the thread that allocated the attempt also
+    /// frees it. Freeing on the leader's thread made allocators contend.
     pub(super) claim: Claim,
     pub(super) ticket: Ticket,
 }
@@ -44,7 +44,7 @@ impl PendingEnd {
         self.claim.core().commit.call();
     }
 
-    /// Whether the scope's policy wants it durable before it is acknowledged.
+    /// Whether the end must be durable before it is acknowledged, by the scope's policy.
     fn is_awaited(&self) -> bool {
         match self.claim.terms.durability {
             Durability::Full | Durability::Completions => true,

@@ -1,7 +1,8 @@
-//! A claim on its way to its caller: in the index, and not yet, or not yet durably, in the log.
+//! `PendingGrant`: a granted claim that has not reached its caller. It is in the index, and not
+//! yet durable in the log.
 //!
-//! Until it has arrived nobody has run anything, and it can be withdrawn (`withdraw.rs`): by its
-//! own future that is dropped, by a thread that finds its lease over, by a close.
+//! Until its caller has it, no operation has run, and the grant can be withdrawn (`withdraw.rs`):
+//! by the drop of its own future, by a thread that finds its lease over, or by a close.
 //! [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
 
 use crate::clock::QueueTimeout;
@@ -15,18 +16,18 @@ use crate::key::Digest;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 
-/// Where a task gives up waiting for its claim, this is dropped, and the claim is given back:
-/// nobody has run anything.
+/// If a task stops waiting for its claim, this is dropped and the grant withdrawn: no operation
+/// has run.
 #[derive(Debug)]
 pub(super) struct PendingGrant {
-    /// `None` once it has arrived, or was taken back.
+    /// `None` once the caller has the claim, or it was withdrawn.
     claim: Option<Claim>,
-    /// What the key was; vacant once the log may know of the claim.
+    /// The key's slot before the grant; vacant once the log may know the claim.
     before: Slot,
-    /// What rides along with its intent. The queue takes it in the step that takes the intent in,
-    /// so that no panic in between leaves an intent of a claim that counts as unknown to the log.
+    /// The operation that is queued with the intent. The queue takes both in one step, so that no
+    /// panic in between leaves an intent of a claim that counts as unknown to the log.
     unqueued: Option<LogRecord>,
-    /// Its place in the log's queue; `None` where the log need not know.
+    /// The ticket of its group; `None` if the log need not know.
     ticket: Option<Ticket>,
 }
 
@@ -36,11 +37,11 @@ impl PendingGrant {
         Self { claim: Some(claim), before, unqueued, ticket: None }
     }
 
-    /// Hands the grant to the log, where that has to know of it; `false` where its lease ran out
-    /// before the log had it, or nothing is granted any more, so that it is none.
+    /// Queues the intent, if the log has to know the claim; `false` if the lease ran out before,
+    /// or nothing is granted any more, so that there is no grant.
     ///
-    /// By then the key may have been granted again, and the log must get the claims of a key in
-    /// the order of their fences.
+    /// After the lease the key may have been granted again, and the log must get the claims of a
+    /// key in the order of their fences.
     pub(super) async fn log(
         &mut self,
         core: &Core,
@@ -84,18 +85,18 @@ impl PendingGrant {
         }
     }
 
-    /// The claim's key; `None` once the claim was taken back.
+    /// The claim's key; `None` once the grant was withdrawn.
     pub(super) fn digest(&self) -> Option<Digest> {
         self.claim.as_ref().map(|claim| claim.of().digest)
     }
 
-    /// Whether the claim was withdrawn on its way.
+    /// Whether the grant was withdrawn.
     pub(super) fn is_withdrawn(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| !claim.of().is_coming())
     }
 
-    /// Waits until the grant is durable, where it has to be. Where it need not be, a failure since
-    /// the call came in counts: the claim may have waited for long.
+    /// Waits until the grant is durable, if it has to be. If not, still checks for a failure
+    /// since the call came in, because the call may have waited for long.
     pub(super) async fn settled(&mut self, core: &Core, caller: Caller) -> Result<(), CommitError> {
         if core.health.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
@@ -108,8 +109,7 @@ impl PendingGrant {
         settled.inspect_err(|error| self.discard(core, error))
     }
 
-    /// Ends it without a word about its key, unless nothing was written: then the key is as it was
-    /// before.
+    /// Ends the grant without changing its key; if nothing was written, restores the key.
     fn discard(&mut self, core: &Core, error: &CommitError) {
         let Some(mut claim) = self.claim.take() else { return };
         // Once the log may know of it, only the next opening can tell; until then it stays on its
@@ -120,13 +120,13 @@ impl PendingGrant {
         claim.discard();
     }
 
-    /// Takes the claim back, which the log knows nothing of.
+    /// Takes back a claim that the log does not know.
     fn put_back(&mut self, core: &Core, claim: &mut Claim, error: Option<&CommitError>) {
         let (attempt, before) = (Arc::clone(claim.of()), std::mem::replace(&mut self.before, Slot::Vacant));
         core.withdraw_unlogged(&attempt, before, claim.reservation(), error);
     }
 
-    /// It has settled, and arrives. `None` where it was withdrawn on its way, because its lease
+    /// Makes the claim, once the grant has settled. `None` if it was withdrawn, because its lease
     /// ran out or the engine closed.
     pub(super) fn arrive(mut self, core: &Core) -> Option<Claim> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");

@@ -14,8 +14,8 @@ use crate::task::caller::{Caller, block};
 use crate::wal::frame::entry_bytes_max;
 
 impl Claim {
-    /// Notes how far the operation has come, durably: should this attempt be interrupted, the next
-    /// one finds it. A later progress replaces it.
+    /// Saves how far the operation has come, durably: if this attempt is interrupted, the next
+    /// one finds it. A later call replaces it.
     ///
     /// # Errors
     ///
@@ -39,7 +39,8 @@ impl Claim {
         block(self.save_progress_as(Caller::Thread, note.as_ref()))
     }
 
-    /// [`save_progress`](Self::save_progress) for tasks. A future that is dropped may have saved the progress or not.
+    /// [`save_progress`](Self::save_progress) for tasks. If the future is dropped, the progress
+    /// may be saved or not.
     ///
     /// # Errors
     ///
@@ -66,9 +67,9 @@ impl Claim {
         Ok(core.commit.settled(caller, &mut ticket).await?)
     }
 
-    /// Logs something about a claim that is good. `change` is made at once, under the lock of the
-    /// key's shard: it must not show before the entry is durable. Nothing is changed where this
-    /// fails.
+    /// Queues a note on a good claim. `change` is made at once, under the lock of the key's
+    /// shard, so it must not be visible to callers before the entry is durable. If this fails,
+    /// nothing is changed.
     pub(super) async fn note(
         &mut self,
         caller: Caller,
@@ -105,8 +106,8 @@ impl Claim {
         Ok(ticket)
     }
 
-    /// Changes the claim, if it is good; whether it is. An engine that is closed or has failed
-    /// can't tell any more: the file may be open elsewhere, and the key granted there.
+    /// Changes the claim if it is good, and returns whether it is. A closed or failed engine
+    /// can't know: another process may have the file open and have granted the key.
     fn use_now(&self, core: &Core, change: impl FnOnce(&Attempt, Timestamp)) -> Result<bool, CommitError> {
         core.index.change(self.attempt.digest, |slot| {
             if let Err(unusable) = core.health.may_use() {
@@ -122,14 +123,14 @@ impl Claim {
         })
     }
 
-    /// Starts the claim's lease anew, for a worker that is alive and takes longer. Without a lease
-    /// there is nothing to renew, and it succeeds. It touches no disk, unless the lease has run
-    /// out and the winner's record is on disk alone.
+    /// Starts the claim's lease again, for a worker that needs longer. Without a lease it does
+    /// nothing and succeeds. It does no I/O, unless the lease has run out and the record of the
+    /// claim that came after it is only on disk.
     ///
     /// # Errors
     ///
-    /// When the lease has run out: the key is interrupted, or somebody else's by now. When the
-    /// engine is closed or a commit failed.
+    /// When the lease has run out: the key is interrupted, or another caller has it by now. When
+    /// the engine is closed or a commit failed.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};

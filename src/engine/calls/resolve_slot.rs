@@ -5,22 +5,23 @@ use crate::error::ReadError;
 use crate::index::Slot;
 use crate::record::{Record, RecordLocation};
 
-/// Where a key's slot led to.
+/// What a key's slot led to.
 #[derive(Debug)]
 pub(super) enum ResolvedSlot {
-    /// All that is to be known is in memory.
+    /// The state is in memory.
     Slot(Slot),
-    /// The record at this place was read.
+    /// The record at this location was read.
     Read(RecordLocation, Record),
-    /// The slot names this place, but nothing there is to be remembered any more.
+    /// The slot names this location, but the record there is no longer remembered.
     Over(RecordLocation),
 }
 
-/// Looks at a slot and reads what it names on disk.
+/// Reads a slot, and the record on disk that it names.
 ///
-/// The block may go between the two. What is still to be remembered of it has another place in the
-/// index before that, so a place that the index names again after its block was found gone is
-/// over; any other answer of the index is looked at anew.
+/// The block may be dropped between the two. Before that, every record of the block that is still
+/// remembered gets another location in the index. So if the index still names the old location
+/// after the block was dropped, the record is no longer remembered. Any other slot is resolved
+/// again.
 pub(super) async fn resolve_slot<R: Future<Output = Result<Option<Record>, ReadError>>>(
     mut slot: impl FnMut() -> Slot,
     mut read: impl FnMut(RecordLocation) -> R,
@@ -62,7 +63,7 @@ mod tests {
         Slot::Stored { until, place: RecordLocation::new(block, 0) }
     }
 
-    /// Follows slots that change from look to look, while no block can be found.
+    /// Resolves a slot that changes between reads, while its blocks are dropped.
     fn follow_into_the_void(slots: &[Slot]) -> ResolvedSlot {
         let mut looks = slots.iter();
         block(resolve_slot(|| looks.next().unwrap().clone(), |_| ready(Ok(None)), EPOCH, NOW)).unwrap()

@@ -1,4 +1,4 @@
-//! Handing a claim over, and taking it up again.
+//! Handing a claim over as a token, and resuming it.
 
 use crate::attempt::HandOver;
 use crate::codec::TokenRow;
@@ -19,15 +19,15 @@ use crate::task::caller::{Caller, block};
 use crate::wal::Reservation;
 
 impl Claim {
-    /// Hands the claim over as a token, which another process can keep while it does the work. The
-    /// claim stays out, also across a restart of this process, until
-    /// [`Scope::resume`](crate::Scope::resume) takes it up again or its lease, which starts anew
-    /// here, runs out.
+    /// Hands the claim over as a token, which another process can keep while it does the work.
+    /// The claim stays in flight, also across a restart of this process, until
+    /// [`Scope::resume`](crate::Scope::resume) resumes it or its lease runs out. The lease starts
+    /// again now.
     ///
     /// # Errors
     ///
-    /// When the claim has no lease, or as for [`save_progress`](Self::save_progress). Where
-    /// nothing was written the error gives the claim back.
+    /// When the claim has no lease; otherwise as for [`save_progress`](Self::save_progress). If
+    /// nothing was written, the error returns the claim.
     ///
     /// ```
     /// # use idemkv::{Begin, ClaimToken, Engine, Fingerprint};
@@ -47,8 +47,9 @@ impl Claim {
         block(self.into_token_as(Caller::Thread))
     }
 
-    /// [`into_token`](Self::into_token) for tasks. A future that is dropped before the log has the hand-over is a claim dropped; after
-    /// that it leaves the key in flight until the lease runs out.
+    /// [`into_token`](Self::into_token) for tasks. If you drop the future before the hand-over is
+    /// queued, the claim is dropped too. After that, the key stays in flight until the lease runs
+    /// out.
     ///
     /// # Errors
     ///
@@ -90,16 +91,16 @@ impl Claim {
     }
 }
 
-/// Why a claim was not taken up.
+/// Why a claim was not resumed.
 enum NotTaken {
-    /// Somebody has it.
+    /// Another caller has it.
     Held,
     /// It is not the current one.
     Superseded,
 }
 
 impl Core {
-    /// The claim that a token stands for, if it is still good and nobody has it.
+    /// The claim of a token, if it is still good and no caller has it.
     pub(in crate::engine) async fn resume(
         &self,
         caller: Caller,
@@ -135,7 +136,7 @@ impl Core {
         }
     }
 
-    /// Whether claims are taken up: their ends could not be written after a failed commit.
+    /// Whether claims may be resumed: after a failed commit their ends could not be written.
     fn may_resume(&self) -> Result<(), BeginError> {
         self.health.check()?;
         match self.commit.failure() {

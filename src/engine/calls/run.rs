@@ -23,50 +23,50 @@ use crate::typed::fault::{Fault, ReplayError, RunError, StoreError};
 use crate::typed::json;
 use crate::typed::json::JsonError;
 
-/// What comes of running an operation: its result, new or stored.
+/// The result of an operation, new or stored, or the error of running it.
 type Ran<T, E> = Result<Result<T, E>, RunError<T, E>>;
 
 impl Scope {
-    /// Runs the operation where it has not run, waits where somebody else is at it, and gives the
-    /// stored result where it has run. With the feature `serde`.
+    /// Runs the operation if it has not run, waits if another caller is running it, and returns
+    /// the stored result if it has run. With the feature `serde`.
     ///
     /// The inner result is the operation's own: a success, or a [`Fault::Final`], which is stored
-    /// as well. Both are stored as JSON, and what is given is what was read back from it, so that
-    /// the caller that ran the operation gets what all the others get. A type may gain fields
-    /// while records of it are kept, if they have a `#[serde(default)]`. Results that are bytes
-    /// are better off with [`begin`](Self::begin).
+    /// as well. Both are stored as JSON. The call returns the value decoded from that JSON, so
+    /// that the caller that ran the operation gets the same value as all others. A type may gain
+    /// fields while records of it are kept, if they have a `#[serde(default)]`. Use
+    /// [`begin`](Self::begin) for results that are bytes.
     ///
-    /// It waits for as long as the other takes; see [`run_within`](Self::run_within). Where the
-    /// other did nothing, or was interrupted, this call runs the operation. A panic in the
-    /// operation leaves the key interrupted and goes on. An operation that runs its own key again
-    /// would wait for itself: that is refused with
-    /// [`BeginError::OwnKey`](crate::BeginError::OwnKey).
+    /// It waits for the other caller without limit; see [`run_within`](Self::run_within). If the
+    /// other caller releases the key, this call runs the operation; so it does after an
+    /// interruption, if the policy allows. A panic in the operation leaves the key interrupted
+    /// and continues to the caller. An operation that runs its own key again would wait for
+    /// itself, and is refused with [`BeginError::OwnKey`](crate::BeginError::OwnKey).
     ///
-    /// The operation can look whether an [earlier attempt was interrupted](Claim::interrupted),
-    /// note how far it came with [`Claim::save_progress`], and give every step a key with
+    /// The operation can check whether an [earlier attempt was interrupted](Claim::interrupted),
+    /// save how far it came with [`Claim::save_progress`], and give every step a key with
     /// [`Claim::step_key`].
     ///
     /// # Errors
     ///
     /// When the key could not be begun; when the operation gave [`Fault::Retry`] or
-    /// [`Fault::Unknown`]; when its result could not be stored, which gives the result back, and
-    /// the claim where nothing was written; when the key's record is not a result of these types,
-    /// which gives the record. Results that JSON can't carry unaltered are not stored; see below.
+    /// [`Fault::Unknown`]; when its result could not be stored (the error has the result, and the
+    /// claim if nothing was written); when the key's record is not a result of these types (the
+    /// error has the record). Results that JSON would alter are not stored; see below.
     ///
     /// # What JSON alters
     ///
-    /// Before a result is stored it is read from its JSON again, and what serde says of the two
-    /// values is compared: types of numbers, names of structs, fields and variants, options,
-    /// lengths, contents. Where they differ the result is refused with
-    /// [`JsonError::altered_at`](crate::JsonError::altered_at). So a `NaN`, a `Some(None)`, a map
-    /// whose keys have parts, a key that comes twice, an untagged enum that comes back as another
-    /// variant, and a skipped field that comes back with another default are refused.
+    /// Before a result is stored, its JSON is decoded again, and the serde calls of both values
+    /// are compared: types of numbers, names of structs, fields and variants, options, lengths,
+    /// contents. If they differ, the result is refused with
+    /// [`JsonError::altered_at`](crate::JsonError::altered_at). So these are refused: a `NaN`, a
+    /// `Some(None)`, a map with structured keys, a duplicate key, an untagged enum that decodes
+    /// as another variant, and a skipped field that decodes with another default.
     ///
-    /// Not found is:
+    /// The comparison does not find:
     ///
     /// - a field that serde never writes (`#[serde(skip)]`): it comes back with its default;
-    /// - an untagged variant that comes back as another one for which serde makes the same calls;
-    /// - another order of a list, for sets have none, and a difference that only the type's own
+    /// - an untagged variant that decodes as another one with the same serde calls;
+    /// - another order of a list, because sets have none; and a difference that the type's own
     ///   `Serialize` hides.
     ///
     /// ```
@@ -107,8 +107,8 @@ impl Scope {
         self.run_until(Deadline::NEVER, key.as_ref(), fingerprint, op)
     }
 
-    /// [`run`](Self::run), which waits for somebody else for at most `timeout`. How long the operation takes where this call
-    /// runs it is not limited.
+    /// [`run`](Self::run), which waits for another caller for at most `timeout`. If this call
+    /// runs the operation, its time is not limited.
     ///
     /// # Errors
     ///
@@ -143,20 +143,19 @@ impl Scope {
         self.run_until(Deadline::after(timeout), key.as_ref(), fingerprint, op)
     }
 
-    /// [`run`](Self::run) for tasks, on any executor: `spawn` is given the operation as a task of its own, so that dropping this
-    /// future, because the client has hung up, does not lose the result. It is
-    /// called only where the operation is to run.
+    /// [`run`](Self::run) for tasks, on any executor: `spawn` gets the operation as a separate
+    /// task, so that dropping this future, because the client has hung up, does not lose the
+    /// result. `spawn` is called only if the operation is to run.
     ///
-    /// This is the way for the handler of a web request: see `docs/guide.md`, "A safe endpoint".
+    /// Use it in the handler of a web request: see `docs/guide.md`, "A safe endpoint".
     ///
-    /// A future that is dropped before `spawn` was called has claimed nothing. Once it was called,
-    /// the operation runs to its end and its result is stored, whether or not anybody waits for
-    /// it.
+    /// If you drop the future before it calls `spawn`, it claims nothing. After that, the
+    /// operation runs to its end and its result is stored, even if no caller waits for it.
     ///
     /// # Errors
     ///
     /// As for [`run`](Self::run), and [`RunError::TaskLost`] when the executor drops the task, or
-    /// the operation panics: the panic goes on in the task, and its key is interrupted.
+    /// the operation panics: the panic continues in the task, and the key is interrupted.
     ///
     /// ```
     /// # use idemkv::{Engine, Fault, Fingerprint};
@@ -294,13 +293,13 @@ impl Scope {
     }
 }
 
-/// An operation that runs with a claim: what the last argument of [`Scope::run_async`] gives, made
-/// with `Box::pin(async move { .. })`.
+/// An operation that runs with a claim: the return value of the last argument of
+/// [`Scope::run_async`], made with `Box::pin(async move { .. })`.
 pub type Running<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, Fault<E>>> + Send + 'c>>;
 
-/// An operation on its way to an executor.
+/// An operation that `spawn` hands to an executor.
 struct Job<Op, T, E> {
-    /// Dropped before the replier: a caller that is told that the task is lost finds the key
+    /// Dropped before the replier: a caller that learns that the task is lost finds the key
     /// interrupted.
     claim: Claim,
     op: Op,
@@ -327,7 +326,7 @@ where
     replier.send(end(Caller::Task, claim, given).await);
 }
 
-/// Ends a claim in the way that its operation gave.
+/// Ends a claim by the result of its operation.
 async fn end<T, E>(caller: Caller, claim: Claim, given: Result<T, Fault<E>>) -> Ran<T, E>
 where
     T: Serialize + DeserializeOwned,
@@ -347,7 +346,7 @@ where
     }
 }
 
-/// Stores a result that can be replayed, and gives it as it will be replayed.
+/// Stores a result, and returns it as it will be replayed.
 async fn store<T, E>(caller: Caller, claim: Claim, result: Result<T, E>) -> Ran<T, E>
 where
     T: Serialize + DeserializeOwned,

@@ -1,4 +1,4 @@
-//! Giving a scope a policy of its own.
+//! Giving a scope its own policy.
 
 use crate::engine::core::log_record::LogRecord;
 use crate::engine::core::namespace::SCOPE_MAX;

@@ -15,14 +15,14 @@ use crate::store::{ReadTables, StoreError, Tables};
 use crate::task::caller::{Caller, block};
 
 impl Core {
-    /// Whether the calling thread is inside a transaction of this engine, and would wait for
-    /// itself if it waited for the background's work.
+    /// Whether the calling thread is inside a transaction of this engine, and so must not wait
+    /// for the maintenance lock.
     pub(in crate::engine) fn is_inside(&self) -> bool {
         is_inside(&self.commit, &[Activity::Transaction])
     }
 
-    /// Whether a transaction may complete a claim now: not within another, and with every entry
-    /// about the claim's key durable.
+    /// Prepares for a transaction that completes a claim: refuses one within another, and makes
+    /// every queued entry durable.
     fn ready_for_transaction(&self) -> Result<(), ClaimError> {
         self.health.check_process().map_err(CommitError::Failed)?;
         if self.is_inside() {
@@ -39,26 +39,27 @@ impl Core {
 impl Claim {
     /// Completes the claim with the body that `work` returns, in one transaction with what `work`
     /// writes to the application's own tables in the same file: both are durable when this
-    /// returns, or neither ever is. So an effect that lives in the file happens exactly once, over
-    /// any crash.
+    /// returns, or neither ever is. So an effect in the file happens exactly once, over any
+    /// crash.
     ///
-    /// `work` runs while nobody else can write to the file's tables, this crate's checkpoints
-    /// included: keep it short. Other begins and completions go on meanwhile, until the log is
-    /// full. This is the way for effects, not for speed: it costs a commit of the store, with two
-    /// syncs and everything the log has collected or has queued, where
-    /// [`complete`](Self::complete) costs one append and one sync that many share.
+    /// While `work` runs, nothing else writes to the file's tables, not even checkpoints: keep it
+    /// short. Other begins and completions continue until the log is full. Use it when the effect
+    /// lives in the same file. It is slower than [`complete`](Self::complete): it waits for a
+    /// store commit with two syncs, which also writes everything that the log has collected,
+    /// where `complete` costs one append and one shared sync.
     ///
-    /// It blocks, and has no form for tasks: call it where your runtime lets you block.
+    /// It blocks and has no async form: call it where your runtime allows blocking.
     ///
     /// # Errors
     ///
-    /// What `work` returns as an error comes back with the claim, and nothing is written.
-    /// Otherwise as for [`complete`](Self::complete); calls of this within `work` are refused. A
-    /// checkpoint asked for within `work` is this one; closing waits until `work` is over.
+    /// If `work` returns an error, nothing is written, and the call returns that error with the
+    /// claim. Otherwise as for [`complete`](Self::complete). A `complete_in` within `work` is
+    /// refused, a `checkpoint` within `work` does nothing, and a close waits until `work` is
+    /// over.
     ///
     /// # Panics
     ///
-    /// Where `work` panics: nothing is written, the claim is dropped, and the panic goes on.
+    /// If `work` panics: nothing is written, the claim is dropped, and the panic continues.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -170,7 +171,8 @@ impl Claim {
         }
     }
 
-    /// Why the completion is not in the store. Where nothing was written, the claim goes on.
+    /// The error of a completion that is not in the store. If nothing was written, the claim is
+    /// good again.
     fn not_stored(&mut self, error: StoreError) -> ClaimError {
         match &error {
             StoreError::Full(_) | StoreError::Later(_) => self.undo_end(),
@@ -191,13 +193,13 @@ impl Claim {
 impl Engine {
     /// Reads the application's own tables, as they are at this moment; see [`Claim::complete_in`].
     ///
-    /// Keep it short: while it lasts the file can't be compacted or closed, and old pages are
-    /// kept. Within `read` no claim can be completed in a transaction. After a full disk this
-    /// waits up to 2 s for the file to be opened again.
+    /// Keep it short: meanwhile the file can't be compacted or closed, and old pages are kept.
+    /// Within `read`, `complete_in` is refused. After a full disk this waits up to 2 s for the
+    /// file to be opened again.
     ///
     /// # Errors
     ///
-    /// When `close` was called, or the file can't be read. What `read` returns is returned.
+    /// When `close` was called, or the file can't be read. An error of `read` is returned.
     pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         let core = self.handle.core();
         core.health.check_process().map_err(|_forked| ReadError::Forked)?;

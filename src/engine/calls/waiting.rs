@@ -1,4 +1,4 @@
-//! Beginning, and waiting for a caller that was faster.
+//! `begin_or_wait`: begins, or waits for the caller that has the claim.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::engine::handles::scope::Scope;
 use crate::error::BeginError;
 
 impl Scope {
-    /// [`begin`](Self::begin), and where another has the claim, waits for at most `timeout` for what becomes of it: the record, or a
-    /// claim where the other was released or interrupted. [`Begin::InFlight`] is given only when
-    /// the time is up.
+    /// [`begin`](Self::begin), but if another caller has the claim, it waits for at most
+    /// `timeout` for the claim's end. It then returns the record, or begins again after a release
+    /// or an interruption. [`Begin::InFlight`] means that the time is up.
     ///
     /// # Errors
     ///
-    /// As for [`begin`](Self::begin), and when as many calls wait as
-    /// [`Options::max_waiters`](crate::Options::max_waiters) allows.
+    /// As for [`begin`](Self::begin), and when
+    /// [`Options::max_waiters`](crate::Options::max_waiters) calls already wait.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -67,7 +67,7 @@ impl Scope {
         }
     }
 
-    /// [`begin_or_wait`](Self::begin_or_wait) for tasks. A future that is dropped has claimed nothing.
+    /// [`begin_or_wait`](Self::begin_or_wait) for tasks. A dropped future claims nothing.
     ///
     /// # Errors
     ///

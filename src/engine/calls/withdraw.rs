@@ -1,9 +1,8 @@
-//! Claims that are taken back before their callers had them, as if nobody had begun.
+//! Withdraws grants that have not reached their callers, as if the begin had never happened.
 //!
-//! A begin may be dropped, may wait for so long that the lease runs out, or may be pending when
-//! the engine closes. In none of these cases has anybody run the operation. So the key goes back
-//! to what it was, also in the log: it is vacant, or has the interruption that it had, and the
-//! claim does not count as an attempt.
+//! A begin may be dropped, may wait until its lease runs out, or may be pending when the engine
+//! closes. In none of these cases has the operation run. So the key is restored, also in the log:
+//! it is vacant, or has its earlier interruption, and the claim does not count as an attempt.
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
@@ -17,9 +16,9 @@ use crate::task::caller::Caller;
 use crate::wal::Reservation;
 
 impl Core {
-    /// Takes a claim back that is on its way to its caller, if `is_due`, asked under the lock of
-    /// its key's shard, says so. Nothing happens where the claim has arrived meanwhile, or was
-    /// withdrawn by another thread.
+    /// Withdraws a pending grant, if `is_due`, called under the lock of its key's shard, returns
+    /// true. Nothing happens if the claim has reached its caller, or another thread has withdrawn
+    /// it.
     pub(super) fn withdraw(
         &self,
         attempt: &Arc<Attempt>,
@@ -41,7 +40,7 @@ impl Core {
         Ok(())
     }
 
-    /// Takes the claim off its caller's way, and its log space with it.
+    /// Withdraws the grant and takes its log space, in one step.
     fn take_back(
         &self,
         attempt: &Arc<Attempt>,
@@ -61,14 +60,14 @@ impl Core {
         })
     }
 
-    /// Takes a claim back that the log knows nothing of: the key is as it was before.
-    /// `reservation` gets the bytes that were reserved for its end, and its waiters are told what
-    /// the key is now, or the `error` that stopped the engine.
+    /// Withdraws a grant that the log does not know, and restores the key. `reservation` gets the
+    /// bytes that were reserved for the claim's end. The waiters learn the key's state now, or
+    /// the `error` that stopped the engine.
     ///
-    /// Nothing happens where the claim has arrived, or where another thread withdrew it. Only the
-    /// thread that takes a claim back may end its attempt: the key has changed by then. If its
-    /// waiters were told before, they would find the same claim there, begin and wait again
-    /// without a pause.
+    /// Nothing happens if the claim has reached its caller, or if another thread withdrew it.
+    /// Only the thread that withdraws a grant may end its attempt, after the key has changed. If
+    /// waiters were told before, they would find the same claim, and begin and wait again without
+    /// a pause.
     pub(super) fn withdraw_unlogged(
         &self,
         attempt: &Arc<Attempt>,
@@ -95,9 +94,10 @@ impl Core {
         }
     }
 
-    /// Takes a claim back while the engine closes, unless it has arrived: the log takes nothing
-    /// any more, and the last checkpoint is still to come. An engine that has failed makes none,
-    /// so the next opening may interrupt the claim: all the more it must not arrive.
+    /// Withdraws a grant while the engine closes, unless the claim has reached its caller. The
+    /// log takes no more entries, and the last checkpoint is still to come. A failed engine makes
+    /// no last checkpoint, so the next opening may interrupt the claim: it must not reach its
+    /// caller then either.
     pub(in crate::engine) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) {
         let bytes = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
@@ -115,8 +115,8 @@ impl Core {
     }
 }
 
-/// What waiters are told of an engine that was stopped; `None` where the error says nothing about
-/// the engine.
+/// How an attempt ends for its waiters when the engine has stopped; `None` if the error says
+/// nothing about the engine.
 fn stopped(error: &CommitError) -> Option<Ended> {
     match error {
         CommitError::Busy(_) | CommitError::InsideCallback => None,
@@ -125,7 +125,7 @@ fn stopped(error: &CommitError) -> Option<Ended> {
     }
 }
 
-/// What waiters are told of a key that is this again. An interruption that is no longer remembered
+/// How an attempt ends for its waiters when the key has this slot again. An expired interruption
 /// counts as vacant.
 fn now_is(before: &Slot, now: Timestamp) -> Ended {
     match before {
@@ -139,7 +139,7 @@ fn now_is(before: &Slot, now: Timestamp) -> Ended {
     }
 }
 
-/// The record that says that a claim never was.
+/// The log record that undoes a grant.
 fn end_of(attempt: &Arc<Attempt>) -> LogRecord {
     let Some(before) = attempt.never_held() else {
         return LogRecord::Vacated(Arc::clone(attempt), None);

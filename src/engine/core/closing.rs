@@ -15,14 +15,14 @@ pub(crate) struct Closing {
 enum Stage {
     #[default]
     Open,
-    /// A thread is at it.
+    /// A thread is closing.
     Begun,
-    /// The number of claims that were out, or why the file could not be brought up to date.
+    /// The number of claims that were in flight, or why the last checkpoint failed.
     Over(Result<usize, Failure>),
 }
 
 impl Closing {
-    /// Whether the caller is the first to close, and has to do it.
+    /// Whether the caller is the first to close, and so does the work.
     pub(in crate::engine) fn is_first(&self) -> bool {
         let mut stage = self.stage.lock();
         let is_first = matches!(*stage, Stage::Open);
@@ -32,7 +32,7 @@ impl Closing {
         is_first
     }
 
-    /// Whether a thread is at it, or was.
+    /// Whether a close has begun.
     pub(in crate::engine) fn has_begun(&self) -> bool {
         !matches!(*self.stage.lock(), Stage::Open)
     }
@@ -42,7 +42,7 @@ impl Closing {
         self.settled.notify_all();
     }
 
-    /// What closing came to; waits for the thread that is at it.
+    /// The result of the close; waits for the thread that closes.
     pub(in crate::engine) fn outcome(&self) -> Result<usize, Failure> {
         let mut stage = self.stage.lock();
         loop {

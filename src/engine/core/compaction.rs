@@ -1,20 +1,20 @@
 //! When compacting the file pays; `compact.rs` does it.
 //!
-//! redb doubles its file when it needs more, and never shrinks it by much. Compacting moves what
-//! is live, and the next commit may double the file again. So it pays where nearly half of the
-//! file is free, and where no more is moved than was written or dropped since the last time.
+//! redb doubles its file when it needs more, and never shrinks it by much. Compacting moves all
+//! live data, and the next commit may double the file again. So it pays if nearly half of the
+//! file is free, and if it moves no more bytes than were written or dropped since the last time.
 
 use std::time::Duration;
 
 use crate::Timestamp;
 
-/// Compacting more than this takes more than a moment, for which readers of records on disk would
-/// have to wait.
+/// Compacting more live data than this takes too long, because readers of records on disk have to
+/// wait.
 const LIVE_MAX: u64 = 1 << 30;
-/// Bytes that are not worth giving back.
+/// Fewer free bytes than this are not worth a compaction.
 const SLACK: u64 = 4 << 20;
 
-/// Bytes of the file, and those of them that are live.
+/// The bytes of the file, and the live bytes among them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Space {
     pub(crate) live: u64,
@@ -23,12 +23,12 @@ pub(crate) struct Space {
 
 #[derive(Debug, Default)]
 pub(crate) struct Compaction {
-    /// How many entries the log had got when it was last looked at, and when so many were first
-    /// seen. `None` before the first look.
+    /// The number of entries in the log at the last check, and when that number was first seen.
+    /// `None` before the first check.
     last: Option<(u64, Timestamp)>,
     /// Live bytes when the file was last compacted, in this opening or an earlier one.
     live: Option<u64>,
-    /// Bytes of entries that the log had got by then.
+    /// Bytes of entries that the log had taken by then.
     logged: u64,
 }
 
@@ -38,16 +38,16 @@ impl Compaction {
         Self { last: None, live, logged: 0 }
     }
 
-    /// Whether the engine, which has committed so many entries by now, has committed none for so
-    /// long. An engine that was just opened is busy.
+    /// Whether the engine, which has committed `entries` so far, has committed none for the given
+    /// time. An engine that was just opened is busy.
     pub(in crate::engine) fn is_idle(&mut self, entries: u64, now: Timestamp, long: Duration) -> bool {
         let since = self.last.filter(|&(seen, _)| seen == entries).map_or(now, |(_, since)| since);
         self.last = Some((entries, since));
         now.saturating_since(since) >= long
     }
 
-    /// Whether the file gets shorter by much, for what has happened since the last time. By now
-    /// the log has got so many bytes of entries.
+    /// Whether a compaction would free enough for the bytes that it moves. The log has taken so
+    /// many bytes of entries so far.
     pub(in crate::engine) fn pays(&self, space: Space, logged: u64) -> bool {
         let Space { live, file } = space;
         let is_long = live <= LIVE_MAX && file > live.saturating_mul(7) / 4 + SLACK;

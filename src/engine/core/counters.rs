@@ -39,7 +39,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Those of an engine that was just opened, where so many claims stand.
+    /// The counters of an engine that was just opened with so many claims that still stand.
     pub(in crate::engine) fn after_opening(standing: usize) -> Self {
         Self { standing: AtomicU64::new(standing as u64), ..Self::default() }
     }

@@ -1,4 +1,4 @@
-//! The log of an open file, which may be made later, or made anew.
+//! The log of an open file, which may be made later, or replaced.
 
 use crate::sync::{Arc, Mutex};
 use crate::wal::Log;

@@ -1,5 +1,5 @@
-//! Claims that were handed over as tokens: their places among those that are out, and their room
-//! in the log.
+//! Claims that were handed over as tokens: their places among the claims in flight, and their log
+//! space.
 
 use std::collections::HashMap;
 
@@ -11,18 +11,18 @@ use crate::state::Fence;
 use crate::sync::{Arc, Mutex};
 use crate::wal::LogSpace;
 
-/// What a claim leaves behind that is handed over.
+/// The part of a claim that stays behind when it is handed over.
 #[derive(Debug)]
 pub(crate) struct DetachedClaim {
     pub(in crate::engine) quota: Quota,
-    /// How durable its end is when it is acknowledged, by the policy of its grant. A later policy
-    /// does not change that.
+    /// Whether its end is durable before it is acknowledged, by the policy of its grant. A later
+    /// policy does not change that.
     pub(in crate::engine) durability: Durability,
 }
 
 impl DetachedClaim {
-    /// Of a claim that was handed over before the file was opened. The policy of its grant is not
-    /// on disk, so its end is durable before it is acknowledged.
+    /// For a claim that was handed over before the file was opened. The policy of its grant is
+    /// not on disk, so its end is durable before it is acknowledged.
     pub(in crate::engine) fn of_standing(
         attempt: &Attempt,
         policies: &Policies,
@@ -69,8 +69,8 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(10);
 
-    /// The lease ends, and that is found, after the log was told of the hand-over and before the
-    /// share is in its place.
+    /// The lease ends, and a thread finds that, after the hand-over was queued and before the
+    /// quota is stored here.
     #[test]
     fn a_claim_whose_lease_ends_while_it_is_handed_over_leaves_nothing_counted() {
         for ends in [false, true] {

@@ -1,5 +1,5 @@
-//! Where the disk was found full, so that calls can be told, and the engine goes on by itself once
-//! there is room.
+//! What found the disk full, so that calls get an error, and the engine continues once there is
+//! space.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::Timestamp;
 use crate::error::IoFailure;
 use crate::sync::Mutex;
 
-/// After a try that found the disk full, the next one comes so much later.
+/// The time from a try that found the disk full until the next one.
 pub(in crate::engine) const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Where the disk was found full.
+/// What found the disk full.
 #[derive(Debug, Default)]
 pub(crate) struct DiskFull {
     /// Leaf lock.
@@ -19,9 +19,9 @@ pub(crate) struct DiskFull {
 
 #[derive(Debug, Default)]
 struct Found {
-    /// By the log, for another segment, and when.
+    /// The log, for another segment, and when.
     log: Option<(IoFailure, Timestamp)>,
-    /// By the store. It takes no more writes until it is opened again.
+    /// The store. It takes no more writes until it is opened again.
     store: Option<IoFailure>,
     times: u64,
 }
@@ -48,8 +48,7 @@ impl DiskFull {
         self.found.lock().store = None;
     }
 
-    /// Whether the log was found without room so shortly ago that there is no point in trying
-    /// again.
+    /// Whether the log found the disk full so recently that another try is pointless.
     pub(in crate::engine) fn is_too_early_for_log(&self, now: Timestamp) -> bool {
         self.found.lock().log.as_ref().is_some_and(|(_, at)| now < at.saturating_add(RETRY_AFTER))
     }
@@ -63,8 +62,8 @@ impl DiskFull {
         found.log.as_ref().map(|(failure, _)| failure).or(found.store.as_ref()).cloned()
     }
 
-    /// How often the disk was found full: a call that waits is refused for a try that came after
-    /// it only.
+    /// How often the disk was found full: a waiting call is refused only because of a try that
+    /// came after it.
     pub(in crate::engine) fn times(&self) -> u64 {
         self.found.lock().times
     }

@@ -6,13 +6,13 @@ use crate::index::{Change, Index, Slot};
 use crate::state::{Event, decide};
 use crate::sync::Arc;
 
-/// Shows that a claim is ending by its holder's call. Nobody else changes its key until the entry
-/// that ends it is published, so that entry may be queued later. No other entry may: see
-/// `docs/design.md`, "The order of a key's entries".
+/// Shows that a claim is ending by its holder's call. No other caller changes its key until the
+/// entry that ends it is published, so only that entry may be queued later: see `docs/design.md`,
+/// "The order of a key's entries".
 #[derive(Debug)]
 pub(crate) struct EndingProof(());
 
-/// Marks a claim as ending, so that nobody else can end it; `None` where it is not the current
+/// Marks a claim as ending, so that no other caller can end it; `None` if it is not the current
 /// one.
 pub(in crate::engine) fn take_for_ending(
     index: &Index,

@@ -13,7 +13,7 @@ pub(crate) enum Entropy {
 }
 
 impl Entropy {
-    /// `N` random bytes; `purpose` keeps what is drawn from one seed apart.
+    /// `N` random bytes; with a seed, each `purpose` gives other bytes.
     pub(in crate::engine) fn draw<const N: usize>(&self, purpose: &str) -> Result<[u8; N], OpenError> {
         let mut bytes = [0; N];
         match self {

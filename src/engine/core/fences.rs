@@ -1,11 +1,11 @@
-//! Fencing tokens: numbers that grow with every claim that the file grants, over kills and over a
-//! restored backup too.
+//! Fencing tokens: numbers that grow with every claim that the file grants, also over kills and
+//! restored backups.
 //!
-//! The file says a number that no fence has reached: its limit. A checkpoint moves the limit ahead
-//! of what may be granted until the next one, and an opening goes on from it. A backup that is put
-//! back says a limit of an earlier time. So an opening starts no lower than the wall clock says:
-//! 2,048 fences a millisecond since 2020, which is more than an engine grants. Fences stay below
-//! 2^53 for 139 years by that, so that JSON and JavaScript carry them.
+//! The file has a limit that no fence has reached. A checkpoint moves the limit ahead, past all
+//! fences that may be granted until the next checkpoint, and an opening continues from it. A
+//! restored backup has an earlier limit. So an opening also starts no lower than the wall clock
+//! requires: 2,048 fences a millisecond since 2020, which is more than an engine grants. Fences
+//! stay below 2^53 for 139 years, so JSON and JavaScript can represent them.
 
 use crate::Timestamp;
 use crate::state::Fence;
@@ -16,11 +16,11 @@ use crate::sync::{AtomicU64, Ordering};
 const AHEAD: u64 = 1 << 22;
 /// Fences a millisecond, as a power of two.
 const PER_MS_LOG2: u32 = 11;
-/// 2020-01-01T00:00:00Z, in ms. A wall clock that says less was never set.
+/// 2020-01-01T00:00:00Z, in ms. A wall clock before this was never set.
 const FIRST_MS: u64 = 1_577_836_800_000;
-/// 2100-01-01T00:00:00Z, in ms. A wall clock that says more is wrong.
+/// 2100-01-01T00:00:00Z, in ms. A wall clock after this is wrong.
 const LAST_MS: u64 = 4_102_444_800_000;
-/// The highest whole number that a double holds with all numbers below it.
+/// The highest number up to which a double represents every whole number.
 const MAX: u64 = (1 << 53) - 1;
 
 /// The fences of an open file.
@@ -28,7 +28,7 @@ const MAX: u64 = (1 << 53) - 1;
 pub(crate) struct Fences {
     /// The next one to grant.
     next: AtomicU64,
-    /// None at or above this is granted before a checkpoint moves it.
+    /// No fence at or above this is granted before a checkpoint moves it.
     limit: AtomicU64,
 }
 
@@ -36,8 +36,7 @@ pub(crate) struct Fences {
 pub(super) struct Exhausted;
 
 impl Fences {
-    /// Those of a file that says that none at or above `limit` was granted, opened when the wall
-    /// clock says `wall`.
+    /// The fences of a file with this `limit`, opened at the wall clock's time `wall`.
     pub(in crate::engine) fn open(limit: u64, wall: Timestamp) -> Self {
         let next = limit.max(floor(wall));
         Self { next: AtomicU64::new(next), limit: AtomicU64::new(ahead_of(next)) }
@@ -54,22 +53,22 @@ impl Fences {
         self.limit.load(Ordering::Acquire).saturating_sub(self.next()) < AHEAD / 2
     }
 
-    /// None at or above this was granted.
+    /// No fence at or above this was granted.
     pub(in crate::engine) fn next(&self) -> u64 {
         self.next.load(Ordering::Acquire)
     }
 
-    /// The limit for the next checkpoint to say.
+    /// The limit that the next checkpoint writes.
     pub(in crate::engine) fn next_limit(&self) -> u64 {
         ahead_of(self.next())
     }
 
-    /// The limit that the file says now.
+    /// The limit in the file.
     pub(in crate::engine) fn limit(&self) -> u64 {
         self.limit.load(Ordering::Acquire)
     }
 
-    /// The file says this limit, durably.
+    /// Notes that the file has this limit, durably.
     pub(in crate::engine) fn move_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Release);
     }

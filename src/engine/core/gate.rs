@@ -9,7 +9,7 @@ use crate::sync::{AtomicU64, Ordering};
 const CLOSED: u64 = u64::MAX;
 
 /// The gate that every call goes through before it takes a lock: in a forked child a lock may be
-/// held by a thread that is not there.
+/// held by a thread that exists only in the parent.
 #[derive(Debug)]
 pub(crate) struct Gate {
     /// The generation in which the engine is open, or [`CLOSED`].
@@ -34,7 +34,7 @@ impl Gate {
         self.open_in.load(Ordering::Acquire) == fork::generation()
     }
 
-    /// Lets a call in, or says why not.
+    /// Lets a call in, or gives the error.
     #[inline]
     pub(super) fn check(&self) -> Result<(), Unavailable> {
         if self.is_open() { Ok(()) } else { Err(self.why()) }
@@ -61,7 +61,7 @@ impl Gate {
         self.origin.is_elsewhere_for_sure()
     }
 
-    /// Lets a call in that works on a closed engine as well.
+    /// The same for a call that also works on a closed engine.
     pub(super) fn check_process(&self) -> Result<(), Failure> {
         if self.is_forked_for_sure() { Err(Failure::Forked) } else { Ok(()) }
     }

@@ -5,25 +5,26 @@ use super::gate::{Gate, Unavailable};
 use crate::error::{Busy, CommitError, Failure, IoFailure};
 use crate::sync::{Arc, Mutex, OnceLock};
 
-/// Everything that stops an engine: it is closed, or in a forked child; a commit or a checkpoint
-/// failed; a file was taken away; the disk is full; the file takes no writes at the moment.
+/// All reasons for which an engine grants nothing: it is closed, or in a forked child; a commit
+/// or a checkpoint failed; a file was taken away; the disk is full; the file takes no writes at
+/// the moment.
 #[derive(Debug)]
 pub(crate) struct Health {
     gate: Gate,
     /// A commit failed: claims can be neither granted nor completed. The commits set it.
     commit: Arc<OnceLock<Failure>>,
-    /// A failure that leaves the log whole: no claims are granted, but those that are out can be
+    /// A failure that leaves the log intact: no claims are granted, but those in flight can be
     /// completed.
     poisoned: OnceLock<Failure>,
-    /// The log could not be made longer, and that is not tried again.
+    /// The log could not grow, and the engine does not try again.
     stopped_growing: OnceLock<()>,
     disk: DiskFull,
-    /// The file takes no writes at the moment, though there is room. Leaf lock.
+    /// The file takes no writes at the moment, though the disk has space. Leaf lock.
     file_not_ready: Mutex<Option<IoFailure>>,
 }
 
 impl Health {
-    /// Of an engine that was just opened, and that fails when a commit sets `commit`.
+    /// The health of an engine that was just opened; it fails when a commit sets `commit`.
     pub(in crate::engine) fn new(commit: Arc<OnceLock<Failure>>) -> Self {
         Self {
             gate: Gate::open(),
@@ -36,7 +37,7 @@ impl Health {
     }
 
     /// Whether claims are granted at all. Ask before a call waits, and again before its claim
-    /// arrives: a failure meanwhile holds for the claim too.
+    /// arrives: a failure in between stops that claim too.
     pub(in crate::engine) fn may_grant(&self) -> Result<(), CommitError> {
         // Code of others may have forked since the call came in.
         if self.is_forked() {
@@ -55,18 +56,18 @@ impl Health {
         self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
     }
 
-    /// Whether claims that are out are still good: not once the engine is closed, for the next
-    /// opening interrupts them, nor after a failed commit. A failed checkpoint leaves them good.
-    /// Ask under the lock of the key's shard: a close shuts the gate before it looks at the claims
-    /// and lets the file go.
+    /// Whether claims in flight are still good. They are not once the engine is closed, because
+    /// the next opening interrupts them, nor after a failed commit. A failed checkpoint leaves
+    /// them good. Ask under the lock of the key's shard: a close shuts the gate before it counts
+    /// the claims and unlocks the file.
     pub(in crate::engine) fn may_use(&self) -> Result<(), CommitError> {
         self.check()?;
         self.commit.get().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
     }
 
-    /// Why a caller that waits for log space will get none, if that is known. A caller that goes
-    /// on waiting says how often the disk had been found full before: that may be over by now. A
-    /// failed checkpoint is no reason where the log `grows` for the caller.
+    /// Why a caller that waits for log space will get none, if that is known. The caller passes
+    /// how often the disk had been found full before it came, because that full disk may be over.
+    /// A failed checkpoint is no reason if the log `grows` for the caller.
     pub(in crate::engine) fn why_no_space(
         &self,
         full_before: Option<u64>,
@@ -88,12 +89,12 @@ impl Health {
         self.disk.any().map(Busy::DiskFull).or_else(not_ready).map(CommitError::Busy)
     }
 
-    /// The failure that stops grants. A full disk is none.
+    /// The failure that stops grants. A full disk is not a failure.
     pub(in crate::engine) fn failure(&self) -> Option<&Failure> {
         self.commit.get().or(self.poisoned.get())
     }
 
-    /// Whether grants have stopped while the log is whole.
+    /// Whether grants have stopped while the log is intact.
     pub(in crate::engine) fn is_poisoned(&self) -> bool {
         self.poisoned.get().is_some()
     }
@@ -103,8 +104,8 @@ impl Health {
         self.stopped_growing.get().is_none()
     }
 
-    /// The log is not made longer any more: callers that wait for that are told, where another try
-    /// would let them wait on.
+    /// Notes that the log does not grow any more, so that callers that wait for space are refused
+    /// instead of waiting on.
     pub(in crate::engine) fn stop_growing(&self) {
         self.stopped_growing.set(()).ok();
     }
@@ -119,12 +120,13 @@ impl Health {
 
 /// The store.
 impl Health {
-    /// The store took no commit, and wrote nothing that counts, though there is room.
+    /// Notes that the store took no commit, and wrote nothing that counts, though the disk has
+    /// space.
     pub(in crate::engine) fn set_file_not_ready(&self, failure: IoFailure) {
         *self.file_not_ready.lock() = Some(failure);
     }
 
-    /// Why the file takes no writes, where that is not for want of room.
+    /// Why the file takes no writes, other than for a full disk.
     pub(in crate::engine) fn file_not_ready(&self) -> Option<IoFailure> {
         self.file_not_ready.lock().clone()
     }
@@ -135,7 +137,7 @@ impl Health {
         *self.file_not_ready.lock() = None;
     }
 
-    /// Why the store did not take the last commit, where it is to be tried again.
+    /// Why the store did not take the last commit, if the commit will be tried again.
     pub(in crate::engine) fn store_is_busy(&self) -> Option<Busy> {
         let full = self.disk.of_store().map(Busy::DiskFull);
         full.or_else(|| self.file_not_ready().map(Busy::FileNotReady))

@@ -1,5 +1,5 @@
-//! Which claims' leases end when, so that their waiters are told in time. Whether a lease has
-//! ended is decided elsewhere, from the clock, at each look.
+//! When leases end, so that waiters are told in time. Whether a lease has ended is decided
+//! elsewhere, by the clock at each call.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::task::notifier::Notifier;
 
 #[derive(Debug)]
 pub(crate) struct Leases {
-    /// Calls the thread that waits for it: a lease ends before all others.
+    /// Wakes the timers' thread when a new lease ends before all others.
     timekeeper: Notifier,
     /// Leaf lock.
     table: Mutex<Table>,
@@ -19,7 +19,7 @@ pub(crate) struct Leases {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// By a time at or before the end of the lease: renewing does not touch this.
+    /// Keyed by a time at or before the end of the lease: a renewal does not change it.
     due: BTreeMap<(Timestamp, Fence), Arc<Attempt>>,
     at: std::collections::HashMap<Fence, Timestamp>,
 }
@@ -63,7 +63,7 @@ impl Leases {
         self.table.lock().due.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Claims whose leases have ended by now. Those that were renewed meanwhile are watched on.
+    /// Claims whose leases have ended by now. Renewed leases stay watched.
     pub(in crate::engine) fn take_due(&self, now: Timestamp) -> Vec<Arc<Attempt>> {
         let mut table = self.table.lock();
         let mut due = Vec::new();
@@ -148,8 +148,8 @@ mod tests {
         }
     }
 
-    /// A claim that comes back from a transaction may be watched still, or not: its lease may have
-    /// been found ended meanwhile.
+    /// A claim that a transaction gives back may no longer be watched, because its lease may have
+    /// been found over meanwhile.
     #[test]
     fn a_lease_is_watched_once_however_often_it_is_asked_for() {
         let (engine, clock) = open(Durability::Full);

@@ -20,7 +20,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Those of an opening that found so many claims out.
+    /// The limits of an opening that found so many claims in flight.
     pub(in crate::engine) fn new(options: &Options, in_flight: usize, progress: Arc<Budget>) -> Self {
         Self {
             in_flight: AtomicUsize::new(in_flight),
@@ -56,13 +56,13 @@ impl Limits {
         Ok(Waiter(&self.waiters))
     }
 
-    /// Progress that is to be saved, where memory for it is left.
+    /// Progress to be saved, if its memory is within the limit.
     pub(in crate::engine) fn keep_progress(&self, bytes: &[u8]) -> Result<Progress, Busy> {
         let max = self.max_progress_bytes;
         Progress::within(bytes, &self.progress, max).ok_or(Busy::TooManyProgressBytes { max })
     }
 
-    /// What progress counts itself in.
+    /// The counter from which the drop of a `Progress` subtracts its bytes.
     pub(in crate::engine) fn progress(&self) -> &Arc<Budget> {
         &self.progress
     }
@@ -76,8 +76,8 @@ impl Limits {
     }
 }
 
-/// One more, unless there are as many as there may be. A refused caller is never counted, not even
-/// for a moment: another one would be refused for it.
+/// Counts one more, unless the limit is reached. A refused caller is never counted, not even for
+/// a moment: another caller would be refused because of it.
 fn count_one_more(count: &AtomicUsize, max: usize) -> bool {
     let one_more = |counted: usize| (counted < max).then(|| counted + 1);
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()

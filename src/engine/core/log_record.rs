@@ -13,25 +13,25 @@ use crate::record::Record;
 use crate::state::Fence;
 use crate::sync::Arc;
 
-/// One change of a key or a scope. The log has its [encoding](Self::encoded); live and in a
-/// replay, the publisher applies it.
+/// One change of a key or a scope. The log has its [encoding](Self::encoded); the publisher
+/// applies it, live and in replay.
 #[derive(Debug)]
 pub(crate) enum LogRecord {
     /// A claim was granted.
     Granted(Arc<Attempt>),
     /// A claim was completed or failed.
     Completed(Arc<Attempt>, Record),
-    /// A claim was released, or what was known of a key forgotten; a forgotten record would have
+    /// A claim was released, or a record or interruption forgotten; a forgotten record would have
     /// been remembered until then.
     Vacated(Arc<Attempt>, Option<Timestamp>),
-    /// A claim was released that followed an interruption. The interruption stands, and counts
+    /// A claim that followed an interruption was released. The interruption stands, and counts
     /// from then.
     Returned(Arc<Attempt>, Timestamp),
     /// The progress of a claim was saved.
     Progress(NotedClaim, Progress),
     /// A claim was handed over as a token.
     Detached(NotedClaim, HandOver),
-    /// A scope was given a policy. Boxed, so that all the others are no larger than they need be.
+    /// A scope was given a policy. Boxed, so that the other variants stay small.
     PolicySet(Box<(Box<[u8]>, Policy)>),
     /// Time went by.
     Mark,
@@ -108,7 +108,7 @@ impl LogRecord {
         .encoded()
     }
 
-    /// The record that an entry of the log says.
+    /// Decodes an entry of the log.
     pub(in crate::engine) fn replayed(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Self, BadBytes> {
         let noted = |digest, fence| NotedClaim::Replayed(Digest::from_u128(digest), Fence::new(fence));
         Ok(match entry {

@@ -1,4 +1,4 @@
-//! Maintenance: the locks of the background's work, and when that work is due.
+//! Maintenance: the locks of the background work, and when that work is due.
 
 use std::path::PathBuf;
 
@@ -8,15 +8,15 @@ use crate::error::Failure;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::wal::Identity;
 
-/// The locks of the background's work.
+/// The locks of the background work.
 #[derive(Debug, Default)]
 pub(crate) struct Maintenance {
-    /// The maintenance lock. Its holder does the work of the background, I/O included. Begins and
-    /// claims never wait for it, except a stepped engine that has to make room; closing does.
+    /// The maintenance lock. Its holder does the background work, I/O included. Begins and claims
+    /// never wait for it, unless a stepped engine has to make log space. Closing does.
     state: Mutex<MaintenanceState>,
-    /// The log grows. Locked under the maintenance lock, or without it, and held across I/O.
+    /// Held while the log grows, across I/O. Locked with or without the maintenance lock.
     growth: Mutex<()>,
-    /// When the worker looks next whether the files are where they were opened, in ms.
+    /// When the worker next checks that the files are where they were opened, in ms.
     look_at_ms: AtomicU64,
 }
 
@@ -37,7 +37,7 @@ impl Maintenance {
         self.growth.try_lock()
     }
 
-    /// When to look for the files.
+    /// When to check the files.
     pub(in crate::engine) fn look_at(&self) -> Timestamp {
         Timestamp::from_millis(self.look_at_ms.load(Ordering::Relaxed))
     }
@@ -51,16 +51,16 @@ impl Maintenance {
 #[derive(Debug, Default)]
 pub(crate) struct MaintenanceState {
     pub(in crate::engine) sweep_at: Timestamp,
-    /// When the next commit may come for what is due, if that is worth one,
+    /// When the next commit for expiry may come, if enough is due,
     pub(in crate::engine) reclaim_at: Timestamp,
-    /// and when in any case.
+    /// and when it comes in any case.
     pub(in crate::engine) reclaim_by: Timestamp,
     pub(in crate::engine) mark_at: Timestamp,
     pub(in crate::engine) retry_at: Timestamp,
-    /// The log, where it is not prepared for this opening yet.
+    /// The log, while it is not prepared for this opening yet.
     pub(in crate::engine) unprepared: Option<Unprepared>,
     pub(in crate::engine) compaction: Compaction,
-    /// What became of the last checkpoint, once the files of a closed engine are let go.
+    /// The result of the last checkpoint, once a closed engine has released its files.
     pub(in crate::engine) closed: Option<Result<(), Failure>>,
 }
 

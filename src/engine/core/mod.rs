@@ -70,19 +70,19 @@ pub(crate) struct Core {
     pub(super) log: CurrentLog,
     pub(super) store: Store,
     pub(super) fences: Fences,
-    /// The salt of this opening: tokens that are made in it say so.
+    /// The salt of this opening, which its tokens name.
     pub(super) opening: u64,
     /// Whether the engine may grant claims.
     pub(super) health: Health,
     pub(super) limits: Limits,
-    /// What the observer was told.
+    /// What the observer already knows.
     pub(super) told: ObserverState,
     pub(super) closing: Closing,
     pub(super) threads: EngineThreads,
     pub(super) maintenance: Maintenance,
     /// Wakes the worker.
     pub(super) worker: Notifier,
-    /// Wakes the thread that waits for deadlines and the ends of leases.
+    /// Wakes the timers' thread.
     pub(super) timekeeper: Notifier,
     /// Deadlines of tasks.
     pub(super) timers: Arc<Timers>,
@@ -93,8 +93,8 @@ pub(crate) struct Core {
     pub(super) counters: Counters,
 }
 
-/// Calls the worker when it is dropped: for what that left out while another thread had the
-/// maintenance lock. Declared before the maintenance lock.
+/// Wakes the worker when it is dropped, for the work that the worker left out while another
+/// thread had the maintenance lock. Declared before the maintenance lock's guard.
 pub(super) struct CallWorker<'a>(pub(super) &'a Core);
 
 impl Drop for CallWorker<'_> {
@@ -103,7 +103,7 @@ impl Drop for CallWorker<'_> {
     }
 }
 
-/// In short: an engine in somebody's log should not be its whole index.
+/// Short, so that a log line does not contain the whole index.
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
@@ -114,8 +114,8 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Refuses a call that blocks where the calling thread is the one that it would wait for.
-    /// Asked before anything is changed.
+    /// Refuses a blocking call that would wait for its own thread. Asked before anything is
+    /// changed.
     pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
         if caller == Caller::Thread && is_inside(&self.commit, &[Activity::Commits, Activity::Maintains]) {
             return Err(CommitError::InsideCallback);
@@ -123,7 +123,8 @@ impl Core {
         Ok(())
     }
 
-    /// The same for a wait that may last: the engine's own threads have others to serve.
+    /// The same for a wait for a claim, and refuses the engine's own threads too, because they
+    /// serve other callers.
     pub(super) fn check_waiting(&self) -> Result<(), BeginError> {
         if is_ours() {
             return Err(BeginError::InsideCallback);
@@ -131,7 +132,7 @@ impl Core {
         Ok(self.check_blocking(Caller::Thread)?)
     }
 
-    /// Marks the thread that has the maintenance lock: wakers run under it.
+    /// Marks the thread that has the maintenance lock, because wakers run under that lock.
     pub(super) fn maintains(&self) -> ActivityMark {
         ActivityMark::enter(&self.commit, Activity::Maintains)
     }
@@ -141,14 +142,14 @@ impl Core {
         is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction])
     }
 
-    /// Whether the engine is closed. Work that holds the maintenance lock asks first: the files of
-    /// a closed engine are not touched.
+    /// Whether the engine is closed. Work under the maintenance lock asks first, so that it does
+    /// not touch the files of a closed engine.
     pub(super) fn is_closed(&self) -> bool {
         !self.health.is_open()
     }
 
-    /// How a batch makes its calls. A thread that must not wait makes each as a thread, which is
-    /// refused what it would wait for.
+    /// How a batch makes its calls: as tasks. A thread that must not wait makes each call as a
+    /// thread, so that the call is refused where it would wait.
     pub(super) fn member(&self, caller: Caller) -> Caller {
         let must_not_wait = caller == Caller::Thread && self.check_waiting().is_err();
         if must_not_wait { Caller::Thread } else { Caller::Member }
@@ -160,7 +161,7 @@ impl Core {
         decide(self.index.get(attempt.digest).state(self.index.epoch()), event).becomes().is_some()
     }
 
-    /// Takes an attempt that came to nothing out of the index again.
+    /// Removes an attempt that was never granted from the index.
     pub(super) fn put_back(&self, attempt: &Arc<Attempt>, before: Slot) {
         self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));
@@ -184,7 +185,7 @@ impl Core {
         self.commit.flush(caller).await
     }
 
-    /// Calls all threads, so that they see what changed.
+    /// Wakes all threads, so that they see the change.
     pub(super) fn call_all(&self) {
         self.worker.notify();
         self.commit.notify_threads();
@@ -192,7 +193,7 @@ impl Core {
         self.timekeeper.notify();
     }
 
-    /// Counts a claim that is given to its caller, and tells the observer.
+    /// Counts a claim that its caller gets, and tells the observer.
     pub(super) fn count_grant(&self, attempt: &Attempt, resolves: bool) {
         if resolves {
             Counters::count(&self.counters.resolved);

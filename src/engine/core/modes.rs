@@ -5,20 +5,19 @@
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum CommitMode {
-    /// For the disk (`fdatasync`): what was acknowledged survives a power cut.
+    /// For the disk (`fdatasync`): acknowledged results survive a power cut.
     #[default]
     Synced,
-    /// For the operating system to have it: what was acknowledged survives the death of the
-    /// process, not a power cut. For tests and for caches of results.
+    /// For the operating system: acknowledged results survive the death of the process, but not a
+    /// power cut. For tests and for caches of results.
     Buffered,
 }
 
-/// When an opening verifies every page of the file, instead of trusting those it does not need to
-/// read.
+/// When an opening verifies every page of the file, not only those that it reads anyway.
 ///
-/// Records, claims and the log carry checksums of their own that are always verified. What this
-/// adds is the store's own pages: its library can panic, or abort the process, on a page that was
-/// altered behind its back, unless it verified all.
+/// The checksums of records, claims and the log are always verified. This setting also verifies
+/// the store's own pages: the store's library can panic, or abort the process, on an altered page
+/// that it has not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verify {

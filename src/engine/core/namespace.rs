@@ -11,8 +11,8 @@ pub(crate) const SCOPE_MAX: usize = 255;
 pub(crate) struct ScopeInner {
     name: Box<[u8]>,
     hasher: KeyHasher,
-    /// Bytes of the longest key that a file can have. Zero where the scope's own name is too long,
-    /// so that the hot path checks one thing only.
+    /// Bytes of the longest key that a file can have. Zero if the scope's own name is too long,
+    /// so that the hot path needs only one check.
     key_max: usize,
     /// Bytes of the longest key that is granted a claim.
     granted_max: usize,
@@ -37,7 +37,7 @@ impl ScopeInner {
     }
 
     /// Checks that a key may be granted a claim. Longer keys, from a time when the limit was
-    /// higher, can be looked at, replayed, resolved and forgotten.
+    /// higher, can be looked up, replayed, resolved and forgotten.
     pub(in crate::engine) fn check_granted(&self, key: &[u8]) -> Result<(), KeyError> {
         if key.len() > self.granted_max { Err(self.refusal(key)) } else { Ok(()) }
     }
@@ -54,7 +54,7 @@ impl ScopeInner {
     }
 }
 
-/// A key with what a call needs to know of it.
+/// A key with its digest and its scope, as calls need it.
 #[derive(Clone, Copy)]
 pub(in crate::engine) struct KeyRef<'a> {
     pub(in crate::engine) scope: &'a ScopeInner,

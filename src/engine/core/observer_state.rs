@@ -15,15 +15,16 @@ pub(crate) struct ObserverState {
     recalled: Mutex<Vec<Arc<Attempt>>>,
     disk_full: AtomicBool,
     failed: AtomicBool,
-    /// From when on the next failed read is told, in ms.
+    /// When the next failed read may be reported, in ms.
     failed_read_from_ms: AtomicU64,
 }
 
-/// Failed reads are told no oftener.
+/// The least time between two reports of failed reads.
 const FAILED_READS_APART: Duration = Duration::from_secs(60);
 
 impl ObserverState {
-    /// After an opening that replayed so many group commits, and found these claims dead.
+    /// The state after an opening that replayed so many group commits, and found these claims
+    /// dead.
     pub(in crate::engine) fn after(replayed: u64, recalled: Vec<Arc<Attempt>>) -> Self {
         Self {
             replayed,
@@ -48,8 +49,7 @@ impl ObserverState {
         self.disk_full.swap(is_full, Ordering::AcqRel) != is_full
     }
 
-    /// What failed read the observer is to be told of now. `take` gives the last one that nobody
-    /// was told of.
+    /// The failed read to report now. `take` gives the last one that was not reported.
     pub(in crate::engine) fn failed_read<F>(
         &self,
         now: Timestamp,

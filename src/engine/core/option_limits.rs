@@ -1,4 +1,4 @@
-//! Limits of options: the range of each, and what follows from several together.
+//! Limits of options: the range of each, and the limits that several set together.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ impl Options {
         entry_bytes_max(entry.max(self.batch_bytes)) as u64
     }
 
-    /// Bytes that a key and a body, or progress, may have together. The key may be from a time
-    /// when `max_key_bytes` was higher.
+    /// The most bytes of a key and a body, or of a key and progress, together. The key may be
+    /// from a time when `max_key_bytes` was higher.
     pub(crate) fn key_and_body_max(&self) -> usize {
         (self.max_key_bytes + self.max_body_bytes).max(NAME_MAX)
     }
@@ -64,7 +64,7 @@ impl Options {
         }
     }
 
-    /// Bytes of segments that the log may have: whole ones.
+    /// The most bytes of segments that the log may have, in whole segments.
     pub(crate) fn log_bytes_max(&self) -> u64 {
         self.log_bytes - self.log_bytes % self.log_segment_bytes
     }
@@ -74,7 +74,7 @@ impl Options {
 mod tests {
     use super::*;
 
-    /// The defaults carry each other: as many claims as may be out have room in the log, with
+    /// The defaults fit together: the log has space for as many claims as may be in flight, with
     /// names of any length.
     #[test]
     fn the_default_log_has_room_for_all_claims_that_may_be_out() {

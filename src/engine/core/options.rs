@@ -1,4 +1,4 @@
-//! What can be set when a file is opened.
+//! `Options`: the settings of an opening.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ pub struct Options {
 
 pub(super) const MIB: usize = 1 << 20;
 
-/// Publishing fewer entries takes less time than calling a thread that does it.
+/// Publishing fewer entries than this takes less time than waking a thread for it.
 pub(super) const PUBLISHED_BY_LEADER: usize = 16;
 
 impl Default for Options {
@@ -114,9 +114,8 @@ impl Options {
     /// [`ttl`](Self::ttl) is. Default: as long as the record; `ttl` to 100 years.
     ///
     /// A retry that comes after the `ttl` finds nothing to replay. Without this it is granted a
-    /// claim, and the operation runs again. With it, what is left of the record is kept (about 200
-    /// bytes on disk and 32 in memory), and the retry is told
-    /// [`BeginError::Expired`](crate::BeginError::Expired).
+    /// claim, and the operation runs again. With it, a tombstone is kept (about 200 bytes on disk
+    /// and 32 in memory), and the retry gets [`BeginError::Expired`](crate::BeginError::Expired).
     ///
     /// ```
     /// # #[cfg(feature = "sim")] {
@@ -145,11 +144,11 @@ impl Options {
         self
     }
 
-    /// Bytes of memory for records that are also on disk. Records that no checkpoint has stored
-    /// yet are in memory too, at most as many as fit the log; and the store's own page cache takes
-    /// half as much again, or a 128th of the file as it was opened where that is more (1 to 64
-    /// MiB). The budget is split evenly over the shards, and a record that is larger than a
-    /// shard's part is read anew each time. Default 64 MiB; any number.
+    /// Bytes of memory for records that are also on disk. Default 64 MiB; any number. Records
+    /// that no checkpoint has stored yet are in memory too, at most as many as fit the log. The
+    /// store's own page cache takes half of this budget, or a 128th of the file's length at the
+    /// opening if that is more (1 to 64 MiB). The budget is split evenly over the shards. A
+    /// record that is larger than a shard's part is read from disk each time.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
         self
@@ -168,35 +167,35 @@ impl Options {
         self
     }
 
-    /// Room for the body of its completion that is set aside in the log when a claim is granted: a
-    /// completion with a body up to this succeeds on a full disk too; a longer one may have to
-    /// wait, and is refused, with the claim given back, where there is no room. Default 4 KiB; 0
-    /// to `max_body_bytes` (more counts as that).
+    /// Bytes of log that a grant reserves for the body of its completion. A completion with a
+    /// body up to this succeeds on a full disk too. A longer one may have to wait for log space;
+    /// if there is none, it is refused and the error returns the claim. Default 4 KiB; 0 to
+    /// `max_body_bytes` (more counts as that).
     pub fn reserve_bytes(mut self, bytes: usize) -> Self {
         self.reserve_bytes = bytes;
         self
     }
 
-    /// Claims that may be out at once. Default 65,536; at least 1.
+    /// The most claims in flight at once. Default 65,536; at least 1.
     pub fn max_in_flight(mut self, claims: usize) -> Self {
         self.max_in_flight = claims;
         self
     }
 
-    /// Bytes of memory for the progress of claims that are out or interrupted. Default 64 MiB; any
-    /// number.
+    /// Bytes of memory for the progress of claims in flight and of interrupted keys. Default 64
+    /// MiB; any number.
     pub fn max_progress_bytes(mut self, bytes: usize) -> Self {
         self.max_progress_bytes = bytes;
         self
     }
 
-    /// Calls that may wait for claims of others at once. Default 65,536; any number.
+    /// The most calls that wait for claims of other callers at once. Default 65,536; any number.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
         self
     }
 
-    /// The observer is told of replays, interruptions and reused keys. Default none.
+    /// The observer of replays and other [events](crate::Event). Default none.
     pub fn observer(mut self, observer: Arc<impl Observer + 'static>) -> Self {
         self.hooks = Hooks::new(observer);
         self
@@ -221,8 +220,8 @@ impl Options {
         self
     }
 
-    /// How long a call waits for a place in the queue and for room in the log, together, before it
-    /// gives up with [`Busy`](crate::Busy). Default 5 s; up to an hour.
+    /// How long a call waits, in total, for a place in the queue and for log space before it
+    /// fails with [`Busy`](crate::Busy). Default 5 s; up to an hour.
     pub fn queue_timeout(mut self, queue_timeout: Duration) -> Self {
         self.queue_timeout = queue_timeout;
         self
@@ -236,16 +235,16 @@ impl Options {
 
     /// Bytes of one segment of the log; the log starts with two and is recycled by segments.
     /// Default 8 MiB; 64 KiB to 1 GiB, a multiple of 512, and at least four times the longest
-    /// commit (`max_body_bytes` or `batch_bytes`, and what surrounds it).
+    /// commit (`max_body_bytes` or `batch_bytes`, plus overhead).
     pub fn log_segment_bytes(mut self, bytes: u64) -> Self {
         self.log_segment_bytes = bytes;
         self
     }
 
-    /// Bytes that the log may grow to. It bounds the memory of records that are not stored yet,
-    /// the claims that can be out (each has [`reserve_bytes`](Self::reserve_bytes) set aside), and
-    /// the time that opening takes after a crash. Default 512 MiB, which has room for
-    /// `max_in_flight` claims with the longest names; at least two segments, up to 64 GiB.
+    /// The most bytes of the log. They bound the memory of records that are not stored yet, the
+    /// number of claims in flight (each reserves [`reserve_bytes`](Self::reserve_bytes)), and the
+    /// time of an opening after a crash. Default 512 MiB, enough for `max_in_flight` claims with
+    /// the longest names; at least two segments, up to 64 GiB.
     pub fn log_bytes(mut self, bytes: u64) -> Self {
         self.log_bytes = bytes;
         self
@@ -280,12 +279,12 @@ impl Options {
     /// Within one boot (Linux) the boot clock measures every stop of the process and every sleep
     /// of the machine exactly. Neither this limit nor the wall clock matters then.
     ///
-    /// Over a reboot, and where the boot is not known (other systems, another machine), only the
-    /// wall clock can tell how much time went by, and it can be wrong by decades. The engine's
-    /// clock advances by what the wall clock says beyond the highest time that it was ever seen to
-    /// say, and by this at most. It then lags behind the wall clock, and keys live longer by the
-    /// difference: `Stats::clock_lag_ms`. Raise the limit where machines stay off for long and
-    /// their wall clocks can be trusted at boot.
+    /// Over a reboot, and if the boot is not known (other systems, another machine), only the
+    /// wall clock can tell how much time has passed, and it can be wrong by decades. The engine's
+    /// clock then advances as far as the wall clock has passed its highest earlier time, but by
+    /// at most this limit. If the limit cuts the advance, the engine's clock lags behind the wall
+    /// clock, and keys live longer by the difference: `Stats::clock_lag_ms`. Raise the limit if
+    /// machines stay off for long and their wall clocks are right at boot.
     ///
     /// A file without records and claims takes the wall clock as it is, if that is later.
     pub fn max_clock_jump(mut self, jump: Duration) -> Self {
@@ -299,15 +298,15 @@ impl Options {
         self
     }
 
-    /// Looks into a file that no engine has open, and changes nothing: on a read-only mount, on a
-    /// full disk, or in a backup.
+    /// Reads a file that no engine has open, and changes nothing: on a read-only mount, on a full
+    /// disk, or in a backup.
     ///
-    /// Results are replayed, keys and statistics are shown, and what the log of a killed process
-    /// holds is seen as well. A begin that would be granted, and every other call that changes
-    /// something, is refused with [`Failure::ReadOnly`](crate::Failure::ReadOnly). Several can
-    /// look at once. While they do, the file can't be opened to be written. What the store's
-    /// library writes to a file as it opens it stays in memory. After a kill, what is shown may be
-    /// known to the operating system alone: only an opening that writes makes it durable.
+    /// It replays results and shows keys and statistics, also from the log of a killed process. A
+    /// begin that would be granted, and every other call that changes something, is refused with
+    /// [`Failure::ReadOnly`](crate::Failure::ReadOnly). Several processes can read at once;
+    /// meanwhile the file can't be opened for writing. The writes of the store's library at an
+    /// opening stay in memory. After a kill, the results shown may not be durable yet: only an
+    /// opening for writing makes them so.
     ///
     /// ```
     /// # use idemkv::{Begin, BeginError, Engine, Failure, Fingerprint, Status};
@@ -334,7 +333,7 @@ impl Options {
 /// For deterministic tests.
 #[cfg(feature = "sim")]
 impl Options {
-    /// Runs on a clock moved by hand.
+    /// Runs on a manual clock.
     pub fn clock(mut self, clock: &crate::sim::ManualClock) -> Self {
         self.time = TimeSource::Manual(clock.clone());
         self
@@ -346,15 +345,15 @@ impl Options {
         self
     }
 
-    /// Draws the file's secret and the log's salts from this seed, so that a run can be repeated
-    /// to the byte.
+    /// Draws the file's secret and the log's salts from this seed, so that a run writes the same
+    /// bytes each time.
     pub fn seed(mut self, seed: u64) -> Self {
         self.entropy = Entropy::Seeded(seed);
         self
     }
 
     /// Starts no threads: checkpoints and expiry happen in [`Engine::step`](crate::Engine::step),
-    /// and where a call needs room.
+    /// and when a call needs log space.
     ///
     /// Calls for tasks leave commits and reads to a thread of the engine. In a stepped engine
     /// their futures become ready only when [`Engine::step`](crate::Engine::step), or a blocking

@@ -1,4 +1,5 @@
-//! Per-scope state: the policy of each scope that has its own, and how many of its claims are out.
+//! Per-scope state: the policy of each scope that has its own, and the number of its claims in
+//! flight.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,7 @@ use crate::error::{BeginError, Busy};
 use crate::policy::Policy;
 use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 
-/// Scopes with a policy of their own, at most.
+/// The most scopes with their own policy.
 pub(crate) const SCOPES_MAX: usize = 65_536;
 
 /// A version of all policies.
@@ -18,11 +19,11 @@ pub(crate) struct Policies {
     default: Policy,
     /// Leaf lock.
     declared: RwLock<HashMap<Box<[u8]>, Policy>>,
-    /// How often that was changed; raised under its lock.
+    /// How often `declared` was changed; raised under its lock.
     version: AtomicU64,
-    /// Declarations on their way to `declared`, by scope. Before `declared`.
+    /// Declarations that are not in `declared` yet, by scope. Locked before `declared`.
     declaring: Mutex<HashMap<Box<[u8]>, u32>>,
-    /// Claims that are out, of scopes that limit them. Leaf lock.
+    /// Claims in flight of scopes that limit them. Leaf lock.
     in_flight: Mutex<HashMap<Box<[u8]>, u32>>,
 }
 
@@ -41,15 +42,15 @@ impl Policies {
         self.seen(scope).0
     }
 
-    /// A scope's policy, and the version of all policies that it was seen in. A call that waits
-    /// asks [`is_current`](Self::is_current) where it decides.
+    /// A scope's policy, and the version of all policies at that moment. A call that has waited
+    /// asks [`is_current`](Self::is_current) before it decides.
     pub(crate) fn seen(&self, scope: &[u8]) -> (Policy, PolicyVersion) {
         let declared = self.declared.read();
         let version = PolicyVersion(self.version.load(Ordering::Relaxed));
         (declared.get(scope).copied().unwrap_or(self.default), version)
     }
 
-    /// Whether no policy has come into force since.
+    /// Whether no policy has changed since.
     pub(crate) fn is_current(&self, version: PolicyVersion) -> bool {
         self.version.load(Ordering::Acquire) == version.0
     }
@@ -67,8 +68,8 @@ impl Policies {
         drop_one(&mut declaring, scope);
     }
 
-    /// A place among the scopes with a policy of their own; `None` where there is none left. It
-    /// counts until [`set`](Self::set), or until it is dropped.
+    /// A place among the scopes with their own policy; `None` if none is left. It counts until
+    /// [`set`](Self::set), or until it is dropped.
     pub(in crate::engine) fn enter_declared(&self, scope: &[u8]) -> Option<PolicySlot<'_>> {
         let mut declaring = self.declaring.lock();
         let declared = self.declared.read();
@@ -88,9 +89,9 @@ impl Policies {
         all
     }
 
-    /// Counts a claim of the scope, and with it one of the engine; `false` where the policy sets
-    /// the scope no limit. Both places are taken in one step, or none is: a place held by a begin
-    /// that is then refused would refuse another begin.
+    /// Counts a claim of the scope and of the engine; `false` if the policy has no limit for the
+    /// scope. It takes both places in one step, or neither: a place held by a begin that is then
+    /// refused would cause another begin to be refused.
     pub(crate) fn enter(
         &self,
         scope: &[u8],
@@ -107,7 +108,8 @@ impl Policies {
         Ok(true)
     }
 
-    /// Counts a claim that stands already, beyond the limit too; `false` where the scope has none.
+    /// Counts a claim that already stands, even beyond the limit; `false` if the scope has no
+    /// limit.
     pub(crate) fn reenter(&self, scope: &[u8]) -> bool {
         let limited = self.of(scope).max_in_flight.is_some();
         if limited {
@@ -122,7 +124,7 @@ impl Policies {
     }
 }
 
-/// Counts one less of a scope that is counted.
+/// Counts one claim less of a scope with a limit.
 fn drop_one(counts: &mut HashMap<Box<[u8]>, u32>, scope: &[u8]) {
     let was_last = counts.get_mut(scope).is_some_and(|count| {
         *count -= 1;
@@ -133,7 +135,7 @@ fn drop_one(counts: &mut HashMap<Box<[u8]>, u32>, scope: &[u8]) {
     }
 }
 
-/// A declaration that the log does not have yet.
+/// A declaration that is not in the log yet.
 pub(in crate::engine) struct PolicySlot<'a> {
     policies: &'a Policies,
     /// `None` once it is kept.

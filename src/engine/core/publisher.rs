@@ -1,6 +1,6 @@
-//! Where the log meets the index: what is durable becomes visible here, and nowhere else.
+//! The publisher: makes durable entries visible in the index, and is the only code that does.
 //!
-//! Each group that is published comes through here, and each frame that recovery replays.
+//! It applies each published group, and each frame that recovery replays.
 
 use super::ending_proof::EndingProof;
 use super::log_record::{LogRecord, NotedClaim};
@@ -16,15 +16,14 @@ use crate::state::{Decision, Event, Phase, decide};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::{Timestamp, fork};
 
-/// What became of a claim that was to be interrupted.
+/// The result of interrupting a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupting {
     /// It is interrupted.
     Done,
-    /// It was not out any more.
+    /// It was no longer in flight.
     NotOut,
-    /// It is interrupted, but the file was closed before: the next opening finds that out and
-    /// tells it.
+    /// It is interrupted, but the file was closed before: the next opening finds and reports it.
     TooLate,
 }
 
@@ -35,7 +34,7 @@ pub(crate) struct Publisher {
     policies: Arc<Policies>,
     /// Only the locks of shards are taken under it.
     tail: Mutex<LogTail>,
-    /// The last tail was taken: what follows is the affair of the next opening. Changed under the
+    /// The last tail was taken: the next opening finds all later changes. Changed under the
     /// tail's lock.
     is_over: AtomicBool,
     /// Entries that were published, without the marks.
@@ -54,7 +53,7 @@ impl Publisher {
         }
     }
 
-    /// Takes the tail away, to be checkpointed. What is published from now on goes into a new one.
+    /// Takes the tail, to be checkpointed. Entries published from now on go into a new one.
     pub(crate) fn take_tail(&self) -> LogTail {
         let keys = self.tail.lock().len();
         let next = LogTail::after(0, keys);
@@ -66,7 +65,7 @@ impl Publisher {
     }
 
     /// Takes the last tail, for the checkpoint that closes the file, and counts the claims that
-    /// are left out. The next opening finds them dead.
+    /// are still in flight. The next opening finds them dead.
     pub(crate) fn take_last_tail(&self) -> (LogTail, usize) {
         let mut tail = self.tail.lock();
         self.is_over.store(true, Ordering::Relaxed);
@@ -84,7 +83,7 @@ impl Publisher {
         self.tail.lock().put_back(taken);
     }
 
-    /// Keys that wait for a checkpoint, and since when.
+    /// The number of keys that wait for a checkpoint, and since when.
     pub(crate) fn tail_lag(&self) -> (usize, Option<Timestamp>) {
         let tail = self.tail.lock();
         (tail.len(), tail.since)
@@ -100,20 +99,20 @@ impl Publisher {
         self.tail.lock().has_due(now)
     }
 
-    /// Puts a claim whose holder is dead into the index, as interrupted, and sees to it that its
-    /// row says since when.
+    /// Puts a claim whose holder is dead into the index, as interrupted, and adds its row with
+    /// the date to the tail.
     pub(crate) fn recall(&self, attempt: Arc<Attempt>, now: Timestamp) {
         attempt.interrupt(now);
         self.index.change(attempt.digest, |_| (Change::Set(Slot::Interrupted(Arc::clone(&attempt))), ()));
         self.tail.lock().fold(attempt.digest, KeyState::Open(attempt), None, now);
     }
 
-    /// Makes a claim that is out interrupted, if `event` does that to it, and sees to it that its
-    /// row says since when: by the next checkpoint, or by the close.
+    /// Interrupts a claim in flight, if `event` does that, and adds its row with the date to the
+    /// tail, for the next checkpoint or the close.
     ///
-    /// The log has no entry for that, so the tail gets this word without one. No entry about the
-    /// key can be on its way to the tail that this word would undo: one of a later claim comes
-    /// after this claim is interrupted, and an end of this claim finds it ending.
+    /// The log has no entry for that, so the tail gets this change without one. The change cannot
+    /// undo an entry about the key that is still to be published: an entry of a later claim comes
+    /// after this claim is interrupted, and an end of this claim finds the claim ending.
     pub(crate) fn interrupt(&self, attempt: &Arc<Attempt>, event: Event<'_>, now: Timestamp) -> Interrupting {
         let mut tail = self.tail.lock();
         let is_over = self.is_over.load(Ordering::Relaxed);
@@ -145,7 +144,7 @@ impl Publisher {
         Interrupting::Done
     }
 
-    /// Shows a completion that went to the store, past the log.
+    /// Shows a completion that went to the store and not to the log.
     pub(crate) fn complete(&self, attempt: &Arc<Attempt>, record: &Record) {
         // The store has the last word on the key already, so the tail needs none.
         let mut displaced = Vec::new();
@@ -154,7 +153,7 @@ impl Publisher {
         attempt.end(Ended::Done(record.clone()));
     }
 
-    /// Shows the end of a claim that the log takes no more, for the checkpoint that closes the
+    /// Shows the end of a claim that the log no longer takes, for the checkpoint that closes the
     /// file.
     pub(crate) fn show_last(&self, record: &LogRecord) {
         let now = self.clock.now();
@@ -163,7 +162,7 @@ impl Publisher {
         end_all(displaced, fork::generation());
     }
 
-    /// Shows an entry in the index, and notes it in the tail if it is the last word on its key.
+    /// Shows an entry in the index, and notes it in the tail if it is the last change of its key.
     fn show(
         &self,
         record: &LogRecord,
@@ -176,11 +175,12 @@ impl Publisher {
         }
     }
 
-    /// Changes the index as the state machine says; gives the last word on the key, if it is one.
+    /// Changes the index as the state machine decides; returns the key's last change, if this is
+    /// it.
     ///
     /// An attempt that leaves the index here without an entry of its own goes to `displaced`. The
-    /// caller has to end it: once it is off the index, a failed commit no longer finds it, and its
-    /// waiters would never be told.
+    /// caller has to end it: once it has left the index, a failed commit no longer finds it, and
+    /// its waiters would never be told.
     fn apply(
         &self,
         record: &LogRecord,
@@ -249,8 +249,8 @@ impl Publisher {
         }
     }
 
-    /// The word on a claim on which something is noted. `change` is what a replay does to the
-    /// attempt, in any state of the key.
+    /// The tail's change for a note on a claim. `change` is what a replay does to the attempt, in
+    /// any state of the key.
     fn note(
         &self,
         claim: &NotedClaim,
@@ -290,12 +290,12 @@ impl Publisher {
     }
 }
 
-/// The attempt that a slot has out, if it is another one than this.
+/// The attempt in flight in a slot, if it is not this one.
 fn out_of(slot: &Slot, than: &Arc<Attempt>) -> Option<Arc<Attempt>> {
     slot.attempt_out().filter(|out| !Arc::ptr_eq(out, than)).cloned()
 }
 
-/// Tells all waiters of these attempts. No lock is held: wakers are code of others.
+/// Tells all waiters of these attempts. No lock is held, because wakers are application code.
 fn end_all(displaced: Vec<(Arc<Attempt>, Ended)>, generation: u64) {
     if displaced.is_empty() {
         return;
@@ -309,10 +309,10 @@ fn end_all(displaced: Vec<(Arc<Attempt>, Ended)>, generation: u64) {
     }
 }
 
-/// Whether a claim that the log tells of is the last one of its key there, though the index may
-/// have a later one: its lease ran out, and the next one was granted in memory. That is not in the
-/// log yet, for the log gets the claims of a key in the order in which they were granted; so until
-/// it is, a checkpoint has to move the earlier one to the store.
+/// Whether this claim is the last one of its key in the log. The index may have a later one,
+/// granted in memory after this claim's lease ran out. The log gets a key's claims in the order
+/// of their grants, so the later one is not in the log yet. Until it is, a checkpoint has to move
+/// this claim to the store.
 fn is_last_in_log(slot: &Slot) -> bool {
     slot.attempt().is_some()
 }

@@ -1,11 +1,11 @@
-//! The quota of one claim: its place among the claims out, and its reservation in the log.
+//! The quota of one claim: its place among the claims in flight, and its reservation in the log.
 
 use super::policies::Policies;
 use crate::attempt::Attempt;
 use crate::sync::Arc;
 use crate::wal::{LogSpace, Reservation};
 
-/// What a claim takes while it is out: a place among those that may be, and log space.
+/// A claim's part of the limits while it is in flight: a place among the claims, and log space.
 #[derive(Debug)]
 pub(crate) struct Quota {
     pub(in crate::engine) reservation: Reservation,
@@ -14,8 +14,8 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// The share of a claim that was handed over before the file was opened. It reserves space for
-    /// its end when it is taken up.
+    /// The quota of a claim that was handed over before the file was opened. It reserves space
+    /// for its end when the claim is resumed.
     pub(super) fn of_standing(attempt: &Attempt, policies: &Policies, space: &Arc<LogSpace>) -> Self {
         let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
         Self { reservation: Reservation::none(space), scope }

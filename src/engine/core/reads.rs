@@ -1,4 +1,4 @@
-//! Reading records for tasks, which must not wait for the disk: a thread of the engine's own reads
+//! Reads records for tasks, which must not wait for the disk: one of the engine's threads reads
 //! for them.
 
 use std::collections::VecDeque;
@@ -33,7 +33,7 @@ struct Queue {
     closed: bool,
 }
 
-/// A record that is wanted. Dropped without an answer, it tells that the engine is closed.
+/// A request for a record. Dropped without an answer, it reports that the engine is closed.
 #[derive(Debug)]
 struct Job {
     place: RecordLocation,
@@ -99,8 +99,8 @@ impl Reads {
         reply.task.until(answer).await
     }
 
-    /// Reads what is wanted when this is called, or comes while it reads as much as that. For a
-    /// thread with other work as well.
+    /// Serves as many requests as are queued when it is called. For a thread that has other work
+    /// too.
     pub(in crate::engine) fn serve(&self, store: &Store) {
         let generation = fork::generation();
         let wanted = self.queue.lock().jobs.len();
@@ -117,7 +117,7 @@ impl Reads {
         self.reader.notify();
     }
 
-    /// Refuses all that is wanted, from now on.
+    /// Refuses all requests from now on.
     pub(in crate::engine) fn close(&self) {
         let mut queue = self.queue.lock();
         queue.closed = true;

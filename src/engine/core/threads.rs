@@ -1,22 +1,22 @@
-//! The engine's own threads. Each starts when it is first called, so an idle engine has only its
+//! The engine's own threads. Each starts when it is first woken, so an idle engine has only its
 //! worker.
 
 use crate::commit::Threads;
 use crate::sync::{Arc, AtomicBool, JoinHandle, Mutex};
 use crate::task::notifier::{Listener, Notifier};
 
-/// What a thread of the engine does.
+/// The task of a thread of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum ThreadRole {
-    /// Does the work of the background. Starts with the engine.
+    /// Does the background work. Starts with the engine.
     Worker,
     /// Leads commits where no caller does.
     Leader,
-    /// Publishes where the leader has the next group to write.
+    /// Publishes while the leader writes the next group.
     Publisher,
     /// Reads records for tasks.
     Reader,
-    /// Fires the deadlines of tasks, and tells of leases that have ended.
+    /// Fires the deadlines of tasks, and interrupts claims whose lease has ended.
     Timekeeper,
 }
 
@@ -32,7 +32,7 @@ impl ThreadRole {
     }
 }
 
-/// What the engine's threads are called by.
+/// The notifiers that wake the engine's threads.
 pub(in crate::engine) struct Notifiers {
     pub(in crate::engine) worker: Notifier,
     pub(super) leader: Notifier,
@@ -43,7 +43,7 @@ pub(in crate::engine) struct Notifiers {
 }
 
 impl Notifiers {
-    /// Those that a commit calls.
+    /// The notifiers of the threads that a commit wakes.
     pub(in crate::engine) fn of_commits(&self) -> Threads {
         let [leader, press, worker] =
             [&self.leader, &self.publisher, &self.worker].map(|notifier| Some(notifier.clone()));
@@ -51,7 +51,7 @@ impl Notifiers {
     }
 }
 
-/// The engine's threads, those that run and those that nobody has called yet.
+/// The engine's threads, those that run and those that have not started.
 #[derive(Debug)]
 pub(crate) struct EngineThreads {
     worker: Arc<Listener>,
@@ -100,7 +100,7 @@ impl EngineThreads {
         }
     }
 
-    /// Lets no thread start any more; gives those that run, to be joined.
+    /// Stops any further start, and returns the running threads to join.
     pub(in crate::engine) fn dismiss(&self) -> Vec<JoinHandle<()>> {
         let mut started = self.started.lock();
         started.is_dismissed = true;

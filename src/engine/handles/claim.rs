@@ -19,36 +19,38 @@ use crate::{Fingerprint, Interruption, Timestamp};
 
 /// The answer to a begin.
 ///
-/// There will be no fourth, so that a `match` on it needs no arm for what nobody knows: all else
-/// is a [`BeginError`](crate::BeginError).
+/// There will be no fourth variant, so a `match` needs no wildcard arm. Every other answer is a
+/// [`BeginError`](crate::BeginError).
 #[derive(Debug)]
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub enum Begin {
     /// Run the operation, then end the claim.
     Fresh(Claim),
-    /// Somebody else has the claim: tell the client so, or wait.
+    /// Another caller has the claim: tell the client so, or wait.
     InFlight(Pending),
     /// The operation has run: answer with its result.
     Done(Record),
 }
 
-/// The right to run an operation, and the duty to say how it ended.
+/// The right to run an operation, and the duty to report its outcome.
 ///
 /// Ends by value, in one of three ways: [`complete`](Self::complete), [`fail`](Self::fail),
-/// [`release`](Self::release). Dropped without any of them, in a panic too, it leaves its key
-/// *interrupted*: the effect may have happened, so the next begin is refused, or is told, as the
-/// scope's [`Recovery`](crate::Recovery) says. The death of the process does the same.
+/// [`release`](Self::release). A claim that is dropped without any of them, also by a panic or
+/// the death of the process, leaves its key *interrupted*: the effect may have happened. The
+/// scope's [`Recovery`](crate::Recovery) then decides whether the next begin is refused, or gets
+/// a claim that knows of it.
 ///
-/// A web framework drops the handler of a request whose client hangs up, and with it the claim. So
-/// run the operation in a task of its own: [`Scope::run_async`](crate::Scope::run_async) does.
+/// A web framework drops the handler of a request whose client hangs up, and with it the claim.
+/// So run the operation in its own task, as [`Scope::run_async`](crate::Scope::run_async) does.
 ///
-/// It is `Send`, and keeps the engine open.
+/// A claim is `Send`, and keeps the engine open.
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub struct Claim {
     pub(in crate::engine) attempt: Arc<Attempt>,
     pub(in crate::engine) permit: Permit,
     pub(in crate::engine) terms: Terms,
-    /// Whether its end is in other hands, or known, so that dropping it says nothing of its key.
+    /// Whether the claim has ended or another thread ends it, so that its drop does not change
+    /// the key.
     pub(in crate::engine) is_over: bool,
 }
 
@@ -57,7 +59,7 @@ pub struct Claim {
 pub(in crate::engine) struct Terms {
     /// Whether the log knows of the claim.
     pub(in crate::engine) logged: bool,
-    /// Whether it speaks for the attempts before it as well.
+    /// Whether its release also speaks for the attempts before it.
     pub(in crate::engine) resolves: bool,
     pub(in crate::engine) durability: Durability,
 }
@@ -67,14 +69,15 @@ impl Claim {
         Self { attempt, permit, terms, is_over: false }
     }
 
-    /// 1 for the first claim of a key, one more for each that follows an interruption.
+    /// The number of the attempt: 1 for the first claim of a key, one more after each
+    /// interruption.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt.number
     }
 
-    /// What is known of the attempt before this one, if it ended without an outcome. Its effect
-    /// may have happened: find out before acting again, or act in a way that can be repeated.
+    /// The attempt before this one, if it ended without an outcome. Its effect may have happened:
+    /// find out before you act again, or act in a way that can be repeated.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
@@ -94,8 +97,8 @@ impl Claim {
         self.attempt.interruption_before()
     }
 
-    /// The progress that was last saved, by this attempt or else by the attempts before it since
-    /// the key was vacant. `None` in a forked child.
+    /// The progress that was last saved by this attempt, or else by an earlier one since the key
+    /// was vacant. `None` in a forked child.
     #[must_use]
     pub fn last_progress(&self) -> Option<Progress> {
         // In a forked child it may be locked for ever.
@@ -109,8 +112,8 @@ impl Claim {
     }
 
     /// A key for a step of the operation, to be sent to a downstream service as its idempotency
-    /// key. The same in every attempt, and after a restart: it depends on the file, the scope, the
-    /// key, the fingerprint and the step's name alone.
+    /// key. The same in every attempt, and after a restart: it depends only on the file, the
+    /// scope, the key, the fingerprint and the step's name.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -134,8 +137,8 @@ impl Claim {
         StepKey::new(&self.core().secret, attempt.scope(), attempt.key(), &attempt.fingerprint, step.as_ref())
     }
 
-    /// A number greater than that of every claim that this file granted before this one was asked
-    /// for. Hand it to downstream systems that can refuse a lower one.
+    /// The claim's fence: higher than that of every claim that this file granted before. Hand it
+    /// to downstream systems that can refuse a lower one.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.attempt.fence
@@ -159,7 +162,7 @@ impl Claim {
         self.attempt.scope()
     }
 
-    /// A short name of the key for logs, which gives nothing of it away.
+    /// A short name of the key for logs, which reveals nothing about the key.
     #[must_use]
     pub fn key_hash(&self) -> KeyHash {
         self.attempt.digest.key_hash()
@@ -171,15 +174,15 @@ impl Claim {
         &self.attempt.fingerprint
     }
 
-    /// Notes that nobody but this claim's owner decides from here on how it ends; `false` where it
-    /// was withdrawn on its way.
+    /// Takes the claim: from now on only its owner decides how it ends. `false` if the grant was
+    /// withdrawn before.
     pub(in crate::engine) fn arrives(&mut self) -> bool {
         let bytes = self.attempt.take_coming();
         self.permit.reservation().take_back(bytes.unwrap_or(0));
         bytes.is_some()
     }
 
-    /// Ends the claim without a word about its key, for a commit that failed says it all.
+    /// Ends the claim without changing its key: a failed commit has already decided that.
     pub(in crate::engine) fn discard(mut self) {
         if self.core().health.is_forked() {
             return;
@@ -200,17 +203,17 @@ impl Claim {
         self.permit.handle.core()
     }
 
-    /// Whether it was given by `resolve`.
+    /// Whether `resolve` gave the claim.
     pub(in crate::engine) fn resolves(&self) -> bool {
         self.terms.resolves
     }
 
-    /// Whether the log knows of it, or is to.
+    /// Whether the log knows the claim, or soon will.
     pub(in crate::engine) fn is_logged(&self) -> bool {
         self.terms.logged
     }
 
-    /// Whether its end is on the way, or it has ended.
+    /// Whether its end is queued, or it has ended.
     pub(in crate::engine) fn is_over(&self) -> bool {
         self.is_over
     }
@@ -231,7 +234,8 @@ impl Drop for Claim {
 }
 
 impl Claim {
-    /// Makes the claim interrupted, which is gone without an outcome. It waits for no disk.
+    /// Makes the claim interrupted, because it was dropped without an outcome. Does not wait for
+    /// the disk.
     fn abandon(&mut self) {
         let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
         let (core, now) = (handle.core(), handle.core().clock.now());

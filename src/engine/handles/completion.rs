@@ -1,14 +1,13 @@
-//! What the end of a claim may say about the record that comes of it.
+//! `Completion`: what the end of a claim may say about its record.
 
 use std::time::Duration;
 
 use crate::error::OptionError;
 use crate::record::retention::Retention;
 
-/// What is kept of a result and for how long, for
+/// Whether the body of a result is kept, and for how long the record is, for
 /// [`Claim::complete_with`](crate::Claim::complete_with) and
-/// [`Claim::fail_with`](crate::Claim::fail_with). What is not said here is as the engine's options
-/// have it.
+/// [`Claim::fail_with`](crate::Claim::fail_with). The scope's policy decides the rest.
 ///
 /// ```
 /// # use idemkv::{Begin, Completion, Engine, Fingerprint};
@@ -37,23 +36,22 @@ impl Completion {
     }
 
     /// How long this record is replayed. 1 ms to 100 years. The key is remembered for at least as
-    /// long; a [tombstone](crate::Options::tombstone_ttl) stays where one would have stayed.
+    /// long. A [tombstone](crate::Options::tombstone_ttl) follows if the policy has tombstones.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How long the key of this record is remembered, counted from now too. From the record's TTL,
-    /// which means no tombstone, to 100 years.
+    /// How long the key of this record is remembered, also counted from its completion. From the
+    /// record's TTL, which means no tombstone, to 100 years.
     pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
         self.tombstone_ttl = Some(ttl);
         self
     }
 
-    /// Stores no body of any length: retries learn that the operation has run and how it ended,
-    /// and [`Record::is_body_kept`](crate::Record::is_body_kept) says that there is no more to
-    /// learn. For replies that are too large, that must not be stored, or that can be had
-    /// elsewhere.
+    /// Stores no body. Retries learn that the operation has run and how it ended, and
+    /// [`Record::is_body_kept`](crate::Record::is_body_kept) is `false`. For replies that are too
+    /// large, that must not be stored, or that are available elsewhere.
     pub fn discard_body(mut self) -> Self {
         self.discard_body = true;
         self
@@ -63,7 +61,7 @@ impl Completion {
         !self.discard_body
     }
 
-    /// How long the record is kept, where the options say `otherwise`.
+    /// How long the record is kept; `otherwise` is the default.
     pub(in crate::engine) fn retention(self, otherwise: Retention) -> Result<Retention, OptionError> {
         otherwise.with(self.ttl, self.tombstone_ttl)
     }

@@ -19,8 +19,8 @@ use crate::{Timestamp, fork};
 
 /// An open idempotency file.
 ///
-/// Cheap to clone and to share among threads. The file is closed when the last clone, scope, claim
-/// and pending is gone, or by [`close`](Self::close), which reports what a drop can't.
+/// Cheap to clone and to share among threads. [`close`](Self::close) closes the file, and so does
+/// the drop of the last clone, scope, claim and pending, which can't report errors.
 ///
 /// See the [front page](crate) for an example.
 #[derive(Clone)]
@@ -33,8 +33,8 @@ pub struct Engine {
 /// What closing found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// Claims that were still out. Their keys are interrupted when the file is opened again, where
-    /// intents are durable. A claim that was handed over as a token counts too, but stands.
+    /// Claims that were still in flight. If their intents are durable, the next opening
+    /// interrupts their keys. A claim that was handed over as a token counts too, but stays good.
     pub claims_left: usize,
 }
 
@@ -42,14 +42,14 @@ impl Options {
     /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both
     /// are made if neither exists.
     ///
-    /// Everything acknowledged before is there, however the process that had the file open ended;
-    /// claims that were out are *interrupted*.
+    /// Everything acknowledged before is there, however the last process ended. Claims that were
+    /// in flight are *interrupted*.
     ///
     /// # Errors
     ///
-    /// When an option is out of range; when the file can't be opened, is in use, isn't one of
-    /// ours, is of a newer version, is damaged, or lacks its log. Nothing is lost by that, and a
-    /// file that isn't ours is left as it was.
+    /// When an option is out of range; when the file can't be opened, is in use, isn't an idemkv
+    /// file, is of a newer version, is damaged, or lacks its log. An error loses nothing, and
+    /// leaves a file that isn't an idemkv file unchanged.
     pub fn open(mut self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
         self.check()?;
         if self.read_only {
@@ -97,7 +97,7 @@ impl Engine {
 
     /// The scope with this name; scopes need no declaration.
     ///
-    /// A name longer than 255 bytes is refused by every call on the scope. Make a scope once and
+    /// Every call on a scope with a name longer than 255 bytes is refused. Make a scope once and
     /// keep it: that saves deriving its hash key again.
     #[must_use]
     pub fn scope(&self, name: impl AsRef<[u8]>) -> Scope {
@@ -111,19 +111,19 @@ impl Engine {
         &self.default
     }
 
-    /// The policy of scopes that have none of their own: what the file was opened with.
+    /// The policy of scopes that have none of their own, as set when the file was opened.
     #[must_use]
     pub fn policy(&self) -> Policy {
         self.handle.core().policies.default()
     }
 
-    /// The scope with this name, which has this policy from now on, durably.
+    /// Sets the policy of the scope with this name, durably, and returns the scope.
     ///
     /// A file remembers the policies of its scopes, so that they hold for every program that opens
-    /// it. Where the scope had another policy, claims that are out and results that are stored
-    /// keep what they were granted under: their leases, and how long they are kept. Whether an
-    /// interrupted key runs again is decided by the policy of the moment. A file holds up to
-    /// 65,536 policies; the empty name is that of the default scope.
+    /// it. If the scope had another policy, claims in flight keep their leases, and claims and
+    /// stored results keep their retention. The policy at the time of a begin decides whether an
+    /// interrupted key runs again. A file holds up to 65,536 policies; the empty name is that of
+    /// the default scope.
     ///
     /// # Errors
     ///
@@ -184,7 +184,7 @@ impl Engine {
         self.handle.core().clock.now()
     }
 
-    /// Waits until everything that was acknowledged so far is durable; see
+    /// Waits until every acknowledged completion is durable; see
     /// [`Durability::Relaxed`](crate::Durability::Relaxed).
     ///
     /// # Errors
@@ -218,9 +218,10 @@ impl Engine {
         self.handle.core().flush(Caller::Task).await
     }
 
-    /// Moves what the log holds to the file now, instead of when the log is full. Nothing needs
-    /// this to be safe; it shortens the next opening. Within [`read_tables`](Self::read_tables),
-    /// and in a waker that a checkpoint calls, it does nothing.
+    /// Makes a checkpoint: moves the log's content to the file now, instead of when the log is
+    /// full. No promise depends on it; it shortens the next opening. Within
+    /// [`read_tables`](Self::read_tables), and in a waker that a checkpoint calls, it does
+    /// nothing.
     ///
     /// # Errors
     ///
@@ -238,7 +239,7 @@ impl Engine {
     }
 }
 
-/// Its file, and whether that is closed.
+/// Its file, and whether it is closed.
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.handle.core().fmt(f)

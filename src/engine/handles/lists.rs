@@ -1,5 +1,5 @@
-//! Lists of keys without an outcome: those in flight, and those that were interrupted. Nothing is
-//! read from disk for them.
+//! Lists of keys without an outcome: those in flight, and those that were interrupted. They read
+//! nothing from disk.
 
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::state::Fence;
 use crate::sync::Arc;
 use crate::{AttemptInfo, Fingerprint, Timestamp};
 
-/// Entries that a list has at most, unless [`Listing::limit`] says otherwise.
+/// The most entries of a list, unless [`Listing::limit`] says otherwise.
 const LIMIT: usize = 1_000;
 
 /// Where an entry stands in its list: by time, then by fence. Give the last entry's to
@@ -66,20 +66,20 @@ impl OpenKey {
         self.claim.fingerprint
     }
 
-    /// The attempt that is in flight, or that may have had an effect: number, fence, start.
+    /// The attempt that is in flight, or that was interrupted: number, fence, start.
     #[must_use]
     pub fn attempt(&self) -> AttemptInfo {
         self.attempt
     }
 
-    /// Since when the key is interrupted: since the drop of the claim, the end of its lease, or
+    /// When the key became interrupted: at the drop of the claim, at the end of its lease, or at
     /// the opening that found it dead. `None` in a list of keys in flight.
     #[must_use]
     pub fn interrupted_at(&self) -> Option<Timestamp> {
         self.interrupted
     }
 
-    /// When the claim's lease ends, or ended; `None` where it has none.
+    /// When the claim's lease ends or ended; `None` without a lease.
     #[must_use]
     pub fn lease_until(&self) -> Option<Timestamp> {
         self.lease_until
@@ -116,7 +116,7 @@ enum OpenState {
     Interrupted,
 }
 
-/// A list that is being asked for; [`get`](Self::get) gives it.
+/// A request for a list; [`get`](Self::get) makes the list.
 #[derive(Clone)]
 #[must_use = "`get` gives the list"]
 pub struct Listing<'e> {
@@ -144,7 +144,7 @@ impl Listing<'_> {
         self
     }
 
-    /// Only what comes behind this entry: the next page.
+    /// Only the entries after this one: the next page.
     pub fn after(mut self, position: ListPosition) -> Self {
         self.after = Some(position);
         self
@@ -156,10 +156,10 @@ impl Listing<'_> {
         self
     }
 
-    /// The list, oldest first. It takes memory for its entries alone, and no lock for longer than
-    /// one shard's table.
+    /// The list, oldest first. It takes memory only for its entries, and holds each shard's lock
+    /// only while it reads that shard.
     ///
-    /// Each shard of the index is seen as it was at one moment, the shards at different ones.
+    /// It shows each shard of the index at one moment, but different shards at different moments.
     ///
     /// # Errors
     ///
@@ -241,7 +241,7 @@ impl Core {
         Listing { core: self, state, scope: None, after: None, limit: LIMIT }
     }
 
-    /// When the oldest interruption was found that is still remembered.
+    /// The time of the oldest interruption that is still remembered.
     pub(super) fn oldest_interruption(&self) -> Option<Timestamp> {
         let oldest = self.listing(OpenState::Interrupted).limit(1).get().ok()?;
         oldest.first().and_then(OpenKey::interrupted_at)
@@ -252,9 +252,9 @@ impl Engine {
     /// Lists the keys that were interrupted and have no outcome yet, the oldest interruption
     /// first.
     ///
-    /// It looks into memory alone, so it takes milliseconds at any number of records, and it
-    /// changes nothing: no attempt is used up. Each key can then be
-    /// [resolved](crate::Scope::resolve), begun again or [forgotten](crate::Scope::forget).
+    /// It reads only memory, so it takes milliseconds with any number of records. It changes
+    /// nothing: no attempt is used up. Each key can then be [resolved](crate::Scope::resolve),
+    /// begun again or [forgotten](crate::Scope::forget).
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};
@@ -273,7 +273,7 @@ impl Engine {
     }
 
     /// Lists the keys that are in flight, the oldest claim first. As
-    /// [`interrupted`](Self::interrupted), it looks into memory alone.
+    /// [`interrupted`](Self::interrupted), it reads only memory.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};

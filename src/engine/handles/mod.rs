@@ -1,4 +1,4 @@
-//! Handles: what callers hold, and the permits that these hold in turn.
+//! Handles: the types that callers hold, and the permits inside them.
 
 pub(super) mod claim;
 pub(super) mod completion;

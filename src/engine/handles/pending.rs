@@ -15,7 +15,7 @@ use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::Arc;
 
-/// A handle on somebody else's claim.
+/// A handle on another caller's claim.
 #[derive(Clone)]
 pub struct Pending {
     attempt: Arc<Attempt>,
@@ -23,17 +23,17 @@ pub struct Pending {
     handle: Arc<Handle>,
 }
 
-/// What became of a claim that was waited for. There will be no other: these are all the ways in
-/// which a claim ends, and none.
+/// The outcome of a wait for a claim. There will be no other variant: these are all the ways in
+/// which a claim ends, and `TimedOut`.
 #[derive(Clone, Debug)]
 pub enum Waited {
     /// It was completed or failed: here is the result.
     Done(Record),
     /// It was released, or the key was forgotten: begin again.
     Vacant,
-    /// It ended without an outcome: begin again, and the claim will say so.
+    /// It ended without an outcome: begin again, and the answer says so.
     Interrupted,
-    /// It is still out.
+    /// It is still in flight.
     TimedOut,
 }
 
@@ -170,14 +170,14 @@ impl Pending {
         self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
     }
 
-    /// What is told to a caller that need not wait: the claim has ended, or the time is up. It
-    /// takes no place among those that wait.
+    /// The answer for a caller that need not wait, because the claim has ended or the time is up.
+    /// It takes no place among the waiters.
     fn without_waiting(&self, deadline: Deadline) -> Option<Result<Waited, BeginError>> {
         let ended = self.attempt.ended_so_far().map(waited);
         ended.or_else(|| deadline.has_passed().then_some(Ok(Waited::TimedOut)))
     }
 
-    /// Takes a place among the calls that wait.
+    /// Takes a place among the waiters.
     fn place(&self) -> Result<Waiter<'_>, BeginError> {
         let core = self.handle.core();
         core.limits.wait().inspect_err(|_| Counters::count(&core.counters.busy_waiters))

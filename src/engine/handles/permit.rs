@@ -1,4 +1,4 @@
-//! What claims and waits take of what is limited, given back when they end.
+//! Permits: a claim's or a waiter's part of the engine's limits, given back by its drop.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(in crate::engine) struct Needs {
 pub(crate) struct Permit {
     pub(super) handle: Arc<Handle>,
     quota: Quota,
-    /// The share was taken elsewhere.
+    /// The share was moved elsewhere.
     is_empty: bool,
 }
 
@@ -61,7 +61,7 @@ impl Core {
         self.ending_bytes(ENTRY_OVERHEAD_MAX + attempt.scope().len() + attempt.key().len())
     }
 
-    /// Reserves log space, and waits for it where there is none.
+    /// Reserves log space, and waits if there is none.
     pub(in crate::engine) async fn reserve(
         &self,
         caller: Caller,
@@ -83,7 +83,7 @@ impl Core {
         }
     }
 
-    /// Reserves space that is there by now.
+    /// Reserves space that is already free.
     fn try_reserve(&self, rank: Priority, bytes: u64) -> Result<Option<Reservation>, CommitError> {
         if self.health.is_forked() {
             return Err(CommitError::Failed(Failure::Forked));
@@ -173,16 +173,16 @@ impl Core {
         }
     }
 
-    /// Why a member of a batch does not wait: only the end of claims could give space. The batch
-    /// may have those, and others of the batch have their answers.
+    /// Why a member of a batch does not wait: only the end of claims could free space. The batch
+    /// may hold those claims, and its other members have their answers.
     fn in_vain(&self, caller: Caller, bytes: u64) -> Option<CommitError> {
         let is_in_vain =
             caller == Caller::Member && !self.space.may_come(bytes, self.options.log_bytes_max());
         is_in_vain.then_some(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }))
     }
 
-    /// Has space made, and says why none will come, where that is known. A caller that waits says
-    /// how often the disk had been found full before: what was found then may be over.
+    /// Asks the worker for space, and gives the reason if none will come. A waiting caller passes
+    /// how often the disk had been found full before it came, because that full disk may be over.
     fn ask_for_space(&self, rank: Priority, full_before: Option<u64>) -> Option<CommitError> {
         if self.health.is_forked() {
             return Some(CommitError::Failed(Failure::Forked));
@@ -219,12 +219,12 @@ impl Permit {
         Ok(permit)
     }
 
-    /// A permit on a share that was taken before.
+    /// A permit for a share that was taken before.
     pub(in crate::engine) fn of(quota: Quota, handle: &Arc<Handle>) -> Self {
         Self { handle: Arc::clone(handle), quota, is_empty: false }
     }
 
-    /// Takes the share elsewhere.
+    /// Moves the share elsewhere.
     pub(in crate::engine) fn take_quota(&mut self) -> Quota {
         self.is_empty = true;
         let nothing = Quota { reservation: Reservation::none(&self.handle.core().space), scope: None };

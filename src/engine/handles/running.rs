@@ -1,4 +1,4 @@
-//! Which claims the calling thread is running the operation of, so that an operation never waits
+//! The claims whose operations the calling thread is running, so that an operation never waits
 //! for itself.
 
 use std::cell::RefCell;
@@ -34,14 +34,14 @@ impl Drop for RunningMark {
     }
 }
 
-/// Whether the calling thread runs the operation of this very claim, and would wait for itself if
-/// it waited for the claim's end.
+/// Whether the calling thread runs the operation of this claim, and so must not wait for the
+/// claim's end.
 pub(super) fn is_running(attempt: &Arc<Attempt>) -> bool {
     // A thread that is ending runs nothing.
     RUNNING.try_with(|running| running.borrow().contains(&Arc::as_ptr(attempt))).unwrap_or(false)
 }
 
-/// The operation of a task: the thread that polls it is marked meanwhile.
+/// The operation of a task. It marks the thread that polls it.
 #[cfg(feature = "serde")]
 pub(in crate::engine) struct MarkedFuture<F> {
     pub(in crate::engine) attempt: Arc<Attempt>,
@@ -51,7 +51,7 @@ pub(in crate::engine) struct MarkedFuture<F> {
 
 #[cfg(feature = "serde")]
 impl<F: Future + Unpin> Future for MarkedFuture<F> {
-    /// `None` in a forked child, which must not go on with what its parent runs.
+    /// `None` in a forked child, which must not continue its parent's operation.
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -39,28 +39,27 @@ impl Scope {
         self.inner.name()
     }
 
-    /// Asks whether to run the operation with this key. Exactly one of all callers is told to.
+    /// Asks whether to run the operation with this key. Exactly one caller at a time is told to.
     ///
     /// [`Begin::Fresh`] is a claim: run the operation, then end the claim. It is returned once the grant is durable
-    /// (see [`Policy::durability`]). [`Begin::InFlight`] means that somebody else has the claim.
-    /// [`Begin::Done`] is the stored result. The latter two touch no disk, except for a record
-    /// that is no longer in memory.
+    /// (see [`Policy::durability`]). [`Begin::InFlight`] means that another caller has the claim.
+    /// [`Begin::Done`] is the stored result. The latter two do no I/O, unless the record is no
+    /// longer in memory.
     ///
     /// # Errors
     ///
-    /// When the key is empty or too long; when it was used with another fingerprint; when it is
-    /// interrupted and the policy grants no other attempt ([`BeginError::Unresolved`]); when its
-    /// operation has run and the result is no longer kept ([`BeginError::Expired`], see
-    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long,
-    /// the disk is full, an earlier commit failed, the engine is closed, or the key's record can't
-    /// be read. None of them grants anything.
+    /// When the key is empty or too long; when it was used with another fingerprint; when the key
+    /// is interrupted and the policy grants no other attempt ([`BeginError::Unresolved`]); when
+    /// the operation has run and its result is no longer kept ([`BeginError::Expired`], see
+    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too
+    /// long, the disk is full, an earlier commit failed, the engine is closed, or the key's
+    /// record can't be read. An error grants nothing.
     #[inline]
     pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
         self.handle.core().begin(&self.handle, &self.inner, key.as_ref(), &fingerprint)
     }
 
-    /// The policy of this scope, at the moment; see
-    /// [`Engine::set_policy`](crate::Engine::set_policy).
+    /// The current policy of this scope; see [`Engine::set_policy`](crate::Engine::set_policy).
     #[must_use]
     pub fn policy(&self) -> Policy {
         let core = self.handle.core();
@@ -68,16 +67,16 @@ impl Scope {
         if core.health.is_forked() { core.policies.default() } else { core.policies.of(self.name()) }
     }
 
-    /// A claim on an interrupted key, under any policy, for a caller that knows what became of the
-    /// operation: complete it or fail it where that is known, release it where it certainly did
-    /// not happen, in no attempt; or run it.
+    /// A claim on an interrupted key, under any policy, for a caller that knows the outcome of
+    /// the operation. Complete or fail the claim with that outcome. Release it if the operation
+    /// certainly did not happen in any attempt. Or run the operation.
     ///
     /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all
     /// attempts, and leaves the key vacant.
     ///
     /// # Errors
     ///
-    /// When the key is not interrupted, or as for [`begin`](Self::begin).
+    /// When the key is not interrupted; otherwise as for [`begin`](Self::begin).
     ///
     /// ```
     /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
@@ -111,8 +110,8 @@ impl Scope {
     /// # Errors
     ///
     /// When the token is damaged, of another file or of another scope; when the claim has ended,
-    /// its lease has run out, or somebody has it already; when a commit failed, or the engine is
-    /// closed.
+    /// its lease has run out, or another caller has it already; when a commit failed, or the
+    /// engine is closed.
     pub fn resume(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
         block(self.handle.core().resume(Caller::Thread, &self.handle, &self.inner, token))
     }
@@ -126,7 +125,7 @@ impl Scope {
         self.handle.core().resume(Caller::Task, &self.handle, &self.inner, token).await
     }
 
-    /// Looks at a key without claiming it.
+    /// Looks up a key without claiming it.
     ///
     /// # Errors
     ///
@@ -147,15 +146,15 @@ impl Scope {
         block(self.handle.core().status(Caller::Thread, &self.inner, key.as_ref()))
     }
 
-    /// Forgets a record, what is left of one, or an interrupted claim, before its time. Durable
-    /// when it returns; `false` if there was nothing.
+    /// Forgets a record, a tombstone or an interrupted key before its time. Durable when it
+    /// returns; `false` if there was nothing.
     ///
     /// The next begin runs the operation again: this is for operators who know that it may.
     ///
     /// # Errors
     ///
-    /// When a claim on the key is out; when the key can't be used, its record can't be read, or
-    /// the commit fails.
+    /// When a claim on the key is in flight; when the key can't be used, its record can't be
+    /// read, or the commit fails.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Status};
@@ -172,12 +171,12 @@ impl Scope {
         block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref()))
     }
 
-    /// [`begin`](Self::begin) for tasks, on any executor. It does no I/O and blocks nobody: the engine's own threads do the work.
+    /// [`begin`](Self::begin) for tasks, on any executor. The future does no I/O and does not
+    /// block: the engine's own threads do the work.
     ///
-    /// A future that is dropped before it is ready has claimed nothing: where its claim was on its
-    /// way already, it is released. A claim that is dropped is another matter: that leaves its key
-    /// interrupted. So a handler that a framework drops with its client should not hold a claim
-    /// itself, but a task that it spawns.
+    /// A future that is dropped before it is ready claims nothing: a pending grant is released.
+    /// But the drop of a claim leaves its key interrupted. So in a handler that a framework drops
+    /// with its client, spawn a task to hold the claim.
     ///
     /// # Errors
     ///
@@ -216,7 +215,8 @@ impl Scope {
         self.handle.core().status(Caller::Task, &self.inner, key.as_ref()).await
     }
 
-    /// [`forget`](Self::forget) for tasks. A future that is dropped may have forgotten the key or not.
+    /// [`forget`](Self::forget) for tasks. If the future is dropped, the key may be forgotten or
+    /// not.
     ///
     /// # Errors
     ///
@@ -226,7 +226,7 @@ impl Scope {
     }
 }
 
-/// Its name, or how it starts.
+/// Its name, or the start of it.
 impl std::fmt::Debug for Scope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const SHOWN: usize = 32;

@@ -7,31 +7,32 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A snapshot of an engine's gauges and counters.
 ///
-/// Gauges say how it is now. Counters start at zero when the file is opened, and only grow. All
-/// are read one after the other, so while calls are under way the sums below can be off by those.
+/// Gauges show the present. Counters start at zero when the file is opened, and only grow. All
+/// are read one after the other, so during calls the sums below can be off by the number of those
+/// calls.
 ///
 /// - Every call of `begin` has one answer: [`begins`](Self::begins) is the sum of `fresh`,
 ///   `replayed`, `waited`, `reused`, `late`, `unresolved`, `busy` and `refused`. A batch counts
-///   each of its requests, `begin_or_wait` and `run` each look at the key. A future that is
-///   dropped is not counted, or only as `waited`.
+///   each of its requests, `begin_or_wait` and `run` each lookup of the key. A dropped future is
+///   not counted, or only as `waited`.
 /// - Every claim has one end: `fresh + resolved + standing` is the sum of `completed`, `failed`,
-///   `released`, `dropped`, `lapsed` and the claims that are out, as long as no commit failed and
+///   `released`, `dropped`, `lapsed` and the claims in flight, as long as no commit failed and
 ///   the file is open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Gauge, keys: those in the index. Records, claims that are out, interrupted claims, and what
-    /// has expired but was not yet removed.
+    /// Gauge, keys in the index: records, claims in flight, interrupted keys, and expired keys
+    /// that were not yet removed.
     pub entries: usize,
-    /// Gauge, claims that are out. One whose lease is over counts until its holder lets go of it.
+    /// Gauge, claims in flight. A claim whose lease is over counts until its holder drops it.
     pub in_flight: usize,
     /// Gauge, keys that are interrupted, and have no outcome yet.
     /// [`Engine::interrupted`](crate::Engine::interrupted) lists them.
     pub interrupted: usize,
-    /// Gauge: how long ago the oldest of them was interrupted; zero where there is none.
+    /// Gauge: how long ago the oldest of them was interrupted; zero if there is none.
     pub interrupted_longest: Duration,
-    /// Gauge, calls that wait for claims of others.
+    /// Gauge, calls that wait for claims of other callers.
     pub waiting: usize,
     /// Gauge, calls that wait for room in the log.
     pub waiting_for_room: usize,
@@ -47,15 +48,14 @@ pub struct Stats {
     pub file_bytes: u64,
     /// Gauge, bytes of the log.
     pub log_bytes: u64,
-    /// Gauge: how long ago the oldest commit was made that is not moved to the file yet.
+    /// Gauge: the age of the oldest commit that no checkpoint has moved to the file yet.
     pub checkpoint_lag: Duration,
-    /// Gauge: by how many milliseconds the wall clock is ahead of the engine's now (negative:
+    /// Gauge: by how many milliseconds the wall clock is ahead of the engine's clock (negative:
     /// behind).
     pub clock_lag_ms: i64,
-    /// Gauge: the disk had no room when the log or the file last wanted some.
+    /// Gauge: the disk was full when the log or the file last needed space.
     pub is_disk_full: bool,
-    /// Gauge: the file took no writes when the engine last wanted to write to it, because of a
-    /// read that failed.
+    /// Gauge: a failed read kept the engine from its last write to the file.
     pub is_file_not_ready: bool,
     /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure).
     pub has_failed: bool,
@@ -83,9 +83,10 @@ pub struct Stats {
 
     /// Claims that [`resolve`](crate::Scope::resolve) gave.
     pub resolved: u64,
-    /// Claims that stood when the file was opened, because they had been handed over as tokens.
+    /// Claims that were still good when the file was opened, because they had been handed over as
+    /// tokens.
     pub standing: u64,
-    /// Claims that were completed. The three kinds of ends count when the log has them, which is
+    /// Claims that were completed. The three kinds of ends count when their entry is queued,
     /// before they are durable.
     pub completed: u64,
     /// Claims that ended as failed.
@@ -96,8 +97,8 @@ pub struct Stats {
     pub dropped: u64,
     /// Claims whose lease ran out, which left their keys interrupted.
     pub lapsed: u64,
-    /// Claims that the opening of the file found dead, which left their keys interrupted. They are
-    /// no part of the sum of claims.
+    /// Claims that the opening of the file found dead, which left their keys interrupted. They
+    /// are not part of the sum of claims.
     pub recalled: u64,
     /// Calls on a claim that were refused because it was superseded.
     pub superseded: u64,
@@ -126,25 +127,24 @@ pub struct Stats {
     pub commit_time_total: Duration,
     /// The longest commit.
     pub commit_time_max: Duration,
-    /// Moves of the log's content to the file.
+    /// Checkpoints: moves of the log's content to the file.
     pub checkpoints: u64,
-    /// Keys removed from memory because they were no longer to be remembered.
+    /// Keys removed from memory because the time for which they are remembered was over.
     pub expired: u64,
     /// Blocks of the file whose room was reclaimed because all bodies in them had expired.
     pub reclaimed_blocks: u64,
 }
 
-/// Begins, waits for claims, and calls that save progress, where a limit refused them; see
-/// [`Busy`].
+/// Begins, waits for claims, and calls that save progress, that a limit refused; see [`Busy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BusyStats {
     /// Begins: the log or the commit queue was full.
     pub queue_full: u64,
-    /// Begins: too many claims were out.
+    /// Begins: too many claims were in flight.
     pub claims: u64,
-    /// Waits for claims of others: too many calls waited by then.
+    /// Waits for claims of other callers: too many calls were waiting.
     pub waiters: u64,
     /// Calls that save progress: the progress of all claims took as much memory as it may.
     pub progress_bytes: u64,
@@ -161,7 +161,7 @@ impl BusyStats {
         self.begins() + self.waiters + self.progress_bytes
     }
 
-    /// Those that were begins: waiting for a claim and saving progress are none.
+    /// Only the refused begins, without waits for claims and saved progress.
     fn begins(&self) -> u64 {
         self.queue_full + self.claims + self.disk_full + self.file_not_ready
     }

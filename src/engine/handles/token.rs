@@ -1,4 +1,4 @@
-//! Claims on their way across a process boundary.
+//! `ClaimToken`: a claim in bytes, to cross a process boundary.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use crate::wal::Reservation;
 ///
 /// [`Claim::into_token`](crate::Claim::into_token) gives one, [`Scope::resume`](crate::Scope::resume) takes it back. It is a bearer token: any holder can end
 /// the claim, through a process that has the file open. With the feature `serde` it can be part of
-/// a message. Dropped, it leaves its claim in flight until the lease runs out.
+/// a message. A dropped token leaves its claim in flight until the lease runs out.
 #[derive(Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use = "nobody else can end the claim, which is in flight until its lease runs out"]
@@ -31,7 +31,7 @@ impl ClaimToken {
         &self.0
     }
 
-    /// The token with these bytes. Whether they are one is found out when the claim is resumed.
+    /// The token with these bytes. They are checked only when the claim is resumed.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self(bytes.into())
     }
@@ -45,9 +45,8 @@ impl fmt::Debug for ClaimToken {
 }
 
 impl Core {
-    /// What makes a token one of this file: BLAKE3 under a key derived from the file's secret.
-    /// Tokens travel, so this withstands an attacker that makes one up; checksums of what is on
-    /// disk need not.
+    /// Seals a token for this file: BLAKE3 under a key derived from the file's secret. Tokens
+    /// travel, so the seal must withstand forgery; checksums of bytes on disk need not.
     fn seal(&self, row: &[u8]) -> blake3::Hash {
         let key = blake3::derive_key("idemkv 2: tokens of claims", &self.secret.0);
         blake3::keyed_hash(&key, row)
@@ -66,11 +65,11 @@ impl Core {
         ClaimToken(row)
     }
 
-    /// Has the log say that a claim stands no longer that was handed over once: it was taken up,
-    /// and dropped. No caller waits for that, and the space for it is that of the claim's end.
+    /// Revokes the token of a claim that was handed over, resumed and then dropped, with an entry
+    /// in the log. No caller waits for the entry. It uses the space reserved for the claim's end.
     ///
-    /// Without this entry a kill would let it stand again until its lease ends, unless a
-    /// checkpoint came first.
+    /// Without this entry, after a kill the claim would be good again until its lease ends,
+    /// unless a checkpoint came first.
     pub(in crate::engine) fn revoke_token(
         &self,
         attempt: &Arc<Attempt>,
@@ -121,8 +120,7 @@ mod tests {
     use crate::sim::ManualClock;
     use crate::sim::SimDisk;
 
-    /// The thread that drops a claim may be held up before it tells the log that the token stands
-    /// no longer.
+    /// The thread that drops a claim may be delayed before it queues the revocation.
     #[test]
     fn a_revocation_that_comes_behind_the_next_grant_is_not_written() {
         let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(1_000));

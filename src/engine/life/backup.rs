@@ -1,9 +1,9 @@
-//! A backup of an engine that is at work.
+//! A backup of a running engine.
 //!
-//! The store's file is copied byte for byte while everything goes on, and what was written
-//! meanwhile is copied again, a few rounds long. The last round comes behind a checkpoint, with
-//! the maintenance lock held: only the holder of that lock writes to the file. So the copy is what
-//! a kill at that moment would leave of the file, with an empty log.
+//! It copies the store's file byte for byte while the engine works. A few more rounds copy the
+//! bytes written meanwhile. The last round follows a checkpoint, under the maintenance lock,
+//! whose holder alone writes to the file. So the copy is the file that a kill at that moment
+//! would leave, with an empty log.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,46 +20,46 @@ use crate::sync::{Arc, is_ours, pause};
 use crate::task::caller::{Caller, block};
 use crate::{Timestamp, wal};
 
-/// Rounds in which the file is copied while it changes, at most.
+/// The most rounds in which the file is copied while it changes.
 const ROUNDS_MAX: u32 = 8;
-/// So little is left for the last round.
+/// With so few bytes left, the last round may start.
 const LEFT_ENOUGH: u64 = 4 << 20;
-/// The thread that copies rests after this much work: callers have their share of the disk and of
-/// the processors.
+/// The copying thread rests after this much work, so that callers get the disk and the
+/// processors.
 const SHIFT: Duration = Duration::from_millis(2);
-/// It rests for so many times as long as it worked.
+/// It rests so many times as long as it worked.
 const REST: u32 = 3;
-/// It rests for so long at most, after a slow sync.
+/// Its longest rest, after a slow sync.
 const REST_MAX: Duration = Duration::from_millis(50);
 
 /// A backup that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backup {
-    /// The engine's time of the one moment that it shows.
+    /// The engine's time of the moment that the backup shows.
     pub time: Timestamp,
     /// Bytes of the file.
     pub bytes: u64,
 }
 
 impl Engine {
-    /// Writes a backup of the file to `path`, while the engine is at work. It is one file that
-    /// opens as any other, without a log.
+    /// Writes a backup of the file to `path`, while the engine works. The backup is one file that
+    /// opens like any other, without a log.
     ///
     /// The backup shows one moment during this call. It has everything that was acknowledged
     /// before the call began, and application tables as well. Keys that are in flight at that
     /// moment are interrupted in it, except those whose claims only memory knows
-    /// ([`Durability::Completions`](crate::Durability) and `Relaxed`): they are vacant. It is
-    /// durable when this returns. There must be no file at `path` yet; after an error nothing is
+    /// ([`Durability::Completions`](crate::Durability) and `Relaxed`): they are vacant. The
+    /// backup is durable when this returns. `path` must not exist yet; after an error nothing is
     /// left there.
     ///
-    /// It blocks for as long as it takes to copy the file, verify the copy and sync it: call it on
-    /// a thread of its own. Other calls go on meanwhile. One backup is made at a time; closing the
-    /// engine ends it with an error.
+    /// It blocks until the file is copied, and the copy verified and synced: call it on a
+    /// separate thread. Other calls continue meanwhile. Only one backup can run at a time;
+    /// closing the engine ends it with an error.
     ///
     /// To restore, close the engine, move its file and its log away, put the backup in the file's
-    /// place, and open that. Operations that were completed after the backup are unknown to it: a
-    /// retry runs them again.
+    /// place, and open that. The backup does not know operations that completed after it: a retry
+    /// runs them again.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Core {
         Ok((whole, time))
     }
 
-    /// Lets callers have the disk and the processor for a while, where this thread had them for
-    /// long enough.
+    /// Rests, if this thread has worked for long enough, so that callers get the disk and the
+    /// processors.
     fn rest(&self, shift: &mut Stopwatch) -> Result<(), BackupError> {
         self.health.may_write()?;
         let worked = shift.elapsed();

@@ -1,4 +1,4 @@
-//! Closing the file: once, by the first caller that asks; all others wait for that.
+//! Closing the file: the first caller closes it, all others wait.
 
 use crate::clock::Stopwatch;
 use crate::engine::core::Core;
@@ -40,14 +40,14 @@ impl Core {
         }
     }
 
-    /// Whether a thread that closes would have to wait for itself: for the transaction that it is
-    /// in, or for an end of its own.
+    /// Whether a closing thread would wait for itself: for its own transaction, or for its own
+    /// end.
     fn must_close_elsewhere(&self) -> bool {
         self.is_inside() || is_ours() || self.check_blocking(Caller::Thread).is_err()
     }
 }
 
-/// Turns a panic into a failed close. Forgotten where nothing went wrong.
+/// Turns a panic into a failed close. Defused if there was none.
 struct SettleOnUnwind<'a>(&'a Core);
 
 impl Drop for SettleOnUnwind<'_> {
@@ -115,26 +115,26 @@ impl Drop for Handle {
 }
 
 impl Engine {
-    /// Closes the file: no more claims are granted, what is queued is committed, the log is moved
-    /// to the file.
+    /// Closes the file: stops grants, commits the queue, and moves the log's content to the file.
     ///
-    /// Other clones, scopes and claims may still be around; their calls fail with "closed" from
-    /// now on. Claims that are out can't be completed any more: their keys are interrupted when
-    /// the file is opened again, and the number of them is given here. To lose none, end them
-    /// first. Only the first call closes; any other waits for it and gives the same result.
+    /// Calls on other clones, scopes and claims then fail with "closed". Claims in flight can't
+    /// be completed any more: the next opening interrupts their keys, and this returns their
+    /// number. To lose none, end them first. Only the first call closes; any other waits for it
+    /// and returns the same result.
     ///
     /// # Errors
     ///
-    /// When an earlier commit failed, or the file can't be brought up to date. Nothing
-    /// acknowledged is lost by that: the next opening finds it in the log.
+    /// When an earlier commit failed, or the last checkpoint fails. Nothing acknowledged is lost:
+    /// the next opening finds it in the log.
     ///
-    /// A close from within a callback or a transaction needs a thread. Where the system has none
-    /// to give, this is an error too, and the engine stays open as long as other handles live.
+    /// A close from within a callback or a transaction needs a thread. If the system refuses one,
+    /// this is an error too, and the engine stays open as long as other handles live.
     pub fn close(self) -> Result<Closed, Failure> {
         self.handle.close().map(|claims_left| Closed { claims_left })
     }
 
-    /// [`close`](Self::close) for tasks, on any executor: a thread of its own does the work, and the task waits without blocking.
+    /// [`close`](Self::close) for tasks, on any executor: a separate thread does the work, and
+    /// the task waits without blocking.
     ///
     /// Once the future was polled, closing goes on even if the future is dropped.
     ///

@@ -1,4 +1,4 @@
-//! Opening a file: recovery, up to the moment when calls can be answered.
+//! Opening a file, up to the moment when calls can be answered.
 
 use std::path::{Path, PathBuf};
 
@@ -108,7 +108,7 @@ impl Core {
         Ok(core)
     }
 
-    /// The last step of an opening: from here on the files are changed.
+    /// The last step of an opening, and the first that changes the files.
     fn make_ready(
         &self,
         unprepared: &mut Option<Unprepared>,
@@ -126,8 +126,8 @@ impl Core {
         }
     }
 
-    /// Makes what was read from the log durable where it is, for nothing else has space: what is
-    /// replayed to callers must not be known to the operating system alone.
+    /// Rewrites and syncs the frames of the log in place, because there is no other space.
+    /// Without that, replayed results might not be durable.
     fn open_on_a_full_disk(&self, replayed: &[(u64, usize)], failure: IoFailure) -> Result<(), OpenError> {
         let log = self.log.get();
         log.map_or(Ok(()), |log| log.write_again(replayed))?;
@@ -189,7 +189,7 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
 /// Bytes that the name of a file may have, on file systems that are in use.
 const FILE_NAME_MAX: usize = 255;
 
-/// The one name of the file, by any path that it is opened with. Its log is beside it.
+/// The resolved name of the file, the same for any path to it. Its log is beside it.
 fn real_name(path: &Path, options: &Options) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() {
         return Err(OpenError::NoPath);
@@ -199,8 +199,7 @@ fn real_name(path: &Path, options: &Options) -> Result<PathBuf, OpenError> {
     Ok(path)
 }
 
-/// Checks that the names of the log, and of a log that is being made, fit as well. Before anything
-/// is made.
+/// Checks, before any file is made, that the names of the log and of its temporary file fit too.
 pub(super) fn check_name(path: &Path) -> Result<(), OpenError> {
     let max = FILE_NAME_MAX - "-wal".len() - UNFINISHED.len();
     let len = path.file_name().map_or(0, std::ffi::OsStr::len);
@@ -236,7 +235,7 @@ fn first_meta(options: &Options) -> Result<Meta, OpenError> {
     Ok(meta)
 }
 
-/// The log that belongs to the file, if there is one and if it is whole.
+/// The file's log, if there is one and it is intact.
 fn find_log(path: &Path, options: &Options, meta: &Meta, id: &Identity) -> Result<Option<Log>, OpenError> {
     let log_path = wal::path_of(path);
     let log = Log::open(&*options.disk, &log_path, id)?;

@@ -1,11 +1,10 @@
-//! Preparing the log for a new opening of its file: what was replayed moves to the store, and the
-//! log is empty again.
+//! Prepares the log for a new opening: the replayed entries move to the store, and the log is
+//! empty again.
 //!
-//! An opening does this before it answers anything. Where the disk is full the store can't take
-//! it. Then the engine opens all the same, for replaying results needs no space: it makes what it
-//! read from the log durable where it is, and the log is prepared later, by the first checkpoint
-//! that finds space. Until then the log has no space to reserve, so nothing is granted and nothing
-//! is appended.
+//! An opening does this before it answers a call. On a full disk the store can't take the
+//! entries. The engine still opens, because replaying results needs no space: it makes the log
+//! durable in place, and the first checkpoint that finds space prepares the log. Until then the
+//! log has no space to reserve, so nothing is granted and nothing is appended.
 
 use crate::engine::core::maintenance::Unprepared;
 use crate::engine::core::modes::CommitMode;
@@ -17,12 +16,12 @@ use crate::wal;
 use crate::wal::{Log, LogWriter};
 
 impl Core {
-    /// Moves what was replayed to the store and opens the log for writing, if that was not done
-    /// before. For the holder of `maintenance`.
+    /// Moves the replayed entries to the store and opens the log for writing, if that was not
+    /// done before. For the holder of the maintenance lock.
     ///
     /// # Errors
     ///
-    /// Where the store or the log can't be written. Nothing that counts was changed then.
+    /// If the store or the log can't be written. Nothing that counts was changed then.
     pub(in crate::engine) fn prepare(&self, unprepared: &mut Option<Unprepared>) -> Result<(), StoreError> {
         let Some(Unprepared { path, id, last_seq }) = unprepared else { return Ok(()) };
         let wanted = self.options.log_segment_bytes;
@@ -61,9 +60,9 @@ impl Core {
         Ok(())
     }
 
-    /// Moves what was replayed to the store, which says from then on that this opening has a log
-    /// with so many bytes of segments, or that no log is needed. The old log is history by that,
-    /// in one atomic step.
+    /// Moves the replayed entries to the store. From then on the store says that this opening has
+    /// a log with so many bytes of segments, or that no log is needed. One atomic step thus
+    /// retires the old log.
     fn move_replayed(&self, name: &str, log_bytes: Option<u64>) -> Result<(), StoreError> {
         let applied = self.or_poison(|| {
             let (tail, now, limit) = (self.publisher.take_tail(), self.clock.now(), self.fences.limit());
@@ -90,7 +89,7 @@ impl Core {
     }
 }
 
-/// What it means that the log can't be prepared: on a full disk it is tried again.
+/// The error if the log can't be prepared; on a full disk the engine tries again.
 fn refused(failure: IoFailure) -> StoreError {
     if failure.is_disk_full() { StoreError::Full(failure) } else { StoreError::Failed(Failure::Io(failure)) }
 }

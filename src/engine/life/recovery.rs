@@ -1,5 +1,5 @@
-//! Recovery: fills the index from the file, replays the log over it, and interrupts claims that
-//! nobody holds.
+//! Recovery: fills the index from the file, replays the log over it, and interrupts claims
+//! without a holder.
 
 use std::thread;
 
@@ -75,11 +75,10 @@ pub(super) fn recover(
     Ok(Recovered { clock, index, policies, publisher, budget })
 }
 
-/// Fewer keys than that are loaded by the thread that opens: others are not worth their start.
+/// The opening thread alone loads fewer keys than this: starting more threads would not pay.
 const KEYS_FOR_THREADS: usize = 100_000;
 
-/// Threads that load, at most: each reads every row of what there is, and fills its part of the
-/// index.
+/// The most loading threads: each reads every row, and fills its part of the index.
 const THREADS_MAX: usize = 8;
 
 /// Fills the index from the store.
@@ -116,7 +115,7 @@ fn load(
     Ok(())
 }
 
-/// Fills one part of the index with what is not over.
+/// Fills one part of the index with all records that have not expired.
 fn filler(mut part: LoadPartition<'_>, keys: usize, now: Timestamp) -> impl FnMut(&[Stored]) + Send {
     let mut is_reserved = false;
     move |records| {
@@ -129,7 +128,7 @@ fn filler(mut part: LoadPartition<'_>, keys: usize, now: Timestamp) -> impl FnMu
     }
 }
 
-/// Publishes every frame that the store does not know, as their leaders did.
+/// Publishes every frame that the store does not cover, as its leader did.
 fn replay(
     log: &Log,
     frames: Vec<wal::Found>,
@@ -148,8 +147,9 @@ fn replay(
     Ok(())
 }
 
-/// The holder of a claim is dead, for this process has the file's lock; but not the holder of a
-/// token. Gives the number of claims that stand, and those that don't.
+/// Interrupts claims in flight: their holders are dead, because this process has the file's lock.
+/// A claim with a valid token stands. Returns the number of claims that stand, and the
+/// interrupted ones.
 pub(super) fn interrupt_all(
     index: &Index,
     publisher: &Publisher,

@@ -1,4 +1,4 @@
-//! Shutdown: the last step of a close, which brings the file up to date and unlocks it.
+//! Shutdown: the last step of a close, which makes the last checkpoint and unlocks the files.
 
 use crate::attempt::Ended;
 use crate::engine::background::commit_cost::RECLAIM_MIN;
@@ -8,11 +8,10 @@ use crate::log_tail::LogTail;
 use crate::store::StoreError;
 
 impl Core {
-    /// Ends everything: refuses new work, commits the queue, moves the log to the store, closes
-    /// it.
+    /// Refuses new work, commits the queue, moves the log's content to the store, and closes the
+    /// store.
     ///
-    /// Claims that are out stay behind; their keys are interrupted when the file is opened again.
-    /// Gives their number.
+    /// Returns the number of claims in flight; the next opening interrupts their keys.
     pub(super) fn shut_down(&self) -> Result<usize, Failure> {
         // Before the gate, so that a caller that was told "closed" finds readers refused as well.
         self.store.refuse_table_readers();

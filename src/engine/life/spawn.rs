@@ -1,4 +1,4 @@
-//! Starting the engine's threads: each when it is first called.
+//! Starts the engine's threads, each when it is first woken.
 
 use std::io;
 
@@ -23,7 +23,7 @@ fn body(role: ThreadRole) -> Body {
 }
 
 impl Core {
-    /// Starts the worker, and has every other thread start at its first call.
+    /// Starts the worker; every other thread starts when it is first woken.
     pub(in crate::engine) fn start_threads(core: &Arc<Self>) -> io::Result<()> {
         for role in [ThreadRole::Leader, ThreadRole::Publisher, ThreadRole::Reader, ThreadRole::Timekeeper] {
             let weak = Arc::downgrade(core);
@@ -36,8 +36,8 @@ impl Core {
         Self::hire(core, ThreadRole::Worker)
     }
 
-    /// Starts a thread that was called. Where the system has none to give, the worker stands in,
-    /// and the next call tries again.
+    /// Starts a thread that was woken. If the system refuses, the worker stands in, and the next
+    /// wake-up tries again.
     fn summon(core: &Arc<Self>, role: ThreadRole) {
         if Self::hire(core, role).is_err() {
             core.threads.is_short.store(true, Ordering::Release);
@@ -56,7 +56,7 @@ impl Core {
         Ok(())
     }
 
-    /// Does the work of threads that could not be started; gives the time until which there is
+    /// Does the work of threads that could not be started; returns the time until which there is
     /// nothing to do. For the worker.
     pub(in crate::engine) fn stand_in(&self) -> Deadline {
         if !self.threads.is_short.load(Ordering::Acquire) {
@@ -75,7 +75,7 @@ fn lead(core: &Core, listener: &Listener) {
     while listener.wait(core.commit.lead_if_called(Duty::Sole)) && core.health.is_open() {}
 }
 
-/// The thread that publishes while the leader has the next group to write.
+/// The thread that publishes while the leader writes the next group.
 fn publish(core: &Core, listener: &Listener) {
     while listener.wait(Deadline::NEVER) && core.health.is_open() {
         core.commit.publish_what_is_written();

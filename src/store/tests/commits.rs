@@ -1,4 +1,4 @@
-//! Commits: what they write, drop and move, and what is left when one fails.
+//! Commits: what they write, drop and move, and the state after one fails.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn what_is_no_longer_remembered_when_it_is_to_be_stored_is_left_out() {
     assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (2, 2));
 }
 
-/// Block numbers would be given out twice.
+/// Otherwise block numbers would be used twice.
 #[test]
 fn a_commit_that_failed_and_is_there_after_all_stops_writes_but_not_reads() {
     for lost in [false, true] {
@@ -59,7 +59,7 @@ fn what_is_dropped_is_counted_no_longer() {
     assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (0, 0));
 }
 
-/// A key that is remembered until this very moment need not move on.
+/// A key whose remembered time ends at this moment need not move.
 #[test]
 fn what_moves_on_is_what_is_still_to_be_remembered() {
     let store = new_store(&SimDisk::new());
@@ -75,7 +75,7 @@ fn what_moves_on_is_what_is_still_to_be_remembered() {
     assert_eq!((store.keys_hint(), store.meta().tallies.index.rows), (1, 1));
 }
 
-/// What forgets a key hides the blocks before, not that of the record that came with it.
+/// Forgetting a key hides earlier blocks, but not the block of a record in the same batch.
 #[test]
 fn a_record_that_came_with_a_forgetting_of_its_key_moves_on() {
     for with in [true, false] {
@@ -116,7 +116,7 @@ fn an_error_of_what_others_wrote_is_told_when_they_give_up() {
     assert!(store.abort(begun).is_err());
 }
 
-/// What a failed sync left behind only the next opening may find out.
+/// Only the next opening may find out what a failed sync left behind.
 #[test]
 fn after_a_failed_sync_nothing_is_written_until_the_file_is_opened_again() {
     let disk = SimDisk::new();
@@ -183,8 +183,8 @@ fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
     assert!(failed > 0 && again > 0, "no read failed after the first block");
 }
 
-/// What is found at a place after a checkpoint failed that would have dropped its block; whether
-/// that is known.
+/// The record at a location after a failed checkpoint that would have dropped its block, and
+/// whether that is known.
 #[track_caller]
 fn is_known(store: &Store, place: RecordLocation, n: u64) -> bool {
     match store.read(place, Digest::from_u128(n.into())) {
@@ -200,7 +200,7 @@ fn is_known(store: &Store, place: RecordLocation, n: u64) -> bool {
     }
 }
 
-/// To be told of damage where there is none makes people restore backups.
+/// A false report of damage would make people restore backups.
 #[test]
 fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
     let mut found = HashMap::new();
@@ -233,7 +233,8 @@ fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
     assert!(found[&true] > 3 && found[&false] > 1, "{found:?}");
 }
 
-/// redb reads after a commit, too. Where that fails it calls the commit failed, which is there all the same.
+/// redb also reads after a commit. If that read fails, redb calls the commit failed, although it
+/// is in the file.
 #[test]
 fn a_commit_counts_once_whichever_of_its_reads_fails() {
     for read in 0.. {

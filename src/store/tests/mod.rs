@@ -1,5 +1,4 @@
-//! The store: rows that are not what was written, commits, and readers while the database is
-//! opened again.
+//! The store: damaged rows, commits, and readers while the database is opened again.
 
 mod commits;
 mod compaction;
@@ -86,7 +85,7 @@ fn apply(store: &Store, batch: &Batch, now: Timestamp, may_go: bool) -> Result<A
     store.apply(None, batch, now, |_| (), |_, _| if may_go { Relocation::Moved } else { Relocation::Stays })
 }
 
-/// Stores a record; gives it with its place.
+/// Stores a record; returns it with its location.
 fn stored(store: &Store, n: u64) -> (Record, RecordLocation) {
     stored_with(store, n, b"body")
 }

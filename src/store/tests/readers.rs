@@ -55,7 +55,7 @@ fn a_record_is_found_as_soon_as_it_has_a_place() {
     });
 }
 
-/// Ends the readers of a test, however it ends.
+/// Ends the readers of a test, however the test ends.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

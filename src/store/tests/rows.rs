@@ -1,4 +1,4 @@
-//! Rows that are missing, damaged or not what was written.
+//! Rows that are missing, damaged or replaced.
 
 use super::*;
 use redb::ReadableDatabase;
@@ -198,7 +198,7 @@ fn a_file_that_somebody_else_made_meanwhile_stays() {
     assert_eq!(open(&disk).meta(), meta());
 }
 
-/// What redb does to a block is measured by `benches/layout.rs`.
+/// `benches/layout.rs` measures redb's overhead for a block.
 #[test]
 fn a_block_takes_pages_of_a_power_of_two_and_its_part_of_the_index() {
     let bytes = |len, entries| {

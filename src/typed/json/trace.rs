@@ -1,10 +1,8 @@
-//! A trace of what serde says of a value, to see whether JSON gave back the value that it was
-//! given.
+//! A trace of a value's serde calls, to see whether JSON gave the value back unaltered.
 //!
-//! Two values of one type are taken for the same where serde makes the same calls for them: the
-//! same numbers of the same types, the same names of structs, fields and variants, the same
-//! lengths. Maps have no order, nor have lists: JSON keeps the order of a list, and a `HashSet`
-//! has none.
+//! Two values of one type count as the same if they make the same serde calls: the same numbers
+//! of the same types, the same names of structs, fields and variants, the same lengths. Maps have
+//! no order, nor have lists: JSON keeps the order of a list, and a `HashSet` has none.
 
 use std::fmt;
 
@@ -13,7 +11,7 @@ use serde::ser::{self, Error as _, Serializer};
 
 type Failed = serde_json::Error;
 
-/// All that serde says of a value.
+/// The serde calls of a value.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trace {
     /// A value without parts: its type, and its bits.
@@ -46,7 +44,7 @@ impl Trace {
         value.serialize(Tracer)
     }
 
-    /// Where another value differs from this one, if it does.
+    /// The place where another value differs from this one, if it does.
     pub(super) fn difference(mut self, mut other: Self) -> Option<Difference> {
         if self == other {
             return None;
@@ -58,7 +56,7 @@ impl Trace {
         Some(Difference { path, was, is })
     }
 
-    /// Brings all that has no order into one.
+    /// Sorts everything that has no order.
     fn sort(&mut self) {
         match self {
             Self::List(parts) => {
@@ -77,7 +75,7 @@ impl Trace {
         }
     }
 
-    /// What both are where they differ, and the path to it.
+    /// The kinds of both values where they differ, and the path to that place.
     fn find(&self, other: &Self, path: &mut String) -> Option<(String, String)> {
         let before = path.len();
         let found = match (self, other) {
@@ -124,7 +122,7 @@ fn names<'a>(fields: &'a [(&'static str, Trace)]) -> impl Iterator<Item = &'stat
     fields.iter().map(|(name, _)| *name)
 }
 
-/// What kind of value it is. Not the value: errors end up in logs.
+/// The kind of a value, not the value itself, because errors end up in logs.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -8,7 +8,7 @@ use crate::sync::{Arc, Condvar};
 use crate::task::wait_list::drop_foreign;
 use crate::task::wait_queue::{Priority, Turn, Wakeup};
 
-/// A place in the line. Dropped, it is given up, and bytes that were set aside for it go to the
+/// A place in the line. Its drop gives up the place, and bytes already reserved for it go to the
 /// next in line.
 #[derive(Debug)]
 #[must_use = "a place in the line is given up when it is dropped"]
@@ -22,8 +22,8 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Lines up for `bytes`. A caller with `bytes_max` waits only while a log of so many bytes may
-    /// have the space, and is woken when it can't any more.
+    /// Lines up for `bytes`. A caller with `bytes_max` waits only while a log of so many bytes
+    /// may have the space, and is woken when that is no longer possible.
     pub(crate) fn line_up(
         space: &'a Arc<LogSpace>,
         bytes: u64,
@@ -41,8 +41,8 @@ impl<'a> Request<'a> {
         Self { space, bytes, turn, wakes }
     }
 
-    /// Takes the reservation, where there is one by now. Where there is none, `ask` is called: it
-    /// may make space, or say why none will come.
+    /// Takes the reservation, if there is one by now. If not, it calls `ask`, which may make
+    /// space, or return why none will come.
     pub(crate) fn look<T>(&mut self, ask: impl FnOnce() -> Option<T>) -> Option<Result<Reservation, T>> {
         if let Some(reservation) = self.take() {
             return Some(Ok(reservation));
@@ -71,7 +71,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// `false` where something happened since the last look.
+    /// `false` if another event happened since the last check.
     fn set_waker(&mut self, waker: std::task::Waker) -> bool {
         let mut state = self.space.state.lock();
         let is_old = std::mem::replace(&mut self.wakes, state.wakes) == state.wakes;
@@ -86,7 +86,7 @@ impl<'a> Request<'a> {
         true
     }
 
-    /// Waits as a thread until something happened since the last look, or until the deadline.
+    /// Waits as a thread until an event since the last check, or until the deadline.
     pub(crate) fn wait(&mut self, deadline: Deadline) {
         let mut state = self.space.state.lock();
         if let Some(turn) = self.turn

@@ -1,11 +1,10 @@
-//! Log space that somebody has reserved: an append uses it up, and dropping it gives the rest
-//! back.
+//! `Reservation`: reserved log space. An append uses it up, and its drop frees the rest.
 
 use super::LogSpace;
 use crate::sync::Arc;
 use crate::task::wait_queue::Priority;
 
-/// So many bytes of the log. Nobody else is given them while this is there.
+/// So many bytes of the log, which no other caller gets while this exists.
 #[derive(Debug)]
 #[must_use = "the space is given back when it is dropped"]
 pub(crate) struct Reservation {
@@ -19,7 +18,7 @@ impl Reservation {
         Self { space: Arc::clone(space), bytes: 0 }
     }
 
-    /// Bytes that the log has set aside for this reservation already.
+    /// A reservation for bytes that the log has already set aside.
     pub(super) fn of(space: &Arc<LogSpace>, bytes: u64) -> Self {
         Self { space: Arc::clone(space), bytes }
     }
@@ -40,15 +39,14 @@ impl Reservation {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Takes `bytes` out for an entry that is queued. The leader gives them back once the entry is
-    /// written.
+    /// Takes `bytes` out for a queued entry. The leader frees them once the entry is written.
     pub(crate) fn spend(&mut self, bytes: u64) {
         let bytes = self.lend(bytes);
         self.space.note_queued(bytes);
     }
 
-    /// Takes `bytes` out and leaves it to the caller to note their holder.
-    /// [`take_back`](Self::take_back) is the other half.
+    /// Takes `bytes` out; the caller has to record their new owner.
+    /// [`take_back`](Self::take_back) is the opposite.
     pub(crate) fn lend(&mut self, bytes: u64) -> u64 {
         debug_assert!(self.bytes >= bytes, "only reserved bytes are used");
         self.bytes = self.bytes.saturating_sub(bytes);

@@ -8,7 +8,7 @@ use crate::sync::Arc;
 
 const GEOMETRY: Geometry = Geometry { segment: 100, frame_max: 20 };
 
-/// Of so many bytes.
+/// A reservation of so many bytes.
 fn space(bytes: u64) -> Arc<LogSpace> {
     let space = LogSpace::new(GEOMETRY);
     space.open(bytes);
@@ -19,7 +19,7 @@ fn reserve(space: &Arc<LogSpace>, bytes: u64) -> Option<Reservation> {
     Reservation::try_new(space, Priority::Other, bytes)
 }
 
-/// All that there is.
+/// Reserves all free space.
 fn reserve_all(space: &Arc<LogSpace>) -> Vec<Reservation> {
     std::iter::from_fn(|| reserve(space, 1)).collect()
 }
@@ -234,7 +234,7 @@ impl std::task::Wake for Count {
     }
 }
 
-/// It came while queued entries would give some, and they gave less than was hoped for: frames
+/// The caller came while queued entries promised space, and they freed less than expected: frames
 /// take more than their entries.
 #[test]
 fn a_caller_that_waits_only_while_space_may_come_is_woken_when_none_may() {

@@ -37,7 +37,8 @@ fn what_is_published_reaches_the_index_and_the_tail_together() {
     assert_eq!(publisher.take_tail().len(), 0);
 }
 
-/// Nobody has it, so nobody would end it, and those who begin its key would wait for ever.
+/// No caller holds it, so no caller would end it, and later begins of its key would wait for
+/// ever.
 #[test]
 fn a_claim_that_was_taken_back_is_not_shown_again() {
     let publisher = publisher();
