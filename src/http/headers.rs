@@ -32,8 +32,8 @@ impl<'a> Unstored<'a> {
     /// `chosen` by the service's owner.
     pub(super) fn of(headers: &HeaderMap, chosen: &'a [HeaderName]) -> Self {
         let connection = headers.get_all(header::CONNECTION).iter();
-        let names = connection.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        let named = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect();
+        let items = connection.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let named = items.filter_map(|item| HeaderName::from_bytes(item.trim_ascii()).ok()).collect();
         Self { named, chosen }
     }
 
