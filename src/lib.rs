@@ -95,8 +95,8 @@ pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;
 pub use engine::{
-    Backup, Begin, Claim, ClaimToken, Closed, CommitMode, Completion, End, Ending, Engine, Entries, KeyEntry,
-    ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Verify, Waited,
+    Backup, Begin, Checked, Claim, ClaimToken, Closed, CommitMode, Completion, End, Ending, Engine, Entries,
+    KeyEntry, ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Verdict, Verify, Waited,
 };
 pub use error::{
     BackupError, BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, EndError, Failure,

@@ -28,3 +28,4 @@ pub use handles::scope::Scope;
 pub use handles::stats::Stats;
 pub use handles::token::ClaimToken;
 pub use life::backup::Backup;
+pub use life::check::{Checked, Verdict};

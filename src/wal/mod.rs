@@ -16,11 +16,13 @@ use crate::sync::{Arc, Mutex};
 use openings::Openings;
 
 pub(crate) mod frame;
+mod last_frame;
 mod openings;
 mod scan;
 mod space;
 mod writer;
 
+pub(crate) use last_frame::{LogEnd, find_end};
 pub(crate) use scan::{Found, Scanned, check_not_newer, scan};
 pub(crate) use space::{Geometry, LogSpace, Request, Reservation, Spot};
 pub(crate) use writer::LogWriter;

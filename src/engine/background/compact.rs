@@ -1,14 +1,18 @@
 //! Compacts the file while the engine is idle. `compaction.rs` decides when that pays.
 
 use crate::Timestamp;
-use crate::engine::core::Core;
 use crate::engine::core::compaction::Space;
 use crate::engine::core::maintenance::MaintenanceState;
-use crate::store::{Batch, Meta};
+use crate::engine::core::{CallWorker, Core};
+use crate::engine::handles::engine::Engine;
+use crate::error::{CommitError, Failure, IoFailure};
+use crate::store::{Batch, Meta, StoreError};
 
 /// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten
 /// seconds, or a quarter of a short TTL.
 const IDLE_TICKS: u32 = 10;
+/// The most checkpoints that a compaction on request makes to drop what has expired.
+const RECLAIM_STEPS: u32 = 100_000;
 
 impl Core {
     /// Gives free space in the file back to the disk. redb doubles its file when it needs more,
@@ -18,38 +22,105 @@ impl Core {
         let entries = self.publisher.entries_but_marks();
         let is_idle = maintenance.compaction.is_idle(entries, now, IDLE_TICKS * self.tick());
         let logged = self.commit.stats().bytes;
-        let stopped = self.commit.failure().is_some()
-            || self.health.is_poisoned()
-            || self.health.disk().any().is_some()
-            || self.health.file_not_ready().is_some()
-            // A compaction that meets a bad sector leaves a file that can't be opened.
-            || self.store.failed_reads() > 0;
         // Expired bodies go first, in as many steps as it takes.
         if !is_idle
-            || stopped
+            || self.must_not_compact()
             || self.has_due(now)
             || !self.space().is_some_and(|space| maintenance.compaction.pays(space, logged))
         {
             return false;
         }
+        self.compact_file(maintenance).map_err(|error| self.checkpoint_failed(error)).unwrap_or(false)
+    }
+
+    /// Something is amiss that a compaction could make worse.
+    fn must_not_compact(&self) -> bool {
+        self.commit.failure().is_some()
+            || self.health.is_poisoned()
+            || self.health.disk().any().is_some()
+            || self.health.file_not_ready().is_some()
+            // A compaction that meets a bad sector leaves a file that can't be opened.
+            || self.store.failed_reads() > 0
+    }
+
+    /// Compacts the file, unless an application reads tables; whether it did.
+    fn compact_file(&self, maintenance: &mut MaintenanceState) -> Result<bool, StoreError> {
+        let logged = self.commit.stats().bytes;
         let compacted = match self.store.compact() {
             // An application reads tables. The next step tries again.
-            Ok(false) => return false,
+            Ok(false) => return Ok(false),
             // The last commit has to be one of ours: a commit of the compaction needs a repair
             // after a kill.
             Ok(true) => {
                 let live = self.store.live_bytes();
                 let note = |meta: &mut Meta| meta.compacted_live = live;
-                self.store_batch(None, &Batch::default(), note).map(drop)
+                self.store_batch(None, &Batch::default(), note).map(|_| true)
             }
             Err(error) => Err(error),
         };
         maintenance.compaction.is_over(self.store.live_bytes().unwrap_or_default(), logged);
-        compacted.map_err(|error| self.checkpoint_failed(error)).is_ok()
+        compacted
+    }
+
+    /// Drops what has expired and compacts the file, for a caller that asks for it.
+    fn compact_on_request(&self) -> Result<bool, CommitError> {
+        self.checkpoint_on_request()?;
+        if self.has_maintenance_lock() {
+            return Ok(false);
+        }
+        let _afterwards = CallWorker(self);
+        let mut maintenance = self.maintenance.lock();
+        let _maintains = self.maintains();
+        self.health.may_write()?;
+        // A checkpoint drops some of what is due.
+        let mut steps = 0;
+        while self.has_due(self.clock.now()) && steps < RECLAIM_STEPS && self.checkpoint(&mut maintenance) {
+            steps += 1;
+        }
+        if self.must_not_compact() {
+            return Err(self.not_compacted("the disk is full, or a read failed since the file was opened"));
+        }
+        self.compact_file(&mut maintenance).map_err(|error| {
+            self.checkpoint_failed(error);
+            self.not_compacted("the file could not be opened again")
+        })
+    }
+
+    /// The engine's failure, or one that passes.
+    fn not_compacted(&self, why: &'static str) -> CommitError {
+        let passes = || {
+            let error = std::io::Error::other(why);
+            Failure::FileNotReady(IoFailure::new(self.store.path(), "compacting", error))
+        };
+        CommitError::Failed(self.health.failure().cloned().unwrap_or_else(passes))
     }
 
     /// Live bytes and all bytes of the file; `None` if the store does not know.
     fn space(&self) -> Option<Space> {
         Some(Space { live: self.store.live_bytes()?, file: self.store.file_bytes() })
+    }
+}
+
+impl Engine {
+    /// Drops what has expired and gives free room in the file back to the disk now, instead of
+    /// when the engine is idle. For tools, and for files with tables of an application.
+    ///
+    /// Calls that need the file wait meanwhile: it moves all live data. `false` if it did nothing,
+    /// because a [`read_tables`](Self::read_tables) runs.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has failed or is closed, the disk is full, or a read of the file has failed
+    /// since it was opened. An error loses nothing that was acknowledged.
+    ///
+    /// ```
+    /// # use idemkv::Engine;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// assert!(engine.compact()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn compact(&self) -> Result<bool, CommitError> {
+        self.handle.core().compact_on_request()
     }
 }

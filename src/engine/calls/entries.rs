@@ -1,7 +1,6 @@
 //! `Entries`: an iterator over all live keys of an engine, for tools.
 
 use super::lookup::SlotNames;
-use crate::Timestamp;
 use crate::engine::handles::engine::Engine;
 use crate::engine::handles::handle::Handle;
 use crate::error::ReadError;
@@ -9,6 +8,7 @@ use crate::index::Slot;
 use crate::key::Digest;
 use crate::status::Status;
 use crate::sync::Arc;
+use crate::{KeyHash, Timestamp};
 
 /// One live key, as [`Engine::entries`](crate::Engine::entries) gives it.
 pub struct KeyEntry {
@@ -56,6 +56,16 @@ impl KeyEntry {
             SlotNames::Record(record) => record.key(),
             SlotNames::Attempt(attempt) => attempt.key(),
         }
+    }
+
+    /// The short hash of the key, as logs and metrics show it.
+    #[must_use]
+    pub fn key_hash(&self) -> KeyHash {
+        let digest = match &self.names {
+            SlotNames::Record(record) => record.digest(),
+            SlotNames::Attempt(attempt) => attempt.digest,
+        };
+        digest.key_hash()
     }
 
     /// Its state. Never [`Status::Vacant`].
@@ -117,11 +127,10 @@ impl Iterator for Entries {
 /// In short, and without the key.
 impl std::fmt::Debug for KeyEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let digest = match &self.names {
-            SlotNames::Record(record) => record.digest(),
-            SlotNames::Attempt(attempt) => attempt.digest,
-        };
-        f.debug_struct("KeyEntry").field("key", &digest.key_hash()).field("status", &self.status).finish()
+        f.debug_struct("KeyEntry")
+            .field("key", &self.key_hash())
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 

@@ -3,13 +3,13 @@
 use super::claim::{Begin, Claim};
 use super::handle::Handle;
 use super::token::ClaimToken;
-use crate::Fingerprint;
 use crate::engine::core::namespace::ScopeInner;
-use crate::error::{BeginError, ForgetError, ReadError, ResolveError, TokenError};
+use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
 use crate::policy::Policy;
 use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
+use crate::{Fingerprint, KeyHash};
 
 /// A namespace for keys: an endpoint, a tenant, a queue. The same key in two scopes is two
 /// operations.
@@ -37,6 +37,15 @@ impl Scope {
     #[must_use]
     pub fn name(&self) -> &[u8] {
         self.inner.name()
+    }
+
+    /// The short hash of a key of this scope, as logs and metrics show it.
+    ///
+    /// # Errors
+    ///
+    /// When the key, or the scope's name, can't be used.
+    pub fn key_hash(&self, key: impl AsRef<[u8]>) -> Result<KeyHash, KeyError> {
+        Ok(self.inner.digest(key.as_ref())?.key_hash())
     }
 
     /// Asks whether to run the operation with this key. Exactly one caller at a time is told to.

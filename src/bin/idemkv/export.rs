@@ -1,0 +1,54 @@
+//! `idemkv export`: all keys as JSON lines.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use idemkv::{Engine, Verify};
+
+use crate::answer::{Answer, Trouble};
+use crate::entry::{Detail, Entry, line};
+use crate::saved;
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    file: PathBuf,
+    /// Read on where pages are damaged: what is written is right, and some is missing
+    #[arg(long)]
+    unverified: bool,
+}
+
+const STEP_KEYS: &str = "Step keys are derived from a secret of the file, which no export has. In a file made of this \
+                         export the step keys are others: a downstream service does not recognise an operation that is \
+                         run again there. For a copy with the same step keys make a backup.";
+
+impl Export {
+    pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
+        let verify = if self.unverified { Verify::UpTo(0) } else { Verify::default() };
+        let engine = Engine::options().read_only().verify(verify).open(&self.file)?;
+        writeln!(out, "{}", line(&saved::header(&engine)))?;
+        for (scope, policy) in engine.policies() {
+            writeln!(out, "{}", line(&saved::policy(&scope, &policy)))?;
+        }
+        let (mut written, mut unread, mut answer) = (0_u64, 0_u64, Answer::Fine);
+        for entry in engine.entries() {
+            match entry {
+                Ok(entry) => {
+                    let Some(entry) = Entry::of(&entry) else { continue };
+                    writeln!(out, "{}", line(&entry.to_json(Detail::Full)))?;
+                    written += 1;
+                }
+                Err(error) => {
+                    unread += 1;
+                    answer = answer.and(Trouble::from(error).answer());
+                }
+            }
+        }
+        out.flush()?;
+        eprintln!("{written} keys written. {STEP_KEYS}");
+        if unread > 0 {
+            eprintln!("{unread} keys can't be read, and are missing");
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,126 @@
+//! `idemkv resolve`: an interrupted key gets the outcome that its operation had.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use idemkv::{Claim, Completion, Engine, Status};
+
+use crate::answer::{Answer, Trouble};
+use crate::asking::Consent;
+use crate::entry::{Entry, State, describe};
+use crate::selection::Selection;
+use crate::{names, opening, spans};
+
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    file: PathBuf,
+    #[command(flatten)]
+    key: Selection,
+    /// How the operation ended, in whichever attempt
+    #[arg(long = "as", value_enum, value_name = "OUTCOME")]
+    outcome: HowItEnded,
+    /// The result that retries get
+    #[arg(long, conflicts_with = "body_file")]
+    body: Option<String>,
+    /// A file with that result
+    #[arg(long, value_name = "PATH")]
+    body_file: Option<PathBuf>,
+    /// For how long the result is replayed, such as 24h; the scope's policy says it if there is one
+    #[arg(long, value_parser = spans::parse, value_name = "SPAN")]
+    ttl: Option<Duration>,
+    #[command(flatten)]
+    consent: Consent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum HowItEnded {
+    /// It took effect
+    Completed,
+    /// It failed, and a retry must get that failure
+    Failed,
+    /// It certainly did not happen, in no attempt: a retry runs it
+    DidNotHappen,
+}
+
+impl Resolve {
+    pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
+        let body = self.body()?;
+        let (engine, entry) =
+            opening::to_change(&self.file, self.consent, |engine| self.plan(engine, body.len()))?;
+        let resolved = engine
+            .scope(&entry.scope)
+            .resolve(&entry.key)
+            .map_err(Trouble::refused)
+            .and_then(|claim| self.end(claim, &body));
+        opening::close(engine)?;
+        resolved?;
+        writeln!(out, "resolved: {}", describe(&entry))?;
+        Ok(Answer::Fine)
+    }
+
+    fn body(&self) -> Result<Vec<u8>, Trouble> {
+        let body = match (&self.body, &self.body_file) {
+            (Some(text), _) => Some(text.clone().into_bytes()),
+            (None, Some(path)) => Some(fs::read(path)?),
+            (None, None) => None,
+        };
+        match (self.outcome, body) {
+            (HowItEnded::DidNotHappen, Some(_)) => {
+                Err(Trouble::refused("an operation that did not happen has no result: leave the body out"))
+            }
+            (HowItEnded::DidNotHappen, None) => Ok(Vec::new()),
+            (HowItEnded::Completed | HowItEnded::Failed, body) => body.ok_or_else(|| {
+                Trouble::refused(
+                    "retries get the result: give it with --body or --body-file (it may be empty)",
+                )
+            }),
+        }
+    }
+
+    fn plan(&self, engine: &Engine, body_len: usize) -> Result<(Vec<String>, Entry), Trouble> {
+        let entry = self.key.find(engine)?;
+        let Status::Interrupted(lost) = &entry.status else {
+            return Err(Trouble::refused(format_args!(
+                "{} is {}: only a key that is {} can be resolved",
+                describe(&entry),
+                entry.state.name(),
+                State::Interrupted.name()
+            )));
+        };
+        let known = format!("{} is interrupted: {lost}", describe(&entry));
+        let declared = engine.policies().iter().any(|(scope, _)| **scope == *entry.scope);
+        let kept = match (self.ttl, declared) {
+            (Some(ttl), _) => spans::show(ttl),
+            (None, true) => spans::show(engine.scope(&entry.scope).policy().get_ttl()),
+            (None, false) if self.outcome == HowItEnded::DidNotHappen => String::new(),
+            (None, false) => {
+                return Err(Trouble::refused(format_args!(
+                    "scope \"{}\" has no policy in the file, so this command can't know for how long the service keeps \
+                     results; give --ttl",
+                    names::escaped(&entry.scope)
+                )));
+            }
+        };
+        let effect = match self.outcome {
+            HowItEnded::Completed => format!("retries get a success of {body_len} bytes, for {kept}"),
+            HowItEnded::Failed => format!("retries get a failure of {body_len} bytes, for {kept}"),
+            HowItEnded::DidNotHappen => {
+                "the next request with it runs the operation, as the first".to_owned()
+            }
+        };
+        Ok((vec![known, effect], entry))
+    }
+
+    fn end(&self, claim: Claim, body: &[u8]) -> Result<(), Trouble> {
+        let how = self.ttl.map_or_else(Completion::new, |ttl| Completion::new().ttl(ttl));
+        // A claim that comes back with an error is dropped, which leaves its key interrupted as it was.
+        match self.outcome {
+            HowItEnded::Completed => claim.complete_with(body, how).map(drop).map_err(Trouble::refused),
+            HowItEnded::Failed => claim.fail_with(body, how).map(drop).map_err(Trouble::refused),
+            HowItEnded::DidNotHappen => claim.release().map_err(Trouble::refused),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Whether the end of a log can be told from a damaged last frame.
+//!
+//! An opening takes the log to end where the next frame isn't. A torn write looks so, and so does
+//! a last frame with a flipped bit. This module looks at every place where the next frame would
+//! lie. Zeros there, or a whole frame from before, mean that nothing was written there since.
+
+use super::Log;
+use super::frame::{Frame, SECTOR};
+use crate::codec::Checksummer;
+use crate::error::IoFailure;
+
+/// What is behind the last whole frame of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    /// Whole frames that the store does not have.
+    pub(crate) frames: u64,
+    /// Offset in the file of bytes that may be a torn or damaged frame; `None` if there are none.
+    pub(crate) unclear: Option<u64>,
+}
+
+/// The last frame, as far as the search has come.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    seq: u64,
+    /// Offset behind it, and of the end of its segment.
+    end: u64,
+    segment_end: u64,
+}
+
+/// Looks for the end of the log of the opening with this salt.
+///
+/// # Errors
+///
+/// When the log can't be read.
+pub(crate) fn find_end(
+    log: &Log,
+    checksummer: &Checksummer,
+    salt: u64,
+    checkpointed: u64,
+) -> Result<LogEnd, IoFailure> {
+    let (mut last, mut frames): (Option<Last>, u64) = (None, 0);
+    // Every segment starts with a frame, and the next one may be the first of any.
+    let mut unclear = None;
+    let mut bytes = Vec::new();
+    for (start, len) in log.segments()? {
+        read(log, start, len, &mut bytes)?;
+        if !is_settled(&bytes, checksummer) {
+            unclear = unclear.or(Some(start));
+        }
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= SECTOR) {
+            let frame = Frame::read(rest, checksummer, salt);
+            at += frame.as_ref().map_or(SECTOR, Frame::len);
+            let Some(frame) = frame else { continue };
+            frames += u64::from(frame.seq > checkpointed);
+            if last.is_none_or(|last| last.seq < frame.seq) {
+                last = Some(Last { seq: frame.seq, end: start + at as u64, segment_end: start + len as u64 });
+            }
+        }
+    }
+    if let Some(Last { seq, end, segment_end }) = last {
+        read(log, end, usize::try_from(segment_end - end).unwrap_or_default(), &mut bytes)?;
+        let is_gap = seq > checkpointed && seq - checkpointed != frames;
+        if is_gap || !is_settled(&bytes, checksummer) {
+            unclear = Some(end);
+        }
+    }
+    Ok(LogEnd { frames, unclear })
+}
+
+fn read(log: &Log, start: u64, len: usize, bytes: &mut Vec<u8>) -> Result<(), IoFailure> {
+    bytes.resize(len, 0);
+    log.file.read_at(start, bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))
+}
+
+/// Whether no frame was begun at the start of these bytes, or a whole one is there.
+fn is_settled(bytes: &[u8], checksummer: &Checksummer) -> bool {
+    let Some(sector) = bytes.get(..SECTOR) else { return true };
+    sector.iter().all(|byte| *byte == 0)
+        || Frame::peek(sector).is_some_and(|(salt, _)| Frame::read(bytes, checksummer, salt).is_some())
+}
