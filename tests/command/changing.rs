@@ -1,0 +1,127 @@
+//! `resolve`, `forget` and `compact`: they ask first, and do what they said.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::helpers::{claim, closed, contents, fine, killed, on};
+use idemkv::{Begin, Engine, Fingerprint, Outcome, Status};
+
+fn status(file: &std::path::Path, scope: &str, key: &str) -> Status {
+    Engine::options().read_only().open(file).unwrap().scope(scope).get(key).unwrap()
+}
+
+#[test]
+fn without_consent_a_change_says_what_it_would_do_and_does_nothing() {
+    let (folder, file) = killed();
+    let before = contents(&file);
+    let resolve = ["lost", "--scope", "refunds", "--as", "completed", "--body", "x", "--ttl", "1h"];
+    for (subcommand, arguments) in
+        [("forget", &["order 01", "--scope", "charges"][..]), ("resolve", &resolve), ("compact", &[])]
+    {
+        let ran = on(&file, subcommand, arguments);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("give --yes") && ran.err.contains("marks 1 keys as interrupted"), "{ran:?}");
+    }
+    let ran = on(&file, "backup", &[folder.path().join("copy").to_str().unwrap()]);
+    assert!(ran.code == 1 && ran.err.contains("marks 1 keys as interrupted"), "{ran:?}");
+    assert!(contents(&file) == before, "a byte was changed");
+}
+
+#[test]
+fn an_interrupted_key_gets_the_outcome_that_it_is_given() {
+    let (folder, file) = closed();
+    let reply = folder.path().join("reply");
+    fs::write(&reply, b"refunded \xff").unwrap();
+    let reply = reply.to_str().unwrap();
+    let arguments =
+        ["lost", "--scope", "refunds", "--as", "completed", "--body-file", reply, "--ttl", "3h", "--yes"];
+    let ran = on(&file, "resolve", &arguments);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("with progress of 6 bytes") && ran.err.contains("for 3h"), "{ran:?}");
+    let Status::Done(record) = status(&file, "refunds", "lost") else { panic!() };
+    assert_eq!((record.outcome(), record.body()), (Outcome::Success, &b"refunded \xff"[..]));
+    assert_eq!(record.expires().saturating_since(record.completed()), Duration::from_secs(3 * 3_600));
+    // Its policy says for how long.
+    fine(&file, "resolve", &["monthly", "--scope", "reports", "--as", "failed", "--body", "", "--yes"]);
+    let Status::Done(record) = status(&file, "reports", "monthly") else { panic!() };
+    assert_eq!(record.outcome(), Outcome::Failure);
+    assert_eq!(record.expires().saturating_since(record.completed()), Duration::from_secs(7_200));
+}
+
+#[test]
+fn an_operation_that_did_not_happen_runs_as_the_first() {
+    let (_folder, file) = closed();
+    fine(&file, "resolve", &["lost", "--scope", "refunds", "--as", "did-not-happen", "--yes"]);
+    let engine = Engine::open(&file).unwrap();
+    let Begin::Fresh(claim) = engine.scope("refunds").begin("lost", Fingerprint::of("request")).unwrap()
+    else {
+        panic!()
+    };
+    assert!(claim.interrupted().is_none());
+}
+
+/// A service's default policy is not in its file.
+#[test]
+fn a_result_is_not_kept_for_a_time_that_nobody_chose() {
+    let (_folder, file) = closed();
+    let before = contents(&file);
+    let refused = |arguments: &[&str], why: &str| {
+        let ran = on(&file, "resolve", arguments);
+        assert!(ran.code == 1 && ran.err.contains(why), "{ran:?}");
+    };
+    let lost = ["lost", "--scope", "refunds", "--yes", "--as"];
+    refused(&[&lost[..], &["completed", "--body", "x"]].concat(), "give --ttl");
+    refused(&[&lost[..], &["completed", "--ttl", "1h"]].concat(), "--body");
+    refused(&[&lost[..], &["did-not-happen", "--body", "x"]].concat(), "leave the body out");
+    refused(
+        &["order 01", "--scope", "charges", "--yes", "--as", "did-not-happen"],
+        "only a key that is interrupted",
+    );
+    assert!(contents(&file) == before, "a byte was changed");
+}
+
+#[test]
+fn a_forgotten_key_is_vacant_and_no_other_is() {
+    let (_folder, file) = closed();
+    fine(&file, "forget", &["order 01", "--scope", "charges", "--yes"]);
+    assert!(matches!(status(&file, "charges", "order 01"), Status::Vacant));
+    assert!(matches!(status(&file, "charges", "order 02"), Status::Done(_)));
+    assert_eq!(on(&file, "forget", &["order 01", "--scope", "charges", "--yes"]).code, 6);
+}
+
+/// The service may have chosen that its interrupted keys stay so for ever, which its file does not
+/// say.
+#[test]
+fn a_key_that_the_command_finds_interrupted_stays_so_until_somebody_resolves_it() {
+    let (_folder, file) = killed();
+    fine(&file, "forget", &["order 01", "--scope", "charges", "--yes"]);
+    let clock = idemkv::sim::ManualClock::at_millis(4_000_000_000_000);
+    let engine =
+        Engine::options().max_clock_jump(Duration::MAX).clock(&clock).read_only().open(&file).unwrap();
+    assert!(engine.now().as_millis() > 3_900_000_000_000);
+    assert!(matches!(engine.scope("charges").get("in flight").unwrap(), Status::Interrupted(_)));
+    // Interrupted by its own engine, with the default policy.
+    assert!(matches!(engine.scope("refunds").get("lost").unwrap(), Status::Vacant));
+}
+
+#[test]
+fn compacting_gives_room_back_and_keeps_every_key() {
+    let (_folder, file) = closed();
+    let engine = Engine::open(&file).unwrap();
+    for number in 0..60 {
+        claim(&engine, "bulk", format!("{number}")).complete(vec![7; 200_000]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    for number in 0..60 {
+        assert!(engine.scope("bulk").forget(format!("{number}")).unwrap());
+    }
+    engine.close().unwrap();
+    let keys = |file| fine(file, "list", &["--format", "csv"]).lines().count();
+    let (listed, before) = (keys(&file), fs::metadata(&file).unwrap().len());
+    fine(&file, "compact", &["--yes"]);
+    let after = fs::metadata(&file).unwrap().len();
+    println!("{before} bytes before, {after} after");
+    assert!(after <= before);
+    assert_eq!(keys(&file), listed);
+    fine(&file, "verify", &[]);
+}

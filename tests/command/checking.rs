@@ -1,0 +1,66 @@
+//! `verify` and `doctor`: sound, damaged, inconclusive.
+
+use std::fs;
+
+use crate::helpers::{closed, damage_body, fine, killed, log_of, on};
+use serde_json::Value;
+
+#[test]
+fn a_sound_file_is_said_to_be_sound_with_counts() {
+    for (_folder, file) in [closed(), killed()] {
+        let said: Value = serde_json::from_str(&fine(&file, "verify", &["--format", "json"])).unwrap();
+        let keys = ["done", "interrupted"].map(|state| said[state].as_u64().unwrap());
+        let late = u64::from(said["log_frames"].as_u64().unwrap() > 0);
+        assert_eq!((said["verdict"].as_str(), keys), (Some("sound"), [22 + late, 2 + late]), "{said}");
+        let text = fine(&file, "doctor", &[]);
+        assert!(
+            text.starts_with("sound\n") && text.contains("2 keys are interrupted") == (late == 0),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_record_is_found_and_the_doctor_says_what_can_be_saved() {
+    let (_folder, file) = closed();
+    damage_body(&file, "charged 7");
+    let ran = on(&file, "verify", &[]);
+    assert!(ran.code == 3 && ran.out.starts_with("damaged"), "{ran:?}");
+    let json: Value = serde_json::from_str(&on(&file, "verify", &["--format", "json"]).out).unwrap();
+    assert_eq!(json["verdict"], "damaged");
+    let ran = on(&file, "doctor", &[]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    for part in ["What it means:", "What can be saved:", "What to do:", "Tried:"] {
+        assert!(ran.out.contains(part), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_cut_log_and_a_missing_one_are_damage() {
+    let (_folder, file) = killed();
+    let log = log_of(&file);
+    let bytes = fs::read(&log).unwrap();
+    fs::write(&log, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(on(&file, "verify", &[]).code, 3);
+    fs::remove_file(&log).unwrap();
+    let ran = on(&file, "verify", &[]);
+    assert!(ran.code == 3 && ran.out.contains("is missing"), "{ran:?}");
+    let ran = on(&file, "doctor", &[]);
+    assert!(ran.out.contains("Put it beside the file"), "{ran:?}");
+}
+
+/// A frame is written over zeros, in sectors: a kill of the machine leaves any of them.
+#[test]
+fn of_a_torn_frame_at_the_end_of_the_log_it_cannot_tell() {
+    let (_folder, file) = killed();
+    let log = log_of(&file);
+    let mut bytes = fs::read(&log).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap().next_multiple_of(512);
+    bytes[end..end + 4].copy_from_slice(b"idmF");
+    fs::write(&log, &bytes).unwrap();
+    let ran = on(&file, "verify", &[]);
+    assert!(ran.code == 4 && ran.out.starts_with("inconclusive"), "{ran:?}");
+    assert!(ran.out.contains(&format!("at offset {end} of the log")), "{ran:?}");
+    let ran = on(&file, "doctor", &[]);
+    assert!(ran.code == 4 && ran.out.contains("goes on behind the last whole frame"), "{ran:?}");
+}

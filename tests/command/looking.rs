@@ -1,0 +1,117 @@
+//! `stats`, `list` and `get`: what they show, and that they change nothing.
+
+use std::fs;
+
+use crate::helpers::{HOSTILE, closed, contents, fine, killed, on, run};
+use idemkv::Engine;
+use serde_json::Value;
+
+#[test]
+fn looking_changes_no_byte_of_a_closed_file_and_none_of_a_killed_one() {
+    for (_folder, file) in [closed(), killed()] {
+        let before = contents(&file);
+        fine(&file, "stats", &[]);
+        fine(&file, "stats", &["--format", "json"]);
+        fine(&file, "list", &[]);
+        fine(&file, "get", &["order 07", "--scope", "charges"]);
+        fine(&file, "export", &[]);
+        fine(&file, "verify", &[]);
+        fine(&file, "doctor", &[]);
+        assert!(contents(&file) == before, "a byte was changed");
+    }
+}
+
+#[test]
+fn keys_are_counted_by_scope_and_state() {
+    let (_folder, file) = closed();
+    let stats: Value = serde_json::from_str(&fine(&file, "stats", &["--format", "json"])).unwrap();
+    let scope = |name: &str| {
+        let scopes = stats["scopes"].as_array().unwrap();
+        scopes.iter().find(|scope| scope["scope"] == name).unwrap_or_else(|| panic!("{stats}")).clone()
+    };
+    assert_eq!(
+        (scope("charges")["done"].as_u64(), scope("charges")["interrupted"].as_u64()),
+        (Some(21), Some(0))
+    );
+    assert_eq!(
+        (scope("refunds")["done"].as_u64(), scope("refunds")["interrupted"].as_u64()),
+        (Some(0), Some(1))
+    );
+    assert_eq!(stats["policies"], 1);
+    let text = fine(&file, "stats", &[]);
+    assert!(text.contains("\"charges\"") && text.contains("1 scopes have policies"), "{text}");
+}
+
+#[test]
+fn a_list_is_filtered_by_scope_state_prefix_and_age() {
+    let (_folder, file) = closed();
+    let count = |arguments: &[&str]| {
+        let arguments = [arguments, &["--format", "json"]].concat();
+        fine(&file, "list", &arguments).lines().count()
+    };
+    assert_eq!(count(&[]), 24);
+    assert_eq!(count(&["--scope", "charges"]), 21);
+    assert_eq!(count(&["--state", "interrupted"]), 2);
+    assert_eq!(count(&["--state", "interrupted,done"]), 24);
+    assert_eq!(count(&["--prefix", "order 1"]), 10);
+    assert_eq!((count(&["--older", "1h"]), count(&["--younger", "1h"])), (0, 24));
+    let table = on(&file, "list", &["--limit", "3"]);
+    assert!(table.err.contains("21 keys more"), "{table:?}");
+    let csv = fine(&file, "list", &["--format", "csv", "--scope", "refunds"]);
+    let lines: Vec<_> = csv.lines().collect();
+    assert_eq!(lines[0], r#""scope","key","hash","state","outcome","attempt","since","bytes""#);
+    assert!(lines[1].starts_with(r#""refunds","lost","#) && lines.len() == 2, "{csv}");
+}
+
+#[test]
+fn a_key_is_found_by_its_name_and_by_the_hash_that_logs_show() {
+    let (_folder, file) = closed();
+    let engine = Engine::options().read_only().open(&file).unwrap();
+    let hash = engine.scope("charges").key_hash("order 07").unwrap().to_string();
+    engine.close().unwrap();
+    let by_name = fine(&file, "get", &["order 07", "--scope", "charges"]);
+    assert!(by_name.contains("charged 7") && by_name.contains(&hash), "{by_name}");
+    assert_eq!(fine(&file, "get", &["--hash", &hash]), by_name);
+    assert_eq!(fine(&file, "get", &["--hash", &hash, "--body"]), "charged 7");
+    assert_eq!(on(&file, "get", &["--hash", &hash, "--scope", "refunds"]).code, 6);
+}
+
+/// Clients choose keys, and handlers' bodies come from anywhere.
+#[test]
+fn no_key_and_no_body_reaches_a_terminal_as_a_command() {
+    let (_folder, file) = closed();
+    let escaped = r"\u{1b}[2J\xffevil\u{d}\u{a}\u{202e}gpj.exe";
+    let shown = [
+        fine(&file, "list", &[]),
+        fine(&file, "list", &["--format", "json"]),
+        fine(&file, "list", &["--format", "csv"]),
+        fine(&file, "export", &[]),
+        fine(&file, "get", &[escaped]),
+        fine(&file, "get", &[escaped, "--format", "json"]),
+    ];
+    for text in &shown {
+        let obeyed = |letter: char| letter.is_control() && letter != '\n' || letter == '\u{202e}';
+        assert!(!text.contains(obeyed), "{text:?}");
+    }
+    let get: Value = serde_json::from_str(&shown[5]).unwrap();
+    let hex: String = HOSTILE.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(get["key_hex"], hex);
+}
+
+#[test]
+fn what_goes_wrong_has_an_exit_code_of_its_own() {
+    let (folder, file) = closed();
+    assert_eq!(on(&file, "get", &["no such key"]).code, 6);
+    assert_eq!(on(&folder.path().join("none.idem"), "stats", &[]).code, 1);
+    assert!(!folder.path().join("none.idem").exists());
+    assert_eq!(run(["no-such-subcommand"]).code, 2);
+    assert_eq!(on(&file, "get", &[]).code, 2);
+    fs::write(folder.path().join("other"), "something else").unwrap();
+    assert_eq!(on(&folder.path().join("other"), "stats", &[]).code, 3);
+    let _engine = Engine::open(&file).unwrap();
+    for subcommand in ["stats", "list", "export", "verify", "compact"] {
+        let ran = on(&file, subcommand, &[]);
+        assert_eq!(ran.code, 5, "{ran:?}");
+        assert!(ran.err.contains("look at the backup"), "{ran:?}");
+    }
+}
