@@ -6,12 +6,17 @@
 //! number of entries (4), zero (4), salt (8), sequence (8), engine time in ms (8), highest wall
 //! clock in ms (8), checksum (8), then the payload: each entry with its length (4) in front.
 
+use std::ops::Range;
+
 use crate::Timestamp;
 use crate::clock::FrameTime;
 use crate::codec::{self, CHECKSUM_BYTES, Checksummer, Entry};
 
 /// The bytes that a disk writes at once; a torn write ends at such a boundary.
 pub(crate) const SECTOR: usize = 512;
+/// Where the magic and the salt lie in a frame.
+pub(super) const MAGIC_PLACE: Range<usize> = 0..4;
+pub(super) const SALT_PLACE: Range<usize> = 16..24;
 const MAGIC: u32 = u32::from_le_bytes(*b"idmF");
 /// Bytes of a header that come before its checksum.
 pub(crate) const CHECKED: usize = 48;

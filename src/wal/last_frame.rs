@@ -4,8 +4,10 @@
 //! a last frame with a flipped bit. This module looks at every place where the next frame would
 //! lie. Zeros there, or a whole frame from before, mean that nothing was written there since.
 
+use std::ops::Range;
+
 use super::Log;
-use super::frame::{Frame, SECTOR};
+use super::frame::{Frame, MAGIC_PLACE, SALT_PLACE, SECTOR};
 use crate::codec::Checksummer;
 use crate::error::IoFailure;
 
@@ -19,12 +21,12 @@ pub(crate) struct LogEnd {
 }
 
 /// The last frame, as far as the search has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Last {
     seq: u64,
-    /// Offset behind it, and of the end of its segment.
+    /// Offset behind it.
     end: u64,
-    segment_end: u64,
+    segment: Range<u64>,
 }
 
 /// Looks for the end of the log of the opening with this salt.
@@ -39,13 +41,14 @@ pub(crate) fn find_end(
     checkpointed: u64,
 ) -> Result<LogEnd, IoFailure> {
     let (mut last, mut frames): (Option<Last>, u64) = (None, 0);
-    // Every segment starts with a frame, and the next one may be the first of any.
-    let mut unclear = None;
+    // Every segment starts with a frame. The next one is behind the last, or is the first of
+    // another segment.
+    let mut unclear = Vec::new();
     let mut bytes = Vec::new();
     for (start, len) in log.segments()? {
         read(log, start, len, &mut bytes)?;
         if !is_settled(&bytes, checksummer) {
-            unclear = unclear.or(Some(start));
+            unclear.push(start);
         }
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= SECTOR) {
@@ -53,19 +56,22 @@ pub(crate) fn find_end(
             at += frame.as_ref().map_or(SECTOR, Frame::len);
             let Some(frame) = frame else { continue };
             frames += u64::from(frame.seq > checkpointed);
-            if last.is_none_or(|last| last.seq < frame.seq) {
-                last = Some(Last { seq: frame.seq, end: start + at as u64, segment_end: start + len as u64 });
+            if last.as_ref().is_none_or(|last| last.seq < frame.seq) {
+                let segment = start..start + len as u64;
+                last = Some(Last { seq: frame.seq, end: start + at as u64, segment });
             }
         }
     }
-    if let Some(Last { seq, end, segment_end }) = last {
-        read(log, end, usize::try_from(segment_end - end).unwrap_or_default(), &mut bytes)?;
-        let is_gap = seq > checkpointed && seq - checkpointed != frames;
-        if is_gap || !is_settled(&bytes, checksummer) {
-            unclear = Some(end);
-        }
+    let Some(Last { seq, end, segment }) = last else {
+        return Ok(LogEnd { frames, unclear: unclear.first().copied() });
+    };
+    read(log, end, usize::try_from(segment.end - end).unwrap_or_default(), &mut bytes)?;
+    let is_gap = seq > checkpointed && seq - checkpointed != frames;
+    if is_gap || !is_settled(&bytes, checksummer) {
+        return Ok(LogEnd { frames, unclear: Some(end) });
     }
-    Ok(LogEnd { frames, unclear })
+    let elsewhere = unclear.into_iter().find(|start| *start != segment.start);
+    Ok(LogEnd { frames, unclear: elsewhere })
 }
 
 fn read(log: &Log, start: u64, len: usize, bytes: &mut Vec<u8>) -> Result<(), IoFailure> {
@@ -73,9 +79,11 @@ fn read(log: &Log, start: u64, len: usize, bytes: &mut Vec<u8>) -> Result<(), Io
     log.file.read_at(start, bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))
 }
 
-/// Whether no frame was begun at the start of these bytes, or a whole one is there.
+/// Whether no frame was begun at the start of these bytes, or a whole one is there. A frame starts
+/// with its magic, and its salt is hardly zero.
 fn is_settled(bytes: &[u8], checksummer: &Checksummer) -> bool {
     let Some(sector) = bytes.get(..SECTOR) else { return true };
-    sector.iter().all(|byte| *byte == 0)
+    let is_zero = |part: Option<&[u8]>| part.is_some_and(|part| part.iter().all(|byte| *byte == 0));
+    (is_zero(sector.get(MAGIC_PLACE)) && is_zero(sector.get(SALT_PLACE)))
         || Frame::peek(sector).is_some_and(|(salt, _)| Frame::read(bytes, checksummer, salt).is_some())
 }

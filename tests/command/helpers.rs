@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use idemkv::{Begin, Claim, Engine, Fingerprint, Recovery};
+use idemkv::{Begin, Claim, Engine, Fingerprint, Policy, Recovery};
 use tempfile::TempDir;
 
 /// What a run of the command came to.
@@ -77,12 +77,17 @@ pub(crate) fn closed() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// The files of a process that was killed, with a claim that was in flight: a copy of both while
-/// nobody writes is what a kill leaves.
+/// The files of a process that was killed, with a claim that was in flight.
 pub(crate) fn killed() -> (TempDir, PathBuf) {
+    killed_with(Policy::default())
+}
+
+/// The same, of a service with this default policy: a copy of both files while nobody writes is
+/// what a kill leaves.
+pub(crate) fn killed_with(policy: Policy) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (live, path) = (folder.path().join("live.idem"), folder.path().join("x.idem"));
-    let engine = Engine::open(&live).unwrap();
+    let engine = Engine::options().policy(policy).open(&live).unwrap();
     fill(&engine);
     engine.checkpoint().unwrap();
     claim(&engine, "charges", "late").complete("charged late").unwrap();

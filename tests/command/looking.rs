@@ -71,7 +71,8 @@ fn a_key_is_found_by_its_name_and_by_the_hash_that_logs_show() {
     engine.close().unwrap();
     let by_name = fine(&file, "get", &["order 07", "--scope", "charges"]);
     assert!(by_name.contains("charged 7") && by_name.contains(&hash), "{by_name}");
-    assert_eq!(fine(&file, "get", &["--hash", &hash]), by_name);
+    let json = |choice: &[&str]| fine(&file, "get", &[choice, &["--format", "json"]].concat());
+    assert_eq!(json(&["--hash", &hash]), json(&["order 07", "--scope", "charges"]));
     assert_eq!(fine(&file, "get", &["--hash", &hash, "--body"]), "charged 7");
     assert_eq!(on(&file, "get", &["--hash", &hash, "--scope", "refunds"]).code, 6);
 }

@@ -75,6 +75,7 @@ impl Import {
         // Nothing is lost if the machine stops: the import starts again.
         let options = Engine::options().commit_mode(CommitMode::Buffered).max_body_bytes(16 << 20);
         let options = options.log_segment_bytes(128 << 20).max_key_bytes(4_096);
+        // An export does not say for how long an interrupted key is remembered.
         let engine = options.policy(Policy::default().unresolved_forever()).open(path)?;
         let lines: Box<dyn BufRead> = if self.export.as_os_str() == "-" {
             Box::new(io::stdin().lock())

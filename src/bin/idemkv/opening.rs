@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use idemkv::{Engine, Options, Policy};
+use idemkv::Engine;
 
 use crate::answer::Trouble;
 use crate::asking::Consent;
@@ -10,15 +10,6 @@ use crate::asking::Consent;
 /// Opens a file and changes nothing.
 pub(crate) fn to_look(path: &Path) -> Result<Engine, Trouble> {
     Ok(Engine::options().read_only().open(path)?)
-}
-
-/// How this command opens a file for writing.
-///
-/// An opening marks keys as interrupted whose process died. A scope's policy says how long they
-/// stay so. The default policy is not in the file, so this command does not know it: such keys
-/// stay interrupted until somebody resolves or forgets them.
-fn options() -> Options {
-    Engine::options().policy(Policy::default().unresolved_forever())
 }
 
 /// Shows what would be changed, asks, and opens the file for writing. `plan` makes the plan; it is
@@ -33,7 +24,7 @@ pub(crate) fn to_change<T>(
     lines.extend(recalled(&engine));
     close(engine)?;
     consent.get(&lines)?;
-    Ok((options().open(path)?, planned))
+    Ok((Engine::open(path)?, planned))
 }
 
 /// What an opening for writing changes by itself, if it is worth a question.
@@ -55,7 +46,7 @@ pub(crate) fn to_change_nothing(path: &Path, consent: Consent) -> Result<Engine,
     if let Some(line) = plan {
         consent.get(&[line])?;
     }
-    Ok(options().open(path)?)
+    Ok(Engine::open(path)?)
 }
 
 pub(crate) fn close(engine: Engine) -> Result<(), Trouble> {
