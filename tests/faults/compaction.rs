@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{Machine, TTL, default_scope, done, fresh, request};
 use idemkv::sim::DiskFault;
-use idemkv::{BeginError, Engine};
+use idemkv::{BeginError, CommitError, Engine, Failure};
 
 /// After so long without a write the engine is idle.
 const IDLE: Duration = Duration::from_secs(10);
@@ -192,4 +192,54 @@ fn a_read_that_fails_while_the_file_is_compacted_stops_nobody() {
         }
     }
     assert!(failed > 0, "nothing was read");
+}
+
+#[test]
+fn a_compaction_on_request_with_a_fault_at_any_operation_loses_nothing() {
+    let machine = Machine::default();
+    let engine = wasteful(&machine);
+    let (full, first) = (engine.stats().file_bytes, machine.disk.operations());
+    assert!(engine.compact().unwrap());
+    assert!(engine.stats().file_bytes < full / 2);
+    assert_kept(&engine);
+    let last = machine.disk.operations();
+    for at in first..last {
+        let faults = [DiskFault::Error, DiskFault::Full, DiskFault::Late];
+        let machine = Machine::default();
+        let engine = wasteful(&machine);
+        machine.disk.fault_at(at, faults[usize::try_from(at % 3).unwrap()]);
+        // A fault that a retry makes up for is no error.
+        drop(engine.compact());
+        assert_kept(&engine);
+        machine.kill(engine);
+        let engine = machine.open();
+        assert_kept(&engine);
+        drop(fresh(&default_scope(&engine), "new"));
+    }
+}
+
+#[test]
+fn a_compaction_on_request_is_refused_after_a_failed_read_and_waits_for_nobody_who_reads_tables() {
+    let machine = Machine::default();
+    let engine = wasteful_with(&machine, 400);
+    let by_others = || std::thread::scope(|threads| threads.spawn(|| engine.compact()).join().unwrap());
+    let (inside, beside) = engine.read_tables(|_| (engine.compact(), by_others())).unwrap();
+    assert!(matches!((inside, beside), (Ok(false), Ok(false))));
+    machine.disk.fail_read(machine.disk.reads());
+    let kept = engine.scope("kept");
+    (0..400).for_each(|n| drop(done(&kept, &format!("more {n}"))));
+    assert_eq!(engine.stats().failed_reads, 1);
+    let full = engine.stats().file_bytes;
+    let refused = engine.compact();
+    assert!(matches!(refused, Err(CommitError::Failed(Failure::FileNotReady(_)))), "{refused:?}");
+    assert_eq!(engine.stats().file_bytes, full);
+    drop(kept);
+    engine.clone().close().unwrap();
+    assert!(engine.compact().is_err());
+    let reader = machine.options().read_only().open("x.idem").unwrap();
+    assert!(matches!(reader.compact(), Err(CommitError::Failed(Failure::ReadOnly))));
+    drop(reader);
+    let engine = machine.open();
+    assert!(engine.compact().unwrap());
+    assert_kept(&engine);
 }

@@ -10,6 +10,7 @@
 )]
 
 mod backup;
+mod checked;
 #[path = "../common/mod.rs"]
 mod common;
 mod creation;

@@ -20,7 +20,8 @@ pub(crate) struct Export {
 
 const STEP_KEYS: &str = "Step keys are derived from a secret of the file, which no export has. In a file made of this \
                          export the step keys are others: a downstream service does not recognise an operation that is \
-                         run again there. For a copy with the same step keys make a backup.";
+                         run again there. Tables of the application are not in an export \
+                         either. A backup has both.";
 
 impl Export {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {

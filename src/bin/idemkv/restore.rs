@@ -46,6 +46,9 @@ impl Restore {
         // Open until the end, so that no service opens the file meanwhile.
         let present = self.look_at_present()?;
         let file = fs::canonicalize(&self.file).unwrap_or_else(|_missing| self.file.clone());
+        if fs::canonicalize(&self.backup)? == file {
+            return Err(Trouble::refused("the backup and the file are the same file"));
+        }
         let stamp = backup.now().as_millis();
         let aside = with(&file, &format!(".before-restore-{stamp}"));
         self.show(present.as_ref(), &backup, &aside)?;
@@ -55,7 +58,7 @@ impl Restore {
         }
         self.consent.get(&[])?;
         let copy = with(&file, ".restoring");
-        let copied = self.copy(&copy).and_then(|()| put(&copy, &file, &aside));
+        let copied = self.copy(&copy, &file).and_then(|()| put(&copy, &file, &aside));
         if copied.is_err() {
             // Best effort: it is a copy.
             drop(fs::remove_file(&copy));
@@ -130,8 +133,11 @@ impl Restore {
         Ok(())
     }
 
-    fn copy(&self, copy: &Path) -> Result<(), Trouble> {
+    fn copy(&self, copy: &Path, file: &Path) -> Result<(), Trouble> {
         fs::copy(&self.backup, copy)?;
+        if is_there(file)? {
+            give_to_owner_of(file, copy)?;
+        }
         File::open(copy)?.sync_all()?;
         let (answer, checked) = verify::check(copy)?;
         match checked {
@@ -142,6 +148,20 @@ impl Restore {
             }
         }
     }
+}
+
+/// The copy is for the users that the file is for.
+fn give_to_owner_of(file: &Path, copy: &Path) -> Result<(), Trouble> {
+    let like = fs::metadata(file)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let now = fs::metadata(copy)?;
+        if (now.uid(), now.gid()) != (like.uid(), like.gid()) {
+            chown(copy, Some(like.uid()), Some(like.gid()))?;
+        }
+    }
+    Ok(fs::set_permissions(copy, like.permissions())?)
 }
 
 /// Keys that `present` knows and `backup` does not, and keys that can't be read.

@@ -80,7 +80,7 @@ pub(crate) fn show(out: &mut impl Write, checked: &Checked) -> Result<(), Troubl
         writeln!(out, "  {damage}")?;
     }
     if checked.unread > 0 {
-        writeln!(out, "not read: {} keys, because the operating system refused", checked.unread)?;
+        writeln!(out, "not read: {} places, because the operating system refused", checked.unread)?;
     }
     if let Some(offset) = checked.log_end_unclear {
         writeln!(

@@ -7,12 +7,11 @@ use crate::engine::core::{CallWorker, Core};
 use crate::engine::handles::engine::Engine;
 use crate::error::{CommitError, Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
+use crate::sync::Ordering;
 
 /// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten
 /// seconds, or a quarter of a short TTL.
 const IDLE_TICKS: u32 = 10;
-/// The most checkpoints that a compaction on request makes to drop what has expired.
-const RECLAIM_STEPS: u32 = 100_000;
 
 impl Core {
     /// Gives free space in the file back to the disk. redb doubles its file when it needs more,
@@ -73,9 +72,12 @@ impl Core {
         let _maintains = self.maintains();
         self.health.may_write()?;
         // A checkpoint drops some of what is due.
-        let mut steps = 0;
-        while self.has_due(self.clock.now()) && steps < RECLAIM_STEPS && self.checkpoint(&mut maintenance) {
-            steps += 1;
+        let reclaimed = || self.counters.reclaimed_blocks.load(Ordering::Relaxed);
+        while self.has_due(self.clock.now()) {
+            let before = reclaimed();
+            if !self.checkpoint(&mut maintenance) || reclaimed() == before {
+                break;
+            }
         }
         if self.must_not_compact() {
             return Err(self.not_compacted("the disk is full, or a read failed since the file was opened"));

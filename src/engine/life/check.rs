@@ -38,7 +38,7 @@ pub struct Checked {
     pub damaged: u64,
     /// The first hundred damages.
     pub damages: Vec<Damage>,
-    /// Keys whose records the operating system did not read.
+    /// Reads that the operating system refused: of keys, or of pages.
     pub unread: u64,
 }
 
@@ -138,6 +138,8 @@ impl Options {
                 Err(error) => checked.count_error(error),
             }
         }
+        // One that nobody was told of counts, too.
+        checked.unread = checked.unread.max(engine.stats().failed_reads);
         Ok(checked)
     }
 }
