@@ -48,6 +48,7 @@
 //! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
 //! - `axum`: the same with what needs axum: scopes by matched path, extractors.
 //! - `tracing`: runs of the layer have the span of their request.
+//! - `cli`: the command `idemkv`, for operators: see `docs/command.md`.
 //! - `sim`: a simulated disk, a manual clock, and engines without threads, for deterministic
 //!   tests. Not for production.
 //!
