@@ -1,6 +1,6 @@
 //! `idemkv get`: one key and its result.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -38,6 +38,11 @@ impl Get {
                     format_args!("{} has no result: it is {}", describe(&entry), entry.state.name()),
                 ));
             };
+            if io::stdout().is_terminal() {
+                return Err(Trouble::refused(
+                    "the body may hold what a terminal obeys: send it to a file or a pipe, or leave --body out",
+                ));
+            }
             out.write_all(record.body())?;
         } else if self.format == Plain::Json {
             writeln!(out, "{}", line(&entry.to_json(Detail::Full)))?;

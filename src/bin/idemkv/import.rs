@@ -25,7 +25,7 @@ pub(crate) struct Import {
 struct Imported {
     results: u64,
     interrupted: u64,
-    policies: u64,
+    policies: Vec<(Vec<u8>, Policy)>,
     over: u64,
 }
 
@@ -43,7 +43,8 @@ impl Import {
         let Imported { results, interrupted, policies, over } = imported?;
         writeln!(
             out,
-            "{results} results, {interrupted} interrupted keys, {policies} policies; {over} were over"
+            "{results} results, {interrupted} interrupted keys, {} policies; {over} were over",
+            policies.len()
         )?;
         writeln!(
             out,
@@ -88,6 +89,10 @@ impl Import {
             import_line(&engine, &text, &mut exported_ms, &mut imported)
                 .map_err(|what| Trouble::refused(format_args!("line {number}: {what}")))?;
         }
+        // After the keys: one that is interrupted is stored whatever its scope's durability.
+        for (scope, policy) in &imported.policies {
+            drop(engine.set_policy(scope, *policy).map_err(Trouble::refused)?);
+        }
         exported_ms.ok_or_else(|| Trouble::refused("the export is empty"))?;
         Ok((engine, imported))
     }
@@ -109,9 +114,7 @@ fn import_line(
     if line.get("policy_of").is_none() {
         return import_key(engine, &line, now_ms, imported);
     }
-    let (scope, policy) = saved::read_policy(&line).ok_or("this is no policy")?;
-    engine.set_policy(&scope, policy).map_err(|error| error.to_string())?;
-    imported.policies += 1;
+    imported.policies.push(saved::read_policy(&line).ok_or("this is no policy")?);
     Ok(())
 }
 

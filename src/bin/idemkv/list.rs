@@ -32,18 +32,16 @@ pub(crate) struct List {
     /// Only keys that are in their state for less than so long
     #[arg(long, value_parser = spans::parse, value_name = "SPAN")]
     younger: Option<Duration>,
-    /// At most so many keys: of a table the oldest
-    #[arg(
-        long,
-        default_value_t = 1_000,
-        default_value_if("format", "json", "18446744073709551615"),
-        default_value_if("format", "csv", "18446744073709551615")
-    )]
-    limit: usize,
+    /// At most so many keys: of a table the oldest, and 1000 without this
+    #[arg(long, value_name = "KEYS")]
+    limit: Option<usize>,
     /// As what
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
+
+/// The most keys of a table, unless a person wants more.
+const TABLE_KEYS: usize = 1_000;
 
 const COLUMNS: [&str; 8] = ["scope", "key", "hash", "state", "outcome", "attempt", "since", "bytes"];
 
@@ -101,6 +99,7 @@ impl List {
         let engine = opening::to_look(&self.file)?;
         let now = engine.now();
         let filter = self.filter(now)?;
+        let limit = self.limit.unwrap_or(if self.format == Format::Table { TABLE_KEYS } else { usize::MAX });
         let (mut oldest, mut matching, mut unread, mut answer) = (BinaryHeap::new(), 0, 0_u64, Answer::Fine);
         if self.format == Format::Csv {
             writeln!(out, "{}", csv(&COLUMNS.map(str::to_owned)))?;
@@ -118,18 +117,18 @@ impl List {
             matching += 1;
             if self.format == Format::Table {
                 oldest.push(ByAge(entry));
-                if oldest.len() > self.limit {
+                if oldest.len() > limit {
                     drop(oldest.pop());
                 }
-            } else if matching <= self.limit {
+            } else if matching <= limit {
                 write_line(out, &entry, self.format)?;
             }
         }
         if self.format == Format::Table {
             show(out, oldest, now)?;
         }
-        if matching > self.limit {
-            eprintln!("{} keys more; --limit shows more", matching - self.limit);
+        if matching > limit {
+            eprintln!("{} keys more; --limit shows more", matching - limit);
         }
         if unread > 0 {
             eprintln!("{unread} keys can't be read: `idemkv verify` says more");

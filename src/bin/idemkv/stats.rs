@@ -101,17 +101,13 @@ fn show(
     if unread > 0 {
         writeln!(out, "{unread} keys can't be read: `idemkv verify` says more")?;
     }
-    writeln!(out, "file {}, log {}", bytes(stats.file_bytes), bytes(log_bytes(engine)))?;
-    writeln!(out, "{} scopes have policies of their own", engine.policies().len())?;
+    writeln!(out, "the file has {}", bytes(stats.file_bytes))?;
+    writeln!(out, "scopes with policies of their own: {}", engine.policies().len())?;
     if stats.recalled > 0 {
         writeln!(out, "{} keys were in flight when the last process died", stats.recalled)?;
     }
     writeln!(out, "the engine's time: {}", spans::date(now))?;
     Ok(())
-}
-
-fn log_bytes(engine: &Engine) -> u64 {
-    engine.stats().log_bytes
 }
 
 fn to_json(engine: &Engine, scopes: &BTreeMap<Vec<u8>, Counts>, unread: u64) -> serde_json::Value {
