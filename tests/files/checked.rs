@@ -4,6 +4,8 @@ use std::path::Path;
 
 use crate::common::{Machine, fresh};
 use idemkv::sim::CrashKind;
+use idemkv::tables::TableError;
+use idemkv::tables::redb::TableDefinition;
 use idemkv::{OpenError, Verdict};
 
 /// Files of a process that was killed, or closed its engine.
@@ -80,4 +82,27 @@ fn what_lies_on_a_bad_sector_is_never_called_sound() {
         }
         assert!(unread > 10 && free > 0, "{unread} sectors counted, {free} did not");
     }
+}
+
+/// The engine never reads such a page by itself.
+#[test]
+fn a_flipped_bit_in_a_table_of_an_application_is_found() {
+    const OURS: TableDefinition<'_, &str, &str> = TableDefinition::new("ours");
+    let machine = Machine::default();
+    let engine = machine.open();
+    let written = fresh(&engine.scope(""), "key").complete_in(|tables| {
+        tables.open_table(OURS).unwrap().insert("row", "a row of an application").unwrap();
+        Ok::<_, TableError>("reply")
+    });
+    drop(written.unwrap());
+    engine.close().unwrap();
+    assert_eq!(machine.options().check_file("x.idem").unwrap().verdict(), Verdict::Sound);
+    let bytes = machine.disk.read(Path::new("x.idem")).unwrap();
+    let row = b"a row of an application";
+    let places: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(row)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        assert!(machine.disk.flip(Path::new("x.idem"), at as u64 * 8));
+    }
+    assert!(matches!(machine.options().check_file("x.idem"), Err(OpenError::Damaged(_))));
 }
