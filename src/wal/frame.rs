@@ -17,7 +17,7 @@ pub(crate) const SECTOR: usize = 512;
 /// Where the magic and the salt lie in a frame.
 pub(super) const MAGIC_PLACE: Range<usize> = 0..4;
 pub(super) const SALT_PLACE: Range<usize> = 16..24;
-const MAGIC: u32 = u32::from_le_bytes(*b"idmF");
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"idmF");
 /// Bytes of a header that come before its checksum.
 pub(crate) const CHECKED: usize = 48;
 pub(crate) const HEADER: usize = CHECKED + CHECKSUM_BYTES;

@@ -2,14 +2,20 @@
 //!
 //! An opening takes the log to end where the next frame isn't. A torn write looks so, and so does
 //! a last frame with a flipped bit. This module looks at every place where the next frame would
-//! lie. Zeros there, or a whole frame from before, mean that nothing was written there since.
+//! lie. Without the start of a frame there, or with a whole frame from before, nothing was written
+//! there since.
 
 use std::ops::Range;
 
 use super::Log;
-use super::frame::{Frame, MAGIC_PLACE, SALT_PLACE, SECTOR};
+use super::frame::{Frame, MAGIC, MAGIC_PLACE, SALT_PLACE, SECTOR};
 use crate::codec::Checksummer;
 use crate::error::IoFailure;
+
+/// Of 32 and of 64 bits, so many may differ where a frame is taken to have been begun. Other bytes
+/// are as near by chance once in hundreds of times.
+const MAGIC_BITS: u32 = 8;
+const SALT_BITS: u32 = 16;
 
 /// What is behind the last whole frame of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +53,7 @@ pub(crate) fn find_end(
     let mut bytes = Vec::new();
     for (start, len) in log.segments()? {
         read(log, start, len, &mut bytes)?;
-        if !is_settled(&bytes, checksummer) {
+        if !is_settled(&bytes, checksummer, salt) {
             unclear.push(start);
         }
         let mut at = 0;
@@ -67,7 +73,7 @@ pub(crate) fn find_end(
     };
     read(log, end, usize::try_from(segment.end - end).unwrap_or_default(), &mut bytes)?;
     let is_gap = seq > checkpointed && seq - checkpointed != frames;
-    if is_gap || !is_settled(&bytes, checksummer) {
+    if is_gap || !is_settled(&bytes, checksummer, salt) {
         return Ok(LogEnd { frames, unclear: Some(end) });
     }
     let elsewhere = unclear.into_iter().find(|start| *start != segment.start);
@@ -79,11 +85,19 @@ fn read(log: &Log, start: u64, len: usize, bytes: &mut Vec<u8>) -> Result<(), Io
     log.file.read_at(start, bytes).map_err(|error| IoFailure::new(&log.path, "reading", error))
 }
 
-/// Whether no frame was begun at the start of these bytes, or a whole one is there. A frame starts
-/// with its magic, and its salt is hardly zero.
-fn is_settled(bytes: &[u8], checksummer: &Checksummer) -> bool {
+/// Whether no frame was begun at the start of these bytes, or a whole one is there.
+///
+/// A frame starts with its magic and its salt. Where neither is there, up to a few bits, the bytes
+/// are zeros, or from the middle of a frame of an earlier use of the segment.
+fn is_settled(bytes: &[u8], checksummer: &Checksummer, salt: u64) -> bool {
     let Some(sector) = bytes.get(..SECTOR) else { return true };
-    let is_zero = |part: Option<&[u8]>| part.is_some_and(|part| part.iter().all(|byte| *byte == 0));
-    (is_zero(sector.get(MAGIC_PLACE)) && is_zero(sector.get(SALT_PLACE)))
-        || Frame::peek(sector).is_some_and(|(salt, _)| Frame::read(bytes, checksummer, salt).is_some())
+    let is_begun = is_near(sector.get(MAGIC_PLACE), &MAGIC.to_le_bytes(), MAGIC_BITS)
+        || is_near(sector.get(SALT_PLACE), &salt.to_le_bytes(), SALT_BITS);
+    !is_begun || Frame::peek(sector).is_some_and(|(salt, _)| Frame::read(bytes, checksummer, salt).is_some())
+}
+
+/// Whether the two differ in no more bits than these.
+fn is_near(found: Option<&[u8]>, wanted: &[u8], bits: u32) -> bool {
+    let differing = |found: &[u8]| found.iter().zip(wanted).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
+    found.is_some_and(|found| differing(found) <= bits)
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::helpers::{closed, flip, killed, log_of, on};
-use idemkv::Engine;
+use crate::helpers::{claim, closed, flip, killed, log_of, on};
+use idemkv::{CommitMode, Engine};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -107,7 +107,8 @@ fn flip_bits(name: &'static str, file: &Path, counts: &mut BTreeMap<(&'static st
             // Harmless: it reads the same, and an engine goes on with it.
             0 => {
                 assert!(export(&flipped) == original, "{context}");
-                assert!(export_by_writer(&flipped) == original, "{context}");
+                // It syncs some ten times.
+                assert!(number % 8 != 0 || export_by_writer(&flipped) == original, "{context}");
             }
             3 => {}
             4 if in_log && name == "killed" => {
@@ -145,5 +146,39 @@ fn of_a_flip_in_the_last_frame_of_the_log_verify_cannot_tell() {
         fs::write(&log, flipped).unwrap();
         let said = on(&file, "verify", &[]);
         assert_eq!(said.code, 4, "byte {at} of the frame: {said:?}");
+    }
+}
+
+/// Where the newest frame of a log starts.
+fn newest_frame(log: &[u8]) -> usize {
+    let starts = (0..log.len()).step_by(512).filter(|at| log[*at..].starts_with(b"idmF"));
+    starts.max_by_key(|at| u64::from_le_bytes(log[at + 24..at + 32].try_into().unwrap())).unwrap()
+}
+
+/// Behind the last frame are bytes from the middle of older ones then.
+#[test]
+fn a_log_that_was_used_again_and_again_is_sound_after_a_kill_but_not_with_a_flip_in_its_last_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, file) = (folder.path().join("live.idem"), folder.path().join("x.idem"));
+    let options = Engine::options().commit_mode(CommitMode::Buffered).max_body_bytes(8 << 10);
+    let options = options.batch_bytes(8 << 10).log_segment_bytes(64 << 10).log_bytes(256 << 10);
+    let engine = options.open(&live).unwrap();
+    let mut random = seed();
+    for round in 0..20 {
+        for number in 0..next(&mut random) % 200 {
+            let body = vec![7; usize::try_from(next(&mut random) % 3_000).unwrap()];
+            claim(&engine, "", format!("{round} {number}")).complete(body).unwrap();
+        }
+        // The worker has nothing to do for the moment, so the two files are of one.
+        engine.checkpoint().unwrap();
+        claim(&engine, "", format!("last of {round}")).complete("reply").unwrap();
+        fs::copy(&live, &file).unwrap();
+        fs::copy(log_of(&live), log_of(&file)).unwrap();
+        let said = on(&file, "verify", &[]);
+        assert_eq!(said.code, 0, "round {round}: {said:?}");
+        let at = newest_frame(&fs::read(log_of(&file)).unwrap());
+        flip(&log_of(&file), at * 8 + usize::try_from(next(&mut random) % (56 * 8)).unwrap());
+        let said = on(&file, "verify", &[]);
+        assert_eq!(said.code, 4, "round {round}: {said:?}");
     }
 }
