@@ -61,9 +61,10 @@ impl Bench {
         fs::remove_dir_all(&folder)?;
         let mut rows = table(&["what", "a second", "each takes"]);
         for (what, rate) in measured? {
-            let micros = rate.took.as_micros() / u128::from(rate.times.max(1));
+            let nanos = rate.took.as_nanos() / u128::from(rate.times.max(1));
+            let each = if nanos < 10_000 { format!("{nanos} ns") } else { format!("{} us", nanos / 1_000) };
             let rate = u128::from(rate.times) * 1_000_000 / rate.took.as_micros().max(1);
-            rows.add_row([what, rate.to_string(), format!("{micros} us")]);
+            rows.add_row([what, rate.to_string(), each]);
         }
         writeln!(out, "{rows}")?;
         writeln!(out, "A claim and its result are two syncs; claims at the same time share them.")?;

@@ -14,7 +14,7 @@ use idemkv::{Checked, Engine, Status};
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
 use crate::format::bytes;
-use crate::{opening, spans, verify};
+use crate::{opening, verify};
 
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
@@ -102,9 +102,8 @@ impl Restore {
 
     fn show(&self, present: Option<&Engine>, backup: &Engine, aside: &Path) -> Result<(), Trouble> {
         let mut plan = vec![format!(
-            "puts a copy of the backup ({}, as of {}) in the place of {}",
+            "puts a copy of the backup ({}) in the place of {}",
             bytes(backup.stats().file_bytes),
-            spans::date(backup.now()),
             self.file.display()
         )];
         if is_there(&self.file)? {
