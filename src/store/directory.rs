@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::block::{self, Block};
+use super::reading::Gone;
 use crate::Timestamp;
 
 /// A block with fewer records, and no more bytes, is small: its share of the directory, and of
@@ -77,6 +78,8 @@ pub(super) struct Directory {
     merges_from: (Timestamp, u64),
     /// Bytes of the pages of all.
     file_bytes: u64,
+    /// How often blocks were put back.
+    returns: u64,
 }
 
 impl Directory {
@@ -104,6 +107,19 @@ impl Directory {
         let removed = self.blocks.remove(&number)?;
         self.leave_out(number, &removed);
         Some(removed)
+    }
+
+    /// Puts blocks back that were removed for a commit, which failed.
+    pub(super) fn put_back(&mut self, blocks: &[(u64, BlockInfo)]) {
+        self.returns += 1;
+        for (number, block) in blocks {
+            self.insert(*number, *block);
+        }
+    }
+
+    /// What can be said of a block that is not here now.
+    pub(super) fn gone(&self) -> Gone {
+        Gone(self.returns)
     }
 
     /// Uncounts a block that was removed.

@@ -26,33 +26,35 @@ mod meta;
 mod opened;
 mod opening;
 mod owned;
+mod reading;
 mod refusal;
 mod relocate;
 mod tables;
 mod tally;
 mod transaction;
+mod unsettled;
 
 pub(crate) use batch::{Applied, Batch};
 pub(crate) use copy::{Copy, Meanwhile, Whole};
 pub(crate) use create::{Found, is_reservation};
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
+pub(crate) use reading::{Gone, StoredRecord};
 pub(crate) use refusal::StoreError;
 pub use tables::{ReadTables, TableError, Tables};
 pub(crate) use tally::Tallies;
 pub(crate) use transaction::OpenTransaction;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::codec::Checksummer;
-use crate::error::{Damage, Failure, IoFailure, ReadError};
+use crate::error::{Failure, IoFailure};
 use crate::fork::Origin;
 use crate::key::Digest;
-use crate::record::{Record, RecordLocation};
 use crate::sync::{AtomicBool, Mutex, Ordering, RwLock};
 use crate::{Timestamp, codec};
 use access::Access;
+use apply::Plan;
 use backend_error::BackendError;
 use directory::Directory;
 use due::Due;
@@ -75,6 +77,9 @@ pub(crate) struct Store {
     origin: Origin,
     /// The row as last committed. Only the worker that checkpoints changes it.
     meta: Mutex<Meta>,
+    /// A commit that redb called failed and that may be there. Nothing is written before that is
+    /// known. Leaf lock.
+    unsettled: Mutex<Option<Plan>>,
 }
 
 impl Store {
@@ -115,42 +120,6 @@ impl Store {
         usize::try_from(self.meta.lock().keys).unwrap_or(0)
     }
 
-    /// The record at `place`; `None` if its block was dropped. Then the record was no longer
-    /// remembered, or its tombstone has moved. The index knows which, because it is changed
-    /// before the block is dropped.
-    pub(crate) fn read(&self, place: RecordLocation, digest: Digest) -> Result<Option<Record>, ReadError> {
-        let Some(due) = self.due_of(place) else {
-            return Ok(None);
-        };
-        let read = self.access.read(|database| {
-            let blocks = database.blocks()?;
-            let Some(block) = blocks.get((due.as_millis(), place.block()))? else { return Ok(None) };
-            match block::read_record(block.value(), place, digest, &self.checksummer) {
-                Ok(record) => Ok(Some(record)),
-                Err(bad) => Err(BackendError::at(block_place(due, place), bad)),
-            }
-        });
-        match read {
-            Ok(None) if self.due_of(place).is_some() => Err(self.block_missing(due, place)),
-            read => read,
-        }
-    }
-
-    /// When the block of a record is due; `None` if it was dropped.
-    fn due_of(&self, place: RecordLocation) -> Option<Timestamp> {
-        self.directory.read().get(place.block()).map(|block| block.due)
-    }
-
-    fn block_missing(&self, due: Timestamp, place: RecordLocation) -> ReadError {
-        if !self.access.is_current() {
-            // A checkpoint that failed in its last step may have dropped it, and only the next
-            // opening can tell.
-            let unknown = io::Error::other("a failed checkpoint may have moved what it holds");
-            return ReadError::Io(IoFailure::new(&self.path, "reading", unknown));
-        }
-        ReadError::Damaged(Damage::new(&self.path, block_place(due, place), "the block is missing"))
-    }
-
     /// Whether a block's space can be freed by `now`.
     pub(crate) fn has_due(&self, now: Timestamp) -> bool {
         self.directory.read().has_due(now)
@@ -175,12 +144,6 @@ impl Store {
         let rows = self.forgotten.lock();
         let earlier = |digest: &Digest| rows.get(*digest).map(|row| row.until).unwrap_or_default();
         batch.forgotten.iter().map(|(digest, until)| (*digest, (*until).max(earlier(digest)))).collect()
-    }
-
-    /// Closes and opens the database. After an I/O error redb refuses all writes. After a full
-    /// disk or a failed read, which lose nothing, this makes it take them again.
-    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
-        self.access.reopen(|database| self.check_current(database)).map(drop)
     }
 
     /// Live bytes of the file; `None` if an application has tables in it, which are not counted.
@@ -214,10 +177,6 @@ impl Store {
     pub(crate) fn close(&self) -> Result<(), Failure> {
         self.access.close()
     }
-}
-
-fn block_place(due: Timestamp, place: RecordLocation) -> String {
-    format!("table `blocks`, row ({}, {}), offset {}", due.as_millis(), place.block(), place.offset())
 }
 
 fn open_row<'a, T: bincode::BorrowDecode<'a, ()>>(

@@ -18,5 +18,6 @@ mod compaction;
 mod full;
 mod helpers;
 mod reads;
+mod returned;
 mod unread;
 mod writes;

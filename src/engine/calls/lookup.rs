@@ -15,6 +15,7 @@ use crate::record::tombstone::Tombstone;
 use crate::record::{Record, RecordLocation};
 use crate::state::{Decision, Event, Phase, State, decide};
 use crate::status::Status;
+use crate::store::StoredRecord;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
@@ -82,6 +83,7 @@ impl Core {
         let followed = resolve_slot(
             || seen.take().unwrap_or_else(|| self.index.get(asked.digest)),
             |place| self.read(caller, place, asked.digest),
+            |gone| self.store.is_still_gone(gone),
             self.index.epoch(),
             before,
         );
@@ -111,7 +113,7 @@ impl Core {
         caller: Caller,
         place: RecordLocation,
         digest: Digest,
-    ) -> Result<Option<Record>, ReadError> {
+    ) -> Result<StoredRecord, ReadError> {
         match caller {
             Caller::Thread => self.store.read(place, digest),
             Caller::Task | Caller::Member => self.reads.read(place, digest, self.health.gate()).await,
@@ -191,6 +193,7 @@ impl Core {
             let followed = resolve_slot(
                 || seen.take().unwrap_or_else(|| self.index.get(digest)),
                 |place| ready(self.store.read(place, digest)),
+                |gone| self.store.is_still_gone(gone),
                 self.index.epoch(),
                 before,
             );
@@ -237,6 +240,7 @@ impl Core {
             let followed = resolve_slot(
                 || self.index.get(digest),
                 |place| self.read(caller, place, digest),
+                |gone| self.store.is_still_gone(gone),
                 self.index.epoch(),
                 before,
             );

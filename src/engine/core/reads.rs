@@ -7,8 +7,8 @@ use super::gate::Gate;
 use crate::error::ReadError;
 use crate::fork;
 use crate::key::Digest;
-use crate::record::{Record, RecordLocation};
-use crate::store::Store;
+use crate::record::RecordLocation;
+use crate::store::{Store, StoredRecord};
 use crate::sync::{Arc, Mutex};
 use crate::task::notifier::Notifier;
 use crate::task::wait_list::WaitList;
@@ -16,7 +16,7 @@ use crate::task::wait_list::WaitList;
 /// Reads that may wait; further tasks wait for a place.
 const WAITING_MAX: usize = 1_024;
 
-type Answer = Result<Option<Record>, ReadError>;
+type Answer = Result<StoredRecord, ReadError>;
 
 #[derive(Debug)]
 pub(crate) struct Reads {

@@ -13,21 +13,29 @@ use super::transaction::begin_durable;
 use super::*;
 use crate::codec::Text;
 use crate::disk::sim::{DiskFault, SimDisk};
-use crate::error::OpenError;
+use crate::error::{Damage, OpenError, ReadError};
 use crate::key::Secret;
-use crate::record::{RecordParts, Relocation};
+use crate::record::{Record, RecordLocation, RecordParts, Relocation};
 use crate::state::Lifetime;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::mpsc;
-use std::{iter, thread};
+use std::{io, iter, thread};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
 const EXPIRED: Timestamp = Timestamp::from_millis(2_000);
 
 const FORGETTABLE: Timestamp = Timestamp::from_millis(9_000);
+
+/// The record at `place`; `None` where its block is gone.
+fn read(store: &Store, place: RecordLocation, digest: Digest) -> Result<Option<Record>, ReadError> {
+    match store.read(place, digest)? {
+        StoredRecord::Found(record) => Ok(Some(record)),
+        StoredRecord::Gone(_) => Ok(None),
+    }
+}
 
 fn path() -> &'static Path {
     Path::new("x.idem")

@@ -7,15 +7,15 @@ use redb::ReadableDatabase;
 fn a_record_whose_block_is_missing_is_damaged_for_as_long_as_it_is_remembered() {
     let store = new_store(&SimDisk::new());
     let (record, place) = stored(&store, 7);
-    assert_eq!(store.read(place, record.digest()).unwrap().unwrap().body(), b"body");
+    assert_eq!(read(&store, place, record.digest()).unwrap().unwrap().body(), b"body");
     alter(&store, remove_blocks);
-    is_damage(store.read(place, record.digest()), "table `blocks`, row (2000, 1), offset 0");
+    is_damage(read(&store, place, record.digest()), "table `blocks`, row (2000, 1), offset 0");
     // There is nothing to make a tombstone of: that must not look as if the key were free.
     assert_eq!(reclaim(&store, EXPIRED, true), 0);
-    is_damage(store.read(place, record.digest()), "table `blocks`");
+    is_damage(read(&store, place, record.digest()), "table `blocks`");
     assert!(!store.has_due(EXPIRED) && store.has_due(FORGETTABLE));
     assert_eq!(reclaim(&store, FORGETTABLE, true), 1);
-    assert!(store.read(place, record.digest()).unwrap().is_none());
+    assert!(read(&store, place, record.digest()).unwrap().is_none());
 }
 
 /// A store with a row in each table.

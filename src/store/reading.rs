@@ -1,0 +1,82 @@
+//! Reading one record of a block.
+
+use std::io;
+
+use super::backend_error::BackendError;
+use super::{Store, block};
+use crate::Timestamp;
+use crate::error::{Damage, IoFailure, ReadError};
+use crate::key::Digest;
+use crate::record::{Record, RecordLocation};
+
+/// What a location led to.
+#[derive(Debug)]
+pub(crate) enum StoredRecord {
+    Found(Record),
+    /// Its block is not there. The record is no longer remembered, or has moved. The index knows
+    /// which, because it is changed before the block goes.
+    Gone(Gone),
+}
+
+/// That a block was gone. It may come back: the commit that drops it may fail. So this says
+/// something of the present only while the store [says so](Store::is_still_gone).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone(pub(super) u64);
+
+impl Gone {
+    #[cfg(test)]
+    pub(crate) fn example(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl Store {
+    /// The record at `place`.
+    pub(crate) fn read(&self, place: RecordLocation, digest: Digest) -> Result<StoredRecord, ReadError> {
+        let due = match self.due_of(place) {
+            Ok(due) => due,
+            Err(gone) => return Ok(StoredRecord::Gone(gone)),
+        };
+        let read = self.access.read(|database| {
+            let blocks = database.blocks()?;
+            let Some(block) = blocks.get((due.as_millis(), place.block()))? else { return Ok(None) };
+            match block::read_record(block.value(), place, digest, &self.checksummer) {
+                Ok(record) => Ok(Some(record)),
+                Err(bad) => Err(BackendError::at(block_place(due, place), bad)),
+            }
+        });
+        match read? {
+            Some(record) => Ok(StoredRecord::Found(record)),
+            None => match self.due_of(place) {
+                Ok(_) => Err(self.block_missing(due, place)),
+                Err(gone) => Ok(StoredRecord::Gone(gone)),
+            },
+        }
+    }
+
+    /// Whether the block has been gone since. Asked after another look at the index: if that still
+    /// named the location, the record is no longer remembered.
+    pub(crate) fn is_still_gone(&self, gone: Gone) -> bool {
+        self.directory.read().gone() == gone
+    }
+
+    /// When the block of a record is due.
+    fn due_of(&self, place: RecordLocation) -> Result<Timestamp, Gone> {
+        let directory = self.directory.read();
+        directory.get(place.block()).map(|block| block.due).ok_or_else(|| directory.gone())
+    }
+
+    fn block_missing(&self, due: Timestamp, place: RecordLocation) -> ReadError {
+        if !self.access.is_current() {
+            // A checkpoint that failed in its last step may have dropped it, and only the next
+            // opening can tell.
+            let unknown = io::Error::other("a failed checkpoint may have moved what it holds");
+            return ReadError::Io(IoFailure::new(&self.path, "reading", unknown));
+        }
+        ReadError::Damaged(Damage::new(&self.path, block_place(due, place), "the block is missing"))
+    }
+}
+
+fn block_place(due: Timestamp, place: RecordLocation) -> String {
+    format!("table `blocks`, row ({}, {}), offset {}", due.as_millis(), place.block(), place.offset())
+}
