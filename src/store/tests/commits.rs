@@ -233,16 +233,64 @@ fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
     assert!(found[&true] > 3 && found[&false] > 1, "{found:?}");
 }
 
+/// A store of so many records, of which redb has nothing in memory.
+fn store_with(disk: &SimDisk, records: u64) -> Store {
+    assert!(Store::create(disk, path(), Found::Nothing, &meta()).unwrap());
+    let store = Store::open(disk, path(), |_| 0, |_| false).unwrap();
+    (1..=records).for_each(|n| drop(stored(&store, n)));
+    store
+}
+
+/// Checks that the store knows as much as the file says.
+#[track_caller]
+fn assert_as_in_the_file(disk: &SimDisk, store: Store, context: &str) {
+    store.reopen().unwrap();
+    let known = |store: &Store| (store.directory.read().file_bytes(), store.meta());
+    let before = known(&store);
+    store.close().unwrap();
+    assert_eq!(known(&open(disk)), before, "{context}");
+}
+
+/// The second read is one of those that find out what became of the commit. Grants ended there
+/// until the next opening, if the commit was in the file.
+#[test]
+fn a_commit_that_nobody_could_ask_for_is_asked_for_by_the_next_writer() {
+    let (mut unknown, mut moved) = (0, 0);
+    for gap in [1, 5] {
+        for read in 30.. {
+            let disk = SimDisk::new();
+            let store = store_with(&disk, 19);
+            let first = disk.reads() + read;
+            disk.fail_read(first);
+            // As many as are tried at once, and more.
+            (0..40).for_each(|n| disk.fail_read(first + gap + n));
+            let half = Batch { records: vec![record(20)], reclaim_max: 60_000, ..Batch::default() };
+            let applied = apply(&store, &half, EXPIRED, true);
+            disk.mend();
+            let context = format!("reads {read} and {}", read + gap);
+            unknown += u64::from(store.unsettled.lock().is_some());
+            if let Err(error) = &applied {
+                assert!(matches!(error, StoreError::Later(_)), "{context}: {error:?}");
+                moved += apply(&store, &half, EXPIRED, true).unwrap().reclaimed;
+            }
+            assert!(store.unsettled.lock().is_none());
+            assert_as_in_the_file(&disk, store, &context);
+            if applied.is_ok() && disk.reads() <= first {
+                break;
+            }
+        }
+    }
+    assert!(unknown > 3 && moved > 0, "{unknown} unknown, {moved} blocks by the next writer");
+}
+
 /// redb also reads after a commit. If that read fails, redb calls the commit failed, although it
 /// is in the file.
 #[test]
 fn a_commit_counts_once_whichever_of_its_reads_fails() {
     for read in 0.. {
         let disk = SimDisk::new();
-        assert!(Store::create(&disk, path(), Found::Nothing, &meta()).unwrap());
-        // redb has nothing in memory, so it reads what it wrote just before.
-        let store = Store::open(&disk, path(), |_| 0, |_| false).unwrap();
-        (1..20).for_each(|n| drop(stored(&store, n)));
+        // redb reads what it wrote just before.
+        let store = store_with(&disk, 19);
         let first = disk.reads();
         disk.fail_read(first + read);
         let half = Batch {
@@ -257,10 +305,6 @@ fn a_commit_counts_once_whichever_of_its_reads_fails() {
             break;
         }
         disk.mend();
-        store.reopen().unwrap();
-        let (bytes, keys) = (store.directory.read().file_bytes(), store.meta().keys);
-        store.close().unwrap();
-        let again = open(&disk);
-        assert_eq!((again.directory.read().file_bytes(), again.meta().keys), (bytes, keys), "{read}");
+        assert_as_in_the_file(&disk, store, &read.to_string());
     }
 }
