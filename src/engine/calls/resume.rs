@@ -75,7 +75,10 @@ impl Claim {
                 // Nobody holds the claim from here on.
                 self.is_over = true;
                 let Terms { logged: _, resolves, durability } = self.terms;
-                core.detach(&attempt, DetachedClaim { quota: self.permit.take_quota(), durability, resolves });
+                core.detach(
+                    &attempt,
+                    DetachedClaim { quota: self.permit.take_quota(), durability, resolves },
+                );
                 let settled = core.commit.settled(caller, &mut ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
                 Ok(core.token(&attempt))
