@@ -305,7 +305,7 @@ fn the_claim_of_a_resolver_that_was_handed_over_speaks_for_all_attempts_while_th
         let token = scope.resolve("key").unwrap().into_token().unwrap();
         drop(scope);
         let engine = if restarted {
-            drop(engine.close().unwrap());
+            engine.close().unwrap();
             machine.open()
         } else {
             engine

@@ -51,7 +51,8 @@ fn retry_meanwhile(fail: impl FnOnce(&Machine, &Engine)) {
     machine.disk.before_syncs(move |name| {
         if name == "x.idem" && arm.swap(false, Ordering::SeqCst) {
             is_committing.send(()).unwrap();
-            drop(may_go.lock().unwrap().recv());
+            // The other side is dropped.
+            may_go.lock().unwrap().recv().unwrap_err();
         }
     });
     let mut retry = pin!(scope.begin_async("3", request()));

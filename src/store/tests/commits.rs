@@ -187,7 +187,7 @@ fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
 /// whether that is known.
 #[track_caller]
 fn is_known(store: &Store, place: RecordLocation, n: u64) -> bool {
-    match read(&store, place, Digest::from_u128(n.into())) {
+    match read(store, place, Digest::from_u128(n.into())) {
         Ok(Some(found)) => {
             assert_eq!(found.body(), b"body".repeat(found.body().len().max(4) / 4));
             true
@@ -243,10 +243,10 @@ fn store_with(disk: &SimDisk, records: u64) -> Store {
 
 /// Checks that the store knows as much as the file says.
 #[track_caller]
-fn assert_as_in_the_file(disk: &SimDisk, store: Store, context: &str) {
+fn assert_as_in_the_file(disk: &SimDisk, store: &Store, context: &str) {
     store.reopen().unwrap();
     let known = |store: &Store| (store.directory.read().file_bytes(), store.meta());
-    let before = known(&store);
+    let before = known(store);
     store.close().unwrap();
     assert_eq!(known(&open(disk)), before, "{context}");
 }
@@ -274,7 +274,7 @@ fn a_commit_that_nobody_could_ask_for_is_asked_for_by_the_next_writer() {
                 moved += apply(&store, &half, EXPIRED, true).unwrap().reclaimed;
             }
             assert!(store.unsettled.lock().is_none());
-            assert_as_in_the_file(&disk, store, &context);
+            assert_as_in_the_file(&disk, &store, &context);
             if applied.is_ok() && disk.reads() <= first {
                 break;
             }
@@ -305,6 +305,6 @@ fn a_commit_counts_once_whichever_of_its_reads_fails() {
             break;
         }
         disk.mend();
-        assert_as_in_the_file(&disk, store, &read.to_string());
+        assert_as_in_the_file(&disk, &store, &read.to_string());
     }
 }
