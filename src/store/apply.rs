@@ -12,36 +12,33 @@ use super::layout::{BLOCKS, CLAIMS, FORGOTTEN, INDEX, META, SCOPES};
 use super::merge::Merged;
 use super::meta::Meta;
 use super::opened::Opened;
+use super::opening::read_meta_row;
 use super::refusal::StoreError;
 use super::relocate::Relocated;
 use super::tally::Tallies;
 use super::transaction::{OpenTransaction, begin_durable};
 use super::{META_ROW, Store, block};
 use crate::error::Failure;
-use crate::key::Digest;
 use crate::record::{Record, RecordLocation, Relocation};
 use crate::sync::Arc;
 use crate::{Timestamp, codec};
 
 /// How often a checkpoint is tried at once if reads fail. The next try leaves out a block that
 /// failed.
-pub(super) const TRIES: usize = 4;
+const TRIES: usize = 4;
+
+/// How often the file is opened to find out what became of a commit.
+const REOPENINGS: usize = 10;
 
 /// What one transaction is to write.
-#[derive(Debug)]
-pub(super) struct Plan {
-    now: Timestamp,
-    pub(super) meta: Meta,
+struct Plan {
+    meta: Meta,
     blocks: Vec<block::Block>,
     /// Number of the first of them.
     first: u64,
     due: Due,
-    /// What the directory said of the blocks that are due.
-    dropped: Vec<(u64, BlockInfo)>,
     /// Of the blocks that are due, those that are not merged.
     reclaimed: usize,
-    /// Keys that are forgotten, and until when their rows are needed.
-    forgotten: Vec<(Digest, Timestamp)>,
     carried: Relocated,
     merged: Merged,
 }
@@ -59,23 +56,25 @@ impl Store {
         begun: Option<OpenTransaction>,
         batch: &Batch,
         now: Timestamp,
-        change: impl Fn(&mut Meta),
+        change: impl FnOnce(&mut Meta),
         pin: impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Applied, StoreError> {
         if self.origin.is_elsewhere_for_sure() {
             std::mem::forget(begun);
             return Err(StoreError::Failed(Failure::Forked));
         }
+        let mut meta = self.meta();
+        change(&mut meta);
         if begun.is_some() {
             // It is of the database that is open, or of one that has stopped: then it fails.
             let database = self.access.database().map_err(|error| self.access.lost(error))?;
-            return self.commit(database, begun, batch, now, &change, &pin);
+            return self.commit(database, begun, batch, now, meta, &pin);
         }
         let mut tries = 1;
         loop {
-            let database = self.writable();
+            let database = self.access.writable(|database| self.check_current(database));
             let applied =
-                database.and_then(|database| self.commit(database, None, batch, now, &change, &pin));
+                database.and_then(|database| self.commit(database, None, batch, now, meta.clone(), &pin));
             match applied {
                 Err(StoreError::Later(_)) if tries < TRIES => tries += 1,
                 applied => return applied,
@@ -90,16 +89,14 @@ impl Store {
         begun: Option<OpenTransaction>,
         batch: &Batch,
         now: Timestamp,
-        change: &impl Fn(&mut Meta),
+        meta: Meta,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Applied, StoreError> {
-        let mut meta = self.meta();
-        change(&mut meta);
         self.access.before_commit();
         let has_others = begun.is_some();
         let mut plan = self.plan(&database, batch, now, meta, pin)?;
         // First out of the directory, so that no reader looks for a block that is on its way out.
-        plan.dropped = self.leave_out(&plan.due);
+        let dropped = self.leave_out(&plan.due);
         let begun = catch_backend_panic(|| {
             database.hold()?;
             begun.map_or_else(|| begin_durable(&database), |OpenTransaction(transaction)| Ok(transaction))
@@ -111,14 +108,28 @@ impl Store {
             catch_backend_panic(|| self.write(&transaction, batch, &mut plan, &mut unreadable))?;
             catch_backend_panic(|| Ok(transaction.into_inner().commit()?))
         });
-        let Err(trouble) = written else { return Ok(self.committed(&database, plan)) };
-        unreadable = unreadable.filter(|_| trouble.is_answer_of_disk());
-        drop(database);
-        let applied = self.find_out(self.access.failed(trouble), plan, has_others);
-        if let (Err(StoreError::Later(_)), Some(number)) = (&applied, unreadable) {
-            self.keep_unreadable(number, now);
-        }
-        applied
+        let database = match written {
+            Ok(()) => Ok(database),
+            Err(trouble) => {
+                unreadable = unreadable.filter(|_| trouble.is_answer_of_disk());
+                drop(database);
+                self.settle(self.access.failed(trouble), &plan.meta, has_others)
+            }
+        };
+        let database = database.inspect_err(|error| {
+            self.put_back(&dropped, &plan);
+            if let (StoreError::Later(_), Some(number)) = (error, unreadable) {
+                self.keep_unreadable(number, now);
+            }
+        })?;
+        // Before anybody learns of new blocks.
+        database.renew();
+        self.committed(&plan, batch);
+        let Plan { meta, blocks, reclaimed, merged, .. } = plan;
+        *self.meta.lock() = meta;
+        let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
+        let cold = records.filter(|record| record.expires() <= now).chain(merged.records()).collect();
+        Ok(Applied { reclaimed, cold })
     }
 
     /// Reads the records that move, and packs them and the new records into blocks.
@@ -145,8 +156,7 @@ impl Store {
         blocks.extend(block::pack(carried.records(), now, next, &self.checksummer));
         meta.block_next += blocks.len() as u64;
         assert!(meta.block_next < RecordLocation::BLOCK_LIMIT, "block numbers last for exabytes");
-        let (dropped, forgotten) = (Vec::new(), self.forgotten_until(batch));
-        Ok(Plan { now, meta, blocks, first, due, dropped, reclaimed, forgotten, carried, merged })
+        Ok(Plan { meta, blocks, first, due, reclaimed, carried, merged })
     }
 
     /// Writes everything; stores in `at` the block at which it stopped.
@@ -157,22 +167,62 @@ impl Store {
         plan: &mut Plan,
         at: &mut Option<u64>,
     ) -> Result<(), BackendError> {
-        let Plan { meta, blocks, first, due, forgotten, .. } = plan;
+        let Plan { meta, blocks, first, due, .. } = plan;
         write_blocks(transaction, &mut meta.tallies, blocks)?;
         drop_blocks(transaction, &mut meta.tallies, &due.blocks, at)?;
         let added: usize = blocks.iter().map(|block| block.records.len()).sum();
         meta.keys = (meta.keys + added as u64).saturating_sub(due.keys());
         self.write_claims(transaction, &mut meta.tallies, batch)?;
-        self.write_forgotten(transaction, &mut meta.tallies, forgotten, due, *first)?;
+        self.write_forgotten(transaction, &mut meta.tallies, batch, due, *first)?;
         self.write_scopes(transaction, &mut meta.tallies, batch)?;
         transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
         Ok(())
     }
 
-    /// A plan was not carried out: no record moves.
-    pub(super) fn put_back(&self, plan: &Plan) {
-        // The directory first: a record that has its old location back must find its block.
-        self.directory.write().put_back(&plan.dropped);
+    /// Finds out whether a commit that returned an error is in the file; returns the database if
+    /// it is.
+    ///
+    /// redb also reads after a commit, and another caller's failed read stops redb at any point.
+    /// Before the header is written, the commit does not count. After that, the file is opened
+    /// again, which syncs what it finds, and its meta row decides.
+    fn settle(&self, error: StoreError, meta: &Meta, has_others: bool) -> Result<Arc<Opened>, StoreError> {
+        if !matches!(error, StoreError::Later(_)) || !self.access.may_have_committed() {
+            return Err(error);
+        }
+        let mut is_there = false;
+        let mut reopen = || {
+            self.access.reopen(|database| {
+                is_there = read_meta_row(database)?.is_some_and(|row| row == meta.encode());
+                if is_there { Ok(()) } else { self.check_current(database) }
+            })
+        };
+        // Reads that fail here fail at random, and this is the last moment at which anybody knows
+        // both rows.
+        let mut opened = reopen();
+        for _ in 1..REOPENINGS {
+            if !matches!(opened, Err(StoreError::Later(_))) {
+                break;
+            }
+            opened = reopen();
+        }
+        match opened {
+            Ok(database) if is_there => Ok(database),
+            Ok(_) => Err(error),
+            // Others must be told whether their writes are there, and nobody knows. For all else
+            // the next commit asks: if this one is there, it ends grants until the next opening of
+            // the engine.
+            Err(StoreError::Full(failure) | StoreError::Later(failure)) if has_others => {
+                Err(StoreError::Failed(Failure::Io(failure)))
+            }
+            Err(unknown) => Err(unknown),
+        }
+    }
+
+    /// Nothing was written: no record moves.
+    fn put_back(&self, dropped: &[(u64, BlockInfo)], plan: &Plan) {
+        // The directory first: a lookup that sees an old location again must see that its block
+        // came back.
+        self.directory.write().put_back(dropped);
         plan.carried.put_back();
         plan.merged.put_back();
     }
@@ -210,7 +260,7 @@ impl Store {
         &self,
         transaction: &WriteTransaction,
         tallies: &mut Tallies,
-        forgotten: &[(Digest, Timestamp)],
+        batch: &Batch,
         due: &Due,
         limit: u64,
     ) -> Result<(), BackendError> {
@@ -221,7 +271,7 @@ impl Store {
         // The limit lies below this batch's blocks: a key forgotten and completed again within one
         // batch stays. Tombstones that move now lie above it too, but none of a key that this
         // batch forgets: `carry` leaves those out.
-        for (digest, until) in forgotten {
+        for (digest, until) in &self.forgotten_until(batch) {
             let mut row = Vec::new();
             codec::encode_into(&(limit, until.as_millis()), &mut row);
             let sealed = self.checksummer.seal(FORGOTTEN.name(), &digest.halves(), &row);
@@ -243,13 +293,10 @@ impl Store {
         Ok(())
     }
 
-    /// A plan was carried out.
-    pub(super) fn committed(&self, database: &Opened, plan: Plan) -> Applied {
-        // Before anybody learns of new blocks.
-        database.renew();
-        let Plan { now, meta, blocks, first: limit, due, reclaimed, forgotten: rows, merged, .. } = plan;
+    fn committed(&self, plan: &Plan, batch: &Batch) {
+        let Plan { blocks, due, first: limit, .. } = plan;
         let mut directory = self.directory.write();
-        for block in &blocks {
+        for block in blocks {
             directory.insert(block.number, BlockInfo::of(block));
         }
         drop(directory);
@@ -257,18 +304,14 @@ impl Store {
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
             record.set_location(*place);
         }
+        let rows = self.forgotten_until(batch);
         let mut forgotten = self.forgotten.lock();
         for digest in &due.forgotten {
             forgotten.remove(*digest);
         }
         for (digest, until) in rows {
-            forgotten.insert(digest, Row { limit, until });
+            forgotten.insert(digest, Row { limit: *limit, until });
         }
-        drop(forgotten);
-        *self.meta.lock() = meta;
-        let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
-        let cold = records.filter(|record| record.expires() <= now).chain(merged.records()).collect();
-        Applied { reclaimed, cold }
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::block::{self, Block};
-use super::reading::Gone;
 use crate::Timestamp;
 
 /// A block with fewer records, and no more bytes, is small: its share of the directory, and of
@@ -62,6 +61,18 @@ impl BlockInfo {
     pub(super) fn file_bytes(&self) -> u64 {
         let page = (u64::from(self.len) + block::PAGE_OVERHEAD as u64).next_power_of_two();
         page + u64::from(self.entries) * block::INDEX_ENTRY as u64
+    }
+}
+
+/// That a block was gone. It may come back: the commit that drops it may fail. So this says
+/// something of the present only while the store [says so](super::Store::is_still_gone).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone(u64);
+
+impl Gone {
+    #[cfg(test)]
+    pub(crate) fn example(number: u64) -> Self {
+        Self(number)
     }
 }
 

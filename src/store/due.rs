@@ -4,7 +4,6 @@ use super::directory::BlockInfo;
 use crate::key::Digest;
 
 /// The rows that one transaction can drop.
-#[derive(Debug)]
 pub(super) struct Due {
     pub(super) blocks: Vec<(u64, BlockInfo)>,
     pub(super) forgotten: Vec<Digest>,

@@ -32,14 +32,14 @@ mod relocate;
 mod tables;
 mod tally;
 mod transaction;
-mod unsettled;
 
 pub(crate) use batch::{Applied, Batch};
 pub(crate) use copy::{Copy, Meanwhile, Whole};
 pub(crate) use create::{Found, is_reservation};
+pub(crate) use directory::Gone;
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
-pub(crate) use reading::{Gone, StoredRecord};
+pub(crate) use reading::StoredRecord;
 pub(crate) use refusal::StoreError;
 pub use tables::{ReadTables, TableError, Tables};
 pub(crate) use tally::Tallies;
@@ -54,7 +54,6 @@ use crate::key::Digest;
 use crate::sync::{AtomicBool, Mutex, Ordering, RwLock};
 use crate::{Timestamp, codec};
 use access::Access;
-use apply::Plan;
 use backend_error::BackendError;
 use directory::Directory;
 use due::Due;
@@ -77,9 +76,6 @@ pub(crate) struct Store {
     origin: Origin,
     /// The row as last committed. Only the worker that checkpoints changes it.
     meta: Mutex<Meta>,
-    /// A commit that redb called failed and that may be there. Nothing is written before that is
-    /// known. Leaf lock.
-    unsettled: Mutex<Option<Plan>>,
 }
 
 impl Store {
@@ -144,6 +140,12 @@ impl Store {
         let rows = self.forgotten.lock();
         let earlier = |digest: &Digest| rows.get(*digest).map(|row| row.until).unwrap_or_default();
         batch.forgotten.iter().map(|(digest, until)| (*digest, (*until).max(earlier(digest)))).collect()
+    }
+
+    /// Closes and opens the database. After an I/O error redb refuses all writes. After a full
+    /// disk or a failed read, which lose nothing, this makes it take them again.
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        self.access.reopen(|database| self.check_current(database)).map(drop)
     }
 
     /// Live bytes of the file; `None` if an application has tables in it, which are not counted.

@@ -51,8 +51,17 @@ impl Store {
             forgotten: Mutex::default(),
             origin: Origin::here(),
             meta: Mutex::new(meta),
-            unsettled: Mutex::default(),
         })
+    }
+
+    /// A row that did not fit must be gone completely, because block numbers are used again.
+    pub(super) fn check_current(&self, database: &Database) -> Result<(), BackendError> {
+        let is_current = read_meta_row(database)?.is_some_and(|row| row == self.meta().encode());
+        if is_current {
+            Ok(())
+        } else {
+            Err(BackendError::last_word("a commit that failed is there after all"))
+        }
     }
 }
 

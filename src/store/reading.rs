@@ -3,6 +3,7 @@
 use std::io;
 
 use super::backend_error::BackendError;
+use super::directory::Gone;
 use super::{Store, block};
 use crate::Timestamp;
 use crate::error::{Damage, IoFailure, ReadError};
@@ -16,18 +17,6 @@ pub(crate) enum StoredRecord {
     /// Its block is not there. The record is no longer remembered, or has moved. The index knows
     /// which, because it is changed before the block goes.
     Gone(Gone),
-}
-
-/// That a block was gone. It may come back: the commit that drops it may fail. So this says
-/// something of the present only while the store [says so](Store::is_still_gone).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Gone(pub(super) u64);
-
-impl Gone {
-    #[cfg(test)]
-    pub(crate) fn example(number: u64) -> Self {
-        Self(number)
-    }
 }
 
 impl Store {

@@ -24,7 +24,7 @@ impl OpenTransaction {
 impl Store {
     /// Begins an application's write transaction.
     pub(crate) fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        let database = self.writable()?;
+        let database = self.access.writable(|database| self.check_current(database))?;
         self.is_shared.store(true, Ordering::Relaxed);
         catch_backend_panic(|| begin_durable(&database))
             .map(OpenTransaction)

@@ -125,7 +125,7 @@ impl Core {
         &self,
         begun: Option<OpenTransaction>,
         batch: &Batch,
-        change: impl Fn(&mut Meta),
+        change: impl FnOnce(&mut Meta),
     ) -> Result<Applied, StoreError> {
         let change = |meta: &mut Meta| {
             change(meta);
