@@ -38,7 +38,7 @@ fn an_interrupted_key_gets_the_outcome_that_it_is_given() {
         ["lost", "--scope", "refunds", "--as", "completed", "--body-file", reply, "--ttl", "3h", "--yes"];
     let ran = on(&file, "resolve", &arguments);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.err.contains("with progress of 6 bytes") && ran.err.contains("for 3h"), "{ran:?}");
+    assert!(ran.err.contains("attempt 1, progress of 6 bytes") && ran.err.contains("for 3h"), "{ran:?}");
     let Status::Done(record) = status(&file, "refunds", "lost") else { panic!() };
     assert_eq!((record.outcome(), record.body()), (Outcome::Success, &b"refunded \xff"[..]));
     assert_eq!(record.expires().saturating_since(record.completed()), Duration::from_secs(3 * 3_600));

@@ -30,6 +30,7 @@ fn a_damaged_record_is_found_and_the_doctor_says_what_can_be_saved() {
     assert_eq!(json["verdict"], "damaged");
     let ran = on(&file, "doctor", &[]);
     assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.out.contains("keys of it, and some are missing"), "{ran:?}");
     for part in ["What it means:", "What can be saved:", "What to do:", "Tried:"] {
         assert!(ran.out.contains(part), "{ran:?}");
     }

@@ -3,7 +3,7 @@
 use idemkv::{AttemptInfo, Interruption, KeyEntry, KeyHash, Outcome, Record, Status, Timestamp, Tombstone};
 use serde_json::{Map, Value};
 
-use crate::{hex, names};
+use crate::{hex, names, spans};
 
 /// The state of a key, by the name that `--state` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -200,4 +200,15 @@ pub(crate) fn line(value: &Value) -> String {
 pub(crate) fn describe(entry: &Entry) -> String {
     let (scope, key) = (names::escaped(&entry.scope), names::escaped(&entry.key));
     format!("key \"{key}\" (hash {}) of scope \"{scope}\"", entry.hash)
+}
+
+/// What a person should know of its state before a change.
+pub(crate) fn summary(entry: &Entry) -> String {
+    let (state, since, attempt) = (entry.state.name(), spans::date(entry.since()), entry.attempt());
+    let more = match (entry.state, entry.outcome()) {
+        (State::Interrupted, _) => format!(", progress of {} bytes", entry.bytes()),
+        (State::Done, Some(outcome)) => format!(", {outcome} of {} bytes", entry.bytes()),
+        _ => String::new(),
+    };
+    format!("{state} since {since}: attempt {attempt}{more}")
 }

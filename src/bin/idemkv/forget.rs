@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
-use crate::entry::describe;
+use crate::entry::{describe, summary};
 use crate::opening;
 use crate::selection::Selection;
 
@@ -27,7 +27,7 @@ impl Forget {
             let line = format!(
                 "forgets {}, which is {}: the next request with it runs the operation again",
                 describe(&entry),
-                entry.status
+                summary(&entry)
             );
             Ok((vec![line], entry))
         })?;

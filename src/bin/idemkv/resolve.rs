@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use idemkv::{Claim, Completion, Engine, Status};
+use idemkv::{Claim, Completion, Engine};
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
-use crate::entry::{Entry, State, describe};
+use crate::entry::{Entry, State, describe, summary};
 use crate::selection::Selection;
 use crate::{names, opening, spans};
 
@@ -82,15 +82,15 @@ impl Resolve {
 
     fn plan(&self, engine: &Engine, body_len: usize) -> Result<(Vec<String>, Entry), Trouble> {
         let entry = self.key.find(engine)?;
-        let Status::Interrupted(lost) = &entry.status else {
+        if entry.state != State::Interrupted {
             return Err(Trouble::refused(format_args!(
                 "{} is {}: only a key that is {} can be resolved",
                 describe(&entry),
                 entry.state.name(),
                 State::Interrupted.name()
             )));
-        };
-        let known = format!("{} is interrupted: {lost}", describe(&entry));
+        }
+        let known = format!("{} is {}", describe(&entry), summary(&entry));
         let declared = engine.policies().iter().any(|(scope, _)| **scope == *entry.scope);
         let kept = match (self.ttl, declared) {
             (Some(ttl), _) => spans::show(ttl),
