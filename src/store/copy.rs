@@ -19,7 +19,7 @@ const SYNC_EVERY: u64 = 1 << 20;
 pub(crate) struct Copy<'p> {
     from: &'p Path,
     to: &'p Path,
-    tracking: Tracking,
+    tracking: &'p Tracking,
     file: Arc<dyn DiskFile>,
     /// The end of the written bytes.
     end: u64,
@@ -36,10 +36,21 @@ pub(crate) enum Meanwhile {
 }
 
 impl Store {
-    /// Starts a copy into the empty file `file` at `to`; `None` if another copy is being made.
-    pub(crate) fn copy<'p>(&'p self, to: &'p Path, file: Arc<dyn DiskFile>) -> Option<Copy<'p>> {
-        let tracking = self.access.track()?;
-        Some(Copy { from: &self.path, to, tracking, file, end: 0, unsynced: 0 })
+    /// Marks what is written from now on, for a copy; `None` if another copy is being made. That
+    /// includes its last steps, in which its file is not locked: another copy with that name would
+    /// take it for one that was left behind.
+    pub(crate) fn track(&self) -> Option<Tracking> {
+        self.access.track()
+    }
+
+    /// Starts a copy into the empty file `file` at `to`.
+    pub(crate) fn copy<'p>(
+        &'p self,
+        to: &'p Path,
+        file: Arc<dyn DiskFile>,
+        tracking: &'p Tracking,
+    ) -> Copy<'p> {
+        Copy { from: &self.path, to, tracking, file, end: 0, unsynced: 0 }
     }
 }
 

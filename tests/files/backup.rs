@@ -1,6 +1,7 @@
 //! Backups of engines at work, on a simulated disk.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::{Machine, default_scope, done, fresh, request};
@@ -174,6 +175,26 @@ fn a_full_disk_or_an_error_at_any_operation_leaves_nothing_behind_and_harms_nobo
             check_filled(&machine.open(), &context);
         }
     }
+}
+
+/// In its last steps the copy is not locked. A second backup of that name emptied it.
+#[test]
+fn one_backup_is_made_at_a_time_until_it_has_its_name() {
+    let machine = Machine::default();
+    let engine = Arc::new(filled(&machine));
+    let (weak, others) = (Arc::downgrade(&engine), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&others);
+    machine.disk.before_syncs(move |name| {
+        let Some(engine) = weak.upgrade().filter(|_| name == "copy.idem-unfinished") else { return };
+        let other = std::thread::spawn(move || engine.backup(COPY));
+        seen.lock().unwrap().push(other.join().unwrap());
+    });
+    engine.backup(COPY).unwrap();
+    machine.disk.before_syncs(|_| {});
+    let others = std::mem::take(&mut *others.lock().unwrap());
+    assert!(others.len() > 2, "copied, sealed and named");
+    assert!(others.iter().all(|other| matches!(other, Err(BackupError::Running))), "{others:?}");
+    check_filled(&open_copy(&machine), "the copy");
 }
 
 #[test]

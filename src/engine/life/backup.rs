@@ -111,13 +111,14 @@ impl Core {
                 return Err(BackupError::Exists(taken.clone()));
             }
         }
+        // Until the copy has its name, or is gone.
+        let Some(tracking) = self.store.track() else { return Err(BackupError::Running) };
         let temporary = unfinished(path);
         let file =
             disk.create(&temporary, Some(self.store.path())).map_err(failed(&temporary, "creating"))?;
-        let copied = match self.store.copy(&temporary, file) {
-            Some(copy) => self.copy(copy).and_then(|(whole, time)| self.finish(whole, &temporary, time)),
-            None => Err(BackupError::Running),
-        };
+        let copied = self
+            .copy(self.store.copy(&temporary, file, &tracking))
+            .and_then(|(whole, time)| self.finish(whole, &temporary, time));
         // It is locked until it has its name, or is gone.
         let (made, copy) = match copied {
             Ok((backup, copy)) => (name(disk, &temporary, path).map(|()| backup), Some(copy)),
