@@ -292,30 +292,3 @@ fn a_claim_is_not_taken_up_after_a_commit_that_failed_while_it_waited_for_log_sp
     let answer = poll(resumed.as_mut());
     assert!(matches!(answer, Poll::Ready(Err(TokenError::Begin(BeginError::Failed(_))))), "{answer:?}");
 }
-
-/// What the file does not say is taken for the safe side: after a restart the earlier attempt is
-/// interrupted again.
-#[test]
-fn the_claim_of_a_resolver_that_was_handed_over_speaks_for_all_attempts_while_the_file_is_open() {
-    for restarted in [false, true] {
-        let machine = Machine::default();
-        let engine = machine.open();
-        let scope = with(&engine, "jobs", engine.policy().lease(LEASE));
-        drop(fresh(&scope, "key"));
-        let token = scope.resolve("key").unwrap().into_token().unwrap();
-        drop(scope);
-        let engine = if restarted {
-            engine.close().unwrap();
-            machine.open()
-        } else {
-            engine
-        };
-        let scope = engine.scope("jobs");
-        scope.resume(&token).unwrap().release().unwrap();
-        match scope.get("key").unwrap() {
-            Status::Interrupted(lost) => assert!(restarted && lost.attempt() == 1),
-            Status::Vacant => assert!(!restarted),
-            other => panic!("{other:?}"),
-        }
-    }
-}

@@ -74,11 +74,9 @@ impl Claim {
             Ok(mut ticket) => {
                 // Nobody holds the claim from here on.
                 self.is_over = true;
-                let Terms { logged: _, resolves, durability } = self.terms;
-                core.detach(
-                    &attempt,
-                    DetachedClaim { quota: self.permit.take_quota(), durability, resolves },
-                );
+                let left =
+                    DetachedClaim { quota: self.permit.take_quota(), durability: self.terms.durability };
+                core.detach(&attempt, left);
                 let settled = core.commit.settled(caller, &mut ticket).await;
                 settled.map_err(|error| EndError::new(error.into(), None))?;
                 Ok(core.token(&attempt))
@@ -166,12 +164,12 @@ impl Core {
             return Err(NotTaken::Superseded);
         }
         // Only one of all callers finds the share there.
-        let Some(DetachedClaim { mut quota, durability, resolves }) = self.detached.take(fence) else {
+        let Some(DetachedClaim { mut quota, durability }) = self.detached.take(fence) else {
             // Or nobody, where its lease was found ended meanwhile.
             return Err(if self.is_good(attempt) { NotTaken::Held } else { NotTaken::Superseded });
         };
         quota.reservation.join(more);
-        let terms = Terms { logged: true, resolves, durability };
+        let terms = Terms { logged: true, resolves: false, durability };
         Ok(Claim::new(Arc::clone(attempt), Permit::of(quota, handle), terms))
     }
 }

@@ -18,21 +18,17 @@ pub(crate) struct DetachedClaim {
     /// Whether its end is durable before it is acknowledged, by the policy of its grant. A later
     /// policy does not change that.
     pub(in crate::engine) durability: Durability,
-    /// Whether its release also speaks for the attempts before it.
-    pub(in crate::engine) resolves: bool,
 }
 
 impl DetachedClaim {
     /// For a claim that was handed over before the file was opened. The policy of its grant is
-    /// not on disk, so its end is durable before it is acknowledged. Nor is it known there
-    /// whether the claim resolves, so its release leaves an earlier interruption as it is.
+    /// not on disk, so its end is durable before it is acknowledged.
     pub(in crate::engine) fn of_standing(
         attempt: &Attempt,
         policies: &Policies,
         space: &Arc<LogSpace>,
     ) -> Self {
-        let quota = Quota::of_standing(attempt, policies, space);
-        Self { quota, durability: Durability::Completions, resolves: false }
+        Self { quota: Quota::of_standing(attempt, policies, space), durability: Durability::Completions }
     }
 }
 

@@ -81,8 +81,8 @@ impl Scope {
     /// certainly did not happen in any attempt. Or run the operation.
     ///
     /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all
-    /// attempts, and leaves the key vacant. If the claim was [handed over](Claim::into_token) and
-    /// the file opened anew meanwhile, its release leaves the earlier interruption instead.
+    /// attempts, and leaves the key vacant. A token does not carry that: after
+    /// [`Claim::into_token`] a release leaves the earlier interruption, as any other does.
     ///
     /// # Errors
     ///
