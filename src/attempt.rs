@@ -329,7 +329,7 @@ impl Attempt {
         // Before the date: a checkpoint that writes the row meanwhile must not find the date alone,
         // which would count from the end of the lease.
         self.found_late_ms.store(millis(found.saturating_since(since)), Ordering::Release);
-        self.interrupted_ms.store(at, Ordering::Release);
+        self.interrupted_ms.compare_exchange(ALIVE, at, Ordering::AcqRel, Ordering::Acquire).unwrap_or(at);
     }
 
     /// Notes that the log, or the store, has its intent.

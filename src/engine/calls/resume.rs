@@ -82,8 +82,13 @@ impl Claim {
                 Ok(core.token(&attempt))
             }
             Err(error) => {
-                self.is_over =
-                    matches!(error, ClaimError::Superseded(_) | ClaimError::Commit(CommitError::Failed(_)));
+                // The log is whole after a failed checkpoint, where there is only no room.
+                let is_unknown = core.commit.failure().is_some() || core.health.is_forked();
+                self.is_over = match error {
+                    ClaimError::Superseded(_) => true,
+                    ClaimError::Commit(CommitError::Failed(_)) => is_unknown,
+                    _ => false,
+                };
                 let claim = (!self.is_over).then_some(self);
                 Err(EndError::new(error, claim))
             }
