@@ -292,3 +292,22 @@ fn a_claim_is_not_taken_up_after_a_commit_that_failed_while_it_waited_for_log_sp
     let answer = poll(resumed.as_mut());
     assert!(matches!(answer, Poll::Ready(Err(TokenError::Begin(BeginError::Failed(_))))), "{answer:?}");
 }
+
+/// The log is whole then, and there is only no room in it. The claim was thrown away.
+#[test]
+fn a_claim_whose_token_finds_no_room_after_a_failed_checkpoint_comes_back() {
+    let machine = Machine::default();
+    let options = machine.options().max_body_bytes(4_096).batch_bytes(4_096).log_segment_bytes(64 << 10);
+    let engine = options.log_bytes(128 << 10).max_in_flight(4).open("x.idem").unwrap();
+    let scope = with(&engine, "jobs", engine.policy().lease(LEASE));
+    let (mut eater, claim) = (fresh(&scope, "eater"), fresh(&scope, "key"));
+    machine.disk.fail_syncs(Some("idem"));
+    assert!(engine.checkpoint().is_err());
+    machine.disk.fail_syncs(None);
+    for len in [2_000, 100, 1] {
+        while eater.save_progress(vec![7; len]).is_ok() {}
+    }
+    let refused = claim.into_token().unwrap_err();
+    assert!(matches!(refused.reason(), ClaimError::Commit(CommitError::Failed(_))), "{refused:?}");
+    assert_eq!(refused.into_claim().unwrap().complete("reply").unwrap().body(), b"reply");
+}
