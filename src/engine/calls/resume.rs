@@ -83,12 +83,9 @@ impl Claim {
             }
             Err(error) => {
                 // The log is whole after a failed checkpoint, where there is only no room.
-                let is_unknown = core.commit.failure().is_some() || core.health.is_forked();
-                self.is_over = match error {
-                    ClaimError::Superseded(_) => true,
-                    ClaimError::Commit(CommitError::Failed(_)) => is_unknown,
-                    _ => false,
-                };
+                let is_unknown = matches!(error, ClaimError::Commit(CommitError::Failed(_)))
+                    && (core.commit.failure().is_some() || core.health.is_forked());
+                self.is_over = is_unknown || matches!(error, ClaimError::Superseded(_));
                 let claim = (!self.is_over).then_some(self);
                 Err(EndError::new(error, claim))
             }
