@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use idemkv::http::{Keep, Problem, ProblemKind};
 
-use crate::client::{Gate, KEY, client, home, post, reply, request, serving};
+use crate::client::{KEY, client, gated, home, post, reply, request, serving};
 
 #[test]
 fn the_table_of_the_documentation_is_what_the_layer_does() {
@@ -72,15 +72,7 @@ async fn a_team_renders_problems_itself_and_headers_still_say_what_they_must() {
 #[tokio::test]
 async fn a_twin_waits_for_the_first_and_gets_its_response() {
     let home = home();
-    let gate = Gate::new();
-    let handlers = gate.clone();
-    let client = serving(&home.layer().wait(Duration::from_secs(60)), move |_| {
-        let gate = handlers.clone();
-        async move {
-            gate.pass().await;
-            Ok(reply(201, "made"))
-        }
-    });
+    let (client, gate) = gated(&home.layer().wait(Duration::from_secs(60)));
     let first = tokio::spawn(client.ask(post(KEY, "")));
     gate.reached().await;
     let twins: Vec<_> = (0..10).map(|_| tokio::spawn(client.ask(post(KEY, "")))).collect();
@@ -96,15 +88,7 @@ async fn a_twin_waits_for_the_first_and_gets_its_response() {
 #[tokio::test]
 async fn a_twin_whose_budget_is_over_is_told_that_the_first_is_in_flight() {
     let home = home();
-    let gate = Gate::new();
-    let handlers = gate.clone();
-    let client = serving(&home.layer().wait(Duration::from_millis(1)), move |_| {
-        let gate = handlers.clone();
-        async move {
-            gate.pass().await;
-            Ok(reply(201, "made"))
-        }
-    });
+    let (client, gate) = gated(&home.layer().wait(Duration::from_millis(1)));
     let first = tokio::spawn(client.ask(post(KEY, "")));
     gate.reached().await;
     assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::InFlight));
@@ -115,15 +99,7 @@ async fn a_twin_whose_budget_is_over_is_told_that_the_first_is_in_flight() {
 #[tokio::test]
 async fn when_all_places_to_wait_are_taken_a_twin_is_told_that_the_first_is_in_flight() {
     let home = crate::client::home_with(idemkv::Engine::options().max_waiters(0));
-    let gate = Gate::new();
-    let handlers = gate.clone();
-    let client = serving(&home.layer().wait(Duration::from_secs(60)), move |_| {
-        let gate = handlers.clone();
-        async move {
-            gate.pass().await;
-            Ok(reply(201, "made"))
-        }
-    });
+    let (client, gate) = gated(&home.layer().wait(Duration::from_secs(60)));
     let first = tokio::spawn(client.ask(post(KEY, "")));
     gate.reached().await;
     let twin = client.post(KEY, "").await;

@@ -91,6 +91,20 @@ pub fn client(layer: &IdempotencyLayer, status: u16, body: &'static str) -> Clie
     serving(layer, move |_request| async move { Ok(reply(status, body)) })
 }
 
+/// A client of a handler that waits behind a gate, and then makes what was asked for.
+pub fn gated(layer: &IdempotencyLayer) -> (Client, Gate) {
+    let gate = Gate::new();
+    let handlers = gate.clone();
+    let client = serving(layer, move |_| {
+        let gate = handlers.clone();
+        async move {
+            gate.pass().await;
+            Ok(reply(201, "made"))
+        }
+    });
+    (client, gate)
+}
+
 /// A client of a service with this handler.
 pub fn serving<H, F>(layer: &IdempotencyLayer, handler: H) -> Client
 where

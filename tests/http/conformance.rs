@@ -2,7 +2,7 @@
 
 use idemkv::http::{IdempotencyLayer, ProblemKind, is_uuid};
 
-use crate::client::{Answer, Gate, KEY, client, home, post, reply, request, serving};
+use crate::client::{Answer, KEY, client, gated, home, post, reply, request, serving};
 
 /// The clauses, in the draft's words, with the test of each. A clause without a test is one that a
 /// client has to keep.
@@ -165,15 +165,7 @@ async fn a_retry_gets_the_result() {
 #[tokio::test]
 async fn a_concurrent_request_gets_a_conflict() {
     let home = home();
-    let gate = Gate::new();
-    let handlers = gate.clone();
-    let client = serving(&home.layer(), move |_| {
-        let gate = handlers.clone();
-        async move {
-            gate.pass().await;
-            Ok(reply(201, "made"))
-        }
-    });
+    let (client, gate) = gated(&home.layer());
     let first = tokio::spawn(client.ask(post(KEY, "")));
     gate.reached().await;
     let twin = client.post(KEY, "").await;
