@@ -48,6 +48,7 @@
 //! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
 //! - `axum`: the same with what needs axum: scopes by matched path, extractors.
 //! - `tracing`: runs of the layer have the span of their request.
+//! - `queue`: a consumer of messages, each handled once: see the module `queue`.
 //! - `cli`: the command `idemkv`, for operators: see `docs/command.md`.
 //! - `sim`: a simulated disk, a manual clock, and engines without threads, for deterministic
 //!   tests. Not for production.
@@ -68,6 +69,8 @@ mod decoders;
 mod disk;
 mod engine;
 mod error;
+#[cfg(any(feature = "serde", feature = "queue"))]
+mod fault;
 mod foreign;
 mod fork;
 #[cfg(feature = "http")]
@@ -79,6 +82,8 @@ mod log_tail;
 mod models;
 mod observer;
 mod policy;
+#[cfg(feature = "queue")]
+pub mod queue;
 mod record;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
@@ -104,6 +109,8 @@ pub use error::{
     ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, SetPolicyError,
     TokenError,
 };
+#[cfg(any(feature = "serde", feature = "queue"))]
+pub use fault::Fault;
 pub use key::KeyHash;
 pub use key::fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::step_key::StepKey;
@@ -114,9 +121,9 @@ pub use record::{Body, Outcome, Record};
 pub use state::Fence;
 pub use status::Status;
 #[cfg(feature = "serde")]
-pub use typed::fault::{Fault, ReplayError, RunError, StoreError};
-#[cfg(feature = "serde")]
 pub use typed::json::JsonError;
+#[cfg(feature = "serde")]
+pub use typed::run_error::{ReplayError, RunError, StoreError};
 
 /// Tables of your own in the engine's file: see [`Claim::complete_in`] and
 /// [`Engine::read_tables`].

@@ -1,4 +1,4 @@
 //! Typed runs: results as JSON, and their errors.
 
-pub(crate) mod fault;
 pub(crate) mod json;
+pub(crate) mod run_error;

@@ -13,15 +13,16 @@ use crate::engine::handles::claim::{Begin, Claim};
 use crate::engine::handles::running::{MarkedFuture, RunningMark};
 use crate::engine::handles::scope::Scope;
 use crate::error::{BeginError, Failure};
+use crate::fault::Fault;
 use crate::fork::Origin;
 use crate::record::{Outcome, Record};
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 use crate::task::reply;
 use crate::task::reply::ReplySender;
-use crate::typed::fault::{Fault, ReplayError, RunError, StoreError};
 use crate::typed::json;
 use crate::typed::json::JsonError;
+use crate::typed::run_error::{ReplayError, RunError, StoreError};
 
 /// The result of an operation, new or stored, or the error of running it.
 type Ran<T, E> = Result<Result<T, E>, RunError<T, E>>;

@@ -1,4 +1,4 @@
-//! `Fault` and `RunError`: how an operation that `run` runs can fail.
+//! `RunError`: why a run returned no stored result.
 
 use std::error::Error;
 use std::fmt;
@@ -6,23 +6,6 @@ use std::fmt;
 use crate::error::{BeginError, ClaimError, EndError};
 use crate::typed::json::JsonError;
 use crate::{Claim, Pending, Record};
-
-/// How an operation failed. Only the operation itself can know: see
-/// [`Scope::run`](crate::Scope::run). There will be no fourth variant: each is one way to end a
-/// claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[must_use = "it says what becomes of the key"]
-pub enum Fault<E> {
-    /// For good: the card was declined. It is stored, and every retry gets it.
-    Final(E),
-    /// This attempt certainly did nothing: the connection was refused. The claim is released, and
-    /// a retry runs the operation again.
-    Retry(E),
-    /// It is unknown whether the effect happened: the reply did not come. The key is left
-    /// interrupted: by default nothing runs until it is [resolved](crate::Scope::resolve), see
-    /// [`Recovery`](crate::Recovery). If in doubt, use this one.
-    Unknown(E),
-}
 
 /// Why [`run`](crate::Scope::run) returned no stored result.
 ///

@@ -1,0 +1,134 @@
+//! One message after the other: begin, run the handler, store the result.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+
+use super::consumer::Handling;
+use super::groups::Item;
+use super::settled::{Reason, Settled, Settlement};
+use crate::error::{BeginError, ClaimError, EndError};
+use crate::fault::Fault;
+use crate::{Begin, Claim, Completion, Outcome, Record, Scope};
+
+/// The handler of a batch, and what its messages have in common.
+pub(super) struct Runner<H> {
+    scope: Scope,
+    deliveries_max: Option<u32>,
+    handler: H,
+}
+
+impl<H> Runner<H> {
+    pub(super) fn new(scope: Scope, deliveries_max: Option<u32>, handler: H) -> Self {
+        Self { scope, deliveries_max, handler }
+    }
+
+    /// Handles the messages of a group, in their order.
+    pub(super) async fn handle_group<M>(&self, group: Vec<Item<M>>) -> Vec<(usize, Settled<M>)>
+    where
+        H: for<'c> Fn(&'c mut Claim, &'c M) -> Handling<'c>,
+    {
+        let mut settled = Vec::with_capacity(group.len());
+        let mut is_blocked = false;
+        for item in group {
+            let reason = if is_blocked { Reason::Behind } else { self.handle(&item).await };
+            is_blocked |= reason.settlement() == Settlement::RetryLater;
+            settled.push((item.at, Settled { message: item.message, reason }));
+        }
+        settled
+    }
+
+    async fn handle<M>(&self, item: &Item<M>) -> Reason
+    where
+        H: for<'c> Fn(&'c mut Claim, &'c M) -> Handling<'c>,
+    {
+        match self.scope.begin_async(&item.delivery.key, item.delivery.fingerprint).await {
+            Ok(Begin::Fresh(claim)) => self.run(claim, item).await,
+            Ok(Begin::InFlight(pending)) => Reason::InFlight(pending),
+            Ok(Begin::Done(record)) => Reason::Replayed(record),
+            Err(BeginError::Expired(tombstone)) => Reason::Expired(tombstone),
+            Err(error) => Reason::NotBegun(error),
+        }
+    }
+
+    async fn run<M>(&self, mut claim: Claim, item: &Item<M>) -> Reason
+    where
+        H: for<'c> Fn(&'c mut Claim, &'c M) -> Handling<'c>,
+    {
+        let last = self.last_delivery(item);
+        let interrupted = claim.interrupted();
+        if let Some((count, max)) = last
+            && count > max
+            && interrupted.is_some()
+        {
+            // What became of the attempt before stays open, and its key interrupted.
+            return released(claim, Reason::TooManyDeliveries { count, interrupted }).await;
+        }
+        // A panic in here drops the claim, which interrupts the key.
+        let handled = AssertUnwindSafe(async {
+            let handled = (self.handler)(&mut claim, &item.message).await;
+            (claim, handled)
+        });
+        match handled.catch_unwind().await {
+            Ok((claim, Ok(body))) => store(claim, Outcome::Success, body).await,
+            Ok((claim, Err(Fault::Final(body)))) => store(claim, Outcome::Failure, body).await,
+            Ok((claim, Err(Fault::Retry(said)))) => {
+                let reason = match last {
+                    Some((count, _)) => Reason::TooManyDeliveries { count, interrupted },
+                    None => Reason::NothingDone(said),
+                };
+                released(claim, reason).await
+            }
+            Ok((claim, Err(Fault::Unknown(said)))) => {
+                drop(claim);
+                Reason::Unknown(said)
+            }
+            Err(_panic) => Reason::Panicked,
+        }
+    }
+
+    /// The number of this delivery and that of the last one allowed, if it is the last or later.
+    fn last_delivery<M>(&self, item: &Item<M>) -> Option<(u32, u32)> {
+        let (count, max) = (item.delivery.count?.get(), self.deliveries_max?);
+        (count >= max).then_some((count, max))
+    }
+}
+
+/// Releases a claim whose attempt did nothing.
+async fn released(claim: Claim, reason: Reason) -> Reason {
+    match claim.release_async().await {
+        Ok(()) => reason,
+        Err(error) => Reason::NotStored(error.reason().clone()),
+    }
+}
+
+/// Stores a result. Of one that is too long it stores that the operation has run, and how it ended.
+async fn store(claim: Claim, outcome: Outcome, body: Vec<u8>) -> Reason {
+    let ended = end(claim, outcome, &body, Completion::new()).await;
+    let stored = match ended {
+        Err(error) if matches!(error.reason(), ClaimError::BodyTooLarge { .. }) => {
+            let reason = error.reason().clone();
+            match error.into_claim() {
+                Some(claim) => end(claim, outcome, &[], Completion::new().discard_body()).await,
+                None => return Reason::NotStored(reason),
+            }
+        }
+        ended => ended,
+    };
+    match stored {
+        Ok(record) => Reason::Ran(record),
+        Err(error) => Reason::NotStored(error.reason().clone()),
+    }
+}
+
+async fn end(
+    claim: Claim,
+    outcome: Outcome,
+    body: &[u8],
+    completion: Completion,
+) -> Result<Record, EndError> {
+    match outcome {
+        Outcome::Success => claim.complete_with_async(body, completion).await,
+        Outcome::Failure => claim.fail_with_async(body, completion).await,
+    }
+}
