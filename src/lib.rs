@@ -47,6 +47,7 @@
 //!   `Serialize` and `Deserialize` for the small types.
 //! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
 //! - `axum`: the same with what needs axum: scopes by matched path, extractors.
+//! - `standard-webhooks`: the layer checks the signatures of webhooks.
 //! - `tracing`: runs of the layer have the span of their request.
 //! - `queue`: a consumer of messages, each handled once: see the module `queue`.
 //! - `cli`: the command `idemkv`, for operators: see `docs/command.md`.

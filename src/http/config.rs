@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Method, StatusCode};
 
 use super::fingerprint::RequestFingerprint;
@@ -13,6 +14,7 @@ use super::problem::Answers;
 use super::scope_source::NameOf;
 use crate::Timestamp;
 
+type Verify = Arc<dyn Fn(&Parts, &[u8]) -> bool + Send + Sync>;
 type KeepRule = Arc<dyn Fn(StatusCode) -> Keep + Send + Sync>;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -24,6 +26,7 @@ pub(super) struct Config {
     pub(super) is_required: bool,
     pub(super) methods: Vec<Method>,
     pub(super) tenant_of: Option<NameOf>,
+    pub(super) verify: Option<Verify>,
     pub(super) fingerprint: RequestFingerprint,
     pub(super) request_bytes_max: usize,
     pub(super) response_bytes_max: usize,
@@ -54,6 +57,7 @@ impl Default for Config {
             is_required: true,
             methods: vec![Method::POST, Method::PATCH],
             tenant_of: None,
+            verify: None,
             fingerprint: RequestFingerprint::new(),
             request_bytes_max: 2 << 20,
             response_bytes_max: 1 << 20,

@@ -177,6 +177,30 @@ impl IdempotencyLayer {
         self.with(|config| config.tenant_of = Some(Arc::new(tenant)))
     }
 
+    /// Whether a request is what its sender signed. It is asked with head and body, before the key is
+    /// looked up: no forged request finds out what a key stands for, or takes it. A request for
+    /// which it gives `false` gets [`NotVerified`](ProblemKind::NotVerified). Default: none is asked.
+    ///
+    /// Requests without a key are asked for too, where keys are [optional](Self::optional). Methods
+    /// that the layer [lets pass](Self::methods) are not.
+    ///
+    /// ```
+    /// # use idemkv::Engine;
+    /// # use idemkv::http::IdempotencyLayer;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # fn is_signed(_signature: &[u8], _body: &[u8]) -> bool { true }
+    /// let layer = IdempotencyLayer::new(&engine, "events").verify(|parts, body| {
+    ///     // `is_signed` compares in constant time.
+    ///     parts.headers.get("x-hub-signature-256").is_some_and(|signature| is_signed(signature.as_bytes(), body))
+    /// });
+    /// # drop(layer);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn verify(self, check: impl Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|config| config.verify = Some(Arc::new(check)))
+    }
+
     /// What counts of a request. Default [`RequestFingerprint::new`].
     pub fn fingerprint(self, fingerprint: RequestFingerprint) -> Self {
         self.with(|config| config.fingerprint = fingerprint)

@@ -31,6 +31,8 @@ mod runs;
 mod scope_source;
 mod service;
 mod shared;
+#[cfg(feature = "standard-webhooks")]
+mod standard_webhooks;
 mod stored;
 
 pub use body::LayerBody;
@@ -44,3 +46,5 @@ pub use problem_kind::ProblemKind;
 pub use reply::Replayed;
 pub use runs::DetachedRun;
 pub use service::{Idempotency, ResponseFuture};
+#[cfg(feature = "standard-webhooks")]
+pub use standard_webhooks::StandardWebhooks;

@@ -15,6 +15,9 @@ pub enum ProblemKind {
     /// The key is malformed, repeated, too long, or refused by
     /// [`check_key`](super::IdempotencyLayer::check_key). 400.
     KeyMalformed,
+    /// The request is not what its sender signed: it was refused by
+    /// [`verify`](super::IdempotencyLayer::verify). 401.
+    NotVerified,
     /// The request belongs to no [tenant](super::IdempotencyLayer::tenant). 400.
     TenantMissing,
     /// The key was used for another request. 422.
@@ -66,9 +69,10 @@ enum Client {
 
 impl ProblemKind {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::KeyMissing,
         Self::KeyMalformed,
+        Self::NotVerified,
         Self::TenantMissing,
         Self::KeyReused,
         Self::InFlight,
@@ -93,6 +97,9 @@ impl ProblemKind {
         match self {
             Self::KeyMissing => facts("key_missing", "Idempotency key is missing", bad, NewKey, None),
             Self::KeyMalformed => facts("key_malformed", "Idempotency key is malformed", bad, NewKey, None),
+            Self::NotVerified => {
+                facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, NewKey, None)
+            }
             Self::TenantMissing => facts("tenant_missing", "Request belongs to nobody", bad, NewKey, None),
             Self::KeyReused => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;

@@ -11,6 +11,7 @@ macro_rules! page {
 page! {
     key_missing
     key_malformed
+    not_verified
     tenant_missing
     key_reused
     in_flight

@@ -144,12 +144,21 @@ impl Shared {
         }
         let key = config.keys.in_header(request.headers())?;
         if key.is_none() && config.keys.is_in_header() {
-            return if config.is_required { Err(missing()) } else { pass(request) };
+            if config.is_required {
+                return Err(missing());
+            }
+            if config.verify.is_none() {
+                return pass(request);
+            }
         }
         let (parts, body) = request.into_parts();
         let scope = self.scope.scope(&self.engine, &parts)?;
         let tenant = tenant(config.tenant_of.as_ref(), &parts)?;
         let body = whole(body, config.request_bytes_max).await?;
+        if config.verify.as_ref().is_some_and(|verify| !verify(&parts, &body.data)) {
+            let detail = "The request is not signed, or not as it came, or was signed too long ago.";
+            return Err(Fault::new(ProblemKind::NotVerified, detail));
+        }
         let found = if key.is_some() { key } else { config.keys.in_request(&parts, &body.data)? };
         let Some(key) = found else {
             let request = Request::from_parts(parts, LayerBody::whole(body));

@@ -30,6 +30,9 @@ mod presets;
 mod random_requests;
 #[cfg(feature = "axum")]
 mod shown;
+mod signatures;
 #[cfg(feature = "tracing")]
 mod spans;
+#[cfg(feature = "standard-webhooks")]
+mod standard_webhooks;
 mod store;
