@@ -1,8 +1,7 @@
 //! `Fault`: how an operation can fail.
 
-/// How an operation failed. Only the operation itself can know: see
-/// `Scope::run`. There will be no fourth variant: each is one way to end a
-/// claim.
+/// How an operation failed. Only the operation itself can know. There will be no fourth variant:
+/// each is one way to end a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "it says what becomes of the key"]
 pub enum Fault<E> {

@@ -9,10 +9,9 @@ use futures_util::{StreamExt, stream};
 
 use super::delivery::Delivery;
 use super::groups::grouped;
-use super::run::Runner;
+use super::run::{Handling, Runner};
 use super::settled::Settled;
 use crate::error::OptionError;
-use crate::fault::Fault;
 use crate::task::reply;
 use crate::{Claim, Scope};
 
@@ -31,16 +30,6 @@ pub struct Consumer {
     concurrency: usize,
     deliveries_max: Option<u32>,
 }
-
-/// A handler that runs: the return value of the last argument of [`Consumer::handle`], made with
-/// `Box::pin(async move { .. })`. The bytes are the result, which is stored.
-///
-/// - `Ok`: done. A result that is bad news, as a declined card, is a result.
-/// - [`Fault::Final`]: this message can't be handled, now or later. It is stored, and the message
-///   becomes a dead letter.
-/// - [`Fault::Retry`]: nothing was done. The message comes again.
-/// - [`Fault::Unknown`]: the effect may have happened. The key is interrupted.
-pub type Handling<'c> = Pin<Box<dyn Future<Output = Result<Vec<u8>, Fault<Vec<u8>>>> + Send + 'c>>;
 
 /// A batch on its way to an executor: the argument of `spawn` in [`Consumer::handle`].
 pub type DetachedBatch = Pin<Box<dyn Future<Output = ()> + Send>>;

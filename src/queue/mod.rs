@@ -54,6 +54,7 @@ mod groups;
 mod run;
 mod settled;
 
-pub use consumer::{BatchLost, Consumer, DetachedBatch, Handling};
+pub use consumer::{BatchLost, Consumer, DetachedBatch};
 pub use delivery::Delivery;
+pub use run::Handling;
 pub use settled::{Reason, Settled, Settlement};

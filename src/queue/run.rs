@@ -1,15 +1,26 @@
 //! One message after the other: begin, run the handler, store the result.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 
 use futures_util::FutureExt;
 
-use super::consumer::Handling;
 use super::groups::Item;
 use super::settled::{Reason, Settled, Settlement};
 use crate::error::{BeginError, ClaimError, EndError};
 use crate::fault::Fault;
 use crate::{Begin, Claim, Completion, Outcome, Record, Scope};
+
+/// A handler that runs: the return value of the last argument of
+/// [`Consumer::handle`](super::Consumer::handle), made with `Box::pin(async move { .. })`. The
+/// bytes are the result, which is stored.
+///
+/// - `Ok`: done. A result that is bad news, as a declined card, is a result.
+/// - [`Fault::Final`]: this message can't be handled, now or later. It is stored, and the message
+///   becomes a dead letter.
+/// - [`Fault::Retry`]: nothing was done. The message comes again.
+/// - [`Fault::Unknown`]: the effect may have happened. The key is interrupted.
+pub type Handling<'c> = Pin<Box<dyn Future<Output = Result<Vec<u8>, Fault<Vec<u8>>>> + Send + 'c>>;
 
 /// The handler of a batch, and what its messages have in common.
 pub(super) struct Runner<H> {

@@ -33,13 +33,13 @@ pub enum RunError<T, E> {
     Begin(BeginError),
     /// Another caller still has the claim, and the time is up. This call ran nothing.
     InFlight(Pending),
-    /// The operation returned [`Fault::Retry`], and the claim was released.
+    /// The operation returned [`Fault::Retry`](crate::Fault::Retry), and the claim was released.
     Retry(E),
-    /// The operation returned [`Fault::Unknown`]: the key is interrupted.
+    /// The operation returned [`Fault::Unknown`](crate::Fault::Unknown): the key is interrupted.
     Unknown(E),
-    /// The operation returned [`Fault::Retry`], and the claim could not be released. If the claim
-    /// is still good, `reason` has it ([`EndError::into_claim`]): release it later. Dropping it
-    /// interrupts the key.
+    /// The operation returned [`Fault::Retry`](crate::Fault::Retry), and the claim could not be
+    /// released. If the claim is still good, `reason` has it ([`EndError::into_claim`]): release it
+    /// later. Dropping it interrupts the key.
     NotReleased {
         /// The operation's error.
         error: E,

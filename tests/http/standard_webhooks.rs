@@ -95,3 +95,52 @@ fn a_secret_that_can_not_be_one_is_refused_and_not_shown() {
     let shown = format!("{:?}", StandardWebhooks::new(SECRET).unwrap());
     assert!(!shown.contains("MfKQ"), "{shown}");
 }
+
+#[cfg(feature = "axum")]
+mod receiver {
+    use std::error::Error;
+
+    use axum::body::Bytes;
+
+    // shown: receiver
+    use axum::Router;
+    use axum::routing::post;
+    use idemkv::http::{IdempotencyLayer, StandardWebhooks};
+    use idemkv::{Engine, Recovery};
+
+    pub fn receiver(engine: &Engine, secret: &str) -> Result<Router, Box<dyn Error>> {
+        let signatures = StandardWebhooks::new(secret)?;
+        let layer = IdempotencyLayer::standard_webhooks(engine, "events", Recovery::Rerun, signatures)?;
+        Ok(Router::new().route("/hooks", post(handle_event).layer(layer)))
+    }
+    // end
+
+    async fn handle_event(event: Bytes) -> String {
+        format!("handled {} bytes", event.len())
+    }
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn the_receiver_of_the_document_is_this_one_and_works() {
+    use tower::ServiceExt;
+
+    let document = include_str!("../../docs/patterns.md");
+    let shown = document.split("```rust\n").nth(2).unwrap().split("\n```").next().unwrap();
+    let source = include_str!("standard_webhooks.rs").split("// shown: receiver\n").nth(1).unwrap();
+    let lines = source.split("    // end\n").next().unwrap().lines();
+    let tested: Vec<_> = lines.map(|line| line.strip_prefix("    ").unwrap_or(line)).collect();
+    assert_eq!(shown, tested.join("\n"));
+
+    let home = home();
+    let router = receiver::receiver(&home.engine, SECRET).unwrap();
+    let statuses = [
+        signed(SECRET, "msg_1", 0, "paid"),
+        signed(SECRET, "msg_1", 9, "paid"),
+        signed(NEXT, "msg_2", 0, "paid"),
+    ];
+    for (request, status) in statuses.into_iter().zip([200, 200, 401]) {
+        let response = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), status);
+    }
+}

@@ -18,3 +18,4 @@ mod deliveries;
 mod faults;
 mod helpers;
 mod random;
+mod shown;

@@ -113,20 +113,19 @@ fn live(seed: &mut TestRng) {
         }
         let consumer = Consumer::new(&engine.scope("shipments")).concurrency(1 + round as usize % 3);
         let handled = Handled::default();
-        let steps = if seed.next_u32() % 4 == 0 { seed.next_u32() % 8 } else { 400 };
+        let steps = if seed.next_u32().is_multiple_of(4) { seed.next_u32() % 8 } else { 400 };
         let settled = handle_for(steps, &engine, &consumer, batch.clone(), &handled);
         broker.note(&batch, handled.keys());
-        match settled {
-            Some(settled) => broker.settle(settled),
-            None => {
-                // What a killed process ran, or was about to run, may not be stored.
-                broker.is_uncertain.extend(batch.iter().map(|message| message.key.clone()));
-                broker.queued.extend(batch);
-                drop(consumer);
-                machine.kill(engine);
-                engine = machine.open();
-            }
+        if let Some(settled) = settled {
+            broker.settle(settled);
+            continue;
         }
+        // What a killed process ran, or was about to run, may not be stored.
+        broker.is_uncertain.extend(batch.iter().map(|message| message.key.clone()));
+        broker.queued.extend(batch);
+        drop(consumer);
+        machine.kill(engine);
+        engine = machine.open();
     }
     assert!(broker.queued.is_empty(), "some messages never end: {:?}", broker.queued);
     for number in 0..MESSAGES {
