@@ -112,6 +112,10 @@ impl DiskFile for CopyOnWriteFile {
 #[cfg(feature = "sim")]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -135,6 +139,42 @@ mod tests {
             (0..5 * PAGE, 0..2 * PAGE).prop_map(|(at, len)| Op::Read { at, len }),
         ];
         proptest::collection::vec(op, 1..40)
+    }
+
+    #[test]
+    fn a_slow_read_holds_up_no_other() {
+        let disk = SimDisk::new();
+        disk.put(Path::new("f"), &[7; LEN]).unwrap();
+        let view = CopyOnWriteFile::new(disk.open(Path::new("f")).unwrap()).unwrap();
+        view.write_at(0, &[8; 10]).unwrap();
+        let (is_held, held) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let (may_go, is_first) = (std::sync::Mutex::new(may_go), AtomicBool::new(true));
+        disk.before_reads(move |_| {
+            if is_first.swap(false, Ordering::SeqCst) {
+                is_held.send(()).unwrap();
+                // The other side is dropped.
+                may_go.lock().unwrap().recv().unwrap_err();
+            }
+        });
+        let read = |at| {
+            let mut out = [0; 20];
+            view.read_at(at, &mut out).map(|()| out)
+        };
+        thread::scope(|threads| {
+            let go = go;
+            let slow = threads.spawn(|| read(0).unwrap());
+            held.recv().unwrap();
+            let (told, others) = mpsc::channel();
+            threads.spawn(move || told.send(read(PAGE as u64)));
+            assert_eq!(others.recv_timeout(Duration::from_secs(20)).unwrap().unwrap(), [7; 20]);
+            // What is written meanwhile is not in it.
+            view.write_at(5, &[9; 10]).unwrap();
+            drop(go);
+            let slow = slow.join().unwrap();
+            assert!(slow[..10] == [8; 10] && slow[10..] == [7; 10], "{slow:?}");
+        });
+        assert_eq!(read(0).unwrap()[5..15], [9; 10]);
     }
 
     #[test]

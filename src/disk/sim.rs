@@ -191,6 +191,12 @@ impl SimDisk {
         self.0.lock().before_syncs = Some(Hook(Arc::new(hook)));
     }
 
+    /// The same before each read. A read gets its number after the hook, so that a hook that waits
+    /// can hold a read and [`fail_read`](Self::fail_read) then fail it.
+    pub fn before_reads(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        self.0.lock().before_reads = Some(Hook(Arc::new(hook)));
+    }
+
     /// Flips one bit of a file, on the platter and in the page cache. `false` if the file is
     /// shorter or missing.
     #[must_use]

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use redb::Database;
 
-use super::backend::{Backend, Faults};
+use super::backend::{Backend, Faults, FileFaults};
 use super::backend_error::{BackendError, catch_backend_panic};
 use super::failed_reads::FailedReads;
 use super::long_reads::LongReads;
 use super::opened::Opened;
+use super::owned::Owned;
 use super::refusal::StoreError;
 use crate::disk::{CopyOnWriteFile, DiskFile, Tracked, Tracking};
 use crate::error::{Failure, IoFailure, ReadError};
@@ -30,7 +31,7 @@ pub(super) struct Access {
     file: Arc<dyn DiskFile>,
     /// The same, for a copy that is made while it is in use.
     tracked: Arc<Tracked>,
-    faults: Arc<Faults>,
+    faults: Arc<FileFaults>,
     cache_bytes: usize,
     /// Leaf lock, held only to look.
     state: Mutex<State>,
@@ -60,10 +61,10 @@ impl Access {
         file: Arc<dyn DiskFile>,
         cache_bytes: usize,
     ) -> Result<Self, BackendError> {
-        let faults = Arc::default();
+        let faults = Arc::<FileFaults>::default();
         let tracked = Arc::new(Tracked::new(file));
         let file: Arc<dyn DiskFile> = Arc::<Tracked>::clone(&tracked);
-        let database = open_database(&file, &faults, cache_bytes, false)?;
+        let database = open_database(&file, &Faults::of(&faults), cache_bytes, false)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -85,49 +86,14 @@ impl Access {
         self.tracked.track()
     }
 
-    /// What went wrong with a write since the database was opened, if anything did.
-    pub(super) fn write_failed(&self) -> Option<io::ErrorKind> {
-        self.faults.write_failed()
+    /// The meaning of an error for the writer of a database.
+    pub(super) fn failed(&self, trouble: BackendError, faults: &Faults) -> StoreError {
+        StoreError::of(trouble, faults, &self.path)
     }
 
-    /// The meaning of an error for the writer. Before a failed commit is made again, ask
-    /// [`may_have_committed`](Self::may_have_committed).
-    pub(super) fn failed(&self, trouble: BackendError) -> StoreError {
-        let is_read = trouble.is_io() && !self.faults.has_written_badly();
-        // A sync that ran out of room is a failed sync like any other: what it left behind is
-        // unknown. Nor does a file that can't be made shorter say that nothing was written.
-        let may_be_full = !self.faults.sync_failed() && !self.faults.stayed_long();
-        let failure = trouble.into_failure(&self.path);
-        let Failure::Io(io) = &failure else { return StoreError::Failed(failure) };
-        if io.is_disk_full() && may_be_full {
-            return StoreError::Full(io.clone());
-        }
-        if is_read {
-            return StoreError::Later(io.clone());
-        }
-        StoreError::Failed(failure)
-    }
-
-    /// The meaning for the writer if not even a view can be opened.
-    pub(super) fn lost(&self, error: ReadError) -> StoreError {
-        match error {
-            ReadError::Io(failure) if !self.faults.has_written_badly() => StoreError::Later(failure),
-            ReadError::Io(failure) => StoreError::Failed(Failure::Io(failure)),
-            ReadError::Damaged(damage) => StoreError::Failed(Failure::Damaged(damage)),
-            ReadError::Closed | ReadError::Forked | ReadError::Key(_) => {
-                self.failed(BackendError::last_word("the store is closed"))
-            }
-        }
-    }
-
-    /// A commit is about to be made.
-    pub(super) fn before_commit(&self) {
-        self.faults.before_commit();
-    }
-
-    /// Whether the last commit, which redb called failed, may be in the file.
-    pub(super) fn may_have_committed(&self) -> bool {
-        self.faults.may_have_committed()
+    /// The store's own decision.
+    fn refused(&self, why: &'static str) -> StoreError {
+        StoreError::Failed(BackendError::last_word(why).into_failure(&self.path))
     }
 
     /// Failed reads of all callers.
@@ -145,16 +111,21 @@ impl Access {
             let database = self.database()?;
             let done = catch_backend_panic(|| read(&database));
             tries += 1;
-            match done {
-                Err(trouble) if trouble.is_io() => {
-                    self.leave(&database);
-                    drop(database);
-                    // Others may stop a view, too, in which this read would find nothing wrong.
-                    if tries == READ_TRIES {
-                        return Err(trouble.into_read_error(&self.path));
-                    }
-                }
-                done => return done.map_err(|trouble| trouble.into_read_error(&self.path)),
+            let trouble = match done {
+                Ok(done) => return Ok(done),
+                Err(trouble) => trouble,
+            };
+            if trouble.is_io() {
+                self.leave(&database);
+            } else if self.is_in_use(&database) {
+                return Err(trouble.into_read_error(&self.path));
+            }
+            // The next one may have written where this one has its pages. Nor must it be the last
+            // to know this one.
+            drop(database);
+            // Others may stop a view, too, in which this read would find nothing wrong.
+            if tries == READ_TRIES {
+                return Err(trouble.into_read_error(&self.path));
             }
         }
     }
@@ -171,7 +142,7 @@ impl Access {
         let begin = |database: &Opened| {
             // It does not always say so itself: what it has in memory it gives all the same, and
             // stops at the first page it has not.
-            if self.has_stopped(database) {
+            if database.has_stopped() {
                 return Err(BackendError::stopped());
             }
             begin(database)
@@ -183,17 +154,18 @@ impl Access {
         result
     }
 
-    /// Whether this is the database for all, and has stopped.
-    fn has_stopped(&self, database: &Opened) -> bool {
-        let state = self.state.lock();
-        matches!(&*state, State::Open(open) if std::ptr::eq(&raw const **open, database))
-            && self.faults.has_stopped()
+    /// Whether later calls get this database, too.
+    fn is_in_use(&self, database: &Arc<Opened>) -> bool {
+        match &*self.state.lock() {
+            State::Open(current) | State::View(current) => Arc::ptr_eq(current, database),
+            State::Away | State::Lost | State::Closed => false,
+        }
     }
 
     /// Whether the database has the expected state. A view may be newer, if a commit failed in
     /// its last step.
     pub(super) fn is_current(&self) -> bool {
-        matches!(&*self.state.lock(), State::Open(_)) && !self.faults.has_stopped()
+        matches!(&*self.state.lock(), State::Open(database) if !database.has_stopped())
     }
 
     /// The database, or a view.
@@ -229,7 +201,7 @@ impl Access {
     fn open_view(&self) -> Result<Arc<Opened>, ReadError> {
         let opened = catch_backend_panic(|| {
             let untouched: Arc<dyn DiskFile> = Arc::new(CopyOnWriteFile::new(Arc::clone(&self.file))?);
-            open_database(&untouched, &self.faults.of_view(), self.cache_bytes, false)
+            open_database(&untouched, &Faults::of(&self.faults), self.cache_bytes, false)
         });
         let opened = opened.map(Arc::new).map_err(|trouble| trouble.into_read_error(&self.path));
         self.put(opened.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
@@ -246,12 +218,12 @@ impl Access {
     ) -> Result<Arc<Opened>, StoreError> {
         if self.faults.sync_failed() {
             // What is on disk is unknown, and only the next opening may find out.
-            return Err(self.failed(BackendError::last_word("an earlier sync failed")));
+            return Err(self.refused("an earlier sync failed"));
         }
         // Taken while looking: a view, which a reader may put in its place at any moment, must
         // never be written to.
         if let State::Open(database) = &*self.state.lock()
-            && !self.faults.has_stopped()
+            && !database.has_stopped()
         {
             return Ok(Arc::clone(database));
         }
@@ -274,17 +246,18 @@ impl Access {
             return Err(StoreError::Later(IoFailure::new(&self.path, "opening", busy)));
         };
         let before = match self.take(State::Away) {
-            State::Closed => return Err(self.failed(BackendError::last_word("the store is closed"))),
+            State::Closed => return Err(self.refused("the store is closed")),
             State::Open(database) | State::View(database) => Some(alone(database)),
             State::Lost | State::Away => None,
         };
         // This closes it, and may sync the file. After a failed sync there is no other.
         drop(before);
         if self.faults.sync_failed() {
-            return Err(self.lose(BackendError::last_word("a sync failed while the file was closed")));
+            self.put(State::Lost);
+            return Err(self.refused("a sync failed while the file was closed"));
         }
-        self.faults.forget();
-        let opened = open_database(&self.file, &self.faults, self.cache_bytes, false)
+        let faults = Faults::of(&self.faults);
+        let opened = open_database(&self.file, &faults, self.cache_bytes, false)
             .and_then(|database| catch_backend_panic(|| check(&database)).map(|()| database));
         match opened {
             Ok(database) => {
@@ -292,21 +265,21 @@ impl Access {
                 self.put(State::Open(Arc::clone(&database)));
                 Ok(database)
             }
-            Err(trouble) => Err(self.lose(trouble)),
+            Err(trouble) => Err(self.lose(trouble, &faults)),
         }
     }
 
     /// Nothing is open; the next caller tries again.
-    fn lose(&self, trouble: BackendError) -> StoreError {
+    fn lose(&self, trouble: BackendError, faults: &Faults) -> StoreError {
         self.put(State::Lost);
-        self.failed(trouble)
+        self.failed(trouble, faults)
     }
 
     /// Gives free space in the file back to the disk, unless a caller reads tables; returns
     /// whether it did. Reads wait meanwhile.
     pub(super) fn compact(&self) -> Result<bool, StoreError> {
         let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
-        let mut database = match self.take(State::Away) {
+        let (mut database, faults) = match self.take(State::Away) {
             State::Open(database) => alone(database).into_database(),
             State::Closed => return Ok(false),
             other @ (State::View(_) | State::Lost | State::Away) => {
@@ -320,12 +293,12 @@ impl Access {
         });
         match compacted {
             Ok(()) => {
-                self.put(State::Open(Arc::new(Opened { blocks: Mutex::default(), database })));
+                self.put(State::Open(Arc::new(Opened::new(database, faults))));
                 Ok(true)
             }
             Err(trouble) => {
                 drop(database);
-                Err(self.lose(trouble))
+                Err(self.lose(trouble, &faults))
             }
         }
     }
@@ -346,7 +319,7 @@ impl Access {
         self.await_long_reads();
         let closed = match self.take(State::Closed) {
             State::Open(database) => {
-                let database = alone(database).into_database();
+                let (database, _) = alone(database).into_database();
                 catch_backend_panic(|| Ok(database.into_inner().close()?))
                     .map_err(|trouble| trouble.into_failure(&self.path))
             }
@@ -402,6 +375,7 @@ pub(super) fn open_database(
     catch_backend_panic(|| {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(cache_bytes).set_check_integrity_on_open(verify);
-        Ok(builder.create_with_backend(Backend::new(file, faults))?.into())
+        let database = Owned::new(builder.create_with_backend(Backend::new(file, faults))?);
+        Ok(Opened::new(database, Arc::clone(faults)))
     })
 }

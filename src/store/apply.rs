@@ -13,6 +13,7 @@ use super::merge::Merged;
 use super::meta::Meta;
 use super::opened::Opened;
 use super::opening::read_meta_row;
+use super::owned::Owned;
 use super::refusal::StoreError;
 use super::relocate::Relocated;
 use super::tally::Tallies;
@@ -65,10 +66,9 @@ impl Store {
         }
         let mut meta = self.meta();
         change(&mut meta);
-        if begun.is_some() {
-            // It is of the database that is open, or of one that has stopped: then it fails.
-            let database = self.access.database().map_err(|error| self.access.lost(error))?;
-            return self.commit(database, begun, batch, now, meta, &pin);
+        if let Some(OpenTransaction { transaction, database }) = begun {
+            // If the database has stopped, it fails.
+            return self.commit(database, Some(transaction), batch, now, meta, &pin);
         }
         let mut tries = 1;
         loop {
@@ -86,20 +86,20 @@ impl Store {
     fn commit(
         &self,
         database: Arc<Opened>,
-        begun: Option<OpenTransaction>,
+        begun: Option<Owned<WriteTransaction>>,
         batch: &Batch,
         now: Timestamp,
         meta: Meta,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Applied, StoreError> {
-        self.access.before_commit();
+        database.faults.before_commit();
         let has_others = begun.is_some();
         let mut plan = self.plan(&database, batch, now, meta, pin)?;
         // First out of the directory, so that no reader looks for a block that is on its way out.
         let dropped = self.leave_out(&plan.due);
         let begun = catch_backend_panic(|| {
             database.hold()?;
-            begun.map_or_else(|| begin_durable(&database), |OpenTransaction(transaction)| Ok(transaction))
+            begun.map_or_else(|| begin_durable(&database), Ok)
         });
         let mut unreadable = None;
         // redb can't abort a transaction while a panic goes through it, so the transaction lies
@@ -112,8 +112,7 @@ impl Store {
             Ok(()) => Ok(database),
             Err(trouble) => {
                 unreadable = unreadable.filter(|_| trouble.is_answer_of_disk());
-                drop(database);
-                self.settle(self.access.failed(trouble), &plan.meta, has_others)
+                self.settle(database, trouble, &plan.meta, has_others)
             }
         };
         let database = database.inspect_err(|error| {
@@ -185,10 +184,19 @@ impl Store {
     /// redb also reads after a commit, and another caller's failed read stops redb at any point.
     /// Before the header is written, the commit does not count. After that, the file is opened
     /// again, which syncs what it finds, and its meta row decides.
-    fn settle(&self, error: StoreError, meta: &Meta, has_others: bool) -> Result<Arc<Opened>, StoreError> {
-        if !matches!(error, StoreError::Later(_)) || !self.access.may_have_committed() {
+    fn settle(
+        &self,
+        database: Arc<Opened>,
+        trouble: BackendError,
+        meta: &Meta,
+        has_others: bool,
+    ) -> Result<Arc<Opened>, StoreError> {
+        let error = self.access.failed(trouble, &database.faults);
+        if !matches!(error, StoreError::Later(_)) || !database.faults.may_have_committed() {
             return Err(error);
         }
+        // It has to go before it is opened again.
+        drop(database);
         let mut is_there = false;
         let mut reopen = || {
             self.access.reopen(|database| {

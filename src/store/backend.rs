@@ -6,10 +6,32 @@ use super::failed_reads::FailedReads;
 use crate::disk::DiskFile;
 use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
 
-/// The failed operations on the file, even if redb, or its caller, does not report them.
+/// What is known of the file for good, however often it is opened.
+#[derive(Debug, Default)]
+pub(super) struct FileFaults {
+    sync_failed: UnseenBool,
+    failed_reads: FailedReads,
+}
+
+impl FileFaults {
+    /// What is on disk is unknown from then on.
+    pub(super) fn sync_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn failed_reads(&self) -> &FailedReads {
+        &self.failed_reads
+    }
+}
+
+/// The failed operations of one opened database, even if redb, or its caller, does not report
+/// them.
+///
+/// A slow read can fail when the file has long been opened again. It says nothing of the next
+/// database.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    sync_failed: UnseenBool,
+    file: Arc<FileFaults>,
     /// The file could not be shortened. redb does that after a commit is durable, and then calls
     /// the commit failed.
     stayed_long: UnseenBool,
@@ -20,17 +42,12 @@ pub(super) struct Faults {
     /// A write of the header was tried, so a commit may be in the file. Otherwise it is not,
     /// because only the header leads to its pages.
     may_have_committed: UnseenBool,
-    failed_reads: Arc<FailedReads>,
 }
 
 impl Faults {
-    /// The faults of a view: only its failed reads matter to others.
-    pub(super) fn of_view(&self) -> Arc<Self> {
-        Arc::new(Self { failed_reads: Arc::clone(&self.failed_reads), ..Self::default() })
-    }
-
-    pub(super) fn failed_reads(&self) -> &FailedReads {
-        &self.failed_reads
+    /// The faults of a database that is about to be opened.
+    pub(super) fn of(file: &Arc<FileFaults>) -> Arc<Self> {
+        Arc::new(Self { file: Arc::clone(file), ..Self::default() })
     }
 
     /// A commit is about to be made.
@@ -49,7 +66,7 @@ impl Faults {
     }
 
     pub(super) fn sync_failed(&self) -> bool {
-        self.sync_failed.load(Ordering::Acquire)
+        self.file.sync_failed()
     }
 
     pub(super) fn stayed_long(&self) -> bool {
@@ -64,15 +81,20 @@ impl Faults {
         self.has_stopped.load(Ordering::Acquire)
     }
 
-    /// The file is opened again. A failed sync stays recorded, because its outcome is unknown.
-    pub(super) fn forget(&self) {
-        *self.write_failed.lock() = None;
-        self.stayed_long.store(false, Ordering::Release);
-        self.has_stopped.store(false, Ordering::Release);
+    /// Refuses to write once an operation failed.
+    ///
+    /// redb does so itself, but a moment later. In that moment a reader may open a view, and a
+    /// commit that still succeeded would be missing in it.
+    fn check(&self) -> io::Result<()> {
+        if self.has_stopped() {
+            Err(io::Error::other("an earlier I/O error stopped the store"))
+        } else {
+            Ok(())
+        }
     }
 
     fn read_failed(&self, error: &io::Error) {
-        self.failed_reads.note(error);
+        self.file.failed_reads.note(error);
         self.stop();
     }
 
@@ -110,6 +132,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.faults.check()?;
         let shrinks = self.len()? > len;
         self.file.set_len(len).inspect_err(|error| {
             self.faults.note(error);
@@ -118,13 +141,59 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync().inspect_err(|_| self.faults.sync_failed.store(true, Ordering::Release))
+        self.faults.check()?;
+        self.file.sync().inspect_err(|_| self.faults.file.sync_failed.store(true, Ordering::Release))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.faults.check()?;
         if offset == 0 {
             self.faults.may_have_committed.store(true, Ordering::Release);
         }
         self.file.write_at(offset, data).inspect_err(|error| self.faults.note(error))
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::path::Path;
+
+    use redb::StorageBackend;
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::disk::sim::SimDisk;
+
+    #[test]
+    fn nothing_is_written_after_a_failed_read() {
+        let disk = SimDisk::new();
+        disk.put(Path::new("f"), &[0; 100]).unwrap();
+        let (file, faults) = (disk.open(Path::new("f")).unwrap(), Faults::of(&Arc::default()));
+        let backend = Backend::new(&file, &faults);
+        backend.write(0, &[1]).unwrap();
+        backend.sync_data().unwrap();
+        disk.fail_read(disk.reads());
+        assert!(backend.read(0, &mut [0]).is_err());
+        let operations = disk.operations();
+        let refused = [backend.write(0, &[2]), backend.set_len(200), backend.sync_data()];
+        assert!(refused.iter().all(Result::is_err), "{refused:?}");
+        assert_eq!(disk.operations(), operations);
+        assert!(!faults.has_written_badly(), "that is no failed write");
+    }
+
+    #[test]
+    fn a_database_that_stops_says_nothing_of_the_next_but_a_failed_sync_does() {
+        let (disk, shared) = (SimDisk::new(), Arc::default());
+        disk.put(Path::new("f"), &[0; 100]).unwrap();
+        let file = disk.open(Path::new("f")).unwrap();
+        let [old, new] = [Faults::of(&shared), Faults::of(&shared)];
+        disk.fail_read(disk.reads());
+        assert!(Backend::new(&file, &old).read(0, &mut [0]).is_err());
+        assert!(old.has_stopped() && !new.has_stopped());
+        assert_eq!(shared.failed_reads().count(), 1);
+        disk.fail_syncs(Some("f"));
+        assert!(Backend::new(&file, &new).sync_data().is_err());
+        assert!(old.sync_failed() && Faults::of(&shared).sync_failed());
     }
 }

@@ -11,9 +11,8 @@
 //! block, with a higher number, it would take precedence over its successor, and no row would
 //! hide it.
 
-use redb::Database;
-
 use super::directory::BlockInfo;
+use super::opened::Opened;
 use super::relocate::{MovingRecord, Relocated};
 use super::{Batch, Store, StoreError, block};
 use crate::Timestamp;
@@ -53,7 +52,7 @@ impl Store {
     /// batch asks for it.
     pub(super) fn merge(
         &self,
-        database: &Database,
+        database: &Opened,
         batch: &Batch,
         now: Timestamp,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
@@ -83,13 +82,13 @@ impl Store {
         Ok(merged)
     }
 
-    fn read_small(&self, database: &Database, now: Timestamp) -> Result<Vec<Small>, StoreError> {
+    fn read_small(&self, database: &Opened, now: Timestamp) -> Result<Vec<Small>, StoreError> {
         let candidates = self.directory.write().mergeable(now);
         let mut small = Vec::with_capacity(candidates.len());
         for (number, info) in candidates {
             let is_remembered = |_, until| until > now;
             let read = self.remembered(database, number, info, is_remembered, Record::to_be_moved);
-            match read.map_err(|trouble| self.block_failed(number, now, trouble))? {
+            match read.map_err(|trouble| self.block_failed(database, number, now, trouble))? {
                 Ok(moving) => small.push(Small { number, info, moving }),
                 // Its keys are answered with the damage for as long as they would have been
                 // remembered.

@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
+use super::backend::Faults;
 use super::backend_error::{BackendError, catch_backend_panic};
 use super::layout::BLOCKS;
 use super::owned::Owned;
@@ -24,6 +25,7 @@ pub(super) struct Opened {
     pub(super) blocks: Mutex<Option<Arc<Blocks>>>,
     /// After the blocks, so dropped after them.
     pub(super) database: Owned<Database>,
+    pub(super) faults: Arc<Faults>,
 }
 
 impl Deref for Opened {
@@ -34,13 +36,11 @@ impl Deref for Opened {
     }
 }
 
-impl From<Database> for Opened {
-    fn from(database: Database) -> Self {
-        Self { blocks: Mutex::default(), database: Owned::new(database) }
-    }
-}
-
 impl Opened {
+    pub(super) fn new(database: Owned<Database>, faults: Arc<Faults>) -> Self {
+        Self { blocks: Mutex::default(), database, faults }
+    }
+
     /// The blocks as the last commit left them, or as they are now.
     pub(super) fn blocks(&self) -> Result<Arc<Blocks>, BackendError> {
         let blocks = self.blocks.lock().clone();
@@ -74,10 +74,15 @@ impl Opened {
         Ok(Arc::new(Owned::new(transaction.open_table(BLOCKS)?)))
     }
 
+    /// Whether an operation failed: redb refuses all others until it is opened again.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.faults.has_stopped()
+    }
+
     /// The database without the reading transaction, which must not exist when the database is
     /// compacted or closed.
-    pub(super) fn into_database(self) -> Owned<Database> {
+    pub(super) fn into_database(self) -> (Owned<Database>, Arc<Faults>) {
         drop(self.blocks);
-        self.database
+        (self.database, self.faults)
     }
 }

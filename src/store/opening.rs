@@ -96,7 +96,7 @@ fn check_ours(
     let meta = read_meta(path, &database);
     // Closing looks at pages as well: a panic there is damage, too.
     catch_backend_panic(|| {
-        drop(database.into_database().into_inner());
+        drop(database.into_database().0.into_inner());
         Ok(())
     })
     .map_err(|trouble| trouble.into_open_error(path))?;

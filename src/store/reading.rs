@@ -1,12 +1,11 @@
 //! Reading one record of a block.
 
-use std::io;
-
 use super::backend_error::BackendError;
 use super::directory::Gone;
 use super::{Store, block};
 use crate::Timestamp;
-use crate::error::{Damage, IoFailure, ReadError};
+use crate::codec::BadBytes;
+use crate::error::ReadError;
 use crate::key::Digest;
 use crate::record::{Record, RecordLocation};
 
@@ -26,21 +25,19 @@ impl Store {
             Ok(due) => due,
             Err(gone) => return Ok(StoredRecord::Gone(gone)),
         };
-        let read = self.access.read(|database| {
+        self.access.read(|database| {
             let blocks = database.blocks()?;
-            let Some(block) = blocks.get((due.as_millis(), place.block()))? else { return Ok(None) };
+            let Some(block) = blocks.get((due.as_millis(), place.block()))? else {
+                return match self.due_of(place) {
+                    Ok(_) => Err(self.block_missing(due, place)),
+                    Err(gone) => Ok(StoredRecord::Gone(gone)),
+                };
+            };
             match block::read_record(block.value(), place, digest, &self.checksummer) {
-                Ok(record) => Ok(Some(record)),
+                Ok(record) => Ok(StoredRecord::Found(record)),
                 Err(bad) => Err(BackendError::at(block_place(due, place), bad)),
             }
-        });
-        match read? {
-            Some(record) => Ok(StoredRecord::Found(record)),
-            None => match self.due_of(place) {
-                Ok(_) => Err(self.block_missing(due, place)),
-                Err(gone) => Ok(StoredRecord::Gone(gone)),
-            },
-        }
+        })
     }
 
     /// Whether the block has been gone since. Asked after another look at the index: if that still
@@ -55,14 +52,13 @@ impl Store {
         directory.get(place.block()).map(|block| block.due).ok_or_else(|| directory.gone())
     }
 
-    fn block_missing(&self, due: Timestamp, place: RecordLocation) -> ReadError {
+    fn block_missing(&self, due: Timestamp, place: RecordLocation) -> BackendError {
         if !self.access.is_current() {
             // A checkpoint that failed in its last step may have dropped it, and only the next
             // opening can tell.
-            let unknown = io::Error::other("a failed checkpoint may have moved what it holds");
-            return ReadError::Io(IoFailure::new(&self.path, "reading", unknown));
+            return BackendError::last_word("a failed checkpoint may have moved what it holds");
         }
-        ReadError::Damaged(Damage::new(&self.path, block_place(due, place), "the block is missing"))
+        BackendError::at(block_place(due, place), BadBytes("the block is missing".to_owned()))
     }
 }
 

@@ -1,5 +1,9 @@
 //! Why the store did not take a commit.
 
+use std::path::Path;
+
+use super::backend::Faults;
+use super::backend_error::BackendError;
 use crate::error::{Failure, IoFailure, OpenError};
 
 /// Why a checkpoint failed.
@@ -15,6 +19,24 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
+    /// The meaning of an error for the writer, after these faults. Before a failed commit is made
+    /// again, ask [`Faults::may_have_committed`].
+    pub(super) fn of(trouble: BackendError, faults: &Faults, path: &Path) -> Self {
+        let is_read = trouble.is_io() && !faults.has_written_badly();
+        // A sync that ran out of room is a failed sync like any other: what it left behind is
+        // unknown. Nor does a file that can't be made shorter say that nothing was written.
+        let may_be_full = !faults.sync_failed() && !faults.stayed_long();
+        let failure = trouble.into_failure(path);
+        let Failure::Io(io) = &failure else { return Self::Failed(failure) };
+        if io.is_disk_full() && may_be_full {
+            return Self::Full(io.clone());
+        }
+        if is_read {
+            return Self::Later(io.clone());
+        }
+        Self::Failed(failure)
+    }
+
     /// As an error of an opening.
     pub(crate) fn into_open_error(self) -> OpenError {
         match self {

@@ -18,6 +18,7 @@ use super::backend_error::{BackendError, catch_backend_panic};
 use super::block::read_record;
 use super::directory::BlockInfo;
 use super::layout::{BLOCKS, INDEX};
+use super::opened::Opened;
 use super::owned::Owned;
 use super::{Batch, Due, Store, StoreError, block};
 use crate::Timestamp;
@@ -58,7 +59,7 @@ impl Store {
     /// Blocks with nothing to remember are not read.
     pub(super) fn relocate(
         &self,
-        database: &Database,
+        database: &Opened,
         due: &mut Due,
         batch: &Batch,
         now: Timestamp,
@@ -79,7 +80,7 @@ impl Store {
             let found = self.remembered(database, number, info, is_remembered, Record::without_body);
             let found = found.map_err(|trouble| {
                 carried.put_back();
-                self.block_failed(number, now, trouble)
+                self.block_failed(database, number, now, trouble)
             })?;
             match found {
                 Ok(moving) if moving.iter().all(|it| pin(it.from, &it.record) != Relocation::Stays) => {
@@ -109,9 +110,15 @@ impl Store {
 
     /// The error for an unreadable block: the checkpoint continues without it, and the block is
     /// tried again later.
-    pub(super) fn block_failed(&self, number: u64, now: Timestamp, trouble: BackendError) -> StoreError {
+    pub(super) fn block_failed(
+        &self,
+        database: &Opened,
+        number: u64,
+        now: Timestamp,
+        trouble: BackendError,
+    ) -> StoreError {
         let is_unreadable = trouble.is_answer_of_disk();
-        let error = self.access.failed(trouble);
+        let error = self.access.failed(trouble, &database.faults);
         if is_unreadable && matches!(error, StoreError::Later(_)) {
             self.keep_unreadable(number, now);
         }

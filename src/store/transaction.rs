@@ -2,22 +2,26 @@
 
 use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 
+use super::Store;
 use super::backend_error::{BackendError, catch_backend_panic};
-use super::layout::META;
+use super::opened::Opened;
 use super::owned::Owned;
 use super::refusal::StoreError;
 use super::tables::{ReadTables, Tables};
-use super::{META_ROW, Store};
 use crate::error::ReadError;
-use crate::sync::Ordering;
+use crate::sync::{Arc, Ordering};
 
 /// An application's write transaction. Pass it to [`Store::apply`] or [`Store::abort`].
 #[must_use = "it keeps everybody else from writing"]
-pub(crate) struct OpenTransaction(pub(super) Owned<WriteTransaction>);
+pub(crate) struct OpenTransaction {
+    pub(super) transaction: Owned<WriteTransaction>,
+    /// The database that it is of. A reader may put a view in its place meanwhile.
+    pub(super) database: Arc<Opened>,
+}
 
 impl OpenTransaction {
     pub(crate) fn tables(&self) -> Tables<'_> {
-        Tables(&self.0)
+        Tables(&self.transaction)
     }
 }
 
@@ -26,34 +30,32 @@ impl Store {
     pub(crate) fn begin(&self) -> Result<OpenTransaction, StoreError> {
         let database = self.access.writable(|database| self.check_current(database))?;
         self.is_shared.store(true, Ordering::Relaxed);
-        catch_backend_panic(|| begin_durable(&database))
-            .map(OpenTransaction)
-            .map_err(|trouble| self.access.failed(trouble))
+        match catch_backend_panic(|| begin_durable(&database)) {
+            Ok(transaction) => Ok(OpenTransaction { transaction, database }),
+            Err(trouble) => Err(self.access.failed(trouble, &database.faults)),
+        }
     }
 
     /// Undoes the application's writes. A disk error that the application got matters to the
     /// engine too, because redb takes no more writes after it.
     pub(crate) fn abort(&self, begun: OpenTransaction) -> Result<(), StoreError> {
-        let aborted = catch_backend_panic(|| Ok(begun.0.into_inner().abort()?));
-        match (self.access.write_failed(), aborted) {
-            (Some(kind), _) => Err(self.access.failed(BackendError::from(redb::Error::Io(kind.into())))),
+        let OpenTransaction { transaction, database } = begun;
+        let aborted = catch_backend_panic(|| Ok(transaction.into_inner().abort()?));
+        let trouble = match (database.faults.write_failed(), aborted) {
+            (Some(kind), _) => BackendError::from(redb::Error::Io(kind.into())),
             // After a failed read redb does not even abort. Nothing was written, and the next
             // writer opens it again.
-            (None, Err(trouble)) if trouble.is_io() => Ok(()),
-            (None, Err(trouble)) => Err(self.access.failed(trouble)),
-            (None, Ok(())) => Ok(()),
-        }
+            (None, Err(trouble)) if trouble.is_io() => return Ok(()),
+            (None, Err(trouble)) => trouble,
+            (None, Ok(())) => return Ok(()),
+        };
+        Err(self.access.failed(trouble, &database.faults))
     }
 
     /// Runs an application's read transaction.
     pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         self.access.read_long(
-            |database| {
-                let transaction = Owned::new(database.begin_read()?);
-                // A view may have stopped, and does not say so before something is read.
-                drop(transaction.open_table(META)?.get(META_ROW)?);
-                Ok(transaction)
-            },
+            |database| Ok(Owned::new(database.begin_read()?)),
             |transaction| {
                 let result = read(&ReadTables(&transaction));
                 if self.origin.is_elsewhere() {

@@ -19,5 +19,6 @@ mod full;
 mod helpers;
 mod reads;
 mod returned;
+mod slow_reads;
 mod unread;
 mod writes;

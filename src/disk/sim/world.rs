@@ -32,9 +32,10 @@ pub(super) struct World {
     /// The moments before each operation, if they are recorded.
     pub(super) moments: Option<Vec<Moment>>,
     pub(super) before_syncs: Option<Hook>,
+    pub(super) before_reads: Option<Hook>,
 }
 
-/// The hook that is called before each sync, with the name of the file.
+/// A hook that is called before each sync or read, with the name of the file.
 #[derive(Clone)]
 pub(super) struct Hook(pub(super) Arc<dyn Fn(&str) + Send + Sync>);
 
@@ -115,6 +116,18 @@ impl World {
     }
 }
 
+impl SimFile {
+    /// Calls a hook, if it is set, without the lock.
+    fn call(&self, hook: impl Fn(&World) -> Option<&Hook>) {
+        let world = self.world.lock();
+        if let Some(Hook(hook)) = hook(&world).cloned() {
+            let name = world.files.name_of(self.id);
+            drop(world);
+            hook(&name);
+        }
+    }
+}
+
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
         let mut world = self.world.lock();
@@ -123,6 +136,7 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.call(|world| world.before_reads.as_ref());
         let mut world = self.world.lock();
         world.check_power()?;
         let number = world.reads;
@@ -168,13 +182,8 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.call(|world| world.before_syncs.as_ref());
         let mut world = self.world.lock();
-        if let Some(Hook(hook)) = world.before_syncs.clone() {
-            let name = world.files.name_of(self.id);
-            drop(world);
-            hook(&name);
-            world = self.world.lock();
-        }
         let verdict = world.operate(Operation::Sync, false)?;
         let is_failing = world.is_named(self.id, world.failing_syncs.as_ref());
         let is_ignored = world.is_named(self.id, world.ignored_syncs.as_ref());

@@ -21,6 +21,29 @@ fn whoever_finds_the_database_stopped_takes_the_view_that_another_has_opened_mea
     assert_eq!((read.unwrap(), tries.get()), (meta(), 2));
 }
 
+/// The next database may have written where the old one has its pages.
+#[test]
+fn damage_in_a_database_that_is_no_longer_in_use_is_asked_again_in_the_next() {
+    let store = new_store(&SimDisk::new());
+    let damaged = || BackendError::at("a block".to_owned(), crate::codec::BadBytes("odd".to_owned()));
+    let tries = Cell::new(0);
+    let read = store.access.read(|database| {
+        tries.set(tries.get() + 1);
+        if tries.get() == 1 {
+            stop(&store);
+            store.reopen().unwrap();
+            return Err(damaged());
+        }
+        read_meta(path(), database).map_err(|_error| broken())
+    });
+    assert_eq!((read.unwrap(), tries.get()), (meta(), 2));
+    let read: Result<(), _> = store.access.read(|_| {
+        tries.set(tries.get() + 1);
+        Err(damaged())
+    });
+    assert!(matches!(read, Err(ReadError::Damaged(_))) && tries.get() == 3, "{read:?}");
+}
+
 #[test]
 fn a_read_is_not_tried_for_ever() {
     let store = new_store(&SimDisk::new());
