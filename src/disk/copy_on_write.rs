@@ -13,7 +13,10 @@ const PAGE: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct CopyOnWriteFile {
     file: Arc<dyn DiskFile>,
-    /// Leaf lock, except that the file below is read under it.
+    /// Leaf lock, held only to look and to change. A read takes the written pages first, and reads
+    /// the file below after that: the file does not change, so together they are the view at that
+    /// moment. Writes and changes of length come from one thread at a time, or a page that is
+    /// fetched for a write could miss a cut.
     state: UnseenMutex<State>,
 }
 
@@ -29,6 +32,19 @@ impl CopyOnWriteFile {
     pub(crate) fn new(file: Arc<dyn DiskFile>) -> io::Result<Self> {
         let len = file.len()?;
         Ok(Self { file, state: UnseenMutex::new(State { len, shown: len, written: BTreeMap::new() }) })
+    }
+
+    /// Brings a page that is about to be written into memory.
+    fn fetch(&self, number: u64) -> io::Result<()> {
+        let state = self.state.lock();
+        let (is_there, shown) = (state.written.contains_key(&number), state.shown);
+        drop(state);
+        if !is_there {
+            let mut page = vec![0; PAGE];
+            self.below(shown, number * PAGE as u64, &mut page)?;
+            self.state.lock().written.entry(number).or_insert(page);
+        }
+        Ok(())
     }
 
     fn below(&self, shown: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -47,9 +63,12 @@ impl DiskFile for CopyOnWriteFile {
         let state = self.state.lock();
         let end = offset.checked_add(out.len() as u64).filter(|end| *end <= state.len);
         let Some(end) = end else { return Err(io::ErrorKind::UnexpectedEof.into()) };
-        self.below(state.shown, offset, out)?;
-        let first = offset / PAGE as u64;
-        for (number, page) in state.written.range(first..end.div_ceil(PAGE as u64)) {
+        let shown = state.shown;
+        let written = state.written.range(offset / PAGE as u64..end.div_ceil(PAGE as u64));
+        let written: Vec<_> = written.map(|(number, page)| (*number, page.clone())).collect();
+        drop(state);
+        self.below(shown, offset, out)?;
+        for (number, page) in written {
             let start = number * PAGE as u64;
             let skip = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
             let from = usize::try_from(offset.saturating_sub(start)).unwrap_or(usize::MAX);
@@ -63,23 +82,19 @@ impl DiskFile for CopyOnWriteFile {
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut state = self.state.lock();
         let (mut at, mut rest) = (offset, bytes);
         while !rest.is_empty() {
             let number = at / PAGE as u64;
             let from = usize::try_from(at % PAGE as u64).unwrap_or(0);
             let (now, later) = rest.split_at(rest.len().min(PAGE - from));
-            if !state.written.contains_key(&number) {
-                let mut page = vec![0; PAGE];
-                self.below(state.shown, number * PAGE as u64, &mut page)?;
-                state.written.insert(number, page);
-            }
+            self.fetch(number)?;
+            let mut state = self.state.lock();
             let page = state.written.entry(number).or_default();
             page.iter_mut().skip(from).zip(now).for_each(|(to, from)| *to = *from);
             at += now.len() as u64;
             rest = later;
+            state.len = state.len.max(at);
         }
-        state.len = state.len.max(at);
         Ok(())
     }
 
