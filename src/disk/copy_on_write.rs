@@ -162,8 +162,8 @@ mod tests {
         disk.put(Path::new("f"), &[7; LEN]).unwrap();
         let view = CopyOnWriteFile::new(disk.open(Path::new("f")).unwrap()).unwrap();
         view.write_at(0, &[8; 10]).unwrap();
-        let (is_held, held) = mpsc::channel();
-        let (go, may_go) = mpsc::channel::<()>();
+        let (is_held, held) = mpsc::sync_channel(1);
+        let (go, may_go) = mpsc::sync_channel::<()>(1);
         let (may_go, is_first) = (std::sync::Mutex::new(may_go), AtomicBool::new(true));
         disk.before_reads(move |_| {
             if is_first.swap(false, Ordering::SeqCst) {
@@ -180,7 +180,7 @@ mod tests {
             let go = go;
             let slow = threads.spawn(|| read(0).unwrap());
             held.recv().unwrap();
-            let (told, others) = mpsc::channel();
+            let (told, others) = mpsc::sync_channel(1);
             threads.spawn(move || told.send(read(PAGE as u64)));
             assert_eq!(others.recv_timeout(Duration::from_secs(20)).unwrap().unwrap(), [7; 20]);
             // What is written meanwhile is not in it.
