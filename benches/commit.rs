@@ -53,7 +53,7 @@ fn commit(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let numbers: Vec<u64> = (0..in_flight).map(|_| number()).collect();
                 let requests: Vec<_> = numbers.iter().map(|number| (key(*number), REQUEST)).collect();
-                let begun = engine.begin_many(&requests).into_iter().zip(numbers);
+                let begun = engine.default_scope().begin_many(&requests).into_iter().zip(numbers);
                 let claims = begun.map(|(begun, number)| (granted(begun.unwrap()), body(number)));
                 assert!(engine.complete_many(claims.collect()).iter().all(Result::is_ok));
             });

@@ -47,7 +47,7 @@ fn main() {
 /// writing its zeros is not counted.
 fn grow_the_log(engine: &Engine) {
     let keys: Vec<_> = (0..12_000).map(|number| (format!("early {number}"), REQUEST)).collect();
-    for claim in engine.begin_many(&keys) {
+    for claim in engine.default_scope().begin_many(&keys) {
         match claim.unwrap() {
             Begin::Fresh(claim) => claim.release().unwrap(),
             other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
@@ -100,7 +100,7 @@ fn counted_batch_hit(engine: &Engine) {
     for first in (100..100 + CALLS).step_by(BATCH) {
         let last = (first + BATCH as u64).min(100 + CALLS);
         requests.iter_mut().zip(first..last).for_each(|((to, _), number)| *to = key(number));
-        black_box(engine.begin_many(&requests));
+        black_box(engine.default_scope().begin_many(&requests));
     }
 }
 
@@ -108,7 +108,7 @@ fn counted_batch_hit(engine: &Engine) {
 #[inline(never)]
 fn counted_batch_claim_and_complete(engine: &Engine) {
     let requests: Vec<_> = (0..CALLS).map(|number| (key(1_000_000 + number), REQUEST)).collect();
-    let claims = engine.begin_many(&requests).into_iter().map(|begun| match begun.unwrap() {
+    let claims = engine.default_scope().begin_many(&requests).into_iter().map(|begun| match begun.unwrap() {
         Begin::Fresh(claim) => (claim, BODY),
         other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),
     });

@@ -56,7 +56,7 @@ fn of_size(criterion: &mut Criterion, engine: &Engine, keys: u64) {
     group.bench_function("begin_many_of_32_done", |bencher| {
         bencher.iter(|| {
             let requests: Vec<_> = (0..BATCH).map(|_| (key(next()), REQUEST)).collect();
-            for begun in engine.begin_many(&requests) {
+            for begun in engine.default_scope().begin_many(&requests) {
                 assert!(matches!(black_box(begun), Ok(Begin::Done(_))));
             }
         });

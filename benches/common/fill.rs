@@ -61,7 +61,7 @@ pub(crate) fn fill(
 /// Completes these numbers' keys with two commits.
 pub(crate) fn complete(engine: &Engine, numbers: std::ops::Range<u64>, body: impl Fn(u64) -> &'static [u8]) {
     let requests: Vec<_> = numbers.clone().map(|number| (key(number), REQUEST)).collect();
-    let begun = engine.begin_many(&requests).into_iter().zip(numbers);
+    let begun = engine.default_scope().begin_many(&requests).into_iter().zip(numbers);
     let claims = begun.map(|(begun, number)| match begun.expect("an engine at rest grants") {
         Begin::Fresh(claim) => (claim, body(number)),
         other @ (Begin::InFlight(_) | Begin::Done(_)) => panic!("a new key was {other:?}"),

@@ -31,7 +31,7 @@ pub enum BeginError {
     OwnKey,
     /// Another request of the same batch has this key, and was granted the claim. Its result
     /// answers this request too.
-    Twin {
+    DuplicateInBatch {
         /// The position of that request in the batch; nearly always it came first.
         first: usize,
     },
@@ -81,7 +81,7 @@ impl fmt::Display for BeginError {
             Self::OwnKey => f.write_str(
                 "the operation would wait for its own claim, and so for ever; use what it has, or another key for a part of it",
             ),
-            Self::Twin { first } => write!(
+            Self::DuplicateInBatch { first } => write!(
                 f,
                 "request {first} of the batch has the same key and was granted the claim; answer this one with that one's result"
             ),
@@ -108,7 +108,7 @@ impl Error for BeginError {
             | Self::Unresolved(_)
             | Self::OwnKey
             | Self::InsideCallback
-            | Self::Twin { .. }
+            | Self::DuplicateInBatch { .. }
             | Self::Expired(_)
             | Self::BatchTooLong { .. }
             | Self::Closed => None,

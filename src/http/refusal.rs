@@ -44,7 +44,7 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
         BeginError::Damaged(_) => (ProblemKind::RecordUnreadable, "The stored response is damaged."),
         BeginError::InsideCallback
         | BeginError::OwnKey
-        | BeginError::Twin { .. }
+        | BeginError::DuplicateInBatch { .. }
         | BeginError::BatchTooLong { .. } => {
             (ProblemKind::Misconfigured, "The service asked for this key in a way that it must not.")
         }

@@ -113,7 +113,7 @@ fn of_error(error: &BeginError) -> Settlement {
         // The engine's state, which another delivery may find changed.
         BeginError::InsideCallback
         | BeginError::OwnKey
-        | BeginError::Twin { .. }
+        | BeginError::DuplicateInBatch { .. }
         | BeginError::BatchTooLong { .. }
         | BeginError::Busy(_)
         | BeginError::Failed(_)

@@ -25,7 +25,7 @@ fn a_batch_of_begins_is_one_commit_and_so_are_its_completions() {
     for result in scope.begin_many(&requests) {
         match result {
             Ok(Begin::Fresh(claim)) => claims.push((fences.saw(claim), "reply")),
-            Err(BeginError::Twin { .. }) => twins += 1,
+            Err(BeginError::DuplicateInBatch { .. }) => twins += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -167,7 +167,7 @@ fn assert_all_done(scope: &Scope, keys: &[String]) {
 #[test]
 fn an_empty_batch_has_no_results() {
     let engine = Machine::default().open();
-    assert!(engine.begin_many::<&str>(&[]).is_empty());
+    assert!(engine.default_scope().begin_many::<&str>(&[]).is_empty());
 }
 
 #[test]
@@ -234,10 +234,15 @@ fn a_batch_may_hold_every_kind_of_key() {
 fn a_key_that_comes_twice_is_granted_once_and_the_others_are_told_by_which() {
     let machine = Machine::default();
     let engine = machine.open();
-    let results = engine.begin_many(&[("key", request()), ("key", request()), ("key", request())]);
+    let results =
+        engine.default_scope().begin_many(&[("key", request()), ("key", request()), ("key", request())]);
     assert!(matches!(
         results.as_slice(),
-        [Ok(Begin::Fresh(_)), Err(BeginError::Twin { first: 0 }), Err(BeginError::Twin { first: 0 })]
+        [
+            Ok(Begin::Fresh(_)),
+            Err(BeginError::DuplicateInBatch { first: 0 }),
+            Err(BeginError::DuplicateInBatch { first: 0 })
+        ]
     ));
     let Some(Ok(Begin::Fresh(claim))) = results.into_iter().next() else { unreachable!() };
     claim.complete("reply").unwrap();

@@ -105,7 +105,7 @@ fn a_batch_of_as_many_keys_as_there_may_be_is_granted_whole() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path().join("x.idem")).unwrap();
     let requests: Vec<_> = (0..MANY).map(|number| (format!("key {number}"), request())).collect();
-    let begun = engine.begin_many(&requests);
+    let begun = engine.default_scope().begin_many(&requests);
     let claims: Vec<_> = begun
         .into_iter()
         .map(|begun| match begun.unwrap() {
@@ -126,7 +126,7 @@ fn a_batch_does_not_wait_for_room_that_only_the_end_of_its_own_claims_could_give
         // With a patience of an hour: it would be noticed.
         let mut claims = Vec::new();
         let mut refused = 0;
-        for begun in engine.begin_many(&requests) {
+        for begun in engine.default_scope().begin_many(&requests) {
             match begun {
                 Ok(Begin::Fresh(claim)) => claims.push((claim, End::complete("reply"))),
                 Err(error @ BeginError::Busy(Busy::QueueFull { waited: Duration::ZERO | HOUR })) => {
@@ -148,7 +148,7 @@ fn ends_that_need_more_room_wait_together_and_not_for_the_claims_of_others() {
     let mine: Vec<_> = (0..6).map(|number| claim(&engine, &format!("mine {number}"))).collect();
     // Others have all the rest.
     let requests: Vec<_> = (0..200).map(|number| (format!("other {number}"), request())).collect();
-    let others: Vec<_> = engine.begin_many(&requests).into_iter().flatten().collect();
+    let others: Vec<_> = engine.default_scope().begin_many(&requests).into_iter().flatten().collect();
     assert!(others.len() > 10);
     let ends = mine.into_iter().map(|claim| (claim, End::complete(vec![7; 4_096]))).collect();
     let mut full = 0;

@@ -112,7 +112,7 @@ fn one_step_sweeps_however_many_keys_one_shard_has() {
     let engine = options.open("x.idem").unwrap();
     for first in (0..KEYS).step_by(100) {
         let requests: Vec<_> = (first..first + 100).map(|n| (n.to_string(), request())).collect();
-        let claims = engine.begin_many(&requests).into_iter().map(|begun| match begun {
+        let claims = engine.default_scope().begin_many(&requests).into_iter().map(|begun| match begun {
             Ok(Begin::Fresh(claim)) => (claim, ""),
             other => panic!("{other:?}"),
         });

@@ -71,7 +71,7 @@ fn a_begin_that_nobody_polls_keeps_its_key_no_longer_than_its_lease() {
     // It looks again, and finds the claim of the other.
     assert!(matches!(ready(first.as_mut()), Ok(Begin::InFlight(_))));
     second.complete("reply").unwrap();
-    assert_eq!(engine.stats().lapsed, 0);
+    assert_eq!(engine.stats().lease_expired, 0);
     assert_eq!(engine.stats().in_flight, 0);
 }
 

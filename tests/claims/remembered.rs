@@ -94,7 +94,7 @@ fn an_interruption_keeps_its_time_over_a_close_and_a_kill_behind_a_checkpoint() 
             machine.clock.advance(UNRESOLVED / 2);
             let engine = restart(&machine, engine, way);
             let scope = engine.scope("jobs");
-            assert_eq!(engine.stats().recalled, 0, "{context}: it was told when it happened");
+            assert_eq!(engine.stats().found_interrupted, 0, "{context}: it was told when it happened");
             assert_eq!(interrupted_at(&scope, "key"), since, "{context}");
             assert!(matches!(scope.begin("key", request()), Err(BeginError::Unresolved(_))), "{context}");
             let over = since.saturating_add(UNRESOLVED);
@@ -144,7 +144,7 @@ fn dropped_claims_touch_no_disk_and_all_have_their_time_from_the_next_checkpoint
     machine.clock.advance(TTL);
     let engine = open();
     let listed = engine.interrupted().limit(CLAIMS + 1).get().unwrap();
-    assert_eq!((listed.len(), engine.stats().recalled), (CLAIMS, 0));
+    assert_eq!((listed.len(), engine.stats().found_interrupted), (CLAIMS, 0));
     assert!(listed.iter().all(|lost| lost.interrupted_at() == Some(since)));
 }
 
@@ -181,7 +181,7 @@ fn an_interruption_of_a_claim_whose_progress_the_log_has_is_written() {
         machine.clock.advance(MS);
         let engine = restart(&machine, engine, way);
         assert_eq!(interrupted_at(&engine.scope("jobs"), "key"), since, "{lost:?}, {way:?}");
-        assert_eq!(engine.stats().recalled, 0);
+        assert_eq!(engine.stats().found_interrupted, 0);
     }
 }
 
@@ -305,7 +305,7 @@ fn a_claim_that_outlives_the_engine_is_told_of_by_the_next_opening_alone() {
         let lines = std::mem::take(&mut *told.0.lock().unwrap());
         let expected = [format!("Dropped {since}"), "closed 1".to_owned(), format!("Restart {}", since + 2)];
         assert_eq!(lines, expected, "{policy:?}");
-        assert_eq!((engine.stats().recalled, engine.stats().interrupted), (1, 2));
+        assert_eq!((engine.stats().found_interrupted, engine.stats().interrupted), (1, 2));
     }
 }
 

@@ -106,7 +106,9 @@ fn a_batch_whose_claims_were_withdrawn_begins_them_again_and_has_all_at_once() {
     machine.clock.advance(LEASE);
     engine.step();
     let answers = run(&engine, again);
-    let [Ok(Begin::Fresh(a)), Ok(Begin::Fresh(b)), Err(BeginError::Twin { first: 0 })] = &answers[..] else {
+    let [Ok(Begin::Fresh(a)), Ok(Begin::Fresh(b)), Err(BeginError::DuplicateInBatch { first: 0 })] =
+        &answers[..]
+    else {
         panic!("{answers:?}")
     };
     assert_eq!((a.attempt(), b.attempt()), (1, 1));

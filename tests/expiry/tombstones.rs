@@ -77,7 +77,7 @@ fn a_late_retry_is_told_that_the_operation_has_run_until_the_last_millisecond() 
         assert!(matches!(scope.get("key").unwrap(), Status::Expired(same) if same == tombstone));
         let other = scope.begin("key", Fingerprint::of("another request"));
         assert!(matches!(other, Err(BeginError::KeyReused)), "{treatment:?}: {other:?}");
-        assert_eq!((engine.stats().late, engine.stats().reused), (1, 1));
+        assert_eq!((engine.stats().too_late, engine.stats().reused), (1, 1));
         assert_eq!(engine.entries().count(), 1);
 
         machine.clock.advance(TOMBSTONE_TTL - TTL - TICK);

@@ -74,9 +74,11 @@ fn every_one_of_very_many_keys_is_there() {
     for numbers in numbers.chunks(TOGETHER) {
         let requests: Vec<_> = numbers.iter().map(|number| (key(*number), request(*number))).collect();
         let claims =
-            engine.begin_many(&requests).into_iter().zip(numbers).map(|(begun, number)| match begun {
-                Ok(Begin::Fresh(claim)) => (claim, number.to_le_bytes()),
-                other => panic!("key {number}: {other:?}"),
+            engine.default_scope().begin_many(&requests).into_iter().zip(numbers).map(|(begun, number)| {
+                match begun {
+                    Ok(Begin::Fresh(claim)) => (claim, number.to_le_bytes()),
+                    other => panic!("key {number}: {other:?}"),
+                }
             });
         assert!(engine.complete_many(claims.collect()).iter().all(Result::is_ok));
     }
@@ -86,7 +88,7 @@ fn every_one_of_very_many_keys_is_there() {
     assert_eq!(engine.stats().entries as u64, MANY);
     for numbers in numbers.chunks(TOGETHER) {
         let requests: Vec<_> = numbers.iter().map(|number| (key(*number), request(*number))).collect();
-        for (begun, number) in engine.begin_many(&requests).into_iter().zip(numbers) {
+        for (begun, number) in engine.default_scope().begin_many(&requests).into_iter().zip(numbers) {
             assert!(matches!(begun, Ok(Begin::Done(record)) if record.body() == number.to_le_bytes()));
         }
     }

@@ -64,7 +64,13 @@ fn child(engine: Engine, path: &std::path::Path) {
         assert!(block_on(engine.default_scope().begin_async(key, Fingerprint::of("x"))).is_err());
         assert!(engine.default_scope().forget(key).is_err());
     }
-    assert!(engine.begin_many(&[("a-1", request()), ("never", request())]).iter().all(Result::is_err));
+    assert!(
+        engine
+            .default_scope()
+            .begin_many(&[("a-1", request()), ("never", request())])
+            .iter()
+            .all(Result::is_err)
+    );
     assert!(engine.flush().is_err() && engine.checkpoint().is_err());
     drop((engine.stats(), engine.policies(), engine.scope("x").policy()));
     match Engine::open(path) {

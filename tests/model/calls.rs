@@ -185,7 +185,9 @@ impl World {
     fn begun(&mut self, who: Who, answer: Result<Begin, BeginError>) {
         match answer {
             Ok(Begin::Fresh(claim)) => self.granted(who, Some(who.request), claim),
-            Ok(Begin::InFlight(_)) | Err(BeginError::Twin { .. }) => self.answered(who, &Answer::InFlight),
+            Ok(Begin::InFlight(_)) | Err(BeginError::DuplicateInBatch { .. }) => {
+                self.answered(who, &Answer::InFlight);
+            }
             Ok(Begin::Done(record)) => self.answered(who, &Answer::Done(Reply::of(&record))),
             Err(BeginError::KeyReused) => self.answered(who, &Answer::Reused),
             Err(BeginError::Unresolved(lost)) => {

@@ -116,7 +116,7 @@ fn a_claim_dropped_beside_a_close_is_told_of_once() {
         let told = world.engine.stats().dropped;
         let found = world.opened_on(&world.disk.image(idemkv::sim::CrashKind::DropAll));
         let (left, stats) = (closed.claims_left as u64, found.stats());
-        assert_eq!((told + left, stats.recalled, stats.interrupted), (2, left, 2));
+        assert_eq!((told + left, stats.found_interrupted, stats.interrupted), (2, left, 2));
     });
 }
 

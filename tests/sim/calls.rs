@@ -168,7 +168,7 @@ impl World {
             self.oracle.start_grant(*key, engine.now());
         }
         self.failed_before = self.failed;
-        let begun = self.during(|| engine.begin_many(&requests));
+        let begun = self.during(|| engine.default_scope().begin_many(&requests));
         let mut begun: Vec<_> = keys.into_iter().zip(begun).collect();
         // Within a batch fences come in any order.
         begun.sort_by_key(|(_, begun)| match begun {

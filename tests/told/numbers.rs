@@ -15,7 +15,7 @@ struct Seen {
     replayed: u64,
     waited: u64,
     reused: u64,
-    late: u64,
+    too_late: u64,
     unresolved: u64,
     busy: u64,
     refused: u64,
@@ -34,10 +34,10 @@ impl Seen {
                 claims.push(claim);
             }
             // A twin of a batch waits, as any other.
-            Ok(Begin::InFlight(_)) | Err(BeginError::Twin { .. }) => self.waited += 1,
+            Ok(Begin::InFlight(_)) | Err(BeginError::DuplicateInBatch { .. }) => self.waited += 1,
             Ok(Begin::Done(_)) => self.replayed += 1,
             Err(BeginError::KeyReused) => self.reused += 1,
-            Err(BeginError::Expired(_)) => self.late += 1,
+            Err(BeginError::Expired(_)) => self.too_late += 1,
             Err(BeginError::Unresolved(_)) => self.unresolved += 1,
             Err(BeginError::Busy(_)) => self.busy += 1,
             Err(_) => self.refused += 1,
@@ -52,7 +52,7 @@ fn counted(engine: &Engine) -> Seen {
         replayed: stats.replayed,
         waited: stats.waited,
         reused: stats.reused,
-        late: stats.late,
+        too_late: stats.too_late,
         unresolved: stats.unresolved,
         busy: stats.busy.sum(),
         refused: stats.refused,
@@ -122,15 +122,15 @@ fn whatever_is_called_the_counters_add_up() {
         last = begins;
     }
     assert_eq!(counted(&engine), seen);
-    let answers = seen.fresh + seen.replayed + seen.waited + seen.reused + seen.late;
+    let answers = seen.fresh + seen.replayed + seen.waited + seen.reused + seen.too_late;
     assert_eq!(engine.stats().begins(), answers + seen.unresolved + seen.busy + seen.refused);
-    let few = [seen.late, seen.unresolved, seen.busy, seen.resolved, seen.superseded, seen.released];
+    let few = [seen.too_late, seen.unresolved, seen.busy, seen.resolved, seen.superseded, seen.released];
     assert!(few.into_iter().all(|count| count > 10), "each happened: {seen:?}");
     claims.clear();
     let stats = engine.stats();
-    let ends = stats.completed + stats.failed + stats.released + stats.dropped + stats.lapsed;
-    assert_eq!((stats.fresh + stats.resolved + stats.standing, stats.in_flight), (ends, 0));
-    assert!(stats.dropped > 10 && stats.lapsed > 10, "{stats:?}");
+    let ends = stats.completed + stats.failed + stats.released + stats.dropped + stats.lease_expired;
+    assert_eq!((stats.fresh + stats.resolved + stats.token_claims, stats.in_flight), (ends, 0));
+    assert!(stats.dropped > 10 && stats.lease_expired > 10, "{stats:?}");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn gauges_say_how_it_is() {
     machine.kill((scope, engine, pending));
     let engine = machine.open();
     let stats = engine.stats();
-    assert_eq!((stats.interrupted, stats.recalled, stats.begins()), (2, 2, 0));
+    assert_eq!((stats.interrupted, stats.found_interrupted, stats.begins()), (2, 2, 0));
 }
 
 /// A task may stop waiting once the log has what it asked for.
@@ -187,5 +187,5 @@ fn what_comes_about_though_its_future_was_dropped_is_counted() {
     assert_eq!(engine.scope("jobs").policy(), policy);
     assert_eq!(claim.last_progress().unwrap()[..], b"note"[..]);
     let stats = engine.stats();
-    assert_eq!((stats.forgotten, stats.noted, stats.declared), (1, 1, 1));
+    assert_eq!((stats.forgotten, stats.progress_saved, stats.policies_set), (1, 1, 1));
 }

@@ -132,7 +132,7 @@ fn consume(scope: &Scope, engine: &Engine, keys: &[&str]) -> Vec<bool> {
             Ok(Begin::Fresh(claim)) => run.push((at, (claim, "reply"))),
             Ok(Begin::Done(_)) => is_done[at] = true,
             Ok(Begin::InFlight(pending)) => is_done[at] = matches!(pending.wait(), Ok(Waited::Done(_))),
-            Err(BeginError::Twin { first }) => twins.push((at, first)),
+            Err(BeginError::DuplicateInBatch { first }) => twins.push((at, first)),
             Err(error) => panic!("{error}"),
         }
     }
@@ -168,7 +168,9 @@ fn a_twin_is_told_apart_from_claims_of_others_from_other_requests_and_from_recor
     let Some(Ok(Begin::Fresh(first))) = answers.next() else { panic!("it is new") };
     let Some(Ok(Begin::InFlight(_))) = answers.next() else { panic!("somebody else has it") };
     let Some(Err(BeginError::KeyReused)) = answers.next() else { panic!("it is another request") };
-    let Some(Err(twin @ BeginError::Twin { first: 0 })) = answers.next() else { panic!("it is a twin") };
+    let Some(Err(twin @ BeginError::DuplicateInBatch { first: 0 })) = answers.next() else {
+        panic!("it is a twin")
+    };
     let Some(Ok(Begin::InFlight(_))) = answers.next() else { panic!("somebody else has it") };
     assert!(twin.to_string().contains("request 0") && !twin.is_retryable());
     first.complete("reply").unwrap();
@@ -183,5 +185,8 @@ fn tasks_are_told_of_twins_too() {
     let scope = default_scope(&engine);
     let batch = [("a", request()), ("a", request())];
     let answers = block_on(pin!(scope.begin_many_async(&batch)));
-    assert!(matches!(answers.as_slice(), [Ok(Begin::Fresh(_)), Err(BeginError::Twin { first: 0 })]));
+    assert!(matches!(
+        answers.as_slice(),
+        [Ok(Begin::Fresh(_)), Err(BeginError::DuplicateInBatch { first: 0 })]
+    ));
 }

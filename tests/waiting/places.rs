@@ -209,7 +209,7 @@ fn a_body_that_a_full_log_has_no_room_for_gives_the_claim_back() {
     let refused = block_on(refused.into_claim().unwrap().complete_async(vec![0; 4_000])).unwrap_err();
     assert!(is_busy(&refused), "{refused}");
     let claim = refused.into_claim().unwrap();
-    let many = engine.begin_many(&[("one", request()), ("two", request())]);
+    let many = engine.default_scope().begin_many(&[("one", request()), ("two", request())]);
     assert!(many.iter().all(|one| matches!(one, Err(BeginError::Busy(Busy::QueueFull { .. })))), "{many:?}");
     // What every claim has is room to say that it came to something, or to nothing.
     claim.complete("").unwrap();

@@ -274,7 +274,7 @@ fn run_engine(engine: &Engine, kind: Kind, in_flight: usize, window: Duration) -
 fn batch(engine: &Engine, size: usize) {
     let (keys, bodies): (Vec<_>, Vec<_>) = (0..size).map(|_| next()).unzip();
     let requests: Vec<_> = keys.iter().map(|key| (as_str(key), REQUEST)).collect();
-    let claims = engine.begin_many(&requests).into_iter().map(|begun| match begun {
+    let claims = engine.default_scope().begin_many(&requests).into_iter().map(|begun| match begun {
         Ok(Begin::Fresh(claim)) => claim,
         other => panic!("a new key was {other:?}"),
     });

@@ -131,7 +131,7 @@ impl Work {
         let mut requests = [([0; 36], REQUEST); BATCH];
         for numbers in numbers.chunks_exact(BATCH) {
             requests.iter_mut().zip(numbers).for_each(|((to, _), number)| *to = key(*number));
-            for result in self.engine.begin_many(&requests) {
+            for result in self.engine.default_scope().begin_many(&requests) {
                 match result {
                     Ok(Begin::Done(record)) => touch(record.body()),
                     other => panic!("a key was {other:?}"),

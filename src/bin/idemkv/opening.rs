@@ -21,18 +21,18 @@ pub(crate) fn to_change<T>(
 ) -> Result<(Engine, T), Trouble> {
     let engine = to_look(path)?;
     let (mut lines, planned) = plan(&engine)?;
-    lines.extend(recalled(&engine));
+    lines.extend(found_interrupted(&engine));
     close(engine)?;
     consent.get(&lines)?;
     Ok((Engine::open(path)?, planned))
 }
 
 /// What an opening for writing changes by itself, if it is worth a question.
-pub(crate) fn recalled(engine: &Engine) -> Option<String> {
-    let recalled = engine.stats().recalled;
-    (recalled > 0).then(|| {
+pub(crate) fn found_interrupted(engine: &Engine) -> Option<String> {
+    let keys = engine.stats().found_interrupted;
+    (keys > 0).then(|| {
         format!(
-            "opening the file marks {recalled} keys as interrupted, whose process died while they were in flight; \
+            "opening the file marks {keys} keys as interrupted, whose process died while they were in flight; \
              the service would mark them too"
         )
     })
@@ -41,7 +41,7 @@ pub(crate) fn recalled(engine: &Engine) -> Option<String> {
 /// Opens a file for writing without a question, if opening it changes nothing of any key.
 pub(crate) fn to_change_nothing(path: &Path, consent: Consent) -> Result<Engine, Trouble> {
     let engine = to_look(path)?;
-    let plan = recalled(&engine);
+    let plan = found_interrupted(&engine);
     close(engine)?;
     if let Some(line) = plan {
         consent.get(&[line])?;

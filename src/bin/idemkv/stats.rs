@@ -103,8 +103,8 @@ fn show(
     }
     writeln!(out, "the file has {}", bytes(stats.file_bytes))?;
     writeln!(out, "scopes with policies of their own: {}", engine.policies().len())?;
-    if stats.recalled > 0 {
-        writeln!(out, "{} keys were in flight when the last process died", stats.recalled)?;
+    if stats.found_interrupted > 0 {
+        writeln!(out, "{} keys were in flight when the last process died", stats.found_interrupted)?;
     }
     writeln!(out, "the engine's time: {}", spans::date(now))?;
     Ok(())
@@ -128,7 +128,7 @@ fn to_json(engine: &Engine, scopes: &BTreeMap<Vec<u8>, Counts>, unread: u64) -> 
         "unread": unread,
         "file_bytes": stats.file_bytes,
         "policies": engine.policies().len(),
-        "recalled": stats.recalled,
+        "found_interrupted": stats.found_interrupted,
         "now_ms": engine.now().as_millis(),
     })
 }

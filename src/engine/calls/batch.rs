@@ -14,7 +14,6 @@ use crate::clock::QueueTimeout;
 use crate::engine::core::Core;
 use crate::engine::core::namespace::{KeyRef, ScopeInner};
 use crate::engine::handles::claim::Begin;
-use crate::engine::handles::engine::Engine;
 use crate::engine::handles::handle::Handle;
 use crate::engine::handles::scope::Scope;
 use crate::error::{BeginError, Busy};
@@ -34,8 +33,8 @@ impl Scope {
     /// affect the others. Keys are looked up 64 at a time, so that their cache misses overlap:
     /// from a million keys on, 32 together cost less than half of 32 single calls. One commit
     /// makes all granted claims durable. If two requests have the same key and the first is
-    /// granted, the second gets [`BeginError::Twin`], which names the first: the result of the
-    /// first answers both.
+    /// granted, the second gets [`BeginError::DuplicateInBatch`], which names the first: the
+    /// result of the first answers both.
     ///
     /// A batch waits for the disk, for a place in the queue, and for log space from a checkpoint
     /// or a longer log. It does not wait for claims to end, because it may hold them itself: if
@@ -65,7 +64,7 @@ impl Scope {
     ///         Ok(Begin::Fresh(claim)) => run.push((at, claim)),
     ///         Ok(Begin::Done(_)) => acknowledge.push(at), // it ran before
     ///         Ok(Begin::InFlight(_)) => {}                // another consumer has it: let the broker deliver it again
-    ///         Err(BeginError::Twin { first }) => assert_eq!((first, at), (1, 2)), // the broker delivers it again; by then it is done
+    ///         Err(BeginError::DuplicateInBatch { first }) => assert_eq!((first, at), (1, 2)), // delivered again, it is done
     ///         Err(error) if error.is_retryable() => {}    // the broker delivers it again
     ///         Err(_) => acknowledge.push(at),             // no delivery can mend this: note it, and go on
     ///     }
@@ -99,21 +98,6 @@ impl Scope {
     ) -> Vec<Result<Begin, BeginError>> {
         let requests = Request::all(requests);
         self.handle.core().begin_many(Caller::Task, &self.handle, &self.inner, &requests).await
-    }
-}
-
-impl Engine {
-    /// [`Scope::begin_many`] in the default scope.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Scope::begin_many`].
-    #[must_use = "claims that are dropped leave their keys interrupted"]
-    pub fn begin_many<K: AsRef<[u8]>>(
-        &self,
-        requests: &[(K, Fingerprint)],
-    ) -> Vec<Result<Begin, BeginError>> {
-        self.default.begin_many(requests)
     }
 }
 
@@ -373,7 +357,7 @@ fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(us
         let granted: &HashMap<_, _> =
             granted.get_or_insert_with(|| granting.iter().map(|(at, claim)| (claim.digest(), *at)).collect());
         if let Some(first) = granted.get(&Some(pending.digest())) {
-            *result = Some(Err(BeginError::Twin { first: *first }));
+            *result = Some(Err(BeginError::DuplicateInBatch { first: *first }));
         }
     }
 }
@@ -381,6 +365,7 @@ fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Engine;
 
     fn request() -> Fingerprint {
         Fingerprint::of("request")
@@ -396,7 +381,9 @@ mod tests {
         };
         let (wanted, reused) = (complete("wanted"), complete("reused"));
         assert!(wanted.take_touch() && reused.take_touch());
-        let results = engine.begin_many(&[("wanted", request()), ("reused", Fingerprint::of("another"))]);
+        let results = engine
+            .default_scope()
+            .begin_many(&[("wanted", request()), ("reused", Fingerprint::of("another"))]);
         assert!(matches!(results.as_slice(), [Ok(Begin::Done(_)), Err(BeginError::KeyReused)]));
         assert!(wanted.take_touch() && !reused.take_touch());
         assert_eq!(engine.stats().replayed, 1);

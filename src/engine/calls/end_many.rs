@@ -109,7 +109,7 @@ impl Engine {
     ///         }
     ///         Ok(Begin::Done(_)) => acknowledge(id),
     ///         Ok(Begin::InFlight(_)) => try_again_later(id), // another consumer has it
-    ///         Err(BeginError::Twin { .. }) => {}             // the first of the two answers for both
+    ///         Err(BeginError::DuplicateInBatch { .. }) => {}             // the first of the two answers for both
     ///         Err(error) => return Err(error.into()),
     ///     }
     /// }

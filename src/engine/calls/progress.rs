@@ -63,7 +63,7 @@ impl Claim {
         // in the log.
         let mut ticket = self.note(caller, record, |attempt, _now| attempt.set_progress(progress)).await?;
         // The caller may stop waiting from here on: the progress is saved all the same.
-        Counters::count(&core.counters.noted);
+        Counters::count(&core.counters.progress_saved);
         Ok(core.commit.settled(caller, &mut ticket).await?)
     }
 

@@ -38,7 +38,7 @@ impl Core {
         place.keep();
         drop(reservation);
         // The caller may stop waiting from here on: the policy comes into force all the same.
-        Counters::count(&self.counters.declared);
+        Counters::count(&self.counters.policies_set);
         self.options.hooks.tell(|| Event::PolicySet { scope, policy });
         Ok(self.commit.settled(caller, &mut ticket).await?)
     }

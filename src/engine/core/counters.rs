@@ -11,7 +11,7 @@ pub(crate) struct Counters {
     pub(in crate::engine) fresh: AtomicU64,
     pub(in crate::engine) rerun: AtomicU64,
     pub(in crate::engine) reused: AtomicU64,
-    pub(in crate::engine) late: AtomicU64,
+    pub(in crate::engine) too_late: AtomicU64,
     pub(in crate::engine) unresolved: AtomicU64,
     pub(in crate::engine) busy_queue_full: AtomicU64,
     pub(in crate::engine) busy_claims: AtomicU64,
@@ -21,17 +21,17 @@ pub(crate) struct Counters {
     pub(in crate::engine) busy_file_not_ready: AtomicU64,
     pub(in crate::engine) refused: AtomicU64,
     pub(in crate::engine) resolved: AtomicU64,
-    pub(in crate::engine) standing: AtomicU64,
+    pub(in crate::engine) token_claims: AtomicU64,
     pub(in crate::engine) completed: AtomicU64,
     pub(in crate::engine) failed: AtomicU64,
     pub(in crate::engine) released: AtomicU64,
     pub(in crate::engine) dropped: AtomicU64,
-    pub(in crate::engine) lapsed: AtomicU64,
-    pub(in crate::engine) recalled: AtomicU64,
+    pub(in crate::engine) lease_expired: AtomicU64,
+    pub(in crate::engine) found_interrupted: AtomicU64,
     pub(in crate::engine) superseded: AtomicU64,
-    pub(in crate::engine) noted: AtomicU64,
+    pub(in crate::engine) progress_saved: AtomicU64,
     pub(in crate::engine) forgotten: AtomicU64,
-    pub(in crate::engine) declared: AtomicU64,
+    pub(in crate::engine) policies_set: AtomicU64,
     pub(in crate::engine) backups: AtomicU64,
     pub(in crate::engine) expired: AtomicU64,
     pub(in crate::engine) checkpoints: AtomicU64,
@@ -41,7 +41,7 @@ pub(crate) struct Counters {
 impl Counters {
     /// The counters of an engine that was just opened with so many claims that still stand.
     pub(in crate::engine) fn after_opening(standing: usize) -> Self {
-        Self { standing: AtomicU64::new(standing as u64), ..Self::default() }
+        Self { token_claims: AtomicU64::new(standing as u64), ..Self::default() }
     }
 
     pub(in crate::engine) fn add(counter: &AtomicU64, n: usize) {
@@ -56,14 +56,14 @@ impl Counters {
     pub(in crate::engine) fn count_refusal(&self, error: &BeginError) {
         Self::count(match error {
             BeginError::KeyReused => &self.reused,
-            BeginError::Expired(_) => &self.late,
+            BeginError::Expired(_) => &self.too_late,
             BeginError::Unresolved(_) => &self.unresolved,
             BeginError::Busy(Busy::QueueFull { .. }) => &self.busy_queue_full,
             BeginError::Busy(Busy::TooManyClaims { .. }) => &self.busy_claims,
             BeginError::Busy(Busy::DiskFull(_)) => &self.busy_disk_full,
             BeginError::Busy(Busy::FileNotReady(_)) => &self.busy_file_not_ready,
             // A twin was counted as one that waits.
-            BeginError::Twin { .. } => return,
+            BeginError::DuplicateInBatch { .. } => return,
             BeginError::Key(_)
             | BeginError::OwnKey
             | BeginError::InsideCallback

@@ -233,8 +233,8 @@ impl Core {
     pub(super) fn tell_of_interruption(&self, attempt: &Attempt, cause: Cause) {
         Counters::count(match cause {
             Cause::Dropped => &self.counters.dropped,
-            Cause::Lease => &self.counters.lapsed,
-            Cause::Restart => &self.counters.recalled,
+            Cause::Lease => &self.counters.lease_expired,
+            Cause::Restart => &self.counters.found_interrupted,
         });
         self.options.hooks.tell(|| {
             let (scope, key) = (attempt.scope(), attempt.key());

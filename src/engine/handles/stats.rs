@@ -12,11 +12,11 @@ use crate::sync::{AtomicU64, Ordering};
 /// calls.
 ///
 /// - Every call of `begin` has one answer: [`begins`](Self::begins) is the sum of `fresh`,
-///   `replayed`, `waited`, `reused`, `late`, `unresolved`, `busy` and `refused`. A batch counts
+///   `replayed`, `waited`, `reused`, `too_late`, `unresolved`, `busy` and `refused`. A batch counts
 ///   each of its requests, `begin_or_wait` and `run` each lookup of the key. A dropped future is
 ///   not counted, or only as `waited`.
-/// - Every claim has one end: `fresh + resolved + standing` is the sum of `completed`, `failed`,
-///   `released`, `dropped`, `lapsed` and the claims in flight, as long as no commit failed and
+/// - Every claim has one end: `fresh + resolved + token_claims` is the sum of `completed`, `failed`,
+///   `released`, `dropped`, `lease_expired` and the claims in flight, as long as no commit failed and
 ///   the file is open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -71,7 +71,7 @@ pub struct Stats {
     /// Begins that were refused because the key was used with another fingerprint.
     pub reused: u64,
     /// Begins that were refused because the key's record is no longer replayed: late retries.
-    pub late: u64,
+    pub too_late: u64,
     /// Begins that were refused because the key is interrupted, and its policy lets no other
     /// attempt run by itself.
     pub unresolved: u64,
@@ -85,7 +85,7 @@ pub struct Stats {
     pub resolved: u64,
     /// Claims that were still good when the file was opened, because they had been handed over as
     /// tokens.
-    pub standing: u64,
+    pub token_claims: u64,
     /// Claims that were completed. The three kinds of ends count when their entry is queued,
     /// before they are durable.
     pub completed: u64,
@@ -96,18 +96,18 @@ pub struct Stats {
     /// Claims that were dropped, which left their keys interrupted.
     pub dropped: u64,
     /// Claims whose lease ran out, which left their keys interrupted.
-    pub lapsed: u64,
+    pub lease_expired: u64,
     /// Claims that the opening of the file found dead, which left their keys interrupted. They
     /// are not part of the sum of claims.
-    pub recalled: u64,
+    pub found_interrupted: u64,
     /// Calls on a claim that were refused because it was superseded.
     pub superseded: u64,
     /// Times that claims saved their progress.
-    pub noted: u64,
+    pub progress_saved: u64,
     /// Keys that were forgotten.
     pub forgotten: u64,
     /// Policies that were declared.
-    pub declared: u64,
+    pub policies_set: u64,
     /// Backups that were made.
     pub backups: u64,
 
@@ -175,7 +175,7 @@ impl Stats {
             + self.replayed
             + self.waited
             + self.reused
-            + self.late
+            + self.too_late
             + self.unresolved
             + self.busy.begins()
             + self.refused
@@ -229,22 +229,22 @@ impl Core {
             replayed: hits.replayed,
             waited: hits.waited,
             reused: load(&counters.reused),
-            late: load(&counters.late),
+            too_late: load(&counters.too_late),
             unresolved: load(&counters.unresolved),
             busy: busy(counters),
             refused: load(&counters.refused),
             resolved: load(&counters.resolved),
-            standing: load(&counters.standing),
+            token_claims: load(&counters.token_claims),
             completed: load(&counters.completed),
             failed: load(&counters.failed),
             released: load(&counters.released),
             dropped: load(&counters.dropped),
-            lapsed: load(&counters.lapsed),
-            recalled: load(&counters.recalled),
+            lease_expired: load(&counters.lease_expired),
+            found_interrupted: load(&counters.found_interrupted),
             superseded: load(&counters.superseded),
-            noted: load(&counters.noted),
+            progress_saved: load(&counters.progress_saved),
             forgotten: load(&counters.forgotten),
-            declared: load(&counters.declared),
+            policies_set: load(&counters.policies_set),
             backups: load(&counters.backups),
             loaded: hits.loaded,
             failed_reads: self.store.failed_reads(),
