@@ -113,6 +113,11 @@ impl IdempotencyLayer {
         self.with(|config| config.is_required = false)
     }
 
+    /// Requires a key again, after [`optional`](Self::optional) or a preset in which keys are optional.
+    pub fn required(self) -> Self {
+        self.with(|config| config.is_required = true)
+    }
+
     /// The methods whose requests need keys. Default POST and PATCH. Requests with others pass
     /// through, and so do those with safe methods, whatever is said here.
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
@@ -382,6 +387,11 @@ impl IdempotencyLayer {
     /// ```
     pub async fn drain(&self) {
         self.shared.runs.drained().await;
+    }
+
+    /// Headers that are not stored, besides those that never are.
+    pub(super) fn headers_not_stored(&self) -> Vec<HeaderName> {
+        self.shared.config.never_store()
     }
 }
 

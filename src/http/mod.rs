@@ -26,6 +26,7 @@ mod problem_kind;
 pub mod problems;
 mod refusal;
 mod reply;
+mod resolving;
 mod run;
 mod runs;
 mod scope_source;

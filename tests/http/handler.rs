@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderName, Response};
 use idemkv::http::{ClaimSlot, CompleteHeldError, HeldClaim, Keep, ProblemKind};
 use idemkv::tables::redb::{ReadableTable, TableDefinition};
-use idemkv::{Engine, Recovery, Status};
+use idemkv::{Engine, Outcome, Recovery, Status};
 
 use crate::client::{
     Body, Client, Gate, Home, KEY, Refused, Seen, client, full, home, home_with, post, reply, serving,
@@ -57,6 +57,30 @@ async fn the_next_attempt_is_told_of_the_one_that_was_interrupted() {
     assert_eq!(client.ask(post(KEY, "")).await.unwrap_err(), Refused("lost"));
     assert_eq!(client.post(KEY, "").await.body, "second");
     assert!(client.post(KEY, "").await.is_replay());
+}
+
+#[tokio::test]
+async fn an_interrupted_request_is_completed_with_the_response_that_its_retries_get() {
+    let home = home();
+    let layer = home.layer().never_store(HeaderName::from_static("x-request-id"));
+    let client = saying(&home, Keep::unknown());
+    let charges = home.engine.scope("charges");
+    for (key, status, outcome) in [("made", 201, Outcome::Success), ("declined", 402, Outcome::Failure)] {
+        client.post(key, "").await;
+        assert_eq!(client.post(key, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+        let response = Response::builder().status(status).header("location", "/v1/charges/7");
+        let response =
+            response.header("set-cookie", "a=b").header("x-request-id", "1").body("found").unwrap();
+        let claim = charges.resolve_async(key).await.unwrap();
+        let record = layer.complete(claim, response).await.unwrap();
+        assert_eq!((record.outcome(), record.attempt()), (outcome, 2));
+        let retry = client.post(key, "").await;
+        assert!(retry.is_replay());
+        assert_eq!((retry.status.as_u16(), &retry.body[..]), (status, &b"found"[..]));
+        assert_eq!(retry.header("location"), Some("/v1/charges/7"));
+        assert!(!retry.headers.contains_key("set-cookie") && !retry.headers.contains_key("x-request-id"));
+    }
+    assert_eq!(client.runs(), 2);
 }
 
 #[tokio::test]
