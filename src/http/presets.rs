@@ -3,17 +3,45 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Response, StatusCode};
 
 use super::fingerprint::RequestFingerprint;
 use super::keep::Keep;
 use super::key::WEBHOOK_ID;
 use super::layer::IdempotencyLayer;
+use super::problem::Problem;
 use super::problem_kind::ProblemKind;
 use crate::{Engine, Recovery, SetPolicyError};
 
 /// Senders retry for days, and people deliver old events again.
 const WEBHOOK_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// A problem in the form of Stripe's errors.
+fn stripe_error(problem: &Problem) -> Response<Bytes> {
+    let kind = problem.kind();
+    let of_type = if kind == ProblemKind::KeyReused {
+        "idempotency_error"
+    } else if problem.status().is_server_error() {
+        "api_error"
+    } else {
+        "invalid_request_error"
+    };
+    let code = if kind == ProblemKind::InFlight { "idempotency_key_in_use" } else { kind.code() };
+    let error = serde_json::json!({
+        "type": of_type,
+        "code": code,
+        "message": problem.detail(),
+        "doc_url": problem.type_uri().map(ToString::to_string),
+        "retryable": kind.is_retryable(),
+        "safe_new_key": kind.allows_new_key(),
+    });
+    let mut response = Response::new(serde_json::json!({ "error": error }).to_string().into());
+    *response.status_mut() = problem.status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
 
 impl IdempotencyLayer {
     /// As draft-ietf-httpapi-idempotency-key-header-07 has it, to the letter: keys in double
@@ -23,10 +51,11 @@ impl IdempotencyLayer {
     }
 
     /// As the first version of Stripe's API: POST alone, keys are optional, another payload gets
-    /// 400.
+    /// 400. Problems are told in the member `error`: Stripe's client for Node takes a body without
+    /// it for a success, whatever the status. Errors of the handler have to be of that form too.
     pub fn stripe(engine: &Engine, scope: impl AsRef<[u8]>) -> Self {
         let layer = Self::new(engine, scope).optional().methods([Method::POST]);
-        layer.status(ProblemKind::KeyReused, StatusCode::BAD_REQUEST)
+        layer.status(ProblemKind::KeyReused, StatusCode::BAD_REQUEST).render(stripe_error)
     }
 
     /// For a receiver of webhooks, as Standard Webhooks describes them. Put it behind the check of

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use idemkv::http::{IdempotencyLayer, Keep, ProblemKind};
 use idemkv::{Engine, Recovery};
 
-use crate::client::{KEY, client, home, home_with, reply, request, serving};
+use crate::client::{KEY, client, gated, home, home_with, post, reply, request, serving};
 
 #[tokio::test]
 async fn the_draft_takes_strings_alone() {
@@ -30,6 +30,42 @@ async fn stripe_takes_bare_keys_or_none_and_answers_another_payload_with_400() {
     let reused = client.post(KEY, "other").await;
     assert_eq!((reused.status.as_u16(), reused.problem()), (400, Some(ProblemKind::KeyReused)));
     assert_eq!(client.runs(), 2);
+}
+
+/// Its client for Node takes an answer without the member `error` for a success, whatever its
+/// status.
+#[tokio::test]
+async fn stripe_clients_find_the_error_where_they_look_for_it() {
+    let home = home();
+    let layer = IdempotencyLayer::stripe(&home.engine, "charges").required();
+    let (client, gate) = gated(&layer);
+    let first = tokio::spawn(client.ask(post(KEY, "")));
+    gate.reached().await;
+    let (missing, reused, in_flight) = (
+        client.send(request("POST", "/", &[], "")).await,
+        client.post(KEY, "other").await,
+        client.post(KEY, "").await,
+    );
+    gate.open();
+    first.await.unwrap().unwrap();
+    for (answer, status, kind, code) in [
+        (missing, 400, "invalid_request_error", "key_missing"),
+        (reused, 400, "idempotency_error", "key_reused"),
+        (in_flight, 409, "invalid_request_error", "idempotency_key_in_use"),
+    ] {
+        let error = &answer.json()["error"];
+        assert_eq!(
+            (answer.status.as_u16(), &error["type"], &error["code"]),
+            (status, &kind.into(), &code.into())
+        );
+        assert!(error["message"].as_str().unwrap().contains("key"));
+        assert!(error["doc_url"].as_str().unwrap().contains("/http/problems/"));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.forbids_retries(), code != "idempotency_key_in_use");
+    }
+    home.engine.close_async().await.unwrap();
+    let closed = client.post("other", "").await;
+    assert_eq!((closed.status.as_u16(), &closed.json()["error"]["type"]), (503, &"api_error".into()));
 }
 
 fn delivery(id: &str, time: &str, body: &str) -> Request<Full<Bytes>> {
