@@ -11,8 +11,7 @@ use crate::loopback::{Raw, Server};
 #[expect(dead_code, reason = "compiled only: it takes a port, and stays until it is interrupted")]
 mod whole {
     // shown: the whole program
-    use axum::routing::post;
-    use axum::{Json, Router};
+    use axum::{Json, Router, routing::post};
     use idemkv::Engine;
     use idemkv::http::{HeldClaim, IdempotencyLayer};
 
