@@ -16,6 +16,7 @@ mod clocks;
 mod common;
 mod compaction;
 mod full;
+mod held_reads;
 mod helpers;
 mod reads;
 mod returned;

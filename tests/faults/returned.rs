@@ -11,11 +11,11 @@ use crate::common::{Machine, done, fresh, poll, request};
 use idemkv::sim::DiskFault;
 use idemkv::{Begin, Engine, Policy, Scope, Status, Verify};
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// Two groups of small blocks, each of which one checkpoint merges, and more than redb keeps in
 /// memory.
-fn two_groups(machine: &Machine) -> Engine {
+pub fn two_groups(machine: &Machine) -> Engine {
     let open = || machine.options().cache_bytes(0).verify(Verify::UpTo(0)).open("x.idem").unwrap();
     let engine = open();
     let scope = |name, days| engine.set_policy(name, Policy::default().ttl(DAY * days)).unwrap();
