@@ -17,7 +17,7 @@ const EPISODES: u64 = 8;
 /// Scopes, how many keys they have, and for how many days these are kept.
 const SCOPES: [(&str, u64, u32); 3] = [("first", 16, 1), ("second", 16, 30), ("bulk", 800, 90)];
 
-/// SplitMix64.
+/// Splitmix.
 struct Random(u64);
 
 impl Random {
@@ -27,6 +27,10 @@ impl Random {
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ mixed >> 31) % below
+    }
+
+    fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.next(len as u64)).unwrap()
     }
 }
 
@@ -67,7 +71,7 @@ impl World {
 
     /// Begins a key that is done.
     fn look(&mut self) {
-        let (name, keys, days) = SCOPES[self.random.next(3) as usize];
+        let (name, keys, days) = SCOPES[self.random.index(SCOPES.len())];
         let key = self.random.next(keys).to_string();
         let live_until = self.completed.saturating_add(DAY * days);
         let (what, scope): (_, Scope) = (format!("{key} of {name}"), self.engine.scope(name));
@@ -100,7 +104,7 @@ impl World {
             0..4 => drop(self.engine.step()),
             4..7 => self.look(),
             7 if !self.lookups.is_empty() => {
-                let at = self.random.next(self.lookups.len() as u64) as usize;
+                let at = self.random.index(self.lookups.len());
                 self.poll(at);
             }
             8 => {
