@@ -47,6 +47,7 @@
 //!   `Serialize` and `Deserialize` for the small types.
 //! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
 //! - `axum`: the same with what needs axum: scopes by matched path, extractors.
+//! - `admin`: a page for operators, to be mounted in an axum router: see the module `admin`.
 //! - `standard-webhooks`: the layer checks the signatures of webhooks.
 //! - `tracing`: runs of the layer have the span of their request.
 //! - `queue`: a consumer of messages, each handled once: see the module `queue`.
@@ -61,6 +62,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod activity;
+#[cfg(feature = "admin")]
+pub mod admin;
 mod attempt;
 mod clock;
 mod codec;

@@ -11,6 +11,7 @@
 //! of proxies.
 
 mod body;
+mod by_hand;
 mod claim;
 mod config;
 #[cfg(feature = "axum")]
@@ -37,6 +38,7 @@ mod standard_webhooks;
 mod stored;
 
 pub use body::LayerBody;
+pub use by_hand::{body_of_record, response_of_record};
 pub use claim::{ClaimSlot, CompleteHeldError, HeldClaim};
 pub use fingerprint::RequestFingerprint;
 pub use keep::Keep;

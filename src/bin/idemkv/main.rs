@@ -25,6 +25,7 @@ mod hex;
 mod import;
 mod list;
 mod man;
+#[path = "../../admin/names.rs"]
 mod names;
 mod opening;
 mod resolve;

@@ -25,6 +25,21 @@ pub struct ListPosition {
     fence: Fence,
 }
 
+impl ListPosition {
+    /// The position with these [parts](Self::parts), for a page that is asked for later, or by
+    /// another program.
+    #[must_use]
+    pub fn from_parts(since: Timestamp, fence: u64) -> Self {
+        Self { since, fence: Fence::new(fence) }
+    }
+
+    /// Time and fence.
+    #[must_use]
+    pub fn parts(self) -> (Timestamp, u64) {
+        (self.since, self.fence.get())
+    }
+}
+
 /// A key without an outcome, as [`Engine::interrupted`] and [`Engine::in_flight`] list it. Cheap
 /// to clone.
 #[derive(Clone)]

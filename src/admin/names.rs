@@ -1,8 +1,11 @@
-//! Names of scopes and keys as text. Clients choose keys, so a key may hold what a terminal obeys.
+//! Names of scopes and keys as text. Clients choose keys, so a key may hold what a terminal obeys,
+//! or what misleads a reader.
+//!
+//! The command `idemkv` has this file too, so that both write and read names alike.
 
-use crate::hex;
+use std::fmt::Write;
 
-/// A name as text that no terminal obeys, and that [`parse`] reads back.
+/// A name as text that no terminal obeys and no reader mistakes, and that [`parse`] reads back.
 pub(crate) fn escaped(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
@@ -16,8 +19,8 @@ pub(crate) fn escaped(name: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            text.push_str("\\x");
-            text.push_str(&hex::encode(&[*byte]));
+            // A string takes everything.
+            write!(text, "\\x{byte:02x}").ok();
         }
     }
     text

@@ -1,0 +1,289 @@
+//! Requests that change something.
+
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::{Extension, Json};
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::access::Operator;
+use super::journal::{Change, Noted, SCOPE};
+use super::names::{escaped, parse};
+use super::problem::Problem;
+use super::shared::Shared;
+use crate::http::body_of_record;
+use crate::{Claim, EndError, Fence, Scope, Status};
+
+/// Bytes of a request.
+const REQUEST_MAX: usize = 8 << 20;
+/// Bytes of a reason.
+const REASON_MAX: usize = 2_000;
+
+/// Which key is changed, in which state, and why.
+#[derive(Debug, Deserialize)]
+struct Target {
+    scope: String,
+    key: String,
+    /// Of the attempt that the operator saw, so that a change is not made to another one.
+    fence: u64,
+    reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Resolve {
+    #[serde(flatten)]
+    target: Target,
+    outcome: HowItEnded,
+    result: Option<GivenResult>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum HowItEnded {
+    /// It took effect.
+    Completed,
+    /// It failed, and a retry must get that failure.
+    Failed,
+    /// It certainly did not happen, in no attempt: a retry runs it.
+    DidNotHappen,
+}
+
+/// What retries get.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "form", rename_all = "kebab-case")]
+enum GivenResult {
+    /// These bytes, for a service that stores its own.
+    Bytes { body: String },
+    /// A response, in the form of the HTTP layer.
+    Response { status: u16, content_type: String, body: String },
+}
+
+impl GivenResult {
+    fn into_bytes(self) -> Result<Vec<u8>, Problem> {
+        match self {
+            Self::Bytes { body } => Ok(body.into_bytes()),
+            Self::Response { status, content_type, body } => {
+                let mut response = Response::new(body);
+                *response.status_mut() = StatusCode::from_u16(status)
+                    .ok()
+                    .filter(|status| !status.is_informational())
+                    .ok_or_else(|| Problem::bad("the response's status is none: give one from 200 to 999"))?;
+                if !content_type.is_empty() {
+                    let content_type = HeaderValue::from_str(&content_type)
+                        .map_err(|_invalid| Problem::bad("the response's content type is none"))?;
+                    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+                }
+                Ok(body_of_record(&response))
+            }
+        }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+pub(super) struct Done {
+    did: &'static str,
+}
+
+/// The end of a change that goes on if the client hangs up, so that reason and change stay
+/// together.
+async fn detached(
+    change: impl Future<Output = Result<&'static str, Problem>> + Send + 'static,
+) -> Result<Json<Done>, Problem> {
+    let did = tokio::spawn(change).await.map_err(Problem::internal)??;
+    Ok(Json(Done { did }))
+}
+
+async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    let bytes = to_bytes(body, REQUEST_MAX).await.map_err(Problem::too_large)?;
+    serde_json::from_slice(&bytes).map_err(Problem::bad)
+}
+
+pub(super) async fn resolve(
+    State(shared): State<Arc<Shared>>,
+    Extension(operator): Extension<Operator>,
+    body: Body,
+) -> Result<Json<Done>, Problem> {
+    let asked: Resolve = read(body).await?;
+    let body = match (asked.outcome, asked.result) {
+        (HowItEnded::DidNotHappen, None) => Vec::new(),
+        (HowItEnded::DidNotHappen, Some(_)) => {
+            return Err(Problem::bad("an operation that did not happen has no result"));
+        }
+        (HowItEnded::Completed | HowItEnded::Failed, Some(result)) => result.into_bytes()?,
+        (HowItEnded::Completed | HowItEnded::Failed, None) => {
+            return Err(Problem::bad("retries get the result: give it (it may be empty)"));
+        }
+    };
+    let key = AimedAt::of(&shared, &asked.target)?;
+    detached(async move { key.resolve(&shared, &operator, asked.outcome, &body).await }).await
+}
+
+pub(super) async fn forget(
+    State(shared): State<Arc<Shared>>,
+    Extension(operator): Extension<Operator>,
+    body: Body,
+) -> Result<Json<Done>, Problem> {
+    let key = AimedAt::of(&shared, &read(body).await?)?;
+    detached(async move { key.forget(&shared, &operator).await }).await
+}
+
+/// The key of a change.
+struct AimedAt {
+    scope: Scope,
+    key: Vec<u8>,
+    fence: u64,
+    reason: String,
+}
+
+impl AimedAt {
+    fn of(shared: &Shared, target: &Target) -> Result<Self, Problem> {
+        let scope = shared.engine.scope(parse(&target.scope).map_err(Problem::bad)?);
+        let key = parse(&target.key).map_err(Problem::bad)?;
+        let reason = target.reason.trim().to_owned();
+        if reason.is_empty() || reason.len() > REASON_MAX {
+            return Err(Problem::bad(format_args!("give a reason, of at most {REASON_MAX} bytes")));
+        }
+        Ok(Self { scope, key, fence: target.fence, reason })
+    }
+
+    async fn note(&self, shared: &Shared, operator: &Operator, did: &str) -> Result<Noted, Problem> {
+        let change = Change {
+            at_ms: shared.engine.now().as_millis(),
+            did: did.to_owned(),
+            operator: operator.0.to_string(),
+            reason: self.reason.clone(),
+            scope: escaped(self.scope.name()),
+            key: escaped(&self.key),
+            hash: self.scope.key_hash(&self.key).map_err(Problem::bad)?.to_string(),
+        };
+        shared.journal.note(self.scope.name(), &self.key, &change).await
+    }
+
+    /// Refuses what the operator did not see.
+    fn expect(&self, fence: Option<Fence>) -> Result<(), Problem> {
+        if fence.is_some_and(|fence| fence.get() == self.fence) {
+            return Ok(());
+        }
+        Err(Problem::changed("The key has changed since it was shown: look at it again."))
+    }
+
+    async fn status(&self) -> Result<Status, Problem> {
+        self.scope.get_async(&self.key).await.map_err(Problem::of_read)
+    }
+
+    async fn resolve(
+        &self,
+        shared: &Shared,
+        operator: &Operator,
+        outcome: HowItEnded,
+        body: &[u8],
+    ) -> Result<&'static str, Problem> {
+        let Status::Interrupted(lost) = self.status().await? else {
+            return Err(Problem::changed("The key is not interrupted: look at it again."));
+        };
+        self.expect(Some(lost.fence()))?;
+        let did = match outcome {
+            HowItEnded::Completed => "resolved as completed",
+            HowItEnded::Failed => "resolved as failed",
+            HowItEnded::DidNotHappen => "resolved as did not happen",
+        };
+        let noted = self.note(shared, operator, did).await?;
+        let (problem, is_unmade) = match self.claim().await {
+            Ok(claim) => match end(claim, outcome, body).await {
+                Ok(()) => return Ok(did),
+                Err(error) => unmade(error),
+            },
+            Err(problem) => (problem, true),
+        };
+        if is_unmade {
+            shared.journal.take_back(noted).await;
+        }
+        Err(problem)
+    }
+
+    async fn claim(&self) -> Result<Claim, Problem> {
+        let claim = self.scope.resolve_async(&self.key).await.map_err(Problem::of_resolve)?;
+        // Another attempt may have been lost in between. The claim's drop leaves that as it is.
+        self.expect(claim.interrupted().map(|lost| lost.fence()))?;
+        Ok(claim)
+    }
+
+    async fn forget(&self, shared: &Shared, operator: &Operator) -> Result<&'static str, Problem> {
+        if self.scope.name() == SCOPE.as_bytes() {
+            return Err(Problem::bad("reasons are not forgotten by hand: they go when their time is over"));
+        }
+        let fence = match self.status().await? {
+            Status::Vacant => return Err(Problem::absent("There is nothing to forget.")),
+            Status::InFlight(_) => {
+                return Err(Problem::changed("The key is in flight: only its own claim can end it."));
+            }
+            Status::Interrupted(lost) => lost.fence(),
+            Status::Done(record) => record.fence(),
+            Status::Expired(tombstone) => tombstone.fence(),
+            Status::Unreadable(error) => return Err(Problem::of_read(error)),
+        };
+        self.expect(Some(fence))?;
+        let noted = self.note(shared, operator, "forgotten").await?;
+        match self.scope.forget_async(&self.key).await {
+            Ok(true) => Ok("forgotten"),
+            Ok(false) => {
+                shared.journal.take_back(noted).await;
+                Err(Problem::absent("The key was over before it could be forgotten."))
+            }
+            Err(error) => {
+                // After a failed commit it may be forgotten.
+                if !matches!(error, crate::ForgetError::Commit(crate::CommitError::Failed(_))) {
+                    shared.journal.take_back(noted).await;
+                }
+                Err(Problem::of_forget(error))
+            }
+        }
+    }
+}
+
+async fn end(claim: Claim, outcome: HowItEnded, body: &[u8]) -> Result<(), EndError> {
+    match outcome {
+        HowItEnded::Completed => claim.complete_async(body).await.map(drop),
+        HowItEnded::Failed => claim.fail_async(body).await.map(drop),
+        HowItEnded::DidNotHappen => claim.release_async().await,
+    }
+}
+
+/// Whether nothing was written: then the claim came back, and its drop leaves the key as it was.
+fn unmade(error: EndError) -> (Problem, bool) {
+    let problem = Problem::of_end(&error);
+    (problem, error.into_claim().is_some())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// A backup that was made.
+#[derive(Debug, Serialize)]
+pub(super) struct MadeBackup {
+    file: String,
+    bytes: u64,
+    time_ms: u64,
+}
+
+/// Makes a backup in the folder that the service chose, under a name that the router chooses.
+pub(super) async fn backup(
+    State(shared): State<Arc<Shared>>,
+    Extension(_operator): Extension<Operator>,
+    body: Body,
+) -> Result<Json<MadeBackup>, Problem> {
+    let Nothing {} = read(body).await?;
+    let folder = shared.backups.clone().ok_or_else(|| Problem::absent("No folder for backups is set."))?;
+    let copying = move || {
+        let file = format!("backup-{}.idem", shared.engine.now().as_millis());
+        let made = shared.engine.backup(folder.join(&file)).map_err(Problem::of_backup)?;
+        Ok(MadeBackup { file, bytes: made.bytes, time_ms: made.time.as_millis() })
+    };
+    Ok(Json(tokio::task::spawn_blocking(copying).await.map_err(Problem::internal)??))
+}
