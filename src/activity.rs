@@ -13,8 +13,13 @@ pub(crate) enum Activity {
     Commits,
     /// It has the maintenance lock: until it continues, there is no checkpoint.
     Maintains,
-    /// It is in an application's transaction, to write or to read.
+    /// It reads an application's tables.
     Transaction,
+    /// It has the maintenance lock for an application's transaction that writes: until it
+    /// continues, there is no checkpoint.
+    Writes,
+    /// It runs the work of that transaction.
+    Works,
     /// It is calling an observer. The thread may hold claims that its caller does not have yet.
     Tells,
 }

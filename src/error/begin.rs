@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt;
 
 use super::{
-    Busy, CLOSED, CommitError, Damage, Failure, INSIDE_CALLBACK, IoFailure, KeyError, ReadError,
-    too_long_a_batch,
+    Busy, CLOSED, CommitError, Damage, Failure, INSIDE_CALLBACK, INSIDE_TRANSACTION, IoFailure, KeyError,
+    ReadError, too_long_a_batch,
 };
 use crate::Interruption;
 use crate::record::tombstone::Tombstone;
@@ -27,8 +27,13 @@ pub enum BeginError {
     /// its own thread. Nothing was granted.
     InsideCallback,
     /// The calling operation itself holds the claim that it would wait for: it was called by
-    /// [`Scope::run`](crate::Scope::run) with this very key.
+    /// [`Scope::run`](crate::Scope::run) with this very key, or it is the work of a
+    /// [`Claim::complete_in`](crate::Claim::complete_in) on it.
     OwnKey,
+    /// The work of a [`Claim::complete_in`](crate::Claim::complete_in) would wait for a claim of
+    /// another caller, which may itself wait for the end of that work; or for log space that only
+    /// a checkpoint could free. Nothing was granted.
+    InsideTransaction,
     /// Another request of the same batch has this key, and was granted the claim. Its result
     /// answers this request too.
     DuplicateInBatch {
@@ -81,6 +86,7 @@ impl fmt::Display for BeginError {
             Self::OwnKey => f.write_str(
                 "the operation would wait for its own claim, and so for ever; use what it has, or another key for a part of it",
             ),
+            Self::InsideTransaction => f.write_str(INSIDE_TRANSACTION),
             Self::DuplicateInBatch { first } => write!(
                 f,
                 "request {first} of the batch has the same key and was granted the claim; answer this one with that one's result"
@@ -108,6 +114,7 @@ impl Error for BeginError {
             | Self::Unresolved(_)
             | Self::OwnKey
             | Self::InsideCallback
+            | Self::InsideTransaction
             | Self::DuplicateInBatch { .. }
             | Self::Expired(_)
             | Self::BatchTooLong { .. }
@@ -145,6 +152,7 @@ impl From<CommitError> for BeginError {
             CommitError::Failed(failure) => Self::Failed(failure),
             CommitError::Closed => Self::Closed,
             CommitError::InsideCallback => Self::InsideCallback,
+            CommitError::InsideTransaction => Self::InsideTransaction,
         }
     }
 }

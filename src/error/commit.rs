@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use super::{Busy, CLOSED, Failure, INSIDE_CALLBACK};
+use super::{Busy, CLOSED, Failure, INSIDE_CALLBACK, INSIDE_TRANSACTION};
 
 /// Why a commit did not happen, or is not known to have happened.
 #[derive(Clone, Debug)]
@@ -18,6 +18,9 @@ pub enum CommitError {
     /// A waker, or other code that the engine calls, made a blocking call, which would wait for
     /// its own thread. Nothing was written.
     InsideCallback,
+    /// The work of a [`Claim::complete_in`](crate::Claim::complete_in) needs log space that only a
+    /// checkpoint could free, and no checkpoint comes before the work is over. Nothing was written.
+    InsideTransaction,
 }
 
 impl fmt::Display for CommitError {
@@ -27,6 +30,7 @@ impl fmt::Display for CommitError {
             Self::Failed(failure) => failure.fmt(f),
             Self::Closed => f.write_str(CLOSED),
             Self::InsideCallback => f.write_str(INSIDE_CALLBACK),
+            Self::InsideTransaction => f.write_str(INSIDE_TRANSACTION),
         }
     }
 }
@@ -36,7 +40,7 @@ impl Error for CommitError {
         match self {
             Self::Busy(busy) => Some(busy),
             Self::Failed(failure) => Some(failure),
-            Self::Closed | Self::InsideCallback => None,
+            Self::Closed | Self::InsideCallback | Self::InsideTransaction => None,
         }
     }
 }

@@ -43,6 +43,8 @@ pub use token::TokenError;
 const CLOSED: &str = "the engine is closed; open the file again";
 const INSIDE_CALLBACK: &str = "a call that blocks was made by a waker or observer, on the thread that commits for all; \
     use its `_async` form there, or another thread";
+const INSIDE_TRANSACTION: &str = "the work of `complete_in` would wait for what may have to wait for the end of that work; \
+    make the call before the transaction, or after it";
 const FORKED: &str = "this process is a fork of the one that opened the file, which still has it; \
     open files after the fork, in the process that uses them";
 

@@ -43,6 +43,7 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
         BeginError::Io(_) => (ProblemKind::StoreFailed, "The stored response can't be read at the moment."),
         BeginError::Damaged(_) => (ProblemKind::RecordUnreadable, "The stored response is damaged."),
         BeginError::InsideCallback
+        | BeginError::InsideTransaction
         | BeginError::OwnKey
         | BeginError::DuplicateInBatch { .. }
         | BeginError::BatchTooLong { .. } => {

@@ -112,6 +112,7 @@ fn of_error(error: &BeginError) -> Settlement {
         BeginError::Expired(tombstone) => of_outcome(tombstone.outcome()),
         // The engine's state, which another delivery may find changed.
         BeginError::InsideCallback
+        | BeginError::InsideTransaction
         | BeginError::OwnKey
         | BeginError::DuplicateInBatch { .. }
         | BeginError::BatchTooLong { .. }

@@ -17,3 +17,4 @@ mod failed_reads;
 mod failures;
 mod helpers;
 mod table_readers;
+mod waits;

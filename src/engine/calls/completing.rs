@@ -197,7 +197,10 @@ impl Claim {
                 self.attempt.end(Ended::Failed(Box::new(failure.clone())));
                 None
             }
-            CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback => {
+            CommitError::Busy(_)
+            | CommitError::Closed
+            | CommitError::InsideCallback
+            | CommitError::InsideTransaction => {
                 self.undo_end();
                 Some(self)
             }

@@ -9,6 +9,7 @@ use crate::attempt::Ended;
 use crate::engine::core::{CallWorker, Core};
 use crate::engine::handles::claim::Claim;
 use crate::engine::handles::engine::Engine;
+use crate::engine::handles::running::RunningMark;
 use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
 use crate::record::{Outcome, Record};
 use crate::store::{ReadTables, StoreError, Tables};
@@ -18,7 +19,7 @@ impl Core {
     /// Whether the calling thread is inside a transaction of this engine, and so must not wait
     /// for the maintenance lock.
     pub(in crate::engine) fn is_inside(&self) -> bool {
-        is_inside(&self.commit, &[Activity::Transaction])
+        is_inside(&self.commit, &[Activity::Transaction, Activity::Writes])
     }
 
     /// Prepares for a transaction that completes a claim: refuses one within another, and makes
@@ -53,9 +54,10 @@ impl Claim {
     /// # Errors
     ///
     /// If `work` returns an error, nothing is written, and the call returns that error with the
-    /// claim. Otherwise as for [`complete`](Self::complete). A `complete_in` within `work` is
-    /// refused, a `checkpoint` within `work` does nothing, and a close waits until `work` is
-    /// over.
+    /// claim. Otherwise as for [`complete`](Self::complete). Within `work`, a `complete_in` and a
+    /// wait for another claim are refused, and so is a call for which only a checkpoint could free
+    /// log space. A `checkpoint` within `work` does nothing, and a close waits until `work` is
+    /// over. `work` must not wait for other threads either: they may wait for it.
     ///
     /// # Panics
     ///
@@ -103,7 +105,7 @@ impl Claim {
         // Nobody else writes to the store from here on.
         let mut maintenance = core.maintenance.lock();
         // What the closure gives, and wakers, are code of others, too.
-        let _maintains = ActivityMark::enter(&core.commit, Activity::Transaction);
+        let _writes = ActivityMark::enter(&core.commit, Activity::Writes);
         if let Err(error) = core.make_store_ready(&mut maintenance) {
             return Err(self.refused(error.into()));
         }
@@ -115,10 +117,12 @@ impl Claim {
         // code as well.
         let (mut body, tables) = (None, begun.tables());
         let kept = &mut body;
+        let working = (RunningMark::enter(self.of()), ActivityMark::enter(&core.commit, Activity::Works));
         let worked = catch_unwind(AssertUnwindSafe(move || {
             let given: &B = kept.insert(work(&tables)?);
             Ok::<_, E>(given.as_ref())
         }));
+        drop(working);
         if core.health.is_forked_for_sure() {
             // `work` forked, and this is the child: the transaction and the maintenance lock are
             // the parent's, and go on there.

@@ -119,7 +119,7 @@ impl Core {
 /// nothing about the engine.
 fn stopped(error: &CommitError) -> Option<Ended> {
     match error {
-        CommitError::Busy(_) | CommitError::InsideCallback => None,
+        CommitError::Busy(_) | CommitError::InsideCallback | CommitError::InsideTransaction => None,
         CommitError::Failed(failure) => Some(Ended::Failed(Box::new(failure.clone()))),
         CommitError::Closed => Some(Ended::Closed),
     }

@@ -67,6 +67,7 @@ impl Counters {
             BeginError::Key(_)
             | BeginError::OwnKey
             | BeginError::InsideCallback
+            | BeginError::InsideTransaction
             // No begin waits for claims or saves progress.
             | BeginError::Busy(
                 Busy::LeaseTooShort { .. }

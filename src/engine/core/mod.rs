@@ -123,13 +123,35 @@ impl Core {
         Ok(())
     }
 
-    /// The same for a wait for a claim, and refuses the engine's own threads too, because they
-    /// serve other callers.
+    /// Whether other callers depend on this thread: it is one of the engine's own, or one that
+    /// [may not block](Self::check_blocking).
+    pub(super) fn serves_others(&self) -> bool {
+        is_ours() || self.check_blocking(Caller::Thread).is_err()
+    }
+
+    /// Refuses a thread that would wait for a claim of another caller, if that caller may have to
+    /// wait for this thread.
     pub(super) fn check_waiting(&self) -> Result<(), BeginError> {
-        if is_ours() {
+        if self.serves_others() {
             return Err(BeginError::InsideCallback);
         }
-        Ok(self.check_blocking(Caller::Thread)?)
+        if self.holds_maintenance_up(Caller::Thread) {
+            return Err(BeginError::InsideTransaction);
+        }
+        Ok(())
+    }
+
+    /// Whether the caller's wait would keep the maintenance lock from all others: it is a thread
+    /// that writes in a transaction, or a task that the work of one polls. A task that is woken
+    /// inside the work, by a commit that its thread leads, does not block that thread.
+    pub(super) fn holds_maintenance_up(&self, caller: Caller) -> bool {
+        match caller {
+            Caller::Thread => is_inside(&self.commit, &[Activity::Writes]),
+            Caller::Task | Caller::Member => {
+                is_inside(&self.commit, &[Activity::Works])
+                    && !is_inside(&self.commit, &[Activity::Commits, Activity::Maintains])
+            }
+        }
     }
 
     /// Marks the thread that has the maintenance lock, because wakers run under that lock.
@@ -139,7 +161,7 @@ impl Core {
 
     /// Whether the calling thread has the maintenance lock, further up its stack.
     pub(super) fn has_maintenance_lock(&self) -> bool {
-        is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction])
+        is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction, Activity::Writes])
     }
 
     /// Whether the engine is closed. Work under the maintenance lock asks first, so that it does
@@ -151,7 +173,7 @@ impl Core {
     /// How a batch makes its calls: as tasks. A thread that must not wait makes each call as a
     /// thread, so that the call is refused where it would wait.
     pub(super) fn member(&self, caller: Caller) -> Caller {
-        let must_not_wait = caller == Caller::Thread && self.check_waiting().is_err();
+        let must_not_wait = caller == Caller::Thread && self.serves_others();
         if must_not_wait { Caller::Thread } else { Caller::Member }
     }
 

@@ -232,7 +232,10 @@ impl Engine {
             CommitError::Busy(Busy::DiskFull(failure)) => Failure::Io(failure),
             CommitError::Busy(Busy::FileNotReady(failure)) => Failure::FileNotReady(failure),
             CommitError::Failed(failure) => failure,
-            CommitError::Busy(_) | CommitError::Closed | CommitError::InsideCallback => {
+            CommitError::Busy(_)
+            | CommitError::Closed
+            | CommitError::InsideCallback
+            | CommitError::InsideTransaction => {
                 unreachable!("a checkpoint waits for nobody, and a closed engine had one")
             }
         })

@@ -1,6 +1,8 @@
 //! `Pending`: the handle on another caller's claim, to wait for its end.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::handle::Handle;
@@ -14,6 +16,7 @@ use crate::error::BeginError;
 use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::Arc;
+use crate::task::caller::Caller;
 
 /// A handle on another caller's claim.
 #[derive(Clone)]
@@ -70,7 +73,8 @@ impl Pending {
     /// # Errors
     ///
     /// When a commit failed, or the engine is closed, while the claim was out; when the calling
-    /// operation itself holds the claim ([`BeginError::OwnKey`]).
+    /// operation itself holds the claim ([`BeginError::OwnKey`]); inside the work of a
+    /// transaction ([`BeginError::InsideTransaction`]).
     pub fn wait(&self) -> Result<Waited, BeginError> {
         self.wait_until(Deadline::NEVER)
     }
@@ -139,10 +143,18 @@ impl Pending {
             return known;
         }
         let _waiter = self.place()?;
-        match core.timers.timeout(deadline, self.attempt.ended(|| core.health.is_forked())).await {
-            None => Ok(Waited::TimedOut),
-            Some(ended) => waited(ended),
-        }
+        let mut ended = pin!(self.attempt.ended(|| core.health.is_forked()));
+        // Asked at each poll: the work of a transaction may poll what began before it.
+        let ended = poll_fn(|context| match ended.as_mut().poll(context) {
+            Poll::Pending if core.holds_maintenance_up(Caller::Task) => Poll::Ready(Err(self.never_ends())),
+            polled => polled.map(waited),
+        });
+        core.timers.timeout(deadline, ended).await.unwrap_or(Ok(Waited::TimedOut))
+    }
+
+    /// Why the work of a transaction can't wait for this claim.
+    fn never_ends(&self) -> BeginError {
+        if is_running(&self.attempt) { BeginError::OwnKey } else { BeginError::InsideTransaction }
     }
 
     /// An operation that waits for its own claim would wait for ever, and so would a forked child.

@@ -145,12 +145,13 @@ impl Core {
         let mut request = Request::line_up(&self.space, bytes, rank, bytes_max);
         match caller {
             // The worker would wait for space that it makes itself.
-            Caller::Thread if self.options.workers && self.check_waiting().is_err() => {
+            Caller::Thread if self.options.workers && self.serves_others() => {
                 request.look(|| self.ask_for_space(rank, None)).unwrap_or(Err(CommitError::InsideCallback))
             }
             Caller::Thread => loop {
                 let waits = self.options.workers.then_some(full_before);
-                if let Some(reserved) = request.look(|| self.ask_for_space(rank, waits)) {
+                let ask = || self.ask_for_space(rank, waits).or_else(|| self.no_checkpoint_comes(caller));
+                if let Some(reserved) = request.look(ask) {
                     return reserved;
                 }
                 // Without a worker nobody else makes space.
@@ -166,7 +167,8 @@ impl Core {
             }
             Caller::Task | Caller::Member => {
                 let waits = self.options.workers.then_some(full_before);
-                let ask = || self.ask_for_space(rank, waits).or_else(|| self.in_vain(caller, bytes));
+                let in_vain = || self.in_vain(caller, bytes).or_else(|| self.no_checkpoint_comes(caller));
+                let ask = || self.ask_for_space(rank, waits).or_else(in_vain);
                 let reserved = poll_fn(|context| request.poll(context, ask));
                 self.timers.timeout(deadline, reserved).await.unwrap_or_else(late)
             }
@@ -179,6 +181,13 @@ impl Core {
         let is_in_vain =
             caller == Caller::Member && !self.space.may_come(bytes, self.options.log_bytes_max());
         is_in_vain.then_some(CommitError::Busy(Busy::QueueFull { waited: Duration::ZERO }))
+    }
+
+    /// Why the work of a transaction does not wait once the log is as long as it may get: it keeps
+    /// checkpoints from coming.
+    fn no_checkpoint_comes(&self, caller: Caller) -> Option<CommitError> {
+        let is_in_vain = self.holds_maintenance_up(caller) && !self.may_log_grow();
+        is_in_vain.then_some(CommitError::InsideTransaction)
     }
 
     /// Asks the worker for space, and gives the reason if none will come. A waiting caller passes

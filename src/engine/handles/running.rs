@@ -20,7 +20,6 @@ thread_local! {
 pub(in crate::engine) struct RunningMark(());
 
 impl RunningMark {
-    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "for `Scope::run`"))]
     pub(in crate::engine) fn enter(attempt: &Arc<Attempt>) -> Self {
         // A thread that is ending keeps no list.
         RUNNING.try_with(|running| running.borrow_mut().push(Arc::as_ptr(attempt))).ok();

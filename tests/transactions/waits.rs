@@ -1,0 +1,240 @@
+//! Waits inside the work of a transaction, which has the maintenance lock: none may be for
+//! something that needs that lock.
+
+use std::pin::{Pin, pin};
+use std::sync::mpsc::{channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{default_scope, done, fresh, poll, request, small};
+use crate::helpers::{Anything, effect};
+use futures_executor::block_on;
+use idemkv::{Begin, BeginError, Claim, CommitError, Engine, Fault, Pending, RunError, Scope, Waited};
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn engine() -> (tempfile::TempDir, Engine) {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+    (scratch, engine)
+}
+
+/// Runs `call` on a thread of its own, and fails where that hangs.
+#[track_caller]
+fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, is_done) = sync_channel(1);
+    thread::spawn(move || done.send(call()));
+    is_done.recv_timeout(Duration::from_secs(60)).expect("it hangs")
+}
+
+#[track_caller]
+fn pending(scope: &Scope, key: &str) -> Pending {
+    match scope.begin(key, request()) {
+        Ok(Begin::InFlight(pending)) => pending,
+        other => panic!("{key} should be in flight, is {other:?}"),
+    }
+}
+
+type Ran = Result<Result<u64, String>, RunError<u64, String>>;
+
+#[expect(clippy::unnecessary_wraps, reason = "an operation")]
+fn seven(_: &mut Claim) -> Result<u64, Fault<String>> {
+    Ok(7)
+}
+
+/// The results of every way to wait for the claim on this key, named.
+fn waits(engine: &Engine, key: &str) -> Vec<(&'static str, Option<BeginError>)> {
+    let scope = default_scope(engine);
+    let spawn = |_task| unreachable!("the claim is another's");
+    let ran = |ran: Ran| match ran {
+        Err(RunError::Begin(error)) => Some(error),
+        other => panic!("{other:?}"),
+    };
+    let pending = pending(&scope, key);
+    vec![
+        ("wait", pending.wait().err()),
+        ("wait_timeout", pending.wait_timeout(LONG).err()),
+        ("begin_or_wait", scope.begin_or_wait(key, request(), LONG).err()),
+        ("run", ran(scope.run(key, request(), seven))),
+        ("run_within", ran(scope.run_within(LONG, key, request(), seven))),
+        ("wait_async", block_on(pending.wait_async()).err()),
+        ("wait_timeout_async", block_on(pending.wait_timeout_async(LONG)).err()),
+        ("await", block_on(async { pending.clone().await }).err()),
+        ("begin_or_wait_async", block_on(scope.begin_or_wait_async(key, request(), LONG)).err()),
+        ("run_async", ran(block_on(scope.run_async(key, request(), spawn, |_| Box::pin(async { Ok(7) }))))),
+    ]
+}
+
+/// The other claim's holder waits for the maintenance lock, which the work has.
+#[test]
+fn work_that_would_wait_for_a_claim_whose_holder_waits_for_the_work_is_refused() {
+    let (_scratch, engine) = engine();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        let (mine, theirs) = (fresh(&scope, "mine"), fresh(&scope, "theirs"));
+        let (go, may_go) = channel();
+        let holder = thread::spawn(move || {
+            may_go.recv().unwrap();
+            theirs.complete_in(|tables| effect(tables, "theirs")).unwrap();
+        });
+        mine.complete_in(|tables| {
+            go.send(()).unwrap();
+            for (way, refused) in waits(&engine, "theirs") {
+                assert!(matches!(refused, Some(BeginError::InsideTransaction)), "{way}: {refused:?}");
+            }
+            // Nor is the read side of the file a way around.
+            let read = engine.read_tables(|_| pending(&scope, "theirs").wait());
+            assert!(matches!(read, Ok(Err(BeginError::InsideTransaction))), "{read:?}");
+            // What need not wait is answered.
+            let waited = pending(&scope, "theirs").wait_timeout(Duration::ZERO);
+            assert!(matches!(waited, Ok(Waited::TimedOut)), "{waited:?}");
+            effect(tables, "mine")
+        })
+        .unwrap();
+        holder.join().unwrap();
+        assert_eq!(done(&scope, "theirs").body(), b"effect 1");
+        // Its thread waits as ever from here on.
+        let claim = fresh(&scope, "later");
+        let waiting = pending(&scope, "later");
+        let waiting = thread::spawn(move || waiting.wait());
+        claim.complete("reply").unwrap();
+        assert!(matches!(waiting.join().unwrap(), Ok(Waited::Done(_))));
+    });
+}
+
+#[test]
+fn work_that_would_wait_for_its_own_claim_is_told_so() {
+    let (_scratch, engine) = engine();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        fresh(&scope, "key")
+            .complete_in(|tables| {
+                for (way, refused) in waits(&engine, "key") {
+                    assert!(matches!(refused, Some(BeginError::OwnKey)), "{way}: {refused:?}");
+                }
+                effect(tables, "key")
+            })
+            .unwrap();
+        assert_eq!(done(&scope, "key").body(), b"effect 1");
+    });
+}
+
+#[test]
+fn a_wait_that_began_before_the_work_is_refused_inside_it_and_goes_on_after_it() {
+    let (_scratch, engine) = engine();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        let (mine, theirs) = (fresh(&scope, "mine"), fresh(&scope, "theirs"));
+        let waiting = pending(&scope, "theirs");
+        let mut refused = pin!(waiting.wait_async());
+        assert!(poll(refused.as_mut()).is_pending());
+        mine.complete_in(|tables| {
+            let refused = block_on(refused);
+            assert!(matches!(refused, Err(BeginError::InsideTransaction)), "{refused:?}");
+            effect(tables, "mine")
+        })
+        .unwrap();
+        theirs.complete("reply").unwrap();
+        assert!(matches!(block_on(waiting.wait_async()), Ok(Waited::Done(_))));
+    });
+}
+
+#[test]
+fn who_reads_tables_may_wait_for_a_claim() {
+    let (_scratch, engine) = engine();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        let claim = fresh(&scope, "key");
+        let holder = thread::spawn(move || drop(claim.complete_in(|tables| effect(tables, "key")).unwrap()));
+        let waited = engine.read_tables(|_| {
+            let waited = scope.begin_or_wait("key", request(), LONG);
+            drop(block_on(scope.begin_or_wait_async("key", request(), LONG)).unwrap());
+            waited
+        });
+        assert!(matches!(waited, Ok(Ok(Begin::Done(_)))), "{waited:?}");
+        holder.join().unwrap();
+    });
+}
+
+/// A task that is polled where it is woken.
+struct Inline(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        let mut task = self.0.lock().unwrap();
+        let _ready = task.as_mut().poll(&mut Context::from_waker(&waker));
+    }
+}
+
+/// Work that completes another claim wakes tasks on its own thread. They do not block that thread.
+#[test]
+fn a_task_that_is_woken_by_the_work_may_wait_for_another_claim() {
+    let (_scratch, engine) = engine();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        let [mine, first, second] = ["mine", "first", "second"].map(|key| fresh(&scope, key));
+        let (told, is_told) = channel();
+        let tasks = ["first", "mine"].map(|key| {
+            let (awaited, next, told) = (pending(&scope, key), pending(&scope, "second"), told.clone());
+            let task = async move {
+                told.send(awaited.await.map(|_| ())).unwrap();
+                told.send(next.await.map(|_| ())).unwrap();
+            };
+            let task = Arc::new(Inline(Mutex::new(Box::pin(task))));
+            Arc::clone(&task).wake();
+            task
+        });
+        mine.complete_in(|tables| {
+            first.complete("reply").unwrap();
+            effect(tables, "mine")
+        })
+        .unwrap();
+        second.complete("reply").unwrap();
+        for told in is_told.iter().take(4) {
+            assert!(told.is_ok(), "{told:?}");
+        }
+        drop(tasks);
+    });
+}
+
+/// The work keeps checkpoints from coming, so once the log is as long as it may get, there is no
+/// space to be waited for.
+#[test]
+fn work_for_which_the_log_is_full_is_told_so_at_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = small(Engine::options()).queue_timeout(LONG);
+    let engine = options.open(scratch.path().join("x.idem")).unwrap();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        let claim = fresh(&scope, "key");
+        let worked = claim.complete_in(|_| {
+            let mut claims = Vec::new();
+            for n in 0.. {
+                match scope.begin(n.to_string(), request()) {
+                    Ok(Begin::Fresh(claim)) => claims.push(claim),
+                    Ok(other) => panic!("{other:?}"),
+                    Err(error) => {
+                        assert!(matches!(error, BeginError::InsideTransaction), "{error}");
+                        break;
+                    }
+                }
+            }
+            // The log has grown for them.
+            assert!(claims.len() > 50, "{}", claims.len());
+            let task = block_on(scope.begin_async("task", request()));
+            assert!(matches!(task, Err(BeginError::InsideTransaction)), "{task:?}");
+            let noted = claims[0].save_progress("note");
+            let is_told =
+                matches!(noted, Err(idemkv::ClaimError::Commit(CommitError::InsideTransaction)) | Ok(()));
+            assert!(is_told, "{noted:?}");
+            // The ends of claims have their space.
+            claims.into_iter().try_for_each(|claim| claim.release())?;
+            Ok::<_, Anything>("reply")
+        });
+        worked.unwrap();
+        fresh(&scope, "later").release().unwrap();
+    });
+}
