@@ -196,7 +196,7 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Whether the publishing thread was woken. While the engine closes it may be gone.
-    fn calls_publisher(&self, queue: &Queue<P::Op>) -> bool {
+    pub(super) fn calls_publisher(&self, queue: &Queue<P::Op>) -> bool {
         let press = self.threads.press.as_ref().filter(|_| queue.intake != Intake::Closed);
         press.inspect(|press| press.notify()).is_some()
     }

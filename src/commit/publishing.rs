@@ -12,9 +12,14 @@ use crate::activity::{Activity, ActivityMark};
 use crate::error::Failure;
 use crate::sync::{Arc, MutexGuard};
 
+/// Groups that a thread publishes before it calls the engine's own thread for the rest. Another
+/// thread may lead meanwhile, and under load it writes one group after the other.
+pub(super) const PUBLISHED_MAX: usize = 8;
+
 impl<P: Publish> Commit<P> {
     /// Publishes the written groups, in order, unless another thread does; that thread then
-    /// continues with them. `None` as for [`lead`](Self::lead).
+    /// continues with them. After [`PUBLISHED_MAX`] it leaves the rest to the thread for that, if
+    /// there is one. `None` as for [`lead`](Self::lead).
     pub(super) fn publish<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue<P::Op>>,
@@ -23,7 +28,7 @@ impl<P: Publish> Commit<P> {
             return Some(queue);
         }
         let _inside = ActivityMark::enter(self, Activity::Commits);
-        let mut published = false;
+        let mut published = 0;
         while let Some(written) = queue.written.pop_front() {
             queue.is_publishing = true;
             drop(queue);
@@ -34,9 +39,12 @@ impl<P: Publish> Commit<P> {
             queue = self.queue.lock();
             queue.is_publishing = false;
             queue.keep_ops(ops);
-            published = true;
+            published += 1;
+            if published >= PUBLISHED_MAX && !queue.written.is_empty() && self.calls_publisher(&queue) {
+                break;
+            }
         }
-        if published {
+        if published > 0 {
             self.drained.notify_all();
         }
         Some(queue)

@@ -10,6 +10,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use super::leading::{LED_FOR, LED_MAX, Led, Turn};
+use super::publishing::PUBLISHED_MAX;
 use super::queue::{Written, bytes_of};
 use super::status::{CommitStatus, GroupEnd};
 use super::*;
@@ -37,6 +38,8 @@ struct Seen {
     panics_at: Option<u32>,
     /// A failure is found while the first group is published.
     stops: bool,
+    /// While a group is published, the thread of the caller that came writes the next one.
+    is_led_beside: bool,
     crowd: Crowd,
 }
 
@@ -78,6 +81,10 @@ impl Publish for Seen {
         assert!(self.panics_at.is_none_or(|at| !ops.contains(&at)), "as it was told to");
         self.published.lock().unwrap().push((seq, std::mem::take(ops)));
         self.crowd.comes();
+        if self.is_led_beside {
+            let commit = self.crowd.commit.get().and_then(std::sync::Weak::upgrade).unwrap();
+            commit.drain();
+        }
         if self.stops {
             // Found by another thread, before that has told those whose entries wait.
             let commit = self.crowd.commit.get().and_then(std::sync::Weak::upgrade).unwrap();

@@ -12,6 +12,7 @@
 )]
 
 mod clocks;
+mod closing;
 #[path = "../common/mod.rs"]
 mod common;
 mod compaction;

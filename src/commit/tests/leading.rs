@@ -192,3 +192,33 @@ fn a_leader_leaves_what_is_not_small_to_the_thread_that_publishes_if_more_is_to_
     bench.commit.drain();
     assert_eq!(bench.groups(), 2, "nobody else is there to publish");
 }
+
+/// A group that is written, and that no thread publishes yet.
+fn write_one(bench: &Bench) {
+    bench.append_all(0..1);
+    bench.commit.queue.lock().is_publishing = true;
+    bench.commit.drain();
+    bench.commit.queue.lock().is_publishing = false;
+    assert_eq!(bench.groups(), 0);
+    bench.publisher.take();
+}
+
+#[test]
+fn a_thread_publishes_some_groups_that_others_write_meanwhile_and_no_endless_row_of_them() {
+    let seen = |callers| Seen { is_led_beside: true, crowd: Crowd::of(callers), ..Seen::default() };
+    let bench = Bench::new(1, seen(40), true);
+    write_one(&bench);
+    // As the worker does that stands in for the thread that publishes.
+    bench.commit.publish_what_is_written();
+    assert_eq!(bench.groups(), PUBLISHED_MAX);
+    while bench.publisher.take() {
+        bench.commit.publish_what_is_written();
+    }
+    assert_eq!(bench.groups(), 41, "nobody was called for the rest");
+    assert!(bench.commit.queue.lock().is_settled());
+
+    let alone = Bench::new(1, seen(40), false);
+    write_one(&alone);
+    alone.commit.publish_what_is_written();
+    assert_eq!(alone.groups(), 41, "nobody else is there to publish");
+}

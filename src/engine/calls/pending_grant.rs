@@ -58,8 +58,13 @@ impl PendingGrant {
         };
         let attempt = Arc::clone(claim.of());
         let reservation = claim.reservation();
-        // Without a lease nobody else can have the key.
-        let may = || !core.health.is_poisoned() && (attempt.lease.is_none() || core.is_good(&attempt));
+        // Without a lease nobody else can have the key, unless the engine closes. A close shuts the
+        // gate before it withdraws a grant.
+        let may = || {
+            !core.health.is_poisoned()
+                && core.health.is_open()
+                && (attempt.lease.is_none() || core.is_good(&attempt))
+        };
         let appended = match core.commit.append_now(caller, &entry, record, reservation, queue_timeout, may) {
             Some(appended) => appended,
             // Boxed, so that a call that finds a place at once does not carry it along.

@@ -94,10 +94,26 @@ impl Core {
         }
     }
 
+    /// Withdraws all pending grants while the engine closes, through the log: a failed engine
+    /// makes no last checkpoint, and the last checkpoint may fail. The gate is shut. After a failed
+    /// commit nothing is written, and [`withdraw_at_close`](Self::withdraw_at_close) follows.
+    pub(in crate::engine) fn withdraw_all_coming(&self) {
+        // An intent that was queued before this has its claim in the index. A later one finds the
+        // gate shut, and is not queued.
+        self.commit.pass_intake();
+        for attempt in self.index.attempts_out().into_iter().filter(|attempt| attempt.is_coming()) {
+            if self.withdraw(&attempt, || true).is_err() {
+                return;
+            }
+            if attempt.is_withdrawn() {
+                attempt.end(Ended::Closed);
+            }
+        }
+    }
+
     /// Withdraws a grant while the engine closes, unless the claim has reached its caller. The
-    /// log takes no more entries, and the last checkpoint is still to come. A failed engine makes
-    /// no last checkpoint, so the next opening may interrupt the claim: it must not reach its
-    /// caller then either.
+    /// log takes no more entries: after a failed commit it did not take the withdrawal either. The
+    /// next opening may interrupt the claim then, so it must not reach its caller.
     pub(in crate::engine) fn withdraw_at_close(&self, attempt: &Arc<Attempt>) {
         let bytes = self.index.change(attempt.digest, |slot| {
             let is_it = slot.attempt().is_some_and(|current| Arc::ptr_eq(current, attempt));

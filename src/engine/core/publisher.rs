@@ -65,12 +65,18 @@ impl Publisher {
     }
 
     /// Takes the last tail, for the checkpoint that closes the file, and counts the claims that
-    /// are still in flight. The next opening finds them dead.
+    /// callers still have. The next opening finds them dead.
     pub(crate) fn take_last_tail(&self) -> (LogTail, usize) {
         let mut tail = self.tail.lock();
         self.is_over.store(true, Ordering::Relaxed);
         let next = LogTail::after(tail.seq, 0);
-        (std::mem::replace(&mut *tail, next), self.index.attempts_out().len())
+        (std::mem::replace(&mut *tail, next), self.claims_held())
+    }
+
+    /// The number of claims that callers have, or that were handed over as tokens. A claim that
+    /// is on its way is not one.
+    pub(crate) fn claims_held(&self) -> usize {
+        self.index.attempts_out().iter().filter(|attempt| !attempt.is_coming()).count()
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not

@@ -61,7 +61,7 @@ impl Handle {
     pub(super) fn close(&self) -> Result<usize, Failure> {
         self.core.health.check_process()?;
         if self.core.must_close_elsewhere() {
-            let left = self.core.limits.in_flight();
+            let left = self.core.publisher.claims_held();
             if self.core.closing.has_begun() {
                 return Ok(left);
             }
