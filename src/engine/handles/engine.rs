@@ -33,7 +33,7 @@ pub struct Engine {
 /// What closing found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// Claims that were still in flight. If their intents are durable, the next opening
+    /// Claims that callers still had. If their intents are durable, the next opening
     /// interrupts their keys. A claim that was handed over as a token counts too, but stays good.
     pub claims_left: usize,
 }

@@ -25,7 +25,8 @@ pub struct Stats {
     /// Gauge, keys in the index: records, claims in flight, interrupted keys, and expired keys
     /// that were not yet removed.
     pub entries: usize,
-    /// Gauge, claims in flight. A claim whose lease is over counts until its holder drops it.
+    /// Gauge, claims in flight. A claim whose lease is over counts until its holder drops it. A
+    /// claim on its way counts until its begin is answered, or the begin's future dropped.
     pub in_flight: usize,
     /// Gauge, keys that are interrupted, and have no outcome yet.
     /// [`Engine::interrupted`](crate::Engine::interrupted) lists them.
