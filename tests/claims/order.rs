@@ -194,7 +194,7 @@ fn a_begin_that_is_pending_when_the_engine_closes_leaves_its_key_as_it_was() {
     }
 }
 
-/// The next opening interrupts such a claim, and may grant the key again. A caller that asks after
+/// The next opening may interrupt such a claim, and grant the key again. A caller that asks after
 /// the close must not get it then.
 #[test]
 fn a_begin_that_is_pending_when_a_failed_engine_closes_never_comes() {
@@ -212,7 +212,8 @@ fn a_begin_that_is_pending_when_a_failed_engine_closes_never_comes() {
         machine.disk.reboot(idemkv::sim::CrashKind::DropAll);
         let later = machine.open();
         let next = fresh(&later.scope(""), "key");
-        assert_eq!(next.attempt(), 2, "whether it came nobody knows");
+        // After a failed commit nobody knows whether it came. An intact log took the withdrawal.
+        assert_eq!(next.attempt(), if failing == "-wal" { 2 } else { 1 });
         let first = ready(begin.as_mut());
         assert!(matches!(first, Err(BeginError::Closed)), "{failing}: {first:?}");
         next.complete("reply").unwrap();

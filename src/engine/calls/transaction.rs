@@ -105,7 +105,7 @@ impl Claim {
         // Nobody else writes to the store from here on.
         let mut maintenance = core.maintenance.lock();
         // What the closure gives, and wakers, are code of others, too.
-        let _writes = ActivityMark::enter(&core.commit, Activity::Writes);
+        let writes = ActivityMark::enter(&core.commit, Activity::Writes);
         if let Err(error) = core.make_store_ready(&mut maintenance) {
             return Err(self.refused(error.into()));
         }
@@ -145,7 +145,7 @@ impl Claim {
             }
             Err(panic) => {
                 undo(begun);
-                drop(maintenance);
+                drop((writes, maintenance));
                 resume_unwind(panic);
             }
         };
@@ -156,7 +156,7 @@ impl Claim {
         }
         if let Err(refusal) = self.start_ending() {
             undo(begun);
-            drop(maintenance);
+            drop((writes, maintenance));
             return Err(block(refusal.explained(Caller::Thread)).into());
         }
         let record = given.record(self.of(), core.clock.now());
@@ -164,7 +164,7 @@ impl Claim {
             Ok(()) => {
                 core.publisher.complete(self.of(), &record);
                 core.leases.forget(self.of());
-                drop(maintenance);
+                drop((writes, maintenance));
                 self.count_outcome(&record);
                 Ok(record)
             }
