@@ -85,7 +85,8 @@ fn a_begin_that_is_polled_in_the_middle_of_a_close_leaves_no_trace_in_the_log() 
         let scope = scope.clone();
         Box::pin(async move { scope.begin_async("key", request()).await })
     };
-    let ends = ["first", "second"].map(|key| fresh(&scope, key).complete_async("reply"));
+    let claims = ["first", "second"].map(|key| fresh(&scope, key));
+    let ends = claims.map(|claim| claim.complete_async("reply"));
     let mut waits_for_queue = begin();
     assert!(poll(waits_for_queue.as_mut()).is_pending());
     let Ok(Begin::InFlight(pending)) = ready(begin().as_mut()) else { panic!("it is on its way") };
