@@ -81,7 +81,7 @@ impl Problem {
         match error {
             CommitError::Busy(error) => Self::busy(error),
             CommitError::Failed(_) | CommitError::Closed => Self::stopped(error),
-            CommitError::InsideCallback => Self::internal(error),
+            CommitError::InsideCallback | CommitError::InsideTransaction => Self::internal(error),
         }
     }
 
@@ -94,6 +94,7 @@ impl Problem {
                 Self::changed(error)
             }
             BeginError::InsideCallback
+            | BeginError::InsideTransaction
             | BeginError::OwnKey
             | BeginError::DuplicateInBatch { .. }
             | BeginError::BatchTooLong { .. }

@@ -31,6 +31,12 @@ impl<P: Publish> Commit<P> {
                     let Some(led) = self.lead(queue, writer, Turn::Short) else { return };
                     queue = led;
                 }
+                // A failed write took the writer, and a thread that stopped publishing called one
+                // that found the engine closing.
+                None if !queue.is_publishing && !queue.written.is_empty() => {
+                    let Some(published) = self.publish(queue) else { return };
+                    queue = published;
+                }
                 writer => {
                     queue.writer = writer;
                     self.wait_for_drained(&mut queue, Deadline::NEVER);

@@ -238,3 +238,36 @@ fn work_for_which_the_log_is_full_is_told_so_at_once() {
         fresh(&scope, "later").release().unwrap();
     });
 }
+
+/// Checkpoints the engine when it is woken, and says before that it is.
+struct Checkpoints(Engine, Mutex<std::sync::mpsc::Sender<()>>);
+
+impl Wake for Checkpoints {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().unwrap().send(()).unwrap();
+        drop(self.0.checkpoint());
+    }
+}
+
+/// The waker ran on the thread that commits, and waited for the work. The work waited for a commit.
+#[test]
+fn a_begin_in_the_work_returns_though_a_waker_makes_a_checkpoint() {
+    let (_scratch, engine) = engine();
+    let scope = default_scope(&engine);
+    let (claim, other) = (fresh(&scope, "claim"), fresh(&scope, "other"));
+    let (tell, told) = channel();
+    let waker = Waker::from(Arc::new(Checkpoints(engine.clone(), Mutex::new(tell))));
+    let pending = pending(&scope, "other");
+    let mut waits = Box::pin(async move { pending.wait_async().await.map(drop) });
+    assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let begun = in_time(move || {
+        claim.complete_in(|_| {
+            thread::spawn(move || other.complete("reply").map(drop));
+            told.recv().unwrap();
+            let third = fresh(&default_scope(&engine), "third");
+            third.release().unwrap();
+            Ok::<_, ()>("body")
+        })
+    });
+    assert!(begun.is_ok());
+}

@@ -222,3 +222,29 @@ fn a_thread_publishes_some_groups_that_others_write_meanwhile_and_no_endless_row
     alone.commit.publish_what_is_written();
     assert_eq!(alone.groups(), 41, "nobody else is there to publish");
 }
+
+/// The thread that publishes stops after some groups and calls another, which finds the engine
+/// closing and ends. A write had failed, so no thread can lead.
+#[test]
+fn a_close_publishes_what_a_failed_commit_left() {
+    let bench = Bench::new(1, Seen::default(), true);
+    let durable = bench.append_all(0..9);
+    bench.commit.queue.lock().is_publishing = true;
+    bench.commit.drain();
+    let lost = bench.append_all(100..101);
+    bench.disk.fault_at(bench.disk.operations(), DiskFault::Error);
+    bench.commit.drain();
+    bench.commit.queue.lock().is_publishing = false;
+    bench.commit.publish_what_is_written();
+    assert!(bench.publisher.take(), "another thread is called");
+    assert!(bench.commit.failure().is_none(), "the failed group is not published yet");
+
+    let (tell, told) = std::sync::mpsc::channel();
+    let commit = Arc::clone(&bench.commit);
+    std::thread::spawn(move || {
+        commit.close();
+        tell.send(()).unwrap();
+    });
+    assert!(told.recv_timeout(Duration::from_secs(60)).is_ok(), "the close hangs");
+    assert!(durable.iter().chain(&lost).all(|ticket| ticket.status.end().is_some()), "all are told");
+}

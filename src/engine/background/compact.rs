@@ -8,6 +8,7 @@ use crate::engine::handles::engine::Engine;
 use crate::error::{CommitError, Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::Ordering;
+use crate::task::caller::Caller;
 
 /// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten
 /// seconds, or a quarter of a short TTL.
@@ -64,7 +65,7 @@ impl Core {
     /// Drops what has expired and compacts the file, for a caller that asks for it.
     fn compact_on_request(&self) -> Result<bool, CommitError> {
         self.checkpoint_on_request()?;
-        if self.has_maintenance_lock() {
+        if self.has_maintenance_lock() || self.check_blocking(Caller::Thread).is_err() {
             return Ok(false);
         }
         let _afterwards = CallWorker(self);

@@ -6,13 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::end_request::EndRequest;
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::Ended;
+use crate::engine::core::maintenance::MaintenanceState;
 use crate::engine::core::{CallWorker, Core};
 use crate::engine::handles::claim::Claim;
 use crate::engine::handles::engine::Engine;
 use crate::engine::handles::running::RunningMark;
 use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
 use crate::record::{Outcome, Record};
-use crate::store::{ReadTables, StoreError, Tables};
+use crate::store::{OpenTransaction, ReadTables, StoreError, Tables};
 use crate::task::caller::{Caller, block};
 
 impl Core {
@@ -34,6 +35,11 @@ impl Core {
         // waiting. If it came after the store's completion, replay would reopen the key. No
         // further one comes while the claim is good.
         Ok(block(self.commit.flush(Caller::Thread))?)
+    }
+
+    fn open_transaction(&self, maintenance: &mut MaintenanceState) -> Result<OpenTransaction, CommitError> {
+        self.make_store_ready(maintenance)?;
+        self.store.begin().map_err(|error| self.store_refused(error))
     }
 }
 
@@ -106,12 +112,9 @@ impl Claim {
         let mut maintenance = core.maintenance.lock();
         // What the closure gives, and wakers, are code of others, too.
         let writes = ActivityMark::enter(&core.commit, Activity::Writes);
-        if let Err(error) = core.make_store_ready(&mut maintenance) {
-            return Err(self.refused(error.into()));
-        }
-        let begun = match core.store.begin() {
+        let begun = match core.open_transaction(&mut maintenance) {
             Ok(begun) => begun,
-            Err(error) => return Err(self.refused(core.store_refused(error).into())),
+            Err(error) => return Err(self.refused(error.into())),
         };
         // redb can't abort while a panic goes through it. The body that `work` gives is foreign
         // code as well.

@@ -147,7 +147,7 @@ impl Pending {
         // Asked at each poll: the work of a transaction may poll what began before it.
         let ended = poll_fn(|context| match ended.as_mut().poll(context) {
             Poll::Pending if core.holds_maintenance_up(Caller::Task) => Poll::Ready(Err(self.never_ends())),
-            polled => polled.map(waited),
+            polled @ (Poll::Ready(_) | Poll::Pending) => polled.map(waited),
         });
         core.timers.timeout(deadline, ended).await.unwrap_or(Ok(Waited::TimedOut))
     }
