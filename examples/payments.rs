@@ -151,18 +151,24 @@ impl IntoResponse for BankError {
 /// Ends what was interrupted, as after a crash: only the bank knows whether a charge was made.
 async fn reconcile(engine: &Engine, layer: &IdempotencyLayer, bank: &Bank) -> Result<()> {
     let scope = engine.scope(SCOPE);
-    for open in engine.interrupted().scope(SCOPE).get()? {
-        let key = String::from_utf8_lossy(open.key());
-        let claim = scope.resolve_async(open.key()).await?;
-        if let Some(charge) = bank.find(&claim.step_key("charge").to_string()) {
-            println!("  service: {key} was interrupted; the bank has its charge, {}", charge.id);
-            layer.complete(claim, receipt(charge)).await?;
-        } else {
-            println!("  service: {key} was interrupted; the bank has no charge, so a retry may run");
-            claim.release_async().await?;
+    // A list has a limit, and what is resolved leaves it.
+    loop {
+        let open = engine.interrupted().scope(SCOPE).get()?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        for open in open {
+            let key = String::from_utf8_lossy(open.key());
+            let claim = scope.resolve_async(open.key()).await?;
+            if let Some(charge) = bank.find(&claim.step_key("charge").to_string()) {
+                println!("  service: {key} was interrupted; the bank has its charge, {}", charge.id);
+                layer.complete(claim, receipt(charge)).await?;
+            } else {
+                println!("  service: {key} was interrupted; the bank has no charge, so a retry may run");
+                claim.release_async().await?;
+            }
         }
     }
-    Ok(())
 }
 
 async fn charges(State(shared): State<Shared>) -> Json<Vec<Charge>> {

@@ -184,9 +184,9 @@ impl IdempotencyLayer {
 
     /// Whether a request is what its sender signed. It is asked with head and body, before the key is
     /// looked up: no forged request finds out what a key stands for, or takes it. A request for
-    /// which it gives `false` gets [`NotVerified`](ProblemKind::NotVerified). Default: none is asked.
+    /// which it gives `false` gets [`NotVerified`](ProblemKind::NotVerified). Default: no check.
     ///
-    /// Requests without a key are asked for too, where keys are [optional](Self::optional). Methods
+    /// Requests without a key are checked too, where keys are [optional](Self::optional). Methods
     /// that the layer [lets pass](Self::methods) are not.
     ///
     /// ```

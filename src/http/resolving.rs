@@ -30,7 +30,7 @@ impl IdempotencyLayer {
     /// let engine = Engine::open(path)?;
     /// let layer = IdempotencyLayer::new(&engine, "POST /v1/charges");
     /// let charges = engine.scope("POST /v1/charges");
-    /// for open in engine.interrupted().scope(charges.name()).get()? {
+    /// for open in engine.interrupted().scope(charges.name()).get()? { // again until it is empty
     ///     let claim = charges.resolve_async(open.key()).await?;
     ///     // .. ask the bank for a charge with the reference `claim.step_key("charge")` ..
     ///     layer.complete(claim, http::Response::new("charged")).await?;

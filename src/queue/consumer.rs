@@ -57,7 +57,9 @@ impl Consumer {
 
     /// After how many deliveries a message that can't be done becomes a dead letter: at this one,
     /// if its handler says that it did nothing; at one after it, if the attempt before was
-    /// interrupted, and without running the handler. Needs [`Delivery::count`]. Default: never.
+    /// interrupted, and without running the handler. It goes by the broker's count, in which
+    /// deliveries during an outage or behind a group count too. Needs [`Delivery::count`]. Default:
+    /// never.
     pub fn deliveries_max(mut self, deliveries: u32) -> Self {
         self.deliveries_max = Some(deliveries);
         self

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 
 use super::groups::Item;
 use super::settled::{Reason, Settled, Settlement};
-use crate::error::{BeginError, ClaimError, EndError};
+use crate::error::{BeginError, EndError};
 use crate::fault::Fault;
 use crate::{Begin, Claim, Completion, Outcome, Record, Scope};
 
@@ -113,23 +113,20 @@ async fn released(claim: Claim, reason: Reason) -> Reason {
     }
 }
 
-/// Stores a result. Of one that is too long it stores that the operation has run, and how it ended.
+/// Stores a result. Of one that is too long, or for which the log has no room, it stores that the
+/// operation has run, and how it ended.
 async fn store(claim: Claim, outcome: Outcome, body: Vec<u8>) -> Reason {
-    let ended = end(claim, outcome, &body, Completion::new()).await;
-    let stored = match ended {
-        Err(error) if matches!(error.reason(), ClaimError::BodyTooLarge { .. }) => {
-            let reason = error.reason().clone();
-            match error.into_claim() {
-                Some(claim) => end(claim, outcome, &[], Completion::new().discard_body()).await,
-                None => return Reason::NotStored(reason),
-            }
-        }
-        ended => ended,
+    let refused = match end(claim, outcome, &body, Completion::new()).await {
+        Ok(record) => return Reason::Ran(record),
+        Err(refused) => refused,
     };
-    match stored {
-        Ok(record) => Reason::Ran(record),
-        Err(error) => Reason::NotStored(error.reason().clone()),
+    let reason = refused.reason().clone();
+    if let Some(claim) = refused.into_claim()
+        && let Ok(record) = end(claim, outcome, &[], Completion::new().discard_body()).await
+    {
+        return Reason::Ran(record);
     }
+    Reason::NotStored(reason)
 }
 
 async fn end(

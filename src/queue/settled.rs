@@ -51,8 +51,8 @@ pub enum Reason {
     Unknown(Vec<u8>),
     /// Its handler panicked. Its key is interrupted, and it comes again.
     Panicked,
-    /// Its handler did nothing, as so often before; or an attempt was interrupted, and it was
-    /// delivered more often than [`Consumer::deliveries_max`](super::Consumer::deliveries_max)
+    /// Its handler did nothing, and this was the last delivery; or an attempt was interrupted, and
+    /// it was delivered more often than [`Consumer::deliveries_max`](super::Consumer::deliveries_max)
     /// allows. A dead letter.
     TooManyDeliveries {
         /// Which delivery it was.
@@ -60,8 +60,7 @@ pub enum Reason {
         /// The attempt before, if that was interrupted: its effect may have happened.
         interrupted: Option<Interruption>,
     },
-    /// Its handler ran, but the result could not be stored, or that there was none, for this
-    /// reason. It comes again, and finds its key interrupted, unless the commit happened after all.
+    /// Its handler ran, but neither the result nor the release could be stored, for this reason. It comes again, and finds its key interrupted, unless the commit happened after all.
     NotStored(ClaimError),
     /// Its key could not be begun, and its handler did not run. A dead letter if no delivery can
     /// change that: the key can't be used, stands for another content, has an unresolved attempt or

@@ -64,6 +64,7 @@ async fn what_is_not_signed_runs_nothing_and_takes_no_id() {
         ("an empty signature", delivery("msg_1", now, "v1,", "paid")),
         ("another version", delivery("msg_1", now, &good.replace("v1,", "v2,"), "paid")),
         ("too long ago", signed(SECRET, "msg_1", -400, "paid")),
+        ("before all time", delivery("msg_1", i64::MIN, &good, "paid")),
         ("not yet", signed(SECRET, "msg_1", 400, "paid")),
         ("no headers", request("POST", "/hooks", &[("webhook-id", "msg_1")], "paid")),
         // The signature of "msg" at time 1 with the body "2.paid" covers the same bytes.

@@ -8,7 +8,7 @@ use crate::helpers::{Does, Handled, Tasks, describe, handle, message, start};
 use idemkv::queue::Settlement::{Acknowledge, DeadLetter, RetryLater};
 use idemkv::queue::{Consumer, Reason};
 use idemkv::sim::DiskFault;
-use idemkv::{BeginError, ClaimError, Policy, Status};
+use idemkv::{Begin, BeginError, ClaimError, Fingerprint, Policy, Status};
 
 #[test]
 fn a_message_whose_result_is_not_stored_comes_again_and_does_not_run_again() {
@@ -82,4 +82,34 @@ fn a_handler_that_outlives_its_lease_leaves_its_key_interrupted() {
     assert!(matches!(scope.get("a"), Ok(Status::Interrupted(_))));
     let (settled, ran) = handle(&engine, &consumer, vec![message("a").that(Does::Panics)]);
     assert_eq!((settled[0].settlement(), ran.len()), (DeadLetter, 0));
+}
+
+#[test]
+fn a_result_for_which_the_log_has_no_room_is_remembered_as_done() {
+    let machine = Machine::default();
+    let options = machine.options().reserve_bytes(0).log_bytes(128 << 10).queue_timeout(Duration::ZERO);
+    let engine = options.open("x.idem").unwrap();
+    let scope = engine.scope("shipments");
+    let (consumer, others) = (Consumer::new(&scope), engine.scope("others"));
+    let tasks = Tasks::default();
+    let claims = std::sync::Mutex::new(Vec::new());
+    let call = consumer.handle(
+        vec![message("a")],
+        describe,
+        |task| tasks.spawn(task),
+        move |_claim, _message| {
+            // Other claims take all the room there is.
+            let mut claims = claims.lock().unwrap();
+            while let Ok(Begin::Fresh(claim)) =
+                others.begin(format!("{:0>200}", claims.len()), Fingerprint::of(""))
+            {
+                claims.push(claim);
+            }
+            Box::pin(async { Ok(vec![7; 4_000]) })
+        },
+    );
+    let settled = tasks.run(&engine, call).unwrap();
+    assert_eq!(settled[0].settlement(), Acknowledge, "{settled:?}");
+    let Ok(Status::Done(record)) = scope.get("a") else { panic!("it is done") };
+    assert!(!record.is_body_kept());
 }

@@ -231,7 +231,7 @@ fn work_for_which_the_log_is_full_is_told_so_at_once() {
                 matches!(noted, Err(idemkv::ClaimError::Commit(CommitError::InsideTransaction)) | Ok(()));
             assert!(is_told, "{noted:?}");
             // The ends of claims have their space.
-            claims.into_iter().try_for_each(|claim| claim.release())?;
+            claims.into_iter().try_for_each(Claim::release)?;
             Ok::<_, Anything>("reply")
         });
         worked.unwrap();

@@ -5,6 +5,8 @@
 //! REDIS_URL=redis://127.0.0.1/ cargo run --release --manifest-path examples/redis-streams/Cargo.toml
 //! ```
 //!
+//! It deletes the keys that start with `idemkv-example:`, and makes them anew.
+//!
 //! A producer sends 300 orders, each one to three times. A worker reads them in a consumer group,
 //! and is killed at random moments. The carrier sometimes refuses an order, and sometimes does not
 //! answer though it shipped. The worker acknowledges, leaves for later, or puts on the stream of
@@ -24,11 +26,11 @@ use std::path::PathBuf;
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Orders, and those that a person has to look at.
-pub const ORDERS: &str = "orders";
-pub const DEAD: &str = "orders:dead";
+pub const ORDERS: &str = "idemkv-example:orders";
+pub const DEAD: &str = "idemkv-example:dead";
 pub const GROUP: &str = "shippers";
 /// What the carrier shipped: how often, by order.
-pub const SHIPPED: &str = "shipped";
+pub const SHIPPED: &str = "idemkv-example:shipped";
 
 /// Set for a worker: the folder of its file.
 const WORKER_DIR: &str = "IDEMKV_REDIS_STREAMS_DIR";

@@ -81,7 +81,7 @@ fn ship<'c>(mut carrier: MultiplexedConnection, claim: &'c mut Claim, order: &'c
     })
 }
 
-/// Messages that nobody has answered for too long, and new ones.
+/// Messages without an answer for too long, and new ones.
 async fn receive(redis: &mut MultiplexedConnection) -> Result<Vec<Order>> {
     let timeout_ms = VISIBILITY_TIMEOUT.as_millis();
     let again: StreamAutoClaimReply = cmd("XAUTOCLAIM")

@@ -239,12 +239,13 @@ fn a_close_publishes_what_a_failed_commit_left() {
     assert!(bench.publisher.take(), "another thread is called");
     assert!(bench.commit.failure().is_none(), "the failed group is not published yet");
 
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
     let commit = Arc::clone(&bench.commit);
-    std::thread::spawn(move || {
+    let close = move || {
         commit.close();
         tell.send(()).unwrap();
-    });
+    };
+    drop(std::thread::Builder::new().name("close".to_owned()).spawn(close).unwrap());
     assert!(told.recv_timeout(Duration::from_secs(60)).is_ok(), "the close hangs");
     assert!(durable.iter().chain(&lost).all(|ticket| ticket.status.end().is_some()), "all are told");
 }
