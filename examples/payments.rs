@@ -1,5 +1,5 @@
 //! Payments: a service that charges each payment once, and a client that retries until it is sure,
-//! whatever breaks between the two.
+//! though anything may break between the two.
 //!
 //! ```text
 //! cargo run --example payments --features axum               # both, and each fault in turn

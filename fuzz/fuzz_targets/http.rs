@@ -129,7 +129,7 @@ fn request(script: &mut Script<'_>, tenant: &Tenant) -> Request<Full<Bytes>> {
     request.map(|_| Full::new(body))
 }
 
-/// The number of the run, and whatever the script says.
+/// The number of the run, and what the script says.
 fn response(script: &mut Script<'_>, number: usize) -> (Response<Body>, Answer, bool) {
     let statuses = [200, 201, 204, 302, 402, 409, 429, 500, 503, 599];
     let status = StatusCode::from_u16(statuses[usize::from(script.byte()) % statuses.len()]).unwrap();

@@ -1,7 +1,7 @@
 //! Histories of one key, against a model written from the promises instead of the table.
 //!
-//! The input is a script of events. The state machine decides each; the model keeps, apart from it, who holds a claim, what
-//! is durable and until when. Each step checks what callers were promised.
+//! The input is a script of events. The state machine decides each; the model keeps, apart from it,
+//! which caller holds a claim, what is durable and until when. Each step checks what callers were promised.
 
 #![no_main]
 
@@ -126,7 +126,7 @@ impl World {
         self.promises.live.filter(|_| self.now_ms < self.key.lease_until_ms)
     }
 
-    /// What anybody who asks must find to be interrupted.
+    /// What every caller must find to be interrupted.
     fn lapse(&mut self) {
         assert!(self.live().is_none(), "a claim was lost before its lease was over");
         assert!(self.promises.live.take().is_some(), "nobody had a claim");
@@ -206,7 +206,7 @@ impl World {
     fn use_it(&mut self, by: Fence) {
         match decide(self.key.state(), Event::Use { fence: by, now: self.now() }) {
             Decision::Become(Phase::InFlight) => {
-                assert_eq!(self.live(), Some(by.get()), "used by somebody who had not the claim");
+                assert_eq!(self.live(), Some(by.get()), "used without the claim");
                 if self.key.lease_until_ms != u64::MAX {
                     self.key.lease_until_ms = self.now_ms + LEASES_MS[1];
                 }
@@ -229,7 +229,7 @@ impl World {
     fn end(&mut self, by: Fence) {
         match decide(self.key.state(), Event::End { fence: by, now: self.now() }) {
             Decision::Become(Phase::Ending) => {
-                assert_eq!(self.live(), Some(by.get()), "ended by somebody who had not the claim");
+                assert_eq!(self.live(), Some(by.get()), "ended without the claim");
                 self.promises.live = None;
                 self.promises.ending = Some(by.get());
                 self.key.phase = Phase::Ending;

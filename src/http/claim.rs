@@ -135,8 +135,8 @@ impl fmt::Debug for ClaimSlot {
     }
 }
 
-/// The layer's side of a slot. Dropped, in a panic too, it interrupts the key, whoever has the
-/// claim then.
+/// The layer's side of a slot. Dropped, in a panic too, it interrupts the key, also if the handler
+/// has the claim then.
 #[derive(Debug)]
 pub(super) struct SlotOwner(pub(super) ClaimSlot);
 
@@ -182,11 +182,11 @@ impl HeldClaim {
 
     /// Stores the response that `work` returns, in one transaction with what `work` writes to the
     /// application's own tables in the same file: see [`Claim::complete_in`]. Give the response
-    /// that comes back to the layer. The client gets the one that was stored, whatever the handler
+    /// that comes back to the layer. The client gets the one that was stored, not what the handler
     /// answers.
     ///
     /// It blocks: call it where your runtime lets you block, such as tokio's `spawn_blocking`. It
-    /// stores the whole response, whatever [`Keep`](super::Keep) and the layer's limits say.
+    /// stores the whole response, against [`Keep`](super::Keep) and the layer's limits.
     ///
     /// # Errors
     ///
@@ -278,7 +278,7 @@ pub enum CompleteHeldError<E> {
         /// Why.
         reason: ClaimError,
         /// The claim, where nothing was written. Without it the client is told that the store
-        /// failed, whatever the handler answers.
+        /// failed, for every answer of the handler.
         claim: Option<Box<HeldClaim>>,
     },
 }

@@ -19,7 +19,7 @@ type KeepRule = Arc<dyn Fn(StatusCode) -> Keep + Send + Sync>;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// All that a layer was told but its scope, and who carries out its runs.
+/// All that a layer was told, but its scope and its spawner.
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) keys: KeyRules,

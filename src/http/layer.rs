@@ -119,7 +119,7 @@ impl IdempotencyLayer {
     }
 
     /// The methods whose requests need keys. Default POST and PATCH. Requests with others pass
-    /// through, and so do those with safe methods, whatever is said here.
+    /// through, and so do those with safe methods, also if they are named here.
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let methods = methods.into_iter().filter(|method| !method.is_safe()).collect();
         self.with(|config| config.methods = methods)
@@ -337,7 +337,7 @@ impl IdempotencyLayer {
 
 /// Runs without their clients.
 impl IdempotencyLayer {
-    /// Who carries out runs. Default the tokio runtime in which the request is served. It is called
+    /// What carries out runs. Default the tokio runtime in which the request is served. It is called
     /// where the request is served, so that what is current there can be handed on.
     ///
     /// A run that it drops interrupts its key.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 /// [`IdempotencyLayer::spawner`](super::IdempotencyLayer::spawner).
 pub type DetachedRun = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Who carries out runs.
+/// What carries out runs.
 #[derive(Clone, Default)]
 pub(super) enum Spawner {
     /// The tokio runtime in which the request is served.

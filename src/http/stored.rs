@@ -47,7 +47,7 @@ fn put_headers<'h, I>(bytes: &mut Vec<u8>, headers: impl Fn() -> I)
 where
     I: Iterator<Item = (&'h HeaderName, &'h HeaderValue)>,
 {
-    // Whatever does not fit its length makes the record longer than an engine takes.
+    // What does not fit its length makes the record longer than an engine takes.
     let short = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
     bytes.extend(short(headers().count()).to_le_bytes());
     for (name, value) in headers() {

@@ -1,4 +1,4 @@
-//! A consumer of Redis streams that ships each order once, whatever happens to it.
+//! A consumer of Redis streams that ships each order once, through kills and lost answers.
 //!
 //! ```text
 //! examples/redis-streams/run       # starts a Redis of its own; or, with yours:

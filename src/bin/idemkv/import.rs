@@ -89,7 +89,7 @@ impl Import {
             import_line(&engine, &text, &mut exported_ms, &mut imported)
                 .map_err(|what| Trouble::refused(format_args!("line {number}: {what}")))?;
         }
-        // After the keys: one that is interrupted is stored whatever its scope's durability.
+        // After the keys: one that is interrupted is stored with every durability of its scope.
         for (scope, policy) in &imported.policies {
             drop(engine.set_policy(scope, *policy).map_err(Trouble::refused)?);
         }

@@ -78,7 +78,7 @@ impl Core {
         if self.is_closed() {
             return;
         }
-        // Before the checkpoint too: callers who wait for room wait for this, not for the store.
+        // Before the checkpoint too: callers that wait for room wait for this, not for the store.
         self.grow();
         let reclaim = self.has_due(now) && self.is_reclaim_due(&maintenance, now);
         let is_due = reclaim

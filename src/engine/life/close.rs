@@ -26,7 +26,7 @@ impl Core {
         let outcome = if joined > 0 { Err(Failure::Panicked) } else { closed };
         std::mem::forget(unwinding);
         self.closing.settle(outcome.clone());
-        // Others who close have their result by now, an observer that does so included.
+        // Other callers of close have their result by now, also an observer.
         self.tell_of_close(&outcome, &watch);
         outcome
     }
