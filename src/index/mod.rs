@@ -275,6 +275,15 @@ impl Index {
         out
     }
 
+    /// The number of keys in flight whose claims are such.
+    pub(crate) fn count_in_flight(&self, is_such: impl Fn(&Attempt) -> bool) -> usize {
+        let is_counted = |slot: &Slot| matches!(slot, Slot::InFlight(attempt) if is_such(attempt));
+        self.shards
+            .iter()
+            .map(|locked| locked.read().iter().filter(|(_, slot)| is_counted(slot)).count())
+            .sum()
+    }
+
     pub(crate) fn hits(&self) -> Hits {
         let kept = Hits { replayed: self.tallies.sum(), ..Hits::default() };
         self.shards.iter().fold(kept, |sum, locked| Hits {

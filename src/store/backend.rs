@@ -1,10 +1,14 @@
 //! `StorageBackend`: redb's access to the store's file.
 
-use std::io;
+use std::error::Error;
+use std::{fmt, io};
 
 use super::failed_reads::FailedReads;
 use crate::disk::DiskFile;
 use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
+
+/// What a database says of every operation after the one that failed.
+pub(super) const STOPPED: &str = "an earlier I/O error stopped the store";
 
 /// What is known of the file for good, however often it is opened.
 #[derive(Debug, Default)]
@@ -22,6 +26,23 @@ impl FileFaults {
     pub(super) fn failed_reads(&self) -> &FailedReads {
         &self.failed_reads
     }
+}
+
+/// Inside an error of this file: no answer of the disk, but that of an earlier operation.
+#[derive(Debug)]
+struct Refused;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(STOPPED)
+    }
+}
+
+impl Error for Refused {}
+
+/// Whether the operation was not tried, because an earlier one had failed.
+pub(super) fn is_refused(error: &io::Error) -> bool {
+    matches!(error.get_ref(), Some(inner) if inner.is::<Refused>())
 }
 
 /// The failed operations of one opened database, even if redb, or its caller, does not report
@@ -86,11 +107,7 @@ impl Faults {
     /// redb does so itself, but a moment later. In that moment a reader may open a view, and a
     /// commit that still succeeded would be missing in it.
     fn check(&self) -> io::Result<()> {
-        if self.has_stopped() {
-            Err(io::Error::other("an earlier I/O error stopped the store"))
-        } else {
-            Ok(())
-        }
+        if self.has_stopped() { Err(io::Error::other(Refused)) } else { Ok(()) }
     }
 
     fn read_failed(&self, error: &io::Error) {
@@ -142,7 +159,10 @@ impl redb::StorageBackend for Backend {
 
     fn sync_data(&self) -> io::Result<()> {
         self.faults.check()?;
-        self.file.sync().inspect_err(|_| self.faults.file.sync_failed.store(true, Ordering::Release))
+        self.file.sync().inspect_err(|_| {
+            self.faults.file.sync_failed.store(true, Ordering::Release);
+            self.faults.stop();
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -161,6 +181,7 @@ mod tests {
 
     use redb::StorageBackend;
 
+    use super::super::backend_error::BackendError;
     use super::*;
     use crate::disk::Disk;
     use crate::disk::sim::SimDisk;
@@ -180,6 +201,10 @@ mod tests {
         assert!(refused.iter().all(Result::is_err), "{refused:?}");
         assert_eq!(disk.operations(), operations);
         assert!(!faults.has_written_badly(), "that is no failed write");
+        for refused in refused {
+            let trouble = BackendError::from(redb::Error::Io(refused.unwrap_err()));
+            assert!(trouble.is_io() && !trouble.is_answer_of_disk(), "the disk was not asked");
+        }
     }
 
     #[test]
@@ -194,6 +219,7 @@ mod tests {
         assert_eq!(shared.failed_reads().count(), 1);
         disk.fail_syncs(Some("f"));
         assert!(Backend::new(&file, &new).sync_data().is_err());
+        assert!(new.has_stopped());
         assert!(old.sync_failed() && Faults::of(&shared).sync_failed());
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use super::backend::{STOPPED, is_refused};
 use crate::codec::BadBytes;
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
 use crate::key::Digest;
@@ -36,13 +37,13 @@ impl BackendError {
         Self::at(format!("table `{table}`, row {:032x}", digest.as_u128()), bad)
     }
 
-    /// A final error: no other try may follow.
+    /// The store's own decision. A reader may ask a newer database; no writer tries again.
     pub(super) fn last_word(what: &'static str) -> Self {
         Self { place: None, kind: TroubleKind::Final(io::Error::other(what)) }
     }
 
     pub(super) fn stopped() -> Self {
-        Self { place: None, kind: TroubleKind::Stopped("an earlier I/O error stopped the store") }
+        Self { place: None, kind: TroubleKind::Stopped(STOPPED) }
     }
 
     /// Whether the disk caused it, as far as the error shows.
@@ -88,6 +89,7 @@ impl<E: Into<redb::Error>> From<E> for BackendError {
             redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 TroubleKind::Damaged("the file is cut off".to_owned())
             }
+            redb::Error::Io(error) if is_refused(&error) => return Self::stopped(),
             redb::Error::Io(error) => TroubleKind::Io(error),
             redb::Error::PreviousIo => return Self::stopped(),
             redb::Error::DatabaseClosed => TroubleKind::Stopped("the store is closed"),

@@ -10,14 +10,11 @@ use crate::engine::core::{CallWorker, Core, Counters};
 use crate::error::{Busy, CommitError};
 use crate::record::Record;
 use crate::store::{Applied, Batch, Meta, OpenTransaction, StoreError};
-use crate::task::caller::Caller;
 
 impl Core {
     /// Checkpoints now, due or not.
     pub(in crate::engine) fn checkpoint_on_request(&self) -> Result<(), CommitError> {
-        // This thread makes a checkpoint, or is in a transaction that is one, or commits: then the
-        // lock's holder may wait for that commit.
-        if self.has_maintenance_lock() || self.check_blocking(Caller::Thread).is_err() {
+        if !self.may_wait_for_maintenance() {
             return Ok(());
         }
         self.health.check_process().map_err(CommitError::Failed)?;

@@ -8,7 +8,6 @@ use crate::engine::handles::engine::Engine;
 use crate::error::{CommitError, Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::Ordering;
-use crate::task::caller::Caller;
 
 /// The engine is idle when nothing but the time was committed for so many [ticks](Core::tick): ten
 /// seconds, or a quarter of a short TTL.
@@ -65,7 +64,7 @@ impl Core {
     /// Drops what has expired and compacts the file, for a caller that asks for it.
     fn compact_on_request(&self) -> Result<bool, CommitError> {
         self.checkpoint_on_request()?;
-        if self.has_maintenance_lock() || self.check_blocking(Caller::Thread).is_err() {
+        if !self.may_wait_for_maintenance() {
             return Ok(false);
         }
         let _afterwards = CallWorker(self);
@@ -108,8 +107,8 @@ impl Engine {
     /// Drops what has expired and gives free room in the file back to the disk now, instead of
     /// when the engine is idle. For tools, and for files with tables of an application.
     ///
-    /// Calls that need the file wait meanwhile: it moves all live data. `false` if it did nothing,
-    /// because a [`read_tables`](Self::read_tables) runs.
+    /// Calls that need the file wait meanwhile: it moves all live data. `false` if it did nothing:
+    /// a [`read_tables`](Self::read_tables) runs, or the caller is a waker that the engine calls.
     ///
     /// # Errors
     ///

@@ -101,6 +101,9 @@ impl Core {
         // An intent that was queued before this has its claim in the index. A later one finds the
         // gate shut, and is not queued.
         self.commit.pass_intake();
+        if self.limits.in_flight() == 0 {
+            return;
+        }
         for attempt in self.index.attempts_out().into_iter().filter(|attempt| attempt.is_coming()) {
             if self.withdraw(&attempt, || true).is_err() {
                 return;

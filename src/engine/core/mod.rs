@@ -164,6 +164,12 @@ impl Core {
         is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction, Activity::Writes])
     }
 
+    /// Whether the calling thread may wait for the maintenance lock. Not one that has it, nor one
+    /// that commits: the lock's holder may wait for that commit.
+    pub(super) fn may_wait_for_maintenance(&self) -> bool {
+        !self.has_maintenance_lock() && self.check_blocking(Caller::Thread).is_ok()
+    }
+
     /// Whether the engine is closed. Work under the maintenance lock asks first, so that it does
     /// not touch the files of a closed engine.
     pub(super) fn is_closed(&self) -> bool {

@@ -74,9 +74,9 @@ impl Publisher {
     }
 
     /// The number of claims that callers have, or that were handed over as tokens. A claim that
-    /// is on its way is not one.
+    /// is on its way is not one, nor one whose end is.
     pub(crate) fn claims_held(&self) -> usize {
-        self.index.attempts_out().iter().filter(|attempt| !attempt.is_coming()).count()
+        self.index.count_in_flight(|attempt| !attempt.is_coming())
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not
