@@ -20,6 +20,7 @@ use crate::{Claim, EndError, Fence, Scope, Status};
 
 /// Bytes of a request.
 const REQUEST_MAX: usize = 8 << 20;
+const CHANGED: &str = "The key has changed since it was shown: look at it again.";
 /// Bytes of a reason.
 const REASON_MAX: usize = 2_000;
 
@@ -169,7 +170,7 @@ impl AimedAt {
         if fence.is_some_and(|fence| fence.get() == self.fence) {
             return Ok(());
         }
-        Err(Problem::changed("The key has changed since it was shown: look at it again."))
+        Err(Problem::changed(CHANGED))
     }
 
     async fn status(&self) -> Result<Status, Problem> {
@@ -229,11 +230,11 @@ impl AimedAt {
         };
         self.expect(Some(fence))?;
         let noted = self.note(shared, operator, "forgotten").await?;
-        match self.scope.forget_async(&self.key).await {
+        match self.scope.forget_if_async(&self.key, fence).await {
             Ok(true) => Ok("forgotten"),
             Ok(false) => {
                 shared.journal.take_back(noted).await;
-                Err(Problem::absent("The key was over before it could be forgotten."))
+                Err(Problem::changed(CHANGED))
             }
             Err(error) => {
                 // After a failed commit it may be forgotten.

@@ -29,6 +29,25 @@ fn forgetting_is_durable_and_lets_the_key_run_again() {
 }
 
 #[test]
+fn what_came_since_an_operator_looked_is_not_forgotten() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    drop(fresh(&scope, "key"));
+    let Ok(Status::Interrupted(seen)) = scope.get("key") else { panic!("it is interrupted") };
+    drop(fresh(&scope, "key"));
+    assert!(!scope.forget_if("key", seen.fence()).unwrap(), "another attempt was interrupted");
+    assert!(matches!(scope.get("key"), Ok(Status::Interrupted(_))));
+    let record = fresh(&scope, "key").complete("reply").unwrap();
+    assert!(!scope.forget_if("key", seen.fence()).unwrap(), "a retry has run");
+    engine.checkpoint().unwrap();
+    assert_eq!(done(&scope, "key").body(), b"reply");
+    assert!(scope.forget_if("key", record.fence()).unwrap());
+    assert!(!scope.forget_if("key", record.fence()).unwrap());
+    assert!(matches!(scope.get("key"), Ok(Status::Vacant)));
+}
+
+#[test]
 fn a_key_forgotten_twice_stays_forgotten_when_the_first_records_time_has_come() {
     let machine = Machine::default();
     let engine = machine.open();

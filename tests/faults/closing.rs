@@ -133,11 +133,14 @@ fn a_claim_on_its_way_is_not_counted_among_those_that_a_close_leaves() {
     let engine = machine.open();
     let scope = default_scope(&engine);
     let (claim, _held) = (fresh(&scope, "key"), fresh(&scope, "held"));
+    fresh(&scope, "forgotten").complete("reply").unwrap();
     let mut begin = pin!(scope.begin_async("on its way", request()));
     assert!(poll(begin.as_mut()).is_pending());
+    let mut forgetting = pin!(scope.forget_async("forgotten"));
     let again = engine.clone();
     claim
         .complete_in(|_| {
+            assert!(poll(forgetting.as_mut()).is_pending());
             // Its own, and the one that is held.
             assert_eq!(again.close().unwrap().claims_left, 2);
             Ok::<_, String>("reply")

@@ -10,7 +10,7 @@ use crate::engine::core::{Core, Counters};
 use crate::error::{CommitError, ForgetError, ReadError};
 use crate::index::{Change, Slot};
 use crate::record::Record;
-use crate::state::{Decision, Event, Phase};
+use crate::state::{Decision, Event, Fence, Phase};
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::wal::frame::entry_bytes_max;
@@ -22,17 +22,20 @@ enum Doomed {
 }
 
 impl Core {
-    /// Forgets a record or an interrupted key, durably. Returns whether there was one.
+    /// Forgets a record or an interrupted key, durably. Returns whether there was one, of the
+    /// attempt with the fence `only` if that is given.
     pub(in crate::engine) async fn forget(
         &self,
         caller: Caller,
         scope: &ScopeInner,
         key: &[u8],
+        only: Option<Fence>,
     ) -> Result<bool, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
         let asked = KeyRef { scope, key, digest };
         self.health.check().map_err(ReadError::from)?;
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let is_other = |fence| only.is_some_and(|only| only != fence);
         loop {
             let before = self.clock.now();
             let found = self.find(caller, asked, before).await?;
@@ -42,6 +45,12 @@ impl Core {
                 (Decision::Busy, _) => return Err(ForgetError::InFlight),
                 (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt)?;
+                }
+                (Decision::Become(_), Lookup::Record(record)) if is_other(record.fence()) => {
+                    return Ok(false);
+                }
+                (_, Lookup::Slot(Slot::Interrupted(attempt))) if is_other(attempt.fence) => {
+                    return Ok(false);
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
                     let doomed = Doomed::Record(record);

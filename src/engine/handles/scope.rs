@@ -9,7 +9,7 @@ use crate::policy::Policy;
 use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
-use crate::{Fingerprint, KeyHash};
+use crate::{Fence, Fingerprint, KeyHash};
 
 /// A namespace for keys: an endpoint, a tenant, a queue. The same key in two scopes is two
 /// operations.
@@ -178,7 +178,31 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
-        block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref()))
+        block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref(), None))
+    }
+
+    /// [`forget`](Self::forget), if the key still has the record or the interruption of the attempt
+    /// with this fence; `false` if not. For operators that decide by what they saw: a record that
+    /// came since is kept.
+    ///
+    /// # Errors
+    ///
+    /// As for [`forget`](Self::forget).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let scope = engine.default_scope();
+    /// # drop(scope.begin("key", Fingerprint::of("request"))?);
+    /// let Status::Interrupted(seen) = scope.get("key")? else { panic!() };
+    /// scope.resolve("key")?.complete("charged")?; // meanwhile, by another operator
+    /// assert!(!scope.forget_if("key", seen.fence())?);
+    /// assert!(matches!(scope.get("key")?, Status::Done(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn forget_if(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<bool, ForgetError> {
+        block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref(), Some(fence)))
     }
 
     /// [`begin`](Self::begin) for tasks, on any executor. The future does no I/O and does not
@@ -232,7 +256,17 @@ impl Scope {
     ///
     /// As for [`forget`](Self::forget).
     pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
-        self.handle.core().forget(Caller::Task, &self.inner, key.as_ref()).await
+        self.handle.core().forget(Caller::Task, &self.inner, key.as_ref(), None).await
+    }
+
+    /// [`forget_if`](Self::forget_if) for tasks. If the future is dropped, the key may be forgotten
+    /// or not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`forget`](Self::forget).
+    pub async fn forget_if_async(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<bool, ForgetError> {
+        self.handle.core().forget(Caller::Task, &self.inner, key.as_ref(), Some(fence)).await
     }
 }
 
