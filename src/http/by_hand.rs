@@ -3,10 +3,54 @@
 use bytes::Bytes;
 use http::Response;
 
-use super::body::Whole;
-use super::headers::Unstored;
-use super::stored::{decode, encode};
-use crate::Record;
+use super::layer::IdempotencyLayer;
+use super::stored::{decode, encode_whole, is_failure};
+use crate::{Claim, EndError, Record};
+
+impl IdempotencyLayer {
+    /// Completes a claim with the response that retries get from now on.
+    ///
+    /// For an interrupted request whose outcome the owner has found out: a crash came between the
+    /// charge and the response. The claim comes from [`Scope::resolve`](crate::Scope::resolve). Give
+    /// the response that the handler would have given. It is stored whole, against
+    /// [`Keep`](super::Keep) and this layer's limits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Claim::complete`].
+    ///
+    /// ```
+    /// # use idemkv::Engine;
+    /// # use idemkv::http::IdempotencyLayer;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("x.idem");
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// let engine = Engine::open(path)?;
+    /// let layer = IdempotencyLayer::new(&engine, "POST /v1/charges");
+    /// let charges = engine.scope("POST /v1/charges");
+    /// for open in engine.interrupted().scope(charges.name()).get()? { // again until it is empty
+    ///     let claim = charges.resolve_async(open.key()).await?;
+    ///     // .. ask the bank for a charge with the reference `claim.step_key("charge")` ..
+    ///     layer.complete(claim, http::Response::new("charged")).await?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn complete(
+        &self,
+        claim: Claim,
+        response: Response<impl Into<Bytes>>,
+    ) -> Result<Record, EndError> {
+        let response = response.map(Into::into);
+        let stored = encode_whole(&response, &self.headers_not_stored());
+        if is_failure(response.status()) {
+            claim.fail_async(stored).await
+        } else {
+            claim.complete_async(stored).await
+        }
+    }
+}
 
 /// A response in the form in which the layer stores it: complete a claim on a key of the layer
 /// with this, and retries get the response.
@@ -29,9 +73,7 @@ use crate::Record;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn body_of_record(response: &Response<impl AsRef<[u8]>>) -> Vec<u8> {
-    let (headers, data) = (response.headers(), Bytes::copy_from_slice(response.body().as_ref()));
-    let whole = Whole { data, trailers: None };
-    encode(response.status(), headers, &Unstored::of(headers, &[]), Some(&whole))
+    encode_whole(response, &[])
 }
 
 /// The response that the layer stored in a record; its body is `None` if that was not kept.

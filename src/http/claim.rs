@@ -10,9 +10,7 @@ use http::Response;
 use http::header::HeaderName;
 use tokio::sync::Notify;
 
-use super::body::Whole;
-use super::headers::Unstored;
-use super::stored::encode;
+use super::stored::encode_whole;
 use crate::sync::Mutex;
 use crate::tables::Tables;
 use crate::{Claim, ClaimError, CompleteInError, Record};
@@ -205,9 +203,7 @@ impl HeldClaim {
         let mut answer = None;
         let done = claim.complete_in(|tables| {
             let response = work(tables)?.map(Into::into);
-            let unstored = Unstored::of(response.headers(), never_store);
-            let whole = Whole { data: response.body().clone(), trailers: None };
-            let stored = encode(response.status(), response.headers(), &unstored, Some(&whole));
+            let stored = encode_whole(&response, never_store);
             answer = Some(response);
             Ok(stored)
         });

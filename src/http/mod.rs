@@ -27,7 +27,6 @@ mod problem_kind;
 pub mod problems;
 mod refusal;
 mod reply;
-mod resolving;
 mod run;
 mod runs;
 mod scope_source;

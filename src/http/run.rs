@@ -19,7 +19,7 @@ use super::refusal::{LOST, of_end};
 use super::reply::Reply;
 use super::runs::RunMark;
 use super::shared::Shared;
-use super::stored::encode;
+use super::stored::{encode, is_failure};
 use crate::{Claim, ClaimError, Completion, Status};
 
 /// What a client that still waits is told: a response, a fault, or the inner service's error.
@@ -108,13 +108,13 @@ async fn store<B: Body<Data = Bytes>>(
     let (mut head, body) = response.into_parts();
     let never_store = config.never_store();
     let unstored = Unstored::of(&head.headers, &never_store);
-    let encoded = |whole: Option<&Whole>| encode(head.status, &head.headers, &unstored, whole);
+    let encoded =
+        |whole: Option<&Whole>| encode(head.status, &head.headers, &unstored, whole.map(Into::into));
     let whole = match &body {
         Read::Whole(whole) => Some(encoded(Some(whole))),
         Read::TooLong(_) | Read::Failed(..) => None,
     };
-    let is_failure = head.status.is_client_error() || head.status.is_server_error();
-    if let Err(reason) = end(claim, is_failure, keep, whole, encoded(None)).await {
+    if let Err(reason) = end(claim, is_failure(head.status), keep, whole, encoded(None)).await {
         if let ClaimError::Superseded(now) = &reason
             && let Status::Done(record) = &**now
         {

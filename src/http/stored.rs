@@ -1,8 +1,8 @@
 //! The stored response: its form in a record. `docs/http.md`, "Format", describes it.
 
 use bytes::{Buf, Bytes};
-use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
 
 use super::body::Whole;
 use super::headers::Unstored;
@@ -24,18 +24,43 @@ pub(super) struct StoredResponse {
     pub(super) body: Option<Whole>,
 }
 
+/// A body that is to be stored.
+#[derive(Clone, Copy)]
+pub(super) struct StoredBody<'r> {
+    data: &'r [u8],
+    trailers: Option<&'r HeaderMap>,
+}
+
+impl<'r> From<&'r Whole> for StoredBody<'r> {
+    fn from(whole: &'r Whole) -> Self {
+        Self { data: &whole.data, trailers: whole.trailers.as_ref() }
+    }
+}
+
+/// Whether a response says that the operation failed.
+pub(super) fn is_failure(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+/// The form of a whole response, but for the headers that are never stored, and these.
+pub(super) fn encode_whole(response: &Response<impl AsRef<[u8]>>, never_store: &[HeaderName]) -> Vec<u8> {
+    let unstored = Unstored::of(response.headers(), never_store);
+    let body = StoredBody { data: response.body().as_ref(), trailers: None };
+    encode(response.status(), response.headers(), &unstored, Some(body))
+}
+
 /// The form of a response, without its body where that is `None`.
 pub(super) fn encode(
     status: StatusCode,
     headers: &HeaderMap,
     unstored: &Unstored<'_>,
-    body: Option<&Whole>,
+    body: Option<StoredBody<'_>>,
 ) -> Vec<u8> {
-    let data = body.map_or(&[][..], |whole| &whole.data);
+    let data = body.map_or(&[][..], |body| body.data);
     let mut bytes = Vec::with_capacity(64 + 48 * headers.len() + data.len());
     bytes.extend([VERSION, if body.is_some() { WHOLE } else { HEAD_ONLY }]);
     bytes.extend(status.as_u16().to_le_bytes());
-    let trailers = body.and_then(|whole| whole.trailers.as_ref());
+    let trailers = body.and_then(|body| body.trailers);
     for headers in [Some(headers), trailers] {
         put_headers(&mut bytes, || headers.into_iter().flatten().filter(|(name, _)| !unstored.has(name)));
     }

@@ -47,7 +47,7 @@ fn status_headers_in_order_with_repeats_trailers_and_body_come_back() {
     let (_dir, engine) = engine();
     let (mut headers, whole) = example();
     let unstored = Unstored::of(&headers, &[]);
-    let bytes = encode(StatusCode::CREATED, &headers, &unstored, Some(&whole));
+    let bytes = encode(StatusCode::CREATED, &headers, &unstored, Some((&whole).into()));
     let stored = decode(&record(&engine, &bytes)).unwrap();
     headers.remove(SET_COOKIE);
     assert_eq!(stored.status, StatusCode::CREATED);
@@ -85,7 +85,7 @@ fn golden_bytes() {
     headers.append("a", HeaderValue::from_static("b"));
     let unstored = Unstored::of(&headers, &[]);
     let whole = Whole { data: Bytes::from_static(b"body"), trailers: None };
-    let bytes = encode(StatusCode::OK, &headers, &unstored, Some(&whole));
+    let bytes = encode(StatusCode::OK, &headers, &unstored, Some((&whole).into()));
     assert_eq!(bytes, b"\x01\x00\xc8\x00\x01\0\0\0\x01\0\0\0\x01\0\0\0ab\0\0\0\0body");
 }
 
@@ -94,7 +94,7 @@ fn bytes_cut_off_anywhere_and_bytes_changed_anywhere_never_panic() {
     let (_dir, engine) = engine();
     let (headers, whole) = example();
     let unstored = Unstored::of(&headers, &[]);
-    let bytes = encode(StatusCode::CREATED, &headers, &unstored, Some(&whole));
+    let bytes = encode(StatusCode::CREATED, &headers, &unstored, Some((&whole).into()));
     let head = bytes.len() - whole.data.len();
     for len in 0..bytes.len() {
         assert_eq!(decode(&record(&engine, &bytes[..len])).is_some(), len >= head, "{len}");
