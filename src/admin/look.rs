@@ -139,8 +139,11 @@ impl Filter {
                     return Ok(Page { keys, next: None });
                 }
                 after = Some(key.position());
+                if !self.has(&key) {
+                    continue;
+                }
                 let listed = ListedKey::of(&shared.engine, &key)?;
-                if self.has(&key, &listed) {
+                if self.hash.as_ref().is_none_or(|hash| listed.has_hash(hash)) {
                     keys.push(listed);
                 }
                 if keys.len() == self.limit {
@@ -169,10 +172,9 @@ impl Filter {
         listing.get().map_err(Problem::of_read)
     }
 
-    fn has(&self, key: &OpenKey, listed: &ListedKey) -> bool {
-        key.position().parts().0 > self.since
-            && key.key().starts_with(&self.prefix)
-            && self.hash.as_ref().is_none_or(|hash| listed.has_hash(hash))
+    /// Whether the key is one of those that are wanted, but for its hash.
+    fn has(&self, key: &OpenKey) -> bool {
+        key.position().parts().0 > self.since && key.key().starts_with(&self.prefix)
     }
 }
 

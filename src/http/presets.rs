@@ -58,8 +58,9 @@ impl IdempotencyLayer {
         layer.status(ProblemKind::KeyReused, StatusCode::BAD_REQUEST).render(stripe_error)
     }
 
-    /// For a receiver of webhooks, as Standard Webhooks describes them. Put it behind the check of
-    /// the signature.
+    /// For a receiver of webhooks, as Standard Webhooks describes them. Check the signature with
+    /// [`verify`](Self::verify), or in front of the layer; `standard_webhooks` is this preset with
+    /// the check.
     ///
     /// - The key is the header `webhook-id`. The body alone counts: the time that is signed differs
     ///   between two tries.

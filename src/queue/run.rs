@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 
 use super::groups::Item;
 use super::settled::{Reason, Settled, Settlement};
-use crate::error::{BeginError, EndError};
+use crate::error::EndError;
 use crate::fault::Fault;
 use crate::{Begin, Claim, Completion, Outcome, Record, Scope};
 
@@ -57,7 +57,6 @@ impl<H> Runner<H> {
             Ok(Begin::Fresh(claim)) => self.run(claim, item).await,
             Ok(Begin::InFlight(pending)) => Reason::InFlight(pending),
             Ok(Begin::Done(record)) => Reason::Replayed(record),
-            Err(BeginError::Expired(tombstone)) => Reason::Expired(tombstone),
             Err(error) => Reason::NotBegun(error),
         }
     }

@@ -1,7 +1,6 @@
 //! `Settled`: what became of a message, and what the broker is to be told.
 
 use crate::error::{BeginError, ClaimError};
-use crate::record::tombstone::Tombstone;
 use crate::{Interruption, Outcome, Pending, Record};
 
 /// What the broker is to be told of a message. There will be no fourth variant.
@@ -38,8 +37,6 @@ pub enum Reason {
     /// Its operation had run before, and this is the stored result. A failure is a dead letter
     /// again, because the first one may have been lost.
     Replayed(Record),
-    /// Its operation had run before, and its result is no longer kept.
-    Expired(Tombstone),
     /// Another consumer has its claim. It comes again.
     InFlight(Pending),
     /// Its handler says that it did nothing ([`Fault::Retry`](crate::Fault::Retry)); these are the
@@ -64,7 +61,8 @@ pub enum Reason {
     NotStored(ClaimError),
     /// Its key could not be begun, and its handler did not run. A dead letter if no delivery can
     /// change that: the key can't be used, stands for another content, has an unresolved attempt or
-    /// a damaged record. Otherwise it comes again.
+    /// a damaged record. If its operation had run and the result is
+    /// [no longer kept](BeginError::Expired), as the result was. Otherwise it comes again.
     NotBegun(BeginError),
     /// A message before it, of its group or with its key, is to be delivered again. So is this one,
     /// and its handler did not run.
@@ -83,7 +81,6 @@ impl Reason {
     pub fn settlement(&self) -> Settlement {
         match self {
             Self::Ran(record) | Self::Replayed(record) => of_outcome(record.outcome()),
-            Self::Expired(tombstone) => of_outcome(tombstone.outcome()),
             Self::NotBegun(error) => of_error(error),
             Self::TooManyDeliveries { .. } => Settlement::DeadLetter,
             Self::InFlight(_)
