@@ -9,6 +9,8 @@
 )]
 
 pub mod budget;
+pub mod random;
+pub mod shown;
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::common::budget::Budget;
+use crate::common::random::Random;
 use crate::common::{START_MS, default_scope, fresh, small};
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
 use idemkv::{Completion, Engine, Status};
@@ -21,26 +22,10 @@ const OPENINGS: u64 = 6;
 /// Outlives every history.
 const LONG_TTL: Duration = Duration::from_millis(100 * YEAR_MS);
 
-/// Splitmix.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
-    }
-
-    fn span(&mut self) -> u64 {
-        let most = self.one_of(&[1, 50, 1_500, 60_000, HOUR_MS, 3 * HOUR_MS, 40 * 24 * HOUR_MS, YEAR_MS]);
-        self.below(most + 1)
-    }
+/// Some time, from a millisecond to a year.
+fn any_span(random: &mut Random) -> u64 {
+    let most = random.one_of(&[1, 50, 1_500, 60_000, HOUR_MS, 3 * HOUR_MS, 40 * 24 * HOUR_MS, YEAR_MS]);
+    random.below(most + 1)
 }
 
 /// A machine, as its clocks show it, and as it is.
@@ -91,7 +76,7 @@ impl Machine {
     }
 
     fn set_wall(&mut self, random: &mut Random) {
-        let (span, years) = (random.span(), random.below(60) * YEAR_MS);
+        let (span, years) = (any_span(random), random.below(60) * YEAR_MS);
         let walls = [
             0,
             START_MS,
@@ -122,7 +107,7 @@ impl Machine {
 
     /// A virtual machine is put back, or forward; the boot is the same.
     fn jump_boot(&mut self, random: &mut Random) {
-        let span = random.span();
+        let span = any_span(random);
         self.uptime = random.one_of(&[self.uptime.saturating_sub(span), self.uptime + span]);
         self.clock.jump_boot_to_millis(self.uptime);
         self.is_honest = false;
@@ -266,8 +251,8 @@ impl History {
     fn live(&mut self, open: &mut Open) {
         for _ in 0..self.random.below(7) {
             match self.random.below(12) {
-                0..3 => self.machine.pass_open(open, self.random.span(), false),
-                3 | 4 => self.machine.pass_open(open, self.random.span(), true),
+                0..3 => self.machine.pass_open(open, any_span(&mut self.random), false),
+                3 | 4 => self.machine.pass_open(open, any_span(&mut self.random), true),
                 5 => {
                     self.machine.set_wall(&mut self.random);
                     if self.random.below(2) == 0 {
@@ -312,7 +297,7 @@ impl History {
         if open.now < open.short_until {
             return;
         }
-        let ttl = 1 + self.random.span();
+        let ttl = 1 + any_span(&mut self.random);
         let Ok(idemkv::Begin::Fresh(claim)) =
             open.engine.default_scope().begin("short", crate::common::request())
         else {
@@ -358,8 +343,8 @@ impl History {
     fn rest(&mut self) {
         for _ in 0..self.random.below(5) {
             match self.random.below(11) {
-                0..3 => self.machine.pass(self.random.span(), false),
-                3 | 4 => self.machine.pass(self.random.span(), true),
+                0..3 => self.machine.pass(any_span(&mut self.random), false),
+                3 | 4 => self.machine.pass(any_span(&mut self.random), true),
                 5 | 6 => self.machine.set_wall(&mut self.random),
                 7 | 8 => self.machine.reboot(),
                 9 => self.machine.hide_boot(),
@@ -375,7 +360,7 @@ impl History {
             let number = self.machine.number + 1;
             let elsewhere = ManualClock::at_millis(number);
             elsewhere.jump_wall_to_millis(self.machine.wall);
-            let uptime = self.random.span();
+            let uptime = any_span(&mut self.random);
             elsewhere.jump_boot_to_millis(uptime);
             self.machine = Machine {
                 clock: elsewhere,

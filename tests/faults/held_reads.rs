@@ -7,6 +7,7 @@ use std::sync::{Mutex, mpsc};
 use std::task::Poll;
 
 use crate::common::budget::Budget;
+use crate::common::random::Random;
 use crate::common::{Machine, poll, request};
 use crate::returned::{DAY, two_groups};
 use idemkv::sim::DiskFault;
@@ -16,23 +17,6 @@ const RIG: &str = "faults held_reads::no_live_record_is_granted_again_whatever_f
 const EPISODES: u64 = 8;
 /// Scopes, how many keys they have, and for how many days these are kept.
 const SCOPES: [(&str, u64, u32); 3] = [("first", 16, 1), ("second", 16, 30), ("bulk", 800, 90)];
-
-/// Splitmix.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % below
-    }
-
-    fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.next(len as u64)).unwrap()
-    }
-}
 
 /// A begin on its way, of a key whose record is live until a known time.
 struct Lookup {
@@ -80,7 +64,7 @@ impl World {
     /// Begins a key that is done.
     fn look(&mut self) {
         let (name, keys, days) = SCOPES[self.random.index(SCOPES.len())];
-        let key = self.random.next(keys).to_string();
+        let key = self.random.below(keys).to_string();
         let live_until = self.completed.saturating_add(DAY * days);
         let (what, scope): (_, Scope) = (format!("{key} of {name}"), self.engine.scope(name));
         let call = Box::pin(async move { scope.begin_async(key, request()).await });
@@ -111,7 +95,7 @@ impl World {
 
     /// Something small that can happen at any moment.
     fn happen(&mut self) {
-        match self.random.next(10) {
+        match self.random.below(10) {
             0..4 => drop(self.engine.step()),
             4..7 => self.look(),
             7 if !self.lookups.is_empty() => {
@@ -119,7 +103,7 @@ impl World {
                 self.poll(at);
             }
             8 => {
-                let number = self.machine.disk.operations() + self.random.next(3);
+                let number = self.machine.disk.operations() + self.random.below(3);
                 self.machine.disk.fault_at(number, DiskFault::Full);
                 self.has_failed = true;
             }
@@ -148,7 +132,7 @@ impl World {
             self.has_failed = self.engine.checkpoint().is_err();
             return;
         }
-        let (hold_at, syncs) = (self.random.next(2), AtomicU32::new(0));
+        let (hold_at, syncs) = (self.random.below(2), AtomicU32::new(0));
         let (is_held, held) = mpsc::channel();
         let (go, may_go) = mpsc::channel::<()>();
         let channels = Mutex::new((is_held.clone(), may_go));
@@ -171,7 +155,7 @@ impl World {
             let is_held = held.recv().unwrap();
             if is_held {
                 self.held += self.lookups.len() as u64;
-                for _ in 0..self.random.next(8) {
+                for _ in 0..self.random.below(8) {
                     self.happen();
                 }
             }
@@ -184,20 +168,20 @@ impl World {
 
     fn live(&mut self) {
         for _ in 0..EPISODES {
-            for _ in 0..self.random.next(4) {
+            for _ in 0..self.random.below(4) {
                 self.look();
             }
-            if self.random.next(4) == 0 {
-                let key = format!("new-{}", self.random.next(1 << 40));
+            if self.random.below(4) == 0 {
+                let key = format!("new-{}", self.random.below(1 << 40));
                 if let Ok(Begin::Fresh(claim)) = self.engine.scope("second").begin(key, request()) {
                     claim.complete("charged ".repeat(400)).ok();
                 }
             }
-            if self.random.next(12) == 0 {
+            if self.random.below(12) == 0 {
                 self.machine.clock.advance(DAY);
             }
             self.checkpoint();
-            if self.random.next(3) == 0 {
+            if self.random.below(3) == 0 {
                 self.happen();
             }
         }

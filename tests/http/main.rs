@@ -31,6 +31,9 @@ mod random_requests;
 #[cfg(feature = "axum")]
 mod shown;
 mod signatures;
+#[cfg(feature = "axum")]
+#[path = "../common/shown.rs"]
+mod snippets;
 #[cfg(feature = "tracing")]
 mod spans;
 #[cfg(feature = "standard-webhooks")]

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::client::home;
 use crate::loopback::{Raw, Server};
+use crate::snippets::{blocks, regions};
 
 #[expect(dead_code, reason = "compiled only: it takes a port, and stays until it is interrupted")]
 mod whole {
@@ -106,24 +107,9 @@ async fn bank(amount: u32, step: StepKey) -> Result<String, BankError> {
     }
 }
 
-/// The parts of a source between `// shown:` and `// end`, without their indent.
-fn regions(source: &str) -> Vec<String> {
-    let parts = source.split("// shown: ").skip(1).map(|part| part.split("// end\n").next().unwrap());
-    let unindented = |part: &str| {
-        let lines = part.lines().skip(1).map(|line| line.strip_prefix("    ").unwrap_or(line));
-        lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
-    };
-    parts.map(unindented).collect()
-}
-
 #[test]
 fn the_document_shows_what_is_tested() {
-    let document = include_str!("../../docs/http.md");
-    let shown: Vec<&str> =
-        document.split("```rust\n").skip(1).map(|block| block.split("\n```").next().unwrap()).collect();
-    // The last one is in this function.
-    let tested = regions(include_str!("shown.rs"));
-    assert_eq!(shown, tested[..3]);
+    assert_eq!(blocks(include_str!("../../docs/http.md")), regions(include_str!("shown.rs")));
 }
 
 #[tokio::test]

@@ -124,14 +124,11 @@ mod receiver {
 #[cfg(feature = "axum")]
 #[tokio::test]
 async fn the_receiver_of_the_document_is_this_one_and_works() {
+    use crate::snippets::{blocks, regions};
     use tower::ServiceExt;
 
-    let document = include_str!("../../docs/patterns.md");
-    let shown = document.split("```rust\n").nth(2).unwrap().split("\n```").next().unwrap();
-    let source = include_str!("standard_webhooks.rs").split("// shown: receiver\n").nth(1).unwrap();
-    let lines = source.split("    // end\n").next().unwrap().lines();
-    let tested: Vec<_> = lines.map(|line| line.strip_prefix("    ").unwrap_or(line)).collect();
-    assert_eq!(shown, tested.join("\n"));
+    let shown = blocks(include_str!("../../docs/patterns.md"))[1];
+    assert_eq!(shown, regions(include_str!("standard_webhooks.rs"))[0]);
 
     let home = home();
     let router = receiver::receiver(&home.engine, SECRET).unwrap();

@@ -5,6 +5,8 @@ use std::error::Error;
 
 use idemkv::queue::Reason;
 
+use crate::common::shown::{blocks, regions};
+
 pub struct Order {
     number: String,
     content: String,
@@ -82,12 +84,8 @@ mod consumer {
 
 #[test]
 fn the_document_shows_what_is_tested() {
-    let document = include_str!("../../docs/patterns.md");
-    let shown = document.split("```rust\n").nth(1).unwrap().split("\n```").next().unwrap();
-    let source = include_str!("shown.rs").split("// shown: consumer\n").nth(1).unwrap();
-    let lines = source.split("    // end\n").next().unwrap().lines();
-    let tested: Vec<_> = lines.map(|line| line.strip_prefix("    ").unwrap_or(line)).collect();
-    assert_eq!(shown, tested.join("\n"));
+    let shown = blocks(include_str!("../../docs/patterns.md"))[0];
+    assert_eq!(shown, regions(include_str!("shown.rs"))[0]);
 }
 
 #[tokio::test]
