@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --features http --bench http -- replay   # in process: a replay through the layer, beside the engine's own
 //! cargo bench --features http --bench http -- posts    # over loopback: durable POSTs with the layer, and without it
+//! cargo bench --features http --bench http -- paced    # the same at 1,000 requests a second
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that can't go on stops")]
@@ -39,16 +40,20 @@ const KEYS: u64 = 10_000;
 const ROUNDS: u64 = 11;
 const BODY: &[u8] = &[b'x'; 80];
 /// Connections that send one request after the other.
-const CLIENTS: u64 = 64;
+const CLIENTS: u32 = 64;
 const SLICE: Duration = Duration::from_secs(4);
+/// Requests a second of all clients together, where they are paced.
+const PACE: u32 = 1_000;
 
 fn main() {
     match env::args().skip(1).find(|word| !word.starts_with("--")).as_deref() {
         Some("replay") => replay(),
-        Some("posts") => posts(),
+        Some("posts") => posts(None),
+        Some("paced") => posts(Some(PACE)),
         _ => {
             replay();
-            posts();
+            posts(None);
+            posts(Some(PACE));
         }
     }
 }
@@ -137,12 +142,22 @@ async fn located() -> (HeaderMap, Bytes) {
     (headers, Bytes::from_static(BODY))
 }
 
-/// Sends request after request, until it is told to stop.
-async fn client(address: SocketAddr, keys: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Vec<f64> {
+/// Sends request after request, until it is told to stop. With a pace, each is due at its time,
+/// and its latency counts from then.
+async fn client(
+    address: SocketAddr,
+    keys: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    pace: Option<Pace>,
+) -> Vec<f64> {
     let mut connection = TcpStream::connect(address).await.unwrap();
     connection.set_nodelay(true).unwrap();
     let mut times = vec![];
+    let mut due = pace.map(|pace| Instant::now() + pace.first);
     while !stop.load(Ordering::Relaxed) {
+        if let Some(due) = due {
+            tokio::time::sleep_until(due.into()).await;
+        }
         let number = keys.fetch_add(1, Ordering::Relaxed);
         let (key, body) = (key(number), String::from_utf8_lossy(BODY));
         let key = String::from_utf8_lossy(&key);
@@ -150,7 +165,7 @@ async fn client(address: SocketAddr, keys: Arc<AtomicU64>, stop: Arc<AtomicBool>
             "POST /v1/charges HTTP/1.1\r\nhost: a\r\nidempotency-key: {key}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        let started = Instant::now();
+        let started = due.unwrap_or_else(Instant::now);
         connection.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = vec![];
         // Each response ends with the body.
@@ -159,11 +174,21 @@ async fn client(address: SocketAddr, keys: Arc<AtomicU64>, stop: Arc<AtomicBool>
         }
         assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes));
         times.push(started.elapsed().as_secs_f64() * 1e3);
+        due = due.zip(pace).map(|(due, pace)| due + pace.every);
     }
     times
 }
 
-fn posts() {
+/// When a client's requests are due.
+#[derive(Clone, Copy)]
+struct Pace {
+    first: Duration,
+    every: Duration,
+}
+
+/// `a_second`: how many requests all clients together send, or `None`: as fast as they are
+/// answered.
+fn posts(a_second: Option<u32>) {
     let scratch = scratch();
     let engine = Engine::open(scratch.path().join("http.idem")).unwrap();
     let layer = IdempotencyLayer::new(&engine, "layer");
@@ -174,17 +199,27 @@ fn posts() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let keys = Arc::new(AtomicU64::new(0));
     let (mut rates, mut ratios) = ([vec![], vec![]], vec![]);
-    println!("durable POSTs over loopback, {CLIENTS} connections, slices of {} s in turn", SLICE.as_secs());
+    let load = a_second.map_or("as fast as they are answered".to_owned(), |pace| format!("{pace} a second"));
+    println!(
+        "durable POSTs over loopback, {CLIENTS} connections, {load}, slices of {} s in turn",
+        SLICE.as_secs()
+    );
     for round in 0..6 {
         for ((name, router), rates) in routers.iter().zip(&mut rates) {
             let (keys, router) = (Arc::clone(&keys), router.clone());
-            let times = runtime.block_on(async {
+            let mut times = runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let address = listener.local_addr().unwrap();
                 let server = tokio::spawn(async move { axum::serve(listener, router).await });
                 let stop = Arc::new(AtomicBool::new(false));
                 let clients: Vec<_> = (0..CLIENTS)
-                    .map(|_| tokio::spawn(client(address, Arc::clone(&keys), Arc::clone(&stop))))
+                    .map(|number| {
+                        let pace = a_second.map(|a_second| {
+                            let between = Duration::from_secs(1) / a_second;
+                            Pace { first: between * number, every: between * CLIENTS }
+                        });
+                        tokio::spawn(client(address, Arc::clone(&keys), Arc::clone(&stop), pace))
+                    })
                     .collect();
                 tokio::time::sleep(SLICE).await;
                 stop.store(true, Ordering::Relaxed);
@@ -198,7 +233,11 @@ fn posts() {
             // The first warms up.
             if round > 0 {
                 let rate = times.len() as f64 / SLICE.as_secs_f64();
-                println!("{rate:8.0} a second, median {:.1} ms  {name}", Spread::of(times).median);
+                let p99 = p99(&mut times);
+                println!(
+                    "{rate:8.0} a second, median {:.1} ms, p99 {p99:.1} ms  {name}",
+                    Spread::of(times).median
+                );
                 rates.push(rate);
             }
         }
@@ -208,4 +247,9 @@ fn posts() {
     let Spread { median, min, max } = Spread::of(ratios);
     println!("with the layer to by hand: {median:.3} ({min:.3}, {max:.3}), at least 0.9 wanted");
     engine.close().unwrap();
+}
+
+fn p99(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() * 99 / 100).copied().unwrap_or_default()
 }

@@ -1,14 +1,31 @@
 """Makes charges of svix's messages, as a gateway does: it turns the payload into a form, and the
 charge into a payload. Key, status and headers pass as they are. Where the service hangs up, the
-relay hangs up too.
+relay hangs up too. While none listens, it waits for one, as gateways do.
 """
 
 import json
+import time
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlencode
 
 HOP_BY_HOP = {"connection", "content-length", "date", "transfer-encoding"}
+
+
+PATIENCE = 10  # seconds
+
+
+def connected(address):
+    start = time.monotonic()
+    while True:
+        try:
+            service = HTTPConnection(address)
+            service.connect()
+            return service
+        except ConnectionRefusedError:
+            if time.monotonic() - start > PATIENCE:
+                raise
+            time.sleep(0.01)
 
 
 def relay_to(address):
@@ -24,7 +41,7 @@ def relay_to(address):
                 "idempotency-key": self.headers["idempotency-key"],
             }
             try:
-                service = HTTPConnection(address)
+                service = connected(address)
                 service.request("POST", "/v1/charges", urlencode(message["payload"]), headers)
                 answer = service.getresponse()
                 body = answer.read()

@@ -49,6 +49,37 @@ fn an_interrupted_key_gets_the_outcome_that_it_is_given() {
     assert_eq!(record.expires().saturating_since(record.completed()), Duration::from_secs(7_200));
 }
 
+/// The layer replays only what has the form of a stored response.
+#[cfg(feature = "http")]
+#[test]
+fn a_key_of_the_http_layer_gets_a_response() {
+    let (_folder, file) = closed();
+    let refused = |arguments: &[&str], why: &str| {
+        let ran = on(&file, "resolve", arguments);
+        assert!(ran.code == 1 && ran.err.contains(why), "{ran:?}");
+    };
+    let lost = ["lost", "--scope", "refunds", "--ttl", "1h", "--yes", "--body", r#"{"id":"re_1"}"#, "--as"];
+    refused(&[&lost[..], &["failed", "--http-status", "201"]].concat(), "give --as completed");
+    refused(&[&lost[..], &["completed", "--http-status", "402"]].concat(), "give --as failed");
+    refused(&[&lost[..], &["completed", "--http-status", "99"]].concat(), "no status of HTTP");
+    let headless = ["completed", "--http-status", "201", "--header", "no header"];
+    refused(&[&lost[..], &headless].concat(), "name: value");
+    let without = ["lost", "--scope", "refunds", "--yes", "--as", "did-not-happen", "--http-status", "201"];
+    refused(&without, "leave its status out");
+    let ran = on(&file, "resolve", &[&lost[..], &["completed", "--header", "a: b"]].concat());
+    assert_eq!(ran.code, 2, "a header without a status: {ran:?}");
+
+    let response = ["completed", "--http-status", "201", "--header", "Content-Type: application/json"];
+    let more = ["--header", "x-a: 1", "--header", "x-a: 2", "--header", "set-cookie: secret"];
+    fine(&file, "resolve", &[&lost[..], &response, &more].concat());
+    let Status::Done(record) = status(&file, "refunds", "lost") else { panic!() };
+    let response = idemkv::http::response_of_record(&record).unwrap();
+    assert_eq!((record.outcome(), response.status().as_u16()), (Outcome::Success, 201));
+    let headers: Vec<_> = response.headers().iter().map(|(name, value)| (name.as_str(), value)).collect();
+    assert_eq!(headers, [("content-type", "application/json"), ("x-a", "1"), ("x-a", "2")]);
+    assert_eq!(response.body().as_deref(), Some(&br#"{"id":"re_1"}"#[..]));
+}
+
 #[test]
 fn an_operation_that_did_not_happen_runs_as_the_first() {
     let (_folder, file) = closed();

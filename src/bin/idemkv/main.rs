@@ -22,6 +22,8 @@ mod forget;
 mod format;
 mod get;
 mod hex;
+#[cfg(feature = "http")]
+mod http_response;
 mod import;
 mod list;
 mod man;

@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+#[cfg(feature = "http")]
+use idemkv::Outcome;
 use idemkv::{Claim, Completion, Engine};
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
 use crate::entry::{Entry, State, describe, summary};
+#[cfg(feature = "http")]
+use crate::http_response::HttpResponse;
 use crate::selection::Selection;
 use crate::{names, opening, spans};
 
@@ -28,6 +32,9 @@ pub(crate) struct Resolve {
     /// A file with that result
     #[arg(long, value_name = "PATH")]
     body_file: Option<PathBuf>,
+    #[cfg(feature = "http")]
+    #[command(flatten)]
+    response: HttpResponse,
     /// For how long the result is replayed, such as 24h; the scope's policy says it if there is one
     #[arg(long, value_parser = spans::parse, value_name = "SPAN")]
     ttl: Option<Duration>,
@@ -67,17 +74,40 @@ impl Resolve {
             (None, Some(path)) => Some(fs::read(path)?),
             (None, None) => None,
         };
+        #[cfg(feature = "http")]
+        if self.outcome == HowItEnded::DidNotHappen && self.response.is_given() {
+            return Err(Trouble::refused(
+                "an operation that did not happen has no response: leave its status out",
+            ));
+        }
         match (self.outcome, body) {
             (HowItEnded::DidNotHappen, Some(_)) => {
                 Err(Trouble::refused("an operation that did not happen has no result: leave the body out"))
             }
             (HowItEnded::DidNotHappen, None) => Ok(Vec::new()),
-            (HowItEnded::Completed | HowItEnded::Failed, body) => body.ok_or_else(|| {
-                Trouble::refused(
-                    "retries get the result: give it with --body or --body-file (it may be empty)",
-                )
-            }),
+            (HowItEnded::Completed | HowItEnded::Failed, body) => {
+                let body = body.ok_or_else(|| {
+                    Trouble::refused(
+                        "retries get the result: give it with --body or --body-file (it may be empty)",
+                    )
+                })?;
+                self.in_form(body)
+            }
         }
+    }
+
+    /// The result in the form in which it is stored.
+    #[cfg(feature = "http")]
+    fn in_form(&self, body: Vec<u8>) -> Result<Vec<u8>, Trouble> {
+        let is_failure = self.outcome == HowItEnded::Failed;
+        self.response.stored(if is_failure { Outcome::Failure } else { Outcome::Success }, body)
+    }
+
+    /// The result in the form in which it is stored.
+    #[cfg(not(feature = "http"))]
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "with the feature `http` it may fail")]
+    fn in_form(&self, body: Vec<u8>) -> Result<Vec<u8>, Trouble> {
+        Ok(body)
     }
 
     fn plan(&self, engine: &Engine, body_len: usize) -> Result<(Vec<String>, Entry), Trouble> {
