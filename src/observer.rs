@@ -9,7 +9,7 @@ use crate::error::{BeginError, Failure, IoFailure};
 use crate::foreign::contain;
 use crate::policy::Policy;
 use crate::sync::Arc;
-use crate::{AttemptInfo, Interruption, Record};
+use crate::{AttemptInfo, Interruption, KeyHash, Record};
 
 /// Receives the events that an operator wants to see: replays, and [events](Event) of every other
 /// kind. Set with [`Options::observer`](crate::Options::observer).
@@ -55,9 +55,44 @@ pub trait Observer: Send + Sync {
         let _ = record;
     }
 
-    /// Any other event that is worth a line in a log.
+    /// Any other event that is worth a line in a log, or a count.
     fn event(&self, event: &Event<'_>) {
         let _ = event;
+    }
+}
+
+/// An observer that is shared with other parts of the program.
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn replayed(&self, record: &Record) {
+        O::replayed(self, record);
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        O::event(self, event);
+    }
+}
+
+/// Two observers, told one after the other. If the first panics, the second is told nothing.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use idemkv::{Engine, Observer};
+/// # #[derive(Default)] struct Log;
+/// # impl Observer for Log {}
+/// # #[derive(Default)] struct Counts;
+/// # impl Observer for Counts {}
+/// let options = Engine::options().observer(Arc::new((Log, Counts)));
+/// # let _ = options;
+/// ```
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn replayed(&self, record: &Record) {
+        self.0.replayed(record);
+        self.1.replayed(record);
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.0.event(event);
+        self.1.event(event);
     }
 }
 
@@ -83,12 +118,29 @@ pub enum Event<'e> {
         scope: &'e [u8],
         /// The key.
         key: &'e [u8],
+        /// Its short name for logs.
+        key_hash: KeyHash,
         /// The claim.
         attempt: AttemptInfo,
         /// The attempt before it that was interrupted, if there was one.
         interrupted: Option<Interruption>,
         /// Whether [`resolve`](crate::Scope::resolve) gave it.
         resolves: bool,
+        /// How long the call took, its waits for room and for the commit included. A request of a
+        /// batch counts from the moment at which the engine turned to it.
+        took: Duration,
+    },
+    /// A begin found the claim of another call, for which it can wait.
+    #[non_exhaustive]
+    InFlight {
+        /// The key's scope.
+        scope: &'e [u8],
+        /// The key.
+        key: &'e [u8],
+        /// Its short name for logs.
+        key_hash: KeyHash,
+        /// The claim of the other call.
+        attempt: AttemptInfo,
     },
     /// A claim has ended. Its end is queued for the log, and soon durable.
     #[non_exhaustive]
@@ -97,6 +149,8 @@ pub enum Event<'e> {
         scope: &'e [u8],
         /// The key.
         key: &'e [u8],
+        /// Its short name for logs.
+        key_hash: KeyHash,
         /// The claim.
         attempt: AttemptInfo,
         /// How it ended.
@@ -113,6 +167,8 @@ pub enum Event<'e> {
         scope: &'e [u8],
         /// The key.
         key: &'e [u8],
+        /// Its short name for logs.
+        key_hash: KeyHash,
         /// The attempt that may have had an effect.
         interruption: Interruption,
         /// What ended it.
@@ -125,6 +181,8 @@ pub enum Event<'e> {
         scope: &'e [u8],
         /// The key.
         key: &'e [u8],
+        /// Its short name for logs; `None` for bytes that can't be a key.
+        key_hash: Option<KeyHash>,
         /// Why.
         error: &'e BeginError,
     },
@@ -135,6 +193,8 @@ pub enum Event<'e> {
         scope: &'e [u8],
         /// The key.
         key: &'e [u8],
+        /// Its short name for logs.
+        key_hash: KeyHash,
         /// The claim.
         attempt: AttemptInfo,
     },
@@ -220,6 +280,7 @@ impl Event<'_> {
         match self {
             Self::Opened { .. } => "opened",
             Self::Granted { .. } => "granted",
+            Self::InFlight { .. } => "in flight",
             Self::Ended { .. } => "ended",
             Self::Interrupted { .. } => "interrupted",
             Self::Refused { .. } => "refused",
@@ -254,6 +315,11 @@ impl Hooks {
     /// Reports an event, which is made only if there is an observer.
     pub(crate) fn tell<'e>(&self, event: impl FnOnce() -> Event<'e>) {
         self.call(|observer| observer.event(&event()));
+    }
+
+    /// Whether there is an observer.
+    pub(crate) fn are_set(&self) -> bool {
+        self.0.is_some()
     }
 
     #[inline]

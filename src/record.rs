@@ -18,7 +18,7 @@ use triomphe::ThinArc;
 use crate::key::Digest;
 use crate::state::{Facts, Fence, Lifetime, is_replayed};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use crate::{Fingerprint, Timestamp};
+use crate::{Fingerprint, KeyHash, Timestamp};
 use rest::{REST, Rest};
 
 /// The fields of a record that lookups read, and those that change. With the reference count in
@@ -268,6 +268,12 @@ impl Record {
     #[must_use]
     pub fn scope(&self) -> &[u8] {
         self.split().1
+    }
+
+    /// A short name of the key for logs.
+    #[must_use]
+    pub fn key_hash(&self) -> KeyHash {
+        self.digest().key_hash()
     }
 
     /// Body, scope, key.

@@ -284,6 +284,14 @@ impl LogSpace {
         super::HEADER_BYTES + self.bytes()
     }
 
+    /// Bytes that no later claim can have now: reserved, written to the active segment, or full
+    /// and not yet stored.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let full = state.sealed.iter().map(|(segment, _)| state.len_of(self.geometry, *segment));
+        full.sum::<u64>() + state.active.map_or(0, |active| active.at) + state.reserved
+    }
+
     /// Bytes of all segments.
     pub(crate) fn bytes(&self) -> u64 {
         self.state.lock().bytes

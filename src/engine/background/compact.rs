@@ -3,7 +3,7 @@
 use crate::Timestamp;
 use crate::engine::core::compaction::Space;
 use crate::engine::core::maintenance::MaintenanceState;
-use crate::engine::core::{CallWorker, Core};
+use crate::engine::core::{CallWorker, Core, Counters};
 use crate::engine::handles::engine::Engine;
 use crate::error::{CommitError, Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
@@ -57,6 +57,9 @@ impl Core {
             }
             Err(error) => Err(error),
         };
+        if let Ok(true) = compacted {
+            Counters::count(&self.counters.compactions);
+        }
         maintenance.compaction.is_over(self.store.live_bytes().unwrap_or_default(), logged);
         compacted
     }

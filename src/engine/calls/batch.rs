@@ -155,7 +155,7 @@ impl Core {
                 continue;
             }
             let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
-            call.set(Some(started(*request, digest, QueueTimeout::new(self.options.queue_timeout))));
+            call.set(Some(started(*request, digest, self.begin_timeout())));
             match call.as_mut().as_pin_mut().map(poll_once) {
                 Some(Poll::Ready(begun)) => {
                     note(begun, at, result, &mut granting);
@@ -166,7 +166,7 @@ impl Core {
             }
         }
         // One for the batch: what its members wait for runs at the same time.
-        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let mut queue_timeout = self.begin_timeout();
         loop {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             tell_twins(&mut results, &granting);

@@ -119,7 +119,7 @@ impl Core {
         asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let mut queue_timeout = self.begin_timeout();
         loop {
             let mut begun = self.start(caller, handle, asked, fingerprint, &mut queue_timeout).await?;
             if let BeginProgress::PendingGrant(granting) = &mut begun {
@@ -151,7 +151,10 @@ impl Core {
     #[cold]
     pub(super) fn refused(&self, scope: &ScopeInner, key: &[u8], error: BeginError) -> BeginError {
         self.counters.count_refusal(&error);
-        self.options.hooks.tell(|| Told::Refused { scope: scope.name(), key, error: &error });
+        self.options.hooks.tell(|| {
+            let key_hash = scope.digest(key).ok().map(Digest::key_hash);
+            Told::Refused { scope: scope.name(), key, key_hash, error: &error }
+        });
         error
     }
 
@@ -170,7 +173,8 @@ impl Core {
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
                     let granting = self.grant(caller, handle, asked, terms, wish, queue_timeout).await?;
-                    if let Some(granting) = granting {
+                    if let Some(mut granting) = granting {
+                        granting.set_watch(queue_timeout.watch());
                         return Ok(BeginProgress::PendingGrant(granting));
                     }
                     // Somebody else was faster: look again.
@@ -192,7 +196,7 @@ impl Core {
                         !self.is_given_up_in_place(&attempt),
                         "waiters would begin and wait without a pause"
                     );
-                    self.index.count_waited(asked.digest);
+                    self.count_waited(&attempt);
                     return Ok(BeginProgress::Answered(Begin::InFlight(Pending::new(attempt, handle))));
                 }
                 (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
@@ -217,6 +221,17 @@ impl Core {
                 ) => unreachable!("a begin is granted, waits, is replayed or refused"),
             }
         }
+    }
+
+    /// Counts a begin that found another's claim, and tells the observer.
+    fn count_waited(&self, attempt: &Attempt) {
+        self.index.count_waited(attempt.digest);
+        self.options.hooks.tell(|| Told::InFlight {
+            scope: attempt.scope(),
+            key: attempt.key(),
+            key_hash: attempt.digest.key_hash(),
+            attempt: attempt.info(),
+        });
     }
 
     /// Whether waiters of this attempt were told to begin again, though its key still has it. An
@@ -258,7 +273,7 @@ impl Core {
         let digest = scope.digest(key).map_err(BeginError::Key)?;
         self.health.check().map_err(BeginError::from)?;
         let asked = KeyRef { scope, key, digest };
-        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let mut queue_timeout = self.begin_timeout();
         loop {
             let before = self.clock.now();
             let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
@@ -269,6 +284,7 @@ impl Core {
                         .grant(caller, handle, asked, terms, GrantKind::Resolve, &mut queue_timeout)
                         .await?;
                     let Some(mut granting) = granting else { continue };
+                    granting.set_watch(queue_timeout.watch());
                     granting.settled(self, caller).await.map_err(BeginError::from)?;
                     if let Some(claim) = granting.arrive(self) {
                         return Ok(claim);

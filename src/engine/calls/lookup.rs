@@ -219,8 +219,8 @@ impl Core {
     pub(super) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
         Counters::count(&self.counters.superseded);
         self.options.hooks.tell(|| {
-            let (scope, key) = (attempt.scope(), attempt.key());
-            Told::Superseded { scope, key, attempt: attempt.info() }
+            let (scope, key, key_hash) = (attempt.scope(), attempt.key(), attempt.digest.key_hash());
+            Told::Superseded { scope, key, key_hash, attempt: attempt.info() }
         });
         ClaimError::Superseded(Box::new(self.became(caller, attempt.digest).await))
     }

@@ -5,7 +5,7 @@
 //! by the drop of its own future, by a thread that finds its lease over, or by a close.
 //! [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
 
-use crate::clock::QueueTimeout;
+use crate::clock::{QueueTimeout, Stopwatch};
 use crate::commit::Ticket;
 use crate::engine::core::Core;
 use crate::engine::core::log_record::LogRecord;
@@ -29,12 +29,19 @@ pub(super) struct PendingGrant {
     unqueued: Option<LogRecord>,
     /// The ticket of its group; `None` if the log need not know.
     ticket: Option<Ticket>,
+    /// Since the call, if an observer is told its time.
+    watch: Option<Stopwatch>,
 }
 
 impl PendingGrant {
     pub(super) fn new(claim: Claim, before: Slot) -> Self {
         let unqueued = Some(LogRecord::Granted(Arc::clone(claim.of())));
-        Self { claim: Some(claim), before, unqueued, ticket: None }
+        Self { claim: Some(claim), before, unqueued, ticket: None, watch: None }
+    }
+
+    /// Runs since the call, if an observer is told its time.
+    pub(super) fn set_watch(&mut self, watch: Option<Stopwatch>) {
+        self.watch = watch;
     }
 
     /// Queues the intent, if the log has to know the claim; `false` if the lease ran out before,
@@ -140,7 +147,7 @@ impl PendingGrant {
             claim.discard();
             return None;
         }
-        core.count_grant(claim.of(), claim.resolves());
+        core.count_grant(claim.of(), claim.resolves(), self.watch.as_ref());
         Some(claim)
     }
 }

@@ -35,6 +35,7 @@ pub(crate) struct Counters {
     pub(in crate::engine) backups: AtomicU64,
     pub(in crate::engine) expired: AtomicU64,
     pub(in crate::engine) checkpoints: AtomicU64,
+    pub(in crate::engine) compactions: AtomicU64,
     pub(in crate::engine) reclaimed_blocks: AtomicU64,
 }
 

@@ -28,7 +28,7 @@ pub(super) mod threads;
 
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::Attempt;
-use crate::clock::EngineClock;
+use crate::clock::{EngineClock, QueueTimeout, Stopwatch};
 use crate::commit::Commit;
 use crate::error::{BeginError, Busy, CommitError};
 use crate::index::{Change, Index, Slot};
@@ -221,8 +221,13 @@ impl Core {
         self.timekeeper.notify();
     }
 
+    /// How long a begin may wait, from now on.
+    pub(super) fn begin_timeout(&self) -> QueueTimeout {
+        QueueTimeout::watched(self.options.queue_timeout, self.options.hooks.are_set())
+    }
+
     /// Counts a claim that its caller gets, and tells the observer.
-    pub(super) fn count_grant(&self, attempt: &Attempt, resolves: bool) {
+    pub(super) fn count_grant(&self, attempt: &Attempt, resolves: bool, watch: Option<&Stopwatch>) {
         if resolves {
             Counters::count(&self.counters.resolved);
         } else {
@@ -234,9 +239,11 @@ impl Core {
         self.options.hooks.tell(|| Told::Granted {
             scope: attempt.scope(),
             key: attempt.key(),
+            key_hash: attempt.digest.key_hash(),
             attempt: attempt.info(),
             interrupted: attempt.interruption_before(),
             resolves,
+            took: watch.map(Stopwatch::elapsed).unwrap_or_default(),
         });
     }
 
@@ -250,6 +257,7 @@ impl Core {
         self.options.hooks.tell(|| Told::Ended {
             scope: attempt.scope(),
             key: attempt.key(),
+            key_hash: attempt.digest.key_hash(),
             attempt: attempt.info(),
             end,
             took: self.clock.now().saturating_since(attempt.started),
@@ -265,8 +273,8 @@ impl Core {
             Cause::Restart => &self.counters.found_interrupted,
         });
         self.options.hooks.tell(|| {
-            let (scope, key) = (attempt.scope(), attempt.key());
-            Told::Interrupted { scope, key, interruption: attempt.interruption(), cause }
+            let (scope, key, key_hash) = (attempt.scope(), attempt.key(), attempt.digest.key_hash());
+            Told::Interrupted { scope, key, key_hash, interruption: attempt.interruption(), cause }
         });
     }
 }
