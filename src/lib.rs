@@ -49,7 +49,9 @@
 //! - `axum`: the same with what needs axum: scopes by matched path, extractors.
 //! - `admin`: a page for operators, to be mounted in an axum router: see the module `admin`.
 //! - `standard-webhooks`: the layer checks the signatures of webhooks.
-//! - `tracing`: runs of the layer have the span of their request.
+//! - `metrics`: `MetricsObserver` counts and times for the crate `metrics`: see
+//!   `docs/monitoring.md`.
+//! - `tracing`: `TracingObserver` writes events; runs of the layer have spans.
 //! - `queue`: a consumer of messages, each handled once: see the module `queue`.
 //! - `cli`: the command `idemkv`, for operators: see `docs/command.md`.
 //! - `sim`: a simulated disk, a manual clock, and engines without threads, for deterministic
@@ -84,6 +86,8 @@ mod key;
 mod log_tail;
 #[cfg(all(test, idemkv_loom, feature = "sim"))]
 mod models;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+mod monitoring;
 mod observer;
 mod policy;
 #[cfg(feature = "queue")]
@@ -118,6 +122,10 @@ pub use fault::Fault;
 pub use key::KeyHash;
 pub use key::fingerprint::{Fingerprint, FingerprintBuilder};
 pub use key::step_key::StepKey;
+#[cfg(feature = "metrics")]
+pub use monitoring::MetricsObserver;
+#[cfg(feature = "tracing")]
+pub use monitoring::TracingObserver;
 pub use observer::{Cause, EndKind, Event, Observer};
 pub use policy::{Durability, Policy, Recovery};
 pub use record::tombstone::Tombstone;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::Claim;
+
 /// The run of a handler, on its way to an executor; see
 /// [`IdempotencyLayer::spawner`](super::IdempotencyLayer::spawner).
 pub type DetachedRun = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -37,9 +39,8 @@ impl Spawner {
 }
 
 impl ReadySpawner<'_> {
-    pub(super) fn spawn(self, run: impl Future<Output = ()> + Send + 'static) {
-        #[cfg(feature = "tracing")]
-        let run = tracing::Instrument::in_current_span(run);
+    pub(super) fn spawn(self, run: impl Future<Output = ()> + Send + 'static, within: RunSpan) {
+        let run = within.around(run);
         match self {
             Self::Tokio(runtime) => drop(runtime.spawn(run)),
             Self::Given(spawn) => spawn(Box::pin(run)),
@@ -53,6 +54,46 @@ impl fmt::Debug for Spawner {
             Self::Tokio => "Tokio",
             Self::Given(_) => "Given",
         })
+    }
+}
+
+/// The span of a run, within that of its request; nothing without the feature `tracing`.
+pub(super) struct RunSpan {
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+impl RunSpan {
+    #[cfg(not(feature = "tracing"))]
+    pub(super) fn of(_claim: &Claim) -> Self {
+        Self {}
+    }
+
+    /// It names the key by its short hash.
+    #[cfg(feature = "tracing")]
+    pub(super) fn of(claim: &Claim) -> Self {
+        let span = tracing::info_span!(
+            target: "idemkv",
+            "run",
+            scope = &*String::from_utf8_lossy(claim.scope()),
+            key.hash = %claim.key_hash(),
+            attempt = claim.attempt(),
+            fence = claim.fence().get()
+        );
+        Self { span }
+    }
+
+    #[cfg(not(feature = "tracing"))]
+    fn around<F: Future>(self, run: F) -> F {
+        let Self {} = self;
+        run
+    }
+
+    #[cfg(feature = "tracing")]
+    fn around<F: Future>(self, run: F) -> impl Future<Output = F::Output> {
+        let run = tracing::Instrument::instrument(run, self.span);
+        // A filter may leave out the run's own span.
+        tracing::Instrument::in_current_span(run)
     }
 }
 

@@ -22,6 +22,7 @@ use super::problem_kind::ProblemKind;
 use super::refusal::{IN_FLIGHT, LOST, of_begin};
 use super::reply::Reply;
 use super::run::{Ran, Run};
+use super::runs::RunSpan;
 use super::scope_source::tenant;
 use super::shared::Shared;
 use crate::{Begin, BeginError, Claim, Fingerprint, Scope};
@@ -208,8 +209,9 @@ impl Shared {
         // From here to the run's being the executor's there is no point at which this can be
         // dropped.
         let (client, awaited) = oneshot::channel();
+        let within = RunSpan::of(&claim);
         let run = self.run(inner, keyed, claim, client);
-        spawner.spawn(run.carry_out());
+        spawner.spawn(run.carry_out(), within);
         awaited.await.unwrap_or_else(|_lost| Ok(Err(Fault::new(ProblemKind::HandlerLost, LOST))))
     }
 
