@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::activity::{Activity, ActivityMark, is_inside};
+use crate::clock::Stopwatch;
 use crate::error::{BeginError, Failure, IoFailure};
 use crate::foreign::contain;
 use crate::policy::Policy;
@@ -126,8 +127,8 @@ pub enum Event<'e> {
         interrupted: Option<Interruption>,
         /// Whether [`resolve`](crate::Scope::resolve) gave it.
         resolves: bool,
-        /// How long the call took, its waits for room and for the commit included. A request of a
-        /// batch counts from the moment at which the engine turned to it.
+        /// How long the call took, its waits for room and for the commit included. All claims of
+        /// a batch took the time of the whole batch.
         took: Duration,
     },
     /// A begin found the claim of another call, for which it can wait.
@@ -317,9 +318,9 @@ impl Hooks {
         self.call(|observer| observer.event(&event()));
     }
 
-    /// Whether there is an observer.
-    pub(crate) fn are_set(&self) -> bool {
-        self.0.is_some()
+    /// Times a call whose time is told to an observer, if there is one.
+    pub(crate) fn watch(&self) -> Option<Stopwatch> {
+        self.0.is_some().then(Stopwatch::start)
     }
 
     #[inline]

@@ -12,7 +12,6 @@ pub(super) fn now() -> Instant {
 }
 
 /// A running stopwatch, for statistics only.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
@@ -63,23 +62,11 @@ impl Deadline {
 pub(crate) struct QueueTimeout {
     span: Duration,
     until: Option<Deadline>,
-    /// Since the call, if an observer wants to know how long it takes.
-    watch: Option<Stopwatch>,
 }
 
 impl QueueTimeout {
     pub(crate) fn new(span: Duration) -> Self {
-        Self { span, until: None, watch: None }
-    }
-
-    /// The same for a call whose time is told to an observer, if there is one.
-    pub(crate) fn watched(span: Duration, is_observed: bool) -> Self {
-        Self { watch: is_observed.then(Stopwatch::start), ..Self::new(span) }
-    }
-
-    /// Runs since the call, if an observer is told its time.
-    pub(crate) fn watch(&self) -> Option<Stopwatch> {
-        self.watch
+        Self { span, until: None }
     }
 
     /// Until when the call waits. The first wait sets it.
@@ -93,6 +80,6 @@ impl QueueTimeout {
 
     /// The remaining time, for a part of the call. It runs from now on.
     pub(crate) fn rest(&mut self) -> Self {
-        Self { span: self.span, until: Some(self.until()), watch: self.watch }
+        Self { span: self.span, until: Some(self.until()) }
     }
 }

@@ -34,9 +34,9 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Counts a value of so many firsts, where `first` is the first bound.
+    /// Counts a value at the least bound that it does not exceed, where `first` is the first bound.
     fn note(&self, value: u64, first: u64) {
-        let doublings = value.div_ceil(first).max(1).next_power_of_two().trailing_zeros();
+        let doublings = u64::BITS - (value.saturating_sub(1) / first).leading_zeros();
         if let Some(count) = self.0.get(doublings as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -52,7 +52,7 @@ impl<const N: usize> Histogram<N> {
 }
 
 /// The result of [`Commit::stats`](super::Commit::stats).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CommitStats {
     pub(crate) commits: u64,
     pub(crate) entries: u64,
@@ -60,6 +60,10 @@ pub(crate) struct CommitStats {
     pub(crate) group_max: u64,
     pub(crate) time_total: Duration,
     pub(crate) time_max: Duration,
+    /// Commits that took at most so long, for several times.
+    pub(crate) by_time: Vec<(Duration, u64)>,
+    /// Commits of at most so many entries, for several numbers.
+    pub(crate) by_entries: Vec<(u64, u64)>,
 }
 
 impl Counters {
@@ -77,20 +81,13 @@ impl Counters {
         self.by_entries.note(entries, 1);
     }
 
-    /// Commits that took at most so long, for several times.
-    pub(super) fn by_time(&self) -> Vec<(Duration, u64)> {
-        let first = Duration::from_micros(FIRST_TIME_BOUND_MICROS);
-        self.by_time.at_most().map(|(firsts, commits)| (first * firsts, commits)).collect()
-    }
-
-    /// Commits of at most so many entries, for several numbers.
-    pub(super) fn by_entries(&self) -> Vec<(u64, u64)> {
-        self.by_entries.at_most().map(|(bound, commits)| (bound.into(), commits)).collect()
-    }
-
     pub(super) fn stats(&self) -> CommitStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let first = Duration::from_micros(FIRST_TIME_BOUND_MICROS);
+        // Buckets come before the total, so that no bucket exceeds it.
         CommitStats {
+            by_time: self.by_time.at_most().map(|(firsts, commits)| (first * firsts, commits)).collect(),
+            by_entries: self.by_entries.at_most().map(|(bound, commits)| (bound.into(), commits)).collect(),
             commits: load(&self.commits),
             entries: load(&self.entries),
             bytes: load(&self.bytes),
@@ -118,7 +115,7 @@ mod tests {
     fn times_go_from_a_fast_sync_to_a_disk_that_hangs_and_entries_to_a_full_queue() {
         let counters = Counters::default();
         counters.note(3, 100, Duration::from_millis(2));
-        let (times, entries) = (counters.by_time(), counters.by_entries());
+        let CommitStats { by_time: times, by_entries: entries, .. } = counters.stats();
         assert_eq!(times.first(), Some(&(Duration::from_micros(64), 0)));
         assert_eq!(times.last(), Some(&(Duration::from_micros(64 << 18), 1)));
         assert_eq!(times.iter().filter(|(_, commits)| *commits == 0).count(), 5);

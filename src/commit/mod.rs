@@ -24,8 +24,6 @@ pub(crate) use leading::Duty;
 pub(crate) use queue::Limits;
 pub(crate) use status::Ticket;
 
-use std::time::Duration;
-
 use crate::clock::{Deadline, EngineClock};
 use crate::error::{CommitError, Failure};
 use crate::fork::Origin;
@@ -150,16 +148,6 @@ impl<P: Publish> Commit<P> {
 
     pub(crate) fn stats(&self) -> CommitStats {
         self.counters.stats()
-    }
-
-    /// Commits that took at most so long, for several times.
-    pub(crate) fn by_time(&self) -> Vec<(Duration, u64)> {
-        self.counters.by_time()
-    }
-
-    /// Commits of at most so many entries, for several numbers.
-    pub(crate) fn by_entries(&self) -> Vec<(u64, u64)> {
-        self.counters.by_entries()
     }
 }
 

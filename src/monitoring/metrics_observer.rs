@@ -43,8 +43,8 @@ pub struct MetricsObserver {
 impl MetricsObserver {
     /// Upper bounds in seconds for the two histograms of times, from a fast sync to a slow call to
     /// another service. An exporter that needs buckets can be given these.
-    pub const BUCKETS_SECONDS: [f64; 14] =
-        [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+    pub const BUCKETS_SECONDS: &'static [f64] =
+        &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
     /// An observer of one engine. The name tells its metrics from those of other engines, as the
     /// label `engine`. An engine that is opened again can have the same observer.

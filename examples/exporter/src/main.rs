@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // First the recorder, then the observer.
     let seconds = Matcher::Suffix("duration_seconds".to_owned());
     let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(seconds, &MetricsObserver::BUCKETS_SECONDS)?
+        .set_buckets_for_metric(seconds, MetricsObserver::BUCKETS_SECONDS)?
         .install_recorder()?;
     let observer = Arc::new(MetricsObserver::new("charges"));
     let engine = Engine::options().observer(Arc::clone(&observer)).open(path)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::begin::BeginProgress;
 use super::pending_grant::PendingGrant;
 use crate::Fingerprint;
-use crate::clock::QueueTimeout;
+use crate::clock::{QueueTimeout, Stopwatch};
 use crate::engine::core::Core;
 use crate::engine::core::namespace::{KeyRef, ScopeInner};
 use crate::engine::handles::claim::Begin;
@@ -127,6 +127,7 @@ impl Core {
         if requests.len() > CALLS_MAX {
             return self.refuse_all(scope, requests);
         }
+        let watch = self.options.hooks.watch();
         let mut waiting = Vec::new();
         // One place on the heap for all calls that need not wait.
         let mut spare = None;
@@ -155,7 +156,7 @@ impl Core {
                 continue;
             }
             let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
-            call.set(Some(started(*request, digest, self.begin_timeout())));
+            call.set(Some(started(*request, digest, QueueTimeout::new(self.options.queue_timeout))));
             match call.as_mut().as_pin_mut().map(poll_once) {
                 Some(Poll::Ready(begun)) => {
                     note(begun, at, result, &mut granting);
@@ -166,7 +167,7 @@ impl Core {
             }
         }
         // One for the batch: what its members wait for runs at the same time.
-        let mut queue_timeout = self.begin_timeout();
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             tell_twins(&mut results, &granting);
@@ -191,7 +192,7 @@ impl Core {
                 }
             }
         }
-        self.arrive_all(&mut results, granting, queue_timeout.span());
+        self.arrive_all(&mut results, granting, queue_timeout.span(), watch.as_ref());
         let answers = results.into_iter().map(answered).zip(requests);
         answers
             .map(|(answer, request)| answer.map_err(|error| self.refused(scope, request.key, error)))
@@ -230,6 +231,7 @@ impl Core {
         results: &mut [Option<Result<Begin, BeginError>>],
         granting: Vec<(usize, PendingGrant)>,
         waited: Duration,
+        watch: Option<&Stopwatch>,
     ) {
         for (at, granting) in granting {
             let Some(result @ None) = results.get_mut(at) else { continue };
@@ -237,7 +239,7 @@ impl Core {
                 Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited }),
                 Err(shut) => shut.into(),
             };
-            *result = Some(granting.arrive(self).map(Begin::Fresh).ok_or_else(late));
+            *result = Some(granting.arrive(self, watch).map(Begin::Fresh).ok_or_else(late));
         }
     }
 

@@ -5,7 +5,7 @@ use super::lookup::Lookup;
 use super::pending_grant::PendingGrant;
 use crate::Fingerprint;
 use crate::attempt::Attempt;
-use crate::clock::QueueTimeout;
+use crate::clock::{QueueTimeout, Stopwatch};
 use crate::engine::core::Core;
 use crate::engine::core::namespace::{KeyRef, ScopeInner};
 use crate::engine::handles::claim::{Begin, Claim};
@@ -37,10 +37,10 @@ pub(super) enum BeginProgress {
 
 impl BeginProgress {
     /// The answer, once a grant has settled; `None` if the grant was withdrawn.
-    fn answer(self, core: &Core) -> Option<Begin> {
+    fn answer(self, core: &Core, watch: Option<&Stopwatch>) -> Option<Begin> {
         match self {
             Self::Answered(begin) => Some(begin),
-            Self::PendingGrant(granting) => granting.arrive(core).map(Begin::Fresh),
+            Self::PendingGrant(granting) => granting.arrive(core, watch).map(Begin::Fresh),
         }
     }
 }
@@ -119,13 +119,14 @@ impl Core {
         asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        let mut queue_timeout = self.begin_timeout();
+        let watch = self.options.hooks.watch();
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
             let mut begun = self.start(caller, handle, asked, fingerprint, &mut queue_timeout).await?;
             if let BeginProgress::PendingGrant(granting) = &mut begun {
                 granting.settled(self, caller).await?;
             }
-            if let Some(answer) = begun.answer(self) {
+            if let Some(answer) = begun.answer(self, watch.as_ref()) {
                 return Ok(answer);
             }
             Box::pin(self.look_again(caller, &mut queue_timeout)).await?;
@@ -173,8 +174,7 @@ impl Core {
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
                     let granting = self.grant(caller, handle, asked, terms, wish, queue_timeout).await?;
-                    if let Some(mut granting) = granting {
-                        granting.set_watch(queue_timeout.watch());
+                    if let Some(granting) = granting {
                         return Ok(BeginProgress::PendingGrant(granting));
                     }
                     // Somebody else was faster: look again.
@@ -270,10 +270,11 @@ impl Core {
         scope: &ScopeInner,
         key: &[u8],
     ) -> Result<Claim, ResolveError> {
+        let watch = self.options.hooks.watch();
         let digest = scope.digest(key).map_err(BeginError::Key)?;
         self.health.check().map_err(BeginError::from)?;
         let asked = KeyRef { scope, key, digest };
-        let mut queue_timeout = self.begin_timeout();
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
             let before = self.clock.now();
             let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
@@ -284,9 +285,8 @@ impl Core {
                         .grant(caller, handle, asked, terms, GrantKind::Resolve, &mut queue_timeout)
                         .await?;
                     let Some(mut granting) = granting else { continue };
-                    granting.set_watch(queue_timeout.watch());
                     granting.settled(self, caller).await.map_err(BeginError::from)?;
-                    if let Some(claim) = granting.arrive(self) {
+                    if let Some(claim) = granting.arrive(self, watch.as_ref()) {
                         return Ok(claim);
                     }
                     Box::pin(self.look_again(caller, &mut queue_timeout)).await?;

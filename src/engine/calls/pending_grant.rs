@@ -29,19 +29,12 @@ pub(super) struct PendingGrant {
     unqueued: Option<LogRecord>,
     /// The ticket of its group; `None` if the log need not know.
     ticket: Option<Ticket>,
-    /// Since the call, if an observer is told its time.
-    watch: Option<Stopwatch>,
 }
 
 impl PendingGrant {
     pub(super) fn new(claim: Claim, before: Slot) -> Self {
         let unqueued = Some(LogRecord::Granted(Arc::clone(claim.of())));
-        Self { claim: Some(claim), before, unqueued, ticket: None, watch: None }
-    }
-
-    /// Runs since the call, if an observer is told its time.
-    pub(super) fn set_watch(&mut self, watch: Option<Stopwatch>) {
-        self.watch = watch;
+        Self { claim: Some(claim), before, unqueued, ticket: None }
     }
 
     /// Queues the intent, if the log has to know the claim; `false` if the lease ran out before,
@@ -139,15 +132,15 @@ impl PendingGrant {
     }
 
     /// Makes the claim, once the grant has settled. `None` if it was withdrawn, because its lease
-    /// ran out or the engine closed.
-    pub(super) fn arrive(mut self, core: &Core) -> Option<Claim> {
+    /// ran out or the engine closed. The watch has run since the call, if there is an observer.
+    pub(super) fn arrive(mut self, core: &Core, watch: Option<&Stopwatch>) -> Option<Claim> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
         if !claim.arrives() {
             claim.discard();
             return None;
         }
-        core.count_grant(claim.of(), claim.resolves(), self.watch.as_ref());
+        core.count_grant(claim.of(), claim.resolves(), watch);
         Some(claim)
     }
 }

@@ -28,7 +28,7 @@ pub(super) mod threads;
 
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::Attempt;
-use crate::clock::{EngineClock, QueueTimeout, Stopwatch};
+use crate::clock::{EngineClock, Stopwatch};
 use crate::commit::Commit;
 use crate::error::{BeginError, Busy, CommitError};
 use crate::index::{Change, Index, Slot};
@@ -219,11 +219,6 @@ impl Core {
         self.commit.notify_threads();
         self.reads.notify();
         self.timekeeper.notify();
-    }
-
-    /// How long a begin may wait, from now on.
-    pub(super) fn begin_timeout(&self) -> QueueTimeout {
-        QueueTimeout::watched(self.options.queue_timeout, self.options.hooks.are_set())
     }
 
     /// Counts a claim that its caller gets, and tells the observer.
