@@ -75,7 +75,7 @@ impl RunSpan {
         let span = tracing::info_span!(
             target: "idemkv",
             "run",
-            scope = &*String::from_utf8_lossy(claim.scope()),
+            scope = crate::monitoring::scope_label(claim.scope()),
             key.hash = %claim.key_hash(),
             attempt = claim.attempt(),
             fence = claim.fence().get()

@@ -14,3 +14,5 @@ mod scopes;
 pub use events::TracingObserver;
 #[cfg(feature = "metrics")]
 pub use metrics_observer::MetricsObserver;
+#[cfg(all(feature = "http", feature = "tracing"))]
+pub(crate) use scope_label::scope_label;

@@ -5,7 +5,7 @@ const CHARS_MAX: usize = 64;
 
 /// The name, lossily: control characters and bytes that are not UTF-8 become `U+FFFD`, and a long
 /// name is cut. Parentheses mark the default scope, whose name is empty.
-pub(super) fn scope_label(scope: &[u8]) -> String {
+pub(crate) fn scope_label(scope: &[u8]) -> String {
     if scope.is_empty() {
         return "(default)".to_owned();
     }

@@ -91,12 +91,13 @@ impl Scopes {
             return self.other(engine);
         }
         let new = Arc::new(ScopeMetrics::new(engine, scope_label(scope)));
+        // Declared after `new`, so that the lock is free before a handle of the recorder is dropped.
         let mut known = self.known.write();
         if known.len() >= self.max && !known.contains_key(scope) {
             drop(known);
             return self.other(engine);
         }
-        Arc::clone(known.entry(scope.into()).or_insert(new))
+        Arc::clone(known.entry(scope.into()).or_insert_with(|| Arc::clone(&new)))
     }
 
     /// Those of scopes beyond the limit. They are in the map as well, under a name that no scope
@@ -106,7 +107,7 @@ impl Scopes {
         let known = self.known.read().get(NAME).map(Arc::clone);
         known.unwrap_or_else(|| {
             let new = Arc::new(ScopeMetrics::new(engine, OTHER.to_owned()));
-            Arc::clone(self.known.write().entry(NAME.into()).or_insert(new))
+            Arc::clone(self.known.write().entry(NAME.into()).or_insert_with(|| Arc::clone(&new)))
         })
     }
 }

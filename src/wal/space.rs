@@ -95,6 +95,11 @@ impl State {
         self.bytes.saturating_sub(u64::from(segment) * geometry.segment).min(geometry.segment)
     }
 
+    /// Bytes of the full segments.
+    fn full_bytes(&self, geometry: Geometry) -> u64 {
+        self.sealed.iter().map(|(segment, _)| self.len_of(geometry, *segment)).sum()
+    }
+
     /// Bytes of frames, of any lengths, that certainly fit.
     ///
     /// Frames are placed one after the other; a frame that does not fit goes to the next segment.
@@ -269,8 +274,7 @@ impl LogSpace {
     /// Whether the full segments have so many bytes, or a caller waits for space.
     pub(crate) fn is_recycling_wanted(&self, bytes: u64) -> bool {
         let state = self.state.lock();
-        let full = state.sealed.iter().map(|(segment, _)| state.len_of(self.geometry, *segment));
-        !state.line.is_empty() || full.sum::<u64>() >= bytes
+        !state.line.is_empty() || state.full_bytes(self.geometry) >= bytes
     }
 
     /// Whether callers wait for space that a checkpoint would make.
@@ -288,8 +292,7 @@ impl LogSpace {
     /// and not yet stored.
     pub(crate) fn used_bytes(&self) -> u64 {
         let state = self.state.lock();
-        let full = state.sealed.iter().map(|(segment, _)| state.len_of(self.geometry, *segment));
-        full.sum::<u64>() + state.active.map_or(0, |active| active.at) + state.reserved
+        state.full_bytes(self.geometry) + state.active.map_or(0, |active| active.at) + state.reserved
     }
 
     /// Bytes of all segments.

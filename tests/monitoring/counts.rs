@@ -138,6 +138,30 @@ fn what_is_published_agrees_with_the_statistics_however_often_and_over_openings(
     });
 }
 
+#[test]
+fn after_a_crash_gauges_and_counters_are_right_before_the_first_begin() {
+    recorded(|kept| {
+        let machine = Machine::default();
+        let observer = Arc::new(MetricsObserver::new("x"));
+        let engine = opened(&machine, &observer);
+        let scope = engine.scope("jobs");
+        drop(fresh(&scope, "done").complete("reply").unwrap());
+        let lost = fresh(&scope, "lost");
+        observer.publish(&engine);
+        let gauges = || {
+            ["keys", "claims_in_flight", "interrupted_keys"]
+                .map(|name| kept.value(&format!("idemkv_{name}{{engine=x}}")))
+        };
+        assert_eq!(gauges(), [2.0, 1.0, 0.0]);
+        machine.kill((lost, scope, engine));
+        let interrupted = || kept.value("idemkv_interruptions_total{engine=x,scope=jobs,cause=restart}");
+        assert_eq!(interrupted(), 0.0);
+        let engine = opened(&machine, &observer);
+        observer.publish(&engine);
+        assert_eq!((gauges(), interrupted()), ([2.0, 0.0, 1.0], 1.0));
+    });
+}
+
 fn number(value: u64) -> f64 {
     f64::from(u32::try_from(value).unwrap())
 }

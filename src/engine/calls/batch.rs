@@ -127,11 +127,10 @@ impl Core {
         if requests.len() > CALLS_MAX {
             return self.refuse_all(scope, requests);
         }
-        let watch = self.options.hooks.watch();
         let mut waiting = Vec::new();
         // One place on the heap for all calls that need not wait.
         let mut spare = None;
-        let member = self.member(caller);
+        let (member, watch) = (self.member(caller), self.options.hooks.watch());
         let digests: Vec<_> = requests.iter().map(|request| scope.digest(request.key).ok()).collect();
         let mut results = self.replay_all(requests, &digests);
         let answered = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every call has an answer"));
