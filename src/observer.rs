@@ -314,7 +314,16 @@ impl Hooks {
     }
 
     /// Reports an event, which is made only if there is an observer.
+    #[inline]
     pub(crate) fn tell<'e>(&self, event: impl FnOnce() -> Event<'e>) {
+        if self.0.is_some() {
+            self.told(event);
+        }
+    }
+
+    /// A separate function, so that a call without an observer has a small stack frame.
+    #[inline(never)]
+    fn told<'e>(&self, event: impl FnOnce() -> Event<'e>) {
         self.call(|observer| observer.event(&event()));
     }
 

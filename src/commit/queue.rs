@@ -213,6 +213,7 @@ impl<T> Queue<T> {
     }
 
     /// Keeps an empty vector, to be used again.
+    #[inline]
     pub(super) fn keep_ops(&mut self, ops: Vec<T>) {
         if self.ops.len() < SPARES {
             self.ops.push(ops);
