@@ -5,6 +5,7 @@ mod hand_over;
 pub(crate) mod interruption;
 mod parts;
 pub(crate) mod progress;
+mod rows;
 
 pub(crate) use hand_over::HandOver;
 pub(crate) use parts::AttemptParts;
@@ -12,16 +13,15 @@ pub(crate) use parts::AttemptParts;
 use std::time::Duration;
 
 use crate::clock::millis;
-use crate::codec::{ClaimRow, EarlierRow, IntentRow};
 use crate::error::Failure;
 use crate::key::Digest;
 use crate::record::retention::Retention;
 use crate::state::{Facts, Fence};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, OnceLock, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, OnceLock, Ordering};
 use crate::task::wait_list::WaitList;
 use crate::{Fingerprint, Record, Timestamp};
 use interruption::{AttemptInfo, Earlier, Interruption};
-use progress::{Budget, Progress};
+use progress::Progress;
 
 /// How an attempt ended, for its waiters.
 #[derive(Clone, Debug)]
@@ -59,11 +59,11 @@ pub(crate) struct Attempt {
     logged: AtomicBool,
     /// The claim was released without an effect, but an earlier attempt may have had one.
     returned: AtomicBool,
-    stands_on: Option<StandsOn>,
+    replaced: Option<ReplacedInterruption>,
     /// While the grant is pending: the bytes of log that are reserved for the claim's end. Zero
     /// once the caller has the claim, [`WITHDRAWN`] once the grant was withdrawn. The thread that
     /// takes the bytes decides which.
-    coming: AtomicU64,
+    undelivered_bytes: AtomicU64,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
     lease_until_ms: AtomicU64,
     /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` if it was
@@ -93,7 +93,7 @@ const WITHDRAWN: u64 = u64::MAX;
 /// The earlier interruption of the key, which the key gets back if the claim never reaches its
 /// caller.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StandsOn {
+pub(crate) struct ReplacedInterruption {
     since: Timestamp,
     unresolved_ttl: Option<Duration>,
 }
@@ -120,8 +120,8 @@ impl Attempt {
             found_late_ms: AtomicU64::new(0),
             logged: AtomicBool::new(false),
             returned: AtomicBool::new(false),
-            stands_on: parts.stands_on,
-            coming: AtomicU64::new(parts.coming),
+            replaced: parts.replaced,
+            undelivered_bytes: AtomicU64::new(parts.undelivered_bytes),
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
             detached_until_ms: AtomicU64::new(NO_TOKEN),
             detached_in: AtomicU64::new(0),
@@ -129,87 +129,6 @@ impl Attempt {
             ended: Mutex::new(None),
             woken: Condvar::new(),
             tasks: OnceLock::new(),
-        }
-    }
-
-    /// The attempt of an intent. Its names were checked when the row was decoded.
-    pub(crate) fn from_intent(row: &IntentRow<'_>) -> Self {
-        Self::from_rows(row, None)
-    }
-
-    /// The attempt of a row of the store. Its names were checked when the row was decoded.
-    pub(crate) fn from_row(row: &ClaimRow<'_>, budget: &Arc<Budget>) -> Self {
-        let attempt = Self::from_rows(&row.intent, row.progress.map(|bytes| Progress::new(bytes, budget)));
-        if let Some(row) = row.detached {
-            attempt.detach(HandOver::from_row(row));
-        }
-        attempt.interrupted_ms.store(row.interrupted_ms.unwrap_or(ALIVE), Ordering::Release);
-        attempt.returned.store(row.returned, Ordering::Release);
-        attempt
-    }
-
-    fn from_rows(row: &IntentRow<'_>, progress: Option<Progress>) -> Self {
-        let earlier = row.earlier.map(|earlier| Earlier {
-            info: AttemptInfo {
-                fence: Fence::new(earlier.fence),
-                attempt: earlier.attempt,
-                started: Timestamp::from_millis(earlier.started_ms),
-            },
-            interrupted_at: Timestamp::from_millis(earlier.interrupted_ms),
-        });
-        let attempt = Self::new(AttemptParts {
-            digest: Digest::from_u128(row.digest),
-            scope: row.scope,
-            key: row.key,
-            fence: Fence::new(row.fence),
-            number: row.attempt,
-            fingerprint: Fingerprint::from_bytes(row.fingerprint),
-            started: Timestamp::from_millis(row.started_ms),
-            retention: Retention::from_millis(row.ttl_ms, row.remembered_ms),
-            lease: row.lease_ms.map(Duration::from_millis),
-            unresolved_ttl: row.unresolved_ms.map(Duration::from_millis),
-            earlier,
-            progress,
-            stands_on: None,
-            coming: 0,
-        });
-        attempt.set_logged();
-        attempt
-    }
-
-    /// Its row in the log: as it was granted.
-    pub(crate) fn intent(&self) -> IntentRow<'_> {
-        IntentRow {
-            digest: self.digest.as_u128(),
-            scope: self.scope(),
-            key: self.key(),
-            fingerprint: *self.fingerprint.as_bytes(),
-            fence: self.fence.get(),
-            attempt: self.number,
-            started_ms: self.started.as_millis(),
-            ttl_ms: self.retention.ttl_ms(),
-            remembered_ms: self.retention.remembered_ms(),
-            earlier: self.earlier.map(|earlier| EarlierRow {
-                fence: earlier.info.fence.get(),
-                attempt: earlier.info.attempt,
-                started_ms: earlier.info.started.as_millis(),
-                interrupted_ms: earlier.interrupted_at.as_millis(),
-            }),
-            lease_ms: self.lease.map(millis),
-            unresolved_ms: self.remembered_for().map(millis),
-        }
-    }
-
-    /// Its row in the store; the caller passes the progress, which it has already read.
-    pub(crate) fn row<'a>(&'a self, progress: Option<&'a Progress>) -> ClaimRow<'a> {
-        // Before the intent, which says for how long it is remembered: see `interrupt_since`.
-        let interrupted = self.interrupted();
-        ClaimRow {
-            intent: self.intent(),
-            interrupted_ms: interrupted.map(Timestamp::as_millis),
-            returned: self.returned.load(Ordering::Acquire),
-            detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
-            progress: progress.map(|progress| &**progress),
         }
     }
 
@@ -351,45 +270,45 @@ impl Attempt {
     }
 
     /// Whether its grant is pending: the caller does not have the claim yet.
-    pub(crate) fn is_coming(&self) -> bool {
-        !matches!(self.coming.load(Ordering::Acquire), 0 | WITHDRAWN)
+    pub(crate) fn is_undelivered(&self) -> bool {
+        !matches!(self.undelivered_bytes.load(Ordering::Acquire), 0 | WITHDRAWN)
     }
 
     /// Whether its grant was withdrawn before it reached its caller. The key changed in the same
     /// step.
     pub(crate) fn is_withdrawn(&self) -> bool {
-        self.coming.load(Ordering::Acquire) == WITHDRAWN
+        self.undelivered_bytes.load(Ordering::Acquire) == WITHDRAWN
     }
 
     /// Takes the bytes that a pending grant has reserved for the claim's end, because the claim
     /// reaches its caller or the engine closes. Only one call gets them, this one or
     /// [`withdraw`](Self::withdraw).
-    pub(crate) fn take_coming(&self) -> Option<u64> {
-        self.leave_coming(0)
+    pub(crate) fn deliver(&self) -> Option<u64> {
+        self.decide_delivery(0)
     }
 
     /// Takes the bytes that a pending grant has reserved for the claim's end, because the grant
     /// is withdrawn. The caller holds the lock of the key's shard and changes the key in the same
     /// step: between two steps the claim would look as if its caller had it.
     pub(crate) fn withdraw(&self) -> Option<u64> {
-        self.leave_coming(WITHDRAWN)
+        self.decide_delivery(WITHDRAWN)
     }
 
-    fn leave_coming(&self, mark: u64) -> Option<u64> {
-        let is_coming = |bytes| (!matches!(bytes, 0 | WITHDRAWN)).then_some(mark);
-        self.coming.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_coming).ok()
+    fn decide_delivery(&self, mark: u64) -> Option<u64> {
+        let undecided = |bytes| (!matches!(bytes, 0 | WITHDRAWN)).then_some(mark);
+        self.undelivered_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, undecided).ok()
     }
 
     /// The interruption that a new claim over this attempt would restore if it is withdrawn.
-    pub(crate) fn as_standing(&self) -> StandsOn {
+    pub(crate) fn as_replaced(&self) -> ReplacedInterruption {
         let since = self.interrupted().unwrap_or_else(|| self.lease_until());
-        StandsOn { since, unresolved_ttl: self.remembered_for() }
+        ReplacedInterruption { since, unresolved_ttl: self.remembered_for() }
     }
 
     /// The interruption that the key gets back if the claim never reached its caller: as it was,
     /// but with this fence. It is remembered for as long as before. `None` if there was none.
     pub(crate) fn never_held(&self) -> Option<Self> {
-        let (earlier, stands_on) = (self.earlier?, self.stands_on?);
+        let (earlier, replaced) = (self.earlier?, self.replaced?);
         let back = Self::new(AttemptParts {
             digest: self.digest,
             scope: self.scope(),
@@ -400,13 +319,13 @@ impl Attempt {
             started: self.started,
             retention: self.retention,
             lease: self.lease,
-            unresolved_ttl: stands_on.unresolved_ttl,
+            unresolved_ttl: replaced.unresolved_ttl,
             earlier: Some(earlier),
             progress: self.progress(),
-            stands_on: None,
-            coming: 0,
+            replaced: None,
+            undelivered_bytes: 0,
         });
-        back.give_back(stands_on.since);
+        back.give_back(replaced.since);
         Some(back)
     }
 

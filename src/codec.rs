@@ -10,7 +10,7 @@ mod rows;
 
 pub(crate) use bad_bytes::BadBytes;
 pub(crate) use checksum::{CHECKSUM_BYTES, Checksummer};
-pub(crate) use names::{NAME_MAX, check_names};
+pub(crate) use names::check_names;
 pub(crate) use rows::{
     ClaimRow, CompletionRow, DetachedRow, EarlierRow, IntentRow, PolicyRow, ProgressRow, ScopeRow, TokenRow,
     VacatedRow,

@@ -7,6 +7,9 @@ use std::fmt;
 
 use siphasher::sip128::SipHasher13;
 
+/// Longest scope or key that any options allow.
+pub(crate) const NAME_MAX: usize = 4_096;
+
 /// A digest under a secret drawn when the file is made. Clients choose keys, so without the
 /// secret a client could search for two keys with one digest. With it, 10 billion keys collide
 /// with probability below 10⁻¹⁸.

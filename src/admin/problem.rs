@@ -74,6 +74,8 @@ impl Problem {
             ReadError::Key(error) => Self::bad(error),
             ReadError::Closed | ReadError::Forked => Self::stopped(error),
             ReadError::Damaged(_) | ReadError::Io(_) => Self::internal(error),
+            #[cfg(feature = "postgres")]
+            ReadError::NoFile => Self::internal(error),
         }
     }
 

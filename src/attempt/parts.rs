@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::interruption::Earlier;
 use super::progress::Progress;
-use super::{Attempt, StandsOn};
+use super::{Attempt, ReplacedInterruption};
 use crate::key::Digest;
 use crate::record::retention::Retention;
 use crate::state::Fence;
@@ -25,9 +25,9 @@ pub(crate) struct AttemptParts<'a> {
     pub(crate) earlier: Option<Earlier>,
     pub(crate) progress: Option<Progress>,
     /// The interruption that the key gets back if the grant is withdrawn.
-    pub(crate) stands_on: Option<StandsOn>,
+    pub(crate) replaced: Option<ReplacedInterruption>,
     /// Bytes of log that are reserved for the end of a claim that its caller does not have yet.
-    pub(crate) coming: u64,
+    pub(crate) undelivered_bytes: u64,
 }
 
 impl AttemptParts<'static> {
@@ -46,8 +46,8 @@ impl AttemptParts<'static> {
             unresolved_ttl: None,
             earlier: None,
             progress: None,
-            stands_on: None,
-            coming: 0,
+            replaced: None,
+            undelivered_bytes: 0,
         }
     }
 

@@ -1,9 +1,7 @@
 //! Names of scopes and keys inside rows.
 
 use super::bad_bytes::BadBytes;
-
-/// Longest scope or key that any options allow.
-pub(crate) const NAME_MAX: usize = 4_096;
+use crate::key::NAME_MAX;
 
 pub(crate) fn check_names(scope: &[u8], key: &[u8]) -> Result<(), BadBytes> {
     if key.is_empty() || key.len() > NAME_MAX || scope.len() > NAME_MAX {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use siphasher::sip::SipHasher13;
 
 use super::*;
+use crate::key::NAME_MAX;
 use crate::key::{Digest, Secret};
 
 fn intent() -> Entry<'static> {

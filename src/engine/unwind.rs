@@ -6,10 +6,10 @@
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use super::calls::ending::Ending;
-use super::calls::entries::Entries;
 use super::handles::claim::Claim;
+use super::handles::ending::Ending;
 use super::handles::engine::Engine;
+use super::handles::entries::Entries;
 use super::handles::pending::Pending;
 use super::handles::scope::Scope;
 use crate::IoFailure;

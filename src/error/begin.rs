@@ -139,6 +139,8 @@ impl From<ReadError> for BeginError {
             ReadError::Key(error) => Self::Key(error),
             ReadError::Closed => Self::Closed,
             ReadError::Forked => Self::Failed(Failure::Forked),
+            #[cfg(feature = "postgres")]
+            ReadError::NoFile => Self::Failed(Failure::NoFile),
             ReadError::Damaged(damage) => Self::Damaged(damage),
             ReadError::Io(failure) => Self::Io(failure),
         }

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
+#[cfg(feature = "postgres")]
+use super::NO_FILE;
 use super::{Damage, FORKED, IoFailure};
 
 /// Why the engine stopped granting claims. Only the next opening decides whether the commits of
@@ -31,6 +33,10 @@ pub enum Failure {
     /// The file was opened with [`Options::read_only`](crate::Options::read_only): the engine
     /// reads it and never changes it.
     ReadOnly,
+    /// The call works on a file of idemkv, and this engine is on another store. Nothing has
+    /// stopped.
+    #[cfg(feature = "postgres")]
+    NoFile,
 }
 
 const READ_ONLY: &str =
@@ -51,6 +57,10 @@ impl fmt::Display for Failure {
         }
         if let Self::ReadOnly = self {
             return f.write_str(READ_ONLY);
+        }
+        #[cfg(feature = "postgres")]
+        if let Self::NoFile = self {
+            return f.write_str(NO_FILE);
         }
         if let Self::Io(failure) = self
             && failure.is_disk_full()
@@ -77,6 +87,8 @@ impl fmt::Display for Failure {
             Self::TakenAway(_) => Ok(()),
             Self::Forked => f.write_str(FORKED),
             Self::ReadOnly => f.write_str(READ_ONLY),
+            #[cfg(feature = "postgres")]
+            Self::NoFile => f.write_str(NO_FILE),
         }
     }
 }
@@ -87,6 +99,8 @@ impl Error for Failure {
             Self::Io(failure) | Self::FileNotReady(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
             Self::Panicked | Self::TakenAway(_) | Self::Forked | Self::ReadOnly => None,
+            #[cfg(feature = "postgres")]
+            Self::NoFile => None,
         }
     }
 }

@@ -45,6 +45,10 @@ const INSIDE_CALLBACK: &str = "a call that blocks was made by a waker or observe
     use its `_async` form there, or another thread";
 const INSIDE_TRANSACTION: &str = "the work of `complete_in` would wait for what may have to wait for the end of that work; \
     make the call before the transaction, or after it";
+#[cfg(feature = "postgres")]
+const NO_FILE: &str = "the call works on a file of idemkv, and this engine is on another store: call it on an engine that \
+    was opened on a file";
+
 const FORKED: &str = "this process is a fork of the one that opened the file, which still has it; \
     open files after the fork, in the process that uses them";
 

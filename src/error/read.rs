@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+#[cfg(feature = "postgres")]
+use super::NO_FILE;
 use super::{CLOSED, Damage, FORKED, IoFailure, KeyError};
 
 /// Why a record on disk could not be read.
@@ -20,6 +22,9 @@ pub enum ReadError {
     Damaged(Damage),
     /// The operating system refused.
     Io(IoFailure),
+    /// The call reads a file of idemkv, and this engine is on another store.
+    #[cfg(feature = "postgres")]
+    NoFile,
 }
 
 impl fmt::Display for ReadError {
@@ -30,6 +35,8 @@ impl fmt::Display for ReadError {
             Self::Forked => f.write_str(FORKED),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Io(failure) => failure.fmt(f),
+            #[cfg(feature = "postgres")]
+            Self::NoFile => f.write_str(NO_FILE),
         }
     }
 }
@@ -41,6 +48,8 @@ impl Error for ReadError {
             Self::Closed | Self::Forked => None,
             Self::Damaged(damage) => Some(damage),
             Self::Io(failure) => Some(failure),
+            #[cfg(feature = "postgres")]
+            Self::NoFile => None,
         }
     }
 }

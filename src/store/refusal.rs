@@ -44,6 +44,8 @@ impl StoreError {
             | Self::Later(failure)
             | Self::Failed(Failure::Io(failure) | Failure::FileNotReady(failure)) => OpenError::Io(failure),
             Self::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
+            #[cfg(feature = "postgres")]
+            Self::Failed(Failure::NoFile) => unreachable!("the store is in a file"),
             Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly) => {
                 unreachable!(
                     "the store turns panics into damage, looks at no path, and is opened where it is used"

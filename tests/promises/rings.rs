@@ -295,7 +295,7 @@ fn no_two_files_import_each_other_directly_or_around_a_ring() {
 }
 
 /// The rooms of `engine/`: each imports only rooms before it.
-const ROOMS: [&str; 5] = ["core", "handles", "background", "calls", "life"];
+const ROOMS: [&str; 7] = ["common", "core", "file", "handles", "background", "calls", "life"];
 
 fn room_of(module: &Module) -> Option<usize> {
     let [engine, room, ..] = module.as_slice() else { return None };
@@ -314,6 +314,30 @@ fn the_rooms_of_the_engine_import_each_other_in_one_direction() {
         }
     }
     assert!(crossed > 100, "only {crossed} imports from room to room were found");
+}
+
+/// What a second core uses, and what callers hold over any core, must not know how a file is made.
+/// Only the calls that a file alone has name tables of it.
+#[test]
+fn handles_and_what_all_cores_use_know_nothing_of_log_store_or_index() {
+    const OF_A_FILE: [&str; 7] = ["codec", "commit", "disk", "index", "log_tail", "store", "wal"];
+    let sources = Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let mut looked = 0;
+    for module in sources.paths.keys() {
+        let of_all = match module.as_slice() {
+            [engine, room, ..] => engine == "engine" && matches!(room.as_str(), "common" | "handles"),
+            [_] | [] => false,
+        };
+        if !of_all || module.ends_with(&["file_only".to_owned()]) {
+            continue;
+        }
+        looked += 1;
+        for import in sources.imports(module) {
+            let root = import.first().map_or("", String::as_str);
+            assert!(!OF_A_FILE.contains(&root), "{} imports {}", module.join("/"), import.join("/"));
+        }
+    }
+    assert!(looked > 20, "only {looked} files were looked at");
 }
 
 /// The test must be able to fail.

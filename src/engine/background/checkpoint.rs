@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::commit_cost::{CommitCost, RECLAIM_MIN};
 use crate::Timestamp;
+use crate::engine::common::counters::Counters;
 use crate::engine::core::disk_full::RETRY_AFTER;
 use crate::engine::core::maintenance::MaintenanceState;
-use crate::engine::core::{CallWorker, Core, Counters};
+use crate::engine::core::{CallWorker, Core};
 use crate::error::{Busy, CommitError};
 use crate::record::Record;
 use crate::store::{Applied, Batch, Meta, OpenTransaction, StoreError};

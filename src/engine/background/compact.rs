@@ -1,10 +1,10 @@
 //! Compacts the file while the engine is idle. `compaction.rs` decides when that pays.
 
 use crate::Timestamp;
+use crate::engine::common::counters::Counters;
 use crate::engine::core::compaction::Space;
 use crate::engine::core::maintenance::MaintenanceState;
-use crate::engine::core::{CallWorker, Core, Counters};
-use crate::engine::handles::engine::Engine;
+use crate::engine::core::{CallWorker, Core};
 use crate::error::{CommitError, Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::Ordering;
@@ -65,7 +65,7 @@ impl Core {
     }
 
     /// Drops what has expired and compacts the file, for a caller that asks for it.
-    fn compact_on_request(&self) -> Result<bool, CommitError> {
+    pub(in crate::engine) fn compact_on_request(&self) -> Result<bool, CommitError> {
         self.checkpoint_on_request()?;
         if !self.may_wait_for_maintenance() {
             return Ok(false);
@@ -103,29 +103,5 @@ impl Core {
     /// Live bytes and all bytes of the file; `None` if the store does not know.
     fn space(&self) -> Option<Space> {
         Some(Space { live: self.store.live_bytes()?, file: self.store.file_bytes() })
-    }
-}
-
-impl Engine {
-    /// Drops what has expired and gives free room in the file back to the disk now, instead of
-    /// when the engine is idle. For tools, and for files with tables of an application.
-    ///
-    /// Calls that need the file wait meanwhile: it moves all live data. `false` if it did nothing:
-    /// a [`read_tables`](Self::read_tables) runs, or the caller is a waker that the engine calls.
-    ///
-    /// # Errors
-    ///
-    /// When the engine has failed or is closed, the disk is full, or a read of the file has failed
-    /// since it was opened. An error loses nothing that was acknowledged.
-    ///
-    /// ```
-    /// # use idemkv::Engine;
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// assert!(engine.compact()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn compact(&self) -> Result<bool, CommitError> {
-        self.handle.core().compact_on_request()
     }
 }

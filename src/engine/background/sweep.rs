@@ -1,8 +1,9 @@
 //! Sweeps: remove expired keys from memory.
 
-use super::worker::Stepped;
 use crate::Timestamp;
-use crate::engine::core::{Core, Counters};
+use crate::engine::common::counters::Counters;
+use crate::engine::core::Core;
+use crate::engine::core::stepped::Stepped;
 
 /// The most interrupted keys that the sweeper vacates in one commit.
 const VACATE_MAX: usize = 256;

@@ -6,21 +6,9 @@ use crate::Timestamp;
 use crate::clock::Deadline;
 use crate::engine::core::Core;
 use crate::engine::core::disk_full::RETRY_AFTER;
+use crate::engine::core::stepped::Stepped;
 use crate::foreign::contain;
 use crate::task::notifier::Listener;
-
-/// What a step did; for tests and for tools that step an engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stepped {
-    /// Whether the log's content was moved to the store.
-    pub checkpointed: bool,
-    /// Whether the file was compacted.
-    pub compacted: bool,
-    /// Keys that had expired and were removed from memory.
-    pub swept: usize,
-    /// Cells of the index that were passed to find them.
-    pub passed: usize,
-}
 
 impl Core {
     /// How often the worker reads the clock.
@@ -36,7 +24,7 @@ impl Core {
     }
 
     /// Does the work that is due.
-    pub(super) fn step(&self) -> Stepped {
+    pub(in crate::engine) fn step(&self) -> Stepped {
         if self.is_inside() || self.is_closed() {
             return Stepped::default();
         }
@@ -62,14 +50,14 @@ impl Core {
             self.sweep(now, &mut stepped);
         }
         self.commit.drain();
-        self.keep_house(now, &mut stepped);
+        self.maintain_files(now, &mut stepped);
         self.commit.drain();
         self.tell_of_trouble();
         stepped
     }
 
     /// Room in the log and in the file.
-    fn keep_house(&self, now: Timestamp, stepped: &mut Stepped) {
+    fn maintain_files(&self, now: Timestamp, stepped: &mut Stepped) {
         // Another thread may hold the maintenance lock for long. Space in the log does not wait
         // for that.
         self.grow();
@@ -105,16 +93,6 @@ impl Core {
         if !self.options.workers {
             self.reads.serve(&self.store);
         }
-    }
-}
-
-#[cfg(feature = "sim")]
-impl crate::Engine {
-    /// Does the background work that is due: checkpoints, log space, expiry. For engines opened
-    /// with [`Options::stepped`](crate::Options::stepped).
-    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
-    pub fn step(&self) -> Stepped {
-        self.handle.core().step()
     }
 }
 

@@ -9,120 +9,27 @@ use std::time::Duration;
 
 use super::begin::BeginProgress;
 use super::pending_grant::PendingGrant;
-use crate::Fingerprint;
 use crate::clock::{QueueTimeout, Stopwatch};
+use crate::engine::common::namespace::{KeyRef, ScopeInner};
+use crate::engine::common::request::{BeginRequest, CALLS_MAX};
 use crate::engine::core::Core;
-use crate::engine::core::namespace::{KeyRef, ScopeInner};
+use crate::engine::file::handle::FileHandle;
 use crate::engine::handles::claim::Begin;
-use crate::engine::handles::handle::Handle;
-use crate::engine::handles::scope::Scope;
 use crate::error::{BeginError, Busy};
 use crate::index::BATCH_MAX;
 use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::Arc;
-use crate::task::caller::{Caller, park_on, poll_once};
-
-/// The most calls in one batch.
-pub(super) const CALLS_MAX: usize = 16_384;
-
-impl Scope {
-    /// Asks for many keys at once, in the order of `requests`; the results are in the same order.
-    ///
-    /// Each result is the one that [`begin`](Self::begin) would give, and an error does not
-    /// affect the others. Keys are looked up 64 at a time, so that their cache misses overlap:
-    /// from a million keys on, 32 together cost less than half of 32 single calls. One commit
-    /// makes all granted claims durable. If two requests have the same key and the first is
-    /// granted, the second gets [`BeginError::DuplicateInBatch`], which names the first: the
-    /// result of the first answers both.
-    ///
-    /// A batch waits for the disk, for a place in the queue, and for log space from a checkpoint
-    /// or a longer log. It does not wait for claims to end, because it may hold them itself: if
-    /// only their end could free log space, a key gets
-    /// [`Busy::QueueFull`](crate::Busy::QueueFull) at once, and the others get their claims.
-    ///
-    /// # Errors
-    ///
-    /// Each result is as for [`begin`](Self::begin). A batch of more than 16,384 requests is
-    /// refused as a whole: each result is [`BeginError::BatchTooLong`].
-    ///
-    /// ```
-    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// let queue = engine.scope("messages");
-    /// let request = |body: &str| Fingerprint::of(body);
-    /// # let Begin::Fresh(claim) = queue.begin("m-1", request("ship 7"))? else { panic!() };
-    /// claim.complete("shipped")?;
-    ///
-    /// // A consumer of messages; the broker delivered "m-2" twice.
-    /// let batch = [("m-1", "ship 7"), ("m-2", "ship 8"), ("m-2", "ship 8"), ("", "?")];
-    /// let requests = batch.map(|(key, body)| (key, request(body)));
-    /// let (mut run, mut acknowledge) = (Vec::new(), Vec::new());
-    /// for (at, answer) in queue.begin_many(&requests).into_iter().enumerate() {
-    ///     match answer {
-    ///         Ok(Begin::Fresh(claim)) => run.push((at, claim)),
-    ///         Ok(Begin::Done(_)) => acknowledge.push(at), // it ran before
-    ///         Ok(Begin::InFlight(_)) => {}                // another consumer has it: let the broker deliver it again
-    ///         Err(BeginError::DuplicateInBatch { first }) => assert_eq!((first, at), (1, 2)), // delivered again, it is done
-    ///         Err(error) if error.is_retryable() => {}    // the broker delivers it again
-    ///         Err(_) => acknowledge.push(at),             // no delivery can mend this: note it, and go on
-    ///     }
-    /// }
-    /// // The operations run here.
-    /// let (ran, claims): (Vec<_>, Vec<_>) = run.into_iter().map(|(at, claim)| (at, (claim, "shipped"))).unzip();
-    /// for (at, stored) in ran.into_iter().zip(engine.complete_many(claims)) {
-    ///     stored?;
-    ///     acknowledge.push(at);
-    /// }
-    /// assert_eq!(acknowledge, [0, 3, 1]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use = "claims that are dropped leave their keys interrupted"]
-    pub fn begin_many<K: AsRef<[u8]>>(
-        &self,
-        requests: &[(K, Fingerprint)],
-    ) -> Vec<Result<Begin, BeginError>> {
-        let requests = Request::all(requests);
-        park_on(self.handle.core().begin_many(Caller::Thread, &self.handle, &self.inner, &requests))
-    }
-
-    /// [`begin_many`](Self::begin_many) for tasks. A dropped future claims nothing.
-    ///
-    /// # Errors
-    ///
-    /// As for [`begin_many`](Self::begin_many).
-    pub async fn begin_many_async<K: AsRef<[u8]> + Sync>(
-        &self,
-        requests: &[(K, Fingerprint)],
-    ) -> Vec<Result<Begin, BeginError>> {
-        let requests = Request::all(requests);
-        self.handle.core().begin_many(Caller::Task, &self.handle, &self.inner, &requests).await
-    }
-}
-
-/// One begin of a batch. The key's `as_ref` was called once, before anything else, because it is
-/// application code. Later in the batch it could panic while claims exist, or return other bytes.
-#[derive(Clone, Copy)]
-struct Request<'a> {
-    key: &'a [u8],
-    fingerprint: &'a Fingerprint,
-}
-
-impl<'a> Request<'a> {
-    fn all<K: AsRef<[u8]>>(requests: &'a [(K, Fingerprint)]) -> Vec<Self> {
-        requests.iter().map(|(key, fingerprint)| Self { key: key.as_ref(), fingerprint }).collect()
-    }
-}
+use crate::task::caller::{Caller, poll_once};
 
 impl Core {
     /// Begins many keys; the grants among them are one commit.
-    async fn begin_many(
+    pub(in crate::engine) async fn begin_many(
         &self,
         caller: Caller,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         scope: &ScopeInner,
-        requests: &[Request<'_>],
+        requests: &[BeginRequest<'_>],
     ) -> Vec<Result<Begin, BeginError>> {
         if requests.len() > CALLS_MAX {
             return self.refuse_all(scope, requests);
@@ -141,7 +48,7 @@ impl Core {
         // Claims that are not in `results` yet: dropped in here they are given back, for nobody
         // saw them.
         let mut granting = Vec::with_capacity(missed);
-        let started = |Request { key, fingerprint },
+        let started = |BeginRequest { key, fingerprint },
                        digest: Option<Digest>,
                        mut queue_timeout: QueueTimeout| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
@@ -199,7 +106,11 @@ impl Core {
     }
 
     /// Refuses a batch that is too long.
-    fn refuse_all(&self, scope: &ScopeInner, requests: &[Request<'_>]) -> Vec<Result<Begin, BeginError>> {
+    fn refuse_all(
+        &self,
+        scope: &ScopeInner,
+        requests: &[BeginRequest<'_>],
+    ) -> Vec<Result<Begin, BeginError>> {
         let error = || BeginError::BatchTooLong { len: requests.len(), max: CALLS_MAX };
         requests.iter().map(|request| Err(self.refused(scope, request.key, error()))).collect()
     }
@@ -208,7 +119,7 @@ impl Core {
     /// the first grant, because observers may be slow.
     fn replay_all(
         &self,
-        requests: &[Request<'_>],
+        requests: &[BeginRequest<'_>],
         digests: &[Option<Digest>],
     ) -> Vec<Option<Result<Begin, BeginError>>> {
         let mut results = Vec::with_capacity(requests.len());
@@ -238,7 +149,8 @@ impl Core {
                 Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited }),
                 Err(shut) => shut.into(),
             };
-            *result = Some(granting.arrive(self, watch).map(Begin::Fresh).ok_or_else(late));
+            *result =
+                Some(granting.arrive(self, watch).map(|claim| Begin::Fresh(claim.into())).ok_or_else(late));
         }
     }
 
@@ -299,7 +211,7 @@ impl Core {
 
     /// The records in memory that answer requests, at most [`BATCH_MAX`]; `None` for a request
     /// that needs more than a record in memory.
-    fn replays(&self, digests: &[Option<Digest>], requests: &[Request<'_>]) -> Vec<Option<Record>> {
+    fn replays(&self, digests: &[Option<Digest>], requests: &[BeginRequest<'_>]) -> Vec<Option<Record>> {
         if !self.health.is_open() {
             return vec![None; digests.len()];
         }
@@ -309,7 +221,7 @@ impl Core {
         let mut replayed = 0;
         let replays = self.index.records(digests, |position, record| {
             let now = *now.get_or_init(|| self.clock.now());
-            let answers = |request: &Request<'_>| record.is_replayed(request.fingerprint, now);
+            let answers = |request: &BeginRequest<'_>| record.is_replayed(request.fingerprint, now);
             let is_wanted = requests.get(position).is_some_and(answers);
             if is_wanted {
                 record.touch();
@@ -367,6 +279,7 @@ fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(us
 mod tests {
     use super::*;
     use crate::Engine;
+    use crate::Fingerprint;
 
     fn request() -> Fingerprint {
         Fingerprint::of("request")

@@ -6,8 +6,9 @@ use super::pending_grant::PendingGrant;
 use crate::Fingerprint;
 use crate::attempt::Attempt;
 use crate::clock::{QueueTimeout, Stopwatch};
+use crate::engine::common::namespace::{KeyRef, ScopeInner};
 use crate::engine::core::Core;
-use crate::engine::core::namespace::{KeyRef, ScopeInner};
+use crate::engine::file::handle::FileHandle;
 use crate::engine::handles::claim::{Begin, Claim};
 use crate::engine::handles::handle::Handle;
 use crate::engine::handles::pending::Pending;
@@ -40,7 +41,9 @@ impl BeginProgress {
     fn answer(self, core: &Core, watch: Option<&Stopwatch>) -> Option<Begin> {
         match self {
             Self::Answered(begin) => Some(begin),
-            Self::PendingGrant(granting) => granting.arrive(core, watch).map(Begin::Fresh),
+            Self::PendingGrant(granting) => {
+                granting.arrive(core, watch).map(|claim| Begin::Fresh(claim.into()))
+            }
         }
     }
 }
@@ -49,7 +52,7 @@ impl Core {
     #[inline]
     pub(in crate::engine) fn begin(
         &self,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         scope: &ScopeInner,
         key: &[u8],
         fingerprint: &Fingerprint,
@@ -67,7 +70,7 @@ impl Core {
     #[inline(never)]
     fn begin_blocking(
         &self,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
@@ -75,10 +78,11 @@ impl Core {
         begun.map_err(|error| self.refused(asked.scope, asked.key, error))
     }
 
-    pub(in crate::engine) async fn begin_one(
+    /// [`begin`](Self::begin) for callers of either kind.
+    pub(in crate::engine) async fn begin_as(
         &self,
         caller: Caller,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         scope: &ScopeInner,
         key: &[u8],
         fingerprint: &Fingerprint,
@@ -115,7 +119,7 @@ impl Core {
     pub(super) async fn begin_to_the_end(
         &self,
         caller: Caller,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
@@ -163,7 +167,7 @@ impl Core {
     pub(super) async fn start(
         &self,
         caller: Caller,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         asked: KeyRef<'_>,
         fingerprint: &Fingerprint,
         queue_timeout: &mut QueueTimeout,
@@ -197,7 +201,10 @@ impl Core {
                         "waiters would begin and wait without a pause"
                     );
                     self.count_waited(&attempt);
-                    return Ok(BeginProgress::Answered(Begin::InFlight(Pending::new(attempt, handle))));
+                    return Ok(BeginProgress::Answered(Begin::InFlight(Pending::new(
+                        attempt,
+                        Handle::File(Arc::clone(handle)),
+                    ))));
                 }
                 (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt)?;
@@ -266,7 +273,7 @@ impl Core {
     pub(in crate::engine) async fn resolve_key(
         &self,
         caller: Caller,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         scope: &ScopeInner,
         key: &[u8],
     ) -> Result<Claim, ResolveError> {
@@ -287,7 +294,7 @@ impl Core {
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;
                     if let Some(claim) = granting.arrive(self, watch.as_ref()) {
-                        return Ok(claim);
+                        return Ok(claim.into());
                     }
                     Box::pin(self.look_again(caller, &mut queue_timeout)).await?;
                 }

@@ -2,274 +2,55 @@
 
 use std::time::Duration;
 
-use super::batch::CALLS_MAX;
-use super::completing::Completing;
-use super::end_request::EndRequest;
-use super::pending_end::{EndRejected, PendingEnd, released};
 use crate::clock::Deadline;
-use crate::engine::handles::claim::Claim;
-use crate::engine::handles::completion::Completion;
-use crate::engine::handles::engine::Engine;
-use crate::error::{ClaimError, EndError};
-use crate::record::{Outcome, Record};
-use crate::task::caller::{Caller, park_on};
+use crate::engine::common::end_request::NewResult;
+use crate::engine::file::pending_end::PendingEnd;
+use crate::error::EndError;
+use crate::record::Record;
+use crate::task::caller::Caller;
 
-/// How a claim ends, for [`Engine::end_many`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[must_use = "it says something to `end_many` only"]
-pub struct End<B> {
-    way: Way<B>,
-    completion: Completion,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way<B> {
-    Stored(Outcome, B),
-    Released,
-}
-
-impl<B> End<B> {
-    /// As [`Claim::complete`] does.
-    pub fn complete(body: B) -> Self {
-        Self { way: Way::Stored(Outcome::Success, body), completion: Completion::new() }
-    }
-
-    /// As [`Claim::fail`] does.
-    pub fn fail(body: B) -> Self {
-        Self { way: Way::Stored(Outcome::Failure, body), completion: Completion::new() }
-    }
-
-    /// As [`Claim::release`] does.
-    pub fn release() -> Self {
-        Self { way: Way::Released, completion: Completion::new() }
-    }
-
-    /// Sets what is kept of the result, and for how long. A release keeps nothing.
-    pub fn with(mut self, completion: Completion) -> Self {
-        self.completion = completion;
-        self
-    }
-}
-
-/// Without the body.
-impl<B> std::fmt::Debug for End<B> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let way = match self.way {
-            Way::Stored(Outcome::Success, _) => "Complete",
-            Way::Stored(Outcome::Failure, _) => "Fail",
-            Way::Released => "Release",
-        };
-        f.debug_tuple("End").field(&way).finish()
-    }
-}
-
-impl Engine {
-    /// Ends many claims, of any scopes, each in its own way, with one commit.
-    ///
-    /// The results are in the order of the claims, and an error does not affect the others. A
-    /// result is the record, or `None` for a released claim.
-    ///
-    /// Bodies over [`Options::reserve_bytes`](crate::Options::reserve_bytes) may need more log
-    /// space. They wait for it after all others are durable, and together for at most
-    /// [`Options::queue_timeout`](crate::Options::queue_timeout). If only the end of other claims
-    /// could free space, they are refused at once, and the error returns the claim.
-    ///
-    /// # Errors
-    ///
-    /// Each result is as for [`Claim::complete_with`] or [`Claim::release`]. A batch of more than
-    /// 16,384 claims is refused as a whole, and each error returns its claim.
-    ///
-    /// A consumer of messages, whose batch may have a message twice:
-    ///
-    /// ```
-    /// # use idemkv::{Begin, BeginError, Completion, End, Engine, Fingerprint};
-    /// # use std::time::Duration;
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// # enum Shipped { Yes(String), Never(String), NotReached }
-    /// # fn ship(body: &str) -> Shipped {
-    /// #     match body { "7" => Shipped::Yes("box 7".into()), "8" => Shipped::Never("sold out".into()), _ => Shipped::NotReached }
-    /// # }
-    /// # fn acknowledge(_id: &str) {}
-    /// # fn try_again_later(_id: &str) {}
-    /// let queue = engine.scope("messages");
-    /// let messages = [("m-1", "7"), ("m-2", "8"), ("m-3", "9"), ("m-1", "7")];
-    /// let requests = messages.map(|(id, body)| (id, Fingerprint::of(body)));
-    /// let (mut ids, mut ends) = (Vec::new(), Vec::new());
-    /// for (begun, (id, body)) in queue.begin_many(&requests).into_iter().zip(messages) {
-    ///     match begun {
-    ///         Ok(Begin::Fresh(claim)) => {
-    ///             let end = match ship(body) {
-    ///                 Shipped::Yes(label) => End::complete(label),
-    ///                 Shipped::Never(why) => End::fail(why).with(Completion::new().ttl(Duration::from_secs(60))),
-    ///                 Shipped::NotReached => End::release(),
-    ///             };
-    ///             ids.push(id);
-    ///             ends.push((claim, end));
-    ///         }
-    ///         Ok(Begin::Done(_)) => acknowledge(id),
-    ///         Ok(Begin::InFlight(_)) => try_again_later(id), // another consumer has it
-    ///         Err(BeginError::DuplicateInBatch { .. }) => {}             // the first of the two answers for both
-    ///         Err(error) => return Err(error.into()),
-    ///     }
-    /// }
-    /// for (ended, id) in engine.end_many(ends).into_iter().zip(ids) {
-    ///     match ended {
-    ///         Ok(Some(_record)) => acknowledge(id),
-    ///         Ok(None) | Err(_) => try_again_later(id),
-    ///     }
-    /// }
-    /// # assert!(matches!(queue.begin("m-1", requests[0].1)?, Begin::Done(_)));
-    /// # assert!(matches!(queue.begin("m-3", requests[2].1)?, Begin::Fresh(_)));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use = "each claim has a result of its own"]
-    pub fn end_many<B: AsRef<[u8]>>(
-        &self,
-        claims: Vec<(Claim, End<B>)>,
-    ) -> Vec<Result<Option<Record>, EndError>> {
-        let members = hand_over_all(Caller::Thread, claims);
-        park_on(settle_all(Caller::Thread, members, self.handle.core().options.queue_timeout))
-    }
-
-    /// [`end_many`](Self::end_many) for tasks. Ends with bodies within
-    /// [`Options::reserve_bytes`](crate::Options::reserve_bytes) are queued before this returns,
-    /// and become durable whether or not the future is polled.
-    ///
-    /// # Errors
-    ///
-    /// As for [`end_many`](Self::end_many).
-    pub fn end_many_async<B: AsRef<[u8]>>(
-        &self,
-        claims: Vec<(Claim, End<B>)>,
-    ) -> impl Future<Output = Vec<Result<Option<Record>, EndError>>> + Send + use<B> {
-        let members = hand_over_all(Caller::Task, claims);
-        members.iter().for_each(Member::call_leader);
-        settle_all(Caller::Task, members, self.handle.core().options.queue_timeout)
-    }
-
-    /// Completes all claims, as [`end_many`](Self::end_many) does.
-    ///
-    /// # Errors
-    ///
-    /// As for [`end_many`](Self::end_many).
-    #[must_use = "each claim has a result of its own"]
-    pub fn complete_many<B: AsRef<[u8]>>(&self, claims: Vec<(Claim, B)>) -> Vec<Result<Record, EndError>> {
-        self.end_many(all_complete(claims)).into_iter().map(of_completion).collect()
-    }
-
-    /// [`complete_many`](Self::complete_many) for tasks; see [`end_many_async`](Self::end_many_async).
-    ///
-    /// # Errors
-    ///
-    /// As for [`end_many`](Self::end_many).
-    pub fn complete_many_async<B: AsRef<[u8]>>(
-        &self,
-        claims: Vec<(Claim, B)>,
-    ) -> impl Future<Output = Vec<Result<Record, EndError>>> + Send + use<B> {
-        let ended = self.end_many_async(all_complete(claims));
-        async move { ended.await.into_iter().map(of_completion).collect() }
-    }
-}
-
-fn all_complete<B>(claims: Vec<(Claim, B)>) -> Vec<(Claim, End<B>)> {
-    claims.into_iter().map(|(claim, body)| (claim, End::complete(body))).collect()
-}
-
-fn of_completion(ended: Result<Option<Record>, EndError>) -> Result<Record, EndError> {
-    ended.map(|record| record.unwrap_or_else(|| unreachable!("a completion gives a record")))
-}
-
-/// One end of a batch, in progress.
-enum Member {
-    Completing(Completing),
-    Releasing(Result<Option<PendingEnd>, EndRejected>),
-}
-
-impl Member {
-    /// Whether it waits for log space.
-    fn waits(&self) -> bool {
-        matches!(self, Self::Completing(Completing::Waits(..)))
-    }
-
-    /// Has it written soon.
-    fn call_leader(&self) {
-        match self {
-            Self::Completing(completing) => completing.call_leader(),
-            Self::Releasing(Ok(Some(handed))) => handed.call_leader(),
-            Self::Releasing(Ok(None) | Err(_)) => {}
-        }
-    }
-
+impl PendingEnd {
     /// Waits for log space, if it needs any, but not for the end of claims: the batch may hold
     /// those itself.
-    async fn with_room(self, deadline: Deadline) -> Self {
+    async fn with_space(self, deadline: Deadline) -> Self {
         match self {
-            Self::Completing(completing) => {
-                Self::Completing(completing.with_room(Caller::Member, Some(deadline)).await)
+            Self::Waits(claim, outcome, body, completion) => {
+                let result = NewResult { outcome, body: &body, completion };
+                claim.complete_with_space(Caller::Member, result, Some(deadline)).await
             }
-            releasing @ Self::Releasing(_) => releasing,
+            Self::Queued(_) | Self::Released | Self::Superseded(..) | Self::Refused(_) => self,
         }
     }
 
-    async fn settled(self, caller: Caller) -> Result<Option<Record>, EndError> {
-        match self {
-            Self::Completing(completing) => completing.acknowledged(caller).await.map(Some),
-            Self::Releasing(handed) => released(caller, handed).await.map(|()| None),
-        }
-    }
-}
-
-/// Queues all ends that need not wait for log space. No thread leads yet, so they share one
-/// commit.
-fn hand_over_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> Vec<Member> {
-    let (len, max) = (claims.len(), CALLS_MAX);
-    let hand_over = |(claim, end): (Claim, End<B>)| {
-        if len > max {
-            let refused = EndError::new(ClaimError::BatchTooLong { len, max }, Some(claim));
-            return Member::Completing(Completing::Refused(refused));
-        }
-        // The claim may be another engine's.
-        let member = claim.core().member(caller);
-        match &end.way {
-            Way::Stored(outcome, body) => {
-                let given = EndRequest { outcome: *outcome, body: body.as_ref(), completion: end.completion };
-                Member::Completing(claim.start_completing(member, given))
+    /// Waits for all ends of a batch: first for the queued ones, which free log space; then for
+    /// those that need space, which share one deadline.
+    pub(in crate::engine) async fn all_acknowledged(
+        caller: Caller,
+        ends: Vec<Self>,
+        queue_timeout: Duration,
+    ) -> Vec<Result<Option<Record>, EndError>> {
+        let mut results: Vec<_> = ends.iter().map(|_| None).collect();
+        let mut waiting = Vec::new();
+        for (end, result) in ends.into_iter().zip(&mut results) {
+            if end.waits() {
+                waiting.push((end, result));
+            } else {
+                *result = Some(end.acknowledged(caller).await);
             }
-            Way::Released => Member::Releasing(claim.start_releasing(member)),
         }
-    };
-    claims.into_iter().map(hand_over).collect()
-}
-
-/// Waits for all: first for the queued ends, which free log space; then for those that need
-/// space, which share one deadline.
-async fn settle_all(
-    caller: Caller,
-    members: Vec<Member>,
-    queue_timeout: Duration,
-) -> Vec<Result<Option<Record>, EndError>> {
-    let mut results: Vec<_> = members.iter().map(|_| None).collect();
-    let mut waiting = Vec::new();
-    for (member, result) in members.into_iter().zip(&mut results) {
-        if member.waits() {
-            waiting.push((member, result));
-        } else {
-            *result = Some(member.settled(caller).await);
+        let deadline = Deadline::after(queue_timeout);
+        let mut ready = Vec::with_capacity(waiting.len());
+        for (end, result) in waiting {
+            let end = end.with_space(deadline).await;
+            if caller != Caller::Thread {
+                end.call_leader();
+            }
+            ready.push((end, result));
         }
-    }
-    let deadline = Deadline::after(queue_timeout);
-    let mut ready = Vec::with_capacity(waiting.len());
-    for (member, result) in waiting {
-        let member = member.with_room(deadline).await;
-        if caller != Caller::Thread {
-            member.call_leader();
+        for (end, result) in ready {
+            *result = Some(end.acknowledged(caller).await);
         }
-        ready.push((member, result));
+        let settled = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every claim has a result"));
+        results.into_iter().map(settled).collect()
     }
-    for (member, result) in ready {
-        *result = Some(member.settled(caller).await);
-    }
-    let settled = |result: Option<_>| result.unwrap_or_else(|| unreachable!("every claim has a result"));
-    results.into_iter().map(settled).collect()
 }

@@ -3,12 +3,12 @@
 use super::pending_grant::PendingGrant;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::QueueTimeout;
+use crate::engine::common::namespace::KeyRef;
+use crate::engine::common::policies::PolicyVersion;
 use crate::engine::core::Core;
-use crate::engine::core::namespace::KeyRef;
-use crate::engine::core::policies::PolicyVersion;
-use crate::engine::handles::claim::{Claim, Terms};
-use crate::engine::handles::handle::Handle;
-use crate::engine::handles::permit::Permit;
+use crate::engine::file::claim::{FileClaim, Terms};
+use crate::engine::file::handle::FileHandle;
+use crate::engine::file::permit::Permit;
 use crate::error::BeginError;
 use crate::index::{Change, Slot};
 use crate::policy::{Durability, Policy};
@@ -53,7 +53,7 @@ impl Core {
     pub(super) async fn grant(
         &self,
         caller: Caller,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         asked: KeyRef<'_>,
         seen: Seen,
         wish: GrantKind<'_>,
@@ -95,7 +95,7 @@ impl Core {
         wish: GrantKind<'_>,
     ) -> Result<Option<PendingGrant>, BeginError> {
         let policy = &seen.policy;
-        let coming = self.claim_needs(asked).ending;
+        let undelivered_bytes = self.claim_needs(asked).ending;
         let placed = self.index.change(asked.digest, |slot| {
             // An interruption that arose under a later policy is not to be decided by this one.
             if !self.policies.is_current(seen.version) {
@@ -140,15 +140,15 @@ impl Core {
                 unresolved_ttl: policy.unresolved_ttl,
                 earlier: earlier.map(|attempt| attempt.as_earlier()),
                 progress: earlier.and_then(|attempt| attempt.progress()),
-                stands_on: earlier.map(|attempt| attempt.as_standing()),
-                coming,
+                replaced: earlier.map(|attempt| attempt.as_replaced()),
+                undelivered_bytes,
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
         // Until the claim arrives, the attempt has its log space, for the thread that takes it
         // from there.
-        permit.reservation().lend(coming);
+        permit.reservation().lend(undelivered_bytes);
         if let Err(shut) = self.health.check() {
             // Closing may have passed this shard before the claim was there, and would never tell
             // its waiters.
@@ -164,7 +164,8 @@ impl Core {
         let logged = policy.durability == Durability::Full || starts_anew || stood;
         let resolves = matches!(wish, GrantKind::Resolve);
         self.leases.watch(&attempt);
-        let claim = Claim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
+        let claim =
+            FileClaim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
         Ok(Some(PendingGrant::new(claim, before)))
     }
 }

@@ -45,7 +45,7 @@ impl Core {
     ///
     /// When the log takes no more entries, so that the grant can't be withdrawn.
     pub(super) fn lapse(&self, attempt: &Arc<Attempt>) -> Result<(), CommitError> {
-        if attempt.is_coming() {
+        if attempt.is_undelivered() {
             return self.withdraw(attempt, || attempt.lease_until() <= self.clock.now());
         }
         let now = self.clock.now();

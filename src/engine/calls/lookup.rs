@@ -5,8 +5,10 @@ use std::future::ready;
 use super::resolve_slot::{ResolvedSlot, resolve_slot};
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::engine::core::namespace::{KeyRef, ScopeInner};
-use crate::engine::core::{Core, Counters};
+use crate::engine::common::counters::Counters;
+use crate::engine::common::names::KeyNames;
+use crate::engine::common::namespace::{KeyRef, ScopeInner};
+use crate::engine::core::Core;
 use crate::error::{ClaimError, ReadError};
 use crate::index::Slot;
 use crate::key::Digest;
@@ -16,7 +18,6 @@ use crate::record::{Record, RecordLocation};
 use crate::state::{Decision, Event, Phase, State, decide};
 use crate::status::Status;
 use crate::store::StoredRecord;
-use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
 /// The state of a key that a lookup found.
@@ -25,13 +26,6 @@ pub(super) enum Lookup {
     Slot(Slot),
     /// The index still names a location on disk, but the record there is no longer remembered.
     Expired(RecordLocation),
-}
-
-/// Where the scope and key of a slot are kept.
-#[derive(Debug)]
-pub(super) enum SlotNames {
-    Record(Record),
-    Attempt(Arc<Attempt>),
 }
 
 impl Core {
@@ -166,7 +160,7 @@ impl Core {
                 // The worker will come by; until then the clock decides. A claim that nobody has
                 // is still on its way.
                 (Phase::InFlight, Some(attempt))
-                    if attempt.lease_until() <= before && !attempt.is_coming() =>
+                    if attempt.lease_until() <= before && !attempt.is_undelivered() =>
                 {
                     Status::Interrupted(attempt.interruption())
                 }
@@ -182,12 +176,12 @@ impl Core {
 
     /// Reads the state behind a slot from a snapshot that was taken after `before`; `None` if it
     /// is expired or vacant by now.
-    pub(super) fn resolve(
+    pub(in crate::engine) fn resolve(
         &self,
         digest: Digest,
         slot: Slot,
         mut before: Timestamp,
-    ) -> Result<Option<(Status, SlotNames)>, ReadError> {
+    ) -> Result<Option<(Status, KeyNames)>, ReadError> {
         let mut seen = Some(slot);
         loop {
             let followed = resolve_slot(
@@ -200,11 +194,11 @@ impl Core {
             let (found, names) = match block(followed)? {
                 ResolvedSlot::Over(_) => return Ok(None),
                 ResolvedSlot::Read(_, record) | ResolvedSlot::Slot(Slot::Cached(record, _)) => {
-                    (Lookup::Record(record.clone()), SlotNames::Record(record))
+                    (Lookup::Record(record.clone()), KeyNames::Record(record))
                 }
                 ResolvedSlot::Slot(slot) => {
                     let Some(attempt) = slot.attempt().cloned() else { return Ok(None) };
-                    (Lookup::Slot(slot), SlotNames::Attempt(attempt))
+                    (Lookup::Slot(slot), KeyNames::Attempt(attempt))
                 }
             };
             let now = self.clock.now();
@@ -216,7 +210,7 @@ impl Core {
     }
 
     /// The error for a claim that is not the current one.
-    pub(super) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
+    pub(in crate::engine) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
         Counters::count(&self.counters.superseded);
         self.options.hooks.tell(|| {
             let (scope, key, key_hash) = (attempt.scope(), attempt.key(), attempt.digest.key_hash());

@@ -1,26 +1,23 @@
-//! Calls: the calls on an engine, each written once for threads and tasks.
+//! Calls: the calls on a file-backed engine, each written once for threads and tasks.
 
-pub(super) mod batch;
-pub(super) mod begin;
-pub(super) mod complete;
-mod completing;
-pub(super) mod detach;
-pub(super) mod end_many;
-mod end_request;
-pub(super) mod ending;
-pub(super) mod entries;
-pub(super) mod forget;
-pub(super) mod grant;
+mod batch;
+mod begin;
+mod detach;
+mod end_many;
+mod ends;
+mod forget;
+mod grant;
 pub(super) mod lease;
+mod lists;
+mod log_space;
 pub(super) mod lookup;
-mod pending_end;
-pub(super) mod pending_grant;
-pub(super) mod progress;
-pub(super) mod resolve_slot;
-pub(super) mod resume;
-#[cfg(feature = "serde")]
-pub(super) mod run;
-pub(super) mod set_policy;
-pub(super) mod transaction;
-pub(super) mod waiting;
-pub(super) mod withdraw;
+mod pending_grant;
+mod progress;
+mod resolve_slot;
+mod resume;
+mod set_policy;
+mod stats;
+mod token;
+mod transaction;
+mod wait;
+mod withdraw;

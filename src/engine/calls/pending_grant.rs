@@ -3,13 +3,13 @@
 //!
 //! Until its caller has it, no operation has run, and the grant can be withdrawn (`withdraw.rs`):
 //! by the drop of its own future, by a thread that finds its lease over, or by a close.
-//! [`Attempt::take_coming`](crate::attempt::Attempt::take_coming) lets only one of them decide.
+//! [`Attempt::deliver`](crate::attempt::Attempt::deliver) lets only one of them decide.
 
 use crate::clock::{QueueTimeout, Stopwatch};
 use crate::commit::Ticket;
 use crate::engine::core::Core;
 use crate::engine::core::log_record::LogRecord;
-use crate::engine::handles::claim::Claim;
+use crate::engine::file::claim::FileClaim;
 use crate::error::{CommitError, Failure};
 use crate::index::Slot;
 use crate::key::Digest;
@@ -21,7 +21,7 @@ use crate::task::caller::Caller;
 #[derive(Debug)]
 pub(super) struct PendingGrant {
     /// `None` once the caller has the claim, or it was withdrawn.
-    claim: Option<Claim>,
+    claim: Option<FileClaim>,
     /// The key's slot before the grant; vacant once the log may know the claim.
     before: Slot,
     /// The operation that is queued with the intent. The queue takes both in one step, so that no
@@ -32,7 +32,7 @@ pub(super) struct PendingGrant {
 }
 
 impl PendingGrant {
-    pub(super) fn new(claim: Claim, before: Slot) -> Self {
+    pub(super) fn new(claim: FileClaim, before: Slot) -> Self {
         let unqueued = Some(LogRecord::Granted(Arc::clone(claim.of())));
         Self { claim: Some(claim), before, unqueued, ticket: None }
     }
@@ -97,7 +97,7 @@ impl PendingGrant {
 
     /// Whether the grant was withdrawn.
     pub(super) fn is_withdrawn(&self) -> bool {
-        self.claim.as_ref().is_some_and(|claim| !claim.of().is_coming())
+        self.claim.as_ref().is_some_and(|claim| !claim.of().is_undelivered())
     }
 
     /// Waits until the grant is durable, if it has to be. If not, still checks for a failure
@@ -126,14 +126,14 @@ impl PendingGrant {
     }
 
     /// Takes back a claim that the log does not know.
-    fn put_back(&mut self, core: &Core, claim: &mut Claim, error: Option<&CommitError>) {
+    fn put_back(&mut self, core: &Core, claim: &mut FileClaim, error: Option<&CommitError>) {
         let (attempt, before) = (Arc::clone(claim.of()), std::mem::replace(&mut self.before, Slot::Vacant));
         core.withdraw_unlogged(&attempt, before, claim.reservation(), error);
     }
 
     /// Makes the claim, once the grant has settled. `None` if it was withdrawn, because its lease
     /// ran out or the engine closed. The watch has run since the call, if there is an observer.
-    pub(super) fn arrive(mut self, core: &Core, watch: Option<&Stopwatch>) -> Option<Claim> {
+    pub(super) fn arrive(mut self, core: &Core, watch: Option<&Stopwatch>) -> Option<FileClaim> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
         if !claim.arrives() {

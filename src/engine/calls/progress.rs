@@ -3,53 +3,24 @@
 use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::commit::Ticket;
+use crate::engine::common::counters::Counters;
+use crate::engine::core::Core;
 use crate::engine::core::log_record::{LogRecord, NotedClaim};
-use crate::engine::core::{Core, Counters};
-use crate::engine::handles::claim::Claim;
+use crate::engine::file::claim::FileClaim;
 use crate::error::{ClaimError, CommitError};
 use crate::index::Change;
 use crate::state::{Event, decide};
 use crate::sync::Arc;
-use crate::task::caller::{Caller, block};
+use crate::task::caller::Caller;
 use crate::wal::frame::entry_bytes_max;
 
-impl Claim {
-    /// Saves how far the operation has come, durably: if this attempt is interrupted, the next
-    /// one finds it. A later call replaces it.
-    ///
-    /// # Errors
-    ///
-    /// When it is longer than a body may be, the progress of claims takes too much memory already,
-    /// the claim's lease ran out, the disk stays full, a commit fails, or the engine is closed.
-    ///
-    /// ```
-    /// # use idemkv::{Begin, BeginError, Engine, Fingerprint};
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// # let request = Fingerprint::of("request");
-    /// let Begin::Fresh(mut claim) = engine.default_scope().begin("key", request)? else { panic!() };
-    /// claim.save_progress("card charged")?;
-    /// drop(claim); // the process dies before the receipt is sent
-    ///
-    /// let Err(BeginError::Unresolved(lost)) = engine.default_scope().begin("key", request) else { panic!() };
-    /// assert_eq!(lost.last_progress().unwrap()[..], *b"card charged");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn save_progress(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
-        block(self.save_progress_as(Caller::Thread, note.as_ref()))
-    }
-
-    /// [`save_progress`](Self::save_progress) for tasks. If the future is dropped, the progress
-    /// may be saved or not.
-    ///
-    /// # Errors
-    ///
-    /// As for [`save_progress`](Self::save_progress).
-    pub async fn save_progress_async(&mut self, note: impl AsRef<[u8]>) -> Result<(), ClaimError> {
-        self.save_progress_as(Caller::Task, note.as_ref()).await
-    }
-
-    async fn save_progress_as(&mut self, caller: Caller, note: &[u8]) -> Result<(), ClaimError> {
+impl FileClaim {
+    /// Saves the progress of the operation, durably.
+    pub(in crate::engine) async fn save_progress(
+        &mut self,
+        caller: Caller,
+        note: &[u8],
+    ) -> Result<(), ClaimError> {
         self.check_body(note.len())?;
         let handle = self.handle();
         let core = handle.core();
@@ -123,47 +94,13 @@ impl Claim {
         })
     }
 
-    /// Starts the claim's lease again, for a worker that needs longer. Without a lease it does
-    /// nothing and succeeds. It does no I/O, unless the lease has run out and the record of the
-    /// claim that came after it is only on disk.
-    ///
-    /// # Errors
-    ///
-    /// When the lease has run out: the key is interrupted, or another caller has it by now. When
-    /// the engine is closed or a commit failed.
-    ///
-    /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint};
-    /// # use std::time::Duration;
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// # let request = Fingerprint::of("request");
-    /// let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(30)))?;
-    /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
-    /// claim.renew()?;
-    /// # claim.release()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn renew(&self) -> Result<(), ClaimError> {
+    /// Starts the claim's lease again.
+    pub(in crate::engine) async fn renew(&self, caller: Caller) -> Result<(), ClaimError> {
         let core = self.core();
         core.health.check_process().map_err(CommitError::Failed)?;
         if self.use_now(core, Attempt::renew)? {
             return Ok(());
         }
-        Err(block(core.superseded(Caller::Thread, &self.attempt)))
-    }
-
-    /// [`renew`](Self::renew) for tasks.
-    ///
-    /// # Errors
-    ///
-    /// As for [`renew`](Self::renew).
-    pub async fn renew_async(&self) -> Result<(), ClaimError> {
-        let core = self.core();
-        core.health.check_process().map_err(CommitError::Failed)?;
-        if self.use_now(core, Attempt::renew)? {
-            return Ok(());
-        }
-        Err(core.superseded(Caller::Task, &self.attempt).await)
+        Err(core.superseded(caller, &self.attempt).await)
     }
 }

@@ -2,69 +2,34 @@
 
 use crate::attempt::HandOver;
 use crate::codec::TokenRow;
+use crate::engine::common::namespace::ScopeInner;
 use crate::engine::core::Core;
 use crate::engine::core::detached_claims::DetachedClaim;
 use crate::engine::core::log_record::{LogRecord, NotedClaim};
-use crate::engine::core::namespace::ScopeInner;
-use crate::engine::handles::claim::{Claim, Terms};
-use crate::engine::handles::handle::Handle;
-use crate::engine::handles::permit::Permit;
+use crate::engine::file::claim::{FileClaim, Terms};
+use crate::engine::file::handle::FileHandle;
+use crate::engine::file::permit::Permit;
+use crate::engine::handles::claim::Claim;
 use crate::engine::handles::token::ClaimToken;
 use crate::error::{BeginError, ClaimError, CommitError, EndError, TokenError};
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::state::{Event, Fence, Phase, decide};
 use crate::sync::Arc;
-use crate::task::caller::{Caller, block};
+use crate::task::caller::Caller;
 use crate::wal::Reservation;
 
-impl Claim {
-    /// Hands the claim over as a token, which another process can keep while it does the work.
-    /// The claim stays in flight, also across a restart of this process, until
-    /// [`Scope::resume`](crate::Scope::resume) resumes it or its lease runs out. The lease starts
-    /// again now.
-    ///
-    /// # Errors
-    ///
-    /// When the claim has no lease; otherwise as for [`save_progress`](Self::save_progress). If
-    /// nothing was written, the error returns the claim.
-    ///
-    /// ```
-    /// # use idemkv::{Begin, ClaimToken, Engine, Fingerprint};
-    /// # use std::time::Duration;
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// # let request = Fingerprint::of("request");
-    /// let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(30)))?;
-    /// let Begin::Fresh(claim) = jobs.begin("key", request)? else { panic!() };
-    /// let token = claim.into_token()?;
-    /// let message = token.as_bytes().to_vec(); // to a worker, and back with its result
-    /// jobs.resume(&ClaimToken::from_bytes(message))?.complete("reply")?;
-    /// assert!(matches!(jobs.begin("key", request)?, Begin::Done(_)));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn into_token(self) -> Result<ClaimToken, EndError> {
-        block(self.into_token_as(Caller::Thread))
-    }
-
-    /// [`into_token`](Self::into_token) for tasks. If you drop the future before the hand-over is
-    /// queued, the claim is dropped too. After that, the key stays in flight until the lease runs
-    /// out.
-    ///
-    /// # Errors
-    ///
-    /// As for [`into_token`](Self::into_token).
-    pub async fn into_token_async(self) -> Result<ClaimToken, EndError> {
-        self.into_token_as(Caller::Task).await
-    }
-
-    async fn into_token_as(mut self, caller: Caller) -> Result<ClaimToken, EndError> {
+impl FileClaim {
+    /// Hands the claim over as a token.
+    pub(in crate::engine) async fn into_token(mut self, caller: Caller) -> Result<ClaimToken, EndError> {
         let attempt = Arc::clone(&self.attempt);
-        let Some(lease) = attempt.lease else { return Err(EndError::new(ClaimError::NoLease, Some(self))) };
+        let Some(lease) = attempt.lease else {
+            return Err(EndError::new(ClaimError::NoLease, Some(self.into())));
+        };
         let handle = self.handle();
         let core = handle.core();
         if let Err(forked) = core.health.check_process() {
-            return Err(EndError::new(CommitError::Failed(forked).into(), Some(self)));
+            return Err(EndError::new(CommitError::Failed(forked).into(), Some(self.into())));
         }
         // The lease starts here, and not after the wait for room.
         let until = core.clock.now().saturating_add(lease);
@@ -86,7 +51,7 @@ impl Claim {
                 let is_unknown = matches!(error, ClaimError::Commit(CommitError::Failed(_)))
                     && (core.commit.failure().is_some() || core.health.is_forked());
                 self.is_over = is_unknown || matches!(error, ClaimError::Superseded(_));
-                let claim = (!self.is_over).then_some(self);
+                let claim = (!self.is_over).then(|| self.into());
                 Err(EndError::new(error, claim))
             }
         }
@@ -106,7 +71,7 @@ impl Core {
     pub(in crate::engine) async fn resume(
         &self,
         caller: Caller,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         scope: &ScopeInner,
         token: &ClaimToken,
     ) -> Result<Claim, TokenError> {
@@ -130,7 +95,7 @@ impl Core {
         // Again, for the wait may have been long.
         self.may_resume()?;
         match self.take_up(handle, &row, more) {
-            Ok(claim) => Ok(claim),
+            Ok(claim) => Ok(claim.into()),
             Err(NotTaken::Held) => Err(TokenError::Held),
             Err(NotTaken::Superseded) => {
                 Err(TokenError::Superseded(Box::new(self.became(caller, digest).await)))
@@ -149,10 +114,10 @@ impl Core {
 
     fn take_up(
         &self,
-        handle: &Arc<Handle>,
+        handle: &Arc<FileHandle>,
         row: &TokenRow<'_>,
         more: Reservation,
-    ) -> Result<Claim, NotTaken> {
+    ) -> Result<FileClaim, NotTaken> {
         let (digest, fence) = (Digest::from_u128(row.digest), Fence::new(row.fence));
         let now = self.clock.now();
         // A claim is used; in the index nothing changes by that.
@@ -172,6 +137,6 @@ impl Core {
         };
         quota.reservation.join(more);
         let terms = Terms { logged: true, resolves: false, durability };
-        Ok(Claim::new(Arc::clone(attempt), Permit::of(quota, handle), terms))
+        Ok(FileClaim::new(Arc::clone(attempt), Permit::of(quota, handle), terms))
     }
 }

@@ -1,9 +1,10 @@
 //! Giving a scope its own policy.
 
+use crate::engine::common::counters::Counters;
+use crate::engine::common::namespace::SCOPE_MAX;
+use crate::engine::common::policies::SCOPES_MAX;
+use crate::engine::core::Core;
 use crate::engine::core::log_record::LogRecord;
-use crate::engine::core::namespace::SCOPE_MAX;
-use crate::engine::core::policies::SCOPES_MAX;
-use crate::engine::core::{Core, Counters};
 use crate::error::{CommitError, KeyError, SetPolicyError};
 use crate::observer::Event;
 use crate::policy::Policy;

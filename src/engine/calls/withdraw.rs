@@ -97,14 +97,14 @@ impl Core {
     /// Withdraws all pending grants while the engine closes, through the log: a failed engine
     /// makes no last checkpoint, and the last checkpoint may fail. The gate is shut. After a failed
     /// commit nothing is written, and [`withdraw_at_close`](Self::withdraw_at_close) follows.
-    pub(in crate::engine) fn withdraw_all_coming(&self) {
+    pub(in crate::engine) fn withdraw_all_undelivered(&self) {
         // An intent that was queued before this has its claim in the index. A later one finds the
         // gate shut, and is not queued.
         self.commit.pass_intake();
         if self.limits.in_flight() == 0 {
             return;
         }
-        for attempt in self.index.attempts_out().into_iter().filter(|attempt| attempt.is_coming()) {
+        for attempt in self.index.attempts_out().into_iter().filter(|attempt| attempt.is_undelivered()) {
             if self.withdraw(&attempt, || true).is_err() {
                 return;
             }

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::policies::Policies;
 use super::quota::Quota;
 use crate::attempt::Attempt;
+use crate::engine::common::policies::Policies;
 use crate::policy::Durability;
 use crate::state::Fence;
 use crate::sync::{Arc, Mutex};

@@ -2,7 +2,6 @@
 
 pub(super) mod closing;
 pub(super) mod compaction;
-pub(super) mod counters;
 pub(super) mod current_log;
 pub(super) mod detached_claims;
 pub(super) mod disk_full;
@@ -11,29 +10,31 @@ pub(super) mod entropy;
 pub(super) mod fences;
 pub(super) mod gate;
 pub(super) mod health;
-pub(super) mod leases;
-pub(super) mod limits;
 pub(super) mod log_record;
 pub(super) mod maintenance;
 pub(super) mod modes;
-pub(super) mod namespace;
 pub(super) mod observer_state;
 mod option_limits;
 pub(super) mod options;
-pub(super) mod policies;
 pub(super) mod publisher;
 pub(super) mod quota;
 pub(super) mod reads;
+pub(super) mod stepped;
 pub(super) mod threads;
 
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::Attempt;
 use crate::clock::{EngineClock, Stopwatch};
 use crate::commit::Commit;
+use crate::engine::common::counters::Counters;
+use crate::engine::common::leases::Leases;
+use crate::engine::common::limits::Limits;
+use crate::engine::common::policies::Policies;
 use crate::error::{BeginError, Busy, CommitError};
 use crate::index::{Change, Index, Slot};
 use crate::key::Secret;
 use crate::observer::{Cause, EndKind, Event as Told};
+use crate::policy::Policy;
 use crate::state::{Event, Fence, decide};
 use crate::store::Store;
 use crate::sync::{Arc, is_ours};
@@ -46,17 +47,12 @@ use current_log::CurrentLog;
 use detached_claims::DetachedClaims;
 use fences::Fences;
 use health::Health;
-use leases::Leases;
-use limits::Limits;
 use maintenance::Maintenance;
 use observer_state::ObserverState;
 use options::Options;
-use policies::Policies;
 use publisher::Publisher;
 use reads::Reads;
 use threads::EngineThreads;
-
-pub(super) use counters::Counters;
 
 pub(crate) struct Core {
     pub(super) options: Options,
@@ -204,6 +200,16 @@ impl Core {
         // Four million claims since the last checkpoint, which would move the limit.
         self.worker.notify();
         Err(BeginError::Busy(Busy::QueueFull { waited: std::time::Duration::ZERO }))
+    }
+
+    /// A scope's policy. In a forked child, where the table may be locked for ever, the default.
+    pub(super) fn policy_of(&self, scope: &[u8]) -> Policy {
+        if self.health.is_forked() { self.policies.default() } else { self.policies.of(scope) }
+    }
+
+    /// The scopes that have policies of their own, by name. None in a forked child.
+    pub(super) fn declared_policies(&self) -> Vec<(Box<[u8]>, Policy)> {
+        if self.health.is_forked() { Vec::new() } else { self.policies.declared() }
     }
 
     /// Waits until everything queued by now is durable.

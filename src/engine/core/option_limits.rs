@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use super::namespace::SCOPE_MAX;
 use super::options::{MIB, Options, PUBLISHED_BY_LEADER};
-use crate::codec::{ENTRY_OVERHEAD_MAX, NAME_MAX};
+use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::commit::Limits;
+use crate::engine::common::limits::LimitsMax;
+use crate::engine::common::namespace::SCOPE_MAX;
 use crate::error::OptionError;
+use crate::key::NAME_MAX;
 use crate::wal::SEGMENT_BYTES;
 use crate::wal::frame::{SECTOR, entry_bytes_max};
 
@@ -53,6 +55,14 @@ impl Options {
     /// from a time when `max_key_bytes` was higher.
     pub(crate) fn key_and_body_max(&self) -> usize {
         (self.max_key_bytes + self.max_body_bytes).max(NAME_MAX)
+    }
+
+    pub(crate) fn limits_max(&self) -> LimitsMax {
+        LimitsMax {
+            in_flight: self.max_in_flight,
+            waiters: self.max_waiters,
+            progress_bytes: self.max_progress_bytes,
+        }
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -4,10 +4,10 @@
 
 use super::ending_proof::EndingProof;
 use super::log_record::{LogRecord, NotedClaim};
-use super::policies::Policies;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::EngineClock;
 use crate::commit::Publish;
+use crate::engine::common::policies::Policies;
 use crate::error::Failure;
 use crate::index::{Change, Index, Slot};
 use crate::log_tail::{KeyState, LogTail};
@@ -76,7 +76,7 @@ impl Publisher {
     /// The number of claims that callers have, or that were handed over as tokens. A claim that
     /// is on its way is not one, nor one whose end is.
     pub(crate) fn claims_held(&self) -> usize {
-        self.index.count_in_flight(|attempt| !attempt.is_coming())
+        self.index.count_in_flight(|attempt| !attempt.is_undelivered())
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not

@@ -1,7 +1,7 @@
 //! The quota of one claim: its place among the claims in flight, and its reservation in the log.
 
-use super::policies::Policies;
 use crate::attempt::Attempt;
+use crate::engine::common::policies::Policies;
 use crate::sync::Arc;
 use crate::wal::{LogSpace, Reservation};
 

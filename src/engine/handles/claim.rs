@@ -2,19 +2,14 @@
 
 use super::handle::Handle;
 use super::pending::Pending;
-use super::permit::Permit;
+use crate::attempt::Attempt;
 use crate::attempt::progress::Progress;
-use crate::attempt::{Attempt, Ended};
-use crate::engine::core::Core;
-use crate::engine::core::publisher::Interrupting;
+use crate::engine::file::claim::FileClaim;
 use crate::key::KeyHash;
 use crate::key::step_key::StepKey;
-use crate::observer::Cause;
-use crate::policy::Durability;
 use crate::record::Record;
-use crate::state::{Event, Fence};
+use crate::state::Fence;
 use crate::sync::Arc;
-use crate::wal::Reservation;
 use crate::{Fingerprint, Interruption, Timestamp};
 
 /// The answer to a begin.
@@ -46,34 +41,39 @@ pub enum Begin {
 /// A claim is `Send`, and keeps the engine open.
 #[must_use = "a claim that is dropped leaves its key interrupted"]
 pub struct Claim {
-    pub(in crate::engine) attempt: Arc<Attempt>,
-    pub(in crate::engine) permit: Permit,
-    pub(in crate::engine) terms: Terms,
-    /// Whether the claim has ended or another thread ends it, so that its drop does not change
-    /// the key.
-    pub(in crate::engine) is_over: bool,
+    pub(super) inner: ClaimInner,
 }
 
-/// On what terms a claim was granted.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::engine) struct Terms {
-    /// Whether the log knows of the claim.
-    pub(in crate::engine) logged: bool,
-    /// Whether its release also speaks for the attempts before it.
-    pub(in crate::engine) resolves: bool,
-    pub(in crate::engine) durability: Durability,
+/// The claim, as its core has it. Its drop without an end leaves the key interrupted.
+pub(super) enum ClaimInner {
+    File(FileClaim),
+}
+
+impl From<FileClaim> for Claim {
+    fn from(claim: FileClaim) -> Self {
+        Self { inner: ClaimInner::File(claim) }
+    }
 }
 
 impl Claim {
-    pub(in crate::engine) fn new(attempt: Arc<Attempt>, permit: Permit, terms: Terms) -> Self {
-        Self { attempt, permit, terms, is_over: false }
+    /// The attempt that the claim is for.
+    pub(in crate::engine) fn of(&self) -> &Arc<Attempt> {
+        match &self.inner {
+            ClaimInner::File(claim) => claim.of(),
+        }
+    }
+
+    fn handle(&self) -> Handle {
+        match &self.inner {
+            ClaimInner::File(claim) => Handle::File(claim.handle()),
+        }
     }
 
     /// The number of the attempt: 1 for the first claim of a key, one more after each
     /// interruption.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt.number
+        self.of().number
     }
 
     /// The attempt before this one, if it ended without an outcome. Its effect may have happened:
@@ -94,7 +94,7 @@ impl Claim {
     /// ```
     #[must_use]
     pub fn interrupted(&self) -> Option<Interruption> {
-        self.attempt.interruption_before()
+        self.of().interruption_before()
     }
 
     /// The progress that was last saved by this attempt, or else by an earlier one since the key
@@ -102,13 +102,13 @@ impl Claim {
     #[must_use]
     pub fn last_progress(&self) -> Option<Progress> {
         // In a forked child it may be locked for ever.
-        if self.core().health.is_forked() { None } else { self.attempt.progress() }
+        if self.handle().is_forked() { None } else { self.of().progress() }
     }
 
     /// When the lease ends; `None` without one.
     #[must_use]
     pub fn lease_until(&self) -> Option<Timestamp> {
-        self.attempt.lease.map(|_| self.attempt.lease_until())
+        self.of().lease.map(|_| self.of().lease_until())
     }
 
     /// A key for a step of the operation, to be sent to a downstream service as its idempotency
@@ -133,121 +133,51 @@ impl Claim {
     /// ```
     #[must_use]
     pub fn step_key(&self, step: impl AsRef<[u8]>) -> StepKey {
-        let attempt = &self.attempt;
-        StepKey::new(&self.core().secret, attempt.scope(), attempt.key(), &attempt.fingerprint, step.as_ref())
+        let attempt = self.of();
+        StepKey::new(
+            self.handle().secret(),
+            attempt.scope(),
+            attempt.key(),
+            &attempt.fingerprint,
+            step.as_ref(),
+        )
     }
 
     /// The claim's fence: higher than that of every claim that this file granted before. Hand it
     /// to downstream systems that can refuse a lower one.
     #[must_use]
     pub fn fence(&self) -> Fence {
-        self.attempt.fence
+        self.of().fence
     }
 
     /// When the claim was granted.
     #[must_use]
     pub fn started(&self) -> Timestamp {
-        self.attempt.started
+        self.of().started
     }
 
     /// The idempotency key.
     #[must_use]
     pub fn key(&self) -> &[u8] {
-        self.attempt.key()
+        self.of().key()
     }
 
     /// The name of the key's scope; empty for the default scope.
     #[must_use]
     pub fn scope(&self) -> &[u8] {
-        self.attempt.scope()
+        self.of().scope()
     }
 
     /// A short name of the key for logs, which reveals nothing about the key.
     #[must_use]
     pub fn key_hash(&self) -> KeyHash {
-        self.attempt.digest.key_hash()
+        self.of().digest.key_hash()
     }
 
     /// The fingerprint of the request.
     #[must_use]
     pub fn fingerprint(&self) -> &Fingerprint {
-        &self.attempt.fingerprint
-    }
-
-    /// Takes the claim: from now on only its owner decides how it ends. `false` if the grant was
-    /// withdrawn before.
-    pub(in crate::engine) fn arrives(&mut self) -> bool {
-        let bytes = self.attempt.take_coming();
-        self.permit.reservation().take_back(bytes.unwrap_or(0));
-        bytes.is_some()
-    }
-
-    /// Ends the claim without changing its key: a failed commit has already decided that.
-    pub(in crate::engine) fn discard(mut self) {
-        if self.core().health.is_forked() {
-            return;
-        }
-        self.core().leases.forget(&self.attempt);
-        self.is_over = true;
-    }
-
-    pub(in crate::engine) fn of(&self) -> &Arc<Attempt> {
-        &self.attempt
-    }
-
-    pub(in crate::engine) fn handle(&self) -> Arc<Handle> {
-        Arc::clone(&self.permit.handle)
-    }
-
-    pub(in crate::engine) fn core(&self) -> &Core {
-        self.permit.handle.core()
-    }
-
-    /// Whether `resolve` gave the claim.
-    pub(in crate::engine) fn resolves(&self) -> bool {
-        self.terms.resolves
-    }
-
-    /// Whether the log knows the claim, or soon will.
-    pub(in crate::engine) fn is_logged(&self) -> bool {
-        self.terms.logged
-    }
-
-    /// Whether its end is queued, or it has ended.
-    pub(in crate::engine) fn is_over(&self) -> bool {
-        self.is_over
-    }
-
-    /// The log space that it has.
-    pub(in crate::engine) fn reservation(&mut self) -> &mut Reservation {
-        self.permit.reservation()
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // A forked child drops a copy: the claim is the parent's.
-        if !self.is_over && !self.core().health.is_forked_for_sure() {
-            self.abandon();
-        }
-    }
-}
-
-impl Claim {
-    /// Makes the claim interrupted, because it was dropped without an outcome. Does not wait for
-    /// the disk.
-    fn abandon(&mut self) {
-        let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
-        let (core, now) = (handle.core(), handle.core().clock.now());
-        let interrupting = core.publisher.interrupt(&attempt, Event::Abandon { fence: attempt.fence }, now);
-        core.leases.forget(&attempt);
-        if interrupting == Interrupting::Done {
-            core.revoke_token(&attempt, now, self.reservation());
-        }
-        attempt.end(Ended::Interrupted);
-        if interrupting == Interrupting::Done {
-            core.tell_of_interruption(&attempt, Cause::Dropped);
-        }
+        &self.of().fingerprint
     }
 }
 

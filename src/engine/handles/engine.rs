@@ -5,17 +5,14 @@ use std::path::Path;
 use super::handle::Handle;
 use super::scope::Scope;
 use super::stats::Stats;
-use crate::clock::Stopwatch;
-use crate::disk::ReadOnlyDisk;
-use crate::engine::core::Core;
-use crate::engine::core::namespace::ScopeInner;
+use crate::Timestamp;
+use crate::engine::common::namespace::ScopeInner;
 use crate::engine::core::options::Options;
-use crate::engine::core::threads::EngineThreads;
-use crate::error::{Busy, CommitError, Failure, IoFailure, OpenError, SetPolicyError};
+use crate::engine::file::handle::FileHandle;
+use crate::error::{CommitError, Failure, OpenError, SetPolicyError};
 use crate::policy::Policy;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
-use crate::{Timestamp, fork};
 
 /// An open idempotency file.
 ///
@@ -25,7 +22,7 @@ use crate::{Timestamp, fork};
 /// See the [front page](crate) for an example.
 #[derive(Clone)]
 pub struct Engine {
-    pub(in crate::engine) handle: Arc<Handle>,
+    pub(in crate::engine) handle: Handle,
     /// The default scope: the one with the empty name.
     pub(in crate::engine) default: Scope,
 }
@@ -50,12 +47,8 @@ impl Options {
     /// When an option is out of range; when the file can't be opened, is in use, isn't an idemkv
     /// file, is of a newer version, is damaged, or lacks its log. An error loses nothing, and
     /// leaves a file that isn't an idemkv file unchanged.
-    pub fn open(mut self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
-        self.check()?;
-        if self.read_only {
-            self.disk = Arc::new(ReadOnlyDisk::new(self.disk));
-        }
-        Engine::open_with(path.as_ref(), self)
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Engine, OpenError> {
+        FileHandle::open(path.as_ref(), self).map(|file| Engine::new(Handle::File(file)))
     }
 }
 
@@ -74,25 +67,14 @@ impl Engine {
         Options::default()
     }
 
-    fn open_with(path: &Path, options: Options) -> Result<Self, OpenError> {
-        let watch = Stopwatch::start();
-        fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
-        let core = Arc::new(Core::open(path, options, EngineThreads::notifiers())?);
-        // Dropped where a thread can't be started, this closes the file.
-        let handle = Arc::new(Handle { core });
-        if handle.core.options.workers {
-            Core::start_threads(&handle.core)
-                .map_err(|error| IoFailure::new(path, "starting a thread for", error))?;
-        }
-        handle.core.tell_of_opening(&watch);
+    pub(in crate::engine) fn new(handle: Handle) -> Self {
         let default = Self::scope_of(&handle, b"");
-        Ok(Self { handle, default })
+        Self { handle, default }
     }
 
-    fn scope_of(handle: &Arc<Handle>, name: &[u8]) -> Scope {
-        let core = handle.core();
-        let inner = ScopeInner::new(&core.secret, name, core.options.max_key_bytes);
-        Scope { handle: Arc::clone(handle), inner: Arc::new(inner) }
+    fn scope_of(handle: &Handle, name: &[u8]) -> Scope {
+        let inner = ScopeInner::new(handle.secret(), name, handle.max_key_bytes());
+        Scope { handle: handle.clone(), inner: Arc::new(inner) }
     }
 
     /// The scope with this name; scopes need no declaration.
@@ -114,7 +96,9 @@ impl Engine {
     /// The policy of scopes that have none of their own, as set when the file was opened.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        self.handle.core().policies.default()
+        match &self.handle {
+            Handle::File(file) => file.core().policies.default(),
+        }
     }
 
     /// Sets the policy of the scope with this name, durably, and returns the scope.
@@ -147,7 +131,7 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_policy(&self, name: impl AsRef<[u8]>, policy: Policy) -> Result<Scope, SetPolicyError> {
-        block(self.handle.core().set_policy(Caller::Thread, name.as_ref(), policy))?;
+        block(self.set_policy_as(Caller::Thread, name.as_ref(), policy))?;
         Ok(self.scope(name))
     }
 
@@ -161,27 +145,38 @@ impl Engine {
         name: impl AsRef<[u8]>,
         policy: Policy,
     ) -> Result<Scope, SetPolicyError> {
-        self.handle.core().set_policy(Caller::Task, name.as_ref(), policy).await?;
+        self.set_policy_as(Caller::Task, name.as_ref(), policy).await?;
         Ok(self.scope(name))
+    }
+
+    async fn set_policy_as(&self, caller: Caller, name: &[u8], policy: Policy) -> Result<(), SetPolicyError> {
+        match &self.handle {
+            Handle::File(file) => file.core().set_policy(caller, name, policy).await,
+        }
     }
 
     /// The scopes that have policies of their own, by name. None in a forked child.
     #[must_use]
     pub fn policies(&self) -> Vec<(Box<[u8]>, Policy)> {
-        let core = self.handle.core();
-        if core.health.is_forked() { Vec::new() } else { core.policies.declared() }
+        match &self.handle {
+            Handle::File(file) => file.core().declared_policies(),
+        }
     }
 
     /// Counters and sizes. Walks over the shards, so not for the hot path.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.core().stats()
+        match &self.handle {
+            Handle::File(file) => file.core().stats(),
+        }
     }
 
     /// The engine's time now. Records' times are on the same clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.handle.core().clock.now()
+        match &self.handle {
+            Handle::File(file) => file.core().clock.now(),
+        }
     }
 
     /// Waits until every acknowledged completion is durable; see
@@ -206,7 +201,7 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn flush(&self) -> Result<(), CommitError> {
-        block(self.handle.core().flush(Caller::Thread))
+        block(self.flush_as(Caller::Thread))
     }
 
     /// [`flush`](Self::flush) for tasks.
@@ -215,35 +210,70 @@ impl Engine {
     ///
     /// As for [`flush`](Self::flush).
     pub async fn flush_async(&self) -> Result<(), CommitError> {
-        self.handle.core().flush(Caller::Task).await
+        self.flush_as(Caller::Task).await
     }
 
-    /// Makes a checkpoint: moves the log's content to the file now, instead of when the log is
-    /// full. No promise depends on it; it shortens the next opening. Within
-    /// [`read_tables`](Self::read_tables), and in a waker that the engine calls, it does nothing.
+    async fn flush_as(&self, caller: Caller) -> Result<(), CommitError> {
+        match &self.handle {
+            Handle::File(file) => file.core().flush(caller).await,
+        }
+    }
+
+    /// Closes the file: stops grants, commits the queue, and moves the log's content to the file.
+    ///
+    /// Calls on other clones, scopes and claims then fail with "closed". Claims in flight can't
+    /// be completed any more: the next opening interrupts their keys, and this returns their
+    /// number. To lose none, end them first. Only the first call closes; any other waits for it
+    /// and returns the same result.
     ///
     /// # Errors
     ///
-    /// When an earlier commit or checkpoint failed, or this one does. On a closed engine, when the
-    /// checkpoint of its close failed.
-    pub fn checkpoint(&self) -> Result<(), Failure> {
-        self.handle.core().checkpoint_on_request().map_err(|error| match error {
-            CommitError::Busy(Busy::DiskFull(failure)) => Failure::Io(failure),
-            CommitError::Busy(Busy::FileNotReady(failure)) => Failure::FileNotReady(failure),
-            CommitError::Failed(failure) => failure,
-            CommitError::Busy(_)
-            | CommitError::Closed
-            | CommitError::InsideCallback
-            | CommitError::InsideTransaction => {
-                unreachable!("a checkpoint waits for nobody, and a closed engine had one")
-            }
-        })
+    /// When an earlier commit failed, or the last checkpoint fails. Nothing acknowledged is lost:
+    /// the next opening finds it in the log.
+    ///
+    /// A close from within a callback or a transaction needs a thread. If the system refuses one,
+    /// this is an error too, and the engine stays open as long as other handles live.
+    pub fn close(self) -> Result<Closed, Failure> {
+        let claims_left = match &self.handle {
+            Handle::File(file) => file.close()?,
+        };
+        Ok(Closed { claims_left })
+    }
+
+    /// [`close`](Self::close) for tasks, on any executor: a separate thread does the work, and
+    /// the task waits without blocking.
+    ///
+    /// Once the future was polled, closing goes on even if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`close`](Self::close).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # futures_executor::block_on(async {
+    /// let Begin::Fresh(claim) = engine.default_scope().begin_async("key", Fingerprint::of("request")).await? else { panic!() };
+    /// claim.complete_async("reply").await?;
+    /// assert_eq!(engine.close_async().await?.claims_left, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn close_async(self) -> Result<Closed, Failure> {
+        let claims_left = match &self.handle {
+            Handle::File(file) => file.close_async().await?,
+        };
+        Ok(Closed { claims_left })
     }
 }
 
 /// Its file, and whether it is closed.
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.handle.core().fmt(f)
+        match &self.handle {
+            Handle::File(file) => file.core().fmt(f),
+        }
     }
 }

@@ -1,18 +1,66 @@
-//! The reference that every public handle has to the core: the one place where the public API and
-//! the file-backed core meet.
+//! `Handle`: what every public handle has of the engine behind it.
+//!
+//! An enum, with a variant for each kind of core. Public calls branch on it, once each and at the
+//! top. See `docs/design.md`, "One API over several cores".
 
-use crate::engine::core::Core;
+use std::time::Duration;
+
+use crate::engine::file::handle::FileHandle;
+use crate::error::Failure;
+use crate::key::Secret;
 use crate::sync::Arc;
 
-/// What is shared by all handles on an open file. Closes it when the last one is dropped.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    pub(in crate::engine) core: Arc<Core>,
+/// A reference to an open engine, which it keeps open.
+#[derive(Clone, Debug)]
+pub(crate) enum Handle {
+    /// An engine on a file.
+    File(Arc<FileHandle>),
 }
 
 impl Handle {
-    #[inline]
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
+    /// Whether this process is a forked child of the one that opened the engine.
+    pub(crate) fn is_forked(&self) -> bool {
+        match self {
+            Self::File(file) => file.core().health.is_forked(),
+        }
+    }
+
+    /// Refuses a forked child, for certain.
+    #[cfg(feature = "serde")]
+    pub(crate) fn check_process(&self) -> Result<(), Failure> {
+        match self {
+            Self::File(file) => file.core().health.check_process(),
+        }
+    }
+
+    /// The secret from which hashes of keys and keys of steps are derived.
+    pub(crate) fn secret(&self) -> &Secret {
+        match self {
+            Self::File(file) => &file.core().secret,
+        }
+    }
+
+    /// Bytes of the longest key that is granted a claim.
+    pub(crate) fn max_key_bytes(&self) -> usize {
+        match self {
+            Self::File(file) => file.core().options.max_key_bytes,
+        }
+    }
+
+    /// How long a call waits where there is no room.
+    pub(crate) fn queue_timeout(&self) -> Duration {
+        match self {
+            Self::File(file) => file.core().options.queue_timeout,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Handle {
+    /// The file-backed core, for tests of its parts.
+    pub(crate) fn core(&self) -> &crate::engine::core::Core {
+        match self {
+            Self::File(file) => file.core(),
+        }
     }
 }

@@ -1,15 +1,13 @@
 //! Lists of keys without an outcome: those in flight, and those that were interrupted. They read
 //! nothing from disk.
 
-use std::collections::BinaryHeap;
 use std::fmt;
 
 use super::engine::Engine;
+use super::handle::Handle;
 use crate::attempt::Attempt;
 use crate::attempt::progress::Progress;
-use crate::engine::core::Core;
 use crate::error::ReadError;
-use crate::index::Slot;
 use crate::state::Fence;
 use crate::sync::Arc;
 use crate::{AttemptInfo, Fingerprint, Timestamp};
@@ -26,6 +24,10 @@ pub struct ListPosition {
 }
 
 impl ListPosition {
+    pub(crate) fn new(since: Timestamp, fence: Fence) -> Self {
+        Self { since, fence }
+    }
+
     /// The position with these [parts](Self::parts), for a page that is asked for later, or by
     /// another program.
     #[must_use]
@@ -53,8 +55,8 @@ pub struct OpenKey {
 }
 
 impl OpenKey {
-    fn new(candidate: Candidate) -> Self {
-        let Candidate { position, state, claim } = candidate;
+    /// The key of an attempt that is in this state since the time of `position`.
+    pub(crate) fn new(state: OpenState, claim: Arc<Attempt>, position: ListPosition) -> Self {
         let (attempt, interrupted) = match state {
             OpenState::InFlight => (claim.info(), None),
             OpenState::Interrupted => (claim.as_earlier().info, Some(position.since)),
@@ -126,28 +128,47 @@ impl fmt::Debug for OpenKey {
 
 /// Which keys are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OpenState {
+pub(crate) enum OpenState {
     InFlight,
     Interrupted,
+}
+
+/// What a list is asked for.
+#[derive(Clone)]
+pub(crate) struct ListRequest {
+    pub(crate) state: OpenState,
+    pub(crate) scope: Option<Box<[u8]>>,
+    pub(crate) after: Option<ListPosition>,
+    pub(crate) limit: usize,
+}
+
+impl ListRequest {
+    pub(crate) fn new(state: OpenState) -> Self {
+        Self { state, scope: None, after: None, limit: LIMIT }
+    }
+
+    /// Whether an entry is one of those that were asked for.
+    pub(crate) fn takes(&self, state: OpenState, position: ListPosition, scope: &[u8]) -> bool {
+        state == self.state
+            && self.after.is_none_or(|after| position > after)
+            && self.scope.as_deref().is_none_or(|wanted| wanted == scope)
+    }
 }
 
 /// A request for a list; [`get`](Self::get) makes the list.
 #[derive(Clone)]
 #[must_use = "`get` gives the list"]
 pub struct Listing<'e> {
-    core: &'e Core,
-    state: OpenState,
-    scope: Option<Box<[u8]>>,
-    after: Option<ListPosition>,
-    limit: usize,
+    handle: &'e Handle,
+    request: ListRequest,
 }
 
 impl fmt::Debug for Listing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listing")
-            .field("state", &self.state)
-            .field("after", &self.after)
-            .field("limit", &self.limit)
+            .field("state", &self.request.state)
+            .field("after", &self.request.after)
+            .field("limit", &self.request.limit)
             .finish_non_exhaustive()
     }
 }
@@ -155,19 +176,19 @@ impl fmt::Debug for Listing<'_> {
 impl Listing<'_> {
     /// Only keys of the scope with this name.
     pub fn scope(mut self, name: impl AsRef<[u8]>) -> Self {
-        self.scope = Some(name.as_ref().into());
+        self.request.scope = Some(name.as_ref().into());
         self
     }
 
     /// Only the entries after this one: the next page.
     pub fn after(mut self, position: ListPosition) -> Self {
-        self.after = Some(position);
+        self.request.after = Some(position);
         self
     }
 
     /// At most so many entries; 1,000 if this is not called.
     pub fn limit(mut self, entries: usize) -> Self {
-        self.limit = entries;
+        self.request.limit = entries;
         self
     }
 
@@ -180,86 +201,9 @@ impl Listing<'_> {
     ///
     /// When the engine is closed.
     pub fn get(self) -> Result<Vec<OpenKey>, ReadError> {
-        self.core.health.check()?;
-        // A claim is judged by the time before the look; see `Core::status_of`.
-        let before = self.core.clock.now();
-        let mut oldest = BinaryHeap::new();
-        self.core.index.for_each_open(|slot| {
-            let candidate = Candidate::of(slot, before).filter(|candidate| self.lists(candidate));
-            // The heap has the newest of the oldest on top.
-            let fits = |top: Option<&Candidate>, candidate: &Candidate| top.is_none_or(|top| candidate < top);
-            let Some(candidate) = candidate else { return };
-            if oldest.len() < self.limit {
-                oldest.push(candidate);
-            } else if self.limit > 0 && fits(oldest.peek(), &candidate) {
-                drop(oldest.pop());
-                oldest.push(candidate);
-            }
-        });
-        Ok(oldest.into_sorted_vec().into_iter().map(OpenKey::new).collect())
-    }
-
-    fn lists(&self, candidate: &Candidate) -> bool {
-        candidate.state == self.state
-            && self.after.is_none_or(|after| candidate.position > after)
-            && self.scope.as_deref().is_none_or(|scope| candidate.claim.scope() == scope)
-    }
-}
-
-/// An entry before its details were asked for. Ordered by its position.
-struct Candidate {
-    position: ListPosition,
-    state: OpenState,
-    claim: Arc<Attempt>,
-}
-
-impl Candidate {
-    fn of(slot: &Slot, before: Timestamp) -> Option<Self> {
-        let (state, since, claim) = match slot {
-            // The worker will come by; until then the clock decides.
-            Slot::InFlight(claim) if claim.lease_until() <= before && !claim.is_coming() => {
-                (OpenState::Interrupted, claim.lease_until(), claim)
-            }
-            Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim.started, claim),
-            Slot::Interrupted(claim) if claim.remembered_until() > before => {
-                (OpenState::Interrupted, claim.interrupted().unwrap_or(claim.started), claim)
-            }
-            Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,
-        };
-        let position = ListPosition { since, fence: claim.fence };
-        Some(Self { position, state, claim: Arc::clone(claim) })
-    }
-}
-
-impl Ord for Candidate {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.position.cmp(&other.position)
-    }
-}
-
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Candidate {
-    fn eq(&self, other: &Self) -> bool {
-        self.position == other.position
-    }
-}
-
-impl Eq for Candidate {}
-
-impl Core {
-    fn listing(&self, state: OpenState) -> Listing<'_> {
-        Listing { core: self, state, scope: None, after: None, limit: LIMIT }
-    }
-
-    /// The time of the oldest interruption that is still remembered.
-    pub(super) fn oldest_interruption(&self) -> Option<Timestamp> {
-        let oldest = self.listing(OpenState::Interrupted).limit(1).get().ok()?;
-        oldest.first().and_then(OpenKey::interrupted_at)
+        match self.handle {
+            Handle::File(file) => file.core().list(&self.request),
+        }
     }
 }
 
@@ -284,7 +228,7 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn interrupted(&self) -> Listing<'_> {
-        self.handle.core().listing(OpenState::Interrupted)
+        Listing { handle: &self.handle, request: ListRequest::new(OpenState::Interrupted) }
     }
 
     /// Lists the keys that are in flight, the oldest claim first. As
@@ -301,6 +245,6 @@ impl Engine {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn in_flight(&self) -> Listing<'_> {
-        self.handle.core().listing(OpenState::InFlight)
+        Listing { handle: &self.handle, request: ListRequest::new(OpenState::InFlight) }
     }
 }

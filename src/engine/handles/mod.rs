@@ -1,13 +1,20 @@
-//! Handles: the types that callers hold, and the permits inside them.
+//! Handles: the types that callers hold, and their calls, on a core of any kind.
 
-pub(super) mod claim;
-pub(super) mod completion;
+mod begin_many;
+pub(crate) mod claim;
+pub(super) mod end_many;
+pub(super) mod ending;
+mod ends;
 pub(super) mod engine;
-pub(super) mod handle;
-pub(super) mod lists;
-pub(super) mod pending;
-pub(super) mod permit;
-pub(super) mod running;
+pub(super) mod entries;
+pub(super) mod file_only;
+pub(crate) mod handle;
+pub(crate) mod lists;
+pub(crate) mod pending;
+mod progress;
+#[cfg(feature = "serde")]
+pub(super) mod run;
 pub(super) mod scope;
 pub(super) mod stats;
-pub(super) mod token;
+pub(crate) mod token;
+mod waiting;

@@ -1,29 +1,24 @@
 //! `Pending`: the handle on another caller's claim, to wait for its end.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::pin::Pin;
 use std::time::Duration;
 
 use super::handle::Handle;
-use super::running::is_running;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
-use crate::engine::core::Counters;
-use crate::engine::core::limits::Waiter;
 use crate::error::BeginError;
 use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::Arc;
-use crate::task::caller::Caller;
+use crate::task::caller::{Caller, block};
 
 /// A handle on another caller's claim.
 #[derive(Clone)]
 pub struct Pending {
     attempt: Arc<Attempt>,
     /// Keeps the engine open.
-    handle: Arc<Handle>,
+    handle: Handle,
 }
 
 /// The outcome of a wait for a claim. There will be no other variant: these are all the ways in
@@ -52,8 +47,8 @@ impl std::fmt::Display for Waited {
 }
 
 impl Pending {
-    pub(in crate::engine) fn new(attempt: Arc<Attempt>, handle: &Arc<Handle>) -> Self {
-        Self { attempt, handle: Arc::clone(handle) }
+    pub(crate) fn new(attempt: Arc<Attempt>, handle: Handle) -> Self {
+        Self { attempt, handle }
     }
 
     /// When the other claim was granted.
@@ -76,7 +71,7 @@ impl Pending {
     /// operation itself holds the claim ([`BeginError::OwnKey`]); inside the work of a
     /// transaction ([`BeginError::InsideTransaction`]).
     pub fn wait(&self) -> Result<Waited, BeginError> {
-        self.wait_until(Deadline::NEVER)
+        block(self.wait_until(Caller::Thread, Deadline::NEVER))
     }
 
     /// Waits until the other claim has ended, for at most `timeout`.
@@ -99,7 +94,7 @@ impl Pending {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Waited, BeginError> {
-        self.wait_until(Deadline::after(timeout))
+        block(self.wait_until(Caller::Thread, Deadline::after(timeout)))
     }
 
     /// [`wait`](Self::wait) for tasks. `pending.await` does the same.
@@ -124,7 +119,7 @@ impl Pending {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn wait_async(&self) -> Result<Waited, BeginError> {
-        self.wait_until_async(Deadline::NEVER).await
+        self.wait_until(Caller::Task, Deadline::NEVER).await
     }
 
     /// [`wait_timeout`](Self::wait_timeout) for tasks.
@@ -133,66 +128,19 @@ impl Pending {
     ///
     /// As for [`wait`](Self::wait).
     pub async fn wait_timeout_async(&self, timeout: Duration) -> Result<Waited, BeginError> {
-        self.wait_until_async(Deadline::after(timeout)).await
+        self.wait_until(Caller::Task, Deadline::after(timeout)).await
     }
 
-    pub(in crate::engine) async fn wait_until_async(&self, deadline: Deadline) -> Result<Waited, BeginError> {
-        let core = self.handle.core();
-        self.check_wait()?;
-        if let Some(known) = self.without_waiting(deadline) {
-            return known;
-        }
-        let _waiter = self.place()?;
-        let mut ended = pin!(self.attempt.ended(|| core.health.is_forked()));
-        // Asked at each poll: the work of a transaction may poll what began before it.
-        let ended = poll_fn(|context| match ended.as_mut().poll(context) {
-            Poll::Pending if core.holds_maintenance_up(Caller::Task) => Poll::Ready(Err(self.never_ends())),
-            polled @ (Poll::Ready(_) | Poll::Pending) => polled.map(waited),
-        });
-        core.timers.timeout(deadline, ended).await.unwrap_or(Ok(Waited::TimedOut))
-    }
-
-    /// Why the work of a transaction can't wait for this claim.
-    fn never_ends(&self) -> BeginError {
-        if is_running(&self.attempt) { BeginError::OwnKey } else { BeginError::InsideTransaction }
-    }
-
-    /// An operation that waits for its own claim would wait for ever, and so would a forked child.
-    fn check_wait(&self) -> Result<(), BeginError> {
-        self.handle.core().health.check_process().map_err(BeginError::Failed)?;
-        if is_running(&self.attempt) { Err(BeginError::OwnKey) } else { Ok(()) }
+    pub(super) async fn wait_until(&self, caller: Caller, deadline: Deadline) -> Result<Waited, BeginError> {
+        let ended = match &self.handle {
+            Handle::File(file) => file.core().wait_for_end(caller, &self.attempt, deadline).await?,
+        };
+        ended.map_or(Ok(Waited::TimedOut), waited)
     }
 
     /// The key of the other claim.
     pub(in crate::engine) fn digest(&self) -> Digest {
         self.attempt.digest
-    }
-
-    pub(in crate::engine) fn wait_until(&self, deadline: Deadline) -> Result<Waited, BeginError> {
-        self.check_wait()?;
-        let core = self.handle.core();
-        if let Some(known) = self.without_waiting(deadline) {
-            return known;
-        }
-        core.check_waiting()?;
-        if core.options.hooks.is_telling() {
-            return Err(BeginError::InsideCallback);
-        }
-        let _waiter = self.place()?;
-        self.attempt.wait(deadline).map_or(Ok(Waited::TimedOut), waited)
-    }
-
-    /// The answer for a caller that need not wait, because the claim has ended or the time is up.
-    /// It takes no place among the waiters.
-    fn without_waiting(&self, deadline: Deadline) -> Option<Result<Waited, BeginError>> {
-        let ended = self.attempt.ended_so_far().map(waited);
-        ended.or_else(|| deadline.has_passed().then_some(Ok(Waited::TimedOut)))
-    }
-
-    /// Takes a place among the waiters.
-    fn place(&self) -> Result<Waiter<'_>, BeginError> {
-        let core = self.handle.core();
-        core.limits.wait().inspect_err(|_| Counters::count(&core.counters.busy_waiters))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::claim::{Begin, Claim};
 use super::handle::Handle;
 use super::token::ClaimToken;
-use crate::engine::core::namespace::ScopeInner;
+use crate::engine::common::namespace::ScopeInner;
 use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
 use crate::policy::Policy;
 use crate::status::Status;
@@ -28,7 +28,7 @@ use crate::{Fence, Fingerprint, KeyHash};
 /// ```
 #[derive(Clone)]
 pub struct Scope {
-    pub(in crate::engine) handle: Arc<Handle>,
+    pub(in crate::engine) handle: Handle,
     pub(in crate::engine) inner: Arc<ScopeInner>,
 }
 
@@ -65,15 +65,17 @@ impl Scope {
     /// record can't be read. An error grants nothing.
     #[inline]
     pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
-        self.handle.core().begin(&self.handle, &self.inner, key.as_ref(), &fingerprint)
+        match &self.handle {
+            Handle::File(file) => file.core().begin(file, &self.inner, key.as_ref(), &fingerprint),
+        }
     }
 
     /// The current policy of this scope; see [`Engine::set_policy`](crate::Engine::set_policy).
     #[must_use]
     pub fn policy(&self) -> Policy {
-        let core = self.handle.core();
-        // In a forked child the table may be locked for ever.
-        if core.health.is_forked() { core.policies.default() } else { core.policies.of(self.name()) }
+        match &self.handle {
+            Handle::File(file) => file.core().policy_of(self.name()),
+        }
     }
 
     /// A claim on an interrupted key, under any policy, for a caller that knows the outcome of
@@ -103,7 +105,7 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn resolve(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
-        block(self.handle.core().resolve_key(Caller::Thread, &self.handle, &self.inner, key.as_ref()))
+        block(self.resolve_as(Caller::Thread, key.as_ref()))
     }
 
     /// [`resolve`](Self::resolve) for tasks.
@@ -112,7 +114,7 @@ impl Scope {
     ///
     /// As for [`resolve`](Self::resolve).
     pub async fn resolve_async(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
-        self.handle.core().resolve_key(Caller::Task, &self.handle, &self.inner, key.as_ref()).await
+        self.resolve_as(Caller::Task, key.as_ref()).await
     }
 
     /// Takes up a claim that was handed over with [`Claim::into_token`].
@@ -123,7 +125,7 @@ impl Scope {
     /// its lease has run out, or another caller has it already; when a commit failed, or the
     /// engine is closed.
     pub fn resume(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
-        block(self.handle.core().resume(Caller::Thread, &self.handle, &self.inner, token))
+        block(self.resume_as(Caller::Thread, token))
     }
 
     /// [`resume`](Self::resume) for tasks.
@@ -132,7 +134,7 @@ impl Scope {
     ///
     /// As for [`resume`](Self::resume).
     pub async fn resume_async(&self, token: &ClaimToken) -> Result<Claim, TokenError> {
-        self.handle.core().resume(Caller::Task, &self.handle, &self.inner, token).await
+        self.resume_as(Caller::Task, token).await
     }
 
     /// Looks up a key without claiming it.
@@ -153,7 +155,9 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
-        block(self.handle.core().status(Caller::Thread, &self.inner, key.as_ref()))
+        match &self.handle {
+            Handle::File(file) => block(file.core().status(Caller::Thread, &self.inner, key.as_ref())),
+        }
     }
 
     /// Forgets a record, a tombstone or an interrupted key before its time. Durable when it
@@ -178,7 +182,7 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
-        block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref(), None))
+        block(self.forget_as(Caller::Thread, key.as_ref(), None))
     }
 
     /// [`forget`](Self::forget), if the key still has the record or the interruption of the attempt
@@ -202,7 +206,7 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forget_if(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<bool, ForgetError> {
-        block(self.handle.core().forget(Caller::Thread, &self.inner, key.as_ref(), Some(fence)))
+        block(self.forget_as(Caller::Thread, key.as_ref(), Some(fence)))
     }
 
     /// [`begin`](Self::begin) for tasks, on any executor. The future does no I/O and does not
@@ -236,8 +240,7 @@ impl Scope {
         key: impl AsRef<[u8]>,
         fingerprint: Fingerprint,
     ) -> Result<Begin, BeginError> {
-        let core = self.handle.core();
-        core.begin_one(Caller::Task, &self.handle, &self.inner, key.as_ref(), &fingerprint).await
+        self.begin_as(Caller::Task, key.as_ref(), &fingerprint).await
     }
 
     /// [`get`](Self::get) for tasks.
@@ -246,7 +249,9 @@ impl Scope {
     ///
     /// As for [`get`](Self::get).
     pub async fn get_async(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
-        self.handle.core().status(Caller::Task, &self.inner, key.as_ref()).await
+        match &self.handle {
+            Handle::File(file) => file.core().status(Caller::Task, &self.inner, key.as_ref()).await,
+        }
     }
 
     /// [`forget`](Self::forget) for tasks. If the future is dropped, the key may be forgotten or
@@ -256,7 +261,7 @@ impl Scope {
     ///
     /// As for [`forget`](Self::forget).
     pub async fn forget_async(&self, key: impl AsRef<[u8]>) -> Result<bool, ForgetError> {
-        self.handle.core().forget(Caller::Task, &self.inner, key.as_ref(), None).await
+        self.forget_as(Caller::Task, key.as_ref(), None).await
     }
 
     /// [`forget_if`](Self::forget_if) for tasks. If the future is dropped, the key may be forgotten
@@ -266,7 +271,39 @@ impl Scope {
     ///
     /// As for [`forget`](Self::forget).
     pub async fn forget_if_async(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<bool, ForgetError> {
-        self.handle.core().forget(Caller::Task, &self.inner, key.as_ref(), Some(fence)).await
+        self.forget_as(Caller::Task, key.as_ref(), Some(fence)).await
+    }
+}
+
+/// Each call that may wait, once for threads and tasks.
+impl Scope {
+    pub(super) async fn begin_as(
+        &self,
+        caller: Caller,
+        key: &[u8],
+        fingerprint: &Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        match &self.handle {
+            Handle::File(file) => file.core().begin_as(caller, file, &self.inner, key, fingerprint).await,
+        }
+    }
+
+    async fn resolve_as(&self, caller: Caller, key: &[u8]) -> Result<Claim, ResolveError> {
+        match &self.handle {
+            Handle::File(file) => file.core().resolve_key(caller, file, &self.inner, key).await,
+        }
+    }
+
+    async fn resume_as(&self, caller: Caller, token: &ClaimToken) -> Result<Claim, TokenError> {
+        match &self.handle {
+            Handle::File(file) => file.core().resume(caller, file, &self.inner, token).await,
+        }
+    }
+
+    async fn forget_as(&self, caller: Caller, key: &[u8], only: Option<Fence>) -> Result<bool, ForgetError> {
+        match &self.handle {
+            Handle::File(file) => file.core().forget(caller, &self.inner, key, only).await,
+        }
     }
 }
 

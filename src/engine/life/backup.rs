@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::open::check_name;
 use crate::clock::Stopwatch;
 use crate::disk::{Disk, DiskFile, Kind, unfinished};
-use crate::engine::core::{CallWorker, Core, Counters};
-use crate::engine::handles::engine::Engine;
+use crate::engine::common::counters::Counters;
+use crate::engine::core::{CallWorker, Core};
+use crate::engine::handles::file_only::Backup;
 use crate::error::{BackupError, CommitError, IoFailure};
 use crate::observer::Event;
 use crate::store::{Copy, Meanwhile, Whole};
@@ -32,62 +33,8 @@ const REST: u32 = 3;
 /// Its longest rest, after a slow sync.
 const REST_MAX: Duration = Duration::from_millis(50);
 
-/// A backup that was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Backup {
-    /// The engine's time of the moment that the backup shows.
-    pub time: Timestamp,
-    /// Bytes of the file.
-    pub bytes: u64,
-}
-
-impl Engine {
-    /// Writes a backup of the file to `path`, while the engine works. The backup is one file that
-    /// opens like any other, without a log.
-    ///
-    /// The backup shows one moment during this call. It has everything that was acknowledged
-    /// before the call began, and application tables as well. Keys that are in flight at that
-    /// moment are interrupted in it, except those whose claims only memory knows
-    /// ([`Durability::Completions`](crate::Durability) and `Relaxed`): they are vacant. The
-    /// backup is durable when this returns. `path` must not exist yet; after an error nothing is
-    /// left there.
-    ///
-    /// It blocks until the file is copied, and the copy verified and synced: call it on a
-    /// separate thread. Other calls continue meanwhile. Only one backup can run at a time;
-    /// closing the engine ends it with an error.
-    ///
-    /// To restore, close the engine, move its file and its log away, put the backup in the file's
-    /// place, and open that. The backup does not know operations that completed after it: a retry
-    /// runs them again.
-    ///
-    /// # Errors
-    ///
-    /// When `path` exists, there is no room for the copy, the engine has stopped or is closed, or
-    /// another backup is being made.
-    ///
-    /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint, Status};
-    /// # let dir = tempfile::tempdir()?;
-    /// # let (path, copy) = (dir.path().join("x.idem"), dir.path().join("copy.idem"));
-    /// # let request = Fingerprint::of("request");
-    /// let engine = Engine::open(&path)?;
-    /// let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
-    /// claim.complete("reply")?;
-    /// engine.backup(&copy)?;
-    ///
-    /// let restored = Engine::open(&copy)?;
-    /// let status = restored.default_scope().get("key")?;
-    /// assert!(matches!(status, Status::Done(record) if record.body() == b"reply"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup, BackupError> {
-        self.handle.core().backup(path.as_ref())
-    }
-}
-
 impl Core {
-    fn backup(&self, path: &Path) -> Result<Backup, BackupError> {
+    pub(in crate::engine) fn backup(&self, path: &Path) -> Result<Backup, BackupError> {
         self.health.check_process().map_err(CommitError::Failed)?;
         if self.is_inside() {
             return Err(BackupError::InsideTransaction);

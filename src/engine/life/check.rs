@@ -5,6 +5,9 @@ use std::path::Path;
 use crate::engine::core::Core;
 use crate::engine::core::modes::Verify;
 use crate::engine::core::options::Options;
+use crate::engine::file::handle::FileHandle;
+use crate::engine::handles::engine::Engine;
+use crate::engine::handles::handle::Handle;
 use crate::error::{Damage, IoFailure, OpenError, ReadError};
 use crate::status::Status;
 use crate::wal::{self, LogEnd};
@@ -88,6 +91,8 @@ impl Checked {
                 }
             }
             ReadError::Key(_) | ReadError::Closed | ReadError::Forked | ReadError::Io(_) => self.unread += 1,
+            #[cfg(feature = "postgres")]
+            ReadError::NoFile => self.unread += 1,
         }
     }
 }
@@ -121,13 +126,14 @@ impl Options {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn check_file(self, path: impl AsRef<Path>) -> Result<Checked, OpenError> {
-        let engine = self.read_only().verify(Verify::Always).open(path)?;
-        let end = engine.handle.core().find_end_of_log()?;
+        let file = FileHandle::open(path.as_ref(), self.read_only().verify(Verify::Always))?;
+        let (end, log_bytes) = (file.core().find_end_of_log()?, file.core().log_file_bytes()?);
+        let engine = Engine::new(Handle::File(file));
         let stats = engine.stats();
         let mut checked = Checked {
             policies: engine.policies().len() as u64,
             file_bytes: stats.file_bytes,
-            log_bytes: engine.handle.core().log_file_bytes()?,
+            log_bytes,
             log_frames: end.frames,
             log_end_unclear: end.unclear,
             ..Checked::default()

@@ -2,8 +2,7 @@
 
 use crate::clock::Stopwatch;
 use crate::engine::core::Core;
-use crate::engine::handles::engine::{Closed, Engine};
-use crate::engine::handles::handle::Handle;
+use crate::engine::file::handle::FileHandle;
 use crate::error::{Failure, IoFailure};
 use crate::sync::{Arc, JoinHandle, is_ours, spawn};
 use crate::task::caller::Caller;
@@ -56,9 +55,9 @@ impl Drop for SettleOnUnwind<'_> {
     }
 }
 
-impl Handle {
+impl FileHandle {
     /// Stops the threads and closes the file.
-    pub(super) fn close(&self) -> Result<usize, Failure> {
+    pub(in crate::engine) fn close(&self) -> Result<usize, Failure> {
         self.core.health.check_process()?;
         if self.core.must_close_elsewhere() {
             let left = self.core.publisher.claims_held();
@@ -73,7 +72,7 @@ impl Handle {
     }
 
     /// [`close`](Self::close) for tasks.
-    async fn close_async(&self) -> Result<usize, Failure> {
+    pub(in crate::engine) async fn close_async(&self) -> Result<usize, Failure> {
         self.core.health.check_process()?;
         // A stepped engine does all work where it is called.
         if self.core.must_close_elsewhere() || !self.core.options.workers {
@@ -89,7 +88,7 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for FileHandle {
     fn drop(&mut self) {
         if self.core.health.is_forked_for_sure() {
             // The file, its lock and the database are the parent's: nothing of them is ever closed
@@ -111,50 +110,5 @@ impl Drop for Handle {
         } else if self.core.closing.is_first() {
             drop(self.core.close_first());
         }
-    }
-}
-
-impl Engine {
-    /// Closes the file: stops grants, commits the queue, and moves the log's content to the file.
-    ///
-    /// Calls on other clones, scopes and claims then fail with "closed". Claims in flight can't
-    /// be completed any more: the next opening interrupts their keys, and this returns their
-    /// number. To lose none, end them first. Only the first call closes; any other waits for it
-    /// and returns the same result.
-    ///
-    /// # Errors
-    ///
-    /// When an earlier commit failed, or the last checkpoint fails. Nothing acknowledged is lost:
-    /// the next opening finds it in the log.
-    ///
-    /// A close from within a callback or a transaction needs a thread. If the system refuses one,
-    /// this is an error too, and the engine stays open as long as other handles live.
-    pub fn close(self) -> Result<Closed, Failure> {
-        self.handle.close().map(|claims_left| Closed { claims_left })
-    }
-
-    /// [`close`](Self::close) for tasks, on any executor: a separate thread does the work, and
-    /// the task waits without blocking.
-    ///
-    /// Once the future was polled, closing goes on even if the future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As for [`close`](Self::close).
-    ///
-    /// ```
-    /// # use idemkv::{Begin, Engine, Fingerprint};
-    /// # let dir = tempfile::tempdir()?;
-    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
-    /// # futures_executor::block_on(async {
-    /// let Begin::Fresh(claim) = engine.default_scope().begin_async("key", Fingerprint::of("request")).await? else { panic!() };
-    /// claim.complete_async("reply").await?;
-    /// assert_eq!(engine.close_async().await?.claims_left, 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub async fn close_async(self) -> Result<Closed, Failure> {
-        self.handle.close_async().await.map(|claims_left| Closed { claims_left })
     }
 }

@@ -3,40 +3,59 @@
 use std::path::{Path, PathBuf};
 
 use super::recovery::{Recovered, interrupt_all, recover, scan};
-use crate::clock::EngineClock;
+use crate::clock::{EngineClock, Stopwatch};
 use crate::codec::Text;
 use crate::commit::{Commit, Threads};
-use crate::disk::{Kind, UNFINISHED};
+use crate::disk::{Kind, ReadOnlyDisk, UNFINISHED};
+use crate::engine::common::counters::Counters;
+use crate::engine::common::leases::Leases;
+use crate::engine::common::limits::Limits;
+use crate::engine::core::Core;
 use crate::engine::core::closing::Closing;
 use crate::engine::core::compaction::Compaction;
 use crate::engine::core::current_log::CurrentLog;
 use crate::engine::core::detached_claims::DetachedClaims;
 use crate::engine::core::fences::Fences;
 use crate::engine::core::health::Health;
-use crate::engine::core::leases::Leases;
-use crate::engine::core::limits::Limits;
 use crate::engine::core::maintenance::{Maintenance, Unprepared};
 use crate::engine::core::modes::Verify;
 use crate::engine::core::observer_state::ObserverState;
 use crate::engine::core::options::Options;
 use crate::engine::core::reads::Reads;
-use crate::engine::core::threads::Notifiers;
-use crate::engine::core::{Core, Counters};
+use crate::engine::core::threads::{EngineThreads, Notifiers};
+use crate::engine::file::handle::FileHandle;
 use crate::error::{Damage, Failure, IoFailure, OpenError};
 use crate::key::Secret;
 use crate::store::{Found, Meta, Store, StoreError, Tallies};
 use crate::sync::Arc;
 use crate::task::timers::Timers;
 use crate::wal::{Geometry, Identity, Log, LogSpace, Scanned};
-use crate::{store, wal};
+use crate::{fork, store, wal};
+
+impl FileHandle {
+    /// Opens the file at `path`, or makes it, and starts the engine's threads.
+    pub(in crate::engine) fn open(path: &Path, mut options: Options) -> Result<Arc<Self>, OpenError> {
+        options.check()?;
+        if options.read_only {
+            options.disk = Arc::new(ReadOnlyDisk::new(options.disk));
+        }
+        let watch = Stopwatch::start();
+        fork::watch().map_err(|error| IoFailure::new(path, "preparing to open", error))?;
+        let core = Arc::new(Core::open(path, options, EngineThreads::notifiers())?);
+        // Dropped where a thread can't be started, this closes the file.
+        let handle = Arc::new(Self { core });
+        if handle.core.options.workers {
+            Core::start_threads(&handle.core)
+                .map_err(|error| IoFailure::new(path, "starting a thread for", error))?;
+        }
+        handle.core.tell_of_opening(&watch);
+        Ok(handle)
+    }
+}
 
 impl Core {
     /// Opens the file at `path`, or makes it.
-    pub(in crate::engine) fn open(
-        path: &Path,
-        options: Options,
-        notifiers: Notifiers,
-    ) -> Result<Self, OpenError> {
+    fn open(path: &Path, options: Options, notifiers: Notifiers) -> Result<Self, OpenError> {
         let path = &real_name(path, &options)?;
         let store = open_store(path, &options)?;
         let meta = store.meta();
@@ -70,7 +89,7 @@ impl Core {
             threads,
         );
         let health = Health::new(commit.failure_cell());
-        let limits = Limits::new(&options, in_flight, budget);
+        let limits = Limits::new(options.limits_max(), in_flight, budget);
         let mut unprepared = Some(Unprepared { path: path.clone(), id, last_seq });
         let core = Self {
             options,

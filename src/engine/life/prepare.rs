@@ -6,9 +6,10 @@
 //! durable in place, and the first checkpoint that finds space prepares the log. Until then the
 //! log has no space to reserve, so nothing is granted and nothing is appended.
 
+use crate::engine::common::counters::Counters;
+use crate::engine::core::Core;
 use crate::engine::core::maintenance::Unprepared;
 use crate::engine::core::modes::CommitMode;
-use crate::engine::core::{Core, Counters};
 use crate::error::{Failure, IoFailure};
 use crate::store::{Batch, Meta, StoreError};
 use crate::sync::Arc;

@@ -19,7 +19,7 @@ impl Core {
         self.health.shut();
         // Wakers run from here on, and may close the engine as well.
         let _maintains = self.maintains();
-        self.withdraw_all_coming();
+        self.withdraw_all_undelivered();
         self.commit.close();
         self.reads.close();
         self.space.wake();

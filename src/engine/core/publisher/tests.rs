@@ -42,7 +42,8 @@ fn what_is_published_reaches_the_index_and_the_tail_together() {
 #[test]
 fn a_claim_that_was_taken_back_is_not_shown_again() {
     let publisher = publisher();
-    let taken_back = Arc::new(Attempt::new(AttemptParts { coming: 5, ..AttemptParts::example(1) }));
+    let taken_back =
+        Arc::new(Attempt::new(AttemptParts { undelivered_bytes: 5, ..AttemptParts::example(1) }));
     assert_eq!(taken_back.withdraw(), Some(5));
     publisher.publish(1, &mut vec![LogRecord::Granted(taken_back)]);
     assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use super::claim::Begin;
+use super::pending::Waited;
+use super::scope::Scope;
 use crate::Fingerprint;
 use crate::clock::Deadline;
-use crate::engine::handles::claim::Begin;
-use crate::engine::handles::pending::Waited;
-use crate::engine::handles::scope::Scope;
 use crate::error::BeginError;
+use crate::task::caller::{Caller, block};
 
 impl Scope {
     /// [`begin`](Self::begin), but if another caller has the claim, it waits for at most
@@ -42,29 +43,7 @@ impl Scope {
         fingerprint: Fingerprint,
         timeout: Duration,
     ) -> Result<Begin, BeginError> {
-        self.begin_until(Deadline::after(timeout), key.as_ref(), fingerprint)
-    }
-
-    pub(super) fn begin_until(
-        &self,
-        deadline: Deadline,
-        key: &[u8],
-        fingerprint: Fingerprint,
-    ) -> Result<Begin, BeginError> {
-        loop {
-            // Asked before the begin, which is then the last one.
-            let is_last = deadline.has_passed();
-            let pending = match self.begin(key, fingerprint)? {
-                Begin::InFlight(pending) => pending,
-                answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
-            };
-            match pending.wait_until(deadline)? {
-                Waited::Done(record) => return Ok(Begin::Done(record)),
-                Waited::TimedOut => return Ok(Begin::InFlight(pending)),
-                Waited::Vacant | Waited::Interrupted if is_last => return Ok(Begin::InFlight(pending)),
-                Waited::Vacant | Waited::Interrupted => {}
-            }
-        }
+        block(self.begin_until(Caller::Thread, Deadline::after(timeout), key.as_ref(), fingerprint))
     }
 
     /// [`begin_or_wait`](Self::begin_or_wait) for tasks. A dropped future claims nothing.
@@ -78,11 +57,12 @@ impl Scope {
         fingerprint: Fingerprint,
         timeout: Duration,
     ) -> Result<Begin, BeginError> {
-        self.begin_until_async(Deadline::after(timeout), key.as_ref(), fingerprint).await
+        self.begin_until(Caller::Task, Deadline::after(timeout), key.as_ref(), fingerprint).await
     }
 
-    pub(super) async fn begin_until_async(
+    pub(super) async fn begin_until(
         &self,
+        caller: Caller,
         deadline: Deadline,
         key: &[u8],
         fingerprint: Fingerprint,
@@ -90,11 +70,11 @@ impl Scope {
         loop {
             // Asked before the begin, which is then the last one.
             let is_last = deadline.has_passed();
-            let pending = match self.begin_async(key, fingerprint).await? {
+            let pending = match self.begin_as(caller, key, &fingerprint).await? {
                 Begin::InFlight(pending) => pending,
                 answer @ (Begin::Fresh(_) | Begin::Done(_)) => return Ok(answer),
             };
-            match pending.wait_until_async(deadline).await? {
+            match pending.wait_until(caller, deadline).await? {
                 Waited::Done(record) => return Ok(Begin::Done(record)),
                 Waited::TimedOut => return Ok(Begin::InFlight(pending)),
                 Waited::Vacant | Waited::Interrupted if is_last => return Ok(Begin::InFlight(pending)),

@@ -7,54 +7,54 @@ use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     /// Calls that wait for room in the log: a gauge.
-    pub(in crate::engine) waiting_for_room: AtomicUsize,
-    pub(in crate::engine) fresh: AtomicU64,
-    pub(in crate::engine) rerun: AtomicU64,
-    pub(in crate::engine) reused: AtomicU64,
-    pub(in crate::engine) too_late: AtomicU64,
-    pub(in crate::engine) unresolved: AtomicU64,
-    pub(in crate::engine) busy_queue_full: AtomicU64,
-    pub(in crate::engine) busy_claims: AtomicU64,
-    pub(in crate::engine) busy_waiters: AtomicU64,
-    pub(in crate::engine) busy_progress_bytes: AtomicU64,
-    pub(in crate::engine) busy_disk_full: AtomicU64,
-    pub(in crate::engine) busy_file_not_ready: AtomicU64,
-    pub(in crate::engine) refused: AtomicU64,
-    pub(in crate::engine) resolved: AtomicU64,
-    pub(in crate::engine) token_claims: AtomicU64,
-    pub(in crate::engine) completed: AtomicU64,
-    pub(in crate::engine) failed: AtomicU64,
-    pub(in crate::engine) released: AtomicU64,
-    pub(in crate::engine) dropped: AtomicU64,
-    pub(in crate::engine) lease_expired: AtomicU64,
-    pub(in crate::engine) found_interrupted: AtomicU64,
-    pub(in crate::engine) superseded: AtomicU64,
-    pub(in crate::engine) progress_saved: AtomicU64,
-    pub(in crate::engine) forgotten: AtomicU64,
-    pub(in crate::engine) policies_set: AtomicU64,
-    pub(in crate::engine) backups: AtomicU64,
-    pub(in crate::engine) expired: AtomicU64,
-    pub(in crate::engine) checkpoints: AtomicU64,
-    pub(in crate::engine) compactions: AtomicU64,
-    pub(in crate::engine) reclaimed_blocks: AtomicU64,
+    pub(crate) waiting_for_room: AtomicUsize,
+    pub(crate) fresh: AtomicU64,
+    pub(crate) rerun: AtomicU64,
+    pub(crate) reused: AtomicU64,
+    pub(crate) too_late: AtomicU64,
+    pub(crate) unresolved: AtomicU64,
+    pub(crate) busy_queue_full: AtomicU64,
+    pub(crate) busy_claims: AtomicU64,
+    pub(crate) busy_waiters: AtomicU64,
+    pub(crate) busy_progress_bytes: AtomicU64,
+    pub(crate) busy_disk_full: AtomicU64,
+    pub(crate) busy_file_not_ready: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) resolved: AtomicU64,
+    pub(crate) token_claims: AtomicU64,
+    pub(crate) completed: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) released: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) lease_expired: AtomicU64,
+    pub(crate) found_interrupted: AtomicU64,
+    pub(crate) superseded: AtomicU64,
+    pub(crate) progress_saved: AtomicU64,
+    pub(crate) forgotten: AtomicU64,
+    pub(crate) policies_set: AtomicU64,
+    pub(crate) backups: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    pub(crate) reclaimed_blocks: AtomicU64,
 }
 
 impl Counters {
     /// The counters of an engine that was just opened with so many claims that still stand.
-    pub(in crate::engine) fn after_opening(standing: usize) -> Self {
+    pub(crate) fn after_opening(standing: usize) -> Self {
         Self { token_claims: AtomicU64::new(standing as u64), ..Self::default() }
     }
 
-    pub(in crate::engine) fn add(counter: &AtomicU64, n: usize) {
+    pub(crate) fn add(counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    pub(in crate::engine) fn count(counter: &AtomicU64) {
+    pub(crate) fn count(counter: &AtomicU64) {
         Self::add(counter, 1);
     }
 
     /// Counts a begin that was refused.
-    pub(in crate::engine) fn count_refusal(&self, error: &BeginError) {
+    pub(crate) fn count_refusal(&self, error: &BeginError) {
         Self::count(match error {
             BeginError::KeyReused => &self.reused,
             BeginError::Expired(_) => &self.too_late,

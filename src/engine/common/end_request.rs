@@ -1,30 +1,41 @@
 //! The end that a caller asks for, and the record made from it.
 
+use super::completion::Completion;
 use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::engine::handles::completion::Completion;
 use crate::record::{Outcome, Record, RecordParts};
 
-/// The arguments of a call that ends a claim.
+/// How a caller ends a claim.
 #[derive(Clone, Copy)]
-pub(super) struct EndRequest<'a> {
-    pub(super) outcome: Outcome,
-    pub(super) body: &'a [u8],
-    pub(super) completion: Completion,
+pub(crate) enum EndRequest<'a> {
+    /// With a result, which is stored.
+    Store(NewResult<'a>),
+    /// Without: this attempt did nothing.
+    Release,
 }
 
 impl<'a> EndRequest<'a> {
-    pub(super) fn new(outcome: Outcome, body: &'a [u8]) -> Self {
-        Self { outcome, body, completion: Completion::new() }
+    pub(crate) fn store(outcome: Outcome, body: &'a [u8], completion: Completion) -> Self {
+        Self::Store(NewResult { outcome, body, completion })
     }
+}
 
+/// The result of an operation, to be stored.
+#[derive(Clone, Copy)]
+pub(crate) struct NewResult<'a> {
+    pub(crate) outcome: Outcome,
+    pub(crate) body: &'a [u8],
+    pub(crate) completion: Completion,
+}
+
+impl<'a> NewResult<'a> {
     /// The body to keep.
-    pub(super) fn kept(&self) -> &'a [u8] {
+    pub(crate) fn kept(&self) -> &'a [u8] {
         if self.completion.keeps_body() { self.body } else { &[] }
     }
 
     /// The record for this end. Its times were checked.
-    pub(super) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
+    pub(crate) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
         let retention = self.completion.retention(attempt.retention).unwrap_or(attempt.retention);
         let parts = RecordParts {
             digest: attempt.digest,

@@ -17,10 +17,10 @@ thread_local! {
 }
 
 /// Marks the thread as running the operation of a claim, for as long as it lives.
-pub(in crate::engine) struct RunningMark(());
+pub(crate) struct RunningMark(());
 
 impl RunningMark {
-    pub(in crate::engine) fn enter(attempt: &Arc<Attempt>) -> Self {
+    pub(crate) fn enter(attempt: &Arc<Attempt>) -> Self {
         // A thread that is ending keeps no list.
         RUNNING.try_with(|running| running.borrow_mut().push(Arc::as_ptr(attempt))).ok();
         Self(())
@@ -35,17 +35,17 @@ impl Drop for RunningMark {
 
 /// Whether the calling thread runs the operation of this claim, and so must not wait for the
 /// claim's end.
-pub(super) fn is_running(attempt: &Arc<Attempt>) -> bool {
+pub(crate) fn is_running(attempt: &Arc<Attempt>) -> bool {
     // A thread that is ending runs nothing.
     RUNNING.try_with(|running| running.borrow().contains(&Arc::as_ptr(attempt))).unwrap_or(false)
 }
 
 /// The operation of a task. It marks the thread that polls it.
 #[cfg(feature = "serde")]
-pub(in crate::engine) struct MarkedFuture<F> {
-    pub(in crate::engine) attempt: Arc<Attempt>,
-    pub(in crate::engine) operation: F,
-    pub(in crate::engine) origin: Origin,
+pub(crate) struct MarkedFuture<F> {
+    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) operation: F,
+    pub(crate) origin: Origin,
 }
 
 #[cfg(feature = "serde")]

@@ -1,8 +1,7 @@
 //! The namespace behind a scope: its name, and the hash of its keys.
 
-use crate::codec::NAME_MAX;
 use crate::error::KeyError;
-use crate::key::{Digest, KeyHasher, Secret};
+use crate::key::{Digest, KeyHasher, NAME_MAX, Secret};
 
 /// Longest name of a scope, in bytes.
 pub(crate) const SCOPE_MAX: usize = 255;
@@ -19,17 +18,17 @@ pub(crate) struct ScopeInner {
 }
 
 impl ScopeInner {
-    pub(in crate::engine) fn new(secret: &Secret, name: &[u8], granted_max: usize) -> Self {
+    pub(crate) fn new(secret: &Secret, name: &[u8], granted_max: usize) -> Self {
         let key_max = if name.len() > SCOPE_MAX { 0 } else { NAME_MAX };
         Self { name: name.into(), hasher: KeyHasher::new(secret, name), key_max, granted_max }
     }
 
-    pub(in crate::engine) fn name(&self) -> &[u8] {
+    pub(crate) fn name(&self) -> &[u8] {
         &self.name
     }
 
     #[inline]
-    pub(in crate::engine) fn digest(&self, key: &[u8]) -> Result<Digest, KeyError> {
+    pub(crate) fn digest(&self, key: &[u8]) -> Result<Digest, KeyError> {
         if key.is_empty() || key.len() > self.key_max {
             return Err(self.refusal(key));
         }
@@ -38,7 +37,7 @@ impl ScopeInner {
 
     /// Checks that a key may be granted a claim. Longer keys, from a time when the limit was
     /// higher, can be looked up, replayed, resolved and forgotten.
-    pub(in crate::engine) fn check_granted(&self, key: &[u8]) -> Result<(), KeyError> {
+    pub(crate) fn check_granted(&self, key: &[u8]) -> Result<(), KeyError> {
         if key.len() > self.granted_max { Err(self.refusal(key)) } else { Ok(()) }
     }
 
@@ -56,8 +55,8 @@ impl ScopeInner {
 
 /// A key with its digest and its scope, as calls need it.
 #[derive(Clone, Copy)]
-pub(in crate::engine) struct KeyRef<'a> {
-    pub(in crate::engine) scope: &'a ScopeInner,
-    pub(in crate::engine) key: &'a [u8],
-    pub(in crate::engine) digest: Digest,
+pub(crate) struct KeyRef<'a> {
+    pub(crate) scope: &'a ScopeInner,
+    pub(crate) key: &'a [u8],
+    pub(crate) digest: Digest,
 }

@@ -1,7 +1,6 @@
 //! Engine-wide limits: counts claims, waiting calls and saved progress, and refuses more than the
 //! options allow.
 
-use super::options::Options;
 use crate::attempt::progress::{Budget, Progress};
 use crate::error::{BeginError, Busy};
 use crate::sync::{Arc, AtomicUsize, Ordering};
@@ -19,21 +18,29 @@ pub(crate) struct Limits {
     max_progress_bytes: usize,
 }
 
+/// The highest values of the limits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LimitsMax {
+    pub(crate) in_flight: usize,
+    pub(crate) waiters: usize,
+    pub(crate) progress_bytes: usize,
+}
+
 impl Limits {
     /// The limits of an opening that found so many claims in flight.
-    pub(in crate::engine) fn new(options: &Options, in_flight: usize, progress: Arc<Budget>) -> Self {
+    pub(crate) fn new(max: LimitsMax, in_flight: usize, progress: Arc<Budget>) -> Self {
         Self {
             in_flight: AtomicUsize::new(in_flight),
-            max_in_flight: options.max_in_flight,
+            max_in_flight: max.in_flight,
             waiters: AtomicUsize::new(0),
-            max_waiters: options.max_waiters,
+            max_waiters: max.waiters,
             progress,
-            max_progress_bytes: options.max_progress_bytes,
+            max_progress_bytes: max.progress_bytes,
         }
     }
 
     /// Takes a place among the claims that may be out.
-    pub(in crate::engine) fn enter(&self) -> Result<(), BeginError> {
+    pub(crate) fn enter(&self) -> Result<(), BeginError> {
         let max = self.max_in_flight;
         if count_one_more(&self.in_flight, max) {
             Ok(())
@@ -43,12 +50,12 @@ impl Limits {
     }
 
     /// Gives a place among the claims back.
-    pub(in crate::engine) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes a place among the calls that wait for claims of others.
-    pub(in crate::engine) fn wait(&self) -> Result<Waiter<'_>, BeginError> {
+    pub(crate) fn wait(&self) -> Result<Waiter<'_>, BeginError> {
         let max = self.max_waiters;
         if !count_one_more(&self.waiters, max) {
             return Err(BeginError::Busy(Busy::TooManyWaiters { max }));
@@ -57,21 +64,21 @@ impl Limits {
     }
 
     /// Progress to be saved, if its memory is within the limit.
-    pub(in crate::engine) fn keep_progress(&self, bytes: &[u8]) -> Result<Progress, Busy> {
+    pub(crate) fn keep_progress(&self, bytes: &[u8]) -> Result<Progress, Busy> {
         let max = self.max_progress_bytes;
         Progress::within(bytes, &self.progress, max).ok_or(Busy::TooManyProgressBytes { max })
     }
 
     /// The counter from which the drop of a `Progress` subtracts its bytes.
-    pub(in crate::engine) fn progress(&self) -> &Arc<Budget> {
+    pub(crate) fn progress(&self) -> &Arc<Budget> {
         &self.progress
     }
 
-    pub(in crate::engine) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(in crate::engine) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiters.load(Ordering::Relaxed)
     }
 }
@@ -84,11 +91,11 @@ fn count_one_more(count: &AtomicUsize, max: usize) -> bool {
 }
 
 /// A call that waits, counted until it is dropped.
-pub(in crate::engine) struct Waiter<'a>(&'a AtomicUsize);
+pub(crate) struct Waiter<'a>(&'a AtomicUsize);
 
 impl<'a> Waiter<'a> {
     /// One more.
-    pub(in crate::engine) fn new(count: &'a AtomicUsize) -> Self {
+    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }

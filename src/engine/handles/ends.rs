@@ -1,13 +1,12 @@
 //! The ends of a claim that its holder calls: complete, fail, release.
 
-use super::end_request::EndRequest;
+use super::claim::{Claim, ClaimInner};
 use super::ending::Ending;
-use super::pending_end::released;
-use crate::engine::handles::claim::Claim;
-use crate::engine::handles::completion::Completion;
+use crate::engine::common::completion::Completion;
+use crate::engine::common::end_request::EndRequest;
 use crate::error::EndError;
 use crate::record::{Outcome, Record};
-use crate::task::caller::{Caller, block};
+use crate::task::caller::Caller;
 
 impl Claim {
     /// Stores the reply of an operation that succeeded. Durable when it returns, and every retry
@@ -41,7 +40,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn complete_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
-        self.finish(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
+        self.end(EndRequest::store(Outcome::Success, body.as_ref(), completion)).map(stored)
     }
 
     /// Stores the reply of an operation that failed for good. It is replayed like a success.
@@ -71,7 +70,7 @@ impl Claim {
     ///
     /// As for [`complete_with`](Self::complete_with).
     pub fn fail_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
-        self.finish(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
+        self.end(EndRequest::store(Outcome::Failure, body.as_ref(), completion)).map(stored)
     }
 
     /// Reports that this attempt certainly did nothing. The key is then vacant again, durably
@@ -104,8 +103,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn release(self) -> Result<(), EndError> {
-        let handed = self.start_releasing(Caller::Thread);
-        block(released(Caller::Thread, handed))
+        self.end(EndRequest::Release).map(drop)
     }
 
     /// [`complete`](Self::complete) for tasks.
@@ -134,7 +132,7 @@ impl Claim {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn complete_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
-        self.finish_async(EndRequest::new(Outcome::Success, body.as_ref()))
+        self.complete_with_async(body, Completion::new())
     }
 
     /// [`fail`](Self::fail) for tasks; see [`complete_async`](Self::complete_async).
@@ -143,7 +141,7 @@ impl Claim {
     ///
     /// As for [`complete`](Self::complete).
     pub fn fail_async(self, body: impl AsRef<[u8]>) -> Ending<Record> {
-        self.finish_async(EndRequest::new(Outcome::Failure, body.as_ref()))
+        self.fail_with_async(body, Completion::new())
     }
 
     /// [`complete_with`](Self::complete_with) for tasks; see [`complete_async`](Self::complete_async).
@@ -152,7 +150,7 @@ impl Claim {
     ///
     /// As for [`complete_with`](Self::complete_with).
     pub fn complete_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
-        self.finish_async(EndRequest { outcome: Outcome::Success, body: body.as_ref(), completion })
+        self.start_end(EndRequest::store(Outcome::Success, body.as_ref(), completion), stored)
     }
 
     /// [`fail_with`](Self::fail_with) for tasks; see [`complete_async`](Self::complete_async).
@@ -161,7 +159,7 @@ impl Claim {
     ///
     /// As for [`complete_with`](Self::complete_with).
     pub fn fail_with_async(self, body: impl AsRef<[u8]>, completion: Completion) -> Ending<Record> {
-        self.finish_async(EndRequest { outcome: Outcome::Failure, body: body.as_ref(), completion })
+        self.start_end(EndRequest::store(Outcome::Failure, body.as_ref(), completion), stored)
     }
 
     /// [`release`](Self::release) for tasks. The release is queued before this returns, and
@@ -171,17 +169,35 @@ impl Claim {
     ///
     /// As for [`release`](Self::release).
     pub fn release_async(self) -> Ending<()> {
-        let handed = self.start_releasing(Caller::Task);
-        Ending::slowly(released(Caller::Task, handed))
+        self.start_end(EndRequest::Release, drop)
     }
 
-    #[cfg(feature = "serde")]
-    pub(super) async fn end_as(self, caller: Caller, result: EndRequest<'_>) -> Result<Record, EndError> {
-        self.start_completing(caller, result).acknowledged(caller).await
+    fn end(self, request: EndRequest<'_>) -> Result<Option<Record>, EndError> {
+        match self.inner {
+            ClaimInner::File(claim) => claim.start_end(Caller::Thread, request).wait(),
+        }
     }
 
-    #[cfg(feature = "serde")]
-    pub(super) async fn release_as(self, caller: Caller) -> Result<(), EndError> {
-        released(caller, self.start_releasing(caller)).await
+    fn start_end<T>(self, request: EndRequest<'_>, result: fn(Option<Record>) -> T) -> Ending<T> {
+        match self.inner {
+            ClaimInner::File(claim) => Ending::of(claim.start_end(Caller::Task, request), result),
+        }
     }
+
+    /// Ends the claim for a caller of either kind. The record is `None` after a release.
+    #[cfg(feature = "serde")]
+    pub(super) async fn end_as(
+        self,
+        caller: Caller,
+        request: EndRequest<'_>,
+    ) -> Result<Option<Record>, EndError> {
+        match self.inner {
+            ClaimInner::File(claim) => claim.start_end(caller, request).acknowledged(caller).await,
+        }
+    }
+}
+
+/// The record of an end with a result.
+pub(super) fn stored(record: Option<Record>) -> Record {
+    record.unwrap_or_else(|| unreachable!("a completion gives a record"))
 }

@@ -70,7 +70,7 @@ impl Policies {
 
     /// A place among the scopes with their own policy; `None` if none is left. It counts until
     /// [`set`](Self::set), or until it is dropped.
-    pub(in crate::engine) fn enter_declared(&self, scope: &[u8]) -> Option<PolicySlot<'_>> {
+    pub(crate) fn enter_declared(&self, scope: &[u8]) -> Option<PolicySlot<'_>> {
         let mut declaring = self.declaring.lock();
         let declared = self.declared.read();
         let coming = declaring.keys().filter(|name| !declared.contains_key(*name)).count();
@@ -136,7 +136,7 @@ fn drop_one(counts: &mut HashMap<Box<[u8]>, u32>, scope: &[u8]) {
 }
 
 /// A declaration that is not in the log yet.
-pub(in crate::engine) struct PolicySlot<'a> {
+pub(crate) struct PolicySlot<'a> {
     policies: &'a Policies,
     /// `None` once it is kept.
     scope: Option<Box<[u8]>>,
@@ -144,7 +144,7 @@ pub(in crate::engine) struct PolicySlot<'a> {
 
 impl PolicySlot<'_> {
     /// The log has the declaration, so the publisher will set it.
-    pub(in crate::engine) fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.scope = None;
     }
 }

@@ -57,12 +57,12 @@ impl Completion {
         self
     }
 
-    pub(in crate::engine) fn keeps_body(self) -> bool {
+    pub(crate) fn keeps_body(self) -> bool {
         !self.discard_body
     }
 
     /// How long the record is kept; `otherwise` is the default.
-    pub(in crate::engine) fn retention(self, otherwise: Retention) -> Result<Retention, OptionError> {
+    pub(crate) fn retention(self, otherwise: Retention) -> Result<Retention, OptionError> {
         otherwise.with(self.ttl, self.tombstone_ttl)
     }
 }

@@ -25,12 +25,12 @@ struct Table {
 }
 
 impl Leases {
-    pub(in crate::engine) fn new(timekeeper: Notifier) -> Self {
+    pub(crate) fn new(timekeeper: Notifier) -> Self {
         Self { timekeeper, table: Mutex::default() }
     }
 
     /// Watches a claim's lease, if it has one.
-    pub(in crate::engine) fn watch(&self, attempt: &Arc<Attempt>) {
+    pub(crate) fn watch(&self, attempt: &Arc<Attempt>) {
         if attempt.lease.is_none() {
             return;
         }
@@ -48,7 +48,7 @@ impl Leases {
     }
 
     /// Watches it no longer.
-    pub(in crate::engine) fn forget(&self, attempt: &Attempt) {
+    pub(crate) fn forget(&self, attempt: &Attempt) {
         if attempt.lease.is_none() {
             return;
         }
@@ -59,12 +59,12 @@ impl Leases {
     }
 
     /// When to look again.
-    pub(in crate::engine) fn next(&self) -> Option<Timestamp> {
+    pub(crate) fn next(&self) -> Option<Timestamp> {
         self.table.lock().due.first_key_value().map(|((at, _), _)| *at)
     }
 
     /// Claims whose leases have ended by now. Renewed leases stay watched.
-    pub(in crate::engine) fn take_due(&self, now: Timestamp) -> Vec<Arc<Attempt>> {
+    pub(crate) fn take_due(&self, now: Timestamp) -> Vec<Arc<Attempt>> {
         let mut table = self.table.lock();
         let mut due = Vec::new();
         while let Some(first) = table.due.first_entry()

@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::end_request::EndRequest;
+use super::claim::{Begin, Claim};
+use super::scope::Scope;
 use crate::Fingerprint;
 use crate::clock::Deadline;
-use crate::engine::handles::claim::{Begin, Claim};
-use crate::engine::handles::running::{MarkedFuture, RunningMark};
-use crate::engine::handles::scope::Scope;
+use crate::engine::common::completion::Completion;
+use crate::engine::common::end_request::EndRequest;
+use crate::engine::common::running::{MarkedFuture, RunningMark};
 use crate::error::{BeginError, Failure};
 use crate::fault::Fault;
 use crate::fork::Origin;
@@ -252,7 +253,7 @@ impl Scope {
         T: Serialize + DeserializeOwned,
         E: Serialize + DeserializeOwned,
     {
-        match self.begin_until(deadline, key, fingerprint)? {
+        match block(self.begin_until(Caller::Thread, deadline, key, fingerprint))? {
             Begin::Fresh(mut claim) => {
                 let running = RunningMark::enter(claim.of());
                 let given = op(&mut claim);
@@ -276,13 +277,13 @@ impl Scope {
         T: Serialize + DeserializeOwned + Send + 'static,
         E: Serialize + DeserializeOwned + Send + 'static,
     {
-        match self.begin_until_async(deadline, key, fingerprint).await? {
+        match self.begin_until(Caller::Task, deadline, key, fingerprint).await? {
             Begin::Fresh(claim) => {
                 // From here to the task's being the executor's there is no point at which this can
                 // be dropped.
                 let (replier, awaited) = reply::pair();
                 spawn(Box::pin(carry_out(Job { claim, op, replier })));
-                let lost = || match self.handle.core().health.check_process() {
+                let lost = || match self.handle.check_process() {
                     Ok(()) => RunError::TaskLost,
                     Err(forked) => BeginError::Failed(forked).into(),
                 };
@@ -336,8 +337,8 @@ where
     match given {
         Ok(value) => store(caller, claim, Ok(value)).await,
         Err(Fault::Final(error)) => store(caller, claim, Err(error)).await,
-        Err(Fault::Retry(error)) => match claim.release_as(caller).await {
-            Ok(()) => Err(RunError::Retry(error)),
+        Err(Fault::Retry(error)) => match claim.end_as(caller, EndRequest::Release).await {
+            Ok(_vacant) => Err(RunError::Retry(error)),
             Err(reason) => Err(RunError::NotReleased { error, reason }),
         },
         Err(Fault::Unknown(error)) => {
@@ -360,7 +361,7 @@ where
             return Err(RunError::NotStored { result, claim, reason });
         }
     };
-    match claim.end_as(caller, EndRequest::new(outcome, &body)).await {
+    match claim.end_as(caller, EndRequest::store(outcome, &body, Completion::new())).await {
         Ok(_record) => Ok(read),
         Err(error) => {
             let (reason, claim) = error.into_parts();

@@ -1,0 +1,95 @@
+//! Lists of keys without an outcome, from the index. They read nothing from disk.
+
+use std::collections::BinaryHeap;
+
+use crate::Timestamp;
+use crate::attempt::Attempt;
+use crate::engine::core::Core;
+use crate::engine::handles::lists::{ListPosition, ListRequest, OpenKey, OpenState};
+use crate::error::ReadError;
+use crate::index::Slot;
+use crate::sync::Arc;
+
+impl Core {
+    /// The list, oldest first. It takes memory only for its entries, and holds each shard's lock
+    /// only while it reads that shard.
+    pub(in crate::engine) fn list(&self, request: &ListRequest) -> Result<Vec<OpenKey>, ReadError> {
+        self.health.check()?;
+        // A claim is judged by the time before the look; see `Core::status_of`.
+        let before = self.clock.now();
+        let mut oldest = BinaryHeap::new();
+        self.index.for_each_open(|slot| {
+            let candidate = Candidate::of(slot, before).filter(|candidate| candidate.is_wanted(request));
+            // The heap has the newest of the oldest on top.
+            let fits = |top: Option<&Candidate>, candidate: &Candidate| top.is_none_or(|top| candidate < top);
+            let Some(candidate) = candidate else { return };
+            if oldest.len() < request.limit {
+                oldest.push(candidate);
+            } else if request.limit > 0 && fits(oldest.peek(), &candidate) {
+                drop(oldest.pop());
+                oldest.push(candidate);
+            }
+        });
+        Ok(oldest.into_sorted_vec().into_iter().map(Candidate::into_key).collect())
+    }
+
+    /// The time of the oldest interruption that is still remembered.
+    pub(super) fn oldest_interruption(&self) -> Option<Timestamp> {
+        let request = ListRequest { limit: 1, ..ListRequest::new(OpenState::Interrupted) };
+        let oldest = self.list(&request).ok()?;
+        oldest.first().and_then(OpenKey::interrupted_at)
+    }
+}
+
+/// An entry before its details were asked for. Ordered by its position.
+struct Candidate {
+    position: ListPosition,
+    state: OpenState,
+    claim: Arc<Attempt>,
+}
+
+impl Candidate {
+    fn of(slot: &Slot, before: Timestamp) -> Option<Self> {
+        let (state, since, claim) = match slot {
+            // The worker will come by; until then the clock decides.
+            Slot::InFlight(claim) if claim.lease_until() <= before && !claim.is_undelivered() => {
+                (OpenState::Interrupted, claim.lease_until(), claim)
+            }
+            Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim.started, claim),
+            Slot::Interrupted(claim) if claim.remembered_until() > before => {
+                (OpenState::Interrupted, claim.interrupted().unwrap_or(claim.started), claim)
+            }
+            Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,
+        };
+        let position = ListPosition::new(since, claim.fence);
+        Some(Self { position, state, claim: Arc::clone(claim) })
+    }
+
+    fn is_wanted(&self, request: &ListRequest) -> bool {
+        request.takes(self.state, self.position, self.claim.scope())
+    }
+
+    fn into_key(self) -> OpenKey {
+        OpenKey::new(self.state, self.claim, self.position)
+    }
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.position.cmp(&other.position)
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.position == other.position
+    }
+}
+
+impl Eq for Candidate {}

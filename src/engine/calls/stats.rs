@@ -1,0 +1,90 @@
+//! The counters and gauges of a file-backed engine, read at one moment.
+
+use std::time::Duration;
+
+use crate::engine::common::counters::Counters;
+use crate::engine::core::Core;
+use crate::engine::handles::stats::{BusyStats, Stats};
+use crate::sync::{AtomicU64, Ordering};
+
+impl Core {
+    pub(in crate::engine) fn stats(&self) -> Stats {
+        if self.health.is_forked() {
+            return Stats::default();
+        }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (sizes, hits, commit) = (self.index.sizes(), self.index.hits(), self.commit.stats());
+        let (counters, now) = (&self.counters, self.clock.now());
+        Stats {
+            entries: sizes.keys,
+            in_flight: self.limits.in_flight(),
+            interrupted: sizes.interrupted,
+            interrupted_longest: self
+                .oldest_interruption()
+                .map_or(Duration::ZERO, |at| now.saturating_since(at)),
+            waiting: self.limits.waiting(),
+            waiting_for_room: counters.waiting_for_room.load(Ordering::Relaxed),
+            queued: self.commit.queued(),
+            index_bytes: sizes.table_bytes,
+            cached_bytes: sizes.cached_bytes,
+            progress_bytes: self.limits.progress().bytes(),
+            file_bytes: self.store.file_bytes(),
+            log_bytes: self.space.file_bytes(),
+            log_used_bytes: self.space.used_bytes(),
+            log_bytes_max: self.options.log_bytes_max(),
+            checkpoint_lag: self.checkpoint_lag(),
+            clock_lag_ms: self.clock.wall_ahead_ms(),
+            is_disk_full: self.health.disk().any().is_some(),
+            is_file_not_ready: self.health.file_not_ready().is_some(),
+            has_failed: self.health.failure().is_some(),
+            fresh: load(&counters.fresh),
+            rerun: load(&counters.rerun),
+            replayed: hits.replayed,
+            waited: hits.waited,
+            reused: load(&counters.reused),
+            too_late: load(&counters.too_late),
+            unresolved: load(&counters.unresolved),
+            busy: busy(counters),
+            refused: load(&counters.refused),
+            resolved: load(&counters.resolved),
+            token_claims: load(&counters.token_claims),
+            completed: load(&counters.completed),
+            failed: load(&counters.failed),
+            released: load(&counters.released),
+            dropped: load(&counters.dropped),
+            lease_expired: load(&counters.lease_expired),
+            found_interrupted: load(&counters.found_interrupted),
+            superseded: load(&counters.superseded),
+            progress_saved: load(&counters.progress_saved),
+            forgotten: load(&counters.forgotten),
+            policies_set: load(&counters.policies_set),
+            backups: load(&counters.backups),
+            loaded: hits.loaded,
+            failed_reads: self.store.failed_reads(),
+            commits: commit.commits,
+            committed_entries: commit.entries,
+            committed_bytes: commit.bytes,
+            commit_entries_max: commit.group_max,
+            commit_time_total: commit.time_total,
+            commit_time_max: commit.time_max,
+            commits_by_time: commit.by_time,
+            commits_by_entries: commit.by_entries,
+            checkpoints: load(&counters.checkpoints),
+            compactions: load(&counters.compactions),
+            expired: load(&counters.expired),
+            reclaimed_blocks: load(&counters.reclaimed_blocks),
+        }
+    }
+}
+
+fn busy(counters: &Counters) -> BusyStats {
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    BusyStats {
+        queue_full: load(&counters.busy_queue_full),
+        claims: load(&counters.busy_claims),
+        waiters: load(&counters.busy_waiters),
+        progress_bytes: load(&counters.busy_progress_bytes),
+        disk_full: load(&counters.busy_disk_full),
+        file_not_ready: load(&counters.busy_file_not_ready),
+    }
+}

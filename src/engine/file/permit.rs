@@ -1,0 +1,104 @@
+//! Permits: a claim's part of the engine's limits, given back by its drop.
+
+use super::handle::FileHandle;
+use crate::clock::{Deadline, QueueTimeout};
+use crate::engine::core::Core;
+use crate::engine::core::quota::Quota;
+use crate::error::{BeginError, CommitError};
+use crate::policy::Policy;
+use crate::sync::Arc;
+use crate::task::caller::Caller;
+use crate::wal::Reservation;
+
+/// Bytes of log that one claim needs.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Needs {
+    pub(in crate::engine) intent: u64,
+    pub(in crate::engine) ending: u64,
+}
+
+/// A claim's share. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    pub(super) handle: Arc<FileHandle>,
+    quota: Quota,
+    /// The share was moved elsewhere.
+    is_empty: bool,
+}
+
+impl Core {
+    pub(in crate::engine) fn give_back(&self, quota: Quota) {
+        self.limits.leave();
+        if let Some(scope) = &quota.scope {
+            self.policies.leave(scope);
+        }
+        drop(quota);
+    }
+}
+
+impl Permit {
+    pub(in crate::engine) async fn take(
+        caller: Caller,
+        handle: &Arc<FileHandle>,
+        scope: &[u8],
+        policy: &Policy,
+        needs: Needs,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<Self, BeginError> {
+        let core = handle.core();
+        let is_counted = core.policies.enter(scope, policy, || core.limits.enter())?;
+        // The permit exists from here on, so that every way out gives it back.
+        let scope = is_counted.then(|| scope.into());
+        let mut permit = Self::of(Quota { reservation: Reservation::none(&core.space), scope }, handle);
+        permit.quota.reservation =
+            core.reserve_patiently(caller, needs.intent + needs.ending, queue_timeout).await?;
+        Ok(permit)
+    }
+
+    /// A permit for a share that was taken before.
+    pub(in crate::engine) fn of(quota: Quota, handle: &Arc<FileHandle>) -> Self {
+        Self { handle: Arc::clone(handle), quota, is_empty: false }
+    }
+
+    /// Moves the share elsewhere.
+    pub(in crate::engine) fn take_quota(&mut self) -> Quota {
+        self.is_empty = true;
+        let nothing = Quota { reservation: Reservation::none(&self.handle.core().space), scope: None };
+        std::mem::replace(&mut self.quota, nothing)
+    }
+
+    /// The log space of the claim.
+    pub(in crate::engine) fn reservation(&mut self) -> &mut Reservation {
+        &mut self.quota.reservation
+    }
+
+    /// Makes sure that at least `bytes` are reserved.
+    pub(in crate::engine) async fn raise(
+        &mut self,
+        caller: Caller,
+        bytes: u64,
+        deadline: Option<Deadline>,
+    ) -> Result<(), CommitError> {
+        let more = self.lacks(bytes);
+        if more > 0 {
+            let more = self.handle.core().reserve_until(caller, more, deadline).await?;
+            self.quota.reservation.join(more);
+        }
+        Ok(())
+    }
+
+    /// How many of `bytes` are not reserved.
+    pub(in crate::engine) fn lacks(&self, bytes: u64) -> u64 {
+        self.quota.reservation.lacks(bytes)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        // A forked child has a copy.
+        if !self.is_empty && !self.handle.core().health.is_forked() {
+            let quota = self.take_quota();
+            self.handle.core().give_back(quota);
+        }
+    }
+}
