@@ -1,7 +1,7 @@
 //! The current roles of the calling thread, so that application code that it runs never waits for
 //! it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::sync::thread_local;
 
@@ -15,18 +15,16 @@ pub(crate) enum Activity {
     Maintains,
     /// It reads an application's tables.
     Transaction,
-    /// It has the maintenance lock for an application's transaction that writes: until it
-    /// continues, there is no checkpoint.
-    Writes,
-    /// It runs the work of that transaction.
+    /// It has the maintenance lock, and runs the work of an application's transaction: until that
+    /// ends, there is no checkpoint.
     Works,
-    /// It is calling an observer. The thread may hold claims that its caller does not have yet.
-    Tells,
 }
 
 thread_local! {
-    /// The roles, each with the address of its engine or observer.
+    /// The roles, each with the address of its engine.
     static ROLES: RefCell<Vec<(usize, Activity)>> = const { RefCell::new(Vec::new()) };
+    /// How many calls of application code the thread is inside of.
+    static CALLS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Marks the thread until it is dropped.
@@ -40,6 +38,12 @@ impl ActivityMark {
         ROLES.try_with(|roles| roles.borrow_mut().push((id(engine), role))).ok();
         Self(())
     }
+
+    /// Gives the thread another role while `code` runs. No mark was entered after this one.
+    pub(crate) fn lend<R>(&mut self, role: Activity, code: impl FnOnce() -> R) -> R {
+        let _back = Lent(self, replace_last(role));
+        code()
+    }
 }
 
 impl Drop for ActivityMark {
@@ -48,7 +52,50 @@ impl Drop for ActivityMark {
     }
 }
 
-/// Whether the calling thread has one of these roles in this engine, or with this observer.
+/// Gives the last mark its own role back.
+struct Lent<'a>(#[expect(dead_code, reason = "it lives for as long")] &'a mut ActivityMark, Option<Activity>);
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(role) = self.1 {
+            replace_last(role);
+        }
+    }
+}
+
+fn replace_last(role: Activity) -> Option<Activity> {
+    let replace = |roles: &RefCell<Vec<(usize, Activity)>>| {
+        roles.borrow_mut().last_mut().map(|(_, last)| std::mem::replace(last, role))
+    };
+    ROLES.try_with(replace).ok().flatten()
+}
+
+/// Marks the thread while it calls application code: a waker, an observer, a body. The call may
+/// come from anywhere in the engine, so the thread may have claims that no caller has yet.
+#[must_use = "the mark goes with it"]
+pub(crate) struct CallMark(());
+
+impl CallMark {
+    #[inline]
+    pub(crate) fn enter() -> Self {
+        CALLS.try_with(|calls| calls.set(calls.get() + 1)).ok();
+        Self(())
+    }
+}
+
+impl Drop for CallMark {
+    #[inline]
+    fn drop(&mut self) {
+        CALLS.try_with(|calls| calls.set(calls.get() - 1)).ok();
+    }
+}
+
+/// Whether an engine, this one or another, called the code that the thread runs.
+pub(crate) fn is_called() -> bool {
+    CALLS.try_with(|calls| calls.get() > 0).unwrap_or(false)
+}
+
+/// Whether the calling thread has one of these roles in this engine.
 pub(crate) fn is_inside<T: ?Sized>(engine: &T, wanted: &[Activity]) -> bool {
     let id = id(engine);
     let is_it = |(of, role): &(usize, Activity)| *of == id && wanted.contains(role);

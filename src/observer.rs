@@ -4,10 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::clock::Stopwatch;
 use crate::error::{BeginError, Failure, IoFailure};
-use crate::foreign::contain;
+use crate::foreign;
 use crate::policy::Policy;
 use crate::sync::Arc;
 use crate::{AttemptInfo, Interruption, KeyHash, Record};
@@ -18,9 +17,9 @@ use crate::{AttemptInfo, Interruption, KeyHash, Record};
 /// The thread on which an event happens calls the method, holds no lock, and waits for it: hand
 /// longer work to another thread. A panic in a method is caught.
 ///
-/// The thread may hold claims that its caller does not have yet. A wait for one of them would
-/// never end, so a blocking wait for a claim is refused with
-/// [`InsideCallback`](BeginError::InsideCallback), for claims of every engine with this observer.
+/// The thread may hold claims that its caller does not have yet, and log space for them. A wait
+/// for one of them would never end. So a blocking call that would wait for a claim, or for log
+/// space, is refused with [`InsideCallback`](BeginError::InsideCallback), whatever its engine.
 /// Futures are not refused, because they do not block. But a method that blocks on one
 /// (`block_on`) can hang its thread: hand the wait to another thread or task.
 ///
@@ -335,17 +334,8 @@ impl Hooks {
     #[inline]
     pub(crate) fn call(&self, hook: impl FnOnce(&dyn Observer)) {
         if let Some(observer) = &self.0 {
-            let _tells = ActivityMark::enter(&**observer, Activity::Tells);
-            contain(|| hook(&**observer));
+            foreign::call(|| hook(&**observer));
         }
-    }
-}
-
-impl Hooks {
-    /// Whether the calling thread is inside a call of this observer. The observer must not wait
-    /// for a claim then, because the thread may hold that claim.
-    pub(crate) fn is_telling(&self) -> bool {
-        self.0.as_ref().is_some_and(|observer| is_inside(&**observer, &[Activity::Tells]))
     }
 }
 

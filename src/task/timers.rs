@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use crate::clock::Deadline;
+use crate::foreign::TaskWaker;
 use crate::fork;
 use crate::sync::Mutex;
 use crate::task::notifier::Notifier;
-use crate::task::wait_list::{drop_foreign, wake};
 
 /// The deadlines of waiting tasks.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Timers {
 #[derive(Debug, Default)]
 struct Due {
     next: u64,
-    wakers: BTreeMap<(Instant, u64), Waker>,
+    wakers: BTreeMap<(Instant, u64), TaskWaker>,
 }
 
 impl Timers {
@@ -45,7 +45,7 @@ impl Timers {
                 return Poll::Ready(None);
             }
             if let Some(at) = deadline.instant()
-                && timer.set(at, context.waker())
+                && timer.set(at, context)
             {
                 self.timekeeper.notify();
             }
@@ -70,7 +70,7 @@ impl Timers {
             }
             let waker = first.remove();
             drop(due);
-            wake(waker);
+            waker.wake();
         }
     }
 }
@@ -83,8 +83,8 @@ struct Timer<'a> {
 
 impl Timer<'_> {
     /// Whether this has become the next of all deadlines.
-    fn set(&mut self, at: Instant, waker: &Waker) -> bool {
-        let waker = waker.clone();
+    fn set(&mut self, at: Instant, context: &Context<'_>) -> bool {
+        let waker = TaskWaker::of(context);
         let mut due = self.timers.due.lock();
         let key = *self.key.get_or_insert_with(|| {
             due.next += 1;
@@ -93,7 +93,7 @@ impl Timer<'_> {
         let old = due.wakers.insert(key, waker);
         let is_next = old.is_none() && due.wakers.first_key_value().is_some_and(|(first, _)| *first == key);
         drop(due);
-        drop_foreign(old);
+        drop(old);
         is_next
     }
 }
@@ -106,7 +106,7 @@ impl Drop for Timer<'_> {
             return;
         }
         let waker = self.timers.due.lock().wakers.remove(&key);
-        drop_foreign(waker);
+        drop(waker);
     }
 }
 
@@ -114,7 +114,7 @@ impl Drop for Timer<'_> {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
-    use std::task::Context;
+    use std::task::Waker;
     use std::time::Duration;
 
     #[test]

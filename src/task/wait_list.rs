@@ -1,9 +1,9 @@
 //! `WaitList`: the wakers of tasks that wait for the same thing.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use crate::foreign::contain;
+use crate::foreign::TaskWaker;
 use crate::fork;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -19,7 +19,7 @@ pub(crate) struct WaitList {
 struct List {
     /// How often all were woken; places of earlier rounds are gone.
     round: u64,
-    wakers: Vec<Option<Waker>>,
+    wakers: Vec<Option<TaskWaker>>,
     /// Places in `wakers` that were given up.
     free: Vec<usize>,
 }
@@ -43,13 +43,13 @@ impl WaitList {
         if let Some(value) = ready() {
             return Poll::Ready(value);
         }
-        self.take(waiter, context.waker());
+        self.take(waiter, TaskWaker::of(context));
         // Once more: it may have happened before the waker was in its place.
         ready().map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn take(&self, waiter: &mut WaiterId, waker: &Waker) {
-        let waker = Some(waker.clone());
+    fn take(&self, waiter: &mut WaiterId, waker: TaskWaker) {
+        let waker = Some(waker);
         let mut list = self.list.lock();
         let round = list.round;
         let mine = waiter.0.filter(|(of, _)| *of == round).map(|(_, at)| at).or_else(|| list.free.pop());
@@ -63,7 +63,7 @@ impl WaitList {
         waiter.1 = fork::generation();
         waiter.0 = Some((round, mine.unwrap_or(list.wakers.len() - 1)));
         drop(list);
-        drop_foreign(old);
+        drop(old);
     }
 
     /// Gives an id up.
@@ -80,7 +80,7 @@ impl WaitList {
         let waker = list.wakers.get_mut(at).and_then(Option::take);
         list.free.push(at);
         drop(list);
-        drop_foreign(waker);
+        drop(waker);
     }
 
     /// Wakes all waiters.
@@ -98,9 +98,8 @@ impl WaitList {
         let mut woken = std::mem::take(&mut list.wakers);
         drop(list);
         // A batch waits for each of its entries, but is one task.
-        // Dropping one is foreign code as well.
-        contain(|| woken.dedup_by(|a, b| is_one_task(a.as_ref(), b.as_ref())));
-        woken.into_iter().flatten().for_each(wake);
+        woken.dedup_by(|a, b| a.as_ref().zip(b.as_ref()).is_some_and(|(a, b)| a.is_same(b)));
+        woken.into_iter().flatten().for_each(TaskWaker::wake);
     }
 
     /// How many wait.
@@ -108,21 +107,6 @@ impl WaitList {
     pub(crate) fn len(&self) -> usize {
         self.list.lock().wakers.iter().flatten().count()
     }
-}
-
-fn is_one_task(a: Option<&Waker>, b: Option<&Waker>) -> bool {
-    a.zip(b).is_some_and(|(a, b)| a.will_wake(b))
-}
-
-/// Calls a waker and catches its panic, because the thread has other tasks to wake.
-pub(crate) fn wake(waker: Waker) {
-    contain(|| waker.wake());
-}
-
-/// Drops wakers, or their owner, and catches a panic, which must not unwind a call in the middle
-/// of a change.
-pub(crate) fn drop_foreign<T>(wakers: T) {
-    contain(|| drop(wakers));
 }
 
 /// One task's place in a list: its round and position, `None` before it first waits; and the fork
@@ -147,7 +131,7 @@ mod tests {
     use super::*;
     use crate::sync::{Arc, AtomicUsize, Ordering};
     use std::pin::pin;
-    use std::task::Wake;
+    use std::task::{Wake, Waker};
 
     #[derive(Default)]
     struct Count(AtomicUsize);

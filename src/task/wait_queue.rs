@@ -1,11 +1,9 @@
 //! `WaitQueue`: callers that wait in line for a limited resource. They are served in order, and
 //! only a served caller is woken, so freeing some of the resource costs no more if many wait.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::task::Waker;
-
+use crate::foreign::TaskWaker;
 use crate::sync::{Arc, Condvar};
-use crate::task::wait_list::wake;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which callers are served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +22,7 @@ pub(crate) struct Turn(Priority, u64);
 #[derive(Debug)]
 pub(crate) enum Wakeup {
     Thread(Arc<Condvar>),
-    Task(Waker),
+    Task(TaskWaker),
 }
 
 /// The line. The lock of the resource protects it. Callers are woken after that lock is released,
@@ -60,7 +58,7 @@ impl Wakeups {
                 Wakeup::Thread(condvar) => {
                     condvar.notify_all();
                 }
-                Wakeup::Task(waker) => wake(waker),
+                Wakeup::Task(waker) => waker.wake(),
             }
         }
     }

@@ -4,14 +4,17 @@
 use std::pin::{Pin, pin};
 use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use crate::common::{default_scope, done, fresh, poll, request, small};
 use crate::helpers::{Anything, effect};
 use futures_executor::block_on;
-use idemkv::{Begin, BeginError, Claim, CommitError, Engine, Fault, Pending, RunError, Scope, Waited};
+use idemkv::{
+    Begin, BeginError, Claim, CommitError, Durability, Engine, Fault, Pending, Recovery, RunError, Scope,
+    Waited,
+};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -270,4 +273,135 @@ fn a_begin_in_the_work_returns_though_a_waker_makes_a_checkpoint() {
         })
     });
     assert!(begun.is_ok());
+}
+
+/// Runs where it is woken.
+struct Calls(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Calls {
+    fn waker(call: impl FnOnce() + Send + 'static) -> Waker {
+        Waker::from(Arc::new(Self(Mutex::new(Some(Box::new(call))))))
+    }
+}
+
+impl Wake for Calls {
+    fn wake(self: Arc<Self>) {
+        let call = self.0.lock().unwrap().take();
+        if let Some(call) = call {
+            call();
+        }
+    }
+}
+
+/// A checkpoint, and a batch for which the log has no room, in a waker.
+fn batch_where_woken(engine: &Engine) -> (Waker, std::sync::mpsc::Receiver<Vec<Result<Begin, BeginError>>>) {
+    let (tell, told) = channel();
+    let engine = engine.clone();
+    let call = move || {
+        engine.checkpoint().unwrap();
+        let requests: Vec<_> = (0..3_000).map(|key| (format!("many {key}"), request())).collect();
+        tell.send(default_scope(&engine).begin_many(&requests)).unwrap();
+    };
+    (Calls::waker(call), told)
+}
+
+/// The commit of a transaction frees log space while its thread has the maintenance lock. A batch
+/// in the waker of the task that gets the space would wait for that lock.
+#[test]
+fn a_batch_in_a_waker_that_a_transaction_calls_does_not_wait_for_the_transaction() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = small(Engine::options()).queue_timeout(LONG);
+    let engine = options.open(scratch.path().join("x.idem")).unwrap();
+    in_time(move || {
+        let memory = engine.policy().durability(Durability::Completions).recovery(Recovery::Rerun);
+        let (scope, memory) = (default_scope(&engine), engine.set_policy("in memory", memory).unwrap());
+        // The log gets as long as it may.
+        let requests: Vec<_> = (0..3_000).map(|key| (format!("before {key}"), request())).collect();
+        for claim in memory.begin_many(&requests) {
+            match claim {
+                Ok(Begin::Fresh(claim)) => claim.release().unwrap(),
+                other => assert!(matches!(other, Err(BeginError::Busy(_))), "{other:?}"),
+            }
+        }
+        let (waker, told) = batch_where_woken(&engine);
+        let claim = fresh(&scope, "key");
+        let waiting = Mutex::new(None);
+        let completed = claim.complete_in(|tables| {
+            thread::scope(|threads| {
+                let fill = || {
+                    for key in 0.. {
+                        let memory = memory.clone();
+                        let mut begin: Pin<Box<dyn Future<Output = _> + Send>> =
+                            Box::pin(async move { memory.begin_async(key.to_string(), request()).await });
+                        match begin.as_mut().poll(&mut Context::from_waker(&waker)) {
+                            Poll::Ready(Ok(Begin::Fresh(claim))) => drop(claim.complete("reply").unwrap()),
+                            Poll::Ready(other) => panic!("{other:?}"),
+                            Poll::Pending => return begin,
+                        }
+                    }
+                    unreachable!("the log has a limit")
+                };
+                *waiting.lock().unwrap() = Some(threads.spawn(fill).join().unwrap());
+            });
+            effect(tables, "key")
+        });
+        completed.unwrap();
+        for answer in told.recv().unwrap() {
+            let is_told = matches!(answer, Ok(Begin::Fresh(_)) | Err(BeginError::InsideCallback));
+            assert!(is_told, "{answer:?}");
+        }
+        assert!(matches!(block_on(waiting.into_inner().unwrap().unwrap()), Ok(Begin::Fresh(_))));
+    });
+}
+
+/// Calls the engine when it is dropped.
+struct Body(Scope, std::sync::mpsc::Sender<Result<(), ()>>);
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        // More than a claim may have.
+        &[7; 5_000]
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let claim = fresh(&self.0, "in the drop");
+        self.1
+            .send(claim.complete_in(|tables| effect(tables, "in the drop")).map(drop).map_err(drop))
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_body_of_a_refused_transaction_is_dropped_once_the_transaction_is_over() {
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = small(Engine::options()).open(scratch.path().join("x.idem")).unwrap();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        let (tell, told) = channel();
+        let refused = fresh(&scope, "key").complete_in(|_| Ok::<_, ()>(Body(scope.clone(), tell)));
+        assert!(refused.is_err(), "its body is too long");
+        told.recv().unwrap().unwrap();
+    });
+}
+
+/// The transaction is over by then, so the waker's own is not refused.
+#[test]
+fn a_waker_that_is_told_of_a_transaction_runs_outside_of_it() {
+    let (_scratch, engine) = engine();
+    in_time(move || {
+        let scope = default_scope(&engine);
+        let (claim, other) = (fresh(&scope, "key"), fresh(&scope, "other"));
+        let (tell, told) = channel();
+        let waker = Calls::waker(move || {
+            let completed = other.complete_in(|tables| effect(tables, "other"));
+            tell.send(completed.map(drop).map_err(|error| error.to_string())).unwrap();
+        });
+        let waits = pending(&scope, "key");
+        let mut waits = pin!(waits.wait_async());
+        assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        claim.complete_in(|tables| effect(tables, "key")).unwrap();
+        assert_eq!(told.recv().unwrap(), Ok(()));
+    });
 }

@@ -8,11 +8,11 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{default_scope, fresh, poll, request};
+use crate::common::{default_scope, fresh, poll, request, small};
 use futures_executor::block_on;
 use idemkv::{
-    BackupError, Begin, BeginError, Claim, ClaimError, CommitError, Engine, Event, Observer, Pending, Scope,
-    Status, Waited,
+    BackupError, Begin, BeginError, Claim, ClaimError, CommitError, Durability, Engine, Event, Observer,
+    Options, Pending, Recovery, Scope, Status, Waited,
 };
 
 const LONG: Duration = Duration::from_secs(3_600);
@@ -58,22 +58,14 @@ const ACTS: &[(&str, Act)] = &[
         };
         assert!(last.is_ok() || last.as_ref().is_err_and(is_inside), "{last:?}");
     }),
-    ("begin of more than the log has room for", |tools| {
-        let requests: Vec<_> = (0..3_000).map(|key| (format!("many {key}"), request())).collect();
-        for answer in tools.scope.begin_many(&requests) {
-            let told = matches!(&answer, Ok(Begin::Fresh(_))) || answer.as_ref().is_err_and(is_inside);
-            assert!(told, "{answer:?}");
-        }
-    }),
-    ("waiting", |tools| match tools.pending.wait_timeout(Duration::from_millis(1)) {
-        // This thread serves nobody else.
-        Ok(waited) => assert!(matches!(waited, Waited::TimedOut)),
-        Err(error) => {
-            assert!(is_inside(&error), "{error}");
-            assert!(tools.pending.wait().as_ref().is_err_and(is_inside));
-            let waited = tools.scope.begin_or_wait("theirs", request(), LONG);
-            assert!(waited.as_ref().is_err_and(is_inside), "{waited:?}");
-        }
+    ("waiting", |tools| {
+        // The thread that calls may have the claim.
+        assert!(tools.pending.wait_timeout(LONG).as_ref().is_err_and(is_inside));
+        assert!(tools.pending.wait().as_ref().is_err_and(is_inside));
+        let waited = tools.scope.begin_or_wait("theirs", request(), LONG);
+        assert!(waited.as_ref().is_err_and(is_inside), "{waited:?}");
+        let waited = tools.pending.wait_timeout(Duration::ZERO);
+        assert!(matches!(waited, Ok(Waited::TimedOut)), "{waited:?}");
     }),
     ("complete", |tools| match tools.claim.complete("reply") {
         Ok(_) => {}
@@ -193,24 +185,41 @@ enum Place {
     Read,
     /// An observer, within the drop of a claim.
     Observer,
+    /// A task waits for a claim that only memory knows, and a thread releases it.
+    Release,
+    /// A task waits for a claim that a thread completes in a transaction.
+    Transaction,
 }
 
-const PLACES: [Place; 6] =
-    [Place::Pending, Place::Completion, Place::Grant, Place::Timer, Place::Read, Place::Observer];
+const PLACES: [Place; 8] = [
+    Place::Pending,
+    Place::Completion,
+    Place::Grant,
+    Place::Timer,
+    Place::Read,
+    Place::Observer,
+    Place::Release,
+    Place::Transaction,
+];
 
 /// Has the engine call the waker at this place.
-fn provoke(place: Place, scope: &Scope, foreign: &Arc<Foreign>) {
+fn provoke(place: Place, memory: &Scope, scope: &Scope, foreign: &Arc<Foreign>) {
     let waker = &Waker::from(Arc::clone(foreign));
     let once =
         |call: Pin<&mut dyn Future<Output = ()>>| call.poll(&mut Context::from_waker(waker)).is_ready();
+    let watched = |scope: &Scope, end: &dyn Fn(Claim)| {
+        let claim = fresh(scope, "watched");
+        let Ok(Begin::InFlight(pending)) = scope.begin("watched", request()) else { panic!("it is out") };
+        let mut call = Box::pin(async { drop(pending.wait_async().await) });
+        assert!(!once(call.as_mut()));
+        end(claim);
+    };
     match place {
-        Place::Pending => {
-            let claim = fresh(scope, "watched");
-            let Ok(Begin::InFlight(pending)) = scope.begin("watched", request()) else { panic!("it is out") };
-            let mut call = Box::pin(async { drop(pending.wait_async().await) });
-            assert!(!once(call.as_mut()));
-            claim.complete("reply").unwrap();
-        }
+        Place::Pending => watched(scope, &|claim| drop(claim.complete("reply").unwrap())),
+        Place::Release => watched(memory, &|claim| claim.release().unwrap()),
+        Place::Transaction => watched(scope, &|claim| {
+            drop(claim.complete_in(|_| Ok::<_, String>("reply")).unwrap());
+        }),
         Place::Completion => {
             let ended = fresh(scope, "watched").complete_async("reply");
             let mut call = Box::pin(async { drop(ended.await) });
@@ -246,15 +255,14 @@ fn provoke(place: Place, scope: &Scope, foreign: &Arc<Foreign>) {
     }
 }
 
-fn try_at(place: Place, name: &str, act: Act) {
+fn try_at(options: Options, place: Place, name: &str, act: Act) {
     let scratch = tempfile::tempdir().unwrap();
     let hears = Arc::new(Hears::default());
-    let engine = Engine::options()
-        .observer(Arc::clone(&hears))
-        .cache_bytes(0)
-        .open(scratch.path().join("x.idem"))
-        .unwrap();
+    let engine =
+        options.observer(Arc::clone(&hears)).cache_bytes(0).open(scratch.path().join("x.idem")).unwrap();
     let scope = default_scope(&engine);
+    let memory = engine.policy().durability(Durability::Completions).recovery(Recovery::Rerun);
+    let memory = engine.set_policy("in memory", memory).unwrap();
     fresh(&scope, "stored").complete("reply").unwrap();
     engine.checkpoint().unwrap();
     fresh(&scope, "done").complete("reply").unwrap();
@@ -267,8 +275,8 @@ fn try_at(place: Place, name: &str, act: Act) {
     let foreign = Arc::new(Foreign { work: Mutex::new(Some((act, tools))), done });
     *hears.0.lock().unwrap() = Some(Arc::clone(&foreign));
     let provoked = {
-        let (scope, foreign) = (scope.clone(), Arc::clone(&foreign));
-        thread::spawn(move || provoke(place, &scope, &foreign))
+        let (memory, scope, foreign) = (memory.clone(), scope.clone(), Arc::clone(&foreign));
+        thread::spawn(move || provoke(place, &memory, &scope, &foreign))
     };
     let acted = is_done
         .recv_timeout(WATCHDOG)
@@ -285,7 +293,7 @@ fn try_at(place: Place, name: &str, act: Act) {
     is_done.recv_timeout(WATCHDOG).unwrap_or_else(|_| panic!("{name} at {place:?}: others wait for ever"));
     provoked.join().unwrap();
     theirs.complete("reply").unwrap();
-    drop((scope, hears));
+    drop((memory, scope, hears));
     engine.close().unwrap();
 }
 
@@ -293,8 +301,25 @@ fn try_at(place: Place, name: &str, act: Act) {
 fn every_call_from_a_waker_or_an_observer_returns_and_nobody_else_notices() {
     for place in PLACES {
         for (name, act) in ACTS {
-            try_at(place, name, *act);
+            try_at(Engine::options(), place, name, *act);
         }
+    }
+}
+
+/// The batch may be on the thread that would make the room, or on one that has a claim that would.
+#[test]
+fn a_batch_for_which_the_log_has_no_room_is_refused_wherever_the_engine_calls() {
+    let act: Act = |tools| {
+        let requests: Vec<_> = (0..3_000).map(|key| (format!("many {key}"), request())).collect();
+        let answers = tools.scope.begin_many(&requests);
+        for answer in &answers {
+            let told = matches!(answer, Ok(Begin::Fresh(_))) || answer.as_ref().is_err_and(is_inside);
+            assert!(told, "{answer:?}");
+        }
+        assert!(answers.iter().any(Result::is_err), "the log had room for all");
+    };
+    for place in PLACES {
+        try_at(small(Engine::options()).queue_timeout(LONG), place, "a batch", act);
     }
 }
 
@@ -308,6 +333,8 @@ fn the_file_can_be_closed_from_a_waker_and_an_observer() {
             let hears = Arc::new(Hears::default());
             let engine = Engine::options().observer(Arc::clone(&hears)).cache_bytes(0).open(&path).unwrap();
             let scope = default_scope(&engine);
+            let memory = engine.policy().durability(Durability::Completions).recovery(Recovery::Rerun);
+            let memory = engine.set_policy("in memory", memory).unwrap();
             fresh(&scope, "stored").complete("reply").unwrap();
             engine.checkpoint().unwrap();
             let theirs = fresh(&scope, "theirs");
@@ -320,7 +347,7 @@ fn the_file_can_be_closed_from_a_waker_and_an_observer() {
             drop(engine);
             // What it does after that may find the engine closed.
             thread::spawn(move || {
-                provoke(place, &scope, &foreign);
+                provoke(place, &memory, &scope, &foreign);
                 drop(theirs);
             });
             assert!(is_done.recv_timeout(WATCHDOG).unwrap_or_else(|_| panic!("closing at {place:?} hangs")));
@@ -353,6 +380,6 @@ fn a_batch_of_another_engine_with_claims_of_the_one_that_calls_returns() {
         assert!(ended.iter().all(|ended| ended.as_ref().is_err_and(|error| is_refused(error.reason()))));
     };
     let foreign = Arc::new(Foreign { work: Mutex::new(Some((act, tools))), done });
-    thread::spawn(move || provoke(Place::Pending, &scope, &foreign));
+    thread::spawn(move || provoke(Place::Pending, &scope, &scope, &foreign));
     assert!(is_done.recv_timeout(WATCHDOG).expect("the batch waits for its own thread"));
 }

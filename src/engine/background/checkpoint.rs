@@ -20,8 +20,7 @@ impl Core {
         }
         self.health.check_process().map_err(CommitError::Failed)?;
         let _afterwards = CallWorker(self);
-        let mut maintenance = self.maintenance.lock();
-        let _maintains = self.maintains();
+        let mut maintenance = self.lock_maintenance();
         // A closed engine was checkpointed as it closed. One that is closing still has its files.
         if let Some(closed) = &maintenance.closed {
             return closed.clone().map_err(CommitError::Failed);

@@ -71,8 +71,7 @@ impl Core {
             return Ok(false);
         }
         let _afterwards = CallWorker(self);
-        let mut maintenance = self.maintenance.lock();
-        let _maintains = self.maintains();
+        let mut maintenance = self.lock_maintenance();
         self.health.may_write()?;
         // A checkpoint drops some of what is due.
         let reclaimed = || self.counters.reclaimed_blocks.load(Ordering::Relaxed);

@@ -1,20 +1,19 @@
 //! Growth of the log: makes it longer while little of it is free, so that callers find space.
 
 use crate::engine::core::Core;
+use crate::engine::core::maintenance::MaintenanceGuard;
 use crate::error::Failure;
-use crate::sync::MutexGuard;
 use crate::wal::Log;
 
 impl Core {
     /// Makes the log longer while little of it is free.
     pub(in crate::engine) fn grow(&self) {
-        if let Some(growing) = self.maintenance.try_lock_growth() {
+        if let Some(growing) = self.try_lock_growth() {
             self.grow_alone(growing);
         }
     }
 
-    fn grow_alone(&self, _growing: MutexGuard<'_, ()>) {
-        let _maintains = self.maintains();
+    fn grow_alone(&self, _growing: MaintenanceGuard<'_, ()>) {
         // A closed engine does not touch its log.
         let Some(log) = self.log.get().filter(|_| !self.is_closed()) else { return };
         if !self.health.may_grow() {
@@ -68,8 +67,7 @@ impl Core {
             return;
         }
         self.commit.drain();
-        let mut maintenance = self.maintenance.lock();
-        let _maintains = self.maintains();
+        let mut maintenance = self.lock_maintenance();
         if self.is_closed() {
             return;
         }
@@ -77,7 +75,7 @@ impl Core {
             if self.publisher.tail_lag().0 > 0 || maintenance.unprepared.is_some() {
                 self.checkpoint(&mut maintenance);
             }
-            self.grow_alone(self.maintenance.lock_growth());
+            self.grow_alone(self.lock_growth());
         });
     }
 }

@@ -10,7 +10,7 @@ const VACATE_MAX: usize = 256;
 
 impl Core {
     pub(super) fn is_time_to_sweep(&self, now: Timestamp) -> bool {
-        let Some(mut maintenance) = self.maintenance.try_lock() else { return false };
+        let Some(mut maintenance) = self.try_lock_maintenance() else { return false };
         let due = now >= maintenance.sweep_at;
         if due {
             maintenance.sweep_at = now.saturating_add(self.tick());

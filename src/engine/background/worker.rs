@@ -61,8 +61,7 @@ impl Core {
         // Another thread may hold the maintenance lock for long. Space in the log does not wait
         // for that.
         self.grow();
-        let Some(mut maintenance) = self.maintenance.try_lock() else { return };
-        let _maintains = self.maintains();
+        let Some(mut maintenance) = self.try_lock_maintenance() else { return };
         if self.is_closed() {
             return;
         }

@@ -32,7 +32,7 @@ impl Core {
     /// Whether the calling thread is inside a transaction of this engine, and so must not wait
     /// for the maintenance lock.
     pub(in crate::engine) fn is_inside(&self) -> bool {
-        is_inside(&self.commit, &[Activity::Transaction, Activity::Writes])
+        is_inside(&self.commit, &[Activity::Transaction, Activity::Works])
     }
 
     /// Prepares for a transaction that completes a claim: refuses one within another, and makes
@@ -67,31 +67,31 @@ impl FileClaim {
         if let Err(reason) = core.ready_for_transaction() {
             return Err(self.back(reason));
         }
-        // Declared before the maintenance lock, so dropped after it: what the worker left out
-        // meanwhile is due.
+        // Declared before the maintenance lock, so dropped after it: the body is foreign code, and
+        // what the worker left out meanwhile is due.
+        let mut body = None;
         let _afterwards = CallWorker(core);
         // Nobody else writes to the store from here on.
-        let mut maintenance = core.maintenance.lock();
-        // What the closure gives, and wakers, are code of others, too.
-        let writes = ActivityMark::enter(&core.commit, Activity::Writes);
+        let mut maintenance = core.lock_maintenance();
         let begun = match core.open_transaction(&mut maintenance) {
             Ok(begun) => begun,
             Err(error) => return Err(self.back(error.into())),
         };
         // redb can't abort while a panic goes through it. The body that `work` gives is foreign
         // code as well.
-        let (mut body, tables) = (None, begun.tables());
-        let kept = &mut body;
-        let working = (RunningMark::enter(self.of()), ActivityMark::enter(&core.commit, Activity::Works));
-        let worked = catch_unwind(AssertUnwindSafe(move || {
+        let (kept, tables) = (&mut body, begun.tables());
+        let running = RunningMark::enter(self.of());
+        let work = AssertUnwindSafe(move || {
             let given: &B = kept.insert(work(&tables)?);
             Ok::<_, E>(given.as_ref())
-        }));
-        drop(working);
+        });
+        let worked = maintenance.lend(|| catch_unwind(work));
+        drop(running);
         if core.health.is_forked_for_sure() {
             // `work` forked, and this is the child: the transaction and the maintenance lock are
             // the parent's, and go on there.
-            std::mem::forget((begun, maintenance));
+            std::mem::forget(begun);
+            maintenance.leave_locked();
             return match worked {
                 Ok(_) => Err(self.back(CommitError::Failed(Failure::Forked).into())),
                 Err(panic) => resume_unwind(panic),
@@ -110,7 +110,7 @@ impl FileClaim {
             }
             Err(panic) => {
                 undo(begun);
-                drop((writes, maintenance));
+                drop(maintenance);
                 resume_unwind(panic);
             }
         };
@@ -121,16 +121,17 @@ impl FileClaim {
         }
         if self.start_ending().is_none() {
             undo(begun);
-            drop((writes, maintenance));
+            drop(maintenance);
             let superseded = block(core.superseded(Caller::Thread, self.of()));
             return Err(EndError::new(superseded, None).into());
         }
         let record = given.record(self.of(), core.clock.now());
         match core.apply_tail(Some((begun, &record))) {
             Ok(()) => {
-                core.publisher.complete(self.of(), &record);
+                let waiters = core.publisher.complete(self.of(), &record);
                 core.leases.forget(self.of());
-                drop((writes, maintenance));
+                drop(maintenance);
+                waiters.tell();
                 self.count_outcome(&record);
                 Ok(record)
             }

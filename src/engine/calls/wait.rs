@@ -35,9 +35,6 @@ impl Core {
         match caller {
             Caller::Thread => {
                 self.check_waiting()?;
-                if self.options.hooks.is_telling() {
-                    return Err(BeginError::InsideCallback);
-                }
                 let _waiter = self.place()?;
                 Ok(attempt.wait(deadline))
             }

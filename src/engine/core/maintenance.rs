@@ -1,9 +1,16 @@
 //! Maintenance: the locks of the background work, and when that work is due.
+//!
+//! A lock is had only together with the mark on the thread that says so: wakers run under these
+//! locks.
 
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 use super::compaction::Compaction;
+use super::publisher::Publisher;
 use crate::Timestamp;
+use crate::activity::{Activity, ActivityMark};
+use crate::commit::Commit;
 use crate::error::Failure;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::wal::Identity;
@@ -20,21 +27,62 @@ pub(crate) struct Maintenance {
     look_at_ms: AtomicU64,
 }
 
+/// A lock of the background work, and the mark of its thread.
+#[must_use = "the lock goes with it"]
+pub(in crate::engine) struct MaintenanceGuard<'a, T = MaintenanceState> {
+    state: MutexGuard<'a, T>,
+    /// Dropped after the lock is released.
+    mark: ActivityMark,
+}
+
+impl<'a, T> MaintenanceGuard<'a, T> {
+    fn new(of: &Commit<Publisher>, state: MutexGuard<'a, T>) -> Self {
+        Self { state, mark: ActivityMark::enter(of, Activity::Maintains) }
+    }
+}
+
+impl MaintenanceGuard<'_> {
+    /// Runs the work of an application's transaction under the lock. Unlike all other code that
+    /// runs under it, the work may make blocking calls.
+    pub(in crate::engine) fn lend<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        self.mark.lend(Activity::Works, work)
+    }
+
+    /// For a forked child, in which the lock is the parent's.
+    pub(in crate::engine) fn leave_locked(self) {
+        std::mem::forget(self.state);
+    }
+}
+
+impl<T> Deref for MaintenanceGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.state
+    }
+}
+
+impl<T> DerefMut for MaintenanceGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.state
+    }
+}
+
 impl Maintenance {
-    pub(in crate::engine) fn lock(&self) -> MutexGuard<'_, MaintenanceState> {
-        self.state.lock()
+    pub(super) fn lock(&self, of: &Commit<Publisher>) -> MaintenanceGuard<'_> {
+        MaintenanceGuard::new(of, self.state.lock())
     }
 
-    pub(in crate::engine) fn try_lock(&self) -> Option<MutexGuard<'_, MaintenanceState>> {
-        self.state.try_lock()
+    pub(super) fn try_lock(&self, of: &Commit<Publisher>) -> Option<MaintenanceGuard<'_>> {
+        self.state.try_lock().map(|state| MaintenanceGuard::new(of, state))
     }
 
-    pub(in crate::engine) fn lock_growth(&self) -> MutexGuard<'_, ()> {
-        self.growth.lock()
+    pub(super) fn lock_growth(&self, of: &Commit<Publisher>) -> MaintenanceGuard<'_, ()> {
+        MaintenanceGuard::new(of, self.growth.lock())
     }
 
-    pub(in crate::engine) fn try_lock_growth(&self) -> Option<MutexGuard<'_, ()>> {
-        self.growth.try_lock()
+    pub(super) fn try_lock_growth(&self, of: &Commit<Publisher>) -> Option<MaintenanceGuard<'_, ()>> {
+        self.growth.try_lock().map(|state| MaintenanceGuard::new(of, state))
     }
 
     /// When to check the files.

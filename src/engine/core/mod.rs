@@ -22,7 +22,7 @@ pub(super) mod reads;
 pub(super) mod stepped;
 pub(super) mod threads;
 
-use crate::activity::{Activity, ActivityMark, is_inside};
+use crate::activity::{Activity, ActivityMark, is_called, is_inside};
 use crate::attempt::Attempt;
 use crate::clock::{EngineClock, Stopwatch};
 use crate::commit::Commit;
@@ -47,7 +47,7 @@ use current_log::CurrentLog;
 use detached_claims::DetachedClaims;
 use fences::Fences;
 use health::Health;
-use maintenance::Maintenance;
+use maintenance::{Maintenance, MaintenanceGuard};
 use observer_state::ObserverState;
 use options::Options;
 use publisher::Publisher;
@@ -120,9 +120,10 @@ impl Core {
     }
 
     /// Whether other callers depend on this thread: it is one of the engine's own, or one that
-    /// [may not block](Self::check_blocking).
+    /// [may not block](Self::check_blocking), or an engine called the code that it runs. In the
+    /// last case its call may have claims that their callers do not have yet.
     pub(super) fn serves_others(&self) -> bool {
-        is_ours() || self.check_blocking(Caller::Thread).is_err()
+        is_ours() || is_called() || self.check_blocking(Caller::Thread).is_err()
     }
 
     /// Refuses a thread that would wait for a claim of another caller, if that caller may have to
@@ -142,7 +143,7 @@ impl Core {
     /// inside the work, by a commit that its thread leads, does not block that thread.
     pub(super) fn holds_maintenance_up(&self, caller: Caller) -> bool {
         match caller {
-            Caller::Thread => is_inside(&self.commit, &[Activity::Writes]),
+            Caller::Thread => is_inside(&self.commit, &[Activity::Works]),
             Caller::Task | Caller::Member => {
                 is_inside(&self.commit, &[Activity::Works])
                     && !is_inside(&self.commit, &[Activity::Commits, Activity::Maintains])
@@ -150,14 +151,32 @@ impl Core {
         }
     }
 
-    /// Marks the thread that has the maintenance lock, because wakers run under that lock.
-    pub(super) fn maintains(&self) -> ActivityMark {
+    /// The maintenance lock. Wakers run under it, so the guard marks the thread.
+    pub(super) fn lock_maintenance(&self) -> MaintenanceGuard<'_> {
+        self.maintenance.lock(&self.commit)
+    }
+
+    pub(super) fn try_lock_maintenance(&self) -> Option<MaintenanceGuard<'_>> {
+        self.maintenance.try_lock(&self.commit)
+    }
+
+    /// The lock of a log that grows.
+    pub(super) fn lock_growth(&self) -> MaintenanceGuard<'_, ()> {
+        self.maintenance.lock_growth(&self.commit)
+    }
+
+    pub(super) fn try_lock_growth(&self) -> Option<MaintenanceGuard<'_, ()>> {
+        self.maintenance.try_lock_growth(&self.commit)
+    }
+
+    /// Marks the thread that closes as if it had the maintenance lock, for which it will wait.
+    pub(super) fn closes(&self) -> ActivityMark {
         ActivityMark::enter(&self.commit, Activity::Maintains)
     }
 
     /// Whether the calling thread has the maintenance lock, further up its stack.
     pub(super) fn has_maintenance_lock(&self) -> bool {
-        is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction, Activity::Writes])
+        is_inside(&self.commit, &[Activity::Maintains, Activity::Transaction, Activity::Works])
     }
 
     /// Whether the calling thread may wait for the maintenance lock. Not one that has it, nor one

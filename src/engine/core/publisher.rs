@@ -150,13 +150,14 @@ impl Publisher {
         Interrupting::Done
     }
 
-    /// Shows a completion that went to the store and not to the log.
-    pub(crate) fn complete(&self, attempt: &Arc<Attempt>, record: &Record) {
+    /// Shows a completion that went to the store and not to the log. The caller has the maintenance
+    /// lock, and tells the waiters once it has released that.
+    pub(crate) fn complete(&self, attempt: &Arc<Attempt>, record: &Record) -> Waiters {
         // The store has the last word on the key already, so the tail needs none.
-        let mut displaced = Vec::new();
-        drop(self.apply(&LogRecord::Completed(Arc::clone(attempt), record.clone()), &mut displaced));
-        end_all(displaced, fork::generation());
-        attempt.end(Ended::Done(record.clone()));
+        let mut ended = Vec::new();
+        drop(self.apply(&LogRecord::Completed(Arc::clone(attempt), record.clone()), &mut ended));
+        ended.push((Arc::clone(attempt), Ended::Done(record.clone())));
+        Waiters(ended)
     }
 
     /// Shows the end of a claim that the log no longer takes, for the checkpoint that closes the
@@ -293,6 +294,16 @@ impl Publisher {
             assert_eq!(slot.phase(), phase, "the slot is what the state machine decided");
             (Change::Set(slot), Some(word()))
         })
+    }
+}
+
+/// The waiters of attempts that have ended, to be told while no lock is held.
+#[must_use = "they wait until they are told"]
+pub(crate) struct Waiters(Vec<(Arc<Attempt>, Ended)>);
+
+impl Waiters {
+    pub(crate) fn tell(self) {
+        end_all(self.0, fork::generation());
     }
 }
 

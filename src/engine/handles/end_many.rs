@@ -8,6 +8,7 @@ use crate::engine::common::end_request::EndRequest;
 use crate::engine::common::request::CALLS_MAX;
 use crate::engine::file::pending_end::PendingEnd;
 use crate::error::{ClaimError, EndError};
+use crate::foreign::call_through;
 use crate::record::{Outcome, Record};
 use crate::task::caller::{Caller, park_on};
 
@@ -51,7 +52,9 @@ impl<B> End<B> {
 impl<B: AsRef<[u8]>> End<B> {
     fn request(&self) -> EndRequest<'_> {
         match &self.way {
-            Way::Stored(outcome, body) => EndRequest::store(*outcome, body.as_ref(), self.completion),
+            Way::Stored(outcome, body) => {
+                EndRequest::store(*outcome, call_through(|| body.as_ref()), self.completion)
+            }
             Way::Released => EndRequest::Release,
         }
     }
@@ -190,13 +193,16 @@ fn start_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> Ve
         if len > max {
             return PendingEnd::Refused(EndError::new(ClaimError::BatchTooLong { len, max }, Some(claim)));
         }
-        match claim.inner {
+        let started = match claim.inner {
             // The claim may be another engine's.
             ClaimInner::File(claim) => {
                 let member = claim.core().member(caller);
                 claim.start_end(member, end.request())
             }
-        }
+        };
+        // A body is foreign code, and the batch has claims, and ends that no thread writes yet.
+        call_through(|| drop(end));
+        started
     };
     claims.into_iter().map(start).collect()
 }

@@ -101,8 +101,7 @@ impl Core {
             }
         }
         let _afterwards = CallWorker(self);
-        let mut maintenance = self.maintenance.lock();
-        let _maintains = self.maintains();
+        let mut maintenance = self.lock_maintenance();
         self.make_store_ready(&mut maintenance)?;
         self.apply_tail(None).map_err(|error| self.store_refused(error))?;
         let time = self.clock.now();

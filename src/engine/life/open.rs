@@ -120,7 +120,7 @@ impl Core {
             counters: Counters::after_opening(in_flight),
         };
         core.make_ready(&mut unprepared, &replayed)?;
-        let mut maintenance = core.maintenance.lock();
+        let mut maintenance = core.lock_maintenance();
         maintenance.unprepared = unprepared;
         maintenance.compaction = Compaction::after_opening(meta.compacted_live);
         drop(maintenance);

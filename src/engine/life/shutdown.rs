@@ -18,7 +18,7 @@ impl Core {
         // It may be shut already, where no thread could be had to close the file.
         self.health.shut();
         // Wakers run from here on, and may close the engine as well.
-        let _maintains = self.maintains();
+        let _closes = self.closes();
         self.withdraw_all_undelivered();
         self.commit.close();
         self.reads.close();
@@ -28,7 +28,7 @@ impl Core {
         // Without the maintenance lock: a reader may wait for a thread that waits for it.
         self.store.await_table_readers();
         // Waits for work in the background. No such work starts after this.
-        let mut maintenance = self.maintenance.lock();
+        let mut maintenance = self.lock_maintenance();
         for attempt in self.index.attempts_out() {
             attempt.end(Ended::Closed);
             self.withdraw_at_close(&attempt);
@@ -46,7 +46,7 @@ impl Core {
         };
         maintenance.closed = Some(flushed.clone());
         // The log first: the next process that opens the store locks the log too.
-        let growing = self.maintenance.lock_growth();
+        let growing = self.lock_growth();
         let log = self.log.get();
         let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
         let closed = self.store.close();

@@ -4,8 +4,8 @@ use std::task::{Context, Poll};
 
 use super::{LogSpace, Reservation};
 use crate::clock::Deadline;
+use crate::foreign::TaskWaker;
 use crate::sync::{Arc, Condvar};
-use crate::task::wait_list::drop_foreign;
 use crate::task::wait_queue::{Priority, Turn, Wakeup};
 
 /// A place in the line. Its drop gives up the place, and bytes already reserved for it go to the
@@ -64,25 +64,24 @@ impl<'a> Request<'a> {
             if let Some(end) = self.look(&ask) {
                 return Poll::Ready(end);
             }
-            let waker = context.waker().clone();
-            if self.space.is_elsewhere() || self.set_waker(waker) {
+            if self.space.is_elsewhere() || self.set_waker(TaskWaker::of(context)) {
                 return Poll::Pending;
             }
         }
     }
 
     /// `false` if another event happened since the last check.
-    fn set_waker(&mut self, waker: std::task::Waker) -> bool {
+    fn set_waker(&mut self, waker: TaskWaker) -> bool {
         let mut state = self.space.state.lock();
         let is_old = std::mem::replace(&mut self.wakes, state.wakes) == state.wakes;
         let Some(turn) = self.turn.filter(|turn| is_old && state.line.has(*turn)) else {
             drop(state);
-            drop_foreign(waker);
+            drop(waker);
             return false;
         };
         let before = state.line.set_wakeup(turn, Wakeup::Task(waker));
         drop(state);
-        drop_foreign(before);
+        drop(before);
         true
     }
 
@@ -126,7 +125,7 @@ impl Drop for Request<'_> {
         // The next in line gets the bytes, or is no longer behind this one.
         let wakeups = self.space.serve(&mut state);
         drop(state);
-        drop_foreign(left);
+        drop(left);
         wakeups.wake();
     }
 }
