@@ -16,7 +16,7 @@ pub(crate) mod time;
 mod real {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
-    pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
+    pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park};
 }
 
 #[cfg(any(idemkv_loom, idemkv_shuttle))]

@@ -16,10 +16,11 @@ use super::long_reads::LongReads;
 use super::opened::Opened;
 use super::owned::Owned;
 use super::refusal::StoreError;
+use super::users::{InUse, Users};
 use crate::disk::{CopyOnWriteFile, DiskFile, Tracked, Tracking};
 use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;
-use crate::sync::{Arc, Condvar, Mutex, yield_now};
+use crate::sync::{Arc, Condvar, Mutex};
 
 /// How often a read is tried if it finds the database stopped.
 const READ_TRIES: u32 = 3;
@@ -37,6 +38,7 @@ pub(super) struct Access {
     state: Mutex<State>,
     /// The database is back.
     returned: Condvar,
+    pub(super) users: Users,
     /// Readers of tables, and the thread that is alone with the database. Before all other locks
     /// of the store.
     long_reads: LongReads,
@@ -73,6 +75,7 @@ impl Access {
             cache_bytes,
             state: Mutex::new(State::Open(Arc::new(database))),
             returned: Condvar::new(),
+            users: Users::default(),
             long_reads: LongReads::default(),
         })
     }
@@ -163,17 +166,19 @@ impl Access {
     }
 
     /// Whether the database has the expected state. A view may be newer, if a commit failed in
-    /// its last step.
+    /// its last step and the next opening has synced it.
     pub(super) fn is_current(&self) -> bool {
         matches!(&*self.state.lock(), State::Open(database) if !database.has_stopped())
     }
 
     /// The database, or a view.
-    pub(super) fn database(&self) -> Result<Arc<Opened>, ReadError> {
+    pub(super) fn database(&self) -> Result<InUse<'_>, ReadError> {
         let mut state = self.state.lock();
         loop {
             match &*state {
-                State::Open(database) | State::View(database) => return Ok(Arc::clone(database)),
+                State::Open(database) | State::View(database) => {
+                    return Ok(self.users.enter(Arc::clone(database)));
+                }
                 State::Closed => return Err(ReadError::Closed),
                 State::Away => self.returned.wait(&mut state),
                 State::Lost => break,
@@ -181,7 +186,7 @@ impl Access {
         }
         *state = State::Away;
         drop(state);
-        self.open_view()
+        self.open_view().map(|view| self.users.enter(view))
     }
 
     /// Gives up a stopped database, unless that was done meanwhile.
@@ -199,13 +204,22 @@ impl Access {
 
     /// Opens a view, for a caller that has taken the database out.
     fn open_view(&self) -> Result<Arc<Opened>, ReadError> {
-        let opened = catch_backend_panic(|| {
-            let untouched: Arc<dyn DiskFile> = Arc::new(CopyOnWriteFile::new(Arc::clone(&self.file))?);
-            open_database(&untouched, &Faults::of(&self.faults), self.cache_bytes, false)
-        });
-        let opened = opened.map(Arc::new).map_err(|trouble| trouble.into_read_error(&self.path));
+        let opened = self.view().map(Arc::new).map_err(|trouble| trouble.into_read_error(&self.path));
         self.put(opened.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
         opened
+    }
+
+    /// A view of what is durable: a commit that is in its last sync, or whose last sync failed, is
+    /// not in it.
+    fn view(&self) -> Result<Opened, BackendError> {
+        catch_backend_panic(|| {
+            let view = CopyOnWriteFile::new(Arc::clone(&self.file))?;
+            if let Some(header) = self.faults.durable_header() {
+                view.write_at(0, &header)?;
+            }
+            let untouched: Arc<dyn DiskFile> = Arc::new(view);
+            open_database(&untouched, &Faults::of_view(&self.faults), self.cache_bytes, false)
+        })
     }
 }
 
@@ -247,7 +261,7 @@ impl Access {
         };
         let before = match self.take(State::Away) {
             State::Closed => return Err(self.refused("the store is closed")),
-            State::Open(database) | State::View(database) => Some(alone(database)),
+            State::Open(database) | State::View(database) => Some(self.users.alone(database)),
             State::Lost | State::Away => None,
         };
         // This closes it, and may sync the file. After a failed sync there is no other.
@@ -269,6 +283,32 @@ impl Access {
         }
     }
 
+    /// Makes what the file has durable, and opens it in a view, for a caller that asks what became
+    /// of its commit. Readers of tables may go on.
+    pub(super) fn look_again(
+        &self,
+        check: impl FnOnce(&Database) -> Result<(), BackendError>,
+    ) -> Result<Arc<Opened>, StoreError> {
+        if let State::Closed = self.take(State::Away) {
+            return Err(self.refused("the store is closed"));
+        }
+        let faults = Faults::of_view(&self.faults);
+        let looked = catch_backend_panic(|| {
+            self.faults.sync(self.file())?;
+            let view = self.view()?;
+            check(&view)?;
+            Ok(view)
+        });
+        match looked {
+            Ok(view) => {
+                let view = Arc::new(view);
+                self.put(State::View(Arc::clone(&view)));
+                Ok(view)
+            }
+            Err(trouble) => Err(self.lose(trouble, &faults)),
+        }
+    }
+
     /// Nothing is open; the next caller tries again.
     fn lose(&self, trouble: BackendError, faults: &Faults) -> StoreError {
         self.put(State::Lost);
@@ -280,7 +320,7 @@ impl Access {
     pub(super) fn compact(&self) -> Result<bool, StoreError> {
         let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
         let (mut database, faults) = match self.take(State::Away) {
-            State::Open(database) => alone(database).into_database(),
+            State::Open(database) => self.users.alone(database).into_database(),
             State::Closed => return Ok(false),
             other @ (State::View(_) | State::Lost | State::Away) => {
                 self.put(other);
@@ -319,12 +359,12 @@ impl Access {
         self.await_long_reads();
         let closed = match self.take(State::Closed) {
             State::Open(database) => {
-                let (database, _) = alone(database).into_database();
+                let (database, _) = self.users.alone(database).into_database();
                 catch_backend_panic(|| Ok(database.into_inner().close()?))
                     .map_err(|trouble| trouble.into_failure(&self.path))
             }
             State::View(view) => {
-                drop(alone(view));
+                drop(self.users.alone(view));
                 Ok(())
             }
             State::Lost | State::Away | State::Closed => Ok(()),
@@ -350,19 +390,10 @@ impl Access {
     }
 
     fn put(&self, back: State) {
-        *self.state.lock() = back;
+        let before = std::mem::replace(&mut *self.state.lock(), back);
         self.returned.notify_all();
-    }
-}
-
-/// Waits for running reads: they last for microseconds, and no new one starts.
-fn alone(mut database: Arc<Opened>) -> Opened {
-    loop {
-        match Arc::try_unwrap(database) {
-            Ok(alone) => return alone,
-            Err(shared) => database = shared,
-        }
-        yield_now();
+        // Without the lock: it may be the last to know a database.
+        drop(before);
     }
 }
 

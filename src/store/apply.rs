@@ -29,7 +29,7 @@ use crate::{Timestamp, codec};
 const TRIES: usize = 4;
 
 /// How often the file is opened to find out what became of a commit.
-const REOPENINGS: usize = 10;
+const LOOKS: usize = 10;
 
 /// What one transaction is to write.
 struct Plan {
@@ -182,8 +182,8 @@ impl Store {
     /// it is.
     ///
     /// redb also reads after a commit, and another caller's failed read stops redb at any point.
-    /// Before the header is written, the commit does not count. After that, the file is opened
-    /// again, which syncs what it finds, and its meta row decides.
+    /// Before the second header is written, the commit does not count. After that, the file is
+    /// synced and opened in a view, and its meta row decides.
     fn settle(
         &self,
         database: Arc<Opened>,
@@ -195,23 +195,23 @@ impl Store {
         if !matches!(error, StoreError::Later(_)) || !database.faults.may_have_committed() {
             return Err(error);
         }
-        // It has to go before it is opened again.
+        // The last that knows a database closes it.
         drop(database);
         let mut is_there = false;
-        let mut reopen = || {
-            self.access.reopen(|database| {
+        let mut look = || {
+            self.access.look_again(|database| {
                 is_there = read_meta_row(database)?.is_some_and(|row| row == meta.encode());
                 if is_there { Ok(()) } else { self.check_current(database) }
             })
         };
         // Reads that fail here fail at random, and this is the last moment at which anybody knows
         // both rows.
-        let mut opened = reopen();
-        for _ in 1..REOPENINGS {
+        let mut opened = look();
+        for _ in 1..LOOKS {
             if !matches!(opened, Err(StoreError::Later(_))) {
                 break;
             }
-            opened = reopen();
+            opened = look();
         }
         match opened {
             Ok(database) if is_there => Ok(database),

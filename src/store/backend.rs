@@ -15,6 +15,24 @@ pub(super) const STOPPED: &str = "an earlier I/O error stopped the store";
 pub(super) struct FileFaults {
     sync_failed: UnseenBool,
     failed_reads: FailedReads,
+    /// Leaf lock.
+    header: UnseenMutex<Header>,
+}
+
+/// The start of the file, which says what is committed.
+#[derive(Debug, Default)]
+struct Header {
+    /// `None` if it is not known.
+    durable: Option<Vec<u8>>,
+    /// Written after the last sync.
+    written: Option<Written>,
+}
+
+#[derive(Debug)]
+enum Written {
+    Bytes(Vec<u8>),
+    /// The write failed.
+    Unknown,
 }
 
 impl FileFaults {
@@ -25,6 +43,29 @@ impl FileFaults {
 
     pub(super) fn failed_reads(&self) -> &FailedReads {
         &self.failed_reads
+    }
+
+    /// The header that a power cut would leave, if the file has another one by now.
+    pub(super) fn durable_header(&self) -> Option<Vec<u8>> {
+        let header = self.header.lock();
+        header.written.as_ref().and(header.durable.clone())
+    }
+
+    /// Syncs the file, unless an earlier sync failed.
+    pub(super) fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
+        file.sync().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))?;
+        self.synced(|| Ok(()))
+    }
+
+    /// Notes a sync, in one step with `check`.
+    fn synced(&self, check: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut header = self.header.lock();
+        match header.written.take() {
+            Some(Written::Bytes(bytes)) => header.durable = Some(bytes),
+            Some(Written::Unknown) => header.durable = None,
+            None => {}
+        }
+        check()
     }
 }
 
@@ -60,9 +101,13 @@ pub(super) struct Faults {
     has_stopped: UnseenBool,
     /// A failed write: redb takes no more writes until it is opened again. Leaf lock.
     write_failed: UnseenMutex<Option<io::ErrorKind>>,
-    /// A write of the header was tried, so a commit may be in the file. Otherwise it is not,
-    /// because only the header leads to its pages.
+    /// The file was synced since the last commit began: its pages are durable.
+    has_synced: UnseenBool,
+    /// A write of the header was tried after that, so a commit may be in the file. Otherwise it is
+    /// not, because only the second header of a commit leads to its pages.
     may_have_committed: UnseenBool,
+    /// It is a view's, whose writes stay in memory.
+    is_view: bool,
 }
 
 impl Faults {
@@ -71,8 +116,14 @@ impl Faults {
         Arc::new(Self { file: Arc::clone(file), ..Self::default() })
     }
 
+    /// The faults of a view that is about to be opened.
+    pub(super) fn of_view(file: &Arc<FileFaults>) -> Arc<Self> {
+        Arc::new(Self { file: Arc::clone(file), is_view: true, ..Self::default() })
+    }
+
     /// A commit is about to be made.
     pub(super) fn before_commit(&self) {
+        self.has_synced.store(false, Ordering::Release);
         self.may_have_committed.store(false, Ordering::Release);
     }
 
@@ -159,18 +210,34 @@ impl redb::StorageBackend for Backend {
 
     fn sync_data(&self) -> io::Result<()> {
         self.faults.check()?;
+        if self.faults.is_view {
+            return self.file.sync();
+        }
         self.file.sync().inspect_err(|_| {
             self.faults.file.sync_failed.store(true, Ordering::Release);
             self.faults.stop();
-        })
+        })?;
+        self.faults.has_synced.store(true, Ordering::Release);
+        // Checked once more: a view that was opened meanwhile lacks this commit, so the commit must
+        // not succeed beside it.
+        self.faults.file.synced(|| self.faults.check())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.faults.check()?;
-        if offset == 0 {
-            self.faults.may_have_committed.store(true, Ordering::Release);
+        if offset == 0 && !self.faults.is_view {
+            if self.faults.has_synced.load(Ordering::Acquire) {
+                self.faults.may_have_committed.store(true, Ordering::Release);
+            }
+            // Before it is in the file: a view must not take it for durable.
+            self.faults.file.header.lock().written = Some(Written::Bytes(data.to_vec()));
         }
-        self.file.write_at(offset, data).inspect_err(|error| self.faults.note(error))
+        self.file.write_at(offset, data).inspect_err(|error| {
+            if offset == 0 && !self.faults.is_view {
+                self.faults.file.header.lock().written = Some(Written::Unknown);
+            }
+            self.faults.note(error);
+        })
     }
 }
 

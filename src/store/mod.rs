@@ -32,6 +32,7 @@ mod relocate;
 mod tables;
 mod tally;
 mod transaction;
+mod users;
 
 pub(crate) use batch::{Applied, Batch};
 pub(crate) use copy::{Copy, Meanwhile, Whole};

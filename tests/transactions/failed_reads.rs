@@ -1,10 +1,13 @@
 //! Reads of the application's tables that fail.
 
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use crate::common::{Machine, default_scope, done, fresh};
 use crate::helpers::{Anything, BULK, ROWS, effect, effects, with_bulk};
+use idemkv::sim::CrashKind;
 use idemkv::tables::redb::{self, ReadableTable};
 use idemkv::{Busy, ClaimError, CommitError, CompleteInError, Engine, Failure};
 
@@ -149,8 +152,10 @@ fn read_all(engine: &Engine) {
 }
 
 /// Lets a read of somebody else fail before that sync of the file from now on; gives how many have.
+/// The next reader opens a view. It sees what a power cut would leave at that moment.
 fn fail_read_before_sync(machine: &Machine, engine: &Arc<Engine>, number: u64) -> Arc<AtomicU64> {
     let (weak, disk) = (Arc::downgrade(engine), machine.disk.clone());
+    let cut = machine.clone();
     let (syncs, met) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
     let counted = Arc::clone(&met);
     machine.disk.before_syncs(move |name| {
@@ -162,7 +167,11 @@ fn fail_read_before_sync(machine: &Machine, engine: &Arc<Engine>, number: u64) -
                 let bulk = tables.open_table(BULK).ok()?;
                 (0..ROWS).find_map(|n| bulk.get(n).err())
             }));
-            counted.fetch_add(engine.stats().failed_reads - failed, Ordering::Relaxed);
+            if engine.stats().failed_reads > failed {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let cut = Machine { disk: disk.image(CrashKind::DropAll), ..cut.clone() };
+                assert_eq!(effects(&engine, "key"), effects(&cut.open(), "key"), "sync {number}");
+            }
         }
     });
     met
@@ -171,16 +180,29 @@ fn fail_read_before_sync(machine: &Machine, engine: &Arc<Engine>, number: u64) -
 /// redb reads after a commit, too. If it can't, it calls the commit failed, which is there all the same.
 #[test]
 fn a_transaction_during_which_a_read_of_others_fails_happens_once_whatever_redb_says_of_it() {
+    read_fails_at_each_sync(false);
+}
+
+/// The file can't be opened for writing then. The outcome was unknown, and the engine stopped for good.
+#[test]
+fn a_transaction_whose_outcome_is_in_question_is_decided_beside_a_reader_of_tables() {
+    read_fails_at_each_sync(true);
+}
+
+fn read_fails_at_each_sync(beside_a_reader: bool) {
     let (mut completed, mut given_back) = (0, 0);
     for sync in 0.. {
         let machine = Machine::default();
         let engine = Arc::new(with_bulk(&machine));
         // redb's cache is full of rows, so that the pages of the commit are not in it.
         read_all(&engine);
-        let met = fail_read_before_sync(&machine, &engine, sync);
-        let told = fresh(&default_scope(&engine), "key").complete_in(|tables| effect(tables, "key"));
-        machine.disk.before_syncs(|_| {});
-        let is_over = met.load(Ordering::Relaxed) == 0;
+        let (told, is_over) = beside(beside_a_reader.then_some(&*engine), || {
+            let met = fail_read_before_sync(&machine, &engine, sync);
+            let told = fresh(&default_scope(&engine), "key").complete_in(|tables| effect(tables, "key"));
+            machine.disk.before_syncs(|_| {});
+            (told, met.load(Ordering::Relaxed) == 0)
+        });
+        assert!(!engine.stats().has_failed, "sync {sync}");
         match told {
             Ok(record) => {
                 assert_eq!(record.body(), b"effect 1");
@@ -196,6 +218,7 @@ fn a_transaction_during_which_a_read_of_others_fails_happens_once_whatever_redb_
         }
         assert_eq!(effects(&engine, "key"), 1);
         drop(fresh(&default_scope(&engine), "granted").complete("reply").unwrap());
+        engine.checkpoint().unwrap();
         machine.kill(Arc::into_inner(engine).unwrap());
         let engine = machine.open();
         assert_eq!(effects(&engine, "key"), 1);
@@ -207,4 +230,47 @@ fn a_transaction_during_which_a_read_of_others_fails_happens_once_whatever_redb_
         }
     }
     assert!(completed > 0 && given_back > 0, "{completed} completed, {given_back} given back");
+}
+
+/// Only the second header of a commit leads to its pages. Before that, nothing is in question, and
+/// nobody has to read the file to know.
+#[test]
+fn a_transaction_that_stopped_before_its_last_step_is_given_back_though_nothing_can_be_read() {
+    let machine = Machine::default();
+    let engine = Arc::new(with_bulk(&machine));
+    let (weak, disk) = (Arc::downgrade(&engine), machine.disk.clone());
+    machine.disk.before_syncs(move |name| {
+        let Some(engine) = weak.upgrade().filter(|_| name == "x.idem") else { return };
+        assert!(disk.fail_reads_of(Path::new(name), 0..u64::MAX));
+        (0..ROWS).for_each(|n| {
+            drop(engine.read_tables(|tables| tables.open_table(BULK).map(|bulk| bulk.get(n).is_ok())));
+        });
+    });
+    let told = fresh(&default_scope(&engine), "key").complete_in(|tables| effect(tables, "key"));
+    machine.disk.before_syncs(|_| {});
+    machine.disk.mend();
+    let Err(CompleteInError::End(error)) = told else { panic!("{told:?}") };
+    assert!(error.is_retryable() && !engine.stats().has_failed, "{error}");
+    error.into_claim().unwrap().complete_in(|tables| effect(tables, "key")).unwrap();
+    assert_eq!(effects(&engine, "key"), 1);
+}
+
+/// Runs this while another thread reads the tables of that engine, if there is one.
+fn beside<T>(engine: Option<&Engine>, run: impl FnOnce() -> T) -> T {
+    let Some(engine) = engine else { return run() };
+    let (is_in, comes) = mpsc::channel();
+    let (end, may_end) = mpsc::channel::<()>();
+    thread::scope(|threads| {
+        threads.spawn(move || {
+            let read = engine.read_tables(|_| {
+                is_in.send(()).unwrap();
+                // The other side is dropped.
+                may_end.recv().unwrap_err();
+            });
+            read.unwrap();
+        });
+        comes.recv().unwrap();
+        let _end = end;
+        run()
+    })
 }

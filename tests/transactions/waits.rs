@@ -161,6 +161,40 @@ fn who_reads_tables_may_wait_for_a_claim() {
     });
 }
 
+/// The close waits for the work, also where it began on another thread.
+#[test]
+fn a_close_that_began_elsewhere_is_answered_inside_the_work_and_inside_a_reader() {
+    for reads in [false, true] {
+        let (_scratch, engine) = engine();
+        in_time(move || {
+            let scope = default_scope(&engine);
+            let (claim, _held) = (fresh(&scope, "key"), fresh(&scope, "held"));
+            let mut close = Box::pin(engine.clone().close_async());
+            let close_inside = || {
+                thread::scope(|threads| {
+                    threads.spawn(|| assert!(poll(close.as_mut()).is_pending())).join().unwrap();
+                });
+                block_on(close).unwrap().claims_left
+            };
+            let left = if reads {
+                let left = engine.read_tables(|_| close_inside()).unwrap();
+                assert!(claim.complete("reply").is_err(), "it is closed");
+                left
+            } else {
+                let mut left = 0;
+                let completed = claim.complete_in(|tables| {
+                    left = close_inside();
+                    effect(tables, "key")
+                });
+                assert_eq!(completed.unwrap().body(), b"effect 1");
+                left
+            };
+            assert_eq!(left, 2);
+            engine.close().unwrap();
+        });
+    }
+}
+
 /// A task that is polled where it is woken.
 struct Inline(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>);
 

@@ -243,7 +243,9 @@ impl Engine {
     /// [`close`](Self::close) for tasks, on any executor: a separate thread does the work, and
     /// the task waits without blocking.
     ///
-    /// Once the future was polled, closing goes on even if the future is dropped.
+    /// Once the future was polled, closing goes on even if the future is dropped. Inside
+    /// `complete_in` or `read_tables` it is ready before the file is closed, as
+    /// [`close`](Self::close) returns there: the close waits for their end.
     ///
     /// # Errors
     ///

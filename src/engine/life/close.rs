@@ -1,5 +1,9 @@
 //! Closing the file: the first caller closes it, all others wait.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use crate::clock::Stopwatch;
 use crate::engine::core::Core;
 use crate::engine::file::handle::FileHandle;
@@ -44,6 +48,12 @@ impl Core {
     fn must_close_elsewhere(&self) -> bool {
         self.is_inside() || is_ours() || self.check_blocking(Caller::Thread).is_err()
     }
+
+    /// Whether a close waits for what the calling thread runs, a transaction or a reader of tables. A
+    /// task that is woken inside it, by a commit that its thread leads, does not block that thread.
+    fn is_waited_for_by_close(&self) -> bool {
+        self.is_inside() && self.check_blocking(Caller::Thread).is_ok()
+    }
 }
 
 /// Turns a panic into a failed close. Defused if there was none.
@@ -81,7 +91,19 @@ impl FileHandle {
         let (replier, awaited) = reply::pair();
         let theirs = Arc::clone(&self.core);
         match spawn("idemkv-close", move || replier.send(theirs.close())) {
-            Ok(_thread) => awaited.get().await.unwrap_or(Err(Failure::Panicked)),
+            Ok(_thread) => {
+                let mut closed = pin!(awaited.get());
+                // Asked at each poll: the work of a transaction, for which the close waits, may poll
+                // a close that began before it.
+                poll_fn(|context| match closed.as_mut().poll(context) {
+                    Poll::Ready(closed) => Poll::Ready(closed.unwrap_or(Err(Failure::Panicked))),
+                    Poll::Pending if self.core.is_waited_for_by_close() => {
+                        Poll::Ready(Ok(self.core.publisher.claims_held()))
+                    }
+                    Poll::Pending => Poll::Pending,
+                })
+                .await
+            }
             // Blocking here is better than a file that is not closed.
             Err(_no_thread) => self.core.close(),
         }

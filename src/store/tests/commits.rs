@@ -200,10 +200,11 @@ fn is_known(store: &Store, place: RecordLocation, n: u64) -> bool {
     }
 }
 
-/// A false report of damage would make people restore backups.
+/// A view shows what was durable before the commit, whatever became of that. A false report of
+/// damage would make people restore backups.
 #[test]
-fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
-    let mut found = HashMap::new();
+fn a_block_that_a_failed_commit_may_have_dropped_is_read() {
+    let mut found = 0;
     for (fault, is_stopped) in [(Some(DiskFault::Late), false), (Some(DiskFault::Late), true), (None, false)]
     {
         for number in 0.. {
@@ -226,11 +227,12 @@ fn a_block_that_a_failed_commit_may_have_dropped_is_unknown_not_damaged() {
                 if is_stopped {
                     stop(&store);
                 }
-                *found.entry(is_known(&store, place, 7)).or_insert(0) += 1;
+                assert!(is_known(&store, place, 7), "{fault:?} at {number}");
+                found += 1;
             }
         }
     }
-    assert!(found[&true] > 3 && found[&false] > 1, "{found:?}");
+    assert!(found > 5, "{found}");
 }
 
 /// A store of so many records, of which redb has nothing in memory.

@@ -152,3 +152,34 @@ fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_w
     assert!(!disk.truncate(Path::new("y.idem"), 0), "there is no such file");
     store.close().unwrap();
 }
+
+/// It span, which a read on a slow disk made long.
+#[test]
+fn a_thread_that_needs_the_database_alone_sleeps_until_the_last_read_has_ended() {
+    let store = new_store(&SimDisk::new());
+    let (is_reading, reads) = mpsc::sync_channel(1);
+    let (go, may_go) = mpsc::sync_channel::<()>(1);
+    thread::scope(|threads| {
+        let go = go;
+        let access = &store.access;
+        threads.spawn(move || {
+            let read = access.read(|_| {
+                is_reading.send(()).unwrap();
+                // The other side is dropped.
+                may_go.recv().unwrap_err();
+                Ok(())
+            });
+            read.unwrap();
+        });
+        reads.recv().unwrap();
+        let opens = threads.spawn(|| store.reopen());
+        while !access.users.is_awaited() {
+            thread::yield_now();
+        }
+        assert!(!opens.is_finished(), "the read goes on");
+        drop(go);
+        opens.join().unwrap().unwrap();
+    });
+    assert!(!store.access.users.is_awaited());
+    store.close().unwrap();
+}

@@ -1,0 +1,67 @@
+//! The callers that use the database at the moment, and the thread that needs it alone.
+
+use std::ops::Deref;
+
+use super::opened::Opened;
+use crate::sync::{Arc, Condvar, Mutex};
+
+/// Tells the thread that needs the database alone when a caller no longer uses it.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    /// Whether a thread waits to be alone. Leaf lock, held only to look.
+    is_awaited: Mutex<bool>,
+    left: Condvar,
+}
+
+/// The database, while a caller uses it.
+pub(super) struct InUse<'a> {
+    of: &'a Users,
+    /// `None` once it is dropped.
+    database: Option<Arc<Opened>>,
+}
+
+impl Users {
+    pub(super) fn enter(&self, database: Arc<Opened>) -> InUse<'_> {
+        InUse { of: self, database: Some(database) }
+    }
+
+    /// Waits until no caller uses a database that was taken out. No new one comes, so the wait is
+    /// as long as the slowest read of them.
+    pub(super) fn alone(&self, mut database: Arc<Opened>) -> Opened {
+        let mut is_awaited = self.is_awaited.lock();
+        loop {
+            match Arc::try_unwrap(database) {
+                Ok(alone) => {
+                    *is_awaited = false;
+                    return alone;
+                }
+                Err(shared) => database = shared,
+            }
+            *is_awaited = true;
+            self.left.wait(&mut is_awaited);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_awaited(&self) -> bool {
+        *self.is_awaited.lock()
+    }
+}
+
+impl Deref for InUse<'_> {
+    type Target = Arc<Opened>;
+
+    fn deref(&self) -> &Arc<Opened> {
+        self.database.as_ref().unwrap_or_else(|| unreachable!("it is in use until it is dropped"))
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        // Before the look: a thread that looked first waits by now.
+        drop(self.database.take());
+        if *self.of.is_awaited.lock() {
+            self.of.left.notify_all();
+        }
+    }
+}
