@@ -178,7 +178,7 @@ fn a_close_that_began_elsewhere_is_answered_inside_the_work_and_inside_a_reader(
             };
             let left = if reads {
                 let left = engine.read_tables(|_| close_inside()).unwrap();
-                assert!(claim.complete("reply").is_err(), "it is closed");
+                drop(claim);
                 left
             } else {
                 let mut left = 0;
