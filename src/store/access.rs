@@ -133,15 +133,17 @@ impl Access {
         }
     }
 
-    /// Reads for as long as `read` takes. Refused after a call of
+    /// Reads for as long as `read` takes. `is_asker` says that the thread may have asked to have the
+    /// database alone. Refused after a call of
     /// [`refuse_long_reads`](Self::refuse_long_reads).
     pub(super) fn read_long<T, R>(
         &self,
+        is_asker: bool,
         begin: impl Fn(&Opened) -> Result<T, BackendError>,
         read: impl FnOnce(T) -> R,
     ) -> Result<R, ReadError> {
         let generation = fork::generation();
-        let long = self.long_reads.enter().ok_or(ReadError::Closed)?;
+        let long = self.long_reads.enter(is_asker).ok_or(ReadError::Closed)?;
         let begin = |database: &Opened| {
             // It does not always say so itself: what it has in memory it gives all the same, and
             // stops at the first page it has not.

@@ -51,8 +51,8 @@ impl LongReads {
     /// Lets a reader in; `None` once [`close`](Self::close) was called.
     ///
     /// A thread that is already a reader does not wait, because the thread that asked to be alone
-    /// waits for its end.
-    pub(super) fn enter(&self) -> Option<Reading<'_>> {
+    /// waits for its end. Nor does one that may itself have asked, which passes `is_asker`.
+    pub(super) fn enter(&self, is_asker: bool) -> Option<Reading<'_>> {
         let queue_timeout = Deadline::after(HOLD_MAX);
         let is_nested = is_inside(self, &[Activity::Transaction]);
         let mut state = self.state.lock();
@@ -61,6 +61,7 @@ impl LongReads {
         while !state.is_closed {
             let until = match state.wanted_until {
                 _ if is_nested => None,
+                _ if is_asker && !state.is_alone => None,
                 _ if state.is_alone => Some(Deadline::NEVER),
                 wanted => wanted.map(|wanted| wanted.min(queue_timeout)).filter(|until| !until.has_passed()),
             };
@@ -152,13 +153,13 @@ mod tests {
     #[test]
     fn a_reader_that_comes_after_a_thread_asked_to_be_alone_waits_until_it_was() {
         let reads = LongReads::default();
-        let first = reads.enter();
+        let first = reads.enter(false);
         thread::scope(|threads| {
             // Asked by another thread than the reader's.
             assert!(threads.spawn(|| reads.ask_alone().is_none()).join().unwrap());
-            let late = threads.spawn(|| drop(reads.enter().unwrap()));
+            let late = threads.spawn(|| drop(reads.enter(false).unwrap()));
             spin_until(|| reads.state.lock().waiting == 1);
-            drop(reads.enter().unwrap());
+            drop(reads.enter(false).unwrap());
             drop(first);
             assert_eq!(reads.state.lock().reading, 0, "the late one is not let in yet");
             let alone = reads.ask_alone().unwrap();
@@ -171,26 +172,40 @@ mod tests {
     #[test]
     fn a_thread_that_reads_holds_nobody_up_by_asking_to_be_alone() {
         let reads = LongReads::default();
-        let first = reads.enter();
+        let first = reads.enter(false);
         assert!(reads.ask_alone().is_none() && reads.try_alone().is_none());
         assert!(reads.state.lock().wanted_until.is_none());
-        thread::scope(|threads| threads.spawn(|| drop(reads.enter().unwrap())).join().unwrap());
+        thread::scope(|threads| threads.spawn(|| drop(reads.enter(false).unwrap())).join().unwrap());
         drop(first);
         assert!(reads.try_alone().is_some());
+    }
+
+    /// A waker that the thread calls meanwhile may read tables. It waited for its own thread.
+    #[test]
+    fn the_thread_that_asked_to_be_alone_may_read_before_it_is() {
+        let reads = LongReads::default();
+        let first = reads.enter(false);
+        thread::scope(|threads| {
+            let asks = || assert!(reads.ask_alone().is_none() && reads.enter(true).is_some());
+            let started = crate::clock::Stopwatch::start();
+            threads.spawn(asks).join().unwrap();
+            assert!(started.elapsed() < HOLD_MAX, "it waited for itself");
+        });
+        drop(first);
     }
 
     #[test]
     fn close_refuses_readers_that_wait_and_lets_those_end_that_are_in() {
         let reads = LongReads::default();
-        let first = reads.enter();
+        let first = reads.enter(false);
         thread::scope(|threads| {
             assert!(threads.spawn(|| reads.ask_alone().is_none()).join().unwrap());
-            let late = threads.spawn(|| reads.enter().is_none());
+            let late = threads.spawn(|| reads.enter(false).is_none());
             spin_until(|| reads.state.lock().waiting == 1);
             reads.close();
             assert!(late.join().unwrap(), "it was refused");
             let waits = threads.spawn(|| reads.wait_for_all());
-            assert!(reads.enter().is_none(), "not even by a thread that reads");
+            assert!(reads.enter(false).is_none(), "not even by a thread that reads");
             drop(first);
             waits.join().unwrap();
         });

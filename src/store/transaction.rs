@@ -52,9 +52,15 @@ impl Store {
         Err(self.access.failed(trouble, &database.faults))
     }
 
-    /// Runs an application's read transaction.
-    pub(crate) fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
+    /// Runs an application's read transaction. `is_asker` says that the thread has the maintenance
+    /// lock, and so may have asked to have the database alone.
+    pub(crate) fn read_tables<T>(
+        &self,
+        is_asker: bool,
+        read: impl FnOnce(&ReadTables<'_>) -> T,
+    ) -> Result<T, ReadError> {
         self.access.read_long(
+            is_asker,
             |database| Ok(Owned::new(database.begin_read()?)),
             |transaction| {
                 let result = read(&ReadTables(&transaction));

@@ -8,7 +8,7 @@ fn compaction_waits_for_whoever_reads_tables_and_for_a_database_that_takes_write
     let store = new_store(&disk);
     let (record, place) = stored(&store, 7);
     let operations = disk.operations();
-    assert!(!store.read_tables(|_| store.compact().unwrap()).unwrap());
+    assert!(!store.read_tables(false, |_| store.compact().unwrap()).unwrap());
     assert_eq!(disk.operations(), operations);
     stop(&store);
     let operations = disk.operations();
@@ -93,7 +93,7 @@ fn a_closed_store_refuses_everything_and_lets_its_file_be() {
     let other = open(&disk);
     let operations = disk.operations();
     assert!(matches!(read(&store, place, record.digest()), Err(ReadError::Closed)));
-    assert!(matches!(store.read_tables(|_| ()), Err(ReadError::Closed)));
+    assert!(matches!(store.read_tables(false, |_| ()), Err(ReadError::Closed)));
     assert!(matches!(store.reopen(), Err(StoreError::Failed(_))));
     assert!(matches!(store.begin().map(|_| ()), Err(StoreError::Failed(_))));
     assert!(matches!(apply(&store, &Batch::default(), NOW, true), Err(StoreError::Failed(_))));
