@@ -19,7 +19,6 @@ use crate::record::{Record, RecordLocation, RecordParts, Relocation};
 use crate::state::Lifetime;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::sync::mpsc;
 use std::{io, iter, thread};
 
