@@ -23,7 +23,7 @@ impl Core {
         read: impl FnOnce(&ReadTables<'_>) -> T,
     ) -> Result<T, ReadError> {
         self.health.check_process().map_err(|_forked| ReadError::Forked)?;
-        self.store.read_tables(core.has_maintenance_lock(), |tables| {
+        self.store.read_tables(self.has_maintenance_lock(), |tables| {
             let _inside = ActivityMark::enter(&self.commit, Activity::Transaction);
             read(tables)
         })
