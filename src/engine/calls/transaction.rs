@@ -97,11 +97,7 @@ impl FileClaim {
                 Err(panic) => resume_unwind(panic),
             };
         }
-        let undo = |begun| {
-            if let Err(error) = core.store.abort(begun) {
-                core.store_refused(error);
-            }
-        };
+        let undo = |begun| drop(core.store.abort(begun).map_err(|error| core.store_refused(error)));
         let body_bytes = match worked {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
