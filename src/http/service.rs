@@ -21,7 +21,7 @@ use super::problem::Fault;
 use super::problem_kind::ProblemKind;
 use super::refusal::{IN_FLIGHT, LOST, of_begin};
 use super::reply::Reply;
-use super::run::{Ran, Run};
+use super::run::{Inner, Ran, Run};
 use super::runs::RunSpan;
 use super::scope_source::tenant;
 use super::shared::Shared;
@@ -112,7 +112,7 @@ async fn serve<S, ReqBody, ResBody>(
     request: Request<ReqBody>,
 ) -> Answered<ResBody, S::Error>
 where
-    S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>> + Send + 'static,
+    S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqBody: Body<Data = Bytes> + Send + 'static,
@@ -170,13 +170,16 @@ impl Shared {
         Ok(Prepared::Keyed(Keyed { scope, key, name, fingerprint, parts, body }))
     }
 
-    async fn begin(&self, keyed: &Keyed) -> Result<Begin, BeginError> {
+    /// Begins. A duplicate that waits has given its place in the inner service back.
+    async fn begin<S: Clone>(&self, keyed: &Keyed, inner: S) -> (Result<Begin, BeginError>, Inner<S>) {
         let Keyed { scope, name, fingerprint, .. } = keyed;
-        if self.config.wait.is_zero() {
-            scope.begin_async(name, *fingerprint).await
-        } else {
-            scope.begin_or_wait_async(name, *fingerprint, self.config.wait).await
+        let begun = scope.begin_async(name, *fingerprint).await;
+        if self.config.wait.is_zero() || !matches!(begun, Ok(Begin::InFlight(_))) {
+            return (begun, Inner::Ready(inner));
         }
+        let unready = inner.clone();
+        drop((begun, inner));
+        (scope.begin_or_wait_async(name, *fingerprint, self.config.wait).await, Inner::Unready(unready))
     }
 
     async fn serve_keyed<S, ReqBody, ResBody>(
@@ -185,7 +188,7 @@ impl Shared {
         keyed: Keyed,
     ) -> Ran<ResBody, S::Error>
     where
-        S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>> + Send + 'static,
+        S: Service<Request<LayerBody<ReqBody>>, Response = Response<ResBody>> + Clone + Send + 'static,
         S::Future: Send,
         S::Error: Send + 'static,
         ReqBody: Body<Data = Bytes> + Send + 'static,
@@ -197,7 +200,8 @@ impl Shared {
             let detail = "The service has no runtime for its operations.";
             return Ok(Err(Fault::new(ProblemKind::Misconfigured, detail)));
         };
-        let claim = match self.begin(&keyed).await {
+        let (begun, inner) = self.begin(&keyed, inner).await;
+        let claim = match begun {
             Ok(Begin::Fresh(claim)) => claim,
             Ok(Begin::InFlight(_pending)) => return Ok(Err(Fault::new(ProblemKind::InFlight, IN_FLIGHT))),
             Ok(Begin::Done(record)) => {
@@ -217,7 +221,7 @@ impl Shared {
 
     fn run<S, ReqBody: Body<Data = Bytes>, ResBody: Body, E>(
         self: &Arc<Self>,
-        inner: S,
+        inner: Inner<S>,
         keyed: Keyed,
         claim: Claim,
         client: oneshot::Sender<Ran<ResBody, E>>,

@@ -28,6 +28,7 @@ mod keys;
 mod loopback;
 mod presets;
 mod random_requests;
+mod readiness;
 #[cfg(feature = "axum")]
 mod shown;
 mod signatures;
