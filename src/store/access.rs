@@ -291,6 +291,7 @@ impl Access {
         &self,
         check: impl FnOnce(&Database) -> Result<(), BackendError>,
     ) -> Result<Arc<Opened>, StoreError> {
+        // Where nobody else uses the database, this closes it, and may sync the file.
         if let State::Closed = self.take(State::Away) {
             return Err(self.refused("the store is closed"));
         }

@@ -53,6 +53,9 @@ impl FileFaults {
 
     /// Syncs the file, unless an earlier sync failed.
     pub(super) fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
+        if self.sync_failed() {
+            return Err(io::Error::other(Refused));
+        }
         file.sync().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))?;
         self.synced(|| Ok(()))
     }
@@ -272,6 +275,21 @@ mod tests {
             let trouble = BackendError::from(redb::Error::Io(refused.unwrap_err()));
             assert!(trouble.is_io() && !trouble.is_answer_of_disk(), "the disk was not asked");
         }
+    }
+
+    /// A sync that failed is not tried again, also where a commit in question is looked for.
+    #[test]
+    fn a_file_whose_sync_failed_is_not_synced_again() {
+        let (disk, shared) = (SimDisk::new(), Arc::<FileFaults>::default());
+        disk.put(Path::new("f"), &[0; 100]).unwrap();
+        let file = disk.open(Path::new("f")).unwrap();
+        shared.sync(&*file).unwrap();
+        disk.fail_syncs(Some("f"));
+        assert!(shared.sync(&*file).is_err() && shared.sync_failed());
+        disk.fail_syncs(None);
+        let operations = disk.operations();
+        assert!(shared.sync(&*file).is_err());
+        assert_eq!(disk.operations(), operations, "the disk was not asked");
     }
 
     #[test]
