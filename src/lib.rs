@@ -28,8 +28,8 @@
 //!
 //! With the default [`Durability`] and [`CommitMode`]:
 //!
-//! - Of all callers with one key, one holds a [`Claim`] at any time. [`Begin::Fresh`] is returned
-//!   once the grant is durable.
+//! - Of all callers with one key, at most one holds a [`Claim`] at any time. [`Begin::Fresh`] is
+//!   returned once the grant is durable.
 //! - [`Begin::Done`] is returned only for a completion that survives a power cut.
 //! - The same key with another [`Fingerprint`] is refused: [`BeginError::KeyReused`].
 //! - A claim that ends without an outcome (dropped, panicked, process killed) leaves its key
@@ -46,7 +46,7 @@
 //! - `serde`: [`Scope::run`](crate::Scope) and similar calls, which store typed results as JSON;
 //!   `Serialize` and `Deserialize` for the small types.
 //! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
-//! - `axum`: the same with what needs axum: scopes by matched path, extractors.
+//! - `axum`: `http`, and what needs axum: scopes by matched path, extractors.
 //! - `admin`: a page for operators, to be mounted in an axum router: see the module `admin`.
 //! - `standard-webhooks`: the layer checks the signatures of webhooks.
 //! - `metrics`: `MetricsObserver` counts and times for the crate `metrics`: see

@@ -38,8 +38,8 @@ pub struct Policy {
     pub(crate) max_in_flight: Option<u32>,
 }
 
-/// The answer to a begin of an interrupted key. The effect of the earlier attempt may have
-/// happened, or not.
+/// The answer to a begin of an interrupted key. The effect of the earlier attempt may or may not
+/// have happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -66,13 +66,13 @@ pub enum Durability {
     #[default]
     Full,
     /// Results: a begin costs no sync, and a crash forgets claims in flight. Operations may then
-    /// silently run again, so only with [`Recovery::Rerun`].
+    /// silently run again, so this needs [`Recovery::Rerun`].
     Completions,
     /// Neither: a grant costs no sync, and a completion returns before its result is durable. The
     /// result is durable within this time (1 ms to 60 s), or after the next
     /// [`Engine::flush`](crate::Engine::flush); [`Record::is_durable`](crate::Record::is_durable)
     /// tells. Until then other callers find the key in flight, and a crash forgets that the
-    /// operation ran. Only with [`Recovery::Rerun`].
+    /// operation ran. This needs [`Recovery::Rerun`] too.
     Relaxed(Duration),
 }
 

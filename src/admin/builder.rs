@@ -29,7 +29,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The page of this engine. `authorize` is asked about every request, before anything else.
+    /// The page of this engine. `authorize` is called for every request, before anything else.
     ///
     /// The page has no login. So put your own authentication in front of it, and let `authorize`
     /// say what its outcome means. A request that it lets through may see all keys and results, and
@@ -51,7 +51,7 @@ impl Admin {
         self
     }
 
-    /// Backups can be made, into this folder. Their names are not the operator's to choose.
+    /// Lets operators make backups, into this folder. The operator does not choose their names.
     pub fn backups_in(mut self, folder: impl Into<PathBuf>) -> Self {
         self.backups = Some(folder.into());
         self
@@ -63,8 +63,8 @@ impl Admin {
         self
     }
 
-    /// For how long the reasons of changes are kept; 90 days if this is not called. At most as long
-    /// as a [TTL](crate::Policy::ttl) can be.
+    /// For how long the reasons of changes are kept. Default 90 days. At most as long as a
+    /// [TTL](crate::Policy::ttl) can be.
     pub fn keep_reasons(mut self, time: Duration) -> Self {
         self.keep_reasons = Some(time);
         self

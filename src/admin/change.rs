@@ -72,10 +72,12 @@ impl GivenResult {
                 *response.status_mut() = StatusCode::from_u16(status)
                     .ok()
                     .filter(|status| !status.is_informational())
-                    .ok_or_else(|| Problem::bad("the response's status is none: give one from 200 to 999"))?;
+                    .ok_or_else(|| {
+                        Problem::bad("the response's status is not valid: give one from 200 to 999")
+                    })?;
                 if !content_type.is_empty() {
                     let content_type = HeaderValue::from_str(&content_type)
-                        .map_err(|_invalid| Problem::bad("the response's content type is none"))?;
+                        .map_err(|_invalid| Problem::bad("the response's content type is not valid"))?;
                     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
                 }
                 Ok(body_of_record(&response))

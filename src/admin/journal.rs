@@ -1,5 +1,5 @@
-//! Who changed a key, and why: kept as records of the engine itself, in a scope of their own. So
-//! reasons are durable, come along in backups, and go when their time is over.
+//! Which operator changed a key, and why: kept as records of the engine itself, in a scope of
+//! their own. So reasons are durable, come along in backups, and go when their time is over.
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -62,7 +62,7 @@ impl fmt::Display for BackupError {
             ),
             Self::Io(failure) => write!(f, "no backup was made: {failure}"),
             Self::Commit(error) => write!(f, "no backup was made: {error}"),
-            Self::Copy(error) => write!(f, "no backup was made, for the copy does not open: {error}"),
+            Self::Copy(error) => write!(f, "no backup was made, because the copy does not open: {error}"),
         }
     }
 }

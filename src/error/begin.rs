@@ -19,8 +19,8 @@ pub enum BeginError {
     /// The key was used before, with another fingerprint: a client sent two requests under one
     /// key.
     KeyReused,
-    /// The last attempt ended without an outcome, and the scope's policy grants no other. Find
-    /// out whether its effect happened, then [`resolve`](crate::Scope::resolve) or
+    /// The last attempt ended without an outcome, and the scope's policy grants no further one.
+    /// Find out whether its effect happened, then [`resolve`](crate::Scope::resolve) or
     /// [`forget`](crate::Scope::forget) the key.
     Unresolved(Interruption),
     /// A waker, or other code that the engine calls, made a blocking call, which would wait for
@@ -30,9 +30,9 @@ pub enum BeginError {
     /// [`Scope::run`](crate::Scope::run) with this very key, or it is the work of a
     /// [`Claim::complete_in`](crate::Claim::complete_in) on it.
     OwnKey,
-    /// The work of a [`Claim::complete_in`](crate::Claim::complete_in) would wait for a claim of
-    /// another caller, which may itself wait for the end of that work; or for log space that only
-    /// a checkpoint could free. Nothing was granted.
+    /// The work of a [`Claim::complete_in`](crate::Claim::complete_in) would wait for another
+    /// caller's claim, whose holder may itself wait for the end of that work; or for log space
+    /// that only a checkpoint could free. Nothing was granted.
     InsideTransaction,
     /// Another request of the same batch has this key, and was granted the claim. Its result
     /// answers this request too.
@@ -84,7 +84,7 @@ impl fmt::Display for BeginError {
             ),
             Self::InsideCallback => f.write_str(INSIDE_CALLBACK),
             Self::OwnKey => f.write_str(
-                "the operation would wait for its own claim, and so for ever; use what it has, or another key for a part of it",
+                "the operation would wait for its own claim, and so for ever; use the claim that it has, or another key for a part of it",
             ),
             Self::InsideTransaction => f.write_str(INSIDE_TRANSACTION),
             Self::DuplicateInBatch { first } => write!(

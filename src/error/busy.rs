@@ -50,7 +50,7 @@ impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::QueueFull { waited } if waited.is_zero() => f.write_str(
-                "the log is full of room for claims that are out; end some and try again, or raise `log_bytes`",
+                "the log's room is reserved for claims that are out; end some and try again, or raise `log_bytes`",
             ),
             Self::QueueFull { waited } => {
                 write!(

@@ -64,7 +64,7 @@ impl fmt::Display for ClaimError {
                 };
                 write!(
                     f,
-                    "the claim's lease has run out, and its key is {now}; look what became of the operation before acting"
+                    "the claim's lease has run out, and its key is {now}; find out what became of the operation before acting"
                 )
             }
             Self::Option(error) => write!(f, "{error}; end the claim again with a value in that range"),

@@ -77,7 +77,7 @@ fn advice_by_number(number: i32) -> Option<&'static str> {
         EIO => {
             "the disk failed: look into the system's log, and check the disk before the file is used again"
         }
-        ENFILE | EMFILE => "as many files are open as may be: raise the limit (`ulimit -n`), or close some",
+        ENFILE | EMFILE => "too many files are open: raise the limit (`ulimit -n`), or close some",
         ENOLCK => {
             "the file system gives no lock: use a local file system, or start the lock service of a network file system"
         }

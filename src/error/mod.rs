@@ -43,7 +43,7 @@ pub use token::TokenError;
 const CLOSED: &str = "the engine is closed; open the file again";
 const INSIDE_CALLBACK: &str = "a call that blocks was made by a waker or observer, on the thread that commits for all; \
     use its `_async` form there, or another thread";
-const INSIDE_TRANSACTION: &str = "the work of `complete_in` would wait for what may have to wait for the end of that work; \
+const INSIDE_TRANSACTION: &str = "the work of `complete_in` would wait for something that may wait for the end of that work; \
     make the call before the transaction, or after it";
 #[cfg(feature = "postgres")]
 const NO_FILE: &str = "the call works on a file of idemkv, and this engine is on another store: call it on an engine that \

@@ -57,10 +57,10 @@ pub enum OpenError {
     /// The file's log is missing, and the file was not closed cleanly: acknowledged completions
     /// are in that log.
     LogMissing {
-        /// Where it should be.
+        /// Where the log should be.
         log: PathBuf,
         /// The name that the file was last opened by. Its log lay beside that: the same name with
-        /// `-wal` behind.
+        /// `-wal` appended.
         opened_as: Box<str>,
     },
     /// There is a log, but not the file that it belongs to.
@@ -74,7 +74,7 @@ pub enum OpenError {
         /// The log that was found.
         log: PathBuf,
         /// The name that the file was last opened by. Its log lay beside that: the same name with
-        /// `-wal` behind.
+        /// `-wal` appended.
         opened_as: Box<str>,
     },
     /// The file is a backup that was never opened, and beside it is the log of the file that it
@@ -88,7 +88,7 @@ pub enum OpenError {
 
 const READ_ONLY: &str = "may not be written; the engine needs to write it, change its permissions";
 const LOCKED: &str = "is open in another engine; one process at a time can have it, close the other";
-const NOT_IDEMKV: &str = "is no file of idemkv's as far as can be told, and was left alone: it is another \
+const NOT_IDEMKV: &str = "is not an idemkv file as far as can be told, and was left alone: it is another \
                           program's, or its first page is damaged. Find out which, and restore a damaged file \
                           and its log from a backup; a new file would know nothing of operations that were done";
 
@@ -134,13 +134,13 @@ impl fmt::Display for OpenError {
             }
             Self::LogOfEarlierOpening { log, opened_as } => write!(
                 f,
-                "the log {} is of an earlier opening; the file was last opened as {opened_as} and not closed cleanly: \
+                "the log {} is from an earlier opening; the file was last opened as {opened_as} and not closed cleanly: \
                  open it by that name, or put the log {opened_as}-wal in the place of this one",
                 log.display()
             ),
             Self::LogBesideBackup(path) => write!(
                 f,
-                "the file is a backup, and the log {} is not in it; move the log away to go on without what it holds",
+                "the file is a backup, and the log {} is not part of it; move the log away to go on without its contents",
                 path.display()
             ),
             Self::Damaged(damage) => damage.fmt(f),

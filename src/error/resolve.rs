@@ -20,7 +20,7 @@ impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotInterrupted(_) => {
-                f.write_str("the key is not interrupted, so there is nothing to resolve; look at what it is")
+                f.write_str("the key is not interrupted, so there is nothing to resolve; check its state")
             }
             Self::Begin(error) => error.fmt(f),
         }

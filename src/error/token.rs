@@ -34,9 +34,9 @@ impl fmt::Display for TokenError {
             }
             Self::OtherScope => f.write_str("the token is of another scope; resume the claim in its own"),
             Self::Superseded(_) => f.write_str(
-                "the claim has ended or its lease has run out; look what became of the operation before acting",
+                "the claim has ended or its lease has run out; find out what became of the operation before acting",
             ),
-            Self::Held => f.write_str("the claim is held already; a token is resumed once"),
+            Self::Held => f.write_str("the claim is held already; one holder at a time can resume a token"),
             Self::Begin(error) => error.fmt(f),
         }
     }

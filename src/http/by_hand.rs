@@ -11,9 +11,9 @@ impl IdempotencyLayer {
     /// Completes a claim with the response that retries get from now on.
     ///
     /// For an interrupted request whose outcome the owner has found out: a crash came between the
-    /// charge and the response. The claim comes from [`Scope::resolve`](crate::Scope::resolve). Give
-    /// the response that the handler would have given. It is stored whole, against
-    /// [`Keep`](super::Keep) and this layer's limits.
+    /// charge and the response. The claim comes from [`Scope::resolve`](crate::Scope::resolve).
+    /// Give the response that the handler would have given. It is stored whole, whether or not
+    /// [`Keep`](super::Keep) and this layer's limits would allow it.
     ///
     /// # Errors
     ///

@@ -15,7 +15,7 @@ use crate::sync::Mutex;
 use crate::tables::Tables;
 use crate::{Claim, ClaimError, CompleteInError, Record};
 
-/// In the extensions of a request behind the layer: here its handler finds the claim.
+/// The place in a request's extensions where the handler behind the layer finds the claim.
 ///
 /// With the feature `axum` a handler has a [`HeldClaim`] as an argument instead.
 ///
@@ -159,9 +159,9 @@ impl Drop for SlotOwner {
 /// The claim of the request, in the hands of its handler: fence, attempt, what is known of an
 /// earlier attempt, step keys.
 ///
-/// It is a [`Claim`] that can't be ended: the response of the handler ends it. Dropped, it goes
-/// back to the layer. If it is given to a task of its own, the response waits until that task drops
-/// it.
+/// It is a [`Claim`] that the handler can't end: its response does. When it is dropped, it goes
+/// back to the layer. If the handler gives it to a task of its own, the response waits until that
+/// task drops it.
 pub struct HeldClaim {
     /// `None` only within calls that consume it.
     claim: Option<Claim>,
@@ -179,21 +179,22 @@ impl HeldClaim {
     }
 
     /// Stores the response that `work` returns, in one transaction with what `work` writes to the
-    /// application's own tables in the same file: see [`Claim::complete_in`]. Give the response
-    /// that comes back to the layer. The client gets the one that was stored, not what the handler
-    /// answers.
+    /// application's own tables in the same file: see [`Claim::complete_in`]. Answer with the
+    /// response that this returns. The client gets the stored response, even if the handler
+    /// answers with another one.
     ///
     /// It blocks: call it where your runtime lets you block, such as tokio's `spawn_blocking`. It
-    /// stores the whole response, against [`Keep`](super::Keep) and the layer's limits.
+    /// stores the whole response, whether or not [`Keep`](super::Keep) and the layer's limits
+    /// would allow it.
     ///
     /// # Errors
     ///
-    /// What `work` returns as an error comes back with the claim, and nothing is written. Otherwise
+    /// If `work` returns an error, it comes back with the claim, and nothing is written. Otherwise
     /// as for [`Claim::complete_in`].
     ///
     /// # Panics
     ///
-    /// Where `work` panics: nothing is written, and the key is interrupted.
+    /// If `work` panics: nothing is written, and the key is interrupted.
     pub fn complete_in<B: Into<Bytes>, E>(
         mut self,
         work: impl FnOnce(&Tables<'_>) -> Result<Response<B>, E>,
@@ -273,8 +274,8 @@ pub enum CompleteHeldError<E> {
     NotStored {
         /// Why.
         reason: ClaimError,
-        /// The claim, where nothing was written. Without it the client is told that the store
-        /// failed, for every answer of the handler.
+        /// The claim, if nothing was written. Without it the client is told that the store failed,
+        /// for every answer of the handler.
         claim: Option<Box<HeldClaim>>,
     },
 }

@@ -15,9 +15,9 @@ impl IdempotencyLayer {
     /// A layer for several routes of an axum router: each has a scope of its own, named by method
     /// and path template, such as `POST /v1/charges/{id}`. With the feature `axum`.
     ///
-    /// axum tells a layer around `Router::nest_service` nothing of the path that is matched within.
-    /// Such requests get [`Misconfigured`](super::ProblemKind::Misconfigured): put the layer on the
-    /// routes of the inner router, or give the scope by name.
+    /// A layer around `Router::nest_service` does not learn from axum which path is matched
+    /// inside. Such requests get [`Misconfigured`](super::ProblemKind::Misconfigured): put the
+    /// layer on the routes of the inner router, or give the scope by name.
     pub fn matched_path(engine: &Engine) -> Self {
         Self::scope_by(engine, |parts| {
             let path = parts.extensions.get::<MatchedPath>()?;
@@ -27,7 +27,7 @@ impl IdempotencyLayer {
 }
 
 /// The claim of the request. Refused with 500 on a route without the layer, for a request that has
-/// no key, and where another extractor has taken it: ask for an `Option` there.
+/// no key, and if another extractor has taken it: ask for an `Option` there.
 impl<S: Sync> FromRequestParts<S> for HeldClaim {
     type Rejection = (StatusCode, &'static str);
 

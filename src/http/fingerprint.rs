@@ -13,7 +13,8 @@ use crate::{Fingerprint, FingerprintBuilder};
 
 type Custom = Arc<dyn Fn(&Parts, &[u8]) -> Fingerprint + Send + Sync>;
 
-/// What counts of a request. The same key with a request that differs in it is refused.
+/// Which parts of a request count. The same key with a request that differs in one of them is
+/// refused.
 ///
 /// By default: method, path, query, content type and body, byte for byte. Headers do not count
 /// unless they are [named](Self::header): dates, trace ids and signatures differ between two tries.
@@ -58,12 +59,13 @@ impl RequestFingerprint {
         Self::of_counts(Counts::Body)
     }
 
-    /// Nothing: a key with another payload gets the stored response. For contracts that promise so.
+    /// Nothing: a key with another payload gets the stored response. For contracts that promise
+    /// that.
     pub fn ignored() -> Self {
         Self::of_counts(Counts::Nothing)
     }
 
-    /// What `function` makes of the request. The other options are without effect.
+    /// The fingerprint that `function` makes of the request. The other options have no effect.
     ///
     /// ```
     /// use idemkv::Fingerprint;
@@ -84,7 +86,7 @@ impl RequestFingerprint {
     }
 
     /// The order of keys and the white space between values do not count in JSON bodies. Numbers
-    /// and strings count as they are written. A body that is no JSON, has a key twice in one
+    /// and strings count as they are written. A body that is not JSON, has a key twice in one
     /// object, or is nested more than 16 deep counts byte for byte.
     pub fn json_key_order(mut self) -> Self {
         self.sorts_json = true;

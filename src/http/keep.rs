@@ -41,7 +41,7 @@ impl Keep {
         Self { what, ttl: None }
     }
 
-    /// The operation is done, for good or not. Retries get this response. The default.
+    /// The operation is done, with success or not. Retries get this response. The default.
     pub const fn response() -> Self {
         Self::new(What::Response)
     }
@@ -53,8 +53,8 @@ impl Keep {
         Self::new(What::Outcome)
     }
 
-    /// This attempt certainly did nothing, so the next request with this key runs. What an earlier
-    /// attempt did that was interrupted stays unknown.
+    /// This attempt certainly did nothing, so the next request with this key runs. What an
+    /// earlier, interrupted attempt did stays unknown.
     ///
     /// A status alone does not prove it: a 503 may come from the second step of an operation.
     pub const fn not_started() -> Self {
@@ -69,8 +69,8 @@ impl Keep {
         Self::new(What::Unknown)
     }
 
-    /// How long this record is replayed, in place of the policy's time. 1 ms to 100 years; what is
-    /// out of that range is taken for its nearest end.
+    /// How long this record is replayed, in place of the policy's time. 1 ms to 100 years; a time
+    /// outside that range is moved to its nearest end.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl.clamp(TTL_MIN, TTL_MAX));
         self

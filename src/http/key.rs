@@ -134,7 +134,7 @@ fn string_item(item: BareItemFromInput<'_>) -> Result<impl ParameterVisitor<'_, 
 pub(super) fn composed<'k>(tenant: Option<&str>, key: &'k str) -> Cow<'k, [u8]> {
     match tenant {
         None => Cow::Borrowed(key.as_bytes()),
-        // The last border is always this one, whatever the tenant's name has.
+        // A key has no such byte, so the last one is always this border.
         Some(tenant) => Cow::Owned([tenant.as_bytes(), &[BORDER], key.as_bytes()].concat()),
     }
 }

@@ -82,8 +82,8 @@ impl IdempotencyLayer {
         Self::of(engine, ScopeSource::Fixed(engine.scope(scope)))
     }
 
-    /// A layer for several routes, whose scope a function tells from the request. Where it tells
-    /// none, the request gets [`Misconfigured`](ProblemKind::Misconfigured).
+    /// A layer for several routes: a function names the scope of each request. If it names none,
+    /// the request gets [`Misconfigured`](ProblemKind::Misconfigured).
     ///
     /// Give few names: a scope is a route, not a resource or a client. A raw path is not a good
     /// name.
@@ -108,7 +108,7 @@ impl IdempotencyLayer {
     /// Serves requests without a key too: they pass through. By default they get
     /// [`KeyMissing`](ProblemKind::KeyMissing).
     ///
-    /// Keys may come that nobody asked for: some browsers send them by themselves.
+    /// Keys may come unasked: some browsers send them by themselves.
     pub fn optional(self) -> Self {
         self.with(|config| config.is_required = false)
     }
@@ -118,8 +118,8 @@ impl IdempotencyLayer {
         self.with(|config| config.is_required = true)
     }
 
-    /// The methods whose requests need keys. Default POST and PATCH. Requests with others pass
-    /// through, and so do those with safe methods, also if they are named here.
+    /// The methods whose requests need keys. Default POST and PATCH. Requests with other methods
+    /// pass through, and so do those with safe methods, even if named here.
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         let methods = methods.into_iter().filter(|method| !method.is_safe()).collect();
         self.with(|config| config.methods = methods)
@@ -149,8 +149,8 @@ impl IdempotencyLayer {
         self.with(|config| config.keys.source = KeySource::Function(Arc::new(key)))
     }
 
-    /// Takes no key in a header but an RFC 9651 String, as the draft has it. By default bare keys
-    /// are taken too, which all known clients send.
+    /// Accepts only RFC 9651 Strings as keys in the header, as the draft has it. By default bare
+    /// keys are accepted too, because all known clients send those.
     pub fn strict(self) -> Self {
         self.with(|config| config.keys.is_strict = true)
     }
@@ -161,9 +161,9 @@ impl IdempotencyLayer {
         self.with(|config| config.keys.check = Some(Arc::new(check)))
     }
 
-    /// Whose request it is. Keys of two tenants never meet. Where the function gives `None` the
-    /// request gets [`TenantMissing`](ProblemKind::TenantMissing). Default no tenants: all clients
-    /// share the keys of a scope.
+    /// Names the tenant of a request. The keys of two tenants never collide. If the function gives
+    /// `None`, the request gets [`TenantMissing`](ProblemKind::TenantMissing). Default no tenants:
+    /// all clients share the keys of a scope.
     ///
     /// ```
     /// # use idemkv::Engine;
@@ -182,12 +182,13 @@ impl IdempotencyLayer {
         self.with(|config| config.tenant_of = Some(Arc::new(tenant)))
     }
 
-    /// Whether a request is what its sender signed. It is asked with head and body, before the key is
-    /// looked up: no forged request finds out what a key stands for, or takes it. A request for
-    /// which it gives `false` gets [`NotVerified`](ProblemKind::NotVerified). Default: no check.
+    /// Checks whether a request is what its sender signed. The function is called with head and
+    /// body before the key is looked up, so a forged request neither learns what a key stands for
+    /// nor takes it. A request for which the function gives `false` gets
+    /// [`NotVerified`](ProblemKind::NotVerified). Default: no check.
     ///
-    /// Requests without a key are checked too, where keys are [optional](Self::optional). Methods
-    /// that the layer [lets pass](Self::methods) are not.
+    /// Requests without a key are checked too, where keys are [optional](Self::optional). Requests
+    /// with methods that the layer [lets pass](Self::methods) are not.
     ///
     /// ```
     /// # use idemkv::Engine;
@@ -206,7 +207,7 @@ impl IdempotencyLayer {
         self.with(|config| config.verify = Some(Arc::new(check)))
     }
 
-    /// What counts of a request. Default [`RequestFingerprint::new`].
+    /// Which parts of a request count. Default [`RequestFingerprint::new`].
     pub fn fingerprint(self, fingerprint: RequestFingerprint) -> Self {
         self.with(|config| config.fingerprint = fingerprint)
     }
@@ -249,8 +250,9 @@ impl IdempotencyLayer {
         self.with(|config| config.response_bytes_max = bytes)
     }
 
-    /// Stores bodies whose length is not known beforehand, too, up to the limit. The response is
-    /// held back until its body has ended. By default they are taken for streams, and pass through.
+    /// Also stores bodies whose length is not known beforehand, up to the limit. The response is
+    /// held back until its body has ended. By default such bodies count as streams, and pass
+    /// through.
     pub fn keep_streams(self) -> Self {
         self.with(|config| config.keeps_streams = true)
     }
@@ -307,14 +309,15 @@ impl IdempotencyLayer {
         self.with(|config| config.answers.set_retry_after(kind, after))
     }
 
-    /// Where the pages are that explain problems: the [code](ProblemKind::code) is appended to it.
-    /// Default this crate's own.
+    /// The address of the pages that explain problems; the [code](ProblemKind::code) is appended
+    /// to it. Default this crate's own pages.
     pub fn documentation(self, base: impl Into<String>) -> Self {
         self.with(|config| config.answers.set_documentation(base.into()))
     }
 
     /// The response to a problem, in place of problem details (RFC 9457). The layer adds
-    /// `Cache-Control`, `Retry-After` and what else its headers must say, where they are not set.
+    /// `Cache-Control`, `Retry-After` and the other headers that a problem needs, unless they are
+    /// set.
     ///
     /// ```
     /// # use idemkv::Engine;
@@ -337,8 +340,8 @@ impl IdempotencyLayer {
 
 /// Runs without their clients.
 impl IdempotencyLayer {
-    /// What carries out runs. Default the tokio runtime in which the request is served. It is called
-    /// where the request is served, so that what is current there can be handed on.
+    /// The spawner of runs. Default the tokio runtime in which the request is served. It is called
+    /// where the request is served, so that it can hand on what is current there.
     ///
     /// A run that it drops interrupts its key.
     ///
@@ -366,7 +369,7 @@ impl IdempotencyLayer {
         self.shared.runs.count()
     }
 
-    /// Waits until none of them is out. For the end of a service: stop accepting requests, drain,
+    /// Waits until no run is out. Call it at the end of a service: stop accepting requests, drain,
     /// then close the engine. A claim that is out when the engine closes is interrupted.
     ///
     /// ```

@@ -51,8 +51,9 @@ impl IdempotencyLayer {
     }
 
     /// As the first version of Stripe's API: POST alone, keys are optional, another payload gets
-    /// 400. Problems are told in the member `error`: Stripe's client for Node takes a body without
-    /// it for a success, whatever the status. Errors of the handler have to be of that form too.
+    /// 400. Problems are told in the member `error`, because Stripe's client for Node takes a body
+    ///      without it for a success, at any status. Errors of the handler must have that form
+    ///      too.
     pub fn stripe(engine: &Engine, scope: impl AsRef<[u8]>) -> Self {
         let layer = Self::new(engine, scope).optional().methods([Method::POST]);
         layer.status(ProblemKind::KeyReused, StatusCode::BAD_REQUEST).render(stripe_error)
@@ -68,10 +69,10 @@ impl IdempotencyLayer {
     ///   [unknown](Keep::unknown), so that `recovery` decides: with [`Recovery::Rerun`] the next
     ///   delivery runs the handler again, and its claim tells of the earlier attempts. With
     ///   [`Recovery::Refuse`] deliveries are refused until the key is resolved.
-    /// - An event that is done is answered with 200 where its response is not kept any more: with
-    ///   410 a sender switches the endpoint off.
-    /// - The scope's policy is declared: records are kept for 30 days. Its other parts are those of
-    ///   the engine's.
+    /// - An event that is done is answered with 200 even if its response is no longer kept: a 410
+    ///   would make the sender switch the endpoint off.
+    /// - The scope's policy is declared: records are kept for 30 days. Its other parts are those
+    ///   of the engine's default policy.
     ///
     /// # Errors
     ///

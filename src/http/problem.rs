@@ -30,8 +30,8 @@ pub(super) fn invites_retries(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
 }
 
-/// A problem with a request, as the client is told of it. In the extensions of its response, and
-/// given to a [renderer](super::IdempotencyLayer::render).
+/// A problem with a request, as the client is told of it. It is in the extensions of the response,
+/// and a [renderer](super::IdempotencyLayer::render) gets it.
 #[derive(Clone, Debug)]
 pub struct Problem {
     kind: ProblemKind,
@@ -69,8 +69,8 @@ impl Problem {
         self.type_uri.as_ref()
     }
 
-    /// What is wrong with this request, in a sentence for the client. It has neither the key nor
-    /// anything of the service's inside.
+    /// What is wrong with this request, in a sentence for the client. It shows neither the key nor
+    /// any internals of the service.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail
@@ -83,7 +83,7 @@ impl Problem {
     }
 
     /// With [`ResultNotKept`](ProblemKind::ResultNotKept): the status of the response that was not
-    /// kept, where that is known.
+    /// kept, if that is known.
     #[must_use]
     pub fn result_status(&self) -> Option<StatusCode> {
         self.kept.as_ref().map(|kept| kept.status)

@@ -63,7 +63,7 @@ enum Client {
     Retry,
     /// Send a request with a new key: this one had no effect, and will have none.
     NewKey,
-    /// Neither. Somebody has to look.
+    /// Neither. A person has to look.
     Ask,
 }
 
@@ -100,7 +100,7 @@ impl ProblemKind {
             Self::NotVerified => {
                 facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, NewKey, None)
             }
-            Self::TenantMissing => facts("tenant_missing", "Request belongs to nobody", bad, NewKey, None),
+            Self::TenantMissing => facts("tenant_missing", "Request belongs to no tenant", bad, NewKey, None),
             Self::KeyReused => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 facts("key_reused", "Idempotency key is already used", status, NewKey, None)

@@ -27,8 +27,8 @@ use super::scope_source::tenant;
 use super::shared::Shared;
 use crate::{Begin, BeginError, Claim, Fingerprint, Scope};
 
-/// A service behind which a request with a key runs once: what an
-/// [`IdempotencyLayer`](super::IdempotencyLayer) makes of an inner service.
+/// What an [`IdempotencyLayer`](super::IdempotencyLayer) makes of an inner service: a service that
+/// runs a request with a key once.
 #[derive(Clone)]
 pub struct Idempotency<S> {
     pub(super) inner: S,

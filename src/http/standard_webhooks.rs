@@ -12,9 +12,9 @@ use crate::{Engine, OptionError, Recovery, SetPolicyError};
 /// Checks the signatures of webhooks, as [Standard Webhooks](https://www.standardwebhooks.com)
 /// describes them. With the feature `standard-webhooks`.
 ///
-/// A signature covers the header `webhook-id`, which is the key, the header `webhook-timestamp`, and
-/// the body. One whose time is more than five minutes off is refused, so set the machine's clock by
-/// the network.
+/// A signature covers the header `webhook-id`, which is the key, the header `webhook-timestamp`,
+/// and the body. A signature whose time is more than five minutes off is refused, so keep the
+/// machine's clock synchronised.
 ///
 /// ```
 /// # use idemkv::{Engine, Recovery};
@@ -33,7 +33,8 @@ pub struct StandardWebhooks {
 }
 
 impl StandardWebhooks {
-    /// Signatures that were made with this secret: base64, with or without `whsec_` before it.
+    /// Checks signatures that were made with this secret: base64, with or without `whsec_` before
+    /// it.
     ///
     /// # Errors
     ///

@@ -42,7 +42,7 @@ pub struct BatchLost;
 
 impl Consumer {
     /// A consumer of messages whose keys are in this scope. It handles 64 messages of a batch at
-    /// once, and delivers none to a person for its count.
+    /// once, and makes none a dead letter because of its count.
     pub fn new(scope: &Scope) -> Self {
         Self { scope: scope.clone(), concurrency: CONCURRENCY, deliveries_max: None }
     }
@@ -55,11 +55,11 @@ impl Consumer {
         self
     }
 
-    /// After how many deliveries a message that can't be done becomes a dead letter: at this one,
-    /// if its handler says that it did nothing; at one after it, if the attempt before was
-    /// interrupted, and without running the handler. It goes by the broker's count, in which
-    /// deliveries during an outage or behind a group count too. Needs [`Delivery::count`]. Default:
-    /// never.
+    /// After how many deliveries a message that can't be done becomes a dead letter. It does at
+    /// this delivery, if its handler says that it did nothing. It does at a later one, without a
+    /// run of the handler, if the attempt before was interrupted. The limit goes by the broker's
+    /// count, which includes deliveries during an outage or behind a group. Needs
+    /// [`Delivery::count`]. Default: never.
     pub fn deliveries_max(mut self, deliveries: u32) -> Self {
         self.deliveries_max = Some(deliveries);
         self
@@ -69,8 +69,9 @@ impl Consumer {
     /// a message again. Otherwise that delivery would still find the claim of a consumer that hangs,
     /// and come to nothing.
     ///
-    /// The handler's time must be below the lease: [renew](Claim::renew_async) the claim in a
-    /// longer one, and have the broker extend the visibility timeout as well.
+    /// The handler's time must be below the lease. If a handler takes longer,
+    /// [renew](Claim::renew_async) its claim, and have the broker extend the visibility timeout as
+    /// well.
     ///
     /// # Errors
     ///
@@ -97,8 +98,8 @@ impl Consumer {
         }
     }
 
-    /// Handles a batch, and returns its messages in their order, each with what the broker is to be
-    /// told.
+    /// Handles a batch, and returns its messages in their order, each with what to tell the
+    /// broker.
     ///
     /// `describe` gives the key of a message, `spawn` hands the batch to an executor as one task,
     /// and `handler` is the operation. It is called once for a message whose operation has not run,
@@ -113,7 +114,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// [`BatchLost`] if the executor drops the batch. What goes wrong with a message is its
+    /// [`BatchLost`] if the executor drops the batch. What goes wrong with one message is in its
     /// [`Reason`](super::Reason).
     pub async fn handle<M, H>(
         &self,

@@ -17,7 +17,7 @@ pub struct Delivery {
 impl Delivery {
     /// A message with this key. The key is the message's id, if its producer gives it the same id
     /// when it sends again; an id that the broker draws for each sending does not find duplicates.
-    /// Better is a key from the content: the number of the order.
+    /// A key from the content is better, such as the number of the order.
     ///
     /// The fingerprint is that of the content alone. Headers that change between two deliveries do
     /// not belong in it.
@@ -26,8 +26,8 @@ impl Delivery {
     }
 
     /// Which delivery of the message this is, from 1 on, as brokers count them: SQS's
-    /// `ApproximateReceiveCount`, NATS's `num_delivered`, the times delivered in a pending entry of
-    /// Redis. 0 stands for a count that is not known, as without this call:
+    /// `ApproximateReceiveCount`, NATS's `num_delivered`, the times delivered in a pending entry
+    /// of Redis. 0 stands for an unknown count, and so does leaving out this call:
     /// [`Consumer::deliveries_max`](super::Consumer::deliveries_max) does not apply then.
     pub fn count(mut self, deliveries: u32) -> Self {
         self.count = NonZeroU32::new(deliveries);

@@ -1,8 +1,8 @@
 //! A consumer of a queue: each message is handled once, however often the broker delivers it.
 //!
 //! With the feature `queue`. The messages come in batches, from any broker and of any type. A
-//! [`Consumer`] begins each, runs its handler, stores the result, and says what the broker is to
-//! be told: see [`Settlement`].
+//! [`Consumer`] begins each, runs its handler, stores the result, and says what to tell the
+//! broker: see [`Settlement`].
 //!
 //! ```
 //! use idemkv::queue::{Consumer, Delivery, Settlement};

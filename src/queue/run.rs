@@ -15,7 +15,7 @@ use crate::{Begin, Claim, Completion, Outcome, Record, Scope};
 /// [`Consumer::handle`](super::Consumer::handle), made with `Box::pin(async move { .. })`. The
 /// bytes are the result, which is stored.
 ///
-/// - `Ok`: done. A result that is bad news, as a declined card, is a result.
+/// - `Ok`: done. Bad news, such as a declined card, is a result too.
 /// - [`Fault::Final`]: this message can't be handled, now or later. It is stored, and the message
 ///   becomes a dead letter.
 /// - [`Fault::Retry`]: nothing was done. The message comes again.

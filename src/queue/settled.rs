@@ -23,7 +23,7 @@ pub enum Settlement {
 pub struct Settled<M> {
     /// The message.
     pub message: M,
-    /// Why it is settled so.
+    /// The reason for its settlement.
     pub reason: Reason,
 }
 
@@ -60,9 +60,9 @@ pub enum Reason {
     /// Its handler ran, but neither the result nor the release could be stored, for this reason. It comes again, and finds its key interrupted, unless the commit happened after all.
     NotStored(ClaimError),
     /// Its key could not be begun, and its handler did not run. A dead letter if no delivery can
-    /// change that: the key can't be used, stands for another content, has an unresolved attempt or
-    /// a damaged record. If its operation had run and the result is
-    /// [no longer kept](BeginError::Expired), as the result was. Otherwise it comes again.
+    /// change that: the key can't be used, stands for another content, has an unresolved attempt
+    /// or a damaged record. If its operation had run and the result is [no longer
+    /// kept](BeginError::Expired), it is settled as that result was. Otherwise it comes again.
     NotBegun(BeginError),
     /// A message before it, of its group or with its key, is to be delivered again. So is this one,
     /// and its handler did not run.

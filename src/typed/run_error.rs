@@ -90,7 +90,7 @@ pub enum ReplayError {
 }
 
 impl<T, E> RunError<T, E> {
-    /// Whether the same call can succeed later, with no change. `false` also if that would run an
+    /// Whether the same call can succeed later, unchanged. `false` also if that would run an
     /// operation again that may have had its effect: only the operation can know whether that is
     /// safe.
     #[must_use]
@@ -126,11 +126,11 @@ impl<T, E> fmt::Display for RunError<T, E> {
             ),
             Self::NotStored { reason, .. } => write!(
                 f,
-                "the operation has run, but its result could not be stored and comes with this error; act on it, for no retry will get it: {reason}"
+                "the operation has run, but its result could not be stored and comes with this error; act on it, because no retry will get it: {reason}"
             ),
             Self::NotReplayed { reason, .. } => write!(
                 f,
-                "the operation has run, but its record is no result of this type; look at the record, and do not run it again: {reason}"
+                "the operation has run, but its record is not a result of this type; look at the record, and do not run it again: {reason}"
             ),
             Self::TaskLost => f.write_str(
                 "the task that ran the operation was dropped or panicked, so its effect may have happened; find out before it is run again",

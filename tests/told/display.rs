@@ -183,7 +183,7 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     says(&TokenError::Malformed, &["pass them on as they were given"], None);
     says(&TokenError::OtherFile, &["where it was granted"], None);
     says(&TokenError::OtherScope, &["in its own"], None);
-    says(&TokenError::Superseded(Box::new(Status::Vacant)), &["look what became of the operation"], None);
+    says(&TokenError::Superseded(Box::new(Status::Vacant)), &["find out what became of the operation"], None);
     says(&TokenError::Held, &["resumed once"], None);
     says(&TokenError::Begin(BeginError::Closed), &["closed"], Some("closed"));
     says(&SetPolicyError::Name(key), &["empty"], Some("empty"));
@@ -201,7 +201,7 @@ fn an_error_of_a_claims_end_says_what_to_do_with_the_claim() {
     drop(fresh(&scope, "dropped"));
     fresh(&scope, "done").complete("reply").unwrap();
     let superseded = |key: &str| ClaimError::Superseded(Box::new(engine.default_scope().get(key).unwrap()));
-    let words = |now| [now, "lease has run out", "look what became of the operation"];
+    let words = |now| [now, "lease has run out", "find out what became of the operation"];
     says(&superseded("vacant"), &words("its key is vacant"), None);
     says(&superseded("held"), &words("in flight with another claim"), None);
     says(&superseded("dropped"), &words("its key is interrupted"), None);

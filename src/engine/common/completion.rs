@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::OptionError;
 use crate::record::retention::Retention;
 
-/// Whether the body of a result is kept, and for how long the record is, for
+/// Says whether the body of a result is kept, and for how long the record is kept; for
 /// [`Claim::complete_with`](crate::Claim::complete_with) and
 /// [`Claim::fail_with`](crate::Claim::fail_with). The scope's policy decides the rest.
 ///
@@ -42,8 +42,8 @@ impl Completion {
         self
     }
 
-    /// How long the key of this record is remembered, also counted from its completion. From the
-    /// record's TTL, which means no tombstone, to 100 years.
+    /// How long the key of this record is remembered, also counted from its completion. At least
+    /// the record's TTL, which means no tombstone; at most 100 years.
     pub fn tombstone_ttl(mut self, ttl: Duration) -> Self {
         self.tombstone_ttl = Some(ttl);
         self

@@ -83,7 +83,7 @@ impl Health {
         if full_before.is_some_and(|before| before == self.disk.times()) {
             return None;
         }
-        // A file that can't be read is tried again soon: who can wait does.
+        // A file that can't be read is tried again soon, so a caller that can wait does.
         let waits = full_before.is_some();
         let not_ready = || self.file_not_ready().filter(|_| !waits).map(Busy::FileNotReady);
         self.disk.any().map(Busy::DiskFull).or_else(not_ready).map(CommitError::Busy)

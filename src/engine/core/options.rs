@@ -233,9 +233,9 @@ impl Options {
         self
     }
 
-    /// Bytes of one segment of the log; the log starts with two and is recycled by segments.
-    /// Default 8 MiB; 64 KiB to 1 GiB, a multiple of 512, and at least four times the longest
-    /// commit (`max_body_bytes` or `batch_bytes`, plus overhead).
+    /// Bytes of one segment of the log, which grows and is recycled by segments. Default 8 MiB; 64
+    /// KiB to 1 GiB, a multiple of 512, and at least four times the longest commit
+    /// (`max_body_bytes` or `batch_bytes`, plus overhead).
     pub fn log_segment_bytes(mut self, bytes: u64) -> Self {
         self.log_segment_bytes = bytes;
         self
@@ -286,7 +286,8 @@ impl Options {
     /// clock, and keys live longer by the difference: `Stats::clock_lag_ms`. Raise the limit if
     /// machines stay off for long and their wall clocks are right at boot.
     ///
-    /// A file without records and claims takes the wall clock as it is, if that is later.
+    /// In a file without records and claims, the engine's clock is set to the wall clock, if that
+    /// is later.
     pub fn max_clock_jump(mut self, jump: Duration) -> Self {
         self.max_clock_jump = jump;
         self

@@ -29,11 +29,11 @@ pub enum Begin {
 
 /// The right to run an operation, and the duty to report its outcome.
 ///
-/// Ends by value, in one of three ways: [`complete`](Self::complete), [`fail`](Self::fail),
-/// [`release`](Self::release). A claim that is dropped without any of them, also by a panic or
-/// the death of the process, leaves its key *interrupted*: the effect may have happened. The
-/// scope's [`Recovery`](crate::Recovery) then decides whether the next begin is refused, or gets
-/// a claim that knows of it.
+/// Three calls end it, and consume it: [`complete`](Self::complete), [`fail`](Self::fail),
+/// [`release`](Self::release). A claim that is lost without any of them (by a drop, a panic, the
+/// death of the process) leaves its key *interrupted*: the effect may have happened. The scope's
+/// [`Recovery`](crate::Recovery) then decides whether the next begin is refused, or gets a claim
+/// that knows of it.
 ///
 /// A web framework drops the handler of a request whose client hangs up, and with it the claim.
 /// So run the operation in its own task, as [`Scope::run_async`](crate::Scope::run_async) does.
@@ -105,7 +105,7 @@ impl Claim {
         if self.handle().is_forked() { None } else { self.of().progress() }
     }
 
-    /// When the lease ends; `None` without one.
+    /// When the lease ends; `None` without a lease.
     #[must_use]
     pub fn lease_until(&self) -> Option<Timestamp> {
         self.of().lease.map(|_| self.of().lease_until())

@@ -17,7 +17,7 @@ use crate::task::caller::{Caller, block};
 /// An open idempotency file.
 ///
 /// Cheap to clone and to share among threads. [`close`](Self::close) closes the file, and so does
-/// the drop of the last clone, scope, claim and pending, which can't report errors.
+/// the drop of the last handle (clone, scope, claim or pending), which can't report errors.
 ///
 /// See the [front page](crate) for an example.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ pub struct Closed {
 }
 
 impl Options {
-    /// Opens the file at `path`, and its log beside it (the same name with `-wal` behind). Both
+    /// Opens the file at `path`, and its log beside it (the same name with `-wal` appended). Both
     /// are made if neither exists.
     ///
     /// Everything acknowledged before is there, however the last process ended. Claims that were
@@ -112,7 +112,7 @@ impl Engine {
     /// # Errors
     ///
     /// When the name is too long, a part of the policy is out of range or contradicts another,
-    /// there are too many policies, or the commit fails. The scope then has the policy it had.
+    /// there are too many policies, or the commit fails. The scope then keeps the policy it had.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint, Recovery};
@@ -163,7 +163,7 @@ impl Engine {
         }
     }
 
-    /// Counters and sizes. Walks over the shards, so not for the hot path.
+    /// Counters and sizes. Walks over the shards, so don't call it on a hot path.
     #[must_use]
     pub fn stats(&self) -> Stats {
         match &self.handle {

@@ -48,7 +48,8 @@ impl Scope {
         Ok(self.inner.digest(key.as_ref())?.key_hash())
     }
 
-    /// Asks whether to run the operation with this key. Exactly one caller at a time is told to.
+    /// Asks whether to run the operation with this key. Exactly one caller at a time is told to
+    /// run it.
     ///
     /// [`Begin::Fresh`] is a claim: run the operation, then end the claim. It is returned once the grant is durable
     /// (see [`Policy::durability`]). [`Begin::InFlight`] means that another caller has the claim.
@@ -58,11 +59,11 @@ impl Scope {
     /// # Errors
     ///
     /// When the key is empty or too long; when it was used with another fingerprint; when the key
-    /// is interrupted and the policy grants no other attempt ([`BeginError::Unresolved`]); when
+    /// is interrupted and the policy grants no further attempt ([`BeginError::Unresolved`]); when
     /// the operation has run and its result is no longer kept ([`BeginError::Expired`], see
-    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too
-    /// long, the disk is full, an earlier commit failed, the engine is closed, or the key's
-    /// record can't be read. An error grants nothing.
+    /// [`Options::tombstone_ttl`](crate::Options::tombstone_ttl)); when a limit held for too long,
+    /// the disk is full, an earlier commit failed, the engine is closed, or the key's record can't
+    /// be read. An error grants nothing.
     #[inline]
     pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
         match &self.handle {
@@ -78,12 +79,12 @@ impl Scope {
         }
     }
 
-    /// A claim on an interrupted key, under any policy, for a caller that knows the outcome of
-    /// the operation. Complete or fail the claim with that outcome. Release it if the operation
-    /// certainly did not happen in any attempt. Or run the operation.
+    /// A claim on an interrupted key, under any policy, for a caller that knows the outcome of the
+    /// operation. Complete or fail the claim with that outcome; release it if the operation
+    /// certainly did not happen in any attempt; or run the operation.
     ///
     /// It differs from the claim of a begin in one way: [`Claim::release`] speaks for all
-    /// attempts, and leaves the key vacant. A token does not carry that: after
+    /// attempts, and leaves the key vacant. A token does not carry this right: after
     /// [`Claim::into_token`] a release leaves the earlier interruption, as any other does.
     ///
     /// # Errors
@@ -117,7 +118,7 @@ impl Scope {
         self.resolve_as(Caller::Task, key.as_ref()).await
     }
 
-    /// Takes up a claim that was handed over with [`Claim::into_token`].
+    /// Resumes a claim that was handed over with [`Claim::into_token`].
     ///
     /// # Errors
     ///
