@@ -28,7 +28,7 @@ pub(super) fn check(parts: &Parts) -> Result<(), &'static str> {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = host.or(parts.uri.authority().map(http::uri::Authority::as_str));
         let is_ours = origin.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host));
-        return if is_ours { Ok(()) } else { Err("the request comes from another origin than its host") };
+        return if is_ours { Ok(()) } else { Err("it comes from another origin than its host") };
     }
     // No browser.
     Ok(())

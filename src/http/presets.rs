@@ -52,8 +52,7 @@ impl IdempotencyLayer {
 
     /// As the first version of Stripe's API: POST alone, keys are optional, another payload gets
     /// 400. Problems are told in the member `error`, because Stripe's client for Node takes a body
-    ///      without it for a success, at any status. Errors of the handler must have that form
-    ///      too.
+    /// without it for a success, at any status. Errors of the handler must have that form too.
     pub fn stripe(engine: &Engine, scope: impl AsRef<[u8]>) -> Self {
         let layer = Self::new(engine, scope).optional().methods([Method::POST]);
         layer.status(ProblemKind::KeyReused, StatusCode::BAD_REQUEST).render(stripe_error)
