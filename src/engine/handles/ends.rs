@@ -36,7 +36,7 @@ impl Claim {
     /// # let Begin::Fresh(claim) = engine.default_scope().begin("key", request)? else { panic!() };
     /// claim.complete_with("a video of three gigabytes", Completion::new().discard_body())?;
     /// let Begin::Done(record) = engine.default_scope().begin("key", request)? else { panic!() };
-    /// assert!(!record.is_body_kept()); // it ran; where its result is, somebody else has to know
+    /// assert!(!record.is_body_kept()); // it ran; its result is kept elsewhere
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn complete_with(self, body: impl AsRef<[u8]>, completion: Completion) -> Result<Record, EndError> {
@@ -96,7 +96,7 @@ impl Claim {
     ///
     /// drop(claim); // lost: nobody knows whether the printer was reached
     /// let Begin::Fresh(second) = reports.begin("key", request)? else { panic!() };
-    /// second.release()?; // it reached nobody, but what of the first?
+    /// second.release()?; // it did nothing, but what of the first?
     /// let Begin::Fresh(third) = reports.begin("key", request)? else { panic!() };
     /// assert_eq!(third.interrupted().unwrap().attempt(), 1);
     /// # third.release()?;

@@ -11,7 +11,7 @@ use crate::error::BeginError;
 use crate::task::caller::{Caller, block};
 
 impl Scope {
-    /// [`begin`](Self::begin), but if another caller has the claim, it waits for at most
+    /// [`begin`](Self::begin), but if another caller has the claim, this waits for at most
     /// `timeout` for the claim's end. It then returns the record, or begins again after a release
     /// or an interruption. [`Begin::InFlight`] means that the time is up.
     ///
