@@ -10,8 +10,8 @@ use crate::record::retention::{RETENTION_MAX, Retention};
 /// The promises to a scope's keys: how long results are kept, whether interrupted keys run again,
 /// and what is durable when.
 ///
-/// [`Options::policy`](crate::Options::policy) sets the policy of all scopes that have none of their own,
-/// [`Engine::set_policy`](crate::Engine::set_policy) gives a scope its own.
+/// [`Options::policy`](crate::Options::policy) sets the policy of all scopes that have none of
+/// their own, [`Engine::set_policy`](crate::Engine::set_policy) gives a scope its own.
 ///
 /// ```
 /// # use idemkv::{Engine, Policy, Recovery};

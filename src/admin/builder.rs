@@ -32,8 +32,8 @@ impl Admin {
     /// The page of this engine. `authorize` is called for every request, before anything else.
     ///
     /// The page has no login. So put your own authentication in front of it, and let `authorize`
-    /// say what its outcome means. A request that it lets through may see all keys and results, and
-    /// with [`Access::Change`] resolve and forget them.
+    /// say what its outcome means. A request that it lets through may see all keys and results,
+    /// and with [`Access::Change`] resolve and forget them.
     pub fn new(engine: &Engine, authorize: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
         Self {
             engine: engine.clone(),

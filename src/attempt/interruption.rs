@@ -50,7 +50,8 @@ pub(crate) struct Earlier {
 /// An attempt that ended without an outcome. Its effect may have happened or not: find out before
 /// the operation runs again.
 ///
-/// [`BeginError::Unresolved`](crate::BeginError::Unresolved), [`Claim::interrupted`](crate::Claim::interrupted),
+/// [`BeginError::Unresolved`](crate::BeginError::Unresolved),
+/// [`Claim::interrupted`](crate::Claim::interrupted),
 /// [`Status::Interrupted`](crate::Status::Interrupted) and
 /// [`Observer::interrupted`](crate::Event::Interrupted) give it. Cheap to clone.
 ///

@@ -129,7 +129,8 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::UnexpectedEof`] where the file ends before; otherwise as the operating system says.
+    /// [`io::ErrorKind::UnexpectedEof`] where the file ends before; otherwise as the operating
+    /// system says.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `bytes` at `offset`; the file grows where needed.

@@ -19,7 +19,8 @@ pub enum CommitError {
     /// its own thread. Nothing was written.
     InsideCallback,
     /// The work of a [`Claim::complete_in`](crate::Claim::complete_in) needs log space that only a
-    /// checkpoint could free, and no checkpoint comes before the work is over. Nothing was written.
+    /// checkpoint could free, and no checkpoint comes before the work is over. Nothing was
+    /// written.
     InsideTransaction,
 }
 

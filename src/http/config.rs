@@ -77,8 +77,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Headers that are not stored, besides those that never are. The layer's own are among them: a
-    /// replay has others.
+    /// Headers that are not stored, besides those that never are. The layer's own are among them:
+    /// a replay has others.
     pub(super) fn never_store(&self) -> Vec<HeaderName> {
         let Marks { replayed, first: _, key, started } = &self.marks;
         let ours = replayed.iter().map(|(name, _)| name).chain(key).chain(started);

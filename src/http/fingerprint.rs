@@ -17,7 +17,8 @@ type Custom = Arc<dyn Fn(&Parts, &[u8]) -> Fingerprint + Send + Sync>;
 /// refused.
 ///
 /// By default: method, path, query, content type and body, byte for byte. Headers do not count
-/// unless they are [named](Self::header): dates, trace ids and signatures differ between two tries.
+/// unless they are [named](Self::header): dates, trace ids and signatures differ between two
+/// tries.
 ///
 /// ```
 /// use idemkv::http::RequestFingerprint;

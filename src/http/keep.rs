@@ -6,8 +6,8 @@ const TTL_MIN: Duration = Duration::from_millis(1);
 const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// What a response says of its operation, and what is kept of it. A handler puts it into the
-/// extensions of its response; otherwise the layer's [rule](super::IdempotencyLayer::keep) decides,
-/// which by default keeps every response.
+/// extensions of its response; otherwise the layer's [rule](super::IdempotencyLayer::keep)
+/// decides, which by default keeps every response.
 ///
 /// ```
 /// use http::{Response, StatusCode};

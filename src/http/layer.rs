@@ -113,7 +113,8 @@ impl IdempotencyLayer {
         self.with(|config| config.is_required = false)
     }
 
-    /// Requires a key again, after [`optional`](Self::optional) or a preset in which keys are optional.
+    /// Requires a key again, after [`optional`](Self::optional) or a preset in which keys are
+    /// optional.
     pub fn required(self) -> Self {
         self.with(|config| config.is_required = true)
     }
@@ -130,8 +131,8 @@ impl IdempotencyLayer {
         self.with(|config| config.keys.source = KeySource::Header(name))
     }
 
-    /// A key from anywhere in the request, its body included. `None` is a request without a key. Do
-    /// not derive keys from the payload: two payments of one amount are two payments.
+    /// A key from anywhere in the request, its body included. `None` is a request without a key.
+    /// Do not derive keys from the payload: two payments of one amount are two payments.
     ///
     /// ```
     /// # use idemkv::Engine;
@@ -212,7 +213,8 @@ impl IdempotencyLayer {
         self.with(|config| config.fingerprint = fingerprint)
     }
 
-    /// The longest body of a request with a key. It is read before the handler runs. Default 2 MiB.
+    /// The longest body of a request with a key. It is read before the handler runs. Default 2
+    /// MiB.
     pub fn max_request_bytes(self, bytes: usize) -> Self {
         self.with(|config| config.request_bytes_max = bytes)
     }
@@ -303,8 +305,8 @@ impl IdempotencyLayer {
         self.with(|config| config.answers.set_status(kind, status))
     }
 
-    /// The `Retry-After` of a problem, in whole seconds, rounded up. Default 1 second in flight and
-    /// where the store is busy, 30 seconds where it failed.
+    /// The `Retry-After` of a problem, in whole seconds, rounded up. Default 1 second in flight
+    /// and where the store is busy, 30 seconds where it failed.
     pub fn retry_after(self, kind: ProblemKind, after: Duration) -> Self {
         self.with(|config| config.answers.set_retry_after(kind, after))
     }

@@ -62,8 +62,8 @@ impl IdempotencyLayer {
     /// [`verify`](Self::verify), or in front of the layer; `standard_webhooks` is this preset with
     /// the check.
     ///
-    /// - The key is the header `webhook-id`. The body alone counts: the time that is signed differs
-    ///   between two tries.
+    /// - The key is the header `webhook-id`. The body alone counts: the time that is signed
+    ///   differs between two tries.
     /// - Success of the handler is stored. Anything else leaves the outcome
     ///   [unknown](Keep::unknown), so that `recovery` decides: with [`Recovery::Rerun`] the next
     ///   delivery runs the handler again, and its claim tells of the earlier attempts. With

@@ -109,8 +109,8 @@ async fn settle<B: Body<Data = Bytes>>(
     };
     match keep.what {
         What::NotStarted => {
-            // If it fails the key is interrupted, or the store has failed. That nothing happened is
-            // true all the same.
+            // If it fails the key is interrupted, or the store has failed. That nothing happened
+            // is true all the same.
             drop(claim.release_async().await);
             Ok(response.map(LayerBody::passing))
         }

@@ -63,8 +63,8 @@ impl StandardWebhooks {
 
     /// Whether headers and body are what the sender signed, at most five minutes ago.
     ///
-    /// An id with a full stop is refused: the stop is also what separates the signed parts, so that
-    /// such an id could stand for another message's id and time.
+    /// An id with a full stop is refused: the stop is also what separates the signed parts, so
+    /// that such an id could stand for another message's id and time.
     #[must_use]
     pub fn is_signed(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         let is_plain = headers.get(WEBHOOK_ID).is_some_and(|id| !id.as_bytes().contains(&b'.'));

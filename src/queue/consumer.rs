@@ -22,7 +22,8 @@ const CONCURRENCY: usize = 64;
 ///
 /// One scope for each kind of message. Consumers in one process share the engine; clones share
 /// nothing else. Consumers in other processes need other files, and then duplicates are found only
-/// if the broker sends all deliveries of a message to the same process, as it does with partitions.
+/// if the broker sends all deliveries of a message to the same process, as it does with
+/// partitions.
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing before `handle`"]
 pub struct Consumer {
@@ -34,8 +35,8 @@ pub struct Consumer {
 /// A batch on its way to an executor: the argument of `spawn` in [`Consumer::handle`].
 pub type DetachedBatch = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The executor dropped the task that handled a batch, as it does when it shuts down. No message of
-/// the batch was settled. The broker delivers them again; those whose handlers were running are
+/// The executor dropped the task that handled a batch, as it does when it shuts down. No message
+/// of the batch was settled. The broker delivers them again; those whose handlers were running are
 /// interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLost;
@@ -66,8 +67,8 @@ impl Consumer {
     }
 
     /// Checks that the lease of the scope's policy, if it has one, ends before the broker delivers
-    /// a message again. Otherwise that delivery would still find the claim of a consumer that hangs,
-    /// and come to nothing.
+    /// a message again. Otherwise that delivery would still find the claim of a consumer that
+    /// hangs, and come to nothing.
     ///
     /// The handler's time must be below the lease. If a handler takes longer,
     /// [renew](Claim::renew_async) its claim, and have the broker extend the visibility timeout as
@@ -102,9 +103,9 @@ impl Consumer {
     /// broker.
     ///
     /// `describe` gives the key of a message, `spawn` hands the batch to an executor as one task,
-    /// and `handler` is the operation. It is called once for a message whose operation has not run,
-    /// with the claim, which has the number of the attempt, the fence, step keys and progress.
-    /// Messages with one key are handled one after the other, and so are those of one
+    /// and `handler` is the operation. It is called once for a message whose operation has not
+    /// run, with the claim, which has the number of the attempt, the fence, step keys and
+    /// progress. Messages with one key are handled one after the other, and so are those of one
     /// [group](Delivery::group).
     ///
     /// A batch that is spawned goes on if this future is dropped: the results are stored, and the

@@ -31,8 +31,8 @@ pub struct Settled<M> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reason {
-    /// Its handler ran, and the result is stored. A failure ([`Fault::Final`](crate::Fault::Final))
-    /// is a dead letter.
+    /// Its handler ran, and the result is stored. A failure
+    /// ([`Fault::Final`](crate::Fault::Final)) is a dead letter.
     Ran(Record),
     /// Its operation had run before, and this is the stored result. A failure is a dead letter
     /// again, because the first one may have been lost.
@@ -49,23 +49,24 @@ pub enum Reason {
     /// Its handler panicked. Its key is interrupted, and it comes again.
     Panicked,
     /// Its handler did nothing, and this was the last delivery; or an attempt was interrupted, and
-    /// it was delivered more often than [`Consumer::deliveries_max`](super::Consumer::deliveries_max)
-    /// allows. A dead letter.
+    /// it was delivered more often than
+    /// [`Consumer::deliveries_max`](super::Consumer::deliveries_max) allows. A dead letter.
     TooManyDeliveries {
         /// Which delivery it was.
         count: u32,
         /// The attempt before, if that was interrupted: its effect may have happened.
         interrupted: Option<Interruption>,
     },
-    /// Its handler ran, but neither the result nor the release could be stored, for this reason. It comes again, and finds its key interrupted, unless the commit happened after all.
+    /// Its handler ran, but neither the result nor the release could be stored, for this reason.
+    /// It comes again, and finds its key interrupted, unless the commit happened after all.
     NotStored(ClaimError),
     /// Its key could not be begun, and its handler did not run. A dead letter if no delivery can
     /// change that: the key can't be used, stands for another content, has an unresolved attempt
     /// or a damaged record. If its operation had run and the result is [no longer
     /// kept](BeginError::Expired), it is settled as that result was. Otherwise it comes again.
     NotBegun(BeginError),
-    /// A message before it, of its group or with its key, is to be delivered again. So is this one,
-    /// and its handler did not run.
+    /// A message before it, of its group or with its key, is to be delivered again. So is this
+    /// one, and its handler did not run.
     Behind,
 }
 

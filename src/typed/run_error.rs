@@ -38,8 +38,8 @@ pub enum RunError<T, E> {
     /// The operation returned [`Fault::Unknown`](crate::Fault::Unknown): the key is interrupted.
     Unknown(E),
     /// The operation returned [`Fault::Retry`](crate::Fault::Retry), and the claim could not be
-    /// released. If the claim is still good, `reason` has it ([`EndError::into_claim`]): release it
-    /// later. Dropping it interrupts the key.
+    /// released. If the claim is still good, `reason` has it ([`EndError::into_claim`]): release
+    /// it later. Dropping it interrupts the key.
     NotReleased {
         /// The operation's error.
         error: E,

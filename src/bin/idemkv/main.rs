@@ -53,7 +53,8 @@ fn main() -> ExitCode {
     match answer {
         Ok(answer) => answer.into(),
         Err(trouble) => {
-            // What was found so far is still worth showing. Where that fails too, the reader is gone.
+            // What was found so far is still worth showing. Where that fails too, the reader is
+            // gone.
             drop(out.flush());
             if !trouble.is_reader_gone() {
                 eprintln!("idemkv: {trouble}");

@@ -35,7 +35,8 @@ pub(crate) struct Resolve {
     #[cfg(feature = "http")]
     #[command(flatten)]
     response: HttpResponse,
-    /// For how long the result is replayed, such as 24h; the scope's policy says it if there is one
+    /// For how long the result is replayed, such as 24h; the scope's policy says it if there is
+    /// one
     #[arg(long, value_parser = spans::parse, value_name = "SPAN")]
     ttl: Option<Duration>,
     #[command(flatten)]
@@ -146,7 +147,8 @@ impl Resolve {
 
     fn end(&self, claim: Claim, body: &[u8]) -> Result<(), Trouble> {
         let how = self.ttl.map_or_else(Completion::new, |ttl| Completion::new().ttl(ttl));
-        // A claim that comes back with an error is dropped, which leaves its key interrupted as it was.
+        // A claim that comes back with an error is dropped, which leaves its key interrupted as it
+        // was.
         match self.outcome {
             HowItEnded::Completed => claim.complete_with(body, how).map(drop).map_err(Trouble::refused),
             HowItEnded::Failed => claim.fail_with(body, how).map(drop).map_err(Trouble::refused),

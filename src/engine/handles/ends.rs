@@ -144,7 +144,8 @@ impl Claim {
         self.fail_with_async(body, Completion::new())
     }
 
-    /// [`complete_with`](Self::complete_with) for tasks; see [`complete_async`](Self::complete_async).
+    /// [`complete_with`](Self::complete_with) for tasks; see
+    /// [`complete_async`](Self::complete_async).
     ///
     /// # Errors
     ///

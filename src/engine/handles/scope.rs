@@ -51,10 +51,10 @@ impl Scope {
     /// Asks whether to run the operation with this key. Exactly one caller at a time is told to
     /// run it.
     ///
-    /// [`Begin::Fresh`] is a claim: run the operation, then end the claim. It is returned once the grant is durable
-    /// (see [`Policy::durability`]). [`Begin::InFlight`] means that another caller has the claim.
-    /// [`Begin::Done`] is the stored result. The latter two do no I/O, unless the record is no
-    /// longer in memory.
+    /// [`Begin::Fresh`] is a claim: run the operation, then end the claim. It is returned once the
+    /// grant is durable (see [`Policy::durability`]). [`Begin::InFlight`] means that another
+    /// caller has the claim. [`Begin::Done`] is the stored result. The latter two do no I/O,
+    /// unless the record is no longer in memory.
     ///
     /// # Errors
     ///
@@ -186,9 +186,9 @@ impl Scope {
         block(self.forget_as(Caller::Thread, key.as_ref(), None))
     }
 
-    /// [`forget`](Self::forget), if the key still has the record or the interruption of the attempt
-    /// with this fence; `false` if not. For operators that decide by what they saw: a record that
-    /// came since is kept.
+    /// [`forget`](Self::forget), if the key still has the record or the interruption of the
+    /// attempt with this fence; `false` if not. For operators that decide by what they saw: a
+    /// record that came since is kept.
     ///
     /// # Errors
     ///
@@ -265,8 +265,8 @@ impl Scope {
         self.forget_as(Caller::Task, key.as_ref(), None).await
     }
 
-    /// [`forget_if`](Self::forget_if) for tasks. If the future is dropped, the key may be forgotten
-    /// or not.
+    /// [`forget_if`](Self::forget_if) for tasks. If the future is dropped, the key may be
+    /// forgotten or not.
     ///
     /// # Errors
     ///

@@ -8,7 +8,8 @@ use crate::task::caller::{Caller, block};
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
 ///
-/// [`Claim::into_token`](crate::Claim::into_token) gives one, [`Scope::resume`](crate::Scope::resume) takes it back. It is a bearer token: any holder can end
+/// [`Claim::into_token`](crate::Claim::into_token) gives one,
+/// [`Scope::resume`](crate::Scope::resume) takes it back. It is a bearer token: any holder can end
 /// the claim, through a process that has the file open. With the feature `serde` it can be part of
 /// a message. A dropped token leaves its claim in flight until the lease runs out.
 #[derive(Clone, PartialEq, Eq, Hash)]

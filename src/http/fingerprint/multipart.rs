@@ -36,7 +36,8 @@ pub(super) fn split<'a>(content_type: &[u8], body: &'a [u8]) -> Option<Multipart
     Some(Multipart { content_type, pieces: pieces(body, format!("--{boundary}").as_bytes()) })
 }
 
-/// What lies between the delimiters. They stand at the start of a line; elsewhere they are content.
+/// What lies between the delimiters. They stand at the start of a line; elsewhere they are
+/// content.
 fn pieces<'a>(body: &'a [u8], delimiter: &[u8]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     let mut rest = body;
