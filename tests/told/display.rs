@@ -184,7 +184,7 @@ fn an_error_of_a_call_about_a_key_says_what_to_do_with_the_operation() {
     says(&TokenError::OtherFile, &["where it was granted"], None);
     says(&TokenError::OtherScope, &["in its own"], None);
     says(&TokenError::Superseded(Box::new(Status::Vacant)), &["find out what became of the operation"], None);
-    says(&TokenError::Held, &["resumed once"], None);
+    says(&TokenError::Held, &["one holder at a time"], None);
     says(&TokenError::Begin(BeginError::Closed), &["closed"], Some("closed"));
     says(&SetPolicyError::Name(key), &["empty"], Some("empty"));
     says(&SetPolicyError::Policy(option_error()), &["`ttl`"], Some("`ttl`"));
