@@ -94,6 +94,11 @@ mod policy;
 #[cfg(feature = "queue")]
 pub mod queue;
 mod record;
+/// A store for several processes, in PostgreSQL. Unfinished, and its API will change: `Engine` will
+/// lead here. `docs/shared.md` says what works.
+#[cfg(feature = "postgres")]
+#[doc(hidden)]
+pub mod shared;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
 mod status;

@@ -2,7 +2,10 @@
 
 pub(crate) mod caller;
 pub(crate) mod notifier;
-#[cfg_attr(not(feature = "serde"), allow(dead_code, reason = "for `Scope::run`"))]
+#[cfg_attr(
+    not(any(feature = "serde", feature = "postgres")),
+    allow(dead_code, reason = "for `Scope::run`, and for a shared store")
+)]
 pub(crate) mod reply;
 pub(crate) mod timers;
 pub(crate) mod wait_list;

@@ -1,0 +1,73 @@
+//! Values and arrays as the protocol has them.
+
+use std::error::Error;
+
+use bytes::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+/// 128 bits in a column of type `uuid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Id(pub(super) u128);
+
+impl ToSql for Id {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.extend_from_slice(&self.0.to_be_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::UUID
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Id {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(u128::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::UUID
+    }
+}
+
+/// The parameters of a statement, each with its type.
+#[derive(Default)]
+pub(super) struct Params<'a>(pub(super) Vec<(Box<dyn ToSql + Sync + 'a>, Type)>);
+
+impl<'a> Params<'a> {
+    pub(super) fn with(mut self, value: impl ToSql + Sync + 'a, kind: Type) -> Self {
+        self.0.push((Box::new(value), kind));
+        self
+    }
+
+    pub(super) fn ids(self, values: impl Iterator<Item = u128>) -> Self {
+        self.with(values.map(Id).collect::<Vec<_>>(), Type::UUID_ARRAY)
+    }
+
+    pub(super) fn numbers(self, values: impl Iterator<Item = Option<i64>>) -> Self {
+        self.with(values.collect::<Vec<_>>(), Type::INT8_ARRAY)
+    }
+
+    pub(super) fn ints(self, values: impl Iterator<Item = Option<i32>>) -> Self {
+        self.with(values.collect::<Vec<_>>(), Type::INT4_ARRAY)
+    }
+
+    pub(super) fn smalls(self, values: impl Iterator<Item = Option<i16>>) -> Self {
+        self.with(values.collect::<Vec<_>>(), Type::INT2_ARRAY)
+    }
+
+    pub(super) fn bools(self, values: impl Iterator<Item = bool>) -> Self {
+        self.with(values.collect::<Vec<_>>(), Type::BOOL_ARRAY)
+    }
+
+    pub(super) fn bytes(self, values: impl Iterator<Item = Option<&'a [u8]>>) -> Self {
+        self.with(values.collect::<Vec<_>>(), Type::BYTEA_ARRAY)
+    }
+}
+
+/// A count or a time as the store has it.
+pub(super) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

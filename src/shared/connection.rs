@@ -1,0 +1,289 @@
+//! `Link`: one connection, with its timeout and its prepared statements. It carries one statement
+//! at a time, so that a notice can be told to belong to it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::timeout;
+use tokio_postgres::error::Severity;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
+
+use super::columns::Params;
+use super::error::{FailureKind, StoreFailure};
+use super::sql::Kind;
+use super::statement::Miss;
+use crate::sync::{Arc, Ordering, UnseenI64, UnseenU64};
+
+/// How a link is made.
+#[derive(Clone)]
+pub(super) struct LinkOptions {
+    pub(super) config: Config,
+    pub(super) connect_timeout: Duration,
+    pub(super) statement_timeout: Duration,
+    /// Whether a pooler in transaction mode is in between.
+    pub(super) is_pooled: bool,
+    /// The quoted name of the schema.
+    pub(super) schema: String,
+    /// The session of this process; zero before there is one.
+    pub(super) session: Arc<UnseenI64>,
+    /// Statements sent so far, for statistics.
+    pub(super) trips: Arc<UnseenU64>,
+}
+
+/// One connection.
+pub(super) struct Link {
+    client: Client,
+    options: LinkOptions,
+    prepared: RefCell<HashMap<Kind, Statement>>,
+    /// The statement under way brought a warning.
+    warned: Rc<Cell<bool>>,
+    is_broken: Cell<bool>,
+    /// A statement failed as behind a pooler that was not detected.
+    suspects_pooler: Cell<bool>,
+    gone: Rc<Notify>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // A stalled connection would keep its reader for ever.
+        if self.is_broken.get() {
+            self.reader.abort();
+        }
+    }
+}
+
+impl Link {
+    /// Connects. `told` gets the payload of every notification.
+    pub(super) async fn connect(
+        options: LinkOptions,
+        told: impl Fn(&str) + 'static,
+    ) -> Result<Self, StoreFailure> {
+        let connecting = async {
+            let (client, mut connection) = options.config.connect(NoTls).await?;
+            let (warned, gone) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
+            let (has_warned, is_gone) = (Rc::clone(&warned), Rc::clone(&gone));
+            let reader = spawn_local(async move {
+                while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                    if let AsyncMessage::Notification(note) = &message {
+                        told(note.payload());
+                    }
+                    if let AsyncMessage::Notice(notice) = &message
+                        && notice.parsed_severity() == Some(Severity::Warning)
+                    {
+                        has_warned.set(true);
+                    }
+                }
+                is_gone.notify_one();
+            });
+            Ok((client, warned, gone, reader))
+        };
+        let connected = timeout(options.connect_timeout, connecting).await;
+        let Ok(connected) = connected else {
+            let message = format!("no connection within {} ms", options.connect_timeout.as_millis());
+            return Err(StoreFailure::new(FailureKind::Unreachable, message));
+        };
+        let (client, warned, gone, reader) = connected.map_err(|error| StoreFailure::of(&error))?;
+        let link = Self {
+            client,
+            options,
+            prepared: RefCell::default(),
+            warned,
+            is_broken: Cell::new(false),
+            suspects_pooler: Cell::new(false),
+            gone,
+            reader,
+        };
+        Ok(link)
+    }
+
+    /// Sets what the statements need. Behind a pooler the settings would stay with a connection
+    /// that others use, so there they must be right already.
+    pub(super) async fn set_up(&self) -> Result<(), StoreFailure> {
+        let limit = self.options.statement_timeout.as_millis();
+        let script = if self.options.is_pooled {
+            "SELECT 1".to_owned()
+        } else {
+            // One plan for every size of the table: an index scan for each call, in their order.
+            format!(
+                "SET statement_timeout = {limit}; SET lock_timeout = {limit}; SET search_path = pg_catalog; SET jit = off; \
+                 SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+                 SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_generic_plan"
+            )
+        };
+        self.script(&script).await?;
+        let sql = "SELECT current_setting('synchronous_commit'), current_setting('default_transaction_isolation'), \
+                   current_setting('server_version_num')::int";
+        let row = self.bounded(self.client.query_typed_one(sql, &[])).await?;
+        let of = |at| row.try_get::<_, &str>(at).map_err(|error| StoreFailure::of(&error));
+        let version: i32 = row.try_get(2).map_err(|error| StoreFailure::of(&error))?;
+        let refused = |message: String| Err(StoreFailure::new(FailureKind::Options, message));
+        if version < 140_000 {
+            return refused(format!("the server has version {version}, PostgreSQL 14 is needed"));
+        }
+        if of(1)? != "read committed" {
+            return refused("set `default_transaction_isolation` of this role to `read committed`".to_owned());
+        }
+        // `local` does not wait for standbys, `off` not even for the disk.
+        match of(0)? {
+            "off" | "local" if self.options.is_pooled => {
+                refused("set `synchronous_commit` of this role to `on`: results must be durable".to_owned())
+            }
+            "off" | "local" => self.script("SET synchronous_commit = on").await,
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.get() || self.client.is_closed()
+    }
+
+    pub(super) fn suspects_pooler(&self) -> bool {
+        self.suspects_pooler.get()
+    }
+
+    pub(super) fn is_pooled(&self) -> bool {
+        self.options.is_pooled
+    }
+
+    /// Waits until the connection has ended.
+    pub(super) async fn gone(&self) {
+        self.gone.notified().await;
+    }
+
+    /// Statements without parameters and answers.
+    pub(super) async fn script(&self, script: &str) -> Result<(), StoreFailure> {
+        self.bounded(self.client.batch_execute(script)).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreFailure> {
+        match timeout(self.patience(), call).await {
+            Ok(answer) => answer.map_err(|error| StoreFailure::of(&error)),
+            Err(_) => Err(self.no_answer()),
+        }
+    }
+
+    /// A little longer than the server's own limit, whose answer says that nothing happened.
+    fn patience(&self) -> Duration {
+        self.options.statement_timeout.saturating_add(Duration::from_millis(500))
+    }
+
+    fn no_answer(&self) -> StoreFailure {
+        self.is_broken.set(true);
+        let message = format!("no answer within {} ms", self.patience().as_millis());
+        StoreFailure::new(FailureKind::TimedOut, message)
+    }
+
+    /// A group's statement.
+    pub(super) async fn query(
+        &self,
+        kind: Kind,
+        text: &str,
+        params: &Params<'_>,
+    ) -> Result<Vec<Row>, Miss> {
+        self.run(text, params, (!self.options.is_pooled).then_some(kind)).await
+    }
+
+    /// A statement by itself, never prepared.
+    pub(super) async fn once(&self, text: &str, params: &Params<'_>) -> Result<Vec<Row>, Miss> {
+        self.run(text, params, None).await
+    }
+
+    async fn run(&self, text: &str, params: &Params<'_>, kind: Option<Kind>) -> Result<Vec<Row>, Miss> {
+        self.warned.set(false);
+        self.options.trips.fetch_add(1, Ordering::Relaxed);
+        let sent = async {
+            let Some(kind) = kind else {
+                let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+                    params.0.iter().map(|(value, kind)| (&**value, kind.clone())).collect();
+                return self.client.query_typed(text, &typed).await;
+            };
+            let known = self.prepared.borrow().get(&kind).cloned();
+            let statement = match known {
+                Some(statement) => statement,
+                None => {
+                    let types: Vec<Type> = params.0.iter().map(|(_, kind)| kind.clone()).collect();
+                    let statement = self.client.prepare_typed(text, &types).await?;
+                    self.prepared.borrow_mut().insert(kind, statement.clone());
+                    statement
+                }
+            };
+            let values: Vec<&(dyn ToSql + Sync)> = params.0.iter().map(|(value, _)| &**value).collect();
+            self.client.query(&statement, &values).await
+        };
+        match timeout(self.patience(), sent).await {
+            Err(_) => Err(Miss::Unknown(self.no_answer())),
+            Ok(Err(error)) => Err(self.missed(&error)),
+            Ok(Ok(rows)) => self.confirmed(rows).await,
+        }
+    }
+
+    fn missed(&self, error: &tokio_postgres::Error) -> Miss {
+        let failure = StoreFailure::of(error);
+        if failure.is_of_a_pooler() {
+            self.suspects_pooler.set(true);
+            self.is_broken.set(true);
+        }
+        if failure.was_aborted() {
+            // The primary is elsewhere now.
+            if failure.kind() == FailureKind::ReadOnly {
+                self.is_broken.set(true);
+            }
+            return Miss::NotDone(failure);
+        }
+        self.is_broken.set(true);
+        Miss::Unknown(failure)
+    }
+
+    /// A cancelled wait for a synchronous standby is told as success with a warning. The commit of
+    /// a later change waits for the same standbys, and so confirms the one before it.
+    async fn confirmed(&self, rows: Vec<Row>) -> Result<Vec<Row>, Miss> {
+        if !self.warned.replace(false) {
+            return Ok(rows);
+        }
+        let session = self.options.session.load(Ordering::Relaxed);
+        let sql = format!(
+            "UPDATE {}.sessions SET until_ms = until_ms WHERE id = {session}",
+            self.options.schema
+        );
+        let confirming = self.bounded(self.client.execute_typed(&sql, &[])).await;
+        match confirming {
+            Ok(1) if !self.warned.get() => Ok(rows),
+            Ok(_) => {
+                let message = "the commit is durable on the server that answered, but not on its standbys";
+                Err(Miss::Unknown(StoreFailure::new(FailureKind::NotReplicated, message)))
+            }
+            Err(failure) => Err(Miss::Unknown(failure)),
+        }
+    }
+}
+
+/// The first of two futures that is ready; the other is dropped.
+pub(super) async fn race<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> Result<A, B> {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    poll_fn(|context| match a.as_mut().poll(context) {
+        Poll::Ready(a) => Poll::Ready(Ok(a)),
+        Poll::Pending => b.as_mut().poll(context).map(Err),
+    })
+    .await
+}
+
+/// Waits until one of two futures is ready; the other is dropped.
+pub(super) async fn first(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    race(a, b).await.unwrap_or_default();
+}

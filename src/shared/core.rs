@@ -1,0 +1,259 @@
+//! `Core`: the parts of a connected store that callers and the store's thread share.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use super::connection::{Link, LinkOptions};
+use super::error::{FailureKind, SharedError, StoreFailure};
+use super::group::{Errand, Intake, Queued};
+use super::loose_ends::LooseEnds;
+use super::options::SharedOptions;
+use super::policies::Policies;
+use super::session::{Session, SessionState};
+use super::sql::Sql;
+use super::statement::{Ask, Miss};
+use super::watches::{Outbox, Watches};
+use crate::attempt::progress::Budget;
+use crate::clock::Deadline;
+use crate::fork::Origin;
+use crate::key::Secret;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, UnseenU64};
+use crate::task::reply::{self, Reply, ReplySender};
+
+/// Statistics.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) trips: Arc<UnseenU64>,
+    pub(super) groups: UnseenU64,
+    pub(super) grouped: UnseenU64,
+    pub(super) reconnects: UnseenU64,
+    pub(super) swept: UnseenU64,
+}
+
+/// A job for the store's thread that needs no connection.
+pub(super) type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+pub(super) struct Core {
+    pub(super) options: SharedOptions,
+    pub(super) link: LinkOptions,
+    pub(super) sql: Sql,
+    pub(super) secret: Secret,
+    pub(super) intake: Intake,
+    pub(super) session: Session,
+    pub(super) policies: Policies,
+    pub(super) watches: Watches,
+    pub(super) outbox: Outbox,
+    pub(super) loose_ends: LooseEnds,
+    pub(super) budget: Arc<Budget>,
+    pub(super) counters: Counters,
+    /// A pooler in transaction mode is in between.
+    pub(super) is_pooled: AtomicBool,
+    /// The connection that hears notifications is there.
+    pub(super) is_listening: AtomicBool,
+    origin: Origin,
+    /// Leaf lock.
+    last_failure: Mutex<Option<StoreFailure>>,
+    /// Leaf lock.
+    jobs: Mutex<Vec<Job>>,
+    pub(super) has_jobs: Notify,
+    is_closing: AtomicBool,
+    pub(super) closing: Notify,
+    /// Callers that wait for the end of the store's thread; `None` once it has ended. Leaf lock.
+    closers: Mutex<Option<Vec<ReplySender<()>>>>,
+}
+
+impl Core {
+    pub(super) fn new(options: SharedOptions, link: LinkOptions, sql: Sql, secret: Secret) -> Self {
+        Self {
+            intake: Intake::new(options.group_max, options.max_queued),
+            session: Session::new(Arc::clone(&link.session)),
+            policies: Policies::new(options.policy),
+            watches: Watches::default(),
+            outbox: Outbox::default(),
+            loose_ends: LooseEnds::default(),
+            budget: Arc::default(),
+            counters: Counters { trips: Arc::clone(&link.trips), ..Counters::default() },
+            is_pooled: AtomicBool::new(link.is_pooled),
+            is_listening: AtomicBool::new(false),
+            origin: Origin::here(),
+            last_failure: Mutex::new(None),
+            jobs: Mutex::default(),
+            has_jobs: Notify::new(),
+            is_closing: AtomicBool::new(false),
+            closing: Notify::new(),
+            closers: Mutex::new(Some(Vec::new())),
+            options,
+            link,
+            sql,
+            secret,
+        }
+    }
+
+    pub(super) fn link_options(&self) -> LinkOptions {
+        LinkOptions { is_pooled: self.is_pooled.load(Ordering::Relaxed), ..self.link.clone() }
+    }
+
+    /// Refuses calls in a forked child, where nothing would answer, and after the close.
+    pub(super) fn check(&self) -> Result<(), SharedError> {
+        if self.is_forked() {
+            return Err(SharedError::Forked);
+        }
+        if self.is_closing.load(Ordering::Acquire) { Err(SharedError::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn is_forked(&self) -> bool {
+        self.origin.is_elsewhere()
+    }
+
+    /// The deadline of a call that starts now.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(self.options.call_timeout)
+    }
+
+    /// Sends a call to the store.
+    pub(super) fn send<S: Queued>(
+        &self,
+        what: S,
+        deadline: Deadline,
+    ) -> Result<Reply<Result<S::Answer, Miss>>, Miss> {
+        let (reply, answer) = reply::pair();
+        self.intake.push(Ask { what, deadline, reply })?;
+        Ok(answer)
+    }
+
+    /// Sends a call to the store, and waits for the answer.
+    pub(super) async fn ask<S: Queued>(&self, what: S, deadline: Deadline) -> Result<S::Answer, Miss> {
+        self.send(what, deadline)?.get().await.unwrap_or(Err(Miss::Closed))
+    }
+
+    /// Does something with a connection by itself.
+    pub(super) async fn errand<T, F, W>(&self, deadline: Deadline, work: W) -> Result<T, Miss>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Miss>> + 'static,
+        W: FnOnce(Rc<Link>) -> F + Send + 'static,
+    {
+        let (reply, answer) = reply::pair();
+        let run = Box::new(move |link: Rc<Link>| {
+            let working = work(link);
+            Box::pin(async move { reply.send(working.await) }) as Pin<Box<dyn Future<Output = ()>>>
+        });
+        self.intake.push_errand(Errand { deadline, run })?;
+        answer.get().await.unwrap_or_else(|| Err(Miss::NotDone(self.failure())))
+    }
+
+    /// Runs a job on the store's thread.
+    pub(super) fn spawn(&self, job: Job) {
+        self.jobs.lock().push(job);
+        self.has_jobs.notify_one();
+    }
+
+    pub(super) fn take_jobs(&self) -> Vec<Job> {
+        std::mem::take(&mut *self.jobs.lock())
+    }
+
+    /// Sleeps until the deadline, on any executor.
+    pub(super) async fn sleep(&self, deadline: Deadline) {
+        let (reply, awake) = reply::pair();
+        self.spawn(Box::new(move || {
+            Box::pin(async move {
+                if let Some(at) = deadline.instant() {
+                    tokio::time::sleep_until(at.into()).await;
+                }
+                reply.send(());
+            })
+        }));
+        awake.get().await;
+    }
+
+    pub(super) fn note_failure(&self, failure: &StoreFailure) {
+        *self.last_failure.lock() = Some(failure.clone());
+    }
+
+    /// Why the store does not answer, as far as is known.
+    pub(super) fn failure(&self) -> StoreFailure {
+        let last = self.last_failure.lock().clone();
+        last.unwrap_or_else(|| {
+            StoreFailure::new(FailureKind::TimedOut, "no connection was free within the call's time")
+        })
+    }
+
+    pub(super) fn failed_to_connect(&self, failure: StoreFailure) {
+        *self.last_failure.lock() = Some(failure);
+    }
+
+    pub(super) fn is_connected(&self, listens: bool) {
+        *self.last_failure.lock() = None;
+        if listens {
+            self.is_listening.store(!self.is_pooled.load(Ordering::Relaxed), Ordering::Relaxed);
+            // What was told meanwhile was not heard.
+            self.watches.all_due();
+        }
+    }
+
+    pub(super) fn is_disconnected(&self, listens: bool) {
+        self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+        if listens {
+            self.is_listening.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn close(&self) {
+        if !self.is_forked() && !self.is_closing.swap(true, Ordering::AcqRel) {
+            self.closing.notify_one();
+        }
+    }
+
+    /// Waits until the store's thread has ended.
+    pub(super) async fn closed(&self) {
+        let (reply, closed) = reply::pair();
+        let mut closers = self.closers.lock();
+        let Some(closers_left) = closers.as_mut() else { return };
+        closers_left.push(reply);
+        drop(closers);
+        closed.get().await;
+    }
+
+    /// Answers the callers that wait for the end.
+    pub(super) fn has_closed(&self) {
+        let closers = self.closers.lock().take();
+        drop(closers);
+    }
+
+    /// The session of this process, once it is known to live.
+    pub(super) async fn session(&self, deadline: Deadline) -> Result<i64, SharedError> {
+        loop {
+            match self.session.state() {
+                SessionState::Live { id, until } if !until.has_passed() => return Ok(id),
+                SessionState::Replaced => return Err(SharedError::Replaced),
+                SessionState::Live { .. } | SessionState::None => {}
+            }
+            self.check()?;
+            if deadline.has_passed() {
+                return Err(SharedError::NoSession(self.options.call_timeout));
+            }
+            self.session.renewed().get().await;
+        }
+    }
+
+    /// What a caller is told of a miss.
+    pub(super) fn refusal(miss: Miss) -> SharedError {
+        match miss {
+            Miss::NotDone(failure) => SharedError::Unavailable(failure),
+            Miss::Unknown(failure) => SharedError::Unknown(failure),
+            Miss::Busy(max) => SharedError::Busy { max },
+            Miss::Closed => SharedError::Closed,
+        }
+    }
+}
+
+/// What callers hold. The last one closes the store.
+pub(super) struct Handle(pub(super) Arc<Core>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}

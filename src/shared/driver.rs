@@ -1,0 +1,155 @@
+//! The store's thread: it runs the client and everything that the store does by itself.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
+
+use super::connection::{Link, LinkOptions};
+use super::core::Core;
+use super::error::{FailureKind, SharedError, StoreFailure};
+use super::options::{Pooling, SharedOptions};
+use super::sql::Sql;
+use super::{keeper, schema, settle, sweep, wait, worker};
+use crate::clock::Deadline;
+use crate::fork;
+use crate::sync::{self, Arc};
+use crate::task::reply::{self, ReplySender};
+
+/// Connects, and starts the thread.
+pub(super) async fn start(options: SharedOptions) -> Result<Arc<Core>, SharedError> {
+    options.check()?;
+    let failed = |message: String| {
+        SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
+    };
+    fork::watch().map_err(|error| failed(format!("forks can't be watched: {error}")))?;
+    let (ready, started) = reply::pair();
+    let thread = sync::spawn("idemkv-shared", move || run(options, ready));
+    // It ends by itself once the store is closed.
+    drop(thread.map_err(|error| failed(format!("no thread could be started: {error}")))?);
+    started.get().await.unwrap_or(Err(SharedError::Closed))
+}
+
+type Ready = ReplySender<Result<Arc<Core>, SharedError>>;
+
+fn run(options: SharedOptions, ready: Ready) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let message = format!("the runtime could not be started: {error}");
+            let failure = StoreFailure::new(FailureKind::Options, message);
+            return ready.send(Err(SharedError::Unavailable(failure)));
+        }
+    };
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, live(options, ready));
+}
+
+async fn live(options: SharedOptions, ready: Ready) {
+    let core = match prepared(options).await {
+        Ok(core) => Arc::new(core),
+        Err(error) => return ready.send(Err(error)),
+    };
+    for number in 0..core.options.connections {
+        spawn_local(worker::serve(Arc::clone(&core), number == 0));
+    }
+    spawn_local(run_jobs(Arc::clone(&core)));
+    spawn_local(expire(Arc::clone(&core)));
+    spawn_local(keeper::keep(Arc::clone(&core)));
+    spawn_local(wait::watch(Arc::clone(&core)));
+    spawn_local(settle::settle(Arc::clone(&core)));
+    let begun = match core.session(core.deadline()).await {
+        Ok(_) => core.load_policies(core.deadline()).await.map_err(Core::refusal),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = begun {
+        core.intake.close();
+        return ready.send(Err(error));
+    }
+    spawn_local(sweep::sweep(Arc::clone(&core)));
+    ready.send(Ok(Arc::clone(&core)));
+    core.closing.notified().await;
+    close(&core).await;
+}
+
+/// Settles what is loose, ends the session, and answers all that still wait.
+async fn close(core: &Arc<Core>) {
+    let patience = Deadline::after(core.options.statement_timeout);
+    while !(core.loose_ends.is_empty() && core.intake.is_empty()) && !patience.has_passed() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    keeper::end(core).await;
+    core.intake.close();
+    core.watches.close();
+    drop(core.take_jobs());
+    core.has_closed();
+}
+
+async fn run_jobs(core: Arc<Core>) {
+    loop {
+        for job in core.take_jobs() {
+            spawn_local(job());
+        }
+        core.has_jobs.notified().await;
+    }
+}
+
+/// Answers calls whose time is up while no connection took them.
+async fn expire(core: Arc<Core>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        core.intake.expire(&core.failure());
+    }
+}
+
+/// Looks at the server, makes the tables, and reads what every call needs.
+async fn prepared(options: SharedOptions) -> Result<Core, SharedError> {
+    let config = options.config()?;
+    let unavailable = SharedError::Unavailable;
+    let quoted = schema::quoted(&options.schema).map_err(unavailable)?;
+    let link_options = LinkOptions {
+        config,
+        connect_timeout: options.connect_timeout,
+        statement_timeout: options.statement_timeout,
+        is_pooled: options.pooling == Pooling::Transaction,
+        schema: quoted.clone(),
+        session: Arc::default(),
+        trips: Arc::default(),
+    };
+    let link = Link::connect(link_options.clone(), |_| {}).await.map_err(unavailable)?;
+    let is_pooled = match options.pooling {
+        Pooling::Detect => is_pooled(&link, &link_options).await.map_err(unavailable)?,
+        Pooling::Session => false,
+        Pooling::Transaction => true,
+    };
+    let preparing = schema::prepare(link.client(), &options.schema, options.makes_tables);
+    let patience = options.connect_timeout + options.statement_timeout;
+    let found = timeout(patience, preparing).await.map_err(|_| {
+        let message = "the tables could not be looked at in time";
+        SharedError::Unavailable(StoreFailure::new(FailureKind::TimedOut, message))
+    })?;
+    let found = found.map_err(unavailable)?;
+    let sql = Sql::new(&quoted, &options.clock);
+    Ok(Core::new(options, LinkOptions { is_pooled, ..link_options }, sql, found.secret))
+}
+
+/// Whether two connections of ours are served by one connection of the server: the second, in a
+/// transaction, has the server process that served the first.
+async fn is_pooled(first: &Link, options: &LinkOptions) -> Result<bool, StoreFailure> {
+    let second = Rc::new(Link::connect(options.clone(), |_| {}).await?);
+    let asking = async {
+        let before = backend(first).await?;
+        second.script("BEGIN").await?;
+        let within = backend(&second).await?;
+        second.script("COMMIT").await?;
+        Ok(before == within || backend(first).await? != before)
+    };
+    timeout(options.connect_timeout, asking).await.unwrap_or(Ok(false))
+}
+
+async fn backend(link: &Link) -> Result<i32, StoreFailure> {
+    let row = link.client().query_typed_one("SELECT pg_backend_pid()", &[]).await;
+    let row = row.map_err(|error| StoreFailure::of(&error))?;
+    row.try_get(0).map_err(|error| StoreFailure::of(&error))
+}

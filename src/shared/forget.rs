@@ -1,0 +1,72 @@
+//! Records, tombstones and interruptions are forgotten before their time.
+
+use super::begin::{Asked, Tries};
+use super::core::Core;
+use super::error::SharedError;
+use super::row::RowState;
+use super::statements::change::ChangeAsk;
+use super::statements::look::LookAsk;
+use super::take_over::decided;
+use crate::state::{Decision, Event, Phase};
+use crate::{Fence, Status};
+
+impl Core {
+    /// Forgets what the key has, if it still has that of `fence`; `false` if there was nothing.
+    pub(super) async fn forget(&self, asked: &Asked, fence: Option<Fence>) -> Result<bool, SharedError> {
+        self.check()?;
+        let deadline = self.deadline();
+        let mut tries = Tries::new(deadline);
+        // The fence of what may have been forgotten by a statement whose answer got lost.
+        let mut sent = None;
+        loop {
+            let looked = match self.ask(LookAsk { digest: asked.digest }, deadline).await {
+                Ok(looked) => looked,
+                Err(miss) => {
+                    tries.again(self, miss).await?;
+                    continue;
+                }
+            };
+            let Some(row) = looked.row else { return Ok(sent.is_some()) };
+            row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
+            if row.state == RowState::Vacated && sent == Some(row.fence) {
+                return Ok(true);
+            }
+            if fence.is_some_and(|fence| fence != row.as_earlier().info.fence()) {
+                return Ok(false);
+            }
+            match decided(&row, Event::Forget { now: looked.now }, looked.now).0 {
+                Decision::Become(Phase::Ending) => {}
+                Decision::Busy => return Err(SharedError::InFlight),
+                _ => return Ok(false),
+            }
+            let change =
+                ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Vacated };
+            match self.ask(change, deadline).await {
+                Ok(changed) if changed.is_done => return Ok(true),
+                Ok(_) => tries.check(self)?,
+                Err(miss) => {
+                    sent = Some(row.fence);
+                    tries.again(self, miss).await?;
+                }
+            }
+        }
+    }
+
+    /// The state of a key.
+    pub(super) async fn status(&self, asked: &Asked) -> Result<Status, SharedError> {
+        self.check()?;
+        let deadline = self.deadline();
+        let mut tries = Tries::new(deadline);
+        loop {
+            match self.ask(LookAsk { digest: asked.digest }, deadline).await {
+                Ok(looked) => {
+                    let Some(row) = looked.row else { return Ok(Status::Vacant) };
+                    row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
+                    return Ok(row.status(asked.digest, looked.now, &self.budget));
+                }
+                // A look changes nothing, so its outcome is never unknown.
+                Err(miss) => tries.again(self, miss).await.map_err(super::begin::not_granted)?,
+            }
+        }
+    }
+}

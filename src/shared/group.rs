@@ -1,0 +1,248 @@
+//! `Intake`: calls wait here for a free connection. Whatever arrives while all connections are
+//! busy goes into the next statement; a call that finds one free waits for no other.
+
+use std::collections::{HashSet, VecDeque};
+use std::pin::Pin;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use super::connection::Link;
+use super::error::StoreFailure;
+use super::statement::{Ask, Miss, Statement};
+use super::statements::begin::BeginAsk;
+use super::statements::change::ChangeAsk;
+use super::statements::end::{EndAsk, GentleEnd};
+use super::statements::grant::GrantAsk;
+use super::statements::look::{LookAsk, WantAsk};
+use crate::clock::Deadline;
+use crate::sync::Mutex;
+
+/// Something to do with a connection that is no group.
+pub(super) struct Errand {
+    pub(super) deadline: Deadline,
+    pub(super) run: ErrandCall,
+}
+
+pub(super) type ErrandCall = Box<dyn FnOnce(Rc<Link>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// What one connection does next.
+pub(super) enum Work {
+    Begins(Vec<Ask<BeginAsk>>),
+    Ends(Vec<Ask<EndAsk>>),
+    GentleEnds(Vec<Ask<GentleEnd>>),
+    Grants(Vec<Ask<GrantAsk>>),
+    Changes(Vec<Ask<ChangeAsk>>),
+    Looks(Vec<Ask<LookAsk>>),
+    Wants(Vec<Ask<WantAsk>>),
+    Errand(Errand),
+}
+
+#[derive(Default)]
+pub(super) struct Queues {
+    begins: VecDeque<Ask<BeginAsk>>,
+    ends: VecDeque<Ask<EndAsk>>,
+    gentle_ends: VecDeque<Ask<GentleEnd>>,
+    grants: VecDeque<Ask<GrantAsk>>,
+    changes: VecDeque<Ask<ChangeAsk>>,
+    looks: VecDeque<Ask<LookAsk>>,
+    wants: VecDeque<Ask<WantAsk>>,
+    errands: VecDeque<Errand>,
+    /// The kind that is looked at first, so that none waits for ever.
+    turn: usize,
+    is_closed: bool,
+}
+
+/// A kind of call that has a queue.
+pub(super) trait Queued: Statement {
+    /// Whether its calls end claims, or keep what was granted in order. They pass the limit of
+    /// the queue: the number of claims limits them.
+    const PASSES_THE_LIMIT: bool;
+
+    fn queue(queues: &mut Queues) -> &mut VecDeque<Ask<Self>>;
+}
+
+macro_rules! queued {
+    ($ask:ty, $queue:ident, $passes:expr) => {
+        impl Queued for $ask {
+            const PASSES_THE_LIMIT: bool = $passes;
+
+            fn queue(queues: &mut Queues) -> &mut VecDeque<Ask<Self>> {
+                &mut queues.$queue
+            }
+        }
+    };
+}
+
+queued!(BeginAsk, begins, false);
+queued!(EndAsk, ends, true);
+queued!(GentleEnd, gentle_ends, true);
+queued!(GrantAsk, grants, false);
+queued!(ChangeAsk, changes, true);
+queued!(LookAsk, looks, false);
+queued!(WantAsk, wants, true);
+
+/// The queues.
+pub(super) struct Intake {
+    /// Leaf lock.
+    queues: Mutex<Queues>,
+    arrived: Notify,
+    group_max: usize,
+    queued_max: usize,
+}
+
+/// About how many bytes one statement sends.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+impl Intake {
+    pub(super) fn new(group_max: usize, queued_max: usize) -> Self {
+        Self { queues: Mutex::default(), arrived: Notify::new(), group_max, queued_max }
+    }
+
+    pub(super) fn push<S: Queued>(&self, ask: Ask<S>) -> Result<(), Miss> {
+        let mut queues = self.queues.lock();
+        if queues.is_closed {
+            return Err(Miss::Closed);
+        }
+        let queue = S::queue(&mut queues);
+        if queue.len() >= self.queued_max && !S::PASSES_THE_LIMIT {
+            return Err(Miss::Busy(self.queued_max));
+        }
+        queue.push_back(ask);
+        drop(queues);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn push_errand(&self, errand: Errand) -> Result<(), Miss> {
+        let mut queues = self.queues.lock();
+        if queues.is_closed {
+            return Err(Miss::Closed);
+        }
+        queues.errands.push_back(errand);
+        drop(queues);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// The next work for a free connection.
+    pub(super) async fn next(&self) -> Work {
+        loop {
+            if let Some(work) = self.take() {
+                return work;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Work> {
+        let mut queues = self.queues.lock();
+        if let Some(errand) = queues.errands.pop_front() {
+            return Some(Work::Errand(errand));
+        }
+        const KINDS: usize = 7;
+        for _ in 0..KINDS {
+            queues.turn = (queues.turn + 1) % KINDS;
+            let work = match queues.turn {
+                0 => self.group(&mut queues).map(Work::Begins),
+                1 => self.group(&mut queues).map(Work::Ends),
+                2 => self.group(&mut queues).map(Work::GentleEnds),
+                3 => self.group(&mut queues).map(Work::Grants),
+                4 => self.group(&mut queues).map(Work::Changes),
+                5 => self.group(&mut queues).map(Work::Looks),
+                _ => self.group(&mut queues).map(Work::Wants),
+            };
+            if work.is_some() {
+                return work;
+            }
+        }
+        None
+    }
+
+    /// The next group of one kind, sorted: two unsorted groups would lock each other's rows in
+    /// turn, and one would be aborted.
+    fn group<S: Queued>(&self, queues: &mut Queues) -> Option<Vec<Ask<S>>> {
+        let queue = S::queue(queues);
+        let (mut group, mut later, mut bytes) = (Vec::new(), VecDeque::new(), 0_usize);
+        let mut digests = HashSet::new();
+        while group.len() < self.group_max
+            && bytes < GROUP_BYTES_MAX
+            && let Some(ask) = queue.pop_front()
+        {
+            if S::IS_ONE_A_KEY && !digests.insert(ask.what.digest()) {
+                later.push_back(ask);
+                continue;
+            }
+            bytes += ask.what.bytes();
+            group.push(ask);
+        }
+        later.append(queue);
+        *queue = later;
+        group.sort_by_key(|ask| ask.what.digest());
+        (!group.is_empty()).then_some(group)
+    }
+
+    /// Answers the calls whose time is up while no connection took them.
+    pub(super) fn expire(&self, failure: &StoreFailure) {
+        let mut queues = self.queues.lock();
+        let over = (
+            expired(&mut queues.begins),
+            expired(&mut queues.ends),
+            expired(&mut queues.gentle_ends),
+            expired(&mut queues.grants),
+            expired(&mut queues.changes),
+            expired(&mut queues.looks),
+            expired(&mut queues.wants),
+        );
+        let (errands, left): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut queues.errands).into_iter().partition(|errand| errand.deadline.has_passed());
+        queues.errands = left;
+        drop(queues);
+        refuse(over.0, failure);
+        refuse(over.1, failure);
+        refuse(over.2, failure);
+        refuse(over.3, failure);
+        refuse(over.4, failure);
+        refuse(over.5, failure);
+        refuse(over.6, failure);
+        // Its caller gets no answer, which says the same.
+        drop(errands);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let queues = self.queues.lock();
+        queues.begins.is_empty()
+            && queues.ends.is_empty()
+            && queues.gentle_ends.is_empty()
+            && queues.grants.is_empty()
+            && queues.changes.is_empty()
+            && queues.looks.is_empty()
+            && queues.wants.is_empty()
+            && queues.errands.is_empty()
+    }
+
+    /// Takes no more calls, and drops those that wait: each is answered that there is no answer.
+    pub(super) fn close(&self) {
+        let mut queues = self.queues.lock();
+        let left = std::mem::replace(&mut *queues, Queues { is_closed: true, ..Queues::default() });
+        drop(queues);
+        drop(left);
+    }
+}
+
+fn expired<S: Statement>(queue: &mut VecDeque<Ask<S>>) -> Vec<Ask<S>> {
+    // Nearly always all calls have the same limit, so the first is the oldest.
+    if !queue.front().is_some_and(|ask| ask.deadline.has_passed()) {
+        return Vec::new();
+    }
+    let (over, left): (VecDeque<_>, VecDeque<_>) =
+        std::mem::take(queue).into_iter().partition(|ask| ask.deadline.has_passed());
+    *queue = left;
+    over.into()
+}
+
+fn refuse<S: Statement>(over: Vec<Ask<S>>, failure: &StoreFailure) {
+    for ask in over {
+        ask.reply.send(Err(Miss::NotDone(failure.clone())));
+    }
+}

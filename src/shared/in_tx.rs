@@ -1,0 +1,117 @@
+//! A completion in the caller's own transaction: its rows and the result are committed together.
+
+use tokio_postgres::Transaction;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::claim::SharedClaim;
+use super::complete::{Result_, SharedEndError};
+use super::error::{FailureKind, SharedError, StoreFailure};
+use super::listener;
+use super::row::{Columns, RowState};
+use super::sql::Kind;
+use super::statements::end::{EndAsk, Ended};
+use crate::attempt::Ended as AttemptEnded;
+use crate::record::{Outcome, Record};
+use crate::{Completion, Timestamp};
+
+/// A claim whose completion is part of a transaction that is still open.
+///
+/// Say what became of the transaction. A value that is dropped is not lost: the store looks at
+/// the key once the transaction is over. The key is then done, or interrupted.
+#[must_use = "say whether the transaction was committed"]
+pub struct CompletedInTx {
+    claim: SharedClaim,
+    result: Result_,
+    completed: Timestamp,
+    is_wanted: bool,
+}
+
+impl SharedClaim {
+    /// Completes the claim within a transaction of the caller's, on the same database. Other
+    /// callers see the result when the transaction is committed. While it is open the key can't be
+    /// taken over, even if the lease ends. Keep it short.
+    ///
+    /// # Errors
+    ///
+    /// When the body is too long, the claim is no longer good, the statement fails, or the
+    /// transaction can't see the claim: because it is on another database, or has a snapshot from
+    /// before the begin. The claim comes back unless it is no longer good.
+    pub async fn complete_in_tx(
+        self,
+        transaction: &mut Transaction<'_>,
+        body: impl AsRef<[u8]>,
+    ) -> Result<CompletedInTx, SharedEndError> {
+        let result = match self.result(Outcome::Success, body.as_ref(), Completion::new()) {
+            Ok(result) => result,
+            Err(reason) => return Err(self.refused(reason)),
+        };
+        if let Err(reason) = self.core().check() {
+            return Err(self.refused(reason));
+        }
+        let end = EndAsk::complete(
+            self.row(),
+            result.outcome,
+            std::sync::Arc::clone(&result.body),
+            result.keeps_body,
+            result.retention,
+        );
+        let ended = match run(&self, transaction, &end).await {
+            Ok(ended) => ended,
+            Err(failure) => return Err(self.refused(SharedError::Unavailable(failure))),
+        };
+        if !ended.is_done {
+            let reason = self.why_not(RowState::Done).await;
+            return Err(self.refused(reason));
+        }
+        Ok(CompletedInTx { claim: self, result, completed: ended.now, is_wanted: ended.is_wanted })
+    }
+
+    async fn why_not(&self, to: RowState) -> SharedError {
+        let looked = self.look_why(to, self.core().deadline()).await;
+        looked.err().unwrap_or_else(|| {
+            let message = "the transaction does not see the claim: it must be on the store's database, \
+                           and start after the begin or read what is committed";
+            SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
+        })
+    }
+}
+
+async fn run(
+    claim: &SharedClaim,
+    transaction: &Transaction<'_>,
+    end: &EndAsk,
+) -> Result<Ended, StoreFailure> {
+    let params = EndAsk::params(std::iter::once(end));
+    let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+        params.0.iter().map(|(value, kind)| (&**value, kind.clone())).collect();
+    let asked = transaction.query_typed_one(claim.core().sql.text(Kind::End), &typed).await;
+    let row = asked.map_err(|error| StoreFailure::of(&error))?;
+    let mut columns = Columns::new(&row);
+    columns.skip();
+    Ended::read(&mut columns)
+}
+
+impl CompletedInTx {
+    /// The record, after the transaction was committed.
+    #[must_use]
+    pub fn committed(mut self) -> Record {
+        let record = self.claim.record(&self.result, self.completed);
+        self.claim.end(AttemptEnded::Done(record.clone()));
+        if self.is_wanted {
+            listener::tell(&self.claim.handle.0, self.claim.attempt.digest);
+        }
+        record
+    }
+
+    /// The claim, after the transaction was rolled back: it is as good as before.
+    pub fn rolled_back(self) -> SharedClaim {
+        self.claim
+    }
+}
+
+/// In short.
+impl std::fmt::Debug for CompletedInTx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CompletedInTx").field("claim", &self.claim).finish_non_exhaustive()
+    }
+}

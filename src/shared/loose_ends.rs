@@ -1,0 +1,73 @@
+//! `LooseEnds`: ends of claims that no caller waits for, kept until the store has them.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::statements::end::EndAsk;
+use crate::attempt::{Attempt, Ended};
+use crate::clock::Deadline;
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
+
+/// The end of a claim that was dropped, or of a grant that may have happened.
+pub(super) struct LooseEnd {
+    pub(super) end: EndAsk,
+    /// The grant may still happen until then, so finding nothing before is no answer.
+    pub(super) until: Option<Deadline>,
+    /// The claim, and how its waiters are told that it ended.
+    pub(super) attempt: Option<(Arc<Attempt>, Ended)>,
+    due: Deadline,
+    pause: Duration,
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(super) struct LooseEnds {
+    /// Leaf lock. The number of claims limits its length.
+    list: Mutex<Vec<LooseEnd>>,
+    /// Wakes the thread that settles them.
+    pub(super) called: Notify,
+    /// How many are being settled.
+    busy: AtomicUsize,
+}
+
+impl LooseEnds {
+    pub(super) fn add(
+        &self,
+        end: EndAsk,
+        until: Option<Deadline>,
+        attempt: Option<(Arc<Attempt>, Ended)>,
+    ) {
+        let due = Deadline::after(Duration::ZERO);
+        self.list.lock().push(LooseEnd { end, until, attempt, due, pause: PAUSE_MIN });
+        self.called.notify_one();
+    }
+
+    /// Puts one back, for a later try.
+    pub(super) fn put_back(&self, mut end: LooseEnd) {
+        end.due = Deadline::after(end.pause);
+        end.pause = end.pause.saturating_mul(2).min(PAUSE_MAX);
+        self.list.lock().push(end);
+    }
+
+    /// Those to be settled now, and when the next ones are.
+    pub(super) fn take_due(&self) -> (Vec<LooseEnd>, Option<Instant>) {
+        let mut list = self.list.lock();
+        let (due, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *list).into_iter().partition(|end| end.due.has_passed());
+        *list = left;
+        self.busy.store(due.len(), Ordering::Relaxed);
+        (due, list.iter().filter_map(|end| end.due.instant()).min())
+    }
+
+    /// All that were taken are settled or back.
+    pub(super) fn settled(&self) {
+        self.busy.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.lock().is_empty() && self.busy.load(Ordering::Relaxed) == 0
+    }
+}

@@ -1,0 +1,216 @@
+//! Options of a connection to a shared store.
+
+use std::time::Duration;
+
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+
+use super::sql::NOW;
+use super::error::{FailureKind, SharedError, StoreFailure};
+use crate::clock::millis;
+use crate::error::OptionError;
+use crate::policy::{Durability, Policy};
+
+/// What stands between this process and the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pooling {
+    /// Finds out when it connects.
+    #[default]
+    Detect,
+    /// Nothing, or a pooler that gives each client a server connection of its own.
+    Session,
+    /// A pooler in transaction mode, as `PgBouncer` has one: statements are not prepared, and
+    /// waiters poll because notifications do not arrive.
+    Transaction,
+}
+
+/// How to connect to a shared store.
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until `connect`"]
+pub struct SharedOptions {
+    pub(super) url: String,
+    pub(super) schema: String,
+    pub(super) instance: Option<String>,
+    pub(super) connections: usize,
+    pub(super) connect_timeout: Duration,
+    pub(super) statement_timeout: Duration,
+    pub(super) call_timeout: Duration,
+    pub(super) session: Duration,
+    pub(super) makes_tables: bool,
+    pub(super) pooling: Pooling,
+    pub(super) policy: Policy,
+    pub(super) max_body_bytes: usize,
+    pub(super) max_key_bytes: usize,
+    pub(super) max_queued: usize,
+    pub(super) sweep_every: Option<Duration>,
+    pub(super) group_max: usize,
+    pub(super) clock: String,
+}
+
+impl SharedOptions {
+    /// For the server at this address: a URL, or words as libpq takes them.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            schema: "idemkv".to_owned(),
+            instance: None,
+            connections: 2,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(10),
+            session: Duration::from_secs(15),
+            makes_tables: true,
+            pooling: Pooling::Detect,
+            policy: Policy::default(),
+            max_body_bytes: 1 << 20,
+            max_key_bytes: 255,
+            max_queued: 10_000,
+            sweep_every: Some(Duration::from_secs(1)),
+            group_max: 512,
+            clock: NOW.to_owned(),
+        }
+    }
+
+    /// The schema of the tables. Default `idemkv`.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        self.schema = name.into();
+        self
+    }
+
+    /// A name of this process. A process that starts with the name of one before it ends the
+    /// claims of that one at once. Default none: they end with its session.
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.instance = Some(name.into());
+        self
+    }
+
+    /// Connections for statements. Default 2; 1 to 4.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// How long an attempt to connect may take. Default 5 s; 100 ms to 60 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a statement may take. After that its connection is given up. Default 5 s; 100 ms
+    /// to 60 s.
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// How long a call may take, all its statements and repetitions together. A statement under
+    /// way then still ends. Default 10 s; 100 ms to 10 minutes.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// How long the claims of this process stand when nothing is heard of it any more. It is
+    /// renewed three times in that time. Default 15 s; 1 s to 10 minutes.
+    pub fn session(mut self, time: Duration) -> Self {
+        self.session = time;
+        self
+    }
+
+    /// Whether tables are made where there are none. Default yes.
+    pub fn make_tables(mut self, makes: bool) -> Self {
+        self.makes_tables = makes;
+        self
+    }
+
+    /// What stands between this process and the server. Default: it finds out.
+    pub fn pooling(mut self, pooling: Pooling) -> Self {
+        self.pooling = pooling;
+        self
+    }
+
+    /// The policy of scopes that have none of their own.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How often expired keys are swept, by one of the processes; `None` for never. Default 1 s.
+    pub fn sweep_every(mut self, every: Option<Duration>) -> Self {
+        self.sweep_every = every;
+        self
+    }
+
+    /// The most calls in one statement. Default 512; 1 to 2,000.
+    pub fn group_max(mut self, calls: usize) -> Self {
+        self.group_max = calls;
+        self
+    }
+
+    /// The server's time in milliseconds as an SQL expression, for tests that set it.
+    #[doc(hidden)]
+    pub fn clock(mut self, sql: impl Into<String>) -> Self {
+        self.clock = sql.into();
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), SharedError> {
+        let short = Duration::from_millis(100);
+        let (minute, long) = (Duration::from_secs(60), Duration::from_secs(600));
+        OptionError::unless_within("connections", self.connections, 1, 4)
+            .and_then(|()| {
+                OptionError::unless_within("connect_timeout", self.connect_timeout, short, minute)
+            })
+            .and_then(|()| {
+                OptionError::unless_within("statement_timeout", self.statement_timeout, short, minute)
+            })
+            .and_then(|()| OptionError::unless_within("call_timeout", self.call_timeout, short, long))
+            .and_then(|()| {
+                OptionError::unless_within("session", self.session, Duration::from_secs(1), long)
+            })
+            .and_then(|()| OptionError::unless_within("group_max", self.group_max, 1, 2_000))
+            .and_then(|()| check_policy(&self.policy))
+            .map_err(SharedError::Option)
+    }
+
+    pub(super) fn config(&self) -> Result<tokio_postgres::Config, SharedError> {
+        let refused = |message: String| {
+            SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
+        };
+        let mut config: tokio_postgres::Config =
+            self.url.parse().map_err(|error| refused(format!("the address can't be read: {error}")))?;
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(refused(
+                "the address demands TLS, which this version can't speak yet; use a local socket, a tunnel or a trusted network"
+                    .to_owned(),
+            ));
+        }
+        // A standby is refused when it is connected to, and of several hosts the primary is found.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        config.connect_timeout(self.connect_timeout);
+        config.tcp_user_timeout(self.statement_timeout);
+        if config.get_application_name().is_none() {
+            config.application_name("idemkv");
+        }
+        Ok(config)
+    }
+
+    /// How long a session lasts, in the server's milliseconds.
+    pub(super) fn session_ms(&self) -> i64 {
+        i64::try_from(millis(self.session)).unwrap_or(i64::MAX)
+    }
+}
+
+/// Refuses parts of a policy that a shared store does not have.
+pub(super) fn check_policy(policy: &Policy) -> Result<(), OptionError> {
+    policy.check()?;
+    if policy.get_durability() != Durability::Full {
+        let allowed = "Durability::Full: a shared store makes every grant and every result durable";
+        return Err(OptionError::new("durability", policy.get_durability(), allowed));
+    }
+    if let Some(max) = policy.get_max_in_flight() {
+        let allowed = "none: no process of a shared store counts the claims of the others";
+        return Err(OptionError::new("max_in_flight", max, allowed));
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! The tables: made by the library, or by hand before.
+
+use tokio_postgres::Client;
+
+use super::error::{FailureKind, StoreFailure};
+use crate::key::Secret;
+
+/// The version of the tables. Another version is refused.
+pub(super) const VERSION: i32 = 1;
+
+/// `keys` is filled to 70 %, so that a completion finds room on its page and changes no index.
+/// Nothing but `digest` is indexed for the same reason: the sweep reads the table page by page.
+const TABLES: &str = r#"CREATE SCHEMA IF NOT EXISTS {S};
+CREATE SEQUENCE {S}.fence AS bigint MINVALUE 1 MAXVALUE 9007199254740991 CACHE 1;
+CREATE TABLE {S}.meta (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  version integer NOT NULL,
+  secret bytea NOT NULL CHECK (length(secret) = 32),
+  policies bigint NOT NULL DEFAULT 1
+);
+CREATE TABLE {S}.sessions (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  instance text,
+  until_ms bigint NOT NULL,
+  started_ms bigint NOT NULL,
+  replaced boolean NOT NULL DEFAULT false
+);
+CREATE UNIQUE INDEX sessions_instance ON {S}.sessions (instance) WHERE NOT replaced;
+CREATE TABLE {S}.policies (
+  scope bytea PRIMARY KEY,
+  ttl_ms bigint NOT NULL,
+  tombstone_ms bigint,
+  refuse boolean NOT NULL,
+  unresolved_ms bigint,
+  max_attempts bigint,
+  lease_ms bigint
+);
+CREATE TABLE {S}.duties (name text PRIMARY KEY, page bigint NOT NULL DEFAULT 0, due_ms bigint NOT NULL DEFAULT 0);
+CREATE TABLE {S}.keys (
+  digest uuid PRIMARY KEY,
+  nonce uuid NOT NULL,
+  fence bigint NOT NULL,
+  session bigint,
+  started_ms bigint NOT NULL,
+  ttl_ms bigint NOT NULL,
+  remembered_ms bigint NOT NULL,
+  unresolved_ms bigint,
+  lease_ms bigint,
+  lease_until_ms bigint,
+  gone_ms bigint,
+  completed_ms bigint,
+  expires_ms bigint,
+  interrupted_ms bigint,
+  e_fence bigint,
+  e_started_ms bigint,
+  e_interrupted_ms bigint,
+  e_attempt integer,
+  attempt integer NOT NULL,
+  state smallint NOT NULL CHECK (state BETWEEN 1 AND 4),
+  outcome smallint,
+  wanted boolean NOT NULL DEFAULT false,
+  returned boolean NOT NULL DEFAULT false,
+  body_kept boolean NOT NULL DEFAULT false,
+  fingerprint bytea NOT NULL,
+  scope bytea NOT NULL,
+  key bytea NOT NULL,
+  progress bytea,
+  body bytea
+) WITH (fillfactor = 70);
+INSERT INTO {S}.duties (name) VALUES ('sweep');
+INSERT INTO {S}.meta (version, secret) VALUES ({VERSION},
+  decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
+"#;
+
+/// The tables as plain SQL, for a person to run before the service starts under a role that may
+/// not create tables.
+///
+/// # Errors
+///
+/// When the name can't be that of a schema.
+pub fn plain_sql(schema: &str) -> Result<String, StoreFailure> {
+    let quoted = quoted(schema)?;
+    Ok(TABLES.replace("{S}", &quoted).replace("{VERSION}", &VERSION.to_string()))
+}
+
+/// A schema's name in quotes.
+pub(super) fn quoted(schema: &str) -> Result<String, StoreFailure> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if schema.is_empty() || schema.len() > 50 || !schema.chars().all(fits) {
+        let message = format!(
+            "{schema:?} can't be the schema's name: use 1 to 50 letters, digits and underscores of ASCII"
+        );
+        return Err(StoreFailure::new(FailureKind::Options, message));
+    }
+    Ok(format!("\"{schema}\""))
+}
+
+/// What a process learns from the tables when it connects.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) secret: Secret,
+}
+
+/// Makes the tables where there are none and the role may, and checks those that are there.
+pub(super) async fn prepare(client: &Client, schema: &str, makes: bool) -> Result<Found, StoreFailure> {
+    let quoted = quoted(schema)?;
+    if !is_there(client, &quoted).await? {
+        if !makes {
+            return Err(missing(schema, "the options forbid to make them"));
+        }
+        if let Err(error) = make(client, schema, &quoted).await {
+            return Err(match error.kind() {
+                FailureKind::Forbidden => missing(schema, error.message()),
+                _ => error,
+            });
+        }
+    }
+    check(client, schema, &quoted).await
+}
+
+async fn is_there(client: &Client, quoted: &str) -> Result<bool, StoreFailure> {
+    let sql = format!("SELECT to_regclass('{quoted}.meta') IS NOT NULL");
+    let row = client.query_typed_one(&sql, &[]).await.map_err(|error| StoreFailure::of(&error))?;
+    row.try_get(0).map_err(|error| StoreFailure::of(&error))
+}
+
+/// In one transaction. Of several processes that start at once, one makes the tables.
+async fn make(client: &Client, schema: &str, quoted: &str) -> Result<(), StoreFailure> {
+    let sql = plain_sql(schema)?;
+    let script = format!(
+        "BEGIN; SELECT pg_advisory_xact_lock(hashtext('idemkv {schema}')); \
+         DO $idemkv$ BEGIN IF to_regclass('{quoted}.meta') IS NULL THEN {sql} END IF; END $idemkv$; COMMIT"
+    );
+    let made = client.batch_execute(&script).await.map_err(|error| StoreFailure::of(&error));
+    if made.is_err() {
+        // Best effort: the connection is given up with the error.
+        drop(client.batch_execute("ROLLBACK").await);
+    }
+    made
+}
+
+const NEEDED: [(&str, &str); 6] = [
+    ("keys", "SELECT, INSERT, UPDATE, DELETE"),
+    ("sessions", "SELECT, INSERT, UPDATE, DELETE"),
+    ("policies", "SELECT, INSERT, UPDATE, DELETE"),
+    ("duties", "SELECT, UPDATE"),
+    ("meta", "SELECT, UPDATE"),
+    ("fence", "USAGE"),
+];
+
+async fn check(client: &Client, schema: &str, quoted: &str) -> Result<Found, StoreFailure> {
+    for (table, rights) in NEEDED {
+        for right in rights.split(", ") {
+            let function = if table == "fence" { "has_sequence_privilege" } else { "has_table_privilege" };
+            let sql = format!("SELECT {function}('{quoted}.{table}', '{right}')");
+            let row = client.query_typed_one(&sql, &[]).await.map_err(|error| StoreFailure::of(&error))?;
+            if !row.try_get::<_, bool>(0).map_err(|error| StoreFailure::of(&error))? {
+                let message = format!("the role has no right to {right} on {quoted}.{table}; grant it");
+                return Err(StoreFailure::new(FailureKind::Forbidden, message));
+            }
+        }
+    }
+    let sql = format!("SELECT version, secret FROM {quoted}.meta");
+    let row = client.query_typed_opt(&sql, &[]).await.map_err(|error| StoreFailure::of(&error))?;
+    let Some(row) = row else { return Err(missing(schema, "the table `meta` is empty")) };
+    let version: i32 = row.try_get(0).map_err(|error| StoreFailure::of(&error))?;
+    if version != VERSION {
+        let message = format!(
+            "the tables in schema {quoted} have version {version}, this library needs {VERSION}; \
+             use the library that fits them, or migrate them"
+        );
+        return Err(StoreFailure::new(FailureKind::Schema, message));
+    }
+    let secret: &[u8] = row.try_get(1).map_err(|error| StoreFailure::of(&error))?;
+    let Ok(secret) = secret.try_into() else {
+        let message = format!("the secret in {quoted}.meta does not have 32 bytes; restore the row");
+        return Err(StoreFailure::new(FailureKind::Damaged, message));
+    };
+    Ok(Found { secret: Secret(secret) })
+}
+
+fn missing(schema: &str, why: &str) -> StoreFailure {
+    let message = format!(
+        "the tables are not in schema {schema:?} and can't be made ({why}); run the SQL of `plain_sql({schema:?})` \
+         as a role that may create them"
+    );
+    StoreFailure::new(FailureKind::Schema, message)
+}

@@ -1,0 +1,75 @@
+//! `Session`: what this process knows of its row among the sessions. Its claims stand while the
+//! row lives.
+
+use tokio::sync::Notify;
+
+use crate::clock::Deadline;
+use crate::sync::{Arc, Mutex, Ordering, UnseenI64};
+use crate::task::reply::{self, Reply, ReplySender};
+
+/// What is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SessionState {
+    /// There is none: it is being started.
+    None,
+    /// It lives at least until then. The time counts from before the request that renewed it was
+    /// sent, on the monotonic clock, so it ends before the server's does.
+    Live {
+        id: i64,
+        until: Deadline,
+    },
+    /// Another process started with this one's name.
+    Replaced,
+}
+
+pub(super) struct Session {
+    /// Leaf lock.
+    state: Mutex<SessionState>,
+    /// The last one's number; zero before the first.
+    id: Arc<UnseenI64>,
+    /// Wakes the keeper.
+    pub(super) called: Notify,
+    /// Callers that wait for the keeper's next try. Leaf lock.
+    waiting: Mutex<Vec<ReplySender<()>>>,
+}
+
+impl Session {
+    pub(super) fn new(id: Arc<UnseenI64>) -> Self {
+        Self {
+            state: Mutex::new(SessionState::None),
+            id,
+            called: Notify::new(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    pub(super) fn state(&self) -> SessionState {
+        *self.state.lock()
+    }
+
+    pub(super) fn set(&self, state: SessionState) {
+        if let SessionState::Live { id, .. } = state {
+            self.id.store(id, Ordering::Relaxed);
+        }
+        *self.state.lock() = state;
+    }
+
+    /// The number of the session before, if there was one.
+    pub(super) fn last(&self) -> Option<i64> {
+        Some(self.id.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    /// Has the session renewed now; ready after the next try, whether or not it succeeded.
+    pub(super) fn renewed(&self) -> Reply<()> {
+        let (reply, tried) = reply::pair();
+        self.waiting.lock().push(reply);
+        self.called.notify_one();
+        tried
+    }
+
+    /// Tells the callers that the keeper has tried.
+    pub(super) fn has_tried(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        drop(waiting);
+    }
+}

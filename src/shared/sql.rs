@@ -1,0 +1,206 @@
+//! The text of every statement about keys. Times are milliseconds of the server's clock.
+//!
+//! No statement decides what an event does to a key. Each inserts where there is no row, or
+//! changes a row that still has the fence and the state that the caller decided on.
+
+/// The server's time.
+pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+/// How long the row of a released or forgotten key stays, so that a repeated statement finds out
+/// what became of the first.
+pub(super) const VACATED_MS: i64 = 60_000;
+
+/// The end of the claim's lease. A claim without a lease of its own stands while its session
+/// lives. A claim of a replaced session is over; a claim of no session was handed over.
+const LEASE: &str = "CASE WHEN k.session IS NULL THEN coalesce(k.lease_until_ms, 0) ELSE coalesce( \
+    (SELECT CASE WHEN s.replaced THEN s.until_ms ELSE coalesce(k.lease_until_ms, s.until_ms) END \
+     FROM {S}.sessions s WHERE s.id = k.session), k.lease_until_ms, 0) END";
+
+/// The columns of a row, as `KeyRow` reads them.
+const ROW: &str = "k.state, k.nonce, k.fence, k.attempt, k.fingerprint, {LEASE} AS lease, k.started_ms, \
+    k.gone_ms, k.completed_ms, k.expires_ms, k.interrupted_ms, k.ttl_ms, k.remembered_ms, k.unresolved_ms, \
+    k.lease_ms, k.e_fence, k.e_attempt, k.e_started_ms, k.e_interrupted_ms, k.outcome, k.wanted, k.returned, \
+    k.body_kept, k.scope, k.key, k.progress, k.body";
+
+const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+    rules AS MATERIALIZED (SELECT policies FROM {S}.meta), ";
+
+const ALIVE: &str = "alive AS MATERIALIZED (SELECT s.id FROM {S}.sessions s, moment m \
+    WHERE s.id = ANY ($1::bigint[]) AND NOT s.replaced AND s.until_ms > m.now_ms), ";
+
+/// Inserts keys of which there is no row, and reads the others.
+const BEGIN: &str = "WITH {MOMENT} {ALIVE} \
+    req AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bytea[], \
+      $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) WITH ORDINALITY \
+      r(session, policies, digest, nonce, fingerprint, scope, key, ttl_ms, remembered_ms, unresolved_ms, lease_ms, ord)), \
+    seen AS MATERIALIZED (SELECT r.ord, x.* FROM req r CROSS JOIN LATERAL \
+      (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x), \
+    ins AS (INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, session, started_ms, \
+        lease_until_ms, ttl_ms, remembered_ms, unresolved_ms, lease_ms, scope, key) \
+      SELECT 1, r.digest, r.nonce, nextval('{S}.fence'), 1, r.fingerprint, r.session, m.now_ms, \
+        m.now_ms + r.lease_ms, r.ttl_ms, r.remembered_ms, r.unresolved_ms, r.lease_ms, r.scope, r.key \
+      FROM req r JOIN alive a ON a.id = r.session JOIN rules u ON u.policies = r.policies CROSS JOIN moment m \
+      WHERE NOT EXISTS (SELECT FROM seen x WHERE x.ord = r.ord) ORDER BY r.digest \
+      ON CONFLICT (digest) DO NOTHING RETURNING digest, nonce, fence) \
+    SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, i.fence, x.* FROM req r CROSS JOIN moment m \
+      CROSS JOIN rules u LEFT JOIN alive a ON a.id = r.session \
+      LEFT JOIN ins i ON i.digest = r.digest AND i.nonce = r.nonce LEFT JOIN seen x ON x.ord = r.ord";
+
+/// Changes rows of claims, for their holders. The gentle form passes over rows that a transaction
+/// has locked.
+const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::smallint[], $5::bool[], \
+      $6::smallint[], $7::bytea[], $8::bool[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
+      $13::bool[], $14::int[], $15::bytea[], $16::bool[]) WITH ORDINALITY \
+      r(digest, nonce, fence, to_state, checked, outcome, body, body_kept, ttl_ms, gone_after_ms, gone_at_ms, \
+        interrupted_at_ms, returned, attempt, progress, renews, ord)), {LOCKED} \
+    done AS (UPDATE {S}.keys k SET state = r.to_state, \
+        completed_ms = CASE WHEN r.to_state = 3 THEN r.now_ms END, \
+        expires_ms = CASE WHEN r.to_state = 3 THEN r.now_ms + r.ttl_ms END, \
+        gone_ms = CASE WHEN r.to_state <> 1 THEN coalesce(r.gone_at_ms, r.now_ms + r.gone_after_ms) END, \
+        interrupted_ms = CASE WHEN r.to_state = 2 THEN coalesce(r.interrupted_at_ms, r.now_ms) END, \
+        lease_until_ms = CASE WHEN r.renews THEN r.now_ms + k.lease_ms ELSE k.lease_until_ms END, \
+        returned = r.returned, attempt = coalesce(r.attempt, k.attempt), outcome = r.outcome, body = r.body, \
+        body_kept = r.body_kept, \
+        progress = CASE WHEN r.to_state IN (1, 2) THEN coalesce(r.progress, k.progress) END \
+      FROM (SELECT r.*, m.now_ms FROM req r CROSS JOIN moment m {JOIN_LOCKED} ORDER BY r.digest) r \
+      WHERE k.digest = r.digest AND k.nonce = r.nonce AND (r.fence IS NULL OR k.fence = r.fence) AND k.state = 1 \
+        AND (NOT r.checked OR {LEASE} > r.now_ms) \
+      RETURNING r.ord, k.wanted) \
+    SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false), {IS_LOCKED} FROM req r \
+      CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord";
+
+const LOCKED: &str = "locked AS MATERIALIZED (SELECT k.digest FROM {S}.keys k JOIN req r ON r.digest = k.digest \
+    ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), ";
+
+const IS_LOCKED: &str = "EXISTS (SELECT FROM {S}.keys k WHERE k.digest = r.digest) \
+    AND NOT EXISTS (SELECT FROM locked l WHERE l.digest = r.digest)";
+
+/// Grants claims on keys that have a row, if the row is still as the caller saw it. A row that a
+/// transaction has locked is passed over, even if the lease is over. The fence is drawn before
+/// the row is locked; one that is not above the row's is not used.
+const GRANT: &str = "WITH {MOMENT} {ALIVE} \
+    req AS MATERIALIZED (SELECT r.*, nextval('{S}.fence') AS fence FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], \
+      $4::uuid[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::smallint[], \
+      $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::bigint[]) WITH ORDINALITY \
+      r(session, policies, digest, nonce, fingerprint, ttl_ms, remembered_ms, unresolved_ms, lease_ms, seen_fence, \
+        seen_state, attempt, e_fence, e_attempt, e_started_ms, e_interrupted_ms, ord)), \
+    free AS MATERIALIZED (SELECT r.*, m.now_ms FROM {S}.keys k JOIN req r ON k.digest = r.digest CROSS JOIN moment m \
+      JOIN alive a ON a.id = r.session JOIN rules u ON u.policies = r.policies \
+      WHERE k.fence = r.seen_fence AND k.state = r.seen_state AND k.fence < r.fence \
+        AND (k.state <> 1 OR {LEASE} <= m.now_ms) \
+      ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
+    done AS (UPDATE {S}.keys k SET state = 1, nonce = f.nonce, fence = f.fence, attempt = f.attempt, \
+        fingerprint = f.fingerprint, session = f.session, started_ms = f.now_ms, \
+        lease_until_ms = f.now_ms + f.lease_ms, ttl_ms = f.ttl_ms, remembered_ms = f.remembered_ms, \
+        unresolved_ms = f.unresolved_ms, lease_ms = f.lease_ms, e_fence = f.e_fence, e_attempt = f.e_attempt, \
+        e_started_ms = f.e_started_ms, e_interrupted_ms = f.e_interrupted_ms, gone_ms = NULL, completed_ms = NULL, \
+        expires_ms = NULL, interrupted_ms = NULL, outcome = NULL, wanted = false, returned = false, \
+        body_kept = false, body = NULL, progress = CASE WHEN f.attempt > 1 THEN k.progress END \
+      FROM free f WHERE k.digest = f.digest AND k.fence = f.seen_fence AND k.state = f.seen_state \
+      RETURNING f.ord, k.fence) \
+    SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, d.fence FROM req r CROSS JOIN moment m CROSS JOIN rules u \
+      LEFT JOIN alive a ON a.id = r.session LEFT JOIN done d ON d.ord = r.ord";
+
+/// Changes rows that have no holder, or one whose lease is over.
+const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::smallint[]) \
+      WITH ORDINALITY r(digest, seen_fence, seen_state, to_state, ord)), \
+    free AS MATERIALIZED (SELECT r.*, m.now_ms, {LEASE} AS lease FROM {S}.keys k JOIN req r ON k.digest = r.digest \
+      CROSS JOIN moment m WHERE k.fence = r.seen_fence AND k.state = r.seen_state \
+        AND (k.state <> 1 OR {LEASE} <= m.now_ms) \
+      ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
+    done AS (UPDATE {S}.keys k SET state = f.to_state, \
+        interrupted_ms = CASE WHEN f.to_state = 2 THEN f.lease END, \
+        gone_ms = f.now_ms + CASE WHEN f.to_state = 2 THEN k.unresolved_ms ELSE {VACATED_MS} END, \
+        completed_ms = NULL, expires_ms = NULL, outcome = NULL, body = NULL, body_kept = false, \
+        progress = CASE WHEN f.to_state = 2 THEN k.progress END \
+      FROM free f WHERE k.digest = f.digest AND k.fence = f.seen_fence AND k.state = f.seen_state \
+      RETURNING f.ord, k.wanted) \
+    SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false) FROM req r CROSS JOIN moment m \
+      LEFT JOIN done d ON d.ord = r.ord";
+
+/// Reads rows.
+const LOOK: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[]) WITH ORDINALITY r(digest, ord)) \
+    SELECT r.ord, m.now_ms, x.* FROM req r CROSS JOIN moment m \
+      LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true";
+
+/// Notes on rows of claims that other processes wait for them, and reads the rows as they were
+/// when the statement started.
+const WANT: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY r(digest, fence, ord)), \
+    free AS MATERIALIZED (SELECT k.digest, r.fence FROM {S}.keys k JOIN req r ON k.digest = r.digest \
+      WHERE k.fence = r.fence AND k.state = 1 AND NOT k.wanted ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
+    flagged AS (UPDATE {S}.keys k SET wanted = true FROM free f \
+      WHERE k.digest = f.digest AND k.fence = f.fence AND k.state = 1 RETURNING k.digest, k.fence) \
+    SELECT r.ord, m.now_ms, w.digest IS NOT NULL, x.* FROM req r CROSS JOIN moment m \
+      LEFT JOIN flagged w ON w.digest = r.digest AND w.fence = r.fence \
+      LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true";
+
+/// The statements about keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Begin,
+    End,
+    GentleEnd,
+    Grant,
+    Change,
+    Look,
+    Want,
+}
+
+/// The text of every statement, with the schema's name.
+#[derive(Debug)]
+pub(super) struct Sql {
+    schema: String,
+    now: String,
+    texts: [String; 7],
+}
+
+impl Sql {
+    /// `schema` is a quoted name, `now` an expression.
+    pub(super) fn new(schema: &str, now: &str) -> Self {
+        let of = |text: &str, locked: &str| {
+            let is_locked = if locked.is_empty() { "false" } else { IS_LOCKED };
+            let join = if locked.is_empty() { "" } else { "JOIN locked l ON l.digest = r.digest" };
+            let text = text.replace("{LOCKED}", locked).replace("{JOIN_LOCKED}", join);
+            filled(&text.replace("{IS_LOCKED}", is_locked), schema, now)
+        };
+        let texts = [
+            of(BEGIN, ""),
+            of(END, ""),
+            of(END, LOCKED),
+            of(GRANT, ""),
+            of(CHANGE, ""),
+            of(LOOK, ""),
+            of(WANT, ""),
+        ];
+        Self { schema: schema.to_owned(), now: now.to_owned(), texts }
+    }
+
+    pub(super) fn text(&self, kind: Kind) -> &str {
+        let [begin, end, gentle_end, grant, change, look, want] = &self.texts;
+        match kind {
+            Kind::Begin => begin,
+            Kind::End => end,
+            Kind::GentleEnd => gentle_end,
+            Kind::Grant => grant,
+            Kind::Change => change,
+            Kind::Look => look,
+            Kind::Want => want,
+        }
+    }
+
+    /// Another statement, with the names filled in.
+    pub(super) fn filled(&self, text: &str) -> String {
+        filled(text, &self.schema, &self.now)
+    }
+}
+
+fn filled(text: &str, schema: &str, now: &str) -> String {
+    let parts =
+        [("{MOMENT}", MOMENT), ("{ALIVE}", ALIVE), ("{ROW}", ROW), ("{LEASE}", LEASE), ("{NOW}", now)];
+    let text = parts.iter().fold(text.to_owned(), |text, (name, part)| text.replace(name, part));
+    text.replace("{VACATED_MS}", &VACATED_MS.to_string()).replace("{S}", schema)
+}

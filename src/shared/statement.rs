@@ -1,0 +1,64 @@
+//! `Statement`: calls that go to the store many at a time, in one statement.
+
+use tokio_postgres::Row;
+
+use super::columns::Params;
+use super::error::StoreFailure;
+use super::row::Columns;
+use super::sql::Kind;
+use crate::clock::Deadline;
+use crate::key::Digest;
+use crate::task::reply::ReplySender;
+
+/// Why a call has no answer.
+#[derive(Clone, Debug)]
+pub(super) enum Miss {
+    /// It certainly did nothing, and will do nothing.
+    NotDone(StoreFailure),
+    /// It may have happened, or may happen yet.
+    Unknown(StoreFailure),
+    /// The queue is full.
+    Busy(usize),
+    Closed,
+}
+
+/// One call of a group.
+pub(super) struct Ask<S: Statement> {
+    pub(super) what: S,
+    /// After that it is not sent any more.
+    pub(super) deadline: Deadline,
+    pub(super) reply: ReplySender<Result<S::Answer, Miss>>,
+}
+
+/// A kind of call.
+pub(super) trait Statement: Send + Sized + 'static {
+    type Answer: Send + 'static;
+
+    /// Whether two calls for one key must not share a group.
+    const IS_ONE_A_KEY: bool;
+
+    const KIND: Kind;
+
+    fn digest(&self) -> Digest;
+
+    /// About how many bytes it sends.
+    fn bytes(&self) -> usize;
+
+    /// All calls of a group as arrays, in the group's order.
+    fn params(group: &[Ask<Self>]) -> Params<'_>;
+
+    /// Whether other processes are to be told of the change.
+    fn is_wanted(_answer: &Self::Answer) -> bool {
+        false
+    }
+
+    /// The answer to one call. Its place in the group has been read.
+    fn answer(columns: &mut Columns<'_>) -> Result<Self::Answer, StoreFailure>;
+}
+
+/// The place in the group that a row answers, and the rest of the row.
+pub(super) fn placed(row: &Row) -> Result<(usize, Columns<'_>), StoreFailure> {
+    let mut columns = Columns::new(row);
+    let place = usize::try_from(columns.number()?).unwrap_or_default();
+    Ok((place.wrapping_sub(1), columns))
+}

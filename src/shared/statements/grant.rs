@@ -1,0 +1,86 @@
+//! A group of grants on keys that have a row: takeovers, later attempts, and keys used again.
+
+use tokio_postgres::types::Type;
+
+use super::begin::Terms;
+use crate::attempt::interruption::Earlier;
+use crate::key::Digest;
+use crate::shared::columns::{Params, signed};
+use crate::shared::error::StoreFailure;
+use crate::shared::row::{Columns, RowState};
+use crate::shared::sql::Kind;
+use crate::shared::statement::{Ask, Statement};
+use crate::state::Fence;
+use crate::{Fingerprint, Timestamp};
+
+/// A grant. It happens if the row still has the fence and the state that the caller saw; and, of
+/// a row in flight, if its lease is over by the server's clock.
+pub(in crate::shared) struct GrantAsk {
+    pub(in crate::shared) digest: Digest,
+    pub(in crate::shared) nonce: u128,
+    pub(in crate::shared) fingerprint: Fingerprint,
+    pub(in crate::shared) terms: Terms,
+    pub(in crate::shared) seen: (Fence, RowState),
+    pub(in crate::shared) attempt: u32,
+    pub(in crate::shared) earlier: Option<Earlier>,
+}
+
+/// What came of it.
+pub(in crate::shared) struct Granted {
+    pub(in crate::shared) now: Timestamp,
+    pub(in crate::shared) is_alive: bool,
+    pub(in crate::shared) policies: i64,
+    pub(in crate::shared) fence: Option<Fence>,
+}
+
+fn number(value: u32) -> Option<i32> {
+    Some(i32::try_from(value).unwrap_or(i32::MAX))
+}
+
+impl Statement for GrantAsk {
+    type Answer = Granted;
+
+    const IS_ONE_A_KEY: bool = true;
+
+    const KIND: Kind = Kind::Grant;
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn bytes(&self) -> usize {
+        192
+    }
+
+    fn params(group: &[Ask<Self>]) -> Params<'_> {
+        let asks = || group.iter().map(|ask| &ask.what);
+        let numbers = |of: fn(&Self) -> i64| asks().map(of).collect::<Vec<_>>();
+        let earlier = |of: fn(&Earlier) -> u64| asks().map(move |ask| ask.earlier.as_ref().map(of).map(signed));
+        Params::default()
+            .with(numbers(|ask| ask.terms.session), Type::INT8_ARRAY)
+            .with(numbers(|ask| ask.terms.policies), Type::INT8_ARRAY)
+            .ids(asks().map(|ask| ask.digest.as_u128()))
+            .ids(asks().map(|ask| ask.nonce))
+            .bytes(asks().map(|ask| Some(&ask.fingerprint.as_bytes()[..])))
+            .with(numbers(|ask| ask.terms.ttl_ms()), Type::INT8_ARRAY)
+            .with(numbers(|ask| ask.terms.remembered_ms()), Type::INT8_ARRAY)
+            .numbers(asks().map(|ask| ask.terms.unresolved_ms()))
+            .numbers(asks().map(|ask| ask.terms.lease_ms()))
+            .with(numbers(|ask| signed(ask.seen.0.get())), Type::INT8_ARRAY)
+            .smalls(asks().map(|ask| Some(ask.seen.1.code())))
+            .ints(asks().map(|ask| number(ask.attempt)))
+            .numbers(earlier(|earlier| earlier.info.fence().get()))
+            .ints(asks().map(|ask| ask.earlier.and_then(|earlier| number(earlier.info.attempt()))))
+            .numbers(earlier(|earlier| earlier.info.started().as_millis()))
+            .numbers(earlier(|earlier| earlier.interrupted_at.as_millis()))
+    }
+
+    fn answer(columns: &mut Columns<'_>) -> Result<Granted, StoreFailure> {
+        Ok(Granted {
+            now: columns.time()?,
+            is_alive: columns.take()?,
+            policies: columns.take()?,
+            fence: columns.number_or_none()?.map(Fence::new),
+        })
+    }
+}

@@ -1,0 +1,7 @@
+//! The calls that are sent in groups.
+
+pub(super) mod begin;
+pub(super) mod change;
+pub(super) mod end;
+pub(super) mod grant;
+pub(super) mod look;

@@ -1,0 +1,137 @@
+//! A begin that found a row: the state machine decides on it, and a grant compares and sets.
+
+use super::begin::{Asked, Granting, NewClaim, Tries, not_granted};
+use super::claim::{SharedBegin, SharedClaim};
+use super::core::Handle;
+use super::error::SharedError;
+use super::pending::SharedPending;
+use super::row::{KeyRow, RowState};
+use super::statements::begin::Terms;
+use super::statements::change::ChangeAsk;
+use super::statements::end::Standing;
+use super::statements::grant::GrantAsk;
+use super::statements::look::LookAsk;
+use crate::attempt::progress::Progress;
+use crate::clock::Deadline;
+use crate::record::tombstone::Tombstone;
+use crate::state::{Decision, Event, Phase, decide};
+use crate::sync::Arc;
+use crate::{Fingerprint, Timestamp};
+
+/// What the state machine says of an event, where a claim whose lease is over first becomes
+/// interrupted. Also whether it did.
+pub(super) fn decided(row: &KeyRow, event: Event<'_>, now: Timestamp) -> (Decision, bool) {
+    match decide(row.state(), event) {
+        Decision::Become(Phase::Interrupted) => (decide(row.lapsed(now), event), true),
+        decision => (decision, false),
+    }
+}
+
+/// The answer to a begin that found this row; `None` if the row has changed since.
+pub(super) async fn answer(
+    handle: &Arc<Handle>,
+    asked: &Asked,
+    fingerprint: Fingerprint,
+    row: &KeyRow,
+    now: Timestamp,
+    deadline: Deadline,
+) -> Result<Option<SharedBegin>, SharedError> {
+    let core = &*handle.0;
+    let attempts_max = core.policies.of(&asked.scope).0.attempts_max();
+    let event = Event::Begin { fingerprint: &fingerprint, now, attempts_max };
+    let (decision, is_over) = decided(row, event, now);
+    match decision {
+        Decision::Grant { attempt } => {
+            let claim = grant(handle, asked, fingerprint, (row, now), attempt, false, deadline).await?;
+            Ok(claim.map(SharedBegin::Fresh))
+        }
+        Decision::Replay => Ok(Some(SharedBegin::Done(row.record(asked.digest)))),
+        Decision::Wait => {
+            let known = core.watches.known(asked.digest, row.fence);
+            let attempt = known.unwrap_or_else(|| Arc::new(NewClaim::found(row, core).attempt(asked)));
+            Ok(Some(SharedBegin::InFlight(SharedPending::new(handle, attempt))))
+        }
+        Decision::Expired => Err(SharedError::Expired(Tombstone::of(&row.record(asked.digest)))),
+        Decision::Reused => Err(SharedError::KeyReused),
+        // The row is to say so as well: how long it is remembered counts from now.
+        Decision::Unresolved if is_over => {
+            let seen = (row.fence, row.state);
+            let lapse = ChangeAsk { digest: asked.digest, seen, to: RowState::Interrupted };
+            core.ask(lapse, deadline).await.map_err(super::core::Core::refusal)?;
+            Ok(None)
+        }
+        Decision::Unresolved => Err(SharedError::Unresolved(row.interruption(&core.budget))),
+        Decision::Superseded | Decision::Busy | Decision::Become(_) | Decision::Stay => {
+            unreachable!("a begin is granted, waits, is replayed or refused")
+        }
+    }
+}
+
+/// Grants a claim on a key that has this row; `None` if the row has changed since, or a
+/// transaction has locked it.
+pub(super) async fn grant(
+    handle: &Arc<Handle>,
+    asked: &Asked,
+    fingerprint: Fingerprint,
+    (row, now): (&KeyRow, Timestamp),
+    attempt: u32,
+    resolves: bool,
+    deadline: Deadline,
+) -> Result<Option<SharedClaim>, SharedError> {
+    let core = &*handle.0;
+    let earlier = (attempt > 1).then(|| row.as_earlier());
+    let standing = (attempt > 1).then(|| Standing {
+        attempt: row.attempt,
+        interrupted_at: row.interrupted_at(),
+        gone: row.remembered_until(now),
+    });
+    let mut granting = Granting::new(core, asked.digest, standing)?;
+    let mut tries = Tries::new(deadline);
+    loop {
+        let session = core.session(deadline).await?;
+        let (policy, policies) = core.policies.of(&asked.scope);
+        let terms = Terms { session, policy, policies };
+        granting.sends();
+        let ask = GrantAsk {
+            digest: asked.digest,
+            nonce: granting.nonce,
+            fingerprint,
+            terms,
+            seen: (row.fence, row.state),
+            attempt,
+            earlier,
+        };
+        let granted = match core.ask(ask, deadline).await {
+            Ok(granted) => granted,
+            Err(miss) => {
+                tries.again(core, miss).await.map_err(not_granted)?;
+                continue;
+            }
+        };
+        let mut claim = match granted.fence {
+            Some(fence) => NewClaim::granted(&terms, fingerprint, fence, granted.now),
+            // The grant before this one may have happened, and its answer got lost.
+            None if tries.unknown.is_some() => {
+                let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await;
+                match looked.map_err(super::core::Core::refusal)?.row {
+                    Some(row) if row.nonce == granting.nonce && row.state == RowState::InFlight => {
+                        NewClaim::found(&row, core)
+                    }
+                    _ => return Ok(None),
+                }
+            }
+            None => {
+                granting.granted_nothing();
+                core.catch_up(granted.is_alive, granted.policies, deadline).await?;
+                return Ok(None);
+            }
+        };
+        claim.number = attempt;
+        claim.earlier = earlier;
+        if attempt > 1 {
+            claim.progress = row.progress.as_deref().map(|bytes| Progress::new(bytes, &core.budget));
+        }
+        let claim = SharedClaim::new(handle, claim.attempt(asked), granting.arrives(), resolves);
+        return Ok(Some(claim));
+    }
+}

@@ -1,0 +1,199 @@
+//! `Watches`: the claims for which callers of this process wait, and those whose end other
+//! processes are to be told of.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::error::StoreFailure;
+use crate::attempt::{Attempt, Ended};
+use crate::clock::Deadline;
+use crate::key::{Digest, DigestMap};
+use crate::state::Fence;
+use crate::sync::{Arc, Mutex};
+
+/// The longest time between two looks at a claim that callers wait for.
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+
+#[derive(Default)]
+pub(super) struct Watches {
+    /// Leaf lock.
+    table: Mutex<Table>,
+    /// Wakes the watcher.
+    pub(super) called: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    watched: HashMap<(Digest, Fence), Watch>,
+    /// The claims that this process has.
+    own: DigestMap<Arc<Attempt>>,
+}
+
+struct Watch {
+    attempt: Arc<Attempt>,
+    waiters: usize,
+    due: Deadline,
+    pause: Duration,
+    /// Since when the store has not answered.
+    failing_until: Option<Deadline>,
+    failure: Option<StoreFailure>,
+}
+
+/// A claim that is looked at.
+pub(super) struct Due {
+    pub(super) attempt: Arc<Attempt>,
+    /// This process has it, and will tell its end itself.
+    pub(super) is_own: bool,
+}
+
+impl Watches {
+    /// Notes that this process has a claim.
+    pub(super) fn add_own(&self, attempt: &Arc<Attempt>) {
+        let before = self.table.lock().own.insert(attempt.digest, Arc::clone(attempt));
+        drop(before);
+    }
+
+    /// Notes that this process has a claim no more.
+    pub(super) fn remove_own(&self, attempt: &Attempt) {
+        let mut table = self.table.lock();
+        let is_this = table.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence);
+        let removed = is_this.then(|| table.own.remove(&attempt.digest));
+        drop(table);
+        drop(removed);
+    }
+
+    /// The attempt on which callers of this process wait, if there is one: this process's own, or
+    /// the stand-in for that of another.
+    pub(super) fn known(&self, digest: Digest, fence: Fence) -> Option<Arc<Attempt>> {
+        let table = self.table.lock();
+        let own = table.own.get(&digest).filter(|own| own.fence == fence);
+        own.or_else(|| table.watched.get(&(digest, fence)).map(|watch| &watch.attempt)).cloned()
+    }
+
+    /// A caller starts to wait. The first one has the claim looked at now.
+    pub(super) fn join(&self, attempt: &Arc<Attempt>) {
+        let mut table = self.table.lock();
+        let new = || Watch {
+            attempt: Arc::clone(attempt),
+            waiters: 0,
+            due: Deadline::after(Duration::ZERO),
+            pause: PAUSE_MIN,
+            failing_until: None,
+            failure: None,
+        };
+        let watch = table.watched.entry((attempt.digest, attempt.fence)).or_insert_with(new);
+        watch.waiters += 1;
+        drop(table);
+        self.called.notify_one();
+    }
+
+    /// A caller waits no longer.
+    pub(super) fn leave(&self, attempt: &Attempt) {
+        let mut table = self.table.lock();
+        let key = (attempt.digest, attempt.fence);
+        let Some(watch) = table.watched.get_mut(&key) else { return };
+        watch.waiters = watch.waiters.saturating_sub(1);
+        let removed = (watch.waiters == 0).then(|| table.watched.remove(&key));
+        drop(table);
+        drop(removed);
+    }
+
+    /// Why the wait for a claim was given up, if the store did not answer.
+    pub(super) fn failure(&self, attempt: &Attempt) -> Option<StoreFailure> {
+        let table = self.table.lock();
+        table.watched.get(&(attempt.digest, attempt.fence)).and_then(|watch| watch.failure.clone())
+    }
+
+    /// The claims to look at now, and when the next ones are due.
+    pub(super) fn due(&self) -> (Vec<Due>, Option<Instant>) {
+        let table = self.table.lock();
+        let is_own = |attempt: &Arc<Attempt>| {
+            table.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence)
+        };
+        let due = table.watched.values().filter(|watch| watch.due.has_passed());
+        let due = due.map(|watch| Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) });
+        (due.collect(), table.watched.values().filter_map(|watch| watch.due.instant()).min())
+    }
+
+    /// Sets when a claim is looked at again. A claim whose end will be told can wait; the others
+    /// are looked at more and more rarely.
+    pub(super) fn later(&self, attempt: &Attempt, is_told: bool) {
+        let mut table = self.table.lock();
+        if let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) {
+            watch.failing_until = None;
+            watch.pause = if is_told { PAUSE_MAX } else { watch.pause.mul_f32(1.6).min(PAUSE_MAX) };
+            watch.due = Deadline::after(watch.pause);
+        }
+    }
+
+    /// The store did not answer. After `patience` the wait is given up.
+    pub(super) fn failed(&self, attempt: &Attempt, failure: StoreFailure, patience: Duration) {
+        let mut table = self.table.lock();
+        let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) else { return };
+        watch.due = Deadline::after(PAUSE_MAX);
+        let until = *watch.failing_until.get_or_insert_with(|| Deadline::after(patience));
+        let given_up = until.has_passed().then(|| {
+            watch.failure = Some(failure);
+            Arc::clone(&watch.attempt)
+        });
+        drop(table);
+        if let Some(attempt) = given_up {
+            attempt.end(Ended::Closed);
+        }
+    }
+
+    /// Has a key looked at now.
+    pub(super) fn told(&self, digest: Digest) {
+        let mut table = self.table.lock();
+        for (_, watch) in table.watched.iter_mut().filter(|((of, _), _)| *of == digest) {
+            watch.due = Deadline::after(Duration::ZERO);
+        }
+        drop(table);
+        self.called.notify_one();
+    }
+
+    /// Has all looked at now, because something may have been missed.
+    pub(super) fn all_due(&self) {
+        let mut table = self.table.lock();
+        for watch in table.watched.values_mut() {
+            watch.due = Deadline::after(Duration::ZERO);
+            watch.pause = PAUSE_MIN;
+        }
+        drop(table);
+        self.called.notify_one();
+    }
+
+    /// Ends all waits, because the store is closed.
+    pub(super) fn close(&self) {
+        let table = std::mem::take(&mut *self.table.lock());
+        for watch in table.watched.values() {
+            watch.attempt.end(Ended::Closed);
+        }
+        for own in table.own.values() {
+            own.end(Ended::Closed);
+        }
+    }
+}
+
+/// The keys whose change is to be told to other processes.
+#[derive(Default)]
+pub(super) struct Outbox(
+    /// Leaf lock.
+    Mutex<Vec<Digest>>,
+);
+
+impl Outbox {
+    /// Whether it was empty, so that it has to be sent.
+    pub(super) fn put(&self, digest: Digest) -> bool {
+        let mut keys = self.0.lock();
+        keys.push(digest);
+        keys.len() == 1
+    }
+
+    pub(super) fn take(&self) -> Vec<Digest> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}

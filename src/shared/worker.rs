@@ -1,0 +1,102 @@
+//! Workers: each keeps one connection, and runs one statement after the other on it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::connection::{Link, race};
+use super::core::Core;
+use super::error::StoreFailure;
+use super::group::Work;
+use super::listener;
+use super::statement::{Ask, Miss, Statement, placed};
+use crate::sync::{Arc, Ordering};
+
+/// Serves until the runtime ends.
+pub(super) async fn serve(core: Arc<Core>, listens: bool) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        match connect(&core, listens).await {
+            Ok(link) => {
+                pause = PAUSE_MIN;
+                core.is_connected(listens);
+                let link = Rc::new(link);
+                serve_on(&core, &link).await;
+                if link.suspects_pooler() && !link.is_pooled() {
+                    core.is_pooled.store(true, Ordering::Relaxed);
+                }
+                core.is_disconnected(listens);
+            }
+            Err(failure) => core.failed_to_connect(failure),
+        }
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(PAUSE_MAX);
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+async fn connect(core: &Arc<Core>, listens: bool) -> Result<Link, StoreFailure> {
+    let hears = Arc::clone(core);
+    let link = Link::connect(core.link_options(), move |payload| listener::heard(&hears, payload)).await?;
+    link.set_up().await?;
+    if listens && !link.is_pooled() {
+        link.script(&listener::listen_sql(&core.options.schema)).await?;
+    }
+    Ok(link)
+}
+
+async fn serve_on(core: &Arc<Core>, link: &Rc<Link>) {
+    while !link.is_broken() {
+        let Ok(work) = race(core.intake.next(), link.gone()).await else { return };
+        match work {
+            Work::Begins(asks) => run(core, link, asks).await,
+            Work::Ends(asks) => run(core, link, asks).await,
+            Work::GentleEnds(asks) => run(core, link, asks).await,
+            Work::Grants(asks) => run(core, link, asks).await,
+            Work::Changes(asks) => run(core, link, asks).await,
+            Work::Looks(asks) => run(core, link, asks).await,
+            Work::Wants(asks) => run(core, link, asks).await,
+            Work::Errand(errand) => (errand.run)(Rc::clone(link)).await,
+        }
+    }
+}
+
+async fn run<S: Statement>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
+    core.counters.grouped.fetch_add(asks.len() as u64, Ordering::Relaxed);
+    core.counters.groups.fetch_add(1, Ordering::Relaxed);
+    let asked = link.query(S::KIND, core.sql.text(S::KIND), &S::params(&asks)).await;
+    let rows = match asked {
+        Ok(rows) => rows,
+        Err(miss) => {
+            if let Miss::NotDone(failure) | Miss::Unknown(failure) = &miss {
+                core.note_failure(failure);
+            }
+            for ask in asks {
+                ask.reply.send(Err(miss.clone()));
+            }
+            return;
+        }
+    };
+    let mut answers: Vec<Option<Result<S::Answer, StoreFailure>>> = Vec::new();
+    answers.resize_with(asks.len(), || None);
+    for row in &rows {
+        let Ok((place, mut columns)) = placed(row) else { continue };
+        if let Some(answer) = answers.get_mut(place) {
+            *answer = Some(S::answer(&mut columns));
+        }
+    }
+    for (ask, answer) in asks.into_iter().zip(answers) {
+        if let Some(Ok(answer)) = &answer
+            && S::is_wanted(answer)
+        {
+            listener::tell(core, ask.what.digest());
+        }
+        ask.reply.send(match answer {
+            Some(Ok(answer)) => Ok(answer),
+            // It happened, but what came back can't be read.
+            Some(Err(failure)) => Err(Miss::Unknown(failure)),
+            None => Err(Miss::Unknown(super::row::damaged("an answer has no row"))),
+        });
+    }
+}

@@ -1,0 +1,194 @@
+//! A PostgreSQL server for these tests alone: in a directory of its own, with its syncs on.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use idemkv::shared::{Shared, SharedBegin, SharedClaim, SharedOptions, SharedScope};
+use idemkv::{Fingerprint, Policy, Recovery};
+use tokio_postgres::NoTls;
+
+pub struct Server {
+    pub port: u16,
+}
+
+/// The server, if this machine has PostgreSQL. Otherwise the test says so and is over.
+macro_rules! server {
+    () => {
+        match $crate::server::get() {
+            Some(server) => server,
+            None => {
+                eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+                return;
+            }
+        }
+    };
+}
+pub(crate) use server;
+
+pub fn get() -> Option<&'static Server> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    SERVER.get_or_init(start).as_ref()
+}
+
+fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut found: Vec<_> = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
+    found.sort();
+    found.pop().filter(|bin| bin.join("initdb").exists())
+}
+
+/// A command as an unprivileged user: the server refuses to run as root.
+fn unprivileged(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    // The server ends with the thread that started it.
+    command.arg("--pdeathsig=QUIT");
+    if is_root() {
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    }
+    command.arg(program).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|of| std::os::unix::fs::MetadataExt::uid(&of) == 0)
+}
+
+fn postgres_user() -> Option<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let user = users.lines().find(|line| line.starts_with("postgres:"))?;
+    let mut numbers = user.split(':').skip(2).filter_map(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+/// A directory that the server's user owns. Those of earlier runs are removed.
+fn directory() -> Option<PathBuf> {
+    const NAME: &str = "idemkv-postgres-";
+    let all = std::env::temp_dir();
+    for entry in fs::read_dir(&all).ok()?.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if let Some(process) = name.strip_prefix(NAME).and_then(|rest| rest.split('-').next())
+            && !Path::new("/proc").join(process).exists()
+        {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let directory = all.join(format!("{NAME}{}-{number}", std::process::id()));
+    fs::create_dir(&directory).ok()?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).ok()?;
+    if is_root() {
+        let (user, group) = postgres_user()?;
+        chown(&directory, Some(user), Some(group)).ok()?;
+    }
+    Some(directory)
+}
+
+fn start() -> Option<Server> {
+    let bin = programs()?;
+    let directory = directory()?;
+    let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+    let (started, is_started) = mpsc::sync_channel(1);
+    // The thread lives as long as the tests, and with it the server.
+    thread::spawn(move || {
+        let data = directory.join("data");
+        let made = unprivileged(&bin.join("initdb"))
+            .args(["--auth=trust", "--username=idemkv", "--encoding=UTF8", "--no-sync", "-D"])
+            .arg(&data)
+            .status();
+        if !made.is_ok_and(|made| made.success()) {
+            return;
+        }
+        let settings = format!(
+            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nmax_connections = 200\n\
+             fsync = on\nlog_lock_waits = on\ndeadlock_timeout = 200ms\n",
+            directory.display()
+        );
+        let file = data.join("postgresql.conf");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        fs::write(&file, before + &settings).unwrap();
+        let log = fs::File::create(directory.join("log")).unwrap();
+        let server = unprivileged(&bin.join("postgres")).arg("-D").arg(&data).stderr(log).spawn();
+        let Ok(mut server) = server else { return };
+        started.send(()).unwrap();
+        server.wait().ok();
+    });
+    is_started.recv_timeout(Duration::from_secs(60)).ok()?;
+    let server = Server { port };
+    let until = Instant::now() + Duration::from_secs(60);
+    while server.try_sql("SELECT 1").is_err() {
+        assert!(Instant::now() < until, "the server does not answer");
+        thread::yield_now();
+    }
+    Some(server)
+}
+
+impl Server {
+    pub fn url(&self) -> String {
+        format!("postgres://idemkv@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Options for the tables of one test.
+    pub fn options(&self, schema: &str) -> SharedOptions {
+        let policy = Policy::default().ttl(Duration::from_secs(3_600)).recovery(Recovery::Rerun);
+        SharedOptions::new(self.url()).schema(schema).policy(policy)
+    }
+
+    pub fn connect(&self, schema: &str) -> Shared {
+        Shared::connect(self.options(schema)).unwrap()
+    }
+
+    /// Runs statements as a person would; the rows of the last, as text.
+    pub fn sql(&self, script: &str) -> Vec<Vec<Option<String>>> {
+        self.try_sql(script).unwrap_or_else(|error| panic!("{script}: {error:?}"))
+    }
+
+    pub fn try_sql(&self, script: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+        on_runtime(async {
+            let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await?;
+            let running = tokio::spawn(connection);
+            let messages = client.simple_query(script).await;
+            drop(client);
+            running.await.unwrap().ok();
+            let mut rows = Vec::new();
+            for message in messages? {
+                match message {
+                    tokio_postgres::SimpleQueryMessage::Row(row) => {
+                        rows.push((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect());
+                    }
+                    tokio_postgres::SimpleQueryMessage::CommandComplete(_) => {}
+                    _ => rows.clear(),
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    /// One value.
+    pub fn one(&self, query: &str) -> String {
+        self.sql(query)[0][0].clone().unwrap_or_default()
+    }
+}
+
+pub fn on_runtime<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+pub fn request() -> Fingerprint {
+    Fingerprint::of("request")
+}
+
+#[track_caller]
+pub fn claim(scope: &SharedScope, key: &str) -> SharedClaim {
+    match scope.begin(key, request()) {
+        Ok(SharedBegin::Fresh(claim)) => claim,
+        other => panic!("{other:?}"),
+    }
+}
