@@ -1,201 +1,14 @@
 //! Begins: a call asks for a key, and is granted a claim, answered, or told to wait.
 
 use super::claim::{SharedBegin, SharedClaim};
-use super::core::{Core, Handle};
-use super::error::{FailureKind, SharedError, StoreFailure};
-use super::row::{KeyRow, RowState};
-use super::statement::Miss;
-use super::statements::begin::{BeginAsk, Terms};
-use super::statements::end::{EndAsk, Standing};
-use crate::attempt::interruption::Earlier;
-use crate::attempt::progress::Progress;
-use crate::attempt::{Attempt, AttemptParts};
-use crate::clock::Deadline;
-use crate::key::Digest;
-use crate::record::retention::Retention;
-use crate::state::Fence;
+use super::core::Handle;
+use super::error::SharedError;
+use super::granting::{Asked, Granting, NewClaim, Tries, not_granted};
+use super::row::RowState;
+use super::statements::begin::BeginAsk;
+use super::take_over;
+use crate::Fingerprint;
 use crate::sync::Arc;
-use crate::{Fingerprint, Timestamp};
-
-/// A key that a call is about.
-#[derive(Clone)]
-pub(super) struct Asked {
-    pub(super) scope: Arc<[u8]>,
-    pub(super) key: Arc<[u8]>,
-    pub(super) digest: Digest,
-}
-
-/// A number that only this call knows. A row with it was granted by this call, even if the answer
-/// got lost.
-pub(super) fn nonce() -> Result<u128, SharedError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| {
-        let message = format!("the system gave no random bytes: {error}");
-        SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
-    })?;
-    Ok(u128::from_be_bytes(bytes))
-}
-
-/// A grant that may have happened. If it does not reach its caller, it is withdrawn.
-pub(super) struct Granting<'a> {
-    core: &'a Core,
-    digest: Digest,
-    pub(super) nonce: u128,
-    /// The interruption that the key gets back.
-    standing: Option<Standing>,
-    is_sent: bool,
-}
-
-impl<'a> Granting<'a> {
-    pub(super) fn new(core: &'a Core, digest: Digest, standing: Option<Standing>) -> Result<Self, SharedError> {
-        Ok(Self { core, digest, nonce: nonce()?, standing, is_sent: false })
-    }
-
-    /// The statement is about to be sent.
-    pub(super) fn sends(&mut self) {
-        self.is_sent = true;
-    }
-
-    /// The statements that were sent certainly granted nothing, and will not.
-    pub(super) fn granted_nothing(&mut self) {
-        self.is_sent = false;
-    }
-
-    /// The claim reaches its caller.
-    pub(super) fn arrives(mut self) -> u128 {
-        self.is_sent = false;
-        self.nonce
-    }
-}
-
-impl Drop for Granting<'_> {
-    fn drop(&mut self) {
-        if !self.is_sent || self.core.is_forked() {
-            return;
-        }
-        // A statement that waits, or that was cut off, can still run for so long.
-        let options = &self.core.options;
-        let until = Deadline::after(options.call_timeout + options.statement_timeout * 2);
-        let end = EndAsk::withdraw(self.digest, self.nonce, self.standing);
-        self.core.loose_ends.add(end, Some(until), None);
-    }
-}
-
-/// The repetitions of one call.
-pub(super) struct Tries {
-    deadline: Deadline,
-    left: u32,
-    /// A statement of the call may have happened.
-    pub(super) unknown: Option<StoreFailure>,
-}
-
-impl Tries {
-    pub(super) fn new(deadline: Deadline) -> Self {
-        Self { deadline, left: 6, unknown: None }
-    }
-
-    /// After a miss: whether to try again. An unknown outcome is found out by trying again; a
-    /// statement that did nothing is tried again if that may help at once.
-    pub(super) async fn again(&mut self, core: &Core, miss: Miss) -> Result<(), SharedError> {
-        let is_over = self.deadline.has_passed();
-        match miss {
-            Miss::Unknown(failure) => {
-                self.unknown = Some(failure.clone());
-                if is_over || failure.kind() == FailureKind::Damaged {
-                    return Err(SharedError::Unknown(failure));
-                }
-            }
-            Miss::NotDone(failure) => {
-                self.left = self.left.saturating_sub(1);
-                if is_over || !failure.is_passing() || self.left == 0 {
-                    return Err(self.refusal(Miss::NotDone(failure)));
-                }
-            }
-            Miss::Busy(_) | Miss::Closed => return Err(self.refusal(miss)),
-        }
-        let pause = std::time::Duration::from_millis(5 << (6 - self.left).min(6));
-        core.sleep(Deadline::after(pause)).await;
-        Ok(())
-    }
-
-    fn refusal(&self, miss: Miss) -> SharedError {
-        match &self.unknown {
-            Some(failure) => SharedError::Unknown(failure.clone()),
-            None => Core::refusal(miss),
-        }
-    }
-
-    /// Refuses another round once the time is up.
-    pub(super) fn check(&self, core: &Core) -> Result<(), SharedError> {
-        if !self.deadline.has_passed() {
-            return Ok(());
-        }
-        Err(self.refusal(Miss::NotDone(core.failure())))
-    }
-}
-
-/// What a claim is made of, besides its key.
-pub(super) struct NewClaim {
-    pub(super) fence: Fence,
-    pub(super) number: u32,
-    pub(super) fingerprint: Fingerprint,
-    pub(super) started: Timestamp,
-    pub(super) retention: Retention,
-    pub(super) lease: Option<std::time::Duration>,
-    pub(super) unresolved: Option<std::time::Duration>,
-    pub(super) earlier: Option<Earlier>,
-    pub(super) progress: Option<Progress>,
-}
-
-impl NewClaim {
-    pub(super) fn granted(terms: &Terms, fingerprint: Fingerprint, fence: Fence, started: Timestamp) -> Self {
-        Self {
-            fence,
-            number: 1,
-            fingerprint,
-            started,
-            retention: terms.policy.retention(),
-            lease: terms.policy.get_lease(),
-            unresolved: terms.policy.get_unresolved_ttl(),
-            earlier: None,
-            progress: None,
-        }
-    }
-
-    /// Of a row that was found to be this caller's, or that of another.
-    pub(super) fn found(row: &KeyRow, core: &Core) -> Self {
-        Self {
-            fence: row.fence,
-            number: row.attempt,
-            fingerprint: row.fingerprint,
-            started: row.started,
-            retention: row.retention,
-            lease: row.lease_for,
-            unresolved: row.unresolved,
-            earlier: row.stands_on(),
-            progress: row.progress.as_deref().map(|bytes| Progress::new(bytes, &core.budget)),
-        }
-    }
-
-    pub(super) fn attempt(self, asked: &Asked) -> Attempt {
-        Attempt::new(AttemptParts {
-            digest: asked.digest,
-            scope: &asked.scope,
-            key: &asked.key,
-            fence: self.fence,
-            number: self.number,
-            fingerprint: self.fingerprint,
-            started: self.started,
-            retention: self.retention,
-            lease: self.lease,
-            unresolved_ttl: self.unresolved,
-            earlier: self.earlier,
-            progress: self.progress,
-            stands_on: None,
-            coming: 0,
-        })
-    }
-}
 
 pub(super) async fn begin(
     handle: &Arc<Handle>,
@@ -208,9 +21,7 @@ pub(super) async fn begin(
     let mut tries = Tries::new(deadline);
     let mut granting = Granting::new(core, asked.digest, None)?;
     loop {
-        let session = core.session(deadline).await?;
-        let (policy, policies) = core.policies.of(&asked.scope);
-        let terms = Terms { session, policy, policies };
+        let terms = core.terms(&asked.scope, deadline).await?;
         granting.sends();
         let ask = BeginAsk {
             digest: asked.digest,
@@ -241,39 +52,14 @@ pub(super) async fn begin(
         if tries.unknown.is_none() {
             granting.granted_nothing();
         }
-        if let Some(row) = begun.seen
-            && let Some(answer) =
-                super::take_over::answer(handle, asked, fingerprint, &row, begun.now, deadline).await?
-        {
-            return Ok(answer);
+        // What the row means depends on the policy: it must be the current one.
+        if let Some(row) = begun.seen.filter(|_| begun.policies == terms.policies) {
+            let at = (&row, begun.now);
+            if let Some(answer) = take_over::answer(handle, asked, fingerprint, at, &terms, deadline).await? {
+                return Ok(answer);
+            }
         }
         core.catch_up(begun.is_alive, begun.policies, deadline).await?;
         tries.check(core).map_err(not_granted)?;
-    }
-}
-
-/// A begin without an answer granted nothing: what may have been granted is withdrawn.
-pub(super) fn not_granted(error: SharedError) -> SharedError {
-    match error {
-        SharedError::Unknown(failure) => SharedError::Unavailable(failure),
-        other => other,
-    }
-}
-
-impl Core {
-    /// Renews what the store found out of date.
-    pub(super) async fn catch_up(
-        &self,
-        is_alive: bool,
-        policies: i64,
-        deadline: Deadline,
-    ) -> Result<(), SharedError> {
-        if !is_alive {
-            self.session.renewed().get().await;
-        }
-        if policies != self.policies.version() {
-            self.load_policies(deadline).await.map_err(Self::refusal)?;
-        }
-        Ok(())
     }
 }

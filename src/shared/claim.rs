@@ -2,12 +2,12 @@
 
 use super::core::{Core, Handle};
 use super::pending::SharedPending;
-use super::statements::end::EndAsk;
 use super::statements::begin::span;
+use super::statements::end::EndAsk;
 use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, Ended};
-use crate::key::{Digest, KeyHash};
 use crate::key::step_key::StepKey;
+use crate::key::{Digest, KeyHash};
 use crate::record::Record;
 use crate::state::Fence;
 use crate::sync::Arc;

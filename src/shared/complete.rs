@@ -1,9 +1,9 @@
 //! The end of a claim: completed, failed or released.
 
-use super::begin::Tries;
 use super::claim::SharedClaim;
 use super::core::Core;
 use super::error::SharedError;
+use super::granting::Tries;
 use super::row::RowState;
 use super::statements::begin::span;
 use super::statements::end::EndAsk;
@@ -249,7 +249,11 @@ impl SharedClaim {
 
     /// After a change that did not happen: when it had happened before, if it had; `None` if it
     /// has to be tried again.
-    pub(super) async fn look_why(&self, to: RowState, deadline: Deadline) -> Result<Option<Timestamp>, SharedError> {
+    pub(super) async fn look_why(
+        &self,
+        to: RowState,
+        deadline: Deadline,
+    ) -> Result<Option<Timestamp>, SharedError> {
         let core = self.core();
         let digest = self.attempt.digest;
         let looked = core.ask(LookAsk { digest }, deadline).await.map_err(Core::refusal)?;

@@ -130,7 +130,9 @@ impl Link {
             return refused(format!("the server has version {version}, PostgreSQL 14 is needed"));
         }
         if of(1)? != "read committed" {
-            return refused("set `default_transaction_isolation` of this role to `read committed`".to_owned());
+            return refused(
+                "set `default_transaction_isolation` of this role to `read committed`".to_owned(),
+            );
         }
         // `local` does not wait for standbys, `off` not even for the disk.
         match of(0)? {
@@ -190,12 +192,7 @@ impl Link {
     }
 
     /// A group's statement.
-    pub(super) async fn query(
-        &self,
-        kind: Kind,
-        text: &str,
-        params: &Params<'_>,
-    ) -> Result<Vec<Row>, Miss> {
+    pub(super) async fn query(&self, kind: Kind, text: &str, params: &Params<'_>) -> Result<Vec<Row>, Miss> {
         self.run(text, params, (!self.options.is_pooled).then_some(kind)).await
     }
 
@@ -257,10 +254,8 @@ impl Link {
             return Ok(rows);
         }
         let session = self.options.session.load(Ordering::Relaxed);
-        let sql = format!(
-            "UPDATE {}.sessions SET until_ms = until_ms WHERE id = {session}",
-            self.options.schema
-        );
+        let sql =
+            format!("UPDATE {}.sessions SET until_ms = until_ms WHERE id = {session}", self.options.schema);
         let confirming = self.bounded(self.client.execute_typed(&sql, &[])).await;
         match confirming {
             Ok(1) if !self.warned.get() => Ok(rows),

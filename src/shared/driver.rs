@@ -20,9 +20,7 @@ use crate::task::reply::{self, ReplySender};
 /// Connects, and starts the thread.
 pub(super) async fn start(options: SharedOptions) -> Result<Arc<Core>, SharedError> {
     options.check()?;
-    let failed = |message: String| {
-        SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
-    };
+    let failed = |message: String| SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message));
     fork::watch().map_err(|error| failed(format!("forks can't be watched: {error}")))?;
     let (ready, started) = reply::pair();
     let thread = sync::spawn("idemkv-shared", move || run(options, ready));

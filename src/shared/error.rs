@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio_postgres::error::{Severity, SqlState};
 
+use crate::Interruption;
 use crate::error::{KeyError, OptionError};
 use crate::record::tombstone::Tombstone;
 use crate::status::Status;
 use crate::sync::Arc;
-use crate::Interruption;
 
 const CLOSED_STORE: &str = "the store is closed; connect again";
-const FORKED_STORE: &str = "this process is a fork of the one that connected to the store; connect after the fork";
-
+const FORKED_STORE: &str =
+    "this process is a fork of the one that connected to the store; connect after the fork";
 
 /// What kind of failure of the store it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +218,9 @@ impl fmt::Display for SharedError {
                 write!(f, "the operation has run and its result is no longer kept ({tombstone})")
             }
             Self::Superseded(now) => write!(f, "the claim is over, and its key is {now}; look before acting"),
-            Self::NotInterrupted(now) => write!(f, "the key is not interrupted but {now}; nothing to resolve"),
+            Self::NotInterrupted(now) => {
+                write!(f, "the key is not interrupted but {now}; nothing to resolve")
+            }
             Self::InFlight => f.write_str("the key is in flight; wait until its claim has ended"),
             Self::Option(error) => error.fmt(f),
             Self::BodyTooLarge { len, max } => write!(f, "{len} bytes are too many, the limit is {max}"),

@@ -1,8 +1,8 @@
 //! Records, tombstones and interruptions are forgotten before their time.
 
-use super::begin::{Asked, Tries};
 use super::core::Core;
 use super::error::SharedError;
+use super::granting::{Asked, Tries};
 use super::row::RowState;
 use super::statements::change::ChangeAsk;
 use super::statements::look::LookAsk;
@@ -65,7 +65,7 @@ impl Core {
                     return Ok(row.status(asked.digest, looked.now, &self.budget));
                 }
                 // A look changes nothing, so its outcome is never unknown.
-                Err(miss) => tries.again(self, miss).await.map_err(super::begin::not_granted)?,
+                Err(miss) => tries.again(self, miss).await.map_err(super::granting::not_granted)?,
             }
         }
     }

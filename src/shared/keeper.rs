@@ -87,9 +87,7 @@ async fn renew(core: &Arc<Core>, id: i64) -> Result<bool, Miss> {
     let renewed = core
         .errand(core.deadline(), async move |link: Rc<Link>| {
             let until = local_end(&shared);
-            let params = Params::default()
-                .with(id, Type::INT8)
-                .with(shared.options.session_ms(), Type::INT8);
+            let params = Params::default().with(id, Type::INT8).with(shared.options.session_ms(), Type::INT8);
             let rows = link.once(&shared.sql.filled(RENEW), &params).await?;
             Ok((!rows.is_empty()).then_some(until))
         })
@@ -113,4 +111,3 @@ pub(super) async fn end(core: &Arc<Core>) {
     drop(ended.await);
     core.session.set(SessionState::None);
 }
-

@@ -48,9 +48,11 @@ async fn send(core: &Arc<Core>) {
     let shared = Arc::clone(core);
     let sending = core.errand(core.deadline(), async move |link: Rc<Link>| {
         let keys = shared.outbox.take();
-        let text = |keys: &[Digest]| keys.iter().map(|key| format!("{:032x}", key.as_u128())).collect::<String>();
+        let text =
+            |keys: &[Digest]| keys.iter().map(|key| format!("{:032x}", key.as_u128())).collect::<String>();
         let notes: Vec<String> = keys.chunks(KEYS_MAX).map(text).collect();
-        let params = Params::default().with(channel(&shared.options.schema), Type::TEXT).with(notes, Type::TEXT_ARRAY);
+        let params =
+            Params::default().with(channel(&shared.options.schema), Type::TEXT).with(notes, Type::TEXT_ARRAY);
         link.once("SELECT pg_notify($1, note) FROM unnest($2) note", &params).await
     });
     // What gets lost, the polls find out. An errand that never ran leaves its keys.

@@ -34,12 +34,7 @@ pub(super) struct LooseEnds {
 }
 
 impl LooseEnds {
-    pub(super) fn add(
-        &self,
-        end: EndAsk,
-        until: Option<Deadline>,
-        attempt: Option<(Arc<Attempt>, Ended)>,
-    ) {
+    pub(super) fn add(&self, end: EndAsk, until: Option<Deadline>, attempt: Option<(Arc<Attempt>, Ended)>) {
         let due = Deadline::after(Duration::ZERO);
         self.list.lock().push(LooseEnd { end, until, attempt, due, pause: PAUSE_MIN });
         self.called.notify_one();

@@ -16,6 +16,7 @@ mod core;
 mod driver;
 mod error;
 mod forget;
+mod granting;
 mod group;
 mod handle;
 mod in_tx;

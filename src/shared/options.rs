@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
-use super::sql::NOW;
 use super::error::{FailureKind, SharedError, StoreFailure};
+use super::sql::NOW;
 use crate::clock::millis;
 use crate::error::OptionError;
 use crate::policy::{Durability, Policy};
@@ -158,25 +158,20 @@ impl SharedOptions {
         let short = Duration::from_millis(100);
         let (minute, long) = (Duration::from_secs(60), Duration::from_secs(600));
         OptionError::unless_within("connections", self.connections, 1, 4)
-            .and_then(|()| {
-                OptionError::unless_within("connect_timeout", self.connect_timeout, short, minute)
-            })
+            .and_then(|()| OptionError::unless_within("connect_timeout", self.connect_timeout, short, minute))
             .and_then(|()| {
                 OptionError::unless_within("statement_timeout", self.statement_timeout, short, minute)
             })
             .and_then(|()| OptionError::unless_within("call_timeout", self.call_timeout, short, long))
-            .and_then(|()| {
-                OptionError::unless_within("session", self.session, Duration::from_secs(1), long)
-            })
+            .and_then(|()| OptionError::unless_within("session", self.session, Duration::from_secs(1), long))
             .and_then(|()| OptionError::unless_within("group_max", self.group_max, 1, 2_000))
             .and_then(|()| check_policy(&self.policy))
             .map_err(SharedError::Option)
     }
 
     pub(super) fn config(&self) -> Result<tokio_postgres::Config, SharedError> {
-        let refused = |message: String| {
-            SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
-        };
+        let refused =
+            |message: String| SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message));
         let mut config: tokio_postgres::Config =
             self.url.parse().map_err(|error| refused(format!("the address can't be read: {error}")))?;
         if config.get_ssl_mode() == SslMode::Require {

@@ -1,9 +1,9 @@
 //! A claim on an interrupted key, for a caller that knows the outcome.
 
-use super::begin::{Asked, Tries, not_granted};
 use super::claim::SharedClaim;
 use super::core::Handle;
 use super::error::SharedError;
+use super::granting::{Asked, Tries, not_granted};
 use super::statements::look::LookAsk;
 use super::take_over::{decided, grant};
 use crate::Status;
@@ -32,7 +32,9 @@ pub(super) async fn resolve(handle: &Arc<Handle>, asked: &Asked) -> Result<Share
             let status = row.status(asked.digest, looked.now, &core.budget);
             return Err(SharedError::NotInterrupted(Box::new(status)));
         };
-        if let Some(claim) = grant(handle, asked, row.fingerprint, (&row, looked.now), attempt, true, deadline).await? {
+        let terms = core.terms(&asked.scope, deadline).await?;
+        let (at, how) = ((&row, looked.now), (attempt, true));
+        if let Some(claim) = grant(handle, asked, row.fingerprint, at, how, &terms, deadline).await? {
             return Ok(claim);
         }
         tries.check(core).map_err(not_granted)?;

@@ -1,9 +1,10 @@
 //! `SharedScope`: a namespace of keys in the shared store.
 
-use super::begin::{Asked, begin};
+use super::begin::begin;
 use super::claim::{SharedBegin, SharedClaim};
 use super::core::Handle;
 use super::error::SharedError;
+use super::granting::Asked;
 use super::resolve::resolve;
 use crate::error::KeyError;
 use crate::key::KeyHasher;

@@ -14,10 +14,7 @@ pub(super) enum SessionState {
     None,
     /// It lives at least until then. The time counts from before the request that renewed it was
     /// sent, on the monotonic clock, so it ends before the server's does.
-    Live {
-        id: i64,
-        until: Deadline,
-    },
+    Live { id: i64, until: Deadline },
     /// Another process started with this one's name.
     Replaced,
 }
@@ -35,12 +32,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(id: Arc<UnseenI64>) -> Self {
-        Self {
-            state: Mutex::new(SessionState::None),
-            id,
-            called: Notify::new(),
-            waiting: Mutex::default(),
-        }
+        Self { state: Mutex::new(SessionState::None), id, called: Notify::new(), waiting: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> SessionState {

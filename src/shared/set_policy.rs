@@ -32,7 +32,8 @@ impl Core {
     /// Reads the policies of all scopes.
     pub(super) async fn load_policies(&self, deadline: Deadline) -> Result<(), Miss> {
         let sql = self.sql.filled(READ);
-        let rows = self.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &Params::default()).await);
+        let rows =
+            self.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &Params::default()).await);
         let mut read = (0, HashMap::new());
         for row in &rows.await? {
             let mut columns = Columns::new(row);
@@ -46,7 +47,11 @@ impl Core {
     }
 
     /// Gives a scope a policy of its own. In force in every process when it returns.
-    pub(super) async fn set_policy(self: &Arc<Self>, scope: &[u8], policy: Policy) -> Result<(), SharedError> {
+    pub(super) async fn set_policy(
+        self: &Arc<Self>,
+        scope: &[u8],
+        policy: Policy,
+    ) -> Result<(), SharedError> {
         self.check()?;
         check_policy(&policy).map_err(SharedError::Option)?;
         let (sql, row, scope) = (self.sql.filled(WRITE), policy.row(), scope.to_vec());

@@ -1,9 +1,9 @@
 //! A begin that found a row: the state machine decides on it, and a grant compares and sets.
 
-use super::begin::{Asked, Granting, NewClaim, Tries, not_granted};
 use super::claim::{SharedBegin, SharedClaim};
 use super::core::Handle;
 use super::error::SharedError;
+use super::granting::{Asked, Granting, NewClaim, Tries, not_granted};
 use super::pending::SharedPending;
 use super::row::{KeyRow, RowState};
 use super::statements::begin::Terms;
@@ -32,17 +32,18 @@ pub(super) async fn answer(
     handle: &Arc<Handle>,
     asked: &Asked,
     fingerprint: Fingerprint,
-    row: &KeyRow,
-    now: Timestamp,
+    (row, now): (&KeyRow, Timestamp),
+    terms: &Terms,
     deadline: Deadline,
 ) -> Result<Option<SharedBegin>, SharedError> {
     let core = &*handle.0;
-    let attempts_max = core.policies.of(&asked.scope).0.attempts_max();
+    let attempts_max = terms.policy.attempts_max();
     let event = Event::Begin { fingerprint: &fingerprint, now, attempts_max };
     let (decision, is_over) = decided(row, event, now);
     match decision {
         Decision::Grant { attempt } => {
-            let claim = grant(handle, asked, fingerprint, (row, now), attempt, false, deadline).await?;
+            let claim =
+                grant(handle, asked, fingerprint, (row, now), (attempt, false), terms, deadline).await?;
             Ok(claim.map(SharedBegin::Fresh))
         }
         Decision::Replay => Ok(Some(SharedBegin::Done(row.record(asked.digest)))),
@@ -74,8 +75,8 @@ pub(super) async fn grant(
     asked: &Asked,
     fingerprint: Fingerprint,
     (row, now): (&KeyRow, Timestamp),
-    attempt: u32,
-    resolves: bool,
+    (attempt, resolves): (u32, bool),
+    terms: &Terms,
     deadline: Deadline,
 ) -> Result<Option<SharedClaim>, SharedError> {
     let core = &*handle.0;
@@ -88,15 +89,12 @@ pub(super) async fn grant(
     let mut granting = Granting::new(core, asked.digest, standing)?;
     let mut tries = Tries::new(deadline);
     loop {
-        let session = core.session(deadline).await?;
-        let (policy, policies) = core.policies.of(&asked.scope);
-        let terms = Terms { session, policy, policies };
         granting.sends();
         let ask = GrantAsk {
             digest: asked.digest,
             nonce: granting.nonce,
             fingerprint,
-            terms,
+            terms: *terms,
             seen: (row.fence, row.state),
             attempt,
             earlier,
@@ -109,7 +107,7 @@ pub(super) async fn grant(
             }
         };
         let mut claim = match granted.fence {
-            Some(fence) => NewClaim::granted(&terms, fingerprint, fence, granted.now),
+            Some(fence) => NewClaim::granted(terms, fingerprint, fence, granted.now),
             // The grant before this one may have happened, and its answer got lost.
             None if tries.unknown.is_some() => {
                 let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await;

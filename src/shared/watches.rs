@@ -114,7 +114,8 @@ impl Watches {
             table.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence)
         };
         let due = table.watched.values().filter(|watch| watch.due.has_passed());
-        let due = due.map(|watch| Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) });
+        let due =
+            due.map(|watch| Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) });
         (due.collect(), table.watched.values().filter_map(|watch| watch.due.instant()).min())
     }
 

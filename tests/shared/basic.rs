@@ -21,11 +21,16 @@ fn a_completed_key_is_replayed_to_every_process() {
     let done = first.complete("reply").unwrap();
     let Ok(SharedBegin::Done(record)) = there.begin("key", request()) else { panic!() };
     assert_eq!((record.body(), record.key(), record.scope()), (&b"reply"[..], &b"key"[..], &b"charges"[..]));
-    assert_eq!((record.completed(), record.expires(), record.fence()), (done.completed(), done.expires(), done.fence()));
+    assert_eq!(
+        (record.completed(), record.expires(), record.fence()),
+        (done.completed(), done.expires(), done.fence())
+    );
     assert_eq!((record.started(), record.attempt(), record.outcome()), (done.started(), 1, Outcome::Success));
     assert!(matches!(there.begin("key", Fingerprint::of("other")), Err(SharedError::KeyReused)));
     let failed = claim(&here, "other").fail("no").unwrap();
-    assert!(matches!(there.begin("other", request()), Ok(SharedBegin::Done(record)) if record.outcome() == failed.outcome() && record.body() == b"no"));
+    assert!(
+        matches!(there.begin("other", request()), Ok(SharedBegin::Done(record)) if record.outcome() == failed.outcome() && record.body() == b"no")
+    );
     // Another store with the same secret gives the same step keys; another scope does not.
     assert_ne!(claim(&two.scope("refunds"), "key").step_key("charge"), step);
     one.close();
@@ -130,7 +135,9 @@ fn a_begin_that_is_dropped_claims_nothing() {
         let claim = loop {
             match scope.begin(&key, request()) {
                 Ok(SharedBegin::Fresh(claim)) => break claim,
-                Ok(SharedBegin::InFlight(pending)) => assert!(!matches!(pending.wait(), Ok(Waited::TimedOut))),
+                Ok(SharedBegin::InFlight(pending)) => {
+                    assert!(!matches!(pending.wait(), Ok(Waited::TimedOut)))
+                }
                 other => panic!("{other:?}"),
             }
         };
@@ -183,7 +190,9 @@ fn tables_of_another_version_and_none_at_all_are_clear_errors() {
 
     server.connect("basic_version").close();
     server.sql("UPDATE basic_version.meta SET version = 99");
-    let Err(SharedError::Unavailable(failure)) = Shared::connect(server.options("basic_version")) else { panic!() };
+    let Err(SharedError::Unavailable(failure)) = Shared::connect(server.options("basic_version")) else {
+        panic!()
+    };
     assert_eq!(failure.kind(), FailureKind::Schema);
     assert!(failure.to_string().contains("version 99"), "{failure}");
 }

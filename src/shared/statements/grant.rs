@@ -55,7 +55,8 @@ impl Statement for GrantAsk {
     fn params(group: &[Ask<Self>]) -> Params<'_> {
         let asks = || group.iter().map(|ask| &ask.what);
         let numbers = |of: fn(&Self) -> i64| asks().map(of).collect::<Vec<_>>();
-        let earlier = |of: fn(&Earlier) -> u64| asks().map(move |ask| ask.earlier.as_ref().map(of).map(signed));
+        let earlier =
+            |of: fn(&Earlier) -> u64| asks().map(move |ask| ask.earlier.as_ref().map(of).map(signed));
         Params::default()
             .with(numbers(|ask| ask.terms.session), Type::INT8_ARRAY)
             .with(numbers(|ask| ask.terms.policies), Type::INT8_ARRAY)
