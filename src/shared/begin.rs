@@ -20,6 +20,7 @@ pub(super) async fn begin(
     let deadline = core.deadline();
     let mut tries = Tries::new(deadline);
     let mut granting = Granting::new(core, asked.digest, None)?;
+    let mut refused = None;
     loop {
         let terms = core.terms(&asked.scope, deadline).await?;
         granting.sends();
@@ -57,6 +58,12 @@ pub(super) async fn begin(
             let at = (&row, begun.now);
             if let Some(answer) = take_over::answer(handle, asked, fingerprint, at, &terms, deadline).await? {
                 return Ok(answer);
+            }
+            // Its lease is over, but a transaction has the row, as that of a completion: the claim
+            // stands until the transaction has ended.
+            let seen = Some((row.fence, row.state));
+            if std::mem::replace(&mut refused, seen) == seen && row.state == RowState::InFlight {
+                return Ok(take_over::pending(handle, asked, &row));
             }
         }
         core.catch_up(begun.is_alive, begun.policies, deadline).await?;

@@ -139,7 +139,7 @@ impl SharedClaim {
             EndAsk::give_back(self.row(), self.attempt.unresolved_ttl.map(span))
         };
         let to = if vacates { RowState::Vacated } else { RowState::Interrupted };
-        match self.carry_out(end, to).await {
+        match self.carry_out(end, Some(to)).await {
             Ok(_) => {
                 self.end(if vacates { Ended::Vacated } else { Ended::Interrupted });
                 Ok(())
@@ -165,7 +165,7 @@ impl SharedClaim {
             result.keeps_body,
             result.retention,
         );
-        match self.carry_out(end, RowState::Done).await {
+        match self.carry_out(end, Some(RowState::Done)).await {
             Ok(completed) => {
                 let record = self.record(&result, completed);
                 self.end(Ended::Done(record.clone()));
@@ -225,8 +225,13 @@ impl SharedClaim {
     }
 
     /// Changes the claim's row, and returns when it happened by the server's clock. If an answer
-    /// got lost, the row tells: it has this claim's nonce and fence, and the state `to`.
-    pub(super) async fn carry_out(&self, end: EndAsk, to: RowState) -> Result<Timestamp, SharedError> {
+    /// got lost, the row tells: it has this claim's nonce and fence, and the state `to`. `None`
+    /// for a change after which the claim is still good, which can be made twice.
+    pub(super) async fn carry_out(
+        &self,
+        end: EndAsk,
+        to: Option<RowState>,
+    ) -> Result<Timestamp, SharedError> {
         let core = self.core();
         core.check()?;
         let deadline = core.deadline();
@@ -251,7 +256,7 @@ impl SharedClaim {
     /// has to be tried again.
     pub(super) async fn look_why(
         &self,
-        to: RowState,
+        to: Option<RowState>,
         deadline: Deadline,
     ) -> Result<Option<Timestamp>, SharedError> {
         let core = self.core();
@@ -261,7 +266,7 @@ impl SharedClaim {
         let Some(row) = looked.row else {
             return Err(SharedError::Superseded(Box::new(crate::Status::Vacant)));
         };
-        if row.nonce == self.nonce && row.fence == self.attempt.fence && row.state == to {
+        if row.nonce == self.nonce && row.fence == self.attempt.fence && Some(row.state) == to {
             return Ok(Some(row.completed().unwrap_or(now)));
         }
         match decide(row.state(), Event::End { fence: self.attempt.fence, now }) {

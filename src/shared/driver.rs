@@ -74,7 +74,7 @@ async fn live(options: SharedOptions, ready: Ready) {
 /// Settles what is loose, ends the session, and answers all that still wait.
 async fn close(core: &Arc<Core>) {
     let patience = Deadline::after(core.options.statement_timeout);
-    while !(core.loose_ends.is_empty() && core.intake.is_empty()) && !patience.has_passed() {
+    while !(core.loose_ends.len() == 0 && core.intake.is_empty()) && !patience.has_passed() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     keeper::end(core).await;

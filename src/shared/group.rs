@@ -159,8 +159,8 @@ impl Intake {
         None
     }
 
-    /// The next group of one kind, sorted: two unsorted groups would lock each other's rows in
-    /// turn, and one would be aborted.
+    /// The next group of one kind. The statements lock rows in the order of their digests: two
+    /// groups that locked each other's rows in turn would deadlock, and one would be aborted.
     fn group<S: Queued>(&self, queues: &mut Queues) -> Option<Vec<Ask<S>>> {
         let queue = S::queue(queues);
         let (mut group, mut later, mut bytes) = (Vec::new(), VecDeque::new(), 0_usize);
@@ -178,7 +178,6 @@ impl Intake {
         }
         later.append(queue);
         *queue = later;
-        group.sort_by_key(|ask| ask.what.digest());
         (!group.is_empty()).then_some(group)
     }
 

@@ -5,6 +5,7 @@ use super::driver;
 use super::error::SharedError;
 use super::options::SharedOptions;
 use super::scope::SharedScope;
+use super::sweep;
 use crate::sync::{Arc, Ordering};
 use crate::task::caller::park_on;
 
@@ -26,6 +27,8 @@ pub struct SharedStats {
     pub lost_connections: u64,
     /// Rows that the sweep deleted.
     pub swept: u64,
+    /// Ends of claims that no caller waits for, and that the store does not have yet.
+    pub loose_ends: usize,
     /// Whether a pooler in transaction mode is in between.
     pub is_pooled: bool,
 }
@@ -66,8 +69,18 @@ impl Shared {
             grouped: counters.grouped.load(Ordering::Relaxed),
             lost_connections: counters.reconnects.load(Ordering::Relaxed),
             swept: counters.swept.load(Ordering::Relaxed),
+            loose_ends: self.core().loose_ends.len(),
             is_pooled: self.core().is_pooled.load(Ordering::Relaxed),
         }
+    }
+
+    /// Sweeps some pages now, if the sweep is due and no other process has it.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer in time.
+    pub fn sweep(&self) -> Result<bool, SharedError> {
+        park_on(sweep::step(&self.0.0)).map_err(Core::refusal)
     }
 
     /// Ends the session, and with it all claims that are still out.

@@ -7,7 +7,7 @@ use super::claim::SharedClaim;
 use super::complete::{Result_, SharedEndError};
 use super::error::{FailureKind, SharedError, StoreFailure};
 use super::listener;
-use super::row::{Columns, RowState};
+use super::row::Columns;
 use super::sql::Kind;
 use super::statements::end::{EndAsk, Ended};
 use crate::attempt::Ended as AttemptEnded;
@@ -60,14 +60,14 @@ impl SharedClaim {
             Err(failure) => return Err(self.refused(SharedError::Unavailable(failure))),
         };
         if !ended.is_done {
-            let reason = self.why_not(RowState::Done).await;
+            let reason = self.why_not().await;
             return Err(self.refused(reason));
         }
         Ok(CompletedInTx { claim: self, result, completed: ended.now, is_wanted: ended.is_wanted })
     }
 
-    async fn why_not(&self, to: RowState) -> SharedError {
-        let looked = self.look_why(to, self.core().deadline()).await;
+    async fn why_not(&self) -> SharedError {
+        let looked = self.look_why(None, self.core().deadline()).await;
         looked.err().unwrap_or_else(|| {
             let message = "the transaction does not see the claim: it must be on the store's database, \
                            and start after the begin or read what is committed";

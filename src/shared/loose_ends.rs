@@ -53,6 +53,7 @@ impl LooseEnds {
         let (due, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut *list).into_iter().partition(|end| end.due.has_passed());
         *list = left;
+        // Under the lock, so that none is counted nowhere.
         self.busy.store(due.len(), Ordering::Relaxed);
         (due, list.iter().filter_map(|end| end.due.instant()).min())
     }
@@ -62,7 +63,7 @@ impl LooseEnds {
         self.busy.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.list.lock().is_empty() && self.busy.load(Ordering::Relaxed) == 0
+    pub(super) fn len(&self) -> usize {
+        self.list.lock().len() + self.busy.load(Ordering::Relaxed)
     }
 }

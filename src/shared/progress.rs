@@ -2,7 +2,6 @@
 
 use super::claim::SharedClaim;
 use super::error::SharedError;
-use super::row::RowState;
 use super::statements::end::EndAsk;
 use crate::attempt::progress::Progress;
 use crate::task::caller::park_on;
@@ -29,7 +28,7 @@ impl SharedClaim {
             return Err(SharedError::BodyTooLarge { len: note.len(), max });
         }
         // The same bytes again change nothing, so an unknown outcome is simply tried again.
-        self.carry_out(EndAsk::save_progress(self.row(), note.into()), RowState::Vacated).await?;
+        self.carry_out(EndAsk::save_progress(self.row(), note.into()), None).await?;
         self.attempt.set_progress(Progress::new(note, &self.core().budget));
         Ok(())
     }
@@ -49,7 +48,7 @@ impl SharedClaim {
     ///
     /// As for [`renew`](Self::renew).
     pub async fn renew_async(&mut self) -> Result<(), SharedError> {
-        let now = self.carry_out(EndAsk::renew(self.row()), RowState::Vacated).await?;
+        let now = self.carry_out(EndAsk::renew(self.row()), None).await?;
         self.attempt.renew(now);
         Ok(())
     }

@@ -49,7 +49,7 @@ const FORGET_SESSIONS: &str = "DELETE FROM {S}.sessions WHERE until_ms < {NOW} -
 pub(super) async fn sweep(core: Arc<Core>) {
     let Some(every) = core.options.sweep_every else { return };
     loop {
-        let rest = match step(&core, every).await {
+        let rest = match step(&core).await {
             Ok(true) => Duration::from_millis(REST_MS.unsigned_abs()),
             Ok(false) | Err(_) => every,
         };
@@ -58,9 +58,9 @@ pub(super) async fn sweep(core: Arc<Core>) {
 }
 
 /// One step, if it was this process's turn.
-async fn step(core: &Arc<Core>, every: Duration) -> Result<bool, Miss> {
+pub(super) async fn step(core: &Arc<Core>) -> Result<bool, Miss> {
     let sql = core.sql.filled(TAKE);
-    let every = signed(millis(every));
+    let every = signed(millis(core.options.sweep_every.unwrap_or_default()));
     let taken = core.errand(core.deadline(), async move |link: Rc<Link>| {
         let numbers = [PAGES, REST_MS, every];
         let params = numbers.into_iter().fold(Params::default(), |params, n| params.with(n, Type::INT8));

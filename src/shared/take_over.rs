@@ -47,11 +47,7 @@ pub(super) async fn answer(
             Ok(claim.map(SharedBegin::Fresh))
         }
         Decision::Replay => Ok(Some(SharedBegin::Done(row.record(asked.digest)))),
-        Decision::Wait => {
-            let known = core.watches.known(asked.digest, row.fence);
-            let attempt = known.unwrap_or_else(|| Arc::new(NewClaim::found(row, core).attempt(asked)));
-            Ok(Some(SharedBegin::InFlight(SharedPending::new(handle, attempt))))
-        }
+        Decision::Wait => Ok(Some(pending(handle, asked, row))),
         Decision::Expired => Err(SharedError::Expired(Tombstone::of(&row.record(asked.digest)))),
         Decision::Reused => Err(SharedError::KeyReused),
         // The row is to say so as well: how long it is remembered counts from now.
@@ -66,6 +62,13 @@ pub(super) async fn answer(
             unreachable!("a begin is granted, waits, is replayed or refused")
         }
     }
+}
+
+/// The handle on the claim that this row has.
+pub(super) fn pending(handle: &Arc<Handle>, asked: &Asked, row: &KeyRow) -> SharedBegin {
+    let known = handle.0.watches.known(asked.digest, row.fence);
+    let attempt = known.unwrap_or_else(|| Arc::new(NewClaim::found(row, &handle.0).attempt(asked)));
+    SharedBegin::InFlight(SharedPending::new(handle, attempt))
 }
 
 /// Grants a claim on a key that has this row; `None` if the row has changed since, or a

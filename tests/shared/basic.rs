@@ -128,8 +128,8 @@ fn a_begin_that_is_dropped_claims_nothing() {
             let mut begin = std::pin::pin!(scope.begin_async(&key, request()));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             assert!(begin.as_mut().poll(&mut context).is_pending());
-            for _ in 0..round * 100 {
-                std::thread::yield_now();
+            for _ in 0..round * 10_000 {
+                std::hint::spin_loop();
             }
         }
         let claim = loop {

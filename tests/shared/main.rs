@@ -15,4 +15,12 @@
 mod random;
 
 mod basic;
+mod groups;
+mod in_tx;
+mod processes;
+mod proxy;
 mod server;
+mod sweep;
+mod table;
+mod unknown;
+mod waiting;

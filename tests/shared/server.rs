@@ -37,6 +37,11 @@ pub fn get() -> Option<&'static Server> {
     SERVER.get_or_init(start).as_ref()
 }
 
+/// A server for one test, which changes its settings.
+pub fn another() -> Option<Server> {
+    start()
+}
+
 fn programs() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
     let mut found: Vec<_> = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
@@ -190,5 +195,33 @@ pub fn claim(scope: &SharedScope, key: &str) -> SharedClaim {
     match scope.begin(key, request()) {
         Ok(SharedBegin::Fresh(claim)) => claim,
         other => panic!("{other:?}"),
+    }
+}
+
+/// A connection of a test's own.
+pub struct Client {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+impl Client {
+    pub fn connect(server: &Server) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (client, connection) = runtime.block_on(tokio_postgres::connect(&server.url(), NoTls)).unwrap();
+        runtime.spawn(connection);
+        Self { runtime, client }
+    }
+
+    /// The rows of the last statement, as text.
+    pub fn run(&mut self, script: &str) -> Vec<Vec<Option<String>>> {
+        let messages = self.runtime.block_on(self.client.simple_query(script));
+        let mut rows = Vec::new();
+        for message in messages.unwrap_or_else(|error| panic!("{script}: {error:?}")) {
+            if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+                rows.push((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect());
+            }
+        }
+        rows
     }
 }

@@ -1,0 +1,104 @@
+//! Calls that share statements.
+
+use std::sync::Barrier;
+use std::thread;
+
+use futures_executor::block_on;
+use futures_util::future::join_all;
+use idemkv::shared::{Shared, SharedBegin, SharedClaim};
+
+use crate::random::Random;
+use crate::server::{request, server};
+
+#[test]
+fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
+    let server = server!();
+    let store = Shared::connect(server.options("groups_shared").sweep_every(None)).unwrap();
+    let scope = store.scope("");
+    let before = store.stats();
+    let records = block_on(join_all((0..500).map(|number: u32| {
+        let scope = scope.clone();
+        async move {
+            let Ok(SharedBegin::Fresh(claim)) = scope.begin_async(format!("key {number}"), request()).await
+            else {
+                panic!()
+            };
+            assert_eq!(claim.key(), format!("key {number}").as_bytes());
+            claim.complete_async(format!("reply {number}")).await.unwrap()
+        }
+    })));
+    let after = store.stats();
+    let (calls, groups) = (after.grouped - before.grouped, after.groups - before.groups);
+    assert_eq!(calls, 1_000);
+    assert!(groups < 300, "{groups} statements for {calls} calls");
+    let mut fences: Vec<_> = records.iter().map(|record| record.fence()).collect();
+    fences.sort();
+    fences.dedup();
+    assert_eq!(fences.len(), 500);
+    for number in [0, 250, 499] {
+        let Ok(SharedBegin::Done(record)) = scope.begin(format!("key {number}"), request()) else { panic!() };
+        assert_eq!(record.body(), format!("reply {number}").as_bytes());
+    }
+}
+
+#[test]
+fn of_twins_in_one_group_one_is_granted() {
+    let server = server!();
+    let store = server.connect("groups_twins");
+    let scope = store.scope("");
+    for round in 0..10 {
+        let key = format!("key {round}");
+        let begun = block_on(join_all((0..100).map(|_| scope.begin_async(&key, request()))));
+        let fresh = begun.iter().filter(|begun| matches!(begun, Ok(SharedBegin::Fresh(_)))).count();
+        let waiting = begun.iter().filter(|begun| matches!(begun, Ok(SharedBegin::InFlight(_)))).count();
+        assert_eq!((fresh, waiting), (1, 99));
+    }
+}
+
+/// Two processes begin the same keys in groups of many, each in another order: unsorted, their
+/// statements would lock each other out.
+#[test]
+fn groups_of_several_processes_do_not_deadlock() {
+    let server = server!();
+    let deadlocks =
+        || server.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()");
+    let before = deadlocks();
+    let stores: Vec<_> = (0..3).map(|_| server.connect("groups_sorted")).collect();
+    let barrier = Barrier::new(stores.len());
+    let granted: Vec<usize> = thread::scope(|threads| {
+        let run = |number: usize| {
+            let (store, barrier) = (&stores[number], &barrier);
+            move || {
+                let scope = store.scope("");
+                let mut random = Random(number as u64);
+                let mut granted = 0;
+                for round in 0..30 {
+                    let mut keys: Vec<u32> = (0..200).collect();
+                    for at in (1..keys.len()).rev() {
+                        keys.swap(at, random.index(at + 1));
+                    }
+                    barrier.wait();
+                    let begins =
+                        keys.iter().map(|key| scope.begin_async(format!("{round} {key}"), request()));
+                    let claims: Vec<SharedClaim> = block_on(join_all(begins))
+                        .into_iter()
+                        .filter_map(|begun| match begun.unwrap() {
+                            SharedBegin::Fresh(claim) => Some(claim),
+                            SharedBegin::InFlight(_) | SharedBegin::Done(_) => None,
+                        })
+                        .collect();
+                    granted += claims.len();
+                    block_on(join_all(claims.into_iter().map(|claim| claim.complete_async(""))));
+                }
+                granted
+            }
+        };
+        let running: Vec<_> = (0..stores.len()).map(|number| threads.spawn(run(number))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(granted.iter().sum::<usize>(), 30 * 200, "{granted:?}");
+    // The server counts them when a connection is over or a second has passed.
+    drop(stores);
+    server.sql("SELECT pg_stat_clear_snapshot(); SELECT pg_sleep(1.2)");
+    assert_eq!(deadlocks(), before);
+}

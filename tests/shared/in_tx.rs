@@ -1,0 +1,134 @@
+//! The completion in the caller's transaction.
+
+use std::time::Duration;
+
+use idemkv::shared::{SharedBegin, SharedError};
+use idemkv::{Policy, Recovery, Status, Waited};
+use tokio_postgres::NoTls;
+
+use crate::server::{Server, claim, on_runtime, request, server};
+
+async fn client(server: &Server) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[test]
+fn an_effect_and_its_completion_are_committed_together_or_not_at_all() {
+    let server = server!();
+    let (one, two) = (server.connect("tx_both"), server.connect("tx_both"));
+    server.sql("CREATE TABLE tx_both.accounts (name text, cents int); INSERT INTO tx_both.accounts VALUES ('a', 100)");
+    let cents = || server.one("SELECT cents FROM tx_both.accounts");
+    on_runtime(async {
+        let mut client = client(server).await;
+        let held = claim(&one.scope(""), "key");
+        let mut transaction = client.transaction().await.unwrap();
+        transaction.execute("UPDATE tx_both.accounts SET cents = cents - 10", &[]).await.unwrap();
+        let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
+        assert!(matches!(two.scope("").get("key"), Ok(Status::InFlight(_))));
+        transaction.rollback().await.unwrap();
+        assert_eq!(cents(), "100");
+        let held = completed.rolled_back();
+        assert!(matches!(two.scope("").get("key"), Ok(Status::InFlight(_))));
+
+        let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin_async("key", request()).await else {
+            panic!()
+        };
+        let waiting = std::thread::spawn(move || pending.wait());
+        let mut transaction = client.transaction().await.unwrap();
+        transaction.execute("UPDATE tx_both.accounts SET cents = cents - 10", &[]).await.unwrap();
+        let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
+        transaction.commit().await.unwrap();
+        let record = completed.committed();
+        assert_eq!((cents().as_str(), record.body()), ("90", &b"paid"[..]));
+        assert!(matches!(waiting.join().unwrap(), Ok(Waited::Done(seen)) if seen.body() == b"paid"));
+        let Ok(SharedBegin::Done(seen)) = two.scope("").begin_async("key", request()).await else { panic!() };
+        assert_eq!((seen.completed(), seen.expires()), (record.completed(), record.expires()));
+    });
+}
+
+#[test]
+fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
+    let server = server!();
+    let (one, two) = (server.connect("tx_open"), server.connect("tx_open"));
+    let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(300));
+    one.scope("").set_policy(policy).unwrap();
+    on_runtime(async {
+        let mut client = client(server).await;
+        let held = claim(&one.scope(""), "key");
+        let mut transaction = client.transaction().await.unwrap();
+        let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
+        while server
+            .one("SELECT lease_until_ms < extract(epoch FROM clock_timestamp()) * 1000 FROM tx_open.keys")
+            != "t"
+        {
+            tokio::task::yield_now().await;
+        }
+        let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin_async("key", request()).await else {
+            panic!()
+        };
+        assert!(matches!(pending.wait_timeout(Duration::from_millis(300)), Ok(Waited::TimedOut)));
+        transaction.commit().await.unwrap();
+        completed.committed();
+        assert!(matches!(pending.wait(), Ok(Waited::Done(_))));
+
+        // One that was rolled back, and of which no word is said, is interrupted by then.
+        let held = claim(&one.scope(""), "other");
+        let mut transaction = client.transaction().await.unwrap();
+        let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
+        drop(completed);
+        let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin_async("other", request()).await else {
+            panic!()
+        };
+        transaction.rollback().await.unwrap();
+        assert!(matches!(pending.wait(), Ok(Waited::Interrupted)));
+        // One that was committed without a word is done.
+        let held = claim(&one.scope(""), "third");
+        let mut transaction = client.transaction().await.unwrap();
+        let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
+        transaction.commit().await.unwrap();
+        drop(completed);
+        assert!(matches!(two.scope("").begin_async("third", request()).await, Ok(SharedBegin::Done(_))));
+    });
+}
+
+#[test]
+fn a_claim_that_was_taken_over_does_not_complete_in_a_transaction_either() {
+    let server = server!();
+    let (one, two) = (server.connect("tx_late"), server.connect("tx_late"));
+    let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(50));
+    one.scope("").set_policy(policy).unwrap();
+    on_runtime(async {
+        let mut client = client(server).await;
+        let held = claim(&one.scope(""), "key");
+        let later = loop {
+            match two.scope("").begin_async("key", request()).await {
+                Ok(SharedBegin::Fresh(claim)) => break claim,
+                Ok(SharedBegin::InFlight(pending)) => drop(pending.wait_async().await),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(later.attempt(), 2);
+        let mut transaction = client.transaction().await.unwrap();
+        let error = held.complete_in_tx(&mut transaction, "paid").await.unwrap_err();
+        assert!(matches!(error.reason(), SharedError::Superseded(_)), "{error}");
+        assert!(error.into_claim().is_none());
+        transaction.rollback().await.unwrap();
+
+        // A transaction whose snapshot is older than the claim can't see it.
+        let mut transaction = client
+            .build_transaction()
+            .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
+            .start()
+            .await
+            .unwrap();
+        transaction.query("SELECT 1 FROM tx_late.keys", &[]).await.unwrap();
+        one.scope("free").set_policy(Policy::default()).unwrap();
+        let held = claim(&one.scope("free"), "key");
+        let error = held.complete_in_tx(&mut transaction, "paid").await.unwrap_err();
+        assert!(error.to_string().contains("does not see the claim"), "{error}");
+        transaction.rollback().await.unwrap();
+        error.into_claim().unwrap().complete("reply").unwrap();
+    });
+}

@@ -1,0 +1,170 @@
+//! Several processes on one database: sessions, takeovers, and one grant at a time.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use idemkv::shared::{Shared, SharedBegin, SharedError};
+use idemkv::{Fence, Policy, Recovery, Status, Waited};
+
+use crate::random::Random;
+use crate::server::{claim, request, server};
+
+/// Runs in a process of its own: claims a key, says so, and holds it until it is killed.
+#[test]
+fn a_child_that_holds_a_claim() {
+    let Ok(url) = std::env::var("IDEMKV_TEST_CHILD") else { return };
+    let schema = std::env::var("IDEMKV_TEST_SCHEMA").unwrap();
+    let mut options = idemkv::shared::SharedOptions::new(url).schema(schema).session(Duration::from_secs(1));
+    if let Ok(name) = std::env::var("IDEMKV_TEST_INSTANCE") {
+        options = options.instance(name).session(Duration::from_secs(600));
+    }
+    let store = Shared::connect(options).unwrap();
+    let held = claim(&store.scope("jobs"), "key");
+    println!("\nheld {}", held.fence());
+    let until = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < until {
+        thread::park_timeout(Duration::from_secs(60));
+    }
+}
+
+fn child(server: &crate::server::Server, schema: &str, instance: Option<&str>) -> (std::process::Child, u64) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "processes::a_child_that_holds_a_claim", "--nocapture"]);
+    command.env("IDEMKV_TEST_CHILD", server.url()).env("IDEMKV_TEST_SCHEMA", schema);
+    if let Some(name) = instance {
+        command.env("IDEMKV_TEST_INSTANCE", name);
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let held = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("held ")?.parse().ok());
+    (child, held.unwrap())
+}
+
+#[test]
+fn the_claims_of_a_killed_process_are_taken_over_when_its_session_ends() {
+    let server = server!();
+    let store = server.connect("process_killed");
+    let jobs = store.scope("jobs");
+    let (mut child, fence) = child(server, "process_killed", None);
+    // While it lives, its session is renewed and its claim stands.
+    let Ok(SharedBegin::InFlight(pending)) = jobs.begin("key", request()) else { panic!() };
+    assert!(matches!(pending.wait_timeout(Duration::from_millis(1_700)), Ok(Waited::TimedOut)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(pending.wait(), Ok(Waited::Interrupted)));
+    let next = claim(&jobs, "key");
+    assert_eq!((next.attempt(), next.interrupted().unwrap().fence().get()), (2, fence));
+    assert!(next.fence().get() > fence);
+}
+
+#[test]
+fn an_instance_that_starts_again_ends_the_claims_of_the_one_before_at_once() {
+    let server = server!();
+    let store = server.connect("process_named");
+    let jobs = store.scope("jobs");
+    let (mut child, fence) = child(server, "process_named", Some("worker-1"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Its session would last for ten minutes.
+    assert!(matches!(jobs.begin("key", request()), Ok(SharedBegin::InFlight(_))));
+    let again = Shared::connect(server.options("process_named").instance("worker-1")).unwrap();
+    let next = claim(&again.scope("jobs"), "key");
+    assert_eq!((next.attempt(), next.interrupted().unwrap().fence().get()), (2, fence));
+    // One that is alive is told when another takes its name, and takes it back from nobody.
+    let third = Shared::connect(server.options("process_named").instance("worker-1")).unwrap();
+    let error = loop {
+        match again.scope("jobs").begin("other", request()) {
+            Ok(_) => thread::yield_now(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, SharedError::Replaced), "{error}");
+    let error = next.complete("late").unwrap_err();
+    assert!(matches!(error.reason(), SharedError::Superseded(_)), "{error}");
+    assert!(matches!(third.scope("jobs").get("key"), Ok(Status::Interrupted(_))));
+}
+
+#[test]
+fn a_process_whose_session_lapsed_goes_on_with_another_and_its_claims_are_over() {
+    let server = server!();
+    let one = Shared::connect(server.options("process_lapsed").session(Duration::from_secs(600))).unwrap();
+    let two = server.connect("process_lapsed");
+    let held = claim(&one.scope(""), "key");
+    let leased = {
+        let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_secs(60));
+        one.scope("leased").set_policy(policy).unwrap();
+        claim(&one.scope("leased"), "key")
+    };
+    server.sql("UPDATE process_lapsed.sessions SET until_ms = 1");
+    let next = claim(&two.scope(""), "key");
+    assert_eq!(next.attempt(), 2);
+    let error = held.complete("late").unwrap_err();
+    assert!(matches!(error.reason(), SharedError::Superseded(_)), "{error}");
+    // A lease of its own stands without a session.
+    assert!(matches!(two.scope("leased").begin("key", request()), Ok(SharedBegin::InFlight(_))));
+    leased.complete("in time").unwrap();
+    claim(&one.scope(""), "other").complete("reply").unwrap();
+    next.complete("reply").unwrap();
+}
+
+/// Three processes' worth of callers on few keys, with claims that are completed, released,
+/// dropped and left until their lease is over.
+#[test]
+fn of_all_callers_one_has_a_good_claim_and_fences_grow() {
+    let server = server!();
+    let stores: Vec<_> = (0..3).map(|_| server.connect("process_random")).collect();
+    let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(40));
+    stores[0].scope("").set_policy(policy.ttl(Duration::from_millis(30))).unwrap();
+    // The last fence of each key, and its last completion.
+    let seen: Mutex<HashMap<String, Fence>> = Mutex::default();
+    let until = Instant::now() + Duration::from_secs(4);
+    thread::scope(|threads| {
+        for caller in 0..9_u64 {
+            let (scope, seen) = (stores[caller as usize % 3].scope(""), &seen);
+            threads.spawn(move || {
+                let mut random = Random(caller);
+                while Instant::now() < until {
+                    let key = format!("key {}", random.below(4));
+                    let claim = match scope.begin(&key, request()) {
+                        Ok(SharedBegin::Fresh(claim)) => claim,
+                        Ok(SharedBegin::InFlight(pending)) => {
+                            drop(pending.wait_timeout(Duration::from_millis(50)).unwrap());
+                            continue;
+                        }
+                        Ok(SharedBegin::Done(_)) => continue,
+                        Err(other) => panic!("{other}"),
+                    };
+                    let fence = claim.fence();
+                    if random.below(3) == 0 {
+                        // Past its lease.
+                        let late = Instant::now() + Duration::from_millis(60);
+                        while Instant::now() < late {
+                            thread::yield_now();
+                        }
+                    }
+                    match random.below(4) {
+                        0 => drop(claim),
+                        1 => drop(claim.release()),
+                        _ => {
+                            if claim.complete(&key).is_ok() {
+                                // A claim that completes is the newest of its key: no later one has completed.
+                                let before = seen.lock().unwrap().insert(key.clone(), fence);
+                                assert!(
+                                    before.is_none_or(|before| before < fence),
+                                    "{key}: {before:?} then {fence}"
+                                );
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(seen.lock().unwrap().len(), 4);
+    let fences = server.sql("SELECT count(*), count(DISTINCT fence) FROM process_random.keys");
+    assert_eq!(fences[0][0], fences[0][1]);
+}

@@ -1,0 +1,95 @@
+//! A proxy that cuts connections on command: after the request and before the reply, or before
+//! the request; or that stops passing anything on.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+#[derive(Default)]
+struct Orders {
+    /// So many replies are cut off.
+    replies: AtomicU32,
+    /// So many requests are cut off.
+    requests: AtomicU32,
+    stalls: AtomicBool,
+    cuts: AtomicU32,
+}
+
+pub struct Proxy {
+    pub port: u16,
+    orders: Arc<Orders>,
+}
+
+impl Proxy {
+    pub fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let orders = Arc::new(Orders::default());
+        let of_threads = Arc::clone(&orders);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server))) else {
+                    return;
+                };
+                client.set_nodelay(true).ok();
+                server.set_nodelay(true).ok();
+                for (from, to, is_reply) in [(&client, &server, false), (&server, &client, true)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let orders = Arc::clone(&of_threads);
+                    thread::spawn(move || pass(from, to, is_reply, &orders));
+                }
+            }
+        });
+        Self { port, orders }
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://idemkv@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Cuts the connection at its next reply: the request has been carried out.
+    pub fn cut_reply(&self) {
+        self.orders.replies.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Cuts the connection at its next request, which never arrives.
+    pub fn cut_request(&self) {
+        self.orders.requests.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Passes nothing on, or everything again.
+    pub fn stall(&self, stalls: bool) {
+        self.orders.stalls.store(stalls, Ordering::SeqCst);
+    }
+
+    pub fn cuts(&self) -> u32 {
+        self.orders.cuts.load(Ordering::SeqCst)
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, orders: &Orders) {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(read) => read,
+        };
+        while orders.stalls.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        let left = if is_reply { &orders.replies } else { &orders.requests };
+        let is_cut =
+            left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if is_cut {
+            orders.cuts.fetch_add(1, Ordering::SeqCst);
+            break;
+        }
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    from.shutdown(Shutdown::Both).ok();
+    to.shutdown(Shutdown::Both).ok();
+}

@@ -1,0 +1,56 @@
+//! Expired rows are deleted, by one process at a time.
+
+use std::time::Duration;
+
+use futures_executor::block_on;
+use futures_util::future::join_all;
+use idemkv::shared::{Shared, SharedBegin};
+use idemkv::{Policy, Recovery, Status};
+
+use crate::server::{claim, request, server};
+
+#[test]
+fn expired_rows_are_deleted_and_others_stay() {
+    let server = server!();
+    let brief = Duration::from_millis(20);
+    let options = || server.options("sweep_expired").sweep_every(Some(brief));
+    let (one, two) = (Shared::connect(options()).unwrap(), Shared::connect(options()).unwrap());
+    let gone = one.scope("gone");
+    gone.set_policy(Policy::default().ttl(Duration::from_millis(1)).recovery(Recovery::Rerun)).unwrap();
+    claim(&one.scope("kept"), "done").complete("reply").unwrap();
+    let held = claim(&gone, "held");
+    block_on(join_all((0..300).map(|number| {
+        let gone = gone.clone();
+        async move {
+            let Ok(SharedBegin::Fresh(claim)) = gone.begin_async(format!("key {number}"), request()).await
+            else {
+                panic!()
+            };
+            claim.complete_async("x".repeat(100)).await.unwrap();
+        }
+    })));
+    while server.one("SELECT count(*) FROM sweep_expired.keys WHERE state = 3") != "1" {
+        std::thread::yield_now();
+    }
+    assert_eq!(one.stats().swept + two.stats().swept, 300);
+    assert!(matches!(one.scope("kept").get("done"), Ok(Status::Done(_))));
+    held.complete("reply").unwrap();
+}
+
+#[test]
+fn a_claim_whose_process_is_gone_is_interrupted_without_a_begin() {
+    let server = server!();
+    let options = || {
+        server
+            .options("sweep_lapse")
+            .session(Duration::from_secs(1))
+            .sweep_every(Some(Duration::from_millis(50)))
+    };
+    let (one, two) = (Shared::connect(options()).unwrap(), Shared::connect(options()).unwrap());
+    std::mem::forget(claim(&one.scope(""), "key"));
+    one.close();
+    while server.one("SELECT state FROM sweep_lapse.keys") != "2" {
+        std::thread::yield_now();
+    }
+    assert!(matches!(two.scope("").get("key"), Ok(Status::Interrupted(_))));
+}

@@ -1,0 +1,235 @@
+//! Answers that get lost. Every outcome is found out, by nonce or fence, or the error says that it
+//! is unknown; nothing hangs.
+
+use std::time::{Duration, Instant};
+
+use idemkv::shared::{FailureKind, Shared, SharedBegin, SharedError, SharedOptions};
+use idemkv::{Status, Waited};
+
+use crate::proxy::Proxy;
+use crate::random::Random;
+use crate::server::{Server, claim, request, server};
+
+/// A store behind the proxy that sends nothing by itself.
+fn behind(server: &Server, proxy: &Proxy, schema: &str) -> SharedOptions {
+    let direct = server.options(schema);
+    drop(direct);
+    SharedOptions::new(proxy.url())
+        .schema(schema)
+        .policy(idemkv::Policy::default().recovery(idemkv::Recovery::Rerun))
+        .sweep_every(None)
+        .session(Duration::from_secs(300))
+        .connections(1)
+}
+
+#[test]
+fn whatever_is_cut_between_request_and_reply_is_found_out() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let store = Shared::connect(behind(server, &proxy, "unknown_cut")).unwrap();
+    let scope = store.scope("");
+    for cut in [Proxy::cut_reply, Proxy::cut_request] {
+        let key = format!("key {}", proxy.cuts());
+        let mut cuts = proxy.cuts();
+        let mut cut = || {
+            cut(&proxy);
+            cuts += 1;
+            cuts
+        };
+        // Once, so that every statement is prepared.
+        claim(&scope, "warm").release().unwrap();
+        let after = cut();
+        let mut first = claim(&scope, &key);
+        assert_eq!((proxy.cuts(), first.attempt()), (after, 1));
+        let after = cut();
+        first.save_progress("half").unwrap();
+        assert_eq!(proxy.cuts(), after);
+        drop(first);
+        while !matches!(scope.get(&key), Ok(Status::Interrupted(_))) {}
+        let after = cut();
+        let second = claim(&scope, &key);
+        assert_eq!((proxy.cuts(), second.attempt()), (after, 2));
+        let (after, fence) = (cut(), second.fence());
+        let record = second.complete("reply").unwrap();
+        assert_eq!((proxy.cuts(), record.fence()), (after, fence));
+        let Ok(SharedBegin::Done(stored)) = scope.begin(&key, request()) else { panic!() };
+        assert_eq!((stored.body(), stored.completed()), (record.body(), record.completed()));
+        let after = cut();
+        assert!(scope.forget(&key).unwrap());
+        assert_eq!(proxy.cuts(), after);
+        let third = claim(&scope, &key);
+        let after = cut();
+        third.release().unwrap();
+        assert_eq!(proxy.cuts(), after);
+        assert!(matches!(scope.get(&key), Ok(Status::Vacant)));
+    }
+    let of_two = server.one("SELECT count(*) FROM unknown_cut.keys WHERE state = 1");
+    assert_eq!(of_two, "0");
+}
+
+/// Replies and requests are cut at random. No key ends as granted to nobody.
+#[test]
+fn under_random_cuts_every_key_is_done_once_and_none_is_left_behind() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let (one, two) = (
+        Shared::connect(behind(server, &proxy, "unknown_random")).unwrap(),
+        Shared::connect(behind(server, &proxy, "unknown_random").connections(2)).unwrap(),
+    );
+    let mut random = Random(7);
+    let (mut done, mut unknown) = (0, 0);
+    for round in 0..60_u64 {
+        let key = format!("key {}", round / 3);
+        let scope = if random.below(2) == 0 { one.scope("") } else { two.scope("") };
+        match random.below(4) {
+            0 => proxy.cut_reply(),
+            1 => proxy.cut_request(),
+            _ => {}
+        }
+        match scope.begin(&key, request()) {
+            Ok(SharedBegin::Fresh(claim)) => {
+                if random.below(3) == 0 {
+                    proxy.cut_reply();
+                }
+                match claim.complete(round.to_string()) {
+                    Ok(_) => done += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Ok(SharedBegin::Done(_)) => {}
+            Ok(SharedBegin::InFlight(pending)) => {
+                assert!(!matches!(pending.wait_timeout(Duration::from_secs(20)), Ok(Waited::TimedOut)));
+            }
+            Err(SharedError::Unavailable(_)) => unknown += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    println!("{done} completed, {unknown} begins without an answer, {} cuts", proxy.cuts());
+    assert!(proxy.cuts() > 10);
+    let rows = server.sql("SELECT state, count(*) FROM unknown_random.keys GROUP BY state ORDER BY state");
+    assert_eq!(rows, [[Some("3".to_owned()), Some(done.to_string())]]);
+}
+
+#[test]
+fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let brief = Duration::from_millis(400);
+    let options = behind(server, &proxy, "unknown_silent");
+    let options = options.statement_timeout(brief).call_timeout(brief).connect_timeout(brief);
+    let store = Shared::connect(options).unwrap();
+    let direct = server.connect("unknown_silent");
+    let scope = store.scope("");
+    let mut held = claim(&scope, "key");
+    let other = claim(&direct.scope(""), "other");
+    let Ok(SharedBegin::InFlight(pending)) = scope.begin("other", request()) else { panic!() };
+    proxy.stall(true);
+    let started = Instant::now();
+    assert!(matches!(scope.begin("another", request()), Err(SharedError::Unavailable(_))));
+    // Which of the two is a matter of when the connection was given up.
+    let saved = held.save_progress("x");
+    assert!(matches!(saved, Err(SharedError::Unknown(_) | SharedError::Unavailable(_))), "{saved:?}");
+    let error = held.complete("reply").unwrap_err();
+    assert!(error.reason().is_retryable(), "{error}");
+    let waited = pending.wait();
+    assert!(matches!(waited, Err(SharedError::Unavailable(_))), "{waited:?}");
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    proxy.stall(false);
+    // The claim came back, and is as good as before.
+    let mut claim = error.into_claim().unwrap();
+    let record = loop {
+        match claim.complete("reply") {
+            Ok(record) => break record,
+            Err(error) => {
+                assert!(error.reason().is_retryable(), "{error}");
+                claim = error.into_claim().unwrap();
+            }
+        }
+    };
+    assert_eq!(record.body(), b"reply");
+    drop(other);
+    let refused = loop {
+        match Shared::connect(SharedOptions::new("postgres://idemkv@127.0.0.1:1/postgres")) {
+            Err(error) => break error,
+            Ok(_) => panic!("nobody listens there"),
+        }
+    };
+    assert!(
+        matches!(&refused, SharedError::Unavailable(failure) if failure.kind() == FailureKind::Unreachable),
+        "{refused}"
+    );
+}
+
+/// The grant whose answer got lost for good is withdrawn: another caller gets the key.
+#[test]
+fn a_grant_that_no_caller_learns_of_is_withdrawn() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let brief = Duration::from_millis(400);
+    let options = behind(server, &proxy, "unknown_orphan").statement_timeout(brief).call_timeout(brief);
+    let store = Shared::connect(options).unwrap();
+    let direct = server.connect("unknown_orphan");
+    claim(&store.scope(""), "warm").release().unwrap();
+    // The reply is cut off, and no new connection gets through for the rest of the call.
+    proxy.cut_reply();
+    proxy.stall(false);
+    let begun = std::thread::scope(|threads| {
+        let begin = threads.spawn(|| store.scope("").begin("key", request()));
+        while server.one("SELECT count(*) FROM unknown_orphan.keys WHERE key = 'key'") == "0" {
+            std::thread::yield_now();
+        }
+        proxy.stall(true);
+        let begun = begin.join().unwrap();
+        proxy.stall(false);
+        begun
+    });
+    match begun {
+        // The connection was quicker than the stall.
+        Ok(SharedBegin::Fresh(claim)) => claim.release().unwrap(),
+        Err(SharedError::Unavailable(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    let again = loop {
+        match direct.scope("").begin("key", request()) {
+            Ok(SharedBegin::Fresh(claim)) => break claim,
+            Ok(SharedBegin::InFlight(pending)) => {
+                assert!(!matches!(pending.wait_timeout(Duration::from_secs(20)), Ok(Waited::TimedOut)));
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // It says nothing of an earlier attempt: none has run.
+    assert_eq!(again.attempt(), 1);
+    again.complete("reply").unwrap();
+}
+
+/// The server has committed and says so, with a warning: no standby has confirmed it.
+#[test]
+fn a_commit_that_no_standby_confirms_is_no_success() {
+    let Some(server) = crate::server::another() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    let brief = Duration::from_millis(300);
+    let options =
+        server.options("unknown_standby").statement_timeout(brief).call_timeout(Duration::from_secs(1));
+    let store = Shared::connect(options.sweep_every(None).session(Duration::from_secs(300))).unwrap();
+    let scope = store.scope("");
+    let held = claim(&scope, "key");
+    let reload = |names: &str| {
+        server.sql(&format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'"));
+        server.sql("SELECT pg_reload_conf()");
+        while server.one("SHOW synchronous_standby_names") != names {
+            std::thread::yield_now();
+        }
+    };
+    reload("nobody");
+    let error = held.complete("reply").unwrap_err();
+    let SharedError::Unknown(failure) = error.reason() else { panic!("{error}") };
+    assert!(matches!(failure.kind(), FailureKind::NotReplicated | FailureKind::TimedOut), "{failure}");
+    assert!(matches!(scope.begin("other", request()), Err(SharedError::Unavailable(_))));
+    reload("");
+    let record = error.into_claim().unwrap().complete("reply").unwrap();
+    assert_eq!(record.body(), b"reply");
+    assert!(matches!(scope.begin("key", request()), Ok(SharedBegin::Done(_))));
+}

@@ -1,0 +1,98 @@
+//! Waiting for a claim of another process.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use idemkv::Waited;
+use idemkv::shared::{Shared, SharedBegin};
+
+use crate::server::{claim, request, server};
+
+/// Looks at the waiter's flag as another process does.
+fn is_wanted(server: &crate::server::Server, schema: &str) -> bool {
+    server.one(&format!("SELECT coalesce(bool_or(wanted), false) FROM {schema}.keys WHERE state = 1")) == "t"
+}
+
+#[test]
+fn waiters_in_another_process_are_told_of_every_end_and_do_not_wait_for_a_poll() {
+    let server = server!();
+    let (one, two) = (server.connect("wait_told"), server.connect("wait_told"));
+    let mut waits = Vec::new();
+    for round in 0..12 {
+        let (here, there) = (one.scope(""), two.scope(""));
+        let key = format!("key {round}");
+        let held = claim(&here, &key);
+        let Ok(SharedBegin::InFlight(pending)) = there.begin(&key, request()) else { panic!() };
+        let waiting = thread::spawn(move || {
+            let waited = pending.wait().unwrap();
+            (waited, Instant::now())
+        });
+        while !is_wanted(server, "wait_told") {
+            thread::yield_now();
+        }
+        let (ended, is_right): (Instant, fn(&Waited) -> bool) = match round % 4 {
+            0 => (held.complete("").map(|_| Instant::now()).unwrap(), |waited| {
+                matches!(waited, Waited::Done(_))
+            }),
+            1 => {
+                (held.release().map(|()| Instant::now()).unwrap(), |waited| matches!(waited, Waited::Vacant))
+            }
+            2 => (held.fail("").map(|_| Instant::now()).unwrap(), |waited| matches!(waited, Waited::Done(_))),
+            _ => {
+                drop(held);
+                (Instant::now(), |waited| matches!(waited, Waited::Interrupted))
+            }
+        };
+        let (waited, told) = waiting.join().unwrap();
+        assert!(is_right(&waited), "{round}: {waited}");
+        waits.push(told.saturating_duration_since(ended));
+    }
+    println!("from the end of a claim to its waiter in another process: {waits:?}");
+    waits.sort();
+    // A poll comes after a second.
+    assert!(waits[waits.len() / 2] < Duration::from_millis(500), "{waits:?}");
+}
+
+#[test]
+fn a_waiter_that_no_notification_reaches_finds_out_by_itself() {
+    let server = server!();
+    let options = server.options("wait_poll").pooling(idemkv::shared::Pooling::Transaction);
+    let (one, two) = (server.connect("wait_poll"), Shared::connect(options).unwrap());
+    let held = claim(&one.scope(""), "key");
+    let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin("key", request()) else { panic!() };
+    let waiting = thread::spawn(move || pending.wait().unwrap());
+    while !is_wanted(server, "wait_poll") {
+        thread::yield_now();
+    }
+    held.complete("reply").unwrap();
+    assert!(matches!(waiting.join().unwrap(), Waited::Done(record) if record.body() == b"reply"));
+}
+
+/// Hundreds of waiters in one process look at the key together, and rarely.
+#[test]
+fn many_waiters_of_one_process_cost_one_look_a_second() {
+    let server = server!();
+    let (one, two) = (server.connect("wait_many"), server.connect("wait_many"));
+    let held = claim(&one.scope(""), "key");
+    let scope = two.scope("");
+    let waiters: Vec<_> = (0..100)
+        .map(|_| {
+            let Ok(SharedBegin::InFlight(pending)) = scope.begin("key", request()) else { panic!() };
+            thread::spawn(move || pending.wait().unwrap())
+        })
+        .collect();
+    while !is_wanted(server, "wait_many") {
+        thread::yield_now();
+    }
+    let before = two.stats().statements;
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        thread::yield_now();
+    }
+    let looks = two.stats().statements - before;
+    assert!(looks < 25, "{looks} statements in two seconds");
+    held.complete("reply").unwrap();
+    for waiter in waiters {
+        assert!(matches!(waiter.join().unwrap(), Waited::Done(_)));
+    }
+}
