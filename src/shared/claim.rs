@@ -10,7 +10,7 @@ use crate::key::step_key::StepKey;
 use crate::key::{Digest, KeyHash};
 use crate::record::Record;
 use crate::state::Fence;
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool};
 use crate::{Fingerprint, Interruption, Timestamp};
 
 /// The answer to a begin.
@@ -34,6 +34,8 @@ pub struct SharedClaim {
     pub(super) nonce: u128,
     /// Whether its release also speaks for the attempts before it.
     pub(super) resolves: bool,
+    /// A statement that ends the claim may have happened.
+    pub(super) may_be_over: AtomicBool,
     pub(super) is_over: bool,
 }
 
@@ -41,7 +43,8 @@ impl SharedClaim {
     pub(super) fn new(handle: &Arc<Handle>, attempt: Attempt, nonce: u128, resolves: bool) -> Self {
         let attempt = Arc::new(attempt);
         handle.0.watches.add_own(&attempt);
-        Self { handle: Arc::clone(handle), attempt, nonce, resolves, is_over: false }
+        let may_be_over = AtomicBool::new(false);
+        Self { handle: Arc::clone(handle), attempt, nonce, resolves, may_be_over, is_over: false }
     }
 
     /// The number of the attempt: 1 for the first claim of a key.

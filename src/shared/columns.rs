@@ -34,12 +34,26 @@ impl<'a> FromSql<'a> for Id {
 
 /// The parameters of a statement, each with its type.
 #[derive(Default)]
-pub(super) struct Params<'a>(pub(super) Vec<(Box<dyn ToSql + Sync + 'a>, Type)>);
+pub(super) struct Params<'a>(Vec<(Box<dyn ToSql + Sync + Send + 'a>, Type)>);
 
 impl<'a> Params<'a> {
-    pub(super) fn with(mut self, value: impl ToSql + Sync + 'a, kind: Type) -> Self {
+    pub(super) fn with(mut self, value: impl ToSql + Sync + Send + 'a, kind: Type) -> Self {
         self.0.push((Box::new(value), kind));
         self
+    }
+
+    /// As the client takes them for a statement that was prepared.
+    pub(super) fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.0.iter().map(|(value, _)| -> &(dyn ToSql + Sync) { &**value }).collect()
+    }
+
+    /// As the client takes them for a statement that was not.
+    pub(super) fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        self.values().into_iter().zip(self.types()).collect()
+    }
+
+    pub(super) fn types(&self) -> Vec<Type> {
+        self.0.iter().map(|(_, kind)| kind.clone()).collect()
     }
 
     pub(super) fn ids(self, values: impl Iterator<Item = u128>) -> Self {

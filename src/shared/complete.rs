@@ -5,6 +5,7 @@ use super::core::Core;
 use super::error::SharedError;
 use super::granting::Tries;
 use super::row::RowState;
+use super::statement::Miss;
 use super::statements::begin::span;
 use super::statements::end::EndAsk;
 use super::statements::look::LookAsk;
@@ -14,7 +15,7 @@ use crate::error::OptionError;
 use crate::record::retention::Retention;
 use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Decision, Event, decide};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crate::task::caller::park_on;
 use crate::{Completion, Timestamp};
 
@@ -63,6 +64,14 @@ pub(super) struct Result_ {
     pub(super) body: Arc<[u8]>,
     pub(super) keeps_body: bool,
     pub(super) retention: Retention,
+}
+
+/// A change that has happened.
+pub(super) struct Carried {
+    /// When, by the server's clock.
+    pub(super) at: Timestamp,
+    /// The record of an earlier completion by this claim, whose answer got lost.
+    found: Option<Record>,
 }
 
 impl SharedClaim {
@@ -166,8 +175,8 @@ impl SharedClaim {
             result.retention,
         );
         match self.carry_out(end, Some(RowState::Done)).await {
-            Ok(completed) => {
-                let record = self.record(&result, completed);
+            Ok(carried) => {
+                let record = carried.found.unwrap_or_else(|| self.record(&result, carried.at));
                 self.end(Ended::Done(record.clone()));
                 Ok(record)
             }
@@ -224,8 +233,7 @@ impl SharedClaim {
         SharedEndError { reason, claim: Some(Box::new(self)) }
     }
 
-    /// Changes the claim's row, and returns when it happened by the server's clock. If an answer
-    /// got lost, the row tells: it has this claim's nonce and fence, and the state `to`. `None`
+    /// Changes the claim's row. If an answer got lost, the row tells: it has this claim's nonce and fence, and the state `to`. `None`
     /// for a change after which the claim is still good, which can be made twice.
     pub(super) async fn carry_out(
         &self,
@@ -238,15 +246,18 @@ impl SharedClaim {
         let mut tries = Tries::new(deadline);
         loop {
             match core.ask(end.clone(), deadline).await {
-                Ok(ended) if ended.is_done => return Ok(ended.now),
+                Ok(ended) if ended.is_done => return Ok(Carried { at: ended.now, found: None }),
                 Ok(_) => {}
                 Err(miss) => {
+                    if to.is_some() && matches!(miss, Miss::Unknown(_)) {
+                        self.may_be_over.store(true, Ordering::Relaxed);
+                    }
                     tries.again(core, miss).await?;
                     continue;
                 }
             }
-            if let Some(at) = self.look_why(to, deadline).await? {
-                return Ok(at);
+            if let Some(carried) = self.look_why(to, deadline).await? {
+                return Ok(carried);
             }
             tries.check(core)?;
         }
@@ -258,7 +269,7 @@ impl SharedClaim {
         &self,
         to: Option<RowState>,
         deadline: Deadline,
-    ) -> Result<Option<Timestamp>, SharedError> {
+    ) -> Result<Option<Carried>, SharedError> {
         let core = self.core();
         let digest = self.attempt.digest;
         let looked = core.ask(LookAsk { digest }, deadline).await.map_err(Core::refusal)?;
@@ -266,8 +277,19 @@ impl SharedClaim {
         let Some(row) = looked.row else {
             return Err(SharedError::Superseded(Box::new(crate::Status::Vacant)));
         };
-        if row.nonce == self.nonce && row.fence == self.attempt.fence && Some(row.state) == to {
-            return Ok(Some(row.completed().unwrap_or(now)));
+        let is_mine = row.nonce == self.nonce && row.fence == self.attempt.fence && Some(row.state) == to;
+        let may_be_over = self.may_be_over.load(Ordering::Relaxed);
+        let is_over = match row.state {
+            // No other caller could complete this claim.
+            RowState::Done => is_mine,
+            RowState::Vacated => is_mine && may_be_over,
+            // Not one that lapsed.
+            RowState::Interrupted => is_mine && may_be_over && row.was_returned(),
+            RowState::InFlight => false,
+        };
+        if is_over {
+            let found = (row.state == RowState::Done).then(|| row.record(digest));
+            return Ok(Some(Carried { at: now, found }));
         }
         match decide(row.state(), Event::End { fence: self.attempt.fence, now }) {
             Decision::Superseded => {

@@ -13,7 +13,6 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 use tokio_postgres::error::Severity;
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
 
 use super::columns::Params;
@@ -206,22 +205,18 @@ impl Link {
         self.options.trips.fetch_add(1, Ordering::Relaxed);
         let sent = async {
             let Some(kind) = kind else {
-                let typed: Vec<(&(dyn ToSql + Sync), Type)> =
-                    params.0.iter().map(|(value, kind)| (&**value, kind.clone())).collect();
-                return self.client.query_typed(text, &typed).await;
+                return self.client.query_typed(text, &params.typed()).await;
             };
             let known = self.prepared.borrow().get(&kind).cloned();
             let statement = match known {
                 Some(statement) => statement,
                 None => {
-                    let types: Vec<Type> = params.0.iter().map(|(_, kind)| kind.clone()).collect();
-                    let statement = self.client.prepare_typed(text, &types).await?;
+                    let statement = self.client.prepare_typed(text, &params.types()).await?;
                     self.prepared.borrow_mut().insert(kind, statement.clone());
                     statement
                 }
             };
-            let values: Vec<&(dyn ToSql + Sync)> = params.0.iter().map(|(value, _)| &**value).collect();
-            self.client.query(&statement, &values).await
+            self.client.query(&statement, &params.values()).await
         };
         match timeout(self.patience(), sent).await {
             Err(_) => Err(Miss::Unknown(self.no_answer())),

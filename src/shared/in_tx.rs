@@ -1,7 +1,6 @@
 //! A completion in the caller's own transaction: its rows and the result are committed together.
 
 use tokio_postgres::Transaction;
-use tokio_postgres::types::{ToSql, Type};
 
 use super::claim::SharedClaim;
 use super::complete::{Result_, SharedEndError};
@@ -12,6 +11,7 @@ use super::sql::Kind;
 use super::statements::end::{EndAsk, Ended};
 use crate::attempt::Ended as AttemptEnded;
 use crate::record::{Outcome, Record};
+use crate::sync::Arc;
 use crate::{Completion, Timestamp};
 
 /// A claim whose completion is part of a transaction that is still open.
@@ -51,7 +51,7 @@ impl SharedClaim {
         let end = EndAsk::complete(
             self.row(),
             result.outcome,
-            std::sync::Arc::clone(&result.body),
+            Arc::clone(&result.body),
             result.keeps_body,
             result.retention,
         );
@@ -82,9 +82,7 @@ async fn run(
     end: &EndAsk,
 ) -> Result<Ended, StoreFailure> {
     let params = EndAsk::params(std::iter::once(end));
-    let typed: Vec<(&(dyn ToSql + Sync), Type)> =
-        params.0.iter().map(|(value, kind)| (&**value, kind.clone())).collect();
-    let asked = transaction.query_typed_one(claim.core().sql.text(Kind::End), &typed).await;
+    let asked = transaction.query_typed_one(claim.core().sql.text(Kind::End), &params.typed()).await;
     let row = asked.map_err(|error| StoreFailure::of(&error))?;
     let mut columns = Columns::new(&row);
     columns.skip();

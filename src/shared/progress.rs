@@ -48,8 +48,8 @@ impl SharedClaim {
     ///
     /// As for [`renew`](Self::renew).
     pub async fn renew_async(&mut self) -> Result<(), SharedError> {
-        let now = self.carry_out(EndAsk::renew(self.row()), None).await?;
-        self.attempt.renew(now);
+        let renewed = self.carry_out(EndAsk::renew(self.row()), None).await?;
+        self.attempt.renew(renewed.at);
         Ok(())
     }
 }

@@ -247,9 +247,9 @@ impl KeyRow {
         }
     }
 
-    /// When its claim was completed; `None` if it was not.
-    pub(super) fn completed(&self) -> Option<Timestamp> {
-        (self.state == RowState::Done).then_some(self.completed)
+    /// Whether its claim was given back, rather than lost.
+    pub(super) fn was_returned(&self) -> bool {
+        self.returned
     }
 
     /// When the interruption that stands was, for a claim that may be withdrawn.

@@ -70,7 +70,7 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
         };
         assert!(matches!(pending.wait_timeout(Duration::from_millis(300)), Ok(Waited::TimedOut)));
         transaction.commit().await.unwrap();
-        completed.committed();
+        drop(completed.committed());
         assert!(matches!(pending.wait(), Ok(Waited::Done(_))));
 
         // One that was rolled back, and of which no word is said, is interrupted by then.

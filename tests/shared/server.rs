@@ -182,8 +182,10 @@ impl Server {
     }
 }
 
-pub fn on_runtime<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+/// On a thread of its own: the caller may be a task itself.
+pub fn on_runtime<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
+    thread::scope(|threads| threads.spawn(run).join().unwrap())
 }
 
 pub fn request() -> Fingerprint {

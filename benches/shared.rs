@@ -1,0 +1,204 @@
+//! Claim and completion over PostgreSQL: groups of this crate's against two statements a
+//! lifecycle on a pool of connections, on a server that this bench starts.
+//!
+//!     cargo bench --features postgres --bench shared [seconds]
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a bench"
+)]
+
+#[path = "../tests/shared/server.rs"]
+mod server;
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use idemkv::shared::{Shared, SharedBegin};
+use server::{Server, request};
+use tokio_postgres::NoTls;
+
+const BODY: [u8; 100] = [b'x'; 100];
+
+/// Lifecycles a second, and the processor time of client and server in µs each.
+struct Figures {
+    rate: f64,
+    client_us: f64,
+    server_us: f64,
+}
+
+/// Ticks of a hundredth of a second that a process has used.
+fn ticks(process: &str) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let of = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    of(11) + of(12)
+}
+
+/// Of all processes named `postgres`, living and gone.
+fn server_ticks() -> u64 {
+    let mut sum = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let is_server =
+            fs::read_to_string(format!("/proc/{name}/comm")).is_ok_and(|comm| comm.trim() == "postgres");
+        if name.chars().all(|c| c.is_ascii_digit()) && is_server {
+            sum += ticks(&name);
+        }
+    }
+    sum
+}
+
+/// Runs `one` in so many tasks for so long.
+async fn measure<F: Future<Output = ()> + Send>(
+    in_flight: usize,
+    time: Duration,
+    one: impl Fn(usize, u64) -> F + Clone + Send + 'static,
+) -> Figures {
+    let done = Arc::new(AtomicU64::new(0));
+    let (client, server) = (ticks("self"), server_ticks());
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..in_flight)
+        .map(|task| {
+            let (one, done) = (one.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut round = 0;
+                while started.elapsed() < time {
+                    one(task, round).await;
+                    round += 1;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let done = done.load(Ordering::Relaxed) as f64;
+    let us = |ticks: u64| ticks as f64 * 10_000.0 / done;
+    Figures {
+        rate: done / started.elapsed().as_secs_f64(),
+        client_us: us(ticks("self") - client),
+        server_us: us(server_ticks().saturating_sub(server)),
+    }
+}
+
+/// Two prepared statements a lifecycle, each on a connection of the pool that it has to itself.
+async fn naive(server: &Server, in_flight: usize, connections: usize, time: Duration) -> Figures {
+    server.sql("CREATE SCHEMA IF NOT EXISTS naive; DROP TABLE IF EXISTS naive.keys; \
+                CREATE TABLE naive.keys (id text PRIMARY KEY, fingerprint bytea, state smallint, body bytea, expires timestamptz)");
+    let (put, take) = tokio::sync::mpsc::channel(connections);
+    for _ in 0..connections {
+        let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let begin = client
+            .prepare(
+                "INSERT INTO naive.keys (id, fingerprint, state) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING",
+            )
+            .await
+            .unwrap();
+        let complete = client
+            .prepare("UPDATE naive.keys SET state = 2, body = $2, expires = now() + interval '1 day' WHERE id = $1 AND state = 1")
+            .await
+            .unwrap();
+        put.send((client, begin, complete)).await.unwrap();
+    }
+    let take = Arc::new(tokio::sync::Mutex::new(take));
+    measure(in_flight, time, move |task, round| {
+        let (put, take) = (put.clone(), Arc::clone(&take));
+        async move {
+            let key = format!("key {task} {round}");
+            let connection = take.lock().await.recv().await.unwrap();
+            let (client, begin, _) = &connection;
+            let request = request();
+            let rows = client.execute(begin, &[&key, &request.as_bytes().as_slice()]).await.unwrap();
+            assert_eq!(rows, 1);
+            put.send(connection).await.unwrap();
+            let connection = take.lock().await.recv().await.unwrap();
+            let (client, _, complete) = &connection;
+            client.execute(complete, &[&key, &BODY.as_slice()]).await.unwrap();
+            put.send(connection).await.unwrap();
+        }
+    })
+    .await
+}
+
+async fn ours(server: &Server, in_flight: usize, connections: usize, time: Duration) -> Figures {
+    server.sql("DROP SCHEMA IF EXISTS bench CASCADE");
+    let options = server.options("bench").connections(connections);
+    let store = Shared::connect_async(options).await.unwrap();
+    let scope = store.scope("bench");
+    let figures = measure(in_flight, time, move |task, round| {
+        let scope = scope.clone();
+        async move {
+            let begun = scope.begin_async(format!("key {task} {round}"), request()).await;
+            let Ok(SharedBegin::Fresh(claim)) = begun else { panic!("{begun:?}") };
+            claim.complete_async(BODY).await.unwrap();
+        }
+    })
+    .await;
+    store.close_async().await;
+    figures
+}
+
+async fn replays(server: &Server, in_flight: usize, time: Duration) -> Figures {
+    let store = Shared::connect_async(server.options("bench_replays")).await.unwrap();
+    let scope = store.scope("bench");
+    if let Ok(SharedBegin::Fresh(claim)) = scope.begin_async("key", request()).await {
+        claim.complete_async(BODY).await.unwrap();
+    }
+    measure(in_flight, time, move |_, _| {
+        let scope = scope.clone();
+        async move {
+            assert!(matches!(scope.begin_async("key", request()).await, Ok(SharedBegin::Done(_))));
+        }
+    })
+    .await
+}
+
+fn main() {
+    let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(3);
+    let time = Duration::from_secs(seconds);
+    let Some(server) = server::get() else {
+        println!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    println!(
+        "| in flight | what | lifecycles/s | client, µs each | server, µs each |\n|---|---|---|---|---|"
+    );
+    let show = |in_flight: usize, what: &str, figures: &Figures| {
+        println!(
+            "| {in_flight} | {what} | {:.0} | {:.0} | {:.0} |",
+            figures.rate, figures.client_us, figures.server_us
+        );
+    };
+    for in_flight in [1, 64, 256] {
+        // One after the other, twice, so that a noisy moment does not meet one alone.
+        for _ in 0..2 {
+            for connections in [10, 64] {
+                let figures =
+                    runtime.block_on(naive(server, in_flight, connections.min(in_flight.max(2)), time));
+                show(in_flight, &format!("two statements, pool of {connections}"), &figures);
+                if in_flight == 1 {
+                    break;
+                }
+            }
+            for connections in [1, 2, 4] {
+                let figures = runtime.block_on(ours(server, in_flight, connections, time));
+                show(in_flight, &format!("groups, {connections} connections"), &figures);
+            }
+        }
+        let figures = runtime.block_on(replays(server, in_flight, time));
+        show(in_flight, "replay from the store", &figures);
+    }
+}
