@@ -235,11 +235,7 @@ impl SharedClaim {
 
     /// Changes the claim's row. If an answer got lost, the row tells: it has this claim's nonce and fence, and the state `to`. `None`
     /// for a change after which the claim is still good, which can be made twice.
-    pub(super) async fn carry_out(
-        &self,
-        end: EndAsk,
-        to: Option<RowState>,
-    ) -> Result<Timestamp, SharedError> {
+    pub(super) async fn carry_out(&self, end: EndAsk, to: Option<RowState>) -> Result<Carried, SharedError> {
         let core = self.core();
         core.check()?;
         let deadline = core.deadline();
