@@ -1,4 +1,4 @@
-//! Claim and completion over PostgreSQL: groups of this crate's against two statements a
+//! Claim and completion over `PostgreSQL`: groups of this crate's against two statements a
 //! lifecycle on a pool of connections, on a server that this bench starts.
 //!
 //!     cargo bench --features postgres --bench shared [seconds]

@@ -208,13 +208,12 @@ impl Link {
                 return self.client.query_typed(text, &params.typed()).await;
             };
             let known = self.prepared.borrow().get(&kind).cloned();
-            let statement = match known {
-                Some(statement) => statement,
-                None => {
-                    let statement = self.client.prepare_typed(text, &params.types()).await?;
-                    self.prepared.borrow_mut().insert(kind, statement.clone());
-                    statement
-                }
+            let statement = if let Some(statement) = known {
+                statement
+            } else {
+                let statement = self.client.prepare_typed(text, &params.types()).await?;
+                self.prepared.borrow_mut().insert(kind, statement.clone());
+                statement
             };
             self.client.query(&statement, &params.values()).await
         };

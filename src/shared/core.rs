@@ -209,10 +209,9 @@ impl Core {
     /// Waits until the store's thread has ended.
     pub(super) async fn closed(&self) {
         let (reply, closed) = reply::pair();
-        let mut closers = self.closers.lock();
-        let Some(closers_left) = closers.as_mut() else { return };
-        closers_left.push(reply);
-        drop(closers);
+        if let Some(closers) = self.closers.lock().as_mut() {
+            closers.push(reply);
+        }
         closed.get().await;
     }
 

@@ -74,7 +74,7 @@ async fn live(options: SharedOptions, ready: Ready) {
 /// Settles what is loose, ends the session, and answers all that still wait.
 async fn close(core: &Arc<Core>) {
     let patience = Deadline::after(core.options.statement_timeout);
-    while !(core.loose_ends.len() == 0 && core.intake.is_empty()) && !patience.has_passed() {
+    while (core.loose_ends.len() > 0 || !core.intake.is_empty()) && !patience.has_passed() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     keeper::end(core).await;
@@ -123,10 +123,10 @@ async fn prepared(options: SharedOptions) -> Result<Core, SharedError> {
     };
     let preparing = schema::prepare(link.client(), &options.schema, options.makes_tables);
     let patience = options.connect_timeout + options.statement_timeout;
-    let found = timeout(patience, preparing).await.map_err(|_| {
+    let Ok(found) = timeout(patience, preparing).await else {
         let message = "the tables could not be looked at in time";
-        SharedError::Unavailable(StoreFailure::new(FailureKind::TimedOut, message))
-    })?;
+        return Err(SharedError::Unavailable(StoreFailure::new(FailureKind::TimedOut, message)));
+    };
     let found = found.map_err(unavailable)?;
     let sql = Sql::new(&quoted, &options.clock);
     Ok(Core::new(options, LinkOptions { is_pooled, ..link_options }, sql, found.secret))

@@ -34,10 +34,12 @@ impl Core {
             if fence.is_some_and(|fence| fence != row.as_earlier().info.fence()) {
                 return Ok(false);
             }
-            match decided(&row, Event::Forget { now: looked.now }, looked.now).0 {
-                Decision::Become(Phase::Ending) => {}
-                Decision::Busy => return Err(SharedError::InFlight),
-                _ => return Ok(false),
+            let decision = decided(&row, Event::Forget { now: looked.now }, looked.now).0;
+            if decision == Decision::Busy {
+                return Err(SharedError::InFlight);
+            }
+            if decision.becomes() != Some(Phase::Ending) {
+                return Ok(false);
             }
             let change =
                 ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Vacated };

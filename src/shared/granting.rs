@@ -202,10 +202,7 @@ impl NewClaim {
 
 /// A begin without an answer granted nothing: what may have been granted is withdrawn.
 pub(super) fn not_granted(error: SharedError) -> SharedError {
-    match error {
-        SharedError::Unknown(failure) => SharedError::Unavailable(failure),
-        other => other,
-    }
+    if let SharedError::Unknown(failure) = error { SharedError::Unavailable(failure) } else { error }
 }
 
 impl Core {

@@ -91,6 +91,9 @@ pub(super) struct Intake {
     queued_max: usize,
 }
 
+/// Kinds of calls that are sent in groups.
+const KINDS: usize = 7;
+
 /// About how many bytes one statement sends.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
@@ -140,7 +143,6 @@ impl Intake {
         if let Some(errand) = queues.errands.pop_front() {
             return Some(Work::Errand(errand));
         }
-        const KINDS: usize = 7;
         for _ in 0..KINDS {
             queues.turn = (queues.turn + 1) % KINDS;
             let work = match queues.turn {

@@ -44,7 +44,7 @@ async fn step(core: &Arc<Core>) -> bool {
 /// When a session that is renewed now is over for this process: a little before the server says
 /// so, and counted from before the request is sent.
 fn local_end(core: &Core) -> Deadline {
-    Deadline::after(core.options.session - core.options.session / 30)
+    Deadline::after(core.options.session / 30 * 29)
 }
 
 /// A process that had a session before continues as the same instance, unless another process has

@@ -48,8 +48,10 @@ async fn send(core: &Arc<Core>) {
     let shared = Arc::clone(core);
     let sending = core.errand(core.deadline(), async move |link: Rc<Link>| {
         let keys = shared.outbox.take();
-        let text =
-            |keys: &[Digest]| keys.iter().map(|key| format!("{:032x}", key.as_u128())).collect::<String>();
+        let text = |keys: &[Digest]| {
+            let digits: Vec<String> = keys.iter().map(|key| format!("{:032x}", key.as_u128())).collect();
+            digits.concat()
+        };
         let notes: Vec<String> = keys.chunks(KEYS_MAX).map(text).collect();
         let params =
             Params::default().with(channel(&shared.options.schema), Type::TEXT).with(notes, Type::TEXT_ARRAY);

@@ -97,12 +97,12 @@ impl<'a> Columns<'a> {
 
     pub(super) fn number(&mut self) -> Result<u64, StoreFailure> {
         let value: i64 = self.take()?;
-        u64::try_from(value).map_err(|_| damaged("a number is below zero"))
+        u64::try_from(value).or(Err(damaged("a number is below zero")))
     }
 
     pub(super) fn number_or_none(&mut self) -> Result<Option<u64>, StoreFailure> {
         let value: Option<i64> = self.take()?;
-        value.map(u64::try_from).transpose().map_err(|_| damaged("a number is below zero"))
+        value.map(u64::try_from).transpose().or(Err(damaged("a number is below zero")))
     }
 
     pub(super) fn time(&mut self) -> Result<Timestamp, StoreFailure> {
@@ -140,7 +140,7 @@ impl KeyRow {
         let fence = Fence::new(columns.number()?);
         let attempt = attempt(columns.take()?)?;
         let fingerprint: &[u8] = columns.take()?;
-        let fingerprint = fingerprint.try_into().map_err(|_| damaged("a fingerprint has not 32 bytes"))?;
+        let fingerprint = fingerprint.try_into().or(Err(damaged("a fingerprint has not 32 bytes")))?;
         let (lease, started) = (columns.time()?, columns.time()?);
         let gone = columns.time_or_none()?;
         let completed = columns.time_or_none()?.unwrap_or_default();
@@ -304,5 +304,5 @@ impl KeyRow {
 }
 
 fn attempt(number: i32) -> Result<u32, StoreFailure> {
-    u32::try_from(number).map_err(|_| damaged("an attempt's number is below zero"))
+    u32::try_from(number).or(Err(damaged("an attempt's number is below zero")))
 }

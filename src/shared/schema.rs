@@ -10,7 +10,7 @@ pub(super) const VERSION: i32 = 1;
 
 /// `keys` is filled to 70 %, so that a completion finds room on its page and changes no index.
 /// Nothing but `digest` is indexed for the same reason: the sweep reads the table page by page.
-const TABLES: &str = r#"CREATE SCHEMA IF NOT EXISTS {S};
+const TABLES: &str = r"CREATE SCHEMA IF NOT EXISTS {S};
 CREATE SEQUENCE {S}.fence AS bigint MINVALUE 1 MAXVALUE 9007199254740991 CACHE 1;
 CREATE TABLE {S}.meta (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -70,7 +70,7 @@ CREATE TABLE {S}.keys (
 INSERT INTO {S}.duties (name) VALUES ('sweep');
 INSERT INTO {S}.meta (version, secret) VALUES ({VERSION},
   decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
-"#;
+";
 
 /// The tables as plain SQL, for a person to run before the service starts under a role that may
 /// not create tables.
@@ -109,10 +109,8 @@ pub(super) async fn prepare(client: &Client, schema: &str, makes: bool) -> Resul
             return Err(missing(schema, "the options forbid to make them"));
         }
         if let Err(error) = make(client, schema, &quoted).await {
-            return Err(match error.kind() {
-                FailureKind::Forbidden => missing(schema, error.message()),
-                _ => error,
-            });
+            let is_forbidden = error.kind() == FailureKind::Forbidden;
+            return Err(if is_forbidden { missing(schema, error.message()) } else { error });
         }
     }
     check(client, schema, &quoted).await

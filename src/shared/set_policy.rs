@@ -58,7 +58,7 @@ impl Core {
         let deadline = self.deadline();
         // The same again changes nothing but the version, so an unknown outcome is tried again.
         loop {
-            let (sql, scope, row) = (sql.clone(), scope.clone(), row.clone());
+            let (sql, scope, row) = (sql.clone(), scope.clone(), row);
             let written = self.errand(deadline, async move |link: Rc<Link>| {
                 let number = |value: Option<u64>| value.map(signed);
                 let params = Params::default()
@@ -93,7 +93,7 @@ fn one(columns: &mut Columns<'_>) -> Result<Option<(Vec<u8>, Policy)>, StoreFail
             .number_or_none()?
             .map(u32::try_from)
             .transpose()
-            .map_err(|_| damaged("too many attempts"))?,
+            .or(Err(damaged("too many attempts")))?,
         lease_ms: columns.number_or_none()?,
         intents: true,
         relaxed_ms: None,

@@ -4,6 +4,7 @@ use super::connection::first;
 use super::core::Core;
 use super::statement::Miss;
 use super::statements::end::GentleEnd;
+use crate::clock::Deadline;
 use crate::sync::Arc;
 
 /// Settles until the runtime ends.
@@ -28,7 +29,7 @@ pub(super) async fn settle(core: Arc<Core>) {
             };
             let is_settled = match answer {
                 Ok(ended) if ended.is_done => true,
-                Ok(ended) => !ended.is_locked && end.until.is_none_or(|until| until.has_passed()),
+                Ok(ended) => !ended.is_locked && end.until.is_none_or(Deadline::has_passed),
                 Err(_) => false,
             };
             if !is_settled {

@@ -15,7 +15,7 @@ use super::statements::change::ChangeAsk;
 use crate::Timestamp;
 use crate::clock::millis;
 use crate::key::Digest;
-use crate::state::{Decision, Event, Phase, decide};
+use crate::state::{Event, Phase, decide};
 use crate::sync::{Arc, Ordering};
 
 /// Pages that one step reads: 4 MiB.
@@ -74,12 +74,15 @@ pub(super) async fn step(core: &Arc<Core>) -> Result<bool, Miss> {
     let found = find(core, page, now).await?;
     let (mut over, mut lapses) = (Vec::new(), Vec::new());
     for (digest, row) in found {
-        match decide(row.state(), Event::Sweep { now }) {
-            Decision::Become(Phase::Vacant) => over.push((digest, row)),
-            Decision::Become(Phase::Interrupted) => lapses.push((digest, row)),
+        match decide(row.state(), Event::Sweep { now }).becomes() {
+            Some(Phase::Vacant) => over.push((digest, row)),
+            Some(Phase::Interrupted) => lapses.push((digest, row)),
             // A vacated row is no state any more, only a trace of one.
-            _ if row.state == RowState::Vacated => over.push((digest, row)),
-            _ => {}
+            Some(Phase::InFlight | Phase::Ending | Phase::Done) | None => {
+                if row.state == RowState::Vacated {
+                    over.push((digest, row));
+                }
+            }
         }
     }
     lapse(core, lapses).await;

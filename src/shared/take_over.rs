@@ -21,10 +21,9 @@ use crate::{Fingerprint, Timestamp};
 /// What the state machine says of an event, where a claim whose lease is over first becomes
 /// interrupted. Also whether it did.
 pub(super) fn decided(row: &KeyRow, event: Event<'_>, now: Timestamp) -> (Decision, bool) {
-    match decide(row.state(), event) {
-        Decision::Become(Phase::Interrupted) => (decide(row.lapsed(now), event), true),
-        decision => (decision, false),
-    }
+    let decision = decide(row.state(), event);
+    let is_over = decision.becomes() == Some(Phase::Interrupted);
+    (if is_over { decide(row.lapsed(now), event) } else { decision }, is_over)
 }
 
 /// The answer to a begin that found this row; `None` if the row has changed since.

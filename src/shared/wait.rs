@@ -10,7 +10,7 @@ use super::statements::look::{LookAsk, WantAsk};
 use super::watches::Due;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
-use crate::state::{Decision, Event, Phase, decide};
+use crate::state::{Event, Phase, decide};
 use crate::sync::{Arc, Ordering};
 
 /// Watches until the runtime ends.
@@ -85,18 +85,18 @@ async fn conclude(core: &Arc<Core>, attempt: &Arc<Attempt>, seen: Seen) {
             RowState::Done => Some(Ended::Done(row.record(attempt.digest))),
             RowState::Vacated => Some(Ended::Vacated),
             RowState::Interrupted => Some(Ended::Interrupted),
-            RowState::InFlight => match decide(row.state(), Event::Sweep { now: seen.now }) {
-                Decision::Become(Phase::Interrupted) => lapse(core, attempt, &row).await,
-                _ => None,
-            },
+            RowState::InFlight => {
+                let decision = decide(row.state(), Event::Sweep { now: seen.now });
+                let is_over = decision.becomes() == Some(Phase::Interrupted);
+                if is_over { lapse(core, attempt, &row).await } else { None }
+            }
         },
     };
-    match ended {
-        Some(ended) => attempt.end(ended),
-        None => {
-            let is_told = seen.is_told && core.is_listening.load(Ordering::Relaxed);
-            core.watches.later(attempt, is_told);
-        }
+    if let Some(ended) = ended {
+        attempt.end(ended);
+    } else {
+        let is_told = seen.is_told && core.is_listening.load(Ordering::Relaxed);
+        core.watches.later(attempt, is_told);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use idemkv::shared::{FailureKind, Shared, SharedBegin, SharedError};
 use idemkv::{Fingerprint, Outcome, Policy, Recovery, Status, Waited};
 
-use crate::server::{claim, on_runtime, request, server};
+use crate::server::{claim, on_runtime, request};
 
 #[test]
 fn a_completed_key_is_replayed_to_every_process() {
@@ -136,7 +136,7 @@ fn a_begin_that_is_dropped_claims_nothing() {
             match scope.begin(&key, request()) {
                 Ok(SharedBegin::Fresh(claim)) => break claim,
                 Ok(SharedBegin::InFlight(pending)) => {
-                    assert!(!matches!(pending.wait(), Ok(Waited::TimedOut)))
+                    assert!(!matches!(pending.wait(), Ok(Waited::TimedOut)));
                 }
                 other => panic!("{other:?}"),
             }

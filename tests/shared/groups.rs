@@ -5,10 +5,11 @@ use std::thread;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
+use idemkv::Record;
 use idemkv::shared::{Shared, SharedBegin, SharedClaim};
 
 use crate::random::Random;
-use crate::server::{request, server};
+use crate::server::request;
 
 #[test]
 fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
@@ -31,7 +32,7 @@ fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
     let (calls, groups) = (after.grouped - before.grouped, after.groups - before.groups);
     assert_eq!(calls, 1_000);
     assert!(groups < 300, "{groups} statements for {calls} calls");
-    let mut fences: Vec<_> = records.iter().map(|record| record.fence()).collect();
+    let mut fences: Vec<_> = records.iter().map(Record::fence).collect();
     fences.sort();
     fences.dedup();
     assert_eq!(fences.len(), 500);

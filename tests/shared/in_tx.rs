@@ -6,7 +6,7 @@ use idemkv::shared::{SharedBegin, SharedError};
 use idemkv::{Policy, Recovery, Status, Waited};
 use tokio_postgres::NoTls;
 
-use crate::server::{Server, claim, on_runtime, request, server};
+use crate::server::{Server, claim, on_runtime, request};
 
 async fn client(server: &Server) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();

@@ -1,4 +1,4 @@
-//! The shared store over a real PostgreSQL, which these tests start for themselves. Without one on
+//! The shared store over a real `PostgreSQL`, which these tests start for themselves. Without one on
 //! the machine they say SKIPPED.
 
 #![allow(
@@ -11,8 +11,20 @@
 )]
 
 #[path = "../common/random.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 mod random;
+
+/// The server, if this machine has `PostgreSQL`. Otherwise the test says so and is over.
+macro_rules! server {
+    () => {
+        match $crate::server::get() {
+            Some(server) => server,
+            None => {
+                eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+                return;
+            }
+        }
+    };
+}
 
 mod basic;
 mod groups;

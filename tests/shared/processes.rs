@@ -11,7 +11,7 @@ use idemkv::shared::{Shared, SharedBegin, SharedError};
 use idemkv::{Fence, Policy, Recovery, Status, Waited};
 
 use crate::random::Random;
-use crate::server::{claim, request, server};
+use crate::server::{claim, request};
 
 /// Runs in a process of its own: claims a key, says so, and holds it until it is killed.
 #[test]
@@ -76,7 +76,9 @@ fn an_instance_that_starts_again_ends_the_claims_of_the_one_before_at_once() {
     assert_eq!((next.attempt(), next.interrupted().unwrap().fence().get()), (2, fence));
     // One that is alive is told when another takes its name, and takes it back from nobody.
     let third = Shared::connect(server.options("process_named").instance("worker-1")).unwrap();
+    let limit = Instant::now() + Duration::from_secs(30);
     let error = loop {
+        assert!(Instant::now() < limit);
         match again.scope("jobs").begin("other", request()) {
             Ok(_) => thread::yield_now(),
             Err(error) => break error,
@@ -123,10 +125,10 @@ fn of_all_callers_one_has_a_good_claim_and_fences_grow() {
     let seen: Mutex<HashMap<String, Fence>> = Mutex::default();
     let until = Instant::now() + Duration::from_secs(4);
     thread::scope(|threads| {
-        for caller in 0..9_u64 {
-            let (scope, seen) = (stores[caller as usize % 3].scope(""), &seen);
+        for caller in 0..9 {
+            let (scope, seen) = (stores[caller % 3].scope(""), &seen);
             threads.spawn(move || {
-                let mut random = Random(caller);
+                let mut random = Random(caller as u64);
                 while Instant::now() < until {
                     let key = format!("key {}", random.below(4));
                     let claim = match scope.begin(&key, request()) {

@@ -1,4 +1,4 @@
-//! A PostgreSQL server for these tests alone: in a directory of its own, with its syncs on.
+//! A `PostgreSQL` server for these tests alone: in a directory of its own, with its syncs on.
 
 use std::fs;
 use std::net::TcpListener;
@@ -17,20 +17,6 @@ use tokio_postgres::NoTls;
 pub struct Server {
     pub port: u16,
 }
-
-/// The server, if this machine has PostgreSQL. Otherwise the test says so and is over.
-macro_rules! server {
-    () => {
-        match $crate::server::get() {
-            Some(server) => server,
-            None => {
-                eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
-                return;
-            }
-        }
-    };
-}
-pub(crate) use server;
 
 pub fn get() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
@@ -72,6 +58,8 @@ fn postgres_user() -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// A directory that the server's user owns. Those of earlier runs are removed.
 fn directory() -> Option<PathBuf> {
     const NAME: &str = "idemkv-postgres-";
@@ -84,7 +72,6 @@ fn directory() -> Option<PathBuf> {
             fs::remove_dir_all(entry.path()).ok();
         }
     }
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let directory = all.join(format!("{NAME}{}-{number}", std::process::id()));
     fs::create_dir(&directory).ok()?;
@@ -164,12 +151,8 @@ impl Server {
             running.await.unwrap().ok();
             let mut rows = Vec::new();
             for message in messages? {
-                match message {
-                    tokio_postgres::SimpleQueryMessage::Row(row) => {
-                        rows.push((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect());
-                    }
-                    tokio_postgres::SimpleQueryMessage::CommandComplete(_) => {}
-                    _ => rows.clear(),
+                if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+                    rows.push((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect());
                 }
             }
             Ok(rows)

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use idemkv::shared::{Shared, SharedBegin};
 use idemkv::{Policy, Recovery, Status};
 
-use crate::server::{claim, request, server};
+use crate::server::{claim, request};
 
 #[test]
 fn expired_rows_are_deleted_and_others_stay() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use idemkv::Waited;
 use idemkv::shared::{Shared, SharedBegin};
 
-use crate::server::{claim, request, server};
+use crate::server::{claim, request};
 
 /// Looks at the waiter's flag as another process does.
 fn is_wanted(server: &crate::server::Server, schema: &str) -> bool {

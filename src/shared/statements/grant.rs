@@ -33,8 +33,8 @@ pub(in crate::shared) struct Granted {
     pub(in crate::shared) fence: Option<Fence>,
 }
 
-fn number(value: u32) -> Option<i32> {
-    Some(i32::try_from(value).unwrap_or(i32::MAX))
+fn number(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
 }
 
 impl Statement for GrantAsk {
@@ -69,9 +69,9 @@ impl Statement for GrantAsk {
             .numbers(asks().map(|ask| ask.terms.lease_ms()))
             .with(numbers(|ask| signed(ask.seen.0.get())), Type::INT8_ARRAY)
             .smalls(asks().map(|ask| Some(ask.seen.1.code())))
-            .ints(asks().map(|ask| number(ask.attempt)))
+            .ints(asks().map(|ask| Some(number(ask.attempt))))
             .numbers(earlier(|earlier| earlier.info.fence().get()))
-            .ints(asks().map(|ask| ask.earlier.and_then(|earlier| number(earlier.info.attempt()))))
+            .ints(asks().map(|ask| ask.earlier.map(|earlier| number(earlier.info.attempt()))))
             .numbers(earlier(|earlier| earlier.info.started().as_millis()))
             .numbers(earlier(|earlier| earlier.interrupted_at.as_millis()))
     }
