@@ -194,8 +194,8 @@ impl NewClaim {
             unresolved_ttl: self.unresolved,
             earlier: self.earlier,
             progress: self.progress,
-            stands_on: None,
-            coming: 0,
+            replaced: None,
+            undelivered_bytes: 0,
         })
     }
 }
