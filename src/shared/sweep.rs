@@ -38,9 +38,10 @@ const TAKE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
 const FIND: &str = "SELECT k.digest, {ROW} FROM {S}.keys k \
     WHERE k.ctid >= $1::text::tid AND k.ctid < $2::text::tid AND (k.gone_ms <= $3 OR k.state = 1 AND {LEASE} <= $3)";
 
-const DELETE: &str = "DELETE FROM {S}.keys k USING \
-    (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[]) r(digest, fence, state) ORDER BY digest) r \
-    WHERE k.digest = r.digest AND k.fence = r.fence AND k.state = r.state";
+const DELETE: &str = "WITH deleted AS (DELETE FROM {S}.keys k USING \
+      (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[]) r(digest, fence, state) ORDER BY digest) r \
+      WHERE k.digest = r.digest AND k.fence = r.fence AND k.state = r.state RETURNING k.digest) \
+    SELECT count(*) FROM deleted";
 
 /// Sessions that are kept for claims with leases, of at most 30 days.
 const FORGET_SESSIONS: &str = "DELETE FROM {S}.sessions WHERE until_ms < {NOW} - 31 * 86400000::bigint";
@@ -136,7 +137,6 @@ async fn delete(core: &Arc<Core>, over: Vec<(Digest, KeyRow)>) -> Result<(), Mis
     if over.is_empty() {
         return Ok(());
     }
-    core.counters.swept.fetch_add(over.len() as u64, Ordering::Relaxed);
     let sql = core.sql.filled(DELETE);
     let deleted = core.errand(core.deadline(), async move |link: Rc<Link>| {
         let params = Params::default()
@@ -145,5 +145,8 @@ async fn delete(core: &Arc<Core>, over: Vec<(Digest, KeyRow)>) -> Result<(), Mis
             .smalls(over.iter().map(|(_, row)| Some(row.state.code())));
         link.once(&sql, &params).await
     });
-    deleted.await.map(drop)
+    let rows = deleted.await?;
+    let count = rows.first().and_then(|row| Columns::new(row).number().ok());
+    core.counters.swept.fetch_add(count.unwrap_or_default(), Ordering::Relaxed);
+    Ok(())
 }
