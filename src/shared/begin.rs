@@ -3,8 +3,9 @@
 use super::claim::{SharedBegin, SharedClaim};
 use super::core::Handle;
 use super::error::SharedError;
-use super::granting::{Asked, Granting, NewClaim, Tries, not_granted};
+use super::granting::{Asked, Granting, NewClaim, Tries};
 use super::row::RowState;
+use super::statement::Miss;
 use super::statements::begin::BeginAsk;
 use super::take_over;
 use crate::Fingerprint;
@@ -35,7 +36,10 @@ pub(super) async fn begin(
         let begun = match core.ask(ask, deadline).await {
             Ok(begun) => begun,
             Err(miss) => {
-                tries.again(core, miss).await.map_err(not_granted)?;
+                if tries.unknown.is_none() && !matches!(miss, Miss::Unknown(_)) {
+                    granting.granted_nothing();
+                }
+                tries.again(core, miss).await?;
                 continue;
             }
         };
@@ -67,6 +71,6 @@ pub(super) async fn begin(
             }
         }
         core.catch_up(begun.is_alive, begun.policies, deadline).await?;
-        tries.check(core).map_err(not_granted)?;
+        tries.check(core)?;
     }
 }

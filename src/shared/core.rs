@@ -55,8 +55,8 @@ pub(super) struct Core {
     origin: Origin,
     /// Leaf lock.
     last_failure: Mutex<Option<StoreFailure>>,
-    /// Leaf lock.
-    jobs: Mutex<Vec<Job>>,
+    /// `None` once the store's thread has ended. Leaf lock.
+    jobs: Mutex<Option<Vec<Job>>>,
     pub(super) has_jobs: Notify,
     is_closing: AtomicBool,
     pub(super) closing: Notify,
@@ -79,7 +79,7 @@ impl Core {
             is_listening: AtomicBool::new(false),
             origin: Origin::here(),
             last_failure: Mutex::new(None),
-            jobs: Mutex::default(),
+            jobs: Mutex::new(Some(Vec::new())),
             has_jobs: Notify::new(),
             is_closing: AtomicBool::new(false),
             closing: Notify::new(),
@@ -146,12 +146,14 @@ impl Core {
 
     /// Runs a job on the store's thread.
     pub(super) fn spawn(&self, job: Job) {
-        self.jobs.lock().push(job);
+        if let Some(jobs) = self.jobs.lock().as_mut() {
+            jobs.push(job);
+        }
         self.has_jobs.notify_one();
     }
 
     pub(super) fn take_jobs(&self) -> Vec<Job> {
-        std::mem::take(&mut *self.jobs.lock())
+        self.jobs.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Sleeps until the deadline, on any executor.
@@ -215,8 +217,14 @@ impl Core {
         closed.get().await;
     }
 
-    /// Answers the callers that wait for the end.
+    /// Answers all that wait for something: the store's thread ends, and answers nothing more.
     pub(super) fn has_closed(&self) {
+        self.is_closing.store(true, Ordering::Release);
+        self.intake.close();
+        self.session.close();
+        self.watches.close();
+        let jobs = self.jobs.lock().take();
+        drop(jobs);
         let closers = self.closers.lock().take();
         drop(closers);
     }

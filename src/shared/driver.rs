@@ -49,6 +49,7 @@ async fn live(options: SharedOptions, ready: Ready) {
         Ok(core) => Arc::new(core),
         Err(error) => return ready.send(Err(error)),
     };
+    let _ended = Ended(Arc::clone(&core));
     for number in 0..core.options.connections {
         spawn_local(worker::serve(Arc::clone(&core), number == 0));
     }
@@ -62,7 +63,6 @@ async fn live(options: SharedOptions, ready: Ready) {
         Err(error) => Err(error),
     };
     if let Err(error) = begun {
-        core.intake.close();
         return ready.send(Err(error));
     }
     spawn_local(sweep::sweep(Arc::clone(&core)));
@@ -78,10 +78,15 @@ async fn close(core: &Arc<Core>) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     keeper::end(core).await;
-    core.intake.close();
-    core.watches.close();
-    drop(core.take_jobs());
-    core.has_closed();
+}
+
+/// The thread's end, also by a panic: nobody may wait for it any more.
+struct Ended(Arc<Core>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.has_closed();
+    }
 }
 
 async fn run_jobs(core: Arc<Core>) {

@@ -22,13 +22,14 @@ pub struct SharedPending {
 /// A waiter's place among the watched claims.
 struct Place<'a> {
     core: &'a Core,
-    attempt: &'a Arc<Attempt>,
+    /// Which all waiters of this process share.
+    attempt: Arc<Attempt>,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.core.is_forked() {
-            self.core.watches.leave(self.attempt);
+            self.core.watches.leave(&self.attempt);
         }
     }
 }
@@ -75,7 +76,7 @@ impl SharedPending {
     /// As for [`wait`](Self::wait).
     pub async fn wait_async(&self) -> Result<Waited, SharedError> {
         let (core, place) = self.place()?;
-        let ended = self.attempt.ended(|| core.is_forked()).await;
+        let ended = place.attempt.ended(|| core.is_forked()).await;
         self.told(Some(ended), &place)
     }
 
@@ -88,7 +89,7 @@ impl SharedPending {
         let deadline = Deadline::after(timeout);
         let (core, place) = self.place()?;
         let (mut ended, mut over) =
-            (pin!(self.attempt.ended(|| core.is_forked())), pin!(core.sleep(deadline)));
+            (pin!(place.attempt.ended(|| core.is_forked())), pin!(core.sleep(deadline)));
         let ended = poll_fn(|context| match ended.as_mut().poll(context) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
             Poll::Pending => over.as_mut().poll(context).map(|()| None),
@@ -99,17 +100,16 @@ impl SharedPending {
 
     fn wait_until(&self, deadline: Deadline) -> Result<Waited, SharedError> {
         let (_, place) = self.place()?;
-        self.told(self.attempt.wait(deadline), &place)
+        self.told(place.attempt.wait(deadline), &place)
     }
 
     fn place(&self) -> Result<(&Core, Place<'_>), SharedError> {
         let core = &*self.handle.0;
         core.check()?;
-        core.watches.join(&self.attempt);
-        Ok((core, Place { core, attempt: &self.attempt }))
+        Ok((core, Place { core, attempt: core.watches.join(&self.attempt) }))
     }
 
-    fn told(&self, ended: Option<Ended>, _place: &Place<'_>) -> Result<Waited, SharedError> {
+    fn told(&self, ended: Option<Ended>, place: &Place<'_>) -> Result<Waited, SharedError> {
         match ended {
             None => Ok(Waited::TimedOut),
             Some(Ended::Done(record)) => Ok(Waited::Done(record)),
@@ -117,7 +117,7 @@ impl SharedPending {
             Some(Ended::Interrupted) => Ok(Waited::Interrupted),
             Some(Ended::Failed(_) | Ended::Closed) => {
                 self.handle.0.check()?;
-                let failure = self.handle.0.watches.failure(&self.attempt);
+                let failure = self.handle.0.watches.failure(&place.attempt);
                 Err(failure.map_or(SharedError::Closed, SharedError::Unavailable))
             }
         }

@@ -3,7 +3,7 @@
 use super::claim::SharedClaim;
 use super::core::Handle;
 use super::error::SharedError;
-use super::granting::{Asked, Tries, not_granted};
+use super::granting::{Asked, Tries};
 use super::statements::look::LookAsk;
 use super::take_over::{decided, grant};
 use crate::Status;
@@ -19,7 +19,7 @@ pub(super) async fn resolve(handle: &Arc<Handle>, asked: &Asked) -> Result<Share
         let looked = match core.ask(LookAsk { digest: asked.digest }, deadline).await {
             Ok(looked) => looked,
             Err(miss) => {
-                tries.again(core, miss).await.map_err(not_granted)?;
+                tries.again(core, miss).await?;
                 continue;
             }
         };
@@ -37,6 +37,6 @@ pub(super) async fn resolve(handle: &Arc<Handle>, asked: &Asked) -> Result<Share
         if let Some(claim) = grant(handle, asked, row.fingerprint, at, how, &terms, deadline).await? {
             return Ok(claim);
         }
-        tries.check(core).map_err(not_granted)?;
+        tries.check(core)?;
     }
 }

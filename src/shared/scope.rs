@@ -4,7 +4,7 @@ use super::begin::begin;
 use super::claim::{SharedBegin, SharedClaim};
 use super::core::Handle;
 use super::error::SharedError;
-use super::granting::Asked;
+use super::granting::{Asked, not_granted};
 use super::resolve::resolve;
 use crate::error::KeyError;
 use crate::key::KeyHasher;
@@ -67,7 +67,7 @@ impl SharedScope {
         fingerprint: Fingerprint,
     ) -> Result<SharedBegin, SharedError> {
         let asked = self.asked(key.as_ref())?;
-        begin(&self.handle, &asked, fingerprint).await
+        begin(&self.handle, &asked, fingerprint).await.map_err(not_granted)
     }
 
     /// A claim on an interrupted key, for a caller that knows the outcome.
@@ -77,7 +77,7 @@ impl SharedScope {
     /// When the key is not interrupted; otherwise as for [`begin`](Self::begin).
     pub fn resolve(&self, key: impl AsRef<[u8]>) -> Result<SharedClaim, SharedError> {
         let asked = self.asked(key.as_ref())?;
-        park_on(resolve(&self.handle, &asked))
+        park_on(resolve(&self.handle, &asked)).map_err(not_granted)
     }
 
     /// Looks up a key.

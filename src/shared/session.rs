@@ -26,13 +26,13 @@ pub(super) struct Session {
     id: Arc<UnseenI64>,
     /// Wakes the keeper.
     pub(super) called: Notify,
-    /// Callers that wait for the keeper's next try. Leaf lock.
-    waiting: Mutex<Vec<ReplySender<()>>>,
+    /// Callers that wait for the keeper's next try; `None` once there is no keeper. Leaf lock.
+    waiting: Mutex<Option<Vec<ReplySender<()>>>>,
 }
 
 impl Session {
     pub(super) fn new(id: Arc<UnseenI64>) -> Self {
-        Self { state: Mutex::new(SessionState::None), id, called: Notify::new(), waiting: Mutex::default() }
+        Self { state: Mutex::new(SessionState::None), id, called: Notify::new(), waiting: Mutex::new(Some(Vec::new())) }
     }
 
     pub(super) fn state(&self) -> SessionState {
@@ -54,14 +54,22 @@ impl Session {
     /// Has the session renewed now; ready after the next try, whether or not it succeeded.
     pub(super) fn renewed(&self) -> Reply<()> {
         let (reply, tried) = reply::pair();
-        self.waiting.lock().push(reply);
+        if let Some(waiting) = self.waiting.lock().as_mut() {
+            waiting.push(reply);
+        }
         self.called.notify_one();
         tried
     }
 
     /// Tells the callers that the keeper has tried.
     pub(super) fn has_tried(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let waiting = self.waiting.lock().as_mut().map(std::mem::take);
+        drop(waiting);
+    }
+
+    /// There is no keeper any more, so nobody waits for it.
+    pub(super) fn close(&self) {
+        let waiting = self.waiting.lock().take();
         drop(waiting);
     }
 }

@@ -3,9 +3,10 @@
 use super::claim::{SharedBegin, SharedClaim};
 use super::core::Handle;
 use super::error::SharedError;
-use super::granting::{Asked, Granting, NewClaim, Tries, not_granted};
+use super::granting::{Asked, Granting, NewClaim, Tries};
 use super::pending::SharedPending;
 use super::row::{KeyRow, RowState};
+use super::statement::Miss;
 use super::statements::begin::Terms;
 use super::statements::change::ChangeAsk;
 use super::statements::end::Standing;
@@ -104,7 +105,10 @@ pub(super) async fn grant(
         let granted = match core.ask(ask, deadline).await {
             Ok(granted) => granted,
             Err(miss) => {
-                tries.again(core, miss).await.map_err(not_granted)?;
+                if tries.unknown.is_none() && !matches!(miss, Miss::Unknown(_)) {
+                    granting.granted_nothing();
+                }
+                tries.again(core, miss).await?;
                 continue;
             }
         };

@@ -93,7 +93,7 @@ async fn conclude(core: &Arc<Core>, attempt: &Arc<Attempt>, seen: Seen) {
         },
     };
     if let Some(ended) = ended {
-        attempt.end(ended);
+        core.watches.ended(attempt, ended);
     } else {
         let is_told = seen.is_told && core.is_listening.load(Ordering::Relaxed);
         core.watches.later(attempt, is_told);

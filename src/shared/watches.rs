@@ -73,8 +73,9 @@ impl Watches {
         own.or_else(|| table.watched.get(&(digest, fence)).map(|watch| &watch.attempt)).cloned()
     }
 
-    /// A caller starts to wait. The first one has the claim looked at now.
-    pub(super) fn join(&self, attempt: &Arc<Attempt>) {
+    /// A caller starts to wait, on the attempt that is returned: that of the first one who did.
+    /// The first one has the claim looked at now.
+    pub(super) fn join(&self, attempt: &Arc<Attempt>) -> Arc<Attempt> {
         let mut table = self.table.lock();
         let new = || Watch {
             attempt: Arc::clone(attempt),
@@ -86,8 +87,10 @@ impl Watches {
         };
         let watch = table.watched.entry((attempt.digest, attempt.fence)).or_insert_with(new);
         watch.waiters += 1;
+        let watched = Arc::clone(&watch.attempt);
         drop(table);
         self.called.notify_one();
+        watched
     }
 
     /// A caller waits no longer.
@@ -119,6 +122,16 @@ impl Watches {
         (due.collect(), table.watched.values().filter_map(|watch| watch.due.instant()).min())
     }
 
+    /// A claim has ended: it is not looked at again, and its waiters are told.
+    pub(super) fn ended(&self, attempt: &Attempt, how: Ended) {
+        let mut table = self.table.lock();
+        if let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) {
+            watch.due = Deadline::NEVER;
+        }
+        drop(table);
+        attempt.end(how);
+    }
+
     /// Sets when a claim is looked at again. A claim whose end will be told can wait; the others
     /// are looked at more and more rarely.
     pub(super) fn later(&self, attempt: &Attempt, is_told: bool) {
@@ -130,11 +143,16 @@ impl Watches {
         }
     }
 
-    /// The store did not answer. After `patience` the wait is given up.
+    /// The store did not answer. After `patience` the wait is given up, but for a claim of this
+    /// process, whose end its holder will tell.
     pub(super) fn failed(&self, attempt: &Attempt, failure: StoreFailure, patience: Duration) {
         let mut table = self.table.lock();
+        let is_own = table.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence);
         let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) else { return };
         watch.due = Deadline::after(PAUSE_MAX);
+        if is_own {
+            return;
+        }
         let until = *watch.failing_until.get_or_insert_with(|| Deadline::after(patience));
         let given_up = until.has_passed().then(|| {
             watch.failure = Some(failure);

@@ -68,6 +68,31 @@ fn a_waiter_that_no_notification_reaches_finds_out_by_itself() {
     assert!(matches!(waiting.join().unwrap(), Waited::Done(record) if record.body() == b"reply"));
 }
 
+#[test]
+fn callers_that_were_told_to_wait_before_any_of_them_does_are_all_woken() {
+    let server = server!();
+    let (one, two) = (server.connect("wait_first"), server.connect("wait_first"));
+    let held = claim(&one.scope(""), "key");
+    let scope = two.scope("");
+    let pendings: Vec<_> = (0..5)
+        .map(|_| match scope.begin("key", request()) {
+            Ok(SharedBegin::InFlight(pending)) => pending,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let waiters: Vec<_> = pendings
+        .into_iter()
+        .map(|pending| thread::spawn(move || pending.wait_timeout(Duration::from_secs(30))))
+        .collect();
+    while !is_wanted(server, "wait_first") {
+        thread::yield_now();
+    }
+    held.complete("reply").unwrap();
+    for waiter in waiters {
+        assert!(matches!(waiter.join().unwrap(), Ok(Waited::Done(_))));
+    }
+}
+
 /// Hundreds of waiters in one process look at the key together, and rarely.
 #[test]
 fn many_waiters_of_one_process_cost_one_look_a_second() {
