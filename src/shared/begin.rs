@@ -50,6 +50,7 @@ pub(super) async fn begin(
         if let Some(row) = &begun.seen {
             row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
             if row.nonce == granting.nonce && row.state == RowState::InFlight {
+                core.confirm(deadline).await?;
                 let claim = NewClaim::found(row, core).attempt(asked);
                 return Ok(SharedBegin::Fresh(SharedClaim::new(handle, claim, granting.arrives(), false)));
             }

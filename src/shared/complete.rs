@@ -284,6 +284,9 @@ impl SharedClaim {
             RowState::InFlight => false,
         };
         if is_over {
+            if may_be_over {
+                core.confirm(deadline).await?;
+            }
             let found = (row.state == RowState::Done).then(|| row.record(digest));
             return Ok(Some(Carried { at: now, found }));
         }

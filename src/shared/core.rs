@@ -4,7 +4,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
+use tokio_postgres::types::Type;
 
+use super::columns::Params;
 use super::connection::{Link, LinkOptions};
 use super::error::{FailureKind, SharedError, StoreFailure};
 use super::group::{Errand, Intake, Queued};
@@ -142,6 +144,21 @@ impl Core {
         });
         self.intake.push_errand(Errand { deadline, run })?;
         answer.get().await.unwrap_or_else(|| Err(Miss::NotDone(self.failure())))
+    }
+
+    /// Makes sure that what this process can see is as durable as an acknowledged commit: a later
+    /// commit waits for the same standbys. After an unknown outcome a row may be visible although
+    /// no standby has it.
+    pub(super) async fn confirm(&self, deadline: Deadline) -> Result<(), SharedError> {
+        let sql = self.sql.filled("UPDATE {S}.sessions SET until_ms = until_ms WHERE id = $1");
+        let session = self.session.last().unwrap_or_default();
+        let confirmed = self.errand(deadline, async move |link: Rc<Link>| {
+            link.once(&sql, &Params::default().with(session, Type::INT8)).await
+        });
+        confirmed.await.map(drop).map_err(|miss| match miss {
+            Miss::NotDone(failure) | Miss::Unknown(failure) => SharedError::Unknown(failure),
+            Miss::Busy(_) | Miss::Closed => Self::refusal(miss),
+        })
     }
 
     /// Runs a job on the store's thread.

@@ -29,6 +29,7 @@ impl Core {
             let Some(row) = looked.row else { return Ok(sent.is_some()) };
             row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
             if row.state == RowState::Vacated && sent == Some(row.fence) {
+                self.confirm(deadline).await?;
                 return Ok(true);
             }
             if fence.is_some_and(|fence| fence != row.as_earlier().info.fence()) {

@@ -8,6 +8,7 @@ use super::error::{FailureKind, SharedError, StoreFailure};
 use super::listener;
 use super::row::Columns;
 use super::sql::Kind;
+use super::statement::Statement;
 use super::statements::end::{EndAsk, Ended};
 use crate::attempt::Ended as AttemptEnded;
 use crate::record::{Outcome, Record};
@@ -82,8 +83,9 @@ async fn run(
     end: &EndAsk,
 ) -> Result<Ended, StoreFailure> {
     let params = EndAsk::params(std::iter::once(end));
-    let asked = transaction.query_typed_one(claim.core().sql.text(Kind::End), &params.typed()).await;
+    let asked = transaction.query_typed_opt(claim.core().sql.text(Kind::End), &params.typed()).await;
     let row = asked.map_err(|error| StoreFailure::of(&error))?;
+    let Some(row) = row else { return EndAsk::no_answer() };
     let mut columns = Columns::new(&row);
     columns.skip();
     Ended::read(&mut columns)

@@ -32,7 +32,12 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(id: Arc<UnseenI64>) -> Self {
-        Self { state: Mutex::new(SessionState::None), id, called: Notify::new(), waiting: Mutex::new(Some(Vec::new())) }
+        Self {
+            state: Mutex::new(SessionState::None),
+            id,
+            called: Notify::new(),
+            waiting: Mutex::new(Some(Vec::new())),
+        }
     }
 
     pub(super) fn state(&self) -> SessionState {

@@ -28,23 +28,37 @@ const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
 const ALIVE: &str = "alive AS MATERIALIZED (SELECT s.id FROM {S}.sessions s, moment m \
     WHERE s.id = ANY ($1::bigint[]) AND NOT s.replaced AND s.until_ms > m.now_ms), ";
 
-/// Inserts keys of which there is no row, and reads the others.
+/// The same columns of a row that was read before.
+const SEEN: &str = "l.state, l.nonce, l.fence, l.attempt, l.fingerprint, l.lease, l.started_ms, l.gone_ms, \
+    l.completed_ms, l.expires_ms, l.interrupted_ms, l.ttl_ms, l.remembered_ms, l.unresolved_ms, l.lease_ms, \
+    l.e_fence, l.e_attempt, l.e_started_ms, l.e_interrupted_ms, l.outcome, l.wanted, l.returned, l.body_kept, \
+    l.scope, l.key, l.progress, l.body";
+
+/// The same columns where there was no row.
+const NO_ROW: &str = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
+
+/// Inserts keys of which there is no row, and reads the others. What was inserted is told by its
+/// nonce: a join with the calls would compare each with each. A call that neither was answered nor
+/// inserted has no row: a twin was faster, or the session or the policies are others.
 const BEGIN: &str = "WITH {MOMENT} {ALIVE} \
     req AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bytea[], \
       $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) WITH ORDINALITY \
       r(session, policies, digest, nonce, fingerprint, scope, key, ttl_ms, remembered_ms, unresolved_ms, lease_ms, ord)), \
-    seen AS MATERIALIZED (SELECT r.ord, x.* FROM req r CROSS JOIN LATERAL \
-      (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x), \
+    looked AS MATERIALIZED (SELECT r.ord, r.session AS of, r.policies, r.digest, r.nonce AS asked, r.fingerprint AS print, \
+        r.scope AS of_scope, r.key AS of_key, r.ttl_ms AS ttl, r.remembered_ms AS remembered, r.unresolved_ms AS unresolved, \
+        r.lease_ms AS lease_for, x.* FROM req r LEFT JOIN LATERAL \
+      (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true), \
     ins AS (INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, session, started_ms, \
         lease_until_ms, ttl_ms, remembered_ms, unresolved_ms, lease_ms, scope, key) \
-      SELECT 1, r.digest, r.nonce, nextval('{S}.fence'), 1, r.fingerprint, r.session, m.now_ms, \
-        m.now_ms + r.lease_ms, r.ttl_ms, r.remembered_ms, r.unresolved_ms, r.lease_ms, r.scope, r.key \
-      FROM req r JOIN alive a ON a.id = r.session JOIN rules u ON u.policies = r.policies CROSS JOIN moment m \
-      WHERE NOT EXISTS (SELECT FROM seen x WHERE x.ord = r.ord) ORDER BY r.digest \
-      ON CONFLICT (digest) DO NOTHING RETURNING digest, nonce, fence) \
-    SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, i.fence, x.* FROM req r CROSS JOIN moment m \
-      CROSS JOIN rules u LEFT JOIN alive a ON a.id = r.session \
-      LEFT JOIN ins i ON i.digest = r.digest AND i.nonce = r.nonce LEFT JOIN seen x ON x.ord = r.ord";
+      SELECT 1, l.digest, l.asked, nextval('{S}.fence'), 1, l.print, l.of, m.now_ms, \
+        m.now_ms + l.lease_for, l.ttl, l.remembered, l.unresolved, l.lease_for, l.of_scope, l.of_key \
+      FROM looked l JOIN alive a ON a.id = l.of JOIN rules u ON u.policies = l.policies CROSS JOIN moment m \
+      WHERE l.state IS NULL ORDER BY l.digest \
+      ON CONFLICT (digest) DO NOTHING RETURNING nonce, fence) \
+    SELECT l.ord, m.now_ms, u.policies, NULL::bigint, NULL::uuid, {SEEN} FROM looked l CROSS JOIN moment m \
+      CROSS JOIN rules u WHERE l.state IS NOT NULL \
+    UNION ALL SELECT NULL, m.now_ms, u.policies, i.fence, i.nonce, {NO_ROW} FROM ins i CROSS JOIN moment m CROSS JOIN rules u";
 
 /// Changes rows of claims, for their holders. The gentle form passes over rows that a transaction
 /// has locked.
@@ -67,14 +81,19 @@ const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
       WHERE k.digest = r.digest AND k.nonce = r.nonce AND (r.fence IS NULL OR k.fence = r.fence) AND k.state = 1 \
         AND (NOT r.checked OR {LEASE} > r.now_ms) \
       RETURNING r.ord, k.wanted) \
-    SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false), {IS_LOCKED} FROM req r \
-      CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord";
+    {ENDED}";
+
+/// Only what was done is told.
+const ENDED: &str = "SELECT d.ord, m.now_ms, true, d.wanted, false FROM done d CROSS JOIN moment m";
+
+/// What was not done is told as well, and why.
+const GENTLY_ENDED: &str = "SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false), \
+    EXISTS (SELECT FROM {S}.keys k WHERE k.digest = r.digest) \
+      AND NOT EXISTS (SELECT FROM locked l WHERE l.digest = r.digest) \
+    FROM req r CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord";
 
 const LOCKED: &str = "locked AS MATERIALIZED (SELECT k.digest FROM {S}.keys k JOIN req r ON r.digest = k.digest \
     ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), ";
-
-const IS_LOCKED: &str = "EXISTS (SELECT FROM {S}.keys k WHERE k.digest = r.digest) \
-    AND NOT EXISTS (SELECT FROM locked l WHERE l.digest = r.digest)";
 
 /// Grants claims on keys that have a row, if the row is still as the caller saw it. A row that a
 /// transaction has locked is passed over, even if the lease is over. The fence is drawn before
@@ -162,10 +181,10 @@ impl Sql {
     /// `schema` is a quoted name, `now` an expression.
     pub(super) fn new(schema: &str, now: &str) -> Self {
         let of = |text: &str, locked: &str| {
-            let is_locked = if locked.is_empty() { "false" } else { IS_LOCKED };
+            let ended = if locked.is_empty() { ENDED } else { GENTLY_ENDED };
             let join = if locked.is_empty() { "" } else { "JOIN locked l ON l.digest = r.digest" };
             let text = text.replace("{LOCKED}", locked).replace("{JOIN_LOCKED}", join);
-            filled(&text.replace("{IS_LOCKED}", is_locked), schema, now)
+            filled(&text.replace("{ENDED}", ended), schema, now)
         };
         let texts = [
             of(BEGIN, ""),
@@ -199,8 +218,15 @@ impl Sql {
 }
 
 fn filled(text: &str, schema: &str, now: &str) -> String {
-    let parts =
-        [("{MOMENT}", MOMENT), ("{ALIVE}", ALIVE), ("{ROW}", ROW), ("{LEASE}", LEASE), ("{NOW}", now)];
+    let parts = [
+        ("{MOMENT}", MOMENT),
+        ("{ALIVE}", ALIVE),
+        ("{ROW}", ROW),
+        ("{SEEN}", SEEN),
+        ("{NO_ROW}", NO_ROW),
+        ("{LEASE}", LEASE),
+        ("{NOW}", now),
+    ];
     let text = parts.iter().fold(text.to_owned(), |text, (name, part)| text.replace(name, part));
     text.replace("{VACATED_MS}", &VACATED_MS.to_string()).replace("{S}", schema)
 }

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::columns::Params;
 use super::error::StoreFailure;
-use super::row::Columns;
+use super::row::{Columns, damaged};
 use super::sql::Kind;
 use crate::clock::Deadline;
 use crate::key::Digest;
@@ -54,11 +54,19 @@ pub(super) trait Statement: Send + Sized + 'static {
 
     /// The answer to one call. Its place in the group has been read.
     fn answer(columns: &mut Columns<'_>) -> Result<Self::Answer, StoreFailure>;
-}
 
-/// The place in the group that a row answers, and the rest of the row.
-pub(super) fn placed(row: &Row) -> Result<(usize, Columns<'_>), StoreFailure> {
-    let mut columns = Columns::new(row);
-    let place = usize::try_from(columns.number()?).unwrap_or_default();
-    Ok((place.wrapping_sub(1), columns))
+    /// The answer to a call that has no row.
+    fn no_answer() -> Result<Self::Answer, StoreFailure> {
+        Err(damaged("an answer has no row"))
+    }
+
+    /// The places in the group that the rows answer, and the answers.
+    fn placed(rows: &[Row], _group: &[Ask<Self>]) -> Vec<(usize, Result<Self::Answer, StoreFailure>)> {
+        let placed = rows.iter().filter_map(|row| {
+            let mut columns = Columns::new(row);
+            let place = usize::try_from(columns.number().ok()?).ok()?;
+            Some((place.checked_sub(1)?, Self::answer(&mut columns)))
+        });
+        placed.collect()
+    }
 }

@@ -119,6 +119,7 @@ pub(super) async fn grant(
                 let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await;
                 match looked.map_err(super::core::Core::refusal)?.row {
                     Some(row) if row.nonce == granting.nonce && row.state == RowState::InFlight => {
+                        core.confirm(deadline).await?;
                         NewClaim::found(&row, core)
                     }
                     _ => return Ok(None),

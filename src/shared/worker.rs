@@ -8,7 +8,7 @@ use super::core::Core;
 use super::error::StoreFailure;
 use super::group::Work;
 use super::listener;
-use super::statement::{Ask, Miss, Statement, placed};
+use super::statement::{Ask, Miss, Statement};
 use crate::sync::{Arc, Ordering};
 
 /// Serves until the runtime ends.
@@ -80,23 +80,19 @@ async fn run<S: Statement>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
     };
     let mut answers: Vec<Option<Result<S::Answer, StoreFailure>>> = Vec::new();
     answers.resize_with(asks.len(), || None);
-    for row in &rows {
-        let Ok((place, mut columns)) = placed(row) else { continue };
-        if let Some(answer) = answers.get_mut(place) {
-            *answer = Some(S::answer(&mut columns));
+    for (place, answer) in S::placed(&rows, &asks) {
+        if let Some(place) = answers.get_mut(place) {
+            *place = Some(answer);
         }
     }
+    let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(S::no_answer));
     for (ask, answer) in asks.into_iter().zip(answers) {
-        if let Some(Ok(answer)) = &answer
+        if let Ok(answer) = &answer
             && S::is_wanted(answer)
         {
             listener::tell(core, ask.what.digest());
         }
-        ask.reply.send(match answer {
-            Some(Ok(answer)) => Ok(answer),
-            // It happened, but what came back can't be read.
-            Some(Err(failure)) => Err(Miss::Unknown(failure)),
-            None => Err(Miss::Unknown(super::row::damaged("an answer has no row"))),
-        });
+        // It happened, even if what came back can't be read.
+        ask.reply.send(answer.map_err(Miss::Unknown));
     }
 }

@@ -1,13 +1,15 @@
 //! A group of begins: keys without a row are claimed, the rows of others come back.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use crate::clock::millis;
 use crate::key::Digest;
 use crate::policy::Policy;
-use crate::shared::columns::{Params, signed};
+use crate::shared::columns::{Id, Params, signed};
 use crate::shared::error::StoreFailure;
 use crate::shared::row::{Columns, KeyRow};
 use crate::shared::sql::Kind;
@@ -60,7 +62,7 @@ pub(in crate::shared) struct BeginAsk {
 /// What came back.
 pub(in crate::shared) struct Begun {
     pub(in crate::shared) now: Timestamp,
-    /// Whether the session lives, without which nothing is granted.
+    /// `false` if the session may be over, without which nothing is granted.
     pub(in crate::shared) is_alive: bool,
     /// The version of the policies; nothing is granted under another one.
     pub(in crate::shared) policies: i64,
@@ -103,13 +105,37 @@ impl Statement for BeginAsk {
     fn answer(columns: &mut Columns<'_>) -> Result<Begun, StoreFailure> {
         Ok(Begun {
             now: columns.time()?,
-            is_alive: columns.take()?,
+            is_alive: true,
             policies: columns.take()?,
-            granted: columns.number_or_none()?.map(Fence::new),
-            seen: {
+            granted: {
+                let granted = columns.number_or_none()?.map(Fence::new);
                 columns.skip();
-                KeyRow::read(columns)?
+                granted
             },
+            seen: KeyRow::read(columns)?,
         })
     }
+
+    /// Nothing was seen or granted. Why is found out by reading session and policies again.
+    fn no_answer() -> Result<Begun, StoreFailure> {
+        Ok(Begun { now: Timestamp::default(), is_alive: false, policies: 0, granted: None, seen: None })
+    }
+
+    /// A grant is told by its nonce: of twins in the group one has it.
+    fn placed(rows: &[Row], group: &[Ask<Self>]) -> Vec<(usize, Result<Begun, StoreFailure>)> {
+        let nonces: HashMap<u128, usize> =
+            group.iter().enumerate().map(|(place, ask)| (ask.what.nonce, place)).collect();
+        let placed = rows.iter().filter_map(|row| {
+            let mut columns = Columns::new(row);
+            let place = match columns.number_or_none().ok()? {
+                Some(place) => usize::try_from(place).ok()?.checked_sub(1)?,
+                None => *nonces.get(&row.try_get::<_, Id>(NONCE).ok()?.0)?,
+            };
+            Some((place, Self::answer(&mut columns)))
+        });
+        placed.collect()
+    }
 }
+
+/// The column with the nonce of what was inserted.
+const NONCE: usize = 4;

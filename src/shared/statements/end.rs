@@ -209,6 +209,10 @@ impl Statement for EndAsk {
         self.size()
     }
 
+    fn no_answer() -> Result<Ended, StoreFailure> {
+        Ok(Ended { now: Timestamp::default(), is_done: false, is_wanted: false, is_locked: false })
+    }
+
     fn params(group: &[Ask<Self>]) -> Params<'_> {
         Self::params(group.iter().map(|ask| &ask.what))
     }
