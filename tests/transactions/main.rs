@@ -15,6 +15,7 @@ mod both_or_neither;
 mod common;
 mod failed_reads;
 mod failures;
+mod full_log;
 mod helpers;
 mod table_readers;
 mod waits;

@@ -3,6 +3,7 @@
 
 #![allow(
     missing_docs,
+    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::similar_names,
     clippy::unwrap_used,

@@ -1,15 +1,19 @@
 //! Observers that wait for claims. The thread that tells an observer may have claims in hand that
 //! its caller does not have yet, so a wait for one of them would never end.
 
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::task::{Context, Wake, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::common::{default_scope, fresh, request};
+use crate::common::{Machine, default_scope, fresh, request};
 use idemkv::{Begin, BeginError, Engine, Event, Observer, Record, Scope};
 
 const LONG: Duration = Duration::from_secs(3_600);
+const MOMENT: Duration = Duration::from_millis(10);
 const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// Waits for a key whenever it is told of anything, and notes what it was answered.
@@ -89,4 +93,63 @@ fn an_observer_that_waits_for_a_claim_is_refused_whatever_it_is_told() {
     let is_over = is_done.recv_timeout(WATCHDOG).is_ok() || helper.is_finished();
     assert!(is_over, "an observer waits for a claim that its own thread has");
     helper.join().unwrap();
+}
+
+/// Has a task with a deadline that is over once the first lease has ended; counts the leases that end
+/// before the deadline is told.
+#[derive(Default)]
+struct Counts {
+    scope: Mutex<Option<Scope>>,
+    call: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
+    leases: AtomicUsize,
+    leases_before: Arc<OnceLock<usize>>,
+}
+
+struct Told(Weak<Counts>);
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        let counts = self.0.upgrade().unwrap();
+        counts.leases_before.set(counts.leases.load(Ordering::SeqCst)).ok();
+    }
+}
+
+struct CountsLeases(Arc<Counts>);
+
+impl Observer for CountsLeases {
+    fn event(&self, event: &Event<'_>) {
+        if !matches!(event, Event::Interrupted { .. }) {
+            return;
+        }
+        self.0.leases.fetch_add(1, Ordering::SeqCst);
+        let Some(scope) = self.0.scope.lock().unwrap().take() else { return };
+        let waits = async move { drop(scope.begin_or_wait_async("held", request(), MOMENT).await) };
+        let mut call: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(waits);
+        let waker = Waker::from(Arc::new(Told(Arc::downgrade(&self.0))));
+        assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        *self.0.call.lock().unwrap() = Some(call);
+        let started = Instant::now();
+        while started.elapsed() <= MOMENT {}
+    }
+}
+
+/// Many leases end together, as after a sleep of the machine, and the observer takes its time.
+#[test]
+fn a_deadline_is_told_while_many_leases_end() {
+    const LEASES: usize = 1_000;
+    let (machine, counts) = (Machine::rerun(), Arc::new(Counts::default()));
+    let options = machine.options().observer(Arc::new(CountsLeases(Arc::clone(&counts))));
+    let engine = options.log_bytes(64 << 20).open("x.idem").unwrap();
+    let (jobs, others) =
+        (engine.set_policy("jobs", engine.policy().lease(LONG)).unwrap(), default_scope(&engine));
+    let held = fresh(&others, "held");
+    let claims: Vec<_> = (0..LEASES).map(|key| fresh(&jobs, &key.to_string())).collect();
+    *counts.scope.lock().unwrap() = Some(others);
+    machine.clock.advance(LONG);
+    engine.step();
+    assert_eq!(counts.leases.load(Ordering::SeqCst), LEASES);
+    let before = counts.leases_before.get().copied();
+    assert!(before.is_some_and(|before| before < 100), "told after {before:?} of {LEASES}");
+    counts.call.lock().unwrap().take();
+    drop((claims, held));
 }

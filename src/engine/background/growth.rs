@@ -48,7 +48,13 @@ impl Core {
                 None => return self.health.disk().log_has_room(),
             };
             match grown {
-                Ok(()) => self.health.disk().log_has_room(),
+                Ok(()) => {
+                    self.health.disk().log_has_room();
+                    // The answer to callers that asked whether space may still come has changed.
+                    if !self.may_log_grow() && self.space.is_waited_for() {
+                        self.space.wake();
+                    }
+                }
                 Err(failure) if failure.is_disk_full() => {
                     self.health.disk().found_by_log(failure, now);
                     return self.space.wake();

@@ -5,22 +5,31 @@ use crate::engine::common::counters::Counters;
 use crate::engine::core::Core;
 use crate::engine::core::stepped::Stepped;
 
-/// The most interrupted keys that the sweeper vacates in one commit.
+/// The most interrupted keys that one step of the worker vacates.
 const VACATE_MAX: usize = 256;
 
 impl Core {
-    pub(super) fn is_time_to_sweep(&self, now: Timestamp) -> bool {
-        let Some(mut maintenance) = self.try_lock_maintenance() else { return false };
-        let due = now >= maintenance.sweep_at;
-        if due {
-            maintenance.sweep_at = now.saturating_add(self.tick());
+    /// Whether expired keys are to be looked for. Not asked under the maintenance lock: then
+    /// transactions one after the other would keep the sweeper from its work.
+    fn is_time_to_sweep(&self, now: Timestamp) -> bool {
+        let is_due = now >= self.maintenance.sweep_at() && !self.maintenance.are_some_to_vacate();
+        if is_due {
+            self.maintenance.set_sweep_at(now.saturating_add(self.tick()));
         }
-        due
+        is_due
+    }
+
+    /// Removes expired keys from memory, if it is time, and vacates some that were interrupted.
+    pub(super) fn sweep(&self, now: Timestamp, stepped: &mut Stepped) {
+        let mut removed = if self.is_time_to_sweep(now) { self.pass_over(now, stepped) } else { 0 };
+        removed += self.vacate_some(now);
+        Counters::add(&self.counters.expired, removed);
+        stepped.swept = removed;
     }
 
     /// Removes expired keys from memory, a few cells under each lock, from shards with enough of
-    /// them.
-    pub(super) fn sweep(&self, now: Timestamp, stepped: &mut Stepped) {
+    /// them. Returns how many.
+    fn pass_over(&self, now: Timestamp, stepped: &mut Stepped) -> usize {
         let mut removed = 0;
         let mut interrupted = Vec::new();
         for shard in 0..self.index.shards() {
@@ -39,13 +48,20 @@ impl Core {
                 from += crate::index::CELLS_PER_STEP;
             }
         }
+        self.maintenance.add_to_vacate(interrupted);
+        removed
+    }
+
+    /// Vacates interrupted keys that have expired, as many as one commit may have. The next step
+    /// vacates the others, after the worker's other duties. Returns how many were vacated.
+    fn vacate_some(&self, now: Timestamp) -> usize {
         // Their rows on disk have to go too, so these take the way of everything that changes the
-        // disk, some at a time.
-        for digests in interrupted.chunks(VACATE_MAX) {
-            removed += digests.iter().filter(|digest| self.vacate_if_expired(**digest, now)).count();
-            self.commit.drain();
+        // disk.
+        let (digests, left) = self.maintenance.take_to_vacate(VACATE_MAX);
+        let vacated = digests.iter().filter(|digest| self.vacate_if_expired(**digest, now)).count();
+        if left > 0 {
+            self.worker.notify();
         }
-        Counters::add(&self.counters.expired, removed);
-        stepped.swept = removed;
+        vacated
     }
 }

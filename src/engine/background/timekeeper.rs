@@ -11,15 +11,21 @@ use crate::task::notifier::Listener;
 /// The most by which the engine's clock is late.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
+/// The most leases that are ended before deadlines fire again: the observer hears of each, and may
+/// take its time.
+const LEASES_MAX: usize = 16;
+
 impl Core {
     /// Fires deadlines and ends leases that are over. It does no I/O and waits for no thread, so
     /// a slow disk or a checkpoint delays neither.
     pub(in crate::engine) fn keep_time(&self) {
         self.clock.notice_sleep();
-        self.timers.fire();
-        // Code of others ran.
-        if !self.is_closed() {
-            self.expire_leases(self.clock.now());
+        loop {
+            self.timers.fire();
+            // Code of others ran.
+            if self.is_closed() || !self.expire_some_leases(self.clock.now()) {
+                return;
+            }
         }
     }
 
@@ -33,10 +39,11 @@ impl Core {
         timer.min(lease)
     }
 
-    pub(super) fn expire_leases(&self, now: Timestamp) {
-        for attempt in self.leases.take_due(now) {
-            self.expire_if_due(&attempt);
-        }
+    /// Ends a few leases that are over. Whether more may be.
+    fn expire_some_leases(&self, now: Timestamp) -> bool {
+        let due = self.leases.take_due(now, LEASES_MAX);
+        due.iter().for_each(|attempt| self.expire_if_due(attempt));
+        due.len() == LEASES_MAX
     }
 }
 

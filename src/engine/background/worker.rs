@@ -6,6 +6,7 @@ use crate::Timestamp;
 use crate::clock::Deadline;
 use crate::engine::core::Core;
 use crate::engine::core::disk_full::RETRY_AFTER;
+use crate::engine::core::maintenance::Maintenance;
 use crate::engine::core::stepped::Stepped;
 use crate::foreign::contain;
 use crate::task::notifier::Listener;
@@ -38,17 +39,16 @@ impl Core {
         self.look_for_files(now);
         if !self.options.workers {
             // Without the maintenance lock, for it wakes: wakers are code of others.
-            self.timers.fire();
             self.help_tasks();
-            self.expire_leases(now);
+            self.keep_time();
         }
         // Code of others ran: in a forked child nothing more is to be done.
         if self.is_closed() {
             return stepped;
         }
-        if self.is_time_to_sweep(now) {
-            self.sweep(now, &mut stepped);
-        }
+        // First, because callers wait for it.
+        self.grow();
+        self.sweep(now, &mut stepped);
         self.commit.drain();
         self.maintain_files(now, &mut stepped);
         self.commit.drain();
@@ -61,7 +61,11 @@ impl Core {
         // Another thread may hold the maintenance lock for long. Space in the log does not wait
         // for that.
         self.grow();
-        let Some(mut maintenance) = self.try_lock_maintenance() else { return };
+        let Some(mut maintenance) = self.try_lock_maintenance() else {
+            return self.keep_maintenance_lock_if_late(now);
+        };
+        let _turn = WorkersTurn(&self.maintenance);
+        self.maintenance.set_worker_due(now.saturating_add(self.tick()));
         if self.is_closed() {
             return;
         }
@@ -85,6 +89,17 @@ impl Core {
         stepped.compacted = self.compact_when_idle(&mut maintenance, now);
     }
 
+    /// Lets no further thread have the maintenance lock before the worker, if the worker has not
+    /// had it for a tick, or if callers wait for a checkpoint. The lock's holder wakes the worker
+    /// when it is done.
+    fn keep_maintenance_lock_if_late(&self, now: Timestamp) {
+        // A stepped engine may never be stepped again.
+        let is_late = now >= self.maintenance.worker_due() || self.space.awaits_checkpoint();
+        if self.options.workers && is_late {
+            self.maintenance.keep_for_worker();
+        }
+    }
+
     /// Stands in for the engine's other threads: leads for a turn, and reads if the engine has no
     /// thread for that.
     pub(in crate::engine) fn help_tasks(&self) {
@@ -95,8 +110,20 @@ impl Core {
     }
 }
 
+/// The worker's turn to have the maintenance lock. Other threads may have it next once this is
+/// dropped.
+struct WorkersTurn<'a>(&'a Maintenance);
+
+impl Drop for WorkersTurn<'_> {
+    fn drop(&mut self) {
+        self.0.let_others_in();
+    }
+}
+
 /// The worker's thread: steps when it is woken, and once a tick.
 pub(in crate::engine) fn work(core: &Core, listener: &Listener) {
+    // No thread waits for a worker that is gone.
+    let _turns = WorkersTurn(&core.maintenance);
     loop {
         if !core.health.is_open() {
             return;

@@ -63,11 +63,12 @@ impl Leases {
         self.table.lock().due.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Claims whose leases have ended by now. Renewed leases stay watched.
-    pub(crate) fn take_due(&self, now: Timestamp) -> Vec<Arc<Attempt>> {
+    /// Claims whose leases have ended by now, up to so many. Renewed leases stay watched.
+    pub(crate) fn take_due(&self, now: Timestamp, max: usize) -> Vec<Arc<Attempt>> {
         let mut table = self.table.lock();
         let mut due = Vec::new();
-        while let Some(first) = table.due.first_entry()
+        while due.len() < max
+            && let Some(first) = table.due.first_entry()
             && first.key().0 <= now
         {
             let attempt = first.remove();
@@ -185,7 +186,7 @@ mod tests {
         let core = engine.handle.core();
         let claim = claim(&engine);
         let end = Timestamp::from_millis(1_000).saturating_add(LEASE);
-        let due = core.leases.take_due(end);
+        let due = core.leases.take_due(end, 2);
         assert!(due.iter().any(|attempt| Arc::ptr_eq(attempt, claim.of())) && core.leases.next().is_none());
         clock.advance(Duration::from_millis(9_999));
         claim.renew().unwrap();
