@@ -200,6 +200,22 @@ impl Decision {
             | Self::Stay => None,
         }
     }
+
+    /// Whether another policy of the scope could have led to another decision, or to a claim on
+    /// other terms.
+    pub(crate) fn depends_on_policy(self) -> bool {
+        match self {
+            Self::Grant { .. } | Self::Unresolved => true,
+            Self::Wait
+            | Self::Replay
+            | Self::Expired
+            | Self::Reused
+            | Self::Superseded
+            | Self::Busy
+            | Self::Become(_)
+            | Self::Stay => false,
+        }
+    }
 }
 
 /// A state without its facts.

@@ -19,6 +19,7 @@ mod closing;
 mod common;
 mod foreign_bodies;
 mod helpers;
+mod in_line;
 mod observers;
 mod others;
 mod own_key;

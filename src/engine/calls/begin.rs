@@ -173,11 +173,13 @@ impl Core {
         queue_timeout: &mut QueueTimeout,
     ) -> Result<BeginProgress, BeginError> {
         let wish = GrantKind::Begin(fingerprint);
+        let mut held = None;
         loop {
             let Some((decision, found, terms)) = self.look(caller, asked, wish).await? else { continue };
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
-                    let granting = self.grant(caller, handle, asked, terms, wish, queue_timeout).await?;
+                    let granting =
+                        self.grant(caller, handle, asked, terms, wish, &mut held, queue_timeout).await?;
                     if let Some(granting) = granting {
                         return Ok(BeginProgress::PendingGrant(granting));
                     }
@@ -255,18 +257,19 @@ impl Core {
         asked: KeyRef<'_>,
         wish: GrantKind<'_>,
     ) -> Result<Option<(Decision, Lookup, Seen)>, ReadError> {
-        let (policy, version) = self.policies.seen(asked.scope.name());
+        let policy = self.policies.seen(asked.scope.name());
         let before = self.clock.now();
         let found = self.find(caller, asked, before).await?;
-        let decided = self.decide_throughout(&found, before, |now| wish.event(now, &policy));
-        // The policy must have been in force when the key was found like this.
-        let is_current = self.policies.is_current(version);
+        let decided = self.decide_throughout(&found, before, |now| wish.event(now, &policy.policy));
+        // The policy must have been in force when the key was found like this, if it matters.
+        let decided = decided.filter(|decision| {
+            !decision.depends_on_policy() || self.policies.is_current(asked.scope.name(), &policy)
+        });
         let expired = match found {
             Lookup::Expired(place) => Some(place),
             Lookup::Record(_) | Lookup::Slot(_) => None,
         };
-        let seen = Seen { policy, version, expired };
-        Ok(decided.filter(|_| is_current).map(|decision| (decision, found, seen)))
+        Ok(decided.map(|decision| (decision, found, Seen { policy, expired })))
     }
 
     /// Grants a claim on an interrupted key, for a caller that knows the outcome.
@@ -282,6 +285,7 @@ impl Core {
         self.health.check().map_err(BeginError::from)?;
         let asked = KeyRef { scope, key, digest };
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let mut held = None;
         loop {
             let before = self.clock.now();
             let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
@@ -289,7 +293,15 @@ impl Core {
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
                     let granting = self
-                        .grant(caller, handle, asked, terms, GrantKind::Resolve, &mut queue_timeout)
+                        .grant(
+                            caller,
+                            handle,
+                            asked,
+                            terms,
+                            GrantKind::Resolve,
+                            &mut held,
+                            &mut queue_timeout,
+                        )
                         .await?;
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;

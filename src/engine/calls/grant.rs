@@ -4,7 +4,7 @@ use super::pending_grant::PendingGrant;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::QueueTimeout;
 use crate::engine::common::namespace::KeyRef;
-use crate::engine::common::policies::PolicyVersion;
+use crate::engine::common::policies::SeenPolicy;
 use crate::engine::core::Core;
 use crate::engine::file::claim::{FileClaim, Terms};
 use crate::engine::file::handle::FileHandle;
@@ -41,15 +41,15 @@ impl<'a> GrantKind<'a> {
 /// The state on which a grant is decided, as it was read.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
-    pub(super) policy: Policy,
-    pub(super) version: PolicyVersion,
+    pub(super) policy: SeenPolicy,
     /// The location of an expired record.
     pub(super) expired: Option<RecordLocation>,
 }
 
 impl Core {
     /// Grants a claim, and queues its intent if the policy logs intents. `None` if the key's
-    /// state, or a policy, changed meanwhile.
+    /// state, or its policy, changed meanwhile: then the caller keeps the permit in `held`, so that
+    /// it does not wait in line again.
     pub(super) async fn grant(
         &self,
         caller: Caller,
@@ -57,6 +57,7 @@ impl Core {
         asked: KeyRef<'_>,
         seen: Seen,
         wish: GrantKind<'_>,
+        held: &mut Option<Permit>,
         queue_timeout: &mut QueueTimeout,
     ) -> Result<Option<PendingGrant>, BeginError> {
         // A child made past the C library is found out by its process alone, and before a lock
@@ -67,16 +68,21 @@ impl Core {
         if let GrantKind::Begin(_) = wish {
             asked.scope.check_granted(asked.key)?;
         }
-        let permit = Permit::take(
-            caller,
-            handle,
-            asked.scope.name(),
-            &seen.policy,
-            self.claim_needs(asked),
-            queue_timeout,
-        )
-        .await?;
-        let Some(mut granting) = self.put(asked, permit, seen, wish)? else { return Ok(None) };
+        let policy = &seen.policy.policy;
+        let permit = match held.take() {
+            Some(permit) => permit.under(asked.scope.name(), policy)?,
+            None => {
+                let needs = self.claim_needs(asked);
+                Permit::take(caller, handle, asked.scope.name(), policy, needs, queue_timeout).await?
+            }
+        };
+        let mut granting = match self.put(asked, permit, seen, wish)? {
+            Ok(granting) => granting,
+            Err(permit) => {
+                *held = Some(permit);
+                return Ok(None);
+            }
+        };
         if granting.log(self, caller, queue_timeout).await? {
             return Ok(Some(granting));
         }
@@ -85,20 +91,20 @@ impl Core {
         Ok(None)
     }
 
-    /// Puts a new claim into the index. `None` if the key's state, or a policy, changed
-    /// meanwhile.
+    /// Puts a new claim into the index. Gives the permit back if the key's state, or its policy,
+    /// changed meanwhile.
     fn put(
         &self,
         asked: KeyRef<'_>,
         mut permit: Permit,
         seen: Seen,
         wish: GrantKind<'_>,
-    ) -> Result<Option<PendingGrant>, BeginError> {
-        let policy = &seen.policy;
+    ) -> Result<Result<PendingGrant, Permit>, BeginError> {
+        let policy = &seen.policy.policy;
         let undelivered_bytes = self.claim_needs(asked).ending;
         let placed = self.index.change(asked.digest, |slot| {
             // An interruption that arose under a later policy is not to be decided by this one.
-            if !self.policies.is_current(seen.version) {
+            if !self.policies.is_current(asked.scope.name(), &seen.policy) {
                 return (Change::Keep, None);
             }
             let now = self.clock.now();
@@ -145,7 +151,7 @@ impl Core {
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
-        let Some((attempt, before)) = placed.transpose()? else { return Ok(None) };
+        let Some((attempt, before)) = placed.transpose()? else { return Ok(Err(permit)) };
         // Until the claim arrives, the attempt has its log space, for the thread that takes it
         // from there.
         permit.reservation().lend(undelivered_bytes);
@@ -166,6 +172,6 @@ impl Core {
         self.leases.watch(&attempt);
         let claim =
             FileClaim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
-        Ok(Some(PendingGrant::new(claim, before)))
+        Ok(Ok(PendingGrant::new(claim, before)))
     }
 }

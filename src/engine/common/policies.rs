@@ -10,9 +10,13 @@ use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 /// The most scopes with their own policy.
 pub(crate) const SCOPES_MAX: usize = 65_536;
 
-/// A version of all policies.
+/// A policy as a call found it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PolicyVersion(u64);
+pub(crate) struct SeenPolicy {
+    pub(crate) policy: Policy,
+    /// The version of all policies at that moment.
+    version: u64,
+}
 
 #[derive(Debug)]
 pub(crate) struct Policies {
@@ -39,20 +43,27 @@ impl Policies {
     }
 
     pub(crate) fn of(&self, scope: &[u8]) -> Policy {
-        self.seen(scope).0
+        self.seen(scope).policy
     }
 
-    /// A scope's policy, and the version of all policies at that moment. A call that has waited
-    /// asks [`is_current`](Self::is_current) before it decides.
-    pub(crate) fn seen(&self, scope: &[u8]) -> (Policy, PolicyVersion) {
+    /// A scope's policy, and when it was in force. A call that has waited asks
+    /// [`is_current`](Self::is_current) before it decides.
+    pub(crate) fn seen(&self, scope: &[u8]) -> SeenPolicy {
         let declared = self.declared.read();
-        let version = PolicyVersion(self.version.load(Ordering::Relaxed));
-        (declared.get(scope).copied().unwrap_or(self.default), version)
+        let version = self.version.load(Ordering::Relaxed);
+        SeenPolicy { policy: declared.get(scope).copied().unwrap_or(self.default), version }
     }
 
-    /// Whether no policy has changed since.
-    pub(crate) fn is_current(&self, version: PolicyVersion) -> bool {
-        self.version.load(Ordering::Acquire) == version.0
+    /// Whether the scope has the same policy now.
+    #[inline]
+    pub(crate) fn is_current(&self, scope: &[u8], seen: &SeenPolicy) -> bool {
+        self.version.load(Ordering::Acquire) == seen.version || self.is_still(scope, &seen.policy)
+    }
+
+    /// Some policy has changed: perhaps that of another scope, or to the same value.
+    #[cold]
+    fn is_still(&self, scope: &[u8], policy: &Policy) -> bool {
+        self.of(scope) == *policy
     }
 
     pub(crate) fn default(&self) -> Policy {

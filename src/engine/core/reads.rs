@@ -2,9 +2,12 @@
 //! for them.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use super::gate::Gate;
 use crate::error::ReadError;
+use crate::foreign::TaskWaker;
 use crate::fork;
 use crate::key::Digest;
 use crate::record::RecordLocation;
@@ -12,6 +15,7 @@ use crate::store::{Store, StoredRecord};
 use crate::sync::{Arc, Mutex};
 use crate::task::notifier::Notifier;
 use crate::task::wait_list::WaitList;
+use crate::task::wait_queue::{Priority, Turn, WaitQueue, Wakeup, Wakeups};
 
 /// Reads that may wait; further tasks wait for a place.
 const WAITING_MAX: usize = 1_024;
@@ -23,14 +27,32 @@ pub(crate) struct Reads {
     /// Leaf lock.
     queue: Mutex<Queue>,
     reader: Notifier,
-    /// Tasks that wait for a place in the queue.
-    crowd: WaitList,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Tasks that wait for a place among the jobs. No later task gets one before them.
+    line: WaitQueue,
+    /// Places that tasks of the line were given and have not taken yet.
+    given: usize,
     closed: bool,
+}
+
+impl Queue {
+    fn has_place(&self) -> bool {
+        self.jobs.len() + self.given < WAITING_MAX
+    }
+
+    /// Gives free places to the first in line.
+    fn serve_line(&mut self) -> Wakeups {
+        let Self { jobs, line, given, .. } = self;
+        line.serve(|_| {
+            let is_free = jobs.len() + *given < WAITING_MAX;
+            *given += usize::from(is_free);
+            is_free
+        })
+    }
 }
 
 /// A request for a record. Dropped without an answer, it reports that the engine is closed.
@@ -67,28 +89,21 @@ impl Drop for Job {
 
 impl Reads {
     pub(in crate::engine) fn new(reader: Notifier) -> Self {
-        Self { queue: Mutex::default(), reader, crowd: WaitList::default() }
+        Self { queue: Mutex::default(), reader }
     }
 
     /// The record at `place`, as [`Store::read`] gives it.
     pub(in crate::engine) async fn read(&self, place: RecordLocation, digest: Digest, gate: &Gate) -> Answer {
         let reply = Arc::new(Reply::default());
-        self.crowd
-            .until(|| {
-                if gate.is_forked() {
-                    return Some(Err(ReadError::Forked));
-                }
-                let mut queue = self.queue.lock();
-                if queue.closed {
-                    return Some(Err(ReadError::Closed));
-                }
-                if queue.jobs.len() >= WAITING_MAX {
-                    return None;
-                }
-                queue.jobs.push_back(Job { place, digest, reply: Arc::clone(&reply) });
-                Some(Ok(()))
-            })
-            .await?;
+        let mut line = InLine { reads: self, turn: None, generation: fork::generation() };
+        poll_fn(|context| {
+            if gate.is_forked() {
+                return Poll::Ready(Err(ReadError::Forked));
+            }
+            line.poll(context, || Job { place, digest, reply: Arc::clone(&reply) })
+        })
+        .await?;
+        drop(line);
         self.reader.notify();
         let answer = || {
             if gate.is_forked() {
@@ -106,9 +121,11 @@ impl Reads {
         let wanted = self.queue.lock().jobs.len();
         // The task that was woken last may have forked.
         for _ in (0..wanted).take_while(|_| generation == fork::generation()) {
-            let job = self.queue.lock().jobs.pop_front();
-            let Some(job) = job else { return };
-            self.crowd.wake_all();
+            let mut queue = self.queue.lock();
+            let Some(job) = queue.jobs.pop_front() else { return };
+            let wakeups = queue.serve_line();
+            drop(queue);
+            wakeups.wake();
             job.answer(store.read(job.place, job.digest));
         }
     }
@@ -122,8 +139,64 @@ impl Reads {
         let mut queue = self.queue.lock();
         queue.closed = true;
         let refused = std::mem::take(&mut queue.jobs);
+        let wakeups = queue.line.wake_all();
         drop(queue);
         drop(refused);
-        self.crowd.wake_all();
+        wakeups.wake();
+    }
+}
+
+/// A task that may have to wait for a place among the jobs. Its drop gives its place to the next
+/// in line.
+struct InLine<'a> {
+    reads: &'a Reads,
+    /// `None` before it waits, and once it took its place.
+    turn: Option<Turn>,
+    /// The process in which it waits: a forked child must not take the lock.
+    generation: u64,
+}
+
+impl InLine<'_> {
+    /// Queues the job once there is a place for it.
+    fn poll(&mut self, context: &Context<'_>, job: impl FnOnce() -> Job) -> Poll<Result<(), ReadError>> {
+        let mut waker = None;
+        loop {
+            let mut queue = self.reads.queue.lock();
+            if queue.closed {
+                return Poll::Ready(Err(ReadError::Closed));
+            }
+            let is_served = match self.turn {
+                Some(turn) => !queue.line.has(turn),
+                None => queue.line.is_empty() && queue.has_place(),
+            };
+            if is_served {
+                queue.given -= usize::from(self.turn.take().is_some());
+                queue.jobs.push_back(job());
+                return Poll::Ready(Ok(()));
+            }
+            let turn = *self.turn.get_or_insert_with(|| queue.line.join(1, Priority::Other, false));
+            if let Some(waker) = waker.take() {
+                let before = queue.line.set_wakeup(turn, Wakeup::Task(waker));
+                drop(queue);
+                drop(before);
+                return Poll::Pending;
+            }
+            drop(queue);
+            // Cloned without the lock, because that is application code.
+            waker = Some(TaskWaker::of(context));
+        }
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let Some(turn) = self.turn.filter(|_| self.generation == fork::generation()) else { return };
+        let mut queue = self.reads.queue.lock();
+        let left = queue.line.leave(turn);
+        queue.given -= usize::from(left.is_none());
+        let wakeups = queue.serve_line();
+        drop(queue);
+        drop(left);
+        wakeups.wake();
     }
 }

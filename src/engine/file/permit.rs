@@ -55,6 +55,20 @@ impl Permit {
         Ok(permit)
     }
 
+    /// The same permit under another policy: the log space stays, and a new limit of the scope
+    /// counts the claim.
+    pub(in crate::engine) fn under(mut self, scope: &[u8], policy: &Policy) -> Result<Self, BeginError> {
+        let is_counted = self.quota.scope.is_some();
+        if is_counted != policy.max_in_flight.is_some() {
+            let policies = &self.handle.core().policies;
+            self.quota.scope = policies.enter(scope, policy, || Ok(()))?.then(|| scope.into());
+            if is_counted {
+                policies.leave(scope);
+            }
+        }
+        Ok(self)
+    }
+
     /// A permit for a share that was taken before.
     pub(in crate::engine) fn of(quota: Quota, handle: &Arc<FileHandle>) -> Self {
         Self { handle: Arc::clone(handle), quota, is_empty: false }
