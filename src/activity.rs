@@ -98,7 +98,16 @@ pub(crate) fn is_called() -> bool {
 /// Whether the calling thread has one of these roles in this engine.
 pub(crate) fn is_inside<T: ?Sized>(engine: &T, wanted: &[Activity]) -> bool {
     let id = id(engine);
-    let is_it = |(of, role): &(usize, Activity)| *of == id && wanted.contains(role);
+    has_role(|(of, role)| *of == id && wanted.contains(role))
+}
+
+/// Whether the calling thread has one of these roles in any engine.
+pub(crate) fn is_inside_any(wanted: &[Activity]) -> bool {
+    has_role(|(_, role)| wanted.contains(role))
+}
+
+#[inline]
+fn has_role(is_it: impl Fn(&(usize, Activity)) -> bool) -> bool {
     // A thread that is ending has none.
     ROLES.try_with(|roles| roles.borrow().iter().any(is_it)).unwrap_or(false)
 }

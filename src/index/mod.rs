@@ -276,12 +276,8 @@ impl Index {
     }
 
     /// The number of keys in flight whose claims are such.
-    pub(crate) fn count_in_flight(&self, is_such: impl Fn(&Attempt) -> bool) -> usize {
-        let is_counted = |slot: &Slot| matches!(slot, Slot::InFlight(attempt) if is_such(attempt));
-        self.shards
-            .iter()
-            .map(|locked| locked.read().iter().filter(|(_, slot)| is_counted(slot)).count())
-            .sum()
+    pub(crate) fn count(&self, is_such: impl Fn(&Slot) -> bool) -> usize {
+        self.shards.iter().map(|locked| locked.read().iter().filter(|(_, slot)| is_such(slot)).count()).sum()
     }
 
     pub(crate) fn hits(&self) -> Hits {

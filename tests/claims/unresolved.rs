@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{Machine, TTL, UNRESOLVED, default_scope, done, fresh, request};
+use crate::common::{Machine, TTL, UNRESOLVED, default_scope, done, fresh, poll, request};
 use futures_executor::block_on;
 use idemkv::{
     Begin, BeginError, Durability, Engine, Fault, Fingerprint, Interruption, OpenError, Policy, Recovery,
@@ -387,4 +387,67 @@ fn a_policy_that_could_not_keep_its_promise_is_refused() {
     assert_eq!(engine.scope("scope").policy(), engine.policy());
     assert_eq!(Policy::default().get_unresolved_ttl(), Some(Duration::from_secs(30 * 24 * 3_600)));
     assert!(engine.now() > Timestamp::default());
+}
+
+/// A retry began, and came to nothing: its claim was released, or its begin was dropped.
+type Retry = fn(&Engine, &Scope);
+
+const RETRIES: [Retry; 2] = [
+    |_, scope| fresh(scope, "key").release().unwrap(),
+    |engine, scope| {
+        let mut begin = Box::pin(scope.begin_async("key", request()));
+        assert!(poll(begin.as_mut()).is_pending());
+        drop(begin);
+        engine.flush().unwrap();
+    },
+];
+
+/// An operator sees an interruption, before a retry or after it, and forgets what was seen.
+#[test]
+fn an_interruption_that_a_retry_left_standing_is_forgotten_by_the_fence_that_is_shown() {
+    for retry in RETRIES {
+        for is_killed in [false, true] {
+            let machine = Machine::rerun();
+            let mut engine = machine.open();
+            let mut scope = default_scope(&engine);
+            drop(fresh(&scope, "key"));
+            let before = interrupted(&scope, "key");
+            retry(&engine, &scope);
+            if is_killed {
+                machine.kill((engine, scope));
+                engine = machine.open();
+                scope = default_scope(&engine);
+            }
+            assert_eq!(interrupted(&scope, "key").fence(), before.fence(), "it is the same interruption");
+            assert!(scope.forget_if("key", before.fence()).unwrap());
+            assert!(is_vacant(&scope, "key"));
+        }
+    }
+}
+
+/// A list, a lookup, a statistic and a refusal say the same of one interruption.
+#[test]
+fn an_interruption_that_a_retry_left_standing_has_one_time_and_one_place_in_lists() {
+    for retry in RETRIES {
+        let machine = Machine::rerun();
+        let engine = machine.open();
+        let scope = default_scope(&engine);
+        drop(fresh(&scope, "key"));
+        let (lost_at, listed) = (engine.now(), engine.interrupted().get().unwrap());
+        machine.clock.advance(60 * 1_000 * MS);
+        retry(&engine, &scope);
+        machine.clock.advance(60 * 1_000 * MS);
+        let now = engine.interrupted().get().unwrap();
+        assert_eq!(
+            (now[0].attempt().fence(), now[0].position()),
+            (listed[0].attempt().fence(), listed[0].position())
+        );
+        assert_eq!(
+            (now[0].interrupted_at(), interrupted(&scope, "key").interrupted_at()),
+            (Some(lost_at), lost_at)
+        );
+        assert_eq!(engine.stats().interrupted_longest, 120 * 1_000 * MS);
+        // The next page does not have it again.
+        assert!(engine.interrupted().after(listed[0].position()).get().unwrap().is_empty());
+    }
 }

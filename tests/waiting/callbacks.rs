@@ -3,13 +3,15 @@
 
 use std::pin::Pin;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{default_scope, fresh, poll, request, small};
+use crate::helpers::Callback;
 use futures_executor::block_on;
+use idemkv::sim::SimDisk;
 use idemkv::{
     BackupError, Begin, BeginError, Claim, ClaimError, CommitError, Durability, Engine, Event, Observer,
     Options, Pending, Recovery, Scope, Status, Waited,
@@ -382,4 +384,45 @@ fn a_batch_of_another_engine_with_claims_of_the_one_that_calls_returns() {
     let foreign = Arc::new(Foreign { work: Mutex::new(Some((act, tools))), done });
     thread::spawn(move || provoke(Place::Pending, &scope, &scope, &foreign));
     assert!(is_done.recv_timeout(WATCHDOG).expect("the batch waits for its own thread"));
+}
+
+/// Each waker runs on a thread that commits for its engine, and calls the other engine.
+#[test]
+fn wakers_of_two_engines_that_call_each_other_return() {
+    let calls: [fn(&Engine); 3] = [
+        |engine| {
+            let begun = default_scope(engine).begin("from a waker", request());
+            assert!(begun.is_err_and(|error| matches!(error, BeginError::InsideCallback)));
+        },
+        |engine| drop(engine.flush().unwrap_err()),
+        |engine| engine.checkpoint().unwrap(),
+    ];
+    for call in calls {
+        let engines = ["a.idem", "b.idem"].map(|path| {
+            Engine::options().disk(&SimDisk::new()).recovery(Recovery::Rerun).open(path).unwrap()
+        });
+        let both = Arc::new(Barrier::new(2));
+        let (returned, returns) = sync_channel(2);
+        let mut begins = Vec::new();
+        for (one, other) in [(0, 1), (1, 0)] {
+            let (both, returned, other) = (Arc::clone(&both), returned.clone(), engines[other].clone());
+            let waker = Callback::waker(move || {
+                both.wait();
+                call(&other);
+                returned.send(()).unwrap();
+            });
+            let scope = default_scope(&engines[one]);
+            let mut begin = Box::pin(async move { scope.begin_async("key", request()).await });
+            assert!(begin.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            begins.push(begin);
+        }
+        for _ in 0..2 {
+            if returns.recv_timeout(WATCHDOG).is_err() {
+                // Nothing here ever ends.
+                begins.into_iter().for_each(std::mem::forget);
+                std::mem::forget(engines);
+                panic!("they wait for each other, or were answered otherwise");
+            }
+        }
+    }
 }

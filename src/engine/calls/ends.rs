@@ -237,3 +237,24 @@ impl Core {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::engine::calls::lookup::tests::{claim, open};
+
+    /// The holder's thread is held up between its mark on the key and the queue, while another
+    /// thread closes the file. Then the log does not take the end, and the next opening finds the
+    /// claim.
+    #[test]
+    fn a_claim_whose_end_comes_too_late_for_a_close_counts_as_left() {
+        let engine = open();
+        let core = engine.handle.core();
+        let claim = claim(&engine, "key");
+        let taken = take_for_ending(&core.index, &core.clock, claim.of());
+        assert!(taken.is_some());
+        assert_eq!(engine.clone().close().unwrap().claims_left, 1, "claims that callers still have");
+        drop(claim);
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::BinaryHeap;
 
 use crate::Timestamp;
 use crate::attempt::Attempt;
+use crate::attempt::interruption::Earlier;
 use crate::engine::core::Core;
 use crate::engine::handles::lists::{ListPosition, ListRequest, OpenKey, OpenState};
 use crate::error::ReadError;
@@ -50,18 +51,23 @@ struct Candidate {
 
 impl Candidate {
     fn of(slot: &Slot, before: Timestamp) -> Option<Self> {
-        let (state, since, claim) = match slot {
+        let (state, claim) = match slot {
             // The worker will come by; until then the clock decides.
             Slot::InFlight(claim) if claim.lease_until() <= before && !claim.is_undelivered() => {
-                (OpenState::Interrupted, claim.lease_until(), claim)
+                (OpenState::Interrupted, claim)
             }
-            Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim.started, claim),
-            Slot::Interrupted(claim) if claim.remembered_until() > before => {
-                (OpenState::Interrupted, claim.interrupted().unwrap_or(claim.started), claim)
-            }
+            Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim),
+            Slot::Interrupted(claim) if claim.remembered_until() > before => (OpenState::Interrupted, claim),
             Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,
         };
-        let position = ListPosition::new(since, claim.fence);
+        let position = match state {
+            OpenState::InFlight => ListPosition::new(claim.started, claim.fence),
+            // As callers are shown it, also where a later attempt left it standing.
+            OpenState::Interrupted => {
+                let Earlier { info, interrupted_at } = claim.as_earlier();
+                ListPosition::new(interrupted_at, info.fence)
+            }
+        };
         Some(Self { position, state, claim: Arc::clone(claim) })
     }
 

@@ -22,7 +22,7 @@ pub(super) mod reads;
 pub(super) mod stepped;
 pub(super) mod threads;
 
-use crate::activity::{Activity, ActivityMark, is_called, is_inside};
+use crate::activity::{Activity, ActivityMark, is_called, is_inside, is_inside_any};
 use crate::attempt::Attempt;
 use crate::clock::{EngineClock, Stopwatch};
 use crate::commit::Commit;
@@ -112,8 +112,11 @@ impl std::fmt::Debug for Core {
 impl Core {
     /// Refuses a blocking call that would wait for its own thread. Asked before anything is
     /// changed.
+    ///
+    /// A thread that commits for another engine is refused too: a waker of that engine could wait
+    /// for this one while a waker of this one waits for that.
     pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
-        if caller == Caller::Thread && is_inside(&self.commit, &[Activity::Commits, Activity::Maintains]) {
+        if caller == Caller::Thread && is_inside_any(&[Activity::Commits, Activity::Maintains]) {
             return Err(CommitError::InsideCallback);
         }
         Ok(())

@@ -65,18 +65,21 @@ impl Publisher {
     }
 
     /// Takes the last tail, for the checkpoint that closes the file, and counts the claims that
-    /// callers still have. The next opening finds them dead.
+    /// callers still have. The next opening finds them dead. All queued entries are published, so
+    /// a claim that is ending still is one whose end comes too late: its caller gets it back.
     pub(crate) fn take_last_tail(&self) -> (LogTail, usize) {
         let mut tail = self.tail.lock();
         self.is_over.store(true, Ordering::Relaxed);
         let next = LogTail::after(tail.seq, 0);
-        (std::mem::replace(&mut *tail, next), self.claims_held())
+        let is_left = |attempt: &Arc<Attempt>| !attempt.is_undelivered() && !attempt.is_withdrawn();
+        let left = self.index.count(|slot| slot.attempt_out().is_some_and(is_left));
+        (std::mem::replace(&mut *tail, next), left)
     }
 
     /// The number of claims that callers have, or that were handed over as tokens. A claim that
     /// is on its way is not one, nor one whose end is.
     pub(crate) fn claims_held(&self) -> usize {
-        self.index.count_in_flight(|attempt| !attempt.is_undelivered())
+        self.index.count(|slot| matches!(slot, Slot::InFlight(attempt) if !attempt.is_undelivered()))
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not

@@ -26,7 +26,7 @@ pub struct Backup {
 impl Engine {
     /// Makes a checkpoint: moves the log's content to the file now, instead of when the log is
     /// full. No promise depends on it; it shortens the next opening. Within
-    /// [`read_tables`](Self::read_tables), and in a waker that the engine calls, it does nothing.
+    /// [`read_tables`](Self::read_tables), and in a waker that an engine calls, it does nothing.
     ///
     /// # Errors
     ///
