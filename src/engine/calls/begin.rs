@@ -173,13 +173,11 @@ impl Core {
         queue_timeout: &mut QueueTimeout,
     ) -> Result<BeginProgress, BeginError> {
         let wish = GrantKind::Begin(fingerprint);
-        let mut held = None;
         loop {
             let Some((decision, found, terms)) = self.look(caller, asked, wish).await? else { continue };
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
-                    let granting =
-                        self.grant(caller, handle, asked, terms, wish, &mut held, queue_timeout).await?;
+                    let granting = self.grant(caller, handle, asked, terms, wish, queue_timeout).await?;
                     if let Some(granting) = granting {
                         return Ok(BeginProgress::PendingGrant(granting));
                     }
@@ -251,7 +249,7 @@ impl Core {
     }
 
     /// Looks up a key, and decides. `None` if the answer changed meanwhile: look it up again.
-    async fn look(
+    pub(super) async fn look(
         &self,
         caller: Caller,
         asked: KeyRef<'_>,
@@ -285,7 +283,6 @@ impl Core {
         self.health.check().map_err(BeginError::from)?;
         let asked = KeyRef { scope, key, digest };
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
-        let mut held = None;
         loop {
             let before = self.clock.now();
             let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
@@ -293,15 +290,7 @@ impl Core {
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
                     let granting = self
-                        .grant(
-                            caller,
-                            handle,
-                            asked,
-                            terms,
-                            GrantKind::Resolve,
-                            &mut held,
-                            &mut queue_timeout,
-                        )
+                        .grant(caller, handle, asked, terms, GrantKind::Resolve, &mut queue_timeout)
                         .await?;
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;

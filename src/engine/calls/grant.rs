@@ -1,5 +1,6 @@
 //! Grants: put a new claim into the index and its intent into the queue.
 
+use super::lookup::Lookup;
 use super::pending_grant::PendingGrant;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::QueueTimeout;
@@ -13,7 +14,7 @@ use crate::error::BeginError;
 use crate::index::{Change, Slot};
 use crate::policy::{Durability, Policy};
 use crate::record::RecordLocation;
-use crate::state::{Decision, Event, State, decide};
+use crate::state::{Decision, Event, Phase, State, decide};
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::{Fingerprint, Timestamp};
@@ -48,8 +49,7 @@ pub(super) struct Seen {
 
 impl Core {
     /// Grants a claim, and queues its intent if the policy logs intents. `None` if the key's
-    /// state, or its policy, changed meanwhile: then the caller keeps the permit in `held`, so that
-    /// it does not wait in line again.
+    /// state, or its policy, changed meanwhile.
     pub(super) async fn grant(
         &self,
         caller: Caller,
@@ -57,7 +57,6 @@ impl Core {
         asked: KeyRef<'_>,
         seen: Seen,
         wish: GrantKind<'_>,
-        held: &mut Option<Permit>,
         queue_timeout: &mut QueueTimeout,
     ) -> Result<Option<PendingGrant>, BeginError> {
         // A child made past the C library is found out by its process alone, and before a lock
@@ -68,20 +67,18 @@ impl Core {
         if let GrantKind::Begin(_) = wish {
             asked.scope.check_granted(asked.key)?;
         }
-        let policy = &seen.policy.policy;
-        let permit = match held.take() {
-            Some(permit) => permit.under(asked.scope.name(), policy)?,
-            None => {
-                let needs = self.claim_needs(asked);
-                Permit::take(caller, handle, asked.scope.name(), policy, needs, queue_timeout).await?
-            }
-        };
-        let mut granting = match self.put(asked, permit, seen, wish)? {
-            Ok(granting) => granting,
-            Err(permit) => {
-                *held = Some(permit);
-                return Ok(None);
-            }
+        let permit = Permit::take(
+            caller,
+            handle,
+            asked.scope.name(),
+            &seen.policy.policy,
+            self.claim_needs(asked),
+            queue_timeout,
+        )
+        .await?;
+        let mut held = None;
+        let Some(mut granting) = self.put(asked, permit, seen, wish, &mut held)? else {
+            return Box::pin(self.grant_again(caller, asked, held, wish, queue_timeout)).await;
         };
         if granting.log(self, caller, queue_timeout).await? {
             return Ok(Some(granting));
@@ -91,15 +88,53 @@ impl Core {
         Ok(None)
     }
 
-    /// Puts a new claim into the index. Gives the permit back if the key's state, or its policy,
-    /// changed meanwhile.
+    /// Looks again, and grants under a permit that the call has already, so that it does not wait
+    /// in line again. `None` if there is nothing to grant now, or if the grant was withdrawn.
+    async fn grant_again(
+        &self,
+        caller: Caller,
+        asked: KeyRef<'_>,
+        mut held: Option<Box<Permit>>,
+        wish: GrantKind<'_>,
+        queue_timeout: &mut QueueTimeout,
+    ) -> Result<Option<PendingGrant>, BeginError> {
+        while let Some(permit) = held.take() {
+            let Some((decision, found, seen)) = self.look(caller, asked, wish).await? else {
+                held = Some(permit);
+                continue;
+            };
+            match (decision, found) {
+                (Decision::Grant { .. }, _) => {
+                    let permit = permit.under(asked.scope.name(), &seen.policy.policy)?;
+                    let Some(mut granting) = self.put(asked, permit, seen, wish, &mut held)? else {
+                        continue;
+                    };
+                    if granting.log(self, caller, queue_timeout).await? {
+                        return Ok(Some(granting));
+                    }
+                    drop(granting);
+                    self.look_again(caller, queue_timeout).await?;
+                }
+                (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
+                    self.lapse(&attempt)?;
+                    held = Some(permit);
+                }
+                (_, _) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts a new claim into the index. `None` if the key's state, or its policy, changed
+    /// meanwhile; then `held` gets the permit.
     fn put(
         &self,
         asked: KeyRef<'_>,
         mut permit: Permit,
         seen: Seen,
         wish: GrantKind<'_>,
-    ) -> Result<Result<PendingGrant, Permit>, BeginError> {
+        held: &mut Option<Box<Permit>>,
+    ) -> Result<Option<PendingGrant>, BeginError> {
         let policy = &seen.policy.policy;
         let undelivered_bytes = self.claim_needs(asked).ending;
         let placed = self.index.change(asked.digest, |slot| {
@@ -151,7 +186,10 @@ impl Core {
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
-        let Some((attempt, before)) = placed.transpose()? else { return Ok(Err(permit)) };
+        let Some((attempt, before)) = placed.transpose()? else {
+            *held = Some(Box::new(permit));
+            return Ok(None);
+        };
         // Until the claim arrives, the attempt has its log space, for the thread that takes it
         // from there.
         permit.reservation().lend(undelivered_bytes);
@@ -172,6 +210,6 @@ impl Core {
         self.leases.watch(&attempt);
         let claim =
             FileClaim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
-        Ok(Ok(PendingGrant::new(claim, before)))
+        Ok(Some(PendingGrant::new(claim, before)))
     }
 }
