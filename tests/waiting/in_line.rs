@@ -133,7 +133,7 @@ fn a_task_that_waits_for_a_read_is_not_passed_by_those_that_come_later() {
     engine.checkpoint().unwrap();
     let crowd = || -> Vec<_> {
         let mut calls: Vec<_> = (0..1_024).map(|_| begin(&scope, "key")).collect();
-        calls.iter_mut().for_each(|call| assert!(poll(call.as_mut()).is_pending()));
+        assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
         calls
     };
     let mut before = crowd();
@@ -146,7 +146,7 @@ fn a_task_that_waits_for_a_read_is_not_passed_by_those_that_come_later() {
     // One that goes leaves its place to the next, before it was given one and after.
     drop(dropped);
     engine.step();
-    before.iter_mut().for_each(|call| assert!(ready(call.as_mut()).is_ok()));
+    assert!(before.iter_mut().all(|call| ready(call.as_mut()).is_ok()));
     // They come before the first, which was given a place, runs.
     let mut after = crowd();
     assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
@@ -166,12 +166,12 @@ fn a_place_for_a_read_that_a_task_was_given_and_does_not_take_goes_to_the_next()
     fresh(&scope, "key").complete("reply").unwrap();
     engine.checkpoint().unwrap();
     let mut calls: Vec<_> = (0..3 * 1_024).map(|_| begin(&scope, "key")).collect();
-    calls.iter_mut().for_each(|call| assert!(poll(call.as_mut()).is_pending()));
+    assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
     engine.step();
     // Answered, given places, and in line.
     let mut in_line = calls.split_off(2 * 1_024);
     drop(calls);
-    in_line.iter_mut().for_each(|call| assert!(poll(call.as_mut()).is_pending()));
+    assert!(in_line.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
     engine.step();
     assert!(in_line.iter_mut().all(|call| ready(call.as_mut()).is_ok()));
 }

@@ -42,7 +42,9 @@ impl Core {
     /// Ends a few leases that are over. Whether more may be.
     fn expire_some_leases(&self, now: Timestamp) -> bool {
         let due = self.leases.take_due(now, LEASES_MAX);
-        due.iter().for_each(|attempt| self.expire_if_due(attempt));
+        for attempt in &due {
+            self.expire_if_due(attempt);
+        }
         due.len() == LEASES_MAX
     }
 }

@@ -246,7 +246,7 @@ mod tests {
         let engine = open();
         engine.handle.core().maintenance.keep_for_worker();
         let theirs = engine.clone();
-        let started = std::time::Instant::now();
+        let started = crate::clock::Stopwatch::start();
         spawn("one", move || drop(theirs.handle.core().lock_maintenance())).unwrap().join().unwrap();
         assert!(started.elapsed() < KEPT_MAX / 2, "it waited for itself");
         engine.handle.core().maintenance.let_others_in();
@@ -259,7 +259,7 @@ mod tests {
         let core = engine.handle.core();
         let is_kept = || *core.maintenance.is_kept_for_worker.lock();
         let until = |wanted: bool| {
-            let started = std::time::Instant::now();
+            let started = crate::clock::Stopwatch::start();
             while is_kept() != wanted {
                 assert!(started.elapsed() < 20 * KEPT_MAX, "kept for the worker: {}", !wanted);
                 std::thread::yield_now();

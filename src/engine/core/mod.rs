@@ -115,6 +115,7 @@ impl Core {
     ///
     /// A thread that commits for another engine is refused too: a waker of that engine could wait
     /// for this one while a waker of this one waits for that.
+    #[expect(clippy::unused_self, reason = "a refusal of this engine, as all others")]
     pub(super) fn check_blocking(&self, caller: Caller) -> Result<(), CommitError> {
         if caller == Caller::Thread && is_inside_any(&[Activity::Commits, Activity::Maintains]) {
             return Err(CommitError::InsideCallback);
