@@ -32,7 +32,7 @@ pub(crate) struct Maintenance {
     /// there. The worker never takes it.
     door: Mutex<()>,
     /// The worker is next: threads at the door wait until it has had its turn. Leaf lock.
-    is_kept_for_worker: Mutex<bool>,
+    is_kept: Mutex<bool>,
     worker_was_there: Condvar,
     /// When the worker next must have had the maintenance lock, in ms.
     worker_due_ms: AtomicU64,
@@ -97,7 +97,7 @@ impl Maintenance {
     fn wait_at_the_door(&self) -> MutexGuard<'_, ()> {
         let door = self.door.lock();
         let at_most = Deadline::after(KEPT_MAX);
-        let mut is_kept = self.is_kept_for_worker.lock();
+        let mut is_kept = self.is_kept.lock();
         while *is_kept
             && let Some(until) = at_most.instant()
             && !at_most.has_passed()
@@ -112,12 +112,12 @@ impl Maintenance {
     /// the worker. The worker itself does not wait, because the lock's holder may wait for the
     /// worker, which makes the log longer.
     pub(in crate::engine) fn keep_for_worker(&self) {
-        *self.is_kept_for_worker.lock() = true;
+        *self.is_kept.lock() = true;
     }
 
     /// The worker has had its turn, or comes no more.
     pub(in crate::engine) fn let_others_in(&self) {
-        let was_kept = std::mem::take(&mut *self.is_kept_for_worker.lock());
+        let was_kept = std::mem::take(&mut *self.is_kept.lock());
         if was_kept {
             self.worker_was_there.notify_all();
         }
@@ -257,7 +257,7 @@ mod tests {
     fn a_worker_that_has_not_had_the_lock_for_a_tick_is_next() {
         let engine = crate::Engine::options().disk(&crate::sim::SimDisk::new()).open("x.idem").unwrap();
         let core = engine.handle.core();
-        let is_kept = || *core.maintenance.is_kept_for_worker.lock();
+        let is_kept = || *core.maintenance.is_kept.lock();
         let until = |wanted: bool| {
             let started = crate::clock::Stopwatch::start();
             while is_kept() != wanted {
