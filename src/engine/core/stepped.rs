@@ -2,6 +2,7 @@
 
 /// What a step did; for tests and for tools that step an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sim"), expect(unreachable_pub, reason = "it is public with the feature `sim`"))]
 pub struct Stepped {
     /// Whether the log's content was moved to the store.
     pub checkpointed: bool,

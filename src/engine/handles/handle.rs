@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::engine::file::handle::FileHandle;
+#[cfg(feature = "serde")]
 use crate::error::Failure;
 use crate::key::Secret;
 use crate::sync::Arc;
