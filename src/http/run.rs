@@ -1,6 +1,5 @@
 //! The run of a handler, detached from its client: the response is stored, then sent.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,34 +25,11 @@ use crate::{Claim, ClaimError, Completion, Status};
 /// What a client that still waits is told: a response, a fault, or the inner service's error.
 pub(super) type Ran<B, E> = Result<Result<Response<LayerBody<B>>, Fault>, E>;
 
-/// The inner service.
-pub(super) enum Inner<S> {
-    /// It was ready when the request came.
-    Ready(S),
-    /// It has to be asked. The request is that of a duplicate that waited.
-    Unready(S),
-}
-
-impl<S> Inner<S> {
-    async fn ready<Request>(self) -> Result<S, S::Error>
-    where
-        S: Service<Request>,
-    {
-        match self {
-            Self::Ready(inner) => Ok(inner),
-            Self::Unready(mut inner) => {
-                poll_fn(|context| inner.poll_ready(context)).await?;
-                Ok(inner)
-            }
-        }
-    }
-}
-
 /// A run on its way to an executor. Dropped from the first to the last: a client that is told that
 /// the run is lost finds the key interrupted.
 pub(super) struct Run<S, ReqBody: Body, ResBody: Body, E> {
     pub(super) slot: SlotOwner,
-    pub(super) inner: Inner<S>,
+    pub(super) inner: S,
     pub(super) request: Request<LayerBody<ReqBody>>,
     pub(super) layer: Arc<Shared>,
     pub(super) reply: Reply,
@@ -70,20 +46,11 @@ where
     /// Runs the handler, stores its response, and tells its client, if that still waits.
     pub(super) async fn carry_out(self) {
         // Dropped from the last to the first.
-        let Self { client, mark: _mark, reply, layer, request, inner, slot } = self;
-        let ran = match inner.ready().await {
-            Ok(mut inner) => match inner.call(request).await {
-                Ok(response) => Ok(settle(slot, &layer.config, &reply, response).await),
-                Err(error) => {
-                    drop(slot);
-                    Err(error)
-                }
-            },
+        let Self { client, mark: _mark, reply, layer, request, mut inner, slot } = self;
+        let ran = match inner.call(request).await {
+            Ok(response) => Ok(settle(slot, &layer.config, &reply, response).await),
             Err(error) => {
-                // Nobody was called.
-                if let Returned::Claim(claim) = slot.returned().await {
-                    drop(claim.release_async().await);
-                }
+                drop(slot);
                 Err(error)
             }
         };

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,11 +22,15 @@ use super::problem::Fault;
 use super::problem_kind::ProblemKind;
 use super::refusal::{IN_FLIGHT, LOST, of_begin};
 use super::reply::Reply;
-use super::run::{Inner, Ran, Run};
+use super::run::{Ran, Run};
 use super::runs::RunSpan;
 use super::scope_source::tenant;
 use super::shared::Shared;
-use crate::{Begin, BeginError, Claim, Fingerprint, Scope};
+use crate::clock::Stopwatch;
+use crate::{Begin, BeginError, Claim, Fingerprint, Scope, Waited};
+
+/// What a begin came to.
+type Begun = Result<Begin, BeginError>;
 
 /// What an [`IdempotencyLayer`](super::IdempotencyLayer) makes of an inner service: a service that
 /// runs a request with a key once.
@@ -170,16 +175,37 @@ impl Shared {
         Ok(Prepared::Keyed(Keyed { scope, key, name, fingerprint, parts, body }))
     }
 
-    /// Begins. A duplicate that waits has given its place in the inner service back.
-    async fn begin<S: Clone>(&self, keyed: &Keyed, inner: S) -> (Result<Begin, BeginError>, Inner<S>) {
+    /// Begins. Gives the inner service back, which is ready if there is a claim.
+    ///
+    /// A duplicate that waits has no place in the inner service, and gets one before it can get a
+    /// claim: a claim would wait for its place for as long as the service is busy.
+    async fn begin<S, Asked>(&self, keyed: &Keyed, mut inner: S) -> Result<(Begun, S), S::Error>
+    where
+        S: Service<Asked> + Clone,
+    {
         let Keyed { scope, name, fingerprint, .. } = keyed;
-        let begun = scope.begin_async(name, *fingerprint).await;
-        if self.config.wait.is_zero() || !matches!(begun, Ok(Begin::InFlight(_))) {
-            return (begun, Inner::Ready(inner));
+        let mut waited = None;
+        loop {
+            let begun = scope.begin_async(name, *fingerprint).await;
+            let Ok(Begin::InFlight(pending)) = begun else { return Ok((begun, inner)) };
+            let left = self.config.wait.saturating_sub(waited.get_or_insert_with(Stopwatch::start).elapsed());
+            if left.is_zero() {
+                return Ok((Ok(Begin::InFlight(pending)), inner));
+            }
+            let mut unready = inner.clone();
+            drop(inner);
+            let begun = match pending.wait_timeout_async(left).await {
+                Ok(Waited::Vacant | Waited::Interrupted) => {
+                    poll_fn(|context| unready.poll_ready(context)).await?;
+                    inner = unready;
+                    continue;
+                }
+                Ok(Waited::Done(record)) => Ok(Begin::Done(record)),
+                Ok(Waited::TimedOut) => Ok(Begin::InFlight(pending)),
+                Err(error) => Err(error),
+            };
+            return Ok((begun, unready));
         }
-        let unready = inner.clone();
-        drop((begun, inner));
-        (scope.begin_or_wait_async(name, *fingerprint, self.config.wait).await, Inner::Unready(unready))
     }
 
     async fn serve_keyed<S, ReqBody, ResBody>(
@@ -200,7 +226,7 @@ impl Shared {
             let detail = "The service has no runtime for its operations.";
             return Ok(Err(Fault::new(ProblemKind::Misconfigured, detail)));
         };
-        let (begun, inner) = self.begin(&keyed, inner).await;
+        let (begun, inner) = self.begin(&keyed, inner).await?;
         let claim = match begun {
             Ok(Begin::Fresh(claim)) => claim,
             Ok(Begin::InFlight(_pending)) => return Ok(Err(Fault::new(ProblemKind::InFlight, IN_FLIGHT))),
@@ -221,7 +247,7 @@ impl Shared {
 
     fn run<S, ReqBody: Body<Data = Bytes>, ResBody: Body, E>(
         self: &Arc<Self>,
-        inner: Inner<S>,
+        inner: S,
         keyed: Keyed,
         claim: Claim,
         client: oneshot::Sender<Ran<ResBody, E>>,

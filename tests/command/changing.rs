@@ -61,7 +61,9 @@ fn a_key_of_the_http_layer_gets_a_response() {
     let lost = ["lost", "--scope", "refunds", "--ttl", "1h", "--yes", "--body", r#"{"id":"re_1"}"#, "--as"];
     refused(&[&lost[..], &["failed", "--http-status", "201"]].concat(), "give --as completed");
     refused(&[&lost[..], &["completed", "--http-status", "402"]].concat(), "give --as failed");
-    refused(&[&lost[..], &["completed", "--http-status", "99"]].concat(), "no status of HTTP");
+    for code in ["99", "100", "1000"] {
+        refused(&[&lost[..], &["completed", "--http-status", code]].concat(), "no status of a response");
+    }
     let headless = ["completed", "--http-status", "201", "--header", "no header"];
     refused(&[&lost[..], &headless].concat(), "name: value");
     let without = ["lost", "--scope", "refunds", "--yes", "--as", "did-not-happen", "--http-status", "201"];

@@ -47,6 +47,7 @@ fn a_file_is_seen_as_it_is_after_a_close_and_after_a_kill_and_not_a_byte_of_it_c
             assert!(reader.default_scope().forget("stored").is_err() && reader.checkpoint().is_err());
             assert!(scope.resolve("lost").is_err());
             reader.step();
+            assert!(!reader.stats().has_failed, "it only looks");
             drop(scope);
             reader.close().unwrap();
         }

@@ -25,7 +25,7 @@ pub type Seen = Request<LayerBody<Full<Bytes>>>;
 type Service = BoxCloneSyncService<Request<Full<Bytes>>, Response<LayerBody<Body>>, Refused>;
 
 /// The error of the inner service.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(pub &'static str);
 
 impl fmt::Display for Refused {

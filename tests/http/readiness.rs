@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -52,22 +52,21 @@ async fn a_duplicate_that_waits_keeps_no_other_request_from_the_service() {
     duplicate.await.unwrap();
 }
 
-/// A service that is ready for one request, and then fails where it is asked for more.
+/// A service whose readiness differs once it was called.
 #[derive(Clone)]
-struct ReadyOnce {
-    was_ready: Arc<AtomicBool>,
+struct OneCall {
+    then: Poll<Result<(), Refused>>,
     calls: Arc<AtomicUsize>,
     gate: Gate,
 }
 
-impl Service<Asked> for ReadyOnce {
+impl Service<Asked> for OneCall {
     type Response = Response<Full<Bytes>>;
     type Error = Refused;
     type Future = BoxFuture<'static, Result<Self::Response, Refused>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
-        let failed = self.calls.load(Ordering::SeqCst) > 0 && self.was_ready.swap(true, Ordering::SeqCst);
-        Poll::Ready(if failed { Err(Refused("not ready")) } else { Ok(()) })
+        if self.calls.load(Ordering::SeqCst) == 0 { Poll::Ready(Ok(())) } else { self.then.clone() }
     }
 
     fn call(&mut self, _: Asked) -> Self::Future {
@@ -80,28 +79,46 @@ impl Service<Asked> for ReadyOnce {
     }
 }
 
-/// The first request is interrupted, so the duplicate that waits gets a claim, and finds the
-/// service not ready.
-#[tokio::test]
-async fn a_request_that_the_service_is_not_ready_for_was_not_started() {
+/// The first request is interrupted, so the duplicate that waits could have a claim.
+async fn a_duplicate_finds(then: Poll<Result<(), Refused>>) {
     let home = home();
     let rerun = home.engine.policy().recovery(Recovery::Rerun);
     home.engine.set_policy_async("charges", rerun).await.unwrap();
     let gate = Gate::new();
-    let inner = ReadyOnce { was_ready: Arc::default(), calls: Arc::default(), gate: gate.clone() };
+    let inner = OneCall { then: then.clone(), calls: Arc::default(), gate: gate.clone() };
     let calls = Arc::clone(&inner.calls);
-    let service = home.layer().wait(Duration::from_secs(60)).layer(inner);
+    let layer = home.layer().wait(Duration::from_secs(60));
+    let service = layer.layer(inner);
+    let mut duplicate = Box::pin(service.clone().ready_oneshot().await.unwrap().call(post("key", "")));
     let first = tokio::spawn(service.clone().oneshot(post("key", "")));
     gate.reached().await;
-    let mut duplicate = Box::pin(service.clone().oneshot(post("key", "")));
     assert!(poll_immediate(&mut duplicate).await.is_none(), "it waits");
     gate.open();
     assert_eq!(first.await.unwrap().err(), Some(Refused("lost")));
-    assert_eq!(duplicate.await.err(), Some(Refused("not ready")));
+    match then {
+        Poll::Ready(_) => assert_eq!(duplicate.await.err(), Some(Refused("not ready"))),
+        Poll::Pending => {
+            assert!(poll_immediate(&mut duplicate).await.is_none(), "there is no place");
+            assert_eq!(layer.running(), 0);
+            drop(duplicate);
+        }
+    }
     assert_eq!(calls.load(Ordering::SeqCst), 1);
-    // The release leaves what was known of the first attempt.
+    // Nothing was claimed again.
     let Status::Interrupted(interruption) = home.engine.scope("charges").get("key").unwrap() else {
         panic!()
     };
     assert_eq!(interruption.attempt(), 1);
+    assert_eq!(home.engine.stats().fresh, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_the_service_refuses_after_a_wait_claims_nothing() {
+    a_duplicate_finds(Poll::Ready(Err(Refused("not ready")))).await;
+}
+
+/// A claim would wait with it, and its lease run out.
+#[tokio::test]
+async fn a_request_that_waits_for_its_place_has_no_claim() {
+    a_duplicate_finds(Poll::Pending).await;
 }

@@ -13,7 +13,8 @@ pub(crate) struct HttpResponse {
     /// For a key of the HTTP layer: the status of the response that retries get
     #[arg(long, value_name = "CODE")]
     http_status: Option<u16>,
-    /// A header of that response, such as 'content-type: application/json'; may be repeated
+    /// A header of that response, such as 'content-type: application/json'; may be repeated. Headers that the layer never
+    /// stores, such as set-cookie, are left out
     #[arg(long, value_name = "NAME: VALUE", requires = "http_status")]
     header: Vec<String>,
 }
@@ -22,8 +23,11 @@ impl HttpResponse {
     /// The body of the record: the response, or the bytes as they are where no status was given.
     pub(crate) fn stored(&self, outcome: Outcome, body: Vec<u8>) -> Result<Vec<u8>, Trouble> {
         let Some(code) = self.http_status else { return Ok(body) };
-        let Ok(status) = StatusCode::from_u16(code) else {
-            return Err(Trouble::refused(format_args!("{code} is no status of HTTP, which are 100 to 999")));
+        let status = StatusCode::from_u16(code).ok().filter(|status| !status.is_informational());
+        let Some(status) = status else {
+            return Err(Trouble::refused(format_args!(
+                "{code} is no status of a response: those are 200 to 999"
+            )));
         };
         let is_failure = status.is_client_error() || status.is_server_error();
         if is_failure != (outcome == Outcome::Failure) {

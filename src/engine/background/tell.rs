@@ -36,7 +36,7 @@ impl Core {
         if let Some(failure) = &failed_read {
             self.options.hooks.tell(|| Event::ReadFailed { failure });
         }
-        let Some(failure) = self.health.failure() else { return };
+        let Some(failure) = self.health.trouble() else { return };
         if self.told.is_news_of_failure() {
             self.options.hooks.tell(|| Event::Failed { failure });
         }

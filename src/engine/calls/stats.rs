@@ -36,7 +36,7 @@ impl Core {
             clock_lag_ms: self.clock.wall_ahead_ms(),
             is_disk_full: self.health.disk().any().is_some(),
             is_file_not_ready: self.health.file_not_ready().is_some(),
-            has_failed: self.health.failure().is_some(),
+            has_failed: self.health.trouble().is_some(),
             fresh: load(&counters.fresh),
             rerun: load(&counters.rerun),
             replayed: hits.replayed,

@@ -94,6 +94,11 @@ impl Health {
         self.commit.get().or(self.poisoned.get())
     }
 
+    /// The same, but not that the engine was opened to look only.
+    pub(in crate::engine) fn trouble(&self) -> Option<&Failure> {
+        self.failure().filter(|failure| !matches!(failure, Failure::ReadOnly))
+    }
+
     /// Whether grants have stopped while the log is intact.
     pub(in crate::engine) fn is_poisoned(&self) -> bool {
         self.poisoned.get().is_some()

@@ -60,7 +60,8 @@ pub struct Stats {
     pub is_disk_full: bool,
     /// Gauge: a failed read kept the engine from its last write to the file.
     pub is_file_not_ready: bool,
-    /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure).
+    /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure). One that was
+    /// opened to look only has not.
     pub has_failed: bool,
 
     /// Begins that were granted a claim.
