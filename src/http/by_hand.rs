@@ -31,7 +31,8 @@ impl IdempotencyLayer {
     /// for open in engine.interrupted().scope(charges.name()).get()? { // again until it is empty
     ///     let claim = charges.resolve_async(open.key()).await?;
     ///     // .. ask the bank for a charge with the reference `claim.step_key("charge")` ..
-    ///     layer.complete(claim, http::Response::new("charged")).await?;
+    ///     let response = http::Response::builder().header("content-type", "text/plain; charset=utf-8");
+    ///     layer.complete(claim, response.body("charged")?).await?;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # })?;

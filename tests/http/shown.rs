@@ -1,11 +1,13 @@
 //! The snippets of `docs/http.md`: compiled, run, and shown there word for word.
 
 use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use idemkv::StepKey;
 use tokio::sync::oneshot;
 
-use crate::client::home;
+use crate::client::{Refused, client, home, post, serving};
 use crate::loopback::{Raw, Server};
 use crate::snippets::{blocks, regions};
 
@@ -90,12 +92,50 @@ mod errors {
     // end
 }
 
+mod interrupted {
+    use super::{Error, find_charge};
+
+    // shown: interrupted requests
+    use axum::http::Response;
+    use idemkv::Engine;
+    use idemkv::http::IdempotencyLayer;
+
+    pub async fn reconcile(engine: &Engine, layer: &IdempotencyLayer) -> Result<(), Box<dyn Error>> {
+        let charges = engine.scope("POST /v1/charges");
+        for open in engine.interrupted().scope(charges.name()).get()? {
+            let claim = charges.resolve_async(open.key()).await?;
+            if let Some(charged) = find_charge(claim.step_key("charge")).await? {
+                let response = Response::builder().header("content-type", "text/plain; charset=utf-8");
+                layer.complete(claim, response.body(charged)?).await?;
+            } else {
+                claim.release_async().await?;
+            }
+        }
+        Ok(())
+    }
+    // end
+}
+
+/// The bank has the first charge that it is asked for.
+async fn find_charge(_: StepKey) -> Result<Option<String>, BankError> {
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    Ok((!ASKED.swap(true, Ordering::SeqCst)).then(|| "charged 10".to_owned()))
+}
+
 #[derive(Debug)]
 pub enum BankError {
     Unreachable,
     TimedOut,
     Declined,
 }
+
+impl fmt::Display for BankError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl Error for BankError {}
 
 async fn bank(amount: u32, step: StepKey) -> Result<String, BankError> {
     assert_eq!(step.to_string().len(), 36);
@@ -135,4 +175,29 @@ async fn the_program_serves_replays_drains_and_closes() {
     };
     let (served, ()) = futures_util::join!(serving, clients);
     served.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_interrupted_gets_the_outcome_that_the_bank_knows() {
+    let home = home();
+    let layer = idemkv::http::IdempotencyLayer::new(&home.engine, "POST /v1/charges");
+    let handler = client(&layer, 200, "charged anew");
+    let unknown = serving(&layer, |_| async { Err(Refused("lost")) });
+    for key in ["a", "b"] {
+        unknown.ask(post(key, "")).await.unwrap_err();
+    }
+    interrupted::reconcile(&home.engine, &layer).await.unwrap();
+    assert!(home.engine.interrupted().get().unwrap().is_empty());
+    let mut answers = vec![];
+    for key in ["a", "b"] {
+        let answer = handler.post(key, "").await;
+        answers.push((
+            answer.is_replay(),
+            answer.body.clone(),
+            answer.header("content-type").map(str::to_owned),
+        ));
+    }
+    answers.sort_by_key(|(is_replay, ..)| !is_replay);
+    let text = Some("text/plain; charset=utf-8".to_owned());
+    assert_eq!(answers, [(true, "charged 10".into(), text), (false, "charged anew".into(), None)]);
 }
