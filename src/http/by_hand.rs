@@ -12,8 +12,8 @@ impl IdempotencyLayer {
     ///
     /// For an interrupted request whose outcome the owner has found out: a crash came between the
     /// charge and the response. The claim comes from [`Scope::resolve`](crate::Scope::resolve).
-    /// Give the response that the handler would have given. It is stored whole, whether or not
-    /// [`Keep`](super::Keep) and this layer's limits would allow it.
+    /// Give the response that the handler would have given, headers included. It is stored whole,
+    /// whether or not [`Keep`](super::Keep) and this layer's limits would allow it.
     ///
     /// # Errors
     ///
@@ -31,7 +31,7 @@ impl IdempotencyLayer {
     /// for open in engine.interrupted().scope(charges.name()).get()? { // again until it is empty
     ///     let claim = charges.resolve_async(open.key()).await?;
     ///     // .. ask the bank for a charge with the reference `claim.step_key("charge")` ..
-    ///     let response = http::Response::builder().header("content-type", "text/plain; charset=utf-8");
+    ///     let response = http::Response::builder().header("content-type", "text/plain");
     ///     layer.complete(claim, response.body("charged")?).await?;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
