@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use idemkv::shared::{Shared, SharedBegin};
+use idemkv::Begin;
 use server::{Server, request};
 use tokio_postgres::NoTls;
 
@@ -135,31 +135,31 @@ async fn naive(server: &Server, in_flight: usize, connections: usize, time: Dura
 async fn ours(server: &Server, in_flight: usize, connections: usize, time: Duration) -> Figures {
     server.sql("DROP SCHEMA IF EXISTS bench CASCADE");
     let options = server.options("bench").connections(connections);
-    let store = Shared::connect_async(options).await.unwrap();
+    let store = options.connect_async().await.unwrap();
     let scope = store.scope("bench");
     let figures = measure(in_flight, time, move |task, round| {
         let scope = scope.clone();
         async move {
             let begun = scope.begin_async(format!("key {task} {round}"), request()).await;
-            let Ok(SharedBegin::Fresh(claim)) = begun else { panic!("{begun:?}") };
+            let Ok(Begin::Fresh(claim)) = begun else { panic!("{begun:?}") };
             claim.complete_async(BODY).await.unwrap();
         }
     })
     .await;
-    store.close_async().await;
+    drop(store.close_async().await);
     figures
 }
 
 async fn replays(server: &Server, in_flight: usize, time: Duration) -> Figures {
-    let store = Shared::connect_async(server.options("bench_replays")).await.unwrap();
+    let store = server.options("bench_replays").connect_async().await.unwrap();
     let scope = store.scope("bench");
-    if let Ok(SharedBegin::Fresh(claim)) = scope.begin_async("key", request()).await {
+    if let Ok(Begin::Fresh(claim)) = scope.begin_async("key", request()).await {
         claim.complete_async(BODY).await.unwrap();
     }
     measure(in_flight, time, move |_, _| {
         let scope = scope.clone();
         async move {
-            assert!(matches!(scope.begin_async("key", request()).await, Ok(SharedBegin::Done(_))));
+            assert!(matches!(scope.begin_async("key", request()).await, Ok(Begin::Done(_))));
         }
     })
     .await

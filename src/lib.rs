@@ -94,11 +94,8 @@ mod policy;
 #[cfg(feature = "queue")]
 pub mod queue;
 mod record;
-/// A store for several processes, in PostgreSQL. Unfinished, and its API will change: `Engine` will
-/// lead here. `docs/shared.md` says what works.
 #[cfg(feature = "postgres")]
-#[doc(hidden)]
-pub mod shared;
+mod shared;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
 mod state;
 mod status;
@@ -123,6 +120,8 @@ pub use error::{
     ForgetError, IoFailure, KeyError, OpenError, OptionError, ReadError, ResolveError, SetPolicyError,
     TokenError,
 };
+#[cfg(feature = "postgres")]
+pub use error::{FailureKind, SharedError, StoreFailure};
 #[cfg(any(feature = "serde", feature = "queue"))]
 pub use fault::Fault;
 pub use key::KeyHash;
@@ -136,6 +135,8 @@ pub use observer::{Cause, EndKind, Event, Observer};
 pub use policy::{Durability, Policy, Recovery};
 pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
+#[cfg(feature = "postgres")]
+pub use shared::{CompletedInTx, Pooling, SharedOptions, SharedStats};
 pub use state::Fence;
 pub use status::Status;
 #[cfg(feature = "serde")]

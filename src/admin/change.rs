@@ -240,7 +240,7 @@ impl AimedAt {
             }
             Err(error) => {
                 // After a failed commit it may be forgotten.
-                if !matches!(error, crate::ForgetError::Commit(crate::CommitError::Failed(_))) {
+                if !may_be_forgotten(&error) {
                     shared.journal.take_back(noted).await;
                 }
                 Err(Problem::of_forget(error))
@@ -289,4 +289,13 @@ pub(super) async fn backup(
         Ok(MadeBackup { file, bytes: made.bytes, time_ms: made.time.as_millis() })
     };
     Ok(Json(tokio::task::spawn_blocking(copying).await.map_err(Problem::internal)??))
+}
+
+/// Whether the key may be forgotten all the same.
+fn may_be_forgotten(error: &crate::ForgetError) -> bool {
+    #[cfg(feature = "postgres")]
+    if let crate::ForgetError::Commit(crate::CommitError::Shared(crate::SharedError::Unknown(_))) = error {
+        return true;
+    }
+    matches!(error, crate::ForgetError::Commit(crate::CommitError::Failed(_)))
 }

@@ -69,13 +69,20 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "It failed", detail)
     }
 
+    #[cfg(feature = "postgres")]
+    fn of_shared(error: &crate::SharedError) -> Self {
+        if error.is_retryable() { Self::busy(error) } else { Self::stopped(error) }
+    }
+
     pub(super) fn of_read(error: ReadError) -> Self {
         match error {
             ReadError::Key(error) => Self::bad(error),
             ReadError::Closed | ReadError::Forked => Self::stopped(error),
             ReadError::Damaged(_) | ReadError::Io(_) => Self::internal(error),
             #[cfg(feature = "postgres")]
-            ReadError::NoFile => Self::internal(error),
+            ReadError::NoFile | ReadError::InsideCallback => Self::internal(error),
+            #[cfg(feature = "postgres")]
+            ReadError::Shared(error) => Self::of_shared(&error),
         }
     }
 
@@ -84,6 +91,8 @@ impl Problem {
             CommitError::Busy(error) => Self::busy(error),
             CommitError::Failed(_) | CommitError::Closed => Self::stopped(error),
             CommitError::InsideCallback | CommitError::InsideTransaction => Self::internal(error),
+            #[cfg(feature = "postgres")]
+            CommitError::Shared(error) => Self::of_shared(&error),
         }
     }
 
@@ -102,6 +111,8 @@ impl Problem {
             | BeginError::BatchTooLong { .. }
             | BeginError::Damaged(_)
             | BeginError::Io(_) => Self::internal(error),
+            #[cfg(feature = "postgres")]
+            BeginError::Shared(error) => Self::of_shared(&error),
         }
     }
 
@@ -121,6 +132,8 @@ impl Problem {
             | ClaimError::NoLease
             | ClaimError::InsideTransaction
             | ClaimError::BatchTooLong { .. } => Self::internal(error),
+            #[cfg(feature = "postgres")]
+            ClaimError::NotShared => Self::internal(error),
         }
     }
 

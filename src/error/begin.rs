@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+#[cfg(feature = "postgres")]
+use super::SharedError;
 use super::{
     Busy, CLOSED, CommitError, Damage, Failure, INSIDE_CALLBACK, INSIDE_TRANSACTION, IoFailure, KeyError,
     ReadError, too_long_a_batch,
@@ -60,12 +62,19 @@ pub enum BeginError {
     Damaged(Damage),
     /// The key's record on disk could not be read.
     Io(IoFailure),
+    /// The shared store gave no answer. Nothing was granted.
+    #[cfg(feature = "postgres")]
+    Shared(SharedError),
 }
 
 impl BeginError {
     /// Whether the same call can succeed later, with no change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
+        #[cfg(feature = "postgres")]
+        if let Self::Shared(error) = self {
+            return error.is_retryable();
+        }
         matches!(self, Self::Busy(_))
     }
 }
@@ -102,6 +111,8 @@ impl fmt::Display for BeginError {
             Self::Closed => f.write_str(CLOSED),
             Self::Damaged(damage) => damage.fmt(f),
             Self::Io(failure) => failure.fmt(f),
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => error.fmt(f),
         }
     }
 }
@@ -123,6 +134,8 @@ impl Error for BeginError {
             Self::Failed(failure) => Some(failure),
             Self::Damaged(damage) => Some(damage),
             Self::Io(failure) => Some(failure),
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => Some(error),
         }
     }
 }
@@ -143,6 +156,10 @@ impl From<ReadError> for BeginError {
             ReadError::NoFile => Self::Failed(Failure::NoFile),
             ReadError::Damaged(damage) => Self::Damaged(damage),
             ReadError::Io(failure) => Self::Io(failure),
+            #[cfg(feature = "postgres")]
+            ReadError::InsideCallback => Self::InsideCallback,
+            #[cfg(feature = "postgres")]
+            ReadError::Shared(error) => Self::Shared(error),
         }
     }
 }
@@ -155,6 +172,15 @@ impl From<CommitError> for BeginError {
             CommitError::Closed => Self::Closed,
             CommitError::InsideCallback => Self::InsideCallback,
             CommitError::InsideTransaction => Self::InsideTransaction,
+            #[cfg(feature = "postgres")]
+            CommitError::Shared(error) => Self::Shared(error),
         }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<SharedError> for BeginError {
+    fn from(error: SharedError) -> Self {
+        Self::Shared(error)
     }
 }

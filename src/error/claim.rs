@@ -27,6 +27,9 @@ pub enum ClaimError {
     /// The call was made inside another call of [`Claim::complete_in`](crate::Claim::complete_in),
     /// or of [`Engine::read_tables`](crate::Engine::read_tables), and would wait for that call.
     InsideTransaction,
+    /// The claim is on a key of a file, and the call needs one of a shared store.
+    #[cfg(feature = "postgres")]
+    NotShared,
     /// The batch has too many claims; none of them was ended.
     BatchTooLong {
         /// Claims in it.
@@ -42,6 +45,10 @@ impl ClaimError {
     /// Whether the same call can succeed later, with no change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
+        #[cfg(feature = "postgres")]
+        if let Self::Commit(CommitError::Shared(error)) = self {
+            return error.is_retryable();
+        }
         matches!(self, Self::Commit(CommitError::Busy(_)))
     }
 }
@@ -74,6 +81,10 @@ impl fmt::Display for ClaimError {
             Self::InsideTransaction => f.write_str(
                 "a transaction can't be started inside another; complete the claims one after the other",
             ),
+            #[cfg(feature = "postgres")]
+            Self::NotShared => f.write_str(
+                "the claim is on a key of a file; complete it with `complete` or `complete_in`",
+            ),
             Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
             Self::Commit(error) => error.fmt(f),
         }
@@ -89,6 +100,8 @@ impl Error for ClaimError {
             | Self::NoLease
             | Self::InsideTransaction
             | Self::BatchTooLong { .. } => None,
+            #[cfg(feature = "postgres")]
+            Self::NotShared => None,
             Self::Commit(error) => Some(error),
         }
     }

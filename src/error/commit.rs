@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+#[cfg(feature = "postgres")]
+use super::SharedError;
 use super::{Busy, CLOSED, Failure, INSIDE_CALLBACK, INSIDE_TRANSACTION};
 
 /// Why a commit did not happen, or is not known to have happened.
@@ -22,6 +24,9 @@ pub enum CommitError {
     /// checkpoint could free, and no checkpoint comes before the work is over. Nothing was
     /// written.
     InsideTransaction,
+    /// The shared store gave no answer. [`SharedError`] says whether the change may have happened.
+    #[cfg(feature = "postgres")]
+    Shared(SharedError),
 }
 
 impl fmt::Display for CommitError {
@@ -32,6 +37,8 @@ impl fmt::Display for CommitError {
             Self::Closed => f.write_str(CLOSED),
             Self::InsideCallback => f.write_str(INSIDE_CALLBACK),
             Self::InsideTransaction => f.write_str(INSIDE_TRANSACTION),
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => error.fmt(f),
         }
     }
 }
@@ -42,6 +49,15 @@ impl Error for CommitError {
             Self::Busy(busy) => Some(busy),
             Self::Failed(failure) => Some(failure),
             Self::Closed | Self::InsideCallback | Self::InsideTransaction => None,
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => Some(error),
         }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<SharedError> for CommitError {
+    fn from(error: SharedError) -> Self {
+        Self::Shared(error)
     }
 }

@@ -30,7 +30,8 @@ impl EndError {
 
     /// The claim, if it is still good: nothing was written, and it can be ended again, with
     /// another body or later. `None` after a failed commit, whose outcome is unknown until the
-    /// file is opened again.
+    /// file is opened again. Of a shared store it also comes back if the outcome is unknown: to
+    /// end it again in the same way is safe, and finds out.
     #[must_use]
     pub fn into_claim(self) -> Option<Claim> {
         self.claim.map(|claim| *claim)

@@ -17,6 +17,10 @@ mod option;
 mod read;
 mod resolve;
 mod set_policy;
+#[cfg(feature = "postgres")]
+mod shared;
+#[cfg(feature = "postgres")]
+mod store_failure;
 mod token;
 
 use std::fmt;
@@ -38,6 +42,10 @@ pub use option::OptionError;
 pub use read::ReadError;
 pub use resolve::ResolveError;
 pub use set_policy::SetPolicyError;
+#[cfg(feature = "postgres")]
+pub use shared::SharedError;
+#[cfg(feature = "postgres")]
+pub use store_failure::{FailureKind, StoreFailure};
 pub use token::TokenError;
 
 const CLOSED: &str = "the engine is closed; open the file again";

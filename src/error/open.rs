@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "postgres")]
+use super::SharedError;
 use super::{Damage, IoFailure, OptionError};
 
 /// Why a file could not be opened. Nothing is lost, and a file that isn't an idemkv file is
@@ -84,6 +86,9 @@ pub enum OpenError {
     Damaged(Damage),
     /// The operating system refused.
     Io(IoFailure),
+    /// The shared store could not be connected to.
+    #[cfg(feature = "postgres")]
+    Shared(SharedError),
 }
 
 const READ_ONLY: &str = "may not be written; the engine needs to write it, change its permissions";
@@ -147,6 +152,8 @@ impl fmt::Display for OpenError {
             Self::Io(failure) => {
                 write!(f, "{failure}; {}", failure.advice())
             }
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => error.fmt(f),
         }
     }
 }
@@ -157,6 +164,8 @@ impl Error for OpenError {
             Self::Option(error) => Some(error),
             Self::Damaged(damage) => Some(damage),
             Self::Io(failure) => Some(failure),
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => Some(error),
             Self::NotAFile(_)
             | Self::ReadOnly(_)
             | Self::Locked(_)
@@ -200,5 +209,12 @@ impl From<Damage> for OpenError {
 impl From<IoFailure> for OpenError {
     fn from(failure: IoFailure) -> Self {
         Self::Io(failure)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<SharedError> for OpenError {
+    fn from(error: SharedError) -> Self {
+        Self::Shared(error)
     }
 }

@@ -3,9 +3,9 @@
 use std::error::Error;
 use std::fmt;
 
-#[cfg(feature = "postgres")]
-use super::NO_FILE;
 use super::{CLOSED, Damage, FORKED, IoFailure, KeyError};
+#[cfg(feature = "postgres")]
+use super::{INSIDE_CALLBACK, NO_FILE, SharedError};
 
 /// Why a record on disk could not be read.
 #[derive(Clone, Debug)]
@@ -25,6 +25,13 @@ pub enum ReadError {
     /// The call reads a file of idemkv, and this engine is on another store.
     #[cfg(feature = "postgres")]
     NoFile,
+    /// A waker, or other code that an engine calls, made a blocking call to a shared store, which
+    /// would wait for its own thread.
+    #[cfg(feature = "postgres")]
+    InsideCallback,
+    /// The shared store gave no answer.
+    #[cfg(feature = "postgres")]
+    Shared(SharedError),
 }
 
 impl fmt::Display for ReadError {
@@ -37,6 +44,10 @@ impl fmt::Display for ReadError {
             Self::Io(failure) => failure.fmt(f),
             #[cfg(feature = "postgres")]
             Self::NoFile => f.write_str(NO_FILE),
+            #[cfg(feature = "postgres")]
+            Self::InsideCallback => f.write_str(INSIDE_CALLBACK),
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => error.fmt(f),
         }
     }
 }
@@ -49,7 +60,9 @@ impl Error for ReadError {
             Self::Damaged(damage) => Some(damage),
             Self::Io(failure) => Some(failure),
             #[cfg(feature = "postgres")]
-            Self::NoFile => None,
+            Self::NoFile | Self::InsideCallback => None,
+            #[cfg(feature = "postgres")]
+            Self::Shared(error) => Some(error),
         }
     }
 }
@@ -57,5 +70,12 @@ impl Error for ReadError {
 impl From<KeyError> for ReadError {
     fn from(error: KeyError) -> Self {
         Self::Key(error)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<SharedError> for ReadError {
+    fn from(error: SharedError) -> Self {
+        Self::Shared(error)
     }
 }

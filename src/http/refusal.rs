@@ -3,12 +3,17 @@
 use super::problem::Fault;
 use super::problem_kind::ProblemKind;
 use crate::{BeginError, Busy, ClaimError, KeyError, Status};
+#[cfg(feature = "postgres")]
+use crate::{CommitError, SharedError};
 
 const BUSY: &str = "The service has too many operations at once. Send the request again later.";
 const FAILED: &str = "The service can't tell whether this operation has run. Nothing was started; send the \
                       request again later, with the same key.";
 const NOT_STORED: &str = "The operation has run, and its result could not be stored. Send the request again \
                           later, with the same key.";
+#[cfg(feature = "postgres")]
+const MAY_BE_STORED: &str = "The operation has run, and whether its result is stored is not known yet. Send the \
+                             request again later, with the same key.";
 pub(super) const UNKNOWN: &str = "An earlier request with this key was interrupted, and its effect may have \
                                   happened. Look for it before anything else; a retry gets this answer until \
                                   the service's owner has resolved the key.";
@@ -40,6 +45,10 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
         BeginError::Busy(Busy::TooManyWaiters { .. }) => (ProblemKind::InFlight, IN_FLIGHT),
         BeginError::Busy(_) => (ProblemKind::StoreBusy, BUSY),
         BeginError::Failed(_) | BeginError::Closed => (ProblemKind::StoreFailed, FAILED),
+        #[cfg(feature = "postgres")]
+        BeginError::Shared(SharedError::Busy { .. }) => (ProblemKind::StoreBusy, BUSY),
+        #[cfg(feature = "postgres")]
+        BeginError::Shared(_) => (ProblemKind::StoreFailed, FAILED),
         BeginError::Io(_) => (ProblemKind::StoreFailed, "The stored response can't be read at the moment."),
         BeginError::Damaged(_) => (ProblemKind::RecordUnreadable, "The stored response is damaged."),
         BeginError::InsideCallback
@@ -64,6 +73,12 @@ pub(super) fn of_end(reason: &ClaimError) -> Fault {
             | Status::Expired(_)
             | Status::Unreadable(_) => Fault::new(ProblemKind::OutcomeUnknown, UNKNOWN),
         },
+        #[cfg(feature = "postgres")]
+        ClaimError::Commit(CommitError::Shared(SharedError::Unknown(_))) => {
+            Fault::new(ProblemKind::StoreFailed, MAY_BE_STORED)
+        }
+        #[cfg(feature = "postgres")]
+        ClaimError::NotShared => Fault::new(ProblemKind::StoreFailed, NOT_STORED),
         ClaimError::BodyTooLarge { .. }
         | ClaimError::Option(_)
         | ClaimError::NoLease

@@ -74,6 +74,8 @@ impl TracingObserver {
             | BeginError::DuplicateInBatch { .. }
             | BeginError::BatchTooLong { .. }
             | BeginError::Closed => write!(Level::DEBUG),
+            #[cfg(feature = "postgres")]
+            BeginError::Shared(_) => write!(Level::WARN),
         }
     }
 }

@@ -100,6 +100,8 @@ impl MetricsObserver {
             BeginError::Closed => "closed",
             BeginError::Damaged(_) => "damaged",
             BeginError::Io(_) => "io",
+            #[cfg(feature = "postgres")]
+            BeginError::Shared(_) => "shared",
         };
         let labels = [
             ("engine", self.engine.clone()),

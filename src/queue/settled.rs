@@ -117,5 +117,7 @@ fn of_error(error: &BeginError) -> Settlement {
         | BeginError::Failed(_)
         | BeginError::Closed
         | BeginError::Io(_) => Settlement::RetryLater,
+        #[cfg(feature = "postgres")]
+        BeginError::Shared(_) => Settlement::RetryLater,
     }
 }

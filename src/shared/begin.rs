@@ -1,21 +1,61 @@
 //! Begins: a call asks for a key, and is granted a claim, answered, or told to wait.
 
-use super::claim::{SharedBegin, SharedClaim};
-use super::core::Handle;
-use super::error::SharedError;
-use super::granting::{Asked, Granting, NewClaim, Tries};
+use super::claim::SharedClaim;
+use super::core::{Core, SharedHandle};
+use super::granting::{Asked, Granting, NewClaim, Tries, not_granted};
+use super::refusal::Refusal;
 use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::BeginAsk;
 use super::take_over;
 use crate::Fingerprint;
-use crate::sync::Arc;
+use crate::engine::common::counters::Counters;
+use crate::engine::common::namespace::ScopeInner;
+use crate::engine::handles::claim::Begin;
+use crate::error::BeginError;
+use crate::sync::{Arc, Ordering};
 
-pub(super) async fn begin(
-    handle: &Arc<Handle>,
+impl SharedHandle {
+    /// Asks whether to run the operation with this key. A future that is dropped claims nothing:
+    /// what it was granted is withdrawn.
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        scope: &ScopeInner,
+        key: &[u8],
+        fingerprint: Fingerprint,
+    ) -> Result<Begin, BeginError> {
+        let answer = match Asked::to_grant(scope, key) {
+            Ok(asked) => begin(self, &asked, fingerprint).await.map_err(not_granted),
+            Err(error) => Err(error.into()),
+        };
+        self.0.count_begin(&answer);
+        answer
+    }
+}
+
+impl Core {
+    pub(super) fn count_begin(&self, answer: &Result<Begin, BeginError>) {
+        match answer {
+            Ok(Begin::Fresh(claim)) => {
+                Counters::count(&self.counters.fresh);
+                Counters::add(&self.counters.rerun, usize::from(claim.interrupted().is_some()));
+            }
+            Ok(Begin::InFlight(_)) => {
+                self.answers.waited.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Begin::Done(_)) => {
+                self.answers.replayed.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => self.counters.count_refusal(error),
+        }
+    }
+}
+
+async fn begin(
+    handle: &Arc<SharedHandle>,
     asked: &Asked,
     fingerprint: Fingerprint,
-) -> Result<SharedBegin, SharedError> {
+) -> Result<Begin, BeginError> {
     let core = &*handle.0;
     core.check()?;
     let deadline = core.deadline();
@@ -45,14 +85,14 @@ pub(super) async fn begin(
         };
         if let Some(fence) = begun.granted {
             let claim = NewClaim::granted(&terms, fingerprint, fence, begun.now).attempt(asked);
-            return Ok(SharedBegin::Fresh(SharedClaim::new(handle, claim, granting.arrives(), false)));
+            return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives(), false).into()));
         }
         if let Some(row) = &begun.seen {
-            row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
+            row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
             if row.nonce == granting.nonce && row.state == RowState::InFlight {
                 core.confirm(deadline).await?;
                 let claim = NewClaim::found(row, core).attempt(asked);
-                return Ok(SharedBegin::Fresh(SharedClaim::new(handle, claim, granting.arrives(), false)));
+                return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives(), false).into()));
             }
         }
         if tries.unknown.is_none() {

@@ -2,8 +2,8 @@
 
 use super::claim::SharedClaim;
 use super::core::Core;
-use super::error::SharedError;
 use super::granting::Tries;
+use super::refusal::{carry, check_caller};
 use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::span;
@@ -11,52 +11,17 @@ use super::statements::end::EndAsk;
 use super::statements::look::LookAsk;
 use crate::attempt::Ended;
 use crate::clock::Deadline;
-use crate::error::OptionError;
+use crate::engine::common::completion::Completion;
+use crate::engine::common::counters::Counters;
+use crate::engine::common::end_request::{EndRequest, NewResult};
+use crate::error::{ClaimError, CommitError, EndError};
 use crate::record::retention::Retention;
 use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Decision, Event, decide};
 use crate::sync::{Arc, Ordering};
-use crate::task::caller::park_on;
-use crate::{Completion, Timestamp};
-
-/// Why a claim could not be ended. It comes back unless it is no longer good: ending it again is
-/// safe, even if the outcome is unknown, for the store knows its fence.
-pub struct SharedEndError {
-    reason: SharedError,
-    claim: Option<Box<SharedClaim>>,
-}
-
-impl SharedEndError {
-    /// What went wrong.
-    #[must_use]
-    pub fn reason(&self) -> &SharedError {
-        &self.reason
-    }
-
-    /// The claim, unless it is no longer good.
-    #[must_use]
-    pub fn into_claim(self) -> Option<SharedClaim> {
-        self.claim.map(|claim| *claim)
-    }
-}
-
-impl std::fmt::Display for SharedEndError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.reason.fmt(f)
-    }
-}
-
-impl std::fmt::Debug for SharedEndError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SharedEndError({self})")
-    }
-}
-
-impl std::error::Error for SharedEndError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.reason)
-    }
-}
+use crate::task::caller::Caller;
+use crate::task::reply;
+use crate::{Status, Timestamp};
 
 /// What a claim is completed with.
 pub(super) struct Result_ {
@@ -75,72 +40,57 @@ pub(super) struct Carried {
 }
 
 impl SharedClaim {
-    /// Ends the claim with a success. Durable when it returns.
-    ///
-    /// # Errors
-    ///
-    /// When the body is too long; when the claim's lease or session ended and the claim is not the
-    /// current one any more; when the store does not answer in time.
-    pub fn complete(self, body: impl AsRef<[u8]>) -> Result<Record, SharedEndError> {
-        park_on(self.complete_with_async(body, Completion::new()))
-    }
-
-    /// [`complete`](Self::complete) for tasks, on any executor. If the future is dropped, the
-    /// claim is completed, or its key becomes interrupted.
-    ///
-    /// # Errors
-    ///
-    /// As for [`complete`](Self::complete).
-    pub async fn complete_async(self, body: impl AsRef<[u8]>) -> Result<Record, SharedEndError> {
-        self.complete_with_async(body, Completion::new()).await
-    }
-
-    /// The same, with times or without the body.
-    ///
-    /// # Errors
-    ///
-    /// As for [`complete`](Self::complete), and when a time is out of range.
-    pub async fn complete_with_async(
+    /// Ends the claim for a caller of either kind.
+    pub(crate) async fn end_for(
         self,
-        body: impl AsRef<[u8]>,
-        completion: Completion,
-    ) -> Result<Record, SharedEndError> {
-        self.finish(Outcome::Success, body.as_ref(), completion).await
+        caller: Caller,
+        request: EndRequest<'_>,
+    ) -> Result<Option<Record>, EndError> {
+        match check_caller(caller) {
+            Ok(()) => carry(caller, self.end_as_asked(request)).await,
+            Err(refusal) => Err(self.refused(refusal.into())),
+        }
     }
 
-    /// Ends the claim with a failure, which retries get as well.
+    /// Ends the claim as its holder asks. The record is `None` after a release.
     ///
-    /// # Errors
-    ///
-    /// As for [`complete`](Self::complete).
-    pub fn fail(self, body: impl AsRef<[u8]>) -> Result<Record, SharedEndError> {
-        park_on(self.fail_async(body))
+    /// If the future is dropped, the claim has ended so, or its key becomes interrupted.
+    async fn end_as_asked(self, request: EndRequest<'_>) -> Result<Option<Record>, EndError> {
+        match request {
+            EndRequest::Store(result) => self.finish(result).await.map(Some),
+            EndRequest::Release => self.release().await.map(|()| None),
+        }
     }
 
-    /// [`fail`](Self::fail) for tasks.
-    ///
-    /// # Errors
-    ///
-    /// As for [`complete`](Self::complete).
-    pub async fn fail_async(self, body: impl AsRef<[u8]>) -> Result<Record, SharedEndError> {
-        self.finish(Outcome::Failure, body.as_ref(), Completion::new()).await
+    /// The same for a task: it happens whether or not the future is polled.
+    pub(crate) fn start_end(
+        self,
+        request: EndRequest<'_>,
+    ) -> impl Future<Output = Result<Option<Record>, EndError>> + Send + use<> {
+        let (reply, ended) = reply::pair();
+        let handle = self.handle();
+        let owned = Owned::of(request);
+        handle.0.spawn(Box::new(move || {
+            Box::pin(async move { reply.send(self.end_as_asked(owned.request()).await) })
+        }));
+        // Without the store's thread, the claim was dropped with the job.
+        async move { ended.get().await.unwrap_or_else(|| Err(EndError::new(CommitError::Closed.into(), None))) }
     }
 
-    /// Gives the claim back: its operation certainly did not happen.
-    ///
-    /// # Errors
-    ///
-    /// As for [`complete`](Self::complete).
-    pub fn release(self) -> Result<(), SharedEndError> {
-        park_on(self.release_async())
+    /// The same for one of a batch, of a caller of either kind.
+    pub(crate) fn start_end_for(
+        self,
+        caller: Caller,
+        request: EndRequest<'_>,
+    ) -> impl Future<Output = Result<Option<Record>, EndError>> + Send + use<> {
+        let started = match check_caller(caller) {
+            Ok(()) => Ok(self.start_end(request)),
+            Err(refusal) => Err(self.refused(refusal.into())),
+        };
+        async move { started?.await }
     }
 
-    /// [`release`](Self::release) for tasks.
-    ///
-    /// # Errors
-    ///
-    /// As for [`complete`](Self::complete).
-    pub async fn release_async(mut self) -> Result<(), SharedEndError> {
+    async fn release(mut self) -> Result<(), EndError> {
         let vacates = self.attempt.earlier.is_none() || self.resolves;
         let end = if vacates {
             EndAsk::vacate(self.row())
@@ -150,6 +100,7 @@ impl SharedClaim {
         let to = if vacates { RowState::Vacated } else { RowState::Interrupted };
         match self.carry_out(end, Some(to)).await {
             Ok(_) => {
+                Counters::count(&self.core().counters.released);
                 self.end(if vacates { Ended::Vacated } else { Ended::Interrupted });
                 Ok(())
             }
@@ -157,13 +108,9 @@ impl SharedClaim {
         }
     }
 
-    async fn finish(
-        mut self,
-        outcome: Outcome,
-        body: &[u8],
-        completion: Completion,
-    ) -> Result<Record, SharedEndError> {
-        let result = match self.result(outcome, body, completion) {
+    async fn finish(mut self, result: NewResult<'_>) -> Result<Record, EndError> {
+        let outcome = result.outcome;
+        let result = match self.result(result) {
             Ok(result) => result,
             Err(reason) => return Err(self.refused(reason)),
         };
@@ -177,29 +124,31 @@ impl SharedClaim {
         match self.carry_out(end, Some(RowState::Done)).await {
             Ok(carried) => {
                 let record = carried.found.unwrap_or_else(|| self.record(&result, carried.at));
-                self.end(Ended::Done(record.clone()));
+                self.has_stored(&record);
                 Ok(record)
             }
             Err(reason) => Err(self.refused(reason)),
         }
     }
 
-    pub(super) fn result(
-        &self,
-        outcome: Outcome,
-        body: &[u8],
-        completion: Completion,
-    ) -> Result<Result_, SharedError> {
-        let max = self.core().options.max_body_bytes;
-        let keeps_body = completion.keeps_body();
-        if body.len() > max && keeps_body {
-            return Err(SharedError::BodyTooLarge { len: body.len(), max });
+    /// Notes that it has ended with this record.
+    pub(super) fn has_stored(&mut self, record: &Record) {
+        let counters = &self.core().counters;
+        Counters::count(match record.outcome() {
+            Outcome::Success => &counters.completed,
+            Outcome::Failure => &counters.failed,
+        });
+        self.end(Ended::Done(record.clone()));
+    }
+
+    pub(super) fn result(&self, result: NewResult<'_>) -> Result<Result_, ClaimError> {
+        let (len, max) = (result.kept().len(), self.core().options.max_body_bytes);
+        if len > max {
+            return Err(ClaimError::BodyTooLarge { len, max });
         }
-        let retention = completion
-            .retention(self.attempt.retention)
-            .map_err(|error: OptionError| SharedError::Option(error))?;
-        let body = if keeps_body { body.into() } else { Arc::default() };
-        Ok(Result_ { outcome, body, keeps_body, retention })
+        let retention = result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
+        let keeps_body = result.completion.keeps_body();
+        Ok(Result_ { outcome: result.outcome, body: result.kept().into(), keeps_body, retention })
     }
 
     pub(super) fn record(&self, result: &Result_, completed: Timestamp) -> Record {
@@ -225,17 +174,19 @@ impl SharedClaim {
         record
     }
 
-    pub(super) fn refused(mut self, reason: SharedError) -> SharedEndError {
-        if matches!(reason, SharedError::Superseded(_)) {
+    pub(super) fn refused(mut self, reason: ClaimError) -> EndError {
+        if matches!(reason, ClaimError::Superseded(_)) {
+            Counters::count(&self.core().counters.lease_expired);
             self.end(Ended::Interrupted);
-            return SharedEndError { reason, claim: None };
+            return EndError::new(reason, None);
         }
-        SharedEndError { reason, claim: Some(Box::new(self)) }
+        EndError::new(reason, Some(self.into()))
     }
 
-    /// Changes the claim's row. If an answer got lost, the row tells: it has this claim's nonce and fence, and the state `to`. `None`
-    /// for a change after which the claim is still good, which can be made twice.
-    pub(super) async fn carry_out(&self, end: EndAsk, to: Option<RowState>) -> Result<Carried, SharedError> {
+    /// Changes the claim's row. If an answer got lost, the row tells: it has this claim's nonce and
+    /// fence, and the state `to`. `None` for a change after which the claim is still good, which can
+    /// be made twice.
+    pub(super) async fn carry_out(&self, end: EndAsk, to: Option<RowState>) -> Result<Carried, ClaimError> {
         let core = self.core();
         core.check()?;
         let deadline = core.deadline();
@@ -265,13 +216,13 @@ impl SharedClaim {
         &self,
         to: Option<RowState>,
         deadline: Deadline,
-    ) -> Result<Option<Carried>, SharedError> {
+    ) -> Result<Option<Carried>, ClaimError> {
         let core = self.core();
         let digest = self.attempt.digest;
         let looked = core.ask(LookAsk { digest }, deadline).await.map_err(Core::refusal)?;
         let now = looked.now;
         let Some(row) = looked.row else {
-            return Err(SharedError::Superseded(Box::new(crate::Status::Vacant)));
+            return Err(self.superseded(Status::Vacant));
         };
         let is_mine = row.nonce == self.nonce && row.fence == self.attempt.fence && Some(row.state) == to;
         let may_be_over = self.may_be_over.load(Ordering::Relaxed);
@@ -291,9 +242,7 @@ impl SharedClaim {
             return Ok(Some(Carried { at: now, found }));
         }
         match decide(row.state(), Event::End { fence: self.attempt.fence, now }) {
-            Decision::Superseded => {
-                Err(SharedError::Superseded(Box::new(row.status(digest, now, &core.budget))))
-            }
+            Decision::Superseded => Err(self.superseded(row.status(digest, now, &core.budget))),
             Decision::Grant { .. }
             | Decision::Wait
             | Decision::Replay
@@ -303,6 +252,37 @@ impl SharedClaim {
             | Decision::Busy
             | Decision::Become(_)
             | Decision::Stay => Ok(None),
+        }
+    }
+
+    fn superseded(&self, now: Status) -> ClaimError {
+        Counters::count(&self.core().counters.superseded);
+        ClaimError::Superseded(Box::new(now))
+    }
+}
+
+/// A request with a body of its own, for the store's thread.
+enum Owned {
+    Store(Outcome, Vec<u8>, Completion),
+    Release,
+}
+
+impl Owned {
+    fn of(request: EndRequest<'_>) -> Self {
+        match request {
+            EndRequest::Store(NewResult { outcome, body, completion }) => Self::Store(
+                outcome,
+                if completion.keeps_body() { body.to_vec() } else { Vec::new() },
+                completion,
+            ),
+            EndRequest::Release => Self::Release,
+        }
+    }
+
+    fn request(&self) -> EndRequest<'_> {
+        match self {
+            Self::Store(outcome, body, completion) => EndRequest::store(*outcome, body, *completion),
+            Self::Release => EndRequest::Release,
         }
     }
 }

@@ -16,9 +16,9 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
 
 use super::columns::Params;
-use super::error::{FailureKind, StoreFailure};
 use super::sql::Kind;
 use super::statement::Miss;
+use crate::error::{FailureKind, StoreFailure};
 use crate::sync::{Arc, Ordering, UnseenI64, UnseenU64};
 
 /// How a link is made.

@@ -8,25 +8,28 @@ use tokio_postgres::types::Type;
 
 use super::columns::Params;
 use super::connection::{Link, LinkOptions};
-use super::error::{FailureKind, SharedError, StoreFailure};
 use super::group::{Errand, Intake, Queued};
 use super::loose_ends::LooseEnds;
 use super::options::SharedOptions;
 use super::policies::Policies;
+use super::refusal::Refusal;
 use super::session::{Session, SessionState};
 use super::sql::Sql;
 use super::statement::{Ask, Miss};
 use super::watches::{Outbox, Watches};
+use crate::Timestamp;
 use crate::attempt::progress::Budget;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Stopwatch};
+use crate::engine::common::counters::Counters;
+use crate::error::{FailureKind, SharedError, StoreFailure};
 use crate::fork::Origin;
 use crate::key::Secret;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, UnseenU64};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, UnseenU64};
 use crate::task::reply::{self, Reply, ReplySender};
 
-/// Statistics.
+/// What goes to the server.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct Traffic {
     pub(super) trips: Arc<UnseenU64>,
     pub(super) groups: UnseenU64,
     pub(super) grouped: UnseenU64,
@@ -34,10 +37,17 @@ pub(super) struct Counters {
     pub(super) swept: UnseenU64,
 }
 
+/// Answers of begins that `Counters` does not count.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) replayed: UnseenU64,
+    pub(super) waited: UnseenU64,
+}
+
 /// A job for the store's thread that needs no connection.
 pub(super) type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-pub(super) struct Core {
+pub(crate) struct Core {
     pub(super) options: SharedOptions,
     pub(super) link: LinkOptions,
     pub(super) sql: Sql,
@@ -49,7 +59,15 @@ pub(super) struct Core {
     pub(super) outbox: Outbox,
     pub(super) loose_ends: LooseEnds,
     pub(super) budget: Arc<Budget>,
+    pub(super) traffic: Traffic,
     pub(super) counters: Counters,
+    pub(super) answers: Answers,
+    /// Claims that callers have.
+    pub(super) held: AtomicUsize,
+    /// How many there were at the close.
+    pub(super) left: OnceLock<usize>,
+    /// The server's time when it was last told, and how long ago that was. Leaf lock.
+    clock: Mutex<Option<(Timestamp, Stopwatch)>>,
     /// A pooler in transaction mode is in between.
     pub(super) is_pooled: AtomicBool,
     /// The connection that hears notifications is there.
@@ -76,7 +94,12 @@ impl Core {
             outbox: Outbox::default(),
             loose_ends: LooseEnds::default(),
             budget: Arc::default(),
-            counters: Counters { trips: Arc::clone(&link.trips), ..Counters::default() },
+            traffic: Traffic { trips: Arc::clone(&link.trips), ..Traffic::default() },
+            counters: Counters::default(),
+            answers: Answers::default(),
+            held: AtomicUsize::new(0),
+            left: OnceLock::new(),
+            clock: Mutex::new(None),
             is_pooled: AtomicBool::new(link.is_pooled),
             is_listening: AtomicBool::new(false),
             origin: Origin::here(),
@@ -98,11 +121,11 @@ impl Core {
     }
 
     /// Refuses calls in a forked child, where nothing would answer, and after the close.
-    pub(super) fn check(&self) -> Result<(), SharedError> {
+    pub(super) fn check(&self) -> Result<(), Refusal> {
         if self.is_forked() {
-            return Err(SharedError::Forked);
+            return Err(Refusal::Forked);
         }
-        if self.is_closing.load(Ordering::Acquire) { Err(SharedError::Closed) } else { Ok(()) }
+        if self.is_closing.load(Ordering::Acquire) { Err(Refusal::Closed) } else { Ok(()) }
     }
 
     pub(super) fn is_forked(&self) -> bool {
@@ -149,14 +172,14 @@ impl Core {
     /// Makes sure that what this process can see is as durable as an acknowledged commit: a later
     /// commit waits for the same standbys. After an unknown outcome a row may be visible although
     /// no standby has it.
-    pub(super) async fn confirm(&self, deadline: Deadline) -> Result<(), SharedError> {
+    pub(super) async fn confirm(&self, deadline: Deadline) -> Result<(), Refusal> {
         let sql = self.sql.filled("UPDATE {S}.sessions SET until_ms = until_ms WHERE id = $1");
         let session = self.session.last().unwrap_or_default();
         let confirmed = self.errand(deadline, async move |link: Rc<Link>| {
             link.once(&sql, &Params::default().with(session, Type::INT8)).await
         });
         confirmed.await.map(drop).map_err(|miss| match miss {
-            Miss::NotDone(failure) | Miss::Unknown(failure) => SharedError::Unknown(failure),
+            Miss::NotDone(failure) | Miss::Unknown(failure) => SharedError::Unknown(failure).into(),
             Miss::Busy(_) | Miss::Closed => Self::refusal(miss),
         })
     }
@@ -187,6 +210,17 @@ impl Core {
         awake.get().await;
     }
 
+    /// The server has told its time.
+    pub(super) fn tell_time(&self, now: Timestamp) {
+        *self.clock.lock() = Some((now, Stopwatch::start()));
+    }
+
+    /// The server's time, as far as it was told.
+    pub(super) fn now(&self) -> Timestamp {
+        let clock = self.clock.lock();
+        clock.as_ref().map_or_else(Timestamp::default, |(now, since)| now.saturating_add(since.elapsed()))
+    }
+
     pub(super) fn note_failure(&self, failure: &StoreFailure) {
         *self.last_failure.lock() = Some(failure.clone());
     }
@@ -213,7 +247,7 @@ impl Core {
     }
 
     pub(super) fn is_disconnected(&self, listens: bool) {
-        self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+        self.traffic.reconnects.fetch_add(1, Ordering::Relaxed);
         if listens {
             self.is_listening.store(false, Ordering::Relaxed);
         }
@@ -247,36 +281,36 @@ impl Core {
     }
 
     /// The session of this process, once it is known to live.
-    pub(super) async fn session(&self, deadline: Deadline) -> Result<i64, SharedError> {
+    pub(super) async fn session(&self, deadline: Deadline) -> Result<i64, Refusal> {
         loop {
             match self.session.state() {
                 SessionState::Live { id, until } if !until.has_passed() => return Ok(id),
-                SessionState::Replaced => return Err(SharedError::Replaced),
+                SessionState::Replaced => return Err(SharedError::Replaced.into()),
                 SessionState::Live { .. } | SessionState::None => {}
             }
             self.check()?;
             if deadline.has_passed() {
-                return Err(SharedError::NoSession(self.options.call_timeout));
+                return Err(SharedError::NoSession(self.options.call_timeout).into());
             }
             self.session.renewed().get().await;
         }
     }
 
     /// What a caller is told of a miss.
-    pub(super) fn refusal(miss: Miss) -> SharedError {
+    pub(super) fn refusal(miss: Miss) -> Refusal {
         match miss {
-            Miss::NotDone(failure) => SharedError::Unavailable(failure),
-            Miss::Unknown(failure) => SharedError::Unknown(failure),
-            Miss::Busy(max) => SharedError::Busy { max },
-            Miss::Closed => SharedError::Closed,
+            Miss::NotDone(failure) => Refusal::unavailable(failure),
+            Miss::Unknown(failure) => SharedError::Unknown(failure).into(),
+            Miss::Busy(max) => SharedError::Busy { max }.into(),
+            Miss::Closed => Refusal::Closed,
         }
     }
 }
 
 /// What callers hold. The last one closes the store.
-pub(super) struct Handle(pub(super) Arc<Core>);
+pub(crate) struct SharedHandle(pub(super) Arc<Core>);
 
-impl Drop for Handle {
+impl Drop for SharedHandle {
     fn drop(&mut self) {
         self.0.close();
     }

@@ -7,29 +7,35 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::connection::{Link, LinkOptions};
-use super::core::Core;
-use super::error::{FailureKind, SharedError, StoreFailure};
+use super::core::{Core, SharedHandle};
 use super::options::{Pooling, SharedOptions};
+use super::refusal::Refusal;
 use super::sql::Sql;
 use super::{keeper, schema, settle, sweep, wait, worker};
 use crate::clock::Deadline;
+use crate::error::{FailureKind, OpenError, StoreFailure};
 use crate::fork;
 use crate::sync::{self, Arc};
 use crate::task::reply::{self, ReplySender};
 
 /// Connects, and starts the thread.
-pub(super) async fn start(options: SharedOptions) -> Result<Arc<Core>, SharedError> {
+pub(crate) async fn start(options: SharedOptions) -> Result<Arc<SharedHandle>, OpenError> {
     options.check()?;
-    let failed = |message: String| SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message));
+    let failed = |message: String| unavailable(StoreFailure::new(FailureKind::Options, message));
     fork::watch().map_err(|error| failed(format!("forks can't be watched: {error}")))?;
     let (ready, started) = reply::pair();
     let thread = sync::spawn("idemkv-shared", move || run(options, ready));
     // It ends by itself once the store is closed.
     drop(thread.map_err(|error| failed(format!("no thread could be started: {error}")))?);
-    started.get().await.unwrap_or(Err(SharedError::Closed))
+    let core = started.get().await.unwrap_or(Err(Refusal::Closed.into()))?;
+    Ok(Arc::new(SharedHandle(core)))
 }
 
-type Ready = ReplySender<Result<Arc<Core>, SharedError>>;
+fn unavailable(failure: StoreFailure) -> OpenError {
+    Refusal::unavailable(failure).into()
+}
+
+type Ready = ReplySender<Result<Arc<Core>, OpenError>>;
 
 fn run(options: SharedOptions, ready: Ready) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
@@ -37,7 +43,7 @@ fn run(options: SharedOptions, ready: Ready) {
         Err(error) => {
             let message = format!("the runtime could not be started: {error}");
             let failure = StoreFailure::new(FailureKind::Options, message);
-            return ready.send(Err(SharedError::Unavailable(failure)));
+            return ready.send(Err(unavailable(failure)));
         }
     };
     let tasks = LocalSet::new();
@@ -63,7 +69,7 @@ async fn live(options: SharedOptions, ready: Ready) {
         Err(error) => Err(error),
     };
     if let Err(error) = begun {
-        return ready.send(Err(error));
+        return ready.send(Err(error.into()));
     }
     spawn_local(sweep::sweep(Arc::clone(&core)));
     ready.send(Ok(Arc::clone(&core)));
@@ -107,9 +113,8 @@ async fn expire(core: Arc<Core>) {
 }
 
 /// Looks at the server, makes the tables, and reads what every call needs.
-async fn prepared(options: SharedOptions) -> Result<Core, SharedError> {
+async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
     let config = options.config()?;
-    let unavailable = SharedError::Unavailable;
     let quoted = schema::quoted(&options.schema).map_err(unavailable)?;
     let link_options = LinkOptions {
         config,
@@ -130,7 +135,7 @@ async fn prepared(options: SharedOptions) -> Result<Core, SharedError> {
     let patience = options.connect_timeout + options.statement_timeout;
     let Ok(found) = timeout(patience, preparing).await else {
         let message = "the tables could not be looked at in time";
-        return Err(SharedError::Unavailable(StoreFailure::new(FailureKind::TimedOut, message)));
+        return Err(unavailable(StoreFailure::new(FailureKind::TimedOut, message)));
     };
     let found = found.map_err(unavailable)?;
     let sql = Sql::new(&quoted, &options.clock);

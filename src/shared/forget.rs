@@ -1,18 +1,38 @@
 //! Records, tombstones and interruptions are forgotten before their time.
 
-use super::core::Core;
-use super::error::SharedError;
+use super::core::{Core, SharedHandle};
 use super::granting::{Asked, Tries};
+use super::refusal::Refusal;
 use super::row::RowState;
 use super::statements::change::ChangeAsk;
 use super::statements::look::LookAsk;
 use super::take_over::decided;
+use crate::engine::common::counters::Counters;
+use crate::engine::common::namespace::ScopeInner;
+use crate::error::{ForgetError, ReadError};
 use crate::state::{Decision, Event, Phase};
 use crate::{Fence, Status};
 
-impl Core {
+impl SharedHandle {
+    /// The state of a key.
+    pub(crate) async fn status(&self, scope: &ScopeInner, key: &[u8]) -> Result<Status, ReadError> {
+        self.0.status(&Asked::of(scope, key)?).await
+    }
+
     /// Forgets what the key has, if it still has that of `fence`; `false` if there was nothing.
-    pub(super) async fn forget(&self, asked: &Asked, fence: Option<Fence>) -> Result<bool, SharedError> {
+    pub(crate) async fn forget(
+        &self,
+        scope: &ScopeInner,
+        key: &[u8],
+        fence: Option<Fence>,
+    ) -> Result<bool, ForgetError> {
+        let asked = Asked::of(scope, key).map_err(ReadError::Key)?;
+        self.0.forget(&asked, fence).await
+    }
+}
+
+impl Core {
+    async fn forget(&self, asked: &Asked, fence: Option<Fence>) -> Result<bool, ForgetError> {
         self.check()?;
         let deadline = self.deadline();
         let mut tries = Tries::new(deadline);
@@ -27,7 +47,7 @@ impl Core {
                 }
             };
             let Some(row) = looked.row else { return Ok(sent.is_some()) };
-            row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
+            row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
             if row.state == RowState::Vacated && sent == Some(row.fence) {
                 self.confirm(deadline).await?;
                 return Ok(true);
@@ -37,7 +57,7 @@ impl Core {
             }
             let decision = decided(&row, Event::Forget { now: looked.now }, looked.now).0;
             if decision == Decision::Busy {
-                return Err(SharedError::InFlight);
+                return Err(ForgetError::InFlight);
             }
             if decision.becomes() != Some(Phase::Ending) {
                 return Ok(false);
@@ -45,7 +65,10 @@ impl Core {
             let change =
                 ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Vacated };
             match self.ask(change, deadline).await {
-                Ok(changed) if changed.is_done => return Ok(true),
+                Ok(changed) if changed.is_done => {
+                    Counters::count(&self.counters.forgotten);
+                    return Ok(true);
+                }
                 Ok(_) => tries.check(self)?,
                 Err(miss) => {
                     sent = Some(row.fence);
@@ -55,8 +78,7 @@ impl Core {
         }
     }
 
-    /// The state of a key.
-    pub(super) async fn status(&self, asked: &Asked) -> Result<Status, SharedError> {
+    async fn status(&self, asked: &Asked) -> Result<Status, ReadError> {
         self.check()?;
         let deadline = self.deadline();
         let mut tries = Tries::new(deadline);
@@ -64,11 +86,11 @@ impl Core {
             match self.ask(LookAsk { digest: asked.digest }, deadline).await {
                 Ok(looked) => {
                     let Some(row) = looked.row else { return Ok(Status::Vacant) };
-                    row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
+                    row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
                     return Ok(row.status(asked.digest, looked.now, &self.budget));
                 }
                 // A look changes nothing, so its outcome is never unknown.
-                Err(miss) => tries.again(self, miss).await.map_err(super::granting::not_granted)?,
+                Err(miss) => tries.again(self, miss).await?,
             }
         }
     }

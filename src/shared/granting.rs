@@ -1,7 +1,7 @@
 //! A grant that is under way: its nonce, its repetitions, and what it becomes.
 
 use super::core::Core;
-use super::error::{FailureKind, SharedError, StoreFailure};
+use super::refusal::Refusal;
 use super::row::KeyRow;
 use super::statement::Miss;
 use super::statements::begin::Terms;
@@ -10,6 +10,8 @@ use crate::attempt::interruption::Earlier;
 use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::Deadline;
+use crate::engine::common::namespace::ScopeInner;
+use crate::error::{BeginError, FailureKind, KeyError, SharedError, StoreFailure};
 use crate::key::Digest;
 use crate::record::retention::Retention;
 use crate::state::Fence;
@@ -24,13 +26,27 @@ pub(super) struct Asked {
     pub(super) digest: Digest,
 }
 
+impl Asked {
+    /// Any key that a scope can have.
+    pub(super) fn of(scope: &ScopeInner, key: &[u8]) -> Result<Self, KeyError> {
+        Ok(Self { scope: scope.shared_name(), key: key.into(), digest: scope.digest(key)? })
+    }
+
+    /// A key that can be granted a claim.
+    pub(super) fn to_grant(scope: &ScopeInner, key: &[u8]) -> Result<Self, KeyError> {
+        let asked = Self::of(scope, key)?;
+        scope.check_granted(key)?;
+        Ok(asked)
+    }
+}
+
 /// A number that only this call knows. A row with it was granted by this call, even if the answer
 /// got lost.
-pub(super) fn nonce() -> Result<u128, SharedError> {
+pub(super) fn nonce() -> Result<u128, Refusal> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         let message = format!("the system gave no random bytes: {error}");
-        SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
+        Refusal::unavailable(StoreFailure::new(FailureKind::Options, message))
     })?;
     Ok(u128::from_be_bytes(bytes))
 }
@@ -46,11 +62,7 @@ pub(super) struct Granting<'a> {
 }
 
 impl<'a> Granting<'a> {
-    pub(super) fn new(
-        core: &'a Core,
-        digest: Digest,
-        standing: Option<Standing>,
-    ) -> Result<Self, SharedError> {
+    pub(super) fn new(core: &'a Core, digest: Digest, standing: Option<Standing>) -> Result<Self, Refusal> {
         Ok(Self { core, digest, nonce: nonce()?, standing, is_sent: false })
     }
 
@@ -99,13 +111,13 @@ impl Tries {
 
     /// After a miss: whether to try again. An unknown outcome is found out by trying again; a
     /// statement that did nothing is tried again if that may help at once.
-    pub(super) async fn again(&mut self, core: &Core, miss: Miss) -> Result<(), SharedError> {
+    pub(super) async fn again(&mut self, core: &Core, miss: Miss) -> Result<(), Refusal> {
         let is_over = self.deadline.has_passed();
         match miss {
             Miss::Unknown(failure) => {
                 self.unknown = Some(failure.clone());
                 if is_over || failure.kind() == FailureKind::Damaged {
-                    return Err(SharedError::Unknown(failure));
+                    return Err(SharedError::Unknown(failure).into());
                 }
             }
             Miss::NotDone(failure) => {
@@ -121,15 +133,15 @@ impl Tries {
         Ok(())
     }
 
-    fn refusal(&self, miss: Miss) -> SharedError {
+    fn refusal(&self, miss: Miss) -> Refusal {
         match &self.unknown {
-            Some(failure) => SharedError::Unknown(failure.clone()),
+            Some(failure) => SharedError::Unknown(failure.clone()).into(),
             None => Core::refusal(miss),
         }
     }
 
     /// Refuses another round once the time is up.
-    pub(super) fn check(&self, core: &Core) -> Result<(), SharedError> {
+    pub(super) fn check(&self, core: &Core) -> Result<(), Refusal> {
         if !self.deadline.has_passed() {
             return Ok(());
         }
@@ -201,13 +213,16 @@ impl NewClaim {
 }
 
 /// A begin without an answer granted nothing: what may have been granted is withdrawn.
-pub(super) fn not_granted(error: SharedError) -> SharedError {
-    if let SharedError::Unknown(failure) = error { SharedError::Unavailable(failure) } else { error }
+pub(super) fn not_granted(error: BeginError) -> BeginError {
+    if let BeginError::Shared(SharedError::Unknown(failure)) = error {
+        return SharedError::Unavailable(failure).into();
+    }
+    error
 }
 
 impl Core {
     /// On what terms a claim on a key of this scope is granted now.
-    pub(super) async fn terms(&self, scope: &[u8], deadline: Deadline) -> Result<Terms, SharedError> {
+    pub(super) async fn terms(&self, scope: &[u8], deadline: Deadline) -> Result<Terms, Refusal> {
         let session = self.session(deadline).await?;
         let (policy, policies) = self.policies.of(scope);
         Ok(Terms { session, policy, policies })
@@ -219,7 +234,7 @@ impl Core {
         is_alive: bool,
         policies: i64,
         deadline: Deadline,
-    ) -> Result<(), SharedError> {
+    ) -> Result<(), Refusal> {
         if !is_alive {
             self.session.renewed().get().await;
         }

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use super::connection::Link;
-use super::error::StoreFailure;
 use super::statement::{Ask, Miss, Statement};
 use super::statements::begin::BeginAsk;
 use super::statements::change::ChangeAsk;
@@ -16,6 +15,7 @@ use super::statements::end::{EndAsk, GentleEnd};
 use super::statements::grant::GrantAsk;
 use super::statements::look::{LookAsk, WantAsk};
 use crate::clock::Deadline;
+use crate::error::StoreFailure;
 use crate::sync::Mutex;
 
 /// Something to do with a connection that is no group.

@@ -1,19 +1,22 @@
-//! `Shared`: a connected store.
+//! `SharedHandle`: what a connected store tells of itself, and how it is closed.
 
-use super::core::{Core, Handle};
-use super::driver;
-use super::error::SharedError;
-use super::options::SharedOptions;
-use super::scope::SharedScope;
+#[cfg(feature = "sim")]
+use super::core::Core;
+use super::core::SharedHandle;
+use super::refusal::{Refusal, carry, check_caller};
+#[cfg(feature = "sim")]
 use super::sweep;
-use crate::sync::{Arc, Ordering};
-use crate::task::caller::park_on;
+use crate::Timestamp;
+use crate::engine::handles::stats::Stats;
+#[cfg(feature = "sim")]
+use crate::error::CommitError;
+use crate::error::Failure;
+use crate::key::Secret;
+use crate::policy::Policy;
+use crate::sync::Ordering;
+use crate::task::caller::Caller;
 
-/// A connected store. Cheap to clone. The last of its handles, scopes and claims closes it.
-#[derive(Clone)]
-pub struct Shared(Arc<Handle>);
-
-/// Statistics of one process.
+/// Statistics of one process that uses a shared store, besides [`Stats`](crate::Stats).
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct SharedStats {
@@ -33,78 +36,83 @@ pub struct SharedStats {
     pub is_pooled: bool,
 }
 
-impl Shared {
-    /// Connects to a store, makes its tables if need be, and starts a session.
-    ///
-    /// # Errors
-    ///
-    /// When the server does not answer in time or refuses the role, the tables are missing and
-    /// can't be made, or have another version, or an option is out of range.
-    pub fn connect(options: SharedOptions) -> Result<Self, SharedError> {
-        park_on(Self::connect_async(options))
+impl SharedHandle {
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.0.secret
     }
 
-    /// [`connect`](Self::connect) for tasks, on any executor.
-    ///
-    /// # Errors
-    ///
-    /// As for [`connect`](Self::connect).
-    pub async fn connect_async(options: SharedOptions) -> Result<Self, SharedError> {
-        Ok(Self(Arc::new(Handle(driver::start(options).await?))))
+    pub(crate) fn max_key_bytes(&self) -> usize {
+        self.0.options.max_key_bytes
     }
 
-    /// A namespace for keys.
-    #[must_use]
-    pub fn scope(&self, name: impl AsRef<[u8]>) -> SharedScope {
-        SharedScope::new(&self.0, name.as_ref())
+    pub(crate) fn is_forked(&self) -> bool {
+        self.0.is_forked()
     }
 
-    /// Statistics of this process.
-    #[must_use]
-    pub fn stats(&self) -> SharedStats {
-        let counters = &self.core().counters;
+    /// The server's time, as far as it was told.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    pub(crate) fn default_policy(&self) -> Policy {
+        self.0.policies.default
+    }
+
+    /// A scope's policy, as this process last read it.
+    pub(crate) fn policy_of(&self, scope: &[u8]) -> Policy {
+        self.0.policies.of(scope).0
+    }
+
+    pub(crate) fn declared_policies(&self) -> Vec<(Box<[u8]>, Policy)> {
+        if self.is_forked() { Vec::new() } else { self.0.policies.declared() }
+    }
+
+    /// Whether calls are answered.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        self.0.check()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    pub(crate) fn shared_stats(&self) -> SharedStats {
+        let (core, of) = (&*self.0, Ordering::Relaxed);
         SharedStats {
-            statements: counters.trips.load(Ordering::Relaxed),
-            groups: counters.groups.load(Ordering::Relaxed),
-            grouped: counters.grouped.load(Ordering::Relaxed),
-            lost_connections: counters.reconnects.load(Ordering::Relaxed),
-            swept: counters.swept.load(Ordering::Relaxed),
-            loose_ends: self.core().loose_ends.len(),
-            is_pooled: self.core().is_pooled.load(Ordering::Relaxed),
+            statements: core.traffic.trips.load(of),
+            groups: core.traffic.groups.load(of),
+            grouped: core.traffic.grouped.load(of),
+            lost_connections: core.traffic.reconnects.load(of),
+            swept: core.traffic.swept.load(of),
+            loose_ends: core.loose_ends.len(),
+            is_pooled: core.is_pooled.load(of),
         }
     }
 
     /// Sweeps some pages now, if the sweep is due and no other process has it.
-    ///
-    /// # Errors
-    ///
-    /// When the store does not answer in time.
-    pub fn sweep(&self) -> Result<bool, SharedError> {
-        park_on(sweep::step(&self.0.0)).map_err(Core::refusal)
+    #[cfg(feature = "sim")]
+    pub(crate) async fn sweep(&self) -> Result<bool, CommitError> {
+        sweep::step(&self.0).await.map_err(|miss| Core::refusal(miss).into())
     }
 
-    /// Ends the session, and with it all claims that are still out.
-    pub fn close(&self) {
-        park_on(self.close_async());
-    }
-
-    /// [`close`](Self::close) for tasks.
-    pub async fn close_async(&self) {
-        if self.core().is_forked() {
-            return;
+    /// Ends the session, and with it all claims that are still out. How many there were. A thread
+    /// that others wait for does not wait for the end of the store's.
+    pub(crate) async fn close(&self, caller: Caller) -> Result<usize, Failure> {
+        if self.is_forked() {
+            return Err(Failure::Forked);
         }
-        self.core().close();
-        self.core().closed().await;
-    }
-
-    fn core(&self) -> &Core {
-        &self.0.0
+        let left = *self.0.left.get_or_init(|| self.0.held.load(Ordering::Relaxed));
+        self.0.close();
+        if check_caller(caller).is_ok() {
+            carry(caller, self.0.closed()).await;
+        }
+        Ok(left)
     }
 }
 
 /// In short, and without the address, which may have a password.
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for SharedHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("schema", &self.core().options.schema).finish_non_exhaustive()
+        f.debug_struct("SharedEngine").field("schema", &self.0.options.schema).finish_non_exhaustive()
     }
 }

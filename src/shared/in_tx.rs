@@ -3,17 +3,20 @@
 use tokio_postgres::Transaction;
 
 use super::claim::SharedClaim;
-use super::complete::{Result_, SharedEndError};
-use super::error::{FailureKind, SharedError, StoreFailure};
+use super::complete::Result_;
 use super::listener;
+use super::refusal::Refusal;
 use super::row::Columns;
 use super::sql::Kind;
 use super::statement::Statement;
 use super::statements::end::{EndAsk, Ended};
-use crate::attempt::Ended as AttemptEnded;
+use crate::Timestamp;
+use crate::engine::common::completion::Completion;
+use crate::engine::common::end_request::NewResult;
+use crate::engine::handles::claim::Claim;
+use crate::error::{ClaimError, EndError, FailureKind, StoreFailure};
 use crate::record::{Outcome, Record};
 use crate::sync::Arc;
-use crate::{Completion, Timestamp};
 
 /// A claim whose completion is part of a transaction that is still open.
 ///
@@ -28,26 +31,19 @@ pub struct CompletedInTx {
 }
 
 impl SharedClaim {
-    /// Completes the claim within a transaction of the caller's, on the same database. Other
-    /// callers see the result when the transaction is committed. While it is open the key can't be
-    /// taken over, even if the lease ends. Keep it short.
-    ///
-    /// # Errors
-    ///
-    /// When the body is too long, the claim is no longer good, the statement fails, or the
-    /// transaction can't see the claim: because it is on another database, or has a snapshot from
-    /// before the begin. The claim comes back unless it is no longer good.
-    pub async fn complete_in_tx(
+    /// Completes the claim within a transaction of the caller's.
+    pub(crate) async fn complete_in_tx(
         self,
         transaction: &mut Transaction<'_>,
-        body: impl AsRef<[u8]>,
-    ) -> Result<CompletedInTx, SharedEndError> {
-        let result = match self.result(Outcome::Success, body.as_ref(), Completion::new()) {
+        body: &[u8],
+    ) -> Result<CompletedInTx, EndError> {
+        let result = NewResult { outcome: Outcome::Success, body, completion: Completion::new() };
+        let result = match self.result(result) {
             Ok(result) => result,
             Err(reason) => return Err(self.refused(reason)),
         };
         if let Err(reason) = self.core().check() {
-            return Err(self.refused(reason));
+            return Err(self.refused(reason.into()));
         }
         let end = EndAsk::complete(
             self.row(),
@@ -58,7 +54,7 @@ impl SharedClaim {
         );
         let ended = match run(&self, transaction, &end).await {
             Ok(ended) => ended,
-            Err(failure) => return Err(self.refused(SharedError::Unavailable(failure))),
+            Err(failure) => return Err(self.refused(Refusal::unavailable(failure).into())),
         };
         if !ended.is_done {
             let reason = self.why_not().await;
@@ -67,12 +63,12 @@ impl SharedClaim {
         Ok(CompletedInTx { claim: self, result, completed: ended.now, is_wanted: ended.is_wanted })
     }
 
-    async fn why_not(&self) -> SharedError {
+    async fn why_not(&self) -> ClaimError {
         let looked = self.look_why(None, self.core().deadline()).await;
         looked.err().unwrap_or_else(|| {
             let message = "the transaction does not see the claim: it must be on the store's database, \
                            and start after the begin or read what is committed";
-            SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
+            Refusal::unavailable(StoreFailure::new(FailureKind::Options, message)).into()
         })
     }
 }
@@ -96,7 +92,7 @@ impl CompletedInTx {
     #[must_use]
     pub fn committed(mut self) -> Record {
         let record = self.claim.record(&self.result, self.completed);
-        self.claim.end(AttemptEnded::Done(record.clone()));
+        self.claim.has_stored(&record);
         if self.is_wanted {
             listener::tell(&self.claim.handle.0, self.claim.attempt.digest);
         }
@@ -104,14 +100,16 @@ impl CompletedInTx {
     }
 
     /// The claim, after the transaction was rolled back: it is as good as before.
-    pub fn rolled_back(self) -> SharedClaim {
-        self.claim
+    pub fn rolled_back(self) -> Claim {
+        self.claim.into()
     }
 }
 
 /// In short.
 impl std::fmt::Debug for CompletedInTx {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CompletedInTx").field("claim", &self.claim).finish_non_exhaustive()
+        f.debug_struct("CompletedInTx")
+            .field("key", &self.claim.attempt.digest.key_hash())
+            .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use super::columns::Params;
 use super::connection::{Link, first};
 use super::core::Core;
-use super::row::damaged;
+use super::row::Columns;
 use super::session::SessionState;
 use super::statement::Miss;
 use crate::clock::Deadline;
@@ -54,7 +54,7 @@ const START: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
       WHERE s.instance = $1 AND NOT s.replaced AND ($3::bigint IS NULL OR s.id = $3) RETURNING s.id), \
     ended AS MATERIALIZED (SELECT count(*) AS sessions FROM old) \
     INSERT INTO {S}.sessions (instance, until_ms, started_ms) SELECT $1, m.now_ms + $2, m.now_ms \
-      FROM moment m CROSS JOIN ended e WHERE $1 IS NULL OR $3 IS NULL OR e.sessions > 0 RETURNING id";
+      FROM moment m CROSS JOIN ended e WHERE $1 IS NULL OR $3 IS NULL OR e.sessions > 0 RETURNING id, started_ms";
 
 async fn start(core: &Arc<Core>) -> Result<(), Miss> {
     let shared = Arc::clone(core);
@@ -66,8 +66,11 @@ async fn start(core: &Arc<Core>) -> Result<(), Miss> {
                 .with(shared.options.session_ms(), Type::INT8)
                 .with(shared.session.last(), Type::INT8);
             let rows = link.once(&shared.sql.filled(START), &params).await?;
-            let id = rows.first().map(|row| row.try_get::<_, i64>(0)).transpose();
-            Ok(id.map_err(|error| Miss::Unknown(damaged(&error.to_string())))?.map(|id| (id, until)))
+            let Some(row) = rows.first() else { return Ok(None) };
+            let mut columns = Columns::new(row);
+            let id: i64 = columns.take().map_err(Miss::Unknown)?;
+            shared.tell_time(columns.time().map_err(Miss::Unknown)?);
+            Ok(Some((id, until)))
         })
         .await?;
     core.session.set(match started {
@@ -79,7 +82,7 @@ async fn start(core: &Arc<Core>) -> Result<(), Miss> {
 
 const RENEW: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) \
     UPDATE {S}.sessions s SET until_ms = m.now_ms + $2 FROM moment m \
-      WHERE s.id = $1 AND NOT s.replaced AND s.until_ms > m.now_ms RETURNING s.id";
+      WHERE s.id = $1 AND NOT s.replaced AND s.until_ms > m.now_ms RETURNING m.now_ms";
 
 /// A session that has lapsed is never renewed: others may have taken its claims over.
 async fn renew(core: &Arc<Core>, id: i64) -> Result<bool, Miss> {
@@ -89,7 +92,9 @@ async fn renew(core: &Arc<Core>, id: i64) -> Result<bool, Miss> {
             let until = local_end(&shared);
             let params = Params::default().with(id, Type::INT8).with(shared.options.session_ms(), Type::INT8);
             let rows = link.once(&shared.sql.filled(RENEW), &params).await?;
-            Ok((!rows.is_empty()).then_some(until))
+            let Some(row) = rows.first() else { return Ok(None) };
+            shared.tell_time(Columns::new(row).time().map_err(Miss::Unknown)?);
+            Ok(Some(until))
         })
         .await?;
     if let Some(until) = renewed {

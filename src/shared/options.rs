@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
-use super::error::{FailureKind, SharedError, StoreFailure};
+use super::schema;
 use super::sql::NOW;
 use crate::clock::millis;
-use crate::error::OptionError;
+use crate::error::{FailureKind, OpenError, OptionError, SharedError, StoreFailure};
 use crate::policy::{Durability, Policy};
 
 /// What stands between this process and the server.
@@ -24,7 +24,19 @@ pub enum Pooling {
     Transaction,
 }
 
-/// How to connect to a shared store.
+/// How to connect to a store that several processes share, in `PostgreSQL`. See `docs/shared.md`
+/// for what works.
+///
+/// ```no_run
+/// # use idemkv::{Begin, Fingerprint, SharedOptions};
+/// let engine = SharedOptions::new("postgres://service@db.internal/payments").instance("worker-1").connect()?;
+/// match engine.scope("charges").begin("key", Fingerprint::of("request"))? {
+///     Begin::Fresh(claim) => drop(claim.complete("reply")?),
+///     Begin::InFlight(pending) => drop(pending.wait()?), // in this process or in another
+///     Begin::Done(record) => println!("{:?}", record.body()),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "options do nothing until `connect`"]
 pub struct SharedOptions {
@@ -154,7 +166,16 @@ impl SharedOptions {
         self
     }
 
-    pub(super) fn check(&self) -> Result<(), SharedError> {
+    /// The SQL that makes the tables, for a role that may: for stores whose services may not.
+    ///
+    /// # Errors
+    ///
+    /// When the name of the schema can't be used.
+    pub fn plain_sql(&self) -> Result<String, OpenError> {
+        schema::plain_sql(&self.schema).map_err(|failure| SharedError::Unavailable(failure).into())
+    }
+
+    pub(super) fn check(&self) -> Result<(), OpenError> {
         let short = Duration::from_millis(100);
         let (minute, long) = (Duration::from_secs(60), Duration::from_secs(600));
         OptionError::unless_within("connections", self.connections, 1, 4)
@@ -166,12 +187,13 @@ impl SharedOptions {
             .and_then(|()| OptionError::unless_within("session", self.session, Duration::from_secs(1), long))
             .and_then(|()| OptionError::unless_within("group_max", self.group_max, 1, 2_000))
             .and_then(|()| check_policy(&self.policy))
-            .map_err(SharedError::Option)
+            .map_err(OpenError::Option)
     }
 
-    pub(super) fn config(&self) -> Result<tokio_postgres::Config, SharedError> {
-        let refused =
-            |message: String| SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message));
+    pub(super) fn config(&self) -> Result<tokio_postgres::Config, OpenError> {
+        let refused = |message: String| -> OpenError {
+            SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message)).into()
+        };
         let mut config: tokio_postgres::Config =
             self.url.parse().map_err(|error| refused(format!("the address can't be read: {error}")))?;
         if config.get_ssl_mode() == SslMode::Require {

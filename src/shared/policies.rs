@@ -30,6 +30,16 @@ impl Policies {
         (table.of_scopes.get(scope).copied().unwrap_or(self.default), table.version)
     }
 
+    /// All policies of scopes, by name.
+    pub(super) fn declared(&self) -> Vec<(Box<[u8]>, Policy)> {
+        let table = self.table.lock();
+        let mut all: Vec<_> =
+            table.of_scopes.iter().map(|(name, policy)| (name.as_slice().into(), *policy)).collect();
+        drop(table);
+        all.sort_unstable_by(|(a, _): &(Box<[u8]>, _), (b, _)| a.cmp(b));
+        all
+    }
+
     pub(super) fn version(&self) -> i64 {
         self.table.lock().version
     }

@@ -1,16 +1,37 @@
 //! A claim on an interrupted key, for a caller that knows the outcome.
 
 use super::claim::SharedClaim;
-use super::core::Handle;
-use super::error::SharedError;
-use super::granting::{Asked, Tries};
+use super::core::SharedHandle;
+use super::granting::{Asked, Tries, not_granted};
+use super::refusal::Refusal;
 use super::statements::look::LookAsk;
 use super::take_over::{decided, grant};
 use crate::Status;
+use crate::engine::common::counters::Counters;
+use crate::engine::common::namespace::ScopeInner;
+use crate::engine::handles::claim::Claim;
+use crate::error::{BeginError, ResolveError};
 use crate::state::{Decision, Event};
 use crate::sync::Arc;
 
-pub(super) async fn resolve(handle: &Arc<Handle>, asked: &Asked) -> Result<SharedClaim, SharedError> {
+impl SharedHandle {
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        scope: &ScopeInner,
+        key: &[u8],
+    ) -> Result<Claim, ResolveError> {
+        let asked = Asked::of(scope, key).map_err(BeginError::Key)?;
+        let resolved = resolve(self, &asked).await.map_err(|error| match error {
+            ResolveError::Begin(error) => ResolveError::Begin(not_granted(error)),
+            not_interrupted @ ResolveError::NotInterrupted(_) => not_interrupted,
+        });
+        let claim = resolved?;
+        Counters::count(&self.0.counters.resolved);
+        Ok(claim.into())
+    }
+}
+
+async fn resolve(handle: &Arc<SharedHandle>, asked: &Asked) -> Result<SharedClaim, ResolveError> {
     let core = &*handle.0;
     core.check()?;
     let deadline = core.deadline();
@@ -24,13 +45,13 @@ pub(super) async fn resolve(handle: &Arc<Handle>, asked: &Asked) -> Result<Share
             }
         };
         let Some(row) = looked.row else {
-            return Err(SharedError::NotInterrupted(Box::new(Status::Vacant)));
+            return Err(ResolveError::NotInterrupted(Box::new(Status::Vacant)));
         };
-        row.check_names(&asked.scope, &asked.key).map_err(SharedError::Unavailable)?;
+        row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
         let (decision, _) = decided(&row, Event::Resolve { now: looked.now }, looked.now);
         let Decision::Grant { attempt } = decision else {
             let status = row.status(asked.digest, looked.now, &core.budget);
-            return Err(SharedError::NotInterrupted(Box::new(status)));
+            return Err(ResolveError::NotInterrupted(Box::new(status)));
         };
         let terms = core.terms(&asked.scope, deadline).await?;
         let (at, how) = ((&row, looked.now), (attempt, true));

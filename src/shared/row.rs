@@ -6,9 +6,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
 use super::columns::Id;
-use super::error::{FailureKind, StoreFailure};
 use crate::attempt::interruption::{AttemptInfo, Earlier, Interruption};
 use crate::attempt::progress::{Budget, Progress};
+use crate::error::{FailureKind, StoreFailure};
 use crate::key::Digest;
 use crate::record::retention::Retention;
 use crate::record::tombstone::Tombstone;

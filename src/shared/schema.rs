@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::error::{FailureKind, StoreFailure};
+use crate::error::{FailureKind, StoreFailure};
 use crate::key::Secret;
 
 /// The version of the tables. Another version is refused.
@@ -78,7 +78,7 @@ INSERT INTO {S}.meta (version, secret) VALUES ({VERSION},
 /// # Errors
 ///
 /// When the name can't be that of a schema.
-pub fn plain_sql(schema: &str) -> Result<String, StoreFailure> {
+pub(super) fn plain_sql(schema: &str) -> Result<String, StoreFailure> {
     let quoted = quoted(schema)?;
     Ok(TABLES.replace("{S}", &quoted).replace("{VERSION}", &VERSION.to_string()))
 }
@@ -179,7 +179,7 @@ async fn check(client: &Client, schema: &str, quoted: &str) -> Result<Found, Sto
 
 fn missing(schema: &str, why: &str) -> StoreFailure {
     let message = format!(
-        "the tables are not in schema {schema:?} and can't be made ({why}); run the SQL of `plain_sql({schema:?})` \
+        "the tables are not in schema {schema:?} and can't be made ({why}); run the SQL of `SharedOptions::plain_sql` \
          as a role that may create them"
     );
     StoreFailure::new(FailureKind::Schema, message)

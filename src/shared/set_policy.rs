@@ -7,13 +7,15 @@ use tokio_postgres::types::Type;
 
 use super::columns::{Params, signed};
 use super::connection::Link;
-use super::core::Core;
-use super::error::{SharedError, StoreFailure};
+use super::core::{Core, SharedHandle};
 use super::options::check_policy;
 use super::row::{Columns, damaged};
 use super::statement::Miss;
 use crate::clock::Deadline;
 use crate::codec::PolicyRow;
+use crate::engine::common::counters::Counters;
+use crate::engine::common::namespace::SCOPE_MAX;
+use crate::error::{CommitError, KeyError, SetPolicyError, StoreFailure};
 use crate::policy::Policy;
 use crate::sync::Arc;
 
@@ -27,6 +29,13 @@ const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = policies + 
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (scope) DO UPDATE SET ttl_ms = excluded.ttl_ms, \
       tombstone_ms = excluded.tombstone_ms, refuse = excluded.refuse, unresolved_ms = excluded.unresolved_ms, \
       max_attempts = excluded.max_attempts, lease_ms = excluded.lease_ms";
+
+impl SharedHandle {
+    /// Gives a scope a policy of its own. In force in every process when it returns.
+    pub(crate) async fn set_policy(&self, scope: &[u8], policy: Policy) -> Result<(), SetPolicyError> {
+        self.0.set_policy(scope, policy).await
+    }
+}
 
 impl Core {
     /// Reads the policies of all scopes.
@@ -46,14 +55,12 @@ impl Core {
         Ok(())
     }
 
-    /// Gives a scope a policy of its own. In force in every process when it returns.
-    pub(super) async fn set_policy(
-        self: &Arc<Self>,
-        scope: &[u8],
-        policy: Policy,
-    ) -> Result<(), SharedError> {
+    async fn set_policy(self: &Arc<Self>, scope: &[u8], policy: Policy) -> Result<(), SetPolicyError> {
         self.check()?;
-        check_policy(&policy).map_err(SharedError::Option)?;
+        if scope.len() > SCOPE_MAX {
+            return Err(SetPolicyError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
+        }
+        check_policy(&policy)?;
         let (sql, row, scope) = (self.sql.filled(WRITE), policy.row(), scope.to_vec());
         let deadline = self.deadline();
         // The same again changes nothing but the version, so an unknown outcome is tried again.
@@ -74,10 +81,12 @@ impl Core {
             match written.await {
                 Ok(_) => break,
                 Err(Miss::Unknown(_)) if !deadline.has_passed() => {}
-                Err(miss) => return Err(Self::refusal(miss)),
+                Err(miss) => return Err(CommitError::from(Self::refusal(miss)).into()),
             }
         }
-        self.load_policies(deadline).await.map_err(Self::refusal)
+        self.load_policies(deadline).await.map_err(|miss| CommitError::from(Self::refusal(miss)))?;
+        Counters::count(&self.counters.policies_set);
+        Ok(())
     }
 }
 

@@ -3,10 +3,10 @@
 use tokio_postgres::Row;
 
 use super::columns::Params;
-use super::error::StoreFailure;
 use super::row::{Columns, damaged};
 use super::sql::Kind;
 use crate::clock::Deadline;
+use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::task::reply::ReplySender;
 

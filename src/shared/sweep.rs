@@ -147,6 +147,6 @@ async fn delete(core: &Arc<Core>, over: Vec<(Digest, KeyRow)>) -> Result<(), Mis
     });
     let rows = deleted.await?;
     let count = rows.first().and_then(|row| Columns::new(row).number().ok());
-    core.counters.swept.fetch_add(count.unwrap_or_default(), Ordering::Relaxed);
+    core.traffic.swept.fetch_add(count.unwrap_or_default(), Ordering::Relaxed);
     Ok(())
 }

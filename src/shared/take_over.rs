@@ -1,10 +1,8 @@
 //! A begin that found a row: the state machine decides on it, and a grant compares and sets.
 
-use super::claim::{SharedBegin, SharedClaim};
-use super::core::Handle;
-use super::error::SharedError;
+use super::claim::SharedClaim;
+use super::core::{Core, SharedHandle};
 use super::granting::{Asked, Granting, NewClaim, Tries};
-use super::pending::SharedPending;
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
 use super::statements::begin::Terms;
@@ -14,6 +12,10 @@ use super::statements::grant::GrantAsk;
 use super::statements::look::LookAsk;
 use crate::attempt::progress::Progress;
 use crate::clock::Deadline;
+use crate::engine::handles::claim::Begin;
+use crate::engine::handles::handle::Handle;
+use crate::engine::handles::pending::Pending;
+use crate::error::BeginError;
 use crate::record::tombstone::Tombstone;
 use crate::state::{Decision, Event, Phase, decide};
 use crate::sync::Arc;
@@ -29,13 +31,13 @@ pub(super) fn decided(row: &KeyRow, event: Event<'_>, now: Timestamp) -> (Decisi
 
 /// The answer to a begin that found this row; `None` if the row has changed since.
 pub(super) async fn answer(
-    handle: &Arc<Handle>,
+    handle: &Arc<SharedHandle>,
     asked: &Asked,
     fingerprint: Fingerprint,
     (row, now): (&KeyRow, Timestamp),
     terms: &Terms,
     deadline: Deadline,
-) -> Result<Option<SharedBegin>, SharedError> {
+) -> Result<Option<Begin>, BeginError> {
     let core = &*handle.0;
     let attempts_max = terms.policy.attempts_max();
     let event = Event::Begin { fingerprint: &fingerprint, now, attempts_max };
@@ -44,20 +46,20 @@ pub(super) async fn answer(
         Decision::Grant { attempt } => {
             let claim =
                 grant(handle, asked, fingerprint, (row, now), (attempt, false), terms, deadline).await?;
-            Ok(claim.map(SharedBegin::Fresh))
+            Ok(claim.map(|claim| Begin::Fresh(claim.into())))
         }
-        Decision::Replay => Ok(Some(SharedBegin::Done(row.record(asked.digest)))),
+        Decision::Replay => Ok(Some(Begin::Done(row.record(asked.digest)))),
         Decision::Wait => Ok(Some(pending(handle, asked, row))),
-        Decision::Expired => Err(SharedError::Expired(Tombstone::of(&row.record(asked.digest)))),
-        Decision::Reused => Err(SharedError::KeyReused),
+        Decision::Expired => Err(BeginError::Expired(Tombstone::of(&row.record(asked.digest)))),
+        Decision::Reused => Err(BeginError::KeyReused),
         // The row is to say so as well: how long it is remembered counts from now.
         Decision::Unresolved if is_over => {
             let seen = (row.fence, row.state);
             let lapse = ChangeAsk { digest: asked.digest, seen, to: RowState::Interrupted };
-            core.ask(lapse, deadline).await.map_err(super::core::Core::refusal)?;
+            core.ask(lapse, deadline).await.map_err(Core::refusal)?;
             Ok(None)
         }
-        Decision::Unresolved => Err(SharedError::Unresolved(row.interruption(&core.budget))),
+        Decision::Unresolved => Err(BeginError::Unresolved(row.interruption(&core.budget))),
         Decision::Superseded | Decision::Busy | Decision::Become(_) | Decision::Stay => {
             unreachable!("a begin is granted, waits, is replayed or refused")
         }
@@ -65,23 +67,23 @@ pub(super) async fn answer(
 }
 
 /// The handle on the claim that this row has.
-pub(super) fn pending(handle: &Arc<Handle>, asked: &Asked, row: &KeyRow) -> SharedBegin {
+pub(super) fn pending(handle: &Arc<SharedHandle>, asked: &Asked, row: &KeyRow) -> Begin {
     let known = handle.0.watches.known(asked.digest, row.fence);
     let attempt = known.unwrap_or_else(|| Arc::new(NewClaim::found(row, &handle.0).attempt(asked)));
-    SharedBegin::InFlight(SharedPending::new(handle, attempt))
+    Begin::InFlight(Pending::new(attempt, Handle::Shared(Arc::clone(handle))))
 }
 
 /// Grants a claim on a key that has this row; `None` if the row has changed since, or a
 /// transaction has locked it.
 pub(super) async fn grant(
-    handle: &Arc<Handle>,
+    handle: &Arc<SharedHandle>,
     asked: &Asked,
     fingerprint: Fingerprint,
     (row, now): (&KeyRow, Timestamp),
     (attempt, resolves): (u32, bool),
     terms: &Terms,
     deadline: Deadline,
-) -> Result<Option<SharedClaim>, SharedError> {
+) -> Result<Option<SharedClaim>, BeginError> {
     let core = &*handle.0;
     let earlier = (attempt > 1).then(|| row.as_earlier());
     let standing = (attempt > 1).then(|| Standing {
@@ -117,7 +119,7 @@ pub(super) async fn grant(
             // The grant before this one may have happened, and its answer got lost.
             None if tries.unknown.is_some() => {
                 let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await;
-                match looked.map_err(super::core::Core::refusal)?.row {
+                match looked.map_err(Core::refusal)?.row {
                     Some(row) if row.nonce == granting.nonce && row.state == RowState::InFlight => {
                         core.confirm(deadline).await?;
                         NewClaim::found(&row, core)

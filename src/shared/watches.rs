@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::error::StoreFailure;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
+use crate::error::StoreFailure;
 use crate::key::{Digest, DigestMap};
 use crate::state::Fence;
 use crate::sync::{Arc, Mutex};
@@ -102,6 +102,11 @@ impl Watches {
         let removed = (watch.waiters == 0).then(|| table.watched.remove(&key));
         drop(table);
         drop(removed);
+    }
+
+    /// Callers that wait.
+    pub(super) fn waiters(&self) -> usize {
+        self.table.lock().watched.values().map(|watch| watch.waiters).sum()
     }
 
     /// Why the wait for a claim was given up, if the store did not answer.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::connection::{Link, race};
 use super::core::Core;
-use super::error::StoreFailure;
 use super::group::Work;
 use super::listener;
 use super::statement::{Ask, Miss, Statement};
+use crate::error::StoreFailure;
 use crate::sync::{Arc, Ordering};
 
 /// Serves until the runtime ends.
@@ -63,8 +63,8 @@ async fn serve_on(core: &Arc<Core>, link: &Rc<Link>) {
 }
 
 async fn run<S: Statement>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
-    core.counters.grouped.fetch_add(asks.len() as u64, Ordering::Relaxed);
-    core.counters.groups.fetch_add(1, Ordering::Relaxed);
+    core.traffic.grouped.fetch_add(asks.len() as u64, Ordering::Relaxed);
+    core.traffic.groups.fetch_add(1, Ordering::Relaxed);
     let asked = link.query(S::KIND, core.sql.text(S::KIND), &S::params(&asks)).await;
     let rows = match asked {
         Ok(rows) => rows,

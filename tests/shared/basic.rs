@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use idemkv::shared::{FailureKind, Shared, SharedBegin, SharedError};
-use idemkv::{Fingerprint, Outcome, Policy, Recovery, Status, Waited};
+use idemkv::{
+    Begin, BeginError, FailureKind, Fingerprint, OpenError, Outcome, Policy, Recovery, ResolveError,
+    SetPolicyError, SharedError, Status, Waited,
+};
 
 use crate::server::{claim, on_runtime, request};
 
@@ -14,28 +16,28 @@ fn a_completed_key_is_replayed_to_every_process() {
     let (here, there) = (one.scope("charges"), two.scope("charges"));
     let first = claim(&here, "key");
     assert_eq!((first.attempt(), first.interrupted().is_none()), (1, true));
-    assert!(matches!(there.begin("key", request()), Ok(SharedBegin::InFlight(_))));
-    assert!(matches!(there.begin("key", Fingerprint::of("other")), Err(SharedError::KeyReused)));
+    assert!(matches!(there.begin("key", request()), Ok(Begin::InFlight(_))));
+    assert!(matches!(there.begin("key", Fingerprint::of("other")), Err(BeginError::KeyReused)));
     assert!(matches!(there.get("key"), Ok(Status::InFlight(info)) if info.fence() == first.fence()));
     let step = first.step_key("charge");
     let done = first.complete("reply").unwrap();
-    let Ok(SharedBegin::Done(record)) = there.begin("key", request()) else { panic!() };
+    let Ok(Begin::Done(record)) = there.begin("key", request()) else { panic!() };
     assert_eq!((record.body(), record.key(), record.scope()), (&b"reply"[..], &b"key"[..], &b"charges"[..]));
     assert_eq!(
         (record.completed(), record.expires(), record.fence()),
         (done.completed(), done.expires(), done.fence())
     );
     assert_eq!((record.started(), record.attempt(), record.outcome()), (done.started(), 1, Outcome::Success));
-    assert!(matches!(there.begin("key", Fingerprint::of("other")), Err(SharedError::KeyReused)));
+    assert!(matches!(there.begin("key", Fingerprint::of("other")), Err(BeginError::KeyReused)));
     let failed = claim(&here, "other").fail("no").unwrap();
     assert!(
-        matches!(there.begin("other", request()), Ok(SharedBegin::Done(record)) if record.outcome() == failed.outcome() && record.body() == b"no")
+        matches!(there.begin("other", request()), Ok(Begin::Done(record)) if record.outcome() == failed.outcome() && record.body() == b"no")
     );
     // Another store with the same secret gives the same step keys; another scope does not.
     assert_ne!(claim(&two.scope("refunds"), "key").step_key("charge"), step);
-    one.close();
-    assert!(matches!(here.begin("key", request()), Err(SharedError::Closed)));
-    assert!(matches!(there.begin("key", request()), Ok(SharedBegin::Done(_))));
+    one.close().unwrap();
+    assert!(matches!(here.begin("key", request()), Err(BeginError::Closed)));
+    assert!(matches!(there.begin("key", request()), Ok(Begin::Done(_))));
 }
 
 #[test]
@@ -49,7 +51,7 @@ fn a_released_key_is_vacant_and_a_dropped_one_interrupted() {
     let mut second = claim(&there, "key");
     assert!(second.attempt() == 1 && second.fence() > fence && second.interrupted().is_none());
     second.save_progress("half").unwrap();
-    let Ok(SharedBegin::InFlight(pending)) = here.begin("key", request()) else { panic!() };
+    let Ok(Begin::InFlight(pending)) = here.begin("key", request()) else { panic!() };
     let fence = second.fence();
     drop(second);
     assert!(matches!(pending.wait(), Ok(Waited::Interrupted)));
@@ -64,7 +66,7 @@ fn a_released_key_is_vacant_and_a_dropped_one_interrupted() {
     assert_eq!((resolving.attempt(), resolving.interrupted().unwrap().fence()), (3, fence));
     resolving.release().unwrap();
     assert!(matches!(there.get("key"), Ok(Status::Vacant)));
-    assert!(matches!(there.resolve("key"), Err(SharedError::NotInterrupted(_))));
+    assert!(matches!(there.resolve("key"), Err(ResolveError::NotInterrupted(_))));
 }
 
 #[test]
@@ -74,28 +76,28 @@ fn an_interrupted_key_is_refused_where_the_policy_of_its_scope_says_so() {
     let (here, there) = (one.scope("strict"), two.scope("strict"));
     drop(claim(&here, "key"));
     // Known to the other process before its next grant, without a word to it.
-    here.set_policy(Policy::default().recovery(Recovery::Refuse)).unwrap();
+    one.set_policy("strict", Policy::default().recovery(Recovery::Refuse)).unwrap();
     let refused = loop {
         match there.begin("key", request()) {
-            Ok(SharedBegin::InFlight(pending)) => drop(pending.wait()),
+            Ok(Begin::InFlight(pending)) => drop(pending.wait()),
             other => break other,
         }
     };
-    assert!(matches!(refused, Err(SharedError::Unresolved(lost)) if lost.attempt() == 1));
-    there.set_policy(Policy::default().recovery(Recovery::Rerun).max_attempts(2)).unwrap();
+    assert!(matches!(refused, Err(BeginError::Unresolved(lost)) if lost.attempt() == 1));
+    two.set_policy("strict", Policy::default().recovery(Recovery::Rerun).max_attempts(2)).unwrap();
     drop(claim(&here, "key"));
     let refused = loop {
         match there.begin("key", request()) {
-            Ok(SharedBegin::InFlight(pending)) => drop(pending.wait()),
+            Ok(Begin::InFlight(pending)) => drop(pending.wait()),
             other => break other,
         }
     };
-    assert!(matches!(refused, Err(SharedError::Unresolved(lost)) if lost.attempt() == 2));
+    assert!(matches!(refused, Err(BeginError::Unresolved(lost)) if lost.attempt() == 2));
     assert!(here.forget("key").unwrap());
     assert!(!here.forget("key").unwrap());
     assert_eq!(claim(&there, "key").attempt(), 1);
-    let refused = here.set_policy(Policy::default().max_in_flight(3));
-    assert!(matches!(refused, Err(SharedError::Option(error)) if error.name() == "max_in_flight"));
+    let refused = one.set_policy("strict", Policy::default().max_in_flight(3));
+    assert!(matches!(refused, Err(SetPolicyError::Policy(error)) if error.name() == "max_in_flight"));
 }
 
 #[test]
@@ -104,8 +106,8 @@ fn tasks_of_any_executor_begin_wait_and_complete() {
     let store = server.connect("basic_tasks");
     let scope = store.scope("");
     futures_executor::block_on(async {
-        let Ok(SharedBegin::Fresh(claim)) = scope.begin_async("key", request()).await else { panic!() };
-        let Ok(SharedBegin::InFlight(pending)) = scope.begin_async("key", request()).await else { panic!() };
+        let Ok(Begin::Fresh(claim)) = scope.begin_async("key", request()).await else { panic!() };
+        let Ok(Begin::InFlight(pending)) = scope.begin_async("key", request()).await else { panic!() };
         let brief = Duration::from_millis(30);
         assert!(matches!(pending.wait_timeout_async(brief).await, Ok(Waited::TimedOut)));
         claim.complete_async("reply").await.unwrap();
@@ -113,7 +115,7 @@ fn tasks_of_any_executor_begin_wait_and_complete() {
     });
     on_runtime(async {
         let begun = scope.begin_async("key", request()).await;
-        assert!(matches!(begun, Ok(SharedBegin::Done(_))));
+        assert!(matches!(begun, Ok(Begin::Done(_))));
     });
 }
 
@@ -134,8 +136,8 @@ fn a_begin_that_is_dropped_claims_nothing() {
         }
         let claim = loop {
             match scope.begin(&key, request()) {
-                Ok(SharedBegin::Fresh(claim)) => break claim,
-                Ok(SharedBegin::InFlight(pending)) => {
+                Ok(Begin::Fresh(claim)) => break claim,
+                Ok(Begin::InFlight(pending)) => {
                     assert!(!matches!(pending.wait(), Ok(Waited::TimedOut)));
                 }
                 other => panic!("{other:?}"),
@@ -149,15 +151,15 @@ fn a_begin_that_is_dropped_claims_nothing() {
 #[test]
 fn a_begin_and_a_completion_are_one_round_trip_each_and_a_takeover_is_two() {
     let server = server!();
-    let store = Shared::connect(server.options("basic_trips").sweep_every(None)).unwrap();
+    let store = server.options("basic_trips").sweep_every(None).connect().unwrap();
     let scope = store.scope("");
     let trips = |call: &mut dyn FnMut()| {
         // A renewal of the session may come in between.
         (0..3)
             .map(|_| {
-                let before = store.stats().statements;
+                let before = store.shared_stats().unwrap().statements;
                 call();
-                store.stats().statements - before
+                store.shared_stats().unwrap().statements - before
             })
             .min()
             .unwrap()
@@ -169,7 +171,7 @@ fn a_begin_and_a_completion_are_one_round_trip_each_and_a_takeover_is_two() {
         claims.push(claim(&scope, &format!("key {next}")));
     });
     let complete = trips(&mut || drop(claims.pop().unwrap().complete("reply").unwrap()));
-    let replay = trips(&mut || assert!(matches!(scope.begin("key 1", request()), Ok(SharedBegin::Done(_)))));
+    let replay = trips(&mut || assert!(matches!(scope.begin("key 1", request()), Ok(Begin::Done(_)))));
     assert_eq!((begin, complete, replay), (1, 1, 1));
     for key in ["a", "b", "c"] {
         drop(claim(&scope, key));
@@ -183,14 +185,15 @@ fn a_begin_and_a_completion_are_one_round_trip_each_and_a_takeover_is_two() {
 #[test]
 fn tables_of_another_version_and_none_at_all_are_clear_errors() {
     let server = server!();
-    let missing = Shared::connect(server.options("basic_none").make_tables(false));
-    let Err(SharedError::Unavailable(failure)) = missing else { panic!("{missing:?}") };
+    let missing = server.options("basic_none").make_tables(false).connect();
+    let Err(OpenError::Shared(SharedError::Unavailable(failure))) = missing else { panic!("{missing:?}") };
     assert_eq!(failure.kind(), FailureKind::Schema);
     assert!(failure.to_string().contains("plain_sql"), "{failure}");
 
-    server.connect("basic_version").close();
+    server.connect("basic_version").close().unwrap();
     server.sql("UPDATE basic_version.meta SET version = 99");
-    let Err(SharedError::Unavailable(failure)) = Shared::connect(server.options("basic_version")) else {
+    let Err(OpenError::Shared(SharedError::Unavailable(failure))) = server.options("basic_version").connect()
+    else {
         panic!()
     };
     assert_eq!(failure.kind(), FailureKind::Schema);
@@ -202,12 +205,16 @@ fn a_role_that_may_not_create_works_with_tables_made_by_hand() {
     let server = server!();
     server.sql("CREATE ROLE modest LOGIN; REVOKE CREATE ON DATABASE postgres FROM PUBLIC");
     let url = server.url().replace("idemkv@", "modest@");
-    let options = idemkv::shared::SharedOptions::new(url).schema("basic_hand");
-    let Err(SharedError::Unavailable(failure)) = Shared::connect(options.clone()) else { panic!() };
+    let options = idemkv::SharedOptions::new(url).schema("basic_hand");
+    let Err(OpenError::Shared(SharedError::Unavailable(failure))) = options.clone().connect() else {
+        panic!()
+    };
     assert_eq!(failure.kind(), FailureKind::Schema);
-    server.sql(&idemkv::shared::plain_sql("basic_hand").unwrap());
+    server.sql(&options.plain_sql().unwrap());
     server.sql("GRANT USAGE ON SCHEMA basic_hand TO modest; GRANT SELECT ON ALL TABLES IN SCHEMA basic_hand TO modest");
-    let Err(SharedError::Unavailable(failure)) = Shared::connect(options.clone()) else { panic!() };
+    let Err(OpenError::Shared(SharedError::Unavailable(failure))) = options.clone().connect() else {
+        panic!()
+    };
     assert_eq!(failure.kind(), FailureKind::Forbidden);
     assert!(failure.to_string().contains("grant"), "{failure}");
     // As `docs/shared.md` has them.
@@ -216,7 +223,7 @@ fn a_role_that_may_not_create_works_with_tables_made_by_hand() {
          GRANT SELECT, UPDATE ON basic_hand.duties, basic_hand.meta TO modest; \
          GRANT USAGE ON SEQUENCE basic_hand.fence TO modest",
     );
-    let store = Shared::connect(options).unwrap();
+    let store = options.connect().unwrap();
     claim(&store.scope(""), "key").complete("reply").unwrap();
-    assert!(matches!(store.scope("").begin("key", request()), Ok(SharedBegin::Done(_))));
+    assert!(matches!(store.scope("").begin("key", request()), Ok(Begin::Done(_))));
 }

@@ -5,8 +5,7 @@ use std::thread;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use idemkv::Record;
-use idemkv::shared::{Shared, SharedBegin, SharedClaim};
+use idemkv::{Begin, Claim, Record};
 
 use crate::random::Random;
 use crate::server::request;
@@ -14,21 +13,20 @@ use crate::server::request;
 #[test]
 fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
     let server = server!();
-    let store = Shared::connect(server.options("groups_shared").sweep_every(None)).unwrap();
+    let store = server.options("groups_shared").sweep_every(None).connect().unwrap();
     let scope = store.scope("");
-    let before = store.stats();
+    let before = store.shared_stats().unwrap();
     let records = block_on(join_all((0..500).map(|number: u32| {
         let scope = scope.clone();
         async move {
-            let Ok(SharedBegin::Fresh(claim)) = scope.begin_async(format!("key {number}"), request()).await
-            else {
+            let Ok(Begin::Fresh(claim)) = scope.begin_async(format!("key {number}"), request()).await else {
                 panic!()
             };
             assert_eq!(claim.key(), format!("key {number}").as_bytes());
             claim.complete_async(format!("reply {number}")).await.unwrap()
         }
     })));
-    let after = store.stats();
+    let after = store.shared_stats().unwrap();
     let (calls, groups) = (after.grouped - before.grouped, after.groups - before.groups);
     assert_eq!(calls, 1_000);
     assert!(groups < 300, "{groups} statements for {calls} calls");
@@ -37,7 +35,7 @@ fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
     fences.dedup();
     assert_eq!(fences.len(), 500);
     for number in [0, 250, 499] {
-        let Ok(SharedBegin::Done(record)) = scope.begin(format!("key {number}"), request()) else { panic!() };
+        let Ok(Begin::Done(record)) = scope.begin(format!("key {number}"), request()) else { panic!() };
         assert_eq!(record.body(), format!("reply {number}").as_bytes());
     }
 }
@@ -50,8 +48,8 @@ fn of_twins_in_one_group_one_is_granted() {
     for round in 0..10 {
         let key = format!("key {round}");
         let begun = block_on(join_all((0..100).map(|_| scope.begin_async(&key, request()))));
-        let fresh = begun.iter().filter(|begun| matches!(begun, Ok(SharedBegin::Fresh(_)))).count();
-        let waiting = begun.iter().filter(|begun| matches!(begun, Ok(SharedBegin::InFlight(_)))).count();
+        let fresh = begun.iter().filter(|begun| matches!(begun, Ok(Begin::Fresh(_)))).count();
+        let waiting = begun.iter().filter(|begun| matches!(begun, Ok(Begin::InFlight(_)))).count();
         assert_eq!((fresh, waiting), (1, 99));
     }
 }
@@ -81,11 +79,11 @@ fn groups_of_several_processes_do_not_deadlock() {
                     barrier.wait();
                     let begins =
                         keys.iter().map(|key| scope.begin_async(format!("{round} {key}"), request()));
-                    let claims: Vec<SharedClaim> = block_on(join_all(begins))
+                    let claims: Vec<Claim> = block_on(join_all(begins))
                         .into_iter()
                         .filter_map(|begun| match begun.unwrap() {
-                            SharedBegin::Fresh(claim) => Some(claim),
-                            SharedBegin::InFlight(_) | SharedBegin::Done(_) => None,
+                            Begin::Fresh(claim) => Some(claim),
+                            Begin::InFlight(_) | Begin::Done(_) => None,
                         })
                         .collect();
                     granted += claims.len();

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use idemkv::shared::{SharedBegin, SharedError};
-use idemkv::{Policy, Recovery, Status, Waited};
+use idemkv::{Begin, ClaimError, Policy, Recovery, Status, Waited};
 use tokio_postgres::NoTls;
 
 use crate::server::{Server, claim, on_runtime, request};
@@ -32,7 +31,7 @@ fn an_effect_and_its_completion_are_committed_together_or_not_at_all() {
         let held = completed.rolled_back();
         assert!(matches!(two.scope("").get("key"), Ok(Status::InFlight(_))));
 
-        let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin_async("key", request()).await else {
+        let Ok(Begin::InFlight(pending)) = two.scope("").begin_async("key", request()).await else {
             panic!()
         };
         let waiting = std::thread::spawn(move || pending.wait());
@@ -43,7 +42,7 @@ fn an_effect_and_its_completion_are_committed_together_or_not_at_all() {
         let record = completed.committed();
         assert_eq!((cents().as_str(), record.body()), ("90", &b"paid"[..]));
         assert!(matches!(waiting.join().unwrap(), Ok(Waited::Done(seen)) if seen.body() == b"paid"));
-        let Ok(SharedBegin::Done(seen)) = two.scope("").begin_async("key", request()).await else { panic!() };
+        let Ok(Begin::Done(seen)) = two.scope("").begin_async("key", request()).await else { panic!() };
         assert_eq!((seen.completed(), seen.expires()), (record.completed(), record.expires()));
     });
 }
@@ -53,7 +52,7 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
     let server = server!();
     let (one, two) = (server.connect("tx_open"), server.connect("tx_open"));
     let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(300));
-    one.scope("").set_policy(policy).unwrap();
+    one.set_policy("", policy).unwrap();
     on_runtime(async {
         let mut client = client(server).await;
         let held = claim(&one.scope(""), "key");
@@ -65,7 +64,7 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
         {
             tokio::task::yield_now().await;
         }
-        let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin_async("key", request()).await else {
+        let Ok(Begin::InFlight(pending)) = two.scope("").begin_async("key", request()).await else {
             panic!()
         };
         assert!(matches!(pending.wait_timeout(Duration::from_millis(300)), Ok(Waited::TimedOut)));
@@ -78,7 +77,7 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
         let mut transaction = client.transaction().await.unwrap();
         let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
         drop(completed);
-        let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin_async("other", request()).await else {
+        let Ok(Begin::InFlight(pending)) = two.scope("").begin_async("other", request()).await else {
             panic!()
         };
         transaction.rollback().await.unwrap();
@@ -89,7 +88,7 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
         let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
         transaction.commit().await.unwrap();
         drop(completed);
-        assert!(matches!(two.scope("").begin_async("third", request()).await, Ok(SharedBegin::Done(_))));
+        assert!(matches!(two.scope("").begin_async("third", request()).await, Ok(Begin::Done(_))));
     });
 }
 
@@ -98,21 +97,21 @@ fn a_claim_that_was_taken_over_does_not_complete_in_a_transaction_either() {
     let server = server!();
     let (one, two) = (server.connect("tx_late"), server.connect("tx_late"));
     let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(50));
-    one.scope("").set_policy(policy).unwrap();
+    one.set_policy("", policy).unwrap();
     on_runtime(async {
         let mut client = client(server).await;
         let held = claim(&one.scope(""), "key");
         let later = loop {
             match two.scope("").begin_async("key", request()).await {
-                Ok(SharedBegin::Fresh(claim)) => break claim,
-                Ok(SharedBegin::InFlight(pending)) => drop(pending.wait_async().await),
+                Ok(Begin::Fresh(claim)) => break claim,
+                Ok(Begin::InFlight(pending)) => drop(pending.wait_async().await),
                 other => panic!("{other:?}"),
             }
         };
         assert_eq!(later.attempt(), 2);
         let mut transaction = client.transaction().await.unwrap();
         let error = held.complete_in_tx(&mut transaction, "paid").await.unwrap_err();
-        assert!(matches!(error.reason(), SharedError::Superseded(_)), "{error}");
+        assert!(matches!(error.reason(), ClaimError::Superseded(_)), "{error}");
         assert!(error.into_claim().is_none());
         transaction.rollback().await.unwrap();
 
@@ -124,7 +123,7 @@ fn a_claim_that_was_taken_over_does_not_complete_in_a_transaction_either() {
             .await
             .unwrap();
         transaction.query("SELECT 1 FROM tx_late.keys", &[]).await.unwrap();
-        one.scope("free").set_policy(Policy::default()).unwrap();
+        one.set_policy("free", Policy::default()).unwrap();
         let held = claim(&one.scope("free"), "key");
         let error = held.complete_in_tx(&mut transaction, "paid").await.unwrap_err();
         assert!(error.to_string().contains("does not see the claim"), "{error}");

@@ -7,8 +7,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::shared::{Shared, SharedBegin, SharedError};
-use idemkv::{Fence, Policy, Recovery, Status, Waited};
+use idemkv::{Begin, BeginError, ClaimError, Fence, Policy, Recovery, SharedError, Status, Waited};
 
 use crate::random::Random;
 use crate::server::{claim, request};
@@ -18,11 +17,11 @@ use crate::server::{claim, request};
 fn a_child_that_holds_a_claim() {
     let Ok(url) = std::env::var("IDEMKV_TEST_CHILD") else { return };
     let schema = std::env::var("IDEMKV_TEST_SCHEMA").unwrap();
-    let mut options = idemkv::shared::SharedOptions::new(url).schema(schema).session(Duration::from_secs(1));
+    let mut options = idemkv::SharedOptions::new(url).schema(schema).session(Duration::from_secs(1));
     if let Ok(name) = std::env::var("IDEMKV_TEST_INSTANCE") {
         options = options.instance(name).session(Duration::from_secs(600));
     }
-    let store = Shared::connect(options).unwrap();
+    let store = options.connect().unwrap();
     let held = claim(&store.scope("jobs"), "key");
     println!("\nheld {}", held.fence());
     let until = Instant::now() + Duration::from_secs(60);
@@ -51,7 +50,7 @@ fn the_claims_of_a_killed_process_are_taken_over_when_its_session_ends() {
     let jobs = store.scope("jobs");
     let (mut child, fence) = child(server, "process_killed", None);
     // While it lives, its session is renewed and its claim stands.
-    let Ok(SharedBegin::InFlight(pending)) = jobs.begin("key", request()) else { panic!() };
+    let Ok(Begin::InFlight(pending)) = jobs.begin("key", request()) else { panic!() };
     assert!(matches!(pending.wait_timeout(Duration::from_millis(1_700)), Ok(Waited::TimedOut)));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -70,12 +69,12 @@ fn an_instance_that_starts_again_ends_the_claims_of_the_one_before_at_once() {
     child.kill().unwrap();
     child.wait().unwrap();
     // Its session would last for ten minutes.
-    assert!(matches!(jobs.begin("key", request()), Ok(SharedBegin::InFlight(_))));
-    let again = Shared::connect(server.options("process_named").instance("worker-1")).unwrap();
+    assert!(matches!(jobs.begin("key", request()), Ok(Begin::InFlight(_))));
+    let again = server.options("process_named").instance("worker-1").connect().unwrap();
     let next = claim(&again.scope("jobs"), "key");
     assert_eq!((next.attempt(), next.interrupted().unwrap().fence().get()), (2, fence));
     // One that is alive is told when another takes its name, and takes it back from nobody.
-    let third = Shared::connect(server.options("process_named").instance("worker-1")).unwrap();
+    let third = server.options("process_named").instance("worker-1").connect().unwrap();
     let limit = Instant::now() + Duration::from_secs(30);
     let error = loop {
         assert!(Instant::now() < limit);
@@ -84,30 +83,30 @@ fn an_instance_that_starts_again_ends_the_claims_of_the_one_before_at_once() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, SharedError::Replaced), "{error}");
+    assert!(matches!(error, BeginError::Shared(SharedError::Replaced)), "{error}");
     let error = next.complete("late").unwrap_err();
-    assert!(matches!(error.reason(), SharedError::Superseded(_)), "{error}");
+    assert!(matches!(error.reason(), ClaimError::Superseded(_)), "{error}");
     assert!(matches!(third.scope("jobs").get("key"), Ok(Status::Interrupted(_))));
 }
 
 #[test]
 fn a_process_whose_session_lapsed_goes_on_with_another_and_its_claims_are_over() {
     let server = server!();
-    let one = Shared::connect(server.options("process_lapsed").session(Duration::from_secs(600))).unwrap();
+    let one = server.options("process_lapsed").session(Duration::from_secs(600)).connect().unwrap();
     let two = server.connect("process_lapsed");
     let held = claim(&one.scope(""), "key");
     let leased = {
         let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_secs(60));
-        one.scope("leased").set_policy(policy).unwrap();
+        one.set_policy("leased", policy).unwrap();
         claim(&one.scope("leased"), "key")
     };
     server.sql("UPDATE process_lapsed.sessions SET until_ms = 1");
     let next = claim(&two.scope(""), "key");
     assert_eq!(next.attempt(), 2);
     let error = held.complete("late").unwrap_err();
-    assert!(matches!(error.reason(), SharedError::Superseded(_)), "{error}");
+    assert!(matches!(error.reason(), ClaimError::Superseded(_)), "{error}");
     // A lease of its own stands without a session.
-    assert!(matches!(two.scope("leased").begin("key", request()), Ok(SharedBegin::InFlight(_))));
+    assert!(matches!(two.scope("leased").begin("key", request()), Ok(Begin::InFlight(_))));
     leased.complete("in time").unwrap();
     claim(&one.scope(""), "other").complete("reply").unwrap();
     next.complete("reply").unwrap();
@@ -120,7 +119,7 @@ fn of_all_callers_one_has_a_good_claim_and_fences_grow() {
     let server = server!();
     let stores: Vec<_> = (0..3).map(|_| server.connect("process_random")).collect();
     let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(40));
-    stores[0].scope("").set_policy(policy.ttl(Duration::from_millis(30))).unwrap();
+    stores[0].set_policy("", policy.ttl(Duration::from_millis(30))).unwrap();
     // The last fence of each key, and its last completion.
     let seen: Mutex<HashMap<String, Fence>> = Mutex::default();
     let until = Instant::now() + Duration::from_secs(4);
@@ -132,12 +131,12 @@ fn of_all_callers_one_has_a_good_claim_and_fences_grow() {
                 while Instant::now() < until {
                     let key = format!("key {}", random.below(4));
                     let claim = match scope.begin(&key, request()) {
-                        Ok(SharedBegin::Fresh(claim)) => claim,
-                        Ok(SharedBegin::InFlight(pending)) => {
+                        Ok(Begin::Fresh(claim)) => claim,
+                        Ok(Begin::InFlight(pending)) => {
                             drop(pending.wait_timeout(Duration::from_millis(50)).unwrap());
                             continue;
                         }
-                        Ok(SharedBegin::Done(_)) => continue,
+                        Ok(Begin::Done(_)) => continue,
                         Err(other) => panic!("{other}"),
                     };
                     let fence = claim.fence();

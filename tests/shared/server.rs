@@ -10,8 +10,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::shared::{Shared, SharedBegin, SharedClaim, SharedOptions, SharedScope};
-use idemkv::{Fingerprint, Policy, Recovery};
+use idemkv::{Begin, Claim, Engine, Fingerprint, Policy, Recovery, Scope, SharedOptions};
 use tokio_postgres::NoTls;
 
 pub struct Server {
@@ -133,8 +132,8 @@ impl Server {
         SharedOptions::new(self.url()).schema(schema).policy(policy)
     }
 
-    pub fn connect(&self, schema: &str) -> Shared {
-        Shared::connect(self.options(schema)).unwrap()
+    pub fn connect(&self, schema: &str) -> Engine {
+        self.options(schema).connect().unwrap()
     }
 
     /// Runs statements as a person would; the rows of the last, as text.
@@ -176,9 +175,9 @@ pub fn request() -> Fingerprint {
 }
 
 #[track_caller]
-pub fn claim(scope: &SharedScope, key: &str) -> SharedClaim {
+pub fn claim(scope: &Scope, key: &str) -> Claim {
     match scope.begin(key, request()) {
-        Ok(SharedBegin::Fresh(claim)) => claim,
+        Ok(Begin::Fresh(claim)) => claim,
         other => panic!("{other:?}"),
     }
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use idemkv::shared::{Shared, SharedBegin};
-use idemkv::{Policy, Recovery, Status};
+use idemkv::{Begin, Policy, Recovery, Status};
 
 use crate::server::{claim, request};
 
@@ -14,16 +13,16 @@ fn expired_rows_are_deleted_and_others_stay() {
     let server = server!();
     let brief = Duration::from_millis(20);
     let options = || server.options("sweep_expired").sweep_every(Some(brief));
-    let (one, two) = (Shared::connect(options()).unwrap(), Shared::connect(options()).unwrap());
+    let (one, two) = (options().connect().unwrap(), options().connect().unwrap());
     let gone = one.scope("gone");
-    gone.set_policy(Policy::default().ttl(Duration::from_millis(1)).recovery(Recovery::Rerun)).unwrap();
+    one.set_policy("gone", Policy::default().ttl(Duration::from_millis(1)).recovery(Recovery::Rerun))
+        .unwrap();
     claim(&one.scope("kept"), "done").complete("reply").unwrap();
     let held = claim(&gone, "held");
     block_on(join_all((0..300).map(|number| {
         let gone = gone.clone();
         async move {
-            let Ok(SharedBegin::Fresh(claim)) = gone.begin_async(format!("key {number}"), request()).await
-            else {
+            let Ok(Begin::Fresh(claim)) = gone.begin_async(format!("key {number}"), request()).await else {
                 panic!()
             };
             claim.complete_async("x".repeat(100)).await.unwrap();
@@ -33,7 +32,7 @@ fn expired_rows_are_deleted_and_others_stay() {
         std::thread::yield_now();
     }
     // A sweep may still be on its way back to the process that counts it.
-    let swept = || one.stats().swept + two.stats().swept;
+    let swept = || one.shared_stats().unwrap().swept + two.shared_stats().unwrap().swept;
     while swept() < 300 {
         std::thread::yield_now();
     }
@@ -51,9 +50,9 @@ fn a_claim_whose_process_is_gone_is_interrupted_without_a_begin() {
             .session(Duration::from_secs(1))
             .sweep_every(Some(Duration::from_millis(50)))
     };
-    let (one, two) = (Shared::connect(options()).unwrap(), Shared::connect(options()).unwrap());
+    let (one, two) = (options().connect().unwrap(), options().connect().unwrap());
     std::mem::forget(claim(&one.scope(""), "key"));
-    one.close();
+    one.close().unwrap();
     while server.one("SELECT state FROM sweep_lapse.keys") != "2" {
         std::thread::yield_now();
     }

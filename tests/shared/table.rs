@@ -4,9 +4,11 @@
 use std::thread;
 use std::time::Duration;
 
-use idemkv::shared::{Shared, SharedBegin, SharedClaim, SharedError, SharedScope};
 use idemkv::sim::state::{Decision, Event, Facts, Lifetime, Phase, State, decide, fence};
-use idemkv::{Fingerprint, Policy, Recovery, Timestamp};
+use idemkv::{
+    Begin, BeginError, Claim, ClaimError, Engine, Fingerprint, ForgetError, Policy, Recovery, ResolveError,
+    Scope, Timestamp,
+};
 
 use crate::server::{Client, claim, request};
 
@@ -62,9 +64,9 @@ const ASKS: [Asks; 15] = [
 
 struct Rig {
     client: Client,
-    store: Shared,
-    rerun: SharedScope,
-    refuse: SharedScope,
+    store: Engine,
+    rerun: Scope,
+    refuse: Scope,
     next: u32,
 }
 
@@ -74,7 +76,7 @@ impl Rig {
     }
 
     /// A key with this row, and the claim that was granted on it.
-    fn prepare(&mut self, row: Row, scope: &SharedScope, same: bool) -> (String, SharedClaim) {
+    fn prepare(&mut self, row: Row, scope: &Scope, same: bool) -> (String, Claim) {
         self.next += 1;
         let key = format!("key {}", self.next);
         self.at(START);
@@ -103,14 +105,14 @@ impl Rig {
     }
 
     fn settle(&self) {
-        while self.store.stats().loose_ends > 0 {
+        while self.store.shared_stats().unwrap().loose_ends > 0 {
             thread::yield_now();
         }
     }
 }
 
-fn is_superseded<T>(result: &Result<T, SharedError>) -> bool {
-    matches!(result, Err(SharedError::Superseded(_)))
+fn is_superseded<T>(result: &Result<T, ClaimError>) -> bool {
+    matches!(result, Err(ClaimError::Superseded(_)))
 }
 
 /// What the state machine says, with a claim whose lease is over made interrupted first. Also
@@ -179,8 +181,8 @@ fn check(rig: &mut Rig, row: Row, at: u64, asks: Asks) {
 #[expect(clippy::too_many_lines, reason = "one arm a call")]
 fn apply(
     rig: &mut Rig,
-    scope: &SharedScope,
-    (key, mut held): (&str, SharedClaim),
+    scope: &Scope,
+    (key, mut held): (&str, Claim),
     asks: Asks,
     (decision, was_over): (Decision, bool),
     before: Option<String>,
@@ -191,14 +193,14 @@ fn apply(
             let asked = if same { request() } else { Fingerprint::of("other") };
             let begun = scope.begin(key, asked);
             let is_right = match (&begun, decision) {
-                (Ok(SharedBegin::Fresh(claim)), Decision::Grant { attempt }) => {
+                (Ok(Begin::Fresh(claim)), Decision::Grant { attempt }) => {
                     claim.attempt() == attempt && claim.interrupted().is_some() == (attempt > 1)
                 }
-                (Ok(SharedBegin::InFlight(_)), Decision::Wait) => true,
-                (Ok(SharedBegin::Done(record)), Decision::Replay) => record.body() == b"x",
-                (Err(SharedError::Expired(_)), Decision::Expired) => true,
-                (Err(SharedError::KeyReused), Decision::Reused) => true,
-                (Err(SharedError::Unresolved(lost)), Decision::Unresolved) => {
+                (Ok(Begin::InFlight(_)), Decision::Wait) => true,
+                (Ok(Begin::Done(record)), Decision::Replay) => record.body() == b"x",
+                (Err(BeginError::Expired(_)), Decision::Expired) => true,
+                (Err(BeginError::KeyReused), Decision::Reused) => true,
+                (Err(BeginError::Unresolved(lost)), Decision::Unresolved) => {
                     lost.interrupted_at().as_millis() == if was_over { LEASE } else { START }
                 }
                 _ => false,
@@ -209,7 +211,7 @@ fn apply(
             let resolved = scope.resolve(key);
             let is_right = match (&resolved, decision) {
                 (Ok(claim), Decision::Grant { attempt }) => claim.attempt() == attempt,
-                (Err(SharedError::NotInterrupted(_)), Decision::Stay | Decision::Busy) => true,
+                (Err(ResolveError::NotInterrupted(_)), Decision::Stay | Decision::Busy) => true,
                 _ => false,
             };
             assert!(is_right, "{said}: {resolved:?}");
@@ -253,13 +255,13 @@ fn apply(
                 (&forgotten, decision),
                 (Ok(true), Decision::Become(Phase::Ending))
                     | (Ok(false), Decision::Stay)
-                    | (Err(SharedError::InFlight), Decision::Busy)
+                    | (Err(ForgetError::InFlight), Decision::Busy)
             );
             assert!(is_right, "{said}: {forgotten:?}");
         }
         Asks::Sweep => {
             rig.client.run(&format!("UPDATE {SCHEMA}.duties SET page = 0, due_ms = 0"));
-            assert!(rig.store.sweep().unwrap());
+            assert!(rig.store.sweep_shared().unwrap());
             let after = match decision.becomes() {
                 Some(Phase::Vacant) => None,
                 Some(Phase::Interrupted) => Some("2".to_owned()),
@@ -285,12 +287,12 @@ fn the_store_does_what_the_state_machine_says_in_every_state_around_every_deadli
     let clock = format!("(SELECT now_ms FROM {SCHEMA}.clock)");
     // A session that ends at the lease, and was never this process's.
     let other = server.options(SCHEMA).clock(&clock).sweep_every(None);
-    Shared::connect(other).unwrap().close();
+    other.connect().unwrap().close().unwrap();
     client.run(&format!("UPDATE {SCHEMA}.sessions SET until_ms = {LEASE} WHERE id = 1"));
     let options = server.options(SCHEMA).policy(rerun).clock(clock).sweep_every(None);
-    let store = Shared::connect(options).unwrap();
+    let store = options.connect().unwrap();
     let refuse = store.scope("refuse");
-    refuse.set_policy(rerun.recovery(Recovery::Refuse)).unwrap();
+    store.set_policy("refuse", rerun.recovery(Recovery::Refuse)).unwrap();
     let mut rig = Rig { client, rerun: store.scope("rerun"), refuse, store, next: 0 };
     let around = |deadline: u64| [deadline - 1, deadline, deadline + 1];
     let mut checked = 0;

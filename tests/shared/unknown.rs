@@ -4,8 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use idemkv::shared::{FailureKind, Shared, SharedBegin, SharedError, SharedOptions};
-use idemkv::{Status, Waited};
+use idemkv::{
+    Begin, BeginError, ClaimError, CommitError, FailureKind, OpenError, SharedError, SharedOptions, Status,
+    Waited,
+};
 
 use crate::proxy::Proxy;
 use crate::random::Random;
@@ -13,7 +15,7 @@ use crate::server::{Server, claim, request};
 
 /// A store behind the proxy that sends nothing by itself.
 fn behind(server: &Server, proxy: &Proxy, schema: &str) -> SharedOptions {
-    server.connect(schema).close();
+    server.connect(schema).close().unwrap();
     SharedOptions::new(proxy.url())
         .schema(schema)
         .policy(idemkv::Policy::default().recovery(idemkv::Recovery::Rerun))
@@ -26,7 +28,7 @@ fn behind(server: &Server, proxy: &Proxy, schema: &str) -> SharedOptions {
 fn whatever_is_cut_between_request_and_reply_is_found_out() {
     let server = server!();
     let proxy = Proxy::to(server.port);
-    let store = Shared::connect(behind(server, &proxy, "unknown_cut")).unwrap();
+    let store = behind(server, &proxy, "unknown_cut").connect().unwrap();
     let scope = store.scope("");
     for cut in [Proxy::cut_reply, Proxy::cut_request] {
         let key = format!("key {}", proxy.cuts());
@@ -58,7 +60,7 @@ fn whatever_is_cut_between_request_and_reply_is_found_out() {
         let (after, fence) = (cut(), second.fence());
         let record = second.complete("reply").unwrap();
         assert_eq!((proxy.cuts(), record.fence()), (after, fence));
-        let Ok(SharedBegin::Done(stored)) = scope.begin(&key, request()) else { panic!() };
+        let Ok(Begin::Done(stored)) = scope.begin(&key, request()) else { panic!() };
         assert_eq!((stored.body(), stored.completed()), (record.body(), record.completed()));
         let after = cut();
         assert!(scope.forget(&key).unwrap());
@@ -79,8 +81,8 @@ fn under_random_cuts_every_key_is_done_once_and_none_is_left_behind() {
     let server = server!();
     let proxy = Proxy::to(server.port);
     let (one, two) = (
-        Shared::connect(behind(server, &proxy, "unknown_random")).unwrap(),
-        Shared::connect(behind(server, &proxy, "unknown_random").connections(2)).unwrap(),
+        behind(server, &proxy, "unknown_random").connect().unwrap(),
+        behind(server, &proxy, "unknown_random").connections(2).connect().unwrap(),
     );
     let mut random = Random(7);
     let (mut done, mut unknown) = (0, 0);
@@ -93,7 +95,7 @@ fn under_random_cuts_every_key_is_done_once_and_none_is_left_behind() {
             _ => {}
         }
         match scope.begin(&key, request()) {
-            Ok(SharedBegin::Fresh(claim)) => {
+            Ok(Begin::Fresh(claim)) => {
                 if random.below(3) == 0 {
                     proxy.cut_reply();
                 }
@@ -102,11 +104,11 @@ fn under_random_cuts_every_key_is_done_once_and_none_is_left_behind() {
                     Err(error) => panic!("{error}"),
                 }
             }
-            Ok(SharedBegin::Done(_)) => {}
-            Ok(SharedBegin::InFlight(pending)) => {
+            Ok(Begin::Done(_)) => {}
+            Ok(Begin::InFlight(pending)) => {
                 assert!(!matches!(pending.wait_timeout(Duration::from_secs(20)), Ok(Waited::TimedOut)));
             }
-            Err(SharedError::Unavailable(_)) => unknown += 1,
+            Err(BeginError::Shared(SharedError::Unavailable(_))) => unknown += 1,
             Err(other) => panic!("{other}"),
         }
     }
@@ -123,22 +125,33 @@ fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
     let brief = Duration::from_millis(400);
     let options = behind(server, &proxy, "unknown_silent");
     let options = options.statement_timeout(brief).call_timeout(brief).connect_timeout(brief);
-    let store = Shared::connect(options).unwrap();
+    let store = options.connect().unwrap();
     let direct = server.connect("unknown_silent");
     let scope = store.scope("");
     let mut held = claim(&scope, "key");
     let other = claim(&direct.scope(""), "other");
-    let Ok(SharedBegin::InFlight(pending)) = scope.begin("other", request()) else { panic!() };
+    let Ok(Begin::InFlight(pending)) = scope.begin("other", request()) else { panic!() };
     proxy.stall(true);
     let started = Instant::now();
-    assert!(matches!(scope.begin("another", request()), Err(SharedError::Unavailable(_))));
+    assert!(matches!(
+        scope.begin("another", request()),
+        Err(BeginError::Shared(SharedError::Unavailable(_)))
+    ));
     // Which of the two is a matter of when the connection was given up.
     let saved = held.save_progress("x");
-    assert!(matches!(saved, Err(SharedError::Unknown(_) | SharedError::Unavailable(_))), "{saved:?}");
+    assert!(
+        matches!(
+            saved,
+            Err(ClaimError::Commit(CommitError::Shared(
+                SharedError::Unknown(_) | SharedError::Unavailable(_)
+            )))
+        ),
+        "{saved:?}"
+    );
     let error = held.complete("reply").unwrap_err();
     assert!(error.reason().is_retryable(), "{error}");
     let waited = pending.wait();
-    assert!(matches!(waited, Err(SharedError::Unavailable(_))), "{waited:?}");
+    assert!(matches!(waited, Err(BeginError::Shared(SharedError::Unavailable(_)))), "{waited:?}");
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     proxy.stall(false);
     // The claim came back, and is as good as before.
@@ -154,10 +167,10 @@ fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
     };
     assert_eq!(record.body(), b"reply");
     drop(other);
-    let refused = Shared::connect(SharedOptions::new("postgres://idemkv@127.0.0.1:1/postgres"));
+    let refused = SharedOptions::new("postgres://idemkv@127.0.0.1:1/postgres").connect();
     let Err(refused) = refused else { panic!("nobody listens there") };
     assert!(
-        matches!(&refused, SharedError::Unavailable(failure) if failure.kind() == FailureKind::Unreachable),
+        matches!(&refused, OpenError::Shared(SharedError::Unavailable(failure)) if failure.kind() == FailureKind::Unreachable),
         "{refused}"
     );
 }
@@ -169,7 +182,7 @@ fn a_grant_that_no_caller_learns_of_is_withdrawn() {
     let proxy = Proxy::to(server.port);
     let brief = Duration::from_millis(400);
     let options = behind(server, &proxy, "unknown_orphan").statement_timeout(brief).call_timeout(brief);
-    let store = Shared::connect(options).unwrap();
+    let store = options.connect().unwrap();
     let direct = server.connect("unknown_orphan");
     claim(&store.scope(""), "warm").release().unwrap();
     // The reply is cut off, and no new connection gets through for the rest of the call.
@@ -186,14 +199,14 @@ fn a_grant_that_no_caller_learns_of_is_withdrawn() {
     });
     match begun {
         // The connection was quicker than the stall.
-        Ok(SharedBegin::Fresh(claim)) => claim.release().unwrap(),
-        Err(SharedError::Unavailable(_)) => {}
+        Ok(Begin::Fresh(claim)) => claim.release().unwrap(),
+        Err(BeginError::Shared(SharedError::Unavailable(_))) => {}
         other => panic!("{other:?}"),
     }
     let again = loop {
         match direct.scope("").begin("key", request()) {
-            Ok(SharedBegin::Fresh(claim)) => break claim,
-            Ok(SharedBegin::InFlight(pending)) => {
+            Ok(Begin::Fresh(claim)) => break claim,
+            Ok(Begin::InFlight(pending)) => {
                 assert!(!matches!(pending.wait_timeout(Duration::from_secs(20)), Ok(Waited::TimedOut)));
             }
             other => panic!("{other:?}"),
@@ -212,7 +225,7 @@ fn a_commit_that_no_standby_confirms_is_no_success() {
         return;
     };
     let options = server.options("unknown_standby").call_timeout(Duration::from_secs(1));
-    let store = Shared::connect(options.sweep_every(None).session(Duration::from_secs(300))).unwrap();
+    let store = options.sweep_every(None).session(Duration::from_secs(300)).connect().unwrap();
     let scope = store.scope("");
     let held = claim(&scope, "key");
     let reload = |names: &str| {
@@ -235,13 +248,15 @@ fn a_commit_that_no_standby_confirms_is_no_success() {
         let ended = held.complete("reply");
         let begun = scope.begin("other", request());
         is_over.store(true, Ordering::Relaxed);
-        assert!(matches!(begun, Err(SharedError::Unavailable(_))), "{begun:?}");
+        assert!(matches!(begun, Err(BeginError::Shared(SharedError::Unavailable(_)))), "{begun:?}");
         ended.unwrap_err()
     });
-    let SharedError::Unknown(failure) = error.reason() else { panic!("{error}") };
+    let ClaimError::Commit(CommitError::Shared(SharedError::Unknown(failure))) = error.reason() else {
+        panic!("{error}")
+    };
     assert_eq!(failure.kind(), FailureKind::NotReplicated, "{failure}");
     reload("");
     let record = error.into_claim().unwrap().complete("reply").unwrap();
     assert_eq!(record.body(), b"reply");
-    assert!(matches!(scope.begin("key", request()), Ok(SharedBegin::Done(_))));
+    assert!(matches!(scope.begin("key", request()), Ok(Begin::Done(_))));
 }

@@ -3,8 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::Waited;
-use idemkv::shared::{Shared, SharedBegin};
+use idemkv::{Begin, Waited};
 
 use crate::server::{claim, request};
 
@@ -22,7 +21,7 @@ fn waiters_in_another_process_are_told_of_every_end_and_do_not_wait_for_a_poll()
         let (here, there) = (one.scope(""), two.scope(""));
         let key = format!("key {round}");
         let held = claim(&here, &key);
-        let Ok(SharedBegin::InFlight(pending)) = there.begin(&key, request()) else { panic!() };
+        let Ok(Begin::InFlight(pending)) = there.begin(&key, request()) else { panic!() };
         let waiting = thread::spawn(move || {
             let waited = pending.wait().unwrap();
             (waited, Instant::now())
@@ -56,10 +55,10 @@ fn waiters_in_another_process_are_told_of_every_end_and_do_not_wait_for_a_poll()
 #[test]
 fn a_waiter_that_no_notification_reaches_finds_out_by_itself() {
     let server = server!();
-    let options = server.options("wait_poll").pooling(idemkv::shared::Pooling::Transaction);
-    let (one, two) = (server.connect("wait_poll"), Shared::connect(options).unwrap());
+    let options = server.options("wait_poll").pooling(idemkv::Pooling::Transaction);
+    let (one, two) = (server.connect("wait_poll"), options.connect().unwrap());
     let held = claim(&one.scope(""), "key");
-    let Ok(SharedBegin::InFlight(pending)) = two.scope("").begin("key", request()) else { panic!() };
+    let Ok(Begin::InFlight(pending)) = two.scope("").begin("key", request()) else { panic!() };
     let waiting = thread::spawn(move || pending.wait().unwrap());
     while !is_wanted(server, "wait_poll") {
         thread::yield_now();
@@ -76,7 +75,7 @@ fn callers_that_were_told_to_wait_before_any_of_them_does_are_all_woken() {
     let scope = two.scope("");
     let pendings: Vec<_> = (0..5)
         .map(|_| match scope.begin("key", request()) {
-            Ok(SharedBegin::InFlight(pending)) => pending,
+            Ok(Begin::InFlight(pending)) => pending,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -102,19 +101,19 @@ fn many_waiters_of_one_process_cost_one_look_a_second() {
     let scope = two.scope("");
     let waiters: Vec<_> = (0..100)
         .map(|_| {
-            let Ok(SharedBegin::InFlight(pending)) = scope.begin("key", request()) else { panic!() };
+            let Ok(Begin::InFlight(pending)) = scope.begin("key", request()) else { panic!() };
             thread::spawn(move || pending.wait().unwrap())
         })
         .collect();
     while !is_wanted(server, "wait_many") {
         thread::yield_now();
     }
-    let before = two.stats().statements;
+    let before = two.shared_stats().unwrap().statements;
     let until = Instant::now() + Duration::from_secs(2);
     while Instant::now() < until {
         thread::yield_now();
     }
-    let looks = two.stats().statements - before;
+    let looks = two.shared_stats().unwrap().statements - before;
     assert!(looks < 25, "{looks} statements in two seconds");
     held.complete("reply").unwrap();
     for waiter in waiters {

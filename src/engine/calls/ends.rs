@@ -201,6 +201,8 @@ impl FileClaim {
                 self.attempt.end(Ended::Failed(Box::new(failure.clone())));
                 PendingEnd::Refused(EndError::new(ClaimError::Commit(error), None))
             }
+            #[cfg(feature = "postgres")]
+            CommitError::Shared(_) => unreachable!("the engine is on a file"),
             CommitError::Busy(_)
             | CommitError::Closed
             | CommitError::InsideCallback

@@ -141,6 +141,8 @@ fn stopped(error: &CommitError) -> Option<Ended> {
         CommitError::Busy(_) | CommitError::InsideCallback | CommitError::InsideTransaction => None,
         CommitError::Failed(failure) => Some(Ended::Failed(Box::new(failure.clone()))),
         CommitError::Closed => Some(Ended::Closed),
+        #[cfg(feature = "postgres")]
+        CommitError::Shared(_) => unreachable!("the engine is on a file"),
     }
 }
 

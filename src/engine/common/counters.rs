@@ -80,6 +80,8 @@ impl Counters {
             | BeginError::Closed
             | BeginError::Damaged(_)
             | BeginError::Io(_) => &self.refused,
+            #[cfg(feature = "postgres")]
+            BeginError::Shared(_) => &self.refused,
         });
     }
 }

@@ -2,13 +2,14 @@
 
 use crate::error::KeyError;
 use crate::key::{Digest, KeyHasher, NAME_MAX, Secret};
+use crate::sync::Arc;
 
 /// Longest name of a scope, in bytes.
 pub(crate) const SCOPE_MAX: usize = 255;
 
 #[derive(Debug)]
 pub(crate) struct ScopeInner {
-    name: Box<[u8]>,
+    name: Arc<[u8]>,
     hasher: KeyHasher,
     /// Bytes of the longest key that a file can have. Zero if the scope's own name is too long,
     /// so that the hot path needs only one check.
@@ -25,6 +26,11 @@ impl ScopeInner {
 
     pub(crate) fn name(&self) -> &[u8] {
         &self.name
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn shared_name(&self) -> Arc<[u8]> {
+        Arc::clone(&self.name)
     }
 
     #[inline]

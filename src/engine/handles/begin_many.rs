@@ -88,6 +88,8 @@ impl Scope {
         let requests = BeginRequest::all(requests);
         match &self.handle {
             Handle::File(file) => file.core().begin_many(caller, file, &self.inner, &requests).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => Box::pin(shared.begin_many(caller, &self.inner, &requests)).await,
         }
     }
 }

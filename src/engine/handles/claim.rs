@@ -8,6 +8,8 @@ use crate::engine::file::claim::FileClaim;
 use crate::key::KeyHash;
 use crate::key::step_key::StepKey;
 use crate::record::Record;
+#[cfg(feature = "postgres")]
+use crate::shared::claim::SharedClaim;
 use crate::state::Fence;
 use crate::sync::Arc;
 use crate::{Fingerprint, Interruption, Timestamp};
@@ -47,6 +49,8 @@ pub struct Claim {
 /// The claim, as its core has it. Its drop without an end leaves the key interrupted.
 pub(super) enum ClaimInner {
     File(FileClaim),
+    #[cfg(feature = "postgres")]
+    Shared(SharedClaim),
 }
 
 impl From<FileClaim> for Claim {
@@ -55,17 +59,28 @@ impl From<FileClaim> for Claim {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl From<SharedClaim> for Claim {
+    fn from(claim: SharedClaim) -> Self {
+        Self { inner: ClaimInner::Shared(claim) }
+    }
+}
+
 impl Claim {
     /// The attempt that the claim is for.
     pub(in crate::engine) fn of(&self) -> &Arc<Attempt> {
         match &self.inner {
             ClaimInner::File(claim) => claim.of(),
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => claim.of(),
         }
     }
 
     fn handle(&self) -> Handle {
         match &self.inner {
             ClaimInner::File(claim) => Handle::File(claim.handle()),
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => Handle::Shared(claim.handle()),
         }
     }
 

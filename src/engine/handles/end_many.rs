@@ -1,5 +1,9 @@
 //! Many ends of claims in one call.
 
+#[cfg(feature = "postgres")]
+use std::pin::Pin;
+use std::time::Duration;
+
 use super::claim::{Claim, ClaimInner};
 use super::ends::stored;
 use super::engine::Engine;
@@ -10,6 +14,8 @@ use crate::engine::file::pending_end::PendingEnd;
 use crate::error::{ClaimError, EndError};
 use crate::foreign::call_through;
 use crate::record::{Outcome, Record};
+#[cfg(feature = "postgres")]
+use crate::shared::refusal::carry;
 use crate::task::caller::{Caller, park_on};
 
 /// How a claim ends, for [`Engine::end_many`].
@@ -138,7 +144,7 @@ impl Engine {
         claims: Vec<(Claim, End<B>)>,
     ) -> Vec<Result<Option<Record>, EndError>> {
         let ends = start_all(Caller::Thread, claims);
-        park_on(PendingEnd::all_acknowledged(Caller::Thread, ends, self.handle.queue_timeout()))
+        park_on(ends.acknowledged(Caller::Thread, self.handle.queue_timeout()))
     }
 
     /// [`end_many`](Self::end_many) for tasks. Ends with bodies within
@@ -153,8 +159,8 @@ impl Engine {
         claims: Vec<(Claim, End<B>)>,
     ) -> impl Future<Output = Vec<Result<Option<Record>, EndError>>> + Send + use<B> {
         let ends = start_all(Caller::Task, claims);
-        ends.iter().for_each(PendingEnd::call_leader);
-        PendingEnd::all_acknowledged(Caller::Task, ends, self.handle.queue_timeout())
+        ends.of_files.iter().for_each(PendingEnd::call_leader);
+        ends.acknowledged(Caller::Task, self.handle.queue_timeout())
     }
 
     /// Completes all claims, as [`end_many`](Self::end_many) does.
@@ -185,24 +191,62 @@ fn all_complete<B>(claims: Vec<(Claim, B)>) -> Vec<(Claim, End<B>)> {
     claims.into_iter().map(|(claim, body)| (claim, End::complete(body))).collect()
 }
 
+#[cfg(feature = "postgres")]
+type SharedEnd = Pin<Box<dyn Future<Output = Result<Option<Record>, EndError>> + Send>>;
+
+/// Ends of claims that are on their way.
+#[derive(Default)]
+struct Started {
+    of_files: Vec<PendingEnd>,
+    /// With their places among all.
+    #[cfg(feature = "postgres")]
+    of_shared: Vec<(usize, SharedEnd)>,
+}
+
+impl Started {
+    async fn acknowledged(
+        self,
+        caller: Caller,
+        queue_timeout: Duration,
+    ) -> Vec<Result<Option<Record>, EndError>> {
+        let ended = PendingEnd::all_acknowledged(caller, self.of_files, queue_timeout).await;
+        #[cfg(feature = "postgres")]
+        let ended = {
+            let mut ended = ended;
+            for (at, end) in self.of_shared {
+                ended.insert(at, carry(caller, end).await);
+            }
+            ended
+        };
+        ended
+    }
+}
+
 /// Queues all ends that need not wait for log space. No thread leads yet, so they share one
 /// commit.
-fn start_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> Vec<PendingEnd> {
+fn start_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> Started {
     let (len, max) = (claims.len(), CALLS_MAX);
-    let start = |(claim, end): (Claim, End<B>)| {
+    let mut started = Started::default();
+    for (claim, end) in claims {
         if len > max {
-            return PendingEnd::Refused(EndError::new(ClaimError::BatchTooLong { len, max }, Some(claim)));
+            let reason = ClaimError::BatchTooLong { len, max };
+            started.of_files.push(PendingEnd::Refused(EndError::new(reason, Some(claim))));
+            continue;
         }
-        let started = match claim.inner {
+        match claim.inner {
             // The claim may be another engine's.
             ClaimInner::File(claim) => {
                 let member = claim.core().member(caller);
-                claim.start_end(member, end.request())
+                started.of_files.push(claim.start_end(member, end.request()));
             }
-        };
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => {
+                let at = started.of_files.len() + started.of_shared.len();
+                started.of_shared.push((at, Box::pin(claim.start_end_for(caller, end.request()))));
+            }
+        }
         // A body is foreign code, and the batch has claims, and ends that no thread writes yet.
         call_through(|| drop(end));
-        started
-    };
-    claims.into_iter().map(start).collect()
+    }
+    started
 }

@@ -38,6 +38,15 @@ impl<T> Ending<T> {
         };
         Self { state, result }
     }
+
+    /// The end of a claim on a key of a shared store.
+    #[cfg(feature = "postgres")]
+    pub(super) fn of_shared(
+        end: impl Future<Output = Result<Option<Record>, EndError>> + Send + 'static,
+        result: fn(Option<Record>) -> T,
+    ) -> Self {
+        Self { state: EndingState::Slow(Box::pin(end)), result }
+    }
 }
 
 impl<T> Future for Ending<T> {

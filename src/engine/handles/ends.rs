@@ -7,6 +7,8 @@ use crate::engine::common::end_request::EndRequest;
 use crate::error::EndError;
 use crate::record::{Outcome, Record};
 use crate::task::caller::Caller;
+#[cfg(feature = "postgres")]
+use crate::task::caller::block;
 
 impl Claim {
     /// Stores the reply of an operation that succeeded. Durable when it returns, and every retry
@@ -176,12 +178,16 @@ impl Claim {
     fn end(self, request: EndRequest<'_>) -> Result<Option<Record>, EndError> {
         match self.inner {
             ClaimInner::File(claim) => claim.start_end(Caller::Thread, request).wait(),
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => block(claim.end_for(Caller::Thread, request)),
         }
     }
 
     fn start_end<T>(self, request: EndRequest<'_>, result: fn(Option<Record>) -> T) -> Ending<T> {
         match self.inner {
             ClaimInner::File(claim) => Ending::of(claim.start_end(Caller::Task, request), result),
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => Ending::of_shared(claim.start_end(request), result),
         }
     }
 
@@ -194,6 +200,8 @@ impl Claim {
     ) -> Result<Option<Record>, EndError> {
         match self.inner {
             ClaimInner::File(claim) => claim.start_end(caller, request).acknowledged(caller).await,
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => Box::pin(claim.end_for(caller, request)).await,
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::engine::core::options::Options;
 use crate::engine::file::handle::FileHandle;
 use crate::error::{CommitError, Failure, OpenError, SetPolicyError};
 use crate::policy::Policy;
+#[cfg(feature = "postgres")]
+use crate::shared::refusal::carry_checked;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
@@ -98,6 +100,8 @@ impl Engine {
     pub fn policy(&self) -> Policy {
         match &self.handle {
             Handle::File(file) => file.core().policies.default(),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => shared.default_policy(),
         }
     }
 
@@ -152,6 +156,8 @@ impl Engine {
     async fn set_policy_as(&self, caller: Caller, name: &[u8], policy: Policy) -> Result<(), SetPolicyError> {
         match &self.handle {
             Handle::File(file) => file.core().set_policy(caller, name, policy).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => carry_checked(caller, Box::pin(shared.set_policy(name, policy))).await,
         }
     }
 
@@ -160,6 +166,8 @@ impl Engine {
     pub fn policies(&self) -> Vec<(Box<[u8]>, Policy)> {
         match &self.handle {
             Handle::File(file) => file.core().declared_policies(),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => shared.declared_policies(),
         }
     }
 
@@ -168,6 +176,8 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         match &self.handle {
             Handle::File(file) => file.core().stats(),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => shared.stats(),
         }
     }
 
@@ -176,6 +186,8 @@ impl Engine {
     pub fn now(&self) -> Timestamp {
         match &self.handle {
             Handle::File(file) => file.core().clock.now(),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => shared.now(),
         }
     }
 
@@ -216,6 +228,9 @@ impl Engine {
     async fn flush_as(&self, caller: Caller) -> Result<(), CommitError> {
         match &self.handle {
             Handle::File(file) => file.core().flush(caller).await,
+            // Every answer is durable.
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => Ok(shared.check()?),
         }
     }
 
@@ -236,6 +251,8 @@ impl Engine {
     pub fn close(self) -> Result<Closed, Failure> {
         let claims_left = match &self.handle {
             Handle::File(file) => file.close()?,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => block(shared.close(Caller::Thread))?,
         };
         Ok(Closed { claims_left })
     }
@@ -266,6 +283,8 @@ impl Engine {
     pub async fn close_async(self) -> Result<Closed, Failure> {
         let claims_left = match &self.handle {
             Handle::File(file) => file.close_async().await?,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => shared.close(Caller::Task).await?,
         };
         Ok(Closed { claims_left })
     }
@@ -276,6 +295,8 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.handle {
             Handle::File(file) => file.core().fmt(f),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => shared.fmt(f),
         }
     }
 }

@@ -35,6 +35,8 @@ impl Engine {
     pub fn entries(&self) -> Entries {
         match &self.handle {
             Handle::File(file) => Entries(EntriesInner::File(FileEntries::new(file))),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => Entries(EntriesInner::Refused(Some(ReadError::NoFile))),
         }
     }
 }
@@ -72,6 +74,9 @@ pub struct Entries(EntriesInner);
 #[derive(Debug)]
 enum EntriesInner {
     File(FileEntries),
+    /// One error.
+    #[cfg(feature = "postgres")]
+    Refused(Option<ReadError>),
 }
 
 impl Iterator for Entries {
@@ -80,6 +85,8 @@ impl Iterator for Entries {
     fn next(&mut self) -> Option<Self::Item> {
         let next = match &mut self.0 {
             EntriesInner::File(entries) => entries.next()?,
+            #[cfg(feature = "postgres")]
+            EntriesInner::Refused(error) => Err(error.take()?),
         };
         Some(next.map(|(status, names)| KeyEntry { names, status }))
     }

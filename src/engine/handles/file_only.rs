@@ -9,6 +9,8 @@ use super::handle::Handle;
 use crate::Timestamp;
 #[cfg(feature = "sim")]
 use crate::engine::core::stepped::Stepped;
+#[cfg(feature = "postgres")]
+use crate::error::EndError;
 use crate::error::{BackupError, Busy, CommitError, CompleteInError, Failure, ReadError};
 use crate::record::Record;
 use crate::store::{ReadTables, Tables};
@@ -35,6 +37,8 @@ impl Engine {
     pub fn checkpoint(&self) -> Result<(), Failure> {
         let checkpointed = match &self.handle {
             Handle::File(file) => file.core().checkpoint_on_request(),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => return Err(Failure::NoFile),
         };
         checkpointed.map_err(|error| match error {
             CommitError::Busy(Busy::DiskFull(failure)) => Failure::Io(failure),
@@ -46,6 +50,8 @@ impl Engine {
             | CommitError::InsideTransaction => {
                 unreachable!("a checkpoint waits for nobody, and a closed engine had one")
             }
+            #[cfg(feature = "postgres")]
+            CommitError::Shared(_) => unreachable!("the engine is on a file"),
         })
     }
 
@@ -70,6 +76,8 @@ impl Engine {
     pub fn compact(&self) -> Result<bool, CommitError> {
         match &self.handle {
             Handle::File(file) => file.core().compact_on_request(),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => Err(CommitError::Failed(Failure::NoFile)),
         }
     }
 
@@ -114,6 +122,8 @@ impl Engine {
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup, BackupError> {
         match &self.handle {
             Handle::File(file) => file.core().backup(path.as_ref()),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => Err(CommitError::Failed(Failure::NoFile).into()),
         }
     }
 
@@ -129,6 +139,8 @@ impl Engine {
     pub fn read_tables<T>(&self, read: impl FnOnce(&ReadTables<'_>) -> T) -> Result<T, ReadError> {
         match &self.handle {
             Handle::File(file) => file.core().read_tables(read),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => Err(ReadError::NoFile),
         }
     }
 
@@ -139,6 +151,9 @@ impl Engine {
     pub fn step(&self) -> Stepped {
         match &self.handle {
             Handle::File(file) => file.core().step(),
+            // Its thread does the work.
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => Stepped::default(),
         }
     }
 }
@@ -202,6 +217,11 @@ impl Claim {
     ) -> Result<Record, CompleteInError<E>> {
         match self.inner {
             ClaimInner::File(claim) => claim.complete_in(work),
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(_) => {
+                let no_file = CommitError::Failed(Failure::NoFile).into();
+                Err(EndError::new(no_file, Some(self)).into())
+            }
         }
     }
 }

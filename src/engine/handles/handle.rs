@@ -9,6 +9,8 @@ use crate::engine::file::handle::FileHandle;
 #[cfg(feature = "serde")]
 use crate::error::Failure;
 use crate::key::Secret;
+#[cfg(feature = "postgres")]
+use crate::shared::core::SharedHandle;
 use crate::sync::Arc;
 
 /// A reference to an open engine, which it keeps open.
@@ -16,6 +18,9 @@ use crate::sync::Arc;
 pub(crate) enum Handle {
     /// An engine on a file.
     File(Arc<FileHandle>),
+    /// An engine on a store that several processes share.
+    #[cfg(feature = "postgres")]
+    Shared(Arc<SharedHandle>),
 }
 
 impl Handle {
@@ -23,6 +28,8 @@ impl Handle {
     pub(crate) fn is_forked(&self) -> bool {
         match self {
             Self::File(file) => file.core().health.is_forked(),
+            #[cfg(feature = "postgres")]
+            Self::Shared(shared) => shared.is_forked(),
         }
     }
 
@@ -31,6 +38,10 @@ impl Handle {
     pub(crate) fn check_process(&self) -> Result<(), Failure> {
         match self {
             Self::File(file) => file.core().health.check_process(),
+            #[cfg(feature = "postgres")]
+            Self::Shared(shared) if shared.is_forked() => Err(Failure::Forked),
+            #[cfg(feature = "postgres")]
+            Self::Shared(_) => Ok(()),
         }
     }
 
@@ -38,6 +49,8 @@ impl Handle {
     pub(crate) fn secret(&self) -> &Secret {
         match self {
             Self::File(file) => &file.core().secret,
+            #[cfg(feature = "postgres")]
+            Self::Shared(shared) => shared.secret(),
         }
     }
 
@@ -45,6 +58,8 @@ impl Handle {
     pub(crate) fn max_key_bytes(&self) -> usize {
         match self {
             Self::File(file) => file.core().options.max_key_bytes,
+            #[cfg(feature = "postgres")]
+            Self::Shared(shared) => shared.max_key_bytes(),
         }
     }
 
@@ -52,6 +67,9 @@ impl Handle {
     pub(crate) fn queue_timeout(&self) -> Duration {
         match self {
             Self::File(file) => file.core().options.queue_timeout,
+            // There is no room that a call waits for.
+            #[cfg(feature = "postgres")]
+            Self::Shared(_) => Duration::ZERO,
         }
     }
 }
@@ -62,6 +80,8 @@ impl Handle {
     pub(crate) fn core(&self) -> &crate::engine::core::Core {
         match self {
             Self::File(file) => file.core(),
+            #[cfg(feature = "postgres")]
+            Self::Shared(_) => unreachable!("the engine is on a file"),
         }
     }
 }

@@ -203,6 +203,8 @@ impl Listing<'_> {
     pub fn get(self) -> Result<Vec<OpenKey>, ReadError> {
         match self.handle {
             Handle::File(file) => file.core().list(&self.request),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => Err(ReadError::NoFile),
         }
     }
 }

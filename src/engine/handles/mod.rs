@@ -10,11 +10,13 @@ pub(super) mod entries;
 pub(super) mod file_only;
 pub(crate) mod handle;
 pub(crate) mod lists;
+#[cfg(feature = "postgres")]
+mod on_shared;
 pub(crate) mod pending;
 mod progress;
 #[cfg(feature = "serde")]
 pub(super) mod run;
 pub(super) mod scope;
-pub(super) mod stats;
+pub(crate) mod stats;
 pub(crate) mod token;
 mod waiting;

@@ -10,6 +10,8 @@ use crate::clock::Deadline;
 use crate::error::BeginError;
 use crate::key::Digest;
 use crate::record::Record;
+#[cfg(feature = "postgres")]
+use crate::shared::refusal::carry_checked;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
@@ -134,6 +136,10 @@ impl Pending {
     pub(super) async fn wait_until(&self, caller: Caller, deadline: Deadline) -> Result<Waited, BeginError> {
         let ended = match &self.handle {
             Handle::File(file) => file.core().wait_for_end(caller, &self.attempt, deadline).await?,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => {
+                carry_checked(caller, Box::pin(shared.wait_for_end(&self.attempt, deadline))).await?
+            }
         };
         ended.map_or(Ok(Waited::TimedOut), waited)
     }

@@ -2,6 +2,8 @@
 
 use super::claim::{Claim, ClaimInner};
 use crate::error::ClaimError;
+#[cfg(feature = "postgres")]
+use crate::shared::refusal::carry_checked;
 use crate::task::caller::{Caller, block};
 
 impl Claim {
@@ -43,6 +45,8 @@ impl Claim {
     async fn save_progress_as(&mut self, caller: Caller, note: &[u8]) -> Result<(), ClaimError> {
         match &mut self.inner {
             ClaimInner::File(claim) => claim.save_progress(caller, note).await,
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => carry_checked(caller, Box::pin(claim.save_progress(note))).await,
         }
     }
 
@@ -83,6 +87,8 @@ impl Claim {
     async fn renew_as(&self, caller: Caller) -> Result<(), ClaimError> {
         match &self.inner {
             ClaimInner::File(claim) => claim.renew(caller).await,
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => carry_checked(caller, Box::pin(claim.renew())).await,
         }
     }
 }

@@ -4,8 +4,12 @@ use super::claim::{Begin, Claim};
 use super::handle::Handle;
 use super::token::ClaimToken;
 use crate::engine::common::namespace::ScopeInner;
+#[cfg(feature = "postgres")]
+use crate::error::Failure;
 use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
 use crate::policy::Policy;
+#[cfg(feature = "postgres")]
+use crate::shared::refusal::carry_checked;
 use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
@@ -68,6 +72,8 @@ impl Scope {
     pub fn begin(&self, key: impl AsRef<[u8]>, fingerprint: Fingerprint) -> Result<Begin, BeginError> {
         match &self.handle {
             Handle::File(file) => file.core().begin(file, &self.inner, key.as_ref(), &fingerprint),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => block(self.begin_as(Caller::Thread, key.as_ref(), &fingerprint)),
         }
     }
 
@@ -76,6 +82,8 @@ impl Scope {
     pub fn policy(&self) -> Policy {
         match &self.handle {
             Handle::File(file) => file.core().policy_of(self.name()),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => shared.policy_of(self.name()),
         }
     }
 
@@ -158,6 +166,10 @@ impl Scope {
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
         match &self.handle {
             Handle::File(file) => block(file.core().status(Caller::Thread, &self.inner, key.as_ref())),
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => {
+                block(carry_checked(Caller::Thread, shared.status(&self.inner, key.as_ref())))
+            }
         }
     }
 
@@ -252,6 +264,8 @@ impl Scope {
     pub async fn get_async(&self, key: impl AsRef<[u8]>) -> Result<Status, ReadError> {
         match &self.handle {
             Handle::File(file) => file.core().status(Caller::Task, &self.inner, key.as_ref()).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => Box::pin(shared.status(&self.inner, key.as_ref())).await,
         }
     }
 
@@ -286,24 +300,36 @@ impl Scope {
     ) -> Result<Begin, BeginError> {
         match &self.handle {
             Handle::File(file) => file.core().begin_as(caller, file, &self.inner, key, fingerprint).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => {
+                carry_checked(caller, Box::pin(shared.begin(&self.inner, key, *fingerprint))).await
+            }
         }
     }
 
     async fn resolve_as(&self, caller: Caller, key: &[u8]) -> Result<Claim, ResolveError> {
         match &self.handle {
             Handle::File(file) => file.core().resolve_key(caller, file, &self.inner, key).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => carry_checked(caller, Box::pin(shared.resolve(&self.inner, key))).await,
         }
     }
 
     async fn resume_as(&self, caller: Caller, token: &ClaimToken) -> Result<Claim, TokenError> {
         match &self.handle {
             Handle::File(file) => file.core().resume(caller, file, &self.inner, token).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(_) => Err(BeginError::Failed(Failure::NoFile).into()),
         }
     }
 
     async fn forget_as(&self, caller: Caller, key: &[u8], only: Option<Fence>) -> Result<bool, ForgetError> {
         match &self.handle {
             Handle::File(file) => file.core().forget(caller, &self.inner, key, only).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => {
+                carry_checked(caller, Box::pin(shared.forget(&self.inner, key, only))).await
+            }
         }
     }
 }

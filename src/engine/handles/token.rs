@@ -4,6 +4,8 @@ use std::fmt;
 
 use super::claim::{Claim, ClaimInner};
 use crate::error::EndError;
+#[cfg(feature = "postgres")]
+use crate::error::{CommitError, Failure};
 use crate::task::caller::{Caller, block};
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
@@ -84,6 +86,11 @@ impl Claim {
     async fn into_token_as(self, caller: Caller) -> Result<ClaimToken, EndError> {
         match self.inner {
             ClaimInner::File(claim) => claim.into_token(caller).await,
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(_) => {
+                let no_file = CommitError::Failed(Failure::NoFile).into();
+                Err(EndError::new(no_file, Some(self)))
+            }
         }
     }
 }

@@ -92,7 +92,7 @@ impl Checked {
             }
             ReadError::Key(_) | ReadError::Closed | ReadError::Forked | ReadError::Io(_) => self.unread += 1,
             #[cfg(feature = "postgres")]
-            ReadError::NoFile => self.unread += 1,
+            ReadError::NoFile | ReadError::InsideCallback | ReadError::Shared(_) => self.unread += 1,
         }
     }
 }

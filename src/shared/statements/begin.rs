@@ -7,10 +7,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use crate::clock::millis;
+use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::policy::Policy;
 use crate::shared::columns::{Id, Params, signed};
-use crate::shared::error::StoreFailure;
 use crate::shared::row::{Columns, KeyRow};
 use crate::shared::sql::Kind;
 use crate::shared::statement::{Ask, Statement};

@@ -1,8 +1,8 @@
 //! A group of changes to rows without a holder: a lease that is over, a key that is forgotten.
 
+use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::shared::columns::{Params, signed};
-use crate::shared::error::StoreFailure;
 use crate::shared::row::{Columns, RowState};
 use crate::shared::sql::Kind;
 use crate::shared::statement::{Ask, Statement};

@@ -1,11 +1,11 @@
 //! A group of ends: holders complete, fail, release, give up, renew or note on their claims.
 
 use crate::clock::Timestamp;
+use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::record::Outcome;
 use crate::record::retention::Retention;
 use crate::shared::columns::{Params, signed};
-use crate::shared::error::StoreFailure;
 use crate::shared::row::{Columns, RowState};
 use crate::shared::sql::{Kind, VACATED_MS};
 use crate::shared::statement::{Ask, Statement};

@@ -4,9 +4,9 @@ use tokio_postgres::types::Type;
 
 use super::begin::Terms;
 use crate::attempt::interruption::Earlier;
+use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::shared::columns::{Params, signed};
-use crate::shared::error::StoreFailure;
 use crate::shared::row::{Columns, RowState};
 use crate::shared::sql::Kind;
 use crate::shared::statement::{Ask, Statement};

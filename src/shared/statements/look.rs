@@ -1,9 +1,9 @@
 //! Groups of looks at rows, with or without a note that a process waits for the claim.
 
 use crate::Timestamp;
+use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::shared::columns::{Params, signed};
-use crate::shared::error::StoreFailure;
 use crate::shared::row::{Columns, KeyRow};
 use crate::shared::sql::Kind;
 use crate::shared::statement::{Ask, Statement};

@@ -1,0 +1,132 @@
+//! Calls that only an engine on a shared store has: to connect, and to complete a claim in a
+//! transaction of the caller's on that store.
+
+use tokio_postgres::Transaction;
+
+use super::claim::{Claim, ClaimInner};
+use super::engine::Engine;
+use super::handle::Handle;
+use crate::error::{ClaimError, EndError, OpenError};
+use crate::shared::driver;
+use crate::shared::refusal::{carry, check_caller};
+use crate::task::caller::{Caller, block};
+use crate::{CompletedInTx, SharedOptions, SharedStats};
+
+impl SharedOptions {
+    /// Connects to the store, makes its tables if need be, and starts a session of this process.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range ([`OpenError::Option`]); when the server does not answer in
+    /// time or refuses the role, or when the tables are missing and can't be made, or have another
+    /// version ([`OpenError::Shared`]).
+    pub fn connect(self) -> Result<Engine, OpenError> {
+        block(self.connect_as(Caller::Thread))
+    }
+
+    /// [`connect`](Self::connect) for tasks, on any executor.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_async(self) -> Result<Engine, OpenError> {
+        self.connect_as(Caller::Task).await
+    }
+
+    async fn connect_as(self, caller: Caller) -> Result<Engine, OpenError> {
+        check_caller(caller)?;
+        let shared = carry(caller, Box::pin(driver::start(self))).await?;
+        Ok(Engine::new(Handle::Shared(shared)))
+    }
+}
+
+impl Engine {
+    /// Connects to a store that several processes share, in the `PostgreSQL` database at this
+    /// address, with default options; see [`SharedOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`SharedOptions::connect`].
+    pub fn connect(url: impl Into<String>) -> Result<Self, OpenError> {
+        SharedOptions::new(url).connect()
+    }
+
+    /// [`connect`](Self::connect) for tasks, on any executor.
+    ///
+    /// # Errors
+    ///
+    /// As for [`SharedOptions::connect`].
+    pub async fn connect_async(url: impl Into<String>) -> Result<Self, OpenError> {
+        SharedOptions::new(url).connect_async().await
+    }
+
+    /// What this process sends to its shared store; `None` of an engine on a file.
+    #[must_use]
+    pub fn shared_stats(&self) -> Option<SharedStats> {
+        match &self.handle {
+            Handle::File(_) => None,
+            Handle::Shared(shared) => Some(shared.shared_stats()),
+        }
+    }
+}
+
+impl Claim {
+    /// Completes the claim within a transaction of yours, on the database of the shared store: your
+    /// rows and the result are committed together, or not at all.
+    ///
+    /// Other callers see the result when the transaction is committed. While it is open the key
+    /// can't be taken over, even if its lease or its session ends. Keep it short, and say what
+    /// became of it with the value that this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the body is too long, the claim is no longer good, the statement fails, or the
+    /// transaction can't see the claim: because it is on another database, or has a snapshot from
+    /// before the begin. The claim comes back unless it is no longer good. A claim on a key of a
+    /// file is refused with [`ClaimError::NotShared`], and comes back.
+    ///
+    /// ```no_run
+    /// # use idemkv::{Begin, Engine, Fingerprint};
+    /// # async fn pay(client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::connect_async("postgres://service@db.internal/payments").await?;
+    /// let Begin::Fresh(claim) = engine.scope("transfers").begin_async("key", Fingerprint::of("a to b")).await? else {
+    ///     return Ok(());
+    /// };
+    /// let mut transaction = client.transaction().await?;
+    /// transaction.execute("UPDATE accounts SET cents = cents - 10 WHERE name = 'a'", &[]).await?;
+    /// let completed = claim.complete_in_tx(&mut transaction, "paid").await?;
+    /// transaction.commit().await?;
+    /// let record = completed.committed();
+    /// # drop(record);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn complete_in_tx(
+        self,
+        transaction: &mut Transaction<'_>,
+        body: impl AsRef<[u8]>,
+    ) -> Result<CompletedInTx, EndError> {
+        match self.inner {
+            ClaimInner::File(_) => Err(EndError::new(ClaimError::NotShared, Some(self))),
+            ClaimInner::Shared(claim) => claim.complete_in_tx(transaction, body.as_ref()).await,
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Engine {
+    /// Sweeps some pages of the shared store now, if that is due and no other process does it, for
+    /// tests. `false` if it was not this process's turn.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer in time, or the engine is on a file.
+    pub fn sweep_shared(&self) -> Result<bool, crate::CommitError> {
+        match &self.handle {
+            Handle::File(_) => Ok(false),
+            Handle::Shared(shared) => {
+                block(crate::shared::refusal::carry_checked(Caller::Thread, shared.sweep()))
+            }
+        }
+    }
+}

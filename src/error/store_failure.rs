@@ -1,0 +1,139 @@
+//! `StoreFailure`: what went wrong with a shared store.
+
+use std::error::Error;
+use std::fmt;
+
+use tokio_postgres::error::{Severity, SqlState};
+
+use crate::sync::Arc;
+
+/// What kind of failure of the store it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// No connection, or it broke.
+    Unreachable,
+    /// The server did not answer in time, or cancelled the statement.
+    TimedOut,
+    /// The server takes no writes: it is a standby, or was made read-only.
+    ReadOnly,
+    /// The server has no room: disk, memory or connections.
+    Full,
+    /// The role may not do that, or could not log in.
+    Forbidden,
+    /// The tables are missing, or of another version.
+    Schema,
+    /// The options can't work with this server.
+    Options,
+    /// A row is not as this library writes it.
+    Damaged,
+    /// The commit waits for a standby that did not confirm it.
+    NotReplicated,
+    /// The server gave another error.
+    Refused,
+}
+
+/// What went wrong with the store.
+#[derive(Clone, Debug)]
+pub struct StoreFailure(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: FailureKind,
+    message: String,
+    /// The server aborted the statement: it certainly did nothing.
+    aborted: bool,
+    code: Option<String>,
+}
+
+impl StoreFailure {
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { kind, message: message.into(), aborted: false, code: None }))
+    }
+
+    pub(crate) fn of(error: &tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            let mut message = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                message = format!("{message}: {cause}");
+                source = cause.source();
+            }
+            return Self::new(FailureKind::Unreachable, message);
+        };
+        // A fatal error may come after the commit: the server was shut down while it waited for a
+        // standby, or before it could answer.
+        let aborted = db.parsed_severity() == Some(Severity::Error)
+            && *db.code() != SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN;
+        let message = match db.detail() {
+            Some(detail) => format!("{} ({detail})", db.message()),
+            None => db.message().to_owned(),
+        };
+        let code = db.code().code();
+        Self(Arc::new(Inner { kind: kind_of(code), message, aborted, code: Some(code.to_owned()) }))
+    }
+
+    /// The kind of failure.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        self.0.kind
+    }
+
+    /// The SQLSTATE, if the server gave an error.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.0.code.as_deref()
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    pub(crate) fn was_aborted(&self) -> bool {
+        self.0.aborted
+    }
+
+    /// Whether the same statement may succeed at once on another try.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.code(), Some("40001" | "40P01" | "57014" | "26000" | "42P05" | "55P03" | "0A000"))
+    }
+
+    /// Whether prepared statements went astray, as behind a pooler that was not detected.
+    pub(crate) fn is_of_a_pooler(&self) -> bool {
+        matches!(self.code(), Some("26000" | "42P05" | "08P01"))
+    }
+}
+
+fn kind_of(code: &str) -> FailureKind {
+    match code {
+        "25006" => FailureKind::ReadOnly,
+        "57014" | "55P03" => FailureKind::TimedOut,
+        "42501" => FailureKind::Forbidden,
+        "42P01" | "3F000" | "42703" | "3D000" => FailureKind::Schema,
+        _ if code.starts_with("53") => FailureKind::Full,
+        _ if code.starts_with("28") => FailureKind::Forbidden,
+        _ if code.starts_with("57P") || code.starts_with("08") => FailureKind::Unreachable,
+        _ => FailureKind::Refused,
+    }
+}
+
+impl fmt::Display for StoreFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind() {
+            FailureKind::Unreachable => "the store can't be reached, so look at the server and the network",
+            FailureKind::TimedOut => "the store did not answer in time, so look at its load and its locks",
+            FailureKind::ReadOnly => "the store takes no writes, so connect to the primary",
+            FailureKind::Full => "the store has no room, so free disk, memory or connections",
+            FailureKind::Forbidden => "the store refuses this role, so look at its password and its rights",
+            FailureKind::Schema | FailureKind::Options => "the store can't be used as it is",
+            FailureKind::Damaged => "a row of the store is damaged, so restore or forget it",
+            FailureKind::NotReplicated => {
+                "a commit is not confirmed by the standbys, so look at the replication"
+            }
+            FailureKind::Refused => "the store refused the statement",
+        };
+        write!(f, "{what}: {}", self.0.message)
+    }
+}
+
+impl Error for StoreFailure {}

@@ -1,0 +1,41 @@
+//! What this process tells in figures of its use of a shared store.
+
+use super::core::Core;
+use crate::engine::handles::stats::{BusyStats, Stats};
+use crate::sync::{AtomicU64, Ordering};
+
+impl Core {
+    /// What is known here. No process knows how many keys the store has, and what a file or a log
+    /// would have is zero.
+    pub(super) fn stats(&self) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        Stats {
+            in_flight: self.held.load(Ordering::Relaxed),
+            waiting: self.watches.waiters(),
+            progress_bytes: self.budget.bytes(),
+            fresh: get(&counters.fresh),
+            rerun: get(&counters.rerun),
+            replayed: self.answers.replayed.load(Ordering::Relaxed),
+            waited: self.answers.waited.load(Ordering::Relaxed),
+            reused: get(&counters.reused),
+            too_late: get(&counters.too_late),
+            unresolved: get(&counters.unresolved),
+            busy: BusyStats::default(),
+            refused: get(&counters.refused),
+            resolved: get(&counters.resolved),
+            token_claims: get(&counters.token_claims),
+            completed: get(&counters.completed),
+            failed: get(&counters.failed),
+            released: get(&counters.released),
+            dropped: get(&counters.dropped),
+            lease_expired: get(&counters.lease_expired),
+            superseded: get(&counters.superseded),
+            progress_saved: get(&counters.progress_saved),
+            forgotten: get(&counters.forgotten),
+            policies_set: get(&counters.policies_set),
+            expired: self.traffic.swept.load(Ordering::Relaxed),
+            ..Stats::default()
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A caller waits for the end of another caller's claim, in this process or in another.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use super::core::{Core, SharedHandle};
+use crate::attempt::{Attempt, AttemptParts, Ended};
+use crate::clock::Deadline;
+use crate::engine::common::running::is_running;
+use crate::error::{BeginError, SharedError};
+use crate::sync::Arc;
+
+/// A waiter's place among the watched claims.
+struct Place<'a> {
+    core: &'a Core,
+    /// Which all waiters of this process share.
+    attempt: Arc<Attempt>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.core.is_forked() {
+            self.core.watches.leave(&self.attempt);
+        }
+    }
+}
+
+impl SharedHandle {
+    /// How the claim ended; `None` if it is still in flight at the deadline.
+    pub(crate) async fn wait_for_end(
+        &self,
+        attempt: &Arc<Attempt>,
+        deadline: Deadline,
+    ) -> Result<Option<Ended>, BeginError> {
+        let core = &*self.0;
+        core.check()?;
+        // An operation that waits for its own claim would wait for ever.
+        if is_running(attempt) {
+            return Err(BeginError::OwnKey);
+        }
+        let waited_for = match attempt.ended_so_far() {
+            None => Arc::clone(attempt),
+            // The wait for it was given up while the store did not answer. It is watched again.
+            Some(Ended::Closed | Ended::Failed(_)) => Arc::new(stand_in(attempt)),
+            ended @ Some(Ended::Done(_) | Ended::Vacated | Ended::Interrupted) => return Ok(ended),
+        };
+        if deadline.has_passed() {
+            return Ok(None);
+        }
+        let place = Place { core, attempt: core.watches.join(&waited_for) };
+        if is_running(&place.attempt) {
+            return Err(BeginError::OwnKey);
+        }
+        // Asked again: after a close nobody ends what is watched.
+        core.check()?;
+        let (mut ended, mut over) =
+            (pin!(place.attempt.ended(|| core.is_forked())), pin!(core.sleep(deadline)));
+        let ended = poll_fn(|context| match ended.as_mut().poll(context) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if deadline.instant().is_none() => Poll::Pending,
+            Poll::Pending => over.as_mut().poll(context).map(|()| None),
+        });
+        let ended = ended.await;
+        told(core, ended, &place.attempt)
+    }
+}
+
+/// The same claim, as if nothing were known of its end.
+fn stand_in(attempt: &Attempt) -> Attempt {
+    Attempt::new(AttemptParts {
+        digest: attempt.digest,
+        scope: attempt.scope(),
+        key: attempt.key(),
+        fence: attempt.fence,
+        number: attempt.number,
+        fingerprint: attempt.fingerprint,
+        started: attempt.started,
+        retention: attempt.retention,
+        lease: attempt.lease,
+        unresolved_ttl: attempt.unresolved_ttl,
+        earlier: attempt.earlier,
+        progress: attempt.progress(),
+        replaced: None,
+        undelivered_bytes: 0,
+    })
+}
+
+fn told(core: &Core, ended: Option<Ended>, attempt: &Attempt) -> Result<Option<Ended>, BeginError> {
+    let Some(Ended::Failed(_) | Ended::Closed) = &ended else { return Ok(ended) };
+    core.check()?;
+    match core.watches.failure(attempt) {
+        Some(failure) => Err(SharedError::Unavailable(failure).into()),
+        None => Err(BeginError::Closed),
+    }
+}
