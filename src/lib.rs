@@ -54,7 +54,8 @@
 //! - `tracing`: `TracingObserver` writes events; runs of the layer have spans.
 //! - `queue`: a consumer of messages, each handled once: see the module `queue`.
 //! - `cli`: the command `idemkv`, for operators: see `docs/command.md`.
-//! - `postgres`: a store for several processes. Unfinished: see `docs/shared.md`.
+//! - `postgres`: `Engine::connect`, an engine on a store for several processes. Unfinished: see
+//!   `docs/shared.md`.
 //! - `sim`: a simulated disk, a manual clock, and engines without threads, for deterministic
 //!   tests. Not for production.
 //!

@@ -166,7 +166,16 @@ fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
         }
     };
     assert_eq!(record.body(), b"reply");
+    // So is the wait that was given up.
+    assert!(matches!(pending.wait_timeout(Duration::from_millis(50)), Ok(Waited::TimedOut)));
     drop(other);
+    let waited = loop {
+        match pending.wait() {
+            Err(BeginError::Shared(SharedError::Unavailable(_))) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(waited, Ok(Waited::Interrupted)), "{waited:?}");
     let refused = SharedOptions::new("postgres://idemkv@127.0.0.1:1/postgres").connect();
     let Err(refused) = refused else { panic!("nobody listens there") };
     assert!(
