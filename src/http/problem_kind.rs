@@ -32,7 +32,7 @@ pub enum ProblemKind {
     Expired,
     /// The body is over the limit. 413.
     BodyTooLarge,
-    /// The body ended early, or could not be read. 400.
+    /// The body ended early, or could not be read. 400, with `Retry-After`.
     BodyUnreadable,
     /// A limit of the store, or of its disk, is reached. 503, with `Retry-After`.
     StoreBusy,
@@ -63,7 +63,8 @@ enum Client {
     Retry,
     /// Send a request with a new key: this one had no effect, and will have none.
     NewKey,
-    /// Neither. A person has to look.
+    /// Neither: the same request gets the same answer, and under its key something may have run,
+    /// such as an earlier try that came whole.
     Ask,
 }
 
@@ -98,9 +99,9 @@ impl ProblemKind {
             Self::KeyMissing => facts("key_missing", "Idempotency key is missing", bad, NewKey, None),
             Self::KeyMalformed => facts("key_malformed", "Idempotency key is malformed", bad, NewKey, None),
             Self::NotVerified => {
-                facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, NewKey, None)
+                facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, Ask, None)
             }
-            Self::TenantMissing => facts("tenant_missing", "Request belongs to no tenant", bad, NewKey, None),
+            Self::TenantMissing => facts("tenant_missing", "Request belongs to no tenant", bad, Ask, None),
             Self::KeyReused => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
                 facts("key_reused", "Idempotency key is already used", status, NewKey, None)
@@ -123,7 +124,7 @@ impl ProblemKind {
             Self::BodyTooLarge => {
                 facts("body_too_large", "Body is too large", StatusCode::PAYLOAD_TOO_LARGE, NewKey, None)
             }
-            Self::BodyUnreadable => facts("body_unreadable", "Body can't be read", bad, NewKey, None),
+            Self::BodyUnreadable => facts("body_unreadable", "Body can't be read", bad, Retry, Some(1)),
             Self::StoreBusy => facts("store_busy", "Too many operations at once", down, Retry, Some(1)),
             Self::StoreFailed => facts("store_failed", "Service is out of order", down, Retry, Some(30)),
             Self::RecordUnreadable => {
@@ -161,7 +162,7 @@ impl ProblemKind {
     }
 
     /// Whether the client may go on with a new key, because under this one nothing of this request
-    /// has run or will run.
+    /// has run or will run. An earlier try of it that came whole counts.
     #[must_use]
     pub fn allows_new_key(self) -> bool {
         self.facts().client == Client::NewKey

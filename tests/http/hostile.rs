@@ -58,7 +58,7 @@ impl http_body::Body for Endless {
 }
 
 /// A body that ends early.
-struct Broken;
+pub struct Broken;
 
 impl http_body::Body for Broken {
     type Data = Bytes;

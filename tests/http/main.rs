@@ -27,6 +27,7 @@ mod kept;
 mod keys;
 mod loopback;
 mod presets;
+mod problem_pages;
 mod random_requests;
 mod readiness;
 #[cfg(feature = "axum")]
