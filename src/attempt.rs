@@ -6,6 +6,7 @@ pub(crate) mod interruption;
 mod parts;
 pub(crate) mod progress;
 mod rows;
+pub(crate) mod waited;
 
 pub(crate) use hand_over::HandOver;
 pub(crate) use parts::AttemptParts;

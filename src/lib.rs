@@ -109,12 +109,13 @@ mod wal;
 
 pub use attempt::interruption::{AttemptInfo, Interruption};
 pub use attempt::progress::Progress;
+pub use attempt::waited::Waited;
 pub use clock::Timestamp;
 #[cfg(feature = "serde")]
 pub use engine::Running;
 pub use engine::{
     Backup, Begin, Checked, Claim, ClaimToken, Closed, CommitMode, Completion, End, Ending, Engine, Entries,
-    KeyEntry, ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Verdict, Verify, Waited,
+    KeyEntry, ListPosition, Listing, OpenKey, Options, Pending, Scope, Stats, Verdict, Verify,
 };
 pub use error::{
     BackupError, BeginError, Busy, ClaimError, CommitError, CompleteInError, Damage, EndError, Failure,

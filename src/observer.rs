@@ -9,7 +9,7 @@ use crate::error::{BeginError, Failure, IoFailure};
 use crate::foreign;
 use crate::policy::Policy;
 use crate::sync::Arc;
-use crate::{AttemptInfo, Interruption, KeyHash, Record};
+use crate::{AttemptInfo, Interruption, KeyHash, Record, Waited};
 
 /// Receives the events that an operator wants to see: replays, and [events](Event) of every other
 /// kind. Set with [`Options::observer`](crate::Options::observer).
@@ -50,7 +50,8 @@ use crate::{AttemptInfo, Interruption, KeyHash, Record};
 /// ```
 pub trait Observer: Send + Sync {
     /// A begin was answered with this record. It is a separate method, because every replay calls
-    /// it.
+    /// it. A begin that waits for the claim of another call is answered "in flight" first; the
+    /// record that it then gets is in [`Event::Waited`].
     fn replayed(&self, record: &Record) {
         let _ = record;
     }
@@ -141,6 +142,23 @@ pub enum Event<'e> {
         key_hash: KeyHash,
         /// The claim of the other call.
         attempt: AttemptInfo,
+    },
+    /// A call that waited for the claim of another one has its answer, or was refused. A wait whose
+    /// future was dropped is not reported.
+    #[non_exhaustive]
+    Waited {
+        /// The key's scope.
+        scope: &'e [u8],
+        /// The key.
+        key: &'e [u8],
+        /// Its short name for logs.
+        key_hash: KeyHash,
+        /// The claim of the other call.
+        attempt: AttemptInfo,
+        /// The answer, such as the record.
+        answer: Result<&'e Waited, &'e BeginError>,
+        /// How long the call took.
+        took: Duration,
     },
     /// A claim has ended. Its end is queued for the log, and soon durable.
     #[non_exhaustive]
@@ -281,6 +299,7 @@ impl Event<'_> {
             Self::Opened { .. } => "opened",
             Self::Granted { .. } => "granted",
             Self::InFlight { .. } => "in flight",
+            Self::Waited { .. } => "waited",
             Self::Ended { .. } => "ended",
             Self::Interrupted { .. } => "interrupted",
             Self::Refused { .. } => "refused",

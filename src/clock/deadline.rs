@@ -12,6 +12,7 @@ pub(super) fn now() -> Instant {
 }
 
 /// A running stopwatch, for statistics only.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {

@@ -17,7 +17,7 @@ impl<P: Publish> Commit<P> {
                 break;
             }
             // The files are let go after this, so nobody may be writing.
-            if self.failure.get().is_some() && !queue.is_writing {
+            if self.failure.get().is_some() && queue.writing.is_none() {
                 break;
             }
             match queue.writer.take() {

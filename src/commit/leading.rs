@@ -143,7 +143,8 @@ impl<P: Publish> Commit<P> {
                 break;
             }
             let Some(group) = queue.take_next() else { break };
-            queue.is_writing = true;
+            let watch = Stopwatch::start();
+            queue.writing = Some(watch);
             if let Turn::ForPlace(bytes) = turn {
                 queue.hold(bytes);
             }
@@ -152,10 +153,10 @@ impl<P: Publish> Commit<P> {
             if self.origin.is_elsewhere() {
                 return None;
             }
-            let (written, frame, took) = self.write(&mut writer, group);
+            let (written, frame, took) = self.write(&mut writer, group, watch);
             let has_failed = written.outcome.is_err();
             queue = self.queue.lock();
-            queue.is_writing = false;
+            queue.writing = None;
             queue.written.push_back(written);
             queue.keep_frame(frame);
             if has_failed {
@@ -201,16 +202,16 @@ impl<P: Publish> Commit<P> {
         press.inspect(|press| press.notify()).is_some()
     }
 
-    /// Makes one group durable; returns how long that took.
+    /// Makes one group durable; returns how long that took, by this watch.
     pub(super) fn write(
         &self,
         writer: &mut LogWriter,
         group: Group<P::Op>,
+        watch: Stopwatch,
     ) -> (Written<P::Op>, FrameBuf, Duration) {
         let Group { mut frame, bytes, ops, reserved, status } = group;
         // A panic in here must not leave others waiting for ever.
         let unwinding = FailOnUnwind::new(self, &status, Stage::Writing);
-        let watch = Stopwatch::start();
         let appended = if self.origin.is_elsewhere_for_sure() {
             Err(Failure::Forked)
         } else {

@@ -24,7 +24,9 @@ pub(crate) use leading::Duty;
 pub(crate) use queue::Limits;
 pub(crate) use status::Ticket;
 
-use crate::clock::{Deadline, EngineClock};
+use std::time::Duration;
+
+use crate::clock::{Deadline, EngineClock, Stopwatch};
 use crate::error::{CommitError, Failure};
 use crate::fork::Origin;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, OnceLock};
@@ -144,6 +146,12 @@ impl<P: Publish> Commit<P> {
     /// Entries that wait to be written.
     pub(crate) fn queued(&self) -> usize {
         self.queue.lock().entries()
+    }
+
+    /// For how long the group that is being written has been written; zero if none is.
+    pub(crate) fn running(&self) -> Duration {
+        let writing = self.queue.lock().writing;
+        writing.as_ref().map_or(Duration::ZERO, Stopwatch::elapsed)
     }
 
     pub(crate) fn stats(&self) -> CommitStats {

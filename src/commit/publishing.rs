@@ -145,7 +145,7 @@ impl<P: Publish> Drop for FailOnUnwind<'_, P> {
         let mut queue = self.commit.queue.lock();
         match self.at {
             Stage::Writing => {
-                queue.is_writing = false;
+                queue.writing = None;
                 queue.written.push_back(failed);
             }
             Stage::Publishing => {

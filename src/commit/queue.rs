@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::status::{CommitStatus, GroupEnd, Ticket};
+use crate::clock::Stopwatch;
 use crate::error::Failure;
 use crate::sync::Arc;
 use crate::wal::frame::{FrameBuf, entry_bytes_max};
@@ -65,8 +66,8 @@ pub(super) struct Queue<T> {
     newest: Option<Arc<CommitStatus>>,
     /// `None` if a thread leads, a commit failed, or the log is not ready yet.
     pub(super) writer: Option<LogWriter>,
-    /// A group is being written.
-    pub(super) is_writing: bool,
+    /// Since when a group is being written; `None` if none is.
+    pub(super) writing: Option<Stopwatch>,
     /// In the order in which they were written. They are published in that order, by one thread at
     /// a time.
     pub(super) written: VecDeque<Written<T>>,
@@ -94,7 +95,7 @@ impl<T> Queue<T> {
             held: None,
             newest: None,
             writer: None,
-            is_writing: false,
+            writing: None,
             written: VecDeque::new(),
             is_publishing: false,
             intake: Intake::Early,

@@ -200,7 +200,7 @@ fn a_commit_closes_when_everything_is_published() {
     let mut writer = queue.writer.take().unwrap();
     let group = queue.take_next().unwrap();
     drop(queue);
-    let (written, ..) = bench.commit.write(&mut writer, group);
+    let (written, ..) = bench.commit.write(&mut writer, group, Stopwatch::start());
     let mut queue = bench.commit.queue.lock();
     queue.written.push_back(written);
     queue.writer = Some(writer);

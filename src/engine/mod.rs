@@ -25,7 +25,7 @@ pub use handles::engine::{Closed, Engine};
 pub use handles::entries::{Entries, KeyEntry};
 pub use handles::file_only::Backup;
 pub use handles::lists::{ListPosition, Listing, OpenKey};
-pub use handles::pending::{Pending, Waited};
+pub use handles::pending::Pending;
 #[cfg(feature = "serde")]
 pub use handles::run::Running;
 pub use handles::scope::Scope;

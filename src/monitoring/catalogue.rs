@@ -9,6 +9,11 @@ pub(super) struct Metric(pub(super) &'static str, Unit, &'static str);
 
 pub(super) const BEGINS: Metric =
     Metric("idemkv_begins_total", Unit::Count, "Answers of begin, by scope and answer; refusals by reason.");
+pub(super) const WAITS: Metric = Metric(
+    "idemkv_waits_total",
+    Unit::Count,
+    "Answers of waits for the claim of another call; refusals by reason.",
+);
 pub(super) const RESOLUTIONS: Metric =
     Metric("idemkv_resolutions_total", Unit::Count, "Claims that resolve gave.");
 pub(super) const ENDS: Metric =
@@ -21,12 +26,17 @@ pub(super) const BEGIN_SECONDS: Metric =
     Metric("idemkv_begin_duration_seconds", Unit::Seconds, "Time of calls that were granted a claim.");
 pub(super) const OPERATION_SECONDS: Metric =
     Metric("idemkv_operation_duration_seconds", Unit::Seconds, "Time from a claim's grant to its end.");
+pub(super) const PUBLISHED: Metric = Metric(
+    "idemkv_published_timestamp_seconds",
+    Unit::Seconds,
+    "When the gauges were written last, in seconds since 1970.",
+);
 pub(super) const COMMITS_BY_SECONDS: Metric =
     Metric("idemkv_commit_duration_seconds_bucket", Unit::Count, "Commits that took at most `le` seconds.");
 pub(super) const COMMITS_BY_ENTRIES: Metric =
     Metric("idemkv_commit_size_entries_bucket", Unit::Count, "Commits of at most `le` entries.");
 
-const SCOPED: [Metric; 5] = [BEGINS, RESOLUTIONS, ENDS, INTERRUPTIONS, SUPERSEDED];
+const SCOPED: [Metric; 6] = [BEGINS, WAITS, RESOLUTIONS, ENDS, INTERRUPTIONS, SUPERSEDED];
 const HISTOGRAMS: [Metric; 2] = [BEGIN_SECONDS, OPERATION_SECONDS];
 const BUCKETS: [Metric; 2] = [COMMITS_BY_SECONDS, COMMITS_BY_ENTRIES];
 
@@ -58,11 +68,15 @@ fn flag(is_set: bool) -> f64 {
 }
 
 #[rustfmt::skip]
-pub(super) const GAUGES: [Gauge; 20] = [
+pub(super) const GAUGES: [Gauge; 27] = [
     gauge("idemkv_keys", Unit::Count, "Keys in the index.", |stats| size(stats.entries)),
     gauge("idemkv_claims_in_flight", Unit::Count, "Claims in flight.", |stats| size(stats.in_flight)),
     gauge("idemkv_interrupted_keys", Unit::Count, "Interrupted keys without an outcome.", |stats| size(stats.interrupted)),
     gauge("idemkv_interrupted_oldest_seconds", Unit::Seconds, "Age of the oldest interruption.", |stats| stats.interrupted_longest.as_secs_f64()),
+    gauge("idemkv_unresolved_keys", Unit::Count, "Of those, the ones that only a resolution ends.", |stats| size(stats.unresolved_keys)),
+    gauge("idemkv_unresolved_oldest_seconds", Unit::Seconds, "Age of the oldest of these.", |stats| stats.unresolved_longest.as_secs_f64()),
+    gauge("idemkv_opening_interrupted_claims", Unit::Count, "Claims that the opening of the file found dead.", |stats| number(stats.found_interrupted)),
+    gauge("idemkv_opening_token_claims", Unit::Count, "Claims that the opening found good, because they had been handed over as tokens.", |stats| number(stats.token_claims)),
     gauge("idemkv_waiting_calls", Unit::Count, "Calls that wait for claims of others.", |stats| size(stats.waiting)),
     gauge("idemkv_waiting_for_room_calls", Unit::Count, "Calls that wait for room in the log.", |stats| size(stats.waiting_for_room)),
     gauge("idemkv_queued_entries", Unit::Count, "Entries that wait for a commit.", |stats| size(stats.queued)),
@@ -77,13 +91,16 @@ pub(super) const GAUGES: [Gauge; 20] = [
     gauge("idemkv_clock_lag_seconds", Unit::Seconds, "By how much the wall clock is ahead of the engine's clock.",
         |stats| number(stats.clock_lag_ms.unsigned_abs()) / 1_000.0 * if stats.clock_lag_ms < 0 { -1.0 } else { 1.0 }),
     gauge("idemkv_commit_duration_max_seconds", Unit::Seconds, "The longest commit since the file was opened.", |stats| stats.commit_time_max.as_secs_f64()),
+    gauge("idemkv_commit_running_seconds", Unit::Seconds, "Time of the commit that is being written; 0 if none is.", |stats| stats.commit_running.as_secs_f64()),
+    gauge("idemkv_open", Unit::Count, "1 while the file is open. Once it is closed, all gauges but the time of publishing are 0.", |stats| flag(stats.is_open)),
+    gauge("idemkv_open_seconds", Unit::Seconds, "Time since the file was opened.", |stats| stats.open_for.as_secs_f64()),
     gauge("idemkv_disk_full", Unit::Count, "1 while the disk is full.", |stats| flag(stats.is_disk_full)),
     gauge("idemkv_file_not_ready", Unit::Count, "1 while a failed read keeps the engine from writing to the file.", |stats| flag(stats.is_file_not_ready)),
     gauge("idemkv_failed", Unit::Count, "1 once the engine has stopped granting claims.", |stats| flag(stats.has_failed)),
 ];
 
 #[rustfmt::skip]
-pub(super) const COUNTERS: [Counter; 12] = [
+pub(super) const COUNTERS: [Counter; 15] = [
     counter("idemkv_commits_total", Unit::Count, "Group commits.", |stats| stats.commits),
     counter("idemkv_commit_entries_total", Unit::Count, "Entries in all commits.", |stats| stats.committed_entries),
     counter("idemkv_commit_bytes_total", Unit::Bytes, "Bytes in all commits.", |stats| stats.committed_bytes),
@@ -96,6 +113,9 @@ pub(super) const COUNTERS: [Counter; 12] = [
     counter("idemkv_failed_reads_total", Unit::Count, "Reads of the file that the operating system refused.", |stats| stats.failed_reads),
     counter("idemkv_expired_keys_total", Unit::Count, "Keys removed from memory after their time.", |stats| stats.expired),
     counter("idemkv_reclaimed_blocks_total", Unit::Count, "Blocks of the file that were reclaimed.", |stats| stats.reclaimed_blocks),
+    counter("idemkv_progress_saved_total", Unit::Count, "Times that claims saved their progress.", |stats| stats.progress_saved),
+    counter("idemkv_progress_refused_total", Unit::Count, "Times that a limit refused the progress of a claim.", |stats| stats.busy.progress_bytes),
+    counter("idemkv_policies_set_total", Unit::Count, "Policies that were declared.", |stats| stats.policies_set),
     counter("idemkv_forgotten_keys_total", Unit::Count, "Keys that were forgotten.", |stats| stats.forgotten),
 ];
 
@@ -105,7 +125,7 @@ pub(super) fn describe() {
     {
         describe_counter!(name, unit, help);
     }
-    for Metric(name, unit, help) in GAUGES.map(|gauge| gauge.0) {
+    for Metric(name, unit, help) in GAUGES.map(|gauge| gauge.0).into_iter().chain([PUBLISHED]) {
         describe_gauge!(name, unit, help);
     }
     for Metric(name, unit, help) in HISTOGRAMS {

@@ -9,10 +9,10 @@ use crate::{BeginError, Event, KeyHash, Observer, Record};
 ///
 /// | level | events |
 /// |---|---|
-/// | error | a full disk, a failed read or close, a failed engine, a damaged record |
+/// | error | a full disk, a failed read or close, a failed engine, a damaged record, faults of the program |
 /// | warn | interruptions, superseded claims, begins refused by a limit, failure or interruption |
 /// | info | opened, closed, policies, backups, room again |
-/// | debug | grants, ends, claims found in flight, begins refused because of the request |
+/// | debug | grants, ends, claims found in flight, waits, begins refused because of the request |
 /// | trace | replays |
 ///
 /// An event about a key has its short hash (`key.hash`), which the command `idemkv` accepts. It
@@ -48,7 +48,7 @@ impl TracingObserver {
         self.has_keys.then(|| String::from_utf8_lossy(key).into_owned())
     }
 
-    fn refused(self, scope: &[u8], key: &[u8], hash: Option<KeyHash>, error: &BeginError) {
+    fn refused(self, call: &str, scope: &[u8], key: &[u8], hash: Option<KeyHash>, error: &BeginError) {
         macro_rules! write {
             ($level:expr) => {
                 event!(
@@ -58,21 +58,22 @@ impl TracingObserver {
                     key = self.key(key),
                     key.hash = hash.map(field::display),
                     error = %error,
-                    "begin refused"
+                    "{call} refused"
                 )
             };
         }
         match error {
-            BeginError::Damaged(_) | BeginError::Io(_) => write!(Level::ERROR),
+            BeginError::Damaged(_)
+            | BeginError::Io(_)
+            | BeginError::InsideCallback
+            | BeginError::InsideTransaction
+            | BeginError::OwnKey
+            | BeginError::BatchTooLong { .. } => write!(Level::ERROR),
             BeginError::Unresolved(_) | BeginError::Busy(_) | BeginError::Failed(_) => write!(Level::WARN),
             BeginError::Key(_)
             | BeginError::Expired(_)
             | BeginError::KeyReused
-            | BeginError::InsideCallback
-            | BeginError::InsideTransaction
-            | BeginError::OwnKey
             | BeginError::DuplicateInBatch { .. }
-            | BeginError::BatchTooLong { .. }
             | BeginError::Closed => write!(Level::DEBUG),
             #[cfg(feature = "postgres")]
             BeginError::Shared(_) => write!(Level::WARN),
@@ -82,7 +83,7 @@ impl TracingObserver {
 
 /// Writes an event about the claim of a key.
 macro_rules! of_claim {
-    ($observer:ident, $level:ident, $scope:ident, $key:ident, $hash:ident, $claim:ident,
+    ($observer:ident, $level:ident, ($scope:ident, $key:ident, $hash:ident, $claim:ident),
      $($field:ident = $value:expr,)* $message:literal) => {
         $level!(
             target: "idemkv",
@@ -116,26 +117,33 @@ impl Observer for TracingObserver {
                 of_claim!(
                     self,
                     debug,
-                    scope,
-                    key,
-                    key_hash,
-                    attempt,
+                    (scope, key, key_hash, attempt),
                     resolves = resolves,
                     took = field::debug(took),
                     "claim granted"
                 );
             }
             Event::InFlight { scope, key, key_hash, attempt, .. } => {
-                of_claim!(self, debug, scope, key, key_hash, attempt, "found in flight");
+                of_claim!(self, debug, (scope, key, key_hash, attempt), "found in flight");
+            }
+            Event::Waited { scope, key, key_hash, answer: Err(error), .. } => {
+                self.refused("wait", scope, key, Some(*key_hash), error);
+            }
+            Event::Waited { scope, key, key_hash, attempt, answer: Ok(answer), took, .. } => {
+                of_claim!(
+                    self,
+                    debug,
+                    (scope, key, key_hash, attempt),
+                    answer = field::display(answer),
+                    took = field::debug(took),
+                    "waited"
+                );
             }
             Event::Ended { scope, key, key_hash, attempt, end, took, body_len, .. } => {
                 of_claim!(
                     self,
                     debug,
-                    scope,
-                    key,
-                    key_hash,
-                    attempt,
+                    (scope, key, key_hash, attempt),
                     end = field::debug(end),
                     took = field::debug(took),
                     body_bytes = body_len,
@@ -146,37 +154,58 @@ impl Observer for TracingObserver {
                 of_claim!(
                     self,
                     warn,
-                    scope,
-                    key,
-                    key_hash,
-                    interruption,
+                    (scope, key, key_hash, interruption),
                     cause = field::debug(cause),
                     "claim interrupted"
                 );
             }
             Event::Superseded { scope, key, key_hash, attempt, .. } => {
-                of_claim!(self, warn, scope, key, key_hash, attempt, "claim superseded");
+                of_claim!(self, warn, (scope, key, key_hash, attempt), "claim superseded");
             }
-            Event::Refused { scope, key, key_hash, error, .. } => self.refused(scope, key, *key_hash, error),
-            Event::Opened { keys, replayed, interrupted, took, .. } => {
-                info!(target: "idemkv", keys, commits_replayed = replayed, interrupted, ?took, "opened");
+            Event::Refused { scope, key, key_hash, error, .. } => {
+                self.refused("begin", scope, key, *key_hash, error);
             }
-            Event::PolicySet { scope, policy, .. } => {
-                info!(target: "idemkv", scope = scope_label(scope), ?policy, "policy declared");
-            }
-            Event::DiskFull { failure, .. } => error!(target: "idemkv", error = %failure, "the disk is full"),
-            Event::RoomAgain {} => info!(target: "idemkv", "the disk has room again"),
-            Event::ReadFailed { failure, .. } => error!(target: "idemkv", error = %failure, "a read failed"),
-            Event::Failed { failure, .. } => {
-                error!(target: "idemkv", error = %failure, "the engine has stopped granting claims");
-            }
-            Event::BackedUp { bytes, took, .. } => info!(target: "idemkv", bytes, ?took, "backed up"),
-            Event::Closed { failure: Some(failure), took, .. } => {
-                error!(target: "idemkv", error = %failure, ?took, "closed with an error");
-            }
-            Event::Closed { claims_left, took, .. } => {
-                info!(target: "idemkv", claims_left, ?took, "closed");
-            }
+            Event::Opened { .. }
+            | Event::PolicySet { .. }
+            | Event::DiskFull { .. }
+            | Event::RoomAgain {}
+            | Event::ReadFailed { .. }
+            | Event::Failed { .. }
+            | Event::BackedUp { .. }
+            | Event::Closed { .. } => of_engine(event),
         }
+    }
+}
+
+/// Writes an event about the engine as a whole.
+fn of_engine(event: &Event<'_>) {
+    match event {
+        Event::Opened { keys, replayed, interrupted, took, .. } => {
+            info!(target: "idemkv", keys, commits_replayed = replayed, interrupted, ?took, "opened");
+        }
+        Event::PolicySet { scope, policy, .. } => {
+            info!(target: "idemkv", scope = scope_label(scope), ?policy, "policy declared");
+        }
+        Event::DiskFull { failure, .. } => error!(target: "idemkv", error = %failure, "the disk is full"),
+        Event::RoomAgain {} => info!(target: "idemkv", "the disk has room again"),
+        Event::ReadFailed { failure, .. } => error!(target: "idemkv", error = %failure, "a read failed"),
+        Event::Failed { failure, .. } => {
+            error!(target: "idemkv", error = %failure, "the engine has stopped granting claims");
+        }
+        Event::BackedUp { bytes, took, .. } => info!(target: "idemkv", bytes, ?took, "backed up"),
+        Event::Closed { failure: Some(failure), took, .. } => {
+            error!(target: "idemkv", error = %failure, ?took, "closed with an error");
+        }
+        Event::Closed { claims_left, took, .. } => {
+            info!(target: "idemkv", claims_left, ?took, "closed");
+        }
+        // About keys.
+        Event::Granted { .. }
+        | Event::InFlight { .. }
+        | Event::Waited { .. }
+        | Event::Ended { .. }
+        | Event::Interrupted { .. }
+        | Event::Superseded { .. }
+        | Event::Refused { .. } => {}
     }
 }

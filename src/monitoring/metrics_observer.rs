@@ -1,13 +1,16 @@
 //! `MetricsObserver`: counts and times an engine's events, and publishes its gauges.
 
 use std::fmt;
+use std::time::Duration;
 
 use metrics::{counter, gauge};
 
-use super::catalogue::{BEGINS, COMMITS_BY_ENTRIES, COMMITS_BY_SECONDS, COUNTERS, GAUGES, describe};
+use super::catalogue::{
+    BEGINS, COMMITS_BY_ENTRIES, COMMITS_BY_SECONDS, COUNTERS, GAUGES, PUBLISHED, WAITS, describe,
+};
 use super::scopes::{ScopeMetrics, Scopes};
-use crate::sync::Mutex;
-use crate::{BeginError, Busy, Cause, EndKind, Engine, Event, Observer, Record, Stats};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::{BeginError, Busy, Cause, EndKind, Engine, Event, Observer, Record, Stats, Waited};
 
 /// Scopes that have labels of their own, unless told otherwise.
 const SCOPES_MAX: usize = 32;
@@ -36,8 +39,29 @@ const SCOPES_MAX: usize = 32;
 pub struct MetricsObserver {
     engine: String,
     scopes: Scopes,
-    /// What the counters of the opened file were when they were published last.
-    published: Mutex<Vec<u64>>,
+    published: Mutex<Published>,
+    /// How often a file was closed.
+    closings: AtomicU64,
+}
+
+/// What the counters of each opening were when they were published last. The most recent is last.
+#[derive(Default)]
+struct Published(Vec<(u64, Vec<u64>)>);
+
+/// The most openings whose counters are known.
+const OPENINGS_MAX: usize = 16;
+
+impl Published {
+    /// Notes the counters of an opening; gives those from before, none if it is new.
+    fn replace(&mut self, opening: u64, counts: Vec<u64>) -> Vec<u64> {
+        let known = self.0.iter().position(|(other, _)| *other == opening);
+        let before = known.map(|at| self.0.remove(at).1).unwrap_or_default();
+        if self.0.len() >= OPENINGS_MAX {
+            drop(self.0.remove(0));
+        }
+        self.0.push((opening, counts));
+        before
+    }
 }
 
 impl MetricsObserver {
@@ -51,7 +75,12 @@ impl MetricsObserver {
     #[must_use]
     pub fn new(engine: impl Into<String>) -> Self {
         describe();
-        Self { engine: engine.into(), scopes: Scopes::new(SCOPES_MAX), published: Mutex::default() }
+        Self {
+            engine: engine.into(),
+            scopes: Scopes::new(SCOPES_MAX),
+            published: Mutex::default(),
+            closings: AtomicU64::new(0),
+        }
     }
 
     /// The most scopes that have labels of their own.
@@ -62,54 +91,114 @@ impl MetricsObserver {
     }
 
     /// Writes the engine's gauges and counters, as [`Engine::stats`] has them now.
+    ///
+    /// Once the engine is closed, its gauges are zero; the observer sees to that by itself. If
+    /// two engines share an observer, their counters add up, and the gauges are those of the one
+    /// that was published last.
     pub fn publish(&self, engine: &Engine) {
+        loop {
+            let closings = self.closings.load(Ordering::Acquire);
+            let stats = self.publish_counters(engine);
+            let closed = Stats::default();
+            self.write_gauges(if stats.is_open { &stats } else { &closed });
+            let wall_ms = engine.now().as_millis().saturating_add_signed(stats.clock_lag_ms);
+            gauge!(PUBLISHED.0, &self.labels()).set(Duration::from_millis(wall_ms).as_secs_f64());
+            // A close that came meanwhile wrote zeros, perhaps before these gauges.
+            if self.closings.load(Ordering::Acquire) == closings {
+                return;
+            }
+        }
+    }
+
+    fn labels(&self) -> [(&'static str, String); 1] {
+        [("engine", self.engine.clone())]
+    }
+
+    fn write_gauges(&self, stats: &Stats) {
+        for gauge in &GAUGES {
+            gauge!(gauge.0.0, &self.labels()).set((gauge.1)(stats));
+        }
+    }
+
+    /// Writes by how much the counters have grown.
+    fn publish_counters(&self, engine: &Engine) -> Stats {
+        // Asked under the lock: of two calls the later one has the greater counts.
         let mut published = self.published.lock();
         let stats = engine.stats();
         let now = counts(&stats);
-        let before = std::mem::replace(&mut *published, now.iter().map(|count| count.value).collect());
+        let before = published.replace(stats.opening, now.iter().map(|count| count.value).collect());
         drop(published);
-        let labels = [("engine", self.engine.clone())];
-        for gauge in &GAUGES {
-            gauge!(gauge.0.0, &labels).set((gauge.1)(&stats));
-        }
         for (at, Count { name, bound, value }) in now.into_iter().enumerate() {
-            // A count that is lower than before is of another opening of the file.
-            let last = before.get(at).copied().filter(|last| *last <= value).unwrap_or(0);
             let counter = match bound {
-                None => counter!(name, &labels),
+                None => counter!(name, &self.labels()),
                 Some(le) => counter!(name, &[("engine", self.engine.clone()), ("le", le)]),
             };
-            counter.increment(value - last);
+            counter.increment(value.saturating_sub(before.get(at).copied().unwrap_or(0)));
+        }
+        stats
+    }
+
+    fn waited(&self, scope: &ScopeMetrics, answer: Result<&Waited, &BeginError>) {
+        match answer {
+            Ok(Waited::Done(_)) => scope.waits_replayed.increment(1),
+            Ok(Waited::Vacant) => scope.waits_vacant.increment(1),
+            Ok(Waited::Interrupted) => scope.waits_interrupted.increment(1),
+            Ok(Waited::TimedOut) => scope.waits_timed_out.increment(1),
+            Err(error) => self.count_refusal(WAITS.0, scope, error),
         }
     }
 
     fn refused(&self, scope: &ScopeMetrics, error: &BeginError) {
-        let reason = match error {
-            BeginError::KeyReused => return scope.reused.increment(1),
-            BeginError::Expired(_) => return scope.expired.increment(1),
-            BeginError::Unresolved(_) => return scope.unresolved.increment(1),
+        match error {
+            BeginError::KeyReused => scope.reused.increment(1),
+            BeginError::Expired(_) => scope.expired.increment(1),
+            BeginError::Unresolved(_) => scope.unresolved.increment(1),
             // It was counted as in flight.
-            BeginError::DuplicateInBatch { .. } => return,
-            BeginError::Busy(busy) => busy_reason(busy),
-            BeginError::Key(_) => "key",
-            BeginError::OwnKey => "own_key",
-            BeginError::InsideCallback => "inside_callback",
-            BeginError::InsideTransaction => "inside_transaction",
-            BeginError::BatchTooLong { .. } => "batch_too_long",
-            BeginError::Failed(_) => "failed",
-            BeginError::Closed => "closed",
-            BeginError::Damaged(_) => "damaged",
-            BeginError::Io(_) => "io",
+            BeginError::DuplicateInBatch { .. } => {}
+            BeginError::Busy(_)
+            | BeginError::Key(_)
+            | BeginError::OwnKey
+            | BeginError::InsideCallback
+            | BeginError::InsideTransaction
+            | BeginError::BatchTooLong { .. }
+            | BeginError::Failed(_)
+            | BeginError::Closed
+            | BeginError::Damaged(_)
+            | BeginError::Io(_) => self.count_refusal(BEGINS.0, scope, error),
             #[cfg(feature = "postgres")]
-            BeginError::Shared(_) => "shared",
-        };
+            BeginError::Shared(_) => self.count_refusal(BEGINS.0, scope, error),
+        }
+    }
+
+    fn count_refusal(&self, metric: &'static str, scope: &ScopeMetrics, error: &BeginError) {
         let labels = [
             ("engine", self.engine.clone()),
             ("scope", scope.label.clone()),
             ("answer", "refused".to_owned()),
-            ("reason", reason.to_owned()),
+            ("reason", reason(error).to_owned()),
         ];
-        counter!(BEGINS.0, &labels).increment(1);
+        counter!(metric, &labels).increment(1);
+    }
+}
+
+fn reason(error: &BeginError) -> &'static str {
+    match error {
+        BeginError::KeyReused => "reused",
+        BeginError::Expired(_) => "expired",
+        BeginError::Unresolved(_) => "unresolved",
+        BeginError::DuplicateInBatch { .. } => "duplicate_in_batch",
+        BeginError::Busy(busy) => busy_reason(busy),
+        BeginError::Key(_) => "key",
+        BeginError::OwnKey => "own_key",
+        BeginError::InsideCallback => "inside_callback",
+        BeginError::InsideTransaction => "inside_transaction",
+        BeginError::BatchTooLong { .. } => "batch_too_long",
+        BeginError::Failed(_) => "failed",
+        BeginError::Closed => "closed",
+        BeginError::Damaged(_) => "damaged",
+        BeginError::Io(_) => "io",
+        #[cfg(feature = "postgres")]
+        BeginError::Shared(_) => "shared",
     }
 }
 
@@ -155,8 +244,6 @@ impl Observer for MetricsObserver {
     fn event(&self, event: &Event<'_>) {
         let scope = |scope| self.scopes.of(&self.engine, scope);
         match event {
-            // The counters of the file start anew.
-            Event::Opened { .. } => self.published.lock().clear(),
             Event::Granted { scope: name, resolves, interrupted, took, .. } => {
                 let scope = scope(name);
                 match (resolves, interrupted) {
@@ -168,6 +255,7 @@ impl Observer for MetricsObserver {
                 scope.begin_seconds.record(took.as_secs_f64());
             }
             Event::InFlight { scope: name, .. } => scope(name).in_flight.increment(1),
+            Event::Waited { scope: name, answer, .. } => self.waited(&scope(name), *answer),
             Event::Ended { scope: name, end, took, .. } => {
                 let scope = scope(name);
                 match end {
@@ -189,14 +277,18 @@ impl Observer for MetricsObserver {
             }
             Event::Refused { scope: name, error, .. } => self.refused(&scope(name), error),
             Event::Superseded { scope: name, .. } => scope(name).superseded.increment(1),
+            Event::Closed { .. } => {
+                self.closings.fetch_add(1, Ordering::Release);
+                self.write_gauges(&Stats::default());
+            }
             // `publish` has these.
-            Event::PolicySet { .. }
+            Event::Opened { .. }
+            | Event::PolicySet { .. }
             | Event::DiskFull { .. }
             | Event::RoomAgain {}
             | Event::ReadFailed { .. }
             | Event::Failed { .. }
-            | Event::BackedUp { .. }
-            | Event::Closed { .. } => {}
+            | Event::BackedUp { .. } => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use metrics::{Counter, Histogram, counter, histogram};
 
 use super::catalogue::{
-    BEGIN_SECONDS, BEGINS, ENDS, INTERRUPTIONS, OPERATION_SECONDS, RESOLUTIONS, SUPERSEDED,
+    BEGIN_SECONDS, BEGINS, ENDS, INTERRUPTIONS, OPERATION_SECONDS, RESOLUTIONS, SUPERSEDED, WAITS,
 };
 use super::scope_label::scope_label;
 use crate::sync::{Arc, RwLock};
@@ -23,6 +23,10 @@ pub(super) struct ScopeMetrics {
     pub(super) reused: Counter,
     pub(super) expired: Counter,
     pub(super) unresolved: Counter,
+    pub(super) waits_replayed: Counter,
+    pub(super) waits_vacant: Counter,
+    pub(super) waits_interrupted: Counter,
+    pub(super) waits_timed_out: Counter,
     pub(super) resolutions: Counter,
     pub(super) completed: Counter,
     pub(super) failed: Counter,
@@ -42,6 +46,7 @@ impl ScopeMetrics {
         };
         let plain = || [("engine", engine.to_owned()), ("scope", label.clone())];
         let begins = |answer| counter!(BEGINS.0, &labels("answer", answer));
+        let waits = |answer| counter!(WAITS.0, &labels("answer", answer));
         let ends = |kind| counter!(ENDS.0, &labels("kind", kind));
         let interruptions = |cause| counter!(INTERRUPTIONS.0, &labels("cause", cause));
         Self {
@@ -52,6 +57,10 @@ impl ScopeMetrics {
             reused: begins("reused"),
             expired: begins("expired"),
             unresolved: begins("unresolved"),
+            waits_replayed: waits("replayed"),
+            waits_vacant: waits("vacant"),
+            waits_interrupted: waits("interrupted"),
+            waits_timed_out: waits("timed_out"),
             resolutions: counter!(RESOLUTIONS.0, &plain()),
             completed: ends("completed"),
             failed: ends("failed"),

@@ -24,7 +24,7 @@ use crate::engine::common::counters::Counters;
 use crate::error::{FailureKind, SharedError, StoreFailure};
 use crate::fork::Origin;
 use crate::key::Secret;
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, UnseenU64};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, UnseenU64};
 use crate::task::reply::{self, Reply, ReplySender};
 
 /// What goes to the server.
@@ -47,6 +47,9 @@ pub(super) struct Answers {
 /// A job for the store's thread that needs no connection.
 pub(super) type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
+/// Engines that this process opened on stores.
+static OPENINGS: AtomicU64 = AtomicU64::new(1);
+
 pub(crate) struct Core {
     pub(super) options: SharedOptions,
     pub(super) link: LinkOptions,
@@ -62,6 +65,9 @@ pub(crate) struct Core {
     pub(super) traffic: Traffic,
     pub(super) counters: Counters,
     pub(super) answers: Answers,
+    /// Tells it from other engines of this process.
+    pub(super) opening: u64,
+    pub(super) opened: Stopwatch,
     /// Claims that callers have.
     pub(super) held: AtomicUsize,
     /// How many there were at the close.
@@ -97,6 +103,8 @@ impl Core {
             traffic: Traffic { trips: Arc::clone(&link.trips), ..Traffic::default() },
             counters: Counters::default(),
             answers: Answers::default(),
+            opening: OPENINGS.fetch_add(1, Ordering::Relaxed),
+            opened: Stopwatch::start(),
             held: AtomicUsize::new(0),
             left: OnceLock::new(),
             clock: Mutex::new(None),

@@ -1,5 +1,7 @@
 //! What this process tells in figures of its use of a shared store.
 
+use std::time::Duration;
+
 use super::core::Core;
 use crate::engine::handles::stats::{BusyStats, Stats};
 use crate::sync::{AtomicU64, Ordering};
@@ -9,8 +11,11 @@ impl Core {
     /// would have is zero.
     pub(super) fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.counters;
+        let (counters, is_open) = (&self.counters, self.check().is_ok());
         Stats {
+            opening: self.opening,
+            is_open,
+            open_for: if is_open { self.opened.elapsed() } else { Duration::ZERO },
             in_flight: self.held.load(Ordering::Relaxed),
             waiting: self.watches.waiters(),
             progress_bytes: self.budget.bytes(),

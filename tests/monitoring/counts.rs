@@ -1,11 +1,13 @@
 //! What is counted and timed, by scope.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use idemkv::{Begin, BeginError, Engine, Fingerprint, MetricsObserver, Recovery};
+use idemkv::{Begin, BeginError, Engine, Fingerprint, MetricsObserver, Recovery, Waited};
 
-use crate::common::{Machine, fresh, request};
+use crate::common::{Machine, fresh, poll, request};
 use crate::recorder::Kept;
 
 /// Runs the body with a recorder of its own.
@@ -162,6 +164,137 @@ fn after_a_crash_gauges_and_counters_are_right_before_the_first_begin() {
     });
 }
 
+#[test]
+fn waits_have_answers_of_their_own_and_refusals_say_why() {
+    recorded(|kept| {
+        let machine = Machine::default();
+        let observer = Arc::new(MetricsObserver::new("x"));
+        let options = machine.options().max_waiters(1).observer(Arc::clone(&observer));
+        let engine = options.open("x.idem").unwrap();
+        let jobs = engine.scope("jobs");
+        let pending = || match jobs.begin("a", request()) {
+            Ok(Begin::InFlight(pending)) => pending,
+            other => panic!("{other:?}"),
+        };
+        let out = fresh(&jobs, "a");
+        let late = pending();
+        assert!(matches!(late.wait_timeout(Duration::ZERO), Ok(Waited::TimedOut)));
+        let (mut first, mut second) = (pin!(late.wait_async()), pin!(late.wait_async()));
+        assert!(poll(first.as_mut()).is_pending());
+        assert!(matches!(poll(second.as_mut()), Poll::Ready(Err(BeginError::Busy(_)))));
+        drop(out);
+        assert!(matches!(poll(first.as_mut()), Poll::Ready(Ok(Waited::Interrupted))));
+        let out = jobs.resolve("a").unwrap();
+        let vacant = pending();
+        out.release().unwrap();
+        assert!(matches!(vacant.wait(), Ok(Waited::Vacant)));
+        let out = fresh(&jobs, "a");
+        let twin = pending();
+        drop(out.complete("reply").unwrap());
+        assert!(matches!(twin.wait(), Ok(Waited::Done(_))));
+        let of =
+            |answer: &str| kept.value(&format!("idemkv_waits_total{{engine=x,scope=jobs,answer={answer}}}"));
+        let answers = ["replayed", "vacant", "interrupted", "timed_out", "refused,reason=too_many_waiters"];
+        assert_eq!(answers.map(of), [1.0; 5]);
+    });
+}
+
+#[test]
+fn two_engines_that_share_an_observer_in_turn_count_once_each() {
+    recorded(|kept| {
+        let observer = Arc::new(MetricsObserver::new("x"));
+        let machines = [Machine::default(), Machine::default()];
+        let engines = [1, 2].map(|seed| {
+            let options = machines[usize::from(seed == 2)].options().seed(seed);
+            options.observer(Arc::clone(&observer)).open("x.idem").unwrap()
+        });
+        for round in 0..3 {
+            for (engine, keys) in engines.iter().zip([5, 2]) {
+                for key in 0..keys {
+                    drop(fresh(&engine.scope("jobs"), &format!("{round} {key}")).complete("reply").unwrap());
+                }
+                observer.publish(engine);
+            }
+        }
+        let commits = engines.each_ref().map(|engine| engine.stats().commits).iter().sum();
+        assert_eq!(kept.value("idemkv_commits_total{engine=x}"), number(commits));
+    });
+}
+
+#[test]
+fn gauges_of_a_closed_engine_are_zero_whether_it_is_published_or_not() {
+    recorded(|kept| {
+        let machine = Machine::default();
+        let observer = Arc::new(MetricsObserver::new("x"));
+        let engine = opened(&machine, &observer);
+        let lost = fresh(&engine.scope("jobs"), "lost");
+        drop(fresh(&engine.scope("jobs"), "dropped"));
+        machine.clock.advance(Duration::from_secs(7));
+        observer.publish(&engine);
+        let gauges = || {
+            ["open", "open_seconds", "keys", "claims_in_flight", "interrupted_keys", "file_bytes"]
+                .map(|name| kept.value(&format!("idemkv_{name}{{engine=x}}")).min(8.0))
+        };
+        assert_eq!(gauges(), [1.0, 7.0, 2.0, 1.0, 1.0, 8.0]);
+        let published = || kept.value("idemkv_published_timestamp_seconds{engine=x}");
+        let at = published();
+        assert_eq!(at, number(machine.clock.wall_millis()) / 1_000.0);
+        engine.clone().close().unwrap();
+        assert_eq!(gauges(), [0.0; 6]);
+        observer.publish(&engine);
+        assert_eq!(gauges(), [0.0; 6]);
+        drop((lost, engine));
+        // The last handle closes too.
+        drop(opened(&machine, &observer));
+        assert_eq!(gauges(), [0.0; 6]);
+    });
+}
+
+/// A recorder's gauge that closes the engine while it is written.
+#[test]
+fn a_close_during_a_publication_leaves_zeros() {
+    recorded(|kept| {
+        let machine = Machine::default();
+        let observer = Arc::new(MetricsObserver::new("x"));
+        let engine = opened(&machine, &observer);
+        drop(fresh(&engine.scope("jobs"), "a").complete("reply").unwrap());
+        let closing = engine.clone();
+        kept.at_next("idemkv_keys{engine=x}", move || assert_eq!(closing.close().unwrap().claims_left, 0));
+        observer.publish(&engine);
+        assert_eq!(
+            ["open", "keys", "file_bytes"].map(|name| kept.value(&format!("idemkv_{name}{{engine=x}}"))),
+            [0.0; 3]
+        );
+    });
+}
+
+#[test]
+fn what_only_a_resolution_ends_is_told_apart_and_an_opening_says_what_it_found() {
+    recorded(|kept| {
+        let machine = Machine::default();
+        let observer = Arc::new(MetricsObserver::new("x"));
+        let engine = opened(&machine, &observer);
+        let jobs = engine.set_policy("jobs", engine.policy().recovery(Recovery::Rerun)).unwrap();
+        let charges = engine.scope("charges");
+        drop(fresh(&jobs, "a"));
+        engine.checkpoint().unwrap();
+        let out = (fresh(&jobs, "b"), fresh(&charges, "c"));
+        machine.kill((out, jobs, charges, engine));
+        machine.clock.advance(Duration::from_secs(60));
+        let engine = opened(&machine, &observer);
+        machine.clock.advance(Duration::from_secs(5));
+        observer.publish(&engine);
+        let gauges = || {
+            ["interrupted_keys", "unresolved_keys", "unresolved_oldest_seconds", "opening_interrupted_claims"]
+                .map(|name| kept.value(&format!("idemkv_{name}{{engine=x}}")))
+        };
+        assert_eq!(gauges(), [3.0, 1.0, 5.0, 2.0]);
+        drop(engine.scope("charges").resolve("c").unwrap().complete("found").unwrap());
+        observer.publish(&engine);
+        assert_eq!(gauges(), [2.0, 0.0, 0.0, 2.0]);
+    });
+}
+
 fn number(value: u64) -> f64 {
-    f64::from(u32::try_from(value).unwrap())
+    value.to_string().parse().unwrap()
 }

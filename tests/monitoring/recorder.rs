@@ -20,7 +20,10 @@ struct Contents {
     described: BTreeMap<String, Described>,
     used: BTreeMap<String, &'static str>,
     values: BTreeMap<String, Vec<f64>>,
+    at_next: Option<(String, Hook)>,
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
 
 struct Cell(Kept, String);
 
@@ -53,6 +56,11 @@ impl Kept {
         self.0.lock().unwrap().values.keys().cloned().collect()
     }
 
+    /// Calls the hook once, after this metric got a value.
+    pub(crate) fn at_next(&self, name: &str, hook: impl FnOnce() + Send + 'static) {
+        self.0.lock().unwrap().at_next = Some((name.to_owned(), Box::new(hook)));
+    }
+
     fn describe(&self, name: &KeyName, kind: &'static str, unit: Option<Unit>, text: &SharedString) {
         let unit = unit.map_or("", |unit| unit.as_str());
         self.0.lock().unwrap().described.insert(name.as_str().to_owned(), (kind, unit, text.to_string()));
@@ -68,7 +76,13 @@ impl Kept {
 
 impl Cell {
     fn push(&self, value: f64) {
-        self.0.0.lock().unwrap().values.get_mut(&self.1).unwrap().push(value);
+        let mut contents = self.0.0.lock().unwrap();
+        contents.values.get_mut(&self.1).unwrap().push(value);
+        let hook = contents.at_next.take_if(|(name, _)| *name == self.1);
+        drop(contents);
+        if let Some((_, hook)) = hook {
+            hook();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use idemkv::{Begin, BeginError, Fingerprint, Recovery, TracingObserver};
+use idemkv::{Begin, BeginError, Fault, Fingerprint, Recovery, TracingObserver};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -94,6 +94,34 @@ fn events_name_a_key_by_its_hash_with_scope_attempt_and_fence() {
     assert!(seen.iter().all(|line| !line.contains("secret") && !line.contains("body\"")));
     engine.close().unwrap();
     assert_eq!(lines.take(), ["INFO closed: claims_left=0"]);
+}
+
+#[test]
+fn faults_of_the_program_are_errors_whether_a_begin_or_a_wait_meets_them() {
+    let lines = Lines::default();
+    let _default = tracing::subscriber::set_default(lines.clone());
+    let machine = Machine::default();
+    let options = machine.options().observer(Arc::new(TracingObserver::new()));
+    let engine = options.open("x.idem").unwrap();
+    let jobs = engine.scope("jobs");
+    drop(lines.take());
+    let many: Vec<_> = (0..16_385).map(|key| (key.to_string(), request())).collect();
+    drop(jobs.begin_many(&many));
+    let refused = lines.take();
+    assert!(refused[0].starts_with("ERROR begin refused: scope=\"jobs\""), "{}", refused[0]);
+    let inside = jobs.clone();
+    let own = jobs.run("own", request(), move |_| {
+        let Ok(Begin::InFlight(pending)) = inside.begin("own", request()) else { panic!() };
+        assert!(matches!(pending.wait(), Err(BeginError::OwnKey)));
+        Ok::<_, Fault<String>>(1_u32)
+    });
+    assert!(own.is_ok());
+    let seen = lines.take();
+    let refused = seen.iter().find(|line| line.contains("wait refused"));
+    assert!(
+        refused.is_some_and(|line| line.starts_with("ERROR wait refused: scope=\"jobs\" key.hash=")),
+        "{seen:?}"
+    );
 }
 
 #[test]

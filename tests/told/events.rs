@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::{Machine, default_scope, fresh, request};
-use idemkv::{BeginError, Busy, Event, Interruption, Observer, Recovery};
+use idemkv::{Begin, BeginError, Busy, Event, Interruption, Observer, Recovery, Waited};
 
 #[derive(Default)]
 struct Log(Mutex<Vec<String>>);
@@ -23,6 +23,10 @@ impl Observer for Log {
             Event::Granted { key, attempt, interrupted, resolves, .. } => {
                 let earlier = interrupted.as_ref().map(Interruption::attempt);
                 format!("{} {} {earlier:?} {resolves}", text(key), attempt.attempt())
+            }
+            Event::Waited { key, attempt, answer, took, .. } => {
+                let answer = answer.map_or_else(ToString::to_string, ToString::to_string);
+                format!("{} {} {answer} {}", text(key), attempt.attempt(), *took < Duration::from_secs(60))
             }
             Event::Ended { key, end, took, body_len, .. } => {
                 format!("{} {end:?} {took:?} {body_len}", text(key))
@@ -185,4 +189,26 @@ fn a_read_of_the_file_that_fails_is_counted_and_told_once_a_minute() {
     assert_eq!(told(), 0);
     fail();
     assert_eq!(told(), 1);
+}
+
+#[test]
+fn a_wait_is_told_with_its_answer_and_a_begin_that_waits_with_both_of_its_own() {
+    let machine = Machine::default();
+    let log = Arc::new(Log::default());
+    let engine = machine.options().observer(Arc::clone(&log)).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let out = fresh(&scope, "a");
+    drop(log.take());
+    let late = scope.begin_or_wait("a", request(), Duration::ZERO);
+    let Ok(Begin::InFlight(pending)) = late else { panic!("{late:?}") };
+    drop(out.complete("reply").unwrap());
+    assert!(matches!(pending.wait(), Ok(Waited::Done(_))));
+    let seen = log.take();
+    let expected = [
+        "in flight:",
+        "waited: a 1 still out true",
+        "ended: a Completed 0ns 5",
+        "waited: a 1 done: success true",
+    ];
+    assert_eq!(seen, expected);
 }

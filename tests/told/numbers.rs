@@ -1,6 +1,7 @@
 //! What `Engine::stats` counts.
 
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::{Machine, TTL, default_scope, fresh, poll, request};
@@ -168,6 +169,41 @@ fn gauges_say_how_it_is() {
     let engine = machine.open();
     let stats = engine.stats();
     assert_eq!((stats.interrupted, stats.found_interrupted, stats.begins()), (2, 2, 0));
+}
+
+#[test]
+fn a_commit_that_the_disk_does_not_end_has_an_age_which_is_told_meanwhile() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    assert_eq!(engine.stats().commit_running, Duration::ZERO);
+    let (seen, asked) = (Arc::new(Mutex::new(Vec::new())), engine.clone());
+    let noted = Arc::clone(&seen);
+    // The thread that syncs asks: it would wait for ever if the statistics waited for the sync.
+    machine.disk.before_syncs(move |_| noted.lock().unwrap().push(asked.stats()));
+    fresh(&scope, "key").complete("reply").unwrap();
+    let commits = std::mem::take(&mut *seen.lock().unwrap());
+    engine.checkpoint().unwrap();
+    assert!(!seen.lock().unwrap().is_empty(), "the store was synced too");
+    machine.disk.before_syncs(|_| {});
+    assert!(commits.len() >= 2 && commits.iter().all(|stats| stats.commit_running > Duration::ZERO));
+    assert!(commits.iter().all(|stats| stats.queued == 0), "what is being written waits no more");
+    assert_eq!(engine.stats().commit_running, Duration::ZERO);
+}
+
+#[test]
+fn an_opening_is_told_from_others_and_how_long_it_lasts() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    machine.clock.advance(Duration::from_secs(3));
+    let first = engine.stats();
+    assert_eq!((first.is_open, first.open_for), (true, Duration::from_secs(3)));
+    engine.clone().close().unwrap();
+    let closed = engine.stats();
+    assert_eq!((closed.is_open, closed.open_for, closed.opening), (false, Duration::ZERO, first.opening));
+    drop(engine);
+    let again = machine.open().stats();
+    assert!(again.opening != first.opening && again.is_open);
 }
 
 /// A task may stop waiting once the log has what it asked for.

@@ -3,12 +3,17 @@
 //!     idemkv-exporter FILE        prints the address that it listens on
 
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use idemkv::{Begin, Engine, Fingerprint, MetricsObserver};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+
+/// How long a client may take to send and to read.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const HEAD_BYTES_MAX: u64 = 8 << 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args_os().nth(1).ok_or("give the path of a file")?;
@@ -22,21 +27,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?);
     for scrape in 0_u64.. {
-        let (mut client, _) = listener.accept()?;
-        // Reads the request's head.
-        for line in BufReader::new(&client).lines() {
-            if line?.is_empty() {
-                break;
-            }
-        }
         work(&engine, scrape)?;
-        observer.publish(&engine);
-        recorder.run_upkeep();
-        let page = recorder.render();
-        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain; version=0.0.4";
-        write!(client, "{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len())?;
+        let page = || {
+            observer.publish(&engine);
+            recorder.run_upkeep();
+            recorder.render()
+        };
+        // A client that hangs up, or sends nothing, ends its own scrape and no other.
+        if let Err(error) = listener.accept().and_then(|(client, _)| answer(&client, page)) {
+            eprintln!("a scrape failed: {error}");
+        }
     }
     Ok(())
+}
+
+/// Answers one request, whatever it asks for.
+fn answer(mut client: &TcpStream, page: impl FnOnce() -> String) -> io::Result<()> {
+    client.set_read_timeout(Some(TIMEOUT))?;
+    client.set_write_timeout(Some(TIMEOUT))?;
+    // The request's head.
+    for line in BufReader::new(client.take(HEAD_BYTES_MAX)).lines() {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let page = page();
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain; version=0.0.4";
+    write!(client, "{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len())
 }
 
 /// What a service does between two scrapes: new operations, a retry, a client's mistakes, and an

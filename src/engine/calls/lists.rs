@@ -1,8 +1,7 @@
 //! Lists of keys without an outcome, from the index. They read nothing from disk.
 
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
-use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::attempt::interruption::Earlier;
 use crate::engine::core::Core;
@@ -10,6 +9,7 @@ use crate::engine::handles::lists::{ListPosition, ListRequest, OpenKey, OpenStat
 use crate::error::ReadError;
 use crate::index::Slot;
 use crate::sync::Arc;
+use crate::{Recovery, Timestamp};
 
 impl Core {
     /// The list, oldest first. It takes memory only for its entries, and holds each shard's lock
@@ -34,12 +34,46 @@ impl Core {
         Ok(oldest.into_sorted_vec().into_iter().map(Candidate::into_key).collect())
     }
 
-    /// The time of the oldest interruption that is still remembered.
-    pub(super) fn oldest_interruption(&self) -> Option<Timestamp> {
-        let request = ListRequest { limit: 1, ..ListRequest::new(OpenState::Interrupted) };
-        let oldest = self.list(&request).ok()?;
-        oldest.first().and_then(OpenKey::interrupted_at)
+    /// The interruptions that are still remembered; none once the engine is closed.
+    pub(super) fn interruptions(&self) -> Interruptions {
+        let mut all = Interruptions::default();
+        if self.health.check().is_err() {
+            return all;
+        }
+        let before = self.clock.now();
+        // By scope, because no policy is asked for under a shard's lock.
+        let mut scopes: HashMap<Box<[u8]>, (usize, Timestamp)> = HashMap::new();
+        self.index.for_each_open(|slot| {
+            let Some(Candidate { position, state: OpenState::Interrupted, claim }) =
+                Candidate::of(slot, before)
+            else {
+                return;
+            };
+            let at = position.parts().0;
+            match scopes.get_mut(claim.scope()) {
+                Some((keys, oldest)) => (*keys, *oldest) = (*keys + 1, at.min(*oldest)),
+                None => drop(scopes.insert(claim.scope().into(), (1, at))),
+            }
+        });
+        for (scope, (keys, oldest)) in scopes {
+            let earlier = |other: Option<Timestamp>| Some(other.map_or(oldest, |other| other.min(oldest)));
+            all.oldest = earlier(all.oldest);
+            if self.policies.of(&scope).recovery == Recovery::Refuse {
+                all.unresolved += keys;
+                all.oldest_unresolved = earlier(all.oldest_unresolved);
+            }
+        }
+        all
     }
+}
+
+/// How many keys are interrupted, and since when.
+#[derive(Default)]
+pub(super) struct Interruptions {
+    pub(super) oldest: Option<Timestamp>,
+    /// Those that no begin ends.
+    pub(super) unresolved: usize,
+    pub(super) oldest_unresolved: Option<Timestamp>,
 }
 
 /// An entry before its details were asked for. Ordered by its position.

@@ -14,14 +14,15 @@ impl Core {
         }
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (sizes, hits, commit) = (self.index.sizes(), self.index.hits(), self.commit.stats());
-        let (counters, now) = (&self.counters, self.clock.now());
+        let (counters, interrupted, now) = (&self.counters, self.interruptions(), self.clock.now());
+        let is_open = self.health.is_open();
         Stats {
             entries: sizes.keys,
             in_flight: self.limits.in_flight(),
             interrupted: sizes.interrupted,
-            interrupted_longest: self
-                .oldest_interruption()
-                .map_or(Duration::ZERO, |at| now.saturating_since(at)),
+            interrupted_longest: now.saturating_since(interrupted.oldest.unwrap_or(now)),
+            unresolved_keys: interrupted.unresolved,
+            unresolved_longest: now.saturating_since(interrupted.oldest_unresolved.unwrap_or(now)),
             waiting: self.limits.waiting(),
             waiting_for_room: counters.waiting_for_room.load(Ordering::Relaxed),
             queued: self.commit.queued(),
@@ -34,6 +35,10 @@ impl Core {
             log_bytes_max: self.options.log_bytes_max(),
             checkpoint_lag: self.checkpoint_lag(),
             clock_lag_ms: self.clock.wall_ahead_ms(),
+            commit_running: self.commit.running(),
+            opening: self.opening,
+            is_open,
+            open_for: if is_open { now.saturating_since(self.opened_at) } else { Duration::ZERO },
             is_disk_full: self.health.disk().any().is_some(),
             is_file_not_ready: self.health.file_not_ready().is_some(),
             has_failed: self.health.trouble().is_some(),

@@ -22,6 +22,7 @@ pub(super) mod reads;
 pub(super) mod stepped;
 pub(super) mod threads;
 
+use crate::Timestamp;
 use crate::activity::{Activity, ActivityMark, is_called, is_inside, is_inside_any};
 use crate::attempt::Attempt;
 use crate::clock::{EngineClock, Stopwatch};
@@ -68,6 +69,7 @@ pub(crate) struct Core {
     pub(super) fences: Fences,
     /// The salt of this opening, which its tokens name.
     pub(super) opening: u64,
+    pub(super) opened_at: Timestamp,
     /// Whether the engine may grant claims.
     pub(super) health: Health,
     pub(super) limits: Limits,

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::handle::Handle;
 use crate::Timestamp;
-use crate::attempt::{Attempt, Ended};
+use crate::attempt::Attempt;
+use crate::attempt::waited::Waited;
 use crate::clock::Deadline;
 use crate::error::BeginError;
 use crate::key::Digest;
-use crate::record::Record;
 #[cfg(feature = "postgres")]
 use crate::shared::refusal::carry_checked;
 use crate::sync::Arc;
@@ -21,31 +21,6 @@ pub struct Pending {
     attempt: Arc<Attempt>,
     /// Keeps the engine open.
     handle: Handle,
-}
-
-/// The outcome of a wait for a claim. There will be no other variant: these are all the ways in
-/// which a claim ends, and `TimedOut`.
-#[derive(Clone, Debug)]
-pub enum Waited {
-    /// It was completed or failed: here is the result.
-    Done(Record),
-    /// It was released, or the key was forgotten: begin again.
-    Vacant,
-    /// It ended without an outcome: begin again, and the answer says so.
-    Interrupted,
-    /// It is still in flight.
-    TimedOut,
-}
-
-impl std::fmt::Display for Waited {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Done(record) => write!(f, "done: {}", record.outcome()),
-            Self::Vacant => f.write_str("released or forgotten"),
-            Self::Interrupted => f.write_str("interrupted"),
-            Self::TimedOut => f.write_str("still out"),
-        }
-    }
 }
 
 impl Pending {
@@ -134,14 +109,14 @@ impl Pending {
     }
 
     pub(super) async fn wait_until(&self, caller: Caller, deadline: Deadline) -> Result<Waited, BeginError> {
-        let ended = match &self.handle {
-            Handle::File(file) => file.core().wait_for_end(caller, &self.attempt, deadline).await?,
+        match &self.handle {
+            Handle::File(file) => file.core().wait_for_end(caller, &self.attempt, deadline).await,
             #[cfg(feature = "postgres")]
             Handle::Shared(shared) => {
-                carry_checked(caller, Box::pin(shared.wait_for_end(&self.attempt, deadline))).await?
+                let waits = Box::pin(shared.wait_for_end(&self.attempt, deadline));
+                carry_checked(caller, waits).await?.map_or(Ok(Waited::TimedOut), Waited::of)
             }
-        };
-        ended.map_or(Ok(Waited::TimedOut), waited)
+        }
     }
 
     /// The key of the other claim.
@@ -156,16 +131,6 @@ impl IntoFuture for Pending {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.wait_async().await })
-    }
-}
-
-fn waited(ended: Ended) -> Result<Waited, BeginError> {
-    match ended {
-        Ended::Done(record) => Ok(Waited::Done(record)),
-        Ended::Vacated => Ok(Waited::Vacant),
-        Ended::Interrupted => Ok(Waited::Interrupted),
-        Ended::Failed(failure) => Err(BeginError::Failed(*failure)),
-        Ended::Closed => Err(BeginError::Closed),
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is a gauge of its own")]
 pub struct Stats {
     /// Gauge, keys in the index: records, claims in flight, interrupted keys, and expired keys
     /// that were not yet removed.
@@ -30,6 +31,11 @@ pub struct Stats {
     pub interrupted: usize,
     /// Gauge: how long ago the oldest of them was interrupted; zero if there is none.
     pub interrupted_longest: Duration,
+    /// Gauge, those of them that only [`resolve`](crate::Scope::resolve) ends, because the policy
+    /// of their scope lets no other attempt run by itself.
+    pub unresolved_keys: usize,
+    /// Gauge: how long ago the oldest of these was interrupted; zero if there is none.
+    pub unresolved_longest: Duration,
     /// Gauge, calls that wait for claims of other callers.
     pub waiting: usize,
     /// Gauge, calls that wait for room in the log.
@@ -56,6 +62,15 @@ pub struct Stats {
     /// Gauge: by how many milliseconds the wall clock is ahead of the engine's clock (negative:
     /// behind).
     pub clock_lag_ms: i64,
+    /// Gauge: for how long the commit that is being written has been written; zero if none is. It
+    /// grows as long as the disk does not answer.
+    pub commit_running: Duration,
+    /// Tells this opening of the file from all others. Counters start at zero with each.
+    pub opening: u64,
+    /// Gauge: the file is open. Once it is closed, other gauges say how it was left.
+    pub is_open: bool,
+    /// Gauge: for how long the file has been open; zero once it is closed.
+    pub open_for: Duration,
     /// Gauge: the disk was full when the log or the file last needed space.
     pub is_disk_full: bool,
     /// Gauge: a failed read kept the engine from its last write to the file.

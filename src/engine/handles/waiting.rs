@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::claim::Begin;
-use super::pending::Waited;
 use super::scope::Scope;
 use crate::Fingerprint;
+use crate::attempt::waited::Waited;
 use crate::clock::Deadline;
 use crate::error::BeginError;
 use crate::task::caller::{Caller, block};

@@ -91,6 +91,7 @@ impl Core {
         let health = Health::new(commit.failure_cell());
         let limits = Limits::new(options.limits_max(), in_flight, budget);
         let mut unprepared = Some(Unprepared { path: path.clone(), id, last_seq });
+        let opened_at = clock.now();
         let core = Self {
             options,
             secret,
@@ -104,6 +105,7 @@ impl Core {
             store,
             fences,
             opening: salt,
+            opened_at,
             health,
             limits,
             told: ObserverState::after(last_seq - meta.checkpointed_seq, recalled),
