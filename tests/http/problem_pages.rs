@@ -89,9 +89,19 @@ async fn provoked(kind: ProblemKind) -> Answer {
             secret.post(KEY, "").await;
             secret.post(KEY, "").await
         }
-        ProblemKind::Expired => expired().await,
         ProblemKind::BodyTooLarge => plain.post(KEY, &"x".repeat((2 << 20) + 1)).await,
         ProblemKind::BodyUnreadable => broken_off(&layer).await,
+        _ => provoked_of_the_store(kind).await,
+    }
+}
+
+/// The same for problems of the service or of its store.
+async fn provoked_of_the_store(kind: ProblemKind) -> Answer {
+    let home = home();
+    let layer = home.layer();
+    let plain = client(&layer, 201, "made");
+    match kind {
+        ProblemKind::Expired => expired().await,
         ProblemKind::StoreBusy => {
             let home = home_with(Engine::options().max_in_flight(1));
             let (client, gate) = gated(&home.layer());
