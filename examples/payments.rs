@@ -11,7 +11,7 @@
 //!
 //! A switch, `PUT /fault/{name}`, makes the next charge meet a fault, after the bank has made it and
 //! before the client knows: `drop` (the connection), `slow`, `lost` (the bank's answer), `crash`.
-//! `docs/http.md` has the `curl` lines.
+//! After `full` the disk is full, until `none`. `docs/http.md` has the `curl` lines.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example says what it does")]
 
@@ -34,9 +34,8 @@ use axum::routing::{get, put};
 use axum::{Json, Router};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
-use idemkv::http::{HeldClaim, IdempotencyLayer, Keep, Replayed};
-use idemkv::sim::SimDisk;
-use idemkv::{Begin, Engine, Fingerprint};
+use idemkv::http::{HeldClaim, IdempotencyLayer, Keep, Problem, Replayed};
+use idemkv::{Begin, Claim, Engine, Fingerprint};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, oneshot};
@@ -55,6 +54,8 @@ const TRIES_MAX: u32 = 20;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// What a slow charge takes.
 const SLOW: Duration = Duration::from_millis(1_200);
+/// How long a charge waits for room in the log, before it is refused.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -82,6 +83,7 @@ struct Shared {
     bank: Arc<Mutex<Bank>>,
     /// What the next charge meets.
     fault: Arc<Mutex<Option<Fault>>>,
+    disk: Arc<Mutex<Disk>>,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +104,9 @@ async fn serve(
     reconcile(&engine, &layer, &bank).await?;
     println!("  service: listens on http://{}", listener.local_addr()?);
 
-    let shared = Shared { bank: Arc::new(Mutex::new(bank)), fault: Arc::default() };
+    let disk = Disk { engine: engine.clone(), others: Vec::new() };
+    let (bank, disk) = (Arc::new(Mutex::new(bank)), Arc::new(Mutex::new(disk)));
+    let shared = Shared { bank, fault: Arc::default(), disk };
     let app = Router::new()
         .route("/v1/charges", get(charges).post(charge).layer(layer.clone()))
         .route("/fault/{fault}", put(set_fault))
@@ -178,7 +182,7 @@ async fn charges(State(shared): State<Shared>) -> Json<Vec<Charge>> {
 async fn serve_alone(address: &str, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let listener = TcpListener::bind(address).await?;
-    let engine = Engine::open(folder.join("payments.idem"))?;
+    let engine = Engine::options().queue_timeout(ROOM_WAIT).open(folder.join("payments.idem"))?;
     let bank = Bank::open(&ledger(folder))?;
     println!("  service: its files are in {}", folder.display());
     serve(engine, bank, listener, async { drop(tokio::signal::ctrl_c().await) }).await
@@ -291,15 +295,74 @@ enum Fault {
     Slow,
     Lost,
     Crash,
+    Full,
+    None,
 }
 
 /// In the extensions of a response that the client does not get.
 #[derive(Clone)]
 struct Dropped;
 
-async fn set_fault(State(shared): State<Shared>, extract::Path(fault): extract::Path<Fault>) -> String {
+async fn set_fault(
+    State(shared): State<Shared>,
+    extract::Path(fault): extract::Path<Fault>,
+) -> std::result::Result<String, (StatusCode, String)> {
+    let mut disk = shared.disk.lock().await;
+    let set = match fault {
+        Fault::Full => disk.fill().await,
+        Fault::None => disk.free().await,
+        Fault::Drop | Fault::Slow | Fault::Lost | Fault::Crash => Ok(()),
+    };
+    set.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))?;
     *shared.fault.lock().await = Some(fault);
-    format!("the next charge meets: {fault:?}\n")
+    Ok(format!("the next charge meets: {fault:?}\n"))
+}
+
+/// The disk under the engine.
+struct Disk {
+    engine: Engine,
+    others: Vec<Claim>,
+}
+
+impl Disk {
+    /// No file of this process can grow any more, and other requests take the room that the log
+    /// still has.
+    async fn fill(&mut self) -> Result<()> {
+        limit_files(&self.engine.stats().log_bytes.to_string())?;
+        let others = self.engine.scope("others");
+        while let Ok(Begin::Fresh(claim)) =
+            others.begin_async(self.others.len().to_string(), Fingerprint::of("")).await
+        {
+            self.others.push(claim);
+        }
+        Ok(())
+    }
+
+    async fn free(&mut self) -> Result<()> {
+        limit_files("unlimited")?;
+        for claim in self.others.drain(..) {
+            claim.release_async().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Limits how long this process can make a file. A longer one is refused with an error, which the
+/// engine takes for a full disk.
+#[cfg(unix)]
+fn limit_files(bytes: &str) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    const SIGXFSZ: i32 = 25;
+    // Where nobody handles it, it ends the process.
+    drop(signal(SignalKind::from_raw(SIGXFSZ))?);
+    let pid = std::process::id().to_string();
+    let status = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:")]).status()?;
+    ensure(status.success(), "prlimit (of util-linux) limits the files of this process")
+}
+
+#[cfg(not(unix))]
+fn limit_files(_: &str) -> Result<()> {
+    Err("only Unix can limit the files of a process".into())
 }
 
 impl Shared {
@@ -309,7 +372,8 @@ impl Shared {
     ) -> std::result::Result<Response<String>, BankError> {
         let fault = self.fault.lock().await.take();
         match fault {
-            None => {}
+            // A full disk was found at the begin.
+            None | Some(Fault::Full | Fault::None) => {}
             Some(Fault::Drop) => drop(response.extensions_mut().insert(Dropped)),
             Some(Fault::Slow) => sleep(SLOW).await,
             Some(Fault::Lost) => return Err(BankError(io::ErrorKind::TimedOut.into())),
@@ -328,7 +392,9 @@ async fn hang_up(request: extract::Request, next: Next) -> axum::response::Respo
         std::panic::resume_unwind(Box::new("ends the task of this connection"));
     }
     let replayed = if response.extensions().get::<Replayed>().is_some() { ", replayed" } else { "" };
-    println!("  service: {asked}: {}{replayed}", response.status());
+    let problem = response.extensions().get::<Problem>();
+    let cause = problem.and_then(Problem::cause).map(|cause| format!(": {cause}")).unwrap_or_default();
+    println!("  service: {asked}: {}{replayed}{cause}", response.status());
     response
 }
 
@@ -378,34 +444,20 @@ async fn show_crash(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The disk is simulated.
 async fn show_full_disk(folder: &Path) -> Result<()> {
-    let disk = SimDisk::new();
-    let options = Engine::options().reserve_bytes(1 << 20).queue_timeout(Duration::from_millis(10));
-    let engine = options.disk(&disk).open("payments.idem")?;
-    let service = Service::start(engine.clone(), folder).await?;
-    disk.set_capacity(Some(disk.used()));
-    // Other requests take the room that the log still has.
-    let others = engine.scope("others");
-    let mut claims = Vec::new();
-    while let Ok(Begin::Fresh(claim)) =
-        others.begin_async(claims.len().to_string(), Fingerprint::of("")).await
-    {
-        claims.push(claim);
-    }
-    let refused = post(service.address, "order-4", 4_000).await?;
+    let (service, address) = ServiceProcess::start("127.0.0.1:0".parse()?, folder).await?;
+    meet(address, "full").await?;
+    let refused = post(address, "order-4", 4_000).await?;
     println!("  client: {}", told(&refused));
     ensure(refused.headers().contains_key(RETRY_AFTER), "a full disk is over some time")?;
     ensure(Bank::open(&ledger(folder))?.charges.len() == 3, "nothing is charged that can't be remembered")?;
 
-    disk.set_capacity(None);
-    for claim in claims {
-        claim.release_async().await?;
-    }
+    meet(address, "none").await?;
     println!("  the disk has room again");
-    pay(service.address, "order-4", 4_000).await?;
-    check(service.address, "order-4", 4_000, folder).await?;
-    service.stop().await
+    pay(address, "order-4", 4_000).await?;
+    check(address, "order-4", 4_000, folder).await?;
+    drop(service);
+    Ok(())
 }
 
 /// Whether a payment has one charge, and a retry gets just that.
@@ -425,8 +477,8 @@ fn ensure(holds: bool, what: &str) -> Result<()> {
 /// Sets the switch.
 async fn meet(address: SocketAddr, fault: &str) -> Result<()> {
     let request = Request::put(format!("/fault/{fault}")).header(HOST, address.to_string());
-    send(address, request.body(String::new())?).await?;
-    Ok(())
+    let answer = send(address, request.body(String::new())?).await?;
+    ensure(answer.status().is_success(), answer.body())
 }
 
 /// A service in this process.
