@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::helpers::{closed, damage_body, fine, killed, log_of, on};
+use crate::helpers::{closed, contents, damage_body, fine, flip, killed, log_of, on};
 use serde_json::Value;
 
 #[test]
@@ -64,4 +64,63 @@ fn of_a_torn_frame_at_the_end_of_the_log_it_cannot_tell() {
     assert!(ran.out.contains(&format!("at offset {end} of the log")), "{ran:?}");
     let ran = on(&file, "doctor", &[]);
     assert!(ran.code == 4 && ran.out.contains("goes on behind the last whole frame"), "{ran:?}");
+}
+
+/// Every subcommand that is given a damaged file says so, with the exit code for it, and leaves it
+/// and all others as they are.
+#[test]
+fn on_a_damaged_file_every_subcommand_says_so_and_changes_nothing() {
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 3] = [
+        ("a record", |file| damage_body(file, "charged 7")),
+        ("the first page", |file| flip(file, 0)),
+        ("the log", |file| {
+            let bytes = fs::read(log_of(file)).unwrap();
+            fs::write(log_of(file), &bytes[..bytes.len() / 2]).unwrap();
+        }),
+    ];
+    let calls: [(&str, &[&str]); 10] = [
+        ("stats", &[]),
+        ("list", &[]),
+        ("get", &["order 07", "--scope", "charges"]),
+        ("verify", &[]),
+        ("doctor", &[]),
+        ("export", &[]),
+        ("resolve", &["lost", "--scope", "refunds", "--as", "did-not-happen", "--yes"]),
+        ("forget", &["order 07", "--scope", "charges", "--yes"]),
+        ("compact", &["--yes"]),
+        ("backup", &["TARGET", "--yes"]),
+    ];
+    for (what, damage) in damages {
+        let (folder, file) = killed();
+        damage(&file);
+        let (before, names) = (contents(&file), || fs::read_dir(folder.path()).unwrap().count());
+        let there = names();
+        let target = folder.path().join("backup.idem");
+        for (subcommand, arguments) in calls {
+            let arguments: Vec<_> = arguments
+                .iter()
+                .map(|it| if *it == "TARGET" { target.to_str().unwrap() } else { it })
+                .collect();
+            let ran = on(&file, subcommand, &arguments);
+            assert_eq!(ran.code, 3, "{subcommand} with {what} damaged: {ran:?}");
+            assert!(!ran.err.is_empty() || ran.out.contains("damaged"), "{subcommand}: {ran:?}");
+        }
+        let ran = on(&file, "restore", &[target.to_str().unwrap(), "--yes"]);
+        assert!(ran.code == 3 && ran.err.contains("the backup can't be used"), "{what}: {ran:?}");
+        assert_eq!((contents(&file), names()), (before, there), "{what}");
+    }
+}
+
+#[test]
+fn an_export_that_was_cut_or_altered_is_refused_and_no_file_is_made() {
+    let (folder, file) = closed();
+    let whole = fine(&file, "export", &[]);
+    let (damaged, target) = (folder.path().join("export.jsonl"), folder.path().join("new.idem"));
+    for export in [&whole[..whole.len() - 20], &whole.replacen("\"scope\"", "\"scop", 1), "", "not json\n"] {
+        fs::write(&damaged, export).unwrap();
+        let ran = on(&damaged, "import", &[target.to_str().unwrap()]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(!target.exists() && ran.err.contains("idemkv: "), "{ran:?}");
+    }
 }

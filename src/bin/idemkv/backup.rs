@@ -8,6 +8,7 @@ use clap::Args;
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
 use crate::format::bytes;
+use crate::working::{Working, shown};
 use crate::{opening, spans, verify};
 
 #[derive(Debug, Args)]
@@ -22,7 +23,9 @@ pub(crate) struct Backup {
 impl Backup {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
         let engine = opening::to_change_nothing(&self.file, self.consent)?;
+        let working = Working::start(format!("writes {}", shown(&self.target)));
         let made = engine.backup(&self.target).map_err(Trouble::refused);
+        drop(working);
         opening::close(engine)?;
         let made = made?;
         writeln!(out, "{} written, as of {}", bytes(made.bytes), spans::date(made.time))?;

@@ -10,6 +10,7 @@ use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
 use crate::format::bytes;
 use crate::opening;
+use crate::working::{Working, shown};
 
 #[derive(Debug, Args)]
 pub(crate) struct Compact {
@@ -26,7 +27,9 @@ impl Compact {
                 format!("drops what has expired, and moves what is live together, in {}", bytes(before));
             Ok((vec![line], before))
         })?;
+        let working = Working::start(format!("compacts {}", shown(&self.file)));
         let compacted = engine.compact().map_err(Trouble::refused);
+        drop(working);
         opening::close(engine)?;
         if !compacted? {
             return Err(Trouble::refused("nothing was compacted"));

@@ -9,6 +9,7 @@ use idemkv::{Engine, Verify};
 use crate::answer::{Answer, Trouble};
 use crate::entry::{Detail, Entry, line};
 use crate::saved;
+use crate::working::{Working, shown};
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
@@ -32,7 +33,9 @@ impl Export {
             writeln!(out, "{}", line(&saved::policy(&scope, &policy)))?;
         }
         let (mut written, mut unread, mut answer) = (0_u64, 0_u64, Answer::Fine);
+        let working = Working::counting(format!("reads keys of {}", shown(&self.file)));
         for entry in engine.entries() {
+            working.count();
             match entry {
                 Ok(entry) => {
                     let Some(entry) = Entry::of(&entry) else { continue };
@@ -45,6 +48,7 @@ impl Export {
                 }
             }
         }
+        drop(working);
         out.flush()?;
         eprintln!("{written} keys written. {STEP_KEYS}");
         if unread > 0 {

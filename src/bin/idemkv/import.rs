@@ -10,6 +10,7 @@ use idemkv::{Begin, Claim, CommitMode, Completion, Engine, Fingerprint, Policy};
 use serde_json::Value;
 
 use crate::answer::{Answer, Trouble};
+use crate::working::{Working, shown};
 use crate::{hex, opening, saved, verify};
 
 #[derive(Debug, Args)]
@@ -84,11 +85,14 @@ impl Import {
             Box::new(BufReader::new(File::open(&self.export)?))
         };
         let (mut imported, mut exported_ms) = (Imported::default(), None);
+        let working = Working::counting(format!("writes keys to {}", shown(&self.file)));
         for (number, text) in (1_u64..).zip(lines.lines()) {
+            working.count();
             let text = text?;
             import_line(&engine, &text, &mut exported_ms, &mut imported)
                 .map_err(|what| Trouble::refused(format_args!("line {number}: {what}")))?;
         }
+        drop(working);
         // After the keys: one that is interrupted is stored with every durability of its scope.
         for (scope, policy) in &imported.policies {
             drop(engine.set_policy(scope, *policy).map_err(Trouble::refused)?);

@@ -37,6 +37,7 @@ mod selection;
 mod spans;
 mod stats;
 mod verify;
+mod working;
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;

@@ -14,6 +14,7 @@ use idemkv::{Checked, Engine, Status};
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
 use crate::format::bytes;
+use crate::working::{Working, shown};
 use crate::{opening, verify};
 
 #[derive(Debug, Args)]
@@ -133,7 +134,9 @@ impl Restore {
     }
 
     fn copy(&self, copy: &Path, file: &Path) -> Result<(), Trouble> {
+        let working = Working::start(format!("copies {}", shown(&self.backup)));
         fs::copy(&self.backup, copy)?;
+        drop(working);
         if is_there(file)? {
             give_to_owner_of(file, copy)?;
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::answer::{Answer, Trouble};
 use crate::entry::line;
 use crate::format::{Plain, bytes};
+use crate::working::{Working, shown};
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
@@ -38,7 +39,10 @@ impl Verify {
 
 /// Checks a file. What can't be opened, and may be damaged, is an answer too.
 pub(crate) fn check(file: &Path) -> Result<(Answer, Result<Checked, String>), Trouble> {
-    match Engine::options().check_file(file) {
+    let working = Working::start(format!("reads {}", shown(file)));
+    let checked = Engine::options().check_file(file);
+    drop(working);
+    match checked {
         Ok(checked) => Ok((answer_of(&checked), Ok(checked))),
         Err(error) => match Answer::of(&error) {
             answer @ (Answer::Damaged | Answer::Inconclusive) => Ok((answer, Err(error.to_string()))),
