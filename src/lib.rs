@@ -103,6 +103,7 @@ mod status;
 mod store;
 mod sync;
 mod task;
+mod token_seal;
 #[cfg(feature = "serde")]
 mod typed;
 mod wal;

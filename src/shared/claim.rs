@@ -23,7 +23,16 @@ pub(crate) struct SharedClaim {
 
 impl SharedClaim {
     pub(super) fn new(handle: &Arc<SharedHandle>, attempt: Attempt, nonce: u128, resolves: bool) -> Self {
-        let attempt = Arc::new(attempt);
+        Self::of_attempt(handle, Arc::new(attempt), nonce, resolves)
+    }
+
+    /// The same for an attempt that callers may wait for already.
+    pub(super) fn of_attempt(
+        handle: &Arc<SharedHandle>,
+        attempt: Arc<Attempt>,
+        nonce: u128,
+        resolves: bool,
+    ) -> Self {
         handle.0.watches.add_own(&attempt);
         handle.0.held.fetch_add(1, Ordering::Relaxed);
         let may_be_over = AtomicBool::new(false);
@@ -45,6 +54,15 @@ impl SharedClaim {
     /// What its row has while the claim is good.
     pub(super) fn row(&self) -> (Digest, u128, Fence) {
         (self.attempt.digest, self.nonce, self.attempt.fence)
+    }
+
+    /// Notes that it stands without this process. Its waiters look for its end.
+    pub(super) fn is_handed_over(&mut self) {
+        self.is_over = true;
+        let core = self.core();
+        core.held.fetch_sub(1, Ordering::Relaxed);
+        core.watches.remove_own(&self.attempt);
+        core.watches.told(self.attempt.digest);
     }
 
     /// Notes that it has ended, and tells its waiters how.

@@ -1,9 +1,9 @@
 //! The end of a claim: completed, failed or released.
 
 use super::claim::SharedClaim;
-use super::core::Core;
+use super::core::{Core, SharedHandle};
 use super::granting::Tries;
-use super::refusal::{carry, check_caller};
+use super::refusal::{Refusal, carry, check_caller};
 use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::span;
@@ -14,7 +14,7 @@ use crate::clock::Deadline;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::end_request::{EndRequest, NewResult};
-use crate::error::{ClaimError, CommitError, EndError};
+use crate::error::{ClaimError, CommitError, EndError, FailureKind, StoreFailure};
 use crate::record::retention::Retention;
 use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Decision, Event, decide};
@@ -46,8 +46,8 @@ impl SharedClaim {
         caller: Caller,
         request: EndRequest<'_>,
     ) -> Result<Option<Record>, EndError> {
-        match check_caller(caller) {
-            Ok(()) => carry(caller, self.end_as_asked(request)).await,
+        match check_caller(caller).and_then(|()| UnderWay::start(&self.handle)) {
+            Ok(mark) => carry(caller, self.end_as_asked(request, mark)).await,
             Err(refusal) => Err(self.refused(refusal.into())),
         }
     }
@@ -55,7 +55,11 @@ impl SharedClaim {
     /// Ends the claim as its holder asks. The record is `None` after a release.
     ///
     /// If the future is dropped, the claim has ended so, or its key becomes interrupted.
-    async fn end_as_asked(self, request: EndRequest<'_>) -> Result<Option<Record>, EndError> {
+    async fn end_as_asked(
+        self,
+        request: EndRequest<'_>,
+        _under_way: UnderWay,
+    ) -> Result<Option<Record>, EndError> {
         match request {
             EndRequest::Store(result) => self.finish(result).await.map(Some),
             EndRequest::Release => self.release().await.map(|()| None),
@@ -68,11 +72,15 @@ impl SharedClaim {
         request: EndRequest<'_>,
     ) -> impl Future<Output = Result<Option<Record>, EndError>> + Send + use<> {
         let (reply, ended) = reply::pair();
-        let handle = self.handle();
-        let owned = Owned::of(request);
-        handle.0.spawn(Box::new(move || {
-            Box::pin(async move { reply.send(self.end_as_asked(owned.request()).await) })
-        }));
+        match UnderWay::start(&self.handle) {
+            Err(refusal) => reply.send(Err(self.refused(refusal.into()))),
+            Ok(mark) => {
+                let (handle, owned) = (self.handle(), Owned::of(request));
+                handle.0.spawn(Box::new(move || {
+                    Box::pin(async move { reply.send(self.end_as_asked(owned.request(), mark).await) })
+                }));
+            }
+        }
         // Without the store's thread, the claim was dropped with the job.
         async move { ended.get().await.unwrap_or_else(|| Err(EndError::new(CommitError::Closed.into(), None))) }
     }
@@ -188,11 +196,14 @@ impl SharedClaim {
     /// be made twice.
     pub(super) async fn carry_out(&self, end: EndAsk, to: Option<RowState>) -> Result<Carried, ClaimError> {
         let core = self.core();
-        core.check()?;
         let deadline = core.deadline();
         let mut tries = Tries::new(deadline);
         loop {
-            match core.ask(end.clone(), deadline).await {
+            let answer = match core.send(end.clone(), deadline) {
+                Ok(answer) => answer.get().await.unwrap_or_else(|| Err(Miss::Unknown(closed_meanwhile()))),
+                Err(miss) => Err(miss),
+            };
+            match answer {
                 Ok(ended) if ended.is_done => return Ok(Carried { at: ended.now, found: None }),
                 Ok(_) => {}
                 Err(miss) => {
@@ -258,6 +269,28 @@ impl SharedClaim {
     fn superseded(&self, now: Status) -> ClaimError {
         Counters::count(&self.core().counters.superseded);
         ClaimError::Superseded(Box::new(now))
+    }
+}
+
+fn closed_meanwhile() -> StoreFailure {
+    StoreFailure::new(FailureKind::Unreachable, "the engine was closed before the answer came")
+}
+
+/// The end of a claim that is under way: a close waits for it.
+pub(super) struct UnderWay(Arc<SharedHandle>);
+
+impl UnderWay {
+    /// Refused once the engine is closed.
+    fn start(handle: &Arc<SharedHandle>) -> Result<Self, Refusal> {
+        handle.0.ending.fetch_add(1, Ordering::AcqRel);
+        let mark = Self(Arc::clone(handle));
+        handle.0.check().map(|()| mark)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.0.ending.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

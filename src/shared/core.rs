@@ -70,7 +70,9 @@ pub(crate) struct Core {
     pub(super) opened: Stopwatch,
     /// Claims that callers have.
     pub(super) held: AtomicUsize,
-    /// How many there were at the close.
+    /// Ends of claims that are under way, which a close waits for.
+    pub(super) ending: AtomicUsize,
+    /// How many claims there were at the close.
     pub(super) left: OnceLock<usize>,
     /// The server's time when it was last told, and how long ago that was. Leaf lock.
     clock: Mutex<Option<(Timestamp, Stopwatch)>>,
@@ -106,6 +108,7 @@ impl Core {
             opening: OPENINGS.fetch_add(1, Ordering::Relaxed),
             opened: Stopwatch::start(),
             held: AtomicUsize::new(0),
+            ending: AtomicUsize::new(0),
             left: OnceLock::new(),
             clock: Mutex::new(None),
             is_pooled: AtomicBool::new(link.is_pooled),
@@ -270,8 +273,9 @@ impl Core {
     /// Waits until the store's thread has ended.
     pub(super) async fn closed(&self) {
         let (reply, closed) = reply::pair();
-        if let Some(closers) = self.closers.lock().as_mut() {
-            closers.push(reply);
+        match self.closers.lock().as_mut() {
+            Some(closers) => closers.push(reply),
+            None => return,
         }
         closed.get().await;
     }

@@ -15,7 +15,7 @@ use super::{keeper, schema, settle, sweep, wait, worker};
 use crate::clock::Deadline;
 use crate::error::{FailureKind, OpenError, StoreFailure};
 use crate::fork;
-use crate::sync::{self, Arc};
+use crate::sync::{self, Arc, Ordering};
 use crate::task::reply::{self, ReplySender};
 
 /// Connects, and starts the thread.
@@ -80,7 +80,9 @@ async fn live(options: SharedOptions, ready: Ready) {
 /// Settles what is loose, ends the session, and answers all that still wait.
 async fn close(core: &Arc<Core>) {
     let patience = Deadline::after(core.options.statement_timeout);
-    while (core.loose_ends.len() > 0 || !core.intake.is_empty()) && !patience.has_passed() {
+    let is_busy =
+        || core.loose_ends.len() > 0 || !core.intake.is_empty() || core.ending.load(Ordering::Acquire) > 0;
+    while is_busy() && !patience.has_passed() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     keeper::end(core).await;

@@ -101,12 +101,12 @@ impl SharedHandle {
         if self.is_forked() {
             return Err(Failure::Forked);
         }
-        let left = *self.0.left.get_or_init(|| self.0.held.load(Ordering::Relaxed));
         self.0.close();
         if check_caller(caller).is_ok() {
             carry(caller, self.0.closed()).await;
         }
-        Ok(left)
+        // Those whose ends were under way have ended.
+        Ok(*self.0.left.get_or_init(|| self.0.held.load(Ordering::Relaxed)))
     }
 }
 

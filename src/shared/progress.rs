@@ -9,6 +9,7 @@ use crate::error::ClaimError;
 impl SharedClaim {
     /// Saves how far the operation has come, durably: the next attempt finds it.
     pub(crate) async fn save_progress(&mut self, note: &[u8]) -> Result<(), ClaimError> {
+        self.core().check()?;
         let max = self.core().options.max_body_bytes;
         if note.len() > max {
             return Err(ClaimError::BodyTooLarge { len: note.len(), max });
@@ -22,6 +23,7 @@ impl SharedClaim {
 
     /// Starts the claim's lease again.
     pub(crate) async fn renew(&self) -> Result<(), ClaimError> {
+        self.core().check()?;
         let renewed = self.carry_out(EndAsk::renew(self.row()), None).await?;
         self.attempt.renew(renewed.at);
         Ok(())

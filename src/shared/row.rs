@@ -247,6 +247,11 @@ impl KeyRow {
         }
     }
 
+    /// Scope and key.
+    pub(super) fn names(&self) -> (&[u8], &[u8]) {
+        (&self.scope, &self.key)
+    }
+
     /// Whether its claim was given back, rather than lost.
     pub(super) fn was_returned(&self) -> bool {
         self.returned

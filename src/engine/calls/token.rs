@@ -2,8 +2,7 @@
 
 use crate::Timestamp;
 use crate::attempt::{Attempt, HandOver};
-use crate::codec;
-use crate::codec::{BadBytes, TokenRow};
+use crate::codec::TokenRow;
 use crate::engine::core::Core;
 use crate::engine::core::log_record::{LogRecord, NotedClaim};
 use crate::engine::handles::token::ClaimToken;
@@ -11,27 +10,15 @@ use crate::error::TokenError;
 use crate::index::Slot;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
+use crate::token_seal;
 use crate::wal::Reservation;
 
 impl Core {
-    /// Seals a token for this file: BLAKE3 under a key derived from the file's secret. Tokens
-    /// travel, so the seal must withstand forgery; checksums of bytes on disk need not.
-    fn seal(&self, row: &[u8]) -> blake3::Hash {
-        let key = blake3::derive_key("idemkv 2: tokens of claims", &self.secret.0);
-        blake3::keyed_hash(&key, row)
-    }
-
     pub(in crate::engine) fn token(&self, attempt: &Attempt) -> ClaimToken {
-        let mut row = Vec::new();
         let (digest, fence) = (attempt.digest.as_u128(), attempt.fence.get());
-        codec::encode_into(
-            &TokenRow { file_id: self.file_id, digest, fence, opening: self.opening, scope: attempt.scope() },
-            &mut row,
-        );
-        let seal = self.seal(&row);
-        // The row first: its start tells of which file it is, should it be of another one.
-        row.extend_from_slice(seal.as_bytes());
-        ClaimToken::new(row)
+        let row =
+            TokenRow { file_id: self.file_id, digest, fence, opening: self.opening, scope: attempt.scope() };
+        ClaimToken::new(token_seal::seal(&self.secret, &row))
     }
 
     /// Revokes the token of a claim that was handed over, resumed and then dropped, with an entry
@@ -59,18 +46,7 @@ impl Core {
         &self,
         token: &'a ClaimToken,
     ) -> Result<TokenRow<'a>, TokenError> {
-        let Some((row, seal)) = token.as_bytes().split_last_chunk::<{ blake3::OUT_LEN }>() else {
-            return Err(TokenError::Malformed);
-        };
-        let decoded: Result<TokenRow<'_>, BadBytes> = codec::decode(row);
-        let Ok(decoded) = decoded else { return Err(TokenError::Malformed) };
-        if decoded.file_id != self.file_id {
-            return Err(TokenError::OtherFile);
-        }
-        if self.seal(row) != *seal {
-            return Err(TokenError::Malformed);
-        }
-        Ok(decoded)
+        token_seal::open(&self.secret, self.file_id, token.as_bytes())
     }
 }
 

@@ -6,6 +6,8 @@ use crate::KeyHash;
 use crate::engine::common::names::KeyNames;
 use crate::engine::file::entries::FileEntries;
 use crate::error::ReadError;
+#[cfg(feature = "postgres")]
+use crate::shared::entries::SharedEntries;
 use crate::status::Status;
 
 /// One live key, as [`Engine::entries`](crate::Engine::entries) gives it.
@@ -36,7 +38,7 @@ impl Engine {
         match &self.handle {
             Handle::File(file) => Entries(EntriesInner::File(FileEntries::new(file))),
             #[cfg(feature = "postgres")]
-            Handle::Shared(_) => Entries(EntriesInner::Refused(Some(ReadError::NoFile))),
+            Handle::Shared(shared) => Entries(EntriesInner::Shared(SharedEntries::new(shared))),
         }
     }
 }
@@ -74,9 +76,8 @@ pub struct Entries(EntriesInner);
 #[derive(Debug)]
 enum EntriesInner {
     File(FileEntries),
-    /// One error.
     #[cfg(feature = "postgres")]
-    Refused(Option<ReadError>),
+    Shared(SharedEntries),
 }
 
 impl Iterator for Entries {
@@ -86,7 +87,7 @@ impl Iterator for Entries {
         let next = match &mut self.0 {
             EntriesInner::File(entries) => entries.next()?,
             #[cfg(feature = "postgres")]
-            EntriesInner::Refused(error) => Err(error.take()?),
+            EntriesInner::Shared(entries) => entries.next()?,
         };
         Some(next.map(|(status, names)| KeyEntry { names, status }))
     }

@@ -8,8 +8,12 @@ use super::handle::Handle;
 use crate::attempt::Attempt;
 use crate::attempt::progress::Progress;
 use crate::error::ReadError;
+#[cfg(feature = "postgres")]
+use crate::shared::refusal::carry_checked;
 use crate::state::Fence;
 use crate::sync::Arc;
+#[cfg(feature = "postgres")]
+use crate::task::caller::{Caller, block};
 use crate::{AttemptInfo, Fingerprint, Timestamp};
 
 /// The most entries of a list, unless [`Listing::limit`] says otherwise.
@@ -204,7 +208,7 @@ impl Listing<'_> {
         match self.handle {
             Handle::File(file) => file.core().list(&self.request),
             #[cfg(feature = "postgres")]
-            Handle::Shared(_) => Err(ReadError::NoFile),
+            Handle::Shared(shared) => block(carry_checked(Caller::Thread, shared.list(&self.request))),
         }
     }
 }

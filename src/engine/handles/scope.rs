@@ -4,8 +4,6 @@ use super::claim::{Begin, Claim};
 use super::handle::Handle;
 use super::token::ClaimToken;
 use crate::engine::common::namespace::ScopeInner;
-#[cfg(feature = "postgres")]
-use crate::error::Failure;
 use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
 use crate::policy::Policy;
 #[cfg(feature = "postgres")]
@@ -319,7 +317,9 @@ impl Scope {
         match &self.handle {
             Handle::File(file) => file.core().resume(caller, file, &self.inner, token).await,
             #[cfg(feature = "postgres")]
-            Handle::Shared(_) => Err(BeginError::Failed(Failure::NoFile).into()),
+            Handle::Shared(shared) => {
+                carry_checked(caller, Box::pin(shared.resume(&self.inner, token))).await
+            }
         }
     }
 

@@ -4,8 +4,6 @@ use std::fmt;
 
 use super::claim::{Claim, ClaimInner};
 use crate::error::EndError;
-#[cfg(feature = "postgres")]
-use crate::error::{CommitError, Failure};
 use crate::task::caller::{Caller, block};
 
 /// A claim in a form that crosses process boundaries: bytes, sealed by the file that granted it.
@@ -87,10 +85,7 @@ impl Claim {
         match self.inner {
             ClaimInner::File(claim) => claim.into_token(caller).await,
             #[cfg(feature = "postgres")]
-            ClaimInner::Shared(_) => {
-                let no_file = CommitError::Failed(Failure::NoFile).into();
-                Err(EndError::new(no_file, Some(self)))
-            }
+            ClaimInner::Shared(claim) => Box::pin(claim.into_token(caller)).await,
         }
     }
 }
