@@ -6,6 +6,10 @@
 //! cargo run --example payments --features axum -- --serve    # the service alone, for curl
 //! ```
 //!
+//! With `--store postgres://..`, and the feature `postgres`, several services share their keys in
+//! one database: `--serve 127.0.0.1:4242 /tmp/payments --store postgres://..`, and another on a
+//! port of its own. The folder has the bank.
+//!
 //! Copy `serve`, `charge`, `reconcile` and the client's `pay`. The bank is a file here. It knows no
 //! idempotency keys: if a request ran twice, the file would show two charges.
 //!
@@ -18,7 +22,7 @@
 use std::env;
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -35,7 +39,7 @@ use axum::{Json, Router};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use idemkv::http::{HeldClaim, IdempotencyLayer, Keep, Problem, Replayed};
-use idemkv::{Begin, Claim, Engine, Fingerprint};
+use idemkv::{Begin, Claim, Engine, Fingerprint, ResolveError};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, oneshot};
@@ -60,12 +64,18 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 #[tokio::main]
 async fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
-    let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => show_all().await,
-        ["--serve"] => serve_alone("127.0.0.1:4242", &env::temp_dir().join("idemkv-payments")).await,
-        ["--serve", address] => serve_alone(address, &env::temp_dir().join("idemkv-payments")).await,
-        ["--serve", address, folder] => serve_alone(address, Path::new(folder)).await,
-        _ => Err("usage: payments [--serve [ADDRESS [FOLDER]]]".into()),
+    let mut words = args.iter().map(String::as_str).collect::<Vec<_>>();
+    let store = words.iter().position(|word| *word == "--store").map(|at| {
+        words.remove(at);
+        if at < words.len() { words.remove(at) } else { "" }
+    });
+    let folder = env::temp_dir().join("idemkv-payments");
+    let result = match words[..] {
+        [] if store.is_none() => show_all().await,
+        ["--serve"] => serve_alone("127.0.0.1:4242", &folder, store).await,
+        ["--serve", address] => serve_alone(address, &folder, store).await,
+        ["--serve", address, folder] => serve_alone(address, Path::new(folder), store).await,
+        _ => Err("usage: payments [--serve [ADDRESS [FOLDER]] [--store URL]]".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -95,13 +105,13 @@ struct Payment {
 /// Serves until it is told to stop. Runs whose clients have gone are waited for.
 async fn serve(
     engine: Engine,
-    bank: Bank,
+    mut bank: Bank,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     // Its answers are of Stripe's form, so that Stripe's clients can be clients of it.
     let layer = IdempotencyLayer::stripe(&engine, SCOPE).required().wait(WAIT);
-    reconcile(&engine, &layer, &bank).await?;
+    reconcile(&engine, &layer, &mut bank).await?;
     println!("  service: listens on http://{}", listener.local_addr()?);
 
     let disk = Disk { engine: engine.clone(), others: Vec::new() };
@@ -153,7 +163,7 @@ impl IntoResponse for BankError {
 }
 
 /// Ends what was interrupted, as after a crash: only the bank knows whether a charge was made.
-async fn reconcile(engine: &Engine, layer: &IdempotencyLayer, bank: &Bank) -> Result<()> {
+async fn reconcile(engine: &Engine, layer: &IdempotencyLayer, bank: &mut Bank) -> Result<()> {
     let scope = engine.scope(SCOPE);
     // A list has a limit, and what is resolved leaves it.
     loop {
@@ -163,10 +173,14 @@ async fn reconcile(engine: &Engine, layer: &IdempotencyLayer, bank: &Bank) -> Re
         }
         for open in open {
             let key = String::from_utf8_lossy(open.key());
-            let claim = scope.resolve_async(open.key()).await?;
-            if let Some(charge) = bank.find(&claim.step_key("charge").to_string()) {
+            let claim = match scope.resolve_async(open.key()).await {
+                // Another service that shares the store was faster.
+                Err(ResolveError::NotInterrupted(_)) => continue,
+                resolved => resolved?,
+            };
+            if let Some(charge) = bank.find(&claim.step_key("charge").to_string())? {
                 println!("  service: {key} was interrupted; the bank has its charge, {}", charge.id);
-                layer.complete(claim, receipt(charge)).await?;
+                layer.complete(claim, receipt(&charge)).await?;
             } else {
                 println!("  service: {key} was interrupted; the bank has no charge, so a retry may run");
                 claim.release_async().await?;
@@ -175,17 +189,32 @@ async fn reconcile(engine: &Engine, layer: &IdempotencyLayer, bank: &Bank) -> Re
     }
 }
 
-async fn charges(State(shared): State<Shared>) -> Json<Vec<Charge>> {
-    Json(shared.bank.lock().await.charges.clone())
+async fn charges(State(shared): State<Shared>) -> std::result::Result<Json<Vec<Charge>>, BankError> {
+    Ok(Json(shared.bank.lock().await.charges().map_err(BankError)?))
 }
 
-async fn serve_alone(address: &str, folder: &Path) -> Result<()> {
+async fn serve_alone(address: &str, folder: &Path, store: Option<&str>) -> Result<()> {
     fs::create_dir_all(folder)?;
     let listener = TcpListener::bind(address).await?;
-    let engine = Engine::options().queue_timeout(ROOM_WAIT).open(folder.join("payments.idem"))?;
+    let engine = match store {
+        None => Engine::options().queue_timeout(ROOM_WAIT).open(folder.join("payments.idem"))?,
+        Some(url) => connect(url, address).await?,
+    };
     let bank = Bank::open(&ledger(folder))?;
     println!("  service: its files are in {}", folder.display());
     serve(engine, bank, listener, async { drop(tokio::signal::ctrl_c().await) }).await
+}
+
+/// A store for several services. One that starts again at its address ends the claims of the one
+/// before at once.
+#[cfg(feature = "postgres")]
+async fn connect(url: &str, address: &str) -> Result<Engine> {
+    Ok(idemkv::SharedOptions::new(url).instance(address).connect_async().await?)
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn connect(_url: &str, _address: &str) -> Result<Engine> {
+    Err("--store needs the feature `postgres`".into())
 }
 
 // ---- The client ----
@@ -249,7 +278,6 @@ async fn send(address: SocketAddr, request: Request<String>) -> Result<Response<
 /// A bank that knows no idempotency keys: each call is a charge, and a line of its file.
 struct Bank {
     ledger: File,
-    charges: Vec<Charge>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -262,23 +290,27 @@ struct Charge {
 
 impl Bank {
     fn open(ledger: &Path) -> Result<Self> {
-        let ledger = File::options().create(true).append(true).read(true).open(ledger)?;
-        let lines = io::read_to_string(&ledger)?;
-        let charges = lines.lines().map(serde_json::from_str).collect::<serde_json::Result<_>>()?;
-        Ok(Self { ledger, charges })
+        Ok(Self { ledger: File::options().create(true).append(true).read(true).open(ledger)? })
+    }
+
+    /// All charges, of any service.
+    fn charges(&mut self) -> io::Result<Vec<Charge>> {
+        self.ledger.rewind()?;
+        let lines = io::read_to_string(&self.ledger)?;
+        Ok(lines.lines().map(serde_json::from_str).collect::<serde_json::Result<_>>()?)
     }
 
     fn charge(&mut self, reference: String, payment: Payment) -> io::Result<Charge> {
         let Payment { amount, currency } = payment;
-        let charge = Charge { id: format!("ch_{}", self.charges.len() + 1), reference, amount, currency };
+        let number = self.charges()?.len() + 1;
+        let charge = Charge { id: format!("ch_{number}"), reference, amount, currency };
         writeln!(self.ledger, "{}", serde_json::to_string(&charge)?)?;
         self.ledger.sync_all()?;
-        self.charges.push(charge.clone());
         Ok(charge)
     }
 
-    fn find(&self, reference: &str) -> Option<&Charge> {
-        self.charges.iter().find(|charge| charge.reference == reference)
+    fn find(&mut self, reference: &str) -> io::Result<Option<Charge>> {
+        Ok(self.charges()?.into_iter().find(|charge| charge.reference == reference))
     }
 }
 
@@ -426,7 +458,7 @@ async fn show_each(folder: &Path) -> Result<()> {
     println!("The disk is full before the charge.");
     show_full_disk(folder).await?;
 
-    let charges = Bank::open(&ledger(folder))?.charges.len();
+    let charges = Bank::open(&ledger(folder))?.charges()?.len();
     println!("4 payments, {charges} charges: each payment was charged exactly once.");
     Ok(())
 }
@@ -450,7 +482,10 @@ async fn show_full_disk(folder: &Path) -> Result<()> {
     let refused = post(address, "order-4", 4_000).await?;
     println!("  client: {}", told(&refused));
     ensure(refused.headers().contains_key(RETRY_AFTER), "a full disk is over some time")?;
-    ensure(Bank::open(&ledger(folder))?.charges.len() == 3, "nothing is charged that can't be remembered")?;
+    ensure(
+        Bank::open(&ledger(folder))?.charges()?.len() == 3,
+        "nothing is charged that can't be remembered",
+    )?;
 
     meet(address, "none").await?;
     println!("  the disk has room again");
@@ -464,7 +499,7 @@ async fn show_full_disk(folder: &Path) -> Result<()> {
 async fn check(address: SocketAddr, key: &str, amount: u64, folder: &Path) -> Result<()> {
     let retry = post(address, key, amount).await?;
     ensure(retry.headers().contains_key("idempotent-replayed"), "a retry is a replay")?;
-    let charges = Bank::open(&ledger(folder))?.charges;
+    let charges = Bank::open(&ledger(folder))?.charges()?;
     let made: Vec<_> = charges.iter().filter(|charge| charge.amount == amount).collect();
     println!("  bank: {} charge of {amount}\n", made.len());
     ensure(matches!(made[..], [charge] if *retry.body() == *receipt(charge).body()), "one charge, replayed")

@@ -145,19 +145,44 @@ async fn end(
     let lesser = [(head, completion), (Vec::new(), completion.discard_body())];
     let (mut left, mut reason) = (Some(claim), ClaimError::NoLease);
     for (body, completion) in whole.into_iter().chain(lesser) {
-        let Some(claim) = left.take() else { break };
-        let ending = if is_failure {
-            claim.fail_with_async(body, completion)
-        } else {
-            claim.complete_with_async(body, completion)
-        };
-        match ending.await {
-            Ok(_record) => return Ok(()),
-            Err(error) => {
-                reason = error.reason().clone();
-                left = error.into_claim();
+        let mut tries_left = UNANSWERED_TRIES;
+        while let Some(claim) = left.take() {
+            let ending = if is_failure {
+                claim.fail_with_async(&body, completion)
+            } else {
+                claim.complete_with_async(&body, completion)
+            };
+            match ending.await {
+                Ok(_record) => return Ok(()),
+                Err(error) => {
+                    reason = error.reason().clone();
+                    left = error.into_claim();
+                }
+            }
+            // A shorter body is no answer to a store that gives none. The same again finds out
+            // what became of the first.
+            if !is_unanswered(&reason) {
+                break;
+            }
+            tries_left -= 1;
+            if tries_left == 0 {
+                return Err(reason);
             }
         }
     }
     Err(reason)
+}
+
+/// How often a result is offered to a shared store that does not answer. Each time takes as long as
+/// a call may.
+const UNANSWERED_TRIES: u32 = 3;
+
+#[cfg(feature = "postgres")]
+fn is_unanswered(reason: &ClaimError) -> bool {
+    matches!(reason, ClaimError::Commit(crate::CommitError::Shared(error)) if error.is_retryable())
+}
+
+#[cfg(not(feature = "postgres"))]
+fn is_unanswered(_: &ClaimError) -> bool {
+    false
 }

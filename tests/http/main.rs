@@ -28,8 +28,18 @@ mod keys;
 mod loopback;
 mod presets;
 mod problem_pages;
+#[cfg(feature = "postgres")]
+#[path = "../shared/proxy.rs"]
+#[allow(dead_code, reason = "the tests of the shared store alone use the rest")]
+mod proxy;
 mod random_requests;
 mod readiness;
+#[cfg(feature = "postgres")]
+#[path = "../shared/server.rs"]
+#[allow(dead_code, reason = "the tests of the shared store alone use the rest")]
+mod server;
+#[cfg(feature = "postgres")]
+mod shared_store;
 #[cfg(feature = "axum")]
 mod shown;
 mod signatures;
