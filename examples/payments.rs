@@ -360,7 +360,11 @@ impl Disk {
     /// No file of this process can grow any more, and other requests take the room that the log
     /// still has.
     async fn fill(&mut self) -> Result<()> {
-        limit_files(&self.engine.stats().log_bytes.to_string())?;
+        let log_bytes = self.engine.stats().log_bytes;
+        if log_bytes == 0 {
+            return Err("a shared store is on the disk of its server".into());
+        }
+        limit_files(&log_bytes.to_string())?;
         let others = self.engine.scope("others");
         while let Ok(Begin::Fresh(claim)) =
             others.begin_async(self.others.len().to_string(), Fingerprint::of("")).await
