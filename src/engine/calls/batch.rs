@@ -53,7 +53,8 @@ impl Core {
                        mut queue_timeout: QueueTimeout| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
             self.health.check()?;
-            self.start(member, handle, KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
+            let asked = KeyRef { scope, key, digest };
+            self.start(member, handle, &asked, fingerprint, &mut queue_timeout).await
         };
         for (at, ((request, digest), result)) in
             requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
@@ -143,7 +144,7 @@ impl Core {
         waited: Duration,
         watch: Option<&Stopwatch>,
     ) {
-        for (at, granting) in granting {
+        for (at, mut granting) in granting {
             let Some(result @ None) = results.get_mut(at) else { continue };
             let late = || match self.health.check() {
                 Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited }),

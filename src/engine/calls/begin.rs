@@ -5,7 +5,7 @@ use super::lookup::Lookup;
 use super::pending_grant::PendingGrant;
 use crate::Fingerprint;
 use crate::attempt::Attempt;
-use crate::clock::{QueueTimeout, Stopwatch};
+use crate::clock::QueueTimeout;
 use crate::engine::common::namespace::{KeyRef, ScopeInner};
 use crate::engine::core::Core;
 use crate::engine::file::handle::FileHandle;
@@ -36,18 +36,6 @@ pub(super) enum BeginProgress {
     PendingGrant(PendingGrant),
 }
 
-impl BeginProgress {
-    /// The answer, once a grant has settled; `None` if the grant was withdrawn.
-    fn answer(self, core: &Core, watch: Option<&Stopwatch>) -> Option<Begin> {
-        match self {
-            Self::Answered(begin) => Some(begin),
-            Self::PendingGrant(granting) => {
-                granting.arrive(core, watch).map(|claim| Begin::Fresh(claim.into()))
-            }
-        }
-    }
-}
-
 impl Core {
     #[inline]
     pub(in crate::engine) fn begin(
@@ -60,7 +48,7 @@ impl Core {
         match self.replay(scope, key, fingerprint) {
             Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
             Ok(Replay::Not(digest)) => {
-                self.begin_blocking(handle, KeyRef { scope, key, digest }, fingerprint)
+                self.begin_blocking(handle, &KeyRef { scope, key, digest }, fingerprint)
             }
             Err(error) => Err(self.refused(scope, key, error)),
         }
@@ -71,7 +59,7 @@ impl Core {
     fn begin_blocking(
         &self,
         handle: &Arc<FileHandle>,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
         let begun = block(self.begin_to_the_end(Caller::Thread, handle, asked, fingerprint));
@@ -91,7 +79,7 @@ impl Core {
             Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
             Ok(Replay::Not(digest)) => {
                 let asked = KeyRef { scope, key, digest };
-                let begun = self.begin_to_the_end(caller, handle, asked, fingerprint).await;
+                let begun = self.begin_to_the_end(caller, handle, &asked, fingerprint).await;
                 begun.map_err(|error| self.refused(scope, key, error))
             }
             Err(error) => Err(self.refused(scope, key, error)),
@@ -120,19 +108,22 @@ impl Core {
         &self,
         caller: Caller,
         handle: &Arc<FileHandle>,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
         let watch = self.options.hooks.watch();
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
-            let mut begun = self.start(caller, handle, asked, fingerprint, &mut queue_timeout).await?;
-            if let BeginProgress::PendingGrant(granting) = &mut begun {
-                granting.settled(self, caller).await?;
+            let begun = self.start(caller, handle, asked, fingerprint, &mut queue_timeout).await?;
+            let mut granting = match begun {
+                BeginProgress::Answered(begin) => return Ok(begin),
+                BeginProgress::PendingGrant(granting) => granting,
+            };
+            granting.settled(self, caller).await?;
+            if let Some(claim) = granting.arrive(self, watch.as_ref()) {
+                return Ok(Begin::Fresh(claim.into()));
             }
-            if let Some(answer) = begun.answer(self, watch.as_ref()) {
-                return Ok(answer);
-            }
+            drop(granting);
             Box::pin(self.look_again(caller, &mut queue_timeout)).await?;
         }
     }
@@ -168,16 +159,16 @@ impl Core {
         &self,
         caller: Caller,
         handle: &Arc<FileHandle>,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         fingerprint: &Fingerprint,
         queue_timeout: &mut QueueTimeout,
     ) -> Result<BeginProgress, BeginError> {
         let wish = GrantKind::Begin(fingerprint);
         loop {
-            let Some((decision, found, terms)) = self.look(caller, asked, wish).await? else { continue };
+            let Some((decision, found, seen)) = self.look(caller, asked, wish).await? else { continue };
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
-                    let granting = self.grant(caller, handle, asked, terms, wish, queue_timeout).await?;
+                    let granting = self.grant(caller, handle, asked, &seen, wish, queue_timeout).await?;
                     if let Some(granting) = granting {
                         return Ok(BeginProgress::PendingGrant(granting));
                     }
@@ -252,7 +243,7 @@ impl Core {
     pub(super) async fn look(
         &self,
         caller: Caller,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         wish: GrantKind<'_>,
     ) -> Result<Option<(Decision, Lookup, Seen)>, ReadError> {
         let policy = self.policies.seen(asked.scope.name());
@@ -285,12 +276,12 @@ impl Core {
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
             let before = self.clock.now();
-            let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
-            let Some((decision, found, terms)) = looked else { continue };
+            let looked = self.look(caller, &asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
+            let Some((decision, found, seen)) = looked else { continue };
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
                     let granting = self
-                        .grant(caller, handle, asked, terms, GrantKind::Resolve, &mut queue_timeout)
+                        .grant(caller, handle, &asked, &seen, GrantKind::Resolve, &mut queue_timeout)
                         .await?;
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;

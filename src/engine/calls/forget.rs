@@ -39,7 +39,7 @@ impl Core {
         let is_other = |fence| only.is_some_and(|only| only != fence);
         loop {
             let before = self.clock.now();
-            let found = self.find(caller, asked, before).await?;
+            let found = self.find(caller, &asked, before).await?;
             let decided = self.decide_throughout(&found, before, |now| Event::Forget { now });
             let Some(decision) = decided else { continue };
             match (decision, found) {
@@ -59,7 +59,7 @@ impl Core {
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
                     let doomed = Doomed::Record(record);
-                    if self.forget_one(caller, asked, &doomed, true, &mut queue_timeout).await? {
+                    if self.forget_one(caller, &asked, &doomed, true, &mut queue_timeout).await? {
                         return Ok(true);
                     }
                 }
@@ -68,7 +68,7 @@ impl Core {
                 (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     let is_known = decision.becomes().is_some();
                     let doomed = Doomed::Interrupted(attempt);
-                    if self.forget_one(caller, asked, &doomed, is_known, &mut queue_timeout).await? {
+                    if self.forget_one(caller, &asked, &doomed, is_known, &mut queue_timeout).await? {
                         return Ok(is_known);
                     }
                 }
@@ -93,7 +93,7 @@ impl Core {
     async fn forget_one(
         &self,
         caller: Caller,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         doomed: &Doomed,
         is_known: bool,
         queue_timeout: &mut QueueTimeout,
@@ -144,7 +144,7 @@ impl Core {
 }
 
 /// Takes the place of a record in the index while the record is being forgotten.
-fn forgetting(asked: KeyRef<'_>, record: &Record) -> Attempt {
+fn forgetting(asked: &KeyRef<'_>, record: &Record) -> Attempt {
     Attempt::new(AttemptParts {
         scope: asked.scope.name(),
         key: asked.key,

@@ -40,7 +40,6 @@ impl<'a> GrantKind<'a> {
 }
 
 /// The state on which a grant is decided, as it was read.
-#[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) policy: SeenPolicy,
     /// The location of an expired record.
@@ -54,8 +53,8 @@ impl Core {
         &self,
         caller: Caller,
         handle: &Arc<FileHandle>,
-        asked: KeyRef<'_>,
-        seen: Seen,
+        asked: &KeyRef<'_>,
+        seen: &Seen,
         wish: GrantKind<'_>,
         queue_timeout: &mut QueueTimeout,
     ) -> Result<Option<PendingGrant>, BeginError> {
@@ -93,7 +92,7 @@ impl Core {
     async fn grant_again(
         &self,
         caller: Caller,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         mut held: Option<Box<Permit>>,
         wish: GrantKind<'_>,
         queue_timeout: &mut QueueTimeout,
@@ -106,7 +105,7 @@ impl Core {
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
                     let permit = permit.under(asked.scope.name(), &seen.policy.policy)?;
-                    let Some(mut granting) = self.put(asked, permit, seen, wish, &mut held)? else {
+                    let Some(mut granting) = self.put(asked, permit, &seen, wish, &mut held)? else {
                         continue;
                     };
                     if granting.log(self, caller, queue_timeout).await? {
@@ -129,9 +128,9 @@ impl Core {
     /// meanwhile; then `held` gets the permit.
     fn put(
         &self,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         mut permit: Permit,
-        seen: Seen,
+        seen: &Seen,
         wish: GrantKind<'_>,
         held: &mut Option<Box<Permit>>,
     ) -> Result<Option<PendingGrant>, BeginError> {

@@ -19,7 +19,7 @@ use crate::wal::{Request, Reservation};
 impl Core {
     /// Bytes of log that a claim needs: for its intent, and for its completion with a body of the
     /// reserved size.
-    pub(in crate::engine) fn claim_needs(&self, asked: KeyRef<'_>) -> Needs {
+    pub(in crate::engine) fn claim_needs(&self, asked: &KeyRef<'_>) -> Needs {
         let names = ENTRY_OVERHEAD_MAX + asked.scope.name().len() + asked.key.len();
         Needs { intent: entry_bytes_max(names) as u64, ending: self.ending_bytes(names) }
     }

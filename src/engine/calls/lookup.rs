@@ -40,7 +40,7 @@ impl Core {
         self.health.check()?;
         loop {
             let before = self.clock.now();
-            let found = self.find(caller, KeyRef { scope, key, digest }, before).await?;
+            let found = self.find(caller, &KeyRef { scope, key, digest }, before).await?;
             if let Some(status) = self.status_of(found, before) {
                 return Ok(status);
             }
@@ -53,7 +53,7 @@ impl Core {
     pub(super) async fn find(
         &self,
         caller: Caller,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         before: Timestamp,
     ) -> Result<Lookup, ReadError> {
         match self.index.get(asked.digest) {
@@ -69,7 +69,7 @@ impl Core {
     async fn find_stored(
         &self,
         caller: Caller,
-        asked: KeyRef<'_>,
+        asked: &KeyRef<'_>,
         seen: Slot,
         before: Timestamp,
     ) -> Result<Lookup, ReadError> {
@@ -285,11 +285,11 @@ pub(in crate::engine) mod tests {
         engine.checkpoint().unwrap();
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
         let (digest, now) = (scope.digest(b"key").unwrap(), core.clock.now());
-        let found = block(core.find(Caller::Thread, KeyRef { scope, key: b"another", digest }, now));
+        let found = block(core.find(Caller::Thread, &KeyRef { scope, key: b"another", digest }, now));
         let Err(ReadError::Damaged(damage)) = found.map(|_| ()) else { panic!("it was found") };
         let said = damage.to_string();
         assert!(said.contains("x.idem") && said.contains("block 0") && said.contains("digest"), "{said}");
-        assert!(block(core.find(Caller::Thread, KeyRef { scope, key: b"key", digest }, now)).is_ok());
+        assert!(block(core.find(Caller::Thread, &KeyRef { scope, key: b"key", digest }, now)).is_ok());
     }
 
     /// Between the lookup of the key and the reading of the clock.
@@ -302,7 +302,7 @@ pub(in crate::engine) mod tests {
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
         let claim = claim(&engine, "key");
         let (before, digest) = (core.clock.now(), scope.digest(b"key").unwrap());
-        let found = block(core.find(Caller::Thread, KeyRef { scope, key: b"key", digest }, before)).unwrap();
+        let found = block(core.find(Caller::Thread, &KeyRef { scope, key: b"key", digest }, before)).unwrap();
         let mut entries = core.index.snapshot(core.index.shard_of(digest)).into_iter();
         claim.complete("reply").unwrap();
         clock.advance(lease);

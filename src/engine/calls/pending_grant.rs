@@ -133,7 +133,7 @@ impl PendingGrant {
 
     /// Makes the claim, once the grant has settled. `None` if it was withdrawn, because its lease
     /// ran out or the engine closed. The watch has run since the call, if there is an observer.
-    pub(super) fn arrive(mut self, core: &Core, watch: Option<&Stopwatch>) -> Option<FileClaim> {
+    pub(super) fn arrive(&mut self, core: &Core, watch: Option<&Stopwatch>) -> Option<FileClaim> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
         if !claim.arrives() {
