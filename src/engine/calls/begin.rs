@@ -272,16 +272,16 @@ impl Core {
         let watch = self.options.hooks.watch();
         let digest = scope.digest(key).map_err(BeginError::Key)?;
         self.health.check().map_err(BeginError::from)?;
-        let asked = KeyRef { scope, key, digest };
+        let asked = &KeyRef { scope, key, digest };
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
             let before = self.clock.now();
-            let looked = self.look(caller, &asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
+            let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
             let Some((decision, found, seen)) = looked else { continue };
             match (decision, found) {
                 (Decision::Grant { .. }, _) => {
                     let granting = self
-                        .grant(caller, handle, &asked, &seen, GrantKind::Resolve, &mut queue_timeout)
+                        .grant(caller, handle, asked, &seen, GrantKind::Resolve, &mut queue_timeout)
                         .await?;
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;

@@ -33,13 +33,13 @@ impl Core {
         only: Option<Fence>,
     ) -> Result<bool, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
-        let asked = KeyRef { scope, key, digest };
+        let asked = &KeyRef { scope, key, digest };
         self.health.check().map_err(ReadError::from)?;
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         let is_other = |fence| only.is_some_and(|only| only != fence);
         loop {
             let before = self.clock.now();
-            let found = self.find(caller, &asked, before).await?;
+            let found = self.find(caller, asked, before).await?;
             let decided = self.decide_throughout(&found, before, |now| Event::Forget { now });
             let Some(decision) = decided else { continue };
             match (decision, found) {
@@ -59,7 +59,7 @@ impl Core {
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
                     let doomed = Doomed::Record(record);
-                    if self.forget_one(caller, &asked, &doomed, true, &mut queue_timeout).await? {
+                    if self.forget_one(caller, asked, &doomed, true, &mut queue_timeout).await? {
                         return Ok(true);
                     }
                 }
@@ -68,7 +68,7 @@ impl Core {
                 (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     let is_known = decision.becomes().is_some();
                     let doomed = Doomed::Interrupted(attempt);
-                    if self.forget_one(caller, &asked, &doomed, is_known, &mut queue_timeout).await? {
+                    if self.forget_one(caller, asked, &doomed, is_known, &mut queue_timeout).await? {
                         return Ok(is_known);
                     }
                 }
