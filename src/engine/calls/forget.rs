@@ -177,7 +177,7 @@ mod tests {
     fn what_somebody_else_forgot_or_ran_again_meanwhile_is_not_forgotten() {
         let engine = open();
         let (core, scope) = (engine.handle.core(), &engine.default.inner);
-        let asked = KeyRef { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
+        let asked = &KeyRef { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
         drop(claim(&engine, "key"));
         let interrupted = Doomed::Interrupted(core.index.get(asked.digest).attempt().cloned().unwrap());
         let record = Doomed::Record(engine.scope("").resolve("key").unwrap().complete("reply").unwrap());
