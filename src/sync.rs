@@ -16,7 +16,7 @@ pub(crate) mod time;
 mod real {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
-    pub(crate) use std::thread::{Builder, JoinHandle, Thread, current, park};
+    pub(crate) use std::thread::{Builder, JoinHandle};
 }
 
 #[cfg(any(idemkv_loom, idemkv_shuttle))]

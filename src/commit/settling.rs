@@ -7,7 +7,6 @@ use super::leading::Turn;
 use super::status::{GroupEnd, Ticket};
 use super::{Commit, Publish};
 use crate::error::{CommitError, Failure};
-use crate::sync::park;
 use crate::task::caller::Caller;
 
 impl<P: Publish> Commit<P> {
@@ -49,12 +48,12 @@ impl<P: Publish> Commit<P> {
     /// Waits until the ticket's group is durable and published; leads if no other thread does.
     pub(crate) fn wait(&self, ticket: &Ticket) -> Result<(), CommitError> {
         let status = &ticket.status;
-        let mut registered = false;
+        let mut parker = None;
         loop {
             self.check_process()?;
             if let Some(end) = status.end() {
                 // A thread that never waited has nobody in its part of the list.
-                if registered {
+                if parker.is_some() {
                     status.wake_some();
                 }
                 return self.told(end);
@@ -69,10 +68,10 @@ impl<P: Publish> Commit<P> {
             }
             // Under the queue's lock: the present leader will see this thread when it looks for
             // its successor.
-            registered = registered || status.register();
+            parker = parker.or_else(|| status.register());
             drop(queue);
-            if registered {
-                park();
+            if let Some(parker) = &parker {
+                parker.wait();
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use std::task::{Context, Poll};
 
-use crate::sync::{Arc, AtomicU8, Mutex, Ordering, Thread, current};
+use crate::sync::{Arc, AtomicU8, Mutex, Ordering};
+use crate::task::parker::Parker;
 use crate::task::wait_list::{WaitList, WaiterId};
 
 /// How many threads a woken thread wakes in turn.
@@ -26,7 +27,7 @@ pub(super) enum GroupEnd {
 pub(super) struct CommitStatus {
     state: AtomicU8,
     /// Threads that wait. Leaf lock.
-    waiters: Mutex<Vec<Thread>>,
+    waiters: Mutex<Vec<Arc<Parker>>>,
     /// Tasks that wait.
     tasks: WaitList,
 }
@@ -90,6 +91,11 @@ impl CommitStatus {
         self.tasks.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting_threads(&self) -> usize {
+        self.waiters.lock().len()
+    }
+
     /// Wakes a few threads; each of them wakes a few more. The settling thread has no time to
     /// wake them all.
     pub(super) fn wake_some(&self) {
@@ -100,26 +106,22 @@ impl CommitStatus {
         let from = waiters.len().saturating_sub(WAKES);
         let woken = waiters.split_off(from);
         drop(waiters);
-        woken.iter().for_each(Thread::unpark);
+        woken.iter().for_each(|parker| parker.call());
     }
 
     /// Wakes a thread to take over, if one waits; leaves it in the list, because it may find that
     /// another thread already leads.
     pub(super) fn wake_a_leader(&self) -> bool {
-        let thread = self.waiters.lock().first().cloned();
-        thread.is_some_and(|thread| {
-            thread.unpark();
-            true
-        })
+        let parker = self.waiters.lock().first().cloned();
+        parker.inspect(|parker| parker.call()).is_some()
     }
 
-    /// Puts the calling thread into the list, unless the group is settled.
-    pub(super) fn register(&self) -> bool {
+    /// Puts the calling thread into the list; returns where it waits. `None` if the group is
+    /// settled.
+    pub(super) fn register(&self) -> Option<Arc<Parker>> {
         let mut waiters = self.waiters.lock();
-        let pending = self.end().is_none();
-        if pending {
-            waiters.push(current());
-        }
-        pending
+        let parker = self.end().is_none().then(Arc::default)?;
+        waiters.push(Arc::clone(&parker));
+        Some(parker)
     }
 }

@@ -19,7 +19,7 @@ use crate::codec::Checksummer;
 use crate::disk::sim::{DiskFault, SimDisk};
 use crate::error::Busy;
 use crate::key::Secret;
-use crate::sync::{AtomicUsize, OnceLock, Ordering, park};
+use crate::sync::{AtomicUsize, OnceLock, Ordering};
 use crate::task::caller::Caller;
 use crate::task::notifier::Listener;
 use crate::task::wait_queue::Priority;

@@ -13,7 +13,7 @@ use shuttle as scheduler;
 #[cfg(idemkv_shuttle)]
 pub(crate) use scheduler::sync::atomic::AtomicBool;
 pub(crate) use scheduler::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
-pub(crate) use scheduler::thread::{Builder, JoinHandle, Thread, current, park};
+pub(crate) use scheduler::thread::{Builder, JoinHandle};
 
 use super::Arc;
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod caller;
 pub(crate) mod notifier;
+pub(crate) mod parker;
 #[cfg_attr(
     not(any(feature = "serde", feature = "postgres")),
     allow(dead_code, reason = "for `Scope::run`, and for a shared store")

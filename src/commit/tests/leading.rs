@@ -1,5 +1,8 @@
 //! Which caller leads, for how long, and which is called to lead.
 
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
 use super::*;
 
 #[test]
@@ -96,13 +99,38 @@ fn a_caller_that_leads_for_a_place_looks_at_its_patience_after_each_group() {
 fn a_thread_that_waits_for_the_next_group_is_woken_to_lead() {
     let status = CommitStatus::default();
     assert!(!status.wake_a_leader());
-    assert!(status.register());
+    let parker = status.register().unwrap();
     assert!(status.wake_a_leader());
     // Woken, this returns at once.
-    park();
+    parker.wait();
     status.settle(GroupEnd::Failed);
-    assert!(!status.register(), "there is nothing left to wait for");
+    assert!(status.register().is_none(), "there is nothing left to wait for");
     assert_eq!(status.end(), Some(GroupEnd::Failed));
+}
+
+/// An executor may park its thread between polls, and have a waker that unparks it. It is woken
+/// while a poll makes a blocking call.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the thread is foreign")]
+fn a_thread_that_waits_for_a_group_keeps_the_token_that_its_executor_waits_for() {
+    let bench = Bench::new(8, Seen::default(), false);
+    // Another thread leads.
+    let writer = bench.commit.queue.lock().writer.take();
+    let ticket = bench.append(Caller::Thread, 1);
+    let (commit, status) = (Arc::clone(&bench.commit), Arc::clone(&ticket.status));
+    let (done, is_done) = sync_channel(1);
+    thread::spawn(move || {
+        thread::current().unpark();
+        commit.wait(&ticket).unwrap();
+        thread::park();
+        done.send(()).unwrap();
+    });
+    while status.waiting_threads() == 0 {
+        thread::yield_now();
+    }
+    bench.commit.queue.lock().writer = writer;
+    bench.commit.drain();
+    assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(()));
 }
 
 #[test]

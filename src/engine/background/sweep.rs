@@ -1,5 +1,6 @@
 //! Sweeps: remove expired keys from memory.
 
+use super::unattended::Unattended;
 use crate::Timestamp;
 use crate::engine::common::counters::Counters;
 use crate::engine::core::Core;
@@ -12,7 +13,7 @@ impl Core {
     /// Whether expired keys are to be looked for. Not asked under the maintenance lock: then
     /// transactions one after the other would keep the sweeper from its work.
     fn is_time_to_sweep(&self, now: Timestamp) -> bool {
-        let is_due = now >= self.maintenance.sweep_at() && !self.maintenance.are_some_to_vacate();
+        let is_due = now >= self.maintenance.sweep_at();
         if is_due {
             self.maintenance.set_sweep_at(now.saturating_add(self.tick()));
         }
@@ -53,12 +54,23 @@ impl Core {
     }
 
     /// Vacates interrupted keys that have expired, as many as one commit may have. The next step
-    /// vacates the others, after the worker's other duties. Returns how many were vacated.
+    /// vacates the others, after the worker's other duties; those for which the log has no space
+    /// wait for the next tick. Returns how many were vacated.
     fn vacate_some(&self, now: Timestamp) -> usize {
         // Their rows on disk have to go too, so these take the way of everything that changes the
         // disk.
         let (digests, left) = self.maintenance.take_to_vacate(VACATE_MAX);
-        let vacated = digests.iter().filter(|digest| self.vacate_if_expired(**digest, now)).count();
+        let (mut digests, mut vacated) = (digests.into_iter(), 0);
+        while let Some(digest) = digests.next() {
+            match self.vacate_if_expired(digest, now) {
+                Unattended::Queued => vacated += 1,
+                Unattended::Dropped => {}
+                Unattended::NoSpace => {
+                    self.maintenance.add_to_vacate(std::iter::once(digest).chain(digests));
+                    return vacated;
+                }
+            }
+        }
         if left > 0 {
             self.worker.notify();
         }

@@ -20,6 +20,16 @@ const MARK_EVERY_MIN: Duration = Duration::from_secs(10);
 /// and the most, even with a long one.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(600);
 
+/// What became of an entry that no caller waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Unattended {
+    Queued,
+    /// It is not to be written any more.
+    Dropped,
+    /// The log has no space now. It can be tried again later.
+    NoSpace,
+}
+
 impl Core {
     /// Writes a time mark into the log if the last one is old, or if the wall clock was set
     /// forward, so that a crash does not lose the time.
@@ -37,11 +47,11 @@ impl Core {
         self.append_unattended(LogRecord::Mark, || true);
     }
 
-    /// Vacates an interrupted key through the log, if it has expired. Returns whether it did.
-    pub(in crate::engine) fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> bool {
-        let Slot::Interrupted(attempt) = self.index.get(digest) else { return false };
+    /// Vacates an interrupted key through the log, if it has expired.
+    pub(in crate::engine) fn vacate_if_expired(&self, digest: Digest, now: Timestamp) -> Unattended {
+        let Slot::Interrupted(attempt) = self.index.get(digest) else { return Unattended::Dropped };
         if attempt.remembered_until() > now {
-            return false;
+            return Unattended::Dropped;
         }
         // Behind the record of a later claim, which a checkpoint may have moved to the store by
         // then, it would undo that.
@@ -50,27 +60,32 @@ impl Core {
         self.append_unattended(LogRecord::Vacated(attempt, None), may)
     }
 
-    /// Appends an entry if the log has space and `may` agrees; returns whether it did. `may` runs
-    /// under the queue's lock. An entry that was not appended can be appended later.
-    fn append_unattended(&self, record: LogRecord, may: impl FnOnce() -> bool) -> bool {
+    /// Appends an entry if the log has space and `may` agrees. `may` runs under the queue's lock.
+    fn append_unattended(&self, record: LogRecord, may: impl FnOnce() -> bool) -> Unattended {
         let entry = record.encoded();
         let cost = entry_bytes_max(entry.len()) as u64;
         let Some(mut reservation) = Reservation::try_new(&self.space, Priority::Claim, cost) else {
-            return false;
+            return Unattended::NoSpace;
         };
         let appended =
             self.commit.append_if(Caller::Thread, [(entry.as_slice(), record)], &mut reservation, |_| may());
-        matches!(appended, Ok(Some(_)))
+        match appended {
+            Ok(Some(_)) => Unattended::Queued,
+            // A log that takes nothing more is closed, or failed.
+            Ok(None) | Err(_) => Unattended::Dropped,
+        }
     }
 }
 
 #[cfg(test)]
 #[cfg(feature = "sim")]
 mod tests {
+    use super::*;
     use crate::Begin;
     use crate::Engine;
     use crate::Fingerprint;
     use crate::Status;
+    use crate::engine::calls::lookup::tests::claim;
     use crate::sim::ManualClock;
     use crate::sim::SimDisk;
 
@@ -85,7 +100,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let digest = engine.default.inner.digest(b"key").unwrap();
-        let sweep = || core.vacate_if_expired(digest, core.clock.now());
+        let sweep = || core.vacate_if_expired(digest, core.clock.now()) == Unattended::Queued;
         assert!(!sweep());
         drop(begin());
         assert!(!sweep());
@@ -99,5 +114,35 @@ mod tests {
         core.commit.drain();
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
         assert_eq!(engine.stats().entries, 0);
+    }
+
+    /// Claims that are out may have the whole log. The next pass over a large shard comes hours
+    /// later.
+    #[test]
+    fn an_interruption_for_which_the_log_had_no_space_is_vacated_once_it_has() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let (core, policy) = (engine.handle.core(), engine.policy());
+        drop(claim(&engine, "lost"));
+        let unresolved = policy.unresolved_ttl.unwrap();
+        clock.advance(unresolved - policy.ttl / 2);
+        claim(&engine, "done").complete("").unwrap();
+        let mut all = Vec::new();
+        loop {
+            let had = all.len();
+            all.extend(std::iter::from_fn(|| Reservation::try_new(&core.space, Priority::Claim, 512)));
+            if all.len() == had {
+                break;
+            }
+            // The log may grow.
+            engine.step();
+        }
+        clock.advance(policy.ttl / 2);
+        assert_eq!((engine.step().swept, engine.stats().interrupted), (0, 1));
+        // Other keys do not wait for it.
+        clock.advance(policy.ttl / 2);
+        assert_eq!((engine.step().swept, engine.stats().interrupted), (1, 1));
+        drop(all);
+        assert_eq!((engine.step().swept, engine.stats().interrupted), (1, 0));
     }
 }

@@ -166,6 +166,7 @@ mod tests {
     use crate::Engine;
     use crate::Fingerprint;
     use crate::Status;
+    use crate::engine::background::unattended::Unattended;
     use crate::engine::calls::lookup::tests::claim;
     use crate::engine::calls::lookup::tests::open;
     use crate::sim::DiskFault;
@@ -204,7 +205,7 @@ mod tests {
         clock.advance(engine.policy().unresolved_ttl.unwrap());
         // Three groups: the sweeper's, one that is full, and that of the forgetting.
         let digest = scope.inner.digest(b"key").unwrap();
-        assert!(core.vacate_if_expired(digest, core.clock.now()));
+        assert_eq!(core.vacate_if_expired(digest, core.clock.now()), Unattended::Queued);
         drop(filler.complete_async([0; 4_096]));
         let mut context = Context::from_waker(Waker::noop());
         let mut forget = pin!(scope.forget_async("key"));

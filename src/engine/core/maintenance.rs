@@ -3,6 +3,7 @@
 //! A lock is had only together with the mark on the thread that says so: wakers run under these
 //! locks.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,8 +43,9 @@ pub(crate) struct Maintenance {
     look_at_ms: AtomicU64,
     /// When expired keys are next looked for, in ms.
     sweep_at_ms: AtomicU64,
-    /// Interrupted keys that were found expired and still have to be vacated. Leaf lock.
-    to_vacate: Mutex<Vec<Digest>>,
+    /// Interrupted keys that were found expired and still have to be vacated. A pass finds them
+    /// again. Leaf lock.
+    to_vacate: Mutex<BTreeSet<Digest>>,
 }
 
 /// A lock of the background work, and the mark of its thread.
@@ -163,25 +165,15 @@ impl Maintenance {
     }
 
     /// Notes keys that have to be vacated.
-    pub(in crate::engine) fn add_to_vacate(&self, digests: Vec<Digest>) {
-        let mut to_vacate = self.to_vacate.lock();
-        if to_vacate.is_empty() {
-            *to_vacate = digests;
-        } else {
-            to_vacate.extend(digests);
-        }
+    pub(in crate::engine) fn add_to_vacate(&self, digests: impl IntoIterator<Item = Digest>) {
+        self.to_vacate.lock().extend(digests);
     }
 
     /// Up to so many keys that have to be vacated, and how many are left.
     pub(in crate::engine) fn take_to_vacate(&self, max: usize) -> (Vec<Digest>, usize) {
         let mut to_vacate = self.to_vacate.lock();
-        let left = to_vacate.len().saturating_sub(max);
-        (to_vacate.split_off(left), left)
-    }
-
-    /// Whether keys have to be vacated.
-    pub(in crate::engine) fn are_some_to_vacate(&self) -> bool {
-        !self.to_vacate.lock().is_empty()
+        let taken = std::iter::from_fn(|| to_vacate.pop_first()).take(max).collect();
+        (taken, to_vacate.len())
     }
 }
 
