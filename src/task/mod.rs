@@ -1,6 +1,7 @@
 //! How calls wait: threads and tasks, deadlines, and the notifiers of the engine's threads.
 
 pub(crate) mod caller;
+pub(crate) mod members;
 pub(crate) mod notifier;
 pub(crate) mod parker;
 #[cfg_attr(

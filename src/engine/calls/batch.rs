@@ -21,6 +21,7 @@ use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, poll_once};
+use crate::task::members::Members;
 
 impl Core {
     /// Begins many keys; the grants among them are one commit.
@@ -167,16 +168,19 @@ impl Core {
         if !waiting.is_empty() {
             queue_timeout.until();
         }
+        let (members, mut left) = (Members::new(waiting.len()), waiting.len());
         poll_fn(|context| {
-            waiting.retain_mut(|(at, call)| {
-                let polled = call.as_mut().as_pin_mut().map(|call| call.poll(context));
+            for member in members.woken(context) {
+                let Some((at, call)) = waiting.get_mut(member) else { continue };
+                let polled = call.as_mut().as_pin_mut().map(|call| call.poll(&mut members.context(member)));
                 let (Some(Poll::Ready(begun)), Some(result)) = (polled, results.get_mut(*at)) else {
-                    return true;
+                    continue;
                 };
+                call.set(None);
                 note(begun, *at, result, granting);
-                false
-            });
-            if waiting.is_empty() {
+                left -= 1;
+            }
+            if left == 0 {
                 return Poll::Ready(());
             }
             // All that can be queued is.
@@ -187,6 +191,7 @@ impl Core {
             Poll::Pending
         })
         .await;
+        waiting.clear();
     }
 
     /// Waits until all grants are durable.
@@ -278,6 +283,9 @@ fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(us
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::task::{Context, Waker};
+
     use super::*;
     use crate::Engine;
     use crate::Fingerprint;
@@ -302,5 +310,46 @@ mod tests {
         assert!(matches!(results.as_slice(), [Ok(Begin::Done(_)), Err(BeginError::KeyReused)]));
         assert!(wanted.take_touch() && !reused.take_touch());
         assert_eq!(engine.stats().replayed, 1);
+    }
+
+    /// Thousands may wait for records on disk, which come one after the other.
+    #[test]
+    fn a_batch_polls_only_those_of_its_members_that_were_woken() {
+        const MEMBERS: usize = 1_000;
+        let scratch = tempfile::tempdir().unwrap();
+        let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+        let (polls, wakers) = (Cell::new(0), RefCell::new(vec![None; MEMBERS]));
+        let (polls, wakers) = (&polls, &wakers);
+        let member = |at: usize| {
+            poll_fn(move |context| {
+                polls.set(polls.get() + 1);
+                let waker: &mut Option<Waker> = &mut wakers.borrow_mut()[at];
+                match waker.replace(context.waker().clone()) {
+                    Some(_) => Poll::Ready(Err(BeginError::KeyReused)),
+                    None => Poll::Pending,
+                }
+            })
+        };
+        let mut waiting: Vec<_> = (0..MEMBERS).map(|at| (at, Box::pin(Some(member(at))))).collect();
+        let mut results: Vec<_> = waiting.iter().map(|_| None).collect();
+        let (mut timeout, mut granting) = (QueueTimeout::new(Duration::ZERO), Vec::new());
+        let core = engine.handle.core();
+        let mut batch = Box::pin(core.begin_waiting(
+            Caller::Task,
+            &mut timeout,
+            &mut waiting,
+            &mut results,
+            &mut granting,
+        ));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(batch.as_mut().poll(&mut context).is_pending());
+        for at in (0..MEMBERS).rev() {
+            let waker = wakers.borrow()[at].clone().unwrap();
+            waker.wake();
+            assert_eq!(batch.as_mut().poll(&mut context).is_ready(), at == 0);
+        }
+        drop(batch);
+        assert_eq!(polls.get(), 2 * MEMBERS);
+        assert!(results.iter().all(Option::is_some));
     }
 }
