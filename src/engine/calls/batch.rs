@@ -77,7 +77,11 @@ impl Core {
         // One for the batch: what its members wait for runs at the same time.
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
-            self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
+            if !waiting.is_empty() {
+                let (waiting, results) = (&mut waiting, &mut results);
+                Box::pin(self.begin_waiting(caller, &mut queue_timeout, waiting, results, &mut granting))
+                    .await;
+            }
             tell_twins(&mut results, &granting);
             self.settle_all(caller, &mut results, &mut granting).await;
             let withdrawn = take_withdrawn(&results, &mut granting);
@@ -165,9 +169,7 @@ impl Core {
         results: &mut [Option<Result<Begin, BeginError>>],
         granting: &mut Vec<(usize, PendingGrant)>,
     ) {
-        if !waiting.is_empty() {
-            queue_timeout.until();
-        }
+        queue_timeout.until();
         let (members, mut left) = (Members::new(waiting.len()), waiting.len());
         poll_fn(|context| {
             for member in members.woken(context) {
