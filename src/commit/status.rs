@@ -106,7 +106,9 @@ impl CommitStatus {
         let from = waiters.len().saturating_sub(WAKES);
         let woken = waiters.split_off(from);
         drop(waiters);
-        woken.iter().for_each(|parker| parker.call());
+        for parker in woken {
+            parker.call();
+        }
     }
 
     /// Wakes a thread to take over, if one waits; leaves it in the list, because it may find that

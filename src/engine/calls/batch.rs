@@ -54,8 +54,7 @@ impl Core {
                        mut queue_timeout: QueueTimeout| async move {
             let digest = digest.map_or_else(|| scope.digest(key), Ok)?;
             self.health.check()?;
-            let asked = KeyRef { scope, key, digest };
-            self.start(member, handle, &asked, fingerprint, &mut queue_timeout).await
+            self.start(member, handle, &KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
         };
         for (at, ((request, digest), result)) in
             requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
@@ -77,11 +76,7 @@ impl Core {
         // One for the batch: what its members wait for runs at the same time.
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
-            if !waiting.is_empty() {
-                let (waiting, results) = (&mut waiting, &mut results);
-                Box::pin(self.begin_waiting(caller, &mut queue_timeout, waiting, results, &mut granting))
-                    .await;
-            }
+            self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             tell_twins(&mut results, &granting);
             self.settle_all(caller, &mut results, &mut granting).await;
             let withdrawn = take_withdrawn(&results, &mut granting);
@@ -169,6 +164,9 @@ impl Core {
         results: &mut [Option<Result<Begin, BeginError>>],
         granting: &mut Vec<(usize, PendingGrant)>,
     ) {
+        if waiting.is_empty() {
+            return;
+        }
         queue_timeout.until();
         let (members, mut left) = (Members::new(waiting.len()), waiting.len());
         poll_fn(|context| {

@@ -116,7 +116,7 @@ impl Core {
         loop {
             let begun = self.start(caller, handle, asked, fingerprint, &mut queue_timeout).await?;
             let mut granting = match begun {
-                BeginProgress::Answered(begin) => return Ok(begin),
+                BeginProgress::Answered(answer) => return Ok(answer),
                 BeginProgress::PendingGrant(granting) => granting,
             };
             granting.settled(self, caller).await?;
