@@ -125,7 +125,7 @@ mod tests {
         let (core, policy) = (engine.handle.core(), engine.policy());
         drop(claim(&engine, "lost"));
         let unresolved = policy.unresolved_ttl.unwrap();
-        clock.advance(unresolved - policy.ttl / 2);
+        clock.advance(unresolved.saturating_sub(policy.ttl / 2));
         claim(&engine, "done").complete("").unwrap();
         let mut all = Vec::new();
         loop {
