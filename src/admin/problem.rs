@@ -131,6 +131,7 @@ impl Problem {
             ClaimError::Option(_)
             | ClaimError::NoLease
             | ClaimError::InsideTransaction
+            | ClaimError::TransactionPoisoned
             | ClaimError::BatchTooLong { .. } => Self::internal(error),
             #[cfg(feature = "postgres")]
             ClaimError::NotShared => Self::internal(error),

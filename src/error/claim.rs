@@ -27,6 +27,9 @@ pub enum ClaimError {
     /// The call was made inside another call of [`Claim::complete_in`](crate::Claim::complete_in),
     /// or of [`Engine::read_tables`](crate::Engine::read_tables), and would wait for that call.
     InsideTransaction,
+    /// The work of a [`Claim::complete_in`](crate::Claim::complete_in) spoiled its transaction: it
+    /// caught a panic of one of its tables, or leaked a table. Nothing was written.
+    TransactionPoisoned,
     /// The claim is on a key of a file, and the call needs one of a shared store.
     #[cfg(feature = "postgres")]
     NotShared,
@@ -81,6 +84,10 @@ impl fmt::Display for ClaimError {
             Self::InsideTransaction => f.write_str(
                 "a transaction can't be started inside another; complete the claims one after the other",
             ),
+            Self::TransactionPoisoned => f.write_str(
+                "the work caught a panic of a table or leaked one, so its transaction was undone; let the panic pass, drop every table, \
+                 and complete the claim again",
+            ),
             #[cfg(feature = "postgres")]
             Self::NotShared => f.write_str(
                 "the claim is on a key of a file; complete it with `complete` or `complete_in`",
@@ -99,6 +106,7 @@ impl Error for ClaimError {
             | Self::Superseded(_)
             | Self::NoLease
             | Self::InsideTransaction
+            | Self::TransactionPoisoned
             | Self::BatchTooLong { .. } => None,
             #[cfg(feature = "postgres")]
             Self::NotShared => None,

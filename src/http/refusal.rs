@@ -83,6 +83,7 @@ pub(super) fn of_end(reason: &ClaimError) -> Fault {
         | ClaimError::Option(_)
         | ClaimError::NoLease
         | ClaimError::InsideTransaction
+        | ClaimError::TransactionPoisoned
         | ClaimError::BatchTooLong { .. }
         | ClaimError::Commit(_) => Fault::new(ProblemKind::StoreFailed, NOT_STORED),
     };

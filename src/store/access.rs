@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::Database;
+use redb::{CompactionError, Database, DatabaseError};
 
 use super::backend::{Backend, Faults, FileFaults};
 use super::backend_error::{BackendError, catch_backend_panic};
@@ -330,14 +330,19 @@ impl Access {
                 return Ok(false);
             }
         };
-        let compacted = catch_backend_panic(|| {
-            database.compact()?;
-            Ok(())
+        let compacted = catch_backend_panic(|| match database.compact() {
+            // Nobody reads or writes, so an application has leaked a table. The next writer opens
+            // the file again, and leaves that table behind.
+            Err(CompactionError::TransactionInProgress) => {
+                faults.stop();
+                Ok(false)
+            }
+            compacted => compacted.map(|_moved| true).map_err(BackendError::from),
         });
         match compacted {
-            Ok(()) => {
+            Ok(is_compacted) => {
                 self.put(State::Open(Arc::new(Opened::new(database, faults))));
-                Ok(true)
+                Ok(is_compacted)
             }
             Err(trouble) => {
                 drop(database);
@@ -363,8 +368,12 @@ impl Access {
         let closed = match self.take(State::Closed) {
             State::Open(database) => {
                 let (database, _) = self.users.alone(database).into_database();
-                catch_backend_panic(|| Ok(database.into_inner().close()?))
-                    .map_err(|trouble| trouble.into_failure(&self.path))
+                let closed = catch_backend_panic(|| match database.into_inner().close() {
+                    // An application has leaked a table. The last commit needs no more.
+                    Err(DatabaseError::TransactionInProgress) => Ok(()),
+                    closed => Ok(closed?),
+                });
+                closed.map_err(|trouble| trouble.into_failure(&self.path))
             }
             State::View(view) => {
                 drop(self.users.alone(view));

@@ -191,6 +191,9 @@ impl Store {
         meta: &Meta,
         has_others: bool,
     ) -> Result<Arc<Opened>, StoreError> {
+        if has_others && trouble.is_poisoned() {
+            return Err(StoreError::Poisoned);
+        }
         let error = self.access.failed(trouble, &database.faults);
         if !matches!(error, StoreError::Later(_)) || !database.faults.may_have_committed() {
             return Err(error);

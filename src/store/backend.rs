@@ -169,7 +169,8 @@ impl Faults {
         self.stop();
     }
 
-    fn stop(&self) {
+    /// Refuses all writes, so that the next writer opens the file again.
+    pub(super) fn stop(&self) {
         self.has_stopped.store(true, Ordering::Release);
     }
 

@@ -24,6 +24,8 @@ enum TroubleKind {
     /// An earlier disk error stopped redb, or redb was closed.
     Stopped(&'static str),
     Damaged(String),
+    /// redb undid a transaction instead of committing it.
+    Poisoned,
     /// The store's own decision: another try is useless, or not safe.
     Final(io::Error),
 }
@@ -56,6 +58,11 @@ impl BackendError {
         matches!(self.kind, TroubleKind::Io(_))
     }
 
+    /// Whether redb undid a transaction because of the code that used its tables.
+    pub(super) fn is_poisoned(&self) -> bool {
+        matches!(self.kind, TroubleKind::Poisoned)
+    }
+
     pub(super) fn into_failure(self, path: &Path) -> Failure {
         self.told(path, Failure::Io, Failure::Damaged)
     }
@@ -70,13 +77,16 @@ impl BackendError {
 
     /// As an error of this crate.
     fn told<E>(self, path: &Path, io: impl FnOnce(IoFailure) -> E, damaged: impl FnOnce(Damage) -> E) -> E {
+        let place = self.place.unwrap_or_else(|| "an unknown page".to_owned());
         match self.kind {
             TroubleKind::Io(error) | TroubleKind::Final(error) => {
                 io(IoFailure::new(path, "accessing", error))
             }
             TroubleKind::Stopped(what) => io(IoFailure::new(path, "accessing", io::Error::other(what))),
-            TroubleKind::Damaged(what) => {
-                damaged(Damage::new(path, self.place.unwrap_or_else(|| "an unknown page".to_owned()), what))
+            TroubleKind::Damaged(what) => damaged(Damage::new(path, place, what)),
+            // Of the engine's own transactions none is.
+            TroubleKind::Poisoned => {
+                damaged(Damage::new(path, place, "a transaction was poisoned".to_owned()))
             }
         }
     }
@@ -93,6 +103,7 @@ impl<E: Into<redb::Error>> From<E> for BackendError {
             redb::Error::Io(error) => TroubleKind::Io(error),
             redb::Error::PreviousIo => return Self::stopped(),
             redb::Error::DatabaseClosed => TroubleKind::Stopped("the store is closed"),
+            redb::Error::TransactionPoisoned => TroubleKind::Poisoned,
             // Of all the rest, none happens to a file that is as redb left it.
             other => TroubleKind::Damaged(other.to_string()),
         };

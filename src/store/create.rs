@@ -8,7 +8,7 @@ use super::backend_error::catch_backend_panic;
 use super::layout::{BLOCKS, CLAIMS, FORGOTTEN, INDEX, META, SCOPES};
 use super::meta::Meta;
 use super::owned::Owned;
-use super::transaction::begin_durable;
+use super::transaction::durable;
 pub(super) use super::{META_ROW, Store};
 use crate::disk::{Disk, Kind, unfinished};
 use crate::error::OpenError;
@@ -41,7 +41,7 @@ impl Store {
         let written = catch_backend_panic(|| {
             let database = redb::Builder::new().create_with_backend(Backend::new(&file, &Arc::default()))?;
             let database = Owned::new(database);
-            let transaction = begin_durable(&database)?;
+            let transaction = durable(database.begin_write()?)?;
             transaction.open_table(META)?.insert(META_ROW, meta.encode().as_slice())?;
             transaction.open_table(BLOCKS)?;
             transaction.open_table(INDEX.definition)?;

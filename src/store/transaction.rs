@@ -1,6 +1,6 @@
 //! Transactions of applications on their own tables.
 
-use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
+use redb::{Durability, ReadableDatabase, TransactionError, WriteTransaction};
 
 use super::Store;
 use super::backend_error::{BackendError, catch_backend_panic};
@@ -28,11 +28,18 @@ impl OpenTransaction {
 impl Store {
     /// Begins an application's write transaction.
     pub(crate) fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        let database = self.access.writable(|database| self.check_current(database))?;
-        self.is_shared.store(true, Ordering::Relaxed);
-        match catch_backend_panic(|| begin_durable(&database)) {
-            Ok(transaction) => Ok(OpenTransaction { transaction, database }),
-            Err(trouble) => Err(self.access.failed(trouble, &database.faults)),
+        let begin = || {
+            let database = self.access.writable(|database| self.check_current(database))?;
+            self.is_shared.store(true, Ordering::Relaxed);
+            match catch_backend_panic(|| begin_durable(&database)) {
+                Ok(transaction) => Ok(OpenTransaction { transaction, database }),
+                Err(trouble) => Err(self.access.failed(trouble, &database.faults)),
+            }
+        };
+        match begin() {
+            // It has stopped, and is opened again.
+            Err(StoreError::Later(_)) => begin(),
+            begun => begun,
         }
     }
 
@@ -74,8 +81,22 @@ impl Store {
     }
 }
 
-pub(super) fn begin_durable(database: &Database) -> Result<Owned<WriteTransaction>, BackendError> {
-    let mut transaction = Owned::new(database.begin_write()?);
+/// Begins a write transaction, and never waits for another one.
+///
+/// There is only one writer, so redb can only be waiting for a transaction of which an application
+/// has leaked a table or an iterator. It would wait for ever. The next try opens the file again.
+pub(super) fn begin_durable(database: &Opened) -> Result<Owned<WriteTransaction>, BackendError> {
+    let begun = database.try_begin_write();
+    if let Err(TransactionError::WouldBlock) = begun {
+        database.faults.stop();
+        return Err(BackendError::stopped());
+    }
+    durable(begun?)
+}
+
+/// Makes a transaction's commit durable.
+pub(super) fn durable(begun: WriteTransaction) -> Result<Owned<WriteTransaction>, BackendError> {
+    let mut transaction = Owned::new(begun);
     transaction.set_durability(Durability::Immediate)?;
     transaction.set_two_phase_commit(true);
     transaction.set_quick_repair(true);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{Machine, TTL, default_scope, done, fresh, request};
 use idemkv::sim::DiskFault;
-use idemkv::{BeginError, CommitError, Engine, Failure};
+use idemkv::{BeginError, Busy, CommitError, Engine, Failure};
 
 /// After so long without a write the engine is idle.
 const IDLE: Duration = Duration::from_secs(10);
@@ -242,4 +242,33 @@ fn a_compaction_on_request_is_refused_after_a_failed_read_and_waits_for_nobody_w
     let engine = machine.open();
     assert!(engine.compact().unwrap());
     assert_kept(&engine);
+}
+
+/// Its checkpoint comes first and says so, too.
+#[test]
+fn a_compaction_on_request_that_finds_the_disk_full_says_so() {
+    let checkpointed = |machine: &Machine| {
+        let engine = wasteful(machine);
+        engine.checkpoint().unwrap();
+        engine
+    };
+    let machine = Machine::default();
+    let engine = checkpointed(&machine);
+    let first = machine.disk.operations();
+    assert!(engine.compact().unwrap());
+    let last = machine.disk.operations();
+    let mut told = 0;
+    for at in first..last {
+        let machine = Machine::default();
+        let engine = checkpointed(&machine);
+        machine.disk.fault_at(at, DiskFault::Full);
+        let compacted = engine.compact();
+        let stats = engine.stats();
+        if compacted.is_err() && stats.is_disk_full && !stats.has_failed {
+            let is_told = matches!(compacted, Err(CommitError::Busy(Busy::DiskFull(_))));
+            assert!(is_told, "operation {}: {compacted:?}", at - first);
+            told += 1;
+        }
+    }
+    assert!(told > 0, "the disk was never full");
 }

@@ -92,6 +92,7 @@ fn an_error_says_what_happened_and_what_to_do_and_names_its_source() {
         says(&BeginError::Failed(failure.clone()), &[word], Some(word));
         says(&CommitError::Failed(failure.clone()), &[word], Some(word));
     }
+    says(&ClaimError::TransactionPoisoned, &["was undone", "drop every table"], None);
     says(&CommitError::Closed, &["closed; open the file again"], None);
 
     for (busy, words, source) in [

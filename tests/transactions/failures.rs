@@ -1,6 +1,8 @@
 //! Transactions whose work panics, and those that the disk fails.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::{Machine, START_MS, TTL, default_scope, done, fresh, request, small};
 use crate::helpers::{Anything, BULK, EFFECTS, ROWS, effect, effects, with_bulk};
@@ -219,4 +221,59 @@ fn after_a_failed_commit_of_the_log_no_effect_begins() {
         other => panic!("{other:?}"),
     };
     assert!(matches!(refused.reason(), ClaimError::Commit(CommitError::Failed(_))), "{refused}");
+}
+
+/// The worker notices it without the maintenance lock, which the work has.
+#[test]
+fn a_transaction_whose_file_is_taken_away_while_it_is_at_work_is_not_acknowledged() {
+    for file in ["x.idem", "x.idem-wal"] {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let scope = default_scope(&engine);
+        let claim = fresh(&scope, "key");
+        let ended = claim.complete_in(|tables| {
+            assert!(machine.disk.rename(Path::new(file), Path::new("elsewhere")));
+            notice(&engine);
+            effect(tables, "key")
+        });
+        let Err(CompleteInError::End(error)) = ended else { panic!("{file}: {ended:?}") };
+        let is_told =
+            matches!(error.reason(), ClaimError::Commit(CommitError::Failed(Failure::TakenAway(_))));
+        assert!(is_told, "{file}: {error}");
+        assert!(error.into_claim().is_some(), "{file}: nothing was written");
+    }
+}
+
+/// The engine tells the claim's waiters that its end is unknown.
+#[test]
+fn a_transaction_whose_file_is_taken_away_during_its_commit_is_not_acknowledged() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let claim = fresh(&default_scope(&engine), "key");
+    let (theirs, disk) = (engine.clone(), machine.disk.clone());
+    let syncs = AtomicUsize::new(0);
+    machine.disk.before_syncs(move |name| {
+        if name == "x.idem" && syncs.fetch_add(1, Ordering::SeqCst) == 1 {
+            assert!(disk.rename(Path::new("x.idem"), Path::new("elsewhere")));
+            notice(&theirs);
+        }
+    });
+    let ended = claim.complete_in(|tables| effect(tables, "key"));
+    machine.disk.before_syncs(|_| {});
+    let Err(CompleteInError::End(error)) = ended else { panic!("{ended:?}") };
+    let is_told = matches!(error.reason(), ClaimError::Commit(CommitError::Failed(Failure::TakenAway(_))));
+    assert!(is_told, "{error}");
+    assert!(error.into_claim().is_none(), "it is in the file that was taken away");
+}
+
+/// Lets the engine notice, on another thread, that a file was taken away.
+fn notice(engine: &Engine) {
+    let refused = std::thread::scope(|threads| {
+        let noticed = || {
+            engine.step();
+            default_scope(engine).begin("other", request())
+        };
+        threads.spawn(noticed).join().unwrap()
+    });
+    assert!(matches!(refused, Err(BeginError::Failed(Failure::TakenAway(_)))), "{refused:?}");
 }

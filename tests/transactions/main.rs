@@ -17,5 +17,6 @@ mod failed_reads;
 mod failures;
 mod full_log;
 mod helpers;
+mod spoiled;
 mod table_readers;
 mod waits;

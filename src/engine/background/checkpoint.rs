@@ -80,6 +80,7 @@ impl Core {
             StoreError::Full(failure) => CommitError::Busy(Busy::DiskFull(failure)),
             StoreError::Later(failure) => CommitError::Busy(Busy::FileNotReady(failure)),
             StoreError::Failed(failure) => CommitError::Failed(failure),
+            StoreError::Poisoned => unreachable!("the claim that is completed has it"),
         }
     }
 
@@ -142,6 +143,8 @@ impl Core {
             StoreError::Full(failure) => self.health.disk().found_by_store(failure),
             StoreError::Later(failure) => self.health.set_file_not_ready(failure),
             StoreError::Failed(failure) => self.poison(failure),
+            // That concerns its application alone.
+            StoreError::Poisoned => {}
         }
         self.space.wake();
     }

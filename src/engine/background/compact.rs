@@ -84,10 +84,7 @@ impl Core {
         if self.must_not_compact() {
             return Err(self.not_compacted("the disk is full, or a read failed since the file was opened"));
         }
-        self.compact_file(&mut maintenance).map_err(|error| {
-            self.checkpoint_failed(error);
-            self.not_compacted("the file could not be opened again")
-        })
+        self.compact_file(&mut maintenance).map_err(|error| self.store_refused(error))
     }
 
     /// The engine's failure, or one that passes.

@@ -8,7 +8,7 @@ use crate::attempt::Ended;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::NewResult;
 use crate::engine::common::running::RunningMark;
-use crate::engine::core::maintenance::MaintenanceState;
+use crate::engine::core::maintenance::{MaintenanceGuard, MaintenanceState};
 use crate::engine::core::{CallWorker, Core};
 use crate::engine::file::claim::FileClaim;
 use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
@@ -53,13 +53,17 @@ impl Core {
         self.make_store_ready(maintenance)?;
         self.store.begin().map_err(|error| self.store_refused(error))
     }
+
+    fn undo(&self, begun: OpenTransaction) {
+        drop(self.store.abort(begun).map_err(|error| self.store_refused(error)));
+    }
 }
 
 impl FileClaim {
     /// Completes the claim with the body that `work` returns, in one transaction with the writes of
     /// `work`.
     pub(in crate::engine) fn complete_in<B: AsRef<[u8]>, E>(
-        mut self,
+        self,
         work: impl FnOnce(&Tables<'_>) -> Result<B, E>,
     ) -> Result<Record, CompleteInError<E>> {
         let handle = self.handle();
@@ -97,32 +101,59 @@ impl FileClaim {
                 Err(panic) => resume_unwind(panic),
             };
         }
-        let undo = |begun| drop(core.store.abort(begun).map_err(|error| core.store_refused(error)));
-        let body_bytes = match worked {
-            Ok(Ok(bytes)) => bytes,
+        match worked {
+            Ok(Ok(body)) => {
+                let completion = Completion::new();
+                self.commit_with(
+                    maintenance,
+                    begun,
+                    NewResult { outcome: Outcome::Success, body, completion },
+                )
+            }
             Ok(Err(error)) => {
-                undo(begun);
-                return Err(CompleteInError::Work { error, claim: Box::new(self.into()) });
+                core.undo(begun);
+                Err(CompleteInError::Work { error, claim: Box::new(self.into()) })
             }
             Err(panic) => {
-                undo(begun);
+                core.undo(begun);
                 drop(maintenance);
                 resume_unwind(panic);
             }
-        };
-        let given = NewResult { outcome: Outcome::Success, body: body_bytes, completion: Completion::new() };
+        }
+    }
+
+    /// Commits the work's transaction with its result.
+    fn commit_with<E>(
+        mut self,
+        maintenance: MaintenanceGuard<'_>,
+        begun: OpenTransaction,
+        given: NewResult<'_>,
+    ) -> Result<Record, CompleteInError<E>> {
+        let handle = self.handle();
+        let core = handle.core();
         if let Err(error) = self.check(given) {
-            undo(begun);
+            core.undo(begun);
             return Err(self.back(error));
         }
         if self.start_ending().is_none() {
-            undo(begun);
+            core.undo(begun);
             drop(maintenance);
             let superseded = block(core.superseded(Caller::Thread, self.of()));
             return Err(EndError::new(superseded, None).into());
         }
+        // The worker needs no maintenance lock to notice that a file was taken away. A close does
+        // need it: one that began meanwhile lets the work end.
+        if let Err(failed) = core.health.check_failure() {
+            core.undo(begun);
+            self.undo_end();
+            return Err(self.back(failed.into()));
+        }
         let record = given.record(self.of(), core.clock.now());
-        match core.apply_tail(Some((begun, &record))) {
+        let stored = core.apply_tail(Some((begun, &record)));
+        // Asked once more: waiters of the claim may have been told of a failure already.
+        let failed =
+            || core.commit.failure().cloned().map_or(Ok(()), |failure| Err(StoreError::Failed(failure)));
+        match stored.and_then(|()| failed()) {
             Ok(()) => {
                 let waiters = core.publisher.complete(self.of(), &record);
                 core.leases.forget(self.of());
@@ -143,6 +174,10 @@ impl FileClaim {
     fn not_stored(&mut self, error: StoreError) -> ClaimError {
         match &error {
             StoreError::Full(_) | StoreError::Later(_) => self.undo_end(),
+            StoreError::Poisoned => {
+                self.undo_end();
+                return ClaimError::TransactionPoisoned;
+            }
             StoreError::Failed(failure) => {
                 // Whether it is there, only the next opening can tell.
                 self.core().leases.forget(self.of());

@@ -52,7 +52,8 @@ impl Health {
         self.check_failure()
     }
 
-    fn check_failure(&self) -> Result<(), CommitError> {
+    /// Whether nothing has failed. A closed engine counts as sound.
+    pub(in crate::engine) fn check_failure(&self) -> Result<(), CommitError> {
         self.failure().map_or(Ok(()), |failure| Err(CommitError::Failed(failure.clone())))
     }
 

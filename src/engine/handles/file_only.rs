@@ -59,7 +59,8 @@ impl Engine {
     /// when the engine is idle. For tools, and for files with tables of an application.
     ///
     /// Calls that need the file wait meanwhile: it moves all live data. `false` if it did nothing:
-    /// a [`read_tables`](Self::read_tables) runs, or the caller is a waker that the engine calls.
+    /// a [`read_tables`](Self::read_tables) runs, one has leaked a table, or the caller is a waker that
+    /// the engine calls.
     ///
     /// # Errors
     ///
@@ -178,7 +179,9 @@ impl Claim {
     /// claim. Otherwise as for [`complete`](Self::complete). Within `work`, a `complete_in` and a
     /// wait for another claim are refused, and so is a call for which only a checkpoint could free
     /// log space. A `checkpoint` within `work` does nothing, and a close waits until `work` is
-    /// over. `work` must not wait for other threads either: they may wait for it.
+    /// over. `work` must not wait for other threads either: they may wait for it. If `work` catches
+    /// a panic of a table or leaks a table, nothing is written:
+    /// [`ClaimError::TransactionPoisoned`](crate::ClaimError::TransactionPoisoned).
     ///
     /// # Panics
     ///

@@ -76,6 +76,7 @@ impl Core {
             Err(StoreError::Full(failure)) => Err(Failure::Io(failure)),
             Err(StoreError::Later(failure)) => Err(Failure::FileNotReady(failure)),
             Err(StoreError::Failed(failure)) => Err(failure),
+            Err(StoreError::Poisoned) => unreachable!("no application has a transaction any more"),
         }
     }
 }
