@@ -39,7 +39,7 @@ impl Store {
         match begin() {
             // It has stopped, and is opened again.
             Err(StoreError::Later(_)) => begin(),
-            begun => begun,
+            answer => answer,
         }
     }
 
