@@ -2,11 +2,12 @@
 //! the claims that are granted beside it.
 
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::{Machine, UNRESOLVED, default_scope, fresh, poll, ready, request, run};
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Busy, Engine, Recovery, Scope, Status};
+use idemkv::{Begin, BeginError, Busy, Claim, Engine, Recovery, Scope, Status};
 
 const LEASE: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -130,4 +131,68 @@ fn a_claim_on_its_way_is_in_no_list_of_interrupted_keys() {
     let answer = run(&engine, begin);
     let is_right = matches!(answer, Ok(Begin::Fresh(_)) | Err(BeginError::Busy(Busy::LeaseTooShort { .. })));
     assert!(is_right, "{answer:?}");
+}
+
+/// A sync takes longer than the lease, and the thread that looks for leases has not come yet.
+fn once_slower_than_the_lease(machine: &Machine) {
+    let (clock, is_slow) = (machine.clock.clone(), AtomicBool::new(true));
+    machine.disk.before_syncs(move |_| {
+        if is_slow.swap(false, Ordering::SeqCst) {
+            clock.advance(LEASE);
+        }
+    });
+}
+
+fn first_and_good(claim: &Claim) {
+    assert_eq!((claim.attempt(), claim.interrupted().is_none()), (1, true));
+    let renewed = claim.renew();
+    assert!(renewed.is_ok(), "the lease was over before the caller had the claim: {renewed:?}");
+}
+
+#[test]
+fn a_thread_gets_no_claim_whose_lease_is_over() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
+    once_slower_than_the_lease(&machine);
+    first_and_good(&fresh(&jobs, "key"));
+    assert_eq!(engine.stats().lease_expired, 0);
+}
+
+#[test]
+fn a_task_gets_no_claim_whose_lease_is_over() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
+    let mut begin = pin!(jobs.begin_async("key", request()));
+    assert!(poll(begin.as_mut()).is_pending());
+    engine.flush().unwrap();
+    machine.clock.advance(LEASE);
+    let answer = run(&engine, begin);
+    let Ok(Begin::Fresh(claim)) = answer else { panic!("{answer:?}") };
+    first_and_good(&claim);
+}
+
+#[test]
+fn a_batch_has_no_claim_whose_lease_is_over() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
+    once_slower_than_the_lease(&machine);
+    let answers = jobs.begin_many(&[("a", request()), ("b", request())]);
+    let [Ok(Begin::Fresh(a)), Ok(Begin::Fresh(b))] = &answers[..] else { panic!("{answers:?}") };
+    first_and_good(a);
+    first_and_good(b);
+}
+
+#[test]
+fn a_resolver_gets_no_claim_whose_lease_is_over() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
+    drop(fresh(&jobs, "key"));
+    once_slower_than_the_lease(&machine);
+    let claim = jobs.resolve("key").unwrap();
+    assert!(claim.renew().is_ok(), "the lease was over before the caller had the claim");
+    assert_eq!(claim.attempt(), 2);
 }

@@ -79,12 +79,12 @@ impl Core {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             tell_twins(&mut results, &granting);
             self.settle_all(caller, &mut results, &mut granting).await;
-            let withdrawn = take_withdrawn(&results, &mut granting);
-            if withdrawn.is_empty() {
+            let lost = self.take_lost(&results, &mut granting);
+            if lost.is_empty() {
                 break;
             }
             let looked = Box::pin(self.look_again(caller, &mut queue_timeout)).await;
-            for at in withdrawn {
+            for at in lost {
                 let (Some(request), Some(digest), Some(result)) =
                     (requests.get(at), digests.get(at), results.get_mut(at))
                 else {
@@ -215,6 +215,18 @@ impl Core {
         }
     }
 
+    /// Returns the calls whose grants are withdrawn, because their leases ran out or the engine
+    /// closed. The calls begin again before any claim of the batch is made.
+    fn take_lost(
+        &self,
+        results: &[Option<Result<Begin, BeginError>>],
+        granting: &mut Vec<(usize, PendingGrant)>,
+    ) -> Vec<usize> {
+        let lost: Vec<_> = granting.extract_if(.., |(_, grant)| grant.is_lost(self)).collect();
+        let lost = lost.into_iter().map(|(at, _)| at);
+        lost.filter(|at| results.get(*at).is_some_and(Option::is_none)).collect()
+    }
+
     /// The records in memory that answer requests, at most [`BATCH_MAX`]; `None` for a request
     /// that needs more than a record in memory.
     fn replays(&self, digests: &[Option<Digest>], requests: &[BeginRequest<'_>]) -> Vec<Option<Record>> {
@@ -240,17 +252,6 @@ impl Core {
         }
         replays
     }
-}
-
-/// Returns the calls whose grants were withdrawn, because their leases ran out or the engine
-/// closed.
-fn take_withdrawn(
-    results: &[Option<Result<Begin, BeginError>>],
-    granting: &mut Vec<(usize, PendingGrant)>,
-) -> Vec<usize> {
-    let withdrawn: Vec<_> = granting.extract_if(.., |(_, grant)| grant.is_withdrawn()).collect();
-    let withdrawn = withdrawn.into_iter().map(|(at, _)| at);
-    withdrawn.filter(|at| results.get(*at).is_some_and(Option::is_none)).collect()
 }
 
 /// Notes the result of a call of a batch.

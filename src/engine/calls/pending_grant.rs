@@ -95,9 +95,9 @@ impl PendingGrant {
         self.claim.as_ref().map(|claim| claim.of().digest)
     }
 
-    /// Whether the grant was withdrawn.
-    pub(super) fn is_withdrawn(&self) -> bool {
-        self.claim.as_ref().is_some_and(|claim| !claim.of().is_undelivered())
+    /// Whether no claim arrives: the grant was withdrawn, or its lease ran out on the way.
+    pub(super) fn is_lost(&self, core: &Core) -> bool {
+        self.claim.as_ref().is_some_and(|claim| !claim.of().is_undelivered() || core.is_too_late(claim.of()))
     }
 
     /// Waits until the grant is durable, if it has to be. If not, still checks for a failure
@@ -131,11 +131,18 @@ impl PendingGrant {
         core.withdraw_unlogged(&attempt, before, claim.reservation(), error);
     }
 
-    /// Makes the claim, once the grant has settled. `None` if it was withdrawn, because its lease
-    /// ran out or the engine closed. The watch has run since the call, if there is an observer.
+    /// Makes the claim, once the grant has settled. `None` if its lease ran out or the engine
+    /// closed: then the grant is withdrawn. The watch has run since the call, if there is an
+    /// observer.
     pub(super) fn arrive(&mut self, core: &Core, watch: Option<&Stopwatch>) -> Option<FileClaim> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
+        // Other threads look only once the clock ticks, or where they want the key.
+        if core.is_too_late(claim.of()) {
+            self.claim = Some(claim);
+            self.give_back();
+            return None;
+        }
         if !claim.arrives() {
             claim.discard();
             return None;
@@ -145,8 +152,9 @@ impl PendingGrant {
     }
 }
 
-impl Drop for PendingGrant {
-    fn drop(&mut self) {
+impl PendingGrant {
+    /// Withdraws the grant, through the log if the log may know of it.
+    fn give_back(&mut self) {
         let Some(mut claim) = self.claim.take() else { return };
         if claim.core().health.is_forked() {
             return;
@@ -160,5 +168,11 @@ impl Drop for PendingGrant {
             drop(handle.core().withdraw(&attempt, || true));
         }
         claim.discard();
+    }
+}
+
+impl Drop for PendingGrant {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }

@@ -210,6 +210,13 @@ impl Core {
         decide(self.index.get(attempt.digest).state(self.index.epoch()), event).becomes().is_some()
     }
 
+    /// Whether a claim's lease is over, so that its caller could do nothing with it. Without a
+    /// lease the clock is not read.
+    #[inline]
+    pub(super) fn is_too_late(&self, attempt: &Attempt) -> bool {
+        attempt.lease.is_some() && attempt.lease_until() <= self.clock.now()
+    }
+
     /// Removes an attempt that was never granted from the index.
     pub(super) fn put_back(&self, attempt: &Arc<Attempt>, before: Slot) {
         self.index.change(attempt.digest, |slot| {
