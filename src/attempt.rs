@@ -61,6 +61,8 @@ pub(crate) struct Attempt {
     /// The claim was released without an effect, but an earlier attempt may have had one.
     returned: AtomicBool,
     replaced: Option<ReplacedInterruption>,
+    /// The record that is being forgotten: then there is no claim. `None` for a claim.
+    forgets: Option<Record>,
     /// While the grant is pending: the bytes of log that are reserved for the claim's end. Zero
     /// once the caller has the claim, [`WITHDRAWN`] once the grant was withdrawn. The thread that
     /// takes the bytes decides which.
@@ -122,6 +124,7 @@ impl Attempt {
             logged: AtomicBool::new(false),
             returned: AtomicBool::new(false),
             replaced: parts.replaced,
+            forgets: None,
             undelivered_bytes: AtomicU64::new(parts.undelivered_bytes),
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
             detached_until_ms: AtomicU64::new(NO_TOKEN),
@@ -131,6 +134,26 @@ impl Attempt {
             woken: Condvar::new(),
             tasks: OnceLock::new(),
         }
+    }
+
+    /// Takes the place of a record in the index while the record is being forgotten.
+    pub(crate) fn forgetting(record: Record) -> Self {
+        let bare = AttemptParts::bare(record.digest(), record.fence());
+        let parts = AttemptParts {
+            scope: record.scope(),
+            key: record.key(),
+            number: record.attempt(),
+            fingerprint: *record.fingerprint(),
+            started: record.started(),
+            ..bare
+        };
+        let attempt = Self::new(parts);
+        Self { forgets: Some(record), ..attempt }
+    }
+
+    /// The record that is being forgotten. Until that is durable, callers are shown the record.
+    pub(crate) fn forgets(&self) -> Option<&Record> {
+        self.forgets.as_ref()
     }
 
     pub(crate) fn scope(&self) -> &[u8] {

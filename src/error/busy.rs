@@ -12,8 +12,9 @@ use super::IoFailure;
 pub enum Busy {
     /// The commit queue, or the log behind it, stayed full.
     QueueFull {
-        /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a member of
-        /// a batch if only the end of claims could free space: a batch does not wait for that.
+        /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a call
+        /// that does not wait: a member of a batch if only the end of claims could free space, or
+        /// any call if more claims were granted than the engine numbers between two checkpoints.
         waited: Duration,
     },
     /// The claim was granted, but each time its lease ran out before it reached the caller. Each
@@ -50,7 +51,8 @@ impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::QueueFull { waited } if waited.is_zero() => f.write_str(
-                "the log's room is reserved for claims that are out; end some and try again, or raise `log_bytes`",
+                "there is no room at the moment, and the call does not wait for it; try again later, or, where claims that are out \
+                 keep the room of the log, end some or raise `log_bytes`",
             ),
             Self::QueueFull { waited } => {
                 write!(

@@ -11,6 +11,7 @@ use http::header::HeaderName;
 use tokio::sync::Notify;
 
 use super::stored::encode_whole;
+use crate::engine::common::running::Marker;
 use crate::sync::Mutex;
 use crate::tables::Tables;
 use crate::{Claim, ClaimError, CompleteInError, Record};
@@ -139,6 +140,14 @@ impl fmt::Debug for ClaimSlot {
 pub(super) struct SlotOwner(pub(super) ClaimSlot);
 
 impl SlotOwner {
+    /// For running the handler as the operation of its claim.
+    pub(super) fn marker(&self) -> Option<Marker> {
+        match &*self.0.0.place.lock() {
+            Place::Here(claim) => Some(claim.marker()),
+            Place::Lent | Place::Stored(_) | Place::Lost(_) | Place::Interrupted | Place::Over => None,
+        }
+    }
+
     /// Waits until the handler has given the claim back.
     pub(super) async fn returned(self) -> Returned {
         loop {

@@ -47,7 +47,14 @@ where
     pub(super) async fn carry_out(self) {
         // Dropped from the last to the first.
         let Self { client, mark: _mark, reply, layer, request, mut inner, slot } = self;
-        let ran = match inner.call(request).await {
+        // A handler that waits for its own key is told so.
+        let ran = match slot.marker() {
+            Some(marker) => marker.run(|| Box::pin(inner.call(request))).await,
+            None => Some(inner.call(request).await),
+        };
+        // A forked child must not run what its parent runs.
+        let Some(ran) = ran else { return };
+        let ran = match ran {
             Ok(response) => Ok(settle(slot, &layer.config, &reply, response).await),
             Err(error) => {
                 drop(slot);

@@ -98,6 +98,12 @@ impl Slot {
         }
     }
 
+    /// Whether its record or interruption is being forgotten, so that there is no claim.
+    pub(crate) fn is_being_forgotten(&self) -> bool {
+        let Self::Ending(attempt) = self else { return false };
+        attempt.forgets().is_some() || attempt.interrupted().is_some()
+    }
+
     /// Whether the key has a claim, and no outcome yet.
     pub(crate) fn is_open(&self) -> bool {
         self.attempt().is_some()

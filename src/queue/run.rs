@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 
 use super::groups::Item;
 use super::settled::{Reason, Settled, Settlement};
-use crate::error::EndError;
+use crate::error::{BeginError, EndError, Failure};
 use crate::fault::Fault;
 use crate::{Begin, Claim, Completion, Outcome, Record, Scope};
 
@@ -76,24 +76,28 @@ impl<H> Runner<H> {
         }
         // A panic in here drops the claim, which interrupts the key.
         let handled = AssertUnwindSafe(async {
-            let handled = (self.handler)(&mut claim, &item.message).await;
+            let handled = claim.marker().run(|| (self.handler)(&mut claim, &item.message)).await;
             (claim, handled)
         });
-        match handled.catch_unwind().await {
-            Ok((claim, Ok(body))) => store(claim, Outcome::Success, body).await,
-            Ok((claim, Err(Fault::Final(body)))) => store(claim, Outcome::Failure, body).await,
-            Ok((claim, Err(Fault::Retry(said)))) => {
+        let (claim, handled) = match handled.catch_unwind().await {
+            Ok((claim, Some(handled))) => (claim, handled),
+            Ok((_claim, None)) => return Reason::NotBegun(BeginError::Failed(Failure::Forked)),
+            Err(_panic) => return Reason::Panicked,
+        };
+        match handled {
+            Ok(body) => store(claim, Outcome::Success, body).await,
+            Err(Fault::Final(body)) => store(claim, Outcome::Failure, body).await,
+            Err(Fault::Retry(said)) => {
                 let reason = match last {
                     Some((count, _)) => Reason::TooManyDeliveries { count, interrupted },
                     None => Reason::NothingDone(said),
                 };
                 released(claim, reason).await
             }
-            Ok((claim, Err(Fault::Unknown(said)))) => {
+            Err(Fault::Unknown(said)) => {
                 drop(claim);
                 Reason::Unknown(said)
             }
-            Err(_panic) => Reason::Panicked,
         }
     }
 

@@ -1,13 +1,15 @@
 //! Many begins in one call: each result as a single begin would have given it, in the order of the
 //! requests. Many completions too.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::common::{Machine, TTL, default_scope, done, fresh, poll, request, run};
 use crate::helpers::{Fences, LEASE, jobs, superseded, with};
 use idemkv::{
-    Begin, BeginError, ClaimError, CommitMode, Durability, Engine, Fingerprint, KeyError, Recovery, Scope,
-    Status,
+    Begin, BeginError, Busy, ClaimError, CommitMode, Durability, Engine, Fingerprint, KeyError, Recovery,
+    Scope, Status, Waited,
 };
 
 /// Calls in one batch, at most.
@@ -318,4 +320,41 @@ fn batches_and_writers_of_the_same_shards_get_out_of_each_others_way() {
         written.store(true, Ordering::Relaxed);
         assert!(ends.iter().all(Result::is_ok));
     });
+}
+
+/// The first gets no claim in the end, because its lease runs out.
+#[test]
+fn a_request_with_the_key_of_another_is_told_what_became_of_that_one() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_timeout(Duration::ZERO).open("x.idem").unwrap();
+    let scope = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
+    let requests = [("a", request()), ("a", request())];
+    let mut batch = pin!(scope.begin_many_async(&requests));
+    assert!(poll(batch.as_mut()).is_pending());
+    machine.clock.advance(LEASE);
+    let answers = run(&engine, batch);
+    let late = |answer: &_| matches!(answer, Err(BeginError::Busy(Busy::LeaseTooShort { .. })));
+    assert!(answers.iter().all(late), "{answers:?}");
+}
+
+/// Another caller has the key by then.
+#[test]
+fn a_request_with_the_key_of_another_is_told_of_the_claim_that_that_one_found() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
+    let requests = [("a", request()), ("a", request())];
+    let mut batch = pin!(scope.begin_many_async(&requests));
+    assert!(poll(batch.as_mut()).is_pending());
+    engine.flush().unwrap();
+    machine.clock.advance(LEASE);
+    engine.step();
+    engine.step();
+    let other = fresh(&scope, "a");
+    let answers = run(&engine, batch);
+    let [Ok(Begin::InFlight(first)), Ok(Begin::InFlight(second))] = &answers[..] else {
+        panic!("{answers:?}")
+    };
+    other.complete("reply").unwrap();
+    assert!(matches!((first.wait(), second.wait()), (Ok(Waited::Done(_)), Ok(Waited::Done(_)))));
 }

@@ -1,7 +1,9 @@
 //! Keys that are forgotten.
 
-use crate::common::{Machine, TTL, UNRESOLVED, default_scope, done, fresh};
-use idemkv::{ForgetError, Status};
+use std::pin::pin;
+
+use crate::common::{Machine, TTL, UNRESOLVED, default_scope, done, fresh, poll, ready};
+use idemkv::{ForgetError, ResolveError, Status};
 
 #[test]
 fn forgetting_is_durable_and_lets_the_key_run_again() {
@@ -105,4 +107,39 @@ fn a_key_in_flight_cannot_be_forgotten() {
     let _claim = fresh(&default_scope(&engine), "key");
     assert!(matches!(engine.default_scope().forget("key"), Err(ForgetError::InFlight)));
     assert!(!engine.default_scope().forget("another").unwrap());
+}
+
+/// The sync takes long. Another operator looks at the key, and forgets it too.
+#[test]
+fn a_record_that_is_being_forgotten_is_shown_as_no_claim() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    fresh(&scope, "key").complete("reply").unwrap();
+    let mut forgets = pin!(scope.forget_async("key"));
+    assert!(poll(forgets.as_mut()).is_pending());
+    assert!(matches!(scope.get("key"), Ok(Status::Done(record)) if record.body() == b"reply"));
+    assert_eq!((engine.in_flight().get().unwrap().len(), engine.stats().in_flight), (0, 0));
+    // Nothing is left to resolve or forget, which is told once that is durable.
+    assert!(matches!(scope.forget("key"), Ok(false)));
+    assert!(matches!(scope.get("key"), Ok(Status::Vacant)));
+    assert!(matches!(ready(forgets.as_mut()), Ok(true)));
+}
+
+#[test]
+fn an_interruption_that_is_being_forgotten_is_shown_until_it_is() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    drop(fresh(&scope, "key"));
+    let mut forgets = pin!(scope.forget_async("key"));
+    assert!(poll(forgets.as_mut()).is_pending());
+    assert!(matches!(scope.get("key"), Ok(Status::Interrupted(_))));
+    assert_eq!(engine.interrupted().get().unwrap().len(), 1);
+    assert_eq!(engine.in_flight().get().unwrap().len(), 0);
+    let resolved = scope.resolve("key");
+    let is_right =
+        matches!(&resolved, Err(ResolveError::NotInterrupted(now)) if matches!(**now, Status::Vacant));
+    assert!(is_right, "{resolved:?}");
+    assert!(matches!(ready(forgets.as_mut()), Ok(true)));
 }

@@ -288,3 +288,19 @@ async fn a_panic_in_a_transaction_that_the_handler_survives_interrupts_the_key()
     assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
     assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Interrupted(_)));
 }
+
+#[tokio::test]
+async fn a_handler_that_waits_for_its_own_key_is_told_so() {
+    let home = home();
+    let charges = home.engine.scope("charges");
+    let client = serving(&home.layer(), move |request: Seen| {
+        let charges = charges.clone();
+        async move {
+            let fingerprint = *held(&request).fingerprint();
+            // With a longer time it would wait for itself.
+            let again = charges.begin_or_wait_async(KEY, fingerprint, Duration::ZERO).await;
+            Ok(reply(200, "").map(|_| full(format!("{again:?}"))))
+        }
+    });
+    assert_eq!(client.post(KEY, "").await.body, "Err(OwnKey)");
+}

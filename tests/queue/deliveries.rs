@@ -1,9 +1,11 @@
 //! What becomes of a message from delivery to delivery.
 
-use crate::common::{Machine, TTL};
-use crate::helpers::{Does, Message, handle, message};
+use std::time::Duration;
+
+use crate::common::{Machine, TTL, request};
+use crate::helpers::{Does, Message, Tasks, handle, message};
 use idemkv::queue::Settlement::{self, Acknowledge, DeadLetter, RetryLater};
-use idemkv::queue::{Consumer, Reason};
+use idemkv::queue::{Consumer, Delivery, Reason};
 use idemkv::{Engine, Recovery, Scope, Status};
 
 /// What a delivery of the message gets, and whether its handler ran.
@@ -129,4 +131,26 @@ fn a_result_that_is_too_long_is_remembered_as_done() {
     assert!(matches!(reason, Reason::Ran(record) if !record.is_body_kept()));
     let (settlement, _, ran) = deliver(&engine, &consumer, long);
     assert_eq!((settlement, ran), (Acknowledge, false));
+}
+
+#[test]
+fn a_handler_that_waits_for_its_own_key_is_told_so() {
+    let (engine, scope) = shipments(&Machine::default());
+    let (consumer, tasks) = (Consumer::new(&scope), Tasks::default());
+    let handled = consumer.handle(
+        vec!["key"],
+        |key| Delivery::new(*key, request()),
+        |task| tasks.spawn(Box::pin(task)),
+        move |_, _| {
+            let scope = scope.clone();
+            Box::pin(async move {
+                // With a longer time it would wait for itself.
+                let again = scope.begin_or_wait_async("key", request(), Duration::ZERO).await;
+                Ok(format!("{again:?}").into_bytes())
+            })
+        },
+    );
+    let settled = tasks.run(&engine, handled).unwrap();
+    let Reason::Ran(record) = &settled[0].reason else { panic!("{settled:?}") };
+    assert_eq!(std::str::from_utf8(record.body()), Ok("Err(OwnKey)"));
 }

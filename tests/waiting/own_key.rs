@@ -1,6 +1,7 @@
 //! An operation never waits for itself: its own key run again inside it, and keys that come twice
 //! in a batch.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use crate::common::{default_scope, done, fresh, request};
 use futures_executor::block_on;
 use idemkv::{Begin, BeginError, Claim, Engine, Fault, Fingerprint, RunError, Scope, Waited};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -189,4 +191,47 @@ fn tasks_are_told_of_twins_too() {
         answers.as_slice(),
         [Ok(Begin::Fresh(_)), Err(BeginError::DuplicateInBatch { first: 0 })]
     ));
+}
+
+thread_local! {
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}
+
+/// A result that looks for its own key, each time that it is written or read.
+#[derive(Debug)]
+struct Curious;
+
+impl Curious {
+    fn looks() {
+        SCOPE.with_borrow(|scope| {
+            let Some(scope) = scope else { return };
+            let again = scope.begin_or_wait("key", request(), Duration::ZERO);
+            assert!(matches!(again, Err(BeginError::OwnKey)), "{again:?}");
+        });
+    }
+}
+
+impl Serialize for Curious {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::looks();
+        serializer.serialize_u8(7)
+    }
+}
+
+impl<'de> Deserialize<'de> for Curious {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::looks();
+        u8::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+#[test]
+fn a_result_that_runs_its_own_key_as_it_is_written_is_told() {
+    let (_scratch, engine) = engine();
+    let scope = engine.scope("charges");
+    SCOPE.set(Some(scope.clone()));
+    let ran: Result<Result<Curious, String>, RunError<Curious, String>> =
+        scope.run("key", request(), |_| Ok(Curious));
+    SCOPE.set(None);
+    assert!(matches!(ran, Ok(Ok(Curious))), "{ran:?}");
 }

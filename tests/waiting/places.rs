@@ -272,3 +272,17 @@ fn a_task_that_waited_for_room_in_the_log_finds_what_others_did_meanwhile() {
     let found = run(&engine, begin);
     assert!(matches!(&found, Ok(Begin::Done(record)) if record.body() == b"reply"), "{found:?}");
 }
+
+#[test]
+fn a_full_queue_is_not_told_as_a_log_that_claims_keep() {
+    let machine = Machine::default();
+    let options = machine.options().queue_entries(1).queue_timeout(Duration::ZERO);
+    let engine = options.open("x.idem").unwrap();
+    let scope = engine.default_scope();
+    let mut first = pin!(scope.begin_async("first", request()));
+    assert!(poll(first.as_mut()).is_pending());
+    let refused = ready(pin!(scope.begin_async("second", request())).as_mut()).unwrap_err();
+    assert!(matches!(refused, BeginError::Busy(Busy::QueueFull { waited: Duration::ZERO })), "{refused:?}");
+    let said = refused.to_string();
+    assert!(said.contains("try again later") && !said.contains("is reserved"), "{said}");
+}

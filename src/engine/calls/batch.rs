@@ -75,9 +75,10 @@ impl Core {
         }
         // One for the batch: what its members wait for runs at the same time.
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let mut twins = Vec::new();
         loop {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
-            tell_twins(&mut results, &granting);
+            note_twins(&results, &granting, &mut twins);
             self.settle_all(caller, &mut results, &mut granting).await;
             let lost = self.take_lost(&results, &mut granting);
             if lost.is_empty() {
@@ -100,6 +101,7 @@ impl Core {
             }
         }
         self.arrive_all(&mut results, granting, queue_timeout.span(), watch.as_ref());
+        tell_twins(&mut results, twins);
         let answers = results.into_iter().map(answered).zip(requests);
         answers
             .map(|(answer, request)| answer.map_err(|error| self.refused(scope, request.key, error)))
@@ -268,16 +270,36 @@ fn note(
     }
 }
 
-/// Refuses requests for a key that the batch itself was granted: they must not wait for the
-/// caller's own claim.
-fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], granting: &[(usize, PendingGrant)]) {
+/// Notes the requests that found a claim of this batch in flight, each with the position of the
+/// request that was granted that claim.
+fn note_twins(
+    results: &[Option<Result<Begin, BeginError>>],
+    granting: &[(usize, PendingGrant)],
+    twins: &mut Vec<(usize, usize)>,
+) {
     let mut granted = None;
-    for result in results {
+    for (at, result) in results.iter().enumerate() {
         let Some(Ok(Begin::InFlight(pending))) = result else { continue };
         let granted: &HashMap<_, _> =
             granted.get_or_insert_with(|| granting.iter().map(|(at, claim)| (claim.digest(), *at)).collect());
-        if let Some(first) = granted.get(&Some(pending.digest())) {
-            *result = Some(Err(BeginError::DuplicateInBatch { first: *first }));
+        twins.extend(granted.get(&Some(pending.digest())).map(|first| (at, *first)));
+    }
+}
+
+/// Answers the requests for keys of others in the batch as the first of each was answered. Where
+/// that one has the claim they are refused: they must not wait for the caller's own claim.
+fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], twins: Vec<(usize, usize)>) {
+    for (at, first) in twins {
+        let answer = match results.get(first) {
+            Some(Some(Ok(Begin::Fresh(_)))) => Err(BeginError::DuplicateInBatch { first }),
+            // Its grant was withdrawn, and it began again.
+            Some(Some(Ok(Begin::InFlight(pending)))) => Ok(Begin::InFlight(pending.clone())),
+            Some(Some(Ok(Begin::Done(record)))) => Ok(Begin::Done(record.clone())),
+            Some(Some(Err(error))) => Err(error.clone()),
+            Some(None) | None => unreachable!("every call has an answer"),
+        };
+        if let Some(result) = results.get_mut(at) {
+            *result = Some(answer);
         }
     }
 }

@@ -293,6 +293,9 @@ impl Core {
                 (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt).map_err(BeginError::from)?;
                 }
+                (_, Lookup::Slot(slot)) if slot.is_being_forgotten() => {
+                    self.flush(caller).await.map_err(BeginError::from)?;
+                }
                 (_, found) => {
                     if let Some(status) = self.status_of(found, before) {
                         return Err(ResolveError::NotInterrupted(Box::new(status)));

@@ -1,7 +1,7 @@
 //! Forgetting: a key is vacant again, durably.
 
 use super::lookup::Lookup;
-use crate::attempt::{Attempt, AttemptParts};
+use crate::attempt::Attempt;
 use crate::clock::QueueTimeout;
 use crate::codec::ENTRY_OVERHEAD_MAX;
 use crate::engine::common::counters::Counters;
@@ -43,6 +43,10 @@ impl Core {
             let decided = self.decide_throughout(&found, before, |now| Event::Forget { now });
             let Some(decision) = decided else { continue };
             match (decision, found) {
+                // Another call forgets it. This one tells that once it is durable.
+                (Decision::Busy, Lookup::Slot(slot)) if slot.is_being_forgotten() => {
+                    self.flush(caller).await?;
+                }
                 (Decision::Busy, _) => return Err(ForgetError::InFlight),
                 (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt)?;
@@ -59,7 +63,7 @@ impl Core {
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
                     let doomed = Doomed::Record(record);
-                    if self.forget_one(caller, asked, &doomed, true, &mut queue_timeout).await? {
+                    if self.forget_one(caller, &doomed, true, &mut queue_timeout).await? {
                         return Ok(true);
                     }
                 }
@@ -68,7 +72,7 @@ impl Core {
                 (decision, Lookup::Slot(Slot::Interrupted(attempt))) => {
                     let is_known = decision.becomes().is_some();
                     let doomed = Doomed::Interrupted(attempt);
-                    if self.forget_one(caller, asked, &doomed, is_known, &mut queue_timeout).await? {
+                    if self.forget_one(caller, &doomed, is_known, &mut queue_timeout).await? {
                         return Ok(is_known);
                     }
                 }
@@ -93,7 +97,6 @@ impl Core {
     async fn forget_one(
         &self,
         caller: Caller,
-        asked: &KeyRef<'_>,
         doomed: &Doomed,
         is_known: bool,
         queue_timeout: &mut QueueTimeout,
@@ -102,7 +105,7 @@ impl Core {
         let cost = entry_bytes_max(ENTRY_OVERHEAD_MAX) as u64;
         let mut reservation = self.reserve_patiently(caller, cost, queue_timeout).await?;
         let (attempt, until) = match doomed {
-            Doomed::Record(record) => (forgetting(asked, record), Some(record.remembered_until())),
+            Doomed::Record(record) => (Attempt::forgetting(record.clone()), Some(record.remembered_until())),
             // A new one: the waiters of the old one were told how it ended.
             Doomed::Interrupted(attempt) => {
                 (Attempt::from_row(&attempt.row(None), self.limits.progress()), None)
@@ -143,18 +146,6 @@ impl Core {
     }
 }
 
-/// Takes the place of a record in the index while the record is being forgotten.
-fn forgetting(asked: &KeyRef<'_>, record: &Record) -> Attempt {
-    Attempt::new(AttemptParts {
-        scope: asked.scope.name(),
-        key: asked.key,
-        number: record.attempt(),
-        fingerprint: *record.fingerprint(),
-        started: record.started(),
-        ..AttemptParts::bare(asked.digest, record.fence())
-    })
-}
-
 #[cfg(test)]
 #[cfg(feature = "sim")]
 mod tests {
@@ -184,7 +175,7 @@ mod tests {
         let record = Doomed::Record(engine.scope("").resolve("key").unwrap().complete("reply").unwrap());
         let forget = |doomed| {
             let mut queue_timeout = QueueTimeout::new(core.options.queue_timeout);
-            block(core.forget_one(Caller::Thread, asked, doomed, true, &mut queue_timeout)).unwrap()
+            block(core.forget_one(Caller::Thread, doomed, true, &mut queue_timeout)).unwrap()
         };
         assert!(!forget(&interrupted));
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Done(_))));

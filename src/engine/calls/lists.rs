@@ -90,6 +90,9 @@ impl Candidate {
             Slot::InFlight(claim) if claim.lease_until() <= before && !claim.is_undelivered() => {
                 (OpenState::Interrupted, claim)
             }
+            // A record that is being forgotten.
+            Slot::Ending(claim) if claim.forgets().is_some() => return None,
+            Slot::Ending(claim) if claim.interrupted().is_some() => (OpenState::Interrupted, claim),
             Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim),
             Slot::Interrupted(claim) if claim.remembered_until() > before => (OpenState::Interrupted, claim),
             Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,

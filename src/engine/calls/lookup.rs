@@ -144,6 +144,15 @@ impl Core {
     pub(super) fn status_of(&self, found: Lookup, before: Timestamp) -> Option<Status> {
         let now = self.clock.now();
         let has_come = |time: Timestamp| before < time && time <= now;
+        // Callers are shown what is being forgotten until that is durable.
+        let found = match found {
+            Lookup::Slot(Slot::Ending(attempt)) => match attempt.forgets() {
+                Some(record) => Lookup::Record(record.clone()),
+                None if attempt.interrupted().is_some() => Lookup::Slot(Slot::Interrupted(attempt)),
+                None => Lookup::Slot(Slot::Ending(attempt)),
+            },
+            found => found,
+        };
         Some(match found {
             // One that has expired may have lost its body.
             Lookup::Record(record) if has_come(record.expires()) || has_come(record.remembered_until()) => {

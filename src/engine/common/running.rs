@@ -2,13 +2,13 @@
 //! for itself.
 
 use std::cell::RefCell;
-#[cfg(feature = "serde")]
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
 use std::pin::Pin;
-#[cfg(feature = "serde")]
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
 use std::task::{Context, Poll};
 
 use crate::attempt::Attempt;
-#[cfg(feature = "serde")]
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
 use crate::fork::Origin;
 use crate::sync::{Arc, thread_local};
 
@@ -40,17 +40,36 @@ pub(crate) fn is_running(attempt: &Arc<Attempt>) -> bool {
     RUNNING.try_with(|running| running.borrow().contains(&Arc::as_ptr(attempt))).unwrap_or(false)
 }
 
-/// The operation of a task. It marks the thread that polls it.
-#[cfg(feature = "serde")]
-pub(crate) struct MarkedFuture<F> {
-    pub(crate) attempt: Arc<Attempt>,
-    pub(crate) operation: F,
-    pub(crate) origin: Origin,
+/// Runs the operation of a claim as a task, so that it is told if it waits for the claim.
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+pub(crate) struct Marker(pub(in crate::engine) Arc<Attempt>);
+
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+impl Marker {
+    /// Marks the thread while `op` makes the operation, and each thread that polls it. `None` in a
+    /// forked child, which must not continue its parent's operation.
+    pub(crate) async fn run<Op>(self, op: impl FnOnce() -> Op) -> Option<Op::Output>
+    where
+        Op: Future + Unpin,
+    {
+        let running = RunningMark::enter(&self.0);
+        let operation = op();
+        drop(running);
+        MarkedFuture { attempt: self.0, operation, origin: Origin::here() }.await
+    }
 }
 
-#[cfg(feature = "serde")]
+/// The operation of a task. It marks the thread that polls it.
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+struct MarkedFuture<F> {
+    attempt: Arc<Attempt>,
+    operation: F,
+    origin: Origin,
+}
+
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
 impl<F: Future + Unpin> Future for MarkedFuture<F> {
-    /// `None` in a forked child, which must not continue its parent's operation.
+    /// `None` in a forked child.
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

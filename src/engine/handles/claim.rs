@@ -4,6 +4,8 @@ use super::handle::Handle;
 use super::pending::Pending;
 use crate::attempt::Attempt;
 use crate::attempt::progress::Progress;
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+use crate::engine::common::running::Marker;
 use crate::engine::file::claim::FileClaim;
 use crate::key::KeyHash;
 use crate::key::step_key::StepKey;
@@ -67,6 +69,12 @@ impl From<SharedClaim> for Claim {
 }
 
 impl Claim {
+    /// For running the claim's operation as a task.
+    #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+    pub(crate) fn marker(&self) -> Marker {
+        Marker(Arc::clone(self.of()))
+    }
+
     /// The attempt that the claim is for.
     pub(in crate::engine) fn of(&self) -> &Arc<Attempt> {
         match &self.inner {

@@ -12,12 +12,10 @@ use crate::Fingerprint;
 use crate::clock::Deadline;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::EndRequest;
-use crate::engine::common::running::{MarkedFuture, RunningMark};
+use crate::engine::common::running::RunningMark;
 use crate::error::{BeginError, Failure};
 use crate::fault::Fault;
-use crate::fork::Origin;
 use crate::record::{Outcome, Record};
-use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 use crate::task::reply;
 use crate::task::reply::ReplySender;
@@ -316,12 +314,7 @@ where
 {
     // Dropped from the last to the first, so that here too the replier goes after the claim.
     let Job { replier, op, mut claim } = job;
-    let attempt = Arc::clone(claim.of());
-    let running = RunningMark::enter(&attempt);
-    let operation = op(&mut claim);
-    drop(running);
-    let given = MarkedFuture { attempt, operation, origin: Origin::here() }.await;
-    let Some(given) = given else {
+    let Some(given) = claim.marker().run(|| op(&mut claim)).await else {
         // A forked child must not run what its parent runs.
         return replier.send(Err(BeginError::Failed(Failure::Forked).into()));
     };
@@ -354,7 +347,11 @@ where
     T: Serialize + DeserializeOwned,
     E: Serialize + DeserializeOwned,
 {
-    let (outcome, body, read) = match encode(&result) {
+    // The application's own code, which must not wait for the claim either.
+    let running = RunningMark::enter(claim.of());
+    let encoded = encode(&result);
+    drop(running);
+    let (outcome, body, read) = match encoded {
         Ok(encoded) => encoded,
         Err(error) => {
             let (claim, reason) = (Some(Box::new(claim)), StoreError::Json(error));
