@@ -87,16 +87,18 @@ fn what_may_happen_is_explained() {
             fresh(3, 1),
         ]),
         at_once([done(1), WAIT, complete(1), fresh(1, 1), FORGOT, fresh(2, 1), Call::Get(Seen::Vacant)]),
-        // While a record is forgotten its key is in flight.
-        [in_turn([fresh(1, 1), complete(1)]), at_once([FORGOT, WAIT, Call::Forget(Forgot::Refused)])]
-            .into_iter()
-            .enumerate()
-            .flat_map(|(n, calls)| calls.into_iter().map(move |call| later(call, 10 * n as u64)))
-            .collect(),
+        // While a record is forgotten begins wait for its key, and a look shows it.
+        after_completion(vec![FORGOT, WAIT, Call::Get(Seen::Done(outcome(1)))]),
     ];
     for history in good {
         assert!(is_explained(&history), "{history:#?}");
     }
+}
+
+/// A completion, and then these calls at the same time.
+fn after_completion(calls: Vec<Call>) -> Vec<Timed<Call>> {
+    let calls = at_once(calls).into_iter().map(|call| later(call, 10));
+    in_turn([fresh(1, 1), complete(1)]).into_iter().chain(calls).collect()
 }
 
 fn later(call: Timed<Call>, by: u64) -> Timed<Call> {
@@ -151,6 +153,10 @@ fn what_must_never_happen_is_not_explained() {
         (
             "nothing to forget though there is",
             in_turn([fresh(1, 1), complete(1), Call::Forget(Forgot::Nothing)]),
+        ),
+        (
+            "a claim where a record is forgotten",
+            after_completion(vec![FORGOT, Call::Forget(Forgot::Refused)]),
         ),
         ("forgotten twice", in_turn([fresh(1, 1), complete(1), FORGOT, FORGOT])),
     ];

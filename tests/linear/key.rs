@@ -33,8 +33,8 @@ enum Phase {
         attempt: u32,
     },
     Done(Outcome),
-    /// A record, or an interrupted claim, that is on its way out.
-    Forgetting,
+    /// A record, or an interrupted claim, that is on its way out. A look still shows it.
+    Forgetting(Box<Self>),
     /// A claim was granted whose caller no longer waits for it. It is given back.
     LetGo {
         attempt: u32,
@@ -184,7 +184,7 @@ impl State {
     fn is_busy(&self) -> bool {
         matches!(
             self.phase,
-            Phase::InFlight { .. } | Phase::Forgetting | Phase::LetGo { .. } | Phase::Unsure { .. }
+            Phase::InFlight { .. } | Phase::Forgetting(_) | Phase::LetGo { .. } | Phase::Unsure { .. }
         )
     }
 
@@ -203,7 +203,7 @@ impl State {
             Phase::Interrupted { attempt } => (resolves || !self.refuses).then_some(attempt + 1),
             Phase::InFlight { .. }
             | Phase::Done(_)
-            | Phase::Forgetting
+            | Phase::Forgetting(_)
             | Phase::LetGo { .. }
             | Phase::Unsure { .. } => None,
         }
@@ -266,12 +266,16 @@ impl State {
 
     fn forget(&self, forgot: Forgot, step: u32) -> Vec<(u32, Self)> {
         match (forgot, step, &self.phase) {
-            // While a key is forgotten it is in flight.
-            (Forgot::Something, 0, Phase::Done(_) | Phase::Interrupted { .. }) => {
-                self.at(Phase::Forgetting).into_iter().map(|state| (1, state)).collect()
-            }
-            (Forgot::Something, 1, Phase::Forgetting) => done(self.at(Phase::Vacant)),
+            // While a key is forgotten, begins wait for it.
+            (Forgot::Something, 0, was @ (Phase::Done(_) | Phase::Interrupted { .. })) => self
+                .at(Phase::Forgetting(Box::new(was.clone())))
+                .into_iter()
+                .map(|state| (1, state))
+                .collect(),
+            (Forgot::Something, 1, Phase::Forgetting(_)) => done(self.at(Phase::Vacant)),
             (Forgot::Nothing, ..) => done(self.stay_if(self.is_vacant())),
+            // One that is under way is waited for.
+            (Forgot::Refused, _, Phase::Forgetting(_)) => Vec::new(),
             (Forgot::Refused, ..) => done(self.stay_if(self.is_busy())),
             _ => Vec::new(),
         }
@@ -289,6 +293,9 @@ impl State {
     }
 
     fn get(&self, seen: &Seen) -> bool {
+        if let Phase::Forgetting(was) = &self.phase {
+            return Self { phase: Phase::clone(was), ..self.clone() }.get(seen);
+        }
         match seen {
             Seen::Vacant => self.is_vacant(),
             Seen::InFlight => self.is_busy(),
@@ -364,7 +371,7 @@ impl Model for LeasedKey {
             | Phase::InFlight { .. }
             | Phase::Interrupted { .. }
             | Phase::Done(_)
-            | Phase::Forgetting
+            | Phase::Forgetting(_)
             | Phase::LetGo { .. }
             | Phase::Unsure { .. } => Vec::new(),
         }
