@@ -74,8 +74,7 @@ impl Core {
             }
         }
         // One for the batch: what its members wait for runs at the same time.
-        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
-        let mut twins = Vec::new();
+        let (mut queue_timeout, mut twins) = (QueueTimeout::new(self.options.queue_timeout), Vec::new());
         loop {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             note_twins(&results, &granting, &mut twins);
@@ -100,8 +99,7 @@ impl Core {
                 }
             }
         }
-        self.arrive_all(&mut results, granting, queue_timeout.span(), watch.as_ref());
-        tell_twins(&mut results, twins);
+        self.arrive_all(&mut results, granting, twins, queue_timeout.span(), watch.as_ref());
         let answers = results.into_iter().map(answered).zip(requests);
         answers
             .map(|(answer, request)| answer.map_err(|error| self.refused(scope, request.key, error)))
@@ -143,6 +141,7 @@ impl Core {
         &self,
         results: &mut [Option<Result<Begin, BeginError>>],
         granting: Vec<(usize, PendingGrant)>,
+        twins: Vec<(usize, usize)>,
         waited: Duration,
         watch: Option<&Stopwatch>,
     ) {
@@ -155,6 +154,7 @@ impl Core {
             *result =
                 Some(granting.arrive(self, watch).map(|claim| Begin::Fresh(claim.into())).ok_or_else(late));
         }
+        tell_twins(results, twins);
     }
 
     /// Begins the calls that wait for a place in the queue or for log space.

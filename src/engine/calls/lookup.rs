@@ -151,7 +151,7 @@ impl Core {
                 None if attempt.interrupted().is_some() => Lookup::Slot(Slot::Interrupted(attempt)),
                 None => Lookup::Slot(Slot::Ending(attempt)),
             },
-            found => found,
+            found @ (Lookup::Record(_) | Lookup::Slot(_) | Lookup::Expired(_)) => found,
         };
         Some(match found {
             // One that has expired may have lost its body.
