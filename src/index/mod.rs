@@ -259,10 +259,7 @@ impl Index {
     /// are skipped. `each` must not block.
     pub(crate) fn for_each_open(&self, mut each: impl FnMut(&Slot)) {
         for locked in &self.shards {
-            let shard = locked.read();
-            let open = shard.iter().map(|(_, slot)| slot).filter(|slot| slot.is_open());
-            // It ends with the last of them, not with the last cell.
-            open.take(shard.open()).for_each(&mut each);
+            locked.read().open().for_each(&mut each);
         }
     }
 
@@ -270,14 +267,14 @@ impl Index {
     pub(crate) fn attempts_out(&self) -> Vec<Arc<Attempt>> {
         let mut out = Vec::new();
         for locked in &self.shards {
-            out.extend(locked.read().iter().filter_map(|(_, slot)| slot.attempt_out().cloned()));
+            out.extend(locked.read().out().filter_map(Slot::attempt_out).cloned());
         }
         out
     }
 
-    /// The number of keys in flight whose claims are such.
-    pub(crate) fn count(&self, is_such: impl Fn(&Slot) -> bool) -> usize {
-        self.shards.iter().map(|locked| locked.read().iter().filter(|(_, slot)| is_such(slot)).count()).sum()
+    /// The number of keys whose claims are in flight or ending, and are such.
+    pub(crate) fn count_out(&self, is_such: impl Fn(&Slot) -> bool) -> usize {
+        self.shards.iter().map(|locked| locked.read().out().filter(|slot| is_such(slot)).count()).sum()
     }
 
     pub(crate) fn hits(&self) -> Hits {

@@ -242,9 +242,16 @@ impl Shard {
         self.table.len()
     }
 
-    /// Keys without an outcome.
-    pub(crate) fn open(&self) -> usize {
-        self.open
+    /// The slots of keys without an outcome. It ends with the last of them, not with the last cell:
+    /// nearly all shards of a large index have none.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &Slot> {
+        self.iter().map(|(_, slot)| slot).filter(|slot| slot.is_open()).take(self.open)
+    }
+
+    /// Those of them whose claims are in flight or ending.
+    pub(crate) fn out(&self) -> impl Iterator<Item = &Slot> {
+        let out = self.iter().map(|(_, slot)| slot).filter(|slot| slot.attempt_out().is_some());
+        out.take(self.open - self.interrupted)
     }
 
     /// Interrupted keys.

@@ -17,7 +17,7 @@ use super::owned::Owned;
 use super::refusal::StoreError;
 use super::relocate::Relocated;
 use super::tally::Tallies;
-use super::transaction::{OpenTransaction, begin_durable};
+use super::transaction::{OpenTransaction, begin_durable, begin_last};
 use super::{META_ROW, Store, block};
 use crate::error::Failure;
 use crate::record::{Record, RecordLocation, Relocation};
@@ -99,7 +99,11 @@ impl Store {
         let dropped = self.leave_out(&plan.due);
         let begun = catch_backend_panic(|| {
             database.hold()?;
-            begun.map_or_else(|| begin_durable(&database), Ok)
+            match begun {
+                Some(begun) => Ok(begun),
+                None if batch.closes => begin_last(&database),
+                None => begin_durable(&database),
+            }
         });
         let mut unreadable = None;
         // redb can't abort a transaction while a panic goes through it, so the transaction lies

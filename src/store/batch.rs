@@ -22,6 +22,9 @@ pub(crate) struct Batch {
     pub(crate) reclaim_max: u64,
     /// Whether small blocks are merged, if there are enough of them.
     pub(crate) merges: bool,
+    /// Whether the store is closed next. Closing it is a commit as well: that one makes this one
+    /// durable, or neither is.
+    pub(crate) closes: bool,
 }
 
 impl Batch {

@@ -85,13 +85,25 @@ impl Store {
 ///
 /// There is only one writer, so redb can only be waiting for a transaction of which an application
 /// has leaked a table or an iterator. It would wait for ever. The next try opens the file again.
-pub(super) fn begin_durable(database: &Opened) -> Result<Owned<WriteTransaction>, BackendError> {
+fn begin(database: &Opened) -> Result<WriteTransaction, BackendError> {
     let begun = database.try_begin_write();
     if let Err(TransactionError::WouldBlock) = begun {
         database.faults.stop();
         return Err(BackendError::stopped());
     }
-    durable(begun?)
+    Ok(begun?)
+}
+
+/// A transaction whose commit the close of the database makes durable.
+pub(super) fn begin_last(database: &Opened) -> Result<Owned<WriteTransaction>, BackendError> {
+    let mut transaction = Owned::new(begin(database)?);
+    transaction.set_durability(Durability::None)?;
+    Ok(transaction)
+}
+
+/// A transaction whose commit is durable.
+pub(super) fn begin_durable(database: &Opened) -> Result<Owned<WriteTransaction>, BackendError> {
+    durable(begin(database)?)
 }
 
 /// Makes a transaction's commit durable.

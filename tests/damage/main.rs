@@ -46,13 +46,13 @@ fn hide_panics_of_redb() {
     }));
 }
 
-/// The header of another file in front of a file whose opening was killed has redb take the commit
+/// The flags of another file in front of a file whose opening was killed have redb take the commit
 /// before it, the closing one. Without its log nothing tells that there was a later time.
 #[test]
 fn a_file_of_an_earlier_time_without_its_log_says_what_it_said_then() {
     let specimens = Specimen::all();
-    let header_of_another = [46, 0, 0, 4, 2, 136];
-    let killed = |log: u8| [&[3, log], header_of_another.as_slice()].concat();
+    let flags_of_another = [46, 0, 0, 4, 2, 1];
+    let killed = |log: u8| [&[3, log], flags_of_another.as_slice()].concat();
     assert_eq!(damage::examine(&specimens, &killed(0)), Found::Torn);
     assert_eq!(damage::examine(&specimens, &killed(4)), Found::Refused, "its log is newer");
     assert_eq!(damage::examine(&specimens, &[3, 0]), Found::Refused, "it was not closed");

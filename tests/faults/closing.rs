@@ -1,12 +1,14 @@
 //! Closes of an engine that has failed: what no caller ever had is not interrupted.
 
+use std::path::Path;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::common::{Machine, default_scope, fresh, poll, ready, request};
 use idemkv::sim::CrashKind;
-use idemkv::{Begin, BeginError, Engine, ResolveError, Status};
+use idemkv::{Begin, BeginError, Engine, Failure, ResolveError, Status};
 
 fn fail_a_checkpoint(machine: &Machine, engine: &Engine) {
     machine.disk.fail_syncs(Some(".idem"));
@@ -147,4 +149,60 @@ fn a_claim_on_its_way_is_not_counted_among_those_that_a_close_leaves() {
         })
         .unwrap();
     assert_eq!(engine.close().unwrap().claims_left, 1);
+}
+
+/// Each durable commit of the store costs two syncs, and in a large file megabytes. The last
+/// checkpoint has none of its own.
+#[test]
+fn the_last_checkpoint_and_the_close_of_the_store_are_one_durable_commit() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&syncs);
+    machine.disk.before_syncs(move |path| {
+        counted.fetch_add(usize::from(path.ends_with(".idem")), Ordering::Relaxed);
+    });
+    engine.close().unwrap();
+    let syncs = syncs.load(Ordering::Relaxed);
+    assert!((2..=SYNCS_OF_A_CLOSE).contains(&syncs), "{syncs} syncs");
+    machine.disk.reboot(CrashKind::DropAll);
+    let found = machine.open().default_scope().get("key").unwrap();
+    assert!(matches!(found, Status::Done(_)), "{found:?}");
+}
+
+/// Two of the commit, one of the file that it made shorter, one of the mark that it was closed.
+const SYNCS_OF_A_CLOSE: usize = 4;
+
+/// The close of the store fails after the last checkpoint was written.
+#[test]
+fn a_checkpoint_is_not_stored_before_the_store_is_closed() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    machine.disk.fail_syncs(Some(".idem"));
+    assert!(engine.clone().close().is_err());
+    let stored = engine.checkpoint();
+    assert!(matches!(stored, Err(Failure::Io(_))), "{stored:?}");
+    machine.disk.fail_syncs(None);
+    machine.disk.reboot(CrashKind::DropAll);
+    let found = machine.open().default_scope().get("key").unwrap();
+    assert!(matches!(found, Status::Done(_)), "the log has it: {found:?}");
+}
+
+/// redb makes no commit in a thread that panics.
+#[test]
+fn an_engine_that_a_panic_drops_leaves_a_file_that_needs_no_log() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _last = engine;
+        panic!("a handler's");
+    }));
+    assert!(unwound.is_err());
+    assert!(machine.disk.remove(Path::new("x.idem-wal")));
+    machine.disk.reboot(CrashKind::DropAll);
+    let found = machine.open().default_scope().get("key").unwrap();
+    assert!(matches!(found, Status::Done(_)), "{found:?}");
 }

@@ -523,7 +523,13 @@ impl World {
     fn open(&mut self, before: u64, boot: Boot) {
         let engine = match options(&self.disk, &self.clock).open(FILE) {
             Ok(engine) => engine,
-            Err(error) => panic!("does not open: {error}"),
+            Err(error) => {
+                assert!(self.disk.crashed(), "does not open: {error}");
+                // The power went in the middle of it.
+                self.disk.reboot(CrashKind::KeepAll);
+                self.clock.reboot();
+                return self.open(before, Boot::New);
+            }
         };
         self.openings += 1;
         self.opened_at = (engine.now().as_millis(), self.elapsed);

@@ -72,14 +72,14 @@ impl Publisher {
         self.is_over.store(true, Ordering::Relaxed);
         let next = LogTail::after(tail.seq, 0);
         let is_left = |attempt: &Arc<Attempt>| !attempt.is_undelivered() && !attempt.is_withdrawn();
-        let left = self.index.count(|slot| slot.attempt_out().is_some_and(is_left));
+        let left = self.index.count_out(|slot| slot.attempt_out().is_some_and(is_left));
         (std::mem::replace(&mut *tail, next), left)
     }
 
     /// The number of claims that callers have, or that were handed over as tokens. A claim that
     /// is on its way is not one, nor one whose end is.
     pub(crate) fn claims_held(&self) -> usize {
-        self.index.count(|slot| matches!(slot, Slot::InFlight(attempt) if !attempt.is_undelivered()))
+        self.index.count_out(|slot| matches!(slot, Slot::InFlight(attempt) if !attempt.is_undelivered()))
     }
 
     /// Counts every frame up to `seq` as covered, also those behind a gap, which were not

@@ -5,7 +5,7 @@ use crate::engine::background::commit_cost::RECLAIM_MIN;
 use crate::engine::core::Core;
 use crate::error::Failure;
 use crate::log_tail::LogTail;
-use crate::store::StoreError;
+use crate::store::{Batch, StoreError};
 
 impl Core {
     /// Refuses new work, commits the queue, moves the log's content to the store, and closes the
@@ -44,14 +44,15 @@ impl Core {
             // Even where a file was taken away: then that one is whole.
             None => self.last_checkpoint(&tail).and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
-        maintenance.closed = Some(flushed.clone());
         // The log first: the next process that opens the store locks the log too.
         let growing = self.lock_growth();
         let log = self.log.get();
         let unlocked = log.map_or(Ok(()), |log| log.unlock()).map_err(Failure::Io);
-        let closed = self.store.close();
+        // It makes the last checkpoint durable.
+        let closed = flushed.and(self.store.close());
+        maintenance.closed = Some(closed.clone());
         drop((growing, maintenance));
-        flushed.and(unlocked).and(closed).map(|()| left)
+        closed.and(unlocked).map(|()| left)
     }
 
     fn last_checkpoint(&self, tail: &LogTail) -> Result<(), Failure> {
@@ -64,7 +65,10 @@ impl Core {
             Ok(())
         };
         let applied = ready.and_then(|()| {
-            self.store_batch(None, &tail.batch(RECLAIM_MIN), |meta| {
+            // While its thread panics, redb makes no commit as it closes the file.
+            let closes = !std::thread::panicking();
+            let batch = Batch { closes, ..tail.batch(RECLAIM_MIN) };
+            self.store_batch(None, &batch, |meta| {
                 meta.checkpointed_seq = tail.seq;
                 meta.fence_next = self.fences.next();
                 meta.log_empty = true;
