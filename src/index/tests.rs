@@ -27,6 +27,27 @@ fn index_of(slot: Slot) -> Index {
 }
 
 #[test]
+fn all_claims_that_are_out_are_found_beside_interrupted_keys() {
+    let index = Index::new(1, 0, Timestamp::default());
+    let slots = [
+        Slot::Interrupted(attempt()),
+        Slot::InFlight(attempt()),
+        Slot::cached(record(None)),
+        Slot::Interrupted(attempt()),
+        Slot::Ending(attempt()),
+        Slot::InFlight(attempt()),
+    ];
+    for (slot, key) in slots.into_iter().zip(1..) {
+        index.change(Digest::from_u128(key), |_| (Change::Set(slot), ()));
+    }
+    assert_eq!((index.attempts_out().len(), index.count_out(|_| true)), (3, 3));
+    assert_eq!(index.count_out(|slot| matches!(slot, Slot::Ending(_))), 1);
+    let mut open = 0;
+    index.for_each_open(|_| open += 1);
+    assert_eq!(open, 5);
+}
+
+#[test]
 fn a_tombstone_takes_the_place_of_its_record_and_of_nothing_else() {
     let tombstone = record(Some(from())).without_body();
     let until = SlotTime::new(tombstone.remembered_until(), Timestamp::default());
