@@ -161,7 +161,7 @@ fn the_last_checkpoint_and_the_close_of_the_store_are_one_durable_commit() {
     let syncs = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&syncs);
     machine.disk.before_syncs(move |path| {
-        counted.fetch_add(usize::from(path.ends_with(".idem")), Ordering::Relaxed);
+        counted.fetch_add(usize::from(!path.ends_with("-wal")), Ordering::Relaxed);
     });
     engine.close().unwrap();
     let syncs = syncs.load(Ordering::Relaxed);
