@@ -22,20 +22,11 @@ impl Core {
     }
 
     /// Watches the lease of a claim, if the claim is still in flight.
-    ///
-    /// The claim may have ended meanwhile, and its end found no lease to remove. So this adds the
-    /// lease first and then checks the key: the end of a claim changes the key first and then
-    /// removes the lease.
     pub(in crate::engine) fn watch(&self, attempt: &Arc<Attempt>) {
-        if attempt.lease.is_none() {
-            return;
-        }
-        self.leases.watch(attempt);
-        let is_out =
-            matches!(self.index.get(attempt.digest), Slot::InFlight(out) if Arc::ptr_eq(&out, attempt));
-        if !is_out {
-            self.leases.forget(attempt);
-        }
+        self.leases.watch_while(
+            attempt,
+            || matches!(self.index.get(attempt.digest), Slot::InFlight(out) if Arc::ptr_eq(&out, attempt)),
+        );
     }
 
     /// Interrupts a claim whose lease has run out, and tells its waiters. A grant that has not

@@ -47,6 +47,28 @@ impl Leases {
         }
     }
 
+    /// Watches a claim's lease, if it has one and its key says that the claim is out.
+    ///
+    /// The claim may have ended meanwhile, and its end found no lease to remove. So this adds the
+    /// lease first and then asks: the end of a claim changes the key first and then removes the
+    /// lease. An end that is undone changes the key back first and then adds the lease, which this
+    /// may remove. So it asks again after that.
+    pub(crate) fn watch_while(&self, attempt: &Arc<Attempt>, is_out: impl Fn() -> bool) {
+        if attempt.lease.is_none() {
+            return;
+        }
+        loop {
+            self.watch(attempt);
+            if is_out() {
+                return;
+            }
+            self.forget(attempt);
+            if !is_out() {
+                return;
+            }
+        }
+    }
+
     /// Watches it no longer.
     pub(crate) fn forget(&self, attempt: &Attempt) {
         if attempt.lease.is_none() {
@@ -206,6 +228,25 @@ mod tests {
         let attempt = Arc::clone(claim.of());
         claim.complete("").unwrap();
         core.watch(&attempt);
+        assert_eq!(watched(core), (0, 0));
+    }
+
+    /// The end of the claim is undone after it was asked for, and before the lease is removed.
+    #[test]
+    fn a_claim_that_comes_back_meanwhile_is_watched_on() {
+        let (engine, _clock) = open(Durability::Full);
+        let core = engine.handle.core();
+        let claim = claim(&engine);
+        let asked = std::cell::Cell::new(0);
+        core.leases.watch_while(claim.of(), || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                core.leases.watch(claim.of());
+            }
+            asked.get() > 1
+        });
+        assert_eq!(watched(core), (1, 1));
+        claim.complete("").unwrap();
         assert_eq!(watched(core), (0, 0));
     }
 

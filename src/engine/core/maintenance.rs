@@ -106,6 +106,8 @@ impl Maintenance {
         {
             self.worker_was_there.wait_until(&mut is_kept, until);
         }
+        // The threads behind this one do not each wait for as long: the worker asks anew.
+        *is_kept = false;
         drop(is_kept);
         door
     }
@@ -230,6 +232,23 @@ mod tests {
             drop(turn);
         });
         assert_eq!(*order.lock(), ["the worker", "another thread"]);
+    }
+
+    /// The worker is held up by an observer, say.
+    #[test]
+    fn threads_wait_for_a_worker_that_does_not_come_a_second_at_most() {
+        let engine = open();
+        let core = engine.handle.core();
+        core.maintenance.keep_for_worker();
+        let started = crate::clock::Stopwatch::start();
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| drop(core.lock_maintenance()));
+            }
+        });
+        let took = started.elapsed();
+        core.maintenance.let_others_in();
+        assert!(took < 2 * KEPT_MAX, "the last of four threads waited for {took:?}");
     }
 
     /// An observer that the worker tells may make any call.
