@@ -22,8 +22,10 @@ use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;
 use crate::sync::{Arc, Condvar, Mutex};
 
-/// How often a read is tried if it finds the database stopped.
+/// How often a read is tried if the disk fails it.
 const READ_TRIES: u32 = 3;
+/// How often a read is tried if it finds the database stopped by others.
+const STOPPED_TRIES: u32 = 50;
 
 /// Where redb gets its bytes from.
 #[derive(Debug)]
@@ -109,11 +111,10 @@ impl Access {
 impl Access {
     /// Reads. If the database has stopped, reads again in a view.
     pub(super) fn read<T>(&self, read: impl Fn(&Opened) -> Result<T, BackendError>) -> Result<T, ReadError> {
-        let mut tries = 0;
+        let (mut failed, mut stopped) = (0, 0);
         loop {
             let database = self.database()?;
             let done = catch_backend_panic(|| read(&database));
-            tries += 1;
             let trouble = match done {
                 Ok(done) => return Ok(done),
                 Err(trouble) => trouble,
@@ -126,8 +127,15 @@ impl Access {
             // The next one may have written where this one has its pages. Nor must it be the last
             // to know this one.
             drop(database);
-            // Others may stop a view, too, in which this read would find nothing wrong.
-            if tries == READ_TRIES {
+            // Others may stop a view, too, in which this read would find nothing wrong: their
+            // trouble is not its own.
+            let (tries, tries_max) = if trouble.is_answer_of_disk() {
+                (&mut failed, READ_TRIES)
+            } else {
+                (&mut stopped, STOPPED_TRIES)
+            };
+            *tries += 1;
+            if *tries == tries_max {
                 return Err(trouble.into_read_error(&self.path));
             }
         }

@@ -32,6 +32,7 @@ mod relocate;
 mod tables;
 mod tally;
 mod transaction;
+mod unread;
 mod users;
 
 pub(crate) use batch::{Applied, Batch};
@@ -60,6 +61,7 @@ use directory::Directory;
 use due::Due;
 use forgotten::Forgotten;
 use tally::{TalliedTable, Tally};
+use unread::Unread;
 
 const META_ROW: &str = "meta";
 
@@ -72,6 +74,7 @@ pub(crate) struct Store {
     checksummer: Checksummer,
     /// Leaf lock.
     directory: RwLock<Directory>,
+    unread: Unread,
     /// Rows of the table `forgotten`. Leaf lock.
     forgotten: Mutex<Forgotten>,
     origin: Origin,

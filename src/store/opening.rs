@@ -10,6 +10,7 @@ use super::backend_error::{BackendError, catch_backend_panic};
 use super::layout::META;
 use super::meta::Meta;
 use super::owned::Owned;
+use super::unread::Unread;
 pub(super) use super::{META_ROW, Store};
 use crate::codec::Checksummer;
 use crate::disk::{CopyOnWriteFile, Disk, DiskFile};
@@ -48,6 +49,7 @@ impl Store {
             is_shared: AtomicBool::new(false),
             checksummer: Checksummer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
+            unread: Unread::default(),
             forgotten: Mutex::default(),
             origin: Origin::here(),
             meta: Mutex::new(meta),

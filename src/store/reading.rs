@@ -1,7 +1,10 @@
 //! Reading one record of a block.
 
+use std::cell::Cell;
+
 use super::backend_error::BackendError;
 use super::directory::Gone;
+use super::opened::Opened;
 use super::{Store, block};
 use crate::Timestamp;
 use crate::codec::BadBytes;
@@ -19,25 +22,54 @@ pub(crate) enum StoredRecord {
 }
 
 impl Store {
-    /// The record at `place`.
-    pub(crate) fn read(&self, place: RecordLocation, digest: Digest) -> Result<StoredRecord, ReadError> {
+    /// The record at `place`. A block whose reads fail again and again is read less and less often;
+    /// meanwhile the answer is the disk's last one.
+    pub(crate) fn read(
+        &self,
+        place: RecordLocation,
+        digest: Digest,
+        now: Timestamp,
+    ) -> Result<StoredRecord, ReadError> {
+        let block = place.block();
         let due = match self.due_of(place) {
             Ok(due) => due,
             Err(gone) => return Ok(StoredRecord::Gone(gone)),
         };
-        self.access.read(|database| {
-            let blocks = database.blocks()?;
-            let Some(block) = blocks.get((due.as_millis(), place.block()))? else {
-                return match self.due_of(place) {
-                    Ok(_) => Err(self.block_missing(due, place)),
-                    Err(gone) => Ok(StoredRecord::Gone(gone)),
-                };
+        if let Some(failure) = self.unread.answer(block, now) {
+            return Err(ReadError::Io(failure));
+        }
+        let is_answer_of_disk = Cell::new(false);
+        let read = self.access.read(|database| {
+            let read = self.read_in(database, due, place, digest);
+            is_answer_of_disk.set(read.as_ref().is_err_and(BackendError::is_answer_of_disk));
+            read
+        });
+        match &read {
+            Err(ReadError::Io(failure)) if is_answer_of_disk.get() => self.unread.failed(block, failure, now),
+            Err(_) => {}
+            Ok(_) => self.unread.is_fine(block),
+        }
+        read
+    }
+
+    fn read_in(
+        &self,
+        database: &Opened,
+        due: Timestamp,
+        place: RecordLocation,
+        digest: Digest,
+    ) -> Result<StoredRecord, BackendError> {
+        let blocks = database.blocks()?;
+        let Some(block) = blocks.get((due.as_millis(), place.block()))? else {
+            return match self.due_of(place) {
+                Ok(_) => Err(self.block_missing(due, place)),
+                Err(gone) => Ok(StoredRecord::Gone(gone)),
             };
-            match block::read_record(block.value(), place, digest, &self.checksummer) {
-                Ok(record) => Ok(StoredRecord::Found(record)),
-                Err(bad) => Err(BackendError::at(block_place(due, place), bad)),
-            }
-        })
+        };
+        match block::read_record(block.value(), place, digest, &self.checksummer) {
+            Ok(record) => Ok(StoredRecord::Found(record)),
+            Err(bad) => Err(BackendError::at(block_place(due, place), bad)),
+        }
     }
 
     /// Whether the block has been gone since. Asked after another look at the index: if that still

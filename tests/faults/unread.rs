@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use crate::common::{self, Machine, default_scope, done, fresh, request};
@@ -157,6 +160,8 @@ fn a_bad_sector_under_an_old_record_costs_that_record_alone_and_is_tried_again_l
         Old::check(&engine, &lost.iter().map(String::as_str).collect::<Vec<_>>(), key);
         // The sector can be read again, and what lies there is where it belongs.
         machine.disk.mend();
+        // A block that could not be read often is read again within a minute.
+        machine.clock.advance(Duration::from_secs(60));
         Old::check(&engine, &[], key);
         let before = engine.stats().reclaimed_blocks;
         engine.checkpoint().unwrap();
@@ -284,4 +289,92 @@ fn a_commit_that_stopped_at_a_read_counts_where_it_is_there_and_is_made_again_wh
         Old::check(&engine, &[], "after a kill");
         drop(done(&default_scope(&engine), "granted"));
     }
+}
+
+/// A file with 100 records on disk alone, and a bad sector under one of them.
+fn with_a_bad_sector() -> (Machine, Arc<Engine>) {
+    let machine = Machine::default();
+    let options = || {
+        let policy = Policy::default().ttl(LONG);
+        machine.options().policy(policy).cache_bytes(8 << 10).verify(Verify::UpTo(0))
+    };
+    let engine = options().open("x.idem").unwrap();
+    for n in 0..100 {
+        let key = format!("kept {n}");
+        fresh(&default_scope(&engine), &key).complete(body(&key)).unwrap();
+    }
+    engine.close().unwrap();
+    let engine = options().open("x.idem").unwrap();
+    let place = Old::place(&machine, "kept 3");
+    assert!(machine.disk.fail_reads_of(Path::new("x.idem"), place));
+    (machine, Arc::new(engine))
+}
+
+/// A client asks again and again for a key under a bad sector.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn lookups_of_a_key_under_a_bad_sector_keep_no_checkpoint_from_succeeding() {
+    let (machine, engine) = with_a_bad_sector();
+    let (asked, told, is_over) =
+        (Arc::new(Mutex::new(0_u64)), Arc::new(Condvar::new()), AtomicBool::new(false));
+    let met = Arc::new(AtomicU64::new(0));
+    let (seen, news, counted) = (Arc::clone(&asked), Arc::clone(&told), Arc::clone(&met));
+    // A sync takes as long as the client needs to ask twice. While the file is opened, it can't.
+    machine.disk.before_syncs(move |name| {
+        if name == "x.idem" {
+            let from = *seen.lock().unwrap();
+            let limit = Duration::from_millis(20);
+            let waited = news.wait_timeout_while(seen.lock().unwrap(), limit, |now| *now < from + 2).unwrap();
+            counted.fetch_add(u64::from(!waited.1.timed_out()), Ordering::Relaxed);
+        }
+    });
+    thread::scope(|threads| {
+        threads.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                drop(engine.default_scope().get("kept 3"));
+                *asked.lock().unwrap() += 1;
+                told.notify_all();
+            }
+        });
+        let mut moved = Vec::new();
+        for n in 0..20 {
+            fresh(&default_scope(&engine), &format!("{n}")).complete("reply").unwrap();
+            moved.push(engine.checkpoint());
+            machine.clock.advance(Duration::from_secs(1));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let succeeded = moved.iter().filter(|moved| moved.is_ok()).count();
+        let met = met.load(Ordering::Relaxed);
+        assert!(succeeded >= 15, "{succeeded} of 20; {met} syncs met a lookup; {:?}", moved.last());
+    });
+}
+
+/// Another client asks for a key elsewhere, on a disk that works there.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn lookups_of_a_key_under_a_bad_sector_take_no_other_record_from_anybody() {
+    let (machine, engine) = with_a_bad_sector();
+    let healthy = thread::current().id();
+    let (ask, asked) = mpsc::sync_channel::<mpsc::Sender<()>>(1);
+    let ask = Mutex::new(ask);
+    machine.disk.before_reads(move |_| {
+        // The other client asks between two reads of this one; not while the file is opened.
+        if thread::current().id() == healthy {
+            let (done, is_done) = mpsc::channel();
+            if ask.lock().unwrap().try_send(done).is_ok() {
+                drop(is_done.recv_timeout(Duration::from_millis(50)));
+            }
+        }
+    });
+    let theirs = Arc::clone(&engine);
+    thread::spawn(move || {
+        while let Ok(done) = asked.recv() {
+            drop(theirs.default_scope().get("kept 3"));
+            done.send(()).ok();
+        }
+    });
+    let found: Vec<_> = (40..100).map(|n| engine.default_scope().get(format!("kept {n}"))).collect();
+    machine.disk.before_reads(|_| {});
+    let failed: Vec<_> = found.iter().filter(|found| found.is_err()).collect();
+    assert!(failed.is_empty(), "{} of 60: {:?}", failed.len(), failed.first());
 }

@@ -105,7 +105,7 @@ impl Core {
     pub(in crate::engine) fn help_tasks(&self) {
         self.commit.lead_a_turn();
         if !self.options.workers {
-            self.reads.serve(&self.store);
+            self.reads.serve(&self.store, &self.clock);
         }
     }
 }

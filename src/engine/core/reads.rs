@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use super::gate::Gate;
+use crate::clock::EngineClock;
 use crate::error::ReadError;
 use crate::foreign::TaskWaker;
 use crate::fork;
@@ -116,7 +117,7 @@ impl Reads {
 
     /// Serves as many requests as are queued when it is called. For a thread that has other work
     /// too.
-    pub(in crate::engine) fn serve(&self, store: &Store) {
+    pub(in crate::engine) fn serve(&self, store: &Store, clock: &EngineClock) {
         let generation = fork::generation();
         let wanted = self.queue.lock().jobs.len();
         // The task that was woken last may have forked.
@@ -126,7 +127,7 @@ impl Reads {
             let wakeups = queue.serve_line();
             drop(queue);
             wakeups.wake();
-            job.answer(store.read(job.place, job.digest));
+            job.answer(store.read(job.place, job.digest, clock.now()));
         }
     }
 

@@ -65,7 +65,7 @@ impl Core {
         self.keep_time();
         let next = self.commit.lead_if_called(Duty::BesideOthers);
         self.commit.publish_what_is_written();
-        self.reads.serve(&self.store);
+        self.reads.serve(&self.store, &self.clock);
         next.min(self.next_end())
     }
 }
@@ -85,7 +85,7 @@ fn publish(core: &Core, listener: &Listener) {
 /// The thread that reads records for tasks.
 fn read(core: &Core, listener: &Listener) {
     while listener.wait(Deadline::NEVER) && core.health.is_open() {
-        core.reads.serve(&core.store);
+        core.reads.serve(&core.store, &core.clock);
     }
 }
 

@@ -1,0 +1,128 @@
+//! Blocks whose reads failed: they are not read again at once, again and again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::error::IoFailure;
+use crate::sync::{AtomicBool, Ordering, UnseenMutex};
+
+/// So many reads of a block may fail in a row before one is put off.
+const AT_ONCE: u32 = 3;
+/// How long the first is put off. After each failed read this doubles,
+const PAUSE: Duration = Duration::from_millis(100);
+/// up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// More blocks than these are not noted. A disk with so many bad sectors has failed.
+const BLOCKS_MAX: usize = 4_096;
+
+/// Blocks whose last reads failed.
+///
+/// A failed read stops the database in which a commit may be under way at that moment. So a client
+/// that asks for one key under a bad sector again and again would keep every commit from
+/// succeeding. It gets the disk's last answer from here instead.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    has_some: AtomicBool,
+    /// Leaf lock.
+    blocks: UnseenMutex<HashMap<u64, Failed>>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    /// The disk's last answer.
+    failure: IoFailure,
+    /// How many reads failed in a row.
+    count: u32,
+    /// When the block may be read again.
+    again: Timestamp,
+}
+
+impl Unread {
+    /// The answer for a block that is not to be read yet.
+    pub(super) fn answer(&self, block: u64, now: Timestamp) -> Option<IoFailure> {
+        if !self.has_some.load(Ordering::Relaxed) {
+            return None;
+        }
+        let blocks = self.blocks.lock();
+        blocks.get(&block).filter(|failed| now < failed.again).map(|failed| failed.failure.clone())
+    }
+
+    /// Notes a failed read.
+    pub(super) fn failed(&self, block: u64, failure: &IoFailure, now: Timestamp) {
+        let mut blocks = self.blocks.lock();
+        if blocks.len() >= BLOCKS_MAX && !blocks.contains_key(&block) {
+            return;
+        }
+        self.has_some.store(true, Ordering::Relaxed);
+        let before = blocks.remove(&block).map_or(0, |failed| failed.count);
+        let count = before.saturating_add(1);
+        let again = now.saturating_add(pause(count));
+        blocks.insert(block, Failed { failure: failure.clone(), count, again });
+    }
+
+    /// Notes that a block could be read, or is gone.
+    pub(super) fn is_fine(&self, block: u64) {
+        if self.has_some.load(Ordering::Relaxed) {
+            let mut blocks = self.blocks.lock();
+            drop(blocks.remove(&block));
+            self.has_some.store(!blocks.is_empty(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// How long after so many failed reads in a row the next one is put off.
+fn pause(count: u32) -> Duration {
+    match count.checked_sub(AT_ONCE) {
+        None => Duration::ZERO,
+        Some(doubled) => 2_u32.checked_pow(doubled).map_or(PAUSE_MAX, |times| (PAUSE * times).min(PAUSE_MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_block_is_read_less_often_the_more_reads_of_it_fail() {
+        let unread = Unread::default();
+        let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
+        let mut now = Timestamp::from_millis(1_000);
+        let mut pauses = Vec::new();
+        for _ in 0..40 {
+            assert!(unread.answer(7, now).is_none() && unread.answer(8, now).is_none());
+            unread.failed(7, &failure, now);
+            let failed = now;
+            while unread.answer(7, now).is_some() {
+                now = now.saturating_add(PAUSE);
+            }
+            pauses.push(now.saturating_since(failed));
+        }
+        let millis: Vec<_> = pauses.iter().map(Duration::as_millis).take(6).collect();
+        assert_eq!(millis, [0, 0, 100, 200, 400, 800]);
+        assert_eq!(pauses.last(), Some(&PAUSE_MAX));
+        unread.failed(7, &failure, now);
+        unread.is_fine(7);
+        assert!(unread.answer(7, now).is_none());
+        unread.failed(7, &failure, now);
+        assert!(unread.answer(7, now).is_none(), "it counts anew");
+    }
+
+    #[test]
+    fn more_blocks_than_the_limit_are_not_noted_and_room_comes_back() {
+        let unread = Unread::default();
+        let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
+        let now = Timestamp::from_millis(1_000);
+        let is_noted = |block| {
+            (0..AT_ONCE).for_each(|_| unread.failed(block, &failure, now));
+            unread.answer(block, now).is_some()
+        };
+        assert!((0..BLOCKS_MAX as u64).all(is_noted));
+        assert!(!is_noted(1 << 40));
+        unread.is_fine(3);
+        assert!(is_noted(1 << 40));
+    }
+}
