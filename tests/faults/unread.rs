@@ -291,8 +291,8 @@ fn a_commit_that_stopped_at_a_read_counts_where_it_is_there_and_is_made_again_wh
     }
 }
 
-/// A file with 100 records on disk alone, and a bad sector under one of them.
-fn with_a_bad_sector() -> (Machine, Arc<Engine>) {
+/// A file with 100 records on disk alone, and bad sectors under the first of them.
+fn with_bad_sectors(count: usize) -> (Machine, Arc<Engine>) {
     let machine = Machine::default();
     let options = || {
         let policy = Policy::default().ttl(LONG);
@@ -305,8 +305,10 @@ fn with_a_bad_sector() -> (Machine, Arc<Engine>) {
     }
     engine.close().unwrap();
     let engine = options().open("x.idem").unwrap();
-    let place = Old::place(&machine, "kept 3");
-    assert!(machine.disk.fail_reads_of(Path::new("x.idem"), place));
+    for n in 0..count {
+        let place = Old::place(&machine, &format!("kept {n}"));
+        assert!(machine.disk.fail_reads_of(Path::new("x.idem"), place));
+    }
     (machine, Arc::new(engine))
 }
 
@@ -314,7 +316,7 @@ fn with_a_bad_sector() -> (Machine, Arc<Engine>) {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
 fn lookups_of_a_key_under_a_bad_sector_keep_no_checkpoint_from_succeeding() {
-    let (machine, engine) = with_a_bad_sector();
+    let (machine, engine) = with_bad_sectors(1);
     let (asked, told, is_over) =
         (Arc::new(Mutex::new(0_u64)), Arc::new(Condvar::new()), AtomicBool::new(false));
     let met = Arc::new(AtomicU64::new(0));
@@ -331,7 +333,7 @@ fn lookups_of_a_key_under_a_bad_sector_keep_no_checkpoint_from_succeeding() {
     thread::scope(|threads| {
         threads.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                drop(engine.default_scope().get("kept 3"));
+                drop(engine.default_scope().get("kept 0"));
                 *asked.lock().unwrap() += 1;
                 told.notify_all();
             }
@@ -349,11 +351,11 @@ fn lookups_of_a_key_under_a_bad_sector_keep_no_checkpoint_from_succeeding() {
     });
 }
 
-/// Another client asks for a key elsewhere, on a disk that works there.
+/// Another client asks for keys elsewhere, on a disk that works there.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
-fn lookups_of_a_key_under_a_bad_sector_take_no_other_record_from_anybody() {
-    let (machine, engine) = with_a_bad_sector();
+fn lookups_of_keys_under_bad_sectors_take_no_other_record_from_anybody() {
+    let (machine, engine) = with_bad_sectors(30);
     let healthy = thread::current().id();
     let (ask, asked) = mpsc::sync_channel::<mpsc::Sender<()>>(1);
     let ask = Mutex::new(ask);
@@ -368,8 +370,9 @@ fn lookups_of_a_key_under_a_bad_sector_take_no_other_record_from_anybody() {
     });
     let theirs = Arc::clone(&engine);
     thread::spawn(move || {
-        while let Ok(done) = asked.recv() {
-            drop(theirs.default_scope().get("kept 3"));
+        for n in (0..30).cycle() {
+            let Ok(done) = asked.recv() else { return };
+            drop(theirs.default_scope().get(format!("kept {n}")));
             done.send(()).ok();
         }
     });
