@@ -299,9 +299,10 @@ fn with_bad_sectors(count: usize) -> (Machine, Arc<Engine>) {
         machine.options().policy(policy).cache_bytes(8 << 10).verify(Verify::UpTo(0))
     };
     let engine = options().open("x.idem").unwrap();
+    // Each has a block of its own.
     for n in 0..100 {
         let key = format!("kept {n}");
-        fresh(&default_scope(&engine), &key).complete(body(&key)).unwrap();
+        fresh(&default_scope(&engine), &key).complete(body(&key).repeat(10)).unwrap();
     }
     engine.close().unwrap();
     let engine = options().open("x.idem").unwrap();
