@@ -296,7 +296,7 @@ fn with_bad_sectors(count: usize) -> (Machine, Arc<Engine>) {
     let machine = Machine::default();
     let options = || {
         let policy = Policy::default().ttl(LONG);
-        machine.options().policy(policy).cache_bytes(8 << 10).verify(Verify::UpTo(0))
+        machine.options().policy(policy).cache_bytes(8 << 10).max_body_bytes(64 << 10).verify(Verify::UpTo(0))
     };
     let engine = options().open("x.idem").unwrap();
     // Each has a block of its own.
