@@ -296,7 +296,13 @@ fn with_bad_sectors(count: usize) -> (Machine, Arc<Engine>) {
     let machine = Machine::default();
     let options = || {
         let policy = Policy::default().ttl(LONG);
-        machine.options().policy(policy).cache_bytes(8 << 10).max_body_bytes(64 << 10).verify(Verify::UpTo(0))
+        let sizes = machine
+            .options()
+            .cache_bytes(8 << 10)
+            .log_segment_bytes(512 << 10)
+            .log_bytes(8 << 20)
+            .max_body_bytes(64 << 10);
+        sizes.policy(policy).verify(Verify::UpTo(0))
     };
     let engine = options().open("x.idem").unwrap();
     // Each has a block of its own.
