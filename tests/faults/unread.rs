@@ -362,7 +362,7 @@ fn lookups_of_a_key_under_a_bad_sector_keep_no_checkpoint_from_succeeding() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
 fn lookups_of_keys_under_bad_sectors_take_no_other_record_from_anybody() {
-    let (machine, engine) = with_bad_sectors(30);
+    let (machine, engine) = with_bad_sectors(10);
     let healthy = thread::current().id();
     let (ask, asked) = mpsc::sync_channel::<mpsc::Sender<()>>(1);
     let ask = Mutex::new(ask);
@@ -377,7 +377,7 @@ fn lookups_of_keys_under_bad_sectors_take_no_other_record_from_anybody() {
     });
     let theirs = Arc::clone(&engine);
     thread::spawn(move || {
-        for n in (0..30).cycle() {
+        for n in (0..10).cycle() {
             let Ok(done) = asked.recv() else { return };
             drop(theirs.default_scope().get(format!("kept {n}")));
             done.send(()).ok();
