@@ -158,6 +158,18 @@ impl IdempotencyLayer {
 
     /// A format that keys must have, such as [`is_uuid`](super::is_uuid). Default any, up to 255
     /// bytes.
+    ///
+    /// ```
+    /// # use idemkv::Engine;
+    /// # use idemkv::http::IdempotencyLayer;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// let layer = IdempotencyLayer::new(&engine, "POST /v1/charges").check_key(|key| {
+    ///     (16..=64).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    /// });
+    /// # drop(layer);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn check_key(self, check: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.with(|config| config.keys.check = Some(Arc::new(check)))
     }

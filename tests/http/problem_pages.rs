@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use idemkv::http::{IdempotencyLayer, Keep, LayerBody, ProblemKind};
 use idemkv::{Begin, Engine, Options, Status};
@@ -48,10 +48,13 @@ fn documented(kind: ProblemKind) -> Shown {
     }
 }
 
+/// What is set of a layer.
+type Set = fn(IdempotencyLayer) -> IdempotencyLayer;
+
 /// A request that gets this problem, and the answer.
-async fn provoked(kind: ProblemKind) -> Answer {
+async fn provoked(kind: ProblemKind, set: Set) -> Answer {
     let home = home();
-    let layer = home.layer();
+    let layer = set(home.layer());
     let plain = client(&layer, 201, "made");
     match kind {
         ProblemKind::KeyMissing => plain.send(request("POST", "/", &[], "")).await,
@@ -91,20 +94,20 @@ async fn provoked(kind: ProblemKind) -> Answer {
         }
         ProblemKind::BodyTooLarge => plain.post(KEY, &"x".repeat((2 << 20) + 1)).await,
         ProblemKind::BodyUnreadable => broken_off(&layer).await,
-        _ => provoked_of_the_store(kind).await,
+        _ => provoked_of_the_store(kind, set).await,
     }
 }
 
 /// The same for problems of the service or of its store.
-async fn provoked_of_the_store(kind: ProblemKind) -> Answer {
+async fn provoked_of_the_store(kind: ProblemKind, set: Set) -> Answer {
     let home = home();
-    let layer = home.layer();
+    let layer = set(home.layer());
     let plain = client(&layer, 201, "made");
     match kind {
-        ProblemKind::Expired => expired().await,
+        ProblemKind::Expired => expired(set).await,
         ProblemKind::StoreBusy => {
             let home = home_with(Engine::options().max_in_flight(1));
-            let (client, gate) = gated(&home.layer());
+            let (client, gate) = gated(&set(home.layer()));
             let first = tokio::spawn(client.ask(post("another", "")));
             gate.reached().await;
             let answer = client.post(KEY, "").await;
@@ -130,19 +133,19 @@ async fn provoked_of_the_store(kind: ProblemKind) -> Answer {
             panics.post(KEY, "").await
         }
         ProblemKind::Misconfigured => {
-            let layer = IdempotencyLayer::scope_by(&home.engine, |_| None);
+            let layer = set(IdempotencyLayer::scope_by(&home.engine, |_| None));
             client(&layer, 201, "").post(KEY, "").await
         }
         _ => panic!("{kind} is new: say how a request gets it"),
     }
 }
 
-async fn expired() -> Answer {
+async fn expired(set: Set) -> Answer {
     let clock = idemkv::sim::ManualClock::at_millis(1_800_000_000_000);
     let day = Duration::from_secs(24 * 3_600);
     let options: Options = Engine::options().clock(&clock).ttl(day).tombstone_ttl(7 * day);
     let home = home_with(options);
-    let client = client(&home.layer(), 201, "made");
+    let client = client(&set(home.layer()), 201, "made");
     client.post(KEY, "").await;
     clock.advance(2 * day);
     client.post(KEY, "").await
@@ -168,9 +171,33 @@ async fn broken_off(layer: &IdempotencyLayer) -> Answer {
 #[tokio::test]
 async fn every_page_shows_the_answer_that_is_sent() {
     for kind in ProblemKind::ALL {
-        let answer = provoked(kind).await;
+        let answer = provoked(kind, |layer| layer).await;
         assert_eq!(answer.problem(), Some(kind));
         assert_eq!(Shown::from(answer), documented(kind), "docs/problems/{kind}.md");
+    }
+}
+
+#[tokio::test]
+async fn every_problem_has_the_status_and_the_form_that_a_team_chose() {
+    for kind in ProblemKind::ALL {
+        let answer = provoked(kind, |layer| {
+            ProblemKind::ALL
+                .into_iter()
+                .fold(layer, |layer, kind| layer.status(kind, StatusCode::IM_A_TEAPOT))
+        });
+        let answer = answer.await;
+        assert_eq!((answer.status, answer.problem()), (StatusCode::IM_A_TEAPOT, Some(kind)));
+        assert_eq!(answer.json()["status"], 418, "{kind}");
+        let answer = provoked(kind, |layer| {
+            layer.render(|problem| Response::new(format!("ours: {}", problem.kind()).into()))
+        });
+        let answer = answer.await;
+        assert_eq!(answer.body, format!("ours: {kind}"));
+        let says = (answer.forbids_retries(), answer.header("retry-after").is_some());
+        assert_eq!(
+            (says, answer.header("cache-control")),
+            ((!kind.is_retryable(), kind.is_retryable()), Some("no-store"))
+        );
     }
 }
 

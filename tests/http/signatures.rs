@@ -1,5 +1,6 @@
 //! Requests that are not what their sender signed.
 
+use http::StatusCode;
 use idemkv::Status;
 use idemkv::http::ProblemKind;
 
@@ -47,4 +48,27 @@ async fn the_check_sees_the_head_as_it_came() {
     assert_eq!(client.send(post(KEY, "")).await.problem(), Some(ProblemKind::NotVerified));
     let signed = request("POST", "/v1/charges", &[("idempotency-key", KEY), ("x-signature", "1")], "");
     assert_eq!(client.send(signed).await.status, 201);
+}
+
+/// Azure's `Repeatability-First-Sent`: a retry that comes too late is refused with 412.
+#[tokio::test]
+async fn a_window_of_acceptance_is_a_check_with_a_status_of_its_own() {
+    const NOW_S: u64 = 1_800_000_000;
+    let home = home();
+    let layer = home.layer().status(ProblemKind::NotVerified, StatusCode::PRECONDITION_FAILED);
+    let layer = layer.verify(|parts, _| {
+        let sent = parts.headers.get("first-sent").and_then(|sent| sent.to_str().ok()?.parse::<u64>().ok());
+        sent.is_some_and(|sent| NOW_S.saturating_sub(sent) <= 300)
+    });
+    let client = client(&layer, 201, "made");
+    let sent = |key: &str, ago: u64| {
+        let first = (NOW_S - ago).to_string();
+        request("POST", "/", &[("idempotency-key", key), ("first-sent", &first)], "")
+    };
+    assert_eq!(client.send(sent("a", 10)).await.status, 201);
+    assert!(client.send(sent("a", 300)).await.is_replay());
+    for late in [sent("a", 301), sent("b", 400)] {
+        assert_eq!(client.send(late).await.status, 412);
+    }
+    assert_eq!(client.runs(), 1);
 }
