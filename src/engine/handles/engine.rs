@@ -16,7 +16,7 @@ use crate::shared::refusal::carry_checked;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
-/// An open idempotency file.
+/// An open idempotency file, or a store that several processes share (feature `postgres`).
 ///
 /// Cheap to clone and to share among threads. [`close`](Self::close) closes the file, and so does
 /// the drop of the last handle (clone, scope, claim or pending), which can't report errors.

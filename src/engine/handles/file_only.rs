@@ -1,4 +1,4 @@
-//! Calls that only an engine on a file has. They name what a file consists of: its checkpoint, its
+//! Calls that only an engine on a file has. On a shared store each is an error, `NoFile`. They name what a file consists of: its checkpoint, its
 //! copy, and tables of the application in it.
 
 use std::path::Path;
