@@ -371,7 +371,7 @@ fn lookups_of_keys_under_bad_sectors_take_no_other_record_from_anybody() {
         if thread::current().id() == healthy {
             let (done, is_done) = mpsc::channel();
             if ask.lock().unwrap().try_send(done).is_ok() {
-                drop(is_done.recv_timeout(Duration::from_millis(50)));
+                let _told = is_done.recv_timeout(Duration::from_millis(50));
             }
         }
     });
