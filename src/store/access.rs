@@ -20,7 +20,7 @@ use super::users::{InUse, Users};
 use crate::disk::{CopyOnWriteFile, DiskFile, Tracked, Tracking};
 use crate::error::{Failure, IoFailure, ReadError};
 use crate::fork;
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
 
 /// How often a read is tried if the disk fails it.
 const READ_TRIES: u32 = 3;
@@ -44,6 +44,8 @@ pub(super) struct Access {
     /// Readers of tables, and the thread that is alone with the database. Before all other locks
     /// of the store.
     long_reads: LongReads,
+    /// The last commit is not durable yet: closing the database makes it so.
+    is_unsynced: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Access {
             returned: Condvar::new(),
             users: Users::default(),
             long_reads: LongReads::default(),
+            is_unsynced: AtomicBool::new(false),
         })
     }
 
@@ -370,25 +373,35 @@ impl Access {
         self.long_reads.wait_for_all();
     }
 
+    /// Notes that closing the database has to make the last commit durable.
+    pub(super) fn set_unsynced(&self) {
+        self.is_unsynced.store(true, Ordering::Relaxed);
+    }
+
     /// Closes the database. Reads are refused from now on.
     pub(super) fn close(&self) -> Result<(), Failure> {
         self.await_long_reads();
-        let closed = match self.take(State::Closed) {
+        let database = self.take(State::Closed);
+        let is_durable = !self.is_unsynced.swap(false, Ordering::Relaxed);
+        // A read that failed since the last commit may have stopped the database, which then takes
+        // no other.
+        let is_closed = || if is_durable { Ok(()) } else { Err(BackendError::stopped()) };
+        let closed = match database {
             State::Open(database) => {
                 let (database, _) = self.users.alone(database).into_database();
-                let closed = catch_backend_panic(|| match database.into_inner().close() {
-                    // An application has leaked a table. The last commit needs no more.
-                    Err(DatabaseError::TransactionInProgress) => Ok(()),
+                catch_backend_panic(|| match database.into_inner().close() {
+                    // An application has leaked a table.
+                    Err(DatabaseError::TransactionInProgress) => is_closed(),
                     closed => Ok(closed?),
-                });
-                closed.map_err(|trouble| trouble.into_failure(&self.path))
+                })
             }
             State::View(view) => {
                 drop(self.users.alone(view));
-                Ok(())
+                is_closed()
             }
-            State::Lost | State::Away | State::Closed => Ok(()),
+            State::Lost | State::Away | State::Closed => is_closed(),
         };
+        let closed = closed.map_err(|trouble| trouble.into_failure(&self.path));
         // Handles on a closed engine may live on; they must not keep others from opening the file.
         let unlocked =
             self.file.unlock().map_err(|error| Failure::Io(IoFailure::new(&self.path, "unlocking", error)));

@@ -45,8 +45,9 @@ struct Plan {
 }
 
 impl Store {
-    /// Writes a batch in one durable transaction, drops blocks that are due, moves their
-    /// tombstones to new blocks, and sets every record's location.
+    /// Writes a batch in one transaction, drops blocks that are due, moves their tombstones to new
+    /// blocks, and sets every record's location. The commit is durable, except for a batch that
+    /// [`closes`](Batch::closes) the store.
     ///
     /// `begun` is an application's transaction, to be committed with the batch. `change` sets
     /// other fields of the meta row. `pin_in_memory` gets, before a block is dropped, each moving
@@ -125,6 +126,9 @@ impl Store {
                 self.keep_unreadable(number, now);
             }
         })?;
+        if batch.closes {
+            self.access.set_unsynced();
+        }
         // Before anybody learns of new blocks.
         database.renew();
         self.committed(&plan, batch);

@@ -3,8 +3,8 @@
 //! Tables: `meta` (one row), `blocks` and `index` (keyed by due time and number, so that expiry
 //! drops a prefix), `claims` (in flight or interrupted at the last checkpoint), `forgotten`
 //! (digests whose blocks below a number don't count), `scopes` (those with their own policy).
-//! Every commit is two-phase with quick repair. So a failed sync can't show unacknowledged data,
-//! and an opening after a kill costs the same at any size.
+//! Every durable commit is two-phase with quick repair. So a failed sync can't show unacknowledged
+//! data, and an opening after a kill costs the same at any size.
 
 mod access;
 mod apply;

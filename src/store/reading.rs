@@ -33,7 +33,10 @@ impl Store {
         let block = place.block();
         let due = match self.due_of(place) {
             Ok(due) => due,
-            Err(gone) => return Ok(StoredRecord::Gone(gone)),
+            Err(gone) => {
+                self.unread.is_fine(block);
+                return Ok(StoredRecord::Gone(gone));
+            }
         };
         if let Some(failure) = self.unread.answer(block, now) {
             return Err(ReadError::Io(failure));

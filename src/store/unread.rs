@@ -55,8 +55,12 @@ impl Unread {
             return;
         }
         self.has_some.store(true, Ordering::Relaxed);
-        let before = blocks.remove(&block).map_or(0, |failed| failed.count);
-        let count = before.saturating_add(1);
+        let before = blocks.get(&block);
+        // This one began before the pause that another has caused.
+        if before.is_some_and(|failed| now < failed.again) {
+            return;
+        }
+        let count = before.map_or(0, |failed| failed.count).saturating_add(1);
         let again = now.saturating_add(pause(count));
         blocks.insert(block, Failed { failure: failure.clone(), count, again });
     }
@@ -109,6 +113,16 @@ mod tests {
         assert!(unread.answer(7, now).is_none());
         unread.failed(7, &failure, now);
         assert!(unread.answer(7, now).is_none(), "it counts anew");
+    }
+
+    /// Many reads of a block are under way at once when the disk fails for a moment.
+    #[test]
+    fn reads_that_fail_at_the_same_time_are_no_failures_in_a_row() {
+        let unread = Unread::default();
+        let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
+        let now = Timestamp::from_millis(1_000);
+        (0..64).for_each(|_| unread.failed(7, &failure, now));
+        assert!(unread.answer(7, now).is_some() && unread.answer(7, now.saturating_add(PAUSE)).is_none());
     }
 
     #[test]

@@ -92,7 +92,12 @@ impl Candidate {
             }
             // A record that is being forgotten.
             Slot::Ending(claim) if claim.forgets().is_some() => return None,
-            Slot::Ending(claim) if claim.interrupted().is_some() => (OpenState::Interrupted, claim),
+            Slot::Ending(claim) if claim.interrupted().is_some() => {
+                if claim.remembered_until() <= before {
+                    return None;
+                }
+                (OpenState::Interrupted, claim)
+            }
             Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim),
             Slot::Interrupted(claim) if claim.remembered_until() > before => (OpenState::Interrupted, claim),
             Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,

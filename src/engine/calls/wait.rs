@@ -48,13 +48,16 @@ impl Core {
         deadline: Deadline,
     ) -> Result<Option<Ended>, BeginError> {
         self.health.check_process().map_err(BeginError::Failed)?;
+        let ended = attempt.ended_so_far();
+        if ended.is_some() {
+            return Ok(ended);
+        }
         // An operation that waits for its own claim would wait for ever.
         if is_running(attempt) {
             return Err(BeginError::OwnKey);
         }
-        let ended = attempt.ended_so_far();
-        if ended.is_some() || deadline.has_passed() {
-            return Ok(ended);
+        if deadline.has_passed() {
+            return Ok(None);
         }
         match caller {
             Caller::Thread => {

@@ -309,3 +309,16 @@ fn a_commit_counts_once_whichever_of_its_reads_fails() {
         assert_as_in_the_file(&disk, &store, &read.to_string());
     }
 }
+
+/// The close of the store makes the last commit durable, and a stopped database takes none.
+#[test]
+fn a_close_after_a_read_that_failed_behind_the_last_commit_says_so() {
+    for closes in [true, false] {
+        let store = new_store(&SimDisk::new());
+        let last = Batch { records: vec![record(7)], closes, ..Batch::default() };
+        apply(&store, &last, NOW, true).unwrap();
+        let stopped: Result<(), _> = store.access.read(|_| Err(broken()));
+        assert!(stopped.is_err());
+        assert_eq!(store.close().is_err(), closes);
+    }
+}
