@@ -86,11 +86,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(axum::serve(listener, service).await?)
 }
 
-/// Clients that retry, so that the plot has something to show.
+/// Clients that retry, so that the plot has something to show. Their keys are there, so that no more
+/// are in flight than those that stay.
 async fn retries(engine: Engine) {
     let charges = engine.scope("POST /v1/charges");
     for number in 0_u64.. {
-        let key = format!("order-{:04}", number * 7 % 55);
+        let key = format!("order-{:04}", number * 7 % 41);
         let body = if number.is_multiple_of(5) { "another body" } else { &key };
         if let Ok(Begin::Fresh(claim)) = charges.begin_async(&key, Fingerprint::of(body)).await {
             drop(claim.complete_async("{}").await);
