@@ -25,6 +25,13 @@ use super::Arc;
 pub(crate) struct AtomicBool(scheduler::sync::atomic::AtomicBool);
 
 #[cfg(idemkv_loom)]
+impl Default for AtomicBool {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+#[cfg(idemkv_loom)]
 impl AtomicBool {
     pub(crate) fn new(value: bool) -> Self {
         Self(scheduler::sync::atomic::AtomicBool::new(value))
