@@ -292,6 +292,17 @@ fn what_only_a_resolution_ends_is_told_apart_and_an_opening_says_what_it_found()
         drop(engine.scope("charges").resolve("c").unwrap().complete("found").unwrap());
         observer.publish(&engine);
         assert_eq!(gauges(), [2.0, 0.0, 0.0, 2.0]);
+        // With its attempts used up, a key is refused like one of a scope that lets none run again.
+        let twice = engine.policy().recovery(Recovery::Rerun).max_attempts(2);
+        let jobs = engine.set_policy("jobs", twice).unwrap();
+        observer.publish(&engine);
+        assert_eq!(gauges(), [2.0, 0.0, 0.0, 2.0]);
+        machine.clock.advance(Duration::from_secs(5));
+        drop(fresh(&jobs, "a"));
+        machine.clock.advance(Duration::from_secs(3));
+        observer.publish(&engine);
+        assert_eq!(gauges(), [2.0, 1.0, 3.0, 2.0]);
+        assert!(matches!(jobs.begin("a", request()), Err(BeginError::Unresolved(_))));
     });
 }
 

@@ -1,6 +1,6 @@
 //! Lists of keys without an outcome, from the index. They read nothing from disk.
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use crate::attempt::Attempt;
 use crate::attempt::interruption::Earlier;
@@ -9,7 +9,7 @@ use crate::engine::handles::lists::{ListPosition, ListRequest, OpenKey, OpenStat
 use crate::error::ReadError;
 use crate::index::Slot;
 use crate::sync::Arc;
-use crate::{Recovery, Timestamp};
+use crate::Timestamp;
 
 impl Core {
     /// The list, oldest first. It takes memory only for its entries, and holds each shard's lock
@@ -41,26 +41,33 @@ impl Core {
             return all;
         }
         let before = self.clock.now();
-        // By scope, because no policy is asked for under a shard's lock.
-        let mut scopes: HashMap<Box<[u8]>, (usize, Timestamp)> = HashMap::new();
+        // By scope and attempt, because no policy is asked for under a shard's lock.
+        let mut scopes: HashMap<Box<[u8]>, BTreeMap<u32, (usize, Timestamp)>> = HashMap::new();
         self.index.for_each_open(|slot| {
             let Some(Candidate { position, state: OpenState::Interrupted, claim }) =
                 Candidate::of(slot, before)
             else {
                 return;
             };
-            let at = position.parts().0;
-            match scopes.get_mut(claim.scope()) {
-                Some((keys, oldest)) => (*keys, *oldest) = (*keys + 1, at.min(*oldest)),
-                None => drop(scopes.insert(claim.scope().into(), (1, at))),
+            let (at, attempt) = (position.parts().0, claim.facts().attempt);
+            if !scopes.contains_key(claim.scope()) {
+                drop(scopes.insert(claim.scope().into(), BTreeMap::new()));
             }
+            let Some(attempts) = scopes.get_mut(claim.scope()) else { return };
+            let (keys, oldest) = attempts.entry(attempt).or_insert((0, at));
+            (*keys, *oldest) = (*keys + 1, at.min(*oldest));
         });
-        for (scope, (keys, oldest)) in scopes {
-            let earlier = |other: Option<Timestamp>| Some(other.map_or(oldest, |other| other.min(oldest)));
-            all.oldest = earlier(all.oldest);
-            if self.policies.of(&scope).recovery == Recovery::Refuse {
-                all.unresolved += keys;
-                all.oldest_unresolved = earlier(all.oldest_unresolved);
+        for (scope, attempts) in scopes {
+            let attempts_max = self.policies.of(&scope).attempts_max();
+            for (attempt, (keys, oldest)) in attempts {
+                let earlier =
+                    |other: Option<Timestamp>| Some(other.map_or(oldest, |other| other.min(oldest)));
+                all.oldest = earlier(all.oldest);
+                // As a begin decides.
+                if attempt >= attempts_max {
+                    all.unresolved += keys;
+                    all.oldest_unresolved = earlier(all.oldest_unresolved);
+                }
             }
         }
         all
@@ -71,7 +78,7 @@ impl Core {
 #[derive(Default)]
 pub(super) struct Interruptions {
     pub(super) oldest: Option<Timestamp>,
-    /// Those that no begin ends.
+    /// Those that a begin refuses: their scope's policy grants no other attempt.
     pub(super) unresolved: usize,
     pub(super) oldest_unresolved: Option<Timestamp>,
 }

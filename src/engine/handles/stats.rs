@@ -31,8 +31,9 @@ pub struct Stats {
     pub interrupted: usize,
     /// Gauge: how long ago the oldest of them was interrupted; zero if there is none.
     pub interrupted_longest: Duration,
-    /// Gauge, those of them that only [`resolve`](crate::Scope::resolve) ends, because the policy
-    /// of their scope lets no other attempt run by itself.
+    /// Gauge, those of them that a begin refuses until they are [resolved](crate::Scope::resolve),
+    /// forgotten, or past their time: the policy of their scope is
+    /// [`Recovery::Refuse`](crate::Recovery::Refuse), or its attempts are used up.
     pub unresolved_keys: usize,
     /// Gauge: how long ago the oldest of these was interrupted; zero if there is none.
     pub unresolved_longest: Duration,
