@@ -61,7 +61,8 @@ struct Facts {
 enum Client {
     /// Send the same request again.
     Retry,
-    /// Send a request with a new key: this one had no effect, and will have none.
+    /// Send another request with a new key: no try of this one came through, because each is
+    /// refused for what the client made of it.
     NewKey,
     /// Neither: the same request gets the same answer, and under its key something may have run,
     /// such as an earlier try that came whole.
@@ -96,15 +97,15 @@ impl ProblemKind {
         let (bad, conflict) = (StatusCode::BAD_REQUEST, StatusCode::CONFLICT);
         let (down, broken) = (StatusCode::SERVICE_UNAVAILABLE, StatusCode::INTERNAL_SERVER_ERROR);
         match self {
-            Self::KeyMissing => facts("key_missing", "Idempotency key is missing", bad, NewKey, None),
-            Self::KeyMalformed => facts("key_malformed", "Idempotency key is malformed", bad, NewKey, None),
+            Self::KeyMissing => facts("key_missing", "Idempotency key is missing", bad, Ask, None),
+            Self::KeyMalformed => facts("key_malformed", "Idempotency key is malformed", bad, Ask, None),
             Self::NotVerified => {
                 facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, Ask, None)
             }
             Self::TenantMissing => facts("tenant_missing", "Request belongs to no tenant", bad, Ask, None),
             Self::KeyReused => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
-                facts("key_reused", "Idempotency key is already used", status, NewKey, None)
+                facts("key_reused", "Idempotency key is already used", status, Ask, None)
             }
             Self::InFlight => {
                 let title = "A request is outstanding for this idempotency key";
@@ -161,8 +162,12 @@ impl ProblemKind {
         self.facts().client == Client::Retry
     }
 
-    /// Whether the client may go on with a new key, because under this one nothing of this request
-    /// has run or will run. An earlier try of it that came whole counts.
+    /// Whether the client may go on with a new key, because no try of this request has run or will
+    /// run. A try counts that came whole while this one was hurt on its way, such as one whose key
+    /// a proxy doubled, or whose body a client built anew.
+    ///
+    /// Only of [`BodyTooLarge`](Self::BodyTooLarge): a body is as long in each try. After a limit
+    /// was lowered, an earlier try may have run all the same.
     #[must_use]
     pub fn allows_new_key(self) -> bool {
         self.facts().client == Client::NewKey

@@ -32,8 +32,8 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
         BeginError::Key(KeyError::TooLong { .. }) => (ProblemKind::KeyMalformed, "The key is too long."),
         BeginError::KeyReused => (
             ProblemKind::KeyReused,
-            "The key was used for another request. Send a new key with a new request, and the same request \
-             with the same key.",
+            "The key was used for another request. A new operation gets a new key. A retry repeats the first \
+             request unchanged, with the same key.",
         ),
         BeginError::Unresolved(_) => (ProblemKind::OutcomeUnknown, UNKNOWN),
         BeginError::Expired(_) => (

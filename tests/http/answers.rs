@@ -31,7 +31,7 @@ async fn problems_have_the_members_that_programs_need() {
     let answer = client.send(request("POST", "/", &[], "")).await;
     let problem = answer.json();
     assert_eq!(problem["code"], "key_missing");
-    assert_eq!((&problem["retryable"], &problem["safe_new_key"]), (&false.into(), &true.into()));
+    assert_eq!((&problem["retryable"], &problem["safe_new_key"]), (&false.into(), &false.into()));
     assert!(problem["type"].as_str().unwrap().ends_with("/http/problems/key_missing"));
     assert!(problem.get("result_status").is_none());
     assert!(answer.forbids_retries());

@@ -215,12 +215,24 @@ async fn a_new_key_is_called_safe_to_no_retry_of_a_request_that_ran_and_was_hurt
     };
     let whole = [("account", "a"), ("signature", "s")];
     assert_eq!(client.send(asked(&whole)).await.status, 201);
+    let with_key = [&whole[..], &[("idempotency-key", KEY)]].concat();
     let hurt = [
         client.send(asked(&whole[1..])).await,
         client.send(asked(&whole[..1])).await,
         broken_off(&home.layer()).await,
+        // A proxy removes or doubles the key, and a client builds the body anew.
+        client.send(request("POST", "/v1/charges", &whole, "amount=10")).await,
+        client.send(asked(&with_key)).await,
+        client.send(request("POST", "/v1/charges", &with_key, "amount=010")).await,
     ];
-    let kinds = [ProblemKind::TenantMissing, ProblemKind::NotVerified, ProblemKind::BodyUnreadable];
+    let kinds = [
+        ProblemKind::TenantMissing,
+        ProblemKind::NotVerified,
+        ProblemKind::BodyUnreadable,
+        ProblemKind::KeyMissing,
+        ProblemKind::KeyMalformed,
+        ProblemKind::KeyReused,
+    ];
     for (answer, kind) in hurt.into_iter().zip(kinds) {
         assert_eq!((answer.problem(), &answer.json()["safe_new_key"]), (Some(kind), &false.into()));
     }
