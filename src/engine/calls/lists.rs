@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
+use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::attempt::interruption::Earlier;
 use crate::engine::core::Core;
@@ -9,7 +10,6 @@ use crate::engine::handles::lists::{ListPosition, ListRequest, OpenKey, OpenStat
 use crate::error::ReadError;
 use crate::index::Slot;
 use crate::sync::Arc;
-use crate::Timestamp;
 
 impl Core {
     /// The list, oldest first. It takes memory only for its entries, and holds each shard's lock
