@@ -50,7 +50,7 @@ enum Place {
     Lent,
     /// It ended: with a response, in a transaction.
     Stored(Record),
-    /// It ended, and nobody knows how before the file is opened again.
+    /// It is gone, and nothing of it is known to be stored: its lease ran out, or a commit failed.
     Lost(ClaimError),
     /// It was dropped by a panic in a transaction.
     Interrupted,
@@ -283,8 +283,9 @@ pub enum CompleteHeldError<E> {
     NotStored {
         /// Why.
         reason: ClaimError,
-        /// The claim, if nothing was written. Without it the client is told that the store failed,
-        /// for every answer of the handler.
+        /// The claim, if nothing was written and it is still good. Without it the handler's answer
+        /// is not used: if the lease ran out, the client gets what the key has now, and else is
+        /// told that the store failed.
         claim: Option<Box<HeldClaim>>,
     },
 }

@@ -2,7 +2,7 @@
 
 use super::problem::Fault;
 use super::problem_kind::ProblemKind;
-use crate::{BeginError, Busy, ClaimError, KeyError, Status};
+use crate::{BeginError, Busy, ClaimError, KeyError, ReadError, Status};
 #[cfg(feature = "postgres")]
 use crate::{CommitError, SharedError};
 
@@ -17,6 +17,12 @@ const MAY_BE_STORED: &str = "The operation has run, and whether its result is st
 pub(super) const UNKNOWN: &str = "An earlier request with this key was interrupted, and its effect may have \
                                   happened. Look for it before anything else; a retry gets this answer until \
                                   the service's owner has resolved the key.";
+const LATE: &str = "The operation took longer than its lease, and its result was not stored. Its effect may have \
+                    happened. Look for it before anything else.";
+const EXPIRED: &str = "The operation has run, and its result is no longer kept. Look for its effect; a new key would \
+                       run it again.";
+const NOT_READ: &str = "The stored response can't be read at the moment.";
+const DAMAGED: &str = "The stored response is damaged.";
 pub(super) const LOST: &str =
     "The operation was interrupted, and its effect may have happened. Look for it before anything else.";
 pub(super) const IN_FLIGHT: &str =
@@ -36,11 +42,7 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
              request unchanged, with the same key.",
         ),
         BeginError::Unresolved(_) => (ProblemKind::OutcomeUnknown, UNKNOWN),
-        BeginError::Expired(_) => (
-            ProblemKind::Expired,
-            "The operation has run, and its result is no longer kept. Look for its effect; a new key would \
-             run it again.",
-        ),
+        BeginError::Expired(_) => (ProblemKind::Expired, EXPIRED),
         // The claim is another's, and all places of those that wait are taken.
         BeginError::Busy(Busy::TooManyWaiters { .. }) => (ProblemKind::InFlight, IN_FLIGHT),
         BeginError::Busy(_) => (ProblemKind::StoreBusy, BUSY),
@@ -49,8 +51,8 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
         BeginError::Shared(SharedError::Busy { .. }) => (ProblemKind::StoreBusy, BUSY),
         #[cfg(feature = "postgres")]
         BeginError::Shared(_) => (ProblemKind::StoreFailed, FAILED),
-        BeginError::Io(_) => (ProblemKind::StoreFailed, "The stored response can't be read at the moment."),
-        BeginError::Damaged(_) => (ProblemKind::RecordUnreadable, "The stored response is damaged."),
+        BeginError::Io(_) => (ProblemKind::StoreFailed, NOT_READ),
+        BeginError::Damaged(_) => (ProblemKind::RecordUnreadable, DAMAGED),
         BeginError::InsideCallback
         | BeginError::InsideTransaction
         | BeginError::OwnKey
@@ -65,13 +67,16 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
 /// Why the result of an operation is not stored, where all was tried.
 pub(super) fn of_end(reason: &ClaimError) -> Fault {
     let fault = match reason {
-        ClaimError::Superseded(status) => match **status {
+        // The lease ran out. What a retry gets is up to what the key is now; of a vacant key, and of
+        // an interrupted one with `Recovery::Rerun`, it would run.
+        ClaimError::Superseded(status) => match &**status {
             Status::InFlight(_) => Fault::new(ProblemKind::InFlight, IN_FLIGHT),
-            Status::Vacant
-            | Status::Interrupted(_)
-            | Status::Done(_)
-            | Status::Expired(_)
-            | Status::Unreadable(_) => Fault::new(ProblemKind::OutcomeUnknown, UNKNOWN),
+            Status::Expired(_) => Fault::new(ProblemKind::Expired, EXPIRED),
+            Status::Unreadable(ReadError::Damaged(_)) => Fault::new(ProblemKind::RecordUnreadable, DAMAGED),
+            Status::Unreadable(_) => Fault::new(ProblemKind::StoreFailed, NOT_READ),
+            Status::Vacant | Status::Interrupted(_) | Status::Done(_) => {
+                Fault::new(ProblemKind::OutcomeUnknown, LATE)
+            }
         },
         #[cfg(feature = "postgres")]
         ClaimError::Commit(CommitError::Shared(SharedError::Unknown(_))) => {

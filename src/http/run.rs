@@ -20,7 +20,7 @@ use super::reply::Reply;
 use super::runs::RunMark;
 use super::shared::Shared;
 use super::stored::{encode, is_failure};
-use crate::{Claim, ClaimError, Completion, Status};
+use crate::{Claim, ClaimError, Completion, EndError, Ending, Status};
 
 /// What a client that still waits is told: a response, a fault, or the inner service's error.
 pub(super) type Ran<B, E> = Result<Result<Response<LayerBody<B>>, Fault>, E>;
@@ -78,14 +78,14 @@ async fn settle<B: Body<Data = Bytes>>(
     let claim = match slot.returned().await {
         Returned::Claim(claim) => claim,
         Returned::Stored(record) => return reply.first(config, &record),
-        Returned::Lost(reason) => return Err(of_end(&reason)),
+        Returned::Lost(reason) => return not_stored(&reason, config, reply),
         Returned::Interrupted => return Err(Fault::new(ProblemKind::HandlerLost, LOST)),
     };
     match keep.what {
         What::NotStarted => {
             // If it fails the key is interrupted, or the store has failed. That nothing happened
             // is true all the same.
-            drop(claim.release_async().await);
+            drop(offered(claim, Claim::release_async).await);
             Ok(response.map(LayerBody::passing))
         }
         What::Unknown => {
@@ -122,12 +122,7 @@ async fn store<B: Body<Data = Bytes>>(
         Read::TooLong(_) | Read::Failed(..) => None,
     };
     if let Err(reason) = end(claim, is_failure(head.status), keep, whole, encoded(None)).await {
-        if let ClaimError::Superseded(now) = &reason
-            && let Status::Done(record) = &**now
-        {
-            return reply.replay(config, record);
-        }
-        return Err(of_end(&reason));
+        return not_stored(&reason, config, reply);
     }
     reply.mark_first(config, &mut head);
     let body = match body {
@@ -136,6 +131,21 @@ async fn store<B: Body<Data = Bytes>>(
         Read::Failed(read, error) => LayerBody::broken(read, error),
     };
     Ok(Response::from_parts(head, body))
+}
+
+/// What the client gets of a run whose result could not be stored: the response that the key has
+/// meanwhile, or else a problem.
+fn not_stored<B: Body<Data = Bytes>>(
+    reason: &ClaimError,
+    config: &Config,
+    reply: &Reply,
+) -> Result<Response<LayerBody<B>>, Fault> {
+    if let ClaimError::Superseded(now) = reason
+        && let Status::Done(record) = &**now
+    {
+        return reply.replay(config, record);
+    }
+    Err(of_end(reason))
 }
 
 /// Ends the claim with the whole response. Where that can't be stored, with its head, for which
@@ -152,36 +162,52 @@ async fn end(
     let lesser = [(head, completion), (Vec::new(), completion.discard_body())];
     let (mut left, mut reason) = (Some(claim), ClaimError::NoLease);
     for (body, completion) in whole.into_iter().chain(lesser) {
-        let mut tries_left = UNANSWERED_TRIES;
-        while let Some(claim) = left.take() {
-            let ending = if is_failure {
+        let Some(claim) = left.take() else { break };
+        let ending = |claim: Claim| {
+            if is_failure {
                 claim.fail_with_async(&body, completion)
             } else {
                 claim.complete_with_async(&body, completion)
-            };
-            match ending.await {
-                Ok(_record) => return Ok(()),
-                Err(error) => {
-                    reason = error.reason().clone();
-                    left = error.into_claim();
-                }
             }
-            // A shorter body is no answer to a store that gives none. The same again finds out
-            // what became of the first.
-            if !is_unanswered(&reason) {
-                break;
+        };
+        match offered(claim, ending).await {
+            Ok(_record) => return Ok(()),
+            Err(error) => {
+                reason = error.reason().clone();
+                left = error.into_claim();
             }
-            tries_left -= 1;
-            if tries_left == 0 {
-                return Err(reason);
-            }
+        }
+        // A store that gives no answer gives none to a shorter body.
+        if is_unanswered(&reason) {
+            break;
         }
     }
     Err(reason)
 }
 
-/// How often a result is offered to a shared store that does not answer. Each time takes as long as
-/// a call may.
+/// Ends the claim, several times if a shared store does not answer: the same end again finds out
+/// what became of the first.
+async fn offered<T>(mut claim: Claim, mut end: impl FnMut(Claim) -> Ending<T>) -> Result<T, EndError> {
+    let mut tries_left = UNANSWERED_TRIES;
+    loop {
+        let error = match end(claim).await {
+            Ok(ended) => return Ok(ended),
+            Err(error) => error,
+        };
+        tries_left -= 1;
+        if tries_left == 0 || !is_unanswered(error.reason()) {
+            return Err(error);
+        }
+        let reason = error.reason().clone();
+        match error.into_claim() {
+            Some(left) => claim = left,
+            None => return Err(EndError::new(reason, None)),
+        }
+    }
+}
+
+/// How often an end is offered to a shared store that does not answer. Each time takes as long as a
+/// call may.
 const UNANSWERED_TRIES: u32 = 3;
 
 #[cfg(feature = "postgres")]

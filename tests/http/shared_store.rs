@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use idemkv::http::{IdempotencyLayer, ProblemKind};
+use idemkv::http::{IdempotencyLayer, Keep, ProblemKind};
 use idemkv::{Engine, Policy, SharedOptions};
 
-use crate::client::{Answer, KEY, client, gated, post};
+use crate::client::{Answer, Gate, KEY, client, gated, post, reply, serving};
 use crate::proxy::Proxy;
 use crate::server::Server;
 
@@ -87,4 +87,41 @@ async fn while_the_store_does_not_answer_nothing_runs_and_work_that_was_done_is_
     };
     let is_told = retry.is_replay() || retry.problem() == Some(ProblemKind::OutcomeUnknown);
     assert!(is_told && service.runs() == 1, "{retry:?}");
+}
+
+/// As the bank's refusal of the connection, while the store is away for longer than a call waits.
+#[tokio::test]
+async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_than_a_call() {
+    let Some(server) = crate::server::get() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    drop(connect(server, "http_not_started").await);
+    let (proxy, brief) = (Proxy::to(server.port), Duration::from_millis(800));
+    let options = SharedOptions::new(proxy.url()).schema("http_not_started").sweep_every(None);
+    let options = options.statement_timeout(brief).call_timeout(brief).session(Duration::from_secs(300));
+    let engine = options.connect_async().await.unwrap();
+    let gate = Gate::new();
+    let handlers = gate.clone();
+    let service = serving(&layer(&engine), move |_| {
+        let gate = handlers.clone();
+        async move {
+            gate.pass().await;
+            let mut response = reply(503, "the bank was not reached");
+            response.extensions_mut().insert(Keep::not_started());
+            Ok(response)
+        }
+    });
+    let mut asked = tokio::spawn(service.ask(post(KEY, "")));
+    gate.reached().await;
+    proxy.stall(true);
+    gate.open();
+    let early = tokio::time::timeout(brief.mul_f32(1.5), &mut asked).await;
+    assert!(early.is_err(), "the key is not given up after one call: {early:?}");
+    proxy.stall(false);
+    assert_eq!(asked.await.unwrap().unwrap().body, "the bank was not reached");
+    let again = tokio::spawn(service.ask(post(KEY, "")));
+    gate.reached().await;
+    gate.open();
+    assert_eq!((again.await.unwrap().unwrap().status.as_u16(), service.runs()), (503, 2));
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use idemkv::http::{IdempotencyLayer, ProblemKind};
+use http::Response;
+use idemkv::http::{ClaimSlot, CompleteHeldError, IdempotencyLayer, ProblemKind};
 use idemkv::sim::{CrashKind, SimDisk};
 use idemkv::{Begin, Engine, Fingerprint, Options};
 use tokio::task::spawn_blocking;
 
-use crate::client::{Answer, Client, Gate, KEY, client, full, home, post, reply, serving};
+use crate::client::{Answer, Client, Gate, KEY, Seen, client, full, home, post, reply, serving};
 
 fn options(disk: &SimDisk) -> Options {
     Engine::options().disk(disk).queue_timeout(Duration::from_millis(10))
@@ -153,27 +154,74 @@ async fn a_store_that_is_read_only_replays_and_runs_nothing() {
     assert_eq!(client.runs(), 0);
 }
 
+/// What became of a key whose first claim outlived its lease.
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    Interrupted,
+    Released,
+    Completed,
+    CompletedByAnotherProgram,
+    Expired,
+}
+
+/// A handler that waits behind the gate; it stores its response itself, or leaves that to the
+/// layer.
+fn slow(layer: &IdempotencyLayer, gate: &Gate, in_transaction: bool) -> Client {
+    let gate = gate.clone();
+    serving(layer, move |request: Seen| {
+        let gate = gate.clone();
+        async move {
+            let claim = request.extensions().get::<ClaimSlot>().unwrap().take().filter(|_| in_transaction);
+            gate.pass().await;
+            if let Some(claim) = claim {
+                let late =
+                    spawn_blocking(move || claim.complete_in(|_| Ok::<_, ()>(Response::new("late")))).await;
+                let Err(CompleteHeldError::NotStored { claim: None, .. }) = late.unwrap() else { panic!() };
+            }
+            Ok(reply(201, "late"))
+        }
+    })
+}
+
 #[tokio::test]
 async fn a_claim_whose_lease_ran_out_gives_its_client_what_the_key_has_now() {
     let clock = idemkv::sim::ManualClock::at_millis(1_800_000_000_000);
     let home = crate::client::home_with(Engine::options().clock(&clock));
-    let policy = home.engine.policy().lease(Duration::from_secs(1));
-    let scope = home.engine.set_policy("charges", policy).unwrap();
-    for is_resolved in [false, true] {
-        let key = is_resolved.to_string();
-        let gate = Gate::new();
-        let client = gated(&home.engine, &gate, 10);
-        let asked = tokio::spawn(client.ask(post(&key, "")));
-        gate.reached().await;
-        clock.advance(Duration::from_secs(2));
-        if is_resolved {
-            let claim = scope.resolve(&key).unwrap();
-            claim.complete("of another program").unwrap();
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3_600));
+    let policy = home.engine.policy().lease(second).ttl(day).tombstone_ttl(7 * day);
+    let (layer, scope) = (home.layer(), home.engine.set_policy("charges", policy).unwrap());
+    for (now, kind) in [
+        (Meanwhile::Interrupted, Some(ProblemKind::OutcomeUnknown)),
+        (Meanwhile::Released, Some(ProblemKind::OutcomeUnknown)),
+        (Meanwhile::Completed, None),
+        (Meanwhile::CompletedByAnotherProgram, Some(ProblemKind::RecordUnreadable)),
+        (Meanwhile::Expired, Some(ProblemKind::Expired)),
+    ] {
+        for in_transaction in [false, true] {
+            let (key, gate) = (format!("{now:?}-{in_transaction}"), Gate::new());
+            let asked = tokio::spawn(slow(&layer, &gate, in_transaction).ask(post(&key, "")));
+            gate.reached().await;
+            clock.advance(2 * second);
+            let resolve = || scope.resolve(&key).unwrap();
+            match now {
+                Meanwhile::Interrupted => {}
+                Meanwhile::Released => resolve().release().unwrap(),
+                Meanwhile::Completed => {
+                    drop(layer.complete(resolve(), Response::new("found")).await.unwrap())
+                }
+                Meanwhile::CompletedByAnotherProgram => drop(resolve().complete("of another").unwrap()),
+                Meanwhile::Expired => {
+                    resolve().complete("of another").unwrap();
+                    clock.advance(2 * day);
+                }
+            }
+            gate.open();
+            let answer = asked.await.unwrap().unwrap();
+            assert_eq!((answer.problem(), answer.is_replay()), (kind, kind.is_none()), "{key}: {answer:?}");
+            let says =
+                (answer.body == "found", String::from_utf8_lossy(&answer.body).contains("resolved the key"));
+            assert_eq!(says, (kind.is_none(), false), "nobody has to resolve a vacant key: {answer:?}");
         }
-        gate.open();
-        let answer = asked.await.unwrap().unwrap();
-        let kind = if is_resolved { ProblemKind::RecordUnreadable } else { ProblemKind::OutcomeUnknown };
-        assert_eq!(answer.problem(), Some(kind));
     }
 }
 
