@@ -39,7 +39,7 @@ use axum::{Json, Router};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use idemkv::http::{HeldClaim, IdempotencyLayer, Keep, Problem, Replayed};
-use idemkv::{Begin, Claim, Engine, Fingerprint, ResolveError};
+use idemkv::{Begin, Claim, Engine, Fingerprint, Recovery, ResolveError};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, oneshot};
@@ -364,20 +364,29 @@ impl Disk {
         if log_bytes == 0 {
             return Err("a shared store is on the disk of its server".into());
         }
+        // A service that was stopped while its disk was full left these keys interrupted.
+        let again = self.engine.policy().recovery(Recovery::Rerun);
+        let others = self.engine.set_policy_async("others", again).await?;
         limit_files(&log_bytes.to_string())?;
-        let others = self.engine.scope("others");
-        while let Ok(Begin::Fresh(claim)) =
-            others.begin_async(self.others.len().to_string(), Fingerprint::of("")).await
-        {
-            self.others.push(claim);
+        loop {
+            match others.begin_async(self.others.len().to_string(), Fingerprint::of("")).await {
+                Ok(Begin::Fresh(claim)) => self.others.push(claim),
+                Ok(other) => return Err(format!("this key is of the switch alone: {other:?}").into()),
+                Err(full) if full.is_retryable() => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
     }
 
     async fn free(&mut self) -> Result<()> {
         limit_files("unlimited")?;
-        for claim in self.others.drain(..) {
-            claim.release_async().await?;
+        // The last one first: their keys are their places.
+        while let Some(claim) = self.others.pop() {
+            if let Err(error) = claim.release_async().await {
+                let reason = error.reason().clone();
+                self.others.extend(error.into_claim());
+                return Err(reason.into());
+            }
         }
         Ok(())
     }
@@ -482,14 +491,11 @@ async fn show_crash(folder: &Path) -> Result<()> {
 
 async fn show_full_disk(folder: &Path) -> Result<()> {
     let (service, address) = ServiceProcess::start("127.0.0.1:0".parse()?, folder).await?;
-    meet(address, "full").await?;
-    let refused = post(address, "order-4", 4_000).await?;
-    println!("  client: {}", told(&refused));
-    ensure(refused.headers().contains_key(RETRY_AFTER), "a full disk is over some time")?;
-    ensure(
-        Bank::open(&ledger(folder))?.charges()?.len() == 3,
-        "nothing is charged that can't be remembered",
-    )?;
+    refuse_on_full_disk(address, folder).await?;
+    drop(service);
+    println!("  service: it is stopped, and started again");
+    let (service, address) = ServiceProcess::start(address, folder).await?;
+    refuse_on_full_disk(address, folder).await?;
 
     meet(address, "none").await?;
     println!("  the disk has room again");
@@ -497,6 +503,15 @@ async fn show_full_disk(folder: &Path) -> Result<()> {
     check(address, "order-4", 4_000, folder).await?;
     drop(service);
     Ok(())
+}
+
+async fn refuse_on_full_disk(address: SocketAddr, folder: &Path) -> Result<()> {
+    meet(address, "full").await?;
+    let refused = post(address, "order-4", 4_000).await?;
+    println!("  client: {}", told(&refused));
+    ensure(refused.headers().contains_key(RETRY_AFTER), "a full disk is over some time")?;
+    let charges = Bank::open(&ledger(folder))?.charges()?.len();
+    ensure(charges == 3, "nothing is charged that can't be remembered")
 }
 
 /// Whether a payment has one charge, and a retry gets just that.
