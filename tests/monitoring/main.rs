@@ -1,5 +1,6 @@
 //! What metrics and traces say of an engine.
 
+#![cfg(any(feature = "metrics", feature = "tracing"))]
 #![allow(
     missing_docs,
     clippy::disallowed_methods,
@@ -12,7 +13,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "metrics")]
 mod counts;
+#[cfg(feature = "metrics")]
 mod recorder;
+#[cfg(feature = "metrics")]
 mod table;
+#[cfg(feature = "tracing")]
 mod traces;
