@@ -48,7 +48,7 @@ pub struct MetricsObserver {
 #[derive(Default)]
 struct Published(Vec<(u64, Vec<u64>)>);
 
-/// The most openings whose counters are known.
+/// The most openings whose counters are known. `publish` states it.
 const OPENINGS_MAX: usize = 16;
 
 impl Published {
@@ -92,9 +92,16 @@ impl MetricsObserver {
 
     /// Writes the engine's gauges and counters, as [`Engine::stats`] has them now.
     ///
-    /// Once the engine is closed, its gauges are zero; the observer sees to that by itself. If
-    /// two engines share an observer, their counters add up, and the gauges are those of the one
-    /// that was published last.
+    /// Once the engine is closed, its gauges are zero; the observer sees to that by itself. Call
+    /// this once more after the close, with a clone of the engine: its counters have what was
+    /// counted since the last call.
+    ///
+    /// If two engines share an observer, their counters add up, and the gauges are those of the
+    /// one that was published last. The observer knows the last 16 openings that were published.
+    /// If more engines than that take turns, their counters count again.
+    ///
+    /// Of a shared store, gauges and counters of this process alone are written. Those of a file,
+    /// a log or interrupted keys stay zero.
     pub fn publish(&self, engine: &Engine) {
         loop {
             let closings = self.closings.load(Ordering::Acquire);

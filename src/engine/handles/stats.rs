@@ -77,7 +77,7 @@ pub struct Stats {
     /// Gauge: a failed read kept the engine from its last write to the file.
     pub is_file_not_ready: bool,
     /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure). One that was
-    /// opened to look only has not.
+    /// opened to look only has not, nor has one on a shared store.
     pub has_failed: bool,
 
     /// Begins that were granted a claim.
