@@ -58,7 +58,7 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
         | BeginError::OwnKey
         | BeginError::DuplicateInBatch { .. }
         | BeginError::BatchTooLong { .. } => {
-            (ProblemKind::Misconfigured, "The service asked for this key in a way that it must not.")
+            (ProblemKind::Misconfigured, "The service asked for this key where it must not. Nothing was started.")
         }
     };
     Fault::new(kind, detail).because(error)

@@ -239,10 +239,13 @@ fn gauges_of_a_closed_engine_are_zero_whether_it_is_published_or_not() {
         let published = || kept.value("idemkv_published_timestamp_seconds{engine=x}");
         let at = published();
         assert_eq!(at, number(machine.clock.wall_millis()) / 1_000.0);
+        drop(fresh(&engine.scope("jobs"), "last").complete("reply").unwrap());
         engine.clone().close().unwrap();
         assert_eq!(gauges(), [0.0; 6]);
         observer.publish(&engine);
         assert_eq!(gauges(), [0.0; 6]);
+        let commits = kept.value("idemkv_commits_total{engine=x}");
+        assert_eq!(commits, number(engine.stats().commits), "what came after the last call counts");
         drop((lost, engine));
         // The last handle closes too.
         drop(opened(&machine, &observer));
