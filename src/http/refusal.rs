@@ -57,9 +57,10 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
         | BeginError::InsideTransaction
         | BeginError::OwnKey
         | BeginError::DuplicateInBatch { .. }
-        | BeginError::BatchTooLong { .. } => {
-            (ProblemKind::Misconfigured, "The service asked for this key where it must not. Nothing was started.")
-        }
+        | BeginError::BatchTooLong { .. } => (
+            ProblemKind::Misconfigured,
+            "The service asked for this key where it must not. Nothing was started.",
+        ),
     };
     Fault::new(kind, detail).because(error)
 }
