@@ -69,6 +69,7 @@ fn work(engine: &Engine, round: u64) -> Result<(), Box<dyn Error>> {
     drop(charges.begin(format!("charge {round} 0"), request)?);
     drop(charges.begin(format!("charge {round} 0"), Fingerprint::of("amount=11")));
     drop(charges.begin("", request));
-    drop(engine.scope("emails").begin(format!("lost {round}"), request)?);
+    // A second run finds the keys of the first interrupted, and is refused.
+    drop(engine.scope("emails").begin(format!("lost {round}"), request));
     Ok(())
 }

@@ -119,8 +119,8 @@ impl From<OpenError> for Trouble {
 }
 
 const LOOK_ANYWAY: &str = "To look at it while it is in use: use the operator's page of that process, if it has one. Or \
-                           let it make a backup (Engine::backup), and look at the backup. Or look at a snapshot of the file system that has the file and its \
-                           log from one moment.";
+                           let it make a backup (Engine::backup), and look at the backup. Or look at a \
+                           snapshot of the file system that has the file and its log from one moment.";
 
 impl From<ReadError> for Trouble {
     fn from(error: ReadError) -> Self {

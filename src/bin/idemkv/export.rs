@@ -33,7 +33,7 @@ impl Export {
             writeln!(out, "{}", line(&saved::policy(&scope, &policy)))?;
         }
         let (mut written, mut unread, mut answer) = (0_u64, 0_u64, Answer::Fine);
-        let working = Working::counting(format!("reads keys of {}", shown(&self.file)));
+        let working = Working::beside_lines(format!("reads keys of {}", shown(&self.file)));
         for entry in engine.entries() {
             working.count();
             match entry {

@@ -1,15 +1,16 @@
-//! What takes long: a line for the person who waits, with the time so far.
+//! `Working`: a line on the terminal that says what a long subcommand does, and for how long.
 
+use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shown on the terminal of standard error, and gone when it is dropped. Without a terminal
+/// Shown on the terminal of standard error, and removed when it is dropped. Without a terminal
 /// nothing is shown.
 pub(crate) struct Working(ProgressBar);
 
-/// A path on one line: names of files may have what a terminal obeys.
+/// A path on one line, without control sequences: the name of a file can have some.
 pub(crate) fn shown(path: &Path) -> String {
     path.to_string_lossy().escape_debug().to_string()
 }
@@ -17,7 +18,7 @@ pub(crate) fn shown(path: &Path) -> String {
 const TICK: Duration = Duration::from_millis(100);
 
 impl Working {
-    /// Work of which nobody knows how long it takes.
+    /// Work whose length is not known.
     pub(crate) fn start(what: String) -> Self {
         Self::with("{spinner} {msg}, {elapsed}", ProgressBar::new_spinner(), what)
     }
@@ -27,8 +28,14 @@ impl Working {
         Self::with("{spinner} {msg}: {human_pos}, {elapsed}", ProgressBar::new_spinner(), what)
     }
 
+    /// The same for work whose results are lines on standard output. If that is a terminal too,
+    /// nothing is shown: the two would mix.
+    pub(crate) fn beside_lines(what: String) -> Self {
+        if stdout().is_terminal() { Self(ProgressBar::hidden()) } else { Self::counting(what) }
+    }
+
     fn with(template: &str, bar: ProgressBar, what: String) -> Self {
-        // A template that can't be read would be a fault of this file; the default one does too.
+        // If indicatif refused the template, its default style would do.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
