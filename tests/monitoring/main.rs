@@ -1,6 +1,5 @@
 //! What metrics and traces say of an engine.
 
-#![cfg(any(feature = "metrics", feature = "tracing"))]
 #![allow(
     missing_docs,
     clippy::disallowed_methods,
@@ -11,6 +10,7 @@
     reason = "tests"
 )]
 
+#[cfg(any(feature = "metrics", feature = "tracing"))]
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(feature = "metrics")]
