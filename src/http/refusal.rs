@@ -68,8 +68,8 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
 /// Why the result of an operation is not stored, where all was tried.
 pub(super) fn of_end(reason: &ClaimError) -> Fault {
     let fault = match reason {
-        // The lease ran out. What a retry gets is up to what the key is now; of a vacant key, and of
-        // an interrupted one with `Recovery::Rerun`, it would run.
+        // The lease ran out, and a retry gets what the key has now. If the key is vacant, or
+        // interrupted with `Recovery::Rerun`, the retry runs.
         ClaimError::Superseded(status) => match &**status {
             Status::InFlight(_) => Fault::new(ProblemKind::InFlight, IN_FLIGHT),
             Status::Expired(_) => Fault::new(ProblemKind::Expired, EXPIRED),
