@@ -120,8 +120,8 @@ async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_th
     assert!(early.is_err(), "the key is not given up after one call: {early:?}");
     proxy.stall(false);
     assert_eq!(asked.await.unwrap().unwrap().body, "the bank was not reached");
-    let again = tokio::spawn(service.ask(post(KEY, "")));
-    gate.reached().await;
+    let mut again = tokio::spawn(service.ask(post(KEY, "")));
+    tokio::select! { answer = &mut again => panic!("{answer:?}"), () = gate.reached() => {} }
     gate.open();
     assert_eq!((again.await.unwrap().unwrap().status.as_u16(), service.runs()), (503, 2));
 }

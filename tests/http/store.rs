@@ -207,7 +207,7 @@ async fn a_claim_whose_lease_ran_out_gives_its_client_what_the_key_has_now() {
                 Meanwhile::Interrupted => {}
                 Meanwhile::Released => resolve().release().unwrap(),
                 Meanwhile::Completed => {
-                    drop(layer.complete(resolve(), Response::new("found")).await.unwrap())
+                    layer.complete(resolve(), Response::new("found")).await.unwrap();
                 }
                 Meanwhile::CompletedByAnotherProgram => drop(resolve().complete("of another").unwrap()),
                 Meanwhile::Expired => {
