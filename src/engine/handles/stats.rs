@@ -15,6 +15,8 @@ use std::time::Duration;
 /// - Every claim has one end: `fresh + resolved + token_claims` is the sum of `completed`, `failed`,
 ///   `released`, `dropped`, `lease_expired` and the claims in flight, as long as no commit failed and
 ///   the file is open.
+/// - On a shared store, gauges and counters are those of this process. What only a file has is zero,
+///   and so are `interrupted`, `unresolved_keys` and `has_failed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
