@@ -42,7 +42,7 @@ impl Core {
         }
         let before = self.clock.now();
         // By scope and attempt, because no policy is asked for under a shard's lock.
-        let mut scopes: HashMap<Box<[u8]>, BTreeMap<u32, (usize, Timestamp)>> = HashMap::new();
+        let mut scopes: HashMap<Box<[u8]>, ByAttempt> = HashMap::new();
         self.index.for_each_open(|slot| {
             let Some(Candidate { position, state: OpenState::Interrupted, claim }) =
                 Candidate::of(slot, before)
@@ -73,6 +73,9 @@ impl Core {
         all
     }
 }
+
+/// The interrupted keys of a scope by the number of their attempt: how many, and since when.
+type ByAttempt = BTreeMap<u32, (usize, Timestamp)>;
 
 /// How many keys are interrupted, and since when.
 #[derive(Default)]
