@@ -97,7 +97,7 @@ async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_th
         return;
     };
     drop(connect(server, "http_not_started").await);
-    let (proxy, brief) = (Proxy::to(server.port), Duration::from_millis(800));
+    let (proxy, brief) = (Proxy::to(server.port), Duration::from_secs(1));
     let options = SharedOptions::new(proxy.url()).schema("http_not_started").sweep_every(None);
     let options = options.statement_timeout(brief).call_timeout(brief).session(Duration::from_secs(300));
     let engine = options.connect_async().await.unwrap();
@@ -116,7 +116,7 @@ async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_th
     gate.reached().await;
     proxy.stall(true);
     gate.open();
-    let early = tokio::time::timeout(brief.mul_f32(1.5), &mut asked).await;
+    let early = tokio::time::timeout(brief.mul_f32(2.5), &mut asked).await;
     assert!(early.is_err(), "the key is not given up after one call: {early:?}");
     proxy.stall(false);
     assert_eq!(asked.await.unwrap().unwrap().body, "the bank was not reached");
