@@ -3,8 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 #[derive(Default)]
@@ -13,8 +13,27 @@ struct Orders {
     replies: AtomicU32,
     /// So many requests are cut off.
     requests: AtomicU32,
-    stalls: AtomicBool,
     cuts: AtomicU32,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stalls: bool,
+    /// So many connections were made.
+    connections: u32,
+}
+
+impl Orders {
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    fn wait_while(&self, is_so: impl Fn(&State) -> bool) {
+        drop(self.changed.wait_while(self.state.lock().unwrap(), |state| is_so(state)).unwrap());
+    }
 }
 
 pub struct Proxy {
@@ -33,6 +52,7 @@ impl Proxy {
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server))) else {
                     return;
                 };
+                of_threads.set(|state| state.connections += 1);
                 client.set_nodelay(true).ok();
                 server.set_nodelay(true).ok();
                 for (from, to, is_reply) in [(&client, &server, false), (&server, &client, true)] {
@@ -61,7 +81,16 @@ impl Proxy {
 
     /// Passes nothing on, or everything again.
     pub fn stall(&self, stalls: bool) {
-        self.orders.stalls.store(stalls, Ordering::SeqCst);
+        self.orders.set(|state| state.stalls = stalls);
+    }
+
+    pub fn connections(&self) -> u32 {
+        self.orders.state.lock().unwrap().connections
+    }
+
+    /// Waits until so many connections have been made in all.
+    pub fn wait_for_connections(&self, connections: u32) {
+        self.orders.wait_while(|state| state.connections < connections);
     }
 
     pub fn cuts(&self) -> u32 {
@@ -76,9 +105,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, orders: &Orders)
             Ok(0) | Err(_) => break,
             Ok(read) => read,
         };
-        while orders.stalls.load(Ordering::SeqCst) {
-            thread::yield_now();
-        }
+        orders.wait_while(|state| state.stalls);
         let left = if is_reply { &orders.replies } else { &orders.requests };
         let is_cut =
             left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
