@@ -30,6 +30,7 @@ mod basic;
 mod groups;
 mod in_tx;
 mod processes;
+#[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]
 mod proxy;
 mod server;
 mod sweep;
