@@ -39,7 +39,7 @@ use axum::{Json, Router};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use idemkv::http::{HeldClaim, IdempotencyLayer, Keep, Problem, Replayed};
-use idemkv::{Begin, Claim, Engine, Fingerprint, Recovery, ResolveError};
+use idemkv::{Begin, Claim, Engine, Fingerprint, Recovery, ResolveError, Scope};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, oneshot};
@@ -114,7 +114,7 @@ async fn serve(
     reconcile(&engine, &layer, &mut bank).await?;
     println!("  service: listens on http://{}", listener.local_addr()?);
 
-    let disk = Disk { engine: engine.clone(), others: Vec::new() };
+    let disk = Disk { engine: engine.clone(), scope: None, others: Vec::new() };
     let (bank, disk) = (Arc::new(Mutex::new(bank)), Arc::new(Mutex::new(disk)));
     let shared = Shared { bank, fault: Arc::default(), disk };
     let app = Router::new()
@@ -353,6 +353,8 @@ async fn set_fault(
 /// The disk under the engine.
 struct Disk {
     engine: Engine,
+    /// The scope of the other requests, once it was declared.
+    scope: Option<Scope>,
     others: Vec<Claim>,
 }
 
@@ -364,9 +366,14 @@ impl Disk {
         if log_bytes == 0 {
             return Err("a shared store is on the disk of its server".into());
         }
-        // A service that was stopped while its disk was full left these keys interrupted.
-        let again = self.engine.policy().recovery(Recovery::Rerun);
-        let others = self.engine.set_policy_async("others", again).await?;
+        let others = match &self.scope {
+            Some(others) => others,
+            // A service that was stopped while its disk was full left these keys interrupted.
+            None => {
+                let again = self.engine.policy().recovery(Recovery::Rerun);
+                self.scope.insert(self.engine.set_policy_async("others", again).await?)
+            }
+        };
         limit_files(&log_bytes.to_string())?;
         loop {
             match others.begin_async(self.others.len().to_string(), Fingerprint::of("")).await {

@@ -19,8 +19,8 @@ pub enum ClaimError {
     },
     /// A time of the [`Completion`](crate::Completion) is out of range.
     Option(OptionError),
-    /// The claim is not the current one for its key: its lease ran out. This is the key's state
-    /// now.
+    /// The claim is not the current one for its key: its lease ran out or, on a shared store, the
+    /// session of its process. This is the key's state now.
     Superseded(Box<Status>),
     /// The claim's scope has no leases, and a claim without one would be lost with its token.
     NoLease,
@@ -74,7 +74,7 @@ impl fmt::Display for ClaimError {
                 };
                 write!(
                     f,
-                    "the claim's lease has run out, and its key is {now}; find out what became of the operation before acting"
+                    "the claim was lost, by the end of its lease or of its process's session, and its key is {now}; find out what became of the operation before acting"
                 )
             }
             Self::Option(error) => write!(f, "{error}; end the claim again with a value in that range"),

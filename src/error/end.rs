@@ -37,6 +37,18 @@ impl EndError {
         self.claim.map(|claim| *claim)
     }
 
+    /// The claim, if a shorter body may be stored: a shared store that is away takes none.
+    #[cfg(any(feature = "http", feature = "queue"))]
+    pub(crate) fn for_less(self) -> Result<Claim, ClaimError> {
+        #[cfg(feature = "postgres")]
+        if let ClaimError::Commit(super::CommitError::Shared(error)) = &self.reason
+            && error.is_away()
+        {
+            return Err(self.reason);
+        }
+        self.claim.map(|claim| *claim).ok_or(self.reason)
+    }
+
     /// Whether ending the claim again later can succeed, with no change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -39,6 +39,17 @@ impl SharedError {
     }
 }
 
+#[cfg(any(feature = "http", feature = "queue"))]
+impl SharedError {
+    /// Whether the store gave no answer, which is no word on what it was asked to store.
+    pub(crate) fn is_away(&self) -> bool {
+        match self {
+            Self::Unavailable(failure) => failure.kind() != super::FailureKind::Full,
+            Self::Unknown(_) | Self::NoSession(_) | Self::Replaced | Self::Busy { .. } => true,
+        }
+    }
+}
+
 impl fmt::Display for SharedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

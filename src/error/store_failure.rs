@@ -98,6 +98,12 @@ impl StoreFailure {
         matches!(self.code(), Some("40001" | "40P01" | "57014" | "26000" | "42P05" | "55P03" | "0A000"))
     }
 
+    /// Whether the store may take the statement in a moment: it can't be reached, or a standby has
+    /// its address while it fails over.
+    pub(crate) fn is_of_an_absence(&self) -> bool {
+        matches!(self.kind(), FailureKind::Unreachable | FailureKind::TimedOut | FailureKind::ReadOnly)
+    }
+
     /// Whether prepared statements went astray, as behind a pooler that was not detected.
     pub(crate) fn is_of_a_pooler(&self) -> bool {
         matches!(self.code(), Some("26000" | "42P05" | "08P01"))

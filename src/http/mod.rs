@@ -28,6 +28,7 @@ pub mod problems;
 mod refusal;
 mod reply;
 mod run;
+mod run_attempt;
 mod runs;
 mod scope_source;
 mod service;

@@ -11,7 +11,7 @@ use super::fingerprint::RequestFingerprint;
 use super::keep::Keep;
 use super::key::WEBHOOK_ID;
 use super::layer::IdempotencyLayer;
-use super::problem::Problem;
+use super::problem::{Problem, SAFE_NEW_KEY};
 use super::problem_kind::ProblemKind;
 use crate::{Engine, Recovery, SetPolicyError};
 
@@ -34,8 +34,8 @@ fn stripe_error(problem: &Problem) -> Response<Bytes> {
         "code": code,
         "message": problem.detail(),
         "doc_url": problem.type_uri().map(ToString::to_string),
-        "retryable": kind.is_retryable(),
-        "safe_new_key": kind.allows_new_key(),
+        "retryable": problem.is_retryable(),
+        "safe_new_key": SAFE_NEW_KEY,
     });
     let mut response = Response::new(serde_json::json!({ "error": error }).to_string().into());
     *response.status_mut() = problem.status();

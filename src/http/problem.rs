@@ -11,6 +11,13 @@ use problem_details::{JsonProblemDetails, ProblemDetails};
 
 use super::problem_kind::ProblemKind;
 
+/// Default of `Retry-After` where a retry runs the operation again.
+const RERUN_AFTER_S: u32 = 1;
+
+/// The member `safe_new_key`: whether the client may go on with a new key. Nothing that the server
+/// sees of a request proves that no earlier try of it has run.
+pub(super) const SAFE_NEW_KEY: bool = false;
+
 /// What clients obey that retry by themselves.
 const SHOULD_RETRY: [HeaderName; 2] =
     [HeaderName::from_static("stripe-should-retry"), HeaderName::from_static("x-should-retry")];
@@ -38,6 +45,7 @@ pub struct Problem {
     status: StatusCode,
     type_uri: Option<Uri>,
     detail: String,
+    is_retryable: bool,
     retry_after: Option<Duration>,
     kept: Option<KeptHead>,
     cause: Option<Arc<dyn Error + Send + Sync>>,
@@ -76,6 +84,13 @@ impl Problem {
         &self.detail
     }
 
+    /// Whether the same request with the same key can get another answer: if its
+    /// [kind](ProblemKind::is_retryable) can, or if a retry runs the operation again.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.is_retryable
+    }
+
     /// When a retry is worth while.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -101,17 +116,23 @@ impl Problem {
 pub(super) struct Fault {
     pub(super) kind: ProblemKind,
     pub(super) detail: String,
+    /// A retry runs the operation again, whatever is usual for the kind.
+    pub(super) reruns: bool,
     pub(super) kept: Option<KeptHead>,
     pub(super) cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl Fault {
     pub(super) fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), kept: None, cause: None }
+        Self { kind, detail: detail.into(), reruns: false, kept: None, cause: None }
     }
 
     pub(super) fn because(self, cause: impl Error + Send + Sync + 'static) -> Self {
         Self { cause: Some(Arc::new(cause)), ..self }
+    }
+
+    pub(super) fn reruns_if(self, reruns: bool) -> Self {
+        Self { reruns, ..self }
     }
 
     pub(super) fn with_head(self, kept: KeptHead) -> Self {
@@ -158,15 +179,17 @@ impl Answers {
     }
 
     fn problem(&self, fault: Fault) -> Problem {
-        let Fault { kind, detail, kept, cause } = fault;
+        let Fault { kind, detail, reruns, kept, cause } = fault;
         let chosen = |(other, value): &(_, StatusCode)| (*other == kind).then_some(*value);
         let after = |(other, value): &(_, Duration)| (*other == kind).then_some(*value);
-        let default_after = || kind.default_retry_after_s().map(|s| Duration::from_secs(s.into()));
+        let default_s = || kind.default_retry_after_s().or_else(|| reruns.then_some(RERUN_AFTER_S));
+        let default_after = || default_s().map(|s| Duration::from_secs(s.into()));
         Problem {
             kind,
             status: self.statuses.iter().find_map(chosen).unwrap_or(kind.default_status()),
             type_uri: format!("{}{}", self.documentation, kind.code()).parse().ok(),
             detail,
+            is_retryable: kind.is_retryable() || reruns,
             retry_after: self.retry_after.iter().find_map(after).or_else(default_after),
             kept,
             cause,
@@ -187,7 +210,7 @@ impl Answers {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from(seconds));
         }
-        if !problem.kind.is_retryable() {
+        if !problem.is_retryable {
             forbid_retries(headers);
         }
         if let Some(location) = problem.kept.as_ref().and_then(|kept| kept.location.clone()) {
@@ -213,8 +236,8 @@ fn rendered(problem: &Problem) -> Response<Bytes> {
     let kind = problem.kind;
     let members = Members {
         code: kind.code(),
-        retryable: kind.is_retryable(),
-        safe_new_key: kind.allows_new_key(),
+        retryable: problem.is_retryable,
+        safe_new_key: SAFE_NEW_KEY,
         result_status: problem.result_status().map(|status| status.as_u16()),
     };
     let mut details = ProblemDetails::new()

@@ -51,22 +51,8 @@ struct Facts {
     code: &'static str,
     title: &'static str,
     status: StatusCode,
-    client: Client,
-    /// Default of `Retry-After`.
+    /// Default of `Retry-After`: of what is retryable, and of nothing else.
     retry_after_s: Option<u32>,
-}
-
-/// What the client may do.
-#[derive(PartialEq, Eq)]
-enum Client {
-    /// Send the same request again.
-    Retry,
-    /// Send another request with a new key: no try of this one came through, because each is
-    /// refused for what the client made of it.
-    NewKey,
-    /// Neither: the same request gets the same answer, and under its key something may have run,
-    /// such as an earlier try that came whole.
-    Ask,
 }
 
 impl ProblemKind {
@@ -91,49 +77,48 @@ impl ProblemKind {
     ];
 
     fn facts(self) -> Facts {
-        use Client::{Ask, NewKey, Retry};
         let facts =
-            |code, title, status, client, retry_after_s| Facts { code, title, status, client, retry_after_s };
+            |code, title, status, retry_after_s: Option<u32>| Facts { code, title, status, retry_after_s };
         let (bad, conflict) = (StatusCode::BAD_REQUEST, StatusCode::CONFLICT);
         let (down, broken) = (StatusCode::SERVICE_UNAVAILABLE, StatusCode::INTERNAL_SERVER_ERROR);
         match self {
-            Self::KeyMissing => facts("key_missing", "Idempotency key is missing", bad, Ask, None),
-            Self::KeyMalformed => facts("key_malformed", "Idempotency key is malformed", bad, Ask, None),
+            Self::KeyMissing => facts("key_missing", "Idempotency key is missing", bad, None),
+            Self::KeyMalformed => facts("key_malformed", "Idempotency key is malformed", bad, None),
             Self::NotVerified => {
-                facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, Ask, None)
+                facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, None)
             }
-            Self::TenantMissing => facts("tenant_missing", "Request belongs to no tenant", bad, Ask, None),
+            Self::TenantMissing => facts("tenant_missing", "Request belongs to no tenant", bad, None),
             Self::KeyReused => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;
-                facts("key_reused", "Idempotency key is already used", status, Ask, None)
+                facts("key_reused", "Idempotency key is already used", status, None)
             }
             Self::InFlight => {
                 let title = "A request is outstanding for this idempotency key";
-                facts("in_flight", title, conflict, Retry, Some(1))
+                facts("in_flight", title, conflict, Some(1))
             }
             Self::OutcomeUnknown => {
-                facts("outcome_unknown", "Outcome of the operation is unknown", conflict, Ask, None)
+                facts("outcome_unknown", "Outcome of the operation is unknown", conflict, None)
             }
             Self::ResultNotKept => {
                 let title = "Operation is done and its response was not kept";
-                facts("result_not_kept", title, conflict, Ask, None)
+                facts("result_not_kept", title, conflict, None)
             }
             Self::Expired => {
                 let title = "Operation is done and its response has expired";
-                facts("expired", title, StatusCode::GONE, Ask, None)
+                facts("expired", title, StatusCode::GONE, None)
             }
             Self::BodyTooLarge => {
-                facts("body_too_large", "Body is too large", StatusCode::PAYLOAD_TOO_LARGE, NewKey, None)
+                facts("body_too_large", "Body is too large", StatusCode::PAYLOAD_TOO_LARGE, None)
             }
-            Self::BodyUnreadable => facts("body_unreadable", "Body can't be read", bad, Retry, Some(1)),
-            Self::StoreBusy => facts("store_busy", "Too many operations at once", down, Retry, Some(1)),
-            Self::StoreFailed => facts("store_failed", "Service is out of order", down, Retry, Some(30)),
+            Self::BodyUnreadable => facts("body_unreadable", "Body can't be read", bad, Some(1)),
+            Self::StoreBusy => facts("store_busy", "Too many operations at once", down, Some(1)),
+            Self::StoreFailed => facts("store_failed", "Service is out of order", down, Some(30)),
             Self::RecordUnreadable => {
-                facts("record_unreadable", "Stored response can't be read", broken, Ask, None)
+                facts("record_unreadable", "Stored response can't be read", broken, None)
             }
-            Self::HandlerLost => facts("handler_lost", "Operation was interrupted", broken, Ask, None),
+            Self::HandlerLost => facts("handler_lost", "Operation was interrupted", broken, None),
             Self::Misconfigured => {
-                facts("misconfigured", "Service is not set up for this request", broken, Ask, None)
+                facts("misconfigured", "Service is not set up for this request", broken, None)
             }
         }
     }
@@ -156,21 +141,12 @@ impl ProblemKind {
         self.facts().status
     }
 
-    /// Whether the same request with the same key can get another answer later.
+    /// Whether the same request with the same key can get another answer later. Where an
+    /// interrupted operation runs again, [`Problem::is_retryable`](super::Problem::is_retryable)
+    /// says so of more kinds.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        self.facts().client == Client::Retry
-    }
-
-    /// Whether the client may go on with a new key, because no try of this request has run or will
-    /// run. A try counts that came whole while this one was hurt on its way, such as one whose key
-    /// a proxy doubled, or whose body a client built anew.
-    ///
-    /// Only of [`BodyTooLarge`](Self::BodyTooLarge): a body is as long in each try. After a limit
-    /// was lowered, an earlier try may have run all the same.
-    #[must_use]
-    pub fn allows_new_key(self) -> bool {
-        self.facts().client == Client::NewKey
+        self.facts().retry_after_s.is_some()
     }
 
     pub(super) fn default_retry_after_s(self) -> Option<u32> {

@@ -2,7 +2,8 @@
 
 use super::problem::Fault;
 use super::problem_kind::ProblemKind;
-use crate::{BeginError, Busy, ClaimError, KeyError, ReadError, Status};
+use super::run_attempt::RunAttempt;
+use crate::{BeginError, Busy, ClaimError, Fingerprint, KeyError, ReadError, Status};
 #[cfg(feature = "postgres")]
 use crate::{CommitError, SharedError};
 
@@ -17,14 +18,12 @@ const MAY_BE_STORED: &str = "The operation has run, and whether its result is st
 pub(super) const UNKNOWN: &str = "An earlier request with this key was interrupted, and its effect may have \
                                   happened. Look for it before anything else; a retry gets this answer until \
                                   the service's owner has resolved the key.";
-const LATE: &str = "The operation took longer than its lease, and its result was not stored. Its effect may have \
-                    happened. Look for it before anything else.";
+const LATE: &str = "The operation lost its claim before its result was stored. Its effect may have happened. Look \
+                    for it before anything else.";
 const EXPIRED: &str = "The operation has run, and its result is no longer kept. Look for its effect; a new key would \
                        run it again.";
 const NOT_READ: &str = "The stored response can't be read at the moment.";
 const DAMAGED: &str = "The stored response is damaged.";
-pub(super) const LOST: &str =
-    "The operation was interrupted, and its effect may have happened. Look for it before anything else.";
 pub(super) const IN_FLIGHT: &str =
     "A request with this key is being processed. Send the request again later, with the same key.";
 
@@ -66,16 +65,22 @@ pub(super) fn of_begin(error: BeginError) -> Fault {
 }
 
 /// Why the result of an operation is not stored, where all was tried.
-pub(super) fn of_end(reason: &ClaimError) -> Fault {
+pub(super) fn of_end(reason: &ClaimError, attempt: RunAttempt, request: &Fingerprint) -> Fault {
     let fault = match reason {
-        // The lease ran out, and a retry gets what the key has now. If the key is vacant, or
-        // interrupted with `Recovery::Rerun`, the retry runs.
+        // The claim was lost, and a retry gets what the key has now.
         ClaimError::Superseded(status) => match &**status {
             Status::InFlight(_) => Fault::new(ProblemKind::InFlight, IN_FLIGHT),
-            Status::Expired(_) => Fault::new(ProblemKind::Expired, EXPIRED),
+            Status::Expired(tombstone) if tombstone.fingerprint() == request => {
+                Fault::new(ProblemKind::Expired, EXPIRED)
+            }
             Status::Unreadable(ReadError::Damaged(_)) => Fault::new(ProblemKind::RecordUnreadable, DAMAGED),
             Status::Unreadable(_) => Fault::new(ProblemKind::StoreFailed, NOT_READ),
-            Status::Vacant | Status::Interrupted(_) | Status::Done(_) => {
+            Status::Vacant => Fault::new(ProblemKind::OutcomeUnknown, LATE).reruns_if(true),
+            Status::Interrupted(now) if now.fingerprint() == request => {
+                Fault::new(ProblemKind::OutcomeUnknown, LATE).reruns_if(attempt.reruns_after(now.attempt()))
+            }
+            // The key stands for another request by now.
+            Status::Expired(_) | Status::Interrupted(_) | Status::Done(_) => {
                 Fault::new(ProblemKind::OutcomeUnknown, LATE)
             }
         },

@@ -1,9 +1,9 @@
 //! Replies from stored responses, and what the layer adds to responses.
 
 use bytes::Bytes;
+use http::Response;
 use http::header;
 use http::response;
-use http::{Response, StatusCode};
 use http_body::Body;
 
 use super::body::LayerBody;
@@ -11,19 +11,18 @@ use super::config::Config;
 use super::problem::{Fault, KeptHead, forbid_retries, invites_retries};
 use super::problem_kind::ProblemKind;
 use super::stored::decode;
-use crate::{Record, Timestamp};
+use crate::{Fingerprint, Record, Timestamp};
 
 /// In the extensions of a response that was replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replayed(());
 
-/// What replies to a request say of it.
+/// The request that replies are for.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// As the client sent it.
     pub(super) key: String,
-    /// When the run began that the response is of.
-    pub(super) started: Timestamp,
+    pub(super) fingerprint: Fingerprint,
 }
 
 impl Reply {
@@ -33,8 +32,9 @@ impl Reply {
         config: &Config,
         record: &Record,
     ) -> Result<Response<LayerBody<B>>, Fault> {
-        let mut response = from_record(record)?;
-        self.mark(config, true, response.status(), response.headers_mut());
+        let (mut head, body) = from_record(record)?.into_parts();
+        self.mark(config, true, record.started(), &mut head);
+        let mut response = Response::from_parts(head, body);
         response.extensions_mut().insert(Replayed(()));
         Ok(response)
     }
@@ -46,21 +46,21 @@ impl Reply {
         record: &Record,
     ) -> Result<Response<LayerBody<B>>, Fault> {
         let (mut head, body) = from_record(record)?.into_parts();
-        self.mark_first(config, &mut head);
+        self.mark_first(config, record.started(), &mut head);
         Ok(Response::from_parts(head, body))
     }
 
-    /// A response that was just stored.
-    pub(super) fn mark_first(&self, config: &Config, head: &mut response::Parts) {
-        self.mark(config, false, head.status, &mut head.headers);
+    /// A response that was just stored, of the run that began then.
+    pub(super) fn mark_first(&self, config: &Config, started: Timestamp, head: &mut response::Parts) {
+        self.mark(config, false, started, head);
     }
 
-    fn mark(&self, config: &Config, is_replay: bool, status: StatusCode, headers: &mut header::HeaderMap) {
+    fn mark(&self, config: &Config, is_replay: bool, started: Timestamp, head: &mut response::Parts) {
         // It is stored, so every retry gets it again.
-        if invites_retries(status) {
-            forbid_retries(headers);
+        if invites_retries(head.status) {
+            forbid_retries(&mut head.headers);
         }
-        config.marks.put(headers, is_replay, &self.key, self.started);
+        config.marks.put(&mut head.headers, is_replay, &self.key, started);
     }
 }
 

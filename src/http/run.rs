@@ -14,13 +14,13 @@ use super::config::Config;
 use super::headers::Unstored;
 use super::keep::{Keep, What};
 use super::problem::Fault;
-use super::problem_kind::ProblemKind;
-use super::refusal::{LOST, of_end};
+use super::refusal::of_end;
 use super::reply::Reply;
+use super::run_attempt::RunAttempt;
 use super::runs::RunMark;
 use super::shared::Shared;
 use super::stored::{encode, is_failure};
-use crate::{Claim, ClaimError, Completion, EndError, Ending, Status};
+use crate::{Claim, ClaimError, Completion, Ending, Record, Status};
 
 /// What a client that still waits is told: a response, a fault, or the inner service's error.
 pub(super) type Ran<B, E> = Result<Result<Response<LayerBody<B>>, Fault>, E>;
@@ -33,6 +33,7 @@ pub(super) struct Run<S, ReqBody: Body, ResBody: Body, E> {
     pub(super) request: Request<LayerBody<ReqBody>>,
     pub(super) layer: Arc<Shared>,
     pub(super) reply: Reply,
+    pub(super) attempt: RunAttempt,
     pub(super) mark: RunMark,
     pub(super) client: oneshot::Sender<Ran<ResBody, E>>,
 }
@@ -46,7 +47,7 @@ where
     /// Runs the handler, stores its response, and tells its client, if that still waits.
     pub(super) async fn carry_out(self) {
         // Dropped from the last to the first.
-        let Self { client, mark: _mark, reply, layer, request, mut inner, slot } = self;
+        let Self { client, mark: _mark, reply, attempt, layer, request, mut inner, slot } = self;
         // A handler that waits for its own key is told so.
         let ran = match slot.marker() {
             Some(marker) => marker.run(|| Box::pin(inner.call(request))).await,
@@ -55,7 +56,7 @@ where
         // A forked child must not run what its parent runs.
         let Some(ran) = ran else { return };
         let ran = match ran {
-            Ok(response) => Ok(settle(slot, &layer.config, &reply, response).await),
+            Ok(response) => Ok(settle(slot, &layer.config, &reply, attempt, response).await),
             Err(error) => {
                 drop(slot);
                 Err(error)
@@ -71,6 +72,7 @@ async fn settle<B: Body<Data = Bytes>>(
     slot: SlotOwner,
     config: &Config,
     reply: &Reply,
+    attempt: RunAttempt,
     response: Response<B>,
 ) -> Result<Response<LayerBody<B>>, Fault> {
     let said = response.extensions().get::<Keep>().copied();
@@ -78,14 +80,14 @@ async fn settle<B: Body<Data = Bytes>>(
     let claim = match slot.returned().await {
         Returned::Claim(claim) => claim,
         Returned::Stored(record) => return reply.first(config, &record),
-        Returned::Lost(reason) => return not_stored(&reason, config, reply),
-        Returned::Interrupted => return Err(Fault::new(ProblemKind::HandlerLost, LOST)),
+        Returned::Lost(reason) => return not_stored(&reason, config, reply, attempt),
+        Returned::Interrupted => return Err(attempt.lost()),
     };
     match keep.what {
         What::NotStarted => {
             // If it fails the key is interrupted, or the store has failed. That nothing happened
             // is true all the same.
-            drop(offered(claim, Claim::release_async).await);
+            drop(claim.insisting().release_async().await);
             Ok(response.map(LayerBody::passing))
         }
         What::Unknown => {
@@ -95,11 +97,11 @@ async fn settle<B: Body<Data = Bytes>>(
         What::Response if config.keeps_streams || response.body().size_hint().upper().is_some() => {
             let (head, body) = response.into_parts();
             let read = read(body, config.response_bytes_max).await;
-            store(claim, config, reply, keep, Response::from_parts(head, read)).await
+            store(claim, config, reply, attempt, keep, Response::from_parts(head, read)).await
         }
         What::Response | What::Outcome => {
             let passing = response.map(|body| Read::TooLong(LayerBody::passing(body)));
-            store(claim, config, reply, keep, passing).await
+            store(claim, config, reply, attempt, keep, passing).await
         }
     }
 }
@@ -109,6 +111,7 @@ async fn store<B: Body<Data = Bytes>>(
     claim: Claim,
     config: &Config,
     reply: &Reply,
+    attempt: RunAttempt,
     keep: Keep,
     response: Response<Read<B>>,
 ) -> Result<Response<LayerBody<B>>, Fault> {
@@ -122,9 +125,9 @@ async fn store<B: Body<Data = Bytes>>(
         Read::TooLong(_) | Read::Failed(..) => None,
     };
     if let Err(reason) = end(claim, is_failure(head.status), keep, whole, encoded(None)).await {
-        return not_stored(&reason, config, reply);
+        return not_stored(&reason, config, reply, attempt);
     }
-    reply.mark_first(config, &mut head);
+    reply.mark_first(config, attempt.started, &mut head);
     let body = match body {
         Read::Whole(whole) => LayerBody::whole(whole),
         Read::TooLong(body) => body,
@@ -139,13 +142,15 @@ fn not_stored<B: Body<Data = Bytes>>(
     reason: &ClaimError,
     config: &Config,
     reply: &Reply,
+    attempt: RunAttempt,
 ) -> Result<Response<LayerBody<B>>, Fault> {
     if let ClaimError::Superseded(now) = reason
         && let Status::Done(record) = &**now
+        && *record.fingerprint() == reply.fingerprint
     {
         return reply.replay(config, record);
     }
-    Err(of_end(reason))
+    Err(of_end(reason, attempt, &reply.fingerprint))
 }
 
 /// Ends the claim with the whole response. Where that can't be stored, with its head, for which
@@ -158,64 +163,21 @@ async fn end(
     head: Vec<u8>,
 ) -> Result<(), ClaimError> {
     let completion = keep.ttl.map_or(Completion::new(), |ttl| Completion::new().ttl(ttl));
-    let whole = whole.map(|whole| (whole, completion));
-    let lesser = [(head, completion), (Vec::new(), completion.discard_body())];
-    let (mut left, mut reason) = (Some(claim), ClaimError::NoLease);
-    for (body, completion) in whole.into_iter().chain(lesser) {
-        let Some(claim) = left.take() else { break };
-        let ending = |claim: Claim| {
-            if is_failure {
-                claim.fail_with_async(&body, completion)
-            } else {
-                claim.complete_with_async(&body, completion)
-            }
-        };
-        match offered(claim, ending).await {
+    let mut claim = claim.insisting();
+    for body in whole.into_iter().chain([head]) {
+        match end_with(claim, is_failure, &body, completion).await {
             Ok(_record) => return Ok(()),
-            Err(error) => {
-                reason = error.reason().clone();
-                left = error.into_claim();
-            }
-        }
-        // A store that gives no answer gives none to a shorter body.
-        if is_unanswered(&reason) {
-            break;
+            Err(error) => claim = error.for_less()?,
         }
     }
-    Err(reason)
+    let ended = end_with(claim, is_failure, &[], completion.discard_body()).await;
+    ended.map(drop).map_err(|error| error.reason().clone())
 }
 
-/// Ends the claim, several times if a shared store does not answer: the same end again finds out
-/// what became of the first.
-async fn offered<T>(mut claim: Claim, mut end: impl FnMut(Claim) -> Ending<T>) -> Result<T, EndError> {
-    let mut tries_left = UNANSWERED_TRIES;
-    loop {
-        let error = match end(claim).await {
-            Ok(ended) => return Ok(ended),
-            Err(error) => error,
-        };
-        tries_left -= 1;
-        if tries_left == 0 || !is_unanswered(error.reason()) {
-            return Err(error);
-        }
-        let reason = error.reason().clone();
-        match error.into_claim() {
-            Some(left) => claim = left,
-            None => return Err(EndError::new(reason, None)),
-        }
+fn end_with(claim: Claim, is_failure: bool, body: &[u8], completion: Completion) -> Ending<Record> {
+    if is_failure {
+        claim.fail_with_async(body, completion)
+    } else {
+        claim.complete_with_async(body, completion)
     }
-}
-
-/// How often an end is offered to a shared store that does not answer. Each time takes as long as a
-/// call may.
-const UNANSWERED_TRIES: u32 = 3;
-
-#[cfg(feature = "postgres")]
-fn is_unanswered(reason: &ClaimError) -> bool {
-    matches!(reason, ClaimError::Commit(crate::CommitError::Shared(error)) if error.is_retryable())
-}
-
-#[cfg(not(feature = "postgres"))]
-fn is_unanswered(_: &ClaimError) -> bool {
-    false
 }

@@ -20,9 +20,10 @@ use super::claim::{ClaimSlot, SlotOwner};
 use super::key::composed;
 use super::problem::Fault;
 use super::problem_kind::ProblemKind;
-use super::refusal::{IN_FLIGHT, LOST, of_begin};
+use super::refusal::{IN_FLIGHT, of_begin};
 use super::reply::Reply;
 use super::run::{Ran, Run};
+use super::run_attempt::RunAttempt;
 use super::runs::RunSpan;
 use super::scope_source::tenant;
 use super::shared::Shared;
@@ -231,7 +232,7 @@ impl Shared {
             Ok(Begin::Fresh(claim)) => claim,
             Ok(Begin::InFlight(_pending)) => return Ok(Err(Fault::new(ProblemKind::InFlight, IN_FLIGHT))),
             Ok(Begin::Done(record)) => {
-                let reply = Reply { key: keyed.key, started: record.started() };
+                let reply = Reply { key: keyed.key, fingerprint: keyed.fingerprint };
                 return Ok(reply.replay(&self.config, &record));
             }
             Err(error) => return Ok(Err(of_begin(error))),
@@ -239,10 +240,10 @@ impl Shared {
         // From here to the run's being the executor's there is no point at which this can be
         // dropped.
         let (client, awaited) = oneshot::channel();
-        let within = RunSpan::of(&claim);
-        let run = self.run(inner, keyed, claim, client);
+        let (attempt, within) = (RunAttempt::of(&claim, &keyed.scope), RunSpan::of(&claim));
+        let run = self.run(inner, keyed, claim, attempt, client);
         spawner.spawn(run.carry_out(), within);
-        awaited.await.unwrap_or_else(|_lost| Ok(Err(Fault::new(ProblemKind::HandlerLost, LOST))))
+        awaited.await.unwrap_or_else(|_lost| Ok(Err(attempt.lost())))
     }
 
     fn run<S, ReqBody: Body<Data = Bytes>, ResBody: Body, E>(
@@ -250,9 +251,10 @@ impl Shared {
         inner: S,
         keyed: Keyed,
         claim: Claim,
+        attempt: RunAttempt,
         client: oneshot::Sender<Ran<ResBody, E>>,
     ) -> Run<S, ReqBody, ResBody, E> {
-        let reply = Reply { key: keyed.key, started: claim.started() };
+        let reply = Reply { key: keyed.key, fingerprint: keyed.fingerprint };
         let slot = ClaimSlot::new(claim, self.config.never_store());
         let mut request = Request::from_parts(keyed.parts, LayerBody::whole(keyed.body));
         request.extensions_mut().insert(slot.clone());
@@ -262,6 +264,7 @@ impl Shared {
             request,
             layer: Arc::clone(self),
             reply,
+            attempt,
             mark: self.runs.enter(),
             client,
         }

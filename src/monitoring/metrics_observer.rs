@@ -48,7 +48,7 @@ pub struct MetricsObserver {
 #[derive(Default)]
 struct Published(Vec<(u64, Vec<u64>)>);
 
-/// The most openings whose counters are known. `publish` states it.
+/// The most openings whose counters are known, as the documentation of `publish` says.
 const OPENINGS_MAX: usize = 16;
 
 impl Published {

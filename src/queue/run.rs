@@ -110,7 +110,7 @@ impl<H> Runner<H> {
 
 /// Releases a claim whose attempt did nothing.
 async fn released(claim: Claim, reason: Reason) -> Reason {
-    match claim.release_async().await {
+    match claim.insisting().release_async().await {
         Ok(()) => reason,
         Err(error) => Reason::NotStored(error.reason().clone()),
     }
@@ -119,12 +119,12 @@ async fn released(claim: Claim, reason: Reason) -> Reason {
 /// Stores a result. Of one that is too long, or for which the log has no room, it stores that the
 /// operation has run, and how it ended.
 async fn store(claim: Claim, outcome: Outcome, body: Vec<u8>) -> Reason {
-    let refused = match end(claim, outcome, &body, Completion::new()).await {
+    let refused = match end(claim.insisting(), outcome, &body, Completion::new()).await {
         Ok(record) => return Reason::Ran(record),
         Err(refused) => refused,
     };
     let reason = refused.reason().clone();
-    if let Some(claim) = refused.into_claim()
+    if let Ok(claim) = refused.for_less()
         && let Ok(record) = end(claim, outcome, &[], Completion::new().discard_body()).await
     {
         return Reason::Ran(record);

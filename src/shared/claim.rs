@@ -18,6 +18,8 @@ pub(crate) struct SharedClaim {
     pub(super) resolves: bool,
     /// A statement that ends the claim may have happened.
     pub(super) may_be_over: AtomicBool,
+    /// Its end waits longer for a store that is away.
+    pub(super) insists: bool,
     pub(super) is_over: bool,
 }
 
@@ -36,7 +38,20 @@ impl SharedClaim {
         handle.0.watches.add_own(&attempt);
         handle.0.held.fetch_add(1, Ordering::Relaxed);
         let may_be_over = AtomicBool::new(false);
-        Self { handle: Arc::clone(handle), attempt, nonce, resolves, may_be_over, is_over: false }
+        Self {
+            handle: Arc::clone(handle),
+            attempt,
+            nonce,
+            resolves,
+            may_be_over,
+            insists: false,
+            is_over: false,
+        }
+    }
+
+    #[cfg(any(feature = "http", feature = "queue"))]
+    pub(crate) fn insist(&mut self) {
+        self.insists = true;
     }
 
     pub(crate) fn of(&self) -> &Arc<Attempt> {

@@ -8,7 +8,7 @@ use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::span;
 use super::statements::end::EndAsk;
-use super::statements::look::LookAsk;
+use super::statements::look::{LookAsk, Looked};
 use crate::attempt::Ended;
 use crate::clock::Deadline;
 use crate::engine::common::completion::Completion;
@@ -196,8 +196,13 @@ impl SharedClaim {
     /// be made twice.
     pub(super) async fn carry_out(&self, end: EndAsk, to: Option<RowState>) -> Result<Carried, ClaimError> {
         let core = self.core();
-        let deadline = core.deadline();
-        let mut tries = Tries::new(deadline);
+        let (deadline, mut tries) = if self.insists {
+            let deadline = core.last_deadline();
+            (deadline, Tries::insisting(deadline))
+        } else {
+            let deadline = core.deadline();
+            (deadline, Tries::new(deadline))
+        };
         loop {
             let answer = match core.send(end.clone(), deadline) {
                 Ok(answer) => answer.get().await.unwrap_or_else(|| Err(Miss::Unknown(closed_meanwhile()))),
@@ -214,7 +219,16 @@ impl SharedClaim {
                     continue;
                 }
             }
-            if let Some(carried) = self.look_why(to, deadline).await? {
+            let looked = match core.ask(LookAsk { digest: self.attempt.digest }, deadline).await {
+                Ok(looked) => looked,
+                Err(miss) => {
+                    // A look changes nothing.
+                    let miss = if let Miss::Unknown(failure) = miss { Miss::NotDone(failure) } else { miss };
+                    tries.again(core, miss).await?;
+                    continue;
+                }
+            };
+            if let Some(carried) = self.why(looked, to, deadline).await? {
                 return Ok(carried);
             }
             tries.check(core)?;
@@ -228,9 +242,19 @@ impl SharedClaim {
         to: Option<RowState>,
         deadline: Deadline,
     ) -> Result<Option<Carried>, ClaimError> {
+        let digest = self.attempt.digest;
+        let looked = self.core().ask(LookAsk { digest }, deadline).await.map_err(Core::refusal)?;
+        self.why(looked, to, deadline).await
+    }
+
+    async fn why(
+        &self,
+        looked: Looked,
+        to: Option<RowState>,
+        deadline: Deadline,
+    ) -> Result<Option<Carried>, ClaimError> {
         let core = self.core();
         let digest = self.attempt.digest;
-        let looked = core.ask(LookAsk { digest }, deadline).await.map_err(Core::refusal)?;
         let now = looked.now;
         let Some(row) = looked.row else {
             return Err(self.superseded(Status::Vacant));

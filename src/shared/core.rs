@@ -148,6 +148,11 @@ impl Core {
         Deadline::after(self.options.call_timeout)
     }
 
+    /// The same for an end of a claim for which there is no later call.
+    pub(super) fn last_deadline(&self) -> Deadline {
+        Deadline::after(self.options.call_timeout * 3)
+    }
+
     /// Sends a call to the store.
     pub(super) fn send<S: Queued>(
         &self,

@@ -96,17 +96,26 @@ impl Drop for Granting<'_> {
     }
 }
 
+/// How often a statement is tried that did nothing.
+const TRIES: u32 = 6;
+
 /// The repetitions of one call.
 pub(super) struct Tries {
     deadline: Deadline,
     left: u32,
+    /// Until the deadline it is tried again while the store is away, or has too many calls.
+    insists: bool,
     /// A statement of the call may have happened.
     pub(super) unknown: Option<StoreFailure>,
 }
 
 impl Tries {
     pub(super) fn new(deadline: Deadline) -> Self {
-        Self { deadline, left: 6, unknown: None }
+        Self { deadline, left: TRIES, insists: false, unknown: None }
+    }
+
+    pub(super) fn insisting(deadline: Deadline) -> Self {
+        Self { insists: true, ..Self::new(deadline) }
     }
 
     /// After a miss: whether to try again. An unknown outcome is found out by trying again; a
@@ -122,13 +131,15 @@ impl Tries {
             }
             Miss::NotDone(failure) => {
                 self.left = self.left.saturating_sub(1);
-                if is_over || !failure.is_passing() || self.left == 0 {
+                let is_tried = failure.is_passing() && self.left > 0;
+                if is_over || !(is_tried || self.insists && failure.is_of_an_absence()) {
                     return Err(self.refusal(Miss::NotDone(failure)));
                 }
             }
+            Miss::Busy(_) if self.insists && !is_over => self.left = self.left.saturating_sub(1),
             Miss::Busy(_) | Miss::Closed => return Err(self.refusal(miss)),
         }
-        let pause = std::time::Duration::from_millis(5 << (6 - self.left).min(6));
+        let pause = std::time::Duration::from_millis(5 << (TRIES - self.left));
         core.sleep(Deadline::after(pause)).await;
         Ok(())
     }

@@ -19,7 +19,6 @@ fn the_table_of_the_documentation_is_what_the_layer_does() {
         let has_retry_after = cells[2].contains("Retry-After");
         assert!(cells[2].starts_with(kind.default_status().as_str()), "{row}");
         assert_eq!(cells[4], yes_or_no(kind.is_retryable()), "{row}");
-        assert_eq!(cells[5], yes_or_no(kind.allows_new_key()), "{row}");
         assert_eq!(has_retry_after, kind.is_retryable(), "{row}");
     }
 }
@@ -169,10 +168,9 @@ fn every_problem_has_a_page_that_says_the_same_of_it() {
         let page = std::fs::read_to_string(&path).unwrap();
         let says = |yes| if yes { "yes" } else { "no" };
         let line = format!(
-            "Status {}, code `{kind}`. Retry the same request: {}. Go on with a new key: {}.",
+            "Status {}, code `{kind}`. Retry the same request: {}. Go on with a new key: no.",
             kind.default_status().as_u16(),
             says(kind.is_retryable()),
-            says(kind.allows_new_key()),
         );
         assert!(page.starts_with(&format!("# {}\n", kind.title())), "{path}");
         assert!(page.contains(&line), "{path}: {line}");

@@ -147,6 +147,24 @@ async fn a_panic_interrupts_the_key_and_gives_500() {
     assert_eq!(client.runs(), 1);
 }
 
+/// Clients that obey `x-should-retry` would give up an operation that the next try finishes.
+#[tokio::test]
+async fn a_panic_is_called_retryable_as_long_as_a_retry_runs() {
+    let home = home();
+    let policy = home.engine.policy().recovery(Recovery::Rerun).max_attempts(2);
+    home.engine.set_policy("charges", policy).unwrap();
+    let client = serving(&home.layer(), |_| async { std::panic::resume_unwind(Box::new("a planned panic")) });
+    for (runs, kind) in
+        [(1, ProblemKind::HandlerLost), (2, ProblemKind::HandlerLost), (2, ProblemKind::OutcomeUnknown)]
+    {
+        let answer = client.post(KEY, "").await;
+        let retries = answer.problem() == Some(ProblemKind::HandlerLost) && runs < 2;
+        assert_eq!((answer.problem(), client.runs()), (Some(kind), runs));
+        assert_eq!(answer.json()["retryable"], retries, "{answer:?}");
+        assert_eq!((answer.forbids_retries(), answer.header("retry-after").is_some()), (!retries, retries));
+    }
+}
+
 #[tokio::test]
 async fn a_panic_while_another_task_has_the_claim_interrupts_the_key_when_that_drops_it() {
     let home = home();

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
 use idemkv::http::{IdempotencyLayer, Keep, ProblemKind};
 use idemkv::{Engine, Policy, SharedOptions};
 use tokio::task::spawn_blocking;
 
-use crate::client::{Answer, Gate, KEY, client, gated, post, reply, serving};
+use crate::client::{Answer, Body, Gate, KEY, client, full, gated, post, reply, serving};
 use crate::proxy::Proxy;
 use crate::server::Server;
 
@@ -91,17 +92,17 @@ async fn while_the_store_does_not_answer_nothing_runs_and_work_that_was_done_is_
     assert!(is_told && service.runs() == 1, "{retry:?}");
 }
 
-/// As the bank's refusal of the connection, while the store is away for longer than a call waits.
-#[tokio::test]
-async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_than_a_call() {
-    let Some(server) = crate::server::get() else {
-        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
-        return;
-    };
-    drop(connect(server, "http_not_started").await);
+/// A request whose handler gives `response`, and whose store is silent from then on for longer than
+/// one call takes. Gives the answer, and what a retry gets.
+async fn served_in_a_silence(
+    server: &'static Server,
+    schema: &str,
+    response: fn() -> Response<Body>,
+) -> (Answer, Answer, usize) {
+    drop(connect(server, schema).await);
     let (proxy, brief) = (Arc::new(Proxy::to(server.port)), Duration::from_secs(2));
     // With one connection, another one means that a call was given up.
-    let options = SharedOptions::new(proxy.url()).schema("http_not_started").connections(1).sweep_every(None);
+    let options = SharedOptions::new(proxy.url()).schema(schema).connections(1).sweep_every(None);
     let options = options.statement_timeout(brief).call_timeout(brief).session(Duration::from_secs(300));
     let engine = options.connect_async().await.unwrap();
     let gate = Gate::new();
@@ -110,9 +111,7 @@ async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_th
         let gate = handlers.clone();
         async move {
             gate.pass().await;
-            let mut response = reply(503, "the bank was not reached");
-            response.extensions_mut().insert(Keep::not_started());
-            Ok(response)
+            Ok(response())
         }
     });
     let mut asked = tokio::spawn(service.ask(post(KEY, "")));
@@ -127,9 +126,79 @@ async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_th
         waited = given_up => waited.unwrap(),
     }
     proxy.stall(false);
-    assert_eq!(asked.await.unwrap().unwrap().body, "the bank was not reached");
-    let mut again = tokio::spawn(service.ask(post(KEY, "")));
-    tokio::select! { answer = &mut again => panic!("{answer:?}"), () = gate.reached() => {} }
+    let first = asked.await.unwrap().unwrap();
     gate.open();
-    assert_eq!((again.await.unwrap().unwrap().status.as_u16(), service.runs()), (503, 2));
+    let retry = service.post(KEY, "").await;
+    (first, retry, service.runs())
+}
+
+/// As the bank's refusal of the connection, while the store is away for longer than a call waits.
+#[tokio::test]
+async fn what_did_not_start_is_released_though_the_store_is_silent_for_longer_than_a_call() {
+    let Some(server) = crate::server::get() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    let (first, retry, runs) = served_in_a_silence(server, "http_not_started", || {
+        let mut response = reply(503, "the bank was not reached");
+        response.extensions_mut().insert(Keep::not_started());
+        response
+    })
+    .await;
+    assert_eq!(
+        (&first.body[..], &retry.body[..], runs),
+        (&b"the bank was not reached"[..], &first.body[..], 2)
+    );
+}
+
+#[tokio::test]
+async fn a_result_is_stored_though_the_store_is_silent_for_longer_than_a_call() {
+    let Some(server) = crate::server::get() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    let (first, retry, runs) = served_in_a_silence(server, "http_result", || reply(201, "made")).await;
+    assert_eq!((&first.body[..], &retry.body[..], runs), (&b"made"[..], &b"made"[..], 1));
+    assert!(!first.is_replay() && retry.is_replay());
+}
+
+#[tokio::test]
+async fn a_result_waits_for_a_store_at_whose_address_a_standby_answers() {
+    let Some(server) = crate::server::get() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    let engine = connect(server, "http_standby").await;
+    let (service, gate) = gated(&layer(&engine));
+    let mut asked = tokio::spawn(service.ask(post(KEY, "")));
+    gate.reached().await;
+    let refusals = server.refuse_changes("http_standby", "25006", "true");
+    gate.open();
+    let refused = spawn_blocking(move || {
+        refusals.wait_for(4);
+        refusals
+    });
+    let refusals = tokio::select! {
+        biased;
+        answer = &mut asked => panic!("the result was given up: {answer:?}"),
+        refused = refused => refused.unwrap(),
+    };
+    spawn_blocking(move || drop(refusals)).await.unwrap();
+    assert_eq!(asked.await.unwrap().unwrap().body, "made");
+    assert!(service.post(KEY, "").await.is_replay());
+}
+
+#[tokio::test]
+async fn of_a_result_for_which_the_store_has_no_room_the_head_is_kept() {
+    let Some(server) = crate::server::get() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    let engine = connect(server, "http_full").await;
+    let large = serving(&layer(&engine), |_| async { Ok(reply(201, "").map(|_| full(vec![b'x'; 2_000]))) });
+    let _full = server.refuse_changes("http_full", "53100", "length(NEW.body) > 1000");
+    assert_eq!(large.post(KEY, "").await.body.len(), 2_000);
+    let retry = large.post(KEY, "").await;
+    expect(&retry, 409, ProblemKind::ResultNotKept);
+    assert_eq!((&retry.json()["result_status"], large.runs()), (&201.into(), 1));
 }

@@ -161,7 +161,10 @@ enum Meanwhile {
     Released,
     Completed,
     CompletedByAnotherProgram,
+    CompletedForAnotherRequest,
+    Held,
     Expired,
+    ExpiredForAnotherRequest,
 }
 
 /// A handler that waits behind the gate; it stores its response itself, or leaves that to the
@@ -189,13 +192,18 @@ async fn a_claim_whose_lease_ran_out_gives_its_client_what_the_key_has_now() {
     let home = crate::client::home_with(Engine::options().clock(&clock));
     let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3_600));
     let policy = home.engine.policy().lease(second).ttl(day).tombstone_ttl(7 * day);
-    let (layer, scope) = (home.layer(), home.engine.set_policy("charges", policy).unwrap());
+    let scope = home.engine.set_policy("charges", policy).unwrap();
+    let layer = home.layer().started_header(http::HeaderName::from_static("started"));
+    let another = client(&layer, 201, "of another request");
     for (now, kind) in [
         (Meanwhile::Interrupted, Some(ProblemKind::OutcomeUnknown)),
         (Meanwhile::Released, Some(ProblemKind::OutcomeUnknown)),
         (Meanwhile::Completed, None),
         (Meanwhile::CompletedByAnotherProgram, Some(ProblemKind::RecordUnreadable)),
+        (Meanwhile::CompletedForAnotherRequest, Some(ProblemKind::OutcomeUnknown)),
+        (Meanwhile::Held, Some(ProblemKind::InFlight)),
         (Meanwhile::Expired, Some(ProblemKind::Expired)),
+        (Meanwhile::ExpiredForAnotherRequest, Some(ProblemKind::OutcomeUnknown)),
     ] {
         for in_transaction in [false, true] {
             let (key, gate) = (format!("{now:?}-{in_transaction}"), Gate::new());
@@ -203,9 +211,18 @@ async fn a_claim_whose_lease_ran_out_gives_its_client_what_the_key_has_now() {
             gate.reached().await;
             clock.advance(2 * second);
             let resolve = || scope.resolve(&key).unwrap();
+            let mut held = None;
             match now {
                 Meanwhile::Interrupted => {}
                 Meanwhile::Released => resolve().release().unwrap(),
+                Meanwhile::Held => held = Some(resolve()),
+                Meanwhile::CompletedForAnotherRequest | Meanwhile::ExpiredForAnotherRequest => {
+                    resolve().release().unwrap();
+                    assert_eq!(another.post(&key, "amount=20").await.status, 201);
+                    if matches!(now, Meanwhile::ExpiredForAnotherRequest) {
+                        clock.advance(2 * day);
+                    }
+                }
                 Meanwhile::Completed => {
                     layer.complete(resolve(), Response::new("found")).await.unwrap();
                 }
@@ -217,7 +234,14 @@ async fn a_claim_whose_lease_ran_out_gives_its_client_what_the_key_has_now() {
             }
             gate.open();
             let answer = asked.await.unwrap().unwrap();
+            drop(held);
             assert_eq!((answer.problem(), answer.is_replay()), (kind, kind.is_none()), "{key}: {answer:?}");
+            let retries = matches!(now, Meanwhile::Released | Meanwhile::Held);
+            assert_eq!(answer.forbids_retries(), kind.is_some() && !retries, "{key}: {answer:?}");
+            if answer.is_replay() {
+                let retry = another.post(&key, "").await;
+                assert_eq!(answer.header("started"), retry.header("started"), "of the run that is replayed");
+            }
             let says =
                 (answer.body == "found", String::from_utf8_lossy(&answer.body).contains("resolved the key"));
             assert_eq!(says, (kind.is_none(), false), "nobody has to resolve a vacant key: {answer:?}");

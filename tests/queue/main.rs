@@ -18,4 +18,10 @@ mod deliveries;
 mod faults;
 mod helpers;
 mod random;
+#[cfg(feature = "postgres")]
+#[path = "../shared/server.rs"]
+#[allow(dead_code, reason = "the tests of the shared store alone use the rest")]
+mod server;
+#[cfg(feature = "postgres")]
+mod shared_store;
 mod shown;

@@ -162,6 +162,43 @@ impl Server {
     pub fn one(&self, query: &str) -> String {
         self.sql(query)[0][0].clone().unwrap_or_default()
     }
+
+    /// Refuses changes of keys with this SQLSTATE, where the condition holds, until it is dropped.
+    pub fn refuse_changes(&'static self, schema: &str, code: &str, when: &str) -> Refusals {
+        self.sql(&format!(
+            "CREATE SEQUENCE {schema}.refusals;
+             CREATE FUNCTION {schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM nextval('{schema}.refusals');
+                 RAISE EXCEPTION 'refused as planned' USING ERRCODE = '{code}';
+             END $$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON {schema}.keys FOR EACH ROW WHEN ({when})
+                 EXECUTE FUNCTION {schema}.refuse();"
+        ));
+        Refusals { server: self, schema: schema.to_owned() }
+    }
+}
+
+/// Changes are refused.
+pub struct Refusals {
+    server: &'static Server,
+    schema: String,
+}
+
+impl Refusals {
+    /// Waits until so many were.
+    pub fn wait_for(&self, refusals: u32) {
+        // The number is no part of the transaction that is refused.
+        let query =
+            format!("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {}.refusals", self.schema);
+        while self.server.one(&query).parse::<u32>().unwrap() < refusals {}
+    }
+}
+
+impl Drop for Refusals {
+    fn drop(&mut self) {
+        let schema = &self.schema;
+        self.server.sql(&format!("DROP TRIGGER refuse ON {schema}.keys"));
+    }
 }
 
 /// On a thread of its own: the caller may be a task itself.

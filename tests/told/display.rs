@@ -202,7 +202,7 @@ fn an_error_of_a_claims_end_says_what_to_do_with_the_claim() {
     drop(fresh(&scope, "dropped"));
     fresh(&scope, "done").complete("reply").unwrap();
     let superseded = |key: &str| ClaimError::Superseded(Box::new(engine.default_scope().get(key).unwrap()));
-    let words = |now| [now, "lease has run out", "find out what became of the operation"];
+    let words = |now| [now, "end of its lease", "find out what became of the operation"];
     says(&superseded("vacant"), &words("its key is vacant"), None);
     says(&superseded("held"), &words("in flight with another claim"), None);
     says(&superseded("dropped"), &words("its key is interrupted"), None);

@@ -75,6 +75,18 @@ impl Claim {
         Marker(Arc::clone(self.of()))
     }
 
+    /// The claim, whose end waits longer for a shared store that is away: nobody is left who could
+    /// end it later.
+    #[cfg(any(feature = "http", feature = "queue"))]
+    pub(crate) fn insisting(mut self) -> Self {
+        match &mut self.inner {
+            ClaimInner::File(_) => {}
+            #[cfg(feature = "postgres")]
+            ClaimInner::Shared(claim) => claim.insist(),
+        }
+        self
+    }
+
     /// The attempt that the claim is for.
     pub(in crate::engine) fn of(&self) -> &Arc<Attempt> {
         match &self.inner {

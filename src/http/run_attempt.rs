@@ -1,0 +1,33 @@
+//! The attempt that a run is for.
+
+use super::problem::Fault;
+use super::problem_kind::ProblemKind;
+use crate::{Claim, Scope, Timestamp};
+
+const LOST: &str =
+    "The operation was interrupted, and its effect may have happened. Look for it before anything else.";
+
+/// The attempt that a run is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunAttempt {
+    pub(super) started: Timestamp,
+    number: u32,
+    /// How many attempts the scope grants without a resolution.
+    max: u32,
+}
+
+impl RunAttempt {
+    pub(super) fn of(claim: &Claim, scope: &Scope) -> Self {
+        Self { started: claim.started(), number: claim.attempt(), max: scope.policy().attempts_max() }
+    }
+
+    /// Whether a retry runs that finds the key interrupted after so many attempts.
+    pub(super) fn reruns_after(self, attempts: u32) -> bool {
+        attempts < self.max
+    }
+
+    /// The answer if this attempt was interrupted.
+    pub(super) fn lost(self) -> Fault {
+        Fault::new(ProblemKind::HandlerLost, LOST).reruns_if(self.reruns_after(self.number))
+    }
+}
