@@ -32,6 +32,7 @@ mod in_tx;
 mod processes;
 #[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]
 mod proxy;
+#[allow(dead_code, reason = "the tests of the HTTP layer and the queue alone use the rest")]
 mod server;
 mod sweep;
 mod table;
