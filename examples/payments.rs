@@ -366,14 +366,12 @@ impl Disk {
         if log_bytes == 0 {
             return Err("a shared store is on the disk of its server".into());
         }
-        let others = match &self.scope {
-            Some(others) => others,
+        if self.scope.is_none() {
             // A service that was stopped while its disk was full left these keys interrupted.
-            None => {
-                let again = self.engine.policy().recovery(Recovery::Rerun);
-                self.scope.insert(self.engine.set_policy_async("others", again).await?)
-            }
-        };
+            let again = self.engine.policy().recovery(Recovery::Rerun);
+            self.scope = Some(self.engine.set_policy_async("others", again).await?);
+        }
+        let Some(others) = &self.scope else { unreachable!("it was just declared") };
         limit_files(&log_bytes.to_string())?;
         loop {
             match others.begin_async(self.others.len().to_string(), Fingerprint::of("")).await {
