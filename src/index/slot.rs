@@ -98,10 +98,11 @@ impl Slot {
         }
     }
 
-    /// Whether its record or interruption is being forgotten, so that there is no claim.
-    pub(crate) fn is_being_forgotten(&self) -> bool {
+    /// Whether nothing but a commit is missing for the key to have no claim: its record or
+    /// interruption is being forgotten, or its grant taken back.
+    pub(crate) fn has_no_claim(&self) -> bool {
         let Self::Ending(attempt) = self else { return false };
-        attempt.forgets().is_some() || attempt.interrupted().is_some()
+        attempt.forgets().is_some() || attempt.interrupted().is_some() || attempt.is_withdrawn()
     }
 
     /// Whether the key has a claim, and no outcome yet.

@@ -131,11 +131,15 @@ fn an_interruption_that_is_being_forgotten_is_shown_until_it_is() {
     let machine = Machine::default();
     let engine = machine.open();
     let scope = default_scope(&engine);
-    drop(fresh(&scope, "key"));
+    let mut claim = fresh(&scope, "key");
+    claim.save_progress("charged").unwrap();
+    drop(claim);
     let mut forgets = pin!(scope.forget_async("key"));
     assert!(poll(forgets.as_mut()).is_pending());
-    assert!(matches!(scope.get("key"), Ok(Status::Interrupted(_))));
-    assert_eq!(engine.interrupted().get().unwrap().len(), 1);
+    let Ok(Status::Interrupted(shown)) = scope.get("key") else { panic!("{:?}", scope.get("key")) };
+    assert_eq!(&shown.last_progress().unwrap()[..], b"charged", "by this a person decides");
+    let listed = engine.interrupted().get().unwrap();
+    assert_eq!(listed[0].last_progress().unwrap(), b"charged");
     assert_eq!(engine.in_flight().get().unwrap().len(), 0);
     let resolved = scope.resolve("key");
     let is_right =

@@ -196,3 +196,63 @@ fn a_resolver_gets_no_claim_whose_lease_is_over() {
     assert!(claim.renew().is_ok(), "the lease was over before the caller had the claim");
     assert_eq!(claim.attempt(), 2);
 }
+
+/// A begin whose client hung up, and whose grant is not yet taken back on the disk.
+fn hung_up(engine: &Engine, scope: &Scope) {
+    let mut begin = Box::pin(scope.begin_async("key", request()));
+    assert!(poll(begin.as_mut()).is_pending());
+    engine.flush().unwrap();
+    drop(begin);
+}
+
+#[test]
+fn while_a_grant_is_taken_back_its_key_is_shown_as_it_was_before() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    drop(fresh(&scope, "key"));
+    hung_up(&engine, &scope);
+    let Ok(Status::Interrupted(lost)) = scope.get("key") else { panic!("{:?}", scope.get("key")) };
+    assert_eq!(lost.attempt(), 1, "nobody has had the second");
+    let listed = engine.interrupted().get().unwrap();
+    assert_eq!((listed.len(), engine.in_flight().get().unwrap().len()), (1, 0));
+    assert_eq!(engine.stats().in_flight, 0);
+}
+
+#[test]
+fn a_key_whose_grant_is_taken_back_can_be_resolved_and_forgotten() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let scope = default_scope(&engine);
+    drop(fresh(&scope, "key"));
+    hung_up(&engine, &scope);
+    let resolver = scope.resolve("key").unwrap();
+    assert_eq!(resolver.interrupted().map(|lost| lost.attempt()), Some(1));
+    drop(resolver);
+    hung_up(&engine, &scope);
+    assert!(scope.forget("key").unwrap());
+    hung_up(&engine, &scope);
+    assert!(!scope.forget("key").unwrap(), "it was vacant");
+    assert!(matches!(scope.get("key"), Ok(Status::Vacant)));
+}
+
+/// The forgetting, or the resolution, itself finds the lease over, and takes the grant back.
+#[test]
+fn a_grant_that_lapsed_on_its_way_hinders_neither_a_resolution_nor_a_forgetting() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let rerun = engine.policy().recovery(Recovery::Rerun).lease(LEASE);
+    let jobs = engine.set_policy("jobs", rerun).unwrap();
+    for resolves in [true, false] {
+        drop(fresh(&jobs, "key"));
+        let mut late = pin!(jobs.begin_async("key", request()));
+        assert!(poll(late.as_mut()).is_pending());
+        engine.flush().unwrap();
+        machine.clock.advance(LEASE);
+        if resolves {
+            jobs.resolve("key").unwrap().release().unwrap();
+        } else {
+            assert!(jobs.forget("key").unwrap());
+        }
+    }
+}

@@ -293,7 +293,7 @@ impl Core {
                 (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt).map_err(BeginError::from)?;
                 }
-                (_, Lookup::Slot(slot)) if slot.is_being_forgotten() => {
+                (_, Lookup::Slot(slot)) if slot.has_no_claim() => {
                     self.flush(caller).await.map_err(BeginError::from)?;
                 }
                 (_, found) => {

@@ -43,8 +43,9 @@ impl Core {
             let decided = self.decide_throughout(&found, before, |now| Event::Forget { now });
             let Some(decision) = decided else { continue };
             match (decision, found) {
-                // Another call forgets it. This one tells that once it is durable.
-                (Decision::Busy, Lookup::Slot(slot)) if slot.is_being_forgotten() => {
+                // Another call forgets it, and this one tells that once it is durable; or a grant
+                // that nobody got is taken back.
+                (Decision::Busy, Lookup::Slot(slot)) if slot.has_no_claim() => {
                     self.flush(caller).await?;
                 }
                 (Decision::Busy, _) => return Err(ForgetError::InFlight),
@@ -108,7 +109,10 @@ impl Core {
             Doomed::Record(record) => (Attempt::forgetting(record.clone()), Some(record.remembered_until())),
             // A new one: the waiters of the old one were told how it ended.
             Doomed::Interrupted(attempt) => {
-                (Attempt::from_row(&attempt.row(None), self.limits.progress()), None)
+                let anew = Attempt::from_row(&attempt.row(None), self.limits.progress());
+                // Callers are shown it until it is forgotten.
+                anew.inherit(attempt);
+                (anew, None)
             }
         };
         let attempt = Arc::new(attempt);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
+use super::lookup::interrupted_in_place;
 use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::attempt::interruption::Earlier;
@@ -98,18 +99,21 @@ impl Candidate {
         let (state, claim) = match slot {
             // The worker will come by; until then the clock decides.
             Slot::InFlight(claim) if claim.lease_until() <= before && !claim.is_undelivered() => {
-                (OpenState::Interrupted, claim)
+                (OpenState::Interrupted, Arc::clone(claim))
             }
             // A record that is being forgotten.
             Slot::Ending(claim) if claim.forgets().is_some() => return None,
-            Slot::Ending(claim) if claim.interrupted().is_some() => {
-                if claim.remembered_until() <= before {
-                    return None;
+            Slot::Ending(claim) => match interrupted_in_place(claim) {
+                Some(interrupted) if interrupted.remembered_until() > before => {
+                    (OpenState::Interrupted, interrupted)
                 }
-                (OpenState::Interrupted, claim)
+                Some(_) => return None,
+                None => (OpenState::InFlight, Arc::clone(claim)),
+            },
+            Slot::InFlight(claim) => (OpenState::InFlight, Arc::clone(claim)),
+            Slot::Interrupted(claim) if claim.remembered_until() > before => {
+                (OpenState::Interrupted, Arc::clone(claim))
             }
-            Slot::InFlight(claim) | Slot::Ending(claim) => (OpenState::InFlight, claim),
-            Slot::Interrupted(claim) if claim.remembered_until() > before => (OpenState::Interrupted, claim),
             Slot::Interrupted(_) | Slot::Vacant | Slot::Cached(..) | Slot::Stored { .. } => return None,
         };
         let position = match state {
@@ -120,7 +124,7 @@ impl Candidate {
                 ListPosition::new(interrupted_at, info.fence)
             }
         };
-        Some(Self { position, state, claim: Arc::clone(claim) })
+        Some(Self { position, state, claim })
     }
 
     fn is_wanted(&self, request: &ListRequest) -> bool {

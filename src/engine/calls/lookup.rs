@@ -18,6 +18,7 @@ use crate::record::{Record, RecordLocation};
 use crate::state::{Decision, Event, Phase, State, decide};
 use crate::status::Status;
 use crate::store::StoredRecord;
+use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
 /// The state of a key that a lookup found.
@@ -144,12 +145,15 @@ impl Core {
     pub(super) fn status_of(&self, found: Lookup, before: Timestamp) -> Option<Status> {
         let now = self.clock.now();
         let has_come = |time: Timestamp| before < time && time <= now;
-        // Callers are shown what is being forgotten until that is durable.
+        // Callers are shown what is being forgotten until that is durable, and what was interrupted
+        // before a grant that is being taken back.
         let found = match found {
             Lookup::Slot(Slot::Ending(attempt)) => match attempt.forgets() {
                 Some(record) => Lookup::Record(record.clone()),
-                None if attempt.interrupted().is_some() => Lookup::Slot(Slot::Interrupted(attempt)),
-                None => Lookup::Slot(Slot::Ending(attempt)),
+                None => match interrupted_in_place(&attempt) {
+                    Some(interrupted) => Lookup::Slot(Slot::Interrupted(interrupted)),
+                    None => Lookup::Slot(Slot::Ending(attempt)),
+                },
             },
             found @ (Lookup::Record(_) | Lookup::Slot(_) | Lookup::Expired(_)) => found,
         };
@@ -260,6 +264,15 @@ impl Core {
             }
         }
     }
+}
+
+/// The interruption that a key with an ending attempt has in truth: it is being forgotten, or gets
+/// the interruption back that was there before its grant.
+pub(super) fn interrupted_in_place(ending: &Arc<Attempt>) -> Option<Arc<Attempt>> {
+    if ending.interrupted().is_some() {
+        return Some(Arc::clone(ending));
+    }
+    ending.never_held().filter(|_| ending.is_withdrawn()).map(Arc::new)
 }
 
 #[cfg(test)]
