@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::queue::Queue;
 use super::{Commit, Publish};
 use crate::clock::Deadline;
-use crate::sync::Ordering;
+use crate::sync::{MutexGuard, Ordering};
 use crate::task::caller::Caller;
 
 impl<P: Publish> Commit<P> {
@@ -61,8 +61,19 @@ impl<P: Publish> Commit<P> {
         }
     }
 
-    pub(super) fn notify_drained(&self) {
+    /// Gives free places to the first callers in line, and wakes them. Threads are woken
+    /// together: any of them may have to lead.
+    pub(super) fn give_places(&self, mut queue: MutexGuard<'_, Queue<P::Op>>) {
+        let wakeups = queue.serve_line();
+        drop(queue);
         self.drained.notify_all();
-        self.tasks_drained.wake_all();
+        wakeups.wake();
+    }
+
+    /// Wakes all callers in line, because no entries are taken any more.
+    pub(super) fn stop_waiting(&self) {
+        let wakeups = self.queue.lock().line.wake_all();
+        self.drained.notify_all();
+        wakeups.wake();
     }
 }

@@ -44,6 +44,6 @@ impl<P: Publish> Commit<P> {
             }
         }
         drop(queue);
-        self.notify_drained();
+        self.stop_waiting();
     }
 }

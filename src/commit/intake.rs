@@ -1,7 +1,10 @@
 //! Intake: takes entries into the queue, and lets callers wait while it is full.
 
+use std::future::poll_fn;
+
+use super::in_line::InLine;
 use super::leading::Turn;
-use super::queue::{Intake, Queue, bytes_of};
+use super::queue::{Intake, Queue};
 use super::status::Ticket;
 use super::{Commit, Publish};
 use crate::clock::{Deadline, QueueTimeout};
@@ -24,8 +27,20 @@ impl<P: Publish> Commit<P> {
         may: impl Fn() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
         let (until, full) = (queue_timeout.until(), Err(queue_full(queue_timeout)));
-        let now = || self.append_now(caller, &entry, op, reservation, queue_timeout, &may);
-        self.timers.timeout(until, self.tasks_drained.until(now)).await.unwrap_or(full)
+        let mut line = InLine::new(self, &entry);
+        let queued = async {
+            let mut queue = poll_fn(|context| line.poll(context)).await?;
+            if !may() {
+                return Ok(None);
+            }
+            line.take(&mut queue);
+            let ticket = op.take().map(|op| queue.push(&entry, op, reservation));
+            if caller == Caller::Task {
+                self.call_leader(&queue);
+            }
+            Ok(ticket)
+        };
+        self.timers.timeout(until, queued).await.unwrap_or(full)
     }
 
     /// [`append`](Self::append), if there is a place, or for a thread, which waits for one here.
@@ -43,9 +58,10 @@ impl<P: Publish> Commit<P> {
         if let Err(forked) = self.check_process() {
             return Some(Err(forked));
         }
-        let bytes = bytes_of(entry);
+        // Dropped after the lock of the queue is free.
+        let mut line = InLine::new(self, entry);
         let admitted = match caller {
-            Caller::Thread => self.admit(bytes, queue_timeout),
+            Caller::Thread => self.admit(&mut line, queue_timeout),
             Caller::Task | Caller::Member => {
                 let queue = self.queue.lock();
                 self.check_open(&queue).map(|()| queue)
@@ -56,12 +72,12 @@ impl<P: Publish> Commit<P> {
             Err(refused) => return Some(Err(refused)),
         };
         if !may() {
-            drop(queue);
-            // A place may have been kept for this entry.
-            self.notify_drained();
             return Some(Ok(None));
         }
-        let has_place = queue.has_place(bytes);
+        let has_place = line.has_place(&queue);
+        if has_place {
+            line.take(&mut queue);
+        }
         let ticket = op.take_if(|_| has_place).map(|op| queue.push(entry, op, reservation));
         if caller == Caller::Task || ticket.is_none() {
             self.call_leader(&queue);
@@ -118,7 +134,7 @@ impl<P: Publish> Commit<P> {
         drop(self.queue.lock());
     }
 
-    fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
+    pub(super) fn check_open(&self, queue: &Queue<P::Op>) -> Result<(), CommitError> {
         match self.failure.get() {
             Some(failure) => Err(CommitError::Failed(failure.clone())),
             None if queue.intake == Intake::Closed => Err(CommitError::Closed),
@@ -127,30 +143,32 @@ impl<P: Publish> Commit<P> {
     }
 
     /// Waits until the queue has a place.
-    fn admit(
-        &self,
-        bytes: usize,
+    fn admit<'a>(
+        &'a self,
+        line: &mut InLine<'a, P>,
         queue_timeout: &mut QueueTimeout,
-    ) -> Result<MutexGuard<'_, Queue<P::Op>>, CommitError> {
+    ) -> Result<MutexGuard<'a, Queue<P::Op>>, CommitError> {
         let mut queue = self.queue.lock();
         let mut has_waited = false;
         loop {
             self.check_open(&queue)?;
-            if queue.has_place(bytes) {
+            if line.has_place(&queue) {
                 return Ok(queue);
             }
+            line.join(&mut queue);
             // Before the caller leads for others, not after: that too is time it waits.
             let deadline = queue_timeout.until();
             if has_waited && deadline.has_passed() {
                 return Err(queue_full(queue_timeout));
             }
             has_waited = true;
-            match queue.writer.take() {
+            // Where nothing waits, a task has not come yet for the place that it was given.
+            let is_empty = queue.is_empty();
+            match queue.writer.take_if(|_| !is_empty) {
                 // Nobody leads, and the callers whose entries wait are on their way.
                 Some(writer) => {
-                    let led = self.lead(queue, writer, Turn::ForPlace(bytes));
+                    let led = self.lead(queue, writer, Turn::ForPlace);
                     queue = led.ok_or(CommitError::Failed(Failure::Forked))?;
-                    queue.let_go();
                 }
                 None => self.wait_for_drained(&mut queue, deadline),
             }

@@ -49,9 +49,8 @@ pub(super) enum Turn<'a> {
     Short,
     /// After so many groups: those that were queued when the turn began.
     Queued(usize),
-    /// After one group. The leader waits for a place for so many bytes, and gets it once that
-    /// group has left the queue.
-    ForPlace(usize),
+    /// After one group. The leader waits in line for a place.
+    ForPlace,
     /// Never. For a thread without other work.
     Endless,
 }
@@ -62,7 +61,7 @@ impl Turn<'_> {
             Self::After(own) => led.is_long() && own.end().is_some(),
             Self::Short => led.is_long(),
             Self::Queued(groups) => led.groups >= groups,
-            Self::ForPlace(_) => led.groups > 0,
+            Self::ForPlace => led.groups > 0,
             Self::Endless => false,
         }
     }
@@ -138,18 +137,14 @@ impl<P: Publish> Commit<P> {
         {
             // A caller that led for a place has its own entry to lead for next, and need not be
             // relieved.
-            is_over = turn.is_over(led) && (self.hand_over(next) || matches!(turn, Turn::ForPlace(_)));
+            is_over = turn.is_over(led) && (self.hand_over(next) || matches!(turn, Turn::ForPlace));
             if is_over {
                 break;
             }
             let Some(group) = queue.take_next() else { break };
             let watch = Stopwatch::start();
             queue.writing = Some(watch);
-            if let Turn::ForPlace(bytes) = turn {
-                queue.hold(bytes);
-            }
-            drop(queue);
-            self.notify_drained();
+            self.give_places(queue);
             if self.origin.is_elsewhere() {
                 return None;
             }

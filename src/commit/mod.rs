@@ -12,6 +12,7 @@
 mod calls;
 mod closing;
 mod counters;
+mod in_line;
 mod intake;
 mod leading;
 mod publishing;
@@ -32,7 +33,6 @@ use crate::fork::Origin;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, OnceLock};
 use crate::task::notifier::Notifier;
 use crate::task::timers::Timers;
-use crate::task::wait_list::WaitList;
 use crate::wal::{LogSpace, LogWriter};
 use counters::Counters;
 use queue::{Intake, Queue};
@@ -72,10 +72,9 @@ pub(crate) struct Commit<P: Publish> {
     /// waiters is locked under it, and a shard of the index, to check whether an entry may still
     /// be queued.
     queue: Mutex<Queue<P::Op>>,
-    /// A group left the queue.
+    /// A group left the queue. Threads that wait for a place are woken by it; tasks, by the
+    /// queue's line.
     drained: Condvar,
-    /// Tasks that wait for the same.
-    tasks_drained: WaitList,
     threads: Threads,
     /// A thread waits for the leader.
     is_called: AtomicBool,
@@ -105,7 +104,6 @@ impl<P: Publish> Commit<P> {
             clock,
             queue: Mutex::new(Queue::new(limits)),
             drained: Condvar::new(),
-            tasks_drained: WaitList::default(),
             threads,
             is_called: AtomicBool::new(false),
             flush_at: Mutex::default(),

@@ -113,7 +113,7 @@ impl<P: Publish> Commit<P> {
         written
             .chain(groups.iter().map(|group| &group.status))
             .for_each(|status| status.settle(GroupEnd::Failed));
-        self.notify_drained();
+        self.stop_waiting();
     }
 }
 

@@ -6,6 +6,7 @@ use super::status::{CommitStatus, GroupEnd, Ticket};
 use crate::clock::Stopwatch;
 use crate::error::Failure;
 use crate::sync::Arc;
+use crate::task::wait_queue::{Turn, WaitQueue, Waiting, Wakeups};
 use crate::wal::frame::{FrameBuf, entry_bytes_max};
 use crate::wal::{LogWriter, Reservation};
 
@@ -60,8 +61,12 @@ pub(super) struct Queue<T> {
     /// Bytes of all that waits.
     bytes: usize,
     entries: usize,
-    /// Bytes of the entry for which a leader holds a place: its own entry, for which it leads.
-    held: Option<usize>,
+    /// Callers that wait for a place. No later caller gets one before them.
+    pub(super) line: WaitQueue,
+    /// Entries, and their bytes, that callers of the line were given places for and have not
+    /// queued yet.
+    given: usize,
+    given_bytes: usize,
     /// The newest group, published or not.
     newest: Option<Arc<CommitStatus>>,
     /// `None` if a thread leads, a commit failed, or the log is not ready yet.
@@ -92,7 +97,9 @@ impl<T> Queue<T> {
             filling: None,
             bytes: 0,
             entries: 0,
-            held: None,
+            line: WaitQueue::default(),
+            given: 0,
+            given_bytes: 0,
             newest: None,
             writer: None,
             writing: None,
@@ -129,25 +136,52 @@ impl<T> Queue<T> {
         Ticket::new(&group.status)
     }
 
-    /// Whether an entry of so many bytes may be queued. An entry longer than the queue's limit
-    /// may be queued alone.
-    pub(super) fn has_place(&self, bytes: usize) -> bool {
-        let limits = &self.limits;
-        let (held_bytes, held) = self.held.map_or((0, 0), |bytes| (bytes, 1));
-        let fits = self.bytes + held_bytes + bytes <= limits.queue_bytes
-            && self.entries + held < limits.queue_entries;
-        fits || self.is_empty() && held == 0
+    /// Whether an entry of so many bytes fits beside those for which places were given.
+    fn fits(&self, bytes: usize) -> bool {
+        self.bytes + self.given_bytes + bytes <= self.limits.queue_bytes
+            && self.entries + self.given < self.limits.queue_entries
     }
 
-    /// Holds a place for an entry of so many bytes, if there is one: no other caller takes it
-    /// while the lock is free.
-    pub(super) fn hold(&mut self, bytes: usize) {
-        self.held = self.held.or(self.has_place(bytes).then_some(bytes));
+    /// Whether a call may queue an entry of so many bytes: one with a turn in line once it was
+    /// given a place, any other if no caller waits. An entry may always be queued alone, however
+    /// long it is, and even if a task does not come for the place that it was given.
+    pub(super) fn has_place(&self, turn: Option<Turn>, bytes: usize) -> bool {
+        let is_next = match turn {
+            Some(turn) if !self.line.has(turn) => return true,
+            Some(turn) => self.line.is_first(turn),
+            None => self.line.is_empty(),
+        };
+        is_next && (self.fits(bytes) || self.is_empty())
     }
 
-    /// Gives up the held place.
-    pub(super) fn let_go(&mut self) {
-        self.held = None;
+    /// Takes a caller with an entry of so many bytes out of the line, and its place if it was
+    /// given one. What is returned is dropped without the lock.
+    pub(super) fn leave_line(&mut self, turn: Turn, bytes: usize) -> Option<Waiting> {
+        let left = self.line.leave(turn);
+        if left.is_none() {
+            self.given -= 1;
+            self.given_bytes -= bytes;
+        }
+        left
+    }
+
+    /// Gives free places to the first in line.
+    pub(super) fn serve_line(&mut self) -> Wakeups {
+        if self.line.is_empty() {
+            return Wakeups::default();
+        }
+        let mut line = std::mem::take(&mut self.line);
+        let wakeups = line.serve(|bytes| {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            let is_free = self.fits(bytes) || self.is_empty() && self.given == 0;
+            if is_free {
+                self.given += 1;
+                self.given_bytes += bytes;
+            }
+            is_free
+        });
+        self.line = line;
+        wakeups
     }
 
     /// Groups that wait to be written.

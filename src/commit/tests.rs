@@ -300,25 +300,25 @@ fn a_queue_has_place_for_so_many_bytes_and_entries_and_for_one_entry_however_lon
     let mut queue = Queue::new(limits);
     queue.writer = Some(writer);
     assert_eq!(bytes_of(ENTRY), COUNTED);
-    assert!(queue.has_place(10_000) && queue.is_empty());
+    assert!(queue.has_place(None, 10_000) && queue.is_empty());
     let fates: Vec<_> =
         (0..2).map(|op| Arc::clone(&queue.push(ENTRY, op, &mut bench.reserve(RESERVED)).status)).collect();
     assert!(Arc::ptr_eq(&fates[0], &fates[1]), "two of them fill a group");
-    assert!(queue.has_place(128) && !queue.has_place(129) && !queue.is_backed_up());
+    assert!(queue.has_place(None, 128) && !queue.has_place(None, 129) && !queue.is_backed_up());
     assert!(Arc::ptr_eq(queue.newest_not_durable().unwrap(), &fates[1]));
     let third = Arc::clone(&queue.push(ENTRY, 2, &mut bench.reserve(RESERVED)).status);
     assert!(!Arc::ptr_eq(&third, &fates[1]) && queue.is_backed_up());
-    assert!(!queue.has_place(1), "three entries are the limit");
+    assert!(!queue.has_place(None, 1), "three entries are the limit");
     let group = queue.take_next().unwrap();
     assert_eq!((group.bytes, group.ops.as_slice()), (128, &[0, 1][..]));
-    assert!(queue.has_place(192) && !queue.has_place(193) && !queue.is_backed_up());
+    assert!(queue.has_place(None, 192) && !queue.has_place(None, 193) && !queue.is_backed_up());
     let last = queue.take_next().unwrap();
     assert!(queue.is_empty() && queue.take_next().is_none() && queue.is_settled());
     // Neither bytes nor entries are left of what was taken.
     (0..2).for_each(|op| {
         drop(queue.push(ENTRY, op, &mut bench.reserve(RESERVED)));
     });
-    assert!(queue.has_place(128) && !queue.has_place(129));
+    assert!(queue.has_place(None, 128) && !queue.has_place(None, 129));
     drop(queue.take_next());
     // Buffers are used again, a few of them.
     (0..10).for_each(|op| {

@@ -102,6 +102,11 @@ impl WaitQueue {
         self.waiting.first_key_value().is_none_or(|(Turn(first, _), _)| *first > priority)
     }
 
+    /// Whether a caller waits and is the first.
+    pub(crate) fn is_first(&self, turn: Turn) -> bool {
+        self.waiting.first_key_value().is_some_and(|(first, _)| *first == turn)
+    }
+
     /// Whether a caller still waits: not once it was served.
     pub(crate) fn has(&self, turn: Turn) -> bool {
         self.waiting.contains_key(&turn)
@@ -110,6 +115,11 @@ impl WaitQueue {
     /// Sets how a caller is woken; returns the earlier wake-up, to be dropped without the lock.
     pub(crate) fn set_wakeup(&mut self, turn: Turn, wakeup: Wakeup) -> Option<Wakeup> {
         self.waiting.get_mut(&turn).and_then(|waiting| waiting.wakeup.replace(wakeup))
+    }
+
+    /// Takes back how a caller is woken, to be dropped without the lock.
+    pub(crate) fn take_wakeup(&mut self, turn: Turn) -> Option<Wakeup> {
+        self.waiting.get_mut(&turn).and_then(|waiting| waiting.wakeup.take())
     }
 
     /// Serves callers from the first on, as long as `take` succeeds.

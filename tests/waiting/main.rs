@@ -25,5 +25,6 @@ mod others;
 mod own_key;
 mod own_threads;
 mod places;
+mod queue_line;
 mod taken_back;
 mod tasks;

@@ -22,8 +22,7 @@ fn a_turn_is_over_once_it_was_long_enough_and_its_own_group_is_settled() {
     }
     assert!(Turn::Queued(0).is_over(Led::default()));
     assert!(
-        !Turn::ForPlace(1).is_over(Led::default())
-            && Turn::ForPlace(1).is_over(Led { groups: 1, time: little })
+        !Turn::ForPlace.is_over(Led::default()) && Turn::ForPlace.is_over(Led { groups: 1, time: little })
     );
 }
 
