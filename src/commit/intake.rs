@@ -38,6 +38,10 @@ impl<P: Publish> Commit<P> {
             if caller == Caller::Task {
                 self.call_leader(&queue);
             }
+            if !queue.line.is_empty() {
+                // A thread in line may lead for it.
+                self.drained.notify_all();
+            }
             Ok(ticket)
         };
         self.timers.timeout(until, queued).await.unwrap_or(full)

@@ -165,15 +165,18 @@ impl<T> Queue<T> {
         left
     }
 
-    /// Gives free places to the first in line.
+    /// Gives free places to the first in line. One goes alone into an empty queue, so tasks that
+    /// do not come for their places cannot hold up the line.
     pub(super) fn serve_line(&mut self) -> Wakeups {
         if self.line.is_empty() {
             return Wakeups::default();
         }
         let mut line = std::mem::take(&mut self.line);
+        let mut may_go_alone = self.is_empty();
         let wakeups = line.serve(|bytes| {
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let is_free = self.fits(bytes) || self.is_empty() && self.given == 0;
+            let is_free = self.fits(bytes) || may_go_alone;
+            may_go_alone = false;
             if is_free {
                 self.given += 1;
                 self.given_bytes += bytes;

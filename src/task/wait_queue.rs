@@ -122,6 +122,12 @@ impl WaitQueue {
         self.waiting.get_mut(&turn).and_then(|waiting| waiting.wakeup.take())
     }
 
+    /// How many callers wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Serves callers from the first on, as long as `take` succeeds.
     pub(crate) fn serve(&mut self, mut take: impl FnMut(u64) -> bool) -> Wakeups {
         let mut wakeups = Wakeups::default();

@@ -237,14 +237,16 @@ fn provoke(place: Place, memory: &Scope, scope: &Scope, foreign: &Arc<Foreign>) 
             foreign.wait_until_called();
             drop(call);
         }
-        Place::Timer => {
+        Place::Timer => loop {
             let Ok(Begin::InFlight(pending)) = scope.begin("theirs", request()) else { panic!("it is out") };
             let mut call =
                 Box::pin(async { drop(pending.wait_timeout_async(Duration::from_millis(1)).await) });
-            assert!(!once(call.as_mut()));
-            foreign.wait_until_called();
-            drop(call);
-        }
+            // On a busy machine its time may be up before it waits.
+            if !once(call.as_mut()) {
+                foreign.wait_until_called();
+                break;
+            }
+        },
         Place::Read => loop {
             let mut call = Box::pin(async { drop(scope.get_async("stored").await) });
             // It may be read before the task waits.

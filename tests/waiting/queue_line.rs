@@ -77,3 +77,22 @@ fn a_place_in_the_queue_that_a_task_was_given_and_does_not_take_goes_to_the_next
     assert_eq!(counts[2].get(), 1, "the place is lost with the task that was given it");
     let Ok(Begin::Fresh(_)) = crate::common::run(&engine, waiting.pop().unwrap()) else { panic!("fresh") };
 }
+
+/// A task may be polled late, or never again while it is kept.
+#[test]
+fn a_task_that_does_not_come_for_its_place_in_the_queue_holds_up_no_others() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let counts: Vec<Arc<Count>> = (0..3).map(|_| Arc::default()).collect();
+    let scope = engine.default_scope();
+    let Begin::Fresh(claim) = scope.begin("claim", request()).unwrap() else { panic!("fresh") };
+    let mut waiting = all_waiting(scope, &counts);
+    engine.flush().unwrap();
+    assert_eq!((counts[1].get(), counts[2].get()), (1, 0));
+    // A completion passes through the queue. The place that the first was given is still its own.
+    claim.complete(b"done").unwrap();
+    assert_eq!(counts[2].get(), 1, "the line stands still");
+    for begin in waiting.drain(1..).rev() {
+        let Ok(Begin::Fresh(_)) = crate::common::run(&engine, begin) else { panic!("fresh") };
+    }
+}

@@ -182,6 +182,46 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
     assert_eq!(last.status.end(), None);
 }
 
+/// Without threads of the engine, a thread in line leads for a task that came for its place.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the thread is foreign")]
+fn a_thread_that_waits_in_line_is_woken_when_a_task_before_it_has_queued_its_entry() {
+    let bench = Bench::new(100, Seen::default(), false);
+    bench.append_all(0..50);
+    let hour = Duration::from_secs(3_600);
+    let (long, short) = ([7; 90 * COUNTED], [7; 20 * COUNTED]);
+    let append = |entry: &[u8], caller, op| {
+        let (commit, entry) = (Arc::clone(&bench.commit), entry.to_vec());
+        let mut reservation = bench.reserve(100 * RESERVED);
+        async move {
+            let (op, queue_timeout) = (&mut Some(op), &mut QueueTimeout::new(hour));
+            commit.append(caller, entry, op, &mut reservation, queue_timeout, || true).await
+        }
+    };
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let mut first = Box::pin(append(&long, Caller::Task, 100));
+    let mut second = Box::pin(append(&short, Caller::Task, 101));
+    assert!(first.as_mut().poll(&mut context).is_pending());
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    // The first has its place, beside which the second has none.
+    bench.commit.drain();
+    let (commit, mut reservation) = (Arc::clone(&bench.commit), bench.reserve(RESERVED));
+    let (done, is_done) = sync_channel(1);
+    thread::spawn(move || {
+        let queue_timeout = &mut QueueTimeout::new(hour);
+        let may = || true;
+        let appended =
+            commit.append_now(Caller::Thread, ENTRY, &mut Some(102), &mut reservation, queue_timeout, may);
+        done.send(appended.is_some_and(|appended| appended.is_ok())).unwrap();
+    });
+    while bench.commit.queue.lock().line.waiting() < 2 {
+        thread::yield_now();
+    }
+    assert!(first.as_mut().poll(&mut context).is_ready());
+    assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(true));
+    assert!(second.as_mut().poll(&mut context).is_ready());
+}
+
 #[test]
 fn what_was_acknowledged_early_is_led_for_at_the_earliest_deadline() {
     let bench = Bench::new(8, Seen::default(), true);
