@@ -101,6 +101,14 @@ fn after_completion(calls: Vec<Call>) -> Vec<Timed<Call>> {
     in_turn([fresh(1, 1), complete(1)]).into_iter().chain(calls).collect()
 }
 
+/// An interrupted key that is being forgotten while it is resolved, and then looked at.
+fn while_forgotten() -> Vec<Timed<Call>> {
+    let calls = in_turn([Call::Resolve(None), Call::Get(Seen::Interrupted)]);
+    let calls = calls.into_iter().map(|call| later(call, 11));
+    let forgets = Timed { thread: 9, called: 10, returned: Some(100), call: FORGOT };
+    in_turn([fresh(1, 1), Call::Drop { fence: 1 }]).into_iter().chain([forgets]).chain(calls).collect()
+}
+
 fn later(call: Timed<Call>, by: u64) -> Timed<Call> {
     Timed { called: call.called + by, returned: call.returned.map(|at| at + by), ..call }
 }
@@ -159,6 +167,7 @@ fn what_must_never_happen_is_not_explained() {
             after_completion(vec![FORGOT, Call::Forget(Forgot::Refused)]),
         ),
         ("forgotten twice", in_turn([fresh(1, 1), complete(1), FORGOT, FORGOT])),
+        ("not resolved though it is still shown as interrupted", while_forgotten()),
     ];
     for (what, history) in bad {
         assert!(!is_explained(&history), "{what}");

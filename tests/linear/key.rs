@@ -323,7 +323,10 @@ impl Model for Key {
         done(match call {
             Call::Begin(begun) => state.begin(begun),
             Call::Resolve(Some(grant)) => state.granted(*grant, true),
-            Call::Resolve(None) => state.stay_if(!matches!(state.phase, Phase::Interrupted { .. })),
+            // While a key is being forgotten, a resolver waits.
+            Call::Resolve(None) => {
+                state.stay_if(!matches!(state.phase, Phase::Interrupted { .. } | Phase::Forgetting(_)))
+            }
             Call::Complete { outcome, accepted } => {
                 state.end(outcome.fence, *accepted, |_, _| Phase::Done(outcome.clone()))
             }
