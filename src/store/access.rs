@@ -114,24 +114,30 @@ impl Access {
 impl Access {
     /// Reads. If the database has stopped, reads again in a view.
     pub(super) fn read<T>(&self, read: impl Fn(&Opened) -> Result<T, BackendError>) -> Result<T, ReadError> {
+        self.try_read(read)?.map_err(|trouble| trouble.into_read_error(&self.path))
+    }
+
+    /// The same, with the trouble of the read itself. The outer error: no view could be opened.
+    pub(super) fn try_read<T>(
+        &self,
+        read: impl Fn(&Opened) -> Result<T, BackendError>,
+    ) -> Result<Result<T, BackendError>, ReadError> {
         let (mut failed, mut stopped) = (0, 0);
         loop {
             let database = self.database()?;
-            let done = catch_backend_panic(|| read(&database));
-            let trouble = match done {
-                Ok(done) => return Ok(done),
+            let trouble = match catch_backend_panic(|| read(&database)) {
                 Err(trouble) => trouble,
+                done => return Ok(done),
             };
             if trouble.is_io() {
                 self.leave(&database);
             } else if self.is_in_use(&database) {
-                return Err(trouble.into_read_error(&self.path));
+                return Ok(Err(trouble));
             }
             // The next one may have written where this one has its pages. Nor must it be the last
             // to know this one.
             drop(database);
-            // Others may stop a view, too, in which this read would find nothing wrong: their
-            // trouble is not its own.
+            // Others may stop a view, too: their trouble is not this read's own.
             let (tries, tries_max) = if trouble.is_answer_of_disk() {
                 (&mut failed, READ_TRIES)
             } else {
@@ -139,14 +145,13 @@ impl Access {
             };
             *tries += 1;
             if *tries == tries_max {
-                return Err(trouble.into_read_error(&self.path));
+                return Ok(Err(trouble));
             }
         }
     }
 
     /// Reads for as long as `read` takes. `is_asker` says that the thread may have asked to have the
-    /// database alone. Refused after a call of
-    /// [`refuse_long_reads`](Self::refuse_long_reads).
+    /// database alone. Refused after [`refuse_long_reads`](Self::refuse_long_reads).
     pub(super) fn read_long<T, R>(
         &self,
         is_asker: bool,

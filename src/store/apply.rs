@@ -319,6 +319,7 @@ impl Store {
             directory.insert(block.number, BlockInfo::of(block));
         }
         drop(directory);
+        due.blocks.iter().for_each(|(block, _)| self.unread.is_fine(*block));
         // After the directory, so that a reader that sees a place finds its block.
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
             record.set_location(*place);

@@ -1,7 +1,5 @@
 //! Reading one record of a block.
 
-use std::cell::Cell;
-
 use super::backend_error::BackendError;
 use super::directory::Gone;
 use super::opened::Opened;
@@ -41,18 +39,22 @@ impl Store {
         if let Some(failure) = self.unread.answer(block, now) {
             return Err(ReadError::Io(failure));
         }
-        let is_answer_of_disk = Cell::new(false);
-        let read = self.access.read(|database| {
-            let read = self.read_in(database, due, place, digest);
-            is_answer_of_disk.set(read.as_ref().is_err_and(BackendError::is_answer_of_disk));
-            read
-        });
-        match &read {
-            Err(ReadError::Io(failure)) if is_answer_of_disk.get() => self.unread.failed(block, failure, now),
-            Err(_) => {}
-            Ok(_) => self.unread.is_fine(block),
+        match self.access.try_read(|database| self.read_in(database, due, place, digest))? {
+            Ok(found) => {
+                self.unread.is_fine(block);
+                Ok(found)
+            }
+            Err(trouble) => {
+                let is_answer_of_disk = trouble.is_answer_of_disk();
+                let error = trouble.into_read_error(&self.path);
+                if let ReadError::Io(failure) = &error
+                    && is_answer_of_disk
+                {
+                    self.unread.failed(block, failure, now);
+                }
+                Err(error)
+            }
         }
-        read
     }
 
     fn read_in(

@@ -65,6 +65,12 @@ impl Unread {
         blocks.insert(block, Failed { failure: failure.clone(), count, again });
     }
 
+    /// How many blocks are noted.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.blocks.lock().len()
+    }
+
     /// Notes that a block could be read, or is gone.
     pub(super) fn is_fine(&self, block: u64) {
         if self.has_some.load(Ordering::Relaxed) {

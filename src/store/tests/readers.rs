@@ -183,3 +183,32 @@ fn a_thread_that_needs_the_database_alone_sleeps_until_the_last_read_has_ended()
     assert!(!store.access.users.is_awaited());
     store.close().unwrap();
 }
+
+/// The disk goes away for a moment. What a view would have found where the block lies, nobody
+/// knows.
+#[test]
+fn a_view_that_could_not_be_opened_is_no_failed_read_of_a_block() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let body = vec![7; 200 << 10];
+    let (record, place) = stored_with(&store, 7, &body);
+    store.close().unwrap();
+    let store = open(&disk);
+    (disk.reads()..disk.reads() + 3).for_each(|read| disk.fail_read(read));
+    assert!(matches!(read(&store, place, record.digest()), Err(ReadError::Io(_))));
+    assert_eq!(store.unread.len(), 0);
+    disk.mend();
+    assert_eq!(read(&store, place, record.digest()).unwrap().unwrap().body(), body);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_block_that_was_dropped_is_not_remembered_as_unreadable() {
+    let store = new_store(&SimDisk::new());
+    let (_, place) = stored(&store, 7);
+    let failure = IoFailure::new(path(), "reading", io::Error::other("a bad sector"));
+    store.unread.failed(place.block(), &failure, NOW);
+    assert_eq!((reclaim(&store, NOW, true), store.unread.len()), (0, 1));
+    assert_eq!((reclaim(&store, EXPIRED, true), store.unread.len()), (1, 0));
+    store.close().unwrap();
+}
