@@ -36,6 +36,10 @@ impl Deadline {
 
     pub(crate) const NEVER: Self = Self(None);
 
+    pub(crate) fn later_by(self, span: Duration) -> Self {
+        Self(self.0.and_then(|at| at.checked_add(span)))
+    }
+
     pub(crate) fn at(instant: Instant) -> Self {
         Self(Some(instant))
     }

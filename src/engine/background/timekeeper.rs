@@ -33,8 +33,11 @@ impl Core {
     pub(in crate::engine) fn next_end(&self) -> Deadline {
         let timer = self.timers.next().map_or(Deadline::NEVER, Deadline::at);
         let lease = self.leases.next().map_or(Deadline::NEVER, |at| {
+            // Read before the engine's clock: if the thread is held up in between, it looks too
+            // early and once more, not too late.
+            let before = Deadline::after(Duration::ZERO);
             // Once a tick in any case: the machine may sleep meanwhile, and leases go on.
-            Deadline::after((at.saturating_since(self.clock.now()) + CLOCK_TICK).min(self.tick()))
+            before.later_by((at.saturating_since(self.clock.now()) + CLOCK_TICK).min(self.tick()))
         });
         timer.min(lease)
     }
