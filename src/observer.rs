@@ -112,6 +112,13 @@ pub enum Event<'e> {
         /// How long it took.
         took: Duration,
     },
+    /// The engine is connected to a shared store, and calls are about to be answered.
+    #[cfg(feature = "postgres")]
+    #[non_exhaustive]
+    Connected {
+        /// How long it took.
+        took: Duration,
+    },
     /// A claim was granted, and its call is about to return.
     #[non_exhaustive]
     Granted {
@@ -160,7 +167,8 @@ pub enum Event<'e> {
         /// How long the call took.
         took: Duration,
     },
-    /// A claim has ended. Its end is queued for the log, and soon durable.
+    /// A claim has ended. Its end is queued for the log, and soon durable. On a shared store it is
+    /// durable.
     #[non_exhaustive]
     Ended {
         /// The key's scope.
@@ -178,7 +186,8 @@ pub enum Event<'e> {
         /// Bytes of the body that is kept.
         body_len: usize,
     },
-    /// A claim ended without an outcome.
+    /// A claim ended without an outcome. On a shared store, one process tells of it: the one that
+    /// dropped the claim, or the one that found it over.
     #[non_exhaustive]
     Interrupted {
         /// The key's scope.
@@ -287,7 +296,8 @@ pub enum Cause {
     Dropped,
     /// Its lease ran out.
     Lease,
-    /// The process that had it died, or closed the file. The next opening finds it.
+    /// The process that had it died, or closed the file. The next opening finds it. On a shared
+    /// store: its session is over, and another process finds it.
     Restart,
 }
 
@@ -297,6 +307,8 @@ impl Event<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Opened { .. } => "opened",
+            #[cfg(feature = "postgres")]
+            Self::Connected { .. } => "connected",
             Self::Granted { .. } => "granted",
             Self::InFlight { .. } => "in flight",
             Self::Waited { .. } => "waited",
@@ -329,6 +341,12 @@ pub(crate) struct Hooks(Option<Arc<dyn Observer>>);
 impl Hooks {
     pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
         Self(Some(observer))
+    }
+
+    /// Whether there is an observer.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_heard(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Reports an event, which is made only if there is an observer.

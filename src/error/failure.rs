@@ -4,9 +4,9 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
-#[cfg(feature = "postgres")]
-use super::NO_FILE;
 use super::{Damage, FORKED, IoFailure};
+#[cfg(feature = "postgres")]
+use super::{NO_FILE, SharedError};
 
 /// Why the engine stopped granting claims. Only the next opening decides whether the commits of
 /// that moment count.
@@ -37,6 +37,10 @@ pub enum Failure {
     /// stopped.
     #[cfg(feature = "postgres")]
     NoFile,
+    /// Another process connected to the shared store with this one's instance name, so this one
+    /// grants nothing more.
+    #[cfg(feature = "postgres")]
+    Replaced,
 }
 
 const READ_ONLY: &str =
@@ -61,6 +65,10 @@ impl fmt::Display for Failure {
         #[cfg(feature = "postgres")]
         if let Self::NoFile = self {
             return f.write_str(NO_FILE);
+        }
+        #[cfg(feature = "postgres")]
+        if let Self::Replaced = self {
+            return SharedError::Replaced.fmt(f);
         }
         if let Self::Io(failure) = self
             && failure.is_disk_full()
@@ -88,7 +96,7 @@ impl fmt::Display for Failure {
             Self::Forked => f.write_str(FORKED),
             Self::ReadOnly => f.write_str(READ_ONLY),
             #[cfg(feature = "postgres")]
-            Self::NoFile => f.write_str(NO_FILE),
+            Self::NoFile | Self::Replaced => Ok(()),
         }
     }
 }
@@ -100,7 +108,7 @@ impl Error for Failure {
             Self::Damaged(damage) => Some(damage),
             Self::Panicked | Self::TakenAway(_) | Self::Forked | Self::ReadOnly => None,
             #[cfg(feature = "postgres")]
-            Self::NoFile => None,
+            Self::NoFile | Self::Replaced => None,
         }
     }
 }

@@ -19,7 +19,7 @@ pub enum TokenError {
     /// The claim is not the current one for its key: it has ended, or its lease ran out. This is
     /// the key's state now.
     Superseded(Box<Status>),
-    /// Another caller in this process already holds the claim.
+    /// Another caller already holds the claim; on a shared store, in this process or in another.
     Held,
     /// The engine stopped granting claims, or is closed.
     Begin(BeginError),

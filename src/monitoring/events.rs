@@ -11,7 +11,7 @@ use crate::{BeginError, Event, KeyHash, Observer, Record};
 /// |---|---|
 /// | error | a full disk, a failed read or close, a failed engine, a damaged record, faults of the program |
 /// | warn | interruptions, superseded claims, begins refused by a limit, failure or interruption |
-/// | info | opened, closed, policies, backups, room again |
+/// | info | opened, connected, closed, policies, backups, room again |
 /// | debug | grants, ends, claims found in flight, waits, begins refused because of the request |
 /// | trace | replays |
 ///
@@ -173,6 +173,8 @@ impl Observer for TracingObserver {
             | Event::Failed { .. }
             | Event::BackedUp { .. }
             | Event::Closed { .. } => of_engine(event),
+            #[cfg(feature = "postgres")]
+            Event::Connected { .. } => of_engine(event),
         }
     }
 }
@@ -183,6 +185,8 @@ fn of_engine(event: &Event<'_>) {
         Event::Opened { keys, replayed, interrupted, took, .. } => {
             info!(target: "idemkv", keys, commits_replayed = replayed, interrupted, ?took, "opened");
         }
+        #[cfg(feature = "postgres")]
+        Event::Connected { took, .. } => info!(target: "idemkv", ?took, "connected"),
         Event::PolicySet { scope, policy, .. } => {
             info!(target: "idemkv", scope = scope_label(scope), ?policy, "policy declared");
         }

@@ -296,6 +296,8 @@ impl Observer for MetricsObserver {
             | Event::ReadFailed { .. }
             | Event::Failed { .. }
             | Event::BackedUp { .. } => {}
+            #[cfg(feature = "postgres")]
+            Event::Connected { .. } => {}
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::common::namespace::ScopeInner;
 use crate::engine::common::request::{BeginRequest, CALLS_MAX};
 use crate::engine::handles::claim::Begin;
 use crate::error::BeginError;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 use crate::task::caller::Caller;
 
 type Answer = Result<Begin, BeginError>;
@@ -26,12 +26,26 @@ impl SharedHandle {
     ) -> Vec<Answer> {
         let (len, max) = (requests.len(), CALLS_MAX);
         if len > max {
-            return requests.iter().map(|_| Err(BeginError::BatchTooLong { len, max })).collect();
+            return self.refuse_all(scope, requests, &BeginError::BatchTooLong { len, max });
         }
         if let Err(refusal) = check_caller(caller) {
-            return requests.iter().map(|_| Err(refusal.clone().into())).collect();
+            return self.refuse_all(scope, requests, &refusal.into());
         }
         carry(caller, self.begin_all(scope, requests)).await
+    }
+
+    fn refuse_all(
+        &self,
+        scope: &ScopeInner,
+        requests: &[BeginRequest<'_>],
+        error: &BeginError,
+    ) -> Vec<Answer> {
+        let refuse = |request: &BeginRequest<'_>| {
+            let refused = Err(error.clone());
+            self.0.note_begin(scope, request.key, &refused, None);
+            refused
+        };
+        requests.iter().map(refuse).collect()
     }
 
     /// The first request of each key is sent. The others get its answer, or ask for themselves if
@@ -46,8 +60,9 @@ impl SharedHandle {
             });
         }
         let firsts = first.iter().filter_map(|at| requests.get(*at));
-        let begins =
-            firsts.map(|request| Box::pin(self.begin(scope, request.key, *request.fingerprint))).collect();
+        let begins = firsts
+            .map(|request| Box::pin(self.begin(Caller::Task, scope, request.key, *request.fingerprint)))
+            .collect();
         let mut answers: Vec<Option<Answer>> = Vec::new();
         answers.resize_with(requests.len(), || None);
         for (at, answer) in first.into_iter().zip(all(begins).await) {
@@ -71,10 +86,10 @@ impl SharedHandle {
                 of_others.get(&(request.key, request.fingerprint.as_bytes())).copied()
             };
             let answer = if let Some((twin, answer)) = twin.and_then(|twin| Some((twin, all.get(twin)?))) {
-                self.as_twin(twin, answer)
+                self.as_twin(scope, request.key, twin, answer)
             } else {
                 of_others.insert((request.key, request.fingerprint.as_bytes()), at);
-                self.begin(scope, request.key, *request.fingerprint).await
+                self.begin(Caller::Task, scope, request.key, *request.fingerprint).await
             };
             all.push(answer);
         }
@@ -82,17 +97,17 @@ impl SharedHandle {
     }
 
     /// The answer to a request that asks for the same as another of its batch.
-    fn as_twin(&self, first: usize, answer: &Answer) -> Answer {
+    fn as_twin(&self, scope: &ScopeInner, key: &[u8], first: usize, answer: &Answer) -> Answer {
         let answer = match answer {
-            Ok(Begin::Fresh(_)) => {
-                self.0.answers.waited.fetch_add(1, Ordering::Relaxed);
-                return Err(BeginError::DuplicateInBatch { first });
+            Ok(Begin::Fresh(claim)) => {
+                self.0.note_in_flight(claim.of());
+                Err(BeginError::DuplicateInBatch { first })
             }
             Ok(Begin::InFlight(pending)) => Ok(Begin::InFlight(pending.clone())),
             Ok(Begin::Done(record)) => Ok(Begin::Done(record.clone())),
             Err(error) => Err(error.clone()),
         };
-        self.0.count_begin(&answer);
+        self.0.note_begin(scope, key, &answer, None);
         answer
     }
 }

@@ -1,53 +1,38 @@
 //! Begins: a call asks for a key, and is granted a claim, answered, or told to wait.
 
 use super::claim::SharedClaim;
-use super::core::{Core, SharedHandle};
+use super::core::SharedHandle;
 use super::granting::{Asked, Granting, NewClaim, Tries, not_granted};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, carry_checked};
 use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::BeginAsk;
 use super::take_over;
 use crate::Fingerprint;
-use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::handles::claim::Begin;
 use crate::error::BeginError;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
+use crate::task::caller::Caller;
 
 impl SharedHandle {
     /// Asks whether to run the operation with this key. A future that is dropped claims nothing:
     /// what it was granted is withdrawn.
     pub(crate) async fn begin(
         self: &Arc<Self>,
+        caller: Caller,
         scope: &ScopeInner,
         key: &[u8],
         fingerprint: Fingerprint,
     ) -> Result<Begin, BeginError> {
-        let answer = match Asked::to_grant(scope, key) {
-            Ok(asked) => begin(self, &asked, fingerprint).await.map_err(not_granted),
-            Err(error) => Err(error.into()),
-        };
-        self.0.count_begin(&answer);
+        let watch = self.0.options.hooks.watch();
+        let begun = Box::pin(async {
+            let asked = Asked::to_grant(scope, key)?;
+            begin(self, &asked, fingerprint).await.map_err(not_granted)
+        });
+        let answer = carry_checked(caller, begun).await;
+        self.0.note_begin(scope, key, &answer, watch.as_ref());
         answer
-    }
-}
-
-impl Core {
-    pub(super) fn count_begin(&self, answer: &Result<Begin, BeginError>) {
-        match answer {
-            Ok(Begin::Fresh(claim)) => {
-                Counters::count(&self.counters.fresh);
-                Counters::add(&self.counters.rerun, usize::from(claim.interrupted().is_some()));
-            }
-            Ok(Begin::InFlight(_)) => {
-                self.answers.waited.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(Begin::Done(_)) => {
-                self.answers.replayed.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => self.counters.count_refusal(error),
-        }
     }
 }
 

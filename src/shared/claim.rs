@@ -76,6 +76,7 @@ impl SharedClaim {
         self.is_over = true;
         let core = self.core();
         core.held.fetch_sub(1, Ordering::Relaxed);
+        Counters::count(&core.counters.handed_over);
         core.watches.remove_own(&self.attempt);
         core.watches.told(self.attempt.digest);
     }
@@ -96,9 +97,7 @@ impl Drop for SharedClaim {
         }
         let core = self.core();
         core.held.fetch_sub(1, Ordering::Relaxed);
-        Counters::count(&core.counters.dropped);
         let end = EndAsk::abandon(self.row(), self.attempt.unresolved_ttl.map(span));
-        let told = (Arc::clone(&self.attempt), Ended::Interrupted);
-        core.loose_ends.add(end, None, Some(told));
+        core.loose_ends.add(end, None, Some(Arc::clone(&self.attempt)));
     }
 }

@@ -15,6 +15,7 @@ use crate::engine::common::completion::Completion;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::end_request::{EndRequest, NewResult};
 use crate::error::{ClaimError, CommitError, EndError, FailureKind, StoreFailure};
+use crate::observer::EndKind;
 use crate::record::retention::Retention;
 use crate::record::{Outcome, Record, RecordParts};
 use crate::state::{Decision, Event, decide};
@@ -107,8 +108,8 @@ impl SharedClaim {
         };
         let to = if vacates { RowState::Vacated } else { RowState::Interrupted };
         match self.carry_out(end, Some(to)).await {
-            Ok(_) => {
-                Counters::count(&self.core().counters.released);
+            Ok(carried) => {
+                self.core().note_end(&self.attempt, EndKind::Released, carried.at, 0);
                 self.end(if vacates { Ended::Vacated } else { Ended::Interrupted });
                 Ok(())
             }
@@ -141,11 +142,7 @@ impl SharedClaim {
 
     /// Notes that it has ended with this record.
     pub(super) fn has_stored(&mut self, record: &Record) {
-        let counters = &self.core().counters;
-        Counters::count(match record.outcome() {
-            Outcome::Success => &counters.completed,
-            Outcome::Failure => &counters.failed,
-        });
+        self.core().note_result(&self.attempt, record);
         self.end(Ended::Done(record.clone()));
     }
 
@@ -257,7 +254,7 @@ impl SharedClaim {
         let digest = self.attempt.digest;
         let now = looked.now;
         let Some(row) = looked.row else {
-            return Err(self.superseded(Status::Vacant));
+            return Err(core.superseded(&self.attempt, Status::Vacant));
         };
         let is_mine = row.nonce == self.nonce && row.fence == self.attempt.fence && Some(row.state) == to;
         let may_be_over = self.may_be_over.load(Ordering::Relaxed);
@@ -277,7 +274,9 @@ impl SharedClaim {
             return Ok(Some(Carried { at: now, found }));
         }
         match decide(row.state(), Event::End { fence: self.attempt.fence, now }) {
-            Decision::Superseded => Err(self.superseded(row.status(digest, now, &core.budget))),
+            Decision::Superseded => {
+                Err(core.superseded(&self.attempt, row.status(digest, now, &core.budget)))
+            }
             Decision::Grant { .. }
             | Decision::Wait
             | Decision::Replay
@@ -288,11 +287,6 @@ impl SharedClaim {
             | Decision::Become(_)
             | Decision::Stay => Ok(None),
         }
-    }
-
-    fn superseded(&self, now: Status) -> ClaimError {
-        Counters::count(&self.core().counters.superseded);
-        ClaimError::Superseded(Box::new(now))
     }
 }
 

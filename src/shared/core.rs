@@ -153,6 +153,12 @@ impl Core {
         Deadline::after(self.options.call_timeout * 3)
     }
 
+    /// Until when a statement of a call that ends now can still run: one that waits, or that was
+    /// cut off.
+    pub(super) fn last_statement(&self) -> Deadline {
+        Deadline::after(self.options.call_timeout + self.options.statement_timeout * 2)
+    }
+
     /// Sends a call to the store.
     pub(super) fn send<S: Queued>(
         &self,

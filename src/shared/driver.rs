@@ -12,7 +12,7 @@ use super::options::{Pooling, SharedOptions};
 use super::refusal::Refusal;
 use super::sql::Sql;
 use super::{keeper, schema, settle, sweep, wait, worker};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Stopwatch};
 use crate::error::{FailureKind, OpenError, StoreFailure};
 use crate::fork;
 use crate::sync::{self, Arc, Ordering};
@@ -72,9 +72,12 @@ async fn live(options: SharedOptions, ready: Ready) {
         return ready.send(Err(error.into()));
     }
     spawn_local(sweep::sweep(Arc::clone(&core)));
+    core.tell_of_connection();
     ready.send(Ok(Arc::clone(&core)));
     core.closing.notified().await;
+    let watch = Stopwatch::start();
     close(&core).await;
+    core.tell_of_close(&watch);
 }
 
 /// Settles what is loose, ends the session, and answers all that still wait.

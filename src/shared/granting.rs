@@ -88,11 +88,8 @@ impl Drop for Granting<'_> {
         if !self.is_sent || self.core.is_forked() {
             return;
         }
-        // A statement that waits, or that was cut off, can still run for so long.
-        let options = &self.core.options;
-        let until = Deadline::after(options.call_timeout + options.statement_timeout * 2);
         let end = EndAsk::withdraw(self.digest, self.nonce, self.standing);
-        self.core.loose_ends.add(end, Some(until), None);
+        self.core.loose_ends.add(end, Some(self.core.last_statement()), None);
     }
 }
 

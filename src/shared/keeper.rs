@@ -77,6 +77,9 @@ async fn start(core: &Arc<Core>) -> Result<(), Miss> {
         Some((id, until)) => SessionState::Live { id, until },
         None => SessionState::Replaced,
     });
+    if started.is_none() {
+        core.tell_of_replacement();
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::statements::end::EndAsk;
-use crate::attempt::{Attempt, Ended};
+use crate::attempt::Attempt;
 use crate::clock::Deadline;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 
@@ -14,8 +14,8 @@ pub(super) struct LooseEnd {
     pub(super) end: EndAsk,
     /// The grant may still happen until then, so finding nothing before is no answer.
     pub(super) until: Option<Deadline>,
-    /// The claim, and how its waiters are told that it ended.
-    pub(super) attempt: Option<(Arc<Attempt>, Ended)>,
+    /// The claim that was dropped.
+    pub(super) attempt: Option<Arc<Attempt>>,
     due: Deadline,
     pause: Duration,
 }
@@ -34,7 +34,7 @@ pub(super) struct LooseEnds {
 }
 
 impl LooseEnds {
-    pub(super) fn add(&self, end: EndAsk, until: Option<Deadline>, attempt: Option<(Arc<Attempt>, Ended)>) {
+    pub(super) fn add(&self, end: EndAsk, until: Option<Deadline>, attempt: Option<Arc<Attempt>>) {
         let due = Deadline::after(Duration::ZERO);
         self.list.lock().push(LooseEnd { end, until, attempt, due, pause: PAUSE_MIN });
         self.called.notify_one();

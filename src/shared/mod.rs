@@ -40,6 +40,7 @@ mod statements;
 mod stats;
 mod sweep;
 mod take_over;
+mod tell;
 mod token;
 mod wait;
 mod wait_for_end;

@@ -8,7 +8,9 @@ use super::schema;
 use super::sql::NOW;
 use crate::clock::millis;
 use crate::error::{FailureKind, OpenError, OptionError, SharedError, StoreFailure};
+use crate::observer::{Hooks, Observer};
 use crate::policy::{Durability, Policy};
+use crate::sync::Arc;
 
 /// What stands between this process and the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +59,7 @@ pub struct SharedOptions {
     pub(super) sweep_every: Option<Duration>,
     pub(super) group_max: usize,
     pub(super) clock: String,
+    pub(super) hooks: Hooks,
 }
 
 impl SharedOptions {
@@ -80,6 +83,7 @@ impl SharedOptions {
             sweep_every: Some(Duration::from_secs(1)),
             group_max: 512,
             clock: NOW.to_owned(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -156,6 +160,16 @@ impl SharedOptions {
     /// The most calls in one statement. Default 512; 1 to 2,000.
     pub fn group_max(mut self, calls: usize) -> Self {
         self.group_max = calls;
+        self
+    }
+
+    /// The observer of replays and other [events](crate::Event). Default none.
+    ///
+    /// Each process tells of what it does. Events that no call waits for come on the thread that
+    /// carries all statements: that a claim was dropped, or was found over, and the close. A slow
+    /// observer delays every call there, so hand longer work to another thread.
+    pub fn observer(mut self, observer: Arc<impl Observer + 'static>) -> Self {
+        self.hooks = Hooks::new(observer);
         self
     }
 

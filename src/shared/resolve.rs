@@ -7,7 +7,6 @@ use super::refusal::Refusal;
 use super::statements::look::LookAsk;
 use super::take_over::{decided, grant};
 use crate::Status;
-use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::handles::claim::Claim;
 use crate::error::{BeginError, ResolveError};
@@ -20,13 +19,14 @@ impl SharedHandle {
         scope: &ScopeInner,
         key: &[u8],
     ) -> Result<Claim, ResolveError> {
+        let watch = self.0.options.hooks.watch();
         let asked = Asked::of(scope, key).map_err(BeginError::Key)?;
         let resolved = resolve(self, &asked).await.map_err(|error| match error {
             ResolveError::Begin(error) => ResolveError::Begin(not_granted(error)),
             not_interrupted @ ResolveError::NotInterrupted(_) => not_interrupted,
         });
         let claim = resolved?;
-        Counters::count(&self.0.counters.resolved);
+        self.0.note_grant(claim.of(), true, watch.as_ref());
         Ok(claim.into())
     }
 }

@@ -16,6 +16,7 @@ use crate::codec::PolicyRow;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::SCOPE_MAX;
 use crate::error::{CommitError, KeyError, SetPolicyError, StoreFailure};
+use crate::observer::Event;
 use crate::policy::Policy;
 use crate::sync::Arc;
 
@@ -86,6 +87,7 @@ impl Core {
         }
         self.load_policies(deadline).await.map_err(|miss| CommitError::from(Self::refusal(miss)))?;
         Counters::count(&self.counters.policies_set);
+        self.options.hooks.tell(|| Event::PolicySet { scope: &scope, policy });
         Ok(())
     }
 }

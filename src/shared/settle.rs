@@ -2,9 +2,14 @@
 
 use super::connection::first;
 use super::core::Core;
+use super::loose_ends::LooseEnd;
+use super::row::{KeyRow, RowState};
 use super::statement::Miss;
-use super::statements::end::GentleEnd;
+use super::statements::end::{Ended, GentleEnd};
+use super::statements::look::LookAsk;
+use crate::attempt::Ended as How;
 use crate::clock::Deadline;
+use crate::engine::common::counters::Counters;
 use crate::sync::Arc;
 
 /// Settles until the runtime ends.
@@ -27,20 +32,42 @@ pub(super) async fn settle(core: Arc<Core>) {
                 Ok(answer) => answer.get().await.unwrap_or(Err(Miss::Closed)),
                 Err(miss) => Err(miss),
             };
-            let is_settled = match answer {
-                Ok(ended) if ended.is_done => true,
-                Ok(ended) => !ended.is_locked && end.until.is_none_or(Deadline::has_passed),
-                Err(_) => false,
-            };
-            if !is_settled {
+            if !settled(&core, &end, answer).await {
                 core.loose_ends.put_back(end);
-                continue;
-            }
-            if let Some((attempt, ended)) = end.attempt {
-                core.watches.remove_own(&attempt);
-                attempt.end(ended);
             }
         }
         core.loose_ends.settled();
     }
+}
+
+/// Whether a loose end is settled by this answer.
+async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bool {
+    let Ok(ended) = answer else { return false };
+    let Some(attempt) = &end.attempt else {
+        return ended.is_done || !ended.is_locked && end.until.is_none_or(Deadline::has_passed);
+    };
+    let how = if ended.is_done {
+        attempt.interrupt(ended.now);
+        core.note_drop(attempt);
+        How::Interrupted
+    } else if ended.is_locked {
+        return false;
+    } else {
+        // It had ended before: by a transaction of which no word was said, or with its lease.
+        let Ok(looked) = core.ask(LookAsk { digest: attempt.digest }, core.deadline()).await else {
+            return false;
+        };
+        let is_its_own = |row: &KeyRow| row.nonce == end.end.nonce && row.fence == attempt.fence;
+        if let Some(row) = looked.row.filter(|row| row.state == RowState::Done && is_its_own(row)) {
+            let record = row.record(attempt.digest);
+            core.note_result(attempt, &record);
+            How::Done(record)
+        } else {
+            Counters::count(&core.counters.lease_expired);
+            How::Interrupted
+        }
+    };
+    core.watches.remove_own(attempt);
+    attempt.end(how);
+    true
 }

@@ -65,15 +65,16 @@ const BEGIN: &str = "WITH {MOMENT} {ALIVE} \
 const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::smallint[], $5::bool[], \
       $6::smallint[], $7::bytea[], $8::bool[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
-      $13::bool[], $14::int[], $15::bytea[], $16::bool[]) WITH ORDINALITY \
+      $13::bool[], $14::int[], $15::bytea[], $16::smallint[]) WITH ORDINALITY \
       r(digest, nonce, fence, to_state, checked, outcome, body, body_kept, ttl_ms, gone_after_ms, gone_at_ms, \
-        interrupted_at_ms, returned, attempt, progress, renews, ord)), {LOCKED} \
+        interrupted_at_ms, returned, attempt, progress, hold, ord)), {LOCKED} \
     done AS (UPDATE {S}.keys k SET state = r.to_state, \
         completed_ms = CASE WHEN r.to_state = 3 THEN r.now_ms END, \
         expires_ms = CASE WHEN r.to_state = 3 THEN r.now_ms + r.ttl_ms END, \
         gone_ms = CASE WHEN r.to_state <> 1 THEN coalesce(r.gone_at_ms, r.now_ms + r.gone_after_ms) END, \
         interrupted_ms = CASE WHEN r.to_state = 2 THEN coalesce(r.interrupted_at_ms, r.now_ms) END, \
-        lease_until_ms = CASE WHEN r.renews THEN r.now_ms + k.lease_ms ELSE k.lease_until_ms END, \
+        lease_until_ms = CASE WHEN r.hold = 1 THEN r.now_ms + k.lease_ms ELSE k.lease_until_ms END, \
+        session = CASE WHEN r.hold <> 2 THEN k.session END, \
         returned = r.returned, attempt = coalesce(r.attempt, k.attempt), outcome = r.outcome, body = r.body, \
         body_kept = r.body_kept, \
         progress = CASE WHEN r.to_state IN (1, 2) THEN coalesce(r.progress, k.progress) END \

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::core::Core;
+use super::session::SessionState;
 use crate::engine::handles::stats::{BusyStats, Stats};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -19,6 +20,7 @@ impl Core {
             in_flight: self.held.load(Ordering::Relaxed),
             waiting: self.watches.waiters(),
             progress_bytes: self.budget.bytes(),
+            has_failed: matches!(self.session.state(), SessionState::Replaced),
             fresh: get(&counters.fresh),
             rerun: get(&counters.rerun),
             replayed: self.answers.replayed.load(Ordering::Relaxed),
@@ -30,6 +32,8 @@ impl Core {
             refused: get(&counters.refused),
             resolved: get(&counters.resolved),
             token_claims: get(&counters.token_claims),
+            handed_over: get(&counters.handed_over),
+            found_interrupted: get(&counters.found_interrupted),
             completed: get(&counters.completed),
             failed: get(&counters.failed),
             released: get(&counters.released),

@@ -121,15 +121,20 @@ async fn find(core: &Arc<Core>, page: i64, now: Timestamp) -> Result<Vec<(Digest
 /// All are sent before the first answer is awaited, so that they share statements.
 async fn lapse(core: &Arc<Core>, lapses: Vec<(Digest, KeyRow)>) {
     let deadline = core.deadline();
-    let change = |(digest, row): (Digest, KeyRow)| ChangeAsk {
-        digest,
-        seen: (row.fence, row.state),
-        to: RowState::Interrupted,
-    };
-    let sent: Vec<_> = lapses.into_iter().map(|lapse| core.send(change(lapse), deadline)).collect();
-    for answer in sent.into_iter().flatten() {
+    let sent: Vec<_> = lapses
+        .into_iter()
+        .map(|(digest, row)| {
+            let seen = (row.fence, row.state);
+            let change = ChangeAsk { digest, seen, to: RowState::Interrupted };
+            (core.send(change, deadline), digest, row)
+        })
+        .collect();
+    for (answer, digest, row) in sent {
+        let Ok(answer) = answer else { continue };
         // What did not happen, the next pass finds again.
-        drop(answer.get().await);
+        if answer.get().await.is_some_and(|changed| changed.is_ok_and(|changed| changed.is_done)) {
+            core.note_lapse(&row, digest);
+        }
     }
 }
 

@@ -56,7 +56,9 @@ pub(super) async fn answer(
         Decision::Unresolved if is_over => {
             let seen = (row.fence, row.state);
             let lapse = ChangeAsk { digest: asked.digest, seen, to: RowState::Interrupted };
-            core.ask(lapse, deadline).await.map_err(Core::refusal)?;
+            if core.ask(lapse, deadline).await.map_err(Core::refusal)?.is_done {
+                core.note_lapse(row, asked.digest);
+            }
             Ok(None)
         }
         Decision::Unresolved => Err(BeginError::Unresolved(row.interruption(&core.budget))),
@@ -133,6 +135,9 @@ pub(super) async fn grant(
                 return Ok(None);
             }
         };
+        if row.state == RowState::InFlight {
+            core.note_lapse(row, asked.digest);
+        }
         claim.number = attempt;
         claim.earlier = earlier;
         if attempt > 1 {

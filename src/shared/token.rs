@@ -9,9 +9,10 @@ use super::claim::SharedClaim;
 use super::columns::{Id, Params, signed};
 use super::connection::Link;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, NewClaim, Tries, nonce};
-use super::refusal::{carry, check_caller};
+use super::granting::{Asked, NewClaim, Tries, nonce, not_granted};
+use super::refusal::{Refusal, carry, check_caller};
 use super::row::{KeyRow, RowState};
+use super::statements::end::EndAsk;
 use super::statements::look::LookAsk;
 use crate::Status;
 use crate::clock::{Deadline, Timestamp, millis};
@@ -20,7 +21,7 @@ use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::handles::claim::Claim;
 use crate::engine::handles::token::ClaimToken;
-use crate::error::{BeginError, ClaimError, EndError, TokenError};
+use crate::error::{ClaimError, EndError, TokenError};
 use crate::key::Digest;
 use crate::key::Secret;
 use crate::state::{Decision, Event, Fence, decide};
@@ -33,10 +34,11 @@ const HAND_OVER: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) \
       WHERE k.digest = $1 AND k.nonce = $2 AND k.fence = $3 AND k.state = 1 AND k.lease_ms IS NOT NULL \
         AND {LEASE} > m.now_ms RETURNING k.fence";
 
-/// The nonce changes, so that no other holder of the token is this one.
+/// The nonce changes, so that no other holder of the token is this one. A claim that was handed
+/// back keeps the nonce, so that a late repetition does not take it again.
 const RESUME: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) \
     UPDATE {S}.keys k SET nonce = $2, session = $4 FROM moment m \
-      WHERE k.digest = $1 AND k.fence = $3 AND k.state = 1 AND k.session IS NULL \
+      WHERE k.digest = $1 AND k.fence = $3 AND k.state = 1 AND k.session IS NULL AND k.nonce <> $2 \
         AND k.lease_until_ms > m.now_ms RETURNING k.fence";
 
 /// What tokens of a store with this secret name it by.
@@ -117,8 +119,25 @@ async fn change(
     Ok(!changed.await?.is_empty())
 }
 
+/// A claim that may have been resumed. If it does not reach its caller, it is handed back.
+struct Resuming<'a> {
+    core: &'a Core,
+    row: (Digest, u128, Fence),
+    is_sent: bool,
+}
+
+impl Drop for Resuming<'_> {
+    fn drop(&mut self) {
+        if self.is_sent && !self.core.is_forked() {
+            let until = self.core.last_statement();
+            self.core.loose_ends.add(EndAsk::hand_back(self.row), Some(until), None);
+        }
+    }
+}
+
 impl SharedHandle {
-    /// Takes a claim that was handed over. Of all holders of a token, one gets it.
+    /// Takes a claim that was handed over. Of all holders of a token, one gets it. After an error
+    /// none has it by this call, nor after a drop of the future.
     pub(crate) async fn resume(
         self: &Arc<Self>,
         scope: &ScopeInner,
@@ -134,15 +153,21 @@ impl SharedHandle {
         let deadline = core.deadline();
         let session = core.session(deadline).await?;
         let nonce = nonce()?;
+        let mut resuming = Resuming { core, row: (digest, nonce, fence), is_sent: false };
         let mut tries = Tries::new(deadline);
+        let in_time = |refusal: Refusal| not_granted(refusal.into());
         loop {
-            if let Err(miss) = change(core, deadline, RESUME, (digest, nonce, fence), Some(session)).await {
-                tries.again(core, miss).await?;
+            let sent_before = std::mem::replace(&mut resuming.is_sent, true);
+            let resumed = change(core, deadline, RESUME, resuming.row, Some(session)).await;
+            // A statement that did nothing leaves nothing to hand back, unless one before it did.
+            resuming.is_sent = sent_before || !matches!(resumed, Ok(false));
+            if let Err(miss) = resumed {
+                tries.again(core, miss).await.map_err(in_time)?;
             }
             let looked = match core.ask(LookAsk { digest }, deadline).await {
                 Ok(looked) => looked,
                 Err(miss) => {
-                    tries.again(core, miss).await?;
+                    tries.again(core, miss).await.map_err(in_time)?;
                     continue;
                 }
             };
@@ -156,8 +181,9 @@ impl SharedHandle {
                 return Err(TokenError::Held);
             }
             if tries.unknown.is_some() {
-                core.confirm(deadline).await.map_err(BeginError::from)?;
+                core.confirm(deadline).await.map_err(in_time)?;
             }
+            resuming.is_sent = false;
             Counters::count(&core.counters.token_claims);
             return Ok(self.claim_of(&row, digest, nonce).into());
         }

@@ -105,5 +105,9 @@ async fn lapse(core: &Core, attempt: &Attempt, row: &KeyRow) -> Option<Ended> {
     let change =
         ChangeAsk { digest: attempt.digest, seen: (row.fence, row.state), to: RowState::Interrupted };
     let changed = core.ask(change, core.deadline()).await;
-    changed.is_ok_and(|changed| changed.is_done).then_some(Ended::Interrupted)
+    let is_done = changed.is_ok_and(|changed| changed.is_done);
+    is_done.then(|| {
+        core.note_lapse(row, attempt.digest);
+        Ended::Interrupted
+    })
 }

@@ -5,11 +5,14 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::core::{Core, SharedHandle};
+use super::refusal::carry_checked;
+use crate::Waited;
 use crate::attempt::{Attempt, AttemptParts, Ended};
 use crate::clock::Deadline;
 use crate::engine::common::running::is_running;
 use crate::error::{BeginError, SharedError};
 use crate::sync::Arc;
+use crate::task::caller::Caller;
 
 /// A waiter's place among the watched claims.
 struct Place<'a> {
@@ -27,12 +30,23 @@ impl Drop for Place<'_> {
 }
 
 impl SharedHandle {
-    /// How the claim ended; `None` if it is still in flight at the deadline.
+    /// Waits for the end of a claim, for a caller of either kind, and tells the observer what came
+    /// of it.
     pub(crate) async fn wait_for_end(
         &self,
+        caller: Caller,
         attempt: &Arc<Attempt>,
         deadline: Deadline,
-    ) -> Result<Option<Ended>, BeginError> {
+    ) -> Result<Waited, BeginError> {
+        let watch = self.0.options.hooks.watch();
+        let ended = carry_checked(caller, Box::pin(self.end_of(attempt, deadline))).await;
+        let answer = ended.and_then(|ended| ended.map_or(Ok(Waited::TimedOut), Waited::of));
+        self.0.tell_of_wait(attempt, answer.as_ref(), watch.as_ref());
+        answer
+    }
+
+    /// How the claim ended; `None` if it is still in flight at the deadline.
+    async fn end_of(&self, attempt: &Arc<Attempt>, deadline: Deadline) -> Result<Option<Ended>, BeginError> {
         let core = &*self.0;
         core.check()?;
         // An operation that waits for its own claim would wait for ever.

@@ -55,7 +55,7 @@ impl StoreError {
             Self::Failed(Failure::Damaged(damage)) => OpenError::Damaged(damage),
             Self::Poisoned => unreachable!("no application has a transaction yet"),
             #[cfg(feature = "postgres")]
-            Self::Failed(Failure::NoFile) => unreachable!("the store is in a file"),
+            Self::Failed(Failure::NoFile | Failure::Replaced) => unreachable!("the store is in a file"),
             Self::Failed(Failure::Panicked | Failure::TakenAway(_) | Failure::Forked | Failure::ReadOnly) => {
                 unreachable!(
                     "the store turns panics into damage, looks at no path, and is opened where it is used"

@@ -41,6 +41,7 @@ macro_rules! over_every_core {
 
 mod batches;
 mod claims;
+mod events;
 mod leases;
 mod limits;
 mod lists;

@@ -1,9 +1,12 @@
 //! A world: engines on one store, its clock, and processes that die.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use idemkv::sim::{ManualClock, SimDisk};
 use idemkv::{Begin, Claim, Engine, Fingerprint, Pending, Policy, Record, Recovery, Scope};
+
+use crate::events::Log;
 
 pub const START_MS: u64 = 1_800_000_000_000;
 pub const TTL: Duration = Duration::from_secs(3_600);
@@ -18,6 +21,11 @@ pub fn policy() -> Policy {
 pub trait World {
     /// Opens the store, as one process at a time does.
     fn open(&self) -> Engine;
+
+    /// The same with an observer.
+    fn open_told(&self, observer: &Arc<Log>) -> Engine;
+
+    fn is_shared(&self) -> bool;
 
     /// Lets time pass, on the store's clock. It may stand still otherwise.
     fn advance(&self, span: Duration);
@@ -38,10 +46,23 @@ impl Default for File {
     }
 }
 
+impl File {
+    fn options(&self) -> idemkv::Options {
+        Engine::options().disk(&self.disk).clock(&self.clock).policy(policy())
+    }
+}
+
 impl World for File {
     fn open(&self) -> Engine {
-        let options = Engine::options().disk(&self.disk).clock(&self.clock).policy(policy());
-        options.open("x.idem").unwrap()
+        self.options().open("x.idem").unwrap()
+    }
+
+    fn open_told(&self, observer: &Arc<Log>) -> Engine {
+        self.options().observer(Arc::clone(observer)).open("x.idem").unwrap()
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn advance(&self, span: Duration) {
@@ -77,15 +98,27 @@ impl Shared {
         ));
         Some(Self { server, schema })
     }
+
+    /// The sessions outlast every test, unless their process dies.
+    fn options(&self) -> idemkv::SharedOptions {
+        let clock = format!("(SELECT now_ms FROM {}.clock)", self.schema);
+        let options = self.server.options(&self.schema).policy(policy()).clock(clock).sweep_every(None);
+        options.instance("process").session(Duration::from_secs(600))
+    }
 }
 
 #[cfg(feature = "postgres")]
 impl World for Shared {
     fn open(&self) -> Engine {
-        let clock = format!("(SELECT now_ms FROM {}.clock)", self.schema);
-        // The sessions outlast every test, unless their process dies.
-        let options = self.server.options(&self.schema).policy(policy()).clock(clock).sweep_every(None);
-        options.instance("process").session(Duration::from_secs(600)).connect().unwrap()
+        self.options().connect().unwrap()
+    }
+
+    fn open_told(&self, observer: &Arc<Log>) -> Engine {
+        self.options().observer(Arc::clone(observer)).connect().unwrap()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn advance(&self, span: Duration) {

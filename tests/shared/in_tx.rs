@@ -3,15 +3,8 @@
 use std::time::Duration;
 
 use idemkv::{Begin, ClaimError, Policy, Recovery, Status, Waited};
-use tokio_postgres::NoTls;
 
-use crate::server::{Server, claim, on_runtime, request};
-
-async fn client(server: &Server) -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
+use crate::server::{claim, on_runtime, request};
 
 #[test]
 fn an_effect_and_its_completion_are_committed_together_or_not_at_all() {
@@ -20,7 +13,7 @@ fn an_effect_and_its_completion_are_committed_together_or_not_at_all() {
     server.sql("CREATE TABLE tx_both.accounts (name text, cents int); INSERT INTO tx_both.accounts VALUES ('a', 100)");
     let cents = || server.one("SELECT cents FROM tx_both.accounts");
     on_runtime(async {
-        let mut client = client(server).await;
+        let mut client = server.client().await;
         let held = claim(&one.scope(""), "key");
         let mut transaction = client.transaction().await.unwrap();
         transaction.execute("UPDATE tx_both.accounts SET cents = cents - 10", &[]).await.unwrap();
@@ -54,7 +47,7 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
     let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(300));
     one.set_policy("", policy).unwrap();
     on_runtime(async {
-        let mut client = client(server).await;
+        let mut client = server.client().await;
         let held = claim(&one.scope(""), "key");
         let mut transaction = client.transaction().await.unwrap();
         let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
@@ -99,7 +92,7 @@ fn a_claim_that_was_taken_over_does_not_complete_in_a_transaction_either() {
     let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_millis(50));
     one.set_policy("", policy).unwrap();
     on_runtime(async {
-        let mut client = client(server).await;
+        let mut client = server.client().await;
         let held = claim(&one.scope(""), "key");
         let later = loop {
             match two.scope("").begin_async("key", request()).await {

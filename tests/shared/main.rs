@@ -6,6 +6,7 @@
     unreachable_pub,
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     clippy::disallowed_methods,
     reason = "tests"
 )]
@@ -27,6 +28,8 @@ macro_rules! server {
 }
 
 mod basic;
+mod callers;
+mod file_only;
 mod groups;
 mod in_tx;
 mod processes;
@@ -36,5 +39,6 @@ mod proxy;
 mod server;
 mod sweep;
 mod table;
+mod told;
 mod unknown;
 mod waiting;

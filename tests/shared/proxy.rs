@@ -21,6 +21,7 @@ struct Orders {
 #[derive(Default)]
 struct State {
     stalls: bool,
+    mutes: bool,
     /// So many connections were made.
     connections: u32,
 }
@@ -93,6 +94,11 @@ impl Proxy {
         self.orders.wait_while(|state| state.connections < connections);
     }
 
+    /// Passes requests on, but no reply; or everything again.
+    pub fn mute(&self, mutes: bool) {
+        self.orders.set(|state| state.mutes = mutes);
+    }
+
     pub fn cuts(&self) -> u32 {
         self.orders.cuts.load(Ordering::SeqCst)
     }
@@ -105,7 +111,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, orders: &Orders)
             Ok(0) | Err(_) => break,
             Ok(read) => read,
         };
-        orders.wait_while(|state| state.stalls);
+        orders.wait_while(|state| state.stalls || is_reply && state.mutes);
         let left = if is_reply { &orders.replies } else { &orders.requests };
         let is_cut =
             left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();

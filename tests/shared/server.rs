@@ -136,6 +136,13 @@ impl Server {
         self.options(schema).connect().unwrap()
     }
 
+    /// A client of a test's own, on the runtime that calls this.
+    pub async fn client(&self) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
     /// Runs statements as a person would; the rows of the last, as text.
     pub fn sql(&self, script: &str) -> Vec<Vec<Option<String>>> {
         self.try_sql(script).unwrap_or_else(|error| panic!("{script}: {error:?}"))

@@ -2,6 +2,7 @@
 
 use crate::attempt::HandOver;
 use crate::codec::TokenRow;
+use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::core::Core;
 use crate::engine::core::detached_claims::DetachedClaim;
@@ -39,6 +40,7 @@ impl FileClaim {
             Ok(mut ticket) => {
                 // Nobody holds the claim from here on.
                 self.is_over = true;
+                Counters::count(&core.counters.handed_over);
                 let left =
                     DetachedClaim { quota: self.permit.take_quota(), durability: self.terms.durability };
                 core.detach(&attempt, left);

@@ -22,6 +22,7 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
     pub(crate) resolved: AtomicU64,
     pub(crate) token_claims: AtomicU64,
+    pub(crate) handed_over: AtomicU64,
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) released: AtomicU64,

@@ -88,7 +88,7 @@ impl Claim {
     }
 
     /// The attempt that the claim is for.
-    pub(in crate::engine) fn of(&self) -> &Arc<Attempt> {
+    pub(crate) fn of(&self) -> &Arc<Attempt> {
         match &self.inner {
             ClaimInner::File(claim) => claim.of(),
             #[cfg(feature = "postgres")]

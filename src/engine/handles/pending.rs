@@ -10,8 +10,6 @@ use crate::attempt::waited::Waited;
 use crate::clock::Deadline;
 use crate::error::BeginError;
 use crate::key::Digest;
-#[cfg(feature = "postgres")]
-use crate::shared::refusal::carry_checked;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
@@ -112,11 +110,14 @@ impl Pending {
         match &self.handle {
             Handle::File(file) => file.core().wait_for_end(caller, &self.attempt, deadline).await,
             #[cfg(feature = "postgres")]
-            Handle::Shared(shared) => {
-                let waits = Box::pin(shared.wait_for_end(&self.attempt, deadline));
-                carry_checked(caller, waits).await?.map_or(Ok(Waited::TimedOut), Waited::of)
-            }
+            Handle::Shared(shared) => shared.wait_for_end(caller, &self.attempt, deadline).await,
         }
+    }
+
+    /// The attempt of the other claim.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn of(&self) -> &Arc<Attempt> {
+        &self.attempt
     }
 
     /// The key of the other claim.

@@ -135,7 +135,9 @@ impl Scope {
         block(self.resume_as(Caller::Thread, token))
     }
 
-    /// [`resume`](Self::resume) for tasks.
+    /// [`resume`](Self::resume) for tasks. If the future is dropped before it is ready, the token is
+    /// as good as before. On a shared store, other holders may be told
+    /// [`Held`](crate::TokenError::Held) until the store has heard of the drop.
     ///
     /// # Errors
     ///
@@ -299,9 +301,7 @@ impl Scope {
         match &self.handle {
             Handle::File(file) => file.core().begin_as(caller, file, &self.inner, key, fingerprint).await,
             #[cfg(feature = "postgres")]
-            Handle::Shared(shared) => {
-                carry_checked(caller, Box::pin(shared.begin(&self.inner, key, *fingerprint))).await
-            }
+            Handle::Shared(shared) => shared.begin(caller, &self.inner, key, *fingerprint).await,
         }
     }
 

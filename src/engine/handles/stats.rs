@@ -106,8 +106,11 @@ pub struct Stats {
     /// Claims that [`resolve`](crate::Scope::resolve) gave.
     pub resolved: u64,
     /// Claims that were still good when the file was opened, because they had been handed over as
-    /// tokens.
+    /// tokens. On a shared store: claims that were resumed from tokens.
     pub token_claims: u64,
+    /// Claims that were handed over as tokens. On a shared store they leave this process, and are
+    /// one of the ends in the sum of claims.
+    pub handed_over: u64,
     /// Claims that were completed. The three kinds of ends count when their entry is queued,
     /// before they are durable.
     pub completed: u64,
@@ -117,10 +120,12 @@ pub struct Stats {
     pub released: u64,
     /// Claims that were dropped, which left their keys interrupted.
     pub dropped: u64,
-    /// Claims whose lease ran out, which left their keys interrupted.
+    /// Claims whose lease ran out, which left their keys interrupted. On a shared store: claims of
+    /// this process whose lease or session was over when they were to end.
     pub lease_expired: u64,
     /// Claims that the opening of the file found dead, which left their keys interrupted. They
-    /// are not part of the sum of claims.
+    /// are not part of the sum of claims. On a shared store: claims of any process that this one
+    /// found over.
     pub found_interrupted: u64,
     /// Calls on a claim that were refused because it was superseded.
     pub superseded: u64,

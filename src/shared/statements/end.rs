@@ -31,7 +31,17 @@ pub(in crate::shared) struct EndAsk {
     returned: bool,
     attempt: Option<i32>,
     progress: Option<Arc<[u8]>>,
-    renews: bool,
+    hold: Hold,
+}
+
+/// What becomes of the hold on a claim that stays in flight.
+#[derive(Clone, Copy, Debug)]
+enum Hold {
+    Stays = 0,
+    /// The lease starts again.
+    Renewed = 1,
+    /// The claim stands by its lease alone, as one that was handed over.
+    HandedBack = 2,
 }
 
 /// An interruption that a claim stands on, which its withdrawal restores.
@@ -59,7 +69,7 @@ impl EndAsk {
             returned: false,
             attempt: None,
             progress: None,
-            renews: false,
+            hold: Hold::Stays,
         }
     }
 
@@ -135,7 +145,16 @@ impl EndAsk {
 
     /// Starts the lease again.
     pub(in crate::shared) fn renew((digest, nonce, fence): (Digest, u128, Fence)) -> Self {
-        Self { renews: true, ..Self::new(digest, nonce, Some(fence), RowState::InFlight) }
+        Self { hold: Hold::Renewed, ..Self::new(digest, nonce, Some(fence), RowState::InFlight) }
+    }
+
+    /// The claim was resumed, but did not reach its caller: any holder of its token may resume it.
+    pub(in crate::shared) fn hand_back((digest, nonce, fence): (Digest, u128, Fence)) -> Self {
+        Self {
+            is_checked: false,
+            hold: Hold::HandedBack,
+            ..Self::new(digest, nonce, Some(fence), RowState::InFlight)
+        }
     }
 
     pub(in crate::shared) fn params<'a>(asks: impl Iterator<Item = &'a Self> + Clone) -> Params<'a> {
@@ -156,7 +175,7 @@ impl EndAsk {
             .bools(asks.clone().map(|ask| ask.returned))
             .ints(asks.clone().map(|ask| ask.attempt))
             .bytes(asks.clone().map(|ask| ask.progress.as_deref()))
-            .bools(asks.map(|ask| ask.renews))
+            .smalls(asks.map(|ask| Some(ask.hold as i16)))
     }
 
     fn size(&self) -> usize {

@@ -1,0 +1,116 @@
+//! What the observers of several processes are told.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use idemkv::{Begin, Cause, Event, Failure, Observer, SharedError};
+
+use crate::server::{claim, on_runtime, request};
+
+#[derive(Default)]
+struct Log(Mutex<Vec<String>>);
+
+impl Log {
+    fn wait_for(&self, line: &str) -> Vec<String> {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let told = self.0.lock().unwrap().clone();
+            if told.iter().any(|told| told == line) {
+                return told;
+            }
+            assert!(Instant::now() < until, "{line} is not in {told:?}");
+            thread::yield_now();
+        }
+    }
+}
+
+impl Observer for Log {
+    fn event(&self, event: &Event<'_>) {
+        let line = match event {
+            Event::Ended { key, end, body_len, .. } => {
+                format!("{} {end:?} {body_len}", String::from_utf8_lossy(key))
+            }
+            Event::Interrupted { key, interruption, cause, .. } => {
+                assert!(interruption.interrupted_at() >= interruption.started());
+                assert!(!matches!(cause, Cause::Lease), "none has a lease");
+                format!("{} {cause:?}", String::from_utf8_lossy(key))
+            }
+            Event::Failed { failure, .. } => {
+                assert!(matches!(failure, Failure::Replaced));
+                assert_eq!(failure.to_string(), SharedError::Replaced.to_string());
+                String::new()
+            }
+            _ => String::new(),
+        };
+        self.0.lock().unwrap().push(format!("{} {line}", event.name()).trim_end().to_owned());
+    }
+}
+
+#[test]
+fn a_claim_that_is_found_over_is_told_by_one_process_and_a_replaced_one_grants_nothing_more() {
+    let server = server!();
+    let (before, after, other) = <(Arc<Log>, Arc<Log>, Arc<Log>)>::default();
+    let named = |log: &Arc<Log>| {
+        let options = server.options("told_replaced").instance("x").session(Duration::from_secs(1));
+        options.observer(Arc::clone(log)).connect().unwrap()
+    };
+    let third = server.options("told_replaced").observer(Arc::clone(&other)).connect().unwrap();
+    let first = named(&before);
+    let keys: Vec<_> = (0..8).map(|n| format!("key {n}")).collect();
+    let held: Vec<_> = keys.iter().map(|key| claim(&first.scope(""), key)).collect();
+    assert!(!first.stats().has_failed);
+    let second = named(&after);
+    // The keys are found by begins of two processes, or by the sweep of either.
+    for (number, key) in keys.iter().enumerate() {
+        let finder = if number % 2 == 0 { &second } else { &third };
+        loop {
+            match finder.scope("").begin(key, request()).unwrap() {
+                Begin::Fresh(claim) => break claim.release().unwrap(),
+                // The sweep has its row at this moment.
+                Begin::InFlight(pending) => drop(pending.wait().unwrap()),
+                Begin::Done(_) => panic!("none has completed it"),
+            }
+        }
+    }
+    before.wait_for("failed");
+    assert!(first.stats().has_failed && !second.stats().has_failed);
+    let told: Vec<_> =
+        [&before, &after, &other].iter().flat_map(|log| log.0.lock().unwrap().clone()).collect();
+    for key in &keys {
+        let line = format!("interrupted {key} Restart");
+        assert_eq!(told.iter().filter(|told| **told == line).count(), 1, "{key}: {told:?}");
+    }
+    let found = [&first, &second, &third].iter().map(|store| store.stats().found_interrupted).sum::<u64>();
+    assert_eq!(found, 8);
+    assert_eq!(told.iter().filter(|told| *told == "connected").count(), 3);
+    assert_eq!(told.iter().filter(|told| *told == "failed").count(), 1);
+    drop(held);
+}
+
+#[test]
+fn a_completion_in_a_transaction_of_which_no_word_is_said_is_told_as_what_it_became() {
+    let server = server!();
+    let log = Arc::new(Log::default());
+    let store = server.options("told_tx").observer(Arc::clone(&log)).connect().unwrap();
+    on_runtime(async {
+        let mut client = server.client().await;
+        for is_committed in [true, false] {
+            let key = if is_committed { "committed" } else { "rolled back" };
+            let held = claim(&store.scope(""), key);
+            let mut transaction = client.transaction().await.unwrap();
+            let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
+            drop(completed);
+            if is_committed {
+                transaction.commit().await.unwrap();
+            } else {
+                transaction.rollback().await.unwrap();
+            }
+        }
+    });
+    log.wait_for("ended committed Completed 4");
+    let told = log.wait_for("interrupted rolled back Dropped");
+    assert_eq!(told.len(), 5, "{told:?}");
+    let stats = store.stats();
+    assert_eq!((stats.completed, stats.dropped, stats.in_flight), (1, 1, 0));
+}
