@@ -16,7 +16,8 @@ use std::time::Duration;
 ///   `released`, `dropped`, `lease_expired` and the claims in flight, as long as no commit failed and
 ///   the file is open.
 /// - On a shared store, gauges and counters are those of this process. What only a file has is zero,
-///   and so are `interrupted`, `unresolved_keys` and `has_failed`.
+///   and so are `interrupted` and `unresolved_keys`. Claims that were handed over have left the
+///   process: there the sum of ends has `handed_over` as well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -79,7 +80,7 @@ pub struct Stats {
     /// Gauge: a failed read kept the engine from its last write to the file.
     pub is_file_not_ready: bool,
     /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure). One that was
-    /// opened to look only has not, nor has one on a shared store.
+    /// opened to look only has not. One on a shared store has if another process took its name.
     pub has_failed: bool,
 
     /// Begins that were granted a claim.
