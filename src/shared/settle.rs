@@ -53,18 +53,27 @@ async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bo
     } else if ended.is_locked {
         return false;
     } else {
-        // It had ended before: by a transaction of which no word was said, or with its lease.
+        // It had ended: by a transaction of which no word was said, by this end, or with its lease.
         let Ok(looked) = core.ask(LookAsk { digest: attempt.digest }, core.deadline()).await else {
             return false;
         };
         let is_its_own = |row: &KeyRow| row.nonce == end.end.nonce && row.fence == attempt.fence;
-        if let Some(row) = looked.row.filter(|row| row.state == RowState::Done && is_its_own(row)) {
-            let record = row.record(attempt.digest);
-            core.note_result(attempt, &record);
-            How::Done(record)
-        } else {
-            Counters::count(&core.counters.lease_expired);
-            How::Interrupted
+        match looked.row.filter(is_its_own) {
+            Some(row) if row.state == RowState::Done => {
+                let record = row.record(attempt.digest);
+                core.note_result(attempt, &record);
+                How::Done(record)
+            }
+            // By this end, whose answer got lost: a lease that is over ends the claim no sooner.
+            Some(row) if row.state == RowState::Interrupted && row.interrupted_at() < row.lease => {
+                attempt.interrupt(row.interrupted_at());
+                core.note_drop(attempt);
+                How::Interrupted
+            }
+            _ => {
+                Counters::count(&core.counters.lease_expired);
+                How::Interrupted
+            }
         }
     };
     core.watches.remove_own(attempt);

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::{Begin, Cause, Event, Failure, Observer, SharedError};
+use idemkv::{Begin, Cause, Event, Failure, Observer, SharedError, SharedOptions};
 
+use crate::proxy::Proxy;
 use crate::server::{claim, on_runtime, request};
 
 #[derive(Default)]
@@ -113,4 +114,22 @@ fn a_completion_in_a_transaction_of_which_no_word_is_said_is_told_as_what_it_bec
     assert_eq!(told.len(), 5, "{told:?}");
     let stats = store.stats();
     assert_eq!((stats.completed, stats.dropped, stats.in_flight), (1, 1, 0));
+}
+
+#[test]
+fn a_drop_whose_answer_gets_lost_is_told_as_a_drop() {
+    let server = server!();
+    let (proxy, log) = (Proxy::to(server.port), Arc::new(Log::default()));
+    let options = SharedOptions::new(proxy.url()).schema("told_lost").sweep_every(None).connections(1);
+    let options = options.session(Duration::from_secs(300)).observer(Arc::clone(&log));
+    let store = options.connect().unwrap();
+    // Once, so that the statement is prepared.
+    drop(claim(&store.scope(""), "warm"));
+    log.wait_for("interrupted warm Dropped");
+    let held = claim(&store.scope(""), "key");
+    proxy.cut_reply();
+    drop(held);
+    log.wait_for("interrupted key Dropped");
+    let stats = store.stats();
+    assert_eq!((proxy.cuts(), stats.dropped, stats.lease_expired), (1, 2, 0));
 }
