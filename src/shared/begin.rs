@@ -1,8 +1,9 @@
 //! Begins: a call asks for a key, and is granted a claim, answered, or told to wait.
 
 use super::claim::SharedClaim;
+use super::complete::UnderWay;
 use super::core::SharedHandle;
-use super::granting::{Asked, Granting, NewClaim, Tries, not_granted};
+use super::granting::{Asked, Granting, How, NewClaim, Tries, not_granted};
 use super::refusal::{Refusal, carry_checked};
 use super::row::RowState;
 use super::statement::Miss;
@@ -42,14 +43,15 @@ async fn begin(
     fingerprint: Fingerprint,
 ) -> Result<Begin, BeginError> {
     let core = &*handle.0;
-    core.check()?;
+    let _under_way = UnderWay::start(handle)?;
     let deadline = core.deadline();
     let mut tries = Tries::new(deadline);
-    let mut granting = Granting::new(core, asked.digest, None)?;
+    let mut granting = Granting::new(core, asked, How::Inserts)?;
     let mut refused = None;
     loop {
+        core.check()?;
         let terms = core.terms(&asked.scope, deadline).await?;
-        granting.sends();
+        granting.sends(terms.session);
         let ask = BeginAsk {
             digest: asked.digest,
             nonce: granting.nonce,
@@ -69,15 +71,25 @@ async fn begin(
             }
         };
         if let Some(fence) = begun.granted {
+            if !granting.is_good(terms.policy.get_lease()) {
+                granting.start_again(deadline).await?;
+                tries.round(core).await?;
+                continue;
+            }
             let claim = NewClaim::granted(&terms, fingerprint, fence, begun.now).attempt(asked);
-            return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives(), false).into()));
+            return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives()?, false).into()));
         }
         if let Some(row) = &begun.seen {
             row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
             if row.nonce == granting.nonce && row.state == RowState::InFlight {
                 core.confirm(deadline).await?;
+                if !granting.is_good_as(row, begun.now) {
+                    granting.start_again(deadline).await?;
+                    tries.round(core).await?;
+                    continue;
+                }
                 let claim = NewClaim::found(row, core).attempt(asked);
-                return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives(), false).into()));
+                return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives()?, false).into()));
             }
         }
         if tries.unknown.is_none() {
@@ -95,8 +107,9 @@ async fn begin(
             if std::mem::replace(&mut refused, seen) == seen && row.state == RowState::InFlight {
                 return Ok(take_over::pending(handle, asked, &row));
             }
+            tries.pauses();
         }
         core.catch_up(begun.is_alive, begun.policies, deadline).await?;
-        tries.check(core)?;
+        tries.round(core).await?;
     }
 }

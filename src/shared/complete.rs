@@ -14,7 +14,7 @@ use crate::clock::Deadline;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::end_request::{EndRequest, NewResult};
-use crate::error::{ClaimError, CommitError, EndError, FailureKind, StoreFailure};
+use crate::error::{ClaimError, CommitError, EndError, FailureKind, SharedError, StoreFailure};
 use crate::observer::EndKind;
 use crate::record::retention::Retention;
 use crate::record::{Outcome, Record, RecordParts};
@@ -212,7 +212,7 @@ impl SharedClaim {
                     if to.is_some() && matches!(miss, Miss::Unknown(_)) {
                         self.may_be_over.store(true, Ordering::Relaxed);
                     }
-                    tries.again(core, miss).await?;
+                    tries.again(core, miss).await.map_err(|refusal| self.unknown(refusal))?;
                     continue;
                 }
             }
@@ -221,14 +221,14 @@ impl SharedClaim {
                 Err(miss) => {
                     // A look changes nothing.
                     let miss = if let Miss::Unknown(failure) = miss { Miss::NotDone(failure) } else { miss };
-                    tries.again(core, miss).await?;
+                    tries.again(core, miss).await.map_err(|refusal| self.unknown(refusal))?;
                     continue;
                 }
             };
             if let Some(carried) = self.why(looked, to, deadline).await? {
                 return Ok(carried);
             }
-            tries.check(core)?;
+            tries.round(core).await.map_err(|refusal| self.unknown(refusal))?;
         }
     }
 
@@ -240,7 +240,7 @@ impl SharedClaim {
         deadline: Deadline,
     ) -> Result<Option<Carried>, ClaimError> {
         let digest = self.attempt.digest;
-        let looked = self.core().ask(LookAsk { digest }, deadline).await.map_err(Core::refusal)?;
+        let looked = self.core().ask(LookAsk { digest }, deadline).await.map_err(|miss| self.missed(miss))?;
         self.why(looked, to, deadline).await
     }
 
@@ -288,18 +288,38 @@ impl SharedClaim {
             | Decision::Stay => Ok(None),
         }
     }
+
+    fn missed(&self, miss: Miss) -> Refusal {
+        self.unknown(Core::refusal(miss))
+    }
+
+    /// That nothing was done can't be said, once a statement of this call or of one before it may
+    /// have ended the claim.
+    fn unknown(&self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::Shared(SharedError::Unavailable(failure))
+                if self.may_be_over.load(Ordering::Relaxed) =>
+            {
+                SharedError::Unknown(failure).into()
+            }
+            Refusal::Shared(SharedError::Busy { .. }) if self.may_be_over.load(Ordering::Relaxed) => {
+                SharedError::Unknown(self.core().failure()).into()
+            }
+            other => other,
+        }
+    }
 }
 
 fn closed_meanwhile() -> StoreFailure {
     StoreFailure::new(FailureKind::Unreachable, "the engine was closed before the answer came")
 }
 
-/// The end of a claim that is under way: a close waits for it.
+/// A begin or the end of a claim that is under way: a close waits for it.
 pub(super) struct UnderWay(Arc<SharedHandle>);
 
 impl UnderWay {
     /// Refused once the engine is closed.
-    fn start(handle: &Arc<SharedHandle>) -> Result<Self, Refusal> {
+    pub(super) fn start(handle: &Arc<SharedHandle>) -> Result<Self, Refusal> {
         handle.0.ending.fetch_add(1, Ordering::AcqRel);
         let mark = Self(Arc::clone(handle));
         handle.0.check().map(|()| mark)

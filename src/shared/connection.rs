@@ -19,7 +19,7 @@ use super::columns::Params;
 use super::sql::Kind;
 use super::statement::Miss;
 use crate::error::{FailureKind, StoreFailure};
-use crate::sync::{Arc, Ordering, UnseenI64, UnseenU64};
+use crate::sync::{Arc, Ordering, UnseenU64};
 
 /// How a link is made.
 #[derive(Clone)]
@@ -29,10 +29,6 @@ pub(super) struct LinkOptions {
     pub(super) statement_timeout: Duration,
     /// Whether a pooler in transaction mode is in between.
     pub(super) is_pooled: bool,
-    /// The quoted name of the schema.
-    pub(super) schema: String,
-    /// The session of this process; zero before there is one.
-    pub(super) session: Arc<UnseenI64>,
     /// Statements sent so far, for statistics.
     pub(super) trips: Arc<UnseenU64>,
 }
@@ -61,6 +57,17 @@ impl Drop for Link {
 }
 
 impl Link {
+    /// Connects, and makes the connection ready for statements.
+    pub(super) async fn open(
+        options: LinkOptions,
+        told: impl Fn(&str) + 'static,
+    ) -> Result<Self, StoreFailure> {
+        let link = Self::connect(options, told).await?;
+        link.set_up().await?;
+        link.confirm().await?;
+        Ok(link)
+    }
+
     /// Connects. `told` gets the payload of every notification.
     pub(super) async fn connect(
         options: LinkOptions,
@@ -106,7 +113,7 @@ impl Link {
 
     /// Sets what the statements need. Behind a pooler the settings would stay with a connection
     /// that others use, so there they must be right already.
-    pub(super) async fn set_up(&self) -> Result<(), StoreFailure> {
+    async fn set_up(&self) -> Result<(), StoreFailure> {
         let limit = self.options.statement_timeout.as_millis();
         let script = if self.options.is_pooled {
             "SELECT 1".to_owned()
@@ -133,13 +140,42 @@ impl Link {
                 "set `default_transaction_isolation` of this role to `read committed`".to_owned(),
             );
         }
-        // `local` does not wait for standbys, `off` not even for the disk.
+        // `local` does not wait for standbys, `off` not even for the disk. What is set here stays
+        // when the server's setting is changed.
         match of(0)? {
             "off" | "local" if self.options.is_pooled => {
                 refused("set `synchronous_commit` of this role to `on`: results must be durable".to_owned())
             }
+            _ if self.options.is_pooled => Ok(()),
             "off" | "local" => self.script("SET synchronous_commit = on").await,
-            _ => Ok(()),
+            stronger => self.script(&format!("SET synchronous_commit = {stronger}")).await,
+        }
+    }
+
+    /// Refuses a server that may lose what it has synced.
+    pub(super) async fn check_server(&self) -> Result<(), StoreFailure> {
+        let sql = "SELECT current_setting('fsync'), current_setting('full_page_writes')";
+        let row = self.bounded(self.client.query_typed_one(sql, &[])).await?;
+        for (at, name) in ["fsync", "full_page_writes"].into_iter().enumerate() {
+            let value: &str = row.try_get(at).map_err(|error| StoreFailure::of(&error))?;
+            if value != "on" {
+                let message = format!(
+                    "the server runs with `{name} = {value}`, so a crash can lose results that were \
+                     acknowledged; set it to `on`"
+                );
+                return Err(StoreFailure::new(FailureKind::Options, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what this connection can see is as durable as an acknowledged commit. After
+    /// a crash the server shows all that is in its log, whether or not a standby has it.
+    async fn confirm(&self) -> Result<(), StoreFailure> {
+        match self.once(CONFIRM, &Params::default()).await {
+            Ok(_) => Ok(()),
+            Err(Miss::NotDone(failure) | Miss::Unknown(failure)) => Err(failure),
+            Err(Miss::Busy(_) | Miss::Closed) => unreachable!("a connection refuses no statement"),
         }
     }
 
@@ -226,6 +262,10 @@ impl Link {
 
     fn missed(&self, error: &tokio_postgres::Error) -> Miss {
         let failure = StoreFailure::of(error);
+        if failure.code() == Some("0A000") {
+            // A plan that does not fit the tables any more stays with the connection.
+            self.is_broken.set(true);
+        }
         if failure.is_of_a_pooler() {
             self.suspects_pooler.set(true);
             self.is_broken.set(true);
@@ -247,12 +287,9 @@ impl Link {
         if !self.warned.replace(false) {
             return Ok(rows);
         }
-        let session = self.options.session.load(Ordering::Relaxed);
-        let sql =
-            format!("UPDATE {}.sessions SET until_ms = until_ms WHERE id = {session}", self.options.schema);
-        let confirming = self.bounded(self.client.execute_typed(&sql, &[])).await;
+        let confirming = self.bounded(self.client.query_typed(CONFIRM, &[])).await;
         match confirming {
-            Ok(1) if !self.warned.get() => Ok(rows),
+            Ok(_) if !self.warned.get() => Ok(rows),
             Ok(_) => {
                 let message = "the commit is durable on the server that answered, but not on its standbys";
                 Err(Miss::Unknown(StoreFailure::new(FailureKind::NotReplicated, message)))
@@ -261,6 +298,12 @@ impl Link {
         }
     }
 }
+
+/// Writes to the log, and to no row. Its commit waits for the disk and for the standbys, which have
+/// everything before it once they have this.
+pub(super) const CONFIRM: &str = "SELECT pg_logical_emit_message(CASE \
+    WHEN current_setting('synchronous_commit') NOT IN ('off', 'local') THEN true \
+    ELSE set_config('synchronous_commit', 'on', true) IS NOT NULL END, 'idemkv', '')";
 
 /// The first of two futures that is ready; the other is dropped.
 pub(super) async fn race<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> Result<A, B> {

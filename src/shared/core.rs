@@ -4,10 +4,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
-use tokio_postgres::types::Type;
 
 use super::columns::Params;
-use super::connection::{Link, LinkOptions};
+use super::connection::{CONFIRM, Link, LinkOptions};
 use super::group::{Errand, Intake, Queued};
 use super::loose_ends::LooseEnds;
 use super::options::SharedOptions;
@@ -55,6 +54,8 @@ pub(crate) struct Core {
     pub(super) link: LinkOptions,
     pub(super) sql: Sql,
     pub(super) secret: Secret,
+    /// Tells the sessions of this process from those of others with its instance name.
+    pub(super) nonce: u128,
     pub(super) intake: Intake,
     pub(super) session: Session,
     pub(super) policies: Policies,
@@ -70,7 +71,7 @@ pub(crate) struct Core {
     pub(super) opened: Stopwatch,
     /// Claims that callers have.
     pub(super) held: AtomicUsize,
-    /// Ends of claims that are under way, which a close waits for.
+    /// Begins and ends of claims that are under way, which a close waits for.
     pub(super) ending: AtomicUsize,
     /// How many claims there were at the close.
     pub(super) left: OnceLock<usize>,
@@ -93,10 +94,15 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(options: SharedOptions, link: LinkOptions, sql: Sql, secret: Secret) -> Self {
+    pub(super) fn new(
+        options: SharedOptions,
+        link: LinkOptions,
+        sql: Sql,
+        (secret, nonce): (Secret, u128),
+    ) -> Self {
         Self {
             intake: Intake::new(options.group_max, options.max_queued),
-            session: Session::new(Arc::clone(&link.session)),
+            session: Session::default(),
             policies: Policies::new(options.policy),
             watches: Watches::default(),
             outbox: Outbox::default(),
@@ -124,6 +130,7 @@ impl Core {
             link,
             sql,
             secret,
+            nonce,
         }
     }
 
@@ -183,26 +190,31 @@ impl Core {
         W: FnOnce(Rc<Link>) -> F + Send + 'static,
     {
         let (reply, answer) = reply::pair();
+        let has_started = Arc::new(AtomicBool::new(false));
+        let starts = Arc::clone(&has_started);
         let run = Box::new(move |link: Rc<Link>| {
+            starts.store(true, Ordering::Release);
             let working = work(link);
             Box::pin(async move { reply.send(working.await) }) as Pin<Box<dyn Future<Output = ()>>>
         });
         self.intake.push_errand(Errand { deadline, run })?;
-        answer.get().await.unwrap_or_else(|| Err(Miss::NotDone(self.failure())))
+        answer.get().await.unwrap_or_else(|| {
+            // Taken from the queue, it may have been carried out: by a thread that ended meanwhile.
+            let has_run = has_started.load(Ordering::Acquire);
+            Err(if has_run { Miss::Unknown(self.failure()) } else { Miss::NotDone(self.failure()) })
+        })
     }
 
     /// Makes sure that what this process can see is as durable as an acknowledged commit: a later
     /// commit waits for the same standbys. After an unknown outcome a row may be visible although
     /// no standby has it.
     pub(super) async fn confirm(&self, deadline: Deadline) -> Result<(), Refusal> {
-        let sql = self.sql.filled("UPDATE {S}.sessions SET until_ms = until_ms WHERE id = $1");
-        let session = self.session.last().unwrap_or_default();
-        let confirmed = self.errand(deadline, async move |link: Rc<Link>| {
-            link.once(&sql, &Params::default().with(session, Type::INT8)).await
-        });
+        let confirmed =
+            self.errand(deadline, async move |link: Rc<Link>| link.once(CONFIRM, &Params::default()).await);
         confirmed.await.map(drop).map_err(|miss| match miss {
             Miss::NotDone(failure) | Miss::Unknown(failure) => SharedError::Unknown(failure).into(),
-            Miss::Busy(_) | Miss::Closed => Self::refusal(miss),
+            Miss::Busy(_) => SharedError::Unknown(self.failure()).into(),
+            Miss::Closed => Self::refusal(miss),
         })
     }
 

@@ -8,12 +8,13 @@ use tokio::time::timeout;
 
 use super::connection::{Link, LinkOptions};
 use super::core::{Core, SharedHandle};
+use super::granting::nonce;
 use super::options::{Pooling, SharedOptions};
 use super::refusal::Refusal;
 use super::sql::Sql;
 use super::{keeper, schema, settle, sweep, wait, worker};
 use crate::clock::{Deadline, Stopwatch};
-use crate::error::{FailureKind, OpenError, StoreFailure};
+use crate::error::{FailureKind, OpenError, SharedError, StoreFailure};
 use crate::fork;
 use crate::sync::{self, Arc, Ordering};
 use crate::task::reply::{self, ReplySender};
@@ -66,6 +67,8 @@ async fn live(options: SharedOptions, ready: Ready) {
     spawn_local(settle::settle(Arc::clone(&core)));
     let begun = match core.session(core.deadline()).await {
         Ok(_) => core.load_policies(core.deadline()).await.map_err(Core::refusal),
+        // What kept the session from being started says more.
+        Err(Refusal::Shared(SharedError::NoSession(_))) => Err(Refusal::unavailable(core.failure())),
         Err(error) => Err(error),
     };
     if let Err(error) = begun {
@@ -80,7 +83,8 @@ async fn live(options: SharedOptions, ready: Ready) {
     core.tell_of_close(&watch);
 }
 
-/// Settles what is loose, ends the session, and answers all that still wait.
+/// Waits for begins and ends that are under way, settles what is loose, ends the session, and
+/// answers all that still wait.
 async fn close(core: &Arc<Core>) {
     let patience = Deadline::after(core.options.statement_timeout);
     let is_busy =
@@ -126,11 +130,10 @@ async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
         connect_timeout: options.connect_timeout,
         statement_timeout: options.statement_timeout,
         is_pooled: options.pooling == Pooling::Transaction,
-        schema: quoted.clone(),
-        session: Arc::default(),
         trips: Arc::default(),
     };
     let link = Link::connect(link_options.clone(), |_| {}).await.map_err(unavailable)?;
+    link.check_server().await.map_err(unavailable)?;
     let is_pooled = match options.pooling {
         Pooling::Detect => is_pooled(&link, &link_options).await.map_err(unavailable)?,
         Pooling::Session => false,
@@ -144,7 +147,8 @@ async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
     };
     let found = found.map_err(unavailable)?;
     let sql = Sql::new(&quoted, &options.clock);
-    Ok(Core::new(options, LinkOptions { is_pooled, ..link_options }, sql, found.secret))
+    let known = (found.secret, nonce()?);
+    Ok(Core::new(options, LinkOptions { is_pooled, ..link_options }, sql, known))
 }
 
 /// Whether two connections of ours are served by one connection of the server: the second, in a

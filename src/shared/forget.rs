@@ -69,7 +69,7 @@ impl Core {
                     Counters::count(&self.counters.forgotten);
                     return Ok(true);
                 }
-                Ok(_) => tries.check(self)?,
+                Ok(_) => tries.round(self).await?,
                 Err(miss) => {
                     sent = Some(row.fence);
                     tries.again(self, miss).await?;

@@ -1,5 +1,7 @@
 //! A grant that is under way: its nonce, its repetitions, and what it becomes.
 
+use std::time::Duration;
+
 use super::core::Core;
 use super::refusal::Refusal;
 use super::row::KeyRow;
@@ -9,7 +11,7 @@ use super::statements::end::{EndAsk, Standing};
 use crate::attempt::interruption::Earlier;
 use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, AttemptParts};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, Stopwatch};
 use crate::engine::common::namespace::ScopeInner;
 use crate::error::{BeginError, FailureKind, KeyError, SharedError, StoreFailure};
 use crate::key::Digest;
@@ -54,21 +56,43 @@ pub(super) fn nonce() -> Result<u128, Refusal> {
 /// A grant that may have happened. If it does not reach its caller, it is withdrawn.
 pub(super) struct Granting<'a> {
     core: &'a Core,
-    digest: Digest,
+    asked: &'a Asked,
     pub(super) nonce: u128,
-    /// The interruption that the key gets back.
-    standing: Option<Standing>,
+    how: How,
     is_sent: bool,
+    /// The session that it was sent for. Once it was sent for two, the row may have either.
+    session: Option<i64>,
+    is_of_two_sessions: bool,
+    /// Since before the last statement about it was sent.
+    sent: Stopwatch,
+}
+
+/// What the grant does to the key.
+#[derive(Clone, Copy)]
+pub(super) enum How {
+    /// Inserts its row.
+    Inserts,
+    /// Changes its row. The key gets back the interruption that it had.
+    Changes(Option<Standing>),
 }
 
 impl<'a> Granting<'a> {
-    pub(super) fn new(core: &'a Core, digest: Digest, standing: Option<Standing>) -> Result<Self, Refusal> {
-        Ok(Self { core, digest, nonce: nonce()?, standing, is_sent: false })
+    pub(super) fn new(core: &'a Core, asked: &'a Asked, how: How) -> Result<Self, Refusal> {
+        let (nonce, sent) = (nonce()?, Stopwatch::start());
+        Ok(Self { core, asked, nonce, how, is_sent: false, session: None, is_of_two_sessions: false, sent })
     }
 
     /// The statement is about to be sent.
-    pub(super) fn sends(&mut self) {
+    pub(super) fn sends(&mut self, session: i64) {
         self.is_sent = true;
+        self.is_of_two_sessions |= self.session.is_some_and(|before| before != session);
+        self.session = Some(session);
+        self.sent = Stopwatch::start();
+    }
+
+    /// Its row is about to be read.
+    pub(super) fn looks(&mut self) {
+        self.sent = Stopwatch::start();
     }
 
     /// The statements that were sent certainly granted nothing, and will not.
@@ -76,10 +100,48 @@ impl<'a> Granting<'a> {
         self.is_sent = false;
     }
 
-    /// The claim reaches its caller.
-    pub(super) fn arrives(mut self) -> u128 {
+    /// Whether the claim that was granted is still good. Its time counts from before the request.
+    pub(super) fn is_good(&self, lease: Option<Duration>) -> bool {
+        match lease {
+            Some(lease) => self.sent.elapsed() < lease,
+            None => {
+                !self.is_of_two_sessions
+                    && self.session.is_some_and(|session| self.core.session.lives(session))
+            }
+        }
+    }
+
+    /// The same of a claim that was found.
+    pub(super) fn is_good_as(&self, row: &KeyRow, now: Timestamp) -> bool {
+        let left = Duration::from_millis(row.lease.as_millis().saturating_sub(now.as_millis()));
+        self.sent.elapsed() < left && (row.lease_for.is_some() || self.is_good(None))
+    }
+
+    /// Withdraws what was granted, for another try.
+    pub(super) async fn start_again(&mut self, deadline: Deadline) -> Result<(), Refusal> {
+        let next = Self::new(self.core, self.asked, self.how)?;
+        let withdrawn = self.core.ask(self.withdrawal(), deadline).await;
+        if withdrawn.is_ok_and(|ended| ended.is_done) {
+            self.granted_nothing();
+        }
+        // Otherwise it becomes a loose end.
+        drop(std::mem::replace(self, next));
+        Ok(())
+    }
+
+    fn withdrawal(&self) -> EndAsk {
+        let standing = match self.how {
+            How::Inserts => None,
+            How::Changes(standing) => standing,
+        };
+        EndAsk::withdraw(self.asked.digest, self.nonce, standing)
+    }
+
+    /// The claim reaches its caller, unless the engine was closed meanwhile.
+    pub(super) fn arrives(&mut self) -> Result<u128, Refusal> {
+        self.core.check()?;
         self.is_sent = false;
-        self.nonce
+        Ok(self.nonce)
     }
 }
 
@@ -88,8 +150,11 @@ impl Drop for Granting<'_> {
         if !self.is_sent || self.core.is_forked() {
             return;
         }
-        let end = EndAsk::withdraw(self.digest, self.nonce, self.standing);
-        self.core.loose_ends.add(end, Some(self.core.last_statement()), None);
+        let names = match self.how {
+            How::Inserts => Some((Arc::clone(&self.asked.scope), Arc::clone(&self.asked.key))),
+            How::Changes(_) => None,
+        };
+        self.core.loose_ends.withdraw(self.withdrawal(), self.core.last_statement(), names);
     }
 }
 
@@ -102,13 +167,15 @@ pub(super) struct Tries {
     left: u32,
     /// Until the deadline it is tried again while the store is away, or has too many calls.
     insists: bool,
+    /// Rounds so far that found nothing to be done.
+    rounds: u32,
     /// A statement of the call may have happened.
     pub(super) unknown: Option<StoreFailure>,
 }
 
 impl Tries {
     pub(super) fn new(deadline: Deadline) -> Self {
-        Self { deadline, left: TRIES, insists: false, unknown: None }
+        Self { deadline, left: TRIES, insists: false, rounds: 0, unknown: None }
     }
 
     pub(super) fn insisting(deadline: Deadline) -> Self {
@@ -136,7 +203,7 @@ impl Tries {
             Miss::Busy(_) if self.insists && !is_over => self.left = self.left.saturating_sub(1),
             Miss::Busy(_) | Miss::Closed => return Err(self.refusal(miss)),
         }
-        let pause = std::time::Duration::from_millis(5 << (TRIES - self.left));
+        let pause = Duration::from_millis(5 << (TRIES - self.left));
         core.sleep(Deadline::after(pause)).await;
         Ok(())
     }
@@ -148,12 +215,23 @@ impl Tries {
         }
     }
 
-    /// Refuses another round once the time is up.
-    pub(super) fn check(&self, core: &Core) -> Result<(), Refusal> {
-        if !self.deadline.has_passed() {
-            return Ok(());
+    /// Before another round: refused once the time is up. The first comes at once, for it mostly
+    /// finds what a twin has done.
+    pub(super) async fn round(&mut self, core: &Core) -> Result<(), Refusal> {
+        if self.deadline.has_passed() {
+            return Err(self.refusal(Miss::NotDone(core.failure())));
         }
-        Err(self.refusal(Miss::NotDone(core.failure())))
+        if self.rounds > 0 {
+            let pause = Duration::from_millis(5 << (self.rounds - 1).min(5));
+            core.sleep(Deadline::after(pause)).await;
+        }
+        self.pauses();
+        Ok(())
+    }
+
+    /// The next round does not come at once.
+    pub(super) fn pauses(&mut self) {
+        self.rounds = self.rounds.saturating_add(1);
     }
 }
 
@@ -164,8 +242,8 @@ pub(super) struct NewClaim {
     pub(super) fingerprint: Fingerprint,
     pub(super) started: Timestamp,
     pub(super) retention: Retention,
-    pub(super) lease: Option<std::time::Duration>,
-    pub(super) unresolved: Option<std::time::Duration>,
+    pub(super) lease: Option<Duration>,
+    pub(super) unresolved: Option<Duration>,
     pub(super) earlier: Option<Earlier>,
     pub(super) progress: Option<Progress>,
 }

@@ -91,8 +91,8 @@ pub(super) struct Intake {
     queued_max: usize,
 }
 
-/// Kinds of calls that are sent in groups.
-const KINDS: usize = 7;
+/// Kinds of calls. Errands are one of them, and come one at a time.
+const KINDS: usize = 8;
 
 /// About how many bytes one statement sends.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -122,6 +122,9 @@ impl Intake {
         if queues.is_closed {
             return Err(Miss::Closed);
         }
+        if queues.errands.len() >= self.queued_max {
+            return Err(Miss::Busy(self.queued_max));
+        }
         queues.errands.push_back(errand);
         drop(queues);
         self.arrived.notify_one();
@@ -140,9 +143,6 @@ impl Intake {
 
     fn take(&self) -> Option<Work> {
         let mut queues = self.queues.lock();
-        if let Some(errand) = queues.errands.pop_front() {
-            return Some(Work::Errand(errand));
-        }
         for _ in 0..KINDS {
             queues.turn = (queues.turn + 1) % KINDS;
             let work = match queues.turn {
@@ -152,6 +152,7 @@ impl Intake {
                 3 => self.group(&mut queues).map(Work::Grants),
                 4 => self.group(&mut queues).map(Work::Changes),
                 5 => self.group(&mut queues).map(Work::Looks),
+                6 => queues.errands.pop_front().map(Work::Errand),
                 _ => self.group(&mut queues).map(Work::Wants),
             };
             if work.is_some() {

@@ -5,19 +5,28 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::columns::Params;
+use super::columns::{Id, Params};
 use super::connection::{Link, first};
 use super::core::Core;
 use super::row::Columns;
 use super::session::SessionState;
 use super::statement::Miss;
 use crate::clock::Deadline;
+use crate::error::StoreFailure;
 use crate::sync::Arc;
 
-/// Keeps the session until the runtime ends.
+/// Keeps the session until the runtime ends. It has a connection of its own: whatever keeps the
+/// others busy, the claims of a process that lives stand.
 pub(super) async fn keep(core: Arc<Core>) {
+    let mut link = None;
     loop {
-        let is_kept = step(&core).await;
+        let is_kept = match connected(&core, &mut link).await {
+            Ok(link) => step(&core, link).await.is_ok(),
+            Err(failure) => {
+                core.failed_to_connect(failure);
+                false
+            }
+        };
         core.session.has_tried();
         let pause = if is_kept { core.options.session / 3 } else { Duration::from_millis(200) };
         // Woken early by a caller that found the session over.
@@ -25,20 +34,35 @@ pub(super) async fn keep(core: Arc<Core>) {
     }
 }
 
-/// `false` if the store did not answer.
-async fn step(core: &Arc<Core>) -> bool {
-    match core.session.state() {
-        SessionState::None => start(core).await.is_ok(),
-        SessionState::Live { id, .. } => match renew(core, id).await {
-            Ok(true) => true,
+async fn connected<'a>(core: &Core, link: &'a mut Option<Link>) -> Result<&'a Link, StoreFailure> {
+    let link = match link.take().filter(|link| !link.is_broken()) {
+        Some(kept) => link.insert(kept),
+        None => {
+            let opened = Link::open(core.link_options(), |_| {}).await?;
+            core.is_connected(false);
+            link.insert(opened)
+        }
+    };
+    Ok(link)
+}
+
+async fn step(core: &Core, link: &Link) -> Result<(), Miss> {
+    let kept = match core.session.state() {
+        SessionState::None => start(core, link).await,
+        SessionState::Live { id, .. } => match renew(core, link, id).await {
+            Ok(true) => Ok(()),
             Ok(false) => {
                 core.session.set(SessionState::None);
-                start(core).await.is_ok()
+                start(core, link).await
             }
-            Err(_) => false,
+            Err(miss) => Err(miss),
         },
-        SessionState::Replaced => true,
+        SessionState::Replaced => Ok(()),
+    };
+    if let Err(Miss::NotDone(failure) | Miss::Unknown(failure)) = &kept {
+        core.note_failure(failure);
     }
+    kept
 }
 
 /// When a session that is renewed now is over for this process: a little before the server says
@@ -48,72 +72,64 @@ fn local_end(core: &Core) -> Deadline {
 }
 
 /// A process that had a session before continues as the same instance, unless another process has
-/// taken the name since.
-const START: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+/// taken the name since. Its rows have its nonce, so it is not taken for another one if the answer
+/// to a start got lost.
+const START: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     old AS (UPDATE {S}.sessions s SET replaced = true, until_ms = least(s.until_ms, m.now_ms) FROM moment m \
-      WHERE s.instance = $1 AND NOT s.replaced AND ($3::bigint IS NULL OR s.id = $3) RETURNING s.id), \
+      WHERE s.instance = $1 AND NOT s.replaced AND (NOT $3 OR s.nonce = $4) RETURNING s.id), \
     ended AS MATERIALIZED (SELECT count(*) AS sessions FROM old) \
-    INSERT INTO {S}.sessions (instance, until_ms, started_ms) SELECT $1, m.now_ms + $2, m.now_ms \
-      FROM moment m CROSS JOIN ended e WHERE $1 IS NULL OR $3 IS NULL OR e.sessions > 0 RETURNING id, started_ms";
+    INSERT INTO {S}.sessions (nonce, instance, until_ms, started_ms) SELECT $4, $1, m.now_ms + $2, m.now_ms \
+      FROM moment m CROSS JOIN ended e WHERE e.sessions >= 0 AND ($1 IS NULL OR NOT $3 OR NOT EXISTS \
+        (SELECT FROM {S}.sessions o WHERE o.instance = $1 AND NOT o.replaced AND o.nonce <> $4)) \
+      RETURNING id, started_ms";
 
-async fn start(core: &Arc<Core>) -> Result<(), Miss> {
-    let shared = Arc::clone(core);
-    let started = core
-        .errand(core.deadline(), async move |link: Rc<Link>| {
-            let until = local_end(&shared);
-            let params = Params::default()
-                .with(shared.options.instance.clone(), Type::TEXT)
-                .with(shared.options.session_ms(), Type::INT8)
-                .with(shared.session.last(), Type::INT8);
-            let rows = link.once(&shared.sql.filled(START), &params).await?;
-            let Some(row) = rows.first() else { return Ok(None) };
-            let mut columns = Columns::new(row);
-            let id: i64 = columns.take().map_err(Miss::Unknown)?;
-            shared.tell_time(columns.time().map_err(Miss::Unknown)?);
-            Ok(Some((id, until)))
-        })
-        .await?;
-    core.session.set(match started {
-        Some((id, until)) => SessionState::Live { id, until },
-        None => SessionState::Replaced,
-    });
-    if started.is_none() {
+async fn start(core: &Core, link: &Link) -> Result<(), Miss> {
+    let until = local_end(core);
+    let params = Params::default()
+        .with(core.options.instance.clone(), Type::TEXT)
+        .with(core.options.session_ms(), Type::INT8)
+        .with(core.session.was_started(), Type::BOOL)
+        .with(Id(core.nonce), Type::UUID);
+    let rows = link.once(&core.sql.filled(START), &params).await?;
+    let Some(row) = rows.first() else {
+        core.session.set(SessionState::Replaced);
         core.tell_of_replacement();
-    }
+        return Ok(());
+    };
+    let mut columns = Columns::new(row);
+    let id: i64 = columns.take().map_err(Miss::Unknown)?;
+    core.tell_time(columns.time().map_err(Miss::Unknown)?);
+    core.session.set(SessionState::Live { id, until });
     Ok(())
 }
 
-const RENEW: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) \
+const RENEW: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}) \
     UPDATE {S}.sessions s SET until_ms = m.now_ms + $2 FROM moment m \
-      WHERE s.id = $1 AND NOT s.replaced AND s.until_ms > m.now_ms RETURNING m.now_ms";
+      WHERE s.id = $1 AND s.nonce = $3 AND NOT s.replaced AND s.until_ms > m.now_ms RETURNING m.now_ms";
 
 /// A session that has lapsed is never renewed: others may have taken its claims over.
-async fn renew(core: &Arc<Core>, id: i64) -> Result<bool, Miss> {
-    let shared = Arc::clone(core);
-    let renewed = core
-        .errand(core.deadline(), async move |link: Rc<Link>| {
-            let until = local_end(&shared);
-            let params = Params::default().with(id, Type::INT8).with(shared.options.session_ms(), Type::INT8);
-            let rows = link.once(&shared.sql.filled(RENEW), &params).await?;
-            let Some(row) = rows.first() else { return Ok(None) };
-            shared.tell_time(Columns::new(row).time().map_err(Miss::Unknown)?);
-            Ok(Some(until))
-        })
-        .await?;
-    if let Some(until) = renewed {
-        core.session.set(SessionState::Live { id, until });
-    }
-    Ok(renewed.is_some())
+async fn renew(core: &Core, link: &Link, id: i64) -> Result<bool, Miss> {
+    let until = local_end(core);
+    let params = Params::default()
+        .with(id, Type::INT8)
+        .with(core.options.session_ms(), Type::INT8)
+        .with(Id(core.nonce), Type::UUID);
+    let rows = link.once(&core.sql.filled(RENEW), &params).await?;
+    let Some(row) = rows.first() else { return Ok(false) };
+    core.tell_time(Columns::new(row).time().map_err(Miss::Unknown)?);
+    core.session.set(SessionState::Live { id, until });
+    Ok(true)
 }
 
-const END: &str = "UPDATE {S}.sessions SET until_ms = least(until_ms, {NOW}) WHERE id = $1";
+const END: &str = "UPDATE {S}.sessions SET until_ms = least(until_ms, {NOW}) WHERE id = $1 AND nonce = $2";
 
 /// Ends the session: the claims that are still out are interrupted.
 pub(super) async fn end(core: &Arc<Core>) {
     let SessionState::Live { id, .. } = core.session.state() else { return };
     let shared = Arc::clone(core);
     let ended = core.errand(Deadline::after(core.options.statement_timeout), async move |link: Rc<Link>| {
-        link.once(&shared.sql.filled(END), &Params::default().with(id, Type::INT8)).await
+        let params = Params::default().with(id, Type::INT8).with(Id(shared.nonce), Type::UUID);
+        link.once(&shared.sql.filled(END), &params).await
     });
     // Otherwise it lapses by itself.
     drop(ended.await);

@@ -16,9 +16,16 @@ pub(super) struct LooseEnd {
     pub(super) until: Option<Deadline>,
     /// The claim that was dropped.
     pub(super) attempt: Option<Arc<Attempt>>,
+    /// Scope and key, if the grant inserts the key's row.
+    pub(super) names: Option<Names>,
+    /// It is not sent with others, of which one has to wait.
+    pub(super) is_alone: bool,
     due: Deadline,
     pause: Duration,
 }
+
+/// Scope and key.
+pub(super) type Names = (Arc<[u8]>, Arc<[u8]>);
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -36,7 +43,19 @@ pub(super) struct LooseEnds {
 impl LooseEnds {
     pub(super) fn add(&self, end: EndAsk, until: Option<Deadline>, attempt: Option<Arc<Attempt>>) {
         let due = Deadline::after(Duration::ZERO);
-        self.list.lock().push(LooseEnd { end, until, attempt, due, pause: PAUSE_MIN });
+        let (names, is_alone, pause) = (None, false, PAUSE_MIN);
+        self.push(LooseEnd { end, until, attempt, names, is_alone, due, pause });
+    }
+
+    /// The withdrawal of a grant that may have happened.
+    pub(super) fn withdraw(&self, end: EndAsk, until: Deadline, names: Option<Names>) {
+        let (until, due) = (Some(until), Deadline::after(Duration::ZERO));
+        let (attempt, is_alone, pause) = (None, false, PAUSE_MIN);
+        self.push(LooseEnd { end, until, attempt, names, is_alone, due, pause });
+    }
+
+    fn push(&self, end: LooseEnd) {
+        self.list.lock().push(end);
         self.called.notify_one();
     }
 

@@ -39,7 +39,7 @@ pub enum Pooling {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "options do nothing until `connect`"]
 pub struct SharedOptions {
     pub(super) url: String,
@@ -100,7 +100,7 @@ impl SharedOptions {
         self
     }
 
-    /// Connections for statements. Default 2; 1 to 4.
+    /// Connections for statements. Default 2; 1 to 4. One more keeps the session.
     pub fn connections(mut self, connections: usize) -> Self {
         self.connections = connections;
         self
@@ -200,6 +200,7 @@ impl SharedOptions {
             .and_then(|()| OptionError::unless_within("call_timeout", self.call_timeout, short, long))
             .and_then(|()| OptionError::unless_within("session", self.session, Duration::from_secs(1), long))
             .and_then(|()| OptionError::unless_within("group_max", self.group_max, 1, 2_000))
+            .and_then(|()| check_instance(self.instance.as_deref()))
             .and_then(|()| check_policy(&self.policy))
             .map_err(OpenError::Option)
     }
@@ -229,6 +230,33 @@ impl SharedOptions {
     /// How long a session lasts, in the server's milliseconds.
     pub(super) fn session_ms(&self) -> i64 {
         i64::try_from(millis(self.session)).unwrap_or(i64::MAX)
+    }
+}
+
+/// Without the address, which may have a password.
+impl std::fmt::Debug for SharedOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedOptions")
+            .field("schema", &self.schema)
+            .field("instance", &self.instance)
+            .field("connections", &self.connections)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("call_timeout", &self.call_timeout)
+            .field("session", &self.session)
+            .field("pooling", &self.pooling)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Refuses a name that the server can't keep.
+fn check_instance(name: Option<&str>) -> Result<(), OptionError> {
+    match name {
+        Some(name) if name.is_empty() || name.len() > 255 || name.contains('\0') => {
+            Err(OptionError::new("instance", name, "1 to 255 bytes without a zero byte"))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

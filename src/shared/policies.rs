@@ -4,24 +4,28 @@
 use std::collections::HashMap;
 
 use crate::policy::Policy;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Ordering, UnseenU64};
 
 pub(super) struct Policies {
     /// Of scopes that have none of their own. It is an option of the process.
     pub(super) default: Policy,
     /// Leaf lock.
     table: Mutex<Table>,
+    /// Reads so far.
+    tickets: UnseenU64,
 }
 
 #[derive(Default)]
 struct Table {
     version: i64,
+    /// Of the read that it is from.
+    ticket: u64,
     of_scopes: HashMap<Vec<u8>, Policy>,
 }
 
 impl Policies {
     pub(super) fn new(default: Policy) -> Self {
-        Self { default, table: Mutex::default() }
+        Self { default, table: Mutex::default(), tickets: UnseenU64::new(0) }
     }
 
     /// The policy of a scope, and the version that it is from.
@@ -44,11 +48,17 @@ impl Policies {
         self.table.lock().version
     }
 
-    /// Takes what was read, unless something newer was.
-    pub(super) fn set(&self, version: i64, of_scopes: HashMap<Vec<u8>, Policy>) {
+    /// A read is about to be sent.
+    pub(super) fn ticket(&self) -> u64 {
+        self.tickets.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Takes what was read, unless a read that was sent later is here already. No version is newer
+    /// than another: a failover or a restore can bring an old one back.
+    pub(super) fn set(&self, ticket: u64, version: i64, of_scopes: HashMap<Vec<u8>, Policy>) {
         let mut table = self.table.lock();
-        if version > table.version {
-            *table = Table { version, of_scopes };
+        if ticket > table.ticket {
+            *table = Table { version, ticket, of_scopes };
         }
     }
 }

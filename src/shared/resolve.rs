@@ -1,6 +1,7 @@
 //! A claim on an interrupted key, for a caller that knows the outcome.
 
 use super::claim::SharedClaim;
+use super::complete::UnderWay;
 use super::core::SharedHandle;
 use super::granting::{Asked, Tries, not_granted};
 use super::refusal::Refusal;
@@ -33,7 +34,7 @@ impl SharedHandle {
 
 async fn resolve(handle: &Arc<SharedHandle>, asked: &Asked) -> Result<SharedClaim, ResolveError> {
     let core = &*handle.0;
-    core.check()?;
+    let _under_way = UnderWay::start(handle)?;
     let deadline = core.deadline();
     let mut tries = Tries::new(deadline);
     loop {
@@ -58,6 +59,6 @@ async fn resolve(handle: &Arc<SharedHandle>, asked: &Asked) -> Result<SharedClai
         if let Some(claim) = grant(handle, asked, row.fingerprint, at, how, &terms, deadline).await? {
             return Ok(claim);
         }
-        tries.check(core)?;
+        tries.round(core).await?;
     }
 }

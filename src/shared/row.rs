@@ -69,6 +69,8 @@ pub(super) struct KeyRow {
     body_kept: bool,
     scope: Vec<u8>,
     key: Vec<u8>,
+    /// The claim belongs to no session: it was handed over.
+    pub(super) is_free: bool,
     pub(super) progress: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
 }
@@ -172,6 +174,7 @@ impl KeyRow {
             body_kept: columns.take()?,
             scope: columns.take()?,
             key: columns.take()?,
+            is_free: columns.take()?,
             progress: columns.take()?,
             body: columns.take()?,
         }))

@@ -6,7 +6,7 @@ use crate::error::{FailureKind, StoreFailure};
 use crate::key::Secret;
 
 /// The version of the tables. Another version is refused.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 /// `keys` is filled to 70 %, so that a completion finds room on its page and changes no index.
 /// Nothing but `digest` is indexed for the same reason: the sweep reads the table page by page.
@@ -20,6 +20,7 @@ CREATE TABLE {S}.meta (
 );
 CREATE TABLE {S}.sessions (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  nonce uuid NOT NULL,
   instance text,
   until_ms bigint NOT NULL,
   started_ms bigint NOT NULL,

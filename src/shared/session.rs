@@ -4,7 +4,7 @@
 use tokio::sync::Notify;
 
 use crate::clock::Deadline;
-use crate::sync::{Arc, Mutex, Ordering, UnseenI64};
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::task::reply::{self, Reply, ReplySender};
 
 /// What is known.
@@ -22,38 +22,45 @@ pub(super) enum SessionState {
 pub(super) struct Session {
     /// Leaf lock.
     state: Mutex<SessionState>,
-    /// The last one's number; zero before the first.
-    id: Arc<UnseenI64>,
+    /// There was one before.
+    was_started: AtomicBool,
     /// Wakes the keeper.
     pub(super) called: Notify,
     /// Callers that wait for the keeper's next try; `None` once there is no keeper. Leaf lock.
     waiting: Mutex<Option<Vec<ReplySender<()>>>>,
 }
 
-impl Session {
-    pub(super) fn new(id: Arc<UnseenI64>) -> Self {
+impl Default for Session {
+    fn default() -> Self {
         Self {
             state: Mutex::new(SessionState::None),
-            id,
+            was_started: AtomicBool::new(false),
             called: Notify::new(),
             waiting: Mutex::new(Some(Vec::new())),
         }
     }
+}
 
+impl Session {
     pub(super) fn state(&self) -> SessionState {
         *self.state.lock()
     }
 
     pub(super) fn set(&self, state: SessionState) {
-        if let SessionState::Live { id, .. } = state {
-            self.id.store(id, Ordering::Relaxed);
+        if matches!(state, SessionState::Live { .. }) {
+            self.was_started.store(true, Ordering::Relaxed);
         }
         *self.state.lock() = state;
     }
 
-    /// The number of the session before, if there was one.
-    pub(super) fn last(&self) -> Option<i64> {
-        Some(self.id.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    /// Whether this process had a session before.
+    pub(super) fn was_started(&self) -> bool {
+        self.was_started.load(Ordering::Relaxed)
+    }
+
+    /// Whether the session with this number is known to live.
+    pub(super) fn lives(&self, session: i64) -> bool {
+        matches!(self.state(), SessionState::Live { id, until } if id == session && !until.has_passed())
     }
 
     /// Has the session renewed now; ready after the next try, whether or not it succeeded.

@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use super::columns::{Params, signed};
 use super::connection::Link;
 use super::core::{Core, SharedHandle};
+use super::granting::Tries;
 use super::options::check_policy;
 use super::row::{Columns, damaged};
 use super::statement::Miss;
@@ -24,8 +25,11 @@ const READ: &str = "SELECT m.policies, p.scope, p.ttl_ms, p.tombstone_ms, p.refu
     p.lease_ms FROM {S}.meta m LEFT JOIN {S}.policies p ON true";
 
 /// A change of the row in `meta` makes the change visible at once, to every process: a grant names
-/// the version that it was decided under.
-const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = policies + 1) \
+/// the version that it was decided under. The version is a random number of 60 bits: one that was
+/// lost with a failover does not come again for other policies.
+const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = \
+      ('x' || left(replace(gen_random_uuid()::text, '-', ''), 12) || right(gen_random_uuid()::text, 3))::bit(60)::bigint \
+      FROM (SELECT {SURE}) AS durable) \
     INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms) \
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (scope) DO UPDATE SET ttl_ms = excluded.ttl_ms, \
       tombstone_ms = excluded.tombstone_ms, refuse = excluded.refuse, unresolved_ms = excluded.unresolved_ms, \
@@ -42,6 +46,7 @@ impl Core {
     /// Reads the policies of all scopes.
     pub(super) async fn load_policies(&self, deadline: Deadline) -> Result<(), Miss> {
         let sql = self.sql.filled(READ);
+        let ticket = self.policies.ticket();
         let rows =
             self.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &Params::default()).await);
         let mut read = (0, HashMap::new());
@@ -52,7 +57,7 @@ impl Core {
                 read.1.insert(scope, policy);
             }
         }
-        self.policies.set(read.0, read.1);
+        self.policies.set(ticket, read.0, read.1);
         Ok(())
     }
 
@@ -65,6 +70,7 @@ impl Core {
         let (sql, row, scope) = (self.sql.filled(WRITE), policy.row(), scope.to_vec());
         let deadline = self.deadline();
         // The same again changes nothing but the version, so an unknown outcome is tried again.
+        let mut tries = Tries::new(deadline);
         loop {
             let (sql, scope, row) = (sql.clone(), scope.clone(), row);
             let written = self.errand(deadline, async move |link: Rc<Link>| {
@@ -81,8 +87,7 @@ impl Core {
             });
             match written.await {
                 Ok(_) => break,
-                Err(Miss::Unknown(_)) if !deadline.has_passed() => {}
-                Err(miss) => return Err(CommitError::from(Self::refusal(miss)).into()),
+                Err(miss) => tries.again(self, miss).await.map_err(CommitError::from)?,
             }
         }
         self.load_policies(deadline).await.map_err(|miss| CommitError::from(Self::refusal(miss)))?;

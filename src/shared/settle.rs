@@ -1,14 +1,22 @@
 //! Loose ends are settled: claims that were dropped, and grants whose caller went away.
 
-use super::connection::first;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use tokio_postgres::types::Type;
+
+use super::columns::{Id, Params, signed};
+use super::connection::{Link, first};
 use super::core::Core;
+use super::granting::nonce;
 use super::loose_ends::LooseEnd;
-use super::row::{KeyRow, RowState};
+use super::row::{Columns, KeyRow, RowState};
+use super::sql::{OCCUPY, VACATED_MS};
 use super::statement::Miss;
 use super::statements::end::{Ended, GentleEnd};
 use super::statements::look::LookAsk;
 use crate::attempt::Ended as How;
-use crate::clock::Deadline;
+use crate::clock::{Deadline, millis};
 use crate::engine::common::counters::Counters;
 use crate::sync::Arc;
 
@@ -27,15 +35,19 @@ pub(super) async fn settle(core: Arc<Core>) {
         let deadline = core.deadline();
         let sent: Vec<_> =
             due.into_iter().map(|end| (core.send(GentleEnd(end.end.clone()), deadline), end)).collect();
+        let mut unseen = Vec::new();
         for (answer, end) in sent {
             let answer = match answer {
                 Ok(answer) => answer.get().await.unwrap_or(Err(Miss::Closed)),
                 Err(miss) => Err(miss),
             };
-            if !settled(&core, &end, answer).await {
+            if answer.as_ref().is_ok_and(|ended| !ended.is_there) && end.names.is_some() {
+                unseen.push(end);
+            } else if !settled(&core, &end, answer).await {
                 core.loose_ends.put_back(end);
             }
         }
+        occupy_all(&core, unseen).await;
         core.loose_ends.settled();
     }
 }
@@ -79,4 +91,69 @@ async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bo
     core.watches.remove_own(attempt);
     attempt.end(how);
     true
+}
+
+/// So many that are sent alone are sent in one turn: each may have to wait.
+const ALONE_MAX: usize = 16;
+
+/// Grants that insert a row, of which there is none. One may be under way, and no time limit holds
+/// for its commit. So a row is put where it would insert its own. If that row can't be put there
+/// yet, it is tried again.
+async fn occupy_all(core: &Core, unseen: Vec<LooseEnd>) {
+    let (alone, mut together): (Vec<_>, Vec<_>) = unseen.into_iter().partition(|end| end.is_alone);
+    while !together.is_empty() {
+        let left = together.split_off(together.len().min(core.options.group_max));
+        occupy(core, std::mem::replace(&mut together, left)).await;
+    }
+    for (number, end) in alone.into_iter().enumerate() {
+        if number < ALONE_MAX {
+            occupy(core, vec![end]).await;
+        } else {
+            core.loose_ends.put_back(end);
+        }
+    }
+}
+
+async fn occupy(core: &Core, ends: Vec<LooseEnd>) {
+    let occupied = insert(core, &ends).await;
+    for mut end in ends {
+        match &occupied {
+            // No grant finds the place empty any more.
+            Ok(digests) if digests.contains(&end.end.digest.as_u128()) => {}
+            Ok(_) => core.loose_ends.put_back(end),
+            Err(_) => {
+                end.is_alone = true;
+                core.loose_ends.put_back(end);
+            }
+        }
+    }
+}
+
+/// The digests of the keys of which there was no row.
+async fn insert(core: &Core, ends: &[LooseEnd]) -> Result<HashSet<u128>, Miss> {
+    let sql = core.sql.filled(OCCUPY);
+    let digests: Vec<_> = ends.iter().map(|end| Id(end.end.digest.as_u128())).collect();
+    let nonces = ends.iter().map(|_| nonce().map(Id));
+    let Ok(nonces) = nonces.collect::<Result<Vec<_>, _>>() else {
+        return Err(Miss::NotDone(core.failure()));
+    };
+    let names: Vec<_> = ends.iter().filter_map(|end| end.names.clone()).collect();
+    // Longer than any statement of the call that can still arrive.
+    let gone = VACATED_MS + signed(millis(core.options.call_timeout + core.options.statement_timeout * 2));
+    let inserted = core.errand(core.deadline(), async move |link: Rc<Link>| {
+        let params = Params::default()
+            .with(digests, Type::UUID_ARRAY)
+            .with(nonces, Type::UUID_ARRAY)
+            .bytes(names.iter().map(|(scope, _)| Some(&**scope)))
+            .bytes(names.iter().map(|(_, key)| Some(&**key)))
+            .with(gone, Type::INT8);
+        link.once(&sql, &params).await
+    });
+    let mut digests = HashSet::new();
+    for row in &inserted.await? {
+        if let Ok(Id(digest)) = Columns::new(row).take() {
+            digests.insert(digest);
+        }
+    }
+    Ok(digests)
 }

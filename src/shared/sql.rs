@@ -16,13 +16,24 @@ const LEASE: &str = "CASE WHEN k.session IS NULL THEN coalesce(k.lease_until_ms,
     (SELECT CASE WHEN s.replaced THEN s.until_ms ELSE coalesce(k.lease_until_ms, s.until_ms) END \
      FROM {S}.sessions s WHERE s.id = k.session), k.lease_until_ms, 0) END";
 
+/// Makes the commit of this transaction durable, whatever the server, the role or the transaction
+/// was told. `local` does not wait for standbys, `off` not even for the disk. It holds for this
+/// transaction only, so no other client of a pooler is affected.
+const SURE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
+    THEN set_config('synchronous_commit', 'on', true) END AS sure";
+
 /// The columns of a row, as `KeyRow` reads them.
-const ROW: &str = "k.state, k.nonce, k.fence, k.attempt, k.fingerprint, {LEASE} AS lease, k.started_ms, \
+const ROW: &str = "{BARE}, k.progress, k.body";
+
+/// The same without what may be large.
+const BARE_ROW: &str = "{BARE}, NULL::bytea, NULL::bytea";
+
+const BARE: &str = "k.state, k.nonce, k.fence, k.attempt, k.fingerprint, {LEASE} AS lease, k.started_ms, \
     k.gone_ms, k.completed_ms, k.expires_ms, k.interrupted_ms, k.ttl_ms, k.remembered_ms, k.unresolved_ms, \
     k.lease_ms, k.e_fence, k.e_attempt, k.e_started_ms, k.e_interrupted_ms, k.outcome, k.wanted, k.returned, \
-    k.body_kept, k.scope, k.key, k.progress, k.body";
+    k.body_kept, k.scope, k.key, k.session IS NULL AS free";
 
-const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     rules AS MATERIALIZED (SELECT policies FROM {S}.meta), ";
 
 const ALIVE: &str = "alive AS MATERIALIZED (SELECT s.id FROM {S}.sessions s, moment m \
@@ -32,15 +43,16 @@ const ALIVE: &str = "alive AS MATERIALIZED (SELECT s.id FROM {S}.sessions s, mom
 const SEEN: &str = "l.state, l.nonce, l.fence, l.attempt, l.fingerprint, l.lease, l.started_ms, l.gone_ms, \
     l.completed_ms, l.expires_ms, l.interrupted_ms, l.ttl_ms, l.remembered_ms, l.unresolved_ms, l.lease_ms, \
     l.e_fence, l.e_attempt, l.e_started_ms, l.e_interrupted_ms, l.outcome, l.wanted, l.returned, l.body_kept, \
-    l.scope, l.key, l.progress, l.body";
+    l.scope, l.key, l.free, l.progress, l.body";
 
 /// The same columns where there was no row.
 const NO_ROW: &str = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
 
 /// Inserts keys of which there is no row, and reads the others. What was inserted is told by its
 /// nonce: a join with the calls would compare each with each. A call that neither was answered nor
-/// inserted has no row: a twin was faster, or the session or the policies are others.
+/// inserted has no row: a twin was faster, or the session or the policies are others. The sessions
+/// that live say which.
 const BEGIN: &str = "WITH {MOMENT} {ALIVE} \
     req AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bytea[], \
       $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) WITH ORDINALITY \
@@ -58,11 +70,12 @@ const BEGIN: &str = "WITH {MOMENT} {ALIVE} \
       ON CONFLICT (digest) DO NOTHING RETURNING nonce, fence) \
     SELECT l.ord, m.now_ms, u.policies, NULL::bigint, NULL::uuid, {SEEN} FROM looked l CROSS JOIN moment m \
       CROSS JOIN rules u WHERE l.state IS NOT NULL \
+    UNION ALL SELECT 0, m.now_ms, u.policies, a.id, NULL, {NO_ROW} FROM alive a CROSS JOIN moment m CROSS JOIN rules u \
     UNION ALL SELECT NULL, m.now_ms, u.policies, i.fence, i.nonce, {NO_ROW} FROM ins i CROSS JOIN moment m CROSS JOIN rules u";
 
 /// Changes rows of claims, for their holders. The gentle form passes over rows that a transaction
 /// has locked.
-const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::smallint[], $5::bool[], \
       $6::smallint[], $7::bytea[], $8::bool[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
       $13::bool[], $14::int[], $15::bytea[], $16::smallint[]) WITH ORDINALITY \
@@ -85,16 +98,29 @@ const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
     {ENDED}";
 
 /// Only what was done is told.
-const ENDED: &str = "SELECT d.ord, m.now_ms, true, d.wanted, false FROM done d CROSS JOIN moment m";
+const ENDED: &str = "SELECT d.ord, m.now_ms, true, d.wanted, false, true FROM done d CROSS JOIN moment m";
 
 /// What was not done is told as well, and why.
 const GENTLY_ENDED: &str = "SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false), \
-    EXISTS (SELECT FROM {S}.keys k WHERE k.digest = r.digest) \
-      AND NOT EXISTS (SELECT FROM locked l WHERE l.digest = r.digest) \
-    FROM req r CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord";
+    x.there AND NOT EXISTS (SELECT FROM locked l WHERE l.digest = r.digest), x.there \
+    FROM req r CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM {S}.keys k WHERE k.digest = r.digest) AS there) x \
+      CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord";
 
 const LOCKED: &str = "locked AS MATERIALIZED (SELECT k.digest FROM {S}.keys k JOIN req r ON r.digest = k.digest \
     ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), ";
+
+/// Puts rows of vacated keys where there are none. A grant that comes later finds one, and inserts
+/// nothing. An insert that is under way is waited for, for a moment: then it is aborted, and this
+/// statement is repeated.
+pub(super) const OCCUPY: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}, \
+      set_config('lock_timeout', '100', true) AS patience), \
+    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::bytea[]) \
+      r(digest, nonce, scope, key)) \
+    INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, started_ms, gone_ms, ttl_ms, \
+        remembered_ms, scope, key) \
+      SELECT 4, r.digest, r.nonce, nextval('{S}.fence'), 1, decode(repeat('00', 32), 'hex'), m.now_ms, \
+        m.now_ms + $5, 0, 0, r.scope, r.key FROM req r CROSS JOIN moment m ORDER BY r.digest \
+      ON CONFLICT (digest) DO NOTHING RETURNING digest";
 
 /// Grants claims on keys that have a row, if the row is still as the caller saw it. A row that a
 /// transaction has locked is passed over, even if the lease is over. The fence is drawn before
@@ -123,7 +149,7 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
       LEFT JOIN alive a ON a.id = r.session LEFT JOIN done d ON d.ord = r.ord";
 
 /// Changes rows that have no holder, or one whose lease is over.
-const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::smallint[]) \
       WITH ORDINALITY r(digest, seen_fence, seen_state, to_state, ord)), \
     free AS MATERIALIZED (SELECT r.*, m.now_ms, {LEASE} AS lease FROM {S}.keys k JOIN req r ON k.digest = r.digest \
@@ -223,9 +249,12 @@ fn filled(text: &str, schema: &str, now: &str) -> String {
         ("{MOMENT}", MOMENT),
         ("{ALIVE}", ALIVE),
         ("{ROW}", ROW),
+        ("{BARE_ROW}", BARE_ROW),
+        ("{BARE}", BARE),
         ("{SEEN}", SEEN),
         ("{NO_ROW}", NO_ROW),
         ("{LEASE}", LEASE),
+        ("{SURE}", SURE),
         ("{NOW}", now),
     ];
     let text = parts.iter().fold(text.to_owned(), |text, (name, part)| text.replace(name, part));

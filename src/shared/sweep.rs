@@ -34,8 +34,8 @@ const TAKE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
         due_ms = m.now_ms + CASE WHEN o.page + $1 < z.pages THEN $2 ELSE greatest($3, z.pages) END \
       FROM mine o, moment m, size z WHERE d.name = o.name RETURNING o.page, m.now_ms";
 
-/// Rows that may be over. Rust decides.
-const FIND: &str = "SELECT k.digest, {ROW} FROM {S}.keys k \
+/// Rows that may be over, without bodies. Rust decides.
+const FIND: &str = "SELECT k.digest, {BARE_ROW} FROM {S}.keys k \
     WHERE k.ctid >= $1::text::tid AND k.ctid < $2::text::tid AND (k.gone_ms <= $3 OR k.state = 1 AND {LEASE} <= $3)";
 
 const DELETE: &str = "WITH deleted AS (DELETE FROM {S}.keys k USING \

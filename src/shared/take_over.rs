@@ -2,7 +2,7 @@
 
 use super::claim::SharedClaim;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, Granting, NewClaim, Tries};
+use super::granting::{Asked, Granting, How, NewClaim, Tries};
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
 use super::statements::begin::Terms;
@@ -93,10 +93,11 @@ pub(super) async fn grant(
         interrupted_at: row.interrupted_at(),
         gone: row.remembered_until(now),
     });
-    let mut granting = Granting::new(core, asked.digest, standing)?;
+    let mut granting = Granting::new(core, asked, How::Changes(standing))?;
     let mut tries = Tries::new(deadline);
     loop {
-        granting.sends();
+        core.check()?;
+        granting.sends(terms.session);
         let ask = GrantAsk {
             digest: asked.digest,
             nonce: granting.nonce,
@@ -117,13 +118,23 @@ pub(super) async fn grant(
             }
         };
         let mut claim = match granted.fence {
+            Some(_) if !granting.is_good(terms.policy.get_lease()) => {
+                granting.start_again(deadline).await?;
+                return Ok(None);
+            }
             Some(fence) => NewClaim::granted(terms, fingerprint, fence, granted.now),
             // The grant before this one may have happened, and its answer got lost.
             None if tries.unknown.is_some() => {
+                granting.looks();
                 let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await;
-                match looked.map_err(Core::refusal)?.row {
+                let looked = looked.map_err(Core::refusal)?;
+                match looked.row {
                     Some(row) if row.nonce == granting.nonce && row.state == RowState::InFlight => {
                         core.confirm(deadline).await?;
+                        if !granting.is_good_as(&row, looked.now) {
+                            granting.start_again(deadline).await?;
+                            return Ok(None);
+                        }
                         NewClaim::found(&row, core)
                     }
                     _ => return Ok(None),
@@ -143,7 +154,7 @@ pub(super) async fn grant(
         if attempt > 1 {
             claim.progress = row.progress.as_deref().map(|bytes| Progress::new(bytes, &core.budget));
         }
-        let claim = SharedClaim::new(handle, claim.attempt(asked), granting.arrives(), resolves);
+        let claim = SharedClaim::new(handle, claim.attempt(asked), granting.arrives()?, resolves);
         return Ok(Some(claim));
     }
 }

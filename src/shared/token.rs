@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::claim::SharedClaim;
 use super::columns::{Id, Params, signed};
+use super::complete::UnderWay;
 use super::connection::Link;
 use super::core::{Core, SharedHandle};
 use super::granting::{Asked, NewClaim, Tries, nonce, not_granted};
@@ -29,17 +30,19 @@ use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::token_seal;
 
-const HAND_OVER: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) \
+const HAND_OVER: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}) \
     UPDATE {S}.keys k SET session = NULL, lease_until_ms = m.now_ms + k.lease_ms FROM moment m \
       WHERE k.digest = $1 AND k.nonce = $2 AND k.fence = $3 AND k.state = 1 AND k.lease_ms IS NOT NULL \
         AND {LEASE} > m.now_ms RETURNING k.fence";
 
 /// The nonce changes, so that no other holder of the token is this one. A claim that was handed
-/// back keeps the nonce, so that a late repetition does not take it again.
-const RESUME: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) \
+/// back keeps the nonce, so that a late repetition does not take it again. A process whose session
+/// is over, or that was replaced, gets nothing: the claim would be over with it.
+const RESUME: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}) \
     UPDATE {S}.keys k SET nonce = $2, session = $4 FROM moment m \
       WHERE k.digest = $1 AND k.fence = $3 AND k.state = 1 AND k.session IS NULL AND k.nonce <> $2 \
-        AND k.lease_until_ms > m.now_ms RETURNING k.fence";
+        AND k.lease_until_ms > m.now_ms AND EXISTS (SELECT FROM {S}.sessions s \
+          WHERE s.id = $4 AND NOT s.replaced AND s.until_ms > m.now_ms) RETURNING k.fence";
 
 /// What tokens of a store with this secret name it by.
 fn store_id(secret: &Secret) -> [u8; 16] {
@@ -91,7 +94,7 @@ impl SharedClaim {
                 }
             }
             self.look_why(None, deadline).await?;
-            tries.check(core)?;
+            tries.round(core).await?;
         }
     }
 }
@@ -144,19 +147,19 @@ impl SharedHandle {
         token: &ClaimToken,
     ) -> Result<Claim, TokenError> {
         let core = &*self.0;
-        core.check()?;
+        let _under_way = UnderWay::start(self)?;
         let named = token_seal::open(&core.secret, store_id(&core.secret), token.as_bytes())?;
         if named.scope != scope.name() {
             return Err(TokenError::OtherScope);
         }
         let (digest, fence) = (Digest::from_u128(named.digest), Fence::new(named.fence));
         let deadline = core.deadline();
-        let session = core.session(deadline).await?;
         let nonce = nonce()?;
         let mut resuming = Resuming { core, row: (digest, nonce, fence), is_sent: false };
         let mut tries = Tries::new(deadline);
         let in_time = |refusal: Refusal| not_granted(refusal.into());
         loop {
+            let session = core.session(deadline).await.map_err(in_time)?;
             let sent_before = std::mem::replace(&mut resuming.is_sent, true);
             let resumed = change(core, deadline, RESUME, resuming.row, Some(session)).await;
             // A statement that did nothing leaves nothing to hand back, unless one before it did.
@@ -176,6 +179,13 @@ impl SharedHandle {
             let used = decide(row.state(), Event::Use { fence, now: looked.now });
             if used == Decision::Superseded {
                 return Err(superseded(row.status(digest, looked.now, &core.budget)));
+            }
+            if row.is_free && row.state == RowState::InFlight {
+                // Nobody has it: the statement did nothing, because this session is over or the
+                // request was lost.
+                core.catch_up(false, core.policies.version(), deadline).await.map_err(in_time)?;
+                tries.round(core).await.map_err(in_time)?;
+                continue;
             }
             if row.nonce != nonce || row.state != RowState::InFlight {
                 return Err(TokenError::Held);

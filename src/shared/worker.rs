@@ -38,8 +38,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 async fn connect(core: &Arc<Core>, listens: bool) -> Result<Link, StoreFailure> {
     let hears = Arc::clone(core);
-    let link = Link::connect(core.link_options(), move |payload| listener::heard(&hears, payload)).await?;
-    link.set_up().await?;
+    let link = Link::open(core.link_options(), move |payload| listener::heard(&hears, payload)).await?;
     if listens && !link.is_pooled() {
         link.script(&listener::listen_sql(&core.options.schema)).await?;
     }

@@ -227,3 +227,26 @@ fn a_role_that_may_not_create_works_with_tables_made_by_hand() {
     claim(&store.scope(""), "key").complete("reply").unwrap();
     assert!(matches!(store.scope("").begin("key", request()), Ok(Begin::Done(_))));
 }
+
+/// A failover or a restore can lose a change of the policies that a process has read.
+#[test]
+fn policies_that_go_back_are_taken_as_they_are() {
+    let server = server!();
+    let store = server.options("basic_back").call_timeout(Duration::from_secs(2)).connect().unwrap();
+    let before = server.one("SELECT policies FROM basic_back.meta");
+    store.set_policy("later", Policy::default().recovery(Recovery::Refuse)).unwrap();
+    server.sql(&format!("UPDATE basic_back.meta SET policies = {before}; DELETE FROM basic_back.policies"));
+    claim(&store.scope(""), "key").complete("reply").unwrap();
+    assert_eq!(store.policies(), []);
+}
+
+#[test]
+fn what_cannot_be_an_instance_is_refused_and_no_password_is_printed() {
+    let server = server!();
+    for name in ["", "a\0b", &"long ".repeat(1_000)] {
+        let refused = server.options("basic_name").instance(name).connect();
+        assert!(matches!(refused, Err(OpenError::Option(_))), "{name:?}");
+    }
+    let options = idemkv::SharedOptions::new("postgres://service:secret@localhost/payments");
+    assert!(!format!("{options:?}").contains("secret"));
+}

@@ -29,9 +29,11 @@ macro_rules! server {
 
 mod basic;
 mod callers;
+mod durable;
 mod file_only;
 mod groups;
 mod in_tx;
+mod late;
 mod processes;
 #[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]
 mod proxy;
@@ -39,6 +41,7 @@ mod proxy;
 mod server;
 mod sweep;
 mod table;
+mod tokens;
 mod told;
 mod unknown;
 mod waiting;

@@ -253,3 +253,56 @@ impl Client {
         rows
     }
 }
+
+/// Holds up commits that write certain rows, as a stalled disk or an absent standby does: no time
+/// limit of the statement ends that wait.
+pub struct Gate<'a> {
+    server: &'a Server,
+    keeper: Client,
+    number: u32,
+}
+
+impl<'a> Gate<'a> {
+    /// For changes of this table's rows, where `condition` holds for `NEW`.
+    pub fn shut(server: &'a Server, schema: &str, on: &str, condition: &str) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) + 1_000;
+        let mut keeper = Client::connect(server);
+        keeper.run(&format!("SELECT pg_advisory_lock({number})"));
+        server.sql(&format!(
+            "CREATE FUNCTION {schema}.gate_{number}() RETURNS trigger LANGUAGE plpgsql \
+               SET lock_timeout = 0 SET statement_timeout = 0 \
+               AS 'BEGIN PERFORM pg_advisory_xact_lock_shared({number}); RETURN NULL; END'; \
+             CREATE CONSTRAINT TRIGGER gate_{number} AFTER {on} DEFERRABLE INITIALLY DEFERRED \
+               FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {schema}.gate_{number}()"
+        ));
+        Self { server, keeper, number }
+    }
+
+    /// Waits until so many commits are held up.
+    pub fn holds(&self, commits: u32) {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {} AND NOT granted",
+            self.number
+        );
+        let until = Instant::now() + Duration::from_secs(30);
+        while self.server.one(&waiting) != commits.to_string() {
+            assert!(Instant::now() < until, "no commit came so far");
+        }
+    }
+
+    /// Lets all commits through from now on.
+    pub fn open(mut self) {
+        self.keeper.run(&format!("SELECT pg_advisory_unlock({})", self.number));
+    }
+}
+
+/// Asks until it is so; `false` if it was not within the time.
+pub fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + time;
+    while !is_so() {
+        if Instant::now() > until {
+            return false;
+        }
+    }
+    true
+}

@@ -269,3 +269,51 @@ fn a_commit_that_no_standby_confirms_is_no_success() {
     assert_eq!(record.body(), b"reply");
     assert!(matches!(scope.begin("key", request()), Ok(Begin::Done(_))));
 }
+
+/// The reply to a completion is lost, and then the store. The claim may be over, so no call on it
+/// says that nothing was done.
+#[test]
+fn an_end_that_may_have_happened_is_never_said_not_to_have() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let brief = Duration::from_millis(300);
+    let options = behind(server, &proxy, "unknown_twice").statement_timeout(brief).call_timeout(brief);
+    let store = options.connect_timeout(brief).connect().unwrap();
+    let scope = store.scope("");
+    claim(&scope, "warm").complete("reply").unwrap();
+    let held = claim(&scope, "key");
+    proxy.cut_reply();
+    let mut claim = std::thread::scope(|threads| {
+        let end = threads.spawn(|| held.complete("reply"));
+        while server.one("SELECT count(*) FROM unknown_twice.keys WHERE key = 'key' AND state = 3") == "0" {}
+        proxy.stall(true);
+        match end.join().unwrap() {
+            Err(error) => {
+                assert!(is_unknown(error.reason()), "{error}");
+                Some(error.into_claim().unwrap())
+            }
+            // The connection was quicker than the stall.
+            Ok(_) => None,
+        }
+    });
+    for _ in 0..3 {
+        let Some(held) = claim.take() else { break };
+        let error = held.complete("reply").unwrap_err();
+        assert!(is_unknown(error.reason()), "{error}");
+        claim = error.into_claim();
+    }
+    proxy.stall(false);
+    while let Some(held) = claim.take() {
+        match held.complete("reply") {
+            Ok(record) => assert_eq!(record.body(), b"reply"),
+            Err(error) => {
+                assert!(is_unknown(error.reason()), "{error}");
+                claim = error.into_claim();
+            }
+        }
+    }
+}
+
+fn is_unknown(reason: &ClaimError) -> bool {
+    matches!(reason, ClaimError::Commit(CommitError::Shared(SharedError::Unknown(_))))
+}

@@ -116,24 +116,58 @@ impl Statement for BeginAsk {
         })
     }
 
-    /// Nothing was seen or granted. Why is found out by reading session and policies again.
+    /// Nothing was seen or granted, and the session may be over.
     fn no_answer() -> Result<Begun, StoreFailure> {
         Ok(Begun { now: Timestamp::default(), is_alive: false, policies: 0, granted: None, seen: None })
     }
 
-    /// A grant is told by its nonce: of twins in the group one has it.
+    /// A grant is told by its nonce: of twins in the group one has it. A call of a session that
+    /// lives, but without a row, had a twin that was faster, or named other policies.
     fn placed(rows: &[Row], group: &[Ask<Self>]) -> Vec<(usize, Result<Begun, StoreFailure>)> {
         let nonces: HashMap<u128, usize> =
             group.iter().enumerate().map(|(place, ask)| (ask.what.nonce, place)).collect();
+        let unseen = rows.iter().filter_map(Alive::read).flat_map(|alive| {
+            let calls = group.iter().enumerate();
+            let of_session = calls.filter(move |(_, ask)| ask.what.terms.session == alive.session);
+            of_session.map(move |(place, _)| (place, Ok(alive.no_row())))
+        });
         let placed = rows.iter().filter_map(|row| {
             let mut columns = Columns::new(row);
             let place = match columns.number_or_none().ok()? {
+                Some(0) => return None,
                 Some(place) => usize::try_from(place).ok()?.checked_sub(1)?,
                 None => *nonces.get(&row.try_get::<_, Id>(NONCE).ok()?.0)?,
             };
             Some((place, Self::answer(&mut columns)))
         });
-        placed.collect()
+        // Later ones count.
+        unseen.chain(placed).collect()
+    }
+}
+
+/// A session of the group's calls that lives.
+#[derive(Clone, Copy)]
+struct Alive {
+    session: i64,
+    now: Timestamp,
+    policies: i64,
+}
+
+impl Alive {
+    fn read(row: &Row) -> Option<Self> {
+        let mut columns = Columns::new(row);
+        if columns.number_or_none().ok()? != Some(0) {
+            return None;
+        }
+        Some(Self {
+            now: columns.time().ok()?,
+            policies: columns.take().ok()?,
+            session: columns.take().ok()?,
+        })
+    }
+
+    fn no_row(self) -> Begun {
+        Begun { now: self.now, is_alive: true, policies: self.policies, granted: None, seen: None }
     }
 }
 

@@ -200,6 +200,8 @@ pub(in crate::shared) struct Ended {
     pub(in crate::shared) is_wanted: bool,
     /// A transaction has the row, so that it was passed over.
     pub(in crate::shared) is_locked: bool,
+    /// The key has a row.
+    pub(in crate::shared) is_there: bool,
 }
 
 impl Ended {
@@ -209,6 +211,7 @@ impl Ended {
             is_done: columns.take()?,
             is_wanted: columns.take()?,
             is_locked: columns.take()?,
+            is_there: columns.take()?,
         })
     }
 }
@@ -229,7 +232,8 @@ impl Statement for EndAsk {
     }
 
     fn no_answer() -> Result<Ended, StoreFailure> {
-        Ok(Ended { now: Timestamp::default(), is_done: false, is_wanted: false, is_locked: false })
+        let now = Timestamp::default();
+        Ok(Ended { now, is_done: false, is_wanted: false, is_locked: false, is_there: true })
     }
 
     fn params(group: &[Ask<Self>]) -> Params<'_> {
