@@ -305,7 +305,9 @@ impl SharedClaim {
             Refusal::Shared(SharedError::Busy { .. }) if self.may_be_over.load(Ordering::Relaxed) => {
                 SharedError::Unknown(self.core().failure()).into()
             }
-            other => other,
+            other @ (Refusal::Shared(_) | Refusal::Closed | Refusal::Forked | Refusal::InsideCallback) => {
+                other
+            }
         }
     }
 }

@@ -35,15 +35,12 @@ pub(super) async fn keep(core: Arc<Core>) {
 }
 
 async fn connected<'a>(core: &Core, link: &'a mut Option<Link>) -> Result<&'a Link, StoreFailure> {
-    let link = match link.take().filter(|link| !link.is_broken()) {
-        Some(kept) => link.insert(kept),
-        None => {
-            let opened = Link::open(core.link_options(), |_| {}).await?;
-            core.is_connected(false);
-            link.insert(opened)
-        }
-    };
-    Ok(link)
+    if let Some(kept) = link.take().filter(|link| !link.is_broken()) {
+        return Ok(link.insert(kept));
+    }
+    let opened = Link::open(core.link_options(), |_| {}).await?;
+    core.is_connected(false);
+    Ok(link.insert(opened))
 }
 
 async fn step(core: &Core, link: &Link) -> Result<(), Miss> {

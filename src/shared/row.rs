@@ -42,6 +42,7 @@ impl RowState {
 
 /// A key's row.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a column")]
 pub(super) struct KeyRow {
     pub(super) state: RowState,
     /// Of the begin that granted the claim.

@@ -3,6 +3,7 @@
 use super::claim::SharedClaim;
 use super::core::{Core, SharedHandle};
 use super::granting::{Asked, Granting, How, NewClaim, Tries};
+use super::refusal::Refusal;
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
 use super::statements::begin::Terms;
@@ -125,20 +126,9 @@ pub(super) async fn grant(
             Some(fence) => NewClaim::granted(terms, fingerprint, fence, granted.now),
             // The grant before this one may have happened, and its answer got lost.
             None if tries.unknown.is_some() => {
-                granting.looks();
-                let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await;
-                let looked = looked.map_err(Core::refusal)?;
-                match looked.row {
-                    Some(row) if row.nonce == granting.nonce && row.state == RowState::InFlight => {
-                        core.confirm(deadline).await?;
-                        if !granting.is_good_as(&row, looked.now) {
-                            granting.start_again(deadline).await?;
-                            return Ok(None);
-                        }
-                        NewClaim::found(&row, core)
-                    }
-                    _ => return Ok(None),
-                }
+                let found = found(core, asked, &mut granting, deadline).await?;
+                let Some(found) = found else { return Ok(None) };
+                found
             }
             None => {
                 granting.granted_nothing();
@@ -157,4 +147,23 @@ pub(super) async fn grant(
         let claim = SharedClaim::new(handle, claim.attempt(asked), granting.arrives()?, resolves);
         return Ok(Some(claim));
     }
+}
+
+/// The claim that an earlier statement granted, if it did and the claim is still good.
+async fn found(
+    core: &Core,
+    asked: &Asked,
+    granting: &mut Granting<'_>,
+    deadline: Deadline,
+) -> Result<Option<NewClaim>, Refusal> {
+    granting.looks();
+    let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await.map_err(Core::refusal)?;
+    let is_mine = |row: &KeyRow| row.nonce == granting.nonce && row.state == RowState::InFlight;
+    let Some(row) = looked.row.filter(is_mine) else { return Ok(None) };
+    core.confirm(deadline).await?;
+    if granting.is_good_as(&row, looked.now) {
+        return Ok(Some(NewClaim::found(&row, core)));
+    }
+    granting.start_again(deadline).await?;
+    Ok(None)
 }

@@ -71,7 +71,7 @@ fn a_grant_whose_lease_is_over_when_it_arrives_is_not_given_out() {
         let condition = "NEW.state = 1 AND NEW.key = 'key'";
         let gate = Gate::shut(server, schema, &format!("INSERT ON {schema}.keys"), condition);
         thread::scope(|threads| {
-            let begin = threads.spawn(|| scope.begin("key", request()));
+            let starting = threads.spawn(|| scope.begin("key", request()));
             gate.holds(1);
             // With the short limit its connection is given up meanwhile.
             let before = store.shared_stats().unwrap().lost_connections;
@@ -79,7 +79,7 @@ fn a_grant_whose_lease_is_over_when_it_arrives_is_not_given_out() {
                 timeout < 1_000 && store.shared_stats().unwrap().lost_connections > before
             });
             gate.open();
-            match begin.join().unwrap() {
+            match starting.join().unwrap() {
                 Ok(Begin::Fresh(claim)) => {
                     assert_eq!(claim.attempt(), 1, "{schema}: nothing has run");
                     let ended = claim.complete("reply");
@@ -103,11 +103,11 @@ fn a_later_attempt_whose_lease_is_over_when_it_arrives_is_not_given_out() {
     let condition = "NEW.state = 1 AND NEW.attempt = 2";
     let gate = Gate::shut(server, "late_again", "UPDATE ON late_again.keys", condition);
     thread::scope(|threads| {
-        let begin = threads.spawn(|| scope.begin("key", request()));
+        let starting = threads.spawn(|| scope.begin("key", request()));
         gate.holds(1);
         within(Duration::from_millis(500), || false);
         gate.open();
-        let Ok(Begin::Fresh(claim)) = begin.join().unwrap() else { panic!() };
+        let Ok(Begin::Fresh(claim)) = starting.join().unwrap() else { panic!() };
         assert_eq!(claim.attempt(), 2);
         claim.complete("reply").unwrap();
     });
@@ -122,7 +122,7 @@ fn a_close_during_begins_leaves_no_interruption() {
     let gate = Gate::shut(server, "late_close", "INSERT ON late_close.keys", "NEW.key = 'key'");
     let scope = store.scope("");
     thread::scope(|threads| {
-        let begin = threads.spawn(|| scope.begin("key", request()));
+        let starting = threads.spawn(|| scope.begin("key", request()));
         gate.holds(1);
         let close = threads.spawn(move || store.close());
         within(Duration::from_secs(10), || {
@@ -134,7 +134,7 @@ fn a_close_during_begins_leaves_no_interruption() {
             server.one(&format!("SELECT count(*) FROM late_close.sessions WHERE until_ms <= {now}")) != "0"
         });
         gate.open();
-        let begun = begin.join().unwrap();
+        let begun = starting.join().unwrap();
         assert!(matches!(begun, Err(BeginError::Closed)), "{begun:?}");
         close.join().unwrap().unwrap();
     });
@@ -151,13 +151,13 @@ fn an_instance_whose_new_session_commits_late_is_not_replaced_by_itself() {
     let gate = Gate::shut(server, "late_start", "INSERT ON late_start.sessions", "true");
     server.sql("UPDATE late_start.sessions SET until_ms = 0");
     thread::scope(|threads| {
-        let begin = threads.spawn(|| store.scope("").begin("key", request()));
+        let starting = threads.spawn(|| store.scope("").begin("key", request()));
         gate.holds(1);
         let starts = "SELECT count(*) FROM pg_stat_activity \
                       WHERE wait_event = 'transactionid' AND query LIKE '%late_start\".sessions%'";
         assert!(within(Duration::from_secs(10), || server.one(starts) != "0"));
         gate.open();
-        let begun = begin.join().unwrap();
+        let begun = starting.join().unwrap();
         assert!(matches!(begun, Ok(Begin::Fresh(_))), "{begun:?}");
     });
     // Another one with the name is still told from it.

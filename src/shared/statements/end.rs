@@ -193,6 +193,7 @@ fn code(outcome: Outcome) -> i16 {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a column")]
 pub(in crate::shared) struct Ended {
     pub(in crate::shared) now: Timestamp,
     pub(in crate::shared) is_done: bool,
