@@ -18,6 +18,8 @@ const LEASE: u64 = START + 3_000;
 const EXPIRES: u64 = START + 3_000;
 const GONE: u64 = START + 6_000;
 const UNRESOLVED: u64 = 4_000;
+/// A session that no process has.
+const SESSION: u64 = 1_000_000;
 
 /// A state of a row, before the event.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,7 +90,7 @@ impl Rig {
             }
             Row::Vacated => format!("state = 4, gone_ms = {GONE}"),
             Row::InFlight => format!("lease_ms = 3000, lease_until_ms = {LEASE}"),
-            Row::Session => "session = 1".to_owned(),
+            Row::Session => format!("session = {SESSION}"),
             Row::Interrupted => format!("state = 2, interrupted_ms = {START}, gone_ms = {GONE}"),
             Row::Done => format!(
                 "state = 3, completed_ms = {START}, expires_ms = {EXPIRES}, gone_ms = {GONE}, outcome = 1, body = 'x', body_kept = true"
@@ -285,12 +287,11 @@ fn the_store_does_what_the_state_machine_says_in_every_state_around_every_deadli
     let rerun = Policy::default().ttl(ttl).unresolved_ttl(Duration::from_millis(UNRESOLVED));
     let rerun = rerun.recovery(Recovery::Rerun);
     let clock = format!("(SELECT now_ms FROM {SCHEMA}.clock)");
-    // A session that ends at the lease, and was never this process's.
-    let other = server.options(SCHEMA).clock(&clock).sweep_every(None);
-    other.connect().unwrap().close().unwrap();
-    client.run(&format!("UPDATE {SCHEMA}.sessions SET until_ms = {LEASE} WHERE id = 1"));
     let options = server.options(SCHEMA).policy(rerun).clock(clock).sweep_every(None);
     let store = options.connect().unwrap();
+    // A session that ends at the lease, and was never this process's. No process has it: a renewal
+    // that was under way at a close would prolong it.
+    client.run(&format!("INSERT INTO {SCHEMA}.sessions (id, until_ms, started_ms) OVERRIDING SYSTEM VALUE VALUES ({SESSION}, {LEASE}, {START})"));
     let refuse = store.scope("refuse");
     store.set_policy("refuse", rerun.recovery(Recovery::Refuse)).unwrap();
     let mut rig = Rig { client, rerun: store.scope("rerun"), refuse, store, next: 0 };
