@@ -49,13 +49,13 @@ impl<'a, P: Publish> InLine<'a, P> {
             commit.check_process()?;
             let mut queue = commit.queue.lock();
             commit.check_open(&queue)?;
-            // Taken back first: a waker is not dropped under the lock.
+            // Taken back first: no waker is dropped under the lock.
             let turn = self.join(&mut queue);
             if self.has_place(&queue) {
-                let before = queue.line.take_wakeup(turn);
-                if before.is_some() {
+                let unused = (queue.line.take_wakeup(turn), waker.take());
+                if unused.0.is_some() || unused.1.is_some() {
                     drop(queue);
-                    drop(before);
+                    drop(unused);
                     continue;
                 }
                 return Poll::Ready(Ok(queue));

@@ -123,7 +123,7 @@ impl WaitQueue {
     }
 
     /// How many callers wait.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "sim", not(any(idemkv_loom, idemkv_shuttle))))]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
