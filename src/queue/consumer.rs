@@ -21,9 +21,9 @@ const CONCURRENCY: usize = 64;
 /// Handles the messages of a queue, each once; see the [module](super).
 ///
 /// One scope for each kind of message. Consumers in one process share the engine; clones share
-/// nothing else. Consumers in other processes need other files, and then duplicates are found only
-/// if the broker sends all deliveries of a message to the same process, as it does with
-/// partitions.
+/// nothing else. Consumers in other processes need other files, or one shared store. With other
+/// files, duplicates are found only if the broker sends all deliveries of a message to the same
+/// process, as it does with partitions.
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing before `handle`"]
 pub struct Consumer {
