@@ -1,8 +1,6 @@
 //! What is counted of the calls on a shared store, and told to the observer. Nothing is told under
 //! a lock.
 
-use std::time::Duration;
-
 use super::core::Core;
 use super::lists::attempt_of;
 use super::row::KeyRow;
@@ -16,7 +14,7 @@ use crate::key::Digest;
 use crate::observer::{Cause, EndKind, Event};
 use crate::record::{Outcome, Record};
 use crate::sync::Ordering;
-use crate::{Status, Timestamp, Waited};
+use crate::{Status, Timestamp};
 
 impl Core {
     /// Counts and tells the answer to a begin.
@@ -36,58 +34,21 @@ impl Core {
             }
             Err(error) => {
                 self.counters.count_refusal(error);
-                self.options.hooks.tell(|| {
-                    let key_hash = scope.digest(key).ok().map(Digest::key_hash);
-                    Event::Refused { scope: scope.name(), key, key_hash, error }
-                });
+                self.options.hooks.refused(scope, key, error);
             }
         }
     }
 
     /// The same of a claim that its caller gets.
     pub(super) fn note_grant(&self, attempt: &Attempt, resolves: bool, watch: Option<&Stopwatch>) {
-        if resolves {
-            Counters::count(&self.counters.resolved);
-        } else {
-            Counters::count(&self.counters.fresh);
-            Counters::add(&self.counters.rerun, usize::from(attempt.earlier.is_some()));
-        }
-        self.options.hooks.tell(|| Event::Granted {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-            interrupted: attempt.interruption_before(),
-            resolves,
-            took: watch.map(Stopwatch::elapsed).unwrap_or_default(),
-        });
+        self.counters.count_grant(attempt, resolves);
+        self.options.hooks.granted(attempt, resolves, watch);
     }
 
     /// The same of a begin that found the claim of another call.
     pub(super) fn note_in_flight(&self, attempt: &Attempt) {
         self.answers.waited.fetch_add(1, Ordering::Relaxed);
-        self.options.hooks.tell(|| Event::InFlight {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-        });
-    }
-
-    pub(super) fn tell_of_wait(
-        &self,
-        attempt: &Attempt,
-        answer: Result<&Waited, &BeginError>,
-        watch: Option<&Stopwatch>,
-    ) {
-        self.options.hooks.tell(|| Event::Waited {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-            answer,
-            took: watch.map_or(Duration::ZERO, Stopwatch::elapsed),
-        });
+        self.options.hooks.in_flight(attempt);
     }
 
     /// Counts and tells a result that the store has.
@@ -101,26 +62,14 @@ impl Core {
 
     /// Counts and tells an end that the store has, which it noted at this time.
     pub(super) fn note_end(&self, attempt: &Attempt, end: EndKind, at: Timestamp, body_len: usize) {
-        Counters::count(match end {
-            EndKind::Completed => &self.counters.completed,
-            EndKind::Failed => &self.counters.failed,
-            EndKind::Released => &self.counters.released,
-        });
-        self.options.hooks.tell(|| Event::Ended {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-            end,
-            took: at.saturating_since(attempt.started),
-            body_len,
-        });
+        self.counters.count_end(end);
+        self.options.hooks.ended(attempt, end, || at, body_len);
     }
 
     /// Counts and tells that a claim of this process was dropped, and its key interrupted.
     pub(super) fn note_drop(&self, attempt: &Attempt) {
         Counters::count(&self.counters.dropped);
-        self.tell_of_interruption(attempt, Cause::Dropped);
+        self.options.hooks.interrupted(attempt, Cause::Dropped);
     }
 
     /// Counts and tells that this process found a claim over, of itself or of another, and has
@@ -131,24 +80,14 @@ impl Core {
             let attempt = attempt_of(self, row, digest);
             attempt.interrupt(row.as_earlier().interrupted_at);
             let cause = if row.lease_for.is_some() { Cause::Lease } else { Cause::Restart };
-            self.tell_of_interruption(&attempt, cause);
+            self.options.hooks.interrupted(&attempt, cause);
         }
-    }
-
-    fn tell_of_interruption(&self, attempt: &Attempt, cause: Cause) {
-        self.options.hooks.tell(|| {
-            let (scope, key, key_hash) = (attempt.scope(), attempt.key(), attempt.digest.key_hash());
-            Event::Interrupted { scope, key, key_hash, interruption: attempt.interruption(), cause }
-        });
     }
 
     /// Counts and tells that a call on a claim came too late; the error for it.
     pub(super) fn superseded(&self, attempt: &Attempt, now: Status) -> ClaimError {
         Counters::count(&self.counters.superseded);
-        self.options.hooks.tell(|| {
-            let (scope, key, key_hash) = (attempt.scope(), attempt.key(), attempt.digest.key_hash());
-            Event::Superseded { scope, key, key_hash, attempt: attempt.info() }
-        });
+        self.options.hooks.superseded(attempt);
         ClaimError::Superseded(Box::new(now))
     }
 

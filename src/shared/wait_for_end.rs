@@ -41,7 +41,7 @@ impl SharedHandle {
         let watch = self.0.options.hooks.watch();
         let ended = carry_checked(caller, Box::pin(self.end_of(attempt, deadline))).await;
         let answer = ended.and_then(|ended| ended.map_or(Ok(Waited::TimedOut), Waited::of));
-        self.0.tell_of_wait(attempt, answer.as_ref(), watch.as_ref());
+        self.0.options.hooks.waited(attempt, answer.as_ref(), watch.as_ref());
         answer
     }
 

@@ -15,7 +15,6 @@ use crate::engine::handles::pending::Pending;
 use crate::error::{BeginError, Busy, ReadError, ResolveError};
 use crate::index::Slot;
 use crate::key::Digest;
-use crate::observer::Event as Told;
 use crate::record::Record;
 use crate::record::tombstone::Tombstone;
 use crate::state::{Decision, Phase};
@@ -147,10 +146,7 @@ impl Core {
     #[cold]
     pub(super) fn refused(&self, scope: &ScopeInner, key: &[u8], error: BeginError) -> BeginError {
         self.counters.count_refusal(&error);
-        self.options.hooks.tell(|| {
-            let key_hash = scope.digest(key).ok().map(Digest::key_hash);
-            Told::Refused { scope: scope.name(), key, key_hash, error: &error }
-        });
+        self.options.hooks.refused(scope, key, &error);
         error
     }
 
@@ -224,12 +220,7 @@ impl Core {
     /// Counts a begin that found another's claim, and tells the observer.
     fn count_waited(&self, attempt: &Attempt) {
         self.index.count_waited(attempt.digest);
-        self.options.hooks.tell(|| Told::InFlight {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-        });
+        self.options.hooks.in_flight(attempt);
     }
 
     /// Whether waiters of this attempt were told to begin again, though its key still has it. An

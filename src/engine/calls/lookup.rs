@@ -12,7 +12,6 @@ use crate::engine::core::Core;
 use crate::error::{ClaimError, ReadError};
 use crate::index::Slot;
 use crate::key::Digest;
-use crate::observer::Event as Told;
 use crate::record::tombstone::Tombstone;
 use crate::record::{Record, RecordLocation};
 use crate::state::{Decision, Event, Phase, State, decide};
@@ -225,10 +224,7 @@ impl Core {
     /// The error for a claim that is not the current one.
     pub(in crate::engine) async fn superseded(&self, caller: Caller, attempt: &Attempt) -> ClaimError {
         Counters::count(&self.counters.superseded);
-        self.options.hooks.tell(|| {
-            let (scope, key, key_hash) = (attempt.scope(), attempt.key(), attempt.digest.key_hash());
-            Told::Superseded { scope, key, key_hash, attempt: attempt.info() }
-        });
+        self.options.hooks.superseded(attempt);
         ClaimError::Superseded(Box::new(self.became(caller, attempt.digest).await))
     }
 

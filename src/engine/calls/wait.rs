@@ -3,17 +3,15 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use crate::attempt::waited::Waited;
 use crate::attempt::{Attempt, Ended};
-use crate::clock::{Deadline, Stopwatch};
+use crate::clock::Deadline;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::limits::Waiter;
 use crate::engine::common::running::is_running;
 use crate::engine::core::Core;
 use crate::error::BeginError;
-use crate::observer::Event as Told;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 
@@ -28,14 +26,7 @@ impl Core {
         let watch = self.options.hooks.watch();
         let ended = self.end_of(caller, attempt, deadline).await;
         let answer = ended.and_then(|ended| ended.map_or(Ok(Waited::TimedOut), Waited::of));
-        self.options.hooks.tell(|| Told::Waited {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-            answer: answer.as_ref(),
-            took: watch.as_ref().map_or(Duration::ZERO, Stopwatch::elapsed),
-        });
+        self.options.hooks.waited(attempt, answer.as_ref(), watch.as_ref());
         answer
     }
 

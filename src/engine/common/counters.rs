@@ -1,6 +1,8 @@
 //! Counters of an engine.
 
+use crate::attempt::Attempt;
 use crate::error::{BeginError, Busy};
+use crate::observer::EndKind;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// Counters that belong to no other part.
@@ -52,6 +54,27 @@ impl Counters {
 
     pub(crate) fn count(counter: &AtomicU64) {
         Self::add(counter, 1);
+    }
+
+    /// Counts a claim that its caller gets.
+    pub(crate) fn count_grant(&self, attempt: &Attempt, resolves: bool) {
+        if resolves {
+            Self::count(&self.resolved);
+        } else {
+            Self::count(&self.fresh);
+            if attempt.earlier.is_some() {
+                Self::count(&self.rerun);
+            }
+        }
+    }
+
+    /// Counts an end that the log, or the store, has.
+    pub(crate) fn count_end(&self, end: EndKind) {
+        Self::count(match end {
+            EndKind::Completed => &self.completed,
+            EndKind::Failed => &self.failed,
+            EndKind::Released => &self.released,
+        });
     }
 
     /// Counts a begin that was refused.

@@ -3,6 +3,7 @@
 pub(crate) mod completion;
 pub(crate) mod counters;
 pub(crate) mod end_request;
+pub(crate) mod events;
 pub(crate) mod leases;
 pub(crate) mod limits;
 pub(crate) mod names;

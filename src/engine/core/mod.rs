@@ -34,7 +34,7 @@ use crate::engine::common::policies::Policies;
 use crate::error::{BeginError, Busy, CommitError};
 use crate::index::{Change, Index, Slot};
 use crate::key::Secret;
-use crate::observer::{Cause, EndKind, Event as Told};
+use crate::observer::{Cause, EndKind};
 use crate::policy::Policy;
 use crate::state::{Event, Fence, decide};
 use crate::store::Store;
@@ -261,41 +261,14 @@ impl Core {
 
     /// Counts a claim that its caller gets, and tells the observer.
     pub(super) fn count_grant(&self, attempt: &Attempt, resolves: bool, watch: Option<&Stopwatch>) {
-        if resolves {
-            Counters::count(&self.counters.resolved);
-        } else {
-            Counters::count(&self.counters.fresh);
-            if attempt.earlier.is_some() {
-                Counters::count(&self.counters.rerun);
-            }
-        }
-        self.options.hooks.tell(|| Told::Granted {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-            interrupted: attempt.interruption_before(),
-            resolves,
-            took: watch.map(Stopwatch::elapsed).unwrap_or_default(),
-        });
+        self.counters.count_grant(attempt, resolves);
+        self.options.hooks.granted(attempt, resolves, watch);
     }
 
     /// Counts an end of a claim that the log, or the store, has, and tells the observer.
     pub(super) fn count_end(&self, attempt: &Attempt, end: EndKind, body_len: usize) {
-        Counters::count(match end {
-            EndKind::Completed => &self.counters.completed,
-            EndKind::Failed => &self.counters.failed,
-            EndKind::Released => &self.counters.released,
-        });
-        self.options.hooks.tell(|| Told::Ended {
-            scope: attempt.scope(),
-            key: attempt.key(),
-            key_hash: attempt.digest.key_hash(),
-            attempt: attempt.info(),
-            end,
-            took: self.clock.now().saturating_since(attempt.started),
-            body_len,
-        });
+        self.counters.count_end(end);
+        self.options.hooks.ended(attempt, end, || self.clock.now(), body_len);
     }
 
     /// Counts an interruption, and tells the observer.
@@ -305,9 +278,6 @@ impl Core {
             Cause::Lease => &self.counters.lease_expired,
             Cause::Restart => &self.counters.found_interrupted,
         });
-        self.options.hooks.tell(|| {
-            let (scope, key, key_hash) = (attempt.scope(), attempt.key(), attempt.digest.key_hash());
-            Told::Interrupted { scope, key, key_hash, interruption: attempt.interruption(), cause }
-        });
+        self.options.hooks.interrupted(attempt, cause);
     }
 }
