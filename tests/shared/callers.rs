@@ -8,10 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use idemkv::{
-    Begin, BeginError, Claim, ClaimError, CommitError, Engine, ForgetError, Pending, Policy, ReadError,
-    Recovery, ResolveError, Scope, SetPolicyError, SharedError, SharedOptions, Status, TokenError, Waited,
+    Begin, BeginError, CommitError, ForgetError, Policy, ReadError, Recovery, ResolveError, SetPolicyError,
+    SharedError, SharedOptions, Status, TokenError, Waited,
 };
 
+use crate::inside::{Act, Tools, is_inside, is_refused};
 use crate::proxy::Proxy;
 use crate::server::{claim, request};
 
@@ -43,24 +44,6 @@ fn a_call_that_blocks_is_answered_inside_any_executor() {
         inside.join().unwrap();
     });
     futures_executor::block_on(async { all("another executor") });
-}
-
-/// What a waker has to call with.
-struct Tools {
-    engine: Engine,
-    scope: Scope,
-    claim: Claim,
-    pending: Pending,
-}
-
-type Act = fn(Tools);
-
-fn is_inside(error: &BeginError) -> bool {
-    matches!(error, BeginError::InsideCallback)
-}
-
-fn is_refused(error: &ClaimError) -> bool {
-    matches!(error, ClaimError::Commit(CommitError::InsideCallback))
 }
 
 /// Calls that would wait for the store's thread, which is the one that makes them.

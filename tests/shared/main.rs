@@ -33,6 +33,8 @@ mod durable;
 mod file_only;
 mod groups;
 mod in_tx;
+#[path = "../common/inside.rs"]
+mod inside;
 mod late;
 mod processes;
 #[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]

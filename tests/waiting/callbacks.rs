@@ -10,33 +10,16 @@ use std::time::{Duration, Instant};
 
 use crate::common::{default_scope, fresh, poll, request, small};
 use crate::helpers::Callback;
+use crate::inside::{Act, Tools, is_inside, is_refused};
 use futures_executor::block_on;
 use idemkv::sim::SimDisk;
 use idemkv::{
-    BackupError, Begin, BeginError, Claim, ClaimError, CommitError, Durability, Engine, Event, Observer,
-    Options, Pending, Recovery, Scope, Status, Waited,
+    BackupError, Begin, BeginError, Claim, CommitError, Durability, Engine, Event, Observer, Options,
+    Recovery, Scope, Status, Waited,
 };
 
 const LONG: Duration = Duration::from_secs(3_600);
 const WATCHDOG: Duration = Duration::from_secs(60);
-
-/// What code of others has to call with.
-struct Tools {
-    engine: Engine,
-    scope: Scope,
-    claim: Claim,
-    pending: Pending,
-}
-
-type Act = fn(Tools);
-
-fn is_inside(error: &BeginError) -> bool {
-    matches!(error, BeginError::InsideCallback)
-}
-
-fn is_refused(error: &ClaimError) -> bool {
-    matches!(error, ClaimError::Commit(CommitError::InsideCallback))
-}
 
 /// Every call that blocks, and what else may be done. Each is told, or done.
 const ACTS: &[(&str, Act)] = &[

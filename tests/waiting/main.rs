@@ -20,6 +20,8 @@ mod common;
 mod foreign_bodies;
 mod helpers;
 mod in_line;
+#[path = "../common/inside.rs"]
+mod inside;
 mod observers;
 mod others;
 mod own_key;
