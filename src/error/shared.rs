@@ -21,6 +21,9 @@ pub enum SharedError {
     /// Another process connected with this one's instance name, which ended the session and the
     /// claims of this one. This engine grants nothing any more; connect again.
     Replaced,
+    /// The tables are not those that this engine connected to: they were made anew, or are from a
+    /// backup of another store. This engine grants nothing any more; connect again.
+    OtherStore,
     /// As many calls wait for the store as may. Nothing was done.
     Busy {
         /// The limit.
@@ -34,7 +37,7 @@ impl SharedError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Unknown(_) | Self::NoSession(_) | Self::Busy { .. } => true,
-            Self::Replaced => false,
+            Self::Replaced | Self::OtherStore => false,
         }
     }
 }
@@ -45,7 +48,9 @@ impl SharedError {
     pub(crate) fn is_away(&self) -> bool {
         match self {
             Self::Unavailable(failure) => failure.kind() != super::FailureKind::Full,
-            Self::Unknown(_) | Self::NoSession(_) | Self::Replaced | Self::Busy { .. } => true,
+            Self::Unknown(_) | Self::NoSession(_) | Self::Replaced | Self::OtherStore | Self::Busy { .. } => {
+                true
+            }
         }
     }
 }
@@ -65,6 +70,9 @@ impl fmt::Display for SharedError {
             Self::Replaced => f.write_str(
                 "another process connected with the instance name of this one; give each process its own, and connect again",
             ),
+            Self::OtherStore => f.write_str(
+                "the tables are not those that this process connected to: they were made anew, or restored from another store; connect again",
+            ),
             Self::Busy { max } => write!(f, "{max} calls wait for the store, which is the limit; try later"),
         }
     }
@@ -74,7 +82,7 @@ impl Error for SharedError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Unavailable(failure) | Self::Unknown(failure) => Some(failure),
-            Self::NoSession(_) | Self::Replaced | Self::Busy { .. } => None,
+            Self::NoSession(_) | Self::Replaced | Self::OtherStore | Self::Busy { .. } => None,
         }
     }
 }

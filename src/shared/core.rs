@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::columns::Params;
 use super::connection::{CONFIRM, Link, LinkOptions};
+use super::count::Count;
 use super::group::{Errand, Intake, Queued};
 use super::loose_ends::LooseEnds;
 use super::options::SharedOptions;
@@ -66,6 +67,8 @@ pub(crate) struct Core {
     pub(super) traffic: Traffic,
     pub(super) counters: Counters,
     pub(super) answers: Answers,
+    /// Of all processes.
+    pub(super) interrupted: Count,
     /// Tells it from other engines of this process.
     pub(super) opening: u64,
     pub(super) opened: Stopwatch,
@@ -111,6 +114,7 @@ impl Core {
             traffic: Traffic { trips: Arc::clone(&link.trips), ..Traffic::default() },
             counters: Counters::default(),
             answers: Answers::default(),
+            interrupted: Count::default(),
             opening: OPENINGS.fetch_add(1, Ordering::Relaxed),
             opened: Stopwatch::start(),
             held: AtomicUsize::new(0),
@@ -321,6 +325,7 @@ impl Core {
             match self.session.state() {
                 SessionState::Live { id, until } if !until.has_passed() => return Ok(id),
                 SessionState::Replaced => return Err(SharedError::Replaced.into()),
+                SessionState::OtherStore => return Err(SharedError::OtherStore.into()),
                 SessionState::Live { .. } | SessionState::None => {}
             }
             self.check()?;

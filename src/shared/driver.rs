@@ -12,7 +12,7 @@ use super::granting::nonce;
 use super::options::{Pooling, SharedOptions};
 use super::refusal::Refusal;
 use super::sql::Sql;
-use super::{keeper, schema, settle, sweep, wait, worker};
+use super::{count, keeper, schema, settle, sweep, wait, worker};
 use crate::clock::{Deadline, Stopwatch};
 use crate::error::{FailureKind, OpenError, SharedError, StoreFailure};
 use crate::fork;
@@ -75,6 +75,7 @@ async fn live(options: SharedOptions, ready: Ready) {
         return ready.send(Err(error.into()));
     }
     spawn_local(sweep::sweep(Arc::clone(&core)));
+    spawn_local(count::count(Arc::clone(&core)));
     core.tell_of_connection();
     ready.send(Ok(Arc::clone(&core)));
     core.closing.notified().await;

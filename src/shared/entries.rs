@@ -2,15 +2,12 @@
 //! order of their digests.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use tokio_postgres::types::Type;
 
 use super::columns::{Id, Params};
-use super::connection::Link;
 use super::core::SharedHandle;
-use super::granting::Tries;
-use super::lists::attempt_of;
+use super::lists::{attempt_of, read};
 use super::refusal::{Refusal, carry_checked};
 use super::row::{Columns, KeyRow};
 use crate::engine::common::names::KeyNames;
@@ -20,11 +17,17 @@ use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
-/// Rows of one page.
+/// The most rows of one page.
 const PAGE: i64 = 500;
+/// A page ends with the row whose progress and body bring it to so many bytes.
+const BYTES: usize = 8 << 20;
 
-const READ: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) SELECT k.digest, m.now_ms, {ROW} \
-    FROM {S}.keys k CROSS JOIN moment m WHERE $1::uuid IS NULL OR k.digest > $1 ORDER BY k.digest LIMIT $2";
+/// The rows of a page, with the bytes of those before each.
+const READ: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+    page AS MATERIALIZED (SELECT l.digest AS ord, l.* FROM {S}.keys l \
+      WHERE $1::uuid IS NULL OR l.digest > $1 ORDER BY l.digest LIMIT $2) \
+    SELECT k.digest, m.now_ms, {ROW} FROM (SELECT l.*, {SO_FAR} FROM page l) k CROSS JOIN moment m \
+      WHERE k.so_far < $3 ORDER BY k.digest";
 
 type Entry = Result<(Status, KeyNames), ReadError>;
 
@@ -44,27 +47,21 @@ impl SharedEntries {
     async fn read(&mut self) -> Result<(), ReadError> {
         let core = &*self.handle.0;
         core.check()?;
-        let deadline = core.deadline();
-        let mut tries = Tries::new(deadline);
-        let rows = loop {
-            let (sql, after) = (core.sql.filled(READ), self.after.map(Id));
-            let read = core.errand(deadline, async move |link: Rc<Link>| {
-                let params = Params::default().with(after, Type::UUID).with(PAGE, Type::INT8);
-                link.once(&sql, &params).await
-            });
-            match read.await {
-                Ok(rows) => break rows,
-                Err(miss) => tries.again(core, miss).await?,
-            }
+        let after = self.after.map(Id);
+        let params = move || {
+            let params = Params::default().with(after, Type::UUID).with(PAGE, Type::INT8);
+            params.with(i64::try_from(BYTES).unwrap_or(i64::MAX), Type::INT8)
         };
-        self.is_over = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+        let rows = read(core, READ, params).await?;
+        let mut bytes = 0;
         for row in &rows {
             let mut columns = Columns::new(row);
             let Id(digest) = columns.take().map_err(Refusal::unavailable)?;
             self.after = Some(digest);
-            let entry = entry(&self.handle, Digest::from_u128(digest), columns);
+            let entry = entry(&self.handle, Digest::from_u128(digest), columns, &mut bytes);
             self.page.extend(entry.map_err(|failure| Refusal::unavailable(failure).into()).transpose());
         }
+        self.is_over = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) && bytes < BYTES;
         Ok(())
     }
 }
@@ -73,9 +70,11 @@ fn entry(
     handle: &SharedHandle,
     digest: Digest,
     mut columns: Columns<'_>,
+    bytes: &mut usize,
 ) -> Result<Option<(Status, KeyNames)>, StoreFailure> {
     let now = columns.time()?;
     let Some(row) = KeyRow::read(&mut columns)? else { return Ok(None) };
+    *bytes += row.bytes();
     let names = match row.status(digest, now, &handle.0.budget) {
         Status::Vacant => return Ok(None),
         status @ (Status::InFlight(_) | Status::Interrupted(_)) => {

@@ -78,6 +78,11 @@ pub(super) enum How {
 
 impl<'a> Granting<'a> {
     pub(super) fn new(core: &'a Core, asked: &'a Asked, how: How) -> Result<Self, Refusal> {
+        // While the store is away each grant can leave a withdrawal.
+        let max = core.options.max_queued;
+        if core.loose_ends.len() >= max {
+            return Err(SharedError::Busy { max }.into());
+        }
         let (nonce, sent) = (nonce()?, Stopwatch::start());
         Ok(Self { core, asked, nonce, how, is_sent: false, session: None, is_of_two_sessions: false, sent })
     }

@@ -117,6 +117,26 @@ impl Intake {
         Ok(())
     }
 
+    /// Calls that have no whole answer yet come first in the next group.
+    pub(super) fn put_back<S: Queued>(&self, asks: Vec<Ask<S>>) {
+        if asks.is_empty() {
+            return;
+        }
+        let mut queues = self.queues.lock();
+        if queues.is_closed {
+            drop(queues);
+            // Each is answered that there is no answer.
+            drop(asks);
+            return;
+        }
+        let queue = S::queue(&mut queues);
+        for ask in asks.into_iter().rev() {
+            queue.push_front(ask);
+        }
+        drop(queues);
+        self.arrived.notify_one();
+    }
+
     pub(super) fn push_errand(&self, errand: Errand) -> Result<(), Miss> {
         let mut queues = self.queues.lock();
         if queues.is_closed {

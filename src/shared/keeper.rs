@@ -8,11 +8,11 @@ use tokio_postgres::types::Type;
 use super::columns::{Id, Params};
 use super::connection::{Link, first};
 use super::core::Core;
-use super::row::Columns;
+use super::row::{Columns, damaged};
 use super::session::SessionState;
 use super::statement::Miss;
 use crate::clock::Deadline;
-use crate::error::StoreFailure;
+use crate::error::{FailureKind, StoreFailure};
 use crate::sync::Arc;
 
 /// Keeps the session until the runtime ends. It has a connection of its own: whatever keeps the
@@ -54,7 +54,7 @@ async fn step(core: &Core, link: &Link) -> Result<(), Miss> {
             }
             Err(miss) => Err(miss),
         },
-        SessionState::Replaced => Ok(()),
+        SessionState::Replaced | SessionState::OtherStore => Ok(()),
     };
     if let Err(Miss::NotDone(failure) | Miss::Unknown(failure)) = &kept {
         core.note_failure(failure);
@@ -70,15 +70,18 @@ fn local_end(core: &Core) -> Deadline {
 
 /// A process that had a session before continues as the same instance, unless another process has
 /// taken the name since. Its rows have its nonce, so it is not taken for another one if the answer
-/// to a start got lost.
+/// to a start got lost. Tables with another secret have other digests for the same keys.
 const START: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
-    old AS (UPDATE {S}.sessions s SET replaced = true, until_ms = least(s.until_ms, m.now_ms) FROM moment m \
-      WHERE s.instance = $1 AND NOT s.replaced AND (NOT $3 OR s.nonce = $4) RETURNING s.id), \
-    ended AS MATERIALIZED (SELECT count(*) AS sessions FROM old) \
-    INSERT INTO {S}.sessions (nonce, instance, until_ms, started_ms) SELECT $4, $1, m.now_ms + $2, m.now_ms \
-      FROM moment m CROSS JOIN ended e WHERE e.sessions >= 0 AND ($1 IS NULL OR NOT $3 OR NOT EXISTS \
+    store AS MATERIALIZED (SELECT t.secret = $6 AS is_same FROM {S}.meta t), \
+    old AS (UPDATE {S}.sessions s SET replaced = true, until_ms = least(s.until_ms, m.now_ms) FROM moment m, store t \
+      WHERE t.is_same AND s.instance = $1 AND NOT s.replaced AND (NOT $3 OR s.nonce = $4) RETURNING s.id), \
+    ended AS MATERIALIZED (SELECT count(*) AS sessions FROM old), \
+    started AS (INSERT INTO {S}.sessions (id, nonce, instance, until_ms, started_ms) \
+      SELECT $5, $4, $1, m.now_ms + $2, m.now_ms FROM moment m CROSS JOIN ended e CROSS JOIN store t \
+      WHERE t.is_same AND e.sessions >= 0 AND ($1 IS NULL OR NOT $3 OR NOT EXISTS \
         (SELECT FROM {S}.sessions o WHERE o.instance = $1 AND NOT o.replaced AND o.nonce <> $4)) \
-      RETURNING id, started_ms";
+      RETURNING id, started_ms) \
+    SELECT t.is_same, s.id, s.started_ms FROM store t LEFT JOIN started s ON true";
 
 async fn start(core: &Core, link: &Link) -> Result<(), Miss> {
     let until = local_end(core);
@@ -86,18 +89,34 @@ async fn start(core: &Core, link: &Link) -> Result<(), Miss> {
         .with(core.options.instance.clone(), Type::TEXT)
         .with(core.options.session_ms(), Type::INT8)
         .with(core.session.was_started(), Type::BOOL)
-        .with(Id(core.nonce), Type::UUID);
+        .with(Id(core.nonce), Type::UUID)
+        .with(new_id().map_err(Miss::NotDone)?, Type::INT8)
+        .with(&core.secret.0[..], Type::BYTEA);
     let rows = link.once(&core.sql.filled(START), &params).await?;
-    let Some(row) = rows.first() else {
+    let row = rows.first().ok_or_else(|| Miss::NotDone(damaged("the table `meta` is empty")))?;
+    let mut columns = Columns::new(row);
+    if !columns.take::<bool>().map_err(Miss::Unknown)? {
+        core.session.set(SessionState::OtherStore);
+        return Ok(());
+    }
+    let id: Option<i64> = columns.take().map_err(Miss::Unknown)?;
+    let Some(id) = id else {
         core.session.set(SessionState::Replaced);
         core.tell_of_replacement();
         return Ok(());
     };
-    let mut columns = Columns::new(row);
-    let id: i64 = columns.take().map_err(Miss::Unknown)?;
     core.tell_time(columns.time().map_err(Miss::Unknown)?);
     core.session.set(SessionState::Live { id, until });
     Ok(())
+}
+
+/// A number that no session had before: not even one that a failover or a restore has lost.
+fn new_id() -> Result<i64, StoreFailure> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        StoreFailure::new(FailureKind::Options, format!("the system gave no random bytes: {error}"))
+    })?;
+    Ok(i64::from_be_bytes(bytes) & i64::MAX)
 }
 
 const RENEW: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}) \

@@ -32,7 +32,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct LooseEnds {
-    /// Leaf lock. The number of claims limits its length.
+    /// Leaf lock. While it is long, nothing is granted.
     list: Mutex<Vec<LooseEnd>>,
     /// Wakes the thread that settles them.
     pub(super) called: Notify,
@@ -63,7 +63,10 @@ impl LooseEnds {
     pub(super) fn put_back(&self, mut end: LooseEnd) {
         end.due = Deadline::after(end.pause);
         end.pause = end.pause.saturating_mul(2).min(PAUSE_MAX);
-        self.list.lock().push(end);
+        let mut list = self.list.lock();
+        list.push(end);
+        // Under the lock, so that none is counted twice.
+        self.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Those to be settled now, and when the next ones are.

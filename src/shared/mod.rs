@@ -13,6 +13,7 @@ mod columns;
 mod complete;
 mod connection;
 pub(crate) mod core;
+mod count;
 pub(crate) mod driver;
 pub(crate) mod entries;
 mod forget;

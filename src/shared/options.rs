@@ -57,6 +57,7 @@ pub struct SharedOptions {
     pub(super) max_key_bytes: usize,
     pub(super) max_queued: usize,
     pub(super) sweep_every: Option<Duration>,
+    pub(super) count_every: Option<Duration>,
     pub(super) group_max: usize,
     pub(super) clock: String,
     pub(super) hooks: Hooks,
@@ -81,6 +82,7 @@ impl SharedOptions {
             max_key_bytes: 255,
             max_queued: 10_000,
             sweep_every: Some(Duration::from_secs(1)),
+            count_every: Some(Duration::from_secs(10)),
             group_max: 512,
             clock: NOW.to_owned(),
             hooks: Hooks::default(),
@@ -157,6 +159,20 @@ impl SharedOptions {
         self
     }
 
+    /// How often this process counts the interrupted keys of the store, for [`Stats`](crate::Stats);
+    /// `None` for never, which tells of none. Default 10 s. A count that takes long is made less often.
+    pub fn count_every(mut self, every: Option<Duration>) -> Self {
+        self.count_every = every;
+        self
+    }
+
+    /// The most calls of one kind that wait for a connection, and the most grants that are still to be
+    /// withdrawn. Beyond, calls are refused with [`SharedError::Busy`]. Default 10,000; 1 to 1,000,000.
+    pub fn max_queued(mut self, calls: usize) -> Self {
+        self.max_queued = calls;
+        self
+    }
+
     /// The most calls in one statement. Default 512; 1 to 2,000.
     pub fn group_max(mut self, calls: usize) -> Self {
         self.group_max = calls;
@@ -199,6 +215,7 @@ impl SharedOptions {
             })
             .and_then(|()| OptionError::unless_within("call_timeout", self.call_timeout, short, long))
             .and_then(|()| OptionError::unless_within("session", self.session, Duration::from_secs(1), long))
+            .and_then(|()| OptionError::unless_within("max_queued", self.max_queued, 1, 1_000_000))
             .and_then(|()| OptionError::unless_within("group_max", self.group_max, 1, 2_000))
             .and_then(|()| check_instance(self.instance.as_deref()))
             .and_then(|()| check_policy(&self.policy))

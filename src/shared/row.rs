@@ -74,6 +74,8 @@ pub(super) struct KeyRow {
     pub(super) is_free: bool,
     pub(super) progress: Option<Vec<u8>>,
     body: Option<Vec<u8>>,
+    /// Progress and body were left out, because others filled the answer.
+    pub(super) is_cut: bool,
 }
 
 /// Reads columns one after the other.
@@ -178,6 +180,7 @@ impl KeyRow {
             is_free: columns.take()?,
             progress: columns.take()?,
             body: columns.take()?,
+            is_cut: columns.take()?,
         }))
     }
 
@@ -249,6 +252,12 @@ impl KeyRow {
             fingerprint: self.fingerprint,
             progress: self.progress.as_deref().map(|bytes| Progress::new(bytes, budget)),
         }
+    }
+
+    /// How many bytes progress and body have.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        of(&self.progress) + of(&self.body)
     }
 
     /// Scope and key.

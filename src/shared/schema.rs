@@ -2,14 +2,16 @@
 
 use tokio_postgres::Client;
 
+use super::sql::{OF_FENCE, SINCE};
 use crate::error::{FailureKind, StoreFailure};
 use crate::key::Secret;
 
 /// The version of the tables. Another version is refused.
-pub(super) const VERSION: i32 = 2;
+pub(super) const VERSION: i32 = 3;
 
 /// `keys` is filled to 70 %, so that a completion finds room on its page and changes no index.
-/// Nothing but `digest` is indexed for the same reason: the sweep reads the table page by page.
+/// Nothing but `digest` and interruptions is indexed for the same reason: the sweep reads the table
+/// page by page.
 const TABLES: &str = r"CREATE SCHEMA IF NOT EXISTS {S};
 CREATE SEQUENCE {S}.fence AS bigint MINVALUE 1 MAXVALUE 9007199254740991 CACHE 1;
 CREATE TABLE {S}.meta (
@@ -19,7 +21,7 @@ CREATE TABLE {S}.meta (
   policies bigint NOT NULL DEFAULT 1
 );
 CREATE TABLE {S}.sessions (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id bigint PRIMARY KEY,
   nonce uuid NOT NULL,
   instance text,
   until_ms bigint NOT NULL,
@@ -68,6 +70,7 @@ CREATE TABLE {S}.keys (
   progress bytea,
   body bytea
 ) WITH (fillfactor = 70);
+CREATE INDEX keys_interrupted ON {S}.keys (({SINCE}), ({OF_FENCE})) WHERE interrupted_ms IS NOT NULL;
 INSERT INTO {S}.duties (name) VALUES ('sweep');
 INSERT INTO {S}.meta (version, secret) VALUES ({VERSION},
   decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
@@ -81,7 +84,8 @@ INSERT INTO {S}.meta (version, secret) VALUES ({VERSION},
 /// When the name can't be that of a schema.
 pub(super) fn plain_sql(schema: &str) -> Result<String, StoreFailure> {
     let quoted = quoted(schema)?;
-    Ok(TABLES.replace("{S}", &quoted).replace("{VERSION}", &VERSION.to_string()))
+    let text = TABLES.replace("{SINCE}", SINCE).replace("{OF_FENCE}", OF_FENCE);
+    Ok(text.replace("{S}", &quoted).replace("{VERSION}", &VERSION.to_string()))
 }
 
 /// A schema's name in quotes.

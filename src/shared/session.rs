@@ -17,6 +17,8 @@ pub(super) enum SessionState {
     Live { id: i64, until: Deadline },
     /// Another process started with this one's name.
     Replaced,
+    /// The tables have another secret: they are not those that it connected to.
+    OtherStore,
 }
 
 pub(super) struct Session {

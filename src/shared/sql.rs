@@ -22,11 +22,19 @@ const LEASE: &str = "CASE WHEN k.session IS NULL THEN coalesce(k.lease_until_ms,
 const SURE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
     THEN set_config('synchronous_commit', 'on', true) END AS sure";
 
+/// Since when an interrupted key is so: an interruption that a later attempt left standing counts
+/// as it was. The index of interruptions has the same text.
+pub(super) const SINCE: &str =
+    "CASE WHEN returned AND e_fence IS NOT NULL THEN e_interrupted_ms ELSE interrupted_ms END";
+
+/// The fence of the attempt that was interrupted then.
+pub(super) const OF_FENCE: &str = "CASE WHEN returned AND e_fence IS NOT NULL THEN e_fence ELSE fence END";
+
 /// The columns of a row, as `KeyRow` reads them.
-const ROW: &str = "{BARE}, k.progress, k.body";
+const ROW: &str = "{BARE}, k.progress, k.body, false AS cut";
 
 /// The same without what may be large.
-const BARE_ROW: &str = "{BARE}, NULL::bytea, NULL::bytea";
+const BARE_ROW: &str = "{BARE}, NULL::bytea, NULL::bytea, false";
 
 const BARE: &str = "k.state, k.nonce, k.fence, k.attempt, k.fingerprint, {LEASE} AS lease, k.started_ms, \
     k.gone_ms, k.completed_ms, k.expires_ms, k.interrupted_ms, k.ttl_ms, k.remembered_ms, k.unresolved_ms, \
@@ -39,15 +47,24 @@ const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
 const ALIVE: &str = "alive AS MATERIALIZED (SELECT s.id FROM {S}.sessions s, moment m \
     WHERE s.id = ANY ($1::bigint[]) AND NOT s.replaced AND s.until_ms > m.now_ms), ";
 
+/// About how many bytes of bodies and progress come back from one statement: that of a single key
+/// may be longer. The others come back without, and are asked for again.
+const ANSWER_BYTES: &str = "8388608";
+
+/// How many bytes the rows before this one have.
+const SO_FAR: &str = "coalesce(sum(coalesce(octet_length(l.body), 0) + coalesce(octet_length(l.progress), 0)) \
+    OVER (ORDER BY l.ord ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS so_far";
+
 /// The same columns of a row that was read before.
 const SEEN: &str = "l.state, l.nonce, l.fence, l.attempt, l.fingerprint, l.lease, l.started_ms, l.gone_ms, \
     l.completed_ms, l.expires_ms, l.interrupted_ms, l.ttl_ms, l.remembered_ms, l.unresolved_ms, l.lease_ms, \
     l.e_fence, l.e_attempt, l.e_started_ms, l.e_interrupted_ms, l.outcome, l.wanted, l.returned, l.body_kept, \
-    l.scope, l.key, l.free, l.progress, l.body";
+    l.scope, l.key, l.free, CASE WHEN l.so_far < {ANSWER_BYTES} THEN l.progress END, \
+    CASE WHEN l.so_far < {ANSWER_BYTES} THEN l.body END, l.so_far >= {ANSWER_BYTES}";
 
 /// The same columns where there was no row.
 const NO_ROW: &str = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
 
 /// Inserts keys of which there is no row, and reads the others. What was inserted is told by its
 /// nonce: a join with the calls would compare each with each. A call that neither was answered nor
@@ -68,8 +85,8 @@ const BEGIN: &str = "WITH {MOMENT} {ALIVE} \
       FROM looked l JOIN alive a ON a.id = l.of JOIN rules u ON u.policies = l.policies CROSS JOIN moment m \
       WHERE l.state IS NULL ORDER BY l.digest \
       ON CONFLICT (digest) DO NOTHING RETURNING nonce, fence) \
-    SELECT l.ord, m.now_ms, u.policies, NULL::bigint, NULL::uuid, {SEEN} FROM looked l CROSS JOIN moment m \
-      CROSS JOIN rules u WHERE l.state IS NOT NULL \
+    SELECT l.ord, m.now_ms, u.policies, NULL::bigint, NULL::uuid, {SEEN} \
+      FROM (SELECT l.*, {SO_FAR} FROM looked l WHERE l.state IS NOT NULL) l CROSS JOIN moment m CROSS JOIN rules u \
     UNION ALL SELECT 0, m.now_ms, u.policies, a.id, NULL, {NO_ROW} FROM alive a CROSS JOIN moment m CROSS JOIN rules u \
     UNION ALL SELECT NULL, m.now_ms, u.policies, i.fence, i.nonce, {NO_ROW} FROM ins i CROSS JOIN moment m CROSS JOIN rules u";
 
@@ -131,7 +148,7 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
       $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::bigint[]) WITH ORDINALITY \
       r(session, policies, digest, nonce, fingerprint, ttl_ms, remembered_ms, unresolved_ms, lease_ms, seen_fence, \
         seen_state, attempt, e_fence, e_attempt, e_started_ms, e_interrupted_ms, ord)), \
-    free AS MATERIALIZED (SELECT r.*, m.now_ms FROM {S}.keys k JOIN req r ON k.digest = r.digest CROSS JOIN moment m \
+    free AS MATERIALIZED (SELECT r.*, m.now_ms, k.wanted FROM {S}.keys k JOIN req r ON k.digest = r.digest CROSS JOIN moment m \
       JOIN alive a ON a.id = r.session JOIN rules u ON u.policies = r.policies \
       WHERE k.fence = r.seen_fence AND k.state = r.seen_state AND k.fence < r.fence \
         AND (k.state <> 1 OR {LEASE} <= m.now_ms) \
@@ -144,8 +161,8 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
         expires_ms = NULL, interrupted_ms = NULL, outcome = NULL, wanted = false, returned = false, \
         body_kept = false, body = NULL, progress = CASE WHEN f.attempt > 1 THEN k.progress END \
       FROM free f WHERE k.digest = f.digest AND k.fence = f.seen_fence AND k.state = f.seen_state \
-      RETURNING f.ord, k.fence) \
-    SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, d.fence FROM req r CROSS JOIN moment m CROSS JOIN rules u \
+      RETURNING f.ord, k.fence, f.wanted) \
+    SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, d.fence, coalesce(d.wanted, false) FROM req r CROSS JOIN moment m CROSS JOIN rules u \
       LEFT JOIN alive a ON a.id = r.session LEFT JOIN done d ON d.ord = r.ord";
 
 /// Changes rows that have no holder, or one whose lease is over.
@@ -168,21 +185,23 @@ const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE
 
 /// Reads rows.
 const LOOK: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
-    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[]) WITH ORDINALITY r(digest, ord)) \
-    SELECT r.ord, m.now_ms, x.* FROM req r CROSS JOIN moment m \
-      LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true";
+    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[]) WITH ORDINALITY r(digest, ord)), {LOOKED} \
+    SELECT l.ord, m.now_ms, {SEEN} FROM (SELECT l.*, {SO_FAR} FROM looked l) l CROSS JOIN moment m";
+
+const LOOKED: &str = "looked AS MATERIALIZED (SELECT r.ord, r.digest, x.* FROM req r \
+    LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true)";
 
 /// Notes on rows of claims that other processes wait for them, and reads the rows as they were
 /// when the statement started.
 const WANT: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY r(digest, fence, ord)), \
-    free AS MATERIALIZED (SELECT k.digest, r.fence FROM {S}.keys k JOIN req r ON k.digest = r.digest \
+    {LOOKED}, free AS MATERIALIZED (SELECT k.digest, r.fence FROM {S}.keys k JOIN req r ON k.digest = r.digest \
       WHERE k.fence = r.fence AND k.state = 1 AND NOT k.wanted ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
     flagged AS (UPDATE {S}.keys k SET wanted = true FROM free f \
       WHERE k.digest = f.digest AND k.fence = f.fence AND k.state = 1 RETURNING k.digest, k.fence) \
-    SELECT r.ord, m.now_ms, w.digest IS NOT NULL, x.* FROM req r CROSS JOIN moment m \
-      LEFT JOIN flagged w ON w.digest = r.digest AND w.fence = r.fence \
-      LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true";
+    SELECT l.ord, m.now_ms, w.digest IS NOT NULL, {SEEN} FROM (SELECT l.*, {SO_FAR} FROM looked l) l \
+      CROSS JOIN moment m JOIN req r ON r.ord = l.ord \
+      LEFT JOIN flagged w ON w.digest = r.digest AND w.fence = r.fence";
 
 /// The statements about keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -248,10 +267,15 @@ fn filled(text: &str, schema: &str, now: &str) -> String {
     let parts = [
         ("{MOMENT}", MOMENT),
         ("{ALIVE}", ALIVE),
+        ("{LOOKED}", LOOKED),
         ("{ROW}", ROW),
         ("{BARE_ROW}", BARE_ROW),
         ("{BARE}", BARE),
         ("{SEEN}", SEEN),
+        ("{SO_FAR}", SO_FAR),
+        ("{ANSWER_BYTES}", ANSWER_BYTES),
+        ("{SINCE}", SINCE),
+        ("{OF_FENCE}", OF_FENCE),
         ("{NO_ROW}", NO_ROW),
         ("{LEASE}", LEASE),
         ("{SURE}", SURE),

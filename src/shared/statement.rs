@@ -52,6 +52,11 @@ pub(super) trait Statement: Send + Sized + 'static {
         false
     }
 
+    /// Whether the answer is not whole, so that the call goes into another group.
+    fn is_cut(_answer: &Self::Answer) -> bool {
+        false
+    }
+
     /// The answer to one call. Its place in the group has been read.
     fn answer(columns: &mut Columns<'_>) -> Result<Self::Answer, StoreFailure>;
 

@@ -9,18 +9,23 @@ use crate::sync::{AtomicU64, Ordering};
 
 impl Core {
     /// What is known here. No process knows how many keys the store has, and what a file or a log
-    /// would have is zero.
+    /// would have is zero. Interrupted keys are those of the store, when they were last counted.
     pub(super) fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (counters, is_open) = (&self.counters, self.check().is_ok());
+        let (interrupted, now) = (self.interrupted.last(), self.now());
         Stats {
             opening: self.opening,
             is_open,
             open_for: if is_open { self.opened.elapsed() } else { Duration::ZERO },
             in_flight: self.held.load(Ordering::Relaxed),
+            interrupted: interrupted.keys,
+            interrupted_longest: now.saturating_since(interrupted.oldest.unwrap_or(now)),
+            unresolved_keys: interrupted.unresolved,
+            unresolved_longest: now.saturating_since(interrupted.oldest_unresolved.unwrap_or(now)),
             waiting: self.watches.waiters(),
             progress_bytes: self.budget.bytes(),
-            has_failed: matches!(self.session.state(), SessionState::Replaced),
+            has_failed: matches!(self.session.state(), SessionState::Replaced | SessionState::OtherStore),
             fresh: get(&counters.fresh),
             rerun: get(&counters.rerun),
             replayed: self.answers.replayed.load(Ordering::Relaxed),

@@ -5,13 +5,16 @@ use super::connection::first;
 use super::core::Core;
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
-use super::statements::change::ChangeAsk;
+use super::statements::change::{ChangeAsk, Changed};
 use super::statements::look::{LookAsk, WantAsk};
 use super::watches::Due;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
+use crate::clock::Deadline;
+use crate::key::Digest;
 use crate::state::{Event, Phase, decide};
 use crate::sync::{Arc, Ordering};
+use crate::task::reply::Reply;
 
 /// Watches until the runtime ends.
 pub(super) async fn watch(core: Arc<Core>) {
@@ -49,6 +52,8 @@ async fn look_at_all(core: &Arc<Core>, due: Vec<Due>) {
         };
         looks.push((attempt, own, other));
     }
+    // So are those that make claims interrupted.
+    let mut over = Vec::new();
     for (attempt, own, other) in looks {
         let seen = match (own, other) {
             (Some(Ok(look)), _) => look.get().await.unwrap_or(Err(Miss::Closed)).map(|looked| Seen {
@@ -65,49 +70,64 @@ async fn look_at_all(core: &Arc<Core>, due: Vec<Due>) {
             (Some(Err(miss)), _) | (_, Some(Err(miss))) => Err(miss),
             (None, None) => continue,
         };
-        match seen {
-            Ok(seen) => conclude(core, &attempt, seen).await,
+        match seen.map(|seen| conclude(core, &attempt, seen)) {
+            Ok(row) => {
+                over.extend(row.map(|row| (lapse(core, &row, attempt.digest, deadline), attempt, row)))
+            }
             Err(Miss::NotDone(failure) | Miss::Unknown(failure)) => {
                 core.watches.failed(&attempt, failure, core.options.call_timeout);
             }
             Err(Miss::Busy(_) | Miss::Closed) => core.watches.later(&attempt, false),
         }
     }
-}
-
-async fn conclude(core: &Arc<Core>, attempt: &Arc<Attempt>, seen: Seen) {
-    let ended = match seen.row {
-        None => Some(Ended::Vacated),
-        // The key has moved on since: a begin says how.
-        Some(row) if row.fence != attempt.fence && row.attempt > attempt.number => Some(Ended::Interrupted),
-        Some(row) if row.fence != attempt.fence => Some(Ended::Vacated),
-        Some(row) => match row.state {
-            RowState::Done => Some(Ended::Done(row.record(attempt.digest))),
-            RowState::Vacated => Some(Ended::Vacated),
-            RowState::Interrupted => Some(Ended::Interrupted),
-            RowState::InFlight => {
-                let decision = decide(row.state(), Event::Sweep { now: seen.now });
-                let is_over = decision.becomes() == Some(Phase::Interrupted);
-                if is_over { lapse(core, attempt, &row).await } else { None }
-            }
-        },
-    };
-    if let Some(ended) = ended {
-        core.watches.ended(attempt, ended);
-    } else {
-        let is_told = seen.is_told && core.is_listening.load(Ordering::Relaxed);
-        core.watches.later(attempt, is_told);
+    for (lapsed, attempt, row) in over {
+        let changed = match lapsed {
+            Ok(lapsed) => lapsed.get().await.unwrap_or(Err(Miss::Closed)),
+            Err(miss) => Err(miss),
+        };
+        if changed.is_ok_and(|changed| changed.is_done) {
+            core.note_lapse(&row, attempt.digest);
+            core.watches.ended(&attempt, Ended::Interrupted);
+        } else {
+            core.watches.later(&attempt, false);
+        }
     }
 }
 
-/// Makes a claim interrupted whose lease is over.
-async fn lapse(core: &Core, attempt: &Attempt, row: &KeyRow) -> Option<Ended> {
-    let change =
-        ChangeAsk { digest: attempt.digest, seen: (row.fence, row.state), to: RowState::Interrupted };
-    let changed = core.ask(change, core.deadline()).await;
-    let is_done = changed.is_ok_and(|changed| changed.is_done);
-    is_done.then(|| {
-        core.note_lapse(row, attempt.digest);
-        Ended::Interrupted
-    })
+/// Ends the wait for a claim that has ended, or sets when it is looked at again. The row comes back
+/// if its claim is over, and is to be made interrupted.
+fn conclude(core: &Core, attempt: &Attempt, seen: Seen) -> Option<KeyRow> {
+    let ended = match seen.row {
+        None => Ended::Vacated,
+        // The key has moved on since: a begin says how.
+        Some(row) if row.fence != attempt.fence && row.attempt > attempt.number => Ended::Interrupted,
+        Some(row) if row.fence != attempt.fence => Ended::Vacated,
+        Some(row) => match row.state {
+            RowState::Done => Ended::Done(row.record(attempt.digest)),
+            RowState::Vacated => Ended::Vacated,
+            RowState::Interrupted => Ended::Interrupted,
+            RowState::InFlight => {
+                let decision = decide(row.state(), Event::Sweep { now: seen.now });
+                if decision.becomes() == Some(Phase::Interrupted) {
+                    return Some(row);
+                }
+                let is_told = seen.is_told && core.is_listening.load(Ordering::Relaxed);
+                core.watches.later(attempt, is_told);
+                return None;
+            }
+        },
+    };
+    core.watches.ended(attempt, ended);
+    None
+}
+
+/// Asks for a claim whose lease is over to be made interrupted.
+fn lapse(
+    core: &Core,
+    row: &KeyRow,
+    digest: Digest,
+    deadline: Deadline,
+) -> Result<Reply<Result<Changed, Miss>>, Miss> {
+    let seen = (row.fence, row.state);
+    core.send(ChangeAsk { digest, seen, to: RowState::Interrupted }, deadline)
 }

@@ -37,6 +37,8 @@ struct Watch {
     waiters: usize,
     due: Deadline,
     pause: Duration,
+    /// The key was told of since the last look was sent.
+    is_told: bool,
     /// Since when the store has not answered.
     failing_until: Option<Deadline>,
     failure: Option<StoreFailure>,
@@ -82,6 +84,7 @@ impl Watches {
             waiters: 0,
             due: Deadline::after(Duration::ZERO),
             pause: PAUSE_MIN,
+            is_told: false,
             failing_until: None,
             failure: None,
         };
@@ -117,14 +120,15 @@ impl Watches {
 
     /// The claims to look at now, and when the next ones are due.
     pub(super) fn due(&self) -> (Vec<Due>, Option<Instant>) {
-        let table = self.table.lock();
-        let is_own = |attempt: &Arc<Attempt>| {
-            table.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence)
-        };
-        let due = table.watched.values().filter(|watch| watch.due.has_passed());
-        let due =
-            due.map(|watch| Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) });
-        (due.collect(), table.watched.values().filter_map(|watch| watch.due.instant()).min())
+        let mut table = self.table.lock();
+        let Table { watched, own } = &mut *table;
+        let is_own =
+            |attempt: &Arc<Attempt>| own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence);
+        let due = watched.values_mut().filter(|watch| watch.due.has_passed()).map(|watch| {
+            watch.is_told = false;
+            Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) }
+        });
+        (due.collect(), watched.values().filter_map(|watch| watch.due.instant()).min())
     }
 
     /// A claim has ended: it is not looked at again, and its waiters are told.
@@ -144,7 +148,8 @@ impl Watches {
         if let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) {
             watch.failing_until = None;
             watch.pause = if is_told { PAUSE_MAX } else { watch.pause.mul_f32(1.6).min(PAUSE_MAX) };
-            watch.due = Deadline::after(watch.pause);
+            // What was told meanwhile, the look may have been too early for.
+            watch.due = Deadline::after(if watch.is_told { Duration::ZERO } else { watch.pause });
         }
     }
 
@@ -174,6 +179,7 @@ impl Watches {
         let mut table = self.table.lock();
         for (_, watch) in table.watched.iter_mut().filter(|((of, _), _)| *of == digest) {
             watch.due = Deadline::after(Duration::ZERO);
+            watch.is_told = true;
         }
         drop(table);
         self.called.notify_one();
@@ -219,5 +225,26 @@ impl Outbox {
 
     pub(super) fn take(&self) -> Vec<Digest> {
         std::mem::take(&mut *self.0.lock())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::AttemptParts;
+
+    #[test]
+    fn what_is_told_while_a_key_is_looked_at_has_it_looked_at_again_at_once() {
+        let watches = Watches::default();
+        let attempt = Arc::new(Attempt::new(AttemptParts::example(2)));
+        watches.join(&attempt);
+        for is_told in [true, false] {
+            assert_eq!(watches.due().0.len(), 1, "its look is sent");
+            watches.told(attempt.digest);
+            watches.later(&attempt, is_told);
+        }
+        assert_eq!(watches.due().0.len(), 1);
+        watches.later(&attempt, true);
+        assert!(watches.due().0.is_empty());
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::connection::{Link, race};
 use super::core::Core;
-use super::group::Work;
+use super::group::{Queued, Work};
 use super::listener;
-use super::statement::{Ask, Miss, Statement};
+use super::statement::{Ask, Miss};
 use crate::error::StoreFailure;
 use crate::sync::{Arc, Ordering};
 
@@ -61,7 +61,7 @@ async fn serve_on(core: &Arc<Core>, link: &Rc<Link>) {
     }
 }
 
-async fn run<S: Statement>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
+async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
     core.traffic.grouped.fetch_add(asks.len() as u64, Ordering::Relaxed);
     core.traffic.groups.fetch_add(1, Ordering::Relaxed);
     let asked = link.query(S::KIND, core.sql.text(S::KIND), &S::params(&asks)).await;
@@ -85,7 +85,12 @@ async fn run<S: Statement>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
         }
     }
     let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(S::no_answer));
+    let mut cut = Vec::new();
     for (ask, answer) in asks.into_iter().zip(answers) {
+        if answer.as_ref().is_ok_and(S::is_cut) {
+            cut.push(ask);
+            continue;
+        }
         if let Ok(answer) = &answer
             && S::is_wanted(answer)
         {
@@ -94,4 +99,5 @@ async fn run<S: Statement>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
         // It happened, even if what came back can't be read.
         ask.reply.send(answer.map_err(Miss::Unknown));
     }
+    core.intake.put_back(cut);
 }

@@ -151,7 +151,7 @@ fn a_begin_that_is_dropped_claims_nothing() {
 #[test]
 fn a_begin_and_a_completion_are_one_round_trip_each_and_a_takeover_is_two() {
     let server = server!();
-    let store = server.options("basic_trips").sweep_every(None).connect().unwrap();
+    let store = server.options("basic_trips").sweep_every(None).count_every(None).connect().unwrap();
     let scope = store.scope("");
     let trips = |call: &mut dyn FnMut()| {
         // A renewal of the session may come in between.

@@ -205,7 +205,8 @@ fn a_resume_of_which_nothing_is_known_leaves_the_token_good() {
     let token = claim(&other.set_policy("jobs", policy).unwrap(), "key").into_token().unwrap();
     let proxy = Proxy::to(server.port);
     let brief = Duration::from_millis(300);
-    let options = SharedOptions::new(proxy.url()).schema("callers_unknown").sweep_every(None);
+    let options =
+        SharedOptions::new(proxy.url()).schema("callers_unknown").sweep_every(None).count_every(None);
     let options = options.statement_timeout(brief).call_timeout(brief).session(Duration::from_secs(300));
     let store = options.connect().unwrap();
     let jobs = store.scope("jobs");

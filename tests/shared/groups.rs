@@ -5,15 +5,15 @@ use std::thread;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use idemkv::{Begin, Claim, Record};
+use idemkv::{Begin, Claim, Record, Status};
 
 use crate::random::Random;
-use crate::server::request;
+use crate::server::{claim, request};
 
 #[test]
 fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
     let server = server!();
-    let store = server.options("groups_shared").sweep_every(None).connect().unwrap();
+    let store = server.options("groups_shared").sweep_every(None).count_every(None).connect().unwrap();
     let scope = store.scope("");
     let before = store.shared_stats().unwrap();
     let records = block_on(join_all((0..500).map(|number: u32| {
@@ -38,6 +38,43 @@ fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
         let Ok(Begin::Done(record)) = scope.begin(format!("key {number}"), request()) else { panic!() };
         assert_eq!(record.body(), format!("reply {number}").as_bytes());
     }
+}
+
+/// 40 MiB are too much for one answer.
+#[test]
+fn replays_of_large_bodies_come_back_in_parts() {
+    let server = server!();
+    let store = server.options("groups_large").sweep_every(None).count_every(None).connect().unwrap();
+    let scope = store.scope("");
+    let body = |number: u8| vec![number; 1 << 20];
+    let keys: Vec<_> = (0..40_u8).map(|number| (number, format!("key {number}"))).collect();
+    for (number, key) in &keys {
+        claim(&scope, key).complete(body(*number)).unwrap();
+    }
+    let statements = || store.shared_stats().unwrap().statements;
+    let before = statements();
+    let begun = block_on(join_all(keys.iter().map(|(_, key)| scope.begin_async(key, request()))));
+    for ((number, key), begun) in keys.iter().zip(begun) {
+        let Ok(Begin::Done(record)) = begun else { panic!("{key}: {begun:?}") };
+        assert!(record.body() == body(*number), "{key}");
+    }
+    assert!(statements() - before >= 5, "{} statements for 40 MiB", statements() - before);
+    // Looks as well: waiters that come late, and `get`.
+    let before = statements();
+    let found = block_on(join_all(keys.iter().map(|(_, key)| scope.get_async(key))));
+    assert!(found.iter().zip(&keys).all(|(found, (number, _))| {
+        matches!(found, Ok(Status::Done(record)) if record.body() == body(*number))
+    }));
+    assert!(statements() - before >= 5, "{} statements for 40 MiB", statements() - before);
+    let before = statements();
+    let entries: Vec<_> = store.entries().map(Result::unwrap).collect();
+    assert_eq!(entries.len(), 40);
+    assert!(
+        entries.iter().all(|entry| {
+            matches!(entry.status(), Status::Done(record) if record.body().len() == 1 << 20)
+        })
+    );
+    assert!(statements() - before >= 5, "{} statements for 40 MiB", statements() - before);
 }
 
 #[test]

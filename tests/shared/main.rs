@@ -36,6 +36,7 @@ mod in_tx;
 #[path = "../common/inside.rs"]
 mod inside;
 mod late;
+mod lists;
 mod processes;
 #[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]
 mod proxy;

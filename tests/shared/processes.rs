@@ -169,3 +169,44 @@ fn of_all_callers_one_has_a_good_claim_and_fences_grow() {
     let fences = server.sql("SELECT count(*), count(DISTINCT fence) FROM process_random.keys");
     assert_eq!(fences[0][0], fences[0][1]);
 }
+
+#[test]
+fn the_number_of_a_session_that_was_lost_is_not_given_again() {
+    let server = server!();
+    let schema = "process_numbers";
+    let one = server.options(schema).session(Duration::from_secs(300)).connect().unwrap();
+    claim(&one.scope(""), "warm").release().unwrap();
+    // As after a failover that has lost it, or a restore.
+    server.sql(&format!("TRUNCATE {schema}.sessions RESTART IDENTITY"));
+    let two = server.connect(schema);
+    let held = claim(&one.scope(""), "key");
+    // The claim stands by its own session, not by that of the other process.
+    two.close().unwrap();
+    held.complete("reply").unwrap();
+}
+
+#[test]
+fn tables_that_were_made_anew_are_refused_by_those_who_knew_the_old_ones() {
+    let server = server!();
+    let schema = "process_anew";
+    let stores: Vec<_> = (0..2)
+        .map(|number| {
+            let options = server.options(schema);
+            let options = if number == 0 { options.instance("one") } else { options };
+            options.connect().unwrap()
+        })
+        .collect();
+    server.sql(&format!("DROP SCHEMA {schema} CASCADE"));
+    let third = server.options(schema).instance("one").connect().unwrap();
+    let held = claim(&third.scope(""), "key");
+    for store in &stores {
+        let refused = store.scope("").begin("key", request());
+        let Err(error @ BeginError::Shared(SharedError::OtherStore)) = &refused else {
+            panic!("{refused:?}")
+        };
+        assert!(!error.is_retryable());
+        assert!(store.stats().has_failed);
+    }
+    held.complete("reply").unwrap();
+    assert!(!third.stats().has_failed);
+}

@@ -291,7 +291,7 @@ fn the_store_does_what_the_state_machine_says_in_every_state_around_every_deadli
     let store = options.connect().unwrap();
     // A session that ends at the lease, and was never this process's. No process has it: a renewal
     // that was under way at a close would prolong it.
-    client.run(&format!("INSERT INTO {SCHEMA}.sessions (id, nonce, until_ms, started_ms) OVERRIDING SYSTEM VALUE VALUES ({SESSION}, gen_random_uuid(), {LEASE}, {START})"));
+    client.run(&format!("INSERT INTO {SCHEMA}.sessions (id, nonce, until_ms, started_ms) VALUES ({SESSION}, gen_random_uuid(), {LEASE}, {START})"));
     let refuse = store.scope("refuse");
     store.set_policy("refuse", rerun.recovery(Recovery::Refuse)).unwrap();
     let mut rig = Rig { client, rerun: store.scope("rerun"), refuse, store, next: 0 };

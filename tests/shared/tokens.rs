@@ -39,8 +39,11 @@ fn a_resume_whose_request_is_lost_is_sent_again() {
     let server = server!();
     let proxy = Proxy::to(server.port);
     let direct = connect(server, "token_cut");
-    let options =
-        idemkv::SharedOptions::new(proxy.url()).schema("token_cut").sweep_every(None).connections(1);
+    let options = idemkv::SharedOptions::new(proxy.url())
+        .schema("token_cut")
+        .sweep_every(None)
+        .count_every(None)
+        .connections(1);
     let store = options.session(Duration::from_secs(300)).connect().unwrap();
     for cut in [Proxy::cut_request, Proxy::cut_reply] {
         let key = format!("key {}", proxy.cuts());

@@ -120,7 +120,11 @@ fn a_completion_in_a_transaction_of_which_no_word_is_said_is_told_as_what_it_bec
 fn a_drop_whose_answer_gets_lost_is_told_as_a_drop() {
     let server = server!();
     let (proxy, log) = (Proxy::to(server.port), Arc::new(Log::default()));
-    let options = SharedOptions::new(proxy.url()).schema("told_lost").sweep_every(None).connections(1);
+    let options = SharedOptions::new(proxy.url())
+        .schema("told_lost")
+        .sweep_every(None)
+        .count_every(None)
+        .connections(1);
     let options = options.session(Duration::from_secs(300)).observer(Arc::clone(&log));
     let store = options.connect().unwrap();
     // Once, so that the statement is prepared.

@@ -11,7 +11,7 @@ use idemkv::{
 
 use crate::proxy::Proxy;
 use crate::random::Random;
-use crate::server::{Server, claim, request};
+use crate::server::{Server, claim, request, within};
 
 /// A store behind the proxy that sends nothing by itself.
 fn behind(server: &Server, proxy: &Proxy, schema: &str) -> SharedOptions {
@@ -20,6 +20,7 @@ fn behind(server: &Server, proxy: &Proxy, schema: &str) -> SharedOptions {
         .schema(schema)
         .policy(idemkv::Policy::default().recovery(idemkv::Recovery::Rerun))
         .sweep_every(None)
+        .count_every(None)
         .session(Duration::from_secs(300))
         .connections(1)
 }
@@ -316,4 +317,32 @@ fn an_end_that_may_have_happened_is_never_said_not_to_have() {
 
 fn is_unknown(reason: &ClaimError) -> bool {
     matches!(reason, ClaimError::Commit(CommitError::Shared(SharedError::Unknown(_))))
+}
+
+/// Calls that are dropped while the store is away leave withdrawals. Those are limited.
+#[test]
+fn withdrawals_are_limited_while_the_store_is_away() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let options = behind(server, &proxy, "unknown_many").call_timeout(Duration::from_millis(300));
+    let store = options.max_queued(500).connect().unwrap();
+    let scope = store.scope("");
+    claim(&scope, "warm").release().unwrap();
+    proxy.stall(true);
+    let loose_ends = || store.shared_stats().unwrap().loose_ends;
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let (until, mut busy, mut next) = (Instant::now() + Duration::from_secs(3), 0, 0);
+    while Instant::now() < until {
+        next += 1;
+        let mut begin = std::pin::pin!(scope.begin_async(format!("key {next}"), request()));
+        if let std::task::Poll::Ready(begun) = begin.as_mut().poll(&mut context) {
+            assert!(matches!(begun, Err(BeginError::Shared(SharedError::Busy { max: 500 }))), "{begun:?}");
+            busy += 1;
+        }
+        assert!(loose_ends() <= 500, "{} withdrawals after {next} calls", loose_ends());
+    }
+    assert!(busy > 0 && loose_ends() == 500, "{busy} {}", loose_ends());
+    proxy.stall(false);
+    assert!(within(Duration::from_secs(60), || loose_ends() == 0), "{}", loose_ends());
+    claim(&scope, "after").complete("").unwrap();
 }

@@ -120,3 +120,64 @@ fn many_waiters_of_one_process_cost_one_look_a_second() {
         assert!(matches!(waiter.join().unwrap(), Waited::Done(_)));
     }
 }
+
+/// The claims of a process that is gone are made interrupted together.
+#[test]
+fn claims_that_are_found_over_together_share_a_statement() {
+    let server = server!();
+    let options = || server.options("wait_over").sweep_every(None).count_every(None);
+    let (one, two) = (options().connect().unwrap(), options().connect().unwrap());
+    let keys: Vec<_> = (0..80).map(|number| format!("key {number}")).collect();
+    for key in &keys {
+        std::mem::forget(claim(&one.scope(""), key));
+    }
+    let scope = two.scope("");
+    let pendings: Vec<_> = keys
+        .iter()
+        .map(|key| match scope.begin(key, request()) {
+            Ok(Begin::InFlight(pending)) => pending,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    one.close().unwrap();
+    let before = two.shared_stats().unwrap().statements;
+    let ended = futures_executor::block_on(futures_util::future::join_all(
+        pendings.iter().map(idemkv::Pending::wait_async),
+    ));
+    assert!(ended.iter().all(|ended| matches!(ended, Ok(Waited::Interrupted))), "{ended:?}");
+    let statements = two.shared_stats().unwrap().statements - before;
+    assert!(statements < 60, "{statements} statements for 80 claims");
+}
+
+#[test]
+fn waiters_are_told_of_a_claim_that_is_taken_over() {
+    let server = server!();
+    let policy = idemkv::Policy::default().recovery(idemkv::Recovery::Rerun).lease(Duration::from_millis(10));
+    let store = server.options("wait_taken").policy(policy).sweep_every(None).connect().unwrap();
+    let scope = store.scope("");
+    let held = claim(&scope, "key");
+    // As the first waiter of another process does.
+    server.sql("UPDATE wait_taken.keys SET wanted = true");
+    while !matches!(scope.get("key"), Ok(idemkv::Status::Interrupted(_))) {}
+    let told = crate::server::on_runtime(async {
+        let (client, mut connection) =
+            tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
+        let (send, mut told) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
+            let mut messages = std::pin::pin!(messages);
+            while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
+                if let tokio_postgres::AsyncMessage::Notification(note) = message {
+                    send.send(note.payload().to_owned()).ok();
+                }
+            }
+        });
+        client.batch_execute("LISTEN \"idemkv:wait_taken\"").await.unwrap();
+        let Ok(Begin::Fresh(second)) = scope.begin_async("key", request()).await else { panic!() };
+        assert_eq!(second.attempt(), 2);
+        tokio::time::timeout(Duration::from_secs(10), told.recv()).await.ok().flatten()
+    });
+    let digest = server.one("SELECT replace(digest::text, '-', '') FROM wait_taken.keys");
+    assert_eq!(told, Some(digest));
+    drop(held);
+}

@@ -15,9 +15,11 @@ use std::time::Duration;
 /// - Every claim has one end: `fresh + resolved + token_claims` is the sum of `completed`, `failed`,
 ///   `released`, `dropped`, `lease_expired` and the claims in flight, as long as no commit failed and
 ///   the file is open.
-/// - On a shared store, gauges and counters are those of this process. What only a file has is zero,
-///   and so are `interrupted` and `unresolved_keys`. Claims that were handed over have left the
-///   process: there the sum of ends has `handed_over` as well.
+/// - On a shared store, gauges and counters are those of this process. What only a file has is zero.
+///   The gauges of interrupted keys are those of the store when this process last counted them, see
+///   `SharedOptions::count_every`: at most 100,000, and a claim whose lease or session is over counts
+///   once a process has found it. Claims that were handed over have left the process: there the sum
+///   of ends has `handed_over` as well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

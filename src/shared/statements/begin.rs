@@ -116,6 +116,10 @@ impl Statement for BeginAsk {
         })
     }
 
+    fn is_cut(begun: &Begun) -> bool {
+        begun.seen.as_ref().is_some_and(|row| row.is_cut)
+    }
+
     /// Nothing was seen or granted, and the session may be over.
     fn no_answer() -> Result<Begun, StoreFailure> {
         Ok(Begun { now: Timestamp::default(), is_alive: false, policies: 0, granted: None, seen: None })

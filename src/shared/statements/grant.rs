@@ -31,6 +31,8 @@ pub(in crate::shared) struct Granted {
     pub(in crate::shared) is_alive: bool,
     pub(in crate::shared) policies: i64,
     pub(in crate::shared) fence: Option<Fence>,
+    /// Other processes waited for the claim that was over.
+    is_wanted: bool,
 }
 
 fn number(value: u32) -> i32 {
@@ -82,6 +84,11 @@ impl Statement for GrantAsk {
             is_alive: columns.take()?,
             policies: columns.take()?,
             fence: columns.number_or_none()?.map(Fence::new),
+            is_wanted: columns.take()?,
         })
+    }
+
+    fn is_wanted(granted: &Granted) -> bool {
+        granted.is_wanted
     }
 }

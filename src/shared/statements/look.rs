@@ -39,6 +39,10 @@ impl Statement for LookAsk {
         Params::default().ids(group.iter().map(|ask| ask.what.digest.as_u128()))
     }
 
+    fn is_cut(looked: &Looked) -> bool {
+        looked.row.as_ref().is_some_and(|row| row.is_cut)
+    }
+
     fn answer(columns: &mut Columns<'_>) -> Result<Looked, StoreFailure> {
         Ok(Looked { now: columns.time()?, row: KeyRow::read(columns)? })
     }
@@ -77,6 +81,10 @@ impl Statement for WantAsk {
         Params::default()
             .ids(asks().map(|ask| ask.digest.as_u128()))
             .numbers(asks().map(|ask| Some(signed(ask.fence.get()))))
+    }
+
+    fn is_cut(wanted: &Wanted) -> bool {
+        wanted.row.as_ref().is_some_and(|row| row.is_cut)
     }
 
     fn answer(columns: &mut Columns<'_>) -> Result<Wanted, StoreFailure> {
