@@ -154,7 +154,9 @@ fn add(core: &Core, entries: &mut Entries<'_>, rows: &[Row]) -> Option<Result<(T
     for row in rows {
         match open_key(core, row, entries.request.state) {
             Ok((key, place)) => {
-                key.into_iter().for_each(|key| entries.add(key));
+                if let Some(key) = key {
+                    entries.add(key);
+                }
                 last = Some(Ok(place));
             }
             Err(failure) => return Some(Err(Refusal::unavailable(failure))),

@@ -71,9 +71,8 @@ async fn look_at_all(core: &Arc<Core>, due: Vec<Due>) {
             (None, None) => continue,
         };
         match seen.map(|seen| conclude(core, &attempt, seen)) {
-            Ok(row) => {
-                over.extend(row.map(|row| (lapse(core, &row, attempt.digest, deadline), attempt, row)))
-            }
+            Ok(Some(row)) => over.push((lapse(core, &row, attempt.digest, deadline), attempt, row)),
+            Ok(None) => {}
             Err(Miss::NotDone(failure) | Miss::Unknown(failure)) => {
                 core.watches.failed(&attempt, failure, core.options.call_timeout);
             }
