@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::columns::Params;
 use super::connection::{CONFIRM, Link, LinkOptions};
-use super::count::Count;
+use super::counted::Count;
 use super::group::{Errand, Intake, Queued};
 use super::loose_ends::LooseEnds;
 use super::options::SharedOptions;

@@ -6,13 +6,14 @@ use tokio_postgres::types::Type;
 
 use super::columns::Params;
 use super::core::Core;
+use super::counted::Interrupted;
 use super::lists::read;
 use super::refusal::Refusal;
 use super::row::Columns;
 use crate::Timestamp;
 use crate::clock::Stopwatch;
 use crate::error::StoreFailure;
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 
 /// The most keys of one statement.
 const KEYS: i64 = 10_000;
@@ -30,28 +31,6 @@ const COUNT: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
       WHERE f.gone_ms IS NULL OR f.gone_ms > m.now_ms GROUP BY f.scope, f.attempt \
     UNION ALL (SELECT NULL, NULL, count(*) OVER (), f.since, f.of_fence FROM part f \
       ORDER BY f.since DESC, f.of_fence DESC LIMIT 1)";
-
-/// What was counted last.
-#[derive(Default)]
-pub(super) struct Count(
-    /// Leaf lock.
-    Mutex<Interrupted>,
-);
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Interrupted {
-    pub(super) keys: usize,
-    pub(super) oldest: Option<Timestamp>,
-    /// Those that no begin takes up.
-    pub(super) unresolved: usize,
-    pub(super) oldest_unresolved: Option<Timestamp>,
-}
-
-impl Count {
-    pub(super) fn last(&self) -> Interrupted {
-        *self.0.lock()
-    }
-}
 
 /// Counts until the runtime ends.
 pub(super) async fn count(core: Arc<Core>) {
@@ -82,7 +61,7 @@ async fn step(core: &Core) -> Result<(), Refusal> {
             None => break,
         }
     }
-    *core.interrupted.0.lock() = all;
+    core.interrupted.set(all);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod complete;
 mod connection;
 pub(crate) mod core;
 mod count;
+mod counted;
 pub(crate) mod driver;
 pub(crate) mod entries;
 mod forget;

@@ -106,8 +106,10 @@ fn interrupted_keys_are_counted_over_the_whole_store() {
     let (one, two) = (options().connect().unwrap(), options().connect().unwrap());
     let strict = one.set_policy("strict", Policy::default().recovery(Recovery::Refuse)).unwrap();
     let tries = one.set_policy("tries", one.policy().recovery(Recovery::Rerun).max_attempts(2)).unwrap();
-    ["a", "b", "c"].iter().for_each(|key| lose(&strict, key));
-    ["a", "b"].iter().for_each(|key| lose(&one.scope("free"), key));
+    let free = one.scope("free");
+    for (scope, key) in [(&strict, "a"), (&strict, "b"), (&strict, "c"), (&free, "a"), (&free, "b")] {
+        lose(scope, key);
+    }
     lose(&tries, "a");
     lose(&tries, "b");
     lose(&tries, "b");
