@@ -158,20 +158,80 @@ fn a_task_that_waits_for_a_read_is_not_passed_by_those_that_come_later() {
     assert!(after.iter_mut().all(|call| ready(call.as_mut()).is_ok()));
 }
 
+/// Completes `key` and leaves its record on disk alone.
+fn on_disk_alone(scope: &Scope, engine: &Engine) {
+    fresh(scope, "key").complete("reply").unwrap();
+    engine.checkpoint().unwrap();
+}
+
+fn reads(scope: &Scope, count: usize) -> Vec<Beginning> {
+    let mut calls: Vec<_> = (0..count).map(|_| begin(scope, "key")).collect();
+    assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
+    calls
+}
+
 #[test]
 fn a_place_for_a_read_that_a_task_was_given_and_does_not_take_goes_to_the_next() {
     let machine = Machine::default();
     let engine = machine.options().cache_bytes(0).open("x.idem").unwrap();
     let scope = default_scope(&engine);
-    fresh(&scope, "key").complete("reply").unwrap();
-    engine.checkpoint().unwrap();
-    let mut calls: Vec<_> = (0..3 * 1_024).map(|_| begin(&scope, "key")).collect();
-    assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
+    on_disk_alone(&scope, &engine);
+    let calls = reads(&scope, 3 * 1_024);
     engine.step();
-    // Answered, given places, and in line.
-    let mut in_line = calls.split_off(2 * 1_024);
+    // All that were in line were given places, because no job was left. They go.
     drop(calls);
-    assert!(in_line.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
+    let mut later = reads(&scope, 1_024);
     engine.step();
-    assert!(in_line.iter_mut().all(|call| ready(call.as_mut()).is_ok()));
+    assert!(later.iter_mut().all(|call| ready(call.as_mut()).is_ok()), "their places are lost");
+}
+
+/// Their executor is blocked, or keeps them without a poll.
+#[test]
+fn tasks_that_do_not_come_for_their_reads_hold_up_no_others() {
+    let machine = Machine::default();
+    let engine = machine.options().cache_bytes(0).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    on_disk_alone(&scope, &engine);
+    let mut kept = reads(&scope, 3 * 1_024);
+    let (mut in_line, mut later) = (begin(&scope, "key"), begin(&scope, "key"));
+    assert!(poll(in_line.as_mut()).is_pending());
+    engine.step();
+    assert!(poll(in_line.as_mut()).is_pending() && poll(later.as_mut()).is_pending());
+    engine.step();
+    assert!(poll(in_line.as_mut()).is_ready(), "it waits for as long as nobody polls the others");
+    assert!(poll(later.as_mut()).is_pending());
+    engine.step();
+    assert!(poll(later.as_mut()).is_ready(), "it waits for as long as nobody polls the others");
+    // Those that come late are answered as well.
+    kept.retain_mut(|call| poll(call.as_mut()).is_pending());
+    engine.step();
+    assert!(kept.iter_mut().all(|call| ready(call.as_mut()).is_ok()));
+}
+
+/// On a slow disk, clients that give up and come again would make reads for nobody, before those of
+/// the clients that wait.
+#[test]
+fn a_read_for_which_no_task_waits_any_more_is_not_made() {
+    let machine = Machine::default();
+    let options = Engine::options().disk(&machine.disk).clock(&machine.clock).stepped();
+    let engine = options.cache_bytes(0).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let keys: Vec<_> = (0..12).map(|key| key.to_string()).collect();
+    for key in &keys {
+        fresh(&scope, key).complete(vec![7; 200 << 10]).unwrap();
+    }
+    engine.checkpoint().unwrap();
+    // Together they are longer than what redb keeps in memory.
+    let begin_all = || -> Vec<_> {
+        let mut calls: Vec<_> = keys.iter().map(|key| begin(&scope, key)).collect();
+        assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
+        calls
+    };
+    let before = machine.disk.reads();
+    drop(begin_all());
+    engine.step();
+    assert_eq!(machine.disk.reads(), before, "they are made all the same");
+    let mut waits = begin_all();
+    engine.step();
+    assert!(waits.iter_mut().all(|call| ready(call.as_mut()).is_ok()) && machine.disk.reads() > before);
 }

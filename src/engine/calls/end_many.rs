@@ -54,3 +54,35 @@ impl PendingEnd {
         results.into_iter().map(settled).collect()
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::Status;
+    use crate::commit::Duty;
+    use crate::engine::calls::lookup::tests::{claim, open};
+
+    /// The body of the second claim panics as it is looked at.
+    struct Body(bool);
+
+    impl AsRef<[u8]> for Body {
+        fn as_ref(&self) -> &[u8] {
+            assert!(!self.0, "a bad body");
+            b"reply"
+        }
+    }
+
+    #[test]
+    fn ends_before_a_body_that_panics_are_written_though_nobody_waits_for_them() {
+        let engine = open();
+        let claims = [("one", Body(false)), ("two", Body(true))];
+        let claims = claims.map(|(key, body)| (claim(&engine, key), body)).into_iter().collect();
+        assert!(catch_unwind(AssertUnwindSafe(|| engine.complete_many(claims))).is_err());
+        // What idemkv-commit does when it is called.
+        engine.handle.core().commit.lead_if_called(Duty::Sole);
+        let found = ["one", "two"].map(|key| engine.default_scope().get(key).unwrap());
+        assert!(matches!(found, [Status::Done(_), Status::Interrupted(_)]), "{found:?}");
+    }
+}

@@ -18,7 +18,7 @@ use crate::task::notifier::Notifier;
 use crate::task::wait_list::WaitList;
 use crate::task::wait_queue::{Priority, Turn, WaitQueue, Wakeup, Wakeups};
 
-/// Reads that may wait; further tasks wait for a place.
+/// Reads that may wait; further tasks wait for a place while the reader has work.
 const WAITING_MAX: usize = 1_024;
 
 type Answer = Result<StoredRecord, ReadError>;
@@ -40,16 +40,23 @@ struct Queue {
     closed: bool,
 }
 
+/// Whether one more read may wait beside so many jobs and given places. Where no job waits, any
+/// may: a task that does not come for its place would hold up all others, for as long as it is
+/// kept.
+fn is_free(jobs: usize, given: usize) -> bool {
+    jobs == 0 || jobs + given < WAITING_MAX
+}
+
 impl Queue {
     fn has_place(&self) -> bool {
-        self.jobs.len() + self.given < WAITING_MAX
+        is_free(self.jobs.len(), self.given)
     }
 
-    /// Gives free places to the first in line.
+    /// Gives free places to the first in line: to all, where no job is left.
     fn serve_line(&mut self) -> Wakeups {
         let Self { jobs, line, given, .. } = self;
         line.serve(|_| {
-            let is_free = jobs.len() + *given < WAITING_MAX;
+            let is_free = is_free(jobs.len(), *given);
             *given += usize::from(is_free);
             is_free
         })
@@ -71,6 +78,12 @@ struct Reply {
 }
 
 impl Job {
+    /// Whether the task still waits: its future has the reply, too. On a slow disk most may have
+    /// given up, and those that still wait should not wait for the reads of the others.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.reply) > 1
+    }
+
     fn answer(&self, answer: Answer) {
         let mut place = self.reply.answer.lock();
         if place.is_none() {
@@ -127,7 +140,9 @@ impl Reads {
             let wakeups = queue.serve_line();
             drop(queue);
             wakeups.wake();
-            job.answer(store.read(job.place, job.digest, clock.now()));
+            if job.is_awaited() {
+                job.answer(store.read(job.place, job.digest, clock.now()));
+            }
         }
     }
 

@@ -205,20 +205,28 @@ struct Started {
 
 impl Started {
     async fn acknowledged(
-        self,
+        mut self,
         caller: Caller,
         queue_timeout: Duration,
     ) -> Vec<Result<Option<Record>, EndError>> {
-        let ended = PendingEnd::all_acknowledged(caller, self.of_files, queue_timeout).await;
+        let of_files = std::mem::take(&mut self.of_files);
+        let ended = PendingEnd::all_acknowledged(caller, of_files, queue_timeout).await;
         #[cfg(feature = "postgres")]
         let ended = {
             let mut ended = ended;
-            for (at, end) in self.of_shared {
+            for (at, end) in std::mem::take(&mut self.of_shared) {
                 ended.insert(at, carry(caller, end).await);
             }
             ended
         };
         ended
+    }
+}
+
+/// If a body panics, no caller waits for the ends before it, and none would lead for them.
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.of_files.iter().for_each(PendingEnd::call_leader);
     }
 }
 
