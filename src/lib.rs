@@ -56,6 +56,7 @@
 //! - `cli`: the command `idemkv`, for operators: see `docs/command.md`.
 //! - `postgres`: `Engine::connect`, an engine on a store for several processes. Unfinished: see
 //!   `docs/shared.md`.
+//! - `postgres-tls`: the same with TLS.
 //! - `sim`: a simulated disk, a manual clock, and engines without threads, for deterministic
 //!   tests. Not for production.
 //!

@@ -25,6 +25,9 @@ pub enum FailureKind {
     Schema,
     /// The options can't work with this server.
     Options,
+    /// The connection can't be secured as the address demands: the server has no TLS, or not the
+    /// certificate that it should have.
+    Tls,
     /// A row is not as this library writes it.
     Damaged,
     /// The commit waits for a standby that did not confirm it.
@@ -59,7 +62,9 @@ impl StoreFailure {
                 message = format!("{message}: {cause}");
                 source = cause.source();
             }
-            return Self::new(FailureKind::Unreachable, message);
+            // The client has no other word for it.
+            let is_tls = message.starts_with("error performing TLS handshake");
+            return Self::new(if is_tls { FailureKind::Tls } else { FailureKind::Unreachable }, message);
         };
         // A fatal error may come after the commit: the server was shut down while it waited for a
         // standby, or before it could answer.
@@ -101,7 +106,10 @@ impl StoreFailure {
     /// Whether the store may take the statement in a moment: it can't be reached, or a standby has
     /// its address while it fails over.
     pub(crate) fn is_of_an_absence(&self) -> bool {
-        matches!(self.kind(), FailureKind::Unreachable | FailureKind::TimedOut | FailureKind::ReadOnly)
+        matches!(
+            self.kind(),
+            FailureKind::Unreachable | FailureKind::TimedOut | FailureKind::ReadOnly | FailureKind::Tls
+        )
     }
 
     /// Whether prepared statements went astray, as behind a pooler that was not detected.
@@ -132,6 +140,9 @@ impl fmt::Display for StoreFailure {
             FailureKind::Full => "the store has no room, so free disk, memory or connections",
             FailureKind::Forbidden => "the store refuses this role, so look at its password and its rights",
             FailureKind::Schema | FailureKind::Options => "the store can't be used as it is",
+            FailureKind::Tls => {
+                "the connection can't be secured, so look at the server's certificate, `sslmode` and `sslrootcert`"
+            }
             FailureKind::Damaged => "a row of the store is damaged, so restore or forget it",
             FailureKind::NotReplicated => {
                 "a commit is not confirmed by the standbys, so look at the replication"

@@ -13,24 +13,74 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 use tokio_postgres::error::Severity;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 
 use super::columns::Params;
 use super::sql::Kind;
 use super::statement::Miss;
+use super::tls::Tls;
 use crate::error::{FailureKind, StoreFailure};
 use crate::sync::{Arc, Ordering, UnseenU64};
+
+/// How a connection gets the settings that the statements need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settings {
+    /// With its start. No pooler passes them on, so they reach no connection of others.
+    AtStart,
+    /// By statements: a pooler gives this client a connection of its own.
+    ByStatements,
+    /// Not at all: behind a pooler in transaction mode they would stay with connections of others.
+    None,
+}
 
 /// How a link is made.
 #[derive(Clone)]
 pub(super) struct LinkOptions {
     pub(super) config: Config,
+    pub(super) tls: Tls,
     pub(super) connect_timeout: Duration,
     pub(super) statement_timeout: Duration,
-    /// Whether a pooler in transaction mode is in between.
-    pub(super) is_pooled: bool,
+    pub(super) settings: Settings,
     /// Statements sent so far, for statistics.
     pub(super) trips: Arc<UnseenU64>,
+}
+
+impl LinkOptions {
+    /// Whether a pooler in transaction mode is in between.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.settings == Settings::None
+    }
+
+    /// Names and values. One plan for every size of the table: an index scan for each call, in their
+    /// order.
+    fn wanted(&self) -> [(&'static str, String); 9] {
+        let limit = self.statement_timeout.as_millis().to_string();
+        let off = || "off".to_owned();
+        [
+            ("statement_timeout", limit.clone()),
+            ("lock_timeout", limit),
+            ("search_path", "pg_catalog".to_owned()),
+            ("jit", off()),
+            ("enable_seqscan", off()),
+            ("enable_hashjoin", off()),
+            ("enable_mergejoin", off()),
+            ("default_transaction_isolation", "read committed".to_owned()),
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+        ]
+    }
+
+    /// The words that a connection starts with.
+    fn config(&self) -> Config {
+        let mut config = self.config.clone();
+        if self.settings == Settings::AtStart {
+            let wanted =
+                self.wanted().map(|(name, value)| format!("-c {name}={}", value.replace(' ', "\\ ")));
+            let before = config.get_options().unwrap_or_default();
+            let words = format!("{before} {}", wanted.join(" "));
+            config.options(words);
+        }
+        config
+    }
 }
 
 /// One connection.
@@ -74,7 +124,7 @@ impl Link {
         told: impl Fn(&str) + 'static,
     ) -> Result<Self, StoreFailure> {
         let connecting = async {
-            let (client, mut connection) = options.config.connect(NoTls).await?;
+            let (client, mut connection) = options.config().connect(options.tls.clone()).await?;
             let (warned, gone) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
             let (has_warned, is_gone) = (Rc::clone(&warned), Rc::clone(&gone));
             let reader = spawn_local(async move {
@@ -111,21 +161,21 @@ impl Link {
         Ok(link)
     }
 
-    /// Sets what the statements need. Behind a pooler the settings would stay with a connection
-    /// that others use, so there they must be right already.
+    /// Sets what the statements need, unless the connection started with it. Behind a pooler in
+    /// transaction mode they must be right already.
     async fn set_up(&self) -> Result<(), StoreFailure> {
-        let limit = self.options.statement_timeout.as_millis();
-        let script = if self.options.is_pooled {
-            "SELECT 1".to_owned()
-        } else {
-            // One plan for every size of the table: an index scan for each call, in their order.
-            format!(
-                "SET statement_timeout = {limit}; SET lock_timeout = {limit}; SET search_path = pg_catalog; SET jit = off; \
-                 SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-                 SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_generic_plan"
-            )
-        };
-        self.script(&script).await?;
+        match self.options.settings {
+            Settings::AtStart if !self.has_settings().await? => {
+                let message = "the connection has other settings than it was started with, as behind a pooler; \
+                               connect again, with `Pooling`";
+                return Err(StoreFailure::new(FailureKind::Options, message));
+            }
+            Settings::AtStart | Settings::None => {}
+            Settings::ByStatements => {
+                let wanted = self.options.wanted().map(|(name, value)| format!("SET {name} = '{value}'"));
+                self.script(&wanted.join("; ")).await?;
+            }
+        }
         let sql = "SELECT current_setting('synchronous_commit'), current_setting('default_transaction_isolation'), \
                    current_setting('server_version_num')::int";
         let row = self.bounded(self.client.query_typed_one(sql, &[])).await?;
@@ -143,13 +193,21 @@ impl Link {
         // `local` does not wait for standbys, `off` not even for the disk. What is set here stays
         // when the server's setting is changed.
         match of(0)? {
-            "off" | "local" if self.options.is_pooled => {
+            "off" | "local" if self.options.is_pooled() => {
                 refused("set `synchronous_commit` of this role to `on`: results must be durable".to_owned())
             }
-            _ if self.options.is_pooled => Ok(()),
+            _ if self.options.is_pooled() => Ok(()),
             "off" | "local" => self.script("SET synchronous_commit = on").await,
             stronger => self.script(&format!("SET synchronous_commit = {stronger}")).await,
         }
+    }
+
+    /// Whether the connection has the settings that it was started with: a pooler may drop them.
+    pub(super) async fn has_settings(&self) -> Result<bool, StoreFailure> {
+        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'";
+        let row = self.bounded(self.client.query_typed_one(sql, &[])).await?;
+        let set: &str = row.try_get(0).map_err(|error| StoreFailure::of(&error))?;
+        Ok(set == self.options.statement_timeout.as_millis().to_string())
     }
 
     /// Refuses a server that may lose what it has synced.
@@ -192,7 +250,7 @@ impl Link {
     }
 
     pub(super) fn is_pooled(&self) -> bool {
-        self.options.is_pooled
+        self.options.is_pooled()
     }
 
     /// Waits until the connection has ended.
@@ -228,7 +286,7 @@ impl Link {
 
     /// A group's statement.
     pub(super) async fn query(&self, kind: Kind, text: &str, params: &Params<'_>) -> Result<Vec<Row>, Miss> {
-        self.run(text, params, (!self.options.is_pooled).then_some(kind)).await
+        self.run(text, params, (!self.options.is_pooled()).then_some(kind)).await
     }
 
     /// A statement by itself, never prepared.

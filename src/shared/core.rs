@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use super::columns::Params;
-use super::connection::{CONFIRM, Link, LinkOptions};
+use super::connection::{CONFIRM, Link, LinkOptions, Settings};
 use super::counted::Count;
 use super::group::{Errand, Intake, Queued};
 use super::loose_ends::LooseEnds;
@@ -121,7 +121,7 @@ impl Core {
             ending: AtomicUsize::new(0),
             left: OnceLock::new(),
             clock: Mutex::new(None),
-            is_pooled: AtomicBool::new(link.is_pooled),
+            is_pooled: AtomicBool::new(link.is_pooled()),
             is_listening: AtomicBool::new(false),
             origin: Origin::here(),
             last_failure: Mutex::new(None),
@@ -139,7 +139,12 @@ impl Core {
     }
 
     pub(super) fn link_options(&self) -> LinkOptions {
-        LinkOptions { is_pooled: self.is_pooled.load(Ordering::Relaxed), ..self.link.clone() }
+        let link = self.link.clone();
+        if self.is_pooled.load(Ordering::Relaxed) {
+            LinkOptions { settings: Settings::None, ..link }
+        } else {
+            link
+        }
     }
 
     /// Refuses calls in a forked child, where nothing would answer, and after the close.
@@ -272,6 +277,10 @@ impl Core {
     }
 
     pub(super) fn failed_to_connect(&self, failure: StoreFailure) {
+        // One has come in between since this process connected.
+        if self.link.settings == Settings::AtStart && failure.is_of_a_pooler() {
+            self.is_pooled.store(true, Ordering::Relaxed);
+        }
         *self.last_failure.lock() = Some(failure);
     }
 

@@ -1,12 +1,11 @@
 //! The store's thread: it runs the client and everything that the store does by itself.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use super::connection::{Link, LinkOptions};
+use super::connection::{Link, LinkOptions, Settings};
 use super::core::{Core, SharedHandle};
 use super::granting::nonce;
 use super::options::{Pooling, SharedOptions};
@@ -124,22 +123,22 @@ async fn expire(core: Arc<Core>) {
 
 /// Looks at the server, makes the tables, and reads what every call needs.
 async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
-    let config = options.config()?;
+    let (config, tls) = options.config()?;
     let quoted = schema::quoted(&options.schema).map_err(unavailable)?;
     let link_options = LinkOptions {
         config,
+        tls,
         connect_timeout: options.connect_timeout,
         statement_timeout: options.statement_timeout,
-        is_pooled: options.pooling == Pooling::Transaction,
+        settings: match options.pooling {
+            Pooling::Detect => Settings::AtStart,
+            Pooling::Session => Settings::ByStatements,
+            Pooling::Transaction => Settings::None,
+        },
         trips: Arc::default(),
     };
-    let link = Link::connect(link_options.clone(), |_| {}).await.map_err(unavailable)?;
+    let (link, link_options) = found(link_options).await.map_err(unavailable)?;
     link.check_server().await.map_err(unavailable)?;
-    let is_pooled = match options.pooling {
-        Pooling::Detect => is_pooled(&link, &link_options).await.map_err(unavailable)?,
-        Pooling::Session => false,
-        Pooling::Transaction => true,
-    };
     let preparing = schema::prepare(link.client(), &options.schema, options.makes_tables);
     let patience = options.connect_timeout + options.statement_timeout;
     let Ok(found) = timeout(patience, preparing).await else {
@@ -149,25 +148,22 @@ async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
     let found = found.map_err(unavailable)?;
     let sql = Sql::new(&quoted, &options.clock);
     let known = (found.secret, nonce()?);
-    Ok(Core::new(options, LinkOptions { is_pooled, ..link_options }, sql, known))
+    Ok(Core::new(options, link_options, sql, known))
 }
 
-/// Whether two connections of ours are served by one connection of the server: the second, in a
-/// transaction, has the server process that served the first.
-async fn is_pooled(first: &Link, options: &LinkOptions) -> Result<bool, StoreFailure> {
-    let second = Rc::new(Link::connect(options.clone(), |_| {}).await?);
-    let asking = async {
-        let before = backend(first).await?;
-        second.script("BEGIN").await?;
-        let within = backend(&second).await?;
-        second.script("COMMIT").await?;
-        Ok(before == within || backend(first).await? != before)
-    };
-    timeout(options.connect_timeout, asking).await.unwrap_or(Ok(false))
-}
-
-async fn backend(link: &Link) -> Result<i32, StoreFailure> {
-    let row = link.client().query_typed_one("SELECT pg_backend_pid()", &[]).await;
-    let row = row.map_err(|error| StoreFailure::of(&error))?;
-    row.try_get(0).map_err(|error| StoreFailure::of(&error))
+/// Connects, and finds out whether a pooler is in between. It refuses the settings that a connection
+/// starts with, or drops them. Whether it is in session mode can't be seen, so it counts as one in
+/// transaction mode, where nothing is left with connections of others.
+async fn found(options: LinkOptions) -> Result<(Link, LinkOptions), StoreFailure> {
+    let pooled = || LinkOptions { settings: Settings::None, ..options.clone() };
+    match Link::connect(options.clone(), |_| {}).await {
+        Ok(link) if options.settings != Settings::AtStart || link.has_settings().await? => {
+            Ok((link, options))
+        }
+        Ok(_) => Ok((Link::connect(pooled(), |_| {}).await?, pooled())),
+        Err(failure) if options.settings == Settings::AtStart && failure.is_of_a_pooler() => {
+            Ok((Link::connect(pooled(), |_| {}).await?, pooled()))
+        }
+        Err(failure) => Err(failure),
+    }
 }

@@ -6,6 +6,7 @@
 //! server's time. The store only compares and sets. One thread runs the client; callers are
 //! threads, and tasks on any executor.
 
+mod address;
 mod batch;
 mod begin;
 pub(crate) mod claim;
@@ -43,6 +44,8 @@ mod stats;
 mod sweep;
 mod take_over;
 mod tell;
+#[cfg_attr(not(feature = "postgres-tls"), path = "no_tls.rs")]
+mod tls;
 mod token;
 mod wait;
 mod wait_for_end;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::config::TargetSessionAttrs;
 
+use super::address::Address;
 use super::schema;
 use super::sql::NOW;
+use super::tls::{Tls, for_address};
 use crate::clock::millis;
 use crate::error::{FailureKind, OpenError, OptionError, SharedError, StoreFailure};
 use crate::observer::{Hooks, Observer};
@@ -16,7 +18,7 @@ use crate::sync::Arc;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pooling {
-    /// Finds out when it connects.
+    /// Finds out when it connects. A pooler counts as one in transaction mode, whatever mode it has.
     #[default]
     Detect,
     /// Nothing, or a pooler that gives each client a server connection of its own.
@@ -65,6 +67,12 @@ pub struct SharedOptions {
 
 impl SharedOptions {
     /// For the server at this address: a URL, or words as libpq takes them.
+    ///
+    /// With `sslmode` it says how the way to the server is secured, and with `sslrootcert` which
+    /// file has the certificate of the authority that vouches for it. Without `sslmode` a server on
+    /// another machine is verified as with `verify-full`, and one on this machine is spoken to in
+    /// clear. That needs the feature `postgres-tls`; without it only `sslmode=disable` and `prefer`
+    /// reach other machines, in clear.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -222,18 +230,15 @@ impl SharedOptions {
             .map_err(OpenError::Option)
     }
 
-    pub(super) fn config(&self) -> Result<tokio_postgres::Config, OpenError> {
+    /// Where the server is, and what secures the way to it.
+    pub(super) fn config(&self) -> Result<(tokio_postgres::Config, Tls), OpenError> {
         let refused = |message: String| -> OpenError {
             SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message)).into()
         };
-        let mut config: tokio_postgres::Config =
-            self.url.parse().map_err(|error| refused(format!("the address can't be read: {error}")))?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(refused(
-                "the address demands TLS, which this version can't speak yet; use a local socket, a tunnel or a trusted network"
-                    .to_owned(),
-            ));
-        }
+        let address = Address::read(&self.url).map_err(refused)?;
+        let tls = for_address(&address).map_err(refused)?;
+        let mut config = address.config;
+        config.ssl_mode(address.mode.for_client());
         // A standby is refused when it is connected to, and of several hosts the primary is found.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.connect_timeout(self.connect_timeout);
@@ -241,7 +246,7 @@ impl SharedOptions {
         if config.get_application_name().is_none() {
             config.application_name("idemkv");
         }
-        Ok(config)
+        Ok((config, tls))
     }
 
     /// How long a session lasts, in the server's milliseconds.

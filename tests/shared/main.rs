@@ -28,6 +28,7 @@ macro_rules! server {
 }
 
 mod basic;
+mod bouncer;
 mod callers;
 mod durable;
 mod file_only;
@@ -44,6 +45,8 @@ mod proxy;
 mod server;
 mod sweep;
 mod table;
+#[cfg(feature = "postgres-tls")]
+mod tls;
 mod tokens;
 mod told;
 mod unknown;

@@ -35,7 +35,7 @@ fn programs() -> Option<PathBuf> {
 }
 
 /// A command as an unprivileged user: the server refuses to run as root.
-fn unprivileged(program: &Path) -> Command {
+pub fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     // The server ends with the thread that started it.
     command.arg("--pdeathsig=QUIT");
@@ -60,7 +60,7 @@ fn postgres_user() -> Option<(u32, u32)> {
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A directory that the server's user owns. Those of earlier runs are removed.
-fn directory() -> Option<PathBuf> {
+pub fn directory() -> Option<PathBuf> {
     const NAME: &str = "idemkv-postgres-";
     let all = std::env::temp_dir();
     for entry in fs::read_dir(&all).ok()?.flatten() {
