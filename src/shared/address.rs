@@ -26,6 +26,7 @@ pub(super) struct Address {
     pub(super) config: Config,
     pub(super) mode: Mode,
     /// `sslrootcert`: a file, or `system`.
+    #[cfg_attr(not(feature = "postgres-tls"), allow(dead_code, reason = "read by TLS alone"))]
     pub(super) root: Option<String>,
 }
 
@@ -59,12 +60,14 @@ impl Address {
             }
         });
         let is_file = config.get_hosts().iter().all(|host| !matches!(host, Host::Tcp(_)));
-        let mode = match asked {
+        let mode = if is_file && !config.get_hosts().is_empty() {
             // As with libpq, there is no TLS over a local socket.
-            _ if is_file && !config.get_hosts().is_empty() => Mode::Disable,
+            Mode::Disable
+        } else if asked == Mode::Require && root.is_some() {
             // As with libpq, a root certificate is not given for nothing.
-            Mode::Require if root.is_some() => Mode::VerifyCa,
-            asked => asked,
+            Mode::VerifyCa
+        } else {
+            asked
         };
         Ok(Self { config, mode, root })
     }
@@ -145,7 +148,7 @@ fn without_tls_in_words(text: &str) -> Result<Parts, String> {
             "sslrootcert" => root = Some(value),
             key => {
                 let value = value.replace('\\', "\\\\").replace('\'', "\\'");
-                rest.push_str(&format!("{key}='{value}' "));
+                rest.extend([key, "='", &value, "' "]);
             }
         }
         left = after.trim_start();

@@ -124,7 +124,7 @@ impl Link {
         told: impl Fn(&str) + 'static,
     ) -> Result<Self, StoreFailure> {
         let connecting = async {
-            let (client, mut connection) = options.config().connect(options.tls.clone()).await?;
+            let (client, mut connection) = options.config().connect(Clone::clone(&options.tls)).await?;
             let (warned, gone) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
             let (has_warned, is_gone) = (Rc::clone(&warned), Rc::clone(&gone));
             let reader = spawn_local(async move {

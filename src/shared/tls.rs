@@ -23,14 +23,14 @@ pub(super) struct Tls(Option<Arc<ClientConfig>>);
 
 /// What secures connections to this address. The root certificates are read here, once.
 pub(super) fn for_address(address: &Address) -> Result<Tls, String> {
-    let verifies = match address.mode {
+    let checked = match address.mode {
         Mode::Disable => return Ok(Tls(None)),
         Mode::Prefer | Mode::Require => None,
         Mode::VerifyCa => Some(false),
         Mode::VerifyFull => Some(true),
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let authority = match verifies {
+    let authority = match checked {
         Some(_) => {
             let roots = Arc::new(roots(address.root.as_deref())?);
             let built = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
@@ -38,7 +38,7 @@ pub(super) fn for_address(address: &Address) -> Result<Tls, String> {
         }
         None => None,
     };
-    let verifier = Verifier { authority, checks_name: verifies == Some(true), provider: provider.clone() };
+    let verifier = Verifier { authority, checks_name: checked == Some(true), provider: provider.clone() };
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(|error| format!("TLS can't be set up: {error}"))?;
     let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));

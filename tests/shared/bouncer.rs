@@ -18,7 +18,7 @@ struct Bouncer {
 
 impl Bouncer {
     /// In front of the server, with four connections to it; `None` without the program.
-    fn start(server: &Server, mode: &str, more: &str) -> Option<Self> {
+    fn start(server: &Server, pooling: &str, more: &str) -> Option<Self> {
         if !Path::new(PROGRAM).exists() {
             eprintln!("SKIPPED: no {PROGRAM}");
             return None;
@@ -29,7 +29,7 @@ impl Bouncer {
         std::fs::write(&users, "\"idemkv\" \"\"\n").unwrap();
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\ndefault_pool_size = 4\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {pooling}\ndefault_pool_size = 4\n\
              logfile = {}\n{more}\n",
             server.port,
             users.display(),

@@ -68,10 +68,7 @@ impl Secured {
 #[track_caller]
 fn kind<T: std::fmt::Debug>(refused: Result<T, OpenError>) -> FailureKind {
     match refused {
-        Err(OpenError::Shared(SharedError::Unavailable(failure))) => {
-            println!("{failure}");
-            failure.kind()
-        }
+        Err(OpenError::Shared(SharedError::Unavailable(failure))) => failure.kind(),
         other => panic!("{other:?}"),
     }
 }
