@@ -139,6 +139,10 @@ async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
     };
     let (link, link_options) = found(link_options).await.map_err(unavailable)?;
     link.check_server().await.map_err(unavailable)?;
+    if link_options.settings == Settings::AtStart {
+        // Making tables may take longer than a statement, and waits for others who make them.
+        link.script("SET statement_timeout = 0; SET lock_timeout = 0").await.map_err(unavailable)?;
+    }
     let preparing = schema::prepare(link.client(), &options.schema, options.makes_tables);
     let patience = options.connect_timeout + options.statement_timeout;
     let Ok(found) = timeout(patience, preparing).await else {
