@@ -27,6 +27,14 @@ use crossbeam::utils::CachePadded;
 
 use crate::sync::{Ordering, UnseenI64, UnseenU64};
 
+/// Milliseconds on a clock that never goes back and counts while the machine sleeps, as far as
+/// the system has one. Rounded down, and never zero.
+#[cfg(feature = "postgres")]
+#[inline]
+pub(crate) fn boot_ms() -> u64 {
+    source::boot_ms().max(1)
+}
+
 /// The times in every frame of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameTime {

@@ -24,6 +24,13 @@ fn coarse_ms(clock: ClockId) -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// The boot clock, which also counts while the machine sleeps, in milliseconds rounded down.
+#[cfg(feature = "postgres")]
+#[inline]
+pub(super) fn boot_ms() -> u64 {
+    coarse_ms(ClockId::Boottime)
+}
+
 /// How far the boot clock is ahead of the monotonic clock, which stands still while the machine
 /// sleeps.
 ///

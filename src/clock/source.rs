@@ -85,6 +85,14 @@ impl TimeSource {
     }
 }
 
+#[cfg(all(target_os = "linux", feature = "postgres"))]
+pub(super) use linux::boot_ms;
+
+#[cfg(all(not(target_os = "linux"), feature = "postgres"))]
+pub(super) fn boot_ms() -> u64 {
+    system_monotonic_ms()
+}
+
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::disallowed_methods, reason = "this module owns the clock")]
 fn system_monotonic_ms() -> u64 {

@@ -176,3 +176,30 @@ fn keys_that_come_and_go_leave_no_seat_behind() {
     assert_consistent(&index);
     assert!(index.sizes().table_bytes < bytes / 2, "lists give memory back, too");
 }
+
+/// The store that has it is no file of this process, so nothing here could say where it lies.
+#[cfg(feature = "postgres")]
+#[test]
+fn a_record_of_another_store_leaves_nothing_behind() {
+    use std::cell::Cell;
+
+    let budget = 8 * 1_024;
+    let index = Index::new(1, budget, Timestamp::default());
+    for number in 0..1_000 {
+        let digest = Digest::from_u128(u128::from(number) << 64 | u128::from(number));
+        let record = Record::new(&RecordParts { digest, ..RecordParts::example(number) }, None);
+        record.set_durable();
+        index.cache_elsewhere(&record, || true);
+        assert!(index.replay(digest, |_| true).is_some_and(|found| found.is_same(&record)));
+        let sizes = index.sizes();
+        assert!(sizes.cached_bytes <= budget);
+        assert_eq!(sizes.keys, sizes.cached_bytes / record.footprint());
+    }
+    assert!(index.sizes().keys > 10);
+    let asked = Cell::new(false);
+    let late = Record::new(&RecordParts { digest: Digest::from_u128(9), ..RecordParts::example(1) }, None);
+    index.cache_elsewhere(&late, || asked.replace(true));
+    assert!(asked.get() && index.replay(Digest::from_u128(9), |_| true).is_none());
+    index.clear();
+    assert_eq!((index.sizes().keys, index.sizes().cached_bytes), (0, 0));
+}

@@ -142,22 +142,33 @@ impl Index {
     /// If the cache is over its budget, evicts twice the record's bytes, so that reads never
     /// increase the excess. The cost depends on the record's length, not on the number of keys.
     pub(crate) fn cache(&self, digest: Digest, record: &Record) {
+        self.cache_if(digest, record, |slot| match slot {
+            Slot::Stored { place, .. } => Some(*place) == record.location(),
+            Slot::Vacant | Slot::InFlight(_) | Slot::Ending(_) | Slot::Interrupted(_) | Slot::Cached(..) => {
+                false
+            }
+        });
+    }
+
+    /// Caches a record of a store that is not a file of this process, if it still counts when the
+    /// shard is locked. Its eviction leaves nothing of it here.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn cache_elsewhere(&self, record: &Record, counts: impl FnOnce() -> bool) {
+        record.set_location(RecordLocation::ELSEWHERE);
+        self.cache_if(record.digest(), record, |_| counts());
+    }
+
+    fn cache_if(&self, digest: Digest, record: &Record, counts: impl FnOnce(&Slot) -> bool) {
         let bytes = record.footprint();
         if bytes > self.budget {
             return;
         }
         let locked = self.locked(digest);
         let mut evicted = locked.change(|shard| {
-            shard.change(digest, |slot| match slot {
-                Slot::Stored { place, .. } if Some(*place) == record.location() => {
-                    (Change::Set(Slot::cached(record.clone())), ())
-                }
-                Slot::Stored { .. }
-                | Slot::Vacant
-                | Slot::InFlight(_)
-                | Slot::Ending(_)
-                | Slot::Interrupted(_)
-                | Slot::Cached(..) => (Change::Keep, ()),
+            shard.change(digest, |slot| {
+                let change =
+                    if counts(slot) { Change::Set(Slot::cached(record.clone())) } else { Change::Keep };
+                (change, ())
             });
             shard.evict(self.budget, self.epoch)
         });
@@ -205,6 +216,15 @@ impl Index {
                 _,
             ) => (Change::Keep, ()),
         });
+    }
+
+    /// Empties the index.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn clear(&self) {
+        for locked in &self.shards {
+            // Dropped without the lock.
+            drop(locked.change(std::mem::take));
+        }
     }
 
     /// Brings every shard's cached bytes within the budget, as far as records are stored. Called

@@ -6,6 +6,7 @@ use super::slot::{Slot, SlotTime};
 use super::table::{Probe, Table};
 use crate::Timestamp;
 use crate::key::Digest;
+use crate::record::RecordLocation;
 use crate::state::{Decision, Event, Phase, decide};
 
 /// The most records that are evicted under one lock: tens of microseconds.
@@ -132,7 +133,8 @@ impl Shard {
                 }
                 Some(place) => {
                     let until = SlotTime::new(record.remembered_until(), epoch);
-                    self.set(digest, Slot::Stored { until, place });
+                    let is_elsewhere = place == RecordLocation::ELSEWHERE;
+                    self.set(digest, if is_elsewhere { Slot::Vacant } else { Slot::Stored { until, place } });
                     evicted += 1;
                 }
             }

@@ -19,6 +19,9 @@ pub(crate) struct RecordLocation(pub(super) u64);
 impl RecordLocation {
     const OFFSET_BITS: u32 = 16;
 
+    /// The record lies in a store that is not a file of this process.
+    pub(crate) const ELSEWHERE: Self = Self(u64::MAX - 1);
+
     /// Offsets in a block lie below this; only a block's first entry may be larger than that.
     pub(crate) const OFFSET_LIMIT: usize = 1 << Self::OFFSET_BITS;
 

@@ -2,7 +2,7 @@
 
 use super::claim::SharedClaim;
 use super::complete::UnderWay;
-use super::core::SharedHandle;
+use super::core::{Core, SharedHandle};
 use super::granting::{Asked, Granting, How, NewClaim, Tries, not_granted};
 use super::refusal::{Refusal, carry_checked};
 use super::row::RowState;
@@ -13,6 +13,7 @@ use crate::Fingerprint;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::handles::claim::Begin;
 use crate::error::BeginError;
+use crate::record::Record;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 
@@ -26,6 +27,9 @@ impl SharedHandle {
         key: &[u8],
         fingerprint: Fingerprint,
     ) -> Result<Begin, BeginError> {
+        if let Some(record) = self.0.replay(scope, key, &fingerprint) {
+            return Ok(Begin::Done(record));
+        }
         let watch = self.0.options.hooks.watch();
         let begun = Box::pin(async {
             let asked = Asked::to_grant(scope, key)?;
@@ -34,6 +38,18 @@ impl SharedHandle {
         let answer = carry_checked(caller, begun).await;
         self.0.note_begin(scope, key, &answer, watch.as_ref());
         answer
+    }
+}
+
+impl Core {
+    /// The result of this request, if it is in memory.
+    #[inline]
+    fn replay(&self, scope: &ScopeInner, key: &[u8], fingerprint: &Fingerprint) -> Option<Record> {
+        // Whatever is wrong, the call on the store says it.
+        self.check().ok()?;
+        let record = self.cache.replay(scope.digest(key).ok()?, fingerprint)?;
+        self.options.hooks.call(|observer| observer.replayed(&record));
+        Some(record)
     }
 }
 
@@ -60,6 +76,7 @@ async fn begin(
             key: Arc::clone(&asked.key),
             terms,
         };
+        let losses = core.cache.losses();
         let begun = match core.ask(ask, deadline).await {
             Ok(begun) => begun,
             Err(miss) => {
@@ -99,6 +116,11 @@ async fn begin(
         if let Some(row) = begun.seen.filter(|_| begun.policies == terms.policies) {
             let at = (&row, begun.now);
             if let Some(answer) = take_over::answer(handle, asked, fingerprint, at, &terms, deadline).await? {
+                if let Begin::Done(record) = &answer
+                    && !row.is_leaving
+                {
+                    core.cache.keep(record, losses);
+                }
                 return Ok(answer);
             }
             // Its lease is over, but a transaction has the row, as that of a completion: the claim

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
+use super::cache::Cache;
 use super::columns::Params;
 use super::connection::{CONFIRM, Link, LinkOptions, Settings};
 use super::counted::Count;
@@ -63,6 +64,7 @@ pub(crate) struct Core {
     pub(super) watches: Watches,
     pub(super) outbox: Outbox,
     pub(super) loose_ends: LooseEnds,
+    pub(super) cache: Cache,
     pub(super) budget: Arc<Budget>,
     pub(super) traffic: Traffic,
     pub(super) counters: Counters,
@@ -110,6 +112,7 @@ impl Core {
             watches: Watches::default(),
             outbox: Outbox::default(),
             loose_ends: LooseEnds::default(),
+            cache: Cache::new(options.cache_bytes, options.session),
             budget: Arc::default(),
             traffic: Traffic { trips: Arc::clone(&link.trips), ..Traffic::default() },
             counters: Counters::default(),
@@ -322,6 +325,7 @@ impl Core {
         self.intake.close();
         self.session.close();
         self.watches.close();
+        self.cache.lose_all();
         let jobs = self.jobs.lock().take();
         drop(jobs);
         let closers = self.closers.lock().take();

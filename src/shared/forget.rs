@@ -4,7 +4,7 @@ use super::core::{Core, SharedHandle};
 use super::granting::{Asked, Tries};
 use super::refusal::Refusal;
 use super::row::RowState;
-use super::statements::change::ChangeAsk;
+use super::statements::change::{ChangeAsk, Changed};
 use super::statements::look::LookAsk;
 use super::take_over::decided;
 use crate::engine::common::counters::Counters;
@@ -34,8 +34,10 @@ impl SharedHandle {
 impl Core {
     async fn forget(&self, asked: &Asked, fence: Option<Fence>) -> Result<bool, ForgetError> {
         self.check()?;
-        let deadline = self.deadline();
+        let mut deadline = self.deadline();
         let mut tries = Tries::new(deadline);
+        // The fence of a record that no process has in memory.
+        let mut left = None;
         // The fence of what may have been forgotten by a statement whose answer got lost.
         let mut sent = None;
         loop {
@@ -61,6 +63,21 @@ impl Core {
             }
             if decision.becomes() != Some(Phase::Ending) {
                 return Ok(false);
+            }
+            if row.state == RowState::Done && left != Some(row.fence) {
+                let leave =
+                    ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Done };
+                match self.ask(leave, deadline).await {
+                    Ok(Changed { number: Some(number), .. }) => {
+                        self.leave_memories(asked.digest, number).await?;
+                        left = Some(row.fence);
+                        deadline = self.deadline();
+                        tries = Tries::new(deadline);
+                    }
+                    Ok(_) => tries.round(self).await?,
+                    Err(miss) => tries.again(self, miss).await?,
+                }
+                continue;
             }
             let change =
                 ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Vacated };

@@ -26,6 +26,8 @@ pub struct SharedStats {
     pub groups: u64,
     /// Calls in those groups.
     pub grouped: u64,
+    /// Replays from the memory of this process, without a statement.
+    pub replayed_from_memory: u64,
     /// Connections that were lost.
     pub lost_connections: u64,
     /// Rows that the sweep deleted.
@@ -82,6 +84,7 @@ impl SharedHandle {
             statements: core.traffic.trips.load(of),
             groups: core.traffic.groups.load(of),
             grouped: core.traffic.grouped.load(of),
+            replayed_from_memory: core.cache.replayed(),
             lost_connections: core.traffic.reconnects.load(of),
             swept: core.traffic.swept.load(of),
             loose_ends: core.loose_ends.len(),

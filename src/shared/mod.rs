@@ -9,6 +9,7 @@
 mod address;
 mod batch;
 mod begin;
+mod cache;
 pub(crate) mod claim;
 mod columns;
 mod complete;
@@ -19,6 +20,7 @@ mod counted;
 pub(crate) mod driver;
 pub(crate) mod entries;
 mod forget;
+mod forgets;
 mod granting;
 mod group;
 mod handle;

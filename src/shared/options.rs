@@ -55,6 +55,7 @@ pub struct SharedOptions {
     pub(super) makes_tables: bool,
     pub(super) pooling: Pooling,
     pub(super) policy: Policy,
+    pub(super) cache_bytes: usize,
     pub(super) max_body_bytes: usize,
     pub(super) max_key_bytes: usize,
     pub(super) max_queued: usize,
@@ -86,6 +87,7 @@ impl SharedOptions {
             makes_tables: true,
             pooling: Pooling::Detect,
             policy: Policy::default(),
+            cache_bytes: 64 << 20,
             max_body_bytes: 1 << 20,
             max_key_bytes: 255,
             max_queued: 10_000,
@@ -178,6 +180,17 @@ impl SharedOptions {
     /// withdrawn. Beyond, calls are refused with [`SharedError::Busy`]. Default 10,000; 1 to 1,000,000.
     pub fn max_queued(mut self, calls: usize) -> Self {
         self.max_queued = calls;
+        self
+    }
+
+    /// Memory for results that are replayed without a round trip, in bytes. Default 64 MiB; 0 turns
+    /// it off. A result is kept when it is replayed for the first time.
+    ///
+    /// A [`forget`](crate::Scope::forget) waits until every process has dropped the record: some
+    /// milliseconds, and of a process that does not answer for the rest of its session. No process
+    /// waits for one that keeps no results.
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
         self
     }
 

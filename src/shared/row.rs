@@ -67,6 +67,8 @@ pub(super) struct KeyRow {
     pub(super) wanted: bool,
     /// The claim was released, but an earlier attempt may have had an effect.
     returned: bool,
+    /// It is being forgotten, so no process takes it into its memory.
+    pub(super) is_leaving: bool,
     body_kept: bool,
     scope: Vec<u8>,
     key: Vec<u8>,
@@ -174,6 +176,7 @@ impl KeyRow {
             outcome: if outcome == Some(2) { Outcome::Failure } else { Outcome::Success },
             wanted: columns.take()?,
             returned: columns.take()?,
+            is_leaving: columns.take()?,
             body_kept: columns.take()?,
             scope: columns.take()?,
             key: columns.take()?,

@@ -18,7 +18,8 @@ CREATE TABLE {S}.meta (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
   version integer NOT NULL,
   secret bytea NOT NULL CHECK (length(secret) = 32),
-  policies bigint NOT NULL DEFAULT 1
+  policies bigint NOT NULL DEFAULT 1,
+  forgets bigint NOT NULL DEFAULT 0
 );
 CREATE TABLE {S}.sessions (
   id bigint PRIMARY KEY,
@@ -26,7 +27,9 @@ CREATE TABLE {S}.sessions (
   instance text,
   until_ms bigint NOT NULL,
   started_ms bigint NOT NULL,
-  replaced boolean NOT NULL DEFAULT false
+  replaced boolean NOT NULL DEFAULT false,
+  seen bigint,
+  replays_until_ms bigint NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX sessions_instance ON {S}.sessions (instance) WHERE NOT replaced;
 CREATE TABLE {S}.policies (
@@ -63,6 +66,7 @@ CREATE TABLE {S}.keys (
   outcome smallint,
   wanted boolean NOT NULL DEFAULT false,
   returned boolean NOT NULL DEFAULT false,
+  leaving boolean NOT NULL DEFAULT false,
   body_kept boolean NOT NULL DEFAULT false,
   fingerprint bytea NOT NULL,
   scope bytea NOT NULL,

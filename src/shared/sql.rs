@@ -10,6 +10,10 @@ pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bi
 /// what became of the first.
 pub(super) const VACATED_MS: i64 = 60_000;
 
+/// The most keys that a notification of forgets names, which may have 8,000 bytes. With more,
+/// processes drop all records.
+const TOLD_MAX: usize = 200;
+
 /// The end of the claim's lease. A claim without a lease of its own stands while its session
 /// lives. A claim of a replaced session is over; a claim of no session was handed over.
 const LEASE: &str = "CASE WHEN k.session IS NULL THEN coalesce(k.lease_until_ms, 0) ELSE coalesce( \
@@ -39,7 +43,7 @@ const BARE_ROW: &str = "{BARE}, NULL::bytea, NULL::bytea, false";
 const BARE: &str = "k.state, k.nonce, k.fence, k.attempt, k.fingerprint, {LEASE} AS lease, k.started_ms, \
     k.gone_ms, k.completed_ms, k.expires_ms, k.interrupted_ms, k.ttl_ms, k.remembered_ms, k.unresolved_ms, \
     k.lease_ms, k.e_fence, k.e_attempt, k.e_started_ms, k.e_interrupted_ms, k.outcome, k.wanted, k.returned, \
-    k.body_kept, k.scope, k.key, k.session IS NULL AS free";
+    k.leaving, k.body_kept, k.scope, k.key, k.session IS NULL AS free";
 
 const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     rules AS MATERIALIZED (SELECT policies FROM {S}.meta), ";
@@ -58,13 +62,13 @@ const SO_FAR: &str = "coalesce(sum(coalesce(octet_length(l.body), 0) + coalesce(
 /// The same columns of a row that was read before.
 const SEEN: &str = "l.state, l.nonce, l.fence, l.attempt, l.fingerprint, l.lease, l.started_ms, l.gone_ms, \
     l.completed_ms, l.expires_ms, l.interrupted_ms, l.ttl_ms, l.remembered_ms, l.unresolved_ms, l.lease_ms, \
-    l.e_fence, l.e_attempt, l.e_started_ms, l.e_interrupted_ms, l.outcome, l.wanted, l.returned, l.body_kept, \
-    l.scope, l.key, l.free, CASE WHEN l.so_far < {ANSWER_BYTES} THEN l.progress END, \
+    l.e_fence, l.e_attempt, l.e_started_ms, l.e_interrupted_ms, l.outcome, l.wanted, l.returned, l.leaving, \
+    l.body_kept, l.scope, l.key, l.free, CASE WHEN l.so_far < {ANSWER_BYTES} THEN l.progress END, \
     CASE WHEN l.so_far < {ANSWER_BYTES} THEN l.body END, l.so_far >= {ANSWER_BYTES}";
 
 /// The same columns where there was no row.
 const NO_ROW: &str = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
 
 /// Inserts keys of which there is no row, and reads the others. What was inserted is told by its
 /// nonce: a join with the calls would compare each with each. A call that neither was answered nor
@@ -105,7 +109,7 @@ const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}),
         interrupted_ms = CASE WHEN r.to_state = 2 THEN coalesce(r.interrupted_at_ms, r.now_ms) END, \
         lease_until_ms = CASE WHEN r.hold = 1 THEN r.now_ms + k.lease_ms ELSE k.lease_until_ms END, \
         session = CASE WHEN r.hold <> 2 THEN k.session END, \
-        returned = r.returned, attempt = coalesce(r.attempt, k.attempt), outcome = r.outcome, body = r.body, \
+        returned = r.returned, leaving = false, attempt = coalesce(r.attempt, k.attempt), outcome = r.outcome, body = r.body, \
         body_kept = r.body_kept, \
         progress = CASE WHEN r.to_state IN (1, 2) THEN coalesce(r.progress, k.progress) END \
       FROM (SELECT r.*, m.now_ms FROM req r CROSS JOIN moment m {JOIN_LOCKED} ORDER BY r.digest) r \
@@ -165,7 +169,8 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
     SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, d.fence, coalesce(d.wanted, false) FROM req r CROSS JOIN moment m CROSS JOIN rules u \
       LEFT JOIN alive a ON a.id = r.session LEFT JOIN done d ON d.ord = r.ord";
 
-/// Changes rows that have no holder, or one whose lease is over.
+/// Changes rows that have no holder, or one whose lease is over. A record that stays one is leaving:
+/// the processes are told to drop it, under a number that is counted up to the commit.
 const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::smallint[]) \
       WITH ORDINALITY r(digest, seen_fence, seen_state, to_state, ord)), \
@@ -175,13 +180,21 @@ const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE
       ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
     done AS (UPDATE {S}.keys k SET state = f.to_state, \
         interrupted_ms = CASE WHEN f.to_state = 2 THEN f.lease END, \
-        gone_ms = f.now_ms + CASE WHEN f.to_state = 2 THEN k.unresolved_ms ELSE {VACATED_MS} END, \
-        completed_ms = NULL, expires_ms = NULL, outcome = NULL, body = NULL, body_kept = false, \
-        progress = CASE WHEN f.to_state = 2 THEN k.progress END \
+        gone_ms = CASE f.to_state WHEN 2 THEN f.now_ms + k.unresolved_ms WHEN 3 THEN k.gone_ms \
+          ELSE f.now_ms + {VACATED_MS} END, \
+        completed_ms = CASE WHEN f.to_state = 3 THEN k.completed_ms END, \
+        expires_ms = CASE WHEN f.to_state = 3 THEN k.expires_ms END, \
+        outcome = CASE WHEN f.to_state = 3 THEN k.outcome END, \
+        body = CASE WHEN f.to_state = 3 THEN k.body END, body_kept = k.body_kept AND f.to_state = 3, \
+        leaving = f.to_state = 3, progress = CASE WHEN f.to_state = 2 THEN k.progress END \
       FROM free f WHERE k.digest = f.digest AND k.fence = f.seen_fence AND k.state = f.seen_state \
-      RETURNING f.ord, k.wanted) \
-    SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false) FROM req r CROSS JOIN moment m \
-      LEFT JOIN done d ON d.ord = r.ord";
+      RETURNING f.ord, k.digest, k.wanted, k.leaving), \
+    leavers AS MATERIALIZED (SELECT count(*) AS keys, string_agg(replace(digest::text, '-', ''), '') AS digits \
+      FROM done WHERE leaving), \
+    told AS (UPDATE {S}.meta t SET forgets = t.forgets + 1 FROM leavers l WHERE l.keys > 0 RETURNING t.forgets, \
+      pg_notify('{FORGETS}', t.forgets || ':' || CASE WHEN l.keys <= {TOLD_MAX} THEN l.digits ELSE '' END) IS NULL AS sent) \
+    SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false), CASE WHEN d.leaving THEN t.forgets END, t.sent \
+      FROM req r CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord LEFT JOIN told t ON true";
 
 /// Reads rows.
 const LOOK: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
@@ -280,6 +293,8 @@ fn filled(text: &str, schema: &str, now: &str) -> String {
         ("{LEASE}", LEASE),
         ("{SURE}", SURE),
         ("{NOW}", now),
+        ("{FORGETS}", &format!("idemkv-f:{}", schema.trim_matches('"'))),
+        ("{TOLD_MAX}", &TOLD_MAX.to_string()),
     ];
     let text = parts.iter().fold(text.to_owned(), |text, (name, part)| text.replace(name, part));
     text.replace("{VACATED_MS}", &VACATED_MS.to_string()).replace("{S}", schema)

@@ -103,7 +103,8 @@ impl Shared {
     fn options(&self) -> idemkv::SharedOptions {
         let clock = format!("(SELECT now_ms FROM {}.clock)", self.schema);
         let options = self.server.options(&self.schema).policy(policy()).clock(clock).sweep_every(None);
-        options.instance("process").session(Duration::from_secs(600))
+        // Nothing is kept in memory: the clock stands still, and jumps.
+        options.instance("process").session(Duration::from_secs(600)).cache_bytes(0)
     }
 }
 

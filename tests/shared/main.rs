@@ -29,6 +29,7 @@ macro_rules! server {
 
 mod basic;
 mod bouncer;
+mod cache;
 mod callers;
 mod durable;
 mod file_only;

@@ -287,7 +287,7 @@ fn the_store_does_what_the_state_machine_says_in_every_state_around_every_deadli
     let rerun = Policy::default().ttl(ttl).unresolved_ttl(Duration::from_millis(UNRESOLVED));
     let rerun = rerun.recovery(Recovery::Rerun);
     let clock = format!("(SELECT now_ms FROM {SCHEMA}.clock)");
-    let options = server.options(SCHEMA).policy(rerun).clock(clock).sweep_every(None);
+    let options = server.options(SCHEMA).policy(rerun).clock(clock).sweep_every(None).cache_bytes(0);
     let store = options.connect().unwrap();
     // A session that ends at the lease, and was never this process's. No process has it: a renewal
     // that was under way at a close would prolong it.

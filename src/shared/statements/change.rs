@@ -9,7 +9,8 @@ use crate::shared::statement::{Ask, Statement};
 use crate::state::Fence;
 
 /// A change. It happens if the row still has the fence and the state that the caller saw; and, of
-/// a row in flight, if its lease is over by the server's clock.
+/// a row in flight, if its lease is over by the server's clock. A record that is to stay one is
+/// marked as leaving: no process takes it into its memory any more.
 pub(in crate::shared) struct ChangeAsk {
     pub(in crate::shared) digest: Digest,
     pub(in crate::shared) seen: (Fence, RowState),
@@ -21,6 +22,8 @@ pub(in crate::shared) struct Changed {
     pub(in crate::shared) is_done: bool,
     /// Another process waits for the claim.
     pub(in crate::shared) is_wanted: bool,
+    /// Of a record that is leaving: the number under which processes say that they have dropped it.
+    pub(in crate::shared) number: Option<i64>,
 }
 
 impl Statement for ChangeAsk {
@@ -53,6 +56,6 @@ impl Statement for ChangeAsk {
 
     fn answer(columns: &mut Columns<'_>) -> Result<Changed, StoreFailure> {
         columns.skip();
-        Ok(Changed { is_done: columns.take()?, is_wanted: columns.take()? })
+        Ok(Changed { is_done: columns.take()?, is_wanted: columns.take()?, number: columns.take()? })
     }
 }
