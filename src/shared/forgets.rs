@@ -56,15 +56,18 @@ impl Heard {
                     core.cache.lose(&keys);
                     self.seen.set(Some(number));
                 }
-                Some(_) | None => self.drop_all(core, number),
+                // One was missed.
+                Some(_) | None => {
+                    core.cache.lose_all();
+                    self.seen.set(Some(number));
+                }
             }
         }
         self.seen.get()
     }
 
-    /// Drops everything, up to a number that a statement has read.
-    pub(super) fn drop_all(&self, core: &Core, number: i64) {
-        core.cache.lose_all();
+    /// Everything was dropped, after a statement had read this number.
+    pub(super) fn dropped_all(&self, number: i64) {
         self.seen.set(Some(number));
     }
 }

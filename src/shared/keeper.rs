@@ -126,7 +126,8 @@ async fn start(core: &Core, line: &Line) -> Result<(), Miss> {
     let last: Option<i64> = columns.take().map_err(Miss::Unknown)?;
     if let Some(last) = last {
         // What was dropped while there was no session was told to nobody.
-        line.heard.drop_all(core, last);
+        core.cache.lose_all();
+        line.heard.dropped_all(last);
         core.cache.renewed(sent, now);
     }
     core.session.set(SessionState::Live { id, until });
@@ -180,7 +181,8 @@ async fn renew(core: &Core, line: &Line, id: i64) -> Result<bool, Miss> {
         }
         // What no notification told of was missed.
         if seen > last || line.heard.drop_told(core).is_none_or(|told| told < last) {
-            line.heard.drop_all(core, last);
+            core.cache.lose_all();
+            line.heard.dropped_all(last);
         }
     }
 }
