@@ -21,6 +21,7 @@ mod server;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use idemkv::Begin;
@@ -151,7 +152,7 @@ async fn ours(server: &Server, in_flight: usize, connections: usize, time: Durat
 }
 
 async fn replays(server: &Server, in_flight: usize, time: Duration) -> Figures {
-    let store = server.options("bench_replays").connect_async().await.unwrap();
+    let store = server.options("bench_replays").cache_bytes(0).connect_async().await.unwrap();
     let scope = store.scope("bench");
     if let Ok(Begin::Fresh(claim)) = scope.begin_async("key", request()).await {
         claim.complete_async(BODY).await.unwrap();
@@ -160,6 +161,63 @@ async fn replays(server: &Server, in_flight: usize, time: Duration) -> Figures {
         let scope = scope.clone();
         async move {
             assert!(matches!(scope.begin_async("key", request()).await, Ok(Begin::Done(_))));
+        }
+    })
+    .await
+}
+
+/// Replays of one key from memory by so many threads.
+fn hot_replays(server: &Server, threads: usize, time: Duration) -> Figures {
+    let store = server.options("bench_hot").connect().unwrap();
+    let scope = store.scope("bench");
+    if let Ok(Begin::Fresh(claim)) = scope.begin("key", request()) {
+        claim.complete(BODY).unwrap();
+    }
+    let done = AtomicU64::new(0);
+    let (client, ticks_before) = (ticks("self"), server_ticks());
+    let started = Instant::now();
+    thread::scope(|all| {
+        for _ in 0..threads {
+            all.spawn(|| {
+                while started.elapsed() < time {
+                    for _ in 0..1_000 {
+                        assert!(matches!(scope.begin("key", request()), Ok(Begin::Done(_))));
+                    }
+                    done.fetch_add(1_000, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let done = done.into_inner() as f64;
+    let us = |ticks: u64| ticks as f64 * 10_000.0 / done;
+    Figures {
+        rate: done / started.elapsed().as_secs_f64(),
+        client_us: us(ticks("self") - client),
+        server_us: us(server_ticks().saturating_sub(ticks_before)),
+    }
+}
+
+/// A prepared select by primary key, on a connection for each task.
+async fn selects(server: &Server, in_flight: usize, time: Duration) -> Figures {
+    server.sql("CREATE SCHEMA IF NOT EXISTS naive; DROP TABLE IF EXISTS naive.done; \
+                CREATE TABLE naive.done (id text PRIMARY KEY, fingerprint bytea, state smallint, body bytea, expires timestamptz); \
+                INSERT INTO naive.done VALUES ('key', repeat('x', 32)::bytea, 2, repeat('x', 100)::bytea, now() + interval '1 day')");
+    let mut clients = Vec::new();
+    for _ in 0..in_flight {
+        let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let select =
+            client.prepare("SELECT fingerprint, state, body, expires > now() FROM naive.done WHERE id = $1");
+        let select = select.await.unwrap();
+        clients.push((client, select));
+    }
+    let clients = Arc::new(clients);
+    measure(in_flight, time, move |task, _| {
+        let clients = Arc::clone(&clients);
+        async move {
+            let (client, select) = &clients[task];
+            let row = client.query_one(select, &[&"key"]).await.unwrap();
+            assert_eq!(row.get::<_, &[u8]>(2), BODY);
         }
     })
     .await
@@ -182,6 +240,11 @@ fn main() {
             figures.rate, figures.client_us, figures.server_us
         );
     };
+    for in_flight in [1, 2] {
+        let figures = runtime.block_on(selects(server, in_flight, time));
+        show(in_flight, "select by primary key", &figures);
+        show(in_flight, "replay from memory", &hot_replays(server, in_flight, time));
+    }
     for in_flight in [1, 64, 256] {
         // One after the other, twice, so that a noisy moment does not meet one alone.
         for _ in 0..2 {

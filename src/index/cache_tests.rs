@@ -185,21 +185,20 @@ fn a_record_of_another_store_leaves_nothing_behind() {
 
     let budget = 8 * 1_024;
     let index = Index::new(1, budget, Timestamp::default());
-    for number in 0..1_000 {
-        let digest = Digest::from_u128(u128::from(number) << 64 | u128::from(number));
-        let record = Record::new(&RecordParts { digest, ..RecordParts::example(number) }, None);
-        record.set_durable();
+    for key in 0..1_000 {
+        let record = record(key, 100, None);
         index.cache_elsewhere(&record, || true);
-        assert!(index.replay(digest, |_| true).is_some_and(|found| found.is_same(&record)));
+        assert!(index.replay(digest(key), |_| true).is_some_and(|found| found.fence() == record.fence()));
+        assert_consistent(&index);
         let sizes = index.sizes();
         assert!(sizes.cached_bytes <= budget);
         assert_eq!(sizes.keys, sizes.cached_bytes / record.footprint());
     }
     assert!(index.sizes().keys > 10);
     let asked = Cell::new(false);
-    let late = Record::new(&RecordParts { digest: Digest::from_u128(9), ..RecordParts::example(1) }, None);
-    index.cache_elsewhere(&late, || asked.replace(true));
-    assert!(asked.get() && index.replay(Digest::from_u128(9), |_| true).is_none());
+    index.cache_elsewhere(&record(1_000, 100, None), || asked.replace(true));
+    assert!(asked.get() && index.replay(digest(1_000), |_| true).is_none());
     index.clear();
     assert_eq!((index.sizes().keys, index.sizes().cached_bytes), (0, 0));
+    assert_consistent(&index);
 }

@@ -270,6 +270,14 @@ fn forget(scope: &Scope, board: &Board, slot: usize) -> bool {
     forgotten
 }
 
+struct SetAtTheEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 #[test]
 fn a_forgotten_record_is_replayed_by_no_process() {
     let server = server!();
@@ -298,6 +306,8 @@ fn a_forgotten_record_is_replayed_by_no_process() {
                 }
             });
         }
+        // Whatever happens, the threads end.
+        let _over = SetAtTheEnd(&is_over);
         // Meanwhile one is killed, and another starts.
         for number in 0..3 {
             processes[0].says("granted");
@@ -309,7 +319,6 @@ fn a_forgotten_record_is_replayed_by_no_process() {
         while Instant::now() < until {
             processes[1].says("granted");
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     processes.iter().for_each(Process::said_nothing_wrong);
     assert!(forgotten.into_inner() > 5);
@@ -439,11 +448,13 @@ fn a_process_that_lost_its_session_replays_nothing_until_it_has_another() {
 #[test]
 fn a_renewal_that_commits_after_the_end_of_its_session_prolongs_no_replay() {
     let server = server!();
-    let late = server.options("cache_late").session(Duration::from_secs(6)).connect().unwrap();
+    // A notification would come with the answer of the renewal.
+    let late = server.options("cache_late").session(Duration::from_secs(6)).pooling(Pooling::Transaction);
+    let late = late.statement_timeout(Duration::from_secs(10)).connect().unwrap();
     let (here, other) = (late.scope(""), server.connect("cache_late"));
     claim(&here, "key").complete("old").unwrap();
     hot(&late, &here, "key");
-    let id = server.one("SELECT min(id) FROM cache_late.sessions");
+    let id = server.one("SELECT id FROM cache_late.sessions ORDER BY started_ms LIMIT 1");
     let gate = Gate::shut(server, "cache_late", "UPDATE ON cache_late.sessions", &format!("NEW.id = {id}"));
     gate.holds(1);
     let over = format!(
