@@ -56,7 +56,10 @@ impl Observer for Seen {
 fn a_replay_of_a_hot_key_takes_no_statement() {
     let server = server!();
     let seen = Arc::new(Seen::default());
-    let quiet = || server.options("cache_hot").session(Duration::from_secs(300)).sweep_every(None);
+    let quiet = || {
+        let options = server.options("cache_hot").session(Duration::from_secs(300));
+        options.sweep_every(None).count_every(None)
+    };
     let store = quiet().observer(Arc::clone(&seen)).connect().unwrap();
     let scope = store.scope("charges");
     let done = claim(&scope, "key").complete("reply").unwrap();
