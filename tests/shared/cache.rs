@@ -452,8 +452,8 @@ fn a_process_that_lost_its_session_replays_nothing_until_it_has_another() {
 fn a_renewal_that_commits_after_the_end_of_its_session_prolongs_no_replay() {
     let server = server!();
     // A notification would come with the answer of the renewal.
-    let late = server.options("cache_late").session(Duration::from_secs(6)).pooling(Pooling::Transaction);
-    let late = late.statement_timeout(Duration::from_secs(10)).connect().unwrap();
+    let late = server.options("cache_late").session(Duration::from_secs(12)).pooling(Pooling::Transaction);
+    let late = late.statement_timeout(Duration::from_secs(30)).connect().unwrap();
     let (here, other) = (late.scope(""), server.connect("cache_late"));
     claim(&here, "key").complete("old").unwrap();
     hot(&late, &here, "key");
@@ -463,14 +463,17 @@ fn a_renewal_that_commits_after_the_end_of_its_session_prolongs_no_replay() {
     let over = format!(
         "SELECT replays_until_ms < extract(epoch FROM clock_timestamp()) * 1000 FROM cache_late.sessions WHERE id = {id}"
     );
-    assert!(within(Duration::from_secs(10), || server.one(&over) == "t"));
+    assert!(within(Duration::from_secs(20), || server.one(&over) == "t"));
     thread::scope(|threads| {
         let forgetting = threads.spawn(|| other.scope("").forget("key"));
         assert!(within(Duration::from_secs(10), || server.one("SELECT leaving FROM cache_late.keys") == "t"
             || forgetting.is_finished()));
         // With its row passed over, this would be time enough.
         within(Duration::from_millis(300), || forgetting.is_finished());
+        // Until the answer is there nothing is asked: a begin would have the session renewed again.
+        let before = late.now();
         gate.open();
+        assert!(within(Duration::from_secs(5), || late.now() < before), "the renewal has an old time");
         assert!(forgetting.join().unwrap().unwrap());
     });
     let until = Instant::now() + Duration::from_millis(500);
