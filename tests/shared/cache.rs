@@ -631,11 +631,11 @@ fn a_clock_that_is_set_back_empties_the_memory() {
 fn a_process_that_was_replaced_is_waited_for_while_it_may_replay() {
     let server = server!();
     let named = || server.options("cache_named").instance("worker-1").session(Duration::from_secs(3));
-    let one = named().connect().unwrap();
+    // No notification reaches it, so it learns of both with its next renewal.
+    let one = named().pooling(Pooling::Transaction).connect().unwrap();
     let here = one.scope("");
     claim(&here, "key").complete("reply").unwrap();
     hot(&one, &here, "key");
-    // It does not know yet.
     let two = named().connect().unwrap();
     let is_forgotten = AtomicBool::new(false);
     thread::scope(|threads| {
