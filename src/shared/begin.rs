@@ -76,7 +76,6 @@ async fn begin(
             key: Arc::clone(&asked.key),
             terms,
         };
-        let losses = core.cache.losses();
         let begun = match core.ask(ask, deadline).await {
             Ok(begun) => begun,
             Err(miss) => {
@@ -116,11 +115,7 @@ async fn begin(
         if let Some(row) = begun.seen.filter(|_| begun.policies == terms.policies) {
             let at = (&row, begun.now);
             if let Some(answer) = take_over::answer(handle, asked, fingerprint, at, &terms, deadline).await? {
-                if let Begin::Done(record) = &answer
-                    && !row.is_leaving
-                {
-                    core.cache.keep(record, losses);
-                }
+                granting.keeps(&answer, &row);
                 return Ok(answer);
             }
             // Its lease is over, but a transaction has the row, as that of a completion: the claim

@@ -13,6 +13,7 @@ use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::{Deadline, Stopwatch};
 use crate::engine::common::namespace::ScopeInner;
+use crate::engine::handles::claim::Begin;
 use crate::error::{BeginError, FailureKind, KeyError, SharedError, StoreFailure};
 use crate::key::Digest;
 use crate::record::retention::Retention;
@@ -65,6 +66,8 @@ pub(super) struct Granting<'a> {
     is_of_two_sessions: bool,
     /// Since before the last statement about it was sent.
     sent: Stopwatch,
+    /// What the memory of this process had lost before.
+    losses: u64,
 }
 
 /// What the grant does to the key.
@@ -83,8 +86,17 @@ impl<'a> Granting<'a> {
         if core.loose_ends.len() >= max {
             return Err(SharedError::Busy { max }.into());
         }
-        let (nonce, sent) = (nonce()?, Stopwatch::start());
-        Ok(Self { core, asked, nonce, how, is_sent: false, session: None, is_of_two_sessions: false, sent })
+        Ok(Self {
+            core,
+            asked,
+            nonce: nonce()?,
+            how,
+            is_sent: false,
+            session: None,
+            is_of_two_sessions: false,
+            sent: Stopwatch::start(),
+            losses: core.cache.losses(),
+        })
     }
 
     /// The statement is about to be sent.
@@ -93,6 +105,16 @@ impl<'a> Granting<'a> {
         self.is_of_two_sessions |= self.session.is_some_and(|before| before != session);
         self.session = Some(session);
         self.sent = Stopwatch::start();
+        self.losses = self.core.cache.losses();
+    }
+
+    /// Keeps the record of the row that the statement has read, unless it is being forgotten.
+    pub(super) fn keeps(&self, answer: &Begin, row: &KeyRow) {
+        if let Begin::Done(record) = answer
+            && !row.is_leaving
+        {
+            self.core.cache.keep(record, self.losses);
+        }
     }
 
     /// Its row is about to be read.

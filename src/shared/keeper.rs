@@ -46,12 +46,12 @@ async fn connected<'a>(core: &Arc<Core>, line: &'a mut Option<Line>) -> Result<&
         return Ok(line.insert(kept));
     }
     let heard = Rc::default();
-    let link = Link::open(core.link_options(), hearing(core, &heard)).await?;
-    if core.cache.is_on() && !link.is_pooled() {
-        link.script(&core.sql.filled(LISTEN)).await?;
+    let opened = Link::open(core.link_options(), hearing(core, &heard)).await?;
+    if core.cache.is_on() && !opened.is_pooled() {
+        opened.script(&core.sql.filled(LISTEN)).await?;
     }
     core.is_connected(false);
-    Ok(line.insert(Line { link, heard }))
+    Ok(line.insert(Line { link: opened, heard }))
 }
 
 async fn step(core: &Core, line: &Line) -> Result<(), Miss> {
