@@ -1,7 +1,7 @@
 //! Results that a process replays from memory: what it costs, and that no other process can tell.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -146,6 +146,11 @@ impl Drop for Board {
     }
 }
 
+/// On a line of its own, also among what the rig of the tests says.
+fn say(what: &str) {
+    std::io::stdout().write_all(format!("\n{what}\n").as_bytes()).unwrap();
+}
+
 /// Begins with the one key for ever. Says what it was granted, and a replay of a record that had
 /// been forgotten before the begin.
 fn replay_for_ever(scope: &Scope, board: &Board, slot: usize) {
@@ -155,7 +160,7 @@ fn replay_for_ever(scope: &Scope, board: &Board, slot: usize) {
             Ok(Begin::Done(record)) => {
                 let fence = record.fence().get();
                 if fence <= gone {
-                    println!("\nwrong {fence} {gone}");
+                    say(&format!("wrong {fence} {gone}"));
                 }
             }
             Ok(Begin::Fresh(claim)) => {
@@ -163,7 +168,7 @@ fn replay_for_ever(scope: &Scope, board: &Board, slot: usize) {
                 // From now on no begin may be answered with an older record.
                 board.put(slot, fence - 1);
                 if claim.complete("reply").is_ok() {
-                    println!("\ngranted {fence}");
+                    say(&format!("granted {fence}"));
                 }
             }
             Ok(Begin::InFlight(pending)) => drop(pending.wait_timeout(Duration::from_millis(50))),
@@ -235,7 +240,7 @@ impl Process {
     #[track_caller]
     fn says(&self, what: &str) {
         loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(30)).expect("it says nothing");
+            let line = self.lines.recv_timeout(Duration::from_secs(30)).unwrap();
             assert!(!line.starts_with("wrong"), "a forgotten record was replayed: {line}");
             if line.starts_with(what) {
                 return;
@@ -290,7 +295,9 @@ fn a_forgotten_record_is_replayed_by_no_process() {
         .collect();
     let mut processes: Vec<_> =
         (0..2).map(|slot| Process::start(server, "cache_forgets", &board, slot)).collect();
-    processes.iter().for_each(|process| process.says("hot"));
+    for process in &processes {
+        process.says("hot");
+    }
     let (forgotten, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|threads| {
         for (number, store) in stores.iter().enumerate() {
