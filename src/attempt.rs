@@ -293,6 +293,11 @@ impl Attempt {
         self.interrupt(now);
     }
 
+    /// Whether the key is interrupted by an attempt before this one.
+    pub(crate) fn is_returned(&self) -> bool {
+        self.returned.load(Ordering::Acquire)
+    }
+
     /// Whether its grant is pending: the caller does not have the claim yet.
     pub(crate) fn is_undelivered(&self) -> bool {
         !matches!(self.undelivered_bytes.load(Ordering::Acquire), 0 | WITHDRAWN)
@@ -357,7 +362,7 @@ impl Attempt {
     /// is over, but which is not marked as interrupted yet, counts as interrupted since the end
     /// of its lease.
     pub(crate) fn as_earlier(&self) -> Earlier {
-        self.earlier.filter(|_| self.returned.load(Ordering::Acquire)).unwrap_or_else(|| {
+        self.earlier.filter(|_| self.is_returned()).unwrap_or_else(|| {
             let interrupted_at = self.interrupted().unwrap_or_else(|| self.lease_until());
             Earlier { info: self.info(), interrupted_at }
         })

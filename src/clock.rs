@@ -4,6 +4,8 @@
 //! machine it runs with the boot clock, over stops and sleeps. [`EngineClock::resume`] has the
 //! rule for an opening, [`EngineClock::now`] the rule while the file is open.
 
+#[cfg(test)]
+pub(crate) mod after_read;
 mod boot_id;
 mod deadline;
 #[cfg(target_os = "linux")]
@@ -148,7 +150,10 @@ impl EngineClock {
     /// A sleep of the machine counts after the next call of [`notice_sleep`](Self::notice_sleep).
     #[inline]
     pub(crate) fn now(&self) -> Timestamp {
-        self.at(self.boot_ms())
+        let now = self.at(self.boot_ms());
+        #[cfg(test)]
+        after_read::run();
+        now
     }
 
     /// The boot clock, with the noticed sleeps. It is the sum of two coarse numbers, so it is

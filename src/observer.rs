@@ -23,6 +23,11 @@ use crate::{AttemptInfo, Interruption, KeyHash, Record, Waited};
 /// Futures are not refused, because they do not block. But a method that blocks on one
 /// (`block_on`) can hang its thread: hand the wait to another thread or task.
 ///
+/// The engine's own threads tell of leases that end, and of a full or failing disk. A transaction may
+/// wait for them. So there [`checkpoint`](crate::Engine::checkpoint) and
+/// [`compact`](crate::Engine::compact) do nothing, and a backup and
+/// [`complete_in`](crate::Claim::complete_in) are refused.
+///
 /// ```
 /// # use idemkv::{Begin, Engine, Fingerprint, Observer, Record};
 /// use std::sync::Arc;

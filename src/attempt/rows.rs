@@ -89,7 +89,7 @@ impl Attempt {
         ClaimRow {
             intent: self.intent(),
             interrupted_ms: interrupted.map(Timestamp::as_millis),
-            returned: self.returned.load(Ordering::Acquire),
+            returned: self.is_returned(),
             detached: self.detached().map(|hand_over| (hand_over.until.as_millis(), hand_over.opening)),
             progress: progress.map(|progress| &**progress),
         }

@@ -60,10 +60,9 @@ impl<'a, P: Publish> InLine<'a, P> {
                 }
                 return Poll::Ready(Ok(queue));
             }
-            commit.call_leader(&queue);
             if let Some(waker) = waker.take() {
                 let before = queue.line.set_wakeup(turn, Wakeup::Task(waker));
-                drop(queue);
+                commit.call_leader(queue);
                 drop(before);
                 return Poll::Pending;
             }

@@ -13,7 +13,7 @@ const AT_ONCE: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 /// up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// More blocks than these are not noted. A disk with so many bad sectors has failed.
+/// More blocks than these are not put off. A disk with so many bad sectors has failed.
 const BLOCKS_MAX: usize = 4_096;
 
 /// Blocks whose last reads failed.
@@ -52,7 +52,13 @@ impl Unread {
     pub(super) fn failed(&self, block: u64, failure: &IoFailure, now: Timestamp) {
         let mut blocks = self.blocks.lock();
         if blocks.len() >= BLOCKS_MAX && !blocks.contains_key(&block) {
-            return;
+            // Perhaps no caller asks for it any more. A block that is put off stays.
+            let oldest = blocks.iter().min_by_key(|(_, failed)| failed.again);
+            let Some(oldest) = oldest.filter(|(_, failed)| failed.again <= now).map(|(block, _)| *block)
+            else {
+                return;
+            };
+            drop(blocks.remove(&oldest));
         }
         self.has_some.store(true, Ordering::Relaxed);
         let before = blocks.get(&block);
@@ -144,5 +150,22 @@ mod tests {
         assert!(!is_noted(1 << 40));
         unread.is_fine(3);
         assert!(is_noted(1 << 40));
+    }
+
+    /// A path to the disk was away for a moment, and few of the keys are asked for again.
+    #[test]
+    fn blocks_that_no_caller_asks_for_again_make_room_for_others() {
+        let unread = Unread::default();
+        let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
+        let mut now = Timestamp::from_millis(1_000);
+        (0..BLOCKS_MAX as u64).for_each(|block| unread.failed(block, &failure, now));
+        (0..AT_ONCE).for_each(|_| unread.failed(7, &failure, now));
+        now = now.saturating_add(PAUSE / 2);
+        for block in [1 << 40, 1 << 41] {
+            (0..AT_ONCE).for_each(|_| unread.failed(block, &failure, now));
+            assert!(unread.answer(block, now).is_some(), "it is read again and again");
+        }
+        assert!(unread.answer(7, now).is_some(), "it is put off, and gave its place away");
+        assert_eq!(unread.len(), BLOCKS_MAX);
     }
 }

@@ -46,9 +46,10 @@ fn keys_without_an_outcome_are_listed_oldest_first_and_page_by_page(world: &dyn 
 
 fn an_interruption_that_stands_is_listed_as_it_was(world: &dyn World) {
     let engine = world.open();
-    let scope = engine.default_scope();
+    let scope = &engine.set_policy("jobs", engine.policy().lease(LEASE)).unwrap();
     let mut first = fresh(scope, "key");
     first.save_progress("half").unwrap();
+    let until = first.lease_until();
     lose(scope, first);
     let before = engine.interrupted().get().unwrap();
     world.advance(MS);
@@ -57,7 +58,9 @@ fn an_interruption_that_stands_is_listed_as_it_was(world: &dyn World) {
     assert_eq!((before.len(), after.len()), (1, 1));
     assert_eq!((before[0].position(), before[0].attempt()), (after[0].position(), after[0].attempt()));
     assert_eq!(after[0].last_progress().unwrap(), b"half");
-    assert!(engine.default_scope().forget_if("key", after[0].attempt().fence()).unwrap());
+    assert!(until.is_some() && before[0].lease_until() == until);
+    assert_eq!(after[0].lease_until(), None, "the lease of the attempt that was given back");
+    assert!(scope.forget_if("key", after[0].attempt().fence()).unwrap());
     assert!(engine.interrupted().get().unwrap().is_empty());
 }
 

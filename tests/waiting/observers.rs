@@ -3,14 +3,14 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Machine, default_scope, fresh, request};
-use idemkv::{Begin, BeginError, Engine, Event, Observer, Record, Scope};
+use idemkv::{Begin, BeginError, Claim, Engine, Event, Observer, Record, Scope};
 
 const LONG: Duration = Duration::from_secs(3_600);
 const MOMENT: Duration = Duration::from_millis(10);
@@ -152,4 +152,59 @@ fn a_deadline_is_told_while_many_leases_end() {
     assert!(before.is_some_and(|before| before < 100), "told after {before:?} of {LEASES}");
     counts.call.lock().unwrap().take();
     drop((claims, held));
+}
+
+/// Makes every call that needs the maintenance lock, once, when a lease is over.
+#[derive(Default)]
+struct Maintains(Mutex<Option<Calls>>);
+
+struct Calls {
+    engine: Engine,
+    claim: Claim,
+    done: Sender<Vec<String>>,
+}
+
+impl Observer for Maintains {
+    fn event(&self, event: &Event<'_>) {
+        if !matches!(event, Event::Interrupted { .. }) {
+            return;
+        }
+        let Some(Calls { engine, claim, done }) = self.0.lock().unwrap().take() else { return };
+        let in_one = claim.complete_in(|_| Ok::<_, String>("reply"));
+        let told = [
+            format!("{:?}", engine.checkpoint()),
+            format!("{:?}", engine.compact()),
+            format!("{:?}", in_one.map(drop).map_err(|error| error.to_string())),
+        ];
+        done.send(told.into()).unwrap();
+    }
+}
+
+/// The work of a transaction has the maintenance lock, and may wait for the thread that tells: for
+/// the worker, say, which makes the log longer.
+#[test]
+fn an_observer_on_a_thread_of_the_engine_does_not_wait_for_the_work_of_a_transaction() {
+    let scratch = tempfile::tempdir().unwrap();
+    let observer = Arc::new(Maintains::default());
+    let engine =
+        Engine::options().observer(Arc::clone(&observer)).open(scratch.path().join("x.idem")).unwrap();
+    let leased = engine.set_policy("leased", engine.policy().lease(MOMENT)).unwrap();
+    let (claim, other) = (fresh(&default_scope(&engine), "key"), fresh(&default_scope(&engine), "other"));
+    let (done, is_done) = channel();
+    *observer.0.lock().unwrap() = Some(Calls { engine: engine.clone(), claim: other, done });
+    let mut told = None;
+    claim
+        .complete_in(|_| {
+            let lost = fresh(&leased, "lost");
+            told = is_done.recv_timeout(WATCHDOG).ok();
+            drop(lost);
+            Ok::<_, String>("reply")
+        })
+        .unwrap();
+    let told = told.expect("it waits for the work");
+    let refused = "Err(\"a call that blocks";
+    assert_eq!(told.first().map(String::as_str), Some("Ok(())"));
+    assert_eq!(told.get(1).map(String::as_str), Some("Ok(false)"));
+    assert!(told.get(2).is_some_and(|told| told.starts_with(refused)), "{told:?}");
+    engine.close().unwrap();
 }

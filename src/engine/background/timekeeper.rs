@@ -60,3 +60,42 @@ pub(in crate::engine) fn keep_time(core: &Core, listener: &Listener) {
         contain(|| core.keep_time());
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::clock::after_read;
+    use crate::engine::calls::lookup::tests::claim;
+    use crate::sim::{ManualClock, SimDisk};
+    use crate::{Engine, Policy};
+
+    /// An engine whose timekeeper has one lease to watch, of so many milliseconds.
+    fn engine(lease_ms: u64) -> Engine {
+        let clock = ManualClock::at_millis(1_000);
+        let options = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped();
+        options.policy(Policy::default().lease(Duration::from_millis(lease_ms))).open("x.idem").unwrap()
+    }
+
+    #[test]
+    fn a_timekeeper_that_is_held_up_between_two_clocks_looks_too_early_not_too_late() {
+        let engine = engine(100);
+        let claim = claim(&engine, "key");
+        let read_at = Rc::new(Cell::new(Deadline::NEVER));
+        let note = Rc::clone(&read_at);
+        let held_up = move || {
+            note.set(Deadline::after(Duration::ZERO));
+            let until = Deadline::after(Duration::from_millis(1));
+            while !until.has_passed() {
+                std::hint::spin_loop();
+            }
+        };
+        let next = after_read::with(held_up, || engine.handle.core().next_end());
+        let latest = read_at.get().later_by(Duration::from_millis(100) + CLOCK_TICK);
+        assert!(!latest.is_before(next), "it looks at {next:?}, and the lease ends before {latest:?}");
+        drop(claim);
+    }
+}

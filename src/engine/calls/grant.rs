@@ -185,7 +185,8 @@ impl Core {
             }));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
-        let Some((attempt, before)) = placed.transpose()? else {
+        let no_fence = |_: &BeginError| self.worker.notify();
+        let Some((attempt, before)) = placed.transpose().inspect_err(no_fence)? else {
             *held = Some(Box::new(permit));
             return Ok(None);
         };

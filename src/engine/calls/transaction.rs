@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::activity::{Activity, ActivityMark, is_inside};
-use crate::attempt::Ended;
+use crate::attempt::{Attempt, Ended};
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::NewResult;
 use crate::engine::common::running::RunningMark;
@@ -14,6 +14,7 @@ use crate::engine::file::claim::FileClaim;
 use crate::error::{ClaimError, CommitError, CompleteInError, EndError, Failure, ReadError};
 use crate::record::{Outcome, Record};
 use crate::store::{OpenTransaction, ReadTables, StoreError, Tables};
+use crate::sync::{Arc, is_ours};
 use crate::task::caller::{Caller, block};
 
 impl Core {
@@ -43,6 +44,10 @@ impl Core {
             return Err(ClaimError::InsideTransaction);
         }
         self.check_blocking(Caller::Thread)?;
+        if is_ours() {
+            // It would wait for the maintenance lock, whose holder may wait for this thread.
+            return Err(CommitError::InsideCallback.into());
+        }
         // An entry about this claim, or an earlier one on the key, may be queued with nobody
         // waiting. If it came after the store's completion, replay would reopen the key. No
         // further one comes while the claim is good.
@@ -122,8 +127,22 @@ impl FileClaim {
         }
     }
 
-    /// Commits the work's transaction with its result.
+    /// Commits the work's transaction with its result. If that panics, the claim's waiters are told,
+    /// and the engine grants no more.
     fn commit_with<E>(
+        self,
+        maintenance: MaintenanceGuard<'_>,
+        begun: OpenTransaction,
+        given: NewResult<'_>,
+    ) -> Result<Record, CompleteInError<E>> {
+        let (handle, attempt) = (self.handle(), Arc::clone(self.of()));
+        let unwinding = FailOnUnwind(handle.core(), &attempt);
+        let committed = handle.core().or_poison(|| self.commit_alone(maintenance, begun, given));
+        std::mem::forget(unwinding);
+        committed
+    }
+
+    fn commit_alone<E>(
         mut self,
         maintenance: MaintenanceGuard<'_>,
         begun: OpenTransaction,
@@ -189,5 +208,59 @@ impl FileClaim {
 
     fn back<E>(self, reason: ClaimError) -> CompleteInError<E> {
         EndError::new(reason, Some(self.into())).into()
+    }
+}
+
+/// Tells the waiters of a claim that the engine has failed, if its completion panics: whether the
+/// store has that, only the next opening can tell. Defused otherwise.
+struct FailOnUnwind<'a>(&'a Core, &'a Arc<Attempt>);
+
+impl Drop for FailOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.leases.forget(self.1);
+        self.1.end(Ended::Failed(Box::new(Failure::Panicked)));
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::after_read;
+    use crate::engine::calls::lookup::tests::{claim, open};
+    use crate::{Begin, Fingerprint, Waited};
+
+    /// The completion reads the clock here and there, and the thread panics at one of these places
+    /// after the other.
+    #[test]
+    fn no_waiter_of_a_claim_sleeps_on_where_its_completion_panics() {
+        let mut places = 0;
+        loop {
+            let engine = open();
+            let claim = claim(&engine, "key");
+            let begun = engine.default_scope().begin("key", Fingerprint::of(""));
+            let Ok(Begin::InFlight(pending)) = begun else { panic!("{begun:?}") };
+            let (reads, is_reached) = (Cell::new(0), Rc::new(Cell::new(false)));
+            let reached = Rc::clone(&is_reached);
+            let panics = move || {
+                reads.set(reads.get() + 1);
+                reached.set(reads.get() > places);
+                assert!(!reached.get(), "as it was told to");
+            };
+            let complete = || drop(claim.complete_in(|_| Ok::<_, ()>("reply")).map_err(drop));
+            after_read::with(panics, || drop(catch_unwind(AssertUnwindSafe(complete))));
+            let told = pending.wait_timeout(Duration::ZERO);
+            assert!(!matches!(told, Ok(Waited::TimedOut)), "asleep after a panic at reading {places}");
+            if !is_reached.get() {
+                assert!(matches!(told, Ok(Waited::Done(_))), "{told:?}");
+                break;
+            }
+            places += 1;
+        }
+        assert!(places > 2, "{places}");
     }
 }

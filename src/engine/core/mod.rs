@@ -186,9 +186,10 @@ impl Core {
     }
 
     /// Whether the calling thread may wait for the maintenance lock. Not one that has it, nor one
-    /// that commits: the lock's holder may wait for that commit.
+    /// that the lock's holder may wait for: one that commits, or one of the engine's own, such as
+    /// the worker, which makes the log longer.
     pub(super) fn may_wait_for_maintenance(&self) -> bool {
-        !self.has_maintenance_lock() && self.check_blocking(Caller::Thread).is_ok()
+        !is_ours() && !self.has_maintenance_lock() && self.check_blocking(Caller::Thread).is_ok()
     }
 
     /// Whether the engine is closed. Work under the maintenance lock asks first, so that it does
@@ -225,12 +226,12 @@ impl Core {
         });
     }
 
+    /// A new claim's fence. After an error the caller wakes the worker, once it holds no lock.
     pub(super) fn next_fence(&self) -> Result<Fence, BeginError> {
         if let Ok(fence) = self.fences.draw() {
             return Ok(fence);
         }
         // Four million claims since the last checkpoint, which would move the limit.
-        self.worker.notify();
         Err(BeginError::Busy(Busy::QueueFull { waited: std::time::Duration::ZERO }))
     }
 

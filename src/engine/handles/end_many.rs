@@ -258,3 +258,54 @@ fn start_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> St
     }
     started
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::Status;
+    use crate::commit::Duty;
+    use crate::engine::calls::lookup::tests::{claim, open};
+
+    /// Panics as it is looked at, or as it is dropped.
+    enum Body {
+        Fine,
+        PanicsLookedAt,
+        PanicsDropped,
+    }
+
+    impl AsRef<[u8]> for Body {
+        fn as_ref(&self) -> &[u8] {
+            assert!(!matches!(self, Self::PanicsLookedAt), "as it was told to");
+            b"reply"
+        }
+    }
+
+    impl Drop for Body {
+        fn drop(&mut self) {
+            assert!(!matches!(self, Self::PanicsDropped), "as it was told to");
+        }
+    }
+
+    #[test]
+    fn the_ends_before_a_body_that_panics_find_a_thread_that_writes_them() {
+        for last in [|| Body::PanicsLookedAt, || Body::PanicsDropped] {
+            for is_task in [false, true] {
+                let engine = open();
+                let claims = vec![(claim(&engine, "first"), Body::Fine), (claim(&engine, "last"), last())];
+                let ended = catch_unwind(AssertUnwindSafe(|| {
+                    if is_task {
+                        drop(engine.complete_many_async(claims));
+                    } else {
+                        drop(engine.complete_many(claims));
+                    }
+                }));
+                assert!(ended.is_err(), "the panic is the caller's own");
+                // As the engine's thread does, which leads only if it was called.
+                engine.handle.core().commit.lead_if_called(Duty::Sole);
+                assert!(matches!(engine.default_scope().get("first"), Ok(Status::Done(_))));
+            }
+        }
+    }
+}

@@ -27,8 +27,9 @@ pub struct Backup {
 
 impl Engine {
     /// Makes a checkpoint: moves the log's content to the file now, instead of when the log is
-    /// full. No promise depends on it; it shortens the next opening. Within
-    /// [`read_tables`](Self::read_tables), and in a waker that an engine calls, it does nothing.
+    /// full. No promise depends on it; it shortens the next opening. It does nothing within
+    /// [`read_tables`](Self::read_tables), in a waker that an engine calls, and in an
+    /// [`Observer`](crate::Observer) on a thread of an engine.
     ///
     /// # Errors
     ///
@@ -60,7 +61,7 @@ impl Engine {
     ///
     /// Calls that need the file wait meanwhile: it moves all live data. `false` if it did nothing:
     /// a [`read_tables`](Self::read_tables) runs, one has leaked a table, or the caller is a waker that
-    /// the engine calls.
+    /// the engine calls, or an [`Observer`](crate::Observer) on a thread of an engine.
     ///
     /// # Errors
     ///

@@ -65,7 +65,8 @@ impl OpenKey {
             OpenState::InFlight => (claim.info(), None),
             OpenState::Interrupted => (claim.as_earlier().info, Some(position.since)),
         };
-        let lease_until = Some(claim.lease_until()).filter(|until| *until < Timestamp::from_millis(u64::MAX));
+        let has_lease = |until: &Timestamp| *until < Timestamp::from_millis(u64::MAX) && !claim.is_returned();
+        let lease_until = Some(claim.lease_until()).filter(has_lease);
         Self { attempt, interrupted, lease_until, progress: claim.progress(), position, claim }
     }
 
@@ -100,7 +101,8 @@ impl OpenKey {
         self.interrupted
     }
 
-    /// When the claim's lease ends or ended; `None` without a lease.
+    /// When the claim's lease ends or ended; `None` without a lease. Also `None` for an
+    /// interruption that a later attempt left as it was: only its date is still known.
     #[must_use]
     pub fn lease_until(&self) -> Option<Timestamp> {
         self.lease_until
