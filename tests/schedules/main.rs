@@ -40,7 +40,9 @@ mod closes;
 mod common;
 mod durability;
 mod ends;
+mod given_back;
 #[path = "../linear/key.rs"]
 mod key;
+mod mixed;
 mod order;
 mod world;
