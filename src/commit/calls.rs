@@ -9,21 +9,17 @@ use crate::sync::{MutexGuard, Ordering};
 use crate::task::caller::Caller;
 
 impl<P: Publish> Commit<P> {
-    /// Gives the queue's lock back, and makes sure that a thread leads for queued entries whose
-    /// callers do not lead.
-    pub(super) fn call_leader_for(&self, caller: Caller, queue: MutexGuard<'_, Queue<P::Op>>) {
+    /// Makes sure that a thread leads for queued entries whose callers do not lead.
+    pub(super) fn call_leader_for(&self, caller: Caller, queue: &Queue<P::Op>) {
         // More than one group is more than anybody should leave for later.
         if caller == Caller::Task || queue.is_backed_up() {
             self.call_leader(queue);
         }
     }
 
-    /// Gives the queue's lock back, and makes sure that a thread leads. In that order: a call may
-    /// start the thread, and that is a call of the system.
-    pub(super) fn call_leader(&self, queue: MutexGuard<'_, Queue<P::Op>>) {
-        let is_led = queue.writer.is_none();
-        drop(queue);
-        if !is_led {
+    /// Makes sure that a thread leads.
+    pub(super) fn call_leader(&self, queue: &Queue<P::Op>) {
+        if queue.writer.is_some() {
             self.call();
         }
     }

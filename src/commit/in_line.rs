@@ -60,9 +60,10 @@ impl<'a, P: Publish> InLine<'a, P> {
                 }
                 return Poll::Ready(Ok(queue));
             }
+            commit.call_leader(&queue);
             if let Some(waker) = waker.take() {
                 let before = queue.line.set_wakeup(turn, Wakeup::Task(waker));
-                commit.call_leader(queue);
+                drop(queue);
                 drop(before);
                 return Poll::Pending;
             }

@@ -35,12 +35,12 @@ impl<P: Publish> Commit<P> {
             }
             line.take(&mut queue);
             let ticket = op.take().map(|op| queue.push(&entry, op, reservation));
+            if caller == Caller::Task {
+                self.call_leader(&queue);
+            }
             if !queue.line.is_empty() {
                 // A thread in line may lead for it.
                 self.drained.notify_all();
-            }
-            if caller == Caller::Task {
-                self.call_leader(queue);
             }
             Ok(ticket)
         };
@@ -84,7 +84,7 @@ impl<P: Publish> Commit<P> {
         }
         let ticket = op.take_if(|_| has_place).map(|op| queue.push(entry, op, reservation));
         if caller == Caller::Task || ticket.is_none() {
-            self.call_leader(queue);
+            self.call_leader(&queue);
         }
         ticket.map(|ticket| Ok(Some(ticket)))
     }
@@ -104,7 +104,7 @@ impl<P: Publish> Commit<P> {
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
         let ticket = queue.push(entry, op, reservation);
-        self.call_leader_for(caller, queue);
+        self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
 
@@ -128,7 +128,7 @@ impl<P: Publish> Commit<P> {
         for (entry, op) in entries {
             ticket = Some(queue.push(entry.as_ref(), op, reservation));
         }
-        self.call_leader_for(caller, queue);
+        self.call_leader_for(caller, &queue);
         Ok(ticket)
     }
 

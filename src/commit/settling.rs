@@ -18,11 +18,11 @@ impl<P: Publish> Commit<P> {
             if let Some(failure) = self.failure.get() {
                 return Err(CommitError::Failed(failure.clone()));
             }
-            let Some(ticket) = queue.newest_not_durable().map(Ticket::new) else { return Ok(()) };
+            let Some(status) = queue.newest_not_durable() else { return Ok(()) };
             if caller == Caller::Task {
-                self.call_leader(queue);
+                self.call_leader(&queue);
             }
-            ticket
+            Ticket::new(status)
         };
         self.settled(caller, &mut ticket).await
     }

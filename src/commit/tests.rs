@@ -160,53 +160,6 @@ impl Bench {
     }
 }
 
-/// Starting a thread is a call of the system, and where that refuses threads, each call tries again.
-#[test]
-fn a_caller_that_calls_the_leading_thread_has_given_the_queues_lock_back() {
-    let bench = Bench::new(1, Seen::default(), true);
-    let calls = Arc::new(StdMutex::new(Vec::new()));
-    let (told, commit) = (Arc::clone(&calls), Arc::downgrade(&bench.commit));
-    bench.leader.start_when_called(move || {
-        let commit = commit.upgrade().unwrap();
-        told.lock().unwrap().push(commit.queue.try_lock().is_some());
-    });
-    let called = |what: &str| {
-        assert_eq!(std::mem::take(&mut *calls.lock().unwrap()), [true], "{what}");
-        bench.leader.take();
-    };
-    let append_now = |op| {
-        let (mut op, mut reserved) = (Some(op), bench.reserve(RESERVED));
-        let mut timeout = QueueTimeout::new(Duration::ZERO);
-        drop(bench.commit.append_now(Caller::Task, ENTRY, &mut op, &mut reserved, &mut timeout, || true));
-        op.is_none()
-    };
-    drop(bench.append(Caller::Task, 0));
-    called("an end");
-    let mut reserved = bench.reserve(RESERVED);
-    bench.commit.append_if(Caller::Task, [(ENTRY, 1)], &mut reserved, |_| true).unwrap();
-    called("an entry under a condition");
-    assert!(append_now(2));
-    called("an entry for which there is a place");
-    let mut context = Context::from_waker(std::task::Waker::noop());
-    assert!(Box::pin(bench.commit.flush(Caller::Task)).as_mut().poll(&mut context).is_pending());
-    called("a flush");
-    bench.append_all(3..50);
-    assert!(!append_now(50));
-    called("an entry for which there is none");
-    let (mut op, mut reserved) = (Some(50), bench.reserve(RESERVED));
-    let mut timeout = QueueTimeout::new(Duration::from_secs(3_600));
-    let waits =
-        bench.commit.append(Caller::Task, ENTRY.to_vec(), &mut op, &mut reserved, &mut timeout, || true);
-    let mut waits = Box::pin(waits);
-    assert!(waits.as_mut().poll(&mut context).is_pending());
-    called("a task in line");
-    let mut queue = bench.commit.queue.lock();
-    drop(queue.take_next());
-    bench.commit.give_places(queue);
-    assert!(waits.as_mut().poll(&mut context).is_ready());
-    called("a task that has its place");
-}
-
 /// The log of an engine on a full disk is prepared late, and the engine may be closed by then.
 #[test]
 fn a_log_that_is_ready_after_the_close_takes_nothing() {
