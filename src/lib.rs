@@ -140,7 +140,9 @@ pub use policy::{Durability, Policy, Recovery};
 pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
 #[cfg(feature = "postgres")]
-pub use shared::{CompletedInTx, Pooling, SharedOptions, SharedStats};
+pub use shared::{
+    BeginInTx, ClaimInTx, CompletedInTx, Pooling, SharedOptions, SharedStats, UncommittedRecord,
+};
 pub use state::Fence;
 pub use status::Status;
 #[cfg(feature = "serde")]

@@ -32,6 +32,8 @@ pub enum FailureKind {
     Damaged,
     /// The commit waits for a standby that did not confirm it.
     NotReplicated,
+    /// A transaction of another caller is about to store a result for the key.
+    Locked,
     /// The server gave another error.
     Refused,
 }
@@ -52,6 +54,12 @@ struct Inner {
 impl StoreFailure {
     pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self(Arc::new(Inner { kind, message: message.into(), aborted: false, code: None }))
+    }
+
+    pub(crate) fn locked() -> Self {
+        let message =
+            "a transaction of another caller has begun this key; roll back, and begin again in a moment";
+        Self::new(FailureKind::Locked, message)
     }
 
     pub(crate) fn of(error: &tokio_postgres::Error) -> Self {
@@ -147,6 +155,7 @@ impl fmt::Display for StoreFailure {
             FailureKind::NotReplicated => {
                 "a commit is not confirmed by the standbys, so look at the replication"
             }
+            FailureKind::Locked => "the key is not free",
             FailureKind::Refused => "the store refused the statement",
         };
         write!(f, "{what}: {}", self.0.message)

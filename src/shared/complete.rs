@@ -9,7 +9,7 @@ use super::statement::Miss;
 use super::statements::begin::span;
 use super::statements::end::EndAsk;
 use super::statements::look::{LookAsk, Looked};
-use crate::attempt::Ended;
+use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::counters::Counters;
@@ -30,6 +30,42 @@ pub(super) struct Result_ {
     pub(super) body: Arc<[u8]>,
     pub(super) keeps_body: bool,
     pub(super) retention: Retention,
+}
+
+impl Result_ {
+    /// The result of an attempt, if it is within the limits.
+    pub(super) fn new(core: &Core, attempt: &Attempt, result: NewResult<'_>) -> Result<Self, ClaimError> {
+        let (len, max) = (result.kept().len(), core.options.max_body_bytes);
+        if len > max {
+            return Err(ClaimError::BodyTooLarge { len, max });
+        }
+        let retention = result.completion.retention(attempt.retention).map_err(ClaimError::Option)?;
+        let keeps_body = result.completion.keeps_body();
+        Ok(Self { outcome: result.outcome, body: result.kept().into(), keeps_body, retention })
+    }
+
+    /// The record, once the store has it.
+    pub(super) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
+        let record = Record::new(
+            &RecordParts {
+                digest: attempt.digest,
+                scope: attempt.scope(),
+                key: attempt.key(),
+                fingerprint: attempt.fingerprint,
+                fence: attempt.fence,
+                attempt: attempt.number,
+                outcome: self.outcome,
+                started: attempt.started,
+                completed,
+                lifetime: self.retention.lifetime(completed),
+                body_kept: self.keeps_body,
+                body: &self.body,
+            },
+            None,
+        );
+        record.set_durable();
+        record
+    }
 }
 
 /// A change that has happened.
@@ -147,36 +183,11 @@ impl SharedClaim {
     }
 
     pub(super) fn result(&self, result: NewResult<'_>) -> Result<Result_, ClaimError> {
-        let (len, max) = (result.kept().len(), self.core().options.max_body_bytes);
-        if len > max {
-            return Err(ClaimError::BodyTooLarge { len, max });
-        }
-        let retention = result.completion.retention(self.attempt.retention).map_err(ClaimError::Option)?;
-        let keeps_body = result.completion.keeps_body();
-        Ok(Result_ { outcome: result.outcome, body: result.kept().into(), keeps_body, retention })
+        Result_::new(self.core(), &self.attempt, result)
     }
 
     pub(super) fn record(&self, result: &Result_, completed: Timestamp) -> Record {
-        let attempt = &self.attempt;
-        let record = Record::new(
-            &RecordParts {
-                digest: attempt.digest,
-                scope: attempt.scope(),
-                key: attempt.key(),
-                fingerprint: attempt.fingerprint,
-                fence: attempt.fence,
-                attempt: attempt.number,
-                outcome: result.outcome,
-                started: attempt.started,
-                completed,
-                lifetime: result.retention.lifetime(completed),
-                body_kept: result.keeps_body,
-                body: &result.body,
-            },
-            None,
-        );
-        record.set_durable();
-        record
+        result.record(&self.attempt, completed)
     }
 
     pub(super) fn refused(mut self, reason: ClaimError) -> EndError {

@@ -9,6 +9,7 @@
 mod address;
 mod batch;
 mod begin;
+mod begin_in_tx;
 mod cache;
 pub(crate) mod claim;
 mod columns;
@@ -54,6 +55,7 @@ mod wait_for_end;
 mod watches;
 mod worker;
 
+pub use begin_in_tx::{BeginInTx, ClaimInTx, UncommittedRecord};
 pub use handle::SharedStats;
 pub use in_tx::CompletedInTx;
 pub use options::{Pooling, SharedOptions};

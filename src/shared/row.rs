@@ -268,6 +268,10 @@ impl KeyRow {
         (&self.scope, &self.key)
     }
 
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.state == RowState::InFlight
+    }
+
     /// Whether its claim was given back, rather than lost.
     pub(super) fn was_returned(&self) -> bool {
         self.returned

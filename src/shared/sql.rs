@@ -74,7 +74,9 @@ const NO_ROW: &str = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 /// nonce: a join with the calls would compare each with each. A call that neither was answered nor
 /// inserted has no row: a twin was faster, or the session or the policies are others. The sessions
 /// that live say which.
-const BEGIN: &str = "WITH {MOMENT} {ALIVE} \
+const BEGIN: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}, \
+      set_config('lock_timeout', '{INSERT_MS}', true) AS patience), \
+    rules AS MATERIALIZED (SELECT policies FROM {S}.meta), {ALIVE} \
     req AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bytea[], \
       $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) WITH ORDINALITY \
       r(session, policies, digest, nonce, fingerprint, scope, key, ttl_ms, remembered_ms, unresolved_ms, lease_ms, ord)), \
@@ -228,6 +230,9 @@ pub(super) enum Kind {
     Want,
 }
 
+/// How long an insert waits for another one of the same key to be committed.
+const INSERT_MS: u64 = 1_000;
+
 /// The text of every statement, with the schema's name.
 #[derive(Debug)]
 pub(super) struct Sql {
@@ -297,5 +302,6 @@ fn filled(text: &str, schema: &str, now: &str) -> String {
         ("{TOLD_MAX}", &TOLD_MAX.to_string()),
     ];
     let text = parts.iter().fold(text.to_owned(), |text, (name, part)| text.replace(name, part));
+    let text = text.replace("{INSERT_MS}", &INSERT_MS.to_string());
     text.replace("{VACATED_MS}", &VACATED_MS.to_string()).replace("{S}", schema)
 }

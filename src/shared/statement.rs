@@ -47,6 +47,10 @@ pub(super) trait Statement: Send + Sized + 'static {
     /// All calls of a group as arrays, in the group's order.
     fn params(group: &[Ask<Self>]) -> Params<'_>;
 
+    /// Whether it waits for a transaction of a caller's that has inserted the key's row and is
+    /// still open. Such calls are found after a failure, and sent no more with others.
+    const WAITS_FOR_INSERTS: bool = false;
+
     /// Whether other processes are to be told of the change.
     fn is_wanted(_answer: &Self::Answer) -> bool {
         false

@@ -17,6 +17,7 @@ use crate::engine::handles::claim::Begin;
 use crate::engine::handles::handle::Handle;
 use crate::engine::handles::pending::Pending;
 use crate::error::BeginError;
+use crate::policy::Policy;
 use crate::record::tombstone::Tombstone;
 use crate::state::{Decision, Event, Phase, decide};
 use crate::sync::Arc;
@@ -39,16 +40,36 @@ pub(super) async fn answer(
     terms: &Terms,
     deadline: Deadline,
 ) -> Result<Option<Begin>, BeginError> {
-    let core = &*handle.0;
-    let attempts_max = terms.policy.attempts_max();
-    let event = Event::Begin { fingerprint: &fingerprint, now, attempts_max };
-    let (decision, is_over) = decided(row, event, now);
-    match decision {
-        Decision::Grant { attempt } => {
+    match decided_begin(row, &fingerprint, now, &terms.policy) {
+        (Decision::Grant { attempt }, _) => {
             let claim =
                 grant(handle, asked, fingerprint, (row, now), (attempt, false), terms, deadline).await?;
             Ok(claim.map(|claim| Begin::Fresh(claim.into())))
         }
+        decided => without_grant(handle, asked, row, decided, deadline).await,
+    }
+}
+
+/// What the state machine says of a begin, as [`decided`] does.
+pub(super) fn decided_begin(
+    row: &KeyRow,
+    fingerprint: &Fingerprint,
+    now: Timestamp,
+    policy: &Policy,
+) -> (Decision, bool) {
+    decided(row, Event::Begin { fingerprint, now, attempts_max: policy.attempts_max() }, now)
+}
+
+/// The answer to a begin that is granted nothing; `None` if the key has to be looked up again.
+pub(super) async fn without_grant(
+    handle: &Arc<SharedHandle>,
+    asked: &Asked,
+    row: &KeyRow,
+    (decision, is_over): (Decision, bool),
+    deadline: Deadline,
+) -> Result<Option<Begin>, BeginError> {
+    let core = &*handle.0;
+    match decision {
         Decision::Replay => Ok(Some(Begin::Done(row.record(asked.digest)))),
         Decision::Wait => Ok(Some(pending(handle, asked, row))),
         Decision::Expired => Err(BeginError::Expired(Tombstone::of(&row.record(asked.digest)))),
@@ -63,9 +84,11 @@ pub(super) async fn answer(
             Ok(None)
         }
         Decision::Unresolved => Err(BeginError::Unresolved(row.interruption(&core.budget))),
-        Decision::Superseded | Decision::Busy | Decision::Become(_) | Decision::Stay => {
-            unreachable!("a begin is granted, waits, is replayed or refused")
-        }
+        Decision::Grant { .. }
+        | Decision::Superseded
+        | Decision::Busy
+        | Decision::Become(_)
+        | Decision::Stay => unreachable!("a begin without a grant waits, is replayed or refused"),
     }
 }
 

@@ -1,14 +1,17 @@
 //! Workers: each keeps one connection, and runs one statement after the other on it.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::columns::Params;
 use super::connection::{Link, race};
 use super::core::Core;
 use super::group::{Queued, Work};
 use super::listener;
 use super::statement::{Ask, Miss};
-use crate::error::StoreFailure;
+use super::statements::in_tx::{MARKED, mark};
+use crate::error::{FailureKind, StoreFailure};
 use crate::sync::{Arc, Ordering};
 
 /// Serves until the runtime ends.
@@ -68,13 +71,15 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
     let rows = match asked {
         Ok(rows) => rows,
         Err(miss) => {
+            let (blocked, asks) = blocked(link, &miss, asks).await;
+            if !blocked.is_empty() {
+                refuse(blocked, &Miss::NotDone(StoreFailure::locked()));
+                return core.intake.put_back(asks);
+            }
             if let Miss::NotDone(failure) | Miss::Unknown(failure) = &miss {
                 core.note_failure(failure);
             }
-            for ask in asks {
-                ask.reply.send(Err(miss.clone()));
-            }
-            return;
+            return refuse(asks, &miss);
         }
     };
     let mut answers: Vec<Option<Result<S::Answer, StoreFailure>>> = Vec::new();
@@ -100,4 +105,22 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
         ask.reply.send(answer.map_err(Miss::Unknown));
     }
     core.intake.put_back(cut);
+}
+
+fn refuse<S: Queued>(asks: Vec<Ask<S>>, miss: &Miss) {
+    for ask in asks {
+        ask.reply.send(Err(miss.clone()));
+    }
+}
+
+/// After a statement that failed: the calls that wait for a transaction, and the others.
+async fn blocked<S: Queued>(link: &Link, miss: &Miss, asks: Vec<Ask<S>>) -> (Vec<Ask<S>>, Vec<Ask<S>>) {
+    let has_waited = matches!(miss, Miss::NotDone(failure) if failure.kind() == FailureKind::TimedOut);
+    if !S::WAITS_FOR_INSERTS || !has_waited {
+        return (Vec::new(), asks);
+    }
+    // Where that can't be read, the next try of each call finds out.
+    let rows = link.once(MARKED, &Params::default()).await.unwrap_or_default();
+    let marked: HashSet<i64> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    asks.into_iter().partition(|ask| marked.contains(&mark(ask.what.digest())))
 }

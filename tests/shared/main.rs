@@ -28,6 +28,7 @@ macro_rules! server {
 }
 
 mod basic;
+mod begin_in_tx;
 mod bouncer;
 mod cache;
 mod callers;

@@ -1,4 +1,4 @@
-//! Calls that only an engine on a shared store has: to connect, and to complete a claim in a
+//! Calls that only an engine on a shared store has: to connect, and to begin or complete in a
 //! transaction of the caller's on that store.
 
 use tokio_postgres::Transaction;
@@ -6,11 +6,12 @@ use tokio_postgres::Transaction;
 use super::claim::{Claim, ClaimInner};
 use super::engine::Engine;
 use super::handle::Handle;
-use crate::error::{ClaimError, EndError, OpenError};
+use super::scope::Scope;
+use crate::error::{BeginError, ClaimError, EndError, FailureKind, OpenError, SharedError, StoreFailure};
 use crate::shared::driver;
 use crate::shared::refusal::{carry, check_caller};
 use crate::task::caller::{Caller, block};
-use crate::{CompletedInTx, SharedOptions, SharedStats};
+use crate::{BeginInTx, CompletedInTx, Fingerprint, SharedOptions, SharedStats};
 
 impl SharedOptions {
     /// Connects to the store, makes its tables if need be, and starts a session of this process.
@@ -109,6 +110,63 @@ impl Claim {
         match self.inner {
             ClaimInner::File(_) => Err(EndError::new(ClaimError::NotShared, Some(self))),
             ClaimInner::Shared(claim) => claim.complete_in_tx(transaction, body.as_ref()).await,
+        }
+    }
+}
+
+impl Scope {
+    /// Asks whether to run the operation with this key, within a transaction of yours on the database
+    /// of the shared store. Claim, effect and result are committed together: if the process dies, or
+    /// the transaction is rolled back, nothing has happened and the key is as it was.
+    ///
+    /// So the effect must be in the transaction, and nowhere else. For anything that a rollback does
+    /// not undo, use [`begin`](Self::begin).
+    ///
+    /// No row of the key is written before [`ClaimInTx::complete`]. Until then another transaction
+    /// that begins the key is told so; a caller of [`begin`](Self::begin) may be granted a claim,
+    /// and then `complete` is refused. Keep the transaction short. It should read what is committed,
+    /// as is the default: with a snapshot from its start, a policy set since is not seen, and a
+    /// conflict may be an error of serialization.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin`](Self::begin). When another transaction has begun the key, with
+    /// [`FailureKind::Locked`](crate::FailureKind::Locked). When the transaction is on another store,
+    /// or the engine is on a file. Roll back then, and after every answer but
+    /// [`BeginInTx::Fresh`].
+    ///
+    /// ```no_run
+    /// # use idemkv::{BeginInTx, Engine, Fingerprint, Record};
+    /// # async fn pay(engine: &Engine, client: &mut tokio_postgres::Client) -> Result<Record, Box<dyn std::error::Error>> {
+    /// let mut transaction = client.transaction().await?;
+    /// match engine.scope("transfers").begin_in_tx(&mut transaction, "key", Fingerprint::of("a to b")).await? {
+    ///     BeginInTx::Fresh(claim) => {
+    ///         transaction.execute("UPDATE accounts SET cents = cents - 10 WHERE name = 'a'", &[]).await?;
+    ///         transaction.execute("UPDATE accounts SET cents = cents + 10 WHERE name = 'b'", &[]).await?;
+    ///         let stored = claim.complete(&mut transaction, "paid").await?;
+    ///         transaction.commit().await?;
+    ///         Ok(stored.committed())
+    ///     }
+    ///     BeginInTx::InFlight(_) => Err("another caller has this key: 409".into()),
+    ///     BeginInTx::Done(record) => Ok(record),
+    /// }
+    /// # }
+    /// ```
+    pub async fn begin_in_tx(
+        &self,
+        transaction: &mut Transaction<'_>,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+    ) -> Result<BeginInTx, BeginError> {
+        match &self.handle {
+            Handle::File(_) => {
+                let message = "the engine is on a file, where no transaction of another database can end";
+                let failure = StoreFailure::new(FailureKind::Options, message);
+                Err(BeginError::Shared(SharedError::Unavailable(failure)))
+            }
+            Handle::Shared(shared) => {
+                shared.begin_in_tx(transaction, &self.inner, key.as_ref(), fingerprint).await
+            }
         }
     }
 }

@@ -77,6 +77,8 @@ impl Statement for BeginAsk {
 
     const KIND: Kind = Kind::Begin;
 
+    const WAITS_FOR_INSERTS: bool = true;
+
     fn digest(&self) -> Digest {
         self.digest
     }

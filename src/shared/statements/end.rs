@@ -184,7 +184,7 @@ impl EndAsk {
     }
 }
 
-fn code(outcome: Outcome) -> i16 {
+pub(in crate::shared) fn code(outcome: Outcome) -> i16 {
     match outcome {
         Outcome::Success => 1,
         Outcome::Failure => 2,

@@ -4,4 +4,5 @@ pub(super) mod begin;
 pub(super) mod change;
 pub(super) mod end;
 pub(super) mod grant;
+pub(super) mod in_tx;
 pub(super) mod look;
