@@ -2,6 +2,7 @@
 //! lifecycle on a pool of connections, on a server that this bench starts.
 //!
 //!     cargo bench --features postgres --bench shared [seconds]
+//!     cargo bench --features postgres --bench shared transactions [seconds]
 
 #![allow(
     missing_docs,
@@ -24,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::Begin;
+use idemkv::{Begin, BeginInTx};
 use server::{Server, request};
 use tokio_postgres::NoTls;
 
@@ -223,6 +224,60 @@ async fn selects(server: &Server, in_flight: usize, time: Duration) -> Figures {
     .await
 }
 
+/// A transaction with an effect, by itself; with one more statement, as an application would write
+/// it; and with claim and result. In turn, on one connection each. Medians in µs.
+async fn transactions(server: &Server, time: Duration) -> [f64; 3] {
+    server.sql(
+        "DROP SCHEMA IF EXISTS bench_tx CASCADE; CREATE SCHEMA bench_tx; \
+         CREATE TABLE bench_tx.seen (key text PRIMARY KEY, fingerprint bytea, body bytea); \
+         CREATE TABLE bench_tx.accounts (number int PRIMARY KEY, cents bigint); \
+         INSERT INTO bench_tx.accounts SELECT n, 1000 FROM generate_series(0, 99) n",
+    );
+    let store = server.options("bench_tx").connect_async().await.unwrap();
+    let scope = store.scope("bench");
+    let mut client = server.client().await;
+    let spend = "UPDATE bench_tx.accounts SET cents = cents + $2 WHERE number = $1";
+    let spend = client.prepare(spend).await.unwrap();
+    let seen =
+        "INSERT INTO bench_tx.seen (key, fingerprint, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    let seen = client.prepare(seen).await.unwrap();
+    let (started, mut took, mut round) = (Instant::now(), [const { Vec::new() }; 3], 0_i32);
+    while started.elapsed() < time {
+        round += 1;
+        for (which, took) in took.iter_mut().enumerate() {
+            let (key, one) = (format!("key {which} {round}"), Instant::now());
+            let mut transaction = client.transaction().await.unwrap();
+            let claim = if which == 2 {
+                match scope.begin_in_tx(&mut transaction, &key, request()).await.unwrap() {
+                    BeginInTx::Fresh(claim) => Some(claim),
+                    other => panic!("{other:?}"),
+                }
+            } else {
+                None
+            };
+            transaction.execute(&spend, &[&(round % 100), &-10_i64]).await.unwrap();
+            transaction.execute(&spend, &[&((round + 1) % 100), &10_i64]).await.unwrap();
+            if which == 1 {
+                let request = request();
+                let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+                    [&key, &request.as_bytes().as_slice(), &BODY.as_slice()];
+                assert_eq!(transaction.execute(&seen, &params).await.unwrap(), 1);
+            }
+            let stored = match claim {
+                Some(claim) => Some(claim.complete(&mut transaction, BODY).await.unwrap()),
+                None => None,
+            };
+            transaction.commit().await.unwrap();
+            drop(stored.map(idemkv::UncommittedRecord::committed));
+            took.push(one.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    took.map(|mut took| {
+        took.sort_by(f64::total_cmp);
+        took[took.len() / 2]
+    })
+}
+
 fn main() {
     let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(3);
     let time = Duration::from_secs(seconds);
@@ -231,6 +286,15 @@ fn main() {
         return;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let [effect, plus_one, whole] = runtime.block_on(transactions(server, time));
+    println!(
+        "a transaction, µs: effect alone {effect:.0}, with one statement {plus_one:.0}, with claim and result {whole:.0} \
+         ({:.2} of that)",
+        whole / plus_one
+    );
+    if std::env::args().any(|word| word == "transactions") {
+        return;
+    }
     println!(
         "| in flight | what | lifecycles/s | client, µs each | server, µs each |\n|---|---|---|---|---|"
     );
