@@ -321,7 +321,7 @@ impl Event<'_> {
             Self::Interrupted { .. } => "interrupted",
             Self::Refused { .. } => "refused",
             Self::Superseded { .. } => "superseded",
-            Self::PolicySet { .. } => "declared",
+            Self::PolicySet { .. } => "policy set",
             Self::DiskFull { .. } => "disk full",
             Self::RoomAgain {} => "room again",
             Self::ReadFailed { .. } => "read failed",

@@ -115,7 +115,7 @@ pub(super) const COUNTERS: [Counter; 15] = [
     counter("idemkv_reclaimed_blocks_total", Unit::Count, "Blocks of the file that were reclaimed.", |stats| stats.reclaimed_blocks),
     counter("idemkv_progress_saved_total", Unit::Count, "Times that claims saved their progress.", |stats| stats.progress_saved),
     counter("idemkv_progress_refused_total", Unit::Count, "Times that a limit refused the progress of a claim.", |stats| stats.busy.progress_bytes),
-    counter("idemkv_policies_set_total", Unit::Count, "Policies that were declared.", |stats| stats.policies_set),
+    counter("idemkv_policies_set_total", Unit::Count, "Policies that were set.", |stats| stats.policies_set),
     counter("idemkv_forgotten_keys_total", Unit::Count, "Keys that were forgotten.", |stats| stats.forgotten),
 ];
 

@@ -188,7 +188,7 @@ fn of_engine(event: &Event<'_>) {
         #[cfg(feature = "postgres")]
         Event::Connected { took, .. } => info!(target: "idemkv", ?took, "connected"),
         Event::PolicySet { scope, policy, .. } => {
-            info!(target: "idemkv", scope = scope_label(scope), ?policy, "policy declared");
+            info!(target: "idemkv", scope = scope_label(scope), ?policy, "policy set");
         }
         Event::DiskFull { failure, .. } => error!(target: "idemkv", error = %failure, "the disk is full"),
         Event::RoomAgain {} => info!(target: "idemkv", "the disk has room again"),

@@ -136,7 +136,7 @@ pub struct Stats {
     pub progress_saved: u64,
     /// Keys that were forgotten.
     pub forgotten: u64,
-    /// Policies that were declared.
+    /// Policies that were set.
     pub policies_set: u64,
     /// Backups that were made.
     pub backups: u64,
