@@ -28,8 +28,9 @@ const WORKERS: usize = 3;
 const TRANSFERS: u32 = 300;
 const ACCOUNTS: u32 = 10;
 const CENTS: i64 = 100_000;
-/// How often a worker is killed, until all is done.
+/// A worker is killed so often, and so many times: a slow machine must be able to get on with it.
 const KILL_EVERY: Duration = Duration::from_millis(300);
+const KILLS_MAX: u32 = 15;
 /// The tables of this example, and those of the store.
 const SCHEMA: &str = "idemkv_transfer";
 
@@ -169,7 +170,7 @@ pub async fn show(url: &str, worker: impl Fn(usize) -> Result<Command>) -> Resul
     let (mut kills, mut next_kill, mut at) = (0, Instant::now() + KILL_EVERY, 0);
     while !workers.is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        if Instant::now() > next_kill {
+        if Instant::now() > next_kill && kills < KILLS_MAX {
             next_kill += KILL_EVERY;
             at = (at + 1) % workers.len();
             let (number, worker) = &mut workers[at];
