@@ -250,7 +250,7 @@ async fn transactions(server: &Server, time: Duration) -> [f64; 3] {
             let claim = if which == 2 {
                 match scope.begin_in_tx(&mut transaction, &key, request()).await.unwrap() {
                     BeginInTx::Fresh(claim) => Some(claim),
-                    other => panic!("{other:?}"),
+                    other @ (BeginInTx::InFlight(_) | BeginInTx::Done(_)) => panic!("{other:?}"),
                 }
             } else {
                 None

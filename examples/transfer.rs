@@ -17,19 +17,21 @@
 use std::env;
 use std::error::Error;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use idemkv::{BeginInTx, ClaimError, Engine, Fingerprint, Record, Scope, SharedOptions};
 use tokio_postgres::{Client, NoTls};
 
-pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const WORKERS: usize = 3;
 const TRANSFERS: u32 = 300;
 const ACCOUNTS: u32 = 10;
 const CENTS: i64 = 100_000;
-/// A worker is killed so often, and so many times: a slow machine must be able to get on with it.
-const KILL_EVERY: Duration = Duration::from_millis(300);
+/// Between two looks at the workers.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A worker is killed after so many looks, and so many times: a slow machine must be able to get on.
+const KILL_EVERY: u32 = 30;
 const KILLS_MAX: u32 = 15;
 /// The tables of this example, and those of the store.
 const SCHEMA: &str = "idemkv_transfer";
@@ -111,7 +113,7 @@ async fn transfer(scope: &Scope, client: &mut Client, transfer: &Transfer) -> Re
 // ---- A worker ----
 
 /// Carries out every transfer, and tries those again at which another worker is.
-pub async fn work(url: &str, number: &str) -> Result<()> {
+pub(crate) async fn work(url: &str, number: &str) -> Result<()> {
     let engine: Engine =
         SharedOptions::new(url).schema(SCHEMA).instance(format!("worker-{number}")).connect_async().await?;
     let scope = engine.scope("transfers");
@@ -150,7 +152,7 @@ async fn connect(url: &str) -> Result<Client> {
 
 /// Starts the workers, kills some of them, and looks at what they have made. `worker` gives the
 /// command of one.
-pub async fn show(url: &str, worker: impl Fn(usize) -> Result<Command>) -> Result<()> {
+pub(crate) async fn show(url: &str, worker: impl Fn(usize) -> Result<Command>) -> Result<()> {
     let client = connect(url).await?;
     let tables = format!(
         "DROP SCHEMA IF EXISTS {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA}; \
@@ -162,23 +164,24 @@ pub async fn show(url: &str, worker: impl Fn(usize) -> Result<Command>) -> Resul
     // Makes the tables of the store before the workers come.
     SharedOptions::new(url).schema(SCHEMA).connect_async().await?.close_async().await?;
     println!(
-        "{WORKERS} workers are each asked for the same {TRANSFERS} transfers; one is killed every {KILL_EVERY:?}"
+        "{WORKERS} workers are each asked for the same {TRANSFERS} transfers; one is killed every {:?}",
+        PAUSE * KILL_EVERY
     );
 
     let start = |number| Ok((number, worker(number)?.stdin(Stdio::null()).spawn()?));
     let mut workers = (0..WORKERS).map(start).collect::<Result<Vec<_>>>()?;
-    let (mut kills, mut next_kill, mut at) = (0, Instant::now() + KILL_EVERY, 0);
+    let (mut kills, mut looks) = (0, 0);
     while !workers.is_empty() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        if Instant::now() > next_kill && kills < KILLS_MAX {
-            next_kill += KILL_EVERY;
-            at = (at + 1) % workers.len();
-            let (number, worker) = &mut workers[at];
-            if worker.try_wait()?.is_none() {
+        tokio::time::sleep(PAUSE).await;
+        looks += 1;
+        if looks % KILL_EVERY == 0 && kills < KILLS_MAX {
+            kills += 1;
+            // Each in its turn.
+            workers.rotate_left(1);
+            if let Some((number, worker)) = workers.first_mut() {
                 worker.kill()?;
                 worker.wait()?;
-                kills += 1;
-                workers[at] = start(*number)?;
+                *worker = start(*number)?.1;
             }
         }
         let mut running = Vec::new();
