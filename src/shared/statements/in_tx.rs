@@ -34,7 +34,7 @@ const STORE: &str = "WITH {MOMENT} \
     upd AS (UPDATE {S}.keys k SET state = 3, nonce = $2, fence = $3, attempt = $4, fingerprint = $5, session = NULL, \
         started_ms = $6, completed_ms = m.now_ms, expires_ms = m.now_ms + $7, gone_ms = m.now_ms + $8, ttl_ms = $7, \
         remembered_ms = $8, unresolved_ms = NULL, lease_ms = NULL, lease_until_ms = NULL, interrupted_ms = NULL, \
-        e_fence = NULL, e_attempt = NULL, e_started_ms = NULL, e_interrupted_ms = NULL, returned = false, \
+        e_fence = NULL, e_attempt = NULL, e_started_ms = NULL, e_interrupted_ms = NULL, returned = false, leaving = false, \
         outcome = $9, body = $10, body_kept = true, progress = NULL \
       FROM moment m JOIN rules u ON u.policies = $13 \
       WHERE k.digest = $1 AND k.fence = $14 AND k.state = $15 AND k.fence < $3 \
