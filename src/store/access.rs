@@ -204,7 +204,7 @@ impl Access {
         }
         *state = State::Away;
         drop(state);
-        self.open_view().map(|view| self.users.enter(view))
+        self.open_view()
     }
 
     /// Gives up a stopped database, unless that was done meanwhile.
@@ -221,10 +221,12 @@ impl Access {
     }
 
     /// Opens a view, for a caller that has taken the database out.
-    fn open_view(&self) -> Result<Arc<Opened>, ReadError> {
-        let opened = self.view().map(Arc::new).map_err(|trouble| trouble.into_read_error(&self.path));
-        self.put(opened.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
-        opened
+    fn open_view(&self) -> Result<InUse<'_>, ReadError> {
+        let opened = self.view().map_err(|trouble| trouble.into_read_error(&self.path));
+        // This caller is a user before another can take the view out, and tells when it is done.
+        let used = opened.map(|view| self.users.enter(Arc::new(view)));
+        self.put(used.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
+        used
     }
 
     /// A view of what is durable: a commit that is in its last sync, or whose last sync failed, is
