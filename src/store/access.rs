@@ -220,13 +220,11 @@ impl Access {
         }
     }
 
-    /// Opens a view, for a caller that has taken the database out.
+    /// Opens a view, for a caller that has taken the database out and is its first user.
     fn open_view(&self) -> Result<InUse<'_>, ReadError> {
-        let opened = self.view().map_err(|trouble| trouble.into_read_error(&self.path));
-        // This caller is a user before another can take the view out, and tells when it is done.
-        let used = opened.map(|view| self.users.enter(Arc::new(view)));
-        self.put(used.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
-        used
+        let view = self.view().map(|view| self.users.enter(Arc::new(view)));
+        self.put(view.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
+        view.map_err(|trouble| trouble.into_read_error(&self.path))
     }
 
     /// A view of what is durable: a commit that is in its last sync, or whose last sync failed, is
