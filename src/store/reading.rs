@@ -21,13 +21,15 @@ pub(crate) enum StoredRecord {
 
 impl Store {
     /// The record at `place`. A block whose reads fail again and again is read less and less often;
-    /// meanwhile the answer is the disk's last one.
+    /// meanwhile the answer is the disk's last one. The rest between two reads counts from the end
+    /// of the first: a disk may take minutes to give a sector up.
     pub(crate) fn read(
         &self,
         place: RecordLocation,
         digest: Digest,
-        now: Timestamp,
+        now: impl Fn() -> Timestamp,
     ) -> Result<StoredRecord, ReadError> {
+        let began = now();
         let block = place.block();
         let due = match self.due_of(place) {
             Ok(due) => due,
@@ -36,7 +38,7 @@ impl Store {
                 return Ok(StoredRecord::Gone(gone));
             }
         };
-        if let Some(failure) = self.unread.answer(block, now) {
+        if let Some(failure) = self.unread.answer(block, began) {
             return Err(ReadError::Io(failure));
         }
         match self.access.try_read(|database| self.read_in(database, due, place, digest))? {
@@ -50,7 +52,7 @@ impl Store {
                 if let ReadError::Io(failure) = &error
                     && is_answer_of_disk
                 {
-                    self.unread.failed(block, failure, now);
+                    self.unread.failed(block, failure, began..now());
                 }
                 Err(error)
             }

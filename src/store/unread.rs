@@ -1,6 +1,7 @@
 //! Blocks whose reads failed: they are not read again at once, again and again.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::Timestamp;
@@ -48,13 +49,13 @@ impl Unread {
         blocks.get(&block).filter(|failed| now < failed.again).map(|failed| failed.failure.clone())
     }
 
-    /// Notes a failed read.
-    pub(super) fn failed(&self, block: u64, failure: &IoFailure, now: Timestamp) {
+    /// Notes a failed read, which took this time.
+    pub(super) fn failed(&self, block: u64, failure: &IoFailure, took: Range<Timestamp>) {
         let mut blocks = self.blocks.lock();
         if blocks.len() >= BLOCKS_MAX && !blocks.contains_key(&block) {
             // Perhaps no caller asks for it any more. A block that is put off stays.
             let oldest = blocks.iter().min_by_key(|(_, failed)| failed.again);
-            let Some(oldest) = oldest.filter(|(_, failed)| failed.again <= now).map(|(block, _)| *block)
+            let Some(oldest) = oldest.filter(|(_, failed)| failed.again <= took.end).map(|(block, _)| *block)
             else {
                 return;
             };
@@ -63,11 +64,11 @@ impl Unread {
         self.has_some.store(true, Ordering::Relaxed);
         let before = blocks.get(&block);
         // This one began before the pause that another has caused.
-        if before.is_some_and(|failed| now < failed.again) {
+        if before.is_some_and(|failed| took.start < failed.again) {
             return;
         }
         let count = before.map_or(0, |failed| failed.count).saturating_add(1);
-        let again = now.saturating_add(pause(count));
+        let again = took.end.saturating_add(pause(count));
         blocks.insert(block, Failed { failure: failure.clone(), count, again });
     }
 
@@ -110,7 +111,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..40 {
             assert!(unread.answer(7, now).is_none() && unread.answer(8, now).is_none());
-            unread.failed(7, &failure, now);
+            unread.failed(7, &failure, now..now);
             let failed = now;
             while unread.answer(7, now).is_some() {
                 now = now.saturating_add(PAUSE);
@@ -120,10 +121,10 @@ mod tests {
         let millis: Vec<_> = pauses.iter().map(Duration::as_millis).take(6).collect();
         assert_eq!(millis, [0, 0, 100, 200, 400, 800]);
         assert_eq!(pauses.last(), Some(&PAUSE_MAX));
-        unread.failed(7, &failure, now);
+        unread.failed(7, &failure, now..now);
         unread.is_fine(7);
         assert!(unread.answer(7, now).is_none());
-        unread.failed(7, &failure, now);
+        unread.failed(7, &failure, now..now);
         assert!(unread.answer(7, now).is_none(), "it counts anew");
     }
 
@@ -133,7 +134,7 @@ mod tests {
         let unread = Unread::default();
         let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
         let now = Timestamp::from_millis(1_000);
-        (0..64).for_each(|_| unread.failed(7, &failure, now));
+        (0..64).for_each(|_| unread.failed(7, &failure, now..now));
         assert!(unread.answer(7, now).is_some() && unread.answer(7, now.saturating_add(PAUSE)).is_none());
     }
 
@@ -143,7 +144,7 @@ mod tests {
         let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
         let now = Timestamp::from_millis(1_000);
         let is_noted = |block| {
-            (0..AT_ONCE).for_each(|_| unread.failed(block, &failure, now));
+            (0..AT_ONCE).for_each(|_| unread.failed(block, &failure, now..now));
             unread.answer(block, now).is_some()
         };
         assert!((0..BLOCKS_MAX as u64).all(is_noted));
@@ -158,11 +159,11 @@ mod tests {
         let unread = Unread::default();
         let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
         let mut now = Timestamp::from_millis(1_000);
-        (0..BLOCKS_MAX as u64).for_each(|block| unread.failed(block, &failure, now));
-        (0..AT_ONCE).for_each(|_| unread.failed(7, &failure, now));
+        (0..BLOCKS_MAX as u64).for_each(|block| unread.failed(block, &failure, now..now));
+        (0..AT_ONCE).for_each(|_| unread.failed(7, &failure, now..now));
         now = now.saturating_add(PAUSE / 2);
         for block in [1 << 40, 1 << 41] {
-            (0..AT_ONCE).for_each(|_| unread.failed(block, &failure, now));
+            (0..AT_ONCE).for_each(|_| unread.failed(block, &failure, now..now));
             assert!(unread.answer(block, now).is_some(), "it is read again and again");
         }
         assert!(unread.answer(7, now).is_some(), "it is put off, and gave its place away");

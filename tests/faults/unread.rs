@@ -358,6 +358,25 @@ fn lookups_of_a_key_under_a_bad_sector_keep_no_checkpoint_from_succeeding() {
     });
 }
 
+/// A disk takes its time before it gives a sector up.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_block_whose_reads_fail_slowly_is_put_off_too() {
+    let (machine, engine) = with_bad_sectors(1);
+    let clock = machine.clock.clone();
+    machine.disk.before_reads(move |name| {
+        if name == "x.idem" {
+            clock.advance(Duration::from_secs(30));
+        }
+    });
+    let is_put_off = (0..60).any(|_| {
+        let before = engine.stats().failed_reads;
+        assert!(engine.default_scope().get("kept 0").is_err());
+        engine.stats().failed_reads == before
+    });
+    assert!(is_put_off, "the disk is asked at each of 60 lookups");
+}
+
 /// Another client asks for keys elsewhere, on a disk that works there.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]

@@ -53,6 +53,8 @@ impl Core {
         match moved {
             Ok(()) => true,
             Err(error) => {
+                // A try on a slow disk may have taken longer than that.
+                maintenance.retry_at = self.clock.now().saturating_add(RETRY_AFTER);
                 self.checkpoint_failed(error);
                 false
             }
@@ -66,8 +68,9 @@ impl Core {
     ) -> Result<(), CommitError> {
         self.health.may_write()?;
         if self.health.disk().of_store().is_some() {
+            let reopened = self.store.reopen();
             maintenance.retry_at = self.clock.now().saturating_add(RETRY_AFTER);
-            self.store.reopen().map_err(|error| self.store_refused(error))?;
+            reopened.map_err(|error| self.store_refused(error))?;
         }
         self.prepare(&mut maintenance.unprepared).map_err(|error| self.store_refused(error))
     }

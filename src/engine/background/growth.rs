@@ -56,7 +56,7 @@ impl Core {
                     }
                 }
                 Err(failure) if failure.is_disk_full() => {
-                    self.health.disk().found_by_log(failure, now);
+                    self.health.disk().found_by_log(failure, self.clock.now());
                     return self.space.wake();
                 }
                 Err(failure) => {

@@ -109,7 +109,7 @@ impl Core {
         digest: Digest,
     ) -> Result<StoredRecord, ReadError> {
         match caller {
-            Caller::Thread => self.store.read(place, digest, self.clock.now()),
+            Caller::Thread => self.store.read(place, digest, || self.clock.now()),
             Caller::Task | Caller::Member => self.reads.read(place, digest, self.health.gate()).await,
         }
     }
@@ -198,7 +198,7 @@ impl Core {
         loop {
             let followed = resolve_slot(
                 || seen.take().unwrap_or_else(|| self.index.get(digest)),
-                |place| ready(self.store.read(place, digest, self.clock.now())),
+                |place| ready(self.store.read(place, digest, || self.clock.now())),
                 |gone| self.store.is_still_gone(gone),
                 self.index.epoch(),
                 before,

@@ -141,7 +141,7 @@ impl Reads {
             drop(queue);
             wakeups.wake();
             if job.is_awaited() {
-                job.answer(store.read(job.place, job.digest, clock.now()));
+                job.answer(store.read(job.place, job.digest, || clock.now()));
             }
         }
     }

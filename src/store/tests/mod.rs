@@ -30,7 +30,7 @@ const FORGETTABLE: Timestamp = Timestamp::from_millis(9_000);
 
 /// The record at `place`; `None` where its block is gone.
 fn read(store: &Store, place: RecordLocation, digest: Digest) -> Result<Option<Record>, ReadError> {
-    match store.read(place, digest, NOW)? {
+    match store.read(place, digest, || NOW)? {
         StoredRecord::Found(record) => Ok(Some(record)),
         StoredRecord::Gone(_) => Ok(None),
     }
