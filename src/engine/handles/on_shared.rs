@@ -122,11 +122,11 @@ impl Scope {
     /// So the effect must be in the transaction, and nowhere else. For anything that a rollback does
     /// not undo, use [`begin`](Self::begin).
     ///
-    /// No row of the key is written before [`ClaimInTx::complete`](crate::ClaimInTx::complete). Until then another transaction
-    /// that begins the key is told so; a caller of [`begin`](Self::begin) may be granted a claim,
-    /// and then `complete` is refused. Keep the transaction short. It should read what is committed,
-    /// as is the default: with a snapshot from its start, a policy set since is not seen, and a
-    /// conflict may be an error of serialization.
+    /// No row of the key is written before [`complete`](crate::ClaimInTx::complete). Until then
+    /// another transaction that begins the key is told so; a caller of [`begin`](Self::begin) may be
+    /// granted a claim, and then `complete` is refused. Keep the transaction short. It should read
+    /// what is committed, as is the default: with a snapshot from its start, a policy set since is
+    /// not seen, and a conflict may be an error of serialization.
     ///
     /// # Errors
     ///
