@@ -59,7 +59,8 @@ impl Address {
                 Mode::Disable
             }
         });
-        let is_file = config.get_hosts().iter().all(|host| !matches!(host, Host::Tcp(_)));
+        let is_file = config.get_hosts().iter().all(|host| !matches!(host, Host::Tcp(_)))
+            && config.get_hostaddrs().is_empty();
         let mode = if is_file && !config.get_hosts().is_empty() {
             // As with libpq, there is no TLS over a local socket.
             Mode::Disable
@@ -201,6 +202,15 @@ mod tests {
         {
             assert_eq!(read(remote), (Mode::VerifyFull, None), "{remote}");
         }
+    }
+
+    /// `hostaddr` is where it connects to, whatever the host is called.
+    #[test]
+    fn a_socket_with_an_address_is_no_local_socket() {
+        let words = "host=/run/postgresql hostaddr=10.0.0.1 user=a sslmode=verify-full";
+        assert_eq!(read(words).0, Mode::VerifyFull);
+        assert_eq!(read("host=/run/postgresql hostaddr=10.0.0.1 user=a").0, Mode::VerifyFull);
+        assert_eq!(read("host=/run/postgresql user=a sslmode=verify-full").0, Mode::Disable);
     }
 
     #[test]

@@ -109,7 +109,7 @@ async fn begin(
         if !seen.is_of_this_store {
             return Err(Refusal::unavailable(elsewhere()).into());
         }
-        let policies = seen.policies;
+        let (policies, sees_more) = (seen.policies, seen.sees_more);
         let Some(fence) = seen.fence else {
             return Err(Refusal::unavailable(StoreFailure::locked()).into());
         };
@@ -121,8 +121,17 @@ async fn begin(
                 return Ok(answer);
             }
         }
+        if !sees_more {
+            return Err(Refusal::unavailable(old_snapshot()).into());
+        }
         tries.round(core).await?;
     }
+}
+
+fn old_snapshot() -> StoreFailure {
+    let message = "the transaction's snapshot is older than a policy, or than the end of a claim: \
+                   roll back, and begin again";
+    StoreFailure::new(FailureKind::Locked, message)
 }
 
 /// The claim stands by its transaction alone.
@@ -237,6 +246,9 @@ impl ClaimInTx {
             seen: self.seen.as_ref().map(|row| (row.fence, row.state)),
         };
         let stored = store(core, transaction, &ask).await.map_err(Refusal::unavailable)?;
+        if !stored.is_of_this_store {
+            return Err(Refusal::unavailable(elsewhere()).into());
+        }
         let Some(is_wanted) = stored.is_wanted else {
             return Err(why_not(core, attempt, self.policies == stored.policies).await);
         };

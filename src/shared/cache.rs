@@ -51,8 +51,10 @@ impl Cache {
     /// The record that answers this request, if it is in memory and still counts.
     #[inline]
     pub(super) fn replay(&self, digest: Digest, asked: &Fingerprint) -> Option<Record> {
-        let counts = |record: &Record| self.now_at_most().is_some_and(|now| record.is_replayed(asked, now));
-        self.index.as_ref()?.replay(digest, counts)
+        let index = self.index.as_ref()?;
+        // Before the look: what a session had in memory does not count for the next one.
+        let now = self.now_at_most()?;
+        index.replay(digest, |record| record.is_replayed(asked, now))
     }
 
     /// The server's time is not later than this. `None` while the session is not known to live.

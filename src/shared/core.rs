@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
+use super::blocked::Blocked;
 use super::cache::Cache;
 use super::columns::Params;
 use super::connection::{CONFIRM, Link, LinkOptions, Settings};
@@ -14,6 +15,7 @@ use super::loose_ends::LooseEnds;
 use super::options::SharedOptions;
 use super::policies::Policies;
 use super::refusal::Refusal;
+use super::schema::Found;
 use super::session::{Session, SessionState};
 use super::sql::Sql;
 use super::statement::{Ask, Miss};
@@ -56,6 +58,8 @@ pub(crate) struct Core {
     pub(super) link: LinkOptions,
     pub(super) sql: Sql,
     pub(super) secret: Secret,
+    /// Tells this store from others.
+    pub(super) store: u128,
     /// Tells the sessions of this process from those of others with its instance name.
     pub(super) nonce: u128,
     pub(super) intake: Intake,
@@ -64,6 +68,7 @@ pub(crate) struct Core {
     pub(super) watches: Watches,
     pub(super) outbox: Outbox,
     pub(super) loose_ends: LooseEnds,
+    pub(super) blocked: Blocked,
     pub(super) cache: Cache,
     pub(super) budget: Arc<Budget>,
     pub(super) traffic: Traffic,
@@ -103,7 +108,7 @@ impl Core {
         options: SharedOptions,
         link: LinkOptions,
         sql: Sql,
-        (secret, nonce): (Secret, u128),
+        (found, nonce): (Found, u128),
     ) -> Self {
         Self {
             intake: Intake::new(options.group_max, options.max_queued),
@@ -112,6 +117,7 @@ impl Core {
             watches: Watches::default(),
             outbox: Outbox::default(),
             loose_ends: LooseEnds::default(),
+            blocked: Blocked::default(),
             cache: Cache::new(options.cache_bytes, options.session),
             budget: Arc::default(),
             traffic: Traffic { trips: Arc::clone(&link.trips), ..Traffic::default() },
@@ -136,7 +142,8 @@ impl Core {
             options,
             link,
             sql,
-            secret,
+            secret: found.secret,
+            store: found.id,
             nonce,
         }
     }

@@ -150,9 +150,9 @@ async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
         return Err(unavailable(StoreFailure::new(FailureKind::TimedOut, message)));
     };
     let found = found.map_err(unavailable)?;
-    let sql = Sql::new(&quoted, &options.clock);
-    let known = (found.secret, nonce()?);
-    Ok(Core::new(options, link_options, sql, known))
+    let sql = Sql::new(&quoted, &options.clock, &options.server);
+    let nonce = nonce()?;
+    Ok(Core::new(options, link_options, sql, (found, nonce)))
 }
 
 /// Connects, and finds out whether a pooler is in between. It refuses the settings that a connection

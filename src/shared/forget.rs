@@ -64,7 +64,8 @@ impl Core {
             if decision.becomes() != Some(Phase::Ending) {
                 return Ok(false);
             }
-            if row.state == RowState::Done && left != Some(row.fence) {
+            // A failover may have taken the mark back, and another process may have kept it again.
+            if row.state == RowState::Done && (left != Some(row.fence) || !row.is_leaving) {
                 let leave =
                     ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Done };
                 match self.ask(leave, deadline).await {

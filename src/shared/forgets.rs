@@ -27,6 +27,8 @@ pub(super) struct Heard {
     /// Everything up to this number was dropped. A new connection may be to another server, which
     /// counts for itself: nothing is known.
     seen: Cell<Option<i64>>,
+    /// The server that gave the numbers. A pooler changes it under a connection.
+    server: Cell<i64>,
 }
 
 /// Notes that wait to be read. What does not fit counts as missed.
@@ -66,9 +68,14 @@ impl Heard {
         self.seen.get()
     }
 
-    /// Everything was dropped, after a statement had read this number.
-    pub(super) fn dropped_all(&self, number: i64) {
+    /// Everything was dropped, after a statement had read this number of this server's.
+    pub(super) fn dropped_all(&self, number: i64, server: i64) {
         self.seen.set(Some(number));
+        self.server.set(server);
+    }
+
+    pub(super) fn server(&self) -> i64 {
+        self.server.get()
     }
 }
 

@@ -118,7 +118,9 @@ impl Intake {
     }
 
     /// Calls that have no whole answer yet come first in the next group.
-    pub(super) fn put_back<S: Queued>(&self, asks: Vec<Ask<S>>) {
+    pub(super) fn put_back<S: Queued>(&self, asks: Vec<Ask<S>>, failure: &StoreFailure) {
+        let (over, asks): (Vec<_>, Vec<_>) = asks.into_iter().partition(|ask| ask.deadline.has_passed());
+        refuse(over, failure);
         if asks.is_empty() {
             return;
         }

@@ -94,7 +94,7 @@ const START: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}
       WHERE t.is_same AND e.sessions >= 0 AND ($1 IS NULL OR NOT $3 OR NOT EXISTS \
         (SELECT FROM {S}.sessions o WHERE o.instance = $1 AND NOT o.replaced AND o.nonce <> $4)) \
       RETURNING id, started_ms, seen) \
-    SELECT t.is_same, s.id, s.started_ms, s.seen FROM store t LEFT JOIN started s ON true";
+    SELECT t.is_same, s.id, s.started_ms, s.seen, {SERVER} FROM store t LEFT JOIN started s ON true";
 
 async fn start(core: &Core, line: &Line) -> Result<(), Miss> {
     let (until, sent) = (local_end(core), boot_ms());
@@ -127,7 +127,7 @@ async fn start(core: &Core, line: &Line) -> Result<(), Miss> {
     if let Some(last) = last {
         // What was dropped while there was no session was told to nobody.
         core.cache.lose_all();
-        line.heard.dropped_all(last);
+        line.heard.dropped_all(last, columns.take().map_err(Miss::Unknown)?);
         core.cache.renewed(sent, now);
     }
     core.session.set(SessionState::Live { id, until });
@@ -144,9 +144,10 @@ fn new_id() -> Result<i64, StoreFailure> {
 }
 
 const RENEW: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}) \
-    UPDATE {S}.sessions s SET until_ms = m.now_ms + $2, replays_until_ms = m.now_ms + $2, seen = $4 \
+    UPDATE {S}.sessions s SET until_ms = m.now_ms + $2, replays_until_ms = m.now_ms + $2, \
+        seen = CASE WHEN $4 IS NULL OR $4 <= t.forgets AND $5 = {SERVER} THEN $4 ELSE -1 END \
       FROM moment m CROSS JOIN {S}.meta t WHERE s.id = $1 AND s.nonce = $3 AND NOT s.replaced \
-        AND s.until_ms > m.now_ms AND (s.seen IS NULL) = ($4 IS NULL) RETURNING m.now_ms, t.forgets";
+        AND s.until_ms > m.now_ms AND (s.seen IS NULL) = ($4 IS NULL) RETURNING m.now_ms, t.forgets, {SERVER}";
 
 /// No number: nothing is known of what is to be dropped.
 const NOTHING: i64 = -1;
@@ -163,26 +164,29 @@ async fn renew(core: &Core, line: &Line, id: i64) -> Result<bool, Miss> {
             .with(id, Type::INT8)
             .with(core.options.session_ms(), Type::INT8)
             .with(Id(core.nonce), Type::UUID)
-            .with(seen, Type::INT8);
+            .with(seen, Type::INT8)
+            .with(line.heard.server(), Type::INT8);
         let rows = line.link.once(&core.sql.filled(RENEW), &params).await?;
         let Some(row) = rows.first() else { return Ok(false) };
         let mut columns = Columns::new(row);
         let now = columns.time().map_err(Miss::Unknown)?;
         let last: i64 = columns.take().map_err(Miss::Unknown)?;
+        let server: i64 = columns.take().map_err(Miss::Unknown)?;
         core.tell_time(now);
         core.session.set(SessionState::Live { id, until });
         let Some(seen) = seen else { return Ok(true) };
         core.cache.renewed(sent, now);
-        if seen == last {
+        let is_another = server != line.heard.server();
+        if seen == last && !is_another {
             return Ok(true);
         }
         if seen != NOTHING && !line.link.is_pooled() {
             first(tokio::time::sleep(LATE), core.session.called.notified()).await;
         }
         // What no notification told of was missed.
-        if seen > last || line.heard.drop_told(core).is_none_or(|told| told < last) {
+        if is_another || seen > last || line.heard.drop_told(core).is_none_or(|told| told < last) {
             core.cache.lose_all();
-            line.heard.dropped_all(last);
+            line.heard.dropped_all(last, server);
         }
     }
 }

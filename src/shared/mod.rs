@@ -10,6 +10,7 @@ mod address;
 mod batch;
 mod begin;
 mod begin_in_tx;
+mod blocked;
 mod cache;
 pub(crate) mod claim;
 mod columns;

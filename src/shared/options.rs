@@ -6,7 +6,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use super::address::Address;
 use super::schema;
-use super::sql::NOW;
+use super::sql::{NOW, SERVER};
 use super::tls::{Tls, for_address};
 use crate::clock::millis;
 use crate::error::{FailureKind, OpenError, OptionError, SharedError, StoreFailure};
@@ -63,6 +63,7 @@ pub struct SharedOptions {
     pub(super) count_every: Option<Duration>,
     pub(super) group_max: usize,
     pub(super) clock: String,
+    pub(super) server: String,
     pub(super) hooks: Hooks,
 }
 
@@ -95,6 +96,7 @@ impl SharedOptions {
             count_every: Some(Duration::from_secs(10)),
             group_max: 512,
             clock: NOW.to_owned(),
+            server: SERVER.to_owned(),
             hooks: Hooks::default(),
         }
     }
@@ -214,6 +216,13 @@ impl SharedOptions {
     #[doc(hidden)]
     pub fn clock(mut self, sql: impl Into<String>) -> Self {
         self.clock = sql.into();
+        self
+    }
+
+    /// What tells one server from another, as an SQL expression, for tests that have but one.
+    #[doc(hidden)]
+    pub fn server(mut self, sql: impl Into<String>) -> Self {
+        self.server = sql.into();
         self
     }
 

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use super::columns::Id;
 use super::sql::{OF_FENCE, SINCE};
 use crate::error::{FailureKind, StoreFailure};
 use crate::key::Secret;
@@ -17,6 +18,7 @@ CREATE SEQUENCE {S}.fence AS bigint MINVALUE 1 MAXVALUE 9007199254740991 CACHE 1
 CREATE TABLE {S}.meta (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
   version integer NOT NULL,
+  id uuid NOT NULL DEFAULT gen_random_uuid(),
   secret bytea NOT NULL CHECK (length(secret) = 32),
   policies bigint NOT NULL DEFAULT 1,
   forgets bigint NOT NULL DEFAULT 0
@@ -108,6 +110,8 @@ pub(super) fn quoted(schema: &str) -> Result<String, StoreFailure> {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) secret: Secret,
+    /// Tells the store from others. No secret.
+    pub(super) id: u128,
 }
 
 /// Makes the tables where there are none and the role may, and checks those that are there.
@@ -167,7 +171,7 @@ async fn check(client: &Client, schema: &str, quoted: &str) -> Result<Found, Sto
             }
         }
     }
-    let sql = format!("SELECT version, secret FROM {quoted}.meta");
+    let sql = format!("SELECT version FROM {quoted}.meta");
     let row = client.query_typed_opt(&sql, &[]).await.map_err(|error| StoreFailure::of(&error))?;
     let Some(row) = row else { return Err(missing(schema, "the table `meta` is empty")) };
     let version: i32 = row.try_get(0).map_err(|error| StoreFailure::of(&error))?;
@@ -178,12 +182,15 @@ async fn check(client: &Client, schema: &str, quoted: &str) -> Result<Found, Sto
         );
         return Err(StoreFailure::new(FailureKind::Schema, message));
     }
-    let secret: &[u8] = row.try_get(1).map_err(|error| StoreFailure::of(&error))?;
+    let sql = format!("SELECT secret, id FROM {quoted}.meta");
+    let row = client.query_typed_one(&sql, &[]).await.map_err(|error| StoreFailure::of(&error))?;
+    let secret: &[u8] = row.try_get(0).map_err(|error| StoreFailure::of(&error))?;
     let Ok(secret) = secret.try_into() else {
         let message = format!("the secret in {quoted}.meta does not have 32 bytes; restore the row");
         return Err(StoreFailure::new(FailureKind::Damaged, message));
     };
-    Ok(Found { secret: Secret(secret) })
+    let Id(id) = row.try_get(1).map_err(|error| StoreFailure::of(&error))?;
+    Ok(Found { secret: Secret(secret), id })
 }
 
 fn missing(schema: &str, why: &str) -> StoreFailure {

@@ -6,6 +6,9 @@
 /// The server's time.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
+/// When this server started: it tells one server from another, also behind a pooler.
+pub(super) const SERVER: &str = "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+
 /// How long the row of a released or forgotten key stays, so that a repeated statement finds out
 /// what became of the first.
 pub(super) const VACATED_MS: i64 = 60_000;
@@ -172,13 +175,14 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
       LEFT JOIN alive a ON a.id = r.session LEFT JOIN done d ON d.ord = r.ord";
 
 /// Changes rows that have no holder, or one whose lease is over. A record that stays one is leaving:
-/// the processes are told to drop it, under a number that is counted up to the commit.
+/// the processes are told to drop it, under a number that is counted up to the commit. A record that
+/// is not leaving is not vacated: a failover may have taken the mark back.
 const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::smallint[]) \
       WITH ORDINALITY r(digest, seen_fence, seen_state, to_state, ord)), \
     free AS MATERIALIZED (SELECT r.*, m.now_ms, {LEASE} AS lease FROM {S}.keys k JOIN req r ON k.digest = r.digest \
       CROSS JOIN moment m WHERE k.fence = r.seen_fence AND k.state = r.seen_state \
-        AND (k.state <> 1 OR {LEASE} <= m.now_ms) \
+        AND (k.state <> 1 OR {LEASE} <= m.now_ms) AND (r.to_state <> 4 OR k.state <> 3 OR k.leaving) \
       ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
     done AS (UPDATE {S}.keys k SET state = f.to_state, \
         interrupted_ms = CASE WHEN f.to_state = 2 THEN f.lease END, \
@@ -238,17 +242,18 @@ const INSERT_MS: u64 = 1_000;
 pub(super) struct Sql {
     schema: String,
     now: String,
+    server: String,
     texts: [String; 7],
 }
 
 impl Sql {
-    /// `schema` is a quoted name, `now` an expression.
-    pub(super) fn new(schema: &str, now: &str) -> Self {
+    /// `schema` is a quoted name, `now` and `server` are expressions.
+    pub(super) fn new(schema: &str, now: &str, server: &str) -> Self {
         let of = |text: &str, locked: &str| {
             let ended = if locked.is_empty() { ENDED } else { GENTLY_ENDED };
             let join = if locked.is_empty() { "" } else { "JOIN locked l ON l.digest = r.digest" };
             let text = text.replace("{LOCKED}", locked).replace("{JOIN_LOCKED}", join);
-            filled(&text.replace("{ENDED}", ended), schema, now)
+            filled(&text.replace("{ENDED}", ended), schema, now, server)
         };
         let texts = [
             of(BEGIN, ""),
@@ -259,7 +264,7 @@ impl Sql {
             of(LOOK, ""),
             of(WANT, ""),
         ];
-        Self { schema: schema.to_owned(), now: now.to_owned(), texts }
+        Self { schema: schema.to_owned(), now: now.to_owned(), server: server.to_owned(), texts }
     }
 
     pub(super) fn text(&self, kind: Kind) -> &str {
@@ -277,11 +282,11 @@ impl Sql {
 
     /// Another statement, with the names filled in.
     pub(super) fn filled(&self, text: &str) -> String {
-        filled(text, &self.schema, &self.now)
+        filled(text, &self.schema, &self.now, &self.server)
     }
 }
 
-fn filled(text: &str, schema: &str, now: &str) -> String {
+fn filled(text: &str, schema: &str, now: &str, server: &str) -> String {
     let parts = [
         ("{MOMENT}", MOMENT),
         ("{ALIVE}", ALIVE),
@@ -298,6 +303,7 @@ fn filled(text: &str, schema: &str, now: &str) -> String {
         ("{LEASE}", LEASE),
         ("{SURE}", SURE),
         ("{NOW}", now),
+        ("{SERVER}", server),
         ("{FORGETS}", &format!("idemkv-f:{}", schema.trim_matches('"'))),
         ("{TOLD_MAX}", &TOLD_MAX.to_string()),
     ];

@@ -38,8 +38,11 @@ const TAKE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
 const FIND: &str = "SELECT k.digest, {BARE_ROW} FROM {S}.keys k \
     WHERE k.ctid >= $1::text::tid AND k.ctid < $2::text::tid AND (k.gone_ms <= $3 OR k.state = 1 AND {LEASE} <= $3)";
 
-const DELETE: &str = "WITH deleted AS (DELETE FROM {S}.keys k USING \
-      (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[]) r(digest, fence, state) ORDER BY digest) r \
+/// A row that a transaction has locked is passed over until the next pass.
+const DELETE: &str = "WITH free AS MATERIALIZED (SELECT r.* FROM {S}.keys k JOIN \
+      unnest($1::uuid[], $2::bigint[], $3::smallint[]) r(digest, fence, state) ON r.digest = k.digest \
+      WHERE k.fence = r.fence AND k.state = r.state ORDER BY k.digest FOR UPDATE OF k SKIP LOCKED), \
+    deleted AS (DELETE FROM {S}.keys k USING free r \
       WHERE k.digest = r.digest AND k.fence = r.fence AND k.state = r.state RETURNING k.digest) \
     SELECT count(*) FROM deleted";
 

@@ -65,6 +65,10 @@ async fn serve_on(core: &Arc<Core>, link: &Rc<Link>) {
 }
 
 async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
+    let asks = without_blocked(core, link, asks).await;
+    if asks.is_empty() {
+        return;
+    }
     core.traffic.grouped.fetch_add(asks.len() as u64, Ordering::Relaxed);
     core.traffic.groups.fetch_add(1, Ordering::Relaxed);
     let asked = link.query(S::KIND, core.sql.text(S::KIND), &S::params(&asks)).await;
@@ -73,8 +77,9 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
         Err(miss) => {
             let (blocked, asks) = blocked(link, &miss, asks).await;
             if !blocked.is_empty() {
+                core.blocked.add(blocked.iter().map(|ask| ask.what.digest()));
                 refuse(blocked, &Miss::NotDone(StoreFailure::locked()));
-                return core.intake.put_back(asks);
+                return core.intake.put_back(asks, &core.failure());
             }
             if let Miss::NotDone(failure) | Miss::Unknown(failure) = &miss {
                 core.note_failure(failure);
@@ -104,7 +109,7 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
         // It happened, even if what came back can't be read.
         ask.reply.send(answer.map_err(Miss::Unknown));
     }
-    core.intake.put_back(cut);
+    core.intake.put_back(cut, &core.failure());
 }
 
 fn refuse<S: Queued>(asks: Vec<Ask<S>>, miss: &Miss) {
@@ -119,8 +124,25 @@ async fn blocked<S: Queued>(link: &Link, miss: &Miss, asks: Vec<Ask<S>>) -> (Vec
     if !S::WAITS_FOR_INSERTS || !has_waited {
         return (Vec::new(), asks);
     }
-    // Where that can't be read, the next try of each call finds out.
-    let rows = link.once(MARKED, &Params::default()).await.unwrap_or_default();
-    let marked: HashSet<i64> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    let marked = marked(link).await;
     asks.into_iter().partition(|ask| marked.contains(&mark(ask.what.digest())))
+}
+
+/// The marks of open transactions. Where they can't be read, the next try of each call finds out.
+async fn marked(link: &Link) -> HashSet<i64> {
+    let rows = link.once(MARKED, &Params::default()).await.unwrap_or_default();
+    rows.iter().filter_map(|row| row.try_get(0).ok()).collect()
+}
+
+/// The calls that can be sent together: one that would wait for a transaction again is answered.
+async fn without_blocked<S: Queued>(core: &Core, link: &Link, asks: Vec<Ask<S>>) -> Vec<Ask<S>> {
+    let is_suspect = |ask: &Ask<S>| core.blocked.contains(ask.what.digest());
+    if !S::WAITS_FOR_INSERTS || !asks.iter().any(is_suspect) {
+        return asks;
+    }
+    let marked = marked(link).await;
+    core.blocked.keep(|digest| marked.contains(&mark(digest)));
+    let (blocked, free) = asks.into_iter().partition(is_suspect);
+    refuse(blocked, &Miss::NotDone(StoreFailure::locked()));
+    free
 }

@@ -1,5 +1,6 @@
 //! Claim, effect and result in one transaction of the caller's.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -146,15 +147,63 @@ fn a_result_that_is_not_committed_holds_up_its_own_key_alone() {
                 other => panic!("{key}: {other:?}"),
             }
         }
-        // The answer comes with the commit, if that is in time.
-        let waits = thread::spawn(move || two.scope("").begin("key", request()));
-        while server.one("SELECT count(*) FROM pg_locks WHERE NOT granted") == "0" {
-            tokio::task::yield_now().await;
-        }
+        // The next one waits no more: it is told so, and gets the result once that is committed.
+        let again = scope.begin_async("key", request()).await;
+        let Err(BeginError::Shared(SharedError::Unavailable(failure))) = again else { panic!("{again:?}") };
+        assert_eq!(failure.kind(), FailureKind::Locked);
         transaction.commit().await.unwrap();
         drop(stored.committed());
-        let answer = waits.join().unwrap();
+        let answer = scope.begin_async("key", request()).await;
         assert!(matches!(answer, Ok(Begin::Done(_))), "{answer:?}");
+    });
+}
+
+/// Clients that get no answer ask again.
+#[test]
+fn a_key_that_is_asked_for_again_and_again_holds_up_no_others() {
+    let server = server!();
+    let one = server.connect("stuck_tx");
+    let two = server.options("stuck_tx").call_timeout(Duration::from_secs(3)).connect().unwrap();
+    let is_over = AtomicBool::new(false);
+    on_runtime(async {
+        let mut client = server.client().await;
+        let mut transaction = client.transaction().await.unwrap();
+        let held = begun(&one.scope(""), &mut transaction, "key").await;
+        let stored = held.complete(&mut transaction, "paid").await.unwrap();
+        let others = thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        drop(two.scope("").begin("key", request()));
+                    }
+                });
+            }
+            let others: Vec<_> =
+                (0..200).map(|n| two.scope("").begin(format!("other {n}"), request())).collect();
+            is_over.store(true, Ordering::Relaxed);
+            others
+        });
+        let failed: Vec<_> = others.iter().filter(|other| other.is_err()).collect();
+        assert!(failed.is_empty(), "{} of 200: {:?}", failed.len(), failed.first());
+        transaction.commit().await.unwrap();
+        drop(stored.committed());
+        let done = two.scope("").begin_async("key", request()).await;
+        assert!(matches!(done, Ok(Begin::Done(_))), "{done:?}");
+    });
+}
+
+#[test]
+fn a_snapshot_from_before_a_policy_is_told_so_at_once() {
+    let server = server!();
+    let one = server.options("snapshot_tx").call_timeout(Duration::from_secs(600)).connect().unwrap();
+    on_runtime(async {
+        let mut client = server.client().await;
+        let serial = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+        let mut transaction = serial.start().await.unwrap();
+        transaction.query("SELECT 1 FROM snapshot_tx.meta", &[]).await.unwrap();
+        one.set_policy("other", Policy::default()).unwrap();
+        let told = one.scope("").begin_in_tx(&mut transaction, "key", request()).await;
+        assert_eq!(failure_kind(told), FailureKind::Locked);
     });
 }
 

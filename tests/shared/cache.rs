@@ -675,3 +675,74 @@ fn a_process_that_is_closed_or_keeps_no_results_is_not_waited_for() {
     assert_eq!(server.one("SELECT count(*) FROM cache_closed.sessions WHERE seen IS NOT NULL"), "1");
     drop(without);
 }
+
+/// A failover to a standby that lost the last forget. The next one gets its number. `breaks` is how
+/// the processes notice that they talk to another server.
+fn number_again(schema: &str, options: SharedOptions, breaks: impl Fn(&Server)) {
+    let server = server!();
+    let one = options.connect().unwrap();
+    let two = server.options(schema).cache_bytes(0).connect().unwrap();
+    let (here, there) = (one.scope(""), two.scope(""));
+    claim(&there, "lost").complete("x").unwrap();
+    claim(&there, "key").complete("old").unwrap();
+    assert!(there.forget("lost").unwrap());
+    let sessions =
+        format!("SELECT string_agg(seen::text, ',') FROM {schema}.sessions WHERE seen IS NOT NULL");
+    assert!(within(Duration::from_secs(10), || server.one(&sessions) == "1"));
+    hot(&one, &here, "key");
+    server.sql(&format!(
+        "UPDATE {schema}.meta SET forgets = 0; UPDATE {schema}.sessions SET seen = 0 WHERE seen = 1"
+    ));
+    breaks(server);
+    assert!(there.forget("key").unwrap());
+    let granted = claim(&there, "key");
+    let begun = here.begin("key", request());
+    assert!(matches!(begun, Ok(Begin::InFlight(_))), "{begun:?}");
+    granted.complete("new").unwrap();
+}
+
+#[test]
+fn behind_a_pooler_another_server_is_noticed() {
+    let server = server!();
+    server.sql("CREATE SCHEMA cache_pooler; CREATE TABLE cache_pooler.server (id bigint); INSERT INTO cache_pooler.server VALUES (7)");
+    let options = server.options("cache_pooler").pooling(Pooling::Transaction);
+    let options = options.session(Duration::from_secs(6)).server("(SELECT id FROM cache_pooler.server)");
+    number_again("cache_pooler", options, |server| {
+        server.sql("UPDATE cache_pooler.server SET id = 8");
+    });
+}
+
+#[test]
+fn a_record_whose_mark_a_failover_took_back_is_marked_again() {
+    let server = server!();
+    let one = server.options("cache_mark").session(Duration::from_secs(3)).connect().unwrap();
+    let two = server.options("cache_mark").cache_bytes(0).connect().unwrap();
+    let (here, there) = (one.scope(""), two.scope(""));
+    claim(&there, "key").complete("old").unwrap();
+    claim(&there, "another").complete("x").unwrap();
+    hot(&one, &here, "key");
+    // A process that is silent holds the forget up.
+    server.sql(
+        "INSERT INTO cache_mark.sessions (id, nonce, until_ms, started_ms, replays_until_ms, seen) \
+         VALUES (1, gen_random_uuid(), 9000000000000, 0, 9000000000000, 0)",
+    );
+    let leaving = || server.one("SELECT leaving FROM cache_mark.keys WHERE key = 'key'");
+    thread::scope(|threads| {
+        let forgetting = threads.spawn(|| there.forget("key"));
+        assert!(within(Duration::from_secs(5), || leaving() == "t"));
+        // The failover: connections break, and the standby does not have the mark.
+        server.sql(
+            "UPDATE cache_mark.meta SET forgets = 0; UPDATE cache_mark.keys SET leaving = false; \
+             UPDATE cache_mark.sessions SET seen = 0; SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE application_name = 'idemkv' AND query LIKE '%cache_mark%'",
+        );
+        hot(&one, &here, "key");
+        server.sql("DELETE FROM cache_mark.sessions WHERE id = 1");
+        // Another record is forgotten: the same number.
+        let three = server.options("cache_mark").cache_bytes(0).connect().unwrap();
+        assert!(three.scope("").forget("another").unwrap());
+        assert!(forgetting.join().unwrap().unwrap());
+    });
+    let begun = here.begin("key", request());
+    assert!(matches!(begun, Ok(Begin::Fresh(_))), "a forgotten record was replayed: {begun:?}");
+}

@@ -20,26 +20,26 @@ use crate::{Fingerprint, Timestamp};
 /// reads its row. It changes nothing, so begins of others go on.
 const LOOK: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
     mark AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($2) AS is_mine) \
-    SELECT m.now_ms, a.is_mine, u.secret = $3, u.policies, CASE WHEN a.is_mine THEN nextval('{S}.fence') END, x.* \
+    SELECT m.now_ms, a.is_mine, u.id = $3, u.policies, current_setting('transaction_isolation') = 'read committed', CASE WHEN a.is_mine THEN nextval('{S}.fence') END, x.* \
     FROM moment m CROSS JOIN mark a CROSS JOIN {S}.meta u \
       LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = $1) x ON true";
 
 /// Writes the result where there is no row, or where the row is still as the caller saw it.
-const STORE: &str = "WITH {MOMENT} \
+const STORE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     ins AS (INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, started_ms, completed_ms, \
         expires_ms, gone_ms, ttl_ms, remembered_ms, outcome, body, body_kept, scope, key) \
       SELECT 3, $1, $2, $3, $4, $5, $6, m.now_ms, m.now_ms + $7, m.now_ms + $8, $7, $8, $9, $10, true, $11, $12 \
-      FROM moment m JOIN rules u ON u.policies = $13 WHERE $14::bigint IS NULL \
+      FROM moment m JOIN {S}.meta u ON u.policies = $13 AND u.id = $16 WHERE $14::bigint IS NULL \
       ON CONFLICT (digest) DO NOTHING RETURNING false AS wanted), \
     upd AS (UPDATE {S}.keys k SET state = 3, nonce = $2, fence = $3, attempt = $4, fingerprint = $5, session = NULL, \
         started_ms = $6, completed_ms = m.now_ms, expires_ms = m.now_ms + $7, gone_ms = m.now_ms + $8, ttl_ms = $7, \
         remembered_ms = $8, unresolved_ms = NULL, lease_ms = NULL, lease_until_ms = NULL, interrupted_ms = NULL, \
         e_fence = NULL, e_attempt = NULL, e_started_ms = NULL, e_interrupted_ms = NULL, returned = false, leaving = false, \
         outcome = $9, body = $10, body_kept = true, progress = NULL \
-      FROM moment m JOIN rules u ON u.policies = $13 \
+      FROM moment m JOIN {S}.meta u ON u.policies = $13 AND u.id = $16 \
       WHERE k.digest = $1 AND k.fence = $14 AND k.state = $15 AND k.fence < $3 \
         AND (k.state <> 1 OR {LEASE} <= m.now_ms) RETURNING k.wanted) \
-    SELECT m.now_ms, u.policies, d.wanted FROM moment m CROSS JOIN rules u \
+    SELECT m.now_ms, u.id = $16, u.policies, d.wanted FROM moment m CROSS JOIN {S}.meta u \
       LEFT JOIN (SELECT wanted FROM ins UNION ALL SELECT wanted FROM upd) d ON true";
 
 /// The number of a key among advisory locks. It depends on the store's secret, as the digest does.
@@ -58,6 +58,8 @@ pub(in crate::shared) struct Seen {
     pub(in crate::shared) now: Timestamp,
     pub(in crate::shared) is_of_this_store: bool,
     pub(in crate::shared) policies: i64,
+    /// Whether another look sees what was committed since.
+    pub(in crate::shared) sees_more: bool,
     /// `None` if another transaction has marked the key.
     pub(in crate::shared) fence: Option<Fence>,
     pub(in crate::shared) row: Option<KeyRow>,
@@ -71,15 +73,15 @@ pub(in crate::shared) async fn look(
     let params = Params::default()
         .with(Id(digest.as_u128()), Type::UUID)
         .with(mark(digest), Type::INT8)
-        .with(core.secret.0.to_vec(), Type::BYTEA);
+        .with(Id(core.store), Type::UUID);
     let row = one(core, transaction, LOOK, &params).await?;
     let mut columns = Columns::new(&row);
     let now = columns.time()?;
     let is_mine: bool = columns.take()?;
-    let (is_of_this_store, policies) = (columns.take()?, columns.take()?);
+    let (is_of_this_store, policies, sees_more) = (columns.take()?, columns.take()?, columns.take()?);
     let fence = columns.number_or_none()?.map(Fence::new);
     let row = KeyRow::read(&mut columns)?;
-    Ok(Seen { now, is_of_this_store, policies, fence: fence.filter(|_| is_mine), row })
+    Ok(Seen { now, is_of_this_store, policies, sees_more, fence: fence.filter(|_| is_mine), row })
 }
 
 /// A result to be written.
@@ -102,6 +104,7 @@ pub(in crate::shared) struct StoreAsk<'a> {
 /// What came of it.
 pub(in crate::shared) struct Stored {
     pub(in crate::shared) now: Timestamp,
+    pub(in crate::shared) is_of_this_store: bool,
     pub(in crate::shared) policies: i64,
     /// `None` if the key is not as it was. Otherwise whether another process waits for it.
     pub(in crate::shared) is_wanted: Option<bool>,
@@ -127,10 +130,12 @@ pub(in crate::shared) async fn store(
         .with(&*ask.asked.key, Type::BYTEA)
         .with(ask.policies, Type::INT8)
         .with(ask.seen.map(|(fence, _)| signed(fence.get())), Type::INT8)
-        .with(ask.seen.map(|(_, state)| state.code()), Type::INT2);
+        .with(ask.seen.map(|(_, state)| state.code()), Type::INT2)
+        .with(Id(core.store), Type::UUID);
     let row = one(core, transaction, STORE, &params).await?;
     let mut columns = Columns::new(&row);
-    Ok(Stored { now: columns.time()?, policies: columns.take()?, is_wanted: columns.take()? })
+    let (now, is_of_this_store) = (columns.time()?, columns.take()?);
+    Ok(Stored { now, is_of_this_store, policies: columns.take()?, is_wanted: columns.take()? })
 }
 
 async fn one(

@@ -207,7 +207,7 @@ fn a_block_that_was_dropped_is_not_remembered_as_unreadable() {
     let store = new_store(&SimDisk::new());
     let (_, place) = stored(&store, 7);
     let failure = IoFailure::new(path(), "reading", io::Error::other("a bad sector"));
-    store.unread.failed(place.block(), &failure, NOW);
+    store.unread.failed(place.block(), &failure, NOW..NOW);
     assert_eq!((reclaim(&store, NOW, true), store.unread.len()), (0, 1));
     assert_eq!((reclaim(&store, EXPIRED, true), store.unread.len()), (1, 0));
     store.close().unwrap();
