@@ -69,7 +69,7 @@ fn every_transition_is_told_once_with_what_is_known_of_it(world: &dyn World) {
     let policy = engine.policy().lease(LEASE).recovery(Recovery::Rerun);
     let jobs = engine.set_policy("jobs", policy).unwrap();
     let strict = engine.set_policy("strict", engine.policy().recovery(Recovery::Refuse)).unwrap();
-    assert_eq!(log.take(), ["declared: jobs", "declared: strict"]);
+    assert_eq!(log.take(), ["policy set: jobs", "policy set: strict"]);
 
     let claim = fresh(&jobs, "a");
     world.advance(Duration::from_secs(2));
