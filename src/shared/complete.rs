@@ -13,11 +13,11 @@ use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::counters::Counters;
-use crate::engine::common::end_request::{EndRequest, NewResult};
+use crate::engine::common::end_request::{EndRequest, NewResult, record_of};
 use crate::error::{ClaimError, CommitError, EndError, FailureKind, SharedError, StoreFailure};
 use crate::observer::EndKind;
 use crate::record::retention::Retention;
-use crate::record::{Outcome, Record, RecordParts};
+use crate::record::{Outcome, Record};
 use crate::state::{Decision, Event, decide};
 use crate::sync::{Arc, Ordering};
 use crate::task::caller::Caller;
@@ -46,23 +46,8 @@ impl Result_ {
 
     /// The record, once the store has it.
     pub(super) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
-        let record = Record::new(
-            &RecordParts {
-                digest: attempt.digest,
-                scope: attempt.scope(),
-                key: attempt.key(),
-                fingerprint: attempt.fingerprint,
-                fence: attempt.fence,
-                attempt: attempt.number,
-                outcome: self.outcome,
-                started: attempt.started,
-                completed,
-                lifetime: self.retention.lifetime(completed),
-                body_kept: self.keeps_body,
-                body: &self.body,
-            },
-            None,
-        );
+        let times = (completed, self.retention.lifetime(completed));
+        let record = record_of(attempt, self.outcome, times, (self.keeps_body, &self.body));
         record.set_durable();
         record
     }

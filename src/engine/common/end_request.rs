@@ -4,6 +4,7 @@ use super::completion::Completion;
 use crate::Timestamp;
 use crate::attempt::Attempt;
 use crate::record::{Outcome, Record, RecordParts};
+use crate::state::Lifetime;
 
 /// How a caller ends a claim.
 #[derive(Clone, Copy)]
@@ -37,20 +38,31 @@ impl<'a> NewResult<'a> {
     /// The record for this end. Its times were checked.
     pub(crate) fn record(&self, attempt: &Attempt, completed: Timestamp) -> Record {
         let retention = self.completion.retention(attempt.retention).unwrap_or(attempt.retention);
-        let parts = RecordParts {
-            digest: attempt.digest,
-            scope: attempt.scope(),
-            key: attempt.key(),
-            fingerprint: attempt.fingerprint,
-            fence: attempt.fence,
-            attempt: attempt.number,
-            outcome: self.outcome,
-            started: attempt.started,
-            completed,
-            lifetime: retention.lifetime(completed),
-            body_kept: self.completion.keeps_body(),
-            body: self.kept(),
-        };
-        Record::new(&parts, None)
+        let lifetime = retention.lifetime(completed);
+        record_of(attempt, self.outcome, (completed, lifetime), (self.completion.keeps_body(), self.kept()))
     }
+}
+
+/// The record of an attempt that ended with this outcome and body, at this time.
+pub(crate) fn record_of(
+    attempt: &Attempt,
+    outcome: Outcome,
+    (completed, lifetime): (Timestamp, Lifetime),
+    (body_kept, body): (bool, &[u8]),
+) -> Record {
+    let parts = RecordParts {
+        digest: attempt.digest,
+        scope: attempt.scope(),
+        key: attempt.key(),
+        fingerprint: attempt.fingerprint,
+        fence: attempt.fence,
+        attempt: attempt.number,
+        outcome,
+        started: attempt.started,
+        completed,
+        lifetime,
+        body_kept,
+        body,
+    };
+    Record::new(&parts, None)
 }
