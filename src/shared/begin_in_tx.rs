@@ -191,8 +191,8 @@ impl ClaimInTx {
         self.attempt.fence
     }
 
-    /// Stores the result, within the same transaction. Then commit without delay: until then, a
-    /// begin of the same key by another caller waits for this transaction.
+    /// Stores the result, within the same transaction. Then commit without delay: until then, begins
+    /// of the same key by other callers are refused as [`FailureKind::Locked`].
     ///
     /// # Errors
     ///
