@@ -16,7 +16,7 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 
 use super::columns::Params;
-use super::sql::Kind;
+use super::sql::{Kind, Shape};
 use super::statement::Miss;
 use super::tls::Tls;
 use crate::error::{FailureKind, StoreFailure};
@@ -87,7 +87,7 @@ impl LinkOptions {
 pub(super) struct Link {
     client: Client,
     options: LinkOptions,
-    prepared: RefCell<HashMap<Kind, Statement>>,
+    prepared: RefCell<HashMap<(Kind, Shape), Statement>>,
     /// The statement under way brought a warning.
     warned: Rc<Cell<bool>>,
     is_broken: Cell<bool>,
@@ -285,8 +285,13 @@ impl Link {
     }
 
     /// A group's statement.
-    pub(super) async fn query(&self, kind: Kind, text: &str, params: &Params<'_>) -> Result<Vec<Row>, Miss> {
-        self.run(text, params, (!self.options.is_pooled()).then_some(kind)).await
+    pub(super) async fn query(
+        &self,
+        name: (Kind, Shape),
+        text: &str,
+        params: &Params<'_>,
+    ) -> Result<Vec<Row>, Miss> {
+        self.run(text, params, (!self.options.is_pooled()).then_some(name)).await
     }
 
     /// A statement by itself, never prepared.
@@ -294,19 +299,24 @@ impl Link {
         self.run(text, params, None).await
     }
 
-    async fn run(&self, text: &str, params: &Params<'_>, kind: Option<Kind>) -> Result<Vec<Row>, Miss> {
+    async fn run(
+        &self,
+        text: &str,
+        params: &Params<'_>,
+        name: Option<(Kind, Shape)>,
+    ) -> Result<Vec<Row>, Miss> {
         self.warned.set(false);
         self.options.trips.fetch_add(1, Ordering::Relaxed);
         let sent = async {
-            let Some(kind) = kind else {
+            let Some(name) = name else {
                 return self.client.query_typed(text, &params.typed()).await;
             };
-            let known = self.prepared.borrow().get(&kind).cloned();
+            let known = self.prepared.borrow().get(&name).cloned();
             let statement = if let Some(statement) = known {
                 statement
             } else {
                 let statement = self.client.prepare_typed(text, &params.types()).await?;
-                self.prepared.borrow_mut().insert(kind, statement.clone());
+                self.prepared.borrow_mut().insert(name, statement.clone());
                 statement
             };
             self.client.query(&statement, &params.values()).await

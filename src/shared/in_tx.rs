@@ -7,7 +7,7 @@ use super::complete::Result_;
 use super::listener;
 use super::refusal::Refusal;
 use super::row::Columns;
-use super::sql::Kind;
+use super::sql::{Kind, Shape};
 use super::statement::Statement;
 use super::statements::end::{EndAsk, Ended};
 use crate::Timestamp;
@@ -78,8 +78,9 @@ async fn run(
     transaction: &Transaction<'_>,
     end: &EndAsk,
 ) -> Result<Ended, StoreFailure> {
-    let params = EndAsk::params(std::iter::once(end));
-    let asked = transaction.query_typed_opt(claim.core().sql.text(Kind::End), &params.typed()).await;
+    let params = EndAsk::params(std::iter::once(end), Shape::One);
+    let text = claim.core().sql.text(Kind::End, Shape::One);
+    let asked = transaction.query_typed_opt(text, &params.typed()).await;
     let row = asked.map_err(|error| StoreFailure::of(&error))?;
     let Some(row) = row else { return EndAsk::no_answer() };
     let mut columns = Columns::new(&row);

@@ -3,6 +3,8 @@
 //! No statement decides what an event does to a key. Each inserts where there is no row, or
 //! changes a row that still has the fence and the state that the caller decided on.
 
+use std::collections::HashMap;
+
 /// The server's time.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
@@ -73,41 +75,76 @@ const SEEN: &str = "l.state, l.nonce, l.fence, l.attempt, l.fingerprint, l.lease
 const NO_ROW: &str = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
 
-/// Inserts keys of which there is no row, and reads the others. What was inserted is told by its
-/// nonce: a join with the calls would compare each with each. A call that neither was answered nor
-/// inserted has no row: a twin was faster, or the session or the policies are others. The sessions
-/// that live say which.
+/// Inserts keys of which there is no row, and reads the others.
 const BEGIN: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}, \
       set_config('lock_timeout', '{INSERT_MS}', true) AS patience), \
-    rules AS MATERIALIZED (SELECT policies FROM {S}.meta), {ALIVE} \
-    req AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bytea[], \
-      $6::bytea[], $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) WITH ORDINALITY \
-      r(session, policies, digest, nonce, fingerprint, scope, key, ttl_ms, remembered_ms, unresolved_ms, lease_ms, ord)), \
+    rules AS {KEPT} (SELECT policies FROM {S}.meta), \
+    alive AS {KEPT} (SELECT s.id, s.until_ms FROM {S}.sessions s WHERE s.id = {ANY_OF_1} AND NOT s.replaced), \
+    req AS {KEPT} ({CALLS}), \
     looked AS MATERIALIZED (SELECT r.ord, r.session AS of, r.policies, r.digest, r.nonce AS asked, r.fingerprint AS print, \
         r.scope AS of_scope, r.key AS of_key, r.ttl_ms AS ttl, r.remembered_ms AS remembered, r.unresolved_ms AS unresolved, \
-        r.lease_ms AS lease_for, x.* FROM req r LEFT JOIN LATERAL \
-      (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true), \
+        r.lease_ms AS lease_for, m.now_ms, u.policies AS in_force, a.id AS living, x.* \
+      FROM req r CROSS JOIN moment m CROSS JOIN rules u LEFT JOIN alive a ON a.id = r.session AND a.until_ms > m.now_ms \
+        LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true), \
     ins AS (INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, session, started_ms, \
         lease_until_ms, ttl_ms, remembered_ms, unresolved_ms, lease_ms, scope, key) \
-      SELECT 1, l.digest, l.asked, nextval('{S}.fence'), 1, l.print, l.of, m.now_ms, \
-        m.now_ms + l.lease_for, l.ttl, l.remembered, l.unresolved, l.lease_for, l.of_scope, l.of_key \
-      FROM looked l JOIN alive a ON a.id = l.of JOIN rules u ON u.policies = l.policies CROSS JOIN moment m \
-      WHERE l.state IS NULL ORDER BY l.digest \
-      ON CONFLICT (digest) DO NOTHING RETURNING nonce, fence) \
-    SELECT l.ord, m.now_ms, u.policies, NULL::bigint, NULL::uuid, {SEEN} \
-      FROM (SELECT l.*, {SO_FAR} FROM looked l WHERE l.state IS NOT NULL) l CROSS JOIN moment m CROSS JOIN rules u \
+      SELECT 1, l.digest, l.asked, nextval('{S}.fence'), 1, l.print, l.of, l.now_ms, \
+        l.now_ms + l.lease_for, l.ttl, l.remembered, l.unresolved, l.lease_for, l.of_scope, l.of_key \
+      FROM looked l WHERE l.living IS NOT NULL AND l.policies = l.in_force AND l.state IS NULL {SORTED} \
+      ON CONFLICT (digest) DO NOTHING RETURNING nonce, fence) {BEGUN}";
+
+/// The calls of a begin, with their types.
+const BEGIN_CALLS: [(&str, &str); 11] = [
+    ("session", "bigint"),
+    ("policies", "bigint"),
+    ("digest", "uuid"),
+    ("nonce", "uuid"),
+    ("fingerprint", "bytea"),
+    ("scope", "bytea"),
+    ("key", "bytea"),
+    ("ttl_ms", "bigint"),
+    ("remembered_ms", "bigint"),
+    ("unresolved_ms", "bigint"),
+    ("lease_ms", "bigint"),
+];
+
+/// What was inserted is told by its nonce: a join with the calls would compare each with each. A
+/// call that neither was answered nor inserted has no row: a twin was faster, or the session or the
+/// policies are others. The sessions that live say which.
+const MANY_BEGUN: &str = "SELECT l.ord, l.now_ms, l.in_force, NULL::bigint, NULL::uuid, {SEEN} \
+      FROM (SELECT l.*, {SO_FAR} FROM looked l WHERE l.state IS NOT NULL) l \
     UNION ALL SELECT 0, m.now_ms, u.policies, a.id, NULL, {NO_ROW} FROM alive a CROSS JOIN moment m CROSS JOIN rules u \
+      WHERE a.until_ms > m.now_ms \
     UNION ALL SELECT NULL, m.now_ms, u.policies, i.fence, i.nonce, {NO_ROW} FROM ins i CROSS JOIN moment m CROSS JOIN rules u";
+
+/// The one call has a row whatever came of it, and the row says whether its session lives.
+const ONE_BEGUN: &str = "SELECT l.ord, l.now_ms, l.in_force, i.fence, l.living IS NOT NULL, {SEEN} \
+    FROM (SELECT l.*, 0 AS so_far FROM looked l) l LEFT JOIN ins i ON true";
 
 /// Changes rows of claims, for their holders. The gentle form passes over rows that a transaction
 /// has locked.
-const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
-    req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::smallint[], $5::bool[], \
-      $6::smallint[], $7::bytea[], $8::bool[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
-      $13::bool[], $14::int[], $15::bytea[], $16::smallint[]) WITH ORDINALITY \
-      r(digest, nonce, fence, to_state, checked, outcome, body, body_kept, ttl_ms, gone_after_ms, gone_at_ms, \
-        interrupted_at_ms, returned, attempt, progress, hold, ord)), {LOCKED} \
-    done AS (UPDATE {S}.keys k SET state = r.to_state, \
+const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), req AS {KEPT} ({CALLS})";
+
+const END_CALLS: [(&str, &str); 16] = [
+    ("digest", "uuid"),
+    ("nonce", "uuid"),
+    ("fence", "bigint"),
+    ("to_state", "smallint"),
+    ("checked", "bool"),
+    ("outcome", "smallint"),
+    ("body", "bytea"),
+    ("body_kept", "bool"),
+    ("ttl_ms", "bigint"),
+    ("gone_after_ms", "bigint"),
+    ("gone_at_ms", "bigint"),
+    ("interrupted_at_ms", "bigint"),
+    ("returned", "bool"),
+    ("attempt", "int"),
+    ("progress", "bytea"),
+    ("hold", "smallint"),
+];
+
+const CHANGES: &str = "UPDATE {S}.keys k SET state = r.to_state, \
         completed_ms = CASE WHEN r.to_state = 3 THEN r.now_ms END, \
         expires_ms = CASE WHEN r.to_state = 3 THEN r.now_ms + r.ttl_ms END, \
         gone_ms = CASE WHEN r.to_state <> 1 THEN coalesce(r.gone_at_ms, r.now_ms + r.gone_after_ms) END, \
@@ -117,23 +154,23 @@ const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}),
         returned = r.returned, leaving = false, attempt = coalesce(r.attempt, k.attempt), outcome = r.outcome, body = r.body, \
         body_kept = r.body_kept, \
         progress = CASE WHEN r.to_state IN (1, 2) THEN coalesce(r.progress, k.progress) END \
-      FROM (SELECT r.*, m.now_ms FROM req r CROSS JOIN moment m {JOIN_LOCKED} ORDER BY r.digest) r \
+      FROM (SELECT r.*, m.now_ms FROM req r CROSS JOIN moment m {JOIN_LOCKED} {SORTED}) r \
       WHERE k.digest = r.digest AND k.nonce = r.nonce AND (r.fence IS NULL OR k.fence = r.fence) AND k.state = 1 \
         AND (NOT r.checked OR {LEASE} > r.now_ms) \
-      RETURNING r.ord, k.wanted) \
-    {ENDED}";
+      RETURNING r.ord, r.now_ms, true, k.wanted";
 
 /// Only what was done is told.
-const ENDED: &str = "SELECT d.ord, m.now_ms, true, d.wanted, false, true FROM done d CROSS JOIN moment m";
+const ENDED: &str = "{END} {CHANGES}, false, true";
 
 /// What was not done is told as well, and why.
-const GENTLY_ENDED: &str = "SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false), \
+const GENTLY_ENDED: &str = "{END}, {LOCKED}, done AS ({CHANGES}) \
+    SELECT r.ord, m.now_ms, d.ord IS NOT NULL, coalesce(d.wanted, false), \
     x.there AND NOT EXISTS (SELECT FROM locked l WHERE l.digest = r.digest), x.there \
     FROM req r CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM {S}.keys k WHERE k.digest = r.digest) AS there) x \
       CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord";
 
 const LOCKED: &str = "locked AS MATERIALIZED (SELECT k.digest FROM {S}.keys k JOIN req r ON r.digest = k.digest \
-    ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), ";
+    ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED)";
 
 /// Puts rows of vacated keys where there are none. A grant that comes later finds one, and inserts
 /// nothing. An insert that is under way is waited for, for a moment: then it is aborted, and this
@@ -237,47 +274,79 @@ pub(super) enum Kind {
 /// How long an insert waits for another one of the same key to be committed.
 const INSERT_MS: u64 = 1_000;
 
+/// How many calls a statement is for. Both forms have one text, over another source of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Shape {
+    /// The parameters are those of the call: a plan for one row starts in half the time.
+    One,
+    /// The parameters are arrays.
+    Many,
+}
+
+impl Shape {
+    /// `text` with the calls as the source `req`.
+    fn of(self, text: &str, calls: &[(&str, &str)]) -> String {
+        let names: Vec<_> = calls.iter().map(|(name, _)| *name).collect();
+        let params = (1..).zip(calls);
+        match self {
+            Self::One => {
+                let params: Vec<_> =
+                    params.map(|(number, (name, kind))| format!("${number}::{kind} AS {name}")).collect();
+                let one = format!("SELECT {}, 1::bigint AS ord", params.join(", "));
+                let text = text.replace("{CALLS}", &one).replace("{KEPT}", "NOT MATERIALIZED");
+                text.replace("{SORTED}", "").replace("{ANY_OF_1}", "$1::bigint")
+            }
+            Self::Many => {
+                let params: Vec<_> =
+                    params.map(|(number, (_, kind))| format!("${number}::{kind}[]")).collect();
+                let (params, names) = (params.join(", "), names.join(", "));
+                let many = format!("SELECT * FROM unnest({params}) WITH ORDINALITY r({names}, ord)");
+                let text = text.replace("{CALLS}", &many).replace("{KEPT}", "MATERIALIZED");
+                text.replace("{SORTED}", "ORDER BY digest").replace("{ANY_OF_1}", "ANY ($1::bigint[])")
+            }
+        }
+    }
+}
+
 /// The text of every statement, with the schema's name.
 #[derive(Debug)]
 pub(super) struct Sql {
     schema: String,
     now: String,
     server: String,
-    texts: [String; 7],
+    texts: HashMap<(Kind, Shape), String>,
 }
 
 impl Sql {
     /// `schema` is a quoted name, `now` and `server` are expressions.
     pub(super) fn new(schema: &str, now: &str, server: &str) -> Self {
-        let of = |text: &str, locked: &str| {
-            let ended = if locked.is_empty() { ENDED } else { GENTLY_ENDED };
-            let join = if locked.is_empty() { "" } else { "JOIN locked l ON l.digest = r.digest" };
-            let text = text.replace("{LOCKED}", locked).replace("{JOIN_LOCKED}", join);
-            filled(&text.replace("{ENDED}", ended), schema, now, server)
+        let begin = |shape: Shape, begun| shape.of(&BEGIN.replace("{BEGUN}", begun), &BEGIN_CALLS);
+        let end = |shape: Shape, text: &str, join| {
+            let text = text.replace("{END}", END).replace("{CHANGES}", CHANGES).replace("{JOIN_LOCKED}", join);
+            shape.of(&text.replace("{LOCKED}", LOCKED), &END_CALLS)
         };
         let texts = [
-            of(BEGIN, ""),
-            of(END, ""),
-            of(END, LOCKED),
-            of(GRANT, ""),
-            of(CHANGE, ""),
-            of(LOOK, ""),
-            of(WANT, ""),
+            (Kind::Begin, Shape::One, begin(Shape::One, ONE_BEGUN)),
+            (Kind::Begin, Shape::Many, begin(Shape::Many, MANY_BEGUN)),
+            (Kind::End, Shape::One, end(Shape::One, ENDED, "")),
+            (Kind::End, Shape::Many, end(Shape::Many, ENDED, "")),
+            (Kind::GentleEnd, Shape::Many, end(Shape::Many, GENTLY_ENDED, "JOIN locked USING (digest)")),
+            (Kind::Grant, Shape::Many, GRANT.to_owned()),
+            (Kind::Change, Shape::Many, CHANGE.to_owned()),
+            (Kind::Look, Shape::Many, LOOK.to_owned()),
+            (Kind::Want, Shape::Many, WANT.to_owned()),
         ];
-        Self { schema: schema.to_owned(), now: now.to_owned(), server: server.to_owned(), texts }
+        let texts = texts.map(|(kind, shape, text)| ((kind, shape), filled(&text, schema, now, server)));
+        Self { schema: schema.to_owned(), now: now.to_owned(), server: server.to_owned(), texts: texts.into() }
     }
 
-    pub(super) fn text(&self, kind: Kind) -> &str {
-        let [begin, end, gentle_end, grant, change, look, want] = &self.texts;
-        match kind {
-            Kind::Begin => begin,
-            Kind::End => end,
-            Kind::GentleEnd => gentle_end,
-            Kind::Grant => grant,
-            Kind::Change => change,
-            Kind::Look => look,
-            Kind::Want => want,
-        }
+    /// The form of the statement for so many calls.
+    pub(super) fn shape(&self, kind: Kind, calls: usize) -> Shape {
+        if calls == 1 && self.texts.contains_key(&(kind, Shape::One)) { Shape::One } else { Shape::Many }
+    }
+
+    pub(super) fn text(&self, kind: Kind, shape: Shape) -> &str {
+        self.texts.get(&(kind, shape)).map_or("", String::as_str)
     }
 
     /// Another statement, with the names filled in.

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::columns::Params;
 use super::row::{Columns, damaged};
-use super::sql::Kind;
+use super::sql::{Kind, Shape};
 use crate::clock::Deadline;
 use crate::error::StoreFailure;
 use crate::key::Digest;
@@ -44,8 +44,8 @@ pub(super) trait Statement: Send + Sized + 'static {
     /// About how many bytes it sends.
     fn bytes(&self) -> usize;
 
-    /// All calls of a group as arrays, in the group's order.
-    fn params(group: &[Ask<Self>]) -> Params<'_>;
+    /// All calls of a group, in its order.
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_>;
 
     /// Whether it waits for a transaction of a caller's that has inserted the key's row and is
     /// still open. Such calls are found after a failure, and sent no more with others.
@@ -70,7 +70,7 @@ pub(super) trait Statement: Send + Sized + 'static {
     }
 
     /// The places in the group that the rows answer, and the answers.
-    fn placed(rows: &[Row], _group: &[Ask<Self>]) -> Vec<(usize, Result<Self::Answer, StoreFailure>)> {
+    fn placed(rows: &[Row], _group: &[Ask<Self>], _shape: Shape) -> Vec<(usize, Result<Self::Answer, StoreFailure>)> {
         let placed = rows.iter().filter_map(|row| {
             let mut columns = Columns::new(row);
             let place = usize::try_from(columns.number().ok()?).ok()?;

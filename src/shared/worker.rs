@@ -71,7 +71,9 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
     }
     core.traffic.grouped.fetch_add(asks.len() as u64, Ordering::Relaxed);
     core.traffic.groups.fetch_add(1, Ordering::Relaxed);
-    let asked = link.query(S::KIND, core.sql.text(S::KIND), &S::params(&asks)).await;
+    let shape = core.sql.shape(S::KIND, asks.len());
+    let text = core.sql.text(S::KIND, shape);
+    let asked = link.query((S::KIND, shape), text, &S::params(&asks, shape)).await;
     let rows = match asked {
         Ok(rows) => rows,
         Err(miss) => {
@@ -89,7 +91,7 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
     };
     let mut answers: Vec<Option<Result<S::Answer, StoreFailure>>> = Vec::new();
     answers.resize_with(asks.len(), || None);
-    for (place, answer) in S::placed(&rows, &asks) {
+    for (place, answer) in S::placed(&rows, &asks, shape) {
         if let Some(place) = answers.get_mut(place) {
             *place = Some(answer);
         }

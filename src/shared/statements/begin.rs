@@ -4,15 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::Type;
 
 use crate::clock::millis;
 use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::policy::Policy;
 use crate::shared::columns::{Id, Params, signed};
-use crate::shared::row::{Columns, KeyRow};
-use crate::shared::sql::Kind;
+use crate::shared::row::{Columns, KeyRow, damaged};
+use crate::shared::sql::{Kind, Shape};
 use crate::shared::statement::{Ask, Statement};
 use crate::state::Fence;
 use crate::sync::Arc;
@@ -87,19 +86,19 @@ impl Statement for BeginAsk {
         128 + self.scope.len() + self.key.len()
     }
 
-    fn params(group: &[Ask<Self>]) -> Params<'_> {
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
         let asks = || group.iter().map(|ask| &ask.what);
-        let numbers = |of: fn(&Self) -> i64| asks().map(of).collect::<Vec<_>>();
-        Params::default()
-            .with(numbers(|ask| ask.terms.session), Type::INT8_ARRAY)
-            .with(numbers(|ask| ask.terms.policies), Type::INT8_ARRAY)
+        let numbers = |of: fn(&Self) -> i64| asks().map(move |ask| Some(of(ask)));
+        Params::of(shape)
+            .numbers(numbers(|ask| ask.terms.session))
+            .numbers(numbers(|ask| ask.terms.policies))
             .ids(asks().map(|ask| ask.digest.as_u128()))
             .ids(asks().map(|ask| ask.nonce))
             .bytes(asks().map(|ask| Some(&ask.fingerprint.as_bytes()[..])))
             .bytes(asks().map(|ask| Some(&*ask.scope)))
             .bytes(asks().map(|ask| Some(&*ask.key)))
-            .with(numbers(|ask| ask.terms.ttl_ms()), Type::INT8_ARRAY)
-            .with(numbers(|ask| ask.terms.remembered_ms()), Type::INT8_ARRAY)
+            .numbers(numbers(|ask| ask.terms.ttl_ms()))
+            .numbers(numbers(|ask| ask.terms.remembered_ms()))
             .numbers(asks().map(|ask| ask.terms.unresolved_ms()))
             .numbers(asks().map(|ask| ask.terms.lease_ms()))
     }
@@ -129,7 +128,14 @@ impl Statement for BeginAsk {
 
     /// A grant is told by its nonce: of twins in the group one has it. A call of a session that
     /// lives, but without a row, had a twin that was faster, or named other policies.
-    fn placed(rows: &[Row], group: &[Ask<Self>]) -> Vec<(usize, Result<Begun, StoreFailure>)> {
+    fn placed(
+        rows: &[Row],
+        group: &[Ask<Self>],
+        shape: Shape,
+    ) -> Vec<(usize, Result<Begun, StoreFailure>)> {
+        if let (Shape::One, Some(row)) = (shape, rows.first()) {
+            return vec![(0, Self::answer_to_one(row))];
+        }
         let nonces: HashMap<u128, usize> =
             group.iter().enumerate().map(|(place, ask)| (ask.what.nonce, place)).collect();
         let unseen = rows.iter().filter_map(Alive::read).flat_map(|alive| {
@@ -148,6 +154,17 @@ impl Statement for BeginAsk {
         });
         // Later ones count.
         unseen.chain(placed).collect()
+    }
+}
+
+impl BeginAsk {
+    fn answer_to_one(row: &Row) -> Result<Begun, StoreFailure> {
+        let mut columns = Columns::new(row);
+        columns.skip();
+        let begun = Self::answer(&mut columns)?;
+        let lives = row.try_get(NONCE).map_err(|error| damaged(&error.to_string()))?;
+        // A row is an answer also without a session.
+        Ok(Begun { is_alive: lives || begun.seen.is_some(), ..begun })
     }
 }
 
@@ -177,5 +194,6 @@ impl Alive {
     }
 }
 
-/// The column with the nonce of what was inserted.
+/// The column with the nonce of what was inserted; in the answer to one call, with whether its
+/// session lives.
 const NONCE: usize = 4;

@@ -4,7 +4,7 @@ use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::shared::columns::{Params, signed};
 use crate::shared::row::{Columns, RowState};
-use crate::shared::sql::Kind;
+use crate::shared::sql::{Kind, Shape};
 use crate::shared::statement::{Ask, Statement};
 use crate::state::Fence;
 
@@ -41,9 +41,9 @@ impl Statement for ChangeAsk {
         32
     }
 
-    fn params(group: &[Ask<Self>]) -> Params<'_> {
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
         let asks = || group.iter().map(|ask| &ask.what);
-        Params::default()
+        Params::of(shape)
             .ids(asks().map(|ask| ask.digest.as_u128()))
             .numbers(asks().map(|ask| Some(signed(ask.seen.0.get()))))
             .smalls(asks().map(|ask| Some(ask.seen.1.code())))

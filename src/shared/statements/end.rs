@@ -7,7 +7,7 @@ use crate::record::Outcome;
 use crate::record::retention::Retention;
 use crate::shared::columns::{Params, signed};
 use crate::shared::row::{Columns, RowState};
-use crate::shared::sql::{Kind, VACATED_MS};
+use crate::shared::sql::{Kind, Shape, VACATED_MS};
 use crate::shared::statement::{Ask, Statement};
 use crate::state::Fence;
 use crate::sync::Arc;
@@ -157,9 +157,12 @@ impl EndAsk {
         }
     }
 
-    pub(in crate::shared) fn params<'a>(asks: impl Iterator<Item = &'a Self> + Clone) -> Params<'a> {
+    pub(in crate::shared) fn params<'a>(
+        asks: impl Iterator<Item = &'a Self> + Clone,
+        shape: Shape,
+    ) -> Params<'a> {
         let result = || asks.clone().map(|ask| ask.result.as_ref());
-        Params::default()
+        Params::of(shape)
             .ids(asks.clone().map(|ask| ask.digest.as_u128()))
             .ids(asks.clone().map(|ask| ask.nonce))
             .numbers(asks.clone().map(|ask| ask.fence.map(|fence| signed(fence.get()))))
@@ -237,8 +240,8 @@ impl Statement for EndAsk {
         Ok(Ended { now, is_done: false, is_wanted: false, is_locked: false, is_there: true })
     }
 
-    fn params(group: &[Ask<Self>]) -> Params<'_> {
-        Self::params(group.iter().map(|ask| &ask.what))
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
+        Self::params(group.iter().map(|ask| &ask.what), shape)
     }
 
     fn is_wanted(answer: &Ended) -> bool {
@@ -269,8 +272,8 @@ impl Statement for GentleEnd {
         self.0.size()
     }
 
-    fn params(group: &[Ask<Self>]) -> Params<'_> {
-        EndAsk::params(group.iter().map(|ask| &ask.what.0))
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
+        EndAsk::params(group.iter().map(|ask| &ask.what.0), shape)
     }
 
     fn is_wanted(answer: &Ended) -> bool {

@@ -1,14 +1,12 @@
 //! A group of grants on keys that have a row: takeovers, later attempts, and keys used again.
 
-use tokio_postgres::types::Type;
-
 use super::begin::Terms;
 use crate::attempt::interruption::Earlier;
 use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::shared::columns::{Params, signed};
 use crate::shared::row::{Columns, RowState};
-use crate::shared::sql::Kind;
+use crate::shared::sql::{Kind, Shape};
 use crate::shared::statement::{Ask, Statement};
 use crate::state::Fence;
 use crate::{Fingerprint, Timestamp};
@@ -54,22 +52,22 @@ impl Statement for GrantAsk {
         192
     }
 
-    fn params(group: &[Ask<Self>]) -> Params<'_> {
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
         let asks = || group.iter().map(|ask| &ask.what);
-        let numbers = |of: fn(&Self) -> i64| asks().map(of).collect::<Vec<_>>();
+        let numbers = |of: fn(&Self) -> i64| asks().map(move |ask| Some(of(ask)));
         let earlier =
             |of: fn(&Earlier) -> u64| asks().map(move |ask| ask.earlier.as_ref().map(of).map(signed));
-        Params::default()
-            .with(numbers(|ask| ask.terms.session), Type::INT8_ARRAY)
-            .with(numbers(|ask| ask.terms.policies), Type::INT8_ARRAY)
+        Params::of(shape)
+            .numbers(numbers(|ask| ask.terms.session))
+            .numbers(numbers(|ask| ask.terms.policies))
             .ids(asks().map(|ask| ask.digest.as_u128()))
             .ids(asks().map(|ask| ask.nonce))
             .bytes(asks().map(|ask| Some(&ask.fingerprint.as_bytes()[..])))
-            .with(numbers(|ask| ask.terms.ttl_ms()), Type::INT8_ARRAY)
-            .with(numbers(|ask| ask.terms.remembered_ms()), Type::INT8_ARRAY)
+            .numbers(numbers(|ask| ask.terms.ttl_ms()))
+            .numbers(numbers(|ask| ask.terms.remembered_ms()))
             .numbers(asks().map(|ask| ask.terms.unresolved_ms()))
             .numbers(asks().map(|ask| ask.terms.lease_ms()))
-            .with(numbers(|ask| signed(ask.seen.0.get())), Type::INT8_ARRAY)
+            .numbers(numbers(|ask| signed(ask.seen.0.get())))
             .smalls(asks().map(|ask| Some(ask.seen.1.code())))
             .ints(asks().map(|ask| Some(number(ask.attempt))))
             .numbers(earlier(|earlier| earlier.info.fence().get()))

@@ -5,7 +5,7 @@ use crate::error::StoreFailure;
 use crate::key::Digest;
 use crate::shared::columns::{Params, signed};
 use crate::shared::row::{Columns, KeyRow};
-use crate::shared::sql::Kind;
+use crate::shared::sql::{Kind, Shape};
 use crate::shared::statement::{Ask, Statement};
 use crate::state::Fence;
 
@@ -35,8 +35,8 @@ impl Statement for LookAsk {
         16
     }
 
-    fn params(group: &[Ask<Self>]) -> Params<'_> {
-        Params::default().ids(group.iter().map(|ask| ask.what.digest.as_u128()))
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
+        Params::of(shape).ids(group.iter().map(|ask| ask.what.digest.as_u128()))
     }
 
     fn is_cut(looked: &Looked) -> bool {
@@ -76,9 +76,9 @@ impl Statement for WantAsk {
         24
     }
 
-    fn params(group: &[Ask<Self>]) -> Params<'_> {
+    fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
         let asks = || group.iter().map(|ask| &ask.what);
-        Params::default()
+        Params::of(shape)
             .ids(asks().map(|ask| ask.digest.as_u128()))
             .numbers(asks().map(|ask| Some(signed(ask.fence.get()))))
     }
