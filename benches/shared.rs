@@ -3,6 +3,7 @@
 //!
 //!     cargo bench --features postgres --bench shared [seconds]
 //!     cargo bench --features postgres --bench shared transactions [seconds]
+//!     cargo bench --features postgres --bench shared 'in_flight=1' [seconds]
 
 #![allow(
     missing_docs,
@@ -225,8 +226,9 @@ async fn selects(server: &Server, in_flight: usize, time: Duration) -> Figures {
 }
 
 /// A transaction with an effect, by itself; with one more statement, as an application would write
-/// it; and with claim and result. In turn, on one connection each. Medians in µs.
-async fn transactions(server: &Server, time: Duration) -> [f64; 3] {
+/// it; with claim and result; and the same with our statements prepared. In turn, on one connection.
+/// Medians in µs.
+async fn transactions(server: &Server, time: Duration) -> [f64; 4] {
     server.sql(
         "DROP SCHEMA IF EXISTS bench_tx CASCADE; CREATE SCHEMA bench_tx; \
          CREATE TABLE bench_tx.seen (key text PRIMARY KEY, fingerprint bytea, body bytea); \
@@ -241,20 +243,25 @@ async fn transactions(server: &Server, time: Duration) -> [f64; 3] {
     let seen =
         "INSERT INTO bench_tx.seen (key, fingerprint, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     let seen = client.prepare(seen).await.unwrap();
-    let (started, mut took, mut round) = (Instant::now(), [const { Vec::new() }; 3], 0_i32);
+    let statements = store.prepare_for_tx(&client).await.unwrap();
+    let (started, mut took, mut round) = (Instant::now(), [const { Vec::new() }; 4], 0_i32);
     while started.elapsed() < time {
         round += 1;
         for (which, took) in took.iter_mut().enumerate() {
             let (key, one) = (format!("key {which} {round}"), Instant::now());
             let mut transaction = client.transaction().await.unwrap();
-            let claim = if which == 2 {
-                match scope.begin_in_tx(&mut transaction, &key, request()).await.unwrap() {
-                    BeginInTx::Fresh(claim) => Some(claim),
-                    other @ (BeginInTx::InFlight(_) | BeginInTx::Done(_)) => panic!("{other:?}"),
+            let begun = match which {
+                2 => Some(scope.begin_in_tx(&mut transaction, &key, request()).await.unwrap()),
+                3 => {
+                    let begun = scope.begin_in_tx_with(&statements, &mut transaction, &key, request());
+                    Some(begun.await.unwrap())
                 }
-            } else {
-                None
+                _ => None,
             };
+            let claim = begun.map(|begun| match begun {
+                BeginInTx::Fresh(claim) => claim,
+                other @ (BeginInTx::InFlight(_) | BeginInTx::Done(_)) => panic!("{other:?}"),
+            });
             transaction.execute(&spend, &[&(round % 100), &-10_i64]).await.unwrap();
             transaction.execute(&spend, &[&((round + 1) % 100), &10_i64]).await.unwrap();
             if which == 1 {
@@ -286,12 +293,16 @@ fn main() {
         return;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let [effect, plus_one, whole] = runtime.block_on(transactions(server, time));
-    println!(
-        "a transaction, µs: effect alone {effect:.0}, with one statement {plus_one:.0}, with claim and result {whole:.0} \
-         ({:.2} of that)",
-        whole / plus_one
-    );
+    let only = std::env::args().find_map(|word| word.strip_prefix("in_flight=")?.parse::<usize>().ok());
+    if only.is_none() {
+        let [effect, plus_one, whole, prepared] = runtime.block_on(transactions(server, time));
+        println!(
+            "a transaction, µs: effect alone {effect:.0}, with one statement {plus_one:.0}, with claim and result {whole:.0} \
+             ({:.2} of that), prepared {prepared:.0} ({:.2})",
+            whole / plus_one,
+            prepared / plus_one
+        );
+    }
     if std::env::args().any(|word| word == "transactions") {
         return;
     }
@@ -304,12 +315,12 @@ fn main() {
             figures.rate, figures.client_us, figures.server_us
         );
     };
-    for in_flight in [1, 2] {
+    for in_flight in [1, 2].into_iter().filter(|_| only.is_none()) {
         let figures = runtime.block_on(selects(server, in_flight, time));
         show(in_flight, "select by primary key", &figures);
         show(in_flight, "replay from memory", &hot_replays(server, in_flight, time));
     }
-    for in_flight in [1, 64, 256] {
+    for in_flight in [1, 64, 256].into_iter().filter(|number| only.is_none_or(|only| *number == only)) {
         // One after the other, twice, so that a noisy moment does not meet one alone.
         for _ in 0..2 {
             for connections in [10, 64] {

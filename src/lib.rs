@@ -141,7 +141,7 @@ pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
 #[cfg(feature = "postgres")]
 pub use shared::{
-    BeginInTx, ClaimInTx, CompletedInTx, Pooling, SharedOptions, SharedStats, UncommittedRecord,
+    BeginInTx, ClaimInTx, CompletedInTx, Pooling, SharedOptions, SharedStats, TxStatements, UncommittedRecord,
 };
 pub use state::Fence;
 pub use status::Status;

@@ -10,9 +10,10 @@ use super::listener;
 use super::refusal::Refusal;
 use super::row::KeyRow;
 use super::statements::begin::Terms;
-use super::statements::in_tx::{Seen, StoreAsk, look, store};
+use super::statements::in_tx::{Seen, StoreAsk, Stored, look, store};
 use super::statements::look::LookAsk;
 use super::take_over::{decided_begin, without_grant};
+use super::tx_statements::TxStatements;
 use crate::attempt::Attempt;
 use crate::clock::{Deadline, Stopwatch};
 use crate::engine::common::completion::Completion;
@@ -49,6 +50,7 @@ pub struct ClaimInTx {
     policies: i64,
     /// The row that the claim takes over.
     seen: Option<Box<KeyRow>>,
+    prepared: Option<TxStatements>,
     watch: Option<Stopwatch>,
 }
 
@@ -64,7 +66,7 @@ impl SharedHandle {
     /// Begins within a transaction of the caller's.
     pub(crate) async fn begin_in_tx(
         self: &Arc<Self>,
-        transaction: &mut Transaction<'_>,
+        (transaction, prepared): (&mut Transaction<'_>, Option<&TxStatements>),
         scope: &ScopeInner,
         key: &[u8],
         fingerprint: Fingerprint,
@@ -72,11 +74,14 @@ impl SharedHandle {
         let core = &*self.0;
         let watch = core.options.hooks.watch();
         let asked = match Asked::to_grant(scope, key) {
-            Ok(asked) => begin(self, transaction, &asked, fingerprint).await,
+            Ok(asked) => begin(self, (transaction, prepared), &asked, fingerprint).await,
             Err(error) => Err(error.into()),
         };
         let answer = match asked {
-            Ok(BeginInTx::Fresh(claim)) => return Ok(BeginInTx::Fresh(ClaimInTx { watch, ..claim })),
+            Ok(BeginInTx::Fresh(claim)) => {
+                let prepared = prepared.cloned();
+                return Ok(BeginInTx::Fresh(ClaimInTx { watch, prepared, ..claim }));
+            }
             Ok(BeginInTx::InFlight(pending)) => Ok(Begin::InFlight(pending)),
             Ok(BeginInTx::Done(record)) => Ok(Begin::Done(record)),
             Err(error) => Err(error),
@@ -96,7 +101,7 @@ fn in_tx(answer: Begin) -> BeginInTx {
 
 async fn begin(
     handle: &Arc<SharedHandle>,
-    transaction: &Transaction<'_>,
+    on: (&Transaction<'_>, Option<&TxStatements>),
     asked: &Asked,
     fingerprint: Fingerprint,
 ) -> Result<BeginInTx, BeginError> {
@@ -105,7 +110,7 @@ async fn begin(
     let mut tries = Tries::new(deadline);
     loop {
         core.check()?;
-        let seen = look(core, transaction, asked.digest).await.map_err(Refusal::unavailable)?;
+        let seen = look(core, on, asked.digest).await.map_err(Refusal::unavailable)?;
         if !seen.is_of_this_store {
             return Err(Refusal::unavailable(elsewhere()).into());
         }
@@ -164,6 +169,7 @@ async fn answer(
                 nonce: nonce()?,
                 policies: terms.policies,
                 seen: seen.row.map(Box::new),
+                prepared: None,
                 watch: None,
             })))
         }
@@ -245,15 +251,15 @@ impl ClaimInTx {
             policies: self.policies,
             seen: self.seen.as_ref().map(|row| (row.fence, row.state)),
         };
-        let stored = store(core, transaction, &ask).await.map_err(Refusal::unavailable)?;
-        if !stored.is_of_this_store {
-            return Err(Refusal::unavailable(elsewhere()).into());
+        let on = (transaction, self.prepared.as_ref());
+        match store(core, on, &ask).await.map_err(Refusal::unavailable)? {
+            Stored::Done { at, is_wanted } => {
+                let record = result.record(attempt, at);
+                Ok(UncommittedRecord { claim: self, record, is_wanted })
+            }
+            Stored::Not { is_of_this_store: false, .. } => Err(Refusal::unavailable(elsewhere()).into()),
+            Stored::Not { policies, .. } => Err(why_not(core, attempt, self.policies == policies).await),
         }
-        let Some(is_wanted) = stored.is_wanted else {
-            return Err(why_not(core, attempt, self.policies == stored.policies).await);
-        };
-        let record = result.record(attempt, stored.now);
-        Ok(UncommittedRecord { claim: self, record, is_wanted })
     }
 }
 

@@ -19,6 +19,7 @@ use super::schema::Found;
 use super::session::{Session, SessionState};
 use super::sql::Sql;
 use super::statement::{Ask, Miss};
+use super::tx_sql::TxSql;
 use super::watches::{Outbox, Watches};
 use crate::Timestamp;
 use crate::attempt::progress::Budget;
@@ -57,6 +58,7 @@ pub(crate) struct Core {
     pub(super) options: SharedOptions,
     pub(super) link: LinkOptions,
     pub(super) sql: Sql,
+    pub(super) tx_sql: TxSql,
     pub(super) secret: Secret,
     /// Tells this store from others.
     pub(super) store: u128,
@@ -141,6 +143,7 @@ impl Core {
             closers: Mutex::new(Some(Vec::new())),
             options,
             link,
+            tx_sql: TxSql::new(&sql),
             sql,
             secret: found.secret,
             store: found.id,

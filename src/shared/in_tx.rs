@@ -7,9 +7,11 @@ use super::complete::Result_;
 use super::listener;
 use super::refusal::Refusal;
 use super::row::Columns;
-use super::sql::{Kind, Shape};
+use super::sql::Shape;
 use super::statement::Statement;
 use super::statements::end::{EndAsk, Ended};
+use super::statements::in_tx::asked;
+use super::tx_statements::TxStatements;
 use crate::Timestamp;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::NewResult;
@@ -34,7 +36,7 @@ impl SharedClaim {
     /// Completes the claim within a transaction of the caller's.
     pub(crate) async fn complete_in_tx(
         self,
-        transaction: &mut Transaction<'_>,
+        (transaction, prepared): (&mut Transaction<'_>, Option<&TxStatements>),
         body: &[u8],
     ) -> Result<CompletedInTx, EndError> {
         let result = NewResult { outcome: Outcome::Success, body, completion: Completion::new() };
@@ -52,7 +54,7 @@ impl SharedClaim {
             result.keeps_body,
             result.retention,
         );
-        let ended = match run(&self, transaction, &end).await {
+        let ended = match run(&self, (transaction, prepared), &end).await {
             Ok(ended) => ended,
             Err(failure) => return Err(self.refused(Refusal::unavailable(failure).into())),
         };
@@ -75,14 +77,12 @@ impl SharedClaim {
 
 async fn run(
     claim: &SharedClaim,
-    transaction: &Transaction<'_>,
+    (transaction, prepared): (&Transaction<'_>, Option<&TxStatements>),
     end: &EndAsk,
 ) -> Result<Ended, StoreFailure> {
     let params = EndAsk::params(std::iter::once(end), Shape::One);
-    let text = claim.core().sql.text(Kind::End, Shape::One);
-    let asked = transaction.query_typed_opt(text, &params.typed()).await;
-    let row = asked.map_err(|error| StoreFailure::of(&error))?;
-    let Some(row) = row else { return EndAsk::no_answer() };
+    let statement = (&*claim.core().tx_sql.end, prepared.map(|all| &all.end));
+    let Some(row) = asked(transaction, statement, &params).await? else { return EndAsk::no_answer() };
     let mut columns = Columns::new(&row);
     columns.skip();
     Ended::read(&mut columns)

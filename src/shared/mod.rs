@@ -51,6 +51,8 @@ mod tell;
 #[cfg_attr(not(feature = "postgres-tls"), path = "no_tls.rs")]
 mod tls;
 mod token;
+mod tx_sql;
+mod tx_statements;
 mod wait;
 mod wait_for_end;
 mod watches;
@@ -60,3 +62,4 @@ pub use begin_in_tx::{BeginInTx, ClaimInTx, UncommittedRecord};
 pub use handle::SharedStats;
 pub use in_tx::CompletedInTx;
 pub use options::{Pooling, SharedOptions};
+pub use tx_statements::TxStatements;

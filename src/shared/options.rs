@@ -64,6 +64,7 @@ pub struct SharedOptions {
     pub(super) group_max: usize,
     pub(super) clock: String,
     pub(super) server: String,
+    pub(super) one_call_plans: bool,
     pub(super) hooks: Hooks,
 }
 
@@ -97,6 +98,7 @@ impl SharedOptions {
             group_max: 512,
             clock: NOW.to_owned(),
             server: SERVER.to_owned(),
+            one_call_plans: true,
             hooks: Hooks::default(),
         }
     }
@@ -223,6 +225,13 @@ impl SharedOptions {
     #[doc(hidden)]
     pub fn server(mut self, sql: impl Into<String>) -> Self {
         self.server = sql.into();
+        self
+    }
+
+    /// Whether a call that goes alone has a statement of its own. Tests send it as a group of one.
+    #[doc(hidden)]
+    pub fn one_call_plans(mut self, has: bool) -> Self {
+        self.one_call_plans = has;
         self
     }
 

@@ -322,7 +322,8 @@ impl Sql {
     pub(super) fn new(schema: &str, now: &str, server: &str) -> Self {
         let begin = |shape: Shape, begun| shape.of(&BEGIN.replace("{BEGUN}", begun), &BEGIN_CALLS);
         let end = |shape: Shape, text: &str, join| {
-            let text = text.replace("{END}", END).replace("{CHANGES}", CHANGES).replace("{JOIN_LOCKED}", join);
+            let text =
+                text.replace("{END}", END).replace("{CHANGES}", CHANGES).replace("{JOIN_LOCKED}", join);
             shape.of(&text.replace("{LOCKED}", LOCKED), &END_CALLS)
         };
         let texts = [
@@ -337,12 +338,17 @@ impl Sql {
             (Kind::Want, Shape::Many, WANT.to_owned()),
         ];
         let texts = texts.map(|(kind, shape, text)| ((kind, shape), filled(&text, schema, now, server)));
-        Self { schema: schema.to_owned(), now: now.to_owned(), server: server.to_owned(), texts: texts.into() }
+        Self {
+            schema: schema.to_owned(),
+            now: now.to_owned(),
+            server: server.to_owned(),
+            texts: texts.into(),
+        }
     }
 
-    /// The form of the statement for so many calls.
-    pub(super) fn shape(&self, kind: Kind, calls: usize) -> Shape {
-        if calls == 1 && self.texts.contains_key(&(kind, Shape::One)) { Shape::One } else { Shape::Many }
+    /// The form of a statement for one call: not each kind has one of its own.
+    pub(super) fn shape_for_one(&self, kind: Kind) -> Shape {
+        if self.texts.contains_key(&(kind, Shape::One)) { Shape::One } else { Shape::Many }
     }
 
     pub(super) fn text(&self, kind: Kind, shape: Shape) -> &str {

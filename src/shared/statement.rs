@@ -70,7 +70,11 @@ pub(super) trait Statement: Send + Sized + 'static {
     }
 
     /// The places in the group that the rows answer, and the answers.
-    fn placed(rows: &[Row], _group: &[Ask<Self>], _shape: Shape) -> Vec<(usize, Result<Self::Answer, StoreFailure>)> {
+    fn placed(
+        rows: &[Row],
+        _group: &[Ask<Self>],
+        _shape: Shape,
+    ) -> Vec<(usize, Result<Self::Answer, StoreFailure>)> {
         let placed = rows.iter().filter_map(|row| {
             let mut columns = Columns::new(row);
             let place = usize::try_from(columns.number().ok()?).ok()?;

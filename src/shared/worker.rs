@@ -9,6 +9,7 @@ use super::connection::{Link, race};
 use super::core::Core;
 use super::group::{Queued, Work};
 use super::listener;
+use super::sql::Shape;
 use super::statement::{Ask, Miss};
 use super::statements::in_tx::{MARKED, mark};
 use crate::error::{FailureKind, StoreFailure};
@@ -71,7 +72,8 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
     }
     core.traffic.grouped.fetch_add(asks.len() as u64, Ordering::Relaxed);
     core.traffic.groups.fetch_add(1, Ordering::Relaxed);
-    let shape = core.sql.shape(S::KIND, asks.len());
+    let is_alone = asks.len() == 1 && core.options.one_call_plans;
+    let shape = if is_alone { core.sql.shape_for_one(S::KIND) } else { Shape::Many };
     let text = core.sql.text(S::KIND, shape);
     let asked = link.query((S::KIND, shape), text, &S::params(&asks, shape)).await;
     let rows = match asked {

@@ -40,6 +40,7 @@ mod in_tx;
 mod inside;
 mod late;
 mod lists;
+mod prepared_tx;
 mod processes;
 #[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]
 mod proxy;

@@ -12,7 +12,6 @@ use idemkv::{
 
 use crate::server::{Client, claim, request};
 
-const SCHEMA: &str = "table_decide";
 const START: u64 = 1_800_000_000_000;
 const LEASE: u64 = START + 3_000;
 const EXPIRES: u64 = START + 3_000;
@@ -65,6 +64,7 @@ const ASKS: [Asks; 15] = [
 ];
 
 struct Rig {
+    schema: &'static str,
     client: Client,
     store: Engine,
     rerun: Scope,
@@ -74,18 +74,20 @@ struct Rig {
 
 impl Rig {
     fn at(&mut self, now: u64) {
-        self.client.run(&format!("UPDATE {SCHEMA}.clock SET now_ms = {now}"));
+        let schema = self.schema;
+        self.client.run(&format!("UPDATE {schema}.clock SET now_ms = {now}"));
     }
 
     /// A key with this row, and the claim that was granted on it.
     fn prepare(&mut self, row: Row, scope: &Scope, same: bool) -> (String, Claim) {
         self.next += 1;
+        let schema = self.schema;
         let key = format!("key {}", self.next);
         self.at(START);
         let claim = claim(scope, &key);
         let set = match row {
             Row::None => {
-                self.client.run(&format!("DELETE FROM {SCHEMA}.keys WHERE key = '{key}'"));
+                self.client.run(&format!("DELETE FROM {schema}.keys WHERE key = '{key}'"));
                 return (key, claim);
             }
             Row::Vacated => format!("state = 4, gone_ms = {GONE}"),
@@ -97,12 +99,13 @@ impl Rig {
             ),
         };
         let other = if same { "" } else { ", fence = fence + 1000, nonce = gen_random_uuid()" };
-        self.client.run(&format!("UPDATE {SCHEMA}.keys SET {set}{other} WHERE key = '{key}'"));
+        self.client.run(&format!("UPDATE {schema}.keys SET {set}{other} WHERE key = '{key}'"));
         (key, claim)
     }
 
     fn state_of(&mut self, key: &str) -> Option<String> {
-        let rows = self.client.run(&format!("SELECT state FROM {SCHEMA}.keys WHERE key = '{key}'"));
+        let schema = self.schema;
+        let rows = self.client.run(&format!("SELECT state FROM {schema}.keys WHERE key = '{key}'"));
         rows.first().and_then(|row| row[0].clone())
     }
 
@@ -262,7 +265,8 @@ fn apply(
             assert!(is_right, "{said}: {forgotten:?}");
         }
         Asks::Sweep => {
-            rig.client.run(&format!("UPDATE {SCHEMA}.duties SET page = 0, due_ms = 0"));
+            let schema = rig.schema;
+            rig.client.run(&format!("UPDATE {schema}.duties SET page = 0, due_ms = 0"));
             assert!(rig.store.sweep_shared().unwrap());
             let after = match decision.becomes() {
                 Some(Phase::Vacant) => None,
@@ -278,23 +282,39 @@ fn apply(
 
 #[test]
 fn the_store_does_what_the_state_machine_says_in_every_state_around_every_deadline() {
+    check_all("table_decide", true);
+}
+
+/// The statements for groups decide the same as those for one call.
+#[test]
+fn in_groups_the_store_does_what_the_state_machine_says_as_well() {
+    check_all("table_groups", false);
+}
+
+fn check_all(schema: &'static str, alone: bool) {
     let server = server!();
     let mut client = Client::connect(server);
     client.run(&format!(
-        "CREATE SCHEMA {SCHEMA}; CREATE TABLE {SCHEMA}.clock (now_ms bigint); INSERT INTO {SCHEMA}.clock VALUES ({START})"
+        "CREATE SCHEMA {schema}; CREATE TABLE {schema}.clock (now_ms bigint); INSERT INTO {schema}.clock VALUES ({START})"
     ));
     let ttl = Duration::from_secs(3_600);
     let rerun = Policy::default().ttl(ttl).unresolved_ttl(Duration::from_millis(UNRESOLVED));
     let rerun = rerun.recovery(Recovery::Rerun);
-    let clock = format!("(SELECT now_ms FROM {SCHEMA}.clock)");
-    let options = server.options(SCHEMA).policy(rerun).clock(clock).sweep_every(None).cache_bytes(0);
+    let clock = format!("(SELECT now_ms FROM {schema}.clock)");
+    let options = server
+        .options(schema)
+        .policy(rerun)
+        .clock(clock)
+        .sweep_every(None)
+        .cache_bytes(0)
+        .one_call_plans(alone);
     let store = options.connect().unwrap();
     // A session that ends at the lease, and was never this process's. No process has it: a renewal
     // that was under way at a close would prolong it.
-    client.run(&format!("INSERT INTO {SCHEMA}.sessions (id, nonce, until_ms, started_ms) VALUES ({SESSION}, gen_random_uuid(), {LEASE}, {START})"));
+    client.run(&format!("INSERT INTO {schema}.sessions (id, nonce, until_ms, started_ms) VALUES ({SESSION}, gen_random_uuid(), {LEASE}, {START})"));
     let refuse = store.scope("refuse");
     store.set_policy("refuse", rerun.recovery(Recovery::Refuse)).unwrap();
-    let mut rig = Rig { client, rerun: store.scope("rerun"), refuse, store, next: 0 };
+    let mut rig = Rig { schema, client, rerun: store.scope("rerun"), refuse, store, next: 0 };
     let around = |deadline: u64| [deadline - 1, deadline, deadline + 1];
     let mut checked = 0;
     for (row, times) in [

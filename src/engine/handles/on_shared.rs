@@ -1,7 +1,7 @@
 //! Calls that only an engine on a shared store has: to connect, and to begin or complete in a
 //! transaction of the caller's on that store.
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{Client, Transaction};
 
 use super::claim::{Claim, ClaimInner};
 use super::engine::Engine;
@@ -11,7 +11,7 @@ use crate::error::{BeginError, ClaimError, EndError, FailureKind, OpenError, Sha
 use crate::shared::driver;
 use crate::shared::refusal::{carry, check_caller};
 use crate::task::caller::{Caller, block};
-use crate::{BeginInTx, CompletedInTx, Fingerprint, SharedOptions, SharedStats};
+use crate::{BeginInTx, CompletedInTx, Fingerprint, SharedOptions, SharedStats, TxStatements};
 
 impl SharedOptions {
     /// Connects to the store, makes its tables if need be, and starts a session of this process.
@@ -61,6 +61,19 @@ impl Engine {
         SharedOptions::new(url).connect_async().await
     }
 
+    /// Prepares the statements of [`Scope::begin_in_tx_with`] and [`Claim::complete_in_tx_with`] on a
+    /// connection of yours to the shared store's database.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses them or does not answer, or the engine is on a file.
+    pub async fn prepare_for_tx(&self, client: &Client) -> Result<TxStatements, SharedError> {
+        match &self.handle {
+            Handle::File(_) => Err(on_a_file()),
+            Handle::Shared(shared) => shared.prepare_for_tx(client).await,
+        }
+    }
+
     /// What this process sends to its shared store; `None` of an engine on a file.
     #[must_use]
     pub fn shared_stats(&self) -> Option<SharedStats> {
@@ -107,9 +120,33 @@ impl Claim {
         transaction: &mut Transaction<'_>,
         body: impl AsRef<[u8]>,
     ) -> Result<CompletedInTx, EndError> {
+        self.complete_on((transaction, None), body.as_ref()).await
+    }
+
+    /// [`complete_in_tx`](Self::complete_in_tx) with statements that were prepared on the
+    /// transaction's connection.
+    ///
+    /// # Errors
+    ///
+    /// As for [`complete_in_tx`](Self::complete_in_tx), and if the statements are those of another
+    /// connection.
+    pub async fn complete_in_tx_with(
+        self,
+        statements: &TxStatements,
+        transaction: &mut Transaction<'_>,
+        body: impl AsRef<[u8]>,
+    ) -> Result<CompletedInTx, EndError> {
+        self.complete_on((transaction, Some(statements)), body.as_ref()).await
+    }
+
+    async fn complete_on(
+        self,
+        on: (&mut Transaction<'_>, Option<&TxStatements>),
+        body: &[u8],
+    ) -> Result<CompletedInTx, EndError> {
         match self.inner {
             ClaimInner::File(_) => Err(EndError::new(ClaimError::NotShared, Some(self))),
-            ClaimInner::Shared(claim) => claim.complete_in_tx(transaction, body.as_ref()).await,
+            ClaimInner::Shared(claim) => claim.complete_in_tx(on, body).await,
         }
     }
 }
@@ -158,17 +195,56 @@ impl Scope {
         key: impl AsRef<[u8]>,
         fingerprint: Fingerprint,
     ) -> Result<BeginInTx, BeginError> {
+        self.begin_on((transaction, None), key.as_ref(), fingerprint).await
+    }
+
+    /// [`begin_in_tx`](Self::begin_in_tx) with statements that were prepared on the transaction's
+    /// connection. [`ClaimInTx::complete`](crate::ClaimInTx::complete) then goes by them as well.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin_in_tx`](Self::begin_in_tx), and if the statements are those of another
+    /// connection.
+    ///
+    /// ```no_run
+    /// # use idemkv::{BeginInTx, Engine, Fingerprint};
+    /// # async fn pay(engine: &Engine, mut client: tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let statements = engine.prepare_for_tx(&client).await?; // once for each connection
+    /// let mut transaction = client.transaction().await?;
+    /// let scope = engine.scope("transfers");
+    /// match scope.begin_in_tx_with(&statements, &mut transaction, "key", Fingerprint::of("a to b")).await? {
+    ///     BeginInTx::Fresh(claim) => drop(claim.complete(&mut transaction, "paid").await?),
+    ///     BeginInTx::InFlight(_) | BeginInTx::Done(_) => {}
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_in_tx_with(
+        &self,
+        statements: &TxStatements,
+        transaction: &mut Transaction<'_>,
+        key: impl AsRef<[u8]>,
+        fingerprint: Fingerprint,
+    ) -> Result<BeginInTx, BeginError> {
+        self.begin_on((transaction, Some(statements)), key.as_ref(), fingerprint).await
+    }
+
+    async fn begin_on(
+        &self,
+        on: (&mut Transaction<'_>, Option<&TxStatements>),
+        key: &[u8],
+        fingerprint: Fingerprint,
+    ) -> Result<BeginInTx, BeginError> {
         match &self.handle {
-            Handle::File(_) => {
-                let message = "the engine is on a file, where no transaction of another database can end";
-                let failure = StoreFailure::new(FailureKind::Options, message);
-                Err(BeginError::Shared(SharedError::Unavailable(failure)))
-            }
-            Handle::Shared(shared) => {
-                shared.begin_in_tx(transaction, &self.inner, key.as_ref(), fingerprint).await
-            }
+            Handle::File(_) => Err(BeginError::Shared(on_a_file())),
+            Handle::Shared(shared) => shared.begin_in_tx(on, &self.inner, key, fingerprint).await,
         }
     }
+}
+
+fn on_a_file() -> SharedError {
+    let message = "the engine is on a file, where no transaction of another database can end";
+    SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message))
 }
 
 #[cfg(feature = "sim")]

@@ -128,11 +128,7 @@ impl Statement for BeginAsk {
 
     /// A grant is told by its nonce: of twins in the group one has it. A call of a session that
     /// lives, but without a row, had a twin that was faster, or named other policies.
-    fn placed(
-        rows: &[Row],
-        group: &[Ask<Self>],
-        shape: Shape,
-    ) -> Vec<(usize, Result<Begun, StoreFailure>)> {
+    fn placed(rows: &[Row], group: &[Ask<Self>], shape: Shape) -> Vec<(usize, Result<Begun, StoreFailure>)> {
         if let (Shape::One, Some(row)) = (shape, rows.first()) {
             return vec![(0, Self::answer_to_one(row))];
         }

@@ -1,10 +1,10 @@
-//! The two statements of a claim that exists in one transaction only. They go by themselves, on the
+//! The statements of a claim that exists in one transaction only. They go by themselves, on the
 //! caller's connection.
 
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::{Row, Statement, Transaction};
 
-use crate::error::StoreFailure;
+use crate::error::{FailureKind, StoreFailure};
 use crate::key::Digest;
 use crate::record::Outcome;
 use crate::record::retention::Retention;
@@ -13,34 +13,9 @@ use crate::shared::core::Core;
 use crate::shared::granting::Asked;
 use crate::shared::row::{Columns, KeyRow, RowState};
 use crate::shared::statements::end::code;
+use crate::shared::tx_statements::TxStatements;
 use crate::state::Fence;
 use crate::{Fingerprint, Timestamp};
-
-/// Marks the key for as long as the transaction lasts, unless another transaction has done so, and
-/// reads its row. It changes nothing, so begins of others go on.
-const LOOK: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
-    mark AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($2) AS is_mine) \
-    SELECT m.now_ms, a.is_mine, u.id = $3, u.policies, current_setting('transaction_isolation') = 'read committed', CASE WHEN a.is_mine THEN nextval('{S}.fence') END, x.* \
-    FROM moment m CROSS JOIN mark a CROSS JOIN {S}.meta u \
-      LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = $1) x ON true";
-
-/// Writes the result where there is no row, or where the row is still as the caller saw it.
-const STORE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
-    ins AS (INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, started_ms, completed_ms, \
-        expires_ms, gone_ms, ttl_ms, remembered_ms, outcome, body, body_kept, scope, key) \
-      SELECT 3, $1, $2, $3, $4, $5, $6, m.now_ms, m.now_ms + $7, m.now_ms + $8, $7, $8, $9, $10, true, $11, $12 \
-      FROM moment m JOIN {S}.meta u ON u.policies = $13 AND u.id = $16 WHERE $14::bigint IS NULL \
-      ON CONFLICT (digest) DO NOTHING RETURNING false AS wanted), \
-    upd AS (UPDATE {S}.keys k SET state = 3, nonce = $2, fence = $3, attempt = $4, fingerprint = $5, session = NULL, \
-        started_ms = $6, completed_ms = m.now_ms, expires_ms = m.now_ms + $7, gone_ms = m.now_ms + $8, ttl_ms = $7, \
-        remembered_ms = $8, unresolved_ms = NULL, lease_ms = NULL, lease_until_ms = NULL, interrupted_ms = NULL, \
-        e_fence = NULL, e_attempt = NULL, e_started_ms = NULL, e_interrupted_ms = NULL, returned = false, leaving = false, \
-        outcome = $9, body = $10, body_kept = true, progress = NULL \
-      FROM moment m JOIN {S}.meta u ON u.policies = $13 AND u.id = $16 \
-      WHERE k.digest = $1 AND k.fence = $14 AND k.state = $15 AND k.fence < $3 \
-        AND (k.state <> 1 OR {LEASE} <= m.now_ms) RETURNING k.wanted) \
-    SELECT m.now_ms, u.id = $16, u.policies, d.wanted FROM moment m CROSS JOIN {S}.meta u \
-      LEFT JOIN (SELECT wanted FROM ins UNION ALL SELECT wanted FROM upd) d ON true";
 
 /// The number of a key among advisory locks. It depends on the store's secret, as the digest does.
 pub(in crate::shared) fn mark(digest: Digest) -> i64 {
@@ -65,23 +40,39 @@ pub(in crate::shared) struct Seen {
     pub(in crate::shared) row: Option<KeyRow>,
 }
 
+/// Marks the key, and reads its row if there is one. Most keys have none, so the first statement
+/// only asks whether they do.
 pub(in crate::shared) async fn look(
     core: &Core,
-    transaction: &Transaction<'_>,
+    (transaction, prepared): (&Transaction<'_>, Option<&TxStatements>),
     digest: Digest,
 ) -> Result<Seen, StoreFailure> {
     let params = Params::default()
         .with(Id(digest.as_u128()), Type::UUID)
         .with(mark(digest), Type::INT8)
         .with(Id(core.store), Type::UUID);
-    let row = one(core, transaction, LOOK, &params).await?;
-    let mut columns = Columns::new(&row);
+    let look = (&*core.tx_sql.look, prepared.map(|all| &all.look));
+    let found = asked(transaction, look, &params).await?.ok_or_else(no_store)?;
+    let mut columns = Columns::new(&found);
     let now = columns.time()?;
     let is_mine: bool = columns.take()?;
     let (is_of_this_store, policies, sees_more) = (columns.take()?, columns.take()?, columns.take()?);
-    let fence = columns.number_or_none()?.map(Fence::new);
-    let row = KeyRow::read(&mut columns)?;
-    Ok(Seen { now, is_of_this_store, policies, sees_more, fence: fence.filter(|_| is_mine), row })
+    let fence = Some(Fence::new(columns.number()?)).filter(|_| is_mine);
+    let has_row: bool = columns.take()?;
+    let seen = Seen { now, is_of_this_store, policies, sees_more, fence, row: None };
+    if !has_row || !is_mine || !is_of_this_store {
+        return Ok(seen);
+    }
+    let params = Params::default().with(Id(digest.as_u128()), Type::UUID);
+    let row = asked(transaction, (&core.tx_sql.row, prepared.map(|all| &all.row)), &params).await?;
+    // The sweep has deleted it meanwhile.
+    let Some(row) = row else { return Ok(seen) };
+    let mut columns = Columns::new(&row);
+    Ok(Seen { now: columns.time()?, policies: columns.take()?, row: KeyRow::read(&mut columns)?, ..seen })
+}
+
+fn no_store() -> StoreFailure {
+    StoreFailure::new(FailureKind::Schema, "the table `meta` is empty")
 }
 
 /// A result to be written.
@@ -102,17 +93,16 @@ pub(in crate::shared) struct StoreAsk<'a> {
 }
 
 /// What came of it.
-pub(in crate::shared) struct Stored {
-    pub(in crate::shared) now: Timestamp,
-    pub(in crate::shared) is_of_this_store: bool,
-    pub(in crate::shared) policies: i64,
-    /// `None` if the key is not as it was. Otherwise whether another process waits for it.
-    pub(in crate::shared) is_wanted: Option<bool>,
+pub(in crate::shared) enum Stored {
+    /// When, and whether another process waits for the key.
+    Done { at: Timestamp, is_wanted: bool },
+    /// The store is another one, the policies are, or the key is not as it was.
+    Not { is_of_this_store: bool, policies: i64 },
 }
 
 pub(in crate::shared) async fn store(
     core: &Core,
-    transaction: &Transaction<'_>,
+    (transaction, prepared): (&Transaction<'_>, Option<&TxStatements>),
     ask: &StoreAsk<'_>,
 ) -> Result<Stored, StoreFailure> {
     let params = Params::default()
@@ -129,21 +119,33 @@ pub(in crate::shared) async fn store(
         .with(&*ask.asked.scope, Type::BYTEA)
         .with(&*ask.asked.key, Type::BYTEA)
         .with(ask.policies, Type::INT8)
-        .with(ask.seen.map(|(fence, _)| signed(fence.get())), Type::INT8)
-        .with(ask.seen.map(|(_, state)| state.code()), Type::INT2)
         .with(Id(core.store), Type::UUID);
-    let row = one(core, transaction, STORE, &params).await?;
+    let (statement, params) = match ask.seen {
+        None => ((&*core.tx_sql.insert, prepared.map(|all| &all.insert)), params),
+        Some((fence, state)) => {
+            let params = params.with(signed(fence.get()), Type::INT8).with(state.code(), Type::INT2);
+            ((&*core.tx_sql.update, None), params)
+        }
+    };
+    if let Some(row) = asked(transaction, statement, &params).await? {
+        let mut columns = Columns::new(&row);
+        return Ok(Stored::Done { at: columns.time()?, is_wanted: columns.take()? });
+    }
+    let params = Params::default().with(Id(core.store), Type::UUID);
+    let row = asked(transaction, (&core.tx_sql.why, None), &params).await?.ok_or_else(no_store)?;
     let mut columns = Columns::new(&row);
-    let (now, is_of_this_store) = (columns.time()?, columns.take()?);
-    Ok(Stored { now, is_of_this_store, policies: columns.take()?, is_wanted: columns.take()? })
+    Ok(Stored::Not { is_of_this_store: columns.take()?, policies: columns.take()? })
 }
 
-async fn one(
-    core: &Core,
+/// The row that a statement brings back, if it does.
+pub(in crate::shared) async fn asked(
     transaction: &Transaction<'_>,
-    text: &str,
+    (text, prepared): (&str, Option<&Statement>),
     params: &Params<'_>,
-) -> Result<Row, StoreFailure> {
-    let asked = transaction.query_typed_one(&core.sql.filled(text), &params.typed()).await;
+) -> Result<Option<Row>, StoreFailure> {
+    let asked = match prepared {
+        Some(statement) => transaction.query_opt(statement, &params.values()).await,
+        None => transaction.query_typed_opt(text, &params.typed()).await,
+    };
     asked.map_err(|error| StoreFailure::of(&error))
 }
