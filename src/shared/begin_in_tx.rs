@@ -80,7 +80,7 @@ impl SharedHandle {
         let answer = match asked {
             Ok(BeginInTx::Fresh(claim)) => {
                 let prepared = prepared.cloned();
-                return Ok(BeginInTx::Fresh(ClaimInTx { watch, prepared, ..claim }));
+                return Ok(BeginInTx::Fresh(ClaimInTx { prepared, watch, ..claim }));
             }
             Ok(BeginInTx::InFlight(pending)) => Ok(Begin::InFlight(pending)),
             Ok(BeginInTx::Done(record)) => Ok(Begin::Done(record)),
