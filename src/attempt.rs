@@ -60,6 +60,8 @@ pub(crate) struct Attempt {
     logged: AtomicBool,
     /// The claim was released without an effect, but an earlier attempt may have had one.
     returned: AtomicBool,
+    /// The end of its interruption is queued, because its time is over.
+    vacates: AtomicBool,
     replaced: Option<ReplacedInterruption>,
     /// The record that is being forgotten: then there is no claim. `None` for a claim.
     forgets: Option<Record>,
@@ -123,6 +125,7 @@ impl Attempt {
             found_late_ms: AtomicU64::new(0),
             logged: AtomicBool::new(false),
             returned: AtomicBool::new(false),
+            vacates: AtomicBool::new(false),
             replaced: parts.replaced,
             forgets: None,
             undelivered_bytes: AtomicU64::new(parts.undelivered_bytes),
@@ -296,6 +299,11 @@ impl Attempt {
     /// Whether the key is interrupted by an attempt before this one.
     pub(crate) fn is_returned(&self) -> bool {
         self.returned.load(Ordering::Acquire)
+    }
+
+    /// Notes that the end of its interruption is queued; whether this is the first time.
+    pub(crate) fn vacates_first(&self) -> bool {
+        !self.vacates.swap(true, Ordering::Relaxed)
     }
 
     /// Whether its grant is pending: the caller does not have the claim yet.

@@ -178,10 +178,14 @@ impl EngineClock {
     }
 
     /// The times for a frame, from which an opening after a crash continues.
+    ///
+    /// The wall clock is read last. If the thread is held up before that, an opening in the next
+    /// boot counts too little time; the other way round it would count that time twice.
     pub(crate) fn frame_time(&self) -> FrameTime {
+        let time = self.now();
         let wall = self.source.coarse_wall();
         let before = self.wall.max_ms.fetch_max(wall.0, Ordering::Relaxed);
-        let told = FrameTime { time: self.now(), wall_max: wall.max(Timestamp(before)) };
+        let told = FrameTime { time, wall_max: wall.max(Timestamp(before)) };
         self.wall.told_ahead_ms.store(ahead_ms(told.wall_max, told.time), Ordering::Relaxed);
         told
     }
@@ -195,8 +199,8 @@ impl EngineClock {
     /// The times for the file, from which a later opening continues.
     pub(crate) fn mark(&self) -> TimeMark {
         self.notice_sleep();
-        let wall_max = self.frame_time().wall_max;
         let boot_ms = self.boot_ms();
+        let wall_max = self.frame_time().wall_max;
         TimeMark { time: self.at(boot_ms), wall_max, boot: self.boot, boot_ms }
     }
 

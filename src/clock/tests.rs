@@ -51,6 +51,24 @@ fn within_a_boot_a_stop_counts_in_full_whatever_the_wall_clock_does() {
     }
 }
 
+/// Two clocks are read, one after the other, and the thread is held up in between.
+#[test]
+fn a_thread_that_is_held_up_as_it_writes_the_time_makes_no_key_expire_early_after_a_reboot() {
+    let clock = ManualClock::at_millis(NOON);
+    let engine = made(&clock);
+    let held_up = || {
+        let clock = clock.clone();
+        move || clock.advance(HOUR)
+    };
+    let frame = after_read::with(held_up(), || engine.frame_time());
+    let mark = after_read::with(held_up(), || engine.mark());
+    let at_least = |time: Timestamp, wall_max: Timestamp| {
+        assert!(time.0 <= wall_max.0 - 1_000, "{time:?} and {wall_max:?}");
+    };
+    at_least(frame.time, frame.wall_max);
+    at_least(mark.time, mark.wall_max);
+}
+
 #[test]
 fn a_mark_of_long_ago_in_the_same_boot_gives_the_true_present() {
     let clock = ManualClock::at_millis(NOON);

@@ -155,6 +155,28 @@ fn a_tombstone_that_took_the_seat_of_a_stored_record_is_not_evicted_before_it_is
     assert_consistent(&index);
 }
 
+/// A checkpoint has pinned what its merged blocks held, and there is no room in memory.
+#[test]
+fn tombstones_that_took_the_seats_of_stored_records_are_passed_some_under_each_lock() {
+    const KEYS: u64 = 1_000;
+    let index = stored(KEYS, 1 << 20);
+    (0..KEYS).for_each(|key| read(&index, key, 300));
+    for key in 0..KEYS {
+        let moving = record(key, 300, Some(place(key))).to_be_moved();
+        assert_eq!(index.pin_in_memory(place(key), &moving), crate::record::Relocation::Moved);
+    }
+    let mut shard = index.shards[0].change(std::mem::take);
+    let mut calls = 0;
+    let mut looks = shard.looks;
+    while shard.evict(0, Timestamp::default()).is_some() {
+        let by = shard.looks - looks;
+        assert!(by <= 256, "{by} looks under one lock");
+        looks = shard.looks;
+        calls += 1;
+    }
+    assert!(calls >= KEYS / 256, "{calls}");
+}
+
 #[test]
 fn keys_that_come_and_go_leave_no_seat_behind() {
     let index = Index::new(1, 1 << 20, Timestamp::default());

@@ -164,7 +164,7 @@ impl Index {
             return;
         }
         let locked = self.locked(digest);
-        let mut evicted = locked.change(|shard| {
+        let evicted = locked.change(|shard| {
             shard.change(digest, |slot| {
                 let change =
                     if counts(slot) { Change::Set(Slot::cached(record.clone())) } else { Change::Keep };
@@ -172,10 +172,11 @@ impl Index {
             });
             shard.evict(self.budget, self.epoch)
         });
+        let mut evicted = evicted.unwrap_or(0);
         while evicted < 2 * bytes {
             match locked.change(|shard| shard.evict(self.budget, self.epoch)) {
-                0 => break,
-                more => evicted += more,
+                None => break,
+                Some(more) => evicted += more,
             }
         }
     }
@@ -237,7 +238,7 @@ impl Index {
                 left = locked.change(|shard| shard.settle(end, CELLS_PER_STEP));
             }
             while locked.read().cached_bytes() > self.budget
-                && locked.change(|shard| shard.evict(self.budget, self.epoch)) > 0
+                && locked.change(|shard| shard.evict(self.budget, self.epoch)).is_some()
             {}
         }
     }

@@ -103,14 +103,14 @@ impl Shard {
     }
 
     /// Evicts up to [`EVICTED_MAX`] records, until cached bytes are within `budget`; returns the
-    /// evicted bytes.
+    /// evicted bytes, or `None` if no record may be evicted.
     ///
     /// A record that was looked up since the hand last passed stays, until [`SPARED_MAX`] such
     /// records were spared. A record that no checkpoint has stored yet must stay.
-    pub(crate) fn evict(&mut self, budget: usize, epoch: Timestamp) -> usize {
+    pub(crate) fn evict(&mut self, budget: usize, epoch: Timestamp) -> Option<usize> {
         let before = self.cached_bytes;
-        let (mut evicted, mut spared) = (0, 0);
-        while self.cached_bytes > budget && evicted < EVICTED_MAX {
+        let (mut done, mut spared) = (0, 0);
+        while self.cached_bytes > budget && done < EVICTED_MAX {
             #[cfg(test)]
             (self.looks += 1);
             let at = if self.hand < self.cached.stored() { self.hand } else { 0 };
@@ -126,6 +126,7 @@ impl Shard {
                 None => {
                     let position = *position;
                     self.change_seat(found, position, false);
+                    done += 1;
                 }
                 Some(_) if record.take_touch() && spared < SPARED_MAX => {
                     spared += 1;
@@ -135,11 +136,11 @@ impl Shard {
                     let until = SlotTime::new(record.remembered_until(), epoch);
                     let is_elsewhere = place == RecordLocation::ELSEWHERE;
                     self.set(digest, if is_elsewhere { Slot::Vacant } else { Slot::Stored { until, place } });
-                    evicted += 1;
+                    done += 1;
                 }
             }
         }
-        before - self.cached_bytes
+        (done > 0).then(|| before - self.cached_bytes)
     }
 
     /// Checks which records have been stored meanwhile, at most `steps` of those with positions

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::Deadline;
 use crate::foreign::TaskWaker;
@@ -59,13 +59,15 @@ impl Timers {
         self.due.lock().wakers.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Wakes all whose deadline has passed.
+    /// Wakes all whose deadline has passed by now. Those that pass meanwhile are for the next call:
+    /// there may be no end of them, and leases end in between.
     pub(crate) fn fire(&self) {
+        let now = Deadline::after(Duration::ZERO);
         // The task that was woken last may have forked.
         while self.generation == fork::generation() {
             let mut due = self.due.lock();
             let Some(first) = due.wakers.first_entry() else { return };
-            if !Deadline::at(first.key().0).has_passed() {
+            if now.is_before(Deadline::at(first.key().0)) {
                 return;
             }
             let waker = first.remove();
@@ -114,8 +116,8 @@ impl Drop for Timer<'_> {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
-    use std::task::Waker;
-    use std::time::Duration;
+    use std::sync::Arc;
+    use std::task::{Wake, Waker};
 
     #[test]
     fn what_is_ready_is_given_even_past_the_deadline() {
@@ -125,6 +127,41 @@ mod tests {
         assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(Some(7)));
         let mut waiting = pin!(timers.timeout(Deadline::after(Duration::ZERO), pending::<()>()));
         assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(None));
+    }
+
+    /// A task that waits again as soon as it is woken.
+    struct WaitsAgain(Arc<Timers>, Mutex<u32>);
+
+    impl Wake for WaitsAgain {
+        fn wake(self: Arc<Self>) {
+            let mut woken = self.1.lock();
+            *woken += 1;
+            if *woken < 1_000 {
+                drop(woken);
+                self.wait();
+            }
+        }
+    }
+
+    impl WaitsAgain {
+        fn wait(self: &Arc<Self>) {
+            let waker = Waker::from(Arc::clone(self));
+            let mut timer = Timer { timers: &self.0, key: None };
+            timer.set(Deadline::after(Duration::ZERO).instant().unwrap(), &Context::from_waker(&waker));
+            std::mem::forget(timer);
+        }
+    }
+
+    #[test]
+    fn deadlines_that_pass_one_after_the_other_do_not_keep_the_timekeeper_from_leases() {
+        let timers = Arc::new(Timers::new(Notifier::pair().0));
+        let task = Arc::new(WaitsAgain(Arc::clone(&timers), Mutex::default()));
+        task.wait();
+        timers.fire();
+        let woken = *task.1.lock();
+        assert!((1..1_000).contains(&woken), "{woken}");
+        timers.fire();
+        assert!(*task.1.lock() > woken);
     }
 
     #[test]

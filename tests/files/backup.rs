@@ -332,6 +332,33 @@ fn one_backup_is_made_at_a_time_and_closing_ends_one() {
     assert!(!dir.path().join("copy-unfinished").exists());
 }
 
+/// The rest may be long, if checkpoints write faster than the backup copies.
+#[test]
+fn closing_ends_a_backup_in_its_last_round_too() {
+    let machine = Machine::default();
+    let engine = filled(&machine);
+    let before = engine.stats().checkpoints;
+    let (theirs, closes) = (engine.clone(), Arc::new(Mutex::new(None)));
+    let close = Arc::clone(&closes);
+    machine.disk.before_reads(move |name| {
+        let mut close = close.lock().unwrap();
+        // Before the last round there is a second checkpoint.
+        if name == "x.idem" && close.is_none() && theirs.stats().checkpoints == before + 2 {
+            let (engine, theirs) = (theirs.clone(), theirs.clone());
+            *close = Some(std::thread::spawn(move || engine.close()));
+            while theirs.default_scope().get("1").is_ok() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let ended = engine.backup(COPY);
+    assert!(matches!(ended, Err(BackupError::Commit(CommitError::Closed))), "{ended:?}");
+    machine.disk.before_reads(|_| {});
+    let close = closes.lock().unwrap().take().unwrap();
+    close.join().unwrap().unwrap();
+    assert_eq!(remains(&machine), [""; 0]);
+}
+
 #[test]
 fn a_backup_has_what_was_acknowledged_before_it_was_durable() {
     let machine = Machine::rerun();

@@ -1,10 +1,14 @@
 //! Room in the file comes back on an idle engine, at a cost in proportion to what is gained, and
 //! never twice for nothing.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use crate::common::{Machine, fresh};
-use idemkv::{Engine, Policy, Verify};
+use idemkv::{CommitError, Completion, Engine, Policy, Verify};
 
 const SHORT: Duration = Duration::from_secs(1_000);
 const LONG: Duration = Duration::from_secs(100 * 24 * 3_600);
@@ -84,6 +88,102 @@ fn a_file_whose_results_expire_is_compacted_when_all_of_them_are_gone_and_not_ea
     }
     assert!(before < 1 << 20, "{before} bytes");
     assert_eq!(compactions, 1);
+}
+
+/// The entry comes while the worker's step is busy with a checkpoint.
+#[test]
+fn an_engine_whose_checkpoint_took_long_does_not_count_as_idle_since_then() {
+    let machine = Machine::default();
+    let options = machine.options().policy(Policy::default().ttl(SHORT)).log_bytes(8 << 20);
+    let engine = options.open("x.idem").unwrap();
+    for n in 0..1_000 {
+        fresh(&engine.scope(""), &n.to_string()).complete([7; 3_900]).unwrap();
+    }
+    let minute = Duration::from_secs(60);
+    let late = Completion::new().ttl(SHORT + minute);
+    drop(fresh(&engine.scope(""), "late").complete_with([7; 3_900], late).unwrap());
+    engine.checkpoint().unwrap();
+    machine.clock.advance(SHORT);
+    for _ in 0..4 {
+        engine.checkpoint().unwrap();
+    }
+    machine.clock.advance(minute);
+    let (theirs, clock, is_first) = (engine.clone(), machine.clock.clone(), AtomicBool::new(true));
+    machine.disk.before_syncs(move |name| {
+        if name == "x.idem" && is_first.swap(false, Ordering::Relaxed) {
+            clock.advance(Duration::from_secs(12));
+            let complete = || fresh(&theirs.scope(""), "meanwhile").complete("reply").map(drop);
+            thread::scope(|threads| threads.spawn(complete).join().unwrap().unwrap());
+        }
+    });
+    assert!(engine.step().checkpointed);
+    machine.disk.before_syncs(|_| {});
+    assert!(!engine.step().compacted, "it was busy a moment ago");
+    machine.clock.advance(Duration::from_secs(10));
+    assert!(engine.step().compacted, "there is nothing to be gained");
+}
+
+/// A file with results each of which expires a second after the one before, from now on; each has a
+/// block of its own. Each sync of it takes a second.
+fn expiring_one_by_one(machine: &Machine) -> Engine {
+    let options = machine.options().max_body_bytes(64 << 10).log_segment_bytes(512 << 10);
+    let engine = options.log_bytes(8 << 20).open("x.idem").unwrap();
+    for n in 0..100 {
+        let expires = Completion::new().ttl(SHORT + Duration::from_secs(n));
+        let claim = fresh(&engine.scope(""), &n.to_string());
+        drop(claim.complete_with([7; 17_000], expires).unwrap());
+        engine.checkpoint().unwrap();
+    }
+    machine.clock.advance(SHORT);
+    let clock = machine.clock.clone();
+    machine.disk.before_syncs(move |name| {
+        if name == "x.idem" {
+            clock.advance(Duration::from_secs(1));
+        }
+    });
+    engine
+}
+
+/// It led one checkpoint after the other, and nobody else had the file meanwhile.
+#[test]
+fn a_compaction_on_request_drops_what_has_expired_by_then_and_no_more() {
+    let machine = Machine::default();
+    let engine = expiring_one_by_one(&machine);
+    let before = engine.stats().checkpoints;
+    assert!(engine.compact().unwrap());
+    let checkpoints = engine.stats().checkpoints - before;
+    assert!((1..5).contains(&checkpoints), "{checkpoints} checkpoints");
+}
+
+#[test]
+fn a_close_ends_a_compaction_on_request_that_has_not_begun_to_move() {
+    let machine = Machine::default();
+    let engine = expiring_one_by_one(&machine);
+    let (before, length) = (engine.stats(), engine.stats().file_bytes);
+    let (theirs, clock, closes) = (engine.clone(), machine.clock.clone(), Arc::new(Mutex::new(None)));
+    let close = Arc::clone(&closes);
+    machine.disk.before_syncs(move |name| {
+        let mut close = close.lock().unwrap();
+        if name == "x.idem" && close.is_none() {
+            clock.advance(Duration::from_secs(1));
+            // Not in the first one: that is before the loop.
+            if theirs.stats().checkpoints > before.checkpoints {
+                let theirs = theirs.clone();
+                let engine = theirs.clone();
+                *close = Some(thread::spawn(move || engine.close()));
+                while theirs.default_scope().get("1").is_ok() {
+                    thread::yield_now();
+                }
+            }
+        }
+    });
+    let compacted = engine.compact();
+    assert!(matches!(compacted, Err(CommitError::Closed)), "{compacted:?}");
+    machine.disk.before_syncs(|_| {});
+    let close = closes.lock().unwrap().take().unwrap();
+    close.join().unwrap().unwrap();
+    let left = machine.disk.read(Path::new("x.idem")).unwrap().len() as u64;
+    assert!(left >= length, "{length} bytes, and then {left}");
 }
 
 /// Reads of the disk that an opening makes after a kill.

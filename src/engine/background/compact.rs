@@ -1,6 +1,5 @@
 //! Compacts the file while the engine is idle. `compaction.rs` decides when that pays.
 
-use crate::Timestamp;
 use crate::engine::common::counters::Counters;
 use crate::engine::core::compaction::Space;
 use crate::engine::core::maintenance::MaintenanceState;
@@ -17,14 +16,17 @@ impl Core {
     /// Gives free space in the file back to the disk. redb doubles its file when it needs more,
     /// and never shrinks it by itself. Readers of records on disk have to wait for a compaction,
     /// so it happens only while nothing is committed. Whether it did.
-    pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState, now: Timestamp) -> bool {
+    pub(super) fn compact_when_idle(&self, maintenance: &mut MaintenanceState) -> bool {
+        // Around the look at the entries. The step may have begun long before.
+        let before = self.clock.now();
         let entries = self.publisher.entries_but_marks();
-        let is_idle = maintenance.compaction.is_idle(entries, now, IDLE_TICKS * self.tick());
+        let looked = before..self.clock.now();
+        let is_idle = maintenance.compaction.is_idle(entries, looked, IDLE_TICKS * self.tick());
         let logged = self.commit.stats().bytes;
         // Expired bodies go first, in as many steps as it takes.
         if !is_idle
             || self.must_not_compact()
-            || self.has_due(now)
+            || self.has_due(before)
             || !self.space().is_some_and(|space| maintenance.compaction.pays(space, logged))
         {
             return false;
@@ -73,14 +75,18 @@ impl Core {
         let _afterwards = CallWorker(self);
         let mut maintenance = self.lock_maintenance();
         self.health.may_write()?;
-        // A checkpoint drops some of what is due.
+        // A checkpoint drops some of what is due. What falls due meanwhile is for a later call: it may
+        // never end. A close is let in between.
         let reclaimed = || self.counters.reclaimed_blocks.load(Ordering::Relaxed);
-        while self.has_due(self.clock.now()) {
+        let now = self.clock.now();
+        while self.has_due(now) {
+            self.health.may_write()?;
             let before = reclaimed();
             if !self.checkpoint(&mut maintenance) || reclaimed() == before {
                 break;
             }
         }
+        self.health.may_write()?;
         if self.must_not_compact() {
             return Err(self.not_compacted("the disk is full, or a read failed since the file was opened"));
         }

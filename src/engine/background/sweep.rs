@@ -8,6 +8,8 @@ use crate::engine::core::stepped::Stepped;
 
 /// The most interrupted keys that one step of the worker vacates.
 const VACATE_MAX: usize = 256;
+/// After so many cells a step passes over no further shard: some tenths of a second.
+const PASSED_MAX: usize = 1 << 20;
 
 impl Core {
     /// Whether expired keys are to be looked for. Not asked under the maintenance lock: then
@@ -29,13 +31,20 @@ impl Core {
     }
 
     /// Removes expired keys from memory, a few cells under each lock, from shards with enough of
-    /// them. Returns how many.
+    /// them. Returns how many. If there are very many, the next step goes on, after the worker's
+    /// other duties.
     fn pass_over(&self, now: Timestamp, stepped: &mut Stepped) -> usize {
         let mut removed = 0;
         let mut interrupted = Vec::new();
-        for shard in 0..self.index.shards() {
+        let (shards, first) = (self.index.shards(), self.maintenance.sweep_from());
+        for shard in (0..shards).map(|nth| (first + nth) % shards) {
             if !self.index.is_pass_due(shard, now) {
                 continue;
+            }
+            if stepped.passed >= PASSED_MAX {
+                self.maintenance.stop_sweep_at(shard);
+                self.worker.notify();
+                break;
             }
             let mut from = 0;
             loop {
@@ -75,5 +84,44 @@ impl Core {
             self.worker.notify();
         }
         vacated
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Engine;
+    use crate::index::{Change, Slot, SlotTime};
+    use crate::key::Digest;
+    use crate::record::RecordLocation;
+    use crate::sim::{ManualClock, SimDisk};
+
+    /// An import, say. The worker makes the log longer, and room in it, between two steps.
+    #[test]
+    fn many_keys_that_expire_together_are_removed_in_steps() {
+        const KEYS: u64 = 1_500_000;
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let core = engine.handle.core();
+        let now = core.clock.now();
+        let until = SlotTime::new(now.saturating_add(Duration::from_secs(10)), now);
+        let mixed = |key: u64| u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(key);
+        for key in 0..KEYS {
+            let slot = Slot::Stored { until, place: RecordLocation::new(key, 0) };
+            core.index.change(Digest::from_u128(mixed(key)), |_| (Change::Set(slot), ()));
+        }
+        clock.advance(Duration::from_secs(20));
+        let mut swept = Vec::new();
+        // A pass misses some that moved in the table meanwhile. The next one finds them.
+        while core.index.sizes().keys > 10_000 {
+            let stepped = engine.step();
+            assert!(stepped.passed < 2 * PASSED_MAX, "{stepped:?}");
+            swept.push(stepped.swept);
+            assert!(stepped.swept > 0, "{swept:?}, and {} keys are left", core.index.sizes().keys);
+        }
+        assert!(swept.len() > 1, "{swept:?}");
     }
 }

@@ -56,7 +56,10 @@ impl Core {
         // Behind the record of a later claim, which a checkpoint may have moved to the store by
         // then, it would undo that.
         let still = Arc::clone(&attempt);
-        let may = || matches!(self.index.get(digest), Slot::Interrupted(now) if Arc::ptr_eq(&now, &still));
+        let is_still =
+            || matches!(self.index.get(digest), Slot::Interrupted(now) if Arc::ptr_eq(&now, &still));
+        // Another pass may find it while the commit of the first one's entry takes its time.
+        let may = || is_still() && still.vacates_first();
         self.append_unattended(LogRecord::Vacated(attempt, None), may)
     }
 
@@ -110,7 +113,7 @@ mod tests {
         assert!(!sweep());
         drop(again);
         clock.advance(remembered);
-        assert!(sweep());
+        assert!(sweep() && !sweep(), "its end is queued once");
         core.commit.drain();
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
         assert_eq!(engine.stats().entries, 0);

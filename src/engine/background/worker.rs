@@ -86,7 +86,7 @@ impl Core {
         };
         self.grow();
         self.mark(&mut maintenance, now);
-        stepped.compacted = self.compact_when_idle(&mut maintenance, now);
+        stepped.compacted = self.compact_when_idle(&mut maintenance);
     }
 
     /// Lets no further thread have the maintenance lock before the worker, if the worker has not

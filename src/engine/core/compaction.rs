@@ -4,6 +4,7 @@
 //! live data, and the next commit may double the file again. So it pays if nearly half of the
 //! file is free, and if it moves no more bytes than were written or dropped since the last time.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::Timestamp;
@@ -38,12 +39,17 @@ impl Compaction {
         Self { last: None, live, logged: 0 }
     }
 
-    /// Whether the engine, which has committed `entries` so far, has committed none for the given
-    /// time. An engine that was just opened is busy.
-    pub(in crate::engine) fn is_idle(&mut self, entries: u64, now: Timestamp, long: Duration) -> bool {
-        let since = self.last.filter(|&(seen, _)| seen == entries).map_or(now, |(_, since)| since);
+    /// Whether the engine has committed nothing for the given time. It had committed so many
+    /// `entries` at some moment of `looked`. An engine that was just opened is busy.
+    pub(in crate::engine) fn is_idle(
+        &mut self,
+        entries: u64,
+        looked: Range<Timestamp>,
+        long: Duration,
+    ) -> bool {
+        let since = self.last.filter(|&(seen, _)| seen == entries).map_or(looked.end, |(_, since)| since);
         self.last = Some((entries, since));
-        now.saturating_since(since) >= long
+        looked.start.saturating_since(since) >= long
     }
 
     /// Whether a compaction would free enough for the bytes that it moves. The log has taken so
@@ -99,11 +105,17 @@ mod tests {
     #[test]
     fn an_engine_is_idle_when_it_has_not_written_for_a_while() {
         let mut compaction = Compaction::default();
-        let at = Timestamp::from_millis;
+        let at = |ms| Timestamp::from_millis(ms)..Timestamp::from_millis(ms);
         let long = Duration::from_secs(10);
         assert!(!compaction.is_idle(0, at(90_000), long), "it was just opened");
         assert!(!compaction.is_idle(1, at(100_000), long));
         assert!(!compaction.is_idle(1, at(109_999), long) && compaction.is_idle(1, at(110_000), long));
         assert!(!compaction.is_idle(2, at(110_000), long));
+        // A look may take its time.
+        let slow = |from, to| Timestamp::from_millis(from)..Timestamp::from_millis(to);
+        assert!(!compaction.is_idle(3, slow(120_000, 140_000), long), "its entry may be of the end");
+        assert!(
+            !compaction.is_idle(3, slow(149_999, 160_000), long) && compaction.is_idle(3, at(150_000), long)
+        );
     }
 }

@@ -16,7 +16,7 @@ use crate::clock::Deadline;
 use crate::commit::Commit;
 use crate::error::Failure;
 use crate::key::Digest;
-use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, is_ours};
+use crate::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, is_ours};
 use crate::wal::Identity;
 
 /// How long the lock is kept for the worker at most: the worker may be held up by an observer that
@@ -43,6 +43,8 @@ pub(crate) struct Maintenance {
     look_at_ms: AtomicU64,
     /// When expired keys are next looked for, in ms.
     sweep_at_ms: AtomicU64,
+    /// The shard with which the next pass begins.
+    sweep_from: AtomicUsize,
     /// Interrupted keys that were found expired and still have to be vacated. A pass finds them
     /// again. Leaf lock.
     to_vacate: Mutex<BTreeSet<Digest>>,
@@ -164,6 +166,17 @@ impl Maintenance {
 
     pub(in crate::engine) fn set_sweep_at(&self, at: Timestamp) {
         self.sweep_at_ms.store(at.as_millis(), Ordering::Relaxed);
+    }
+
+    /// Where to look for them first.
+    pub(in crate::engine) fn sweep_from(&self) -> usize {
+        self.sweep_from.load(Ordering::Relaxed)
+    }
+
+    /// A pass stops before this shard, and goes on there at the next step.
+    pub(in crate::engine) fn stop_sweep_at(&self, shard: usize) {
+        self.sweep_from.store(shard, Ordering::Relaxed);
+        self.set_sweep_at(Timestamp::default());
     }
 
     /// Notes keys that have to be vacated.

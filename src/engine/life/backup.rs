@@ -108,7 +108,7 @@ impl Core {
         // No checkpoint makes room in the log while this has the maintenance lock.
         let grow = || {
             self.grow();
-            Ok::<(), BackupError>(())
+            self.health.may_write().map_err(BackupError::from)
         };
         copy.round(Meanwhile::StaysAsItIs, grow)?;
         let whole = copy.cut()?;
