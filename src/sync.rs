@@ -5,7 +5,7 @@
 //! how to run the first of them, `src/models/` the second.
 
 use std::cell::Cell;
-use std::io;
+use std::{io, thread};
 
 #[cfg(any(idemkv_loom, idemkv_shuttle))]
 mod model;
@@ -60,14 +60,30 @@ pub(crate) fn without_threads(body: impl FnOnce()) {
 
 /// Starts a named thread.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    #[cfg(test)]
-    if BARREN.with(Cell::get) {
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
+    check_threads()?;
     Builder::new().name(name.to_owned()).spawn(|| {
         OURS.with(|ours| ours.set(true));
         body();
     })
+}
+
+/// Starts a named thread that ends before its scope does. It is seen by no scheduler.
+pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<thread::ScopedJoinHandle<'scope, T>> {
+    check_threads()?;
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, body)
+}
+
+/// A test may refuse threads, as the system may.
+fn check_threads() -> io::Result<()> {
+    #[cfg(test)]
+    if BARREN.with(Cell::get) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(())
 }
 
 /// Sleeps for so long, so that other threads get the processor and the disk.

@@ -107,6 +107,13 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// As the operating system says.
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Makes the name of a file durable that an earlier process may have given it.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    fn sync_name(&self, path: &Path) -> io::Result<()>;
+
     /// Removes a file whose creation failed. The caller still has it open and locked, so no one
     /// else uses it.
     ///

@@ -60,6 +60,10 @@ impl Disk for ReadOnlyDisk {
         Err(refused())
     }
 
+    fn sync_name(&self, _path: &Path) -> io::Result<()> {
+        Err(refused())
+    }
+
     fn discard(&self, _path: &Path) -> io::Result<()> {
         Err(refused())
     }

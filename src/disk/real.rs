@@ -103,6 +103,10 @@ impl Disk for RealDisk {
         sync_directory(to)
     }
 
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        sync_directory(path)
+    }
+
     fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = File::open(path)?;
         locked(file.try_lock_shared(), file)

@@ -233,16 +233,17 @@ impl SimDisk {
     /// without a name.
     #[must_use]
     pub fn remove(&self, path: &Path) -> bool {
-        self.0.lock().files.names.remove(path).is_some()
+        self.0.lock().files.remove(path)
     }
 
-    /// Renames a file, replacing any file of the new name; `false` if there is no file `from`. A
-    /// process that has it open keeps it.
+    /// Renames a file, durably, replacing any file of the new name; `false` if there is no file
+    /// `from`. A process that has it open keeps it.
     #[must_use]
     pub fn rename(&self, from: &Path, to: &Path) -> bool {
         let mut world = self.0.lock();
-        let moved = world.files.names.remove(from).map(|id| world.files.names.insert(to.to_owned(), id));
-        moved.is_some()
+        let is_moved = world.files.rename(0, from, to).is_ok();
+        world.files.sync_names();
+        is_moved
     }
 
     /// An independent disk with the same files, as they would be found after `kind` of crash now.
@@ -290,6 +291,7 @@ impl Disk for SimDisk {
     fn create(&self, path: &Path, _like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.0.lock();
         world.operate_or_fail(Operation::Create, true)?;
+        world.files.sync_names();
         let id = world.files.next_id;
         world.files.next_id += 1;
         world.files.names.insert(path.to_owned(), id);
@@ -298,20 +300,27 @@ impl Disk for SimDisk {
         self.open(path)
     }
 
-    /// A rename is atomic and durable at once here; a crash comes before or after it.
     fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.0.lock().files.names.contains_key(to) {
+        let mut world = self.0.lock();
+        if world.files.names.contains_key(to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        self.replace(from, to)
+        world.rename(from, to)?;
+        let named = world.sync_names();
+        if named.is_err() && !world.crashed {
+            world.files.remove(to);
+        }
+        named
+    }
+
+    fn sync_name(&self, _path: &Path) -> io::Result<()> {
+        self.0.lock().sync_names()
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.0.lock();
-        world.operate_or_fail(Operation::Rename, false)?;
-        let Some(id) = world.files.names.remove(from) else { return Err(io::ErrorKind::NotFound.into()) };
-        world.files.names.insert(to.to_owned(), id);
-        Ok(())
+        world.rename(from, to)?;
+        world.sync_names()
     }
 
     /// Here one that reads at a time.
@@ -322,7 +331,7 @@ impl Disk for SimDisk {
     fn discard(&self, path: &Path) -> io::Result<()> {
         let mut world = self.0.lock();
         world.check_power()?;
-        world.files.names.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        if world.files.remove(path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 }
 

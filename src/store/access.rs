@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{CompactionError, Database, DatabaseError};
+use redb::{CompactionError, Database};
 
 use super::backend::{Backend, Faults, FileFaults};
 use super::backend_error::{BackendError, catch_backend_panic};
@@ -18,12 +18,14 @@ use super::owned::Owned;
 use super::refusal::StoreError;
 use super::users::{InUse, Users};
 use crate::disk::{CopyOnWriteFile, DiskFile, Tracked, Tracking};
-use crate::error::{Failure, IoFailure, ReadError};
+use crate::error::{IoFailure, ReadError};
 use crate::fork;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
 
+mod closing;
+
 /// How often a read is tried if the disk fails it.
-const READ_TRIES: u32 = 3;
+pub(super) const READ_TRIES: u32 = 3;
 /// How often a read is tried if it finds the database stopped by others.
 const STOPPED_TRIES: u32 = 50;
 
@@ -46,6 +48,11 @@ pub(super) struct Access {
     long_reads: LongReads,
     /// The last commit is not durable yet: closing the database makes it so.
     is_unsynced: AtomicBool,
+    /// No view is opened for readers any more.
+    is_closing: AtomicBool,
+    /// Readers that wait until the database is back.
+    #[cfg(test)]
+    pub(super) waiting: crate::sync::UnseenU64,
 }
 
 #[derive(Debug)]
@@ -56,8 +63,9 @@ enum State {
     View(Arc<Opened>),
     /// One thread needs it alone; it comes back.
     Away,
-    /// It could not be opened again. The next caller tries once more.
-    Lost,
+    /// It could not be opened again. The next caller tries once more. The callers that waited while
+    /// a view was opened get its error.
+    Lost(Option<ReadError>),
     Closed,
 }
 
@@ -82,6 +90,9 @@ impl Access {
             users: Users::default(),
             long_reads: LongReads::default(),
             is_unsynced: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
+            #[cfg(test)]
+            waiting: crate::sync::UnseenU64::default(),
         })
     }
 
@@ -114,12 +125,14 @@ impl Access {
 impl Access {
     /// Reads. If the database has stopped, reads again in a view.
     pub(super) fn read<T>(&self, read: impl Fn(&Opened) -> Result<T, BackendError>) -> Result<T, ReadError> {
-        self.try_read(read)?.map_err(|trouble| trouble.into_read_error(&self.path))
+        self.try_read(READ_TRIES, read)?.map_err(|trouble| trouble.into_read_error(&self.path))
     }
 
-    /// The same, with the trouble of the read itself. The outer error: no view could be opened.
+    /// The same, up to so often if the disk fails it, with the trouble of the read itself. The outer
+    /// error: no view could be opened.
     pub(super) fn try_read<T>(
         &self,
+        tries_max: u32,
         read: impl Fn(&Opened) -> Result<T, BackendError>,
     ) -> Result<Result<T, BackendError>, ReadError> {
         let (mut failed, mut stopped) = (0, 0);
@@ -139,7 +152,7 @@ impl Access {
             drop(database);
             // Others may stop a view, too: their trouble is not this read's own.
             let (tries, tries_max) = if trouble.is_answer_of_disk() {
-                (&mut failed, READ_TRIES)
+                (&mut failed, tries_max)
             } else {
                 (&mut stopped, STOPPED_TRIES)
             };
@@ -179,7 +192,7 @@ impl Access {
     fn is_in_use(&self, database: &Arc<Opened>) -> bool {
         match &*self.state.lock() {
             State::Open(current) | State::View(current) => Arc::ptr_eq(current, database),
-            State::Away | State::Lost | State::Closed => false,
+            State::Away | State::Lost(_) | State::Closed => false,
         }
     }
 
@@ -191,6 +204,7 @@ impl Access {
 
     /// The database, or a view.
     pub(super) fn database(&self) -> Result<InUse<'_>, ReadError> {
+        let mut has_waited = false;
         let mut state = self.state.lock();
         loop {
             match &*state {
@@ -198,8 +212,17 @@ impl Access {
                     return Ok(self.users.enter(Arc::clone(database)));
                 }
                 State::Closed => return Err(ReadError::Closed),
-                State::Away => self.returned.wait(&mut state),
-                State::Lost => break,
+                State::Away => {
+                    #[cfg(test)]
+                    self.waiting.fetch_add(1, Ordering::SeqCst);
+                    self.returned.wait(&mut state);
+                    has_waited = true;
+                }
+                // An opening may take minutes to fail. Had each caller its own, one after the other,
+                // the last would wait for hours, and a close behind them.
+                State::Lost(Some(error)) if has_waited => return Err(error.clone()),
+                State::Lost(_) if self.is_closing.load(Ordering::Relaxed) => return Err(ReadError::Closed),
+                State::Lost(_) => break,
             }
         }
         *state = State::Away;
@@ -223,8 +246,12 @@ impl Access {
     /// Opens a view, for a caller that has taken the database out and is its first user.
     fn open_view(&self) -> Result<InUse<'_>, ReadError> {
         let view = self.view().map(|view| self.users.enter(Arc::new(view)));
-        self.put(view.as_ref().map_or(State::Lost, |view| State::View(Arc::clone(view))));
-        view.map_err(|trouble| trouble.into_read_error(&self.path))
+        let view = view.map_err(|trouble| trouble.into_read_error(&self.path));
+        self.put(match &view {
+            Ok(view) => State::View(Arc::clone(view)),
+            Err(error) => State::Lost(Some(error.clone())),
+        });
+        view
     }
 
     /// A view of what is durable: a commit that is in its last sync, or whose last sync failed, is
@@ -280,12 +307,12 @@ impl Access {
         let before = match self.take(State::Away) {
             State::Closed => return Err(self.refused("the store is closed")),
             State::Open(database) | State::View(database) => Some(self.users.alone(database)),
-            State::Lost | State::Away => None,
+            State::Lost(_) | State::Away => None,
         };
         // This closes it, and may sync the file. After a failed sync there is no other.
         drop(before);
         if self.faults.sync_failed() {
-            self.put(State::Lost);
+            self.put(State::Lost(None));
             return Err(self.refused("a sync failed while the file was closed"));
         }
         let faults = Faults::of(&self.faults);
@@ -330,7 +357,7 @@ impl Access {
 
     /// Nothing is open; the next caller tries again.
     fn lose(&self, trouble: BackendError, faults: &Faults) -> StoreError {
-        self.put(State::Lost);
+        self.put(State::Lost(None));
         self.failed(trouble, faults)
     }
 
@@ -341,7 +368,7 @@ impl Access {
         let (mut database, faults) = match self.take(State::Away) {
             State::Open(database) => self.users.alone(database).into_database(),
             State::Closed => return Ok(false),
-            other @ (State::View(_) | State::Lost | State::Away) => {
+            other @ (State::View(_) | State::Lost(_) | State::Away) => {
                 self.put(other);
                 return Ok(false);
             }
@@ -365,52 +392,6 @@ impl Access {
                 Err(self.lose(trouble, &faults))
             }
         }
-    }
-
-    /// Lets no reader of tables in any more.
-    pub(super) fn refuse_long_reads(&self) {
-        self.long_reads.close();
-    }
-
-    /// Lets no reader of tables in any more, and waits for the running ones.
-    pub(super) fn await_long_reads(&self) {
-        self.long_reads.close();
-        self.long_reads.wait_for_all();
-    }
-
-    /// Notes that closing the database has to make the last commit durable.
-    pub(super) fn set_unsynced(&self) {
-        self.is_unsynced.store(true, Ordering::Relaxed);
-    }
-
-    /// Closes the database. Reads are refused from now on.
-    pub(super) fn close(&self) -> Result<(), Failure> {
-        self.await_long_reads();
-        let database = self.take(State::Closed);
-        let is_durable = !self.is_unsynced.swap(false, Ordering::Relaxed);
-        // A read that failed since the last commit may have stopped the database, which then takes
-        // no other.
-        let is_closed = || if is_durable { Ok(()) } else { Err(BackendError::stopped()) };
-        let closed = match database {
-            State::Open(database) => {
-                let (database, _) = self.users.alone(database).into_database();
-                catch_backend_panic(|| match database.into_inner().close() {
-                    // An application has leaked a table.
-                    Err(DatabaseError::TransactionInProgress) => is_closed(),
-                    closed => Ok(closed?),
-                })
-            }
-            State::View(view) => {
-                drop(self.users.alone(view));
-                is_closed()
-            }
-            State::Lost | State::Away | State::Closed => is_closed(),
-        };
-        let closed = closed.map_err(|trouble| trouble.into_failure(&self.path));
-        // Handles on a closed engine may live on; they must not keep others from opening the file.
-        let unlocked =
-            self.file.unlock().map_err(|error| Failure::Io(IoFailure::new(&self.path, "unlocking", error)));
-        closed.and(unlocked)
     }
 
     /// Takes the database out. Once closed it stays closed.

@@ -1,10 +1,12 @@
 //! Applying a checkpoint: one transaction that writes a batch, and drops or moves blocks that are
 //! due.
 
+use std::cell::Cell;
+
 use redb::WriteTransaction;
 
 use super::backend_error::{BackendError, catch_backend_panic};
-use super::batch::{Applied, Batch};
+use super::batch::{Applied, Batch, Commit};
 use super::directory::BlockInfo;
 use super::due::Due;
 use super::forgotten::Row;
@@ -24,8 +26,7 @@ use crate::record::{Record, RecordLocation, Relocation};
 use crate::sync::Arc;
 use crate::{Timestamp, codec};
 
-/// How often a checkpoint is tried at once if reads fail. The next try leaves out a block that
-/// failed.
+/// How often a checkpoint is tried at once if reads fail.
 const TRIES: usize = 4;
 
 /// How often the file is opened to find out what became of a commit.
@@ -57,7 +58,7 @@ impl Store {
         &self,
         begun: Option<OpenTransaction>,
         batch: &Batch,
-        now: Timestamp,
+        clock: &dyn Fn() -> Timestamp,
         change: impl FnOnce(&mut Meta),
         pin: impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Applied, StoreError> {
@@ -67,15 +68,17 @@ impl Store {
         }
         let mut meta = self.meta();
         change(&mut meta);
+        let it = Commit { batch, now: clock(), clock, takes_blocks: Cell::new(true) };
         if let Some(OpenTransaction { transaction, database }) = begun {
+            // There is no second try, so it meets no block that may be like the last one.
+            it.takes_blocks.set(self.unreadable.lock().is_empty());
             // If the database has stopped, it fails.
-            return self.commit(database, Some(transaction), batch, now, meta, &pin);
+            return self.commit(database, Some(transaction), &it, meta, &pin);
         }
         let mut tries = 1;
         loop {
             let database = self.access.writable(|database| self.check_current(database));
-            let applied =
-                database.and_then(|database| self.commit(database, None, batch, now, meta.clone(), &pin));
+            let applied = database.and_then(|database| self.commit(database, None, &it, meta.clone(), &pin));
             match applied {
                 Err(StoreError::Later(_)) if tries < TRIES => tries += 1,
                 applied => return applied,
@@ -88,14 +91,14 @@ impl Store {
         &self,
         database: Arc<Opened>,
         begun: Option<Owned<WriteTransaction>>,
-        batch: &Batch,
-        now: Timestamp,
+        it: &Commit<'_>,
         meta: Meta,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Applied, StoreError> {
+        let (batch, now) = (it.batch, it.now);
         database.faults.before_commit();
         let has_others = begun.is_some();
-        let mut plan = self.plan(&database, batch, now, meta, pin)?;
+        let mut plan = self.plan(&database, it, meta, pin)?;
         // First out of the directory, so that no reader looks for a block that is on its way out.
         let dropped = self.leave_out(&plan.due);
         let begun = catch_backend_panic(|| {
@@ -123,7 +126,7 @@ impl Store {
         let database = database.inspect_err(|error| {
             self.put_back(&dropped, &plan);
             if let (StoreError::Later(_), Some(number)) = (error, unreadable) {
-                self.keep_unreadable(number, now);
+                self.keep_unreadable(number, it);
             }
         })?;
         if batch.closes {
@@ -143,20 +146,20 @@ impl Store {
     fn plan(
         &self,
         database: &Opened,
-        batch: &Batch,
-        now: Timestamp,
+        it: &Commit<'_>,
         mut meta: Meta,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Plan, StoreError> {
-        let merged = self.merge(database, batch, now, pin)?;
+        let (batch, now) = (it.batch, it.now);
+        let merged = self.merge(database, it, pin)?;
         let mut live = merged.records();
         live.extend(batch.records.iter().filter(|record| record.remembered_until() > now).cloned());
         let first = meta.block_next;
         let mut blocks = block::pack(live, now, first, &self.checksummer);
         let written: u64 = blocks.iter().map(|block| BlockInfo::of(block).file_bytes()).sum();
-        let mut due = self.due(now, batch.reclaim_max.max(2 * written));
-        let carried =
-            self.relocate(database, &mut due, batch, now, pin).inspect_err(|_| merged.put_back())?;
+        let mut due =
+            self.due(now, if it.takes_blocks.get() { batch.reclaim_max.max(2 * written) } else { 0 });
+        let carried = self.relocate(database, &mut due, it, pin).inspect_err(|_| merged.put_back())?;
         let reclaimed = due.blocks.len();
         due.blocks.extend(merged.blocks());
         let next = first + blocks.len() as u64;
@@ -320,6 +323,11 @@ impl Store {
         }
         drop(directory);
         due.blocks.iter().for_each(|(block, _)| self.unread.is_fine(*block));
+        let mut unreadable = self.unreadable.lock();
+        for (block, _) in &due.blocks {
+            unreadable.remove(block);
+        }
+        drop(unreadable);
         // After the directory, so that a reader that sees a place finds its block.
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
             record.set_location(*place);

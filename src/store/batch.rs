@@ -1,5 +1,7 @@
 //! A checkpoint's input and its result.
 
+use std::cell::Cell;
+
 use crate::Timestamp;
 use crate::key::Digest;
 use crate::record::Record;
@@ -25,6 +27,17 @@ pub(crate) struct Batch {
     /// Whether the store is closed next. Closing it is a commit as well: that one makes this one
     /// durable, or neither is.
     pub(crate) closes: bool,
+}
+
+/// How a batch is committed, in one try or some.
+pub(super) struct Commit<'a> {
+    pub(super) batch: &'a Batch,
+    pub(super) now: Timestamp,
+    /// The time when a try is over.
+    pub(super) clock: &'a dyn Fn() -> Timestamp,
+    /// Whether blocks that are due go, and small ones are merged. Not once a block could not be read:
+    /// the next might be like it, and no commit needs that.
+    pub(super) takes_blocks: Cell<bool>,
 }
 
 impl Batch {

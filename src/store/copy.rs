@@ -151,7 +151,7 @@ impl Whole {
         let sealed = store.apply(
             None,
             &Batch::default(),
-            now,
+            &|| now,
             |meta| {
                 meta.log_empty = true;
                 meta.log_bytes = 0;

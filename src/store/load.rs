@@ -18,7 +18,7 @@ use crate::error::OpenError;
 use crate::key::Digest;
 use crate::policy::Policy;
 use crate::record::RecordLocation;
-use crate::sync::Ordering;
+use crate::sync::{Mutex, Ordering, spawn_scoped};
 use crate::{Timestamp, codec};
 
 /// The facts of a stored record for an opening.
@@ -88,14 +88,15 @@ impl Store {
     ) -> Result<Tally, BackendError> {
         let mut takers = takers.into_iter();
         let Some(first) = takers.next() else { return Ok(Tally::default()) };
+        let takers: Vec<_> = takers.map(|taker| Mutex::new(Some(taker))).collect();
+        let load = |taker: &Mutex<Option<T>>| {
+            let taker = taker.lock().take()?;
+            Some(catch_backend_panic(|| self.load_index(transaction, forgotten, taker, |_, _| ())))
+        };
         thread::scope(|threads| {
-            let mut others = Vec::new();
-            for taker in takers {
-                let load =
-                    || catch_backend_panic(|| self.load_index(transaction, forgotten, taker, |_, _| ()));
-                others
-                    .push(thread::Builder::new().name("idemkv-load".to_owned()).spawn_scoped(threads, load)?);
-            }
+            // Where the system refuses a thread, this one loads in its place.
+            let start = |taker| spawn_scoped(threads, "idemkv-load", move || load(taker)).ok();
+            let others: Vec<_> = takers.iter().filter_map(start).collect();
             // No more than could be there, even if the meta row says more.
             let blocks = self.meta().tallies.index.rows.min(self.file_bytes() / block::PAGE_MIN as u64);
             let mut directory = self.directory.write();
@@ -103,10 +104,11 @@ impl Store {
             let loaded = self.load_index(transaction, forgotten, first, |number, block| {
                 directory.insert(number, block);
             });
-            // One of them may fail to read what the others have read.
+            let left: Vec<_> = takers.iter().filter_map(load).collect();
             let others =
                 others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            others.fold(loaded, |found, other| match (found?, other?) {
+            // One of them may fail to read what the others have read.
+            others.flatten().chain(left).fold(loaded, |found, other| match (found?, other?) {
                 (found, other) if found == other => Ok(found),
                 _ => Err(BackendError::at("table `index`".to_owned(), BadBytes("it changes".to_owned()))),
             })

@@ -11,10 +11,11 @@
 //! block, with a higher number, it would take precedence over its successor, and no row would
 //! hide it.
 
+use super::batch::Commit;
 use super::directory::BlockInfo;
 use super::opened::Opened;
 use super::relocate::{MovingRecord, Relocated};
-use super::{Batch, Store, StoreError, block};
+use super::{Store, StoreError, block};
 use crate::Timestamp;
 use crate::record::{Record, RecordLocation, Relocation};
 
@@ -53,13 +54,13 @@ impl Store {
     pub(super) fn merge(
         &self,
         database: &Opened,
-        batch: &Batch,
-        now: Timestamp,
+        it: &Commit<'_>,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Merged, StoreError> {
-        let small = if batch.merges { self.read_small(database, now)? } else { Vec::new() };
+        let merges = it.takes_blocks.get() && it.batch.merges;
+        let small = if merges { self.read_small(database, it)? } else { Vec::new() };
         let mut merged = Merged::default();
-        if !self.is_worth_it(&small, now) {
+        if !self.is_worth_it(&small, it.now) {
             return Ok(merged);
         }
         for Small { number, info, moving } in small {
@@ -82,13 +83,14 @@ impl Store {
         Ok(merged)
     }
 
-    fn read_small(&self, database: &Opened, now: Timestamp) -> Result<Vec<Small>, StoreError> {
+    fn read_small(&self, database: &Opened, it: &Commit<'_>) -> Result<Vec<Small>, StoreError> {
+        let now = it.now;
         let candidates = self.directory.write().mergeable(now);
         let mut small = Vec::with_capacity(candidates.len());
         for (number, info) in candidates {
             let is_remembered = |_, until| until > now;
             let read = self.remembered(database, number, info, is_remembered, Record::to_be_moved);
-            match read.map_err(|trouble| self.block_failed(database, number, now, trouble))? {
+            match read.map_err(|trouble| self.block_failed(database, number, it, trouble))? {
                 Ok(moving) => small.push(Small { number, info, moving }),
                 // Its keys are answered with the damage for as long as they would have been
                 // remembered.

@@ -47,7 +47,9 @@ pub use tables::{ReadTables, TableError, Tables};
 pub(crate) use tally::Tallies;
 pub(crate) use transaction::OpenTransaction;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::codec::Checksummer;
 use crate::error::{Failure, IoFailure};
@@ -75,6 +77,9 @@ pub(crate) struct Store {
     /// Leaf lock.
     directory: RwLock<Directory>,
     unread: Unread,
+    /// Blocks that commits could not read, and how long each is left out after the next time.
+    /// Leaf lock.
+    unreadable: Mutex<HashMap<u64, Duration>>,
     /// Rows of the table `forgotten`. Leaf lock.
     forgotten: Mutex<Forgotten>,
     origin: Origin,
@@ -115,9 +120,11 @@ impl Store {
         self.access.file().len().unwrap_or(0)
     }
 
-    /// How many records there were at the last commit, to size tables by.
+    /// How many records there were at the last commit, to size tables by: no more than the file
+    /// has room for, even if the meta row says more.
     pub(crate) fn keys_hint(&self) -> usize {
-        usize::try_from(self.meta.lock().keys).unwrap_or(0)
+        let keys = self.meta.lock().keys.min(self.file_bytes() / block::INDEX_ENTRY as u64);
+        usize::try_from(keys).unwrap_or(0)
     }
 
     /// Whether a block's space can be freed by `now`.

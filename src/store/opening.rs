@@ -50,6 +50,7 @@ impl Store {
             checksummer: Checksummer::new(&Secret(meta.secret)),
             directory: RwLock::default(),
             unread: Unread::default(),
+            unreadable: Mutex::default(),
             forgotten: Mutex::default(),
             origin: Origin::here(),
             meta: Mutex::new(meta),

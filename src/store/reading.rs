@@ -1,8 +1,10 @@
 //! Reading one record of a block.
 
+use super::access::READ_TRIES;
 use super::backend_error::BackendError;
 use super::directory::Gone;
 use super::opened::Opened;
+use super::unread::MayRead;
 use super::{Store, block};
 use crate::Timestamp;
 use crate::codec::BadBytes;
@@ -20,9 +22,9 @@ pub(crate) enum StoredRecord {
 }
 
 impl Store {
-    /// The record at `place`. A block whose reads fail again and again is read less and less often;
-    /// meanwhile the answer is the disk's last one. The rest between two reads counts from the end
-    /// of the first: a disk may take minutes to give a sector up.
+    /// The record at `place`. A block whose reads fail again and again is read less and less often,
+    /// by one caller at a time; meanwhile the answer is the disk's last one. The rest between two
+    /// reads counts from the end of the first: a disk may take minutes to give a sector up.
     pub(crate) fn read(
         &self,
         place: RecordLocation,
@@ -38,10 +40,12 @@ impl Store {
                 return Ok(StoredRecord::Gone(gone));
             }
         };
-        if let Some(failure) = self.unread.answer(block, began) {
-            return Err(ReadError::Io(failure));
-        }
-        match self.access.try_read(|database| self.read_in(database, due, place, digest))? {
+        let (tries, _probe) = match self.unread.ask(block, began) {
+            MayRead::AsOften => (READ_TRIES, None),
+            MayRead::Once(probe) => (1, Some(probe)),
+            MayRead::No(failure) => return Err(ReadError::Io(failure)),
+        };
+        match self.access.try_read(tries, |database| self.read_in(database, due, place, digest))? {
             Ok(found) => {
                 self.unread.is_fine(block);
                 Ok(found)
@@ -53,6 +57,10 @@ impl Store {
                     && is_answer_of_disk
                 {
                     self.unread.failed(block, failure, began..now());
+                    // A commit may have dropped the block meanwhile, and nobody asks for it again.
+                    if self.due_of(place).is_err() {
+                        self.unread.is_fine(block);
+                    }
                 }
                 Err(error)
             }

@@ -15,19 +15,22 @@ use std::time::Duration;
 use redb::{Database, ReadableDatabase};
 
 use super::backend_error::{BackendError, catch_backend_panic};
+use super::batch::Commit;
 use super::block::read_record;
 use super::directory::BlockInfo;
 use super::layout::{BLOCKS, INDEX};
 use super::opened::Opened;
 use super::owned::Owned;
-use super::{Batch, Due, Store, StoreError, block};
+use super::{Due, Store, StoreError, block};
 use crate::Timestamp;
 use crate::codec::BadBytes;
 use crate::key::Digest;
 use crate::record::{Record, RecordLocation, Relocation};
 
-/// After this time an unreadable block is tried again.
+/// After this time an unreadable block is tried again. After each failed try this doubles,
 const UNREADABLE_FOR: Duration = Duration::from_secs(600);
+/// up to this.
+const UNREADABLE_FOR_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// Tombstones, or records, that move to new blocks.
 #[derive(Debug, Default)]
@@ -61,10 +64,10 @@ impl Store {
         &self,
         database: &Opened,
         due: &mut Due,
-        batch: &Batch,
-        now: Timestamp,
+        it: &Commit<'_>,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Relocated, StoreError> {
+        let (batch, now) = (it.batch, it.now);
         let forgotten_now: HashSet<Digest> = batch.forgotten.iter().map(|(digest, _)| *digest).collect();
         let mut carried = Relocated::default();
         let mut go = Vec::with_capacity(due.blocks.len());
@@ -80,7 +83,7 @@ impl Store {
             let found = self.remembered(database, number, info, is_remembered, Record::without_body);
             let found = found.map_err(|trouble| {
                 carried.put_back();
-                self.block_failed(database, number, now, trouble)
+                self.block_failed(database, number, it, trouble)
             })?;
             match found {
                 Ok(moving) if moving.iter().all(|it| pin(it.from, &it.record) != Relocation::Stays) => {
@@ -114,20 +117,28 @@ impl Store {
         &self,
         database: &Opened,
         number: u64,
-        now: Timestamp,
+        it: &Commit<'_>,
         trouble: BackendError,
     ) -> StoreError {
         let is_unreadable = trouble.is_answer_of_disk();
         let error = self.access.failed(trouble, &database.faults);
         if is_unreadable && matches!(error, StoreError::Later(_)) {
-            self.keep_unreadable(number, now);
+            self.keep_unreadable(number, it);
         }
         error
     }
 
-    /// An unreadable block stays for a while.
-    pub(super) fn keep_unreadable(&self, number: u64, now: Timestamp) {
-        self.keep(number, now.saturating_add(UNREADABLE_FOR));
+    /// An unreadable block stays for a while, from the end of the read on: a disk may take minutes
+    /// to give a sector up.
+    pub(super) fn keep_unreadable(&self, number: u64, it: &Commit<'_>) {
+        it.takes_blocks.set(false);
+        let now = (it.clock)();
+        let mut unreadable = self.unreadable.lock();
+        let rest = unreadable.entry(number).or_insert(UNREADABLE_FOR);
+        let until = now.saturating_add(*rest);
+        *rest = (*rest * 2).min(UNREADABLE_FOR_MAX);
+        drop(unreadable);
+        self.keep(number, until);
     }
 
     /// The records to move, of a block's entries that are still remembered.

@@ -21,7 +21,9 @@ const BLOCKS_MAX: usize = 4_096;
 ///
 /// A failed read stops the database in which a commit may be under way at that moment. So a client
 /// that asks for one key under a bad sector again and again would keep every commit from
-/// succeeding. It gets the disk's last answer from here instead.
+/// succeeding. It gets the disk's last answer from here instead. When the block may be read again,
+/// one caller reads it, and the others still get that answer: reads that each take their time would
+/// follow each other without a pause.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
     has_some: AtomicBool,
@@ -37,16 +39,51 @@ struct Failed {
     count: u32,
     /// When the block may be read again.
     again: Timestamp,
+    /// A caller is reading it now, after a rest.
+    is_probed: bool,
+}
+
+/// Whether a block may be read now.
+#[derive(Debug)]
+pub(super) enum MayRead<'a> {
+    AsOften,
+    /// One time, by this caller alone.
+    Once(Probe<'a>),
+    /// The disk's last answer, instead.
+    No(IoFailure),
+}
+
+/// The read of a block after a rest. Until it is dropped no other caller reads the block.
+#[derive(Debug)]
+#[must_use = "it is over with it"]
+pub(super) struct Probe<'a> {
+    unread: &'a Unread,
+    block: u64,
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        if let Some(failed) = self.unread.blocks.lock().get_mut(&self.block) {
+            failed.is_probed = false;
+        }
+    }
 }
 
 impl Unread {
-    /// The answer for a block that is not to be read yet.
-    pub(super) fn answer(&self, block: u64, now: Timestamp) -> Option<IoFailure> {
+    /// Whether a caller may read the block.
+    pub(super) fn ask(&self, block: u64, now: Timestamp) -> MayRead<'_> {
         if !self.has_some.load(Ordering::Relaxed) {
-            return None;
+            return MayRead::AsOften;
         }
-        let blocks = self.blocks.lock();
-        blocks.get(&block).filter(|failed| now < failed.again).map(|failed| failed.failure.clone())
+        let mut blocks = self.blocks.lock();
+        match blocks.get_mut(&block) {
+            Some(failed) if failed.is_probed || now < failed.again => MayRead::No(failed.failure.clone()),
+            Some(failed) if failed.count >= AT_ONCE => {
+                failed.is_probed = true;
+                MayRead::Once(Probe { unread: self, block })
+            }
+            Some(_) | None => MayRead::AsOften,
+        }
     }
 
     /// Notes a failed read, which took this time.
@@ -68,8 +105,9 @@ impl Unread {
             return;
         }
         let count = before.map_or(0, |failed| failed.count).saturating_add(1);
+        let is_probed = before.is_some_and(|failed| failed.is_probed);
         let again = took.end.saturating_add(pause(count));
-        blocks.insert(block, Failed { failure: failure.clone(), count, again });
+        blocks.insert(block, Failed { failure: failure.clone(), count, again, is_probed });
     }
 
     /// How many blocks are noted.
@@ -102,6 +140,16 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    impl Unread {
+        /// The answer for a block that is not to be read.
+        fn answer(&self, block: u64, now: Timestamp) -> Option<IoFailure> {
+            match self.ask(block, now) {
+                MayRead::No(failure) => Some(failure),
+                MayRead::Once(_) | MayRead::AsOften => None,
+            }
+        }
+    }
 
     #[test]
     fn a_block_is_read_less_often_the_more_reads_of_it_fail() {
@@ -136,6 +184,30 @@ mod tests {
         let now = Timestamp::from_millis(1_000);
         (0..64).for_each(|_| unread.failed(7, &failure, now..now));
         assert!(unread.answer(7, now).is_some() && unread.answer(7, now.saturating_add(PAUSE)).is_none());
+    }
+
+    /// A read takes its time. Had each caller its own, one would be under way at every moment.
+    #[test]
+    fn after_a_rest_one_caller_reads_and_the_others_have_the_last_answer_until_that_is_over() {
+        let unread = Unread::default();
+        let failure = IoFailure::new(Path::new("x.idem"), "reading", io::Error::from_raw_os_error(5));
+        let mut now = Timestamp::from_millis(1_000);
+        (0..AT_ONCE).for_each(|_| unread.failed(7, &failure, now..now));
+        for _ in 0..3 {
+            now = now.saturating_add(PAUSE_MAX);
+            let MayRead::Once(probe) = unread.ask(7, now) else { panic!("it has rested") };
+            let began = now;
+            now = now.saturating_add(PAUSE_MAX);
+            assert!(unread.answer(7, now).is_some(), "it is being read");
+            unread.failed(7, &failure, began..now);
+            assert!(unread.answer(7, now.saturating_add(PAUSE_MAX)).is_some(), "it is not over");
+            drop(probe);
+            assert!(unread.answer(7, now).is_some(), "it rests");
+        }
+        // It may end without a word: by a panic, say.
+        now = now.saturating_add(PAUSE_MAX);
+        drop(unread.ask(7, now));
+        assert!(matches!(unread.ask(7, now), MayRead::Once(_)));
     }
 
     #[test]

@@ -132,19 +132,41 @@ impl Log {
         self.openings.lock().check(&self.path, salt, opened_as)
     }
 
-    /// Makes this the log of the next opening too, durably.
+    /// Makes this the log of the next opening too, durably. A sync has covered this many bytes of
+    /// segments.
+    ///
+    /// The name, and all other bytes, may be in memory alone: after a sync that failed, or a kill
+    /// right before one. Another sync would say nothing of bytes that the first one lost, so they
+    /// are written again. Only then are the log's length and its room on the disk durable.
     pub(crate) fn add_opening(
         &self,
+        disk: &dyn Disk,
         checksummer: &Checksummer,
-        current: u64,
-        next: u64,
+        (current, next): (u64, u64),
+        durable_bytes: u64,
     ) -> Result<(), IoFailure> {
-        // Also where it is named already: a sync that failed may have left that in memory alone.
+        let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
+        disk.sync_name(&self.path).map_err(failed("syncing the directory of"))?;
+        // Also where it is named already.
         let mut openings = *self.openings.lock();
         openings.add(&*self.file, &self.path, checksummer, current, next)?;
-        self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))?;
+        let (mut at, end) = (HEADER_BYTES.saturating_add(durable_bytes), HEADER_BYTES + self.bytes()?);
+        while at < end {
+            let run = (end - at).min(ZEROS as u64);
+            self.copy_in_place(at, usize::try_from(run).unwrap_or(ZEROS))?;
+            at += run;
+        }
+        self.file.sync().map_err(failed("syncing"))?;
         *self.openings.lock() = openings;
         Ok(())
+    }
+
+    /// Writes bytes once more. Needs no new space.
+    fn copy_in_place(&self, offset: u64, len: usize) -> Result<(), IoFailure> {
+        let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
+        let mut bytes = vec![0; len];
+        self.file.read_at(offset, &mut bytes).map_err(failed("reading"))?;
+        self.file.write_at(offset, &bytes).map_err(failed("writing"))
     }
 
     /// Unlocks the log; nothing is written through this handle after that.
@@ -219,13 +241,8 @@ impl Log {
     /// Rewrites frames in place and makes them durable. After a failed sync, the frames that were
     /// read may be only in the page cache. Needs no new space.
     pub(crate) fn write_again(&self, frames: &[(u64, usize)]) -> Result<(), IoFailure> {
-        let failed = |doing| move |error| IoFailure::new(&self.path, doing, error);
-        for (offset, len) in frames {
-            let mut bytes = vec![0; *len];
-            self.file.read_at(*offset, &mut bytes).map_err(failed("reading"))?;
-            self.file.write_at(*offset, &bytes).map_err(failed("writing"))?;
-        }
-        self.file.sync().map_err(failed("syncing"))
+        frames.iter().try_for_each(|(offset, len)| self.copy_in_place(*offset, *len))?;
+        self.file.sync().map_err(|error| IoFailure::new(&self.path, "syncing", error))
     }
 }
 

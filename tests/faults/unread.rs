@@ -293,9 +293,14 @@ fn a_commit_that_stopped_at_a_read_counts_where_it_is_there_and_is_made_again_wh
 
 /// A file with 100 records on disk alone, and bad sectors under the first of them.
 fn with_bad_sectors(count: usize) -> (Machine, Arc<Engine>) {
+    with_bad_sectors_under(count, LONG)
+}
+
+/// The same with records of some TTL.
+fn with_bad_sectors_under(count: usize, ttl: Duration) -> (Machine, Arc<Engine>) {
     let machine = Machine::default();
     let options = || {
-        let policy = Policy::default().ttl(LONG);
+        let policy = Policy::default().ttl(ttl);
         let sizes = machine
             .options()
             .cache_bytes(8 << 10)
@@ -317,6 +322,65 @@ fn with_bad_sectors(count: usize) -> (Machine, Arc<Engine>) {
         assert!(machine.disk.fail_reads_of(Path::new("x.idem"), place));
     }
     (machine, Arc::new(engine))
+}
+
+/// A scratch on a disk that takes its time before it gives a sector up. One try after the other
+/// met one of the blocks, and then the first of them was to be tried again.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn many_bad_sectors_under_what_has_expired_keep_no_checkpoint_from_succeeding() {
+    const BAD: usize = 40;
+    let (machine, engine) = with_bad_sectors_under(BAD, HOUR);
+    let clock = machine.clock.clone();
+    machine.disk.before_reads(move |name| {
+        if name == "x.idem" {
+            clock.advance(Duration::from_secs(30));
+        }
+    });
+    machine.clock.advance(HOUR);
+    for round in 0..2 * BAD {
+        fresh(&default_scope(&engine), &format!("{round}")).complete("reply").unwrap();
+        engine.checkpoint().unwrap_or_else(|failure| panic!("round {round}: {failure}"));
+        assert!(!engine.stats().is_file_not_ready, "round {round}");
+    }
+    machine.disk.mend();
+    for _ in 0..10 {
+        machine.clock.advance(24 * HOUR);
+        engine.checkpoint().unwrap();
+    }
+    assert!(engine.stats().reclaimed_blocks >= 100, "{}", engine.stats().reclaimed_blocks);
+}
+
+/// Ten minutes, twenty, and so on up to a day.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_block_that_has_expired_under_a_bad_sector_is_tried_less_and_less_often() {
+    let (machine, engine) = with_bad_sectors_under(1, HOUR);
+    machine.clock.advance(HOUR);
+    let tries = |ten_minutes: u32| {
+        let before = engine.stats().failed_reads;
+        for _ in 0..ten_minutes {
+            engine.checkpoint().unwrap();
+            machine.clock.advance(Duration::from_secs(600));
+        }
+        engine.stats().failed_reads - before
+    };
+    let (first_day, next_week) = (tries(144), tries(7 * 144));
+    assert!((6..=10).contains(&first_day) && (6..=8).contains(&next_week), "{first_day}, {next_week}");
+}
+
+/// A caller waits for its commit, which is tried once.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_completion_in_the_file_meets_no_second_bad_sector_under_what_has_expired() {
+    let (machine, engine) = with_bad_sectors_under(10, HOUR);
+    machine.clock.advance(HOUR);
+    let complete = |n: u64| {
+        let claim = fresh(&default_scope(&engine), &n.to_string());
+        claim.complete_in(|_| Ok::<_, Box<dyn std::error::Error>>("reply")).is_ok()
+    };
+    let failed = (0..10).filter(|n| !complete(*n)).count();
+    assert!(failed <= 1, "{failed} of 10");
 }
 
 /// A client asks again and again for a key under a bad sector.
@@ -375,6 +439,38 @@ fn a_block_whose_reads_fail_slowly_is_put_off_too() {
         engine.stats().failed_reads == before
     });
     assert!(is_put_off, "the disk is asked at each of 60 lookups");
+}
+
+/// Two clients ask for it, each without a pause.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_block_whose_read_takes_its_time_is_read_by_one_caller_at_a_time() {
+    let (machine, engine) = with_bad_sectors(1);
+    let look = || engine.default_scope().get("kept 0");
+    (0..10).for_each(|_| assert!(look().is_err()));
+    machine.clock.advance(Duration::from_secs(60));
+    let (is_held, held) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
+    machine.disk.before_reads(move |_| {
+        let first = is_held.lock().unwrap().take();
+        if let Some(is_held) = first {
+            is_held.send(()).unwrap();
+            // The other side is dropped.
+            may_go.lock().unwrap().recv().unwrap_err();
+        }
+    });
+    let before = engine.stats().failed_reads;
+    thread::scope(|threads| {
+        let slow = threads.spawn(look);
+        held.recv().unwrap();
+        let reads = machine.disk.reads();
+        assert!(look().is_err());
+        assert_eq!(machine.disk.reads(), reads, "it is being read");
+        drop(go);
+        assert!(slow.join().unwrap().is_err());
+    });
+    assert_eq!(engine.stats().failed_reads, before + 1, "after a rest it is read once");
 }
 
 /// Another client asks for keys elsewhere, on a disk that works there.

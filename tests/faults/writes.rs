@@ -1,6 +1,7 @@
 //! Writes and syncs that fail, and power cuts: what is durable is replayed, and nothing more is
 //! granted.
 
+use std::path::Path;
 use std::pin::pin;
 use std::task::Poll;
 
@@ -77,6 +78,80 @@ fn a_failed_sync_and_a_reopening_in_the_same_boot_lose_and_invent_nothing() {
             (Status::Done(before), Status::Done(after)) => assert_eq!(before.body(), after.body()),
             (Status::Interrupted(_), Status::Interrupted(_)) => {}
             (before, after) => panic!("{reboots:?}: it was {before:?}, and is {after:?}"),
+        }
+    }
+}
+
+/// The same for the length of a log that has grown: the page cache shows that, too.
+#[test]
+fn a_log_whose_growth_was_never_synced_is_not_missed_after_a_power_cut() {
+    for (fails, reboots) in [
+        (false, CrashKind::DropAll),
+        (true, CrashKind::DropAll),
+        (true, CrashKind::KeepAll),
+        (true, CrashKind::Torn(3)),
+    ] {
+        let machine = Machine::default();
+        let len = || machine.disk.read(Path::new("x.idem-wal")).map_or(0, |bytes| bytes.len());
+        let engine = machine.options().stepped().open("x.idem").unwrap();
+        let scope = default_scope(&engine);
+        fresh(&scope, "done").complete("reply").unwrap();
+        let (first, mut claims) = (len(), Vec::new());
+        while len() == first {
+            claims.push(fresh(&scope, &format!("key {}", claims.len())));
+            engine.step();
+        }
+        if fails {
+            machine.disk.fail_syncs(Some("-wal"));
+        }
+        assert_eq!(claims.pop().unwrap().complete("unknown").is_err(), fails);
+        machine.disk.fail_syncs(None);
+        assert_eq!(engine.checkpoint().is_err(), fails, "a failed engine says so");
+        machine.disk.crash_at(machine.disk.operations());
+        drop((claims, scope, engine));
+        machine.disk.restart_process();
+
+        let engine = machine.options().stepped().open("x.idem").unwrap();
+        fresh(&default_scope(&engine), "after").complete("acknowledged").unwrap();
+        machine.disk.crash_at(machine.disk.operations());
+        drop(engine);
+        machine.disk.reboot(reboots);
+
+        let engine = machine.open();
+        for (key, reply) in [("done", &b"reply"[..]), ("after", b"acknowledged")] {
+            assert_eq!(done(&default_scope(&engine), key).body(), reply, "{fails} {reboots:?}");
+        }
+    }
+}
+
+/// The name of a new log is in memory alone until its directory is synced.
+#[test]
+fn an_opening_after_one_that_was_killed_anywhere_keeps_what_it_acknowledges_through_a_power_cut() {
+    for at in 0.. {
+        let machine = Machine::default();
+        // Its log is made anew, in place of the old one.
+        let next = || machine.options().log_segment_bytes(128 << 10).open("x.idem");
+        let engine = machine.open();
+        fresh(&default_scope(&engine), "done").complete("reply").unwrap();
+        machine.kill(engine);
+        machine.disk.crash_at(machine.disk.operations() + at);
+        let opened = next();
+        let is_over = opened.is_ok();
+        machine.kill(opened);
+        let engine = next().unwrap();
+        fresh(&default_scope(&engine), "after").complete("acknowledged").unwrap();
+        machine.kill(engine);
+        for kind in [CrashKind::DropAll, CrashKind::KeepAll, CrashKind::Torn(at)] {
+            let disk = machine.disk.image(kind);
+            let found = machine.options().disk(&disk).open("x.idem");
+            let found = found.unwrap_or_else(|error| panic!("killed at {at}, {kind:?}: {error}"));
+            for (key, reply) in [("done", &b"reply"[..]), ("after", b"acknowledged")] {
+                assert_eq!(done(&default_scope(&found), key).body(), reply, "killed at {at}, {kind:?}");
+            }
+        }
+        if is_over {
+            assert!(at > 20, "{at} operations");
+            break;
         }
     }
 }

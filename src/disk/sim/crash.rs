@@ -17,8 +17,8 @@ pub enum CrashKind {
     /// Each sector of each write survives or not, by this seed; in any order, so torn in the
     /// middle too.
     Torn(u64),
-    /// Exactly these pieces survive. A piece is a change of length, or a sector of a write;
-    /// sectors that equal the platter's content are not counted.
+    /// Exactly these pieces survive. A piece is a rename, a change of length, or a sector of a
+    /// write; sectors that equal the platter's content are not counted.
     Subset {
         /// The newest 64 pieces of all files, the newest first: those whose bit is set survive.
         newest: u64,
@@ -154,14 +154,26 @@ impl Crash {
                 }
             },
             Self::Subset { newest, older, left, novelty } => change.apply_some(pages, |piece| {
-                if !novelty.is_new(file, durable, piece) {
-                    return false;
-                }
-                *left -= 1;
-                if *left < 64 { *newest >> *left & 1 == 1 } else { *older }
+                novelty.is_new(file, durable, piece) && is_kept(*newest, *older, left)
             }),
         }
     }
+
+    /// Whether a rename survives.
+    pub(super) fn keeps_names(&mut self) -> bool {
+        match self {
+            Self::DropAll => false,
+            Self::KeepAll => true,
+            Self::Torn(random) => next(random).is_multiple_of(2),
+            Self::Subset { newest, older, left, .. } => is_kept(*newest, *older, left),
+        }
+    }
+}
+
+/// Whether the next piece of a subset survives.
+fn is_kept(newest: u64, older: bool, left: &mut u64) -> bool {
+    *left -= 1;
+    if *left < 64 { newest >> *left & 1 == 1 } else { older }
 }
 
 /// A small generator, so that a crash is the same for the same seed everywhere.

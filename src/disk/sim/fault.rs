@@ -17,7 +17,7 @@ pub enum Operation {
     Write,
     /// A file's length changes.
     SetLen,
-    /// A file is synced.
+    /// A file is synced, or the names in a directory.
     Sync,
 }
 

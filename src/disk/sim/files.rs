@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::crash::{Crash, CrashKind, Novelty, Pending};
+use super::crash::{Change, Crash, CrashKind, Novelty, Pending};
 use super::pages::Pages;
 
 pub(super) type FileId = u64;
@@ -13,6 +13,9 @@ pub(super) type FileId = u64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
     pub(super) names: HashMap<PathBuf, FileId>,
+    /// The names on the platter, where there was a rename since they were synced; with the number
+    /// of that operation.
+    names_before: Option<(u64, HashMap<PathBuf, FileId>)>,
     pub(super) contents: BTreeMap<FileId, Contents>,
     pub(super) next_id: FileId,
 }
@@ -27,6 +30,13 @@ pub(super) struct Contents {
     pub(super) pending: Vec<Pending>,
 }
 
+/// What a crash decides about.
+enum Undecided {
+    Change(FileId, Change),
+    /// The names as they were before.
+    Names(HashMap<PathBuf, FileId>),
+}
+
 impl Files {
     pub(super) fn used(&self) -> u64 {
         self.names
@@ -36,12 +46,33 @@ impl Files {
             .sum()
     }
 
+    /// Gives a file another name, in place of any file of that name. Until the names are synced, a
+    /// crash may undo that.
+    pub(super) fn rename(&mut self, number: u64, from: &Path, to: &Path) -> io::Result<()> {
+        let before = self.names.clone();
+        let Some(id) = self.names.remove(from) else { return Err(io::ErrorKind::NotFound.into()) };
+        self.names.insert(to.to_owned(), id);
+        self.names_before.get_or_insert((number, before));
+        Ok(())
+    }
+
+    /// Makes the names durable. A new name, or one that is removed, takes earlier renames along.
+    pub(super) fn sync_names(&mut self) {
+        self.names_before = None;
+    }
+
+    /// Removes a name, durably; whether it was there.
+    pub(super) fn remove(&mut self, path: &Path) -> bool {
+        self.sync_names();
+        self.names.remove(path).is_some()
+    }
+
     pub(super) fn is_synced(&self) -> bool {
-        self.contents.values().all(|contents| contents.pending.is_empty())
+        self.names_before.is_none() && self.contents.values().all(|contents| contents.pending.is_empty())
     }
 
     pub(super) fn pieces(&self) -> u64 {
-        let (mut novelty, mut count) = (Novelty::default(), 0);
+        let (mut novelty, mut count) = (Novelty::default(), u64::from(self.names_before.is_some()));
         for (id, contents) in &self.contents {
             for pending in &contents.pending {
                 let mut is_new = |piece| novelty.is_new(*id, &contents.durable, &piece);
@@ -58,13 +89,20 @@ impl Files {
         for (id, contents) in &mut self.contents {
             contents.seen.clone_from(&contents.durable);
             let changes = std::mem::take(&mut contents.pending).into_iter();
-            pending.extend(changes.map(|pending| (pending.number, *id, pending.change)));
+            pending.extend(changes.map(|pending| (pending.number, Undecided::Change(*id, pending.change))));
         }
-        pending.sort_unstable_by_key(|(number, ..)| *number);
-        for (_, id, change) in pending {
-            self.contents.entry(id).and_modify(|contents| {
-                crash.survive(id, &contents.durable, &mut contents.seen, &change);
-            });
+        pending.extend(self.names_before.take().map(|(number, before)| (number, Undecided::Names(before))));
+        pending.sort_unstable_by_key(|(number, _)| *number);
+        for (_, undecided) in pending {
+            match undecided {
+                Undecided::Names(before) if !crash.keeps_names() => self.names = before,
+                Undecided::Names(_) => {}
+                Undecided::Change(id, change) => {
+                    self.contents.entry(id).and_modify(|contents| {
+                        crash.survive(id, &contents.durable, &mut contents.seen, &change);
+                    });
+                }
+            }
         }
         for contents in self.contents.values_mut() {
             contents.durable.clone_from(&contents.seen);

@@ -95,6 +95,32 @@ fn a_sync_that_lies_keeps_nothing_and_one_that_is_ignored_can_fail_all_the_same(
 }
 
 #[test]
+fn a_rename_survives_as_the_crash_decides_until_the_directory_is_synced() {
+    let disk = SimDisk::new();
+    let (old, new) = (Path::new("f"), Path::new("f-new"));
+    disk.put(old, b"old").unwrap();
+    disk.put(new, b"new").unwrap();
+    disk.crash_at(disk.operations() + 1);
+    assert!(disk.replace(new, old).is_err() && disk.crashed());
+    disk.restart_process();
+    let after = |kind| {
+        let image = disk.image(kind);
+        (image.read(old).unwrap(), image.read(new).is_some())
+    };
+    assert_eq!(after(CrashKind::KeepAll), (b"new".to_vec(), false));
+    assert_eq!(after(CrashKind::DropAll), (b"old".to_vec(), true));
+    let torn = (0..50).filter(|seed| after(CrashKind::Torn(*seed)).1).count();
+    assert!((1..50).contains(&torn), "{torn}");
+    assert!(!after(CrashKind::Subset { newest: 1, older: false }).1);
+    assert!(after(CrashKind::Subset { newest: 0, older: false }).1);
+    disk.fault_at(disk.operations(), DiskFault::Error);
+    assert!(disk.sync_name(old).is_err());
+    assert!(after(CrashKind::DropAll).1);
+    disk.sync_name(old).unwrap();
+    assert!(!after(CrashKind::DropAll).1);
+}
+
+#[test]
 fn what_is_not_there_can_not_be_changed_removed_or_renamed() {
     let disk = SimDisk::new();
     let (here, gone) = (Path::new("f"), Path::new("g"));

@@ -78,6 +78,28 @@ impl World {
         }
     }
 
+    /// Gives a file another name: at once, or not at all, and not durably.
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.operate_or_fail(Operation::Rename, false)?;
+        self.files.rename(self.operations, from, to)
+    }
+
+    /// Makes the names of all files durable, as a sync of their directory does.
+    pub(super) fn sync_names(&mut self) -> io::Result<()> {
+        match self.operate(Operation::Sync, false)? {
+            Verdict::Lied => Ok(()),
+            Verdict::Failed(error) => Err(error),
+            Verdict::Late(error) => {
+                self.files.sync_names();
+                Err(error)
+            }
+            Verdict::Done => {
+                self.files.sync_names();
+                Ok(())
+            }
+        }
+    }
+
     pub(super) fn moment(&self, operation: Operation) -> Moment {
         Moment { number: self.operations, operation, files: self.files.clone() }
     }

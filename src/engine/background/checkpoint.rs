@@ -26,13 +26,12 @@ impl Core {
             return closed.clone().map_err(CommitError::Failed);
         }
         maintenance.retry_at = Timestamp::default();
-        if self.or_poison(|| self.checkpoint(&mut maintenance)) {
-            return Ok(());
-        }
-        if let Some(failure) = self.health.failure() {
-            return Err(CommitError::Failed(failure.clone()));
-        }
-        self.health.store_is_busy().map_or(Ok(()), |busy| Err(CommitError::Busy(busy)))
+        let moved = self.or_poison(|| self.checkpoint(&mut maintenance));
+        let busy = self.health.store_is_busy();
+        // Last, for what has failed is not busy any more. After a failed commit the rest is moved,
+        // but the engine has failed.
+        self.health.check_failure()?;
+        if moved { Ok(()) } else { busy.map_or(Ok(()), |busy| Err(CommitError::Busy(busy))) }
     }
 
     /// Moves the content of the log to the store, frees its segments, and drops expired blocks.
@@ -134,7 +133,7 @@ impl Core {
             change(meta);
             self.stamp(meta);
         };
-        self.store.apply(begun, batch, self.clock.now(), change, |from, tombstone| {
+        self.store.apply(begun, batch, &|| self.clock.now(), change, |from, tombstone| {
             self.index.pin_in_memory(from, tombstone)
         })
     }

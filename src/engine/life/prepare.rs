@@ -30,16 +30,16 @@ impl Core {
         let bytes = found.as_ref().map(|log| log.bytes()).transpose().map_err(StoreError::Later)?;
         let kept = found.zip(bytes).filter(|(_, bytes)| *bytes >= wal::first_bytes(wanted));
         let name = path.to_string_lossy();
+        let disk = &*self.options.disk;
         if let Some((log, _)) = &kept {
-            // This syncs it, too: what the meta row is about to say of its length may be from
-            // right before a kill.
-            log.add_opening(&id.checksummer, self.store.meta().salt, self.opening).map_err(refused)?;
+            // What the meta row is about to say of it may be from right before a kill.
+            let Meta { salt, log_bytes, .. } = self.store.meta();
+            log.add_opening(disk, &id.checksummer, (salt, self.opening), log_bytes).map_err(refused)?;
         }
         self.move_replayed(&name, kept.as_ref().map(|(_, bytes)| *bytes))?;
         let (log, bytes) = if let Some(kept) = kept {
             kept
         } else {
-            let disk = &*self.options.disk;
             // The one there was is over. Where this fails, it must not be missed at its path.
             self.log.set(None);
             let log = Log::create(disk, path, id, wanted, self.opening).map_err(refused)?;
@@ -66,7 +66,7 @@ impl Core {
     /// retires the old log.
     fn move_replayed(&self, name: &str, log_bytes: Option<u64>) -> Result<(), StoreError> {
         let applied = self.or_poison(|| {
-            let (tail, now, limit) = (self.publisher.take_tail(), self.clock.now(), self.fences.limit());
+            let (tail, limit) = (self.publisher.take_tail(), self.fences.limit());
             let change = |meta: &mut Meta| {
                 self.stamp(meta);
                 meta.checkpointed_seq = tail.seq;
@@ -80,7 +80,7 @@ impl Core {
             let batch = if tail.len() == 0 { Batch::default() } else { tail.batch(0) };
             let lift = |from, tombstone: &_| self.index.pin_in_memory(from, tombstone);
             self.store
-                .apply(None, &batch, now, change, lift)
+                .apply(None, &batch, &|| self.clock.now(), change, lift)
                 .inspect_err(|_| self.publisher.put_tail_back(tail))
         })?;
         self.index.evict();

@@ -54,7 +54,7 @@ pub(super) fn recover(
     let past = Past {
         mark: meta.time(),
         frame: frames.last().map(|found| found.frame.time),
-        is_empty: meta.keys == 0 && meta.tallies.claims.rows == 0 && frames.is_empty(),
+        is_empty: meta.tallies.index.rows == 0 && meta.tallies.claims.rows == 0 && frames.is_empty(),
     };
     let clock = Arc::new(EngineClock::resume(options.time.clone(), &past, options.max_clock_jump));
     // Cells count whole seconds from here: what had expired by then is not loaded.

@@ -65,8 +65,9 @@ impl Core {
             Ok(())
         };
         let applied = ready.and_then(|()| {
-            // While its thread panics, redb makes no commit as it closes the file.
-            let closes = !std::thread::panicking();
+            // While its thread panics, redb makes no commit as it closes the file. Nor does it where a
+            // read fails by then: a slow one may be under way, once one has failed.
+            let closes = !std::thread::panicking() && self.store.failed_reads() == 0;
             let batch = Batch { closes, ..tail.batch(RECLAIM_MIN) };
             self.store_batch(None, &batch, |meta| {
                 meta.checkpointed_seq = tail.seq;
@@ -82,5 +83,68 @@ impl Core {
             Err(StoreError::Failed(failure)) => Err(failure),
             Err(StoreError::Poisoned) => unreachable!("no application has a transaction any more"),
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use std::path::Path;
+    use std::sync::{Mutex, mpsc};
+    use std::thread;
+
+    use crate::disk::Disk;
+    use crate::engine::calls::lookup::tests::claim;
+    use crate::sim::{CrashKind, SimDisk};
+    use crate::{Engine, Status, Verify};
+
+    /// The last commit becomes durable as the database is closed, unless a read stops that. Where one
+    /// has failed, another may be under way.
+    #[test]
+    fn a_lookup_that_fails_during_a_close_costs_nothing_where_one_has_failed_before() {
+        const COUNT: usize = 100;
+        let disk = SimDisk::new();
+        let options = || Engine::options().disk(&disk).cache_bytes(0).verify(Verify::UpTo(0)).stepped();
+        let engine = options().open("x.idem").unwrap();
+        for n in 0..COUNT {
+            claim(&engine, &n.to_string()).complete(vec![7; 16_000]).unwrap();
+        }
+        engine.close().unwrap();
+        let engine = options().open("x.idem").unwrap();
+        let look = || (0..COUNT).for_each(|n| drop(engine.default_scope().get(n.to_string())));
+        disk.fail_read(disk.reads());
+        look();
+        assert_eq!(engine.stats().failed_reads, 1);
+        claim(&engine, "between").complete("reply").unwrap();
+        engine.checkpoint().unwrap();
+        claim(&engine, "last").complete("reply").unwrap();
+
+        let (is_held, held) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
+        disk.before_reads(move |_| {
+            let first = is_held.lock().unwrap().take();
+            if let Some(is_held) = first {
+                is_held.send(()).unwrap();
+                // The other side is dropped.
+                may_go.lock().unwrap().recv().unwrap_err();
+            }
+        });
+        thread::scope(|threads| {
+            threads.spawn(look);
+            held.recv().unwrap();
+            let closes = threads.spawn(|| engine.clone().close());
+            // The log is unlocked behind the last commit.
+            while disk.open(Path::new("x.idem-wal")).is_err() {
+                thread::yield_now();
+            }
+            disk.fail_read(disk.reads());
+            drop(go);
+            closes.join().unwrap().unwrap();
+        });
+        disk.reboot(CrashKind::DropAll);
+        assert!(disk.remove(Path::new("x.idem-wal")));
+        let engine = options().open("x.idem").unwrap();
+        assert!(matches!(engine.default_scope().get("last"), Ok(Status::Done(_))));
     }
 }

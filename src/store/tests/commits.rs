@@ -156,7 +156,7 @@ fn tombstones_whose_blocks_can_not_all_be_read_lie_where_their_records_lie() {
             Relocation::Moved
         };
         let batch = Batch { reclaim_max: 9 << 20, ..Batch::default() };
-        let applied = store.apply(None, &batch, EXPIRED, |_| (), pin);
+        let applied = store.apply(None, &batch, &|| EXPIRED, |_| (), pin);
         if disk.reads() <= first + read {
             assert!(applied.is_ok());
             break;
@@ -300,7 +300,9 @@ fn a_commit_counts_once_whichever_of_its_reads_fails() {
             ..Batch::default()
         };
         let applied = apply(&store, &half, EXPIRED, true).unwrap();
-        assert!((9..=10).contains(&applied.reclaimed), "{read}: {}", applied.reclaimed);
+        // Where a block could not be read, the others are for the next checkpoint.
+        let reclaimed = if store.unreadable.lock().is_empty() { 9..=10 } else { 0..=0 };
+        assert!(reclaimed.contains(&applied.reclaimed), "{read}: {}", applied.reclaimed);
         if disk.reads() <= first + read {
             assert!(read > 30, "{read}");
             break;

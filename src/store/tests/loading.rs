@@ -1,6 +1,7 @@
 //! Loading the index at an opening.
 
 use super::*;
+use crate::sync::without_threads;
 
 #[test]
 fn a_read_that_fails_in_one_of_the_threads_that_load_fails_the_opening() {
@@ -31,6 +32,27 @@ fn a_read_that_fails_in_one_of_the_threads_that_load_fails_the_opening() {
         }
     }
     assert!(failed > 5, "{failed} reads");
+}
+
+/// The system may refuse threads to a container that has many.
+#[test]
+fn where_no_thread_can_be_started_the_opening_thread_loads_in_place_of_all() {
+    let store = new_store(&SimDisk::new());
+    (1..=300).for_each(|n| drop(stored(&store, n)));
+    let mut keys = [0; 3];
+    let takers = keys.iter_mut().map(|keys| |found: &[Stored]| *keys += found.len()).collect();
+    let mut loaded = None;
+    without_threads(|| loaded = Some(store.load(takers, |_| (), |_, _| ())));
+    loaded.unwrap().unwrap();
+    assert_eq!(keys, [300; 3]);
+}
+
+/// The index makes room for them before it has seen one.
+#[test]
+fn a_file_says_no_more_keys_than_it_has_room_for() {
+    let store = new_store(&SimDisk::new());
+    store.meta.lock().keys = u64::MAX;
+    assert!(store.keys_hint() < 1 << 20, "{} keys", store.keys_hint());
 }
 
 #[test]

@@ -89,7 +89,13 @@ fn record_with(n: u64, body: &[u8]) -> Record {
 }
 
 fn apply(store: &Store, batch: &Batch, now: Timestamp, may_go: bool) -> Result<Applied, StoreError> {
-    store.apply(None, batch, now, |_| (), |_, _| if may_go { Relocation::Moved } else { Relocation::Stays })
+    store.apply(
+        None,
+        batch,
+        &|| now,
+        |_| (),
+        |_, _| if may_go { Relocation::Moved } else { Relocation::Stays },
+    )
 }
 
 /// Stores a record; returns it with its location.

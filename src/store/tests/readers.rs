@@ -202,6 +202,47 @@ fn a_view_that_could_not_be_opened_is_no_failed_read_of_a_block() {
     store.close().unwrap();
 }
 
+/// The path to the disk is away, and each read takes a minute to fail.
+#[test]
+fn readers_that_waited_for_a_view_that_could_not_be_opened_do_not_each_open_it_again() {
+    const READERS: u64 = 8;
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (is_held, held) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
+    disk.before_reads(move |_| {
+        if let Some(is_held) = is_held.lock().take() {
+            is_held.send(()).unwrap();
+            // The other side is dropped.
+            may_go.lock().recv().unwrap_err();
+        }
+    });
+    assert!(disk.fail_reads_of(path(), 0..u64::MAX));
+    let (access, before) = (&store.access, disk.reads());
+    let reads = thread::scope(|threads| {
+        let stops = || access.read(|_| Err::<(), _>(broken()));
+        let first = threads.spawn(stops);
+        held.recv().unwrap();
+        let others: Vec<_> = (1..READERS).map(|_| threads.spawn(stops)).collect();
+        while access.waiting.load(Ordering::SeqCst) < READERS - 1 {
+            thread::yield_now();
+        }
+        drop(go);
+        let all = others.into_iter().chain([first]);
+        all.for_each(|reader| assert!(matches!(reader.join().unwrap(), Err(ReadError::Io(_)))));
+        disk.reads() - before
+    });
+    // The first one's, and what it tried again.
+    assert!(reads <= 3, "{reads} reads");
+    let before = disk.reads();
+    store.access.refuse_long_reads();
+    assert!(matches!(store.access.read(|_| Ok(())), Err(ReadError::Closed)));
+    assert_eq!(disk.reads(), before, "a close would wait for it");
+    disk.mend();
+    store.close().unwrap();
+}
+
 #[test]
 fn a_block_that_was_dropped_is_not_remembered_as_unreadable() {
     let store = new_store(&SimDisk::new());
