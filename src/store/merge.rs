@@ -57,8 +57,8 @@ impl Store {
         it: &Commit<'_>,
         pin: &impl Fn(RecordLocation, &Record) -> Relocation,
     ) -> Result<Merged, StoreError> {
-        let merges = it.takes_blocks.get() && it.batch.merges;
-        let small = if merges { self.read_small(database, it)? } else { Vec::new() };
+        let wanted = it.batch.merges && it.takes_blocks.get();
+        let small = if wanted { self.read_small(database, it)? } else { Vec::new() };
         let mut merged = Merged::default();
         if !self.is_worth_it(&small, it.now) {
             return Ok(merged);

@@ -206,7 +206,7 @@ fn a_begin_that_is_pending_when_a_failed_engine_closes_never_comes() {
         engine.flush().unwrap();
         machine.disk.fail_syncs(Some(failing));
         assert_eq!(scope.begin("behind", request()).is_err(), failing == "-wal");
-        assert_eq!(engine.checkpoint().is_err(), failing == ".idem");
+        assert!(engine.checkpoint().is_err());
         machine.disk.fail_syncs(None);
         assert!(engine.clone().close().is_err());
         machine.disk.reboot(idemkv::sim::CrashKind::DropAll);

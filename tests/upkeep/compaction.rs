@@ -131,7 +131,7 @@ fn expiring_one_by_one(machine: &Machine) -> Engine {
     for n in 0..100 {
         let expires = Completion::new().ttl(SHORT + Duration::from_secs(n));
         let claim = fresh(&engine.scope(""), &n.to_string());
-        drop(claim.complete_with([7; 17_000], expires).unwrap());
+        drop(claim.complete_with(vec![7; 17_000], expires).unwrap());
         engine.checkpoint().unwrap();
     }
     machine.clock.advance(SHORT);

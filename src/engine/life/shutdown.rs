@@ -119,8 +119,8 @@ mod tests {
         engine.checkpoint().unwrap();
         claim(&engine, "last").complete("reply").unwrap();
 
-        let (is_held, held) = mpsc::channel();
-        let (go, may_go) = mpsc::channel::<()>();
+        let (is_held, held) = mpsc::sync_channel(1);
+        let (go, may_go) = mpsc::sync_channel::<()>(1);
         let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
         disk.before_reads(move |_| {
             let first = is_held.lock().unwrap().take();

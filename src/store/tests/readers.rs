@@ -208,11 +208,12 @@ fn readers_that_waited_for_a_view_that_could_not_be_opened_do_not_each_open_it_a
     const READERS: u64 = 8;
     let disk = SimDisk::new();
     let store = new_store(&disk);
-    let (is_held, held) = mpsc::channel();
-    let (go, may_go) = mpsc::channel::<()>();
+    let (is_held, held) = mpsc::sync_channel(1);
+    let (go, may_go) = mpsc::sync_channel::<()>(1);
     let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
     disk.before_reads(move |_| {
-        if let Some(is_held) = is_held.lock().take() {
+        let first = is_held.lock().take();
+        if let Some(is_held) = first {
             is_held.send(()).unwrap();
             // The other side is dropped.
             may_go.lock().recv().unwrap_err();
