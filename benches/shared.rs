@@ -4,6 +4,7 @@
 //!     cargo bench --features postgres --bench shared [seconds]
 //!     cargo bench --features postgres --bench shared transactions [seconds]
 //!     cargo bench --features postgres --bench shared 'in_flight=1' [seconds]
+//!     cargo bench --features postgres --bench shared copy
 
 #![allow(
     missing_docs,
@@ -26,8 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::{Begin, BeginInTx};
-use server::{Server, request};
+use idemkv::{Begin, BeginInTx, CommitMode, Engine};
+use server::{Server, claim, request};
 use tokio_postgres::NoTls;
 
 const BODY: [u8; 100] = [b'x'; 100];
@@ -285,6 +286,23 @@ async fn transactions(server: &Server, time: Duration) -> [f64; 4] {
     })
 }
 
+/// Keys a second that are copied from a file.
+fn copies(server: &Server) -> f64 {
+    const KEYS: usize = 100_000;
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    let engine = Engine::options().commit_mode(CommitMode::Buffered).open(&path).unwrap();
+    let scope = engine.scope("bench");
+    for number in 0..KEYS {
+        claim(&scope, &format!("key {number}")).complete(vec![b'x'; 100]).unwrap();
+    }
+    engine.close().unwrap();
+    let file = Engine::options().read_only().open(&path).unwrap();
+    let start = Instant::now();
+    file.copy_to(server.options("bench_copy")).unwrap();
+    KEYS as f64 / start.elapsed().as_secs_f64()
+}
+
 fn main() {
     let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(3);
     let time = Duration::from_secs(seconds);
@@ -292,6 +310,10 @@ fn main() {
         println!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
         return;
     };
+    if std::env::args().any(|word| word == "copy") {
+        println!("copied from a file: {:.0} keys a second", copies(server));
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let only = std::env::args().find_map(|word| word.strip_prefix("in_flight=")?.parse::<usize>().ok());
     if only.is_none() {

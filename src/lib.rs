@@ -125,7 +125,7 @@ pub use error::{
     TokenError,
 };
 #[cfg(feature = "postgres")]
-pub use error::{FailureKind, SharedError, StoreFailure};
+pub use error::{CopyError, FailureKind, SharedError, StoreFailure};
 #[cfg(any(feature = "serde", feature = "queue"))]
 pub use fault::Fault;
 pub use key::KeyHash;
@@ -141,7 +141,8 @@ pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
 #[cfg(feature = "postgres")]
 pub use shared::{
-    BeginInTx, ClaimInTx, CompletedInTx, Pooling, SharedOptions, SharedStats, TxStatements, UncommittedRecord,
+    BeginInTx, ClaimInTx, CompletedInTx, Copied, Pooling, SharedOptions, SharedStats, TxStatements,
+    UncommittedRecord,
 };
 pub use state::Fence;
 pub use status::Status;

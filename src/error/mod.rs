@@ -6,6 +6,8 @@ mod busy;
 mod claim;
 mod commit;
 mod complete_in;
+#[cfg(feature = "postgres")]
+mod copy;
 mod damage;
 mod end;
 mod failure;
@@ -31,6 +33,8 @@ pub use busy::Busy;
 pub use claim::ClaimError;
 pub use commit::CommitError;
 pub use complete_in::CompleteInError;
+#[cfg(feature = "postgres")]
+pub use copy::CopyError;
 pub use damage::Damage;
 pub use end::EndError;
 pub use failure::Failure;

@@ -121,10 +121,18 @@ async fn expire(core: Arc<Core>) {
     }
 }
 
-/// Looks at the server, makes the tables, and reads what every call needs.
+/// What every call needs.
 async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
-    let (config, tls) = options.config()?;
     let quoted = schema::quoted(&options.schema).map_err(unavailable)?;
+    let (link_options, found) = reach(&options).await?;
+    let sql = Sql::new(&quoted, &options.clock, &options.server);
+    let nonce = nonce()?;
+    Ok(Core::new(options, link_options, sql, (found, nonce)))
+}
+
+/// Looks at the server, and makes the tables where there are none.
+pub(super) async fn reach(options: &SharedOptions) -> Result<(LinkOptions, schema::Found), OpenError> {
+    let (config, tls) = options.config()?;
     let link_options = LinkOptions {
         config,
         tls,
@@ -149,10 +157,7 @@ async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
         let message = "the tables could not be looked at in time";
         return Err(unavailable(StoreFailure::new(FailureKind::TimedOut, message)));
     };
-    let found = found.map_err(unavailable)?;
-    let sql = Sql::new(&quoted, &options.clock, &options.server);
-    let nonce = nonce()?;
-    Ok(Core::new(options, link_options, sql, (found, nonce)))
+    Ok((link_options, found.map_err(unavailable)?))
 }
 
 /// Connects, and finds out whether a pooler is in between. It refuses the settings that a connection

@@ -16,6 +16,8 @@ pub(crate) mod claim;
 mod columns;
 mod complete;
 mod connection;
+mod copied_row;
+pub(crate) mod copy;
 pub(crate) mod core;
 mod count;
 mod counted;
@@ -59,6 +61,7 @@ mod watches;
 mod worker;
 
 pub use begin_in_tx::{BeginInTx, ClaimInTx, UncommittedRecord};
+pub use copy::Copied;
 pub use handle::SharedStats;
 pub use in_tx::CompletedInTx;
 pub use options::{Pooling, SharedOptions};

@@ -12,9 +12,15 @@
 
 mod changing;
 mod checking;
+#[cfg(feature = "postgres")]
+mod copying;
 mod exporting;
 mod flips;
 mod helpers;
 mod looking;
 mod restoring;
+#[cfg(feature = "postgres")]
+#[path = "../shared/server.rs"]
+#[allow(dead_code, reason = "the tests of the shared store use the rest")]
+mod server;
 mod small;

@@ -32,6 +32,7 @@ mod begin_in_tx;
 mod bouncer;
 mod cache;
 mod callers;
+mod copy;
 mod durable;
 mod file_only;
 mod groups;

@@ -48,6 +48,9 @@ enum Command {
     Export(export::Export),
     /// Makes a new file of an export
     Import(import::Import),
+    /// Copies all keys of a file into the tables of a shared store
+    #[cfg(feature = "postgres")]
+    Copy(crate::copy::Copy),
     /// Says what is wrong with a file, what can be saved, and what to do
     Doctor(doctor::Doctor),
     /// Measures this disk and the engine, side by side
@@ -72,6 +75,8 @@ impl Arguments {
             Command::Restore(restore) => restore.run(out),
             Command::Export(export) => export.run(out),
             Command::Import(import) => import.run(out),
+            #[cfg(feature = "postgres")]
+            Command::Copy(copy) => copy.run(out),
             Command::Doctor(doctor) => doctor.run(out),
             Command::Bench(bench) => bench.run(out),
             Command::Completions(completions) => completions.run(Self::command(), out),

@@ -15,6 +15,8 @@ mod backup;
 mod bench;
 mod compact;
 mod completions;
+#[cfg(feature = "postgres")]
+mod copy;
 mod doctor;
 mod entry;
 mod export;

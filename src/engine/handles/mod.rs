@@ -2,6 +2,8 @@
 
 mod begin_many;
 pub(crate) mod claim;
+#[cfg(feature = "postgres")]
+mod copy;
 pub(super) mod end_many;
 pub(super) mod ending;
 mod ends;

@@ -1,0 +1,45 @@
+//! `copy`, into a `PostgreSQL` that the test starts.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use idemkv::{Begin, Fingerprint};
+
+use crate::helpers::{closed, contents, on};
+use crate::server;
+
+#[test]
+fn keys_are_copied_once_they_are_agreed_to_and_into_new_tables_alone() {
+    let Some(server) = server::get() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    let (_folder, file) = closed();
+    let (before, url) = (contents(&file), server.url());
+    let ran = on(&file, "copy", &[&url, "--schema", "commanded"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.err.contains("into the schema \"commanded\"") && ran.err.contains("nobody to ask"),
+        "{ran:?}"
+    );
+    assert_eq!(server.one("SELECT to_regclass('commanded.keys') IS NULL"), "t");
+
+    // The address can have a password, so it is not among the arguments.
+    let mut copying = Command::new(env!("CARGO_BIN_EXE_idemkv"));
+    let words = ["-", "--schema", "commanded", "--yes"].map(OsStr::new);
+    copying.arg("copy").arg(&file).args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut copying = copying.spawn().unwrap();
+    copying.stdin.take().unwrap().write_all(format!("{url}\n").as_bytes()).unwrap();
+    let output = copying.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("1 policies"), "{said}");
+    assert!(contents(&file) == before, "the file is as it was");
+
+    let store = server.connect("commanded");
+    let answer = store.scope("charges").begin("order 01", Fingerprint::of("request")).unwrap();
+    assert!(matches!(answer, Begin::Done(record) if record.body() == b"charged 1"));
+    drop(store);
+    let ran = on(&file, "copy", &[&url, "--schema", "commanded", "--yes"]);
+    assert!(ran.code == 1 && ran.err.contains("have been used"), "{ran:?}");
+}
