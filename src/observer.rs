@@ -124,7 +124,9 @@ pub enum Event<'e> {
         /// How long it took.
         took: Duration,
     },
-    /// A claim was granted, and its call is about to return.
+    /// A claim was granted, and its call is about to return. If its lease runs out, or the engine
+    /// fails, while observers are told, the call does not return it: it tells of another claim, or
+    /// of an error.
     #[non_exhaustive]
     Granted {
         /// The key's scope.

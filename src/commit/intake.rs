@@ -92,6 +92,8 @@ impl<P: Publish> Commit<P> {
     /// Queues an end of a claim at once, however full the queue is, without a further check: an
     /// outcome must not be refused. Each end has had its log space since the grant, which bounds
     /// their number. Any other entry goes through [`append_if`](Self::append_if).
+    ///
+    /// `queued` is called under the queue's lock: until it has returned nobody learns of the end.
     pub(crate) fn append_end(
         &self,
         caller: Caller,
@@ -99,11 +101,13 @@ impl<P: Publish> Commit<P> {
         op: P::Op,
         reservation: &mut Reservation,
         _held: P::Held,
+        queued: impl FnOnce(),
     ) -> Result<Ticket, CommitError> {
         self.check_process()?;
         let mut queue = self.queue.lock();
         self.check_open(&queue)?;
         let ticket = queue.push(entry, op, reservation);
+        queued();
         self.call_leader_for(caller, &queue);
         Ok(ticket)
     }

@@ -142,7 +142,7 @@ impl Bench {
     }
 
     fn append(&self, caller: Caller, op: u32) -> Ticket {
-        self.commit.append_end(caller, ENTRY, op, &mut self.reserve(RESERVED), ()).unwrap()
+        self.commit.append_end(caller, ENTRY, op, &mut self.reserve(RESERVED), (), || ()).unwrap()
     }
 
     fn append_all(&self, ops: std::ops::Range<u32>) -> Vec<Ticket> {
@@ -171,7 +171,7 @@ fn a_log_that_is_ready_after_the_close_takes_nothing() {
     };
     bench.commit.close();
     bench.commit.start(writer);
-    let refused = bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), ());
+    let refused = bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), (), || ());
     assert!(matches!(refused, Err(CommitError::Closed)), "{refused:?}");
 }
 
@@ -209,7 +209,7 @@ fn a_commit_closes_when_everything_is_published() {
     bench.commit.close();
     assert_eq!((bench.groups(), ticket.status.end()), (1, Some(GroupEnd::Durable)));
     assert!(matches!(
-        bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), ()),
+        bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), (), || ()),
         Err(CommitError::Closed)
     ));
 }
@@ -229,7 +229,7 @@ fn what_was_durable_before_a_failure_is_published_and_what_comes_after_fails() {
     assert_eq!(bench.commit.publisher.failures.lock().unwrap().len(), 1);
     assert!(bench.commit.failure().is_some() && bench.commit.queue.lock().writer.is_none());
     assert!(matches!(
-        bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), ()),
+        bench.commit.append_end(Caller::Thread, ENTRY, 1, &mut bench.reserve(RESERVED), (), || ()),
         Err(CommitError::Failed(_))
     ));
     // Nobody waits for what will not come.

@@ -137,7 +137,8 @@ impl Commit<Published> {
     /// Queues an entry and waits until it is durable; by then it is published.
     fn commit_one(&self, caller: Caller, op: usize) {
         let mut reservation = reserve(self.space(), ENTRY);
-        let Ok(mut ticket) = self.append_end(caller, &Entry::Mark.encoded(), op, &mut reservation, ()) else {
+        let Ok(mut ticket) = self.append_end(caller, &Entry::Mark.encoded(), op, &mut reservation, (), || ())
+        else {
             panic!("it is open")
         };
         let settled = async {
@@ -231,7 +232,8 @@ fn closing_waits_for_what_was_queued() {
         let theirs = Arc::clone(&commit);
         let other = spawn(move || {
             let mut reservation = reserve(theirs.space(), ENTRY);
-            let queued = theirs.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, &mut reservation, ());
+            let queued =
+                theirs.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, &mut reservation, (), || ());
             let Ok(mut ticket) = queued else { return false };
             let Ok(()) = block(theirs.settled(Caller::Thread, &mut ticket)) else { panic!("nothing fails") };
             true
@@ -258,7 +260,8 @@ fn what_is_acknowledged_early_is_flushed() {
             }
         });
         let mut reservation = reserve(commit.space(), ENTRY);
-        let queued = commit.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, &mut reservation, ());
+        let queued =
+            commit.append_end(Caller::Thread, &Entry::Mark.encoded(), 0, &mut reservation, (), || ());
         assert!(queued.is_ok());
         commit.flush_within(Duration::ZERO);
         leads.join().unwrap();

@@ -311,3 +311,37 @@ fn a_claim_whose_token_finds_no_room_after_a_failed_checkpoint_comes_back() {
     assert!(matches!(refused.reason(), ClaimError::Commit(CommitError::Failed(_))), "{refused:?}");
     assert_eq!(refused.into_claim().unwrap().complete("reply").unwrap().body(), b"reply");
 }
+
+/// Begins wait in line for room; a claim that stands comes before them, as all claims that are out do.
+#[test]
+fn a_claim_that_stood_over_a_restart_gets_log_space_before_begins_that_wait() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let token = fresh(&jobs(&engine), "key").into_token().unwrap();
+    machine.kill(engine);
+    let engine = machine.open();
+    let (mut others, mut waiting) = (Vec::new(), Vec::new());
+    for number in 0.. {
+        let (scope, key) = (engine.default_scope().clone(), number.to_string());
+        let mut begin = Box::pin(async move { scope.begin_async(key, request()).await });
+        if poll(begin.as_mut()).is_pending() {
+            engine.flush().unwrap();
+        }
+        match poll(begin.as_mut()) {
+            Poll::Ready(Ok(Begin::Fresh(claim))) => others.push(claim),
+            Poll::Pending => waiting.push(begin),
+            other => panic!("{other:?}"),
+        }
+        if waiting.len() == 3 {
+            break;
+        }
+    }
+    let scope = engine.scope("jobs");
+    let mut resumed = pin!(scope.resume_async(&token));
+    assert!(poll(resumed.as_mut()).is_pending());
+    // Room for one.
+    others.pop().unwrap().release().unwrap();
+    engine.step();
+    let answer = poll(resumed.as_mut());
+    assert!(matches!(answer, Poll::Ready(Ok(_))), "{answer:?}");
+}

@@ -206,3 +206,64 @@ fn an_engine_that_a_panic_drops_leaves_a_file_that_needs_no_log() {
     let found = machine.open().default_scope().get("key").unwrap();
     assert!(matches!(found, Status::Done(_)), "{found:?}");
 }
+
+/// The engine fails between the commit of a grant and the poll for which its task comes late.
+#[test]
+fn no_claim_arrives_after_the_engine_has_failed() {
+    type Fail = fn(&Machine, &Engine);
+    let ways: [Fail; 3] = [
+        |machine, engine| {
+            machine.disk.fail_syncs(Some("-wal"));
+            assert!(default_scope(engine).begin("behind", request()).is_err());
+            machine.disk.fail_syncs(None);
+        },
+        fail_a_checkpoint,
+        |machine, engine| {
+            assert!(machine.disk.rename(Path::new("x.idem"), Path::new("y.idem")));
+            machine.clock.advance(std::time::Duration::from_secs(2));
+            engine.step();
+        },
+    ];
+    for (way, fail) in ways.into_iter().enumerate() {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let scope = default_scope(&engine);
+        drop(fresh(&scope, "before"));
+        let requests = [("first", request()), ("second", request())];
+        let mut single = pin!(scope.begin_async("key", request()));
+        let mut batch = pin!(scope.begin_many_async(&requests));
+        let mut resolve = pin!(scope.resolve_async("before"));
+        assert!(poll(single.as_mut()).is_pending() && poll(batch.as_mut()).is_pending());
+        assert!(poll(resolve.as_mut()).is_pending());
+        engine.flush().unwrap();
+        fail(&machine, &engine);
+        assert!(engine.stats().has_failed, "{way}");
+        let answer = ready(single.as_mut());
+        assert!(matches!(answer, Err(BeginError::Failed(_))), "{way}: {answer:?}");
+        let answers = ready(batch.as_mut());
+        assert!(
+            answers.iter().all(|answer| matches!(answer, Err(BeginError::Failed(_)))),
+            "{way}: {answers:?}"
+        );
+        let answer = ready(resolve.as_mut());
+        assert!(matches!(answer, Err(ResolveError::Begin(BeginError::Failed(_)))), "{way}: {answer:?}");
+    }
+}
+
+/// The second of its commits fails.
+#[test]
+fn a_batch_of_which_a_commit_fails_grants_nothing() {
+    let keys: Vec<_> = (0..60).map(|n| (format!("{n:0>100}"), request())).collect();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let machine = Machine::default();
+    let engine = machine.options().batch_bytes(4_096).open("x.idem").unwrap();
+    let (count, disk) = (Arc::clone(&syncs), machine.disk.clone());
+    machine.disk.before_syncs(move |path| {
+        if path.ends_with("-wal") && count.fetch_add(1, Ordering::Relaxed) == 1 {
+            disk.fail_syncs(Some("-wal"));
+        }
+    });
+    let answers = default_scope(&engine).begin_many(&keys);
+    assert!(syncs.load(Ordering::Relaxed) >= 2, "the batch is one commit");
+    assert!(answers.iter().all(|answer| matches!(answer, Err(BeginError::Failed(_)))), "{answers:?}");
+}

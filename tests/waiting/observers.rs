@@ -208,3 +208,43 @@ fn an_observer_on_a_thread_of_the_engine_does_not_wait_for_the_work_of_a_transac
     assert!(told.get(2).is_some_and(|told| told.starts_with(refused)), "{told:?}");
     engine.close().unwrap();
 }
+
+const LEASE: Duration = Duration::from_secs(10);
+
+/// Takes half of a lease for each of the first three grants and refusals that it hears of.
+struct Slow(idemkv::sim::ManualClock, AtomicUsize);
+
+impl Observer for Slow {
+    fn event(&self, event: &Event<'_>) {
+        let is_slow = matches!(event, Event::Granted { .. } | Event::Refused { .. });
+        if is_slow && self.1.fetch_add(1, Ordering::Relaxed) < 3 {
+            self.0.advance(LEASE / 2);
+        }
+    }
+}
+
+/// What an observer takes counts while claims are on their way. So a claim is granted again if its
+/// lease is over by then, instead of being given out dead.
+#[test]
+fn claims_arrive_with_their_leases_however_slow_the_observer_is() {
+    for keys in [&["a", "b", "c"][..], &["a", "refused", "refused too", "refused as well"]] {
+        let machine = Machine::default();
+        let observer = Arc::new(Slow(machine.clock.clone(), AtomicUsize::new(0)));
+        let engine = machine.options().observer(observer).queue_timeout(LONG).open("x.idem").unwrap();
+        let policy = engine.policy().lease(LEASE).max_in_flight(if keys.len() == 4 { 1 } else { 3 });
+        let leased = engine.set_policy("leased", policy).unwrap();
+        let requests: Vec<_> = keys.iter().map(|key| (key, request())).collect();
+        let mut claims = Vec::new();
+        for answer in leased.begin_many(&requests) {
+            match answer {
+                Ok(Begin::Fresh(claim)) => claims.push(claim),
+                Err(BeginError::Busy(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(claims.len(), if keys.len() == 4 { 1 } else { 3 });
+        assert!(claims.iter_mut().all(|claim| claim.renew().is_ok()), "{keys:?}");
+        engine.step();
+        assert_eq!(engine.stats().lease_expired, 0);
+    }
+}

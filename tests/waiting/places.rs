@@ -1,14 +1,14 @@
 //! Places in the queue, and room in the log: which calls wait for them, and for how long.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::common::{Machine, TTL, default_scope, done, fresh, request, run};
 use crate::helpers::{Callback, Count, poll, ready};
 use futures_executor::block_on;
-use idemkv::{Begin, BeginError, Busy, Claim, ClaimError, CommitError, Engine, Policy, Status};
+use idemkv::{Begin, BeginError, Busy, Claim, ClaimError, CommitError, Durability, Engine, Policy, Status};
 
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -285,4 +285,58 @@ fn a_full_queue_is_not_told_as_a_log_that_claims_keep() {
     assert!(matches!(refused, BeginError::Busy(Busy::QueueFull { waited: Duration::ZERO })), "{refused:?}");
     let said = refused.to_string();
     assert!(said.contains("try again later") && !said.contains("is reserved"), "{said}");
+}
+
+/// A call that waits for a claim begins with the end of that claim. The claim's place is free by then,
+/// though its holder has not taken the answer to the end yet.
+#[test]
+fn a_claim_that_ends_leaves_its_place_to_the_call_that_waits_for_it() {
+    let ends: [fn(Claim, &Engine); 4] = [
+        |claim, engine| {
+            let ending = claim.release_async();
+            engine.flush().unwrap();
+            drop(ending);
+        },
+        |claim, _| claim.release().unwrap(),
+        |claim, _| drop(claim),
+        |claim, _| drop(claim.complete_in(|_| Ok::<_, ()>("reply")).unwrap()),
+    ];
+    for durability in [Durability::Full, Durability::Completions] {
+        for (way, end) in ends.into_iter().enumerate() {
+            let machine = Machine::rerun();
+            let engine = machine.open();
+            let policy = engine.policy().max_in_flight(1).durability(durability);
+            let jobs = engine.set_policy("jobs", policy).unwrap();
+            let claim = fresh(&jobs, "key");
+            let Ok(Begin::InFlight(pending)) = jobs.begin("key", request()) else { panic!() };
+            let refused = Arc::new(Mutex::new(Vec::new()));
+            let (begins, noted) = (jobs.clone(), Arc::clone(&refused));
+            let waker = Callback::waker(move || {
+                let mut next = pin!(begins.begin_async("next", request()));
+                if let Poll::Ready(Err(error)) = poll(next.as_mut()) {
+                    noted.lock().unwrap().push(error.to_string());
+                }
+            });
+            let mut waits = pin!(pending.wait_async());
+            assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            end(claim, &engine);
+            assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_ready(), "{durability:?} {way}");
+            assert_eq!(*refused.lock().unwrap(), [""; 0], "{durability:?} {way}");
+        }
+    }
+}
+
+#[test]
+fn an_end_whose_answer_nobody_takes_keeps_no_place_and_no_log_space() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let jobs = engine.set_policy("jobs", engine.policy().max_in_flight(1)).unwrap();
+    let first = fresh(&jobs, "first").complete_async("reply");
+    engine.flush().unwrap();
+    let second = fresh(&jobs, "second").complete_async("reply");
+    engine.flush().unwrap();
+    assert_eq!(engine.stats().in_flight, 0);
+    let used = engine.stats().log_used_bytes;
+    drop((first, second));
+    assert_eq!(engine.stats().log_used_bytes, used);
 }

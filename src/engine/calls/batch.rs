@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::begin::BeginProgress;
 use super::pending_grant::PendingGrant;
-use crate::clock::{QueueTimeout, Stopwatch};
+use crate::clock::QueueTimeout;
 use crate::engine::common::namespace::{KeyRef, ScopeInner};
 use crate::engine::common::request::{BeginRequest, CALLS_MAX};
 use crate::engine::core::Core;
@@ -75,10 +75,18 @@ impl Core {
         }
         // One for the batch: what its members wait for runs at the same time.
         let (mut queue_timeout, mut twins) = (QueueTimeout::new(self.options.queue_timeout), Vec::new());
+        let mut refusals = Refusals { scope, requests, told: vec![false; requests.len()] };
         loop {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             note_twins(&results, &granting, &mut twins);
             self.settle_all(caller, &mut results, &mut granting).await;
+            // Observers may be slow, so they are told before any claim arrives.
+            for (at, granting) in &mut granting {
+                if results.get(*at).is_some_and(Option::is_none) {
+                    granting.tell(self, watch.as_ref());
+                }
+            }
+            refusals.tell(self, &mut results);
             let lost = self.take_lost(&results, &mut granting);
             if lost.is_empty() {
                 break;
@@ -99,11 +107,9 @@ impl Core {
                 }
             }
         }
-        self.arrive_all(&mut results, granting, twins, queue_timeout.span(), watch.as_ref());
-        let answers = results.into_iter().map(answered).zip(requests);
-        answers
-            .map(|(answer, request)| answer.map_err(|error| self.refused(scope, request.key, error)))
-            .collect()
+        self.arrive_all(&mut results, granting, twins, queue_timeout.span());
+        refusals.tell(self, &mut results);
+        results.into_iter().map(answered).collect()
     }
 
     /// Refuses a batch that is too long.
@@ -143,7 +149,6 @@ impl Core {
         granting: Vec<(usize, PendingGrant)>,
         twins: Vec<(usize, usize)>,
         waited: Duration,
-        watch: Option<&Stopwatch>,
     ) {
         for (at, mut granting) in granting {
             let Some(result @ None) = results.get_mut(at) else { continue };
@@ -151,8 +156,10 @@ impl Core {
                 Ok(()) => BeginError::Busy(Busy::LeaseTooShort { waited }),
                 Err(shut) => shut.into(),
             };
-            *result =
-                Some(granting.arrive(self, watch).map(|claim| Begin::Fresh(claim.into())).ok_or_else(late));
+            *result = Some(match granting.arrive(self) {
+                Ok(claim) => claim.map(|claim| Begin::Fresh(claim.into())).ok_or_else(late),
+                Err(failed) => Err(failed.into()),
+            });
         }
         tell_twins(results, twins);
     }
@@ -253,6 +260,27 @@ impl Core {
             self.index.count_replays(first.digest(), replayed);
         }
         replays
+    }
+}
+
+/// The refusals of a batch, each told once.
+struct Refusals<'a> {
+    scope: &'a ScopeInner,
+    requests: &'a [BeginRequest<'a>],
+    told: Vec<bool>,
+}
+
+impl Refusals<'_> {
+    /// Counts refusals that are new, and tells the observer.
+    fn tell(&mut self, core: &Core, results: &mut [Option<Result<Begin, BeginError>>]) {
+        for ((result, told), request) in results.iter_mut().zip(&mut self.told).zip(self.requests) {
+            if let Some(Err(error)) = result
+                && !std::mem::replace(told, true)
+            {
+                let refused = core.refused(self.scope, request.key, error.clone());
+                *error = refused;
+            }
+        }
     }
 }
 

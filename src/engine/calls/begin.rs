@@ -119,7 +119,8 @@ impl Core {
                 BeginProgress::PendingGrant(granting) => granting,
             };
             granting.settled(self, caller).await?;
-            if let Some(claim) = granting.arrive(self, watch.as_ref()) {
+            granting.tell(self, watch.as_ref());
+            if let Some(claim) = granting.arrive(self)? {
                 return Ok(Begin::Fresh(claim.into()));
             }
             drop(granting);
@@ -276,7 +277,8 @@ impl Core {
                         .await?;
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;
-                    if let Some(claim) = granting.arrive(self, watch.as_ref()) {
+                    granting.tell(self, watch.as_ref());
+                    if let Some(claim) = granting.arrive(self).map_err(BeginError::from)? {
                         return Ok(claim.into());
                     }
                     Box::pin(self.look_again(caller, &mut queue_timeout)).await?;

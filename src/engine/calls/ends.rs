@@ -7,6 +7,7 @@ use crate::engine::common::end_request::{EndRequest, NewResult};
 use crate::engine::core::Core;
 use crate::engine::core::ending_proof::{EndingProof, take_for_ending};
 use crate::engine::core::log_record::LogRecord;
+use crate::engine::core::quota::Quota;
 use crate::engine::file::claim::FileClaim;
 use crate::engine::file::pending_end::{PendingEnd, QueuedEnd};
 use crate::error::{ClaimError, CommitError, EndError};
@@ -84,10 +85,11 @@ impl FileClaim {
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to
         // undo there.
         if !self.terms.logged && attempt.earlier.is_none() {
-            let forgotten = core.forget_unlogged(&attempt);
-            if let Err(error) = forgotten {
+            if let Err(error) = core.forget_unlogged(&attempt) {
                 return self.not_queued(error);
             }
+            self.permit.leave();
+            attempt.end(Ended::Vacated);
             return PendingEnd::Released;
         }
         if vacates {
@@ -183,8 +185,13 @@ impl FileClaim {
     ) -> PendingEnd {
         let handle = self.handle();
         let entry = record.encoded();
-        match handle.core().commit.append_end(caller, &entry, record, self.reservation(), taken) {
+        // Waiters that are told of the end may begin then, and take the place. And the call for
+        // this end may take its answer late: others do not wait for that.
+        let Quota { reservation, place } = self.permit.quota();
+        let queued = || handle.core().leave(place);
+        match handle.core().commit.append_end(caller, &entry, record, reservation, taken, queued) {
             Ok(ticket) => {
+                self.reservation().give_back();
                 self.core().leases.forget(&self.attempt);
                 PendingEnd::Queued(QueuedEnd { claim: self, ticket, record: stored })
             }
@@ -235,7 +242,6 @@ impl Core {
             (if is_it { Change::Set(Slot::Vacant) } else { Change::Keep }, Ok(()))
         })?;
         self.leases.forget(attempt);
-        attempt.end(Ended::Vacated);
         Ok(())
     }
 }

@@ -29,12 +29,14 @@ pub(super) struct PendingGrant {
     unqueued: Option<LogRecord>,
     /// The ticket of its group; `None` if the log need not know.
     ticket: Option<Ticket>,
+    /// The observer knows of it.
+    is_told: bool,
 }
 
 impl PendingGrant {
     pub(super) fn new(claim: FileClaim, before: Slot) -> Self {
         let unqueued = Some(LogRecord::Granted(Arc::clone(claim.of())));
-        Self { claim: Some(claim), before, unqueued, ticket: None }
+        Self { claim: Some(claim), before, unqueued, ticket: None, is_told: false }
     }
 
     /// Queues the intent, if the log has to know the claim; `false` if the lease ran out before,
@@ -128,27 +130,44 @@ impl PendingGrant {
     /// Takes back a claim that the log does not know.
     fn put_back(&mut self, core: &Core, claim: &mut FileClaim, error: Option<&CommitError>) {
         let (attempt, before) = (Arc::clone(claim.of()), std::mem::replace(&mut self.before, Slot::Vacant));
+        // Before waiters are told: one of them may begin then, and takes the place.
+        claim.permit.leave();
         core.withdraw_unlogged(&attempt, before, claim.reservation(), error);
     }
 
-    /// Makes the claim, once the grant has settled. `None` if its lease ran out or the engine
-    /// closed: then the grant is withdrawn. The watch has run since the call, if there is an
-    /// observer.
-    pub(super) fn arrive(&mut self, core: &Core, watch: Option<&Stopwatch>) -> Option<FileClaim> {
-        debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
-        let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
-        // Other threads look only once the clock ticks, or where they want the key.
-        if core.is_too_late(claim.of()) {
-            self.claim = Some(claim);
-            self.give_back();
-            return None;
+    /// Tells the observer of the grant, once it has settled. This comes before the claim arrives,
+    /// because observers may be slow. The watch has run since the call, if there is an observer.
+    pub(super) fn tell(&mut self, core: &Core, watch: Option<&Stopwatch>) {
+        if let Some(claim) = &self.claim
+            && !std::mem::replace(&mut self.is_told, true)
+        {
+            core.options.hooks.granted(claim.of(), claim.resolves(), watch);
         }
+    }
+
+    /// Makes the claim, once the grant has settled. `None` if its lease ran out or the engine
+    /// closed: then the grant is withdrawn.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has failed since. The grant is withdrawn then, if the log still takes that.
+    pub(super) fn arrive(&mut self, core: &Core) -> Result<Option<FileClaim>, CommitError> {
+        debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
+        // Other threads look only once the clock ticks, or where they want the key.
+        let is_too_late = self.claim.as_ref().is_some_and(|claim| core.is_too_late(claim.of()));
+        let failed = core.health.check_failure();
+        if is_too_late || failed.is_err() {
+            self.give_back();
+            // A caller of a closed engine learns that.
+            return if core.health.is_open() { failed.map(|()| None) } else { Ok(None) };
+        }
+        let Some(mut claim) = self.claim.take() else { unreachable!("a claim arrives once") };
         if !claim.arrives() {
             claim.discard();
-            return None;
+            return Ok(None);
         }
-        core.count_grant(claim.of(), claim.resolves(), watch);
-        Some(claim)
+        core.counters.count_grant(claim.of(), claim.resolves());
+        Ok(Some(claim))
     }
 }
 

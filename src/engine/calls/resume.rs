@@ -93,7 +93,7 @@ impl Core {
             | Slot::Cached(..)
             | Slot::Stored { .. } => 0,
         };
-        let more = self.reserve(caller, more).await.map_err(BeginError::from)?;
+        let more = self.reserve_for_claim(caller, more).await.map_err(BeginError::from)?;
         // Again, for the wait may have been long.
         self.may_resume()?;
         match self.take_up(handle, &row, more) {

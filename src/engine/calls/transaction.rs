@@ -177,6 +177,7 @@ impl FileClaim {
                 let waiters = core.publisher.complete(self.of(), &record);
                 core.leases.forget(self.of());
                 drop(maintenance);
+                self.permit.leave();
                 waiters.tell();
                 self.count_outcome(&record);
                 Ok(record)

@@ -25,7 +25,7 @@ pub(super) mod threads;
 use crate::Timestamp;
 use crate::activity::{Activity, ActivityMark, is_called, is_inside, is_inside_any};
 use crate::attempt::Attempt;
-use crate::clock::{EngineClock, Stopwatch};
+use crate::clock::EngineClock;
 use crate::commit::Commit;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::leases::Leases;
@@ -258,12 +258,6 @@ impl Core {
         self.commit.notify_threads();
         self.reads.notify();
         self.timekeeper.notify();
-    }
-
-    /// Counts a claim that its caller gets, and tells the observer.
-    pub(super) fn count_grant(&self, attempt: &Attempt, resolves: bool, watch: Option<&Stopwatch>) {
-        self.counters.count_grant(attempt, resolves);
-        self.options.hooks.granted(attempt, resolves, watch);
     }
 
     /// Counts an end of a claim that the log, or the store, has, and tells the observer.

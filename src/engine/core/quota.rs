@@ -9,15 +9,28 @@ use crate::wal::{LogSpace, Reservation};
 #[derive(Debug)]
 pub(crate) struct Quota {
     pub(in crate::engine) reservation: Reservation,
+    pub(in crate::engine) place: Place,
+}
+
+/// A place among the claims in flight.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// The engine counts it.
+    pub(in crate::engine) is_counted: bool,
     /// The scope that counts it.
     pub(in crate::engine) scope: Option<Box<[u8]>>,
 }
 
 impl Quota {
+    /// Nothing.
+    pub(in crate::engine) fn none(space: &Arc<LogSpace>) -> Self {
+        Self { reservation: Reservation::none(space), place: Place::default() }
+    }
+
     /// The quota of a claim that was handed over before the file was opened. It reserves space
     /// for its end when the claim is resumed.
     pub(super) fn of_standing(attempt: &Attempt, policies: &Policies, space: &Arc<LogSpace>) -> Self {
         let scope = policies.reenter(attempt.scope()).then(|| attempt.scope().into());
-        Self { reservation: Reservation::none(space), scope }
+        Self { reservation: Reservation::none(space), place: Place { is_counted: true, scope } }
     }
 }

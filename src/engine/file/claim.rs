@@ -107,6 +107,8 @@ impl FileClaim {
         if interrupting == Interrupting::Done {
             core.revoke_token(&attempt, now, self.reservation());
         }
+        // Before waiters are told: one of them may begin now, and takes the place.
+        self.permit.leave();
         attempt.end(Ended::Interrupted);
         if interrupting == Interrupting::Done {
             core.tell_of_interruption(&attempt, Cause::Dropped);

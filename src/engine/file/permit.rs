@@ -3,7 +3,7 @@
 use super::handle::FileHandle;
 use crate::clock::{Deadline, QueueTimeout};
 use crate::engine::core::Core;
-use crate::engine::core::quota::Quota;
+use crate::engine::core::quota::{Place, Quota};
 use crate::error::{BeginError, CommitError};
 use crate::policy::Policy;
 use crate::sync::Arc;
@@ -22,17 +22,23 @@ pub(in crate::engine) struct Needs {
 pub(crate) struct Permit {
     pub(super) handle: Arc<FileHandle>,
     quota: Quota,
-    /// The share was moved elsewhere.
-    is_empty: bool,
 }
 
 impl Core {
-    pub(in crate::engine) fn give_back(&self, quota: Quota) {
-        self.limits.leave();
-        if let Some(scope) = &quota.scope {
-            self.policies.leave(scope);
-        }
+    pub(in crate::engine) fn give_back(&self, mut quota: Quota) {
+        self.leave(&mut quota.place);
         drop(quota);
+    }
+
+    /// Gives a place among the claims in flight back.
+    pub(in crate::engine) fn leave(&self, place: &mut Place) {
+        let Place { is_counted, scope } = std::mem::take(place);
+        if is_counted {
+            self.limits.leave();
+        }
+        if let Some(scope) = scope {
+            self.policies.leave(&scope);
+        }
     }
 }
 
@@ -48,8 +54,8 @@ impl Permit {
         let core = handle.core();
         let is_counted = core.policies.enter(scope, policy, || core.limits.enter())?;
         // The permit exists from here on, so that every way out gives it back.
-        let scope = is_counted.then(|| scope.into());
-        let mut permit = Self::of(Quota { reservation: Reservation::none(&core.space), scope }, handle);
+        let place = Place { is_counted: true, scope: is_counted.then(|| scope.into()) };
+        let mut permit = Self::of(Quota { reservation: Reservation::none(&core.space), place }, handle);
         permit.quota.reservation =
             core.reserve_patiently(caller, needs.intent + needs.ending, queue_timeout).await?;
         Ok(permit)
@@ -58,10 +64,10 @@ impl Permit {
     /// The same permit under another policy: the log space stays, and a new limit of the scope
     /// counts the claim.
     pub(in crate::engine) fn under(mut self, scope: &[u8], policy: &Policy) -> Result<Self, BeginError> {
-        let is_counted = self.quota.scope.is_some();
+        let is_counted = self.quota.place.scope.is_some();
         if is_counted != policy.max_in_flight.is_some() {
             let policies = &self.handle.core().policies;
-            self.quota.scope = policies.enter(scope, policy, || Ok(()))?.then(|| scope.into());
+            self.quota.place.scope = policies.enter(scope, policy, || Ok(()))?.then(|| scope.into());
             if is_counted {
                 policies.leave(scope);
             }
@@ -71,13 +77,23 @@ impl Permit {
 
     /// A permit for a share that was taken before.
     pub(in crate::engine) fn of(quota: Quota, handle: &Arc<FileHandle>) -> Self {
-        Self { handle: Arc::clone(handle), quota, is_empty: false }
+        Self { handle: Arc::clone(handle), quota }
+    }
+
+    /// Gives the claim's place among those in flight back. Its log space stays.
+    pub(in crate::engine) fn leave(&mut self) {
+        let Self { handle, quota } = self;
+        handle.core().leave(&mut quota.place);
+    }
+
+    /// The claim's share.
+    pub(in crate::engine) fn quota(&mut self) -> &mut Quota {
+        &mut self.quota
     }
 
     /// Moves the share elsewhere.
     pub(in crate::engine) fn take_quota(&mut self) -> Quota {
-        self.is_empty = true;
-        let nothing = Quota { reservation: Reservation::none(&self.handle.core().space), scope: None };
+        let nothing = Quota::none(&self.handle.core().space);
         std::mem::replace(&mut self.quota, nothing)
     }
 
@@ -110,9 +126,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         // A forked child has a copy.
-        if !self.is_empty && !self.handle.core().health.is_forked() {
-            let quota = self.take_quota();
-            self.handle.core().give_back(quota);
+        if !self.handle.core().health.is_forked() {
+            self.leave();
         }
     }
 }

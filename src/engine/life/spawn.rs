@@ -7,6 +7,7 @@ use crate::commit::Duty;
 use crate::engine::background::{timekeeper, worker};
 use crate::engine::core::Core;
 use crate::engine::core::threads::ThreadRole;
+use crate::foreign::contain;
 use crate::sync::{Arc, Ordering, spawn};
 use crate::task::notifier::Listener;
 
@@ -85,7 +86,7 @@ fn publish(core: &Core, listener: &Listener) {
 /// The thread that reads records for tasks.
 fn read(core: &Core, listener: &Listener) {
     while listener.wait(Deadline::NEVER) && core.health.is_open() {
-        core.reads.serve(&core.store, &core.clock);
+        contain(|| core.reads.serve(&core.store, &core.clock));
     }
 }
 

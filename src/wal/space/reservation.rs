@@ -57,13 +57,19 @@ impl Reservation {
     pub(crate) fn take_back(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
+
+    /// Frees what it has.
+    pub(crate) fn give_back(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        // A forked child has a copy, and the lock may be held there for ever.
+        if bytes > 0 && !self.space.is_elsewhere() {
+            self.space.give_back(bytes);
+        }
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // A forked child has a copy, and the lock may be held there for ever.
-        if self.bytes > 0 && !self.space.is_elsewhere() {
-            self.space.give_back(self.bytes);
-        }
+        self.give_back();
     }
 }
