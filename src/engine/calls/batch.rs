@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::begin::BeginProgress;
 use super::pending_grant::PendingGrant;
-use crate::clock::QueueTimeout;
+use crate::clock::{QueueTimeout, Stopwatch};
 use crate::engine::common::namespace::{KeyRef, ScopeInner};
 use crate::engine::common::request::{BeginRequest, CALLS_MAX};
 use crate::engine::core::Core;
@@ -35,9 +35,8 @@ impl Core {
         if requests.len() > CALLS_MAX {
             return self.refuse_all(scope, requests);
         }
-        let mut waiting = Vec::new();
-        // One place on the heap for all calls that need not wait.
-        let mut spare = None;
+        // One spare place on the heap, for all calls that need not wait.
+        let (mut waiting, mut spare) = (Vec::new(), None);
         let (member, watch) = (self.member(caller), self.options.hooks.watch());
         let digests: Vec<_> = requests.iter().map(|request| scope.digest(request.key).ok()).collect();
         let mut results = self.replay_all(requests, &digests);
@@ -80,12 +79,7 @@ impl Core {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
             note_twins(&results, &granting, &mut twins);
             self.settle_all(caller, &mut results, &mut granting).await;
-            // Observers may be slow, so they are told before any claim arrives.
-            for (at, granting) in &mut granting {
-                if results.get(*at).is_some_and(Option::is_none) {
-                    granting.tell(self, watch.as_ref());
-                }
-            }
+            self.tell_of_grants(&results, &mut granting, watch.as_ref());
             refusals.tell(self, &mut results);
             let lost = self.take_lost(&results, &mut granting);
             if lost.is_empty() {
@@ -220,6 +214,21 @@ impl Core {
                 && let Some(result) = results.get_mut(*at)
             {
                 *result = Some(Err(error.into()));
+            }
+        }
+    }
+
+    /// Tells the observer of grants that have settled. This comes before any claim arrives, because
+    /// observers may be slow.
+    fn tell_of_grants(
+        &self,
+        results: &[Option<Result<Begin, BeginError>>],
+        granting: &mut [(usize, PendingGrant)],
+        watch: Option<&Stopwatch>,
+    ) {
+        for (at, granting) in granting {
+            if results.get(*at).is_some_and(Option::is_none) {
+                granting.tell(self, watch);
             }
         }
     }
