@@ -330,7 +330,7 @@ fn a_claim_that_stood_over_a_restart_gets_log_space_before_begins_that_wait() {
         match poll(begin.as_mut()) {
             Poll::Ready(Ok(Begin::Fresh(claim))) => others.push(claim),
             Poll::Pending => waiting.push(begin),
-            other => panic!("{other:?}"),
+            other @ Poll::Ready(_) => panic!("{other:?}"),
         }
         if waiting.len() == 3 {
             break;

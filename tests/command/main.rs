@@ -21,6 +21,6 @@ mod looking;
 mod restoring;
 #[cfg(feature = "postgres")]
 #[path = "../shared/server.rs"]
-#[allow(dead_code, reason = "the tests of the shared store use the rest")]
+#[allow(dead_code, clippy::disallowed_methods, reason = "the tests of the shared store use the rest")]
 mod server;
 mod small;
