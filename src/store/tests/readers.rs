@@ -244,6 +244,43 @@ fn readers_that_waited_for_a_view_that_could_not_be_opened_do_not_each_open_it_a
     store.close().unwrap();
 }
 
+/// It would be remembered for good: nobody asks for the block any more.
+#[test]
+fn a_slow_read_that_fails_once_its_block_was_dropped_is_not_remembered() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (record, place) = stored_with(&store, 7, &vec![7; 200 << 10]);
+    store.close().unwrap();
+    drop(store);
+    let store = open(&disk);
+    // It has rested, and is read once.
+    let failure = IoFailure::new(path(), "reading", io::Error::other("a bad sector"));
+    let before = Timestamp::default();
+    (0..3).for_each(|_| store.unread.failed(place.block(), &failure, before..before));
+    let (is_held, held) = mpsc::sync_channel(1);
+    let (go, may_go) = mpsc::sync_channel::<()>(1);
+    let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
+    disk.before_reads(move |_| {
+        let first = is_held.lock().take();
+        if let Some(is_held) = first {
+            is_held.send(()).unwrap();
+            // The other side is dropped.
+            may_go.lock().recv().unwrap_err();
+        }
+    });
+    thread::scope(|threads| {
+        let slow = threads.spawn(|| read(&store, place, record.digest()));
+        held.recv().unwrap();
+        assert_eq!(reclaim(&store, EXPIRED, true), 1);
+        disk.fail_read(disk.reads());
+        drop(go);
+        let failed = slow.join().unwrap();
+        assert!(matches!(failed, Err(ReadError::Io(_))), "{failed:?}");
+    });
+    assert_eq!(store.unread.len(), 0);
+    store.close().unwrap();
+}
+
 #[test]
 fn a_block_that_was_dropped_is_not_remembered_as_unreadable() {
     let store = new_store(&SimDisk::new());
