@@ -13,8 +13,12 @@ use crate::error::CommitError;
 use crate::error::Failure;
 use crate::key::Secret;
 use crate::policy::Policy;
+#[cfg(feature = "sim")]
+use crate::sync::Arc;
 use crate::sync::Ordering;
 use crate::task::caller::Caller;
+#[cfg(feature = "sim")]
+use crate::task::caller::block;
 
 /// Statistics of one process that uses a shared store, besides [`Stats`](crate::Stats).
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +94,17 @@ impl SharedHandle {
             loose_ends: core.loose_ends.len(),
             is_pooled: core.is_pooled.load(of),
         }
+    }
+
+    /// Renews the session. A renewal that is under way may have read the server's time before.
+    #[cfg(feature = "sim")]
+    pub(crate) fn renews(&self) -> Box<dyn Fn() + Send> {
+        let core = Arc::clone(&self.0);
+        Box::new(move || {
+            for _ in 0..2 {
+                block(carry(Caller::Thread, async { core.session.renewed().get().await }));
+            }
+        })
     }
 
     /// Sweeps some pages now, if the sweep is due and no other process has it.

@@ -36,6 +36,17 @@ macro_rules! over_every_core {
                 }
             })*
         }
+
+        #[cfg(feature = "postgres")]
+        mod on_a_shared_store_with_memory {
+            $(#[test]
+            fn $test() {
+                match $crate::world::Shared::with_memory(concat!(module_path!(), "::", stringify!($test))) {
+                    Some(world) => super::$test(&world),
+                    None => eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql"),
+                }
+            })*
+        }
     };
 }
 

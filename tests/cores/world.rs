@@ -82,11 +82,24 @@ impl World for File {
 pub struct Shared {
     server: &'static crate::server::Server,
     schema: String,
+    /// What engines may keep in memory.
+    cache_bytes: usize,
+    /// Renews the sessions of the engines that were opened.
+    renewals: std::sync::Mutex<Vec<Box<dyn Fn() + Send>>>,
 }
 
 #[cfg(feature = "postgres")]
 impl Shared {
     pub fn new(test: &str) -> Option<Self> {
+        Self::with(test, 0)
+    }
+
+    /// The same with results in memory.
+    pub fn with_memory(test: &str) -> Option<Self> {
+        Self::with(test, 1 << 20)
+    }
+
+    fn with(test: &str, cache_bytes: usize) -> Option<Self> {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let server = crate::server::get()?;
         let mut hasher = DefaultHasher::new();
@@ -96,34 +109,42 @@ impl Shared {
             "CREATE SCHEMA {schema}; CREATE TABLE {schema}.clock (now_ms bigint); \
              INSERT INTO {schema}.clock VALUES ({START_MS})"
         ));
-        Some(Self { server, schema })
+        Some(Self { server, schema, cache_bytes, renewals: std::sync::Mutex::default() })
     }
 
     /// The sessions outlast every test, unless their process dies.
     fn options(&self) -> idemkv::SharedOptions {
         let clock = format!("(SELECT now_ms FROM {}.clock)", self.schema);
         let options = self.server.options(&self.schema).policy(policy()).clock(clock).sweep_every(None);
-        // Nothing is kept in memory: the clock stands still, and jumps.
-        options.instance("process").session(Duration::from_secs(600)).cache_bytes(0)
+        options.instance("process").session(Duration::from_secs(600)).cache_bytes(self.cache_bytes)
+    }
+
+    fn opened(&self, engine: Engine) -> Engine {
+        self.renewals.lock().unwrap().push(engine.renews_shared());
+        engine
     }
 }
 
 #[cfg(feature = "postgres")]
 impl World for Shared {
     fn open(&self) -> Engine {
-        self.options().connect().unwrap()
+        self.opened(self.options().connect().unwrap())
     }
 
     fn open_told(&self, observer: &Arc<Log>) -> Engine {
-        self.options().observer(Arc::clone(observer)).connect().unwrap()
+        self.opened(self.options().observer(Arc::clone(observer)).connect().unwrap())
     }
 
     fn is_shared(&self) -> bool {
         true
     }
 
+    /// A clock that jumps counts in memory from the next renewal on.
     fn advance(&self, span: Duration) {
         self.server.sql(&format!("UPDATE {}.clock SET now_ms = now_ms + {}", self.schema, span.as_millis()));
+        if self.cache_bytes > 0 {
+            self.renewals.lock().unwrap().iter().for_each(|renews| renews());
+        }
     }
 
     /// What the process held is still with it when the next one takes its name.

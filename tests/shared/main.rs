@@ -40,6 +40,7 @@ mod in_tx;
 #[path = "../common/inside.rs"]
 mod inside;
 mod late;
+mod linear;
 mod lists;
 mod prepared_tx;
 mod processes;

@@ -249,6 +249,16 @@ fn on_a_file() -> SharedError {
 
 #[cfg(feature = "sim")]
 impl Engine {
+    /// Has the session on the shared store renewed, for tests that set the server's clock: what the
+    /// engine keeps in memory goes by the last renewal. It does not keep the engine open.
+    #[must_use]
+    pub fn renews_shared(&self) -> Box<dyn Fn() + Send> {
+        match &self.handle {
+            Handle::File(_) => Box::new(|| ()),
+            Handle::Shared(shared) => shared.renews(),
+        }
+    }
+
     /// Sweeps some pages of the shared store now, if that is due and no other process does it, for
     /// tests. `false` if it was not this process's turn.
     ///
