@@ -3,10 +3,10 @@
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use idemkv::{Begin, Claim, Recovery, Scope};
+use idemkv::{Begin, BeginError, Claim, Pooling, Recovery, Scope, SharedOptions};
 
 use checker::{Model, Timed, is_linearizable, overlaps};
 use key::{Begun, Call, Forgot, Grant, Outcome, Seen, State, accepted, resolved};
@@ -23,8 +23,35 @@ mod key;
 
 /// Two in each process: one is a thread, the other a task.
 const ACTORS: usize = 4;
-const CALLS: u32 = 4;
-const HISTORIES: usize = 150;
+const CALLS: u32 = 5;
+/// How long a record is asked for in a row.
+const SPIN: Duration = Duration::from_millis(3);
+
+/// What the processes have in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    Nothing,
+    Results,
+    /// The second process hears of a forget at the next renewal of its session.
+    Deaf,
+}
+
+impl Memory {
+    fn options(self, server: &Server, schema: &str, process: usize) -> SharedOptions {
+        let options = server.options(schema).cache_bytes(if self == Self::Nothing { 0 } else { 1 << 20 });
+        if self == Self::Deaf && process == 1 {
+            return options.pooling(Pooling::Transaction).session(Duration::from_secs(1));
+        }
+        options
+    }
+
+    fn histories(self) -> usize {
+        match self {
+            Self::Nothing | Self::Results => 150,
+            Self::Deaf => 15,
+        }
+    }
+}
 
 /// A key whose record is there until it is forgotten.
 struct SharedKey;
@@ -100,11 +127,11 @@ impl Actor<'_> {
                     (false, false) => scope.begin(key, request()),
                     (false, true) => scope.begin_or_wait(key, request(), patience),
                 };
-                if let Ok(Begin::Fresh(claim)) = self.note(begin, |begun| Call::Begin(Begun::of(begun)))
-                    && let Some(before) = self.held.replace(claim)
-                {
-                    // Granted beside a claim that is held: the checker says so.
-                    drop(before);
+                let answer = self.note(begin, |begun| Call::Begin(Begun::of(begun)));
+                if matches!(answer, Ok(Begin::Done(_))) {
+                    self.replay(key);
+                } else {
+                    self.hold(answer);
                 }
             }
             12..15 => {
@@ -124,6 +151,35 @@ impl Actor<'_> {
                     drop(self.held.replace(claim));
                 }
             }
+        }
+    }
+
+    /// Keeps the claim of a begin. One that is held already is good, and the checker says so.
+    fn hold(&mut self, begun: Result<Begin, BeginError>) {
+        if let Ok(Begin::Fresh(claim)) = begun {
+            drop(self.held.replace(claim));
+        }
+    }
+
+    /// Asks for the record again and again, for it may be forgotten at any time. Of all answers that
+    /// are alike the last one is noted.
+    fn replay(&mut self, key: &str) {
+        let until = Instant::now() + SPIN;
+        let mut last = None;
+        loop {
+            let called = self.time.fetch_add(1, Ordering::SeqCst);
+            let begun = self.scope.begin(key, request());
+            let returned = Some(self.time.fetch_add(1, Ordering::SeqCst));
+            let call = Call::Begin(Begun::of(&begun));
+            let timed = Timed { thread: self.number, called, returned, call };
+            let is_alike = last.as_ref().is_none_or(|last: &Timed<Call>| last.call == timed.call);
+            if matches!(begun, Ok(Begin::Done(_))) && is_alike && Instant::now() < until {
+                last = Some(timed);
+                continue;
+            }
+            self.calls.extend(last);
+            self.calls.push(timed);
+            return self.hold(begun);
         }
     }
 
@@ -163,15 +219,16 @@ impl Actor<'_> {
     }
 }
 
-fn histories(server: &Server, schema: &str, cache_bytes: usize, refuses: bool) -> Vec<Vec<Timed<Call>>> {
+fn histories(server: &Server, schema: &str, memory: Memory, refuses: bool) -> Vec<Vec<Timed<Call>>> {
     let engines: Vec<_> =
-        (0..2).map(|_| server.options(schema).cache_bytes(cache_bytes).connect().unwrap()).collect();
+        (0..2).map(|process| memory.options(server, schema, process).connect().unwrap()).collect();
+    let count = memory.histories();
     let recovery = if refuses { Recovery::Refuse } else { Recovery::Rerun };
     let policy = engines[0].policy().recovery(recovery);
     engines[0].set_policy("keys", policy).unwrap();
     let scopes: Vec<_> = engines.iter().map(|engine| engine.scope("keys")).collect();
     let (gate, time) = (Barrier::new(ACTORS), AtomicU64::new(0));
-    let mut histories = vec![Vec::new(); HISTORIES];
+    let mut histories = vec![Vec::new(); count];
     std::thread::scope(|threads| {
         let actors: Vec<_> = (0..ACTORS)
             .map(|number| {
@@ -189,7 +246,7 @@ fn histories(server: &Server, schema: &str, cache_bytes: usize, refuses: bool) -
                         gate.wait();
                         actor.work(&format!("key {round}"))
                     };
-                    (0..HISTORIES).map(work).collect::<Vec<_>>()
+                    (0..count).map(work).collect::<Vec<_>>()
                 })
             })
             .collect();
@@ -199,18 +256,18 @@ fn histories(server: &Server, schema: &str, cache_bytes: usize, refuses: bool) -
             }
         }
     });
-    if cache_bytes > 0 {
+    if memory != Memory::Nothing {
         let replayed = |engine: &idemkv::Engine| engine.shared_stats().unwrap().replayed_from_memory;
         assert!(engines.iter().all(|engine| replayed(engine) > 0), "nothing was replayed from memory");
     }
     histories
 }
 
-fn explain(schema: &str, cache_bytes: usize) {
+fn explain(schema: &str, memory: Memory) {
     let server = server!();
     for refuses in [false, true] {
         let start = if refuses { State::refusing() } else { State::new() };
-        let histories = histories(server, &format!("{schema}_{refuses}"), cache_bytes, refuses);
+        let histories = histories(server, &format!("{schema}_{refuses}"), memory, refuses);
         for history in &histories {
             if !is_linearizable::<SharedKey>(start.clone(), history) {
                 for call in history {
@@ -220,16 +277,24 @@ fn explain(schema: &str, cache_bytes: usize) {
             }
         }
         let overlapping = histories.iter().filter(|history| overlaps(history) > 0).count();
-        assert!(overlapping > HISTORIES / 2, "{overlapping} histories overlap: processes have to meet");
+        assert!(
+            overlapping > memory.histories() / 2,
+            "{overlapping} histories overlap: processes have to meet"
+        );
     }
 }
 
 #[test]
 fn what_two_processes_are_told_of_a_key_comes_from_one_call_after_the_other() {
-    explain("linear", 0);
+    explain("linear", Memory::Nothing);
 }
 
 #[test]
 fn results_in_memory_are_told_as_if_they_came_from_the_store() {
-    explain("linear_memory", 1 << 20);
+    explain("linear_memory", Memory::Results);
+}
+
+#[test]
+fn a_process_that_hears_of_a_forget_late_tells_of_no_forgotten_result() {
+    explain("linear_deaf", Memory::Deaf);
 }
