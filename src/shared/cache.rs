@@ -26,8 +26,15 @@ pub(super) struct Cache {
     sent_ms: AtomicU64,
     /// The server's time in its answer.
     server_ms: AtomicU64,
-    /// When the answer was there, on the boot clock.
-    answered_ms: AtomicU64,
+    /// The server's time was never later than this in this session. Written before `server_ms` and
+    /// read after it.
+    highest_ms: AtomicU64,
+}
+
+/// The server's time, so long after it told it, is not later than this. The fastest slewing of a
+/// clock adds a twelfth. Two milliseconds are for what was rounded down.
+fn at_most(server_ms: u64, passed_ms: u64) -> u64 {
+    server_ms + passed_ms + passed_ms / 8 + 2
 }
 
 impl Cache {
@@ -40,7 +47,7 @@ impl Cache {
             span_ms: millis(session) / 10 * 9,
             sent_ms: AtomicU64::new(0),
             server_ms: AtomicU64::new(0),
-            answered_ms: AtomicU64::new(0),
+            highest_ms: AtomicU64::new(0),
         }
     }
 
@@ -62,23 +69,27 @@ impl Cache {
     fn now_at_most(&self) -> Option<Timestamp> {
         let sent = self.sent_ms.load(Ordering::Acquire);
         let server = self.server_ms.load(Ordering::Acquire);
+        let highest = self.highest_ms.load(Ordering::Acquire);
         let passed = boot_ms().saturating_sub(sent);
-        // Two milliseconds for what was rounded down.
-        (sent != 0 && passed < self.span_ms).then(|| Timestamp::from_millis(server + passed + passed / 8 + 2))
+        (sent != 0 && passed < self.span_ms)
+            .then(|| Timestamp::from_millis(at_most(server, passed).max(highest)))
     }
 
-    /// The session was renewed, and the server told its time.
-    pub(super) fn renewed(&self, sent_ms: u64, now: Timestamp) {
-        let (before, answered) =
-            (self.server_ms.load(Ordering::Relaxed), self.answered_ms.load(Ordering::Relaxed));
-        let at_least = before + sent_ms.saturating_sub(answered) / 8 * 7;
-        if before != 0 && now.as_millis() < at_least {
-            // The server's clock was set back: a key that had expired may have been used again.
-            self.lose_all();
-        }
+    /// A session was started, with an empty memory.
+    pub(super) fn started(&self, sent_ms: u64, now: Timestamp) {
+        self.highest_ms.store(0, Ordering::Release);
         self.server_ms.store(now.as_millis(), Ordering::Release);
         self.sent_ms.store(sent_ms, Ordering::Release);
-        self.answered_ms.store(boot_ms(), Ordering::Relaxed);
+    }
+
+    /// The session was renewed, and the server told its time. If its clock was set back, a key that
+    /// had expired may have been used again: its record stays expired.
+    pub(super) fn renewed(&self, sent_ms: u64, now: Timestamp) {
+        let (server, sent) = (self.server_ms.load(Ordering::Relaxed), self.sent_ms.load(Ordering::Relaxed));
+        let before = at_most(server, boot_ms().saturating_sub(sent));
+        self.highest_ms.fetch_max(before, Ordering::Release);
+        self.server_ms.store(now.as_millis(), Ordering::Release);
+        self.sent_ms.store(sent_ms, Ordering::Release);
     }
 
     /// The session is not known to live.

@@ -128,7 +128,7 @@ async fn start(core: &Core, line: &Line) -> Result<(), Miss> {
         // What was dropped while there was no session was told to nobody.
         core.cache.lose_all();
         line.heard.dropped_all(last, columns.take().map_err(Miss::Unknown)?);
-        core.cache.renewed(sent, now);
+        core.cache.started(sent, now);
     }
     core.session.set(SessionState::Live { id, until });
     Ok(())

@@ -601,7 +601,7 @@ fn a_record_is_not_replayed_past_its_expiry_though_the_servers_clock_is_faster()
 
 /// A key that had expired may have been used again before the clock went back.
 #[test]
-fn a_clock_that_is_set_back_empties_the_memory() {
+fn a_clock_that_is_set_back_makes_no_expired_record_good_again() {
     let server = server!();
     server.sql("CREATE SCHEMA cache_back; CREATE TABLE cache_back.shift (ms bigint); INSERT INTO cache_back.shift VALUES (0)");
     let clock =
@@ -632,6 +632,38 @@ fn a_clock_that_is_set_back_empties_the_memory() {
     }
     next.complete("new").unwrap();
     assert_eq!(replayed(&here, "key").body(), b"new");
+}
+
+/// A step that is smaller than what the clock may be slewed by between two renewals.
+#[test]
+fn a_clock_that_is_set_back_a_little_makes_no_expired_record_good_again() {
+    let server = server!();
+    server.sql("CREATE SCHEMA cache_step; CREATE TABLE cache_step.shift (ms bigint); INSERT INTO cache_step.shift VALUES (0)");
+    let clock =
+        "((extract(epoch FROM clock_timestamp()) * 1000)::bigint + (SELECT ms FROM cache_step.shift))";
+    let options =
+        || server.options("cache_step").clock(clock).session(Duration::from_secs(60)).sweep_every(None);
+    let (one, two) = (options().connect().unwrap(), options().connect().unwrap());
+    let (here, there) = (one.scope(""), two.scope(""));
+    let renew = || {
+        claim(&there, "other").complete("reply").unwrap();
+        assert!(there.forget("other").unwrap());
+    };
+    renew();
+    claim(&here, "key").complete_with("old", Completion::new().ttl(Duration::from_secs(4))).unwrap();
+    hot(&one, &here, "key");
+    let next = loop {
+        if let Begin::Fresh(claim) = there.begin("key", request()).unwrap() {
+            break claim;
+        }
+    };
+    server.sql("UPDATE cache_step.shift SET ms = -400");
+    renew();
+    let until = Instant::now() + Duration::from_millis(400);
+    while Instant::now() < until {
+        assert!(matches!(here.begin("key", request()), Ok(Begin::InFlight(_))));
+    }
+    drop(next.complete("new").unwrap());
 }
 
 #[test]
