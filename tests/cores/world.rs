@@ -77,6 +77,9 @@ impl World for File {
     }
 }
 
+#[cfg(feature = "postgres")]
+const SESSION: Duration = Duration::from_secs(600);
+
 /// A schema of its own in a `PostgreSQL` database.
 #[cfg(feature = "postgres")]
 pub struct Shared {
@@ -116,7 +119,7 @@ impl Shared {
     fn options(&self) -> idemkv::SharedOptions {
         let clock = format!("(SELECT now_ms FROM {}.clock)", self.schema);
         let options = self.server.options(&self.schema).policy(policy()).clock(clock).sweep_every(None);
-        options.instance("process").session(Duration::from_secs(600)).cache_bytes(self.cache_bytes)
+        options.instance("process").session(SESSION).cache_bytes(self.cache_bytes)
     }
 
     fn opened(&self, engine: Engine) -> Engine {
@@ -139,11 +142,22 @@ impl World for Shared {
         true
     }
 
-    /// A clock that jumps counts in memory from the next renewal on.
+    /// A clock that jumps counts in memory from the next renewal on. With results in memory it goes in
+    /// steps that no session ends in, for that would empty the memory.
     fn advance(&self, span: Duration) {
-        self.server.sql(&format!("UPDATE {}.clock SET now_ms = now_ms + {}", self.schema, span.as_millis()));
-        if self.cache_bytes > 0 {
-            self.renewals.lock().unwrap().iter().for_each(|renews| renews());
+        let has_memory = self.cache_bytes > 0;
+        let mut left = span;
+        while !left.is_zero() {
+            let step = if has_memory { left.min(SESSION / 2) } else { left };
+            self.server.sql(&format!(
+                "UPDATE {}.clock SET now_ms = now_ms + {}",
+                self.schema,
+                step.as_millis()
+            ));
+            left -= step;
+            if has_memory {
+                self.renewals.lock().unwrap().iter().for_each(|renews| renews());
+            }
         }
     }
 
