@@ -271,7 +271,7 @@ fn explain(schema: &str, memory: Memory) {
         for history in &histories {
             if !is_linearizable::<SharedKey>(start.clone(), history) {
                 for call in history {
-                    println!("{call:?}");
+                    eprintln!("{call:?}");
                 }
                 panic!("nothing that does one call after the other answers like this");
             }
