@@ -306,6 +306,12 @@ impl Attempt {
         !self.vacates.swap(true, Ordering::Relaxed)
     }
 
+    /// Its end came while a later claim had the key, and changed nothing. If that claim is withdrawn,
+    /// the end is queued once more.
+    pub(crate) fn was_not_vacated(&self) {
+        self.vacates.store(false, Ordering::Relaxed);
+    }
+
     /// Whether its grant is pending: the caller does not have the claim yet.
     pub(crate) fn is_undelivered(&self) -> bool {
         !matches!(self.undelivered_bytes.load(Ordering::Acquire), 0 | WITHDRAWN)

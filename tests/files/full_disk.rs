@@ -2,6 +2,8 @@
 //! there is space again.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::{Machine, done, fresh, request};
@@ -176,6 +178,41 @@ fn what_is_replayed_on_a_full_disk_survives_a_power_cut() {
         let still = matches!(engine.default_scope().get("key"), Ok(Status::Done(_)));
         assert!(!shown || still, "what was replayed before the power cut is gone");
     }
+}
+
+/// Each of the worker's tries used to write the log once more, for as long as the disk was full.
+#[test]
+fn on_a_full_disk_the_log_is_made_durable_once_and_not_at_each_try() {
+    let machine = Machine::default();
+    let options = || machine.options().log_segment_bytes(64 << 10).log_bytes(1 << 20);
+    let engine = options().open("x.idem").unwrap();
+    let scope = engine.scope("");
+    for key in 0..200 {
+        fresh(&scope, &key.to_string()).complete(vec![7; 2_000]).unwrap();
+    }
+    machine.disk.set_capacity(Some(machine.disk.used()));
+    machine.kill((scope, engine));
+    let engine = options().open("x.idem").unwrap();
+    assert!(engine.stats().is_disk_full && is_refused(&engine));
+    let syncs = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&syncs);
+    machine.disk.before_syncs(move |name| {
+        seen.fetch_add(u64::from(name.ends_with("-wal")), Ordering::Relaxed);
+    });
+    let written = machine.disk.written();
+    for _ in 0..10 {
+        machine.clock.advance(Duration::from_secs(1));
+        engine.step();
+    }
+    assert!(engine.stats().is_disk_full);
+    let written = machine.disk.written() - written;
+    assert_eq!(syncs.load(Ordering::Relaxed), 0, "and {written} bytes were written");
+    machine.disk.set_capacity(None);
+    machine.clock.advance(Duration::from_secs(1));
+    engine.step();
+    assert!(!is_refused(&engine));
+    let scope = engine.scope("");
+    (0..200).for_each(|key| assert_eq!(done(&scope, &key.to_string()).body(), [7; 2_000]));
 }
 
 #[test]

@@ -91,6 +91,7 @@ mod tests {
     use crate::engine::calls::lookup::tests::claim;
     use crate::sim::ManualClock;
     use crate::sim::SimDisk;
+    use crate::task::caller::poll_once;
 
     /// A sweep checks the keys again, because other calls may run during its commits.
     #[test]
@@ -116,6 +117,29 @@ mod tests {
         assert!(sweep() && !sweep(), "its end is queued once");
         core.commit.drain();
         assert!(matches!(engine.default_scope().get("key"), Ok(Status::Vacant)));
+        assert_eq!(engine.stats().entries, 0);
+    }
+
+    /// The begin waits for a place in the queue while the interruption's end is written.
+    #[test]
+    fn an_expired_interruption_is_vacated_though_a_begin_that_gave_up_was_in_its_way() {
+        let clock = ManualClock::at_millis(1_000);
+        let options = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().queue_entries(1);
+        let engine = options.open("x.idem").unwrap();
+        let (core, scope) = (engine.handle.core(), engine.default_scope());
+        let digest = engine.default.inner.digest(b"key").unwrap();
+        let sweep = || core.vacate_if_expired(digest, core.clock.now()) == Unattended::Queued;
+        drop(claim(&engine, "key"));
+        clock.advance(engine.policy().unresolved_ttl.unwrap());
+        assert!(sweep());
+        let mut begin = Box::pin(scope.begin_async("key", Fingerprint::of("")));
+        assert!(poll_once(begin.as_mut()).is_pending());
+        assert!(matches!(core.index.get(digest), Slot::InFlight(_)), "it is granted, but not in the log");
+        core.commit.drain();
+        drop(begin);
+        assert!(matches!(core.index.get(digest), Slot::Interrupted(_)));
+        assert!(sweep() && !sweep(), "its end is queued once more");
+        core.commit.drain();
         assert_eq!(engine.stats().entries, 0);
     }
 

@@ -216,6 +216,8 @@ pub(in crate::engine) struct Unprepared {
     pub(in crate::engine) id: Identity,
     /// The highest sequence that the log has.
     pub(in crate::engine) last_seq: u64,
+    /// All of the log that was found is durable, and names this opening.
+    pub(in crate::engine) is_durable: bool,
 }
 
 #[cfg(test)]

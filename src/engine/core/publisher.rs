@@ -291,6 +291,7 @@ impl Publisher {
     ) -> Option<R> {
         self.index.change(attempt.digest, |current| {
             let Some(phase) = decide(current.state(self.index.epoch()), event).becomes() else {
+                attempt.was_not_vacated();
                 return (Change::Keep, None);
             };
             let slot = slot(current);

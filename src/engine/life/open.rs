@@ -90,7 +90,7 @@ impl Core {
         );
         let health = Health::new(commit.failure_cell());
         let limits = Limits::new(options.limits_max(), in_flight, budget);
-        let mut unprepared = Some(Unprepared { path: path.clone(), id, last_seq });
+        let mut unprepared = Some(Unprepared { path: path.clone(), id, last_seq, is_durable: false });
         let opened_at = clock.now();
         let core = Self {
             options,

@@ -24,17 +24,19 @@ impl Core {
     ///
     /// If the store or the log can't be written. Nothing that counts was changed then.
     pub(in crate::engine) fn prepare(&self, unprepared: &mut Option<Unprepared>) -> Result<(), StoreError> {
-        let Some(Unprepared { path, id, last_seq }) = unprepared else { return Ok(()) };
+        let Some(Unprepared { path, id, last_seq, is_durable }) = unprepared else { return Ok(()) };
         let wanted = self.options.log_segment_bytes;
         let found = self.log.get().filter(|log| log.segment_bytes() == wanted);
         let bytes = found.as_ref().map(|log| log.bytes()).transpose().map_err(StoreError::Later)?;
         let kept = found.zip(bytes).filter(|(_, bytes)| *bytes >= wal::first_bytes(wanted));
         let name = path.to_string_lossy();
         let disk = &*self.options.disk;
-        if let Some((log, _)) = &kept {
+        // Nothing is appended meanwhile. So once is enough, however often the store is full.
+        if let Some((log, _)) = kept.as_ref().filter(|_| !*is_durable) {
             // What the meta row is about to say of it may be from right before a kill.
             let Meta { salt, log_bytes, .. } = self.store.meta();
             log.add_opening(disk, &id.checksummer, (salt, self.opening), log_bytes).map_err(refused)?;
+            *is_durable = true;
         }
         self.move_replayed(&name, kept.as_ref().map(|(_, bytes)| *bytes))?;
         let (log, bytes) = if let Some(kept) = kept {
