@@ -94,6 +94,7 @@ impl<P: Publish> Commit<P> {
     /// their number. Any other entry goes through [`append_if`](Self::append_if).
     ///
     /// `queued` is called under the queue's lock: until it has returned nobody learns of the end.
+    /// It may take leaf locks only.
     pub(crate) fn append_end(
         &self,
         caller: Caller,

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use crate::KeyHash;
+
 use super::{OpenError, OptionError, ReadError, SharedError};
 
 /// Why the keys of a file were not copied to a shared store. The file was not changed, and the
@@ -19,16 +21,20 @@ pub enum CopyError {
         /// How many.
         keys: usize,
     },
-    /// The tables have been used.
+    /// This file was copied into these tables before. A service may have used them since.
+    AlreadyCopied,
+    /// The tables have been used, and not by a copy of this file.
     InUse,
-    /// The server's clock and the file's differ by so much: results would be replayed for a shorter
-    /// or a longer time than they should.
+    /// The server's clock and that of this machine differ by so much: one of them is wrong, and times
+    /// would be too.
     Clocks {
         /// By how much.
         apart: Duration,
     },
     /// The file has a key that a shared store does not take.
     KeyTooLong {
+        /// Its short name.
+        key: KeyHash,
         /// Bytes of the key.
         len: usize,
         /// The limit.
@@ -70,17 +76,22 @@ impl fmt::Display for CopyError {
                 "{keys} claims were handed over as tokens, which are good for this file alone; wait for their ends, or \
                  for the ends of their leases"
             ),
+            Self::AlreadyCopied => f.write_str(
+                "this file was copied into these tables before; nothing was copied now. Start no service on the file",
+            ),
             Self::InUse => f.write_str(
                 "the tables have been used; copy into a schema of another name, or drop this one if nothing in it is needed",
             ),
             Self::Clocks { apart } => write!(
                 f,
-                "the clocks of the file and of the server differ by {} s; set them right, and copy again",
+                "the clocks of this machine and of the server differ by {} s; set them right, and copy again",
                 apart.as_secs()
             ),
-            Self::KeyTooLong { len, max } => {
-                write!(f, "a key has {len} bytes, and a shared store takes {max}")
-            }
+            Self::KeyTooLong { key, len, max } => write!(
+                f,
+                "the key with hash {key} has {len} bytes, and a shared store takes {max}; wait until it expires, or \
+                 forget it"
+            ),
             Self::Policy { scope, error } => {
                 write!(f, "the policy of scope \"{}\" can't be copied: {error}", scope.escape_ascii())
             }
@@ -97,6 +108,7 @@ impl Error for CopyError {
             Self::Read(error) => Some(error),
             Self::Store(error) => Some(error),
             Self::NotReadOnly
+            | Self::AlreadyCopied
             | Self::InFlight { .. }
             | Self::InUse
             | Self::Clocks { .. }

@@ -2,13 +2,13 @@
 
 use super::columns::{Params, signed};
 use super::row::RowState;
-use crate::Timestamp;
 use crate::attempt::Attempt;
-use crate::attempt::interruption::Earlier;
 use crate::attempt::progress::Progress;
 use crate::clock::millis;
 use crate::engine::common::names::KeyNames;
-use crate::record::Outcome;
+use crate::record::{Outcome, Record};
+use crate::sync::Arc;
+use crate::{KeyHash, Timestamp};
 
 /// The columns in the order of [`params`].
 pub(super) const INSERT: &str = "INSERT INTO {S}.keys (digest, nonce, fence, attempt, state, started_ms, ttl_ms, \
@@ -26,23 +26,106 @@ pub(super) const INSERT: &str = "INSERT INTO {S}.keys (digest, nonce, fence, att
       expires_ms, interrupted_ms, e_fence, e_attempt, e_started_ms, e_interrupted_ms, outcome, returned, body_kept, \
       fingerprint, scope, key, progress, body)";
 
+/// What is added to times of the file's clock, in ms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shift(pub(super) i64);
+
+impl Shift {
+    fn time(self, at: Timestamp) -> i64 {
+        signed(at.as_millis()).saturating_add(self.0).max(0)
+    }
+}
+
 /// A key with its result, its tombstone, or its interruption.
 #[derive(Debug)]
 pub(super) struct CopiedRow {
     names: KeyNames,
-    /// A result with a body that is still replayed.
+    state: RowState,
+    fence: i64,
+    attempt: i32,
+    started: i64,
+    ttl: i64,
+    remembered: i64,
+    unresolved: Option<i64>,
+    lease: Option<i64>,
+    gone: Option<i64>,
+    completed: Option<i64>,
+    expires: Option<i64>,
+    interrupted: Option<i64>,
+    earlier: Option<EarlierColumns>,
+    outcome: Option<i16>,
+    returned: bool,
     has_body: bool,
-    /// Of an interruption.
     progress: Option<Progress>,
 }
 
+#[derive(Debug)]
+struct EarlierColumns {
+    fence: i64,
+    attempt: i32,
+    started: i64,
+    interrupted: i64,
+}
+
 impl CopiedRow {
-    pub(super) fn new(names: KeyNames, is_replayed: bool) -> Self {
-        let (has_body, progress) = match &names {
-            KeyNames::Attempt(attempt) => (false, attempt.progress()),
-            KeyNames::Record(record) => (is_replayed && record.is_body_kept(), None),
-        };
-        Self { names, has_body, progress }
+    /// A result, or what is remembered of it once it is no longer replayed.
+    pub(super) fn of_record(record: Record, is_replayed: bool, shift: Shift) -> Self {
+        let since = |at: Timestamp| signed(millis(at.saturating_since(record.completed())));
+        Self {
+            state: RowState::Done,
+            fence: signed(record.fence().get()),
+            attempt: small(record.attempt()),
+            started: shift.time(record.started()),
+            ttl: since(record.expires()),
+            remembered: since(record.remembered_until()),
+            unresolved: None,
+            lease: None,
+            gone: Some(shift.time(record.remembered_until())),
+            completed: Some(shift.time(record.completed())),
+            expires: Some(shift.time(record.expires())),
+            interrupted: None,
+            earlier: None,
+            outcome: Some(match record.outcome() {
+                Outcome::Success => 1,
+                Outcome::Failure => 2,
+            }),
+            returned: false,
+            has_body: is_replayed && record.is_body_kept(),
+            progress: None,
+            names: KeyNames::Record(record),
+        }
+    }
+
+    /// An interruption; `None` while it has no date. A claim that was handed over has none for a
+    /// moment after its lease.
+    pub(super) fn of_attempt(attempt: Arc<Attempt>, shift: Shift) -> Option<Self> {
+        let interrupted = shift.time(attempt.interrupted()?);
+        let gone = attempt.remembered_until();
+        Some(Self {
+            state: RowState::Interrupted,
+            fence: signed(attempt.fence.get()),
+            attempt: small(attempt.number),
+            started: shift.time(attempt.started),
+            ttl: signed(attempt.retention.ttl_ms()),
+            remembered: signed(attempt.retention.remembered_ms()),
+            unresolved: attempt.unresolved_ttl.map(millis).map(signed),
+            lease: attempt.lease.map(millis).map(signed),
+            gone: (gone.as_millis() < u64::MAX).then(|| shift.time(gone)),
+            completed: None,
+            expires: None,
+            interrupted: Some(interrupted),
+            earlier: attempt.earlier.map(|earlier| EarlierColumns {
+                fence: signed(earlier.info.fence.get()),
+                attempt: small(earlier.info.attempt),
+                started: shift.time(earlier.info.started),
+                interrupted: shift.time(earlier.interrupted_at),
+            }),
+            outcome: None,
+            returned: attempt.is_returned(),
+            has_body: false,
+            progress: attempt.progress(),
+            names: KeyNames::Attempt(attempt),
+        })
     }
 
     pub(super) fn is_result(&self) -> bool {
@@ -53,9 +136,13 @@ impl CopiedRow {
         self.names.key()
     }
 
+    pub(super) fn key_hash(&self) -> KeyHash {
+        self.names.digest().key_hash()
+    }
+
     /// How many bytes progress and body have.
     pub(super) fn bytes(&self) -> usize {
-        self.body().or(self.progress()).map_or(0, <[u8]>::len)
+        self.body().or(self.progress.as_deref()).map_or(0, <[u8]>::len)
     }
 
     fn body(&self) -> Option<&[u8]> {
@@ -65,79 +152,12 @@ impl CopiedRow {
         }
     }
 
-    fn progress(&self) -> Option<&[u8]> {
-        self.progress.as_deref()
-    }
-
-    fn attempt(&self) -> Option<&Attempt> {
-        match &self.names {
-            KeyNames::Attempt(attempt) => Some(attempt),
-            KeyNames::Record(_) => None,
-        }
-    }
-
-    fn earlier(&self) -> Option<&Earlier> {
-        self.attempt()?.earlier.as_ref()
-    }
-
-    /// How long the key's record is replayed and remembered, counted from its completion.
-    fn retention_ms(&self) -> (u64, u64) {
-        match &self.names {
-            KeyNames::Attempt(attempt) => (attempt.retention.ttl_ms(), attempt.retention.remembered_ms()),
-            KeyNames::Record(record) => {
-                let since = |at: Timestamp| millis(at.saturating_since(record.completed()));
-                (since(record.expires()), since(record.remembered_until()))
-            }
-        }
-    }
-
-    fn fence(&self) -> u64 {
-        match &self.names {
-            KeyNames::Attempt(attempt) => attempt.fence.get(),
-            KeyNames::Record(record) => record.fence().get(),
-        }
-    }
-
-    fn number(&self) -> u32 {
-        match &self.names {
-            KeyNames::Attempt(attempt) => attempt.number,
-            KeyNames::Record(record) => record.attempt(),
-        }
-    }
-
-    fn started(&self) -> Timestamp {
-        match &self.names {
-            KeyNames::Attempt(attempt) => attempt.started,
-            KeyNames::Record(record) => record.started(),
-        }
-    }
-
     fn fingerprint(&self) -> &[u8] {
         match &self.names {
             KeyNames::Attempt(attempt) => attempt.fingerprint.as_bytes(),
             KeyNames::Record(record) => record.fingerprint().as_bytes(),
         }
     }
-
-    fn of_record<T>(&self, of: impl FnOnce(&crate::Record) -> T) -> Option<T> {
-        match &self.names {
-            KeyNames::Record(record) => Some(of(record)),
-            KeyNames::Attempt(_) => None,
-        }
-    }
-
-    /// Until when the key is remembered; `None` without an end.
-    fn gone(&self) -> Option<i64> {
-        let until = match &self.names {
-            KeyNames::Attempt(attempt) => attempt.remembered_until(),
-            KeyNames::Record(record) => record.remembered_until(),
-        };
-        (until.as_millis() < u64::MAX).then(|| time(until))
-    }
-}
-
-fn time(at: Timestamp) -> i64 {
-    signed(at.as_millis())
 }
 
 fn small(number: u32) -> i32 {
@@ -146,39 +166,31 @@ fn small(number: u32) -> i32 {
 
 /// The parameters of [`INSERT`].
 pub(super) fn params(rows: &[CopiedRow]) -> Params<'_> {
-    let of_attempt = |row: &CopiedRow, of: fn(&Attempt) -> Option<i64>| row.attempt().and_then(of);
-    let of_earlier = |row: &CopiedRow, of: fn(&Earlier) -> i64| row.earlier().map(of);
-    let state = |row: &CopiedRow| if row.is_result() { RowState::Done } else { RowState::Interrupted };
-    let outcome = |row: &CopiedRow| {
-        row.of_record(|record| match record.outcome() {
-            Outcome::Success => 1,
-            Outcome::Failure => 2,
-        })
-    };
+    let earlier = |of: fn(&EarlierColumns) -> i64| rows.iter().map(move |row| row.earlier.as_ref().map(of));
     Params::default()
         .ids(rows.iter().map(|row| row.names.digest().as_u128()))
-        .numbers(rows.iter().map(|row| Some(signed(row.fence()))))
-        .ints(rows.iter().map(|row| Some(small(row.number()))))
-        .smalls(rows.iter().map(|row| Some(state(row).code())))
-        .numbers(rows.iter().map(|row| Some(time(row.started()))))
-        .numbers(rows.iter().map(|row| Some(signed(row.retention_ms().0))))
-        .numbers(rows.iter().map(|row| Some(signed(row.retention_ms().1))))
-        .numbers(rows.iter().map(|row| of_attempt(row, |of| of.unresolved_ttl.map(millis).map(signed))))
-        .numbers(rows.iter().map(|row| of_attempt(row, |of| of.lease.map(millis).map(signed))))
-        .numbers(rows.iter().map(CopiedRow::gone))
-        .numbers(rows.iter().map(|row| row.of_record(|record| time(record.completed()))))
-        .numbers(rows.iter().map(|row| row.of_record(|record| time(record.expires()))))
-        .numbers(rows.iter().map(|row| of_attempt(row, |of| of.interrupted().map(time))))
-        .numbers(rows.iter().map(|row| of_earlier(row, |of| signed(of.info.fence.get()))))
-        .ints(rows.iter().map(|row| row.earlier().map(|of| small(of.info.attempt))))
-        .numbers(rows.iter().map(|row| of_earlier(row, |of| time(of.info.started))))
-        .numbers(rows.iter().map(|row| of_earlier(row, |of| time(of.interrupted_at))))
-        .smalls(rows.iter().map(outcome))
-        .bools(rows.iter().map(|row| row.attempt().is_some_and(Attempt::is_returned)))
-        .bools(rows.iter().map(|row| row.body().is_some()))
+        .numbers(rows.iter().map(|row| Some(row.fence)))
+        .ints(rows.iter().map(|row| Some(row.attempt)))
+        .smalls(rows.iter().map(|row| Some(row.state.code())))
+        .numbers(rows.iter().map(|row| Some(row.started)))
+        .numbers(rows.iter().map(|row| Some(row.ttl)))
+        .numbers(rows.iter().map(|row| Some(row.remembered)))
+        .numbers(rows.iter().map(|row| row.unresolved))
+        .numbers(rows.iter().map(|row| row.lease))
+        .numbers(rows.iter().map(|row| row.gone))
+        .numbers(rows.iter().map(|row| row.completed))
+        .numbers(rows.iter().map(|row| row.expires))
+        .numbers(rows.iter().map(|row| row.interrupted))
+        .numbers(earlier(|of| of.fence))
+        .ints(rows.iter().map(|row| row.earlier.as_ref().map(|of| of.attempt)))
+        .numbers(earlier(|of| of.started))
+        .numbers(earlier(|of| of.interrupted))
+        .smalls(rows.iter().map(|row| row.outcome))
+        .bools(rows.iter().map(|row| row.returned))
+        .bools(rows.iter().map(|row| row.has_body))
         .bytes(rows.iter().map(|row| Some(row.fingerprint())))
         .bytes(rows.iter().map(|row| Some(row.names.scope())))
         .bytes(rows.iter().map(|row| Some(row.key())))
-        .bytes(rows.iter().map(CopiedRow::progress))
+        .bytes(rows.iter().map(|row| row.progress.as_deref()))
         .bytes(rows.iter().map(CopiedRow::body))
 }

@@ -7,11 +7,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::columns::{Params, signed};
-use super::connection::Link;
-use super::copied_row::{CopiedRow, INSERT, params};
+use super::connection::{Link, LinkOptions};
+use super::copied_row::{CopiedRow, INSERT, Shift, params};
 use super::options::{SharedOptions, check_policy};
 use super::row::Columns;
-use super::set_policy::{WRITE, policy_params};
 use super::sql::Sql;
 use super::statement::Miss;
 use super::{driver, schema};
@@ -34,6 +33,9 @@ pub struct Copied {
     pub interrupted: u64,
     /// Scopes with a policy of their own.
     pub policies: usize,
+    /// What was added to all times, in ms: so much the file's clock was behind the server's. Zero if
+    /// the two differed by less than a second.
+    pub shifted_ms: i64,
 }
 
 /// What a file has. None of it changes meanwhile.
@@ -41,9 +43,19 @@ pub(crate) struct Source<E> {
     pub(crate) secret: Secret,
     /// No fence at or above this was granted.
     pub(crate) next_fence: u64,
-    pub(crate) now: Timestamp,
+    /// What its clocks show now.
+    pub(crate) times: Box<dyn Fn() -> Times + Send>,
     pub(crate) policies: Vec<(Box<[u8]>, Policy)>,
     pub(crate) keys: E,
+}
+
+/// The clocks of a file, at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    /// The machine's wall clock.
+    pub(crate) wall: Timestamp,
+    /// The file's own, which steps of the wall clock do not move.
+    pub(crate) file: Timestamp,
 }
 
 /// A statement has at most so many rows.
@@ -53,6 +65,15 @@ const BYTES: usize = 4 << 20;
 
 /// Clocks that differ by more are not right.
 const APART_MAX: Duration = Duration::from_secs(10);
+
+/// A file's clock that differs by less is the server's.
+const SHIFTED_FROM_MS: i64 = 1_000;
+
+/// The commit waits for standbys that are behind, as they may be after a large copy.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+const POLICIES: &str = "INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms) \
+    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bool[], $5::bigint[], $6::bigint[], $7::bigint[])";
 
 /// Copies on a thread of its own, for the client needs a runtime.
 pub(crate) async fn copy<E>(options: SharedOptions, source: Source<E>) -> Result<Copied, CopyError>
@@ -83,6 +104,7 @@ where
     options.check()?;
     let policies = copied_policies(&source.policies)?;
     let (link_options, _) = driver::reach(options).await?;
+    let link_options = LinkOptions { statement_timeout: PATIENCE, ..link_options };
     let link = Link::open(link_options, |_| {}).await.map_err(SharedError::Unavailable)?;
     let quoted = schema::quoted(&options.schema).map_err(SharedError::Unavailable)?;
     let into = Target {
@@ -91,16 +113,12 @@ where
         max_key: options.max_key_bytes,
     };
     // A connection that ends without a commit leaves nothing.
-    into.begin(source.now).await?;
-    let mut copied = Copied { policies: policies.len(), ..Copied::default() };
-    into.fill(source.keys, &mut copied).await?;
-    for (scope, policy) in policies {
-        into.run(WRITE, &policy_params(scope, &policy)).await?;
-    }
-    let number = Params::default().with(signed(source.next_fence), Type::INT8);
-    into.run("SELECT setval('{S}.fence', $1, false)", &number).await?;
-    let secret = Params::default().with(&source.secret.0[..], Type::BYTEA);
-    into.run("UPDATE {S}.meta SET secret = $1 FROM (SELECT {SURE}) AS durable", &secret).await?;
+    let shift = into.begin(&source.secret, &*source.times).await?;
+    into.raise_fences(source.next_fence).await?;
+    let mut copied = Copied { policies: policies.len(), shifted_ms: shift.0, ..Copied::default() };
+    into.fill(source.keys, shift, &mut copied).await?;
+    into.set_policies(&policies).await?;
+    into.name(&source.secret).await?;
     into.commit().await?;
     Ok(copied)
 }
@@ -126,44 +144,66 @@ struct Target {
 
 impl Target {
     /// Holds the tables against processes that connect meanwhile, and makes sure that none has used
-    /// them.
-    async fn begin(&self, file_now: Timestamp) -> Result<(), CopyError> {
-        let tables = "BEGIN; LOCK TABLE {S}.meta, {S}.sessions, {S}.policies, {S}.keys IN EXCLUSIVE MODE";
+    /// them. What is to be added to the file's times.
+    async fn begin(&self, secret: &Secret, times: &dyn Fn() -> Times) -> Result<Shift, CopyError> {
+        let tables = "BEGIN; SET LOCAL lock_timeout = '10s'; \
+                      LOCK TABLE {S}.meta, {S}.sessions, {S}.policies, {S}.keys IN EXCLUSIVE MODE";
         self.script(tables).await.map_err(SharedError::Unavailable)?;
-        let used = "SELECT EXISTS (SELECT FROM {S}.keys) OR EXISTS (SELECT FROM {S}.sessions) \
-                    OR EXISTS (SELECT FROM {S}.policies), {NOW}";
-        let rows = self.run(used, &Params::default()).await?;
+        let look = "SELECT EXISTS (SELECT FROM {S}.keys) OR EXISTS (SELECT FROM {S}.sessions) \
+                    OR EXISTS (SELECT FROM {S}.policies), t.secret = $1, {NOW} FROM {S}.meta t";
+        let rows = self.run(look, &Params::default().with(&secret.0[..], Type::BYTEA)).await?;
+        let Times { wall, file } = times();
         let row = rows.first().ok_or_else(|| failed("the tables can't be looked at".to_owned()))?;
         let mut columns = Columns::new(row);
-        if columns.take().map_err(SharedError::Unavailable)? {
-            return Err(CopyError::InUse);
+        let is_used: bool = columns.take().map_err(SharedError::Unavailable)?;
+        let is_of_this_file: bool = columns.take().map_err(SharedError::Unavailable)?;
+        if is_used {
+            return Err(if is_of_this_file { CopyError::AlreadyCopied } else { CopyError::InUse });
         }
         let now = columns.time().map_err(SharedError::Unavailable)?;
-        let apart = now.saturating_since(file_now).max(file_now.saturating_since(now));
-        if apart > APART_MAX { Err(CopyError::Clocks { apart }) } else { Ok(()) }
+        let apart = now.saturating_since(wall).max(wall.saturating_since(now));
+        if apart > APART_MAX {
+            return Err(CopyError::Clocks { apart });
+        }
+        let shift = signed(now.as_millis()) - signed(file.as_millis());
+        Ok(Shift(if shift.abs() < SHIFTED_FROM_MS { 0 } else { shift }))
+    }
+
+    /// Above all fences of the file. A sequence that is ahead harms nobody, so it may be early: it
+    /// needs a right that nothing else needs.
+    async fn raise_fences(&self, next: u64) -> Result<(), CopyError> {
+        let number = Params::default().with(signed(next), Type::INT8);
+        self.run("SELECT setval('{S}.fence', greatest($1, nextval('{S}.fence')), false)", &number)
+            .await
+            .map(drop)
     }
 
     async fn fill(
         &self,
         keys: impl Iterator<Item = Result<(Status, KeyNames), ReadError>>,
+        shift: Shift,
         copied: &mut Copied,
     ) -> Result<(), CopyError> {
         let (mut rows, mut bytes, mut in_flight) = (Vec::with_capacity(ROWS), 0, 0);
         for key in keys {
             let (status, names) = key.map_err(CopyError::Read)?;
-            let is_replayed = match status {
-                Status::Done(_) => true,
-                Status::Expired(_) | Status::Interrupted(_) => false,
-                Status::InFlight(_) => {
-                    in_flight += 1;
-                    continue;
+            let row = match (status, names) {
+                (Status::Unreadable(error), _) => return Err(CopyError::Read(error)),
+                (Status::Vacant, _) => continue,
+                (Status::InFlight(_), _) => None,
+                (Status::Done(_), KeyNames::Record(record)) => {
+                    Some(CopiedRow::of_record(record, true, shift))
                 }
-                Status::Unreadable(error) => return Err(CopyError::Read(error)),
-                Status::Vacant => continue,
+                (_, KeyNames::Record(record)) => Some(CopiedRow::of_record(record, false, shift)),
+                (_, KeyNames::Attempt(attempt)) => CopiedRow::of_attempt(attempt, shift),
             };
-            let row = CopiedRow::new(names, is_replayed);
-            if row.key().len() > self.max_key {
-                return Err(CopyError::KeyTooLong { len: row.key().len(), max: self.max_key });
+            let Some(row) = row else {
+                in_flight += 1;
+                continue;
+            };
+            let (len, max) = (row.key().len(), self.max_key);
+            if len > max {
+                return Err(CopyError::KeyTooLong { key: row.key_hash(), len, max });
             }
             *(if row.is_result() { &mut copied.results } else { &mut copied.interrupted }) += 1;
             bytes += row.bytes();
@@ -183,6 +223,28 @@ impl Target {
         self.run(INSERT, &params(rows)).await?;
         rows.clear();
         Ok(())
+    }
+
+    async fn set_policies(&self, policies: &[(&[u8], Policy)]) -> Result<(), CopyError> {
+        let rows: Vec<_> = policies.iter().map(|(scope, policy)| (*scope, policy.row())).collect();
+        let (rows, number) = (rows.iter(), |value: Option<u64>| value.map(signed));
+        let params = Params::default()
+            .bytes(rows.clone().map(|(scope, _)| Some(*scope)))
+            .numbers(rows.clone().map(|(_, row)| Some(signed(row.ttl_ms))))
+            .numbers(rows.clone().map(|(_, row)| number(row.tombstone_ms)))
+            .bools(rows.clone().map(|(_, row)| row.refuse))
+            .numbers(rows.clone().map(|(_, row)| number(row.unresolved_ms)))
+            .numbers(rows.clone().map(|(_, row)| row.max_attempts.map(i64::from)))
+            .numbers(rows.map(|(_, row)| number(row.lease_ms)));
+        self.run(POLICIES, &params).await.map(drop)
+    }
+
+    /// Makes this the store of the file's keys. Another identity, too: a process that connected
+    /// before knows the old one, and is refused also in transactions of its callers'.
+    async fn name(&self, secret: &Secret) -> Result<(), CopyError> {
+        let secret = Params::default().with(&secret.0[..], Type::BYTEA);
+        let name = "UPDATE {S}.meta SET secret = $1, id = gen_random_uuid() FROM (SELECT {SURE}) AS durable";
+        self.run(name, &secret).await.map(drop)
     }
 
     /// If its answer gets lost, the copy may be there or not.

@@ -27,7 +27,7 @@ const READ: &str = "SELECT m.policies, p.scope, p.ttl_ms, p.tombstone_ms, p.refu
 /// A change of the row in `meta` makes the change visible at once, to every process: a grant names
 /// the version that it was decided under. The version is a random number of 60 bits: one that was
 /// lost with a failover does not come again for other policies.
-pub(super) const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = \
+const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = \
       ('x' || left(replace(gen_random_uuid()::text, '-', ''), 12) || right(gen_random_uuid()::text, 3))::bit(60)::bigint \
       FROM (SELECT {SURE}) AS durable) \
     INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms) \
@@ -67,14 +67,23 @@ impl Core {
             return Err(SetPolicyError::Name(KeyError::ScopeTooLong { len: scope.len(), max: SCOPE_MAX }));
         }
         check_policy(&policy)?;
-        let (sql, name) = (self.sql.filled(WRITE), scope.to_vec());
+        let (sql, row, scope) = (self.sql.filled(WRITE), policy.row(), scope.to_vec());
         let deadline = self.deadline();
         // The same again changes nothing but the version, so an unknown outcome is tried again.
         let mut tries = Tries::new(deadline);
         loop {
-            let (sql, name) = (sql.clone(), name.clone());
+            let (sql, scope, row) = (sql.clone(), scope.clone(), row);
             let written = self.errand(deadline, async move |link: Rc<Link>| {
-                link.once(&sql, &policy_params(&name, &policy)).await
+                let number = |value: Option<u64>| value.map(signed);
+                let params = Params::default()
+                    .with(scope, Type::BYTEA)
+                    .with(signed(row.ttl_ms), Type::INT8)
+                    .with(number(row.tombstone_ms), Type::INT8)
+                    .with(row.refuse, Type::BOOL)
+                    .with(number(row.unresolved_ms), Type::INT8)
+                    .with(row.max_attempts.map(i64::from), Type::INT8)
+                    .with(number(row.lease_ms), Type::INT8);
+                link.once(&sql, &params).await
             });
             match written.await {
                 Ok(_) => break,
@@ -83,22 +92,9 @@ impl Core {
         }
         self.load_policies(deadline).await.map_err(|miss| CommitError::from(Self::refusal(miss)))?;
         Counters::count(&self.counters.policies_set);
-        self.options.hooks.tell(|| Event::PolicySet { scope, policy });
+        self.options.hooks.tell(|| Event::PolicySet { scope: &scope, policy });
         Ok(())
     }
-}
-
-/// The parameters of [`WRITE`].
-pub(super) fn policy_params<'a>(scope: &'a [u8], policy: &Policy) -> Params<'a> {
-    let (row, number) = (policy.row(), |value: Option<u64>| value.map(signed));
-    Params::default()
-        .with(scope, Type::BYTEA)
-        .with(signed(row.ttl_ms), Type::INT8)
-        .with(number(row.tombstone_ms), Type::INT8)
-        .with(row.refuse, Type::BOOL)
-        .with(number(row.unresolved_ms), Type::INT8)
-        .with(row.max_attempts.map(i64::from), Type::INT8)
-        .with(number(row.lease_ms), Type::INT8)
 }
 
 fn one(columns: &mut Columns<'_>) -> Result<Option<(Vec<u8>, Policy)>, StoreFailure> {

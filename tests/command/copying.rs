@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use idemkv::{Begin, Fingerprint};
+use idemkv::{Begin, Engine, Fingerprint, OpenError};
 
 use crate::helpers::{closed, contents, on};
 use crate::server;
@@ -16,6 +16,9 @@ fn keys_are_copied_once_they_are_agreed_to_and_into_new_tables_alone() {
         return;
     };
     let (_folder, file) = closed();
+    // As docs/shared.md says: no process opens it for changes any more.
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    assert!(matches!(Engine::open(&file), Err(OpenError::ReadOnly(_))));
     let (before, url) = (contents(&file), server.url());
     let ran = on(&file, "copy", &[&url, "--schema", "commanded"]);
     assert_eq!(ran.code, 1, "{ran:?}");
@@ -41,5 +44,5 @@ fn keys_are_copied_once_they_are_agreed_to_and_into_new_tables_alone() {
     assert!(matches!(answer, Begin::Done(record) if record.body() == b"charged 1"));
     drop(store);
     let ran = on(&file, "copy", &[&url, "--schema", "commanded", "--yes"]);
-    assert!(ran.code == 1 && ran.err.contains("have been used"), "{ran:?}");
+    assert!(ran.code == 1 && ran.err.contains("copied into these tables before"), "{ran:?}");
 }

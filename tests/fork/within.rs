@@ -110,13 +110,13 @@ fn a_waker_that_forks_leaves_a_child_that_stops_leading() {
     assert_eq!(done(&default_scope(&engine), "next").body(), b"reply");
 }
 
-/// An observer that forks when it hears of an interruption.
-#[derive(Default)]
-struct Hears(Forks);
+/// An observer that forks when it hears of an event of this name, once.
+struct Hears(Forks, &'static str);
 
 impl Observer for Hears {
     fn event(&self, event: &idemkv::Event<'_>) {
-        if event.name() != "interrupted" {
+        let has_forked = self.0.is_child.load(Ordering::Relaxed) || self.0.child.load(Ordering::Relaxed) != 0;
+        if event.name() != self.1 || has_forked {
             return;
         }
         match split() {
@@ -131,7 +131,7 @@ fn an_observer_that_forks_leaves_a_child_that_is_refused() {
     let _alone = alone();
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("x.idem");
-    let hears = Arc::new(Hears::default());
+    let hears = Arc::new(Hears(Forks::default(), "interrupted"));
     let engine = Engine::options().observer(Arc::clone(&hears)).open(&path).unwrap();
     let scope = default_scope(&engine);
     drop(fresh(&scope, "lost"));
@@ -143,4 +143,32 @@ fn an_observer_that_forks_leaves_a_child_that_is_refused() {
     join(hears.0.child.load(Ordering::Relaxed));
     assert!(matches!(Engine::open(&path), Err(OpenError::Locked(_))));
     scope.resolve("lost").unwrap().complete("reply").unwrap();
+}
+
+/// It is told right before the claim arrives. The claim is the parent's.
+#[test]
+fn an_observer_that_forks_at_a_grant_gives_the_child_no_claim() {
+    let _alone = alone();
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    for batch in [false, true] {
+        let hears = Arc::new(Hears(Forks::default(), "granted"));
+        let engine = Engine::options().observer(Arc::clone(&hears)).open(&path).unwrap();
+        let scope = default_scope(&engine);
+        let mut answers = if batch {
+            scope.begin_many(&[("first", request()), ("second", request())])
+        } else {
+            vec![scope.begin("single", request())]
+        };
+        if hears.0.is_child.load(Ordering::Relaxed) {
+            let is_refused = answers.iter().all(Result::is_err);
+            drop((answers, scope, engine));
+            leave(i32::from(!is_refused));
+        }
+        join(hears.0.child.load(Ordering::Relaxed));
+        for answer in answers.drain(..) {
+            let Ok(idemkv::Begin::Fresh(claim)) = answer else { panic!("{answer:?}") };
+            claim.complete("reply").unwrap();
+        }
+    }
 }

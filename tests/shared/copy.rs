@@ -9,7 +9,7 @@ use idemkv::{
     Recovery, Scope, SharedError, SharedOptions, Status,
 };
 
-use crate::server::{claim, request, within};
+use crate::server::{claim, on_runtime, request, within};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -192,7 +192,8 @@ fn what_can_not_be_copied_is_refused_and_leaves_no_key() {
     let file = read_only(&path);
     let error = refused(&file, options());
     assert!(matches!(error, CopyError::InFlight { keys: 1 }), "{error}");
-    assert!(within(HOUR, || matches!(file.scope("leased").get("token"), Ok(Status::Interrupted(_)))));
+    assert!(within(HOUR, || file.stats().in_flight == 0));
+    assert!(matches!(file.scope("leased").get("token"), Ok(Status::Interrupted(_))));
     // A server whose clock is an hour ahead.
     let ahead = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint + 3600000";
     let error = refused(&file, options().clock(ahead));
@@ -205,13 +206,22 @@ fn what_can_not_be_copied_is_refused_and_leaves_no_key() {
     assert!(matches!(refused(&file, options().connections(9)), CopyError::Store(OpenError::Option(_))));
     assert_eq!(server.one("SELECT count(*) FROM copy_refused.keys"), "0");
 
-    assert_eq!(file.copy_to(options()).unwrap().results, 1);
-    let error = refused(&file, options());
-    assert!(matches!(error, CopyError::InUse) && error.to_string().contains("schema"), "{error}");
+    let copied = file.copy_to(options()).unwrap();
+    assert_eq!((copied.results, copied.interrupted), (1, 1));
+    // The one that had been handed over is in the list, with its date.
+    let store = options().connect().unwrap();
+    assert_eq!(store.interrupted().get().unwrap().len(), 1);
+    drop(store);
+    assert!(matches!(refused(&file, options()), CopyError::AlreadyCopied));
     // Nor into tables to which a service has connected, though it has no keys.
     let used = server.connect("copy_used");
-    assert!(matches!(refused(&file, server.options("copy_used")), CopyError::InUse));
+    let error = refused(&file, server.options("copy_used"));
+    assert!(matches!(error, CopyError::InUse) && error.to_string().contains("schema"), "{error}");
     assert!(matches!(refused(&used, options()), CopyError::NotReadOnly));
+}
+
+fn engine_hash(path: &Path) -> String {
+    read_only(path).entries().next().unwrap().unwrap().key_hash().to_string()
 }
 
 #[test]
@@ -224,7 +234,9 @@ fn keys_and_policies_that_a_shared_store_does_not_take_are_named() {
     claim(&engine.scope("a"), &long).complete("reply").unwrap();
     engine.close().unwrap();
     let error = read_only(&path).copy_to(server.options("copy_long")).unwrap_err();
-    assert!(matches!(error, CopyError::KeyTooLong { len: 256, max: 255 }), "{error}");
+    assert!(matches!(error, CopyError::KeyTooLong { len: 256, max: 255, .. }), "{error}");
+    let hash = engine_hash(&path);
+    assert!(error.to_string().contains(&hash), "{error}");
     assert!(server.connect("copy_long").entries().next().is_none());
 }
 
@@ -242,9 +254,81 @@ fn a_process_that_connected_before_the_copy_is_told_that_the_store_is_another() 
     server.sql("DELETE FROM copy_early.sessions");
     let copied: Copied = read_only(&path).copy_to(server.options("copy_early")).unwrap();
     assert_eq!(copied.results, 6);
+    // It knows the id of the tables as they were: so its callers' transactions are refused, too.
+    on_runtime(async {
+        let mut client = server.client().await;
+        let mut transaction = client.transaction().await.unwrap();
+        let begun = early.scope("plain").begin_in_tx(&mut transaction, "paid", request()).await;
+        assert!(begun.is_err(), "{begun:?}");
+    });
     let refused = |error: &BeginError| matches!(error, BeginError::Shared(SharedError::OtherStore));
     assert!(within(Duration::from_secs(10), || early
         .scope("plain")
         .begin("new", request())
         .is_err_and(|e| refused(&e))));
+}
+
+/// The file's clock lags where its machine was off: spans stay, and dates move.
+#[cfg(feature = "sim")]
+#[test]
+fn what_is_left_of_a_ttl_stays_though_the_files_clock_lags() {
+    use idemkv::sim::{ManualClock, SimDisk};
+
+    const START: u64 = 1_800_000_000_000;
+    let server = server!();
+    let (disk, clock) = (SimDisk::new(), ManualClock::at_millis(START));
+    let options =
+        || Engine::options().disk(&disk).clock(&clock).stepped().policy(Policy::default().ttl(30 * HOUR));
+    let engine = options().open("x.idem").unwrap();
+    claim(&engine.scope("a"), "key").complete("reply").unwrap();
+    drop(claim(&engine.scope("a"), "lost"));
+    engine.close().unwrap();
+    clock.advance(3 * HOUR);
+    clock.reboot();
+    // Counts an hour of the three, and stays behind.
+    let lag = |engine: &Engine| clock.wall_millis() - engine.now().as_millis();
+    let file = options().read_only().open("x.idem").unwrap();
+    assert!(lag(&file) > 3_600_000, "{}", lag(&file));
+    let left = |engine: &Engine| match engine.scope("a").get("key").unwrap() {
+        Status::Done(record) => record.expires().as_millis() - engine.now().as_millis(),
+        other => panic!("{other:?}"),
+    };
+    let now = format!("{}::bigint", clock.wall_millis());
+    let copied = file.copy_to(server.options("copy_lag").clock(now.clone())).unwrap();
+    assert_eq!(copied.shifted_ms, i64::try_from(lag(&file)).unwrap());
+    let store = server.options("copy_lag").clock(now).connect().unwrap();
+    let minute = 60_000;
+    assert!(left(&store).abs_diff(left(&file)) < minute, "{} {}", left(&store), left(&file));
+    let listed =
+        |engine: &Engine| engine.interrupted().get().unwrap()[0].interrupted_at().unwrap().as_millis();
+    assert_eq!(listed(&store), listed(&file) + lag(&file));
+}
+
+/// The role that `docs/shared.md` names for a service may not set the sequence: that is said at once.
+#[test]
+fn a_role_that_may_not_set_fences_is_told_so_before_a_row_is_written() {
+    let server = server!();
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    fill(&path);
+    let owner = server.options("copy_rights");
+    server.sql(&owner.plain_sql().unwrap());
+    server.sql(
+        "CREATE ROLE copier LOGIN; GRANT USAGE ON SCHEMA copy_rights TO copier; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON copy_rights.keys, copy_rights.sessions, copy_rights.policies TO copier; \
+         GRANT SELECT, UPDATE ON copy_rights.duties, copy_rights.meta TO copier; \
+         GRANT USAGE ON SEQUENCE copy_rights.fence TO copier",
+    );
+    let url = format!("postgres://copier@127.0.0.1:{}/postgres", server.port);
+    let options = || SharedOptions::new(url.clone()).schema("copy_rights");
+    let file = read_only(&path);
+    match file.copy_to(options()) {
+        Err(CopyError::Store(OpenError::Shared(SharedError::Unavailable(failure)))) => {
+            assert_eq!(failure.kind(), FailureKind::Forbidden, "{failure}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(server.one("SELECT pg_relation_size('copy_rights.keys')"), "0");
+    server.sql("GRANT UPDATE ON SEQUENCE copy_rights.fence TO copier");
+    assert_eq!(file.copy_to(options()).unwrap().results, 6);
 }

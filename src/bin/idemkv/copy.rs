@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use idemkv::SharedOptions;
+use idemkv::{CopyError, OpenError, SharedError, SharedOptions};
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
@@ -43,15 +43,28 @@ impl Copy {
                 .to_owned(),
         ])?;
         let working = Working::start(format!("copies {}", shown(&self.file)));
-        let copied = engine.copy_to(SharedOptions::new(url).schema(self.schema)).map_err(Trouble::refused);
+        let copied = engine.copy_to(SharedOptions::new(url).schema(self.schema));
         drop(working);
-        opening::close(engine)?;
-        let copied = copied?;
+        let copied = copied.map_err(|error| match error {
+            CopyError::Store(OpenError::Shared(SharedError::Unknown(_))) => Trouble::new(
+                Answer::Inconclusive,
+                format_args!("{error}.\nThe copy may be there: run the same again before you start any service; it says so"),
+            ),
+            _ => Trouble::refused(error),
+        })?;
         writeln!(
             out,
             "{} results, {} interrupted keys, {} policies; step keys stay the same, and fences go on",
             copied.results, copied.interrupted, copied.policies
         )?;
+        if copied.shifted_ms != 0 {
+            writeln!(
+                out,
+                "the file's clock was {} ms behind the server's; times were moved",
+                copied.shifted_ms
+            )?;
+        }
+        opening::close(engine)?;
         Ok(Answer::Fine)
     }
 }

@@ -80,7 +80,7 @@ impl Core {
             note_twins(&results, &granting, &mut twins);
             self.settle_all(caller, &mut results, &mut granting).await;
             self.tell_of_grants(&results, &mut granting, watch.as_ref());
-            refusals.tell(self, &mut results);
+            refusals.tell(self, &mut results, &twins);
             let lost = self.take_lost(&results, &mut granting);
             if lost.is_empty() {
                 break;
@@ -102,7 +102,7 @@ impl Core {
             }
         }
         self.arrive_all(&mut results, granting, twins, queue_timeout.span());
-        refusals.tell(self, &mut results);
+        refusals.tell(self, &mut results, &[]);
         results.into_iter().map(answered).collect()
     }
 
@@ -280,8 +280,22 @@ struct Refusals<'a> {
 }
 
 impl Refusals<'_> {
-    /// Counts refusals that are new, and tells the observer.
-    fn tell(&mut self, core: &Core, results: &mut [Option<Result<Begin, BeginError>>]) {
+    /// Counts refusals that are new, and tells the observer: also those of twins, whose first request
+    /// will have the claim.
+    fn tell(
+        &mut self,
+        core: &Core,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        twins: &[(usize, usize)],
+    ) {
+        for &(at, first) in twins {
+            if let (Some(None), Some(told), Some(request)) =
+                (results.get(first), self.told.get_mut(at), self.requests.get(at))
+                && !std::mem::replace(told, true)
+            {
+                core.refused(self.scope, request.key, BeginError::DuplicateInBatch { first });
+            }
+        }
         for ((result, told), request) in results.iter_mut().zip(&mut self.told).zip(self.requests) {
             if let Some(Err(error)) = result
                 && !std::mem::replace(told, true)

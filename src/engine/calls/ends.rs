@@ -22,10 +22,11 @@ use crate::wal::frame::entry_bytes_max;
 impl FileClaim {
     /// Queues the end that the caller asks for, if that needs no waiting.
     pub(in crate::engine) fn start_end(self, caller: Caller, request: EndRequest<'_>) -> PendingEnd {
-        match request {
+        let pending = match request {
             EndRequest::Store(result) => self.start_completing(caller, result),
             EndRequest::Release => self.start_releasing(caller),
-        }
+        };
+        pending.with_space_given_back()
     }
 
     fn start_completing(mut self, caller: Caller, result: NewResult<'_>) -> PendingEnd {
@@ -56,7 +57,7 @@ impl FileClaim {
         deadline: Option<Deadline>,
     ) -> PendingEnd {
         match self.secure_space(caller, result.kept().len(), deadline).await {
-            Ok(()) => self.queue_result(caller, result),
+            Ok(()) => self.queue_result(caller, result).with_space_given_back(),
             Err(refused) => self.refused(refused),
         }
     }
@@ -191,7 +192,6 @@ impl FileClaim {
         let queued = || handle.core().leave(place);
         match handle.core().commit.append_end(caller, &entry, record, reservation, taken, queued) {
             Ok(ticket) => {
-                self.reservation().give_back();
                 self.core().leases.forget(&self.attempt);
                 PendingEnd::Queued(QueuedEnd { claim: self, ticket, record: stored })
             }

@@ -138,6 +138,9 @@ impl PendingGrant {
     /// Tells the observer of the grant, once it has settled. This comes before the claim arrives,
     /// because observers may be slow. The watch has run since the call, if there is an observer.
     pub(super) fn tell(&mut self, core: &Core, watch: Option<&Stopwatch>) {
+        if self.is_lost(core) {
+            return;
+        }
         if let Some(claim) = &self.claim
             && !std::mem::replace(&mut self.is_told, true)
         {
@@ -150,12 +153,12 @@ impl PendingGrant {
     ///
     /// # Errors
     ///
-    /// When the engine has failed since. The grant is withdrawn then, if the log still takes that.
+    /// When the engine has failed since, or observers have forked. The grant is withdrawn then, if the log still takes that.
     pub(super) fn arrive(&mut self, core: &Core) -> Result<Option<FileClaim>, CommitError> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         // Other threads look only once the clock ticks, or where they want the key.
         let is_too_late = self.claim.as_ref().is_some_and(|claim| core.is_too_late(claim.of()));
-        let failed = core.health.check_failure();
+        let failed = core.health.may_grant();
         if is_too_late || failed.is_err() {
             self.give_back();
             // A caller of a closed engine learns that.

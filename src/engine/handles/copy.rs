@@ -6,31 +6,34 @@ use crate::SharedOptions;
 use crate::engine::file::entries::FileEntries;
 use crate::error::{CopyError, Failure, OpenError};
 use crate::key::Secret;
-use crate::shared::copy::{Copied, Source, copy};
+use crate::shared::copy::{Copied, Source, Times, copy};
 use crate::shared::refusal::{carry, check_caller};
+use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
 impl Engine {
     /// Copies all keys of a file that was opened with [`Options::read_only`](crate::Options::read_only)
     /// into a shared store that was not used before, all or none.
     ///
-    /// Results, tombstones, interruptions with their progress, and policies come along as they are,
-    /// with attempts, fences and times. Step keys stay the same, and fences go on above those of the
-    /// file. A policy's durability does not come along: a shared store makes everything durable.
+    /// Results, tombstones, interruptions with their progress, and policies come along, with attempts
+    /// and fences. Step keys stay the same, and fences go on above those of the file. All times are
+    /// moved by what the file's clock lags behind the server's; what is left of a TTL stays. A policy's
+    /// durability does not come along: a shared store makes everything durable.
     ///
-    /// The file stays as it is. No service may use it any more: a key that is begun there again would
-    /// run a second time. `docs/shared.md` says how a running service moves.
+    /// The file stays as it is, and nothing marks it. **Start no service on it any more**: what is done
+    /// there or in the store after the copy, the other does not know, and a retry runs it again.
+    /// `docs/shared.md` says how a running service moves.
     ///
     /// It blocks, for the time of reading the file and writing as much to the store.
     ///
     /// # Errors
     ///
     /// When the file was opened for changes; when a claim stands that was handed over as a token; when
-    /// the tables have been used; when the clocks of file and server differ by more than ten seconds;
-    /// when a key or a policy does not fit a shared store; when the file can't be read, or the store
-    /// not be reached. The tables have no keys then. Only with
-    /// [`SharedError::Unknown`](crate::SharedError::Unknown) they may have them all: a second copy
-    /// then says that the tables have been used.
+    /// the tables have been used; when the clocks of this machine and of the server differ by more than
+    /// ten seconds; when a key or a policy does not fit a shared store; when the file can't be read, or
+    /// the store not be reached. The tables have no keys then. Only with
+    /// [`SharedError::Unknown`](crate::SharedError::Unknown) they may have them all. Copy again before
+    /// any service starts: [`CopyError::AlreadyCopied`] says that they do.
     ///
     /// ```no_run
     /// # use idemkv::{Engine, SharedOptions};
@@ -45,11 +48,21 @@ impl Engine {
         if !matches!(core.health.failure(), Some(Failure::ReadOnly)) {
             return Err(CopyError::NotReadOnly);
         }
+        // What is out is out as tokens: the file is open to look only.
+        let keys = core.limits.in_flight();
+        if keys > 0 {
+            return Err(CopyError::InFlight { keys });
+        }
         check_caller(Caller::Thread).map_err(OpenError::from)?;
+        let clocks = Arc::clone(file);
+        let times = move || {
+            let core = clocks.core();
+            Times { wall: core.options.time.wall(), file: core.clock.now() }
+        };
         let source = Source {
             secret: Secret(core.secret.0),
             next_fence: core.fences.next(),
-            now: core.clock.now(),
+            times: Box::new(times),
             policies: core.declared_policies(),
             keys: FileEntries::new(file),
         };
