@@ -202,12 +202,8 @@ fn a_view_that_could_not_be_opened_is_no_failed_read_of_a_block() {
     store.close().unwrap();
 }
 
-/// The path to the disk is away, and each read takes a minute to fail.
-#[test]
-fn readers_that_waited_for_a_view_that_could_not_be_opened_do_not_each_open_it_again() {
-    const READERS: u64 = 8;
-    let disk = SimDisk::new();
-    let store = new_store(&disk);
+/// The next read of the disk is told of, and held until the sender is dropped.
+fn hold_the_next_read(disk: &SimDisk) -> (mpsc::Receiver<()>, mpsc::SyncSender<()>) {
     let (is_held, held) = mpsc::sync_channel(1);
     let (go, may_go) = mpsc::sync_channel::<()>(1);
     let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
@@ -219,6 +215,16 @@ fn readers_that_waited_for_a_view_that_could_not_be_opened_do_not_each_open_it_a
             may_go.lock().recv().unwrap_err();
         }
     });
+    (held, go)
+}
+
+/// The path to the disk is away, and each read takes a minute to fail.
+#[test]
+fn readers_that_waited_for_a_view_that_could_not_be_opened_do_not_each_open_it_again() {
+    const READERS: u64 = 8;
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    let (held, go) = hold_the_next_read(&disk);
     assert!(disk.fail_reads_of(path(), 0..u64::MAX));
     let (access, before) = (&store.access, disk.reads());
     let reads = thread::scope(|threads| {
@@ -257,17 +263,7 @@ fn a_slow_read_that_fails_once_its_block_was_dropped_is_not_remembered() {
     let failure = IoFailure::new(path(), "reading", io::Error::other("a bad sector"));
     let before = Timestamp::default();
     (0..3).for_each(|_| store.unread.failed(place.block(), &failure, before..before));
-    let (is_held, held) = mpsc::sync_channel(1);
-    let (go, may_go) = mpsc::sync_channel::<()>(1);
-    let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
-    disk.before_reads(move |_| {
-        let first = is_held.lock().take();
-        if let Some(is_held) = first {
-            is_held.send(()).unwrap();
-            // The other side is dropped.
-            may_go.lock().recv().unwrap_err();
-        }
-    });
+    let (held, go) = hold_the_next_read(&disk);
     thread::scope(|threads| {
         let slow = threads.spawn(|| read(&store, place, record.digest()));
         held.recv().unwrap();
