@@ -306,8 +306,8 @@ impl Attempt {
         !self.vacates.swap(true, Ordering::Relaxed)
     }
 
-    /// Its end came while a later claim had the key, and changed nothing. If that claim is withdrawn,
-    /// the end is queued once more.
+    /// Its end came while a later claim had the key, and changed nothing. If that claim is
+    /// withdrawn, the end is queued once more.
     pub(crate) fn was_not_vacated(&self) {
         self.vacates.store(false, Ordering::Relaxed);
     }

@@ -19,12 +19,12 @@ use crate::{AttemptInfo, Interruption, KeyHash, Record, Waited};
 ///
 /// The thread may hold claims that its caller does not have yet, and log space for them. A wait
 /// for one of them would never end. So a blocking call that would wait for a claim, or for log
-/// space, is refused with [`InsideCallback`](BeginError::InsideCallback), whatever its engine.
-/// Futures are not refused, because they do not block. But a method that blocks on one
-/// (`block_on`) can hang its thread: hand the wait to another thread or task.
+/// space, is refused with [`InsideCallback`](BeginError::InsideCallback), on any engine. Futures
+/// are not refused, because they do not block. But a method that blocks on one (`block_on`) can
+/// hang its thread: hand the wait to another thread or task.
 ///
-/// The engine's own threads tell of leases that end, and of a full or failing disk. A transaction may
-/// wait for them. So there [`checkpoint`](crate::Engine::checkpoint) and
+/// The engine's own threads tell of leases that end, and of a full or failing disk. A transaction
+/// may wait for them. So there [`checkpoint`](crate::Engine::checkpoint) and
 /// [`compact`](crate::Engine::compact) do nothing, and a backup and
 /// [`complete_in`](crate::Claim::complete_in) are refused.
 ///

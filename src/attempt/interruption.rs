@@ -53,7 +53,7 @@ pub(crate) struct Earlier {
 /// [`BeginError::Unresolved`](crate::BeginError::Unresolved),
 /// [`Claim::interrupted`](crate::Claim::interrupted),
 /// [`Status::Interrupted`](crate::Status::Interrupted) and
-/// [`Observer::interrupted`](crate::Event::Interrupted) give it. Cheap to clone.
+/// [`Event::Interrupted`](crate::Event::Interrupted) give it. Cheap to clone.
 ///
 /// ```
 /// # use idemkv::{BeginError, Engine, Fingerprint};

@@ -154,7 +154,7 @@ impl SimDisk {
     }
 
     /// Lets every read fail from now on that asks for one of these bytes of a file, as a bad
-    /// sector does; whether there is such a file.
+    /// sector does. Returns whether there is such a file.
     #[must_use]
     pub fn fail_reads_of(&self, path: &Path, bytes: Range<u64>) -> bool {
         let mut world = self.0.lock();

@@ -98,7 +98,7 @@ impl fmt::Display for BeginError {
             Self::InsideTransaction => f.write_str(INSIDE_TRANSACTION),
             Self::DuplicateInBatch { first } => write!(
                 f,
-                "request {first} of the batch has the same key and was granted the claim; answer this one with that one's result"
+                "request {first} of the batch has the same key and was granted the claim; answer this request with its result"
             ),
             Self::BatchTooLong { len, max } => too_long_a_batch(f, *len, *max),
             Self::Expired(tombstone) => write!(

@@ -12,9 +12,9 @@ use super::IoFailure;
 pub enum Busy {
     /// The commit queue, or the log behind it, stayed full.
     QueueFull {
-        /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a call
-        /// that does not wait: a member of a batch if only the end of claims could free space, or
-        /// any call if more claims were granted than the engine numbers between two checkpoints.
+        /// How long the call was prepared to wait: `Options::queue_timeout`. Zero for a call that
+        /// does not wait: a member of a batch if only the end of claims could free space, or any
+        /// call, if all fences up to the next checkpoint are used up.
         waited: Duration,
     },
     /// The claim was granted, but each time its lease ran out before it reached the caller. Each
@@ -51,13 +51,13 @@ impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::QueueFull { waited } if waited.is_zero() => f.write_str(
-                "there is no room at the moment, and the call does not wait for it; try again later, or, where claims that are out \
-                 keep the room of the log, end some or raise `log_bytes`",
+                "the log has no space at the moment, and this call does not wait for it; try again later, end claims that are \
+                 in flight, or raise `log_bytes`",
             ),
             Self::QueueFull { waited } => {
                 write!(
                     f,
-                    "the log had no room for {} ms; try again later, with fewer calls at once",
+                    "the log or the commit queue was full for {} ms; try again later, with fewer calls at once",
                     waited.as_millis()
                 )
             }

@@ -61,7 +61,7 @@ impl fmt::Display for ClaimError {
         match self {
             Self::BodyTooLarge { len, max } => write!(
                 f,
-                "the body has {len} bytes, the limit is {max}; complete the claim with a smaller one, or raise `max_body_bytes`"
+                "the body has {len} bytes, and the limit is {max}; complete the claim with a smaller one, or raise `max_body_bytes`"
             ),
             Self::Superseded(current) => {
                 let now = match &**current {
@@ -85,7 +85,7 @@ impl fmt::Display for ClaimError {
                 "a transaction can't be started inside another; complete the claims one after the other",
             ),
             Self::TransactionPoisoned => f.write_str(
-                "the work caught a panic of a table or leaked one, so its transaction was undone; let the panic pass, drop every table, \
+                "the work caught a panic of a table, or leaked a table, so its transaction was undone; let the panic pass, drop every table, \
                  and complete the claim again",
             ),
             #[cfg(feature = "postgres")]

@@ -25,8 +25,8 @@ pub enum CopyError {
     AlreadyCopied,
     /// The tables have been used, and not by a copy of this file.
     InUse,
-    /// The server's clock and that of this machine differ by so much: one of them is wrong, and times
-    /// would be too.
+    /// The server's clock and that of this machine differ too much. One of them is wrong, so
+    /// copied times could be wrong too.
     Clocks {
         /// By how much.
         apart: Duration,

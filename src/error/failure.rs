@@ -87,7 +87,7 @@ impl fmt::Display for Failure {
                  engine, or the next opening, tries again: {failure}"
             );
         }
-        f.write_str("the engine stopped after a failed commit, open the file again to go on: ")?;
+        f.write_str("the engine stopped after a failed commit; open the file again to go on: ")?;
         match self {
             Self::Io(failure) | Self::FileNotReady(failure) => failure.fmt(f),
             Self::Damaged(damage) => damage.fmt(f),

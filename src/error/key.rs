@@ -32,11 +32,11 @@ impl fmt::Display for KeyError {
             Self::TooLong { len, max } => {
                 write!(
                     f,
-                    "the idempotency key has {len} bytes, the limit is {max}; send a shorter one, or a digest of it"
+                    "the idempotency key has {len} bytes, and the limit is {max}; send a shorter one, or a digest of it"
                 )
             }
             Self::ScopeTooLong { len, max } => {
-                write!(f, "the scope's name has {len} bytes, the limit is {max}; choose a shorter one")
+                write!(f, "the scope's name has {len} bytes, and the limit is {max}; choose a shorter one")
             }
         }
     }

@@ -53,7 +53,7 @@ pub use store_failure::{FailureKind, StoreFailure};
 pub use token::TokenError;
 
 const CLOSED: &str = "the engine is closed; open the file again";
-const INSIDE_CALLBACK: &str = "a call that blocks was made by a waker or observer, on the thread that commits for all; \
+const INSIDE_CALLBACK: &str = "a waker or an observer made a call that would wait for the thread that it runs on; \
     use its `_async` form there, or another thread";
 const INSIDE_TRANSACTION: &str = "the work of `complete_in` would wait for something that may wait for the end of that work; \
     make the call before the transaction, or after it";

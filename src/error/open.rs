@@ -22,8 +22,8 @@ pub enum OpenError {
     ReadOnly(PathBuf),
     /// Another process, or another engine in this one, has the file open.
     Locked(PathBuf),
-    /// The file does not start like an idemkv file, and no log beside it shows that it was one.
-    /// An empty file counts as such a file.
+    /// The file does not start like an idemkv file, and no log beside it shows that it was one. An
+    /// empty file has this error too.
     NotIdemkv(PathBuf),
     /// The path is empty.
     NoPath,
@@ -91,8 +91,8 @@ pub enum OpenError {
     Shared(SharedError),
 }
 
-const READ_ONLY: &str = "may not be written; the engine needs to write it, change its permissions";
-const LOCKED: &str = "is open in another engine; one process at a time can have it, close the other";
+const READ_ONLY: &str = "is not writable, and the engine has to write to it; change its permissions";
+const LOCKED: &str = "is open in another engine, and one process at a time can have it; close the other";
 const NOT_IDEMKV: &str = "is not an idemkv file as far as can be told, and was left alone: it is another \
                           program's, or its first page is damaged. Find out which, and restore a damaged file \
                           and its log from a backup; a new file would know nothing of operations that were done";
@@ -115,12 +115,12 @@ impl fmt::Display for OpenError {
             ),
             Self::NewerVersion { file, found, supported } => write!(
                 f,
-                "{} has format version {found}, this build reads up to {supported}; use a newer idemkv",
+                "{} has format version {found}, and this build reads up to {supported}; use a newer idemkv",
                 file.display()
             ),
             Self::OlderVersion { file, found, supported } => write!(
                 f,
-                "{} has format version {found}, this build reads from {supported} on; open it with the idemkv that wrote it",
+                "{} has format version {found}, and this build reads from {supported} on; open it with the idemkv that wrote it",
                 file.display()
             ),
             Self::LogMissing { log, opened_as } => write!(

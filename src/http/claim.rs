@@ -71,7 +71,7 @@ impl ClaimSlot {
         Self(Arc::new(Slot { place: Mutex::new(Place::Here(claim)), back: Notify::new(), never_store }))
     }
 
-    /// The claim. `None` where somebody has it, or the request is over.
+    /// The claim. `None` if it was taken already, or the request is over.
     #[must_use]
     pub fn take(&self) -> Option<HeldClaim> {
         let mut place = self.0.place.lock();
@@ -284,8 +284,8 @@ pub enum CompleteHeldError<E> {
         /// Why.
         reason: ClaimError,
         /// The claim, if nothing was written and it is still good. Without it the handler's answer
-        /// is not used: if the lease ran out, the client gets what the key has now, and else is
-        /// told that the store failed.
+        /// is not used. If the lease ran out, the client gets what a retry would get now.
+        /// Otherwise it is told that the store failed.
         claim: Option<Box<HeldClaim>>,
     },
 }

@@ -1,8 +1,8 @@
 //! A tower layer for the `Idempotency-Key` header: a retried request gets the stored response, and
 //! the handler runs once.
 //!
-//! [`IdempotencyLayer`] is where to start. `docs/http.md` has all of it: what each request gets,
-//! how the clauses of draft-ietf-httpapi-idempotency-key-header-07 are met, and why.
+//! Start with [`IdempotencyLayer`]. `docs/http.md` has all of it: what each request gets, how the
+//! clauses of draft-ietf-httpapi-idempotency-key-header-07 are met, and why.
 //!
 //! # What is stored
 //!

@@ -1,5 +1,5 @@
-//! Layers set up for a known contract. Each is where to start: every option can be changed after
-//! it.
+//! Layers set up for a known contract. A preset is a starting point: every option can be changed
+//! afterwards.
 
 use std::time::Duration;
 

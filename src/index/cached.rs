@@ -1,9 +1,9 @@
 //! The cached records of a shard in two lists, so that eviction looks at nothing else.
 //!
-//! A slot with a cached record has its position in a list, and each position names its slot's
-//! key. So a record joins and leaves in constant time, with any number of keys. Records that no
+//! A slot with a cached record has its position in a list, and each position names its slot's key.
+//! So a record joins and leaves in constant time, with any number of keys. Records that no
 //! checkpoint has stored yet have their own list: they can't be evicted, and there may be many
-//! times as many as the cache may keep.
+//! times more of them than the cache holds.
 
 /// The place of a cached record in one of the two lists; in a slot that is not in a shard, it has
 /// no meaning.

@@ -1,4 +1,4 @@
-//! One shard of the index: a table, and the bytes of cached bodies in it. Single-threaded.
+//! One shard of the index: its table, and which cached records are evicted. Single-threaded.
 
 use super::cached::{CachePosition, CachedRecords, Moved};
 use super::due::Due;

@@ -98,10 +98,11 @@ impl MetricsObserver {
     ///
     /// If two engines share an observer, their counters add up, and the gauges are those of the
     /// one that was published last. The observer knows the last 16 openings that were published.
-    /// If more engines than that take turns, their counters count again.
+    /// If more engines than that take turns, their counters are added once more.
     ///
-    /// Of a shared store, gauges and counters of this process alone are written. Those of a file,
-    /// a log or interrupted keys stay zero.
+    /// On a shared store, gauges and counters are those of this process. The gauges of interrupted
+    /// keys are those of the store, as this process last counted them. Those of a file or a log
+    /// stay zero.
     pub fn publish(&self, engine: &Engine) {
         loop {
             let closings = self.closings.load(Ordering::Acquire);

@@ -100,7 +100,8 @@ impl Scopes {
             return self.other(engine);
         }
         let new = Arc::new(ScopeMetrics::new(engine, scope_label(scope)));
-        // Declared after `new`, so that the lock is free before a handle of the recorder is dropped.
+        // Declared after `new`, so that the lock is free before a handle of the recorder is
+        // dropped.
         let mut known = self.known.write();
         if known.len() >= self.max && !known.contains_key(scope) {
             drop(known);

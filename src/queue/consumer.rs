@@ -20,10 +20,10 @@ const CONCURRENCY: usize = 64;
 
 /// Handles the messages of a queue, each once; see the [module](super).
 ///
-/// One scope for each kind of message. Consumers in one process share the engine; clones share
-/// nothing else. Consumers in other processes need other files, or one shared store. With other
-/// files, duplicates are found only if the broker sends all deliveries of a message to the same
-/// process, as it does with partitions.
+/// One scope for each kind of message. Consumers in one process share the engine. A clone shares
+/// nothing else with its original. Consumers in other processes need other files, or one shared
+/// store. With other files, duplicates are found only if the broker sends all deliveries of a
+/// message to the same process, as it does with partitions.
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing before `handle`"]
 pub struct Consumer {
@@ -56,11 +56,11 @@ impl Consumer {
         self
     }
 
-    /// After how many deliveries a message that can't be done becomes a dead letter. It does at
-    /// this delivery, if its handler says that it did nothing. It does at a later one, without a
-    /// run of the handler, if the attempt before was interrupted. The limit goes by the broker's
-    /// count, which includes deliveries during an outage or behind a group. Needs
-    /// [`Delivery::count`]. Default: never.
+    /// After how many deliveries a message that can't be done becomes a dead letter. If its
+    /// handler says at this delivery that it did nothing, the message is a dead letter at once. If
+    /// the attempt before was interrupted, it is one at a later delivery, without a run of the
+    /// handler. The limit goes by the broker's count, which includes deliveries during an outage
+    /// or behind a group. Needs [`Delivery::count`]. Default: never.
     pub fn deliveries_max(mut self, deliveries: u32) -> Self {
         self.deliveries_max = Some(deliveries);
         self

@@ -45,7 +45,7 @@ impl Core {
     /// The result of this request, if it is in memory.
     #[inline]
     fn replay(&self, scope: &ScopeInner, key: &[u8], fingerprint: &Fingerprint) -> Option<Record> {
-        // Whatever is wrong, the call on the store says it.
+        // If anything is wrong, the call on the store reports it.
         self.check().ok()?;
         let record = self.cache.replay(scope.digest(key).ok()?, fingerprint)?;
         self.options.hooks.call(|observer| observer.replayed(&record));

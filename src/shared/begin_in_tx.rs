@@ -197,8 +197,8 @@ impl ClaimInTx {
         self.attempt.fence
     }
 
-    /// Stores the result, within the same transaction. Then commit without delay: until then, begins
-    /// of the same key by other callers are refused as [`FailureKind::Locked`].
+    /// Stores the result, within the same transaction. Then commit without delay: until then,
+    /// begins of the same key by other callers are refused as [`FailureKind::Locked`].
     ///
     /// # Errors
     ///

@@ -184,9 +184,9 @@ impl SharedClaim {
         EndError::new(reason, Some(self.into()))
     }
 
-    /// Changes the claim's row. If an answer got lost, the row tells: it has this claim's nonce and
-    /// fence, and the state `to`. `None` for a change after which the claim is still good, which can
-    /// be made twice.
+    /// Changes the claim's row. If an answer got lost, the row tells: it has this claim's nonce
+    /// and fence, and the state `to`. `None` for a change after which the claim is still good,
+    /// which can be made twice.
     pub(super) async fn carry_out(&self, end: EndAsk, to: Option<RowState>) -> Result<Carried, ClaimError> {
         let core = self.core();
         let (deadline, mut tries) = if self.insists {

@@ -1,5 +1,5 @@
 //! `Link`: one connection, with its timeout and its prepared statements. It carries one statement
-//! at a time, so that a notice can be told to belong to it.
+//! at a time, so that each notice certainly belongs to that statement.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -51,8 +51,8 @@ impl LinkOptions {
         self.settings == Settings::None
     }
 
-    /// Names and values. One plan for every size of the table: an index scan for each call, in their
-    /// order.
+    /// Names and values. One plan for every size of the table: an index scan for each call, in
+    /// their order.
     fn wanted(&self) -> [(&'static str, String); 9] {
         let limit = self.statement_timeout.as_millis().to_string();
         let off = || "off".to_owned();

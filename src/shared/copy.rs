@@ -33,8 +33,8 @@ pub struct Copied {
     pub interrupted: u64,
     /// Scopes with a policy of their own.
     pub policies: usize,
-    /// What was added to all times, in ms: so much the file's clock was behind the server's. Zero if
-    /// the two differed by less than a second.
+    /// What was added to all times, in ms: by how much the file's clock was behind the server's.
+    /// Zero if the two differed by less than a second.
     pub shifted_ms: i64,
 }
 
@@ -264,7 +264,7 @@ impl Target {
     }
 }
 
-/// Without a commit nothing was done, whatever became of a statement.
+/// Without a commit nothing was done, however a statement ended.
 fn none_done(rows: Result<Vec<Row>, Miss>) -> Result<Vec<Row>, CopyError> {
     rows.map_err(|miss| match miss {
         Miss::NotDone(failure) | Miss::Unknown(failure) => SharedError::Unavailable(failure).into(),

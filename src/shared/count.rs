@@ -22,8 +22,8 @@ const STATEMENTS: u32 = 10;
 /// A process counts for at most one part of its time in so many.
 const SHARE: u32 = 50;
 
-/// Some interrupted keys after one of them, by scope and attempt; and the last of them, which has no
-/// scope.
+/// Some interrupted keys after one of them, by scope and attempt; and the last of them, which has
+/// no scope.
 const COUNT: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
     part AS MATERIALIZED (SELECT scope, attempt, gone_ms, {SINCE} AS since, {OF_FENCE} AS of_fence FROM {S}.keys \
       WHERE interrupted_ms IS NOT NULL AND ({SINCE}, {OF_FENCE}) > ($1, $2) ORDER BY {SINCE}, {OF_FENCE} LIMIT $3) \

@@ -148,7 +148,8 @@ pub(super) async fn reach(options: &SharedOptions) -> Result<(LinkOptions, schem
     let (link, link_options) = found(link_options).await.map_err(unavailable)?;
     link.check_server().await.map_err(unavailable)?;
     if link_options.settings == Settings::AtStart {
-        // Making tables may take longer than a statement, and waits for others who make them.
+        // Making tables may take longer than a statement, and waits for other processes that make
+        // them.
         link.script("SET statement_timeout = 0; SET lock_timeout = 0").await.map_err(unavailable)?;
     }
     let preparing = schema::prepare(link.client(), &options.schema, options.makes_tables);
@@ -160,9 +161,9 @@ pub(super) async fn reach(options: &SharedOptions) -> Result<(LinkOptions, schem
     Ok((link_options, found.map_err(unavailable)?))
 }
 
-/// Connects, and finds out whether a pooler is in between. It refuses the settings that a connection
-/// starts with, or drops them. Whether it is in session mode can't be seen, so it counts as one in
-/// transaction mode, where nothing is left with connections of others.
+/// Connects, and finds out whether a pooler is in between. A pooler refuses the settings that a
+/// connection starts with, or drops them. Whether it is in session mode can't be seen, so it
+/// counts as one in transaction mode, where nothing is left with connections of others.
 async fn found(options: LinkOptions) -> Result<(Link, LinkOptions), StoreFailure> {
     let pooled = || LinkOptions { settings: Settings::None, ..options.clone() };
     match Link::connect(options.clone(), |_| {}).await {

@@ -1,5 +1,5 @@
-//! `Intake`: calls wait here for a free connection. Whatever arrives while all connections are
-//! busy goes into the next statement; a call that finds one free waits for no other.
+//! `Intake`: calls wait here for a free connection. Calls that arrive while all connections are
+//! busy go into the next statement. A call that finds a connection free waits for no other call.
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;

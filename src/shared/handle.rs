@@ -1,4 +1,4 @@
-//! `SharedHandle`: what a connected store tells of itself, and how it is closed.
+//! `SharedHandle`: what a connected store says about itself, and how it is closed.
 
 #[cfg(feature = "sim")]
 use super::core::Core;

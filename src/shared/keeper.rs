@@ -16,8 +16,8 @@ use crate::clock::{Deadline, boot_ms};
 use crate::error::{FailureKind, StoreFailure};
 use crate::sync::Arc;
 
-/// Keeps the session until the runtime ends. It has a connection of its own: whatever keeps the
-/// others busy, the claims of a process that lives stand.
+/// Keeps the session until the runtime ends. It has a connection of its own, so the claims of a
+/// live process stand even while the other connections are busy.
 pub(super) async fn keep(core: Arc<Core>) {
     let mut line = None;
     loop {

@@ -1,5 +1,6 @@
-//! Lists of keys without an outcome. Interrupted ones are indexed. Claims are not: they are found by
-//! reading the table, some pages at a time. Each statement is bounded, so a list works at any size.
+//! Lists of keys without an outcome. Interrupted ones are indexed. Claims are not: they are found
+//! by reading the table, some pages at a time. Each statement is bounded, so a list works at any
+//! size.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -18,7 +18,7 @@ pub(super) struct LooseEnd {
     pub(super) attempt: Option<Arc<Attempt>>,
     /// Scope and key, if the grant inserts the key's row.
     pub(super) names: Option<Names>,
-    /// It is not sent with others, of which one has to wait.
+    /// It is sent alone: in the group in which it was sent before, one had to wait.
     pub(super) is_alone: bool,
     due: Deadline,
     pause: Duration,

@@ -18,7 +18,7 @@ use crate::sync::Arc;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pooling {
-    /// Finds out when it connects. A pooler counts as one in transaction mode, whatever mode it has.
+    /// Finds out when it connects. Any pooler that it finds counts as one in transaction mode.
     #[default]
     Detect,
     /// Nothing, or a pooler that gives each client a server connection of its own.
@@ -71,11 +71,11 @@ pub struct SharedOptions {
 impl SharedOptions {
     /// For the server at this address: a URL, or words as libpq takes them.
     ///
-    /// With `sslmode` it says how the way to the server is secured, and with `sslrootcert` which
-    /// file has the certificate of the authority that vouches for it. Without `sslmode` a server on
-    /// another machine is verified as with `verify-full`, and one on this machine is spoken to in
-    /// clear. That needs the feature `postgres-tls`; without it only `sslmode=disable` and `prefer`
-    /// reach other machines, in clear.
+    /// Its `sslmode` says how the way to the server is secured. Its `sslrootcert` names the file
+    /// with the certificate of the authority that vouches for the server. Without `sslmode` a
+    /// server on another machine is verified as with `verify-full`, and one on this machine is
+    /// spoken to in clear. That needs the feature `postgres-tls`; without it only
+    /// `sslmode=disable` and `prefer` reach other machines, in clear.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -142,8 +142,8 @@ impl SharedOptions {
         self
     }
 
-    /// How long the claims of this process stand when nothing is heard of it any more. It is
-    /// renewed three times in that time. Default 15 s; 1 s to 10 minutes.
+    /// The length of a session: how long the claims of this process stand after it was last heard
+    /// of. The session is renewed three times in that time. Default 15 s; 1 s to 10 minutes.
     pub fn session(mut self, time: Duration) -> Self {
         self.session = time;
         self
@@ -173,15 +173,17 @@ impl SharedOptions {
         self
     }
 
-    /// How often this process counts the interrupted keys of the store, for [`Stats`](crate::Stats);
-    /// `None` for never, which tells of none. Default 10 s. A count that takes long is made less often.
+    /// How often this process counts the interrupted keys of the store, for
+    /// [`Stats`](crate::Stats); `None` for never: then `Stats` shows none. Default 10 s. A count
+    /// that takes long is made less often.
     pub fn count_every(mut self, every: Option<Duration>) -> Self {
         self.count_every = every;
         self
     }
 
-    /// The most calls of one kind that wait for a connection, and the most grants that are still to be
-    /// withdrawn. Beyond, calls are refused with [`SharedError::Busy`]. Default 10,000; 1 to 1,000,000.
+    /// The most calls of one kind that wait for a connection, and the most grants that are still
+    /// to be withdrawn. Beyond, calls are refused with [`SharedError::Busy`]. Default 10,000; 1 to
+    /// 1,000,000.
     pub fn max_queued(mut self, calls: usize) -> Self {
         self.max_queued = calls;
         self
@@ -191,7 +193,7 @@ impl SharedOptions {
     /// it off. A result is kept when it is replayed for the first time.
     ///
     /// A [`forget`](crate::Scope::forget) waits until every process has dropped the record: some
-    /// milliseconds, and of a process that does not answer for the rest of its session. No process
+    /// milliseconds, or for a process that does not answer, the rest of its session. No process
     /// waits for one that keeps no results.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
@@ -221,7 +223,8 @@ impl SharedOptions {
         self
     }
 
-    /// What tells one server from another, as an SQL expression, for tests that have but one.
+    /// What tells one server from another, as an SQL expression, for tests that have only one
+    /// server.
     #[doc(hidden)]
     pub fn server(mut self, sql: impl Into<String>) -> Self {
         self.server = sql.into();

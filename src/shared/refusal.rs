@@ -1,5 +1,5 @@
-//! `Refusal`: why a call on the shared store was refused, whatever it asked for. And how a call
-//! waits for its caller.
+//! `Refusal`: why a call on the shared store was refused; one type for all calls. Also the wait
+//! for a call, as its caller waits.
 
 use crate::activity::is_called;
 use crate::error::{

@@ -117,7 +117,7 @@ const MANY_BEGUN: &str = "SELECT l.ord, l.now_ms, l.in_force, NULL::bigint, NULL
       WHERE a.until_ms > m.now_ms \
     UNION ALL SELECT NULL, m.now_ms, u.policies, i.fence, i.nonce, {NO_ROW} FROM ins i CROSS JOIN moment m CROSS JOIN rules u";
 
-/// The one call has a row whatever came of it, and the row says whether its session lives.
+/// The one call always has a row, however it ended. The row says whether its session lives.
 const ONE_BEGUN: &str = "SELECT l.ord, l.now_ms, l.in_force, i.fence, l.living IS NOT NULL, {SEEN} \
     FROM (SELECT l.*, 0 AS so_far FROM looked l) l LEFT JOIN ins i ON true";
 
@@ -211,9 +211,9 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
     SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, d.fence, coalesce(d.wanted, false) FROM req r CROSS JOIN moment m CROSS JOIN rules u \
       LEFT JOIN alive a ON a.id = r.session LEFT JOIN done d ON d.ord = r.ord";
 
-/// Changes rows that have no holder, or one whose lease is over. A record that stays one is leaving:
-/// the processes are told to drop it, under a number that is counted up to the commit. A record that
-/// is not leaving is not vacated: a failover may have taken the mark back.
+/// Changes rows that have no holder, or one whose lease is over. A record that stays one is
+/// leaving: the processes are told to drop it, under a number that is counted up to the commit. A
+/// record that is not leaving is not vacated: a failover may have taken the mark back.
 const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::smallint[]) \
       WITH ORDINALITY r(digest, seen_fence, seen_state, to_state, ord)), \

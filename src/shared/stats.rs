@@ -1,4 +1,4 @@
-//! What this process tells in figures of its use of a shared store.
+//! This process's figures about its use of a shared store, for `Stats`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The sweep: expired rows are deleted, and claims whose lease is over become interrupted. Some
-//! pages of the table at a time, by one process at a time.
+//! The sweep: expired rows are deleted, and claims whose lease is over become interrupted. One
+//! process at a time sweeps, some pages of the table at a time.
 
 use std::rc::Rc;
 use std::time::Duration;

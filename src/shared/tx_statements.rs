@@ -1,18 +1,18 @@
-//! The statements of this crate's that a caller has prepared on a connection of its own.
+//! This crate's statements, as a caller has prepared them on a connection of its own.
 
 use tokio_postgres::{Client, Statement};
 
 use super::core::{Core, SharedHandle};
 use crate::error::{SharedError, StoreFailure};
 
-/// Statements of this crate's, prepared on one connection of yours.
+/// This crate's statements, prepared on one connection of yours.
 ///
-/// A transaction on that connection that names them takes about a third of the time that the server
-/// spends on them otherwise: it does not plan them anew. Keep them beside the connection, and make
+/// If a transaction on that connection uses them, the server spends about a third of the time on
+/// our statements, because it does not plan them anew. Keep them beside the connection, and make
 /// them again for each new one. Cloning is cheap.
 ///
-/// On another connection, and behind a pooler in transaction mode, they don't exist: the call fails,
-/// and with it the transaction.
+/// On another connection, and behind a pooler in transaction mode, they don't exist: the call
+/// fails, and with it the transaction.
 #[derive(Clone)]
 pub struct TxStatements {
     pub(super) look: Statement,

@@ -75,8 +75,8 @@ impl Watches {
         own.or_else(|| table.watched.get(&(digest, fence)).map(|watch| &watch.attempt)).cloned()
     }
 
-    /// A caller starts to wait, on the attempt that is returned: that of the first one who did.
-    /// The first one has the claim looked at now.
+    /// A caller starts to wait, on the returned attempt: that of the first caller that waited. The
+    /// first one has the claim looked at now.
     pub(super) fn join(&self, attempt: &Arc<Attempt>) -> Arc<Attempt> {
         let mut table = self.table.lock();
         let new = || Watch {

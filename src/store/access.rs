@@ -128,8 +128,8 @@ impl Access {
         self.try_read(READ_TRIES, read)?.map_err(|trouble| trouble.into_read_error(&self.path))
     }
 
-    /// The same, up to so often if the disk fails it, with the trouble of the read itself. The outer
-    /// error: no view could be opened.
+    /// The same, up to so often if the disk fails it, with the trouble of the read itself. The
+    /// outer error: no view could be opened.
     pub(super) fn try_read<T>(
         &self,
         tries_max: u32,
@@ -163,8 +163,8 @@ impl Access {
         }
     }
 
-    /// Reads for as long as `read` takes. `is_asker` says that the thread may have asked to have the
-    /// database alone. Refused after [`refuse_long_reads`](Self::refuse_long_reads).
+    /// Reads for as long as `read` takes. `is_asker` says that the thread may have asked to have
+    /// the database alone. Refused after [`refuse_long_reads`](Self::refuse_long_reads).
     pub(super) fn read_long<T, R>(
         &self,
         is_asker: bool,
@@ -218,8 +218,8 @@ impl Access {
                     self.returned.wait(&mut state);
                     has_waited = true;
                 }
-                // An opening may take minutes to fail. Had each caller its own, one after the other,
-                // the last would wait for hours, and a close behind them.
+                // An opening may take minutes to fail. Had each caller its own, one after the
+                // other, the last would wait for hours, and a close behind them.
                 State::Lost(Some(error)) if has_waited => return Err(error.clone()),
                 State::Lost(_) if self.is_closing.load(Ordering::Relaxed) => return Err(ReadError::Closed),
                 State::Lost(_) => break,

@@ -35,8 +35,8 @@ pub(super) struct Commit<'a> {
     pub(super) now: Timestamp,
     /// The time when a try is over.
     pub(super) clock: &'a dyn Fn() -> Timestamp,
-    /// Whether blocks that are due go, and small ones are merged. Not once a block could not be read:
-    /// the next might be like it, and no commit needs that.
+    /// Whether blocks that are due go, and small ones are merged. Not once a block could not be
+    /// read: the next might be like it, and no commit needs that.
     pub(super) takes_blocks: Cell<bool>,
 }
 

@@ -31,7 +31,8 @@ pub(crate) struct Meta {
     pub(crate) opened_as: Text,
     /// The log was last written without syncs: after a power cut it may have gaps.
     pub(crate) log_buffered: bool,
-    /// Bytes of the log's segments when this was written; a shorter log has been cut off.
+    /// Bytes of the log's segments that a sync had covered when this was written. A shorter log
+    /// has been cut off.
     pub(crate) log_bytes: u64,
     /// No fence at or above this was ever granted.
     pub(crate) fence_next: u64,

@@ -48,7 +48,7 @@ impl<'t> Tables<'t> {
         opened(|| self.0.open_multimap_table(definition))
     }
 
-    /// Deletes a table; whether there was one.
+    /// Deletes a table. Returns whether there was one.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Blocks whose reads failed: they are not read again at once, again and again.
+//! Blocks whose reads failed: each is read again only after a pause, which doubles.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! `Parker`: where one thread of an application waits until another thread calls it.
 //!
-//! Not the thread's own park token, which belongs to the application. Its executor may park the
-//! thread between two polls, with `Thread::unpark` as its waker. A blocking call within a poll
-//! would use that token up, and the executor would then sleep for ever.
+//! It does not use the thread's own park token, which belongs to the application. Its executor may
+//! park the thread between two polls, with `Thread::unpark` as its waker. A blocking call within a
+//! poll would use that token up, and the executor would then sleep for ever.
 
 use std::task::Wake;
 

@@ -1,8 +1,8 @@
 //! Whether the end of a log can be told from a damaged last frame.
 //!
-//! An opening takes the log to end where the next frame isn't. A torn write looks so, and so does
-//! a last frame with a flipped bit. This module looks at every place where the next frame would
-//! lie. Without the start of a frame there, or with a whole frame from before, nothing was written
+//! To an opening, the log ends where it finds no next frame. A torn write looks like that, and so
+//! does a last frame with a flipped bit. This module looks at every place where the next frame
+//! could start. If no frame starts there, or an older whole frame lies there, nothing was written
 //! there since.
 
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The answer of a subcommand as an exit code, and what keeps one from its work.
+//! The answer of a subcommand as an exit code, and what can keep a subcommand from its work.
 
 use std::fmt;
 use std::io;

@@ -18,7 +18,8 @@ pub(crate) struct Copy {
     /// The address of the store, as postgres://...; - reads it from the standard input, so that no
     /// password is shown among the processes
     store: String,
-    /// The schema of the store's tables, which are made unless they are there; they must not have been used
+    /// The schema of the store's tables, which are made unless they are there; they must not have
+    /// been used
     #[arg(long, default_value = "idemkv")]
     schema: String,
     #[command(flatten)]

@@ -75,8 +75,8 @@ impl Core {
         let _afterwards = CallWorker(self);
         let mut maintenance = self.lock_maintenance();
         self.health.may_write()?;
-        // A checkpoint drops some of what is due. What falls due meanwhile is for a later call: it may
-        // never end. A close is let in between.
+        // A checkpoint drops some of what is due. What falls due meanwhile is for a later call: it
+        // may never end. A close is let in between.
         let reclaimed = || self.counters.reclaimed_blocks.load(Ordering::Relaxed);
         let now = self.clock.now();
         while self.has_due(now) {

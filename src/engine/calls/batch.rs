@@ -280,8 +280,8 @@ struct Refusals<'a> {
 }
 
 impl Refusals<'_> {
-    /// Counts refusals that are new, and tells the observer: also those of twins, whose first request
-    /// will have the claim.
+    /// Counts refusals that are new, and tells the observer: also those of twins, whose first
+    /// request will have the claim.
     fn tell(
         &mut self,
         core: &Core,

@@ -55,8 +55,8 @@ impl Core {
                 (Decision::Become(_), Lookup::Record(record)) if is_other(record.fence()) => {
                     return Ok(false);
                 }
-                // An interruption is named by the fence that callers are shown, which is not that of
-                // a later attempt that left it standing.
+                // An interruption is named by the fence that callers are shown, which is not that
+                // of a later attempt that left it standing.
                 (_, Lookup::Slot(Slot::Interrupted(attempt)))
                     if is_other(attempt.as_earlier().info.fence) =>
                 {

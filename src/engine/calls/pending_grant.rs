@@ -153,8 +153,8 @@ impl PendingGrant {
     ///
     /// # Errors
     ///
-    /// When the engine has failed since, or observers have forked. The grant is withdrawn then, if the
-    /// log still takes that.
+    /// When the engine has failed since, or observers have forked. The grant is withdrawn then, if
+    /// the log still takes that.
     pub(super) fn arrive(&mut self, core: &Core) -> Result<Option<FileClaim>, CommitError> {
         debug_assert!(self.ticket.as_ref().is_none_or(Ticket::is_durable), "nobody sees a claim before");
         // Other threads look only once the clock ticks, or where they want the key.

@@ -127,8 +127,8 @@ impl FileClaim {
         }
     }
 
-    /// Commits the work's transaction with its result. If that panics, the claim's waiters are told,
-    /// and the engine grants no more.
+    /// Commits the work's transaction with its result. If that panics, the claim's waiters are
+    /// told, and the engine grants no more.
     fn commit_with<E>(
         self,
         maintenance: MaintenanceGuard<'_>,

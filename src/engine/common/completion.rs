@@ -30,7 +30,7 @@ pub struct Completion {
 }
 
 impl Completion {
-    /// As the engine's options have it.
+    /// Everything as the policy says under which the claim was granted.
     pub fn new() -> Self {
         Self::default()
     }

@@ -1,6 +1,6 @@
 //! Maintenance: the locks of the background work, and when that work is due.
 //!
-//! A lock is had only together with the mark on the thread that says so: wakers run under these
+//! A thread gets a lock only together with the mark that says so, because wakers run under these
 //! locks.
 
 use std::collections::BTreeSet;

@@ -23,8 +23,8 @@ pub enum CommitMode {
 pub enum Verify {
     /// At every opening. Costs a read of the whole file.
     Always,
-    /// When the file is no longer than this many bytes. The default is 64 MiB, well below a
-    /// second.
+    /// When the file is no longer than this many bytes. The default is 64 MiB, which takes well
+    /// below a second.
     UpTo(u64),
 }
 

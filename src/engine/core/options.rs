@@ -110,8 +110,8 @@ impl Options {
         self
     }
 
-    /// How long a key is remembered after its record, counted from the completion as
-    /// [`ttl`](Self::ttl) is. Default: as long as the record; `ttl` to 100 years.
+    /// How long a key is remembered, counted from the completion as [`ttl`](Self::ttl) is.
+    /// Default: as long as the record; `ttl` to 100 years.
     ///
     /// A retry that comes after the `ttl` finds nothing to replay. Without this it is granted a
     /// claim, and the operation runs again. With it, a tombstone is kept (about 200 bytes on disk
@@ -293,7 +293,7 @@ impl Options {
         self
     }
 
-    /// When an opening verifies the whole file. Default: up to 64 MiB of it.
+    /// When an opening verifies the whole file. Default: if it has no more than 64 MiB.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
         self

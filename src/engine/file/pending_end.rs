@@ -45,8 +45,8 @@ impl PendingEnd {
         matches!(self, Self::Waits(..))
     }
 
-    /// Gives back the log space that the claim does not need any more. The last step before a wait: it
-    /// wakes tasks, and their code may fork.
+    /// Gives back the log space that the claim does not need any more. The last step before a
+    /// wait: it wakes tasks, and their code may fork.
     pub(in crate::engine) fn with_space_given_back(mut self) -> Self {
         if let Self::Queued(queued) = &mut self {
             queued.claim.reservation().give_back();

@@ -75,8 +75,8 @@ impl Claim {
         Marker(Arc::clone(self.of()))
     }
 
-    /// The claim, whose end waits longer for a shared store that is away: nobody is left who could
-    /// end it later.
+    /// The claim. Its end waits longer for a shared store that is away, because no caller is left
+    /// to end it later.
     #[cfg(any(feature = "http", feature = "queue"))]
     pub(crate) fn insisting(mut self) -> Self {
         match &mut self.inner {
@@ -178,8 +178,8 @@ impl Claim {
         )
     }
 
-    /// The claim's fence: higher than that of every claim that this file granted before. Hand it
-    /// to downstream systems that can refuse a lower one.
+    /// The claim's fence: higher than that of every claim that this file, or this shared store,
+    /// granted before. Hand it to downstream systems that can refuse a lower one.
     #[must_use]
     pub fn fence(&self) -> Fence {
         self.of().fence

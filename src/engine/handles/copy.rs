@@ -12,28 +12,29 @@ use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
 impl Engine {
-    /// Copies all keys of a file that was opened with [`Options::read_only`](crate::Options::read_only)
-    /// into a shared store that was not used before, all or none.
+    /// Copies all keys of a file that was opened with
+    /// [`Options::read_only`](crate::Options::read_only) into a shared store that was not used
+    /// before, all or none.
     ///
-    /// Results, tombstones, interruptions with their progress, and policies come along, with attempts
-    /// and fences. Step keys stay the same, and fences go on above those of the file. All times are
-    /// moved by what the file's clock lags behind the server's; what is left of a TTL stays. A policy's
-    /// durability does not come along: a shared store makes everything durable.
+    /// Results, tombstones, interruptions with their progress, and policies come along, with
+    /// attempts and fences. Step keys stay the same, and fences go on above those of the file. The
+    /// lag of the file's clock behind the server's is added to all times, so what is left of a TTL
+    /// stays. A policy's durability is not copied: a shared store makes everything durable.
     ///
-    /// The file stays as it is, and nothing marks it. **Start no service on it any more**: what is done
-    /// there or in the store after the copy, the other does not know, and a retry runs it again.
-    /// `docs/shared.md` says how a running service moves.
+    /// The file stays as it is, and nothing marks it. **Start no service on it any more**: neither
+    /// the file nor the store knows what is done in the other after the copy, and a retry runs it
+    /// again. `docs/shared.md` says how a running service moves.
     ///
     /// It blocks, for the time of reading the file and writing as much to the store.
     ///
     /// # Errors
     ///
-    /// When the file was opened for changes; when a claim stands that was handed over as a token; when
-    /// the tables have been used; when the clocks of this machine and of the server differ by more than
-    /// ten seconds; when a key or a policy does not fit a shared store; when the file can't be read, or
-    /// the store not be reached. The tables have no keys then. Only with
-    /// [`SharedError::Unknown`](crate::SharedError::Unknown) they may have them all. Copy again before
-    /// any service starts: [`CopyError::AlreadyCopied`] says that they do.
+    /// When the file was opened for changes; when a claim stands that was handed over as a token;
+    /// when the tables have been used; when the clocks of this machine and of the server differ by
+    /// more than ten seconds; when a key or a policy does not fit a shared store; when the file
+    /// can't be read, or the store can't be reached. The tables have no keys then, with one
+    /// exception: after [`SharedError::Unknown`](crate::SharedError::Unknown) they may have all
+    /// keys. Copy again before any service starts: [`CopyError::AlreadyCopied`] says that they do.
     ///
     /// ```no_run
     /// # use idemkv::{Engine, SharedOptions};

@@ -173,7 +173,8 @@ impl Engine {
         self.end_many(all_complete(claims)).into_iter().map(|ended| ended.map(stored)).collect()
     }
 
-    /// [`complete_many`](Self::complete_many) for tasks; see [`end_many_async`](Self::end_many_async).
+    /// [`complete_many`](Self::complete_many) for tasks; see
+    /// [`end_many_async`](Self::end_many_async).
     ///
     /// # Errors
     ///

@@ -75,10 +75,10 @@ impl Claim {
         self.end(EndRequest::store(Outcome::Failure, body.as_ref(), completion)).map(stored)
     }
 
-    /// Reports that this attempt certainly did nothing. The key is then vacant again, durably
-    /// when this returns. But if an earlier attempt was [interrupted](Self::interrupted), the key
-    /// stays interrupted, because this attempt can't speak for the one before. (If you know that
-    /// nothing ever happened, forget the key.)
+    /// Reports that this attempt certainly did nothing. The key is then vacant again, durably when
+    /// this returns. But if an earlier attempt was [interrupted](Self::interrupted), the key stays
+    /// interrupted, because this attempt can't speak for the one before. (If you know that no
+    /// attempt did anything, release the claim and then forget the key.)
     ///
     /// # Errors
     ///

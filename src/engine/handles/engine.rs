@@ -1,4 +1,4 @@
-//! `Engine`: the public handle on an open file.
+//! `Engine`: the public handle on an open file, or on a shared store.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Calls that only an engine on a file has. On a shared store each is an error, `NoFile`. They name what a file consists of: its checkpoint, its
-//! copy, and tables of the application in it.
+//! Calls that only an engine on a file has: checkpoint, compaction, backup, tables of the
+//! application. On a shared store each is an error, `NoFile`.
 
 use std::path::Path;
 
@@ -60,8 +60,8 @@ impl Engine {
     /// when the engine is idle. For tools, and for files with tables of an application.
     ///
     /// Calls that need the file wait meanwhile: it moves all live data. `false` if it did nothing:
-    /// a [`read_tables`](Self::read_tables) runs, one has leaked a table, or the caller is a waker that
-    /// the engine calls, or an [`Observer`](crate::Observer) on a thread of an engine.
+    /// a [`read_tables`](Self::read_tables) runs, one has leaked a table, or the caller is a waker
+    /// that the engine calls, or an [`Observer`](crate::Observer) on a thread of an engine.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! `Handle`: what every public handle has of the engine behind it.
+//! `Handle`: which kind of core is behind a public handle. Another store is another variant.
 //!
 //! An enum, with a variant for each kind of core. Public calls branch on it, once each and at the
 //! top. See `docs/design.md`, "One API over several cores".

@@ -223,8 +223,8 @@ impl Engine {
     /// nothing: no attempt is used up. Each key can then be [resolved](crate::Scope::resolve),
     /// begun again or [forgotten](crate::Scope::forget).
     ///
-    /// Over a shared store it reads the table in bounded steps, for claims that are over. That takes
-    /// seconds with millions of keys. A row that moves meanwhile can be missed.
+    /// Over a shared store it reads the table in bounded steps, for claims that are over. That
+    /// takes seconds with millions of keys. A row that moves meanwhile can be missed.
     ///
     /// ```
     /// # use idemkv::{Begin, Engine, Fingerprint};

@@ -61,8 +61,8 @@ impl Engine {
         SharedOptions::new(url).connect_async().await
     }
 
-    /// Prepares the statements of [`Scope::begin_in_tx_with`] and [`Claim::complete_in_tx_with`] on a
-    /// connection of yours to the shared store's database.
+    /// Prepares the statements of [`Scope::begin_in_tx_with`] and [`Claim::complete_in_tx_with`]
+    /// on a connection of yours to the shared store's database.
     ///
     /// # Errors
     ///
@@ -152,24 +152,25 @@ impl Claim {
 }
 
 impl Scope {
-    /// Asks whether to run the operation with this key, within a transaction of yours on the database
-    /// of the shared store. Claim, effect and result are committed together: if the process dies, or
-    /// the transaction is rolled back, nothing has happened and the key is as it was.
+    /// Asks whether to run the operation with this key, within a transaction of yours on the
+    /// database of the shared store. Claim, effect and result are committed together: if the
+    /// process dies, or the transaction is rolled back, nothing has happened and the key is as it
+    /// was.
     ///
-    /// So the effect must be in the transaction, and nowhere else. For anything that a rollback does
-    /// not undo, use [`begin`](Self::begin).
+    /// So the effect must be in the transaction, and nowhere else. For anything that a rollback
+    /// does not undo, use [`begin`](Self::begin).
     ///
     /// No row of the key is written before [`complete`](crate::ClaimInTx::complete). Until then
-    /// another transaction that begins the key is told so; a caller of [`begin`](Self::begin) may be
-    /// granted a claim, and then `complete` is refused. Keep the transaction short. It should read
-    /// what is committed, as is the default: with a snapshot from its start, a policy set since is
-    /// not seen, and a conflict may be an error of serialization.
+    /// another transaction that begins the key is told so; a caller of [`begin`](Self::begin) may
+    /// be granted a claim, and then `complete` is refused. Keep the transaction short. It should
+    /// read what is committed, as is the default: with a snapshot from its start, a policy set
+    /// since is not seen, and a conflict may be an error of serialization.
     ///
     /// # Errors
     ///
     /// As for [`begin`](Self::begin). When another transaction has begun the key, with
-    /// [`FailureKind::Locked`](crate::FailureKind::Locked). When the transaction is on another store,
-    /// or the engine is on a file. Roll back then, and after every answer but
+    /// [`FailureKind::Locked`](crate::FailureKind::Locked). When the transaction is on another
+    /// store, or the engine is on a file. Roll back then, and after every answer but
     /// [`BeginInTx::Fresh`].
     ///
     /// ```no_run

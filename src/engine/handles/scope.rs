@@ -135,8 +135,8 @@ impl Scope {
         block(self.resume_as(Caller::Thread, token))
     }
 
-    /// [`resume`](Self::resume) for tasks. If the future is dropped before it is ready, the token is
-    /// as good as before. On a shared store, other holders may be told
+    /// [`resume`](Self::resume) for tasks. If the future is dropped before it is ready, the token
+    /// is as good as before. On a shared store, other holders may be told
     /// [`Held`](crate::TokenError::Held) until the store has heard of the drop.
     ///
     /// # Errors

@@ -12,14 +12,14 @@ use std::time::Duration;
 ///   `replayed`, `waited`, `reused`, `too_late`, `unresolved`, `busy` and `refused`. A batch counts
 ///   each of its requests, `begin_or_wait` and `run` each lookup of the key. A dropped future is
 ///   not counted, or only as `waited`.
-/// - Every claim has one end: `fresh + resolved + token_claims` is the sum of `completed`, `failed`,
-///   `released`, `dropped`, `lease_expired` and the claims in flight, as long as no commit failed and
-///   the file is open.
-/// - On a shared store, gauges and counters are those of this process. What only a file has is zero.
-///   The gauges of interrupted keys are those of the store when this process last counted them, see
-///   `SharedOptions::count_every`: at most 100,000, and a claim whose lease or session is over counts
-///   once a process has found it. Claims that were handed over have left the process: there the sum
-///   of ends has `handed_over` as well.
+/// - Every claim has one end: `fresh + resolved + token_claims` is the sum of `completed`,
+///   `failed`, `released`, `dropped`, `lease_expired` and the claims in flight, as long as no
+///   commit failed and the file is open.
+/// - On a shared store, gauges and counters are those of this process. What only a file has is
+///   zero. The gauges of interrupted keys are those of the store when this process last counted
+///   them, see `SharedOptions::count_every`: at most 100,000, and a claim whose lease or session
+///   is over counts once a process has found it. Claims that were handed over have left the
+///   process: there the sum of ends has `handed_over` as well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -81,8 +81,9 @@ pub struct Stats {
     pub is_disk_full: bool,
     /// Gauge: a failed read kept the engine from its last write to the file.
     pub is_file_not_ready: bool,
-    /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure). One that was
-    /// opened to look only has not. One on a shared store has if another process took its name.
+    /// Gauge: the engine has stopped granting claims; see [`Failure`](crate::Failure). Not set for
+    /// an engine that was opened read-only. Set on a shared store if another process took this
+    /// one's instance name.
     pub has_failed: bool,
 
     /// Begins that were granted a claim.

@@ -49,8 +49,9 @@ impl Core {
         self.is_inside() || is_ours() || self.check_blocking(Caller::Thread).is_err()
     }
 
-    /// Whether a close waits for what the calling thread runs, a transaction or a reader of tables. A
-    /// task that is woken inside it, by a commit that its thread leads, does not block that thread.
+    /// Whether a close waits for what the calling thread runs, a transaction or a reader of
+    /// tables. A task that is woken inside it, by a commit that its thread leads, does not block
+    /// that thread.
     fn is_waited_for_by_close(&self) -> bool {
         self.is_inside() && self.check_blocking(Caller::Thread).is_ok()
     }
@@ -93,8 +94,8 @@ impl FileHandle {
         match spawn("idemkv-close", move || replier.send(theirs.close())) {
             Ok(_thread) => {
                 let mut closed = pin!(awaited.get());
-                // Asked at each poll: the work of a transaction, for which the close waits, may poll
-                // a close that began before it.
+                // Asked at each poll: the work of a transaction, for which the close waits, may
+                // poll a close that began before it.
                 poll_fn(|context| match closed.as_mut().poll(context) {
                     Poll::Ready(closed) => Poll::Ready(closed.unwrap_or(Err(Failure::Panicked))),
                     Poll::Pending if self.core.is_waited_for_by_close() => {

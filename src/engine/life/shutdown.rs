@@ -65,8 +65,8 @@ impl Core {
             Ok(())
         };
         let applied = ready.and_then(|()| {
-            // While its thread panics, redb makes no commit as it closes the file. Nor does it where a
-            // read fails by then: a slow one may be under way, once one has failed.
+            // While its thread panics, redb makes no commit as it closes the file. Nor does it
+            // where a read fails by then: a slow one may be under way, once one has failed.
             let closes = !std::thread::panicking() && self.store.failed_reads() == 0;
             let batch = Batch { closes, ..tail.batch(RECLAIM_MIN) };
             self.store_batch(None, &batch, |meta| {
@@ -98,8 +98,8 @@ mod tests {
     use crate::sim::{CrashKind, SimDisk};
     use crate::{Engine, Status, Verify};
 
-    /// The last commit becomes durable as the database is closed, unless a read stops that. Where one
-    /// has failed, another may be under way.
+    /// The last commit becomes durable as the database is closed, unless a read stops that. Where
+    /// one has failed, another may be under way.
     #[test]
     fn a_lookup_that_fails_during_a_close_costs_nothing_where_one_has_failed_before() {
         const COUNT: usize = 100;

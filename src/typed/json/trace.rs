@@ -1,8 +1,8 @@
 //! A trace of a value's serde calls, to see whether JSON gave the value back unaltered.
 //!
-//! Two values of one type count as the same if they make the same serde calls: the same numbers
-//! of the same types, the same names of structs, fields and variants, the same lengths. Maps have
-//! no order, nor have lists: JSON keeps the order of a list, and a `HashSet` has none.
+//! Two values of one type count as the same if they make the same serde calls: the same numbers of
+//! the same types, the same names of structs, fields and variants, the same lengths. The order of
+//! maps and lists does not count, because a `HashSet` is written as a list and has no order.
 
 use std::fmt;
 
