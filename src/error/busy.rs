@@ -51,7 +51,7 @@ impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::QueueFull { waited } if waited.is_zero() => f.write_str(
-                "the log has no space at the moment, and this call does not wait for it; try again later, end claims that are \
+                "there is no space at the moment, and this call does not wait for it; try again later, end claims that are \
                  in flight, or raise `log_bytes`",
             ),
             Self::QueueFull { waited } => {
