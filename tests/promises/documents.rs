@@ -5,26 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The names of all functions in the sources below a folder.
-fn functions(folder: &Path, found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            functions(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let source = fs::read_to_string(&path).unwrap();
-            let names = source.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-            found.extend(names.map(str::to_owned));
-        }
-    }
-}
-
 /// The tests in a document, as their place and their name: those in code after `::`, of four words
-/// or more.
+/// or more, after a module or a file.
 fn named(document: &str) -> impl Iterator<Item = (&str, &str)> {
     let code = document.split('`').skip(1).step_by(2);
-    code.filter_map(|code| code.rsplit_once("::")).filter(|(_, name)| {
-        name.matches('_').count() >= 3
+    code.filter_map(|code| code.rsplit_once("::")).filter(|(place, name)| {
+        place.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.matches('_').count() >= 3
             && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric() && !c.is_ascii_uppercase())
     })
 }
@@ -50,30 +37,56 @@ fn read(document: &str) -> String {
     fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
 }
 
-/// The source that a place leads to, where it leads to a program of `tests/` or to one of its
-/// files.
-fn source_of(place: &str) -> Option<String> {
-    let tests = root().join("tests");
-    let files = match place.split_once("::") {
-        Some((program, file)) => {
-            [tests.join(program).join(format!("{file}.rs")), tests.join(program).join(file)]
+/// The names that lead to a file: `store/tests/rows.rs` as `store`, `tests`, `rows`. A module's own
+/// file has the folder's name.
+fn words(place: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = place.split(['/', ':']).filter(|word| !word.is_empty()).collect();
+    if let Some(last) = words.last_mut() {
+        *last = last.strip_suffix(".rs").unwrap_or(last);
+    }
+    if words.len() > 1 && matches!(words.last(), Some(&("mod" | "main"))) {
+        words.pop();
+    }
+    words
+}
+
+/// All sources below a folder, by their path within it.
+fn sources(folder: &Path, within: &str, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder.join(within)).unwrap() {
+        let path = entry.unwrap().path();
+        let relative = path.strip_prefix(folder).unwrap().to_str().unwrap();
+        if path.is_dir() {
+            sources(folder, relative, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push((relative.to_owned(), fs::read_to_string(&path).unwrap()));
         }
-        None => [tests.join(format!("{place}.rs")), tests.join(place).join("main.rs")],
+    }
+}
+
+/// Whether a place leads to this file: by the last names of its path, or by the module `tests` in
+/// it.
+fn leads_to(place: &str, file: &str) -> bool {
+    let file = words(file);
+    let place = words(place.trim_start_matches("src/").trim_start_matches("tests/"));
+    let inner = match place.split_last() {
+        Some((&"tests", outer)) if !outer.is_empty() => outer,
+        _ => &place,
     };
-    files.iter().find_map(|file| fs::read_to_string(file).ok())
+    file.ends_with(&place) || file.ends_with(inner)
 }
 
 #[test]
 fn every_test_that_a_document_names_is_there() {
-    let mut there = BTreeSet::new();
-    functions(&root().join("src"), &mut there);
-    functions(&root().join("tests"), &mut there);
+    let mut all = Vec::new();
+    sources(&root().join("src"), "", &mut all);
+    sources(&root().join("tests"), "", &mut all);
     let mut looked_at = 0;
     for document in &documents() {
         for (place, name) in named(&read(document)) {
-            assert!(there.contains(name), "{document} names `{name}`, which is not there");
-            let is_elsewhere = source_of(place).is_some_and(|source| !source.contains(&format!("fn {name}")));
-            assert!(!is_elsewhere, "{document} names `{name}`, which is not in `{place}`");
+            let is_it = format!("fn {name}");
+            let is_there =
+                |(file, source): &(String, String)| leads_to(place, file) && source.contains(&is_it);
+            assert!(all.iter().any(is_there), "{document} names `{place}::{name}`, which is not there");
             looked_at += 1;
         }
     }
