@@ -72,7 +72,7 @@ impl fmt::Display for Busy {
             Self::TooManyClaims { max } => {
                 write!(
                     f,
-                    "{max} claims are out, which is the limit; try again later, or raise `max_in_flight`"
+                    "{max} claims are in flight, which is the limit; try again later, or raise `max_in_flight`"
                 )
             }
             Self::TooManyWaiters { max } => write!(

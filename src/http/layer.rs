@@ -383,8 +383,8 @@ impl IdempotencyLayer {
         self.shared.runs.count()
     }
 
-    /// Waits until no run is out. Call it at the end of a service: stop accepting requests, drain,
-    /// then close the engine. A claim that is out when the engine closes is interrupted.
+    /// Waits until no run is left. Call it at the end of a service: stop accepting requests, drain,
+    /// then close the engine. A claim in flight when the engine closes is interrupted.
     ///
     /// ```
     /// # use idemkv::Engine;

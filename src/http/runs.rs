@@ -101,7 +101,7 @@ impl RunSpan {
 #[derive(Clone, Debug)]
 pub(super) struct Runs(Arc<watch::Sender<usize>>);
 
-/// A run that is out, for as long as it lives.
+/// A run that is under way, for as long as it lives.
 #[derive(Debug)]
 pub(super) struct RunMark(Runs);
 
@@ -121,7 +121,7 @@ impl Runs {
         *self.0.borrow()
     }
 
-    /// Waits until none is out.
+    /// Waits until none is left.
     pub(super) async fn drained(&self) {
         // It can't fail: the sender is held.
         self.0.subscribe().wait_for(|running| *running == 0).await.ok();

@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(engine.stats().entries, 0);
     }
 
-    /// Claims that are out may have the whole log. The next pass over a large shard comes hours
+    /// Claims in flight may have the whole log. The next pass over a large shard comes hours
     /// later.
     #[test]
     fn an_interruption_for_which_the_log_had_no_space_is_vacated_once_it_has() {

@@ -64,7 +64,7 @@ impl Core {
         Ok(Reservation::try_new(&self.space, rank, bytes))
     }
 
-    /// [`reserve`](Self::reserve) for a claim that is out, before all other callers that wait.
+    /// [`reserve`](Self::reserve) for a claim in flight, before all other callers that wait.
     pub(in crate::engine) async fn reserve_for_claim(
         &self,
         caller: Caller,
@@ -176,7 +176,7 @@ impl Core {
         } else {
             self.make_room();
         }
-        // After a failed checkpoint the log still grows, for the ends of claims that are out.
+        // After a failed checkpoint the log still grows, for the ends of claims in flight.
         let grows = rank == Priority::Claim && self.may_log_grow();
         self.health.why_no_space(full_before, grows)
     }

@@ -7,7 +7,7 @@ use crate::sync::{Arc, AtomicUsize, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct Limits {
-    /// Claims that are out.
+    /// Claims in flight.
     in_flight: AtomicUsize,
     max_in_flight: usize,
     /// Calls that wait for claims of others.
@@ -39,7 +39,7 @@ impl Limits {
         }
     }
 
-    /// Takes a place among the claims that may be out.
+    /// Takes a place among the claims that may be in flight.
     pub(crate) fn enter(&self) -> Result<(), BeginError> {
         let max = self.max_in_flight;
         if count_one_more(&self.in_flight, max) {

@@ -49,7 +49,7 @@ impl Engine {
         if !matches!(core.health.failure(), Some(Failure::ReadOnly)) {
             return Err(CopyError::NotReadOnly);
         }
-        // What is out is out as tokens: the file is open to look only.
+        // What is in flight here was handed over as a token: the file is open to look only.
         let keys = core.limits.in_flight();
         if keys > 0 {
             return Err(CopyError::InFlight { keys });

@@ -42,7 +42,7 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// When a commit failed, or the engine is closed, while the claim was out; when the calling
+    /// When a commit failed, or the engine is closed, while the claim was in flight; when the calling
     /// operation itself holds the claim ([`BeginError::OwnKey`]); inside the work of a
     /// transaction ([`BeginError::InsideTransaction`]).
     pub fn wait(&self) -> Result<Waited, BeginError> {

@@ -58,7 +58,7 @@ pub struct Stats {
     pub file_bytes: u64,
     /// Gauge, bytes of the log.
     pub log_bytes: u64,
-    /// Gauge, bytes of the log that are in use: reserved by claims that are out, or not yet moved
+    /// Gauge, bytes of the log that are in use: reserved by claims in flight, or not yet moved
     /// to the file.
     pub log_used_bytes: u64,
     /// Gauge, the limit of `log_bytes`: [`Options::log_bytes`](crate::Options::log_bytes).
