@@ -202,7 +202,7 @@ fn an_observer_on_a_thread_of_the_engine_does_not_wait_for_the_work_of_a_transac
         })
         .unwrap();
     let told = told.expect("it waits for the work");
-    let refused = "Err(\"a call that blocks";
+    let refused = "Err(\"a waker or an observer made a call";
     assert_eq!(told.first().map(String::as_str), Some("Ok(())"));
     assert_eq!(told.get(1).map(String::as_str), Some("Ok(false)"));
     assert!(told.get(2).is_some_and(|told| told.starts_with(refused)), "{told:?}");
