@@ -141,7 +141,7 @@ pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
 #[cfg(feature = "postgres")]
 pub use shared::{
-    BeginInTx, ClaimInTx, CompletedInTx, Copied, Pooling, SharedOptions, SharedStats, TxStatements,
+    BeginInTx, ClaimInTx, CompletedInTx, Copied, Migrated, Pooling, SharedOptions, SharedStats, TxStatements,
     UncommittedRecord,
 };
 pub use state::Fence;

@@ -78,11 +78,12 @@ impl StoreFailure {
         // standby, or before it could answer.
         let aborted = db.parsed_severity() == Some(Severity::Error)
             && *db.code() != SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN;
-        let message = match db.detail() {
+        let code = db.code().code();
+        // The detail of a constraint that is violated shows the row: key and result of a client.
+        let message = match db.detail().filter(|_| !code.starts_with("23")) {
             Some(detail) => format!("{} ({detail})", db.message()),
             None => db.message().to_owned(),
         };
-        let code = db.code().code();
         Self(Arc::new(Inner { kind: kind_of(code), message, aborted, code: Some(code.to_owned()) }))
     }
 

@@ -42,6 +42,30 @@ impl Mode {
 }
 
 impl Address {
+    /// The server and the database, for a person to read: without the role and its password.
+    pub(super) fn target(&self) -> String {
+        let (hosts, addresses, ports) =
+            (self.config.get_hosts(), self.config.get_hostaddrs(), self.config.get_ports());
+        let server = |at: usize| {
+            let host = match hosts.get(at) {
+                Some(Host::Tcp(name)) => name.clone(),
+                Some(Host::Unix(folder)) => folder.display().to_string(),
+                None => String::new(),
+            };
+            // That is where it connects to, whatever the host is called.
+            let host = match addresses.get(at) {
+                Some(address) if host.is_empty() => address.to_string(),
+                Some(address) => format!("{host} ({address})"),
+                None => host,
+            };
+            // One port is that of all hosts.
+            format!("{host}:{}", ports.get(at).or(ports.first()).copied().unwrap_or(5432))
+        };
+        let servers: Vec<_> = (0..hosts.len().max(addresses.len())).map(server).collect();
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!("{}/{database}", servers.join(","))
+    }
+
     /// A URL, or words as libpq takes them.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
@@ -211,6 +235,20 @@ mod tests {
         assert_eq!(read(words).0, Mode::VerifyFull);
         assert_eq!(read("host=/run/postgresql hostaddr=10.0.0.1 user=a").0, Mode::VerifyFull);
         assert_eq!(read("host=/run/postgresql user=a sslmode=verify-full").0, Mode::Disable);
+    }
+
+    #[test]
+    fn a_person_is_shown_server_and_database_and_no_password() {
+        for (text, shown) in [
+            ("postgres://bank:secret@db.internal/payments", "db.internal:5432/payments"),
+            ("postgres://bank:secret@a:1,b:2/payments", "a:1,b:2/payments"),
+            ("host=a,b port=7 user=bank password=secret", "a:7,b:7/bank"),
+            ("host=db hostaddr=10.0.0.1 user=bank dbname=x", "db (10.0.0.1):5432/x"),
+            ("hostaddr=10.0.0.1 user=bank", "10.0.0.1:5432/bank"),
+            ("host=/run/postgresql user=bank password=secret", "/run/postgresql:5432/bank"),
+        ] {
+            assert_eq!(Address::read(text).map(|address| address.target()), Ok(shown.to_owned()), "{text}");
+        }
     }
 
     #[test]

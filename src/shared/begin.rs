@@ -3,7 +3,7 @@
 use super::claim::SharedClaim;
 use super::complete::UnderWay;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, Granting, How, NewClaim, Tries, not_granted};
+use super::granting::{Asked, Granting, How, NewClaim, Tries, full, not_granted};
 use super::refusal::{Refusal, carry_checked};
 use super::row::RowState;
 use super::statement::Miss;
@@ -76,7 +76,7 @@ async fn begin(
             key: Arc::clone(&asked.key),
             terms,
         };
-        let begun = match core.ask(ask, deadline).await {
+        let begun = match core.ask_begin(ask, deadline).await {
             Ok(begun) => begun,
             Err(miss) => {
                 if tries.unknown.is_none() && !matches!(miss, Miss::Unknown(_)) {
@@ -110,6 +110,9 @@ async fn begin(
         }
         if tries.unknown.is_none() {
             granting.granted_nothing();
+        }
+        if begun.is_full {
+            return Err(full(&terms));
         }
         // What the row means depends on the policy: it must be the current one.
         if let Some(row) = begun.seen.filter(|_| begun.policies == terms.policies) {

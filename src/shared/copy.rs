@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::task::LocalSet;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -20,8 +19,6 @@ use crate::error::{CopyError, FailureKind, ReadError, SharedError, StoreFailure}
 use crate::key::Secret;
 use crate::policy::{Durability, Policy};
 use crate::status::Status;
-use crate::sync;
-use crate::task::reply;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +30,8 @@ pub struct Copied {
     pub interrupted: u64,
     /// Scopes with a policy of their own.
     pub policies: usize,
-    /// What was added to all times, in ms: by how much the file's clock was behind the server's.
-    /// Zero if the two differed by less than a second.
+    /// What was added to all times, in ms: the file's clock was behind the server's by so much;
+    /// negative if it was ahead. Zero if the two differed by less than a second.
     pub shifted_ms: i64,
 }
 
@@ -72,25 +69,18 @@ const SHIFTED_FROM_MS: i64 = 1_000;
 /// The commit waits for standbys that are behind, as they may be after a large copy.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-const POLICIES: &str = "INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms) \
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bool[], $5::bigint[], $6::bigint[], $7::bigint[])";
+const POLICIES: &str = "INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms, \
+      max_in_flight) \
+    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bool[], $5::bigint[], $6::bigint[], $7::bigint[], \
+      $8::bigint[])";
 
-/// Copies on a thread of its own, for the client needs a runtime.
 pub(crate) async fn copy<E>(options: SharedOptions, source: Source<E>) -> Result<Copied, CopyError>
 where
     E: Iterator<Item = Result<(Status, KeyNames), ReadError>> + Send + 'static,
 {
-    let (done, copied) = reply::pair();
-    let thread = sync::spawn("idemkv-copy", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        done.send(match runtime {
-            Ok(runtime) => LocalSet::new().block_on(&runtime, run(&options, source)),
-            Err(error) => Err(failed(format!("the runtime could not be started: {error}"))),
-        });
-    });
-    // It ends by itself.
-    drop(thread.map_err(|error| failed(format!("no thread could be started: {error}")))?);
-    copied.get().await.unwrap_or_else(|| Err(failed("the thread that copies is gone".to_owned())))
+    let copying = move || async move { run(&options, source).await };
+    let copied = driver::aside("idemkv-copy", copying).await;
+    copied.map_err(SharedError::Unavailable)?
 }
 
 fn failed(message: String) -> CopyError {
@@ -235,7 +225,8 @@ impl Target {
             .bools(rows.clone().map(|(_, row)| row.refuse))
             .numbers(rows.clone().map(|(_, row)| number(row.unresolved_ms)))
             .numbers(rows.clone().map(|(_, row)| row.max_attempts.map(i64::from)))
-            .numbers(rows.map(|(_, row)| number(row.lease_ms)));
+            .numbers(rows.clone().map(|(_, row)| number(row.lease_ms)))
+            .numbers(rows.map(|(_, row)| row.max_in_flight.map(i64::from)));
         self.run(POLICIES, &params).await.map(drop)
     }
 

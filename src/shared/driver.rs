@@ -121,6 +121,36 @@ async fn expire(core: Arc<Core>) {
     }
 }
 
+/// Does something on a thread of its own, for the client needs a runtime.
+pub(super) async fn aside<T, F>(
+    name: &str,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<T, StoreFailure>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let failed = |message: String| StoreFailure::new(FailureKind::Options, message);
+    let (done, answer) = reply::pair();
+    let thread = sync::spawn(name, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        done.send(match runtime {
+            Ok(runtime) => Ok(LocalSet::new().block_on(&runtime, work())),
+            Err(error) => Err(failed(format!("the runtime could not be started: {error}"))),
+        });
+    });
+    // It ends by itself.
+    drop(thread.map_err(|error| failed(format!("no thread could be started: {error}")))?);
+    answer.get().await.unwrap_or_else(|| Err(failed("the thread that did it is gone".to_owned())))
+}
+
+/// Makes the tables, or brings them up to this library's version.
+pub(crate) async fn migrate(options: SharedOptions) -> Result<schema::Migrated, OpenError> {
+    options.check()?;
+    let migrating = move || async move { reach(&options).await.map(|(_, found)| found.migrated) };
+    aside("idemkv-migrate", migrating).await.map_err(unavailable)?
+}
+
 /// What every call needs.
 async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
     let quoted = schema::quoted(&options.schema).map_err(unavailable)?;
@@ -130,7 +160,7 @@ async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
     Ok(Core::new(options, link_options, sql, (found, nonce)))
 }
 
-/// Looks at the server, and makes the tables where there are none.
+/// Looks at the server, and makes the tables or brings them up to this library's version.
 pub(super) async fn reach(options: &SharedOptions) -> Result<(LinkOptions, schema::Found), OpenError> {
     let (config, tls) = options.config()?;
     let link_options = LinkOptions {

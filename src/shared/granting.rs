@@ -6,15 +6,17 @@ use super::core::Core;
 use super::refusal::Refusal;
 use super::row::KeyRow;
 use super::statement::Miss;
-use super::statements::begin::Terms;
+use super::statements::begin::{BeginAsk, Begun, Terms};
 use super::statements::end::{EndAsk, Standing};
+use super::statements::grant::{GrantAsk, Granted};
+use super::statements::limited::{LimitedBegin, LimitedGrant};
 use crate::attempt::interruption::Earlier;
 use crate::attempt::progress::Progress;
 use crate::attempt::{Attempt, AttemptParts};
 use crate::clock::{Deadline, Stopwatch};
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::handles::claim::Begin;
-use crate::error::{BeginError, FailureKind, KeyError, SharedError, StoreFailure};
+use crate::error::{BeginError, Busy, FailureKind, KeyError, SharedError, StoreFailure};
 use crate::key::Digest;
 use crate::record::retention::Retention;
 use crate::state::Fence;
@@ -333,7 +335,29 @@ pub(super) fn not_granted(error: BeginError) -> BeginError {
     error
 }
 
+/// As many claims of the scope are in flight as its policy allows.
+pub(super) fn full(terms: &Terms) -> BeginError {
+    let max = terms.policy.get_max_in_flight().unwrap_or_default();
+    BeginError::Busy(Busy::TooManyClaims { max: usize::try_from(max).unwrap_or(usize::MAX) })
+}
+
 impl Core {
+    /// Begins in the way of the scope: with a place, if it limits its claims.
+    pub(super) async fn ask_begin(&self, ask: BeginAsk, deadline: Deadline) -> Result<Begun, Miss> {
+        match ask.terms.most() {
+            None => self.ask(ask, deadline).await,
+            Some(_) => self.ask(LimitedBegin(ask), deadline).await,
+        }
+    }
+
+    /// The same of a grant.
+    pub(super) async fn ask_grant(&self, ask: GrantAsk, deadline: Deadline) -> Result<Granted, Miss> {
+        match ask.terms.most() {
+            None => self.ask(ask, deadline).await,
+            Some(_) => self.ask(LimitedGrant(ask), deadline).await,
+        }
+    }
+
     /// On what terms a claim on a key of this scope is granted now.
     pub(super) async fn terms(&self, scope: &[u8], deadline: Deadline) -> Result<Terms, Refusal> {
         let session = self.session(deadline).await?;

@@ -13,6 +13,7 @@ use super::statements::begin::BeginAsk;
 use super::statements::change::ChangeAsk;
 use super::statements::end::{EndAsk, GentleEnd};
 use super::statements::grant::GrantAsk;
+use super::statements::limited::{LimitedBegin, LimitedGrant};
 use super::statements::look::{LookAsk, WantAsk};
 use crate::clock::Deadline;
 use crate::error::StoreFailure;
@@ -29,9 +30,11 @@ pub(super) type ErrandCall = Box<dyn FnOnce(Rc<Link>) -> Pin<Box<dyn Future<Outp
 /// What one connection does next.
 pub(super) enum Work {
     Begins(Vec<Ask<BeginAsk>>),
+    LimitedBegins(Vec<Ask<LimitedBegin>>),
     Ends(Vec<Ask<EndAsk>>),
     GentleEnds(Vec<Ask<GentleEnd>>),
     Grants(Vec<Ask<GrantAsk>>),
+    LimitedGrants(Vec<Ask<LimitedGrant>>),
     Changes(Vec<Ask<ChangeAsk>>),
     Looks(Vec<Ask<LookAsk>>),
     Wants(Vec<Ask<WantAsk>>),
@@ -41,9 +44,11 @@ pub(super) enum Work {
 #[derive(Default)]
 pub(super) struct Queues {
     begins: VecDeque<Ask<BeginAsk>>,
+    limited_begins: VecDeque<Ask<LimitedBegin>>,
     ends: VecDeque<Ask<EndAsk>>,
     gentle_ends: VecDeque<Ask<GentleEnd>>,
     grants: VecDeque<Ask<GrantAsk>>,
+    limited_grants: VecDeque<Ask<LimitedGrant>>,
     changes: VecDeque<Ask<ChangeAsk>>,
     looks: VecDeque<Ask<LookAsk>>,
     wants: VecDeque<Ask<WantAsk>>,
@@ -75,9 +80,11 @@ macro_rules! queued {
 }
 
 queued!(BeginAsk, begins, false);
+queued!(LimitedBegin, limited_begins, false);
 queued!(EndAsk, ends, true);
 queued!(GentleEnd, gentle_ends, true);
 queued!(GrantAsk, grants, false);
+queued!(LimitedGrant, limited_grants, false);
 queued!(ChangeAsk, changes, true);
 queued!(LookAsk, looks, false);
 queued!(WantAsk, wants, true);
@@ -92,7 +99,7 @@ pub(super) struct Intake {
 }
 
 /// Kinds of calls. Errands are one of them, and come one at a time.
-const KINDS: usize = 8;
+const KINDS: usize = 10;
 
 /// About how many bytes one statement sends.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -174,7 +181,9 @@ impl Intake {
                 3 => self.group(&mut queues).map(Work::Grants),
                 4 => self.group(&mut queues).map(Work::Changes),
                 5 => self.group(&mut queues).map(Work::Looks),
-                6 => queues.errands.pop_front().map(Work::Errand),
+                6 => self.group(&mut queues).map(Work::LimitedBegins),
+                7 => self.group(&mut queues).map(Work::LimitedGrants),
+                8 => queues.errands.pop_front().map(Work::Errand),
                 _ => self.group(&mut queues).map(Work::Wants),
             };
             if work.is_some() {
@@ -190,7 +199,7 @@ impl Intake {
         let queue = S::queue(queues);
         let (mut group, mut later, mut bytes) = (Vec::new(), VecDeque::new(), 0_usize);
         let mut digests = HashSet::new();
-        while group.len() < self.group_max
+        while group.len() < self.group_max.min(S::GROUP_MAX)
             && bytes < GROUP_BYTES_MAX
             && let Some(ask) = queue.pop_front()
         {
@@ -217,6 +226,8 @@ impl Intake {
             expired(&mut queues.changes),
             expired(&mut queues.looks),
             expired(&mut queues.wants),
+            expired(&mut queues.limited_begins),
+            expired(&mut queues.limited_grants),
         );
         let (errands, left): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut queues.errands).into_iter().partition(|errand| errand.deadline.has_passed());
@@ -229,6 +240,8 @@ impl Intake {
         refuse(over.4, failure);
         refuse(over.5, failure);
         refuse(over.6, failure);
+        refuse(over.7, failure);
+        refuse(over.8, failure);
         // Its caller gets no answer, which says the same.
         drop(errands);
     }
@@ -242,6 +255,8 @@ impl Intake {
             && queues.changes.is_empty()
             && queues.looks.is_empty()
             && queues.wants.is_empty()
+            && queues.limited_begins.is_empty()
+            && queues.limited_grants.is_empty()
             && queues.errands.is_empty()
     }
 

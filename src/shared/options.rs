@@ -149,7 +149,8 @@ impl SharedOptions {
         self
     }
 
-    /// Whether tables are made where there are none. Default yes.
+    /// Whether tables are made where there are none, and those of the version before are brought up
+    /// to this library's. Default yes.
     pub fn make_tables(mut self, makes: bool) -> Self {
         self.makes_tables = makes;
         self
@@ -161,7 +162,8 @@ impl SharedOptions {
         self
     }
 
-    /// The policy of scopes that have none of their own.
+    /// The policy of scopes that have none of their own. It can't have a
+    /// [`max_in_flight`](Policy::max_in_flight), for it is known to this process alone.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
@@ -197,6 +199,13 @@ impl SharedOptions {
     /// waits for one that keeps no results.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = bytes;
+        self
+    }
+
+    /// The longest result and the longest progress, in bytes. Default 1 MiB; at most 16 MiB. Longer
+    /// results are still replayed: of another process, or of a file that was copied.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.max_body_bytes = bytes;
         self
     }
 
@@ -238,6 +247,19 @@ impl SharedOptions {
         self
     }
 
+    /// The server and the database of the address, for a person to agree to: as
+    /// `db.internal:5432/payments`, without the role and its password.
+    ///
+    /// # Errors
+    ///
+    /// When the address can't be read.
+    pub fn target(&self) -> Result<String, OpenError> {
+        let address = Address::read(&self.url).map_err(|message| -> OpenError {
+            SharedError::Unavailable(StoreFailure::new(FailureKind::Options, message)).into()
+        })?;
+        Ok(address.target())
+    }
+
     /// The SQL that makes the tables, for a role that may: for stores whose services may not.
     ///
     /// # Errors
@@ -245,6 +267,16 @@ impl SharedOptions {
     /// When the name of the schema can't be used.
     pub fn plain_sql(&self) -> Result<String, OpenError> {
         schema::plain_sql(&self.schema).map_err(|failure| SharedError::Unavailable(failure).into())
+    }
+
+    /// The SQL that brings tables of the version before up to this library's, for the role that owns
+    /// them. It adds to them, so processes of the library before go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the name of the schema can't be used.
+    pub fn migration_sql(&self) -> Result<String, OpenError> {
+        schema::migration_sql(&self.schema).map_err(|failure| SharedError::Unavailable(failure).into())
     }
 
     pub(super) fn check(&self) -> Result<(), OpenError> {
@@ -258,9 +290,10 @@ impl SharedOptions {
             .and_then(|()| OptionError::unless_within("call_timeout", self.call_timeout, short, long))
             .and_then(|()| OptionError::unless_within("session", self.session, Duration::from_secs(1), long))
             .and_then(|()| OptionError::unless_within("max_queued", self.max_queued, 1, 1_000_000))
+            .and_then(|()| OptionError::unless_within("max_body_bytes", self.max_body_bytes, 0, 16 << 20))
             .and_then(|()| OptionError::unless_within("group_max", self.group_max, 1, 2_000))
             .and_then(|()| check_instance(self.instance.as_deref()))
-            .and_then(|()| check_policy(&self.policy))
+            .and_then(|()| check_default(&self.policy))
             .map_err(OpenError::Option)
     }
 
@@ -323,9 +356,26 @@ pub(super) fn check_policy(policy: &Policy) -> Result<(), OptionError> {
         let allowed = "Durability::Full: a shared store makes every grant and every result durable";
         return Err(OptionError::new("durability", policy.get_durability(), allowed));
     }
-    if let Some(max) = policy.get_max_in_flight() {
-        let allowed = "none: no process of a shared store counts the claims of the others";
-        return Err(OptionError::new("max_in_flight", max, allowed));
+    match policy.get_max_in_flight() {
+        Some(max) => OptionError::unless_within("max_in_flight", max, 1, IN_FLIGHT_MAX),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The highest limit of a scope. The server looks up each claim in flight of the scope for each
+/// group of begins.
+const IN_FLIGHT_MAX: u32 = 1_000;
+
+/// Refuses what the policy of scopes without one of their own can't have.
+fn check_default(policy: &Policy) -> Result<(), OptionError> {
+    check_policy(policy)?;
+    match policy.get_max_in_flight() {
+        // Places of scopes stay in the store, so the number of such scopes must have an end.
+        Some(max) => {
+            let allowed =
+                "none: a limit over all processes is in the store; set it with `Engine::set_policy`";
+            Err(OptionError::new("max_in_flight", max, allowed))
+        }
+        None => Ok(()),
+    }
 }

@@ -22,7 +22,7 @@ use crate::policy::Policy;
 use crate::sync::Arc;
 
 const READ: &str = "SELECT m.policies, p.scope, p.ttl_ms, p.tombstone_ms, p.refuse, p.unresolved_ms, p.max_attempts, \
-    p.lease_ms FROM {S}.meta m LEFT JOIN {S}.policies p ON true";
+    p.lease_ms, p.max_in_flight FROM {S}.meta m LEFT JOIN {S}.policies p ON true";
 
 /// A change of the row in `meta` makes the change visible at once, to every process: a grant names
 /// the version that it was decided under. The version is a random number of 60 bits: one that was
@@ -30,10 +30,12 @@ const READ: &str = "SELECT m.policies, p.scope, p.ttl_ms, p.tombstone_ms, p.refu
 const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = \
       ('x' || left(replace(gen_random_uuid()::text, '-', ''), 12) || right(gen_random_uuid()::text, 3))::bit(60)::bigint \
       FROM (SELECT {SURE}) AS durable) \
-    INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (scope) DO UPDATE SET ttl_ms = excluded.ttl_ms, \
+    INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms, \
+      max_in_flight) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (scope) DO UPDATE SET ttl_ms = excluded.ttl_ms, \
       tombstone_ms = excluded.tombstone_ms, refuse = excluded.refuse, unresolved_ms = excluded.unresolved_ms, \
-      max_attempts = excluded.max_attempts, lease_ms = excluded.lease_ms";
+      max_attempts = excluded.max_attempts, lease_ms = excluded.lease_ms, \
+      max_in_flight = excluded.max_in_flight";
 
 impl SharedHandle {
     /// Gives a scope a policy of its own. In force in every process when it returns.
@@ -82,7 +84,8 @@ impl Core {
                     .with(row.refuse, Type::BOOL)
                     .with(number(row.unresolved_ms), Type::INT8)
                     .with(row.max_attempts.map(i64::from), Type::INT8)
-                    .with(number(row.lease_ms), Type::INT8);
+                    .with(number(row.lease_ms), Type::INT8)
+                    .with(row.max_in_flight.map(i64::from), Type::INT8);
                 link.once(&sql, &params).await
             });
             match written.await {
@@ -105,16 +108,17 @@ fn one(columns: &mut Columns<'_>) -> Result<Option<(Vec<u8>, Policy)>, StoreFail
         tombstone_ms: columns.number_or_none()?,
         refuse: columns.take()?,
         unresolved_ms: columns.number_or_none()?,
-        max_attempts: columns
-            .number_or_none()?
-            .map(u32::try_from)
-            .transpose()
-            .or(Err(damaged("too many attempts")))?,
+        max_attempts: small(columns)?,
         lease_ms: columns.number_or_none()?,
         intents: true,
         relaxed_ms: None,
-        max_in_flight: None,
+        max_in_flight: small(columns)?,
     };
     let policy = Policy::from_row(&row).map_err(|error| damaged(&format!("{error:?}")))?;
     Ok(Some((scope, policy)))
+}
+
+fn small(columns: &mut Columns<'_>) -> Result<Option<u32>, StoreFailure> {
+    let number = columns.number_or_none()?;
+    number.map(u32::try_from).transpose().or(Err(damaged("the limit of a policy is too high")))
 }

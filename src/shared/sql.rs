@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use super::place_sql::{begin_with_places, grant_with_places, without_places};
+
 /// The server's time.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
@@ -83,18 +85,18 @@ const BEGIN: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}
     req AS {KEPT} ({CALLS}), \
     looked AS MATERIALIZED (SELECT r.ord, r.session AS of, r.policies, r.digest, r.nonce AS asked, r.fingerprint AS print, \
         r.scope AS of_scope, r.key AS of_key, r.ttl_ms AS ttl, r.remembered_ms AS remembered, r.unresolved_ms AS unresolved, \
-        r.lease_ms AS lease_for, m.now_ms, u.policies AS in_force, a.id AS living, x.* \
+        r.lease_ms AS lease_for, {MOST}m.now_ms, u.policies AS in_force, a.id AS living, x.* \
       FROM req r CROSS JOIN moment m CROSS JOIN rules u LEFT JOIN alive a ON a.id = r.session AND a.until_ms > m.now_ms \
         LEFT JOIN LATERAL (SELECT {ROW} FROM {S}.keys k WHERE k.digest = r.digest) x ON true), \
-    ins AS (INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, session, started_ms, \
+    {PLACES}ins AS (INSERT INTO {S}.keys (state, digest, nonce, fence, attempt, fingerprint, session, started_ms, \
         lease_until_ms, ttl_ms, remembered_ms, unresolved_ms, lease_ms, scope, key) \
-      SELECT 1, l.digest, l.asked, nextval('{S}.fence'), 1, l.print, l.of, l.now_ms, \
+      SELECT 1, l.digest, l.asked, {NEW_FENCE}, 1, l.print, l.of, l.now_ms, \
         l.now_ms + l.lease_for, l.ttl, l.remembered, l.unresolved, l.lease_for, l.of_scope, l.of_key \
-      FROM looked l WHERE l.living IS NOT NULL AND l.policies = l.in_force AND l.state IS NULL {SORTED} \
-      ON CONFLICT (digest) DO NOTHING RETURNING nonce, fence) {BEGUN}";
+      FROM looked l {HAS_PLACE}WHERE l.living IS NOT NULL AND l.policies = l.in_force AND l.state IS NULL {SORTED} \
+      ON CONFLICT (digest) DO NOTHING RETURNING nonce, fence) {BEGUN}{FULL}";
 
 /// The calls of a begin, with their types.
-const BEGIN_CALLS: [(&str, &str); 11] = [
+const BEGIN_CALLS: [(&str, &str); 12] = [
     ("session", "bigint"),
     ("policies", "bigint"),
     ("digest", "uuid"),
@@ -106,6 +108,8 @@ const BEGIN_CALLS: [(&str, &str); 11] = [
     ("remembered_ms", "bigint"),
     ("unresolved_ms", "bigint"),
     ("lease_ms", "bigint"),
+    // Of scopes with a limit alone.
+    ("most", "bigint"),
 ];
 
 /// What was inserted is told by its nonce: a join with the calls would compare each with each. A
@@ -191,24 +195,24 @@ pub(super) const OCCUPY: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS no
 const GRANT: &str = "WITH {MOMENT} {ALIVE} \
     req AS MATERIALIZED (SELECT r.*, nextval('{S}.fence') AS fence FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], \
       $4::uuid[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::smallint[], \
-      $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::bigint[]) WITH ORDINALITY \
+      $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::bigint[]{MOST_PARAM}) WITH ORDINALITY \
       r(session, policies, digest, nonce, fingerprint, ttl_ms, remembered_ms, unresolved_ms, lease_ms, seen_fence, \
-        seen_state, attempt, e_fence, e_attempt, e_started_ms, e_interrupted_ms, ord)), \
-    free AS MATERIALIZED (SELECT r.*, m.now_ms, k.wanted FROM {S}.keys k JOIN req r ON k.digest = r.digest CROSS JOIN moment m \
+        seen_state, attempt, e_fence, e_attempt, e_started_ms, e_interrupted_ms, {MOST}ord)), \
+    free AS MATERIALIZED (SELECT r.*, m.now_ms, k.wanted{SCOPED} FROM {S}.keys k JOIN req r ON k.digest = r.digest CROSS JOIN moment m \
       JOIN alive a ON a.id = r.session JOIN rules u ON u.policies = r.policies \
       WHERE k.fence = r.seen_fence AND k.state = r.seen_state AND k.fence < r.fence \
         AND (k.state <> 1 OR {LEASE} <= m.now_ms) \
       ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
-    done AS (UPDATE {S}.keys k SET state = 1, nonce = f.nonce, fence = f.fence, attempt = f.attempt, \
+    {PLACES}done AS (UPDATE {S}.keys k SET state = 1, nonce = f.nonce, fence = f.fence, attempt = f.attempt, \
         fingerprint = f.fingerprint, session = f.session, started_ms = f.now_ms, \
         lease_until_ms = f.now_ms + f.lease_ms, ttl_ms = f.ttl_ms, remembered_ms = f.remembered_ms, \
         unresolved_ms = f.unresolved_ms, lease_ms = f.lease_ms, e_fence = f.e_fence, e_attempt = f.e_attempt, \
         e_started_ms = f.e_started_ms, e_interrupted_ms = f.e_interrupted_ms, gone_ms = NULL, completed_ms = NULL, \
         expires_ms = NULL, interrupted_ms = NULL, outcome = NULL, wanted = false, returned = false, \
         body_kept = false, body = NULL, progress = CASE WHEN f.attempt > 1 THEN k.progress END \
-      FROM free f WHERE k.digest = f.digest AND k.fence = f.seen_fence AND k.state = f.seen_state \
+      FROM free f {HAS_PLACE}WHERE k.digest = f.digest AND k.fence = f.seen_fence AND k.state = f.seen_state \
       RETURNING f.ord, k.fence, f.wanted) \
-    SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, d.fence, coalesce(d.wanted, false) FROM req r CROSS JOIN moment m CROSS JOIN rules u \
+    SELECT r.ord, m.now_ms, a.id IS NOT NULL, u.policies, d.fence, coalesce(d.wanted, false){FULL} FROM req r CROSS JOIN moment m CROSS JOIN rules u \
       LEFT JOIN alive a ON a.id = r.session LEFT JOIN done d ON d.ord = r.ord";
 
 /// Changes rows that have no holder, or one whose lease is over. A record that stays one is
@@ -263,9 +267,12 @@ const WANT: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Begin,
+    /// The same in scopes that limit their claims.
+    LimitedBegin,
     End,
     GentleEnd,
     Grant,
+    LimitedGrant,
     Change,
     Look,
     Want,
@@ -320,7 +327,11 @@ pub(super) struct Sql {
 impl Sql {
     /// `schema` is a quoted name, `now` and `server` are expressions.
     pub(super) fn new(schema: &str, now: &str, server: &str) -> Self {
-        let begin = |shape: Shape, begun| shape.of(&BEGIN.replace("{BEGUN}", begun), &BEGIN_CALLS);
+        let begin = |shape: Shape, begun| {
+            let [calls @ .., _] = &BEGIN_CALLS;
+            shape.of(&without_places(&BEGIN.replace("{BEGUN}", begun)), calls)
+        };
+        let limited = begin_with_places(&BEGIN.replace("{BEGUN}", MANY_BEGUN));
         let end = |shape: Shape, text: &str, join| {
             let text =
                 text.replace("{END}", END).replace("{CHANGES}", CHANGES).replace("{JOIN_LOCKED}", join);
@@ -329,10 +340,12 @@ impl Sql {
         let texts = [
             (Kind::Begin, Shape::One, begin(Shape::One, ONE_BEGUN)),
             (Kind::Begin, Shape::Many, begin(Shape::Many, MANY_BEGUN)),
+            (Kind::LimitedBegin, Shape::Many, Shape::Many.of(&limited, &BEGIN_CALLS)),
             (Kind::End, Shape::One, end(Shape::One, ENDED, "")),
             (Kind::End, Shape::Many, end(Shape::Many, ENDED, "")),
             (Kind::GentleEnd, Shape::Many, end(Shape::Many, GENTLY_ENDED, "JOIN locked USING (digest)")),
-            (Kind::Grant, Shape::Many, GRANT.to_owned()),
+            (Kind::Grant, Shape::Many, without_places(GRANT)),
+            (Kind::LimitedGrant, Shape::Many, grant_with_places(GRANT)),
             (Kind::Change, Shape::Many, CHANGE.to_owned()),
             (Kind::Look, Shape::Many, LOOK.to_owned()),
             (Kind::Want, Shape::Many, WANT.to_owned()),

@@ -47,6 +47,9 @@ pub(super) trait Statement: Send + Sized + 'static {
     /// All calls of a group, in its order.
     fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_>;
 
+    /// The most calls in a group, besides the limit of the options.
+    const GROUP_MAX: usize = usize::MAX;
+
     /// Whether it waits for a transaction of a caller's that has inserted the key's row and is
     /// still open. Such calls are found after a failure, and sent no more with others.
     const WAITS_FOR_INSERTS: bool = false;

@@ -2,7 +2,7 @@
 
 use super::claim::SharedClaim;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, Granting, How, NewClaim, Tries};
+use super::granting::{Asked, Granting, How, NewClaim, Tries, full};
 use super::refusal::Refusal;
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
@@ -131,7 +131,7 @@ pub(super) async fn grant(
             attempt,
             earlier,
         };
-        let granted = match core.ask(ask, deadline).await {
+        let granted = match core.ask_grant(ask, deadline).await {
             Ok(granted) => granted,
             Err(miss) => {
                 if tries.unknown.is_none() && !matches!(miss, Miss::Unknown(_)) {
@@ -155,6 +155,9 @@ pub(super) async fn grant(
             }
             None => {
                 granting.granted_nothing();
+                if granted.is_full {
+                    return Err(full(terms));
+                }
                 core.catch_up(granted.is_alive, granted.policies, deadline).await?;
                 return Ok(None);
             }

@@ -54,9 +54,11 @@ async fn serve_on(core: &Arc<Core>, link: &Rc<Link>) {
         let Ok(work) = race(core.intake.next(), link.gone()).await else { return };
         match work {
             Work::Begins(asks) => run(core, link, asks).await,
+            Work::LimitedBegins(asks) => run(core, link, asks).await,
             Work::Ends(asks) => run(core, link, asks).await,
             Work::GentleEnds(asks) => run(core, link, asks).await,
             Work::Grants(asks) => run(core, link, asks).await,
+            Work::LimitedGrants(asks) => run(core, link, asks).await,
             Work::Changes(asks) => run(core, link, asks).await,
             Work::Looks(asks) => run(core, link, asks).await,
             Work::Wants(asks) => run(core, link, asks).await,

@@ -23,7 +23,9 @@ fn keys_are_copied_once_they_are_agreed_to_and_into_new_tables_alone() {
     let ran = on(&file, "copy", &[&url, "--schema", "commanded"]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(
-        ran.err.contains("into the schema \"commanded\"") && ran.err.contains("nobody to ask"),
+        ran.err.contains("into the schema \"commanded\" of 127.0.0.1:")
+            && ran.err.contains("/postgres; 2")
+            && ran.err.contains("nobody to ask"),
         "{ran:?}"
     );
     assert_eq!(server.one("SELECT to_regclass('commanded.keys') IS NULL"), "t");
@@ -45,4 +47,35 @@ fn keys_are_copied_once_they_are_agreed_to_and_into_new_tables_alone() {
     drop(store);
     let ran = on(&file, "copy", &[&url, "--schema", "commanded", "--yes"]);
     assert!(ran.code == 1 && ran.err.contains("copied into these tables before"), "{ran:?}");
+}
+
+#[test]
+fn tables_are_brought_up_to_this_version_once_it_is_agreed_to() {
+    let Some(server) = server::get() else {
+        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        return;
+    };
+    server.connect("migrated").close().unwrap();
+    server.sql(
+        "DROP TABLE migrated.places; ALTER TABLE migrated.policies DROP COLUMN max_in_flight; \
+         UPDATE migrated.meta SET version = 3",
+    );
+    let migrate = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_idemkv"));
+        command.args(["migrate", &server.url(), "--schema", "migrated"]).args(more).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, err) = migrate(&[]);
+    assert!(
+        code == 1 && err.contains("\"migrated\" of 127.0.0.1:") && err.contains("nobody to ask"),
+        "{err}"
+    );
+    assert_eq!(server.one("SELECT version FROM migrated.meta"), "3");
+    let (code, said, err) = migrate(&["--yes"]);
+    assert!(code == 0 && said.contains("had version 3"), "{said} {err}");
+    let (code, said, _) = migrate(&["--yes"]);
+    assert!(code == 0 && said.contains("nothing was done"), "{said}");
+    assert_eq!(server.one("SELECT version FROM migrated.meta"), "4");
 }

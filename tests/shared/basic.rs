@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use idemkv::{
-    Begin, BeginError, FailureKind, Fingerprint, OpenError, Outcome, Policy, Recovery, ResolveError,
-    SetPolicyError, SharedError, Status, Waited,
+    Begin, BeginError, Durability, FailureKind, Fingerprint, OpenError, Outcome, Policy, Recovery,
+    ResolveError, SetPolicyError, SharedError, Status, Waited,
 };
 
 use crate::server::{claim, on_runtime, request};
@@ -96,8 +96,11 @@ fn an_interrupted_key_is_refused_where_the_policy_of_its_scope_says_so() {
     assert!(here.forget("key").unwrap());
     assert!(!here.forget("key").unwrap());
     assert_eq!(claim(&there, "key").attempt(), 1);
-    let refused = one.set_policy("strict", Policy::default().max_in_flight(3));
-    assert!(matches!(refused, Err(SetPolicyError::Policy(error)) if error.name() == "max_in_flight"));
+    let refused = one.set_policy(
+        "strict",
+        Policy::default().recovery(Recovery::Rerun).durability(Durability::Completions),
+    );
+    assert!(matches!(refused, Err(SetPolicyError::Policy(error)) if error.name() == "durability"));
 }
 
 #[test]
@@ -223,12 +226,34 @@ fn a_role_that_may_not_create_works_with_tables_made_by_hand() {
     // As `docs/shared.md` has them.
     server.sql(
         "GRANT SELECT, INSERT, UPDATE, DELETE ON basic_hand.keys, basic_hand.sessions, basic_hand.policies TO modest; \
+         GRANT SELECT, INSERT, UPDATE ON basic_hand.places TO modest; \
          GRANT SELECT, UPDATE ON basic_hand.duties, basic_hand.meta TO modest; \
          GRANT USAGE ON SEQUENCE basic_hand.fence TO modest",
     );
     let store = options.connect().unwrap();
     claim(&store.scope(""), "key").complete("reply").unwrap();
     assert!(matches!(store.scope("").begin("key", request()), Ok(Begin::Done(_))));
+}
+
+/// A file that was copied can have results as long.
+#[test]
+fn how_long_a_result_may_be_is_an_option() {
+    let server = server!();
+    let (long, usual) = (vec![7; 3 << 20], server.connect("basic_long"));
+    let store = server.options("basic_long").max_body_bytes(3 << 20).connect().unwrap();
+    let mut held = claim(&store.scope(""), "key");
+    held.save_progress(&long).unwrap();
+    held.complete(&long).unwrap();
+    // It is replayed by those that store no such result.
+    assert!(
+        matches!(usual.scope("").begin("key", request()), Ok(Begin::Done(record)) if record.body() == long)
+    );
+    assert!(claim(&usual.scope(""), "other").complete(&long).is_err());
+    let refused = server.options("basic_long").max_body_bytes((16 << 20) + 1).connect();
+    assert!(
+        matches!(&refused, Err(OpenError::Option(error)) if error.name() == "max_body_bytes"),
+        "{refused:?}"
+    );
 }
 
 /// A failover or a restore can lose a change of the policies that a process has read.

@@ -77,7 +77,7 @@ fn fill(path: &Path) -> String {
     assert!(within(HOUR, || matches!(plain.get("expired"), Ok(Status::Expired(_)))));
     claim(&plain, "over").complete_with("reply", Completion::new().ttl(Duration::from_millis(1))).unwrap();
     assert!(within(HOUR, || matches!(plain.get("over"), Ok(Status::Vacant))));
-    let rerun = Policy::default().ttl(HOUR).recovery(Recovery::Rerun).unresolved_forever();
+    let rerun = Policy::default().ttl(HOUR).recovery(Recovery::Rerun).unresolved_forever().max_in_flight(2);
     let again = engine.set_policy("again", rerun.durability(Durability::Completions)).unwrap();
     interrupt_and_give_back(&again, "given back");
     let mut halfway = claim(&again, "halfway");
@@ -102,7 +102,7 @@ fn every_key_of_a_file_comes_along_as_it_is_and_fences_and_step_keys_go_on() {
     let store = server.connect("copy_all");
     assert_eq!(all(&store), all(&file));
     assert_eq!(all(&store).len(), 9);
-    // A shared store makes everything durable.
+    // A shared store makes everything durable, and keeps the limits of scopes.
     let declared: Vec<_> = file
         .policies()
         .iter()
@@ -162,7 +162,11 @@ fn a_file_of_many_statements_is_copied_whole_or_not_at_all() {
     let before = secret();
     server.sql("ALTER TABLE copy_whole.keys ADD CHECK (key <> 'key 1234')");
     match file.copy_to(options()) {
-        Err(CopyError::Store(OpenError::Shared(SharedError::Unavailable(_)))) => {}
+        // It names the constraint, and shows nobody the row.
+        Err(CopyError::Store(OpenError::Shared(SharedError::Unavailable(failure)))) => {
+            let said = failure.to_string();
+            assert!(said.contains("keys_key_check") && !said.contains("Failing row"), "{said}");
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(server.one("SELECT count(*) FROM copy_whole.keys"), "0");
@@ -238,6 +242,14 @@ fn keys_and_policies_that_a_shared_store_does_not_take_are_named() {
     let hash = engine_hash(&path);
     assert!(error.to_string().contains(&hash), "{error}");
     assert!(server.connect("copy_long").entries().next().is_none());
+    // A limit of claims that is too high for all processes together.
+    let path = scratch.path().join("y.idem");
+    let engine = writable(&path);
+    engine.set_policy("crowd", Policy::default().max_in_flight(1_001)).unwrap();
+    engine.close().unwrap();
+    let error = read_only(&path).copy_to(server.options("copy_crowd")).unwrap_err();
+    let CopyError::Policy { scope, error } = &error else { panic!("{error:?}") };
+    assert_eq!((&**scope, error.name()), (&b"crowd"[..], "max_in_flight"));
 }
 
 #[test]
@@ -316,6 +328,7 @@ fn a_role_that_may_not_set_fences_is_told_so_before_a_row_is_written() {
     server.sql(
         "CREATE ROLE copier LOGIN; GRANT USAGE ON SCHEMA copy_rights TO copier; \
          GRANT SELECT, INSERT, UPDATE, DELETE ON copy_rights.keys, copy_rights.sessions, copy_rights.policies TO copier; \
+         GRANT SELECT, INSERT, UPDATE ON copy_rights.places TO copier; \
          GRANT SELECT, UPDATE ON copy_rights.duties, copy_rights.meta TO copier; \
          GRANT USAGE ON SEQUENCE copy_rights.fence TO copier",
     );

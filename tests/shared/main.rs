@@ -42,6 +42,8 @@ mod inside;
 mod late;
 mod linear;
 mod lists;
+mod migrating;
+mod places;
 mod prepared_tx;
 mod processes;
 #[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]

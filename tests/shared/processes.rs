@@ -61,6 +61,26 @@ fn the_claims_of_a_killed_process_are_taken_over_when_its_session_ends() {
 }
 
 #[test]
+fn the_places_of_a_killed_process_are_free_when_its_session_ends() {
+    let server = server!();
+    let store = server.connect("process_places");
+    let policy = Policy::default().recovery(Recovery::Rerun).max_in_flight(1);
+    let jobs = store.set_policy("jobs", policy).unwrap();
+    let (mut child, _) = child(server, "process_places", None);
+    let is_full = || matches!(jobs.begin("another", request()), Err(BeginError::Busy(_)));
+    assert!(is_full());
+    let Ok(Begin::InFlight(pending)) = jobs.begin("key", request()) else { panic!() };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(is_full(), "its session lasts a second");
+    assert!(matches!(pending.wait(), Ok(Waited::Interrupted)));
+    let another = claim(&jobs, "another");
+    assert!(is_full());
+    another.release().unwrap();
+    assert_eq!(claim(&jobs, "key").attempt(), 2);
+}
+
+#[test]
 fn an_instance_that_starts_again_ends_the_claims_of_the_one_before_at_once() {
     let server = server!();
     let store = server.connect("process_named");

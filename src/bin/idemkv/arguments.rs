@@ -51,6 +51,9 @@ enum Command {
     /// Copies all keys of a file into the tables of a shared store
     #[cfg(feature = "postgres")]
     Copy(crate::copy::Copy),
+    /// Brings the tables of a shared store up to this version, or makes them
+    #[cfg(feature = "postgres")]
+    Migrate(crate::migrate::Migrate),
     /// Says what is wrong with a file, what can be saved, and what to do
     Doctor(doctor::Doctor),
     /// Measures this disk and the engine, side by side
@@ -77,6 +80,8 @@ impl Arguments {
             Command::Import(import) => import.run(out),
             #[cfg(feature = "postgres")]
             Command::Copy(copy) => copy.run(out),
+            #[cfg(feature = "postgres")]
+            Command::Migrate(migrate) => migrate.run(out),
             Command::Doctor(doctor) => doctor.run(out),
             Command::Bench(bench) => bench.run(out),
             Command::Completions(completions) => completions.run(Self::command(), out),

@@ -1,50 +1,45 @@
 //! `idemkv copy`: the keys of a file in a shared store.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use idemkv::{CopyError, OpenError, SharedError, SharedOptions};
+use idemkv::{CopyError, OpenError, SharedError};
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
 use crate::opening;
+use crate::store::Store;
 use crate::working::{Working, shown};
 
 #[derive(Debug, Args)]
 pub(crate) struct Copy {
     /// The file; it is not changed
     file: PathBuf,
-    /// The address of the store, as postgres://...; - reads it from the standard input, so that no
-    /// password is shown among the processes
-    store: String,
-    /// The schema of the store's tables, which are made unless they are there; they must not have
-    /// been used
-    #[arg(long, default_value = "idemkv")]
-    schema: String,
+    // Its tables are made unless they are there.
+    #[command(flatten)]
+    store: Store,
     #[command(flatten)]
     consent: Consent,
 }
 
 impl Copy {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
-        let url =
-            if self.store == "-" { io::read_to_string(io::stdin())?.trim().to_owned() } else { self.store };
+        let (options, store) = self.store.options()?;
         let engine = opening::to_look(&self.file)?;
         let stats = engine.stats();
         self.consent.get(&[
             format!(
-                "copies {} keys of {} into the schema \"{}\"; {} of them are interrupted",
+                "copies {} keys of {} into {store}; {} of them are interrupted",
                 stats.entries,
                 shown(&self.file),
-                self.schema.escape_debug(),
                 stats.interrupted
             ),
             "no service may use the file any more: an operation that is begun there again runs a second time"
                 .to_owned(),
         ])?;
         let working = Working::start(format!("copies {}", shown(&self.file)));
-        let copied = engine.copy_to(SharedOptions::new(url).schema(self.schema));
+        let copied = engine.copy_to(options);
         drop(working);
         let copied = copied.map_err(|error| match error {
             CopyError::Store(OpenError::Shared(SharedError::Unknown(_))) => Trouble::new(
@@ -59,13 +54,25 @@ impl Copy {
             copied.results, copied.interrupted, copied.policies
         )?;
         if copied.shifted_ms != 0 {
-            writeln!(
-                out,
-                "the file's clock was {} ms behind the server's; times were moved",
-                copied.shifted_ms
-            )?;
+            writeln!(out, "{}", moved(copied.shifted_ms))?;
         }
         opening::close(engine)?;
         Ok(Answer::Fine)
+    }
+}
+
+fn moved(shifted_ms: i64) -> String {
+    let side = if shifted_ms < 0 { "ahead of" } else { "behind" };
+    format!("the file's clock was {} ms {side} the server's; times were moved", shifted_ms.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::moved;
+
+    #[test]
+    fn a_clock_that_is_ahead_is_said_to_be() {
+        assert_eq!(moved(-1_500), "the file's clock was 1500 ms ahead of the server's; times were moved");
+        assert_eq!(moved(1_500), "the file's clock was 1500 ms behind the server's; times were moved");
     }
 }

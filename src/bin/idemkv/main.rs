@@ -29,6 +29,8 @@ mod http_response;
 mod import;
 mod list;
 mod man;
+#[cfg(feature = "postgres")]
+mod migrate;
 #[path = "../../admin/names.rs"]
 mod names;
 mod opening;
@@ -38,6 +40,8 @@ mod saved;
 mod selection;
 mod spans;
 mod stats;
+#[cfg(feature = "postgres")]
+mod store;
 mod verify;
 mod working;
 

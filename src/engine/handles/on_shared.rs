@@ -11,7 +11,7 @@ use crate::error::{BeginError, ClaimError, EndError, FailureKind, OpenError, Sha
 use crate::shared::driver;
 use crate::shared::refusal::{carry, check_caller};
 use crate::task::caller::{Caller, block};
-use crate::{BeginInTx, CompletedInTx, Fingerprint, SharedOptions, SharedStats, TxStatements};
+use crate::{BeginInTx, CompletedInTx, Fingerprint, Migrated, SharedOptions, SharedStats, TxStatements};
 
 impl SharedOptions {
     /// Connects to the store, makes its tables if need be, and starts a session of this process.
@@ -32,6 +32,19 @@ impl SharedOptions {
     /// As for [`connect`](Self::connect).
     pub async fn connect_async(self) -> Result<Engine, OpenError> {
         self.connect_as(Caller::Task).await
+    }
+
+    /// Makes the tables where there are none, and brings those of the version before up to this
+    /// library's, as [`connect`](Self::connect) does; but starts no session. For a role that owns the
+    /// tables, where the service's role may not change them. It adds to them, so processes of the
+    /// library before go on meanwhile; one that starts again is refused.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    pub fn migrate(self) -> Result<Migrated, OpenError> {
+        check_caller(Caller::Thread)?;
+        block(carry(Caller::Thread, Box::pin(driver::migrate(self))))
     }
 
     async fn connect_as(self, caller: Caller) -> Result<Engine, OpenError> {
@@ -63,6 +76,10 @@ impl Engine {
 
     /// Prepares the statements of [`Scope::begin_in_tx_with`] and [`Claim::complete_in_tx_with`]
     /// on a connection of yours to the shared store's database.
+    ///
+    /// Don't where a pooler in transaction mode gives the connection another server each time, which
+    /// does not know them. If your connections have the engine's address,
+    /// [`SharedStats::is_pooled`] tells.
     ///
     /// # Errors
     ///

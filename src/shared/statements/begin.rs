@@ -42,6 +42,10 @@ impl Terms {
     pub(in crate::shared) fn lease_ms(&self) -> Option<i64> {
         self.policy.get_lease().map(span)
     }
+
+    pub(in crate::shared) fn most(&self) -> Option<i64> {
+        self.policy.get_max_in_flight().map(i64::from)
+    }
 }
 
 pub(in crate::shared) fn span(time: Duration) -> i64 {
@@ -67,6 +71,14 @@ pub(in crate::shared) struct Begun {
     pub(in crate::shared) policies: i64,
     pub(in crate::shared) granted: Option<Fence>,
     pub(in crate::shared) seen: Option<KeyRow>,
+    /// As many claims of the scope are in flight as may be.
+    pub(in crate::shared) is_full: bool,
+}
+
+impl Begun {
+    fn is_nothing(&self) -> bool {
+        self.granted.is_none() && self.seen.is_none()
+    }
 }
 
 impl Statement for BeginAsk {
@@ -87,20 +99,7 @@ impl Statement for BeginAsk {
     }
 
     fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
-        let asks = || group.iter().map(|ask| &ask.what);
-        let numbers = |of: fn(&Self) -> i64| asks().map(move |ask| Some(of(ask)));
-        Params::of(shape)
-            .numbers(numbers(|ask| ask.terms.session))
-            .numbers(numbers(|ask| ask.terms.policies))
-            .ids(asks().map(|ask| ask.digest.as_u128()))
-            .ids(asks().map(|ask| ask.nonce))
-            .bytes(asks().map(|ask| Some(&ask.fingerprint.as_bytes()[..])))
-            .bytes(asks().map(|ask| Some(&*ask.scope)))
-            .bytes(asks().map(|ask| Some(&*ask.key)))
-            .numbers(numbers(|ask| ask.terms.ttl_ms()))
-            .numbers(numbers(|ask| ask.terms.remembered_ms()))
-            .numbers(asks().map(|ask| ask.terms.unresolved_ms()))
-            .numbers(asks().map(|ask| ask.terms.lease_ms()))
+        Self::params_of(group.iter().map(|ask| &ask.what), shape)
     }
 
     fn answer(columns: &mut Columns<'_>) -> Result<Begun, StoreFailure> {
@@ -114,6 +113,7 @@ impl Statement for BeginAsk {
                 granted
             },
             seen: KeyRow::read(columns)?,
+            is_full: false,
         })
     }
 
@@ -123,20 +123,52 @@ impl Statement for BeginAsk {
 
     /// Nothing was seen or granted, and the session may be over.
     fn no_answer() -> Result<Begun, StoreFailure> {
-        Ok(Begun { now: Timestamp::default(), is_alive: false, policies: 0, granted: None, seen: None })
+        let now = Timestamp::default();
+        Ok(Begun { now, is_alive: false, policies: 0, granted: None, seen: None, is_full: false })
     }
 
-    /// A grant is told by its nonce: of twins in the group one has it. A call of a session that
-    /// lives, but without a row, had a twin that was faster, or named other policies.
     fn placed(rows: &[Row], group: &[Ask<Self>], shape: Shape) -> Vec<(usize, Result<Begun, StoreFailure>)> {
         if let (Shape::One, Some(row)) = (shape, rows.first()) {
             return vec![(0, Self::answer_to_one(row))];
         }
+        Self::many_placed(rows, group.iter().map(|ask| &ask.what))
+    }
+}
+
+impl BeginAsk {
+    pub(in crate::shared) fn params_of<'a>(
+        asks: impl Iterator<Item = &'a Self> + Clone,
+        shape: Shape,
+    ) -> Params<'a> {
+        let numbers = |of: fn(&Self) -> i64| asks.clone().map(move |ask| Some(of(ask)));
+        Params::of(shape)
+            .numbers(numbers(|ask| ask.terms.session))
+            .numbers(numbers(|ask| ask.terms.policies))
+            .ids(asks.clone().map(|ask| ask.digest.as_u128()))
+            .ids(asks.clone().map(|ask| ask.nonce))
+            .bytes(asks.clone().map(|ask| Some(&ask.fingerprint.as_bytes()[..])))
+            .bytes(asks.clone().map(|ask| Some(&*ask.scope)))
+            .bytes(asks.clone().map(|ask| Some(&*ask.key)))
+            .numbers(numbers(|ask| ask.terms.ttl_ms()))
+            .numbers(numbers(|ask| ask.terms.remembered_ms()))
+            .numbers(asks.clone().map(|ask| ask.terms.unresolved_ms()))
+            .numbers(asks.map(|ask| ask.terms.lease_ms()))
+    }
+
+    /// The places in the group that the rows answer, and the answers.
+    ///
+    /// A grant is told by its nonce: of twins in the group one has it. A call of a session that
+    /// lives, but without a row, had a twin that was faster, lost its place in the scope, or named
+    /// other policies. A row with nothing in it says that the scope has no place.
+    pub(in crate::shared) fn many_placed<'a>(
+        rows: &[Row],
+        group: impl Iterator<Item = &'a Self> + Clone,
+    ) -> Vec<(usize, Result<Begun, StoreFailure>)> {
         let nonces: HashMap<u128, usize> =
-            group.iter().enumerate().map(|(place, ask)| (ask.what.nonce, place)).collect();
+            group.clone().enumerate().map(|(place, ask)| (ask.nonce, place)).collect();
         let unseen = rows.iter().filter_map(Alive::read).flat_map(|alive| {
-            let calls = group.iter().enumerate();
-            let of_session = calls.filter(move |(_, ask)| ask.what.terms.session == alive.session);
+            let calls = group.clone().enumerate();
+            let of_session = calls.filter(move |(_, ask)| ask.terms.session == alive.session);
             of_session.map(move |(place, _)| (place, Ok(alive.no_row())))
         });
         let placed = rows.iter().filter_map(|row| {
@@ -146,14 +178,13 @@ impl Statement for BeginAsk {
                 Some(place) => usize::try_from(place).ok()?.checked_sub(1)?,
                 None => *nonces.get(&row.try_get::<_, Id>(NONCE).ok()?.0)?,
             };
-            Some((place, Self::answer(&mut columns)))
+            let begun = Self::answer(&mut columns);
+            Some((place, begun.map(|begun| Begun { is_full: begun.is_nothing(), ..begun })))
         });
         // Later ones count.
         unseen.chain(placed).collect()
     }
-}
 
-impl BeginAsk {
     fn answer_to_one(row: &Row) -> Result<Begun, StoreFailure> {
         let mut columns = Columns::new(row);
         columns.skip();
@@ -186,7 +217,8 @@ impl Alive {
     }
 
     fn no_row(self) -> Begun {
-        Begun { now: self.now, is_alive: true, policies: self.policies, granted: None, seen: None }
+        let Self { now, policies, .. } = self;
+        Begun { now, is_alive: true, policies, granted: None, seen: None, is_full: false }
     }
 }
 

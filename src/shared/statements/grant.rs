@@ -30,7 +30,9 @@ pub(in crate::shared) struct Granted {
     pub(in crate::shared) policies: i64,
     pub(in crate::shared) fence: Option<Fence>,
     /// Other processes waited for the claim that was over.
-    is_wanted: bool,
+    pub(in crate::shared) is_wanted: bool,
+    /// As many claims of the scope are in flight as may be.
+    pub(in crate::shared) is_full: bool,
 }
 
 fn number(value: u32) -> i32 {
@@ -53,27 +55,7 @@ impl Statement for GrantAsk {
     }
 
     fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
-        let asks = || group.iter().map(|ask| &ask.what);
-        let numbers = |of: fn(&Self) -> i64| asks().map(move |ask| Some(of(ask)));
-        let earlier =
-            |of: fn(&Earlier) -> u64| asks().map(move |ask| ask.earlier.as_ref().map(of).map(signed));
-        Params::of(shape)
-            .numbers(numbers(|ask| ask.terms.session))
-            .numbers(numbers(|ask| ask.terms.policies))
-            .ids(asks().map(|ask| ask.digest.as_u128()))
-            .ids(asks().map(|ask| ask.nonce))
-            .bytes(asks().map(|ask| Some(&ask.fingerprint.as_bytes()[..])))
-            .numbers(numbers(|ask| ask.terms.ttl_ms()))
-            .numbers(numbers(|ask| ask.terms.remembered_ms()))
-            .numbers(asks().map(|ask| ask.terms.unresolved_ms()))
-            .numbers(asks().map(|ask| ask.terms.lease_ms()))
-            .numbers(numbers(|ask| signed(ask.seen.0.get())))
-            .smalls(asks().map(|ask| Some(ask.seen.1.code())))
-            .ints(asks().map(|ask| Some(number(ask.attempt))))
-            .numbers(earlier(|earlier| earlier.info.fence().get()))
-            .ints(asks().map(|ask| ask.earlier.map(|earlier| number(earlier.info.attempt()))))
-            .numbers(earlier(|earlier| earlier.info.started().as_millis()))
-            .numbers(earlier(|earlier| earlier.interrupted_at.as_millis()))
+        Self::params_of(group.iter().map(|ask| &ask.what), shape)
     }
 
     fn answer(columns: &mut Columns<'_>) -> Result<Granted, StoreFailure> {
@@ -83,10 +65,39 @@ impl Statement for GrantAsk {
             policies: columns.take()?,
             fence: columns.number_or_none()?.map(Fence::new),
             is_wanted: columns.take()?,
+            is_full: false,
         })
     }
 
     fn is_wanted(granted: &Granted) -> bool {
         granted.is_wanted
+    }
+}
+
+impl GrantAsk {
+    pub(in crate::shared) fn params_of<'a>(
+        asks: impl Iterator<Item = &'a Self> + Clone,
+        shape: Shape,
+    ) -> Params<'a> {
+        let numbers = |of: fn(&Self) -> i64| asks.clone().map(move |ask| Some(of(ask)));
+        let earlier =
+            |of: fn(&Earlier) -> u64| asks.clone().map(move |ask| ask.earlier.as_ref().map(of).map(signed));
+        Params::of(shape)
+            .numbers(numbers(|ask| ask.terms.session))
+            .numbers(numbers(|ask| ask.terms.policies))
+            .ids(asks.clone().map(|ask| ask.digest.as_u128()))
+            .ids(asks.clone().map(|ask| ask.nonce))
+            .bytes(asks.clone().map(|ask| Some(&ask.fingerprint.as_bytes()[..])))
+            .numbers(numbers(|ask| ask.terms.ttl_ms()))
+            .numbers(numbers(|ask| ask.terms.remembered_ms()))
+            .numbers(asks.clone().map(|ask| ask.terms.unresolved_ms()))
+            .numbers(asks.clone().map(|ask| ask.terms.lease_ms()))
+            .numbers(numbers(|ask| signed(ask.seen.0.get())))
+            .smalls(asks.clone().map(|ask| Some(ask.seen.1.code())))
+            .ints(asks.clone().map(|ask| Some(number(ask.attempt))))
+            .numbers(earlier(|earlier| earlier.info.fence().get()))
+            .ints(asks.clone().map(|ask| ask.earlier.map(|earlier| number(earlier.info.attempt()))))
+            .numbers(earlier(|earlier| earlier.info.started().as_millis()))
+            .numbers(earlier(|earlier| earlier.interrupted_at.as_millis()))
     }
 }

@@ -5,4 +5,5 @@ pub(super) mod change;
 pub(super) mod end;
 pub(super) mod grant;
 pub(super) mod in_tx;
+pub(super) mod limited;
 pub(super) mod look;
