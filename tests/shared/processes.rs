@@ -67,12 +67,11 @@ fn the_places_of_a_killed_process_are_free_when_its_session_ends() {
     let policy = Policy::default().recovery(Recovery::Rerun).max_in_flight(1);
     let jobs = store.set_policy("jobs", policy).unwrap();
     let (mut child, _) = child(server, "process_places", None);
-    let is_full = || matches!(jobs.begin("another", request()), Err(BeginError::Busy(_)));
+    let is_full = || matches!(jobs.begin("one more", request()), Err(BeginError::Busy(_)));
     assert!(is_full());
     let Ok(Begin::InFlight(pending)) = jobs.begin("key", request()) else { panic!() };
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(is_full(), "its session lasts a second");
     assert!(matches!(pending.wait(), Ok(Waited::Interrupted)));
     let another = claim(&jobs, "another");
     assert!(is_full());
