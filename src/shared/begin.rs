@@ -7,7 +7,7 @@ use super::granting::{Asked, Granting, How, NewClaim, Tries, full, not_granted};
 use super::refusal::{Refusal, carry_checked};
 use super::row::RowState;
 use super::statement::Miss;
-use super::statements::begin::BeginAsk;
+use super::statements::begin::{BeginAsk, Terms};
 use super::take_over;
 use crate::Fingerprint;
 use crate::engine::common::namespace::ScopeInner;
@@ -53,6 +53,11 @@ impl Core {
     }
 }
 
+fn ask(asked: &Asked, nonce: u128, fingerprint: Fingerprint, terms: Terms) -> BeginAsk {
+    let (scope, key) = (Arc::clone(&asked.scope), Arc::clone(&asked.key));
+    BeginAsk { digest: asked.digest, nonce, fingerprint, scope, key, terms }
+}
+
 async fn begin(
     handle: &Arc<SharedHandle>,
     asked: &Asked,
@@ -68,14 +73,7 @@ async fn begin(
         core.check()?;
         let terms = core.terms(&asked.scope, deadline).await?;
         granting.sends(terms.session);
-        let ask = BeginAsk {
-            digest: asked.digest,
-            nonce: granting.nonce,
-            fingerprint,
-            scope: Arc::clone(&asked.scope),
-            key: Arc::clone(&asked.key),
-            terms,
-        };
+        let ask = ask(asked, granting.nonce, fingerprint, terms);
         let begun = match core.ask_begin(ask, deadline).await {
             Ok(begun) => begun,
             Err(miss) => {

@@ -131,7 +131,7 @@ impl Statement for BeginAsk {
         if let (Shape::One, Some(row)) = (shape, rows.first()) {
             return vec![(0, Self::answer_to_one(row))];
         }
-        Self::many_placed(rows, group.iter().map(|ask| &ask.what))
+        Self::many_placed(rows, &group.iter().map(|ask| &ask.what))
     }
 }
 
@@ -162,7 +162,7 @@ impl BeginAsk {
     /// other policies. A row with nothing in it says that the scope has no place.
     pub(in crate::shared) fn many_placed<'a>(
         rows: &[Row],
-        group: impl Iterator<Item = &'a Self> + Clone,
+        group: &(impl Iterator<Item = &'a Self> + Clone),
     ) -> Vec<(usize, Result<Begun, StoreFailure>)> {
         let nonces: HashMap<u128, usize> =
             group.clone().enumerate().map(|(place, ask)| (ask.nonce, place)).collect();

@@ -55,7 +55,7 @@ impl Statement for GrantAsk {
     }
 
     fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
-        Self::params_of(group.iter().map(|ask| &ask.what), shape)
+        Self::params_of(&group.iter().map(|ask| &ask.what), shape)
     }
 
     fn answer(columns: &mut Columns<'_>) -> Result<Granted, StoreFailure> {
@@ -76,7 +76,7 @@ impl Statement for GrantAsk {
 
 impl GrantAsk {
     pub(in crate::shared) fn params_of<'a>(
-        asks: impl Iterator<Item = &'a Self> + Clone,
+        asks: &(impl Iterator<Item = &'a Self> + Clone),
         shape: Shape,
     ) -> Params<'a> {
         let numbers = |of: fn(&Self) -> i64| asks.clone().map(move |ask| Some(of(ask)));

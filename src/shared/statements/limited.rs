@@ -56,7 +56,7 @@ impl Statement for LimitedBegin {
     }
 
     fn placed(rows: &[Row], group: &[Ask<Self>], _shape: Shape) -> Vec<(usize, Result<Begun, StoreFailure>)> {
-        BeginAsk::many_placed(rows, group.iter().map(|ask| &ask.what.0))
+        BeginAsk::many_placed(rows, &group.iter().map(|ask| &ask.what.0))
     }
 }
 
@@ -82,7 +82,7 @@ impl Statement for LimitedGrant {
 
     fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_> {
         let asks = group.iter().map(|ask| &ask.what.0);
-        GrantAsk::params_of(asks.clone(), shape).numbers(asks.map(|ask| ask.terms.most()))
+        GrantAsk::params_of(&asks, shape).numbers(asks.map(|ask| ask.terms.most()))
     }
 
     fn answer(columns: &mut Columns<'_>) -> Result<Granted, StoreFailure> {
