@@ -166,8 +166,8 @@ impl Policy {
     }
 
     /// The most claims of a scope in flight at once; the engine's own limit holds as well.
-    /// Default none; at least 1. Over a shared store, the claims of all processes together; at most
-    /// 1,000.
+    /// Default none; at least 1. Over a shared store it counts the claims of all processes, and is
+    /// at most 1,000.
     #[must_use]
     pub fn max_in_flight(mut self, claims: u32) -> Self {
         self.max_in_flight = Some(claims);

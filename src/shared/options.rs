@@ -149,8 +149,8 @@ impl SharedOptions {
         self
     }
 
-    /// Whether tables are made where there are none, and those of the version before are brought up
-    /// to this library's. Default yes.
+    /// Whether tables are made where there are none, and those of the version before are brought
+    /// up to this library's. Default yes.
     pub fn make_tables(mut self, makes: bool) -> Self {
         self.makes_tables = makes;
         self
@@ -202,8 +202,8 @@ impl SharedOptions {
         self
     }
 
-    /// The longest result and the longest progress, in bytes. Default 1 MiB; at most 16 MiB. Longer
-    /// results are still replayed: of another process, or of a file that was copied.
+    /// The longest result and the longest progress, in bytes. Default 1 MiB; at most 16 MiB.
+    /// Longer results of other processes, or of a file that was copied, are replayed all the same.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
         self
@@ -269,8 +269,8 @@ impl SharedOptions {
         schema::plain_sql(&self.schema).map_err(|failure| SharedError::Unavailable(failure).into())
     }
 
-    /// The SQL that brings tables of the version before up to this library's, for the role that owns
-    /// them. It adds to them, so processes of the library before go on meanwhile.
+    /// The SQL that brings tables of the version before up to this library's, for the role that
+    /// owns them. It adds to them, so processes of the library before go on meanwhile.
     ///
     /// # Errors
     ///

@@ -16,8 +16,8 @@ const OF_GRANTS: &str = "asks AS MATERIALIZED (SELECT f.ord, f.scope, f.digest, 
 /// many as are taken above it, for a limit can have been higher.
 ///
 /// The fence that a place had is compared when its row is locked. A claim that took the place
-/// meanwhile can't be looked up any more then: this statement does not see its row. Each inner part
-/// has a `LIMIT`, so that it is an index scan for each place, and nothing else.
+/// meanwhile can't be looked up any more then: this statement does not see its row. Each inner
+/// part has a `LIMIT`, so that it is an index scan for each place, and nothing else.
 const TAKEN: &str = "scopes AS MATERIALIZED (SELECT a.scope, max(a.most) AS most, count(*) AS calls \
       FROM asks a GROUP BY a.scope), \
     spots AS MATERIALIZED (SELECT s.scope, s.most, n.place, coalesce(p.fence, 0) AS before, x.fence IS NOT NULL AS is_held \

@@ -158,8 +158,8 @@ pub enum Migrated {
     UpToDate,
 }
 
-/// Makes the tables where there are none and the role may, brings those of the version before up to
-/// this one, and checks them.
+/// Makes the tables where there are none and the role may, brings those of the version before up
+/// to this one, and checks them.
 pub(super) async fn prepare(client: &Client, schema: &str, makes: bool) -> Result<Found, StoreFailure> {
     let quoted = quoted(schema)?;
     let mut migrated = Migrated::UpToDate;

@@ -69,7 +69,7 @@ fn a_later_attempt_needs_a_place_and_so_does_a_resolution() {
     assert_eq!(second.attempt(), 2);
     assert!(is_full(&here.begin("found", request()), 2));
     let resolved = there.resolve("found").map_err(|error| error.to_string());
-    assert!(resolved.as_ref().is_err_and(|error| error.contains("2 claims are out")), "{resolved:?}");
+    assert!(resolved.as_ref().is_err_and(|error| error.contains("2 claims are in flight")), "{resolved:?}");
     first.release().unwrap();
     assert_eq!(there.resolve("found").unwrap().attempt(), 2);
 }

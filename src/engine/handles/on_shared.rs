@@ -35,9 +35,11 @@ impl SharedOptions {
     }
 
     /// Makes the tables where there are none, and brings those of the version before up to this
-    /// library's, as [`connect`](Self::connect) does; but starts no session. For a role that owns the
-    /// tables, where the service's role may not change them. It adds to them, so processes of the
-    /// library before go on meanwhile; one that starts again is refused.
+    /// library's, as [`connect`](Self::connect) does, but starts no session. For a role that owns
+    /// the tables, where the service's role may not change them.
+    ///
+    /// It adds to the tables, so processes of the library before go on meanwhile. One that starts
+    /// again is refused.
     ///
     /// # Errors
     ///
@@ -77,9 +79,8 @@ impl Engine {
     /// Prepares the statements of [`Scope::begin_in_tx_with`] and [`Claim::complete_in_tx_with`]
     /// on a connection of yours to the shared store's database.
     ///
-    /// Don't where a pooler in transaction mode gives the connection another server each time, which
-    /// does not know them. If your connections have the engine's address,
-    /// [`SharedStats::is_pooled`] tells.
+    /// Don't prepare behind a pooler in transaction mode: its next server connection may not know
+    /// the statements. If yours have the engine's address, [`SharedStats::is_pooled`] tells.
     ///
     /// # Errors
     ///
