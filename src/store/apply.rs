@@ -68,10 +68,10 @@ impl Store {
         }
         let mut meta = self.meta();
         change(&mut meta);
-        let it = Commit { batch, now: clock(), clock, takes_blocks: Cell::new(true) };
+        let (now, has_one_try) = (clock(), begun.is_some());
+        let takes_blocks = Cell::new(!has_one_try || self.unreadable.lock().has_rested(now));
+        let it = Commit { batch, now, clock, takes_blocks, has_one_try };
         if let Some(OpenTransaction { transaction, database }) = begun {
-            // There is no second try, so it meets no block that may be like the last one.
-            it.takes_blocks.set(self.unreadable.lock().is_empty());
             // If the database has stopped, it fails.
             return self.commit(database, Some(transaction), &it, meta, &pin);
         }
@@ -134,12 +134,12 @@ impl Store {
         }
         // Before anybody learns of new blocks.
         database.renew();
-        self.committed(&plan, batch);
+        self.committed(&plan, it);
         let Plan { meta, blocks, reclaimed, merged, .. } = plan;
         *self.meta.lock() = meta;
         let records = blocks.into_iter().flat_map(|block| block.records).map(|(record, _)| record);
         let cold = records.filter(|record| record.expires() <= now).chain(merged.records()).collect();
-        Ok(Applied { reclaimed, cold })
+        Ok(Applied { reclaimed, leaves_due: !it.takes_blocks.get(), cold })
     }
 
     /// Reads the records that move, and packs them and the new records into blocks.
@@ -159,6 +159,7 @@ impl Store {
         let written: u64 = blocks.iter().map(|block| BlockInfo::of(block).file_bytes()).sum();
         let mut due =
             self.due(now, if it.takes_blocks.get() { batch.reclaim_max.max(2 * written) } else { 0 });
+        self.leave_to_checkpoints(&mut due.blocks, it);
         let carried = self.relocate(database, &mut due, it, pin).inspect_err(|_| merged.put_back())?;
         let reclaimed = due.blocks.len();
         due.blocks.extend(merged.blocks());
@@ -315,7 +316,7 @@ impl Store {
         Ok(())
     }
 
-    fn committed(&self, plan: &Plan, batch: &Batch) {
+    fn committed(&self, plan: &Plan, it: &Commit<'_>) {
         let Plan { blocks, due, first: limit, .. } = plan;
         let mut directory = self.directory.write();
         for block in blocks {
@@ -325,14 +326,17 @@ impl Store {
         due.blocks.iter().for_each(|(block, _)| self.unread.is_fine(*block));
         let mut unreadable = self.unreadable.lock();
         for (block, _) in &due.blocks {
-            unreadable.remove(block);
+            unreadable.is_gone(*block);
+        }
+        if it.has_one_try && !due.blocks.is_empty() {
+            unreadable.rests_no_more();
         }
         drop(unreadable);
         // After the directory, so that a reader that sees a place finds its block.
         for (record, place) in blocks.iter().flat_map(|block| &block.records) {
             record.set_location(*place);
         }
-        let rows = self.forgotten_until(batch);
+        let rows = self.forgotten_until(it.batch);
         let mut forgotten = self.forgotten.lock();
         for digest in &due.forgotten {
             forgotten.remove(*digest);

@@ -38,6 +38,8 @@ pub(super) struct Commit<'a> {
     /// Whether blocks that are due go, and small ones are merged. Not once a block could not be
     /// read: the next might be like it, and no commit needs that.
     pub(super) takes_blocks: Cell<bool>,
+    /// An application waits for it, with writes of its own.
+    pub(super) has_one_try: bool,
 }
 
 impl Batch {
@@ -56,6 +58,8 @@ impl Batch {
 pub(crate) struct Applied {
     /// Blocks that were dropped.
     pub(crate) reclaimed: usize,
+    /// A block could not be read, so others that are due were left for the next checkpoint.
+    pub(crate) leaves_due: bool,
     /// Records that need not stay in memory: written without their bodies, or moved.
     pub(crate) cold: Vec<Record>,
 }

@@ -85,7 +85,8 @@ impl Store {
 
     fn read_small(&self, database: &Opened, it: &Commit<'_>) -> Result<Vec<Small>, StoreError> {
         let now = it.now;
-        let candidates = self.directory.write().mergeable(now);
+        let mut candidates = self.directory.write().mergeable(now);
+        self.leave_to_checkpoints(&mut candidates, it);
         let mut small = Vec::with_capacity(candidates.len());
         for (number, info) in candidates {
             let is_remembered = |_, until| until > now;

@@ -33,6 +33,7 @@ mod tables;
 mod tally;
 mod transaction;
 mod unread;
+mod unreadable;
 mod users;
 
 pub(crate) use batch::{Applied, Batch};
@@ -47,9 +48,7 @@ pub use tables::{ReadTables, TableError, Tables};
 pub(crate) use tally::Tallies;
 pub(crate) use transaction::OpenTransaction;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::codec::Checksummer;
 use crate::error::{Failure, IoFailure};
@@ -64,6 +63,7 @@ use due::Due;
 use forgotten::Forgotten;
 use tally::{TalliedTable, Tally};
 use unread::Unread;
+use unreadable::Unreadable;
 
 const META_ROW: &str = "meta";
 
@@ -77,9 +77,8 @@ pub(crate) struct Store {
     /// Leaf lock.
     directory: RwLock<Directory>,
     unread: Unread,
-    /// Blocks that commits could not read, and how long each is left out after the next time.
     /// Leaf lock.
-    unreadable: Mutex<HashMap<u64, Duration>>,
+    unreadable: Mutex<Unreadable>,
     /// Rows of the table `forgotten`. Leaf lock.
     forgotten: Mutex<Forgotten>,
     origin: Origin,

@@ -10,7 +10,6 @@
 //! location after its block was dropped, the key is no longer remembered.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
 
@@ -26,11 +25,6 @@ use crate::Timestamp;
 use crate::codec::BadBytes;
 use crate::key::Digest;
 use crate::record::{Record, RecordLocation, Relocation};
-
-/// After this time an unreadable block is tried again. After each failed try this doubles,
-const UNREADABLE_FOR: Duration = Duration::from_secs(600);
-/// up to this.
-const UNREADABLE_FOR_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// Tombstones, or records, that move to new blocks.
 #[derive(Debug, Default)]
@@ -134,11 +128,20 @@ impl Store {
         it.takes_blocks.set(false);
         let now = (it.clock)();
         let mut unreadable = self.unreadable.lock();
-        let rest = unreadable.entry(number).or_insert(UNREADABLE_FOR);
-        let until = now.saturating_add(*rest);
-        *rest = (*rest * 2).min(UNREADABLE_FOR_MAX);
+        let until = unreadable.failed(number, now);
+        if it.has_one_try {
+            unreadable.rests(now);
+        }
         drop(unreadable);
         self.keep(number, until);
+    }
+
+    /// Leaves blocks that could not be read to checkpoints, which have further tries.
+    pub(super) fn leave_to_checkpoints(&self, blocks: &mut Vec<(u64, BlockInfo)>, it: &Commit<'_>) {
+        if it.has_one_try {
+            let unreadable = self.unreadable.lock();
+            blocks.retain(|(number, _)| !unreadable.has(*number));
+        }
     }
 
     /// The records to move, of a block's entries that are still remembered.

@@ -386,6 +386,100 @@ fn a_completion_in_the_file_meets_no_second_bad_sector_under_what_has_expired() 
     assert!(failed <= 1, "{failed} of 10");
 }
 
+/// A page of its own is not read because a neighbour gets short.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_completion_in_the_file_leaves_a_block_under_a_bad_sector_to_checkpoints() {
+    let (machine, engine) = with_bad_sectors_under(1, HOUR);
+    machine.clock.advance(HOUR);
+    let complete = |n: u64| {
+        machine.clock.advance(Duration::from_secs(1_200));
+        let (key, body) = (n.to_string(), body("large").repeat(10));
+        fresh(&default_scope(&engine), &key).complete_in(|_| Ok::<_, std::io::Error>(body)).is_ok()
+    };
+    let failed = (0..72).filter(|n| !complete(*n)).count();
+    assert_eq!(failed, 1, "of 72");
+}
+
+/// Two bad sectors far from each other are not one that many calls meet.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn a_completion_in_the_file_that_takes_blocks_ends_the_long_rest() {
+    let (machine, engine) = with_bad_sectors_under(1, HOUR);
+    let second = Old::place(&machine, "kept 90");
+    assert!(machine.disk.fail_reads_of(Path::new("x.idem"), second));
+    machine.clock.advance(HOUR);
+    let told = [1, 2, 3, 4].map(|n| {
+        machine.clock.advance(Duration::from_secs(900));
+        let (claim, body) = (fresh(&default_scope(&engine), &n.to_string()), body("large").repeat(10));
+        let before = engine.stats().reclaimed_blocks;
+        let is_done = claim.complete_in(|_| Ok::<_, std::io::Error>(body)).is_ok();
+        (is_done, engine.stats().reclaimed_blocks > before)
+    });
+    assert_eq!(told, [(false, false), (true, true), (false, false), (true, true)]);
+}
+
+/// Each block that expires is dropped beside the one under the bad sector, which redb then reads.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]
+fn completions_in_the_file_take_blocks_beside_a_bad_sector_less_and_less_often() {
+    let (machine, engine) = with_bad_sectors_under(1, HOUR);
+    machine.clock.advance(HOUR);
+    let mut keys = 0..;
+    let mut failed = |ten_minutes: usize| {
+        let is_refused = |n: &u64| {
+            machine.clock.advance(Duration::from_secs(600));
+            let claim = fresh(&default_scope(&engine), &n.to_string());
+            claim.complete_in(|_| Ok::<_, std::io::Error>("reply")).is_err()
+        };
+        keys.by_ref().take(ten_minutes).filter(is_refused).count()
+    };
+    let (first_day, next_week) = (failed(144), failed(7 * 144));
+    assert!((2..=10).contains(&first_day) && next_week <= 8, "{first_day}, {next_week}");
+}
+
+/// Too few for a checkpoint of their own; the others went with the next one, ten minutes later.
+#[test]
+fn what_is_due_beside_a_block_that_could_not_be_read_goes_seconds_later() {
+    let before = Machine::default();
+    let open = |machine: &Machine| {
+        let policy = Policy::default().ttl(HOUR).tombstone_ttl(LONG);
+        let options = machine.options().policy(policy).cache_bytes(64 << 10).verify(Verify::UpTo(0));
+        options.open("x.idem").unwrap()
+    };
+    let engine = open(&before);
+    for n in 0..460 {
+        let completion = Completion::new().ttl(if n < 60 { HOUR } else { 9 * HOUR });
+        let claim = fresh(&default_scope(&engine), &n.to_string());
+        claim.complete_with(body("body"), completion).unwrap();
+    }
+    engine.close().unwrap();
+    before.clock.advance(HOUR);
+    let mut met = 0;
+    for at in 0.. {
+        let (disk, clock) = (before.disk.image(CrashKind::KeepAll), before.clock.fork());
+        let machine = Machine { disk, clock, ..before.clone() };
+        let engine = open(&machine);
+        // So that redb keeps no page of the others in memory.
+        (60..460).for_each(|n| drop(done(&default_scope(&engine), &n.to_string())));
+        let first = machine.disk.reads();
+        machine.disk.fail_read(first + at);
+        assert!(engine.step().checkpointed, "read {at}");
+        if machine.disk.reads() <= first + at {
+            break;
+        }
+        machine.disk.mend();
+        let reclaimed = engine.stats().reclaimed_blocks;
+        machine.clock.advance(Duration::from_secs(15));
+        engine.step();
+        if reclaimed == 0 {
+            met += 1;
+            assert!(engine.stats().reclaimed_blocks > 0, "read {at}");
+        }
+    }
+    assert!(met > 0);
+}
+
 /// A client asks again and again for a key under a bad sector.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "cargo test --release --test faults unread")]

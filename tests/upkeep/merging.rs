@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::{Machine, TTL, default_scope, done, fresh};
 use idemkv::sim::{CrashKind, SimDisk};
 use idemkv::tables::redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
-use idemkv::{Engine, Policy, Scope, Status};
+use idemkv::{Completion, Engine, Policy, Scope, Status, Verify};
 
 const BLOCKS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("idemkv.blocks");
 /// How many small blocks may be left of each kind.
@@ -67,6 +67,45 @@ fn completions_in_transactions_come_to_as_few_blocks_as_others() {
         engine.step();
     }
     assert_eq!((engine.stats().entries, blocks(&machine.disk)), (0, 0));
+}
+
+/// Blocks used to stay as they were from then on, in transactions of applications.
+#[test]
+fn completions_in_transactions_merge_again_some_time_after_a_read_has_failed() {
+    const KEYS: u64 = 300;
+    let machine = Machine::default();
+    let day = Duration::from_secs(86_400);
+    let options =
+        || machine.options().cache_bytes(0).verify(Verify::UpTo(0)).policy(Policy::default().ttl(day));
+    let engine = options().open("x.idem").unwrap();
+    (0..12).for_each(|n| complete_in(&default_scope(&engine), &format!("before {n}")));
+    for n in 0..600 {
+        let other = fresh(&default_scope(&engine), &format!("other {n}"));
+        drop(other.complete_with([7; 4_000], Completion::new().ttl(30 * day)).unwrap());
+    }
+    engine.close().unwrap();
+    let engine = options().open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    for round in 0..3 {
+        // These are more than redb keeps in memory, so it has no page of the others there.
+        (0..600).for_each(|n| drop(done(&scope, &format!("other {n}"))));
+        let is_refused = |n: &u64| {
+            machine.disk.fail_read(machine.disk.reads() + n);
+            let claim = fresh(&scope, &format!("meanwhile {round} {n}"));
+            claim.complete_in(|_| Ok::<_, std::io::Error>("reply")).is_err()
+        };
+        let refused = (0..40).filter(is_refused).count();
+        machine.disk.mend();
+        assert!(refused > 0, "{round}");
+        engine.step();
+        // The same time after each: merges have succeeded in between.
+        machine.clock.advance(Duration::from_secs(660));
+        let before = blocks(&machine.disk);
+        (0..KEYS).for_each(|n| complete_in(&scope, &format!("{round} {n}")));
+        let more = blocks(&machine.disk).saturating_sub(before);
+        assert!(more <= KEYS / 16 + LEFT, "{round}: {more} more blocks of {KEYS} records, {refused} refused");
+        (0..KEYS).for_each(|n| is_done(&scope, &format!("{round} {n}")));
+    }
 }
 
 #[test]

@@ -46,11 +46,18 @@ impl Core {
         // After a full disk redb takes no more writes until it is opened again.
         let ready = if was_full { self.store.reopen() } else { Ok(()) };
         let moved = ready.and_then(|()| match &mut maintenance.unprepared {
-            None => self.apply_tail(None),
-            unprepared @ Some(_) => self.prepare(unprepared),
+            None => self.store_tail(None),
+            unprepared @ Some(_) => self.prepare(unprepared).map(|()| false),
         });
         match moved {
-            Ok(()) => true,
+            Ok(leaves_due) => {
+                // With many unreadable blocks each checkpoint may meet one, and the others would
+                // wait for as many.
+                if leaves_due {
+                    maintenance.reclaim_by = maintenance.reclaim_at;
+                }
+                true
+            }
             Err(error) => {
                 // A try on a slow disk may have taken longer than that.
                 maintenance.retry_at = self.clock.now().saturating_add(RETRY_AFTER);
@@ -92,6 +99,11 @@ impl Core {
         &self,
         completes: Option<(OpenTransaction, &Record)>,
     ) -> Result<(), StoreError> {
+        self.store_tail(completes).map(drop)
+    }
+
+    /// The same; returns whether blocks that are due were left for the next checkpoint.
+    fn store_tail(&self, completes: Option<(OpenTransaction, &Record)>) -> Result<bool, StoreError> {
         // A tail that is taken and neither stored nor put back must not be forgotten: the log
         // stays the truth then.
         let (seq, limit, applied) = self.or_poison(|| {
@@ -119,7 +131,7 @@ impl Core {
         Counters::add(&self.counters.checkpoints, 1);
         Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
         applied.cold.iter().for_each(|record| self.index.drop_cached(record));
-        Ok(())
+        Ok(applied.leaves_due)
     }
 
     /// Writes a batch. The meta row gets the changes of `change`, and the [stamp](Self::stamp).

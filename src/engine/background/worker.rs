@@ -78,11 +78,10 @@ impl Core {
             || maintenance.unprepared.is_some()
             || self.health.store_is_busy().is_some();
         stepped.checkpointed = is_due && {
-            let checkpointed = self.checkpoint(&mut maintenance);
             let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
             (maintenance.reclaim_at, maintenance.reclaim_by) =
                 (now.saturating_add(after), now.saturating_add(by));
-            checkpointed
+            self.checkpoint(&mut maintenance)
         };
         self.grow();
         self.mark(&mut maintenance, now);
