@@ -98,6 +98,11 @@ impl LogTail {
     /// Puts a tail whose checkpoint failed back under this one, which is newer.
     pub(crate) fn put_back(&mut self, older: Self) {
         let newer = std::mem::replace(self, older);
+        self.add(newer);
+    }
+
+    /// Adds the changes of a tail that came after this one.
+    pub(crate) fn add(&mut self, newer: Self) {
         self.seq = self.seq.max(newer.seq);
         // `None` where there is nothing in it.
         let since = newer.since.unwrap_or_default();

@@ -16,6 +16,12 @@ use crate::state::{Decision, Event, Phase, decide};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::{Timestamp, fork};
 
+/// So many changes, which take half a millisecond, are joined with an older tail under its lock.
+const JOINED_UNDER_LOCK: usize = 1_024;
+/// So often more are joined without it. To join them takes less time than to publish them, so
+/// each time there are fewer.
+const JOINS_MAX: usize = 16;
+
 /// The result of interrupting a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupting {
@@ -88,7 +94,15 @@ impl Publisher {
         self.tail.lock().seq = seq;
     }
 
-    pub(crate) fn put_tail_back(&self, taken: LogTail) {
+    /// Puts a tail whose checkpoint failed back. After a slow one much may have been published
+    /// since. That is joined without the lock, for which ends of claims wait.
+    pub(crate) fn put_tail_back(&self, mut taken: LogTail) {
+        let newer = || {
+            let mut tail = self.tail.lock();
+            let next = LogTail::after(tail.seq, 0);
+            (tail.len() > JOINED_UNDER_LOCK).then(|| std::mem::replace(&mut *tail, next))
+        };
+        std::iter::from_fn(newer).take(JOINS_MAX).for_each(|newer| taken.add(newer));
         self.tail.lock().put_back(taken);
     }
 

@@ -144,3 +144,43 @@ fn a_failure_reaches_everybody_who_waits() {
     let ended = waiting.wait(crate::clock::Deadline::NEVER);
     assert!(matches!(ended, Some(Ended::Failed(failure)) if matches!(*failure, Failure::Panicked)));
 }
+
+/// Ends of claims are published while a checkpoint tries four times to read a bad sector.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the other thread publishes")]
+fn what_came_during_a_checkpoint_that_failed_is_joined_without_the_lock_for_which_ends_wait() {
+    const KEYS: u128 = 400_000;
+    let publisher = publisher();
+    let tail = |keys: std::ops::Range<u128>| {
+        let mut tail = LogTail::after(1, 0);
+        let now = Timestamp::from_millis(1);
+        keys.for_each(|key| tail.fold(Digest::from_u128(key << 64 | key), KeyState::Vacant, None, now));
+        tail
+    };
+    *publisher.tail.lock() = tail(1_000..KEYS);
+    let taken = tail(0..2_000);
+    let (began, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|threads| {
+        let longest = threads.spawn(|| {
+            let mut longest = std::time::Duration::ZERO;
+            while !is_over.load(Ordering::Acquire) {
+                let watch = crate::clock::Stopwatch::start();
+                drop(publisher.tail.lock());
+                longest = longest.max(watch.elapsed());
+                began.store(true, Ordering::Release);
+            }
+            longest
+        });
+        while !began.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        let watch = crate::clock::Stopwatch::start();
+        publisher.put_tail_back(taken);
+        let took = watch.elapsed();
+        is_over.store(true, Ordering::Release);
+        let longest = longest.join().unwrap();
+        assert!(longest < took / 2, "the lock was held for {longest:?} of {took:?}");
+    });
+    let tail = publisher.take_tail();
+    assert_eq!((tail.seq, tail.len() as u128, tail.since), (1, KEYS, Some(Timestamp::from_millis(1))));
+}
