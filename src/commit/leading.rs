@@ -47,7 +47,8 @@ pub(super) enum Turn<'a> {
     After(&'a CommitStatus),
     /// Once the leader has led long enough.
     Short,
-    /// After so many groups: those that were queued when the turn began.
+    /// After so many groups, those that were queued when the turn began; on a slow disk once the
+    /// leader has led long enough.
     Queued(usize),
     /// After one group. The leader waits in line for a place.
     ForPlace,
@@ -60,7 +61,7 @@ impl Turn<'_> {
         match self {
             Self::After(own) => led.is_long() && own.end().is_some(),
             Self::Short => led.is_long(),
-            Self::Queued(groups) => led.groups >= groups,
+            Self::Queued(groups) => led.groups >= groups || led.time >= LED_FOR,
             Self::ForPlace => led.groups > 0,
             Self::Endless => false,
         }

@@ -20,6 +20,8 @@ fn a_turn_is_over_once_it_was_long_enough_and_its_own_group_is_settled() {
     for groups in 1..20 {
         assert_eq!(Turn::Queued(groups).is_over(long[0]), groups <= LED_MAX as usize);
     }
+    // Groups that take their time, while nothing else of a worker's work is done.
+    assert!(Turn::Queued(50).is_over(long[2]));
     assert!(Turn::Queued(0).is_over(Led::default()));
     assert!(
         !Turn::ForPlace.is_over(Led::default()) && Turn::ForPlace.is_over(Led { groups: 1, time: little })
