@@ -268,6 +268,14 @@ impl Access {
     }
 }
 
+#[cfg(test)]
+impl Access {
+    /// Whether callers that waited would get the error of the last opening.
+    pub(super) fn has_an_error_to_tell(&self) -> bool {
+        matches!(&*self.state.lock(), State::Lost(Some(_)))
+    }
+}
+
 // Writing, and having it alone: for one thread at a time.
 impl Access {
     /// The database, for writing; one that a failed read has stopped is opened again.
@@ -369,7 +377,8 @@ impl Access {
             State::Open(database) => self.users.alone(database).into_database(),
             State::Closed => return Ok(false),
             other @ (State::View(_) | State::Lost(_) | State::Away) => {
-                self.put(other);
+                // Readers that waited for this moment get no error from before it.
+                self.put(if matches!(other, State::Lost(_)) { State::Lost(None) } else { other });
                 return Ok(false);
             }
         };

@@ -118,9 +118,11 @@ impl Health {
 
     /// Stops grants; whether they had not stopped before. Only the first failure counts.
     pub(in crate::engine) fn poison(&self, failure: Failure) -> bool {
-        // The file is not tried again.
+        let is_first = self.poisoned.set(failure).is_ok();
+        // The file is not tried again. Afterwards: a checkpoint that failed is told of one or the
+        // other at every moment.
         *self.file_not_ready.lock() = None;
-        self.poisoned.set(failure).is_ok()
+        is_first
     }
 }
 
@@ -129,7 +131,8 @@ impl Health {
     /// Notes that the store took no commit, and wrote nothing that counts, though the disk has
     /// space.
     pub(in crate::engine) fn set_file_not_ready(&self, failure: IoFailure) {
-        *self.file_not_ready.lock() = Some(failure);
+        let mut not_ready = self.file_not_ready.lock();
+        *not_ready = Some(failure).filter(|_| !self.is_poisoned());
     }
 
     /// Why the file takes no writes, other than for a full disk.
@@ -191,5 +194,40 @@ impl Health {
     /// Lets a call in that works on a closed engine as well.
     pub(in crate::engine) fn check_process(&self) -> Result<(), Failure> {
         self.gate.check_process()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+mod tests {
+    use super::*;
+    use crate::clock::Stopwatch;
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn broken() -> IoFailure {
+        IoFailure::new(Path::new("x.idem"), "reading", std::io::Error::from_raw_os_error(5))
+    }
+
+    /// Told of neither, a checkpoint that failed would count as made.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the other thread finds the file gone")]
+    fn a_file_that_is_not_tried_again_has_failed_before_it_is_not_busy_any_more() {
+        let health = Health::new(Arc::default());
+        health.set_file_not_ready(broken());
+        std::thread::scope(|threads| {
+            // Between the two steps.
+            let held = health.file_not_ready.lock();
+            threads.spawn(|| health.poison(Failure::TakenAway(Path::new("x.idem").into())));
+            let watch = Stopwatch::start();
+            while !health.is_poisoned() {
+                assert!(watch.elapsed() < Duration::from_secs(10), "it is neither busy nor failed");
+                std::thread::yield_now();
+            }
+            drop(held);
+        });
+        assert!(health.file_not_ready().is_none());
+        health.set_file_not_ready(broken());
+        assert!(health.file_not_ready().is_none(), "and it stays so");
     }
 }

@@ -102,3 +102,18 @@ fn a_closed_store_refuses_everything_and_lets_its_file_be() {
     assert_eq!(disk.operations(), operations);
     assert!(read(&other, place, record.digest()).unwrap().is_some());
 }
+
+/// An opening may fail late, and its callers get its error. A caller that comes to a compaction is
+/// none of them.
+#[test]
+fn a_compaction_that_finds_no_database_leaves_no_old_error_to_readers() {
+    let disk = SimDisk::new();
+    let store = new_store(&disk);
+    stop(&store);
+    (0..99).for_each(|n| disk.fail_read(disk.reads() + n));
+    assert!(store.access.read(|_| Err::<(), _>(broken())).is_err());
+    assert!(store.access.has_an_error_to_tell());
+    disk.mend();
+    assert!(!store.compact().unwrap());
+    assert!(!store.access.has_an_error_to_tell());
+}
