@@ -291,10 +291,9 @@ impl Disk for SimDisk {
     fn create(&self, path: &Path, _like: Option<&Path>) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.0.lock();
         world.operate_or_fail(Operation::Create, true)?;
-        world.files.sync_names();
         let id = world.files.next_id;
         world.files.next_id += 1;
-        world.files.names.insert(path.to_owned(), id);
+        world.files.name(path, id);
         world.files.contents.insert(id, Contents::default());
         drop(world);
         self.open(path)

@@ -56,15 +56,26 @@ impl Files {
         Ok(())
     }
 
-    /// Makes the names durable. A new name, or one that is removed, takes earlier renames along.
+    /// Gives a new file its name, durably. Earlier renames stay undecided.
+    pub(super) fn name(&mut self, path: &Path, id: FileId) {
+        self.names.insert(path.to_owned(), id);
+        if let Some((_, before)) = &mut self.names_before {
+            before.insert(path.to_owned(), id);
+        }
+    }
+
+    /// Makes the names durable.
     pub(super) fn sync_names(&mut self) {
         self.names_before = None;
     }
 
-    /// Removes a name, durably; whether it was there.
+    /// Removes a name, durably; whether it was there. Earlier renames stay undecided.
     pub(super) fn remove(&mut self, path: &Path) -> bool {
-        self.sync_names();
-        self.names.remove(path).is_some()
+        let was_there = self.names.remove(path).is_some();
+        if let Some((_, before)) = self.names_before.as_mut().filter(|_| was_there) {
+            before.remove(path);
+        }
+        was_there
     }
 
     pub(super) fn is_synced(&self) -> bool {

@@ -120,6 +120,36 @@ fn a_rename_survives_as_the_crash_decides_until_the_directory_is_synced() {
     assert!(!after(CrashKind::DropAll).1);
 }
 
+/// Of a directory that was not synced, the system may have written any change.
+#[test]
+fn a_name_that_is_new_or_removed_decides_nothing_about_an_earlier_rename() {
+    let (old, new, other) = (Path::new("f"), Path::new("f-new"), Path::new("g"));
+    let renamed = || {
+        let disk = SimDisk::new();
+        disk.put(old, b"old").unwrap();
+        disk.put(new, b"new").unwrap();
+        disk.put(other, b"other").unwrap();
+        disk.fault_at(disk.operations() + 1, DiskFault::Error);
+        assert!(disk.replace(new, old).is_err());
+        disk
+    };
+    let after = |disk: &SimDisk, kind| [old, new, other].map(|path| disk.image(kind).read(path));
+    let bytes = |text: &str| Some(text.as_bytes().to_vec());
+    for discards in [new, other] {
+        let disk = renamed();
+        assert_eq!(disk.discard(discards).is_ok(), discards == other);
+        let left = if discards == other { None } else { bytes("other") };
+        assert_eq!(after(&disk, CrashKind::KeepAll), [bytes("new"), None, left.clone()]);
+        assert_eq!(after(&disk, CrashKind::DropAll), [bytes("old"), bytes("new"), left]);
+    }
+    let disk = renamed();
+    disk.put(Path::new("h"), b"").unwrap();
+    for kind in [CrashKind::KeepAll, CrashKind::DropAll] {
+        assert_eq!(disk.image(kind).read(Path::new("h")), bytes(""));
+    }
+    assert_eq!(after(&disk, CrashKind::DropAll), [bytes("old"), bytes("new"), bytes("other")]);
+}
+
 #[test]
 fn what_is_not_there_can_not_be_changed_removed_or_renamed() {
     let disk = SimDisk::new();
