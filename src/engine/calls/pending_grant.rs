@@ -188,7 +188,13 @@ impl PendingGrant {
         } else {
             // An engine that is closing withdraws it itself; after a failed commit only the next
             // opening can tell what it was.
-            drop(handle.core().withdraw(&attempt, || true));
+            let leave = || {
+                // In the step that queues the end, so that callers who are told of it find the
+                // place free.
+                claim.permit.leave();
+                true
+            };
+            drop(handle.core().withdraw(&attempt, leave));
         }
         claim.discard();
     }
