@@ -211,7 +211,6 @@ mod tests {
 
     /// Told of neither, a checkpoint that failed would count as made.
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "the other thread finds the file gone")]
     fn a_file_that_is_not_tried_again_has_failed_before_it_is_not_busy_any_more() {
         let health = Health::new(Arc::default());
         health.set_file_not_ready(broken());

@@ -147,7 +147,6 @@ fn a_failure_reaches_everybody_who_waits() {
 
 /// Ends of claims are published while a checkpoint tries four times to read a bad sector.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the other thread publishes")]
 fn what_came_during_a_checkpoint_that_failed_is_joined_without_the_lock_for_which_ends_wait() {
     const KEYS: u128 = 400_000;
     let publisher = publisher();
