@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_executor::block_on;
+use futures_util::future::join_all;
 use idemkv::{Begin, BeginError, Busy, Claim, Engine, OpenError, Policy, Recovery, Scope, SetPolicyError};
 
 use crate::random::Random;
@@ -192,6 +194,53 @@ fn never_are_more_claims_in_flight_than_a_scope_may_have() {
     assert!(granted.into_inner() >= GRANTS);
     let store = crate::server::get().unwrap().connect("places_random");
     assert!(within(LONG, || !is_full(&store.scope("jobs").begin("last", request()), 3)));
+}
+
+/// Groups of begins and of later attempts take places of two scopes.
+#[test]
+fn groups_that_take_places_do_not_deadlock() {
+    let server = server!();
+    let deadlocks =
+        || server.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()");
+    let before = deadlocks();
+    let stores: Vec<_> = (0..3).map(|_| server.connect("places_sorted")).collect();
+    for name in ["a", "b"] {
+        stores[0].set_policy(name, rerun().max_in_flight(40)).unwrap();
+    }
+    let run = |number: usize| {
+        let scopes = ["a", "b"].map(|name| stores[number].scope(name));
+        move || {
+            let mut random = Random(number as u64);
+            let mut granted = 0;
+            for _ in 0..30 {
+                let begins = (0..100).map(|_| {
+                    let scope = random.index(2);
+                    scopes[scope].begin_async(format!("key {}", random.below(60)), request())
+                });
+                let begins: Vec<_> = begins.collect();
+                for begun in block_on(join_all(begins)) {
+                    match begun {
+                        Ok(Begin::Fresh(claim)) => {
+                            granted += 1;
+                            if random.below(2) == 0 { drop(claim) } else { claim.release().unwrap() }
+                        }
+                        Ok(_) | Err(BeginError::Busy(Busy::TooManyClaims { .. })) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+            granted
+        }
+    };
+    let granted: u32 = thread::scope(|threads| {
+        let running: Vec<_> = (0..3).map(|number| threads.spawn(run(number))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(granted > 500, "{granted}");
+    // The server counts them when a connection is over or a second has passed.
+    drop(stores);
+    server.sql("SELECT pg_stat_clear_snapshot(); SELECT pg_sleep(1.2)");
+    assert_eq!(deadlocks(), before);
 }
 
 /// Whatever the size of the tables when a connection's statements are planned.
