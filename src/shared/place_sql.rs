@@ -38,8 +38,9 @@ const TAKEN: &str = "scopes AS MATERIALIZED (SELECT a.scope, max(a.most) AS most
       ON CONFLICT (scope, place) DO UPDATE SET digest = excluded.digest, fence = excluded.fence, before = excluded.before \
         WHERE p.fence = excluded.before RETURNING p.fence, p.digest), ";
 
-/// Where every place of the scope was taken. A call that lost its place to another asks again.
-const NONE_FREE: &str = "NOT EXISTS (SELECT FROM vacant v WHERE v.scope = a.scope)";
+/// Where others of the group have every place of the scope that is free, or none is. A call that
+/// lost its place to another process asks again.
+const NONE_FREE: &str = "NOT EXISTS (SELECT FROM vacant v WHERE v.scope = a.scope AND v.nth = a.nth)";
 
 /// A begin that found no place has a row with nothing but its number.
 const FULL_BEGINS: &str = " UNION ALL SELECT a.ord, m.now_ms, u.policies, NULL, NULL, {NO_ROW} \

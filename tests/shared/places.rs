@@ -196,6 +196,28 @@ fn never_are_more_claims_in_flight_than_a_scope_may_have() {
     assert!(within(LONG, || !is_full(&store.scope("jobs").begin("last", request()), 3)));
 }
 
+/// Some of a group get the places, and the others are told at once that there are no more.
+#[test]
+fn a_group_that_is_larger_than_the_places_is_answered_in_one_statement() {
+    let server = server!();
+    let store = server.options("places_group").connections(1).sweep_every(None).count_every(None);
+    let store = store.connect().unwrap();
+    let jobs = store.set_policy("jobs", rerun().max_in_flight(5)).unwrap();
+    for round in 0..3 {
+        let before = store.shared_stats().unwrap();
+        let keys: Vec<_> = (0..40).map(|n| (format!("{round} {n}"), request())).collect();
+        let begun = jobs.begin_many(&keys);
+        let after = store.shared_stats().unwrap();
+        assert_eq!(begun.iter().filter(|begun| matches!(begun, Ok(Begin::Fresh(_)))).count(), 5);
+        assert_eq!(begun.iter().filter(|begun| is_full(begun, 5)).count(), 35);
+        assert_eq!(after.grouped - before.grouped, 40, "each is sent once");
+        begun.into_iter().flatten().for_each(|begun| match begun {
+            Begin::Fresh(claim) => claim.release().unwrap(),
+            other => panic!("{other:?}"),
+        });
+    }
+}
+
 /// Groups of begins and of later attempts take places of two scopes.
 #[test]
 fn groups_that_take_places_do_not_deadlock() {
