@@ -58,6 +58,12 @@ impl Origin {
         Self { generation: generation(), process: std::process::id() }
     }
 
+    /// A process that this one was forked from.
+    #[cfg(test)]
+    pub(crate) fn of_another() -> Self {
+        Self { generation: generation().wrapping_sub(1), ..Self::here() }
+    }
+
     /// Whether the calling process is a forked child of that process.
     #[inline]
     pub(crate) fn is_elsewhere(self) -> bool {

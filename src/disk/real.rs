@@ -30,6 +30,18 @@ impl Drop for RealFile {
     }
 }
 
+fn forked() -> io::Error {
+    io::Error::other("this process is a fork of the one that opened the file")
+}
+
+impl RealFile {
+    /// The file, to change it. In a forked child it is the parent's: no path may change it there,
+    /// also one that application code has forked in the middle of.
+    fn to_change(&self) -> io::Result<&File> {
+        if self.1.is_elsewhere() { Err(forked()) } else { Ok(&self.0) }
+    }
+}
+
 /// The most symbolic links that are followed from one name: as many as Linux follows.
 const LINKS_MAX: usize = 40;
 
@@ -209,7 +221,7 @@ impl DiskFile for RealFile {
 
     #[cfg(unix)]
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
+        std::os::unix::fs::FileExt::write_all_at(self.to_change()?, bytes, offset)
     }
 
     #[cfg(windows)]
@@ -227,8 +239,9 @@ impl DiskFile for RealFile {
 
     #[cfg(windows)]
     fn write_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        let file = self.to_change()?;
         while !bytes.is_empty() {
-            let written = std::os::windows::fs::FileExt::seek_write(&self.0, bytes, offset)?;
+            let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -239,15 +252,18 @@ impl DiskFile for RealFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.to_change()?.set_len(len)
     }
 
     /// `fdatasync` if there is one: it also syncs the length, and leaves out only file times.
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.to_change()?.sync_data()
     }
 
     fn unlock(&self) -> io::Result<()> {
+        if self.1.is_elsewhere_for_sure() {
+            return Err(forked());
+        }
         self.0.unlock()
     }
 
@@ -350,6 +366,21 @@ mod tests {
         File::create(&inner).unwrap();
         assert!(file.is_gone_from(&path), "a file has the name of its directory");
         assert!(!file.is_gone_from(Path::new("no such file")), "a relative path says nothing");
+    }
+
+    #[test]
+    fn a_file_of_another_process_is_neither_changed_nor_unlocked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "content").unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        file.try_lock().unwrap();
+        let file = RealFile(file, Origin::of_another());
+        let refused =
+            [file.write_at(0, b"another"), file.set_len(0), file.set_len(20), file.sync(), file.unlock()];
+        assert!(refused.iter().all(Result::is_err), "{refused:?}");
+        assert_eq!(fs::read(&path).unwrap(), b"content");
+        assert!(File::open(&path).unwrap().try_lock().is_err(), "it is locked yet");
     }
 
     #[test]

@@ -168,6 +168,12 @@ impl Core {
         if self.is_closing.load(Ordering::Acquire) { Err(Refusal::Closed) } else { Ok(()) }
     }
 
+    /// The process that opened the engine.
+    #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
     pub(super) fn is_forked(&self) -> bool {
         self.origin.is_elsewhere()
     }

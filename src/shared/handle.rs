@@ -11,6 +11,8 @@ use crate::engine::handles::stats::Stats;
 #[cfg(feature = "sim")]
 use crate::error::CommitError;
 use crate::error::Failure;
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+use crate::fork::Origin;
 use crate::key::Secret;
 use crate::policy::Policy;
 #[cfg(feature = "sim")]
@@ -53,6 +55,12 @@ impl SharedHandle {
 
     pub(crate) fn is_forked(&self) -> bool {
         self.0.is_forked()
+    }
+
+    /// The process that opened the engine.
+    #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+    pub(crate) fn origin(&self) -> Origin {
+        self.0.origin()
     }
 
     /// The server's time, as far as it was told.

@@ -293,6 +293,37 @@ fn a_child_opens_files_of_its_own_and_its_children_are_refused_those() {
     assert_eq!(done(&default_scope(&theirs), "key").body(), b"the child's");
 }
 
+/// The job of a call for tasks runs nothing before its first poll.
+#[test]
+fn a_job_that_is_queued_over_a_fork_runs_in_the_parent_alone() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    let _alone = alone();
+    let scratch = tempfile::tempdir().unwrap();
+    let engine = Engine::open(scratch.path().join("x.idem")).unwrap();
+    let scope = default_scope(&engine);
+    let (ran, queued) = (Arc::new(AtomicU64::new(0)), Mutex::new(None));
+    let counts = Arc::clone(&ran);
+    let spawn = |task| *queued.lock().unwrap() = Some(task);
+    let mut call = Box::pin(scope.run_async("job", request(), spawn, move |_| {
+        Box::pin(async move { Ok::<_, Fault<String>>(counts.fetch_add(1, Ordering::Relaxed) + 1) })
+    }));
+    let mut job: Waiting<()> = loop {
+        assert!(poll(call.as_mut()).is_pending());
+        if let Some(job) = queued.lock().unwrap().take() {
+            break job;
+        }
+        engine.flush().unwrap();
+    };
+    in_child(Way::Fork, || {
+        ready(job.as_mut());
+        assert_eq!(ran.load(Ordering::Relaxed), 0, "it ran in the child");
+    });
+    futures_executor::block_on(job);
+    assert_eq!(futures_executor::block_on(call).unwrap(), Ok(1));
+}
+
 #[test]
 fn other_programs_are_started_as_ever_and_disturb_nobody() {
     let _alone = alone();

@@ -40,7 +40,8 @@ impl Core {
         if self.options.workers && self.health.disk().is_too_early_for_log(now) {
             return;
         }
-        while self.commit.failure().is_none() {
+        // Wakers run at each step. In a child that one of them forks, the log is the parent's.
+        while self.commit.failure().is_none() && !self.health.is_forked() {
             let grown = match self.space.growth(self.options.log_bytes_max()) {
                 Some(bytes) => log.grow(&self.space, bytes),
                 // A log that wants nothing lacks nothing, also where the space came from a

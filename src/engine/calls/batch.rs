@@ -191,6 +191,10 @@ impl Core {
                 Caller::Task | Caller::Member => self.commit.call(),
                 Caller::Thread => self.help_tasks(),
             }
+            if self.health.is_forked() {
+                // A waker forked. Nobody else wakes a child's thread, and each call refuses it.
+                context.waker().wake_by_ref();
+            }
             Poll::Pending
         })
         .await;

@@ -42,7 +42,12 @@ pub(crate) fn is_running(attempt: &Arc<Attempt>) -> bool {
 
 /// Runs the operation of a claim as a task, so that it is told if it waits for the claim.
 #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
-pub(crate) struct Marker(pub(in crate::engine) Arc<Attempt>);
+pub(crate) struct Marker {
+    pub(in crate::engine) attempt: Arc<Attempt>,
+    /// The process that has the claim. Not the one of the first poll: a task may be queued over a
+    /// fork.
+    pub(in crate::engine) origin: Origin,
+}
 
 #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
 impl Marker {
@@ -52,10 +57,14 @@ impl Marker {
     where
         Op: Future + Unpin,
     {
-        let running = RunningMark::enter(&self.0);
+        let Self { attempt, origin } = self;
+        if origin.is_elsewhere_for_sure() {
+            return None;
+        }
+        let running = RunningMark::enter(&attempt);
         let operation = op();
         drop(running);
-        MarkedFuture { attempt: self.0, operation, origin: Origin::here() }.await
+        MarkedFuture { attempt, operation, origin }.await
     }
 }
 

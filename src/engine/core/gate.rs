@@ -50,6 +50,12 @@ impl Gate {
         self.open_in.swap(CLOSED, Ordering::AcqRel) != CLOSED
     }
 
+    /// The process that opened the engine.
+    #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
     /// Whether this is a forked child, closed or not.
     #[inline]
     pub(super) fn is_forked(&self) -> bool {

@@ -3,6 +3,8 @@
 use super::disk_full::DiskFull;
 use super::gate::{Gate, Unavailable};
 use crate::error::{Busy, CommitError, Failure, IoFailure};
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+use crate::fork::Origin;
 use crate::sync::{Arc, Mutex, OnceLock};
 
 /// All reasons for which an engine grants nothing: it is closed, or in a forked child; a commit
@@ -189,6 +191,12 @@ impl Health {
     /// The same for calls that go to the disk, which can afford to ask the system too.
     pub(in crate::engine) fn is_forked_for_sure(&self) -> bool {
         self.gate.is_forked_for_sure()
+    }
+
+    /// The process that opened the engine.
+    #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+    pub(in crate::engine) fn origin(&self) -> Origin {
+        self.gate.origin()
     }
 
     /// Lets a call in that works on a closed engine as well.

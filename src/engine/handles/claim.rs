@@ -72,7 +72,7 @@ impl Claim {
     /// For running the claim's operation as a task.
     #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
     pub(crate) fn marker(&self) -> Marker {
-        Marker(Arc::clone(self.of()))
+        Marker { attempt: Arc::clone(self.of()), origin: self.handle().origin() }
     }
 
     /// The claim. Its end waits longer for a shared store that is away, because no caller is left

@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::engine::file::handle::FileHandle;
 #[cfg(feature = "serde")]
 use crate::error::Failure;
+#[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+use crate::fork::Origin;
 use crate::key::Secret;
 #[cfg(feature = "postgres")]
 use crate::shared::core::SharedHandle;
@@ -30,6 +32,16 @@ impl Handle {
             Self::File(file) => file.core().health.is_forked(),
             #[cfg(feature = "postgres")]
             Self::Shared(shared) => shared.is_forked(),
+        }
+    }
+
+    /// The process that opened the engine.
+    #[cfg(any(feature = "http", feature = "queue", feature = "serde"))]
+    pub(crate) fn origin(&self) -> Origin {
+        match self {
+            Self::File(file) => file.core().health.origin(),
+            #[cfg(feature = "postgres")]
+            Self::Shared(shared) => shared.origin(),
         }
     }
 

@@ -66,6 +66,8 @@ impl Core {
         let copied = self
             .copy(self.store.copy(&temporary, file, &tracking))
             .and_then(|(whole, time)| self.finish(whole, &temporary, time));
+        // Wakers ran. In a child that one of them forked, the copy is the parent's.
+        self.health.check_process().map_err(CommitError::Failed)?;
         // It is locked until it has its name, or is gone.
         let (made, copy) = match copied {
             Ok((backup, copy)) => (name(disk, &temporary, path).map(|()| backup), Some(copy)),

@@ -14,30 +14,35 @@ use crate::task::reply;
 
 impl Core {
     /// Stops the threads and closes the file.
-    fn close(&self) -> Result<usize, Failure> {
-        self.health.check_process()?;
-        if self.closing.is_first() { self.close_first() } else { self.closing.outcome() }
+    fn close(core: &Arc<Self>) -> Result<usize, Failure> {
+        core.health.check_process()?;
+        if core.closing.is_first() { Self::close_first(core) } else { core.closing.outcome() }
     }
 
-    fn close_first(&self) -> Result<usize, Failure> {
+    fn close_first(core: &Arc<Self>) -> Result<usize, Failure> {
         let watch = Stopwatch::start();
-        let unwinding = SettleOnUnwind(self);
-        let closed = self.shut_down();
-        let threads = self.threads.dismiss();
-        self.call_all();
+        let unwinding = SettleOnUnwind(core);
+        let closed = core.shut_down();
+        if let Err(Failure::Forked) = closed {
+            // A waker forked. All is the parent's, also what the last drop of the core would drop.
+            std::mem::forget((unwinding, Arc::clone(core)));
+            return closed;
+        }
+        let threads = core.threads.dismiss();
+        core.call_all();
         let joined = threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
         let outcome = if joined > 0 { Err(Failure::Panicked) } else { closed };
         std::mem::forget(unwinding);
-        self.closing.settle(outcome.clone());
+        core.closing.settle(outcome.clone());
         // Other callers of close have their result by now, also an observer.
-        self.tell_of_close(&outcome, &watch);
+        core.tell_of_close(&outcome, &watch);
         outcome
     }
 
     /// Closes the file on a thread that may wait for all others.
     fn close_elsewhere(core: &Arc<Self>) -> Result<(), IoFailure> {
         let theirs = Arc::clone(core);
-        match spawn("idemkv-close", move || drop(theirs.close())) {
+        match spawn("idemkv-close", move || drop(Self::close(&theirs))) {
             Ok(_thread) => Ok(()),
             Err(error) => Err(IoFailure::new(core.store.path(), "starting a thread that closes", error)),
         }
@@ -79,7 +84,7 @@ impl FileHandle {
             // closes.
             return Core::close_elsewhere(&self.core).map(|()| left).map_err(Failure::Io);
         }
-        self.core.close()
+        Core::close(&self.core)
     }
 
     /// [`close`](Self::close) for tasks.
@@ -91,7 +96,7 @@ impl FileHandle {
         }
         let (replier, awaited) = reply::pair();
         let theirs = Arc::clone(&self.core);
-        match spawn("idemkv-close", move || replier.send(theirs.close())) {
+        match spawn("idemkv-close", move || replier.send(Core::close(&theirs))) {
             Ok(_thread) => {
                 let mut closed = pin!(awaited.get());
                 // Asked at each poll: the work of a transaction, for which the close waits, may
@@ -106,7 +111,7 @@ impl FileHandle {
                 .await
             }
             // Blocking here is better than a file that is not closed.
-            Err(_no_thread) => self.core.close(),
+            Err(_no_thread) => Core::close(&self.core),
         }
     }
 }
@@ -131,7 +136,7 @@ impl Drop for FileHandle {
                 self.core.call_all();
             }
         } else if self.core.closing.is_first() {
-            drop(self.core.close_first());
+            drop(Core::close_first(&self.core));
         }
     }
 }

@@ -11,7 +11,8 @@ impl Core {
     /// Refuses new work, commits the queue, moves the log's content to the store, and closes the
     /// store.
     ///
-    /// Returns the number of claims in flight; the next opening interrupts their keys.
+    /// Returns the number of claims in flight; the next opening interrupts their keys. In a child
+    /// that a waker forked it touches nothing more, and gives [`Failure::Forked`].
     pub(super) fn shut_down(&self) -> Result<usize, Failure> {
         // Before the gate, so that a caller that was told "closed" finds readers refused as well.
         self.store.refuse_table_readers();
@@ -19,12 +20,7 @@ impl Core {
         self.health.shut();
         // Wakers run from here on, and may close the engine as well.
         let _closes = self.closes();
-        self.withdraw_all_undelivered();
-        self.commit.close();
-        self.reads.close();
-        self.space.wake();
-        // Before the wait for readers of tables: a reader may wait for a claim.
-        self.index.attempts_out().iter().for_each(|attempt| attempt.end(Ended::Closed));
+        self.refuse_waiters()?;
         // Without the maintenance lock: a reader may wait for a thread that waits for it.
         self.store.await_table_readers();
         // Waits for work in the background. No such work starts after this.
@@ -33,6 +29,7 @@ impl Core {
             attempt.end(Ended::Closed);
             self.withdraw_at_close(&attempt);
         }
+        self.health.check_process()?;
         // A panic from here on must not be followed by another checkpoint, which would lack the
         // tail.
         maintenance.closed = Some(Err(Failure::Panicked));
@@ -44,6 +41,8 @@ impl Core {
             // Even where a file was taken away: then that one is whole.
             None => self.last_checkpoint(&tail).and_then(|()| self.taken_away().map_or(Ok(()), Err)),
         };
+        // An observer was told of the checkpoint.
+        self.health.check_process()?;
         // The log first: the next process that opens the store locks the log too.
         let growing = self.lock_growth();
         let log = self.log.get();
@@ -53,6 +52,22 @@ impl Core {
         maintenance.closed = Some(closed.clone());
         drop((growing, maintenance));
         closed.and(unlocked).map(|()| left)
+    }
+
+    /// Tells all that wait, and takes no more of them. Wakers run, and may fork.
+    fn refuse_waiters(&self) -> Result<(), Failure> {
+        let steps: [&dyn Fn(); 5] = [
+            &|| self.withdraw_all_undelivered(),
+            &|| self.commit.close(),
+            &|| self.reads.close(),
+            &|| self.space.wake(),
+            // Before the wait for readers of tables: a reader may wait for a claim.
+            &|| self.index.attempts_out().iter().for_each(|attempt| attempt.end(Ended::Closed)),
+        ];
+        steps.iter().try_for_each(|step| {
+            step();
+            self.health.check_process()
+        })
     }
 
     fn last_checkpoint(&self, tail: &LogTail) -> Result<(), Failure> {
