@@ -311,7 +311,8 @@ fn a_job_that_is_queued_over_a_fork_runs_in_the_parent_alone() {
     }));
     let mut job: Waiting<()> = loop {
         assert!(poll(call.as_mut()).is_pending());
-        if let Some(job) = queued.lock().unwrap().take() {
+        let job = queued.lock().unwrap().take();
+        if let Some(job) = job {
             break job;
         }
         engine.flush().unwrap();
