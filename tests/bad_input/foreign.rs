@@ -101,7 +101,7 @@ fn a_file_or_log_without_write_permission_is_refused_by_anybody() {
         fs::set_permissions(&read_only, fs::Permissions::from_mode(0o444)).unwrap();
         let error = refused_and_unchanged(&path, small());
         assert!(matches!(&error, OpenError::ReadOnly(found) if *found == read_only), "{error}");
-        assert_says(&error, &["may not be written", "change its permissions"]);
+        assert_says(&error, &["is not writable", "change its permissions"]);
         fs::set_permissions(&read_only, fs::Permissions::from_mode(0o644)).unwrap();
     }
     assert_done(&small().open(&path).unwrap(), "key", b"reply");
