@@ -340,11 +340,15 @@ fn a_process_that_is_stopped_over_the_end_of_its_session_replays_nothing_old_whe
     let board = Board::new("stopped");
     let process = Process::start(server, "cache_stopped", &board, 0);
     process.says("hot");
-    let store = server.connect("cache_stopped");
+    let store = server.options("cache_stopped").instance("forgetting").connect().unwrap();
+    let lagging = "SELECT count(*) FROM cache_stopped.sessions s, cache_stopped.meta m \
+        WHERE s.seen < m.forgets AND s.instance IS DISTINCT FROM 'forgetting' \
+          AND s.replays_until_ms > extract(epoch FROM clock_timestamp()) * 1000";
     for _ in 0..3 {
         process.signal("-STOP");
         let started = Instant::now();
         assert!(forget(&store.scope(""), &board, 1));
+        assert_eq!(server.sql(lagging)[0][0].as_deref(), Some("0"), "it may replay what is forgotten");
         assert!(started.elapsed() < Duration::from_secs(5), "its session lasts a second");
         process.signal("-CONT");
         process.says("granted");
