@@ -18,9 +18,11 @@ const OF_GRANTS: &str = "asks AS MATERIALIZED (SELECT f.ord, f.scope, f.digest, 
 /// The fence that a place had is compared when its row is locked. A claim that took the place
 /// meanwhile can't be looked up any more then: this statement does not see its row. Each inner
 /// part has a `LIMIT`, so that it is an index scan for each place, and nothing else.
+///
+/// Places without a row count only where few rows are free: all of them are read by each begin.
 const TAKEN: &str = "scopes AS MATERIALIZED (SELECT a.scope, max(a.most) AS most, count(*) AS calls \
       FROM asks a GROUP BY a.scope), \
-    spots AS MATERIALIZED (SELECT s.scope, s.most, n.place, coalesce(p.fence, 0) AS before, x.fence IS NOT NULL AS is_held \
+    spots AS MATERIALIZED (SELECT s.scope, s.most, s.calls, n.place, coalesce(p.fence, 0) AS before, x.fence IS NOT NULL AS is_held \
       FROM moment m CROSS JOIN scopes s CROSS JOIN LATERAL generate_series(0, s.calls + \
         (SELECT coalesce(max(p.place), -1) FROM {S}.places p WHERE p.scope = s.scope)) n(place) \
       LEFT JOIN LATERAL (SELECT p.digest, p.fence FROM {S}.places p \
@@ -28,8 +30,9 @@ const TAKEN: &str = "scopes AS MATERIALIZED (SELECT a.scope, max(a.most) AS most
       LEFT JOIN LATERAL (SELECT k.fence FROM {S}.keys k WHERE k.digest = p.digest AND k.fence = p.fence \
         AND k.state = 1 AND {LEASE} > m.now_ms LIMIT 1) x ON true), \
     vacant AS MATERIALIZED (SELECT v.scope, v.place, v.before, \
-        row_number() OVER (PARTITION BY v.scope ORDER BY random()) AS nth \
-      FROM (SELECT q.*, count(*) FILTER (WHERE q.is_held) OVER (PARTITION BY q.scope ORDER BY q.place DESC \
+        row_number() OVER (PARTITION BY v.scope ORDER BY v.before = 0 AND v.spare >= 2 * v.calls, random()) AS nth \
+      FROM (SELECT q.*, count(*) FILTER (WHERE NOT q.is_held AND q.before > 0) OVER (PARTITION BY q.scope) AS spare, \
+        count(*) FILTER (WHERE q.is_held) OVER (PARTITION BY q.scope ORDER BY q.place DESC \
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS above FROM spots q) v \
       WHERE NOT v.is_held AND v.place + 1 + v.above <= v.most), \
     taken AS (INSERT INTO {S}.places AS p (scope, place, digest, fence, before) \
@@ -37,6 +40,17 @@ const TAKEN: &str = "scopes AS MATERIALIZED (SELECT a.scope, max(a.most) AS most
         JOIN vacant v ON v.scope = a.scope AND v.nth = a.nth ORDER BY 1, 2 \
       ON CONFLICT (scope, place) DO UPDATE SET digest = excluded.digest, fence = excluded.fence, before = excluded.before \
         WHERE p.fence = excluded.before RETURNING p.fence, p.digest), ";
+
+/// All places are taken before the first key is changed: no changed key waits for a place.
+const HAS_PLACE: &str = "JOIN (SELECT * FROM taken ORDER BY fence) t ON t.fence = f.fence ";
+
+/// The time, as the other grants have it, and how long a place is waited for.
+const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}, \
+      set_config('lock_timeout', '{LIMITED_MS}', true) AS patience), \
+    rules AS MATERIALIZED (SELECT policies FROM {S}.meta), ";
+
+/// How long such a statement waits for a lock: others wait meanwhile for the places that it has.
+const LIMITED_MS: &str = "250";
 
 /// Where others of the group have every place of the scope that is free, or none is. A call that
 /// lost its place to another process asks again.
@@ -68,6 +82,7 @@ pub(super) fn begin_with_places(text: &str) -> String {
         ("{PLACES}", "{OF_BEGINS}{TAKEN}"),
         ("{HAS_PLACE}", "JOIN taken t ON t.digest = l.digest "),
         ("{NEW_FENCE}", "t.fence"),
+        ("{INSERT_MS}", LIMITED_MS),
         ("{FULL}", FULL_BEGINS),
         ("{OF_BEGINS}", OF_BEGINS),
         ("{TAKEN}", TAKEN),
@@ -79,11 +94,13 @@ pub(super) fn begin_with_places(text: &str) -> String {
 /// A grant on a key of such a scope that has a row.
 pub(super) fn grant_with_places(text: &str) -> String {
     let parts = [
+        ("{MOMENT}", MOMENT),
+        ("{LIMITED_MS}", LIMITED_MS),
         ("{MOST_PARAM}", ", $17::bigint[]"),
         ("{MOST}", "most, "),
         ("{SCOPED}", ", k.scope"),
         ("{PLACES}", "{OF_GRANTS}{TAKEN}"),
-        ("{HAS_PLACE}", "JOIN taken t ON t.fence = f.fence "),
+        ("{HAS_PLACE}", HAS_PLACE),
         ("{FULL}", FULL_GRANTS),
         ("{OF_GRANTS}", OF_GRANTS),
         ("{TAKEN}", TAKEN),

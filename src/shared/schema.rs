@@ -101,6 +101,15 @@ const MIGRATION: &str = r"ALTER TABLE {S}.policies ADD COLUMN max_in_flight bigi
 {PLACES}UPDATE {S}.meta SET version = {VERSION};
 ";
 
+/// The same for a person. A lock that others hold for long is not waited for there either.
+const BY_HAND: &str = r"SET LOCAL lock_timeout = '2s';
+DO $$ BEGIN
+  IF (SELECT version FROM {S}.meta) IS DISTINCT FROM {BEFORE} THEN
+    RAISE EXCEPTION 'the tables do not have version {BEFORE}';
+  END IF;
+END $$;
+{MIGRATION}";
+
 /// The tables as plain SQL, for a person to run before the service starts under a role that may
 /// not create tables.
 ///
@@ -117,10 +126,11 @@ pub(super) fn plain_sql(schema: &str) -> Result<String, StoreFailure> {
 ///
 /// When the name can't be that of a schema.
 pub(super) fn migration_sql(schema: &str) -> Result<String, StoreFailure> {
-    Ok(format!("BEGIN;\n{}COMMIT;\n", filled(MIGRATION, &quoted(schema)?)))
+    Ok(format!("BEGIN;\n{}COMMIT;\n", filled(BY_HAND, &quoted(schema)?)))
 }
 
 fn filled(text: &str, quoted: &str) -> String {
+    let text = text.replace("{MIGRATION}", MIGRATION).replace("{BEFORE}", &BEFORE.to_string());
     let text = text.replace("{PLACES}", PLACES).replace("{SINCE}", SINCE).replace("{OF_FENCE}", OF_FENCE);
     text.replace("{S}", quoted).replace("{VERSION}", &VERSION.to_string())
 }

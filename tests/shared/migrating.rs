@@ -39,6 +39,19 @@ fn failure<T: std::fmt::Debug>(refused: Result<T, OpenError>) -> StoreFailure {
     }
 }
 
+/// What the server says to the statements that a person runs. They wait for ten seconds at most.
+fn by_hand(server: &Server, schema: &str) -> Result<(), String> {
+    let sql = SharedOptions::new("").schema(schema).migration_sql().unwrap();
+    crate::server::on_runtime(async {
+        let client = server.client().await;
+        client.batch_execute("SET statement_timeout = '10s'").await.unwrap();
+        let done = client.batch_execute(&sql).await;
+        done.map_err(|error| {
+            error.as_db_error().map_or(error.to_string(), |error| error.message().to_owned())
+        })
+    })
+}
+
 #[test]
 fn tables_of_the_version_before_are_brought_up_by_the_first_that_connects() {
     let server = server!();
@@ -79,6 +92,12 @@ fn a_role_that_does_not_own_the_tables_is_told_what_to_run_and_works_after_it() 
         assert!(refused.to_string().contains("`idemkv migrate`"), "{refused}");
     }
     assert_eq!(server.one("SELECT version FROM migrate_hand.meta"), "3");
+    // Of another version they stay as they are.
+    server.sql("UPDATE migrate_hand.meta SET version = 2");
+    let refused = by_hand(server, "migrate_hand");
+    assert!(refused.as_ref().is_err_and(|error| error.contains("do not have version 3")), "{refused:?}");
+    assert_eq!(server.one("SELECT version FROM migrate_hand.meta"), "2");
+    server.sql("UPDATE migrate_hand.meta SET version = 3");
     server.sql(&options().migration_sql().unwrap());
     let refused = failure(options().connect());
     assert_eq!(refused.kind(), FailureKind::Forbidden, "{refused}");
@@ -99,6 +118,8 @@ fn a_lock_that_others_hold_is_not_waited_for() {
         let refused = thread::spawn(|| failure(server.options("migrate_locked").migrate()));
         let refused = refused.join().unwrap();
         assert!(refused.to_string().contains("lock timeout"), "{refused}");
+        let refused = thread::spawn(|| by_hand(server, "migrate_locked")).join().unwrap();
+        assert!(refused.as_ref().is_err_and(|error| error.contains("lock timeout")), "{refused:?}");
         dump.commit().await.unwrap();
     });
     is_whole(&server.connect("migrate_locked"));

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use idemkv::{Begin, BeginError, Busy, Claim, Engine, OpenError, Policy, Recovery, Scope, SetPolicyError};
+use idemkv::{
+    Begin, BeginError, BeginInTx, Busy, Claim, Engine, OpenError, Policy, Recovery, Scope, SetPolicyError,
+};
 
 use crate::random::Random;
 use crate::server::{claim, on_runtime, request, within};
@@ -52,10 +54,49 @@ fn two_processes_reach_a_scopes_limit_together_and_neither_goes_beyond() {
     full(&here, 3);
     drop(fourth);
     assert!(within(LONG, || !is_full(&here.begin("e", request()), 3)));
-    // As many rows as there were claims at once; ends write none of them.
+    // Not many more rows than claims at once; ends write none of them.
     let rows = server.one("SELECT count(*) FROM places_two.places");
     assert!((3..=6).contains(&rows.parse::<u32>().unwrap()), "{rows}");
     drop(one);
+}
+
+/// Each begin of the scope reads all of its places.
+#[test]
+fn places_are_used_again_however_many_a_scope_may_have() {
+    let server = server!();
+    let Some((_one, _two, here, there)) = two("places_again_used", 1_000) else { return };
+    for n in 0..100 {
+        let held = [(&here, "a"), (&there, "b")].map(|(scope, name)| claim(scope, &format!("{name} {n}")));
+        held.into_iter().for_each(|claim| claim.release().unwrap());
+    }
+    let rows: u32 = server.one("SELECT count(*) FROM places_again_used.places").parse().unwrap();
+    assert!((2..=4).contains(&rows), "{rows}");
+}
+
+/// The begin that waits for the transaction has a place meanwhile.
+#[test]
+fn a_result_that_is_not_committed_holds_up_a_place_for_a_moment() {
+    let server = server!();
+    let Some((_one, _two, here, there)) = two("places_open", 1) else { return };
+    on_runtime(async {
+        let mut client = server.client().await;
+        let mut transaction = client.transaction().await.unwrap();
+        let begun = here.begin_in_tx(&mut transaction, "key", request()).await;
+        let Ok(BeginInTx::Fresh(held)) = begun else { panic!("{begun:?}") };
+        let stored = held.complete(&mut transaction, "paid").await.unwrap();
+        let scope = here.clone();
+        let waits = thread::spawn(move || scope.begin("key", request()));
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        assert!(within(LONG, || server.one(waiting) == "1" || waits.is_finished()));
+        let started = Instant::now();
+        let other = thread::spawn(move || there.begin("other", request())).join().unwrap();
+        assert!(matches!(other, Ok(Begin::Fresh(_))), "{other:?}");
+        assert!(started.elapsed() < Duration::from_millis(700), "{:?}", started.elapsed());
+        let told = waits.join().unwrap();
+        assert!(told.as_ref().is_err_and(|error| error.to_string().contains("transaction")), "{told:?}");
+        transaction.commit().await.unwrap();
+        drop(stored.committed());
+    });
 }
 
 /// A key whose attempt was interrupted has a row. A new claim on it needs a place as any other.

@@ -30,6 +30,8 @@ impl Migrate {
             Migrated::Made => writeln!(out, "the tables were made")?,
             Migrated::From(version) => {
                 writeln!(out, "the tables had version {version}, and fit this version of idemkv now")?;
+                let rights = "SELECT, INSERT and UPDATE on the table `places`";
+                writeln!(out, "grant {rights} to the roles of services that do not own it")?;
             }
             Migrated::UpToDate => writeln!(out, "the tables fit this version of idemkv; nothing was done")?,
             other => writeln!(out, "{other:?}")?,
