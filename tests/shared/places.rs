@@ -29,6 +29,12 @@ fn full(scope: &Scope, of: usize) {
     assert!(is_full(&begun, of), "{begun:?}");
 }
 
+/// How many statements in this schema wait for a lock. Other tests run meanwhile.
+fn waiting_in(schema: &str) -> String {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    format!("{waiting} AND query LIKE '%{schema}%'")
+}
+
 /// Two processes, and the scope in each.
 fn two(schema: &str, limit: u32) -> Option<(Engine, Engine, Scope, Scope)> {
     let server = crate::server::get()?;
@@ -86,8 +92,8 @@ fn a_result_that_is_not_committed_holds_up_a_place_for_a_moment() {
         let stored = held.complete(&mut transaction, "paid").await.unwrap();
         let scope = here.clone();
         let waits = thread::spawn(move || scope.begin("key", request()));
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-        assert!(within(LONG, || server.one(waiting) == "1" || waits.is_finished()));
+        let waiting = waiting_in("places_open");
+        assert!(within(LONG, || server.one(&waiting) == "1" || waits.is_finished()));
         let started = Instant::now();
         let other = thread::spawn(move || there.begin("other", request())).join().unwrap();
         assert!(matches!(other, Ok(Begin::Fresh(_))), "{other:?}");
@@ -147,9 +153,9 @@ fn of_two_claims_that_find_the_same_place_free_one_is_granted() {
                 let scope = scope.clone();
                 thread::spawn(move || scope.begin(key, request()))
             });
-            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+            let waiting = waiting_in("places_same");
             let until = Instant::now() + LONG;
-            while server.one(waiting) != "2" {
+            while server.one(&waiting) != "2" {
                 assert!(Instant::now() < until, "they do not wait for the place");
             }
             transaction.commit().await.unwrap();
