@@ -73,7 +73,9 @@ fn places_are_used_again_however_many_a_scope_may_have() {
     let Some((_one, _two, here, there)) = two("places_again_used", 1_000) else { return };
     for n in 0..100 {
         let held = [(&here, "a"), (&there, "b")].map(|(scope, name)| claim(scope, &format!("{name} {n}")));
-        held.into_iter().for_each(|claim| claim.release().unwrap());
+        for claim in held {
+            claim.release().unwrap();
+        }
     }
     let rows: u32 = server.one("SELECT count(*) FROM places_again_used.places").parse().unwrap();
     assert!((2..=4).contains(&rows), "{rows}");
