@@ -13,7 +13,7 @@
 use std::hint::black_box;
 
 use common::{REQUEST, as_str, key};
-use idemkv::{Begin, CommitMode, Engine, Status};
+use idemkv::{Begin, BeginError, CommitMode, Engine, Fingerprint, Scope, Status};
 
 mod common;
 
@@ -33,6 +33,7 @@ fn main() {
     (0..100).for_each(|number| complete(&engine, number));
     counted_claim_and_complete(&engine);
     counted_lookup_hit(&engine);
+    begin_on_done(&engine);
     counted_lookup_miss(&engine);
     tidy_memory();
     counted_batch_hit(&engine);
@@ -84,6 +85,22 @@ fn counted_lookup_hit(engine: &Engine) {
             other => panic!("key {number} was {other:?}"),
         }
     }
+}
+
+/// The same lookups, of which only the begin is counted.
+fn begin_on_done(engine: &Engine) {
+    let scope = engine.default_scope();
+    for number in 100..100 + CALLS {
+        match counted_begin_on_done(scope, as_str(&key(number)), REQUEST) {
+            Ok(Begin::Done(record)) => drop(black_box(record)),
+            other => panic!("key {number} was {other:?}"),
+        }
+    }
+}
+
+#[inline(never)]
+fn counted_begin_on_done(scope: &Scope, key: &str, request: Fingerprint) -> Result<Begin, BeginError> {
+    scope.begin(key, request)
 }
 
 #[inline(never)]

@@ -1,11 +1,12 @@
 //! The identity of a key: a 128-bit keyed digest of (scope, key).
 
 pub(crate) mod fingerprint;
+mod siphash;
 pub(crate) mod step_key;
 
 use std::fmt;
 
-use siphasher::sip128::SipHasher13;
+use siphash::SipState;
 
 /// Longest scope or key that any options allow.
 pub(crate) const NAME_MAX: usize = 4_096;
@@ -26,6 +27,13 @@ impl Digest {
         let low = self.0 & u128::from(u64::MAX);
         [self.0 >> 64, low]
             .map(|half| u64::try_from(half).unwrap_or_else(|_| unreachable!("half of 128 bits")))
+    }
+
+    /// The half that is made first, and that gives a key its place in memory: the lower one.
+    #[inline]
+    pub(crate) fn first_half(self) -> u64 {
+        let [_, low] = self.halves();
+        low
     }
 
     pub(crate) const fn as_u128(self) -> u128 {
@@ -72,7 +80,7 @@ impl std::hash::Hasher for DigestHasher {
     }
 
     fn write_u128(&mut self, digest: u128) {
-        [_, self.0] = Digest(digest).halves();
+        self.0 = Digest(digest).first_half();
     }
 }
 
@@ -104,7 +112,7 @@ impl std::fmt::Debug for Secret {
 /// Digests the keys of one scope. Every scope has its own hash key, derived from the file's
 /// secret and the scope's name, so the name costs nothing in a lookup.
 #[derive(Clone)]
-pub(crate) struct KeyHasher(SipHasher13);
+pub(crate) struct KeyHasher(SipState);
 
 /// The hash key must not end up in a log: an attacker that knows it can construct collisions.
 impl std::fmt::Debug for KeyHasher {
@@ -116,12 +124,12 @@ impl std::fmt::Debug for KeyHasher {
 impl KeyHasher {
     pub(crate) fn new(secret: &Secret, scope: &[u8]) -> Self {
         let derived = blake3::keyed_hash(&secret.0, scope);
-        Self(SipHasher13::new_with_key(&first_half(derived.as_bytes())))
+        Self(SipState::new(&first_half(derived.as_bytes())))
     }
 
     #[inline]
     pub(crate) fn digest(&self, key: &[u8]) -> Digest {
-        Digest(self.0.hash(key).as_u128())
+        self.0.hash(key)
     }
 }
 

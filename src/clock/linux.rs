@@ -10,25 +10,28 @@ use rustix::time::{ClockId, clock_gettime};
 /// longer.
 #[inline]
 pub(super) fn monotonic_ms() -> u64 {
-    coarse_ms(ClockId::MonotonicCoarse)
+    ms_since_boot(ClockId::MonotonicCoarse)
 }
 
 /// The wall clock in the same coarseness, in milliseconds since 1970; zero before that.
 pub(super) fn wall_ms() -> u64 {
-    coarse_ms(ClockId::RealtimeCoarse)
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// Milliseconds on a clock that starts at the boot.
 #[inline]
-fn coarse_ms(clock: ClockId) -> u64 {
+#[expect(clippy::cast_sign_loss, reason = "no time is before the boot")]
+fn ms_since_boot(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+    now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// The boot clock, which also counts while the machine sleeps, in milliseconds rounded down.
 #[cfg(feature = "postgres")]
 #[inline]
 pub(super) fn boot_ms() -> u64 {
-    coarse_ms(ClockId::Boottime)
+    ms_since_boot(ClockId::Boottime)
 }
 
 /// How far the boot clock is ahead of the monotonic clock, which stands still while the machine

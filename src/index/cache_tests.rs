@@ -6,7 +6,7 @@ use crate::record::RecordParts;
 use crate::state::Lifetime;
 
 fn digest(key: u64) -> Digest {
-    Digest::from_u128(u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(key))
+    Digest::from_u128(key.wrapping_mul(0x9e37_79b9_7f4a_7c15).into())
 }
 
 fn record(key: u64, len: usize, place: Option<RecordLocation>) -> Record {

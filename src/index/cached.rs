@@ -37,13 +37,13 @@ impl CachePosition {
 /// A key whose record was given another position.
 #[must_use = "its slot must be told"]
 pub(super) struct Moved {
-    /// The upper half of the key's digest, which gives its home in the table.
-    pub(super) hash: u64,
+    /// The first half of the key's digest, which gives its home in the table.
+    pub(super) half: u64,
     pub(super) from: CachePosition,
     pub(super) to: CachePosition,
 }
 
-/// The cached records of a shard, by the upper halves of digests.
+/// The cached records of a shard, by the first halves of digests.
 #[derive(Debug, Default)]
 pub(super) struct CachedRecords {
     stored: Vec<u64>,
@@ -52,9 +52,9 @@ pub(super) struct CachedRecords {
 
 impl CachedRecords {
     #[inline]
-    pub(super) fn add(&mut self, hash: u64, is_stored: bool) -> CachePosition {
+    pub(super) fn add(&mut self, half: u64, is_stored: bool) -> CachePosition {
         let list = if is_stored { &mut self.stored } else { &mut self.unstored };
-        list.push(hash);
+        list.push(half);
         let at = list.len() - 1;
         if is_stored { CachePosition::stored(at) } else { CachePosition::unstored(at) }
     }
@@ -64,10 +64,10 @@ impl CachedRecords {
         let is_stored = position.is_stored();
         let list = if is_stored { &mut self.stored } else { &mut self.unstored };
         list.swap_remove(position.at());
-        let hash = *list.get(position.at())?;
+        let half = *list.get(position.at())?;
         let from =
             if is_stored { CachePosition::stored(list.len()) } else { CachePosition::unstored(list.len()) };
-        Some(Moved { hash, from, to: position })
+        Some(Moved { half, from, to: position })
     }
 
     pub(super) fn get_stored(&self, at: usize) -> Option<u64> {
@@ -101,8 +101,8 @@ impl CachedRecords {
     }
 
     #[cfg(test)]
-    pub(super) fn is_of(&self, position: CachePosition, hash: u64) -> bool {
+    pub(super) fn is_of(&self, position: CachePosition, half: u64) -> bool {
         let list = if position.is_stored() { &self.stored } else { &self.unstored };
-        list.get(position.at()) == Some(&hash)
+        list.get(position.at()) == Some(&half)
     }
 }

@@ -76,8 +76,7 @@ mod tests {
 
     fn record(key: u64, block: u64) -> (Digest, Timestamp, RecordLocation) {
         // Homes and shards are spread as those of digests are.
-        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let digest = Digest::from_u128(u128::from(hash) << 64 | u128::from(key));
+        let digest = Digest::from_u128(key.wrapping_mul(0x9e37_79b9_7f4a_7c15).into());
         (digest, Timestamp::from_millis(9_000), RecordLocation::new(block, 0))
     }
 

@@ -21,7 +21,9 @@ pub(crate) enum Change {
     Set(Slot),
 }
 
+/// The table is first, on the cache line of the shard's lock.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Shard {
     table: Table,
     cached_bytes: usize,
@@ -76,7 +78,7 @@ impl Shard {
         };
         let is_cached = if let Slot::Cached(record, its) = &mut slot {
             *its =
-                position.unwrap_or_else(|| self.cached.add(digest.halves()[0], record.location().is_some()));
+                position.unwrap_or_else(|| self.cached.add(digest.first_half(), record.location().is_some()));
             true
         } else {
             false
@@ -171,16 +173,16 @@ impl Shard {
     }
 
     /// The key and slot with a position.
-    fn seated(&self, hash: u64, position: CachePosition) -> Option<(Digest, &Slot)> {
-        let found = self.table.find_seated(hash, position);
+    fn seated(&self, half: u64, position: CachePosition) -> Option<(Digest, &Slot)> {
+        let found = self.table.find_seated(half, position);
         debug_assert!(found.is_some(), "every position has its slot");
         found.and_then(|at| self.table.cell(at))
     }
 
     /// Gives a record a position in the list of stored records, or in the list of the others.
-    fn change_seat(&mut self, hash: u64, from: CachePosition, is_stored: bool) {
-        let to = self.cached.add(hash, is_stored);
-        self.table.reseat(&Moved { hash, from, to });
+    fn change_seat(&mut self, half: u64, from: CachePosition, is_stored: bool) {
+        let to = self.cached.add(half, is_stored);
+        self.table.reseat(&Moved { half, from, to });
         self.free(from);
     }
 
@@ -277,6 +279,11 @@ impl Shard {
 
 #[cfg(test)]
 impl Shard {
+    /// Where the table lies.
+    pub(super) fn table_addr(&self) -> *const u8 {
+        std::ptr::from_ref(&self.table).cast()
+    }
+
     /// How many positions are taken.
     pub(super) fn cached(&self) -> usize {
         self.cached.stored() + self.cached.unstored()
@@ -284,8 +291,8 @@ impl Shard {
 
     /// Whether a key's slot has the position, and the position names the key.
     pub(super) fn is_seated(&self, digest: Digest, position: CachePosition) -> bool {
-        self.seated(digest.halves()[0], position).is_some_and(|(found, _)| found == digest)
-            && self.cached.is_of(position, digest.halves()[0])
+        self.seated(digest.first_half(), position).is_some_and(|(found, _)| found == digest)
+            && self.cached.is_of(position, digest.first_half())
     }
 }
 

@@ -60,6 +60,19 @@ impl Slot {
         Self::Cached(record, CachePosition::default())
     }
 
+    /// The record, if it is in memory.
+    #[inline]
+    pub(crate) fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Cached(record, _) => Some(record),
+            Self::Vacant
+            | Self::InFlight(_)
+            | Self::Ending(_)
+            | Self::Interrupted(_)
+            | Self::Stored { .. } => None,
+        }
+    }
+
     /// The state as the state machine sees it.
     ///
     /// For a record that is only on disk the facts are unknown: callers load the record first if

@@ -120,7 +120,7 @@ fn a_record_that_was_read_is_kept_only_where_it_still_lies_and_has_room() {
 fn a_sweep_goes_in_steps_and_gives_memory_back_at_the_end_of_a_shard() {
     let index = Index::new(1, 0, Timestamp::default());
     let (early, late) = (Timestamp::from_millis(1_000), Timestamp::from_millis(100_000));
-    let digest = |key: u64| Digest::from_u128(u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64);
+    let digest = |key: u64| Digest::from_u128(key.wrapping_mul(0x9e37_79b9_7f4a_7c15).into());
     let keys = 3 * CELLS_PER_STEP as u64;
     for key in 0..keys {
         let until = SlotTime::new(if key < 100 { late } else { early }, index.epoch());
@@ -161,7 +161,7 @@ fn an_eviction_takes_what_was_not_asked_for_first() {
 #[test]
 fn an_eviction_finds_every_record_in_a_table_that_is_nearly_empty() {
     let index = Index::new(1, 0, Timestamp::default());
-    let digest = |key: u64| Digest::from_u128(u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64);
+    let digest = |key: u64| Digest::from_u128(key.wrapping_mul(0x9e37_79b9_7f4a_7c15).into());
     let until = SlotTime::new(Timestamp::default(), index.epoch());
     for key in 0..6 * CELLS_PER_STEP as u64 {
         index.change(digest(key), |_| (Change::Set(Slot::Stored { until, place: from() }), ()));

@@ -16,7 +16,6 @@ use std::cell::{Cell, RefCell};
 
 use super::Index;
 use super::local_counter::LocalCounter;
-use super::slot::Slot;
 use super::versioned_shard::ShardVersion;
 use crate::key::Digest;
 use crate::record::Record;
@@ -26,7 +25,7 @@ use crate::sync::thread_local;
 const KEPT_BYTES_MAX: usize = 4_096;
 
 thread_local! {
-    /// Half of the digest that was last replayed. It only shows when a look at `HOT` may pay;
+    /// The half of the digest that was last replayed. It only shows when a look at `HOT` may pay;
     /// `HOT` decides.
     static LAST: Cell<u64> = const { Cell::new(0) };
     static HOT: RefCell<ThreadCache> = const { RefCell::new(ThreadCache::new()) };
@@ -57,33 +56,31 @@ impl Index {
     /// `answers` must not come back here.
     #[inline]
     pub(crate) fn replay(&self, digest: Digest, answers: impl Fn(&Record) -> bool) -> Option<Record> {
-        let half = (digest.as_u128() >> 64) as u64;
         // Threads that are about to end may have neither any more; they go by the lock.
-        if LAST.try_with(|last| last.get() == half).unwrap_or(false) {
-            let by_copy =
-                |hot: &RefCell<ThreadCache>| Some(hot.try_borrow_mut().ok()?.replay(self, digest, &answers));
-            if let Ok(Some(found)) = HOT.try_with(by_copy) {
-                return found;
-            }
+        if LAST.try_with(|last| last.get() == digest.first_half()).unwrap_or(false) {
+            return self.replay_again(digest, &answers);
         }
-        let Slot::Cached(record, _) = self.get(digest) else { return None };
-        if !self.is_answer(digest, &record, &answers) {
-            return None;
-        }
-        LAST.try_with(|last| last.set(half)).ok();
-        Some(record)
+        self.replay_by_lock(digest, answers)
     }
 
-    /// Whether a record that was found under the lock is the answer; then it is touched and
-    /// counted.
+    /// [`replay`](Self::replay) of the key that this thread replayed last.
+    #[inline(never)]
+    fn replay_again(&self, digest: Digest, answers: &impl Fn(&Record) -> bool) -> Option<Record> {
+        let by_copy =
+            |hot: &RefCell<ThreadCache>| Some(hot.try_borrow_mut().ok()?.replay(self, digest, answers));
+        let found = HOT.try_with(by_copy).ok().flatten();
+        found.unwrap_or_else(|| self.replay_by_lock(digest, answers))
+    }
+
+    /// [`replay`](Self::replay) of the record in the shard.
     #[inline]
-    fn is_answer(&self, digest: Digest, record: &Record, answers: &impl Fn(&Record) -> bool) -> bool {
-        let answered = answers(record);
-        if answered {
-            record.touch();
-            self.count_replayed(digest);
-        }
-        answered
+    fn replay_by_lock(&self, digest: Digest, answers: impl Fn(&Record) -> bool) -> Option<Record> {
+        let locked = self.locked(digest);
+        let record = locked.record(digest).filter(answers)?;
+        record.touch();
+        locked.count_replay();
+        LAST.try_with(|last| last.set(digest.first_half())).ok();
+        Some(record)
     }
 }
 
@@ -97,7 +94,7 @@ impl ThreadCache {
         &mut self,
         index: &Index,
         digest: Digest,
-        answers: &impl Fn(&Record) -> bool,
+        answers: impl Fn(&Record) -> bool,
     ) -> Option<Record> {
         let locked = index.locked(digest);
         if let Some(kept) = &mut self.0
@@ -107,7 +104,8 @@ impl ThreadCache {
         {
             return kept.replay(answers);
         }
-        let (Slot::Cached(record, _), version) = locked.get_with_version(digest) else { return None };
+        let (record, version) = locked.record_with_version(digest);
+        let record = record?;
         match &mut self.0 {
             // Something else in the shard has changed.
             Some(kept) if kept.original.is_same(&record) => {
@@ -117,7 +115,12 @@ impl ThreadCache {
             _ if record.is_durable() && record.footprint() <= KEPT_BYTES_MAX => {
                 self.keep(index, digest, version, record).replay(answers)
             }
-            _ => index.is_answer(digest, &record, answers).then_some(record),
+            _ if answers(&record) => {
+                record.touch();
+                locked.count_replay();
+                Some(record)
+            }
+            _ => None,
         }
     }
 
@@ -139,7 +142,7 @@ impl ThreadCache {
 
 impl CachedReplay {
     #[inline]
-    fn replay(&mut self, answers: &impl Fn(&Record) -> bool) -> Option<Record> {
+    fn replay(&mut self, answers: impl Fn(&Record) -> bool) -> Option<Record> {
         if !answers(&self.copy) {
             return None;
         }
@@ -151,7 +154,7 @@ impl CachedReplay {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Change;
+    use super::super::{Change, Slot};
     use super::*;
     use crate::Timestamp;
     use crate::record::{RecordLocation, RecordParts};
@@ -210,12 +213,12 @@ mod tests {
         for _ in 0..3 {
             assert!(index.replay(digest(), |_| true).is_some());
         }
-        let version = index.locked(digest()).get_with_version(digest()).1;
+        let version = index.locked(digest()).record_with_version(digest()).1;
         drop(index);
         let vacant = Index::new(1, 0, Timestamp::default());
         vacant.change(digest(), |_| (Change::Keep, ()));
         // Only the number of the index tells the two apart.
-        assert_eq!(vacant.locked(digest()).get_with_version(digest()).1, version);
+        assert_eq!(vacant.locked(digest()).record_with_version(digest()).1, version);
         assert!(vacant.replay(digest(), |_| true).is_none());
     }
 }

@@ -7,22 +7,25 @@ use crossbeam::utils::CachePadded;
 use super::shard::Shard;
 use super::slot::Slot;
 use crate::key::Digest;
+use crate::record::Record;
 use crate::sync::{AtomicU64, Ordering, RwLock};
 
-/// A shard, its lock, and the counts of lookups, which share cache lines.
+/// A shard, its lock, and the counts of lookups.
 ///
 /// The holder of a shard's lock takes no other lock. Only a batch of lookups,
 /// [`Index::records`](super::Index::records), takes read locks of several shards, in ascending
 /// order, each once. So the thread that waits for the highest shard waits for a holder that waits
 /// for nothing, and there is no deadlock.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct VersionedShard {
-    shard: RwLock<Shard>,
+    /// Raised under the lock before each change of the shard. On a line that no lookup writes.
+    version: CachePadded<AtomicU64>,
+    /// The counts, the lock and the table are on one line: a lookup writes no other.
     pub(super) replayed: AtomicU64,
     pub(super) waited: AtomicU64,
     pub(super) loaded: AtomicU64,
-    /// Raised under the lock before each change of the shard. On a line that no lookup writes.
-    version: CachePadded<AtomicU64>,
+    shard: RwLock<Shard>,
 }
 
 /// A shard's version, read under its lock.
@@ -40,12 +43,24 @@ impl VersionedShard {
         self.read().get(digest).cloned().unwrap_or_default()
     }
 
+    /// The cached record of a key.
+    #[inline]
+    pub(super) fn record(&self, digest: Digest) -> Option<Record> {
+        self.read().get(digest).and_then(Slot::record).cloned()
+    }
+
     /// The same, and the version for [`is_unchanged_since`](Self::is_unchanged_since).
-    pub(super) fn get_with_version(&self, digest: Digest) -> (Slot, ShardVersion) {
+    pub(super) fn record_with_version(&self, digest: Digest) -> (Option<Record>, ShardVersion) {
         let shard = self.read();
         // Exact, for it is raised under the lock.
         let version = ShardVersion(self.version.load(Ordering::Relaxed));
-        (shard.get(digest).cloned().unwrap_or_default(), version)
+        (shard.get(digest).and_then(Slot::record).cloned(), version)
+    }
+
+    /// Counts a replay.
+    #[inline]
+    pub(super) fn count_replay(&self) {
+        self.replayed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The only way to change a shard that other threads can see.
@@ -92,7 +107,7 @@ mod tests {
         let index = Index::new(1, 0, Timestamp::default());
         let locked = index.locked(digest);
         let raises = |what: &dyn Fn()| {
-            let (_, version) = locked.get_with_version(digest);
+            let (_, version) = locked.record_with_version(digest);
             assert!(locked.is_unchanged_since(version));
             what();
             !locked.is_unchanged_since(version)
@@ -111,8 +126,22 @@ mod tests {
         assert!(!raises(&|| index.evict()), "there is nothing to evict");
 
         let index = Index::new(1, 1 << 20, Timestamp::default());
-        let (_, version) = index.locked(digest).get_with_version(digest);
+        let locked = index.locked(digest);
+        let (_, version) = locked.record_with_version(digest);
         index.cache(digest, &record);
-        assert!(!index.locked(digest).is_unchanged_since(version));
+        assert!(!locked.is_unchanged_since(version));
+    }
+
+    #[test]
+    #[cfg(not(any(idemkv_loom, idemkv_shuttle)))]
+    fn a_lookup_writes_to_one_cache_line_of_the_shard() {
+        let locked = VersionedShard::default();
+        let line = |at: *const u8| at.addr() / 64;
+        let start = line(std::ptr::from_ref(&locked.replayed).cast());
+        let table = locked.read().table_addr();
+        assert_eq!(line(table), start);
+        assert_eq!(line(table.wrapping_add(size_of::<super::super::table::Table>() - 1)), start);
+        assert_eq!(line(std::ptr::from_ref(&locked.shard).cast()), start);
+        assert_ne!(line(std::ptr::from_ref(&locked.version).cast()), start);
     }
 }

@@ -108,7 +108,7 @@ mod tests {
         let core = engine.handle.core();
         let now = core.clock.now();
         let until = SlotTime::new(now.saturating_add(Duration::from_secs(10)), now);
-        let mixed = |key: u64| u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)) << 64 | u128::from(key);
+        let mixed = |key: u64| u128::from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         for key in 0..KEYS {
             let slot = Slot::Stored { until, place: RecordLocation::new(key, 0) };
             core.index.change(Digest::from_u128(mixed(key)), |_| (Change::Set(slot), ()));

@@ -21,13 +21,6 @@ use crate::state::{Decision, Phase};
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
-/// The result of the hot path.
-enum Replay {
-    Record(Record),
-    /// No record in memory can be replayed. This is the key's digest.
-    Not(Digest),
-}
-
 /// How far a begin gets without waiting for the log.
 pub(super) enum BeginProgress {
     Answered(Begin),
@@ -44,16 +37,18 @@ impl Core {
         key: &[u8],
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        match self.replay(scope, key, fingerprint) {
-            Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
-            Ok(Replay::Not(digest)) => {
-                self.begin_blocking(handle, &KeyRef { scope, key, digest }, fingerprint)
-            }
-            Err(error) => Err(self.refused(scope, key, error)),
+        let digest = match scope.digest(key) {
+            Ok(digest) => digest,
+            Err(error) => return Err(self.refused(scope, key, error.into())),
+        };
+        match self.replay(digest, fingerprint) {
+            Some(record) => Ok(Begin::Done(record)),
+            None => self.begin_blocking(handle, &KeyRef { scope, key, digest }, fingerprint),
         }
     }
 
     /// A separate function, so that a replay has a small stack frame.
+    #[cold]
     #[inline(never)]
     fn begin_blocking(
         &self,
@@ -74,32 +69,26 @@ impl Core {
         key: &[u8],
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
-        match self.replay(scope, key, fingerprint) {
-            Ok(Replay::Record(record)) => Ok(Begin::Done(record)),
-            Ok(Replay::Not(digest)) => {
-                let asked = KeyRef { scope, key, digest };
-                let begun = self.begin_to_the_end(caller, handle, &asked, fingerprint).await;
-                begun.map_err(|error| self.refused(scope, key, error))
-            }
-            Err(error) => Err(self.refused(scope, key, error)),
+        let digest = scope.digest(key).map_err(|error| self.refused(scope, key, error.into()))?;
+        if let Some(record) = self.replay(digest, fingerprint) {
+            return Ok(Begin::Done(record));
         }
+        let asked = KeyRef { scope, key, digest };
+        let begun = self.begin_to_the_end(caller, handle, &asked, fingerprint).await;
+        begun.map_err(|error| self.refused(scope, key, error))
     }
 
     /// The hot path: a record in memory costs one lookup under the shard's lock, and no lock at
-    /// all if this thread replayed the same key last.
+    /// all if this thread replayed the same key last. `None` says only that the call needs more.
     #[inline]
-    fn replay(
-        &self,
-        scope: &ScopeInner,
-        key: &[u8],
-        fingerprint: &Fingerprint,
-    ) -> Result<Replay, BeginError> {
-        let digest = scope.digest(key)?;
-        self.health.check()?;
+    fn replay(&self, digest: Digest, fingerprint: &Fingerprint) -> Option<Record> {
+        if !self.health.is_open() {
+            return None;
+        }
         let answers = |record: &Record| record.is_replayed(fingerprint, self.clock.now());
-        let Some(record) = self.index.replay(digest, answers) else { return Ok(Replay::Not(digest)) };
+        let record = self.index.replay(digest, answers)?;
         self.options.hooks.call(|observer| observer.replayed(&record));
-        Ok(Replay::Record(record))
+        Some(record)
     }
 
     /// Begins; a refusal is not counted yet.
@@ -110,6 +99,7 @@ impl Core {
         asked: &KeyRef<'_>,
         fingerprint: &Fingerprint,
     ) -> Result<Begin, BeginError> {
+        self.health.check()?;
         let watch = self.options.hooks.watch();
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
         loop {
