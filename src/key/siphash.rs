@@ -5,7 +5,7 @@
 
 use super::Digest;
 
-/// The four words of a SipHash.
+/// The four words of the hash.
 #[derive(Clone, Copy)]
 pub(super) struct SipState {
     v0: u64,
