@@ -129,7 +129,7 @@ impl KeyHasher {
 
     #[inline]
     pub(crate) fn digest(&self, key: &[u8]) -> Digest {
-        self.0.hash(key)
+        Digest(self.0.hash(key))
     }
 }
 

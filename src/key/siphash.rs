@@ -3,8 +3,6 @@
 //! `siphasher` computes the same, but it also takes messages in pieces, and keeps what it needs
 //! for that in memory. Here four words stay in registers. The tests compare the two.
 
-use super::Digest;
-
 /// The four words of the hash.
 #[derive(Clone, Copy)]
 pub(super) struct SipState {
@@ -17,8 +15,8 @@ pub(super) struct SipState {
 impl SipState {
     /// The state before the first byte, for a hash key.
     pub(super) fn new(key: &[u8; 16]) -> Self {
-        let key = u128::from_le_bytes(*key);
-        let [high, low] = Digest::from_u128(key).halves();
+        let ([low, high], []) = key.as_chunks() else { unreachable!("16 bytes are two words") };
+        let [low, high] = [*low, *high].map(u64::from_le_bytes);
         Self {
             v0: low ^ 0x736f_6d65_7073_6575,
             // The last byte says that 128 bits are wanted.
@@ -30,7 +28,7 @@ impl SipState {
 
     /// The digest of a message.
     #[inline]
-    pub(super) fn hash(mut self, message: &[u8]) -> Digest {
+    pub(super) fn hash(mut self, message: &[u8]) -> u128 {
         for word in message.as_chunks().0 {
             self.absorb(u64::from_le_bytes(*word));
         }
@@ -39,7 +37,7 @@ impl SipState {
         let first = self.finish();
         self.v1 ^= 0xdd;
         let second = self.finish();
-        Digest(u128::from(second) << 64 | u128::from(first))
+        u128::from(second) << 64 | u128::from(first)
     }
 
     #[inline]
@@ -95,7 +93,7 @@ mod tests {
     fn assert_same(key: [u8; 16], message: &[u8]) {
         let expected = SipHasher13::new_with_key(&key).hash(message).as_u128();
         let digest = SipState::new(&key).hash(message);
-        assert_eq!(digest.as_u128(), expected, "{} bytes", message.len());
+        assert_eq!(digest, expected, "{} bytes", message.len());
     }
 
     fn bytes(mut seed: u64, len: usize) -> Vec<u8> {
