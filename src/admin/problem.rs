@@ -119,6 +119,7 @@ impl Problem {
     pub(super) fn of_resolve(error: ResolveError) -> Self {
         match error {
             ResolveError::NotInterrupted(status) => Self::changed(format!("The key is {status}.")),
+            ResolveError::AnotherAttempt(_) => Self::changed(error),
             ResolveError::Begin(error) => Self::of_begin(error),
         }
     }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use super::BeginError;
+use crate::Interruption;
 use crate::status::Status;
 
 /// Why an interrupted key could not be resolved.
@@ -12,6 +13,8 @@ use crate::status::Status;
 pub enum ResolveError {
     /// The key is not interrupted; this is its state.
     NotInterrupted(Box<Status>),
+    /// The key is interrupted, but not by the attempt that was named: by this one.
+    AnotherAttempt(Interruption),
     /// No claim was granted.
     Begin(BeginError),
 }
@@ -22,6 +25,9 @@ impl fmt::Display for ResolveError {
             Self::NotInterrupted(_) => {
                 f.write_str("the key is not interrupted, so there is nothing to resolve; check its state")
             }
+            Self::AnotherAttempt(now) => {
+                write!(f, "another attempt on the key was interrupted since ({now}); look at the key again")
+            }
             Self::Begin(error) => error.fmt(f),
         }
     }
@@ -30,7 +36,7 @@ impl fmt::Display for ResolveError {
 impl Error for ResolveError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::NotInterrupted(_) => None,
+            Self::NotInterrupted(_) | Self::AnotherAttempt(_) => None,
             Self::Begin(error) => Some(error),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::core::{Core, SharedHandle};
 use super::statements::begin::span;
-use super::statements::end::EndAsk;
+use super::statements::end::{EndAsk, Standing};
 use crate::attempt::{Attempt, Ended};
 use crate::engine::common::counters::Counters;
 use crate::key::Digest;
@@ -16,6 +16,8 @@ pub(crate) struct SharedClaim {
     pub(super) nonce: u128,
     /// Whether its release also speaks for the attempts before it.
     pub(super) resolves: bool,
+    /// The interruption that the grant found, unless the claim was resumed.
+    pub(super) standing: Option<Standing>,
     /// A statement that ends the claim may have happened.
     pub(super) may_be_over: AtomicBool,
     /// Its end waits longer for a store that is away.
@@ -43,6 +45,7 @@ impl SharedClaim {
             attempt,
             nonce,
             resolves,
+            standing: None,
             may_be_over,
             insists: false,
             is_over: false,

@@ -84,7 +84,8 @@ impl SharedClaim {
     ) -> Result<Option<Record>, EndError> {
         match request {
             EndRequest::Store(result) => self.finish(result).await.map(Some),
-            EndRequest::Release => self.release().await.map(|()| None),
+            EndRequest::Release => self.release(false).await.map(|()| None),
+            EndRequest::PutBack => self.release(true).await.map(|()| None),
         }
     }
 
@@ -120,12 +121,12 @@ impl SharedClaim {
         async move { started?.await }
     }
 
-    async fn release(mut self) -> Result<(), EndError> {
-        let vacates = self.attempt.earlier.is_none() || self.resolves;
-        let end = if vacates {
-            EndAsk::vacate(self.row())
-        } else {
-            EndAsk::give_back(self.row(), self.attempt.unresolved_ttl.map(span))
+    async fn release(mut self, is_unused: bool) -> Result<(), EndError> {
+        let vacates = self.attempt.earlier.is_none() || self.resolves && !is_unused;
+        let end = match self.standing.filter(|_| is_unused) {
+            _ if vacates => EndAsk::vacate(self.row()),
+            Some(standing) => EndAsk::put_back(self.row(), standing),
+            None => EndAsk::give_back(self.row(), self.attempt.unresolved_ttl.map(span)),
         };
         let to = if vacates { RowState::Vacated } else { RowState::Interrupted };
         match self.carry_out(end, Some(to)).await {
@@ -334,6 +335,7 @@ impl Drop for UnderWay {
 enum Owned {
     Store(Outcome, Vec<u8>, Completion),
     Release,
+    PutBack,
 }
 
 impl Owned {
@@ -345,6 +347,7 @@ impl Owned {
                 completion,
             ),
             EndRequest::Release => Self::Release,
+            EndRequest::PutBack => Self::PutBack,
         }
     }
 
@@ -352,6 +355,7 @@ impl Owned {
         match self {
             Self::Store(outcome, body, completion) => EndRequest::store(*outcome, body, *completion),
             Self::Release => EndRequest::Release,
+            Self::PutBack => EndRequest::PutBack,
         }
     }
 }

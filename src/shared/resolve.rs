@@ -11,7 +11,7 @@ use crate::Status;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::handles::claim::Claim;
 use crate::error::{BeginError, ResolveError};
-use crate::state::{Decision, Event};
+use crate::state::{Decision, Event, Fence};
 use crate::sync::Arc;
 
 impl SharedHandle {
@@ -19,12 +19,13 @@ impl SharedHandle {
         self: &Arc<Self>,
         scope: &ScopeInner,
         key: &[u8],
+        only: Option<Fence>,
     ) -> Result<Claim, ResolveError> {
         let watch = self.0.options.hooks.watch();
         let asked = Asked::of(scope, key).map_err(BeginError::Key)?;
-        let resolved = resolve(self, &asked).await.map_err(|error| match error {
+        let resolved = resolve(self, &asked, only).await.map_err(|error| match error {
             ResolveError::Begin(error) => ResolveError::Begin(not_granted(error)),
-            not_interrupted @ ResolveError::NotInterrupted(_) => not_interrupted,
+            changed @ (ResolveError::NotInterrupted(_) | ResolveError::AnotherAttempt(_)) => changed,
         });
         let claim = resolved?;
         self.0.note_grant(claim.of(), true, watch.as_ref());
@@ -32,7 +33,11 @@ impl SharedHandle {
     }
 }
 
-async fn resolve(handle: &Arc<SharedHandle>, asked: &Asked) -> Result<SharedClaim, ResolveError> {
+async fn resolve(
+    handle: &Arc<SharedHandle>,
+    asked: &Asked,
+    only: Option<Fence>,
+) -> Result<SharedClaim, ResolveError> {
     let core = &*handle.0;
     let _under_way = UnderWay::start(handle)?;
     let deadline = core.deadline();
@@ -54,6 +59,10 @@ async fn resolve(handle: &Arc<SharedHandle>, asked: &Asked) -> Result<SharedClai
             let status = row.status(asked.digest, looked.now, &core.budget);
             return Err(ResolveError::NotInterrupted(Box::new(status)));
         };
+        // The grant compares the row's fence, so it finds out what is lost from here on.
+        if only.is_some_and(|only| only != row.as_earlier().info.fence()) {
+            return Err(ResolveError::AnotherAttempt(row.interruption(&core.budget)));
+        }
         let terms = core.terms(&asked.scope, deadline).await?;
         let (at, how) = ((&row, looked.now), (attempt, true));
         if let Some(claim) = grant(handle, asked, row.fingerprint, at, how, &terms, deadline).await? {

@@ -170,7 +170,8 @@ pub(super) async fn grant(
         if attempt > 1 {
             claim.progress = row.progress.as_deref().map(|bytes| Progress::new(bytes, &core.budget));
         }
-        let claim = SharedClaim::new(handle, claim.attempt(asked), granting.arrives()?, resolves);
+        let mut claim = SharedClaim::new(handle, claim.attempt(asked), granting.arrives()?, resolves);
+        claim.standing = standing;
         return Ok(Some(claim));
     }
 }

@@ -30,6 +30,7 @@ mod limits;
 mod order;
 mod policies;
 mod progress;
+mod putting_back;
 mod recovery;
 mod remembered;
 mod tokens;

@@ -1,6 +1,9 @@
 //! A key's life: granted, ended in each way, replayed, found again by the next process.
 
-use idemkv::{Begin, BeginError, Completion, Engine, Fingerprint, Outcome, Status, Timestamp};
+use idemkv::{
+    Begin, BeginError, Completion, Engine, Fence, Fingerprint, Interruption, Outcome, ResolveError, Scope,
+    Status, Timestamp,
+};
 
 use crate::world::{MS, START_MS, TTL, World, begin, done, fresh, lose, pending, request};
 
@@ -19,6 +22,8 @@ over_every_core!(
     a_tombstone_remembers_that_the_operation_ran,
     a_forgotten_key_is_vacant_and_a_key_in_flight_is_not_forgotten,
     a_record_that_came_since_is_not_forgotten,
+    what_was_lost_since_an_operator_looked_is_not_resolved,
+    a_claim_that_is_put_back_leaves_its_key_as_it_was,
     a_steps_key_is_the_same_in_every_attempt_and_in_no_other_operation,
     progress_outlives_every_end_but_an_outcome,
     keys_of_two_scopes_are_two_operations,
@@ -230,6 +235,63 @@ fn a_record_that_came_since_is_not_forgotten(world: &dyn World) {
     assert!(!scope.forget_if("key", seen.fence()).unwrap());
     assert!(scope.forget_if("key", record.fence()).unwrap());
     assert!(matches!(scope.get("key"), Ok(Status::Vacant)));
+}
+
+#[track_caller]
+fn interrupted(scope: &Scope, key: &str) -> Interruption {
+    match scope.get(key) {
+        Ok(Status::Interrupted(lost)) => lost,
+        other => panic!("{key} should be interrupted, is {other:?}"),
+    }
+}
+
+fn what_was_lost_since_an_operator_looked_is_not_resolved(world: &dyn World) {
+    let engine = world.open();
+    let scope = engine.default_scope();
+    lose(scope, fresh(scope, "key"));
+    let seen = interrupted(scope, "key");
+    lose(scope, fresh(scope, "key"));
+    let late = scope.resolve_if("key", seen.fence());
+    assert!(matches!(&late, Err(ResolveError::AnotherAttempt(now)) if now.attempt() == 2), "{late:?}");
+    let now = interrupted(scope, "key");
+    assert_eq!(now.attempt(), 2, "the refusal changed nothing");
+    // A retry that came to nothing leaves it the same interruption.
+    fresh(scope, "key").release().unwrap();
+    scope.resolve_if("key", now.fence()).unwrap().complete("charged").unwrap();
+    let late = scope.resolve_if("key", now.fence());
+    assert!(matches!(late, Err(ResolveError::NotInterrupted(is)) if matches!(*is, Status::Done(_))));
+}
+
+/// What an operator is shown of an interruption.
+fn shown(of: &Interruption) -> (u32, Fence, Timestamp, Timestamp) {
+    (of.attempt(), of.fence(), of.started(), of.interrupted_at())
+}
+
+fn a_claim_that_is_put_back_leaves_its_key_as_it_was(world: &dyn World) {
+    let engine = world.open();
+    let policy = engine.policy().max_attempts(2).unresolved_ttl(TTL);
+    let scope = engine.set_policy("twice", policy).unwrap();
+    lose(&scope, fresh(&scope, "key"));
+    let before = interrupted(&scope, "key");
+    for _ in 0..3 {
+        world.advance(TTL / 8);
+        scope.resolve_if("key", before.fence()).unwrap().put_back().unwrap();
+        assert_eq!(shown(&interrupted(&scope, "key")), shown(&before));
+    }
+    fresh(&scope, "new").put_back().unwrap();
+    assert!(matches!(scope.get("new"), Ok(Status::Vacant)));
+    let engine = world.kill(engine, Vec::new());
+    let scope = engine.scope("twice");
+    assert_eq!(shown(&interrupted(&scope, "key")), shown(&before));
+    // It was no attempt, of those that may run.
+    let second = fresh(&scope, "key");
+    assert_eq!((second.attempt(), second.interrupted().map(|lost| lost.fence())), (2, Some(before.fence())));
+    second.put_back().unwrap();
+    assert_eq!(shown(&interrupted(&scope, "key")), shown(&before));
+    world.advance(TTL / 2);
+    assert!(matches!(scope.get("key"), Ok(Status::Interrupted(_))));
+    world.advance(TTL / 8);
+    assert_eq!(fresh(&scope, "key").attempt(), 1, "it is remembered for as long as before, and no longer");
 }
 
 fn a_steps_key_is_the_same_in_every_attempt_and_in_no_other_operation(world: &dyn World) {

@@ -148,6 +148,8 @@ fn calls_of_claims(engine: &Engine, claims: &mut Vec<Claim>) {
     let error = claim.complete("reply").unwrap_err();
     assert!(error.to_string().contains("fork"), "{error}");
     // It comes back, and is as harmless to drop as before.
+    let error = error.into_claim().unwrap().put_back().unwrap_err();
+    assert!(error.to_string().contains("fork"), "{error}");
     let claim = error.into_claim().unwrap();
     assert_end(claim.fail("reply"));
     assert_end(next().release());

@@ -3,7 +3,6 @@
 use super::grant::{GrantKind, Seen};
 use super::lookup::Lookup;
 use super::pending_grant::PendingGrant;
-use crate::Fingerprint;
 use crate::attempt::Attempt;
 use crate::clock::QueueTimeout;
 use crate::engine::common::namespace::{KeyRef, ScopeInner};
@@ -20,6 +19,7 @@ use crate::record::tombstone::Tombstone;
 use crate::state::{Decision, Phase};
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
+use crate::{Fence, Fingerprint};
 
 /// How far a begin gets without waiting for the log.
 pub(super) enum BeginProgress {
@@ -243,28 +243,34 @@ impl Core {
         Ok(decided.map(|decision| (decision, found, Seen { policy, expired })))
     }
 
-    /// Grants a claim on an interrupted key, for a caller that knows the outcome.
+    /// Grants a claim on an interrupted key, for a caller that knows the outcome. If the fence
+    /// `only` is given, that of the attempt that was interrupted must be the same.
     pub(in crate::engine) async fn resolve_key(
         &self,
         caller: Caller,
         handle: &Arc<FileHandle>,
         scope: &ScopeInner,
         key: &[u8],
+        only: Option<Fence>,
     ) -> Result<Claim, ResolveError> {
         let watch = self.options.hooks.watch();
         let digest = scope.digest(key).map_err(BeginError::Key)?;
         self.health.check().map_err(BeginError::from)?;
         let asked = &KeyRef { scope, key, digest };
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let wish = GrantKind::Resolve(only);
         loop {
             let before = self.clock.now();
-            let looked = self.look(caller, asked, GrantKind::Resolve).await.map_err(BeginError::from)?;
+            let looked = self.look(caller, asked, wish).await.map_err(BeginError::from)?;
             let Some((decision, found, seen)) = looked else { continue };
             match (decision, found) {
+                (Decision::Grant { .. }, Lookup::Slot(Slot::Interrupted(attempt)))
+                    if wish.is_for_another(&attempt) =>
+                {
+                    return Err(ResolveError::AnotherAttempt(attempt.interruption()));
+                }
                 (Decision::Grant { .. }, _) => {
-                    let granting = self
-                        .grant(caller, handle, asked, &seen, GrantKind::Resolve, &mut queue_timeout)
-                        .await?;
+                    let granting = self.grant(caller, handle, asked, &seen, wish, &mut queue_timeout).await?;
                     let Some(mut granting) = granting else { continue };
                     granting.settled(self, caller).await.map_err(BeginError::from)?;
                     granting.tell(self, watch.as_ref());

@@ -24,7 +24,8 @@ impl FileClaim {
     pub(in crate::engine) fn start_end(self, caller: Caller, request: EndRequest<'_>) -> PendingEnd {
         let pending = match request {
             EndRequest::Store(result) => self.start_completing(caller, result),
-            EndRequest::Release => self.start_releasing(caller),
+            EndRequest::Release => self.start_releasing(caller, false),
+            EndRequest::PutBack => self.start_releasing(caller, true),
         };
         pending.with_space_given_back()
     }
@@ -62,17 +63,17 @@ impl FileClaim {
         }
     }
 
-    /// Queues a release that the caller asked for.
-    fn start_releasing(self, caller: Caller) -> PendingEnd {
+    /// Queues a release that the caller asked for, or that nothing was done with the claim.
+    fn start_releasing(self, caller: Caller, is_unused: bool) -> PendingEnd {
         let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
-        let released = self.queue_release(caller);
+        let released = self.queue_release(caller, is_unused);
         if let PendingEnd::Queued(_) | PendingEnd::Released = released {
             handle.core().count_end(&attempt, EndKind::Released, 0);
         }
         released
     }
 
-    fn queue_release(mut self, caller: Caller) -> PendingEnd {
+    fn queue_release(mut self, caller: Caller, is_unused: bool) -> PendingEnd {
         if let Err(forked) = self.core().health.check_process() {
             return self.refused(CommitError::Failed(forked).into());
         }
@@ -82,7 +83,7 @@ impl FileClaim {
         let Some(taken) = self.start_ending() else { return self.superseded() };
         let core = self.core();
         let attempt = Arc::clone(&self.attempt);
-        let vacates = attempt.earlier.is_none() || self.terms.resolves;
+        let vacates = attempt.earlier.is_none() || self.terms.resolves && !is_unused;
         // A claim that the log knows nothing of, nor of an attempt before it, leaves nothing to
         // undo there.
         if !self.terms.logged && attempt.earlier.is_none() {
@@ -96,9 +97,13 @@ impl FileClaim {
         if vacates {
             return self.queue(caller, LogRecord::Vacated(attempt, None), taken, None);
         }
-        // What this claim knows of itself says nothing of the attempt before it.
         let now = core.clock.now();
-        self.queue(caller, LogRecord::Returned(attempt, now), taken, None)
+        let returned = match attempt.never_held().filter(|_| is_unused) {
+            Some(before) => LogRecord::returned_as_before(before),
+            // What this claim knows of itself says nothing of the attempt before it.
+            None => LogRecord::Returned(attempt, now),
+        };
+        self.queue(caller, returned, taken, None)
     }
 
     /// Whether a result may be stored.

@@ -14,7 +14,7 @@ use crate::error::BeginError;
 use crate::index::{Change, Slot};
 use crate::policy::{Durability, Policy};
 use crate::record::RecordLocation;
-use crate::state::{Decision, Event, Phase, State, decide};
+use crate::state::{Decision, Event, Fence, Phase, State, decide};
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::{Fingerprint, Timestamp};
@@ -24,8 +24,9 @@ use crate::{Fingerprint, Timestamp};
 pub(super) enum GrantKind<'a> {
     /// To run the operation.
     Begin(&'a Fingerprint),
-    /// To report its outcome.
-    Resolve,
+    /// To report its outcome; only if the key was interrupted by the attempt with this fence, if one
+    /// is given.
+    Resolve(Option<Fence>),
 }
 
 impl<'a> GrantKind<'a> {
@@ -34,7 +35,16 @@ impl<'a> GrantKind<'a> {
             Self::Begin(fingerprint) => {
                 Event::Begin { fingerprint, now, attempts_max: policy.attempts_max() }
             }
-            Self::Resolve => Event::Resolve { now },
+            Self::Resolve(_) => Event::Resolve { now },
+        }
+    }
+
+    /// Whether another interruption than this one is to be resolved. An interruption is named by
+    /// the fence that callers are shown, which is not that of a later attempt that left it standing.
+    pub(super) fn is_for_another(self, interrupted: &Attempt) -> bool {
+        match self {
+            Self::Resolve(Some(only)) => interrupted.as_earlier().info.fence != only,
+            Self::Resolve(None) | Self::Begin(_) => false,
         }
     }
 }
@@ -103,6 +113,8 @@ impl Core {
                 continue;
             };
             match (decision, found) {
+                (Decision::Grant { .. }, Lookup::Slot(Slot::Interrupted(attempt)))
+                    if wish.is_for_another(&attempt) => {}
                 (Decision::Grant { .. }, _) => {
                     let permit = permit.under(asked.scope.name(), &seen.policy.policy)?;
                     let Some(mut granting) = self.put(asked, permit, &seen, wish, &mut held)? else {
@@ -155,6 +167,10 @@ impl Core {
             let Decision::Grant { attempt: number } = decide(state, wish.event(now, policy)) else {
                 return (Change::Keep, None);
             };
+            // Another attempt was lost since the caller looked.
+            if slot.attempt().is_some_and(|attempt| wish.is_for_another(attempt)) {
+                return (Change::Keep, None);
+            }
             // Drawn here and not before: a key's fences must grow in the order in which its claims
             // are granted.
             let fence = match self.next_fence() {
@@ -164,8 +180,8 @@ impl Core {
             let earlier = slot.attempt().filter(|_| number > 1);
             let fingerprint = match (wish, earlier) {
                 (GrantKind::Begin(fingerprint), _) => *fingerprint,
-                (GrantKind::Resolve, Some(earlier)) => earlier.fingerprint,
-                (GrantKind::Resolve, None) => unreachable!("only an interrupted key is resolved"),
+                (GrantKind::Resolve(_), Some(earlier)) => earlier.fingerprint,
+                (GrantKind::Resolve(_), None) => unreachable!("only an interrupted key is resolved"),
             };
             let attempt = Arc::new(Attempt::new(AttemptParts {
                 digest: asked.digest,
@@ -206,10 +222,40 @@ impl Core {
         let stands_until = before.attempt().and_then(|earlier| earlier.detached_until());
         let stood = stands_until.is_some_and(|until| until > self.clock.now());
         let logged = policy.durability == Durability::Full || starts_anew || stood;
-        let resolves = matches!(wish, GrantKind::Resolve);
+        let resolves = matches!(wish, GrantKind::Resolve(_));
         self.leases.watch(&attempt);
         let claim =
             FileClaim::new(attempt, permit, Terms { logged, resolves, durability: policy.durability });
         Ok(Some(PendingGrant::new(claim, before)))
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::engine::calls::lookup::tests::{claim, open};
+    use crate::engine::handles::handle::Handle;
+    use crate::task::caller::block;
+
+    #[test]
+    fn an_attempt_that_was_lost_between_the_look_and_the_grant_is_not_resolved() {
+        let engine = open();
+        let (core, scope) = (engine.handle.core(), &engine.default.inner);
+        #[cfg(not(feature = "postgres"))]
+        let Handle::File(handle) = &engine.handle;
+        #[cfg(feature = "postgres")]
+        let Handle::File(handle) = &engine.handle else { unreachable!("it is on a file") };
+        let asked = &KeyRef { scope, key: b"key", digest: scope.digest(b"key").unwrap() };
+        let first = claim(&engine, "key").fence();
+        let wish = GrantKind::Resolve(Some(first));
+        let looked = block(core.look(Caller::Thread, asked, wish)).unwrap();
+        let Some((Decision::Grant { attempt: 2 }, _, seen)) = looked else { panic!("it is interrupted") };
+        let second = engine.default_scope().resolve("key").unwrap().fence();
+        let queue_timeout = &mut QueueTimeout::new(core.options.queue_timeout);
+        let granted = block(core.grant(Caller::Thread, handle, asked, &seen, wish, queue_timeout)).unwrap();
+        assert!(granted.is_none());
+        assert_eq!(core.index.get(asked.digest).attempt().map(|lost| lost.fence), Some(second));
+        assert_eq!(engine.stats().in_flight, 0);
     }
 }

@@ -162,9 +162,8 @@ fn now_is(before: &Slot, now: Timestamp) -> Ended {
 
 /// The log record that undoes a grant.
 fn end_of(attempt: &Arc<Attempt>) -> LogRecord {
-    let Some(before) = attempt.never_held() else {
-        return LogRecord::Vacated(Arc::clone(attempt), None);
-    };
-    let since = before.interrupted().unwrap_or_default();
-    LogRecord::Returned(Arc::new(before), since)
+    match attempt.never_held() {
+        Some(before) => LogRecord::returned_as_before(before),
+        None => LogRecord::Vacated(Arc::clone(attempt), None),
+    }
 }

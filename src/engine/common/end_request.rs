@@ -13,6 +13,8 @@ pub(crate) enum EndRequest<'a> {
     Store(NewResult<'a>),
     /// Without: this attempt did nothing.
     Release,
+    /// Without: nothing was done with the claim, and the key becomes what it was before the grant.
+    PutBack,
 }
 
 impl<'a> EndRequest<'a> {

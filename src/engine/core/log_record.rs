@@ -64,6 +64,12 @@ impl NotedClaim {
 }
 
 impl LogRecord {
+    /// The end of a claim that was not used. The interruption stands, and counts as before.
+    pub(in crate::engine) fn returned_as_before(before: Attempt) -> Self {
+        let since = before.interrupted().unwrap_or_default();
+        Self::Returned(Arc::new(before), since)
+    }
+
     /// The key that it changes, if it changes one.
     pub(super) fn digest(&self) -> Option<Digest> {
         match self {

@@ -108,6 +108,36 @@ impl Claim {
         self.end(EndRequest::Release).map(drop)
     }
 
+    /// Gives the claim back unused: the key is as it was before the grant. It is vacant, or
+    /// interrupted by the same attempt as before, since the same time, and remembered for as long.
+    /// Progress that the claim saved stays.
+    ///
+    /// It is for a claim of [`Scope::resolve_if`](crate::Scope::resolve_if) of which nothing came,
+    /// because the result was too long, for example. A drop would leave the key interrupted by
+    /// this claim, and count it as an attempt; a release would speak for the attempts before.
+    /// (A claim that was resumed from a token is released.)
+    ///
+    /// # Errors
+    ///
+    /// As for [`release`](Self::release).
+    ///
+    /// ```
+    /// # use idemkv::{Engine, Fingerprint, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::options().max_body_bytes(10).open(dir.path().join("x.idem"))?;
+    /// let charges = engine.scope("charges");
+    /// drop(charges.begin("key", Fingerprint::of("request"))?);
+    /// let Status::Interrupted(seen) = charges.get("key")? else { panic!() };
+    /// let Err(too_long) = charges.resolve_if("key", seen.fence())?.complete("charged 1000") else { panic!() };
+    /// too_long.into_claim().unwrap().put_back()?;
+    /// let Status::Interrupted(now) = charges.get("key")? else { panic!() };
+    /// assert_eq!((now.attempt(), now.fence()), (1, seen.fence()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put_back(self) -> Result<(), EndError> {
+        self.end(EndRequest::PutBack).map(drop)
+    }
+
     /// [`complete`](Self::complete) for tasks.
     ///
     /// If the body is within [`Options::reserve_bytes`](crate::Options::reserve_bytes), the
@@ -173,6 +203,16 @@ impl Claim {
     /// As for [`release`](Self::release).
     pub fn release_async(self) -> Ending<()> {
         self.start_end(EndRequest::Release, drop)
+    }
+
+    /// [`put_back`](Self::put_back) for tasks. It is queued before this returns, and becomes
+    /// durable whether or not the future is polled.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put_back`](Self::put_back).
+    pub fn put_back_async(self) -> Ending<()> {
+        self.start_end(EndRequest::PutBack, drop)
     }
 
     fn end(self, request: EndRequest<'_>) -> Result<Option<Record>, EndError> {

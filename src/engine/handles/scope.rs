@@ -112,7 +112,37 @@ impl Scope {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn resolve(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
-        block(self.resolve_as(Caller::Thread, key.as_ref()))
+        block(self.resolve_as(Caller::Thread, key.as_ref(), None))
+    }
+
+    /// [`resolve`](Self::resolve), if the key is still interrupted by the attempt with this fence.
+    /// For operators that decide by what they saw: an attempt that was lost since may have had an
+    /// effect that they know nothing of.
+    ///
+    /// If nothing comes of the resolution, give the claim back with
+    /// [`Claim::put_back`](crate::Claim::put_back).
+    ///
+    /// # Errors
+    ///
+    /// When another attempt was interrupted since ([`ResolveError::AnotherAttempt`]); otherwise as
+    /// for [`resolve`](Self::resolve).
+    ///
+    /// ```
+    /// # use idemkv::{Begin, Engine, Fingerprint, Recovery, ResolveError, Status};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let engine = Engine::open(dir.path().join("x.idem"))?;
+    /// # let request = Fingerprint::of("request");
+    /// let charges = engine.set_policy("charges", engine.policy().recovery(Recovery::Rerun))?;
+    /// drop(charges.begin("key", request)?);
+    /// let Status::Interrupted(seen) = charges.get("key")? else { panic!() };
+    /// // An operator asks the bank: it knows of no charge. Meanwhile a retry runs, and is lost.
+    /// drop(charges.begin("key", request)?);
+    /// let late = charges.resolve_if("key", seen.fence());
+    /// assert!(matches!(late, Err(ResolveError::AnotherAttempt(now)) if now.attempt() == 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resolve_if(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<Claim, ResolveError> {
+        block(self.resolve_as(Caller::Thread, key.as_ref(), Some(fence)))
     }
 
     /// [`resolve`](Self::resolve) for tasks.
@@ -121,7 +151,16 @@ impl Scope {
     ///
     /// As for [`resolve`](Self::resolve).
     pub async fn resolve_async(&self, key: impl AsRef<[u8]>) -> Result<Claim, ResolveError> {
-        self.resolve_as(Caller::Task, key.as_ref()).await
+        self.resolve_as(Caller::Task, key.as_ref(), None).await
+    }
+
+    /// [`resolve_if`](Self::resolve_if) for tasks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`resolve_if`](Self::resolve_if).
+    pub async fn resolve_if_async(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<Claim, ResolveError> {
+        self.resolve_as(Caller::Task, key.as_ref(), Some(fence)).await
     }
 
     /// Resumes a claim that was handed over with [`Claim::into_token`].
@@ -305,11 +344,18 @@ impl Scope {
         }
     }
 
-    async fn resolve_as(&self, caller: Caller, key: &[u8]) -> Result<Claim, ResolveError> {
+    async fn resolve_as(
+        &self,
+        caller: Caller,
+        key: &[u8],
+        only: Option<Fence>,
+    ) -> Result<Claim, ResolveError> {
         match &self.handle {
-            Handle::File(file) => file.core().resolve_key(caller, file, &self.inner, key).await,
+            Handle::File(file) => file.core().resolve_key(caller, file, &self.inner, key, only).await,
             #[cfg(feature = "postgres")]
-            Handle::Shared(shared) => carry_checked(caller, Box::pin(shared.resolve(&self.inner, key))).await,
+            Handle::Shared(shared) => {
+                carry_checked(caller, Box::pin(shared.resolve(&self.inner, key, only))).await
+            }
         }
     }
 

@@ -15,6 +15,9 @@ impl Scope {
     /// `timeout` for the claim's end. It then returns the record, or begins again after a release
     /// or an interruption. [`Begin::InFlight`] means that the time is up.
     ///
+    /// Each begin has a `queue_timeout` of its own for a full queue or log; `timeout` does not
+    /// shorten it.
+    ///
     /// # Errors
     ///
     /// As for [`begin`](Self::begin), and when

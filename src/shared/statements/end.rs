@@ -136,6 +136,15 @@ impl EndAsk {
         }
     }
 
+    /// Nothing was done with the claim: the key is interrupted as before.
+    pub(in crate::shared) fn put_back(
+        (digest, nonce, fence): (Digest, u128, Fence),
+        standing: Standing,
+    ) -> Self {
+        let back = Self::withdraw(digest, nonce, Some(standing));
+        Self { fence: Some(fence), is_checked: true, ..back }
+    }
+
     pub(in crate::shared) fn save_progress(
         (digest, nonce, fence): (Digest, u128, Fence),
         progress: Arc<[u8]>,
