@@ -16,7 +16,9 @@ use super::names::{escaped, parse};
 use super::problem::Problem;
 use super::shared::Shared;
 use crate::http::body_of_record;
-use crate::{Claim, EndError, Fence, Scope, Status};
+use crate::{Claim, ClaimError, EndError, Fence, Scope, Status};
+#[cfg(feature = "postgres")]
+use crate::{CommitError, SharedError};
 
 /// Bytes of a request.
 const REQUEST_MAX: usize = 8 << 20;
@@ -196,24 +198,17 @@ impl AimedAt {
             HowItEnded::DidNotHappen => "resolved as did not happen",
         };
         let noted = self.note(shared, operator, did).await?;
-        let (problem, is_unmade) = match self.claim().await {
+        let (problem, is_unmade) = match self.scope.resolve_if_async(&self.key, lost.fence()).await {
             Ok(claim) => match end(claim, outcome, body).await {
                 Ok(()) => return Ok(did),
-                Err(error) => unmade(error),
+                Err(error) => unmade(error).await,
             },
-            Err(problem) => (problem, true),
+            Err(error) => (Problem::of_resolve(error), true),
         };
         if is_unmade {
             shared.journal.take_back(noted).await;
         }
         Err(problem)
-    }
-
-    async fn claim(&self) -> Result<Claim, Problem> {
-        let claim = self.scope.resolve_async(&self.key).await.map_err(Problem::of_resolve)?;
-        // Another attempt may have been lost in between. The claim's drop leaves that as it is.
-        self.expect(claim.interrupted().map(|lost| lost.fence()))?;
-        Ok(claim)
     }
 
     async fn forget(&self, shared: &Shared, operator: &Operator) -> Result<&'static str, Problem> {
@@ -257,10 +252,28 @@ async fn end(claim: Claim, outcome: HowItEnded, body: &[u8]) -> Result<(), EndEr
     }
 }
 
-/// Whether nothing was written: then the claim came back, and its drop leaves the key as it was.
-fn unmade(error: EndError) -> (Problem, bool) {
+/// Whether nothing was written: then the claim came back, and the key becomes what it was.
+async fn unmade(error: EndError) -> (Problem, bool) {
     let problem = Problem::of_end(&error);
-    (problem, error.into_claim().is_some())
+    if may_be_made(error.reason()) {
+        return (problem, false);
+    }
+    let Some(claim) = error.into_claim() else { return (problem, false) };
+    // If that fails, the claim is lost, as it is in a crash.
+    claim.put_back_async().await.ok();
+    (problem, true)
+}
+
+/// Whether the change may be made all the same: a shared store did not answer. It gives the claim
+/// back then too.
+#[cfg(feature = "postgres")]
+fn may_be_made(reason: &ClaimError) -> bool {
+    matches!(reason, ClaimError::Commit(CommitError::Shared(SharedError::Unknown(_))))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn may_be_made(_reason: &ClaimError) -> bool {
+    false
 }
 
 #[derive(Debug, Deserialize)]
@@ -298,4 +311,22 @@ fn may_be_forgotten(error: &crate::ForgetError) -> bool {
         return true;
     }
     matches!(error, crate::ForgetError::Commit(crate::CommitError::Failed(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CommitError;
+
+    #[test]
+    fn a_change_of_which_a_shared_store_said_nothing_may_be_made() {
+        assert!(!may_be_made(&ClaimError::BodyTooLarge { len: 2, max: 1 }));
+        assert!(!may_be_made(&CommitError::Closed.into()));
+        #[cfg(feature = "postgres")]
+        {
+            let silent = crate::StoreFailure::new(crate::FailureKind::Unreachable, "it did not answer");
+            let unknown = CommitError::Shared(crate::SharedError::Unknown(silent));
+            assert!(may_be_made(&unknown.into()));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use axum::http::Request;
 use idemkv::http::{IdempotencyLayer, RequestFingerprint};
-use idemkv::{Begin, Engine, Fingerprint, Outcome, Status};
+use idemkv::{Begin, Engine, Fingerprint, Outcome, Recovery, Status};
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -179,13 +179,19 @@ async fn a_change_that_is_not_whole_changes_nothing() {
 #[tokio::test]
 async fn a_result_that_is_too_long_leaves_key_and_journal_as_they_were() {
     let home = crate::client::home_with(Engine::options().max_body_bytes(2_000));
+    let twice = home.engine.policy().recovery(Recovery::Rerun).max_attempts(2);
+    home.engine.set_policy("charges", twice).unwrap();
     home.interrupt("charges", "k");
     let client = home.client();
+    let before = client.key("charges", "k").await;
+    assert_eq!((&before["state"], &before["attempt"]), (&"interrupted".into(), &1.into()));
     let result = json!({"form": "bytes", "body": "x".repeat(3_000)});
-    let asked = with(target(&client, "k").await, &json!({"outcome": "completed", "result": result}));
-    assert_eq!(client.post("/api/resolve", &asked).await.problem(), (413, "too_large".to_owned()));
-    let shown = client.key("charges", "k").await;
-    assert_eq!((&shown["state"], &shown["changes"]), (&"interrupted".into(), &json!([])));
+    for _ in 0..2 {
+        let asked = with(target(&client, "k").await, &json!({"outcome": "completed", "result": result}));
+        assert_eq!(client.post("/api/resolve", &asked).await.problem(), (413, "too_large".to_owned()));
+        assert_eq!(client.key("charges", "k").await, before);
+    }
+    assert_eq!(home.claim("charges", "k").attempt(), 2, "the operator's claims were no attempts");
 }
 
 #[tokio::test]

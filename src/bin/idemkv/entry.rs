@@ -1,6 +1,8 @@
 //! One key as text and as JSON.
 
-use idemkv::{AttemptInfo, Interruption, KeyEntry, KeyHash, Outcome, Record, Status, Timestamp, Tombstone};
+use idemkv::{
+    AttemptInfo, Fence, Interruption, KeyEntry, KeyHash, Outcome, Record, Status, Timestamp, Tombstone,
+};
 use serde_json::{Map, Value};
 
 use crate::{hex, names, spans};
@@ -92,6 +94,17 @@ impl Entry {
             Status::Done(record) => record.attempt(),
             Status::Expired(tombstone) => tombstone.attempt(),
             _ => 0,
+        }
+    }
+
+    /// Of the attempt that it is about.
+    pub(crate) fn fence(&self) -> Fence {
+        match &self.status {
+            Status::InFlight(attempt) => attempt.fence(),
+            Status::Interrupted(lost) => lost.fence(),
+            Status::Done(record) => record.fence(),
+            Status::Expired(tombstone) => tombstone.fence(),
+            _ => Fence::default(),
         }
     }
 

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use idemkv::Engine;
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
-use crate::entry::{describe, summary};
+use crate::entry::{Entry, describe, summary};
 use crate::opening;
 use crate::selection::Selection;
 
@@ -22,21 +23,52 @@ pub(crate) struct Forget {
 
 impl Forget {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
-        let (engine, entry) = opening::to_change(&self.file, self.consent, |engine| {
-            let entry = self.key.find(engine)?;
-            let line = format!(
-                "forgets {}, which is {}: the next request with it runs the operation again",
-                describe(&entry),
-                summary(&entry)
-            );
-            Ok((vec![line], entry))
-        })?;
-        let forgotten = engine.scope(&entry.scope).forget(&entry.key).map_err(Trouble::refused);
+        let (engine, entry) = opening::to_change(&self.file, self.consent, |engine| self.plan(engine))?;
+        let forgotten = forget(&engine, &entry);
         opening::close(engine)?;
-        if !forgotten? {
-            return Err(Trouble::new(Answer::Absent, "the key was over before it could be forgotten"));
-        }
+        forgotten?;
         writeln!(out, "forgotten: {}", describe(&entry))?;
         Ok(Answer::Fine)
+    }
+
+    fn plan(&self, engine: &Engine) -> Result<(Vec<String>, Entry), Trouble> {
+        let entry = self.key.find(engine)?;
+        let line = format!(
+            "forgets {}, which is {}: the next request with it runs the operation again",
+            describe(&entry),
+            summary(&entry)
+        );
+        Ok((vec![line], entry))
+    }
+}
+
+/// Forgets what was shown. The file was closed since, and a service may have changed the key.
+fn forget(engine: &Engine, shown: &Entry) -> Result<(), Trouble> {
+    let scope = engine.scope(&shown.scope);
+    if scope.forget_if(&shown.key, shown.fence()).map_err(Trouble::refused)? {
+        return Ok(());
+    }
+    Err(opening::changed(engine, shown))
+}
+
+#[cfg(test)]
+mod tests {
+    use idemkv::Status;
+
+    use super::*;
+    use crate::opening::tests::{lose, open, retry, shown};
+
+    /// Between the question and the answer a service has run it again.
+    #[test]
+    fn what_came_while_the_question_stood_is_not_forgotten() {
+        let (file, before) = shown();
+        let engine = open(&file);
+        lose(&engine);
+        let refused = forget(&engine, &before).unwrap_err();
+        assert!(refused.to_string().contains("interrupted since"), "{refused}");
+        retry(&engine);
+        let refused = forget(&engine, &before).unwrap_err();
+        assert!(refused.to_string().contains("now it is done"), "{refused}");
+        assert!(matches!(engine.scope(&before.scope).get(&before.key), Ok(Status::Done(_))));
     }
 }

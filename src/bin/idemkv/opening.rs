@@ -4,8 +4,9 @@ use std::path::Path;
 
 use idemkv::Engine;
 
-use crate::answer::Trouble;
+use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
+use crate::entry::{Entry, describe, summary};
 
 /// Opens a file and changes nothing.
 pub(crate) fn to_look(path: &Path) -> Result<Engine, Trouble> {
@@ -49,6 +50,66 @@ pub(crate) fn to_change_nothing(path: &Path, consent: Consent) -> Result<Engine,
     Ok(Engine::open(path)?)
 }
 
+/// Why a key was not changed: it is no longer what was shown.
+pub(crate) fn changed(engine: &Engine, shown: &Entry) -> Trouble {
+    let now = match engine.scope(&shown.scope).get(&shown.key) {
+        Ok(status) => Entry::new(&shown.scope, &shown.key, shown.hash, status),
+        Err(error) => return error.into(),
+    };
+    let Some(now) = now else {
+        return Trouble::new(Answer::Absent, "the key was over before it could be changed");
+    };
+    Trouble::refused(format_args!(
+        "{} has changed since it was shown, and nothing was done: now it is {}",
+        describe(&now),
+        summary(&now)
+    ))
+}
+
 pub(crate) fn close(engine: Engine) -> Result<(), Trouble> {
     engine.close().map(drop).map_err(Trouble::refused)
+}
+
+/// For the tests of what changes keys.
+#[cfg(test)]
+pub(crate) mod tests {
+    use idemkv::{Begin, Claim, Fingerprint, Recovery};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    pub(crate) fn open(folder: &TempDir) -> Engine {
+        Engine::open(folder.path().join("x.idem")).unwrap()
+    }
+
+    fn claim(engine: &Engine) -> Claim {
+        match engine.scope("charges").begin("key", Fingerprint::of("request")).unwrap() {
+            Begin::Fresh(claim) => claim,
+            Begin::InFlight(_) | Begin::Done(_) => unreachable!("it is interrupted"),
+        }
+    }
+
+    /// A retry, that was lost.
+    pub(crate) fn lose(engine: &Engine) {
+        drop(claim(engine));
+    }
+
+    /// A retry, that took effect.
+    pub(crate) fn retry(engine: &Engine) {
+        claim(engine).complete("charged").unwrap();
+    }
+
+    /// A file with a key that was interrupted and may run again, and what an operator is shown of
+    /// the key.
+    pub(crate) fn shown() -> (TempDir, Entry) {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = open(&folder);
+        engine.set_policy("charges", engine.policy().recovery(Recovery::Rerun)).unwrap();
+        lose(&engine);
+        close(engine).unwrap();
+        let looking = to_look(&folder.path().join("x.idem")).unwrap();
+        let scope = looking.scope("charges");
+        let (hash, status) = (scope.key_hash("key").unwrap(), scope.get("key").unwrap());
+        (folder, Entry::new(b"charges", b"key", hash, status).unwrap())
+    }
 }

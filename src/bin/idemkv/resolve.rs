@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 #[cfg(feature = "http")]
 use idemkv::Outcome;
-use idemkv::{Claim, Completion, Engine};
+use idemkv::{Completion, Engine, ResolveError};
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
@@ -58,11 +58,8 @@ impl Resolve {
         let body = self.body()?;
         let (engine, entry) =
             opening::to_change(&self.file, self.consent, |engine| self.plan(engine, body.len()))?;
-        let resolved = engine
-            .scope(&entry.scope)
-            .resolve(&entry.key)
-            .map_err(Trouble::refused)
-            .and_then(|claim| self.end(claim, &body));
+        let how = self.ttl.map_or_else(Completion::new, |ttl| Completion::new().ttl(ttl));
+        let resolved = resolve(&engine, &entry, self.outcome, &body, how);
         opening::close(engine)?;
         resolved?;
         writeln!(out, "resolved: {}", describe(&entry))?;
@@ -144,15 +141,71 @@ impl Resolve {
         };
         Ok((vec![known, effect], entry))
     }
+}
 
-    fn end(&self, claim: Claim, body: &[u8]) -> Result<(), Trouble> {
-        let how = self.ttl.map_or_else(Completion::new, |ttl| Completion::new().ttl(ttl));
-        // A claim that comes back with an error is dropped, which leaves its key interrupted as it
-        // was.
-        match self.outcome {
-            HowItEnded::Completed => claim.complete_with(body, how).map(drop).map_err(Trouble::refused),
-            HowItEnded::Failed => claim.fail_with(body, how).map(drop).map_err(Trouble::refused),
-            HowItEnded::DidNotHappen => claim.release().map_err(Trouble::refused),
+/// Resolves the interruption that was shown. The file was closed since, and a service may have
+/// changed the key.
+fn resolve(
+    engine: &Engine,
+    shown: &Entry,
+    outcome: HowItEnded,
+    body: &[u8],
+    how: Completion,
+) -> Result<(), Trouble> {
+    let claim = match engine.scope(&shown.scope).resolve_if(&shown.key, shown.fence()) {
+        Ok(claim) => claim,
+        Err(ResolveError::NotInterrupted(_) | ResolveError::AnotherAttempt(_)) => {
+            return Err(opening::changed(engine, shown));
         }
+        Err(error) => return Err(Trouble::refused(error)),
+    };
+    let ended = match outcome {
+        HowItEnded::Completed => claim.complete_with(body, how).map(drop),
+        HowItEnded::Failed => claim.fail_with(body, how).map(drop),
+        HowItEnded::DidNotHappen => claim.release(),
+    };
+    ended.map_err(|error| {
+        let trouble = Trouble::refused(&error);
+        // Nothing was written, and the key becomes what it was. If that fails, the claim is lost,
+        // as it is in a crash.
+        if let Some(claim) = error.into_claim() {
+            claim.put_back().ok();
+        }
+        trouble
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use idemkv::Status;
+
+    use super::*;
+    use crate::opening::tests::{lose, open, shown};
+
+    /// Between the question and the answer a service has run it again, and was killed.
+    #[test]
+    fn an_attempt_that_was_lost_while_the_question_stood_is_not_resolved() {
+        let (file, before) = shown();
+        let engine = open(&file);
+        lose(&engine);
+        let status = || engine.scope(&before.scope).get(&before.key).unwrap();
+        for outcome in [HowItEnded::Completed, HowItEnded::Failed, HowItEnded::DidNotHappen] {
+            let refused = resolve(&engine, &before, outcome, b"", Completion::new()).unwrap_err();
+            assert!(refused.to_string().contains("attempt 2"), "{refused}");
+            assert!(matches!(status(), Status::Interrupted(now) if now.attempt() == 2), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_that_is_too_long_leaves_the_key_as_it_was() {
+        let (file, before) = shown();
+        let engine = open(&file);
+        let result = vec![0; 100 << 20];
+        resolve(&engine, &before, HowItEnded::Completed, &result, Completion::new()).unwrap_err();
+        let Status::Interrupted(now) = engine.scope(&before.scope).get(&before.key).unwrap() else {
+            unreachable!("it stays interrupted")
+        };
+        assert_eq!((now.attempt(), now.fence()), (1, before.fence()));
+        assert_eq!(now.interrupted_at(), before.since());
     }
 }
