@@ -2,8 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -11,10 +15,11 @@ use http::header::HeaderName;
 use tokio::sync::Notify;
 
 use super::stored::encode_whole;
+use crate::clock::Deadline;
 use crate::engine::common::running::Marker;
-use crate::sync::Mutex;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::tables::Tables;
-use crate::{Claim, ClaimError, CompleteInError, Record};
+use crate::{Claim, ClaimError, CompleteInError, Fence, Pending, Record, Status};
 
 /// The place in a request's extensions where the handler behind the layer finds the claim.
 ///
@@ -35,6 +40,8 @@ use crate::{Claim, ClaimError, CompleteInError, Record};
 pub struct ClaimSlot(Arc<Slot>);
 
 struct Slot {
+    /// Whether the run has begun: until then the operation certainly did nothing.
+    has_begun: AtomicBool,
     /// Held over no call of the engine, and over no drop of a claim.
     place: Mutex<Place>,
     /// That the claim came back.
@@ -67,8 +74,9 @@ pub(super) enum Returned {
 }
 
 impl ClaimSlot {
-    pub(super) fn new(claim: Claim, never_store: Vec<HeaderName>) -> Self {
-        Self(Arc::new(Slot { place: Mutex::new(Place::Here(claim)), back: Notify::new(), never_store }))
+    /// Whether the run of its handler has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.has_begun.load(Ordering::Acquire)
     }
 
     /// The claim. `None` if it was taken already, or the request is over.
@@ -117,10 +125,9 @@ impl ClaimSlot {
         }
     }
 
-    /// Ends the slot, wherever the claim is. Where it is here it is dropped.
-    fn close(&self) {
-        let place = std::mem::replace(&mut *self.0.place.lock(), Place::Over);
-        drop(place);
+    /// Ends the slot, wherever the claim is.
+    fn close(&self) -> Place {
+        std::mem::replace(&mut *self.0.place.lock(), Place::Over)
     }
 
     fn is_lent(&self) -> bool {
@@ -135,33 +142,96 @@ impl fmt::Debug for ClaimSlot {
 }
 
 /// The layer's side of a slot. Dropped, in a panic too, it interrupts the key, also if the handler
-/// has the claim then.
+/// has the claim then. Before the run has begun, its drop leaves the key as it was.
 #[derive(Debug)]
-pub(super) struct SlotOwner(pub(super) ClaimSlot);
+pub(super) struct SlotOwner {
+    pub(super) slot: ClaimSlot,
+    /// The claim, wherever it is.
+    lent: Pending,
+    fence: Fence,
+    has_lease: bool,
+}
 
 impl SlotOwner {
-    /// For running the handler as the operation of its claim.
-    pub(super) fn marker(&self) -> Option<Marker> {
-        match &*self.0.0.place.lock() {
+    pub(super) fn new(claim: Claim, never_store: Vec<HeaderName>) -> Self {
+        let (lent, fence, has_lease) = (claim.pending(), claim.fence(), claim.lease_until().is_some());
+        let (place, back) = (Mutex::new(Place::Here(claim)), Notify::new());
+        let slot = Slot { has_begun: AtomicBool::new(false), place, back, never_store };
+        Self { slot: ClaimSlot(Arc::new(slot)), lent, fence, has_lease }
+    }
+
+    /// For running the handler as the operation of its claim, which begins now.
+    pub(super) fn begins(&self) -> Option<Marker> {
+        self.slot.0.has_begun.store(true, Ordering::Release);
+        match &*self.slot.0.place.lock() {
             Place::Here(claim) => Some(claim.marker()),
             Place::Lent | Place::Stored(_) | Place::Lost(_) | Place::Interrupted | Place::Over => None,
         }
     }
 
-    /// Waits until the handler has given the claim back.
-    pub(super) async fn returned(self) -> Returned {
+    /// Waits until the handler has given the claim back, or the claim is over: a task that hangs
+    /// has it, or the response itself. A claim without a lease is waited for within a budget.
+    pub(super) async fn returned(self, unleased: Duration) -> Returned {
+        if let Some(returned) = self.slot.take_returned() {
+            return returned;
+        }
+        let deadline = if self.has_lease { Deadline::NEVER } else { Deadline::after(unleased) };
+        let mut lost = pin!(self.lent.lost(deadline));
         loop {
-            if let Some(returned) = self.0.take_returned() {
+            let mut back = pin!(self.slot.0.back.notified());
+            let over = poll_fn(|context| match back.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => lost.as_mut().poll(context).map(Some),
+            });
+            let over = over.await;
+            if let Some(returned) = self.slot.take_returned() {
                 return returned;
             }
-            self.0.0.back.notified().await;
+            // Otherwise it came back, and was taken again.
+            if let Some(lost) = over {
+                return self.given_up(lost);
+            }
+        }
+    }
+
+    /// The record, if the claim's holder has stored the response, and not put the record back yet.
+    fn stored(&self, reason: &ClaimError) -> Option<Record> {
+        let ClaimError::Superseded(now) = reason else { return None };
+        match &**now {
+            Status::Done(record) if record.fence() == self.fence => Some(record.clone()),
+            Status::Done(_)
+            | Status::Vacant
+            | Status::InFlight(_)
+            | Status::Interrupted(_)
+            | Status::Expired(_)
+            | Status::Unreadable(_) => None,
+        }
+    }
+
+    /// Of a claim that did not come back: why it is lost, or `None` if its time is up.
+    fn given_up(&self, lost: Option<ClaimError>) -> Returned {
+        match lost {
+            None => Returned::Interrupted,
+            Some(reason) => match self.stored(&reason) {
+                Some(record) => Returned::Stored(record),
+                None => Returned::Lost(reason),
+            },
         }
     }
 }
 
 impl Drop for SlotOwner {
     fn drop(&mut self) {
-        self.0.close();
+        match self.slot.close() {
+            // Queued before it is polled.
+            Place::Here(claim) if !self.slot.has_begun() => drop(claim.insisting().put_back_async()),
+            place @ (Place::Here(_)
+            | Place::Lent
+            | Place::Stored(_)
+            | Place::Lost(_)
+            | Place::Interrupted
+            | Place::Over) => drop(place),
+        }
     }
 }
 
@@ -170,7 +240,13 @@ impl Drop for SlotOwner {
 ///
 /// It is a [`Claim`] that the handler can't end: its response does. When it is dropped, it goes
 /// back to the layer. If the handler gives it to a task of its own, the response waits until that
-/// task drops it.
+/// task drops it: until the claim's lease ends, or without a lease for
+/// [`wait_for_claim`](super::IdempotencyLayer::wait_for_claim).
+///
+/// Never put it into the response: into a body that streams, or into the response's extensions.
+/// The layer sends a response once it is stored, and stores it with this claim. So the response
+/// would wait for itself, and the key would be interrupted in the end. Save all progress before
+/// the handler returns.
 pub struct HeldClaim {
     /// `None` only within calls that consume it.
     claim: Option<Claim>,

@@ -32,6 +32,8 @@ pub(super) struct Config {
     pub(super) response_bytes_max: usize,
     pub(super) keeps_streams: bool,
     pub(super) wait: Duration,
+    /// For a claim without a lease that a handler has given to a task of its own.
+    pub(super) claim_wait: Duration,
     pub(super) keep_rule: Option<KeepRule>,
     pub(super) never_store: Vec<HeaderName>,
     pub(super) answers: Answers,
@@ -63,6 +65,7 @@ impl Default for Config {
             response_bytes_max: 1 << 20,
             keeps_streams: false,
             wait: Duration::ZERO,
+            claim_wait: Duration::from_secs(60),
             keep_rule: None,
             never_store: Vec::new(),
             answers: Answers::default(),

@@ -308,6 +308,9 @@ impl IdempotencyLayer {
 impl IdempotencyLayer {
     /// How long a request waits for the end of an earlier one with its key, before it gets
     /// [`InFlight`](ProblemKind::InFlight). Default not at all.
+    ///
+    /// If the earlier one comes to nothing, the request stands in line for a place in the inner
+    /// service, as a new one does. The budget does not count that.
     pub fn wait(self, budget: Duration) -> Self {
         self.with(|config| config.wait = budget)
     }
@@ -357,7 +360,9 @@ impl IdempotencyLayer {
     /// The spawner of runs. Default the tokio runtime in which the request is served. It is called
     /// where the request is served, so that it can hand on what is current there.
     ///
-    /// A run that it drops interrupts its key.
+    /// A run that it drops interrupts its key. A run that it drops before the first poll has done
+    /// nothing: its key is as it was before, and the client gets
+    /// [`StoreBusy`](ProblemKind::StoreBusy). The same is true if the spawner panics.
     ///
     /// ```
     /// # use idemkv::Engine;
@@ -374,6 +379,14 @@ impl IdempotencyLayer {
     pub fn spawner(mut self, spawn: impl Fn(DetachedRun) + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).spawner = Spawner::Given(Arc::new(spawn));
         self
+    }
+
+    /// For how long a response waits for a claim without a lease that the handler has given to a
+    /// task of its own. After that the client gets [`HandlerLost`](ProblemKind::HandlerLost), and
+    /// the key is interrupted as soon as that task drops the claim. A claim with a lease is waited
+    /// for until its lease ends. Default one minute.
+    pub fn wait_for_claim(self, budget: Duration) -> Self {
+        self.with(|config| config.claim_wait = budget)
     }
 
     /// Runs of this layer, its clones and those that [`scope`](Self::scope) gave, that have not

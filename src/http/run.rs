@@ -49,7 +49,7 @@ where
         // Dropped from the last to the first.
         let Self { client, mark: _mark, reply, attempt, layer, request, mut inner, slot } = self;
         // A handler that waits for its own key is told so.
-        let ran = match slot.marker() {
+        let ran = match slot.begins() {
             Some(marker) => marker.run(|| Box::pin(inner.call(request))).await,
             None => Some(inner.call(request).await),
         };
@@ -77,7 +77,7 @@ async fn settle<B: Body<Data = Bytes>>(
 ) -> Result<Response<LayerBody<B>>, Fault> {
     let said = response.extensions().get::<Keep>().copied();
     let keep = said.unwrap_or_else(|| config.keep(response.status()));
-    let claim = match slot.returned().await {
+    let claim = match slot.returned(config.claim_wait).await {
         Returned::Claim(claim) => claim,
         Returned::Stored(record) => return reply.first(config, &record),
         Returned::Lost(reason) => return not_stored(&reason, config, reply, attempt),

@@ -7,6 +7,9 @@ use crate::{Claim, Scope, Timestamp};
 const LOST: &str =
     "The operation was interrupted, and its effect may have happened. Look for it before anything else.";
 
+const NOT_BEGUN: &str = "The service could not begin the operation. Nothing was started; send the request again \
+                         later, with the same key.";
+
 /// The attempt that a run is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunAttempt {
@@ -24,6 +27,11 @@ impl RunAttempt {
     /// Whether a retry runs that finds the key interrupted after so many attempts.
     pub(super) fn reruns_after(self, attempts: u32) -> bool {
         attempts < self.max
+    }
+
+    /// The answer if the executor dropped its run.
+    pub(super) fn dropped(self, has_begun: bool) -> Fault {
+        if has_begun { self.lost() } else { Fault::new(ProblemKind::StoreBusy, NOT_BEGUN) }
     }
 
     /// The answer if this attempt was interrupted.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::{LayerBody, Read, Whole, read};
-use super::claim::{ClaimSlot, SlotOwner};
+use super::claim::SlotOwner;
 use super::key::composed;
 use super::problem::Fault;
 use super::problem_kind::ProblemKind;
@@ -242,8 +242,9 @@ impl Shared {
         let (client, awaited) = oneshot::channel();
         let (attempt, within) = (RunAttempt::of(&claim, &keyed.scope), RunSpan::of(&claim));
         let run = self.run(inner, keyed, claim, attempt, client);
+        let slot = run.slot.slot.clone();
         spawner.spawn(run.carry_out(), within);
-        awaited.await.unwrap_or_else(|_lost| Ok(Err(attempt.lost())))
+        awaited.await.unwrap_or_else(|_lost| Ok(Err(attempt.dropped(slot.has_begun()))))
     }
 
     fn run<S, ReqBody: Body<Data = Bytes>, ResBody: Body, E>(
@@ -255,19 +256,10 @@ impl Shared {
         client: oneshot::Sender<Ran<ResBody, E>>,
     ) -> Run<S, ReqBody, ResBody, E> {
         let reply = Reply { key: keyed.key, fingerprint: keyed.fingerprint };
-        let slot = ClaimSlot::new(claim, self.config.never_store());
+        let slot = SlotOwner::new(claim, self.config.never_store());
         let mut request = Request::from_parts(keyed.parts, LayerBody::whole(keyed.body));
-        request.extensions_mut().insert(slot.clone());
-        Run {
-            slot: SlotOwner(slot),
-            inner,
-            request,
-            layer: Arc::clone(self),
-            reply,
-            attempt,
-            mark: self.runs.enter(),
-            client,
-        }
+        request.extensions_mut().insert(slot.slot.clone());
+        Run { slot, inner, request, layer: Arc::clone(self), reply, attempt, mark: self.runs.enter(), client }
     }
 }
 

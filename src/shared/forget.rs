@@ -7,6 +7,8 @@ use super::row::RowState;
 use super::statements::change::{ChangeAsk, Changed};
 use super::statements::look::LookAsk;
 use super::take_over::decided;
+#[cfg(feature = "http")]
+use crate::attempt::Attempt;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
 use crate::error::{ForgetError, ReadError};
@@ -94,6 +96,14 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// The state of an attempt's key now.
+    #[cfg(feature = "http")]
+    pub(super) async fn became(&self, attempt: &Attempt) -> Status {
+        let (scope, key) = (attempt.scope().into(), attempt.key().into());
+        let asked = Asked { scope, key, digest: attempt.digest };
+        self.status(&asked).await.unwrap_or_else(Status::Unreadable)
     }
 
     async fn status(&self, asked: &Asked) -> Result<Status, ReadError> {

@@ -3,16 +3,26 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+#[cfg(feature = "http")]
+use std::time::Duration;
 
 use super::core::{Core, SharedHandle};
 use super::refusal::carry_checked;
+#[cfg(feature = "http")]
+use crate::Status;
 use crate::Waited;
 use crate::attempt::{Attempt, AttemptParts, Ended};
 use crate::clock::Deadline;
 use crate::engine::common::running::is_running;
 use crate::error::{BeginError, SharedError};
+#[cfg(feature = "http")]
+use crate::error::{ClaimError, CommitError};
 use crate::sync::Arc;
 use crate::task::caller::Caller;
+
+/// Before a claim is looked at again, where the store did not answer.
+#[cfg(feature = "http")]
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A waiter's place among the watched claims.
 struct Place<'a> {
@@ -43,6 +53,29 @@ impl SharedHandle {
         let answer = ended.and_then(|ended| ended.map_or(Ok(Waited::TimedOut), Waited::of));
         self.0.options.hooks.waited(attempt, answer.as_ref(), watch.as_ref());
         answer
+    }
+
+    /// Why the holder of a claim can't end it any more, once that is so; `None` when the deadline
+    /// passes first.
+    #[cfg(feature = "http")]
+    pub(crate) async fn lost(&self, attempt: &Arc<Attempt>, deadline: Deadline) -> Option<ClaimError> {
+        loop {
+            match self.end_of(attempt, deadline).await {
+                Ok(None) => return None,
+                Ok(Some(Ended::Done(record))) => {
+                    return Some(ClaimError::Superseded(Box::new(Status::Done(record))));
+                }
+                Ok(Some(Ended::Vacated | Ended::Interrupted)) => {
+                    let now = self.0.became(attempt).await;
+                    return Some(self.0.superseded(attempt, now));
+                }
+                // The store does not answer, and the claim may be good.
+                Err(BeginError::Shared(_)) => self.0.sleep(Deadline::after(PAUSE)).await,
+                Ok(Some(Ended::Failed(_) | Ended::Closed)) | Err(_) => {
+                    return Some(CommitError::Closed.into());
+                }
+            }
+        }
     }
 
     /// How the claim ended; `None` if it is still in flight at the deadline.

@@ -65,7 +65,8 @@ pub enum RunError<T, E> {
         reason: ReplayError,
     },
     /// The task that ran the operation was dropped by its executor, or panicked: the key is
-    /// interrupted, unless its result was stored already.
+    /// interrupted, unless its result was stored already. If the executor dropped the task before
+    /// its first poll, the key is as it was before the call.
     TaskLost,
 }
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use http::{HeaderName, Response};
-use idemkv::http::{ClaimSlot, CompleteHeldError, HeldClaim, Keep, ProblemKind};
+use http_body_util::BodyExt;
+use idemkv::http::{ClaimSlot, CompleteHeldError, HeldClaim, IdempotencyLayer, Keep, ProblemKind};
+use idemkv::sim::ManualClock;
 use idemkv::tables::redb::{ReadableTable, TableDefinition};
 use idemkv::{Engine, Outcome, Recovery, Status};
 
@@ -226,6 +229,108 @@ async fn a_response_waits_for_the_task_that_has_the_claim() {
     gate.open();
     assert_eq!(first.await.unwrap().unwrap().status, 202);
     assert!(client.post(KEY, "").await.is_replay());
+}
+
+/// The claims of the scope have a lease of a second.
+fn home_with_leases(clock: &ManualClock) -> Home {
+    let home = home_with(Engine::options().clock(clock));
+    home.engine.set_policy("charges", home.engine.policy().lease(Duration::from_secs(1))).unwrap();
+    home
+}
+
+/// The task hangs in a call of the bank's.
+#[tokio::test]
+async fn a_response_waits_no_longer_than_the_lease_of_the_claim_that_a_task_has() {
+    let clock = ManualClock::at_millis(1_800_000_000_000);
+    let home = home_with_leases(&clock);
+    let layer = home.layer();
+    let gate = Gate::new();
+    let tasks = gate.clone();
+    let client = serving(&layer, move |request: Seen| {
+        let gate = tasks.clone();
+        async move {
+            let claim = held(&request);
+            tokio::spawn(async move {
+                gate.pass().await;
+                drop(claim);
+                gate.pass().await;
+            });
+            Ok(reply(202, "begun"))
+        }
+    });
+    let first = tokio::spawn(client.ask(post(KEY, "")));
+    gate.reached().await;
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+    let late = first.await.unwrap().unwrap();
+    assert_eq!(late.problem(), Some(ProblemKind::OutcomeUnknown));
+    layer.drain().await;
+    gate.open();
+    gate.reached().await;
+    let now = home.engine.scope("charges").get(KEY).unwrap();
+    assert!(matches!(now, Status::Interrupted(lost) if lost.attempt() == 1), "the late drop changes nothing");
+}
+
+/// A response whose body has the claim: the layer would send it once the claim is back.
+fn with_claim_inside(layer: &IdempotencyLayer) -> Client {
+    serving(layer, |request: Seen| async move {
+        let claim = held(&request);
+        let body = full("a part").map_frame(move |frame| {
+            assert_eq!(claim.attempt(), 1);
+            frame
+        });
+        Ok(Response::new(body.boxed_unsync()))
+    })
+}
+
+#[tokio::test]
+async fn a_response_that_has_its_own_claim_is_given_up_at_the_end_of_the_lease() {
+    let clock = ManualClock::at_millis(1_800_000_000_000);
+    let home = home_with_leases(&clock);
+    let layer = home.layer();
+    let client = with_claim_inside(&layer);
+    let mut first = Box::pin(client.ask(post(KEY, "")));
+    while client.runs() == 0 {
+        assert!(poll_immediate(&mut first).await.is_none());
+        tokio::task::yield_now().await;
+    }
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+    assert_eq!(first.await.unwrap().problem(), Some(ProblemKind::OutcomeUnknown));
+    layer.drain().await;
+}
+
+#[tokio::test]
+async fn a_response_that_has_its_own_claim_is_given_up_in_time_without_a_lease() {
+    let home = home();
+    let layer = home.layer().wait_for_claim(Duration::ZERO);
+    let client = with_claim_inside(&layer);
+    let answer = client.post(KEY, "").await;
+    assert_eq!((answer.status.as_u16(), answer.problem()), (500, Some(ProblemKind::HandlerLost)));
+    layer.drain().await;
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+}
+
+#[tokio::test]
+async fn a_claim_that_a_task_has_is_waited_for_no_longer_than_the_engine_is_open() {
+    let home = home();
+    let gate = Gate::new();
+    let tasks = gate.clone();
+    let client = serving(&home.layer(), move |request: Seen| {
+        let gate = tasks.clone();
+        async move {
+            let claim = held(&request);
+            tokio::spawn(async move {
+                gate.pass().await;
+                drop(claim);
+            });
+            Ok(reply(202, "begun"))
+        }
+    });
+    let first = tokio::spawn(client.ask(post(KEY, "")));
+    gate.reached().await;
+    assert_eq!(home.engine.clone().close_async().await.unwrap().claims_left, 1);
+    assert_eq!(first.await.unwrap().unwrap().problem(), Some(ProblemKind::StoreFailed));
 }
 
 /// A deposit of 10 that is stored with its response.

@@ -112,12 +112,36 @@ async fn drain_waits_for_runs_and_for_nothing_else() {
 #[tokio::test]
 async fn a_run_that_its_executor_drops_interrupts_its_key() {
     let home = home();
+    let layer = home.layer().spawner(|run| assert!(run.now_or_never().is_none()));
+    let (client, _gate) = crate::client::gated(&layer);
+    let answer = client.post(KEY, "").await;
+    assert_eq!((answer.status.as_u16(), answer.problem()), (500, Some(ProblemKind::HandlerLost)));
+    assert_eq!((client.runs(), layer.running()), (1, 0));
+    assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Interrupted(_)));
+}
+
+/// It certainly did nothing: the executor is shutting down, or has no room.
+#[tokio::test]
+async fn a_run_that_its_executor_drops_before_it_began_leaves_its_key_as_it_was() {
+    let home = home();
     let layer = home.layer().spawner(drop);
     let client = client(&layer, 201, "made");
     let answer = client.post(KEY, "").await;
-    assert_eq!((answer.status.as_u16(), answer.problem()), (500, Some(ProblemKind::HandlerLost)));
+    assert_eq!((answer.status.as_u16(), answer.problem()), (503, Some(ProblemKind::StoreBusy)));
     assert_eq!((client.runs(), layer.running()), (0, 0));
-    assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Interrupted(_)));
+    home.engine.flush().unwrap();
+    assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Vacant));
+}
+
+#[tokio::test]
+async fn a_spawner_that_panics_leaves_the_key_as_it_was() {
+    let home = home();
+    let layer = home.layer().spawner(|_run| std::panic::resume_unwind(Box::new("a planned panic")));
+    let client = client(&layer, 201, "made");
+    assert!(tokio::spawn(client.ask(post(KEY, ""))).await.unwrap_err().is_panic());
+    assert_eq!((client.runs(), layer.running()), (0, 0));
+    home.engine.flush().unwrap();
+    assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Vacant));
 }
 
 #[tokio::test]

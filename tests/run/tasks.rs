@@ -128,11 +128,11 @@ fn whoever_waits_for_a_task_that_its_executor_dropped_is_told() {
         tasks.drop_all();
         let error = ready(running.as_mut()).unwrap_err();
         assert!(matches!(error, RunError::TaskLost) && !error.is_retryable());
-        if polls < 2 {
-            assert_eq!(interrupted(&scope), 1);
-        } else {
-            engine.step();
-            assert_eq!(replayed(&scope), Ok(receipt()), "the log had it already");
+        engine.step();
+        match polls {
+            0 => assert!(matches!(scope.get("key"), Ok(Status::Vacant)), "it certainly did nothing"),
+            1 => assert_eq!(interrupted(&scope), 1),
+            _ => assert_eq!(replayed(&scope), Ok(receipt()), "the log had it already"),
         }
     }
 }
@@ -146,7 +146,26 @@ fn an_executor_that_drops_the_task_at_once_is_told_of_too() {
     assert!(poll(running.as_mut()).is_pending());
     engine.step();
     assert!(matches!(ready(running.as_mut()), Err(RunError::TaskLost)));
-    assert_eq!(interrupted(&scope), 1);
+    engine.step();
+    assert!(matches!(scope.get("key"), Ok(Status::Vacant)), "it certainly did nothing");
+}
+
+/// As `tokio::spawn` outside of a runtime does.
+#[test]
+fn a_spawn_that_panics_leaves_the_key_as_it_was() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let scope = engine.scope("charges");
+    drop(fresh(&scope, "key"));
+    let Ok(Status::Interrupted(before)) = scope.get("key") else { panic!("it is interrupted") };
+    let spawn = |_task| std::panic::resume_unwind(Box::new("no runtime"));
+    let mut running = pin!(scope.run_async("key", request(), spawn, charged));
+    assert!(poll(running.as_mut()).is_pending());
+    engine.step();
+    assert!(catch_unwind(AssertUnwindSafe(|| poll(running.as_mut()))).is_err());
+    engine.step();
+    let Ok(Status::Interrupted(now)) = scope.get("key") else { panic!("it is interrupted") };
+    assert_eq!((now.attempt(), now.fence()), (1, before.fence()), "no attempt of the operation was made");
 }
 
 #[test]

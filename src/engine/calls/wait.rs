@@ -12,6 +12,10 @@ use crate::engine::common::limits::Waiter;
 use crate::engine::common::running::is_running;
 use crate::engine::core::Core;
 use crate::error::BeginError;
+#[cfg(feature = "http")]
+use crate::error::{ClaimError, CommitError};
+#[cfg(feature = "http")]
+use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 
@@ -69,6 +73,23 @@ impl Core {
                 self.timers.timeout(deadline, ended).await.transpose()
             }
         }
+    }
+
+    /// Why the holder of a claim can't end it any more, once that is so; `None` when the deadline
+    /// passes first.
+    #[cfg(feature = "http")]
+    pub(in crate::engine) async fn lost(
+        &self,
+        attempt: &Arc<Attempt>,
+        deadline: Deadline,
+    ) -> Option<ClaimError> {
+        let ended = pin!(attempt.ended(|| self.health.is_forked()));
+        Some(match self.timers.timeout(deadline, ended).await? {
+            Ended::Done(record) => ClaimError::Superseded(Box::new(Status::Done(record))),
+            Ended::Vacated | Ended::Interrupted => self.superseded(Caller::Task, attempt).await,
+            Ended::Failed(failure) => CommitError::Failed(*failure).into(),
+            Ended::Closed => CommitError::Closed.into(),
+        })
     }
 
     /// Takes a place among the waiters.

@@ -75,6 +75,12 @@ impl Claim {
         Marker { attempt: Arc::clone(self.of()), origin: self.handle().origin() }
     }
 
+    /// A handle on the claim, for a layer that lends it.
+    #[cfg(feature = "http")]
+    pub(crate) fn pending(&self) -> Pending {
+        Pending::new(Arc::clone(self.of()), self.handle())
+    }
+
     /// The claim. Its end waits longer for a shared store that is away, because no caller is left
     /// to end it later.
     #[cfg(any(feature = "http", feature = "queue"))]

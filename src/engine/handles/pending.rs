@@ -9,6 +9,8 @@ use crate::attempt::Attempt;
 use crate::attempt::waited::Waited;
 use crate::clock::Deadline;
 use crate::error::BeginError;
+#[cfg(feature = "http")]
+use crate::error::ClaimError;
 use crate::key::Digest;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
@@ -111,6 +113,18 @@ impl Pending {
             Handle::File(file) => file.core().wait_for_end(caller, &self.attempt, deadline).await,
             #[cfg(feature = "postgres")]
             Handle::Shared(shared) => shared.wait_for_end(caller, &self.attempt, deadline).await,
+        }
+    }
+
+    /// Why the claim's holder can't end it any more, once that is so; `None` when the deadline
+    /// passes first. It takes no place among the waiters, and observers are not told: no caller
+    /// waits for the key.
+    #[cfg(feature = "http")]
+    pub(crate) async fn lost(&self, deadline: Deadline) -> Option<ClaimError> {
+        match &self.handle {
+            Handle::File(file) => file.core().lost(&self.attempt, deadline).await,
+            #[cfg(feature = "postgres")]
+            Handle::Shared(shared) => Box::pin(shared.lost(&self.attempt, deadline)).await,
         }
     }
 

@@ -280,7 +280,7 @@ impl Scope {
                 // From here to the task's being the executor's there is no point at which this can
                 // be dropped.
                 let (replier, awaited) = reply::pair();
-                spawn(Box::pin(carry_out(Job { claim, op, replier })));
+                spawn(Box::pin(carry_out(Job { claim: Unbegun(Some(claim)), op, replier })));
                 let lost = || match self.handle.check_process() {
                     Ok(()) => RunError::TaskLost,
                     Err(forked) => BeginError::Failed(forked).into(),
@@ -299,11 +299,30 @@ pub type Running<'c, T, E> = Pin<Box<dyn Future<Output = Result<T, Fault<E>>> + 
 
 /// An operation that `spawn` hands to an executor.
 struct Job<Op, T, E> {
-    /// Dropped before the replier: a caller that learns that the task is lost finds the key
-    /// interrupted.
-    claim: Claim,
+    /// Dropped before the replier: a caller that learns that the task is lost finds what became of
+    /// the key.
+    claim: Unbegun,
     op: Op,
     replier: ReplySender<Ran<T, E>>,
+}
+
+/// The claim of an operation that has not begun, and so certainly did nothing. If the executor
+/// drops the operation, or panics, the claim is put back.
+struct Unbegun(Option<Claim>);
+
+impl Unbegun {
+    fn begins(mut self) -> Claim {
+        self.0.take().unwrap_or_else(|| unreachable!("it begins once"))
+    }
+}
+
+impl Drop for Unbegun {
+    fn drop(&mut self) {
+        if let Some(claim) = self.0.take() {
+            // Queued before it is polled.
+            drop(claim.put_back_async());
+        }
+    }
 }
 
 async fn carry_out<T, E, Op>(job: Job<Op, T, E>)
@@ -313,7 +332,8 @@ where
     Op: for<'c> FnOnce(&'c mut Claim) -> Running<'c, T, E>,
 {
     // Dropped from the last to the first, so that here too the replier goes after the claim.
-    let Job { replier, op, mut claim } = job;
+    let Job { replier, op, claim } = job;
+    let mut claim = claim.begins();
     let Some(given) = claim.marker().run(|| op(&mut claim)).await else {
         // A forked child must not run what its parent runs.
         return replier.send(Err(BeginError::Failed(Failure::Forked).into()));
