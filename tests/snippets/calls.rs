@@ -64,7 +64,7 @@ pub fn resolve(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
     let charges = engine.scope("charges");
     if let Err(BeginError::Unresolved(lost)) = charges.begin("key", request) {
         println!("{lost}: ask the bank");
-        charges.resolve("key")?.complete("charged")?; // it was
+        charges.resolve_if("key", lost.fence())?.complete("charged")?; // it was
     }
     // end
     Ok(())
