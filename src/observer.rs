@@ -293,6 +293,9 @@ pub enum EndKind {
     Failed,
     /// The operation certainly did not happen.
     Released,
+    /// Nothing was done with the claim, and the key is as it was before the grant: vacant, or
+    /// interrupted. [`Stats::released`](crate::Stats::released) counts these as well.
+    PutBack,
 }
 
 /// What ended a claim that has no outcome.

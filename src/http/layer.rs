@@ -362,7 +362,8 @@ impl IdempotencyLayer {
     ///
     /// A run that it drops interrupts its key. A run that it drops before the first poll has done
     /// nothing: its key is as it was before, and the client gets
-    /// [`StoreBusy`](ProblemKind::StoreBusy). The same is true if the spawner panics.
+    /// [`StoreBusy`](ProblemKind::StoreBusy). If the spawner panics, the key is as it was
+    /// too, and the panic goes on.
     ///
     /// ```
     /// # use idemkv::Engine;

@@ -26,7 +26,7 @@ use crate::{Claim, ClaimError, Completion, Ending, Record, Status};
 pub(super) type Ran<B, E> = Result<Result<Response<LayerBody<B>>, Fault>, E>;
 
 /// A run on its way to an executor. Dropped from the first to the last: a client that is told that
-/// the run is lost finds the key interrupted.
+/// the run is lost finds the key interrupted, or as it was before if the run had not begun.
 pub(super) struct Run<S, ReqBody: Body, ResBody: Body, E> {
     pub(super) slot: SlotOwner,
     pub(super) inner: S,

@@ -25,7 +25,7 @@ use crate::sync::thread_local;
 const KEPT_BYTES_MAX: usize = 4_096;
 
 thread_local! {
-    /// The half of the digest that was last replayed. It only shows when a look at `HOT` may pay;
+    /// The first half of the digest that was last replayed. It only shows when a look at `HOT` may pay;
     /// `HOT` decides.
     static LAST: Cell<u64> = const { Cell::new(0) };
     static HOT: RefCell<ThreadCache> = const { RefCell::new(ThreadCache::new()) };

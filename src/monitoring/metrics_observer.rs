@@ -269,7 +269,7 @@ impl Observer for MetricsObserver {
                 match end {
                     EndKind::Completed => &scope.completed,
                     EndKind::Failed => &scope.failed,
-                    EndKind::Released => &scope.released,
+                    EndKind::Released | EndKind::PutBack => &scope.released,
                 }
                 .increment(1);
                 scope.operation_seconds.record(took.as_secs_f64());

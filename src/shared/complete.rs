@@ -131,7 +131,8 @@ impl SharedClaim {
         let to = if vacates { RowState::Vacated } else { RowState::Interrupted };
         match self.carry_out(end, Some(to)).await {
             Ok(carried) => {
-                self.core().note_end(&self.attempt, EndKind::Released, carried.at, 0);
+                let end = if is_unused { EndKind::PutBack } else { EndKind::Released };
+                self.core().note_end(&self.attempt, end, carried.at, 0);
                 self.end(if vacates { Ended::Vacated } else { Ended::Interrupted });
                 Ok(())
             }

@@ -280,6 +280,12 @@ fn a_claim_that_is_put_back_leaves_its_key_as_it_was(world: &dyn World) {
     }
     fresh(&scope, "new").put_back().unwrap();
     assert!(matches!(scope.get("new"), Ok(Status::Vacant)));
+    // A token may have had other holders: their attempt counts.
+    let handed = engine.set_policy("handed", engine.policy().lease(TTL).max_attempts(2)).unwrap();
+    lose(&handed, fresh(&handed, "key"));
+    let token = fresh(&handed, "key").into_token().unwrap();
+    handed.resume(&token).unwrap().put_back().unwrap();
+    assert!(matches!(begin(&handed, "key"), Err(BeginError::Unresolved(_))));
     let engine = world.kill(engine, Vec::new());
     let scope = engine.scope("twice");
     assert_eq!(shown(&interrupted(&scope, "key")), shown(&before));

@@ -66,9 +66,12 @@ impl FileClaim {
     /// Queues a release that the caller asked for, or that nothing was done with the claim.
     fn start_releasing(self, caller: Caller, is_unused: bool) -> PendingEnd {
         let (handle, attempt) = (self.handle(), Arc::clone(&self.attempt));
+        // A token may have had other holders before.
+        let is_unused = is_unused && attempt.detached().is_none();
         let released = self.queue_release(caller, is_unused);
         if let PendingEnd::Queued(_) | PendingEnd::Released = released {
-            handle.core().count_end(&attempt, EndKind::Released, 0);
+            let end = if is_unused { EndKind::PutBack } else { EndKind::Released };
+            handle.core().count_end(&attempt, end, 0);
         }
         released
     }

@@ -73,7 +73,7 @@ impl Counters {
         Self::count(match end {
             EndKind::Completed => &self.completed,
             EndKind::Failed => &self.failed,
-            EndKind::Released => &self.released,
+            EndKind::Released | EndKind::PutBack => &self.released,
         });
     }
 

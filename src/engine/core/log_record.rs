@@ -24,8 +24,8 @@ pub(crate) enum LogRecord {
     /// A claim was released, or a record or interruption forgotten; a forgotten record would have
     /// been remembered until then.
     Vacated(Arc<Attempt>, Option<Timestamp>),
-    /// A claim that followed an interruption was released. The interruption stands, and counts
-    /// from then.
+    /// A claim that followed an interruption was released, withdrawn or put back. The interruption
+    /// stands. After a release it counts from then.
     Returned(Arc<Attempt>, Timestamp),
     /// The progress of a claim was saved.
     Progress(NotedClaim, Progress),

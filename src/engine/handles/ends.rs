@@ -110,7 +110,7 @@ impl Claim {
 
     /// Gives the claim back unused: the key is as it was before the grant. It is vacant, or
     /// interrupted by the same attempt as before, since the same time, and remembered for as long.
-    /// Progress that the claim saved stays.
+    /// Progress that the claim saved stays with an interrupted key.
     ///
     /// It is for a claim of [`Scope::resolve_if`](crate::Scope::resolve_if) of which nothing came,
     /// because the result was too long, for example. A drop would leave the key interrupted by

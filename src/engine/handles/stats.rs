@@ -120,7 +120,7 @@ pub struct Stats {
     pub completed: u64,
     /// Claims that ended as failed.
     pub failed: u64,
-    /// Claims that were released.
+    /// Claims that were released, or put back.
     pub released: u64,
     /// Claims that were dropped, which left their keys interrupted.
     pub dropped: u64,
