@@ -89,7 +89,7 @@ impl SharedClaim {
         self.is_over = true;
         self.core().held.fetch_sub(1, Ordering::Relaxed);
         self.core().watches.remove_own(&self.attempt);
-        self.attempt.end(how);
+        self.core().watches.ended(&self.attempt, how);
     }
 }
 

@@ -89,7 +89,7 @@ async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bo
         }
     };
     core.watches.remove_own(attempt);
-    attempt.end(how);
+    core.watches.ended(attempt, how);
     true
 }
 

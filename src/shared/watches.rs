@@ -131,13 +131,19 @@ impl Watches {
         (due.collect(), watched.values().filter_map(|watch| watch.due.instant()).min())
     }
 
-    /// A claim has ended: it is not looked at again, and its waiters are told.
+    /// A claim has ended: it is not looked at again, and its waiters are told. They may
+    /// wait on a stand-in: for a claim of this process too, if the first one read the key before the
+    /// grant was known here, or after the end was.
     pub(super) fn ended(&self, attempt: &Attempt, how: Ended) {
         let mut table = self.table.lock();
-        if let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) {
+        let stand_in = table.watched.get_mut(&(attempt.digest, attempt.fence)).and_then(|watch| {
             watch.due = Deadline::NEVER;
-        }
+            (!std::ptr::eq(&raw const *watch.attempt, attempt)).then(|| Arc::clone(&watch.attempt))
+        });
         drop(table);
+        if let Some(stand_in) = stand_in {
+            stand_in.end(how.clone());
+        }
         attempt.end(how);
     }
 
@@ -246,5 +252,15 @@ mod tests {
         assert_eq!(watches.due().0.len(), 1);
         watches.later(&attempt, true);
         assert!(watches.due().0.is_empty());
+    }
+
+    #[test]
+    fn an_end_is_told_to_those_that_wait_on_another_stand_in_for_the_claim() {
+        let watches = Watches::default();
+        let [own, stand_in] = [(); 2].map(|()| Arc::new(Attempt::new(AttemptParts::example(2))));
+        let waited_for = watches.join(&stand_in);
+        watches.ended(&own, Ended::Vacated);
+        assert!(matches!(waited_for.ended_so_far(), Some(Ended::Vacated)));
+        assert!(matches!(own.ended_so_far(), Some(Ended::Vacated)));
     }
 }
