@@ -5,7 +5,7 @@ use super::*;
 /// The fence of a record of which a thread keeps a copy.
 fn asks(hot: &mut ThreadCache, index: &Index) -> Option<u64> {
     let digest = RecordParts::example(0).digest;
-    hot.replay(index, digest, &|_| true).map(|record| record.fence().get())
+    hot.replay(index, digest, &|_: &Record| true).map(|record| record.fence().get())
 }
 
 /// The fence of the record that the index has.
