@@ -207,13 +207,11 @@ async fn an_error_of_the_inner_service_is_handed_on_and_interrupts_the_key() {
     assert_eq!(client.runs(), 2);
 }
 
-#[tokio::test]
-async fn a_response_waits_for_the_task_that_has_the_claim() {
-    let home = home();
-    let gate = Gate::new();
-    let tasks = gate.clone();
-    let client = serving(&home.layer(), move |request: Seen| {
-        let gate = tasks.clone();
+/// A response that is there while a task still has the claim, until the gate opens.
+fn with_claim_in_a_task(layer: &IdempotencyLayer, gate: &Gate) -> Client {
+    let gate = gate.clone();
+    serving(layer, move |request: Seen| {
+        let gate = gate.clone();
         async move {
             let claim = held(&request);
             tokio::spawn(async move {
@@ -222,7 +220,14 @@ async fn a_response_waits_for_the_task_that_has_the_claim() {
             });
             Ok(reply(202, "begun"))
         }
-    });
+    })
+}
+
+#[tokio::test]
+async fn a_response_waits_for_the_task_that_has_the_claim() {
+    let home = home();
+    let gate = Gate::new();
+    let client = with_claim_in_a_task(&home.layer(), &gate);
     let first = tokio::spawn(client.ask(post(KEY, "")));
     gate.reached().await;
     assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::InFlight));
@@ -315,18 +320,7 @@ async fn a_response_that_has_its_own_claim_is_given_up_in_time_without_a_lease()
 async fn a_claim_that_a_task_has_is_waited_for_no_longer_than_the_engine_is_open() {
     let home = home();
     let gate = Gate::new();
-    let tasks = gate.clone();
-    let client = serving(&home.layer(), move |request: Seen| {
-        let gate = tasks.clone();
-        async move {
-            let claim = held(&request);
-            tokio::spawn(async move {
-                gate.pass().await;
-                drop(claim);
-            });
-            Ok(reply(202, "begun"))
-        }
-    });
+    let client = with_claim_in_a_task(&home.layer(), &gate);
     let first = tokio::spawn(client.ask(post(KEY, "")));
     gate.reached().await;
     assert_eq!(home.engine.clone().close_async().await.unwrap().claims_left, 1);
