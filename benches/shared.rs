@@ -3,6 +3,7 @@
 //!
 //!     cargo bench --features postgres --bench shared [seconds]
 //!     cargo bench --features postgres --bench shared transactions [seconds]
+//!     cargo bench --features sqlx-0_9 --bench shared transactions [seconds]
 //!     cargo bench --features postgres --bench shared 'in_flight=1' [seconds]
 //!     cargo bench --features postgres --bench shared copy
 
@@ -228,8 +229,8 @@ async fn selects(server: &Server, in_flight: usize, time: Duration) -> Figures {
 
 /// A transaction with an effect, by itself; with one more statement, as an application would write
 /// it; with claim and result; and the same with our statements prepared. In turn, on one connection.
-/// Medians in µs.
-async fn transactions(server: &Server, time: Duration) -> [f64; 4] {
+/// The first three by `SQLx` as well, with its feature. Medians in µs.
+async fn transactions(server: &Server, time: Duration) -> (Vec<f64>, Vec<f64>) {
     server.sql(
         "DROP SCHEMA IF EXISTS bench_tx CASCADE; CREATE SCHEMA bench_tx; \
          CREATE TABLE bench_tx.seen (key text PRIMARY KEY, fingerprint bytea, body bytea); \
@@ -245,7 +246,11 @@ async fn transactions(server: &Server, time: Duration) -> [f64; 4] {
         "INSERT INTO bench_tx.seen (key, fingerprint, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     let seen = client.prepare(seen).await.unwrap();
     let statements = store.prepare_for_tx(&client).await.unwrap();
-    let (started, mut took, mut round) = (Instant::now(), [const { Vec::new() }; 4], 0_i32);
+    #[cfg(feature = "sqlx-0_9")]
+    let (mut by_sqlx, mut took_by_sqlx) = (BySqlx::connect(server).await, vec![Vec::new(); 3]);
+    #[cfg(not(feature = "sqlx-0_9"))]
+    let took_by_sqlx = Vec::new();
+    let (started, mut took, mut round) = (Instant::now(), vec![Vec::new(); 4], 0_i32);
     while started.elapsed() < time {
         round += 1;
         for (which, took) in took.iter_mut().enumerate() {
@@ -279,11 +284,64 @@ async fn transactions(server: &Server, time: Duration) -> [f64; 4] {
             drop(stored.map(idemkv::UncommittedRecord::committed));
             took.push(one.elapsed().as_secs_f64() * 1e6);
         }
+        #[cfg(feature = "sqlx-0_9")]
+        for (which, took) in took_by_sqlx.iter_mut().enumerate() {
+            let one = Instant::now();
+            by_sqlx.transaction(&scope, which, round).await.unwrap();
+            took.push(one.elapsed().as_secs_f64() * 1e6);
+        }
     }
-    took.map(|mut took| {
+    (medians(took), medians(took_by_sqlx))
+}
+
+fn medians(took: Vec<Vec<f64>>) -> Vec<f64> {
+    let median = |mut took: Vec<f64>| {
         took.sort_by(f64::total_cmp);
         took[took.len() / 2]
-    })
+    };
+    took.into_iter().map(median).collect()
+}
+
+/// A connection of `SQLx`.
+#[cfg(feature = "sqlx-0_9")]
+struct BySqlx(sqlx_0_9::PgConnection);
+
+#[cfg(feature = "sqlx-0_9")]
+impl BySqlx {
+    async fn connect(server: &Server) -> Self {
+        Self(<sqlx_0_9::PgConnection as sqlx_0_9::Connection>::connect(&server.url()).await.unwrap())
+    }
+
+    /// By itself, with one more statement, or with claim and result.
+    async fn transaction(&mut self, scope: &idemkv::Scope, which: usize, round: i32) -> sqlx_0_9::Result<()> {
+        use sqlx_0_9::{Connection, query};
+
+        let key = format!("key by sqlx {which} {round}");
+        let mut transaction = self.0.begin().await?;
+        let claim = match which {
+            2 => match scope.begin_in_tx(&mut transaction, &key, request()).await.unwrap() {
+                BeginInTx::Fresh(claim) => Some(claim),
+                other @ (BeginInTx::InFlight(_) | BeginInTx::Done(_)) => panic!("{other:?}"),
+            },
+            _ => None,
+        };
+        for (number, cents) in [(round % 100, -10_i64), ((round + 1) % 100, 10)] {
+            let spend = query("UPDATE bench_tx.accounts SET cents = cents + $2 WHERE number = $1");
+            spend.bind(number).bind(cents).execute(&mut *transaction).await?;
+        }
+        if which == 1 {
+            let seen = "INSERT INTO bench_tx.seen (key, fingerprint, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+            let seen = query(seen).bind(&key).bind(request().as_bytes().as_slice()).bind(BODY.as_slice());
+            assert_eq!(seen.execute(&mut *transaction).await?.rows_affected(), 1);
+        }
+        let stored = match claim {
+            Some(claim) => Some(claim.complete(&mut transaction, BODY).await.unwrap()),
+            None => None,
+        };
+        transaction.commit().await?;
+        drop(stored.map(idemkv::UncommittedRecord::committed));
+        Ok(())
+    }
 }
 
 /// Keys a second that are copied from a file.
@@ -317,13 +375,14 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let only = std::env::args().find_map(|word| word.strip_prefix("in_flight=")?.parse::<usize>().ok());
     if only.is_none() {
-        let [effect, plus_one, whole, prepared] = runtime.block_on(transactions(server, time));
-        println!(
-            "a transaction, µs: effect alone {effect:.0}, with one statement {plus_one:.0}, with claim and result {whole:.0} \
-             ({:.2} of that), prepared {prepared:.0} ({:.2})",
-            whole / plus_one,
-            prepared / plus_one
-        );
+        let (took, by_sqlx) = runtime.block_on(transactions(server, time));
+        let (plus_one, names) =
+            (took[1], ["effect alone", "with one statement", "with claim and result", "prepared"]);
+        for (client, took) in [("tokio-postgres", took), ("SQLx", by_sqlx)] {
+            for (name, took) in names.iter().zip(took) {
+                println!("a transaction by {client}, {name}: {took:.0} µs ({:.2})", took / plus_one);
+            }
+        }
     }
     if std::env::args().any(|word| word == "transactions") {
         return;

@@ -86,3 +86,95 @@ impl Error for SharedError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::{BeginError, CommitError, CopyError, FailureKind, OpenError, OptionError, ReadError};
+
+    #[track_caller]
+    fn says(error: &dyn Error, words: &[&str], source: Option<&str>) {
+        let text = error.to_string();
+        for word in words {
+            assert!(text.contains(word), "`{word}` is not in: {text}");
+        }
+        let found = error.source().map(ToString::to_string);
+        assert_eq!(found.is_some(), source.is_some(), "{text}");
+        assert!(source.is_none_or(|source| found.is_some_and(|found| found.contains(source))), "{text}");
+    }
+
+    #[test]
+    fn a_failure_of_the_store_says_where_to_look() {
+        for (kind, words) in [
+            (FailureKind::Unreachable, "look at the server and the network"),
+            (FailureKind::TimedOut, "look at its load and its locks"),
+            (FailureKind::ReadOnly, "connect to the primary"),
+            (FailureKind::Full, "free disk, memory or connections"),
+            (FailureKind::Forbidden, "look at its password and its rights"),
+            (FailureKind::Schema, "can't be used as it is"),
+            (FailureKind::Options, "can't be used as it is"),
+            (FailureKind::Tls, "`sslrootcert`"),
+            (FailureKind::Damaged, "restore or forget it"),
+            (FailureKind::NotReplicated, "look at the replication"),
+            (FailureKind::Locked, "the key is not free"),
+            (FailureKind::Refused, "the store refused the statement"),
+        ] {
+            let failure = StoreFailure::new(kind, "the server's words");
+            says(&failure, &[words, "the server's words"], None);
+            assert_eq!((failure.kind(), failure.code()), (kind, None));
+        }
+    }
+
+    #[test]
+    fn an_error_of_a_shared_store_says_whether_something_was_done() {
+        let failure = StoreFailure::new(FailureKind::Unreachable, "reset");
+        let errors = [
+            (SharedError::Unavailable(failure.clone()), &["nothing was done", "reset"][..], true, true),
+            (SharedError::Unknown(failure), &["unknown", "the same call again finds out"], true, true),
+            (SharedError::NoSession(Duration::from_millis(7)), &["7 ms", "look at the store"], false, true),
+            (SharedError::Replaced, &["give each process its own", "connect again"], false, false),
+            (SharedError::OtherStore, &["made anew, or restored", "connect again"], false, false),
+            (SharedError::Busy { max: 9 }, &["9 calls", "try later"], false, true),
+        ];
+        for (error, words, has_source, is_retryable) in errors {
+            says(&error, words, has_source.then_some("reset"));
+            assert_eq!(error.is_retryable(), is_retryable, "{error}");
+            let word = words.first().copied();
+            says(&ReadError::from(error.clone()), words, word);
+            says(&BeginError::from(ReadError::from(error.clone())), words, word);
+            says(&CommitError::from(error.clone()), words, word);
+            says(&BeginError::from(CommitError::from(error.clone())), words, word);
+            says(&OpenError::from(error), words, word);
+        }
+        says(&ReadError::NoFile, &["works on a file"], None);
+    }
+
+    #[test]
+    fn an_error_of_a_copy_says_what_to_do_with_file_and_tables() {
+        let key = crate::key::Digest::from_u128(1).key_hash();
+        let option = OptionError::new("ttl", Duration::ZERO, "1ms");
+        for (error, words, source) in [
+            (CopyError::NotReadOnly, &["`Options::read_only`"][..], None),
+            (CopyError::InFlight { keys: 3 }, &["3 claims", "wait for their ends"], None),
+            (CopyError::AlreadyCopied, &["copied into these tables before", "Start no service"], None),
+            (CopyError::InUse, &["a schema of another name"], None),
+            (
+                CopyError::Clocks { apart: Duration::from_secs(12) },
+                &["differ by 12 s", "set them right"],
+                None,
+            ),
+            (CopyError::KeyTooLong { key, len: 9, max: 8 }, &["9 bytes", "takes 8", "forget it"], None),
+            (
+                CopyError::Policy { scope: (*b"jobs\xff").into(), error: option },
+                &[r"jobs\xff", "can't be copied", "ttl"],
+                Some("ttl"),
+            ),
+            (CopyError::Read(ReadError::Closed), &["closed"], Some("closed")),
+            (CopyError::from(SharedError::Busy { max: 9 }), &["9 calls"], Some("9 calls")),
+        ] {
+            says(&error, words, source);
+        }
+    }
+}

@@ -1,15 +1,16 @@
 //! Begins: a call asks for a key, and is granted a claim, answered, or told to wait.
 
-use super::claim::SharedClaim;
 use super::complete::UnderWay;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, Granting, How, NewClaim, Tries, full, not_granted};
+use super::granting::{Asked, Granting, How, NewClaim, Stands, Tries, full, not_granted};
 use super::refusal::{Refusal, carry_checked};
 use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::{BeginAsk, Terms};
 use super::take_over;
+use super::undelivered::{Answered, Undelivered};
 use crate::Fingerprint;
+use crate::clock::Deadline;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::handles::claim::Begin;
 use crate::error::BeginError;
@@ -33,7 +34,9 @@ impl SharedHandle {
         let watch = self.0.options.hooks.watch();
         let begun = Box::pin(async {
             let asked = Asked::to_grant(scope, key)?;
-            begin(self, &asked, fingerprint).await.map_err(not_granted)
+            let _under_way = UnderWay::start(self)?;
+            let answered = begin(self, &asked, fingerprint, self.0.deadline()).await;
+            answered.and_then(|answered| Ok(answered.deliver(self)?)).map_err(not_granted)
         });
         let answer = carry_checked(caller, begun).await;
         self.0.note_begin(scope, key, &answer, watch.as_ref());
@@ -44,7 +47,7 @@ impl SharedHandle {
 impl Core {
     /// The result of this request, if it is in memory.
     #[inline]
-    fn replay(&self, scope: &ScopeInner, key: &[u8], fingerprint: &Fingerprint) -> Option<Record> {
+    pub(super) fn replay(&self, scope: &ScopeInner, key: &[u8], fingerprint: &Fingerprint) -> Option<Record> {
         // If anything is wrong, the call on the store reports it.
         self.check().ok()?;
         let record = self.cache.replay(scope.digest(key).ok()?, fingerprint)?;
@@ -58,14 +61,15 @@ fn ask(asked: &Asked, nonce: u128, fingerprint: Fingerprint, terms: Terms) -> Be
     BeginAsk { digest: asked.digest, nonce, fingerprint, scope, key, terms }
 }
 
-async fn begin(
-    handle: &Arc<SharedHandle>,
+/// Asks for one key. The caller says when a begin is under way: a claim that it has not got is
+/// withdrawn.
+pub(super) async fn begin<'a>(
+    handle: &'a Arc<SharedHandle>,
     asked: &Asked,
     fingerprint: Fingerprint,
-) -> Result<Begin, BeginError> {
+    deadline: Deadline,
+) -> Result<Answered<'a>, BeginError> {
     let core = &*handle.0;
-    let _under_way = UnderWay::start(handle)?;
-    let deadline = core.deadline();
     let mut tries = Tries::new(deadline);
     let mut granting = Granting::new(core, asked, How::Inserts)?;
     let mut refused = None;
@@ -84,27 +88,26 @@ async fn begin(
                 continue;
             }
         };
-        if let Some(fence) = begun.granted {
-            if !granting.is_good(terms.policy.get_lease()) {
-                granting.start_again(deadline).await?;
-                tries.round(core).await?;
-                continue;
-            }
-            let claim = NewClaim::granted(&terms, fingerprint, fence, begun.now).attempt(asked);
-            return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives()?, false).into()));
-        }
+        let mut granted = begun.granted.map(|fence| {
+            let claim = NewClaim::granted(&terms, fingerprint, fence, begun.now);
+            (claim, Stands::granted(&terms))
+        });
         if let Some(row) = &begun.seen {
             row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
-            if row.nonce == granting.nonce && row.state == RowState::InFlight {
+            if granting.is_of(row) {
                 core.confirm(deadline).await?;
-                if !granting.is_good_as(row, begun.now) {
-                    granting.start_again(deadline).await?;
-                    tries.round(core).await?;
-                    continue;
-                }
-                let claim = NewClaim::found(row, core).attempt(asked);
-                return Ok(Begin::Fresh(SharedClaim::new(handle, claim, granting.arrives()?, false).into()));
+                granted = Some((NewClaim::found(row, core), Stands::found(row, begun.now)));
             }
+        }
+        if let Some((claim, stands)) = granted {
+            if granting.is_good(stands) {
+                let attempt = claim.attempt(asked);
+                let claim = Undelivered { granting, stands, attempt, standing: None, resolves: false };
+                return Ok(Answered::Granted(Box::new(claim)));
+            }
+            granting.start_again(deadline).await?;
+            tries.round(core).await?;
+            continue;
         }
         if tries.unknown.is_none() {
             granting.granted_nothing();
@@ -116,14 +119,16 @@ async fn begin(
         if let Some(row) = begun.seen.filter(|_| begun.policies == terms.policies) {
             let at = (&row, begun.now);
             if let Some(answer) = take_over::answer(handle, asked, fingerprint, at, &terms, deadline).await? {
-                granting.keeps(&answer, &row);
+                if let Answered::Without(answer) = &answer {
+                    granting.keeps(answer, &row);
+                }
                 return Ok(answer);
             }
             // Its lease is over, but a transaction has the row, as that of a completion: the claim
             // stands until the transaction has ended.
             let seen = Some((row.fence, row.state));
             if std::mem::replace(&mut refused, seen) == seen && row.state == RowState::InFlight {
-                return Ok(take_over::pending(handle, asked, &row));
+                return Ok(Answered::Without(take_over::pending(handle, asked, &row)));
             }
             tries.pauses();
         }

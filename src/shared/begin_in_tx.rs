@@ -1,12 +1,11 @@
 //! A claim that exists only in a transaction of the caller's: claim, effect and result are
 //! committed together. If the transaction ends in any other way, nothing has happened.
 
-use tokio_postgres::Transaction;
-
 use super::complete::Result_;
 use super::core::{Core, SharedHandle};
 use super::granting::{Asked, NewClaim, Tries, nonce};
 use super::listener;
+use super::open_tx::{OpenTx, Tx};
 use super::refusal::Refusal;
 use super::row::KeyRow;
 use super::statements::begin::Terms;
@@ -66,7 +65,7 @@ impl SharedHandle {
     /// Begins within a transaction of the caller's.
     pub(crate) async fn begin_in_tx(
         self: &Arc<Self>,
-        (transaction, prepared): (&mut Transaction<'_>, Option<&TxStatements>),
+        mut transaction: Tx<'_>,
         scope: &ScopeInner,
         key: &[u8],
         fingerprint: Fingerprint,
@@ -74,12 +73,12 @@ impl SharedHandle {
         let core = &*self.0;
         let watch = core.options.hooks.watch();
         let asked = match Asked::to_grant(scope, key) {
-            Ok(asked) => begin(self, (transaction, prepared), &asked, fingerprint).await,
+            Ok(asked) => begin(self, &mut transaction, &asked, fingerprint).await,
             Err(error) => Err(error.into()),
         };
         let answer = match asked {
             Ok(BeginInTx::Fresh(claim)) => {
-                let prepared = prepared.cloned();
+                let prepared = transaction.prepared.cloned();
                 return Ok(BeginInTx::Fresh(ClaimInTx { prepared, watch, ..claim }));
             }
             Ok(BeginInTx::InFlight(pending)) => Ok(Begin::InFlight(pending)),
@@ -101,7 +100,7 @@ fn in_tx(answer: Begin) -> BeginInTx {
 
 async fn begin(
     handle: &Arc<SharedHandle>,
-    on: (&Transaction<'_>, Option<&TxStatements>),
+    transaction: &mut Tx<'_>,
     asked: &Asked,
     fingerprint: Fingerprint,
 ) -> Result<BeginInTx, BeginError> {
@@ -110,7 +109,7 @@ async fn begin(
     let mut tries = Tries::new(deadline);
     loop {
         core.check()?;
-        let seen = look(core, on, asked.digest).await.map_err(Refusal::unavailable)?;
+        let seen = look(core, transaction, asked.digest).await.map_err(Refusal::unavailable)?;
         if !seen.is_of_this_store {
             return Err(Refusal::unavailable(elsewhere()).into());
         }
@@ -207,10 +206,10 @@ impl ClaimInTx {
     /// Roll back then: your rows must not be committed.
     pub async fn complete(
         self,
-        transaction: &mut Transaction<'_>,
+        transaction: &mut impl OpenTx,
         body: impl AsRef<[u8]>,
     ) -> Result<UncommittedRecord, ClaimError> {
-        self.end(transaction, Outcome::Success, body.as_ref()).await
+        self.end(transaction.tx(), Outcome::Success, body.as_ref()).await
     }
 
     /// Stores that the operation has failed for good, as [`complete`](Self::complete) does. If your
@@ -221,15 +220,15 @@ impl ClaimInTx {
     /// As for [`complete`](Self::complete).
     pub async fn fail(
         self,
-        transaction: &mut Transaction<'_>,
+        transaction: &mut impl OpenTx,
         body: impl AsRef<[u8]>,
     ) -> Result<UncommittedRecord, ClaimError> {
-        self.end(transaction, Outcome::Failure, body.as_ref()).await
+        self.end(transaction.tx(), Outcome::Failure, body.as_ref()).await
     }
 
     async fn end(
         self,
-        transaction: &Transaction<'_>,
+        transaction: Tx<'_>,
         outcome: Outcome,
         body: &[u8],
     ) -> Result<UncommittedRecord, ClaimError> {
@@ -251,8 +250,8 @@ impl ClaimInTx {
             policies: self.policies,
             seen: self.seen.as_ref().map(|row| (row.fence, row.state)),
         };
-        let on = (transaction, self.prepared.as_ref());
-        match store(core, on, &ask).await.map_err(Refusal::unavailable)? {
+        let mut transaction = transaction.with(self.prepared.as_ref());
+        match store(core, &mut transaction, &ask).await.map_err(Refusal::unavailable)? {
             Stored::Done { at, is_wanted } => {
                 let record = result.record(attempt, at);
                 Ok(UncommittedRecord { claim: self, record, is_wanted })

@@ -20,6 +20,8 @@ pub(crate) struct SharedClaim {
     pub(super) standing: Option<Standing>,
     /// A statement that ends the claim may have happened.
     pub(super) may_be_over: AtomicBool,
+    /// A transaction of another caller had its row.
+    pub(super) was_locked: AtomicBool,
     /// Its end waits longer for a store that is away.
     pub(super) insists: bool,
     pub(super) is_over: bool,
@@ -47,6 +49,7 @@ impl SharedClaim {
             resolves,
             standing: None,
             may_be_over,
+            was_locked: AtomicBool::new(false),
             insists: false,
             is_over: false,
         }
@@ -100,7 +103,10 @@ impl Drop for SharedClaim {
         }
         let core = self.core();
         core.held.fetch_sub(1, Ordering::Relaxed);
+        // No holder tells its end any more: whoever waits for it looks at the store.
+        core.watches.remove_own(&self.attempt);
         let end = EndAsk::abandon(self.row(), self.attempt.unresolved_ttl.map(span));
-        core.loose_ends.add(end, None, Some(Arc::clone(&self.attempt)));
+        let may_be_over = self.may_be_over.load(Ordering::Relaxed);
+        core.loose_ends.abandon(end, Arc::clone(&self.attempt), may_be_over);
     }
 }

@@ -7,19 +7,20 @@ use super::refusal::{Refusal, carry, check_caller};
 use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::span;
-use super::statements::end::EndAsk;
+use super::statements::end::{EndAsk, Ended as Answer, GentleEnd};
 use super::statements::look::{LookAsk, Looked};
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
+use crate::engine::common::answer::Untold;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::end_request::{EndRequest, NewResult, record_of};
-use crate::error::{ClaimError, CommitError, EndError, FailureKind, SharedError, StoreFailure};
+use crate::error::{ClaimError, CommitError, EndError, SharedError, StoreFailure};
 use crate::observer::EndKind;
 use crate::record::retention::Retention;
 use crate::record::{Outcome, Record};
 use crate::state::{Decision, Event, decide};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::task::caller::Caller;
 use crate::task::reply;
 use crate::{Status, Timestamp};
@@ -67,7 +68,7 @@ impl SharedClaim {
         self,
         caller: Caller,
         request: EndRequest<'_>,
-    ) -> Result<Option<Record>, EndError> {
+    ) -> Result<Untold<Option<Record>>, EndError> {
         match check_caller(caller).and_then(|()| UnderWay::start(&self.handle)) {
             Ok(mark) => carry(caller, self.end_as_asked(request, mark)).await,
             Err(refusal) => Err(self.refused(refusal.into())),
@@ -81,11 +82,11 @@ impl SharedClaim {
         self,
         request: EndRequest<'_>,
         _under_way: UnderWay,
-    ) -> Result<Option<Record>, EndError> {
+    ) -> Result<Untold<Option<Record>>, EndError> {
         match request {
-            EndRequest::Store(result) => self.finish(result).await.map(Some),
-            EndRequest::Release => self.release(false).await.map(|()| None),
-            EndRequest::PutBack => self.release(true).await.map(|()| None),
+            EndRequest::Store(result) => self.finish(result).await.map(|record| Untold::new(Some(record))),
+            EndRequest::Release => self.release(false).await.map(|()| Untold::new(None)),
+            EndRequest::PutBack => self.release(true).await.map(|()| Untold::new(None)),
         }
     }
 
@@ -93,19 +94,30 @@ impl SharedClaim {
     pub(crate) fn start_end(
         self,
         request: EndRequest<'_>,
-    ) -> impl Future<Output = Result<Option<Record>, EndError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Untold<Option<Record>>, EndError>> + Send + use<> {
         let (reply, ended) = reply::pair();
+        let has_started = Arc::new(AtomicBool::new(false));
         match UnderWay::start(&self.handle) {
             Err(refusal) => reply.send(Err(self.refused(refusal.into()))),
             Ok(mark) => {
-                let (handle, owned) = (self.handle(), Owned::of(request));
+                let (handle, owned, starts) = (self.handle(), Owned::of(request), Arc::clone(&has_started));
                 handle.0.spawn(Box::new(move || {
+                    starts.store(true, Ordering::Release);
                     Box::pin(async move { reply.send(self.end_as_asked(owned.request(), mark).await) })
                 }));
             }
         }
-        // Without the store's thread, the claim was dropped with the job.
-        async move { ended.get().await.unwrap_or_else(|| Err(EndError::new(CommitError::Closed.into(), None))) }
+        // Without the store's thread, the claim was dropped with the job. What was sent by then may
+        // have happened.
+        let gone = move || {
+            let may_be_over = has_started.load(Ordering::Acquire);
+            if may_be_over {
+                SharedError::Unknown(StoreFailure::closed_meanwhile()).into()
+            } else {
+                CommitError::Closed
+            }
+        };
+        async move { ended.get().await.unwrap_or_else(|| Err(EndError::new(gone().into(), None))) }
     }
 
     /// The same for one of a batch, of a caller of either kind.
@@ -113,7 +125,7 @@ impl SharedClaim {
         self,
         caller: Caller,
         request: EndRequest<'_>,
-    ) -> impl Future<Output = Result<Option<Record>, EndError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Untold<Option<Record>>, EndError>> + Send + use<> {
         let started = match check_caller(caller) {
             Ok(()) => Ok(self.start_end(request)),
             Err(refusal) => Err(self.refused(refusal.into())),
@@ -124,7 +136,7 @@ impl SharedClaim {
     async fn release(mut self, is_unused: bool) -> Result<(), EndError> {
         let vacates = self.attempt.earlier.is_none() || self.resolves && !is_unused;
         let end = match self.standing.filter(|_| is_unused) {
-            _ if vacates => EndAsk::vacate(self.row()),
+            _ if vacates => EndAsk::vacate(self.row(), self.core().vacated_ms()),
             Some(standing) => EndAsk::put_back(self.row(), standing),
             None => EndAsk::give_back(self.row(), self.attempt.unresolved_ttl.map(span)),
         };
@@ -199,13 +211,9 @@ impl SharedClaim {
             (deadline, Tries::new(deadline))
         };
         loop {
-            let answer = match core.send(end.clone(), deadline) {
-                Ok(answer) => answer.get().await.unwrap_or_else(|| Err(Miss::Unknown(closed_meanwhile()))),
-                Err(miss) => Err(miss),
-            };
-            match answer {
+            let is_locked = match self.ask(&end, deadline).await {
                 Ok(ended) if ended.is_done => return Ok(Carried { at: ended.now, found: None }),
-                Ok(_) => {}
+                Ok(ended) => ended.is_locked,
                 Err(miss) => {
                     if to.is_some() && matches!(miss, Miss::Unknown(_)) {
                         self.may_be_over.store(true, Ordering::Relaxed);
@@ -213,12 +221,10 @@ impl SharedClaim {
                     tries.again(core, miss).await.map_err(|refusal| self.unknown(refusal))?;
                     continue;
                 }
-            }
+            };
             let looked = match core.ask(LookAsk { digest: self.attempt.digest }, deadline).await {
                 Ok(looked) => looked,
                 Err(miss) => {
-                    // A look changes nothing.
-                    let miss = if let Miss::Unknown(failure) = miss { Miss::NotDone(failure) } else { miss };
                     tries.again(core, miss).await.map_err(|refusal| self.unknown(refusal))?;
                     continue;
                 }
@@ -226,8 +232,23 @@ impl SharedClaim {
             if let Some(carried) = self.why(looked, to, deadline).await? {
                 return Ok(carried);
             }
-            tries.round(core).await.map_err(|refusal| self.unknown(refusal))?;
+            let next = if is_locked { tries.round_of_locked(core).await } else { tries.round(core).await };
+            next.map_err(|refusal| self.unknown(refusal))?;
         }
+    }
+
+    /// Once a transaction had its row, each end of the claim passes over it: others that go with
+    /// it are not to wait again.
+    async fn ask(&self, end: &EndAsk, deadline: Deadline) -> Result<Answer, Miss> {
+        let core = self.core();
+        if self.was_locked.load(Ordering::Relaxed) {
+            return core.ask(GentleEnd(end.clone()), deadline).await;
+        }
+        let ended = core.ask(end.clone(), deadline).await;
+        if ended.as_ref().is_ok_and(|ended| ended.is_locked) {
+            self.was_locked.store(true, Ordering::Relaxed);
+        }
+        ended
     }
 
     /// After a change that did not happen: when it had happened before, if it had; `None` if it
@@ -300,7 +321,9 @@ impl SharedClaim {
             {
                 SharedError::Unknown(failure).into()
             }
-            Refusal::Shared(SharedError::Busy { .. }) if self.may_be_over.load(Ordering::Relaxed) => {
+            Refusal::Shared(SharedError::Busy { .. }) | Refusal::Closed
+                if self.may_be_over.load(Ordering::Relaxed) =>
+            {
                 SharedError::Unknown(self.core().failure()).into()
             }
             other @ (Refusal::Shared(_) | Refusal::Closed | Refusal::Forked | Refusal::InsideCallback) => {
@@ -308,10 +331,6 @@ impl SharedClaim {
             }
         }
     }
-}
-
-fn closed_meanwhile() -> StoreFailure {
-    StoreFailure::new(FailureKind::Unreachable, "the engine was closed before the answer came")
 }
 
 /// A begin or the end of a claim that is under way: a close waits for it.

@@ -16,6 +16,7 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 
 use super::columns::Params;
+use super::servers::{self, Last};
 use super::sql::{Kind, Shape};
 use super::statement::Miss;
 use super::tls::Tls;
@@ -38,17 +39,37 @@ pub(super) enum Settings {
 pub(super) struct LinkOptions {
     pub(super) config: Config,
     pub(super) tls: Tls,
+    /// For each server of the address.
     pub(super) connect_timeout: Duration,
     pub(super) statement_timeout: Duration,
+    /// So much longer than a statement may take, its answer is waited for.
+    pub(super) margin: Duration,
     pub(super) settings: Settings,
+    pub(super) last: Arc<Last>,
     /// Statements sent so far, for statistics.
     pub(super) trips: Arc<UnseenU64>,
 }
+
+/// A server that does not even confirm what was sent is dead, however long a statement may take.
+const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// A connection over a long way takes several round trips, however short a session is.
+const CONNECT_MIN: Duration = Duration::from_secs(1);
 
 impl LinkOptions {
     /// Whether a pooler in transaction mode is in between.
     pub(super) fn is_pooled(&self) -> bool {
         self.settings == Settings::None
+    }
+
+    /// The same for the connection that keeps a session. Whatever others may take: it is given up
+    /// soon enough for another one to renew the session in time.
+    pub(super) fn for_session(self, session: Duration) -> Self {
+        Self {
+            connect_timeout: self.connect_timeout.min((session / 5).max(CONNECT_MIN)),
+            statement_timeout: self.statement_timeout.min(session / 5),
+            margin: self.margin.min(session / 10),
+            ..self
+        }
     }
 
     /// Names and values. One plan for every size of the table: an index scan for each call, in
@@ -72,6 +93,7 @@ impl LinkOptions {
     /// The words that a connection starts with.
     fn config(&self) -> Config {
         let mut config = self.config.clone();
+        config.tcp_user_timeout(self.statement_timeout.min(DEAD_AFTER));
         if self.settings == Settings::AtStart {
             let wanted =
                 self.wanted().map(|(name, value)| format!("-c {name}={}", value.replace(' ', "\\ ")));
@@ -123,31 +145,25 @@ impl Link {
         options: LinkOptions,
         told: impl Fn(&str) + 'static,
     ) -> Result<Self, StoreFailure> {
-        let connecting = async {
-            let (client, mut connection) = options.config().connect(Clone::clone(&options.tls)).await?;
-            let (warned, gone) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
-            let (has_warned, is_gone) = (Rc::clone(&warned), Rc::clone(&gone));
-            let reader = spawn_local(async move {
-                while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                    if let AsyncMessage::Notification(note) = &message {
-                        told(note.payload());
-                    }
-                    if let AsyncMessage::Notice(notice) = &message
-                        && notice.parsed_severity() == Some(Severity::Warning)
-                    {
-                        has_warned.set(true);
-                    }
+        let (config, tls) = (options.config(), &options.tls);
+        let connecting = servers::connect(&config, tls, options.connect_timeout, &options.last);
+        let (client, mut connection) = connecting.await?;
+        let (warned, gone) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
+        let (has_warned, is_gone) = (Rc::clone(&warned), Rc::clone(&gone));
+        let reader = spawn_local(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(note) = &message {
+                    told(note.payload());
                 }
-                is_gone.notify_one();
-            });
-            Ok((client, warned, gone, reader))
-        };
-        let connected = timeout(options.connect_timeout, connecting).await;
-        let Ok(connected) = connected else {
-            let message = format!("no connection within {} ms", options.connect_timeout.as_millis());
-            return Err(StoreFailure::new(FailureKind::Unreachable, message));
-        };
-        let (client, warned, gone, reader) = connected.map_err(|error| StoreFailure::of(&error))?;
+                if let AsyncMessage::Notice(notice) = &message
+                    && notice.parsed_severity() == Some(Severity::Warning)
+                    && !is_of_numbers(notice.routine())
+                {
+                    has_warned.set(true);
+                }
+            }
+            is_gone.notify_one();
+        });
         let link = Self {
             client,
             options,
@@ -232,7 +248,7 @@ impl Link {
     async fn confirm(&self) -> Result<(), StoreFailure> {
         match self.once(CONFIRM, &Params::default()).await {
             Ok(_) => Ok(()),
-            Err(Miss::NotDone(failure) | Miss::Unknown(failure)) => Err(failure),
+            Err(Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure)) => Err(failure),
             Err(Miss::Busy(_) | Miss::Closed) => unreachable!("a connection refuses no statement"),
         }
     }
@@ -275,7 +291,7 @@ impl Link {
 
     /// A little longer than the server's own limit, whose answer says that nothing happened.
     fn patience(&self) -> Duration {
-        self.options.statement_timeout.saturating_add(Duration::from_millis(500))
+        self.options.statement_timeout.saturating_add(self.options.margin)
     }
 
     fn no_answer(&self) -> StoreFailure {
@@ -334,7 +350,7 @@ impl Link {
             // A plan that does not fit the tables any more stays with the connection.
             self.is_broken.set(true);
         }
-        if failure.is_of_a_pooler() {
+        if failure.is_of_a_stray_statement() {
             self.suspects_pooler.set(true);
             self.is_broken.set(true);
         }
@@ -367,11 +383,19 @@ impl Link {
     }
 }
 
+/// Whether a warning comes from the parts of the server that number transactions. Short of numbers
+/// they warn with each change, and say nothing of its commit.
+fn is_of_numbers(routine: Option<&str>) -> bool {
+    matches!(routine, Some("GetNewTransactionId" | "GetNewMultiXactId"))
+}
+
 /// Writes to the log, and to no row. Its commit waits for the disk and for the standbys, which have
-/// everything before it once they have this.
-pub(super) const CONFIRM: &str = "SELECT pg_logical_emit_message(CASE \
-    WHEN current_setting('synchronous_commit') NOT IN ('off', 'local') THEN true \
-    ELSE set_config('synchronous_commit', 'on', true) IS NOT NULL END, 'idemkv', '')";
+/// everything before it once they have this. If they don't, the server has to say so.
+pub(super) const CONFIRM: &str = "SELECT pg_logical_emit_message( \
+    CASE WHEN current_setting('synchronous_commit') NOT IN ('off', 'local') THEN true \
+    ELSE set_config('synchronous_commit', 'on', true) IS NOT NULL END \
+    AND CASE WHEN current_setting('client_min_messages') <> 'error' THEN true \
+    ELSE set_config('client_min_messages', 'warning', true) IS NOT NULL END, 'idemkv', '')";
 
 /// The first of two futures that is ready; the other is dropped.
 pub(super) async fn race<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> Result<A, B> {

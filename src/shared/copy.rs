@@ -258,7 +258,9 @@ impl Target {
 /// Without a commit nothing was done, however a statement ended.
 fn none_done(rows: Result<Vec<Row>, Miss>) -> Result<Vec<Row>, CopyError> {
     rows.map_err(|miss| match miss {
-        Miss::NotDone(failure) | Miss::Unknown(failure) => SharedError::Unavailable(failure).into(),
+        Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure) => {
+            SharedError::Unavailable(failure).into()
+        }
         Miss::Busy(_) | Miss::Closed => unreachable!("a connection refuses no statement"),
     })
 }

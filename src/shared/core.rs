@@ -5,25 +5,27 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
+use super::awaited::Awaited;
 use super::blocked::Blocked;
 use super::cache::Cache;
-use super::columns::Params;
-use super::connection::{CONFIRM, Link, LinkOptions, Settings};
+use super::columns::{Params, signed};
+use super::connection::{CONFIRM, Link, LinkOptions, Settings, first};
 use super::counted::Count;
 use super::group::{Errand, Intake, Queued};
+use super::jobs::{self, Job};
 use super::loose_ends::LooseEnds;
 use super::options::SharedOptions;
 use super::policies::Policies;
 use super::refusal::Refusal;
 use super::schema::Found;
 use super::session::{Session, SessionState};
-use super::sql::Sql;
+use super::sql::{Sql, VACATED_MS};
 use super::statement::{Ask, Miss};
 use super::tx_sql::TxSql;
 use super::watches::{Outbox, Watches};
 use crate::Timestamp;
 use crate::attempt::progress::Budget;
-use crate::clock::{Deadline, Stopwatch};
+use crate::clock::{Deadline, Stopwatch, millis};
 use crate::engine::common::counters::Counters;
 use crate::error::{FailureKind, SharedError, StoreFailure};
 use crate::fork::Origin;
@@ -48,9 +50,6 @@ pub(super) struct Answers {
     pub(super) waited: UnseenU64,
 }
 
-/// A job for the store's thread that needs no connection.
-pub(super) type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
-
 /// Engines that this process opened on stores.
 static OPENINGS: AtomicU64 = AtomicU64::new(1);
 
@@ -66,6 +65,8 @@ pub(crate) struct Core {
     pub(super) nonce: u128,
     pub(super) intake: Intake,
     pub(super) session: Session,
+    /// Whether the caller that connects still waits.
+    pub(super) connecting: Awaited,
     pub(super) policies: Policies,
     pub(super) watches: Watches,
     pub(super) outbox: Outbox,
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     pub(super) opened: Stopwatch,
     /// Claims that callers have.
     pub(super) held: AtomicUsize,
+    /// Calls that wait for claims of others.
+    pub(super) waiting: AtomicUsize,
     /// Begins and ends of claims that are under way, which a close waits for.
     pub(super) ending: AtomicUsize,
     /// How many claims there were at the close.
@@ -111,10 +114,12 @@ impl Core {
         link: LinkOptions,
         sql: Sql,
         (found, nonce): (Found, u128),
+        connecting: Awaited,
     ) -> Self {
         Self {
             intake: Intake::new(options.group_max, options.max_queued),
             session: Session::default(),
+            connecting,
             policies: Policies::new(options.policy),
             watches: Watches::default(),
             outbox: Outbox::default(),
@@ -129,6 +134,7 @@ impl Core {
             opening: OPENINGS.fetch_add(1, Ordering::Relaxed),
             opened: Stopwatch::start(),
             held: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             ending: AtomicUsize::new(0),
             left: OnceLock::new(),
             clock: Mutex::new(None),
@@ -149,6 +155,12 @@ impl Core {
             store: found.id,
             nonce,
         }
+    }
+
+    /// Whether a session has the statements that were prepared on it when they are next sent.
+    #[cfg(any(feature = "sqlx-0_8", feature = "sqlx-0_9"))]
+    pub(super) fn keeps_statements(&self) -> bool {
+        !self.is_pooled.load(Ordering::Relaxed)
     }
 
     pub(super) fn link_options(&self) -> LinkOptions {
@@ -192,6 +204,12 @@ impl Core {
     /// cut off.
     pub(super) fn last_statement(&self) -> Deadline {
         Deadline::after(self.options.call_timeout + self.options.statement_timeout * 2)
+    }
+
+    /// How long the row of a vacated key stays, so that a call that may have vacated it finds out.
+    pub(super) fn vacated_ms(&self) -> i64 {
+        let longest = self.options.call_timeout * 3 + self.options.statement_timeout * 2;
+        VACATED_MS.max(signed(millis(longest)))
     }
 
     /// Sends a call to the store.
@@ -240,7 +258,9 @@ impl Core {
         let confirmed =
             self.errand(deadline, async move |link: Rc<Link>| link.once(CONFIRM, &Params::default()).await);
         confirmed.await.map(drop).map_err(|miss| match miss {
-            Miss::NotDone(failure) | Miss::Unknown(failure) => SharedError::Unknown(failure).into(),
+            Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure) => {
+                SharedError::Unknown(failure).into()
+            }
             Miss::Busy(_) => SharedError::Unknown(self.failure()).into(),
             Miss::Closed => Self::refusal(miss),
         })
@@ -260,16 +280,9 @@ impl Core {
 
     /// Sleeps until the deadline, on any executor.
     pub(super) async fn sleep(&self, deadline: Deadline) {
-        let (reply, awake) = reply::pair();
-        self.spawn(Box::new(move || {
-            Box::pin(async move {
-                if let Some(at) = deadline.instant() {
-                    tokio::time::sleep_until(at.into()).await;
-                }
-                reply.send(());
-            })
-        }));
-        awake.get().await;
+        let (job, sleeping) = jobs::sleep(deadline);
+        self.spawn(job);
+        sleeping.await;
     }
 
     /// The server has told its time.
@@ -361,14 +374,19 @@ impl Core {
             if deadline.has_passed() {
                 return Err(SharedError::NoSession(self.options.call_timeout).into());
             }
-            self.session.renewed().get().await;
+            self.renewed(deadline).await;
         }
+    }
+
+    /// Has the session renewed now: returns after the next try, or at the deadline.
+    pub(super) async fn renewed(&self, deadline: Deadline) {
+        first(self.session.renewed(), self.sleep(deadline)).await;
     }
 
     /// What a caller is told of a miss.
     pub(super) fn refusal(miss: Miss) -> Refusal {
         match miss {
-            Miss::NotDone(failure) => Refusal::unavailable(failure),
+            Miss::NotDone(failure) | Miss::Unread(failure) => Refusal::unavailable(failure),
             Miss::Unknown(failure) => SharedError::Unknown(failure).into(),
             Miss::Busy(max) => SharedError::Busy { max }.into(),
             Miss::Closed => Refusal::Closed,

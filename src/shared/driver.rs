@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
-use super::connection::{Link, LinkOptions, Settings};
+use super::awaited::{self, Awaited};
+use super::connection::{Link, LinkOptions, Settings, race};
 use super::core::{Core, SharedHandle};
 use super::granting::nonce;
 use super::options::{Pooling, SharedOptions};
@@ -24,20 +25,21 @@ pub(crate) async fn start(options: SharedOptions) -> Result<Arc<SharedHandle>, O
     let failed = |message: String| unavailable(StoreFailure::new(FailureKind::Options, message));
     fork::watch().map_err(|error| failed(format!("forks can't be watched: {error}")))?;
     let (ready, started) = reply::pair();
-    let thread = sync::spawn("idemkv-shared", move || run(options, ready));
-    // It ends by itself once the store is closed.
+    let (_waits, awaited) = awaited::pair();
+    let thread = sync::spawn("idemkv-shared", move || run(options, ready, awaited));
+    // It ends by itself once the store is closed, or nobody waits for it any more.
     drop(thread.map_err(|error| failed(format!("no thread could be started: {error}")))?);
-    let core = started.get().await.unwrap_or(Err(Refusal::Closed.into()))?;
-    Ok(Arc::new(SharedHandle(core)))
+    started.get().await.unwrap_or(Err(Refusal::Closed.into()))
 }
 
 fn unavailable(failure: StoreFailure) -> OpenError {
     Refusal::unavailable(failure).into()
 }
 
-type Ready = ReplySender<Result<Arc<Core>, OpenError>>;
+/// An answer that nobody takes is dropped, and its drop closes the store.
+type Ready = ReplySender<Result<Arc<SharedHandle>, OpenError>>;
 
-fn run(options: SharedOptions, ready: Ready) {
+fn run(options: SharedOptions, ready: Ready, awaited: Awaited) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -47,13 +49,14 @@ fn run(options: SharedOptions, ready: Ready) {
         }
     };
     let tasks = LocalSet::new();
-    tasks.block_on(&runtime, live(options, ready));
+    tasks.block_on(&runtime, live(options, ready, awaited));
 }
 
-async fn live(options: SharedOptions, ready: Ready) {
-    let core = match prepared(options).await {
-        Ok(core) => Arc::new(core),
-        Err(error) => return ready.send(Err(error)),
+async fn live(options: SharedOptions, ready: Ready, awaited: Awaited) {
+    let core = match race(awaited.left(), prepared(options, &awaited)).await {
+        Ok(()) => return,
+        Err(Ok(core)) => Arc::new(core),
+        Err(Err(error)) => return ready.send(Err(error)),
     };
     let _ended = Ended(Arc::clone(&core));
     for number in 0..core.options.connections {
@@ -61,38 +64,59 @@ async fn live(options: SharedOptions, ready: Ready) {
     }
     spawn_local(run_jobs(Arc::clone(&core)));
     spawn_local(expire(Arc::clone(&core)));
-    spawn_local(keeper::keep(Arc::clone(&core)));
     spawn_local(wait::watch(Arc::clone(&core)));
     spawn_local(settle::settle(Arc::clone(&core)));
-    let begun = match core.session(core.deadline()).await {
-        Ok(_) => core.load_policies(core.deadline()).await.map_err(Core::refusal),
+    // The connections are yet to be made.
+    let deadline = core.deadline().later_by(core.options.connect_timeout);
+    match race(awaited.left(), core.load_policies(deadline)).await {
+        Ok(()) => return,
+        Err(Err(miss)) => return ready.send(Err(Core::refusal(miss).into())),
+        Err(Ok(())) => {}
+    }
+    // The session comes last: it takes the name from the instance before.
+    let keeper = spawn_local(keeper::keep(Arc::clone(&core)));
+    match race(awaited.left(), begun(&core, deadline)).await {
+        Ok(()) => keeper::end(&core, keeper).await,
+        Err(Err(error)) => {
+            ready.send(Err(error.into()));
+            keeper::end(&core, keeper).await;
+        }
+        Err(Ok(())) => serve(&core, ready, keeper).await,
+    }
+}
+
+/// Waits until the session is started.
+async fn begun(core: &Core, deadline: Deadline) -> Result<(), Refusal> {
+    match core.session(deadline).await {
+        Ok(_) => Ok(()),
         // What kept the session from being started says more.
         Err(Refusal::Shared(SharedError::NoSession(_))) => Err(Refusal::unavailable(core.failure())),
         Err(error) => Err(error),
-    };
-    if let Err(error) = begun {
-        return ready.send(Err(error.into()));
     }
-    spawn_local(sweep::sweep(Arc::clone(&core)));
-    spawn_local(count::count(Arc::clone(&core)));
+}
+
+/// Serves until the store is closed.
+async fn serve(core: &Arc<Core>, ready: Ready, keeper: JoinHandle<()>) {
+    spawn_local(sweep::sweep(Arc::clone(core)));
+    spawn_local(count::count(Arc::clone(core)));
     core.tell_of_connection();
-    ready.send(Ok(Arc::clone(&core)));
+    ready.send(Ok(Arc::new(SharedHandle(Arc::clone(core)))));
     core.closing.notified().await;
     let watch = Stopwatch::start();
-    close(&core).await;
+    close(core, keeper).await;
     core.tell_of_close(&watch);
 }
 
 /// Waits for begins and ends that are under way, settles what is loose, ends the session, and
 /// answers all that still wait.
-async fn close(core: &Arc<Core>) {
+async fn close(core: &Arc<Core>, keeper: JoinHandle<()>) {
     let patience = Deadline::after(core.options.statement_timeout);
     let is_busy =
         || core.loose_ends.len() > 0 || !core.intake.is_empty() || core.ending.load(Ordering::Acquire) > 0;
     while is_busy() && !patience.has_passed() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    keeper::end(core).await;
+    keeper::end(core, keeper).await;
 }
 
 /// The thread's end, also by a panic: nobody may wait for it any more.
@@ -152,12 +176,12 @@ pub(crate) async fn migrate(options: SharedOptions) -> Result<schema::Migrated, 
 }
 
 /// What every call needs.
-async fn prepared(options: SharedOptions) -> Result<Core, OpenError> {
+async fn prepared(options: SharedOptions, awaited: &Awaited) -> Result<Core, OpenError> {
     let quoted = schema::quoted(&options.schema).map_err(unavailable)?;
     let (link_options, found) = reach(&options).await?;
     let sql = Sql::new(&quoted, &options.clock, &options.server);
     let nonce = nonce()?;
-    Ok(Core::new(options, link_options, sql, (found, nonce)))
+    Ok(Core::new(options, link_options, sql, (found, nonce), awaited.clone()))
 }
 
 /// Looks at the server, and makes the tables or brings them up to this library's version.
@@ -168,11 +192,13 @@ pub(super) async fn reach(options: &SharedOptions) -> Result<(LinkOptions, schem
         tls,
         connect_timeout: options.connect_timeout,
         statement_timeout: options.statement_timeout,
+        margin: Duration::from_millis(500),
         settings: match options.pooling {
             Pooling::Detect => Settings::AtStart,
             Pooling::Session => Settings::ByStatements,
             Pooling::Transaction => Settings::None,
         },
+        last: Arc::default(),
         trips: Arc::default(),
     };
     let (link, link_options) = found(link_options).await.map_err(unavailable)?;

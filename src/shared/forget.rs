@@ -3,15 +3,18 @@
 use super::core::{Core, SharedHandle};
 use super::granting::{Asked, Tries};
 use super::refusal::Refusal;
-use super::row::RowState;
+use super::row::{KeyRow, RowState};
+use super::statement::Miss;
 use super::statements::change::{ChangeAsk, Changed};
 use super::statements::look::LookAsk;
 use super::take_over::decided;
 #[cfg(feature = "http")]
 use crate::attempt::Attempt;
+use crate::clock::Deadline;
+use crate::engine::common::answer::Untold;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
-use crate::error::{ForgetError, ReadError};
+use crate::error::{ForgetError, ReadError, SharedError};
 use crate::state::{Decision, Event, Phase};
 use crate::{Fence, Status};
 
@@ -27,10 +30,45 @@ impl SharedHandle {
         scope: &ScopeInner,
         key: &[u8],
         fence: Option<Fence>,
-    ) -> Result<bool, ForgetError> {
+    ) -> Result<Untold<bool>, ForgetError> {
         let asked = Asked::of(scope, key).map_err(ReadError::Key)?;
-        self.0.forget(&asked, fence).await
+        self.0.forget(&asked, fence).await.map(Untold::new)
     }
+}
+
+/// A vacate whose answer got lost. It knows its own deed by what stands in the row, and by nothing
+/// else: another caller may have begun the key since.
+struct Vacating {
+    /// By which the statement finds the row.
+    fence: Fence,
+    state: RowState,
+    /// The attempt whose result or interruption is forgotten.
+    of: Fence,
+}
+
+impl Vacating {
+    fn new(row: &KeyRow) -> Self {
+        Self { fence: row.fence, state: row.state, of: row.as_earlier().info.fence() }
+    }
+
+    /// Whether it has happened, by what was read since; `None` if that does not say.
+    fn has_happened(&self, row: Option<&KeyRow>) -> Option<bool> {
+        let Some(row) = row else { return Some(true) };
+        if row.fence == self.fence {
+            return Some(row.state == RowState::Vacated);
+        }
+        let earlier = row.stands_on();
+        // A record is not taken over, and the first attempt is that of a key that was vacant.
+        if self.state == RowState::Done || row.attempt == 1 && earlier.is_none() {
+            return Some(true);
+        }
+        let was_taken_over = earlier.is_some_and(|earlier| earlier.info.fence() == self.of);
+        was_taken_over.then_some(false)
+    }
+}
+
+fn change(asked: &Asked, row: &KeyRow, to: RowState) -> ChangeAsk {
+    ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to }
 }
 
 impl Core {
@@ -40,8 +78,7 @@ impl Core {
         let mut tries = Tries::new(deadline);
         // The fence of a record that no process has in memory.
         let mut left = None;
-        // The fence of what may have been forgotten by a statement whose answer got lost.
-        let mut sent = None;
+        let mut sent: Option<Vacating> = None;
         loop {
             let looked = match self.ask(LookAsk { digest: asked.digest }, deadline).await {
                 Ok(looked) => looked,
@@ -50,12 +87,15 @@ impl Core {
                     continue;
                 }
             };
-            let Some(row) = looked.row else { return Ok(sent.is_some()) };
-            row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
-            if row.state == RowState::Vacated && sent == Some(row.fence) {
-                self.confirm(deadline).await?;
-                return Ok(true);
+            if let Some(row) = &looked.row {
+                row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
             }
+            if self.has_vacated(sent.as_ref(), looked.row.as_ref(), &tries, deadline).await? {
+                return Ok(self.has_forgotten());
+            }
+            let Some(row) = looked.row else { return Ok(false) };
+            // Of another row it will not happen any more.
+            sent = sent.filter(|sent| sent.fence == row.fence);
             if fence.is_some_and(|fence| fence != row.as_earlier().info.fence()) {
                 return Ok(false);
             }
@@ -68,34 +108,57 @@ impl Core {
             }
             // A failover may have taken the mark back, and another process may have kept it again.
             if row.state == RowState::Done && (left != Some(row.fence) || !row.is_leaving) {
-                let leave =
-                    ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Done };
-                match self.ask(leave, deadline).await {
+                match self.ask(change(asked, &row, RowState::Done), deadline).await {
                     Ok(Changed { number: Some(number), .. }) => {
                         self.leave_memories(asked.digest, number).await?;
+                        // That wait is no part of the call's time, but for records that follow.
+                        if left.is_none() {
+                            deadline = self.deadline();
+                            tries = Tries::new(deadline);
+                        }
                         left = Some(row.fence);
-                        deadline = self.deadline();
-                        tries = Tries::new(deadline);
                     }
                     Ok(_) => tries.round(self).await?,
                     Err(miss) => tries.again(self, miss).await?,
                 }
                 continue;
             }
-            let change =
-                ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to: RowState::Vacated };
-            match self.ask(change, deadline).await {
-                Ok(changed) if changed.is_done => {
-                    Counters::count(&self.counters.forgotten);
-                    return Ok(true);
-                }
+            match self.ask(change(asked, &row, RowState::Vacated), deadline).await {
+                Ok(changed) if changed.is_done => return Ok(self.has_forgotten()),
                 Ok(_) => tries.round(self).await?,
                 Err(miss) => {
-                    sent = Some(row.fence);
+                    if matches!(miss, Miss::Unknown(_)) {
+                        sent = Some(Vacating::new(&row));
+                    }
                     tries.again(self, miss).await?;
                 }
             }
         }
+    }
+
+    /// Whether a vacate whose answer got lost has happened, by what was read since.
+    async fn has_vacated(
+        &self,
+        sent: Option<&Vacating>,
+        row: Option<&KeyRow>,
+        tries: &Tries,
+        deadline: Deadline,
+    ) -> Result<bool, Refusal> {
+        let Some(sent) = sent else { return Ok(false) };
+        match sent.has_happened(row) {
+            Some(true) => self.confirm(deadline).await.map(|()| true),
+            Some(false) => Ok(false),
+            None => {
+                let failure = tries.unknown.clone().unwrap_or_else(|| self.failure());
+                Err(SharedError::Unknown(failure).into())
+            }
+        }
+    }
+
+    /// Counts a key that was forgotten by this call.
+    fn has_forgotten(&self) -> bool {
+        Counters::count(&self.counters.forgotten);
+        true
     }
 
     /// The state of an attempt's key now.

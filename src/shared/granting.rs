@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::refusal::Refusal;
-use super::row::KeyRow;
+use super::row::{KeyRow, RowState};
 use super::statement::Miss;
 use super::statements::begin::{BeginAsk, Begun, Terms};
-use super::statements::end::{EndAsk, Standing};
+use super::statements::end::{EndAsk, GentleEnd, Standing};
 use super::statements::grant::{GrantAsk, Granted};
 use super::statements::limited::{LimitedBegin, LimitedGrant};
 use crate::attempt::interruption::Earlier;
@@ -59,7 +59,7 @@ pub(super) fn nonce() -> Result<u128, Refusal> {
 /// A grant that may have happened. If it does not reach its caller, it is withdrawn.
 pub(super) struct Granting<'a> {
     core: &'a Core,
-    asked: &'a Asked,
+    asked: Asked,
     pub(super) nonce: u128,
     how: How,
     is_sent: bool,
@@ -82,7 +82,7 @@ pub(super) enum How {
 }
 
 impl<'a> Granting<'a> {
-    pub(super) fn new(core: &'a Core, asked: &'a Asked, how: How) -> Result<Self, Refusal> {
+    pub(super) fn new(core: &'a Core, asked: &Asked, how: How) -> Result<Self, Refusal> {
         // While the store is away each grant can leave a withdrawal.
         let max = core.options.max_queued;
         if core.loose_ends.len() >= max {
@@ -90,7 +90,7 @@ impl<'a> Granting<'a> {
         }
         Ok(Self {
             core,
-            asked,
+            asked: asked.clone(),
             nonce: nonce()?,
             how,
             is_sent: false,
@@ -129,33 +129,33 @@ impl<'a> Granting<'a> {
         self.is_sent = false;
     }
 
-    /// Whether the claim that was granted is still good. Its time counts from before the request.
-    pub(super) fn is_good(&self, lease: Option<Duration>) -> bool {
-        match lease {
-            Some(lease) => self.sent.elapsed() < lease,
-            None => {
-                !self.is_of_two_sessions
-                    && self.session.is_some_and(|session| self.core.session.lives(session))
-            }
-        }
+    /// Whether this grant made the row what it is. Others may have found it over since.
+    pub(super) fn is_of(&self, row: &KeyRow) -> bool {
+        row.nonce == self.nonce && matches!(row.state, RowState::InFlight | RowState::Interrupted)
     }
 
-    /// The same of a claim that was found.
-    pub(super) fn is_good_as(&self, row: &KeyRow, now: Timestamp) -> bool {
-        let left = Duration::from_millis(row.lease.as_millis().saturating_sub(now.as_millis()));
-        self.sent.elapsed() < left && (row.lease_for.is_some() || self.is_good(None))
+    /// Whether the claim that was granted is still good. Its time counts from before the request.
+    pub(super) fn is_good(&self, stands: Stands) -> bool {
+        stands.has_lease(&self.sent)
+            && (!stands.by_session
+                || !self.is_of_two_sessions
+                    && self.session.is_some_and(|session| self.core.session.lives(session)))
     }
 
     /// Withdraws what was granted, for another try.
     pub(super) async fn start_again(&mut self, deadline: Deadline) -> Result<(), Refusal> {
-        let next = Self::new(self.core, self.asked, self.how)?;
-        let withdrawn = self.core.ask(self.withdrawal(), deadline).await;
+        let next = Self::new(self.core, &self.asked, self.how)?;
+        self.withdraw(deadline).await;
+        drop(std::mem::replace(self, next));
+        Ok(())
+    }
+
+    /// Withdraws what was granted. If the store does not say that it did, that is left for a drop.
+    pub(super) async fn withdraw(&mut self, deadline: Deadline) {
+        let withdrawn = self.core.ask(GentleEnd(self.withdrawal()), deadline).await;
         if withdrawn.is_ok_and(|ended| ended.is_done) {
             self.granted_nothing();
         }
-        // Otherwise it becomes a loose end.
-        drop(std::mem::replace(self, next));
-        Ok(())
     }
 
     fn withdrawal(&self) -> EndAsk {
@@ -163,7 +163,7 @@ impl<'a> Granting<'a> {
             How::Inserts => None,
             How::Changes(standing) => standing,
         };
-        EndAsk::withdraw(self.asked.digest, self.nonce, standing)
+        EndAsk::withdraw(self.asked.digest, self.nonce, standing, self.core.vacated_ms())
     }
 
     /// The claim reaches its caller, unless the engine was closed meanwhile.
@@ -184,6 +184,34 @@ impl Drop for Granting<'_> {
             How::Changes(_) => None,
         };
         self.core.loose_ends.withdraw(self.withdrawal(), self.core.last_statement(), names);
+    }
+}
+
+/// How long a claim stands, from before the statement that said so was sent.
+#[derive(Clone, Copy)]
+pub(super) struct Stands {
+    lease: Option<Duration>,
+    /// It also ends with its session.
+    by_session: bool,
+}
+
+impl Stands {
+    /// Whether its lease lasts by now. What was said of it was asked for at `since`.
+    pub(super) fn has_lease(self, since: &Stopwatch) -> bool {
+        self.lease.is_none_or(|lease| since.elapsed() < lease)
+    }
+
+    /// A claim that was granted.
+    pub(super) fn granted(terms: &Terms) -> Self {
+        let lease = terms.policy.get_lease();
+        Self { lease, by_session: lease.is_none() }
+    }
+
+    /// A claim that was found.
+    pub(super) fn found(row: &KeyRow, now: Timestamp) -> Self {
+        let until = if row.state == RowState::InFlight { row.lease } else { Timestamp::default() };
+        let left = Duration::from_millis(until.as_millis().saturating_sub(now.as_millis()));
+        Self { lease: Some(left), by_session: row.lease_for.is_none() }
     }
 }
 
@@ -211,8 +239,9 @@ impl Tries {
         Self { insists: true, ..Self::new(deadline) }
     }
 
-    /// After a miss: whether to try again. An unknown outcome is found out by trying again; a
-    /// statement that did nothing is tried again if that may help at once.
+    /// After a miss: whether to try again. An unknown outcome is found out by trying again, and
+    /// what was not read is read again; a statement that did nothing is tried again if that may
+    /// help at once.
     pub(super) async fn again(&mut self, core: &Core, miss: Miss) -> Result<(), Refusal> {
         let is_over = self.deadline.has_passed();
         match miss {
@@ -220,6 +249,11 @@ impl Tries {
                 self.unknown = Some(failure.clone());
                 if is_over || failure.kind() == FailureKind::Damaged {
                     return Err(SharedError::Unknown(failure).into());
+                }
+            }
+            Miss::Unread(failure) => {
+                if is_over || failure.kind() == FailureKind::Damaged {
+                    return Err(self.refusal(Miss::Unread(failure)));
                 }
             }
             Miss::NotDone(failure) => {
@@ -242,6 +276,14 @@ impl Tries {
             Some(failure) => SharedError::Unknown(failure.clone()).into(),
             None => Core::refusal(miss),
         }
+    }
+
+    /// The same before one for a row that a transaction has.
+    pub(super) async fn round_of_locked(&mut self, core: &Core) -> Result<(), Refusal> {
+        if self.deadline.has_passed() {
+            return Err(self.refusal(Miss::NotDone(StoreFailure::held())));
+        }
+        self.round(core).await
     }
 
     /// Before another round: refused once the time is up. The first comes at once, for it mostly
@@ -373,7 +415,7 @@ impl Core {
         deadline: Deadline,
     ) -> Result<(), Refusal> {
         if !is_alive {
-            self.session.renewed().get().await;
+            self.renewed(deadline).await;
         }
         if policies != self.policies.version() {
             self.load_policies(deadline).await.map_err(Self::refusal)?;

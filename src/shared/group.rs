@@ -4,6 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -65,6 +66,12 @@ pub(super) trait Queued: Statement {
     const PASSES_THE_LIMIT: bool;
 
     fn queue(queues: &mut Queues) -> &mut VecDeque<Ask<Self>>;
+
+    /// After a group that waited for a row for too long: sends its calls in a form that passes
+    /// over such rows, if there is one. Otherwise they come back.
+    fn again_gently(_intake: &Intake, asks: Vec<Ask<Self>>) -> Vec<Ask<Self>> {
+        asks
+    }
 }
 
 macro_rules! queued {
@@ -81,13 +88,26 @@ macro_rules! queued {
 
 queued!(BeginAsk, begins, false);
 queued!(LimitedBegin, limited_begins, false);
-queued!(EndAsk, ends, true);
 queued!(GentleEnd, gentle_ends, true);
 queued!(GrantAsk, grants, false);
 queued!(LimitedGrant, limited_grants, false);
 queued!(ChangeAsk, changes, true);
 queued!(LookAsk, looks, false);
 queued!(WantAsk, wants, true);
+
+impl Queued for EndAsk {
+    const PASSES_THE_LIMIT: bool = true;
+
+    fn queue(queues: &mut Queues) -> &mut VecDeque<Ask<Self>> {
+        &mut queues.ends
+    }
+
+    fn again_gently(intake: &Intake, asks: Vec<Ask<Self>>) -> Vec<Ask<Self>> {
+        let gentle = |Ask { what, deadline, reply }| Ask { what: GentleEnd(what), deadline, reply };
+        intake.put_back(asks.into_iter().map(gentle).collect(), &StoreFailure::held());
+        Vec::new()
+    }
+}
 
 /// The queues.
 pub(super) struct Intake {
@@ -217,20 +237,23 @@ impl Intake {
 
     /// Answers the calls whose time is up while no connection took them.
     pub(super) fn expire(&self, failure: &StoreFailure) {
+        // The clock is read once, and not under the lock for each call.
+        let now = Deadline::after(Duration::ZERO);
         let mut queues = self.queues.lock();
         let over = (
-            expired(&mut queues.begins),
-            expired(&mut queues.ends),
-            expired(&mut queues.gentle_ends),
-            expired(&mut queues.grants),
-            expired(&mut queues.changes),
-            expired(&mut queues.looks),
-            expired(&mut queues.wants),
-            expired(&mut queues.limited_begins),
-            expired(&mut queues.limited_grants),
+            expired(&mut queues.begins, now),
+            expired(&mut queues.ends, now),
+            expired(&mut queues.gentle_ends, now),
+            expired(&mut queues.grants, now),
+            expired(&mut queues.changes, now),
+            expired(&mut queues.looks, now),
+            expired(&mut queues.wants, now),
+            expired(&mut queues.limited_begins, now),
+            expired(&mut queues.limited_grants, now),
         );
-        let (errands, left): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut queues.errands).into_iter().partition(|errand| errand.deadline.has_passed());
+        let (errands, left): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut queues.errands)
+            .into_iter()
+            .partition(|errand| !now.is_before(errand.deadline));
         queues.errands = left;
         drop(queues);
         refuse(over.0, failure);
@@ -269,13 +292,14 @@ impl Intake {
     }
 }
 
-fn expired<S: Statement>(queue: &mut VecDeque<Ask<S>>) -> Vec<Ask<S>> {
-    // Nearly always all calls have the same limit, so the first is the oldest.
-    if !queue.front().is_some_and(|ask| ask.deadline.has_passed()) {
+/// Calls may have limits of their own, and those that are sent again keep theirs: any of them can be
+/// the next whose time is up.
+fn expired<S: Statement>(queue: &mut VecDeque<Ask<S>>, now: Deadline) -> Vec<Ask<S>> {
+    let is_over = |ask: &Ask<S>| !now.is_before(ask.deadline);
+    if !queue.iter().any(is_over) {
         return Vec::new();
     }
-    let (over, left): (VecDeque<_>, VecDeque<_>) =
-        std::mem::take(queue).into_iter().partition(|ask| ask.deadline.has_passed());
+    let (over, left): (VecDeque<_>, VecDeque<_>) = std::mem::take(queue).into_iter().partition(is_over);
     *queue = left;
     over.into()
 }
@@ -283,5 +307,30 @@ fn expired<S: Statement>(queue: &mut VecDeque<Ask<S>>) -> Vec<Ask<S>> {
 fn refuse<S: Statement>(over: Vec<Ask<S>>, failure: &StoreFailure) {
     for ask in over {
         ask.reply.send(Err(Miss::NotDone(failure.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::key::Digest;
+    use crate::task::reply;
+
+    #[test]
+    fn a_call_whose_time_is_up_waits_behind_none_that_has_more() {
+        let intake = Intake::new(10, 10);
+        let send = |time: u64| {
+            let (reply, answer) = reply::pair();
+            let what = LookAsk { digest: Digest::from_u128(1) };
+            let ask = Ask { what, deadline: Deadline::after(Duration::from_secs(time)), reply };
+            assert!(intake.push(ask).is_ok());
+            answer
+        };
+        let (patient, brief) = (send(600), send(0));
+        intake.expire(&StoreFailure::locked());
+        assert!(matches!(brief.get().now_or_never(), Some(Some(Err(Miss::NotDone(_))))));
+        assert!(patient.get().now_or_never().is_none());
     }
 }

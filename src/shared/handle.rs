@@ -110,7 +110,7 @@ impl SharedHandle {
         let core = Arc::clone(&self.0);
         Box::new(move || {
             for _ in 0..2 {
-                block(carry(Caller::Thread, async { core.session.renewed().get().await }));
+                block(carry(Caller::Thread, async { core.session.renewed().await }));
             }
         })
     }

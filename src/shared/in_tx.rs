@@ -1,17 +1,14 @@
 //! A completion in the caller's own transaction: its rows and the result are committed together.
 
-use tokio_postgres::Transaction;
-
 use super::claim::SharedClaim;
 use super::complete::Result_;
 use super::listener;
+use super::open_tx::{Tx, asked};
 use super::refusal::Refusal;
 use super::row::Columns;
 use super::sql::Shape;
 use super::statement::Statement;
 use super::statements::end::{EndAsk, Ended};
-use super::statements::in_tx::asked;
-use super::tx_statements::TxStatements;
 use crate::Timestamp;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::NewResult;
@@ -36,7 +33,7 @@ impl SharedClaim {
     /// Completes the claim within a transaction of the caller's.
     pub(crate) async fn complete_in_tx(
         self,
-        (transaction, prepared): (&mut Transaction<'_>, Option<&TxStatements>),
+        mut transaction: Tx<'_>,
         body: &[u8],
     ) -> Result<CompletedInTx, EndError> {
         let result = NewResult { outcome: Outcome::Success, body, completion: Completion::new() };
@@ -54,7 +51,7 @@ impl SharedClaim {
             result.keeps_body,
             result.retention,
         );
-        let ended = match run(&self, (transaction, prepared), &end).await {
+        let ended = match run(&self, &mut transaction, &end).await {
             Ok(ended) => ended,
             Err(failure) => return Err(self.refused(Refusal::unavailable(failure).into())),
         };
@@ -75,14 +72,12 @@ impl SharedClaim {
     }
 }
 
-async fn run(
-    claim: &SharedClaim,
-    (transaction, prepared): (&Transaction<'_>, Option<&TxStatements>),
-    end: &EndAsk,
-) -> Result<Ended, StoreFailure> {
+async fn run(claim: &SharedClaim, transaction: &mut Tx<'_>, end: &EndAsk) -> Result<Ended, StoreFailure> {
     let params = EndAsk::params(std::iter::once(end), Shape::One);
-    let statement = (&*claim.core().tx_sql.end, prepared.map(|all| &all.end));
-    let Some(row) = asked(transaction, statement, &params).await? else { return EndAsk::no_answer() };
+    let statement = (&*claim.core().tx_sql.end, transaction.prepared.map(|all| &all.end));
+    let Some(row) = asked(claim.core(), transaction, statement, &params).await? else {
+        return EndAsk::no_answer();
+    };
     let mut columns = Columns::new(&row);
     columns.skip();
     Ended::read(&mut columns)

@@ -180,7 +180,7 @@ where
         let read = core.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &params()).await);
         match read.await {
             Ok(rows) => return Ok(rows),
-            Err(miss) => tries.again(core, miss).await?,
+            Err(miss) => tries.again(core, miss.of_a_read()).await?,
         }
     }
 }

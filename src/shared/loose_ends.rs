@@ -16,12 +16,29 @@ pub(super) struct LooseEnd {
     pub(super) until: Option<Deadline>,
     /// The claim that was dropped.
     pub(super) attempt: Option<Arc<Attempt>>,
+    /// Its holder sent an end of which no answer came.
+    pub(super) may_be_over: bool,
     /// Scope and key, if the grant inserts the key's row.
     pub(super) names: Option<Names>,
     /// It is sent alone: in the group in which it was sent before, one had to wait.
     pub(super) is_alone: bool,
     due: Deadline,
     pause: Duration,
+}
+
+impl LooseEnd {
+    fn new(end: EndAsk, until: Option<Deadline>) -> Self {
+        Self {
+            end,
+            until,
+            attempt: None,
+            may_be_over: false,
+            names: None,
+            is_alone: false,
+            due: Deadline::after(Duration::ZERO),
+            pause: PAUSE_MIN,
+        }
+    }
 }
 
 /// Scope and key.
@@ -41,17 +58,19 @@ pub(super) struct LooseEnds {
 }
 
 impl LooseEnds {
-    pub(super) fn add(&self, end: EndAsk, until: Option<Deadline>, attempt: Option<Arc<Attempt>>) {
-        let due = Deadline::after(Duration::ZERO);
-        let (names, is_alone, pause) = (None, false, PAUSE_MIN);
-        self.push(LooseEnd { end, until, attempt, names, is_alone, due, pause });
+    /// The end of a claim that was dropped.
+    pub(super) fn abandon(&self, end: EndAsk, attempt: Arc<Attempt>, may_be_over: bool) {
+        self.push(LooseEnd { attempt: Some(attempt), may_be_over, ..LooseEnd::new(end, None) });
+    }
+
+    /// A claim that may have been resumed is handed back.
+    pub(super) fn hand_back(&self, end: EndAsk, until: Deadline) {
+        self.push(LooseEnd::new(end, Some(until)));
     }
 
     /// The withdrawal of a grant that may have happened.
     pub(super) fn withdraw(&self, end: EndAsk, until: Deadline, names: Option<Names>) {
-        let (until, due) = (Some(until), Deadline::after(Duration::ZERO));
-        let (attempt, is_alone, pause) = (None, false, PAUSE_MIN);
-        self.push(LooseEnd { end, until, attempt, names, is_alone, due, pause });
+        self.push(LooseEnd { names, ..LooseEnd::new(end, Some(until)) });
     }
 
     fn push(&self, end: LooseEnd) {

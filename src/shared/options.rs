@@ -59,6 +59,7 @@ pub struct SharedOptions {
     pub(super) max_body_bytes: usize,
     pub(super) max_key_bytes: usize,
     pub(super) max_queued: usize,
+    pub(super) max_waiters: usize,
     pub(super) sweep_every: Option<Duration>,
     pub(super) count_every: Option<Duration>,
     pub(super) group_max: usize,
@@ -93,6 +94,7 @@ impl SharedOptions {
             max_body_bytes: 1 << 20,
             max_key_bytes: 255,
             max_queued: 10_000,
+            max_waiters: 65_536,
             sweep_every: Some(Duration::from_secs(1)),
             count_every: Some(Duration::from_secs(10)),
             group_max: 512,
@@ -122,7 +124,9 @@ impl SharedOptions {
         self
     }
 
-    /// How long an attempt to connect may take. Default 5 s; 100 ms to 60 s.
+    /// How long connecting to one server may take, until it answers. Default 5 s; 100 ms to 60 s.
+    /// Of several hosts, and of several addresses of a name, each has this time; the one that
+    /// worked last is tried first.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -143,7 +147,9 @@ impl SharedOptions {
     }
 
     /// The length of a session: how long the claims of this process stand after it was last heard
-    /// of. The session is renewed three times in that time. Default 15 s; 1 s to 10 minutes.
+    /// of. The session is renewed three times in that time, on a connection of its own. Each of
+    /// its steps may take a fifth of it at most, whatever the other limits say. Default 15 s; 1 s
+    /// to 10 minutes.
     pub fn session(mut self, time: Duration) -> Self {
         self.session = time;
         self
@@ -188,6 +194,12 @@ impl SharedOptions {
     /// 1,000,000.
     pub fn max_queued(mut self, calls: usize) -> Self {
         self.max_queued = calls;
+        self
+    }
+
+    /// The most calls that wait for claims of other callers at once. Default 65,536; any number.
+    pub fn max_waiters(mut self, waiters: usize) -> Self {
+        self.max_waiters = waiters;
         self
     }
 
@@ -308,8 +320,6 @@ impl SharedOptions {
         config.ssl_mode(address.mode.for_client());
         // A standby is refused when it is connected to, and of several hosts the primary is found.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        config.connect_timeout(self.connect_timeout);
-        config.tcp_user_timeout(self.statement_timeout);
         if config.get_application_name().is_none() {
             config.application_name("idemkv");
         }

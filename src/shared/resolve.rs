@@ -66,7 +66,7 @@ async fn resolve(
         let terms = core.terms(&asked.scope, deadline).await?;
         let (at, how) = ((&row, looked.now), (attempt, true));
         if let Some(claim) = grant(handle, asked, row.fingerprint, at, how, &terms, deadline).await? {
-            return Ok(claim);
+            return Ok(claim.deliver(handle)?);
         }
         tries.round(core).await?;
     }

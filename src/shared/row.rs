@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
+use super::any_row::RowRef;
 use super::columns::Id;
 use crate::attempt::interruption::{AttemptInfo, Earlier, Interruption};
 use crate::attempt::progress::{Budget, Progress};
@@ -82,17 +82,17 @@ pub(super) struct KeyRow {
 
 /// Reads columns one after the other.
 pub(super) struct Columns<'a> {
-    row: &'a Row,
+    row: RowRef<'a>,
     at: usize,
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn new(row: &'a Row) -> Self {
-        Self { row, at: 0 }
+    pub(super) fn new(row: impl Into<RowRef<'a>>) -> Self {
+        Self { row: row.into(), at: 0 }
     }
 
     pub(super) fn take<T: FromSql<'a>>(&mut self) -> Result<T, StoreFailure> {
-        let value = self.row.try_get(self.at).map_err(|error| damaged(&error.to_string()))?;
+        let value = self.row.value(self.at).map_err(|error| damaged(&error))?;
         self.at += 1;
         Ok(value)
     }

@@ -8,15 +8,16 @@ use tokio_postgres::types::Type;
 use super::columns::{Params, signed};
 use super::connection::Link;
 use super::core::{Core, SharedHandle};
-use super::granting::Tries;
+use super::granting::{Tries, nonce};
 use super::options::check_policy;
+use super::refusal::Refusal;
 use super::row::{Columns, damaged};
 use super::statement::Miss;
 use crate::clock::Deadline;
 use crate::codec::PolicyRow;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::SCOPE_MAX;
-use crate::error::{CommitError, KeyError, SetPolicyError, StoreFailure};
+use crate::error::{KeyError, SetPolicyError, SharedError, StoreFailure};
 use crate::observer::Event;
 use crate::policy::Policy;
 use crate::sync::Arc;
@@ -26,16 +27,20 @@ const READ: &str = "SELECT m.policies, p.scope, p.ttl_ms, p.tombstone_ms, p.refu
 
 /// A change of the row in `meta` makes the change visible at once, to every process: a grant names
 /// the version that it was decided under. The version is a random number of 60 bits: one that was
-/// lost with a failover does not come again for other policies.
-const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = \
-      ('x' || left(replace(gen_random_uuid()::text, '-', ''), 12) || right(gen_random_uuid()::text, 3))::bit(60)::bigint \
-      FROM (SELECT {SURE}) AS durable) \
+/// lost with a failover does not come again for other policies. By it a call whose answer got lost
+/// knows its own change.
+///
+/// It changes nothing if the version is neither its own nor the one that was read before.
+const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = $9 FROM (SELECT {SURE}) AS durable \
+      WHERE policies IN ($9, $10) RETURNING 1) \
     INSERT INTO {S}.policies (scope, ttl_ms, tombstone_ms, refuse, unresolved_ms, max_attempts, lease_ms, \
       max_in_flight) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (scope) DO UPDATE SET ttl_ms = excluded.ttl_ms, \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM version ON CONFLICT (scope) DO UPDATE SET ttl_ms = excluded.ttl_ms, \
       tombstone_ms = excluded.tombstone_ms, refuse = excluded.refuse, unresolved_ms = excluded.unresolved_ms, \
       max_attempts = excluded.max_attempts, lease_ms = excluded.lease_ms, \
-      max_in_flight = excluded.max_in_flight";
+      max_in_flight = excluded.max_in_flight RETURNING 1";
+
+const VERSION: &str = "SELECT policies FROM {S}.meta";
 
 impl SharedHandle {
     /// Gives a scope a policy of its own. In force in every process when it returns.
@@ -52,7 +57,7 @@ impl Core {
         let rows =
             self.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &Params::default()).await);
         let mut read = (0, HashMap::new());
-        for row in &rows.await? {
+        for row in &rows.await.map_err(Miss::of_a_read)? {
             let mut columns = Columns::new(row);
             read.0 = columns.take().map_err(Miss::NotDone)?;
             if let Some((scope, policy)) = one(&mut columns).map_err(Miss::NotDone)? {
@@ -63,6 +68,22 @@ impl Core {
         Ok(())
     }
 
+    /// The version of the policies in the store.
+    async fn version_in_force(&self, tries: &mut Tries, deadline: Deadline) -> Result<i64, Refusal> {
+        loop {
+            let sql = self.sql.filled(VERSION);
+            let read =
+                self.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &Params::default()).await);
+            match read.await {
+                Ok(rows) => {
+                    let row = rows.first().ok_or_else(|| damaged("the table `meta` is empty"));
+                    return row.and_then(|row| Columns::new(row).take()).map_err(Refusal::unavailable);
+                }
+                Err(miss) => tries.again(self, miss.of_a_read()).await?,
+            }
+        }
+    }
+
     async fn set_policy(self: &Arc<Self>, scope: &[u8], policy: Policy) -> Result<(), SetPolicyError> {
         self.check()?;
         if scope.len() > SCOPE_MAX {
@@ -71,8 +92,9 @@ impl Core {
         check_policy(&policy)?;
         let (sql, row, scope) = (self.sql.filled(WRITE), policy.row(), scope.to_vec());
         let deadline = self.deadline();
-        // The same again changes nothing but the version, so an unknown outcome is tried again.
         let mut tries = Tries::new(deadline);
+        let version = new_version()?;
+        let mut before = self.version_in_force(&mut tries, deadline).await?;
         loop {
             let (sql, scope, row) = (sql.clone(), scope.clone(), row);
             let written = self.errand(deadline, async move |link: Rc<Link>| {
@@ -85,19 +107,42 @@ impl Core {
                     .with(number(row.unresolved_ms), Type::INT8)
                     .with(row.max_attempts.map(i64::from), Type::INT8)
                     .with(number(row.lease_ms), Type::INT8)
-                    .with(row.max_in_flight.map(i64::from), Type::INT8);
+                    .with(row.max_in_flight.map(i64::from), Type::INT8)
+                    .with(version, Type::INT8)
+                    .with(before, Type::INT8);
                 link.once(&sql, &params).await
             });
             match written.await {
-                Ok(_) => break,
-                Err(miss) => tries.again(self, miss).await.map_err(CommitError::from)?,
+                Ok(rows) if !rows.is_empty() => break,
+                // Another call came in between.
+                Ok(_) => tries.round(self).await?,
+                Err(miss) => tries.again(self, miss).await?,
             }
+            let now = self.version_in_force(&mut tries, deadline).await?;
+            if now == version {
+                self.confirm(deadline).await?;
+                break;
+            }
+            // Whether the other call came after this one, nothing says.
+            if let Some(failure) = tries.unknown.clone().filter(|_| now != before) {
+                return Err(Refusal::from(SharedError::Unknown(failure)).into());
+            }
+            before = now;
         }
-        self.load_policies(deadline).await.map_err(|miss| CommitError::from(Self::refusal(miss)))?;
+        // It is in force. If this fails, the next grant finds out, and reads the policies.
+        if let Err(Miss::NotDone(failure) | Miss::Unknown(failure)) = self.load_policies(deadline).await {
+            self.note_failure(&failure);
+        }
         Counters::count(&self.counters.policies_set);
         self.options.hooks.tell(|| Event::PolicySet { scope: &scope, policy });
         Ok(())
     }
+}
+
+/// A number that no policies had before.
+fn new_version() -> Result<i64, SetPolicyError> {
+    let random = nonce()?;
+    Ok(i64::try_from(random & ((1 << 60) - 1)).unwrap_or_else(|_| unreachable!("it has 60 bits")))
 }
 
 fn one(columns: &mut Columns<'_>) -> Result<Option<(Vec<u8>, Policy)>, StoreFailure> {

@@ -18,6 +18,7 @@ use super::statements::look::LookAsk;
 use crate::attempt::Ended as How;
 use crate::clock::{Deadline, millis};
 use crate::engine::common::counters::Counters;
+use crate::observer::EndKind;
 use crate::sync::Arc;
 
 /// Settles until the runtime ends.
@@ -76,6 +77,17 @@ async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bo
                 core.note_result(attempt, &record);
                 How::Done(record)
             }
+            // By an end of its holder's whose answer got lost.
+            Some(row) if row.state == RowState::Vacated && end.may_be_over => {
+                core.note_end(attempt, EndKind::Released, looked.now, 0);
+                How::Vacated
+            }
+            Some(row) if row.state == RowState::Interrupted && row.was_returned() => {
+                let is_unused = row.attempt < attempt.number;
+                let kind = if is_unused { EndKind::PutBack } else { EndKind::Released };
+                core.note_end(attempt, kind, looked.now, 0);
+                How::Interrupted
+            }
             // By this end, whose answer got lost: a lease that is over ends the claim no sooner.
             Some(row) if row.state == RowState::Interrupted && row.interrupted_at() < row.lease => {
                 attempt.interrupt(row.interrupted_at());
@@ -88,7 +100,6 @@ async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bo
             }
         }
     };
-    core.watches.remove_own(attempt);
     core.watches.ended(attempt, how);
     true
 }

@@ -13,8 +13,8 @@ pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bi
 /// When this server started: it tells one server from another, also behind a pooler.
 pub(super) const SERVER: &str = "(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
 
-/// How long the row of a released or forgotten key stays, so that a repeated statement finds out
-/// what became of the first.
+/// How long the row of a released or forgotten key stays at least, so that a repeated statement finds
+/// out what became of the first.
 pub(super) const VACATED_MS: i64 = 60_000;
 
 /// The most keys that a notification of forgets names, which may have 8,000 bytes. With more,
@@ -22,16 +22,19 @@ pub(super) const VACATED_MS: i64 = 60_000;
 const TOLD_MAX: usize = 200;
 
 /// The end of the claim's lease. A claim without a lease of its own stands while its session
-/// lives. A claim of a replaced session is over; a claim of no session was handed over.
+/// lives. A claim of a session that was replaced or closed is over; a claim of no session was handed over.
 const LEASE: &str = "CASE WHEN k.session IS NULL THEN coalesce(k.lease_until_ms, 0) ELSE coalesce( \
     (SELECT CASE WHEN s.replaced THEN s.until_ms ELSE coalesce(k.lease_until_ms, s.until_ms) END \
      FROM {S}.sessions s WHERE s.id = k.session), k.lease_until_ms, 0) END";
 
 /// Makes the commit of this transaction durable, whatever the server, the role or the transaction
-/// was told. `local` does not wait for standbys, `off` not even for the disk. It holds for this
-/// transaction only, so no other client of a pooler is affected.
+/// was told. `local` does not wait for standbys, `off` not even for the disk. And a server that
+/// tells of errors alone would not say that a standby has not confirmed the commit. Both hold for
+/// this transaction only, so no other client of a pooler is affected.
 const SURE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
-    THEN set_config('synchronous_commit', 'on', true) END AS sure";
+    THEN set_config('synchronous_commit', 'on', true) END AS sure, \
+    CASE WHEN current_setting('client_min_messages') = 'error' \
+    THEN set_config('client_min_messages', 'warning', true) END AS warned";
 
 /// Since when an interrupted key is so: an interruption that a later attempt left standing counts
 /// as it was. The index of interruptions has the same text.
@@ -125,9 +128,14 @@ const MANY_BEGUN: &str = "SELECT l.ord, l.now_ms, l.in_force, NULL::bigint, NULL
 const ONE_BEGUN: &str = "SELECT l.ord, l.now_ms, l.in_force, i.fence, l.living IS NOT NULL, {SEEN} \
     FROM (SELECT l.*, 0 AS so_far FROM looked l) l LEFT JOIN ins i ON true";
 
-/// Changes rows of claims, for their holders. The gentle form passes over rows that a transaction
-/// has locked.
-const END: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), req AS {KEPT} ({CALLS})";
+/// Changes rows of claims, for their holders. It waits for a row that a transaction has for a
+/// moment. The gentle form passes over such rows: it costs the server more. A withdrawal, which
+/// knows no fence, also undoes that others found the claim over.
+const END: &str =
+    "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}{PATIENCE}), req AS {KEPT} ({CALLS})";
+
+/// Not in a caller's transaction, where it would hold for what comes after.
+const PATIENCE: &str = ", set_config('lock_timeout', '{INSERT_MS}', true) AS patience";
 
 const END_CALLS: [(&str, &str); 16] = [
     ("digest", "uuid"),
@@ -159,8 +167,8 @@ const CHANGES: &str = "UPDATE {S}.keys k SET state = r.to_state, \
         body_kept = r.body_kept, \
         progress = CASE WHEN r.to_state IN (1, 2) THEN coalesce(r.progress, k.progress) END \
       FROM (SELECT r.*, m.now_ms FROM req r CROSS JOIN moment m {JOIN_LOCKED} {SORTED}) r \
-      WHERE k.digest = r.digest AND k.nonce = r.nonce AND (r.fence IS NULL OR k.fence = r.fence) AND k.state = 1 \
-        AND (NOT r.checked OR {LEASE} > r.now_ms) \
+      WHERE k.digest = r.digest AND k.nonce = r.nonce AND (r.fence IS NULL OR k.fence = r.fence) \
+        AND (k.state = 1 OR r.fence IS NULL AND k.state = 2 AND NOT k.returned) AND (NOT r.checked OR {LEASE} > r.now_ms) \
       RETURNING r.ord, r.now_ms, true, k.wanted";
 
 /// Only what was done is told.
@@ -278,7 +286,8 @@ pub(super) enum Kind {
     Want,
 }
 
-/// How long an insert waits for another one of the same key to be committed.
+/// How long an insert waits for another one of the same key to be committed, and an end for a
+/// transaction that has its row.
 const INSERT_MS: u64 = 1_000;
 
 /// How many calls a statement is for. Both forms have one text, over another source of calls.
@@ -321,6 +330,8 @@ pub(super) struct Sql {
     schema: String,
     now: String,
     server: String,
+    /// The end of a claim, in a transaction of a caller's.
+    pub(super) end_in_tx: String,
     texts: HashMap<(Kind, Shape), String>,
 }
 
@@ -332,18 +343,18 @@ impl Sql {
             shape.of(&without_places(&BEGIN.replace("{BEGUN}", begun)), calls)
         };
         let limited = begin_with_places(&BEGIN.replace("{BEGUN}", MANY_BEGUN));
-        let end = |shape: Shape, text: &str, join| {
-            let text =
-                text.replace("{END}", END).replace("{CHANGES}", CHANGES).replace("{JOIN_LOCKED}", join);
+        let end = |shape: Shape, text: &str, join, patience| {
+            let text = text.replace("{END}", END).replace("{CHANGES}", CHANGES);
+            let text = text.replace("{JOIN_LOCKED}", join).replace("{PATIENCE}", patience);
             shape.of(&text.replace("{LOCKED}", LOCKED), &END_CALLS)
         };
         let texts = [
             (Kind::Begin, Shape::One, begin(Shape::One, ONE_BEGUN)),
             (Kind::Begin, Shape::Many, begin(Shape::Many, MANY_BEGUN)),
             (Kind::LimitedBegin, Shape::Many, Shape::Many.of(&limited, &BEGIN_CALLS)),
-            (Kind::End, Shape::One, end(Shape::One, ENDED, "")),
-            (Kind::End, Shape::Many, end(Shape::Many, ENDED, "")),
-            (Kind::GentleEnd, Shape::Many, end(Shape::Many, GENTLY_ENDED, "JOIN locked USING (digest)")),
+            (Kind::End, Shape::One, end(Shape::One, ENDED, "", PATIENCE)),
+            (Kind::End, Shape::Many, end(Shape::Many, ENDED, "", PATIENCE)),
+            (Kind::GentleEnd, Shape::Many, end(Shape::Many, GENTLY_ENDED, "JOIN locked USING (digest)", "")),
             (Kind::Grant, Shape::Many, without_places(GRANT)),
             (Kind::LimitedGrant, Shape::Many, grant_with_places(GRANT)),
             (Kind::Change, Shape::Many, CHANGE.to_owned()),
@@ -355,6 +366,7 @@ impl Sql {
             schema: schema.to_owned(),
             now: now.to_owned(),
             server: server.to_owned(),
+            end_in_tx: filled(&end(Shape::One, ENDED, "", ""), schema, now, server),
             texts: texts.into(),
         }
     }

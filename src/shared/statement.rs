@@ -17,9 +17,21 @@ pub(super) enum Miss {
     NotDone(StoreFailure),
     /// It may have happened, or may happen yet.
     Unknown(StoreFailure),
+    /// Its answer got lost, and it changes nothing.
+    Unread(StoreFailure),
     /// The queue is full.
     Busy(usize),
     Closed,
+}
+
+impl Miss {
+    /// The same of a statement that changes nothing.
+    pub(super) fn of_a_read(self) -> Self {
+        match self {
+            Self::Unknown(failure) => Self::Unread(failure),
+            Self::NotDone(_) | Self::Unread(_) | Self::Busy(_) | Self::Closed => self,
+        }
+    }
 }
 
 /// One call of a group.
@@ -46,6 +58,14 @@ pub(super) trait Statement: Send + Sized + 'static {
 
     /// All calls of a group, in its order.
     fn params(group: &[Ask<Self>], shape: Shape) -> Params<'_>;
+
+    /// Whether it changes rows on which an answer depends.
+    const CHANGES: bool = true;
+
+    /// What a miss of its statement says.
+    fn missed(miss: Miss) -> Miss {
+        if Self::CHANGES { miss } else { miss.of_a_read() }
+    }
 
     /// The most calls in a group, besides the limit of the options.
     const GROUP_MAX: usize = usize::MAX;

@@ -20,6 +20,11 @@ use crate::sync::{Arc, Ordering};
 
 /// Pages that one step reads: 4 MiB.
 const PAGES: i64 = 512;
+/// A statement deletes at most so many rows.
+const ROWS: usize = 1_000;
+/// It ends with the row whose body and progress bring it to so many bytes. The server marks each
+/// block of them, and a statement that takes too long is undone as a whole.
+const BYTES: u64 = 8 << 20;
 /// How long a process rests after a step within a pass.
 const REST_MS: i64 = 20;
 
@@ -34,8 +39,9 @@ const TAKE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
         due_ms = m.now_ms + CASE WHEN o.page + $1 < z.pages THEN $2 ELSE greatest($3, z.pages) END \
       FROM mine o, moment m, size z WHERE d.name = o.name RETURNING o.page, m.now_ms";
 
-/// Rows that may be over, without bodies. Rust decides.
-const FIND: &str = "SELECT k.digest, {BARE_ROW} FROM {S}.keys k \
+/// Rows that may be over, without what may be large, and how large that is. Rust decides.
+const FIND: &str = "SELECT k.digest, {BARE_ROW}, \
+    coalesce(pg_column_size(k.body), 0) + coalesce(pg_column_size(k.progress), 0) FROM {S}.keys k \
     WHERE k.ctid >= $1::text::tid AND k.ctid < $2::text::tid AND (k.gone_ms <= $3 OR k.state = 1 AND {LEASE} <= $3)";
 
 /// A row that a transaction has locked is passed over until the next pass.
@@ -77,20 +83,22 @@ pub(super) async fn step(core: &Arc<Core>) -> Result<bool, Miss> {
     let now = columns.time().map_err(Miss::NotDone)?;
     let found = find(core, page, now).await?;
     let (mut over, mut lapses) = (Vec::new(), Vec::new());
-    for (digest, row) in found {
-        match decide(row.state(), Event::Sweep { now }).becomes() {
-            Some(Phase::Vacant) => over.push((digest, row)),
-            Some(Phase::Interrupted) => lapses.push((digest, row)),
+    for found in found {
+        match decide(found.row.state(), Event::Sweep { now }).becomes() {
+            Some(Phase::Vacant) => over.push(found),
+            Some(Phase::Interrupted) => lapses.push(found),
             // A vacated row is no state any more, only a trace of one.
             Some(Phase::InFlight | Phase::Ending | Phase::Done) | None => {
-                if row.state == RowState::Vacated {
-                    over.push((digest, row));
+                if found.row.state == RowState::Vacated {
+                    over.push(found);
                 }
             }
         }
     }
     lapse(core, lapses).await;
-    delete(core, over).await?;
+    for part in parts(over) {
+        delete(core, part).await?;
+    }
     if page == 0 {
         let sql = core.sql.filled(FORGET_SESSIONS);
         core.errand(core.deadline(), async move |link: Rc<Link>| link.once(&sql, &Params::default()).await)
@@ -99,7 +107,15 @@ pub(super) async fn step(core: &Arc<Core>) -> Result<bool, Miss> {
     Ok(true)
 }
 
-async fn find(core: &Arc<Core>, page: i64, now: Timestamp) -> Result<Vec<(Digest, KeyRow)>, Miss> {
+/// A row that may be over.
+struct Found {
+    digest: Digest,
+    row: KeyRow,
+    /// Of its body and progress, as they are stored.
+    bytes: u64,
+}
+
+async fn find(core: &Arc<Core>, page: i64, now: Timestamp) -> Result<Vec<Found>, Miss> {
     let sql = core.sql.filled(FIND);
     let rows = core.errand(core.deadline(), async move |link: Rc<Link>| {
         let at = |page: i64| format!("({page},0)");
@@ -115,18 +131,23 @@ async fn find(core: &Arc<Core>, page: i64, now: Timestamp) -> Result<Vec<(Digest
         let Ok(Id(digest)) = columns.take() else { continue };
         // A damaged row stays: its next begin says so.
         if let Ok(Some(row)) = KeyRow::read(&mut columns) {
-            found.push((Digest::from_u128(digest), row));
+            let bytes: i32 = columns.take().map_err(Miss::NotDone)?;
+            found.push(Found {
+                digest: Digest::from_u128(digest),
+                row,
+                bytes: u64::from(bytes.unsigned_abs()),
+            });
         }
     }
     Ok(found)
 }
 
 /// All are sent before the first answer is awaited, so that they share statements.
-async fn lapse(core: &Arc<Core>, lapses: Vec<(Digest, KeyRow)>) {
+async fn lapse(core: &Arc<Core>, lapses: Vec<Found>) {
     let deadline = core.deadline();
     let sent: Vec<_> = lapses
         .into_iter()
-        .map(|(digest, row)| {
+        .map(|Found { digest, row, .. }| {
             let seen = (row.fence, row.state);
             let change = ChangeAsk { digest, seen, to: RowState::Interrupted };
             (core.send(change, deadline), digest, row)
@@ -141,16 +162,33 @@ async fn lapse(core: &Arc<Core>, lapses: Vec<(Digest, KeyRow)>) {
     }
 }
 
-async fn delete(core: &Arc<Core>, over: Vec<(Digest, KeyRow)>) -> Result<(), Miss> {
-    if over.is_empty() {
-        return Ok(());
+/// The rows in parts that are deleted one after the other. What was deleted stays so, whatever
+/// comes after.
+fn parts(over: Vec<Found>) -> Vec<Vec<Found>> {
+    let (mut parts, mut bytes) = (Vec::<Vec<Found>>::new(), 0);
+    for found in over {
+        let of_row = found.bytes;
+        match parts.last_mut() {
+            Some(part) if part.len() < ROWS && bytes < BYTES => {
+                bytes += of_row;
+                part.push(found);
+            }
+            Some(_) | None => {
+                bytes = of_row;
+                parts.push(vec![found]);
+            }
+        }
     }
+    parts
+}
+
+async fn delete(core: &Arc<Core>, over: Vec<Found>) -> Result<(), Miss> {
     let sql = core.sql.filled(DELETE);
     let deleted = core.errand(core.deadline(), async move |link: Rc<Link>| {
         let params = Params::default()
-            .ids(over.iter().map(|(digest, _)| digest.as_u128()))
-            .numbers(over.iter().map(|(_, row)| Some(signed(row.fence.get()))))
-            .smalls(over.iter().map(|(_, row)| Some(row.state.code())));
+            .ids(over.iter().map(|found| found.digest.as_u128()))
+            .numbers(over.iter().map(|found| Some(signed(found.row.fence.get()))))
+            .smalls(over.iter().map(|found| Some(found.row.state.code())));
         link.once(&sql, &params).await
     });
     let rows = deleted.await?;

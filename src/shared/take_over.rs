@@ -1,8 +1,7 @@
 //! A begin that found a row: the state machine decides on it, and a grant compares and sets.
 
-use super::claim::SharedClaim;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, Granting, How, NewClaim, Tries, full};
+use super::granting::{Asked, Granting, How, NewClaim, Stands, Tries, full};
 use super::refusal::Refusal;
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
@@ -11,6 +10,7 @@ use super::statements::change::ChangeAsk;
 use super::statements::end::Standing;
 use super::statements::grant::GrantAsk;
 use super::statements::look::LookAsk;
+use super::undelivered::{Answered, Undelivered};
 use crate::attempt::progress::Progress;
 use crate::clock::Deadline;
 use crate::engine::handles::claim::Begin;
@@ -32,21 +32,24 @@ pub(super) fn decided(row: &KeyRow, event: Event<'_>, now: Timestamp) -> (Decisi
 }
 
 /// The answer to a begin that found this row; `None` if the row has changed since.
-pub(super) async fn answer(
-    handle: &Arc<SharedHandle>,
+pub(super) async fn answer<'a>(
+    handle: &'a Arc<SharedHandle>,
     asked: &Asked,
     fingerprint: Fingerprint,
     (row, now): (&KeyRow, Timestamp),
     terms: &Terms,
     deadline: Deadline,
-) -> Result<Option<Begin>, BeginError> {
+) -> Result<Option<Answered<'a>>, BeginError> {
     match decided_begin(row, &fingerprint, now, &terms.policy) {
         (Decision::Grant { attempt }, _) => {
             let claim =
                 grant(handle, asked, fingerprint, (row, now), (attempt, false), terms, deadline).await?;
-            Ok(claim.map(|claim| Begin::Fresh(claim.into())))
+            Ok(claim.map(|claim| Answered::Granted(Box::new(claim))))
         }
-        decided => without_grant(handle, asked, row, decided, deadline).await,
+        decided => {
+            let answer = without_grant(handle, asked, row, decided, deadline).await?;
+            Ok(answer.map(Answered::Without))
+        }
     }
 }
 
@@ -101,15 +104,15 @@ pub(super) fn pending(handle: &Arc<SharedHandle>, asked: &Asked, row: &KeyRow) -
 
 /// Grants a claim on a key that has this row; `None` if the row has changed since, or a
 /// transaction has locked it.
-pub(super) async fn grant(
-    handle: &Arc<SharedHandle>,
+pub(super) async fn grant<'a>(
+    handle: &'a Arc<SharedHandle>,
     asked: &Asked,
     fingerprint: Fingerprint,
     (row, now): (&KeyRow, Timestamp),
     (attempt, resolves): (u32, bool),
     terms: &Terms,
     deadline: Deadline,
-) -> Result<Option<SharedClaim>, BeginError> {
+) -> Result<Option<Undelivered<'a>>, BeginError> {
     let core = &*handle.0;
     let earlier = (attempt > 1).then(|| row.as_earlier());
     let standing = (attempt > 1).then(|| Standing {
@@ -141,12 +144,14 @@ pub(super) async fn grant(
                 continue;
             }
         };
-        let mut claim = match granted.fence {
-            Some(_) if !granting.is_good(terms.policy.get_lease()) => {
+        let (mut claim, stands) = match granted.fence {
+            Some(_) if !granting.is_good(Stands::granted(terms)) => {
                 granting.start_again(deadline).await?;
                 return Ok(None);
             }
-            Some(fence) => NewClaim::granted(terms, fingerprint, fence, granted.now),
+            Some(fence) => {
+                (NewClaim::granted(terms, fingerprint, fence, granted.now), Stands::granted(terms))
+            }
             // The grant before this one may have happened, and its answer got lost.
             None if tries.unknown.is_some() => {
                 let found = found(core, asked, &mut granting, deadline).await?;
@@ -170,9 +175,8 @@ pub(super) async fn grant(
         if attempt > 1 {
             claim.progress = row.progress.as_deref().map(|bytes| Progress::new(bytes, &core.budget));
         }
-        let mut claim = SharedClaim::new(handle, claim.attempt(asked), granting.arrives()?, resolves);
-        claim.standing = standing;
-        return Ok(Some(claim));
+        let attempt = claim.attempt(asked);
+        return Ok(Some(Undelivered { granting, stands, attempt, standing, resolves }));
     }
 }
 
@@ -182,14 +186,14 @@ async fn found(
     asked: &Asked,
     granting: &mut Granting<'_>,
     deadline: Deadline,
-) -> Result<Option<NewClaim>, Refusal> {
+) -> Result<Option<(NewClaim, Stands)>, Refusal> {
     granting.looks();
     let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await.map_err(Core::refusal)?;
-    let is_mine = |row: &KeyRow| row.nonce == granting.nonce && row.state == RowState::InFlight;
-    let Some(row) = looked.row.filter(is_mine) else { return Ok(None) };
+    let Some(row) = looked.row.filter(|row| granting.is_of(row)) else { return Ok(None) };
     core.confirm(deadline).await?;
-    if granting.is_good_as(&row, looked.now) {
-        return Ok(Some(NewClaim::found(&row, core)));
+    let stands = Stands::found(&row, looked.now);
+    if granting.is_good(stands) {
+        return Ok(Some((NewClaim::found(&row, core), stands)));
     }
     granting.start_again(deadline).await?;
     Ok(None)

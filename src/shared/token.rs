@@ -10,13 +10,13 @@ use super::columns::{Id, Params, signed};
 use super::complete::UnderWay;
 use super::connection::Link;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, NewClaim, Tries, nonce, not_granted};
+use super::granting::{Asked, NewClaim, Stands, Tries, nonce, not_granted};
 use super::refusal::{Refusal, carry, check_caller};
 use super::row::{KeyRow, RowState};
 use super::statements::end::EndAsk;
 use super::statements::look::LookAsk;
 use crate::Status;
-use crate::clock::{Deadline, Timestamp, millis};
+use crate::clock::{Deadline, Stopwatch, Timestamp, millis};
 use crate::codec::TokenRow;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
@@ -133,7 +133,7 @@ impl Drop for Resuming<'_> {
     fn drop(&mut self) {
         if self.is_sent && !self.core.is_forked() {
             let until = self.core.last_statement();
-            self.core.loose_ends.add(EndAsk::hand_back(self.row), Some(until), None);
+            self.core.loose_ends.hand_back(EndAsk::hand_back(self.row), until);
         }
     }
 }
@@ -167,6 +167,7 @@ impl SharedHandle {
             if let Err(miss) = resumed {
                 tries.again(core, miss).await.map_err(in_time)?;
             }
+            let since = Stopwatch::start();
             let looked = match core.ask(LookAsk { digest }, deadline).await {
                 Ok(looked) => looked,
                 Err(miss) => {
@@ -192,6 +193,11 @@ impl SharedHandle {
             }
             if tries.unknown.is_some() {
                 core.confirm(deadline).await.map_err(in_time)?;
+            }
+            // While that was awaited it may have ended. The next look says so.
+            if !Stands::found(&row, looked.now).has_lease(&since) {
+                tries.round(core).await.map_err(in_time)?;
+                continue;
             }
             resuming.is_sent = false;
             Counters::count(&core.counters.token_claims);

@@ -1,7 +1,7 @@
 //! The text of the statements that go on a caller's connection, in its transaction. Unless the
 //! caller has them prepared they are planned anew each time, so each is as small as it can be.
 
-use super::sql::{Kind, Shape, Sql};
+use super::sql::Sql;
 
 /// Marks the key for as long as the transaction lasts, unless another transaction has done so, and
 /// looks whether it has a row. It changes nothing, so begins of others go on.
@@ -58,7 +58,7 @@ impl TxSql {
             insert: filled(INSERT),
             update: filled(UPDATE),
             why: filled(WHY),
-            end: sql.text(Kind::End, Shape::One).to_owned(),
+            end: sql.end_in_tx.clone(),
         }
     }
 }

@@ -73,7 +73,7 @@ async fn look_at_all(core: &Arc<Core>, due: Vec<Due>) {
         match seen.map(|seen| conclude(core, &attempt, seen)) {
             Ok(Some(row)) => over.push((lapse(core, &row, attempt.digest, deadline), attempt, row)),
             Ok(None) => {}
-            Err(Miss::NotDone(failure) | Miss::Unknown(failure)) => {
+            Err(Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure)) => {
                 core.watches.failed(&attempt, failure, core.options.call_timeout);
             }
             Err(Miss::Busy(_) | Miss::Closed) => core.watches.later(&attempt, false),
@@ -99,7 +99,7 @@ fn conclude(core: &Core, attempt: &Attempt, seen: Seen) -> Option<KeyRow> {
     let ended = match seen.row {
         None => Ended::Vacated,
         // The key has moved on since: a begin says how.
-        Some(row) if row.fence != attempt.fence && row.attempt > attempt.number => Ended::Interrupted,
+        Some(row) if row.fence != attempt.fence && is_after(&row, attempt) => Ended::Interrupted,
         Some(row) if row.fence != attempt.fence => Ended::Vacated,
         Some(row) => match row.state {
             RowState::Done => Ended::Done(row.record(attempt.digest)),
@@ -118,6 +118,13 @@ fn conclude(core: &Core, attempt: &Attempt, seen: Seen) -> Option<KeyRow> {
     };
     core.watches.ended(attempt, ended);
     None
+}
+
+/// Whether the row has a later attempt than this one, which was interrupted then. One that was put
+/// back, or withdrawn, has left the number of the attempt before.
+fn is_after(row: &KeyRow, attempt: &Attempt) -> bool {
+    let stands_on_it = row.stands_on().is_some_and(|earlier| earlier.info.fence() == attempt.fence);
+    row.attempt > attempt.number || stands_on_it
 }
 
 /// Asks for a claim whose lease is over to be made interrupted.

@@ -13,6 +13,8 @@ use crate::Status;
 use crate::Waited;
 use crate::attempt::{Attempt, AttemptParts, Ended};
 use crate::clock::Deadline;
+use crate::engine::common::counters::Counters;
+use crate::engine::common::limits::Waiter;
 use crate::engine::common::running::is_running;
 use crate::error::{BeginError, SharedError};
 #[cfg(feature = "http")]
@@ -49,7 +51,7 @@ impl SharedHandle {
         deadline: Deadline,
     ) -> Result<Waited, BeginError> {
         let watch = self.0.options.hooks.watch();
-        let ended = carry_checked(caller, Box::pin(self.end_of(attempt, deadline))).await;
+        let ended = carry_checked(caller, Box::pin(self.end_of(attempt, deadline, true))).await;
         let answer = ended.and_then(|ended| ended.map_or(Ok(Waited::TimedOut), Waited::of));
         self.0.options.hooks.waited(attempt, answer.as_ref(), watch.as_ref());
         answer
@@ -60,7 +62,7 @@ impl SharedHandle {
     #[cfg(feature = "http")]
     pub(crate) async fn lost(&self, attempt: &Arc<Attempt>, deadline: Deadline) -> Option<ClaimError> {
         loop {
-            match self.end_of(attempt, deadline).await {
+            match self.end_of(attempt, deadline, false).await {
                 Ok(None) => return None,
                 Ok(Some(Ended::Done(record))) => {
                     return Some(ClaimError::Superseded(Box::new(Status::Done(record))));
@@ -78,8 +80,14 @@ impl SharedHandle {
         }
     }
 
-    /// How the claim ended; `None` if it is still in flight at the deadline.
-    async fn end_of(&self, attempt: &Arc<Attempt>, deadline: Deadline) -> Result<Option<Ended>, BeginError> {
+    /// How the claim ended; `None` if it is still in flight at the deadline. A caller that waits
+    /// for the claim of another takes one of the places that there are for those.
+    async fn end_of(
+        &self,
+        attempt: &Arc<Attempt>,
+        deadline: Deadline,
+        is_of_another: bool,
+    ) -> Result<Option<Ended>, BeginError> {
         let core = &*self.0;
         core.check()?;
         // An operation that waits for its own claim would wait for ever.
@@ -95,6 +103,7 @@ impl SharedHandle {
         if deadline.has_passed() {
             return Ok(None);
         }
+        let _waiter = if is_of_another { Some(core.waiter()?) } else { None };
         let place = Place { core, attempt: core.watches.join(&waited_for) };
         if is_running(&place.attempt) {
             return Err(BeginError::OwnKey);
@@ -110,6 +119,14 @@ impl SharedHandle {
         });
         let ended = ended.await;
         told(core, ended, &place.attempt)
+    }
+}
+
+impl Core {
+    /// Takes a place among the calls that wait for claims of others.
+    fn waiter(&self) -> Result<Waiter<'_>, BeginError> {
+        Waiter::within(&self.waiting, self.options.max_waiters)
+            .inspect_err(|_| Counters::count(&self.counters.busy_waiters))
     }
 }
 
@@ -136,8 +153,7 @@ fn stand_in(attempt: &Attempt) -> Attempt {
 fn told(core: &Core, ended: Option<Ended>, attempt: &Attempt) -> Result<Option<Ended>, BeginError> {
     let Some(Ended::Failed(_) | Ended::Closed) = &ended else { return Ok(ended) };
     core.check()?;
-    match core.watches.failure(attempt) {
-        Some(failure) => Err(SharedError::Unavailable(failure).into()),
-        None => Err(BeginError::Closed),
-    }
+    // Where others watch the claim anew, the store's last failure says why.
+    let failure = core.watches.failure(attempt).unwrap_or_else(|| core.failure());
+    Err(SharedError::Unavailable(failure).into())
 }

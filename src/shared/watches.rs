@@ -1,7 +1,6 @@
 //! `Watches`: the claims for which callers of this process wait, and those whose end other
 //! processes are to be told of.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -27,9 +26,21 @@ pub(super) struct Watches {
 
 #[derive(Default)]
 struct Table {
-    watched: HashMap<(Digest, Fence), Watch>,
+    /// Of each key mostly one claim.
+    watched: DigestMap<Vec<Watch>>,
     /// The claims that this process has.
     own: DigestMap<Arc<Attempt>>,
+}
+
+impl Table {
+    /// The watch of a claim.
+    fn of(&mut self, attempt: &Attempt) -> Option<&mut Watch> {
+        self.watched.get_mut(&attempt.digest)?.iter_mut().find(|watch| watch.attempt.fence == attempt.fence)
+    }
+
+    fn is_own(&self, attempt: &Attempt) -> bool {
+        self.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence)
+    }
 }
 
 struct Watch {
@@ -61,8 +72,7 @@ impl Watches {
     /// Notes that this process has a claim no more.
     pub(super) fn remove_own(&self, attempt: &Attempt) {
         let mut table = self.table.lock();
-        let is_this = table.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence);
-        let removed = is_this.then(|| table.own.remove(&attempt.digest));
+        let removed = table.is_own(attempt).then(|| table.own.remove(&attempt.digest));
         drop(table);
         drop(removed);
     }
@@ -71,8 +81,8 @@ impl Watches {
     /// the stand-in for that of another.
     pub(super) fn known(&self, digest: Digest, fence: Fence) -> Option<Arc<Attempt>> {
         let table = self.table.lock();
-        let own = table.own.get(&digest).filter(|own| own.fence == fence);
-        own.or_else(|| table.watched.get(&(digest, fence)).map(|watch| &watch.attempt)).cloned()
+        let watched = table.watched.get(&digest).into_iter().flatten().map(|watch| &watch.attempt);
+        table.own.get(&digest).into_iter().chain(watched).find(|attempt| attempt.fence == fence).cloned()
     }
 
     /// A caller starts to wait, on the returned attempt: that of the first caller that waited. The
@@ -81,17 +91,32 @@ impl Watches {
         let mut table = self.table.lock();
         let new = || Watch {
             attempt: Arc::clone(attempt),
-            waiters: 0,
+            waiters: 1,
             due: Deadline::after(Duration::ZERO),
             pause: PAUSE_MIN,
             is_told: false,
             failing_until: None,
             failure: None,
         };
-        let watch = table.watched.entry((attempt.digest, attempt.fence)).or_insert_with(new);
-        watch.waiters += 1;
-        let watched = Arc::clone(&watch.attempt);
+        let of_key = table.watched.entry(attempt.digest).or_default();
+        let mut given_up = None;
+        let watched = match of_key.iter_mut().find(|watch| watch.attempt.fence == attempt.fence) {
+            // The wait for it was given up, and somebody has not looked yet.
+            Some(watch) if watch.failure.is_some() => {
+                given_up = Some(std::mem::replace(watch, new()));
+                Arc::clone(attempt)
+            }
+            Some(watch) => {
+                watch.waiters += 1;
+                Arc::clone(&watch.attempt)
+            }
+            None => {
+                of_key.push(new());
+                Arc::clone(attempt)
+            }
+        };
         drop(table);
+        drop(given_up);
         self.called.notify_one();
         watched
     }
@@ -99,23 +124,28 @@ impl Watches {
     /// A caller waits no longer.
     pub(super) fn leave(&self, attempt: &Attempt) {
         let mut table = self.table.lock();
-        let key = (attempt.digest, attempt.fence);
-        let Some(watch) = table.watched.get_mut(&key) else { return };
+        let Some(of_key) = table.watched.get_mut(&attempt.digest) else { return };
+        let is_of_it = |watch: &Watch| std::ptr::eq(&raw const *watch.attempt, attempt);
+        let Some(at) = of_key.iter().position(is_of_it) else { return };
+        let Some(watch) = of_key.get_mut(at) else { return };
         watch.waiters = watch.waiters.saturating_sub(1);
-        let removed = (watch.waiters == 0).then(|| table.watched.remove(&key));
+        let removed = (watch.waiters == 0).then(|| of_key.swap_remove(at));
+        if of_key.is_empty() {
+            table.watched.remove(&attempt.digest);
+        }
         drop(table);
         drop(removed);
     }
 
     /// Callers that wait.
-    pub(super) fn waiters(&self) -> usize {
-        self.table.lock().watched.values().map(|watch| watch.waiters).sum()
+    #[cfg(test)]
+    fn waiters(&self) -> usize {
+        self.table.lock().watched.values().flatten().map(|watch| watch.waiters).sum()
     }
 
     /// Why the wait for a claim was given up, if the store did not answer.
     pub(super) fn failure(&self, attempt: &Attempt) -> Option<StoreFailure> {
-        let table = self.table.lock();
-        table.watched.get(&(attempt.digest, attempt.fence)).and_then(|watch| watch.failure.clone())
+        self.table.lock().of(attempt).and_then(|watch| watch.failure.clone())
     }
 
     /// The claims to look at now, and when the next ones are due.
@@ -124,11 +154,11 @@ impl Watches {
         let Table { watched, own } = &mut *table;
         let is_own =
             |attempt: &Arc<Attempt>| own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence);
-        let due = watched.values_mut().filter(|watch| watch.due.has_passed()).map(|watch| {
+        let due = watched.values_mut().flatten().filter(|watch| watch.due.has_passed()).map(|watch| {
             watch.is_told = false;
             Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) }
         });
-        (due.collect(), watched.values().filter_map(|watch| watch.due.instant()).min())
+        (due.collect(), watched.values().flatten().filter_map(|watch| watch.due.instant()).min())
     }
 
     /// A claim has ended: it is not looked at again, and its waiters are told. They may
@@ -136,7 +166,7 @@ impl Watches {
     /// grant was known here, or after the end was.
     pub(super) fn ended(&self, attempt: &Attempt, how: Ended) {
         let mut table = self.table.lock();
-        let stand_in = table.watched.get_mut(&(attempt.digest, attempt.fence)).and_then(|watch| {
+        let stand_in = table.of(attempt).and_then(|watch| {
             watch.due = Deadline::NEVER;
             (!std::ptr::eq(&raw const *watch.attempt, attempt)).then(|| Arc::clone(&watch.attempt))
         });
@@ -151,7 +181,7 @@ impl Watches {
     /// are looked at more and more rarely.
     pub(super) fn later(&self, attempt: &Attempt, is_told: bool) {
         let mut table = self.table.lock();
-        if let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) {
+        if let Some(watch) = table.of(attempt) {
             watch.failing_until = None;
             watch.pause = if is_told { PAUSE_MAX } else { watch.pause.mul_f32(1.6).min(PAUSE_MAX) };
             // What was told meanwhile, the look may have been too early for.
@@ -163,8 +193,8 @@ impl Watches {
     /// process, whose end its holder will tell.
     pub(super) fn failed(&self, attempt: &Attempt, failure: StoreFailure, patience: Duration) {
         let mut table = self.table.lock();
-        let is_own = table.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence);
-        let Some(watch) = table.watched.get_mut(&(attempt.digest, attempt.fence)) else { return };
+        let is_own = table.is_own(attempt);
+        let Some(watch) = table.of(attempt) else { return };
         watch.due = Deadline::after(PAUSE_MAX);
         if is_own {
             return;
@@ -183,7 +213,7 @@ impl Watches {
     /// Has a key looked at now.
     pub(super) fn told(&self, digest: Digest) {
         let mut table = self.table.lock();
-        for (_, watch) in table.watched.iter_mut().filter(|((of, _), _)| *of == digest) {
+        for watch in table.watched.get_mut(&digest).into_iter().flatten() {
             watch.due = Deadline::after(Duration::ZERO);
             watch.is_told = true;
         }
@@ -194,7 +224,7 @@ impl Watches {
     /// Has all looked at now, because something may have been missed.
     pub(super) fn all_due(&self) {
         let mut table = self.table.lock();
-        for watch in table.watched.values_mut() {
+        for watch in table.watched.values_mut().flatten() {
             watch.due = Deadline::after(Duration::ZERO);
             watch.pause = PAUSE_MIN;
         }
@@ -205,7 +235,7 @@ impl Watches {
     /// Ends all waits, because the store is closed.
     pub(super) fn close(&self) {
         let table = std::mem::take(&mut *self.table.lock());
-        for watch in table.watched.values() {
+        for watch in table.watched.values().flatten() {
             watch.attempt.end(Ended::Closed);
         }
         for own in table.own.values() {
@@ -238,6 +268,45 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::attempt::AttemptParts;
+    use crate::error::FailureKind;
+
+    #[test]
+    fn a_wait_that_was_given_up_is_not_joined_though_one_of_its_waiters_sleeps_on() {
+        let watches = Watches::default();
+        let [first, second] = [(); 2].map(|()| Arc::new(Attempt::new(AttemptParts::example(2))));
+        let sleeps = watches.join(&first);
+        watches.failed(&first, StoreFailure::new(FailureKind::TimedOut, ""), Duration::ZERO);
+        assert!(matches!(sleeps.ended_so_far(), Some(Ended::Closed)));
+        let waits = watches.join(&second);
+        assert!(waits.ended_so_far().is_none() && watches.failure(&waits).is_none());
+        watches.leave(&sleeps);
+        assert_eq!(watches.waiters(), 1);
+        watches.leave(&waits);
+        assert_eq!(watches.waiters(), 0);
+    }
+
+    /// Notifications name the keys of all processes: one that nobody waits for here costs a
+    /// look-up.
+    #[test]
+    fn a_key_that_is_told_of_costs_no_walk_over_all_that_are_waited_for() {
+        let watches = Watches::default();
+        let attempt =
+            |key: u128| Attempt::new(AttemptParts { digest: key_of(key), ..AttemptParts::example(2) });
+        for key in 0..50_000 {
+            watches.join(&Arc::new(attempt(key)));
+        }
+        let started = crate::clock::Stopwatch::start();
+        for key in 0..50_000 {
+            watches.told(key_of(1_000_000 + key));
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!(watches.waiters(), 50_000);
+    }
+
+    /// Digests are spread over the whole range.
+    fn key_of(number: u128) -> Digest {
+        Digest::from_u128(number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+    }
 
     #[test]
     fn what_is_told_while_a_key_is_looked_at_has_it_looked_at_again_at_once() {

@@ -77,17 +77,24 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
     let is_alone = asks.len() == 1 && core.options.one_call_plans;
     let shape = if is_alone { core.sql.shape_for_one(S::KIND) } else { Shape::Many };
     let text = core.sql.text(S::KIND, shape);
-    let asked = link.query((S::KIND, shape), text, &S::params(&asks, shape)).await;
+    let mut sent = Sent(asks);
+    let asked = link.query((S::KIND, shape), text, &S::params(&sent.0, shape)).await;
+    let asks = std::mem::take(&mut sent.0);
     let rows = match asked {
         Ok(rows) => rows,
         Err(miss) => {
+            let miss = S::missed(miss);
+            let asks = if has_waited(&miss) { S::again_gently(&core.intake, asks) } else { asks };
+            if asks.is_empty() {
+                return;
+            }
             let (blocked, asks) = blocked(link, &miss, asks).await;
             if !blocked.is_empty() {
                 core.blocked.add(blocked.iter().map(|ask| ask.what.digest()));
                 refuse(blocked, &Miss::NotDone(StoreFailure::locked()));
                 return core.intake.put_back(asks, &core.failure());
             }
-            if let Miss::NotDone(failure) | Miss::Unknown(failure) = &miss {
+            if let Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure) = &miss {
                 core.note_failure(failure);
             }
             return refuse(asks, &miss);
@@ -113,9 +120,20 @@ async fn run<S: Queued>(core: &Arc<Core>, link: &Link, asks: Vec<Ask<S>>) {
             listener::tell(core, ask.what.digest());
         }
         // It happened, even if what came back can't be read.
-        ask.reply.send(answer.map_err(Miss::Unknown));
+        ask.reply.send(answer.map_err(|failure| S::missed(Miss::Unknown(failure))));
     }
     core.intake.put_back(cut, &core.failure());
+}
+
+/// Calls whose statement is under way. If the thread ends meanwhile, they may have happened.
+struct Sent<S: Queued>(Vec<Ask<S>>);
+
+impl<S: Queued> Drop for Sent<S> {
+    fn drop(&mut self) {
+        if S::CHANGES {
+            refuse(std::mem::take(&mut self.0), &Miss::Unknown(StoreFailure::closed_meanwhile()));
+        }
+    }
 }
 
 fn refuse<S: Queued>(asks: Vec<Ask<S>>, miss: &Miss) {
@@ -126,12 +144,16 @@ fn refuse<S: Queued>(asks: Vec<Ask<S>>, miss: &Miss) {
 
 /// After a statement that failed: the calls that wait for a transaction, and the others.
 async fn blocked<S: Queued>(link: &Link, miss: &Miss, asks: Vec<Ask<S>>) -> (Vec<Ask<S>>, Vec<Ask<S>>) {
-    let has_waited = matches!(miss, Miss::NotDone(failure) if failure.kind() == FailureKind::TimedOut);
-    if !S::WAITS_FOR_INSERTS || !has_waited {
+    if !S::WAITS_FOR_INSERTS || !has_waited(miss) {
         return (Vec::new(), asks);
     }
     let marked = marked(link).await;
     asks.into_iter().partition(|ask| marked.contains(&mark(ask.what.digest())))
+}
+
+/// Whether a statement was ended because it took too long: it may have waited for a row.
+fn has_waited(miss: &Miss) -> bool {
+    matches!(miss, Miss::NotDone(failure) if failure.kind() == FailureKind::TimedOut)
 }
 
 /// The marks of open transactions. Where they can't be read, the next try of each call finds out.

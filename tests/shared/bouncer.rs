@@ -5,20 +5,20 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::{Begin, Engine, Policy, Pooling, Recovery, SharedOptions, Status, Waited};
+use idemkv::{Begin, BeginInTx, Engine, Policy, Pooling, Recovery, SharedOptions, Status, Waited};
 use tokio_postgres::NoTls;
 
-use crate::server::{Server, claim, on_runtime, request, unprivileged, within};
+use crate::server::{Gate, Server, claim, on_runtime, request, unprivileged, within};
 
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
 
-struct Bouncer {
+pub struct Bouncer {
     port: u16,
 }
 
 impl Bouncer {
     /// In front of the server, with four connections to it; `None` without the program.
-    fn start(server: &Server, pooling: &str, more: &str) -> Option<Self> {
+    pub fn start(server: &Server, pooling: &str, more: &str) -> Option<Self> {
         if !Path::new(PROGRAM).exists() {
             eprintln!("SKIPPED: no {PROGRAM}");
             return None;
@@ -54,7 +54,7 @@ impl Bouncer {
         format!("postgres://idemkv@127.0.0.1:{}/postgres", self.port)
     }
 
-    fn options(&self, schema: &str) -> SharedOptions {
+    pub fn options(&self, schema: &str) -> SharedOptions {
         SharedOptions::new(self.url()).schema(schema).policy(Policy::default().recovery(Recovery::Rerun))
     }
 
@@ -113,29 +113,45 @@ fn a_pooler_in_transaction_mode_is_found_and_calls_work() {
 #[test]
 fn an_effect_and_its_completion_are_committed_together_through_a_pooler() {
     let server = server!();
-    let Some(bouncer) = Bouncer::start(server, "transaction", "") else { return };
+    // What SQLx sets when it connects.
+    let more = "ignore_startup_parameters = extra_float_digits";
+    let Some(bouncer) = Bouncer::start(server, "transaction", more) else { return };
     let store = bouncer.options("bouncer_tx").connect().unwrap();
+    assert!(is_pooled(&store));
     server.sql("CREATE TABLE bouncer_tx.effects (n int)");
-    let scope = store.scope("");
-    on_runtime(async {
-        let mut client = bouncer.client().await.unwrap();
-        for is_committed in [true, false] {
-            let held = claim(&scope, if is_committed { "committed" } else { "rolled back" });
-            let mut transaction = client.transaction().await.unwrap();
-            transaction.batch_execute("INSERT INTO bouncer_tx.effects VALUES (1)").await.unwrap();
-            let completed = held.complete_in_tx(&mut transaction, "paid").await.unwrap();
-            if is_committed {
-                transaction.commit().await.unwrap();
-                assert_eq!(completed.committed().body(), b"paid");
-            } else {
-                transaction.rollback().await.unwrap();
-                completed.rolled_back().release().unwrap();
+    for (at, caller) in callers!().iter().enumerate() {
+        let scope = store.scope(format!("{:?}", caller.client));
+        on_runtime(async {
+            // The second connection is served by the session that served the first.
+            for is_committed in [true, false] {
+                let mut client = caller.client.connect(bouncer.url()).await;
+                let held = claim(&scope, if is_committed { "committed" } else { "rolled back" });
+                let mut transaction = client.transaction().await;
+                transaction.execute("INSERT INTO bouncer_tx.effects VALUES (1)").await.unwrap();
+                let completed = transaction.complete_claim(held, "paid").await.unwrap();
+                let Ok(BeginInTx::Fresh(whole)) = transaction.begin(&scope, "whole", request()).await else {
+                    panic!()
+                };
+                let stored = transaction.complete(whole, "paid").await.unwrap();
+                if is_committed {
+                    transaction.commit().await.unwrap();
+                    assert_eq!(
+                        (completed.committed().body(), stored.committed().body()),
+                        (&b"paid"[..], &b"paid"[..])
+                    );
+                    assert!(scope.forget_async("whole").await.unwrap());
+                } else {
+                    transaction.rollback().await.unwrap();
+                    completed.rolled_back().release().unwrap();
+                }
             }
+        });
+        assert_eq!(server.one("SELECT count(*) FROM bouncer_tx.effects"), (at + 1).to_string());
+        assert!(matches!(scope.begin("committed", request()), Ok(Begin::Done(_))));
+        for key in ["rolled back", "whole"] {
+            assert!(matches!(scope.get(key), Ok(Status::Vacant)), "{key}");
         }
-    });
-    assert_eq!(server.one("SELECT count(*) FROM bouncer_tx.effects"), "1");
-    assert!(matches!(scope.begin("committed", request()), Ok(Begin::Done(_))));
-    assert!(matches!(scope.get("rolled back"), Ok(Status::Vacant)));
+    }
 }
 
 /// Others are served by the same connections of the server.
@@ -202,6 +218,28 @@ fn nothing_that_a_connection_needs_stays_with_a_pooler_for_others() {
         }
     });
     assert_eq!(settings(), before);
+}
+
+/// As behind one whose server fails over. The pooler's word for it is also that of other poolers
+/// for what they can't do.
+#[test]
+fn a_connection_that_a_pooler_in_session_mode_loses_says_nothing_of_its_mode() {
+    let server = server!();
+    let Some(bouncer) = Bouncer::start(server, "session", "default_pool_size = 20") else { return };
+    let options = bouncer.options("bouncer_broken").pooling(Pooling::Session).sweep_every(None);
+    let store = options.count_every(None).connect().unwrap();
+    let gate = Gate::shut(server, "bouncer_broken", "INSERT ON bouncer_broken.keys", "true");
+    thread::scope(|threads| {
+        let begun = threads.spawn(|| store.scope("").begin("key", request()));
+        gate.holds(1);
+        let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                     WHERE wait_event = 'advisory' AND query LIKE '%bouncer_broken%'";
+        assert_eq!(server.one(ended), "1");
+        assert!(within(Duration::from_secs(20), || store.shared_stats().unwrap().lost_connections > 0));
+        gate.open();
+        assert!(matches!(begun.join().unwrap(), Ok(Begin::Fresh(_))));
+    });
+    assert!(!is_pooled(&store));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use idemkv::{
 
 use crate::inside::{Act, Tools, is_inside, is_refused};
 use crate::proxy::Proxy;
-use crate::server::{claim, request};
+use crate::server::{Client, claim, request, within};
 
 const WATCHDOG: Duration = Duration::from_secs(30);
 
@@ -151,6 +151,95 @@ impl Wake for Unparks {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
+}
+
+fn given_up(proxy: &Proxy) -> SharedOptions {
+    let url = format!("{}?application_name=idemkv_dropped", proxy.url());
+    SharedOptions::new(url).schema("callers_dropped").instance("worker-1")
+}
+
+/// A service gives up and tries again. What it gave up must not take the name from the next try.
+#[test]
+fn a_connect_that_is_dropped_replaces_nobody_however_late_it_arrives() {
+    let server = server!();
+    let direct = || server.options("callers_dropped").instance("worker-1").connect().unwrap();
+    // It has the name, and the start that is held names it.
+    let first = direct();
+    let proxy = Proxy::to(server.port);
+    proxy.hold(Some("sessions (id, nonce"));
+    {
+        let mut connecting = pin!(given_up(&proxy).connect_async());
+        assert!(poll(connecting.as_mut(), Waker::noop()).is_pending());
+        proxy.wait_for_held(1);
+    }
+    let again = direct();
+    drop(first);
+    let held = claim(&again.scope(""), "key");
+    proxy.hold(None);
+    let connections =
+        || server.one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idemkv_dropped'");
+    assert!(within(WATCHDOG, || connections() == "0"), "what was dropped goes on");
+    held.complete("reply").unwrap();
+    claim(&again.scope(""), "next").complete("reply").unwrap();
+}
+
+/// It can't read the policies: a later library has written one.
+#[test]
+fn a_connect_that_fails_replaces_nobody() {
+    let server = server!();
+    let options = || server.options("callers_failed").instance("worker-1");
+    let first = options().connect().unwrap();
+    let held = claim(&first.scope(""), "key");
+    server.sql("INSERT INTO callers_failed.policies (scope, ttl_ms, refuse) VALUES ('x', -1, false)");
+    assert!(options().connect().is_err());
+    held.complete("reply").unwrap();
+    claim(&first.scope(""), "next").complete("reply").unwrap();
+}
+
+/// Its session was started beside the read of the policies, which is held up here.
+#[test]
+fn a_connect_that_fails_late_replaces_nobody_either() {
+    let server = server!();
+    let options = || server.options("callers_late").instance("worker-1");
+    let first = options().connect().unwrap();
+    let held = claim(&first.scope(""), "key");
+    let mut blocker = Client::connect(server);
+    blocker.run("BEGIN; LOCK TABLE callers_late.policies IN ACCESS EXCLUSIVE MODE");
+    let brief = Duration::from_millis(500);
+    assert!(options().statement_timeout(brief).call_timeout(brief).connect().is_err());
+    blocker.run("ROLLBACK");
+    held.complete("reply").unwrap();
+    claim(&first.scope(""), "next").complete("reply").unwrap();
+}
+
+#[test]
+fn a_connect_that_is_dropped_leaves_nothing_behind() {
+    let server = server!();
+    server.connect("callers_left").close().unwrap();
+    let proxy = Proxy::to(server.port);
+    let url = format!("{}?application_name=idemkv_left", proxy.url());
+    let options = || SharedOptions::new(url.clone()).schema("callers_left");
+    proxy.stall(true);
+    {
+        let mut connecting = pin!(options().connect_async());
+        assert!(poll(connecting.as_mut(), Waker::noop()).is_pending());
+        proxy.wait_for_connections(1);
+    }
+    proxy.stall(false);
+    assert!(!within(Duration::from_secs(1), || proxy.connections() > 1), "it goes on");
+    // It has connected, and nobody took the answer.
+    server.sql("UPDATE callers_left.duties SET due_ms = 0");
+    {
+        let mut connecting = pin!(options().connect_async());
+        assert!(poll(connecting.as_mut(), Waker::noop()).is_pending());
+        assert!(within(WATCHDOG, || server.one("SELECT due_ms FROM callers_left.duties") != "0"));
+    }
+    let connections =
+        || server.one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idemkv_left'");
+    assert!(within(WATCHDOG, || connections() == "0"), "{} connections are left", connections());
+    let now = "extract(epoch FROM clock_timestamp()) * 1000";
+    let living = server.one(&format!("SELECT count(*) FROM callers_left.sessions WHERE until_ms > {now}"));
+    assert_eq!(living, "0", "a session that nobody has");
 }
 
 /// As on a file, where a resume that is dropped has not happened.

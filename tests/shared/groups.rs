@@ -40,6 +40,23 @@ fn calls_that_arrive_together_share_statements_and_each_gets_its_own_answer() {
     }
 }
 
+/// Its row is still there, so each of them is a grant that compares and sets. Callers that wait
+/// are woken together.
+#[test]
+fn begins_of_a_key_that_was_released_share_statements() {
+    let server = server!();
+    let store = server.options("groups_released").sweep_every(None).count_every(None).connect().unwrap();
+    let scope = store.scope("");
+    claim(&scope, "key").release().unwrap();
+    let before = store.shared_stats().unwrap();
+    let begun = block_on(join_all((0..200).map(|_| scope.begin_async("key", request()))));
+    let granted = begun.iter().filter(|begun| matches!(begun, Ok(Begin::Fresh(_)))).count();
+    assert!(begun.iter().all(|begun| matches!(begun, Ok(Begin::Fresh(_) | Begin::InFlight(_)))));
+    let after = store.shared_stats().unwrap();
+    let groups = after.groups - before.groups;
+    assert!(granted == 1 && groups < 50, "{granted} granted, {groups} statements");
+}
+
 /// 40 MiB are too much for one answer.
 #[test]
 fn replays_of_large_bodies_come_back_in_parts() {

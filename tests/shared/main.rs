@@ -27,11 +27,28 @@ macro_rules! server {
     };
 }
 
+/// The caller by each client that a transaction may be of.
+macro_rules! callers {
+    () => {
+        match $crate::caller::all() {
+            Some(callers) => callers,
+            None => {
+                eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+                return;
+            }
+        }
+    };
+}
+
+mod any_client;
 mod basic;
+mod batches;
 mod begin_in_tx;
 mod bouncer;
 mod cache;
+mod caller;
 mod callers;
+mod closing;
 mod copy;
 mod durable;
 mod file_only;

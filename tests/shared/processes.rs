@@ -136,6 +136,35 @@ fn a_process_whose_session_lapsed_goes_on_with_another_and_its_claims_are_over()
     next.complete("reply").unwrap();
 }
 
+#[test]
+fn a_named_process_whose_session_lapsed_keeps_its_leased_claims_until_another_takes_its_name() {
+    let server = server!();
+    // No sweep has a row locked when it is begun again: its claim would seem to stand.
+    let options =
+        || server.options("process_lapsed_name").session(Duration::from_secs(600)).sweep_every(None);
+    let one = options().instance("worker-1").connect().unwrap();
+    let two = options().connect().unwrap();
+    let policy = Policy::default().recovery(Recovery::Rerun).lease(Duration::from_secs(3_600));
+    let leased = one.set_policy("leased", policy).unwrap();
+    let [first, second] = ["first", "second"].map(|key| claim(&leased, key));
+    server.sql("UPDATE process_lapsed_name.sessions SET until_ms = 1 WHERE instance = 'worker-1'");
+    // It starts another session under the same name.
+    let third = claim(&leased, "third");
+    let sessions = "SELECT count(*) FROM process_lapsed_name.sessions WHERE NOT replaced";
+    assert_eq!(server.one(sessions), "3");
+    let begun = two.scope("leased").begin("first", request());
+    assert!(matches!(begun, Ok(Begin::InFlight(_))), "{begun:?}");
+    first.complete("in time").unwrap();
+    // A successor ends the claims of both sessions.
+    drop(options().instance("worker-1").connect().unwrap());
+    for late in [second, third] {
+        let key = String::from_utf8_lossy(late.key()).into_owned();
+        assert_eq!(claim(&two.scope("leased"), &key).attempt(), 2, "{key}");
+        let error = late.complete("late").unwrap_err();
+        assert!(matches!(error.reason(), ClaimError::Superseded(_)), "{error}");
+    }
+}
+
 /// Three processes' worth of callers on few keys, with claims that are completed, released,
 /// dropped and left until their lease is over.
 #[test]

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
@@ -22,6 +22,16 @@ struct Orders {
 struct State {
     stalls: bool,
     mutes: bool,
+    /// Requests with this text are not passed on.
+    holds: Option<&'static str>,
+    /// Those of so many first connections, or of all.
+    holds_of: Option<u32>,
+    /// So many were held up.
+    held: u32,
+    /// This message of the server comes before each reply.
+    says: Option<Vec<u8>>,
+    /// Connections are closed as they are made.
+    refuses: bool,
     /// So many connections were made.
     connections: u32,
 }
@@ -50,16 +60,20 @@ impl Proxy {
         let of_threads = Arc::clone(&orders);
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", server))) else {
-                    return;
-                };
+                let Ok(client) = client else { return };
                 of_threads.set(|state| state.connections += 1);
+                let number = of_threads.state.lock().unwrap().connections;
+                if of_threads.state.lock().unwrap().refuses {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
                 client.set_nodelay(true).ok();
                 server.set_nodelay(true).ok();
+                let asked = Arc::new(AtomicBool::new(false));
                 for (from, to, is_reply) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let orders = Arc::clone(&of_threads);
-                    thread::spawn(move || pass(from, to, is_reply, &orders));
+                    let (orders, asked) = (Arc::clone(&of_threads), Arc::clone(&asked));
+                    thread::spawn(move || pass(from, to, (is_reply, number), (&orders, &asked)));
                 }
             }
         });
@@ -85,6 +99,11 @@ impl Proxy {
         self.orders.set(|state| state.stalls = stalls);
     }
 
+    /// Closes each new connection at once, or none any more.
+    pub fn refuse(&self, refuses: bool) {
+        self.orders.set(|state| state.refuses = refuses);
+    }
+
     pub fn connections(&self) -> u32 {
         self.orders.state.lock().unwrap().connections
     }
@@ -92,6 +111,27 @@ impl Proxy {
     /// Waits until so many connections have been made in all.
     pub fn wait_for_connections(&self, connections: u32) {
         self.orders.wait_while(|state| state.connections < connections);
+    }
+
+    /// Puts this message before each reply of the server, or none any more.
+    pub fn say(&self, message: Option<Vec<u8>>) {
+        self.orders.set(|state| state.says = message);
+    }
+
+    /// Holds requests with this text up, or none any more. One that is held up arrives later, also
+    /// if its client has gone.
+    pub fn hold(&self, text: Option<&'static str>) {
+        self.orders.set(|state| (state.holds, state.holds_of) = (text, None));
+    }
+
+    /// The same for the connections that are there, and for none that comes.
+    pub fn hold_of_present(&self, text: &'static str) {
+        self.orders.set(|state| (state.holds, state.holds_of) = (Some(text), Some(state.connections)));
+    }
+
+    /// Waits until so many requests have been held up in all.
+    pub fn wait_for_held(&self, requests: u32) {
+        self.orders.wait_while(|state| state.held < requests);
     }
 
     /// Passes requests on, but no reply; or everything again.
@@ -104,7 +144,13 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, orders: &Orders) {
+fn pass(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    (is_reply, number): (bool, u32),
+    // A request was passed on, and no reply since.
+    (orders, asked): (&Orders, &AtomicBool),
+) {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let read = match from.read(&mut buffer) {
@@ -112,6 +158,14 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, orders: &Orders)
             Ok(read) => read,
         };
         orders.wait_while(|state| state.stalls || is_reply && state.mutes);
+        let sent = &buffer[..read];
+        let is_held = |state: &State| {
+            let is_meant = !is_reply && state.holds_of.is_none_or(|first| number <= first);
+            let holds = state.holds.filter(|_| is_meant).map(str::as_bytes);
+            holds.is_some_and(|text| sent.windows(text.len()).any(|part| part == text))
+        };
+        orders.set(|state| state.held += u32::from(is_held(state)));
+        orders.wait_while(is_held);
         let left = if is_reply { &orders.replies } else { &orders.requests };
         let is_cut =
             left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
@@ -119,7 +173,11 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_reply: bool, orders: &Orders)
             orders.cuts.fetch_add(1, Ordering::SeqCst);
             break;
         }
-        if to.write_all(&buffer[..read]).is_err() {
+        // A client asks once the reply before is whole, so a reply starts here.
+        let says = orders.state.lock().unwrap().says.clone();
+        let is_first = asked.swap(!is_reply, Ordering::SeqCst) && is_reply;
+        let message = says.filter(|_| is_first).unwrap_or_default();
+        if to.write_all(&message).and_then(|()| to.write_all(&buffer[..read])).is_err() {
             break;
         }
     }

@@ -15,6 +15,7 @@ use tokio_postgres::NoTls;
 
 pub struct Server {
     pub port: u16,
+    database: String,
 }
 
 pub fn get() -> Option<&'static Server> {
@@ -112,7 +113,7 @@ fn start() -> Option<Server> {
         server.wait().ok();
     });
     is_started.recv_timeout(Duration::from_secs(60)).ok()?;
-    let server = Server { port };
+    let server = Server { port, database: "postgres".to_owned() };
     let until = Instant::now() + Duration::from_secs(60);
     while server.try_sql("SELECT 1").is_err() {
         assert!(Instant::now() < until, "the server does not answer");
@@ -123,7 +124,13 @@ fn start() -> Option<Server> {
 
 impl Server {
     pub fn url(&self) -> String {
-        format!("postgres://idemkv@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://idemkv@127.0.0.1:{}/{}", self.port, self.database)
+    }
+
+    /// The same server, with a database of this name, which is made.
+    pub fn database(&self, name: &str) -> Self {
+        self.sql(&format!("CREATE DATABASE \"{name}\""));
+        Self { port: self.port, database: name.to_owned() }
     }
 
     /// Options for the tables of one test.

@@ -6,7 +6,7 @@ use futures_executor::block_on;
 use futures_util::future::join_all;
 use idemkv::{Begin, Policy, Recovery, Status};
 
-use crate::server::{claim, request};
+use crate::server::{claim, request, within};
 
 #[test]
 fn expired_rows_are_deleted_and_others_stay() {
@@ -39,6 +39,30 @@ fn expired_rows_are_deleted_and_others_stay() {
     assert_eq!(swept(), 300);
     assert!(matches!(one.scope("kept").get("done"), Ok(Status::Done(_))));
     held.complete("reply").unwrap();
+}
+
+/// Together they take longer than a statement may.
+#[test]
+fn rows_with_large_results_are_deleted_in_parts() {
+    let server = server!();
+    let store = server.options("sweep_large").sweep_every(None).connect().unwrap();
+    let policy = Policy::default().ttl(Duration::from_millis(1)).recovery(Recovery::Rerun);
+    let scope = store.set_policy("", policy).unwrap();
+    let mut random = crate::random::Random(1);
+    let body: Vec<u8> = (0..1 << 17).flat_map(|_| random.below(u64::MAX).to_le_bytes()).collect();
+    for number in 0..24 {
+        claim(&scope, &number.to_string()).complete(&body).unwrap();
+    }
+    server.sql(
+        "CREATE FUNCTION sweep_large.slow() RETURNS trigger LANGUAGE plpgsql \
+           AS 'BEGIN PERFORM pg_sleep(0.05); RETURN OLD; END'; \
+         CREATE TRIGGER slow BEFORE DELETE ON sweep_large.keys FOR EACH ROW EXECUTE FUNCTION sweep_large.slow()",
+    );
+    let options = server.options("sweep_large").statement_timeout(Duration::from_millis(900));
+    let sweeper = options.sweep_every(Some(Duration::from_millis(20))).connect().unwrap();
+    let left = || server.one("SELECT count(*) FROM sweep_large.keys");
+    assert!(within(Duration::from_secs(30), || left() == "0"), "{} are left", left());
+    sweeper.close().unwrap();
 }
 
 #[test]

@@ -34,6 +34,26 @@ fn a_replaced_process_does_not_spend_a_token() {
     two.scope("").resume(&token).unwrap().complete("reply").unwrap();
 }
 
+/// The look at the row takes longer than what is left of the lease.
+#[test]
+fn a_claim_whose_lease_is_over_when_it_arrives_is_not_resumed() {
+    let server = server!();
+    let policy = policy().lease(Duration::from_millis(500));
+    let direct = server.options("token_late").policy(policy).sweep_every(None).connect().unwrap();
+    server.sql(
+        "CREATE FUNCTION token_late.now() RETURNS bigint LANGUAGE plpgsql AS $$ \
+           DECLARE moment bigint := extract(epoch FROM clock_timestamp()) * 1000; BEGIN \
+             IF current_query() LIKE '%looked AS%' AND current_query() !~ 'INSERT|UPDATE' THEN \
+               PERFORM pg_sleep(1); END IF; \
+             RETURN moment; END $$",
+    );
+    let options = server.options("token_late").policy(policy).clock("token_late.now()").sweep_every(None);
+    let store = options.session(Duration::from_secs(300)).count_every(None).connect().unwrap();
+    let token = token(&direct, "key");
+    let resumed = store.scope("").resume(&token);
+    assert!(matches!(resumed, Err(idemkv::TokenError::Superseded(_))), "{resumed:?}");
+}
+
 #[test]
 fn a_resume_whose_request_is_lost_is_sent_again() {
     let server = server!();

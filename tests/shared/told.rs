@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use idemkv::{Begin, Cause, Event, Failure, Observer, SharedError, SharedOptions};
 
 use crate::proxy::Proxy;
-use crate::server::{claim, on_runtime, request};
+use crate::server::{Gate, claim, on_runtime, request, within};
 
 #[derive(Default)]
 struct Log(Mutex<Vec<String>>);
@@ -45,6 +45,36 @@ impl Observer for Log {
             _ => String::new(),
         };
         self.0.lock().unwrap().push(format!("{} {line}", event.name()).trim_end().to_owned());
+    }
+}
+
+/// The release is being committed when its call's time is up, and its claim is dropped.
+#[test]
+fn a_release_whose_answer_got_lost_is_told_as_what_it_became() {
+    let server = server!();
+    let log = Arc::<Log>::default();
+    let brief = Duration::from_millis(200);
+    let options = server.options("told_release").session(Duration::from_secs(300)).sweep_every(None);
+    let options = options.statement_timeout(brief).call_timeout(brief).observer(Arc::clone(&log));
+    let store = options.connect().unwrap();
+    let scope = store.scope("");
+    drop(claim(&scope, "again"));
+    assert!(within(Duration::from_secs(20), || store.shared_stats().unwrap().loose_ends == 0));
+    for (number, (key, end)) in
+        [("key", "Released"), ("again", "Released"), ("again", "PutBack")].into_iter().enumerate()
+    {
+        let held = claim(&scope, key);
+        let on = "UPDATE ON told_release.keys";
+        let gate = Gate::shut(server, "told_release", on, "NEW.state IN (2, 4)");
+        let error = if end == "PutBack" { held.put_back() } else { held.release() }.unwrap_err();
+        assert!(error.reason().is_retryable(), "{error}");
+        gate.holds(1);
+        drop(error);
+        gate.open();
+        let said = format!("ended {key} {end} 0");
+        log.wait_for(&said);
+        assert!(within(Duration::from_secs(20), || store.shared_stats().unwrap().loose_ends == 0));
+        assert_eq!(store.stats().lease_expired, 0, "{number}");
     }
 }
 
@@ -136,4 +166,20 @@ fn a_drop_whose_answer_gets_lost_is_told_as_a_drop() {
     log.wait_for("interrupted key Dropped");
     let stats = store.stats();
     assert_eq!((proxy.cuts(), stats.dropped, stats.lease_expired), (1, 2, 0));
+}
+
+/// A row of another scope can't be read.
+#[test]
+fn a_policy_that_is_in_force_is_told_though_others_can_not_be_read() {
+    let server = server!();
+    let log = Arc::<Log>::default();
+    let store = server.options("told_policy").observer(Arc::clone(&log)).connect().unwrap();
+    drop(store.set_policy("damaged", store.policy()).unwrap());
+    server.sql("UPDATE told_policy.policies SET max_in_flight = 5000000000");
+    let policy = store.policy().ttl(Duration::from_secs(60));
+    store.set_policy("scope", policy).unwrap();
+    assert_eq!(server.one("SELECT ttl_ms FROM told_policy.policies WHERE scope = 'scope'"), "60000");
+    let told = log.wait_for("policy set");
+    assert_eq!(told.iter().filter(|event| *event == "policy set").count(), 2, "{told:?}");
+    assert_eq!(store.stats().policies_set, 2);
 }

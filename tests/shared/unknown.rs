@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use idemkv::{
-    Begin, BeginError, ClaimError, CommitError, FailureKind, OpenError, SharedError, SharedOptions, Status,
-    Waited,
+    Begin, BeginError, ClaimError, CommitError, FailureKind, ForgetError, OpenError, Pending, Policy,
+    ReadError, SetPolicyError, SharedError, SharedOptions, Status, Waited,
 };
 
+use crate::bouncer::Bouncer;
 use crate::proxy::Proxy;
 use crate::random::Random;
-use crate::server::{Server, claim, request, within};
+use crate::server::{Gate, Server, claim, request, within};
 
 /// A store behind the proxy that sends nothing by itself.
 fn behind(server: &Server, proxy: &Proxy, schema: &str) -> SharedOptions {
@@ -76,6 +77,105 @@ fn whatever_is_cut_between_request_and_reply_is_found_out() {
     assert_eq!(of_two, "0");
 }
 
+#[test]
+fn a_forget_whose_answer_is_lost_is_counted() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let store = behind(server, &proxy, "unknown_forget").connect().unwrap();
+    let scope = store.scope("");
+    drop(claim(&scope, "key"));
+    assert!(within(Duration::from_secs(30), || matches!(scope.get("key"), Ok(Status::Interrupted(_)))));
+    let gate = Gate::shut(server, "unknown_forget", "UPDATE ON unknown_forget.keys", "NEW.state = 4");
+    std::thread::scope(|threads| {
+        let forgetting = threads.spawn(|| scope.forget("key"));
+        gate.holds(1);
+        let before = proxy.cuts();
+        proxy.cut_reply();
+        gate.open();
+        assert!(forgetting.join().unwrap().unwrap());
+        assert_eq!(proxy.cuts(), before + 1);
+    });
+    assert_eq!(store.stats().forgotten, 1);
+}
+
+/// The reply of a forget is lost, and another caller gets the key before the forget asks again. It
+/// has forgotten what it was to forget, and nothing else.
+#[test]
+fn a_forget_whose_answer_is_lost_forgets_nothing_that_came_since() {
+    let server = server!();
+    for (round, (by_fence, completes)) in
+        [(false, true), (true, true), (false, false), (true, false)].into_iter().enumerate()
+    {
+        let schema = format!("unknown_since_{round}");
+        let proxy = Proxy::to(server.port);
+        let store = behind(server, &proxy, &schema).cache_bytes(0).connect().unwrap();
+        let direct = server.connect(&schema);
+        let (scope, of_other) = (store.scope(""), direct.scope(""));
+        let fence = claim(&scope, "key").complete("old").unwrap().fence();
+        let gate = Gate::shut(server, &schema, &format!("UPDATE ON {schema}.keys"), "NEW.state = 4");
+        let claimed = std::thread::scope(|threads| {
+            let forgetting =
+                threads.spawn(|| if by_fence { scope.forget_if("key", fence) } else { scope.forget("key") });
+            gate.holds(1);
+            // The next connection waits until the key has been begun.
+            proxy.refuse(true);
+            proxy.cut_reply();
+            gate.open();
+            let mut claimed = None;
+            within(Duration::from_secs(20), || {
+                if let Ok(Begin::Fresh(claim)) = of_other.begin("key", request()) {
+                    claimed = Some(claim);
+                }
+                claimed.is_some()
+            });
+            if completes {
+                claimed.take().unwrap().complete("new").unwrap();
+            }
+            proxy.refuse(false);
+            let forgot = forgetting.join().unwrap();
+            assert!(matches!(forgot, Ok(true)), "by fence {by_fence}, completed {completes}: {forgot:?}");
+            claimed
+        });
+        assert_eq!(claimed.is_some(), !completes);
+        claimed.map(|claimed| claimed.complete("new").unwrap());
+        let status = of_other.get("key");
+        assert!(matches!(&status, Ok(Status::Done(record)) if record.body() == b"new"), "{status:?}");
+        assert_eq!(store.stats().forgotten, 1);
+    }
+}
+
+/// The reply to a policy is lost, and another process sets one before the call asks what became of
+/// it.
+#[test]
+fn a_policy_whose_answer_is_lost_does_not_replace_a_later_one() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let store = behind(server, &proxy, "unknown_policy").connect().unwrap();
+    let direct = server.connect("unknown_policy");
+    let policy = |seconds: u64| Policy::default().ttl(Duration::from_secs(seconds));
+    let on = "INSERT OR UPDATE ON unknown_policy.policies";
+    let gate = Gate::shut(server, "unknown_policy", on, "NEW.ttl_ms = 1000");
+    std::thread::scope(|threads| {
+        let setting = threads.spawn(|| store.set_policy("scope", policy(1)).map(drop));
+        gate.holds(1);
+        proxy.refuse(true);
+        proxy.cut_reply();
+        gate.open();
+        direct.set_policy("scope", policy(2)).unwrap();
+        proxy.refuse(false);
+        let set = setting.join().unwrap();
+        let is_said = |error: &CommitError| matches!(error, CommitError::Shared(SharedError::Unknown(_)));
+        assert!(matches!(&set, Err(SetPolicyError::Commit(error)) if is_said(error)), "{set:?}");
+    });
+    assert_eq!(server.one("SELECT ttl_ms FROM unknown_policy.policies"), "2000");
+    // The same call again is one that comes later.
+    store.set_policy("scope", policy(1)).unwrap();
+    assert_eq!(server.one("SELECT ttl_ms FROM unknown_policy.policies"), "1000");
+    proxy.cut_reply();
+    store.set_policy("scope", policy(3)).unwrap();
+    assert_eq!(server.one("SELECT ttl_ms FROM unknown_policy.policies"), "3000");
+}
+
 /// Replies and requests are cut at random. No key ends as granted to nobody.
 #[test]
 fn under_random_cuts_every_key_is_done_once_and_none_is_left_behind() {
@@ -119,6 +219,17 @@ fn under_random_cuts_every_key_is_done_once_and_none_is_left_behind() {
     assert_eq!(rows, [[Some("3".to_owned()), Some(done.to_string())]]);
 }
 
+#[track_caller]
+fn assert_interrupted_once_it_is_back(pending: &Pending) {
+    let waited = loop {
+        match pending.wait() {
+            Err(BeginError::Shared(SharedError::Unavailable(_))) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(waited, Ok(Waited::Interrupted)), "{waited:?}");
+}
+
 #[test]
 fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
     let server = server!();
@@ -132,8 +243,14 @@ fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
     let mut held = claim(&scope, "key");
     let other = claim(&direct.scope(""), "other");
     let Ok(Begin::InFlight(pending)) = scope.begin("other", request()) else { panic!() };
+    let dropped = claim(&scope, "dropped");
+    let Ok(Begin::InFlight(of_own)) = scope.begin("dropped", request()) else { panic!() };
     proxy.stall(true);
     let started = Instant::now();
+    // What reads says that nothing was done: there is nothing to be done. It comes first, so that it
+    // is sent.
+    let read = scope.get("key");
+    assert!(matches!(read, Err(ReadError::Shared(SharedError::Unavailable(_)))), "{read:?}");
     assert!(matches!(
         scope.begin("another", request()),
         Err(BeginError::Shared(SharedError::Unavailable(_)))
@@ -153,8 +270,16 @@ fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
     assert!(error.reason().is_retryable(), "{error}");
     let waited = pending.wait();
     assert!(matches!(waited, Err(BeginError::Shared(SharedError::Unavailable(_)))), "{waited:?}");
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    // A claim of this process has no holder any more.
+    drop(dropped);
+    let waited = of_own.wait_timeout(Duration::from_secs(20));
+    assert!(matches!(waited, Err(BeginError::Shared(SharedError::Unavailable(_)))), "{waited:?}");
+    let forgot = scope.forget("other");
+    let is_said = |error: &CommitError| matches!(error, CommitError::Shared(SharedError::Unavailable(_)));
+    assert!(matches!(&forgot, Err(ForgetError::Commit(error)) if is_said(error)), "{forgot:?}");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     proxy.stall(false);
+    assert_interrupted_once_it_is_back(&of_own);
     // The claim came back, and is as good as before.
     let mut claim = error.into_claim().unwrap();
     let record = loop {
@@ -170,13 +295,7 @@ fn a_store_that_falls_silent_is_a_typed_error_in_time_and_no_wait_hangs() {
     // So is the wait that was given up.
     assert!(matches!(pending.wait_timeout(Duration::from_millis(50)), Ok(Waited::TimedOut)));
     drop(other);
-    let waited = loop {
-        match pending.wait() {
-            Err(BeginError::Shared(SharedError::Unavailable(_))) => {}
-            other => break other,
-        }
-    };
-    assert!(matches!(waited, Ok(Waited::Interrupted)), "{waited:?}");
+    assert_interrupted_once_it_is_back(&pending);
     let refused = SharedOptions::new("postgres://idemkv@127.0.0.1:1/postgres").connect();
     let Err(refused) = refused else { panic!("nobody listens there") };
     assert!(
@@ -227,14 +346,39 @@ fn a_grant_that_no_caller_learns_of_is_withdrawn() {
     again.complete("reply").unwrap();
 }
 
-/// The server has committed and says so, with a warning: no standby has confirmed it.
 #[test]
 fn a_commit_that_no_standby_confirms_is_no_success() {
-    let Some(server) = crate::server::another() else {
+    let Some(server) = another() else { return };
+    no_standby_confirms(&server, server.options("unknown_standby"));
+}
+
+/// The role wants to hear of errors alone. Behind the pooler no connection can set anything.
+#[test]
+fn a_commit_that_no_standby_confirms_is_no_success_for_a_role_that_wants_no_warnings() {
+    for is_pooled in [false, true] {
+        let Some(server) = another() else { return };
+        server.sql("ALTER ROLE idemkv SET client_min_messages = error");
+        let options = if is_pooled {
+            let Some(bouncer) = Bouncer::start(&server, "transaction", "") else { return };
+            bouncer.options("unknown_standby")
+        } else {
+            server.options("unknown_standby")
+        };
+        no_standby_confirms(&server, options);
+    }
+}
+
+fn another() -> Option<Server> {
+    let server = crate::server::another();
+    if server.is_none() {
         eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
-        return;
-    };
-    let options = server.options("unknown_standby").call_timeout(Duration::from_secs(1));
+    }
+    server
+}
+
+/// The server has committed and says so, with a warning: no standby has confirmed it.
+fn no_standby_confirms(server: &Server, options: SharedOptions) {
+    let options = options.call_timeout(Duration::from_secs(1));
     let store = options.sweep_every(None).session(Duration::from_secs(300)).connect().unwrap();
     let scope = store.scope("");
     let held = claim(&scope, "key");
@@ -269,6 +413,53 @@ fn a_commit_that_no_standby_confirms_is_no_success() {
     let record = error.into_claim().unwrap().complete("reply").unwrap();
     assert_eq!(record.body(), b"reply");
     assert!(matches!(scope.begin("key", request()), Ok(Begin::Done(_))));
+}
+
+/// A warning of the server, as its protocol has it.
+fn warning(routine: &str) -> Vec<u8> {
+    let fields = ["SWARNING", "VWARNING", "C01000", "Msomething may be wrong", &format!("R{routine}")];
+    let mut body: Vec<u8> = fields.iter().flat_map(|field| [field.as_bytes(), &[0]].concat()).collect();
+    body.push(0);
+    let len = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+    [&b"N"[..], &len, &body].concat()
+}
+
+/// Short of numbers for transactions, the server warns with each change.
+#[test]
+fn a_warning_that_numbers_run_out_says_nothing_of_a_commit() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let options = behind(server, &proxy, "unknown_numbers").call_timeout(Duration::from_secs(1));
+    let store = options.connect().unwrap();
+    let scope = store.scope("");
+    claim(&scope, "warm").release().unwrap();
+    for routine in ["GetNewTransactionId", "GetNewMultiXactId"] {
+        proxy.say(Some(warning(routine)));
+        claim(&scope, routine).complete("reply").unwrap();
+    }
+    let held = claim(&scope, "key");
+    proxy.say(Some(warning("SyncRepWaitForLSN")));
+    let error = held.complete("reply").unwrap_err();
+    proxy.say(None);
+    assert!(is_unknown(error.reason()), "{error}");
+    error.into_claim().unwrap().complete("reply").unwrap();
+}
+
+/// As poolers tell of a connection to the server that broke.
+#[test]
+fn an_error_that_says_that_a_connection_broke_is_an_unknown_outcome() {
+    let server = server!();
+    let schema = "unknown_broken";
+    for code in ["08006", "57P01"] {
+        let store = server.options(schema).call_timeout(Duration::from_millis(300)).connect().unwrap();
+        let held = claim(&store.scope(""), code);
+        let refusals = server.refuse_changes(schema, code, "NEW.state = 3");
+        let error = held.complete("reply").unwrap_err();
+        assert!(is_unknown(error.reason()), "{error}");
+        drop(refusals);
+        server.sql("DROP SEQUENCE unknown_broken.refusals; DROP FUNCTION unknown_broken.refuse");
+        error.into_claim().unwrap().complete("reply").unwrap();
+    }
 }
 
 /// The reply to a completion is lost, and then the store. The claim may be over, so no call on it

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::{Begin, Waited};
+use idemkv::{Begin, BeginError, Busy, Waited};
 
-use crate::server::{claim, request};
+use crate::server::{claim, request, within};
 
 /// Looks at the waiter's flag as another process does.
 fn is_wanted(server: &crate::server::Server, schema: &str) -> bool {
@@ -50,6 +50,47 @@ fn waiters_in_another_process_are_told_of_every_end_and_do_not_wait_for_a_poll()
     waits.sort();
     // A poll comes after a second.
     assert!(waits[waits.len() / 2] < Duration::from_millis(500), "{waits:?}");
+}
+
+/// The row then has the number of the attempt before.
+#[test]
+fn waiters_are_told_of_an_interruption_though_a_later_attempt_was_put_back() {
+    let server = server!();
+    let (one, two) = (server.connect("wait_back"), server.connect("wait_back"));
+    let held = claim(&one.scope(""), "key");
+    let Ok(Begin::InFlight(pending)) = two.scope("").begin("key", request()) else { panic!() };
+    drop(held);
+    assert!(within(Duration::from_secs(20), || one.shared_stats().unwrap().loose_ends == 0));
+    let again = claim(&one.scope(""), "key");
+    assert_eq!(again.attempt(), 2);
+    again.put_back().unwrap();
+    let waited = pending.wait().unwrap();
+    assert!(matches!(waited, Waited::Interrupted), "{waited}");
+}
+
+/// As many as may wait are waiting. A wait that need not wait is not refused.
+#[test]
+fn callers_that_wait_are_limited() {
+    let server = server!();
+    let store = server.options("wait_limit").max_waiters(1).connect().unwrap();
+    let scope = store.scope("");
+    let held = claim(&scope, "key");
+    let pending = || match scope.begin("key", request()) {
+        Ok(Begin::InFlight(pending)) => pending,
+        other => panic!("{other:?}"),
+    };
+    let (first, second) = (pending(), pending());
+    thread::scope(|threads| {
+        let waiting = threads.spawn(|| first.wait());
+        assert!(within(Duration::from_secs(20), || store.stats().waiting == 1));
+        let refused = second.wait();
+        assert!(matches!(refused, Err(BeginError::Busy(Busy::TooManyWaiters { max: 1 }))), "{refused:?}");
+        assert!(matches!(second.wait_timeout(Duration::ZERO), Ok(Waited::TimedOut)));
+        held.complete("reply").unwrap();
+        assert!(matches!(waiting.join().unwrap(), Ok(Waited::Done(_))));
+    });
+    assert!(matches!(second.wait(), Ok(Waited::Done(_))));
+    assert_eq!((store.stats().waiting, store.stats().busy.waiters), (0, 1));
 }
 
 #[test]

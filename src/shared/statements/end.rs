@@ -7,7 +7,7 @@ use crate::record::Outcome;
 use crate::record::retention::Retention;
 use crate::shared::columns::{Params, signed};
 use crate::shared::row::{Columns, RowState};
-use crate::shared::sql::{Kind, Shape, VACATED_MS};
+use crate::shared::sql::{Kind, Shape};
 use crate::shared::statement::{Ask, Statement};
 use crate::state::Fence;
 use crate::sync::Arc;
@@ -89,8 +89,8 @@ impl EndAsk {
     }
 
     /// The operation certainly did not happen, in this attempt or any other.
-    pub(in crate::shared) fn vacate((digest, nonce, fence): (Digest, u128, Fence)) -> Self {
-        Self { gone_after_ms: Some(VACATED_MS), ..Self::new(digest, nonce, Some(fence), RowState::Vacated) }
+    pub(in crate::shared) fn vacate((digest, nonce, fence): (Digest, u128, Fence), gone_ms: i64) -> Self {
+        Self { gone_after_ms: Some(gone_ms), ..Self::new(digest, nonce, Some(fence), RowState::Vacated) }
     }
 
     /// This attempt certainly had no effect, but one before it may have had one.
@@ -118,11 +118,16 @@ impl EndAsk {
     }
 
     /// The claim never reached its caller: the key becomes what it was.
-    pub(in crate::shared) fn withdraw(digest: Digest, nonce: u128, standing: Option<Standing>) -> Self {
+    pub(in crate::shared) fn withdraw(
+        digest: Digest,
+        nonce: u128,
+        standing: Option<Standing>,
+        gone_ms: i64,
+    ) -> Self {
         let Some(standing) = standing else {
             return Self {
                 is_checked: false,
-                gone_after_ms: Some(VACATED_MS),
+                gone_after_ms: Some(gone_ms),
                 ..Self::new(digest, nonce, None, RowState::Vacated)
             };
         };
@@ -141,7 +146,7 @@ impl EndAsk {
         (digest, nonce, fence): (Digest, u128, Fence),
         standing: Standing,
     ) -> Self {
-        let back = Self::withdraw(digest, nonce, Some(standing));
+        let back = Self::withdraw(digest, nonce, Some(standing), 0);
         Self { fence: Some(fence), is_checked: true, ..back }
     }
 

@@ -42,7 +42,8 @@ fn number(value: u32) -> i32 {
 impl Statement for GrantAsk {
     type Answer = Granted;
 
-    const IS_ONE_A_KEY: bool = true;
+    /// Of twins the update takes one: it changes a row once, and says for which call.
+    const IS_ONE_A_KEY: bool = false;
 
     const KIND: Kind = Kind::Grant;
 

@@ -2,7 +2,6 @@
 //! caller's connection.
 
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row, Statement, Transaction};
 
 use crate::error::{FailureKind, StoreFailure};
 use crate::key::Digest;
@@ -11,9 +10,9 @@ use crate::record::retention::Retention;
 use crate::shared::columns::{Id, Params, signed};
 use crate::shared::core::Core;
 use crate::shared::granting::Asked;
+use crate::shared::open_tx::{Tx, asked};
 use crate::shared::row::{Columns, KeyRow, RowState};
 use crate::shared::statements::end::code;
-use crate::shared::tx_statements::TxStatements;
 use crate::state::Fence;
 use crate::{Fingerprint, Timestamp};
 
@@ -44,15 +43,16 @@ pub(in crate::shared) struct Seen {
 /// only asks whether they do.
 pub(in crate::shared) async fn look(
     core: &Core,
-    (transaction, prepared): (&Transaction<'_>, Option<&TxStatements>),
+    transaction: &mut Tx<'_>,
     digest: Digest,
 ) -> Result<Seen, StoreFailure> {
+    let prepared = transaction.prepared;
     let params = Params::default()
         .with(Id(digest.as_u128()), Type::UUID)
         .with(mark(digest), Type::INT8)
         .with(Id(core.store), Type::UUID);
     let look = (&*core.tx_sql.look, prepared.map(|all| &all.look));
-    let found = asked(transaction, look, &params).await?.ok_or_else(no_store)?;
+    let found = asked(core, transaction, look, &params).await?.ok_or_else(no_store)?;
     let mut columns = Columns::new(&found);
     let now = columns.time()?;
     let is_mine: bool = columns.take()?;
@@ -64,7 +64,7 @@ pub(in crate::shared) async fn look(
         return Ok(seen);
     }
     let params = Params::default().with(Id(digest.as_u128()), Type::UUID);
-    let row = asked(transaction, (&core.tx_sql.row, prepared.map(|all| &all.row)), &params).await?;
+    let row = asked(core, transaction, (&core.tx_sql.row, prepared.map(|all| &all.row)), &params).await?;
     // The sweep has deleted it meanwhile.
     let Some(row) = row else { return Ok(seen) };
     let mut columns = Columns::new(&row);
@@ -102,9 +102,10 @@ pub(in crate::shared) enum Stored {
 
 pub(in crate::shared) async fn store(
     core: &Core,
-    (transaction, prepared): (&Transaction<'_>, Option<&TxStatements>),
+    transaction: &mut Tx<'_>,
     ask: &StoreAsk<'_>,
 ) -> Result<Stored, StoreFailure> {
+    let prepared = transaction.prepared;
     let params = Params::default()
         .with(Id(ask.asked.digest.as_u128()), Type::UUID)
         .with(Id(ask.nonce), Type::UUID)
@@ -127,25 +128,12 @@ pub(in crate::shared) async fn store(
             ((&*core.tx_sql.update, None), params)
         }
     };
-    if let Some(row) = asked(transaction, statement, &params).await? {
+    if let Some(row) = asked(core, transaction, statement, &params).await? {
         let mut columns = Columns::new(&row);
         return Ok(Stored::Done { at: columns.time()?, is_wanted: columns.take()? });
     }
     let params = Params::default().with(Id(core.store), Type::UUID);
-    let row = asked(transaction, (&core.tx_sql.why, None), &params).await?.ok_or_else(no_store)?;
+    let row = asked(core, transaction, (&core.tx_sql.why, None), &params).await?.ok_or_else(no_store)?;
     let mut columns = Columns::new(&row);
     Ok(Stored::Not { is_of_this_store: columns.take()?, policies: columns.take()? })
-}
-
-/// The row that a statement brings back, if it does.
-pub(in crate::shared) async fn asked(
-    transaction: &Transaction<'_>,
-    (text, prepared): (&str, Option<&Statement>),
-    params: &Params<'_>,
-) -> Result<Option<Row>, StoreFailure> {
-    let asked = match prepared {
-        Some(statement) => transaction.query_opt(statement, &params.values()).await,
-        None => transaction.query_typed_opt(text, &params.typed()).await,
-    };
-    asked.map_err(|error| StoreFailure::of(&error))
 }

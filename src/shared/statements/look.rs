@@ -27,6 +27,8 @@ impl Statement for LookAsk {
 
     const KIND: Kind = Kind::Look;
 
+    const CHANGES: bool = false;
+
     fn digest(&self) -> Digest {
         self.digest
     }
@@ -67,6 +69,8 @@ impl Statement for WantAsk {
     const IS_ONE_A_KEY: bool = true;
 
     const KIND: Kind = Kind::Want;
+
+    const CHANGES: bool = false;
 
     fn digest(&self) -> Digest {
         self.digest
