@@ -48,6 +48,9 @@ fn fill(engine: &Engine) -> Result<Vec<Claim>, Box<dyn Error>> {
     let mut lost = claim(engine, charges, b"order-0040")?;
     lost.save_progress("card authorised: auth_81723\ncapture sent")?;
     drop(lost);
+    for number in 41..45 {
+        drop(claim(engine, charges, format!("order-{number:04}").as_bytes())?);
+    }
     for key in HOSTILE {
         drop(claim(engine, charges, key)?);
     }

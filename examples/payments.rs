@@ -10,8 +10,8 @@
 //! one database: `--serve 127.0.0.1:4242 /tmp/payments --store postgres://..`, and another on a
 //! port of its own. The folder has the bank.
 //!
-//! Copy `serve`, `charge`, `reconcile` and the client's `pay`. The bank is a file here. It knows no
-//! idempotency keys: if a request ran twice, the file would show two charges.
+//! Copy `serve`, `charge`, `reconcile` with `settle`, and the client's `pay`. The bank is a file
+//! here. It knows no idempotency keys: if a request ran twice, the file would show two charges.
 //!
 //! A switch, `PUT /fault/{name}`, makes the next charge meet a fault, after the bank has made it and
 //! before the client knows: `drop` (the connection), `slow`, `lost` (the bank's answer), `crash`.
@@ -39,7 +39,7 @@ use axum::{Json, Router};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use idemkv::http::{HeldClaim, IdempotencyLayer, Keep, Problem, Replayed};
-use idemkv::{Begin, Claim, Engine, Fingerprint, Recovery, ResolveError, Scope};
+use idemkv::{Begin, Claim, Engine, Fingerprint, OpenKey, Recovery, ResolveError, Scope};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, oneshot};
@@ -58,6 +58,11 @@ const TRIES_MAX: u32 = 20;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// What a slow charge takes.
 const SLOW: Duration = Duration::from_millis(1_200);
+/// No attempt takes longer, and by then the bank has all charges that it will ever have of one.
+/// Longer than a session of a shared store (15 s) and a pause of a process. Yours may need minutes.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How often the bank is asked for charges of interrupted requests.
+const RECONCILED_EVERY: Duration = Duration::from_secs(5);
 /// How long a charge waits for room in the log, before it is refused.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
@@ -105,18 +110,21 @@ struct Payment {
 /// Serves until it is told to stop. Runs whose clients have gone are waited for.
 async fn serve(
     engine: Engine,
-    mut bank: Bank,
+    bank: Bank,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     // Its answers are of Stripe's form, so that Stripe's clients can be clients of it.
     let layer = IdempotencyLayer::stripe(&engine, SCOPE).required().wait(WAIT);
-    reconcile(&engine, &layer, &mut bank).await?;
+    let bank = Arc::new(Mutex::new(bank));
+    reconcile(&engine, &layer, &bank).await?;
+    let (reconciles, stopped) = oneshot::channel();
+    let reconciling =
+        tokio::spawn(keep_reconciling(engine.clone(), layer.clone(), Arc::clone(&bank), stopped));
     println!("  service: listens on http://{}", listener.local_addr()?);
 
     let disk = Disk { engine: engine.clone(), scope: None, others: Vec::new() };
-    let (bank, disk) = (Arc::new(Mutex::new(bank)), Arc::new(Mutex::new(disk)));
-    let shared = Shared { bank, fault: Arc::default(), disk };
+    let shared = Shared { bank, fault: Arc::default(), disk: Arc::new(Mutex::new(disk)) };
     let app = Router::new()
         .route("/v1/charges", get(charges).post(charge).layer(layer.clone()))
         .route("/fault/{fault}", put(set_fault))
@@ -124,6 +132,8 @@ async fn serve(
         .with_state(shared);
     axum::serve(listener, app).with_graceful_shutdown(stop).await?;
     layer.drain().await;
+    drop(reconciles);
+    reconciling.await?;
     engine.close_async().await?;
     Ok(())
 }
@@ -162,31 +172,64 @@ impl IntoResponse for BankError {
     }
 }
 
-/// Ends what was interrupted, as after a crash: only the bank knows whether a charge was made.
-async fn reconcile(engine: &Engine, layer: &IdempotencyLayer, bank: &mut Bank) -> Result<()> {
-    let scope = engine.scope(SCOPE);
-    // A list has a limit, and what is resolved leaves it.
-    loop {
-        let open = engine.interrupted().scope(SCOPE).get()?;
-        if open.is_empty() {
-            return Ok(());
-        }
-        for open in open {
-            let key = String::from_utf8_lossy(open.key());
-            let claim = match scope.resolve_async(open.key()).await {
-                // Another service that shares the store was faster.
-                Err(ResolveError::NotInterrupted(_)) => continue,
-                resolved => resolved?,
-            };
-            if let Some(charge) = bank.find(&claim.step_key("charge").to_string())? {
-                println!("  service: {key} was interrupted; the bank has its charge, {}", charge.id);
-                layer.complete(claim, receipt(&charge)).await?;
-            } else {
-                println!("  service: {key} was interrupted; the bank has no charge, so a retry may run");
-                claim.release_async().await?;
-            }
+/// Until `stop` is dropped, and never in the middle: a claim that is dropped is one more attempt.
+async fn keep_reconciling(
+    engine: Engine,
+    layer: IdempotencyLayer,
+    bank: Arc<Mutex<Bank>>,
+    mut stop: oneshot::Receiver<()>,
+) {
+    while timeout(RECONCILED_EVERY, &mut stop).await.is_err() {
+        if let Err(error) = reconcile(&engine, &layer, &bank).await {
+            println!("  service: it will look for interrupted charges again: {error}");
         }
     }
+}
+
+/// Ends what was interrupted, as after a crash: only the bank knows whether a charge was made.
+async fn reconcile(engine: &Engine, layer: &IdempotencyLayer, bank: &Mutex<Bank>) -> Result<()> {
+    // A list has a limit, and what can't be told yet stays in it.
+    let mut keys = engine.interrupted().scope(SCOPE);
+    loop {
+        let open = keys.get()?;
+        let Some(last) = open.last() else { return Ok(()) };
+        keys = engine.interrupted().scope(SCOPE).after(last.position());
+        for open in &open {
+            settle(engine, layer, bank, open).await?;
+        }
+    }
+}
+
+/// "Interrupted" does not mean dead: where claims have leases, or a store is shared, the first
+/// attempt may be at the bank yet.
+async fn settle(engine: &Engine, layer: &IdempotencyLayer, bank: &Mutex<Bank>, open: &OpenKey) -> Result<()> {
+    let (key, lost) = (String::from_utf8_lossy(open.key()), open.attempt());
+    let claim = match engine.scope(SCOPE).resolve_if_async(open.key(), lost.fence()).await {
+        // A retry was faster, or another service that shares the store.
+        Err(ResolveError::NotInterrupted(_) | ResolveError::AnotherAttempt(_)) => return Ok(()),
+        resolved => resolved?,
+    };
+    let is_over = engine.now().saturating_since(lost.started()) > LONGEST;
+    let found = bank.lock().await.find(&claim.step_key("charge").to_string());
+    let ended = match found {
+        Ok(Some(charge)) => {
+            println!("  service: {key} was interrupted; the bank has its charge, {}", charge.id);
+            layer.complete(claim, receipt(&charge)).await.map(drop)
+        }
+        Ok(None) if is_over => {
+            println!("  service: {key} was interrupted; the bank has no charge, so a retry may run");
+            claim.release_async().await
+        }
+        // The charge may be on its way, or the bank does not answer. The key stays as it was.
+        Ok(None) | Err(_) => claim.put_back_async().await,
+    };
+    if let Err(error) = ended {
+        println!("  service: {key} stays interrupted: {error}");
+        if let Some(claim) = error.into_claim() {
+            claim.put_back_async().await?;
+        }
+    }
+    Ok(())
 }
 
 async fn charges(State(shared): State<Shared>) -> std::result::Result<Json<Vec<Charge>>, BankError> {

@@ -15,10 +15,9 @@ use super::journal::{Change, Noted, SCOPE};
 use super::names::{escaped, parse};
 use super::problem::Problem;
 use super::shared::Shared;
+use super::view::state;
 use crate::http::body_of_record;
-use crate::{Claim, ClaimError, EndError, Fence, Scope, Status};
-#[cfg(feature = "postgres")]
-use crate::{CommitError, SharedError};
+use crate::{Claim, EndError, Fence, Scope, Status};
 
 /// Bytes of a request.
 const REQUEST_MAX: usize = 8 << 20;
@@ -31,6 +30,8 @@ const REASON_MAX: usize = 2_000;
 struct Target {
     scope: String,
     key: String,
+    /// As the operator saw it, so that nothing else is changed.
+    state: String,
     /// Of the attempt that the operator saw, so that a change is not made to another one.
     fence: u64,
     reason: String,
@@ -66,7 +67,7 @@ enum GivenResult {
 }
 
 impl GivenResult {
-    fn into_bytes(self) -> Result<Vec<u8>, Problem> {
+    fn into_bytes(self, outcome: HowItEnded) -> Result<Vec<u8>, Problem> {
         match self {
             Self::Bytes { body } => Ok(body.into_bytes()),
             Self::Response { status, content_type, body } => {
@@ -77,6 +78,15 @@ impl GivenResult {
                     .ok_or_else(|| {
                         Problem::bad("the response's status is not valid: give one from 200 to 999")
                     })?;
+                let status = response.status();
+                let is_failure = status.is_client_error() || status.is_server_error();
+                if is_failure != (outcome == HowItEnded::Failed) {
+                    let right = if is_failure { "failed" } else { "took effect" };
+                    return Err(Problem::bad(format_args!(
+                        "the layer stores a response with status {status} for an operation that {right}: choose \
+                         that, or give another status"
+                    )));
+                }
                 if !content_type.is_empty() {
                     let content_type = HeaderValue::from_str(&content_type)
                         .map_err(|_invalid| Problem::bad("the response's content type is not valid"))?;
@@ -119,7 +129,7 @@ pub(super) async fn resolve(
         (HowItEnded::DidNotHappen, Some(_)) => {
             return Err(Problem::bad("an operation that did not happen has no result"));
         }
-        (HowItEnded::Completed | HowItEnded::Failed, Some(result)) => result.into_bytes()?,
+        (HowItEnded::Completed | HowItEnded::Failed, Some(result)) => result.into_bytes(asked.outcome)?,
         (HowItEnded::Completed | HowItEnded::Failed, None) => {
             return Err(Problem::bad("retries get the result: give it (it may be empty)"));
         }
@@ -141,6 +151,7 @@ pub(super) async fn forget(
 struct AimedAt {
     scope: Scope,
     key: Vec<u8>,
+    state: String,
     fence: u64,
     reason: String,
 }
@@ -153,7 +164,7 @@ impl AimedAt {
         if reason.is_empty() || reason.len() > REASON_MAX {
             return Err(Problem::bad(format_args!("give a reason, of at most {REASON_MAX} bytes")));
         }
-        Ok(Self { scope, key, fence: target.fence, reason })
+        Ok(Self { scope, key, state: target.state.clone(), fence: target.fence, reason })
     }
 
     async fn note(&self, shared: &Shared, operator: &Operator, did: &str) -> Result<Noted, Problem> {
@@ -169,9 +180,10 @@ impl AimedAt {
         shared.journal.note(self.scope.name(), &self.key, &change).await
     }
 
-    /// Refuses what the operator did not see.
-    fn expect(&self, fence: Option<Fence>) -> Result<(), Problem> {
-        if fence.is_some_and(|fence| fence.get() == self.fence) {
+    /// Refuses what the operator did not see. An attempt has the same fence while it is in flight
+    /// and once it is done.
+    fn expect(&self, status: &Status, fence: Fence) -> Result<(), Problem> {
+        if state(status) == self.state && fence.get() == self.fence {
             return Ok(());
         }
         Err(Problem::changed(CHANGED))
@@ -188,10 +200,11 @@ impl AimedAt {
         outcome: HowItEnded,
         body: &[u8],
     ) -> Result<&'static str, Problem> {
-        let Status::Interrupted(lost) = self.status().await? else {
+        let status = self.status().await?;
+        let Status::Interrupted(lost) = &status else {
             return Err(Problem::changed("The key is not interrupted: look at it again."));
         };
-        self.expect(Some(lost.fence()))?;
+        self.expect(&status, lost.fence())?;
         let did = match outcome {
             HowItEnded::Completed => "resolved as completed",
             HowItEnded::Failed => "resolved as failed",
@@ -200,7 +213,10 @@ impl AimedAt {
         let noted = self.note(shared, operator, did).await?;
         let (problem, is_unmade) = match self.scope.resolve_if_async(&self.key, lost.fence()).await {
             Ok(claim) => match end(claim, outcome, body).await {
-                Ok(()) => return Ok(did),
+                Ok(()) => {
+                    shared.journal.made(noted).await;
+                    return Ok(did);
+                }
                 Err(error) => unmade(error).await,
             },
             Err(error) => (Problem::of_resolve(error), true),
@@ -215,7 +231,8 @@ impl AimedAt {
         if self.scope.name() == SCOPE.as_bytes() {
             return Err(Problem::bad("reasons are not forgotten by hand: they go when their time is over"));
         }
-        let fence = match self.status().await? {
+        let status = self.status().await?;
+        let fence = match &status {
             Status::Vacant => return Err(Problem::absent("There is nothing to forget.")),
             Status::InFlight(_) => {
                 return Err(Problem::changed("The key is in flight: only its own claim can end it."));
@@ -223,12 +240,15 @@ impl AimedAt {
             Status::Interrupted(lost) => lost.fence(),
             Status::Done(record) => record.fence(),
             Status::Expired(tombstone) => tombstone.fence(),
-            Status::Unreadable(error) => return Err(Problem::of_read(error)),
+            Status::Unreadable(error) => return Err(Problem::of_read(error.clone())),
         };
-        self.expect(Some(fence))?;
+        self.expect(&status, fence)?;
         let noted = self.note(shared, operator, "forgotten").await?;
         match self.scope.forget_if_async(&self.key, fence).await {
-            Ok(true) => Ok("forgotten"),
+            Ok(true) => {
+                shared.journal.made(noted).await;
+                Ok("forgotten")
+            }
             Ok(false) => {
                 shared.journal.take_back(noted).await;
                 Err(Problem::changed(CHANGED))
@@ -252,28 +272,16 @@ async fn end(claim: Claim, outcome: HowItEnded, body: &[u8]) -> Result<(), EndEr
     }
 }
 
-/// Whether nothing was written: then the claim came back, and the key becomes what it was.
+/// Whether the change was certainly not made: then the claim came back, and the key becomes what it
+/// was. A shared store that did not answer gives the claim back too. It takes the claim as unused
+/// only if the change was not made, so its second answer tells.
 async fn unmade(error: EndError) -> (Problem, bool) {
     let problem = Problem::of_end(&error);
-    if may_be_made(error.reason()) {
-        return (problem, false);
-    }
-    let Some(claim) = error.into_claim() else { return (problem, false) };
-    // If that fails, the claim is lost, as it is in a crash.
-    claim.put_back_async().await.ok();
-    (problem, true)
-}
-
-/// Whether the change may be made all the same: a shared store did not answer. It gives the claim
-/// back then too.
-#[cfg(feature = "postgres")]
-fn may_be_made(reason: &ClaimError) -> bool {
-    matches!(reason, ClaimError::Commit(CommitError::Shared(SharedError::Unknown(_))))
-}
-
-#[cfg(not(feature = "postgres"))]
-fn may_be_made(_reason: &ClaimError) -> bool {
-    false
+    let is_unmade = match error.into_claim() {
+        Some(claim) => claim.put_back_async().await.is_ok(),
+        None => false,
+    };
+    (problem, is_unmade)
 }
 
 #[derive(Debug, Deserialize)]
@@ -314,19 +322,43 @@ fn may_be_forgotten(error: &crate::ForgetError) -> bool {
 }
 
 #[cfg(test)]
+#[cfg(feature = "sim")]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
-    use crate::CommitError;
+    use crate::sim::SimDisk;
+    use crate::{ClaimError, Engine, Fingerprint};
+
+    /// An end that was refused, and gave its claim back.
+    fn refused(engine: &Engine) -> EndError {
+        let scope = engine.default_scope();
+        // Refused if it is interrupted already.
+        drop(scope.begin("key", Fingerprint::of("request")));
+        let claim = scope.resolve("key").unwrap();
+        EndError::new(ClaimError::BodyTooLarge { len: 2, max: 1 }, Some(claim))
+    }
+
+    fn is_unmade(engine: &Engine, error: EndError) -> bool {
+        let mut unmade = pin!(unmade(error));
+        for _ in 0..10 {
+            if let Poll::Ready((_, is_unmade)) = unmade.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            {
+                return is_unmade;
+            }
+            engine.step();
+        }
+        panic!("it hangs");
+    }
 
     #[test]
-    fn a_change_of_which_a_shared_store_said_nothing_may_be_made() {
-        assert!(!may_be_made(&ClaimError::BodyTooLarge { len: 2, max: 1 }));
-        assert!(!may_be_made(&CommitError::Closed.into()));
-        #[cfg(feature = "postgres")]
-        {
-            let silent = crate::StoreFailure::new(crate::FailureKind::Unreachable, "it did not answer");
-            let unknown = CommitError::Shared(crate::SharedError::Unknown(silent));
-            assert!(may_be_made(&unknown.into()));
-        }
+    fn a_change_whose_claim_could_not_be_put_back_may_be_made() {
+        let engine = Engine::options().disk(&SimDisk::new()).stepped().open("x.idem").unwrap();
+        let error = refused(&engine);
+        assert!(is_unmade(&engine, error));
+        let error = refused(&engine);
+        engine.clone().close().unwrap();
+        assert!(!is_unmade(&engine, error));
     }
 }

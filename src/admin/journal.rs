@@ -12,7 +12,10 @@ use crate::{Begin, Completion, Engine, Fence, Fingerprint, Scope, Status};
 /// The scope of the records.
 pub(super) const SCOPE: &str = "idemkv admin";
 /// Changes that are kept of one key.
-const SLOTS: usize = 8;
+const KEPT: usize = 8;
+/// Places for them: the oldest keeps its own until a later change is made, and a few changes may
+/// be under way.
+const SLOTS: usize = KEPT + 4;
 
 /// A change of one key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,48 +35,64 @@ pub(super) struct Journal {
     pub(super) keep: Duration,
 }
 
-/// A change that was noted: its key in the journal, and the fence of its record there. Another
-/// change may be noted in its place later.
-pub(super) struct Noted(String, Fence);
+/// The key of a change in the journal, and the fence of its record there. Another change may be
+/// noted in its place later.
+type Place = (String, Fence);
+
+/// A change that was noted, and is made or refused now.
+#[must_use = "the journal has to be told whether the change was made"]
+pub(super) struct Noted {
+    place: Place,
+    /// Where the changes are that go once this one is made.
+    oldest: Vec<Place>,
+}
 
 impl Journal {
     pub(super) fn of(engine: &Engine) -> Self {
         Self { scope: engine.scope(SCOPE), keep: Duration::from_secs(90 * 24 * 3_600) }
     }
 
-    /// Notes a change before it is made, durably, so that no change is without its reason. In the
-    /// place of the oldest of that key, if there are too many.
+    /// Notes a change before it is made, durably, so that no change is without its reason.
     pub(super) async fn note(&self, scope: &[u8], key: &[u8], change: &Change) -> Result<Noted, Problem> {
         let body = serde_json::to_vec(change).map_err(Problem::internal)?;
-        let (mut oldest, mut vacant): (Option<(u64, String, Fence)>, _) = (None, None);
+        let (mut changes, mut vacant) = (Vec::new(), None);
         for slot in slots(scope, key) {
             match self.read(&slot).await? {
                 Slot::Vacant => vacant = vacant.or(Some(slot)),
-                Slot::Change(change, fence) if oldest.as_ref().is_none_or(|(at, ..)| change.at_ms < *at) => {
-                    oldest = Some((change.at_ms, slot, fence));
-                }
-                Slot::Change(..) | Slot::Other => {}
+                Slot::Change(change, fence) => changes.push((change.at_ms, (slot, fence))),
+                Slot::Other => {}
             }
         }
-        let slot = match (vacant, oldest) {
-            (Some(slot), _) => slot,
-            (None, Some((_, slot, fence))) => {
-                // Another change may have been noted in its place since it was read.
-                if !self.scope.forget_if_async(&slot, fence).await.map_err(Problem::of_forget)? {
-                    return Err(Problem::busy("other changes of this key are being noted"));
-                }
-                slot
+        changes.sort_by_key(|(at, _)| *at);
+        // A change under way counts as one that is kept.
+        let surplus = (changes.len() + 1).saturating_sub(KEPT);
+        let mut oldest: Vec<_> = changes.into_iter().take(surplus).map(|(_, place)| place).collect();
+        let slot = if let Some(slot) = vacant {
+            slot
+        } else if oldest.is_empty() {
+            return Err(Problem::busy("other changes of this key are being noted"));
+        } else {
+            // The engine stopped in the middle of changes, say.
+            let (slot, fence) = oldest.remove(0);
+            // Another change may have been noted in its place since it was read.
+            if !self.scope.forget_if_async(&slot, fence).await.map_err(Problem::of_forget)? {
+                return Err(Problem::busy("other changes of this key are being noted"));
             }
-            (None, None) => return Err(Problem::busy("other changes of this key are being noted")),
+            slot
         };
         match self.scope.begin_async(&slot, Fingerprint::of(&body)).await.map_err(Problem::of_begin)? {
             Begin::Fresh(claim) => {
                 let completion = Completion::new().ttl(self.keep).tombstone_ttl(self.keep);
-                let noted = claim
-                    .complete_with_async(&body, completion)
-                    .await
-                    .map_err(|error| Problem::of_end(&error))?;
-                Ok(Noted(slot, noted.fence()))
+                let error = match claim.complete_with_async(&body, completion).await {
+                    Ok(noted) => return Ok(Noted { place: (slot, noted.fence()), oldest }),
+                    Err(error) => error,
+                };
+                let problem = Problem::of_end(&error);
+                // Dropped, the claim would leave the place interrupted, and take it away for good.
+                if let Some(claim) = error.into_claim() {
+                    claim.put_back_async().await.ok();
+                }
+                Err(problem)
             }
             Begin::InFlight(_) | Begin::Done(_) => {
                 Err(Problem::busy("another change of this key is being noted"))
@@ -81,10 +100,18 @@ impl Journal {
         }
     }
 
+    /// The change was made: the oldest go, if there are too many.
+    pub(super) async fn made(&self, noted: Noted) {
+        for (slot, fence) in noted.oldest {
+            // Best effort: the next change takes it along.
+            self.scope.forget_if_async(slot, fence).await.ok();
+        }
+    }
+
     /// Takes back what was noted of a change that was not made.
     pub(super) async fn take_back(&self, noted: Noted) {
         // Best effort: otherwise the key's own state says that it was not made.
-        let Noted(slot, fence) = noted;
+        let (slot, fence) = noted.place;
         self.scope.forget_if_async(slot, fence).await.ok();
     }
 
@@ -167,13 +194,19 @@ mod tests {
         }
     }
 
-    /// A journal in which a key has as many changes as are kept, each read from the disk.
-    fn full() -> (Engine, Journal) {
+    fn note(engine: &Engine, journal: &Journal, at_ms: u64) -> Noted {
+        let noted = run(engine, journal.note(b"charges", b"key", &change(at_ms)));
+        noted.unwrap_or_else(|_| panic!("{at_ms} is noted"))
+    }
+
+    /// A journal in which a key has so many changes, each read from the disk.
+    fn journal(changes: usize) -> (Engine, Journal) {
         let options = Engine::options().disk(&SimDisk::new()).stepped().cache_bytes(0);
         let engine = options.open("x.idem").unwrap();
         let journal = Journal::of(&engine);
-        for at_ms in 0..SLOTS as u64 {
-            assert!(run(&engine, journal.note(b"charges", b"key", &change(at_ms))).is_ok());
+        for at_ms in 0..changes as u64 {
+            // The engine stops before it knows whether the change was made.
+            drop(note(&engine, &journal, at_ms));
         }
         engine.checkpoint().unwrap();
         (engine, journal)
@@ -188,7 +221,7 @@ mod tests {
     /// moment in which it would take that one's place.
     #[test]
     fn a_reason_that_was_noted_meanwhile_is_not_replaced() {
-        let (engine, journal) = full();
+        let (engine, journal) = journal(SLOTS);
         let (slow, fast) = (change(100), change(101));
         let mut slow = pin!(journal.note(b"charges", b"key", &slow));
         for _ in 0..SLOTS / 2 {
@@ -197,17 +230,38 @@ mod tests {
         }
         assert!(run(&engine, journal.note(b"charges", b"key", &fast)).is_ok());
         assert!(run(&engine, slow).is_err(), "it is told to try again");
+        let expected: Vec<_> = [101].into_iter().chain((1..SLOTS).rev()).map(|at| at.to_string()).collect();
+        assert_eq!(reasons(&engine, &journal), expected);
+    }
+
+    /// It lost the oldest to a change that was then refused: the key was not as it was shown.
+    #[test]
+    fn a_full_journal_loses_its_oldest_reason_to_no_change_that_is_refused() {
+        let (engine, journal) = journal(KEPT);
+        let all = reasons(&engine, &journal);
+        let refused = note(&engine, &journal, 100);
+        run(&engine, journal.take_back(refused));
+        assert_eq!(reasons(&engine, &journal), all);
+        let made = note(&engine, &journal, 101);
+        run(&engine, journal.made(made));
         assert_eq!(reasons(&engine, &journal), ["101", "7", "6", "5", "4", "3", "2", "1"]);
     }
 
     #[test]
+    fn a_change_that_is_made_takes_away_the_reason_of_no_other_that_is_under_way() {
+        let (engine, journal) = journal(KEPT);
+        let (first, second) = (note(&engine, &journal, 100), note(&engine, &journal, 101));
+        run(&engine, journal.made(first));
+        run(&engine, journal.made(second));
+        assert_eq!(reasons(&engine, &journal), ["101", "100", "7", "6", "5", "4", "3", "2"]);
+    }
+
+    #[test]
     fn a_reason_that_is_taken_back_takes_no_later_one_along() {
-        let (engine, journal) = full();
-        let Ok(noted) = run(&engine, journal.note(b"charges", b"key", &change(100))) else {
-            panic!("it is noted")
-        };
+        let (engine, journal) = journal(SLOTS);
+        let noted = note(&engine, &journal, 100);
         for at_ms in 101..=SLOTS as u64 + 100 {
-            assert!(run(&engine, journal.note(b"charges", b"key", &change(at_ms))).is_ok());
+            drop(note(&engine, &journal, at_ms));
         }
         run(&engine, journal.take_back(noted));
         assert_eq!(reasons(&engine, &journal).len(), SLOTS);

@@ -26,9 +26,38 @@ pub(crate) fn escaped(name: &[u8]) -> String {
     text
 }
 
-/// Letters that are what they look like: no control, no mark of direction, nothing invisible.
+/// Letters that are what they look like: no control, no mark of direction, nothing invisible, and
+/// nothing that turns around what stands beside it.
 fn is_shown(letter: char) -> bool {
-    letter.is_alphanumeric() || letter == ' ' || letter.is_ascii_graphic()
+    let is_plain = letter.is_alphanumeric() && !is_invisible(letter) && !is_right_to_left(letter);
+    is_plain || letter == ' ' || letter.is_ascii_graphic()
+}
+
+/// Letters that are drawn as nothing: those that Unicode calls letters or marks of words, and
+/// `Default_Ignorable_Code_Point` as well, and two blanks that it calls letters.
+fn is_invisible(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{115f}'
+            | '\u{1160}'
+            | '\u{17b4}'
+            | '\u{17b5}'
+            | '\u{3164}'
+            | '\u{ffa0}'
+            | '\u{13441}'
+            | '\u{13442}'
+    )
+}
+
+/// The blocks whose characters run from right to left, those to come included: the defaults of
+/// `Bidi_Class` (Unicode's `DerivedBidiClass.txt`).
+fn is_right_to_left(letter: char) -> bool {
+    matches!(letter,
+        '\u{590}'..='\u{8ff}'
+        | '\u{fb1d}'..='\u{fdff}'
+        | '\u{fe70}'..='\u{feff}'
+        | '\u{10800}'..='\u{10fff}'
+        | '\u{1e800}'..='\u{1efff}')
 }
 
 /// The name that [`escaped`] gave this text.
@@ -73,7 +102,7 @@ mod tests {
 
     #[test]
     fn no_byte_of_a_name_reaches_a_terminal_as_a_command_and_every_name_comes_back() {
-        let hostile: [&[u8]; 7] = [
+        let hostile: [&[u8]; 9] = [
             b"plain key-1",
             b"\x1b[2Jgone",
             "\u{9b}31m".as_bytes(),
@@ -81,10 +110,13 @@ mod tests {
             b"\xff\xfe\\x41",
             "\u{200b}\u{feff}größe".as_bytes(),
             b"\r\n\t\0",
+            "refund-7\u{3164}\u{115f}\u{1160}\u{ffa0}\u{13441}\u{13442}".as_bytes(),
+            "pay \u{5d0}1-2 \u{627}3-4 \u{661}".as_bytes(),
         ];
         for name in hostile {
             let text = escaped(name);
             assert!(text.chars().all(is_shown), "{text:?}");
+            assert!(text.chars().all(|letter| letter.is_ascii() || "größe".contains(letter)), "{text:?}");
             assert_eq!(parse(&text).unwrap(), name);
         }
         for byte in 0..=255 {

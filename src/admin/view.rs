@@ -144,13 +144,13 @@ impl KeyDetails {
         changes: Vec<Change>,
     ) -> Result<Self, Problem> {
         let handle = engine.scope(scope);
-        let (state, facts) = facts(status)?;
+        let facts = facts(status)?;
         let ttl_ms = u64::try_from(handle.policy().get_ttl().as_millis()).unwrap_or(u64::MAX);
         Ok(Self {
             scope: escaped(scope),
             key: escaped(key),
             hash: handle.key_hash(key).map_err(Problem::bad)?.to_string(),
-            state,
+            state: state(status),
             ttl_ms,
             changes,
             facts,
@@ -158,40 +158,44 @@ impl KeyDetails {
     }
 }
 
-fn facts(status: &Status) -> Result<(&'static str, Facts), Problem> {
+/// The name of a key's state.
+pub(super) fn state(status: &Status) -> &'static str {
+    match status {
+        Status::Vacant => "vacant",
+        Status::InFlight(_) => "in-flight",
+        Status::Interrupted(_) => "interrupted",
+        Status::Done(_) => "done",
+        Status::Expired(_) => "expired",
+        Status::Unreadable(_) => "unreadable",
+    }
+}
+
+fn facts(status: &Status) -> Result<Facts, Problem> {
     Ok(match status {
-        Status::Vacant => ("vacant", Facts::default()),
+        Status::Vacant => Facts::default(),
         Status::InFlight(attempt) => {
             let started = Some(attempt.started().as_millis());
             let (number, fence) = (Some(attempt.attempt()), Some(attempt.fence().get()));
-            let facts =
-                Facts { attempt: number, fence, started_ms: started, since_ms: started, ..Facts::default() };
-            ("in-flight", facts)
+            Facts { attempt: number, fence, started_ms: started, since_ms: started, ..Facts::default() }
         }
-        Status::Interrupted(lost) => {
-            let facts = Facts {
-                attempt: Some(lost.attempt()),
-                fence: Some(lost.fence().get()),
-                started_ms: Some(lost.started().as_millis()),
-                since_ms: Some(lost.interrupted_at().as_millis()),
-                progress: lost.last_progress().map(|progress| Shown::of(progress)),
-                ..Facts::default()
-            };
-            ("interrupted", facts)
-        }
-        Status::Done(record) => ("done", of_record(record)),
-        Status::Expired(tombstone) => {
-            let facts = Facts {
-                attempt: Some(tombstone.attempt()),
-                fence: Some(tombstone.fence().get()),
-                since_ms: Some(tombstone.completed().as_millis()),
-                expires_ms: Some(tombstone.expired().as_millis()),
-                remembered_until_ms: Some(tombstone.remembered_until().as_millis()),
-                outcome: Some(tombstone.outcome().to_string()),
-                ..Facts::default()
-            };
-            ("expired", facts)
-        }
+        Status::Interrupted(lost) => Facts {
+            attempt: Some(lost.attempt()),
+            fence: Some(lost.fence().get()),
+            started_ms: Some(lost.started().as_millis()),
+            since_ms: Some(lost.interrupted_at().as_millis()),
+            progress: lost.last_progress().map(|progress| Shown::of(progress)),
+            ..Facts::default()
+        },
+        Status::Done(record) => of_record(record),
+        Status::Expired(tombstone) => Facts {
+            attempt: Some(tombstone.attempt()),
+            fence: Some(tombstone.fence().get()),
+            since_ms: Some(tombstone.completed().as_millis()),
+            expires_ms: Some(tombstone.expired().as_millis()),
+            remembered_until_ms: Some(tombstone.remembered_until().as_millis()),
+            outcome: Some(tombstone.outcome().to_string()),
+            ..Facts::default()
+        },
         Status::Unreadable(error) => return Err(Problem::of_read(error.clone())),
     })
 }

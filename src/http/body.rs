@@ -34,9 +34,24 @@ pub(super) struct Whole {
 /// A body of which at most so many bytes were asked for.
 pub(super) enum Read<B: Body> {
     Whole(Whole),
-    /// It is longer.
+    /// It is longer, or takes longer.
     TooLong(LayerBody<B>),
     Failed(Bytes, B::Error),
+}
+
+/// How far a body was read.
+pub(super) enum Reached<E> {
+    End,
+    Limit,
+    Error(E),
+}
+
+/// A body that is being read.
+pub(super) struct Reading<B: Body> {
+    body: Pin<Box<B>>,
+    gathered: Gathered,
+    trailers: Option<HeaderMap>,
+    limit: usize,
 }
 
 impl<B: Body<Data = Bytes>> LayerBody<B> {
@@ -59,32 +74,55 @@ impl<B: Body<Data = Bytes>> LayerBody<B> {
 
 /// Reads a body to its end, unless it has more than `limit` bytes.
 pub(super) async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Read<B> {
-    let mut body = Box::pin(body);
-    let mut gathered = Gathered::default();
-    let mut trailers: Option<HeaderMap> = None;
-    if body.size_hint().lower() > limit as u64 {
-        return Read::TooLong(LayerBody(State::Passing(Bytes::new(), body)));
+    let mut reading = Reading::new(body, limit);
+    let reached = reading.read_on().await;
+    reading.finish(Some(reached))
+}
+
+impl<B: Body<Data = Bytes>> Reading<B> {
+    pub(super) fn new(body: B, limit: usize) -> Self {
+        Self { body: Box::pin(body), gathered: Gathered::default(), trailers: None, limit }
     }
-    while let Some(frame) = body.frame().await {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return Read::Failed(gathered.finish(), error),
-        };
-        match frame.into_data() {
-            Ok(data) => {
-                gathered.push(data);
-                if gathered.len() > limit {
-                    return Read::TooLong(LayerBody(State::Passing(gathered.finish(), body)));
+
+    /// Reads to the end of the body, or to its limit. If this is dropped, nothing that was read is
+    /// lost.
+    pub(super) async fn read_on(&mut self) -> Reached<B::Error> {
+        if self.body.size_hint().lower() > self.limit as u64 {
+            return Reached::Limit;
+        }
+        while let Some(frame) = self.body.frame().await {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => return Reached::Error(error),
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    self.gathered.push(data);
+                    if self.gathered.len() > self.limit {
+                        return Reached::Limit;
+                    }
                 }
-            }
-            Err(frame) => {
-                if let Ok(more) = frame.into_trailers() {
-                    trailers.get_or_insert_default().extend(more);
+                Err(frame) => {
+                    if let Ok(more) = frame.into_trailers() {
+                        self.trailers.get_or_insert_default().extend(more);
+                    }
                 }
             }
         }
+        Reached::End
     }
-    Read::Whole(Whole { data: gathered.finish(), trailers })
+
+    /// What came of it; `None` where it was not read on for long enough.
+    pub(super) fn finish(self, reached: Option<Reached<B::Error>>) -> Read<B> {
+        let Self { body, gathered, trailers, limit: _ } = self;
+        match reached {
+            Some(Reached::End) => Read::Whole(Whole { data: gathered.finish(), trailers }),
+            Some(Reached::Error(error)) => Read::Failed(gathered.finish(), error),
+            // Nothing comes after trailers.
+            None if trailers.is_some() => Read::Whole(Whole { data: gathered.finish(), trailers }),
+            None | Some(Reached::Limit) => Read::TooLong(LayerBody(State::Passing(gathered.finish(), body))),
+        }
+    }
 }
 
 /// Data of a body. Nearly always it comes as one piece, which is not copied then.
@@ -152,7 +190,13 @@ impl<B: Body<Data = Bytes>> Body for LayerBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            State::Whole(Whole { data, .. }) => SizeHint::with_exact(data.len() as u64),
+            State::Whole(Whole { data, trailers: None }) => SizeHint::with_exact(data.len() as u64),
+            // A server of HTTP/1.1 gives a body of known length a `Content-Length`, and no trailers.
+            State::Whole(Whole { data, trailers: Some(_) }) => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(data.len() as u64);
+                hint
+            }
             State::Passing(read, rest) => {
                 let (mut hint, rest) = (SizeHint::new(), rest.size_hint());
                 // An upper bound goes first: the lower must not be above it.

@@ -11,7 +11,9 @@ impl IdempotencyLayer {
     /// Completes a claim with the response that retries get from now on.
     ///
     /// For an interrupted request whose outcome the owner has found out: a crash came between the
-    /// charge and the response. The claim comes from [`Scope::resolve`](crate::Scope::resolve).
+    /// charge and the response. The claim comes from
+    /// [`Scope::resolve_if`](crate::Scope::resolve_if). "Interrupted requests" in `docs/http.md`
+    /// has the whole loop: what to do if the bank has no charge, or does not answer.
     /// Give the response that the handler would have given, headers included. It is stored whole,
     /// whether or not [`Keep`](super::Keep) and this layer's limits would allow it.
     ///
@@ -28,11 +30,18 @@ impl IdempotencyLayer {
     /// let engine = Engine::open(path)?;
     /// let layer = IdempotencyLayer::new(&engine, "POST /v1/charges");
     /// let charges = engine.scope("POST /v1/charges");
-    /// for open in engine.interrupted().scope(charges.name()).get()? { // again until it is empty
-    ///     let claim = charges.resolve_async(open.key()).await?;
-    ///     // .. ask the bank for a charge with the reference `claim.step_key("charge")` ..
+    /// for open in engine.interrupted().scope(charges.name()).get()? {
+    ///     // A retry may have been faster.
+    ///     let seen = open.attempt().fence();
+    ///     let Ok(claim) = charges.resolve_if_async(open.key(), seen).await else { continue };
+    ///     // .. the bank has a charge with the reference `claim.step_key("charge")` ..
     ///     let response = http::Response::builder().header("content-type", "text/plain");
-    ///     layer.complete(claim, response.body("charged")?).await?;
+    ///     if let Err(refused) = layer.complete(claim, response.body("charged")?).await {
+    ///         // It stays interrupted, as it was.
+    ///         if let Some(claim) = refused.into_claim() {
+    ///             claim.put_back_async().await?;
+    ///         }
+    ///     }
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # })?;

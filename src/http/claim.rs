@@ -266,7 +266,8 @@ impl HeldClaim {
     /// Stores the response that `work` returns, in one transaction with what `work` writes to the
     /// application's own tables in the same file: see [`Claim::complete_in`]. Answer with the
     /// response that this returns. The client gets the stored response, even if the handler
-    /// answers with another one.
+    /// answers with another one. Of the answer come the headers that are never stored, such as
+    /// `Set-Cookie`.
     ///
     /// It blocks: call it where your runtime lets you block, such as tokio's `spawn_blocking`. It
     /// stores the whole response, whether or not [`Keep`](super::Keep) and the layer's limits

@@ -34,6 +34,8 @@ pub(super) struct Config {
     pub(super) wait: Duration,
     /// For a claim without a lease that a handler has given to a task of its own.
     pub(super) claim_wait: Duration,
+    /// For the end of a body that is to be stored.
+    pub(super) body_wait: Duration,
     pub(super) keep_rule: Option<KeepRule>,
     pub(super) never_store: Vec<HeaderName>,
     pub(super) answers: Answers,
@@ -66,6 +68,7 @@ impl Default for Config {
             keeps_streams: false,
             wait: Duration::ZERO,
             claim_wait: Duration::from_secs(60),
+            body_wait: Duration::from_secs(60),
             keep_rule: None,
             never_store: Vec::new(),
             answers: Answers::default(),

@@ -17,7 +17,8 @@ impl IdempotencyLayer {
     ///
     /// A layer around `Router::nest_service` does not learn from axum which path is matched
     /// inside. Such requests get [`Misconfigured`](super::ProblemKind::Misconfigured): put the
-    /// layer on the routes of the inner router, or give the scope by name.
+    /// layer on the routes of the inner router, or give the scope by name. They also get it at
+    /// unknown paths if the layer is around the router's fallback: use `Router::route_layer`.
     pub fn matched_path(engine: &Engine) -> Self {
         Self::scope_by(engine, |parts| {
             let path = parts.extensions.get::<MatchedPath>()?;

@@ -6,6 +6,7 @@ mod multipart;
 use std::fmt;
 use std::sync::Arc;
 
+use http::Uri;
 use http::header::{self, HeaderName};
 use http::request::Parts;
 
@@ -66,7 +67,9 @@ impl RequestFingerprint {
         Self::of_counts(Counts::Nothing)
     }
 
-    /// The fingerprint that `function` makes of the request. The other options have no effect.
+    /// The fingerprint that `function` makes of the request. The other options have no effect on
+    /// it. The function sees the [URI that the client sent](super#what-the-layer-sees). A URI that
+    /// a middleware behind the router has written counts besides.
     ///
     /// ```
     /// use idemkv::Fingerprint;
@@ -107,27 +110,49 @@ impl RequestFingerprint {
         self
     }
 
-    pub(super) fn of(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
+    /// `parts` have the URI that the client sent. If the inner service gets another one that is no
+    /// rest of it, that counts too.
+    pub(super) fn of_request(&self, parts: &Parts, rewritten: Option<&Uri>, body: &[u8]) -> Fingerprint {
         let fields = Fingerprint::builder();
         match &self.counts {
-            Counts::Request => self.of_request(parts, body),
+            Counts::Request => self.of_whole_request(parts, rewritten, body),
             Counts::Body => self.body(self.of_headers(fields, parts), parts, body).finish(),
             Counts::Nothing => fields.finish(),
-            Counts::Custom(function) => function(parts, body),
+            Counts::Custom(function) => {
+                let of_function = function(parts, body);
+                let Some(uri) = rewritten else { return of_function };
+                self.written(fields.field("custom", of_function.as_bytes()), uri).finish()
+            }
         }
     }
 
-    fn of_request(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
+    fn of_whole_request(&self, parts: &Parts, rewritten: Option<&Uri>, body: &[u8]) -> Fingerprint {
         let mut fields =
             Fingerprint::builder().field("method", parts.method.as_str()).field("path", parts.uri.path());
         if let Some(query) = parts.uri.query() {
-            let mut parameters: Vec<&str> = query.split('&').collect();
-            if self.sorts_query {
-                parameters.sort_by_key(|parameter| parameter.split('=').next());
-            }
-            fields = fields.field("query", parameters.join("&"));
+            fields = fields.field("query", self.query(query));
+        }
+        if let Some(uri) = rewritten {
+            fields = self.written(fields, uri);
         }
         self.body(self.of_headers(fields, parts), parts, body).finish()
+    }
+
+    /// The URI that a middleware has made.
+    fn written(&self, fields: FingerprintBuilder, uri: &Uri) -> FingerprintBuilder {
+        let fields = fields.field("rewritten path", uri.path());
+        match uri.query() {
+            Some(query) => fields.field("rewritten query", self.query(query)),
+            None => fields,
+        }
+    }
+
+    fn query(&self, query: &str) -> String {
+        let mut parameters: Vec<&str> = query.split('&').collect();
+        if self.sorts_query {
+            parameters.sort_by_key(|parameter| parameter.split('=').next());
+        }
+        parameters.join("&")
     }
 
     fn of_headers(&self, mut fields: FingerprintBuilder, parts: &Parts) -> FingerprintBuilder {

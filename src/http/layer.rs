@@ -100,7 +100,7 @@ impl IdempotencyLayer {
         Self { shared: Arc::new(Shared { scope, ..Shared::clone(&self.shared) }) }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut Arc::make_mut(&mut self.shared).config);
         self
     }
@@ -265,8 +265,9 @@ impl IdempotencyLayer {
     }
 
     /// Also stores bodies whose length is not known beforehand, up to the limit. The response is
-    /// held back until its body has ended. By default such bodies count as streams, and pass
-    /// through.
+    /// held back until its body has ended, for the budget of [`wait_for_body`](Self::wait_for_body)
+    /// at most. That is for the whole body, however steadily it comes. By default such bodies count
+    /// as streams, and pass through.
     pub fn keep_streams(self) -> Self {
         self.with(|config| config.keeps_streams = true)
     }
@@ -306,15 +307,6 @@ impl IdempotencyLayer {
 
 /// How problems are answered.
 impl IdempotencyLayer {
-    /// How long a request waits for the end of an earlier one with its key, before it gets
-    /// [`InFlight`](ProblemKind::InFlight). Default not at all.
-    ///
-    /// If the earlier one comes to nothing, the request stands in line for a place in the inner
-    /// service, as a new one does. The budget does not count that.
-    pub fn wait(self, budget: Duration) -> Self {
-        self.with(|config| config.wait = budget)
-    }
-
     /// The status of a problem, in place of its [default](ProblemKind::default_status).
     pub fn status(self, kind: ProblemKind, status: StatusCode) -> Self {
         self.with(|config| config.answers.set_status(kind, status))
@@ -380,14 +372,6 @@ impl IdempotencyLayer {
     pub fn spawner(mut self, spawn: impl Fn(DetachedRun) + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).spawner = Spawner::Given(Arc::new(spawn));
         self
-    }
-
-    /// For how long a response waits for a claim without a lease that the handler has given to a
-    /// task of its own. After that the client gets [`HandlerLost`](ProblemKind::HandlerLost), and
-    /// the key is interrupted as soon as that task drops the claim. A claim with a lease is waited
-    /// for until its lease ends. Default one minute.
-    pub fn wait_for_claim(self, budget: Duration) -> Self {
-        self.with(|config| config.claim_wait = budget)
     }
 
     /// Runs of this layer, its clones and those that [`scope`](Self::scope) gave, that have not

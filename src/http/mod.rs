@@ -4,6 +4,19 @@
 //! Start with [`IdempotencyLayer`]. `docs/http.md` has all of it: what each request gets, how the
 //! clauses of draft-ietf-httpapi-idempotency-key-header-07 are met, and why.
 //!
+//! # What the layer sees
+//!
+//! Fingerprint, scope, tenant, signature and keys are taken from the URI that the client sent. With
+//! the feature `axum` that is the one that the outermost router got, also for a layer inside of
+//! `nest`, where handlers get what is left of it. Put the layer outside of what takes prefixes off
+//! around that router; without the feature, outside of all that takes prefixes off.
+//!
+//! A URI that a middleware behind the router has written counts in the fingerprint too. The layer
+//! cannot see a URI that a middleware wrote and a router then stripped. If a middleware makes the
+//! path from a header or the login, put the layer outside of the strip, or name that value with
+//! [`tenant`](IdempotencyLayer::tenant). A handler that sends a copy of its request on removes
+//! `OriginalUri` from the extensions.
+//!
 //! # What is stored
 //!
 //! Status, headers in their order, body and trailers, as the handler gave them. Never stored are
@@ -13,6 +26,7 @@
 mod body;
 mod by_hand;
 mod claim;
+mod client_uri;
 mod config;
 #[cfg(feature = "axum")]
 mod extractors;
@@ -36,6 +50,7 @@ mod shared;
 #[cfg(feature = "standard-webhooks")]
 mod standard_webhooks;
 mod stored;
+mod waits;
 
 pub use body::LayerBody;
 pub use by_hand::{body_of_record, response_of_record};

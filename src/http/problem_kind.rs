@@ -16,7 +16,7 @@ pub enum ProblemKind {
     /// [`check_key`](super::IdempotencyLayer::check_key). 400.
     KeyMalformed,
     /// The request is not what its sender signed: it was refused by
-    /// [`verify`](super::IdempotencyLayer::verify). 401.
+    /// [`verify`](super::IdempotencyLayer::verify). 403.
     NotVerified,
     /// The request belongs to no [tenant](super::IdempotencyLayer::tenant). 400.
     TenantMissing,
@@ -84,9 +84,7 @@ impl ProblemKind {
         match self {
             Self::KeyMissing => facts("key_missing", "Idempotency key is missing", bad, None),
             Self::KeyMalformed => facts("key_malformed", "Idempotency key is malformed", bad, None),
-            Self::NotVerified => {
-                facts("not_verified", "Signature is not valid", StatusCode::UNAUTHORIZED, None)
-            }
+            Self::NotVerified => facts("not_verified", "Signature is not valid", StatusCode::FORBIDDEN, None),
             Self::TenantMissing => facts("tenant_missing", "Request belongs to no tenant", bad, None),
             Self::KeyReused => {
                 let status = StatusCode::UNPROCESSABLE_ENTITY;

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use http::Response;
-use http::header;
+use http::header::{self, HeaderMap};
 use http::response;
 use http_body::Body;
 
 use super::body::LayerBody;
 use super::config::Config;
+use super::headers::Unstored;
 use super::problem::{Fault, KeptHead, forbid_retries, invites_retries};
 use super::problem_kind::ProblemKind;
 use super::stored::decode;
@@ -39,15 +40,30 @@ impl Reply {
         Ok(response)
     }
 
-    /// The stored response, for the client whose request ran.
+    /// The stored response, for the client whose request ran, with those headers of the handler's
+    /// answer that are never stored.
     pub(super) fn first<B: Body<Data = Bytes>>(
         &self,
         config: &Config,
         record: &Record,
+        answered: &HeaderMap,
     ) -> Result<Response<LayerBody<B>>, Fault> {
         let (mut head, body) = from_record(record)?.into_parts();
+        add_unstored(&mut head.headers, config, answered);
         self.mark_first(config, record.started(), &mut head);
         Ok(Response::from_parts(head, body))
+    }
+
+    /// A response of the run that began then, of which nothing is stored: a retry may get another.
+    pub(super) fn not_kept<B: Body<Data = Bytes>>(
+        &self,
+        config: &Config,
+        started: Timestamp,
+        response: Response<B>,
+    ) -> Response<LayerBody<B>> {
+        let mut response = response.map(LayerBody::passing);
+        config.marks.put(response.headers_mut(), false, &self.key, started);
+        response
     }
 
     /// A response that was just stored, of the run that began then.
@@ -61,6 +77,20 @@ impl Reply {
             forbid_retries(&mut head.headers);
         }
         config.marks.put(&mut head.headers, is_replay, &self.key, started);
+    }
+}
+
+/// Adds what is for this reply alone, but not how the body is framed: the body is the stored one.
+fn add_unstored(headers: &mut HeaderMap, config: &Config, answered: &HeaderMap) {
+    let never_store = config.never_store();
+    let unstored = Unstored::of(answered, &never_store);
+    let stored = headers.clone();
+    for (name, value) in answered {
+        let frames = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
+        if unstored.has(name) && !frames && !stored.contains_key(name) {
+            // As many as there is room for.
+            headers.try_append(name.clone(), value.clone()).ok();
+        }
     }
 }
 

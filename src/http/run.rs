@@ -1,6 +1,9 @@
 //! The run of a handler, detached from its client: the response is stored, then sent.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -8,7 +11,7 @@ use http_body::Body;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::body::{LayerBody, Read, Whole, read};
+use super::body::{LayerBody, Read, Reading, Whole};
 use super::claim::{Returned, SlotOwner};
 use super::config::Config;
 use super::headers::Unstored;
@@ -20,6 +23,7 @@ use super::run_attempt::RunAttempt;
 use super::runs::RunMark;
 use super::shared::Shared;
 use super::stored::{encode, is_failure};
+use crate::clock::Deadline;
 use crate::{Claim, ClaimError, Completion, Ending, Record, Status};
 
 /// What a client that still waits is told: a response, a fault, or the inner service's error.
@@ -56,7 +60,7 @@ where
         // A forked child must not run what its parent runs.
         let Some(ran) = ran else { return };
         let ran = match ran {
-            Ok(response) => Ok(settle(slot, &layer.config, &reply, attempt, response).await),
+            Ok(response) => Ok(settle(slot, &layer, &reply, attempt, response).await),
             Err(error) => {
                 drop(slot);
                 Err(error)
@@ -70,16 +74,17 @@ where
 /// Ends the claim as the response says; gives what the client gets.
 async fn settle<B: Body<Data = Bytes>>(
     slot: SlotOwner,
-    config: &Config,
+    layer: &Shared,
     reply: &Reply,
     attempt: RunAttempt,
     response: Response<B>,
 ) -> Result<Response<LayerBody<B>>, Fault> {
+    let config = &layer.config;
     let said = response.extensions().get::<Keep>().copied();
     let keep = said.unwrap_or_else(|| config.keep(response.status()));
     let claim = match slot.returned(config.claim_wait).await {
         Returned::Claim(claim) => claim,
-        Returned::Stored(record) => return reply.first(config, &record),
+        Returned::Stored(record) => return reply.first(config, &record, response.headers()),
         Returned::Lost(reason) => return not_stored(&reason, config, reply, attempt),
         Returned::Interrupted => return Err(attempt.lost()),
     };
@@ -88,15 +93,15 @@ async fn settle<B: Body<Data = Bytes>>(
             // If it fails the key is interrupted, or the store has failed. That nothing happened
             // is true all the same.
             drop(claim.insisting().release_async().await);
-            Ok(response.map(LayerBody::passing))
+            Ok(reply.not_kept(config, attempt.started, response))
         }
         What::Unknown => {
             drop(claim);
-            Ok(response.map(LayerBody::passing))
+            Ok(reply.not_kept(config, attempt.started, response))
         }
-        What::Response if config.keeps_streams || response.body().size_hint().upper().is_some() => {
+        What::Response if config.keeps_streams || response.body().size_hint().exact().is_some() => {
             let (head, body) = response.into_parts();
-            let read = read(body, config.response_bytes_max).await;
+            let read = read_in_time(layer, &claim, body).await;
             store(claim, config, reply, attempt, keep, Response::from_parts(head, read)).await
         }
         What::Response | What::Outcome => {
@@ -104,6 +109,30 @@ async fn settle<B: Body<Data = Bytes>>(
             store(claim, config, reply, attempt, keep, passing).await
         }
     }
+}
+
+/// Reads a body that is to be stored. If it does not end in time, its rest passes through: the
+/// operation is done, and no client waits for ever.
+async fn read_in_time<B: Body<Data = Bytes>>(layer: &Shared, claim: &Claim, body: B) -> Read<B> {
+    let config = &layer.config;
+    let mut reading = Reading::new(body, config.response_bytes_max);
+    let reached = {
+        let mut reached = pin!(reading.read_on());
+        // A body that is there at once needs no deadline.
+        let mut over = pin!(async {
+            let budget = claim.lease_until().map_or(config.body_wait, |until| {
+                // The other half is for storing the head.
+                config.body_wait.min(until.saturating_since(layer.engine.now()) / 2)
+            });
+            claim.pending().lost(Deadline::after(budget)).await
+        });
+        let first = poll_fn(|context| match reached.as_mut().poll(context) {
+            Poll::Ready(reached) => Poll::Ready(Some(reached)),
+            Poll::Pending => over.as_mut().poll(context).map(|_| None),
+        });
+        first.await
+    };
+    reading.finish(reached)
 }
 
 /// Stores as much of a response as was read and can be stored; gives it, once that is durable.

@@ -17,6 +17,7 @@ use tower_service::Service;
 
 use super::body::{LayerBody, Read, Whole, read};
 use super::claim::SlotOwner;
+use super::client_uri::RoutedUri;
 use super::key::composed;
 use super::problem::Fault;
 use super::problem_kind::ProblemKind;
@@ -158,7 +159,8 @@ impl Shared {
                 return pass(request);
             }
         }
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let routed = RoutedUri::exchange(&mut parts);
         let scope = self.scope.scope(&self.engine, &parts)?;
         let tenant = tenant(config.tenant_of.as_ref(), &parts)?;
         let body = whole(body, config.request_bytes_max).await?;
@@ -168,10 +170,12 @@ impl Shared {
         }
         let found = if key.is_some() { key } else { config.keys.in_request(&parts, &body.data)? };
         let Some(key) = found else {
+            routed.put_back(&mut parts);
             let request = Request::from_parts(parts, LayerBody::whole(body));
             return if config.is_required { Err(missing()) } else { Ok(Prepared::Passing(request)) };
         };
-        let fingerprint = config.fingerprint.of(&parts, &body.data);
+        let fingerprint = config.fingerprint.of_request(&parts, routed.rewritten(&parts.uri), &body.data);
+        routed.put_back(&mut parts);
         let name = composed(tenant.as_deref(), &key).into_owned();
         Ok(Prepared::Keyed(Keyed { scope, key, name, fingerprint, parts, body }))
     }
@@ -185,18 +189,19 @@ impl Shared {
         S: Service<Asked> + Clone,
     {
         let Keyed { scope, name, fingerprint, .. } = keyed;
-        let mut waited = None;
+        let mut left = self.config.wait;
         loop {
             let begun = scope.begin_async(name, *fingerprint).await;
             let Ok(Begin::InFlight(pending)) = begun else { return Ok((begun, inner)) };
-            let left = self.config.wait.saturating_sub(waited.get_or_insert_with(Stopwatch::start).elapsed());
             if left.is_zero() {
                 return Ok((Ok(Begin::InFlight(pending)), inner));
             }
             let mut unready = inner.clone();
             drop(inner);
+            let waiting = Stopwatch::start();
             let begun = match pending.wait_timeout_async(left).await {
                 Ok(Waited::Vacant | Waited::Interrupted) => {
+                    left = left.saturating_sub(waiting.elapsed());
                     poll_fn(|context| unready.poll_ready(context)).await?;
                     inner = unready;
                     continue;

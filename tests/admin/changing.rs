@@ -9,8 +9,9 @@ use tower::{Layer, ServiceExt, service_fn};
 use crate::client::{Client, Home, home};
 
 async fn target(client: &Client, key: &str) -> Value {
-    let fence = client.key("charges", key).await["fence"].clone();
-    json!({"scope": "charges", "key": key, "fence": fence, "reason": "the bank's report"})
+    let shown = client.key("charges", key).await;
+    let (state, fence) = (&shown["state"], &shown["fence"]);
+    json!({"scope": "charges", "key": key, "state": state, "fence": fence, "reason": "the bank's report"})
 }
 
 fn with(mut body: Value, more: &Value) -> Value {
@@ -121,6 +122,9 @@ async fn what_the_operator_did_not_see_is_not_changed() {
     assert_eq!(client.post("/api/forget", &asked).await.problem(), changed);
     held.complete("done").unwrap();
     assert_eq!(client.post("/api/resolve", &asked).await.problem(), changed);
+    // It has the fence that it had in flight.
+    assert_eq!(client.post("/api/forget", &asked).await.problem(), changed);
+    assert!(matches!(status(&home, "held"), Status::Done(_)));
 }
 
 #[tokio::test]
@@ -159,6 +163,7 @@ async fn a_change_that_is_not_whole_changes_nothing() {
         (json!({"reason": " \n"}), "a blank reason"),
         (json!({"reason": too_long}), "a long reason"),
         (json!({"fence": null}), "no fence"),
+        (json!({"state": null}), "no state"),
         (json!({"outcome": "perhaps"}), "an outcome that is none"),
         (json!({"result": null}), "no result"),
         (json!({"outcome": "did-not-happen"}), "a result of nothing"),
@@ -167,6 +172,14 @@ async fn a_change_that_is_not_whole_changes_nothing() {
         (
             json!({"result": {"form": "response", "status": 200, "content_type": "a\nb", "body": ""}}),
             "two headers",
+        ),
+        (
+            json!({"result": {"form": "response", "status": 500, "content_type": "", "body": ""}}),
+            "a success with the status of a failure",
+        ),
+        (
+            json!({"outcome": "failed", "result": {"form": "response", "status": 201, "content_type": "", "body": ""}}),
+            "a failure with the status of a success",
         ),
     ] {
         let answer = client.post("/api/resolve", &with(whole.clone(), &more)).await;
@@ -192,6 +205,19 @@ async fn a_result_that_is_too_long_leaves_key_and_journal_as_they_were() {
         assert_eq!(client.key("charges", "k").await, before);
     }
     assert_eq!(home.claim("charges", "k").attempt(), 2, "the operator's claims were no attempts");
+}
+
+#[tokio::test]
+async fn a_reason_that_is_not_stored_leaves_nothing_behind() {
+    let home = crate::client::home_with(Engine::options().max_body_bytes(64));
+    home.interrupt("charges", "k");
+    let client = home.client();
+    let asked = target(&client, "k").await;
+    // More often than there are places for reasons.
+    for _ in 0..13 {
+        assert_eq!(client.post("/api/forget", &asked).await.problem(), (413, "too_large".to_owned()));
+        assert_eq!(home.engine.stats().interrupted, 1);
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,8 @@ fn release(home: &Home) -> serde_json::Value {
         home.interrupt("", "k");
     }
     let Status::Interrupted(lost) = home.engine.default_scope().get("k").unwrap() else { panic!() };
-    json!({"scope": "", "key": "k", "fence": lost.fence().get(), "reason": "r", "outcome": "did-not-happen"})
+    let (state, fence) = ("interrupted", lost.fence().get());
+    json!({"scope": "", "key": "k", "state": state, "fence": fence, "reason": "r", "outcome": "did-not-happen"})
 }
 
 fn is_as_it_was(home: &Home) -> bool {

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::helpers::{claim, closed, contents, fill, fine, killed, killed_with, on};
 use idemkv::sim::ManualClock;
-use idemkv::{Begin, Completion, Engine, Fingerprint, Outcome, Policy, Status};
+use idemkv::{Begin, BeginError, Completion, Engine, Fingerprint, Outcome, Policy, Status};
 
 fn status(file: &std::path::Path, scope: &str, key: &str) -> Status {
     Engine::options().read_only().open(file).unwrap().scope(scope).get(key).unwrap()
@@ -15,7 +15,8 @@ fn status(file: &std::path::Path, scope: &str, key: &str) -> Status {
 fn without_consent_a_change_says_what_it_would_do_and_does_nothing() {
     let (folder, file) = killed();
     let before = contents(&file);
-    let resolve = ["lost", "--scope", "refunds", "--as", "completed", "--body", "x", "--ttl", "1h"];
+    let resolve =
+        ["lost", "--scope", "refunds", "--as", "completed", "--body", "x", "--ttl", "1h", "--remember", "1h"];
     for (subcommand, arguments) in
         [("forget", &["order 01", "--scope", "charges"][..]), ("resolve", &resolve), ("compact", &[])]
     {
@@ -36,7 +37,7 @@ fn an_interrupted_key_gets_the_outcome_that_it_is_given() {
     let reply = reply.to_str().unwrap();
     let arguments =
         ["lost", "--scope", "refunds", "--as", "completed", "--body-file", reply, "--ttl", "3h", "--yes"];
-    let ran = on(&file, "resolve", &arguments);
+    let ran = on(&file, "resolve", &[&arguments[..], &["--remember", "3h"]].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.err.contains("attempt 1, progress of 6 bytes") && ran.err.contains("for 3h"), "{ran:?}");
     let Status::Done(record) = status(&file, "refunds", "lost") else { panic!() };
@@ -58,7 +59,9 @@ fn a_key_of_the_http_layer_gets_a_response() {
         let ran = on(&file, "resolve", arguments);
         assert!(ran.code == 1 && ran.err.contains(why), "{ran:?}");
     };
-    let lost = ["lost", "--scope", "refunds", "--ttl", "1h", "--yes", "--body", r#"{"id":"re_1"}"#, "--as"];
+    let times = ["--ttl", "1h", "--remember", "1h"];
+    let lost = ["lost", "--scope", "refunds", "--yes", "--body", r#"{"id":"re_1"}"#];
+    let lost = [&lost[..], &times, &["--as"]].concat();
     refused(&[&lost[..], &["failed", "--http-status", "201"]].concat(), "give --as completed");
     refused(&[&lost[..], &["completed", "--http-status", "402"]].concat(), "give --as failed");
     for code in ["99", "100", "1000"] {
@@ -105,7 +108,10 @@ fn a_result_is_not_kept_for_a_time_that_nobody_chose() {
         assert!(ran.code == 1 && ran.err.contains(why), "{ran:?}");
     };
     let lost = ["lost", "--scope", "refunds", "--yes", "--as"];
-    refused(&[&lost[..], &["completed", "--body", "x"]].concat(), "give --ttl");
+    refused(&[&lost[..], &["completed", "--body", "x"]].concat(), "give --ttl and --remember");
+    refused(&[&lost[..], &["completed", "--body", "x", "--ttl", "1h"]].concat(), "give --ttl and --remember");
+    let shorter = ["completed", "--body", "x", "--ttl", "1h", "--remember", "59m"];
+    refused(&[&lost[..], &shorter].concat(), "give --remember 1h or more");
     refused(&[&lost[..], &["completed", "--ttl", "1h"]].concat(), "--body");
     refused(&[&lost[..], &["did-not-happen", "--body", "x"]].concat(), "leave the body out");
     refused(
@@ -113,6 +119,66 @@ fn a_result_is_not_kept_for_a_time_that_nobody_chose() {
         "only a key that is interrupted",
     );
     assert!(contents(&file) == before, "a byte was changed");
+}
+
+/// As late retries of the service's other keys are: its tombstones are part of its default policy,
+/// which is not in its file.
+#[test]
+fn a_late_retry_of_a_key_that_a_person_resolved_is_told_and_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.idem");
+    let hour = Duration::from_secs(3_600);
+    let service = || Engine::options().ttl(24 * hour).tombstone_ttl(7 * 24 * hour);
+    let engine = service().open(&file).unwrap();
+    for key in ["remembered", "not"] {
+        drop(claim(&engine, "charges", key));
+    }
+    engine.close().unwrap();
+    let resolve = |key: &str, remember: &str| {
+        let outcome = ["--as", "completed", "--body", "charged", "--ttl", "1h", "--remember", remember];
+        let ran = on(&file, "resolve", &[&[key, "--scope", "charges", "--yes"], &outcome[..]].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.err
+    };
+    let plan = resolve("remembered", "7d");
+    assert!(plan.contains("remembered for 7d in all"), "{plan}");
+    let plan = resolve("not", "1h");
+    assert!(plan.contains("a retry that comes after 1h runs the operation again"), "{plan}");
+    let now_ms = u64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let clock = ManualClock::at_millis(now_ms + 2 * 3_600_000);
+    let engine = service().max_clock_jump(Duration::MAX).clock(&clock).open(&file).unwrap();
+    let late = engine.scope("charges").begin("remembered", Fingerprint::of("request"));
+    assert!(matches!(late, Err(BeginError::Expired(_))), "{late:?}");
+    drop(claim(&engine, "charges", "not"));
+}
+
+#[test]
+fn a_policy_in_the_file_gives_the_times_that_a_person_does_not() {
+    let (_folder, file) = closed();
+    let resolve = ["monthly", "--scope", "reports", "--as", "completed", "--body", "x", "--yes"];
+    fine(&file, "resolve", &[&resolve[..], &["--remember", "1d"]].concat());
+    let Status::Done(record) = status(&file, "reports", "monthly") else { panic!() };
+    let after = |time: idemkv::Timestamp| time.saturating_since(record.completed()).as_secs();
+    assert_eq!((after(record.expires()), after(record.remembered_until())), (7_200, 86_400));
+}
+
+/// The policy's tombstone is as long as its results are replayed, and so longer than this result.
+#[test]
+fn a_key_is_remembered_for_as_long_as_the_plan_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.idem");
+    let day = Duration::from_secs(24 * 3_600);
+    let engine = Engine::open(&file).unwrap();
+    engine.set_policy("charges", engine.policy().ttl(day).tombstone_ttl(day)).unwrap();
+    drop(claim(&engine, "charges", "key"));
+    engine.close().unwrap();
+    let outcome = ["--as", "completed", "--body", "charged", "--ttl", "1h", "--yes"];
+    let ran = on(&file, "resolve", &[&["key", "--scope", "charges"], &outcome[..]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("remembered for 1d in all"), "{ran:?}");
+    let Status::Done(record) = status(&file, "charges", "key") else { panic!() };
+    let after = |time: idemkv::Timestamp| time.saturating_since(record.completed()).as_secs();
+    assert_eq!((after(record.expires()), after(record.remembered_until())), (3_600, day.as_secs()));
 }
 
 #[test]

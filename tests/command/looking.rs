@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::helpers::{closed, contents, fine, killed, on, run};
+use crate::helpers::{claim, closed, contents, fine, killed, on, run};
 use idemkv::Engine;
 use serde_json::Value;
 
@@ -40,6 +40,31 @@ fn keys_are_counted_by_scope_and_state() {
     assert_eq!(stats["policies"], 1);
     let text = fine(&file, "stats", &[]);
     assert!(text.contains("\"charges\"") && text.contains("policies of their own: 1"), "{text}");
+}
+
+/// Clients choose keys, and spreadsheets run formulas.
+#[test]
+fn no_name_in_csv_is_a_formula_and_each_is_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.idem");
+    let engine = Engine::open(&file).unwrap();
+    let keys = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "a;=1", "a; \";@1"];
+    for key in keys {
+        claim(&engine, "=scope", key).complete(key).unwrap();
+    }
+    engine.close().unwrap();
+    let csv = fine(&file, "list", &["--format", "csv"]);
+    let mut bodies = Vec::new();
+    for line in csv.lines().skip(1) {
+        let is_formula = |cell: &str| cell.trim_start_matches(['"', ' ']).starts_with(['=', '+', '-', '@']);
+        // Some spreadsheets separate cells by the one, others by the other.
+        assert!(!line.split([',', ';']).any(is_formula), "{line}");
+        let unquoted = |cell: &str| cell[1..cell.len() - 1].replace("\"\"", "\"");
+        let cells: Vec<String> = line.split(',').map(unquoted).collect();
+        bodies.push(fine(&file, "get", &[&cells[1], "--scope", &cells[0], "--body"]));
+    }
+    bodies.sort_unstable();
+    assert_eq!(bodies, ["+1", "-1", "=HYPERLINK(1)", "@SUM(1)", "a; \";@1", "a;=1"]);
 }
 
 #[test]

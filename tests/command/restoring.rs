@@ -43,6 +43,20 @@ fn a_dry_run_says_how_many_keys_the_backup_does_not_know_and_does_nothing() {
     assert!(contents(&file) == before && set_aside(folder.path()).is_empty());
 }
 
+/// Both would fill one copy, and either could put in place what the other is writing.
+#[test]
+fn a_second_restore_leaves_the_copy_of_the_first_alone() {
+    let (folder, file, backup) = backed_up();
+    let name = format!("{}.restoring", file.file_name().unwrap().to_str().unwrap());
+    let (before, copy) = (contents(&file), folder.path().join(name));
+    fs::write(&copy, "half").unwrap();
+    let ran = restore(&backup, &file, &["--yes"]);
+    assert!(ran.code == 1 && ran.err.contains("if a restore was killed, remove it"), "{ran:?}");
+    assert!(contents(&file) == before && fs::read(&copy).unwrap() == b"half");
+    fs::remove_file(&copy).unwrap();
+    assert_eq!(restore(&backup, &file, &["--yes"]).code, 0);
+}
+
 #[test]
 fn a_restored_file_is_the_backup_and_the_one_before_still_opens() {
     let (folder, file, backup) = backed_up();
@@ -55,6 +69,19 @@ fn a_restored_file_is_the_backup_and_the_one_before_still_opens() {
     let aside = set_aside(folder.path());
     assert_eq!(aside.len(), 2, "{aside:?}");
     assert!(matches!(status(&aside[0], "since"), Status::Done(_)));
+}
+
+#[test]
+fn a_file_that_was_lost_is_restored_and_nothing_else_is_left() {
+    let (folder, file, backup) = backed_up();
+    fs::remove_file(&file).unwrap();
+    fs::write(log_of(&file), "of the lost file").unwrap();
+    let ran = restore(&backup, &file, &["--yes"]);
+    assert!(ran.code == 0 && ran.err.contains("there is no file") && ran.out.contains("sound"), "{ran:?}");
+    assert!(fs::read(&file).unwrap() == fs::read(&backup).unwrap());
+    let aside = set_aside(folder.path());
+    assert!(aside.len() == 1 && aside[0].to_str().unwrap().ends_with("-wal"), "{aside:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What a handler has of its claim, and what its response says of the operation.
 
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::poll_immediate;
@@ -8,7 +10,7 @@ use http_body_util::BodyExt;
 use idemkv::http::{ClaimSlot, CompleteHeldError, HeldClaim, IdempotencyLayer, Keep, ProblemKind};
 use idemkv::sim::ManualClock;
 use idemkv::tables::redb::{ReadableTable, TableDefinition};
-use idemkv::{Engine, Outcome, Recovery, Status};
+use idemkv::{Engine, Event, Observer, Outcome, Recovery, Status};
 
 use crate::client::{
     Body, Client, Gate, Home, KEY, Refused, Seen, client, full, home, home_with, post, reply, serving,
@@ -371,6 +373,51 @@ async fn an_effect_in_the_same_file_and_its_response_are_one() {
     assert_eq!(balance(&home.engine), Some(10));
 }
 
+/// A secret that is shown once, and the cookie of a session.
+#[tokio::test]
+async fn the_first_reply_of_a_transaction_has_the_headers_that_are_never_stored() {
+    const UNSTORED: [(&str, &str); 4] =
+        [("set-cookie", "a=b"), ("set-cookie", "c=d"), ("x-client-secret", "7"), ("x-hop", "8")];
+    let home = home();
+    let layer = home.layer().never_store(HeaderName::from_static("x-client-secret"));
+    let client = serving(&layer, |request: Seen| async move {
+        let claim = held(&request);
+        let stored = tokio::task::spawn_blocking(move || {
+            claim.complete_in(|_| {
+                let mut response = Response::builder().status(201).header("location", "/v1/charges/7");
+                for (name, value) in [("set-cookie", "a=b"), ("x-client-secret", "7")] {
+                    response = response.header(name, value);
+                }
+                Ok::<_, ()>(response.body("made").unwrap())
+            })
+        });
+        let mut response = stored.await.unwrap().unwrap().map(full);
+        // A middleware behind the layer adds its own; another body would have another length.
+        for (name, value) in [
+            ("set-cookie", "c=d"),
+            ("connection", "x-hop, location"),
+            ("x-hop", "8"),
+            ("content-length", "400"),
+            ("x-other", "not stored, and nobody said so"),
+        ] {
+            response.headers_mut().append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        Ok(response)
+    });
+    for is_replay in [false, true] {
+        let answer = client.post(KEY, "").await;
+        assert_eq!((answer.status.as_u16(), answer.is_replay()), (201, is_replay));
+        let headers = |of: &[&str]| -> Vec<String> {
+            let values = of.iter().flat_map(|name| answer.headers.get_all(*name));
+            values.map(|value| value.to_str().unwrap().to_owned()).collect()
+        };
+        let expected = if is_replay { vec![] } else { UNSTORED.map(|(_, value)| value.to_owned()).to_vec() };
+        assert_eq!(headers(&["set-cookie", "x-client-secret", "x-hop"]), expected);
+        assert_eq!(headers(&["location"]), ["/v1/charges/7"]);
+        assert_eq!(headers(&["content-length", "x-other"]), Vec::<String>::new());
+    }
+}
+
 #[tokio::test]
 async fn an_effect_that_was_refused_gives_the_claim_back() {
     let home = home();
@@ -404,6 +451,37 @@ async fn a_panic_in_a_transaction_that_the_handler_survives_interrupts_the_key()
     assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::HandlerLost));
     assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
     assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Interrupted(_)));
+}
+
+/// Holds the thread that tells it of an interruption, until the other side of the channel is dropped.
+struct HeldAtInterruption(Mutex<Receiver<()>>);
+
+impl Observer for HeldAtInterruption {
+    fn event(&self, event: &Event<'_>) {
+        if matches!(event, Event::Interrupted { .. }) {
+            self.0.lock().unwrap().recv().unwrap_err();
+        }
+    }
+}
+
+/// The client's answer does not depend on which thread comes first.
+#[tokio::test]
+async fn a_claim_that_a_panic_is_about_to_drop_is_told_as_one_that_it_has_dropped() {
+    let (go, may_go) = channel();
+    let observer = Arc::new(HeldAtInterruption(Mutex::new(may_go)));
+    let home = home_with(Engine::options().observer(observer));
+    let client = serving(&home.layer(), |request: Seen| async move {
+        let claim = held(&request);
+        std::thread::spawn(move || {
+            claim.complete_in(|_| -> Result<Response<String>, ()> {
+                std::panic::resume_unwind(Box::new("a planned panic"))
+            })
+        });
+        Ok(reply(202, "begun"))
+    });
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::HandlerLost));
+    assert_eq!(home.engine.stats().superseded, 0, "nobody called too late");
+    drop(go);
 }
 
 #[tokio::test]

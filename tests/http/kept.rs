@@ -1,14 +1,20 @@
 //! What is stored of a response, and what passes through.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use idemkv::http::{LayerBody, ProblemKind};
+use idemkv::http::{IdempotencyLayer, Keep, LayerBody, ProblemKind};
 use idemkv::{Engine, Outcome, Status};
 
-use crate::client::{Body, BoxError, Client, KEY, client, full, home, home_with, reply, serving};
+use crate::client::{
+    Body, BoxError, Client, Gate, Home, KEY, client, full, home, home_with, post, reply, serving,
+};
 
 /// What a stream gives.
 type Piece = Result<Frame<Bytes>, BoxError>;
@@ -146,6 +152,29 @@ async fn an_endless_stream_begins_at_once() {
     layer.drain().await;
 }
 
+/// An upper bound is no length: a limit gives one to every stream.
+#[tokio::test]
+async fn an_endless_stream_with_a_limit_begins_at_once_too() {
+    let home = home();
+    let layer = home.layer();
+    let gate = Gate::new();
+    let handlers = gate.clone();
+    let client = serving(&layer, move |_| {
+        let gate = handlers.clone();
+        let then = stream::once(async move {
+            gate.pass().await;
+            data(" event")
+        });
+        let stream = StreamBody::new(futures_util::StreamExt::chain(stream::iter([data("event")]), then));
+        async move { Ok(Response::new(http_body_util::Limited::new(stream, 100).boxed_unsync())) }
+    });
+    let answer = tokio::spawn(client.ask(post(KEY, "")));
+    gate.reached().await;
+    layer.drain().await;
+    gate.open();
+    assert_eq!(answer.await.unwrap().unwrap().body, "event event");
+}
+
 #[tokio::test]
 async fn streams_can_be_kept_up_to_the_limit() {
     let home = home();
@@ -202,6 +231,109 @@ async fn a_body_that_breaks_off_is_handed_on_as_it_came_and_remembered_as_done()
     assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::ResultNotKept));
 }
 
+/// A body of eight bytes, of which the second half does not come before the gate opens.
+struct Stalled {
+    gate: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Bytes that are still to come.
+    left: usize,
+}
+
+impl http_body::Body for Stalled {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if self.left == 4 && self.gate.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.left -= 4;
+        Poll::Ready(Some(data("half")))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.left as u64)
+    }
+}
+
+/// A handler that has answered, and whose body stalls until the gate opens.
+fn stalling(layer: &IdempotencyLayer, gate: &Gate) -> Client {
+    let gate = gate.clone();
+    serving(layer, move |_| {
+        let gate = gate.clone();
+        let body = Stalled { gate: Box::pin(async move { gate.pass().await }), left: 8 };
+        async move { Ok(Response::builder().status(201).body(body.boxed_unsync()).unwrap()) }
+    })
+}
+
+/// The first half is sent, and the rest as it comes.
+async fn a_stalled_body_passes_through(home: &Home, layer: IdempotencyLayer) {
+    let gate = Gate::new();
+    let client = stalling(&layer, &gate);
+    let first = tokio::spawn(client.ask(post(KEY, "")));
+    gate.reached().await;
+    layer.drain().await;
+    let retry = client.post(KEY, "").await;
+    assert_eq!(
+        (retry.problem(), &retry.json()["result_status"]),
+        (Some(ProblemKind::ResultNotKept), &201.into())
+    );
+    assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Done(_)));
+    gate.open();
+    let first = first.await.unwrap().unwrap();
+    assert_eq!((first.status.as_u16(), &first.body[..], first.is_broken), (201, &b"halfhalf"[..], false));
+    assert_eq!(client.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_keeps_neither_its_key_nor_a_drain_waiting() {
+    let home = home();
+    let layer = home.layer().wait_for_body(Duration::from_millis(10));
+    a_stalled_body_passes_through(&home, layer).await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_passes_through_before_its_claims_lease_ends() {
+    let home = home();
+    home.engine.set_policy("charges", home.engine.policy().lease(Duration::from_secs(3))).unwrap();
+    a_stalled_body_passes_through(&home, home.layer()).await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_and_then_ends_in_time_is_stored() {
+    let home = home();
+    let gate = Gate::new();
+    let client = stalling(&home.layer(), &gate);
+    let first = tokio::spawn(client.ask(post(KEY, "")));
+    gate.reached().await;
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::InFlight));
+    gate.open();
+    assert_eq!(first.await.unwrap().unwrap().body, "halfhalf");
+    let retry = client.post(KEY, "").await;
+    assert!(retry.is_replay() && retry.body == "halfhalf");
+}
+
+/// Nothing comes after trailers, though the body has not ended.
+#[tokio::test]
+async fn a_body_that_stalls_behind_its_trailers_is_whole() {
+    let home = home();
+    let layer = home.layer().keep_streams().wait_for_body(Duration::ZERO);
+    let client = serving(&layer, |_| async {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", HeaderValue::from_static("7"));
+        let pieces = stream::iter([data("made"), Ok(Frame::trailers(trailers))]);
+        let pieces = futures_util::StreamExt::chain(pieces, stream::pending());
+        Ok(Response::new(StreamBody::new(pieces).boxed_unsync()))
+    });
+    for is_replay in [false, true] {
+        let answer = client.post(KEY, "").await;
+        assert_eq!((&answer.body[..], answer.is_replay()), (&b"made"[..], is_replay));
+        assert_eq!(answer.trailers.unwrap()["x-sum"], "7");
+    }
+}
+
 #[tokio::test]
 async fn a_record_says_whether_the_status_was_a_success() {
     let home = home();
@@ -247,6 +379,17 @@ async fn marks_of_replays_are_options() {
     assert_eq!((first.header("x-key"), retry.header("x-key")), (Some(KEY), Some(KEY)));
     assert!(first.header("x-started").unwrap().parse::<u64>().unwrap() > 1_700_000_000_000);
     assert_eq!(first.header("x-started"), retry.header("x-started"));
+    // Of what is not stored too: these are the responses that clients retry.
+    for keep in [Keep::not_started(), Keep::unknown()] {
+        let client = serving(&layer, move |_| async move {
+            let mut response = reply(503, "later");
+            response.extensions_mut().insert(keep);
+            Ok(response)
+        });
+        let answer = client.post("other", "").await;
+        assert_eq!((answer.header("x-replayed"), answer.header("x-key")), (Some("no"), Some("other")));
+        assert!(answer.header("x-started").is_some() && !answer.forbids_retries());
+    }
     let bare = crate::client::client(&home.layer().no_replay_header(), 201, "made");
     assert!(bare.post(KEY, "").await.headers.is_empty());
 }

@@ -1,12 +1,17 @@
 //! A server on loopback, and clients that speak HTTP/1.1 by hand: what goes over the wire, and
 //! connections that are cut.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::routing::post;
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use idemkv::http::IdempotencyLayer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -112,6 +117,32 @@ async fn a_replay_is_the_response_byte_for_byte_in_the_order_of_its_headers() {
     assert!(!first.is_replay() && retry.is_replay());
     assert_eq!(first.kept(), retry.kept());
     assert!(first.headers.iter().any(|line| line == "content-length: 10"));
+}
+
+/// In chunks: a body that has a `Content-Length` has no trailers.
+#[tokio::test]
+async fn trailers_reach_a_client_that_takes_them_in_the_first_reply_and_in_a_replay() {
+    let home = home();
+    let streamed = || async {
+        let pieces = ["made", " it"].map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
+        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("7"))]);
+        let pieces = pieces.into_iter().chain([Ok(Frame::trailers(trailers))]);
+        ([("trailer", "x-sum")], Body::new(StreamBody::new(futures_util::stream::iter(pieces))))
+    };
+    let layer = home.layer().keep_streams();
+    let server = Server::start(Router::new().route("/v1/charges", post(streamed).layer(layer))).await;
+    for is_replay in [false, true] {
+        let mut connection = TcpStream::connect(server.address).await.unwrap();
+        let request = format!(
+            "POST /v1/charges HTTP/1.1\r\nhost: a\r\nconnection: close, te\r\nte: trailers\r\n\
+             idempotency-key: {KEY}\r\ncontent-length: 0\r\n\r\n"
+        );
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let answer = Raw::read(connection).await;
+        assert_eq!((answer.status, answer.is_replay()), (200, is_replay));
+        let body = String::from_utf8(answer.body).unwrap();
+        assert_eq!(body, "7\r\nmade it\r\n0\r\nx-sum: 7\r\n\r\n");
+    }
 }
 
 #[tokio::test]

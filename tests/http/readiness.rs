@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, poll_immediate};
 use http::{Request, Response};
 use http_body_util::Full;
-use idemkv::http::LayerBody;
-use idemkv::{Recovery, Status};
+use idemkv::http::{LayerBody, Replayed};
+use idemkv::{Begin, Fingerprint, Recovery, Status, Waited};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -110,6 +110,67 @@ async fn a_duplicate_finds(then: Poll<Result<(), Refused>>) {
     };
     assert_eq!(interruption.attempt(), 1);
     assert_eq!(home.engine.stats().fresh, 1);
+}
+
+/// A service that takes one call, and another one once it has a place again.
+#[derive(Clone)]
+struct InLine {
+    places: Arc<AtomicUsize>,
+    gate: Gate,
+}
+
+impl Service<Asked> for InLine {
+    type Response = Response<Full<Bytes>>;
+    type Error = Refused;
+    type Future = BoxFuture<'static, Result<Self::Response, Refused>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refused>> {
+        // Its caller polls it by hand.
+        if self.places.load(Ordering::SeqCst) == 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn call(&mut self, _: Asked) -> Self::Future {
+        self.places.store(0, Ordering::SeqCst);
+        let gate = self.gate.clone();
+        Box::pin(async move {
+            gate.pass().await;
+            Err(Refused("lost"))
+        })
+    }
+}
+
+/// The first request is interrupted, and the duplicate stands in line for longer than its budget.
+/// The claim that it finds then is waited for with what is left of that.
+#[tokio::test]
+async fn the_time_in_line_is_no_part_of_the_budget_of_a_wait() {
+    const BUDGET: Duration = Duration::from_secs(2);
+    let home = home();
+    let rerun = home.engine.policy().recovery(Recovery::Rerun);
+    let scope = home.engine.set_policy_async("charges", rerun).await.unwrap();
+    let gate = Gate::new();
+    let inner = InLine { places: Arc::new(AtomicUsize::new(1)), gate: gate.clone() };
+    let places = Arc::clone(&inner.places);
+    let layer = home.layer().wait(BUDGET);
+    let service = layer.layer(inner);
+    let mut duplicate = Box::pin(service.clone().ready_oneshot().await.unwrap().call(post("key", "")));
+    let first = tokio::spawn(service.clone().oneshot(post("key", "")));
+    gate.reached().await;
+    assert!(poll_immediate(&mut duplicate).await.is_none(), "it waits");
+    gate.open();
+    assert_eq!(first.await.unwrap().err(), Some(Refused("lost")));
+    assert!(poll_immediate(&mut duplicate).await.is_none(), "it stands in line");
+    // As long as somebody else's wait takes.
+    let Begin::Fresh(other) = scope.begin("other", Fingerprint::of("")).unwrap() else { panic!() };
+    let Begin::InFlight(pending) = scope.begin("other", Fingerprint::of("")).unwrap() else { panic!() };
+    assert!(matches!(pending.wait_timeout(BUDGET).unwrap(), Waited::TimedOut));
+    other.release().unwrap();
+    let Status::Interrupted(lost) = scope.get("key").unwrap() else { panic!() };
+    let Begin::Fresh(second) = scope.begin("key", *lost.fingerprint()).unwrap() else { panic!() };
+    places.store(1, Ordering::SeqCst);
+    assert!(poll_immediate(&mut duplicate).await.is_none(), "it waits again");
+    layer.complete(second, Response::new("made")).await.unwrap();
+    let answer = duplicate.await.unwrap();
+    assert!(answer.extensions().get::<Replayed>().is_some() && answer.status() == 200);
 }
 
 #[tokio::test]

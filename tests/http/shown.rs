@@ -2,12 +2,14 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use idemkv::StepKey;
+use idemkv::sim::ManualClock;
+use idemkv::{Engine, StepKey};
 use tokio::sync::oneshot;
 
-use crate::client::{Refused, client, home, post, serving};
+use crate::client::{Refused, client, home, home_with, post, serving};
 use crate::loopback::{Raw, Server};
 use crate::snippets::{blocks, regions};
 
@@ -96,19 +98,43 @@ mod interrupted {
     use super::{Error, find_charge};
 
     // shown: interrupted requests
+    use std::time::Duration;
+
     use axum::http::Response;
-    use idemkv::Engine;
+    use axum::http::header::{CONTENT_TYPE, HeaderValue};
     use idemkv::http::IdempotencyLayer;
+    use idemkv::{Engine, ResolveError};
+
+    /// No attempt takes longer, and by then the bank has all charges that it will ever have of one.
+    const LONGEST: Duration = Duration::from_secs(300);
 
     pub async fn reconcile(engine: &Engine, layer: &IdempotencyLayer) -> Result<(), Box<dyn Error>> {
         let charges = engine.scope("POST /v1/charges");
         for open in engine.interrupted().scope(charges.name()).get()? {
-            let claim = charges.resolve_async(open.key()).await?;
-            if let Some(charged) = find_charge(claim.step_key("charge")).await? {
-                let response = Response::builder().header("content-type", "text/plain; charset=utf-8");
-                layer.complete(claim, response.body(charged)?).await?;
-            } else {
-                claim.release_async().await?;
+            let lost = open.attempt();
+            let claim = match charges.resolve_if_async(open.key(), lost.fence()).await {
+                // A retry was faster, or another process.
+                Err(ResolveError::NotInterrupted(_) | ResolveError::AnotherAttempt(_)) => continue,
+                resolved => resolved?,
+            };
+            let is_over = engine.now().saturating_since(lost.started()) > LONGEST;
+            let ended = match find_charge(claim.step_key("charge")).await {
+                Ok(Some(receipt)) => {
+                    // Nothing may fail here: a claim that is dropped is one more attempt.
+                    let mut response = Response::new(receipt);
+                    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+                    response.headers_mut().insert(CONTENT_TYPE, text);
+                    layer.complete(claim, response).await.map(drop)
+                }
+                Ok(None) if is_over => claim.release_async().await,
+                // The charge may be on its way, or the bank does not answer: ask again later.
+                Ok(None) | Err(_) => claim.put_back_async().await,
+            };
+            if let Err(error) = ended {
+                eprintln!("{error}");
+                if let Some(claim) = error.into_claim() {
+                    claim.put_back_async().await?;
+                }
             }
         }
         Ok(())
@@ -116,10 +142,15 @@ mod interrupted {
     // end
 }
 
-/// The bank has the first charge that it is asked for.
+/// The bank has the first charge that it is asked for, does not answer the second time, and has no
+/// other.
 async fn find_charge(_: StepKey) -> Result<Option<String>, BankError> {
-    static ASKED: AtomicBool = AtomicBool::new(false);
-    Ok((!ASKED.swap(true, Ordering::SeqCst)).then(|| "charged 10".to_owned()))
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    match ASKED.fetch_add(1, Ordering::SeqCst) {
+        0 => Ok(Some("charged 10".to_owned())),
+        1 => Err(BankError::TimedOut),
+        _ => Ok(None),
+    }
 }
 
 #[derive(Debug)]
@@ -179,17 +210,27 @@ async fn the_program_serves_replays_drains_and_closes() {
 
 #[tokio::test]
 async fn what_was_interrupted_gets_the_outcome_that_the_bank_knows() {
-    let home = home();
+    let clock = ManualClock::at_millis(1_800_000_000_000);
+    let home = home_with(Engine::options().clock(&clock));
     let layer = idemkv::http::IdempotencyLayer::new(&home.engine, "POST /v1/charges");
     let handler = client(&layer, 200, "charged anew");
     let unknown = serving(&layer, |_| async { Err(Refused("lost")) });
-    for key in ["a", "b"] {
+    for key in ["a", "b", "c"] {
         unknown.ask(post(key, "")).await.unwrap_err();
+        clock.advance(Duration::from_secs(1));
     }
+    let lost = || home.engine.interrupted().get().unwrap();
+    let before: Vec<_> = lost().into_iter().skip(1).map(|key| key.position().parts()).collect();
     interrupted::reconcile(&home.engine, &layer).await.unwrap();
-    assert!(home.engine.interrupted().get().unwrap().is_empty());
+    // The bank did not answer of `b`, and may get the charge of `c` yet: both are as they were.
+    let left = lost();
+    assert_eq!(left.iter().map(|key| key.position().parts()).collect::<Vec<_>>(), before);
+    assert!(left.iter().all(|key| key.attempt().attempt() == 1), "no attempt was used up");
+    clock.advance(Duration::from_secs(300));
+    interrupted::reconcile(&home.engine, &layer).await.unwrap();
+    assert!(lost().is_empty());
     let mut answers = vec![];
-    for key in ["a", "b"] {
+    for key in ["a", "b", "c"] {
         let answer = handler.post(key, "").await;
         answers.push((
             answer.is_replay(),
@@ -197,7 +238,7 @@ async fn what_was_interrupted_gets_the_outcome_that_the_bank_knows() {
             answer.header("content-type").map(str::to_owned),
         ));
     }
-    answers.sort_by_key(|(is_replay, ..)| !is_replay);
     let text = Some("text/plain; charset=utf-8".to_owned());
-    assert_eq!(answers, [(true, "charged 10".into(), text), (false, "charged anew".into(), None)]);
+    let anew = (false, "charged anew".into(), None);
+    assert_eq!(answers, [(true, "charged 10".into(), text), anew.clone(), anew]);
 }

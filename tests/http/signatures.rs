@@ -16,7 +16,7 @@ async fn a_request_that_is_not_signed_learns_and_changes_nothing() {
     let home = home();
     let client = client(&home.layer().verify(|_parts, body| is_signed(body)), 201, "made");
     let forged = client.post(KEY, "pay me").await;
-    assert_eq!((forged.status.as_u16(), forged.problem()), (401, Some(ProblemKind::NotVerified)));
+    assert_eq!((forged.status.as_u16(), forged.problem()), (403, Some(ProblemKind::NotVerified)));
     assert!(forged.forbids_retries());
     assert!(matches!(home.engine.scope("charges").get(KEY), Ok(Status::Vacant)));
     assert_eq!(client.post(KEY, "pay; signed").await.status, 201, "the key is the rightful sender's");

@@ -74,7 +74,7 @@ async fn what_is_not_signed_runs_nothing_and_takes_no_id() {
         let answer = client.send(request).await;
         assert_eq!(
             (answer.status.as_u16(), answer.problem()),
-            (401, Some(ProblemKind::NotVerified)),
+            (403, Some(ProblemKind::NotVerified)),
             "{what}"
         );
     }
@@ -137,7 +137,7 @@ async fn the_receiver_of_the_document_is_this_one_and_works() {
         signed(SECRET, "msg_1", 9, "paid"),
         signed(NEXT, "msg_2", 0, "paid"),
     ];
-    for (request, status) in statuses.into_iter().zip([200, 200, 401]) {
+    for (request, status) in statuses.into_iter().zip([200, 200, 403]) {
         let response = router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status().as_u16(), status);
     }

@@ -12,7 +12,11 @@ const SERIES = [
 ];
 
 // What the page shows.
-const state = { overview: null, keys: [], next: null, asked: "", shown: null };
+const state = { overview: null, keys: [], next: null, asked: "", chosen: null, shown: null };
+
+// What each dialog changes: the key as it was shown when the dialog was opened. The page may show
+// another key by the time the change is sent.
+const targets = { resolve: null, forget: null };
 
 // ---- the server
 
@@ -21,6 +25,23 @@ async function ask(path, options = {}) {
   const body = await response.json().catch(() => null);
   if (!response.ok) throw new Error(body?.detail ?? body?.title ?? `The service answered ${response.status}.`);
   return body;
+}
+
+// How often each thing was asked for.
+const turns = { key: 0, keys: 0, more: 0 };
+
+// The answer to a question, or null if a later one of its kind was asked since: answers come in any
+// order.
+async function askLast(kind, path) {
+  turns[kind] += 1;
+  const turn = turns[kind];
+  try {
+    const answer = await ask(path);
+    return turn === turns[kind] ? answer : null;
+  } catch (error) {
+    if (turn === turns[kind]) throw error;
+    return null;
+  }
 }
 
 const change = (path, body) =>
@@ -184,8 +205,10 @@ function wanted() {
 }
 
 async function showKeys() {
-  state.asked = wanted().toString();
-  const page = await ask("keys?" + state.asked);
+  const asked = wanted().toString();
+  const page = await askLast("keys", "keys?" + asked);
+  if (!page) return;
+  state.asked = asked;
   state.keys = page.keys;
   state.next = page.next;
   drawKeys();
@@ -194,9 +217,12 @@ async function showKeys() {
 async function showMore() {
   const asked = new URLSearchParams(state.asked);
   asked.set("after", state.next);
-  const page = await ask("keys?" + asked);
-  const first = state.keys.length;
-  state.keys.push(...page.keys);
+  const keys = state.keys;
+  const page = await askLast("more", "keys?" + asked);
+  // It goes on with the list that it was asked for, and with no other.
+  if (!page || keys !== state.keys) return;
+  const first = keys.length;
+  keys.push(...page.keys);
   state.next = page.next;
   drawKeys();
   $("rows").children[first]?.querySelector("button").focus();
@@ -206,7 +232,7 @@ function drawKeys() {
   const rows = state.keys.map((key) => {
     const button = make("button", { type: "button", class: "link" }, shorten(key.key));
     button.addEventListener("click", () => attempt(() => showKey(key.scope, key.key, true)));
-    const isChosen = state.shown?.scope === key.scope && state.shown?.key === key.key;
+    const isChosen = isSame(key, state.shown);
     return make(
       "tr",
       isChosen ? { class: "chosen" } : {},
@@ -226,9 +252,17 @@ function drawKeys() {
 
 // ---- one key
 
+const isSame = (one, other) => one.scope === other?.scope && one.key === other?.key;
+
 async function showKey(scope, key, moves) {
-  const details = await ask("key?" + new URLSearchParams({ scope, key }));
-  state.shown = details;
+  state.chosen = { scope, key };
+  const asked = askLast("key", "key?" + new URLSearchParams({ scope, key }));
+  const details = await asked.catch((error) => {
+    state.chosen = state.shown;
+    throw error;
+  });
+  if (!details) return;
+  state.chosen = state.shown = details;
   const [scopeField, keyField] = [$("lookup").elements.scope, $("lookup").elements.key];
   [scopeField.value, keyField.value] = [details.scope, details.key];
   drawDetails(details);
@@ -264,10 +298,10 @@ function drawDetails(details) {
   if (details.body) parts.push(...bytes("Stored result", details.body));
   const actions = make("div", { class: "actions" });
   if (state.overview.may_change && details.state === "interrupted") {
-    actions.append(action("Resolve…", "primary", () => openDialog("resolve")));
+    actions.append(action("Resolve…", "primary", () => openDialog("resolve", details)));
   }
   if (state.overview.may_change && !["vacant", "in-flight"].includes(details.state)) {
-    actions.append(action("Forget…", "danger", () => openDialog("forget")));
+    actions.append(action("Forget…", "danger", () => openDialog("forget", details)));
   }
   if (actions.children.length > 0) parts.push(actions);
   if (details.changes.length > 0) {
@@ -294,11 +328,12 @@ function action(text, kind, run) {
 
 // ---- changes
 
-function openDialog(name) {
+function openDialog(name, details) {
+  targets[name] = details;
   const dialog = $(name);
   const form = dialog.querySelector("form");
   form.reset();
-  dialog.querySelector("[data-name]").textContent = `${shorten(state.shown.key)} (${state.shown.hash})`;
+  dialog.querySelector("[data-name]").textContent = `${shorten(details.key)} (${details.hash})`;
   dialog.querySelector("[data-problem]").hidden = true;
   if (name === "resolve") showChoices();
   dialog.showModal();
@@ -314,47 +349,52 @@ function showChoices() {
   fields.status.disabled = !hasResult || fields.form.value !== "response";
   const word = outcome === "completed" ? "success" : "failure";
   $("effect").textContent = hasResult
-    ? `Retries get this result as a ${word}, for ${span(state.shown.ttl_ms)}.`
+    ? `Retries get this result as a ${word}, for ${span(targets.resolve.ttl_ms)}.`
     : outcome ? "The next request with this key runs the operation, as the first." : "";
 }
 
-function targetOf(form) {
-  const { scope, key, fence } = state.shown;
-  return { scope, key, fence, reason: form.elements.reason.value };
+function forgetting() {
+  const { scope, key, state, fence } = targets.forget;
+  return { scope, key, state, fence, reason: $("forget-form").elements.reason.value };
 }
 
 function resolution() {
   const fields = $("resolve-form").elements;
-  const asked = { ...targetOf($("resolve-form")), outcome: fields.outcome.value };
+  const { scope, key, state, fence } = targets.resolve;
+  const asked = { scope, key, state, fence, reason: fields.reason.value, outcome: fields.outcome.value };
   if (asked.outcome === "did-not-happen") return asked;
   const body = fields.body.value;
   const response = { form: "response", status: Number(fields.status.value), content_type: fields.content_type.value, body };
   return { ...asked, result: fields.form.value === "response" ? response : { form: "bytes", body } };
 }
 
-// Sends the change of a dialog, and closes it when that is done.
+// Sends the change of a dialog, and closes it when that is done. Meanwhile the operator may have
+// gone on to another key.
 async function carryOut(name, body) {
   const dialog = $(name);
   const [button, problem] = [dialog.querySelector("[type=submit]"), dialog.querySelector("[data-problem]")];
   if (button.disabled) return;
+  const target = targets[name];
+  const isOpen = () => dialog.open && targets[name] === target;
   button.disabled = true;
   problem.hidden = true;
+  let did;
   try {
-    const { did } = await change(name, body());
-    dialog.close();
-    const { scope, key, hash } = state.shown;
-    await refresh();
-    await showKey(scope, key, true);
-    say(`Key ${hash} is ${did}.`);
+    ({ did } = await change(name, body()));
   } catch (error) {
-    if (dialog.open) {
-      problem.textContent = error.message;
-      problem.hidden = false;
-    } else {
-      complain(error);
-    }
+    if (!isOpen()) throw new Error(`Key ${target.hash}: ${error.message}`);
+    problem.textContent = error.message;
+    problem.hidden = false;
+    return;
   } finally {
     button.disabled = false;
+  }
+  if (isOpen()) dialog.close();
+  try {
+    await refresh();
+    if (isSame(target, state.chosen)) await showKey(target.scope, target.key, true);
+  } finally {
+    say(`Key ${target.hash} is ${did}.`);
   }
 }
 
@@ -402,7 +442,7 @@ on($("more"), "click", showMore);
 on($("lookup"), "submit", () => showKey($("lookup").elements.scope.value, $("lookup").elements.key.value, true));
 on($("backup"), "click", backUp);
 on($("resolve-form"), "submit", () => carryOut("resolve", resolution));
-on($("forget-form"), "submit", () => carryOut("forget", () => targetOf($("forget-form"))));
+on($("forget-form"), "submit", () => carryOut("forget", forgetting));
 $("resolve-form").addEventListener("change", showChoices);
 for (const button of document.querySelectorAll("[data-close]")) {
   button.addEventListener("click", () => button.closest("dialog").close());

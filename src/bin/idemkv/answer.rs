@@ -21,6 +21,8 @@ pub(crate) enum Answer {
     InUse,
     /// There is no such key.
     Absent,
+    /// Done, but the file could not be closed.
+    NotClosed,
 }
 
 impl From<Answer> for ExitCode {
@@ -33,6 +35,7 @@ impl From<Answer> for ExitCode {
             Answer::Inconclusive => 4,
             Answer::InUse => 5,
             Answer::Absent => 6,
+            Answer::NotClosed => 7,
         })
     }
 }
@@ -62,7 +65,7 @@ impl Answer {
             Self::Absent => 1,
             Self::Inconclusive => 2,
             Self::Damaged => 3,
-            Self::InUse | Self::Refused => 4,
+            Self::InUse | Self::Refused | Self::NotClosed => 4,
         };
         if gravity(other) > gravity(self) { other } else { self }
     }

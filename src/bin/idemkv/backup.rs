@@ -26,11 +26,11 @@ impl Backup {
         let working = Working::start(format!("writes {}", shown(&self.target)));
         let made = engine.backup(&self.target).map_err(Trouble::refused);
         drop(working);
-        opening::close(engine)?;
-        let made = made?;
-        writeln!(out, "{} written, as of {}", bytes(made.bytes), spans::date(made.time))?;
-        let (answer, checked) = verify::check(&self.target)?;
-        verify::show(out, &checked.map_err(|error| Trouble::new(answer, error))?)?;
-        Ok(answer)
+        opening::close_after(engine, made, |made| {
+            writeln!(out, "{} written, as of {}", bytes(made.bytes), spans::date(made.time))?;
+            let (answer, checked) = verify::check(&self.target)?;
+            verify::show(out, &checked.map_err(|error| Trouble::new(answer, error))?)?;
+            Ok(answer)
+        })
     }
 }

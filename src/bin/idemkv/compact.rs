@@ -30,12 +30,13 @@ impl Compact {
         let working = Working::start(format!("compacts {}", shown(&self.file)));
         let compacted = engine.compact().map_err(Trouble::refused);
         drop(working);
-        opening::close(engine)?;
-        if !compacted? {
-            return Err(Trouble::refused("nothing was compacted"));
-        }
-        let after = fs::metadata(&self.file)?.len();
-        writeln!(out, "{} before, {} after", bytes(before), bytes(after))?;
-        Ok(Answer::Fine)
+        opening::close_after(engine, compacted, |compacted| {
+            if !compacted {
+                return Err(Trouble::refused("nothing was compacted"));
+            }
+            let after = fs::metadata(&self.file)?.len();
+            writeln!(out, "{} before, {} after", bytes(before), bytes(after))?;
+            Ok(Answer::Fine)
+        })
     }
 }

@@ -25,10 +25,10 @@ impl Forget {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
         let (engine, entry) = opening::to_change(&self.file, self.consent, |engine| self.plan(engine))?;
         let forgotten = forget(&engine, &entry);
-        opening::close(engine)?;
-        forgotten?;
-        writeln!(out, "forgotten: {}", describe(&entry))?;
-        Ok(Answer::Fine)
+        opening::close_after(engine, forgotten, |()| {
+            writeln!(out, "forgotten: {}", describe(&entry))?;
+            Ok(Answer::Fine)
+        })
     }
 
     fn plan(&self, engine: &Engine) -> Result<(Vec<String>, Entry), Trouble> {

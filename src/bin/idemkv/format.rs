@@ -29,9 +29,24 @@ pub(crate) fn table(header: &[&str]) -> comfy_table::Table {
     table
 }
 
-/// One line of comma-separated values (RFC 4180).
+/// One line of comma-separated values (RFC 4180). Clients choose keys, and a spreadsheet takes a
+/// cell that starts with one of these for a formula. So it starts with its escape, as in a name.
+/// Where a spreadsheet takes `;` for the separator, a cell starts behind each of them too.
 pub(crate) fn csv(cells: &[String]) -> String {
-    let quoted = cells.iter().map(|cell| format!("\"{}\"", cell.replace('"', "\"\"")));
+    let quoted = cells.iter().map(|cell| {
+        let mut quoted = String::from("\"");
+        let mut starts = true;
+        for letter in cell.chars() {
+            match letter {
+                '"' => quoted.push_str("\"\""),
+                '=' | '+' | '-' | '@' if starts => quoted.extend(letter.escape_unicode()),
+                _ => quoted.push(letter),
+            }
+            // What stands between them may be cut off.
+            starts = letter == ';' || (starts && matches!(letter, ' ' | '"'));
+        }
+        quoted + "\""
+    });
     quoted.collect::<Vec<_>>().join(",")
 }
 

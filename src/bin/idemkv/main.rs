@@ -26,6 +26,7 @@ mod get;
 mod hex;
 #[cfg(feature = "http")]
 mod http_response;
+mod identity;
 mod import;
 mod list;
 mod man;

@@ -25,7 +25,7 @@ pub(crate) fn to_change<T>(
     lines.extend(found_interrupted(&engine));
     close(engine)?;
     consent.get(&lines)?;
-    Ok((Engine::open(path)?, planned))
+    Ok((to_write(path)?, planned))
 }
 
 /// What an opening for writing changes by itself, if it is worth a question.
@@ -47,7 +47,13 @@ pub(crate) fn to_change_nothing(path: &Path, consent: Consent) -> Result<Engine,
     if let Some(line) = plan {
         consent.get(&[line])?;
     }
-    Ok(Engine::open(path)?)
+    to_write(path)
+}
+
+/// Opens the file that was looked at. If it is gone by now, none is made in its place: a new one
+/// would know nothing of what was done.
+fn to_write(path: &Path) -> Result<Engine, Trouble> {
+    Ok(Engine::options().existing().open(path)?)
 }
 
 /// Why a key was not changed: it is no longer what was shown.
@@ -70,6 +76,29 @@ pub(crate) fn close(engine: Engine) -> Result<(), Trouble> {
     engine.close().map(drop).map_err(Trouble::refused)
 }
 
+/// Closes the file after a change, and says what became of that: `tell` is given what it came to.
+/// A close that fails takes nothing back, so the change is told in any case.
+pub(crate) fn close_after<T>(
+    engine: Engine,
+    changed: Result<T, Trouble>,
+    tell: impl FnOnce(T) -> Result<Answer, Trouble>,
+) -> Result<Answer, Trouble> {
+    let closed = engine.close();
+    let answer = changed.and_then(tell);
+    let Err(error) = closed else { return answer };
+    let Ok(Answer::Fine) = answer else {
+        eprintln!("idemkv: the file could not be closed: {error}");
+        return answer;
+    };
+    Err(Trouble::new(
+        Answer::NotClosed,
+        format_args!(
+            "it was done, but the file could not be closed: {error}. Look at it before you do it again: what was \
+             acknowledged is in the log, and the next opening takes it from there"
+        ),
+    ))
+}
+
 /// For the tests of what changes keys.
 #[cfg(test)]
 pub(crate) mod tests {
@@ -87,6 +116,42 @@ pub(crate) mod tests {
             Begin::Fresh(claim) => claim,
             Begin::InFlight(_) | Begin::Done(_) => unreachable!("it is interrupted"),
         }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_by_the_answer_is_not_made_anew() {
+        let (folder, _) = shown();
+        let (file, moved) = (folder.path().join("x.idem"), folder.path().join("moved.idem"));
+        let plan = |_: &Engine| {
+            std::fs::rename(&file, &moved).unwrap();
+            Ok((Vec::new(), ()))
+        };
+        let refused = to_change(&file, Consent { yes: true }, plan).unwrap_err();
+        assert_eq!(refused.answer(), Answer::Refused, "{refused}");
+        assert!(moved.exists() && !file.exists());
+    }
+
+    /// What was acknowledged is in the log.
+    #[cfg(feature = "sim")]
+    #[test]
+    fn what_became_of_a_change_is_told_though_the_file_can_not_be_closed() {
+        let engine = || {
+            let disk = idemkv::sim::SimDisk::new();
+            let engine = Engine::options().disk(&disk).stepped().open("x.idem").unwrap();
+            retry(&engine);
+            disk.fail_syncs(Some(""));
+            engine
+        };
+        let mut is_told = false;
+        let done = close_after(engine(), Ok(()), |()| {
+            is_told = true;
+            Ok(Answer::Fine)
+        });
+        assert!(is_told);
+        assert_eq!(done.unwrap_err().answer(), Answer::NotClosed);
+        let refused = close_after(engine(), Err(Trouble::refused("it is done")), |()| Ok(Answer::Fine));
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.answer(), refused.to_string().as_str()), (Answer::Refused, "it is done"));
     }
 
     /// A retry, that was lost.

@@ -39,6 +39,11 @@ pub(crate) struct Resolve {
     /// one
     #[arg(long, value_parser = spans::parse, value_name = "SPAN")]
     ttl: Option<Duration>,
+    /// For how long the key is remembered in all, such as 7d: a retry that comes after the TTL is
+    /// told so, and runs nothing. If it is as long as the TTL, such a retry runs the operation. The
+    /// scope's policy says it if there is one
+    #[arg(long, value_parser = spans::parse, value_name = "SPAN")]
+    remember: Option<Duration>,
     #[command(flatten)]
     consent: Consent,
 }
@@ -56,14 +61,13 @@ enum HowItEnded {
 impl Resolve {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
         let body = self.body()?;
-        let (engine, entry) =
+        let (engine, (entry, kept)) =
             opening::to_change(&self.file, self.consent, |engine| self.plan(engine, body.len()))?;
-        let how = self.ttl.map_or_else(Completion::new, |ttl| Completion::new().ttl(ttl));
-        let resolved = resolve(&engine, &entry, self.outcome, &body, how);
-        opening::close(engine)?;
-        resolved?;
-        writeln!(out, "resolved: {}", describe(&entry))?;
-        Ok(Answer::Fine)
+        let resolved = resolve(&engine, &entry, self.outcome, &body, kept);
+        opening::close_after(engine, resolved, |()| {
+            writeln!(out, "resolved: {}", describe(&entry))?;
+            Ok(Answer::Fine)
+        })
     }
 
     fn body(&self) -> Result<Vec<u8>, Trouble> {
@@ -108,7 +112,9 @@ impl Resolve {
         Ok(body)
     }
 
-    fn plan(&self, engine: &Engine, body_len: usize) -> Result<(Vec<String>, Entry), Trouble> {
+    /// Gives the key, and the times that the plan names: the claim has those of its begin, which
+    /// may differ.
+    fn plan(&self, engine: &Engine, body_len: usize) -> Result<(Vec<String>, (Entry, Completion)), Trouble> {
         let entry = self.key.find(engine)?;
         if entry.state != State::Interrupted {
             return Err(Trouble::refused(format_args!(
@@ -119,27 +125,56 @@ impl Resolve {
             )));
         }
         let known = format!("{} is {}", describe(&entry), summary(&entry));
-        let declared = engine.policies().iter().any(|(scope, _)| **scope == *entry.scope);
-        let kept = match (self.ttl, declared) {
-            (Some(ttl), _) => spans::show(ttl),
-            (None, true) => spans::show(engine.scope(&entry.scope).policy().get_ttl()),
-            (None, false) if self.outcome == HowItEnded::DidNotHappen => String::new(),
-            (None, false) => {
+        let result = match self.outcome {
+            HowItEnded::Completed => "success",
+            HowItEnded::Failed => "failure",
+            HowItEnded::DidNotHappen => {
+                let effect = "the next request with it runs the operation, as the first".to_owned();
+                return Ok((vec![known, effect], (entry, Completion::new())));
+            }
+        };
+        let (replayed, remembered) = self.times(engine, &entry)?;
+        let kept = spans::show(replayed);
+        let effect = format!("retries get a {result} of {body_len} bytes, for {kept}");
+        let after = if remembered > replayed {
+            let in_all = spans::show(remembered);
+            format!(
+                "after that, retries are told that they come too late: the key is remembered for {in_all} in all"
+            )
+        } else {
+            format!("a retry that comes after {kept} runs the operation again")
+        };
+        let times = Completion::new().ttl(replayed).tombstone_ttl(remembered);
+        Ok((vec![known, effect, after], (entry, times)))
+    }
+
+    /// For how long the result is replayed, and the key remembered. A service's default policy is
+    /// not in its file, so where the scope has no policy of its own, a person has to say both.
+    fn times(&self, engine: &Engine, entry: &Entry) -> Result<(Duration, Duration), Trouble> {
+        let policies = engine.policies();
+        let declared = policies.iter().find(|(scope, _)| **scope == *entry.scope).map(|(_, policy)| policy);
+        let times = match (self.ttl, self.remember, declared) {
+            (Some(ttl), Some(remembered), _) => (ttl, remembered),
+            (ttl, remembered, Some(policy)) => {
+                let ttl = ttl.unwrap_or(policy.get_ttl());
+                let kept = policy.get_tombstone_ttl().map_or(ttl, |kept| kept.max(ttl));
+                (ttl, remembered.unwrap_or(kept))
+            }
+            (_, _, None) => {
                 return Err(Trouble::refused(format_args!(
                     "scope \"{}\" has no policy in the file, so this command can't know for how long the service keeps \
-                     results; give --ttl",
+                     results, and remembers keys after that: give --ttl and --remember",
                     names::escaped(&entry.scope)
                 )));
             }
         };
-        let effect = match self.outcome {
-            HowItEnded::Completed => format!("retries get a success of {body_len} bytes, for {kept}"),
-            HowItEnded::Failed => format!("retries get a failure of {body_len} bytes, for {kept}"),
-            HowItEnded::DidNotHappen => {
-                "the next request with it runs the operation, as the first".to_owned()
-            }
-        };
-        Ok((vec![known, effect], entry))
+        if times.1 < times.0 {
+            return Err(Trouble::refused(format_args!(
+                "a key is remembered for as long as its result is replayed, at least: give --remember {} or more",
+                spans::show(times.0)
+            )));
+        }
+        Ok(times)
     }
 }
 

@@ -46,7 +46,9 @@ pub(crate) fn check(file: &Path) -> Result<(Answer, Result<Checked, String>), Tr
         Ok(checked) => Ok((answer_of(&checked), Ok(checked))),
         Err(error) => match Answer::of(&error) {
             answer @ (Answer::Damaged | Answer::Inconclusive) => Ok((answer, Err(error.to_string()))),
-            Answer::Fine | Answer::Refused | Answer::InUse | Answer::Absent => Err(error.into()),
+            Answer::Fine | Answer::Refused | Answer::InUse | Answer::Absent | Answer::NotClosed => {
+                Err(error.into())
+            }
         },
     }
 }
@@ -64,7 +66,7 @@ fn word(answer: Answer) -> &'static str {
         Answer::Fine => "sound",
         Answer::Damaged => "damaged",
         Answer::Inconclusive => "inconclusive",
-        Answer::Refused | Answer::InUse | Answer::Absent => "not checked",
+        Answer::Refused | Answer::InUse | Answer::Absent | Answer::NotClosed => "not checked",
     }
 }
 

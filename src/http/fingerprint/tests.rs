@@ -11,6 +11,13 @@ fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
+impl RequestFingerprint {
+    /// Of a request whose URI nothing has changed.
+    fn of(&self, parts: &Parts, body: &[u8]) -> Fingerprint {
+        self.of_request(parts, None, body)
+    }
+}
+
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
 fn json(fingerprint: &RequestFingerprint, body: &str) -> Fingerprint {

@@ -137,6 +137,155 @@ test("a key is resolved with a reason, after a confirmation", async () => {
   await page.close();
 });
 
+const hold = (page, key) => holdAll(page, isOfKey(key));
+const isOfKey = (key) => (url) => url.pathname.endsWith("/api/key") && url.searchParams.get("key") === key;
+
+// Holds answers back. Gives what lets them go, and waits until the page has one.
+async function holdAll(page, isOf, answer = (route) => route.continue()) {
+  let letGo;
+  const held = new Promise((resolve) => (letGo = resolve));
+  await page.route(isOf, async (route) => {
+    await held;
+    await answer(route);
+  });
+  return async () => {
+    const answered = page.waitForResponse((response) => isOf(new URL(response.url())));
+    letGo();
+    await (await answered).finished();
+    await page.evaluate(() => new Promise((resolve) => setTimeout(() => requestAnimationFrame(resolve))));
+  };
+}
+
+const show = async (page, key) => {
+  await choose(page, key);
+  await page.locator("#shown dl", { hasText: key }).waitFor();
+};
+const stateOf = (page, key) =>
+  page.evaluate(async ([base, asked]) => (await (await fetch(base + "/api/key?" + asked)).json()).state, [
+    ADMIN_URL, new URLSearchParams({ scope: "POST /v1/charges", key }).toString(),
+  ]);
+
+async function resolveAsBytes(page) {
+  const dialog = page.getByRole("dialog", { name: "Resolve this key" });
+  await dialog.getByLabel("It took effect").check();
+  await dialog.getByLabel("Bytes, for a service").check();
+  await dialog.getByLabel("Reason").fill("the bank has it");
+  await dialog.getByLabel("I have checked this").check();
+  await dialog.getByRole("button", { name: "Resolve key" }).click();
+}
+
+test("a key that was resolved and is read again late is not the one that a dialog forgets", async () => {
+  const { page, wrong } = await open();
+  await show(page, "order-0041");
+  const letGo = await hold(page, "order-0041");
+  await page.getByRole("button", { name: "Resolve…" }).click();
+  const read = page.waitForRequest((request) => request.url().includes("key=order-0041"));
+  await resolveAsBytes(page);
+  await read;
+  await show(page, "order-0042");
+  await page.getByRole("button", { name: "Forget…" }).click();
+  await letGo();
+  const dialog = page.getByRole("dialog", { name: "Forget this key" });
+  assert.match(await dialog.locator("[data-name]").textContent(), /order-0042/);
+  await dialog.getByLabel("Reason").fill("asked for twice");
+  await dialog.getByLabel("The operation may run again").check();
+  await dialog.getByRole("button", { name: "Forget key" }).click();
+  await page.getByRole("status").getByText("forgotten").waitFor();
+  assert.deepEqual([await stateOf(page, "order-0041"), await stateOf(page, "order-0042")], ["done", "vacant"]);
+  assert.deepEqual(wrong, []);
+  await page.close();
+});
+
+test("a dialog resolves the key that it names, though the page shows another by then", async () => {
+  const { page, wrong } = await open();
+  await show(page, "order-0043");
+  const letGo = await hold(page, "order-0044");
+  await choose(page, "order-0044");
+  await page.getByRole("button", { name: "Resolve…" }).click();
+  assert.match(await page.locator("#resolve [data-name]").textContent(), /order-0043/);
+  await letGo();
+  await page.locator("#shown dl", { hasText: "order-0044" }).waitFor();
+  await resolveAsBytes(page);
+  await page.getByRole("status").getByText("resolved as completed").waitFor();
+  assert.deepEqual([await stateOf(page, "order-0043"), await stateOf(page, "order-0044")], ["done", "interrupted"]);
+  assert.match(await page.locator("#shown dl").textContent(), /order-0044/);
+  assert.deepEqual(wrong, []);
+  await page.close();
+});
+
+test("the page shows the key that was asked for last, in whichever order answers come", async () => {
+  const { page, wrong } = await open();
+  const letGo = await hold(page, "order-0044");
+  await choose(page, "order-0044");
+  await show(page, "refund-7");
+  await letGo();
+  assert.match(await page.locator("#shown dl").textContent(), /refund-7/);
+  assert.match(await page.locator("#rows .chosen").textContent(), /refund-7/);
+  assert.deepEqual(wrong, []);
+  await page.close();
+});
+
+test("more of a list is added to that list alone, and keeps no other list away", async () => {
+  const { page, wrong } = await open();
+  let first;
+  const isList = (fits) => (url) => url.pathname.endsWith("/api/keys") && fits(url.searchParams);
+  await page.route(isList((asked) => !asked.has("prefix") && !asked.has("after")), async (route) => {
+    const response = await route.fetch();
+    const list = await response.json();
+    first = list.keys[0];
+    await route.fulfill({ response, json: { ...list, next: "more" } });
+  });
+  await page.getByRole("button", { name: "Show", exact: true }).click();
+  await page.locator("#more").waitFor();
+  const isMore = isList((asked) => asked.has("after"));
+  const isFilter = isList((asked) => asked.get("prefix") === "refund-");
+  const letMoreGo = await holdAll(page, isMore, (route) => route.fulfill({ json: { keys: [first], next: null } }));
+  const letFilterGo = await holdAll(page, isFilter);
+  const asked = (isOf) => page.waitForRequest((request) => isOf(new URL(request.url())));
+  await page.locator("#filter [name=prefix]").fill("refund-");
+  await Promise.all([asked(isFilter), page.getByRole("button", { name: "Show", exact: true }).click()]);
+  await Promise.all([asked(isMore), page.locator("#more").click()]);
+  await letFilterGo();
+  await page.locator("#count", { hasText: "1 key " }).waitFor();
+  await letMoreGo();
+  assert.deepEqual(await names(page), ["refund-7"]);
+  assert.deepEqual(wrong, []);
+  await page.close();
+});
+
+const fail = (route) => route.fulfill({ status: 503, json: { detail: "The disk is full." } });
+
+test("a key that can't be read does not keep the one that is shown from being read again", async () => {
+  const { page } = await open();
+  await show(page, "order-0044");
+  await page.route(isOfKey("refund-7"), fail);
+  await choose(page, "refund-7");
+  await page.getByRole("alert").getByText("The disk is full").waitFor();
+  await page.getByRole("button", { name: "Resolve…" }).click();
+  await resolveAsBytes(page);
+  await page.getByRole("status").getByText("resolved as completed").waitFor();
+  assert.match(await page.locator("#shown").textContent(), /order-0044.*resolved as completed by demo/);
+  await page.close();
+});
+
+test("an error of a change whose dialog was closed names its key", async () => {
+  const { page } = await open();
+  await show(page, "refund-7");
+  const hash = await page.locator("#rows .chosen td:nth-child(2)").textContent();
+  const isChange = (url) => url.pathname.endsWith("/api/forget");
+  const letGo = await holdAll(page, isChange, fail);
+  await page.getByRole("button", { name: "Forget…" }).click();
+  const dialog = page.getByRole("dialog", { name: "Forget this key" });
+  await dialog.getByLabel("Reason").fill("asked for twice");
+  await dialog.getByLabel("The operation may run again").check();
+  const sent = page.waitForRequest((request) => isChange(new URL(request.url())));
+  await Promise.all([sent, dialog.getByRole("button", { name: "Forget key" }).click()]);
+  await page.keyboard.press("Escape");
+  await letGo();
+  await page.getByRole("alert").getByText(`Key ${hash}: The disk is full.`).waitFor();
+  await page.close();
+});
+
 test("a key is forgotten by keyboard alone, and a backup made", async () => {
   const { page, wrong } = await open();
   await page.locator("#rows button", { hasText: "refund-7" }).focus();
@@ -179,7 +328,7 @@ test("what only looks has no button that changes", async () => {
 
 test("another site can't change anything, with the operator's browser", async () => {
   const { page } = await open();
-  const body = { scope: "", key: "k", fence: 1, reason: "forged" };
+  const body = { scope: "", key: "k", state: "interrupted", fence: 1, reason: "forged" };
   const elsewhere = ADMIN_URL.replace("127.0.0.1", "localhost");
   const ask = (url, headers) =>
     page.evaluate(
